@@ -1,0 +1,1 @@
+"""Tests of EFC-CSI; see tests/README.md for how to run them."""
