@@ -1,0 +1,51 @@
+# All targets run as root: they install packages, mount file systems and start NFS servers (in namespaces of their own).
+# Needed beforehand: make, Python >= 3.11, Rust >= 1.88 (rustup), and Go >= 1.22 for `sanity` and `test`.
+PYTHON  := .venv/bin/python
+SUITE   := tests/support/sandbox $(PYTHON) -m tests.support.suite
+SOURCES := Cargo.toml Cargo.lock pyproject.toml setup.py \
+           $(shell find csi efc proto -type f -not -name '*.pyc' -not -path '*/target/*')
+CSI_SANITY_VERSION := v5.4.0
+
+.PHONY: help setup quickstart test bench proto clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z ]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+
+setup: .venv/installed ## installs system packages, and EFC into .venv (.venv/bin/efc)
+.venv/installed: $(SOURCES) tests/support/setup
+	@tests/support/setup
+	@touch $@
+
+quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses a NAS of yours
+	@tests/support/sandbox $(PYTHON) examples/quickstart/quickstart.py
+
+test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx ## everything below but bench, sanity with 3 seeds
+	@$(SUITE) lint unit rust csi errors sanity posix integrity
+
+# The parts of `make test`, each with its own line of figures and results/NAME.json.
+lint unit rust csi errors integrity: setup ## parts of test
+	@$(SUITE) $@
+sanity: setup .tools/bin/csi-sanity ## CSI conformance, 20 seeds, nothing left out by a skip list
+	@SANITY_SEEDS=20 $(SUITE) $@
+posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real mount
+	@$(SUITE) $@
+.PHONY: lint unit rust csi errors integrity sanity posix
+
+bench: setup ## side by side: ext4, the bare NFS client, the mount; report under results/
+	@tests/support/sandbox $(PYTHON) -m bench
+
+proto: setup ## generates csi/_proto from proto/
+	@$(PYTHON) csi/_proto/generate.py
+
+.tools/bin/csi-sanity:
+	@command -v go >/dev/null || { echo "csi-sanity needs Go 1.22 or newer (https://go.dev/dl, or apt-get install golang-go)" >&2; exit 1; }
+	GOBIN=$(CURDIR)/.tools/bin go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$(CSI_SANITY_VERSION)
+.tools/bin/pjdfstest:
+	cargo install --quiet --locked --root .tools --target-dir target/tools pjdfstest@0.2.0
+.tools/bin/fsx:
+	cargo install --quiet --locked --root .tools --target-dir target/tools fsx@0.3.0
+
+clean: ## removes what was built, results included
+	rm -rf .venv .tools target build results *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,126 @@
+"""A keeper of the test's own, and mounts made through it with the `efc` command: no CSI in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.mounts import remove_mounts
+from tests.support.paths import program
+from tests.support.processes import end_process, processes, wait_until
+
+
+@dataclass(kw_only=True)
+class Keeper:
+    """A keeper that runs inside a `with` block, in a run directory of its own; its mounts are made below `folder`."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="efc-keeper-")))
+    _process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.run_dir.mkdir(parents=True)
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+        if error is not None and self.log.exists():
+            error.add_note(f"end of the keeper's and the daemons' log:\n{self.log.read_text(errors='replace')[-3000:]}")
+        self.close()
+
+    @property
+    def run_dir(self) -> Path:
+        """Where its socket is."""
+        return self.folder / "run"
+
+    @property
+    def log(self) -> Path:
+        """What the keeper and its daemons wrote to stderr."""
+        return self.folder / "keeper.log"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the keeper."""
+        if self._process is None:
+            raise LookupError("the keeper does not run")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts the keeper; returns when its socket is there."""
+        with self.log.open("ab") as log:
+            self._process = keeper = subprocess.Popen(
+                [program("efc-keeper"), "--run-dir", self.run_dir], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+        socket = self.run_dir / "keeper.sock"
+        wait_until(lambda: keeper.poll() is not None or socket.exists(), what="the keeper's socket", limit_s=10)
+        if keeper.poll() is not None:
+            raise RuntimeError(f"efc-keeper ended with status {keeper.returncode}:\n{self.log.read_text()[-2000:]}")
+
+    def close(self) -> None:
+        """Unmounts what is left, by force, ends the keeper with its daemons, and removes its folder."""
+        daemons = self._daemon_pids()
+        remove_mounts(self.folder)
+        if self._process is not None:
+            end_process(self._process)
+        self._process = None
+        for pid in daemons:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def mounted(self, url: str, *, options: Sequence[str] = ()) -> Iterator[Path]:
+        """A mount of `url` with `efc mount -o OPTIONS`, for the time of the block."""
+        target = self.mount(url, options=options)
+        try:
+            yield target
+        finally:
+            self.unmount(target)
+
+    def mount(self, url: str, *, options: Sequence[str] = ()) -> Path:
+        """Mounts `url` at a new directory. Raises CalledProcessError with the command's message."""
+        target = Path(tempfile.mkdtemp(prefix="mount-", dir=self.folder))
+        arguments = ["-o", ",".join(options)] if options else []
+        self.efc("mount", url, str(target), *arguments)
+        return target
+
+    def unmount(self, target: Path) -> None:
+        """Unmounts `target` and removes the directory."""
+        self.efc("umount", str(target))
+        target.rmdir()
+
+    def efc(self, *arguments: str, limit_s: float = 60) -> str:
+        """Runs the `efc` command against this keeper. Returns its output."""
+        environment = dict(os.environ, RUN_DIR=str(self.run_dir))
+        done = subprocess.run([program("efc"), *arguments], env=environment, capture_output=True, text=True, timeout=limit_s)
+        if done.returncode != 0:
+            error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+            error.add_note(done.stderr)
+            raise error
+        return done.stdout
+
+    def status(self, target: Path) -> dict[str, Any]:
+        """What `efc status --json` says about one mount."""
+        mounts = json.loads(self.efc("status", "--json"))
+        return next(mount for mount in mounts if mount["target"] == str(target))
+
+    def daemon_pid(self, target: Path) -> int:
+        """Process id of a mount's daemon; 0 while none runs."""
+        return int(self.status(target)["pid"])
+
+    def _daemon_pids(self) -> list[int]:
+        if self._process is None:
+            return []
+        return [process.pid for process in processes() if process.parent_pid == self._process.pid]

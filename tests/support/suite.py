@@ -1,0 +1,190 @@
+"""Runs the parts of `make test` one after another: `python -m tests.support.suite PART...`.
+
+Each part's output passes through as it comes; at its end there is one line of figures, and results/PART.json. The last
+line sums all parts. A part fails when a test of it fails, when its command does, when it runs past its time limit, and
+when it ran no test at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.paths import RESULTS, ROOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How many tests passed, failed and were skipped."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(
+            passed=self.passed + other.passed,
+            failed=self.failed + other.failed,
+            skipped=self.skipped + other.skipped,
+        )
+
+    def __str__(self) -> str:
+        text = f"{self.passed} passed, {self.failed} failed"
+        return f"{text}, {self.skipped} skipped" if self.skipped else text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part: commands, how to read their figures from (exit status, output), and a limit on its time."""
+
+    commands: Sequence[Sequence[str]]
+    read: Callable[[int, str], Figures]
+    limit_s: float
+
+
+def _pytest(name: str, *paths: str, limit_s: float) -> Part:
+    report = RESULTS / f"{name}.xml"
+
+    def read(status: int, _output: str) -> Figures:
+        if not report.exists():
+            return Figures(failed=1)
+        suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
+        total, bad, skipped = (
+            sum(int(suite.get(key, 0)) for suite in suites for key in keys)
+            for keys in (("tests",), ("failures", "errors"), ("skipped",))
+        )
+        return Figures(passed=total - bad - skipped, failed=bad or int(status != 0), skipped=skipped)
+
+    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junit-xml={report}", *paths]
+    return Part(commands=[command], read=read, limit_s=limit_s)
+
+
+def _read_cargo(status: int, output: str) -> Figures:
+    lines = re.findall(r"test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored", output)
+    passed, failed, skipped = (sum(int(line[column]) for line in lines) for column in range(3))
+    return Figures(passed=passed, failed=failed or int(status != 0), skipped=skipped)
+
+
+def _read_status(status: int, _output: str) -> Figures:
+    return Figures(passed=int(status == 0), failed=int(status != 0))
+
+
+def _read_last_line(status: int, output: str) -> Figures:
+    """Of a program that ends in a line like ours."""
+    found = re.findall(r"(\d+) passed, (\d+) failed(?:, (\d+) skipped)?", output)
+    if not found:
+        return Figures(failed=1)
+    passed, failed, skipped = (int(number or 0) for number in found[-1])
+    return Figures(passed=passed, failed=failed or int(status != 0), skipped=skipped)
+
+
+_PYTHON_CODE = ("csi", "tests", "bench", "examples", "setup.py")
+
+PARTS = {
+    "lint": Part(
+        commands=[
+            [sys.executable, "-m", "ruff", "check", "--quiet", *_PYTHON_CODE],
+            [sys.executable, "-m", "ruff", "format", "--check", "--quiet", *_PYTHON_CODE],
+            [sys.executable, "-m", "mypy"],
+            ["cargo", "fmt", "--all", "--check"],
+            ["cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        ],
+        read=_read_status,
+        limit_s=600,
+    ),
+    "unit": _pytest("unit", "tests/unit", limit_s=300),
+    "rust": Part(
+        commands=[["cargo", "test", "--quiet", "--locked", "--workspace", "--no-fail-fast"]],
+        read=_read_cargo,
+        limit_s=1200,
+    ),
+    "csi": _pytest("csi", "tests/csi", limit_s=600),
+    "errors": _pytest("errors", "tests/errors", limit_s=600),
+    "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
+    "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
+    "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
+}
+
+
+def run_part(name: str, part: Part) -> Figures:
+    """Runs one part, prints its line of figures and writes results/NAME.json."""
+    started = time.monotonic()
+    print(f"\n== {name}", flush=True)
+    total = Figures()
+    for command in part.commands:
+        status, output = _run(command, limit_s=part.limit_s - (time.monotonic() - started))
+        figures = part.read(status, output)
+        if status != 0:
+            print(f"-- exit status {status}: {' '.join(command)}", flush=True)
+        total += figures
+    if total == Figures(skipped=total.skipped):
+        total += Figures(failed=1)
+        print(f"-- {name} ran no test", flush=True)
+    duration_s = time.monotonic() - started
+    print(f"== {name}: {total} in {duration_s:.0f} s", flush=True)
+    result = {"part": name, **dataclasses.asdict(total), "duration_s": round(duration_s, 1)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result | _details(name), indent=2) + "\n")
+    return total
+
+
+def _details(name: str) -> dict[str, object]:
+    """What the part itself wrote into results/NAME.details.json, measurements for example."""
+    path = RESULTS / f"{name}.details.json"
+    return {"details": json.loads(path.read_text())} if path.exists() else {}
+
+
+def _run(command: Sequence[str], *, limit_s: float) -> tuple[int, str]:
+    """Exit status (124 past the limit) and output, which is printed as it comes."""
+    output: list[str] = []
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", start_new_session=True,
+    ) as process:  # fmt: skip
+        timed_out = False
+
+        def stop(_signal: int, _frame: object) -> None:
+            nonlocal timed_out
+            timed_out = True
+            os.killpg(process.pid, signal.SIGKILL)
+
+        signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1))
+        assert process.stdout is not None
+        for line in process.stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            output.append(line)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    if timed_out:
+        print(f"-- stopped at its time limit: {' '.join(command)}", flush=True)
+    return (124 if timed_out else process.returncode), "".join(output)
+
+
+def main(names: Sequence[str]) -> int:
+    """Runs the named parts; 0 when nothing failed."""
+    RESULTS.mkdir(exist_ok=True)
+    total = Figures()
+    durations: list[str] = []
+    for name in names:
+        for leftover in Path(RESULTS).glob(f"{name}.*"):
+            leftover.unlink()
+        started = time.monotonic()
+        total += run_part(name, PARTS[name])
+        durations.append(f"{name} {time.monotonic() - started:.0f} s")
+    print(f"\nDurations: {', '.join(durations)}")
+    print(total, flush=True)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
