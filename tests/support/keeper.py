@@ -28,11 +28,14 @@ class Keeper:
     _process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
+        self.folder.chmod(0o755)  # other users than root take part
         self.run_dir.mkdir(parents=True)
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         if error is not None and self.log.exists():
             error.add_note(f"end of the keeper's and the daemons' log:\n{self.log.read_text(errors='replace')[-3000:]}")
         self.close()
@@ -92,6 +95,7 @@ class Keeper:
     def mount(self, url: str, *, options: Sequence[str] = ()) -> Path:
         """Mounts `url` at a new directory. Raises CalledProcessError with the command's message."""
         target = Path(tempfile.mkdtemp(prefix="mount-", dir=self.folder))
+        target.chmod(0o755)
         arguments = ["-o", ",".join(options)] if options else []
         self.efc("mount", url, str(target), *arguments)
         return target
@@ -104,7 +108,9 @@ class Keeper:
     def efc(self, *arguments: str, limit_s: float = 60) -> str:
         """Runs the `efc` command against this keeper. Returns its output."""
         environment = dict(os.environ, RUN_DIR=str(self.run_dir))
-        done = subprocess.run([program("efc"), *arguments], env=environment, capture_output=True, text=True, timeout=limit_s)
+        done = subprocess.run(
+            [program("efc"), *arguments], env=environment, capture_output=True, text=True, timeout=limit_s
+        )
         if done.returncode != 0:
             error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
             error.add_note(done.stderr)

@@ -1,0 +1,1 @@
+"""Conformance to public contracts, checked by their own suites where there are any."""

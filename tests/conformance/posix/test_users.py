@@ -1,0 +1,241 @@
+"""Who may do what: several users, supplementary groups, root squash, a read-only mount and export."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.posix.children import User, in_child
+from tests.support.keeper import Keeper
+from tests.support.nas import Nas
+
+OWNER = User(uid=1001, gid=1001)
+MEMBER = User(uid=1002, gid=1002, groups=(1002, 3000, 3001))
+STRANGER = User(uid=1003, gid=1003, groups=(1003, 3002))
+SECOND_MEMBER = User(uid=1004, gid=1004, groups=tuple(range(3000, 3014)))
+MANY_GROUPS = User(uid=1005, gid=1005, groups=tuple(range(4000, 4060)) + (3000,))
+
+
+def group_folder(folder: Path, *, mode: int = 0o2770) -> Path:
+    """A folder of OWNER that group 3000 may use."""
+    path = folder / "group"
+    path.mkdir()
+    os.chown(path, OWNER.uid, 3000)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("member", [MEMBER, SECOND_MEMBER], ids=["two groups", "fourteen groups"])
+def test_supplementary_group_opens_a_directory(folder: Path, member: User) -> None:
+    path = group_folder(folder)
+    (path / "file").write_text("for the group")
+    assert in_child(lambda: os.listdir(path), user=member) == ["file"]
+    assert in_child((path / "file").read_text, user=member) == "for the group"
+    in_child(lambda: (path / "new").write_text("of a member"), user=member)
+    assert (path / "new").stat().st_uid == member.uid
+
+
+def test_stranger_is_refused_whatever_the_cache_holds(folder: Path) -> None:
+    path = group_folder(folder)
+    secret = path / "secret"
+    secret.write_text("secret")
+    assert in_child(secret.read_text, user=MEMBER) == "secret"
+    for attempt in (
+        secret.read_text,
+        lambda: os.listdir(path),
+        lambda: (path / "x").touch(),
+        secret.stat,
+        secret.unlink,
+    ):
+        with pytest.raises(PermissionError):
+            in_child(attempt, user=STRANGER)
+
+
+def test_group_read_only_file(folder: Path) -> None:
+    path = group_folder(folder, mode=0o750)
+    (path / "file").write_text("read me")
+    os.chown(path / "file", OWNER.uid, 3000)
+    (path / "file").chmod(0o640)
+    assert in_child((path / "file").read_text, user=MEMBER) == "read me"
+    with pytest.raises(PermissionError):
+        in_child(lambda: (path / "file").write_text("changed"), user=MEMBER)
+    with pytest.raises(PermissionError):
+        in_child(lambda: (path / "new").touch(), user=MEMBER)
+
+
+def test_two_members_at_once_keep_their_names(folder: Path) -> None:
+    path = group_folder(folder, mode=0o2777)
+    for user in (OWNER, MEMBER, STRANGER, SECOND_MEMBER):
+        in_child(lambda user=user: (path / str(user.uid)).mkdir(), user=user)  # type: ignore[misc]
+    for user in (OWNER, MEMBER, STRANGER, SECOND_MEMBER):
+        assert (path / str(user.uid)).stat().st_uid == user.uid
+
+
+def test_more_groups_than_auth_sys_can_carry(mounted_folder: Path) -> None:
+    """RFC 5531 allows 16: a right from a later group is refused in an orderly way, and rights from the first ones hold."""
+    path = group_folder(mounted_folder)
+    os.chown(path, OWNER.uid, MANY_GROUPS.groups[0])
+    path.chmod(0o770)
+    assert in_child(lambda: os.listdir(path), user=MANY_GROUPS) == []
+
+
+def test_descriptor_keeps_the_right_it_was_opened_with(folder: Path) -> None:
+    path = folder / "file"
+    path.write_text("before")
+    path.chmod(0o666)
+
+    def write_after_chmod() -> str:
+        with path.open("r+") as file:
+            os.chmod(path, 0o400)
+            file.write("AFTER!")
+            file.flush()
+            os.fsync(file.fileno())
+        return path.read_text()
+
+    os.chown(path, OWNER.uid, OWNER.gid)
+    assert in_child(write_after_chmod, user=OWNER) == "AFTER!"
+
+
+def test_chmod_and_chown_belong_to_the_owner(folder: Path) -> None:
+    path = folder / "file"
+    path.touch()
+    os.chown(path, OWNER.uid, OWNER.gid)
+    in_child(lambda: path.chmod(0o640), user=OWNER)
+    for attempt in (
+        lambda: path.chmod(0o777),
+        lambda: os.chown(path, MEMBER.uid, -1),
+        lambda: os.chown(path, -1, 3000),
+    ):
+        with pytest.raises(PermissionError):
+            in_child(attempt, user=MEMBER)
+    with pytest.raises(PermissionError):
+        in_child(lambda: os.chown(path, MEMBER.uid, -1), user=OWNER)
+    os.chown(path, MEMBER.uid, MEMBER.gid)
+    in_child(lambda: os.chown(path, -1, 3001), user=MEMBER)
+    assert (path.stat().st_gid, stat.S_IMODE(path.stat().st_mode)) == (3001, 0o640)
+
+
+def test_chown_and_write_clear_set_user_id(folder: Path) -> None:
+    path = folder / "file"
+    path.write_text("program")
+    os.chown(path, OWNER.uid, 3000)
+    path.chmod(0o6777)
+    in_child(lambda: path.write_text("changed"), user=MEMBER)
+    assert path.stat().st_mode & (stat.S_ISUID | stat.S_ISGID) == 0
+
+
+def test_set_group_id_directory_gives_its_group(folder: Path) -> None:
+    path = group_folder(folder)
+
+    def make() -> None:
+        (path / "file").touch()
+        (path / "sub").mkdir()
+        os.symlink("file", path / "link")
+
+    in_child(make, user=MEMBER)
+    assert {name: (path / name).lstat().st_gid for name in ("file", "sub", "link")} == {
+        "file": 3000,
+        "sub": 3000,
+        "link": 3000,
+    }
+    assert (path / "sub").stat().st_mode & stat.S_ISGID
+    assert not (path / "file").stat().st_mode & stat.S_ISGID
+
+
+def test_umask(folder: Path) -> None:
+    def make() -> None:
+        os.umask(0o027)
+        os.close(os.open(folder / "file", os.O_CREAT | os.O_WRONLY, 0o666))
+        os.mkdir(folder / "sub", 0o777)
+        os.mkfifo(folder / "fifo", 0o666)
+
+    in_child(make)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert modes == {"file": 0o640, "sub": 0o750, "fifo": 0o640}
+
+
+def test_sticky_directory(folder: Path) -> None:
+    folder.chmod(0o1777)
+    in_child(lambda: (folder / "mine").touch(), user=OWNER)
+    with pytest.raises(PermissionError):
+        in_child((folder / "mine").unlink, user=STRANGER)
+    in_child((folder / "mine").unlink, user=OWNER)
+
+
+def test_created_read_only_file_can_be_written_by_its_maker(folder: Path) -> None:
+    folder.chmod(0o777)
+
+    def make() -> str:
+        file = os.open(folder / "file", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o400)
+        os.write(file, b"written through the first descriptor")
+        os.fsync(file)
+        text = os.pread(file, 100, 0).decode()
+        os.close(file)
+        return text
+
+    assert in_child(make, user=OWNER) == "written through the first descriptor"
+
+
+def test_root_is_squashed(nas: Nas, keeper: Keeper, mounted_folder: Path) -> None:
+    """Nothing that root may do elsewhere passes: not from a warm cache either, and the server has the last word."""
+    private = mounted_folder / "private"
+    private.mkdir()
+    os.chown(private, OWNER.uid, OWNER.gid)
+    private.chmod(0o700)
+    in_child(lambda: (private / "file").write_text("of one user"), user=OWNER)
+    mounted_folder.chmod(0o777)
+    with keeper.mounted(nas.url_of("squashed")) as squashed:
+        path = squashed / mounted_folder.name
+        file = path / "private" / "file"
+        assert in_child(file.read_text, user=OWNER) == "of one user"
+        for attempt in (
+            file.read_text,
+            lambda: os.listdir(path / "private"),
+            lambda: file.write_text("x"),
+            file.unlink,
+        ):
+            with pytest.raises(PermissionError):
+                in_child(attempt)
+        (path / "by-root").touch()
+        assert (path / "by-root").stat().st_uid == 65534
+        with pytest.raises(PermissionError):
+            os.chown(path / "by-root", 0, 0)
+
+
+def test_read_only_mount(nas: Nas, keeper: Keeper, mounted_folder: Path) -> None:
+    (mounted_folder / "file").write_text("read me")
+    with keeper.mounted(nas.url, options=("ro",)) as read_only:
+        check_read_only(read_only / mounted_folder.name)
+
+
+def test_read_only_export(nas: Nas, keeper: Keeper, mounted_folder: Path) -> None:
+    (mounted_folder / "file").write_text("read me")
+    with keeper.mounted(nas.url_of("read-only")) as read_only:
+        check_read_only(read_only / mounted_folder.name)
+
+
+def check_read_only(path: Path) -> None:
+    """Reading works, and every change is EROFS."""
+    file = path / "file"
+    assert file.read_text() == "read me"
+    changes = {
+        "write": lambda: file.write_text("x"),
+        "create": lambda: (path / "new").touch(),
+        "mkdir": lambda: (path / "sub").mkdir(),
+        "unlink": file.unlink,
+        "rename": lambda: file.rename(path / "other"),
+        "link": lambda: os.link(file, path / "other"),
+        "symlink": lambda: os.symlink("file", path / "link"),
+        "chmod": lambda: file.chmod(0o600),
+        "truncate": lambda: os.truncate(file, 0),
+        "utimes": lambda: os.utime(file, (0, 0)),
+        "mkfifo": lambda: os.mkfifo(path / "fifo"),
+    }
+    for name, change in changes.items():
+        with pytest.raises(OSError) as failure:
+            change()
+        assert (name, failure.value.errno) == (name, errno.EROFS)
