@@ -48,7 +48,6 @@ def _everything() -> Iterator[str]:
         if process.state != "Z" and process.pid != os.getpid():
             hung = ", hung in the kernel" if process.state == "D" else ""
             yield f"process {process.pid} {process.command or process.name}{hung}"
-    for folder in (Path(tempfile.gettempdir()), Path("/run"), Path("/dev/shm")):
-        for entry in folder.glob("efc*"):
-            if not entry.name.endswith(".log"):
-                yield f"path {entry}"
+    for entry in Path(tempfile.gettempdir()).iterdir():
+        if entry.suffix != ".log" and not entry.name.startswith("pytest-of-"):
+            yield f"path {entry}"

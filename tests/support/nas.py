@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.paths import SUPPORT
+from tests.support.paths import RESULTS, SUPPORT
 from tests.support.processes import TimeLimitError, cpu_s, end_process, wait_until
 
 NFS_PROGRAM = 100003
@@ -186,7 +186,8 @@ class Nas:
                     raise
 
     def _keep_log(self) -> Path:
-        kept = Path(tempfile.gettempdir()) / f"{self.folder.name}.log"
+        kept = RESULTS / "logs" / f"{self.folder.name}.log"
+        kept.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists():
             shutil.copy(self.log, kept)
         return kept

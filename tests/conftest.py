@@ -1,0 +1,45 @@
+"""Fixtures of all tests: a NAS, a driver, a keeper for mounts by hand, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.driver import Driver
+from tests.support.keeper import Keeper
+from tests.support.leaks import no_leaks, require_sandbox
+from tests.support.nas import Nas
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left() -> Iterator[None]:
+    """Fails a module of tests that leaves a mount, a process or a folder behind (in the sandbox, where it can be told)."""
+    if os.environ.get("EFC_TEST_SANDBOX") != "1":
+        yield
+        return
+    with no_leaks():
+        yield
+
+
+@pytest.fixture(scope="module")
+def nas(nothing_left: None) -> Iterator[Nas]:  # noqa: ARG001 - ends before the check
+    """A running NFS server with one export; a module's tests share it."""
+    require_sandbox()
+    with Nas() as server:
+        yield server
+
+
+@pytest.fixture
+def driver(nas: Nas) -> Iterator[Driver]:
+    """Keeper, node plugin and controller for one test."""
+    with Driver(source=nas.url) as running:
+        yield running
+
+
+@pytest.fixture
+def keeper(nas: Nas) -> Iterator[Keeper]:  # noqa: ARG001 - the NAS must outlive its mounts
+    """A keeper without CSI, for mounts by `efc mount`."""
+    with Keeper() as running:
+        yield running
