@@ -1,2 +1,147 @@
-//! Skeleton.
-fn main() {}
+//! `efc-mount-helper`: one operation on a mount, in a process of its own.
+//!
+//! Any of these may hang for as long as a file system does not answer. So whoever must not hang starts this program in
+//! a process group of its own, waits with a deadline, and kills the group past it. It keeps no state and takes no lock.
+//!
+//! Success is exit status 0. A failure is exit status 1 and one line of JSON on standard error, with the errno's name;
+//! a wrong command line is exit status 2 and a sentence.
+
+mod bind;
+mod error;
+mod statvfs;
+mod syscall;
+mod unmount;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lexopt::prelude::*;
+
+use crate::bind::Bind;
+use crate::error::Failure;
+use crate::statvfs::Statvfs;
+use crate::unmount::Unmount;
+
+const USAGE: &str = "\
+usage: efc-mount-helper bind --root DIR --path REL --target DIR [--read-only]
+       efc-mount-helper unmount --target DIR [--detach]
+       efc-mount-helper statvfs --target DIR";
+
+#[derive(Debug, PartialEq, Eq)]
+enum Operation {
+    Bind(Bind),
+    Unmount(Unmount),
+    Statvfs(Statvfs),
+}
+
+fn main() -> ExitCode {
+    let operation = match parse(std::env::args_os().skip(1)) {
+        Ok(operation) => operation,
+        Err(error) => {
+            // There is nobody left to tell if standard error is closed; the exit status says enough.
+            let _ = writeln!(std::io::stderr(), "efc-mount-helper: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&operation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(std::io::stderr(), "{}", failure.to_json());
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(operation: &Operation) -> Result<(), Failure> {
+    match operation {
+        Operation::Bind(bind) => bind.run(),
+        Operation::Unmount(unmount) => unmount.run(),
+        Operation::Statvfs(statvfs) => {
+            let sizes = statvfs.run()?;
+            writeln!(std::io::stdout(), "{sizes}").map_err(|error| Failure::from_io("write the result", &error))
+        }
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Operation, lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let command = match parser.next()? {
+        Some(Value(command)) => command.string()?,
+        Some(other) => return Err(other.unexpected()),
+        None => return Err("an operation is missing".into()),
+    };
+    let allowed: &[&str] = match command.as_str() {
+        "bind" => &["root", "path", "target", "read-only"],
+        "unmount" => &["target", "detach"],
+        "statvfs" => &["target"],
+        _ => return Err(format!("unknown operation {command:?}").into()),
+    };
+    let (mut root, mut path, mut target) = (None, None, None);
+    let (mut read_only, mut detach) = (false, false);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long(name) if !allowed.contains(&name) => return Err(argument.unexpected()),
+            Long("root") => root = Some(PathBuf::from(parser.value()?)),
+            Long("path") => path = Some(PathBuf::from(parser.value()?)),
+            Long("target") => target = Some(PathBuf::from(parser.value()?)),
+            Long("read-only") => read_only = true,
+            Long("detach") => detach = true,
+            other => return Err(other.unexpected()),
+        }
+    }
+    let target = target.ok_or("--target is missing")?;
+    Ok(match command.as_str() {
+        "bind" => Operation::Bind(Bind {
+            root: root.ok_or("--root is missing")?,
+            path: path.ok_or("--path is missing")?,
+            target,
+            read_only,
+        }),
+        "unmount" => Operation::Unmount(Unmount { target, detach }),
+        _ => Operation::Statvfs(Statvfs { target }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Operation, String> {
+        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn command_lines() {
+        let bind = Bind { root: "/r".into(), path: "a/b".into(), target: "/t".into(), read_only: true };
+        assert_eq!(parse_line("bind --read-only --root /r --path a/b --target=/t"), Ok(Operation::Bind(bind)));
+        let unmount = Unmount { target: "/t".into(), detach: true };
+        assert_eq!(parse_line("unmount --target /t --detach"), Ok(Operation::Unmount(unmount)));
+        assert_eq!(parse_line("statvfs --target /t"), Ok(Operation::Statvfs(Statvfs { target: "/t".into() })));
+    }
+
+    #[test]
+    fn an_empty_path_is_the_root_itself() {
+        let arguments = ["bind", "--root", "/r", "--path", "", "--target", "/t"];
+        let operation = parse(arguments.iter().map(OsString::from)).unwrap();
+        let bind = Bind { root: "/r".into(), path: "".into(), target: "/t".into(), read_only: false };
+        assert_eq!(operation, Operation::Bind(bind));
+    }
+
+    #[test]
+    fn wrong_command_lines_name_what_is_wrong() {
+        for (line, expected) in [
+            ("", "operation is missing"),
+            ("mount", "mount"),
+            ("unmount", "--target is missing"),
+            ("unmount --target", "target"),
+            ("unmount --target /t --read-only", "--read-only"),
+            ("bind --root /r --target /t", "--path is missing"),
+            ("statvfs --target /t extra", "extra"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

@@ -1,7 +1,12 @@
 //! The messages of `proto/efc.proto`, and their transport: one `SOCK_SEQPACKET` datagram per message, descriptors beside it.
-#![allow(missing_docs)] // the generated part; its comments are in the .proto file
-
-include!(concat!(env!("OUT_DIR"), "/efc.v1.rs"));
 
 mod transport;
-pub use transport::{receive, send};
+
+/// Generated; the comments are in `proto/efc.proto`.
+#[allow(missing_docs, clippy::large_enum_variant)]
+mod messages {
+    include!(concat!(env!("OUT_DIR"), "/efc.v1.rs"));
+}
+
+pub use messages::*;
+pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, receive, send};
