@@ -1,10 +1,10 @@
 # All targets run as root: they install packages, mount file systems and start NFS servers (in namespaces of their own).
-# Needed beforehand: make, Python >= 3.11, Rust >= 1.88 (rustup), and Go >= 1.22 for `sanity` and `test`.
+# Needed beforehand: make, Python >= 3.11, Rust >= 1.88 (rustup), and Go >= 1.25 for `sanity` and `test`.
 PYTHON  := .venv/bin/python
 SUITE   := tests/support/sandbox $(PYTHON) -m tests.support.suite
 SOURCES := Cargo.toml Cargo.lock pyproject.toml setup.py \
            $(shell find csi efc proto -type f -not -name '*.pyc' -not -path '*/target/*')
-CSI_SANITY_VERSION := v5.4.0
+CSI_SANITY_VERSION := v5.6.0
 
 .PHONY: help setup quickstart test bench proto clean
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ proto: setup ## generates csi/_proto from proto/
 	@$(PYTHON) csi/_proto/generate.py
 
 .tools/bin/csi-sanity:
-	@command -v go >/dev/null || { echo "csi-sanity needs Go 1.22 or newer (https://go.dev/dl, or apt-get install golang-go)" >&2; exit 1; }
+	@command -v go >/dev/null || { echo "csi-sanity needs Go 1.25 or newer: https://go.dev/dl" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$(CSI_SANITY_VERSION)
 .tools/bin/pjdfstest:
 	cargo install --quiet --locked --root .tools --target-dir target/tools pjdfstest@0.2.0

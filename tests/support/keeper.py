@@ -71,7 +71,7 @@ class Keeper:
 
     def close(self) -> None:
         """Unmounts what is left, by force, ends the keeper with its daemons, and removes its folder."""
-        daemons = self._daemon_pids()
+        daemons = self.daemon_pids()
         remove_mounts(self.folder)
         if self._process is not None:
             end_process(self._process)
@@ -126,7 +126,8 @@ class Keeper:
         """Process id of a mount's daemon; 0 while none runs."""
         return int(self.status(target)["pid"])
 
-    def _daemon_pids(self) -> list[int]:
+    def daemon_pids(self) -> list[int]:
+        """Process ids of all its children, from /proc: also when the keeper does not answer."""
         if self._process is None:
             return []
         return [process.pid for process in processes() if process.parent_pid == self._process.pid]
