@@ -1,2 +1,179 @@
-//! Skeleton.
-fn main() {}
+//! `efcd`, the Elastic File Client daemon: serves one dataset through one FUSE session.
+//!
+//! It is started by the keeper, which holds the session: `/dev/fuse`, and a memfd with everything that must outlive a
+//! daemon. The first daemon of a session connects to the NAS and answers the kernel's INIT; a later one finds the
+//! session in the memfd and goes on where its predecessor was killed, without asking the NAS or the kernel anything.
+
+mod control;
+mod errno;
+mod executor;
+mod filesystem;
+mod privileges;
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use efc_fuse::state::{self, State};
+use efc_fuse::{Session, SessionConfig};
+use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
+use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
+use prost::Message;
+
+use control::Control;
+use filesystem::{Efc, Settings};
+
+const CONNECTIONS_DEFAULT: usize = 4;
+const THREADS_DEFAULT: usize = 2;
+const UNCOMMITTED_MIB_DEFAULT: u64 = 64;
+const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
+/// How long the first connection to the NAS may take; the keeper has a limit of its own.
+const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
+/// Read-ahead and other requests that no application waits for, in the kernel's queue at once.
+const MAX_BACKGROUND: u16 = 64;
+/// A NAS that lets a call wait longer than this is reported as not responding.
+const RESPONDING_MAX: Duration = Duration::from_secs(5);
+/// How long uncommitted data may hold up the end of an unmounted session.
+const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
+
+fn main() -> ExitCode {
+    let control = Arc::new(Control::inherited());
+    match serve(&control) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(control: &Arc<Control>) -> io::Result<()> {
+    let started_at = Instant::now();
+    let (start, device, memfd) = control.receive_start()?;
+    let config = start.config.unwrap_or_default();
+    start_logging(&config);
+    privileges::drop_unneeded()?;
+    let state = Arc::new(State::open(memfd)?);
+
+    let is_successor = !state.blob().is_empty();
+    let (client, info) = if is_successor { resume(&config, &state)? } else { connect(control, &config, &state)? };
+    let session = Session::new(device, state.clone(), session_config(&config));
+    session.start()?;
+    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), settings(&config)));
+    control.send_ready()?;
+    log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
+
+    let report = {
+        let (efc, session) = (efc.clone(), session.clone());
+        move || stats(&efc, &session, &state, started_at, is_successor)
+    };
+    let (keeper, for_keeper) = (control.clone(), session.clone());
+    std::thread::Builder::new().name("control".into()).spawn(move || keeper.serve(&for_keeper, report))?;
+    if is_successor {
+        efc.reap_orphans();
+    }
+    session.run(efc.clone())?;
+    efc.finish(FINISH_TIME_LIMIT);
+    log::info!("unmounted");
+    Ok(())
+}
+
+fn start_logging(config: &DaemonConfig) {
+    let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
+    env_logger::Builder::new().filter_level(level).init();
+}
+
+/// Finds the dataset, records what a successor needs, and waits for the mount.
+fn connect(control: &Control, config: &DaemonConfig, state: &State) -> io::Result<(Client, FsInfo)> {
+    let connected = futures_lite::future::block_on(Client::connect(&client_config(config)));
+    let (client, Mounted { root, attr, info, port }) = connected.map_err(|error| {
+        control.send_failed(for_keeper(&error));
+        io::Error::other(error)
+    })?;
+    let kind = filesystem::format_bits(attr.kind);
+    state.set_root(&state::Node { handle: root.as_bytes().to_vec(), fileid: attr.fileid, kind });
+    let server = SavedServer { port: port.into(), read_max: info.read_max, write_max: info.write_max };
+    state.save_blob(&server.encode_to_vec());
+    control.send_connected(kind | attr.mode)?;
+    control.receive_mounted()?;
+    Ok((client, info))
+}
+
+/// Goes on with what a predecessor found.
+fn resume(config: &DaemonConfig, state: &State) -> io::Result<(Client, FsInfo)> {
+    let server = SavedServer::decode(state.blob().as_slice()).map_err(io::Error::other)?;
+    let info = FsInfo { read_max: server.read_max, write_max: server.write_max, ..FsInfo::default() };
+    let port = u16::try_from(server.port).map_err(io::Error::other)?;
+    Ok((Client::resume(&client_config(config), port), info))
+}
+
+fn client_config(config: &DaemonConfig) -> Config {
+    let source = config.source.clone().unwrap_or_default();
+    let port = |port: u32| u16::try_from(port).ok().filter(|port| *port != 0);
+    let soft_time_limit = match config.timeout_ms {
+        0 => SOFT_TIME_LIMIT_DEFAULT,
+        limit_ms => Duration::from_millis(limit_ms.into()),
+    };
+    Config {
+        host: source.host,
+        port: port(source.port),
+        mount_port: port(source.mount_port),
+        path: source.path.into_bytes(),
+        connections: or_default(config.connections as usize, CONNECTIONS_DEFAULT),
+        time_limit: config.soft.then_some(soft_time_limit),
+        connect_time_limit: CONNECT_TIME_LIMIT,
+        privileged_port: !config.unprivileged_port,
+    }
+}
+
+fn session_config(config: &DaemonConfig) -> SessionConfig {
+    SessionConfig {
+        threads: or_default(config.threads as usize, THREADS_DEFAULT),
+        read_only: config.read_only,
+        max_background: MAX_BACKGROUND,
+        ..SessionConfig::default()
+    }
+}
+
+fn settings(config: &DaemonConfig) -> Settings {
+    Settings {
+        attr_ttl: Duration::from_millis(config.attr_ttl_ms.into()),
+        entry_ttl: Duration::from_millis(config.entry_ttl_ms.into()),
+        uncommitted_bytes_max: or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20,
+    }
+}
+
+fn or_default<T: Default + PartialEq>(value: T, default: T) -> T {
+    if value == T::default() { default } else { value }
+}
+
+fn for_keeper(error: &ConnectError) -> Error {
+    let code = match error.kind {
+        ConnectErrorKind::NotFound => Code::NotFound,
+        ConnectErrorKind::Refused => Code::PermissionDenied,
+        ConnectErrorKind::Unreachable => Code::Unavailable,
+        ConnectErrorKind::NotADirectory | ConnectErrorKind::Protocol => Code::FailedPrecondition,
+    };
+    Error { code: code.into(), message: error.message.clone() }
+}
+
+fn stats(efc: &Efc, session: &Session, state: &State, started_at: Instant, resumed: bool) -> DaemonStats {
+    let counters = efc.counters();
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    DaemonStats {
+        uptime_ms: milliseconds(started_at.elapsed()),
+        fuse_requests: session.requests(),
+        nfs_calls: counters.calls,
+        nfs_retransmits: counters.retransmits,
+        nfs_reconnects: counters.reconnects,
+        bytes_read: counters.bytes_read,
+        bytes_written: counters.bytes_written,
+        nodes: state.node_count(),
+        open_files: efc.open_files(),
+        uncommitted_bytes: efc.uncommitted_bytes(),
+        nas_responding: counters.oldest_call.is_none_or(|age| age < RESPONDING_MAX),
+        oldest_call_ms: counters.oldest_call.map_or(0, milliseconds),
+        resumed,
+    }
+}

@@ -1,0 +1,263 @@
+//! Open files: opening, reading, closing.
+//!
+//! Opening asks the server, always: that is the open half of close-to-open consistency, and it lets the server refuse
+//! a caller whom the mode bits alone would let through (root of a pod behind a root squash). For a small file opened
+//! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
+//! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use efc_buffer::{Buffer, PAYLOAD_MAX, SMALL};
+use efc_fuse::state::OpenHandle;
+use efc_fuse::{Errno, OpenReply};
+use efc_nfs::{Attr, Cred, FileHandle, FileType, access};
+
+use super::attributes::Version;
+use super::{Answer, Caller, Inner, Response};
+use crate::errno::errno;
+
+/// Largest file that is read when it is opened, in bytes.
+const READ_AT_OPEN_MAX: u64 = SMALL as u64;
+/// How long data read at open may answer a read.
+const READ_AT_OPEN_TTL: Duration = Duration::from_secs(1);
+
+const FOPEN_DIRECT_IO: u32 = 1 << 0;
+const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+const FOPEN_NOFLUSH: u32 = 1 << 5;
+const FOPEN_PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
+
+/// One open of a file. The credential is that of the open: later data calls may come from a kernel thread.
+pub struct OpenFile {
+    pub(super) node: u64,
+    pub(super) handle: FileHandle,
+    pub(super) cred: Cred,
+    pub(super) flags: u32,
+    whole: Mutex<Option<WholeFile>>,
+}
+
+/// A small file's data, read when it was opened.
+struct WholeFile {
+    data: Buffer,
+    size: usize,
+    version: Version,
+    read_at: Instant,
+}
+
+impl OpenFile {
+    fn new(node: u64, handle: FileHandle, cred: Cred, flags: u32) -> OpenFile {
+        OpenFile { node, handle, cred, flags, whole: Mutex::new(None) }
+    }
+
+    /// May it be written through?
+    pub(super) fn is_writable(&self) -> bool {
+        self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
+    }
+
+    /// Does each write go to the end of the file?
+    pub(super) fn appends(&self) -> bool {
+        self.flags & libc::O_APPEND as u32 != 0
+    }
+}
+
+impl Inner {
+    /// The open file of `fh`.
+    pub(super) fn file(&self, fh: u64) -> Result<Arc<OpenFile>, Errno> {
+        self.open.lock().expect("open files lock").files.get(&fh).cloned().ok_or(Errno(libc::EBADF))
+    }
+
+    /// Opens again what was open when a predecessor died.
+    pub(super) fn reopen(&self) {
+        for (fh, opened) in self.state.handles() {
+            let Ok(handle) = self.handle_of(opened.node) else { continue };
+            let cred = Cred { uid: opened.uid, gid: opened.gid, groups: opened.groups.into() };
+            let mut open = self.open.lock().expect("open files lock");
+            if opened.directory {
+                let directory = super::directories::OpenDirectory::resumed(handle, cred, opened.cookie_verifier);
+                open.directories.insert(fh, Arc::new(directory));
+            } else {
+                *open.opens_by_node.entry(opened.node).or_default() += 1;
+                open.files.insert(fh, Arc::new(OpenFile::new(opened.node, handle, cred, opened.flags)));
+            }
+        }
+    }
+
+    pub(super) async fn open(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
+        let handle = self.handle_of(node)?;
+        let file = OpenFile::new(node, handle, caller.cred.clone(), flags);
+        let last_seen = self.attrs.last_seen(node);
+        let attr = match last_seen {
+            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(&file).await?,
+            _ => self.ask_access(&file).await?,
+        };
+        let is_unchanged = attr.is_some_and(|attr| self.attrs.is_told(node, &attr));
+        if !is_unchanged {
+            // The next read compares size and time with the server's; the pages go with the missing KEEP_CACHE.
+            self.notifier.inval_attributes(node);
+        }
+        let reply = self.remember_open(file, is_unchanged)?;
+        Ok(Response::Open(reply))
+    }
+
+    /// ACCESS: may the caller do what it opens the file for?
+    async fn ask_access(&self, file: &OpenFile) -> Result<Option<Attr>, Errno> {
+        let needed = match file.flags as i32 & libc::O_ACCMODE {
+            libc::O_RDONLY => access::READ | access::EXECUTE,
+            libc::O_WRONLY => access::MODIFY | access::EXTEND,
+            _ => access::READ | access::MODIFY | access::EXTEND,
+        };
+        let sent = self.attrs.stamp();
+        let asked = self.client.access(&file.cred, &file.handle, needed).await;
+        let (granted, attr) = asked.map_err(|error| errno(&error))?;
+        if let Some(attr) = &attr {
+            self.attrs.learn(file.node, attr, sent);
+        }
+        // A program that may be executed but not read is opened for reading to be executed.
+        let is_granted = if needed & access::EXECUTE != 0 { granted != 0 } else { granted & needed == needed };
+        if is_granted { Ok(attr) } else { Err(Errno(libc::EACCES)) }
+    }
+
+    async fn read_at_open(&self, file: &OpenFile) -> Result<Option<Attr>, Errno> {
+        let sent = self.attrs.stamp();
+        let buffer = Buffer::with_capacity(SMALL);
+        let (data, read) = self.client.read(&file.cred, &file.handle, 0, buffer, 0..SMALL).await;
+        let read = match read {
+            Ok(read) => read,
+            // May be executed but not read, or something else that ACCESS tells better.
+            Err(_) => return self.ask_access(file).await,
+        };
+        let Some(attr) = read.attr else { return self.ask_access(file).await };
+        self.attrs.learn(file.node, &attr, sent);
+        if u64::from(read.count) == attr.size {
+            let version = Version::of(&attr);
+            let whole = WholeFile { data, size: read.count as usize, version, read_at: Instant::now() };
+            *file.whole.lock().expect("whole file lock") = Some(whole);
+        }
+        Ok(Some(attr))
+    }
+
+    /// Records an open in the saved state before the kernel hears of it.
+    pub(super) fn remember_open(&self, file: OpenFile, keep_cache: bool) -> Result<OpenReply, Errno> {
+        let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
+        if !file.is_writable() {
+            flags |= FOPEN_NOFLUSH; // nothing to write at close
+        } else if file.appends() {
+            // We place the data at the server's end of file, which the kernel may not know: its pages must not be
+            // filled at the place that it believes in.
+            flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
+        }
+        let saved = OpenHandle {
+            node: file.node,
+            flags: file.flags,
+            uid: file.cred.uid,
+            gid: file.cred.gid,
+            groups: file.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
+            directory: false,
+            cookie_verifier: [0; 8],
+        };
+        let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
+        let mut open = self.open.lock().expect("open files lock");
+        *open.opens_by_node.entry(file.node).or_default() += 1;
+        open.files.insert(fh, Arc::new(file));
+        Ok(OpenReply { fh, flags })
+    }
+
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        flags: u32,
+    ) -> Answer {
+        let exclusive = flags & libc::O_EXCL as u32 != 0;
+        let (entry, attr) = self.create_file(caller, parent, name, mode, exclusive).await?;
+        if attr.kind != FileType::Regular {
+            self.state.forget_node(entry.node, 1);
+            return Err(Errno(libc::EEXIST));
+        }
+        let handle = self.handle_of(entry.node)?;
+        let file = OpenFile::new(entry.node, handle, caller.cred.clone(), flags);
+        let reply = self.remember_open(file, false)?;
+        Ok(Response::Create(entry, reply))
+    }
+
+    pub(super) async fn read(&self, fh: u64, offset: u64, size: u32) -> Answer {
+        let file = self.file(fh)?;
+        let size = (size as usize).min(PAYLOAD_MAX);
+        if let Some(answer) = self.read_from_whole(&file, offset, size) {
+            return Ok(answer);
+        }
+        let sent = self.attrs.stamp();
+        let mut buffer = Buffer::with_capacity(size);
+        let mut filled = 0;
+        // A short answer would be the end of the file for the kernel: ask until the server says that it is.
+        while filled < size {
+            let end = size.min(filled + self.info.read_max as usize);
+            let at = offset + filled as u64;
+            let (returned, read) = self.client.read(&file.cred, &file.handle, at, buffer, filled..end).await;
+            buffer = returned;
+            let read = read.map_err(|error| errno(&error))?;
+            if let Some(attr) = &read.attr {
+                self.attrs.learn(file.node, attr, sent);
+            }
+            filled += read.count as usize;
+            if read.eof || read.count == 0 {
+                break;
+            }
+        }
+        Ok(Response::Data(buffer, 0..filled))
+    }
+
+    /// Answers a read with what was read at open, if nothing has changed since.
+    fn read_from_whole(&self, file: &OpenFile, offset: u64, size: usize) -> Option<Response> {
+        let mut slot = file.whole.lock().expect("whole file lock");
+        let whole = slot.take()?;
+        let is_current = whole.read_at.elapsed() < READ_AT_OPEN_TTL
+            && self.attrs.last_seen(file.node).is_some_and(|attr| Version::of(&attr) == whole.version);
+        if !is_current {
+            return None;
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
+        let end = whole.size.min(start.saturating_add(size));
+        if start == 0 && end == whole.size {
+            return Some(Response::Data(whole.data, 0..end)); // the kernel keeps it from here on
+        }
+        let mut part = Buffer::with_capacity(end - start);
+        part[..end - start].copy_from_slice(&whole.data[start..end]);
+        *slot = Some(whole);
+        Some(Response::Data(part, 0..end - start))
+    }
+
+    /// FLUSH and FSYNC: what was written through this file is on stable storage.
+    pub(super) async fn sync(&self, fh: u64) -> Answer {
+        let file = self.file(fh)?;
+        self.commit(file.node).await?;
+        Ok(Response::Empty)
+    }
+
+    pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {
+        let file = {
+            let mut open = self.open.lock().expect("open files lock");
+            let Some(file) = open.files.remove(&fh) else { return Ok(Response::Empty) };
+            if let Some(opens) = open.opens_by_node.get_mut(&file.node) {
+                *opens -= 1;
+                if *opens == 0 {
+                    open.opens_by_node.remove(&file.node);
+                }
+            }
+            file
+        };
+        self.state.close_handle(fh);
+        // Pages of a shared mapping may be written after the last FLUSH.
+        if file.is_writable() && self.commit(file.node).await.is_err() {
+            log::error!("data written through a mapping of inode {} is lost", file.node);
+        }
+        self.remove_if_closed(&file.handle);
+        Ok(Response::Empty)
+    }
+}
+
+fn fits_read_at_open(attr: &Attr) -> bool {
+    attr.kind == FileType::Regular && (1..=READ_AT_OPEN_MAX).contains(&attr.size)
+}

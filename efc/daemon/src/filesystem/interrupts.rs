@@ -1,0 +1,148 @@
+//! Requests whose caller got a signal.
+//!
+//! A hard mount waits for its server, and file system calls are not interruptible: programs do not expect EINTR from
+//! `open(2)` or `read(2)` of a file (the Go runtime signals its own threads all the time). So a signal alone changes
+//! nothing, as with the kernel's NFS client. But a caller with SIGKILL pending will see no result, and must not stay
+//! in D state for as long as its server is away: its request is answered EINTR at once and the call is forgotten.
+//! Whether the server executed it is then as uncertain as for any process killed in a system call.
+//!
+//! The kernel says so only once, at the first signal, so interrupted requests are looked at again until they end.
+
+use std::collections::HashMap;
+use std::fs;
+use std::future::{Future, poll_fn};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use crate::executor;
+
+/// How often an interrupted request's caller is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Signal {
+    killed: bool,
+    waker: Option<Waker>,
+}
+
+struct Running {
+    tid: u32,
+    signal: Arc<Mutex<Signal>>,
+}
+
+/// Requests that are being served.
+#[derive(Default)]
+pub struct Interrupts {
+    running: Mutex<HashMap<u64, Running>>,
+}
+
+/// Ends with `None` when the caller was killed.
+pub async fn run<T>(
+    interrupts: &Arc<Interrupts>,
+    unique: u64,
+    tid: u32,
+    operation: impl Future<Output = T>,
+) -> Option<T> {
+    let signal = Arc::new(Mutex::new(Signal::default()));
+    interrupts.lock().insert(unique, Running { tid, signal: signal.clone() });
+    let killed = poll_fn(|context| {
+        let mut signal = signal.lock().expect("signal lock");
+        if signal.killed {
+            return Poll::Ready(None);
+        }
+        signal.waker = Some(context.waker().clone());
+        Poll::Pending
+    });
+    let result = futures_lite::future::or(async { Some(operation.await) }, killed).await;
+    interrupts.lock().remove(&unique);
+    result
+}
+
+impl Interrupts {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Running>> {
+        self.running.lock().expect("interrupts lock")
+    }
+
+    /// The caller of `unique` got a signal.
+    pub fn interrupt(self: &Arc<Self>, unique: u64) {
+        let interrupts = self.clone();
+        executor::spawn(async move {
+            while interrupts.is_running_unkilled(unique) {
+                async_io::Timer::after(LOOK_AGAIN).await;
+            }
+        });
+    }
+
+    /// `false` when the request has ended, or ends now because its caller was killed.
+    fn is_running_unkilled(&self, unique: u64) -> bool {
+        let Some((tid, signal)) = self.lock().get(&unique).map(|running| (running.tid, running.signal.clone())) else {
+            return false;
+        };
+        if !is_killed(tid) {
+            return true;
+        }
+        let mut signal = signal.lock().expect("signal lock");
+        signal.killed = true;
+        let waker = signal.waker.take();
+        drop(signal);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        false
+    }
+}
+
+/// SIGKILL is pending, or there is no such thread any more.
+fn is_killed(tid: u32) -> bool {
+    match fs::read_to_string(format!("/proc/{tid}/status")) {
+        Ok(status) => pending_signals(&status) & (1 << (libc::SIGKILL - 1)) != 0,
+        Err(_) => tid != 0,
+    }
+}
+
+fn pending_signals(status: &str) -> u64 {
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    };
+    mask("SigPnd:") | mask("ShdPnd:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_read() {
+        assert_eq!(pending_signals("Name:\tx\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000002\n"), 0x102);
+        assert_eq!(pending_signals("nothing"), 0);
+    }
+
+    #[test]
+    fn a_request_of_a_dead_caller_ends() {
+        let interrupts = Arc::new(Interrupts::default());
+        let never = run(&interrupts, 5, u32::MAX >> 1, std::future::pending::<()>());
+        let waiting = interrupts.clone();
+        let interrupter = std::thread::spawn(move || {
+            while waiting.lock().is_empty() {
+                std::thread::yield_now();
+            }
+            waiting.interrupt(5);
+        });
+        assert_eq!(futures_lite::future::block_on(never), None);
+        interrupter.join().expect("interrupter ends");
+    }
+
+    #[test]
+    fn a_signal_that_does_not_kill_changes_nothing() {
+        let interrupts = Arc::new(Interrupts::default());
+        let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        let slow = run(&interrupts, 6, own, async {
+            interrupts.interrupt(6);
+            async_io::Timer::after(LOOK_AGAIN * 3).await;
+        });
+        assert_eq!(futures_lite::future::block_on(slow), Some(()));
+        assert!(interrupts.lock().is_empty());
+    }
+}

@@ -1,0 +1,336 @@
+//! The file system: FUSE requests on one side, NFSv3 calls on the other.
+//!
+//! Each request is one task ([`crate::executor`]). Operations are async functions that return a [`Response`] or an
+//! [`Errno`]; the one place that answers the kernel is [`Inner::serve`]. What must outlive this process (node ids, open
+//! handles with their credentials, open-unlinked files, marks of uncommitted data) lives in the saved state; what is
+//! kept here can be lost at any moment: cached attributes, directory pages, data that waits for COMMIT.
+//!
+//! Consistency is close-to-open, like that of the kernel's NFS client: data is at the server when `write(2)` returns
+//! and on its stable storage when `fsync(2)` or `close(2)` does; an open sees what was closed before it. Within one
+//! node all pods share this one session, so they see each other's writes at once.
+
+mod attributes;
+mod credentials;
+mod directories;
+mod files;
+mod interrupts;
+mod namespace;
+mod orphans;
+mod writes;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use efc_buffer::Buffer;
+use efc_fuse::state::State;
+use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Statfs};
+use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
+
+use crate::errno::errno;
+use crate::executor;
+use attributes::{AttrCache, Stamp};
+use credentials::Credentials;
+use interrupts::Interrupts;
+use orphans::Orphans;
+use writes::Writes;
+
+pub use attributes::format_bits;
+
+/// How the file system behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long attributes are trusted.
+    pub attr_ttl: Duration,
+    /// How long names are trusted.
+    pub entry_ttl: Duration,
+    /// Memory for data that the server has not committed, in bytes.
+    pub uncommitted_bytes_max: u64,
+}
+
+/// The dataset as a file system.
+pub struct Efc(Arc<Inner>);
+
+/// Everything that tasks share.
+struct Inner {
+    client: Client,
+    info: FsInfo,
+    state: Arc<State>,
+    notifier: Notifier,
+    settings: Settings,
+    attrs: AttrCache,
+    credentials: Credentials,
+    interrupts: Arc<Interrupts>,
+    open: Mutex<OpenFiles>,
+    writes: Writes,
+    orphans: Orphans,
+    silly_names: AtomicU64,
+}
+
+/// Open files and directories by fh, and how often each file is open.
+#[derive(Default)]
+struct OpenFiles {
+    files: HashMap<u64, Arc<files::OpenFile>>,
+    directories: HashMap<u64, Arc<directories::OpenDirectory>>,
+    opens_by_node: HashMap<u64, u32>,
+}
+
+/// What an operation answers.
+enum Response {
+    Empty,
+    Entry(Entry),
+    Attr(Attr, Duration),
+    Statx(Attr, Duration),
+    Open(OpenReply),
+    Create(Entry, OpenReply),
+    Data(Buffer, Range<usize>),
+    Bytes(Vec<u8>),
+    Written(u32),
+    Statfs(Statfs),
+    Directory(Directory),
+}
+
+type Answer = Result<Response, Errno>;
+
+/// Who asks, and whether a predecessor may have done the work already.
+struct Caller {
+    cred: Cred,
+    unique: u64,
+    resent: bool,
+}
+
+impl Efc {
+    /// The file system over `client`; with a resumed `state`, the files that were open are open again.
+    pub fn new(client: Client, info: FsInfo, state: Arc<State>, notifier: Notifier, settings: Settings) -> Efc {
+        let inner = Inner {
+            client,
+            info,
+            notifier,
+            settings,
+            attrs: AttrCache::new(settings.attr_ttl),
+            credentials: Credentials::default(),
+            interrupts: Arc::default(),
+            open: Mutex::default(),
+            writes: Writes::new(settings.uncommitted_bytes_max),
+            orphans: Orphans::load(&state),
+            silly_names: AtomicU64::new(0),
+            state,
+        };
+        inner.reopen();
+        Efc(Arc::new(inner))
+    }
+
+    /// Removes open-unlinked files that nobody has open any more: their last close came while no daemon ran.
+    pub fn reap_orphans(&self) {
+        let inner = self.0.clone();
+        executor::spawn(async move { inner.reap_unopened_orphans().await });
+    }
+
+    /// Sends what is uncommitted, waiting at most `limit`: the session ends.
+    pub fn finish(&self, limit: Duration) {
+        let all = async {
+            self.0.commit_all().await;
+            self.0.reap_unopened_orphans().await;
+        };
+        let late = async {
+            async_io::Timer::after(limit).await;
+            log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
+        };
+        futures_lite::future::block_on(futures_lite::future::or(all, late));
+    }
+
+    /// Counters of the client below.
+    pub fn counters(&self) -> efc_nfs::Counters {
+        self.0.client.counters()
+    }
+
+    /// Files open now.
+    pub fn open_files(&self) -> u64 {
+        self.0.open.lock().expect("open files lock").files.len() as u64
+    }
+
+    /// Written bytes that wait for COMMIT.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.0.writes.bytes()
+    }
+}
+
+impl Filesystem for Efc {
+    fn handle(&self, request: Request, reply: Reply) {
+        let inner = self.0.clone();
+        executor::spawn(async move { inner.serve(request, reply).await });
+    }
+
+    fn forget(&self, node: u64, lookups: u64) {
+        if self.0.state.forget_node(node, lookups) {
+            self.0.attrs.forget(node);
+        }
+    }
+
+    fn interrupt(&self, unique: u64) {
+        self.0.interrupts.interrupt(unique);
+    }
+}
+
+impl Inner {
+    async fn serve(self: Arc<Self>, request: Request, reply: Reply) {
+        let (unique, tid) = (request.unique, request.pid);
+        let answer = interrupts::run(&self.interrupts, unique, tid, self.execute(request)).await;
+        match answer.unwrap_or(Err(Errno(libc::EINTR))) {
+            Err(errno) => reply.error(errno),
+            Ok(Response::Empty) => reply.empty(),
+            Ok(Response::Entry(entry)) => reply.entry(&entry),
+            Ok(Response::Attr(attr, ttl)) => reply.attr(&attributes::for_kernel(&attr), ttl),
+            Ok(Response::Statx(attr, ttl)) => reply.statx(&attributes::for_kernel(&attr), ttl),
+            Ok(Response::Open(open)) => reply.open(&open),
+            Ok(Response::Create(entry, open)) => reply.create(&entry, &open),
+            Ok(Response::Data(buffer, range)) => reply.data(&buffer[range]),
+            Ok(Response::Bytes(bytes)) => reply.data(&bytes),
+            Ok(Response::Written(count)) => reply.written(count),
+            Ok(Response::Statfs(statfs)) => reply.statfs(&statfs),
+            Ok(Response::Directory(page)) => reply.directory(&page),
+        }
+    }
+
+    async fn execute(self: &Arc<Self>, request: Request) -> Answer {
+        let Request { unique, resent, node, uid, gid, pid, operation } = request;
+        let caller = || Caller { cred: self.credentials.of(pid, uid, gid), unique, resent };
+        match operation {
+            Operation::Lookup { name } => self.lookup(&caller(), node, &name).await,
+            Operation::Getattr { fh } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Attr(a, t)),
+            Operation::Statx { fh, .. } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Statx(a, t)),
+            Operation::Setattr(change) => self.setattr(&caller(), node, &change).await,
+            Operation::Readlink => self.readlink(&caller(), node).await,
+            Operation::Symlink { name, target } => self.symlink(&caller(), node, &name, &target).await,
+            Operation::Mknod { name, mode, rdev, .. } => self.mknod(&caller(), node, &name, mode, rdev).await,
+            Operation::Mkdir { name, mode, .. } => self.mkdir(&caller(), node, &name, mode).await,
+            Operation::Unlink { name } => self.unlink(&caller(), node, &name).await,
+            Operation::Rmdir { name } => self.rmdir(&caller(), node, &name).await,
+            Operation::Rename { name, new_parent, new_name, flags } => {
+                self.rename(&caller(), (node, &name), (new_parent, &new_name), flags).await
+            }
+            Operation::Link { node: file, new_name } => self.link(&caller(), file, node, &new_name).await,
+            Operation::Open { flags } => self.open(&caller(), node, flags).await,
+            Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
+            Operation::Read { fh, offset, size, .. } => self.read(fh, offset, size).await,
+            Operation::Write { fh, offset, data, .. } => self.write(fh, offset, data).await,
+            Operation::Flush { fh } | Operation::Fsync { fh, .. } => self.sync(fh).await,
+            Operation::Release { fh, .. } => self.release(fh).await,
+            Operation::Opendir { flags } => self.opendir(&caller(), node, flags),
+            Operation::Readdir { fh, offset, size } => self.readdir(fh, offset, size, false).await,
+            Operation::Readdirplus { fh, offset, size } => self.readdir(fh, offset, size, true).await,
+            Operation::Releasedir { fh } => self.releasedir(fh),
+            // The server answers changes of a directory when they are on stable storage (RFC 1813, section 4.8).
+            Operation::Fsyncdir { .. } => Ok(Response::Empty),
+            Operation::Statfs => self.statfs(&caller()).await,
+            // Access: `default_permissions` lets the kernel decide, and OPEN asks the server. The rest NFSv3 lacks:
+            // extended attributes, fallocate, seeking holes, server-side copies.
+            Operation::Access { .. } | Operation::Other { .. } => Err(Errno(libc::ENOSYS)),
+        }
+    }
+
+    /// The server's handle of a node.
+    fn handle_of(&self, node: u64) -> Result<FileHandle, Errno> {
+        let known = self.state.node(node).ok_or(Errno(libc::ESTALE))?;
+        FileHandle::new(&known.handle).ok_or(Errno(libc::ESTALE))
+    }
+
+    /// Counts a lookup of the object and describes it to the kernel.
+    fn entry(&self, handle: &FileHandle, attr: &Attr, sent: Stamp) -> Result<Entry, Errno> {
+        let node = efc_fuse::state::Node {
+            handle: handle.as_bytes().to_vec(),
+            fileid: attr.fileid,
+            kind: format_bits(attr.kind),
+        };
+        let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
+        self.attrs.learn(id, attr, sent);
+        let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
+        self.attrs.tell(id, &attr);
+        let attr = attributes::for_kernel(&self.seen_by_kernel(id, attr));
+        Ok(Entry { node: id, generation: id >> 32, entry_ttl: self.settings.entry_ttl, attr_ttl, attr })
+    }
+
+    /// An open-unlinked file still has its silly name at the server, but none for the application.
+    fn seen_by_kernel(&self, node: u64, mut attr: Attr) -> Attr {
+        if !self.orphans.is_empty() && self.handle_of(node).is_ok_and(|handle| self.orphans.contains(&handle)) {
+            attr.nlink = attr.nlink.saturating_sub(1);
+        }
+        attr
+    }
+
+    /// Current attributes, from the cache if they are fresh enough.
+    async fn attributes(&self, cred: &Cred, node: u64) -> Result<(Attr, Duration), Errno> {
+        if let Some(fresh) = self.attrs.fresh(node) {
+            return Ok(fresh);
+        }
+        let handle = self.handle_of(node)?;
+        let sent = self.attrs.stamp();
+        let attr = self.client.getattr(cred, &handle).await.map_err(|error| errno(&error))?;
+        self.attrs.learn(node, &attr, sent);
+        Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
+    }
+
+    async fn getattr(&self, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
+        // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
+        let opened = fh.and_then(|fh| self.file(fh).ok());
+        let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
+        let (attr, ttl) = self.attributes(cred, node).await?;
+        self.attrs.tell(node, &attr);
+        Ok((self.seen_by_kernel(node, attr), ttl))
+    }
+
+    async fn setattr(&self, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
+        let server_change = attributes::for_server(change).ok_or(Errno(libc::EINVAL))?;
+        let handle = self.handle_of(node)?;
+        if change.size.is_some() {
+            // Data kept for a resend must not make a shortened file long again.
+            self.commit(node).await?;
+        }
+        let opened = change.fh.and_then(|fh| self.file(fh).ok());
+        let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
+        let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
+        let sent = self.attrs.stamp();
+        let result = self.client.setattr(cred, &handle, &server_change, None).await;
+        match result {
+            Ok(wcc) => match wcc.after {
+                Some(attr) => self.attrs.learn(node, &attr, sent),
+                None => self.attrs.expire(node),
+            },
+            Err(error) => {
+                self.attrs.expire(node);
+                return Err(errno(&error));
+            }
+        }
+        let (attr, ttl) = self.attributes(cred, node).await?;
+        self.attrs.tell(node, &attr);
+        Ok(Response::Attr(self.seen_by_kernel(node, attr), ttl))
+    }
+
+    async fn statfs(&self, caller: &Caller) -> Answer {
+        let root = self.handle_of(ROOT)?;
+        let stat = self.client.fsstat(&caller.cred, &root).await.map_err(|error| errno(&error))?;
+        Ok(Response::Statfs(Statfs {
+            blocks: stat.bytes_total / STATFS_BLOCK,
+            blocks_free: stat.bytes_free / STATFS_BLOCK,
+            blocks_available: stat.bytes_available / STATFS_BLOCK,
+            files: stat.files_total,
+            files_free: stat.files_free,
+            block_size: STATFS_BLOCK as u32,
+            name_max: NAME_MAX,
+        }))
+    }
+
+    /// A number that no other silly name of this session has.
+    fn next_silly_number(&self) -> u64 {
+        (self.state.generation() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The node id of the dataset's root.
+pub const ROOT: u64 = 1;
+/// Unit of statfs, in bytes.
+const STATFS_BLOCK: u64 = 4096;
+/// Longest name, in bytes.
+const NAME_MAX: u32 = 255;

@@ -1,0 +1,314 @@
+//! Names: looking up, making, removing, renaming.
+//!
+//! A call that was sent twice (a lost connection, a restarted server, a request delivered again to a successor) may
+//! have succeeded the first time and fail the second. Then its error is not believed before the objects were compared:
+//! a directory that "exists" may be the one we made. Where NFSv3 offers a better tool it is used: CREATE with an
+//! EXCLUSIVE verifier made of session and request can be repeated as often as needed.
+
+use std::sync::Arc;
+
+use efc_fuse::{Entry, Errno};
+use efc_nfs::{
+    Attr, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Wcc,
+};
+
+use super::{Answer, Caller, Inner, Response, attributes};
+use crate::errno::errno;
+
+impl Caller {
+    /// May an earlier copy of the call that failed so have been executed?
+    fn may_have_succeeded(&self, error: &Error) -> bool {
+        self.resent || error.replayed
+    }
+}
+
+impl Inner {
+    pub(super) async fn lookup(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+        let directory = self.handle_of(parent)?;
+        let (entry, _) = self.look_up(caller, &directory, name).await.map_err(|error| errno(&error))??;
+        Ok(Response::Entry(entry))
+    }
+
+    async fn look_up(
+        &self,
+        caller: &Caller,
+        directory: &FileHandle,
+        name: &[u8],
+    ) -> efc_nfs::Result<Result<(Entry, Attr), Errno>> {
+        let sent = self.attrs.stamp();
+        let Lookup { handle, attr, .. } = self.client.lookup(&caller.cred, directory, name).await?;
+        let attr = match attr {
+            Some(attr) => attr,
+            None => self.client.getattr(&caller.cred, &handle).await?,
+        };
+        Ok(self.entry(&handle, &attr, sent).map(|entry| (entry, attr)))
+    }
+
+    /// The attributes of a directory after a change below it.
+    fn learn_directory(&self, directory: u64, wcc: &Wcc) {
+        match &wcc.after {
+            Some(attr) => self.attrs.learn(directory, attr, self.attrs.stamp()),
+            None => self.attrs.expire(directory),
+        }
+    }
+
+    /// The entry of an object just made; asks again for what the server left out.
+    async fn made(&self, caller: &Caller, parent: u64, name: &[u8], created: Created) -> Result<(Entry, Attr), Errno> {
+        self.learn_directory(parent, &created.dir);
+        if let (Some(handle), Some(attr)) = (created.handle, created.attr) {
+            let entry = self.entry(&handle, &attr, self.attrs.stamp())?;
+            return Ok((entry, attr));
+        }
+        let directory = self.handle_of(parent)?;
+        self.look_up(caller, &directory, name).await.map_err(|error| errno(&error))?
+    }
+
+    /// The object of that name, if it looks as if an earlier copy of the call had made it.
+    async fn made_before(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        error: Error,
+        is_ours: impl Fn(&Attr) -> bool,
+    ) -> Result<(Entry, Attr), Errno> {
+        if error.is(Status::Exist) && caller.may_have_succeeded(&error) {
+            let directory = self.handle_of(parent)?;
+            if let Ok(Ok((entry, attr))) = self.look_up(caller, &directory, name).await {
+                if is_ours(&attr) {
+                    self.attrs.expire(parent);
+                    return Ok((entry, attr));
+                }
+                self.state.forget_node(entry.node, 1);
+            }
+        }
+        Err(errno(&error))
+    }
+
+    pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Answer {
+        let directory = self.handle_of(parent)?;
+        let attr = with_mode(mode);
+        let made = match self.client.mkdir(&caller.cred, &directory, name, &attr).await {
+            Ok(created) => self.made(caller, parent, name, created).await,
+            Err(error) => {
+                let is_ours = |attr: &Attr| attr.kind == FileType::Directory && attr.nlink <= 2;
+                self.made_before(caller, parent, name, error, is_ours).await
+            }
+        };
+        made.map(|(entry, _)| Response::Entry(entry))
+    }
+
+    pub(super) async fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Answer {
+        let directory = self.handle_of(parent)?;
+        let attr = with_mode(0o777);
+        let made = match self.client.symlink(&caller.cred, &directory, name, target, &attr).await {
+            Ok(created) => self.made(caller, parent, name, created).await,
+            Err(error) => {
+                let is_ours = |attr: &Attr| attr.kind == FileType::Symlink && attr.size == target.len() as u64;
+                self.made_before(caller, parent, name, error, is_ours).await
+            }
+        };
+        made.map(|(entry, _)| Response::Entry(entry))
+    }
+
+    pub(super) async fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Answer {
+        let (major, minor) = attributes::decode_device(rdev);
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFIFO => NodeKind::Fifo,
+            libc::S_IFSOCK => NodeKind::Socket,
+            libc::S_IFCHR => NodeKind::Character(major, minor),
+            libc::S_IFBLK => NodeKind::Block(major, minor),
+            libc::S_IFREG => {
+                let (entry, _) = self.create_file(caller, parent, name, mode, true).await?;
+                return Ok(Response::Entry(entry));
+            }
+            _ => return Err(Errno(libc::EINVAL)),
+        };
+        let directory = self.handle_of(parent)?;
+        let attr = with_mode(mode);
+        let made = match self.client.mknod(&caller.cred, &directory, name, kind, &attr).await {
+            Ok(created) => self.made(caller, parent, name, created).await,
+            Err(error) => {
+                let is_ours = |attr: &Attr| attributes::format_bits(attr.kind) == mode & libc::S_IFMT;
+                self.made_before(caller, parent, name, error, is_ours).await
+            }
+        };
+        made.map(|(entry, _)| Response::Entry(entry))
+    }
+
+    /// Makes a regular file; `exclusive` fails if the name is taken.
+    pub(super) async fn create_file(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<(Entry, Attr), Errno> {
+        let directory = self.handle_of(parent)?;
+        if exclusive {
+            return self.create_exclusive(caller, parent, &directory, name, mode).await;
+        }
+        let how = CreateHow::Unchecked(with_mode(mode));
+        let created = self.client.create(&caller.cred, &directory, name, how).await.map_err(|error| errno(&error))?;
+        self.made(caller, parent, name, created).await
+    }
+
+    async fn create_exclusive(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        directory: &FileHandle,
+        name: &[u8],
+        mode: u32,
+    ) -> Result<(Entry, Attr), Errno> {
+        let verifier = (self.state.session_id() ^ caller.unique.rotate_left(32)).to_be_bytes();
+        let how = CreateHow::Exclusive(verifier);
+        match self.client.create(&caller.cred, directory, name, how).await {
+            Ok(created) => {
+                let (entry, _) = self.made(caller, parent, name, created).await?;
+                self.finish_exclusive(caller, entry, mode).await
+            }
+            Err(error) if error.is(Status::NotSupp) => {
+                let how = CreateHow::Guarded(with_mode(mode));
+                match self.client.create(&caller.cred, directory, name, how).await {
+                    Ok(created) => self.made(caller, parent, name, created).await,
+                    Err(error) => {
+                        let is_ours = |attr: &Attr| attr.kind == FileType::Regular && attr.size == 0;
+                        self.made_before(caller, parent, name, error, is_ours).await
+                    }
+                }
+            }
+            Err(error) => Err(errno(&error)),
+        }
+    }
+
+    /// The server keeps the verifier in the file's times, and knows no mode yet: both are set now.
+    async fn finish_exclusive(&self, caller: &Caller, entry: Entry, mode: u32) -> Result<(Entry, Attr), Errno> {
+        let handle = self.handle_of(entry.node)?;
+        let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
+        let sent = self.attrs.stamp();
+        let wcc = self.client.setattr(&caller.cred, &handle, &change, None).await.map_err(|error| errno(&error))?;
+        match &wcc.after {
+            Some(attr) => self.attrs.learn(entry.node, attr, sent),
+            None => self.attrs.expire(entry.node),
+        }
+        let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
+        self.attrs.tell(entry.node, &attr);
+        Ok((Entry { attr: attributes::for_kernel(&attr), attr_ttl, ..entry }, attr))
+    }
+
+    pub(super) async fn readlink(&self, caller: &Caller, node: u64) -> Answer {
+        let handle = self.handle_of(node)?;
+        let (target, _) = self.client.readlink(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
+        Ok(Response::Bytes(target))
+    }
+
+    pub(super) async fn link(&self, caller: &Caller, file: u64, parent: u64, name: &[u8]) -> Answer {
+        let (handle, directory) = (self.handle_of(file)?, self.handle_of(parent)?);
+        let sent = self.attrs.stamp();
+        match self.client.link(&caller.cred, &handle, &directory, name).await {
+            Ok((attr, dir)) => {
+                self.learn_directory(parent, &dir);
+                let attr = match attr {
+                    Some(attr) => attr,
+                    None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
+                };
+                self.entry(&handle, &attr, sent).map(Response::Entry)
+            }
+            Err(error) => {
+                let fileid = self.state.node(file).map(|node| node.fileid);
+                let is_ours = |attr: &Attr| Some(attr.fileid) == fileid;
+                let made = self.made_before(caller, parent, name, error, is_ours).await;
+                made.map(|(entry, _)| Response::Entry(entry))
+            }
+        }
+    }
+
+    pub(super) async fn unlink(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+        let directory = self.handle_of(parent)?;
+        if let Some(file) = self.last_name_of_open_file(&caller.cred, &directory, name).await? {
+            self.unlink_open_file(&caller.cred, &directory, name, &file).await?;
+            self.attrs.expire(parent);
+            return Ok(Response::Empty);
+        }
+        let removed = self.client.remove(&caller.cred, &directory, name).await;
+        self.removed(caller, parent, removed)
+    }
+
+    pub(super) async fn rmdir(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+        let directory = self.handle_of(parent)?;
+        let removed = self.client.rmdir(&caller.cred, &directory, name).await;
+        self.removed(caller, parent, removed)
+    }
+
+    fn removed(&self, caller: &Caller, parent: u64, removed: efc_nfs::Result<Wcc>) -> Answer {
+        match removed {
+            Ok(wcc) => {
+                self.learn_directory(parent, &wcc);
+                Ok(Response::Empty)
+            }
+            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
+                self.attrs.expire(parent);
+                Ok(Response::Empty)
+            }
+            Err(error) => Err(errno(&error)),
+        }
+    }
+
+    pub(super) async fn rename(
+        self: &Arc<Self>,
+        caller: &Caller,
+        (from_parent, from): (u64, &[u8]),
+        (to_parent, to): (u64, &[u8]),
+        flags: u32,
+    ) -> Answer {
+        if flags != 0 {
+            return Err(Errno(libc::EINVAL)); // RENAME of NFSv3 has neither NOREPLACE nor EXCHANGE
+        }
+        let (from_dir, to_dir) = (self.handle_of(from_parent)?, self.handle_of(to_parent)?);
+        let replaced = self.replaced_open_file(caller, (&from_dir, from), (&to_dir, to)).await?;
+        let renamed = self.client.rename(&caller.cred, &from_dir, from, &to_dir, to).await;
+        let result = match renamed {
+            Ok((from_wcc, to_wcc)) => {
+                self.learn_directory(from_parent, &from_wcc);
+                self.learn_directory(to_parent, &to_wcc);
+                Ok(Response::Empty)
+            }
+            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
+                self.attrs.expire(from_parent);
+                self.attrs.expire(to_parent);
+                let moved = self.client.lookup(&caller.cred, &to_dir, to).await;
+                moved.map(|_| Response::Empty).map_err(|_| errno(&error))
+            }
+            Err(error) => Err(errno(&error)),
+        };
+        if let Some(file) = replaced {
+            match result {
+                Ok(_) => self.remove_if_closed(&file),
+                Err(_) => self.forget_replaced_file(&file).await,
+            }
+        }
+        result
+    }
+
+    /// Saves the file that a rename replaces, if it is open and this is its last name.
+    async fn replaced_open_file(
+        self: &Arc<Self>,
+        caller: &Caller,
+        (from_dir, from): (&FileHandle, &[u8]),
+        (to_dir, to): (&FileHandle, &[u8]),
+    ) -> Result<Option<FileHandle>, Errno> {
+        let Some(file) = self.last_name_of_open_file(&caller.cred, to_dir, to).await? else { return Ok(None) };
+        let source = self.client.lookup(&caller.cred, from_dir, from).await.map_err(|error| errno(&error))?;
+        if source.handle == file {
+            return Ok(None); // one file under both names: nothing is replaced
+        }
+        self.save_replaced_file(&caller.cred, to_dir, &file).await?;
+        Ok(Some(file))
+    }
+}
+
+fn with_mode(mode: u32) -> SetAttr {
+    SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() }
+}
