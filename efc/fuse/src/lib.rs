@@ -1,13 +1,37 @@
 //! The FUSE transport: our own thin layer over `/dev/fuse`, and the saved state that lets another daemon take a session over.
 //!
-//! SKELETON: signatures are fixed, bodies to come.
+//! A mount outlives the daemons that serve it. The keeper holds the file descriptor of `/dev/fuse` and a memfd; a
+//! daemon gets both, and when it dies the next one gets them again. Everything in this crate follows from that:
+//!
+//! - **Session** ([`Session`]): one descriptor, several blocking threads. Clones of the descriptor and io_uring would lose what
+//!   they had in flight when a daemon dies. INIT happens once in a session's life; later daemons ask for redelivery.
+//! - **Requests and replies** ([`Request`], [`Reply`]): a reply is an owned, one-shot value that any thread may use. A request
+//!   that is delivered twice to one daemon is executed once.
+//! - **Memory**: requests are read into, and bulk answers written from, resident buffers (`efc_buffer`), because a SIGKILL in a
+//!   page fault of read(2) or write(2) on this device turns into EIO in an application.
+//! - **Saved state** ([`state::State`]): node ids, open files and what else the kernel holds us to, in the memfd.
+//!
+//! What a file system means is none of this crate's business: [`Filesystem`] is implemented by the daemon. Nothing here waits for
+//! the network, and nothing guarantees exactly-once execution across daemons: a request with `resent` set may have
+//! been executed by a predecessor, and only the file system can find out.
 
+mod abi;
+mod directory;
+mod features;
+mod inflight;
+mod notify;
+mod reply;
 mod request;
 mod session;
 pub mod state;
+mod wire;
 
-pub use request::{Access, Attr, Directory, Entry, Errno, OpenReply, Operation, Reply, Request, SetAttr, SetTime, Statfs};
-pub use session::{Features, Notifier, Session, SessionConfig};
+pub use directory::Directory;
+pub use features::{Features, Negotiated};
+pub use notify::Notifier;
+pub use reply::Reply;
+pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs};
+pub use session::{Session, SessionConfig};
 
 /// A file system: gets requests, owns their replies, and must not block the thread it is called on.
 pub trait Filesystem: Send + Sync + 'static {

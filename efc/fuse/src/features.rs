@@ -1,0 +1,174 @@
+//! What is asked of the kernel in INIT, and how to behave as on an older one.
+//!
+//! | asked for | because |
+//! |---|---|
+//! | ASYNC_READ, ASYNC_DIO, PARALLEL_DIROPS | the NAS is far away: have many requests on the way |
+//! | BIG_WRITES, MAX_PAGES | requests of 1 MiB |
+//! | AUTO_INVAL_DATA | a changed mtime or size drops the page cache: remote changes become visible |
+//! | DO_READDIRPLUS, READDIRPLUS_AUTO | listing and stat in one pass, when the caller does stat |
+//! | HAS_RESEND | a successor gets the requests that its predecessor held |
+//! | HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | finer invalidation; mmap of files opened without the page cache |
+//!
+//! Not asked for, though offered: ATOMIC_O_TRUNC (without it the kernel sends its own SETATTR), WRITEBACK_CACHE (hides
+//! remote growth), EXPLICIT_INVAL_DATA (excludes AUTO_INVAL_DATA), CACHE_SYMLINKS, POSIX_LOCKS and FLOCK_LOCKS (locks
+//! hold on this node only), EXPORT_SUPPORT, HANDLE_KILLPRIV_V2 (NFSv3 cannot clear set-user-ID together with a write),
+//! and ALLOW_IDMAP: with it the kernel tells the caller's uid and gid only to requests that make an inode, and every
+//! call to the NAS is made with the caller's credential.
+
+use crate::SessionConfig;
+use crate::abi::{self, init};
+use crate::request::Errno;
+
+/// What we ask for where it is offered.
+const WANTED: u64 = init::ASYNC_READ
+    | init::BIG_WRITES
+    | init::AUTO_INVAL_DATA
+    | init::DO_READDIRPLUS
+    | init::READDIRPLUS_AUTO
+    | init::ASYNC_DIO
+    | init::PARALLEL_DIROPS
+    | init::MAX_PAGES
+    | init::INIT_EXT
+    | init::HAS_EXPIRE_ONLY
+    | init::DIRECT_IO_ALLOW_MMAP
+    | init::HAS_RESEND;
+
+/// Largest WRITE, in bytes.
+const WRITE_MAX: u32 = efc_buffer::PAYLOAD_MAX as u32;
+/// Pages of the largest request.
+const PAGES_MAX: u16 = 256;
+/// Upper bound for the kernel's read-ahead, in bytes. What it uses is set in the bdi after mounting.
+const READAHEAD_MAX: u32 = 64 << 20;
+/// Resolution of times, in nanoseconds.
+const TIME_GRANULARITY: u32 = 1;
+/// The minor version that brought STATX.
+const STATX_MINOR: u32 = 39;
+
+const _: () = assert!(PAGES_MAX as usize * 4096 == efc_buffer::PAYLOAD_MAX);
+
+/// Features of the running kernel, masked for tests ("fuse-features"): no kernel seems to offer more than this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    minor: u32,
+    flags: u64,
+}
+
+impl Default for Features {
+    /// All that the running kernel has.
+    fn default() -> Features {
+        Features { minor: abi::MINOR, flags: u64::MAX }
+    }
+}
+
+impl Features {
+    /// Names that [`Features::of_kernel`] knows.
+    pub const KERNELS: [&str; 3] = ["5.10", "6.1", "6.18"];
+
+    /// Behave as on this kernel: one of [`Features::KERNELS`].
+    pub fn of_kernel(name: &str) -> Option<Features> {
+        match name {
+            "5.10" => Some(Features { minor: 32, flags: (1 << 28) - 1 }),
+            "6.1" => Some(Features { minor: 37, flags: (1 << 34) - 1 }),
+            "6.18" => Some(Features { minor: 45, flags: (1 << 43) - 1 }),
+            _ => None,
+        }
+    }
+}
+
+/// What was agreed with the kernel. Kept in the saved state, as a session is negotiated only once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Minor version of the protocol.
+    pub minor: u32,
+    /// INIT flags in force.
+    pub flags: u64,
+    /// INIT flags that the kernel offered, before any mask.
+    pub offered: u64,
+}
+
+impl Negotiated {
+    /// The kernel delivers unanswered requests again when asked.
+    pub fn has_resend(&self) -> bool {
+        self.flags & init::HAS_RESEND != 0
+    }
+
+    pub(crate) fn has_statx(&self) -> bool {
+        self.minor >= STATX_MINOR
+    }
+}
+
+/// Chooses what to answer to INIT.
+pub(crate) fn negotiate(
+    offered: &abi::InitIn,
+    flags: u64,
+    config: &SessionConfig,
+) -> Result<(abi::InitOut, Negotiated), Errno> {
+    let minor = offered.minor.min(abi::MINOR).min(config.features.minor);
+    if offered.major != abi::MAJOR || minor < abi::MINOR_MIN {
+        log::error!("the kernel speaks FUSE {}.{}, and we 7.31 and later", offered.major, offered.minor);
+        return Err(Errno(libc::EPROTO));
+    }
+    let mut agreed = flags & WANTED & config.features.flags;
+    if agreed & init::INIT_EXT == 0 {
+        agreed &= u64::from(u32::MAX);
+    }
+    let out = abi::InitOut {
+        major: abi::MAJOR,
+        minor,
+        max_readahead: offered.max_readahead.max(READAHEAD_MAX),
+        flags: agreed as u32, // the low half; flags2 has the other
+        flags2: (agreed >> 32) as u32,
+        max_background: config.max_background,
+        congestion_threshold: config.max_background - config.max_background / 4,
+        max_write: WRITE_MAX,
+        time_granularity: TIME_GRANULARITY,
+        max_pages: PAGES_MAX,
+        ..abi::InitOut::default()
+    };
+    Ok((out, Negotiated { minor, flags: agreed, offered: flags }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(features: Features) -> SessionConfig {
+        SessionConfig { threads: 1, read_only: false, max_background: 64, features }
+    }
+
+    fn agreed(minor: u32, features: Features) -> Negotiated {
+        let offered = abi::InitIn { major: 7, minor, max_readahead: 131_072, flags: u32::MAX };
+        negotiate(&offered, u64::MAX >> 1, &config(features)).unwrap().1
+    }
+
+    #[test]
+    fn only_what_is_wanted_and_offered_is_taken() {
+        assert_eq!(agreed(45, Features::default()).flags, WANTED);
+        assert_eq!(agreed(45, Features::default()).minor, 45);
+        assert_eq!(agreed(99, Features::default()).minor, 45);
+        let offered = abi::InitIn { major: 7, minor: 45, max_readahead: 131_072, flags: 1 };
+        let (out, negotiated) = negotiate(&offered, 1, &config(Features::default())).unwrap();
+        assert_eq!((out.flags, out.flags2, negotiated.flags), (1, 0, 1));
+        assert_eq!((out.max_background, out.congestion_threshold), (64, 48));
+    }
+
+    #[test]
+    fn a_mask_hides_what_came_later() {
+        let old = agreed(45, Features::of_kernel("5.10").unwrap());
+        assert_eq!((old.minor, old.has_resend(), old.has_statx()), (32, false, false));
+        assert_eq!(old.flags & init::INIT_EXT, 0);
+        let newer = agreed(45, Features::of_kernel("6.1").unwrap());
+        assert_eq!((newer.minor, newer.has_resend(), newer.flags & init::INIT_EXT), (37, false, init::INIT_EXT));
+        assert!(agreed(45, Features::of_kernel("6.18").unwrap()).has_resend());
+        assert!(Features::KERNELS.iter().all(|name| Features::of_kernel(name).is_some()));
+        assert_eq!(Features::of_kernel("2.6"), None);
+    }
+
+    #[test]
+    fn an_alien_kernel_is_refused() {
+        for (major, minor) in [(7, 30), (6, 45), (8, 0)] {
+            let offered = abi::InitIn { major, minor, max_readahead: 0, flags: 0 };
+            assert_eq!(negotiate(&offered, 0, &config(Features::default())).unwrap_err(), Errno(libc::EPROTO));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Notifications to the kernel: what it must no longer trust.
+//!
+//! Writing one can block on locks that an unanswered READ of the same file holds, so it is done by a thread of its
+//! own, which never serves requests. The queue in front of it is bounded; a caller whose notification does not fit is
+//! told so, and must not count on it (attributes and names then live until their TTL ends). Notifications go out in
+//! order, but nothing tells when. A node or name that the kernel does not know is no error.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use rustix::io::Errno;
+
+use crate::abi::{self, Field, notify};
+use crate::reply::Channel;
+
+/// Notifications that wait, at most.
+const QUEUE_MAX: usize = 4096;
+
+enum Notification {
+    Inode(abi::InvalInode),
+    Entry { parent: u64, name: Vec<u8> },
+}
+
+/// Writes notifications, on a thread of its own: a caller never blocks on the kernel's locks.
+#[derive(Clone)]
+pub struct Notifier {
+    queue: SyncSender<Notification>,
+}
+
+impl Notifier {
+    /// Starts the thread; it ends when all notifiers are dropped.
+    pub(crate) fn start(channel: Arc<Channel>) -> std::io::Result<Notifier> {
+        let (queue, waiting) = sync_channel(QUEUE_MAX);
+        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || write_all(&channel, &waiting))?;
+        Ok(Notifier { queue })
+    }
+
+    /// FUSE_NOTIFY_INVAL_INODE; `offset < 0`: attributes only; `length <= 0`: to the end. `false`: the queue is full, and
+    /// nothing will be invalidated.
+    pub fn inval_inode(&self, node: u64, offset: i64, length: i64) -> bool {
+        self.queue.try_send(Notification::Inode(abi::InvalInode { node, offset, length })).is_ok()
+    }
+
+    /// FUSE_NOTIFY_INVAL_ENTRY. `false`: the queue is full, and nothing will be invalidated.
+    pub fn inval_entry(&self, parent: u64, name: &[u8]) -> bool {
+        self.queue.try_send(Notification::Entry { parent, name: name.to_vec() }).is_ok()
+    }
+}
+
+fn write_all(channel: &Channel, waiting: &Receiver<Notification>) {
+    for notification in waiting {
+        let written = match &notification {
+            Notification::Inode(inode) => write(&channel.device, notify::INVAL_INODE, &encoded(*inode, &[])),
+            Notification::Entry { parent, name } => {
+                let head = abi::InvalEntry { parent: *parent, name_length: name.len() as u32, flags: 0 };
+                let mut bytes = encoded(head, name);
+                bytes.push(0);
+                write(&channel.device, notify::INVAL_ENTRY, &bytes)
+            }
+        };
+        match written {
+            // Unknown to the kernel, or not a directory there; or the session has ended.
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NODEV) => {}
+            Err(errno) => log::warn!("the kernel refuses a notification: {errno}"),
+        }
+    }
+}
+
+fn encoded<T: Field>(head: T, tail: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; T::SIZE];
+    head.put(&mut bytes);
+    bytes.extend_from_slice(tail);
+    bytes
+}
+
+/// Writes one notification.
+pub fn write(device: impl AsFd, code: i32, content: &[u8]) -> Result<(), Errno> {
+    let length = (abi::OutHeader::SIZE + content.len()) as u32; // names are short
+    let message = encoded(abi::OutHeader { length, error: code, unique: 0 }, content);
+    rustix::io::retry_on_intr(|| rustix::io::write(&device, &message)).map(|_| ())
+}

@@ -1,0 +1,182 @@
+//! Answers: the one-shot [`Reply`] that travels with a request, and the channel that it writes to.
+//!
+//! A reply may be given from any thread, and it is a number and a reference: making one allocates nothing. Small
+//! answers are built on the stack; bulk data is written from where it lies, in one writev(2), and must be resident
+//! memory (a slice of an `efc_buffer::Buffer`): a SIGKILL that hits us inside a page fault of that call would end the
+//! request with EIO in the application. That the kernel gave a request up meanwhile is no error.
+
+use std::io::IoSlice;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::io::Errno as SystemErrno;
+
+use crate::directory::Directory;
+use crate::inflight::{Answer, Arrival, Delivery, InFlight};
+use crate::request::{Attr, Entry, Errno, OpenReply, Statfs};
+use crate::wire::{self, Inline};
+use crate::{abi, abi::Field};
+
+/// The way back to the kernel, shared by all who answer.
+pub struct Channel {
+    pub device: OwnedFd,
+    pub in_flight: InFlight,
+    /// Requests read.
+    pub requests: AtomicU64,
+    /// Requests are being redelivered while we serve, so a refused answer may still be wanted.
+    pub keep_refused: AtomicBool,
+}
+
+impl Channel {
+    pub fn new(device: OwnedFd) -> Channel {
+        Channel {
+            device,
+            in_flight: InFlight::new(),
+            requests: AtomicU64::new(0),
+            keep_refused: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes note of a request, by its unique as delivered. `Some`: it is new, and this is its reply.
+    pub fn arrive(self: &Arc<Self>, unique: u64, gives_back: bool) -> Option<Reply> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        match self.in_flight.arrive(unique, gives_back) {
+            Arrival::New => {
+                return Some(Reply { channel: Arc::clone(self), unique: unique & !abi::UNIQUE_RESENT, due: true });
+            }
+            Arrival::Redelivered => log::debug!("request {unique:#x} was delivered again while we work on it"),
+            Arrival::Answered(mut answer) => self.answer(unique, answer.error, &mut answer.content, &[]),
+            Arrival::Full => {
+                self.write(unique, -libc::ENOMEM, &mut Inline::new(), &[]);
+            }
+        }
+        None
+    }
+
+    /// Answers a request of the in-flight table.
+    fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
+        let mut next: Option<Delivery> = self.in_flight.delivery(unique);
+        while let Some(delivery) = next {
+            if self.write(delivery.unique, error, content, data) {
+                self.in_flight.conclude(unique);
+                return;
+            }
+            let keep = if self.keep_refused.load(Ordering::Acquire) { small(error, content, data) } else { None };
+            next = self.in_flight.refused(delivery, keep);
+        }
+    }
+
+    /// Writes an answer under exactly this unique; `false` if the kernel does not know it.
+    pub fn write(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) -> bool {
+        let head = content.sealed(unique, error, data.len());
+        let parts = [IoSlice::new(head), IoSlice::new(data)];
+        loop {
+            match rustix::io::writev(&self.device, if data.is_empty() { &parts[..1] } else { &parts }) {
+                Ok(_) => return true,
+                Err(SystemErrno::INTR) => {}
+                Err(SystemErrno::NOENT) => return false,
+                Err(other) => {
+                    // The kernel has ended the request with EIO: it was answered, if badly.
+                    log::error!("the kernel does not take the answer to request {unique:#x}: {other}");
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+fn small(error: i32, content: &Inline, data: &[u8]) -> Option<Box<Answer>> {
+    let bytes = if data.is_empty() { content.content() } else { data };
+    Inline::copy(bytes).map(|content| Box::new(Answer { error, content }))
+}
+
+/// The one answer of a request. Dropped unanswered, it answers EIO. Answers to a request that the kernel gave up are ignored.
+pub struct Reply {
+    channel: Arc<Channel>,
+    unique: u64,
+    due: bool,
+}
+
+impl Reply {
+    fn finish(mut self, error: i32, mut content: Inline, data: &[u8]) {
+        self.due = false;
+        self.channel.answer(self.unique, error, &mut content, data);
+    }
+
+    fn fixed<T: Field>(self, value: T) {
+        self.finish(0, Inline::new().with(value, 0), &[]);
+    }
+
+    /// The request failed. A number that is no errno becomes EIO.
+    pub fn error(self, errno: Errno) {
+        let number = if (1..512).contains(&errno.0) { errno.0 } else { libc::EIO };
+        self.finish(-number, Inline::new(), &[]);
+    }
+
+    /// Success, for requests that have no result.
+    pub fn empty(self) {
+        self.finish(0, Inline::new(), &[]);
+    }
+
+    /// LOOKUP, MKNOD, MKDIR, SYMLINK, LINK. The node's lookup count must be raised already.
+    pub fn entry(self, entry: &Entry) {
+        self.fixed(wire::entry(entry));
+    }
+
+    /// GETATTR and SETATTR; the kernel trusts the attributes for `ttl`.
+    pub fn attr(self, attr: &Attr, ttl: Duration) {
+        self.fixed(wire::attr_out(attr, ttl));
+    }
+
+    /// STATX.
+    pub fn statx(self, attr: &Attr, ttl: Duration) {
+        self.finish(0, Inline::new().with(wire::statx_out(attr, ttl), abi::STATX_SPARE), &[]);
+    }
+
+    /// OPEN and OPENDIR.
+    pub fn open(self, open: &OpenReply) {
+        self.fixed(abi::OpenOut { fh: open.fh, flags: open.flags, backing: 0 });
+    }
+
+    /// CREATE.
+    pub fn create(self, entry: &Entry, open: &OpenReply) {
+        let opened = abi::OpenOut { fh: open.fh, flags: open.flags, backing: 0 };
+        self.finish(0, Inline::new().with(wire::entry(entry), 0).with(opened, 0), &[]);
+    }
+
+    /// READ and READLINK. More than a few bytes must lie in resident memory.
+    pub fn data(self, data: &[u8]) {
+        self.finish(0, Inline::new(), data);
+    }
+
+    /// WRITE took `count` bytes.
+    pub fn written(self, count: u32) {
+        self.fixed(abi::WriteOut { count, padding: 0 });
+    }
+
+    /// STATFS.
+    pub fn statfs(self, statfs: &Statfs) {
+        self.finish(0, Inline::new().with(wire::statfs(statfs), abi::STATFS_SPARE), &[]);
+    }
+
+    /// READDIR and READDIRPLUS; an empty page is the end.
+    pub fn directory(self, page: &Directory) {
+        self.finish(0, Inline::new(), page.bytes());
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.due {
+            self.channel.answer(self.unique, -libc::EIO, &mut Inline::new(), &[]);
+        }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reply({})", self.unique)
+    }
+}

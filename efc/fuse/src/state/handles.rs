@@ -1,0 +1,96 @@
+//! Open files and directories, with the credential that opened them: writeback and read-ahead have no caller of their own.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::record::{Format, Id, Region};
+use super::{GROUPS_MAX, OpenHandle};
+
+pub const FORMAT: Format = Format { tag: 2, version: 1, words: 16, mutable: 1, reserved: 0, chunk: 512 };
+
+// The mutable word: the cookie verifier.
+const VERIFIER: usize = 0;
+// Sealed words.
+const NODE: usize = 0;
+const FLAGS_AND_UID: usize = 1;
+const GID: usize = 2;
+const COUNT_AND_KIND: usize = 3;
+/// Two to a word.
+const GROUPS: usize = 4;
+
+const _: () = assert!(FORMAT.sealed() >= GROUPS + GROUPS_MAX / 2);
+
+pub struct Handles {
+    region: Region,
+}
+
+impl Handles {
+    /// Finds the handles in `region`; also says how many records are damaged.
+    pub fn open(region: Region) -> (Handles, u64) {
+        let damaged = region.scan(|_, _| {});
+        (Handles { region }, damaged)
+    }
+
+    /// Saves an open file, and names it.
+    pub fn add(&self, handle: &OpenHandle) -> io::Result<u64> {
+        if handle.groups.len() > GROUPS_MAX {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
+        let (id, record) = self.region.take()?;
+        let mut sealed = [0; FORMAT.sealed()];
+        sealed[NODE] = handle.node;
+        sealed[FLAGS_AND_UID] = u64::from(handle.flags) | u64::from(handle.uid) << 32;
+        sealed[GID] = u64::from(handle.gid);
+        sealed[COUNT_AND_KIND] = handle.groups.len() as u64 | u64::from(handle.directory) << 32;
+        for (index, group) in handle.groups.iter().enumerate() {
+            sealed[GROUPS + index / 2] |= u64::from(*group) << (32 * (index % 2));
+        }
+        record.publish(id.generation, &[u64::from_le_bytes(handle.cookie_verifier)], &sealed);
+        Ok(id.into())
+    }
+
+    /// The open file of this name, while it is open.
+    pub fn get(&self, fh: u64) -> Option<OpenHandle> {
+        let id = Id::from(fh);
+        let record = self.region.record(id.slot)?;
+        let verifier = &record.mutable()[VERIFIER];
+        record.read(id.generation, |sealed| decode(sealed, verifier.load(Ordering::Acquire)))
+    }
+
+    /// Notes the verifier of a directory's cookies. Ignored if `fh` is not open; its close must not run beside this.
+    pub fn set_cookie_verifier(&self, fh: u64, verifier: [u8; 8]) {
+        let id = Id::from(fh);
+        if let Some(record) = self.region.record(id.slot).filter(|record| record.is_live(id.generation)) {
+            record.mutable()[VERIFIER].store(u64::from_le_bytes(verifier), Ordering::Release);
+        }
+    }
+
+    /// The file is closed. Ignored if it is not open.
+    pub fn remove(&self, fh: u64) {
+        let id = Id::from(fh);
+        if self.region.record(id.slot).is_some_and(|record| record.unpublish(id.generation)) {
+            self.region.give_back(id.slot);
+        }
+    }
+
+    /// All that is open.
+    pub fn list(&self) -> Vec<(u64, OpenHandle)> {
+        let slots = (0..self.region.allocated()).filter_map(|slot| Some((slot, self.region.record(slot)?)));
+        let ids = slots.map(|(slot, record)| u64::from(Id { generation: record.generation(), slot }));
+        ids.filter_map(|fh| Some((fh, self.get(fh)?))).collect()
+    }
+}
+
+fn decode(sealed: &[AtomicU64], verifier: u64) -> OpenHandle {
+    let word = |index: usize| sealed[index].load(Ordering::Relaxed);
+    let count = (word(COUNT_AND_KIND) as u32 as usize).min(GROUPS_MAX);
+    OpenHandle {
+        node: word(NODE),
+        flags: word(FLAGS_AND_UID) as u32,
+        uid: (word(FLAGS_AND_UID) >> 32) as u32,
+        gid: word(GID) as u32,
+        groups: (0..count).map(|index| (word(GROUPS + index / 2) >> (32 * (index % 2))) as u32).collect(),
+        directory: word(COUNT_AND_KIND) >> 32 != 0,
+        cookie_verifier: verifier.to_le_bytes(),
+    }
+}

@@ -1,0 +1,191 @@
+//! The header page: what the memfd is, who uses it, and where its regions lie.
+//!
+//! | word | content |
+//! |---|---|
+//! | 0 | magic; written last, so a state without it was never used |
+//! | 1 | layout version in the lower half, number of regions in the upper |
+//! | 2 | session id |
+//! | 3 | checksum of words 1 and 2 and of the table but for its last column |
+//! | 4 | generation: daemons that have opened this state |
+//! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory |
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::SealFlags;
+use rustix::rand::GetRandomFlags;
+
+use super::mapping::{Mapping, WORD};
+use super::pair::Pair;
+use super::record::Format;
+use super::{BLOB, NEGOTIATED, handles, nodes, orphans};
+
+const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
+const VERSION: u64 = 1;
+const REGIONS: usize = 5;
+
+/// Regions start at multiples of this many bytes, which is also the header's size.
+const PAGE: usize = 4096;
+
+const VERSION_AND_COUNT: usize = 1;
+const SESSION: usize = 2;
+const CHECKSUM: usize = 3;
+const GENERATION: usize = 4;
+const TABLE: usize = 8;
+const ROW: usize = 4;
+
+const _: () = assert!((TABLE + REGIONS * ROW) * WORD <= PAGE);
+
+/// How many records there may be of each kind. Costs address space only.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub nodes: u32,
+    pub handles: u32,
+    pub orphans: u32,
+}
+
+impl Default for Plan {
+    /// 9 GiB if all of it were in use.
+    fn default() -> Plan {
+        Plan { nodes: 64 << 20, handles: 4 << 20, orphans: 1 << 20 }
+    }
+}
+
+impl Plan {
+    fn regions(&self) -> [(Format, u32); REGIONS] {
+        [
+            (nodes::FORMAT, self.nodes),
+            (handles::FORMAT, self.handles),
+            (orphans::FORMAT, self.orphans),
+            (BLOB, Pair::CAPACITY),
+            (NEGOTIATED, Pair::CAPACITY),
+        ]
+    }
+
+    /// The table's words but for its last column, and the size of it all in bytes.
+    fn table(&self) -> (Vec<[u64; ROW]>, usize) {
+        let mut end = PAGE;
+        let row = |(format, capacity): (Format, u32)| {
+            let first = end / WORD;
+            end = (end + capacity as usize * format.words * WORD).next_multiple_of(PAGE);
+            [identity(&format), u64::from(capacity), first as u64, 0]
+        };
+        (self.regions().into_iter().map(row).collect(), end)
+    }
+}
+
+fn identity(format: &Format) -> u64 {
+    u64::from(format.tag) | (format.words as u64) << 32
+}
+
+/// Where a region lies.
+pub struct Place {
+    pub base: usize,
+    pub capacity: u32,
+    pub allocated_word: usize,
+}
+
+/// The header page of an open state.
+pub struct Header {
+    mapping: Arc<Mapping>,
+}
+
+impl Header {
+    /// Maps `memfd` and checks it, or formats it as planned if it was never used.
+    pub fn open(memfd: OwnedFd, plan: &Plan) -> io::Result<(Header, Arc<Mapping>)> {
+        let mut magic = [0; WORD];
+        let length = rustix::io::pread(&memfd, &mut magic, 0)?;
+        let (table, planned) = plan.table();
+        if length == 0 {
+            rustix::fs::ftruncate(&memfd, planned as u64)?;
+            rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
+        }
+        let size = usize::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
+        let mapping = Arc::new(Mapping::new(memfd, size.max(PAGE))?);
+        mapping.allocate(0, PAGE / WORD)?;
+        let header = Header { mapping: Arc::clone(&mapping) };
+        match u64::from_ne_bytes(magic) {
+            0 => header.format(&table)?,
+            MAGIC => header.check(size)?,
+            _ => return Err(invalid("it has no such beginning")),
+        }
+        Ok((header, mapping))
+    }
+
+    fn word(&self, index: usize) -> u64 {
+        self.mapping.words(index, 1)[0].load(Ordering::Acquire)
+    }
+
+    fn set(&self, index: usize, value: u64) {
+        self.mapping.words(index, 1)[0].store(value, Ordering::Release);
+    }
+
+    fn format(&self, table: &[[u64; ROW]]) -> io::Result<()> {
+        let mut session = [0; WORD];
+        rustix::rand::getrandom(&mut session, GetRandomFlags::empty())?;
+        self.set(VERSION_AND_COUNT, VERSION | (table.len() as u64) << 32);
+        self.set(SESSION, u64::from_ne_bytes(session));
+        self.set(GENERATION, 0);
+        for (index, value) in table.iter().flatten().enumerate() {
+            self.set(TABLE + index, *value);
+        }
+        self.set(CHECKSUM, self.checksum());
+        self.set(0, MAGIC);
+        Ok(())
+    }
+
+    fn checksum(&self) -> u64 {
+        let fixed = (0..REGIONS).flat_map(|row| (0..ROW - 1).map(move |column| TABLE + row * ROW + column));
+        let words = [VERSION_AND_COUNT, SESSION].into_iter().chain(fixed);
+        let bytes: Vec<u8> = words.flat_map(|index| self.word(index).to_le_bytes()).collect();
+        u64::from(crc32c::crc32c(&bytes))
+    }
+
+    fn check(&self, size: usize) -> io::Result<()> {
+        if self.word(VERSION_AND_COUNT) != VERSION | (REGIONS as u64) << 32 {
+            return Err(invalid("its layout is of another version"));
+        }
+        if self.word(CHECKSUM) != self.checksum() {
+            return Err(invalid("the checksum of its header is wrong"));
+        }
+        let within = |row: usize| {
+            let word = |column: usize| self.word(TABLE + row * ROW + column);
+            let length = word(1).checked_mul(word(0) >> 32)?;
+            let end = word(2).checked_add(length)?.checked_mul(WORD as u64)?;
+            (end <= size as u64).then_some(())
+        };
+        (0..REGIONS).try_for_each(within).ok_or_else(|| invalid("it is shorter than its regions"))
+    }
+
+    /// Where the records of this format lie.
+    pub fn region(&self, format: &Format) -> io::Result<Place> {
+        let rows = (0..REGIONS).map(|row| TABLE + row * ROW);
+        let row = rows.into_iter().find(|row| self.word(*row) == identity(format));
+        let row = row.ok_or_else(|| invalid("a region is missing, or of another form"))?;
+        Ok(Place {
+            base: self.word(row + 2) as usize, // checked to lie within the mapping
+            capacity: u32::try_from(self.word(row + 1)).map_err(|_| invalid("a region is too large"))?,
+            allocated_word: row + 3,
+        })
+    }
+
+    /// Counts the daemon that opens the state.
+    pub fn begin_generation(&self) {
+        self.mapping.words(GENERATION, 1)[0].fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Of the daemon that opened the state last.
+    pub fn generation(&self) -> u64 {
+        self.word(GENERATION)
+    }
+
+    pub fn session_id(&self) -> u64 {
+        self.word(SESSION)
+    }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("this is not a saved state of ours: {what}"))
+}

@@ -1,0 +1,262 @@
+//! The state that outlives a daemon, in a memfd that the keeper holds too.
+//!
+//! It holds what the kernel will hold the next daemon to: what node ids stand for and how often they were handed out, which files are open
+//! under which credential, what INIT agreed on; and what the next daemon must finish: files removed while open, data
+//! written and not committed. It is memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot,
+//! which ends the mount too.
+//!
+//! Layout: a header page ([`layout`]) with a table of regions, then the regions, each a sparse array of equally large
+//! records ([`record`]). Space is mapped once for more than will ever be used, and backed by memory in chunks before it is
+//! touched, so a full machine shows as ENOMEM from the call that needed more, never as SIGBUS.
+//!
+//! One daemon writes at a time: the keeper starts the next when all threads of the last are ending. The state does not
+//! defend itself against two.
+
+mod handles;
+mod layout;
+mod mapping;
+mod nodes;
+mod orphans;
+mod pair;
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::layout::{Header, Plan};
+use self::pair::Pair;
+use self::record::{Format, Region};
+use crate::features::Negotiated;
+
+/// Handle bytes that a node record holds.
+pub const FILE_HANDLE_MAX: usize = 64;
+/// Supplementary groups that a handle record holds: as many as AUTH_SYS carries.
+pub const GROUPS_MAX: usize = 16;
+/// Bytes that [`State::save_blob`] takes.
+pub const BLOB_MAX: usize = 4000;
+
+const BLOB: Format = Format { tag: 4, version: 1, words: 512, mutable: 0, reserved: 0, chunk: 2 };
+const NEGOTIATED: Format = Format { tag: 5, version: 1, words: 16, mutable: 0, reserved: 0, chunk: 2 };
+
+const _: () = assert!((BLOB.sealed() - 1) * mapping::WORD >= BLOB_MAX);
+
+/// What a node id stands for. Immutable while the node is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The NAS's name of the file, at most [`FILE_HANDLE_MAX`] bytes.
+    pub handle: Vec<u8>,
+    /// Its inode number.
+    pub fileid: u64,
+    /// `S_IFMT` bits
+    pub kind: u32,
+}
+
+/// An open file or directory, with the credential captured at open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenHandle {
+    /// The id of what is open.
+    pub node: u64,
+    /// of open(2)
+    pub flags: u32,
+    /// Of the opener.
+    pub uid: u32,
+    /// Of the opener.
+    pub gid: u32,
+    /// Supplementary groups of the opener, at most [`GROUPS_MAX`].
+    pub groups: Vec<u32>,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// What the NAS's directory cookies belong to.
+    pub cookie_verifier: [u8; 8],
+}
+
+/// Record, directory handle, name, file handle.
+pub type Orphan = (u64, Vec<u8>, Vec<u8>, Vec<u8>);
+
+/// The saved state. Its methods may be called from any thread.
+pub struct State {
+    header: Header,
+    resumed: bool,
+    damaged: u64,
+    nodes: nodes::Nodes,
+    handles: handles::Handles,
+    orphans: orphans::Orphans,
+    blob: Pair,
+    negotiated: Pair,
+}
+
+impl State {
+    /// Maps the memfd; formats it if it is empty. Errors: a damaged or incompatible state, no memory.
+    pub fn open(memfd: OwnedFd) -> io::Result<State> {
+        State::open_planned(memfd, &Plan::default())
+    }
+
+    fn open_planned(memfd: OwnedFd, plan: &Plan) -> io::Result<State> {
+        let (header, mapping) = Header::open(memfd, plan)?;
+        let region = |format: Format| -> io::Result<Region> {
+            let place = header.region(&format)?;
+            Region::new(Arc::clone(&mapping), format, place.base, place.capacity, place.allocated_word)
+        };
+        let (nodes, damaged_nodes) = nodes::Nodes::open(region(nodes::FORMAT)?)?;
+        let (handles, damaged_handles) = handles::Handles::open(region(handles::FORMAT)?);
+        let (orphans, damaged_orphans) = orphans::Orphans::open(region(orphans::FORMAT)?);
+        let (blob, damaged_blobs) = Pair::open(region(BLOB)?)?;
+        let (negotiated, damaged_negotiations) = Pair::open(region(NEGOTIATED)?)?;
+        let damaged = damaged_nodes + damaged_handles + damaged_orphans + damaged_blobs + damaged_negotiations;
+        if damaged > 0 {
+            log::error!("{damaged} records of the saved state are damaged: what they described is forgotten");
+        }
+        let mut state = State { header, resumed: false, damaged, nodes, handles, orphans, blob, negotiated };
+        state.resumed = state.negotiated().is_some();
+        state.header.begin_generation();
+        Ok(state)
+    }
+
+    /// A session was negotiated by a predecessor.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+
+    /// Increases with each daemon of the session, 1 for the first.
+    pub fn generation(&self) -> u64 {
+        self.header.generation()
+    }
+
+    /// A random number made with the state.
+    pub fn session_id(&self) -> u64 {
+        self.header.session_id()
+    }
+
+    /// Records that were found damaged when the state was opened, and skipped.
+    pub fn damaged_records(&self) -> u64 {
+        self.damaged
+    }
+
+    pub(crate) fn save_negotiated(&self, negotiated: &Negotiated) {
+        self.negotiated.set(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
+    }
+
+    pub(crate) fn negotiated(&self) -> Option<Negotiated> {
+        self.negotiated.get(|sealed| {
+            let word = |index: usize| sealed[index].load(Ordering::Relaxed);
+            Negotiated { minor: word(0) as u32, flags: word(1), offered: word(2) }
+        })
+    }
+
+    /// Small blob that the daemon keeps for its successor (root handle, server limits); at most 4,000 bytes.
+    ///
+    /// # Panics
+    /// If there are more.
+    pub fn save_blob(&self, blob: &[u8]) {
+        assert!(blob.len() <= BLOB_MAX, "a blob of {} bytes", blob.len());
+        let mut sealed = [0; BLOB.sealed()];
+        sealed[0] = blob.len() as u64;
+        record::pack(blob, &mut sealed[1..]);
+        self.blob.set(&sealed);
+    }
+
+    /// The blob; empty if none was saved.
+    pub fn blob(&self) -> Vec<u8> {
+        let decode = |sealed: &[AtomicU64]| {
+            record::unpack(&sealed[1..], (sealed[0].load(Ordering::Relaxed) as usize).min(BLOB_MAX))
+        };
+        self.blob.get(decode).unwrap_or_default()
+    }
+
+    /// Sets what node 1 is; before the first request is served.
+    ///
+    /// # Panics
+    /// If the handle is longer than [`FILE_HANDLE_MAX`].
+    pub fn set_root(&self, node: &Node) {
+        self.nodes.set_root(node).expect("a root handle that fits");
+    }
+
+    /// The node of this handle, with its lookup count raised by one before this returns; new if unknown. Its id has its generation
+    /// in the upper half, so it names no other file, ever.
+    ///
+    /// # Errors
+    /// EINVAL for a handle that is too long, ENOSPC for too many nodes, ENOMEM for no memory.
+    pub fn lookup_node(&self, node: &Node) -> io::Result<u64> {
+        self.nodes.lookup(node)
+    }
+
+    /// The id of this handle if known, without counting.
+    pub fn find_node(&self, handle: &[u8]) -> Option<u64> {
+        self.nodes.find_id(handle)
+    }
+
+    /// What the id stands for; `None` once it is forgotten.
+    pub fn node(&self, id: u64) -> Option<Node> {
+        self.nodes.get(id)
+    }
+
+    /// Lowers the count; `true` if the node is gone now, and what was noted beside it.
+    pub fn forget_node(&self, id: u64, lookups: u64) -> bool {
+        self.nodes.forget(id, lookups)
+    }
+
+    /// Nodes that are known, the root among them.
+    pub fn node_count(&self) -> u64 {
+        self.nodes.count()
+    }
+
+    /// Written data that is not committed: the first verifier since the last commit. Kept beside the node.
+    pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>) {
+        self.nodes.set_uncommitted(id, verifier);
+    }
+
+    /// What [`State::set_uncommitted`] noted.
+    pub fn uncommitted(&self, id: u64) -> Option<[u8; 8]> {
+        self.nodes.uncommitted(id)
+    }
+
+    /// Returns the fh, never 0.
+    ///
+    /// # Errors
+    /// EINVAL for too many groups, ENOSPC for too many handles, ENOMEM for no memory.
+    pub fn open_handle(&self, handle: &OpenHandle) -> io::Result<u64> {
+        self.handles.add(handle)
+    }
+
+    /// The open file of this fh; `None` once it is closed.
+    pub fn handle(&self, fh: u64) -> Option<OpenHandle> {
+        self.handles.get(fh)
+    }
+
+    /// Notes the verifier of an open directory's cookies. Not to be called beside its close.
+    pub fn set_cookie_verifier(&self, fh: u64, verifier: [u8; 8]) {
+        self.handles.set_cookie_verifier(fh, verifier);
+    }
+
+    /// The file is closed.
+    pub fn close_handle(&self, fh: u64) {
+        self.handles.remove(fh);
+    }
+
+    /// All open handles, for a successor.
+    pub fn handles(&self) -> Vec<(u64, OpenHandle)> {
+        self.handles.list()
+    }
+
+    /// Silly-renamed files: (directory handle, name, file handle), removed on last close or by a successor.
+    ///
+    /// # Errors
+    /// EINVAL for a handle or name that is too long, ENOSPC for too many orphans, ENOMEM for no memory.
+    pub fn add_orphan(&self, dir: &[u8], name: &[u8], file: &[u8]) -> io::Result<u64> {
+        self.orphans.add(dir, name, file)
+    }
+
+    /// The orphan was removed.
+    pub fn remove_orphan(&self, slot: u64) {
+        self.orphans.remove(slot);
+    }
+
+    /// All orphans.
+    pub fn orphans(&self) -> Vec<Orphan> {
+        self.orphans.list()
+    }
+}

@@ -1,0 +1,254 @@
+//! Nodes: what the kernel's node ids stand for.
+//!
+//! A node id is the slot of a record and its generation, so an id that the kernel should have forgotten never names
+//! another file. The record holds the file handle and how often the kernel was told of the node; it is freed when the kernel has
+//! dropped as many references. Counts are raised before the answer that carries the id, and a FORGET that dies with a daemon
+//! is not repeated, so a count can only be too high: then the node is known longer than need be.
+//!
+//! From handle to node leads an index in process memory: per shard a table of slots, whose keys are the handles in the records
+//! themselves. A shard's lock guards publishing, freeing and counting of its nodes, so a lookup that finds a node always
+//! finds it with a count above zero, whatever FORGET runs at the same time. Resolving an id takes no lock.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use std::hash::BuildHasher;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use super::mapping::WORD;
+use super::record::{Format, Id, Record, Region, pack, unpack};
+use super::{FILE_HANDLE_MAX, Node};
+
+/// The root, which the kernel knows as node 1 without ever looking it up.
+pub const ROOT: Id = Id { generation: 0, slot: 1 };
+
+pub const FORMAT: Format = Format { tag: 1, version: 1, words: 16, mutable: 4, reserved: 2, chunk: 1024 };
+
+// Mutable words.
+const LOOKUPS: usize = 0;
+const VERIFIER: usize = 1;
+const UNCOMMITTED: usize = 2;
+// Sealed words.
+const FILEID: usize = 0;
+const KIND_AND_LENGTH: usize = 1;
+const HANDLE: usize = 2;
+const HANDLE_WORDS: usize = FILE_HANDLE_MAX / WORD;
+
+const _: () = assert!(FORMAT.sealed() >= HANDLE + HANDLE_WORDS);
+
+const SHARDS: usize = 64;
+
+/// A file handle as it lies in a record, and its hash.
+struct Key {
+    words: [u64; HANDLE_WORDS],
+    length: u64,
+    hash: u64,
+}
+
+type Shard = HashTable<u32>;
+
+pub struct Nodes {
+    region: Region,
+    shards: Box<[Mutex<Shard>]>,
+    hasher: DefaultHashBuilder,
+    count: AtomicU64,
+}
+
+impl Nodes {
+    /// Finds the nodes in `region`; also says how many records are damaged.
+    pub fn open(region: Region) -> io::Result<(Nodes, u64)> {
+        region.provide(ROOT.slot)?;
+        let shards = (0..SHARDS).map(|_| Mutex::new(HashTable::new())).collect();
+        let mut nodes = Nodes { region, shards, hasher: DefaultHashBuilder::default(), count: AtomicU64::new(0) };
+        let damaged = nodes.rebuild();
+        Ok((nodes, damaged))
+    }
+
+    fn rebuild(&mut self) -> u64 {
+        let (region, hasher) = (&self.region, &self.hasher);
+        let expected = region.allocated() as usize / SHARDS;
+        let mut shards: Vec<&mut Shard> =
+            self.shards.iter_mut().map(|shard| shard.get_mut().expect("not shared yet")).collect();
+        let mut count = 0;
+        let damaged = region.scan(|id, record| {
+            let hash = hash_of(hasher, &record);
+            let shard = &mut *shards[shard_of(hash)];
+            if shard.is_empty() {
+                // A little more than the mean, or most tables would grow once more.
+                shard.reserve(expected + expected / 16, |_| unreachable!("the table is empty"));
+            }
+            shard.insert_unique(hash, id.slot, |slot| hash_of(hasher, &record_of(region, *slot)));
+            count += 1;
+        });
+        self.count = AtomicU64::new(count);
+        damaged
+    }
+
+    fn key(&self, handle: &[u8]) -> io::Result<Key> {
+        if handle.len() > FILE_HANDLE_MAX {
+            return Err(rustix::io::Errno::INVAL.into());
+        }
+        let mut words = [0; HANDLE_WORDS];
+        pack(handle, &mut words);
+        Ok(Key { words, length: handle.len() as u64, hash: hash_words(&self.hasher, &words) })
+    }
+
+    fn shard(&self, hash: u64) -> MutexGuard<'_, Shard> {
+        self.shards[shard_of(hash)].lock().expect("node shard lock")
+    }
+
+    fn find(&self, shard: &Shard, key: &Key) -> Option<u32> {
+        shard.find(key.hash, |slot| is(&record_of(&self.region, *slot), key)).copied()
+    }
+
+    /// Sets what the root is. Not for use beside other calls.
+    pub fn set_root(&self, node: &Node) -> io::Result<()> {
+        let key = self.key(&node.handle)?;
+        if self.get(ROOT.into()).as_ref() == Some(node) {
+            return Ok(());
+        }
+        if let Some(old) = self.get(ROOT.into()) {
+            let old = self.key(&old.handle)?;
+            self.remove(&mut self.shard(old.hash), old.hash, ROOT);
+        }
+        let mut shard = self.shard(key.hash);
+        self.publish(&mut shard, ROOT, &record_of(&self.region, ROOT.slot), node, &key);
+        Ok(())
+    }
+
+    /// The node of this handle, counted once more; made if it is not known.
+    pub fn lookup(&self, node: &Node) -> io::Result<u64> {
+        let key = self.key(&node.handle)?;
+        let mut shard = self.shard(key.hash);
+        if let Some(slot) = self.find(&shard, &key) {
+            let record = record_of(&self.region, slot);
+            record.mutable()[LOOKUPS].fetch_add(1, Ordering::Relaxed);
+            return Ok(self.id_in_use(slot).into());
+        }
+        let (id, record) = self.region.take()?;
+        self.publish(&mut shard, id, &record, node, &key);
+        Ok(id.into())
+    }
+
+    fn publish(&self, shard: &mut Shard, id: Id, record: &Record<'_>, node: &Node, key: &Key) {
+        let mut sealed = [0; FORMAT.sealed()];
+        sealed[FILEID] = node.fileid;
+        sealed[KIND_AND_LENGTH] = u64::from(node.kind) | key.length << 32;
+        sealed[HANDLE..HANDLE + HANDLE_WORDS].copy_from_slice(&key.words);
+        record.publish(id.generation, &[1], &sealed);
+        shard.insert_unique(key.hash, id.slot, |slot| hash_of(&self.hasher, &record_of(&self.region, *slot)));
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn remove(&self, shard: &mut Shard, hash: u64, id: Id) {
+        record_of(&self.region, id.slot).unpublish(id.generation);
+        if let Ok(entry) = shard.find_entry(hash, |slot| *slot == id.slot) {
+            entry.remove();
+        }
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Of a slot that the caller found in a shard and holds that shard's lock.
+    fn id_in_use(&self, slot: u32) -> Id {
+        Id { generation: record_of(&self.region, slot).generation(), slot }
+    }
+
+    /// The id of this handle if it is known, without counting.
+    pub fn find_id(&self, handle: &[u8]) -> Option<u64> {
+        let key = self.key(handle).ok()?;
+        let shard = self.shard(key.hash);
+        self.find(&shard, &key).map(|slot| self.id_in_use(slot).into())
+    }
+
+    /// What the id stands for, while it is known.
+    pub fn get(&self, id: u64) -> Option<Node> {
+        let id = Id::from(id);
+        self.region.record(id.slot)?.read(id.generation, |sealed| {
+            let kind_and_length = sealed[KIND_AND_LENGTH].load(Ordering::Relaxed);
+            let length = ((kind_and_length >> 32) as usize).min(FILE_HANDLE_MAX);
+            Node {
+                handle: unpack(&sealed[HANDLE..], length),
+                fileid: sealed[FILEID].load(Ordering::Relaxed),
+                kind: kind_and_length as u32,
+            }
+        })
+    }
+
+    /// Calls `change` on the live record of `id`, under the lock of its shard.
+    fn locked<T>(&self, id: Id, change: impl FnOnce(&mut Shard, u64, &Record<'_>) -> T) -> Option<T> {
+        let record = self.region.record(id.slot)?;
+        let hash = record.read(id.generation, |_| hash_of(&self.hasher, &record))?;
+        let mut shard = self.shard(hash);
+        record.is_live(id.generation).then(|| change(&mut shard, hash, &record))
+    }
+
+    /// Lowers the count; `true` if the node is gone now. The root never goes.
+    pub fn forget(&self, id: u64, lookups: u64) -> bool {
+        let id = Id::from(id);
+        let gone = self.locked(id, |shard, hash, record| {
+            let count = &record.mutable()[LOOKUPS];
+            let left = count.load(Ordering::Relaxed).saturating_sub(lookups);
+            if left > 0 || id == ROOT {
+                count.store(left, Ordering::Relaxed);
+                return false;
+            }
+            self.remove(shard, hash, id);
+            true
+        });
+        if gone == Some(true) {
+            self.region.give_back(id.slot);
+        }
+        gone == Some(true)
+    }
+
+    /// Nodes known, the root among them.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Notes the verifier of uncommitted data, or that there is none. Ignored if the node is not known.
+    pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>) {
+        self.locked(id.into(), |_, _, record| {
+            if let Some(verifier) = verifier {
+                record.mutable()[VERIFIER].store(u64::from_le_bytes(verifier), Ordering::Relaxed);
+            }
+            record.mutable()[UNCOMMITTED].store(u64::from(verifier.is_some()), Ordering::Release);
+        });
+    }
+
+    /// What [`Nodes::set_uncommitted`] noted.
+    pub fn uncommitted(&self, id: u64) -> Option<[u8; 8]> {
+        self.locked(id.into(), |_, _, record| {
+            let noted = record.mutable()[UNCOMMITTED].load(Ordering::Acquire) != 0;
+            noted.then(|| record.mutable()[VERIFIER].load(Ordering::Relaxed).to_le_bytes())
+        })
+        .flatten()
+    }
+}
+
+fn record_of(region: &Region, slot: u32) -> Record<'_> {
+    region.record(slot).expect("a slot in the index has memory")
+}
+
+fn shard_of(hash: u64) -> usize {
+    // The tables use the lowest bits, and the highest seven as tags.
+    (hash >> 48) as usize % SHARDS
+}
+
+fn hash_words(hasher: &DefaultHashBuilder, words: &[u64; HANDLE_WORDS]) -> u64 {
+    hasher.hash_one(words)
+}
+
+fn hash_of(hasher: &DefaultHashBuilder, record: &Record<'_>) -> u64 {
+    let handle = &record.sealed()[HANDLE..HANDLE + HANDLE_WORDS];
+    hash_words(hasher, &std::array::from_fn(|index| handle[index].load(Ordering::Relaxed)))
+}
+
+fn is(record: &Record<'_>, key: &Key) -> bool {
+    let sealed = record.sealed();
+    let same = |(word, expected): (&AtomicU64, &u64)| word.load(Ordering::Relaxed) == *expected;
+    sealed[KIND_AND_LENGTH].load(Ordering::Relaxed) >> 32 == key.length
+        && sealed[HANDLE..HANDLE + HANDLE_WORDS].iter().zip(&key.words).all(same)
+}
