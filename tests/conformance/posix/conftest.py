@@ -19,7 +19,7 @@ NATIVE, MOUNT = "ext4", "nfs"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def clean_session() -> Iterator[None]:
+def nothing_left() -> Iterator[None]:
     """Fails the session when it leaves anything behind."""
     require_sandbox()
     Path(tempfile.gettempdir()).chmod(0o755)  # the sandbox's own folder: other users than root take part
@@ -28,7 +28,7 @@ def clean_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def nas(clean_session: None) -> Iterator[Nas]:
+def nas(nothing_left: None) -> Iterator[Nas]:
     """A NAS for the whole session, with exports that squash root and that are read-only onto the same folder."""
     with Nas(exports=[Export()]) as first:
         shared = first.export_folder()
@@ -42,7 +42,7 @@ def nas(clean_session: None) -> Iterator[Nas]:
 
 
 @pytest.fixture(scope="session")
-def keeper(clean_session: None) -> Iterator[Keeper]:
+def keeper(nothing_left: None) -> Iterator[Keeper]:
     """A keeper for the whole session."""
     with Keeper() as keeper:
         yield keeper

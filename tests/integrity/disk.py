@@ -1,0 +1,67 @@
+"""A disk of the NAS whose power can fail: everything that the server did not sync is gone.
+
+A killed server process loses no more than its requests in flight, because what it wrote stays in the kernel's page cache;
+so it cannot show a client that forgets to send unstable writes again. A loop device with ext4 can: EXT4_IOC_SHUTDOWN
+drops what is not on the device. Directory changes are written synchronously (`dirsync`), as NFSv3 asks of a server
+(RFC 1813, section 4.8) and Ganesha leaves to the file system.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_EXT4_IOC_SHUTDOWN = 0x8004_587D
+_WITHOUT_FLUSHING_THE_JOURNAL = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """A mounted ext4 file system of its own loop device."""
+
+    folder: Path
+    device: str
+
+    def lose_power(self) -> None:
+        """Drops what is not synced, and mounts the disk again as it is found then."""
+        directory = os.open(self.folder, os.O_RDONLY)
+        fcntl.ioctl(directory, _EXT4_IOC_SHUTDOWN, struct.pack("I", _WITHOUT_FLUSHING_THE_JOURNAL))
+        os.close(directory)
+        self._run("umount", self.folder)
+        self.mount()
+        (self.folder / "power-is-back").touch()  # EIO if somebody had held the dead file system
+        (self.folder / "power-is-back").unlink()
+
+    def mount(self) -> None:
+        """Mounts it, replaying the journal."""
+        self._run("mount", "-o", "dirsync", self.device, self.folder)
+
+    @staticmethod
+    def _run(*command: str | Path) -> None:
+        subprocess.run(command, check=True, timeout=60)
+
+
+@contextmanager
+def disk_that_loses_power(folder: Path, *, size_mib: int) -> Iterator[Disk]:
+    """A disk of `size_mib` at `folder` for the time of the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = folder.with_name(f"{folder.name}.ext4")
+    with image.open("wb") as file:
+        file.truncate(size_mib << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, timeout=60)
+    losetup = ["losetup", "--find", "--show", image]
+    device = subprocess.run(losetup, check=True, timeout=60, capture_output=True, text=True).stdout.strip()
+    try:
+        disk = Disk(folder=folder, device=device)
+        disk.mount()
+        yield disk
+    finally:
+        subprocess.run(["umount", folder], check=False, timeout=60)
+        subprocess.run(["losetup", "--detach", device], check=False, timeout=60)
+        image.unlink()
