@@ -1,10 +1,34 @@
-//! The 22 procedures as async functions. SKELETON: signatures are fixed, bodies to come.
-#![allow(unused_variables)]
+//! The 22 procedures as async functions, and what repeats around each: credentials, time limits, JUKEBOX, counters.
+//!
+//! A hard client (no time limit) waits for its server for ever, through lost connections and restarts; a soft one gives
+//! up. A call answered with JUKEBOX (the server fetches the file from tape, or is in its grace period) was not executed
+//! and is made again, with a new xid, after a pause. Dropping a future forgets its call at any point.
+
 use std::ops::Range;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
 use bytes::Bytes;
 use efc_buffer::Buffer;
-use crate::{error::*, types::*};
+
+use crate::call::{Destination, Finished};
+use crate::error::{ConnectError, Error, ErrorKind, Result, Status};
+use crate::nfs3::{self, TRANSFER_MAX, procedure};
+use crate::transport::{Route, Shared, Submission, Transport};
+use crate::types::*;
+use crate::xdr::{Decoder, Encoder};
+use crate::{mount, rpc};
+
+/// First pause after JUKEBOX; it doubles.
+const JUKEBOX_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause after JUKEBOX.
+const JUKEBOX_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A connection without any reply for this long while calls are unanswered is made anew.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Smallest READDIR or READDIRPLUS reply that is asked for: any entry fits.
+const DIR_BYTES_MIN: u32 = 4096;
 
 /// Where a dataset is and how to talk to its server.
 #[derive(Clone, Debug)]
@@ -57,58 +81,385 @@ pub struct Counters {
     pub oldest_call: Option<Duration>,
 }
 
-/// A client of one dataset's server; cheap to clone.
+/// A client of one dataset's server; cheap to clone. When the last clone is dropped, its connections close.
 #[derive(Clone)]
-pub struct Client {}
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    transport: Transport,
+    time_limit: Option<Duration>,
+}
+
+/// One procedure call, however often it is made.
+struct Request<'a, E> {
+    cred: &'a Cred,
+    /// What the call is about: its connection is chosen by it.
+    object: &'a FileHandle,
+    procedure: u32,
+    route: Route,
+    encode: E,
+    payload: Bytes,
+}
+
+/// What a [`Request`] ended with.
+struct Answer {
+    reply: Result<Vec<u8>>,
+    destination: Option<Destination>,
+    replayed: bool,
+}
 
 impl Client {
     /// Finds the server and the directory, and connects.
-    pub async fn connect(config: &Config) -> std::result::Result<(Client, Mounted), ConnectError> { todo!() }
+    pub async fn connect(config: &Config) -> std::result::Result<(Client, Mounted), ConnectError> {
+        mount::connect(config).await
+    }
+
     /// A client without a word to the server: connections are made when they are needed.
-    pub fn resume(config: &Config, port: u16) -> Client { todo!() }
+    pub fn resume(config: &Config, port: u16) -> Client {
+        Client::with_silence(config, port, SILENCE_MAX)
+    }
+
+    pub(crate) fn with_silence(config: &Config, port: u16, silence_max: Duration) -> Client {
+        let shared = Shared::new(&config.host, port, config.privileged_port, silence_max);
+        let transport = Transport::new(shared, config.connections);
+        Client { inner: Arc::new(Inner { transport, time_limit: config.time_limit }) }
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.inner.transport
+    }
+
     /// Counters.
-    pub fn counters(&self) -> Counters { todo!() }
+    pub fn counters(&self) -> Counters {
+        let stats = &self.inner.transport.shared.stats;
+        Counters {
+            calls: stats.calls.load(Ordering::Relaxed),
+            retransmits: stats.retransmits.load(Ordering::Relaxed),
+            reconnects: stats.reconnects.load(Ordering::Relaxed),
+            bytes_read: stats.bytes_read.load(Ordering::Relaxed),
+            bytes_written: stats.bytes_written.load(Ordering::Relaxed),
+            oldest_call: self.inner.transport.oldest_call().map(|made| made.elapsed()),
+        }
+    }
+
+    /// NULL: does the server answer?
+    pub async fn ping(&self, cred: &Cred) -> Result<()> {
+        let nothing = FileHandle::new(&[]).expect("an empty handle is short enough");
+        self.invoke(cred, &nothing, procedure::NULL, |_| {}, |_| Ok(())).await
+    }
 
     /// GETATTR.
-    pub async fn getattr(&self, cred: &Cred, object: &FileHandle) -> Result<Attr> { todo!() }
+    pub async fn getattr(&self, cred: &Cred, object: &FileHandle) -> Result<Attr> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, object);
+        self.invoke(cred, object, procedure::GETATTR, encode, nfs3::getattr).await
+    }
+
     /// SETATTR; with `guard`, only if the object's ctime is this.
-    pub async fn setattr(&self, cred: &Cred, object: &FileHandle, attr: &SetAttr, guard: Option<Time>) -> Result<Wcc> { todo!() }
+    pub async fn setattr(&self, cred: &Cred, object: &FileHandle, attr: &SetAttr, guard: Option<Time>) -> Result<Wcc> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, object);
+            nfs3::encode_set_attr(encoder, attr);
+            nfs3::encode_guard(encoder, guard);
+        };
+        self.invoke(cred, object, procedure::SETATTR, encode, nfs3::changed).await
+    }
+
     /// LOOKUP.
-    pub async fn lookup(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Lookup> { todo!() }
+    pub async fn lookup(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Lookup> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
+        self.invoke(cred, dir, procedure::LOOKUP, encode, nfs3::lookup).await
+    }
+
     /// ACCESS: which of `bits` are granted, and the object's attributes.
-    pub async fn access(&self, cred: &Cred, object: &FileHandle, bits: u32) -> Result<(u32, Option<Attr>)> { todo!() }
+    pub async fn access(&self, cred: &Cred, object: &FileHandle, bits: u32) -> Result<(u32, Option<Attr>)> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, object);
+            encoder.u32(bits);
+        };
+        self.invoke(cred, object, procedure::ACCESS, encode, nfs3::access).await
+    }
+
     /// READLINK.
-    pub async fn readlink(&self, cred: &Cred, link: &FileHandle) -> Result<(Vec<u8>, Option<Attr>)> { todo!() }
-    /// READ of `range.len()` bytes at `offset` into `buffer[range]`. The buffer comes back also after a failure.
-    pub async fn read(&self, cred: &Cred, file: &FileHandle, offset: u64, buffer: Buffer, range: Range<usize>) -> (Buffer, Result<Read>) { todo!() }
+    pub async fn readlink(&self, cred: &Cred, link: &FileHandle) -> Result<(Vec<u8>, Option<Attr>)> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, link);
+        self.invoke(cred, link, procedure::READLINK, encode, nfs3::readlink).await
+    }
+
+    /// READ of `range.len()` bytes at `offset` into `buffer[range]`. The buffer comes back also after a failure; its
+    /// contents in `range` are unspecified then, and after [`ErrorKind::TimedOut`] it may be another buffer.
+    ///
+    /// # Panics
+    /// If `range` does not lie in `buffer`.
+    pub async fn read(
+        &self,
+        cred: &Cred,
+        file: &FileHandle,
+        offset: u64,
+        buffer: Buffer,
+        range: Range<usize>,
+    ) -> (Buffer, Result<Read>) {
+        assert!(range.start <= range.end && range.end <= buffer.len(), "{range:?} of {} bytes", buffer.len());
+        let (size, count) = (buffer.len(), range.len() as u32);
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, file);
+            encoder.u64(offset).u32(count);
+        };
+        let route = Route::LeastBusy;
+        let request = Request { cred, object: file, procedure: procedure::READ, route, encode, payload: Bytes::new() };
+        let answer = self.perform(request, Some((buffer, range))).await;
+        let result = answer.reply.and_then(|reply| decode(&reply, answer.replayed, nfs3::read));
+        if let Ok(read) = &result {
+            self.inner.transport.shared.stats.bytes_read.fetch_add(u64::from(read.count), Ordering::Relaxed);
+        }
+        let buffer = answer.destination.map(|(buffer, _)| buffer);
+        (buffer.unwrap_or_else(|| Buffer::with_capacity(size)), result)
+    }
+
     /// WRITE of `data` at `offset`. Keep a clone of `data` until it is committed.
-    pub async fn write(&self, cred: &Cred, file: &FileHandle, offset: u64, data: Bytes, stable: Stable) -> Result<Written> { todo!() }
+    pub async fn write(
+        &self,
+        cred: &Cred,
+        file: &FileHandle,
+        offset: u64,
+        data: Bytes,
+        stable: Stable,
+    ) -> Result<Written> {
+        let count = data.len() as u32;
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, file);
+            encoder.u64(offset).u32(count).u32(stable as u32).u32(count);
+        };
+        let route = Route::LeastBusy;
+        let request = Request { cred, object: file, procedure: procedure::WRITE, route, encode, payload: data };
+        let answer = self.perform(request, None).await;
+        let written = decode(&answer.reply?, answer.replayed, nfs3::write)?;
+        if written.count > count {
+            return Err(Error::new(ErrorKind::Garbled("WRITE took more than was sent")));
+        }
+        self.inner.transport.shared.stats.bytes_written.fetch_add(u64::from(written.count), Ordering::Relaxed);
+        Ok(written)
+    }
+
     /// COMMIT of the whole file.
-    pub async fn commit(&self, cred: &Cred, file: &FileHandle) -> Result<Committed> { todo!() }
+    pub async fn commit(&self, cred: &Cred, file: &FileHandle) -> Result<Committed> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, file);
+            encoder.u64(0).u32(0);
+        };
+        self.invoke(cred, file, procedure::COMMIT, encode, nfs3::commit).await
+    }
+
     /// CREATE.
-    pub async fn create(&self, cred: &Cred, dir: &FileHandle, name: &[u8], how: CreateHow) -> Result<Created> { todo!() }
+    pub async fn create(&self, cred: &Cred, dir: &FileHandle, name: &[u8], how: CreateHow) -> Result<Created> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_entry(encoder, dir, name);
+            nfs3::encode_create_how(encoder, &how);
+        };
+        self.invoke(cred, dir, procedure::CREATE, encode, nfs3::created).await
+    }
+
     /// MKDIR.
-    pub async fn mkdir(&self, cred: &Cred, dir: &FileHandle, name: &[u8], attr: &SetAttr) -> Result<Created> { todo!() }
+    pub async fn mkdir(&self, cred: &Cred, dir: &FileHandle, name: &[u8], attr: &SetAttr) -> Result<Created> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_entry(encoder, dir, name);
+            nfs3::encode_set_attr(encoder, attr);
+        };
+        self.invoke(cred, dir, procedure::MKDIR, encode, nfs3::created).await
+    }
+
     /// SYMLINK.
-    pub async fn symlink(&self, cred: &Cred, dir: &FileHandle, name: &[u8], target: &[u8], attr: &SetAttr) -> Result<Created> { todo!() }
+    pub async fn symlink(
+        &self,
+        cred: &Cred,
+        dir: &FileHandle,
+        name: &[u8],
+        target: &[u8],
+        attr: &SetAttr,
+    ) -> Result<Created> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_entry(encoder, dir, name);
+            nfs3::encode_set_attr(encoder, attr);
+            encoder.opaque(target);
+        };
+        self.invoke(cred, dir, procedure::SYMLINK, encode, nfs3::created).await
+    }
+
     /// MKNOD.
-    pub async fn mknod(&self, cred: &Cred, dir: &FileHandle, name: &[u8], kind: NodeKind, attr: &SetAttr) -> Result<Created> { todo!() }
+    pub async fn mknod(
+        &self,
+        cred: &Cred,
+        dir: &FileHandle,
+        name: &[u8],
+        kind: NodeKind,
+        attr: &SetAttr,
+    ) -> Result<Created> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_entry(encoder, dir, name);
+            nfs3::encode_node(encoder, kind, attr);
+        };
+        self.invoke(cred, dir, procedure::MKNOD, encode, nfs3::created).await
+    }
+
     /// REMOVE.
-    pub async fn remove(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Wcc> { todo!() }
+    pub async fn remove(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
+        self.invoke(cred, dir, procedure::REMOVE, encode, nfs3::changed).await
+    }
+
     /// RMDIR.
-    pub async fn rmdir(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Wcc> { todo!() }
+    pub async fn rmdir(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
+        self.invoke(cred, dir, procedure::RMDIR, encode, nfs3::changed).await
+    }
+
     /// RENAME: the two directories around the change.
-    pub async fn rename(&self, cred: &Cred, from_dir: &FileHandle, from: &[u8], to_dir: &FileHandle, to: &[u8]) -> Result<(Wcc, Wcc)> { todo!() }
+    pub async fn rename(
+        &self,
+        cred: &Cred,
+        from_dir: &FileHandle,
+        from: &[u8],
+        to_dir: &FileHandle,
+        to: &[u8],
+    ) -> Result<(Wcc, Wcc)> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_entry(encoder, from_dir, from);
+            nfs3::encode_entry(encoder, to_dir, to);
+        };
+        self.invoke(cred, from_dir, procedure::RENAME, encode, nfs3::rename).await
+    }
+
     /// LINK: the file's attributes and the directory around the change.
-    pub async fn link(&self, cred: &Cred, file: &FileHandle, dir: &FileHandle, name: &[u8]) -> Result<(Option<Attr>, Wcc)> { todo!() }
+    pub async fn link(
+        &self,
+        cred: &Cred,
+        file: &FileHandle,
+        dir: &FileHandle,
+        name: &[u8],
+    ) -> Result<(Option<Attr>, Wcc)> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, file);
+            nfs3::encode_entry(encoder, dir, name);
+        };
+        self.invoke(cred, dir, procedure::LINK, encode, nfs3::link).await
+    }
+
     /// READDIR: names and inode numbers only.
-    pub async fn readdir(&self, cred: &Cred, dir: &FileHandle, cookie: u64, verifier: [u8; 8], bytes_max: u32) -> Result<DirPage> { todo!() }
+    pub async fn readdir(
+        &self,
+        cred: &Cred,
+        dir: &FileHandle,
+        cookie: u64,
+        verifier: [u8; 8],
+        bytes_max: u32,
+    ) -> Result<DirPage> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, dir);
+            encoder.u64(cookie).fixed(&verifier).u32(bytes_max.clamp(DIR_BYTES_MIN, TRANSFER_MAX));
+        };
+        self.invoke(cred, dir, procedure::READDIR, encode, nfs3::readdir).await
+    }
+
     /// READDIRPLUS.
-    pub async fn readdirplus(&self, cred: &Cred, dir: &FileHandle, cookie: u64, verifier: [u8; 8], bytes_max: u32) -> Result<DirPage> { todo!() }
+    pub async fn readdirplus(
+        &self,
+        cred: &Cred,
+        dir: &FileHandle,
+        cookie: u64,
+        verifier: [u8; 8],
+        bytes_max: u32,
+    ) -> Result<DirPage> {
+        let bytes_max = bytes_max.clamp(DIR_BYTES_MIN, TRANSFER_MAX);
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_handle(encoder, dir);
+            encoder.u64(cookie).fixed(&verifier).u32(bytes_max).u32(bytes_max);
+        };
+        self.invoke(cred, dir, procedure::READDIRPLUS, encode, nfs3::readdirplus).await
+    }
+
     /// FSSTAT.
-    pub async fn fsstat(&self, cred: &Cred, root: &FileHandle) -> Result<FsStat> { todo!() }
-    /// FSINFO.
-    pub async fn fsinfo(&self, cred: &Cred, root: &FileHandle) -> Result<FsInfo> { todo!() }
+    pub async fn fsstat(&self, cred: &Cred, root: &FileHandle) -> Result<FsStat> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, root);
+        self.invoke(cred, root, procedure::FSSTAT, encode, nfs3::fsstat).await
+    }
+
+    /// FSINFO, cut to what this client supports.
+    pub async fn fsinfo(&self, cred: &Cred, root: &FileHandle) -> Result<FsInfo> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, root);
+        self.invoke(cred, root, procedure::FSINFO, encode, nfs3::fsinfo).await
+    }
+
     /// PATHCONF.
-    pub async fn pathconf(&self, cred: &Cred, object: &FileHandle) -> Result<PathConf> { todo!() }
+    pub async fn pathconf(&self, cred: &Cred, object: &FileHandle) -> Result<PathConf> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, object);
+        self.invoke(cred, object, procedure::PATHCONF, encode, nfs3::pathconf).await
+    }
+
+    /// A call without a payload, from its arguments to its result.
+    async fn invoke<T>(
+        &self,
+        cred: &Cred,
+        object: &FileHandle,
+        procedure: u32,
+        encode: impl Fn(&mut Encoder) + Send + Sync,
+        results: fn(&mut Decoder<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let request = Request { cred, object, procedure, route: Route::Home, encode, payload: Bytes::new() };
+        let answer = self.perform(request, None).await;
+        decode(&answer.reply?, answer.replayed, results)
+    }
+
+    /// Makes the call until its answer is another than JUKEBOX, or the time limit of a soft client has passed.
+    async fn perform(
+        &self,
+        request: Request<'_, impl Fn(&mut Encoder) + Send + Sync>,
+        mut destination: Option<Destination>,
+    ) -> Answer {
+        let deadline = self.inner.time_limit.map(|limit| Instant::now() + limit);
+        let mut pause = JUKEBOX_PAUSE_MIN;
+        let mut replayed = false;
+        loop {
+            let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let reply = self.inner.transport.submit(Submission {
+                program: rpc::NFS,
+                procedure: request.procedure,
+                cred: request.cred,
+                object: request.object,
+                route: request.route,
+                encode: &request.encode,
+                payload: request.payload.clone(),
+                destination: destination.take(),
+                limit,
+            });
+            let finished: Finished = reply.await;
+            destination = finished.destination;
+            replayed |= finished.replayed;
+            let retry = finished.outcome.as_ref().is_ok_and(|reply| says_jukebox(reply))
+                && deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+            if !retry {
+                let reply = finished.outcome.map_err(|kind| Error { replayed, ..Error::new(kind) });
+                return Answer { reply, destination, replayed };
+            }
+            Timer::after(pause).await;
+            pause = (pause * 2).min(JUKEBOX_PAUSE_MAX);
+        }
+    }
+}
+
+fn says_jukebox(reply: &[u8]) -> bool {
+    let mut decoder = Decoder::new(reply);
+    rpc::accept(&mut decoder).is_ok() && decoder.u32() == Ok(Status::Jukebox as u32)
+}
+
+/// Decodes a whole reply. JUKEBOX that has outlasted the time limit is no other failure than silence.
+fn decode<T>(reply: &[u8], replayed: bool, results: fn(&mut Decoder<'_>) -> Result<T>) -> Result<T> {
+    let mut decoder = Decoder::new(reply);
+    let accepted = rpc::accept(&mut decoder).map_err(Error::new);
+    accepted.and_then(|()| results(&mut decoder)).map_err(|mut error| {
+        if error.is(Status::Jukebox) {
+            error.kind = ErrorKind::TimedOut;
+        }
+        Error { replayed, ..error }
+    })
 }

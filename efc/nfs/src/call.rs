@@ -1,0 +1,209 @@
+//! One call from its making to its outcome, shared by the future that waits for it and the connection that serves it.
+//!
+//! The future may be dropped at any moment. Then the call is forgotten: it is not sent if it has not been, its reply
+//! is read and dropped, and a READ's buffer that is being filled goes back to its pool when it is full. Nothing of the
+//! caller's (waker, buffer, payload) is dropped or called while a lock is held, because with an inline executor that
+//! may run any amount of code.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use async_io::Timer;
+use bytes::Bytes;
+use efc_buffer::Buffer;
+
+use crate::connection::Connection;
+use crate::error::ErrorKind;
+use crate::lock;
+use crate::xdr::padding;
+
+/// A READ's destination: this range of this buffer.
+pub(crate) type Destination = (Buffer, Range<usize>);
+/// A whole reply, or the part of a READ reply that precedes its payload; or why there is none.
+pub(crate) type Outcome = Result<Vec<u8>, ErrorKind>;
+
+/// An unanswered call.
+pub(crate) struct Call {
+    /// Position in the order of all calls of the client; its low half is the distance of the xid from the first one.
+    pub sequence: u64,
+    pub xid: u32,
+    /// Bytes that this call moves, for balancing.
+    pub weight: u64,
+    pub made: Instant,
+    /// Connection (counted by the times it was made) whose queue this call has entered.
+    pub generation: AtomicU64,
+    message: Vec<u8>,
+    payload: Bytes,
+    sends: AtomicU32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waker: Option<Waker>,
+    destination: Option<Destination>,
+    outcome: Option<Outcome>,
+    forgotten: bool,
+}
+
+/// Overhead of a call in `weight`: headers on both ways and the server's work, as the bytes they cost.
+const WEIGHT_BASE: u64 = 4096;
+
+impl Call {
+    /// `message` is complete but for `payload` and its padding.
+    pub(crate) fn new(
+        (sequence, xid): (u64, u32),
+        message: Vec<u8>,
+        payload: Bytes,
+        destination: Option<Destination>,
+    ) -> Call {
+        let bytes = payload.len() + destination.as_ref().map_or(0, |(_, range)| range.len());
+        Call {
+            sequence,
+            xid,
+            weight: WEIGHT_BASE + bytes as u64,
+            made: Instant::now(),
+            generation: AtomicU64::new(0),
+            message,
+            payload,
+            sends: AtomicU32::new(0),
+            state: Mutex::new(State { destination, ..State::default() }),
+        }
+    }
+
+    /// The message's parts on the wire.
+    pub(crate) fn parts(&self) -> [&[u8]; 3] {
+        [&self.message, &self.payload, &[0; 3][..padding(self.payload.len())]]
+    }
+
+    /// Bytes on the wire.
+    pub(crate) fn len(&self) -> usize {
+        self.parts().iter().map(|part| part.len()).sum()
+    }
+
+    /// Its first byte has left; true if one had before.
+    pub(crate) fn count_send(&self) -> bool {
+        self.sends.fetch_add(1, Ordering::Relaxed) > 0
+    }
+
+    /// Was it sent more than once?
+    pub(crate) fn replayed(&self) -> bool {
+        self.sends.load(Ordering::Relaxed) > 1
+    }
+
+    pub(crate) fn is_forgotten(&self) -> bool {
+        lock(&self.state).forgotten
+    }
+
+    /// Takes the destination of a READ, to fill it.
+    pub(crate) fn take_destination(&self) -> Option<Destination> {
+        lock(&self.state).destination.take()
+    }
+
+    /// Gives the destination back: filled, or to be filled again after a reconnect.
+    pub(crate) fn return_destination(&self, destination: Destination) {
+        let mut state = lock(&self.state);
+        let unwanted = if state.forgotten { Some(destination) } else { state.destination.replace(destination) };
+        drop(state);
+        drop(unwanted);
+    }
+
+    /// Ends the call and wakes its future.
+    pub(crate) fn complete(&self, outcome: Outcome) {
+        let mut state = lock(&self.state);
+        if state.forgotten {
+            return;
+        }
+        state.outcome = Some(outcome);
+        let waker = state.waker.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<Finished> {
+        let mut state = lock(&self.state);
+        if let Some(outcome) = state.outcome.take() {
+            let destination = state.destination.take();
+            return Poll::Ready(Finished { outcome, destination, replayed: self.replayed() });
+        }
+        if state.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            return Poll::Pending;
+        }
+        let old = state.waker.replace(context.waker().clone());
+        drop(state);
+        drop(old);
+        Poll::Pending
+    }
+
+    /// The future is gone; answers the destination unless the connection is filling it.
+    fn forget(&self) -> Option<Destination> {
+        let mut state = lock(&self.state);
+        state.forgotten = true;
+        let unwanted = (state.waker.take(), state.outcome.take());
+        let destination = state.destination.take();
+        drop(state);
+        drop(unwanted);
+        destination
+    }
+}
+
+/// What a [`Reply`] ends with.
+pub(crate) struct Finished {
+    pub outcome: Outcome,
+    /// `None`: it was no READ, or the time limit passed while the buffer was being filled.
+    pub destination: Option<Destination>,
+    pub replayed: bool,
+}
+
+/// The future of a submitted call.
+pub(crate) struct Reply {
+    call: Arc<Call>,
+    connection: Arc<Connection>,
+    limit: Option<Timer>,
+    done: bool,
+}
+
+impl Reply {
+    /// Waits for `call`, which was submitted to `connection`, for at most `limit`.
+    pub(crate) fn new(call: Arc<Call>, connection: Arc<Connection>, limit: Option<Duration>) -> Reply {
+        Reply { call, connection, limit: limit.map(Timer::after), done: false }
+    }
+
+    fn forget(&mut self) -> Option<Destination> {
+        self.done = true;
+        self.connection.forget(&self.call);
+        self.call.forget()
+    }
+}
+
+impl Future for Reply {
+    type Output = Finished;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Finished> {
+        if let Poll::Ready(finished) = self.call.poll(context) {
+            self.done = true;
+            return Poll::Ready(finished);
+        }
+        let expired = self.limit.as_mut().is_some_and(|limit| Pin::new(limit).poll(context).is_ready());
+        if !expired {
+            return Poll::Pending;
+        }
+        let destination = self.forget();
+        Poll::Ready(Finished { outcome: Err(ErrorKind::TimedOut), destination, replayed: self.call.replayed() })
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.done {
+            drop(self.forget());
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What a reader thread does with a socket: records in, calls completed.
+//!
+//! The reply of a READ is received in two steps, its header into a small vector and its payload straight into the
+//! caller's buffer. Every other reply, and every failed READ, is taken whole and decoded by the future that waits.
+
+use std::io::{self, ErrorKind, IoSliceMut, Read};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::call::{Call, Destination};
+use crate::connection::Connection;
+use crate::error;
+use crate::record::{RECORD_MAX, Records, Source};
+use crate::rpc::REPLY_HEADER;
+use crate::xdr::padding;
+
+/// Bytes of a post-operation attribute behind its flag.
+const ATTR: usize = 84;
+/// Bytes of a READ reply between its attributes and its payload: count, end of file, the payload's length.
+const READ_TAIL: usize = 12;
+/// Longest verifier of a reply whose payload is received directly; replies with a longer one are refused later on.
+const VERIFIER_MAX: usize = 400;
+/// Room for the header of any common READ reply and for most other replies.
+const HEAD: usize = 256;
+
+/// How receiving ended.
+pub(crate) struct Ended {
+    /// At least one record was received.
+    pub progress: bool,
+    pub why: io::Error,
+}
+
+/// Receives until the socket breaks, is shut down, or is silent for too long.
+pub(crate) fn receive(connection: &Arc<Connection>, socket: &TcpStream) -> Ended {
+    let mut progress = false;
+    let set = socket.set_read_timeout(Some(connection.silence_max() / 4));
+    let mut records = Records::new(Watched { socket, connection, heard: Instant::now() });
+    let mut received = set;
+    while received.is_ok() {
+        received = receive_one(connection, &mut records);
+        progress |= received.is_ok();
+    }
+    Ended { progress, why: received.expect_err("the loop has ended") }
+}
+
+/// A socket under the watch for silence.
+struct Watched<'a> {
+    socket: &'a TcpStream,
+    connection: &'a Connection,
+    heard: Instant,
+}
+
+impl Source for Watched<'_> {
+    fn receive(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
+                Ok(received) => {
+                    self.heard = Instant::now();
+                    return Ok(received);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let silence = self.connection.silent_for(self.heard);
+                    if silence.is_some_and(|silence| silence >= self.connection.silence_max()) {
+                        return Err(io::Error::new(ErrorKind::TimedOut, "no reply for too long"));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn receive_one<S: Source>(connection: &Arc<Connection>, records: &mut Records<S>) -> io::Result<()> {
+    records.next()?;
+    let mut head = Vec::with_capacity(HEAD);
+    records.append(&mut head, 4)?;
+    let Some(xid) = word(&head, 0) else {
+        return Err(io::Error::new(ErrorKind::InvalidData, "a record is too short for a reply"));
+    };
+    // A reply that nobody waits for any more is skipped on the way to the next record.
+    let Some(call) = connection.find(xid) else { return Ok(()) };
+    let received = match call.take_destination() {
+        Some(destination) => receive_read(records, &mut head, &call, destination),
+        None => records.append(&mut head, RECORD_MAX),
+    };
+    let outcome = match &received {
+        Ok(()) => Ok(head),
+        // Asked again, this server would answer the same: the call fails, and the stream with it.
+        Err(error) if error.kind() == ErrorKind::InvalidData => Err(error::ErrorKind::Garbled("broken record")),
+        Err(_) => return received,
+    };
+    connection.release(&call);
+    call.complete(outcome);
+    received
+}
+
+/// The destination goes back to the call in any case: after a broken connection it is needed again.
+fn receive_read<S: Source>(
+    records: &mut Records<S>,
+    head: &mut Vec<u8>,
+    call: &Call,
+    mut destination: Destination,
+) -> io::Result<()> {
+    let (buffer, range) = &mut destination;
+    let received = receive_read_head(records, head).and_then(|payload| match payload {
+        None => records.append(head, RECORD_MAX),
+        Some(length) if length > range.len() => {
+            Err(io::Error::new(ErrorKind::InvalidData, "READ brings more than was asked for"))
+        }
+        Some(length) => records.fill(&mut buffer[range.start..range.start + length]),
+    });
+    call.return_destination(destination);
+    received
+}
+
+/// Receives the reply up to its payload, whose length it answers; `None` if the READ failed and nothing is known of
+/// the rest.
+fn receive_read_head<S: Source>(records: &mut Records<S>, head: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    records.append(head, REPLY_HEADER - head.len())?;
+    let verifier = match [word(head, 4), word(head, 8), word(head, 16)] {
+        [Some(1), Some(0), Some(length)] if length as usize <= VERIFIER_MAX => length as usize,
+        _ => return Ok(None),
+    };
+    let results = REPLY_HEADER + verifier + padding(verifier);
+    records.append(head, results + 8 - head.len())?;
+    let attr = match [word(head, results - 4), word(head, results), word(head, results + 4)] {
+        [Some(0), Some(0), Some(1)] => ATTR,
+        [Some(0), Some(0), Some(0)] => 0,
+        _ => return Ok(None),
+    };
+    records.append(head, attr + READ_TAIL)?;
+    Ok(word(head, results + 8 + attr + READ_TAIL - 4).map(|length| length as usize))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 4).map(|word| u32::from_be_bytes(word.try_into().expect("four bytes")))
+}

@@ -1,0 +1,190 @@
+//! The connections of one client, and which of them a call takes.
+//!
+//! Calls about one object share a connection, so that they keep their order there; READs and WRITEs spread over all,
+//! by the bytes that are outstanding, because one TCP connection is rarely enough for one large file. A connection is
+//! made when the first call takes it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::call::{Call, Destination, Reply};
+use crate::connection::Connection;
+use crate::random;
+use crate::rpc::{self, Machine, Program};
+use crate::types::{Cred, FileHandle};
+use crate::xdr::{Encoder, padding};
+
+/// Most connections of a client.
+const CONNECTIONS_MAX: usize = 64;
+
+/// What all connections of a client share.
+pub(crate) struct Shared {
+    pub host: String,
+    pub port: u16,
+    pub privileged: bool,
+    /// A connection that brings nothing for this long while calls are unanswered is made anew.
+    pub silence_max: Duration,
+    /// The address that answered last.
+    pub address: Mutex<Option<SocketAddr>>,
+    pub stats: Stats,
+    machine: Machine,
+    first_xid: u32,
+    sequence: AtomicU64,
+}
+
+/// Counters behind [`crate::Counters`].
+#[derive(Default)]
+pub(crate) struct Stats {
+    pub calls: AtomicU64,
+    pub retransmits: AtomicU64,
+    pub reconnects: AtomicU64,
+    pub bytes_read: AtomicU64,
+    pub bytes_written: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(host: &str, port: u16, privileged: bool, silence_max: Duration) -> Shared {
+        let random = random();
+        Shared {
+            host: host.to_owned(),
+            port,
+            privileged,
+            silence_max,
+            address: Mutex::new(None),
+            stats: Stats::default(),
+            machine: Machine::local(random as u32),
+            first_xid: (random >> 32) as u32,
+            sequence: AtomicU64::new(0),
+        }
+    }
+
+    /// The server as a person writes it.
+    pub(crate) fn name(&self) -> String {
+        host_and_port(&self.host, self.port)
+    }
+
+    /// A place in the order of calls, and the xid that belongs to it.
+    fn next_call(&self) -> (u64, u32) {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        (sequence, self.first_xid.wrapping_add(sequence as u32))
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// Which connection a call takes.
+#[derive(Clone, Copy)]
+pub(crate) enum Route {
+    /// The one of its object.
+    Home,
+    /// The one with the least to do.
+    LeastBusy,
+}
+
+/// The connections of one client; their threads end when it is dropped.
+pub(crate) struct Transport {
+    pub shared: Arc<Shared>,
+    connections: Vec<Arc<Connection>>,
+}
+
+impl Transport {
+    pub(crate) fn new(shared: Shared, connections: usize) -> Transport {
+        let shared = Arc::new(shared);
+        let connections = connections.clamp(1, CONNECTIONS_MAX);
+        let connections = (0..connections).map(|index| Connection::new(index, Arc::clone(&shared))).collect();
+        Transport { shared, connections }
+    }
+
+    /// Gives the connection of `object` a socket.
+    pub(crate) fn adopt(&self, object: &FileHandle, address: SocketAddr, socket: TcpStream) {
+        *crate::lock(&self.shared.address) = Some(address);
+        self.choose(object, Route::Home).adopt(socket);
+    }
+
+    /// When the oldest unanswered call was made.
+    pub(crate) fn oldest_call(&self) -> Option<Instant> {
+        self.connections.iter().filter_map(|connection| connection.oldest_call()).min()
+    }
+
+    fn choose(&self, object: &FileHandle, route: Route) -> &Arc<Connection> {
+        let count = self.connections.len();
+        let home = (hash(object.as_bytes()) % count as u64) as usize;
+        match route {
+            Route::Home => &self.connections[home],
+            Route::LeastBusy => (0..count)
+                .map(|step| &self.connections[(home + step) % count])
+                .min_by_key(|connection| connection.outstanding())
+                .expect("at least one connection"),
+        }
+    }
+
+    /// Makes a call and submits it.
+    pub(crate) fn submit(&self, request: Submission<'_>) -> Reply {
+        let (sequence, xid) = self.shared.next_call();
+        let mut encoder = rpc::call(&self.shared.machine, xid, request.program, request.procedure, request.cred);
+        (request.encode)(&mut encoder);
+        let payload = request.payload.len();
+        let message = rpc::finish(encoder, payload + padding(payload));
+        let call = Arc::new(Call::new((sequence, xid), message, request.payload, request.destination));
+        let connection = self.choose(request.object, request.route);
+        self.shared.stats.calls.fetch_add(1, Ordering::Relaxed);
+        connection.submit(&call);
+        Reply::new(call, Arc::clone(connection), request.limit)
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.connections.iter().for_each(|connection| connection.stop());
+    }
+}
+
+/// One call to be made.
+pub(crate) struct Submission<'a> {
+    pub program: Program,
+    pub procedure: u32,
+    pub cred: &'a Cred,
+    pub object: &'a FileHandle,
+    pub route: Route,
+    pub encode: &'a (dyn Fn(&mut Encoder) + Sync),
+    /// Opaque data behind the arguments, which end with its length.
+    pub payload: Bytes,
+    pub destination: Option<Destination>,
+    pub limit: Option<Duration>,
+}
+
+/// FNV-1a, folded because its low bits alone are weak.
+fn hash(bytes: &[u8]) -> u64 {
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    hash ^ (hash >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_that_differ_in_one_byte_spread_over_the_connections() {
+        let mut counts = [0; 4];
+        for byte in 0..=255u8 {
+            counts[(hash(&[1, 2, 3, byte, 0, 0, 0, 0]) % 4) as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| (32..=96).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn xids_are_unique_and_in_order() {
+        let shared = Shared::new("nas", 2049, false, Duration::from_secs(1));
+        let (first, second) = (shared.next_call(), shared.next_call());
+        assert_eq!(second, (first.0 + 1, first.1.wrapping_add(1)));
+    }
+}
