@@ -31,9 +31,9 @@ def nas(nothing_left: None) -> Iterator[Nas]:  # noqa: ARG001 - ends before the 
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def driver(nas: Nas) -> Iterator[Driver]:
-    """Keeper, node plugin and controller for one test."""
+    """Keeper, node plugin and controller, shared by a module's tests: each uses volumes of its own."""
     with Driver(source=nas.url) as running:
         yield running
 

@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -153,6 +155,7 @@ class Driver:
         if name == "node":
             return [
                 str(program("efc")), "csi", "node", endpoint, "--node-id=node-1", f"--kubelet-root={self.kubelet_root}",
+                "--idle-grace=2",
             ]  # fmt: skip
         return [str(program("efc")), "csi", "controller", endpoint, f"--source={self.source}"]
 
@@ -229,6 +232,25 @@ class Driver:
     def published(self) -> list[Mount]:
         """What is mounted below kubelet's directory."""
         return mounts_below(self.kubelet_root)
+
+
+@contextmanager
+def refused(*codes: grpc.StatusCode, limit_s: float = CALL_LIMIT_S) -> Iterator[list[str]]:
+    """The block must end with an RPC error of one of `codes` within `limit_s`, in one clear line; the line is put into the list."""
+    message: list[str] = []
+    started = time.monotonic()
+    try:
+        yield message
+    except grpc.RpcError as error:
+        text = error.details()
+        message.append(text)
+        assert error.code() in codes, f"{error.code()} instead of {codes}: {text}"
+        assert len(text) > 10, f"not a sentence: {text!r}"
+        assert "\n" not in text, f"more than one line: {text!r}"
+        assert "Traceback" not in text, text
+        assert time.monotonic() - started < limit_s, f"it took {time.monotonic() - started:.1f} s: {text}"
+    else:
+        raise AssertionError(f"it succeeded, instead of failing with {codes}")
 
 
 def static_volume(volume_id: str, source: str, *, path: str = "", **context: str) -> csi_pb2.Volume:

@@ -1,0 +1,1 @@
+"""How the CSI services behave: the real driver, a real NAS, real mounts."""

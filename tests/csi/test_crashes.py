@@ -1,0 +1,209 @@
+"""A process dies between any two steps: the next call finds or mends what is there, and nothing is lost or left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support.driver import Driver, refused
+from tests.support.mounts import small_disk
+from tests.support.nas import Nas
+from tests.support.processes import processes, wait_until
+
+ALL = ("node", "controller")
+
+
+def volumes_on(nas: Nas) -> set[str]:
+    """What volumes, or anything of the driver's that is not yet removed, there is on the NAS."""
+    root = nas.export_folder()
+    own = {str(path.relative_to(root)) for folder in ("volumes", "new", "trash") for path in (root / ".efc" / folder).glob("*")}
+    return own | {path.name for path in root.iterdir() if path.name != ".efc"}
+
+
+def test_restart_between_any_two_calls(driver: Driver, nas: Nas) -> None:
+    """SIGKILL of node plugin and controller before each call of a volume's life; mounts and daemons go on."""
+    name, target = f"restarts-{uuid.uuid4()}", driver.target()
+    driver.crash(*ALL)
+    volume = driver.create(name)
+    driver.crash(*ALL)
+    assert driver.create(name) == volume
+    driver.publish(volume, target)
+    daemons = [daemon.pid for daemon in driver.daemons()]
+    with (target / "file").open("w") as file:
+        driver.crash(*ALL)
+        file.write("open over the restart")
+    driver.publish(volume, target)
+    driver.crash(*ALL)
+    assert driver.stats(volume, target).usage
+    assert [daemon.pid for daemon in driver.daemons()] == daemons, "the daemon was restarted"
+    driver.crash(*ALL)
+    other = driver.target()
+    driver.publish(volume, other)
+    assert (other / "file").read_text() == "open over the restart"
+    driver.crash(*ALL)
+    driver.unpublish(volume, target)
+    driver.crash(*ALL)
+    driver.unpublish(volume, target)
+    driver.unpublish(volume, other)
+    driver.crash(*ALL)
+    assert driver.published() == []
+    driver.delete(volume.volume_id)
+    driver.crash(*ALL)
+    driver.delete(volume.volume_id)
+    assert volumes_on(nas) == set()
+    wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.timeout(180)
+def test_controller_killed_within_create_and_delete(driver: Driver, nas: Nas, seed: int) -> None:
+    """The controller dies at a random moment within the call, with the program that works for it; the next try succeeds."""
+    moments = random.Random(seed)
+    name = f"cut-off-{uuid.uuid4()}"
+    for _ in range(2):
+        _killed_within(driver, lambda: driver.create(name), after_s=moments.uniform(0, 0.12))
+    volume = driver.create(name)
+    assert (nas.export_folder() / volume.volume_context["path"]).is_dir()
+    (nas.export_folder() / volume.volume_context["path"] / "file").write_text("content")
+    for _ in range(2):
+        _killed_within(driver, lambda: driver.delete(volume.volume_id), after_s=moments.uniform(0, 0.12))
+    driver.delete(volume.volume_id)
+    assert volumes_on(nas) == set()
+
+
+def _killed_within(driver: Driver, call: Callable[[], object], *, after_s: float) -> None:
+    def attempt() -> None:
+        with contextlib.suppress(grpc.RpcError):
+            call()
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    time.sleep(after_s)
+    driver.kill("controller")
+    wait_until(lambda: not _nas_clients(), what="efc-fs to end with its controller, or by its own limit", limit_s=20)
+    driver.start("controller")
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nas_client_killed_within_create_and_delete(driver: Driver, nas: Nas, seed: int) -> None:
+    """efc-fs is killed again and again while calls are under way: each ends in an error or success, never in half of one."""
+    moments = random.Random(seed)
+    name, done = f"cut-off-{uuid.uuid4()}", threading.Event()
+
+    def killer() -> None:
+        while not done.is_set():
+            time.sleep(moments.uniform(0, 0.05))
+            for pid in _nas_clients():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        for _ in range(8):
+            with contextlib.suppress(grpc.RpcError):
+                driver.create(name)
+    finally:
+        done.set()
+        thread.join(10)
+    volume = driver.create(name)
+    driver.delete(volume.volume_id)
+    assert volumes_on(nas) == set()
+
+
+def _nas_clients() -> list[int]:
+    return [process.pid for process in processes() if process.name == "efc-fs" and process.state != "Z"]
+
+
+def test_node_killed_within_publish_and_unpublish(driver: Driver) -> None:
+    """After each cut-off call the CO repeats it, and then there is one mount, or none."""
+    volume, moments = driver.create(f"cut-off-{uuid.uuid4()}"), random.Random(1)
+    for _ in range(5):
+        target = driver.target()
+        _node_killed_within(driver, lambda target=target: driver.publish(volume, target), after_s=moments.uniform(0, 0.03))
+        driver.publish(volume, target)
+        assert [mount.target for mount in driver.published()] == [target]
+        _node_killed_within(driver, lambda target=target: driver.unpublish(volume, target), after_s=moments.uniform(0, 0.03))
+        driver.unpublish(volume, target)
+        assert driver.published() == []
+        assert not target.exists()
+    driver.delete(volume.volume_id)
+
+
+def _node_killed_within(driver: Driver, call: Callable[[], object], *, after_s: float) -> None:
+    def attempt() -> None:
+        with contextlib.suppress(grpc.RpcError):
+            call()
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    time.sleep(after_s)
+    driver.kill("node")
+    driver.start("node")
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_deletion_never_follows_a_mount(tmp_path: Path) -> None:
+    """Another file system mounted below a volume's directory on the NAS keeps its files when the volume is deleted."""
+    with Nas() as nas, small_disk(tmp_path / "disk", size_mib=16) as disk, Driver(source=nas.url) as driver:
+        (disk / "precious").write_text("content")
+        volume = driver.create("holds-a-mount")
+        directory = nas.export_folder() / volume.volume_context["path"]
+        (directory / "ours").write_text("content")
+        below = directory / "sub" / "mounted"
+        below.mkdir(parents=True)
+        subprocess.run(["mount", "--bind", disk, below], check=True)
+        try:
+            with contextlib.suppress(grpc.RpcError):
+                driver.delete(volume.volume_id)
+            assert (disk / "precious").read_text() == "content"
+        finally:
+            mounted = [path for path in nas.export_folder().rglob("mounted") if os.path.ismount(path)]
+            subprocess.run(["umount", *mounted], check=True)
+        # With the mount out of the way the next deletion finishes the work.
+        driver.delete(volume.volume_id)
+        driver.crash("controller")
+        wait_until(lambda: volumes_on(nas) == set(), what="the trash to be emptied")
+
+
+def test_deletion_never_follows_a_symlink(driver: Driver, nas: Nas, tmp_path: Path) -> None:
+    outside = nas.export_folder() / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("content")
+    volume = driver.create(f"holds-links-{uuid.uuid4()}")
+    directory = nas.export_folder() / volume.volume_context["path"]
+    (directory / "relative").symlink_to("../outside")
+    (directory / "absolute").symlink_to(outside)
+    (directory / "elsewhere").symlink_to(tmp_path)
+    driver.delete(volume.volume_id)
+    assert (outside / "precious").read_text() == "content"
+    assert volumes_on(nas) == {"outside"}
+    (outside / "precious").unlink()
+    outside.rmdir()
+
+
+def test_dead_keeper_is_reported(driver: Driver, nas: Nas) -> None:
+    """Without a keeper nothing can be published, and the error says so at once; with a new one it works again."""
+    volume, target = driver.create(f"no-keeper-{uuid.uuid4()}"), driver.target()
+    driver.kill("keeper")
+    with refused(grpc.StatusCode.UNAVAILABLE, limit_s=10):
+        driver.publish(volume, target)
+    assert not target.exists()
+    driver.start("keeper")
+    driver.publish(volume, target)
+    driver.unpublish(volume, target)
+    driver.delete(volume.volume_id)

@@ -1,0 +1,183 @@
+"""Many calls at once, calls that hang, and what the processes cost."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from csi._proto import csi_pb2
+from tests.support.driver import Driver, static_volume
+from tests.support.nas import Nas
+from tests.support.paths import RESULTS
+from tests.support.processes import memory_bytes, processes, wait_until
+
+MIB = 1 << 20
+SIDE_BY_SIDE = 100
+SIDE_BY_SIDE_S_MAX = 1.0
+ONE_BY_ONE = 200
+ONE_BY_ONE_P99_MS_MAX = 20.0
+HUNG = 10
+PROBE_MS_MAX = 100.0
+NODE_PLUGIN_BYTES_MAX = 50_000_000
+IDLE_DAEMON_BYTES_MAX = 16 * MIB
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[dict[str, float]]:
+    """Figures for results/csi.json."""
+    figures: dict[str, float] = {}
+    yield figures
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "csi.details.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def percentile(values: list[float], percent: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def test_a_hundred_publishes_side_by_side(driver: Driver, nas: Nas, measured: dict[str, float]) -> None:
+    volume, first = static_volume("side-by-side", nas.url), driver.target()
+    driver.publish(volume, first)  # the daemon runs
+    targets = [driver.target() for _ in range(SIDE_BY_SIDE)]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        started = time.monotonic()
+        list(pool.map(lambda target: driver.publish(volume, target), targets))
+        duration_s = time.monotonic() - started
+        assert {mount.target for mount in driver.published()} == {first, *targets}
+        assert len(driver.daemons()) == 1
+        list(pool.map(lambda target: driver.unpublish(volume, target), [first, *targets]))
+    assert driver.published() == []
+    measured["publish_100_side_by_side_s"] = round(duration_s, 3)
+    assert duration_s < SIDE_BY_SIDE_S_MAX
+
+
+def test_a_hundred_first_publishes_start_one_daemon(driver: Driver, nas: Nas) -> None:
+    """None runs yet: whoever comes first launches it, all others wait for the same."""
+    wait_until(lambda: not driver.daemons(), what="earlier daemons to be released")
+    volume = static_volume("first", nas.url)
+    targets = [driver.target() for _ in range(SIDE_BY_SIDE)]
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        list(pool.map(lambda target: driver.publish(volume, target), targets))
+        assert len(driver.daemons()) == 1
+        list(pool.map(lambda target: driver.unpublish(volume, target), targets))
+
+
+def test_one_target_published_many_times_at_once(driver: Driver, nas: Nas) -> None:
+    """Each call succeeds or is ABORTED because another works on the target; there is one mount in the end."""
+    volume, target = static_volume("same-target", nas.url), driver.target()
+
+    def publish(_number: int) -> grpc.StatusCode:
+        try:
+            driver.publish(volume, target)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+        return grpc.StatusCode.OK
+
+    with ThreadPoolExecutor(20) as pool:
+        codes = list(pool.map(publish, range(20)))
+    assert grpc.StatusCode.OK in codes
+    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.ABORTED}
+    assert [mount.target for mount in driver.published()] == [target]
+    driver.unpublish(volume, target)
+    assert driver.published() == []
+
+
+def test_latency_one_after_another(driver: Driver, nas: Nas, measured: dict[str, float]) -> None:
+    volume, first = static_volume("latency", nas.url), driver.target()
+    driver.publish(volume, first)
+    publish_ms, unpublish_ms = [], []
+    for _ in range(ONE_BY_ONE):
+        target = driver.target()
+        publish_ms.append(_timed_ms(lambda target=target: driver.publish(volume, target)))
+        unpublish_ms.append(_timed_ms(lambda target=target: driver.unpublish(volume, target)))
+    driver.unpublish(volume, first)
+    measured |= {
+        "publish_p50_ms": round(percentile(publish_ms, 50), 2),
+        "publish_p99_ms": round(percentile(publish_ms, 99), 2),
+        "unpublish_p99_ms": round(percentile(unpublish_ms, 99), 2),
+    }
+    assert percentile(publish_ms, 99) < ONE_BY_ONE_P99_MS_MAX
+
+
+def _timed_ms(call: object) -> float:
+    started = time.monotonic()
+    call()  # type: ignore[operator]
+    return (time.monotonic() - started) * 1000
+
+
+def test_memory(driver: Driver, nas: Nas, measured: dict[str, float]) -> None:
+    """After everything above: what the node plugin and an idle daemon take."""
+    volume, target = static_volume("memory", nas.url), driver.target()
+    wait_until(lambda: not driver.daemons(), what="earlier daemons to be released")
+    driver.publish(volume, target)
+    (daemon,) = driver.daemons()
+    node_bytes, daemon_bytes = memory_bytes(driver.pid("node")), memory_bytes(daemon.pid)
+    driver.unpublish(volume, target)
+    measured |= {"node_plugin_mb": round(node_bytes / 1e6, 1), "idle_daemon_mib": round(daemon_bytes / MIB, 1)}
+    assert node_bytes <= NODE_PLUGIN_BYTES_MAX
+    assert daemon_bytes <= IDLE_DAEMON_BYTES_MAX
+
+
+@pytest.mark.timeout(300)
+def test_ten_hung_publishes_do_not_block_probe(measured: dict[str, float]) -> None:
+    """The NAS freezes: publishes of ten datasets hang, everything else is answered, and in the end nothing is left."""
+    with Nas() as nas, Driver(source=nas.url) as driver:
+        for number in range(HUNG):
+            (nas.export_folder() / f"dataset-{number}").mkdir()
+        volumes = [static_volume(f"hung-{number}", nas.url_of(f"export/dataset-{number}")) for number in range(HUNG)]
+        targets = [driver.target() for _ in volumes]
+        nas.pause()
+        with ThreadPoolExecutor(HUNG) as pool:
+            calls = [pool.submit(_error_of_publish, driver, *pair) for pair in zip(volumes, targets, strict=True)]
+            probe_ms = []
+            for _ in range(30):
+                probe_ms.append(_timed_ms(lambda: driver.call("node", "Probe", csi_pb2.ProbeRequest(), limit_s=5)))
+                time.sleep(0.05)
+            assert not any(call.done() for call in calls), "they did not hang, so this proves nothing"
+            codes = {call.result(timeout=120) for call in calls}
+        measured["probe_ms_max_with_10_hung"] = round(max(probe_ms), 1)
+        assert max(probe_ms) < PROBE_MS_MAX
+        assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+        assert driver.published() == []
+        assert [path for path in targets if path.exists()] == []
+        wait_until(lambda: not driver.daemons(), what="the daemons of hung publishes to be gone", limit_s=20)
+        assert [process for process in processes() if process.name == "efc-mount-helper"[:15]] == []
+        nas.resume()
+        target = driver.target(str(uuid.uuid4()))
+        driver.publish(volumes[0], target)
+        driver.unpublish(volumes[0], target)
+
+
+def _error_of_publish(driver: Driver, volume: csi_pb2.Volume, target: Path) -> grpc.StatusCode:
+    try:
+        driver.publish(volume, target, limit_s=110)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def test_published_volume_of_a_hung_nas(driver: Driver, nas: Nas) -> None:
+    """Stats are answered, with the condition that says why; unpublish works and leaves nothing."""
+    volume, target = static_volume("hangs", nas.url), driver.target()
+    driver.publish(volume, target)
+    nas.pause()
+    try:
+        started = time.monotonic()
+        answer = driver.stats(volume, target)
+        assert answer.volume_condition.abnormal
+        driver.unpublish(volume, target)
+        assert time.monotonic() - started < 30
+        assert not target.exists()
+    finally:
+        nas.resume()
+    assert driver.published() == []

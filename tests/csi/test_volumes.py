@@ -1,0 +1,217 @@
+"""What volumes are: made, published, measured and deleted as their parameters say; every call may come ten times."""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from csi._proto import csi_pb2
+from tests.support.driver import MULTI_READER, SINGLE_WRITER, Driver, refused, static_volume
+from tests.support.nas import Nas
+
+REPETITIONS = 10
+MIB = 1 << 20
+PVC = {"csi.storage.k8s.io/pvc/namespace": "team-a", "csi.storage.k8s.io/pvc/name": "scratch"}
+
+
+def unique(name: str) -> str:
+    return f"{name}-{uuid.uuid4()}"
+
+
+@contextmanager
+def published(driver: Driver, volume: csi_pb2.Volume, **how: object) -> Iterator[Path]:
+    target = driver.target()
+    driver.publish(volume, target, **how)  # type: ignore[arg-type]
+    try:
+        yield target
+    finally:
+        driver.unpublish(volume, target)
+
+
+def directory_of(nas: Nas, volume: csi_pb2.Volume) -> Path:
+    return nas.export_folder() / volume.volume_context["path"]
+
+
+def test_every_call_ten_times(driver: Driver, nas: Nas) -> None:
+    name = unique("idempotent")
+    volumes = [driver.create(name, capacity_bytes=MIB) for _ in range(REPETITIONS)]
+    assert all(volume == volumes[0] for volume in volumes)
+    volume, target = volumes[0], driver.target()
+    for _ in range(REPETITIONS):
+        driver.publish(volume, target)
+    assert [mount.target for mount in driver.published()] == [target], "mounts are stacked"
+    (target / "file").write_text("content")
+    assert (directory_of(nas, volume) / "file").read_text() == "content"
+    for _ in range(REPETITIONS):
+        driver.unpublish(volume, target)
+    assert driver.published() == []
+    assert not target.exists()
+    for _ in range(REPETITIONS):
+        driver.delete(volume.volume_id)
+    assert not directory_of(nas, volume).exists()
+
+
+def test_two_targets_share_one_daemon_and_see_each_other(driver: Driver) -> None:
+    volume = driver.create(unique("shared"))
+    with published(driver, volume) as one, published(driver, volume) as two:
+        (one / "file").write_text("from one")
+        assert (two / "file").read_text() == "from one"
+        assert len(driver.daemons()) == 1
+    driver.delete(volume.volume_id)
+
+
+def test_mounts_are_nosuid_and_nodev(driver: Driver) -> None:
+    volume = driver.create(unique("flags"))
+    with published(driver, volume) as target:
+        (mount,) = driver.published()
+        assert mount.target == target
+        assert {"nosuid", "nodev", "rw"} <= mount.options
+    driver.delete(volume.volume_id)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"readonly": True}, {"mode": MULTI_READER}, {"mount_flags": ["ro"]}],
+    ids=["request", "access mode", "mount flag"],
+)
+def test_read_only(driver: Driver, nas: Nas, how: dict[str, object]) -> None:
+    volume = driver.create(unique("read-only"))
+    (directory_of(nas, volume) / "file").write_text("content")
+    with published(driver, volume) as writable, published(driver, volume, **how) as target:
+        assert (target / "file").read_text() == "content"
+        with pytest.raises(OSError, match="Read-only file system"):
+            (target / "new").write_text("")
+        (writable / "new").write_text("the other target can still be written")
+        driver.publish(volume, target, **how)  # type: ignore[arg-type]
+        with refused(grpc.StatusCode.ALREADY_EXISTS):
+            driver.publish(volume, target)
+    driver.delete(volume.volume_id)
+
+
+def test_single_writer_has_one_target(driver: Driver) -> None:
+    volume = driver.create(unique("single"))
+    with published(driver, volume, mode=SINGLE_WRITER) as target:
+        driver.publish(volume, target, mode=SINGLE_WRITER)
+        other = driver.target()
+        with refused(grpc.StatusCode.FAILED_PRECONDITION):
+            driver.publish(volume, other, mode=SINGLE_WRITER)
+        with refused(grpc.StatusCode.FAILED_PRECONDITION):
+            driver.publish(volume, other)
+        assert not other.exists()
+    with published(driver, volume, mode=SINGLE_WRITER):
+        pass
+    driver.delete(volume.volume_id)
+
+
+def test_owner_and_mode(driver: Driver, nas: Nas) -> None:
+    volume = driver.create(unique("owner"), parameters={"uid": "1234", "gid": "2345", "mode": "2750"})
+    on_nas = directory_of(nas, volume).stat()
+    assert (on_nas.st_uid, on_nas.st_gid, stat.S_IMODE(on_nas.st_mode)) == (1234, 2345, 0o2750)
+    with published(driver, volume) as target:
+        seen = target.stat()
+        assert (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (1234, 2345, 0o2750)
+    driver.delete(volume.volume_id)
+
+
+def test_path_pattern(driver: Driver, nas: Nas) -> None:
+    pattern = {"pathPattern": "teams/${pvc.namespace}/${pvc.name}", **PVC}
+    volume = driver.create(unique("pattern"), parameters=pattern)
+    directory = nas.export_folder() / "teams" / "team-a" / "scratch"
+    assert directory.is_dir()
+    with refused(grpc.StatusCode.ALREADY_EXISTS) as message:
+        driver.create(unique("pattern"), parameters=pattern)
+    assert "teams/team-a/scratch" in message[0]
+    with published(driver, volume) as target:
+        (target / "file").write_text("content")
+    driver.delete(volume.volume_id)
+    assert not directory.exists()
+
+
+def test_a_directory_of_somebody_else_is_never_adopted(driver: Driver, nas: Nas) -> None:
+    foreign = nas.export_folder() / "foreign"
+    foreign.mkdir()
+    (foreign / "precious").write_text("content")
+    with refused(grpc.StatusCode.ALREADY_EXISTS):
+        driver.create(unique("foreign"), parameters={"pathPattern": "foreign"})
+    assert (foreign / "precious").read_text() == "content"
+
+
+def test_a_replaced_directory_is_never_deleted(driver: Driver, nas: Nas) -> None:
+    volume = driver.create(unique("replaced"))
+    directory = directory_of(nas, volume)
+    aside = directory.with_name("aside")
+    directory.rename(aside)
+    directory.mkdir()
+    (directory / "precious").write_text("content")
+    with refused(grpc.StatusCode.FAILED_PRECONDITION):
+        driver.delete(volume.volume_id)
+    assert (directory / "precious").read_text() == "content"
+    (directory / "precious").unlink()
+    directory.rmdir()
+    aside.rename(directory)
+    driver.delete(volume.volume_id)
+
+
+@pytest.mark.parametrize("on_delete", ["delete", "retain", "archive"])
+def test_on_delete(driver: Driver, nas: Nas, on_delete: str) -> None:
+    name = unique(on_delete)
+    volume = driver.create(name, parameters={"onDelete": on_delete})
+    directory = directory_of(nas, volume)
+    (directory / "sub").mkdir()
+    (directory / "sub" / "file").write_text(name)
+    driver.delete(volume.volume_id)
+    driver.delete(volume.volume_id)
+    kept = [path for path in nas.export_folder().rglob("file") if path.read_text() == name]
+    assert directory.exists() == (on_delete == "retain")
+    assert len(kept) == (0 if on_delete == "delete" else 1)
+    with refused(grpc.StatusCode.NOT_FOUND):
+        driver.call("controller", "ControllerGetVolume", csi_pb2.ControllerGetVolumeRequest(volume_id=volume.volume_id))
+
+
+def test_stats_and_condition(driver: Driver, nas: Nas) -> None:
+    volume = driver.create(unique("stats"))
+    with published(driver, volume) as target:
+        answer = driver.stats(volume, target)
+        by_unit = {usage.unit: usage for usage in answer.usage}
+        assert set(by_unit) == {csi_pb2.VolumeUsage.BYTES, csi_pb2.VolumeUsage.INODES}
+        on_nas = os.statvfs(nas.export_folder())
+        assert by_unit[csi_pb2.VolumeUsage.BYTES].total == on_nas.f_blocks * on_nas.f_frsize
+        assert not answer.volume_condition.abnormal, answer.volume_condition.message
+        with refused(grpc.StatusCode.NOT_FOUND):
+            driver.stats(volume, Path("some/path"))
+        with refused(grpc.StatusCode.NOT_FOUND):
+            driver.stats(static_volume("another", nas.url), target)
+    driver.delete(volume.volume_id)
+
+
+def test_static_volume_with_any_id(driver: Driver, nas: Nas) -> None:
+    (nas.export_folder() / "static" / "deep").mkdir(parents=True)
+    (nas.export_folder() / "static" / "deep" / "file").write_text("content")
+    volume = static_volume("nas.example.com#/a b/c?d=e,f", nas.url, path="static/deep")
+    with published(driver, volume) as target:
+        assert (target / "file").read_text() == "content"
+
+
+def test_list_and_get(driver: Driver) -> None:
+    made = {driver.create(unique("listed"), capacity_bytes=MIB).volume_id for _ in range(5)}
+    listed: set[str] = set()
+    token = ""
+    while True:
+        page = driver.call("controller", "ListVolumes", csi_pb2.ListVolumesRequest(max_entries=2, starting_token=token))
+        listed |= {entry.volume.volume_id for entry in page.entries}
+        assert len(page.entries) <= 2
+        if not (token := page.next_token):
+            break
+    assert made <= listed
+    for volume_id in made:
+        answer = driver.call("controller", "ControllerGetVolume", csi_pb2.ControllerGetVolumeRequest(volume_id=volume_id))
+        assert answer.volume.capacity_bytes == MIB
+        assert not answer.status.volume_condition.abnormal
+        driver.delete(volume_id)
