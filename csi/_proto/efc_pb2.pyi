@@ -1,0 +1,264 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class KeeperRequest(_message.Message):
+    __slots__ = ("mount", "unmount", "status")
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    UNMOUNT_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    mount: MountRequest
+    unmount: UnmountRequest
+    status: StatusRequest
+    def __init__(self, mount: _Optional[_Union[MountRequest, _Mapping]] = ..., unmount: _Optional[_Union[UnmountRequest, _Mapping]] = ..., status: _Optional[_Union[StatusRequest, _Mapping]] = ...) -> None: ...
+
+class KeeperReply(_message.Message):
+    __slots__ = ("error", "mount", "unmount", "status")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    UNMOUNT_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    error: Error
+    mount: MountReply
+    unmount: UnmountReply
+    status: StatusReply
+    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., mount: _Optional[_Union[MountReply, _Mapping]] = ..., unmount: _Optional[_Union[UnmountReply, _Mapping]] = ..., status: _Optional[_Union[StatusReply, _Mapping]] = ...) -> None: ...
+
+class MountRequest(_message.Message):
+    __slots__ = ("target", "config", "time_limit_ms")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    TIME_LIMIT_MS_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    config: DaemonConfig
+    time_limit_ms: int
+    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., time_limit_ms: _Optional[int] = ...) -> None: ...
+
+class MountReply(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: MountStatus
+    def __init__(self, status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
+
+class UnmountRequest(_message.Message):
+    __slots__ = ("target", "force")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    force: bool
+    def __init__(self, target: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class UnmountReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ("target",)
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    def __init__(self, target: _Optional[str] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("mounts", "keeper_pid", "keeper_version")
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    mounts: _containers.RepeatedCompositeFieldContainer[MountStatus]
+    keeper_pid: int
+    keeper_version: str
+    def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ...) -> None: ...
+
+class MountStatus(_message.Message):
+    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[MountStatus.State]
+        STARTING: _ClassVar[MountStatus.State]
+        SERVING: _ClassVar[MountStatus.State]
+        RESTARTING: _ClassVar[MountStatus.State]
+        UNRESPONSIVE_NAS: _ClassVar[MountStatus.State]
+    STATE_UNSPECIFIED: MountStatus.State
+    STARTING: MountStatus.State
+    SERVING: MountStatus.State
+    RESTARTING: MountStatus.State
+    UNRESPONSIVE_NAS: MountStatus.State
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_FIELD_NUMBER: _ClassVar[int]
+    MOUNTED_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    config: DaemonConfig
+    pid: int
+    version: str
+    state: MountStatus.State
+    restarts: int
+    reason: str
+    connection: int
+    mounted_at_unix_ms: int
+    stats: DaemonStats
+    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("code", "message")
+    class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        CODE_UNSPECIFIED: _ClassVar[Error.Code]
+        INVALID_ARGUMENT: _ClassVar[Error.Code]
+        NOT_FOUND: _ClassVar[Error.Code]
+        PERMISSION_DENIED: _ClassVar[Error.Code]
+        UNAVAILABLE: _ClassVar[Error.Code]
+        FAILED_PRECONDITION: _ClassVar[Error.Code]
+        ALREADY_EXISTS: _ClassVar[Error.Code]
+        RESOURCE_EXHAUSTED: _ClassVar[Error.Code]
+        DEADLINE_EXCEEDED: _ClassVar[Error.Code]
+        INTERNAL: _ClassVar[Error.Code]
+    CODE_UNSPECIFIED: Error.Code
+    INVALID_ARGUMENT: Error.Code
+    NOT_FOUND: Error.Code
+    PERMISSION_DENIED: Error.Code
+    UNAVAILABLE: Error.Code
+    FAILED_PRECONDITION: Error.Code
+    ALREADY_EXISTS: Error.Code
+    RESOURCE_EXHAUSTED: Error.Code
+    DEADLINE_EXCEEDED: Error.Code
+    INTERNAL: Error.Code
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: Error.Code
+    message: str
+    def __init__(self, code: _Optional[_Union[Error.Code, str]] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ToDaemon(_message.Message):
+    __slots__ = ("start", "mounted", "report", "stop")
+    START_FIELD_NUMBER: _ClassVar[int]
+    MOUNTED_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    start: Start
+    mounted: Mounted
+    report: ReportRequest
+    stop: Stop
+    def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ...) -> None: ...
+
+class ToKeeper(_message.Message):
+    __slots__ = ("failed", "connected", "ready", "stats")
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    failed: Error
+    connected: Connected
+    ready: Ready
+    stats: DaemonStats
+    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ...) -> None: ...
+
+class Start(_message.Message):
+    __slots__ = ("config",)
+    CONFIG_FIELD_NUMBER: _ClassVar[int]
+    config: DaemonConfig
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+
+class Connected(_message.Message):
+    __slots__ = ("root_mode",)
+    ROOT_MODE_FIELD_NUMBER: _ClassVar[int]
+    root_mode: int
+    def __init__(self, root_mode: _Optional[int] = ...) -> None: ...
+
+class Mounted(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Stop(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DaemonConfig(_message.Message):
+    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    SOFT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    ATTR_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    READ_AHEAD_KIB_FIELD_NUMBER: _ClassVar[int]
+    UNCOMMITTED_MIB_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    UNPRIVILEGED_PORT_FIELD_NUMBER: _ClassVar[int]
+    LOG_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    source: Source
+    connections: int
+    read_only: bool
+    soft: bool
+    timeout_ms: int
+    attr_ttl_ms: int
+    entry_ttl_ms: int
+    read_ahead_kib: int
+    uncommitted_mib: int
+    threads: int
+    unprivileged_port: bool
+    log_level: str
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("host", "port", "mount_port", "path")
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_PORT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    host: str
+    port: int
+    mount_port: int
+    path: str
+    def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
+
+class DaemonStats(_message.Message):
+    __slots__ = ("uptime_ms", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "resumed")
+    UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
+    NFS_RETRANSMITS_FIELD_NUMBER: _ClassVar[int]
+    NFS_RECONNECTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_READ_FIELD_NUMBER: _ClassVar[int]
+    BYTES_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    UNCOMMITTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NAS_RESPONDING_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_CALL_MS_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    uptime_ms: int
+    fuse_requests: int
+    nfs_calls: int
+    nfs_retransmits: int
+    nfs_reconnects: int
+    bytes_read: int
+    bytes_written: int
+    nodes: int
+    open_files: int
+    uncommitted_bytes: int
+    nas_responding: bool
+    oldest_call_ms: int
+    resumed: bool
+    def __init__(self, uptime_ms: _Optional[int] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., resumed: _Optional[bool] = ...) -> None: ...

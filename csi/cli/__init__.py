@@ -1,0 +1,157 @@
+"""The ``efc`` command.
+
+Each subcommand is a module that is imported when it is used: ``efc status`` must not pay for gRPC. Exit status: 0 for
+success, 1 for what failed (with one line that says what, and how to mend it), 2 for a wrong command line.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from csi import driver
+from csi.errors import DriverError
+
+_RUN_DIR = "/run/efc"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``efc ARGUMENTS``; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["fs"]:
+        # Not ours to parse: the program has its own options and help.
+        return _run("csi.cli.fs", argparse.Namespace(arguments=arguments[1:]))
+    parsed = _parser().parse_args(arguments)
+    return _run(parsed.module, parsed)
+
+
+def _run(module: str, parsed: argparse.Namespace) -> int:
+    try:
+        status = importlib.import_module(module).run(parsed)
+        return int(status)
+    except DriverError as error:
+        print(f"efc: {error.message}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output had enough; what is buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[object] | None,
+        option_string: str | None = None,
+    ) -> None:
+        print(f"efc {driver.version()}")
+        parser.exit(0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="efc", description="A NAS directory as a POSIX file system, and as Kubernetes volumes."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_mount(commands)
+    _add_umount(commands)
+    _add_status(commands)
+    _add_doctor(commands)
+    commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
+    _add_csi(commands)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument(
+        "--run-dir",
+        default=os.environ.get("RUN_DIR", _RUN_DIR),
+        help="where the keeper's socket is (environment: RUN_DIR; %(default)s)",
+    )
+    parser.set_defaults(module=f"csi.cli.{name}")
+    return parser
+
+
+def _add_mount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "mount", "mount a directory of a NAS; returns when it can be used")
+    parser.add_argument("source", metavar="SOURCE", help="nfs://HOST[:PORT]/PATH[?mountport=PORT]")
+    parser.add_argument("target", metavar="TARGET", help="an existing directory")
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="NAME[=VALUE],...",
+        action="append",
+        default=[],
+        help="mount options (see docs/CONFIGURATION.md)",
+    )
+
+
+def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "umount", "unmount a target and end its daemon")
+    parser.add_argument("target", metavar="TARGET")
+    parser.add_argument("--force", action="store_true", help="also when it is in use or hangs: its users get errors")
+
+
+def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "status", "show what is mounted, and how it does")
+    parser.add_argument("--json", action="store_true", help="as an array of objects")
+
+
+def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "doctor", "find out what is wrong on this machine, and how to mend it")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="also try to reach this directory of a NAS")
+    parser.add_argument("--json", action="store_true", help="as an array of objects")
+
+
+def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    services = commands.add_parser("csi", help="serve CSI to Kubernetes").add_subparsers(
+        metavar="SERVICE", required=True
+    )
+    node = _command(services, "node", "serve Identity and Node on this node")
+    node.add_argument("--node-id", required=True, help="this node's name in Kubernetes")
+    node.add_argument(
+        "--kubelet-root",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="targets must lie beneath it; may be repeated (/var/lib/kubelet)",
+    )
+    node.add_argument(
+        "--idle-grace",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long a daemon outlives its last volume (%(default)g)",
+    )
+    controller = _command(services, "controller", "serve Identity and Controller")
+    controller.add_argument(
+        "--source",
+        metavar="URL",
+        action="append",
+        required=True,
+        help="a NAS directory on and beneath which volumes may be made; may be repeated",
+    )
+    for parser in (node, controller):
+        parser.set_defaults(module="csi.cli.serve")
+        parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
+        parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    node.set_defaults(service="node")
+    controller.set_defaults(service="controller")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError("expected 0 to 86400 seconds")
+    return seconds

@@ -1,0 +1,257 @@
+"""``efc doctor``: what is wrong on this machine, what it costs, and how to mend it.
+
+Every check is a function that returns findings and cannot hang: mounts are read from mountinfo and through the keeper,
+never touched.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from csi import programs
+from csi.errors import DriverError
+from csi.keeper import Keeper, KeeperStatus, KeeperUnreachable
+from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
+from csi.publishing import condition_of
+from csi.sources import Source
+
+_FUSE_DEVICE = (10, 229)
+_CAPABILITIES = {21: "CAP_SYS_ADMIN", 1: "CAP_DAC_OVERRIDE", 10: "CAP_NET_BIND_SERVICE", 19: "CAP_SYS_PTRACE"}
+#: The first kernel with a feature, and what is lost without it.
+_KERNEL_FEATURES = (
+    ((5, 10), "FUSE as a whole is only tested from 5.10 on", True),
+    ((6, 9), "requests in flight when a daemon dies cannot be sent again (FUSE_NOTIFY_RESEND)", False),
+    ((6, 16), "all cached names cannot be dropped at once (FUSE_NOTIFY_INC_EPOCH)", False),
+)
+_LOCKED_BYTES_MIN = 8 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """``level`` is ok, warn or fail; ``mend`` says what to do unless it is ok."""
+
+    check: str
+    level: str
+    message: str
+    mend: str = ""
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """1 if anything fails."""
+    findings = list(_findings(parsed.run_dir, parsed.source))
+    if parsed.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(f"{_shown(finding.level)} {finding.check}: {finding.message}")
+            if finding.mend:
+                print(f"       -> {finding.mend}")
+    return 1 if any(finding.level == "fail" for finding in findings) else 0
+
+
+def _shown(level: str) -> str:
+    text = level.ljust(5)
+    if not sys.stdout.isatty():
+        return text
+    return f"\033[{ {'ok': 32, 'warn': 33, 'fail': 31}[level] }m{text}\033[0m"
+
+
+def _findings(run_dir: str, source: str | None) -> Iterator[Finding]:
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        check_programs,
+        check_fuse_device,
+        check_kernel,
+        check_capabilities,
+        check_fusectl,
+        check_limits,
+        lambda: check_run_dir(run_dir),
+        lambda: check_mounts(run_dir),
+    ]
+    for check in checks:
+        yield from check()
+    if source is not None:
+        yield from check_source(source)
+
+
+def check_programs() -> Iterator[Finding]:
+    """The Rust programs are installed."""
+    for name in (programs.KEEPER, programs.MOUNT_HELPER, programs.NAS_CLIENT, "efcd"):
+        try:
+            yield Finding(check="programs", level="ok", message=programs.find(name))
+        except DriverError as error:
+            yield Finding(
+                check="programs",
+                level="fail",
+                message=error.message,
+                mend="make setup, or pip install the whole of EFC",
+            )
+
+
+def check_fuse_device() -> Iterator[Finding]:
+    """/dev/fuse is there and can be opened."""
+    mend = "modprobe fuse; in a container, pass /dev/fuse in"
+    try:
+        status = os.stat("/dev/fuse")
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        yield Finding(check="fuse", level="fail", message=f"/dev/fuse cannot be opened: {error.strerror}", mend=mend)
+        return
+    if not stat.S_ISCHR(status.st_mode) or (os.major(status.st_rdev), os.minor(status.st_rdev)) != _FUSE_DEVICE:
+        yield Finding(check="fuse", level="fail", message="/dev/fuse is not the FUSE device", mend=mend)
+    else:
+        yield Finding(check="fuse", level="ok", message="/dev/fuse can be opened")
+
+
+def check_kernel(release: str | None = None) -> Iterator[Finding]:
+    """What this kernel's FUSE lacks, and what that costs."""
+    release = platform.release() if release is None else release
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    lacking = False
+    for first, loss, is_fatal in _KERNEL_FEATURES:
+        if version < first:
+            lacking = True
+            yield Finding(
+                check="kernel",
+                level="fail" if is_fatal else "warn",
+                message=f"Linux {release}: {loss}",
+                mend=f"Linux {first[0]}.{first[1]} or newer",
+            )
+    if not lacking:
+        yield Finding(check="kernel", level="ok", message=f"Linux {release} has all that EFC uses")
+
+
+def check_capabilities() -> Iterator[Finding]:
+    """The capabilities that mounting, other users' files, privileged ports and /proc of callers need."""
+    effective = int(re.findall(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)[0], 16)
+    missing = [name for bit, name in sorted(_CAPABILITIES.items()) if not effective >> bit & 1]
+    if missing:
+        needed = "CAP_SYS_ADMIN" in missing
+        yield Finding(
+            check="capabilities",
+            level="fail" if needed else "warn",
+            message=f"missing {', '.join(missing)}",
+            mend="run as root; in a container, add them",
+        )
+    else:
+        yield Finding(check="capabilities", level="ok", message="all that mounting needs")
+
+
+def check_fusectl() -> Iterator[Finding]:
+    """Without fusectl a hung mount cannot be aborted."""
+    if Path("/sys/fs/fuse/connections").is_dir() and any(
+        mount.file_system_type == "fusectl" for mount in parse_mountinfo(Path("/proc/self/mountinfo").read_text())
+    ):
+        yield Finding(check="fusectl", level="ok", message="hung mounts can be aborted")
+    else:
+        mend = "mount -t fusectl none /sys/fs/fuse/connections"
+        yield Finding(
+            check="fusectl", level="warn", message="not mounted: hung mounts cannot be aborted by hand", mend=mend
+        )
+
+
+def check_limits() -> Iterator[Finding]:
+    """Memory that may be locked (the daemon's buffers), and open files."""
+    locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if locked != resource.RLIM_INFINITY and locked < _LOCKED_BYTES_MIN:
+        message = f"only {locked >> 10} KiB of memory may be locked: the daemon's buffers may be swapped out"
+        yield Finding(
+            check="limits",
+            level="warn",
+            message=message,
+            mend="ulimit -l unlimited, or LimitMEMLOCK=infinity in the service",
+        )
+    else:
+        yield Finding(check="limits", level="ok", message="memory can be locked")
+
+
+def check_run_dir(run_dir: str) -> Iterator[Finding]:
+    """Nobody but its owner may get at the keeper's socket."""
+    try:
+        status = os.stat(run_dir)
+    except FileNotFoundError:
+        yield Finding(check="run-dir", level="ok", message=f"{run_dir} does not exist yet; it is made when needed")
+        return
+    if status.st_uid not in (0, os.geteuid()) or stat.S_IMODE(status.st_mode) & 0o022:
+        mend = f"chown root {run_dir} && chmod 700 {run_dir}"
+        yield Finding(check="run-dir", level="fail", message=f"others may write in {run_dir}", mend=mend)
+    else:
+        yield Finding(check="run-dir", level="ok", message=f"{run_dir} is its owner's alone")
+
+
+def check_mounts(run_dir: str) -> Iterator[Finding]:
+    """The keeper answers, its daemons serve, and no mount of ours is without a keeper."""
+    ours = [
+        mount
+        for mount in parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+        if mount.file_system_type == FILE_SYSTEM_TYPE
+    ]
+    try:
+        status = asyncio.run(Keeper(run_dir).status())
+    except KeeperUnreachable as error:
+        if ours:
+            yield Finding(
+                check="keeper", level="fail", message=error.message, mend=f"start efc-keeper --run-dir {run_dir}"
+            )
+        else:
+            yield Finding(check="keeper", level="ok", message="none runs, and nothing is mounted; efc mount starts one")
+        status = KeeperStatus(pid=0, version="", mounts=[])
+    else:
+        yield Finding(
+            check="keeper",
+            level="ok",
+            message=f"process {status.pid}, version {status.version}, {len(status.mounts)} mounts",
+        )
+    for served in status.mounts:
+        if reason := condition_of(served):
+            yield Finding(
+                check="mounts", level="warn", message=f"{served.target}: {reason}", mend="efc status; the keeper's log"
+            )
+    served_devices = {mount.device for mount in ours if mount.target in {served.target for served in status.mounts}}
+    for mount in ours:
+        if mount.device not in served_devices:
+            message = f"{mount.target} is a mount of {mount.source} that this keeper does not serve"
+            mend = f"if no other keeper (RUN_DIR) does: umount -l {mount.target}"
+            yield Finding(check="mounts", level="warn", message=message, mend=mend)
+
+
+def check_source(url: str) -> Iterator[Finding]:
+    """The NAS answers, exports the directory, and lets us in."""
+    try:
+        source = Source.parse(url).canonical()
+        command = [programs.find(programs.NAS_CLIENT), "stat", "--timeout-ms", "10000", "--", source, "."]
+        finished = subprocess.run(command, capture_output=True, timeout=20, check=False)
+    except DriverError as error:
+        yield Finding(check="source", level="fail", message=error.message, mend="see docs/CONFIGURATION.md, Sources")
+        return
+    except subprocess.TimeoutExpired:
+        yield Finding(
+            check="source",
+            level="fail",
+            message=f"{url} does not answer within 20 s",
+            mend="check network and firewall",
+        )
+        return
+    if finished.returncode == 0:
+        yield Finding(check="source", level="ok", message=f"{source} can be read")
+        return
+    try:
+        message = str(json.loads(finished.stderr.decode().strip().splitlines()[-1])["message"])
+    except (ValueError, LookupError):
+        message = finished.stderr.decode(errors="replace").strip()[:500]
+    yield Finding(
+        check="source",
+        level="fail",
+        message=message,
+        mend="check the name, the port, and the NAS's list of clients (exports)",
+    )

@@ -1,0 +1,12 @@
+"""``efc fs``: the NAS without a mount, by the program efc-fs, which takes this process over."""
+
+import argparse
+import os
+
+from csi import programs
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Does not return when the program is there."""
+    program = programs.find(programs.NAS_CLIENT)
+    os.execv(program, [programs.NAS_CLIENT, *parsed.arguments])

@@ -1,0 +1,98 @@
+"""``efc csi node`` and ``efc csi controller``: puts a service together, and serves it until SIGTERM."""
+
+import argparse
+import asyncio
+import gc
+import os
+
+from csi import programs
+from csi.children import Children
+from csi.daemons import Daemons
+from csi.errors import Code, DriverError
+from csi.identity import IdentityService
+from csi.keeper import Keeper
+from csi.mounts import Mounts
+from csi.paths import check_components
+from csi.publishing import Publisher
+from csi.records import Publications
+from csi.server import Server, configure_logging
+from csi.sources import Source
+
+_KUBELET_ROOT = "/var/lib/kubelet"
+_PROBE_SECONDS_MAX = 1.0
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Serves until a signal."""
+    configure_logging(parsed.log_level)
+    asyncio.run(_node(parsed) if parsed.service == "node" else _controller(parsed))
+    return 0
+
+
+async def _node(parsed: argparse.Namespace) -> None:
+    from csi.node import NodeService
+
+    programs.find(programs.MOUNT_HELPER)
+    if not parsed.node_id or len(parsed.node_id.encode()) > 256:
+        raise DriverError(Code.INVALID_ARGUMENT, "--node-id must be 1 to 256 bytes long")
+    roots = [_checked_root(root) for root in parsed.kubelet_root or [_KUBELET_ROOT]]
+    run_dir = os.path.abspath(parsed.run_dir)
+    os.makedirs(run_dir, mode=0o700, exist_ok=True)
+    keeper = Keeper(run_dir)
+    publisher = Publisher(
+        publications=Publications(run_dir),
+        mounts=Mounts(children=Children()),
+        daemons=Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace),
+        keeper=keeper,
+        kubelet_roots=roots,
+    )
+    await publisher.recover()
+
+    async def is_ready() -> bool:
+        try:
+            await keeper.status(limit_seconds=_PROBE_SECONDS_MAX)
+        except DriverError:
+            return False
+        return True
+
+    server = Server(parsed.endpoint)
+    server.add("Identity", IdentityService(is_ready))
+    node = NodeService(node_id=parsed.node_id, publisher=publisher, kubelet_roots=roots)
+    server.add("Node", node)
+    await _serve(server)
+    await publisher.settle()
+
+
+async def _controller(parsed: argparse.Namespace) -> None:
+    from csi.controller import ControllerService
+    from csi.provisioning import Provisioner
+
+    programs.find(programs.NAS_CLIENT)
+    provisioner = Provisioner([Source.parse(url) for url in parsed.source], children=Children())
+
+    async def is_ready() -> bool:
+        # A NAS that is away is reported by the calls that need it; restarting this process would not bring it back.
+        return True
+
+    server = Server(parsed.endpoint)
+    server.add("Identity", IdentityService(is_ready))
+    server.add("Controller", ControllerService(provisioner))
+    collection = asyncio.create_task(provisioner.collect())
+    await _serve(server)
+    collection.cancel()
+    await provisioner.close()
+
+
+async def _serve(server: Server) -> None:
+    await server.start()
+    # What start-up has made stays for good; the collector need not look at it again.
+    gc.freeze()
+    await server.serve_until_signal()
+
+
+def _checked_root(root: str) -> str:
+    path = os.path.normpath(root)
+    if not path.startswith("/") or path == "/":
+        raise DriverError(Code.INVALID_ARGUMENT, f"--kubelet-root {root!r} is not an absolute path below /")
+    check_components(path.lstrip("/"))
+    return path

@@ -1,0 +1,132 @@
+"""The datasets mounted on this node: one daemon per identity, shared by all volumes that use it.
+
+A daemon's mount is ``<run-dir>/mnt/<identity key>``; volumes are bind mounts of directories in it. It is launched by the
+first user, kept while there is one, and for a grace period after the last, since pods are often replaced by others of
+the same volume. Publishes of one dataset that come side by side share one request to the keeper, and its outcome.
+
+The keeper is asked on every publish, also when the daemon is known to run: it answers at once, and so a mount that was
+forced away, or a keeper that lost everything, is noticed before something is bound to a dead directory.
+"""
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass, field
+
+from csi._proto import efc_pb2
+from csi.errors import Code, DriverError
+from csi.keeper import Keeper
+
+_LOGGER = logging.getLogger(__name__)
+LAUNCH_SECONDS_MAX = 30.0
+
+
+@dataclass(kw_only=True)
+class _Daemon:
+    """Users are target paths. At most one of `launch` and `release` runs at a time."""
+
+    users: set[str] = field(default_factory=set)
+    launch: asyncio.Task[None] | None = None
+    release: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+
+
+class Daemons:
+    """Launches, shares and releases daemons through the keeper."""
+
+    def __init__(self, *, run_dir: str, keeper: Keeper, idle_grace_seconds: float) -> None:
+        self._folder = f"{run_dir}/mnt"
+        self._keeper = keeper
+        self._idle_grace_seconds = idle_grace_seconds
+        self._daemons: dict[str, _Daemon] = {}
+
+    def mount_of(self, key: str) -> str:
+        """Where the dataset with this identity key is mounted, when it is."""
+        return f"{self._folder}/{key}"
+
+    async def acquire(self, key: str, *, config: efc_pb2.DaemonConfig, user: str) -> str:
+        """Makes sure that the daemon serves, and that it is kept for ``user``; returns where it is mounted.
+
+        Raises the keeper's error; then ``user`` is a user only if it was one before.
+        """
+        daemon = self._daemons.setdefault(key, _Daemon())
+        is_new = user not in daemon.users
+        daemon.users.add(user)
+        if daemon.timer is not None:
+            daemon.timer.cancel()
+            daemon.timer = None
+        try:
+            if daemon.release is not None:
+                await asyncio.wait({daemon.release})
+            if daemon.launch is None:
+                daemon.launch = asyncio.create_task(self._launch(key, config))
+                daemon.launch.add_done_callback(lambda _: setattr(daemon, "launch", None))
+            await asyncio.shield(daemon.launch)
+        except BaseException:
+            if is_new:
+                self.give_up(key, user=user)
+            raise
+        return self.mount_of(key)
+
+    def adopt(self, key: str, *, user: str | None) -> None:
+        """After a restart of this process: the daemon is there already; without a user it is released after the grace."""
+        daemon = self._daemons.setdefault(key, _Daemon())
+        if user is not None:
+            daemon.users.add(user)
+        self._release_later(key)
+
+    def give_up(self, key: str, *, user: str) -> None:
+        """``user`` needs the daemon no more; that it was no user is success."""
+        daemon = self._daemons.get(key)
+        if daemon is not None:
+            daemon.users.discard(user)
+            self._release_later(key)
+
+    def _release_later(self, key: str) -> None:
+        daemon = self._daemons[key]
+        if daemon.users or daemon.timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        daemon.timer = loop.call_later(self._idle_grace_seconds, self._start_release, key)
+
+    def _start_release(self, key: str) -> None:
+        daemon = self._daemons[key]
+        daemon.timer = None
+        if daemon.users or daemon.launch is not None or daemon.release is not None:
+            return
+        daemon.release = asyncio.create_task(self._release(key, daemon))
+
+    async def _launch(self, key: str, config: efc_pb2.DaemonConfig) -> None:
+        target = self.mount_of(key)
+        os.makedirs(target, mode=0o700, exist_ok=True)
+        try:
+            status = await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
+        except DriverError:
+            _remove_directory(target)
+            raise
+        _LOGGER.debug("daemon %s serves, process %d", key, status.pid)
+
+    async def _release(self, key: str, daemon: _Daemon) -> None:
+        target = self.mount_of(key)
+        try:
+            await self._keeper.unmount(target=target)
+            _remove_directory(target)
+            _LOGGER.info("daemon %s released", key)
+        except DriverError as error:
+            # In use by something that we do not know, or no keeper: it is tried again after another grace.
+            level = logging.INFO if error.code is Code.FAILED_PRECONDITION else logging.WARNING
+            _LOGGER.log(level, "daemon %s not released yet: %s", key, error.message)
+        finally:
+            daemon.release = None
+            if not daemon.users and not os.path.lexists(target):
+                self._daemons.pop(key, None)
+            else:
+                self._release_later(key)
+
+
+def _remove_directory(path: str) -> None:
+    """Only ever an empty directory; a mount point is EBUSY, and stays."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass

@@ -1,0 +1,100 @@
+"""Client of the keeper, which mounts datasets and keeps their daemons running (proto/efc.proto).
+
+One connection per request: requests on one connection are answered in order, so a mount that waits for a slow NAS
+would hold up everybody else's. The socket is never blocking, so this needs no thread.
+"""
+
+import asyncio
+import socket
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from csi._proto import efc_pb2
+from csi.errors import Code, DriverError
+
+SOCKET_NAME = "keeper.sock"
+#: Largest message, as in efc/proto/src/transport.rs.
+MESSAGE_BYTES_MAX = 1 << 20
+MOUNT_SECONDS_MAX = 30.0
+UNMOUNT_SECONDS_MAX = 30.0
+STATUS_SECONDS_MAX = 5.0
+
+
+class KeeperUnreachable(DriverError):
+    """UNAVAILABLE because no keeper answers, as opposed to one that says so of a NAS."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Code.UNAVAILABLE, message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeeperStatus:
+    """What the keeper serves."""
+
+    pid: int
+    version: str
+    mounts: list[efc_pb2.MountStatus]
+
+
+class Keeper:
+    """Asks the keeper at ``<run_dir>/keeper.sock``. Errors are those that the keeper reports, or KeeperUnreachable."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._path = f"{run_dir}/{SOCKET_NAME}"
+
+    async def mount(
+        self, *, target: str, config: efc_pb2.DaemonConfig, limit_seconds: float = MOUNT_SECONDS_MAX
+    ) -> efc_pb2.MountStatus:
+        """Mounts a dataset, or finds it mounted with the same configuration; returns when it can be used."""
+        request = efc_pb2.MountRequest(target=target, config=config, time_limit_ms=int(limit_seconds * 1000))
+        # The keeper cleans up at its limit; it needs a moment for that before we give up on it.
+        reply = await self._ask(efc_pb2.KeeperRequest(mount=request), limit_seconds=limit_seconds + 5)
+        return reply.mount.status
+
+    async def unmount(self, *, target: str, force: bool = False) -> None:
+        """Unmounts and ends the daemon; FAILED_PRECONDITION if it is in use and not ``force``."""
+        request = efc_pb2.UnmountRequest(target=target, force=force)
+        await self._ask(efc_pb2.KeeperRequest(unmount=request), limit_seconds=UNMOUNT_SECONDS_MAX)
+
+    async def status(self, target: str = "", *, limit_seconds: float = STATUS_SECONDS_MAX) -> KeeperStatus:
+        """All mounts, or the one at ``target``."""
+        request = efc_pb2.StatusRequest(target=target)
+        reply = await self._ask(efc_pb2.KeeperRequest(status=request), limit_seconds=limit_seconds)
+        status = reply.status
+        return KeeperStatus(pid=status.keeper_pid, version=status.keeper_version, mounts=list(status.mounts))
+
+    async def _ask(self, request: efc_pb2.KeeperRequest, *, limit_seconds: float) -> efc_pb2.KeeperReply:
+        try:
+            async with asyncio.timeout(limit_seconds):
+                received = await self._exchange(request.SerializeToString())
+        except TimeoutError:
+            raise KeeperUnreachable(f"the keeper at {self._path} did not answer within {limit_seconds:g} s") from None
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise KeeperUnreachable(f"no keeper answers at {self._path} ({reason}): is efc-keeper running?") from None
+        return _decoded(received, expected=request.WhichOneof("request"))
+
+    async def _exchange(self, request: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.setblocking(False)
+            await loop.sock_connect(connection, self._path)
+            await loop.sock_sendall(connection, request)
+            received = await loop.sock_recv(connection, MESSAGE_BYTES_MAX)
+        if not received:
+            raise ConnectionResetError(0, "it closed the connection without an answer")
+        return received
+
+
+def _decoded(received: bytes, *, expected: str | None) -> efc_pb2.KeeperReply:
+    try:
+        reply = efc_pb2.KeeperReply.FromString(received)
+    except DecodeError:
+        raise DriverError(Code.INTERNAL, "the keeper's answer does not decode") from None
+    kind = reply.WhichOneof("reply")
+    if kind == "error":
+        raise DriverError.from_wire(efc_pb2.Error.Code.Name(reply.error.code), reply.error.message)
+    if kind != expected:
+        raise DriverError(Code.INTERNAL, f"the keeper answered {kind!r} to {expected!r}: are both of one release?")
+    return reply

@@ -1,0 +1,141 @@
+"""What is mounted on this node, and the three operations that change or ask it.
+
+What is mounted is decided from /proc/self/mountinfo, never by stat of a path: on a dead FUSE mount stat fails, and
+os.path.ismount() and exists() both say False. Binding, unmounting and statvfs run in ``efc-mount-helper``, one child
+process each (:mod:`csi.children`), since all three can hang with the file system beneath.
+"""
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from csi import programs
+from csi.children import Children
+from csi.errors import Code, DriverError, from_child
+
+#: What the keeper mounts datasets as.
+FILE_SYSTEM_TYPE = "fuse.efc"
+BIND_SECONDS_MAX = 20.0
+UNMOUNT_SECONDS_MAX = 15.0
+STATVFS_SECONDS_MAX = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """One line of mountinfo (proc_pid_mountinfo(5)). ``device`` is MAJOR:MINOR, ``root`` the path within the file system."""
+
+    device: str
+    root: str
+    target: str
+    read_only: bool
+    file_system_type: str
+    source: str
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """All mounts, oldest first; lines that are not understood are left out."""
+    return [mount for line in text.splitlines() if (mount := _parse_line(line)) is not None]
+
+
+def _parse_line(line: str) -> Mount | None:
+    fields = line.split(" ")
+    try:
+        separator = fields.index("-", 6)
+        file_system_type, source = fields[separator + 1 : separator + 3]
+    except ValueError:
+        return None
+    return Mount(
+        device=fields[2],
+        root=unescape(fields[3]),
+        target=unescape(fields[4]),
+        read_only="ro" in fields[5].split(","),
+        file_system_type=unescape(file_system_type),
+        source=unescape(source),
+    )
+
+
+def unescape(text: str) -> str:
+    """Undoes the kernel's octal escapes of space, tab, newline, backslash and '#'."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statvfs:
+    """Sizes in bytes, files in inodes."""
+
+    bytes_total: int
+    bytes_free: int
+    bytes_available: int
+    files_total: int
+    files_free: int
+
+    @classmethod
+    def from_json(cls, text: bytes, *, origin: str) -> "Statvfs":
+        """What ``efc-mount-helper statvfs`` and ``efc-fs df`` print; raises INTERNAL."""
+        try:
+            fields = json.loads(text)
+            return cls(**{name: int(fields[name]) for name in cls.__annotations__})
+        except (ValueError, KeyError, TypeError) as error:
+            raise DriverError(Code.INTERNAL, f"{origin} printed what is no statvfs: {error}") from None
+
+
+class Mounts:
+    """The node's mounts, through mountinfo and efc-mount-helper."""
+
+    def __init__(self, *, children: Children, mountinfo: str = "/proc/self/mountinfo") -> None:
+        self._children = children
+        self._mountinfo = Path(mountinfo)
+
+    def all(self) -> list[Mount]:
+        """Every mount of this mount namespace, oldest first."""
+        # surrogateescape: a path is bytes, and one odd mount must not blind us to all others.
+        return parse_mountinfo(self._mountinfo.read_text(errors="surrogateescape"))
+
+    def at(self, target: str) -> Mount | None:
+        """The topmost mount at exactly ``target``."""
+        return top(self.all(), target)
+
+    async def bind(self, *, root: str, path: str, target: str, read_only: bool) -> None:
+        """Binds ``path`` beneath ``root`` to ``target``; NOT_FOUND if there is no such directory."""
+        arguments = ["bind", "--root", root, "--path", path or ".", "--target", target]
+        await self._helper(arguments + ["--read-only"] * read_only, target=target, deadline_seconds=BIND_SECONDS_MAX)
+
+    async def unmount(self, target: str) -> None:
+        """Unmounts everything at ``target``; what is busy or does not answer is detached. Not mounted is success."""
+        try:
+            await self._helper(["unmount", "--target", target], target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
+        except DriverError as error:
+            if error.code not in (Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED):
+                raise
+            arguments = ["unmount", "--target", target, "--detach"]
+            await self._helper(arguments, target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
+
+    async def statvfs(self, target: str) -> Statvfs:
+        """Sizes of the file system at ``target``; DEADLINE_EXCEEDED if it does not answer."""
+        printed = await self._helper(
+            ["statvfs", "--target", target], target=target, deadline_seconds=STATVFS_SECONDS_MAX, slot="statvfs of "
+        )
+        return Statvfs.from_json(printed, origin=programs.MOUNT_HELPER)
+
+    def is_asking(self, target: str) -> bool:
+        """Whether an earlier :meth:`statvfs` of ``target`` hangs still."""
+        return self._children.is_busy("statvfs of " + target)
+
+    async def _helper(self, arguments: list[str], *, target: str, deadline_seconds: float, slot: str = "") -> bytes:
+        finished = await self._children.run(
+            [programs.find(programs.MOUNT_HELPER), *arguments], deadline_seconds=deadline_seconds, slot=slot + target
+        )
+        if finished.exit_status != 0:
+            raise from_child(program=programs.MOUNT_HELPER, exit_status=finished.exit_status, stderr=finished.stderr)
+        return finished.stdout
+
+
+def top(mounts: Iterable[Mount], target: str) -> Mount | None:
+    """The topmost (last) mount at exactly ``target``."""
+    found = None
+    for mount in mounts:
+        if mount.target == target:
+            found = mount
+    return found

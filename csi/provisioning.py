@@ -1,0 +1,401 @@
+"""Provisioning: a directory per volume, and a record of it beside the data, all on the NAS.
+
+The driver's own directory at a configured source::
+
+    .efc/volumes/<id>.json      one record per volume; the truth about what an id means
+    .efc/new/<id>               a directory being made; it becomes the volume's by one rename
+    .efc/trash/<id>-<created>   directories of deleted volumes, until they are removed
+    .efc/archived/, .efc/retained/   what onDelete says is kept
+
+Creating makes the directory under ``new``, writes the record with its inode number, and renames it into place; deleting
+renames into ``trash`` (or ``archived``), removes the record, then the data. Each step is atomic and can be repeated, and
+names are derived from the volume, so a crash between any two is mended by the CO's next try. The inode number in the
+record is the marker: a directory at a volume's path with another number is somebody else's, and is never handed out,
+moved or deleted. Nothing is kept in this process but a cache of records, which never change once they are written.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from csi.children import Children
+from csi.errors import Code, DriverError, invalid
+from csi.locks import KeyedLocks
+from csi.nas import Nas
+from csi.parameters import OnDelete, VolumeParameters
+from csi.sources import Source
+from csi.volumes import VolumeRecord, is_own_id, volume_id_of
+
+_LOGGER = logging.getLogger(__name__)
+OWN = ".efc"
+_VOLUMES = f"{OWN}/volumes"
+_NEW = f"{OWN}/new"
+_TRASH = f"{OWN}/trash"
+_ARCHIVED = f"{OWN}/archived"
+_RETAINED = f"{OWN}/retained"
+#: Nobody but root looks in there, and pods never get it.
+_OWN_MODE = 0o700
+_PARENT_MODE = 0o755
+_RECORD_MODE = 0o600
+#: How long DeleteVolume waits for the data to be gone; a large tree goes on being removed after it has answered.
+REMOVE_WAIT_SECONDS = 20.0
+REMOVE_SECONDS_MAX = 6 * 3600.0
+_REMOVALS_AT_ONCE = 2
+_READS_AT_ONCE = 8
+
+
+class Catalogue:
+    """The records at one configured source."""
+
+    def __init__(self, nas: Nas) -> None:
+        self.nas = nas
+        # By id and the inode of the file: a record never changes, but an id can come back with another one.
+        self._cache: dict[tuple[str, int], VolumeRecord] = {}
+
+    async def get(self, volume_id: str) -> VolumeRecord | None:
+        """One record, read from the NAS."""
+        text = await self.nas.read(f"{_VOLUMES}/{volume_id}.json")
+        return None if text is None else VolumeRecord.from_json(text, volume_id=volume_id)
+
+    async def all(self) -> list[VolumeRecord]:
+        """All records; one that is damaged is left out and logged."""
+        found: dict[tuple[str, int], VolumeRecord] = {}
+        gate = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def read(volume_id: str, fileid: int) -> None:
+            record = self._cache.get((volume_id, fileid))
+            async with gate:
+                try:
+                    record = record or await self.get(volume_id)
+                except DriverError as error:
+                    if error.code is not Code.INTERNAL:
+                        raise
+                    _LOGGER.error("%s", error.message)
+            if record is not None:
+                found[volume_id, fileid] = record
+
+        entries = await self.nas.entries(_VOLUMES)
+        names = [(entry.name.removesuffix(".json"), entry.fileid) for entry in entries if entry.name.endswith(".json")]
+        async with asyncio.TaskGroup() as group:
+            for volume_id, fileid in names:
+                if is_own_id(volume_id):
+                    group.create_task(read(volume_id, fileid))
+        self._cache = found
+        return list(found.values())
+
+    def path_of(self, record: VolumeRecord) -> str:
+        """The volume's directory, relative to this source."""
+        return joined(self.prefix_of(Source.parse(record.source)), record.path)
+
+    def prefix_of(self, source: Source) -> str:
+        """Where ``source`` lies beneath this one."""
+        prefix = source.relative_to(self.nas.source)
+        if prefix is None:
+            raise DriverError(
+                Code.INTERNAL, f"{source.canonical()!r} does not lie beneath {self.nas.source.canonical()!r}"
+            )
+        return prefix
+
+
+class Provisioner:
+    """Volumes of all configured sources."""
+
+    def __init__(self, sources: Sequence[Source], *, children: Children) -> None:
+        # Nested sources would see each other's volumes as foreign directories: the innermost decides.
+        ordered = sorted(sources, key=lambda source: len(source.path), reverse=True)
+        self._catalogues = [Catalogue(Nas(source, children=children)) for source in ordered]
+        self._locks = KeyedLocks("volume")
+        self._removals: set[asyncio.Task[None]] = set()
+        self._removal_gate = asyncio.Semaphore(_REMOVALS_AT_ONCE)
+        self._removing: set[str] = set()
+
+    def catalogue_for(self, source: Source | None) -> tuple[Catalogue, Source]:
+        """The configured source at or above ``source``; raises INVALID_ARGUMENT. None means the only one."""
+        if source is None:
+            if len(self._catalogues) != 1:
+                raise invalid("the StorageClass has no parameter 'source', and this driver has several")
+            return self._catalogues[0], self._catalogues[0].nas.source
+        for catalogue in self._catalogues:
+            if source.relative_to(catalogue.nas.source) is not None:
+                return catalogue, source
+        allowed = ", ".join(catalogue.nas.source.canonical() for catalogue in self._catalogues)
+        raise invalid(f"parameter 'source' has value {source.canonical()!r}; allowed is what lies beneath {allowed}")
+
+    async def create(
+        self, name: str, *, parameters: VolumeParameters, required_bytes: int, limit_bytes: int
+    ) -> VolumeRecord:
+        """Makes the volume called ``name``, or finds it made.
+
+        Raises ALREADY_EXISTS if the name or the directory is taken by something else, and the NAS's errors. Capacities
+        are 0 for none.
+        """
+        volume_id = volume_id_of(name)
+        catalogue, source = self.catalogue_for(parameters.source)
+        wanted = VolumeRecord(
+            id=volume_id,
+            name=name,
+            source=source.canonical(),
+            path=parameters.path or volume_id,
+            capacity_bytes=required_bytes or limit_bytes,
+            on_delete=parameters.on_delete.value,
+            uid=parameters.uid,
+            gid=parameters.gid,
+            mode=parameters.mode,
+            options=parameters.options,
+            fileid=0,
+            created_unix_ms=int(time.time() * 1000),
+        )
+        if catalogue.path_of(wanted).split("/")[0] == OWN:
+            raise invalid(f"the volume's path {wanted.path!r} leads into {OWN!r}, the driver's own directory")
+        with self._locks.hold(volume_id):
+            record = await catalogue.get(volume_id)
+            if record is None:
+                await self._refuse_overlap(catalogue, wanted)
+                record = await self._write_record(catalogue, wanted)
+            _refuse_difference(record, wanted, required_bytes=required_bytes, limit_bytes=limit_bytes)
+            await self._put_in_place(catalogue, record)
+        return record
+
+    async def _refuse_overlap(self, catalogue: Catalogue, wanted: VolumeRecord) -> None:
+        """A volume within another would be deleted with it."""
+        path = catalogue.path_of(wanted) + "/"
+        for other in await catalogue.all():
+            taken = catalogue.path_of(other) + "/"
+            if path.startswith(taken) or taken.startswith(path):
+                raise DriverError(
+                    Code.ALREADY_EXISTS,
+                    f"directory {wanted.path!r} lies within volume {other.name!r} ({other.path!r}) or around it: change 'pathPattern'",
+                )
+        if await catalogue.nas.stat(path.rstrip("/")) is not None:
+            raise _foreign(wanted)
+
+    async def _write_record(self, catalogue: Catalogue, wanted: VolumeRecord) -> VolumeRecord:
+        """Makes the directory aside, and the record that names it."""
+        nas, aside = catalogue.nas, f"{_NEW}/{wanted.id}"
+        for directory in (_VOLUMES, _NEW):
+            await nas.make_directories(directory, mode=_OWN_MODE)
+        # What an earlier try left has perhaps another owner or mode; it is empty, and ours by its place.
+        await nas.remove(aside)
+        await nas.make_directory(aside, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid)
+        made = await nas.stat(aside)
+        if made is None:
+            raise DriverError(Code.ABORTED, f"another controller works on volume {wanted.name!r}: try again")
+        record = replace(wanted, fileid=made.fileid)
+        try:
+            await nas.create(f"{_VOLUMES}/{record.id}.json", record.to_json(), mode=_RECORD_MODE)
+        except DriverError as error:
+            if error.code is not Code.ALREADY_EXISTS:
+                raise
+            raise DriverError(Code.ABORTED, f"another controller made volume {wanted.name!r}: try again") from None
+        return record
+
+    async def _put_in_place(self, catalogue: Catalogue, record: VolumeRecord) -> None:
+        nas, path = catalogue.nas, catalogue.path_of(record)
+        present = await nas.stat(path)
+        if present is not None and present.fileid == record.fileid:
+            return
+        aside = await nas.stat(f"{_NEW}/{record.id}")
+        if present is None and aside is not None and aside.fileid == record.fileid:
+            parent = path.rpartition("/")[0]
+            if parent:
+                await nas.make_directories(parent, mode=_PARENT_MODE)
+            try:
+                await nas.move(f"{_NEW}/{record.id}", path)
+                return
+            except DriverError as error:
+                if error.code is not Code.ALREADY_EXISTS:
+                    raise
+        if present is None and aside is None:
+            raise DriverError(
+                Code.FAILED_PRECONDITION,
+                f"the directory {record.path!r} of volume {record.name!r} is gone from {record.source}: delete the volume",
+            )
+        if aside is not None and aside.fileid == record.fileid:
+            # Somebody made a directory there in the meantime; ours was never handed out.
+            await nas.remove(f"{_VOLUMES}/{record.id}.json")
+            await nas.remove(f"{_NEW}/{record.id}")
+        raise _foreign(record)
+
+    async def delete(self, volume_id: str) -> None:
+        """Deletes a volume as its onDelete says; an unknown one is success.
+
+        Raises FAILED_PRECONDITION if the directory is not the one that was made, and the NAS's errors.
+        """
+        if not is_own_id(volume_id):
+            return
+        with self._locks.hold(volume_id):
+            found = await self._find(volume_id)
+            if found is None:
+                return
+            catalogue, record = found
+            # The creation time makes the name one of this volume, not of a later one with the same name.
+            kept = f"{record.id}-{record.created_unix_ms}"
+            record_path = f"{_VOLUMES}/{record.id}.json"
+            on_delete = OnDelete(record.on_delete)
+            if on_delete is OnDelete.RETAIN:
+                await self._move_own(catalogue.nas, record_path, f"{_RETAINED}/{kept}.json")
+                return
+            if on_delete is OnDelete.ARCHIVE:
+                await self._move_away(catalogue, record, f"{_ARCHIVED}/{kept}")
+                await self._move_own(catalogue.nas, record_path, f"{_ARCHIVED}/{kept}.json")
+                return
+            await self._move_away(catalogue, record, f"{_TRASH}/{kept}")
+            await catalogue.nas.remove(record_path)
+        await self._empty_trash(catalogue)
+
+    async def _find(self, volume_id: str) -> tuple[Catalogue, VolumeRecord] | None:
+        """Asks every source; a NAS that does not answer is an error unless another has the record."""
+        failure: DriverError | None = None
+        for catalogue in self._catalogues:
+            try:
+                record = await catalogue.get(volume_id)
+            except DriverError as error:
+                failure = error
+                continue
+            if record is not None:
+                return catalogue, record
+        if failure is not None:
+            raise failure
+        return None
+
+    async def _move_away(self, catalogue: Catalogue, record: VolumeRecord, to: str) -> None:
+        """Moves the volume's directory, wherever creation had got to; that it is gone already is success."""
+        for path in (catalogue.path_of(record), f"{_NEW}/{record.id}"):
+            present = await catalogue.nas.stat(path)
+            if present is None:
+                continue
+            if present.fileid != record.fileid:
+                raise DriverError(
+                    Code.FAILED_PRECONDITION,
+                    f"{path!r} at {record.source} is not the directory that was made for volume {record.name!r} (it was "
+                    f"replaced or restored): look at it, then remove it or the record {_VOLUMES}/{record.id}.json",
+                )
+            await self._move_own(catalogue.nas, path, to)
+            return
+
+    async def _move_own(self, nas: Nas, old: str, new: str) -> None:
+        await nas.make_directories(new.rpartition("/")[0], mode=_OWN_MODE)
+        await nas.move(old, new)
+
+    async def _empty_trash(self, catalogue: Catalogue) -> None:
+        """Removes all that is in the trash; waits a while for it, and goes on after that."""
+        entries = await catalogue.nas.entries(_TRASH)
+        started = {self._start_removal(catalogue.nas, f"{_TRASH}/{entry.name}") for entry in entries} - {None}
+        if started:
+            await asyncio.wait([task for task in started if task is not None], timeout=REMOVE_WAIT_SECONDS)
+
+    def _start_removal(self, nas: Nas, path: str) -> "asyncio.Task[None] | None":
+        key = f"{nas.source.canonical()} {path}"
+        if key in self._removing:
+            return None
+        self._removing.add(key)
+
+        async def remove() -> None:
+            try:
+                async with self._removal_gate:
+                    await nas.remove_tree(path, limit_seconds=REMOVE_SECONDS_MAX)
+            except DriverError as error:
+                _LOGGER.warning("%s stays until the next deletion: %s", key, error.message)
+            finally:
+                self._removing.discard(key)
+
+        task = asyncio.create_task(remove())
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+        return task
+
+    async def collect(self) -> None:
+        """At start: removes what deletions before a crash or a restart have left."""
+        for catalogue in self._catalogues:
+            try:
+                await self._empty_trash(catalogue)
+            except DriverError as error:
+                _LOGGER.warning("the trash of %s is not emptied: %s", catalogue.nas.source, error.message)
+
+    async def close(self) -> None:
+        """Stops removals; what is left is removed at the next start."""
+        tasks = list(self._removals)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def get(self, volume_id: str) -> tuple[VolumeRecord, str]:
+        """A volume and why it is abnormal ("" if it is not); raises NOT_FOUND."""
+        found = await self._find(volume_id) if is_own_id(volume_id) else None
+        if found is None:
+            raise DriverError(Code.NOT_FOUND, f"there is no volume {volume_id[:128]!r} on the configured sources")
+        catalogue, record = found
+        return record, (await self._conditions(catalogue, [record]))[record.id]
+
+    async def list(self, *, after: str, count_max: int) -> tuple[list[tuple[VolumeRecord, str]], str]:
+        """A page of volumes with their conditions, by id, and the id it ends with ("" if it is the last page)."""
+        found: list[tuple[VolumeRecord, Catalogue]] = []
+        for catalogue in self._catalogues:
+            found += [(record, catalogue) for record in await catalogue.all() if record.id > after]
+        found.sort(key=lambda pair: pair[0].id)
+        page = found[:count_max] if count_max else found
+        conditions: dict[str, str] = {}
+        for catalogue in self._catalogues:
+            conditions |= await self._conditions(catalogue, [record for record, owner in page if owner is catalogue])
+        listed = [(record, conditions[record.id]) for record, _ in page]
+        return listed, page[-1][0].id if page and len(page) < len(found) else ""
+
+    async def _conditions(self, catalogue: Catalogue, records: Sequence[VolumeRecord]) -> dict[str, str]:
+        """Volume id -> why it is abnormal. Asks once per directory that holds volumes, not once per volume."""
+        parents = {catalogue.path_of(record).rpartition("/")[0] for record in records}
+        fileids: dict[str, int] = {}
+        for parent in sorted(parents):
+            try:
+                entries = await catalogue.nas.entries(parent or ".")
+            except DriverError as error:
+                return {record.id: error.message for record in records}
+            fileids |= {joined(parent, entry.name): entry.fileid for entry in entries}
+        return {record.id: _condition(record, fileids.get(catalogue.path_of(record))) for record in records}
+
+    async def capacity(self, source: Source | None) -> int:
+        """Bytes that new volumes can take at ``source``; without one, at the roomiest source.
+
+        Not the sum of all: several exports may share one disk.
+        """
+        if source is not None:
+            catalogue, source = self.catalogue_for(source)
+            return (await catalogue.nas.sizes(catalogue.prefix_of(source))).bytes_available
+        return max([(await catalogue.nas.sizes()).bytes_available for catalogue in self._catalogues])
+
+
+def joined(parent: str, path: str) -> str:
+    """``parent/path`` for relative paths, either of which may be ""."""
+    return "/".join(part for part in (parent, path) if part)
+
+
+def _condition(record: VolumeRecord, fileid: int | None) -> str:
+    if fileid is None:
+        return f"its directory {record.path!r} is gone from {record.source}"
+    return "" if fileid == record.fileid else f"its directory {record.path!r} was replaced by another"
+
+
+def _foreign(record: VolumeRecord) -> DriverError:
+    return DriverError(
+        Code.ALREADY_EXISTS,
+        f"directory {record.path!r} at {record.source} exists and was not made for volume {record.name!r}: "
+        "a directory of somebody else is never taken over; use a static PV for it, or change 'pathPattern'",
+    )
+
+
+def _differences(record: VolumeRecord, wanted: VolumeRecord) -> Iterator[str]:
+    for name in ("name", "source", "path", "on_delete", "uid", "gid", "mode", "options"):
+        if getattr(record, name) != getattr(wanted, name):
+            yield name
+
+
+def _refuse_difference(record: VolumeRecord, wanted: VolumeRecord, *, required_bytes: int, limit_bytes: int) -> None:
+    different = list(_differences(record, wanted))
+    has_room = required_bytes <= record.capacity_bytes and (not limit_bytes or record.capacity_bytes <= limit_bytes)
+    if not has_room:
+        different.append("capacity")
+    if different:
+        raise DriverError(
+            Code.ALREADY_EXISTS, f"volume {record.name!r} exists with another {', '.join(different)}: delete it first"
+        )

@@ -1,0 +1,289 @@
+"""Publishing volumes to target paths on this node, and undoing it.
+
+A publish is: record, daemon, target directory, bind mount; an unpublish the same backwards. Each step can be repeated,
+so a crash between any two is mended by the CO's next call, or by :meth:`Publisher.recover` at the next start. What is
+there is decided by mountinfo and records together; nothing here ever looks *into* a target, and nothing is ever deleted
+but an empty directory (rmdir) that no mount covers.
+
+An operation runs to its end also when its caller has gone away: half a publish would have to be undone anyway, and the
+caller's next try finds it finished. Operations on one target never overlap; those on different targets do.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import stat
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+
+from csi._proto import csi_pb2, efc_pb2
+from csi.daemons import Daemons
+from csi.errors import Code, DriverError
+from csi.keeper import Keeper
+from csi.locks import KeyedLocks
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
+from csi.options import identity_key
+from csi.paths import check_target_parent
+from csi.records import Publication, Publications
+from csi.volumes import NodeVolume
+
+_LOGGER = logging.getLogger(__name__)
+_SINGLE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
+#: As kubelet makes them.
+_TARGET_MODE = 0o750
+#: So that a status never keeps the statistics waiting.
+_STATUS_SECONDS_MAX = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeStatus:
+    """Sizes, or None if the file system does not answer; why it is abnormal, or ""."""
+
+    sizes: Statvfs | None
+    abnormal: str
+
+
+class Publisher:
+    """All publications of one node."""
+
+    def __init__(
+        self,
+        *,
+        publications: Publications,
+        mounts: Mounts,
+        daemons: Daemons,
+        keeper: Keeper,
+        kubelet_roots: Sequence[str],
+    ) -> None:
+        self._publications = publications
+        self._mounts = mounts
+        self._daemons = daemons
+        self._keeper = keeper
+        self._kubelet_roots = kubelet_roots
+        self._locks = KeyedLocks("target")
+        self._operations: set[asyncio.Task[None]] = set()
+
+    async def publish(self, volume: NodeVolume, *, target: str, read_only: bool, access_mode: int) -> None:
+        """Makes ``volume`` visible at ``target``; a repetition is success.
+
+        Raises ALREADY_EXISTS if the target has another volume or the same in another way, FAILED_PRECONDITION for a
+        second target of a single-writer volume, NOT_FOUND if the volume's directory does not exist, ABORTED while
+        another call for the target is under way, and the errors of the keeper. On an error nothing is left behind.
+        """
+        config = volume.options.daemon_config(volume.source)
+        # Each bind mount is read-only or not by itself, so that both kinds share one daemon.
+        config.read_only = False
+        wanted = Publication(
+            volume_id=volume.id,
+            target=target,
+            source=volume.source.canonical(),
+            path=volume.path,
+            key=identity_key(config),
+            options=volume.options.given(),
+            read_only=read_only,
+            access_mode=access_mode,
+        )
+        await self._to_the_end(self._publish(wanted, config))
+
+    async def unpublish(self, volume_id: str, *, target: str) -> None:
+        """Removes ``target``; that it is not there is success. NOT_FOUND if it is another volume's."""
+        await self._to_the_end(self._unpublish(volume_id, target))
+
+    async def _to_the_end(self, operation: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(operation)
+        self._operations.add(task)
+        task.add_done_callback(self._operations.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_unseen)
+            raise
+
+    async def settle(self) -> None:
+        """Waits for all operations under way; each has a deadline of its own."""
+        if self._operations:
+            await asyncio.wait(self._operations)
+
+    async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
+        with self._locks.hold(wanted.target):
+            self._refuse_conflicts(wanted)
+            check_target_parent(wanted.target, roots=self._kubelet_roots)
+            mounts = self._mounts.all()
+            mount = top(mounts, wanted.target)
+            if mount is not None and mount.file_system_type != FILE_SYSTEM_TYPE:
+                raise DriverError(
+                    Code.ALREADY_EXISTS, f"{wanted.target!r} is a mount point of {mount.source!r} already, not of EFC"
+                )
+            known = self._publications.get(wanted.target) is not None
+            if not known:
+                self._publications.put(wanted)
+            try:
+                await self._mount(wanted, config)
+            except BaseException:
+                if not known:
+                    await self._undo(wanted)
+                raise
+
+    def _refuse_conflicts(self, wanted: Publication) -> None:
+        present = self._publications.get(wanted.target)
+        if present is not None and not present.is_same(wanted):
+            raise DriverError(
+                Code.ALREADY_EXISTS,
+                f"{wanted.target!r} is published already, for volume {present.volume_id!r} or in another way: unpublish it first",
+            )
+        for other in self._publications.of_volume(wanted.volume_id):
+            if other.target != wanted.target and _SINGLE_WRITER in (other.access_mode, wanted.access_mode):
+                raise DriverError(
+                    Code.FAILED_PRECONDITION,
+                    f"volume {wanted.volume_id!r} is for a single writer (ReadWriteOncePod) and published at {other.target!r}",
+                )
+
+    async def _mount(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
+        dataset = await self._daemons.acquire(wanted.key, config=config, user=wanted.target)
+        mounts = self._mounts.all()
+        present = top(mounts, wanted.target)
+        if present is not None:
+            if _serves(present, wanted, dataset=top(mounts, dataset)):
+                return
+            # It belongs to a daemon or a directory that is gone.
+            await self._mounts.unmount(wanted.target)
+        _make_directory(wanted.target)
+        await self._mounts.bind(root=dataset, path=wanted.path, target=wanted.target, read_only=wanted.read_only)
+
+    async def _undo(self, wanted: Publication) -> None:
+        """Leaves nothing of a failed publish. A step that fails is logged: its record stays for the next try."""
+        try:
+            await self._remove(wanted.target)
+        except DriverError as error:
+            _LOGGER.warning("what a failed publish left at %r is not removed: %s", wanted.target, error.message)
+            return
+        self._publications.remove(wanted.target)
+        self._daemons.give_up(wanted.key, user=wanted.target)
+
+    async def _unpublish(self, volume_id: str, target: str) -> None:
+        with self._locks.hold(target):
+            present = self._publications.get(target)
+            if present is not None and present.volume_id != volume_id:
+                raise DriverError(
+                    Code.NOT_FOUND, f"{target!r} belongs to volume {present.volume_id!r}, not to {volume_id!r}"
+                )
+            await self._remove(target)
+            self._publications.remove(target)
+            if present is not None:
+                self._daemons.give_up(present.key, user=target)
+
+    async def _remove(self, target: str) -> None:
+        mount = self._mounts.at(target)
+        if mount is not None and mount.file_system_type != FILE_SYSTEM_TYPE:
+            raise DriverError(
+                Code.FAILED_PRECONDITION, f"{target!r} is a mount of {mount.source!r}, not of EFC: unmount it"
+            )
+        if mount is not None:
+            await self._mounts.unmount(target)
+        _remove_directory(target)
+
+    async def status(self, volume_id: str, *, target: str) -> VolumeStatus:
+        """Sizes and condition; NOT_FOUND unless ``volume_id`` is published at ``target``."""
+        publication = self._publications.get(os.path.normpath(target)) if target.startswith("/") else None
+        if publication is None or publication.volume_id != volume_id:
+            raise DriverError(Code.NOT_FOUND, f"volume {volume_id!r} is not published at {target!r} on this node")
+        if self._mounts.at(publication.target) is None:
+            return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
+        sizes, abnormal = await asyncio.gather(self._sizes(publication.target), self._condition(publication.key))
+        if sizes is None and not abnormal:
+            abnormal = "the file system does not answer"
+        return VolumeStatus(sizes=sizes, abnormal=abnormal)
+
+    async def _sizes(self, target: str) -> Statvfs | None:
+        if self._mounts.is_asking(target):
+            return None
+        try:
+            return await self._mounts.statvfs(target)
+        except DriverError as error:
+            _LOGGER.warning("no sizes of %r: %s", target, error.message)
+            return None
+
+    async def _condition(self, key: str) -> str:
+        """Why the daemon is not as it should be, or ""."""
+        try:
+            status = await self._keeper.status(self._daemons.mount_of(key), limit_seconds=_STATUS_SECONDS_MAX)
+        except DriverError as error:
+            return error.message
+        if not status.mounts:
+            return "its daemon is not mounted any more; publish it again (restart the pod)"
+        return condition_of(status.mounts[0])
+
+    async def recover(self) -> None:
+        """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
+        for path in self._publications.load():
+            _LOGGER.info("removed a void record: %s", path.name)
+        mounted = {mount.target: mount for mount in self._mounts.all()}
+        for publication in self._publications:
+            if publication.target in mounted:
+                self._daemons.adopt(publication.key, user=publication.target)
+                continue
+            # A publish that was cut off, or a mount that somebody else removed: the CO publishes again.
+            _LOGGER.info("removed the record of %r, which is not mounted", publication.target)
+            self._publications.remove(publication.target)
+            try:
+                _remove_directory(publication.target)
+            except DriverError as error:
+                _LOGGER.warning("%s", error.message)
+        used = {publication.key for publication in self._publications}
+        folder = self._daemons.mount_of("")
+        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+            if name not in used:
+                self._daemons.adopt(name, user=None)
+
+
+def condition_of(status: efc_pb2.MountStatus) -> str:
+    """Why a daemon is not as it should be, in one sentence, or "" if it is."""
+    states = efc_pb2.MountStatus
+    reason = f": {status.reason}" if status.reason else ""
+    if status.state == states.RESTARTING:
+        return f"the daemon is being restarted{reason}"
+    if status.state == states.UNRESPONSIVE_NAS:
+        return f"the NAS does not answer{reason}"
+    if status.state == states.STARTING:
+        return f"the daemon is connecting to the NAS{reason}"
+    return ""
+
+
+def _serves(mount: Mount, wanted: Publication, *, dataset: Mount | None) -> bool:
+    """Whether the mount at the target is what the publication asks for, of the dataset's mount of today."""
+    if dataset is None or mount.device != dataset.device or mount.read_only != wanted.read_only:
+        return False
+    return mount.root == (dataset.root.rstrip("/") + "/" + wanted.path if wanted.path else dataset.root)
+
+
+def _make_directory(target: str) -> None:
+    """Makes the leaf only; nothing is mounted there, so it may be looked at."""
+    try:
+        os.mkdir(target, _TARGET_MODE)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(target).st_mode):
+            raise DriverError(Code.FAILED_PRECONDITION, f"target {target!r} exists and is no directory") from None
+    except OSError as error:
+        raise DriverError(Code.FAILED_PRECONDITION, f"cannot make target {target!r}: {error.strerror}") from None
+
+
+def _remove_directory(target: str) -> None:
+    try:
+        os.rmdir(target)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return
+        hint = (
+            ": it holds files that are not the volume's; look at them, then remove them"
+            if error.errno == errno.ENOTEMPTY
+            else ""
+        )
+        raise DriverError(
+            Code.FAILED_PRECONDITION, f"cannot remove target {target!r} ({error.strerror}){hint}"
+        ) from None
+
+
+def _log_unseen(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _LOGGER.warning("an operation whose caller had gone away failed: %s", task.exception())

@@ -1,0 +1,146 @@
+"""What a volume is: its id, its record on the NAS, and the context that travels in its PV.
+
+A provisioned volume's id is derived from the name that the CO chose, so a repeated CreateVolume finds its own traces on
+the NAS without any other state. What an id means stands in a record beside the data. A static PV may have any
+``volumeHandle``: on a node an id is a label, and never becomes part of a path or an option.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from csi.errors import Code, DriverError, invalid
+from csi.options import OPTIONS, MountOptions, parse, parse_item, unknown
+from csi.parameters import OnDelete
+from csi.paths import check_relative
+from csi.sources import Source
+
+#: The CSI specification allows 128; static PVs of other drivers have longer ones.
+VOLUME_ID_LENGTH_MAX = 1024
+#: The CSI specification: "General size limits", in bytes.
+NAME_LENGTH_MAX = 128
+RECORD_VERSION = 1
+_OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
+#: Keys that Kubernetes adds to a volume context: pod information, tokens, the provisioner's identity.
+_FOREIGN_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
+_EPHEMERAL = "csi.storage.k8s.io/ephemeral"
+
+
+def volume_id_of(name: str) -> str:
+    """The id of the volume that the CO calls ``name``. Raises INVALID_ARGUMENT."""
+    if not name:
+        raise invalid("the volume has no name")
+    if len(name.encode(errors="replace")) > NAME_LENGTH_MAX or not name.isprintable():
+        raise invalid(f"the volume's name must be printable and at most {NAME_LENGTH_MAX} bytes long")
+    return "efc-" + hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def is_own_id(volume_id: str) -> bool:
+    """Whether :func:`volume_id_of` can have made this id."""
+    return _OWN_ID.fullmatch(volume_id) is not None
+
+
+def check_volume_id(volume_id: str) -> str:
+    """Any id that may stand in a PV; raises INVALID_ARGUMENT."""
+    if not volume_id:
+        raise invalid("the request has no volume id")
+    if len(volume_id) > VOLUME_ID_LENGTH_MAX or not volume_id.isprintable():
+        raise invalid(f"the volume id must be printable and at most {VOLUME_ID_LENGTH_MAX} characters long")
+    return volume_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeRecord:
+    """A provisioned volume, as it stands on the NAS in ``.efc/volumes/<id>.json``.
+
+    ``path`` is relative to ``source``, which lies at or beneath the configured source where the record is. ``fileid`` is
+    the directory's inode number: the marker by which a directory is known to be this volume's.
+    """
+
+    id: str
+    name: str
+    source: str
+    path: str
+    capacity_bytes: int
+    on_delete: str
+    uid: int
+    gid: int
+    mode: int
+    options: dict[str, str]
+    fileid: int
+    created_unix_ms: int
+    version: int = RECORD_VERSION
+
+    def to_json(self) -> bytes:
+        """For the NAS; people may read it."""
+        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, text: bytes, *, volume_id: str) -> Self:
+        """Reads and checks a record; raises INTERNAL, since nothing in it is taken on trust."""
+        try:
+            fields = json.loads(text)
+            if not isinstance(fields, dict) or fields.get("version") != RECORD_VERSION:
+                raise ValueError(f"its version is not {RECORD_VERSION}")
+            record = cls(**fields)
+            record._check(volume_id)
+        except (ValueError, TypeError, DriverError) as error:
+            raise DriverError(
+                Code.INTERNAL, f"the record of volume {volume_id!r} on the NAS is damaged: {error}"
+            ) from None
+        return record
+
+    def _check(self, volume_id: str) -> None:
+        for name, kind in type(self).__annotations__.items():
+            expected = dict if name == "options" else kind
+            if type(getattr(self, name)) is not expected:
+                raise ValueError(f"field {name!r} is not of type {expected.__name__}")
+        if self.id != volume_id or not is_own_id(self.id):
+            raise ValueError("it is another volume's")
+        if Source.parse(self.source).canonical() != self.source:
+            raise ValueError("its source is not canonical")
+        if not check_relative(self.path, noun="path"):
+            raise ValueError("it has no path")
+        OnDelete(self.on_delete)
+
+    def context(self) -> dict[str, str]:
+        """The volume context: what the node needs to find the directory, and nothing else."""
+        return {"source": self.source, "path": self.path, **self.options}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeVolume:
+    """A volume as a node sees it: a directory of a dataset, and the options of the dataset's daemon."""
+
+    id: str
+    source: Source
+    path: str
+    options: MountOptions
+
+    @classmethod
+    def from_context(cls, volume_id: str, context: Mapping[str, str], *, mount_flags: list[str]) -> Self:
+        """Checks everything; raises INVALID_ARGUMENT."""
+        check_volume_id(volume_id)
+        if context.get(_EPHEMERAL, "false") != "false":
+            raise invalid("inline ephemeral volumes are not supported: use a PersistentVolumeClaim")
+        if not context.get("source"):
+            raise invalid("the volume's attributes have no 'source', such as nfs://nas/directory")
+        items: list[tuple[str, str | None]] = []
+        for name, value in context.items():
+            if name in OPTIONS:
+                items.append((name, value or None))
+            elif name not in ("source", "path") and not name.startswith(_FOREIGN_PREFIXES):
+                raise unknown(
+                    name, known=["source", "path", *OPTIONS], noun="attribute", origin="the volume's attributes"
+                )
+        items += [parse_item(flag) for flag in mount_flags]
+        options = parse(items, origin="the volume's attributes and mount options")
+        return cls(
+            id=volume_id,
+            source=options.source_with_ports(Source.parse(context["source"])),
+            path=check_relative(context.get("path", ""), noun="the volume's path"),
+            options=options,
+        )
