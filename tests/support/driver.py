@@ -213,8 +213,7 @@ class Driver:
         """NodePublishVolume."""
         request = csi_pb2.NodePublishVolumeRequest(
             volume_id=volume.volume_id, target_path=str(target),
-            volume_capability=capability(mode, mount_flags=mount_flags),
-            **{"volume_context": volume.volume_context, **fields},
+            **{"volume_context": volume.volume_context, "volume_capability": capability(mode, mount_flags=mount_flags), **fields},
         )  # fmt: skip
         self.call("node", "NodePublishVolume", request, limit_s=limit_s)
 

@@ -177,7 +177,7 @@ class Nas:
     def _first_start(self) -> None:
         given = self.port, self.mount_port
         for attempts_left in (2, 1, 0):
-            free = _free_ports(self.address, count=2, anywhere=bool(self.command_prefix))
+            free = free_ports(self.address, count=2, anywhere=bool(self.command_prefix))
             self.port, self.mount_port = given[0] or free[0], given[1] or free[1]
             try:
                 return self.start()
@@ -244,7 +244,7 @@ def answers_null(address: str, port: int, *, program: int) -> bool:
         return False
 
 
-def _free_ports(address: str, *, count: int, anywhere: bool) -> list[int]:
+def free_ports(address: str, *, count: int, anywhere: bool = False) -> list[int]:
     """Ports nobody listens on: below the range from which the kernel takes those of outgoing connections."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     found: list[int] = []
