@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use efc_fuse::Session;
 use efc_proto::{Connected, DaemonStats, Error, Ready, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
 
 /// Where the keeper leaves the control socket.
@@ -76,7 +75,7 @@ impl Control {
 
     /// Answers the keeper's questions until it says Stop. A keeper that goes away changes nothing: this daemon holds
     /// the session, and the next keeper finds it.
-    pub fn serve(&self, session: &Session, report: impl Fn() -> DaemonStats) {
+    pub fn serve(&self, report: impl Fn() -> DaemonStats) {
         loop {
             let message = match efc_proto::receive::<ToDaemon>(&self.socket) {
                 Ok(Some((ToDaemon { message }, _))) => message,
@@ -97,8 +96,7 @@ impl Control {
                 }
                 Some(to_daemon::Message::Stop(_)) => {
                     log::info!("the keeper ends this session");
-                    session.stop();
-                    return;
+                    return; // reading /dev/fuse ends by itself: the session is unmounted
                 }
                 other => log::error!("unexpected message from the keeper: {other:?}"),
             }

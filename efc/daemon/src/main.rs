@@ -68,8 +68,8 @@ fn serve(control: &Arc<Control>) -> io::Result<()> {
         let (efc, session) = (efc.clone(), session.clone());
         move || stats(&efc, &session, &state, started_at, is_successor)
     };
-    let (keeper, for_keeper) = (control.clone(), session.clone());
-    std::thread::Builder::new().name("control".into()).spawn(move || keeper.serve(&for_keeper, report))?;
+    let keeper = control.clone();
+    std::thread::Builder::new().name("control".into()).spawn(move || keeper.serve(report))?;
     if is_successor {
         efc.reap_orphans();
     }

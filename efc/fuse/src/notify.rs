@@ -25,6 +25,7 @@ enum Notification {
 /// Writes notifications, on a thread of its own: a caller never blocks on the kernel's locks.
 #[derive(Clone)]
 pub struct Notifier {
+    channel: Arc<Channel>,
     queue: SyncSender<Notification>,
 }
 
@@ -32,8 +33,19 @@ impl Notifier {
     /// Starts the thread; it ends when all notifiers are dropped.
     pub(crate) fn start(channel: Arc<Channel>) -> std::io::Result<Notifier> {
         let (queue, waiting) = sync_channel(QUEUE_MAX);
-        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || write_all(&channel, &waiting))?;
-        Ok(Notifier { queue })
+        let writer = Arc::clone(&channel);
+        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || write_all(&writer, &waiting))?;
+        Ok(Notifier { channel, queue })
+    }
+
+    /// FUSE_NOTIFY_INVAL_INODE for the attributes alone, written before this returns: it waits for none of our answers
+    /// (4 to 20 us on Linux 6.18 with requests in flight).
+    pub fn inval_attributes(&self, node: u64) {
+        log_refusal(write(
+            &self.channel.device,
+            notify::INVAL_INODE,
+            &encoded(abi::InvalInode { node, offset: -1, length: 0 }, &[]),
+        ));
     }
 
     /// FUSE_NOTIFY_INVAL_INODE; `offset < 0`: attributes only; `length <= 0`: to the end. `false`: the queue is full, and
@@ -59,11 +71,15 @@ fn write_all(channel: &Channel, waiting: &Receiver<Notification>) {
                 write(&channel.device, notify::INVAL_ENTRY, &bytes)
             }
         };
-        match written {
-            // Unknown to the kernel, or not a directory there; or the session has ended.
-            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NODEV) => {}
-            Err(errno) => log::warn!("the kernel refuses a notification: {errno}"),
-        }
+        log_refusal(written);
+    }
+}
+
+fn log_refusal(written: Result<(), Errno>) {
+    match written {
+        // Unknown to the kernel, or not a directory there; or the session has ended.
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NODEV) => {}
+        Err(errno) => log::warn!("the kernel refuses a notification: {errno}"),
     }
 }
 
