@@ -65,7 +65,9 @@ class Driver:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         if error is not None:
             error.add_note(f"logs of the driver:\n{self.logs()[-6000:]}")
         self.close()
@@ -105,7 +107,9 @@ class Driver:
 
     def logs(self) -> str:
         """All logs, one after another."""
-        return "".join(f"--- {path.stem}\n{path.read_text(errors='replace')}" for path in sorted(self.folder.glob("*.log")))
+        return "".join(
+            f"--- {path.stem}\n{path.read_text(errors='replace')}" for path in sorted(self.folder.glob("*.log"))
+        )
 
     def start(self, name: str) -> None:
         """Starts `keeper`, `node` or `controller`; returns when it can be asked."""
@@ -115,7 +119,9 @@ class Driver:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         ready = (self.run_dir / "keeper.sock").exists if name == "keeper" else lambda: self._serves(name)
-        wait_until(lambda: service.poll() is not None or ready(), what=f"{name} to start", limit_s=SERVICE_START_LIMIT_S)
+        wait_until(
+            lambda: service.poll() is not None or ready(), what=f"{name} to start", limit_s=SERVICE_START_LIMIT_S
+        )
         if service.poll() is not None:
             raise RuntimeError(f"{name} ended with status {service.returncode}:\n{self.log(name).read_text()[-3000:]}")
 

@@ -66,7 +66,9 @@ class Nas:
             on_error.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         self.stop()
         if error is not None:
             error.add_note(f"log of the NFS server: {self._keep_log()}")
