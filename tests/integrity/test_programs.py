@@ -44,6 +44,7 @@ verify_fatal=1
 randseed={seed}
 group_reporting=1
 end_fsync=1
+verify_state_save=0
 time_based=0
 
 [small-and-synced]

@@ -22,8 +22,12 @@ from tests.support.processes import end_process, processes, wait_until
 
 @dataclass(kw_only=True)
 class Keeper:
-    """A keeper that runs inside a `with` block, in a run directory of its own; its mounts are made below `folder`."""
+    """A keeper that runs inside a `with` block, in a run directory of its own; its mounts are made below `folder`.
 
+    `command_prefix` is put before its command line, for example to enter a network namespace.
+    """
+
+    command_prefix: Sequence[str] = ()
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="efc-keeper-")))
     _process: subprocess.Popen[bytes] | None = None
 
@@ -61,7 +65,7 @@ class Keeper:
         """Starts the keeper; returns when its socket is there."""
         with self.log.open("ab") as log:
             self._process = keeper = subprocess.Popen(
-                [program("efc-keeper"), "--run-dir", self.run_dir], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                [*self.command_prefix, program("efc-keeper"), "--run-dir", self.run_dir], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
         socket = self.run_dir / "keeper.sock"

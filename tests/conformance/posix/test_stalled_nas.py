@@ -79,7 +79,7 @@ def test_request_goes_on_when_the_nas_is_back(paused_nas: Nas, keeper: Keeper) -
 
 
 def test_soft_mount_gives_up(paused_nas: Nas, keeper: Keeper) -> None:
-    with keeper.mounted(paused_nas.url, options=("soft", "timeout-ms=1500")) as path:
+    with keeper.mounted(paused_nas.url, options=("soft", "timeout=1500ms")) as path:
         paused_nas.pause()
         begin = time.monotonic()
         with pytest.raises(OSError) as failure:
