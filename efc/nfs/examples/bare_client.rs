@@ -5,6 +5,7 @@
 //! bare_client small URL DIR [--connections N]                              LOOKUP and READ of DIR/*/*, one at a time
 //! bare_client getattr URL PATH [--connections N] [--depth D] --count N     GETATTR, D in flight
 //! ```
+//! The work runs where replies arrive, on the connections' own threads, as in the daemon.
 //! Prints one line of JSON: seconds, bytes, files (calls of getattr), CPU seconds of this process, peak RSS in KiB.
 
 use std::collections::VecDeque;
@@ -15,8 +16,9 @@ use efc_buffer::{Buffer, PAYLOAD_MAX};
 use efc_nfs::{Client, Config, Cred, FileHandle, FileType, url};
 use futures_lite::future::block_on;
 
-type Failure = Box<dyn std::error::Error>;
-type InFlight<'a, T> = VecDeque<Pin<Box<dyn Future<Output = T> + 'a>>>;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Running<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+type InFlight<'a, T> = VecDeque<Running<'a, T>>;
 
 struct Options {
     command: String,
@@ -83,8 +85,7 @@ async fn read(client: &Client, file: FileHandle, options: &Options) -> Result<Do
         while offset < length
             && let Some(buffer) = free.pop()
         {
-            let mut next: Pin<Box<dyn Future<Output = _>>> =
-                Box::pin(client.read(&cred, &file, offset, buffer, 0..size));
+            let mut next: Running<'_, _> = Box::pin(client.read(&cred, &file, offset, buffer, 0..size));
             // A future is sent when it is first polled.
             if let Some(done) = futures_lite::future::poll_once(&mut next).await {
                 in_flight.push_back(Box::pin(std::future::ready(done)));
@@ -156,7 +157,7 @@ async fn getattr(client: &Client, object: FileHandle, options: &Options) -> Resu
             oldest.await?;
         }
         if made < options.count {
-            let mut next: Pin<Box<dyn Future<Output = _>>> = Box::pin(client.getattr(&cred, &object));
+            let mut next: Running<'_, _> = Box::pin(client.getattr(&cred, &object));
             match futures_lite::future::poll_once(&mut next).await {
                 Some(done) => in_flight.push_back(Box::pin(std::future::ready(done))),
                 None => in_flight.push_back(next),
@@ -164,6 +165,17 @@ async fn getattr(client: &Client, object: FileHandle, options: &Options) -> Resu
         }
     }
     Ok(Done { elapsed: start.elapsed(), bytes: 0, files: options.count })
+}
+
+async fn perform(config: Config, options: Options) -> Result<Done, Failure> {
+    let (client, mounted) = Client::connect(&config).await?;
+    let object = walk(&client, mounted.root, &options.path).await?;
+    match options.command.as_str() {
+        "read" => read(&client, object, &options).await,
+        "small" => small(&client, object).await,
+        "getattr" => getattr(&client, object, &options).await,
+        other => Err(format!("{other:?} is none of read, small, getattr").into()),
+    }
 }
 
 /// User and system time of this process.
@@ -193,16 +205,11 @@ fn main() -> Result<(), Failure> {
         connect_time_limit: Duration::from_secs(10),
         privileged_port: true,
     };
-    let done = block_on(async {
-        let (client, mounted) = Client::connect(&config).await?;
-        let object = walk(&client, mounted.root, &options.path).await?;
-        match options.command.as_str() {
-            "read" => read(&client, object, &options).await,
-            "small" => small(&client, object).await,
-            "getattr" => getattr(&client, object, &options).await,
-            other => Err(format!("{other:?} is none of read, small, getattr").into()),
-        }
-    })?;
+    let (runnable, task) = async_task::spawn(perform(config, options), |runnable: async_task::Runnable| {
+        runnable.run();
+    });
+    runnable.schedule();
+    let done = block_on(task)?;
     let line = serde_json::json!({
         "seconds": done.elapsed.as_secs_f64(), "bytes": done.bytes, "files": done.files,
         "cpu_seconds": cpu_seconds(), "rss_kib": peak_rss_kib(),

@@ -463,3 +463,44 @@ fn decode<T>(reply: &[u8], replayed: bool, results: fn(&mut Decoder<'_>) -> Resu
         Error { replayed, ..error }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_falls_silent_is_made_anew() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut silent, _) = listener.accept().unwrap();
+            let mut first = [0; 512];
+            let length = silent.read(&mut first).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut second = [0; 512];
+            assert_eq!(stream.read(&mut second).unwrap(), length);
+            assert_eq!(first, second);
+            let xid = &first[4..8];
+            stream.write_all(&[&[0x80, 0, 0, 24], xid, &[0, 0, 0, 1], &[0; 16]].concat()).unwrap();
+            assert_eq!(silent.read(&mut first).unwrap_or(0), 0, "the silent connection was closed");
+        });
+        let config = Config {
+            host: "127.0.0.1".into(),
+            port: None,
+            mount_port: None,
+            path: Vec::new(),
+            connections: 1,
+            time_limit: Some(Duration::from_secs(10)),
+            connect_time_limit: Duration::from_secs(1),
+            privileged_port: false,
+        };
+        let client = Client::with_silence(&config, address.port(), Duration::from_millis(200));
+        futures_lite::future::block_on(client.ping(&Cred::root())).unwrap();
+        assert_eq!((client.counters().reconnects, client.counters().retransmits), (1, 1));
+        server.join().unwrap();
+    }
+}
