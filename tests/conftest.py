@@ -15,7 +15,7 @@ from tests.support.nas import Nas
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Fails a module of tests that leaves a mount, a process or a folder behind (in the sandbox, where it can be told)."""
+    """Fails a module of tests that leaves mounts, processes or folders (in the sandbox, where one can tell)."""
     if os.environ.get("EFC_TEST_SANDBOX") != "1":
         yield
         return
@@ -24,7 +24,7 @@ def nothing_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def nas(nothing_left: None) -> Iterator[Nas]:  # noqa: ARG001 - ends before the check
+def nas(nothing_left: None) -> Iterator[Nas]:  # ends before the check
     """A running NFS server with one export; a module's tests share it."""
     require_sandbox()
     with Nas() as server:
@@ -39,7 +39,7 @@ def driver(nas: Nas) -> Iterator[Driver]:
 
 
 @pytest.fixture
-def keeper(nas: Nas) -> Iterator[Keeper]:  # noqa: ARG001 - the NAS must outlive its mounts
+def keeper(nas: Nas) -> Iterator[Keeper]:  # the NAS must outlive its mounts
     """A keeper without CSI, for mounts by `efc mount`."""
     with Keeper() as running:
         yield running

@@ -27,7 +27,11 @@ ALL = ("node", "controller")
 def volumes_on(nas: Nas) -> set[str]:
     """What volumes, or anything of the driver's that is not yet removed, there is on the NAS."""
     root = nas.export_folder()
-    own = {str(path.relative_to(root)) for folder in ("volumes", "new", "trash") for path in (root / ".efc" / folder).glob("*")}
+    own = {
+        str(path.relative_to(root))
+        for folder in ("volumes", "new", "trash")
+        for path in (root / ".efc" / folder).glob("*")
+    }
     return own | {path.name for path in root.iterdir() if path.name != ".efc"}
 
 
@@ -68,7 +72,7 @@ def test_restart_between_any_two_calls(driver: Driver, nas: Nas) -> None:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.timeout(180)
 def test_controller_killed_within_create_and_delete(driver: Driver, nas: Nas, seed: int) -> None:
-    """The controller dies at a random moment within the call, with the program that works for it; the next try succeeds."""
+    """The controller dies at a random moment within the call; the next try succeeds."""
     moments = random.Random(seed)
     name = f"cut-off-{uuid.uuid4()}"
     for _ in range(2):
@@ -99,7 +103,7 @@ def _killed_within(driver: Driver, call: Callable[[], object], *, after_s: float
 
 @pytest.mark.parametrize("seed", range(4))
 def test_nas_client_killed_within_create_and_delete(driver: Driver, nas: Nas, seed: int) -> None:
-    """efc-fs is killed again and again while calls are under way: each ends in an error or success, never in half of one."""
+    """efc-fs is killed again and again during calls: each ends in an error or in success, not in half of it."""
     moments = random.Random(seed)
     name, done = f"cut-off-{uuid.uuid4()}", threading.Event()
 
@@ -133,10 +137,14 @@ def test_node_killed_within_publish_and_unpublish(driver: Driver) -> None:
     volume, moments = driver.create(f"cut-off-{uuid.uuid4()}"), random.Random(1)
     for _ in range(5):
         target = driver.target()
-        _node_killed_within(driver, lambda target=target: driver.publish(volume, target), after_s=moments.uniform(0, 0.03))
+        _node_killed_within(
+            driver, lambda target=target: driver.publish(volume, target), after_s=moments.uniform(0, 0.03)
+        )
         driver.publish(volume, target)
         assert [mount.target for mount in driver.published()] == [target]
-        _node_killed_within(driver, lambda target=target: driver.unpublish(volume, target), after_s=moments.uniform(0, 0.03))
+        _node_killed_within(
+            driver, lambda target=target: driver.unpublish(volume, target), after_s=moments.uniform(0, 0.03)
+        )
         driver.unpublish(volume, target)
         assert driver.published() == []
         assert not target.exists()

@@ -19,9 +19,36 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 # Each is tried wherever a path beneath something is expected.
-TRAVERSALS = ["..", "../x", "x/..", "x/../..", "x/../../etc", "/etc", "//etc", "x//y", "./x", "x/./y", "x\\..\\..\\y", "..\\x", "x\n../y", "x\0y"]
+TRAVERSALS = [
+    "..",
+    "../x",
+    "x/..",
+    "x/../..",
+    "x/../../etc",
+    "/etc",
+    "//etc",
+    "x//y",
+    "./x",
+    "x/./y",
+    "x\\..\\..\\y",
+    "..\\x",
+    "x\n../y",
+    "x\0y",
+]
 # Each is tried wherever one value of an option is expected.
-INJECTIONS = ["1s,ro", "1s,suid", "1s\nsuid", "1s=2s", "1s,source=nfs://evil/x", "..", "1s ", " 1s", "-1s", "١s", "1s\0"]
+INJECTIONS = [
+    "1s,ro",
+    "1s,suid",
+    "1s\nsuid",
+    "1s=2s",
+    "1s,source=nfs://evil/x",
+    "..",
+    "1s ",
+    " 1s",
+    "-1s",
+    "١s",
+    "1s\0",
+]
 
 
 @contextmanager
@@ -45,9 +72,18 @@ def test_no_secret_in_any_log(nas: Nas) -> None:
         driver.publish(volume, target, secrets=secrets, volume_context={**volume.volume_context, **context})
         driver.unpublish(volume, target)
         # What fails is logged most eagerly.
-        for attributes in ({"source": f"nfs://user:{secret}@127.0.0.1:1/x"}, {"source": "nfs://127.0.0.1:1/x", "no-such": "x"}):
+        for attributes in (
+            {"source": f"nfs://user:{secret}@127.0.0.1:1/x"},
+            {"source": "nfs://127.0.0.1:1/x", "no-such": "x"},
+        ):
             with suppress(grpc.RpcError):
-                driver.publish(static_volume("bad", ""), target, secrets=secrets, volume_context={**attributes, **context}, limit_s=20)
+                driver.publish(
+                    static_volume("bad", ""),
+                    target,
+                    secrets=secrets,
+                    volume_context={**attributes, **context},
+                    limit_s=20,
+                )
         for name, method, request in _requests_with_secrets(volume.volume_id, str(target), secrets):
             with suppress(grpc.RpcError):
                 call(name, method, request)
@@ -64,7 +100,13 @@ def _requests_with_secrets(volume_id: str, path: str, secrets: dict[str, str]) -
         for method in csi_pb2.DESCRIPTOR.services_by_name[service].methods:
             fields = method.input_type.fields_by_name
             if "secrets" in fields:
-                given = {"secrets": secrets, "volume_id": volume_id, "volume_path": path, "target_path": path, "name": "x"}
+                given = {
+                    "secrets": secrets,
+                    "volume_id": volume_id,
+                    "volume_path": path,
+                    "target_path": path,
+                    "name": "x",
+                }
                 kind = getattr(csi_pb2, method.input_type.name)
                 yield name, method.name, kind(**{key: value for key, value in given.items() if key in fields})
 
@@ -92,7 +134,21 @@ def test_traversal_in_a_claims_name(driver: Driver, name: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["{}/..", "{}/../x", "{}%2f..%2fx", "{},ro", "{}\nx", "nfs://h/%0a", "nfs://h", "nfs:///x", "http://h/x", "file:///etc", "/etc", "-o ro", ""],
+    [
+        "{}/..",
+        "{}/../x",
+        "{}%2f..%2fx",
+        "{},ro",
+        "{}\nx",
+        "nfs://h/%0a",
+        "nfs://h",
+        "nfs:///x",
+        "http://h/x",
+        "file:///etc",
+        "/etc",
+        "-o ro",
+        "",
+    ],
     ids=repr,
 )
 def test_traversal_and_injection_in_a_source(driver: Driver, nas: Nas, source: str) -> None:
@@ -101,7 +157,9 @@ def test_traversal_and_injection_in_a_source(driver: Driver, nas: Nas, source: s
         driver.publish(static_volume("source", source.format(host), mountport=str(nas.mount_port)), driver.target())
 
 
-@pytest.mark.parametrize("volume_id", ["../../x", "..", "a/../../b", "a\\..\\b", "a,b=c\nd", "efc-" + "0" * 32, "x" * 128], ids=repr)
+@pytest.mark.parametrize(
+    "volume_id", ["../../x", "..", "a/../../b", "a\\..\\b", "a,b=c\nd", "efc-" + "0" * 32, "x" * 128], ids=repr
+)
 def test_any_volume_id_is_only_a_label(driver: Driver, nas: Nas, volume_id: str) -> None:
     """A volume id never becomes part of a path: nothing is made or removed that it could name."""
     precious = nas.export_folder() / "x"
@@ -127,13 +185,17 @@ def test_option_injection(driver: Driver, nas: Nas, value: str) -> None:
         driver.create("injection", parameters={"attr-ttl": value})
 
 
-@pytest.mark.parametrize("flag", ["suid", "dev", "ro,rw", "ro\nsuid", "fd=5", "rootmode=0", "user_id=0", "-o", "", "ro=", "nosuid"], ids=repr)
+@pytest.mark.parametrize(
+    "flag", ["suid", "dev", "ro,rw", "ro\nsuid", "fd=5", "rootmode=0", "user_id=0", "-o", "", "ro=", "nosuid"], ids=repr
+)
 def test_mount_flags_are_an_allow_list(driver: Driver, nas: Nas, flag: str) -> None:
     with nothing_published(driver), refused(INVALID):
         driver.publish(static_volume("flag", nas.url), driver.target(), mount_flags=[flag])
 
 
-@pytest.mark.parametrize("target", ["/etc/x", "/", "relative", "{}/../../etc", "{}/pods/../../x", "{}/x\n", "{}x/y"], ids=repr)
+@pytest.mark.parametrize(
+    "target", ["/etc/x", "/", "relative", "{}/../../etc", "{}/pods/../../x", "{}/x\n", "{}x/y"], ids=repr
+)
 def test_target_must_lie_beneath_kubelets_directory(driver: Driver, nas: Nas, target: str) -> None:
     volume = static_volume("target", nas.url)
     with refused(INVALID):
@@ -166,7 +228,7 @@ def test_target_that_is_a_symlink_is_not_followed(driver: Driver, nas: Nas) -> N
 
 @pytest.mark.parametrize("path", ["link", "link/sub", "dir/link"])
 def test_symlinks_planted_in_the_dataset(driver: Driver, nas: Nas, path: str) -> None:
-    """A pod that can write a dataset must not reach other directories, or the node's, by a volume path through its link."""
+    """A pod that can write a dataset must not reach other directories, or the node's, by a path through its link."""
     for name, leads_to in (("link", "/etc"), ("dir/link", "../../..")):
         planted = nas.export_folder() / name
         planted.parent.mkdir(exist_ok=True)

@@ -211,7 +211,9 @@ def test_list_and_get(driver: Driver) -> None:
             break
     assert made <= listed
     for volume_id in made:
-        answer = driver.call("controller", "ControllerGetVolume", csi_pb2.ControllerGetVolumeRequest(volume_id=volume_id))
+        answer = driver.call(
+            "controller", "ControllerGetVolume", csi_pb2.ControllerGetVolumeRequest(volume_id=volume_id)
+        )
         assert answer.volume.capacity_bytes == MIB
         assert not answer.status.volume_condition.abnormal
         driver.delete(volume_id)

@@ -1,7 +1,7 @@
 """The real driver: keeper, node plugin and controller on real sockets, with a kubelet directory of their own.
 
-What kubelet and the sidecars would send comes from `publish`, `create` and so on: requests with everything in them that a
-real cluster sets. Every process can be killed and started anew between any two calls.
+What kubelet and the sidecars would send comes from `publish`, `create` and so on: requests as a real
+cluster sends them. Every process can be killed and started anew between any two calls.
 """
 
 from __future__ import annotations
@@ -219,7 +219,11 @@ class Driver:
         """NodePublishVolume."""
         request = csi_pb2.NodePublishVolumeRequest(
             volume_id=volume.volume_id, target_path=str(target),
-            **{"volume_context": volume.volume_context, "volume_capability": capability(mode, mount_flags=mount_flags), **fields},
+            **{
+                "volume_context": volume.volume_context,
+                "volume_capability": capability(mode, mount_flags=mount_flags),
+                **fields,
+            },
         )  # fmt: skip
         self.call("node", "NodePublishVolume", request, limit_s=limit_s)
 
@@ -241,13 +245,16 @@ class Driver:
 
 @contextmanager
 def refused(*codes: grpc.StatusCode, limit_s: float = CALL_LIMIT_S) -> Iterator[list[str]]:
-    """The block must end with an RPC error of one of `codes` within `limit_s`, in one clear line; the line is put into the list."""
+    """The block must end with an RPC error of one of `codes` within `limit_s` seconds, in one clear line.
+
+    The line is put into the list.
+    """
     message: list[str] = []
     started = time.monotonic()
     try:
         yield message
     except grpc.RpcError as error:
-        text = error.details()
+        text = error.details() or ""
         message.append(text)
         assert error.code() in codes, f"{error.code()} instead of {codes}: {text}"
         assert len(text) > 10, f"not a sentence: {text!r}"

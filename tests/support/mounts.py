@@ -1,4 +1,4 @@
-"""Mounts that a test makes: looked up in /proc/self/mountinfo, never with stat (which hangs on a dead mount), and got rid of.
+"""Mounts that a test makes: looked up in mountinfo, never with stat (which hangs on a dead mount), and got rid of.
 
 Also a small disk of a given size, so that "the server is full" is real.
 """

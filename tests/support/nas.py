@@ -1,8 +1,8 @@
 """A real NAS: nfs-ganesha with its VFS back end, on loopback (or inside a network namespace), on ports of its own.
 
 It needs no rpcbind, no D-Bus and no kernel server, keeps everything in one folder, and can be treated badly: stopped,
-killed, started anew on the same ports, frozen in the middle of a request. `Attr_Expiration_Time = 0`, so that what a test
-changes behind the server's back in an export's folder is seen at once.
+killed, started anew on the same ports, frozen in the middle of a request. `Attr_Expiration_Time = 0`, so that what a
+test changes behind the server's back in an export's folder is seen at once.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Export:
 class Nas:
     """A server that runs inside a `with` block.
 
-    `command_prefix` is put before the server's command line, for example to enter a network namespace; `address` must be
-    one of that namespace. Logs stay in `folder` until the block ends; with an exception they are kept, and named in a note.
+    `command_prefix` is put before the server's command line, for example to enter a network namespace; `address` must
+    be one of that namespace. Logs stay in `folder` until the block ends; after an exception they are kept.
     """
 
     exports: Sequence[Export] = (Export(),)
@@ -146,7 +146,7 @@ class Nas:
         self._server = None
 
     def restart(self, *, crash: bool = False) -> None:
-        """Ends it, with SIGKILL if `crash`, and starts it on the same ports: file handles stay valid, the write verifier changes."""
+        """Ends it (SIGKILL if `crash`) and starts it on the same ports: handles stay valid, the write verifier changes."""
         if crash:
             self.kill()
         else:
@@ -182,10 +182,12 @@ class Nas:
             free = free_ports(self.address, count=2, anywhere=bool(self.command_prefix))
             self.port, self.mount_port = given[0] or free[0], given[1] or free[1]
             try:
-                return self.start()
+                self.start()
             except TimeLimitError:
                 if not attempts_left:
                     raise
+            else:
+                return
 
     def _keep_log(self) -> Path:
         kept = RESULTS / "logs" / f"{self.folder.name}.log"

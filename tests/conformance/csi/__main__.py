@@ -13,9 +13,9 @@ import json
 import os
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
 from csi._proto import csi_pb2
 from tests.support.driver import Driver
@@ -95,18 +95,26 @@ def run_seed(seed: int, *, nas: Nas, driver: Driver) -> Outcome:
     pod = driver.kubelet_root / "pods" / f"sanity-{seed}"
     pod.mkdir(parents=True)
     secrets = driver.folder / "secrets.yaml"
-    calls = ("CreateVolume", "DeleteVolume", "ControllerValidateVolumeCapabilities", "NodePublishVolume", "NodeStageVolume")
+    calls = (
+        "CreateVolume",
+        "DeleteVolume",
+        "ControllerValidateVolumeCapabilities",
+        "NodePublishVolume",
+        "NodeStageVolume",
+    )
     secrets.write_text("".join(f"{call}Secret:\n  key: sanity-secret-{seed}\n" for call in calls))
     command = [
         str(TOOLS / "csi-sanity"), f"--csi.endpoint=unix://{driver.socket('node')}",
         f"--csi.controllerendpoint=unix://{driver.socket('controller')}", f"--csi.mountdir={pod / 'mount'}",
-        f"--csi.stagingdir={pod / 'staging'}", f"--csi.secrets={secrets}", f"--ginkgo.seed={seed}", "--ginkgo.randomize-all",
-        "--ginkgo.no-color", f"--ginkgo.junit-report={report}",
+        f"--csi.stagingdir={pod / 'staging'}", f"--csi.secrets={secrets}", f"--ginkgo.seed={seed}",
+        "--ginkgo.randomize-all", "--ginkgo.no-color", f"--ginkgo.junit-report={report}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=SEED_LIMIT_S)
     outcome = Outcome(seed=seed)
     if not report.exists():
-        outcome.failures.append(f"csi-sanity ended with status {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
+        outcome.failures.append(
+            f"csi-sanity ended with status {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
+        )
         return outcome
     _read(report, outcome)
     if done.returncode != 0 and not outcome.failures:
