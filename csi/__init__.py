@@ -1,9 +1,9 @@
 """EFC's side towards Kubernetes and people: the CSI services and the ``efc`` command.
 
 Nothing in this package touches a volume's data. Data goes through the daemons (Rust, folder ``efc/``), which the keeper
-starts; this package asks the keeper for them, bind-mounts what they serve, and works on the NAS by the program
-``efc-fs``. Whatever may hang (a mount, an unmount, a statvfs, the NAS) happens in a child process with a deadline, never
-in the process that answers gRPC.
+starts; this package asks it for them, bind-mounts what they serve, and works on the NAS by the program ``efc-fs``.
+Whatever may hang (a mount, an unmount, a statvfs, the NAS) happens in a child process with a deadline, never in the
+process that answers gRPC.
 
 Layers, imports go downwards only::
 

@@ -10,6 +10,7 @@ a publish costs about two milliseconds less. Input and output are memory files, 
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Sequence
@@ -82,7 +83,7 @@ class Children:
                 raise
             raise DriverError(
                 Code.DEADLINE_EXCEEDED,
-                f"{os.path.basename(name)} was stopped after {deadline_seconds:g} s: the file system beneath did not answer",
+                f"{os.path.basename(name)} was stopped after {deadline_seconds:g} s: what it asked did not answer",
             ) from None
 
     def _watch(self, process_id: int, *, slot: str | None) -> "asyncio.Future[int]":
@@ -124,10 +125,9 @@ def _spawn(arguments: Sequence[str], descriptors: Sequence[int]) -> int:
 
 
 def _kill_group(process_id: int) -> None:
-    try:
+    # It may have ended in this very moment.
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process_id, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it ended in this very moment
 
 
 def _content(descriptor: int) -> bytes:

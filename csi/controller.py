@@ -99,7 +99,7 @@ class ControllerService:
         return csi_pb2.GetCapacityResponse(available_capacity=await self._provisioner.capacity(source))
 
     async def ControllerGetCapabilities(
-        self, request: csi_pb2.ControllerGetCapabilitiesRequest
+        self, _request: csi_pb2.ControllerGetCapabilitiesRequest
     ) -> csi_pb2.ControllerGetCapabilitiesResponse:
         """What this service offers (ControllerGetCapabilities)."""
         return csi_pb2.ControllerGetCapabilitiesResponse(

@@ -1,14 +1,15 @@
 """The datasets mounted on this node: one daemon per identity, shared by all volumes that use it.
 
-A daemon's mount is ``<run-dir>/mnt/<identity key>``; volumes are bind mounts of directories in it. It is launched by the
-first user, kept while there is one, and for a grace period after the last, since pods are often replaced by others of
-the same volume. Publishes of one dataset that come side by side share one request to the keeper, and its outcome.
+A daemon's mount is ``<run-dir>/mnt/<identity key>``; volumes are bind mounts of directories in it. It is launched by
+its first user, kept while there is one, and for a grace period after the last, since pods are often replaced by others
+of the same volume. Publishes of one dataset that come side by side share one request to the keeper, and its outcome.
 
 The keeper is asked on every publish, also when the daemon is known to run: it answers at once, and so a mount that was
 forced away, or a keeper that lost everything, is noticed before something is bound to a dead directory.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from dataclasses import dataclass, field
@@ -44,6 +45,13 @@ class Daemons:
         """Where the dataset with this identity key is mounted, when it is."""
         return f"{self._folder}/{key}"
 
+    def known(self) -> set[str]:
+        """Keys that have a directory to be mounted at, from this process or an earlier one."""
+        try:
+            return set(os.listdir(self._folder))
+        except FileNotFoundError:
+            return set()
+
     async def acquire(self, key: str, *, config: efc_pb2.DaemonConfig, user: str) -> str:
         """Makes sure that the daemon serves, and that it is kept for ``user``; returns where it is mounted.
 
@@ -69,7 +77,7 @@ class Daemons:
         return self.mount_of(key)
 
     def adopt(self, key: str, *, user: str | None) -> None:
-        """After a restart of this process: the daemon is there already; without a user it is released after the grace."""
+        """At start: the daemon is there already; without a user it is released after the grace."""
         daemon = self._daemons.setdefault(key, _Daemon())
         if user is not None:
             daemon.users.add(user)
@@ -118,15 +126,17 @@ class Daemons:
             _LOGGER.log(level, "daemon %s not released yet: %s", key, error.message)
         finally:
             daemon.release = None
-            if not daemon.users and not os.path.lexists(target):
+            if not daemon.users and not _exists(target):
                 self._daemons.pop(key, None)
             else:
                 self._release_later(key)
 
 
+def _exists(path: str) -> bool:
+    return os.path.lexists(path)
+
+
 def _remove_directory(path: str) -> None:
     """Only ever an empty directory; a mount point is EBUSY, and stays."""
-    try:
+    with contextlib.suppress(OSError):
         os.rmdir(path)
-    except OSError:
-        pass

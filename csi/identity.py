@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from google.protobuf.wrappers_pb2 import BoolValue
+
 from csi import driver
 from csi._proto import csi_pb2
 
@@ -16,17 +17,17 @@ class IdentityService:
         self._is_ready = is_ready
         self._version = driver.version()
 
-    async def GetPluginInfo(self, request: csi_pb2.GetPluginInfoRequest) -> csi_pb2.GetPluginInfoResponse:
+    async def GetPluginInfo(self, _request: csi_pb2.GetPluginInfoRequest) -> csi_pb2.GetPluginInfoResponse:
         """Name and release (GetPluginInfo)."""
         return csi_pb2.GetPluginInfoResponse(name=driver.NAME, vendor_version=self._version)
 
     async def GetPluginCapabilities(
-        self, request: csi_pb2.GetPluginCapabilitiesRequest
+        self, _request: csi_pb2.GetPluginCapabilitiesRequest
     ) -> csi_pb2.GetPluginCapabilitiesResponse:
         """There is a Controller service; every node reaches every volume (GetPluginCapabilities)."""
         controller = csi_pb2.PluginCapability(service=_Service(type=_Service.CONTROLLER_SERVICE))
         return csi_pb2.GetPluginCapabilitiesResponse(capabilities=[controller])
 
-    async def Probe(self, request: csi_pb2.ProbeRequest) -> csi_pb2.ProbeResponse:
+    async def Probe(self, _request: csi_pb2.ProbeRequest) -> csi_pb2.ProbeResponse:
         """Whether the process can do its work now (Probe)."""
         return csi_pb2.ProbeResponse(ready=BoolValue(value=await self._is_ready()))

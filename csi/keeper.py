@@ -21,7 +21,7 @@ UNMOUNT_SECONDS_MAX = 30.0
 STATUS_SECONDS_MAX = 5.0
 
 
-class KeeperUnreachable(DriverError):
+class KeeperUnreachableError(DriverError):
     """UNAVAILABLE because no keeper answers, as opposed to one that says so of a NAS."""
 
     def __init__(self, message: str) -> None:
@@ -38,7 +38,7 @@ class KeeperStatus:
 
 
 class Keeper:
-    """Asks the keeper at ``<run_dir>/keeper.sock``. Errors are those that the keeper reports, or KeeperUnreachable."""
+    """Asks the keeper at ``<run_dir>/keeper.sock``; raises what it reports, or KeeperUnreachableError."""
 
     def __init__(self, run_dir: str) -> None:
         self._path = f"{run_dir}/{SOCKET_NAME}"
@@ -69,16 +69,20 @@ class Keeper:
             async with asyncio.timeout(limit_seconds):
                 received = await self._exchange(request.SerializeToString())
         except TimeoutError:
-            raise KeeperUnreachable(f"the keeper at {self._path} did not answer within {limit_seconds:g} s") from None
+            raise KeeperUnreachableError(
+                f"the keeper at {self._path} did not answer within {limit_seconds:g} s"
+            ) from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise KeeperUnreachable(f"no keeper answers at {self._path} ({reason}): is efc-keeper running?") from None
+            raise KeeperUnreachableError(
+                f"no keeper answers at {self._path} ({reason}): is efc-keeper running?"
+            ) from None
         return _decoded(received, expected=request.WhichOneof("request"))
 
     async def _exchange(self, request: bytes) -> bytes:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.setblocking(False)
+            connection.settimeout(0)
             await loop.sock_connect(connection, self._path)
             await loop.sock_sendall(connection, request)
             received = await loop.sock_recv(connection, MESSAGE_BYTES_MAX)

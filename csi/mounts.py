@@ -24,7 +24,7 @@ STATVFS_SECONDS_MAX = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """One line of mountinfo (proc_pid_mountinfo(5)). ``device`` is MAJOR:MINOR, ``root`` the path within the file system."""
+    """One line of mountinfo (proc(5)). ``device`` is MAJOR:MINOR, ``root`` the path within the file system."""
 
     device: str
     root: str

@@ -132,9 +132,10 @@ def _decoded(printed: bytes) -> object:
 
 def _entry(fields: object, *, name: str | None = None) -> Entry:
     try:
-        assert isinstance(fields, dict)
+        if not isinstance(fields, dict):
+            raise TypeError
         return Entry(
             name=str(fields["name"]) if name is None else name, kind=str(fields["kind"]), fileid=int(fields["fileid"])
         )
-    except (AssertionError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} printed what is no entry of a directory") from None

@@ -81,13 +81,13 @@ class NodeService:
         return response
 
     async def NodeGetCapabilities(
-        self, request: csi_pb2.NodeGetCapabilitiesRequest
+        self, _request: csi_pb2.NodeGetCapabilitiesRequest
     ) -> csi_pb2.NodeGetCapabilitiesResponse:
         """What this service offers (NodeGetCapabilities)."""
         return csi_pb2.NodeGetCapabilitiesResponse(
             capabilities=[csi_pb2.NodeServiceCapability(rpc=_RPC(type=kind)) for kind in CAPABILITIES]
         )
 
-    async def NodeGetInfo(self, request: csi_pb2.NodeGetInfoRequest) -> csi_pb2.NodeGetInfoResponse:
+    async def NodeGetInfo(self, _request: csi_pb2.NodeGetInfoRequest) -> csi_pb2.NodeGetInfoResponse:
         """The node's name; volumes are reachable from every node (NodeGetInfo)."""
         return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)

@@ -1,9 +1,9 @@
 """The mount options: one table, from which parsing, error messages and the documentation are made.
 
-The same words work everywhere: ``efc mount -o``, a PV's or StorageClass's ``mountOptions``, StorageClass parameters and
-volume attributes. It is an allow-list: what is not in the table is an error that says what is. An option is one name and
-one value; nothing inside a value is ever taken for another option (a comma, an equals sign or a newline in a value is an
-error), which is how other drivers were made to mount with options of an attacker's choice.
+The same words work everywhere: ``efc mount -o``, a PV's or StorageClass's ``mountOptions``, StorageClass parameters
+and volume attributes. It is an allow-list: what is not in the table is an error that says what is. An option is one
+name and one value; nothing inside a value is ever taken for another option (a comma, an equals sign or a newline in a
+value is an error), which is how other drivers were made to mount with options of an attacker's choice.
 
 ``python -m csi.options`` prints the table for docs/CONFIGURATION.md.
 """
@@ -24,6 +24,7 @@ from csi.sources import Source
 
 #: Longest value that is looked at at all.
 VALUE_LENGTH_MAX = 256
+_SHOWN_LENGTH_MAX = 64
 
 
 class Kind(enum.Enum):
@@ -38,7 +39,7 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One row of the table. ``minimum``, ``maximum`` and values count in ``unit`` (ms for durations; KiB or MiB for sizes)."""
+    """One row of the table; ``minimum``, ``maximum`` and values count in ``unit`` (ms, KiB or MiB)."""
 
     name: str
     kind: Kind
@@ -115,7 +116,8 @@ _TABLE = (
         kind=Kind.FLAG,
         field="soft",
         default="off",
-        help="Operations fail with EIO when the NAS is silent for `timeout`, instead of waiting until it is back. Written data may be lost.",
+        help="Operations fail with EIO when the NAS is silent for `timeout`, instead of waiting until it is back. "
+        "Written data may be lost.",
     ),
     Option(name="hard", kind=Kind.FLAG, field="soft", default="on", sets=False, help="The opposite of `soft`."),
     Option(
@@ -134,7 +136,8 @@ _TABLE = (
         field="consistency",
         default="close-to-open",
         choices=("close-to-open",),
-        help="What one node sees of another's writes: with `close-to-open`, who opens a file sees all that was written before its last close.",
+        help="What one node sees of another's writes. With `close-to-open`, who opens a file sees all that was written "
+        "before its last close.",
     ),
     Option(
         name="attr-ttl",
@@ -355,18 +358,15 @@ def _number(option: Option, text: str) -> int | None:
 
 
 def _quoted(text: str) -> str:
-    return repr(text if len(text) <= 64 else text[:64] + "...")
+    return repr(text if len(text) <= _SHOWN_LENGTH_MAX else text[:_SHOWN_LENGTH_MAX] + "...")
 
 
 def markdown() -> str:
     """The table of docs/CONFIGURATION.md."""
     lines = ["| option | value | default | what it does |", "|---|---|---|---|"]
-    for option in OPTIONS.values():
-        lines.append(f"| `{option.name}` | {option.allowed()} | {option.default} | {option.help} |")
+    lines += [f"| `{row.name}` | {row.allowed()} | {row.default} | {row.help} |" for row in OPTIONS.values()]
     return "\n".join(lines)
 
-
-assert {option.field for option in _TABLE} == {field.name for field in fields(MountOptions)}
 
 if __name__ == "__main__":
     print(markdown())

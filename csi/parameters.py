@@ -54,12 +54,15 @@ class VolumeParameters:
             if name not in _OWN and name not in OPTIONS and not name.startswith(_KUBERNETES_PREFIX):
                 raise unknown(name, known=[*_OWN, *OPTIONS], noun="parameter", origin=_ORIGIN)
         options = {name: value for name, value in parameters.items() if name in OPTIONS}
-        checked_options(options, origin=_ORIGIN)
+        source = Source.parse(parameters["source"]) if "source" in parameters else None
+        checked = checked_options(options, origin=_ORIGIN)
+        if source is not None:
+            source = checked.source_with_ports(source)
         on_delete = parameters.get("onDelete", OnDelete.DELETE.value)
         if on_delete not in [choice.value for choice in OnDelete]:
             raise invalid(f"parameter 'onDelete' has value {on_delete!r}; allowed is delete, retain or archive")
         return cls(
-            source=Source.parse(parameters["source"]) if "source" in parameters else None,
+            source=source,
             path=_path(parameters),
             on_delete=OnDelete(on_delete),
             uid=_id(parameters, "uid"),
@@ -81,9 +84,8 @@ def _path(parameters: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         key = _METADATA.get(match[1])
         if key is None:
-            raise invalid(
-                f"parameter 'pathPattern' has {match[0]!r}; allowed are {', '.join('${%s}' % n for n in _METADATA)}"
-            )
+            allowed = ", ".join(f"${{{name}}}" for name in _METADATA)
+            raise invalid(f"parameter 'pathPattern' has {match[0]!r}; allowed are {allowed}")
         text = parameters.get(key, "")
         if not text:
             raise invalid(

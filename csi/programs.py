@@ -1,4 +1,4 @@
-"""Where the Rust programs are: in ``EFC_BIN_DIR``, else beside the Python interpreter, where the installation puts them."""
+"""Where the Rust programs are: in ``EFC_BIN_DIR``, else beside the Python interpreter, as installed."""
 
 import os
 import sys
@@ -26,6 +26,6 @@ def find(name: str, *, environment: Mapping[str, str] | None = None) -> str:
     if not os.access(path, os.X_OK):
         raise DriverError(
             Code.FAILED_PRECONDITION,
-            f"program {name} is not in {folder}: install EFC with its Rust programs, or set EFC_BIN_DIR to where they are",
+            f"program {name} is not in {folder}: install EFC with its Rust programs, or set EFC_BIN_DIR",
         )
     return str(path)

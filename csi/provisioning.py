@@ -3,24 +3,25 @@
 The driver's own directory at a configured source::
 
     .efc/volumes/<id>.json      one record per volume; the truth about what an id means
-    .efc/new/<id>               a directory being made; it becomes the volume's by one rename
+    .efc/new/<id>-<created>     a directory being made; it becomes the volume's by one rename
     .efc/trash/<id>-<created>   directories of deleted volumes, until they are removed
     .efc/archived/, .efc/retained/   what onDelete says is kept
 
-Creating makes the directory under ``new``, writes the record with its inode number, and renames it into place; deleting
-renames into ``trash`` (or ``archived``), removes the record, then the data. Each step is atomic and can be repeated, and
-names are derived from the volume, so a crash between any two is mended by the CO's next try. The inode number in the
-record is the marker: a directory at a volume's path with another number is somebody else's, and is never handed out,
-moved or deleted. Nothing is kept in this process but a cache of records, which never change once they are written.
+Creating makes the directory under ``new``, writes the record with its inode number, and renames it into place;
+deleting renames into ``trash`` (or ``archived``), removes the record, then the data. Each step is atomic and can be
+repeated, and names are derived from the volume, so a crash between any two is mended by the CO's next try. The inode
+number in the record is the marker: a directory at a volume's path with another number is somebody else's, and is never
+handed out, moved or deleted. Nothing is kept in this process but a cache of records, which never change once they are
+written.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from csi.children import Children
 from csi.errors import Code, DriverError, invalid
 from csi.locks import KeyedLocks
 from csi.nas import Nas
@@ -42,6 +43,8 @@ _RECORD_MODE = 0o600
 #: How long DeleteVolume waits for the data to be gone; a large tree goes on being removed after it has answered.
 REMOVE_WAIT_SECONDS = 20.0
 REMOVE_SECONDS_MAX = 6 * 3600.0
+#: After this long another controller has certainly given up making a volume.
+_UNFINISHED_SECONDS_MAX = 3600
 _REMOVALS_AT_ONCE = 2
 _READS_AT_ONCE = 8
 
@@ -102,10 +105,12 @@ class Catalogue:
 class Provisioner:
     """Volumes of all configured sources."""
 
-    def __init__(self, sources: Sequence[Source], *, children: Children) -> None:
-        # Nested sources would see each other's volumes as foreign directories: the innermost decides.
-        ordered = sorted(sources, key=lambda source: len(source.path), reverse=True)
-        self._catalogues = [Catalogue(Nas(source, children=children)) for source in ordered]
+    def __init__(self, sources: Sequence[Nas]) -> None:
+        for inner, outer in itertools.permutations([nas.source for nas in sources], 2):
+            if inner.relative_to(outer) is not None:
+                # Each would know only its own volumes, and could make one within the other's.
+                raise invalid(f"source {inner.canonical()!r} lies beneath {outer.canonical()!r}: configure one of them")
+        self._catalogues = [Catalogue(nas) for nas in sources]
         self._locks = KeyedLocks("volume")
         self._removals: set[asyncio.Task[None]] = set()
         self._removal_gate = asyncio.Semaphore(_REMOVALS_AT_ONCE)
@@ -166,26 +171,26 @@ class Provisioner:
             if path.startswith(taken) or taken.startswith(path):
                 raise DriverError(
                     Code.ALREADY_EXISTS,
-                    f"directory {wanted.path!r} lies within volume {other.name!r} ({other.path!r}) or around it: change 'pathPattern'",
+                    f"directory {wanted.path!r} lies within volume {other.name!r} ({other.path!r}) or around it: "
+                    "change 'pathPattern'",
                 )
         if await catalogue.nas.stat(path.rstrip("/")) is not None:
             raise _foreign(wanted)
 
     async def _write_record(self, catalogue: Catalogue, wanted: VolumeRecord) -> VolumeRecord:
         """Makes the directory aside, and the record that names it."""
-        nas, aside = catalogue.nas, f"{_NEW}/{wanted.id}"
+        nas, aside = catalogue.nas, _aside(wanted)
         for directory in (_VOLUMES, _NEW):
             await nas.make_directories(directory, mode=_OWN_MODE)
-        # What an earlier try left has perhaps another owner or mode; it is empty, and ours by its place.
-        await nas.remove(aside)
         await nas.make_directory(aside, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid)
         made = await nas.stat(aside)
         if made is None:
-            raise DriverError(Code.ABORTED, f"another controller works on volume {wanted.name!r}: try again")
+            raise DriverError(Code.INTERNAL, f"the new directory {aside!r} at {wanted.source} is gone again")
         record = replace(wanted, fileid=made.fileid)
         try:
             await nas.create(f"{_VOLUMES}/{record.id}.json", record.to_json(), mode=_RECORD_MODE)
         except DriverError as error:
+            await nas.remove(aside)
             if error.code is not Code.ALREADY_EXISTS:
                 raise
             raise DriverError(Code.ABORTED, f"another controller made volume {wanted.name!r}: try again") from None
@@ -196,13 +201,13 @@ class Provisioner:
         present = await nas.stat(path)
         if present is not None and present.fileid == record.fileid:
             return
-        aside = await nas.stat(f"{_NEW}/{record.id}")
+        aside = await nas.stat(_aside(record))
         if present is None and aside is not None and aside.fileid == record.fileid:
             parent = path.rpartition("/")[0]
             if parent:
                 await nas.make_directories(parent, mode=_PARENT_MODE)
             try:
-                await nas.move(f"{_NEW}/{record.id}", path)
+                await nas.move(_aside(record), path)
                 return
             except DriverError as error:
                 if error.code is not Code.ALREADY_EXISTS:
@@ -210,12 +215,12 @@ class Provisioner:
         if present is None and aside is None:
             raise DriverError(
                 Code.FAILED_PRECONDITION,
-                f"the directory {record.path!r} of volume {record.name!r} is gone from {record.source}: delete the volume",
+                f"directory {record.path!r} of volume {record.name!r} is gone from {record.source}: delete the volume",
             )
         if aside is not None and aside.fileid == record.fileid:
             # Somebody made a directory there in the meantime; ours was never handed out.
             await nas.remove(f"{_VOLUMES}/{record.id}.json")
-            await nas.remove(f"{_NEW}/{record.id}")
+            await nas.remove(_aside(record))
         raise _foreign(record)
 
     async def delete(self, volume_id: str) -> None:
@@ -230,8 +235,7 @@ class Provisioner:
             if found is None:
                 return
             catalogue, record = found
-            # The creation time makes the name one of this volume, not of a later one with the same name.
-            kept = f"{record.id}-{record.created_unix_ms}"
+            kept = _unique_name(record)
             record_path = f"{_VOLUMES}/{record.id}.json"
             on_delete = OnDelete(record.on_delete)
             if on_delete is OnDelete.RETAIN:
@@ -262,15 +266,15 @@ class Provisioner:
 
     async def _move_away(self, catalogue: Catalogue, record: VolumeRecord, to: str) -> None:
         """Moves the volume's directory, wherever creation had got to; that it is gone already is success."""
-        for path in (catalogue.path_of(record), f"{_NEW}/{record.id}"):
+        for path in (catalogue.path_of(record), _aside(record)):
             present = await catalogue.nas.stat(path)
             if present is None:
                 continue
             if present.fileid != record.fileid:
                 raise DriverError(
                     Code.FAILED_PRECONDITION,
-                    f"{path!r} at {record.source} is not the directory that was made for volume {record.name!r} (it was "
-                    f"replaced or restored): look at it, then remove it or the record {_VOLUMES}/{record.id}.json",
+                    f"{path!r} at {record.source} is not the directory that was made for volume {record.name!r} "
+                    f"(it was replaced or restored): look at it, then remove it or {_VOLUMES}/{record.id}.json",
                 )
             await self._move_own(catalogue.nas, path, to)
             return
@@ -310,9 +314,24 @@ class Provisioner:
         """At start: removes what deletions before a crash or a restart have left."""
         for catalogue in self._catalogues:
             try:
+                await self._remove_unfinished(catalogue)
                 await self._empty_trash(catalogue)
             except DriverError as error:
                 _LOGGER.warning("the trash of %s is not emptied: %s", catalogue.nas.source, error.message)
+
+    async def _remove_unfinished(self, catalogue: Catalogue) -> None:
+        """Directories that were made aside, but for which no record was written in time."""
+        entries = await catalogue.nas.entries(_NEW)
+        if not entries:
+            return
+        kept = {_unique_name(record) for record in await catalogue.all()}
+        now_unix_ms = time.time() * 1000
+        for entry in entries:
+            volume_id, _, created = entry.name.rpartition("-")
+            is_old = created.isdecimal() and now_unix_ms - int(created) > _UNFINISHED_SECONDS_MAX * 1000
+            if is_own_id(volume_id) and is_old and entry.name not in kept:
+                # Not its content: nobody was ever given this directory, so it has none.
+                await catalogue.nas.remove(f"{_NEW}/{entry.name}")
 
     async def close(self) -> None:
         """Stops removals; what is left is removed at the next start."""
@@ -368,6 +387,15 @@ class Provisioner:
 def joined(parent: str, path: str) -> str:
     """``parent/path`` for relative paths, either of which may be ""."""
     return "/".join(part for part in (parent, path) if part)
+
+
+def _unique_name(record: VolumeRecord) -> str:
+    """With the creation time: a later volume may have the same id."""
+    return f"{record.id}-{record.created_unix_ms}"
+
+
+def _aside(record: VolumeRecord) -> str:
+    return f"{_NEW}/{_unique_name(record)}"
 
 
 def _condition(record: VolumeRecord, fileid: int | None) -> str:

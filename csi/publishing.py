@@ -130,13 +130,15 @@ class Publisher:
         if present is not None and not present.is_same(wanted):
             raise DriverError(
                 Code.ALREADY_EXISTS,
-                f"{wanted.target!r} is published already, for volume {present.volume_id!r} or in another way: unpublish it first",
+                f"{wanted.target!r} is published already, for volume {present.volume_id!r} or in another way: "
+                "unpublish it first",
             )
         for other in self._publications.of_volume(wanted.volume_id):
             if other.target != wanted.target and _SINGLE_WRITER in (other.access_mode, wanted.access_mode):
                 raise DriverError(
                     Code.FAILED_PRECONDITION,
-                    f"volume {wanted.volume_id!r} is for a single writer (ReadWriteOncePod) and published at {other.target!r}",
+                    f"volume {wanted.volume_id!r} is for a single writer (ReadWriteOncePod), and is published at "
+                    f"{other.target!r} already",
                 )
 
     async def _mount(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
@@ -185,7 +187,7 @@ class Publisher:
 
     async def status(self, volume_id: str, *, target: str) -> VolumeStatus:
         """Sizes and condition; NOT_FOUND unless ``volume_id`` is published at ``target``."""
-        publication = self._publications.get(os.path.normpath(target)) if target.startswith("/") else None
+        publication = self._publications.get(target.rstrip("/"))
         if publication is None or publication.volume_id != volume_id:
             raise DriverError(Code.NOT_FOUND, f"volume {volume_id!r} is not published at {target!r} on this node")
         if self._mounts.at(publication.target) is None:
@@ -231,10 +233,8 @@ class Publisher:
             except DriverError as error:
                 _LOGGER.warning("%s", error.message)
         used = {publication.key for publication in self._publications}
-        folder = self._daemons.mount_of("")
-        for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-            if name not in used:
-                self._daemons.adopt(name, user=None)
+        for name in sorted(self._daemons.known() - used):
+            self._daemons.adopt(name, user=None)
 
 
 def condition_of(status: efc_pb2.MountStatus) -> str:

@@ -1,9 +1,10 @@
-"""Write-ahead records of what is published where on this node, one JSON file per target under ``<run-dir>/csi/published``.
+"""Write-ahead records of what is published where on this node: one JSON file per target.
 
-A record is written before the mount is made and removed after it is gone, so after any crash each mount of ours has a
-record, and :mod:`csi.publishing` settles by mountinfo which records have their mount. A record carries the boot_id: after
-a reboot no mount is left, and records of another boot are void. That is also why writing is a rename without an fsync,
-which only a power failure would need: readers see an old or a new file, never half of one.
+They lie in ``<run-dir>/csi/published``. A record is written before the mount is made and removed after it is gone, so
+after any crash each mount of ours has a record, and :mod:`csi.publishing` settles by mountinfo which records have their
+mount. A record carries the boot_id: after a reboot no mount is left, and records of another boot are void. That is also
+why writing is a rename without an fsync, which only a power failure would need: readers see an old or a new file, never
+half of one.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from csi.errors import Code, DriverError
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """A volume at a target path. ``key`` names the dataset's daemon; ``options`` are those that are not default."""
+    """A volume at a target path: ``key`` names the dataset's daemon, ``options`` are those that are not default."""
 
     volume_id: str
     target: str
@@ -30,7 +31,7 @@ class Publication:
     access_mode: int
 
     def is_same(self, other: "Publication") -> bool:
-        """Whether publishing ``other`` would change nothing. (Keys may differ between releases of the driver.)"""
+        """Whether publishing ``other`` would change nothing; keys may differ between releases of the driver."""
         mine, theirs = asdict(self), asdict(other)
         return {**mine, "key": ""} == {**theirs, "key": ""}
 

@@ -41,16 +41,14 @@ def _fields(message: Message) -> list[str]:
 def _value(field: FieldDescriptor, value: object) -> str:
     if field.GetOptions().Extensions[csi_pb2.csi_secret]:  # type: ignore[index]
         return STRIPPED
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        assert isinstance(value, Mapping)
+    if isinstance(value, Mapping) and field.message_type is not None:
         shown = field.message_type.fields_by_name["value"]
         pairs = [
             f"{_text(key)}: {STRIPPED if key in SECRET_KEYS else _one(shown, item)}"
             for key, item in sorted(value.items())
         ]
         return "{" + ", ".join(pairs) + "}"
-    if field.is_repeated:
-        assert isinstance(value, Sequence)
+    if isinstance(value, Sequence) and field.is_repeated:
         return "[" + ", ".join(_one(field, item) for item in value) + "]"
     return _one(field, value)
 

@@ -35,7 +35,14 @@ CALLS_MAX = 512
 #: kubelet waits longer for each of its calls.
 STOP_SECONDS_MAX = 30.0
 #: Asked every few seconds, and of no interest when they succeed.
-_CHATTY = ("Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "GetPluginInfo", "GetPluginCapabilities")
+_CHATTY = (
+    "Probe",
+    "GetPluginInfo",
+    "GetPluginCapabilities",
+    "ControllerGetCapabilities",
+    "NodeGetCapabilities",
+    "NodeGetVolumeStats",
+)
 
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
 Context = grpc.aio.ServicerContext[Message, Message]
@@ -45,9 +52,7 @@ Behaviour = Callable[[Message], Awaitable[Message]]
 
 def parse_endpoint(endpoint: str) -> str:
     """The path of ``unix:///path`` or ``unix:/path``; raises INVALID_ARGUMENT."""
-    path = endpoint.removeprefix("unix:")
-    if path.startswith("//"):
-        path = path[2:]
+    path = endpoint.removeprefix("unix:").removeprefix("//")
     if not endpoint.startswith("unix:") or not path.startswith("/"):
         raise invalid(f"endpoint {endpoint!r}: expected unix:///absolute/path.sock")
     if len(path.encode()) > SOCKET_PATH_LENGTH_MAX:
@@ -59,6 +64,7 @@ class RequestIdFilter(logging.Filter):
     """Puts the id of the call being served on every log record, and takes secrets in URLs off it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Changes the record, and keeps it."""
         record.request_id = _request_id.get()
         record.msg, record.args = redact_text(record.getMessage()), ()
         return True
@@ -127,7 +133,7 @@ class Server:
         )
 
     def add(self, service_name: str, service: object) -> None:
-        """Serves the methods of ``csi.v1.<service_name>`` that ``service`` has; gRPC answers UNIMPLEMENTED to others."""
+        """Serves the methods of ``csi.v1.<service_name>`` that ``service`` has; others are UNIMPLEMENTED."""
         descriptor = csi_pb2.DESCRIPTOR.services_by_name[service_name]
         handlers = {}
         for method in descriptor.methods:
@@ -184,9 +190,7 @@ def refuse_live_socket(path: str) -> None:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         if not Path(path).parent.is_dir():
-            raise DriverError(
-                Code.FAILED_PRECONDITION, f"the directory of {path!r} does not exist: make it first"
-            ) from None
+            raise DriverError(Code.FAILED_PRECONDITION, f"{path!r}: its directory does not exist, make it") from None
         return
     if not stat.S_ISSOCK(mode):
         raise DriverError(Code.FAILED_PRECONDITION, f"{path!r} exists and is no socket: it is not replaced")

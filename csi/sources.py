@@ -1,4 +1,4 @@
-"""Where a dataset is: ``nfs://host[:port]/path[?mountport=N]``, and ``nfs://host:/path`` as people write it for mount(8).
+"""Where a dataset is: ``nfs://host[:port]/path[?mountport=N]``, or ``nfs://host:/path`` as people write it.
 
 The canonical form is what everything else compares, hashes and hands on. A path is taken literally (no percent
 decoding); ``.``, ``..`` and control characters are refused, never cleaned away. There is no user or password in such a
@@ -16,6 +16,9 @@ from csi.paths import check_components
 #: MNTPATHLEN of the MOUNT protocol (RFC 1813, appendix I), in bytes.
 PATH_LENGTH_MAX = 1024
 _URL_LENGTH_MAX = 2048
+#: RFC 1035, in characters.
+_HOST_LENGTH_MAX = 253
+_PORT_MAX = 65535
 _FORM = "expected nfs://HOST[:PORT]/PATH[?mountport=PORT]"
 
 
@@ -100,14 +103,14 @@ def _authority(text: str, *, url: str) -> tuple[str, int]:
 
 def _is_host(text: str) -> bool:
     label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-    return len(text) <= 253 and re.fullmatch(rf"{label}(\.{label})*\.?", text) is not None
+    return len(text) <= _HOST_LENGTH_MAX and re.fullmatch(rf"{label}(\.{label})*\.?", text) is not None
 
 
 def _port(text: str, *, url: str, name: str) -> int:
     """0 for an empty text, as in ``nfs://host:/path``."""
     if not text:
         return 0
-    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _PORT_MAX:
         raise invalid(f"source {url!r}: {name} {text!r} is not a number from 1 to 65535")
     return int(text)
 

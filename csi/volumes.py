@@ -56,8 +56,8 @@ def check_volume_id(volume_id: str) -> str:
 class VolumeRecord:
     """A provisioned volume, as it stands on the NAS in ``.efc/volumes/<id>.json``.
 
-    ``path`` is relative to ``source``, which lies at or beneath the configured source where the record is. ``fileid`` is
-    the directory's inode number: the marker by which a directory is known to be this volume's.
+    ``path`` is relative to ``source``, which lies at or beneath the configured source where the record is. ``fileid``
+    is the directory's inode number: the marker by which a directory is known to be this volume's.
     """
 
     id: str

@@ -40,7 +40,7 @@ def _well_known() -> list[str]:
 
 
 def _fixed(text: str) -> str:
-    """protoc knows no Python packages: it writes ``import csi_pb2``, which would need our folder on sys.path."""
+    """The compiler knows no Python packages: it writes ``import csi_pb2``, which would need our folder on sys.path."""
     return re.sub(r"^import (\w+_pb2) as", r"from csi._proto import \1 as", text, flags=re.MULTILINE)
 
 

@@ -14,6 +14,7 @@ from csi import driver
 from csi.errors import DriverError
 
 _RUN_DIR = "/run/efc"
+_IDLE_GRACE_SECONDS_MAX = 86_400
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,13 +45,7 @@ def _run(module: str, parsed: argparse.Namespace) -> int:
 class _Version(argparse.Action):
     """Looks the version up only when it is asked for."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: str | Sequence[object] | None,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         print(f"efc {driver.version()}")
         parser.exit(0)
 
@@ -152,6 +147,6 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _seconds(text: str) -> float:
     seconds = float(text)
-    if not 0 <= seconds <= 86_400:
+    if not 0 <= seconds <= _IDLE_GRACE_SECONDS_MAX:
         raise argparse.ArgumentTypeError("expected 0 to 86400 seconds")
     return seconds

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from csi import programs
 from csi.errors import DriverError
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachable
+from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError
 from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.publishing import condition_of
 from csi.sources import Source
@@ -198,7 +198,7 @@ def check_mounts(run_dir: str) -> Iterator[Finding]:
     ]
     try:
         status = asyncio.run(Keeper(run_dir).status())
-    except KeeperUnreachable as error:
+    except KeeperUnreachableError as error:
         if ours:
             yield Finding(
                 check="keeper", level="fail", message=error.message, mend=f"start efc-keeper --run-dir {run_dir}"

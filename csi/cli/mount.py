@@ -11,7 +11,7 @@ from pathlib import Path
 from csi import programs
 from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
-from csi.keeper import SOCKET_NAME, Keeper, KeeperUnreachable
+from csi.keeper import SOCKET_NAME, Keeper, KeeperUnreachableError
 from csi.options import parse, parse_list
 from csi.sources import Source
 
@@ -28,7 +28,10 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def checked_target(text: str) -> str:
-    """The absolute path of an existing directory, its parent's links resolved; raises NOT_FOUND or FAILED_PRECONDITION."""
+    """The absolute path of an existing directory, its parent's links resolved.
+
+    Raises NOT_FOUND, or FAILED_PRECONDITION if it is something else.
+    """
     absolute = os.path.abspath(text)
     path = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
     try:
@@ -47,7 +50,7 @@ def checked_target(text: str) -> str:
 async def _mount(keeper: Keeper, *, run_dir: str, target: str, config: efc_pb2.DaemonConfig) -> None:
     try:
         await keeper.mount(target=target, config=config)
-    except KeeperUnreachable:
+    except KeeperUnreachableError:
         await _start_keeper(keeper, run_dir=run_dir)
         await keeper.mount(target=target, config=config)
 
@@ -75,7 +78,7 @@ async def _start_keeper(keeper: Keeper, *, run_dir: str) -> None:
         try:
             await keeper.status()
             return
-        except KeeperUnreachable:
+        except KeeperUnreachableError:
             ended = process.poll()
             # Ended at once: another one may just have been started by somebody else, so its socket gets a chance.
             if time.monotonic() > deadline or (ended not in (None, 0) and not (folder / SOCKET_NAME).exists()):

@@ -19,6 +19,8 @@ from csi.server import Server, configure_logging
 from csi.sources import Source
 
 _KUBELET_ROOT = "/var/lib/kubelet"
+#: The CSI specification, NodeGetInfo.
+_NODE_ID_LENGTH_MAX = 256
 _PROBE_SECONDS_MAX = 1.0
 
 
@@ -33,8 +35,8 @@ async def _node(parsed: argparse.Namespace) -> None:
     from csi.node import NodeService
 
     programs.find(programs.MOUNT_HELPER)
-    if not parsed.node_id or len(parsed.node_id.encode()) > 256:
-        raise DriverError(Code.INVALID_ARGUMENT, "--node-id must be 1 to 256 bytes long")
+    if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
+        raise DriverError(Code.INVALID_ARGUMENT, f"--node-id must be 1 to {_NODE_ID_LENGTH_MAX} bytes long")
     roots = [_checked_root(root) for root in parsed.kubelet_root or [_KUBELET_ROOT]]
     run_dir = os.path.abspath(parsed.run_dir)
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
@@ -65,10 +67,12 @@ async def _node(parsed: argparse.Namespace) -> None:
 
 async def _controller(parsed: argparse.Namespace) -> None:
     from csi.controller import ControllerService
+    from csi.nas import Nas
     from csi.provisioning import Provisioner
 
     programs.find(programs.NAS_CLIENT)
-    provisioner = Provisioner([Source.parse(url) for url in parsed.source], children=Children())
+    children = Children()
+    provisioner = Provisioner([Nas(Source.parse(url), children=children) for url in parsed.source])
 
     async def is_ready() -> bool:
         # A NAS that is away is reported by the calls that need it; restarting this process would not bring it back.

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachable
+from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError
 from csi.sources import Source
 
 _COLUMNS = ("SOURCE", "TARGET", "STATE", "PID", "RESTARTS", "READ", "WRITTEN", "REASON")
@@ -17,7 +17,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Without a keeper nothing is mounted: an empty list."""
     try:
         status = asyncio.run(Keeper(parsed.run_dir).status())
-    except KeeperUnreachable:
+    except KeeperUnreachableError:
         status = KeeperStatus(pid=0, version="", mounts=[])
     mounts = [described(mount, status) for mount in sorted(status.mounts, key=lambda mount: mount.target)]
     if parsed.json:
