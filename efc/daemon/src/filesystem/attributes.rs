@@ -7,6 +7,9 @@
 //! Replies overtake each other: two writes in flight come back in any order, and the attributes of the earlier one
 //! must not make the file shorter again. The server's ctime decides; a tie between overlapping calls makes the entry
 //! expire, so that the next question goes to the server.
+//!
+//! UNLINK and RENAME change attributes (nlink, ctime) of a file that they only name. Rather than ask the server which
+//! one it was, everything asked before such a change expires: a question too many is cheaper than one with each.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -43,6 +46,7 @@ struct Known {
     attr: Attr,
     /// `None`: not to be answered from.
     fetched_at: Option<Instant>,
+    sent: u64,
     received: u64,
     told: Option<Version>,
 }
@@ -51,13 +55,15 @@ struct Known {
 pub struct AttrCache {
     ttl: Duration,
     replies: AtomicU64,
+    /// Answers to calls sent before this stamp are not answered from.
+    names_changed: AtomicU64,
     shards: [Mutex<HashMap<u64, Known>>; SHARDS],
 }
 
 impl AttrCache {
     /// An empty cache that answers for `ttl`.
     pub fn new(ttl: Duration) -> AttrCache {
-        AttrCache { ttl, replies: AtomicU64::new(0), shards: Default::default() }
+        AttrCache { ttl, replies: AtomicU64::new(0), names_changed: AtomicU64::new(0), shards: Default::default() }
     }
 
     fn shard(&self, node: u64) -> &Mutex<HashMap<u64, Known>> {
@@ -76,7 +82,8 @@ impl AttrCache {
         if shard.len() >= ENTRIES_PER_SHARD_MAX && !shard.contains_key(&node) {
             shard.clear();
         }
-        let known = shard.entry(node).or_insert(Known { attr: *attr, fetched_at: None, received: 0, told: None });
+        let known =
+            shard.entry(node).or_insert(Known { attr: *attr, fetched_at: None, sent: 0, received: 0, told: None });
         let overlapped = known.received > sent.0;
         if overlapped && known.attr.ctime > attr.ctime {
             return;
@@ -85,6 +92,7 @@ impl AttrCache {
         *known = Known {
             attr: *attr,
             fetched_at: if doubtful { None } else { Some(Instant::now()) },
+            sent: sent.0,
             received,
             told: known.told,
         };
@@ -94,6 +102,9 @@ impl AttrCache {
     pub fn fresh(&self, node: u64) -> Option<(Attr, Duration)> {
         let shard = self.shard(node).lock().expect("attribute lock");
         let known = shard.get(&node)?;
+        if known.sent < self.names_changed.load(Ordering::Acquire) {
+            return None;
+        }
         let left = self.ttl.checked_sub(known.fetched_at?.elapsed())?;
         (!left.is_zero()).then_some((known.attr, left))
     }
@@ -108,6 +119,12 @@ impl AttrCache {
         if let Some(known) = self.shard(node).lock().expect("attribute lock").get_mut(&node) {
             known.fetched_at = None;
         }
+    }
+
+    /// A name was removed or renamed: the file behind it, whichever it is, has other attributes now.
+    pub fn expire_for_changed_name(&self) {
+        let now = self.replies.fetch_add(1, Ordering::AcqRel) + 1;
+        self.names_changed.fetch_max(now, Ordering::AcqRel);
     }
 
     /// Records that the kernel is told `attr` now.
@@ -255,6 +272,19 @@ mod tests {
         cache.expire(7);
         assert!(cache.fresh(7).is_none());
         assert_eq!(cache.last_seen(7).expect("known").size, 1);
+    }
+
+    #[test]
+    fn a_changed_name_expires_what_was_asked_before() {
+        let cache = AttrCache::new(Duration::from_secs(60));
+        let before = cache.stamp();
+        cache.learn(7, &attr(1, 1), before);
+        cache.expire_for_changed_name();
+        assert!(cache.fresh(7).is_none());
+        cache.learn(8, &attr(1, 1), before);
+        assert!(cache.fresh(8).is_none(), "asked before, answered after");
+        cache.learn(7, &attr(1, 2), cache.stamp());
+        assert!(cache.fresh(7).is_some());
     }
 
     #[test]

@@ -120,7 +120,8 @@ impl Inner {
     fn push(&self, page: &mut Directory, entry: &DirEntry, plus: bool, sent: Option<Stamp>) -> Result<bool, Errno> {
         let kind = entry.attr.map_or(0, |attr| (attributes::format_bits(attr.kind) >> 12) as u8);
         let is_dots = entry.name == b"." || entry.name == b"..";
-        let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots) else {
+        let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots)
+        else {
             return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
         };
         let looked_up = self.entry(&handle, &attr, sent)?;
@@ -134,13 +135,8 @@ impl Inner {
     /// Fetches the page behind the stream's position.
     async fn fetch(&self, fh: u64, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
         let sent = self.attrs.stamp();
-        let asked = self.client.readdirplus(
-            &directory.cred,
-            &directory.handle,
-            stream.position,
-            stream.verifier,
-            PAGE_BYTES,
-        );
+        let asked =
+            self.client.readdirplus(&directory.cred, &directory.handle, stream.position, stream.verifier, PAGE_BYTES);
         let page = match asked.await {
             Ok(page) => page,
             Err(error) if error.is(Status::BadCookie) || error.is(Status::NotSync) => {

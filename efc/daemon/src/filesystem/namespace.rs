@@ -8,9 +8,7 @@
 use std::sync::Arc;
 
 use efc_fuse::{Entry, Errno};
-use efc_nfs::{
-    Attr, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Wcc,
-};
+use efc_nfs::{Attr, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Wcc};
 
 use super::{Answer, Caller, Inner, Response, attributes};
 use crate::errno::errno;
@@ -226,6 +224,12 @@ impl Inner {
     }
 
     pub(super) async fn unlink(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+        let answer = self.unlink_name(caller, parent, name).await;
+        self.attrs.expire_for_changed_name();
+        answer
+    }
+
+    async fn unlink_name(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
         let directory = self.handle_of(parent)?;
         if let Some(file) = self.last_name_of_open_file(&caller.cred, &directory, name).await? {
             self.unlink_open_file(&caller.cred, &directory, name, &file).await?;
@@ -283,6 +287,7 @@ impl Inner {
             }
             Err(error) => Err(errno(&error)),
         };
+        self.attrs.expire_for_changed_name();
         if let Some(file) = replaced {
             match result {
                 Ok(_) => self.remove_if_closed(&file),

@@ -164,7 +164,11 @@ impl Inner {
                 None => self.attrs.expire(file.node),
             }
             let taken = part.slice(..part.len().min(written.count as usize));
-            self.record(writes, Chunk { offset, data: taken.clone(), verifier: written.verifier, cred: file.cred.clone() }, &written);
+            self.record(
+                writes,
+                Chunk { offset, data: taken.clone(), verifier: written.verifier, cred: file.cred.clone() },
+                &written,
+            );
             offset += taken.len() as u64;
             data = data.slice(taken.len()..);
         }
