@@ -87,7 +87,7 @@ impl<'a> Decoder<'a> {
 
     /// `N` bytes as they are; `N` is a multiple of four.
     pub(crate) fn fixed<const N: usize>(&mut self) -> Decoded<[u8; N]> {
-        const { assert!(N % 4 == 0) };
+        const { assert!(N.is_multiple_of(4)) };
         Ok(self.take(N)?.try_into().expect("took N bytes"))
     }
 
