@@ -48,7 +48,7 @@ CASES = {
     "unknown host": Case(source="nfs://no-such.invalid/export", names="no-such", codes=(NOT_FOUND, UNAVAILABLE)),
     "dead port": Case(source="nfs://127.0.0.1:{dead}/export?mountport={dead}", names="127.0.0.1", codes=(UNAVAILABLE,)),
     "dead NFS port": Case(source="nfs://127.0.0.1:{dead}/export{mount}", names="127.0.0.1", codes=(UNAVAILABLE,)),
-    "not an NFS server": Case(source="{swapped}", names="127.0.0.1", codes=(UNAVAILABLE,)),
+    "not an NFS server": Case(source="{swapped}", names="127.0.0.1", codes=(UNAVAILABLE, PRECONDITION)),
     "unknown export": Case(source="{server}/no-such-export{mount}", names="no-such-export",
                            codes=(NOT_FOUND, DENIED)),
     "refused export": Case(source="{server}/refused{mount}", names="refused", codes=(DENIED,)),
