@@ -109,6 +109,10 @@ class Daemons:
         os.makedirs(target, mode=0o700, exist_ok=True)
         try:
             status = await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
+            if status.state == efc_pb2.MountStatus.ABORTED:
+                # Somebody pulled the emergency lever; nothing can be read through this mount any more.
+                await self._keeper.unmount(target=target, force=True)
+                status = await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
         except DriverError:
             _remove_directory(target)
             raise

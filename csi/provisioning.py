@@ -150,7 +150,7 @@ class Provisioner:
             mode=parameters.mode,
             options=parameters.options,
             fileid=0,
-            created_unix_ms=int(time.time() * 1000),
+            created_unix_ns=time.time_ns(),
         )
         if catalogue.path_of(wanted).split("/")[0] == OWN:
             raise invalid(f"the volume's path {wanted.path!r} leads into {OWN!r}, the driver's own directory")
@@ -325,10 +325,9 @@ class Provisioner:
         if not entries:
             return
         kept = {_unique_name(record) for record in await catalogue.all()}
-        now_unix_ms = time.time() * 1000
         for entry in entries:
             volume_id, _, created = entry.name.rpartition("-")
-            is_old = created.isdecimal() and now_unix_ms - int(created) > _UNFINISHED_SECONDS_MAX * 1000
+            is_old = created.isdecimal() and time.time_ns() - int(created) > _UNFINISHED_SECONDS_MAX * 10**9
             if is_own_id(volume_id) and is_old and entry.name not in kept:
                 # Not its content: nobody was ever given this directory, so it has none.
                 await catalogue.nas.remove(f"{_NEW}/{entry.name}")
@@ -391,7 +390,7 @@ def joined(parent: str, path: str) -> str:
 
 def _unique_name(record: VolumeRecord) -> str:
     """With the creation time: a later volume may have the same id."""
-    return f"{record.id}-{record.created_unix_ms}"
+    return f"{record.id}-{record.created_unix_ns}"
 
 
 def _aside(record: VolumeRecord) -> str:

@@ -245,6 +245,8 @@ def condition_of(status: efc_pb2.MountStatus) -> str:
         return f"the daemon is being restarted{reason}"
     if status.state == states.UNRESPONSIVE_NAS:
         return f"the NAS does not answer{reason}"
+    if status.state == states.ABORTED:
+        return f"its FUSE connection was aborted{reason}; publish it again (restart the pod)"
     if status.state == states.STARTING:
         return f"the daemon is connecting to the NAS{reason}"
     return ""

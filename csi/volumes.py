@@ -71,7 +71,7 @@ class VolumeRecord:
     mode: int
     options: dict[str, str]
     fileid: int
-    created_unix_ms: int
+    created_unix_ns: int
     version: int = RECORD_VERSION
 
     def to_json(self) -> bytes:

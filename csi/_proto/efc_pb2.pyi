@@ -82,11 +82,13 @@ class MountStatus(_message.Message):
         SERVING: _ClassVar[MountStatus.State]
         RESTARTING: _ClassVar[MountStatus.State]
         UNRESPONSIVE_NAS: _ClassVar[MountStatus.State]
+        ABORTED: _ClassVar[MountStatus.State]
     STATE_UNSPECIFIED: MountStatus.State
     STARTING: MountStatus.State
     SERVING: MountStatus.State
     RESTARTING: MountStatus.State
     UNRESPONSIVE_NAS: MountStatus.State
+    ABORTED: MountStatus.State
     TARGET_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
@@ -262,3 +264,13 @@ class DaemonStats(_message.Message):
     oldest_call_ms: int
     resumed: bool
     def __init__(self, uptime_ms: _Optional[int] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., resumed: _Optional[bool] = ...) -> None: ...
+
+class SavedServer(_message.Message):
+    __slots__ = ("port", "read_max", "write_max")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    READ_MAX_FIELD_NUMBER: _ClassVar[int]
+    WRITE_MAX_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    read_max: int
+    write_max: int
+    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ...) -> None: ...

@@ -47,7 +47,7 @@ def record(**changes: object) -> VolumeRecord:
     fields: dict[str, object] = {
         "id": volume_id_of("v"), "name": "v", "source": "nfs://nas/data", "path": "team/v", "capacity_bytes": 1,
         "on_delete": "delete", "uid": 0, "gid": 0, "mode": 0o777, "options": {"soft": "true"}, "fileid": 42,
-        "created_unix_ms": 1,
+        "created_unix_ns": 1,
     }  # fmt: skip
     return VolumeRecord(**(fields | changes))  # type: ignore[arg-type]
 
