@@ -28,7 +28,7 @@ use crate::{lock, random, receiver, socket};
 pub(crate) const IN_FLIGHT_MAX: usize = 256;
 /// Virtual size; only touched pages count. Name resolution of the C library and inline tasks need some of it.
 const STACK: usize = 512 << 10;
-/// How long one connection attempt may take.
+/// How long an attempt to connect to one address may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
@@ -52,6 +52,8 @@ struct Pending {
     calls: HashMap<u32, Arc<Call>>,
     waiting: VecDeque<Arc<Call>>,
     reader_runs: bool,
+    /// The reader sleeps until it is needed; waking it costs a system call.
+    reader_sleeps: bool,
 }
 
 #[derive(Default)]
@@ -105,10 +107,10 @@ impl Connection {
         } else {
             pending.waiting.push_back(Arc::clone(call));
         }
-        if pending.reader_runs {
-            self.needed.notify_one();
-        } else {
+        if !pending.reader_runs {
             self.start_reader(&mut pending, None);
+        } else if pending.reader_sleeps {
+            self.needed.notify_one();
         }
         drop(pending);
         if admitted {
@@ -277,7 +279,9 @@ impl Connection {
             if socket || !pending.calls.is_empty() {
                 return true;
             }
+            pending.reader_sleeps = true;
             pending = self.needed.wait(pending).expect("no panic under this lock");
+            pending.reader_sleeps = false;
         }
         false
     }
@@ -310,10 +314,11 @@ impl Connection {
 
     fn connect(&self, source_port: Option<u16>) -> io::Result<TcpStream> {
         let wanted = || self.is_wanted();
-        let deadline = Instant::now() + CONNECT_LIMIT;
-        let dial = socket::Dial { source_port, privileged: self.shared.privileged, deadline, wanted: &wanted };
+        let privileged = self.shared.privileged;
         let mut failure = io::Error::from(ErrorKind::NotFound);
         for address in self.shared.addresses()? {
+            let deadline = Instant::now() + CONNECT_LIMIT;
+            let dial = socket::Dial { source_port, privileged, deadline, wanted: &wanted };
             match dial.connect(address) {
                 Ok(socket) => {
                     *lock(&self.shared.address) = Some(address);

@@ -393,7 +393,8 @@ fn connect_any(
 ) -> io::Result<(TcpStream, SocketAddr)> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
     for (index, address) in addresses.iter().enumerate() {
-        let address = SocketAddr::new(address.ip(), port);
+        let mut address = *address;
+        address.set_port(port);
         // A dead address must leave the others their share of the time.
         let left = deadline.saturating_duration_since(Instant::now());
         let share = Instant::now() + left / (addresses.len() - index) as u32;

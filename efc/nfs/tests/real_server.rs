@@ -254,7 +254,7 @@ fn data_of_any_length_comes_back_and_verifiers_agree() {
     for (offset, count) in [(0, 1), (1, 3), (0, 4096), (5, 70_001), (0, PAYLOAD_MAX), (at - 3, 100), (at, 10)] {
         let (bytes, read) = read(&scratch, &file, offset as u64, count);
         let expected = &data[offset..(offset + count).min(at)];
-        assert!(bytes == &expected[..bytes.len()], "{count} at {offset}");
+        assert!(bytes[..] == expected[..bytes.len()], "{count} at {offset}");
         assert_eq!(read.eof, offset + bytes.len() == at, "{count} at {offset}");
         assert!(read.eof || bytes.len() == count.min(scratch.mounted.info.read_max as usize));
     }
