@@ -6,8 +6,10 @@ cluster sends them. Every process can be killed and started anew between any two
 
 from __future__ import annotations
 
+import functools
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -118,7 +120,7 @@ class Driver:
                 self._command(name), env=clean_environment(RUN_DIR=str(self.run_dir)), cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        ready = (self.run_dir / "keeper.sock").exists if name == "keeper" else lambda: self._serves(name)
+        ready = self._keeper_listens if name == "keeper" else functools.partial(self._serves, name)
         wait_until(
             lambda: service.poll() is not None or ready(), what=f"{name} to start", limit_s=SERVICE_START_LIMIT_S
         )
@@ -164,6 +166,10 @@ class Driver:
                 "--idle-grace=2",
             ]  # fmt: skip
         return [str(program("efc")), "csi", "controller", endpoint, f"--source={self.source}"]
+
+    def _keeper_listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            return connection.connect_ex(str(self.run_dir / "keeper.sock")) == 0
 
     def _serves(self, name: str) -> bool:
         # A socket may be a dead predecessor's: only an answer proves that somebody serves it.
