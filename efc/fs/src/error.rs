@@ -49,7 +49,7 @@ impl Failure {
             ConnectErrorKind::Refused => ("PERMISSION_DENIED", "EACCES"),
             ConnectErrorKind::Unreachable => ("UNAVAILABLE", "EHOSTUNREACH"),
             ConnectErrorKind::NotADirectory => ("FAILED_PRECONDITION", "ENOTDIR"),
-            ConnectErrorKind::Protocol => ("INTERNAL", "EPROTO"),
+            ConnectErrorKind::Protocol => ("FAILED_PRECONDITION", "EPROTO"),
         };
         Failure::new(code, errno, error.message)
     }
