@@ -12,7 +12,7 @@ COPY . .
 RUN python3 -m pip wheel --no-deps --wheel-dir /wheels .
 
 FROM ${BASE}
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 LABEL org.opencontainers.image.title="EFC-CSI" \
       org.opencontainers.image.description="A NAS directory as a POSIX volume, through one FUSE daemon per node" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -1,9 +1,19 @@
-"""The release's number stands in one place, Cargo.toml; everything else is in pyproject.toml."""
+"""What pyproject.toml cannot say: the release's number stands in one place, Cargo.toml, and wheels suit any Python 3."""
 
 import tomllib
 from pathlib import Path
 
 from setuptools import setup
+from setuptools.command.bdist_wheel import bdist_wheel
+
+
+class Wheel(bdist_wheel):
+    """The programs are executables, not extension modules: only the platform matters."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Interpreter, ABI and platform."""
+        return "py3", "none", super().get_tag()[2]
+
 
 with (Path(__file__).parent / "Cargo.toml").open("rb") as file:
-    setup(version=tomllib.load(file)["workspace"]["package"]["version"])
+    setup(version=tomllib.load(file)["workspace"]["package"]["version"], cmdclass={"bdist_wheel": Wheel})
