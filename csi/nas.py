@@ -40,9 +40,8 @@ class Nas:
         try:
             printed = await self._run("stat", path)
         except DriverError as error:
-            if error.code is Code.NOT_FOUND:
-                return None
-            raise
+            await self._require_missing(error)
+            return None
         return _entry(_decoded(printed), name=path)
 
     async def entries(self, path: str) -> list[Entry]:
@@ -50,9 +49,8 @@ class Nas:
         try:
             printed = await self._run("ls", path)
         except DriverError as error:
-            if error.code is Code.NOT_FOUND:
-                return []
-            raise
+            await self._require_missing(error)
+            return []
         entries = _decoded(printed)
         if not isinstance(entries, list):
             raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} ls printed no list")
@@ -83,9 +81,8 @@ class Nas:
         try:
             return await self._run("cat", path)
         except DriverError as error:
-            if error.code is Code.NOT_FOUND:
-                return None
-            raise
+            await self._require_missing(error)
+            return None
 
     async def create(self, path: str, content: bytes, *, mode: int) -> None:
         """A new file, complete and on stable storage or not there at all; ALREADY_EXISTS."""
@@ -102,8 +99,17 @@ class Nas:
         try:
             await self._run(command, path, flags=flags, limit_seconds=limit_seconds)
         except DriverError as error:
-            if error.code is not Code.NOT_FOUND:
-                raise
+            await self._require_missing(error)
+
+    async def _require_missing(self, error: DriverError) -> None:
+        """Returns if the path is not there; raises if that is not so, or not known.
+
+        NOT_FOUND is also said of a host or an export that does not exist (now, for this resolver). A volume on it would
+        then be taken for one that was never made, so that deleting it would "succeed".
+        """
+        if error.code is not Code.NOT_FOUND:
+            raise error
+        await self._run("stat", ".")
 
     async def _run(
         self,

@@ -37,7 +37,7 @@ class LocalNas(Nas):
         *paths: str,
         flags: list[str] | None = None,
         stdin: bytes = b"",
-        limit_seconds: float = 0,  # noqa: ARG002  # a folder answers at once
+        limit_seconds: float = 0,  # a folder answers at once
     ) -> bytes:
         number = len(self.commands)
         self.commands.append(f"{command} {' '.join(paths)}")

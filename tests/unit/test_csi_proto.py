@@ -1,4 +1,4 @@
-"""Our csi.proto is the published one, message by message and field by field; the generated code is what it generates."""
+"""Our csi.proto is the published one, field by field, and the generated code is what it generates."""
 
 import json
 import os

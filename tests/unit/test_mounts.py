@@ -10,7 +10,10 @@ from csi.children import Children
 from csi.errors import Code, DriverError
 from csi.mounts import Mount, Mounts, Statvfs, parse_mountinfo, top, unescape
 
-LINE = "612 29 0:57 /team/v /var/lib/kubelet/pods/1/mount ro,nosuid,nodev,relatime shared:9 master:1 - fuse.efc nfs://nas/data rw,user_id=0"
+LINE = (
+    "612 29 0:57 /team/v /var/lib/kubelet/pods/1/mount ro,nosuid,nodev,relatime shared:9 master:1 - "
+    "fuse.efc nfs://nas/data rw,user_id=0"
+)
 
 
 def test_a_line() -> None:

@@ -21,7 +21,8 @@ from csi.records import Publication, Publications
 
 def publication(target: str = "/t", **changes: object) -> Publication:
     fields: dict[str, object] = {
-        "volume_id": "v", "target": target, "source": "nfs://nas/data", "path": "p", "key": "k", "options": {"soft": True},
+        "volume_id": "v", "target": target, "source": "nfs://nas/data", "path": "p", "key": "k",
+        "options": {"soft": True},
         "read_only": False, "access_mode": 1,
     }  # fmt: skip
     return Publication(**(fields | changes))  # type: ignore[arg-type]
@@ -46,7 +47,9 @@ def test_records_outlive_the_process_but_not_the_boot(tmp_path: Path) -> None:
     assert list(rebooted) == []
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"boot_id": "b"}', b"\xff", b'{"boot_id": "b", "x": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'{"boot_id": "b"}', b"\xff", b'{"boot_id": "b", "x": 1}']
+)
 def test_damaged_records_are_dropped(tmp_path: Path, content: bytes) -> None:
     publications = Publications(str(tmp_path), boot_id="b")
     publications.load()
@@ -86,7 +89,9 @@ def test_locks() -> None:
 
 async def test_child_output_and_status() -> None:
     children = Children()
-    finished = await children.run(["/bin/sh", "-c", "cat; echo err >&2; exit 3"], deadline_seconds=5, stdin=b"x" * 200_000)
+    finished = await children.run(
+        ["/bin/sh", "-c", "cat; echo err >&2; exit 3"], deadline_seconds=5, stdin=b"x" * 200_000
+    )
     assert (finished.exit_status, len(finished.stdout), finished.stderr) == (3, 200_000, b"err\n")
     killed = await children.run(["/bin/sh", "-c", "kill -9 $$"], deadline_seconds=5)
     assert killed.exit_status == -9
@@ -178,7 +183,7 @@ class ScriptedKeeper:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.bind(str(run_dir / "keeper.sock"))
         self.socket.listen(64)
-        self.socket.setblocking(False)
+        self.socket.settimeout(0)
         self.requests: list[efc_pb2.KeeperRequest] = []
         self.reply: bytes | None = efc_pb2.KeeperReply(mount=efc_pb2.MountReply()).SerializeToString()
         self.delay_seconds = 0.0
@@ -220,7 +225,10 @@ async def test_keeper_answers(scripted: ScriptedKeeper, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("reply", "code"),
     [
-        (efc_pb2.KeeperReply(error=efc_pb2.Error(code="PERMISSION_DENIED", message="m")).SerializeToString(), Code.PERMISSION_DENIED),
+        (
+            efc_pb2.KeeperReply(error=efc_pb2.Error(code="PERMISSION_DENIED", message="m")).SerializeToString(),
+            Code.PERMISSION_DENIED,
+        ),
         (efc_pb2.KeeperReply(status=efc_pb2.StatusReply()).SerializeToString(), Code.INTERNAL),
         (b"\xff\xff\xff", Code.INTERNAL),
         (None, Code.UNAVAILABLE),

@@ -1,4 +1,4 @@
-"""Volumes on a NAS: idempotent, whatever the moment at which the controller dies, and never somebody else's directory."""
+"""Volumes on a NAS: idempotent, whenever the controller dies, and never somebody else's directory."""
 
 from pathlib import Path
 
@@ -23,7 +23,9 @@ def nas(tmp_path: Path) -> LocalNas:
     return LocalNas(tmp_path)
 
 
-async def create(nas: LocalNas, name: str = "v", *, required: int = GIB, limit: int = 0, **parameters: str) -> VolumeRecord:
+async def create(
+    nas: LocalNas, name: str = "v", *, required: int = GIB, limit: int = 0, **parameters: str
+) -> VolumeRecord:
     return await Provisioner([nas]).create(
         name, parameters=VolumeParameters.parse(parameters), required_bytes=required, limit_bytes=limit
     )
@@ -123,7 +125,13 @@ async def test_delete_survives_a_crash_anywhere(tmp_path: Path, on_delete: str, 
 
 async def test_same_name_other_volume(nas: LocalNas) -> None:
     await create(nas)
-    for changes in ({"required": 2 * GIB}, {"required": 1, "limit": GIB - 1}, {"uid": "7"}, {"onDelete": "retain"}, {"soft": "true"}):
+    for changes in (
+        {"required": 2 * GIB},
+        {"required": 1, "limit": GIB - 1},
+        {"uid": "7"},
+        {"onDelete": "retain"},
+        {"soft": "true"},
+    ):
         message = await refused(create(nas, **changes), Code.ALREADY_EXISTS)  # type: ignore[arg-type]
         assert "'v'" in message
     # A smaller one would be satisfied by what is there (CSI: "compatible").
@@ -194,6 +202,18 @@ async def test_an_unreachable_source_is_not_taken_for_an_empty_one(tmp_path: Pat
     await create(near)
     await Provisioner([far, near]).delete(volume_id_of("v"))
     assert own(near, "volumes") == []
+
+
+async def test_a_missing_export_is_not_taken_for_an_empty_one(nas: LocalNas) -> None:
+    """A host that does not resolve for a while, or an export that is not mounted on the server, say NOT_FOUND too."""
+    record = await create(nas)
+    hidden = nas.folder.with_name("hidden")
+    nas.folder.rename(hidden)
+    await refused(delete(nas), Code.NOT_FOUND)
+    await refused(Provisioner([nas]).list(after="", count_max=0), Code.NOT_FOUND)
+    hidden.rename(nas.folder)
+    await delete(nas)
+    assert not (nas.folder / record.path).exists()
 
 
 async def test_list_and_get(nas: LocalNas) -> None:

@@ -58,7 +58,8 @@ def test_record_survives_the_nas() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"path": "../x"}, {"path": ""}, {"path": "/x"}, {"path": "a\\..\\b"}, {"source": "nfs://nas/a/../b"}, {"source": "x"},
+    [{"path": "../x"}, {"path": ""}, {"path": "/x"}, {"path": "a\\..\\b"}, {"source": "nfs://nas/a/../b"},
+     {"source": "x"},
      {"source": "nfs://NAS/data"}, {"id": volume_id_of("w")}, {"on_delete": "wipe"}, {"fileid": "42"}, {"fileid": True},
      {"version": 2}, {"options": []}, {"more": 1}],
 )  # fmt: skip
@@ -78,7 +79,8 @@ def test_damaged_records_are_refused(text: bytes) -> None:
 def test_parameters() -> None:
     parameters = VolumeParameters.parse(
         METADATA
-        | {"source": "nfs://nas/data/", "pathPattern": "${pvc.namespace}/x-${pvc.name}/${pv.name}", "onDelete": "archive",
+        | {"source": "nfs://nas/data/", "pathPattern": "${pvc.namespace}/x-${pvc.name}/${pv.name}",
+           "onDelete": "archive",
            "uid": "1000", "gid": "2000", "mode": "2770", "connections": "8", "csi.storage.k8s.io/fstype": "x"}
     )  # fmt: skip
     assert parameters.path == "team/x-data-0/pvc-1"

@@ -1,0 +1,135 @@
+"""The `efc` command, without a keeper."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from csi import programs
+from csi.cli import main
+from csi.cli.doctor import check_kernel, check_run_dir
+from csi.cli.mount import checked_target
+from csi.errors import Code, DriverError
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_status_needs_no_grpc_and_no_keeper(tmp_path: Path) -> None:
+    code = (
+        "import sys; from csi.cli import main; status = main(sys.argv[1:]);"
+        "heavy = {'grpc', 'rich', 'csi._proto.csi_pb2', 'importlib.metadata'} & set(sys.modules);"
+        "sys.exit(status or (f'imported {heavy}' if heavy else 0))"
+    )
+    command = [sys.executable, "-c", code, "status", "--json", "--run-dir", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == []
+
+
+def test_status_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "status", "--run-dir", str(tmp_path)) == (
+        0,
+        f"Nothing is mounted (run directory {tmp_path}).\n",
+        "",
+    )
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    status, output, _ = run(capsys, "--version")
+    assert status == 0
+    assert re.fullmatch(r"efc \d+\.\d+\.\d+\n", output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mount", "nfs://nas/x", "{tmp}", "-o", "conections=2"], ["conections", "did you mean"]),
+        (["mount", "nfs://nas/x", "{tmp}", "-o", "ro", "-o", "connections=99"], ["connections", "'99'", "1 to 16"]),
+        (["mount", "nas:/x", "{tmp}"], ["nfs://"]),
+        (["mount", "nfs://nas/x", "{tmp}/missing"], ["does not exist", "mkdir"]),
+        (["mount", "nfs://nas/x", "{tmp}/file"], ["no directory"]),
+        (["umount", "{tmp}"], ["not a mount of EFC"]),
+    ],
+)
+def test_errors_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    status, output, error = run(capsys, *[argument.format(tmp=tmp_path) for argument in arguments])
+    assert (status, output, error.count("\n")) == (1, "", 1)
+    assert error.startswith("efc: ")
+    for word in words:
+        assert word in error
+
+
+def test_mount_without_programs_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EFC_BIN_DIR", str(tmp_path))
+    (tmp_path / "target").mkdir()
+    status, _, error = run(capsys, "mount", "nfs://nas/x", str(tmp_path / "target"), "--run-dir", str(tmp_path / "run"))
+    assert status == 1
+    assert programs.KEEPER in error
+
+
+def test_programs(tmp_path: Path) -> None:
+    with pytest.raises(DriverError) as caught:
+        programs.find("efc-fs", environment={"EFC_BIN_DIR": str(tmp_path)})
+    assert caught.value.code is Code.FAILED_PRECONDITION
+    (tmp_path / "efc-fs").touch(mode=0o755)
+    assert programs.find("efc-fs", environment={"EFC_BIN_DIR": str(tmp_path)}) == f"{tmp_path}/efc-fs"
+
+
+def test_target_follows_links_of_its_parent_only(tmp_path: Path) -> None:
+    (tmp_path / "real" / "target").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real")
+    assert checked_target(str(tmp_path / "link" / "target")) == str(tmp_path / "real" / "target")
+    with pytest.raises(DriverError) as caught:
+        checked_target(str(tmp_path / "link"))
+    assert caught.value.code is Code.FAILED_PRECONDITION
+
+
+@pytest.mark.parametrize(
+    ("release", "levels"),
+    [
+        ("6.18.1", ["ok"]),
+        ("6.12.0-amd64", ["warn"]),
+        ("5.14.0-503.el9", ["warn", "warn"]),
+        ("4.19.0", ["fail", "warn", "warn"]),
+    ],
+)
+def test_doctor_knows_kernels(release: str, levels: list[str]) -> None:
+    assert [finding.level for finding in check_kernel(release)] == levels
+
+
+def test_doctor_on_the_run_directory(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert [finding.level for finding in check_run_dir(str(run_dir))] == ["ok"]
+    run_dir.mkdir(mode=0o700)
+    assert [finding.level for finding in check_run_dir(str(run_dir))] == ["ok"]
+    run_dir.chmod(0o777)
+    (finding,) = check_run_dir(str(run_dir))
+    assert finding.level == "fail"
+    assert "chmod" in finding.mend
+
+
+def test_doctor_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EFC_BIN_DIR", str(tmp_path))
+    status, output, _ = run(capsys, "doctor", "--json", "--run-dir", str(tmp_path))
+    findings = json.loads(output)
+    assert status == 1
+    failed = [finding for finding in findings if finding["level"] == "fail"]
+    assert failed
+    assert all(finding["mend"] for finding in failed)
