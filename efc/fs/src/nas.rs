@@ -77,7 +77,12 @@ impl Nas {
     /// A page of at least one entry behind `cookie`, and whether more follow; no entry means the end.
     pub async fn list(&self, dir: &FileHandle, place: &mut Place) -> Result<Vec<DirEntry>, Error> {
         while !place.end {
-            let page = self.client.readdirplus(&self.cred, dir, place.cookie, place.verifier, PAGE).await?;
+            let page = match self.client.readdirplus(&self.cred, dir, place.cookie, place.verifier, PAGE).await {
+                Err(error) if error.is(Status::NotSupp) => {
+                    self.client.readdir(&self.cred, dir, place.cookie, place.verifier, PAGE).await?
+                }
+                page => page?,
+            };
             if page.entries.is_empty() && !page.eof {
                 return Err(Error::new(ErrorKind::Garbled("an empty page of a directory that goes on")));
             }

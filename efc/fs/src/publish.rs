@@ -1,6 +1,6 @@
 //! New contents of a file that are never half visible: a temporary name beside it, COMMIT, and then the real name.
 //!
-//! A process that is killed leaves its temporary file behind; a later run does not look for it, because it cannot know
+//! A process that is killed, or out of time, leaves its temporary file behind; a later run does not look for it, because it cannot know
 //! whether its owner still lives.
 
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -205,13 +205,9 @@ enum MountFailure {
 impl Finder {
     fn find(&self) -> Result<Found> {
         let addresses = self.resolve()?;
-        let ask_nfs = || self.ask_rpcbind(&addresses, rpc::NFS);
-        let nfs_port = self.config.port.or_else(ask_nfs).unwrap_or(NFS_PORT);
-        let ask_mount = || self.ask_rpcbind(&addresses, rpc::MOUNT);
-        let mount_port = self.config.mount_port.or_else(ask_mount).unwrap_or(nfs_port);
-        let (mut exchange, _) = self.exchange(&addresses, mount_port, "MOUNT")?;
-        let (handle, below) = self.mount(&mut exchange)?;
-        drop(exchange);
+        let (nfs_port, mount_port) = self.ports(&addresses);
+        let (socket, _) = self.dial(&addresses, mount_port, "MOUNT")?;
+        let (handle, below) = self.mount(&mut Exchange::new(socket, self.deadline))?;
         let (socket, address) = self.dial(&addresses, nfs_port, "NFS")?;
         Ok(Found { handle, below, address, socket })
     }
@@ -232,11 +228,22 @@ impl Finder {
         }
     }
 
-    /// The port of a program, if rpcbind answers and knows it.
-    fn ask_rpcbind(&self, addresses: &[SocketAddr], program: Program) -> Option<u16> {
+    /// The ports of NFS and MOUNT: as given, else from rpcbind, else the usual ones.
+    fn ports(&self, addresses: &[SocketAddr]) -> (u16, u16) {
+        let (nfs, mount) = (self.config.port, self.config.mount_port);
+        let mut rpcbind = if nfs.is_some() && mount.is_some() { None } else { self.reach_rpcbind(addresses) };
+        let mut ask = |program| rpcbind.as_mut().and_then(|exchange| self.ask_rpcbind(exchange, program));
+        let nfs = nfs.or_else(|| ask(rpc::NFS)).unwrap_or(NFS_PORT);
+        (nfs, mount.or_else(|| ask(rpc::MOUNT)).unwrap_or(nfs))
+    }
+
+    fn reach_rpcbind(&self, addresses: &[SocketAddr]) -> Option<Exchange> {
         let deadline = self.deadline.min(Instant::now() + RPCBIND_LIMIT);
         let (socket, _) = connect_any(addresses, RPCBIND_PORT, false, deadline).ok()?;
-        let mut exchange = Exchange::new(socket, deadline);
+        Some(Exchange::new(socket, deadline))
+    }
+
+    fn ask_rpcbind(&self, exchange: &mut Exchange, program: Program) -> Option<u16> {
         let encode = |encoder: &mut Encoder| {
             encoder.u32(program.number).u32(program.version).u32(IPPROTO_TCP).u32(0);
         };
@@ -260,11 +267,6 @@ impl Finder {
             };
             failure(Kind::Unreachable, message)
         })
-    }
-
-    fn exchange(&self, addresses: &[SocketAddr], port: u16, service: &str) -> Result<(Exchange, SocketAddr)> {
-        let (socket, address) = self.dial(addresses, port, service)?;
-        Ok((Exchange::new(socket, self.deadline), address))
     }
 
     /// MNT of the path, or of its nearest parent that can be mounted and the names below that.
@@ -315,9 +317,22 @@ impl Finder {
 
     fn broken(&self, error: &io::Error) -> MountFailure {
         let host = &self.config.host;
-        let what = if error.kind() == io::ErrorKind::TimedOut { "no answer in time".into() } else { error.to_string() };
-        let message = format!("the MOUNT service of {host} took the connection but gave no answer: {what}");
-        MountFailure::Other(failure(Kind::Unreachable, message))
+        let (kind, message) = match error.kind() {
+            io::ErrorKind::TimedOut => (
+                Kind::Unreachable,
+                format!(
+                    "the MOUNT service of {host} took the connection but did not answer in time: is it overloaded?"
+                ),
+            ),
+            io::ErrorKind::InvalidData => (
+                Kind::Protocol,
+                format!(
+                    "what answers as MOUNT service on {host} does not speak ONC RPC ({error}): is mountport right?"
+                ),
+            ),
+            _ => (Kind::Unreachable, format!("the MOUNT service of {host} closed the connection ({error}): try again")),
+        };
+        MountFailure::Other(failure(kind, message))
     }
 
     fn rejected(&self, kind: &ErrorKind) -> MountFailure {
@@ -332,12 +347,20 @@ impl Finder {
 
     fn mount_refused(&self, status: u32, exchange: &mut Exchange) -> ConnectError {
         let (host, path) = (&self.config.host, text(&self.config.path));
-        let exports = match self.exports(exchange) {
+        let exports = self.exports(exchange);
+        let exported = |export: &String| export == "/" || path == *export || path.starts_with(&format!("{export}/"));
+        let unknown = exports.as_ref().is_some_and(|exports| !exports.is_empty() && !exports.iter().any(exported));
+        let list = match exports {
             Some(exports) if exports.is_empty() => "; the server exports nothing to this client".to_owned(),
+            Some(exports) if exports.len() > EXPORTS_NAMED_MAX => {
+                format!("; the server exports {}, ...", exports[..EXPORTS_NAMED_MAX].join(", "))
+            }
             Some(exports) => format!("; the server exports {}", exports.join(", ")),
             None => String::new(),
         };
         let (kind, why) = match status {
+            // What is not exported is refused by some servers in the same words as what is.
+            1 | 13 if unknown => (Kind::NotFound, "does not export this (MNT3ERR_ACCES)"),
             1 | 13 => (Kind::Refused, "refuses this client (MNT3ERR_ACCES): add it to the export's list of clients"),
             2 => (Kind::NotFound, "knows no such export or directory (MNT3ERR_NOENT)"),
             20 => (Kind::NotADirectory, "says that this is no directory (MNT3ERR_NOTDIR)"),
@@ -347,7 +370,7 @@ impl Finder {
             10006 => (Kind::Protocol, "has failed (MNT3ERR_SERVERFAULT)"),
             _ => (Kind::Protocol, "answered with an I/O or unknown error"),
         };
-        failure(kind, format!("cannot mount {path}: {host} {why}{exports}"))
+        failure(kind, format!("cannot mount {path}: {host} {why}{list}"))
     }
 
     /// The directories that the server exports, if it tells.
@@ -356,14 +379,9 @@ impl Finder {
         let mut decoder = accepted(&reply).ok()?;
         let mut exports = Vec::new();
         while decoder.bool().ok()? {
-            let path = text(decoder.opaque(MOUNT_PATH_MAX).ok()?);
+            exports.push(text(decoder.opaque(MOUNT_PATH_MAX).ok()?));
             while decoder.bool().ok()? {
                 decoder.opaque(MOUNT_NAME_MAX).ok()?;
-            }
-            match exports.len() {
-                0..EXPORTS_NAMED_MAX => exports.push(path),
-                EXPORTS_NAMED_MAX => exports.push("...".to_owned()),
-                _ => {}
             }
         }
         Some(exports)

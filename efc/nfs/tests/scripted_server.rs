@@ -445,6 +445,27 @@ fn an_idle_connection_that_the_server_closes_is_made_again_when_needed() {
 }
 
 #[test]
+fn reserved_source_ports_are_used_where_permitted() {
+    let (address, server) = Server::start(|server| {
+        let mut ports = Vec::new();
+        for _ in 0..3 {
+            let mut peer = server.accept();
+            let call = peer.expect(GETATTR);
+            peer.reply(call.xid, &getattr_results(1));
+            ports.push(peer.address.port());
+        }
+        let bound = TcpListener::bind(("127.0.0.1", 664));
+        let permitted = !bound.is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
+        assert!(ports.iter().all(|port| (665..=1023).contains(port) == permitted), "{ports:?}");
+    });
+    let config = Config { privileged_port: true, ..config(address) };
+    for _ in 0..3 {
+        run(Client::resume(&config, address.port()).getattr(&Cred::root(), &handle())).unwrap();
+    }
+    server.join().unwrap();
+}
+
+#[test]
 fn the_last_clone_takes_the_connections_along() {
     let (address, server) = Server::start(|server| {
         let mut peer = server.accept();
@@ -507,6 +528,44 @@ fn connect_names_the_exports_there_are() {
     let error = run(Client::connect(&config(address))).map(drop).unwrap_err();
     assert_eq!(error.kind, ConnectErrorKind::NotFound);
     assert!(error.message.contains("/export") && error.message.contains("exports /a, /b"), "{error}");
+    server.join().unwrap();
+}
+
+#[test]
+fn connect_tells_a_refused_export_from_one_that_is_none() {
+    for (export, kind) in [("/export", ConnectErrorKind::Refused), ("/exporter", ConnectErrorKind::NotFound)] {
+        let (address, server) = Server::start(move |server| {
+            let mut peer = server.accept();
+            for _ in ["/export", "/"] {
+                let call = peer.expect(MNT);
+                peer.reply(call.xid, &words(&[13]));
+            }
+            let call = peer.expect(EXPORT);
+            let mut padded = export.as_bytes().to_vec();
+            padded.resize(export.len().next_multiple_of(4), 0);
+            peer.reply(call.xid, &[words(&[1, export.len() as u32]), padded, words(&[0, 0])].concat());
+        });
+        let error = run(Client::connect(&config(address))).map(drop).unwrap_err();
+        assert_eq!(error.kind, kind, "{error}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn ipv6_addresses_are_connected_to() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        eprintln!("SKIPPED: this machine has no IPv6 loopback");
+        return;
+    };
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let mut peer = Server { listener }.accept();
+        let call = peer.expect(GETATTR);
+        peer.reply(call.xid, &getattr_results(11));
+    });
+    let config = Config { privileged_port: true, ..config(address) };
+    let client = Client::resume(&config, address.port());
+    assert_eq!(run(client.getattr(&Cred::root(), &handle())).unwrap().fileid, 11);
     server.join().unwrap();
 }
 
