@@ -1,2 +1,231 @@
-//! Skeleton.
-fn main() {}
+//! `efc-keeper`: mounts, holds each mount's FUSE session, and keeps a daemon running on it.
+//!
+//! The session outlives its daemons because the keeper holds it too. So the keeper does as little as it can: it opens no
+//! path below a mount of its own, has no working directory there, never waits for a daemon without a limit, and leaves
+//! what may hang (umount2) to a child process. Each client has a thread and each mount has one; there is nothing else.
+//!
+//! On the first SIGTERM or SIGINT it takes no new mounts and ends when the last one is gone; on the second it ends at
+//! once. Its daemons serve on without it.
+
+mod clients;
+mod daemon;
+mod entry;
+mod failure;
+mod helper;
+mod kernel;
+mod mounts;
+mod session;
+mod socket;
+mod target;
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lexopt::prelude::*;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::clients::Clients;
+use crate::helper::Helper;
+use crate::mounts::Mounts;
+use crate::session::Programs;
+use crate::socket::Place;
+
+/// Stack of a thread; none recurses.
+const STACK_BYTES: usize = 256 << 10;
+/// How often a keeper that is to end looks whether it may.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How long nobody may have wanted anything before an idle keeper ends.
+const IDLE_TIME_LIMIT: Duration = Duration::from_secs(1);
+/// How long the first client may take to come.
+const FIRST_CLIENT_TIME_LIMIT: Duration = Duration::from_secs(10);
+
+const USAGE: &str = "usage: efc-keeper [--run-dir DIR] [--daemon PATH] [--exit-when-idle]";
+
+#[derive(Debug, PartialEq, Eq)]
+struct Arguments {
+    run_dir: PathBuf,
+    daemon: Option<PathBuf>,
+    exit_when_idle: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match parse(std::env::args_os().skip(1), std::env::var_os("RUN_DIR")) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("efc-keeper: {error}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -> Result<Arguments, lexopt::Error> {
+    let run_dir = run_dir.map_or_else(|| PathBuf::from("/run/efc"), PathBuf::from);
+    let mut parsed = Arguments { run_dir, daemon: None, exit_when_idle: false };
+    let mut parser = lexopt::Parser::from_args(arguments);
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("run-dir") => parsed.run_dir = parser.value()?.into(),
+            Long("daemon") => parsed.daemon = Some(parser.value()?.into()),
+            Long("exit-when-idle") => parsed.exit_when_idle = true,
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(parsed)
+}
+
+fn run(arguments: &Arguments) -> io::Result<()> {
+    let place = Place::take(&arguments.run_dir)?;
+    let programs = find_programs(arguments.daemon.as_deref())?;
+    std::env::set_current_dir("/")?;
+    raise_descriptor_limit()?;
+    let (mut signals, sender) = UnixStream::pair()?;
+    signals.set_nonblocking(true)?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+    }
+    let listener = place.listen()?;
+    log::info!("serving {}", arguments.run_dir.display());
+    let mounts = Arc::new(Mounts::new(programs));
+    let clients = Clients::new(mounts.clone());
+    let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
+    keeper.serve(&mut signals)
+}
+
+/// A thousand mounts need more descriptors than the usual soft limit; the hard limit is what the administrator meant.
+fn raise_descriptor_limit() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
+}
+
+fn find_programs(daemon: Option<&Path>) -> io::Result<Programs> {
+    let own = std::env::current_exe()?;
+    let beside = |name: &str| own.with_file_name(name);
+    let daemon = match daemon {
+        Some(path) => path
+            .canonicalize()
+            .map_err(|error| io::Error::new(error.kind(), format!("the daemon {}: {error}", path.display())))?,
+        None => beside("efcd"),
+    };
+    Ok(Programs { daemon, helper: Helper::new(beside("efc-mount-helper")) })
+}
+
+struct Keeper {
+    place: Place,
+    listener: OwnedFd,
+    mounts: Arc<Mounts>,
+    clients: Clients,
+    exit_when_idle: bool,
+}
+
+impl Keeper {
+    /// Accepts clients until it is time to end.
+    fn serve(&self, signals: &mut UnixStream) -> io::Result<()> {
+        let mut is_draining = false;
+        let mut idle_at = Instant::now() + FIRST_CLIENT_TIME_LIMIT;
+        loop {
+            let limit = (is_draining || self.exit_when_idle).then(|| daemon::timespec(LOOK_INTERVAL));
+            let mut descriptors = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&*signals, PollFlags::IN)];
+            match poll(&mut descriptors, limit.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if self.accept() {
+                idle_at = Instant::now() + IDLE_TIME_LIMIT;
+            }
+            for _ in 0..signals_received(signals)? {
+                if is_draining {
+                    log::warn!("ending with {} mounts, their daemons serve on", self.mounts.count());
+                    self.place.hide()?;
+                    return self.place.remove();
+                }
+                log::info!("taking no new mounts; {} left", self.mounts.count());
+                self.mounts.drain();
+                is_draining = true;
+            }
+            if self.mounts.count() > 0 || self.clients.count() > 0 {
+                idle_at = idle_at.max(Instant::now() + IDLE_TIME_LIMIT);
+            }
+            let is_idle = self.exit_when_idle && Instant::now() >= idle_at;
+            if (is_idle || (is_draining && self.mounts.count() == 0)) && self.close()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Accepts those who wait; true if there were any.
+    fn accept(&self) -> bool {
+        let mut accepted = false;
+        loop {
+            match socket::accept(&self.listener) {
+                Ok(Some(client)) => self.clients.serve(client),
+                Ok(None) => return accepted,
+                Err(error) => {
+                    log::error!("cannot accept a client: {error}");
+                    // Out of descriptors or memory: the client waits, and so do we, rather than spin.
+                    std::thread::sleep(LOOK_INTERVAL);
+                    return accepted;
+                }
+            }
+            accepted = true;
+        }
+    }
+
+    /// Takes the socket away; false, and back again, if a client came at the last moment.
+    fn close(&self) -> io::Result<bool> {
+        self.place.hide()?;
+        if self.accept() {
+            self.place.show()?;
+            return Ok(false);
+        }
+        self.place.remove()?;
+        Ok(true)
+    }
+}
+
+/// How many signals have come since the last look.
+fn signals_received(signals: &mut UnixStream) -> io::Result<usize> {
+    let mut received = [0; 16];
+    match signals.read(&mut received) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        read => read,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str, run_dir: Option<&str>) -> Result<Arguments, String> {
+        parse(line.split_whitespace().map(OsString::from), run_dir.map(OsString::from))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn command_lines() {
+        let defaults = Arguments { run_dir: "/run/efc".into(), daemon: None, exit_when_idle: false };
+        assert_eq!(parse_line("", None), Ok(defaults));
+        assert_eq!(parse_line("", Some("/r")).unwrap().run_dir, Path::new("/r"));
+        let all = Arguments { run_dir: "/a".into(), daemon: Some("d".into()), exit_when_idle: true };
+        assert_eq!(parse_line("--run-dir /a --daemon=d --exit-when-idle", Some("/r")), Ok(all));
+        for bad in ["--run-dir", "--what", "word", "--exit-when-idle=yes"] {
+            assert!(parse_line(bad, None).is_err(), "{bad}");
+        }
+    }
+}

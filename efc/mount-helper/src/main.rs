@@ -8,6 +8,7 @@
 
 mod bind;
 mod error;
+mod holders;
 mod statvfs;
 mod syscall;
 mod unmount;

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::error::{Context, Failure};
+use crate::holders;
 
 /// Most mounts on top of each other that are taken away; more mean that somebody mounts as fast as we unmount.
 const STACK_MAX: usize = 1_000;
@@ -40,10 +41,19 @@ impl Unmount {
                 // EINVAL: somebody else was faster, as the list will show.
                 Ok(()) | Err(Errno::INVAL) if !is_mounted(&target)? => return Ok(()),
                 Ok(()) => {}
+                Err(Errno::BUSY) => return Err(self.in_use(&target)),
                 Err(errno) => return Err(self.failure(errno)),
             }
         }
         Err(self.failure(Errno::BUSY))
+    }
+
+    fn in_use(&self, target: &Target) -> Failure {
+        let holders = match holders::describe(target.path()) {
+            found if found.is_empty() => "a process that could not be found".to_owned(),
+            found => found,
+        };
+        Failure::new(format!("unmount {}, which is in use by {holders}", self.target.display()), Errno::BUSY)
     }
 
     fn failure(&self, errno: Errno) -> Failure {

@@ -193,7 +193,9 @@ fn a_busy_mount_is_detached_only_on_demand() {
     let ground = Ground::new();
     succeeds(&ground.bind("tenant/data", &[]));
     let held = fs::File::open(ground.target().join("file")).unwrap();
-    fails(&ground.unmount(&[]), "EBUSY");
+    let busy = ground.unmount(&[]);
+    fails(&busy, "EBUSY");
+    assert!(String::from_utf8_lossy(&busy.stderr).contains("in use by"));
     assert_eq!(ground.mounts_at_target().len(), 1);
     succeeds(&ground.unmount(&["--detach"]));
     assert!(ground.mounts_at_target().is_empty());

@@ -1,0 +1,187 @@
+//! The smallest daemon that a keeper can work with: one file, `hello`, by raw FUSE messages.
+//!
+//! It shows what the keeper asks of a daemon, and it is what the keeper's tests run. The host name of its "source" says
+//! how it shall misbehave; any other name means that it serves:
+//!
+//! | host | |
+//! |---|---|
+//! | `refused` | answers Failed |
+//! | `slow` | never connects |
+//! | `dies-connected`, `dies-mounted` | ends after that message |
+//! | `crashes` | serves once; every successor dies at once |
+//! | `mute` | never reports |
+//! | `nas-silent` | reports that the NAS does not answer |
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use efc_proto::error::Code;
+use efc_proto::{Connected, DaemonStats, Error, Ready, ToDaemon, ToKeeper, to_daemon, to_keeper};
+
+const CONTENT: &[u8] = b"hello, world\n";
+const DIRECTORY_MODE: u32 = 0o40755;
+const FILE_MODE: u32 = 0o100644;
+
+const ENOENT: i32 = 2;
+const ENOSYS: i32 = 38;
+
+fn main() {
+    // SAFETY: the keeper passes its socket as descriptor 3, which nothing else in this process knows.
+    let control = Arc::new(unsafe { OwnedFd::from_raw_fd(3) });
+    let Some((ToDaemon { message: Some(to_daemon::Message::Start(start)) }, descriptors)) = receive(&control) else {
+        exit(2)
+    };
+    let [device, state] = <[OwnedFd; 2]>::try_from(descriptors).expect("two descriptors");
+    let (mut device, mut state) = (File::from(device), File::from(state));
+    let host = start.config.unwrap_or_default().source.unwrap_or_default().host;
+    let is_successor = state.metadata().expect("fstat of the state").len() > 0;
+    if is_successor {
+        if host == "crashes" {
+            exit(7);
+        }
+    } else {
+        connect(&control, &host);
+        initialize(&mut device);
+        state.write_all(b"initialized").expect("a record in the state");
+    }
+    send(&control, to_keeper::Message::Ready(Ready { version: "smallest".into() }));
+    let requests = Arc::new(AtomicU64::new(0));
+    let counted = requests.clone();
+    std::thread::spawn(move || converse(&control, &host, &counted, is_successor));
+    serve(&mut device, &requests);
+}
+
+fn connect(control: &OwnedFd, host: &str) {
+    match host {
+        "refused" => {
+            let message = "the NAS refuses this client".to_owned();
+            send(control, to_keeper::Message::Failed(Error { code: Code::PermissionDenied.into(), message }));
+            exit(1);
+        }
+        "slow" => std::thread::park(),
+        _ => send(control, to_keeper::Message::Connected(Connected { root_mode: DIRECTORY_MODE })),
+    }
+    if host == "dies-connected" {
+        exit(3);
+    }
+    let Some((ToDaemon { message: Some(to_daemon::Message::Mounted(_)) }, _)) = receive(control) else { exit(4) };
+    if host == "dies-mounted" {
+        exit(5);
+    }
+}
+
+fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool) {
+    while let Some((ToDaemon { message: Some(message) }, _)) = receive(control) {
+        match message {
+            to_daemon::Message::Report(_) if host == "mute" => {}
+            to_daemon::Message::Report(_) => {
+                let stats = DaemonStats {
+                    fuse_requests: requests.load(Ordering::Relaxed),
+                    nas_responding: host != "nas-silent",
+                    oldest_call_ms: 4_321,
+                    resumed,
+                    ..Default::default()
+                };
+                send(control, to_keeper::Message::Stats(stats));
+            }
+            to_daemon::Message::Stop(_) => exit(0),
+            _ => exit(6),
+        }
+    }
+}
+
+fn send(control: &OwnedFd, message: to_keeper::Message) {
+    // A keeper that is gone is no reason to end.
+    let _ = efc_proto::send(control, &ToKeeper { message: Some(message) }, &[]);
+}
+
+fn receive(control: &OwnedFd) -> Option<(ToDaemon, Vec<OwnedFd>)> {
+    efc_proto::receive(control).ok().flatten()
+}
+
+/// A request's header, as in `struct fuse_in_header`.
+struct Request<'a> {
+    opcode: u32,
+    unique: u64,
+    node: u64,
+    body: &'a [u8],
+}
+
+fn parse(bytes: &[u8]) -> Request<'_> {
+    let u32_at = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let u64_at = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    Request { opcode: u32_at(4), unique: u64_at(8), node: u64_at(16), body: &bytes[40..] }
+}
+
+fn reply(device: &mut File, unique: u64, error: i32, body: &[u8]) {
+    let mut message = Vec::with_capacity(16 + body.len());
+    message.extend((16 + body.len() as u32).to_ne_bytes());
+    message.extend((-error).to_ne_bytes());
+    message.extend(unique.to_ne_bytes());
+    message.extend(body);
+    // ENOENT: the caller was interrupted meanwhile.
+    let _ = device.write(&message);
+}
+
+fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+}
+
+fn initialize(device: &mut File) {
+    let mut buffer = vec![0; 1 << 17];
+    let size = device.read(&mut buffer).expect("INIT");
+    let request = parse(&buffer[..size]);
+    assert_eq!(request.opcode, 26, "INIT comes first");
+    // Protocol 7.31, no flags, one page of data in a write: 64 bytes as in `struct fuse_init_out`.
+    let mut answer = vec![7, 31, 0, 0, 0, 4096, 1];
+    answer.resize(16, 0);
+    reply(device, request.unique, 0, &words(&answer));
+}
+
+/// Serves until the session is over.
+fn serve(device: &mut File, requests: &AtomicU64) {
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        let size = match device.read(&mut buffer) {
+            Ok(size) => size,
+            Err(error) if error.raw_os_error() == Some(ENOENT) => continue,
+            // ENODEV: unmounted or aborted.
+            Err(_) => return,
+        };
+        requests.fetch_add(1, Ordering::Relaxed);
+        let request = parse(&buffer[..size]);
+        let attributes = |node: u64| {
+            let (size, mode) = if node == 1 { (0, DIRECTORY_MODE) } else { (CONTENT.len() as u32, FILE_MODE) };
+            // As in `struct fuse_attr`: ino, size, blocks, three times, their nanoseconds, mode, nlink, uid, gid, ...
+            words(&[node as u32, 0, size, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0])
+        };
+        let answer = match request.opcode {
+            // FORGET, INTERRUPT and BATCH_FORGET have no answer.
+            2 | 36 | 42 => continue,
+            1 if request.body == b"hello\0" => Ok([words(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0]), attributes(2)].concat()),
+            1 => Err(ENOENT),
+            3 => Ok([words(&[0, 0, 0, 0]), attributes(request.node)].concat()),
+            // OPEN and OPENDIR, with direct I/O, so that every read comes here.
+            14 | 27 => Ok(words(&[0, 0, 1, 0])),
+            15 => Ok(read(request.body).to_vec()),
+            // READDIR of a directory that shows nothing.
+            28 => Ok(Vec::new()),
+            // RELEASE, FLUSH, RELEASEDIR
+            18 | 25 | 29 => Ok(Vec::new()),
+            _ => Err(ENOSYS),
+        };
+        match answer {
+            Ok(body) => reply(device, request.unique, 0, &body),
+            Err(error) => reply(device, request.unique, error, &[]),
+        }
+    }
+}
+
+fn read(body: &[u8]) -> &'static [u8] {
+    let offset = u64::from_ne_bytes(body[8..16].try_into().expect("8 bytes")) as usize;
+    &CONTENT[offset.min(CONTENT.len())..]
+}

@@ -1,0 +1,123 @@
+//! Clients' connections: a thread each, a limit on all.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use efc_proto::error::Code;
+use efc_proto::{
+    Error, KeeperReply, KeeperRequest, MountReply, StatusReply, UnmountReply, keeper_reply::Reply,
+    keeper_request::Request,
+};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use crate::failure::failure;
+use crate::mounts::Mounts;
+use crate::{STACK_BYTES, socket};
+
+/// Most connections at once.
+const CLIENTS_MAX: usize = 256;
+/// A client that does not take its reply for so long is let go.
+const SEND_TIME_LIMIT: Duration = Duration::from_secs(5);
+
+/// Those who are connected.
+#[derive(Clone, Debug)]
+pub struct Clients {
+    mounts: Arc<Mounts>,
+    count: Arc<AtomicUsize>,
+}
+
+/// Counts a connection for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Clients {
+    /// Clients of `mounts`.
+    pub fn new(mounts: Arc<Mounts>) -> Clients {
+        Clients { mounts, count: Arc::default() }
+    }
+
+    /// How many are connected.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Serves one connection on a thread of its own; one that may not be served gets an error and is closed.
+    pub fn serve(&self, client: OwnedFd) {
+        let counted = Counted(self.count.clone());
+        let before = self.count.fetch_add(1, Ordering::AcqRel);
+        if let Err(error) = self.admit(&client, before) {
+            log::warn!("a client is refused: {}", error.message);
+            // Whether the client still listens changes nothing.
+            let _ = reply(&client, Reply::Error(error));
+            return;
+        }
+        let mounts = self.mounts.clone();
+        let serve = move || {
+            let _counted = counted;
+            if let Err(error) = converse(&client, &mounts) {
+                log::warn!("a client's connection: {error}");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("client".into()).stack_size(STACK_BYTES).spawn(serve) {
+            log::error!("a client is refused, no thread: {error}");
+        }
+    }
+
+    fn admit(&self, client: &OwnedFd, count: usize) -> Result<(), Error> {
+        let internal = |error: io::Error| failure(Code::Internal, format!("cannot set up a connection: {error}"));
+        set_socket_timeout(client, Timeout::Send, Some(SEND_TIME_LIMIT)).map_err(|errno| internal(errno.into()))?;
+        efc_proto::allow_large_messages(client).map_err(internal)?;
+        if !socket::is_allowed(client).map_err(internal)? {
+            let message = "only root and the keeper's own user may give orders";
+            return Err(failure(Code::PermissionDenied, message));
+        }
+        if count >= CLIENTS_MAX {
+            return Err(failure(Code::ResourceExhausted, format!("{CLIENTS_MAX} clients are connected already")));
+        }
+        Ok(())
+    }
+}
+
+fn converse(client: &OwnedFd, mounts: &Arc<Mounts>) -> io::Result<()> {
+    while let Some((request, _)) = efc_proto::receive::<KeeperRequest>(client)? {
+        let answer = answer(request, mounts).unwrap_or_else(Reply::Error);
+        reply(client, answer)?;
+    }
+    Ok(())
+}
+
+fn answer(request: KeeperRequest, mounts: &Arc<Mounts>) -> Result<Reply, Error> {
+    match request.request {
+        Some(Request::Mount(request)) => Ok(Reply::Mount(MountReply { status: Some(mounts.mount(request)?) })),
+        Some(Request::Unmount(request)) => {
+            mounts.unmount(&request)?;
+            Ok(Reply::Unmount(UnmountReply {}))
+        }
+        Some(Request::Status(request)) => Ok(Reply::Status(StatusReply {
+            mounts: mounts.status(&request)?,
+            keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
+            keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
+        })),
+        None => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
+    }
+}
+
+/// Sends a reply; one that is too large becomes an error.
+fn reply(client: &OwnedFd, answer: Reply) -> io::Result<()> {
+    let sent = efc_proto::send(client, &KeeperReply { reply: Some(answer) }, &[]);
+    match &sent {
+        Err(error) if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::MSGSIZE) => {
+            let error = failure(Code::ResourceExhausted, "the reply is too large; ask for one target");
+            efc_proto::send(client, &KeeperReply { reply: Some(Reply::Error(error)) }, &[])
+        }
+        _ => sent,
+    }
+}

@@ -1,0 +1,266 @@
+//! One mount, as its supervising thread and the clients' threads share it.
+//!
+//! The supervising thread (`session.rs`) is the only one that changes what the mount is; clients' threads ask it to do
+//! something and wait. Nothing blocks while the lock is held, so a status is always answered, whatever hangs.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use efc_proto::error::Code;
+use efc_proto::mount_status::State;
+use efc_proto::{DaemonConfig, DaemonStats, Error, MountStatus};
+
+use crate::failure::failure;
+use crate::kernel;
+
+/// How the session shall end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The daemon flushes what is left.
+    Flush,
+    /// At once.
+    Now,
+}
+
+/// What a client that wants to unmount finds.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Nobody else unmounts until [`Entry::release`].
+    Claimed,
+    /// The session has ended meanwhile.
+    Ended,
+}
+
+#[derive(Clone, Debug)]
+enum Phase {
+    /// The first daemon is on its way to Ready.
+    Starting,
+    Mounted,
+    /// Gone; with what it failed of if it never got ready.
+    Ended(Option<Error>),
+}
+
+#[derive(Debug)]
+struct Shared {
+    phase: Phase,
+    status: MountStatus,
+    /// A client's thread runs the unmount helper.
+    unmounting: bool,
+    /// Still at its target, as far as we know.
+    is_attached: bool,
+    /// What the supervising thread shall do next.
+    end: Option<End>,
+    report_wanted: bool,
+    /// Reports that the daemon has made.
+    reports: u64,
+}
+
+/// One mount.
+#[derive(Debug)]
+pub struct Entry {
+    target: PathBuf,
+    config: DaemonConfig,
+    waker: OwnedFd,
+    shared: Mutex<Shared>,
+    changed: Condvar,
+}
+
+impl Entry {
+    /// A mount whose supervising thread is about to start.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
+    pub fn new(target: PathBuf, config: DaemonConfig) -> std::io::Result<Entry> {
+        let status = MountStatus {
+            target: target.to_string_lossy().into_owned(),
+            config: Some(config.clone()),
+            state: State::Starting.into(),
+            ..Default::default()
+        };
+        let shared = Shared {
+            phase: Phase::Starting,
+            status,
+            unmounting: false,
+            is_attached: true,
+            end: None,
+            report_wanted: false,
+            reports: 0,
+        };
+        let waker = kernel::create_waker()?;
+        Ok(Entry { target, config, waker, shared: Mutex::new(shared), changed: Condvar::new() })
+    }
+
+    /// Absolute path without symbolic links.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// What is mounted, and how.
+    pub fn config(&self) -> &DaemonConfig {
+        &self.config
+    }
+
+    // ------------------------------------------------------------ for clients
+
+    /// What is known now, without asking anybody. A report that says so turns SERVING into UNRESPONSIVE_NAS.
+    pub fn status(&self) -> MountStatus {
+        let mut status = self.lock().status.clone();
+        let nas_responding = status.stats.as_ref().is_none_or(|stats| stats.nas_responding);
+        if status.state() == State::Serving && !nas_responding {
+            let age_ms = status.stats.as_ref().map_or(0, |stats| stats.oldest_call_ms);
+            status.reason = format!("the NAS has not answered the oldest call for {age_ms} ms");
+            status.set_state(State::UnresponsiveNas);
+        }
+        status
+    }
+
+    /// Waits until the first request can be served.
+    ///
+    /// # Errors
+    /// What the start failed of; DEADLINE_EXCEEDED at `deadline`, while the start goes on.
+    pub fn wait_started(&self, deadline: Instant) -> Result<MountStatus, Error> {
+        let shared = self.wait_until(deadline, |shared| !matches!(shared.phase, Phase::Starting));
+        match &shared.phase {
+            Phase::Mounted => Ok(shared.status.clone()),
+            Phase::Ended(Some(error)) => Err(error.clone()),
+            Phase::Ended(None) => Err(failure(Code::Unavailable, "the mount ended as soon as it was made")),
+            Phase::Starting => Err(failure(
+                Code::DeadlineExceeded,
+                format!("{} is still being mounted for an earlier request", self.target.display()),
+            )),
+        }
+    }
+
+    /// Whether an unmount is under way or done: whoever wants to mount waits for its outcome.
+    pub fn is_ending(&self) -> bool {
+        let shared = self.lock();
+        shared.unmounting || shared.end.is_some() || matches!(shared.phase, Phase::Ended(_))
+    }
+
+    /// Whether it is at its target, as far as we know.
+    pub fn is_attached(&self) -> bool {
+        self.lock().is_attached
+    }
+
+    /// Its target is free for another mount: somebody has unmounted it, and bind mounts elsewhere keep it alive.
+    pub fn detach(&self) {
+        self.lock().is_attached = false;
+    }
+
+    /// Waits until no unmount is under way.
+    pub fn wait_settled(&self, deadline: Instant) {
+        drop(self.wait_until(deadline, |shared| matches!(shared.phase, Phase::Ended(_)) || !shared.unmounting));
+    }
+
+    /// Becomes the one client that unmounts, after the start has come to its end and no other client unmounts.
+    ///
+    /// # Errors
+    /// DEADLINE_EXCEEDED.
+    pub fn claim(&self, deadline: Instant) -> Result<Claim, Error> {
+        let mut shared = self.wait_until(deadline, |shared| match shared.phase {
+            Phase::Starting => false,
+            Phase::Mounted => !shared.unmounting,
+            Phase::Ended(_) => true,
+        });
+        match shared.phase {
+            Phase::Ended(_) => Ok(Claim::Ended),
+            Phase::Mounted if !shared.unmounting => {
+                shared.unmounting = true;
+                Ok(Claim::Claimed)
+            }
+            _ => Err(failure(
+                Code::DeadlineExceeded,
+                format!("another operation on {} does not come to its end; force it", self.target.display()),
+            )),
+        }
+    }
+
+    /// Gives up a claim: the mount stays.
+    pub fn release(&self) {
+        self.lock().unmounting = false;
+        self.changed.notify_all();
+    }
+
+    /// Ends the session, or gives up its start; returns when nothing of it is left, or at `deadline`.
+    pub fn end(&self, how: End, deadline: Instant) {
+        let mut shared = self.lock();
+        if shared.end != Some(End::Now) {
+            shared.end = Some(how);
+        }
+        drop(shared);
+        kernel::wake(&self.waker);
+        drop(self.wait_until(deadline, |shared| matches!(shared.phase, Phase::Ended(_))));
+    }
+
+    /// Asks the daemon for its statistics; the number of those it has given so far.
+    pub fn request_report(&self) -> u64 {
+        let mut shared = self.lock();
+        shared.report_wanted = true;
+        kernel::wake(&self.waker);
+        shared.reports
+    }
+
+    /// Waits for a report after `reports`; false on time-out, and then the last one stays.
+    pub fn wait_report(&self, reports: u64, deadline: Instant) -> bool {
+        let done = |shared: &Shared| {
+            shared.reports != reports || shared.status.pid == 0 || !matches!(shared.phase, Phase::Mounted)
+        };
+        done(&self.wait_until(deadline, done))
+    }
+
+    // ------------------------------------------------------------ for the supervising thread
+
+    /// Readable when a client wants something.
+    pub fn waker(&self) -> &OwnedFd {
+        &self.waker
+    }
+
+    /// How a client wants the session to end, if one does.
+    pub fn end_wanted(&self) -> Option<End> {
+        self.lock().end
+    }
+
+    /// Whether a report is wanted; asking takes the wish away.
+    pub fn take_report_wanted(&self) -> bool {
+        std::mem::take(&mut self.lock().report_wanted)
+    }
+
+    /// Changes what clients see.
+    pub fn update(&self, change: impl FnOnce(&mut MountStatus)) {
+        change(&mut self.lock().status);
+        self.changed.notify_all();
+    }
+
+    /// The daemon has reported.
+    pub fn reported(&self, stats: DaemonStats) {
+        let mut shared = self.lock();
+        shared.status.stats = Some(stats);
+        shared.reports += 1;
+        drop(shared);
+        self.changed.notify_all();
+    }
+
+    /// The first daemon is ready.
+    pub fn mounted(&self) {
+        self.lock().phase = Phase::Mounted;
+        self.changed.notify_all();
+    }
+
+    /// Nothing is left.
+    pub fn ended(&self, error: Option<Error>) {
+        self.lock().phase = Phase::Ended(error);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_until(&self, deadline: Instant, done: impl Fn(&Shared) -> bool) -> MutexGuard<'_, Shared> {
+        let limit = deadline.saturating_duration_since(Instant::now());
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, |shared| !done(shared));
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}

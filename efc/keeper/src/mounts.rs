@@ -1,0 +1,268 @@
+//! The table of mounts, and what clients do to it.
+//!
+//! One operation per target at a time: a second one waits for the first. Two identical mount requests share one daemon
+//! and one result. The table's lock is held for looking and inserting only, never while anything waits.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use efc_mount_helper::target::Target;
+use efc_proto::error::Code;
+use efc_proto::mount_status::State;
+use efc_proto::{DaemonConfig, Error, MountRequest, MountStatus, StatusRequest, UnmountRequest};
+
+use crate::entry::{Claim, End, Entry};
+use crate::failure::failure;
+use crate::session::{self, Programs};
+use crate::{STACK_BYTES, kernel, target};
+
+/// Most mounts; their status fits one message.
+const MOUNTS_MAX: usize = 1_000;
+const TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
+/// A client that asks for more gets this.
+const TIME_LIMIT_MAX: Duration = Duration::from_secs(600);
+/// How long an unmount waits for another operation on its target, and for the daemon's end after it.
+const UNMOUNT_TIME_LIMIT: Duration = Duration::from_secs(30);
+/// How long a status waits for the daemons' reports, all of them together.
+const REPORT_TIME_LIMIT: Duration = Duration::from_millis(200);
+
+/// All mounts of this keeper.
+#[derive(Debug)]
+pub struct Mounts {
+    programs: Programs,
+    entries: Mutex<Vec<Arc<Entry>>>,
+    is_draining: AtomicBool,
+}
+
+impl Mounts {
+    /// None yet.
+    pub fn new(programs: Programs) -> Mounts {
+        Mounts { programs, entries: Mutex::default(), is_draining: AtomicBool::new(false) }
+    }
+
+    /// Refuses new mounts from now on.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// How many there are, those that start or end included.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Mounts, or finds the same mount there already.
+    ///
+    /// # Errors
+    /// As the protocol says; nothing is left then.
+    pub fn mount(self: &Arc<Self>, request: MountRequest) -> Result<MountStatus, Error> {
+        let limit = match request.time_limit_ms {
+            0 => TIME_LIMIT_DEFAULT,
+            limit_ms => Duration::from_millis(limit_ms.into()).min(TIME_LIMIT_MAX),
+        };
+        let deadline = Instant::now() + limit;
+        let config = validated(request.config)?;
+        loop {
+            let target = target::resolve(&request.target)?;
+            let path = target.path().to_owned();
+            let (entry, is_new) = self.find_or_insert(target, &config, deadline)?;
+            if !is_new && entry.is_ending() {
+                entry.wait_settled(deadline);
+                if entry.is_ending() && self.is_current(&entry) && Instant::now() >= deadline {
+                    let message = format!("an unmount of {} does not come to its end", path.display());
+                    return Err(failure(Code::DeadlineExceeded, message));
+                }
+                continue;
+            }
+            // The supervising thread keeps the deadline, and answers a little after it.
+            let grace = if is_new { UNMOUNT_TIME_LIMIT } else { Duration::ZERO };
+            let status = if *entry.config() == config {
+                entry.wait_started(deadline + grace)?
+            } else {
+                let message =
+                    format!("{} is mounted with another source or other options; unmount it first", path.display());
+                return Err(failure(Code::AlreadyExists, message));
+            };
+            if is_new || self.check_still_there(&entry, &status)? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Unmounts, and ends the daemon. What is not mounted is success.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION for a mount in use or one that is not ours; the mount stays.
+    pub fn unmount(&self, request: &UnmountRequest) -> Result<(), Error> {
+        let target = match target::resolve(&request.target) {
+            Err(error) if error.code() == Code::NotFound => return Ok(()),
+            resolved => resolved?,
+        };
+        let deadline = Instant::now() + UNMOUNT_TIME_LIMIT;
+        let Some(entry) = self.find(target.path()) else { return self.unmount_foreign(&target, request.force) };
+        if request.force {
+            // Whatever another operation waits for fails now, so this cannot wait long.
+            self.abort(entry.status().connection)?;
+            if entry.status().connection == 0 {
+                entry.end(End::Now, deadline);
+                // It may have been mounted at the last moment.
+                return self.unmount_foreign(&target, true);
+            }
+        }
+        if entry.claim(deadline)? == Claim::Ended {
+            return self.unmount_foreign(&target, request.force);
+        }
+        if let Err(error) = self.programs.helper.unmount(entry.target(), request.force) {
+            entry.release();
+            return Err(error);
+        }
+        entry.end(if request.force { End::Now } else { End::Flush }, deadline);
+        Ok(())
+    }
+
+    /// What is known of one mount, or of all, with reports of the daemons that answer in time.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT and the like for a path that cannot be a target.
+    pub fn status(&self, request: &StatusRequest) -> Result<Vec<MountStatus>, Error> {
+        let entries = if request.target.is_empty() {
+            self.lock().clone()
+        } else {
+            match target::resolve(&request.target) {
+                Err(error) if error.code() == Code::NotFound => Vec::new(),
+                resolved => self.find(resolved?.path()).into_iter().collect(),
+            }
+        };
+        let deadline = Instant::now() + REPORT_TIME_LIMIT;
+        let asked: Vec<u64> = entries.iter().map(|entry| entry.request_report()).collect();
+        let status = |(entry, reports): (&Arc<Entry>, u64)| {
+            let has_reported = entry.wait_report(reports, deadline);
+            let mut status = entry.status();
+            if !has_reported && status.state() == State::Serving {
+                status.reason = format!("the daemon has not reported within {} ms", REPORT_TIME_LIMIT.as_millis());
+            }
+            status
+        };
+        Ok(entries.iter().zip(asked).map(status).collect())
+    }
+
+    fn find_or_insert(
+        self: &Arc<Self>,
+        target: Target,
+        config: &DaemonConfig,
+        deadline: Instant,
+    ) -> Result<(Arc<Entry>, bool), Error> {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.iter().find(|entry| entry.target() == target.path() && entry.is_attached()) {
+            return Ok((entry.clone(), false));
+        }
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Err(failure(Code::Unavailable, "this keeper is ending and takes no new mounts"));
+        }
+        if entries.len() >= MOUNTS_MAX {
+            return Err(failure(Code::ResourceExhausted, format!("this keeper has {MOUNTS_MAX} mounts already")));
+        }
+        let exhausted = |error: std::io::Error| {
+            failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}"))
+        };
+        let entry = Arc::new(Entry::new(target.path().to_owned(), config.clone()).map_err(exhausted)?);
+        let (mounts, supervised) = (self.clone(), entry.clone());
+        let supervise = move || {
+            session::supervise(&supervised, &mounts.programs, target, deadline, || mounts.forget(&supervised));
+        };
+        let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
+        // Under the lock, so that the thread finds its entry in the table when it is done.
+        thread.spawn(supervise).map_err(exhausted)?;
+        entries.push(entry.clone());
+        Ok((entry, true))
+    }
+
+    /// Whether a mount that was found in the table is really at its target. It is not after an abort, and after somebody
+    /// else's unmount if bind mounts elsewhere keep the session alive; such a session goes on without its target.
+    fn check_still_there(&self, entry: &Entry, status: &MountStatus) -> Result<bool, Error> {
+        let internal =
+            |error: std::io::Error| failure(Code::Internal, format!("cannot read the list of mounts: {error}"));
+        let mounted = kernel::mounted_at(entry.target()).map_err(internal)?;
+        let is_there = mounted.is_some_and(|mount| mount.device == (0, status.connection));
+        if !is_there {
+            entry.detach();
+        } else if entry.status().state() == State::Aborted {
+            let message = format!("the FUSE connection of {} was aborted; unmount it first", entry.target().display());
+            return Err(failure(Code::FailedPrecondition, message));
+        }
+        Ok(is_there)
+    }
+
+    /// For what an earlier keeper has left: its daemon notices by itself.
+    fn unmount_foreign(&self, target: &Target, force: bool) -> Result<(), Error> {
+        let internal =
+            |error: std::io::Error| failure(Code::Internal, format!("cannot read the list of mounts: {error}"));
+        let Some(mount) = kernel::mounted_at(target.path()).map_err(internal)? else { return Ok(()) };
+        if mount.filesystem != kernel::FILESYSTEM {
+            let message = format!("{} is mounted by somebody else ({})", target.path().display(), mount.filesystem);
+            return Err(failure(Code::FailedPrecondition, message));
+        }
+        if force {
+            self.abort(mount.device.1)?;
+        }
+        self.programs.helper.unmount(target.path(), force)
+    }
+
+    fn abort(&self, connection: u32) -> Result<(), Error> {
+        if connection == 0 {
+            return Ok(());
+        }
+        log::warn!("connection {connection} is aborted on a client's demand");
+        kernel::abort(connection)
+            .map_err(|error| failure(Code::Internal, format!("cannot abort FUSE connection {connection}: {error}")))
+    }
+
+    fn find(&self, path: &Path) -> Option<Arc<Entry>> {
+        self.lock().iter().find(|entry| entry.target() == path && entry.is_attached()).cloned()
+    }
+
+    fn is_current(&self, entry: &Arc<Entry>) -> bool {
+        self.lock().iter().any(|candidate| Arc::ptr_eq(candidate, entry))
+    }
+
+    fn forget(&self, entry: &Arc<Entry>) {
+        self.lock().retain(|candidate| !Arc::ptr_eq(candidate, entry));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What every daemon needs. The rest is checked by the client, which knows the options' names, and by the daemon.
+fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Error> {
+    let invalid = |message: &str| failure(Code::InvalidArgument, message);
+    let config = config.ok_or_else(|| invalid("the request has no configuration"))?;
+    let source = config.source.as_ref().ok_or_else(|| invalid("the request has no source"))?;
+    if source.host.is_empty() || source.host.contains(['\0', '/', ' ', '\n']) {
+        return Err(invalid(&format!("source host {:?} is not a host name or address", source.host)));
+    }
+    if !source.path.starts_with('/') || source.path.contains('\0') {
+        return Err(invalid(&format!("source path {:?} is not an absolute path", source.path)));
+    }
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use efc_proto::Source;
+
+    #[test]
+    fn a_source_has_a_host_and_an_absolute_path() {
+        let config = |host: &str, path: &str| {
+            let source = Source { host: host.into(), path: path.into(), ..Default::default() };
+            Some(DaemonConfig { source: Some(source), ..Default::default() })
+        };
+        assert!(validated(config("nas", "/export")).is_ok());
+        for bad in [None, Some(DaemonConfig::default()), config("", "/x"), config("a/b", "/x"), config("nas", "x")] {
+            assert_eq!(validated(bad).unwrap_err().code(), Code::InvalidArgument);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The keeper's socket: made safely, and open to root and the keeper's own user only.
+//!
+//! A lock file says who the keeper of a run directory is; it is released by the kernel when that process ends, however
+//! it ends. Whoever holds it may replace the socket that an earlier keeper left behind. The socket is bound under another
+//! name and renamed, so that a client finds one that listens, or none.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+};
+use rustix::process::{getuid, umask};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+/// The place of one keeper: at most one process has it.
+#[derive(Debug)]
+pub struct Place {
+    run_dir: PathBuf,
+    /// Locked. Descriptor 3 or whatever is first free, open for as long as the process lives.
+    _lock: File,
+}
+
+impl Place {
+    /// Takes `run_dir`, made if need be.
+    ///
+    /// # Errors
+    /// `AddrInUse` if a keeper has it already; `PermissionDenied` if others could write there.
+    pub fn take(run_dir: &Path) -> io::Result<Place> {
+        DirBuilder::new().recursive(true).mode(0o700).create(run_dir)?;
+        let run_dir = run_dir.canonicalize()?;
+        let metadata = run_dir.metadata()?;
+        let is_ours = metadata.uid() == 0 || metadata.uid() == getuid().as_raw();
+        if !is_ours || metadata.mode() & 0o022 != 0 {
+            let message = format!("{} belongs to somebody else, or others may write there", run_dir.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut lock = options.open(run_dir.join("keeper.lock"))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            lock.read_to_string(&mut pid)?;
+            let message = format!("a keeper (pid {}) serves {} already", pid.trim(), run_dir.display());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+        }
+        lock.set_len(0)?;
+        lock.rewind()?;
+        writeln!(lock, "{}", std::process::id())?;
+        Ok(Place { run_dir, _lock: lock })
+    }
+
+    /// Listens on `keeper.sock`, mode 0600. Call before the first thread starts: the umask is the process's.
+    ///
+    /// # Errors
+    /// Those of socket(2) to listen(2); ENAMETOOLONG for a run directory of more than about 90 bytes.
+    pub fn listen(&self) -> io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        let new = self.hidden_path();
+        remove_if_there(&new)?;
+        let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+        let bound = SocketAddrUnix::new(&new).and_then(|address| bind(&listener, &address));
+        umask(before);
+        bound?;
+        listen(&listener, BACKLOG)?;
+        std::fs::rename(&new, self.path())?;
+        Ok(listener)
+    }
+
+    /// Takes the socket's name away, so that no further client finds it.
+    pub fn hide(&self) -> io::Result<()> {
+        std::fs::rename(self.path(), self.hidden_path())
+    }
+
+    /// Gives the socket its name back.
+    pub fn show(&self) -> io::Result<()> {
+        std::fs::rename(self.hidden_path(), self.path())
+    }
+
+    /// Removes a hidden socket.
+    pub fn remove(&self) -> io::Result<()> {
+        remove_if_there(&self.hidden_path())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.run_dir.join("keeper.sock")
+    }
+
+    fn hidden_path(&self) -> PathBuf {
+        self.run_dir.join("keeper.new")
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Accepts one client; `None` if there is none after all.
+pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    match accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(client) => Ok(Some(client)),
+        Err(errno) => match io::Error::from(errno) {
+            error if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            error if error.kind() == io::ErrorKind::ConnectionAborted => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
+/// Whether the process that connected may give orders.
+pub fn is_allowed(client: &OwnedFd) -> io::Result<bool> {
+    let peer = sockopt::socket_peercred(client)?;
+    Ok(is_allowed_user(peer.uid.as_raw(), getuid().as_raw()))
+}
+
+fn is_allowed_user(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn root_and_our_own_user() {
+        assert!(is_allowed_user(0, 1000) && is_allowed_user(1000, 1000));
+        assert!(!is_allowed_user(1001, 1000) && !is_allowed_user(1000, 0));
+    }
+
+    #[test]
+    fn a_place_has_one_keeper_and_a_stale_socket_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let run_dir = directory.path().join("run/efc");
+        let place = Place::take(&run_dir).unwrap();
+        let listener = place.listen().unwrap();
+        assert_eq!(place.path().metadata().unwrap().mode() & 0o777, 0o600);
+        let error = Place::take(&run_dir).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+        drop((listener, place));
+        assert!(run_dir.join("keeper.sock").exists());
+        let place = Place::take(&run_dir).unwrap();
+        let _listener = place.listen().unwrap();
+        place.hide().unwrap();
+        assert!(!place.path().exists());
+        place.show().unwrap();
+        assert!(place.path().exists());
+        place.hide().unwrap();
+        place.remove().unwrap();
+        assert!(!place.path().exists() && !place.hidden_path().exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(Place::take(directory.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+    }
+}
