@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the release's number stands in one place, Cargo.toml, and wheels suit any Python 3."""
+"""What pyproject.toml cannot say: the release's number is in one place, Cargo.toml, and wheels suit any Python 3."""
 
 import tomllib
 from pathlib import Path

@@ -65,8 +65,8 @@ class Keeper:
         """Starts the keeper; returns when its socket is there."""
         with self.log.open("ab") as log:
             self._process = keeper = subprocess.Popen(
-                [*self.command_prefix, program("efc-keeper"), "--run-dir", self.run_dir], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                [*self.command_prefix, program("efc-keeper"), "--run-dir", self.run_dir],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         socket = self.run_dir / "keeper.sock"
         wait_until(lambda: keeper.poll() is not None or socket.exists(), what="the keeper's socket", limit_s=10)

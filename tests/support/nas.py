@@ -146,7 +146,7 @@ class Nas:
         self._server = None
 
     def restart(self, *, crash: bool = False) -> None:
-        """Ends it (SIGKILL if `crash`) and starts it on the same ports: handles stay valid, the write verifier changes."""
+        """Ends it (SIGKILL if `crash`) and starts it on the same ports: handles stay valid, write verifiers change."""
         if crash:
             self.kill()
         else:
