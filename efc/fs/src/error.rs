@@ -75,6 +75,7 @@ fn explain(error: &Error) -> String {
         Some(Status::NameTooLong) => "a name is too long for the NAS",
         Some(Status::XDev) => "it lies on another file system of the NAS",
         Some(Status::Stale) => "it was removed or its file system unmounted meanwhile",
+        Some(Status::Jukebox) => "the NAS restarted in the middle of it: try again",
         Some(_) | None => return error.to_string(),
     };
     known.to_owned()
