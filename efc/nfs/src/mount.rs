@@ -41,7 +41,8 @@ const FLAVORS_MAX: u32 = 64;
 const EXPORTS_NAMED_MAX: usize = 8;
 /// rpcbind answers at once or not at all: a firewall must not eat the whole time limit.
 const RPCBIND_LIMIT: Duration = Duration::from_secs(3);
-/// The finder keeps its deadline itself, but for name resolution; this much later it is given up.
+/// The finder keeps its deadline itself, but for name resolution; this much later, and an eighth of the whole time, it is
+/// given up: the kernel's timers behind a socket's time limits may be an eighth late.
 const FINDER_GRACE: Duration = Duration::from_millis(250);
 
 type Result<T> = std::result::Result<T, ConnectError>;
@@ -155,7 +156,7 @@ async fn find_in_thread(config: &Config, deadline: Instant) -> Result<Found> {
         ));
     }
     let too_late = async {
-        Timer::at(deadline + FINDER_GRACE).await;
+        Timer::at(deadline + config.connect_time_limit / 8 + FINDER_GRACE).await;
         let limit = seconds(config.connect_time_limit);
         let message = format!("the name {} was not resolved within {limit}: check the DNS servers", config.host);
         Err(failure(Kind::Unreachable, message))
