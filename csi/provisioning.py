@@ -180,6 +180,10 @@ class Provisioner:
     async def _write_record(self, catalogue: Catalogue, wanted: VolumeRecord) -> VolumeRecord:
         """Makes the directory aside, and the record that names it."""
         nas, aside = catalogue.nas, _aside(wanted)
+        # First of all, so that a path that cannot be (through a file or a link) leaves no record behind.
+        parent = catalogue.path_of(wanted).rpartition("/")[0]
+        if parent:
+            await nas.make_directories(parent, mode=_PARENT_MODE)
         for directory in (_VOLUMES, _NEW):
             await nas.make_directories(directory, mode=_OWN_MODE)
         await nas.make_directory(aside, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid)

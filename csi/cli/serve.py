@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import contextlib
+import ctypes
 import gc
 import os
 
@@ -18,6 +20,8 @@ from csi.records import Publications
 from csi.server import Server, configure_logging
 from csi.sources import Source
 
+#: <malloc.h>
+_M_ARENA_MAX = -8
 _KUBELET_ROOT = "/var/lib/kubelet"
 #: The CSI specification, NodeGetInfo.
 _NODE_ID_LENGTH_MAX = 256
@@ -26,9 +30,19 @@ _PROBE_SECONDS_MAX = 1.0
 
 def run(parsed: argparse.Namespace) -> int:
     """Serves until a signal."""
+    _use_one_heap()
     configure_logging(parsed.log_level)
     asyncio.run(_node(parsed) if parsed.service == "node" else _controller(parsed))
     return 0
+
+
+def _use_one_heap() -> None:
+    """One malloc arena for all threads of gRPC, which are many but idle: 4 MB less after a thousand calls.
+
+    Best effort: another C library than glibc has no such knob.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 async def _node(parsed: argparse.Namespace) -> None:

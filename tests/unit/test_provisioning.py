@@ -162,6 +162,13 @@ async def test_a_replaced_directory_is_neither_used_nor_deleted(nas: LocalNas) -
     assert "replaced" in abnormal
 
 
+async def test_a_path_that_cannot_be_leaves_no_record(nas: LocalNas) -> None:
+    (nas.folder / "file").touch()
+    with pytest.raises(DriverError):
+        await create(nas, pathPattern="file/x")
+    assert own(nas, "volumes") == own(nas, "new") == []
+
+
 async def test_volumes_never_lie_within_each_other(nas: LocalNas) -> None:
     await create(nas, "a", pathPattern="x/y")
     for path in ("x/y", "x/y/z", "x"):
