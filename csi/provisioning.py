@@ -18,6 +18,7 @@ written.
 import asyncio
 import itertools
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -40,6 +41,8 @@ _RETAINED = f"{OWN}/retained"
 _OWN_MODE = 0o700
 _PARENT_MODE = 0o755
 _RECORD_MODE = 0o600
+#: What efc-fs calls a file that it has not finished (efc/fs/src/publish.rs).
+_DRAFT = re.compile(r"\.efc-[0-9a-f]{16}\.tmp")
 #: How long DeleteVolume waits for the data to be gone; a large tree goes on being removed after it has answered.
 REMOVE_WAIT_SECONDS = 20.0
 REMOVE_SECONDS_MAX = 6 * 3600.0
@@ -56,11 +59,37 @@ class Catalogue:
         self.nas = nas
         # By id and the inode of the file: a record never changes, but an id can come back with another one.
         self._cache: dict[tuple[str, int], VolumeRecord] = {}
+        self._writes = 0
+        # What wrote before us may have been killed.
+        self._may_have_drafts = True
 
     async def get(self, volume_id: str) -> VolumeRecord | None:
         """One record, read from the NAS."""
         text = await self.nas.read(f"{_VOLUMES}/{volume_id}.json")
         return None if text is None else VolumeRecord.from_json(text, volume_id=volume_id)
+
+    async def put(self, record: VolumeRecord) -> None:
+        """Writes a record, whole or not at all; ALREADY_EXISTS if there is one."""
+        self._writes += 1
+        try:
+            await self.nas.create(f"{_VOLUMES}/{record.id}.json", record.to_json(), mode=_RECORD_MODE)
+        except BaseException:
+            self._may_have_drafts = True
+            raise
+        finally:
+            self._writes -= 1
+
+    async def remove_drafts(self) -> None:
+        """Removes what a killed efc-fs was writing.
+
+        Another controller's draft may go too: its call fails then, and is tried again.
+        """
+        if self._writes or not self._may_have_drafts:
+            return
+        self._may_have_drafts = False
+        for entry in await self.nas.entries(_VOLUMES):
+            if _DRAFT.fullmatch(entry.name):
+                await self.nas.remove(f"{_VOLUMES}/{entry.name}")
 
     async def all(self) -> list[VolumeRecord]:
         """All records; one that is damaged is left out and logged."""
@@ -192,7 +221,7 @@ class Provisioner:
             raise DriverError(Code.INTERNAL, f"the new directory {aside!r} at {wanted.source} is gone again")
         record = replace(wanted, fileid=made.fileid)
         try:
-            await nas.create(f"{_VOLUMES}/{record.id}.json", record.to_json(), mode=_RECORD_MODE)
+            await catalogue.put(record)
         except DriverError as error:
             await nas.remove(aside)
             if error.code is not Code.ALREADY_EXISTS:
@@ -289,6 +318,7 @@ class Provisioner:
 
     async def _empty_trash(self, catalogue: Catalogue) -> None:
         """Removes all that is in the trash; waits a while for it, and goes on after that."""
+        await catalogue.remove_drafts()
         entries = await catalogue.nas.entries(_TRASH)
         started = {self._start_removal(catalogue.nas, f"{_TRASH}/{entry.name}") for entry in entries} - {None}
         if started:

@@ -1,5 +1,6 @@
 """Volumes on a NAS: idempotent, whenever the controller dies, and never somebody else's directory."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,31 @@ async def test_unfinished_directories_are_collected_when_old(nas: LocalNas) -> N
     await Provisioner([nas]).collect()
     assert own(nas, "new") == sorted([young, strange])
     assert (nas.folder / record.path).is_dir()
+
+
+async def test_drafts_of_a_killed_program_are_removed(nas: LocalNas) -> None:
+    provisioner = Provisioner([nas])
+    await create(nas)
+    volumes = nas.folder / ".efc" / "volumes"
+    draft, strange = ".efc-0123456789abcdef.tmp", ".efc-notours.tmp"
+    for name in (draft, strange):
+        (volumes / name).touch()
+    await provisioner.delete(volume_id_of("v"))
+    assert own(nas, "volumes") == [strange]
+    # From now on only after a write that failed: listing all records costs.
+    (volumes / draft).touch()
+    await provisioner.collect()
+    assert own(nas, "volumes") == sorted([draft, strange])
+
+    def killed(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "killed")
+
+    nas._put = killed  # type: ignore[method-assign]
+    call = provisioner.create("w", parameters=VolumeParameters.parse({}), required_bytes=0, limit_bytes=0)
+    await refused(call, Code.INTERNAL)
+    assert own(nas, "new") == []
+    await provisioner.collect()
+    assert own(nas, "volumes") == [strange]
 
 
 async def test_capacity(nas: LocalNas) -> None:
