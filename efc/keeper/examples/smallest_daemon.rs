@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `refused` | answers Failed |
 //! | `slow` | never connects |
+//! | `hesitant` | takes 300 ms to connect |
 //! | `dies-connected`, `dies-mounted` | ends after that message |
 //! | `crashes` | serves once; every successor dies at once |
 //! | `mute` | never reports |
@@ -43,6 +44,7 @@ fn main() {
         if host == "crashes" {
             exit(7);
         }
+        resend(&mut device);
     } else {
         connect(&control, &host);
         initialize(&mut device);
@@ -63,8 +65,10 @@ fn connect(control: &OwnedFd, host: &str) {
             exit(1);
         }
         "slow" => std::thread::park(),
-        _ => send(control, to_keeper::Message::Connected(Connected { root_mode: DIRECTORY_MODE })),
+        "hesitant" => std::thread::sleep(std::time::Duration::from_millis(300)),
+        _ => {}
     }
+    send(control, to_keeper::Message::Connected(Connected { root_mode: DIRECTORY_MODE }));
     if host == "dies-connected" {
         exit(3);
     }
@@ -140,6 +144,13 @@ fn initialize(device: &mut File) {
     let mut answer = vec![7, 31, 0, 0, 0, 4096, 1];
     answer.resize(16, 0);
     reply(device, request.unique, 0, &words(&answer));
+}
+
+/// Asks for what the predecessor had taken and not answered: `FUSE_NOTIFY_RESEND`, of Linux 6.9.
+fn resend(device: &mut File) {
+    let notification = [&16u32.to_ne_bytes()[..], &7u32.to_ne_bytes(), &0u64.to_ne_bytes()].concat();
+    // An older kernel knows no such thing; what was taken is lost there.
+    let _ = device.write(&notification);
 }
 
 /// Serves until the session is over.

@@ -12,6 +12,7 @@ mod daemon;
 mod entry;
 mod failure;
 mod helper;
+mod inheritance;
 mod kernel;
 mod mounts;
 mod session;
@@ -58,6 +59,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // SAFETY: nothing has been opened yet.
+    let closed = unsafe { inheritance::close_inherited_descriptors() };
     let arguments = match parse(std::env::args_os().skip(1), std::env::var_os("RUN_DIR")) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -66,6 +69,9 @@ fn main() -> ExitCode {
         }
     };
     env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+    if let Err(error) = closed {
+        log::warn!("descriptors that were inherited stay open: {error}");
+    }
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,0 +1,279 @@
+//! A keeper of a test's own, in a mount namespace of its own that ends with the test.
+#![allow(dead_code, missing_docs)] // each test file uses a part of it
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use efc_mount_helper::mountinfo::{self, Mount};
+use efc_proto::{
+    DaemonConfig, Error, KeeperReply, KeeperRequest, MountRequest, MountStatus, Source, StatusReply, StatusRequest,
+    UnmountRequest, keeper_reply::Reply, keeper_request::Request,
+};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// How long anything that should happen may take on a machine that does other things too.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a whole test may take; then its mounts are aborted, so that it fails rather than hangs.
+const TEST_TIME_LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Ground {
+    pub base: PathBuf,
+    pub keeper: Child,
+    /// Tells the watchdog, when it is dropped, that the test has ended.
+    _running: Sender<()>,
+    _directory: tempfile::TempDir,
+}
+
+impl Ground {
+    /// A keeper with the smallest daemon, and an empty directory `target`.
+    pub fn new() -> Ground {
+        Ground::with(&[])
+    }
+
+    pub fn with(arguments: &[&str]) -> Ground {
+        build_programs();
+        // SAFETY: a mount namespace of this thread's own changes no descriptor and no memory of other threads.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().canonicalize().unwrap();
+        mount("none", &base, "tmpfs", MountFlags::empty(), Some(c"mode=755")).unwrap();
+        fs::create_dir(base.join("target")).unwrap();
+        let keeper = start_keeper(&base, arguments);
+        let (running, ended) = mpsc::channel();
+        let watched = base.clone();
+        // The thread inherits the mount namespace.
+        std::thread::spawn(move || {
+            if ended.recv_timeout(TEST_TIME_LIMIT) == Err(RecvTimeoutError::Timeout) {
+                abort_all_below(&watched);
+            }
+        });
+        Ground { base, keeper, _running: running, _directory: directory }
+    }
+
+    pub fn target(&self) -> PathBuf {
+        self.base.join("target")
+    }
+
+    pub fn hello(&self) -> PathBuf {
+        self.target().join("hello")
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect(&self.base.join("run"))
+    }
+
+    pub fn mounts_at(&self, path: &Path) -> Vec<Mount> {
+        let mounts = mountinfo::read().unwrap();
+        mountinfo::at(&mounts, path).cloned().collect()
+    }
+
+    /// The keeper's child processes.
+    pub fn children(&self) -> Vec<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.keeper.id())).into_iter().flatten().flatten();
+        let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<i32>>()).collect()
+    }
+
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.mounts_at(&self.target()), []);
+        assert_eq!(self.children(), []);
+        assert_eq!(self.client().status().mounts, []);
+    }
+
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the keeper's end", || {
+            status = self.keeper.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.keeper), signal).unwrap();
+    }
+
+    /// Another keeper in the same place.
+    pub fn restart_keeper(&mut self) {
+        self.keeper = start_keeper(&self.base, &[]);
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let children = self.children();
+        // All of this is best effort: what is gone already cannot be ended again.
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+        for pid in children {
+            let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+        }
+        abort_all_below(&self.base);
+        if std::thread::panicking() {
+            println!("{}", fs::read_to_string(self.base.join("log")).unwrap_or_default());
+        }
+        let _ = unmount(&self.base, UnmountFlags::DETACH);
+    }
+}
+
+fn abort_all_below(base: &Path) {
+    for mount in mountinfo::read().unwrap_or_default() {
+        if mount.filesystem == "fuse.efc" && mount.mount_point.starts_with(base) {
+            abort(mount.device.1);
+        }
+    }
+}
+
+fn start_keeper(base: &Path, arguments: &[&str]) -> Child {
+    let program = Path::new(env!("CARGO_BIN_EXE_efc-keeper"));
+    let mut keeper = Command::new(program)
+        .arg("--run-dir")
+        .arg(base.join("run"))
+        .arg("--daemon")
+        .arg(program.with_file_name("examples").join("smallest_daemon"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(fs::OpenOptions::new().create(true).append(true).open(base.join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let run_dir = base.join("run");
+    wait_until("the keeper's socket", || {
+        assert_eq!(keeper.try_wait().unwrap(), None, "the keeper ended");
+        Client::try_connect(&run_dir).is_ok()
+    });
+    keeper
+}
+
+/// Builds what Cargo does not build for every way of running these tests: the helper, which the keeper finds beside
+/// itself, and the daemon.
+fn build_programs() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "efc-mount-helper", "--package", "efc-keeper"]);
+        cargo.args(["--bins", "--examples"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        let program = Path::new(env!("CARGO_BIN_EXE_efc-keeper"));
+        let profile = program.parent().unwrap();
+        cargo.arg("--target-dir").arg(profile.parent().unwrap());
+        cargo.args(profile.ends_with("release").then_some("--release"));
+        assert!(cargo.status().unwrap().success());
+    });
+}
+
+/// Ends a FUSE connection as an administrator would.
+pub fn abort(connection: u32) {
+    let control = "/sys/fs/fuse/connections";
+    let lever = format!("{control}/{connection}/abort");
+    if !Path::new(&lever).exists() {
+        // In this thread's mount namespace only.
+        let _ = mount("fusectl", control, "fusectl", MountFlags::empty(), None);
+    }
+    if let Ok(mut lever) = fs::OpenOptions::new().write(true).open(lever) {
+        let _ = lever.write_all(b"1");
+    }
+}
+
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn is_running(pid: i32) -> bool {
+    test_kill_process(Pid::from_raw(pid).unwrap()).is_ok()
+}
+
+pub fn kill(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// A dataset on `host`; the host's name tells the smallest daemon what to do.
+pub fn config(host: &str) -> DaemonConfig {
+    let source = Source { host: host.into(), path: "/export".into(), ..Default::default() };
+    DaemonConfig { source: Some(source), ..Default::default() }
+}
+
+pub struct Client {
+    socket: OwnedFd,
+}
+
+impl Client {
+    pub fn connect(run_dir: &Path) -> Client {
+        Client::try_connect(run_dir).unwrap()
+    }
+
+    pub fn try_connect(run_dir: &Path) -> std::io::Result<Client> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        connect(&socket, &SocketAddrUnix::new(run_dir.join("keeper.sock"))?)?;
+        Ok(Client { socket })
+    }
+
+    pub fn send(&self, request: Request) {
+        efc_proto::send(&self.socket, &KeeperRequest { request: Some(request) }, &[]).unwrap();
+    }
+
+    pub fn receive(&self) -> Result<Reply, Error> {
+        let (KeeperReply { reply }, _) = efc_proto::receive(&self.socket).unwrap().expect("a reply");
+        match reply.expect("a known reply") {
+            Reply::Error(error) => Err(error),
+            reply => Ok(reply),
+        }
+    }
+
+    fn call(&self, request: Request) -> Result<Reply, Error> {
+        self.send(request);
+        self.receive()
+    }
+
+    pub fn mount(&self, target: &Path, config: DaemonConfig) -> Result<MountStatus, Error> {
+        self.mount_within(target, config, 0)
+    }
+
+    pub fn mount_within(&self, target: &Path, config: DaemonConfig, limit_ms: u32) -> Result<MountStatus, Error> {
+        match self.call(Request::Mount(mount_request(target, config, limit_ms)))? {
+            Reply::Mount(reply) => Ok(reply.status.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn unmount(&self, target: &Path, force: bool) -> Result<(), Error> {
+        let request = UnmountRequest { target: target.to_str().unwrap().into(), force };
+        match self.call(Request::Unmount(request))? {
+            Reply::Unmount(_) => Ok(()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn status(&self) -> StatusReply {
+        match self.call(Request::Status(StatusRequest::default())) {
+            Ok(Reply::Status(reply)) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Status of the only mount.
+    pub fn only(&self) -> MountStatus {
+        let mut mounts = self.status().mounts;
+        assert_eq!(mounts.len(), 1, "{mounts:?}");
+        mounts.remove(0)
+    }
+}
+
+pub fn mount_request(target: &Path, config: DaemonConfig, time_limit_ms: u32) -> MountRequest {
+    MountRequest { target: target.to_str().unwrap().into(), config: Some(config), time_limit_ms }
+}
