@@ -144,3 +144,29 @@ fn an_idle_keeper_ends_if_asked_to() {
     assert!(ground.wait_for_end().success());
     assert!(started_at.elapsed() >= Duration::from_millis(900), "{:?}", started_at.elapsed());
 }
+
+#[test]
+fn many_mounts_cost_little_memory() {
+    const MOUNTS: usize = 64;
+    let ground = Ground::new();
+    let client = ground.client();
+    let resident_kib = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", ground.keeper.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap()
+    };
+    let before_kib = resident_kib();
+    for index in 0..MOUNTS {
+        let target = ground.base.join(format!("target{index}"));
+        fs::create_dir(&target).unwrap();
+        client.mount(&target, config("nas")).unwrap();
+    }
+    assert_eq!(client.status().mounts.iter().filter(|mount| mount.stats.is_some()).count(), MOUNTS);
+    let (empty_kib, full_kib) = (before_kib, resident_kib());
+    println!("keeper: {empty_kib} KiB without mounts, {full_kib} KiB with {MOUNTS}");
+    assert!(full_kib < 16 << 10, "{full_kib} KiB");
+    for index in 0..MOUNTS {
+        client.unmount(&ground.base.join(format!("target{index}")), false).unwrap();
+    }
+    ground.assert_nothing_left();
+}
