@@ -367,3 +367,167 @@ pub fn statfs(statfs: &Statfs) -> abi::StatfsOut {
         padding: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A request as the kernel would send it.
+    fn message(opcode: u32, unique: u64, body: &[&[u8]]) -> Vec<u8> {
+        let body = body.concat();
+        let mut bytes = vec![0; abi::InHeader::SIZE];
+        let length = (bytes.len() + body.len()) as u32;
+        abi::InHeader { length, opcode, unique, node: 7, uid: 1, gid: 2, pid: 3, ..Default::default() }.put(&mut bytes);
+        bytes.extend(body);
+        bytes
+    }
+
+    fn bytes_of<T: Field>(value: T) -> Vec<u8> {
+        let mut bytes = vec![0; T::SIZE];
+        value.put(&mut bytes);
+        bytes
+    }
+
+    fn operation_of(opcode: u32, body: &[&[u8]]) -> Option<Operation> {
+        match decode(&message(opcode, 4, body)) {
+            Ok(Message::Request { request, .. }) => Some(request.operation),
+            Ok(other) => panic!("{other:?}"),
+            Err(malformed) => {
+                assert_eq!(malformed, Malformed { unique: 4, opcode });
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn the_header_is_understood() {
+        let Ok(Message::Request { request, .. }) = decode(&message(opcode::STATFS, 8 | abi::UNIQUE_RESENT, &[])) else {
+            panic!("not a request");
+        };
+        assert_eq!((request.unique, request.resent, request.node), (8, true, 7));
+        assert_eq!((request.uid, request.gid, request.pid), (1, 2, 3));
+    }
+
+    #[test]
+    fn names_are_checked() {
+        let lookup = |name: &[u8]| match operation_of(opcode::LOOKUP, &[name]) {
+            Some(Operation::Lookup { name }) => Some(name),
+            other => {
+                assert!(other.is_none());
+                None
+            }
+        };
+        assert_eq!(lookup(b"name\0").as_deref(), Some(&b"name"[..]));
+        for bad in [&b"name"[..], b"\0", b"", b"a/b\0", b"/\0"] {
+            assert_eq!(lookup(bad), None);
+        }
+        assert!(lookup(&[&[b'x'; NAME_MAX][..], b"\0"].concat()).is_some());
+        assert!(lookup(&[&[b'x'; NAME_MAX + 1][..], b"\0"].concat()).is_none());
+    }
+
+    #[test]
+    fn fields_arrive_where_they_belong() {
+        let rename = bytes_of(abi::Rename2In { new_parent: 9, flags: 1, padding: 0 });
+        let Some(Operation::Rename { name, new_parent: 9, new_name, flags: 1 }) =
+            operation_of(opcode::RENAME2, &[&rename, b"old\0new\0"])
+        else {
+            panic!("rename");
+        };
+        assert_eq!((&name[..], &new_name[..]), (&b"old"[..], &b"new"[..]));
+        let create = bytes_of(abi::CreateIn { flags: 2, mode: 0o100644, umask: 0o22, open_flags: 0 });
+        let created = operation_of(opcode::CREATE, &[&create, b"file\0"]);
+        assert!(matches!(created, Some(Operation::Create { mode: 0o100644, umask: 0o22, flags: 2, .. })));
+        let read = bytes_of(abi::TransferIn { fh: 5, offset: 6, size: 7, flags: 8, ..Default::default() });
+        let read = operation_of(opcode::READ, &[&read]);
+        assert!(matches!(read, Some(Operation::Read { fh: 5, offset: 6, size: 7, flags: 8 })));
+        let symlink = operation_of(opcode::SYMLINK, &[b"name\0../target/x\0"]);
+        assert!(matches!(symlink, Some(Operation::Symlink { target, .. }) if target == b"../target/x"));
+        assert!(matches!(operation_of(999, &[b"anything"]), Some(Operation::Other { opcode: 999 })));
+    }
+
+    #[test]
+    fn only_valid_attributes_are_set() {
+        use abi::setattr as bit;
+        let wire = abi::SetattrIn {
+            valid: bit::SIZE | bit::ATIME | bit::ATIME_NOW | bit::MTIME,
+            size: 10,
+            mtime: (-2_i64).cast_unsigned(),
+            mtime_nanos: 3,
+            mode: 0o777,
+            ..Default::default()
+        };
+        let Some(Operation::Setattr(set)) = operation_of(opcode::SETATTR, &[&bytes_of(wire)]) else {
+            panic!("setattr")
+        };
+        let mtime = Some(SetTime::To { seconds: -2, nanos: 3 });
+        assert_eq!(set, SetAttr { size: Some(10), atime: Some(SetTime::Now), mtime, ..SetAttr::default() });
+    }
+
+    #[test]
+    fn a_write_points_at_its_payload() {
+        let write = |size: u32| bytes_of(abi::TransferIn { fh: 1, offset: 2, size, ..Default::default() });
+        let bytes = message(opcode::WRITE, 2, &[&write(5), b"hello"]);
+        let Ok(Message::Request { payload, .. }) = decode(&bytes) else { panic!("write") };
+        assert_eq!(&bytes[payload], b"hello");
+        assert!(decode(&message(opcode::WRITE, 2, &[&write(6), b"hello"])).is_err());
+        assert!(decode(&message(opcode::WRITE, 2, &[&write(u32::MAX), b"hello"])).is_err());
+    }
+
+    #[test]
+    fn forgets_are_counted() {
+        let one = |node| bytes_of(abi::ForgetOne { node, lookups: node + 1 });
+        let head = |count| bytes_of(abi::BatchForgetIn { count, unused: 0 });
+        let bytes = message(opcode::BATCH_FORGET, 0, &[&head(2), &one(10), &one(20)]);
+        let Ok(Message::Forget { list }) = decode(&bytes) else { panic!("forget") };
+        assert_eq!(forgets(&bytes[list]).collect::<Vec<_>>(), [(10, 11), (20, 21)]);
+        for count in [3, u32::MAX] {
+            assert!(decode(&message(opcode::BATCH_FORGET, 0, &[&head(count), &one(10), &one(20)])).is_err());
+        }
+    }
+
+    #[test]
+    fn garbage_never_panics() {
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = move || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed
+        };
+        let (mut sound, mut bad) = (0, 0);
+        for _ in 0..200_000 {
+            let body: Vec<u8> =
+                (0..random() % 120).map(|_| if random() % 4 == 0 { 0 } else { random() as u8 }).collect();
+            let mut bytes = message((random() % 60) as u32, 1, &[&body]);
+            if random() % 8 == 0 {
+                let position = random() as usize % bytes.len();
+                bytes[position] ^= 1 << (random() % 8);
+            }
+            if random() % 8 == 0 {
+                bytes.truncate(random() as usize % (bytes.len() + 1));
+            }
+            match decode(&bytes) {
+                Ok(Message::Request { payload, .. }) => {
+                    sound += 1;
+                    assert!(bytes.get(payload).is_some());
+                }
+                Ok(Message::Forget { list }) => assert!(forgets(&bytes[list]).count() <= bytes.len() / 16),
+                Ok(_) => sound += 1,
+                Err(_) => bad += 1,
+            }
+        }
+        assert!(sound > 1000 && bad > 1000, "{sound} sound, {bad} malformed");
+    }
+
+    #[test]
+    fn small_answers_fit_inline() {
+        let attr = Attr { mode: 0o100644, rdev: 0x0123_4567, size: 9, ..Attr::default() };
+        let out = statx_out(&attr, Duration::new(3, 4));
+        assert_eq!((out.stat.rdev_major, out.stat.rdev_minor), (0x345, 0x1267));
+        let mut inline = Inline::new().with(out, abi::STATX_SPARE);
+        assert_eq!(inline.sealed(6, 0, 0).len(), INLINE_MAX);
+        assert_eq!(abi::OutHeader::get(inline.sealed(6, -2, 10)).unwrap().length as usize, INLINE_MAX + 10);
+        assert_eq!(Inline::copy(inline.content()).unwrap().content(), inline.content());
+        assert!(Inline::copy(&[0; INLINE_MAX]).is_none());
+    }
+}

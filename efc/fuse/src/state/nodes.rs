@@ -208,6 +208,12 @@ impl Nodes {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Bytes of process memory that the index takes.
+    #[cfg(test)]
+    pub fn index_size(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().expect("node shard lock").allocation_size()).sum()
+    }
+
     /// Notes the verifier of uncommitted data, or that there is none. Ignored if the node is not known.
     pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>) {
         self.locked(id.into(), |_, _, record| {

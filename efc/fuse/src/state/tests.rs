@@ -1,1 +1,287 @@
+//! Tests of the whole saved state. That a real SIGKILL leaves it whole is tested with real processes, in `tests/mount`.
 
+use std::collections::HashMap;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use rustix::fs::MemfdFlags;
+
+use super::*;
+
+fn memfd() -> OwnedFd {
+    rustix::fs::memfd_create("efc-state-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap()
+}
+
+fn open(memfd: &OwnedFd) -> io::Result<State> {
+    State::open(memfd.try_clone().unwrap())
+}
+
+fn node(number: u64) -> Node {
+    let mut handle = number.to_le_bytes().to_vec();
+    handle.resize(8 + (number % 57) as usize, 0xaa);
+    Node { handle, fileid: number, kind: 0o100_000 }
+}
+
+fn handle(node: u64) -> OpenHandle {
+    OpenHandle {
+        node,
+        flags: 0x8002,
+        uid: u32::MAX,
+        gid: 1000,
+        groups: (0..16).map(|group| 7000 + group).collect(),
+        directory: node % 2 == 1,
+        cookie_verifier: [3; 8],
+    }
+}
+
+fn damage(memfd: &OwnedFd, offset: usize) {
+    let mut byte = [0];
+    rustix::io::pread(memfd, &mut byte, offset as u64).unwrap();
+    byte[0] ^= 0x20;
+    rustix::io::pwrite(memfd, &byte, offset as u64).unwrap();
+}
+
+/// Where the record of a node lies in the memfd, in bytes: the nodes are the first region.
+fn place(id: u64) -> usize {
+    4096 + record::Id::from(id).slot as usize * nodes::FORMAT.words * mapping::WORD
+}
+
+#[test]
+fn everything_survives_the_daemon() {
+    let memfd = memfd();
+    let first = open(&memfd).unwrap();
+    assert_eq!((first.is_resumed(), first.generation(), first.blob().len()), (false, 1, 0));
+    first.set_root(&node(99));
+    let (file, gone) = (first.lookup_node(&node(5)).unwrap(), first.lookup_node(&node(6)).unwrap());
+    assert!(first.forget_node(gone, 1));
+    first.set_uncommitted(file, Some([9; 8]));
+    let fh = first.open_handle(&handle(file)).unwrap();
+    let closed = first.open_handle(&handle(1)).unwrap();
+    first.set_cookie_verifier(fh, [4; 8]);
+    first.close_handle(closed);
+    let orphan = first.add_orphan(b"directory", &[b'n'; 255], &[1; 64]).unwrap();
+    let removed = first.add_orphan(b"directory", b"name", b"file").unwrap();
+    first.remove_orphan(removed);
+    first.save_blob(b"one");
+    first.save_blob(&[7; BLOB_MAX]);
+    let negotiated = Negotiated { minor: 45, flags: 1 << 39, offered: u64::MAX };
+    first.save_negotiated(&negotiated);
+    let session = first.session_id();
+    drop(first);
+
+    let second = open(&memfd).unwrap();
+    assert_eq!((second.is_resumed(), second.generation(), second.session_id()), (true, 2, session));
+    assert_eq!((second.damaged_records(), second.node_count()), (0, 2));
+    assert_eq!((second.node(1), second.node(file), second.node(gone)), (Some(node(99)), Some(node(5)), None));
+    assert_eq!((second.find_node(&node(99).handle), second.find_node(&node(5).handle)), (Some(1), Some(file)));
+    assert_eq!((second.uncommitted(file), second.uncommitted(1)), (Some([9; 8]), None));
+    let open_handle = OpenHandle { cookie_verifier: [4; 8], ..handle(file) };
+    assert_eq!(second.handles(), [(fh, open_handle)]);
+    assert_eq!(second.orphans(), [(orphan, b"directory".to_vec(), vec![b'n'; 255], vec![1; 64])]);
+    assert_eq!(second.blob(), [7; BLOB_MAX]);
+    assert_eq!(second.negotiated(), Some(negotiated));
+    assert_eq!(second.lookup_node(&node(5)).unwrap(), file);
+    assert!(!second.forget_node(file, 1) && second.forget_node(file, 1), "the count went on from 1");
+}
+
+#[test]
+fn an_id_never_names_another_file() {
+    let state = open(&memfd()).unwrap();
+    state.set_root(&node(0));
+    let mut seen = std::collections::HashSet::from([1]);
+    for number in 1..2000 {
+        let id = state.lookup_node(&node(number)).unwrap();
+        assert!(seen.insert(id), "{id:#x} is used again");
+        assert!(state.forget_node(id, 1));
+        assert_eq!((state.node(id), state.forget_node(id, 1), state.uncommitted(id)), (None, false, None));
+    }
+    assert!(!state.forget_node(1, 1000), "the root stays");
+    assert_eq!(state.node(1), Some(node(0)));
+    assert_eq!([0, 2, u64::MAX, 1 << 32 | 1].map(|id| state.node(id)), [None, None, None, None]);
+    assert_eq!((state.handle(0), state.handle(u64::MAX)), (None, None));
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let state = open(&memfd()).unwrap();
+    let invalid = |error: io::Error| assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+    invalid(state.lookup_node(&Node { handle: vec![0; 65], fileid: 1, kind: 0 }).unwrap_err());
+    invalid(state.open_handle(&OpenHandle { groups: vec![0; 17], ..handle(1) }).unwrap_err());
+    invalid(state.add_orphan(&[0; 65], b"n", b"f").unwrap_err());
+    invalid(state.add_orphan(b"d", &[b'n'; 256], b"f").unwrap_err());
+    assert_eq!(state.find_node(&[0; 65]), None);
+    assert_eq!((state.node_count(), state.handles().len(), state.orphans().len()), (0, 0, 0));
+}
+
+#[test]
+fn a_full_region_is_an_error_until_something_leaves() {
+    let plan = Plan { nodes: 10, handles: 3, orphans: 1 };
+    let state = State::open_planned(memfd(), &plan).unwrap();
+    let ids: Vec<u64> = (0..8).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
+    assert_eq!(state.lookup_node(&node(8)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!(state.lookup_node(&node(3)).unwrap(), ids[3], "a known node needs no room");
+    assert!(state.forget_node(ids[0], 1));
+    state.lookup_node(&node(8)).unwrap();
+    let handles: Vec<u64> = (0..3).map(|number| state.open_handle(&handle(number)).unwrap()).collect();
+    assert!(state.open_handle(&handle(3)).is_err());
+    state.close_handle(handles[1]);
+    assert!(state.open_handle(&handle(3)).is_ok());
+    assert_eq!(state.handle(handles[1]), None);
+    state.add_orphan(b"d", b"n", b"f").unwrap();
+    assert!(state.add_orphan(b"d", b"n", b"f").is_err());
+}
+
+#[test]
+fn every_torn_byte_is_noticed_and_costs_one_record() {
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    state.set_root(&node(0));
+    let ids: Vec<u64> = (1..4).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
+    drop(state);
+    let mutable = 16..16 + nodes::FORMAT.mutable * mapping::WORD;
+    for byte in 0..nodes::FORMAT.words * mapping::WORD {
+        damage(&memfd, place(ids[1]) + byte);
+        let state = open(&memfd).unwrap();
+        assert_eq!(state.damaged_records(), u64::from(!mutable.contains(&byte)), "byte {byte}");
+        if !mutable.contains(&byte) {
+            assert_eq!((state.node(ids[0]), state.node(ids[2])), (Some(node(1)), Some(node(3))));
+            assert_eq!((state.node_count(), state.find_node(&node(2).handle)), (3, None));
+            // Its slot stays out of use: its generation cannot be known.
+            let id = state.lookup_node(&node(1000)).unwrap();
+            assert_ne!(id as u32, ids[1] as u32);
+            state.forget_node(id, 1);
+        }
+        damage(&memfd, place(ids[1]) + byte);
+    }
+    assert_eq!(open(&memfd).unwrap().node(ids[1]), Some(node(2)));
+}
+
+#[test]
+fn an_alien_or_damaged_header_is_refused() {
+    let refused = |memfd: &OwnedFd| open(memfd).err().map(|error| error.kind()) == Some(io::ErrorKind::InvalidData);
+    let alien = memfd();
+    rustix::io::pwrite(&alien, &[1; 8192], 0).unwrap();
+    assert!(refused(&alien));
+    let unsealed = memfd();
+    rustix::fs::ftruncate(&unsealed, 1 << 30).unwrap();
+    assert!(refused(&unsealed));
+    let memfd = memfd();
+    open(&memfd).unwrap().set_root(&node(0));
+    for word in [0, 1, 2, 3, 8, 9, 10, 11, 20] {
+        damage(&memfd, word * 8);
+        assert!(refused(&memfd), "word {word}");
+        damage(&memfd, word * 8);
+    }
+    assert!(rustix::fs::ftruncate(&memfd, 4096).is_err(), "it cannot shrink under a daemon");
+    assert_eq!(open(&memfd).unwrap().node(1), Some(node(0)));
+}
+
+#[test]
+fn a_state_whose_formatting_was_cut_short_is_formatted_again() {
+    let memfd = memfd();
+    drop(open(&memfd).unwrap());
+    rustix::io::pwrite(&memfd, &[0; 8], 0).unwrap(); // the magic is written last
+    let state = open(&memfd).unwrap();
+    assert_eq!((state.generation(), state.is_resumed()), (1, false));
+}
+
+#[test]
+fn forget_and_lookup_of_one_node_may_race() {
+    let state = open(&memfd()).unwrap();
+    state.set_root(&node(0));
+    let start = Barrier::new(4);
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let (state, start) = (&state, &start);
+            scope.spawn(move || {
+                start.wait();
+                for turn in 0..30_000 {
+                    let expected = node(1 + (turn * 7 + thread) % 3);
+                    let id = state.lookup_node(&expected).unwrap();
+                    assert_eq!(state.node(id).as_ref(), Some(&expected), "counted, and yet gone");
+                    assert_eq!(state.find_node(&expected.handle), Some(id));
+                    state.set_uncommitted(id, Some([thread as u8; 8]));
+                    state.forget_node(id, 1);
+                }
+            });
+        }
+    });
+    assert_eq!(state.node_count(), 1, "every reference was given back");
+}
+
+#[test]
+fn nodes_behave_like_a_map() {
+    let memfd = memfd();
+    let mut state = open(&memfd).unwrap();
+    state.set_root(&node(0));
+    let mut model: HashMap<u64, (u64, u64)> = HashMap::new(); // number -> id, count
+    let mut seed = 88_172_645_463_325_252_u64;
+    let mut random = move |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    for step in 0..400_000 {
+        let number = 1 + random(100_000);
+        match random(5) {
+            0..=2 => {
+                let id = state.lookup_node(&node(number)).unwrap();
+                let entry = model.entry(number).or_insert((id, 0));
+                assert_eq!(entry.0, id);
+                entry.1 += 1;
+            }
+            3 => {
+                let known = model.get(&number).copied();
+                assert_eq!(state.find_node(&node(number).handle), known.map(|known| known.0));
+                if let Some((id, _)) = known {
+                    assert_eq!(state.node(id), Some(node(number)));
+                }
+            }
+            _ => {
+                if let Some((id, count)) = model.get(&number).copied() {
+                    let dropped = 1 + random(count);
+                    assert_eq!(state.forget_node(id, dropped), dropped == count);
+                    if dropped == count {
+                        model.remove(&number);
+                    } else {
+                        model.insert(number, (id, count - dropped));
+                    }
+                }
+            }
+        }
+        if step % 100_000 == 99_999 {
+            drop(state);
+            state = open(&memfd).unwrap();
+            assert_eq!((state.damaged_records(), state.node_count()), (0, model.len() as u64 + 1));
+        }
+    }
+}
+
+/// What a node costs, and how long a successor needs to find them all. The times are printed; the bound is generous,
+/// because tests share their machine, and unoptimised builds are many times slower.
+#[test]
+fn many_nodes_are_cheap_and_found_fast() {
+    let count: u64 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    for number in 0..count {
+        state
+            .lookup_node(&Node { handle: [number; 4].map(u64::to_le_bytes).concat(), fileid: number, kind: 0 })
+            .unwrap();
+    }
+    let saved = rustix::fs::fstat(&memfd).unwrap().st_blocks as u64 * 512;
+    let bytes = (saved + state.nodes.index_size() as u64) / count;
+    drop(state);
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        let start = Instant::now();
+        let state = open(&memfd).unwrap();
+        best = best.min(start.elapsed());
+        assert_eq!(state.node_count(), count);
+        assert!((saved + state.nodes.index_size() as u64) / count <= 200);
+    }
+    println!("{count} nodes: {bytes} bytes each, found in {best:?}");
+    assert!(bytes <= 200, "{bytes} bytes per node");
+    assert!(best < Duration::from_secs(1), "{best:?}");
+}
