@@ -8,6 +8,7 @@
 //! | `refused` | answers Failed |
 //! | `slow` | never connects |
 //! | `hesitant` | takes 300 ms to connect |
+//! | `rootless` | connects to a root that is no directory |
 //! | `dies-connected`, `dies-mounted` | ends after that message |
 //! | `crashes` | serves once; every successor dies at once |
 //! | `mute` | never reports |
@@ -68,7 +69,8 @@ fn connect(control: &OwnedFd, host: &str) {
         "hesitant" => std::thread::sleep(std::time::Duration::from_millis(300)),
         _ => {}
     }
-    send(control, to_keeper::Message::Connected(Connected { root_mode: DIRECTORY_MODE }));
+    let root_mode = if host == "rootless" { 0 } else { DIRECTORY_MODE };
+    send(control, to_keeper::Message::Connected(Connected { root_mode }));
     if host == "dies-connected" {
         exit(3);
     }

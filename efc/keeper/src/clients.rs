@@ -27,10 +27,18 @@ const SEND_TIME_LIMIT: Duration = Duration::from_secs(5);
 pub struct Clients {
     mounts: Arc<Mounts>,
     count: Arc<AtomicUsize>,
+    waiting: Arc<AtomicUsize>,
 }
 
-/// Counts a connection for as long as it lives.
+/// Counts a connection, or a request, for as long as it lives.
 struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Counted {
+        count.fetch_add(1, Ordering::AcqRel);
+        Counted(count.clone())
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -41,7 +49,7 @@ impl Drop for Counted {
 impl Clients {
     /// Clients of `mounts`.
     pub fn new(mounts: Arc<Mounts>) -> Clients {
-        Clients { mounts, count: Arc::default() }
+        Clients { mounts, count: Arc::default(), waiting: Arc::default() }
     }
 
     /// How many are connected.
@@ -49,20 +57,24 @@ impl Clients {
         self.count.load(Ordering::Acquire)
     }
 
+    /// How many wait for a reply.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Serves one connection on a thread of its own; one that may not be served gets an error and is closed.
     pub fn serve(&self, client: OwnedFd) {
-        let counted = Counted(self.count.clone());
-        let before = self.count.fetch_add(1, Ordering::AcqRel);
-        if let Err(error) = self.admit(&client, before) {
+        let counted = Counted::new(&self.count);
+        if let Err(error) = self.admit(&client) {
             log::warn!("a client is refused: {}", error.message);
             // Whether the client still listens changes nothing.
             let _ = reply(&client, Reply::Error(error));
             return;
         }
-        let mounts = self.mounts.clone();
+        let clients = self.clone();
         let serve = move || {
             let _counted = counted;
-            if let Err(error) = converse(&client, &mounts) {
+            if let Err(error) = clients.converse(&client) {
                 log::warn!("a client's connection: {error}");
             }
         };
@@ -71,7 +83,7 @@ impl Clients {
         }
     }
 
-    fn admit(&self, client: &OwnedFd, count: usize) -> Result<(), Error> {
+    fn admit(&self, client: &OwnedFd) -> Result<(), Error> {
         let internal = |error: io::Error| failure(Code::Internal, format!("cannot set up a connection: {error}"));
         set_socket_timeout(client, Timeout::Send, Some(SEND_TIME_LIMIT)).map_err(|errno| internal(errno.into()))?;
         efc_proto::allow_large_messages(client).map_err(internal)?;
@@ -79,19 +91,19 @@ impl Clients {
             let message = "only root and the keeper's own user may give orders";
             return Err(failure(Code::PermissionDenied, message));
         }
-        if count >= CLIENTS_MAX {
+        if self.count() > CLIENTS_MAX {
             return Err(failure(Code::ResourceExhausted, format!("{CLIENTS_MAX} clients are connected already")));
         }
         Ok(())
     }
-}
 
-fn converse(client: &OwnedFd, mounts: &Arc<Mounts>) -> io::Result<()> {
-    while let Some((request, _)) = efc_proto::receive::<KeeperRequest>(client)? {
-        let answer = answer(request, mounts).unwrap_or_else(Reply::Error);
-        reply(client, answer)?;
+    fn converse(&self, client: &OwnedFd) -> io::Result<()> {
+        while let Some((request, _)) = efc_proto::receive::<KeeperRequest>(client)? {
+            let _waiting = Counted::new(&self.waiting);
+            reply(client, answer(request, &self.mounts).unwrap_or_else(Reply::Error))?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn answer(request: KeeperRequest, mounts: &Arc<Mounts>) -> Result<Reply, Error> {

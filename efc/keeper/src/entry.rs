@@ -29,8 +29,8 @@ pub enum End {
 pub enum Claim {
     /// Nobody else unmounts until [`Entry::release`].
     Claimed,
-    /// The session has ended meanwhile.
-    Ended,
+    /// The session has ended meanwhile, or has lost its target.
+    Gone,
 }
 
 #[derive(Clone, Debug)]
@@ -144,14 +144,20 @@ impl Entry {
         self.lock().is_attached
     }
 
-    /// Its target is free for another mount: somebody has unmounted it, and bind mounts elsewhere keep it alive.
+    /// Its target is free for another mount: somebody has unmounted it, and bind mounts elsewhere keep it alive. Not
+    /// while one of our own clients unmounts, which looks the same.
     pub fn detach(&self) {
-        self.lock().is_attached = false;
+        let mut shared = self.lock();
+        shared.is_attached = shared.unmounting || shared.end.is_some();
+        drop(shared);
+        self.changed.notify_all();
     }
 
-    /// Waits until no unmount is under way.
+    /// Waits until an unmount that is under way has ended the session or has given up.
     pub fn wait_settled(&self, deadline: Instant) {
-        drop(self.wait_until(deadline, |shared| matches!(shared.phase, Phase::Ended(_)) || !shared.unmounting));
+        let is_settled =
+            |shared: &Shared| matches!(shared.phase, Phase::Ended(_)) || (!shared.unmounting && shared.end.is_none());
+        drop(self.wait_until(deadline, is_settled));
     }
 
     /// Becomes the one client that unmounts, after the start has come to its end and no other client unmounts.
@@ -161,11 +167,12 @@ impl Entry {
     pub fn claim(&self, deadline: Instant) -> Result<Claim, Error> {
         let mut shared = self.wait_until(deadline, |shared| match shared.phase {
             Phase::Starting => false,
-            Phase::Mounted => !shared.unmounting,
+            Phase::Mounted => !shared.unmounting || !shared.is_attached,
             Phase::Ended(_) => true,
         });
         match shared.phase {
-            Phase::Ended(_) => Ok(Claim::Ended),
+            Phase::Ended(_) => Ok(Claim::Gone),
+            Phase::Mounted if !shared.is_attached => Ok(Claim::Gone),
             Phase::Mounted if !shared.unmounting => {
                 shared.unmounting = true;
                 Ok(Claim::Claimed)

@@ -169,7 +169,8 @@ impl Keeper {
                 idle_at = idle_at.max(Instant::now() + IDLE_TIME_LIMIT);
             }
             let is_idle = self.exit_when_idle && Instant::now() >= idle_at;
-            if (is_idle || (is_draining && self.mounts.count() == 0)) && self.close()? {
+            let is_drained = is_draining && self.mounts.count() == 0 && self.clients.waiting() == 0;
+            if (is_idle || is_drained) && self.close()? {
                 return Ok(());
             }
         }

@@ -100,25 +100,39 @@ impl Mounts {
             resolved => resolved?,
         };
         let deadline = Instant::now() + UNMOUNT_TIME_LIMIT;
-        let Some(entry) = self.find(target.path()) else { return self.unmount_foreign(&target, request.force) };
-        if request.force {
-            // Whatever another operation waits for fails now, so this cannot wait long.
-            self.abort(entry.status().connection)?;
-            if entry.status().connection == 0 {
-                entry.end(End::Now, deadline);
-                // It may have been mounted at the last moment.
-                return self.unmount_foreign(&target, true);
+        while let Some(entry) = self.find(target.path()) {
+            if self.unmount_entry(&entry, request.force, deadline)? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let message = format!("the start of the mount on {} does not come to its end", target.path().display());
+                return Err(failure(Code::DeadlineExceeded, message));
             }
         }
-        if entry.claim(deadline)? == Claim::Ended {
-            return self.unmount_foreign(&target, request.force);
+        self.unmount_foreign(&target, request.force)
+    }
+
+    /// Unmounts what this keeper has mounted; false if that went away meanwhile.
+    fn unmount_entry(&self, entry: &Entry, force: bool, deadline: Instant) -> Result<bool, Error> {
+        if force {
+            // Whatever another operation waits for fails now, so this cannot wait long.
+            let connection = entry.status().connection;
+            if connection == 0 {
+                // Not mounted yet, or just now: whoever calls looks again.
+                entry.end(End::Now, deadline);
+                return Ok(false);
+            }
+            self.abort(connection)?;
         }
-        if let Err(error) = self.programs.helper.unmount(entry.target(), request.force) {
+        if entry.claim(deadline)? == Claim::Gone {
+            return Ok(false);
+        }
+        if let Err(error) = self.programs.helper.unmount(entry.target(), force) {
             entry.release();
             return Err(error);
         }
-        entry.end(if request.force { End::Now } else { End::Flush }, deadline);
-        Ok(())
+        entry.end(if force { End::Now } else { End::Flush }, deadline);
+        Ok(true)
     }
 
     /// What is known of one mount, or of all, with reports of the daemons that answer in time.
@@ -210,9 +224,6 @@ impl Mounts {
     }
 
     fn abort(&self, connection: u32) -> Result<(), Error> {
-        if connection == 0 {
-            return Ok(());
-        }
         log::warn!("connection {connection} is aborted on a client's demand");
         kernel::abort(connection)
             .map_err(|error| failure(Code::Internal, format!("cannot abort FUSE connection {connection}: {error}")))

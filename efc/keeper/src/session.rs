@@ -227,9 +227,8 @@ impl<'a> Session<'a> {
                     deadline = Some(self.died(reason));
                 }
                 Event::Deadline if self.daemon.is_some() => {
-                    log::error!("{}: the daemon does not get ready, killing it", self.entry.target().display());
-                    deadline = None;
-                    self.daemon.iter().for_each(Daemon::kill);
+                    self.bury(Duration::ZERO);
+                    deadline = Some(self.died("the daemon did not get ready in time".to_owned()));
                 }
                 Event::Deadline => {
                     deadline = Some(match self.spawn() {
@@ -268,6 +267,7 @@ impl<'a> Session<'a> {
             }
             to_keeper::Message::Connected(_) => {
                 log::error!("{target}: the daemon found no session to resume, killing it");
+                // Its death is noticed like any other.
                 self.daemon.iter().for_each(Daemon::kill);
             }
         }
@@ -373,7 +373,12 @@ impl<'a> Session<'a> {
             drop(descriptors);
             match polled {
                 Err(Errno::INTR) => continue,
-                Err(errno) => panic!("poll of a session's own descriptors: {errno}"),
+                Err(errno) => {
+                    // Out of memory: the mount must not end for it.
+                    log::error!("{}: poll: {errno}", self.entry.target().display());
+                    std::thread::sleep(BACK_OFF_MIN);
+                    continue;
+                }
                 Ok(0) => return Event::Deadline,
                 Ok(_) => {}
             }
@@ -397,10 +402,15 @@ impl<'a> Session<'a> {
             }
         }
         // The process has ended, or is about to: without its socket a daemon is of no use to us.
+        Some(Event::Died(self.bury(END_TIME_LIMIT)))
+    }
+
+    /// Takes the daemon away, which has `time_limit` to end by itself, and counts its death.
+    fn bury(&mut self, time_limit: Duration) -> Option<ExitStatus> {
         let daemon = self.daemon.take()?;
         let is_young = daemon.started_at().elapsed() < YOUNG;
         self.young_deaths = if is_young { self.young_deaths + 1 } else { 0 };
-        Some(Event::Died(daemon.end(END_TIME_LIMIT)))
+        daemon.end(time_limit)
     }
 }
 

@@ -154,6 +154,32 @@ fn a_daemon_that_dies_before_it_serves_leaves_nothing() {
 }
 
 #[test]
+fn a_mount_that_the_kernel_refuses_leaves_nothing() {
+    let ground = Ground::new();
+    let error = ground.client().mount(&ground.target(), config("rootless")).unwrap_err();
+    assert_eq!(error.code(), Code::Internal);
+    assert!(error.message.contains("Invalid argument"), "{}", error.message);
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn mounts_and_unmounts_that_race_end_in_one_of_two_states() {
+    let ground = Ground::new();
+    for round in 0..20 {
+        let (mounting, unmounting) = (ground.client(), ground.client());
+        mounting.send(Request::Mount(mount_request(&ground.target(), config("nas"), 0)));
+        let unmounted = unmounting.unmount(&ground.target(), round % 2 == 0);
+        let mounted = mounting.receive();
+        assert!(unmounted.is_ok(), "{unmounted:?}");
+        let client = ground.client();
+        client.mount(&ground.target(), config("nas")).unwrap();
+        assert!(ground.hello().exists(), "round {round}, mount {mounted:?}");
+        client.unmount(&ground.target(), false).unwrap();
+        ground.assert_nothing_left();
+    }
+}
+
+#[test]
 fn a_slow_daemon_is_given_up_in_time() {
     let ground = Ground::new();
     let started_at = Instant::now();
