@@ -105,7 +105,7 @@ PARTS = {
     ),
     "unit": _pytest("unit", "tests/unit", limit_s=300),
     "rust": Part(
-        commands=[["cargo", "test", "--quiet", "--locked", "--workspace", "--no-fail-fast"]],
+        commands=[[sys.executable, "-m", "tests.support.rust_tests"]],
         read=_read_cargo,
         limit_s=1200,
     ),
