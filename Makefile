@@ -1,7 +1,7 @@
 # All targets run as root: they install packages, mount file systems and start NFS servers (in namespaces of their own).
 # Needed beforehand: make, Python >= 3.11, Rust >= 1.88 (rustup), and Go >= 1.25 for `sanity` and `test`.
 PYTHON  := .venv/bin/python
-SUITE   := tests/support/sandbox $(PYTHON) -m tests.support.suite
+SUITE   := $(PYTHON) -m tests.support.suite
 SOURCES := Cargo.toml Cargo.lock pyproject.toml setup.py \
            $(shell find csi efc proto -type f -not -name '*.pyc' -not -path '*/target/*')
 CSI_SANITY_VERSION := v5.6.0
@@ -18,7 +18,7 @@ setup: .venv/installed ## installs system packages, and EFC into .venv (.venv/bi
 	@touch $@
 
 quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses a NAS of yours
-	@tests/support/sandbox $(PYTHON) examples/quickstart/quickstart.py
+	@tests/support/sandbox $(PYTHON) -m examples.quickstart
 
 test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx ## everything below but bench, sanity with 3 seeds
 	@$(SUITE) lint unit rust csi errors sanity posix integrity

@@ -1,8 +1,9 @@
 """Runs the parts of `make test` one after another: `python -m tests.support.suite PART...`.
 
-Each part's output passes through as it comes; at its end there is one line of figures, and results/PART.json. The last
-line sums all parts. A part fails when a test of it fails, when its command does, when it runs past its time limit, and
-when it ran no test at all.
+Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
+kills everything that it started. A part's output passes through as it comes; at its end there is one line of figures,
+and results/PART.json. The last line sums all parts. A part fails when a test of it fails, when its command does, when it
+runs past its time limit, and when it ran no test at all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.support.paths import RESULTS, ROOT
+from tests.support.paths import RESULTS, ROOT, SUPPORT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +149,8 @@ def _run(command: Sequence[str], *, limit_s: float) -> tuple[int, str]:
     """Exit status (124 past the limit) and output, which is printed as it comes."""
     output: list[str] = []
     with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
+        [SUPPORT / "sandbox", *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
     ) as process:  # fmt: skip
         timed_out = False
 
