@@ -2,8 +2,8 @@
 
 Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
 kills everything that it started. A part's output passes through as it comes; at its end there is one line of figures,
-and results/PART.json. The last line sums all parts. A part fails when a test of it fails, when its command does, when it
-runs past its time limit, and when it ran no test at all.
+and results/PART.json. The last line sums all parts. A part fails when a test of it fails, when its command does, when
+it runs past its time limit, and when it ran no test at all.
 """
 
 from __future__ import annotations
