@@ -1,4 +1,4 @@
-"""Starts the quick start: `python -m examples.quickstart`, as root, in tests/support/sandbox as `make quickstart` does."""
+"""`python -m examples.quickstart`, as root, in tests/support/sandbox as `make quickstart` does."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,10 +77,8 @@ class PatientReader:
     @staticmethod
     def _close(descriptor: int) -> int:
         if descriptor >= 0:
-            try:
+            with suppress(OSError):  # of a connection that is gone; the descriptor is closed all the same
                 os.close(descriptor)
-            except OSError:
-                pass  # the error of a connection that is gone; the descriptor is closed all the same
         return -1
 
     def start(self) -> threading.Thread:

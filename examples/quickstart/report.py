@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,9 @@ class StepError(Exception):
 class Report:
     """Everything shown so far. Findings that do not hold make the exit status 1."""
 
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(
+        default_factory=lambda: Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    )
     figures: dict[str, float | int | str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     _begin_s: float = field(default_factory=time.monotonic)
@@ -39,7 +42,7 @@ class Report:
         """Something worth knowing that neither holds nor fails."""
         self.console.print(f"  [dim]-[/dim] {text}")
 
-    def must_hold(self, text: str, holds: bool, *, otherwise: str = "") -> None:
+    def must_hold(self, text: str, holds: object, *, otherwise: str = "") -> None:
         """A finding: green when it holds, else red with what was found instead."""
         if holds:
             self.console.print(f"  [green]✓[/green] {text}")
@@ -68,7 +71,7 @@ class Report:
         def run() -> None:
             try:
                 outcome.append((True, action()))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 outcome.append((False, error))
 
         thread = threading.Thread(target=run, daemon=True)

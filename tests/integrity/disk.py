@@ -1,9 +1,9 @@
 """A disk of the NAS whose power can fail: everything that the server did not sync is gone.
 
-A killed server process loses no more than its requests in flight, because what it wrote stays in the kernel's page cache;
-so it cannot show a client that forgets to send unstable writes again. A loop device with ext4 can: EXT4_IOC_SHUTDOWN
-drops what is not on the device. Directory changes are written synchronously (`dirsync`), as NFSv3 asks of a server
-(RFC 1813, section 4.8) and Ganesha leaves to the file system.
+A killed server process loses no more than its requests in flight, because what it wrote stays in the kernel's page
+cache; so it cannot show a client that forgets to send unstable writes again. A loop device with ext4 can:
+EXT4_IOC_SHUTDOWN drops what is not on the device. Directory changes are written synchronously (`dirsync`), as NFSv3
+asks of a server (RFC 1813, section 4.8) and Ganesha leaves to the file system.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ class Storm:
 
 @contextmanager
 def storm(blows: Mapping[str, Blow], *, seed: int, pause_s: tuple[float, float] = (0.5, 3.0)) -> Iterator[Storm]:
-    """Strikes one of `blows` after the other, each after a pause of random length, until the block ends.
+    """Strikes `blows` in turn, each after a pause of random length, until the block ends.
 
     A blow returns when what it killed is back. The block's end waits for the last one. Raises what a blow raised.
     """
@@ -34,8 +35,9 @@ def storm(blows: Mapping[str, Blow], *, seed: int, pause_s: tuple[float, float] 
 
     def rage() -> None:
         try:
-            while not over.wait(choice.uniform(*pause_s)):
-                name = choice.choice(list(blows))
+            for name in itertools.cycle(blows):
+                if over.wait(choice.uniform(*pause_s)):
+                    return
                 blows[name]()
                 record.counts[name] += 1
         except BaseException as error:

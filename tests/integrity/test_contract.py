@@ -1,12 +1,13 @@
 """The contract of fsync and close: what was acknowledged is on the NAS, whoever is killed at whatever moment.
 
 Writers run on the mount and say after each record that it is safe: after fsync, after close, or after a write with
-O_SYNC. Meanwhile the NAS is killed, loses power, or the daemon is killed. At the end the NAS's own file system must hold
-every record that was called safe. An operation that failed promised nothing; how many fail is reported.
+O_SYNC. Meanwhile the NAS is killed, loses power, or the daemon is killed. At the end the NAS's own file system must
+hold every record that was called safe. An operation that failed promised nothing; how many fail is reported.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import multiprocessing
 import multiprocessing.connection
@@ -14,6 +15,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -35,7 +37,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def record_bytes(name: str, size: int) -> bytes:
-    """What record `name` holds: its own bytes, shifted from one 64 KiB to the next so that no two pages are the same."""
+    """What record `name` holds: its own bytes, repeated at a distance that is no multiple of a page."""
     part = hashlib.shake_128(name.encode()).digest(65_521)
     return (part * (size // len(part) + 1))[:size]
 
@@ -236,7 +238,7 @@ def check_contract(scene: Scene, blows: Mapping[str, Blow], *, name: str, detail
     found = {
         "records": len(writers.safe),
         "lines": sum(map(len, writers.lines.values())),
-        "errors": len(writers.errors),
+        "errors": dict(Counter(errno.errorcode[code] for _, code in writers.errors)),
         "storm": str(weather),
     }
     details[name] = found

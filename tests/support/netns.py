@@ -25,7 +25,7 @@ class Link:
 
 
 @contextmanager
-def netns_pair(rate_mbit: int = 0) -> Iterator[Link]:
+def netns_pair(rate_mbit: int = 0, *, mtu: int = 1500) -> Iterator[Link]:
     """The link carries `rate_mbit` (10**6 bit per second) each way; 0 leaves it unlimited.
 
     Only the network is separate: mounts, processes and /proc are the caller's. Everything goes with the block.
@@ -33,7 +33,8 @@ def netns_pair(rate_mbit: int = 0) -> Iterator[Link]:
     with ExitStack() as stack:
         server, client = (stack.enter_context(_namespace()) for _ in range(2))
         enter = {pid: ("nsenter", f"--net=/proc/{pid}/ns/net", "--") for pid in (server, client)}
-        _run(*enter[server], "ip", "link", "add", "efc0", "type", "veth", "peer", "name", "efc0", "netns", str(client))
+        _run(*enter[server], "ip", "link", "add", "efc0", "mtu", str(mtu), "type", "veth",
+             "peer", "name", "efc0", "mtu", str(mtu), "netns", str(client))  # fmt: skip
         for pid, address in ((server, _SERVER_ADDRESS), (client, _CLIENT_ADDRESS)):
             _run(*enter[pid], "ip", "address", "add", f"{address}/24", "dev", "efc0")
             for device in ("lo", "efc0"):

@@ -1,1 +1,1 @@
-"""POSIX conformance of a mount: two public suites and tests of our own, each compared with native ext4 in the same run."""
+"""POSIX conformance of a mount: two public suites and tests of our own, all compared with native ext4 as they run."""

@@ -70,7 +70,7 @@ def _start(function: Callable[[], Result], *, user: User | None, gate: int, keep
         message = pickle.dumps((function(), None, ""))
     except OSError as error:
         message = pickle.dumps((None, error, traceback.format_exc()))
-    except BaseException:  # noqa: BLE001: whatever it is, the parent reports it
+    except BaseException:  # whatever it is, the parent reports it
         message = pickle.dumps((None, None, traceback.format_exc()))
     with os.fdopen(channel_write, "wb") as channel:
         channel.write(message)

@@ -111,7 +111,7 @@ def test_directory_that_was_removed_while_open(folder: Path) -> None:
     try:
         assert os.listdir(descriptor) in ([], [".", ".."])
     except OSError as error:
-        assert error.errno in (errno.ENOENT, errno.ESTALE)  # noqa: PT017: POSIX leaves the choice
+        assert error.errno in (errno.ENOENT, errno.ESTALE)  # POSIX leaves the choice
     finally:
         os.close(descriptor)
 
@@ -152,7 +152,7 @@ def test_deep_tree_is_walked_and_removed(folder: Path) -> None:
 def test_working_directory_inside(folder: Path) -> None:
     (folder / "sub").mkdir()
     done = subprocess.run(
-        "cd sub && echo text > file && cat ../sub/file && pwd -P", shell=True, cwd=folder, capture_output=True, text=True,
-        timeout=20, check=True,
+        "cd sub && echo text > file && cat ../sub/file && pwd -P", shell=True, cwd=folder, capture_output=True,
+        text=True, timeout=20, check=True,
     )  # fmt: skip
     assert done.stdout == f"text\n{os.path.realpath(folder)}/sub\n"

@@ -1,4 +1,4 @@
-"""fsx: random reads, writes, mmaps, truncations and reopenings of one file, every read compared with what was written."""
+"""fsx: random reads, writes, mmaps, truncations and reopenings of one file; every read must return what was written."""
 
 from __future__ import annotations
 

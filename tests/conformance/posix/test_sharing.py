@@ -228,7 +228,7 @@ def test_open_flags_that_a_mount_may_refuse(folder: Path) -> None:
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR))
     except OSError as error:
-        assert error.errno == errno.EOPNOTSUPP  # noqa: PT017
+        assert error.errno == errno.EOPNOTSUPP
 
 
 @pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])

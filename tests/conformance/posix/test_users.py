@@ -17,7 +17,7 @@ OWNER = User(uid=1001, gid=1001)
 MEMBER = User(uid=1002, gid=1002, groups=(1002, 3000, 3001))
 STRANGER = User(uid=1003, gid=1003, groups=(1003, 3002))
 SECOND_MEMBER = User(uid=1004, gid=1004, groups=tuple(range(3000, 3014)))
-MANY_GROUPS = User(uid=1005, gid=1005, groups=tuple(range(4000, 4060)) + (3000,))
+MANY_GROUPS = User(uid=1005, gid=1005, groups=(*range(4000, 4060), 3000))
 
 
 def group_folder(folder: Path, *, mode: int = 0o2770) -> Path:
@@ -76,7 +76,7 @@ def test_two_members_at_once_keep_their_names(folder: Path) -> None:
 
 
 def test_more_groups_than_auth_sys_can_carry(mounted_folder: Path) -> None:
-    """RFC 5531 allows 16: a right from a later group is refused in an orderly way, and rights from the first ones hold."""
+    """RFC 5531 allows 16: the rights of the first ones hold."""
     path = group_folder(mounted_folder)
     os.chown(path, OWNER.uid, MANY_GROUPS.groups[0])
     path.chmod(0o770)
@@ -209,17 +209,18 @@ def test_root_is_squashed(nas: Nas, keeper: Keeper, mounted_folder: Path) -> Non
 def test_read_only_mount(nas: Nas, keeper: Keeper, mounted_folder: Path) -> None:
     (mounted_folder / "file").write_text("read me")
     with keeper.mounted(nas.url, options=("ro",)) as read_only:
-        check_read_only(read_only / mounted_folder.name)
+        check_read_only(read_only / mounted_folder.name, refusals=(errno.EROFS,))
 
 
 def test_read_only_export(nas: Nas, keeper: Keeper, mounted_folder: Path) -> None:
     (mounted_folder / "file").write_text("read me")
     with keeper.mounted(nas.url_of("read-only")) as read_only:
-        check_read_only(read_only / mounted_folder.name)
+        # The server may say so when it is asked for access, before it is asked for a change.
+        check_read_only(read_only / mounted_folder.name, refusals=(errno.EROFS, errno.EACCES))
 
 
-def check_read_only(path: Path) -> None:
-    """Reading works, and every change is EROFS."""
+def check_read_only(path: Path, *, refusals: tuple[int, ...]) -> None:
+    """Reading works, and every change is refused."""
     file = path / "file"
     assert file.read_text() == "read me"
     changes = {
@@ -238,4 +239,4 @@ def check_read_only(path: Path) -> None:
     for name, change in changes.items():
         with pytest.raises(OSError) as failure:
             change()
-        assert (name, failure.value.errno) == (name, errno.EROFS)
+        assert failure.value.errno in refusals, name
