@@ -6,13 +6,13 @@
 //! | BIG_WRITES, MAX_PAGES | requests of 1 MiB |
 //! | AUTO_INVAL_DATA | a changed mtime or size drops the page cache: remote changes become visible |
 //! | DO_READDIRPLUS, READDIRPLUS_AUTO | listing and stat in one pass, when the caller does stat |
+//! | HANDLE_KILLPRIV_V2 | the NFS server clears set-user-ID when it executes a WRITE or SETATTR; a SETATTR of the kernel's own would fail for a writer who is not the owner |
 //! | HAS_RESEND | a successor gets the requests that its predecessor held |
 //! | HAS_EXPIRE_ONLY, DIRECT_IO_ALLOW_MMAP | finer invalidation; mmap of files opened without the page cache |
 //!
 //! Not asked for, though offered: ATOMIC_O_TRUNC (without it the kernel sends its own SETATTR), WRITEBACK_CACHE (hides
 //! remote growth), EXPLICIT_INVAL_DATA (excludes AUTO_INVAL_DATA), CACHE_SYMLINKS, POSIX_LOCKS and FLOCK_LOCKS (locks
-//! hold on this node only), EXPORT_SUPPORT, HANDLE_KILLPRIV_V2 (NFSv3 cannot clear set-user-ID together with a write),
-//! and ALLOW_IDMAP: with it the kernel tells the caller's uid and gid only to requests that make an inode, and every
+//! hold on this node only), EXPORT_SUPPORT, and ALLOW_IDMAP: with it the kernel tells the caller's uid and gid only to requests that make an inode, and every
 //! call to the NAS is made with the caller's credential.
 
 use crate::SessionConfig;
@@ -28,6 +28,7 @@ const WANTED: u64 = init::ASYNC_READ
     | init::ASYNC_DIO
     | init::PARALLEL_DIROPS
     | init::MAX_PAGES
+    | init::HANDLE_KILLPRIV_V2
     | init::INIT_EXT
     | init::HAS_EXPIRE_ONLY
     | init::DIRECT_IO_ALLOW_MMAP

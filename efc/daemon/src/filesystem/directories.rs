@@ -19,6 +19,7 @@ const RESUME_PAGES_MAX: u32 = 100_000;
 
 /// One open of a directory.
 pub struct OpenDirectory {
+    node: u64,
     handle: FileHandle,
     cred: Cred,
     stream: tokio::sync::Mutex<Stream>,
@@ -42,7 +43,7 @@ struct Stream {
 
 impl OpenDirectory {
     /// A directory that was open when a predecessor died.
-    pub fn resumed(handle: FileHandle, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
+    pub fn resumed(node: u64, handle: FileHandle, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
         let stream = Stream {
             verifier,
             entries: Vec::new(),
@@ -52,12 +53,13 @@ impl OpenDirectory {
             sent: None,
             last_name: Vec::new(),
         };
-        OpenDirectory { handle, cred, stream: tokio::sync::Mutex::new(stream) }
+        OpenDirectory { node, handle, cred, stream: tokio::sync::Mutex::new(stream) }
     }
 }
 
 impl Inner {
-    pub(super) fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
+    pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
+        self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
         let saved = OpenHandle {
             node,
@@ -69,7 +71,7 @@ impl Inner {
             cookie_verifier: [0; 8],
         };
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
-        let directory = OpenDirectory::resumed(handle, caller.cred.clone(), [0; 8]);
+        let directory = OpenDirectory::resumed(node, handle, caller.cred.clone(), [0; 8]);
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());
         Ok(Response::Open(OpenReply { fh, flags: 0 }))
     }
@@ -107,7 +109,7 @@ impl Inner {
     ) -> Result<bool, Errno> {
         while let Some(entry) = stream.entries.get(stream.next) {
             let is_hidden = !self.orphans.is_empty() && self.orphans.hides(&directory.handle, &entry.name);
-            if !is_hidden && !self.push(page, entry, plus, stream.sent)? {
+            if !is_hidden && !self.push(directory.node, page, entry, plus, stream.sent)? {
                 return Ok(true);
             }
             stream.position = entry.cookie;
@@ -117,14 +119,21 @@ impl Inner {
         Ok(false)
     }
 
-    fn push(&self, page: &mut Directory, entry: &DirEntry, plus: bool, sent: Option<Stamp>) -> Result<bool, Errno> {
+    fn push(
+        &self,
+        parent: u64,
+        page: &mut Directory,
+        entry: &DirEntry,
+        plus: bool,
+        sent: Option<Stamp>,
+    ) -> Result<bool, Errno> {
         let kind = entry.attr.map_or(0, |attr| (attributes::format_bits(attr.kind) >> 12) as u8);
         let is_dots = entry.name == b"." || entry.name == b"..";
         let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots)
         else {
             return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
         };
-        let looked_up = self.entry(&handle, &attr, sent)?;
+        let looked_up = self.entry(parent, &handle, &attr, sent)?;
         let fits = page.push(entry.fileid, entry.cookie, kind, &entry.name, Some(&looked_up));
         if !fits {
             self.state.forget_node(looked_up.node, 1);

@@ -14,7 +14,7 @@ use efc_fuse::{Errno, OpenReply};
 use efc_nfs::{Attr, Cred, FileHandle, FileType, access};
 
 use super::attributes::Version;
-use super::{Answer, Caller, Inner, Response};
+use super::{Answer, Caller, Inner, Response, interrupts};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
@@ -73,7 +73,8 @@ impl Inner {
             let cred = Cred { uid: opened.uid, gid: opened.gid, groups: opened.groups.into() };
             let mut open = self.open.lock().expect("open files lock");
             if opened.directory {
-                let directory = super::directories::OpenDirectory::resumed(handle, cred, opened.cookie_verifier);
+                let directory =
+                    super::directories::OpenDirectory::resumed(opened.node, handle, cred, opened.cookie_verifier);
                 open.directories.insert(fh, Arc::new(directory));
             } else {
                 *open.opens_by_node.entry(opened.node).or_default() += 1;
@@ -83,6 +84,7 @@ impl Inner {
     }
 
     pub(super) async fn open(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
+        self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
         let file = OpenFile::new(node, handle, caller.cred.clone(), flags);
         let last_seen = self.attrs.last_seen(node);
@@ -229,7 +231,21 @@ impl Inner {
         Some(Response::Data(part, 0..end - start))
     }
 
-    /// FLUSH and FSYNC: what was written through this file is on stable storage.
+    /// FLUSH: one descriptor of this open is closed.
+    ///
+    /// The files of a process that ends are closed by its exit, which no signal interrupts and whose result nobody
+    /// reads: there the commit goes on in the background, so that a killed process does not wait for an absent server.
+    pub(super) async fn flush(self: &Arc<Self>, fh: u64, tid: u32) -> Answer {
+        let file = self.file(fh)?;
+        if self.has_uncommitted(file.node) && interrupts::is_exiting(tid) {
+            self.commit_detached(file.node);
+            return Ok(Response::Empty);
+        }
+        self.commit(file.node).await?;
+        Ok(Response::Empty)
+    }
+
+    /// FSYNC: what was written through this file is on stable storage.
     pub(super) async fn sync(&self, fh: u64) -> Answer {
         let file = self.file(fh)?;
         self.commit(file.node).await?;

@@ -101,6 +101,13 @@ fn is_killed(tid: u32) -> bool {
     }
 }
 
+/// Has the thread given up its memory already, as it does at exit before it closes its files?
+///
+/// `/proc/TID/status` takes no lock that a task may hold while it waits for us; `/proc/TID/stat` does.
+pub fn is_exiting(tid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| !status.contains("\nVmSize:"))
+}
+
 fn pending_signals(status: &str) -> u64 {
     let mask = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -112,6 +119,12 @@ fn pending_signals(status: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_living_process_is_not_exiting() {
+        assert!(!is_exiting(std::process::id()));
+        assert!(is_exiting(2), "a kernel thread has no memory, as an exiting process");
+    }
 
     #[test]
     fn masks_are_read() {

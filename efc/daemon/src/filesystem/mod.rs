@@ -16,6 +16,7 @@ mod files;
 mod interrupts;
 mod namespace;
 mod orphans;
+mod permissions;
 mod writes;
 
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use attributes::{AttrCache, Stamp};
 use credentials::Credentials;
 use interrupts::Interrupts;
 use orphans::Orphans;
+use permissions::RootSearches;
 use writes::Writes;
 
 pub use attributes::format_bits;
@@ -66,6 +68,7 @@ struct Inner {
     open: Mutex<OpenFiles>,
     writes: Writes,
     orphans: Orphans,
+    root_searches: RootSearches,
     silly_names: AtomicU64,
 }
 
@@ -115,6 +118,7 @@ impl Efc {
             open: Mutex::default(),
             writes: Writes::new(settings.uncommitted_bytes_max),
             orphans: Orphans::load(&state),
+            root_searches: RootSearches::new(settings.entry_ttl),
             silly_names: AtomicU64::new(0),
             state,
         };
@@ -216,9 +220,10 @@ impl Inner {
             Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => self.read(fh, offset, size).await,
             Operation::Write { fh, offset, data, .. } => self.write(fh, offset, data).await,
-            Operation::Flush { fh } | Operation::Fsync { fh, .. } => self.sync(fh).await,
+            Operation::Flush { fh } => self.flush(fh, pid).await,
+            Operation::Fsync { fh, .. } => self.sync(fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
-            Operation::Opendir { flags } => self.opendir(&caller(), node, flags),
+            Operation::Opendir { flags } => self.opendir(&caller(), node, flags).await,
             Operation::Readdir { fh, offset, size } => self.readdir(fh, offset, size, false).await,
             Operation::Readdirplus { fh, offset, size } => self.readdir(fh, offset, size, true).await,
             Operation::Releasedir { fh } => self.releasedir(fh),
@@ -237,14 +242,15 @@ impl Inner {
         FileHandle::new(&known.handle).ok_or(Errno(libc::ESTALE))
     }
 
-    /// Counts a lookup of the object and describes it to the kernel.
-    fn entry(&self, handle: &FileHandle, attr: &Attr, sent: Stamp) -> Result<Entry, Errno> {
+    /// Counts a lookup of the object, seen in the directory `parent`, and describes it to the kernel.
+    fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Stamp) -> Result<Entry, Errno> {
         let node = efc_fuse::state::Node {
             handle: handle.as_bytes().to_vec(),
             fileid: attr.fileid,
             kind: format_bits(attr.kind),
         };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
+        self.state.set_parent(id, parent);
         self.attrs.learn(id, attr, sent);
         let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
         self.attrs.tell(id, &attr);

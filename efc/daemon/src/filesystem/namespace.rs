@@ -22,24 +22,20 @@ impl Caller {
 
 impl Inner {
     pub(super) async fn lookup(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
-        let directory = self.handle_of(parent)?;
-        let (entry, _) = self.look_up(caller, &directory, name).await.map_err(|error| errno(&error))??;
+        let (entry, _) = self.look_up(caller, parent, name).await?;
         Ok(Response::Entry(entry))
     }
 
-    async fn look_up(
-        &self,
-        caller: &Caller,
-        directory: &FileHandle,
-        name: &[u8],
-    ) -> efc_nfs::Result<Result<(Entry, Attr), Errno>> {
+    async fn look_up(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<(Entry, Attr), Errno> {
+        let directory = self.handle_of(parent)?;
         let sent = self.attrs.stamp();
-        let Lookup { handle, attr, .. } = self.client.lookup(&caller.cred, directory, name).await?;
+        let found = self.client.lookup(&caller.cred, &directory, name).await;
+        let Lookup { handle, attr, .. } = found.map_err(|error| errno(&error))?;
         let attr = match attr {
             Some(attr) => attr,
-            None => self.client.getattr(&caller.cred, &handle).await?,
+            None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
         };
-        Ok(self.entry(&handle, &attr, sent).map(|entry| (entry, attr)))
+        self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
     }
 
     /// The attributes of a directory after a change below it.
@@ -54,11 +50,10 @@ impl Inner {
     async fn made(&self, caller: &Caller, parent: u64, name: &[u8], created: Created) -> Result<(Entry, Attr), Errno> {
         self.learn_directory(parent, &created.dir);
         if let (Some(handle), Some(attr)) = (created.handle, created.attr) {
-            let entry = self.entry(&handle, &attr, self.attrs.stamp())?;
+            let entry = self.entry(parent, &handle, &attr, self.attrs.stamp())?;
             return Ok((entry, attr));
         }
-        let directory = self.handle_of(parent)?;
-        self.look_up(caller, &directory, name).await.map_err(|error| errno(&error))?
+        self.look_up(caller, parent, name).await
     }
 
     /// The object of that name, if it looks as if an earlier copy of the call had made it.
@@ -71,14 +66,12 @@ impl Inner {
         is_ours: impl Fn(&Attr) -> bool,
     ) -> Result<(Entry, Attr), Errno> {
         if error.is(Status::Exist) && caller.may_have_succeeded(&error) {
-            let directory = self.handle_of(parent)?;
-            if let Ok(Ok((entry, attr))) = self.look_up(caller, &directory, name).await {
-                if is_ours(&attr) {
-                    self.attrs.expire(parent);
-                    return Ok((entry, attr));
-                }
-                self.state.forget_node(entry.node, 1);
+            let (entry, attr) = self.look_up(caller, parent, name).await.map_err(|_| errno(&error))?;
+            if is_ours(&attr) {
+                self.attrs.expire(parent);
+                return Ok((entry, attr));
             }
+            self.state.forget_node(entry.node, 1);
         }
         Err(errno(&error))
     }
@@ -212,7 +205,7 @@ impl Inner {
                     Some(attr) => attr,
                     None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
                 };
-                self.entry(&handle, &attr, sent).map(Response::Entry)
+                self.entry(parent, &handle, &attr, sent).map(Response::Entry)
             }
             Err(error) => {
                 let fileid = self.state.node(file).map(|node| node.fileid);

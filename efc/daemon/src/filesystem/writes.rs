@@ -207,12 +207,22 @@ impl Inner {
         if self.writes.known(node).is_none_or(is_committing) {
             return;
         }
+        self.commit_detached(node);
+    }
+
+    /// Commits without anybody waiting; a failure is told to the next fsync or close.
+    pub(super) fn commit_detached(self: &Arc<Self>, node: u64) {
         let inner = self.clone();
         crate::executor::spawn(async move {
             if let Err(failed) = inner.commit(node).await {
                 inner.report_later(node, failed);
             }
         });
+    }
+
+    /// Has the file data that waits for COMMIT?
+    pub(super) fn has_uncommitted(&self, node: u64) -> bool {
+        self.writes.known(node).is_some() || self.state.uncommitted(node).is_some()
     }
 
     fn report_later(&self, node: u64, failed: Errno) {

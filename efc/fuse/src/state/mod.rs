@@ -209,6 +209,16 @@ impl State {
         self.nodes.set_uncommitted(id, verifier);
     }
 
+    /// Notes the directory in which the node was seen last.
+    pub fn set_parent(&self, id: u64, parent: u64) {
+        self.nodes.set_parent(id, parent);
+    }
+
+    /// What [`State::set_parent`] noted; `None` for the root.
+    pub fn parent(&self, id: u64) -> Option<u64> {
+        self.nodes.parent(id)
+    }
+
     /// What [`State::set_uncommitted`] noted.
     pub fn uncommitted(&self, id: u64) -> Option<[u8; 8]> {
         self.nodes.uncommitted(id)

@@ -30,6 +30,7 @@ pub const FORMAT: Format = Format { tag: 1, version: 1, words: 16, mutable: 4, r
 const LOOKUPS: usize = 0;
 const VERIFIER: usize = 1;
 const UNCOMMITTED: usize = 2;
+const PARENT: usize = 3;
 // Sealed words.
 const FILEID: usize = 0;
 const KIND_AND_LENGTH: usize = 1;
@@ -231,6 +232,21 @@ impl Nodes {
             noted.then(|| record.mutable()[VERIFIER].load(Ordering::Relaxed).to_le_bytes())
         })
         .flatten()
+    }
+
+    /// Notes the directory in which the node was seen last. Ignored if the node is not known.
+    pub fn set_parent(&self, id: u64, parent: u64) {
+        let id = Id::from(id);
+        if let Some(record) = self.region.record(id.slot).filter(|record| record.is_live(id.generation)) {
+            record.mutable()[PARENT].store(parent, Ordering::Relaxed);
+        }
+    }
+
+    /// What [`Nodes::set_parent`] noted.
+    pub fn parent(&self, id: u64) -> Option<u64> {
+        let id = Id::from(id);
+        let record = self.region.record(id.slot).filter(|record| record.is_live(id.generation))?;
+        Some(record.mutable()[PARENT].load(Ordering::Relaxed)).filter(|parent| *parent != 0)
     }
 }
 
