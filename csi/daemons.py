@@ -108,15 +108,28 @@ class Daemons:
         target = self.mount_of(key)
         os.makedirs(target, mode=0o700, exist_ok=True)
         try:
-            status = await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
-            if status.state == efc_pb2.MountStatus.ABORTED:
-                # Somebody pulled the emergency lever; nothing can be read through this mount any more.
-                await self._keeper.unmount(target=target, force=True)
-                status = await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
+            status = await self._mount(target, config)
         except DriverError:
             _remove_directory(target)
             raise
         _LOGGER.debug("daemon %s serves, process %d", key, status.pid)
+
+    async def _mount(self, target: str, config: efc_pb2.DaemonConfig) -> efc_pb2.MountStatus:
+        try:
+            return await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
+        except DriverError as error:
+            if not await self._is_left_over(target, error):
+                raise
+        _LOGGER.warning("%s is a mount that nobody restarts any more; pods that use it keep it", target)
+        await self._keeper.unmount(target=target)
+        return await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
+
+    async def _is_left_over(self, target: str, error: DriverError) -> bool:
+        """Made by a keeper that died since, or aborted: bind mounts of it live their own life, the target is free."""
+        if error.code is Code.ALREADY_EXISTS:
+            return True
+        mounts = (await self._keeper.status(target=target)).mounts
+        return any(mount.state == efc_pb2.MountStatus.ABORTED for mount in mounts)
 
     async def _release(self, key: str, daemon: _Daemon) -> None:
         target = self.mount_of(key)

@@ -225,3 +225,20 @@ def test_without_a_keeper(driver: Driver, nas: Nas) -> None:
     driver.start("keeper")
     driver.publish(other, other_target)
     driver.unpublish(other, other_target)
+
+
+def test_a_new_keeper(driver: Driver, nas: Nas) -> None:
+    """What an earlier keeper mounted is served on to its pods; new ones of the same dataset get a daemon that has a keeper."""
+    volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
+    driver.publish(volume, old)
+    with (old / "open").open("w+") as held:
+        driver.kill("keeper")
+        driver.start("keeper")
+        driver.publish(volume, new)
+        held.write("content")
+        held.flush()
+        assert (new / "open").read_text() == "content"
+    (new / "other").write_text("more")
+    assert (old / "other").read_text() == "more"
+    driver.unpublish(volume, old)
+    driver.unpublish(volume, new)
