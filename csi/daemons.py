@@ -126,8 +126,8 @@ class Daemons:
 
     async def _is_left_over(self, target: str, error: DriverError) -> bool:
         """Made by a keeper that died since, or aborted: bind mounts of it live their own life, the target is free."""
-        if error.code is Code.ALREADY_EXISTS:
-            return True
+        if error.code is not Code.FAILED_PRECONDITION:
+            return error.code is Code.ALREADY_EXISTS
         mounts = (await self._keeper.status(target=target)).mounts
         return any(mount.state == efc_pb2.MountStatus.ABORTED for mount in mounts)
 

@@ -228,7 +228,7 @@ def test_without_a_keeper(driver: Driver, nas: Nas) -> None:
 
 
 def test_a_new_keeper(driver: Driver, nas: Nas) -> None:
-    """What an earlier keeper mounted is served on to its pods; new ones of the same dataset get a daemon that has a keeper."""
+    """What an earlier keeper mounted is served on to its pods; new pods get a daemon that has a keeper."""
     volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
     driver.publish(volume, old)
     with (old / "open").open("w+") as held:
