@@ -12,6 +12,7 @@ use efc_buffer::{Buffer, PAYLOAD_MAX, SMALL};
 use efc_fuse::state::OpenHandle;
 use efc_fuse::{Errno, OpenReply};
 use efc_nfs::{Attr, Cred, FileHandle, FileType, access};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::attributes::Version;
 use super::{Answer, Caller, Inner, Response, interrupts};
@@ -19,6 +20,8 @@ use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
 const READ_AT_OPEN_MAX: u64 = SMALL as u64;
+/// Files whose data waits for its reader, at most; further ones are not read at open.
+const WHOLE_FILES_MAX: usize = 64;
 /// How long data read at open may answer a read.
 const READ_AT_OPEN_TTL: Duration = Duration::from_secs(1);
 
@@ -36,8 +39,14 @@ pub struct OpenFile {
     whole: Mutex<Option<WholeFile>>,
 }
 
+/// Bounds the data that waits for its readers.
+pub fn whole_files() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(WHOLE_FILES_MAX))
+}
+
 /// A small file's data, read when it was opened.
 struct WholeFile {
+    _permit: OwnedSemaphorePermit,
     data: Buffer,
     size: usize,
     version: Version,
@@ -120,6 +129,7 @@ impl Inner {
     }
 
     async fn read_at_open(&self, file: &OpenFile) -> Result<Option<Attr>, Errno> {
+        let Ok(permit) = self.whole_files.clone().try_acquire_owned() else { return self.ask_access(file).await };
         let sent = self.attrs.stamp();
         let buffer = Buffer::with_capacity(SMALL);
         let (data, read) = self.client.read(&file.cred, &file.handle, 0, buffer, 0..SMALL).await;
@@ -132,7 +142,8 @@ impl Inner {
         self.attrs.learn(file.node, &attr, sent);
         if u64::from(read.count) == attr.size {
             let version = Version::of(&attr);
-            let whole = WholeFile { data, size: read.count as usize, version, read_at: Instant::now() };
+            let whole =
+                WholeFile { _permit: permit, data, size: read.count as usize, version, read_at: Instant::now() };
             *file.whole.lock().expect("whole file lock") = Some(whole);
         }
         Ok(Some(attr))

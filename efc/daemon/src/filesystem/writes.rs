@@ -268,7 +268,15 @@ impl Inner {
             return Ok(());
         }
         let sent = self.attrs.stamp();
-        let committed = self.client.commit(&cred, &file.handle).await.map_err(|error| errno(&error))?;
+        let committed = match self.client.commit(&cred, &file.handle).await {
+            Ok(committed) => committed,
+            Err(error) => {
+                // Stable writes may do what COMMIT cannot; what they cannot do either is lost, and said so once.
+                let result = self.write_again(file).await.and(if count == 0 { Err(errno(&error)) } else { Ok(()) });
+                self.unmark(file);
+                return result;
+            }
+        };
         match &committed.wcc.after {
             Some(attr) => self.attrs.learn(file.node, attr, sent),
             None => self.attrs.expire(file.node),
@@ -293,18 +301,20 @@ impl Inner {
         true
     }
 
-    /// The server restarted: sends everything again, this time to stable storage.
+    /// Sends everything again, this time to stable storage; nothing waits for COMMIT afterwards, failed or not.
     async fn write_again(&self, file: &FileWrites) -> Result<(), Errno> {
         let _no_new_writes = file.order.write().await;
-        let chunks = file.pending.lock().expect("pending lock").chunks.clone();
-        log::warn!("inode {}: the server restarted, sending {} uncommitted writes again", file.node, chunks.len());
+        let chunks = std::mem::take(&mut file.pending.lock().expect("pending lock").chunks);
+        log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());
+        let bytes: u64 = chunks.iter().map(|chunk| chunk.data.len() as u64).sum();
         let mut result = Ok(());
         for chunk in &chunks {
-            result = result.and(self.write_stable(file, chunk).await);
+            result = self.write_stable(file, chunk).await;
+            if result.is_err() {
+                break;
+            }
         }
         self.attrs.expire(file.node);
-        let bytes: u64 = chunks.iter().map(|chunk| chunk.data.len() as u64).sum();
-        file.pending.lock().expect("pending lock").chunks.drain(..chunks.len());
         self.writes.bytes.fetch_sub(bytes, Ordering::Relaxed);
         result
     }
