@@ -218,3 +218,49 @@ impl std::fmt::Debug for Reply {
         write!(f, "Reply({})", self.unique)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that takes everything.
+    fn channel() -> Arc<Channel> {
+        let device = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        Arc::new(Channel::new(device.into()))
+    }
+
+    fn answer(resent: bool) -> Pipe {
+        efc_buffer::pipe::reserve(1).unwrap();
+        let mut pipe = Pipe::take().unwrap();
+        pipe.write(&[IoSlice::new(&data_head(8, resent, 4)), IoSlice::new(b"data")]).unwrap();
+        pipe
+    }
+
+    #[test]
+    fn a_piped_answer_under_an_outdated_name_is_not_sent() {
+        let channel = channel();
+        let reply = channel.arrive(8, false).expect("new");
+        assert!(channel.arrive(8 | abi::UNIQUE_RESENT, false).is_none(), "known");
+        let reply = reply.piped(false, answer(false)).expect_err("renamed");
+        assert!(channel.in_flight.delivery(8).is_some(), "still to be answered");
+        reply.piped(true, answer(true)).expect("taken");
+        assert!(channel.in_flight.delivery(8).is_none());
+    }
+
+    #[test]
+    fn a_piped_answer_that_the_device_refuses_is_executed_again() {
+        let device = std::fs::File::open("/dev/null").unwrap(); // not for writing
+        let channel = Arc::new(Channel::new(device.into()));
+        let reply = channel.arrive(8, false).expect("new");
+        let reply = reply.piped(false, answer(false)).expect_err("refused");
+        assert!(channel.in_flight.delivery(8).is_some());
+        let mut left = [0];
+        assert!(Pipe::take().unwrap().read_exact(&mut left).is_err(), "its pipe was emptied");
+        drop(reply);
+    }
+
+    #[test]
+    fn the_head_announces_itself_and_the_data() {
+        assert_eq!(data_head(8, true, 4), *b"\x14\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\x80");
+    }
+}
