@@ -4,12 +4,14 @@
 //! limits allow, locked. The reason is recovery, not speed: a SIGKILL that hits a process inside a page fault of
 //! `read(2)` or `write(2)` on `/dev/fuse` ends that request with EIO in the application; with resident memory there
 //! is no page fault. The NFS client receives READ payloads straight into the same buffers, so a byte read from the
-//! NAS is copied once into our memory and once out of it.
+//! NAS is copied once into our memory and once out of it. A large payload can go around our memory: see [`pipe`].
 //!
 //! Buffers come from a process-wide pool in two sizes and return to it on drop. Making one costs as much as filling
 //! it, so the pool keeps what is in steady use; what nobody has used for a second goes back to the system, but for a
 //! few of each size, so that an idle daemon stays small. The pool does not bound how many are in use: whoever hands out
 //! work does (the kernel's `max_background`, the write budget).
+
+pub mod pipe;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +19,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, Once};
 use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
+
+pub use pipe::Pipe;
 
 /// The largest READ or WRITE payload, in bytes.
 pub const PAYLOAD_MAX: usize = 1 << 20;

@@ -26,6 +26,8 @@ use filesystem::{Efc, Settings};
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
+/// 40 KiB of kernel memory each.
+const PIPES_MAX: usize = 16;
 const UNCOMMITTED_MIB_DEFAULT: u64 = 64;
 const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long the first connection to the NAS may take; the keeper has a limit of its own.
@@ -53,6 +55,9 @@ fn serve(control: &Arc<Control>) -> io::Result<()> {
     let (start, device, memfd) = control.receive_start()?;
     let config = start.config.unwrap_or_default();
     start_logging(&config);
+    if !config.no_splice {
+        reserve_pipes(&config);
+    }
     privileges::drop_unneeded()?;
     let state = Arc::new(State::open(memfd)?);
 
@@ -82,6 +87,14 @@ fn serve(control: &Arc<Control>) -> io::Result<()> {
 fn start_logging(config: &DaemonConfig) {
     let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
     env_logger::Builder::new().filter_level(level).init();
+}
+
+/// Pipes can be made large only with privileges. Each thread that receives uses one at a time.
+fn reserve_pipes(config: &DaemonConfig) {
+    let threads = or_default(config.connections as usize, CONNECTIONS_DEFAULT);
+    if let Err(error) = efc_buffer::pipe::reserve(threads.min(PIPES_MAX)) {
+        log::info!("no pipes for large reads ({error}): their data is copied once more");
+    }
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
@@ -175,5 +188,7 @@ fn stats(efc: &Efc, session: &Session, state: &State, started_at: Instant, resum
         nas_responding: counters.oldest_call.is_none_or(|age| age < RESPONDING_MAX),
         oldest_call_ms: counters.oldest_call.map_or(0, milliseconds),
         resumed,
+        bytes_spliced: counters.bytes_spliced,
+        pipe_misfits: counters.pipe_misfits,
     }
 }

@@ -29,7 +29,7 @@ mod wire;
 pub use directory::Directory;
 pub use features::{Features, Negotiated};
 pub use notify::Notifier;
-pub use reply::Reply;
+pub use reply::{Reply, data_head};
 pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs};
 pub use session::{Session, SessionConfig};
 

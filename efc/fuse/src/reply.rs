@@ -3,14 +3,16 @@
 //! A reply may be given from any thread, and it is a number and a reference: making one allocates nothing. Small
 //! answers are built on the stack; bulk data is written from where it lies, in one writev(2), and must be resident
 //! memory (a slice of an `efc_buffer::Buffer`): a SIGKILL that hits us inside a page fault of that call would end the
-//! request with EIO in the application. That the kernel gave a request up meanwhile is no error.
+//! request with EIO in the application. Or it comes in a pipe and is no memory of ours at all. That the kernel gave a
+//! request up meanwhile is no error.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use efc_buffer::Pipe;
 use rustix::io::Errno as SystemErrno;
 
 use crate::directory::Directory;
@@ -151,6 +153,25 @@ impl Reply {
         self.finish(0, Inline::new(), data);
     }
 
+    /// READ, from a pipe that holds a whole answer: [`data_head`] and the data. The name in there may be outdated by a
+    /// redelivery, and the kernel may refuse the answer. Then the reply comes back, and the request is to be executed
+    /// again, which harms nothing as it only reads.
+    pub fn piped(mut self, resent: bool, mut pipe: Pipe) -> Result<(), Reply> {
+        let in_flight = &self.channel.in_flight;
+        match in_flight.delivery(self.unique) {
+            Some(delivery) if delivery.unique != name(self.unique, resent) => return Err(self),
+            Some(delivery) => match pipe.splice_into(&self.channel.device) {
+                Ok(()) => in_flight.conclude(self.unique),
+                // Without a redelivery the kernel gave the request up, or will deliver it as a new one.
+                Err(error) if is_unknown(&error) && in_flight.refused(delivery, None).is_none() => {}
+                Err(_) => return Err(self),
+            },
+            None => {}
+        }
+        self.due = false;
+        Ok(())
+    }
+
     /// WRITE took `count` bytes.
     pub fn written(self, count: u32) {
         self.fixed(abi::WriteOut { count, padding: 0 });
@@ -167,6 +188,23 @@ impl Reply {
     }
 }
 
+/// What precedes `length` bytes of data in the answer to a READ.
+pub fn data_head(unique: u64, resent: bool, length: u32) -> [u8; abi::OutHeader::SIZE] {
+    let length = abi::OutHeader::SIZE as u32 + length;
+    let mut head = [0; abi::OutHeader::SIZE];
+    abi::OutHeader { length, error: 0, unique: name(unique, resent) }.put(&mut head);
+    head
+}
+
+fn is_unknown(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOENT)
+}
+
+/// The unique as it was delivered.
+fn name(unique: u64, resent: bool) -> u64 {
+    if resent { unique | abi::UNIQUE_RESENT } else { unique }
+}
+
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.due {
@@ -178,5 +216,51 @@ impl Drop for Reply {
 impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Reply({})", self.unique)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that takes everything.
+    fn channel() -> Arc<Channel> {
+        let device = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        Arc::new(Channel::new(device.into()))
+    }
+
+    fn answer(resent: bool) -> Pipe {
+        efc_buffer::pipe::reserve(1).unwrap();
+        let mut pipe = Pipe::take().unwrap();
+        pipe.write(&[IoSlice::new(&data_head(8, resent, 4)), IoSlice::new(b"data")]).unwrap();
+        pipe
+    }
+
+    #[test]
+    fn a_piped_answer_under_an_outdated_name_is_not_sent() {
+        let channel = channel();
+        let reply = channel.arrive(8, false).expect("new");
+        assert!(channel.arrive(8 | abi::UNIQUE_RESENT, false).is_none(), "known");
+        let reply = reply.piped(false, answer(false)).expect_err("renamed");
+        assert!(channel.in_flight.delivery(8).is_some(), "still to be answered");
+        reply.piped(true, answer(true)).expect("taken");
+        assert!(channel.in_flight.delivery(8).is_none());
+    }
+
+    #[test]
+    fn a_piped_answer_that_the_device_refuses_is_executed_again() {
+        let device = std::fs::File::open("/dev/null").unwrap(); // not for writing
+        let channel = Arc::new(Channel::new(device.into()));
+        let reply = channel.arrive(8, false).expect("new");
+        let reply = reply.piped(false, answer(false)).expect_err("refused");
+        assert!(channel.in_flight.delivery(8).is_some());
+        let mut left = [0];
+        assert!(Pipe::take().unwrap().read_exact(&mut left).is_err(), "its pipe was emptied");
+        drop(reply);
+    }
+
+    #[test]
+    fn the_head_announces_itself_and_the_data() {
+        assert_eq!(data_head(8, true, 4), *b"\x14\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\x80");
     }
 }

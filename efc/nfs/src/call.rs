@@ -15,15 +15,34 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use bytes::Bytes;
-use efc_buffer::Buffer;
+use efc_buffer::{Buffer, Pipe};
 
 use crate::connection::Connection;
 use crate::error::ErrorKind;
 use crate::lock;
 use crate::xdr::padding;
 
-/// A READ's destination: this range of this buffer.
-pub(crate) type Destination = (Buffer, Range<usize>);
+/// A READ's destination.
+pub(crate) enum Destination {
+    /// This range of this buffer.
+    Buffer(Buffer, Range<usize>),
+    /// A pipe, behind a prefix, if exactly `count` bytes come and fit one. Otherwise the receiver makes it a buffer.
+    Pipe { prefix: Prefix, count: usize, filled: Option<Pipe> },
+}
+
+/// What precedes a payload in its pipe: the beginning of a message whose end is the payload.
+pub type Prefix = [u8; 16];
+
+impl Destination {
+    /// Bytes that may come.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Destination::Buffer(_, range) => range.len(),
+            Destination::Pipe { count, .. } => *count,
+        }
+    }
+}
+
 /// A whole reply, or the part of a READ reply that precedes its payload; or why there is none.
 pub(crate) type Outcome = Result<Vec<u8>, ErrorKind>;
 
@@ -62,7 +81,7 @@ impl Call {
         payload: Bytes,
         destination: Option<Destination>,
     ) -> Call {
-        let bytes = payload.len() + destination.as_ref().map_or(0, |(_, range)| range.len());
+        let bytes = payload.len() + destination.as_ref().map_or(0, Destination::len);
         Call {
             sequence,
             xid,

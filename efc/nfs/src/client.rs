@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use bytes::Bytes;
-use efc_buffer::Buffer;
+use efc_buffer::{Buffer, Pipe};
 
-use crate::call::{Destination, Finished};
+use crate::call::{Destination, Finished, Prefix};
 use crate::error::{ConnectError, Error, ErrorKind, Result, Status};
 use crate::nfs3::{self, TRANSFER_MAX, procedure};
 use crate::transport::{Route, Shared, Submission, Transport};
@@ -75,6 +75,10 @@ pub struct Counters {
     pub reconnects: u64,
     /// READ payload bytes.
     pub bytes_read: u64,
+    /// Those of them that went through pipes.
+    pub bytes_spliced: u64,
+    /// Payloads that did not fit a pipe.
+    pub pipe_misfits: u64,
     /// WRITE payload bytes.
     pub bytes_written: u64,
     /// Age of the oldest unanswered call.
@@ -90,6 +94,14 @@ pub struct Client {
 struct Inner {
     transport: Transport,
     time_limit: Option<Duration>,
+}
+
+/// Where the payload of a READ for a pipe has gone.
+pub enum Payload {
+    /// All that was asked for, behind the prefix.
+    Pipe(Pipe),
+    /// At the beginning of a buffer, without the prefix.
+    Buffer(Buffer),
 }
 
 /// One procedure call, however often it is made.
@@ -139,6 +151,8 @@ impl Client {
             retransmits: stats.retransmits.load(Ordering::Relaxed),
             reconnects: stats.reconnects.load(Ordering::Relaxed),
             bytes_read: stats.bytes_read.load(Ordering::Relaxed),
+            bytes_spliced: stats.bytes_spliced.load(Ordering::Relaxed),
+            pipe_misfits: self.inner.transport.shared.splicing.misfits.load(Ordering::Relaxed),
             bytes_written: stats.bytes_written.load(Ordering::Relaxed),
             oldest_call: self.inner.transport.oldest_call().map(|made| made.elapsed()),
         }
@@ -201,20 +215,62 @@ impl Client {
         range: Range<usize>,
     ) -> (Buffer, Result<Read>) {
         assert!(range.start <= range.end && range.end <= buffer.len(), "{range:?} of {} bytes", buffer.len());
-        let (size, count) = (buffer.len(), range.len() as u32);
+        let size = buffer.len();
+        let (destination, result) = self.read_into(cred, file, offset, Destination::Buffer(buffer, range)).await;
+        let buffer = match destination {
+            Some(Destination::Buffer(buffer, _)) => buffer,
+            _ => Buffer::with_capacity(size),
+        };
+        (buffer, result)
+    }
+
+    /// READ of `count` bytes at `offset` into a pipe, behind `prefix`, so that they can be passed on without a copy. They
+    /// come in a buffer instead if they are fewer, if they do not fit, or if no pipe is free.
+    pub async fn read_to_pipe(
+        &self,
+        cred: &Cred,
+        file: &FileHandle,
+        offset: u64,
+        count: u32,
+        prefix: Prefix,
+    ) -> Result<(Payload, Read)> {
+        let Shared { stats, splicing, .. } = &*self.inner.transport.shared;
+        let destination = if splicing.is_worth_a_try() {
+            Destination::Pipe { prefix, count: count as usize, filled: None }
+        } else {
+            Destination::Buffer(Buffer::with_capacity(count as usize), 0..count as usize)
+        };
+        let (destination, read) = self.read_into(cred, file, offset, destination).await;
+        match (destination, read?) {
+            (Some(Destination::Pipe { filled: Some(pipe), .. }), read) if read.count == count => {
+                stats.bytes_spliced.fetch_add(u64::from(count), Ordering::Relaxed);
+                Ok((Payload::Pipe(pipe), read))
+            }
+            (Some(Destination::Buffer(buffer, _)), read) => Ok((Payload::Buffer(buffer), read)),
+            _ => Err(Error::new(ErrorKind::Garbled("READ without a payload"))),
+        }
+    }
+
+    async fn read_into(
+        &self,
+        cred: &Cred,
+        file: &FileHandle,
+        offset: u64,
+        destination: Destination,
+    ) -> (Option<Destination>, Result<Read>) {
+        let count = destination.len() as u32;
         let encode = |encoder: &mut Encoder| {
             nfs3::encode_handle(encoder, file);
             encoder.u64(offset).u32(count);
         };
         let route = Route::LeastBusy;
         let request = Request { cred, object: file, procedure: procedure::READ, route, encode, payload: Bytes::new() };
-        let answer = self.perform(request, Some((buffer, range))).await;
+        let answer = self.perform(request, Some(destination)).await;
         let result = answer.reply.and_then(|reply| decode(&reply, answer.replayed, nfs3::read));
         if let Ok(read) = &result {
             self.inner.transport.shared.stats.bytes_read.fetch_add(u64::from(read.count), Ordering::Relaxed);
         }
-        let buffer = answer.destination.map(|(buffer, _)| buffer);
-        (buffer.unwrap_or_else(|| Buffer::with_capacity(size)), result)
+        (answer.destination, result)
     }
 
     /// WRITE of `data` at `offset`. Keep a clone of `data` until it is committed.

@@ -21,7 +21,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::call::Call;
-use crate::transport::Shared;
+use crate::transport::{Shared, Splicing};
 use crate::{lock, random, receiver, socket};
 
 /// Calls in flight per connection; further ones wait for their turn.
@@ -165,6 +165,11 @@ impl Connection {
     /// For how long calls have been unanswered while nothing was received, if any are.
     pub(crate) fn silent_for(&self, heard: Instant) -> Option<Duration> {
         self.oldest_call().map(|made| made.max(heard).elapsed())
+    }
+
+    /// Whether payloads fit pipes.
+    pub(crate) fn splicing(&self) -> &Splicing {
+        &self.shared.splicing
     }
 
     /// After which silence a socket is given up.

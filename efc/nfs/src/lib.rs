@@ -34,7 +34,8 @@ mod xdr;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
-pub use client::{Client, Config, Counters, Mounted};
+pub use call::Prefix;
+pub use client::{Client, Config, Counters, Mounted, Payload};
 pub use error::{ConnectError, ConnectErrorKind, Error, ErrorKind, Result, Status};
 pub use types::*;
 

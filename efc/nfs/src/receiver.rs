@@ -1,19 +1,24 @@
 //! What a reader thread does with a socket: records in, calls completed.
 //!
 //! The reply of a READ is received in two steps, its header into a small vector and its payload straight into the
-//! caller's buffer. Every other reply, and every failed READ, is taken whole and decoded by the future that waits.
+//! caller's buffer, or moved into a pipe without being copied at all. A payload that does not fit its pipe (which has
+//! slots, not bytes), or is cut into fragments, ends in a buffer with what the pipe had taken. Every other
+//! reply, and every failed READ, is taken whole and decoded by the future that waits.
 
 use std::io::{self, ErrorKind, IoSliceMut, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Instant;
 
+use efc_buffer::{Buffer, Pipe};
+
 use crate::call::{Call, Destination};
 use crate::connection::Connection;
-use crate::error;
 use crate::record::{RECORD_MAX, Records, Source};
 use crate::rpc::REPLY_HEADER;
+use crate::transport::Splicing;
 use crate::xdr::padding;
+use crate::{error, socket};
 
 /// Bytes of a post-operation attribute behind its flag.
 const ATTR: usize = 84;
@@ -51,6 +56,17 @@ struct Watched<'a> {
     heard: Instant,
 }
 
+impl Watched<'_> {
+    fn check_silence(&self) -> io::Result<()> {
+        match self.connection.silent_for(self.heard) {
+            Some(silence) if silence >= self.connection.silence_max() => {
+                Err(io::Error::new(ErrorKind::TimedOut, "no reply for too long"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Source for Watched<'_> {
     fn receive(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -60,13 +76,30 @@ impl Source for Watched<'_> {
                     return Ok(received);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let silence = self.connection.silent_for(self.heard);
-                    if silence.is_some_and(|silence| silence >= self.connection.silence_max()) {
-                        return Err(io::Error::new(ErrorKind::TimedOut, "no reply for too long"));
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.check_silence()?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn splice(&mut self, pipe: &mut Pipe, count: usize) -> io::Result<Option<usize>> {
+        let mut is_readable = false;
+        loop {
+            match pipe.splice_from(self.socket, count) {
+                Ok(moved) => {
+                    self.heard = Instant::now();
+                    return Ok(Some(moved));
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+                // Bytes are there, so it is the pipe that is full.
+                Err(_) if is_readable => return Ok(None),
+                Err(_) => {
+                    is_readable = socket::wait_readable(self.socket, self.connection.silence_max() / 4)?;
+                    if !is_readable {
+                        self.check_silence()?;
                     }
                 }
-                Err(error) => return Err(error),
             }
         }
     }
@@ -82,7 +115,7 @@ fn receive_one<S: Source>(connection: &Arc<Connection>, records: &mut Records<S>
     // A reply that nobody waits for any more is skipped on the way to the next record.
     let Some(call) = connection.find(xid) else { return Ok(()) };
     let received = match call.take_destination() {
-        Some(destination) => receive_read(records, &mut head, &call, destination),
+        Some(destination) => receive_read(records, connection.splicing(), &mut head, &call, destination),
         None => records.append(&mut head, RECORD_MAX),
     };
     let outcome = match &received {
@@ -99,20 +132,54 @@ fn receive_one<S: Source>(connection: &Arc<Connection>, records: &mut Records<S>
 /// The destination goes back to the call in any case: after a broken connection it is needed again.
 fn receive_read<S: Source>(
     records: &mut Records<S>,
+    splicing: &Splicing,
     head: &mut Vec<u8>,
     call: &Call,
     mut destination: Destination,
 ) -> io::Result<()> {
-    let (buffer, range) = &mut destination;
     let received = receive_read_head(records, head).and_then(|payload| match payload {
         None => records.append(head, RECORD_MAX),
-        Some(length) if length > range.len() => {
+        Some(length) if length > destination.len() => {
             Err(io::Error::new(ErrorKind::InvalidData, "READ brings more than was asked for"))
         }
-        Some(length) => records.fill(&mut buffer[range.start..range.start + length]),
+        Some(length) => receive_payload(records, splicing, &mut destination, length),
     });
     call.return_destination(destination);
     received
+}
+
+/// Takes a payload of `length` bytes, which is not more than the destination holds.
+fn receive_payload<S: Source>(
+    records: &mut Records<S>,
+    splicing: &Splicing,
+    destination: &mut Destination,
+    length: usize,
+) -> io::Result<()> {
+    let (prefix, count) = match destination {
+        Destination::Buffer(buffer, range) => return records.fill(&mut buffer[range.start..][..length]),
+        Destination::Pipe { prefix, count, .. } => (*prefix, *count),
+    };
+    // The prefix announces `count` bytes.
+    let pipe = if length == count { Pipe::take() } else { None };
+    let mut buffer = None;
+    let mut received = 0;
+    if let Some(mut pipe) = pipe {
+        received = records.pour(&mut pipe, &prefix, length)?;
+        splicing.tried(received == length);
+        if received == length {
+            *destination = Destination::Pipe { prefix, count, filled: Some(pipe) };
+            return Ok(());
+        }
+        if received > 0 {
+            let buffer = buffer.insert(Buffer::with_capacity(count));
+            pipe.read_exact(&mut prefix.clone())?;
+            pipe.read_exact(&mut buffer[..received])?;
+        }
+    }
+    let mut buffer = buffer.unwrap_or_else(|| Buffer::with_capacity(count));
+    records.fill(&mut buffer[received..length])?;
+    *destination = Destination::Buffer(buffer, 0..count);
+    Ok(())
 }
 
 /// Receives the reply up to its payload, whose length it answers; `None` if the READ failed and nothing is known of

@@ -5,7 +5,9 @@
 //! destination, with the scratch buffer behind it for the beginning of the next record. Lengths are the server's word
 //! and are bounded here; a stream that breaks a bound is beyond repair and ends with `InvalidData`.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
+
+use efc_buffer::Pipe;
 
 use crate::rpc::LAST_FRAGMENT;
 
@@ -22,6 +24,11 @@ const DIRECT_MIN: usize = 1024;
 pub(crate) trait Source {
     /// Receives at least one byte, first into `first` and what exceeds it into `second`. 0 means the end.
     fn receive(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize>;
+
+    /// Moves at least one byte and at most `count` into `pipe`. 0 means the end, `None` that the pipe takes no more.
+    fn splice(&mut self, _pipe: &mut Pipe, _count: usize) -> io::Result<Option<usize>> {
+        Ok(None)
+    }
 }
 
 /// Splits a stream into records.
@@ -82,6 +89,26 @@ impl<S: Source> Records<S> {
             into = &mut into[taken..];
         }
         Ok(())
+    }
+
+    /// Moves `count` bytes of the record into an empty `pipe`, behind `prefix`. Fewer if the pipe is full before; none,
+    /// and no prefix, if they are not all in one fragment.
+    pub(crate) fn pour(&mut self, pipe: &mut Pipe, prefix: &[u8], count: usize) -> io::Result<usize> {
+        if !self.in_fragment()? || self.fragment_left < count {
+            return Ok(0);
+        }
+        let mut poured = count.min(self.end - self.start);
+        pipe.write(&[IoSlice::new(prefix), IoSlice::new(&self.scratch[self.start..self.start + poured])])?;
+        self.start += poured;
+        while poured < count {
+            match self.source.splice(pipe, count - poured)? {
+                Some(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Some(moved) => poured += moved,
+                None => break,
+            }
+        }
+        self.fragment_left -= poured;
+        Ok(poured)
     }
 
     /// Skips the rest of the record.

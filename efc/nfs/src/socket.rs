@@ -122,6 +122,11 @@ pub(crate) fn wait_writable(socket: &TcpStream, limit: Duration) -> io::Result<(
     wait(socket, PollFlags::OUT, limit).map(drop)
 }
 
+/// Waits until `socket` has bytes or is at its end; false if `limit` has passed.
+pub(crate) fn wait_readable(socket: &TcpStream, limit: Duration) -> io::Result<bool> {
+    wait(socket, PollFlags::IN, limit)
+}
+
 /// Sends what fits of `parts` behind their first `skip` bytes, and never blocks. 0 means that nothing fits.
 pub(crate) fn send(socket: &TcpStream, parts: &[&[u8]; 3], mut skip: usize) -> io::Result<usize> {
     let slices = parts.map(|part| {

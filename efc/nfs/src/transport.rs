@@ -5,7 +5,7 @@
 //! made when the first call takes it.
 
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,7 @@ pub(crate) struct Shared {
     /// The address that answered last.
     pub address: Mutex<Option<SocketAddr>>,
     pub stats: Stats,
+    pub splicing: Splicing,
     machine: Machine,
     first_xid: u32,
     sequence: AtomicU64,
@@ -43,7 +44,38 @@ pub(crate) struct Stats {
     pub retransmits: AtomicU64,
     pub reconnects: AtomicU64,
     pub bytes_read: AtomicU64,
+    pub bytes_spliced: AtomicU64,
     pub bytes_written: AtomicU64,
+}
+
+/// Whether it pays to try a pipe: whether payloads fit depends on the network's frames and the server's records, so
+/// after a few misfits in a row it is tried only now and then.
+#[derive(Default)]
+pub(crate) struct Splicing {
+    misfits_in_row: AtomicU32,
+    pub misfits: AtomicU64,
+}
+
+impl Splicing {
+    const MISFITS_MAX: u32 = 4;
+    /// One in so many READs is tried after that.
+    const TRIED_AGAIN: u32 = 256;
+
+    pub(crate) fn is_worth_a_try(&self) -> bool {
+        self.misfits_in_row.load(Ordering::Relaxed) < Self::MISFITS_MAX
+            || self.misfits_in_row.fetch_add(1, Ordering::Relaxed).is_multiple_of(Self::TRIED_AGAIN)
+    }
+
+    pub(crate) fn tried(&self, fitted: bool) {
+        if fitted {
+            if self.misfits_in_row.load(Ordering::Relaxed) != 0 {
+                self.misfits_in_row.store(0, Ordering::Relaxed);
+            }
+        } else {
+            self.misfits_in_row.fetch_add(1, Ordering::Relaxed);
+            self.misfits.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Shared {
@@ -56,6 +88,7 @@ impl Shared {
             silence_max,
             address: Mutex::new(None),
             stats: Stats::default(),
+            splicing: Splicing::default(),
             machine: Machine::local(random as u32),
             first_xid: (random >> 32) as u32,
             sequence: AtomicU64::new(0),
@@ -179,6 +212,19 @@ mod tests {
             counts[(hash(&[1, 2, 3, byte, 0, 0, 0, 0]) % 4) as usize] += 1;
         }
         assert!(counts.iter().all(|count| (32..=96).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn pipes_that_never_fit_are_tried_now_and_then_and_again_when_one_fits() {
+        let splicing = Splicing::default();
+        let tries = |count| (0..count).filter(|_| splicing.is_worth_a_try()).count();
+        for _ in 0..Splicing::MISFITS_MAX {
+            assert_eq!(tries(10), 10);
+            splicing.tried(false);
+        }
+        assert!((3..=5).contains(&tries(4 * Splicing::TRIED_AGAIN)));
+        splicing.tried(true);
+        assert_eq!(tries(10), 10);
     }
 
     #[test]

@@ -5,17 +5,18 @@
 //! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use efc_buffer::{Buffer, PAYLOAD_MAX, SMALL};
 use efc_fuse::state::OpenHandle;
 use efc_fuse::{Errno, OpenReply};
-use efc_nfs::{Attr, Cred, FileHandle, FileType, access};
+use efc_nfs::{Attr, Cred, FileHandle, FileType, Payload, access};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::attributes::Version;
-use super::{Answer, Caller, Inner, Response, interrupts};
+use super::{Answer, Caller, Inner, ReadRequest, Response, interrupts};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
@@ -24,6 +25,9 @@ const READ_AT_OPEN_MAX: u64 = SMALL as u64;
 const WHOLE_FILES_MAX: usize = 64;
 /// How long data read at open may answer a read.
 const READ_AT_OPEN_TTL: Duration = Duration::from_secs(1);
+
+/// Smallest read whose data goes through a pipe, in bytes.
+const PIPED_MIN: u32 = 128 << 10;
 
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
@@ -195,15 +199,53 @@ impl Inner {
         Ok(Response::Create(entry, reply))
     }
 
-    pub(super) async fn read(&self, fh: u64, offset: u64, size: u32) -> Answer {
-        let file = self.file(fh)?;
-        let size = (size as usize).min(PAYLOAD_MAX);
-        if let Some(answer) = self.read_from_whole(&file, offset, size) {
-            return Ok(answer);
+    pub(super) async fn read(&self, read: ReadRequest) -> Answer {
+        let is_piped = (PIPED_MIN..=self.info.read_max.min(PAYLOAD_MAX as u32)).contains(&read.size);
+        if !is_piped {
+            return self.read_to_buffer(&read).await.map(|(buffer, range)| Response::Data(buffer, range));
         }
+        let file = self.file(read.fh)?;
+        if let Some((buffer, range)) = self.read_from_whole(&file, read.offset, read.size as usize) {
+            return Ok(Response::Data(buffer, range));
+        }
+        let head = efc_fuse::data_head(read.unique, read.resent, read.size);
         let sent = self.attrs.stamp();
-        let mut buffer = Buffer::with_capacity(size);
-        let mut filled = 0;
+        let asked = self.client.read_to_pipe(&file.cred, &file.handle, read.offset, read.size, head).await;
+        let (payload, done) = asked.map_err(|error| errno(&error))?;
+        if let Some(attr) = &done.attr {
+            self.attrs.learn(file.node, attr, sent);
+        }
+        let (buffer, filled) = match payload {
+            Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
+            Payload::Buffer(buffer) => (buffer, done.count as usize),
+        };
+        if done.eof || done.count == 0 {
+            return Ok(Response::Data(buffer, 0..filled));
+        }
+        let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..read.size as usize).await?;
+        Ok(Response::Data(buffer, range))
+    }
+
+    /// Reads into memory of ours.
+    pub(super) async fn read_to_buffer(&self, read: &ReadRequest) -> Result<(Buffer, Range<usize>), Errno> {
+        let file = self.file(read.fh)?;
+        let size = (read.size as usize).min(PAYLOAD_MAX);
+        if let Some(whole) = self.read_from_whole(&file, read.offset, size) {
+            return Ok(whole);
+        }
+        self.read_rest(&file, read.offset, Buffer::with_capacity(size), 0..size).await
+    }
+
+    /// Fills the part `missing` of a buffer that begins with the file's byte `offset`. Answers what is filled then.
+    async fn read_rest(
+        &self,
+        file: &OpenFile,
+        offset: u64,
+        mut buffer: Buffer,
+        missing: Range<usize>,
+    ) -> Result<(Buffer, Range<usize>), Errno> {
+        let Range { start: mut filled, end: size } = missing;
+        let sent = self.attrs.stamp();
         // A short answer would be the end of the file for the kernel: ask until the server says that it is.
         while filled < size {
             let end = size.min(filled + self.info.read_max as usize);
@@ -219,11 +261,11 @@ impl Inner {
                 break;
             }
         }
-        Ok(Response::Data(buffer, 0..filled))
+        Ok((buffer, 0..filled))
     }
 
     /// Answers a read with what was read at open, if nothing has changed since.
-    fn read_from_whole(&self, file: &OpenFile, offset: u64, size: usize) -> Option<Response> {
+    fn read_from_whole(&self, file: &OpenFile, offset: u64, size: usize) -> Option<(Buffer, Range<usize>)> {
         let mut slot = file.whole.lock().expect("whole file lock");
         let whole = slot.take()?;
         let is_current = whole.read_at.elapsed() < READ_AT_OPEN_TTL
@@ -234,12 +276,12 @@ impl Inner {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
         let end = whole.size.min(start.saturating_add(size));
         if start == 0 && end == whole.size {
-            return Some(Response::Data(whole.data, 0..end)); // the kernel keeps it from here on
+            return Some((whole.data, 0..end)); // the kernel keeps it from here on
         }
         let mut part = Buffer::with_capacity(end - start);
         part[..end - start].copy_from_slice(&whole.data[start..end]);
         *slot = Some(whole);
-        Some(Response::Data(part, 0..end - start))
+        Some((part, 0..end - start))
     }
 
     /// FLUSH: one descriptor of this open is closed.

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use efc_buffer::Buffer;
+use efc_buffer::{Buffer, Pipe};
 use efc_fuse::state::State;
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Statfs};
 use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
@@ -90,10 +90,22 @@ enum Response {
     Open(OpenReply),
     Create(Entry, OpenReply),
     Data(Buffer, Range<usize>),
+    /// A whole answer to this READ.
+    Piped(Pipe, ReadRequest),
     Bytes(Vec<u8>),
     Written(u32),
     Statfs(Statfs),
     Directory(Directory),
+}
+
+/// A READ and its name.
+#[derive(Clone, Copy)]
+struct ReadRequest {
+    unique: u64,
+    resent: bool,
+    fh: u64,
+    offset: u64,
+    size: u32,
 }
 
 type Answer = Result<Response, Errno>;
@@ -193,6 +205,15 @@ impl Inner {
             Ok(Response::Open(open)) => reply.open(&open),
             Ok(Response::Create(entry, open)) => reply.create(&entry, &open),
             Ok(Response::Data(buffer, range)) => reply.data(&buffer[range]),
+            Ok(Response::Piped(pipe, read)) => {
+                if let Err(reply) = reply.piped(read.resent, pipe) {
+                    let again = interrupts::run(&self.interrupts, unique, tid, self.read_to_buffer(&read)).await;
+                    match again.unwrap_or(Err(Errno(libc::EINTR))) {
+                        Ok((buffer, range)) => reply.data(&buffer[range]),
+                        Err(errno) => reply.error(errno),
+                    }
+                }
+            }
             Ok(Response::Bytes(bytes)) => reply.data(&bytes),
             Ok(Response::Written(count)) => reply.written(count),
             Ok(Response::Statfs(statfs)) => reply.statfs(&statfs),
@@ -220,7 +241,9 @@ impl Inner {
             Operation::Link { node: file, new_name } => self.link(&caller(), file, node, &new_name).await,
             Operation::Open { flags } => self.open(&caller(), node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
-            Operation::Read { fh, offset, size, .. } => self.read(fh, offset, size).await,
+            Operation::Read { fh, offset, size, .. } => {
+                self.read(ReadRequest { unique, resent, fh, offset, size }).await
+            }
             Operation::Write { fh, offset, data, .. } => self.write(fh, offset, data).await,
             Operation::Flush { fh } => self.flush(fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync(fh).await,
