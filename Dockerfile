@@ -1,7 +1,7 @@
 # The one image of EFC: node plugin, keeper, daemons and controller; what runs is said by the arguments (`csi node ...`).
 # Both bases can be replaced, for example by ones of your own registry: --build-arg BUILDER=... --build-arg BASE=...
-ARG BUILDER=docker.io/library/rust:1-slim-bookworm
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG BUILDER=rust:1-slim-bookworm
+ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BUILDER} AS builder
 RUN apt-get update \
