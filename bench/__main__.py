@@ -72,6 +72,8 @@ class Case:
                 done = action()
                 contenders[contender].rounds.append(done)
                 console.print(f"  {name}, round {number + 1}, {contender}: {getattr(done, figure):,.0f} {unit(figure)}")
+        what = {(one.bytes, one.files) for contender in contenders.values() for one in contender.rounds}
+        assert len(what) == 1, f"{name}: not everybody read the same: {what}"
         return cls(name=name, figure=figure, contenders=contenders)
 
     def median(self, contender: str, figure: str = "") -> float:
@@ -167,7 +169,17 @@ def show(cases: list[Case], console: Console) -> None:
     table = Table(
         title="Medians; client cold (a fresh mount each round), server's page cache warm", title_justify="left"
     )
-    for heading in ("case", "contender", "median", "range", "to bare", "CPU s", "reader CPU s", "memory MiB"):
+    for heading in (
+        "case",
+        "contender",
+        "median",
+        "range",
+        "to bare",
+        "CPU s",
+        "reader CPU s",
+        "memory MiB",
+        "NFS calls",
+    ):
         table.add_column(heading, justify="left" if heading in ("case", "contender") else "right")
     for case in cases:
         for contender in case.contenders.values():
@@ -177,6 +189,7 @@ def show(cases: list[Case], console: Console) -> None:
                 f"{min(values):,.0f}-{max(values):,.0f}", f"{contender.median(case.figure) / case.median(BARE):.2f}",
                 f"{contender.median('cpu_s'):.2f}", f"{contender.median('reader_cpu_s'):.2f}",
                 f"{contender.median('memory_mib_max'):.1f}",
+                f"{calls:,.0f}" if (calls := contender.median("nfs_calls")) else "",
             )  # fmt: skip
         table.add_section()
     console.print(table)

@@ -29,6 +29,7 @@ class Round:
     cpu_s: float  # of daemon or bare client; of the reader when there is neither
     reader_cpu_s: float
     memory_mib_max: float
+    nfs_calls: int = 0  # of the daemon
 
     @property
     def mb_per_s(self) -> float:
@@ -55,11 +56,11 @@ class Contender:
 
     def median(self, figure: str) -> float:
         """The median of one of a round's figures."""
-        return statistics.median(getattr(one, figure) for one in self.rounds)
+        return float(statistics.median(getattr(one, figure) for one in self.rounds))
 
     def as_json(self, figure: str) -> dict[str, object]:
         """Medians and the raw rounds."""
-        names = (figure, "seconds", "cpu_s", "cpu_s_per_gib", "reader_cpu_s", "memory_mib_max")
+        names = (figure, "seconds", "cpu_s", "cpu_s_per_gib", "reader_cpu_s", "memory_mib_max", "nfs_calls")
         return {
             "median": {name: round(self.median(name), 4) for name in names},
             "rounds": [asdict(one) for one in self.rounds],
@@ -105,9 +106,16 @@ def run_mount(programs: Programs, command: str, url: str, path: str, *, keeper: 
     """The reader on a fresh mount."""
     with keeper.mounted(url) as mount:
         (daemon,) = keeper.daemon_pids()
-        before_s = cpu_s(daemon)
+        before_s, before_calls = cpu_s(daemon), nfs_calls(keeper, mount)
         found = _run([programs.reader, command, mount / path])
-        return _round(found, cpu=cpu_s(daemon) - before_s, memory_kib=memory_kib_max(daemon))
+        used_s = cpu_s(daemon) - before_s
+        calls = nfs_calls(keeper, mount) - before_calls
+        return _round(found, cpu=used_s, memory_kib=memory_kib_max(daemon), calls=calls)
+
+
+def nfs_calls(keeper: Keeper, mount: Path) -> int:
+    """How many calls a mount's daemon has sent to the NAS."""
+    return int(keeper.status(mount)["stats"]["nfs_calls"])
 
 
 def idle_daemon_mib(url: str, *, keeper: Keeper) -> float:
@@ -133,8 +141,8 @@ def _run(command: Sequence[str | Path]) -> dict[str, float]:
     return found
 
 
-def _round(found: dict[str, float], *, cpu: float, memory_kib: float) -> Round:
+def _round(found: dict[str, float], *, cpu: float, memory_kib: float, calls: int = 0) -> Round:
     return Round(
         seconds=found["seconds"], bytes=int(found["bytes"]), files=int(found["files"]), cpu_s=cpu,
-        reader_cpu_s=found["cpu_seconds"], memory_mib_max=memory_kib / 1024,
+        reader_cpu_s=found["cpu_seconds"], memory_mib_max=memory_kib / 1024, nfs_calls=calls,
     )  # fmt: skip

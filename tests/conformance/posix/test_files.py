@@ -37,8 +37,13 @@ def test_change_on_the_server_is_seen_at_the_next_open(nas: Nas, mounted_folder:
     behind.write_text("first")
     assert (mounted_folder / "file").read_text() == "first"
     behind.write_text("second, longer")
-    time.sleep(1.5)  # beyond the time that attributes are trusted
     assert (mounted_folder / "file").read_text() == "second, longer"
+    os.listdir(mounted_folder)
+    behind.write_text("third, after its attributes came with the list")
+    assert (mounted_folder / "file").read_text() == "third, after its attributes came with the list"
+    same_size = "THIRD, after its attributes came with the list"
+    behind.write_text(same_size)
+    assert (mounted_folder / "file").read_text() == same_size
 
 
 def test_offsets_beyond_four_gib(folder: Path) -> None:
