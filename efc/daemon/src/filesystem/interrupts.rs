@@ -121,9 +121,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_living_process_is_not_exiting() {
+    fn an_exiting_process_is_told_from_a_living_one() {
         assert!(!is_exiting(std::process::id()));
-        assert!(is_exiting(2), "a kernel thread has no memory, as an exiting process");
+        let mut child = std::process::Command::new("true").spawn().expect("true starts");
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !is_exiting(child.id()) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "a process that has ended, and is not waited for, has no memory"
+            );
+            std::thread::yield_now();
+        }
+        child.wait().expect("true ends");
     }
 
     #[test]
