@@ -238,7 +238,7 @@ def test_a_new_keeper(driver: Driver, nas: Nas) -> None:
         held.write("content")
         held.flush()
         assert (new / "open").read_text() == "content"
-    (new / "other").write_text("more")
-    assert (old / "other").read_text() == "more"
+    (new / "by-the-new").write_text("more")
+    assert (old / "by-the-new").read_text() == "more"
     driver.unpublish(volume, old)
     driver.unpublish(volume, new)
