@@ -212,6 +212,8 @@ EXPORT {{
     Pseudo = "/{export.name}";
     Access_Type = {export.access};
     Squash = {export.squash};
+    Anonymous_Uid = 65534;
+    Anonymous_Gid = 65534;
     Attr_Expiration_Time = 0;
     {export.options}
     FSAL {{ Name = VFS; }}
