@@ -360,8 +360,11 @@ impl Finder {
             None => String::new(),
         };
         let (kind, why) = match status {
-            // What is not exported is refused by some servers in the same words as what is.
-            1 | 13 if unknown => (Kind::NotFound, "does not export this (MNT3ERR_ACCES)"),
+            // Some servers hide an export from those whom they refuse, and refuse what they do not export.
+            1 | 13 if unknown => (
+                Kind::Refused,
+                "does not export this to this client (MNT3ERR_ACCES): check the path and the export's list of clients",
+            ),
             1 | 13 => (Kind::Refused, "refuses this client (MNT3ERR_ACCES): add it to the export's list of clients"),
             2 => (Kind::NotFound, "knows no such export or directory (MNT3ERR_NOENT)"),
             20 => (Kind::NotADirectory, "says that this is no directory (MNT3ERR_NOTDIR)"),
