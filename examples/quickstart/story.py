@@ -10,9 +10,11 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import grpc
 
 from csi._proto import csi_pb2
 from examples.quickstart import content
@@ -29,6 +31,9 @@ CALL_LIMIT_S = 60.0
 #: Of a NAS that is not ours, no more than this is read.
 SOURCE_FILES_MAX, SOURCE_BYTES_MAX = 12_000, 4 << 30
 SAMPLE_FILES = 20
+#: Where the driver keeps its records in the directory in which volumes are made.
+DRIVER_FOLDER = ".efc"
+CLEAN_UP_LIMIT_S = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,8 @@ def nas_with_data(report: Report, *, source: str) -> Iterator[Data]:
     """The user's NAS, or one of our own that is filled first."""
     if source:
         report.title(f"Using {source}")
-        yield Data(tree_url=source, volumes_url=source, checksums=None)
+        with driver_folder_removed(source):
+            yield Data(tree_url=source, volumes_url=source, checksums=None)
         return
     report.title("A NAS of our own: nfs-ganesha over a new tree")
     with Nas() as nas:
@@ -78,30 +84,72 @@ def nas_with_data(report: Report, *, source: str) -> Iterator[Data]:
         yield Data(tree_url=nas.url_of("export/tree"), volumes_url=nas.url_of("export/volumes"), checksums=checksums)
 
 
+@contextmanager
+def driver_folder_removed(url: str) -> Iterator[None]:
+    """Takes the driver's records off a NAS that is not ours, unless the driver had been used there before."""
+
+    def exists() -> bool:
+        return (
+            subprocess.run([program("efc-fs"), "stat", url, DRIVER_FOLDER], capture_output=True, timeout=60).returncode
+            == 0
+        )
+
+    before = exists()
+    try:
+        yield
+    finally:
+        if not before and exists():
+            subprocess.run([program("efc-fs"), "rm", "--recursive", url, DRIVER_FOLDER], check=True, timeout=60)
+
+
 def use_volumes(report: Report, driver: Driver, data: Data) -> None:
     """Publishes the tree and a volume made for the occasion, uses both, and takes them away."""
     report.title("Publishing")
     tree = static_volume("quickstart-tree", data.tree_url)
-    created = driver.create("pvc-quickstart", capacity_bytes=1 << 30)
-    report.note(f"CreateVolume made volume {created.volume_id}")
-    pods = [Pods(volume=volume, one=driver.target(), other=driver.target()) for volume in (tree, created)]
+    with created_volume(driver) as created:
+        report.note(f"CreateVolume made volume {created.volume.volume_id}")
+        pods = [Pods(volume=tree, one=driver.target(), other=driver.target()), created]
+        publish_both(report, driver, pods)
+        checksums = read_tree(report, pods[0], data)
+        write_and_read(report, created)
+        kill_in_the_middle(report, driver, pods[0], checksums, known=data.checksums is not None)
+        report.figures["daemon_rss_mib"] = round(max(memory_bytes(daemon.pid) for daemon in driver.daemons()) / MIB, 1)
+        show_stats(report, driver, pods[0])
+        take_away(report, driver, pods)
+
+
+@contextmanager
+def created_volume(driver: Driver) -> Iterator[Pods]:
+    """A volume by CreateVolume. When the block fails, or is interrupted, the volume is deleted all the same."""
+    volume = driver.create("pvc-quickstart", capacity_bytes=1 << 30)
+    pods = Pods(volume=volume, one=driver.target(), other=driver.target())
+    try:
+        yield pods
+    except BaseException:
+        with suppress(grpc.RpcError):
+            for target in (pods.one, pods.other):
+                driver.unpublish(volume, target, limit_s=CLEAN_UP_LIMIT_S)
+            driver.call(
+                "controller",
+                "DeleteVolume",
+                csi_pb2.DeleteVolumeRequest(volume_id=volume.volume_id),
+                limit_s=CLEAN_UP_LIMIT_S,
+            )
+        raise
+
+
+def publish_both(report: Report, driver: Driver, pods: list[Pods]) -> None:
+    """NodePublishVolume of each volume to its two targets."""
     publish_ms = [publish(driver, pod.volume, target) for pod in pods for target in (pod.one, pod.other)]
     report.note(
         "NodePublishVolume took "
         + ", ".join(f"{ms:.0f} ms" for ms in publish_ms)
-        + " (every other one starts a daemon)"
+        + " (a dataset's first one starts its daemon)"
     )
     report.figures |= {"publish_ms_first": round(publish_ms[0], 1), "publish_ms_second": round(publish_ms[1], 1)}
     mounts, daemons = len(driver.published()), len(driver.daemons())
     # Two datasets, unless both volumes are in the user's one directory.
     report.must_hold(f"{mounts} mounts, {daemons} daemons: one per dataset", mounts == 4 and daemons in (1, 2))
-
-    checksums = read_tree(report, pods[0], data)
-    write_and_read(report, pods[1])
-    kill_in_the_middle(report, driver, pods[0], checksums, known=data.checksums is not None)
-    report.figures["daemon_rss_mib"] = round(max(memory_bytes(daemon.pid) for daemon in driver.daemons()) / MIB, 1)
-    show_stats(report, driver, pods[0])
-    take_away(report, driver, pods, created)
 
 
 def publish(driver: Driver, volume: csi_pb2.Volume, target: Path) -> float:
@@ -154,7 +202,8 @@ def read_tree(report: Report, pods: Pods, data: Data) -> Checksums:
 
 def names_to_read(root: Path, data: Data) -> list[str]:
     """All files of our own tree; the first ones of a tree that is not ours."""
-    return content.file_names(root, count_max=None if data.checksums else SOURCE_FILES_MAX)
+    names = content.file_names(root, count_max=None if data.checksums else SOURCE_FILES_MAX)
+    return [name for name in names if not name.startswith(f"{DRIVER_FOLDER}/")]
 
 
 def within_budget(names: list[str], sizes: dict[str, int]) -> list[str]:
@@ -302,7 +351,7 @@ def show_stats(report: Report, driver: Driver, pods: Pods) -> None:
     )
 
 
-def take_away(report: Report, driver: Driver, pods: list[Pods], created: csi_pb2.Volume) -> None:
+def take_away(report: Report, driver: Driver, pods: list[Pods]) -> None:
     """Unpublishes all targets and deletes what was created."""
     report.title("Unpublishing and deleting")
     times_ms = []
@@ -312,6 +361,7 @@ def take_away(report: Report, driver: Driver, pods: list[Pods], created: csi_pb2
             driver.unpublish(pod.volume, target, limit_s=CALL_LIMIT_S)
             times_ms.append((time.monotonic() - begin) * 1000)
             report.must_hold(f"target {target.parents[3].name[:8]} is gone", not os.path.lexists(target))
+    created = pods[1].volume
     driver.delete(created.volume_id)
     listed = driver.call("controller", "ListVolumes", csi_pb2.ListVolumesRequest()).entries
     report.must_hold(
