@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -42,6 +43,7 @@ _CHATTY = (
     "ControllerGetCapabilities",
     "NodeGetCapabilities",
     "NodeGetVolumeStats",
+    "GetInfo",
 )
 
 _request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
@@ -132,9 +134,14 @@ class Server:
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 << 20)],
         )
 
-    def add(self, service_name: str, service: object) -> None:
-        """Serves the methods of ``csi.v1.<service_name>`` that ``service`` has; others are UNIMPLEMENTED."""
-        descriptor = csi_pb2.DESCRIPTOR.services_by_name[service_name]
+    @property
+    def path(self) -> str:
+        """The socket's path."""
+        return self._path
+
+    def add(self, service_name: str, service: object, *, contract: FileDescriptor = csi_pb2.DESCRIPTOR) -> None:
+        """Serves the methods of ``contract``'s ``service_name`` that ``service`` has; others are UNIMPLEMENTED."""
+        descriptor = contract.services_by_name[service_name]
         handlers = {}
         for method in descriptor.methods:
             behaviour = getattr(service, method.name, None)
@@ -164,14 +171,8 @@ class Server:
         self._inode = (status.st_dev, status.st_ino)
         _LOGGER.info("serving at %s", self._path)
 
-    async def serve_until_signal(self) -> None:
-        """Returns after SIGTERM or SIGINT, when calls under way have ended or their time is up."""
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        await stopping.wait()
-        _LOGGER.info("stopping")
+    async def stop(self) -> None:
+        """Takes no more calls; returns when those under way have ended or their time is up."""
         self._unlink_own()
         await self._grpc.stop(grace=STOP_SECONDS_MAX)
 
@@ -182,6 +183,16 @@ class Server:
                 os.unlink(self._path)
         except FileNotFoundError:
             pass
+
+
+async def until_signal() -> None:
+    """Returns at SIGTERM or SIGINT."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await stopping.wait()
+    _LOGGER.info("stopping")
 
 
 def refuse_live_socket(path: str) -> None:

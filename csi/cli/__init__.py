@@ -129,6 +129,11 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="SECONDS",
         help="how long a daemon outlives its last volume (%(default)g)",
     )
+    node.add_argument(
+        "--registration-dir",
+        metavar="DIR",
+        help="kubelet's plugins_registry: register there, and end when kubelet refuses",
+    )
     controller = _command(services, "controller", "serve Identity and Controller")
     controller.add_argument(
         "--source",

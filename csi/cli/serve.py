@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+from collections.abc import Awaitable, Callable
 
 from csi import programs
 from csi.children import Children
@@ -17,7 +18,7 @@ from csi.mounts import Mounts
 from csi.paths import check_components
 from csi.publishing import Publisher
 from csi.records import Publications
-from csi.server import Server, configure_logging
+from csi.server import Server, configure_logging, until_signal
 from csi.sources import Source
 
 #: <malloc.h>
@@ -75,8 +76,13 @@ async def _node(parsed: argparse.Namespace) -> None:
     server.add("Identity", IdentityService(is_ready))
     node = NodeService(node_id=parsed.node_id, publisher=publisher, kubelet_roots=roots)
     server.add("Node", node)
-    await _serve(server)
-    await publisher.settle()
+    try:
+        if parsed.registration_dir is None:
+            await _serve(server, until=until_signal)
+        else:
+            await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
+    finally:
+        await publisher.settle()
 
 
 async def _controller(parsed: argparse.Namespace) -> None:
@@ -96,16 +102,40 @@ async def _controller(parsed: argparse.Namespace) -> None:
     server.add("Identity", IdentityService(is_ready))
     server.add("Controller", ControllerService(provisioner))
     collection = asyncio.create_task(provisioner.collect())
-    await _serve(server)
+    await _serve(server, until=until_signal)
     collection.cancel()
     await provisioner.close()
 
 
-async def _serve(server: Server) -> None:
-    await server.start()
-    # What start-up has made stays for good; the collector need not look at it again.
-    gc.freeze()
-    await server.serve_until_signal()
+async def _serve(*servers: Server, until: Callable[[], Awaitable[None]]) -> None:
+    """Starts the servers in this order, and stops them in the opposite one when ``until`` ends or raises."""
+    async with contextlib.AsyncExitStack() as stopping:
+        for server in servers:
+            await server.start()
+            stopping.push_async_callback(server.stop)
+        # What start-up has made stays for good; the collector need not look at it again.
+        gc.freeze()
+        await until()
+
+
+async def _serve_registered(server: Server, *, registration_dir: str) -> None:
+    """As ``_serve``, known to kubelet meanwhile; raises FAILED_PRECONDITION when kubelet refuses that."""
+    from csi import registration
+    from csi._proto import pluginregistration_pb2
+
+    service = registration.RegistrationService(plugin_path=server.path)
+    registrar = Server(registration.socket_endpoint(registration_dir))
+    registrar.add("Registration", service, contract=pluginregistration_pb2.DESCRIPTOR)
+
+    async def until() -> None:
+        ends = [asyncio.ensure_future(end) for end in (until_signal(), service.until_refused())]
+        ended, pending = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in pending:
+            end.cancel()
+        for end in ended:
+            end.result()
+
+    await _serve(server, registrar, until=until)
 
 
 def _checked_root(root: str) -> str:

@@ -1,4 +1,4 @@
-"""Our csi.proto is the published one, field by field, and the generated code is what it generates."""
+"""What others define is as they publish it, field by field, and the generated code is what proto/ generates."""
 
 import json
 import os
@@ -13,31 +13,38 @@ import pytest
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-MODULE = "github.com/container-storage-interface/spec@v1.12.0"
+#: Our file -> the Go module that has the published one, its path there, and how many definitions it has at least.
+PUBLISHED = {
+    "csi.proto": ("github.com/container-storage-interface/spec@v1.12.0", "csi.proto", 1000),
+    "pluginregistration.proto": ("k8s.io/kubelet@v0.36.3", "pkg/apis/pluginregistration/v1/api.proto", 30),
+}
 PROTO = Path(__file__).resolve().parents[2] / "proto"
 
 
-def published_folder() -> Path:
-    """Where Go has the published specification; skips, saying why, when it cannot be had."""
+def module_folder(module: str) -> Path:
+    """Where Go has a module; skips, saying why, when it cannot be had."""
     if shutil.which("go") is None:
-        pytest.skip("SKIPPED: no Go here, so the published csi.proto cannot be fetched")
+        pytest.skip(f"SKIPPED: no Go here, so {module} cannot be fetched")
     environment = os.environ | {"GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
-    command = ["go", "mod", "download", "-json", MODULE]
+    command = ["go", "mod", "download", "-json", module]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment, cwd="/")
     if done.returncode != 0:
-        pytest.skip(f"SKIPPED: {MODULE} cannot be fetched: {done.stdout.strip()[-300:]} {done.stderr.strip()[-300:]}")
+        pytest.skip(f"SKIPPED: {module} cannot be fetched: {done.stdout.strip()[-300:]} {done.stderr.strip()[-300:]}")
     return Path(json.loads(done.stdout)["Dir"])
 
 
-def compiled(folder: Path, output: Path) -> descriptor_pb2.FileDescriptorProto:
-    """The descriptor of ``csi.proto`` in ``folder``."""
+def compiled(path: Path, output: Path) -> descriptor_pb2.FileDescriptorProto:
+    """The descriptor of the file at ``path``."""
     tools = pytest.importorskip("grpc_tools.protoc", reason="SKIPPED: grpcio-tools is not installed")
     well_known = Path(tools.__file__).parent / "_proto"
-    arguments = ["protoc", f"-I{folder}", f"-I{well_known}", f"--descriptor_set_out={output}", "csi.proto"]
+    arguments = ["protoc", f"-I{path.parent}", f"-I{well_known}", f"--descriptor_set_out={output}", path.name]
     assert tools.main(arguments) == 0
     (file,) = FileDescriptorSet.FromString(output.read_bytes()).file
-    # Where generated Go code goes says nothing about the wire.
+    # Where generated Go code goes says nothing about the wire, nor does the file's name.
     file.options.ClearField("go_package")
+    if not file.options.SerializeToString():
+        file.ClearField("options")
+    file.ClearField("name")
     for service in file.service:
         for method in service.method:
             # `rpc X(..) returns (..) {}` has empty options, `rpc X(..) returns (..);` has none: the same on the wire.
@@ -61,13 +68,15 @@ def described(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, s
         # Options of ours are unknown to descriptor_pb2, so they are compared as bytes.
         yield name, message.SerializeToString(deterministic=True).hex()
 
-    yield from walk(file, "csi")
+    yield from walk(file, file.package)
 
 
-def test_same_as_published(tmp_path: Path) -> None:
-    published = dict(described(compiled(published_folder(), tmp_path / "published")))
-    ours = dict(described(compiled(PROTO, tmp_path / "ours")))
-    assert len(published) > 1000
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_same_as_published(tmp_path: Path, name: str) -> None:
+    module, path, definitions_min = PUBLISHED[name]
+    published = dict(described(compiled(module_folder(module) / path, tmp_path / "published")))
+    ours = dict(described(compiled(PROTO / name, tmp_path / "ours")))
+    assert len(published) > definitions_min
     assert {name for name in published if ours.get(name) != published[name]} == set()
     assert set(ours) == set(published)
 
