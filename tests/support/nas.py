@@ -121,7 +121,6 @@ class Nas:
         """
         while int(time.time()) == self._started_at:
             time.sleep(0.02)
-        self._started_at = int(time.time())
         config = self.folder / "ganesha.conf"
         config.write_text(self._config())
         command = [
@@ -140,6 +139,7 @@ class Nas:
         except TimeLimitError as error:
             self.kill()
             raise TimeLimitError(f"{error}\n{self.log.read_text()[-2000:]}") from None
+        self._started_at = int(time.time())  # or a little earlier
 
     def stop(self) -> None:
         """Ends the server cleanly; nothing happens when none runs."""
