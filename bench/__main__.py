@@ -195,10 +195,12 @@ def show(cases: list[Case], console: Console) -> None:
     console.print(table)
 
 
-def write(cases: list[Case]) -> None:
+def write(cases: list[Case], *, load_before: float) -> None:
     """results/bench.json."""
     document = {
         "conditions": "client cold (fresh mount each round), server's page cache warm, rounds interleaved",
+        "processors": os.cpu_count(),
+        "load_before": load_before,
         "cases": [
             {
                 "name": case.name,
@@ -233,11 +235,16 @@ def main() -> int:
     arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     cases: list[Case] = []
+    load_before = os.getloadavg()[0]
+    if load_before > 1:
+        console.print(
+            f"The machine is busy (load {load_before:.1f}): the mount, which needs most processes, will look worse."
+        )
     with no_leaks(), workshop(rounds=arguments.rounds, console=console) as bench:
         for name in arguments.part or ["loopback", "link"]:
             cases.extend(getattr(bench, name)())
     show(cases, console)
-    write(cases)
+    write(cases, load_before=load_before)
     gates = [(case, gate) for case in cases for gate in case.gates]
     for case, gate in gates:
         console.print(f"{case.name}: {gate}")

@@ -120,7 +120,17 @@ def clone_and_build(folder: Path, *, bare: Path, program: Path) -> None:
     """Clones, changes, commits, checks; copies a C program, builds and runs it."""
     folder.mkdir()
     clone = folder / "clone"
-    git = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "gc.auto=0", "-C", clone]
+    git: list[str | Path] = [
+        "git",
+        "-c",
+        "user.name=Test",
+        "-c",
+        "user.email=test@example.com",
+        "-c",
+        "gc.auto=0",
+        "-C",
+        clone,
+    ]
     run(["git", "clone", "--quiet", "--no-hardlinks", bare, clone])
     assert run([*git, "status", "--porcelain"]) == ""
     (clone / "new file").write_text("text\n" * 10_000)
