@@ -146,6 +146,13 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         parser.set_defaults(module="csi.cli.serve")
         parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
         parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    probe = services.add_parser("probe", help="ask a CSI socket whether its process works")
+    probe.add_argument("--endpoint", required=True, help="unix:///path of the socket")
+    probe.add_argument("--alive", action="store_true", help="any answer will do, also that it is not ready")
+    probe.add_argument(
+        "--timeout", type=_seconds, default=3.0, metavar="SECONDS", help="how long to wait for it (%(default)g)"
+    )
+    probe.set_defaults(module="csi.cli.probe")
     node.set_defaults(service="node")
     controller.set_defaults(service="controller")
 

@@ -16,6 +16,7 @@ from csi import driver
 from csi._proto import csi_pb2, csi_pb2_grpc
 from csi._proto import pluginregistration_pb2 as wire
 from csi._proto import pluginregistration_pb2_grpc as wire_grpc
+from csi.cli import main
 from csi.server import Server, parse_endpoint
 from tests.support.processes import end_process, wait_until
 
@@ -84,6 +85,21 @@ def test_kubelet_finds_the_node_service_where_it_is_told(plugin: Plugin) -> None
     assert not plugin.registration_socket.exists()
     assert not plugin.csi_socket.exists()
     assert f"registered with kubelet as {driver.NAME}" in plugin.log()
+
+
+def test_probe(plugin: Plugin, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoint = f"unix://{plugin.csi_socket}"
+    assert main(["csi", "probe", "--endpoint", endpoint, "--alive"]) == 0
+    assert main(["csi", "probe", "--endpoint", endpoint]) == 1  # there is no keeper
+    assert capsys.readouterr().err == f"efc: {endpoint} answers that it is not ready\n"
+    plugin.process.send_signal(signal.SIGSTOP)
+    try:
+        assert main(["csi", "probe", "--endpoint", endpoint, "--alive", "--timeout", "0.5"]) == 1
+    finally:
+        plugin.process.send_signal(signal.SIGCONT)
+    end_process(plugin.process)
+    assert main(["csi", "probe", "--endpoint", endpoint, "--alive"]) == 1
+    assert capsys.readouterr().err.count(f"efc: nobody answers at {endpoint}: ") == 2
 
 
 def test_a_refused_registration_ends_the_process(plugin: Plugin) -> None:
