@@ -102,15 +102,28 @@ def run_bare(programs: Programs, command: str, url: str, path: str, *, prefix: S
     return _round(found, cpu=found["cpu_seconds"], memory_kib=found["rss_kib"])
 
 
-def run_mount(programs: Programs, command: str, url: str, path: str, *, keeper: Keeper) -> Round:
+def run_fresh_mount(programs: Programs, command: str, url: str, path: str, *, keeper: Keeper) -> Round:
     """The reader on a fresh mount."""
     with keeper.mounted(url) as mount:
-        (daemon,) = keeper.daemon_pids()
-        before_s, before_calls = cpu_s(daemon), nfs_calls(keeper, mount)
-        found = _run([programs.reader, command, mount / path])
-        used_s = cpu_s(daemon) - before_s
-        calls = nfs_calls(keeper, mount) - before_calls
-        return _round(found, cpu=used_s, memory_kib=memory_kib_max(daemon), calls=calls)
+        return run_mount(programs, command, mount, path, keeper=keeper)
+
+
+def run_mount(programs: Programs, command: str, mount: Path, path: str, *, keeper: Keeper) -> Round:
+    """The reader on a mount, without anything of the file in the page cache."""
+    (daemon,) = keeper.daemon_pids()
+    drop_pages(mount / path)
+    before_s, before_calls = cpu_s(daemon), nfs_calls(keeper, mount)
+    found = _run([programs.reader, command, mount / path])
+    used_s = cpu_s(daemon) - before_s
+    calls = nfs_calls(keeper, mount) - before_calls
+    return _round(found, cpu=used_s, memory_kib=memory_kib_max(daemon), calls=calls)
+
+
+def drop_pages(path: Path) -> None:
+    """Takes a file's pages out of the page cache; nothing for a directory."""
+    if path.is_file():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def nfs_calls(keeper: Keeper, mount: Path) -> int:
