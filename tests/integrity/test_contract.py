@@ -199,7 +199,7 @@ def test_acknowledged_records_outlive_kills(scene: Scene, case: str, details: di
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """The disk of a NAS whose power can fail."""
-    with disk_that_loses_power(tmp_path / "disk", size_mib=4096) as disk:
+    with disk_that_loses_power(tmp_path / "disk", size_mib=max(4096, int(SECONDS * 8))) as disk:
         yield disk
 
 
