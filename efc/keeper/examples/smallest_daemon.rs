@@ -11,6 +11,7 @@
 //! | `rootless` | connects to a root that is no directory |
 //! | `dies-connected`, `dies-mounted` | ends after that message |
 //! | `crashes` | serves once; every successor dies at once |
+//! | `talkative` | logs a KiB for each request |
 //! | `mute` | never reports |
 //! | `nas-silent` | reports that the NAS does not answer |
 
@@ -40,6 +41,8 @@ fn main() {
     let [device, state] = <[OwnedFd; 2]>::try_from(descriptors).expect("two descriptors");
     let (mut device, mut state) = (File::from(device), File::from(state));
     let host = start.config.unwrap_or_default().source.unwrap_or_default().host;
+    env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+    let is_talkative = host == "talkative";
     let is_successor = state.metadata().expect("fstat of the state").len() > 0;
     if is_successor {
         if host == "crashes" {
@@ -55,7 +58,7 @@ fn main() {
     let requests = Arc::new(AtomicU64::new(0));
     let counted = requests.clone();
     std::thread::spawn(move || converse(&control, &host, &counted, is_successor));
-    serve(&mut device, &requests);
+    serve(&mut device, &requests, is_talkative);
 }
 
 fn connect(control: &OwnedFd, host: &str) {
@@ -156,7 +159,7 @@ fn resend(device: &mut File) {
 }
 
 /// Serves until the session is over.
-fn serve(device: &mut File, requests: &AtomicU64) {
+fn serve(device: &mut File, requests: &AtomicU64, is_talkative: bool) {
     let mut buffer = vec![0; 1 << 17];
     loop {
         let size = match device.read(&mut buffer) {
@@ -166,6 +169,9 @@ fn serve(device: &mut File, requests: &AtomicU64) {
             Err(_) => return,
         };
         requests.fetch_add(1, Ordering::Relaxed);
+        if is_talkative {
+            log::info!("{}", "word ".repeat(205));
+        }
         let request = parse(&buffer[..size]);
         let attributes = |node: u64| {
             let (size, mode) = if node == 1 { (0, DIRECTORY_MODE) } else { (CONTENT.len() as u32, FILE_MODE) };

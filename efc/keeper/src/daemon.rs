@@ -1,8 +1,9 @@
 //! One daemon process: started, talked to, ended.
 //!
 //! It inherits standard error, its end of the control socket as descriptor 3, and nothing else: everything that the
-//! keeper opens is close-on-exec, the environment is empty, the working directory is `/`. It has a process group of its
-//! own and outlives the keeper; the session's descriptors come over the socket.
+//! keeper opens is close-on-exec, the environment is empty, the working directory is `/`. It has a session of its
+//! own and a cgroup of its own where that is wanted, and outlives the keeper; the session's descriptors come over the
+//! socket.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +17,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::cgroups::Cgroup;
+use crate::inheritance;
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
 /// its whole life, so that no pipe of the standard library's is overwritten between fork and exec.
@@ -33,29 +37,39 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program` and sends it `config` with the session's two descriptors.
+    /// Starts `program` in `cgroup`, if any, and sends it `config` with the session's two descriptors.
     ///
     /// # Errors
-    /// Those of starting a process, and of the first message. No process is left then.
-    pub fn start(program: &Path, config: &DaemonConfig, session: &OwnedFd, state: &OwnedFd) -> io::Result<Daemon> {
+    /// Those of starting a process, of moving it, and of the first message. No process is left then.
+    pub fn start(
+        program: &Path,
+        cgroup: Option<&Cgroup<'_>>,
+        config: &DaemonConfig,
+        session: &OwnedFd,
+        state: &OwnedFd,
+    ) -> io::Result<Daemon> {
         let started_at = Instant::now();
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mapping = FdMapping { parent_fd: theirs, child_fd: CONTROL_FD };
         let mut command = Command::new(program);
         command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
         command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        // The message waits in the socket before the process exists: one scheduling round less.
-        let start = ToDaemon { message: Some(to_daemon::Message::Start(Start { config: Some(config.clone()) })) };
-        efc_proto::send(&control, &start, &[session.as_fd(), state.as_fd()])?;
+        inheritance::start_session(&mut command);
         rustix::io::ioctl_fionbio(&control, true)?;
         let mut child = command.spawn()?;
-        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+        let set_up = || {
+            let pid = Pid::from_child(&child);
+            cgroup.map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
+            let start = ToDaemon { message: Some(to_daemon::Message::Start(Start { config: Some(config.clone()) })) };
+            efc_proto::send(&control, &start, &[session.as_fd(), state.as_fd()])?;
+            Ok(pidfd_open(pid, PidfdFlags::empty())?)
+        };
+        match set_up() {
             Ok(process) => Ok(Daemon { child, process, control, started_at }),
-            Err(errno) => {
+            Err(error) => {
                 child.kill()?;
                 child.wait()?;
-                Err(errno.into())
+                Err(error)
             }
         }
     }

@@ -1,7 +1,17 @@
-//! Descriptors that whoever started the keeper left open: the only unsafe code of this crate.
+//! What processes inherit: the keeper from whoever started it, and a daemon from the keeper. The only unsafe code of
+//! this crate.
+//!
+//! The keeper keeps no descriptor but the three standard ones, and makes standard error one that never blocks: behind a
+//! pipe is somebody, a container's runtime say, who may stop reading or go away, and neither keeper nor daemons may wait
+//! for him. A line that finds the pipe full or closed is lost.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::stdio::{dup2_stderr, stderr};
 
 /// Closes every descriptor but the three standard ones. A pipe held open here for ever would keep a caller waiting for
 /// its end, and every daemon would inherit it.
@@ -16,4 +26,24 @@ pub unsafe fn close_inherited_descriptors() -> io::Result<()> {
     // SAFETY: no memory is passed, and the caller vouches that nobody owns what is closed.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Opens standard error anew, without blocking, if it is a pipe. O_NONBLOCK on the one that is there would be everybody
+/// else's too.
+///
+/// # Errors
+/// ENXIO if nobody reads: then it is broken, which blocks nobody either. Those of open(2).
+pub fn unblock_stderr() -> io::Result<()> {
+    if FileType::from_raw_mode(fstat(stderr())?.st_mode) != FileType::Fifo {
+        return Ok(());
+    }
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(dup2_stderr(open("/proc/self/fd/2", flags, Mode::empty())?)?)
+}
+
+/// Makes the command's process the leader of a session and process group of its own, which no terminal's hang-up and no
+/// signal to the keeper's group reaches.
+pub fn start_session(command: &mut Command) {
+    // SAFETY: setsid(2) is all that happens between fork and exec.
+    unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) };
 }

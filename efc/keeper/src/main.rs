@@ -7,6 +7,7 @@
 //! On the first SIGTERM or SIGINT it takes no new mounts and ends when the last one is gone; on the second it ends at
 //! once. Its daemons serve on without it.
 
+mod cgroups;
 mod clients;
 mod daemon;
 mod entry;
@@ -34,6 +35,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::cgroups::Cgroups;
 use crate::clients::Clients;
 use crate::helper::Helper;
 use crate::mounts::Mounts;
@@ -49,13 +51,20 @@ const IDLE_TIME_LIMIT: Duration = Duration::from_secs(1);
 /// How long the first client may take to come.
 const FIRST_CLIENT_TIME_LIMIT: Duration = Duration::from_secs(10);
 
-const USAGE: &str = "usage: efc-keeper [--run-dir DIR] [--daemon PATH] [--exit-when-idle]";
+/// Where a node shows its cgroups.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-#[derive(Debug, PartialEq, Eq)]
+const USAGE: &str = "usage: efc-keeper [--run-dir DIR] [--daemon PATH] [--exit-when-idle]
+                  [--daemon-cgroup NAME [--cgroup-root DIR] [--daemon-memory-max BYTES]]";
+
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Arguments {
     run_dir: PathBuf,
     daemon: Option<PathBuf>,
     exit_when_idle: bool,
+    daemon_cgroup: Option<String>,
+    cgroup_root: Option<PathBuf>,
+    daemon_memory_max_bytes: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -69,6 +78,9 @@ fn main() -> ExitCode {
         }
     };
     env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+    if let Err(error) = inheritance::unblock_stderr() {
+        log::warn!("standard error may block: {error}");
+    }
     if let Err(error) = closed {
         log::warn!("descriptors that were inherited stay open: {error}");
     }
@@ -83,22 +95,36 @@ fn main() -> ExitCode {
 
 fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -> Result<Arguments, lexopt::Error> {
     let run_dir = run_dir.map_or_else(|| PathBuf::from("/run/efc"), PathBuf::from);
-    let mut parsed = Arguments { run_dir, daemon: None, exit_when_idle: false };
+    let mut parsed = Arguments { run_dir, ..Arguments::default() };
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
         match argument {
             Long("run-dir") => parsed.run_dir = parser.value()?.into(),
             Long("daemon") => parsed.daemon = Some(parser.value()?.into()),
             Long("exit-when-idle") => parsed.exit_when_idle = true,
+            Long("daemon-cgroup") => parsed.daemon_cgroup = Some(parser.value()?.string()?),
+            Long("cgroup-root") => parsed.cgroup_root = Some(parser.value()?.into()),
+            Long("daemon-memory-max") => parsed.daemon_memory_max_bytes = Some(parser.value()?.parse()?),
             other => return Err(other.unexpected()),
         }
+    }
+    if let Some(name) = &parsed.daemon_cgroup {
+        let is_plain = |letter: u8| letter.is_ascii_alphanumeric() || b"-_.".contains(&letter);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(is_plain) {
+            return Err(
+                format!("--daemon-cgroup: {name:?} is not one name of letters, digits, '-', '_' and '.'").into()
+            );
+        }
+    } else if parsed.cgroup_root.is_some() || parsed.daemon_memory_max_bytes.is_some() {
+        return Err("--cgroup-root and --daemon-memory-max need --daemon-cgroup".into());
     }
     Ok(parsed)
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
     let place = Place::take(&arguments.run_dir)?;
-    let programs = find_programs(arguments.daemon.as_deref())?;
+    let programs = find_programs(arguments)?;
+    let cgroups = programs.cgroups.clone();
     std::env::set_current_dir("/")?;
     raise_descriptor_limit()?;
     let (mut signals, sender) = UnixStream::pair()?;
@@ -111,7 +137,9 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let mounts = Arc::new(Mounts::new(programs));
     let clients = Clients::new(mounts.clone());
     let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
-    keeper.serve(&mut signals)
+    keeper.serve(&mut signals)?;
+    cgroups.iter().for_each(Cgroups::leave);
+    Ok(())
 }
 
 /// A thousand mounts need more descriptors than the usual soft limit; the hard limit is what the administrator meant.
@@ -120,16 +148,21 @@ fn raise_descriptor_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
-fn find_programs(daemon: Option<&Path>) -> io::Result<Programs> {
+fn find_programs(arguments: &Arguments) -> io::Result<Programs> {
     let own = std::env::current_exe()?;
     let beside = |name: &str| own.with_file_name(name);
-    let daemon = match daemon {
+    let daemon = match &arguments.daemon {
         Some(path) => path
             .canonicalize()
             .map_err(|error| io::Error::new(error.kind(), format!("the daemon {}: {error}", path.display())))?,
         None => beside("efcd"),
     };
-    Ok(Programs { daemon, helper: Helper::new(beside("efc-mount-helper")) })
+    let cgroup_root = arguments.cgroup_root.as_deref().unwrap_or(Path::new(CGROUP_ROOT));
+    let cgroups = arguments.daemon_cgroup.as_ref().map(|name| {
+        Cgroups::new(name, cgroup_root, arguments.daemon_memory_max_bytes)
+            .map_err(|error| io::Error::new(error.kind(), format!("no cgroups for daemons: {error}")))
+    });
+    Ok(Programs { daemon, cgroups: cgroups.transpose()?, helper: Helper::new(beside("efc-mount-helper")) })
 }
 
 struct Keeper {
@@ -226,13 +259,25 @@ mod tests {
 
     #[test]
     fn command_lines() {
-        let defaults = Arguments { run_dir: "/run/efc".into(), daemon: None, exit_when_idle: false };
+        let defaults = Arguments { run_dir: "/run/efc".into(), ..Arguments::default() };
         assert_eq!(parse_line("", None), Ok(defaults));
         assert_eq!(parse_line("", Some("/r")).unwrap().run_dir, Path::new("/r"));
-        let all = Arguments { run_dir: "/a".into(), daemon: Some("d".into()), exit_when_idle: true };
-        assert_eq!(parse_line("--run-dir /a --daemon=d --exit-when-idle", Some("/r")), Ok(all));
-        for bad in ["--run-dir", "--what", "word", "--exit-when-idle=yes"] {
+        let all = Arguments {
+            run_dir: "/a".into(),
+            daemon: Some("d".into()),
+            exit_when_idle: true,
+            daemon_cgroup: Some("efc".into()),
+            cgroup_root: Some("/c".into()),
+            daemon_memory_max_bytes: Some(1 << 30),
+        };
+        let line = "--run-dir /a --daemon=d --exit-when-idle --daemon-cgroup efc --cgroup-root /c";
+        assert_eq!(parse_line(&format!("{line} --daemon-memory-max 1073741824"), Some("/r")), Ok(all));
+        for bad in ["--run-dir", "--what", "word", "--exit-when-idle=yes", "--cgroup-root /c", "--daemon-memory-max 1"]
+        {
             assert!(parse_line(bad, None).is_err(), "{bad}");
+        }
+        for bad in ["", "..", "a/b", "--daemon-memory-max=1M", "--daemon-memory-max=-1"] {
+            assert!(parse_line(&format!("--daemon-cgroup efc --daemon-cgroup={bad}"), None).is_err(), "{bad}");
         }
     }
 }

@@ -23,6 +23,7 @@ use efc_proto::{Error, Mounted, ReportRequest, Stop, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::cgroups::{Cgroup, Cgroups};
 use crate::daemon::{Daemon, timespec};
 use crate::entry::{End, Entry};
 use crate::failure::{failure, path_code};
@@ -46,11 +47,13 @@ const END_TIME_LIMIT: Duration = Duration::from_millis(500);
 /// How often an aborted mount is looked at, to see whether somebody has unmounted it.
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The programs that sessions run.
+/// The programs that sessions run, and where.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// `efcd`.
     pub daemon: PathBuf,
+    /// Its cgroups; none: the keeper's.
+    pub cgroups: Option<Cgroups>,
     /// `efc-mount-helper`.
     pub helper: Helper,
 }
@@ -59,6 +62,7 @@ pub struct Programs {
 struct Session<'a> {
     entry: &'a Entry,
     programs: &'a Programs,
+    cgroup: Option<Cgroup<'a>>,
     device: OwnedFd,
     state: OwnedFd,
     daemon: Option<Daemon>,
@@ -117,9 +121,11 @@ impl<'a> Session<'a> {
         })?;
         let device = kernel::open_fuse().map_err(|error| internal("open /dev/fuse", error))?;
         let state = kernel::create_state().map_err(|error| internal("make the state memory", error))?;
+        let cgroup = programs.cgroups.as_ref().map(|cgroups| cgroups.cgroup(entry.target())).transpose();
         let mut session = Session {
             entry,
             programs,
+            cgroup: cgroup.map_err(|error| internal("name a cgroup", error))?,
             device,
             state,
             daemon: None,
@@ -312,7 +318,8 @@ impl<'a> Session<'a> {
     }
 
     fn spawn(&mut self) -> io::Result<()> {
-        let daemon = Daemon::start(&self.programs.daemon, self.entry.config(), &self.device, &self.state)?;
+        let (program, cgroup) = (&self.programs.daemon, self.cgroup.as_ref());
+        let daemon = Daemon::start(program, cgroup, self.entry.config(), &self.device, &self.state)?;
         let is_successor = self.died_at.is_some();
         self.report_pending = false;
         self.entry.update(|status| {

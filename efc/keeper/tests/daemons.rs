@@ -91,6 +91,8 @@ fn a_daemon_that_does_not_report_delays_no_status() {
 fn a_daemon_inherits_nothing_but_its_socket() {
     let ground = Ground::new();
     let pid = ground.client().mount(&ground.target(), config("nas")).unwrap().pid;
+    let session = rustix::process::getsid(rustix::process::Pid::from_raw(pid)).unwrap();
+    assert_eq!(session.as_raw_nonzero().get(), pid);
     let process = format!("/proc/{pid}");
     assert_eq!(fs::read(format!("{process}/environ")).unwrap(), b"");
     assert_eq!(fs::read_link(format!("{process}/cwd")).unwrap(), std::path::Path::new("/"));

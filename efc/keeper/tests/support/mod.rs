@@ -29,6 +29,7 @@ const TEST_TIME_LIMIT: Duration = Duration::from_secs(60);
 pub struct Ground {
     pub base: PathBuf,
     pub keeper: Child,
+    arguments: Vec<String>,
     /// Tells the watchdog, when it is dropped, that the test has ended.
     _running: Sender<()>,
     _directory: tempfile::TempDir,
@@ -41,6 +42,15 @@ impl Ground {
     }
 
     pub fn with(arguments: &[&str]) -> Ground {
+        Ground::make(arguments, None)
+    }
+
+    /// A keeper that logs there, and not to a file.
+    pub fn with_stderr(arguments: &[&str], stderr: Stdio) -> Ground {
+        Ground::make(arguments, Some(stderr))
+    }
+
+    fn make(arguments: &[&str], stderr: Option<Stdio>) -> Ground {
         build_programs();
         // SAFETY: a mount namespace of this thread's own changes no descriptor and no memory of other threads.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
@@ -49,7 +59,8 @@ impl Ground {
         let base = directory.path().canonicalize().unwrap();
         mount("none", &base, "tmpfs", MountFlags::empty(), Some(c"mode=755")).unwrap();
         fs::create_dir(base.join("target")).unwrap();
-        let keeper = start_keeper(&base, arguments);
+        let arguments: Vec<String> = arguments.iter().map(|argument| argument.to_string()).collect();
+        let keeper = start_keeper(&base, &arguments, stderr);
         let (running, ended) = mpsc::channel();
         let watched = base.clone();
         // The thread inherits the mount namespace.
@@ -58,7 +69,7 @@ impl Ground {
                 abort_all_below(&watched);
             }
         });
-        Ground { base, keeper, _running: running, _directory: directory }
+        Ground { base, keeper, arguments, _running: running, _directory: directory }
     }
 
     pub fn target(&self) -> PathBuf {
@@ -107,7 +118,7 @@ impl Ground {
 
     /// Another keeper in the same place.
     pub fn restart_keeper(&mut self) {
-        self.keeper = start_keeper(&self.base, &[]);
+        self.keeper = start_keeper(&self.base, &self.arguments, None);
     }
 }
 
@@ -136,8 +147,9 @@ fn abort_all_below(base: &Path) {
     }
 }
 
-fn start_keeper(base: &Path, arguments: &[&str]) -> Child {
+fn start_keeper(base: &Path, arguments: &[String], stderr: Option<Stdio>) -> Child {
     let program = Path::new(env!("CARGO_BIN_EXE_efc-keeper"));
+    let log = || fs::OpenOptions::new().create(true).append(true).open(base.join("log")).unwrap().into();
     let mut keeper = Command::new(program)
         .arg("--run-dir")
         .arg(base.join("run"))
@@ -145,7 +157,7 @@ fn start_keeper(base: &Path, arguments: &[&str]) -> Child {
         .arg(program.with_file_name("examples").join("smallest_daemon"))
         .args(arguments)
         .stdin(Stdio::null())
-        .stderr(fs::OpenOptions::new().create(true).append(true).open(base.join("log")).unwrap())
+        .stderr(stderr.unwrap_or_else(log))
         .spawn()
         .unwrap();
     let run_dir = base.join("run");
