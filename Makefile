@@ -5,6 +5,7 @@ SUITE   := $(PYTHON) -m tests.support.suite
 SOURCES := Cargo.toml Cargo.lock pyproject.toml setup.py \
            $(shell find csi efc proto -type f -not -name '*.pyc' -not -path '*/target/*')
 CSI_SANITY_VERSION := v5.6.0
+HELM_VERSION := v3.21.4
 
 .PHONY: help setup quickstart test bench proto clean
 .DEFAULT_GOAL := help
@@ -38,6 +39,12 @@ bench: setup ## side by side: ext4, the bare NFS client, the mount; report under
 proto: setup ## generates csi/_proto from proto/
 	@$(PYTHON) csi/_proto/generate.py
 
+manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
+	@deploy/render > deploy/.efc-csi.yaml && mv deploy/.efc-csi.yaml deploy/efc-csi.yaml
+.PHONY: manifests
+
+.tools/bin/helm:
+	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
 .tools/bin/csi-sanity:
 	@command -v go >/dev/null || { echo "csi-sanity needs Go 1.25 or newer: https://go.dev/dl" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$(CSI_SANITY_VERSION)

@@ -1,0 +1,199 @@
+"""What is installed on a cluster: the committed manifests are the chart's, and give nobody more than they need."""
+
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from csi import cli, driver
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+NAMESPACE = "efc-system"
+CLUSTER_WIDE = {"Namespace", "CSIDriver", "ClusterRole", "ClusterRoleBinding", "StorageClass"}
+#: Containers that are privileged, for Bidirectional mount propagation, and host paths of their pods.
+PRIVILEGED = {
+    "keeper": {"/run/efc", "/sys/fs/cgroup"},
+    "node": {
+        "/run/efc",
+        "/var/lib/kubelet/pods",
+        f"/var/lib/kubelet/plugins/{driver.NAME}",
+        "/var/lib/kubelet/plugins_registry",
+    },
+}
+#: Capabilities of the others.
+CAPABILITIES: dict[str, list[str]] = {"controller": ["NET_BIND_SERVICE"], "provisioner": []}
+RULES = {
+    "persistentvolumes": {"get", "list", "watch", "create", "patch", "delete"},
+    "persistentvolumeclaims": {"get", "list", "watch", "update"},
+    "storageclasses": {"get", "list", "watch"},
+    "events": {"create", "patch"},
+}
+
+
+def render(*options: str) -> subprocess.CompletedProcess[str]:
+    """``deploy/render OPTIONS``; skips when there is no helm."""
+    if not (ROOT / ".tools/bin/helm").exists() and shutil.which("helm") is None:
+        pytest.skip("SKIPPED: no helm, so the chart cannot be rendered: make .tools/bin/helm")
+    return subprocess.run([DEPLOY / "render", *options], capture_output=True, text=True, timeout=60, check=False)
+
+
+def rendered(*options: str) -> list[dict[str, Any]]:
+    done = render(*options)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def committed() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "efc-csi.yaml").read_text()))
+
+
+def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (item for item in objects if (item["kind"], item["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and pod specification of each workload."""
+    for item in objects:
+        if item["kind"] in {"DaemonSet", "Deployment"}:
+            yield item["metadata"]["name"], item["spec"]["template"]["spec"]
+
+
+def containers(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {container["name"]: container for _, pod in pods(objects) for container in pod["containers"]}
+
+
+def test_committed_manifests_are_the_charts() -> None:
+    assert render().stdout == (DEPLOY / "efc-csi.yaml").read_text(), "run make manifests"
+
+
+def test_every_manifest_is_one() -> None:
+    for path in [DEPLOY / "efc-csi.yaml", *sorted((DEPLOY / "examples").glob("*.yaml"))]:
+        objects = list(yaml.safe_load_all(path.read_text()))
+        assert objects, path
+        for item in objects:
+            assert item["apiVersion"], path
+            assert item["kind"], path
+            assert item["metadata"]["name"], path
+    for item in committed():
+        assert item["metadata"].get("namespace") == (None if item["kind"] in CLUSTER_WIDE else NAMESPACE), item
+    names = sorted(name for name, _ in pods(committed()))
+    assert names == ["efc-controller", "efc-keeper", "efc-node"]
+
+
+def test_the_example_of_the_driver_object_is_the_charts() -> None:
+    example = yaml.safe_load((DEPLOY / "examples" / "csidriver.yaml").read_text())
+    assert one(committed(), "CSIDriver", driver.NAME)["spec"] == example["spec"]
+
+
+def test_no_container_may_do_more_than_it_needs() -> None:
+    for name, container in containers(committed()).items():
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"], name
+        if name in PRIVILEGED:
+            assert context["privileged"]
+            continue
+        assert context["capabilities"] == {"drop": ["ALL"]} | (
+            {"add": CAPABILITIES[name]} if CAPABILITIES[name] else {}
+        ), name
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert "privileged" not in context, name
+    assert set(containers(committed())) == set(PRIVILEGED) | set(CAPABILITIES)
+
+
+def test_host_paths_are_where_the_node_has_them() -> None:
+    for name, pod in pods(committed()):
+        paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+        assert set(paths.values()) == PRIVILEGED.get(name.removeprefix("efc-"), set())
+        for container in pod["containers"]:
+            for mount in container["volumeMounts"]:
+                assert mount["mountPath"] == paths.get(mount["name"], mount["mountPath"])
+
+
+def test_node_parts_have_no_way_to_the_api() -> None:
+    objects = committed()
+    accounts = {"efc-keeper", "efc-node"}
+    for name, pod in pods(objects):
+        assert pod["serviceAccountName"] == name
+        assert pod["automountServiceAccountToken"] is False
+        assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
+        if name in accounts:
+            assert all(set(volume) == {"name", "hostPath"} for volume in pod["volumes"])
+    bindings = [item for item in objects if item["kind"].endswith("RoleBinding")]
+    assert {subject["name"] for binding in bindings for subject in binding["subjects"]} == {"efc-controller"}
+    controller = containers(objects)["controller"]
+    assert [mount["mountPath"] for mount in controller["volumeMounts"]] == ["/csi"]
+
+
+def test_the_provisioner_has_the_rules_that_it_needs() -> None:
+    objects = committed()
+    assert [item["metadata"]["name"] for item in objects if item["kind"] in {"Role", "ClusterRole"}] == [
+        "efc-provisioner"
+    ]
+    rules = one(objects, "ClusterRole", "efc-provisioner")["rules"]
+    assert {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]} == RULES
+
+
+def test_command_lines_are_ours() -> None:
+    for name in ("node", "controller"):
+        container = containers(committed())[name]
+        parsed = cli._parser().parse_args(container["args"])
+        assert parsed.service == name
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe in container:
+                program, *arguments = container[probe]["exec"]["command"]
+                assert program == "efc"
+                assert cli._parser().parse_args(arguments).endpoint == parsed.endpoint
+
+
+def test_versions_are_the_releases() -> None:
+    release = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    chart = yaml.safe_load((DEPLOY / "chart" / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (release, release)
+    assert containers(committed())["node"]["image"] == f"efc-csi:{release}"
+
+
+def test_another_kubelet_root_and_run_directory_are_used_everywhere() -> None:
+    done = render("--set", "kubeletRoot=/data/kubelet,runDir=/run/other")
+    assert "/var/lib/kubelet" not in done.stdout
+    assert "/run/efc" not in done.stdout
+    assert "--registration-dir=/data/kubelet/plugins_registry" in done.stdout
+
+
+def test_without_sources_there_is_no_controller() -> None:
+    objects = rendered("--set-json", "controller.sources=[]")
+    assert {name for name, _ in pods(objects)} == {"efc-keeper", "efc-node"}
+    assert not [item for item in objects if "Role" in item["kind"] or item["kind"] == "NetworkPolicy"]
+
+
+def test_a_storage_class() -> None:
+    source = "nfs://nas/x?mountport=5"
+    options = ("--set", f"storageClass.create=true,storageClass.default=true,storageClass.parameters.source={source}")
+    storage_class = one(rendered(*options), "StorageClass", "efc")
+    assert storage_class["parameters"] == {"source": source}
+    assert storage_class["provisioner"] == driver.NAME
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "keeper.demonCgroup=x",
+        "keeper.daemonCgroup=../x",
+        "runDir=run/efc",
+        "runDir=/run/../etc",
+        "kubeletRoot=/",
+        "image.pullPolicy=Sometimes",
+        "controller.sources={nas:/x}",
+        "storageClass.create=true",
+    ],
+)
+def test_values_that_are_refused(setting: str) -> None:
+    done = render("--set", setting)
+    assert done.returncode != 0
+    assert setting.partition(".")[0].partition("=")[0] in done.stderr
