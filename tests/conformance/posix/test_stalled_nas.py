@@ -66,6 +66,26 @@ def test_killed_process_dies_with_its_request_outstanding(paused_nas: Nas, keepe
         assert path.joinpath("file").exists() or name == "unlink"
 
 
+def test_killed_process_dies_with_unsynced_data_in_an_open_file(paused_nas: Nas, keeper: Keeper) -> None:
+    """Its exit closes the file, and waits for that where no signal arrives any more."""
+    data = os.urandom(1 << 20)
+    with keeper.mounted(paused_nas.url) as path:
+
+        def write_and_wait() -> None:
+            with (path / "open").open("wb", buffering=0) as file:
+                file.write(data)
+                (paused_nas.folder / "written").touch()
+                time.sleep(60)
+
+        pid = start(write_and_wait)
+        wait_until((paused_nas.folder / "written").exists, what="the data to be written", limit_s=10)
+        paused_nas.pause()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: ended(pid), what="the killed process to end (it closes its file)", limit_s=5)
+        paused_nas.resume()
+        assert (path / "open").read_bytes() == data
+
+
 def test_request_goes_on_when_the_nas_is_back(paused_nas: Nas, keeper: Keeper) -> None:
     with keeper.mounted(paused_nas.url) as path:
         expected = (paused_nas.export_folder() / "file").read_bytes()
