@@ -11,7 +11,7 @@ HELM_VERSION := v3.21.4
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@sed -n 's/^\([a-z ]*\):.*## /\1: /p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z -]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
 setup: .venv/installed ## installs system packages, and EFC into .venv (.venv/bin/efc)
 .venv/installed: $(SOURCES) tests/support/setup
@@ -35,6 +35,32 @@ posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real 
 
 bench: setup ## side by side: ext4, the bare NFS client, the mount; report under results/
 	@tests/support/sandbox $(PYTHON) -m bench
+
+# --- a real Kubernetes cluster in namespaces of this machine --------------------------------------------------------
+CLUSTER := .tools/cluster
+
+cluster: setup $(CLUSTER)/ready ## installs the driver on a real cluster of two nodes and tests it there (the first time takes 10 minutes)
+	@$(SUITE) cluster
+cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=1 to 9
+	@PYTHON=$(PYTHON) tests/cluster/up $(or $(NODES),2)
+cluster-down: ## ends it
+	@tests/cluster/down
+.PHONY: cluster cluster-up cluster-down
+
+$(CLUSTER)/ready: $(CLUSTER)/bin/kubelet $(CLUSTER)/images/busybox.tar $(CLUSTER)/images/efc-csi.tar
+	@touch $@
+$(CLUSTER)/packages: tests/cluster/packages
+	@mkdir -p $(CLUSTER)
+	@tests/cluster/packages
+	@touch $@
+$(CLUSTER)/bin/kubelet: $(wildcard tests/cluster/programs/* tests/cluster/programs/kubebin/*)
+	@command -v go >/dev/null || { echo "the cluster needs Go 1.25 or newer: https://go.dev/dl" >&2; exit 1; }
+	tests/cluster/programs/build $(CLUSTER)/bin
+$(CLUSTER)/images/busybox.tar: tests/cluster/images.py $(CLUSTER)/packages $(CLUSTER)/bin/kubelet .venv/installed
+	@$(PYTHON) -m tests.cluster.images $(CLUSTER)/bin $(@D)
+$(CLUSTER)/images/efc-csi.tar: $(SOURCES) Dockerfile deploy/image
+	@mkdir -p $(@D)
+	deploy/image $@
 
 proto: setup ## generates csi/_proto from proto/
 	@$(PYTHON) csi/_proto/generate.py

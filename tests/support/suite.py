@@ -115,6 +115,7 @@ PARTS = {
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
+    "cluster": _pytest("cluster", "tests/cluster", limit_s=1800),
 }
 
 

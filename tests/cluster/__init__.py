@@ -1,0 +1,1 @@
+"""The driver on a real Kubernetes cluster, whose nodes are namespaces of this machine."""

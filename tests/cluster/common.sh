@@ -1,0 +1,21 @@
+# Sourced by the scripts beside it: where the cluster is, and where its programs are.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+tools=${EFC_CLUSTER_TOOLS:-$root/.tools/cluster}
+dir=${EFC_CLUSTER_DIR:-/tmp/efc-cluster} # everything that a running cluster writes; another name makes a second cluster
+cgroup=efc-cluster-$(printf %s "$dir" | md5sum | cut -c 1-8)
+controllers() { # the cgroup hierarchies of this machine: one with cgroup v2, several with v1
+    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+        echo /sys/fs/cgroup
+    else
+        for hierarchy in /sys/fs/cgroup/*/; do
+            [ -e "$hierarchy/notify_on_release" ] && echo "${hierarchy%/}"
+        done
+    fi
+}
+enter() { # COMMAND...: in the namespaces of the control plane
+    [ -s "$dir/init" ] || { echo "no cluster runs in $dir: make cluster-up" >&2; exit 1; }
+    exec nsenter --wdns="$PWD" --target "$(cat "$dir/init")" --mount --net --pid -- \
+        env PATH="$tools/bin:$PATH" KUBECONFIG="$dir/admin.kubeconfig" "$@"
+}

@@ -1,0 +1,122 @@
+"""One cluster for all tests, the driver installed on it as a user installs it, a namespace for each test."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.cluster import SYSTEM_NAMESPACE, Cluster, Namespace
+from tests.support.leaks import require_sandbox
+from tests.support.paths import RESULTS, ROOT
+from tests.support.processes import wait_until
+
+NODES = 2
+_FAILED = pytest.StashKey[bool]()
+_IDLE_GRACE_LIMIT_S = 90.0  # daemons outlive their last volume a little
+
+
+@pytest.fixture(scope="session")
+def bare_cluster() -> Iterator[Cluster]:
+    """A cluster of its own, or the one in EFC_CLUSTER_DIR (`make cluster-up`) for those who work on the tests."""
+    if running := os.environ.get("EFC_CLUSTER_DIR"):
+        yield Cluster(folder=Path(running))
+        return
+    require_sandbox()
+    cluster = Cluster(folder=Path(tempfile.mkdtemp(prefix="cluster-")))
+    cluster.boot(nodes=NODES)
+    try:
+        yield cluster
+    finally:
+        cluster.end()
+
+
+@pytest.fixture(scope="session")
+def cluster(bare_cluster: Cluster) -> Cluster:
+    """The cluster with the driver on all nodes."""
+    try:
+        install(bare_cluster)
+    except AssertionError as error:
+        folder = RESULTS / "logs" / "cluster-install"
+        bare_cluster.gather(folder, namespace=SYSTEM_NAMESPACE)
+        error.add_note(f"state of the cluster: {folder}")
+        raise
+    return bare_cluster
+
+
+def install(cluster: Cluster) -> None:
+    """deploy/efc-csi.yaml, with the tests' image and the tests' NAS in the places that a user changes."""
+    text = (ROOT / "deploy" / "efc-csi.yaml").read_text()
+    cluster.kubectl("apply", "-f", "-", stdin=text)
+    for workload in ("daemonset/efc-keeper", "daemonset/efc-node", "deployment/efc-controller"):
+        cluster.await_rollout(workload)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(cluster: Cluster) -> Iterator[None]:
+    """Instead of the check of the other tests, which cannot see into nodes: no volume of ours stays published."""
+    yield
+    for node in cluster.nodes():
+        assert cluster.published(node) == [], f"volumes are still published on {node}"
+        gone = functools.partial(_no_daemon_is_left, cluster, node)
+        wait_until(gone, what=f"the last daemon of {node} to go", limit_s=_IDLE_GRACE_LIMIT_S, interval_s=1)
+
+
+def _no_daemon_is_left(cluster: Cluster, node: str) -> bool:
+    return "fuse.efc" not in cluster.on_node(node, "cat", "/proc/self/mountinfo")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A fixture's end learns here whether its test failed."""
+    report = yield
+    if call.when == "call":
+        item.stash[_FAILED] = report.failed
+    return report
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Namespace]:
+    """A namespace of the test's name; everything in it goes at the end, after its state was kept if the test failed."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:50].strip("-")
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    wait_until(lambda: cluster.get("serviceaccount", "default", namespace=name), what="its service account", limit_s=30)
+    place = Namespace(cluster=cluster, name=name)
+    yield place
+    if request.node.stash.get(_FAILED, True):
+        cluster.gather(RESULTS / "logs" / f"cluster-{name}", namespace=name)
+    cluster.kubectl("-n", name, "delete", "statefulsets,deployments,pods", "--all", "--timeout=60s", limit_s=70)
+    cluster.kubectl("-n", name, "delete", "persistentvolumeclaims", "--all", "--timeout=60s", limit_s=70)
+    cluster.kubectl("delete", "namespace", name, "--timeout=60s", limit_s=70)
+    for kind in ("persistentvolume", "storageclass"):
+        ours = [
+            found["metadata"]["name"] for found in cluster.objects(kind, selector="efc=test")
+            if found["metadata"]["name"].startswith(f"{name}-")
+        ]  # fmt: skip
+        if ours:
+            cluster.kubectl("delete", kind, *ours, "--timeout=60s", limit_s=70)
+
+
+@pytest.fixture(scope="session")
+def figures() -> Iterator[dict[str, object]]:
+    """What tests measured; it ends in results/cluster.json."""
+    measured: dict[str, object] = {}
+    yield measured
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "cluster.details.json").write_text(json.dumps(measured, indent=2) + "\n")
+
+
+@pytest.fixture
+def shared(namespace: Namespace) -> str:
+    """A claim of a new, empty directory of the NAS that any number of pods can use."""
+    (namespace.cluster.nas_folder / namespace.name).mkdir(mode=0o777)
+    namespace.static_volume("shared", source=namespace.cluster.nas_url, path=namespace.name)
+    return "shared"

@@ -1,0 +1,70 @@
+"""The driver's pods are rolled and deleted while applications work; what that costs them is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.cluster.cluster import SYSTEM_NAMESPACE, Cluster, Namespace, pod
+from tests.cluster.workload import Report, verified_load
+
+_NODE = "n1"
+
+
+def _restart(cluster: Cluster, workload: str) -> None:
+    """Deletes the pod of a DaemonSet on the node and waits for its successor."""
+    cluster.kubectl(
+        "-n", SYSTEM_NAMESPACE, "delete", "pods", f"--field-selector=spec.nodeName={_NODE}",
+        "-l", f"app.kubernetes.io/component={workload}", limit_s=90,
+    )  # fmt: skip
+    cluster.await_rollout(f"daemonset/efc-{workload}")
+
+
+def _new_pod_works(namespace: Namespace, claim: str) -> None:
+    namespace.apply(pod("late", claims={"/data": claim}, node=_NODE))
+    namespace.await_pods("late")
+    namespace.run("late", "ls /data && echo late >/data/late && cat /data/late")
+
+
+def _under_load(namespace: Namespace, claim: str, action: Callable[[], object]) -> Report:
+    with verified_load(namespace, claim=claim, node=_NODE) as report:
+        action()
+        _new_pod_works(namespace, claim)
+    return report
+
+
+def test_the_node_plugin_is_restarted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
+    report = _under_load(namespace, shared, lambda: _restart(namespace.cluster, "node"))
+    figures["node plugin restarted"] = vars(report)
+    assert report.errors == 0, report
+    assert report.longest_pause_s < 5, report
+
+
+def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
+    def roll() -> None:
+        cluster = namespace.cluster
+        cluster.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "restart", "daemonset/efc-node")
+        cluster.await_rollout("daemonset/efc-node")
+
+    report = _under_load(namespace, shared, roll)
+    figures["node plugin rolled"] = vars(report)
+    assert report.errors == 0, report
+    assert report.longest_pause_s < 5, report
+
+
+def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
+    """Daemons live in cgroups of their own and outlive it; its successor takes over what it held."""
+    report = _under_load(namespace, shared, lambda: _restart(namespace.cluster, "keeper"))
+    figures["keeper deleted"] = vars(report)
+    assert report.errors == 0, report
+
+
+def test_a_daemon_is_killed(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
+    def kill() -> None:
+        cluster = namespace.cluster
+        mine = 'for p in $(pgrep -x efcd); do [ "$(readlink /proc/$p/ns/mnt)" != - ] && kill -9 $p; done; true'
+        cluster.on_node(_NODE, "sh", "-c", mine)
+
+    report = _under_load(namespace, shared, kill)
+    figures["daemon killed"] = vars(report)
+    assert report.errors == 0, report
+    assert report.longest_pause_s < 10, report
