@@ -1,9 +1,10 @@
 """What is installed on a cluster: the committed manifests are the chart's, and give nobody more than they need."""
 
+import os
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,70 @@ def test_values_that_are_refused(setting: str) -> None:
     done = render("--set", setting)
     assert done.returncode != 0
     assert setting.partition(".")[0].partition("=")[0] in done.stderr
+
+
+#: In kubectl's place: what a cluster would answer to the script's three questions, and a note of anything else.
+KUBECTL = """#!/bin/sh
+case "$*" in
+    "get persistentvolumes"*) cat "$ANSWERS/volumes" ;;
+    "get pods"*) cat "$ANSWERS/pods" ;;
+    "get daemonsets"*) ;;
+    *) echo "$*" >>"$ANSWERS/done" ;;
+esac
+"""
+VOLUMES = "shop/data pv-1 Delete\nshop/web-0-scratch pv-2 Delete\n"
+
+
+@pytest.fixture
+def uninstall(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+
+    def call(*arguments: str, pods: str | None) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "volumes").write_text(VOLUMES)
+        if pods is not None:
+            (tmp_path / "pods").write_text(pods)
+        environment = os.environ | {"KUBECTL": str(tmp_path / "kubectl"), "ANSWERS": str(tmp_path)}
+        command = [DEPLOY / "uninstall", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason"),
+    [
+        ("shop db Running n1 data|disk|", "pod shop/db on node n1 uses claim data (volume pv-1)"),
+        ("shop db Pending n1 data|disk|", "pod shop/db on node n1 uses claim data (volume pv-1)"),
+        ("shop web-0 Running n2 |token| |scratch|", "pod shop/web-0 on node n2 uses claim web-0-scratch (volume pv-2)"),
+        (f"a b Running n3 |x|{driver.NAME}", "pod a/b on node n3 uses an inline volume, x"),
+    ],
+)
+def test_uninstall_says_who_uses_volumes(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, pod: str, reason: str
+) -> None:
+    done = uninstall(pods=f"shop idle Running n1 |token|\n{pod}\n")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == reason
+    assert not (tmp_path / "done").exists()
+
+
+def test_uninstall_removes_what_nobody_uses(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    pods = "shop done Succeeded n1 data|disk|\nshop waits Pending  data|disk|\nother db Running n1 data|disk|\n"
+    done = uninstall(pods=pods)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "shop/data pv-1 Delete" in done.stdout  # said to stay
+    assert (tmp_path / "done").read_text() == f"delete --ignore-not-found -f {DEPLOY}/efc-csi.yaml\n"
+    assert uninstall("touch", str(tmp_path / "other-command"), pods=pods).returncode == 0
+    assert (tmp_path / "other-command").exists()
+
+
+def test_uninstall_removes_nothing_when_the_cluster_does_not_answer(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = uninstall(pods=None)
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert not (tmp_path / "done").exists()
