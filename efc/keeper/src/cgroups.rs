@@ -16,7 +16,8 @@
 //! the kernel is asked where the daemon is.
 //!
 //! Not guaranteed: what a process allocates between fork and its move, some hundred KiB, stays charged to the keeper's
-//! cgroup. A move waits for an RCU grace period, some 10 ms, which is a part of every daemon's start.
+//! cgroup. A move waits for an RCU grace period, some 10 ms, which is a part of every daemon's start. Where cgroup v2 is
+//! mounted with nsdelegate, a keeper in a cgroup namespace of its own can move nobody: every start of a daemon fails.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -120,7 +121,7 @@ impl Cgroups {
 
     /// Removes what bears one of our names and has no process.
     fn sweep(&self, parent: &Path) -> io::Result<()> {
-        for entry in fs::read_dir(parent)? {
+        for entry in fs::read_dir(parent).map_err(|error| at_path(parent, error))? {
             let entry = entry?;
             if !entry.file_name().to_str().is_some_and(is_identifier) {
                 continue;
