@@ -15,8 +15,8 @@
 //! `/sys/fs/cgroup` is sure. A root is recognised by the files that the kernel gives to roots alone, and after each move
 //! the kernel is asked where the daemon is.
 //!
-//! Not guaranteed: what a process allocates between fork and its move, some hundred KiB, stays charged to the keeper's
-//! cgroup. A move waits for an RCU grace period, some 10 ms, which is a part of every daemon's start. Where cgroup v2 is
+//! Not guaranteed: what a process touches between fork and its move, its program's pages included, stays charged to the
+//! keeper's cgroup. A move waits for an RCU grace period, some 10 ms, which is a part of every daemon's start. Where cgroup v2 is
 //! mounted with nsdelegate, a keeper in a cgroup namespace of its own can move nobody: every start of a daemon fails.
 
 use std::fmt::Write as _;
