@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,13 @@ class Plugin:
     def kubelet(self) -> tuple[grpc.Channel, wire_grpc.RegistrationStub]:
         channel = grpc.insecure_channel(f"unix:{self.registration_socket}")
         return channel, wire_grpc.RegistrationStub(channel)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short one: a unix socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="reg-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
