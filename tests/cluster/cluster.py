@@ -137,9 +137,38 @@ class Cluster:
         )  # fmt: skip
         return time.monotonic() - began
 
-    def await_rollout(self, workload: str, *, namespace: str = SYSTEM_NAMESPACE, limit_s: float = 120) -> None:
-        """Returns when a DaemonSet or Deployment (`daemonset/efc-node`) runs everywhere in its newest form."""
-        self.kubectl("-n", namespace, "rollout", "status", workload, f"--timeout={limit_s:.0f}s", limit_s=limit_s + 10)
+    # ------------------------------------------------------------ the driver
+
+    def await_driver(self, *components: str, limit_s: float = 120) -> None:
+        """Returns when these parts of the driver (`node`, `keeper`, `controller`) are Ready in their newest form."""
+        for component in components:
+            wait_until(
+                lambda component=component: self._is_ready(component),  # type: ignore[misc]
+                what=f"{component} to be ready", limit_s=limit_s, interval_s=0.3,
+            )  # fmt: skip
+
+    def restart(self, component: str, *, node: str) -> None:
+        """Deletes the pod of `node` or `keeper` on one node and waits for its successor."""
+        place = f"--field-selector=spec.nodeName={node}"
+        label = f"app.kubernetes.io/component={component}"
+        self.kubectl("-n", SYSTEM_NAMESPACE, "delete", "pods", place, "-l", label, limit_s=90)
+        ready = ("--for=condition=Ready", "pods", place, "-l", label, "--timeout=90s")
+        wait_until(
+            lambda: self.kubectl("-n", SYSTEM_NAMESPACE, "get", "pods", place, "-l", label, "-o", "name"),
+            what=f"a new {component}", limit_s=30,
+        )  # fmt: skip
+        self.kubectl("-n", SYSTEM_NAMESPACE, "wait", *ready, limit_s=100)
+
+    def _is_ready(self, component: str) -> bool:
+        kind = "deployment" if component == "controller" else "daemonset"
+        found = self.get(kind, f"efc-{component}", namespace=SYSTEM_NAMESPACE)
+        assert found is not None, f"there is no {kind} efc-{component}"
+        status = found["status"]
+        wanted = found["spec"].get("replicas", status.get("desiredNumberScheduled", 0))
+        new = status.get("updatedReplicas", status.get("updatedNumberScheduled", 0))
+        ready = status.get("readyReplicas", status.get("numberReady", 0))
+        current = status.get("observedGeneration") == found["metadata"]["generation"]
+        return bool(current and wanted and new == ready == wanted)
 
     # ------------------------------------------------------------ nodes
 
@@ -242,7 +271,7 @@ class Namespace:
         return str(volume["spec"]["csi"]["volumeAttributes"]["path"])
 
     def static_volume(
-        self, name: str, *, source: str, path: str = "", mode: str = "ReadWriteMany", read_only: bool = False,
+        self, name: str, *, source: str, path: str = "", mode: str = "ReadWriteMany",
         options: Sequence[str] = (),
     ) -> None:  # fmt: skip
         """A PersistentVolume, and a claim of the same name bound to it."""
@@ -255,7 +284,7 @@ class Namespace:
                     "storageClassName": "", "claimRef": {"namespace": self.name, "name": name},
                     "mountOptions": list(options),
                     "csi": {
-                        "driver": DRIVER, "volumeHandle": volume, "readOnly": read_only,
+                        "driver": DRIVER, "volumeHandle": volume,
                         "volumeAttributes": {"source": source, **({"path": path} if path else {})},
                     },
                 },

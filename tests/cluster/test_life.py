@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.cluster.cluster import SYSTEM_NAMESPACE, Cluster, Namespace, pod
+from tests.cluster.cluster import SYSTEM_NAMESPACE, Namespace, pod
 from tests.cluster.workload import Report, verified_load
 
 _NODE = "n1"
-
-
-def _restart(cluster: Cluster, workload: str) -> None:
-    """Deletes the pod of a DaemonSet on the node and waits for its successor."""
-    cluster.kubectl(
-        "-n", SYSTEM_NAMESPACE, "delete", "pods", f"--field-selector=spec.nodeName={_NODE}",
-        "-l", f"app.kubernetes.io/component={workload}", limit_s=90,
-    )  # fmt: skip
-    cluster.await_rollout(f"daemonset/efc-{workload}")
 
 
 def _new_pod_works(namespace: Namespace, claim: str) -> None:
@@ -33,7 +24,7 @@ def _under_load(namespace: Namespace, claim: str, action: Callable[[], object]) 
 
 
 def test_the_node_plugin_is_restarted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
-    report = _under_load(namespace, shared, lambda: _restart(namespace.cluster, "node"))
+    report = _under_load(namespace, shared, lambda: namespace.cluster.restart("node", node=_NODE))
     figures["node plugin restarted"] = vars(report)
     assert report.errors == 0, report
     assert report.longest_pause_s < 5, report
@@ -43,7 +34,7 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
     def roll() -> None:
         cluster = namespace.cluster
         cluster.kubectl("-n", SYSTEM_NAMESPACE, "rollout", "restart", "daemonset/efc-node")
-        cluster.await_rollout("daemonset/efc-node")
+        cluster.await_driver("node")
 
     report = _under_load(namespace, shared, roll)
     figures["node plugin rolled"] = vars(report)
@@ -53,7 +44,7 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
 
 def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
     """Daemons live in cgroups of their own and outlive it; its successor takes over what it held."""
-    report = _under_load(namespace, shared, lambda: _restart(namespace.cluster, "keeper"))
+    report = _under_load(namespace, shared, lambda: namespace.cluster.restart("keeper", node=_NODE))
     figures["keeper deleted"] = vars(report)
     assert report.errors == 0, report
 
@@ -61,8 +52,7 @@ def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[
 def test_a_daemon_is_killed(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
     def kill() -> None:
         cluster = namespace.cluster
-        mine = 'for p in $(pgrep -x efcd); do [ "$(readlink /proc/$p/ns/mnt)" != - ] && kill -9 $p; done; true'
-        cluster.on_node(_NODE, "sh", "-c", mine)
+        cluster.on_node(_NODE, "pkill", "-KILL", "--ns", "self", "-x", "efcd")
 
     report = _under_load(namespace, shared, kill)
     figures["daemon killed"] = vars(report)

@@ -60,14 +60,16 @@ def test_many_pods_of_both_nodes_share_a_volume(namespace: Namespace, shared: st
         assert len({line.split()[2] for line in mounted.splitlines() if " - fuse.efc " in line}) == 1, "one daemon"
 
 
-@pytest.mark.parametrize("place", ["volume", "claim", "mount", "option"])
+@pytest.mark.parametrize("place", ["access mode", "claim", "mount", "option"])
 def test_read_only_wherever_it_is_said(namespace: Namespace, place: str) -> None:
+    """All places that reach the driver: `readOnly` of a PersistentVolume's `csi` is only for drivers that attach."""
     cluster = namespace.cluster
     folder = cluster.nas_folder / namespace.name
     folder.mkdir()
     (folder / "file").write_text("data\n")
     namespace.static_volume(
-        "data", source=cluster.nas_url, path=namespace.name, read_only=place == "volume",
+        "data", source=cluster.nas_url, path=namespace.name,
+        mode="ReadOnlyMany" if place == "access mode" else "ReadWriteMany",
         options=["ro"] if place == "option" else [],
     )  # fmt: skip
     read_only = {"readOnly": True}
