@@ -216,11 +216,22 @@ impl Hierarchy {
     }
 
     fn is_whole(&self) -> bool {
-        match self.version {
+        let machine = match self.version {
             // CFTYPE_ONLY_ON_ROOT, and CFTYPE_NOT_ON_ROOT.
             Version::V1 => self.root.join("release_agent").exists(),
             Version::V2 => !self.root.join("cgroup.events").exists(),
-        }
+        };
+        machine || self.holds_this_process_below()
+    }
+
+    /// Whether our own cgroup is found below the root by its name: a node that is a container itself (kind) has a root that is
+    /// not the machine's, while a container that sees its own part only finds nothing under that name.
+    fn holds_this_process_below(&self) -> bool {
+        fs::read_to_string("/proc/self/cgroup").is_ok_and(|lines| {
+            let own = lines.lines().filter_map(|line| line.splitn(3, ':').nth(2)?.strip_prefix('/'));
+            own.filter(|path| !path.is_empty() && !path.starts_with(".."))
+                .any(|path| self.root.join(path).join("cgroup.procs").exists())
+        })
     }
 
     fn limits_memory(&self) -> bool {
