@@ -178,11 +178,20 @@ class Cluster:
 
     def published(self, node: str) -> list[str]:
         """Targets of the driver's mounts below kubelet's folder."""
+        return [mount for mount in self.daemon_mounts(node) if mount.startswith("/var/lib/kubelet/pods/")]
+
+    def daemon_mounts(self, node: str) -> list[str]:
+        """Where a daemon's file system is mounted on a node."""
         lines = self.on_node(node, "cat", "/proc/self/mountinfo").splitlines()
-        return [
-            line.split()[4] for line in lines
-            if " - fuse.efc " in line and line.split()[4].startswith("/var/lib/kubelet/pods/")
-        ]  # fmt: skip
+        return [line.split()[4] for line in lines if " - fuse.efc " in line]
+
+    def daemons(self, node: str) -> list[int]:
+        """Process ids (in the cluster) of a node's daemons: those that use its network."""
+        script = """
+            for pid in $(pgrep -x efcd); do
+                [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/self/ns/net)" ] || echo $pid
+            done"""
+        return [int(pid) for pid in self.on_node(node, "sh", "-c", script).split()]
 
     # ------------------------------------------------------------ when something failed
 

@@ -43,8 +43,12 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
 
 
 def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
-    """Daemons live in cgroups of their own and outlive it; its successor takes over what it held."""
-    report = _under_load(namespace, shared, lambda: namespace.cluster.restart("keeper", node=_NODE))
+    """Daemons live in cgroups of their own, outlive it and go on serving; no successor adopts them."""
+    cluster = namespace.cluster
+    with verified_load(namespace, claim=shared, node=_NODE) as report:
+        daemons = cluster.daemons(_NODE)
+        cluster.restart("keeper", node=_NODE)
+        assert cluster.daemons(_NODE) == daemons, "daemons ended with their keeper"
     figures["keeper deleted"] = vars(report)
     assert report.errors == 0, report
 
@@ -52,7 +56,8 @@ def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[
 def test_a_daemon_is_killed(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
     def kill() -> None:
         cluster = namespace.cluster
-        cluster.on_node(_NODE, "pkill", "-KILL", "--ns", "self", "-x", "efcd")
+        (daemon,) = cluster.daemons(_NODE)
+        cluster.on_node(_NODE, "kill", "-KILL", str(daemon))
 
     report = _under_load(namespace, shared, kill)
     figures["daemon killed"] = vars(report)
