@@ -106,7 +106,10 @@ class Daemons:
 
     async def _launch(self, key: str, config: efc_pb2.DaemonConfig) -> None:
         target = self.mount_of(key)
-        os.makedirs(target, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+        # What is there may be a dead mount, no directory to those who ask: the keeper knows what to do with it.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(target, mode=0o700)
         try:
             status = await self._mount(target, config)
         except DriverError:

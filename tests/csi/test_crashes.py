@@ -227,6 +227,23 @@ def test_without_a_keeper(driver: Driver, nas: Nas) -> None:
     driver.unpublish(other, other_target)
 
 
+def test_a_new_keeper_where_the_old_ones_daemon_is_dead(driver: Driver, nas: Nas) -> None:
+    """As when the keeper's pod is deleted together with its daemons: the dead mount makes way for a new one."""
+    volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
+    driver.publish(volume, old)
+    daemons = driver.daemons()
+    driver.kill("keeper")
+    for daemon in daemons:
+        os.kill(daemon.pid, signal.SIGKILL)
+    wait_until(lambda: not os.path.isdir(old), what="the mount to be dead, also to the kernel's cache", limit_s=10)
+    driver.start("keeper")
+    driver.publish(volume, new)
+    (new / "file").write_text("content")
+    assert (nas.export_folder() / "file").read_text() == "content"
+    driver.unpublish(volume, old)
+    driver.unpublish(volume, new)
+
+
 def test_a_new_keeper(driver: Driver, nas: Nas) -> None:
     """What an earlier keeper mounted is served on to its pods; new pods get a daemon that has a keeper."""
     volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
