@@ -58,9 +58,9 @@ $(CLUSTER)/bin/kubelet: $(wildcard tests/cluster/programs/* tests/cluster/progra
 	tests/cluster/programs/build $(CLUSTER)/bin
 $(CLUSTER)/images/busybox.tar: tests/cluster/images.py $(CLUSTER)/packages $(CLUSTER)/bin/kubelet .venv/installed
 	@$(PYTHON) -m tests.cluster.images $(CLUSTER)/bin $(@D)
-$(CLUSTER)/images/efc-csi.tar: $(SOURCES) Dockerfile deploy/image
+$(CLUSTER)/images/efc-csi.tar: $(SOURCES) Dockerfile deploy/image $(CLUSTER)/packages
 	@mkdir -p $(@D)
-	deploy/image $@
+	deploy/image $(CURDIR)/$@
 
 proto: setup ## generates csi/_proto from proto/
 	@$(PYTHON) csi/_proto/generate.py
