@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.cluster.cluster import SYSTEM_NAMESPACE, Namespace, pod
 from tests.cluster.workload import Report, verified_load
+from tests.support.processes import wait_until
 
 _NODE = "n1"
 
@@ -49,6 +50,7 @@ def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[
         daemons = cluster.daemons(_NODE)
         cluster.restart("keeper", node=_NODE)
         assert cluster.daemons(_NODE) == daemons, "daemons ended with their keeper"
+        _new_pod_works(namespace, shared)
     figures["keeper deleted"] = vars(report)
     assert report.errors == 0, report
 
@@ -58,6 +60,7 @@ def test_a_daemon_is_killed(namespace: Namespace, shared: str, figures: dict[str
         cluster = namespace.cluster
         (daemon,) = cluster.daemons(_NODE)
         cluster.on_node(_NODE, "kill", "-KILL", str(daemon))
+        wait_until(lambda: set(cluster.daemons(_NODE)) - {daemon}, what="the next daemon", limit_s=10)
 
     report = _under_load(namespace, shared, kill)
     figures["daemon killed"] = vars(report)
