@@ -21,7 +21,7 @@ setup: .venv/installed ## installs system packages, and EFC into .venv (.venv/bi
 quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses a NAS of yours
 	@tests/support/sandbox $(PYTHON) -m examples.quickstart
 
-test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx ## everything below but bench, sanity with 3 seeds
+test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm ## everything below but bench, sanity with 3 seeds
 	@$(SUITE) lint unit rust csi errors sanity posix integrity
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.

@@ -88,11 +88,6 @@ def test_every_manifest_is_one() -> None:
     assert names == ["efc-controller", "efc-keeper", "efc-node"]
 
 
-def test_the_example_of_the_driver_object_is_the_charts() -> None:
-    example = yaml.safe_load((DEPLOY / "examples" / "csidriver.yaml").read_text())
-    assert one(committed(), "CSIDriver", driver.NAME)["spec"] == example["spec"]
-
-
 def test_no_container_may_do_more_than_it_needs() -> None:
     for name, container in containers(committed()).items():
         context = container["securityContext"]
