@@ -98,6 +98,14 @@ impl AttrCache {
         };
     }
 
+    /// After a change that was sent at `sent`: takes in what its reply says of the object, or trusts nothing any more.
+    pub fn learn_or_expire(&self, node: u64, after: Option<&Attr>, sent: Stamp) {
+        match after {
+            Some(attr) => self.learn(node, attr, sent),
+            None => self.expire(node),
+        }
+    }
+
     /// Attributes fit to answer with, and for how long the kernel may keep them.
     pub fn fresh(&self, node: u64) -> Option<(Attr, Duration)> {
         let shard = self.shard(node).lock().expect("attribute lock");

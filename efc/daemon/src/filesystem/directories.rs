@@ -4,7 +4,6 @@
 //! directory stream goes on after this daemon. Pages are fetched with READDIRPLUS and kept per open directory until
 //! they are used up: the kernel asks for a few entries at a time, the server is asked for many.
 
-use efc_fuse::state::OpenHandle;
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::{Cred, DirEntry, DirPage, FileHandle, Status};
 
@@ -61,15 +60,7 @@ impl Inner {
     pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
         self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
-        let saved = OpenHandle {
-            node,
-            flags,
-            uid: caller.cred.uid,
-            gid: caller.cred.gid,
-            groups: caller.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
-            directory: true,
-            cookie_verifier: [0; 8],
-        };
+        let saved = super::files::saved_handle(node, flags, &caller.cred, true);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         let directory = OpenDirectory::resumed(node, handle, caller.cred.clone(), [0; 8]);
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());

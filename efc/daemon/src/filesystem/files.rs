@@ -163,15 +163,7 @@ impl Inner {
             // filled at the place that it believes in.
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
         }
-        let saved = OpenHandle {
-            node: file.node,
-            flags: file.flags,
-            uid: file.cred.uid,
-            gid: file.cred.gid,
-            groups: file.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
-            directory: false,
-            cookie_verifier: [0; 8],
-        };
+        let saved = saved_handle(file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         let mut open = self.open.lock().expect("open files lock");
         *open.opens_by_node.entry(file.node).or_default() += 1;
@@ -329,4 +321,17 @@ impl Inner {
 
 fn fits_read_at_open(attr: &Attr) -> bool {
     attr.kind == FileType::Regular && (1..=READ_AT_OPEN_MAX).contains(&attr.size)
+}
+
+/// What the saved state holds of an open.
+pub(super) fn saved_handle(node: u64, flags: u32, cred: &Cred, directory: bool) -> OpenHandle {
+    OpenHandle {
+        node,
+        flags,
+        uid: cred.uid,
+        gid: cred.gid,
+        groups: cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
+        directory,
+        cookie_verifier: [0; 8],
+    }
 }

@@ -325,10 +325,7 @@ impl Inner {
         let sent = self.attrs.stamp();
         let result = self.client.setattr(cred, &handle, &server_change, None).await;
         match result {
-            Ok(wcc) => match wcc.after {
-                Some(attr) => self.attrs.learn(node, &attr, sent),
-                None => self.attrs.expire(node),
-            },
+            Ok(wcc) => self.attrs.learn_or_expire(node, wcc.after.as_ref(), sent),
             Err(error) => {
                 self.attrs.expire(node);
                 return Err(errno(&error));

@@ -40,10 +40,7 @@ impl Inner {
 
     /// The attributes of a directory after a change below it.
     fn learn_directory(&self, directory: u64, wcc: &Wcc) {
-        match &wcc.after {
-            Some(attr) => self.attrs.learn(directory, attr, self.attrs.stamp()),
-            None => self.attrs.expire(directory),
-        }
+        self.attrs.learn_or_expire(directory, wcc.after.as_ref(), self.attrs.stamp());
     }
 
     /// The entry of an object just made; asks again for what the server left out.
@@ -180,10 +177,7 @@ impl Inner {
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
         let sent = self.attrs.stamp();
         let wcc = self.client.setattr(&caller.cred, &handle, &change, None).await.map_err(|error| errno(&error))?;
-        match &wcc.after {
-            Some(attr) => self.attrs.learn(entry.node, attr, sent),
-            None => self.attrs.expire(entry.node),
-        }
+        self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);
         Ok((Entry { attr: attributes::for_kernel(&attr), attr_ttl, ..entry }, attr))

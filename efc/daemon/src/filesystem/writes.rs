@@ -159,10 +159,7 @@ impl Inner {
                     return Err(errno(&error));
                 }
             };
-            match &written.wcc.after {
-                Some(attr) => self.attrs.learn(file.node, attr, sent),
-                None => self.attrs.expire(file.node),
-            }
+            self.attrs.learn_or_expire(file.node, written.wcc.after.as_ref(), sent);
             let taken = part.slice(..part.len().min(written.count as usize));
             self.record(
                 writes,
@@ -272,15 +269,13 @@ impl Inner {
             Ok(committed) => committed,
             Err(error) => {
                 // Stable writes may do what COMMIT cannot; what they cannot do either is lost, and said so once.
-                let result = self.write_again(file).await.and(if count == 0 { Err(errno(&error)) } else { Ok(()) });
+                // A predecessor's writes cannot be sent again: for them COMMIT was the only way.
+                let result = self.write_again(file).await;
                 self.unmark(file);
-                return result;
+                return if inherited.is_some() { Err(errno(&error)) } else { result };
             }
         };
-        match &committed.wcc.after {
-            Some(attr) => self.attrs.learn(file.node, attr, sent),
-            None => self.attrs.expire(file.node),
-        }
+        self.attrs.learn_or_expire(file.node, committed.wcc.after.as_ref(), sent);
         let resent = if self.settle(file, count, committed.verifier) { Ok(()) } else { self.write_again(file).await };
         let lost = inherited.is_some_and(|verifier| verifier != committed.verifier);
         if lost {
@@ -304,7 +299,8 @@ impl Inner {
     /// Sends everything again, this time to stable storage; nothing waits for COMMIT afterwards, failed or not.
     async fn write_again(&self, file: &FileWrites) -> Result<(), Errno> {
         let _no_new_writes = file.order.write().await;
-        let chunks = std::mem::take(&mut file.pending.lock().expect("pending lock").chunks);
+        // They stay recorded until the end: a caller that is killed meanwhile takes this task with it, not the data.
+        let chunks = file.pending.lock().expect("pending lock").chunks.clone();
         log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());
         let bytes: u64 = chunks.iter().map(|chunk| chunk.data.len() as u64).sum();
         let mut result = Ok(());
@@ -315,6 +311,7 @@ impl Inner {
             }
         }
         self.attrs.expire(file.node);
+        file.pending.lock().expect("pending lock").chunks.drain(..chunks.len());
         self.writes.bytes.fetch_sub(bytes, Ordering::Relaxed);
         result
     }
