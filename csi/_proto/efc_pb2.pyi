@@ -8,26 +8,42 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class KeeperRequest(_message.Message):
-    __slots__ = ("mount", "unmount", "status")
+    __slots__ = ("mount", "unmount", "status", "hold", "adopt", "install", "upgrade")
     MOUNT_FIELD_NUMBER: _ClassVar[int]
     UNMOUNT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_FIELD_NUMBER: _ClassVar[int]
+    UPGRADE_FIELD_NUMBER: _ClassVar[int]
     mount: MountRequest
     unmount: UnmountRequest
     status: StatusRequest
-    def __init__(self, mount: _Optional[_Union[MountRequest, _Mapping]] = ..., unmount: _Optional[_Union[UnmountRequest, _Mapping]] = ..., status: _Optional[_Union[StatusRequest, _Mapping]] = ...) -> None: ...
+    hold: HoldRequest
+    adopt: AdoptRequest
+    install: InstallRequest
+    upgrade: UpgradeRequest
+    def __init__(self, mount: _Optional[_Union[MountRequest, _Mapping]] = ..., unmount: _Optional[_Union[UnmountRequest, _Mapping]] = ..., status: _Optional[_Union[StatusRequest, _Mapping]] = ..., hold: _Optional[_Union[HoldRequest, _Mapping]] = ..., adopt: _Optional[_Union[AdoptRequest, _Mapping]] = ..., install: _Optional[_Union[InstallRequest, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeRequest, _Mapping]] = ...) -> None: ...
 
 class KeeperReply(_message.Message):
-    __slots__ = ("error", "mount", "unmount", "status")
+    __slots__ = ("error", "mount", "unmount", "status", "hold", "adopt", "install", "upgrade")
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MOUNT_FIELD_NUMBER: _ClassVar[int]
     UNMOUNT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
+    HOLD_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_FIELD_NUMBER: _ClassVar[int]
+    INSTALL_FIELD_NUMBER: _ClassVar[int]
+    UPGRADE_FIELD_NUMBER: _ClassVar[int]
     error: Error
     mount: MountReply
     unmount: UnmountReply
     status: StatusReply
-    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., mount: _Optional[_Union[MountReply, _Mapping]] = ..., unmount: _Optional[_Union[UnmountReply, _Mapping]] = ..., status: _Optional[_Union[StatusReply, _Mapping]] = ...) -> None: ...
+    hold: HoldReply
+    adopt: AdoptReply
+    install: InstallReply
+    upgrade: UpgradeReply
+    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., mount: _Optional[_Union[MountReply, _Mapping]] = ..., unmount: _Optional[_Union[UnmountReply, _Mapping]] = ..., status: _Optional[_Union[StatusReply, _Mapping]] = ..., hold: _Optional[_Union[HoldReply, _Mapping]] = ..., adopt: _Optional[_Union[AdoptReply, _Mapping]] = ..., install: _Optional[_Union[InstallReply, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeReply, _Mapping]] = ...) -> None: ...
 
 class MountRequest(_message.Message):
     __slots__ = ("target", "config", "time_limit_ms")
@@ -72,6 +88,52 @@ class StatusReply(_message.Message):
     keeper_pid: int
     keeper_version: str
     def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ...) -> None: ...
+
+class HoldRequest(_message.Message):
+    __slots__ = ("target",)
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    def __init__(self, target: _Optional[str] = ...) -> None: ...
+
+class HoldReply(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: MountStatus
+    def __init__(self, status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
+
+class AdoptRequest(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: MountStatus
+    def __init__(self, status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
+
+class AdoptReply(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: MountStatus
+    def __init__(self, status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
+
+class InstallRequest(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
+
+class InstallReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UpgradeRequest(_message.Message):
+    __slots__ = ("target",)
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    def __init__(self, target: _Optional[str] = ...) -> None: ...
+
+class UpgradeReply(_message.Message):
+    __slots__ = ("status",)
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    status: MountStatus
+    def __init__(self, status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
     __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats")
@@ -166,10 +228,12 @@ class ToKeeper(_message.Message):
     def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("config",)
+    __slots__ = ("config", "uid")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
     config: DaemonConfig
-    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    uid: int
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ...) -> None: ...
 
 class Connected(_message.Message):
     __slots__ = ("root_mode",)
@@ -196,7 +260,7 @@ class Stop(_message.Message):
     def __init__(self) -> None: ...
 
 class DaemonConfig(_message.Message):
-    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice")
+    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +274,9 @@ class DaemonConfig(_message.Message):
     UNPRIVILEGED_PORT_FIELD_NUMBER: _ClassVar[int]
     LOG_LEVEL_FIELD_NUMBER: _ClassVar[int]
     NO_SPLICE_FIELD_NUMBER: _ClassVar[int]
+    IDMAP_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    HANG_LIMIT_MS_FIELD_NUMBER: _ClassVar[int]
     source: Source
     connections: int
     read_only: bool
@@ -223,7 +290,10 @@ class DaemonConfig(_message.Message):
     unprivileged_port: bool
     log_level: str
     no_splice: bool
-    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ...) -> None: ...
+    idmap: bool
+    network: str
+    hang_limit_ms: int
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("host", "port", "mount_port", "path")

@@ -118,7 +118,7 @@ fn answer(request: KeeperRequest, mounts: &Arc<Mounts>) -> Result<Reply, Error> 
             keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
             keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
         })),
-        None => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
+        _ => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
     }
 }
 

@@ -60,7 +60,9 @@ impl Daemon {
         let set_up = || {
             let pid = Pid::from_child(&child);
             cgroup.map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
-            let start = ToDaemon { message: Some(to_daemon::Message::Start(Start { config: Some(config.clone()) })) };
+            let start = ToDaemon {
+                message: Some(to_daemon::Message::Start(Start { config: Some(config.clone()), ..Default::default() })),
+            };
             efc_proto::send(&control, &start, &[session.as_fd(), state.as_fd()])?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)
         };

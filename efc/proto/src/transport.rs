@@ -112,7 +112,7 @@ mod tests {
     fn start(host: &str) -> ToDaemon {
         let source = Source { host: host.into(), path: "/export".into(), ..Default::default() };
         let config = DaemonConfig { source: Some(source), ..Default::default() };
-        ToDaemon { message: Some(to_daemon::Message::Start(Start { config: Some(config) })) }
+        ToDaemon { message: Some(to_daemon::Message::Start(Start { config: Some(config), ..Default::default() })) }
     }
 
     /// A status at the limits of what one mount needs: long paths, large counters.
