@@ -1,16 +1,47 @@
-//! The daemon's side of its conversation with the keeper.
+//! The daemon's side of its conversation with the keeper, and with the keepers that come after it.
+//!
+//! A keeper that goes away changes nothing for applications: this daemon holds the session, serves on, and waits at its
+//! listener for the next keeper. To that one it hands copies of everything that makes the session: `/dev/fuse`, the
+//! state memfd, the listener itself, and a pidfd by which to see and end this process. From then on the new keeper is
+//! the keeper. One at a time: the socket of the keeper before must have closed first.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-use efc_proto::{Connected, DaemonStats, Error, Ready, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
+use efc_proto::{Connected, DaemonConfig, DaemonStats, Error, MountStatus, Ready, Start, ToDaemon, ToKeeper};
+use efc_proto::{to_daemon, to_keeper};
+use rustix::net::{SocketFlags, accept_with};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 /// Where the keeper leaves the control socket.
 const CONTROL_FD: i32 = 3;
 
-/// The control socket.
+/// The control socket of the first keeper.
 pub struct Control {
     socket: OwnedFd,
+}
+
+/// What makes a session, for this daemon and for later keepers.
+pub struct Session {
+    /// How to serve.
+    pub config: DaemonConfig,
+    /// `/dev/fuse`.
+    pub device: OwnedFd,
+    /// The saved state.
+    pub memfd: OwnedFd,
+    /// Where later keepers connect.
+    listener: OwnedFd,
+    status: MountStatus,
+}
+
+/// What a keeper asks of a serving daemon.
+pub trait Serving {
+    /// Counters.
+    fn report(&self) -> DaemonStats;
+    /// See `Resend` of the protocol.
+    fn resend(&self);
+    /// See `Drain`.
+    fn drain(&self) -> !;
 }
 
 impl Control {
@@ -21,27 +52,32 @@ impl Control {
         Control { socket: unsafe { OwnedFd::from_raw_fd(CONTROL_FD) } }
     }
 
-    /// Waits for Start: the configuration, `/dev/fuse` and the state memfd.
+    /// Waits for Start: the configuration, and the session's descriptors.
     ///
     /// # Errors
     /// `InvalidData` if anything else comes.
-    pub fn receive_start(&self) -> io::Result<(Start, OwnedFd, OwnedFd)> {
+    pub fn receive_start(&self) -> io::Result<Session> {
         let received = efc_proto::receive::<ToDaemon>(&self.socket)?;
         let Some((ToDaemon { message: Some(to_daemon::Message::Start(start)) }, descriptors)) = received else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "expected Start"));
         };
-        let [device, memfd] = <[OwnedFd; 2]>::try_from(descriptors)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected two descriptors"))?;
-        Ok((start, device, memfd))
+        let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
+        let Start { config, session, .. } = start;
+        let status = MountStatus { config: config.clone(), ..session.unwrap_or_default() };
+        Ok(Session { config: config.unwrap_or_default(), device, memfd, listener, status })
     }
 
     /// Waits until the keeper has called `mount(2)`.
     ///
     /// # Errors
     /// `InvalidData` if anything else comes: the keeper has given up.
-    pub fn receive_mounted(&self) -> io::Result<()> {
+    pub fn receive_mounted(&self, session: &mut Session) -> io::Result<()> {
         match efc_proto::receive::<ToDaemon>(&self.socket)? {
-            Some((ToDaemon { message: Some(to_daemon::Message::Mounted(_)) }, _)) => Ok(()),
+            Some((ToDaemon { message: Some(to_daemon::Message::Mounted(mounted)) }, _)) => {
+                session.status.connection = mounted.connection;
+                Ok(())
+            }
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "expected Mounted")),
         }
     }
@@ -51,55 +87,101 @@ impl Control {
     /// # Errors
     /// Those of `sendmsg(2)`.
     pub fn send_connected(&self, root_mode: u32) -> io::Result<()> {
-        self.send(to_keeper::Message::Connected(Connected { root_mode }))
+        send(&self.socket, to_keeper::Message::Connected(Connected { root_mode }), &[])
     }
 
     /// Requests are being served.
     ///
     /// # Errors
-    /// Those of `sendmsg(2)`.
+    /// Those of `sendmsg(2)`, but not that the keeper is gone meanwhile: the next one comes.
     pub fn send_ready(&self) -> io::Result<()> {
-        self.send(to_keeper::Message::Ready(Ready { version: env!("CARGO_PKG_VERSION").to_owned() }))
+        let ready = Ready { version: env!("CARGO_PKG_VERSION").to_owned(), beats: true };
+        match send(&self.socket, to_keeper::Message::Ready(ready), &[]) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            sent => sent,
+        }
     }
 
     /// This daemon cannot serve; the keeper tells whoever asked.
     pub fn send_failed(&self, error: Error) {
-        if let Err(send_error) = self.send(to_keeper::Message::Failed(error)) {
+        if let Err(send_error) = send(&self.socket, to_keeper::Message::Failed(error), &[]) {
             log::error!("cannot tell the keeper: {send_error}");
         }
     }
 
-    fn send(&self, message: to_keeper::Message) -> io::Result<()> {
-        efc_proto::send(&self.socket, &ToKeeper { message: Some(message) }, &[])
-    }
-
-    /// Answers the keeper's questions until it says Stop. A keeper that goes away changes nothing: this daemon holds
-    /// the session, and the next keeper finds it.
-    pub fn serve(&self, report: impl Fn() -> DaemonStats) {
-        loop {
-            let message = match efc_proto::receive::<ToDaemon>(&self.socket) {
-                Ok(Some((ToDaemon { message }, _))) => message,
-                Ok(None) => {
-                    log::warn!("the keeper is gone; serving on");
-                    return;
-                }
+    /// Answers keepers, one after the other, until one says Stop.
+    pub fn serve(self, session: &Session, serving: &dyn Serving) {
+        let mut keeper = self.socket;
+        while !converse(&keeper, serving) {
+            log::warn!("the keeper is gone; serving on");
+            match next_keeper(session) {
+                Ok(next) => keeper = next,
                 Err(error) => {
-                    log::error!("control socket: {error}");
+                    log::error!("no later keeper can take this session: {error}");
                     return;
                 }
-            };
-            match message {
-                Some(to_daemon::Message::Report(_)) => {
-                    if let Err(error) = self.send(to_keeper::Message::Stats(report())) {
-                        log::warn!("cannot report to the keeper: {error}");
-                    }
-                }
-                Some(to_daemon::Message::Stop(_)) => {
-                    log::info!("the keeper ends this session");
-                    return; // reading /dev/fuse ends by itself: the session is unmounted
-                }
-                other => log::error!("unexpected message from the keeper: {other:?}"),
             }
         }
     }
+}
+
+/// Answers one keeper; `true` when it says that the session is over.
+fn converse(keeper: &OwnedFd, serving: &dyn Serving) -> bool {
+    loop {
+        let message = match efc_proto::receive::<ToDaemon>(keeper) {
+            Ok(Some((ToDaemon { message }, _))) => message,
+            Ok(None) => return false,
+            Err(error) => {
+                log::error!("control socket: {error}");
+                return false;
+            }
+        };
+        match message {
+            Some(to_daemon::Message::Report(_)) => {
+                if let Err(error) = send(keeper, to_keeper::Message::Stats(serving.report()), &[]) {
+                    log::warn!("cannot report to the keeper: {error}");
+                }
+            }
+            Some(to_daemon::Message::Resend(_)) => serving.resend(),
+            Some(to_daemon::Message::Drain(_)) => serving.drain(),
+            Some(to_daemon::Message::Stop(_)) => {
+                log::info!("the keeper ends this session");
+                return true; // reading /dev/fuse ends by itself: the session is unmounted
+            }
+            other => log::error!("unexpected message from the keeper: {other:?}"),
+        }
+    }
+}
+
+/// Waits for a keeper that may have the session, and hands it over.
+fn next_keeper(session: &Session) -> io::Result<OwnedFd> {
+    loop {
+        let keeper = rustix::io::retry_on_intr(|| accept_with(&session.listener, SocketFlags::CLOEXEC))?;
+        if !efc_proto::is_allowed_peer(&keeper)? {
+            log::warn!("somebody who is no keeper wants this session; refused");
+            continue;
+        }
+        match hand_over(session, &keeper) {
+            Ok(()) => {
+                log::info!("another keeper has this session now");
+                return Ok(keeper);
+            }
+            Err(error) => log::warn!("a keeper went away again: {error}"),
+        }
+    }
+}
+
+fn hand_over(session: &Session, keeper: &OwnedFd) -> io::Result<()> {
+    let process = pidfd_open(getpid(), PidfdFlags::empty())?;
+    let status = MountStatus {
+        pid: getpid().as_raw_nonzero().get(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..session.status.clone()
+    };
+    let descriptors = [session.device.as_fd(), session.memfd.as_fd(), session.listener.as_fd(), process.as_fd()];
+    send(keeper, to_keeper::Message::Session(status), &descriptors)
+}
+
+fn send(socket: &OwnedFd, message: to_keeper::Message, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+    efc_proto::send(socket, &ToKeeper { message: Some(message) }, descriptors)
 }

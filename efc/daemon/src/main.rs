@@ -21,7 +21,7 @@ use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
 use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
 use prost::Message;
 
-use control::Control;
+use control::{Control, Serving};
 use filesystem::{Efc, Settings};
 
 const CONNECTIONS_DEFAULT: usize = 4;
@@ -38,10 +38,14 @@ const MAX_BACKGROUND: u16 = 64;
 const RESPONDING_MAX: Duration = Duration::from_secs(5);
 /// How long uncommitted data may hold up the end of an unmounted session.
 const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
+/// How long a drained daemon's successor waits for the answers that are still due; then it executes the rest itself.
+const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(500);
+
+const _: () = assert!(efc_proto::BEAT_OFFSET == state::BEAT_OFFSET);
+const _: () = assert!(efc_proto::WITNESS_OFFSET == state::WITNESS_OFFSET);
 
 fn main() -> ExitCode {
-    let control = Arc::new(Control::inherited());
-    match serve(&control) {
+    match serve(Control::inherited()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{error}");
@@ -50,38 +54,63 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(control: &Arc<Control>) -> io::Result<()> {
+fn serve(control: Control) -> io::Result<()> {
     let started_at = Instant::now();
-    let (start, device, memfd) = control.receive_start()?;
-    let config = start.config.unwrap_or_default();
+    let mut held = control.receive_start()?;
+    let config = held.config.clone();
     start_logging(&config);
     if !config.no_splice {
         reserve_pipes(&config);
     }
     privileges::drop_unneeded()?;
-    let state = Arc::new(State::open(memfd)?);
+    let state = Arc::new(State::open(held.memfd.try_clone()?)?);
 
     let is_successor = !state.blob().is_empty();
-    let (client, info) = if is_successor { resume(&config, &state)? } else { connect(control, &config, &state)? };
-    let session = Session::new(device, state.clone(), session_config(&config));
+    let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
+    let session = Session::new(held.device.try_clone()?, state.clone(), session_config(&config));
     session.start()?;
     let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), settings(&config)));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
-    let report = {
-        let (efc, session) = (efc.clone(), session.clone());
-        move || stats(&efc, &session, &state, started_at, is_successor)
-    };
-    let keeper = control.clone();
-    std::thread::Builder::new().name("control".into()).spawn(move || keeper.serve(report))?;
+    let served = Served { efc: efc.clone(), session: session.clone(), state: state.clone(), started_at, is_successor };
+    std::thread::Builder::new().name("control".into()).spawn(move || control.serve(&held, &served))?;
     if is_successor {
         efc.reap_orphans();
     }
     session.run(efc.clone())?;
-    efc.finish(FINISH_TIME_LIMIT);
-    log::info!("unmounted");
+    if !state.is_superseded() {
+        efc.finish(FINISH_TIME_LIMIT);
+        log::info!("unmounted");
+    }
     Ok(())
+}
+
+/// What the control thread speaks for.
+struct Served {
+    efc: Arc<Efc>,
+    session: Session,
+    state: Arc<State>,
+    started_at: Instant,
+    is_successor: bool,
+}
+
+impl Serving for Served {
+    fn report(&self) -> DaemonStats {
+        stats(&self.efc, &self.session, &self.state, self.started_at, self.is_successor)
+    }
+
+    fn resend(&self) {
+        if let Err(error) = self.session.resend() {
+            log::warn!("the kernel does not deliver again what a predecessor held: {error}");
+        }
+    }
+
+    fn drain(&self) -> ! {
+        let all = self.session.drain(DRAIN_TIME_LIMIT);
+        log::info!("drained{}", if all { "" } else { "; some requests are left to the next daemon" });
+        std::process::exit(0);
+    }
 }
 
 fn start_logging(config: &DaemonConfig) {
@@ -98,8 +127,8 @@ fn reserve_pipes(config: &DaemonConfig) {
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
-fn connect(control: &Control, config: &DaemonConfig, state: &State) -> io::Result<(Client, FsInfo)> {
-    let connected = futures_lite::future::block_on(Client::connect(&client_config(config)));
+fn connect(control: &Control, held: &mut control::Session, state: &State) -> io::Result<(Client, FsInfo)> {
+    let connected = futures_lite::future::block_on(Client::connect(&client_config(&held.config)));
     let (client, Mounted { root, attr, info, port }) = connected.map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
@@ -109,7 +138,7 @@ fn connect(control: &Control, config: &DaemonConfig, state: &State) -> io::Resul
     let server = SavedServer { port: port.into(), read_max: info.read_max, write_max: info.write_max };
     state.save_blob(&server.encode_to_vec());
     control.send_connected(kind | attr.mode)?;
-    control.receive_mounted()?;
+    control.receive_mounted(held)?;
     Ok((client, info))
 }
 

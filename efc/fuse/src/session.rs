@@ -5,13 +5,15 @@
 //! answered, and goes on reading. Each thread reads one request at a time into a resident buffer and calls the file
 //! system; the file system decides whether to answer there and then or later, from elsewhere.
 //!
+//! A thread ends with the session, and when it finds that a later daemon has taken the session over. The keeper's beats go through the same queue as everybody's requests, so a loop that answers them takes requests.
+//!
 //! Not guaranteed: that a FORGET read by a dying daemon is counted (its node then stays known for as long as the
 //! session lives), and that requests with a redelivery bit were not executed before. The latter is the file system's to judge.
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ const HAND_OVER_MIN: usize = 32 << 10;
 /// How long to wait for mount(2), and how often to look.
 const MOUNT_WAIT_MAX: Duration = Duration::from_secs(30);
 const MOUNT_POLL: Duration = Duration::from_millis(2);
+/// How often to look whether all requests are answered.
+const ANSWERS_POLL: Duration = Duration::from_millis(1);
 
 /// How a session is to run.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,7 @@ struct Shared {
     state: Arc<State>,
     config: SessionConfig,
     notifier: Mutex<Option<Notifier>>,
+    is_draining: AtomicBool,
 }
 
 /// Payload of a WRITE that keeps its buffer.
@@ -83,7 +88,8 @@ impl Session {
             config.max_background = SessionConfig::default().max_background;
         }
         let channel = Arc::new(Channel::new(device));
-        Session { shared: Arc::new(Shared { channel, state, config, notifier: Mutex::new(None) }) }
+        let (notifier, is_draining) = (Mutex::new(None), AtomicBool::new(false));
+        Session { shared: Arc::new(Shared { channel, state, config, notifier, is_draining }) }
     }
 
     /// New session: answers INIT (blocks until mount(2) is done and the kernel sends it). Resumed: asks the kernel for RESEND.
@@ -110,7 +116,22 @@ impl Session {
         Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?)
     }
 
-    /// Serves until the session is unmounted or aborted, on `config.threads` threads; returns when all have ended.
+    /// Begins nothing more, and waits until all that was begun is answered; `false` if that takes longer than `limit`. A
+    /// thread may read one request more: it leaves it unanswered, and the next daemon asks for it.
+    pub fn drain(&self, limit: Duration) -> bool {
+        self.shared.is_draining.store(true, Ordering::Release);
+        let deadline = Instant::now() + limit;
+        while self.oldest_request().is_some() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(ANSWERS_POLL);
+        }
+        true
+    }
+
+    /// Serves until the session is unmounted, aborted or taken over, on `config.threads` threads; returns when all have
+    /// ended.
     pub fn run(&self, filesystem: Arc<dyn Filesystem>) -> io::Result<()> {
         let mut threads = Vec::new();
         for number in 0..self.shared.config.threads {
@@ -195,6 +216,12 @@ impl Shared {
         let mut buffer = Buffer::with_capacity(LARGE);
         loop {
             match rustix::io::read(&self.channel.device, &mut *buffer) {
+                // What was just read is not answered: the next daemon asks for it.
+                Ok(_) if self.is_draining.load(Ordering::Acquire) => return Ok(()),
+                Ok(_) if self.state.is_superseded() => {
+                    log::error!("another daemon has taken this session over");
+                    return Ok(());
+                }
                 Ok(length) => {
                     if !self.take(&mut buffer, length, filesystem)? {
                         return Ok(());
@@ -218,6 +245,7 @@ impl Shared {
             }
             Ok(Message::Interrupt { unique }) => filesystem.interrupt(unique),
             Ok(Message::Init { unique, offered, flags }) => self.answer_init(unique, &offered, flags)?,
+            Ok(Message::Beat { number }) => self.state.set_beat(number),
             Ok(Message::Destroy { unique }) => {
                 self.channel.write(unique, 0, &mut Inline::new(), &[]);
                 return Ok(false);
@@ -240,6 +268,9 @@ impl Shared {
         let Some(reply) = self.channel.arrive(delivered, gives_back) else { return };
         if self.config.read_only && request.operation.modifies() {
             return reply.error(Errno(libc::EROFS));
+        }
+        if matches!(request.operation, Operation::Read { .. } | Operation::Write { .. }) {
+            self.state.set_witness(request.node);
         }
         match &mut request.operation {
             Operation::Write { data, .. } => *data = take_payload(buffer, payload),

@@ -30,6 +30,8 @@ pub enum Message {
     Init { unique: u64, offered: abi::InitIn, flags: u64 },
     /// The session ends when this is answered.
     Destroy { unique: u64 },
+    /// A beat of this number has come through the queue. No reply.
+    Beat { number: u64 },
 }
 
 /// A request that makes no sense; `unique` is 0 if it cannot even be answered.
@@ -96,6 +98,7 @@ fn decode_body(header: &abi::InHeader, bytes: &[u8]) -> Option<Message> {
             Some(Message::Init { unique, offered, flags: u64::from(offered.flags) | u64::from(high) << 32 })
         }
         opcode::DESTROY => Some(Message::Destroy { unique }),
+        opcode::NOTIFY_REPLY => Some(Message::Beat { number: unique }),
         opcode::WRITE => decode_write(header, &mut body),
         _ => {
             let request = request(header, operation(header.opcode, &mut body)?);

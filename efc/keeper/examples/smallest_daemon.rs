@@ -17,13 +17,16 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::process::exit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use efc_proto::error::Code;
-use efc_proto::{Connected, DaemonStats, Error, Ready, ToDaemon, ToKeeper, to_daemon, to_keeper};
+use efc_proto::{Connected, DaemonStats, Error, MountStatus, Ready, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
+use rustix::net::accept;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 const CONTENT: &[u8] = b"hello, world\n";
 const DIRECTORY_MODE: u32 = 0o40755;
@@ -38,9 +41,11 @@ fn main() {
     let Some((ToDaemon { message: Some(to_daemon::Message::Start(start)) }, descriptors)) = receive(&control) else {
         exit(2)
     };
-    let [device, state] = <[OwnedFd; 2]>::try_from(descriptors).expect("two descriptors");
+    let [device, state, listener] = <[OwnedFd; 3]>::try_from(descriptors).expect("three descriptors");
     let (mut device, mut state) = (File::from(device), File::from(state));
-    let host = start.config.unwrap_or_default().source.unwrap_or_default().host;
+    let Start { config, session, .. } = start;
+    let mut session = MountStatus { config, ..session.unwrap_or_default() };
+    let host = session.config.clone().unwrap_or_default().source.unwrap_or_default().host;
     env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
     let is_talkative = host == "talkative";
     let is_successor = state.metadata().expect("fstat of the state").len() > 0;
@@ -50,18 +55,44 @@ fn main() {
         }
         resend(&mut device);
     } else {
-        connect(&control, &host);
+        session.connection = connect(&control, &host);
         initialize(&mut device);
         state.write_all(b"initialized").expect("a record in the state");
     }
-    send(&control, to_keeper::Message::Ready(Ready { version: "smallest".into() }));
+    send(&control, to_keeper::Message::Ready(Ready { version: "smallest".into(), beats: true }));
     let requests = Arc::new(AtomicU64::new(0));
     let counted = requests.clone();
-    std::thread::spawn(move || converse(&control, &host, &counted, is_successor));
-    serve(&mut device, &requests, is_talkative);
+    let held =
+        Held { device: device.try_clone().expect("a copy"), state: state.try_clone().expect("a copy"), listener };
+    std::thread::spawn(move || {
+        let mut control = control;
+        loop {
+            converse(&control, &host, &counted, is_successor);
+            control = Arc::new(next_keeper(&held, &session));
+        }
+    });
+    serve(&mut device, &state, &requests, is_talkative);
 }
 
-fn connect(control: &OwnedFd, host: &str) {
+/// What a later keeper gets.
+struct Held {
+    device: File,
+    state: File,
+    listener: OwnedFd,
+}
+
+fn next_keeper(held: &Held, session: &MountStatus) -> OwnedFd {
+    let keeper = accept(&held.listener).expect("another keeper");
+    let process = pidfd_open(getpid(), PidfdFlags::empty()).expect("a pidfd of ourselves");
+    let status = MountStatus { pid: getpid().as_raw_nonzero().get(), ..session.clone() };
+    let message = ToKeeper { message: Some(to_keeper::Message::Session(status)) };
+    let descriptors = [held.device.as_fd(), held.state.as_fd(), held.listener.as_fd(), process.as_fd()];
+    efc_proto::send(&keeper, &message, &descriptors).expect("a keeper that listens");
+    keeper
+}
+
+/// Returns the number of the mount's connection.
+fn connect(control: &OwnedFd, host: &str) -> u32 {
     match host {
         "refused" => {
             let message = "the NAS refuses this client".to_owned();
@@ -77,10 +108,11 @@ fn connect(control: &OwnedFd, host: &str) {
     if host == "dies-connected" {
         exit(3);
     }
-    let Some((ToDaemon { message: Some(to_daemon::Message::Mounted(_)) }, _)) = receive(control) else { exit(4) };
+    let Some((ToDaemon { message: Some(to_daemon::Message::Mounted(mounted)) }, _)) = receive(control) else { exit(4) };
     if host == "dies-mounted" {
         exit(5);
     }
+    mounted.connection
 }
 
 fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool) {
@@ -98,6 +130,7 @@ fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool) 
                 send(control, to_keeper::Message::Stats(stats));
             }
             to_daemon::Message::Stop(_) => exit(0),
+            to_daemon::Message::Resend(_) => {}
             _ => exit(6),
         }
     }
@@ -159,7 +192,7 @@ fn resend(device: &mut File) {
 }
 
 /// Serves until the session is over.
-fn serve(device: &mut File, requests: &AtomicU64, is_talkative: bool) {
+fn serve(device: &mut File, state: &File, requests: &AtomicU64, is_talkative: bool) {
     let mut buffer = vec![0; 1 << 17];
     loop {
         let size = match device.read(&mut buffer) {
@@ -181,12 +214,22 @@ fn serve(device: &mut File, requests: &AtomicU64, is_talkative: bool) {
         let answer = match request.opcode {
             // FORGET, INTERRUPT and BATCH_FORGET have no answer.
             2 | 36 | 42 => continue,
+            // NOTIFY_REPLY: the keeper's beat.
+            41 => {
+                state.write_all_at(&request.unique.to_ne_bytes(), efc_proto::BEAT_OFFSET).expect("a note in the state");
+                continue;
+            }
             1 if request.body == b"hello\0" => Ok([words(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0]), attributes(2)].concat()),
             1 => Err(ENOENT),
             3 => Ok([words(&[0, 0, 0, 0]), attributes(request.node)].concat()),
             // OPEN and OPENDIR, with direct I/O, so that every read comes here.
             14 | 27 => Ok(words(&[0, 0, 1, 0])),
-            15 => Ok(read(request.body).to_vec()),
+            15 => {
+                state
+                    .write_all_at(&request.node.to_ne_bytes(), efc_proto::WITNESS_OFFSET)
+                    .expect("a note in the state");
+                Ok(read(request.body).to_vec())
+            }
             // READDIR of a directory that shows nothing.
             28 => Ok(Vec::new()),
             // RELEASE, FLUSH, RELEASEDIR

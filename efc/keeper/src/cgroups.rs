@@ -101,6 +101,12 @@ impl Cgroups {
         Ok(Cgroup { cgroups: self, id: identifier(target, u64::from_ne_bytes(random)) })
     }
 
+    /// The place that an earlier keeper of the same options had, by [`Cgroup::place`].
+    pub fn former(&self, place: &str) -> Option<Cgroup<'_>> {
+        let id = place.strip_prefix(&self.name)?.strip_prefix('/')?;
+        is_identifier(id).then(|| Cgroup { cgroups: self, id: id.to_owned() })
+    }
+
     /// Takes away the common parent, if no other keeper's daemons and none of ours are there.
     pub fn leave(&self) {
         for hierarchy in &self.hierarchies {
@@ -153,7 +159,7 @@ impl Cgroup<'_> {
             }
         }
         let listing = read(Path::new(&format!("/proc/{pid}/cgroup")))?;
-        let place = format!("{}/{}", self.cgroups.name, self.id);
+        let place = self.place();
         match elsewhere(&listing, &place) {
             None => Ok(()),
             Some(line) => {
@@ -161,6 +167,11 @@ impl Cgroup<'_> {
                 Err(io::Error::new(ErrorKind::InvalidInput, message))
             }
         }
+    }
+
+    /// Below the root of each hierarchy.
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.cgroups.name, self.id)
     }
 
     fn make(&self) -> io::Result<()> {

@@ -1,21 +1,22 @@
 //! Clients' connections: a thread each, a limit on all.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use efc_proto::error::Code;
 use efc_proto::{
-    Error, KeeperReply, KeeperRequest, MountReply, StatusReply, UnmountReply, keeper_reply::Reply,
-    keeper_request::Request,
+    AdoptReply, Error, HoldReply, KeeperReply, KeeperRequest, MountReply, MountStatus, StatusReply, UnmountReply,
+    keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
+use crate::STACK_BYTES;
 use crate::failure::failure;
+use crate::held::Held;
 use crate::mounts::Mounts;
-use crate::{STACK_BYTES, socket};
 
 /// Most connections at once.
 const CLIENTS_MAX: usize = 256;
@@ -87,7 +88,7 @@ impl Clients {
         let internal = |error: io::Error| failure(Code::Internal, format!("cannot set up a connection: {error}"));
         set_socket_timeout(client, Timeout::Send, Some(SEND_TIME_LIMIT)).map_err(|errno| internal(errno.into()))?;
         efc_proto::allow_large_messages(client).map_err(internal)?;
-        if !socket::is_allowed(client).map_err(internal)? {
+        if !efc_proto::is_allowed_peer(client).map_err(internal)? {
             let message = "only root and the keeper's own user may give orders";
             return Err(failure(Code::PermissionDenied, message));
         }
@@ -98,16 +99,22 @@ impl Clients {
     }
 
     fn converse(&self, client: &OwnedFd) -> io::Result<()> {
-        while let Some((request, _)) = efc_proto::receive::<KeeperRequest>(client)? {
+        while let Some((KeeperRequest { request }, descriptors)) = efc_proto::receive(client)? {
             let _waiting = Counted::new(&self.waiting);
-            reply(client, answer(request, &self.mounts).unwrap_or_else(Reply::Error))?;
+            match request {
+                Some(Request::Hold(request)) => match self.mounts.hold(&request.target) {
+                    Ok((status, held)) => reply_with_session(client, status, &held)?,
+                    Err(error) => reply(client, Reply::Error(error))?,
+                },
+                request => reply(client, answer(request, descriptors, &self.mounts).unwrap_or_else(Reply::Error))?,
+            }
         }
         Ok(())
     }
 }
 
-fn answer(request: KeeperRequest, mounts: &Arc<Mounts>) -> Result<Reply, Error> {
-    match request.request {
+fn answer(request: Option<Request>, descriptors: Vec<OwnedFd>, mounts: &Arc<Mounts>) -> Result<Reply, Error> {
+    match request {
         Some(Request::Mount(request)) => Ok(Reply::Mount(MountReply { status: Some(mounts.mount(request)?) })),
         Some(Request::Unmount(request)) => {
             mounts.unmount(&request)?;
@@ -118,8 +125,16 @@ fn answer(request: KeeperRequest, mounts: &Arc<Mounts>) -> Result<Reply, Error> 
             keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
             keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
         })),
+        Some(Request::Adopt(request)) => {
+            Ok(Reply::Adopt(AdoptReply { status: Some(mounts.adopt(request.status, descriptors)?) }))
+        }
         _ => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
     }
+}
+
+fn reply_with_session(client: &OwnedFd, status: MountStatus, held: &Held) -> io::Result<()> {
+    let reply = KeeperReply { reply: Some(Reply::Hold(HoldReply { status: Some(status) })) };
+    efc_proto::send(client, &reply, &[held.device.as_fd(), held.state.as_fd()])
 }
 
 /// Sends a reply; one that is too large becomes an error.

@@ -1,54 +1,80 @@
-//! One daemon process: started, talked to, ended.
+//! One daemon process: started, or taken over from an earlier keeper; talked to, ended.
 //!
 //! It inherits standard error, its end of the control socket as descriptor 3, and nothing else: everything that the
 //! keeper opens is close-on-exec, the environment is empty, the working directory is `/`. It has a session of its
 //! own and a cgroup of its own where that is wanted, and outlives the keeper; the session's descriptors come over the
-//! socket.
+//! socket. A daemon that another keeper has started is known by its pidfd only: how it ended is not for us to learn.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
-use efc_proto::{DaemonConfig, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
+use efc_proto::{MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroups::Cgroup;
+use crate::held::{Held, TakenOver};
 use crate::inheritance;
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
 /// its whole life, so that no pipe of the standard library's is overwritten between fork and exec.
 const CONTROL_FD: i32 = 3;
-/// How long a process that was sent SIGKILL is waited for; one that hangs in the kernel is left to a thread.
-const KILL_TIME_LIMIT: Duration = Duration::from_secs(2);
+/// How long a process that was sent SIGKILL is waited for: its threads end at once but for those that hang in the kernel.
+const KILL_TIME_LIMIT: Duration = Duration::from_millis(100);
 
 /// A running daemon, or one whose end has not been noticed yet.
 #[derive(Debug)]
 pub struct Daemon {
-    child: Child,
+    /// None: another keeper's child.
+    child: Option<Child>,
+    pid: i32,
     process: OwnedFd,
     control: OwnedFd,
-    started_at: Instant,
+}
+
+/// How a daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As wait(2) says.
+    Exited(ExitStatus),
+    /// It was no child of this keeper.
+    Unknown,
+    /// It was sent SIGKILL and hangs in the kernel.
+    Hangs,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Exited(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => write!(formatter, "exited with status {code}"),
+                (_, Some(signal)) => write!(formatter, "was killed by signal {signal}"),
+                _ => write!(formatter, "ended"),
+            },
+            Ending::Unknown => write!(formatter, "ended"),
+            Ending::Hangs => write!(formatter, "was killed and hangs in the kernel"),
+        }
+    }
 }
 
 impl Daemon {
-    /// Starts `program` in `cgroup`, if any, and sends it `config` with the session's two descriptors.
+    /// Starts `program` in `cgroup`, if any, and sends it the session: what it is, and its descriptors.
     ///
     /// # Errors
     /// Those of starting a process, of moving it, and of the first message. No process is left then.
     pub fn start(
         program: &Path,
         cgroup: Option<&Cgroup<'_>>,
-        config: &DaemonConfig,
-        session: &OwnedFd,
-        state: &OwnedFd,
+        session: &MountStatus,
+        held: &Held,
     ) -> io::Result<Daemon> {
-        let started_at = Instant::now();
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mapping = FdMapping { parent_fd: theirs, child_fd: CONTROL_FD };
         let mut command = Command::new(program);
@@ -60,14 +86,17 @@ impl Daemon {
         let set_up = || {
             let pid = Pid::from_child(&child);
             cgroup.map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
-            let start = ToDaemon {
-                message: Some(to_daemon::Message::Start(Start { config: Some(config.clone()), ..Default::default() })),
-            };
-            efc_proto::send(&control, &start, &[session.as_fd(), state.as_fd()])?;
+            let MountStatus { config, uid, .. } = session.clone();
+            let start = Start { config, uid, session: Some(MountStatus { config: None, ..session.clone() }) };
+            let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
+            efc_proto::send(&control, &message, &held.descriptors())?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)
         };
         match set_up() {
-            Ok(process) => Ok(Daemon { child, process, control, started_at }),
+            Ok(process) => {
+                let pid = Pid::from_child(&child).as_raw_nonzero().get();
+                Ok(Daemon { child: Some(child), pid, process, control })
+            }
             Err(error) => {
                 child.kill()?;
                 child.wait()?;
@@ -76,14 +105,19 @@ impl Daemon {
         }
     }
 
-    /// Process id.
-    pub fn pid(&self) -> i32 {
-        Pid::from_child(&self.child).as_raw_nonzero().get()
+    /// A daemon that has introduced itself to us.
+    ///
+    /// # Errors
+    /// Those of making its socket one that never blocks.
+    pub fn taken_over(taken: TakenOver) -> io::Result<Daemon> {
+        let TakenOver { control, process, pid } = taken;
+        rustix::io::ioctl_fionbio(&control, true)?;
+        Ok(Daemon { child: None, pid, process, control })
     }
 
-    /// Since when it runs.
-    pub fn started_at(&self) -> Instant {
-        self.started_at
+    /// Process id, as the daemon itself sees it if it was taken over.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Readable when a message, or the socket's end, is there.
@@ -122,30 +156,49 @@ impl Daemon {
         }
     }
 
-    /// Waits for the end for at most `time_limit`, then forces it. `None`: the process hangs in the kernel, killed.
-    pub fn end(mut self, time_limit: Duration) -> Option<ExitStatus> {
+    /// Whether it was sent SIGKILL and a thread of it hangs in the kernel: it will never do anything again, but its end
+    /// may take for ever.
+    pub fn is_doomed(&self) -> bool {
+        // A list that cannot be read proves nothing.
+        std::fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| has_pending_kill(&status))
+    }
+
+    /// Waits for the end for at most `time_limit`, then forces it; how it ended, or itself, killed, if it hangs in the
+    /// kernel.
+    pub fn end(&mut self, time_limit: Duration) -> Ending {
         if !wait_readable(&self.process, time_limit) {
-            log::warn!("the daemon {} does not end by itself, killing it", self.pid());
+            if !time_limit.is_zero() {
+                log::warn!("the daemon {} does not end by itself, killing it", self.pid);
+            }
             self.kill();
             if !wait_readable(&self.process, KILL_TIME_LIMIT) {
-                log::error!("the daemon {} hangs in the kernel, killed", self.pid());
-                leave_to_a_thread(self.child);
-                return None;
+                log::error!("the daemon {} hangs in the kernel, killed", self.pid);
+                return Ending::Hangs;
             }
         }
-        self.child.wait().ok()
+        let waited = self.child.as_mut().map(Child::wait);
+        waited.and_then(Result::ok).map_or(Ending::Unknown, Ending::Exited)
+    }
+
+    /// Waits for a killed daemon that may take for ever, so that it is no zombie when it does end.
+    pub fn leave_to_a_thread(self) {
+        let Some(mut child) = self.child else { return };
+        let waiting =
+            std::thread::Builder::new().name("reaper".into()).stack_size(crate::STACK_BYTES).spawn(move || {
+                // Nobody is left who wants to know how it ended.
+                let _ = child.wait();
+            });
+        if let Err(error) = waiting {
+            log::error!("cannot start a thread: {error}");
+        }
     }
 }
 
-/// Waits for a child that may take for ever, so that it is no zombie when it does end.
-pub fn leave_to_a_thread(mut child: Child) {
-    let waiting = std::thread::Builder::new().name("reaper".into()).stack_size(crate::STACK_BYTES).spawn(move || {
-        // Nobody is left who wants to know how it ended.
-        let _ = child.wait();
-    });
-    if let Err(error) = waiting {
-        log::error!("cannot start a thread: {error}");
-    }
+/// In `/proc/PID/status`, of the process or of its first thread.
+fn has_pending_kill(status: &str) -> bool {
+    const KILL: u64 = 1 << (9 - 1);
+    let masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
+    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & KILL != 0)
 }
 
 /// Whether `descriptor` becomes readable within `time_limit`.
@@ -168,4 +221,23 @@ pub fn wait_readable(descriptor: impl AsFd, time_limit: Duration) -> bool {
 pub fn timespec(duration: Duration) -> Timespec {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     Timespec { tv_sec: seconds, tv_nsec: duration.subsec_nanos().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endings_are_described() {
+        let exited = |status| Ending::Exited(ExitStatus::from_raw(status)).to_string();
+        assert_eq!(exited(7 << 8), "exited with status 7");
+        assert_eq!(exited(9), "was killed by signal 9");
+    }
+
+    #[test]
+    fn a_pending_kill_is_found_whoever_it_was_sent_to() {
+        assert!(has_pending_kill("SigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
+        assert!(has_pending_kill("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"));
+        assert!(!has_pending_kill("SigPnd:\t0000000000000200\nShdPnd:\t0000000000004000\n"));
+    }
 }

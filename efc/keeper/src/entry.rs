@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use efc_proto::error::Code;
@@ -13,6 +13,7 @@ use efc_proto::mount_status::State;
 use efc_proto::{DaemonConfig, DaemonStats, Error, MountStatus};
 
 use crate::failure::failure;
+use crate::held::Held;
 use crate::kernel;
 
 /// How the session shall end.
@@ -46,6 +47,8 @@ enum Phase {
 struct Shared {
     phase: Phase,
     status: MountStatus,
+    /// Of a session that is mounted.
+    held: Option<Arc<Held>>,
     /// A client's thread runs the unmount helper.
     unmounting: bool,
     /// Still at its target, as far as we know.
@@ -75,15 +78,31 @@ impl Entry {
     pub fn new(target: PathBuf, config: DaemonConfig) -> std::io::Result<Entry> {
         let status = MountStatus {
             target: target.to_string_lossy().into_owned(),
-            config: Some(config.clone()),
+            config: Some(config),
             state: State::Starting.into(),
             ..Default::default()
         };
+        Entry::with(target, status, true)
+    }
+
+    /// A mount that an earlier keeper has made, whose supervising thread is about to start.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
+    pub fn inherited(mut status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
+        status.set_state(if status.pid == 0 { State::Restarting } else { State::Serving });
+        status.stats = None;
+        Entry::with(PathBuf::from(&status.target), status, is_attached)
+    }
+
+    fn with(target: PathBuf, status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
+        let config = status.config.clone().unwrap_or_default();
         let shared = Shared {
             phase: Phase::Starting,
             status,
+            held: None,
             unmounting: false,
-            is_attached: true,
+            is_attached,
             end: None,
             report_wanted: false,
             reports: 0,
@@ -201,6 +220,11 @@ impl Entry {
         drop(self.wait_until(deadline, |shared| matches!(shared.phase, Phase::Ended(_))));
     }
 
+    /// What keeps the mount alive, while there is one.
+    pub fn held(&self) -> Option<Arc<Held>> {
+        self.lock().held.clone()
+    }
+
     /// Asks the daemon for its statistics; the number of those it has given so far.
     pub fn request_report(&self) -> u64 {
         let mut shared = self.lock();
@@ -249,15 +273,21 @@ impl Entry {
         self.changed.notify_all();
     }
 
-    /// The first daemon is ready.
-    pub fn mounted(&self) {
-        self.lock().phase = Phase::Mounted;
+    /// The session is there, and a daemon of it was ready at least once.
+    pub fn mounted(&self, held: Arc<Held>) {
+        let mut shared = self.lock();
+        shared.phase = Phase::Mounted;
+        shared.held = Some(held);
+        drop(shared);
         self.changed.notify_all();
     }
 
     /// Nothing is left.
     pub fn ended(&self, error: Option<Error>) {
-        self.lock().phase = Phase::Ended(error);
+        let mut shared = self.lock();
+        shared.phase = Phase::Ended(error);
+        shared.held = None;
+        drop(shared);
         self.changed.notify_all();
     }
 

@@ -110,6 +110,33 @@ pub fn abort(connection: u32) -> io::Result<()> {
     }
 }
 
+/// Puts a beat into the session's queue of requests: the daemon reads a NOTIFY_REPLY of this unique, and answers nothing.
+///
+/// # Errors
+/// Those of write(2): ENOENT if the kernel does not know `node`, EINVAL if that is no regular file, ENODEV for a
+/// session that is over.
+pub fn send_beat(session: &OwnedFd, node: u64, number: u64) -> io::Result<()> {
+    // struct fuse_out_header and struct fuse_notify_retrieve_out of linux/fuse.h.
+    const RETRIEVE: u32 = 5;
+    let mut message = [0; 48];
+    message[0..4].copy_from_slice(&48u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&RETRIEVE.to_ne_bytes());
+    message[16..24].copy_from_slice(&number.to_ne_bytes());
+    message[24..32].copy_from_slice(&node.to_ne_bytes());
+    rustix::io::retry_on_intr(|| rustix::io::write(session, &message))?;
+    Ok(())
+}
+
+/// What a daemon has noted in the state at `offset`, one of the protocol; 0 if nothing.
+///
+/// # Errors
+/// Those of pread(2).
+pub fn read_note(state: &OwnedFd, offset: u64) -> io::Result<u64> {
+    let mut number = [0; 8];
+    rustix::io::pread(state, &mut number, offset)?;
+    Ok(u64::from_ne_bytes(number))
+}
+
 /// A counter to wait on together with sockets (eventfd(2)).
 pub fn create_waker() -> io::Result<OwnedFd> {
     use rustix::event::{EventfdFlags, eventfd};

@@ -5,19 +5,21 @@
 //! what may hang (umount2) to a child process. Each client has a thread and each mount has one; there is nothing else.
 //!
 //! On the first SIGTERM or SIGINT it takes no new mounts and ends when the last one is gone; on the second it ends at
-//! once. Its daemons serve on without it.
+//! once. Its daemons serve on without it, and the next keeper takes them over.
 
 mod cgroups;
 mod clients;
 mod daemon;
 mod entry;
 mod failure;
+mod held;
 mod helper;
 mod inheritance;
 mod kernel;
 mod mounts;
 mod session;
 mod socket;
+mod takeover;
 mod target;
 
 use std::ffi::OsString;
@@ -37,6 +39,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cgroups::Cgroups;
 use crate::clients::Clients;
+use crate::held::Listeners;
 use crate::helper::Helper;
 use crate::mounts::Mounts;
 use crate::session::Programs;
@@ -50,6 +53,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const IDLE_TIME_LIMIT: Duration = Duration::from_secs(1);
 /// How long the first client may take to come.
 const FIRST_CLIENT_TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long daemons of an earlier keeper may take to introduce themselves before clients are let in.
+const TAKE_OVER_TIME_LIMIT: Duration = Duration::from_millis(500);
 
 /// Where a node shows its cgroups.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -123,7 +129,7 @@ fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -
 
 fn run(arguments: &Arguments) -> io::Result<()> {
     let place = Place::take(&arguments.run_dir)?;
-    let programs = find_programs(arguments)?;
+    let programs = find_programs(arguments, Listeners::new(place.run_dir())?)?;
     let cgroups = programs.cgroups.clone();
     std::env::set_current_dir("/")?;
     raise_descriptor_limit()?;
@@ -132,9 +138,11 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
+    let mounts = Arc::new(Mounts::new(programs));
+    // Before any client can ask for what is there already.
+    mounts.take_over(TAKE_OVER_TIME_LIMIT)?;
     let listener = place.listen()?;
     log::info!("serving {}", arguments.run_dir.display());
-    let mounts = Arc::new(Mounts::new(programs));
     let clients = Clients::new(mounts.clone());
     let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
     keeper.serve(&mut signals)?;
@@ -148,7 +156,7 @@ fn raise_descriptor_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
-fn find_programs(arguments: &Arguments) -> io::Result<Programs> {
+fn find_programs(arguments: &Arguments, listeners: Listeners) -> io::Result<Programs> {
     let own = std::env::current_exe()?;
     let beside = |name: &str| own.with_file_name(name);
     let daemon = match &arguments.daemon {
@@ -162,7 +170,7 @@ fn find_programs(arguments: &Arguments) -> io::Result<Programs> {
         Cgroups::new(name, cgroup_root, arguments.daemon_memory_max_bytes)
             .map_err(|error| io::Error::new(error.kind(), format!("no cgroups for daemons: {error}")))
     });
-    Ok(Programs { daemon, cgroups: cgroups.transpose()?, helper: Helper::new(beside("efc-mount-helper")) })
+    Ok(Programs { daemon, cgroups: cgroups.transpose()?, helper: Helper::new(beside("efc-mount-helper")), listeners })
 }
 
 struct Keeper {

@@ -15,7 +15,8 @@ use efc_proto::{DaemonConfig, Error, MountRequest, MountStatus, StatusRequest, U
 
 use crate::entry::{Claim, End, Entry};
 use crate::failure::failure;
-use crate::session::{self, Programs};
+use crate::held::Listeners;
+use crate::session::{self, Origin, Programs};
 use crate::{STACK_BYTES, kernel, target};
 
 /// Most mounts; their status fits one message.
@@ -174,22 +175,39 @@ impl Mounts {
         if self.is_draining.load(Ordering::Relaxed) {
             return Err(failure(Code::Unavailable, "this keeper is ending and takes no new mounts"));
         }
-        if entries.len() >= MOUNTS_MAX {
-            return Err(failure(Code::ResourceExhausted, format!("this keeper has {MOUNTS_MAX} mounts already")));
-        }
+        refuse_too_many(&entries)?;
         let exhausted = |error: std::io::Error| {
             failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}"))
         };
         let entry = Arc::new(Entry::new(target.path().to_owned(), config.clone()).map_err(exhausted)?);
         let (mounts, supervised) = (self.clone(), entry.clone());
-        let supervise = move || {
-            session::supervise(&supervised, &mounts.programs, target, deadline, || mounts.forget(&supervised));
-        };
+        let supervise = move || mounts.supervise(&supervised, Origin::New { target, deadline });
         let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
         // Under the lock, so that the thread finds its entry in the table when it is done.
         thread.spawn(supervise).map_err(exhausted)?;
         entries.push(entry.clone());
         Ok((entry, true))
+    }
+
+    /// Adds a session that this keeper did not begin; the one that is there already, and `false`, if there is one.
+    pub(crate) fn insert(&self, entry: Arc<Entry>) -> Result<(Arc<Entry>, bool), Error> {
+        let connection = entry.status().connection;
+        let mut entries = self.lock();
+        if let Some(present) = entries.iter().find(|present| present.status().connection == connection) {
+            return Ok((present.clone(), false));
+        }
+        refuse_too_many(&entries)?;
+        entries.push(entry.clone());
+        Ok((entry, true))
+    }
+
+    /// Serves the session of an entry of the table, on this thread, until it is over.
+    pub(crate) fn supervise(&self, entry: &Arc<Entry>, origin: Origin) {
+        session::supervise(entry, &self.programs, origin, || self.forget(entry));
+    }
+
+    pub(crate) fn listeners(&self) -> &Listeners {
+        &self.programs.listeners
     }
 
     /// Whether a mount that was found in the table is really at its target. It is not after an abort, and after somebody
@@ -229,7 +247,7 @@ impl Mounts {
             .map_err(|error| failure(Code::Internal, format!("cannot abort FUSE connection {connection}: {error}")))
     }
 
-    fn find(&self, path: &Path) -> Option<Arc<Entry>> {
+    pub(crate) fn find(&self, path: &Path) -> Option<Arc<Entry>> {
         self.lock().iter().find(|entry| entry.target() == path && entry.is_attached()).cloned()
     }
 
@@ -237,7 +255,7 @@ impl Mounts {
         self.lock().iter().any(|candidate| Arc::ptr_eq(candidate, entry))
     }
 
-    fn forget(&self, entry: &Arc<Entry>) {
+    pub(crate) fn forget(&self, entry: &Arc<Entry>) {
         self.lock().retain(|candidate| !Arc::ptr_eq(candidate, entry));
     }
 
@@ -246,8 +264,15 @@ impl Mounts {
     }
 }
 
+fn refuse_too_many(entries: &[Arc<Entry>]) -> Result<(), Error> {
+    if entries.len() < MOUNTS_MAX {
+        return Ok(());
+    }
+    Err(failure(Code::ResourceExhausted, format!("this keeper has {MOUNTS_MAX} mounts already")))
+}
+
 /// What every daemon needs. The rest is checked by the client, which knows the options' names, and by the daemon.
-fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Error> {
+pub(crate) fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Error> {
     let invalid = |message: &str| failure(Code::InvalidArgument, message);
     let config = config.ok_or_else(|| invalid("the request has no configuration"))?;
     let source = config.source.as_ref().ok_or_else(|| invalid("the request has no source"))?;

@@ -10,11 +10,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, flock};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
-};
-use rustix::process::{getuid, umask};
+use rustix::fs::{FlockOperation, Mode, chmod, flock};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
+use rustix::process::getuid;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -56,22 +54,22 @@ impl Place {
         Ok(Place { run_dir, _lock: lock })
     }
 
-    /// Listens on `keeper.sock`, mode 0600. Call before the first thread starts: the umask is the process's.
+    /// Listens on `keeper.sock`.
     ///
     /// # Errors
     /// Those of socket(2) to listen(2); ENAMETOOLONG for a run directory of more than about 90 bytes.
     pub fn listen(&self) -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let new = self.hidden_path();
         remove_if_there(&new)?;
-        let before = umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
-        let bound = SocketAddrUnix::new(&new).and_then(|address| bind(&listener, &address));
-        umask(before);
-        bound?;
-        listen(&listener, BACKLOG)?;
+        let listener = listen_at(&new)?;
+        rustix::io::ioctl_fionbio(&listener, true)?;
         std::fs::rename(&new, self.path())?;
         Ok(listener)
+    }
+
+    /// Where it is, made absolute.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
     }
 
     /// Takes the socket's name away, so that no further client finds it.
@@ -98,7 +96,33 @@ impl Place {
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+/// A listening socket at `path`, mode 0600 before anybody can connect.
+///
+/// # Errors
+/// Those of socket(2) to listen(2).
+pub fn listen_at(path: &Path) -> io::Result<OwnedFd> {
+    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    bind(&listener, &SocketAddrUnix::new(path)?)?;
+    chmod(path, Mode::RUSR | Mode::WUSR)?;
+    listen(&listener, BACKLOG)?;
+    Ok(listener)
+}
+
+/// Connects to one.
+///
+/// # Errors
+/// Those of connect(2): `ConnectionRefused` if nobody listens any more.
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Removes a name; that there is none is success.
+///
+/// # Errors
+/// Those of unlink(2).
+pub fn remove_if_there(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
@@ -117,26 +141,10 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Whether the process that connected may give orders.
-pub fn is_allowed(client: &OwnedFd) -> io::Result<bool> {
-    let peer = sockopt::socket_peercred(client)?;
-    Ok(is_allowed_user(peer.uid.as_raw(), getuid().as_raw()))
-}
-
-fn is_allowed_user(peer: u32, own: u32) -> bool {
-    peer == 0 || peer == own
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn root_and_our_own_user() {
-        assert!(is_allowed_user(0, 1000) && is_allowed_user(1000, 1000));
-        assert!(!is_allowed_user(1001, 1000) && !is_allowed_user(1000, 0));
-    }
 
     #[test]
     fn a_place_has_one_keeper_and_a_stale_socket_is_replaced() {

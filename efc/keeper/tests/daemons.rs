@@ -3,10 +3,15 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use efc_proto::error::Code;
 use efc_proto::mount_status::State;
+use efc_proto::{DaemonConfig, MountStatus};
 use rustix::process::Signal;
 use support::{Ground, config, is_running, kill, wait_until};
 
@@ -45,13 +50,14 @@ fn a_daemon_that_keeps_dying_is_given_time() {
     let pid = client.mount(&ground.target(), config("crashes")).unwrap().pid;
     let started_at = Instant::now();
     kill(pid, Signal::KILL);
-    wait_until("four restarts", || client.only().restarts >= 4);
-    // The second successor starts at once, the third after 100 ms, the fourth after 200 ms.
+    wait_until("six restarts", || client.only().restarts >= 6);
+    // Four successors start at once, the fifth after 100 ms, the sixth after 200 ms.
     assert!(started_at.elapsed() >= Duration::from_millis(300), "{:?}", started_at.elapsed());
     wait_until("the last death", || client.only().pid == 0);
     let status = client.only();
     assert_eq!(status.state(), State::Restarting);
-    assert_eq!(status.reason, "the daemon exited with status 7");
+    assert!(status.reason.starts_with("the daemon exited with status 7, "), "{}", status.reason);
+    assert!(status.reason.contains("times in a row as soon as it served; the next starts in"), "{}", status.reason);
     let before = status.restarts;
     std::thread::sleep(Duration::from_millis(300));
     assert!(client.only().restarts <= before + 1, "the wait grows");
@@ -104,24 +110,151 @@ fn a_daemon_inherits_nothing_but_its_socket() {
         .collect();
     descriptors.sort();
     let numbers: Vec<u32> = descriptors.iter().map(|(number, _)| *number).collect();
-    assert_eq!(numbers, [0, 1, 2, 3, 4, 5], "{descriptors:?}");
+    // The last two are copies of its own.
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8], "{descriptors:?}");
     assert!(descriptors[3].1.starts_with("socket:"));
     let received = format!("{} {}", descriptors[4].1, descriptors[5].1);
     assert!(received.contains("/dev/fuse") && received.contains("memfd:efc-state"), "{received}");
+    assert!(descriptors[6].1.starts_with("socket:"), "the listener for later keepers");
+}
+
+/// What a reader of one file, kept open, sees meanwhile: the longest wait.
+fn read_during(ground: &Ground, action: impl FnOnce()) -> Duration {
+    let (file, done) = (fs::File::open(ground.hello()).unwrap(), std::sync::atomic::AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut longest, mut buffer) = (Duration::ZERO, [0; 13]);
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let started_at = Instant::now();
+                file.read_exact_at(&mut buffer, 0).unwrap();
+                longest = longest.max(started_at.elapsed());
+                assert_eq!(&buffer, b"hello, world\n");
+            }
+            longest
+        });
+        action();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        reader.join().unwrap()
+    })
 }
 
 #[test]
-fn daemons_outlive_a_keeper_that_is_killed() {
+fn a_stopped_daemon_is_replaced_in_its_time() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let limited = DaemonConfig { hang_limit_ms: 400, ..config("nas") };
+    let pid = client.mount(&ground.target(), limited).unwrap().pid;
+    let longest = read_during(&ground, || {
+        kill(pid, Signal::STOP);
+        wait_until("the next daemon", || client.only().restarts == 1 && client.only().state() == State::Serving);
+    });
+    assert!(longest >= Duration::from_millis(300) && longest < Duration::from_millis(1_400), "{longest:?}");
+    assert!(client.only().reason.starts_with("the daemon hung for"), "{}", client.only().reason);
+    assert!(!is_running(pid));
+    std::thread::sleep(Duration::from_millis(1_000));
+    assert_eq!(client.only().restarts, 1, "an idle daemon that answers beats is left alone");
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn the_next_keeper_takes_over_the_daemon() {
+    let mut ground = Ground::new();
+    let before = ground.client().mount(&ground.target(), config("nas")).unwrap();
+    for _ in 0..3 {
+        ground.signal(Signal::KILL);
+        ground.wait_for_end();
+        assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
+        ground.restart_keeper();
+        let status = ground.client().only();
+        assert_eq!((status.pid, status.restarts, status.state()), (before.pid, 0, State::Serving));
+        assert_eq!((status.connection, &status.config), (before.connection, &before.config));
+        assert_eq!(status.mounted_at_unix_ms, before.mounted_at_unix_ms);
+        assert!(status.stats.is_some_and(|stats| !stats.resumed), "the daemon reports to its new keeper");
+        let same = ground.client().mount(&ground.target(), config("nas")).unwrap();
+        assert_eq!(same.pid, before.pid, "the same mount again is the one that is there");
+    }
+    let client = ground.client();
+    kill(before.pid, Signal::KILL);
+    wait_until("the next daemon", || client.only().restarts == 1 && client.only().state() == State::Serving);
+    assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+/// A process of its own that has a file open and reads it later. The test cannot hold that file itself: the exec of a
+/// keeper that it starts would close its copy, and wait for the answer of a daemon that is not there yet.
+struct LateReader(Child);
+
+impl LateReader {
+    fn start(path: &Path) -> LateReader {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 3<\"$1\"; echo open; read go; cat <&3", "reader"]).arg(path);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut word = [0; 5];
+        child.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+        assert_eq!(&word, b"open\n");
+        LateReader(child)
+    }
+
+    fn read(mut self) -> String {
+        self.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        String::from_utf8(self.0.wait_with_output().unwrap().stdout).unwrap()
+    }
+}
+
+#[test]
+fn a_client_gives_back_what_keeper_and_daemon_have_lost() {
     let mut ground = Ground::new();
     let pid = ground.client().mount(&ground.target(), config("nas")).unwrap().pid;
+    let (status, descriptors) = ground.client().hold(&ground.target()).unwrap();
+    let reader = LateReader::start(&ground.hello());
     ground.signal(Signal::KILL);
     ground.wait_for_end();
-    assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
+    kill(pid, Signal::KILL);
     ground.restart_keeper();
     let client = ground.client();
-    let error = client.mount(&ground.target(), config("nas")).unwrap_err();
-    assert_eq!(error.code(), efc_proto::error::Code::AlreadyExists, "{}", error.message);
+    assert_eq!(client.status().mounts, [], "nobody was met");
+    let adopted = client.adopt(&status, &descriptors).unwrap();
+    assert_eq!((adopted.target, adopted.connection), (status.target.clone(), status.connection));
+    assert_eq!(reader.read(), "hello, world\n");
+    wait_until("the next daemon", || client.only().state() == State::Serving);
+    assert_eq!(client.only().restarts, 1);
+    client.adopt(&status, &descriptors).unwrap();
+    assert_eq!(client.only().restarts, 1, "a session that is here already stays as it is");
     client.unmount(&ground.target(), false).unwrap();
-    wait_until("the daemon's end", || !is_running(pid));
+    let error = client.adopt(&status, &descriptors).unwrap_err();
+    assert_eq!(error.code(), Code::NotFound, "{}", error.message);
     ground.assert_nothing_left();
+}
+
+#[test]
+fn a_daemon_that_hangs_holds_up_no_later_keeper() {
+    let mut ground = Ground::new();
+    let pid = ground.client().mount(&ground.target(), config("nas")).unwrap().pid;
+    let (status, descriptors) = ground.client().hold(&ground.target()).unwrap();
+    kill(pid, Signal::STOP);
+    ground.signal(Signal::KILL);
+    ground.wait_for_end();
+    ground.restart_keeper();
+    let client = ground.client();
+    assert_eq!(client.status().mounts, []);
+    client.adopt(&status, &descriptors).unwrap();
+    assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
+    assert_ne!(client.only().pid, pid);
+    kill(pid, Signal::KILL);
+    client.unmount(&ground.target(), false).unwrap();
+}
+
+#[test]
+fn what_is_no_session_is_not_adopted() {
+    let ground = Ground::new();
+    let client = ground.client();
+    client.mount(&ground.target(), config("nas")).unwrap();
+    let (status, mut descriptors) = client.hold(&ground.target()).unwrap();
+    assert_eq!(client.hold(&ground.base.join("elsewhere")).unwrap_err().code(), Code::NotFound);
+    descriptors.truncate(1);
+    assert_eq!(client.adopt(&status, &descriptors).unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(client.adopt(&MountStatus::default(), &[]).unwrap_err().code(), Code::InvalidArgument);
+    client.unmount(&ground.target(), false).unwrap();
 }

@@ -9,4 +9,10 @@ mod messages {
 }
 
 pub use messages::*;
-pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, receive, send};
+pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allowed_peer, receive, send};
+
+/// Where a daemon notes, in the state memfd, the number of the last beat that came through its queue of requests: a u64
+/// at this byte.
+pub const BEAT_OFFSET: u64 = 40;
+/// Where it notes a node that the kernel knew lately as a regular file, which a beat can be about.
+pub const WITNESS_OFFSET: u64 = 48;

@@ -37,6 +37,15 @@ pub fn allow_large_messages(socket: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// Whether the process at the other end of a unix socket may give orders here: root, or our own user.
+///
+/// # Errors
+/// Those of `getsockopt(2)`.
+pub fn is_allowed_peer(socket: impl AsFd) -> io::Result<bool> {
+    let peer = sockopt::socket_peercred(&socket)?.uid;
+    Ok(peer.is_root() || peer == rustix::process::getuid())
+}
+
 /// Sends `message` with `descriptors` as one datagram.
 ///
 /// # Errors
@@ -147,6 +156,8 @@ mod tests {
                 nas_responding: true,
                 ..Default::default()
             }),
+            cgroup: format!("efc/{}", "c".repeat(80)),
+            uid: u32::MAX,
         };
         let mounts = (0..count).map(mount).collect();
         KeeperReply { reply: Some(keeper_reply::Reply::Status(StatusReply { mounts, ..Default::default() })) }

@@ -7,6 +7,8 @@
 //! | 2 | session id |
 //! | 3 | checksum of words 1 and 2 and of the table but for its last column |
 //! | 4 | generation: daemons that have opened this state |
+//! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
+//! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
 //! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory |
 
 use std::io;
@@ -33,10 +35,17 @@ const VERSION_AND_COUNT: usize = 1;
 const SESSION: usize = 2;
 const CHECKSUM: usize = 3;
 const GENERATION: usize = 4;
+const BEAT: usize = 5;
+const WITNESS: usize = 6;
 const TABLE: usize = 8;
 const ROW: usize = 4;
 
 const _: () = assert!((TABLE + REGIONS * ROW) * WORD <= PAGE);
+
+/// Where the keeper finds the number of the last beat: a u64 of this machine at this byte of the memfd.
+pub const BEAT_OFFSET: u64 = (BEAT * WORD) as u64;
+/// Where it finds the id of a node that the kernel knew lately as a regular file; 0 if there was none.
+pub const WITNESS_OFFSET: u64 = (WITNESS * WORD) as u64;
 
 /// How many records there may be of each kind. Costs address space only.
 #[derive(Clone, Copy, Debug)]
@@ -171,9 +180,23 @@ impl Header {
         })
     }
 
-    /// Counts the daemon that opens the state.
-    pub fn begin_generation(&self) {
-        self.mapping.words(GENERATION, 1)[0].fetch_add(1, Ordering::AcqRel);
+    /// Counts the daemon that opens the state, and tells its number.
+    pub fn begin_generation(&self) -> u64 {
+        self.mapping.words(GENERATION, 1)[0].fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Notes a regular file that the kernel knows.
+    pub fn set_witness(&self, node: u64) {
+        let word = &self.mapping.words(WITNESS, 1)[0];
+        // Read first: a line that is only read stays in every core's cache.
+        if word.load(Ordering::Relaxed) != node {
+            word.store(node, Ordering::Relaxed);
+        }
+    }
+
+    /// Shows whoever looks at the memfd that the beat has come.
+    pub fn set_beat(&self, number: u64) {
+        self.set(BEAT, number);
     }
 
     /// Of the daemon that opened the state last.

@@ -9,8 +9,8 @@
 //! records ([`record`]). Space is mapped once for more than will ever be used, and backed by memory in chunks before it is
 //! touched, so a full machine shows as ENOMEM from the call that needed more, never as SIGBUS.
 //!
-//! One daemon writes at a time: the keeper starts the next when all threads of the last are ending. The state does not
-//! defend itself against two.
+//! One daemon writes at a time: the keeper kills the last before it starts the next, and one that it could not reach finds
+//! out that it is superseded before it serves another request.
 
 mod handles;
 mod layout;
@@ -31,6 +31,8 @@ use self::layout::{Header, Plan};
 use self::pair::Pair;
 use self::record::{Format, Region};
 use crate::features::Negotiated;
+
+pub use self::layout::{BEAT_OFFSET, WITNESS_OFFSET};
 
 /// Handle bytes that a node record holds.
 pub const FILE_HANDLE_MAX: usize = 64;
@@ -80,6 +82,7 @@ pub type Orphan = (u64, Vec<u8>, Vec<u8>, Vec<u8>);
 /// The saved state. Its methods may be called from any thread.
 pub struct State {
     header: Header,
+    generation: u64,
     resumed: bool,
     damaged: u64,
     nodes: nodes::Nodes,
@@ -110,9 +113,10 @@ impl State {
         if damaged > 0 {
             log::error!("{damaged} records of the saved state are damaged: what they described is forgotten");
         }
-        let mut state = State { header, resumed: false, damaged, nodes, handles, orphans, blob, negotiated };
+        let generation = header.begin_generation();
+        let mut state =
+            State { header, generation, resumed: false, damaged, nodes, handles, orphans, blob, negotiated };
         state.resumed = state.negotiated().is_some();
-        state.header.begin_generation();
         Ok(state)
     }
 
@@ -123,7 +127,22 @@ impl State {
 
     /// Increases with each daemon of the session, 1 for the first.
     pub fn generation(&self) -> u64 {
-        self.header.generation()
+        self.generation
+    }
+
+    /// A later daemon has opened the state: this one must not touch anything any more.
+    pub fn is_superseded(&self) -> bool {
+        self.header.generation() != self.generation
+    }
+
+    /// Notes a regular file that the kernel knows, for the keeper's beats ([`WITNESS_OFFSET`]).
+    pub(crate) fn set_witness(&self, node: u64) {
+        self.header.set_witness(node);
+    }
+
+    /// Notes a beat of the keeper that came through the queue of requests, for the keeper to see ([`BEAT_OFFSET`]).
+    pub(crate) fn set_beat(&self, number: u64) {
+        self.header.set_beat(number);
     }
 
     /// A random number made with the state.

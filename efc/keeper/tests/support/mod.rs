@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use efc_mount_helper::mountinfo::{self, Mount};
 use efc_proto::{
-    DaemonConfig, Error, KeeperReply, KeeperRequest, MountRequest, MountStatus, Source, StatusReply, StatusRequest,
-    UnmountRequest, keeper_reply::Reply, keeper_request::Request,
+    AdoptRequest, DaemonConfig, Error, HoldRequest, KeeperReply, KeeperRequest, MountRequest, MountStatus, Source,
+    StatusReply, StatusRequest, UnmountRequest, keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -124,6 +124,9 @@ impl Ground {
 
 impl Drop for Ground {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the keeper's log:\n{}", fs::read_to_string(self.base.join("log")).unwrap_or_default());
+        }
         let children = self.children();
         // All of this is best effort: what is gone already cannot be ended again.
         let _ = self.keeper.kill();
@@ -267,6 +270,27 @@ impl Client {
         let request = UnmountRequest { target: target.to_str().unwrap().into(), force };
         match self.call(Request::Unmount(request))? {
             Reply::Unmount(_) => Ok(()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The session's status and descriptors.
+    pub fn hold(&self, target: &Path) -> Result<(MountStatus, Vec<OwnedFd>), Error> {
+        self.send(Request::Hold(HoldRequest { target: target.to_str().unwrap().into() }));
+        let (KeeperReply { reply }, descriptors) = efc_proto::receive(&self.socket).unwrap().expect("a reply");
+        match reply.expect("a known reply") {
+            Reply::Error(error) => Err(error),
+            Reply::Hold(reply) => Ok((reply.status.unwrap(), descriptors)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn adopt(&self, status: &MountStatus, descriptors: &[OwnedFd]) -> Result<MountStatus, Error> {
+        let request = Request::Adopt(AdoptRequest { status: Some(status.clone()) });
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        efc_proto::send(&self.socket, &KeeperRequest { request: Some(request) }, &descriptors).unwrap();
+        match self.receive()? {
+            Reply::Adopt(reply) => Ok(reply.status.unwrap()),
             other => panic!("{other:?}"),
         }
     }

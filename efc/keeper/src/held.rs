@@ -1,0 +1,142 @@
+//! A session as it is held: the descriptors that keep its mount alive, whoever has copies of them.
+//!
+//! `/dev/fuse` is the session; the state memfd is what its daemons know; the listener is where a later keeper meets the
+//! daemon. The listener's name lies in the run directory under `sessions`, one file a session, and is all that a keeper
+//! finds there when it starts: who does not answer at it has died, and his session is lost or in somebody else's hands.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use efc_proto::{MountStatus, ToKeeper, to_keeper};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::kernel;
+use crate::socket;
+
+/// Below the run directory; as short as can be, since a socket's path has 108 bytes.
+const FOLDER: &str = "s";
+/// How often a name that is taken is replaced by another.
+const NAMES_MAX: u32 = 8;
+
+/// The descriptors of one session. The listener's name goes when this is dropped by its last owner, unless it was kept.
+#[derive(Debug)]
+pub struct Held {
+    /// `/dev/fuse`.
+    pub device: OwnedFd,
+    /// The state memfd.
+    pub state: OwnedFd,
+    listener: OwnedFd,
+    name: PathBuf,
+}
+
+/// A living daemon, met at its listener.
+#[derive(Debug)]
+pub struct TakenOver {
+    /// To talk with it.
+    pub control: OwnedFd,
+    /// Its pidfd.
+    pub process: OwnedFd,
+    /// Its process id.
+    pub pid: i32,
+}
+
+/// Where the listeners of a run directory's sessions are.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    folder: PathBuf,
+}
+
+impl Held {
+    /// What a daemon gets, in this order.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.device.as_fd(), self.state.as_fd(), self.listener.as_fd()]
+    }
+
+    /// The session is over: nobody shall look for its daemon.
+    pub fn forget(&self) {
+        if let Err(error) = socket::remove_if_there(&self.name) {
+            log::warn!("{} stays: {error}", self.name.display());
+        }
+    }
+}
+
+impl Listeners {
+    /// Those below `run_dir`.
+    ///
+    /// # Errors
+    /// Those of making their folder.
+    pub fn new(run_dir: &Path) -> io::Result<Listeners> {
+        let folder = run_dir.join(FOLDER);
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(Listeners { folder }),
+        }
+    }
+
+    /// A session that did not exist before.
+    ///
+    /// # Errors
+    /// Those of opening `/dev/fuse`, of memfd_create(2), and of a socket.
+    pub fn create(&self) -> io::Result<Held> {
+        self.hold(kernel::open_fuse()?, kernel::create_state()?)
+    }
+
+    /// A session that somebody else has held, and whose daemon is gone.
+    ///
+    /// # Errors
+    /// Those of a socket.
+    pub fn hold(&self, device: OwnedFd, state: OwnedFd) -> io::Result<Held> {
+        let mut attempt = 1;
+        loop {
+            let mut random = [0; 4];
+            getrandom(&mut random, GetRandomFlags::empty())?;
+            let name = self.folder.join(format!("{:08x}", u32::from_ne_bytes(random)));
+            match socket::listen_at(&name) {
+                Ok(listener) => return Ok(Held { device, state, listener, name }),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempt < NAMES_MAX => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// All that are there, those of dead daemons included.
+    ///
+    /// # Errors
+    /// Those of reading a directory.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        std::fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    /// Meets the daemon of this name, which may take as long as the daemon hangs; `None`, and no name any more, if it has
+    /// died.
+    ///
+    /// # Errors
+    /// Those of connecting, and `InvalidData` from a daemon that says something else.
+    pub fn meet(&self, name: &OsString) -> io::Result<Option<(MountStatus, Held, TakenOver)>> {
+        let name = self.folder.join(name);
+        let control = match socket::connect(&name) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                socket::remove_if_there(&name)?;
+                return Ok(None);
+            }
+            connected => connected?,
+        };
+        let received = match efc_proto::receive::<ToKeeper>(&control) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => None,
+            received => received?,
+        };
+        let Some((ToKeeper { message }, descriptors)) = received else {
+            socket::remove_if_there(&name)?;
+            return Ok(None);
+        };
+        let invalid = || io::Error::new(io::ErrorKind::InvalidData, "it does not introduce itself as a daemon does");
+        let Some(to_keeper::Message::Session(status)) = message else { return Err(invalid()) };
+        let [device, state, listener, process] = <[OwnedFd; 4]>::try_from(descriptors).map_err(|_| invalid())?;
+        let pid = status.pid;
+        Ok(Some((status, Held { device, state, listener, name }, TakenOver { control, process, pid })))
+    }
+}

@@ -1,0 +1,191 @@
+//! How a session begins: with a new mount, or with what an earlier keeper has left.
+//!
+//! A new mount is made between two words of its first daemon: the dataset's root is there, and the first request is
+//! served. On an error nothing is left of it. What an earlier keeper has left is taken as it is: a daemon that serves goes
+//! on serving, and where there is none the next one is started at once.
+
+use super::*;
+
+/// What there is when a session begins.
+pub enum Origin {
+    /// Nothing.
+    New {
+        /// Where to mount.
+        target: Target,
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// A daemon that serves; its keeper is gone.
+    Serving(Arc<Held>, TakenOver),
+    /// A mount whose daemon is gone, and its keeper too: somebody else has held it.
+    Orphaned(Arc<Held>),
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn begin(entry: &'a Entry, programs: &'a Programs, origin: Origin) -> Result<Self, Error> {
+        match origin {
+            Origin::New { target, deadline } => Session::mount(entry, programs, &target, deadline),
+            Origin::Serving(held, taken) => Session::take_over(entry, programs, held, taken),
+            Origin::Orphaned(held) => Session::adopt(entry, programs, held),
+        }
+    }
+
+    /// From nothing to Ready; on an error nothing is left.
+    fn mount(
+        entry: &'a Entry,
+        programs: &'a Programs,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<Session<'a>, Error> {
+        let internal = |what: &str, error: io::Error| {
+            failure(Code::Internal, format!("cannot {what} for {}: {error}", entry.target().display()))
+        };
+        refuse_mounted(target)?;
+        let directory = target.open().map_err(|errno| {
+            let error = io::Error::from(errno);
+            let message = match errno {
+                Errno::NOENT => format!("target {} does not exist; create the directory", target.path().display()),
+                Errno::NOTDIR => format!("target {} is not a directory", target.path().display()),
+                _ => format!("cannot open the target {}: {error}", target.path().display()),
+            };
+            failure(path_code(&error), message)
+        })?;
+        let held = programs.listeners.create().map_err(|error| internal("make a session", error))?;
+        let cgroup = programs.cgroups.as_ref().map(|cgroups| cgroups.cgroup(entry.target())).transpose();
+        let cgroup = cgroup.map_err(|error| internal("name a cgroup", error))?;
+        entry.update(|status| {
+            status.cgroup = cgroup.as_ref().map(Cgroup::place).unwrap_or_default();
+            status.mounted_at_unix_ms =
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
+        });
+        let mut session = Session::new(entry, programs, cgroup, Arc::new(held));
+        session.spawn().map_err(|error| internal("start the daemon", error))?;
+        let mut is_mounted = false;
+        match session.first_daemon(&directory, deadline, &mut is_mounted) {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                session.undo(is_mounted);
+                Err(error)
+            }
+        }
+    }
+
+    fn take_over(
+        entry: &'a Entry,
+        programs: &'a Programs,
+        held: Arc<Held>,
+        taken: TakenOver,
+    ) -> Result<Session<'a>, Error> {
+        let mut session = Session::new(entry, programs, former_cgroup(entry, programs), held);
+        let daemon = Daemon::taken_over(taken).map_err(|error| failure(Code::Internal, error.to_string()))?;
+        log::info!("{}: taken over, with its daemon {}", entry.target().display(), daemon.pid());
+        session.daemon = Some(daemon);
+        session.serves(Instant::now(), true);
+        Ok(session)
+    }
+
+    fn adopt(entry: &'a Entry, programs: &'a Programs, held: Arc<Held>) -> Result<Session<'a>, Error> {
+        let mut session = Session::new(entry, programs, former_cgroup(entry, programs), held);
+        session.died("the last keeper and its daemon are gone".to_owned());
+        Ok(session)
+    }
+
+    fn first_daemon(&mut self, directory: &OwnedFd, deadline: Instant, is_mounted: &mut bool) -> Result<(), Error> {
+        let target = self.entry.target().display();
+        let out_of_turn = || failure(Code::Internal, format!("the daemon for {target} spoke out of turn"));
+        let to_keeper::Message::Connected(connected) = self.next_message("connect to the NAS", deadline)? else {
+            return Err(out_of_turn());
+        };
+        kernel::mount(directory, &self.held.device, self.entry.config(), connected.root_mode)
+            .map_err(|error| failure(Code::Internal, format!("cannot mount on {target}: {error}")))?;
+        *is_mounted = true;
+        let gone = || failure(Code::Unavailable, format!("{target} was unmounted while it was being mounted"));
+        let connection = self.mounted_connection().ok_or_else(gone)?;
+        self.entry.update(|status| status.connection = connection);
+        self.send(to_daemon::Message::Mounted(Mounted { connection }));
+        let to_keeper::Message::Ready(ready) = self.next_message("answer the kernel", deadline)? else {
+            return Err(out_of_turn());
+        };
+        if self.mounted_connection() != Some(connection) {
+            return Err(gone());
+        }
+        if let Err(error) = kernel::set_read_ahead(connection, self.entry.config().read_ahead_kib) {
+            log::warn!("{target}: read-ahead stays at the kernel's default: {error}");
+        }
+        self.ready(ready);
+        Ok(())
+    }
+
+    fn mounted_connection(&self) -> Option<u32> {
+        let mount = kernel::mounted_at(self.entry.target()).ok().flatten()?;
+        (mount.filesystem == kernel::FILESYSTEM).then_some(mount.device.1)
+    }
+
+    /// The first daemon's next message; anything else that happens fails the start.
+    fn next_message(&mut self, purpose: &str, deadline: Instant) -> Result<to_keeper::Message, Error> {
+        self.deadline = Some(deadline);
+        let message = loop {
+            let target = self.entry.target().display();
+            match self.next_event() {
+                Event::Message(message) => match *message {
+                    to_keeper::Message::Failed(error) => return Err(error),
+                    message => break message,
+                },
+                Event::Wake if self.entry.end_wanted().is_some() => {
+                    let message = format!("the mount on {target} was given up: unmounted by force");
+                    return Err(failure(Code::Unavailable, message));
+                }
+                Event::Wake | Event::Beat | Event::Gone(_) => {}
+                Event::Died(ending) => {
+                    let message = format!("the daemon for {target} {ending} before it could {purpose}");
+                    return Err(failure(Code::Internal, message));
+                }
+                Event::Deadline => {
+                    let message = format!(
+                        "the daemon for {target} could not {purpose} within the time limit; check that the NAS can be reached"
+                    );
+                    return Err(failure(Code::DeadlineExceeded, message));
+                }
+            }
+        };
+        self.deadline = None;
+        Ok(message)
+    }
+
+    /// Takes back a start that failed: first the daemon and the session, so that nobody can hang on the mount.
+    fn undo(mut self, is_mounted: bool) {
+        if let Some(mut daemon) = self.daemon.take() {
+            daemon.kill();
+            daemon.end(END_TIME_LIMIT);
+        }
+        let Session { entry, programs, held, .. } = self;
+        held.forget();
+        drop(held);
+        if is_mounted && let Err(error) = programs.helper.unmount(entry.target(), true) {
+            log::error!("{}: {}", entry.target().display(), error.message);
+        }
+    }
+}
+
+/// Where an earlier keeper had the daemons of this mount, or another place if this keeper has others.
+fn former_cgroup<'a>(entry: &Entry, programs: &'a Programs) -> Option<Cgroup<'a>> {
+    let cgroups = programs.cgroups.as_ref()?;
+    let former = cgroups.former(&entry.status().cgroup).map_or_else(|| cgroups.cgroup(entry.target()), Ok);
+    let cgroup = former.inspect_err(|error| log::error!("no cgroup for the next daemon: {error}")).ok()?;
+    entry.update(|status| status.cgroup = cgroup.place());
+    Some(cgroup)
+}
+
+/// Refuses a target on which something is mounted, whatever it is.
+fn refuse_mounted(target: &Target) -> Result<(), Error> {
+    let mounted = kernel::mounted_at(target.path())
+        .map_err(|error| failure(Code::Internal, format!("cannot read the list of mounts: {error}")))?;
+    let Some(mount) = mounted else { return Ok(()) };
+    let path = target.path().display();
+    let message = if mount.filesystem == kernel::FILESYSTEM {
+        format!("{path} is an EFC mount whose session nobody has any more; unmount it first")
+    } else {
+        format!("something else ({}) is mounted on {path}", mount.filesystem)
+    };
+    Err(failure(Code::AlreadyExists, message))
+}

@@ -1,0 +1,99 @@
+//! Whether a daemon is alive in both ways that matter: it answers its keeper, and it takes requests.
+//!
+//! A *beat* asks for both. The daemon's control thread is asked for a report, which a process that is stopped does not
+//! give. And a message without meaning (FUSE_NOTIFY_RETRIEVE of nothing) is put into the kernel's queue, between the
+//! requests of applications; the thread that reads it notes its number in the state memfd, where the keeper looks. That
+//! one is missed by a daemon whose threads have locked each other up or read no more. Neither says anything about the
+//! NAS, and neither enters the mount. At most one beat is on the way at a time.
+//!
+//! The kernel sends such a message only about a regular file that it knows, so the daemon notes one that was used lately
+//! in the state, too. Where the kernel has forgotten that one, nobody has a file open, and the report alone must do.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::held::Held;
+use crate::kernel;
+
+/// Without another wish.
+const HANG_LIMIT_DEFAULT: Duration = Duration::from_secs(10);
+/// Beats in the time that a daemon may hang, and bounds of what lies between two.
+const BEATS: u32 = 4;
+const INTERVAL_MIN: Duration = Duration::from_millis(20);
+const INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// The beats of one session. It stands still while no daemon serves.
+#[derive(Debug)]
+pub struct Heartbeat {
+    limit: Duration,
+    due: Option<Instant>,
+    /// Of the last message in the queue.
+    number: u64,
+    queued_at: Option<Instant>,
+    asked_at: Option<Instant>,
+}
+
+/// What a beat has found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pulse {
+    /// All is well; ask for a report now.
+    Ask,
+    /// Something is on the way.
+    Wait,
+    /// For so long.
+    Missing(Duration),
+}
+
+impl Heartbeat {
+    /// Beats for daemons that may hang for `limit_ms`; 0: 10 s.
+    pub fn new(limit_ms: u32) -> Heartbeat {
+        let limit = if limit_ms == 0 { HANG_LIMIT_DEFAULT } else { Duration::from_millis(limit_ms.into()) };
+        Heartbeat { limit, due: None, number: 0, queued_at: None, asked_at: None }
+    }
+
+    /// A daemon serves.
+    pub fn start(&mut self, now: Instant) {
+        (self.queued_at, self.asked_at) = (None, None);
+        self.due = Some(now);
+    }
+
+    /// None serves.
+    pub fn stop(&mut self) {
+        self.due = None;
+    }
+
+    /// When [`Heartbeat::beat`] is wanted.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// The daemon has reported.
+    pub fn reported(&mut self) {
+        self.asked_at = None;
+    }
+
+    /// Looks for what is on the way, and sends the next message if the last has come through.
+    ///
+    /// # Errors
+    /// Those of reading the state.
+    pub fn beat(&mut self, held: &Held, now: Instant) -> io::Result<Pulse> {
+        self.due = Some(now + (self.limit / BEATS).clamp(INTERVAL_MIN, INTERVAL_MAX));
+        let seen = kernel::read_note(&held.state, efc_proto::BEAT_OFFSET)?;
+        self.queued_at = self.queued_at.filter(|_| seen < self.number);
+        let since = self.queued_at.into_iter().chain(self.asked_at).min();
+        if let Some(age) = since.map(|since| now.duration_since(since)).filter(|age| *age >= self.limit) {
+            return Ok(Pulse::Missing(age));
+        }
+        if self.queued_at.is_none() {
+            // An earlier keeper had at most one on the way.
+            self.number = seen.max(self.number) + 2;
+            let witness = kernel::read_note(&held.state, efc_proto::WITNESS_OFFSET)?;
+            self.queued_at = kernel::send_beat(&held.device, witness, self.number).is_ok().then_some(now);
+        }
+        if self.asked_at.is_some() {
+            return Ok(Pulse::Wait);
+        }
+        self.asked_at = Some(now);
+        Ok(Pulse::Ask)
+    }
+}

@@ -1,0 +1,409 @@
+//! The life of one mount, on a thread of its own: how it begins, its daemons one after the other, its end.
+//!
+//! The thread holds the session, as others may, too: its daemon, and clients that asked for it. A daemon that dies or hangs
+//! is replaced on the same session, at once; only after several that died as soon as they served the next one is given
+//! time. Nobody waits for the death of a daemon that was sent SIGKILL: it executes nothing any more, even if the kernel
+//! does not let go of it until its successor has answered something; when it does, the successor asks once more for
+//! what it had taken. What is over is told from what is broken by asking the kernel: a session whose connection is over
+//! and whose mount is no longer listed was unmounted by somebody else, and ends; one that is still listed was aborted, and
+//! stays, so that its applications get errors and not the empty directory below.
+
+mod beginning;
+mod heartbeat;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use efc_mount_helper::target::Target;
+use efc_proto::error::Code;
+use efc_proto::mount_status::State;
+use efc_proto::{Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::cgroups::{Cgroup, Cgroups};
+use crate::daemon::{Daemon, Ending, timespec};
+use crate::entry::{End, Entry};
+use crate::failure::{failure, path_code};
+use crate::held::{Held, Listeners, TakenOver};
+use crate::helper::Helper;
+use crate::kernel;
+pub use beginning::Origin;
+use heartbeat::{Heartbeat, Pulse};
+
+/// A daemon that dies within this time of being ready, or before, has died young.
+const YOUNG: Duration = Duration::from_millis(300);
+/// Daemons that may die young, one after the other, before the next has to wait.
+const YOUNG_DEATHS_MAX: u32 = 4;
+/// The first wait; it doubles with every further young death ...
+const BACK_OFF_MIN: Duration = Duration::from_millis(100);
+/// ... up to this.
+const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+/// How long a successor, which asks nobody anything, may take to be ready.
+const RESUME_TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a daemon may take to flush what is left after an unmount.
+const FLUSH_TIME_LIMIT: Duration = Duration::from_secs(5);
+/// How long a daemon may take to end when there is nothing to flush.
+const END_TIME_LIMIT: Duration = Duration::from_millis(500);
+/// How often an aborted mount is looked at, to see whether somebody has unmounted it.
+const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The programs that sessions run, and where.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// `efcd`.
+    pub daemon: PathBuf,
+    /// Its cgroups; none: the keeper's.
+    pub cgroups: Option<Cgroups>,
+    /// `efc-mount-helper`.
+    pub helper: Helper,
+    /// Where later keepers find daemons.
+    pub listeners: Listeners,
+}
+
+/// A session that holds its descriptors.
+struct Session<'a> {
+    entry: &'a Entry,
+    programs: &'a Programs,
+    cgroup: Option<Cgroup<'a>>,
+    held: Arc<Held>,
+    daemon: Option<Daemon>,
+    /// Killed, and not let go by the kernel yet.
+    predecessors: Vec<Daemon>,
+    /// Since when the daemon serves.
+    ready_at: Option<Instant>,
+    report_pending: bool,
+    heartbeat: Heartbeat,
+    young_deaths: u32,
+    died_at: Option<Instant>,
+    /// When the daemon must be ready, or when the next one is started.
+    deadline: Option<Instant>,
+}
+
+enum Event {
+    /// A client wants something.
+    Wake,
+    Message(Box<to_keeper::Message>),
+    Died(Ending),
+    /// A predecessor, by its place in the list.
+    Gone(usize),
+    /// It is time for a beat.
+    Beat,
+    Deadline,
+}
+
+/// Serves a session until its mount is gone. Clients follow this through `entry`; `forget` is called when nothing is
+/// left, before they are told.
+pub fn supervise(entry: &Arc<Entry>, programs: &Programs, origin: Origin, forget: impl FnOnce()) {
+    let error = match Session::begin(entry, programs, origin) {
+        Ok(mut session) => {
+            log::info!("{}: mounted, connection {}", entry.target().display(), entry.status().connection);
+            entry.mounted(session.held.clone());
+            let reason = session.serve();
+            session.finish();
+            log::info!("{}: {reason}", entry.target().display());
+            None
+        }
+        Err(error) => {
+            log::error!("{}: not mounted: {}", entry.target().display(), error.message);
+            Some(error)
+        }
+    };
+    forget();
+    entry.ended(error);
+}
+
+impl<'a> Session<'a> {
+    fn new(entry: &'a Entry, programs: &'a Programs, cgroup: Option<Cgroup<'a>>, held: Arc<Held>) -> Session<'a> {
+        Session {
+            entry,
+            programs,
+            cgroup,
+            held,
+            daemon: None,
+            predecessors: Vec::new(),
+            ready_at: None,
+            report_pending: false,
+            heartbeat: Heartbeat::new(entry.config().hang_limit_ms),
+            young_deaths: 0,
+            died_at: None,
+            deadline: None,
+        }
+    }
+
+    /// Serves until the session shall end or has ended; says why.
+    fn serve(&mut self) -> &'static str {
+        loop {
+            match self.next_event() {
+                Event::Wake if self.entry.end_wanted().is_some() => return "unmounted",
+                Event::Wake => self.request_report(),
+                Event::Message(message) => self.handle(*message),
+                Event::Died(ending) => {
+                    if kernel::is_disconnected(&self.held.device) {
+                        return self.disconnected();
+                    }
+                    self.died(format!("the daemon {ending}"));
+                }
+                Event::Gone(index) => self.predecessor_gone(index),
+                Event::Beat => self.beat(),
+                Event::Deadline if self.daemon.is_some() => {
+                    self.bury(Duration::ZERO);
+                    self.died("the daemon did not get ready in time".to_owned());
+                }
+                Event::Deadline => {
+                    if let Err(error) = self.spawn() {
+                        self.young_deaths += 1;
+                        self.died(format!("no daemon can be started: {error}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a serving or resuming daemon's message.
+    fn handle(&mut self, message: to_keeper::Message) {
+        let target = self.entry.target().display();
+        match message {
+            to_keeper::Message::Ready(ready) => {
+                let pause_ms = self.died_at.take().map_or(0, |died_at| died_at.elapsed().as_millis());
+                log::info!("{target}: the next daemon serves after {pause_ms} ms");
+                self.ready(ready);
+            }
+            to_keeper::Message::Stats(stats) => {
+                self.report_pending = false;
+                self.heartbeat.reported();
+                self.entry.reported(stats);
+            }
+            to_keeper::Message::Failed(error) => {
+                log::error!("{target}: the daemon cannot go on: {}", error.message);
+                self.entry.update(|status| status.reason = error.message);
+            }
+            to_keeper::Message::Connected(_) | to_keeper::Message::Session(_) => {
+                log::error!("{target}: the daemon spoke out of turn, killing it");
+                // Its death is noticed like any other.
+                self.daemon.iter().for_each(Daemon::kill);
+            }
+        }
+    }
+
+    fn ready(&mut self, ready: Ready) {
+        self.entry.update(|status| {
+            status.version = ready.version;
+            status.set_state(State::Serving);
+        });
+        self.serves(Instant::now(), ready.beats);
+    }
+
+    fn serves(&mut self, now: Instant, beats: bool) {
+        self.ready_at = Some(now);
+        self.deadline = None;
+        if beats {
+            self.heartbeat.start(now);
+        }
+    }
+
+    /// Looks whether the daemon still takes requests, and replaces it if not.
+    fn beat(&mut self) {
+        let pulse = match self.heartbeat.beat(&self.held, Instant::now()) {
+            Ok(pulse) => pulse,
+            Err(error) => return log::error!("{}: no heartbeat: {error}", self.entry.target().display()),
+        };
+        let hung = match pulse {
+            Pulse::Missing(age) => Some(format!("the daemon hung for {} ms", age.as_millis())),
+            _ if self.daemon.as_ref().is_some_and(Daemon::is_doomed) => None,
+            Pulse::Ask => return self.ask_for_report(),
+            Pulse::Wait => return,
+        };
+        if let Some(ending) = self.bury(Duration::ZERO) {
+            self.died(hung.unwrap_or_else(|| format!("the daemon {ending}")));
+        }
+    }
+
+    /// Notes a death, and when to start the next daemon.
+    fn died(&mut self, reason: String) {
+        let now = Instant::now();
+        self.died_at = self.died_at.or(Some(now));
+        let delay = back_off(self.young_deaths);
+        log::error!("{}: {reason}; the next one starts in {} ms", self.entry.target().display(), delay.as_millis());
+        let waits = if delay.is_zero() {
+            String::new()
+        } else {
+            format!(", {} times in a row as soon as it served; the next starts in {delay:?}", self.young_deaths)
+        };
+        self.entry.update(|status| {
+            status.pid = 0;
+            status.reason = reason + &waits;
+            status.set_state(State::Restarting);
+        });
+        self.deadline = Some(now + delay);
+    }
+
+    /// The kernel has let a predecessor go: what it had taken meanwhile is asked for once more.
+    fn predecessor_gone(&mut self, index: usize) {
+        let mut gone = self.predecessors.swap_remove(index);
+        log::info!("{}: the daemon {} has ended at last", self.entry.target().display(), gone.pid());
+        gone.end(Duration::ZERO);
+        if self.ready_at.is_some() {
+            self.send(to_daemon::Message::Resend(Resend {}));
+        }
+    }
+
+    /// The connection is over: ended by an unmount, or only by an abort.
+    fn disconnected(&mut self) -> &'static str {
+        let connection = self.entry.status().connection;
+        // An unreadable list proves nothing: look again.
+        let is_listed = || kernel::is_listed(connection).unwrap_or(true);
+        if !is_listed() {
+            return if self.entry.is_ending() { "unmounted" } else { "unmounted by somebody else" };
+        }
+        log::error!("{}: the FUSE connection was aborted", self.entry.target().display());
+        self.entry.update(|status| {
+            status.pid = 0;
+            status.reason = "the FUSE connection was aborted; unmount and mount again".to_owned();
+            status.set_state(State::Aborted);
+        });
+        loop {
+            self.deadline = Some(Instant::now() + ABORTED_LOOK_INTERVAL);
+            match self.next_event() {
+                Event::Wake if self.entry.end_wanted().is_some() => return "unmounted after an abort",
+                Event::Deadline if !is_listed() => return "unmounted by somebody else after an abort",
+                _ => {}
+            }
+        }
+    }
+
+    fn spawn(&mut self) -> io::Result<()> {
+        let is_successor = self.died_at.is_some();
+        self.entry.update(|status| status.restarts += u32::from(is_successor));
+        let status = self.entry.status();
+        let daemon = Daemon::start(&self.programs.daemon, self.cgroup.as_ref(), &status, &self.held)?;
+        self.report_pending = false;
+        self.entry.update(|status| status.pid = daemon.pid());
+        self.daemon = Some(daemon);
+        self.deadline = Some(Instant::now() + RESUME_TIME_LIMIT);
+        Ok(())
+    }
+
+    fn request_report(&mut self) {
+        if self.entry.take_report_wanted() && self.ready_at.is_some() {
+            self.ask_for_report();
+        }
+    }
+
+    fn ask_for_report(&mut self) {
+        if !self.report_pending {
+            self.report_pending = true;
+            self.send(to_daemon::Message::Report(ReportRequest {}));
+        }
+    }
+
+    /// A daemon that cannot be told something has died, which is noticed by itself, or hangs, which has a deadline.
+    fn send(&self, message: to_daemon::Message) {
+        if let Some(Err(error)) = self.daemon.as_ref().map(|daemon| daemon.send(message)) {
+            log::warn!("{}: cannot tell the daemon: {error}", self.entry.target().display());
+        }
+    }
+
+    /// Ends the daemon of a session whose mount is gone.
+    fn finish(&mut self) {
+        self.held.forget();
+        self.predecessors.drain(..).for_each(Daemon::leave_to_a_thread);
+        let Some(mut daemon) = self.daemon.take() else { return };
+        let stopped = daemon.send(to_daemon::Message::Stop(Stop {}));
+        let flush = stopped.is_ok() && self.entry.end_wanted() == Some(End::Flush);
+        let ending = daemon.end(if flush { FLUSH_TIME_LIMIT } else { END_TIME_LIMIT });
+        log::info!("{}: the daemon {ending}", self.entry.target().display());
+        if ending == Ending::Hangs {
+            daemon.leave_to_a_thread();
+        }
+    }
+
+    /// Waits for what happens next. A message comes before the death of the daemon that sent it.
+    fn next_event(&mut self) -> Event {
+        loop {
+            let mut descriptors = vec![PollFd::new(self.entry.waker(), PollFlags::IN)];
+            descriptors.extend(self.predecessors.iter().map(|gone| PollFd::new(gone.process(), PollFlags::IN)));
+            if let Some(daemon) = &self.daemon {
+                descriptors.push(PollFd::new(daemon.control(), PollFlags::IN));
+                descriptors.push(PollFd::new(daemon.process(), PollFlags::IN));
+            }
+            let until = self.deadline.into_iter().chain(self.heartbeat.due()).min();
+            let limit = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
+            let polled = poll(&mut descriptors, limit.as_ref());
+            let ready: Vec<bool> = descriptors.iter().map(|descriptor| !descriptor.revents().is_empty()).collect();
+            drop(descriptors);
+            match polled {
+                Err(Errno::INTR) => continue,
+                Err(errno) => {
+                    // Out of memory: the mount must not end for it.
+                    log::error!("{}: poll: {errno}", self.entry.target().display());
+                    std::thread::sleep(BACK_OFF_MIN);
+                    continue;
+                }
+                Ok(0) if self.deadline == until => return Event::Deadline,
+                Ok(0) => return Event::Beat,
+                Ok(_) => {}
+            }
+            if ready[0] {
+                kernel::clear(self.entry.waker());
+                return Event::Wake;
+            }
+            let (gone, daemon) = ready[1..].split_at(self.predecessors.len());
+            if let Some(index) = gone.iter().position(|gone| *gone) {
+                return Event::Gone(index);
+            }
+            if let Some(event) = self.daemon_event(daemon[0]) {
+                return event;
+            }
+        }
+    }
+
+    fn daemon_event(&mut self, has_message: bool) -> Option<Event> {
+        if has_message {
+            match self.daemon.as_ref()?.receive() {
+                Ok(Some(message)) => return Some(Event::Message(Box::new(message))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Ok(None) => {}
+                Err(error) => log::error!("{}: from the daemon: {error}", self.entry.target().display()),
+            }
+        }
+        // The process has ended, or is about to: without its socket a daemon is of no use to us.
+        self.bury(END_TIME_LIMIT).map(Event::Died)
+    }
+
+    /// Takes the daemon away, which has `time_limit` to end by itself, and counts its death.
+    fn bury(&mut self, time_limit: Duration) -> Option<Ending> {
+        let mut daemon = self.daemon.take()?;
+        self.heartbeat.stop();
+        let is_young = self.ready_at.take().is_none_or(|ready_at| ready_at.elapsed() < YOUNG);
+        self.young_deaths = if is_young { self.young_deaths + 1 } else { 0 };
+        let ending = daemon.end(time_limit);
+        if ending == Ending::Hangs {
+            self.predecessors.push(daemon);
+        }
+        Some(ending)
+    }
+}
+
+/// How long the next daemon waits after so many young deaths in a row.
+fn back_off(young_deaths: u32) -> Duration {
+    match young_deaths.checked_sub(YOUNG_DEATHS_MAX + 1) {
+        None => Duration::ZERO,
+        Some(more) => BACK_OFF_MIN.saturating_mul(1 << more.min(16)).min(BACK_OFF_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_starts_with_the_fifth_young_death() {
+        let waits_ms: Vec<u128> = (0..14).map(|deaths| back_off(deaths).as_millis()).collect();
+        assert_eq!(waits_ms, [0, 0, 0, 0, 0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(back_off(u32::MAX), BACK_OFF_MAX);
+    }
+}

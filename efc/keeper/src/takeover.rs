@@ -1,0 +1,121 @@
+//! Sessions that this keeper did not begin: met at its start, or given to it; and those that it shares with clients.
+//!
+//! A keeper that dies takes no mount with it. Its daemons serve on and wait at their listeners, so its successor meets
+//! them before it listens to any client. One that hangs is waited for on a thread of its own, as long as it takes. A
+//! session whose daemon has died as well lives on in whoever holds it, the node plugin for example, who brings it.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use efc_proto::error::Code;
+use efc_proto::{Error, MountStatus};
+
+use crate::entry::Entry;
+use crate::failure::failure;
+use crate::held::Held;
+use crate::mounts::{Mounts, validated};
+use crate::session::Origin;
+use crate::{STACK_BYTES, kernel, target};
+
+impl Mounts {
+    /// Takes over from an earlier keeper; returns when all its daemons have answered, or after `limit`.
+    ///
+    /// # Errors
+    /// Those of looking for them.
+    pub fn take_over(self: &Arc<Self>, limit: Duration) -> std::io::Result<()> {
+        let (met, meetings) = channel();
+        for name in self.listeners().names()? {
+            let (mounts, met) = (self.clone(), met.clone());
+            let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
+            thread.spawn(move || mounts.meet(&name, met))?;
+        }
+        drop(met);
+        let deadline = Instant::now() + limit;
+        let ready = || meetings.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok();
+        let count = std::iter::from_fn(|| ready().then_some(())).count();
+        log::info!("taken over {count} sessions");
+        Ok(())
+    }
+
+    /// Meets the daemon of that name, and serves its session from then on.
+    fn meet(&self, name: &OsString, met: Sender<()>) {
+        let (status, held, taken) = match self.listeners().meet(name) {
+            Ok(Some(met)) => met,
+            Ok(None) => return log::info!("the daemon of session {} has died", name.display()),
+            Err(error) => return log::error!("session {}: {error}", name.display()),
+        };
+        let target = status.target.clone();
+        match self.inherit(status) {
+            Ok((entry, true)) => {
+                // Nobody waits any more after the limit.
+                let _ = met.send(());
+                drop(met);
+                self.supervise(&entry, Origin::Serving(Arc::new(held), taken));
+            }
+            Ok((_, false)) => log::warn!("{target}: this daemon's session has another one already"),
+            Err(error) => log::error!("{target}: {}", error.message),
+        }
+    }
+
+    /// What a client needs to keep a mount alive as long as itself.
+    ///
+    /// # Errors
+    /// NOT_FOUND if nothing is mounted there, UNAVAILABLE while it is being mounted.
+    pub fn hold(&self, path: &str) -> Result<(MountStatus, Arc<Held>), Error> {
+        let target = target::resolve(path)?;
+        let entry = self
+            .find(target.path())
+            .ok_or_else(|| failure(Code::NotFound, format!("nothing is mounted on {path} by this keeper")))?;
+        let held = entry.held().ok_or_else(|| failure(Code::Unavailable, format!("{path} is being mounted")))?;
+        Ok((entry.status(), held))
+    }
+
+    /// Takes a session that a client has held; the next daemon starts at once. One that is here already is success.
+    ///
+    /// # Errors
+    /// NOT_FOUND if its mount is gone, INVALID_ARGUMENT for what is no session.
+    pub fn adopt(
+        self: &Arc<Self>,
+        status: Option<MountStatus>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<MountStatus, Error> {
+        let invalid = |message: &str| failure(Code::InvalidArgument, message);
+        let mut status = status.ok_or_else(|| invalid("the request has no status"))?;
+        let [device, state] = <[OwnedFd; 2]>::try_from(descriptors)
+            .map_err(|_| invalid("the request does not come with /dev/fuse and a state memfd"))?;
+        validated(status.config.clone())?;
+        let path = status.target.clone();
+        let internal = |error: std::io::Error| failure(Code::Internal, format!("cannot take {path} over: {error}"));
+        if !kernel::is_listed(status.connection).map_err(internal)? || kernel::is_disconnected(&device) {
+            return Err(failure(Code::NotFound, format!("the mount on {path} is gone; mount it anew")));
+        }
+        status.pid = 0;
+        let (entry, is_new) = self.inherit(status)?;
+        if is_new {
+            log::info!("{path}: given back by a client that held it");
+            let held = Arc::new(self.listeners().hold(device, state).map_err(internal)?);
+            let (mounts, supervised) = (self.clone(), entry.clone());
+            let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
+            let supervise = move || mounts.supervise(&supervised, Origin::Orphaned(held));
+            if let Err(error) = thread.spawn(supervise) {
+                self.forget(&entry);
+                return Err(internal(error));
+            }
+        }
+        Ok(entry.status())
+    }
+
+    /// Enters a session into the table; `false` if it is there already.
+    fn inherit(&self, status: MountStatus) -> Result<(Arc<Entry>, bool), Error> {
+        let connection = status.connection;
+        let is_attached = kernel::mounted_at(Path::new(&status.target))
+            .is_ok_and(|mount| mount.is_some_and(|mount| mount.device == (0, connection)));
+        let entry = Entry::inherited(status, is_attached)
+            .map_err(|error| failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}")))?;
+        self.insert(Arc::new(entry))
+    }
+}
