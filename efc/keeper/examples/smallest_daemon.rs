@@ -12,6 +12,7 @@
 //! | `dies-connected`, `dies-mounted` | ends after that message |
 //! | `crashes` | serves once; every successor dies at once |
 //! | `talkative` | logs a KiB for each request |
+//! | `wedges` | the first one reads no more requests after a hundred, and reports all the same |
 //! | `mute` | never reports |
 //! | `nas-silent` | reports that the NAS does not answer |
 
@@ -48,11 +49,13 @@ fn main() {
     let host = session.config.clone().unwrap_or_default().source.unwrap_or_default().host;
     env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
     let is_talkative = host == "talkative";
+    let mut requests_max = if host == "wedges" { 100 } else { u64::MAX };
     let is_successor = state.metadata().expect("fstat of the state").len() > 0;
     if is_successor {
         if host == "crashes" {
             exit(7);
         }
+        requests_max = u64::MAX;
         resend(&mut device);
     } else {
         session.connection = connect(&control, &host);
@@ -71,7 +74,7 @@ fn main() {
             control = Arc::new(next_keeper(&held, &session));
         }
     });
-    serve(&mut device, &state, &requests, is_talkative);
+    serve(&mut device, &state, &requests, requests_max, is_talkative);
 }
 
 /// What a later keeper gets.
@@ -192,7 +195,7 @@ fn resend(device: &mut File) {
 }
 
 /// Serves until the session is over.
-fn serve(device: &mut File, state: &File, requests: &AtomicU64, is_talkative: bool) {
+fn serve(device: &mut File, state: &File, requests: &AtomicU64, requests_max: u64, is_talkative: bool) {
     let mut buffer = vec![0; 1 << 17];
     loop {
         let size = match device.read(&mut buffer) {
@@ -201,7 +204,11 @@ fn serve(device: &mut File, state: &File, requests: &AtomicU64, is_talkative: bo
             // ENODEV: unmounted or aborted.
             Err(_) => return,
         };
-        requests.fetch_add(1, Ordering::Relaxed);
+        if requests.fetch_add(1, Ordering::Relaxed) >= requests_max {
+            loop {
+                std::thread::park();
+            }
+        }
         if is_talkative {
             log::info!("{}", "word ".repeat(205));
         }
