@@ -40,6 +40,14 @@ const RESPONDING_MAX: Duration = Duration::from_secs(5);
 const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "--version") {
+        println!("{}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    // The program may be memory of the keeper's, which has no name.
+    if let Err(error) = rustix::thread::set_name(c"efcd") {
+        eprintln!("efcd: cannot name the process: {error}");
+    }
     let control = Arc::new(Control::inherited());
     match serve(&control) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use efc_proto::error::Code;
 use efc_proto::{
-    Error, KeeperReply, KeeperRequest, MountReply, StatusReply, UnmountReply, keeper_reply::Reply,
+    Error, InstallReply, KeeperReply, KeeperRequest, MountReply, StatusReply, UnmountReply, keeper_reply::Reply,
     keeper_request::Request,
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::failure::failure;
 use crate::mounts::Mounts;
+use crate::program::Program;
 use crate::{STACK_BYTES, socket};
 
 /// Most connections at once.
@@ -98,15 +99,15 @@ impl Clients {
     }
 
     fn converse(&self, client: &OwnedFd) -> io::Result<()> {
-        while let Some((request, _)) = efc_proto::receive::<KeeperRequest>(client)? {
+        while let Some((request, descriptors)) = efc_proto::receive::<KeeperRequest>(client)? {
             let _waiting = Counted::new(&self.waiting);
-            reply(client, answer(request, &self.mounts).unwrap_or_else(Reply::Error))?;
+            reply(client, answer(request, descriptors, &self.mounts).unwrap_or_else(Reply::Error))?;
         }
         Ok(())
     }
 }
 
-fn answer(request: KeeperRequest, mounts: &Arc<Mounts>) -> Result<Reply, Error> {
+fn answer(request: KeeperRequest, descriptors: Vec<OwnedFd>, mounts: &Arc<Mounts>) -> Result<Reply, Error> {
     match request.request {
         Some(Request::Mount(request)) => Ok(Reply::Mount(MountReply { status: Some(mounts.mount(request)?) })),
         Some(Request::Unmount(request)) => {
@@ -117,7 +118,12 @@ fn answer(request: KeeperRequest, mounts: &Arc<Mounts>) -> Result<Reply, Error> 
             mounts: mounts.status(&request)?,
             keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
             keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
+            program_version: mounts.programs().daemon.get().version().unwrap_or_default().to_owned(),
         })),
+        Some(Request::Install(request)) => {
+            mounts.programs().daemon.install(Program::sealed(&request.version, descriptors)?);
+            Ok(Reply::Install(InstallReply {}))
+        }
         _ => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
     }
 }

@@ -7,8 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -20,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroups::Cgroup;
 use crate::inheritance;
+use crate::program::Program;
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
 /// its whole life, so that no pipe of the standard library's is overwritten between fork and exec.
@@ -42,7 +42,7 @@ impl Daemon {
     /// # Errors
     /// Those of starting a process, of moving it, and of the first message. No process is left then.
     pub fn start(
-        program: &Path,
+        program: &Program,
         cgroup: Option<&Cgroup<'_>>,
         config: &DaemonConfig,
         session: &OwnedFd,
@@ -51,9 +51,8 @@ impl Daemon {
         let started_at = Instant::now();
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mapping = FdMapping { parent_fd: theirs, child_fd: CONTROL_FD };
-        let mut command = Command::new(program);
+        let mut command = program.command();
         command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
-        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
         inheritance::start_session(&mut command);
         rustix::io::ioctl_fionbio(&control, true)?;
         let mut child = command.spawn()?;

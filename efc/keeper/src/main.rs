@@ -16,6 +16,7 @@ mod helper;
 mod inheritance;
 mod kernel;
 mod mounts;
+mod program;
 mod session;
 mod socket;
 mod target;
@@ -39,6 +40,7 @@ use crate::cgroups::Cgroups;
 use crate::clients::Clients;
 use crate::helper::Helper;
 use crate::mounts::Mounts;
+use crate::program::NextProgram;
 use crate::session::Programs;
 use crate::socket::Place;
 
@@ -162,6 +164,7 @@ fn find_programs(arguments: &Arguments) -> io::Result<Programs> {
         Cgroups::new(name, cgroup_root, arguments.daemon_memory_max_bytes)
             .map_err(|error| io::Error::new(error.kind(), format!("no cgroups for daemons: {error}")))
     });
+    let daemon = NextProgram::new(daemon);
     Ok(Programs { daemon, cgroups: cgroups.transpose()?, helper: Helper::new(beside("efc-mount-helper")) })
 }
 

@@ -11,7 +11,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -29,6 +28,7 @@ use crate::entry::{End, Entry};
 use crate::failure::{failure, path_code};
 use crate::helper::Helper;
 use crate::kernel;
+use crate::program::NextProgram;
 
 /// A daemon that dies within this time of its start has died young.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -48,10 +48,10 @@ const END_TIME_LIMIT: Duration = Duration::from_millis(500);
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The programs that sessions run, and where.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Programs {
     /// `efcd`.
-    pub daemon: PathBuf,
+    pub daemon: NextProgram,
     /// Its cgroups; none: the keeper's.
     pub cgroups: Option<Cgroups>,
     /// `efc-mount-helper`.
@@ -318,8 +318,8 @@ impl<'a> Session<'a> {
     }
 
     fn spawn(&mut self) -> io::Result<()> {
-        let (program, cgroup) = (&self.programs.daemon, self.cgroup.as_ref());
-        let daemon = Daemon::start(program, cgroup, self.entry.config(), &self.device, &self.state)?;
+        let (program, cgroup) = (self.programs.daemon.get(), self.cgroup.as_ref());
+        let daemon = Daemon::start(&program, cgroup, self.entry.config(), &self.device, &self.state)?;
         let is_successor = self.died_at.is_some();
         self.report_pending = false;
         self.entry.update(|status| {
