@@ -343,6 +343,12 @@ class DaemonStats(_message.Message):
     pipe_misfits: int
     def __init__(self, uptime_ms: _Optional[int] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ...) -> None: ...
 
+class NetworkOffer(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
+
 class SavedServer(_message.Message):
     __slots__ = ("port", "read_max", "write_max")
     PORT_FIELD_NUMBER: _ClassVar[int]

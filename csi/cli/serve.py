@@ -8,7 +8,7 @@ import gc
 import os
 from collections.abc import Awaitable, Callable
 
-from csi import programs
+from csi import privileges, programs
 from csi.children import Children
 from csi.daemons import Daemons
 from csi.errors import Code, DriverError
@@ -32,6 +32,9 @@ _PROBE_SECONDS_MAX = 1.0
 
 def run(parsed: argparse.Namespace) -> int:
     """Serves until a signal."""
+    if parsed.service == "node":
+        # The calls are per thread: before there are others.
+        privileges.drop_unneeded()
     _use_one_heap()
     configure_logging(parsed.log_level)
     asyncio.run(_node(parsed) if parsed.service == "node" else _controller(parsed))

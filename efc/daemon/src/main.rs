@@ -66,7 +66,7 @@ fn serve(control: &Arc<Control>) -> io::Result<()> {
     if !config.no_splice {
         reserve_pipes(&config);
     }
-    privileges::drop_unneeded()?;
+    privileges::drop_unneeded(start.uid, config.log_level == "debug")?;
     let state = Arc::new(State::open(memfd)?);
 
     let is_successor = !state.blob().is_empty();

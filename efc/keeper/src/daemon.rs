@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::cgroups::Cgroup;
 use crate::inheritance;
+use crate::isolation::Isolation;
 use crate::program::Program;
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
@@ -37,13 +37,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts `program` in `cgroup`, if any, and sends it `config` with the session's two descriptors.
+    /// Starts `program`, apart from others as `isolation` says, and sends it `config` with the session's two descriptors.
     ///
     /// # Errors
     /// Those of starting a process, of moving it, and of the first message. No process is left then.
     pub fn start(
         program: &Program,
-        cgroup: Option<&Cgroup<'_>>,
+        isolation: &Isolation<'_>,
         config: &DaemonConfig,
         session: &OwnedFd,
         state: &OwnedFd,
@@ -53,16 +53,15 @@ impl Daemon {
         let mapping = FdMapping { parent_fd: theirs, child_fd: CONTROL_FD };
         let mut command = program.command();
         command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
-        inheritance::start_session(&mut command);
+        inheritance::start_session(&mut command, isolation.network());
         rustix::io::ioctl_fionbio(&control, true)?;
         let mut child = command.spawn()?;
         let set_up = || {
             let pid = Pid::from_child(&child);
-            cgroup.map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
-            let start = ToDaemon {
-                message: Some(to_daemon::Message::Start(Start { config: Some(config.clone()), ..Default::default() })),
-            };
-            efc_proto::send(&control, &start, &[session.as_fd(), state.as_fd()])?;
+            isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
+            let start = Start { config: Some(config.clone()), uid: isolation.uid() };
+            let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
+            efc_proto::send(&control, &message, &[session.as_fd(), state.as_fd()])?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)
         };
         match set_up() {

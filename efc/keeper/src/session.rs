@@ -22,12 +22,15 @@ use efc_proto::{Error, Mounted, ReportRequest, Stop, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::cgroups::{Cgroup, Cgroups};
+use crate::cgroups::Cgroups;
 use crate::daemon::{Daemon, timespec};
 use crate::entry::{End, Entry};
 use crate::failure::{failure, path_code};
 use crate::helper::Helper;
+use crate::identity::Identities;
+use crate::isolation::Isolation;
 use crate::kernel;
+use crate::network::Networks;
 use crate::program::NextProgram;
 
 /// A daemon that dies within this time of its start has died young.
@@ -54,6 +57,10 @@ pub struct Programs {
     pub daemon: NextProgram,
     /// Its cgroups; none: the keeper's.
     pub cgroups: Option<Cgroups>,
+    /// Its users; none: `nobody`.
+    pub identities: Option<Identities>,
+    /// Its networks, beside the keeper's own.
+    pub networks: Networks,
     /// `efc-mount-helper`.
     pub helper: Helper,
 }
@@ -62,7 +69,7 @@ pub struct Programs {
 struct Session<'a> {
     entry: &'a Entry,
     programs: &'a Programs,
-    cgroup: Option<Cgroup<'a>>,
+    isolation: Isolation<'a>,
     device: OwnedFd,
     state: OwnedFd,
     daemon: Option<Daemon>,
@@ -121,11 +128,10 @@ impl<'a> Session<'a> {
         })?;
         let device = kernel::open_fuse().map_err(|error| internal("open /dev/fuse", error))?;
         let state = kernel::create_state().map_err(|error| internal("make the state memory", error))?;
-        let cgroup = programs.cgroups.as_ref().map(|cgroups| cgroups.cgroup(entry.target())).transpose();
         let mut session = Session {
             entry,
             programs,
-            cgroup: cgroup.map_err(|error| internal("name a cgroup", error))?,
+            isolation: Isolation::new(programs, entry)?,
             device,
             state,
             daemon: None,
@@ -318,8 +324,8 @@ impl<'a> Session<'a> {
     }
 
     fn spawn(&mut self) -> io::Result<()> {
-        let (program, cgroup) = (self.programs.daemon.get(), self.cgroup.as_ref());
-        let daemon = Daemon::start(&program, cgroup, self.entry.config(), &self.device, &self.state)?;
+        let program = self.programs.daemon.get();
+        let daemon = Daemon::start(&program, &self.isolation, self.entry.config(), &self.device, &self.state)?;
         let is_successor = self.died_at.is_some();
         self.report_pending = false;
         self.entry.update(|status| {

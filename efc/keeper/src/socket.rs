@@ -74,6 +74,11 @@ impl Place {
         Ok(listener)
     }
 
+    /// The directory, resolved.
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     /// Takes the socket's name away, so that no further client finds it.
     pub fn hide(&self) -> io::Result<()> {
         std::fs::rename(self.path(), self.hidden_path())
