@@ -1,9 +1,9 @@
 """What the node plugin may do: by itself nothing that an ordinary process may not.
 
 Its container has to be privileged, or Kubernetes would not let its bind mounts reach the node. So it gives up by itself
-all but what ``efc-mount-helper`` needs (capabilities(7)): these stay *permitted*, so that its children get them, and none
-is *effective* in this process. The bounding set and ``no_new_privs`` see to it that neither this process nor a child can
-ever have more. Files and kubelet's directories are root's, and so is this process.
+all but what ``efc-mount-helper`` needs (capabilities(7)): these stay *permitted*, so that its children get them, and
+none is *effective* in this process. The bounding set and ``no_new_privs`` see to it that neither this process nor a
+child can ever have more. Files and kubelet's directories are root's, and so is this process.
 """
 
 import ctypes

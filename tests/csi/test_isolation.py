@@ -34,7 +34,8 @@ class Vector(ctypes.Structure):
 def read_memory():
     buffer = ctypes.create_string_buffer(8)
     local, remote = Vector(ctypes.addressof(buffer), 8), Vector(0x400000, 8)
-    return libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0) >= 0 or ctypes.get_errno() == 14
+    read = libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    return read >= 0 or ctypes.get_errno() == 14  # EFAULT: nothing is there, but it might be read
 
 def take_descriptor():
     return libc.syscall(438, os.pidfd_open(pid), 1, 0) >= 0
@@ -73,7 +74,9 @@ def tenants(nas: Nas) -> Iterator[Driver]:
 
 def user_of(pid: int) -> int:
     """The one user of a process, which must be its group too, and have no other group."""
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
     (user,) = set(status["Uid"].split())
     assert set(status["Gid"].split()) == {user}
     assert status["Groups"].split() == []
