@@ -137,7 +137,7 @@ fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
-    privileges::drop_unneeded()?;
+    privileges::drop_unneeded(arguments.daemon_cgroup.is_some())?;
     let place = Place::take(&arguments.run_dir)?;
     let programs = find_programs(arguments, &place)?;
     let cgroups = programs.cgroups.clone();

@@ -7,12 +7,15 @@ use std::io;
 
 use efc_privileges::CapabilitySet;
 
-/// Drops everything else. Call before the first thread is started.
+/// Drops everything else; with `makes_cgroups`, what they need stays. Call before the first thread is started.
 ///
 /// # Errors
 /// Those of prctl(2) and capset(2).
-pub fn drop_unneeded() -> io::Result<()> {
-    efc_privileges::keep_only(own().union(daemon()))
+pub fn drop_unneeded(makes_cgroups: bool) -> io::Result<()> {
+    let mut needed = own() | daemon();
+    // Not even their owner, root, may make one below a root directory of mode 0555 otherwise.
+    needed.set(CapabilitySet::DAC_OVERRIDE, makes_cgroups);
+    efc_privileges::keep_only(needed)
 }
 
 /// For the keeper and its unmount helper.
