@@ -39,7 +39,7 @@ bench: setup ## side by side: ext4, the bare NFS client, the mount; report under
 # --- a real Kubernetes cluster in namespaces of this machine --------------------------------------------------------
 CLUSTER := .tools/cluster
 
-cluster: setup $(CLUSTER)/ready ## installs the driver on a real cluster of two nodes and tests it there (the first time takes 10 minutes)
+cluster: setup $(CLUSTER)/ready .tools/bin/helm ## installs the driver on a real cluster of two nodes and tests it there (the first time takes 10 minutes)
 	@$(SUITE) cluster
 cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=1 to 9
 	@PYTHON=$(PYTHON) tests/cluster/up $(or $(NODES),2)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
+from csi.program import DaemonProgram
 
 _LOGGER = logging.getLogger(__name__)
 LAUNCH_SECONDS_MAX = 30.0
@@ -35,10 +36,14 @@ class _Daemon:
 class Daemons:
     """Launches, shares and releases daemons through the keeper."""
 
-    def __init__(self, *, run_dir: str, keeper: Keeper, idle_grace_seconds: float) -> None:
+    def __init__(
+        self, *, run_dir: str, keeper: Keeper, idle_grace_seconds: float, program: DaemonProgram | None = None
+    ) -> None:
+        """Daemons run ``program``, or the keeper's own if none is given."""
         self._folder = f"{run_dir}/mnt"
         self._keeper = keeper
         self._idle_grace_seconds = idle_grace_seconds
+        self._program = program
         self._daemons: dict[str, _Daemon] = {}
 
     def mount_of(self, key: str) -> str:
@@ -110,6 +115,8 @@ class Daemons:
         # What is there may be a dead mount, no directory to those who ask: the keeper knows what to do with it.
         with contextlib.suppress(FileExistsError):
             os.mkdir(target, mode=0o700)
+        if self._program is not None:
+            await self._program.ensure()
         try:
             status = await self._mount(target, config)
         except DriverError:

@@ -5,7 +5,9 @@ would hold up everybody else's. The socket is never blocking, so this needs no t
 """
 
 import asyncio
+import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -19,6 +21,7 @@ MESSAGE_BYTES_MAX = 1 << 20
 MOUNT_SECONDS_MAX = 30.0
 UNMOUNT_SECONDS_MAX = 30.0
 STATUS_SECONDS_MAX = 5.0
+INSTALL_SECONDS_MAX = 15.0
 
 
 class KeeperUnreachableError(DriverError):
@@ -64,10 +67,25 @@ class Keeper:
         status = reply.status
         return KeeperStatus(pid=status.keeper_pid, version=status.keeper_version, mounts=list(status.mounts))
 
-    async def _ask(self, request: efc_pb2.KeeperRequest, *, limit_seconds: float) -> efc_pb2.KeeperReply:
+    async def install(self, *, version: str, memory: int) -> None:
+        """The daemons that are started from now on run the program in ``memory``, a sealed memfd."""
+        request = efc_pb2.KeeperRequest(install=efc_pb2.InstallRequest(version=version))
+        await self._ask(request, limit_seconds=INSTALL_SECONDS_MAX, descriptors=[memory])
+
+    def identity(self) -> tuple[int, ...] | None:
+        """Differs from one keeper to the next at this place; None while there is none. Never waits."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return None
+        return (status.st_dev, status.st_ino, status.st_ctime_ns)
+
+    async def _ask(
+        self, request: efc_pb2.KeeperRequest, *, limit_seconds: float, descriptors: Sequence[int] = ()
+    ) -> efc_pb2.KeeperReply:
         try:
             async with asyncio.timeout(limit_seconds):
-                received = await self._exchange(request.SerializeToString())
+                received = await self._exchange(request.SerializeToString(), descriptors)
         except TimeoutError:
             raise KeeperUnreachableError(
                 f"the keeper at {self._path} did not answer within {limit_seconds:g} s"
@@ -79,12 +97,13 @@ class Keeper:
             ) from None
         return _decoded(received, expected=request.WhichOneof("request"))
 
-    async def _exchange(self, request: bytes) -> bytes:
+    async def _exchange(self, request: bytes, descriptors: Sequence[int]) -> bytes:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(0)
             await loop.sock_connect(connection, self._path)
-            await loop.sock_sendall(connection, request)
+            # One datagram, on an empty socket: it is taken whole and at once.
+            socket.send_fds(connection, [request], descriptors)
             received = await loop.sock_recv(connection, MESSAGE_BYTES_MAX)
         if not received:
             raise ConnectionResetError(0, "it closed the connection without an answer")

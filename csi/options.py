@@ -25,6 +25,8 @@ from csi.sources import Source
 #: Longest value that is looked at at all.
 VALUE_LENGTH_MAX = 256
 _SHOWN_LENGTH_MAX = 64
+#: `network` unless it is given.
+_KEEPERS_NETWORK = "host"
 
 
 class Kind(enum.Enum):
@@ -199,7 +201,16 @@ _TABLE = (
         field="log_level",
         default="info",
         choices=("error", "warn", "info", "debug"),
-        help="How much the daemon logs.",
+        help="How much the daemon logs; with `debug` it may also be traced and dump core.",
+    ),
+    Option(
+        name="network",
+        kind=Kind.CHOICE,
+        field="network",
+        default="host",
+        choices=("host", "pod"),
+        help="Whose address the daemon connects to the NAS from: the node's, or that of the pod `efc-network` on the "
+        "node (chart value `network.enabled`).",
     ),
 )
 
@@ -225,6 +236,7 @@ class MountOptions:
     threads: int = 2
     unprivileged_port: bool = False
     log_level: str = "info"
+    network: str = _KEEPERS_NETWORK
 
     def given(self) -> dict[str, bool | int | str]:
         """Field name -> value of those that differ from the default, for records."""
@@ -254,6 +266,7 @@ class MountOptions:
             threads=self.threads,
             unprivileged_port=self.unprivileged_port,
             log_level=self.log_level,
+            network="" if self.network == _KEEPERS_NETWORK else self.network,
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from csi.errors import Code, DriverError
 
+DAEMON = "efcd"
 KEEPER = "efc-keeper"
 MOUNT_HELPER = "efc-mount-helper"
 NAS_CLIENT = "efc-fs"

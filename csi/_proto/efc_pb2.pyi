@@ -80,14 +80,16 @@ class StatusRequest(_message.Message):
     def __init__(self, target: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("mounts", "keeper_pid", "keeper_version")
+    __slots__ = ("mounts", "keeper_pid", "keeper_version", "program_version")
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
     KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_VERSION_FIELD_NUMBER: _ClassVar[int]
     mounts: _containers.RepeatedCompositeFieldContainer[MountStatus]
     keeper_pid: int
     keeper_version: str
-    def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ...) -> None: ...
+    program_version: str
+    def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ..., program_version: _Optional[str] = ...) -> None: ...
 
 class HoldRequest(_message.Message):
     __slots__ = ("target",)
@@ -364,6 +366,12 @@ class DaemonStats(_message.Message):
     bytes_spliced: int
     pipe_misfits: int
     def __init__(self, uptime_ms: _Optional[int] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ...) -> None: ...
+
+class NetworkOffer(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class SavedServer(_message.Message):
     __slots__ = ("port", "read_max", "write_max")

@@ -8,7 +8,7 @@ import gc
 import os
 from collections.abc import Awaitable, Callable
 
-from csi import programs
+from csi import privileges, programs
 from csi.children import Children
 from csi.daemons import Daemons
 from csi.errors import Code, DriverError
@@ -16,6 +16,7 @@ from csi.identity import IdentityService
 from csi.keeper import Keeper
 from csi.mounts import Mounts
 from csi.paths import check_components
+from csi.program import DaemonProgram
 from csi.publishing import Publisher
 from csi.records import Publications
 from csi.server import Server, configure_logging, until_signal
@@ -31,6 +32,9 @@ _PROBE_SECONDS_MAX = 1.0
 
 def run(parsed: argparse.Namespace) -> int:
     """Serves until a signal."""
+    if parsed.service == "node":
+        # The calls are per thread: before there are others.
+        privileges.drop_unneeded()
     _use_one_heap()
     configure_logging(parsed.log_level)
     asyncio.run(_node(parsed) if parsed.service == "node" else _controller(parsed))
@@ -56,10 +60,11 @@ async def _node(parsed: argparse.Namespace) -> None:
     run_dir = os.path.abspath(parsed.run_dir)
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
     keeper = Keeper(run_dir)
+    program = DaemonProgram.installed(keeper)
     publisher = Publisher(
         publications=Publications(run_dir),
         mounts=Mounts(children=Children()),
-        daemons=Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace),
+        daemons=Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace, program=program),
         keeper=keeper,
         kubelet_roots=roots,
     )
@@ -76,12 +81,14 @@ async def _node(parsed: argparse.Namespace) -> None:
     server.add("Identity", IdentityService(is_ready))
     node = NodeService(node_id=parsed.node_id, publisher=publisher, kubelet_roots=roots)
     server.add("Node", node)
+    handing_over = asyncio.create_task(program.watch())
     try:
         if parsed.registration_dir is None:
             await _serve(server, until=until_signal)
         else:
             await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
     finally:
+        handing_over.cancel()
         await publisher.settle()
 
 

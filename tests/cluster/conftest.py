@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -60,6 +61,16 @@ def install(cluster: Cluster) -> None:
         text = text.replace("--idle-grace=30", f"--idle-grace={_IDLE_GRACE_S}")
         cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", text))
     cluster.await_driver("keeper", "node", "controller")
+
+
+@pytest.fixture(scope="session")
+def pod_network(cluster: Cluster) -> None:
+    """The optional pod whose network daemons can use, as the chart makes it."""
+    options = ("--set", "network.enabled=true", "--show-only", "templates/network.yaml")
+    done = subprocess.run([ROOT / "deploy" / "render", *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", done.stdout))
+    cluster.await_driver("network")
 
 
 @pytest.fixture(scope="module", autouse=True)

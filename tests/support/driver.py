@@ -49,9 +49,14 @@ def capability(
 
 @dataclass(kw_only=True)
 class Driver:
-    """Runs inside a `with` block. `source` is where CreateVolume makes directories when a request names no source."""
+    """Runs inside a `with` block. `source` is where CreateVolume makes directories when a request names no source.
+
+    `node_programs` is a folder of programs for the node plugin alone, as another release's image has them.
+    """
 
     source: str
+    keeper_options: Sequence[str] = ()
+    node_programs: Path | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="drv-")))
     _services: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _channels: dict[str, grpc.Channel] = field(default_factory=dict)
@@ -117,7 +122,7 @@ class Driver:
         """Starts `keeper`, `node` or `controller`; returns when it can be asked."""
         with self.log(name).open("ab") as log:
             self._services[name] = service = subprocess.Popen(
-                self._command(name), env=clean_environment(RUN_DIR=str(self.run_dir)), cwd=self.folder,
+                self._command(name), env=self._environment(name), cwd=self.folder,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         ready = self._keeper_listens if name == "keeper" else functools.partial(self._serves, name)
@@ -156,9 +161,13 @@ class Driver:
             if keeper and process.parent_pid == keeper.pid and process.name == "efcd" and process.state != "Z"
         ]  # fmt: skip
 
+    def _environment(self, name: str) -> dict[str, str]:
+        own = {"EFC_BIN_DIR": str(self.node_programs)} if name == "node" and self.node_programs else {}
+        return clean_environment(RUN_DIR=str(self.run_dir), **own)
+
     def _command(self, name: str) -> list[str]:
         if name == "keeper":
-            return [str(program("efc-keeper")), "--run-dir", str(self.run_dir)]
+            return [str(program("efc-keeper")), "--run-dir", str(self.run_dir), *self.keeper_options]
         endpoint = f"--endpoint=unix://{self.socket(name)}"
         if name == "node":
             return [

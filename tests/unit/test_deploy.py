@@ -170,6 +170,23 @@ def test_without_sources_there_is_no_controller() -> None:
     assert not [item for item in objects if "Role" in item["kind"] or item["kind"] == "NetworkPolicy"]
 
 
+def test_a_network_of_daemons() -> None:
+    name = "efc-network"
+    objects = rendered("--set", "network.enabled=true")
+    (pod,) = (pod for found, pod in pods(objects) if found == name)
+    assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
+    assert "hostNetwork" not in pod
+    assert "hostPID" not in pod
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "runAsUser": 0, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    (volume,) = pod["volumes"]
+    assert volume["hostPath"]["path"] == "/run/efc/network", "the keeper's own socket is beside it, not in it"
+    assert container["args"] == ["--socket=/run/efc/network/pod.sock"]
+
+
 def test_a_storage_class() -> None:
     source = "nfs://nas/x?mountport=5"
     options = ("--set", f"storageClass.create=true,storageClass.default=true,storageClass.parameters.source={source}")
@@ -183,6 +200,8 @@ def test_a_storage_class() -> None:
     [
         "keeper.demonCgroup=x",
         "keeper.daemonCgroup=../x",
+        "keeper.daemonUids=0-5",
+        "network.enable=true",
         "runDir=run/efc",
         "runDir=/run/../etc",
         "kubeletRoot=/",

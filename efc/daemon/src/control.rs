@@ -25,6 +25,8 @@ pub struct Control {
 pub struct Session {
     /// How to serve.
     pub config: DaemonConfig,
+    /// User to become; 0: nobody.
+    pub uid: u32,
     /// `/dev/fuse`.
     pub device: OwnedFd,
     /// The saved state.
@@ -63,9 +65,9 @@ impl Control {
         };
         let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
-        let Start { config, session, .. } = start;
+        let Start { config, uid, session } = start;
         let status = MountStatus { config: config.clone(), ..session.unwrap_or_default() };
-        Ok(Session { config: config.unwrap_or_default(), device, memfd, listener, status })
+        Ok(Session { config: config.unwrap_or_default(), uid, device, memfd, listener, status })
     }
 
     /// Waits until the keeper has called `mount(2)`.

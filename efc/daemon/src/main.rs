@@ -45,6 +45,14 @@ const _: () = assert!(efc_proto::BEAT_OFFSET == state::BEAT_OFFSET);
 const _: () = assert!(efc_proto::WITNESS_OFFSET == state::WITNESS_OFFSET);
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "--version") {
+        println!("{}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    // The program may be memory of the keeper's, which has no name.
+    if let Err(error) = rustix::thread::set_name(c"efcd") {
+        eprintln!("efcd: cannot name the process: {error}");
+    }
     match serve(Control::inherited()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -62,7 +70,7 @@ fn serve(control: Control) -> io::Result<()> {
     if !config.no_splice {
         reserve_pipes(&config);
     }
-    privileges::drop_unneeded()?;
+    privileges::drop_unneeded(held.uid, config.log_level == "debug")?;
     let state = Arc::new(State::open(held.memfd.try_clone()?)?);
 
     let is_successor = !state.blob().is_empty();

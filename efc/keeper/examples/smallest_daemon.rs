@@ -33,10 +33,16 @@ const CONTENT: &[u8] = b"hello, world\n";
 const DIRECTORY_MODE: u32 = 0o40755;
 const FILE_MODE: u32 = 0o100644;
 
+const VERSION: &str = "smallest";
+
 const ENOENT: i32 = 2;
 const ENOSYS: i32 = 38;
 
 fn main() {
+    if std::env::args().nth(1).is_some_and(|argument| argument == "--version") {
+        println!("{VERSION}");
+        return;
+    }
     // SAFETY: the keeper passes its socket as descriptor 3, which nothing else in this process knows.
     let control = Arc::new(unsafe { OwnedFd::from_raw_fd(3) });
     let Some((ToDaemon { message: Some(to_daemon::Message::Start(start)) }, descriptors)) = receive(&control) else {
@@ -62,7 +68,7 @@ fn main() {
         initialize(&mut device);
         state.write_all(b"initialized").expect("a record in the state");
     }
-    send(&control, to_keeper::Message::Ready(Ready { version: "smallest".into(), beats: true }));
+    send(&control, to_keeper::Message::Ready(Ready { version: VERSION.into(), beats: true }));
     let requests = Arc::new(AtomicU64::new(0));
     let counted = requests.clone();
     let held =

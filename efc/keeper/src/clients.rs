@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use efc_proto::error::Code;
 use efc_proto::{
-    AdoptReply, Error, HoldReply, KeeperReply, KeeperRequest, MountReply, MountStatus, StatusReply, UnmountReply,
-    keeper_reply::Reply, keeper_request::Request,
+    AdoptReply, Error, HoldReply, InstallReply, KeeperReply, KeeperRequest, MountReply, MountStatus, StatusReply,
+    UnmountReply, keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
@@ -17,6 +17,7 @@ use crate::STACK_BYTES;
 use crate::failure::failure;
 use crate::held::Held;
 use crate::mounts::Mounts;
+use crate::program::Program;
 
 /// Most connections at once.
 const CLIENTS_MAX: usize = 256;
@@ -124,9 +125,14 @@ fn answer(request: Option<Request>, descriptors: Vec<OwnedFd>, mounts: &Arc<Moun
             mounts: mounts.status(&request)?,
             keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
             keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
+            program_version: mounts.programs().daemon.get().version().unwrap_or_default().to_owned(),
         })),
         Some(Request::Adopt(request)) => {
             Ok(Reply::Adopt(AdoptReply { status: Some(mounts.adopt(request.status, descriptors)?) }))
+        }
+        Some(Request::Install(request)) => {
+            mounts.programs().daemon.install(Program::sealed(&request.version, descriptors)?);
+            Ok(Reply::Install(InstallReply {}))
         }
         _ => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
     }

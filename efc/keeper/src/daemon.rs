@@ -8,8 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -19,9 +18,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::cgroups::Cgroup;
 use crate::held::{Held, TakenOver};
 use crate::inheritance;
+use crate::isolation::Isolation;
+use crate::program::Program;
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
 /// its whole life, so that no pipe of the standard library's is overwritten between fork and exec.
@@ -65,27 +65,26 @@ impl std::fmt::Display for Ending {
 }
 
 impl Daemon {
-    /// Starts `program` in `cgroup`, if any, and sends it the session: what it is, and its descriptors.
+    /// Starts `program`, apart from others as `isolation` says, and sends it the session: what it is, and its descriptors.
     ///
     /// # Errors
     /// Those of starting a process, of moving it, and of the first message. No process is left then.
     pub fn start(
-        program: &Path,
-        cgroup: Option<&Cgroup<'_>>,
+        program: &Program,
+        isolation: &Isolation<'_>,
         session: &MountStatus,
         held: &Held,
     ) -> io::Result<Daemon> {
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mapping = FdMapping { parent_fd: theirs, child_fd: CONTROL_FD };
-        let mut command = Command::new(program);
+        let mut command = program.command();
         command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
-        command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
-        inheritance::start_session(&mut command);
+        inheritance::start_session(&mut command, isolation.network());
         rustix::io::ioctl_fionbio(&control, true)?;
         let mut child = command.spawn()?;
         let set_up = || {
             let pid = Pid::from_child(&child);
-            cgroup.map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
+            isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
             let MountStatus { config, uid, .. } = session.clone();
             let start = Start { config, uid, session: Some(MountStatus { config: None, ..session.clone() }) };
             let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
@@ -180,17 +179,22 @@ impl Daemon {
         waited.and_then(Result::ok).map_or(Ending::Unknown, Ending::Exited)
     }
 
-    /// Waits for a killed daemon that may take for ever, so that it is no zombie when it does end.
+    /// For a killed daemon whose end may take for ever.
     pub fn leave_to_a_thread(self) {
-        let Some(mut child) = self.child else { return };
-        let waiting =
-            std::thread::Builder::new().name("reaper".into()).stack_size(crate::STACK_BYTES).spawn(move || {
-                // Nobody is left who wants to know how it ended.
-                let _ = child.wait();
-            });
-        if let Err(error) = waiting {
-            log::error!("cannot start a thread: {error}");
+        if let Some(child) = self.child {
+            leave_to_a_thread(child);
         }
+    }
+}
+
+/// Waits for a child that may take for ever, so that it is no zombie when it does end.
+pub fn leave_to_a_thread(mut child: Child) {
+    let waiting = std::thread::Builder::new().name("reaper".into()).stack_size(crate::STACK_BYTES).spawn(move || {
+        // Nobody is left who wants to know how it ended.
+        let _ = child.wait();
+    });
+    if let Err(error) = waiting {
+        log::error!("cannot start a thread: {error}");
     }
 }
 

@@ -7,11 +7,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::stdio::{dup2_stderr, stderr};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Closes every descriptor but the three standard ones. A pipe held open here for ever would keep a caller waiting for
 /// its end, and every daemon would inherit it.
@@ -42,8 +45,15 @@ pub fn unblock_stderr() -> io::Result<()> {
 }
 
 /// Makes the command's process the leader of a session and process group of its own, which no terminal's hang-up and no
-/// signal to the keeper's group reaches.
-pub fn start_session(command: &mut Command) {
-    // SAFETY: setsid(2) is all that happens between fork and exec.
-    unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) };
+/// signal to the keeper's group reaches, and moves it to a network namespace, if one is given.
+pub fn start_session(command: &mut Command, network: Option<Arc<OwnedFd>>) {
+    let set_up = move || {
+        rustix::process::setsid()?;
+        if let Some(network) = &network {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))?;
+        }
+        Ok(())
+    };
+    // SAFETY: setsid(2) and setns(2) are all that happens between fork and exec.
+    unsafe { command.pre_exec(set_up) };
 }

@@ -14,9 +14,14 @@ mod entry;
 mod failure;
 mod held;
 mod helper;
+mod identity;
 mod inheritance;
+mod isolation;
 mod kernel;
 mod mounts;
+mod network;
+mod privileges;
+mod program;
 mod session;
 mod socket;
 mod takeover;
@@ -41,7 +46,10 @@ use crate::cgroups::Cgroups;
 use crate::clients::Clients;
 use crate::held::Listeners;
 use crate::helper::Helper;
+use crate::identity::Identities;
 use crate::mounts::Mounts;
+use crate::network::Networks;
+use crate::program::NextProgram;
 use crate::session::Programs;
 use crate::socket::Place;
 
@@ -60,7 +68,7 @@ const TAKE_OVER_TIME_LIMIT: Duration = Duration::from_millis(500);
 /// Where a node shows its cgroups.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-const USAGE: &str = "usage: efc-keeper [--run-dir DIR] [--daemon PATH] [--exit-when-idle]
+const USAGE: &str = "usage: efc-keeper [--run-dir DIR] [--daemon PATH] [--exit-when-idle] [--daemon-uids FIRST-LAST]
                   [--daemon-cgroup NAME [--cgroup-root DIR] [--daemon-memory-max BYTES]]";
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -71,6 +79,7 @@ struct Arguments {
     daemon_cgroup: Option<String>,
     cgroup_root: Option<PathBuf>,
     daemon_memory_max_bytes: Option<u64>,
+    daemon_uids: Option<(u32, u32)>,
 }
 
 fn main() -> ExitCode {
@@ -111,6 +120,12 @@ fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -
             Long("daemon-cgroup") => parsed.daemon_cgroup = Some(parser.value()?.string()?),
             Long("cgroup-root") => parsed.cgroup_root = Some(parser.value()?.into()),
             Long("daemon-memory-max") => parsed.daemon_memory_max_bytes = Some(parser.value()?.parse()?),
+            Long("daemon-uids") => {
+                let range = parser.value()?.string()?;
+                parsed.daemon_uids = Some(Identities::parse_range(&range).ok_or_else(|| {
+                    format!("--daemon-uids: {range:?} is not FIRST-LAST, two user ids above 0 in this order")
+                })?);
+            }
             other => return Err(other.unexpected()),
         }
     }
@@ -128,8 +143,9 @@ fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -
 }
 
 fn run(arguments: &Arguments) -> io::Result<()> {
+    privileges::drop_unneeded(arguments.daemon_cgroup.is_some())?;
     let place = Place::take(&arguments.run_dir)?;
-    let programs = find_programs(arguments, Listeners::new(place.run_dir())?)?;
+    let programs = find_programs(arguments, &place)?;
     let cgroups = programs.cgroups.clone();
     std::env::set_current_dir("/")?;
     raise_descriptor_limit()?;
@@ -156,7 +172,7 @@ fn raise_descriptor_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
-fn find_programs(arguments: &Arguments, listeners: Listeners) -> io::Result<Programs> {
+fn find_programs(arguments: &Arguments, place: &Place) -> io::Result<Programs> {
     let own = std::env::current_exe()?;
     let beside = |name: &str| own.with_file_name(name);
     let daemon = match &arguments.daemon {
@@ -170,7 +186,16 @@ fn find_programs(arguments: &Arguments, listeners: Listeners) -> io::Result<Prog
         Cgroups::new(name, cgroup_root, arguments.daemon_memory_max_bytes)
             .map_err(|error| io::Error::new(error.kind(), format!("no cgroups for daemons: {error}")))
     });
-    Ok(Programs { daemon, cgroups: cgroups.transpose()?, helper: Helper::new(beside("efc-mount-helper")), listeners })
+    let daemon = NextProgram::new(daemon);
+    let identities = arguments.daemon_uids.map(|(first, last)| Identities::new(first, last));
+    Ok(Programs {
+        daemon,
+        cgroups: cgroups.transpose()?,
+        identities: identities.transpose()?,
+        networks: Networks::new(place.run_dir()),
+        helper: Helper::new(beside("efc-mount-helper")),
+        listeners: Listeners::new(place.run_dir())?,
+    })
 }
 
 struct Keeper {
@@ -277,11 +302,19 @@ mod tests {
             daemon_cgroup: Some("efc".into()),
             cgroup_root: Some("/c".into()),
             daemon_memory_max_bytes: Some(1 << 30),
+            daemon_uids: Some((5, 6)),
         };
-        let line = "--run-dir /a --daemon=d --exit-when-idle --daemon-cgroup efc --cgroup-root /c";
+        let line = "--run-dir /a --daemon=d --exit-when-idle --daemon-uids 5-6 --daemon-cgroup efc --cgroup-root /c";
         assert_eq!(parse_line(&format!("{line} --daemon-memory-max 1073741824"), Some("/r")), Ok(all));
-        for bad in ["--run-dir", "--what", "word", "--exit-when-idle=yes", "--cgroup-root /c", "--daemon-memory-max 1"]
-        {
+        for bad in [
+            "--run-dir",
+            "--what",
+            "word",
+            "--exit-when-idle=yes",
+            "--cgroup-root /c",
+            "--daemon-memory-max 1",
+            "--daemon-uids 0-6",
+        ] {
             assert!(parse_line(bad, None).is_err(), "{bad}");
         }
         for bad in ["", "..", "a/b", "--daemon-memory-max=1M", "--daemon-memory-max=-1"] {

@@ -43,6 +43,11 @@ impl Mounts {
         Mounts { programs, entries: Mutex::default(), is_draining: AtomicBool::new(false) }
     }
 
+    /// What its daemons run.
+    pub fn programs(&self) -> &Programs {
+        &self.programs
+    }
+
     /// Refuses new mounts from now on.
     pub fn drain(&self) {
         self.is_draining.store(true, Ordering::Relaxed);

@@ -18,6 +18,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use efc_privileges::CapabilitySet;
 use lexopt::prelude::*;
 
 use crate::bind::Bind;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
 }
 
 fn run(operation: &Operation) -> Result<(), Failure> {
+    efc_privileges::keep_only(needed_by(operation)).map_err(|error| Failure::from_io("drop privileges", &error))?;
     match operation {
         Operation::Bind(bind) => bind.run(),
         Operation::Unmount(unmount) => unmount.run(),
@@ -63,6 +65,16 @@ fn run(operation: &Operation) -> Result<(), Failure> {
             let sizes = statvfs.run()?;
             writeln!(std::io::stdout(), "{sizes}").map_err(|error| Failure::from_io("write the result", &error))
         }
+    }
+}
+
+/// What an operation may do. Everything lies below directories of other users.
+fn needed_by(operation: &Operation) -> CapabilitySet {
+    match operation {
+        Operation::Bind(_) => CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_ADMIN,
+        // Whose files keep a mount busy is in /proc, for those only who might trace them.
+        Operation::Unmount(_) => CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE,
+        Operation::Statvfs(_) => CapabilitySet::DAC_READ_SEARCH,
     }
 }
 

@@ -51,14 +51,13 @@ impl<'a> Session<'a> {
             failure(path_code(&error), message)
         })?;
         let held = programs.listeners.create().map_err(|error| internal("make a session", error))?;
-        let cgroup = programs.cgroups.as_ref().map(|cgroups| cgroups.cgroup(entry.target())).transpose();
-        let cgroup = cgroup.map_err(|error| internal("name a cgroup", error))?;
+        let isolation = Isolation::new(programs, entry)?;
         entry.update(|status| {
-            status.cgroup = cgroup.as_ref().map(Cgroup::place).unwrap_or_default();
+            isolation.describe(status);
             status.mounted_at_unix_ms =
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
         });
-        let mut session = Session::new(entry, programs, cgroup, Arc::new(held));
+        let mut session = Session::new(entry, programs, isolation, Arc::new(held));
         session.spawn().map_err(|error| internal("start the daemon", error))?;
         let mut is_mounted = false;
         match session.first_daemon(&directory, deadline, &mut is_mounted) {
@@ -76,7 +75,7 @@ impl<'a> Session<'a> {
         held: Arc<Held>,
         taken: TakenOver,
     ) -> Result<Session<'a>, Error> {
-        let mut session = Session::new(entry, programs, former_cgroup(entry, programs), held);
+        let mut session = Session::inherited(entry, programs, held);
         let daemon = Daemon::taken_over(taken).map_err(|error| failure(Code::Internal, error.to_string()))?;
         log::info!("{}: taken over, with its daemon {}", entry.target().display(), daemon.pid());
         session.daemon = Some(daemon);
@@ -85,9 +84,15 @@ impl<'a> Session<'a> {
     }
 
     fn adopt(entry: &'a Entry, programs: &'a Programs, held: Arc<Held>) -> Result<Session<'a>, Error> {
-        let mut session = Session::new(entry, programs, former_cgroup(entry, programs), held);
+        let mut session = Session::inherited(entry, programs, held);
         session.died("the last keeper and its daemon are gone".to_owned());
         Ok(session)
+    }
+
+    fn inherited(entry: &'a Entry, programs: &'a Programs, held: Arc<Held>) -> Session<'a> {
+        let isolation = Isolation::former(programs, entry);
+        entry.update(|status| isolation.describe(status));
+        Session::new(entry, programs, isolation, held)
     }
 
     fn first_daemon(&mut self, directory: &OwnedFd, deadline: Instant, is_mounted: &mut bool) -> Result<(), Error> {
@@ -165,15 +170,6 @@ impl<'a> Session<'a> {
             log::error!("{}: {}", entry.target().display(), error.message);
         }
     }
-}
-
-/// Where an earlier keeper had the daemons of this mount, or another place if this keeper has others.
-fn former_cgroup<'a>(entry: &Entry, programs: &'a Programs) -> Option<Cgroup<'a>> {
-    let cgroups = programs.cgroups.as_ref()?;
-    let former = cgroups.former(&entry.status().cgroup).map_or_else(|| cgroups.cgroup(entry.target()), Ok);
-    let cgroup = former.inspect_err(|error| log::error!("no cgroup for the next daemon: {error}")).ok()?;
-    entry.update(|status| status.cgroup = cgroup.place());
-    Some(cgroup)
 }
 
 /// Refuses a target on which something is mounted, whatever it is.

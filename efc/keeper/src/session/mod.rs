@@ -13,7 +13,6 @@ mod heartbeat;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,13 +23,17 @@ use efc_proto::{Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, t
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::cgroups::{Cgroup, Cgroups};
+use crate::cgroups::Cgroups;
 use crate::daemon::{Daemon, Ending, timespec};
 use crate::entry::{End, Entry};
 use crate::failure::{failure, path_code};
 use crate::held::{Held, Listeners, TakenOver};
 use crate::helper::Helper;
+use crate::identity::Identities;
+use crate::isolation::Isolation;
 use crate::kernel;
+use crate::network::Networks;
+use crate::program::NextProgram;
 pub use beginning::Origin;
 use heartbeat::{Heartbeat, Pulse};
 
@@ -52,12 +55,16 @@ const END_TIME_LIMIT: Duration = Duration::from_millis(500);
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The programs that sessions run, and where.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Programs {
     /// `efcd`.
-    pub daemon: PathBuf,
+    pub daemon: NextProgram,
     /// Its cgroups; none: the keeper's.
     pub cgroups: Option<Cgroups>,
+    /// Its users; none: `nobody`.
+    pub identities: Option<Identities>,
+    /// Its networks, beside the keeper's own.
+    pub networks: Networks,
     /// `efc-mount-helper`.
     pub helper: Helper,
     /// Where later keepers find daemons.
@@ -68,7 +75,7 @@ pub struct Programs {
 struct Session<'a> {
     entry: &'a Entry,
     programs: &'a Programs,
-    cgroup: Option<Cgroup<'a>>,
+    isolation: Isolation<'a>,
     held: Arc<Held>,
     daemon: Option<Daemon>,
     /// Killed, and not let go by the kernel yet.
@@ -117,11 +124,11 @@ pub fn supervise(entry: &Arc<Entry>, programs: &Programs, origin: Origin, forget
 }
 
 impl<'a> Session<'a> {
-    fn new(entry: &'a Entry, programs: &'a Programs, cgroup: Option<Cgroup<'a>>, held: Arc<Held>) -> Session<'a> {
+    fn new(entry: &'a Entry, programs: &'a Programs, isolation: Isolation<'a>, held: Arc<Held>) -> Session<'a> {
         Session {
             entry,
             programs,
-            cgroup,
+            isolation,
             held,
             daemon: None,
             predecessors: Vec::new(),
@@ -279,7 +286,7 @@ impl<'a> Session<'a> {
         let is_successor = self.died_at.is_some();
         self.entry.update(|status| status.restarts += u32::from(is_successor));
         let status = self.entry.status();
-        let daemon = Daemon::start(&self.programs.daemon, self.cgroup.as_ref(), &status, &self.held)?;
+        let daemon = Daemon::start(&self.programs.daemon.get(), &self.isolation, &status, &self.held)?;
         self.report_pending = false;
         self.entry.update(|status| status.pid = daemon.pid());
         self.daemon = Some(daemon);

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use efc_mount_helper::mountinfo::{self, Mount};
 use efc_proto::{
-    AdoptRequest, DaemonConfig, Error, HoldRequest, KeeperReply, KeeperRequest, MountRequest, MountStatus, Source,
-    StatusReply, StatusRequest, UnmountRequest, keeper_reply::Reply, keeper_request::Request,
+    AdoptRequest, DaemonConfig, Error, HoldRequest, InstallRequest, KeeperReply, KeeperRequest, MountRequest,
+    MountStatus, Source, StatusReply, StatusRequest, UnmountRequest, keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -239,7 +239,11 @@ impl Client {
     }
 
     pub fn send(&self, request: Request) {
-        efc_proto::send(&self.socket, &KeeperRequest { request: Some(request) }, &[]).unwrap();
+        self.send_with(request, &[]);
+    }
+
+    pub fn send_with(&self, request: Request, descriptors: &[BorrowedFd<'_>]) {
+        efc_proto::send(&self.socket, &KeeperRequest { request: Some(request) }, descriptors).unwrap();
     }
 
     pub fn receive(&self) -> Result<Reply, Error> {
@@ -286,11 +290,18 @@ impl Client {
     }
 
     pub fn adopt(&self, status: &MountStatus, descriptors: &[OwnedFd]) -> Result<MountStatus, Error> {
-        let request = Request::Adopt(AdoptRequest { status: Some(status.clone()) });
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        efc_proto::send(&self.socket, &KeeperRequest { request: Some(request) }, &descriptors).unwrap();
+        self.send_with(Request::Adopt(AdoptRequest { status: Some(status.clone()) }), &descriptors);
         match self.receive()? {
             Reply::Adopt(reply) => Ok(reply.status.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn install(&self, version: &str, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.send_with(Request::Install(InstallRequest { version: version.into() }), descriptors);
+        match self.receive()? {
+            Reply::Install(_) => Ok(()),
             other => panic!("{other:?}"),
         }
     }

@@ -1,0 +1,110 @@
+//! Networks other than the keeper's own, for daemons that shall reach the NAS from another address.
+//!
+//! Whoever holds a network namespace, a small pod say, serves a socket `network/NAME.sock` in the run directory and sends
+//! the namespace's descriptor to whoever connects (`bin/efc-network.rs`). A mount keeps the descriptor, so its successors
+//! are in the same network also while that pod cannot be asked. A pod that hands out another namespace has been replaced,
+//! and with the one before it its network is gone: then the next daemon gets the new one. Running daemons are left alone.
+//!
+//! What comes over that socket is not trusted: it must be a network namespace, and not the keeper's own.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use efc_proto::error::Code;
+use efc_proto::{Error, NetworkOffer};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use crate::failure::failure;
+
+/// How long the holder of a namespace may take to hand it out; a successor waits that long before it goes without.
+const TIME_LIMIT: Duration = Duration::from_millis(500);
+/// Longest name, in bytes.
+const NAME_LENGTH_MAX: usize = 32;
+
+/// Where namespaces are handed out.
+#[derive(Debug)]
+pub struct Networks {
+    folder: PathBuf,
+}
+
+/// The network of one mount's daemons.
+#[derive(Debug)]
+pub struct Network<'a> {
+    networks: &'a Networks,
+    name: String,
+    namespace: Mutex<Arc<OwnedFd>>,
+}
+
+impl Networks {
+    /// Those of a keeper in `run_dir`.
+    pub fn new(run_dir: &Path) -> Networks {
+        Networks { folder: run_dir.join("network") }
+    }
+
+    /// The network of this name, which must be there now.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what is no name; FAILED_PRECONDITION if nobody hands out such a network.
+    pub fn find(&self, name: &str) -> Result<Network<'_>, Error> {
+        let is_plain = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+        if name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.bytes().all(is_plain) {
+            return Err(failure(Code::InvalidArgument, format!("{name:?} is not the name of a network")));
+        }
+        let namespace = self.ask(name).map_err(|error| {
+            let message = format!(
+                "this node has no network {name:?} for daemons ({error}): let the chart install efc-network \
+                 (network.enabled=true), or mount without the option network"
+            );
+            failure(Code::FailedPrecondition, message)
+        })?;
+        Ok(Network { networks: self, name: name.to_owned(), namespace: Mutex::new(Arc::new(namespace)) })
+    }
+
+    fn ask(&self, name: &str) -> io::Result<OwnedFd> {
+        let path = self.folder.join(format!("{name}.sock"));
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        for direction in [Timeout::Send, Timeout::Recv] {
+            set_socket_timeout(&socket, direction, Some(TIME_LIMIT))?;
+        }
+        let at_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        connect(&socket, &SocketAddrUnix::new(&path)?).map_err(|errno| at_path(errno.into()))?;
+        let received = efc_proto::receive::<NetworkOffer>(&socket).map_err(at_path)?;
+        let invalid = |why: &str| at_path(io::Error::new(io::ErrorKind::InvalidData, why));
+        let (_, descriptors) = received.ok_or_else(|| invalid("it hands nothing out"))?;
+        let [namespace] = <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| invalid("expected one descriptor"))?;
+        let identity = identity(&namespace)?;
+        if !identity.starts_with("net:[") {
+            return Err(invalid("what it hands out is no network namespace"));
+        }
+        if Path::new(&identity) == std::fs::read_link("/proc/self/ns/net")? {
+            return Err(invalid("what it hands out is the keeper's own network"));
+        }
+        Ok(namespace)
+    }
+}
+
+impl Network<'_> {
+    /// The namespace for a daemon that is started now.
+    pub fn namespace(&self) -> Arc<OwnedFd> {
+        let mut held = self.namespace.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.networks.ask(&self.name) {
+            Ok(offered) if identity(&offered).ok() != identity(&held).ok() => {
+                log::warn!("the network {:?} was replaced; the next daemon uses the new one", self.name);
+                *held = Arc::new(offered);
+            }
+            Ok(_) => {}
+            Err(error) => log::warn!("the network {:?} cannot be asked ({error}); it is kept", self.name),
+        }
+        held.clone()
+    }
+}
+
+/// What a descriptor refers to; for a namespace its type and number.
+fn identity(descriptor: &OwnedFd) -> io::Result<String> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))?;
+    Ok(target.to_string_lossy().into_owned())
+}

@@ -1,0 +1,123 @@
+//! Programs that a client hands over, as the node plugin does, under a real keeper. Needs root and `/dev/fuse`.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use efc_proto::error::Code;
+use efc_proto::mount_status::State;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::process::Signal;
+use support::{Ground, config, kill, wait_until};
+
+/// The version that the smallest daemon prints, and another of the same length.
+const OWN: &str = "smallest";
+const OTHER: &str = "smaller!";
+
+fn smallest_daemon() -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_BIN_EXE_efc-keeper")).with_file_name("examples").join("smallest_daemon")).unwrap()
+}
+
+/// The smallest daemon with another version, where its constants are.
+fn other_daemon() -> Vec<u8> {
+    let mut program = smallest_daemon();
+    let places: Vec<usize> = program
+        .windows(OWN.len())
+        .enumerate()
+        .filter(|(_, bytes)| *bytes == OWN.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!places.is_empty());
+    for at in places {
+        program[at..at + OTHER.len()].copy_from_slice(OTHER.as_bytes());
+    }
+    program
+}
+
+fn memory(content: &[u8], seals: SealFlags) -> OwnedFd {
+    let memory = memfd_create("efcd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    let mut file = fs::File::from(memory);
+    file.write_all(content).unwrap();
+    fcntl_add_seals(&file, seals).unwrap();
+    file.into()
+}
+
+fn all_seals() -> SealFlags {
+    SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE
+}
+
+fn program_of(pid: i32) -> String {
+    fs::read_link(format!("/proc/{pid}/exe")).unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn the_next_daemon_runs_what_was_installed_and_the_running_one_stays() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("nas")).unwrap();
+    assert_eq!(first.version, OWN);
+    assert_eq!(client.status().program_version, "");
+    let program = memory(&other_daemon(), all_seals());
+    client.install(OTHER, &[program.as_fd()]).unwrap();
+    client.install(OTHER, &[program.as_fd()]).unwrap();
+    // The keeper has its own descriptor of it.
+    drop(program);
+    let status = client.status();
+    assert_eq!(status.program_version, OTHER);
+    assert_eq!((status.mounts[0].pid, status.mounts[0].restarts), (first.pid, 0));
+    let own = program_of(first.pid);
+    assert!(own.ends_with("/smallest_daemon"), "{own}");
+
+    let file = fs::File::open(ground.hello()).unwrap();
+    kill(first.pid, Signal::KILL);
+    wait_until("the successor", || client.only().restarts == 1 && client.only().state() == State::Serving);
+    let successor = client.only();
+    assert_eq!(successor.version, OTHER);
+    assert_eq!(program_of(successor.pid), "/memfd:efcd (deleted)");
+    let mut buffer = [0; 13];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
+    assert_eq!(&buffer, b"hello, world\n");
+    assert_eq!(fs::read(format!("/proc/{}/cmdline", successor.pid)).unwrap(), b"efcd\0");
+    drop(file);
+    client.unmount(&ground.target(), false).unwrap();
+
+    let third = client.mount(&ground.target(), config("nas")).unwrap();
+    assert_eq!((third.version.as_str(), program_of(third.pid).as_str()), (OTHER, "/memfd:efcd (deleted)"));
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn what_could_change_or_cannot_run_is_refused() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let program = smallest_daemon();
+    let refused = |version: &str, memory: &OwnedFd, code: Code, reason: &str| {
+        let error = client.install(version, &[memory.as_fd()]).unwrap_err();
+        assert_eq!(error.code(), code, "{}", error.message);
+        assert!(error.message.contains(reason), "{reason:?} in {}", error.message);
+    };
+    for missing in [SealFlags::SEAL, SealFlags::SHRINK, SealFlags::GROW, SealFlags::WRITE] {
+        refused(OWN, &memory(&program, all_seals() - missing), Code::InvalidArgument, "seals");
+    }
+    refused(OWN, &fs::File::open("/bin/true").unwrap().into(), Code::InvalidArgument, "seals");
+    for content in [&b""[..], b"#!/bin/sh\necho smallest\n", &program[..32], &[b'x'; 4096]] {
+        refused(OWN, &memory(content, all_seals()), Code::InvalidArgument, "ELF");
+    }
+    // Half a program: it has the right head, and does not run.
+    refused(OWN, &memory(&program[..4096], all_seals()), Code::FailedPrecondition, "does not run");
+    refused(OTHER, &memory(&program, all_seals()), Code::InvalidArgument, "says that it is \"smallest\"");
+    refused("", &memory(&program, all_seals()), Code::InvalidArgument, "version");
+    let good = memory(&program, all_seals());
+    for descriptors in [&[][..], &[good.as_fd(), good.as_fd()]] {
+        assert_eq!(client.install(OWN, descriptors).unwrap_err().code(), Code::InvalidArgument);
+    }
+    assert_eq!(client.status().program_version, "");
+    let status = client.mount(&ground.target(), config("nas")).unwrap();
+    assert!(program_of(status.pid).ends_with("/smallest_daemon"));
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
