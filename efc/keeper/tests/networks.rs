@@ -20,6 +20,8 @@ struct Holder(Child);
 impl Holder {
     fn start(ground: &Ground, unshare: &[&str]) -> Holder {
         fs::create_dir_all(socket_of(ground).parent().unwrap()).unwrap();
+        // What a killed holder has left would be taken for the new one's.
+        let _ = fs::remove_file(socket_of(ground));
         let mut command = Command::new("unshare");
         command.args(unshare).arg("--").arg(env!("CARGO_BIN_EXE_efc-network")).arg("--socket").arg(socket_of(ground));
         let holder = Holder(command.spawn().unwrap());
