@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_mount(commands)
     _add_umount(commands)
     _add_status(commands)
+    _add_metrics(commands)
     _add_doctor(commands)
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
     _add_csi(commands)
@@ -101,6 +102,10 @@ def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "status", "show what is mounted, and how it does")
     parser.add_argument("--json", action="store_true", help="as an array of objects")
+
+
+def _add_metrics(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    _command(commands, "metrics", "print the metrics of what is mounted, as Prometheus reads them (docs/METRICS.md)")
 
 
 def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -146,6 +151,11 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         parser.set_defaults(module="csi.cli.serve")
         parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
         parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+        parser.add_argument(
+            "--metrics-address",
+            metavar="ADDRESS:PORT",
+            help="serve metrics there over HTTP, at /metrics (docs/METRICS.md)",
+        )
     probe = services.add_parser("probe", help="ask a CSI socket whether its process works")
     probe.add_argument("--endpoint", required=True, help="unix:///path of the socket")
     probe.add_argument("--alive", action="store_true", help="any answer will do, also that it is not ready")
