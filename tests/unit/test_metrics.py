@@ -18,6 +18,7 @@ from csi.exposition import Page, Recorder
 from csi.keeper import Keeper, KeeperStatus
 from csi.metrics import METRICS, Kind, markdown
 from csi.scraping import CONNECTIONS_MAX, MetricsServer, parse_address
+from tests.support.driver import free_port
 from tests.support.metrics import parsed
 from tests.support.paths import ROOT
 
@@ -118,11 +119,6 @@ async def test_a_keeper_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 # ---------------------------------------------------------------- HTTP
-
-
-def free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        return int(taken.getsockname()[1])
 
 
 async def answer(port: int, request: bytes) -> bytes:
