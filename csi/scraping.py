@@ -26,7 +26,7 @@ _PORT_MAX = 65535
 _REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error"}
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(text: str, *, noun: str = "metrics address") -> tuple[str, int]:
     """Address and port of ``IPv4:PORT`` or ``IPv6:PORT``, brackets or not; raises INVALID_ARGUMENT.
 
     Not a name: it would have to be looked up. ``0.0.0.0`` and ``::`` are all addresses.
@@ -36,7 +36,7 @@ def parse_address(text: str) -> tuple[str, int]:
         address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
         if port.isascii() and port.isdecimal() and 0 < int(port) <= _PORT_MAX:
             return str(address), int(port)
-    raise invalid(f"metrics address {text!r}: expected an IP address and a port, for example 127.0.0.1:9820")
+    raise invalid(f"{noun} {text!r}: expected an IP address and a port, for example 127.0.0.1:9820")
 
 
 class MetricsServer:

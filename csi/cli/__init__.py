@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(commands)
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
     _add_csi(commands)
+    _add_operator(commands)
     return parser
 
 
@@ -165,6 +166,13 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     probe.set_defaults(module="csi.cli.probe")
     node.set_defaults(service="node")
     controller.set_defaults(service="controller")
+
+
+def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("operator", help="serve a cluster as a whole: removes startup taints from nodes")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
+    parser.set_defaults(module="csi.cli.operator")
 
 
 def _seconds(text: str) -> float:
