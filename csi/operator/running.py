@@ -9,6 +9,7 @@ import logging
 
 import kopf
 
+from csi.errors import Code, DriverError
 from csi.operator.cluster import Cluster
 from csi.operator.startup_taint import StartupTaint
 
@@ -17,17 +18,21 @@ _BACKOFF_SECONDS = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 20)
 
 
 def run(*, log_level: str, liveness: tuple[str, int] | None) -> None:
-    """Runs until a signal; ``liveness`` is where to answer GET /healthz."""
+    """Runs until a signal; ``liveness`` is where to answer GET /healthz. FAILED_PRECONDITION without credentials."""
     _configure_logging(log_level)
-    registry = kopf.OperatorRegistry()
-    cluster = Cluster()
+    registry, settings, cluster = kopf.OperatorRegistry(), _settings(), Cluster()
+    if cluster.login(settings=settings) is None:
+        raise DriverError(
+            Code.FAILED_PRECONDITION,
+            "no credentials for the Kubernetes API: run it in a pod with a service account, or set KUBECONFIG",
+        )
     kopf.on.login(id="login", registry=registry)(cluster.login)
     StartupTaint(cluster).attach(registry)
     endpoint = None
     if liveness is not None:
         host, port = liveness
         endpoint = f"http://[{host}]:{port}/healthz" if ":" in host else f"http://{host}:{port}/healthz"
-    kopf.run(registry=registry, settings=_settings(), clusterwide=True, standalone=True, liveness_endpoint=endpoint)
+    kopf.run(registry=registry, settings=settings, clusterwide=True, standalone=True, liveness_endpoint=endpoint)
 
 
 def _settings() -> kopf.OperatorSettings:
