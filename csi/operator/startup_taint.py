@@ -6,9 +6,9 @@ later, and starts late. So node pools may have their nodes register with the tai
 pool), and it is removed here, whatever its effect, once the node's CSINode object lists the driver. Other drivers use
 taints of the same form.
 
-A taint is only ever removed. A node whose driver goes away later is not tainted again: its pods run on without it, and
-kubelet has the driver listed until somebody uninstalls it. Who puts the taint on such a node again gets it removed
-again, once a minute at most, so that two programs that disagree do not load the API server.
+A taint is only ever removed. A node whose driver goes away later is not tainted again: its pods run on, and new ones
+wait there as they would without any taint. Who taints a node with the driver anew has it removed anew, once a minute at
+most, so that two programs that disagree do not load the API server.
 
 Events say where to look; what is removed is decided from both objects as they are in that moment, and the patch holds
 only for the taints that were read (JSON patch, ``test``).

@@ -103,6 +103,8 @@ def test_datasets() -> None:
               and dict(found)["dataset"] == "0123456789abcdef"}  # fmt: skip
     assert [state for state, value in states.items() if value] == ["unresponsive_nas"]
     assert len(states) == 5
+    of_one = [pairs for _, pairs in samples if dict(pairs).get("dataset") == "0123456789abcdef"]
+    assert f"{len(of_one)} for a dataset" in (ROOT / "docs" / "METRICS.md").read_text()
     by_hand = (("dataset", "/mnt/by-hand"), ("source", "nfs://nas/x"))
     assert samples["efc_daemon_restarts_total", by_hand] == 0
     assert ("efc_nfs_read_bytes_total", by_hand) not in samples, "it has not reported"
