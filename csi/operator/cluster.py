@@ -6,6 +6,8 @@ of kopf's latest login: a service account's token is replaced every hour.
 """
 
 import asyncio
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +29,11 @@ class Cluster:
 
     def login(self, **arguments: Any) -> kopf.ConnectionInfo | None:  # noqa: ANN401  # as kopf calls its handlers
         """A login handler of kopf's: the pod's service account, else a kubeconfig."""
-        self._login = kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        found = kopf.login_with_service_account(**arguments)
+        if found is not None:
+            # kopf goes by the name, kubernetes.default.svc. Nodes that wait for us may be those that serve names.
+            found = dataclasses.replace(found, server=service_address(os.environ) or found.server)
+        self._login = found or kopf.login_with_kubeconfig(**arguments)
         return self._login
 
     async def get(self, path: str) -> Json | None:
@@ -62,6 +68,14 @@ class Cluster:
                 return response.status, answer if isinstance(answer, Mapping) else {}
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DriverError(Code.UNAVAILABLE, f"{method} {path} at the API server: {error!r}") from None
+
+
+def service_address(environment: Mapping[str, str]) -> str | None:
+    """The API server as kubelet tells every container, without a name to look up."""
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        return None
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 def _successful(status: int, answer: Json, *, what: str) -> Json:

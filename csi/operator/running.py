@@ -51,5 +51,6 @@ def _configure_logging(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Its own word on every event is of no use here.
-    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    # A line for every event and every probe is of no use here.
+    for name in ("kopf.objects", "aiohttp.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)

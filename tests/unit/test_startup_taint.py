@@ -15,7 +15,7 @@ import pytest
 from csi import driver
 from csi.errors import Code, DriverError
 from csi.operator import startup_taint
-from csi.operator.cluster import Json
+from csi.operator.cluster import Json, service_address
 from csi.operator.startup_taint import TAINT_KEY, StartupTaint, is_registered, is_tainted, removal
 
 OURS = {"key": TAINT_KEY, "effect": "NoSchedule"}
@@ -74,6 +74,14 @@ async def tell(duty: StartupTaint, api: Api, *, kind: str | None = "MODIFIED") -
         duty.on_node(type=kind, body=copy.deepcopy(api.node), name="n"),
         duty.on_csi_node(type=kind, body=copy.deepcopy(api.csi_node or {}), name="n"),
     )
+
+
+def test_the_api_server_is_found_without_names() -> None:
+    """DNS may run on a node that waits for us."""
+    for host, address in (("10.96.0.1", "https://10.96.0.1:443"), ("fd00::1", "https://[fd00::1]:443")):
+        environment = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "443"}
+        assert service_address(environment) == address
+    assert service_address({}) is None
 
 
 def test_what_is_ours() -> None:
