@@ -14,7 +14,7 @@ from csi.operator.cluster import Cluster
 from csi.operator.startup_taint import StartupTaint
 
 #: How often a request is tried while the API server is away; after that, the process ends.
-_BACKOFF_SECONDS = (1, 1, 2, 3, 5, 8, 13, 21, *[30] * 20)
+_BACKOFF_SECONDS = (1, 1, 2, 3, *[5] * 120)
 
 
 def run(*, log_level: str, liveness: tuple[str, int] | None) -> None:
