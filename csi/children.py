@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from csi.errors import Code, DriverError
+from csi.exposition import Recorder
 
 #: Children at once, hung ones included; a limit that only a node in trouble reaches.
 CHILDREN_MAX = 256
@@ -36,9 +37,15 @@ class Finished:
 class Children:
     """Starts children and watches them on the running event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, recorder: Recorder | None = None) -> None:
+        self._recorder = recorder or Recorder()
         self._slots: set[str] = set()
         self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How many there are now, hung ones included."""
+        return self._count
 
     def is_busy(self, slot: str) -> bool:
         """Whether a child of this slot is still there, perhaps hung."""
@@ -81,9 +88,11 @@ class Children:
             _kill_group(process_id)
             if not isinstance(error, TimeoutError):
                 raise
+            program = os.path.basename(name)
+            self._recorder.count("efc_children_killed_total", program=program)
             raise DriverError(
                 Code.DEADLINE_EXCEEDED,
-                f"{os.path.basename(name)} was stopped after {deadline_seconds:g} s: what it asked did not answer",
+                f"{program} was stopped after {deadline_seconds:g} s: what it asked did not answer",
             ) from None
 
     def _watch(self, process_id: int, *, slot: str | None) -> "asyncio.Future[int]":

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
+from csi.sources import Source
 
 SOCKET_NAME = "keeper.sock"
 #: Largest message, as in efc/proto/src/transport.rs.
@@ -38,6 +39,12 @@ class KeeperStatus:
     pid: int
     version: str
     mounts: list[efc_pb2.MountStatus]
+
+
+def source_of(mount: efc_pb2.MountStatus) -> str:
+    """The dataset's URL."""
+    source = mount.config.source
+    return Source(host=source.host, port=source.port, mount_port=source.mount_port, path=source.path).canonical()
 
 
 class Keeper:

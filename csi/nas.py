@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from csi import programs
 from csi.children import Children
 from csi.errors import Code, DriverError, from_child
+from csi.exposition import Recorder
 from csi.mounts import Statvfs
 from csi.sources import Source
 
@@ -30,10 +31,11 @@ class Entry:
 class Nas:
     """Operations on one source. Errors are those that efc-fs reports, by its codes."""
 
-    def __init__(self, source: Source, *, children: Children) -> None:
+    def __init__(self, source: Source, *, children: Children, recorder: Recorder | None = None) -> None:
         self.source = source
         self._url = source.canonical()
         self._children = children
+        self._recorder = recorder or Recorder()
 
     async def stat(self, path: str) -> Entry | None:
         """What is at ``path``, or None."""
@@ -122,9 +124,12 @@ class Nas:
         arguments = [programs.find(programs.NAS_CLIENT), command, "--timeout-ms", str(int(limit_seconds * 1000))]
         # "--": a path may begin with a dash.
         arguments += [*(flags or []), "--", self._url, *paths]
-        finished = await self._children.run(arguments, deadline_seconds=limit_seconds + _GRACE_SECONDS, stdin=stdin)
-        if finished.exit_status != 0:
-            raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
+        deadline_seconds = limit_seconds + _GRACE_SECONDS
+        metrics = ("efc_nas_operations_total", "efc_nas_operation_duration_seconds")
+        with self._recorder.outcome(*metrics, operation=command):
+            finished = await self._children.run(arguments, deadline_seconds=deadline_seconds, stdin=stdin)
+            if finished.exit_status != 0:
+                raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
         return finished.stdout
 
 

@@ -20,7 +20,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from csi.errors import Code, DriverError, invalid
@@ -144,6 +144,7 @@ class Provisioner:
         self._removals: set[asyncio.Task[None]] = set()
         self._removal_gate = asyncio.Semaphore(_REMOVALS_AT_ONCE)
         self._removing: set[str] = set()
+        self._trash: dict[str, set[str]] = {catalogue.nas.source.canonical(): set() for catalogue in self._catalogues}
 
     def catalogue_for(self, source: Source | None) -> tuple[Catalogue, Source]:
         """The configured source at or above ``source``; raises INVALID_ARGUMENT. None means the only one."""
@@ -320,7 +321,9 @@ class Provisioner:
         """Removes all that is in the trash; waits a while for it, and goes on after that."""
         await catalogue.remove_drafts()
         entries = await catalogue.nas.entries(_TRASH)
-        started = {self._start_removal(catalogue.nas, f"{_TRASH}/{entry.name}") for entry in entries} - {None}
+        paths = {f"{_TRASH}/{entry.name}" for entry in entries}
+        self._trash[catalogue.nas.source.canonical()] = paths
+        started = {self._start_removal(catalogue.nas, path) for path in sorted(paths)} - {None}
         if started:
             await asyncio.wait([task for task in started if task is not None], timeout=REMOVE_WAIT_SECONDS)
 
@@ -334,6 +337,7 @@ class Provisioner:
             try:
                 async with self._removal_gate:
                     await nas.remove_tree(path, limit_seconds=REMOVE_SECONDS_MAX)
+                self._trash[nas.source.canonical()].discard(path)
             except DriverError as error:
                 _LOGGER.warning("%s stays until the next deletion: %s", key, error.message)
             finally:
@@ -343,6 +347,10 @@ class Provisioner:
         self._removals.add(task)
         task.add_done_callback(self._removals.discard)
         return task
+
+    def trash(self) -> Mapping[str, int]:
+        """Source -> directories in its trash, as of the last look and what was removed since."""
+        return {source: len(paths) for source, paths in self._trash.items()}
 
     async def collect(self) -> None:
         """At start: removes what deletions before a crash or a restart have left."""

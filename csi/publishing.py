@@ -14,7 +14,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 
 from csi._proto import csi_pb2, efc_pb2
@@ -99,6 +99,15 @@ class Publisher:
         except asyncio.CancelledError:
             task.add_done_callback(_log_unseen)
             raise
+
+    @property
+    def operations_in_flight(self) -> int:
+        """Publishes and unpublishes under way."""
+        return len(self._operations)
+
+    def published(self) -> Iterator[Publication]:
+        """What is, or is about to be, published."""
+        return iter(self._publications)
 
     async def settle(self) -> None:
         """Waits for all operations under way; each has a deadline of its own."""

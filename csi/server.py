@@ -26,6 +26,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from csi._proto import csi_pb2
 from csi.errors import Code, DriverError, invalid
+from csi.exposition import Recorder
 from csi.redaction import redact, redact_text
 
 _LOGGER = logging.getLogger(__name__)
@@ -81,9 +82,10 @@ def configure_logging(level: str) -> None:
 
 
 class Edge:
-    """Around every call: an id, a redacted log line, and the status of whatever was raised."""
+    """Around every call: an id, a redacted log line, the status of whatever was raised, and the metrics of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._prefix = secrets.token_hex(3)
         self._numbers = itertools.count(1)
 
@@ -96,7 +98,7 @@ class Edge:
             began = time.monotonic()
             shown = redact(request)
             try:
-                reply = await behaviour(request)
+                reply = await self._recorded(method, behaviour(request))
             except asyncio.CancelledError:
                 _LOGGER.info("%s given up by its caller after %.1f ms: %s", method, _since_ms(began), shown)
                 raise
@@ -113,6 +115,14 @@ class Edge:
 
         return call
 
+    async def _recorded(self, method: str, reply: Awaitable[Message]) -> Message:
+        self._recorder.count("efc_csi_calls_in_flight")
+        try:
+            with self._recorder.outcome("efc_csi_calls_total", "efc_csi_call_duration_seconds", method=method):
+                return await reply
+        finally:
+            self._recorder.count("efc_csi_calls_in_flight", -1)
+
 
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
@@ -125,9 +135,9 @@ def _since_ms(began: float) -> float:
 class Server:
     """A gRPC server on one unix socket."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, recorder: Recorder | None = None) -> None:
         self._path = parse_endpoint(endpoint)
-        self._edge = Edge()
+        self._edge = Edge(recorder or Recorder())
         self._inode: tuple[int, int] | None = None
         self._grpc = grpc.aio.server(
             maximum_concurrent_rpcs=CALLS_MAX,

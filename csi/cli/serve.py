@@ -7,11 +7,13 @@ import ctypes
 import gc
 import os
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from csi import privileges, programs
+from csi import collectors, privileges, programs
 from csi.children import Children
 from csi.daemons import Daemons
 from csi.errors import Code, DriverError
+from csi.exposition import Page, Recorder
 from csi.identity import IdentityService
 from csi.keeper import Keeper
 from csi.mounts import Mounts
@@ -21,6 +23,9 @@ from csi.publishing import Publisher
 from csi.records import Publications
 from csi.server import Server, configure_logging, until_signal
 from csi.sources import Source
+
+if TYPE_CHECKING:
+    from csi.scraping import MetricsServer
 
 #: <malloc.h>
 _M_ARENA_MAX = -8
@@ -61,9 +66,11 @@ async def _node(parsed: argparse.Namespace) -> None:
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
     keeper = Keeper(run_dir)
     program = DaemonProgram.installed(keeper)
+    recorder = _recorder(programs.MOUNT_HELPER)
+    children = Children(recorder=recorder)
     publisher = Publisher(
         publications=Publications(run_dir),
-        mounts=Mounts(children=Children()),
+        mounts=Mounts(children=children),
         daemons=Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace, program=program),
         keeper=keeper,
         kubelet_roots=roots,
@@ -77,16 +84,23 @@ async def _node(parsed: argparse.Namespace) -> None:
             return False
         return True
 
-    server = Server(parsed.endpoint)
+    async def collect(page: Page) -> None:
+        collectors.put_process(page, recorder=recorder, children=children)
+        collectors.put_publications(page, publisher.published())
+        page.put("efc_operations_in_flight", publisher.operations_in_flight)
+        await collectors.put_datasets(page, keeper, run_dir=run_dir)
+
+    server = Server(parsed.endpoint, recorder=recorder)
     server.add("Identity", IdentityService(is_ready))
     node = NodeService(node_id=parsed.node_id, publisher=publisher, kubelet_roots=roots)
     server.add("Node", node)
     handing_over = asyncio.create_task(program.watch())
     try:
-        if parsed.registration_dir is None:
-            await _serve(server, until=until_signal)
-        else:
-            await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
+        async with _metrics(parsed, collect):
+            if parsed.registration_dir is None:
+                await _serve(server, until=until_signal)
+            else:
+                await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
     finally:
         handing_over.cancel()
         await publisher.settle()
@@ -98,20 +112,50 @@ async def _controller(parsed: argparse.Namespace) -> None:
     from csi.provisioning import Provisioner
 
     programs.find(programs.NAS_CLIENT)
-    children = Children()
-    provisioner = Provisioner([Nas(Source.parse(url), children=children) for url in parsed.source])
+    recorder = _recorder(programs.NAS_CLIENT)
+    children = Children(recorder=recorder)
+    provisioner = Provisioner([Nas(Source.parse(url), children=children, recorder=recorder) for url in parsed.source])
 
     async def is_ready() -> bool:
         # A NAS that is away is reported by the calls that need it; restarting this process would not bring it back.
         return True
 
-    server = Server(parsed.endpoint)
+    async def collect(page: Page) -> None:
+        collectors.put_process(page, recorder=recorder, children=children)
+        collectors.put_trash(page, provisioner.trash())
+
+    server = Server(parsed.endpoint, recorder=recorder)
     server.add("Identity", IdentityService(is_ready))
     server.add("Controller", ControllerService(provisioner))
     collection = asyncio.create_task(provisioner.collect())
-    await _serve(server, until=until_signal)
+    async with _metrics(parsed, collect):
+        await _serve(server, until=until_signal)
     collection.cancel()
     await provisioner.close()
+
+
+def _recorder(program: str) -> Recorder:
+    """With the series that are there from the beginning; ``program`` is the one that this service runs as a child."""
+    recorder = Recorder()
+    recorder.count("efc_csi_calls_in_flight", 0)
+    recorder.count("efc_children_killed_total", 0, program=program)
+    return recorder
+
+
+def _metrics(
+    parsed: argparse.Namespace, collect: Callable[[Page], Awaitable[None]]
+) -> "MetricsServer | contextlib.nullcontext[None]":
+    """What serves metrics at --metrics-address, if there is one."""
+    if parsed.metrics_address is None:
+        return contextlib.nullcontext()
+    from csi.scraping import MetricsServer
+
+    async def page_text() -> str:
+        page = Page()
+        await collect(page)
+        return page.text()
+
+    return MetricsServer(parsed.metrics_address, page_text)
 
 
 async def _serve(*servers: Server, until: Callable[[], Awaitable[None]]) -> None:

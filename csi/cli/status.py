@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError
-from csi.sources import Source
+from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
 
 _COLUMNS = ("SOURCE", "TARGET", "STATE", "PID", "RESTARTS", "READ", "WRITTEN", "REASON")
 
@@ -50,12 +49,6 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus) -> dict[str, obj
         },
         "stats": statistics(mount.stats) if mount.HasField("stats") else None,
     }
-
-
-def source_of(mount: efc_pb2.MountStatus) -> str:
-    """The dataset's URL."""
-    source = mount.config.source
-    return Source(host=source.host, port=source.port, mount_port=source.mount_port, path=source.path).canonical()
 
 
 def statistics(stats: efc_pb2.DaemonStats) -> dict[str, object]:

@@ -58,6 +58,10 @@ class Driver:
     keeper_options: Sequence[str] = ()
     node_programs: Path | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="drv-")))
+    #: Where `node` and `controller` serve metrics on 127.0.0.1.
+    metrics_ports: dict[str, int] = field(
+        default_factory=lambda: {name: free_port() for name in ("node", "controller")}
+    )
     _services: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _channels: dict[str, grpc.Channel] = field(default_factory=dict)
 
@@ -168,13 +172,13 @@ class Driver:
     def _command(self, name: str) -> list[str]:
         if name == "keeper":
             return [str(program("efc-keeper")), "--run-dir", str(self.run_dir), *self.keeper_options]
-        endpoint = f"--endpoint=unix://{self.socket(name)}"
+        common = [f"--endpoint=unix://{self.socket(name)}", f"--metrics-address=127.0.0.1:{self.metrics_ports[name]}"]
         if name == "node":
             return [
-                str(program("efc")), "csi", "node", endpoint, "--node-id=node-1", f"--kubelet-root={self.kubelet_root}",
+                str(program("efc")), "csi", "node", *common, "--node-id=node-1", f"--kubelet-root={self.kubelet_root}",
                 "--idle-grace=2",
             ]  # fmt: skip
-        return [str(program("efc")), "csi", "controller", endpoint, f"--source={self.source}"]
+        return [str(program("efc")), "csi", "controller", *common, f"--source={self.source}"]
 
     def _keeper_listens(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
@@ -256,6 +260,12 @@ class Driver:
     def published(self) -> list[Mount]:
         """What is mounted below kubelet's directory."""
         return mounts_below(self.kubelet_root)
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 @contextmanager

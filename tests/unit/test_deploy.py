@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from csi import cli, driver
+from csi.operator.startup_taint import TAINT_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -28,13 +29,18 @@ PRIVILEGED = {
     },
 }
 #: Capabilities of the others.
-CAPABILITIES: dict[str, list[str]] = {"controller": ["NET_BIND_SERVICE"], "provisioner": []}
+CAPABILITIES: dict[str, list[str]] = {"controller": ["NET_BIND_SERVICE"], "provisioner": [], "operator": []}
+#: Role -> resource -> verbs.
 RULES = {
-    "persistentvolumes": {"get", "list", "watch", "create", "patch", "delete"},
-    "persistentvolumeclaims": {"get", "list", "watch", "update"},
-    "storageclasses": {"get", "list", "watch"},
-    "events": {"create", "patch"},
+    "efc-provisioner": {
+        "persistentvolumes": {"get", "list", "watch", "create", "patch", "delete"},
+        "persistentvolumeclaims": {"get", "list", "watch", "update"},
+        "storageclasses": {"get", "list", "watch"},
+        "events": {"create", "patch"},
+    },
+    "efc-operator": {"nodes": {"get", "list", "watch", "patch"}, "csinodes": {"get", "list", "watch"}},
 }
+ACCOUNTS = {"efc-provisioner": "efc-controller", "efc-operator": "efc-operator"}
 
 
 def render(*options: str) -> subprocess.CompletedProcess[str]:
@@ -85,7 +91,7 @@ def test_every_manifest_is_one() -> None:
     for item in committed():
         assert item["metadata"].get("namespace") == (None if item["kind"] in CLUSTER_WIDE else NAMESPACE), item
     names = sorted(name for name, _ in pods(committed()))
-    assert names == ["efc-controller", "efc-keeper", "efc-node"]
+    assert names == ["efc-controller", "efc-keeper", "efc-node", "efc-operator"]
 
 
 def test_no_container_may_do_more_than_it_needs() -> None:
@@ -105,10 +111,11 @@ def test_no_container_may_do_more_than_it_needs() -> None:
 
 def test_host_paths_are_where_the_node_has_them() -> None:
     for name, pod in pods(committed()):
-        paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+        volumes = pod.get("volumes", [])
+        paths = {volume["name"]: volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
         assert set(paths.values()) == PRIVILEGED.get(name.removeprefix("efc-"), set())
         for container in pod["containers"]:
-            for mount in container["volumeMounts"]:
+            for mount in container.get("volumeMounts", []):
                 path = mount["mountPath"]
                 # A container's own view of its cgroups stays where it is.
                 assert path.removeprefix("/node") == paths.get(mount["name"], path)
@@ -119,26 +126,33 @@ def test_node_parts_have_no_way_to_the_api() -> None:
     accounts = {"efc-keeper", "efc-node"}
     for name, pod in pods(objects):
         assert pod["serviceAccountName"] == name
-        assert pod["automountServiceAccountToken"] is False
+        assert pod["automountServiceAccountToken"] is (name == "efc-operator")
         assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
         if name in accounts:
             assert all(set(volume) == {"name", "hostPath"} for volume in pod["volumes"])
     bindings = [item for item in objects if item["kind"].endswith("RoleBinding")]
-    assert {subject["name"] for binding in bindings for subject in binding["subjects"]} == {"efc-controller"}
+    bound = {binding["roleRef"]["name"]: [subject["name"] for subject in binding["subjects"]] for binding in bindings}
+    assert bound == {role: [account] for role, account in ACCOUNTS.items()}
     controller = containers(objects)["controller"]
     assert [mount["mountPath"] for mount in controller["volumeMounts"]] == ["/csi"]
 
 
-def test_the_provisioner_has_the_rules_that_it_needs() -> None:
-    objects = committed()
-    assert [item["metadata"]["name"] for item in objects if item["kind"] in {"Role", "ClusterRole"}] == [
-        "efc-provisioner"
-    ]
-    rules = one(objects, "ClusterRole", "efc-provisioner")["rules"]
-    assert {resource: set(rule["verbs"]) for rule in rules for resource in rule["resources"]} == RULES
+def test_provisioner_and_operator_have_the_rules_that_they_need() -> None:
+    roles = {item["metadata"]["name"]: item for item in committed() if item["kind"] in {"Role", "ClusterRole"}}
+    assert roles.keys() == RULES.keys()
+    for name, role in roles.items():
+        given = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
+        assert given == RULES[name]
+
+
+def test_everything_in_the_way_of_the_startup_taints_removal_tolerates_it() -> None:
+    for name, pod in pods(committed()):
+        keys = {toleration.get("key", "*") for toleration in pod["tolerations"]}
+        assert keys & {"*", TAINT_KEY}, name
 
 
 def test_command_lines_are_ours() -> None:
+    assert cli._parser().parse_args(containers(committed())["operator"]["args"]).module == "csi.cli.operator"
     for name in ("node", "controller"):
         container = containers(committed())[name]
         parsed = cli._parser().parse_args(container["args"])
@@ -165,7 +179,7 @@ def test_another_kubelet_root_and_run_directory_are_used_everywhere() -> None:
 
 
 def test_without_sources_there_is_no_controller() -> None:
-    objects = rendered("--set-json", "controller.sources=[]")
+    objects = rendered("--set-json", "controller.sources=[]", "--set", "operator.enabled=false")
     assert {name for name, _ in pods(objects)} == {"efc-keeper", "efc-node"}
     assert not [item for item in objects if "Role" in item["kind"] or item["kind"] == "NetworkPolicy"]
 

@@ -1,0 +1,15 @@
+"""``efc operator``: what the driver does in a cluster as a whole, by the Kubernetes API (:mod:`csi.operator`)."""
+
+import argparse
+
+from csi.scraping import parse_address
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Runs until a signal."""
+    from csi.operator import running
+
+    address = parsed.liveness_address
+    liveness = None if address is None else parse_address(address, noun="liveness address")
+    running.run(log_level=parsed.log_level, liveness=liveness)
+    return 0
