@@ -215,7 +215,7 @@ def test_a_sub_path_that_is_a_link_leads_nowhere(namespace: Namespace, victim: s
     for name, aim in aims.items():
         (folder / name).symlink_to(aim)
         namespace.apply(pod(f"rogue-{name}", claims={"/data": "rogue"}, node=_NODE, mount={"subPath": name}))
-    for name in aims:
+    for name, aim in aims.items():
         found: list[str] = []
 
         def refused_or_running(name: str = name, found: list[str] = found) -> bool:
@@ -225,7 +225,7 @@ def test_a_sub_path_that_is_a_link_leads_nowhere(namespace: Namespace, victim: s
             return bool(found) and ("CreateContainer" in found[0] or "running" in found[0])
 
         wait_until(refused_or_running, what=f"the outcome of {name}", limit_s=60, interval_s=0.5)
-        assert "CreateContainerConfigError" in found[0], f"{name} -> {aims[name]}: {found}"
+        assert "CreateContainerConfigError" in found[0], f"{name} -> {aim}: {found}"
 
 
 def test_an_inline_volume_of_a_guessed_path_is_refused(namespace: Namespace, victim: str) -> None:
