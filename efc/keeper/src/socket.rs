@@ -4,10 +4,10 @@
 //! it ends. Whoever holds it may replace the socket that an earlier keeper left behind. The socket is bound under another
 //! name and renamed, so that a client finds one that listens, or none.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, chmod, flock};
@@ -38,6 +38,10 @@ impl Place {
         if !is_ours || metadata.mode() & 0o022 != 0 {
             let message = format!("{} belongs to somebody else, or others may write there", run_dir.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        if metadata.uid() == getuid().as_raw() {
+            // Made by somebody else, a kubelet that mounts it into our container say: what is in it is nobody's business.
+            std::fs::set_permissions(&run_dir, Permissions::from_mode(0o700))?;
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -144,13 +148,15 @@ pub fn accept(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_place_has_one_keeper_and_a_stale_socket_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let run_dir = directory.path().join("run/efc");
+        std::fs::create_dir_all(&run_dir).unwrap();
+        std::fs::set_permissions(&run_dir, Permissions::from_mode(0o755)).unwrap();
         let place = Place::take(&run_dir).unwrap();
+        assert_eq!(run_dir.metadata().unwrap().mode() & 0o777, 0o700);
         let listener = place.listen().unwrap();
         assert_eq!(place.path().metadata().unwrap().mode() & 0o777, 0o600);
         let error = Place::take(&run_dir).unwrap_err();

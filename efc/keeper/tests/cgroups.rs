@@ -13,8 +13,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use efc_mount_helper::mountinfo;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use rustix::mount::{MountFlags, mount, mount_bind};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
 use rustix::process::Signal;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use support::{Ground, config, is_running, kill, wait_until};
 
 /// A name directly below the root of every hierarchy that nobody else uses; what is there goes with the test.
@@ -225,6 +226,40 @@ fn memory_can_be_limited() {
     };
     let limits: Vec<String> = name.below().iter().filter_map(read).collect();
     assert_eq!(limits, ["67108864\n"]);
+}
+
+/// A node with cgroup v2 only, as far as the keeper can see: nothing else is at its `--cgroup-root`, and the keeper is in
+/// the root of every hierarchy of v1. Which controllers the unified hierarchy has is the machine's affair.
+#[test]
+fn the_unified_hierarchy_alone_is_enough() {
+    let name = Name::new("unified");
+    let view = tempfile::tempdir().unwrap();
+    // SAFETY: a mount namespace of this thread's own changes no descriptor and no memory of other threads.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    mount("cgroup2", view.path(), "cgroup2", MountFlags::empty(), None).unwrap();
+    let root = view.path().to_str().unwrap();
+    let ground = Ground::with(&["--daemon-cgroup", &name.name, "--cgroup-root", root]);
+    for root in name.roots.iter().filter(|root| !root.join("cgroup.controllers").exists()) {
+        fs::write(root.join("cgroup.procs"), ground.keeper.id().to_string()).unwrap();
+    }
+    let client = ground.client();
+    let unified_place = |pid: i32| {
+        let listing = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        listing.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned()
+    };
+    let pid = client.mount(&ground.target(), config("nas")).unwrap().pid;
+    let place = unified_place(pid);
+    assert!(place.starts_with(&format!("/{}/target-", name.name)), "{place}");
+    assert_eq!(fs::read_to_string(format!("{root}{place}/cgroup.procs")).unwrap(), format!("{pid}\n"));
+    assert_eq!(name.below().len(), 1, "nowhere else: {:?}", name.below());
+    kill(pid, Signal::KILL);
+    wait_until("the restart", || client.only().state() == State::Serving && client.only().restarts == 1);
+    assert_eq!(unified_place(client.only().pid), place);
+    client.unmount(&ground.target(), false).unwrap();
+    assert_eq!(name.below(), Vec::<PathBuf>::new());
+    drop(ground);
+    unmount(view.path(), UnmountFlags::DETACH).unwrap();
 }
 
 #[test]
