@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from csi import driver
 from csi.errors import DriverError
@@ -133,6 +134,12 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--registration-dir",
         metavar="DIR",
         help="kubelet's plugins_registry: register there, and end when kubelet refuses",
+    )
+    node.add_argument(
+        "--allowed-sources",
+        type=Path,
+        metavar="FILE",
+        help="which namespaces may mount which sources inline, as JSON; read for every inline volume (none may)",
     )
     controller = _command(services, "controller", "serve Identity and Controller")
     controller.add_argument(

@@ -47,6 +47,7 @@ def _use_one_heap() -> None:
 
 
 async def _node(parsed: argparse.Namespace) -> None:
+    from csi.inline import AllowedSources
     from csi.node import NodeService
 
     programs.find(programs.MOUNT_HELPER)
@@ -74,7 +75,12 @@ async def _node(parsed: argparse.Namespace) -> None:
 
     server = Server(parsed.endpoint)
     server.add("Identity", IdentityService(is_ready))
-    node = NodeService(node_id=parsed.node_id, publisher=publisher, kubelet_roots=roots)
+    node = NodeService(
+        node_id=parsed.node_id,
+        publisher=publisher,
+        kubelet_roots=roots,
+        allowed_sources=AllowedSources(parsed.allowed_sources),
+    )
     server.add("Node", node)
     try:
         if parsed.registration_dir is None:
