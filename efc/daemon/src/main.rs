@@ -8,6 +8,8 @@ mod control;
 mod errno;
 mod executor;
 mod filesystem;
+mod id_maps;
+mod mount_namespace;
 mod privileges;
 
 use std::io;
@@ -22,7 +24,8 @@ use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
 use prost::Message;
 
 use control::Control;
-use filesystem::{Efc, Settings};
+use filesystem::{Credentials, Efc, Settings};
+use id_maps::IdMaps;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -40,6 +43,9 @@ const RESPONDING_MAX: Duration = Duration::from_secs(5);
 const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == id_maps::COMMAND) {
+        return id_maps::serve();
+    }
     let control = Arc::new(Control::inherited());
     match serve(&control) {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,6 +64,7 @@ fn serve(control: &Arc<Control>) -> io::Result<()> {
     if !config.no_splice {
         reserve_pipes(&config);
     }
+    let id_maps = if config.idmap { Some(start_id_maps(control)?) } else { None };
     privileges::drop_unneeded()?;
     let state = Arc::new(State::open(memfd)?);
 
@@ -65,7 +72,8 @@ fn serve(control: &Arc<Control>) -> io::Result<()> {
     let (client, info) = if is_successor { resume(&config, &state)? } else { connect(control, &config, &state)? };
     let session = Session::new(device, state.clone(), session_config(&config));
     session.start()?;
-    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), settings(&config)));
+    let credentials = Credentials::new(id_maps);
+    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config)));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
@@ -95,6 +103,19 @@ fn reserve_pipes(config: &DaemonConfig) {
     if let Err(error) = efc_buffer::pipe::reserve(threads.min(PIPES_MAX)) {
         log::info!("no pipes for large reads ({error}): their data is copied once more");
     }
+}
+
+/// The way to know callers behind id-mapped mounts, or an error that says what is missing for it.
+fn start_id_maps(control: &Control) -> io::Result<IdMaps> {
+    IdMaps::start().inspect_err(|error| {
+        let message = match error.kind() {
+            io::ErrorKind::Unsupported => "the option idmap needs Linux 6.15 or newer, whose statmount(2) tells a mount's \
+                map of ids (efc doctor says what this kernel has): mount without it, or upgrade the kernel"
+                .to_owned(),
+            _ => format!("the process that the option idmap needs cannot be started: {error}"),
+        };
+        control.send_failed(Error { code: Code::FailedPrecondition.into(), message });
+    })
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
@@ -145,6 +166,7 @@ fn session_config(config: &DaemonConfig) -> SessionConfig {
         threads: or_default(config.threads as usize, THREADS_DEFAULT),
         read_only: config.read_only,
         max_background: MAX_BACKGROUND,
+        idmap: config.idmap,
         ..SessionConfig::default()
     }
 }

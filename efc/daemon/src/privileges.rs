@@ -22,11 +22,22 @@ const UNPRIVILEGED: u32 = 65534;
 /// # Errors
 /// Those of `capset(2)`, `prctl(2)` and `setresuid(2)`.
 pub fn drop_unneeded() -> io::Result<()> {
+    drop_all_but(CapabilitySet::NET_BIND_SERVICE | CapabilitySet::IPC_LOCK)
+}
+
+/// Likewise, for the process that looks at other processes' mounts and speaks with nobody but the daemon (`id_maps`).
+///
+/// # Errors
+/// As above.
+pub fn drop_all_but_looking_at_mounts() -> io::Result<()> {
+    drop_all_but(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE)
+}
+
+fn drop_all_but(needed: CapabilitySet) -> io::Result<()> {
     set_no_new_privs(true)?;
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let needed = CapabilitySet::NET_BIND_SERVICE | CapabilitySet::IPC_LOCK;
     for capability in CapabilitySet::all().difference(needed).iter() {
         if capability_is_in_bounding_set(capability).unwrap_or(false) {
             remove_capability_from_bounding_set(capability)?;
