@@ -11,7 +11,8 @@ of the list, so that a change never ends or blocks a pod that runs.
 
 A volume is allowed at and beneath a listed source of the same host and ports; host names are compared as they are
 written. The daemon then mounts the *listed* source and the volume is a path beneath it, opened without following links:
-if the NAS were asked for the volume's own path, it would follow a link that a tenant made, out of what the tenant may see.
+if the NAS were asked for the volume's own path, it would follow a link that a tenant made, out of what the tenant may
+see.
 """
 
 import json

@@ -88,7 +88,7 @@ class Publisher:
         await self._to_the_end(self._publish(wanted, config))
 
     def as_published(self, volume: NodeVolume, *, target: str) -> NodeVolume | None:
-        """The volume, divided into source and path as it was when it was published at ``target``; None if it was not."""
+        """The volume, divided into source and path as when it was published at ``target``; None if it was not."""
         present = self._publications.get(target)
         if present is None or present.volume_id != volume.id:
             return None

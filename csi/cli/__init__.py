@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["fs"]:
         # Not ours to parse: the program has its own options and help.
         return _run("csi.cli.fs", argparse.Namespace(arguments=arguments[1:]))
-    parsed = _parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     return _run(parsed.module, parsed)
 
 
@@ -51,7 +51,8 @@ class _Version(argparse.Action):
         parser.exit(0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="efc", description="A NAS directory as a POSIX file system, and as Kubernetes volumes."
     )

@@ -15,7 +15,7 @@ from csi.errors import Code, DriverError
 from csi.identity import IdentityService
 from csi.keeper import Keeper
 from csi.mounts import Mounts
-from csi.paths import check_components
+from csi.paths import KUBELET_ROOT, check_components
 from csi.publishing import Publisher
 from csi.records import Publications
 from csi.server import Server, configure_logging, until_signal
@@ -23,7 +23,6 @@ from csi.sources import Source
 
 #: <malloc.h>
 _M_ARENA_MAX = -8
-_KUBELET_ROOT = "/var/lib/kubelet"
 #: The CSI specification, NodeGetInfo.
 _NODE_ID_LENGTH_MAX = 256
 _PROBE_SECONDS_MAX = 1.0
@@ -53,7 +52,7 @@ async def _node(parsed: argparse.Namespace) -> None:
     programs.find(programs.MOUNT_HELPER)
     if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
         raise DriverError(Code.INVALID_ARGUMENT, f"--node-id must be 1 to {_NODE_ID_LENGTH_MAX} bytes long")
-    roots = [_checked_root(root) for root in parsed.kubelet_root or [_KUBELET_ROOT]]
+    roots = [_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]]
     run_dir = os.path.abspath(parsed.run_dir)
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
     keeper = Keeper(run_dir)

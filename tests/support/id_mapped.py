@@ -1,7 +1,7 @@
-"""What a container runtime does for a pod with a user namespace, for a process of a test: an id-mapped clone of a mount.
+"""What a container runtime does for a pod with a user namespace, for a process of a test: an id-mapped mount.
 
-The system calls are those that runc uses: open_tree(2), mount_setattr(2) with MOUNT_ATTR_IDMAP, move_mount(2), setns(2). All
-of it happens in a child process, which it changes for good (`in_child`).
+The system calls are those of runc: open_tree(2), mount_setattr(2) with MOUNT_ATTR_IDMAP, move_mount(2), setns(2).
+All of it happens in a child process, which it changes for good (`in_child`).
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ class _MountAttr(ctypes.Structure):
 
 
 def become_pod(source: Path, *, at: Path, first_id: int, keeps_plain_mounts: bool = False) -> None:
-    """Makes this process one of a pod: `source` is at `at`, id-mapped as the user namespace is (0 is `first_id` outside).
+    """Makes this process one of a pod: `source` is at `at`, id-mapped as its user namespace is.
 
-    It is the namespace's root then. No other mount of EFC is left in its mount namespace, unless `keeps_plain_mounts`.
+    It is the namespace's root then, `first_id` outside. No other mount of EFC is left in its mount namespace, unless
+    `keeps_plain_mounts`.
     """
     user_namespace = _new_user_namespace(first_id)
     unshare_mounts()

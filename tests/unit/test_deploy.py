@@ -142,13 +142,13 @@ def test_the_provisioner_has_the_rules_that_it_needs() -> None:
 def test_command_lines_are_ours() -> None:
     for name in ("node", "controller"):
         container = containers(committed())[name]
-        parsed = cli._parser().parse_args(container["args"])
+        parsed = cli.parser().parse_args(container["args"])
         assert parsed.service == name
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in container:
                 program, *arguments = container[probe]["exec"]["command"]
                 assert program == "efc"
-                assert cli._parser().parse_args(arguments).endpoint == parsed.endpoint
+                assert cli.parser().parse_args(arguments).endpoint == parsed.endpoint
 
 
 def test_versions_are_the_releases() -> None:
@@ -186,7 +186,7 @@ def test_allowed_sources_reach_the_node_part() -> None:
         text = one(objects, "ConfigMap", "efc-inline")["data"]["allowed-sources.json"]
         assert json.loads(text) == wanted
         assert len(inline.parse(text.encode())) == len(wanted)
-        parsed = cli._parser().parse_args(containers(objects)["node"]["args"])
+        parsed = cli.parser().parse_args(containers(objects)["node"]["args"])
         assert parsed.allowed_sources == Path("/etc/efc/inline/allowed-sources.json")
     assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
 

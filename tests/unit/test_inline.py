@@ -133,8 +133,13 @@ def test_bad_lists_are_named(entries: object, words: list[str]) -> None:
         assert word in caught.value.message
 
 
-@given(st.binary(max_size=60) | st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda inner: st.lists(
-    inner) | st.dictionaries(st.sampled_from(["namespaces", "sources", "x"]), inner)).map(lambda v: json.dumps(v).encode()))
+@given(
+    st.binary(max_size=60)
+    | st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["namespaces", "sources", "x"]), inner),
+    ).map(lambda v: json.dumps(v).encode())
+)
 def test_any_list_is_read_or_refused(text: bytes) -> None:
     try:
         parse(text)

@@ -1,7 +1,7 @@
 """Pods with user namespaces: an id-mapped mount as a container runtime makes it, with the mount option `idmap`.
 
-Most accesses are checked by the kernel, whoever the NAS is told that asks. Whom it is told is seen where only the NAS can
-refuse: the kernel remembers a mode that lets everybody in (`attr-ttl=3600s`), which was changed on the NAS since.
+Most accesses are checked by the kernel, whoever the NAS is told that asks. Whom it is told is seen where only the NAS
+can refuse: the kernel remembers a mode that lets everybody in (`attr-ttl=3600s`), which was changed on the NAS since.
 """
 
 from __future__ import annotations
@@ -209,9 +209,7 @@ def test_a_namespace_with_both_kinds_of_mounts_maps_nobody(
             in_child(in_pod(path.read_text, id_mapped, place=place, keeps_plain_mounts=True))
 
 
-def test_a_descriptor_of_a_plain_mount_gives_a_pod_nothing_more(
-    id_mapped: Path, folder: Path, place: Path
-) -> None:
+def test_a_descriptor_of_a_plain_mount_gives_a_pod_nothing_more(id_mapped: Path, folder: Path, place: Path) -> None:
     """The map is that of the mounts that a pod sees; the kernel checks by the mount that is used."""
     (folder / "private").write_text("of root")
     (folder / "private").chmod(0o600)
