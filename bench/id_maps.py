@@ -1,8 +1,8 @@
 """What the mount option `idmap` costs: `tests/support/sandbox .venv/bin/python -m bench.id_maps [--rounds N]`.
 
 Without it the kernel names the caller of each request; with it the daemon looks at /proc for each, and asks for the map
-of a thread's mounts when it first sees the thread. So two loads, both of nothing but such requests (no name, no attribute
-is kept): one process that asks for a file's attributes again and again, and a process of its own for each time.
+of a thread's mounts when it first sees the thread. So two loads, of nothing but such requests (names and attributes are
+not kept): one process that asks for a file's attributes again and again, and a process of its own for each time.
 """
 
 from __future__ import annotations

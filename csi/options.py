@@ -198,8 +198,8 @@ _TABLE = (
         kind=Kind.FLAG,
         field="idmap",
         default="off",
-        help="The mount may be id-mapped: for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 or newer "
-        "and costs a look at the caller for each operation.",
+        help="The mount may be id-mapped, for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 or "
+        "newer, and costs a look at the caller for each operation.",
     ),
     Option(
         name="log-level",

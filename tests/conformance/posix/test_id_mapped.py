@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,6 +28,7 @@ from tests.support.processes import processes, wait_until
 FIRST_ID, OTHER_FIRST_ID = 1_000_000, 2_000_000
 ROOT, USER, OTHER = User(uid=0, gid=0), User(uid=1000, gid=1000, groups=(3000,)), User(uid=1001, gid=1001)
 CAP_SYS_PTRACE, CAP_SYS_ADMIN = 19, 21
+STATMOUNT = 457  # its number on all architectures
 Result = TypeVar("Result")
 
 
@@ -259,3 +262,14 @@ def _helper_of(daemon: int) -> int:
         assert int(status[name], 16) == needed, name
     assert (status["Uid"].split()[0], status["NoNewPrivs"]) == ("65534", "1")
     return helper.pid
+
+
+def test_a_kernel_that_does_not_tell_id_maps(nas: Nas) -> None:
+    """The mount fails at once and says why, instead of a container later."""
+    without = [sys.executable, "-m", "tests.support.without_system_call", str(STATMOUNT)]
+    with Keeper(command_prefix=without) as old:
+        with pytest.raises(subprocess.CalledProcessError) as failure:
+            old.mount(nas.url, options=("idmap",))
+        assert "Linux 6.15" in failure.value.stderr
+        with old.mounted(nas.url) as mount:
+            assert mount.is_mount()
