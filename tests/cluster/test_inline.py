@@ -22,7 +22,7 @@ def test_inline_volumes(namespace: Namespace) -> None:
     folder.chmod(0o777)
     namespace.apply(
         inline_pod("writer", source=cluster.nas_url, path=namespace.name),
-        inline_pod("reader", source=f"{cluster.nas_url}/{namespace.name}", read_only=True),
+        inline_pod("reader", source=cluster.nas_url.replace("?", f"/{namespace.name}?"), read_only=True),
     )
     namespace.await_pods("writer", "reader")
     namespace.run("writer", "echo inline >/data/file && sync /data/file")
