@@ -124,8 +124,15 @@ class Nas:
         arguments += [*(flags or []), "--", self._url, *paths]
         finished = await self._children.run(arguments, deadline_seconds=limit_seconds + _GRACE_SECONDS, stdin=stdin)
         if finished.exit_status != 0:
-            raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
+            error = from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
+            raise self._named(error)
         return finished.stdout
+
+    def _named(self, error: DriverError) -> DriverError:
+        """Says which NAS it is about, unless the error does: a controller may have several."""
+        if self.source.host in error.message:
+            return error
+        return DriverError(error.code, f"on {self._url}: {error.message}")
 
 
 def _decoded(printed: bytes) -> object:

@@ -1,7 +1,7 @@
 //! Who asks, where mounts may be id-mapped and the kernel does not say (see [`crate::id_maps`]).
 //!
 //! A thread's user, group and groups are read from `/proc/TID/status` for each request, as they may change at any time and
-//! nothing tells: 3 to 6 µs through a file that stays open, which is why this is an option. The map of its mounts is asked for
+//! nothing tells; docs/BENCHMARKS.md has what that costs, and it is why this is an option. The map of its mounts is asked for
 //! when the thread is first seen, when its ids have changed, and every [`MAP_TTL`]: a container's first process is the
 //! runtime's own until it becomes the container's user. The question takes the time of two process switches.
 
