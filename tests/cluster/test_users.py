@@ -57,3 +57,25 @@ def test_set_user_id_and_devices_are_inert(namespace: Namespace, shared: str) ->
     assert namespace.run("user", "head -c 3 /disk/zero | wc -c") == "3"
     assert namespace.run("user", "stat -c %t:%T /data/zero") == "1:5"
     assert "Permission denied" in namespace.fails("user", "head -c 3 /data/zero")
+
+
+def test_a_volume_that_may_be_id_mapped(namespace: Namespace) -> None:
+    """Option `idmap` with pods that have no user namespace: the daemon knows them all the same, groups included.
+
+    Id-mapped mounts themselves are in tests/conformance/posix: this cluster's containerd 1.6 makes none.
+    """
+    cluster = namespace.cluster
+    folder = cluster.nas_folder / namespace.name
+    folder.mkdir()
+    os.chown(folder, 0, RED)
+    folder.chmod(0o2770)
+    namespace.static_volume("data", source=cluster.nas_url, path=namespace.name, options=["idmap"])
+    security = {"runAsUser": 1000, "runAsGroup": 1000}
+    namespace.apply(
+        pod("member", claims={"/data": "data"}, node="n1", securityContext={**security, "fsGroup": RED}),
+        pod("stranger", claims={"/data": "data"}, node="n1", securityContext=security),
+    )
+    namespace.await_pods("member", "stranger")
+    namespace.run("member", "echo mine >/data/file && cat /data/file && mkdir /data/deep && ls /data/deep")
+    assert ((folder / "file").stat().st_uid, (folder / "file").stat().st_gid) == (1000, RED)
+    assert "Permission denied" in namespace.fails("stranger", "ls /data")

@@ -32,10 +32,10 @@ class _Program(ctypes.Structure):
 def main() -> None:
     number, command = int(sys.argv[1]), sys.argv[2:]
     instructions = (_Instruction * 4)(
-        (_LOAD_WORD, 0, 0, 0),  # seccomp_data.nr
-        (_JUMP_IF_EQUAL, 0, 1, number),
-        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
-        (_RETURN, 0, 0, _ALLOW),
+        _Instruction(_LOAD_WORD, 0, 0, 0),  # seccomp_data.nr
+        _Instruction(_JUMP_IF_EQUAL, 0, 1, number),
+        _Instruction(_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
+        _Instruction(_RETURN, 0, 0, _ALLOW),
     )
     program = _Program(len(instructions), instructions)
     libc = ctypes.CDLL(None, use_errno=True)

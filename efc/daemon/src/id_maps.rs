@@ -99,8 +99,10 @@ impl IdMap {
         if triples.len() != *uids as usize + *gids as usize {
             return None;
         }
-        let mut extents: Vec<Extent> =
-            triples.iter().map(|[inside, kernel, count]| Extent { inside: *inside, kernel: *kernel, count: *count }).collect();
+        let mut extents: Vec<Extent> = triples
+            .iter()
+            .map(|[inside, kernel, count]| Extent { inside: *inside, kernel: *kernel, count: *count })
+            .collect();
         let gids = extents.split_off(*uids as usize);
         Some(IdMap { uids: extents, gids })
     }
@@ -194,13 +196,10 @@ mod tests {
     #[test]
     fn ids_of_a_pod() {
         let map = pod(100_000);
-        assert_eq!([99_999, 100_000, 101_000, 165_535, 165_536].map(|id| map.uid(id)), [
-            None,
-            Some(0),
-            Some(1000),
-            Some(65_535),
-            None
-        ]);
+        assert_eq!(
+            [99_999, 100_000, 101_000, 165_535, 165_536].map(|id| map.uid(id)),
+            [None, Some(0), Some(1000), Some(65_535), None]
+        );
         assert_eq!(map.gid(100_001), Some(1));
         let wraps = Extent { inside: u32::MAX, kernel: 5, count: 3 };
         assert_eq!([4, 5, 6].map(|id| wraps.map(id)), [None, Some(u32::MAX), None]);

@@ -109,9 +109,11 @@ fn reserve_pipes(config: &DaemonConfig) {
 fn start_id_maps(control: &Control) -> io::Result<IdMaps> {
     IdMaps::start().inspect_err(|error| {
         let message = match error.kind() {
-            io::ErrorKind::Unsupported => "the option idmap needs Linux 6.15 or newer, whose statmount(2) tells a mount's \
+            io::ErrorKind::Unsupported => {
+                "the option idmap needs Linux 6.15 or newer, whose statmount(2) tells a mount's \
                 map of ids (efc doctor says what this kernel has): mount without it, or upgrade the kernel"
-                .to_owned(),
+                    .to_owned()
+            }
             _ => format!("the process that the option idmap needs cannot be started: {error}"),
         };
         control.send_failed(Error { code: Code::FailedPrecondition.into(), message });

@@ -77,9 +77,10 @@ pub fn can_tell_id_maps() -> bool {
     let Ok(mounts) = mounts_of(namespace) else { return false };
     let wanted = mask::MNT_UIDMAP | mask::MNT_GIDMAP;
     let told = |mount: &u64| statmount(namespace, *mount, mask::SUPPORTED_MASK);
-    mounts.iter().find_map(|mount| told(mount).ok()).is_some_and(|stat| {
-        stat.mask & mask::SUPPORTED_MASK != 0 && stat.supported_mask & wanted == wanted
-    })
+    mounts
+        .iter()
+        .find_map(|mount| told(mount).ok())
+        .is_some_and(|stat| stat.mask & mask::SUPPORTED_MASK != 0 && stat.supported_mask & wanted == wanted)
 }
 
 /// How the mounts of type `fuse.efc` in the mount namespace of a thread map ids, one entry for each; `None` for one that does not.

@@ -119,7 +119,11 @@ fn parse_ids(status: &str) -> Option<Ids> {
     let line = |name: &str| whole.lines().find_map(|line| line.strip_prefix(name));
     let fourth = |name: &str| line(name)?.split_ascii_whitespace().nth(3)?.parse().ok();
     let groups = line("Groups:")?.split_ascii_whitespace().take(Cred::GROUPS_MAX);
-    Some(Ids { uid: fourth("Uid:")?, gid: fourth("Gid:")?, groups: groups.filter_map(|group| group.parse().ok()).collect() })
+    Some(Ids {
+        uid: fourth("Uid:")?,
+        gid: fourth("Gid:")?,
+        groups: groups.filter_map(|group| group.parse().ok()).collect(),
+    })
 }
 
 #[cfg(test)]
