@@ -8,7 +8,7 @@ INVALID_ARGUMENT       the request, a parameter or an option is wrong; trying ag
 NOT_FOUND              the volume, its directory, the NAS's host or the export does not exist
 ALREADY_EXISTS         the name, path or target is taken by something that is not compatible
 FAILED_PRECONDITION    the object is there but in a state that forbids this; the message says what to change
-PERMISSION_DENIED      the NAS refuses this client, or is read-only
+PERMISSION_DENIED      the NAS refuses this client, or is read-only; a source that is not allowed inline
 UNAVAILABLE            the NAS, the keeper or a daemon does not answer (yet): try again
 DEADLINE_EXCEEDED      it took longer than its limit and was stopped
 RESOURCE_EXHAUSTED     the NAS is full, or this node is at a limit

@@ -24,7 +24,10 @@ STATVFS_SECONDS_MAX = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """One line of mountinfo (proc(5)). ``device`` is MAJOR:MINOR, ``root`` the path within the file system."""
+    """One line of mountinfo (proc(5)). ``device`` is MAJOR:MINOR, ``root`` the path within the file system.
+
+    ``is_shared``: what is mounted beneath it is seen by its peers, in other mount namespaces too.
+    """
 
     device: str
     root: str
@@ -32,6 +35,7 @@ class Mount:
     read_only: bool
     file_system_type: str
     source: str
+    is_shared: bool = False
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -53,6 +57,7 @@ def _parse_line(line: str) -> Mount | None:
         read_only="ro" in fields[5].split(","),
         file_system_type=unescape(file_system_type),
         source=unescape(source),
+        is_shared=any(field.startswith("shared:") for field in fields[6:separator]),
     )
 
 
@@ -130,6 +135,20 @@ class Mounts:
         if finished.exit_status != 0:
             raise from_child(program=programs.MOUNT_HELPER, exit_status=finished.exit_status, stderr=finished.stderr)
         return finished.stdout
+
+
+def beneath(path: str, root: str) -> bool:
+    """Whether ``path`` is ``root`` or lies beneath it; of both only the text is looked at."""
+    return f"{path}/".startswith(f"{root.rstrip('/')}/")
+
+
+def containing(mounts: Iterable[Mount], path: str) -> Mount | None:
+    """The mount that ``path`` lies on; of mounts on one another, the topmost."""
+    found = None
+    for mount in mounts:
+        if beneath(path, mount.target) and (found is None or beneath(mount.target, found.target)):
+            found = mount
+    return found
 
 
 def top(mounts: Iterable[Mount], target: str) -> Mount | None:

@@ -129,8 +129,15 @@ class Nas:
         with self._recorder.outcome(*metrics, operation=command):
             finished = await self._children.run(arguments, deadline_seconds=deadline_seconds, stdin=stdin)
             if finished.exit_status != 0:
-                raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
+                failed = from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
+                raise self._named(failed)
         return finished.stdout
+
+    def _named(self, error: DriverError) -> DriverError:
+        """Says which NAS it is about, unless the error does: a controller may have several."""
+        if self.source.host in error.message:
+            return error
+        return DriverError(error.code, f"on {self._url}: {error.message}")
 
 
 def _decoded(printed: bytes) -> object:

@@ -7,6 +7,7 @@ serialise staging. No VOLUME_MOUNT_GROUP: two pods' fsGroups cannot share one da
 from csi import capabilities
 from csi._proto import csi_pb2
 from csi.errors import invalid
+from csi.inline import AllowedSources
 from csi.paths import check_target
 from csi.publishing import Publisher
 from csi.volumes import NodeVolume, check_volume_id
@@ -18,10 +19,13 @@ CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.SINGLE_NODE_M
 class NodeService:
     """One per node. Errors are DriverErrors; csi.server makes statuses of them."""
 
-    def __init__(self, *, node_id: str, publisher: Publisher, kubelet_roots: list[str]) -> None:
+    def __init__(
+        self, *, node_id: str, publisher: Publisher, kubelet_roots: list[str], allowed_sources: AllowedSources
+    ) -> None:
         self._node_id = node_id
         self._publisher = publisher
         self._kubelet_roots = kubelet_roots
+        self._allowed_sources = allowed_sources
 
     async def NodePublishVolume(self, request: csi_pb2.NodePublishVolumeRequest) -> csi_pb2.NodePublishVolumeResponse:
         """Makes the volume visible at the target path (CSI specification, NodePublishVolume)."""
@@ -36,6 +40,8 @@ class NodeService:
         volume = NodeVolume.from_context(
             request.volume_id, request.volume_context, mount_flags=list(capability.mount.mount_flags)
         )
+        if volume.inline_in is not None:
+            volume = self._publisher.as_published(volume, target=target) or self._allowed_sources.admit(volume)
         mode = capability.access_mode.mode
         read_only = request.readonly or volume.options.read_only or mode in capabilities.READ_ONLY_MODES
         await self._publisher.publish(volume, target=target, read_only=read_only, access_mode=mode)

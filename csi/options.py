@@ -196,6 +196,14 @@ _TABLE = (
         help="Connect from any port; the NAS must allow it (`insecure`). Otherwise from one below 1024.",
     ),
     Option(
+        name="idmap",
+        kind=Kind.FLAG,
+        field="idmap",
+        default="off",
+        help="The mount may be id-mapped, for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 or "
+        "newer, and costs a look at the caller for each operation.",
+    ),
+    Option(
         name="log-level",
         kind=Kind.CHOICE,
         field="log_level",
@@ -235,6 +243,7 @@ class MountOptions:
     uncommitted_mib: int = 64
     threads: int = 2
     unprivileged_port: bool = False
+    idmap: bool = False
     log_level: str = "info"
     network: str = _KEEPERS_NETWORK
 
@@ -265,6 +274,7 @@ class MountOptions:
             uncommitted_mib=self.uncommitted_mib,
             threads=self.threads,
             unprivileged_port=self.unprivileged_port,
+            idmap=self.idmap,
             log_level=self.log_level,
             network="" if self.network == _KEEPERS_NETWORK else self.network,
         )

@@ -14,6 +14,8 @@ from csi.errors import Code, DriverError, invalid
 COMPONENT_LENGTH_MAX = 255
 RELATIVE_LENGTH_MAX = 1024
 DEPTH_MAX = 64
+#: kubelet's --root-dir, unless it is told another.
+KUBELET_ROOT = "/var/lib/kubelet"
 #: PATH_MAX less its NUL.
 TARGET_LENGTH_MAX = 4095
 

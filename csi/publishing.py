@@ -15,7 +15,7 @@ import logging
 import os
 import stat
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from csi._proto import csi_pb2, efc_pb2
 from csi.daemons import Daemons
@@ -26,6 +26,7 @@ from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
 from csi.options import identity_key
 from csi.paths import check_target_parent
 from csi.records import Publication, Publications
+from csi.sources import Source
 from csi.volumes import NodeVolume
 
 _LOGGER = logging.getLogger(__name__)
@@ -85,6 +86,16 @@ class Publisher:
             access_mode=access_mode,
         )
         await self._to_the_end(self._publish(wanted, config))
+
+    def as_published(self, volume: NodeVolume, *, target: str) -> NodeVolume | None:
+        """The volume, divided into source and path as when it was published at ``target``; None if it was not."""
+        present = self._publications.get(target)
+        if present is None or present.volume_id != volume.id:
+            return None
+        source = Source.parse(present.source)
+        if source.beneath(present.path) != volume.source.beneath(volume.path):
+            return None
+        return replace(volume, source=source, path=present.path)
 
     async def unpublish(self, volume_id: str, *, target: str) -> None:
         """Removes ``target``; that it is not there is success. NOT_FOUND if it is another volume's."""

@@ -7,6 +7,7 @@ why writing is a rename without an fsync, which only a power failure would need:
 half of one.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -57,6 +58,17 @@ class Publications:
             else:
                 self._by_target[publication.target] = publication
         return dropped
+
+    def readable(self) -> Iterator[Publication]:
+        """What the files of this boot say now; nothing is changed, so this is for who only looks."""
+        try:
+            paths = sorted(self._folder.iterdir())
+        except FileNotFoundError:
+            return
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # removed since
+                if (publication := self._read(path)) is not None:
+                    yield publication
 
     def _read(self, path: Path) -> Publication | None:
         try:

@@ -71,6 +71,10 @@ class Source:
                 raise invalid(f"option {name}={new} contradicts the source {self.canonical()!r}: give it in one place")
         return replace(self, port=self.port or port, mount_port=self.mount_port or mount_port)
 
+    def beneath(self, path: str) -> "Source":
+        """The directory ``path`` of this source; ``path`` must be a checked relative one, "" is the source itself."""
+        return replace(self, path=f"{self.path.rstrip('/')}/{path}") if path else self
+
     def relative_to(self, parent: "Source") -> str | None:
         """The path from ``parent`` down to this source ("" if equal), or None if it does not lie at or beneath it."""
         if (self.host, self.port, self.mount_port) != (parent.host, parent.port, parent.mount_port):

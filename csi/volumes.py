@@ -27,6 +27,9 @@ _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
 #: Keys that Kubernetes adds to a volume context: pod information, tokens, the provisioner's identity.
 _FOREIGN_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
+_POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
+#: As kubelet names inline volumes.
+_INLINE_ID = re.compile(r"csi-[0-9a-f]{64}")
 
 
 def volume_id_of(name: str) -> str:
@@ -113,19 +116,22 @@ class VolumeRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeVolume:
-    """A volume as a node sees it: a directory of a dataset, and the options of the dataset's daemon."""
+    """A volume as a node sees it: a directory of a dataset, and the options of the dataset's daemon.
+
+    ``inline_in`` is the pod's namespace if its own specification says what to mount (see csi.inline), and None if a
+    PersistentVolume does.
+    """
 
     id: str
     source: Source
     path: str
     options: MountOptions
+    inline_in: str | None = None
 
     @classmethod
     def from_context(cls, volume_id: str, context: Mapping[str, str], *, mount_flags: list[str]) -> Self:
-        """Checks everything; raises INVALID_ARGUMENT."""
+        """Checks everything; raises INVALID_ARGUMENT, or FAILED_PRECONDITION if an inline volume is nobody's."""
         check_volume_id(volume_id)
-        if context.get(_EPHEMERAL, "false") != "false":
-            raise invalid("inline ephemeral volumes are not supported: use a PersistentVolumeClaim")
         if not context.get("source"):
             raise invalid("the volume's attributes have no 'source', such as nfs://nas/directory")
         items: list[tuple[str, str | None]] = []
@@ -143,4 +149,20 @@ class NodeVolume:
             source=options.source_with_ports(Source.parse(context["source"])),
             path=check_relative(context.get("path", ""), noun="the volume's path"),
             options=options,
+            inline_in=_namespace_of_inline(volume_id, context),
         )
+
+
+def _namespace_of_inline(volume_id: str, context: Mapping[str, str]) -> str | None:
+    """The pod's namespace, by kubelet's word, which no attribute of the user's replaces; None if it is not inline."""
+    # Without podInfoOnMount kubelet says neither; then the volume's name tells.
+    unsaid = "true" if _INLINE_ID.fullmatch(volume_id) else "false"
+    if context.get(_EPHEMERAL, unsaid) == "false":
+        return None
+    if not context.get(_POD_NAMESPACE):
+        raise DriverError(
+            Code.FAILED_PRECONDITION,
+            "kubelet does not say to which namespace the pod of this inline volume belongs: the CSIDriver object needs "
+            "podInfoOnMount: true",
+        )
+    return context[_POD_NAMESPACE]

@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from csi import driver
 from csi.errors import DriverError
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["fs"]:
         # Not ours to parse: the program has its own options and help.
         return _run("csi.cli.fs", argparse.Namespace(arguments=arguments[1:]))
-    parsed = _parser().parse_args(arguments)
+    parsed = parser().parse_args(arguments)
     return _run(parsed.module, parsed)
 
 
@@ -62,7 +63,8 @@ class _Version(argparse.Action):
         parser.exit(0)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="efc", description="A NAS directory as a POSIX file system, and as Kubernetes volumes."
     )
@@ -151,6 +153,12 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--registration-dir",
         metavar="DIR",
         help="kubelet's plugins_registry: register there, and end when kubelet refuses",
+    )
+    node.add_argument(
+        "--allowed-sources",
+        type=Path,
+        metavar="FILE",
+        help="which namespaces may mount which sources inline, as JSON; read for every inline volume (none may)",
     )
     controller = _command(services, "controller", "serve Identity and Controller")
     controller.add_argument(

@@ -1,7 +1,7 @@
 """``efc doctor``: what is wrong on this machine, what it costs, and how to mend it.
 
 Every check is a function that returns findings and cannot hang: mounts are read from mountinfo and through the keeper,
-never touched.
+never touched. In a container of a cluster it looks at what concerns that container (:mod:`csi.cli.node_checks`).
 """
 
 import argparse
@@ -14,14 +14,21 @@ import resource
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from csi import programs
+from csi._proto import efc_pb2
+from csi.cli import node_checks
+from csi.cli.finding import Finding
+from csi.cli.node_checks import Container
+from csi.cli.status import source_of
 from csi.errors import DriverError
 from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError
-from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
+from csi.paths import KUBELET_ROOT
 from csi.publishing import condition_of
 from csi.sources import Source
 
@@ -31,19 +38,10 @@ _CAPABILITIES = {21: "CAP_SYS_ADMIN", 1: "CAP_DAC_OVERRIDE", 10: "CAP_NET_BIND_S
 _KERNEL_FEATURES = (
     ((5, 10), "FUSE as a whole is only tested from 5.10 on", True),
     ((6, 9), "requests in flight when a daemon dies cannot be sent again (FUSE_NOTIFY_RESEND)", False),
+    ((6, 15), "pods with user namespaces cannot use volumes (option idmap)", False),
     ((6, 16), "all cached names cannot be dropped at once (FUSE_NOTIFY_INC_EPOCH)", False),
 )
 _LOCKED_BYTES_MIN = 8 << 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """``level`` is ok, warn or fail; ``mend`` says what to do unless it is ok."""
-
-    check: str
-    level: str
-    message: str
-    mend: str = ""
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -56,7 +54,17 @@ def run(parsed: argparse.Namespace) -> int:
             print(f"{_shown(finding.level)} {finding.check}: {finding.message}")
             if finding.mend:
                 print(f"       -> {finding.mend}")
+        print(_summary(findings))
     return 1 if any(finding.level == "fail" for finding in findings) else 0
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    """The last line: whether to read the others."""
+    count = Counter(finding.level for finding in findings)
+    if not count["fail"] and not count["warn"]:
+        return f"{len(findings)} things looked at, all well"
+    first = next(finding for level in ("fail", "warn") for finding in findings if finding.level == level)
+    return f"{count['fail']} fail, {count['warn']} warn, {count['ok']} ok; begin with: {first.message}"
 
 
 def _shown(level: str) -> str:
@@ -67,20 +75,45 @@ def _shown(level: str) -> str:
 
 
 def _findings(run_dir: str, source: str | None) -> Iterator[Finding]:
-    checks: list[Callable[[], Iterator[Finding]]] = [
-        check_programs,
-        check_fuse_device,
-        check_kernel,
-        check_capabilities,
-        check_fusectl,
-        check_limits,
-        lambda: check_run_dir(run_dir),
-        lambda: check_mounts(run_dir),
-    ]
-    for check in checks:
+    container = Container.own()
+    for check in _checks(run_dir, container):
         yield from check()
     if source is not None:
         yield from check_source(source)
+
+
+def _checks(run_dir: str, container: Container | None) -> Iterator[Callable[[], Iterator[Finding]]]:
+    if container is None:
+        yield from _OF_MACHINE
+        yield lambda: check_run_dir(run_dir)
+        yield lambda: check_mounts(run_dir)
+        return
+    yield lambda: node_checks.check_container(container)
+    if container.keeper_run_dir is not None:
+        yield from _OF_MACHINE
+    if (here := container.run_dir) is not None:
+        yield lambda: _check_shared_run_dir(here)
+        if (plugin := container.plugin) is not None:
+            yield lambda: _check_plugin(plugin)
+        yield lambda: check_mounts(here, in_cluster=True)
+
+
+def _check_shared_run_dir(run_dir: str) -> Iterator[Finding]:
+    yield from check_run_dir(run_dir)
+    yield from node_checks.check_propagation(run_dir, _mounts(), who="the daemons' mounts do not reach pods")
+
+
+def _check_plugin(plugin: argparse.Namespace) -> Iterator[Finding]:
+    roots = [f"{root}/pods" for root in plugin.kubelet_root or [KUBELET_ROOT]]
+    for root in roots:
+        yield from node_checks.check_propagation(root, _mounts(), who="volumes do not reach pods")
+    yield from node_checks.check_sockets(plugin)
+    yield from node_checks.check_records(plugin.run_dir, _mounts(), roots=roots)
+    yield from node_checks.check_allowed_sources(plugin.allowed_sources)
+
+
+def _mounts() -> list[Mount]:
+    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
 
 
 def check_programs() -> Iterator[Finding]:
@@ -149,9 +182,7 @@ def check_capabilities() -> Iterator[Finding]:
 
 def check_fusectl() -> Iterator[Finding]:
     """Without fusectl a hung mount cannot be aborted."""
-    if Path("/sys/fs/fuse/connections").is_dir() and any(
-        mount.file_system_type == "fusectl" for mount in parse_mountinfo(Path("/proc/self/mountinfo").read_text())
-    ):
+    if Path("/sys/fs/fuse/connections").is_dir() and any(mount.file_system_type == "fusectl" for mount in _mounts()):
         yield Finding(check="fusectl", level="ok", message="hung mounts can be aborted")
     else:
         mend = "mount -t fusectl none /sys/fs/fuse/connections"
@@ -189,17 +220,17 @@ def check_run_dir(run_dir: str) -> Iterator[Finding]:
         yield Finding(check="run-dir", level="ok", message=f"{run_dir} is its owner's alone")
 
 
-def check_mounts(run_dir: str) -> Iterator[Finding]:
+def check_mounts(run_dir: str, *, in_cluster: bool = False) -> Iterator[Finding]:
     """The keeper answers, its daemons serve, and no mount of ours is without a keeper."""
-    ours = [
-        mount
-        for mount in parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
-        if mount.file_system_type == FILE_SYSTEM_TYPE
-    ]
+    ours = [mount for mount in _mounts() if mount.file_system_type == FILE_SYSTEM_TYPE]
     try:
         status = asyncio.run(Keeper(run_dir).status())
     except KeeperUnreachableError as error:
-        if ours:
+        if in_cluster:
+            mend = "the pod of efc-keeper on this node: kubectl describe, kubectl logs"
+            message = f"{error.message} Pods start no volume, and daemons that die have no successor"
+            yield Finding(check="keeper", level="fail", message=message, mend=mend)
+        elif ours:
             yield Finding(
                 check="keeper", level="fail", message=error.message, mend=f"start efc-keeper --run-dir {run_dir}"
             )
@@ -213,16 +244,35 @@ def check_mounts(run_dir: str) -> Iterator[Finding]:
             message=f"process {status.pid}, version {status.version}, {len(status.mounts)} mounts",
         )
     for served in status.mounts:
-        if reason := condition_of(served):
-            yield Finding(
-                check="mounts", level="warn", message=f"{served.target}: {reason}", mend="efc status; the keeper's log"
-            )
+        yield _of_mount(served, in_cluster=in_cluster)
+    yield from _without_keeper(ours, status, in_cluster=in_cluster)
+
+
+def _of_mount(served: efc_pb2.MountStatus, *, in_cluster: bool) -> Finding:
+    what = f"{source_of(served)} at {served.target}"
+    restarts = f", {served.restarts} restarts (the last daemon: {served.reason})" if served.restarts else ""
+    if not (reason := condition_of(served)):
+        return Finding(check="mounts", level="ok", message=f"{what}: process {served.pid} serves it{restarts}")
+    log = "kubectl logs of efc-keeper's pod on this node" if in_cluster else "the keeper's log"
+    return Finding(check="mounts", level="warn", message=f"{what}: {reason}", mend=f"efc status; {log}")
+
+
+def _without_keeper(ours: Sequence[Mount], status: KeeperStatus, *, in_cluster: bool) -> Iterator[Finding]:
+    """Mounts whose keeper has gone: a daemon that lives serves them, and has no successor."""
     served_devices = {mount.device for mount in ours if mount.target in {served.target for served in status.mounts}}
     for mount in ours:
         if mount.device not in served_devices:
             message = f"{mount.target} is a mount of {mount.source} that this keeper does not serve"
-            mend = f"if no other keeper (RUN_DIR) does: umount -l {mount.target}"
+            mend = (
+                "if its pod sees errors, delete the pod: the next one gets a mount of this keeper's"
+                if in_cluster
+                else f"if no other keeper (RUN_DIR) does: umount -l {mount.target}"
+            )
             yield Finding(check="mounts", level="warn", message=message, mend=mend)
+
+
+#: Of where mounts and daemons are made: a machine without Kubernetes, or the keeper's container.
+_OF_MACHINE = (check_programs, check_fuse_device, check_kernel, check_capabilities, check_fusectl, check_limits)
 
 
 def check_source(url: str) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from csi.exposition import Page, Recorder
 from csi.identity import IdentityService
 from csi.keeper import Keeper
 from csi.mounts import Mounts
-from csi.paths import check_components
+from csi.paths import KUBELET_ROOT, check_components
 from csi.program import DaemonProgram
 from csi.publishing import Publisher
 from csi.records import Publications
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 #: <malloc.h>
 _M_ARENA_MAX = -8
-_KUBELET_ROOT = "/var/lib/kubelet"
 #: The CSI specification, NodeGetInfo.
 _NODE_ID_LENGTH_MAX = 256
 _PROBE_SECONDS_MAX = 1.0
@@ -56,12 +55,13 @@ def _use_one_heap() -> None:
 
 
 async def _node(parsed: argparse.Namespace) -> None:
+    from csi.inline import AllowedSources
     from csi.node import NodeService
 
     programs.find(programs.MOUNT_HELPER)
     if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
         raise DriverError(Code.INVALID_ARGUMENT, f"--node-id must be 1 to {_NODE_ID_LENGTH_MAX} bytes long")
-    roots = [_checked_root(root) for root in parsed.kubelet_root or [_KUBELET_ROOT]]
+    roots = [_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]]
     run_dir = os.path.abspath(parsed.run_dir)
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
     keeper = Keeper(run_dir)
@@ -92,7 +92,12 @@ async def _node(parsed: argparse.Namespace) -> None:
 
     server = Server(parsed.endpoint, recorder=recorder)
     server.add("Identity", IdentityService(is_ready))
-    node = NodeService(node_id=parsed.node_id, publisher=publisher, kubelet_roots=roots)
+    node = NodeService(
+        node_id=parsed.node_id,
+        publisher=publisher,
+        kubelet_roots=roots,
+        allowed_sources=AllowedSources(parsed.allowed_sources),
+    )
     server.add("Node", node)
     handing_over = asyncio.create_task(program.watch())
     try:

@@ -48,6 +48,11 @@ class Cluster:
         return (self.folder / "nas-url").read_text().strip()
 
     @property
+    def small_url(self) -> str:
+        """An export on a small file system of its own, to be filled."""
+        return self.nas_url.replace("/export", "/small")
+
+    @property
     def nas_folder(self) -> Path:
         """The server's side of the export."""
         return self.folder / "nas" / "exports" / "export"
@@ -281,9 +286,9 @@ class Namespace:
 
     def static_volume(
         self, name: str, *, source: str, path: str = "", mode: str = "ReadWriteMany",
-        options: Sequence[str] = (),
+        options: Sequence[str] = (), csi: Manifest | None = None,
     ) -> None:  # fmt: skip
-        """A PersistentVolume, and a claim of the same name bound to it."""
+        """A PersistentVolume, and a claim of the same name bound to it; `csi` is added to the volume's part for us."""
         volume = f"{self.name}-{name}"
         self.apply(
             {
@@ -294,7 +299,7 @@ class Namespace:
                     "mountOptions": list(options),
                     "csi": {
                         "driver": DRIVER, "volumeHandle": volume,
-                        "volumeAttributes": {"source": source, **({"path": path} if path else {})},
+                        "volumeAttributes": {"source": source, **({"path": path} if path else {})}, **(csi or {}),
                     },
                 },
             },
@@ -344,6 +349,13 @@ def pod(
             **spec,
         },
     }  # fmt: skip
+
+
+def inline_pod(name: str, *, read_only: bool = False, **attributes: str) -> Manifest:
+    """A pod whose own specification says what is mounted at /data."""
+    manifest = pod(name, claims={"/data": "unused"})
+    source = {"driver": DRIVER, "readOnly": read_only, "volumeAttributes": attributes}
+    return {**manifest, "spec": {**manifest["spec"], "volumes": [{"name": "volume-0", "csi": source}]}}
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -51,13 +51,17 @@ def cluster(bare_cluster: Cluster) -> Cluster:
 
 
 def install(cluster: Cluster) -> None:
-    """deploy/efc-csi.yaml, with the tests' NAS and image in the places that a user changes, and a short idle grace.
+    """deploy/efc-csi.yaml, with what a user changes (NAS, image, sources allowed inline), and a short idle grace.
 
     A cluster that has the driver already keeps it.
     """
     if cluster.get("daemonset", "efc-node", namespace=SYSTEM_NAMESPACE) is None:
         text = (ROOT / "deploy" / "efc-csi.yaml").read_text()
-        text = text.replace("nfs://nas.example.com/data", cluster.nas_url)
+        source = '- "--source=nfs://nas.example.com/data"'
+        sources = [f'- "--source={url}"' for url in (cluster.nas_url, cluster.small_url)]
+        text = text.replace(source, ("\n" + " " * 12).join(sources))
+        rules = [{"namespaces": ["inline-*"], "sources": [cluster.nas_url]}]
+        text = text.replace('allowed-sources.json: "[]"', f"allowed-sources.json: {json.dumps(json.dumps(rules))}")
         text = text.replace("--idle-grace=30", f"--idle-grace={_IDLE_GRACE_S}")
         cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", text))
     cluster.await_driver("keeper", "node", "controller")

@@ -6,10 +6,12 @@ import argparse
 import signal
 from pathlib import Path
 
-from tests.support.nas import Nas
+from tests.support.mounts import small_disk
+from tests.support.nas import Export, Nas
 
 ADDRESS = "10.77.0.1"  # of the bridge between the nodes; the namespace is the cluster's, so fixed ports are free
 NFS_PORT, MOUNT_PORT = 2049, 20048
+SMALL_MIB = 8  # of the export "small", on a file system of its own that tests fill
 
 
 def main() -> None:
@@ -17,7 +19,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="holds exports and logs")
     parser.add_argument("--url-file", type=Path, required=True, help="written when the server answers")
     arguments = parser.parse_args()
-    with Nas(address=ADDRESS, folder=arguments.folder, port=NFS_PORT, mount_port=MOUNT_PORT) as nas:
+    with (
+        small_disk(arguments.folder / "small", size_mib=SMALL_MIB) as small,
+        Nas(
+            address=ADDRESS, folder=arguments.folder, port=NFS_PORT, mount_port=MOUNT_PORT,
+            exports=(Export(), Export(name="small", path=small)),
+        ) as nas,
+    ):  # fmt: skip
         arguments.url_file.write_text(f"{nas.url}\n")
         signal.pause()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.cluster.cluster import Namespace, claim, pod
+from tests.support.processes import wait_until
 
 _DELETE_LIMIT_S = 15.0  # the pod never ran: nothing of it is worth waiting for
 
@@ -52,3 +53,28 @@ def test_a_source_that_the_administrator_did_not_allow(namespace: Namespace) -> 
     namespace.apply(claim("data", storage_class=storage))
     namespace.await_message("data", "ProvisioningFailed", "nfs://10.77.0.200/elsewhere", "allowed is")
     assert namespace.delete("persistentvolumeclaim", "data") < _DELETE_LIMIT_S
+
+
+def test_a_full_nas(namespace: Namespace) -> None:
+    """The pod gets ENOSPC, a claim's event says that the NAS is full, and deleting works at once, and mends it."""
+    cluster = namespace.cluster
+    storage = namespace.storage_class("small", source=cluster.small_url)
+    namespace.apply(claim("first", storage_class=storage), pod("writer", claims={"/data": "first"}))
+    namespace.await_pods("writer")
+    filler = "cd /data; dd if=/dev/zero of=big bs=64k; for n in $(seq 20000); do : >small-$n || exit 1; done"
+    assert "No space left on device" in namespace.fails("writer", filler)
+    namespace.apply(claim("second", storage_class=storage))
+    namespace.await_message("second", "ProvisioningFailed", "small", "full", "enlarge")
+    assert namespace.delete("persistentvolumeclaim", "second") < _DELETE_LIMIT_S
+    assert namespace.delete("pod", "writer") < _DELETE_LIMIT_S
+    assert namespace.delete("persistentvolumeclaim", "first") < _DELETE_LIMIT_S
+
+    def volumes_left() -> list[str]:
+        mine = [
+            volume for volume in cluster.objects("persistentvolumes") if volume["spec"]["storageClassName"] == storage
+        ]
+        return [volume["metadata"]["name"] for volume in mine]
+
+    wait_until(lambda: not volumes_left(), what="the volume to be deleted on a full NAS", limit_s=60, interval_s=0.5)
+    namespace.apply(claim("third", storage_class=storage))
+    namespace.bound_directory("third")

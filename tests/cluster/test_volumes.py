@@ -82,6 +82,36 @@ def test_read_only_wherever_it_is_said(namespace: Namespace, place: str) -> None
     assert "Read-only file system" in namespace.fails("reader", "echo x >/data/file")
 
 
+def test_read_only_of_a_persistent_volumes_csi_reaches_no_driver_that_does_not_attach(namespace: Namespace) -> None:
+    """So it does nothing, as docs/QUICKSTART.md says; when Kubernetes changes that, this test tells."""
+    cluster = namespace.cluster
+    (cluster.nas_folder / namespace.name).mkdir()
+    namespace.static_volume("data", source=cluster.nas_url, path=namespace.name, csi={"readOnly": True})
+    namespace.apply(pod("writer", claims={"/data": "data"}))
+    namespace.await_pods("writer")
+    namespace.run("writer", "echo written >/data/file && sync /data/file")
+    assert (cluster.nas_folder / namespace.name / "file").read_text() == "written\n"
+
+
+def test_read_write_once_pod(namespace: Namespace) -> None:
+    """A second pod waits for the first one's end: in the scheduler, and where a node was given to it, at kubelet."""
+    storage = namespace.storage_class("nas", source=namespace.cluster.nas_url)
+    namespace.apply(claim("data", storage_class=storage, mode="ReadWriteOncePod"))
+    namespace.apply(pod("first", claims={"/data": "data"}))
+    namespace.await_pods("first")
+    namespace.run("first", "echo first >/data/file && sync /data/file")
+    found = namespace.cluster.get("pod", "first", namespace=namespace.name)
+    assert found is not None
+    namespace.apply(
+        pod("second", claims={"/data": "data"}), pod("pinned", claims={"/data": "data"}, node=found["spec"]["nodeName"])
+    )
+    namespace.await_message("second", "FailedScheduling", "ReadWriteOncePod")
+    namespace.await_message("pinned", "ReadWriteOncePod access mode and is already in use by another pod")
+    namespace.delete("pod", "pinned", "first")
+    namespace.await_pods("second")
+    assert namespace.run("second", "cat /data/file") == "first"
+
+
 @pytest.mark.parametrize(("on_delete", "kept"), [("delete", False), ("archive", True), ("retain", True)])
 def test_deleting_a_claim(namespace: Namespace, on_delete: str, kept: bool) -> None:  # noqa: FBT001
     cluster = namespace.cluster

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from csi._proto import csi_pb2
-from tests.support.driver import MULTI_READER, SINGLE_WRITER, Driver, refused, static_volume
+from tests.support.driver import MULTI_READER, SINGLE_WRITER, Driver, inline_volume, refused, static_volume
 from tests.support.nas import Nas
 
 REPETITIONS = 10
@@ -217,3 +217,64 @@ def test_list_and_get(driver: Driver) -> None:
         assert answer.volume.capacity_bytes == MIB
         assert not answer.status.volume_condition.abnormal
         driver.delete(volume_id)
+
+
+def test_inline_volumes(driver: Driver, nas: Nas) -> None:
+    """A listed source and what lies beneath it, read-only or not; pods share a daemon with other volumes of it."""
+    folder = nas.export_folder() / "inline"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "file").write_text("content")
+    listed = nas.url.replace("?", "/inline?")
+    driver.allow([{"namespaces": ["team-*"], "sources": [listed]}])
+    beneath = nas.url.replace("?", "/inline/deep?")
+    with (
+        published(driver, inline_volume(nas.url, namespace="team-a", path="inline/deep")) as writable,
+        published(driver, inline_volume(beneath, namespace="team-b"), readonly=True) as target,
+        published(driver, static_volume("static", listed, path="deep")) as static,
+    ):
+        assert (target / "file").read_text() == "content"
+        (writable / "new").write_text("new")
+        assert (target / "new").read_text() == (static / "new").read_text() == "new"
+        with pytest.raises(OSError, match="Read-only file system"):
+            (target / "other").touch()
+        assert len({mount.device for mount in driver.published()}) == 1, "one daemon"
+
+
+def test_an_inline_volume_follows_no_link_out_of_its_source(driver: Driver, nas: Nas) -> None:
+    """Links that a tenant makes lead nowhere: the NAS is never asked for the tenant's part of the path."""
+    export = nas.export_folder()
+    (export / "tenant").mkdir()
+    (export / "neighbour" / "deep").mkdir(parents=True)
+    (export / "tenant" / "link").symlink_to("../neighbour")
+    driver.allow([{"namespaces": ["team"], "sources": [nas.url.replace("?", "/tenant?")]}])
+    for path in ("link", "link/deep"):
+        for volume in (
+            inline_volume(nas.url.replace("?", f"/tenant/{path}?"), namespace="team"),
+            inline_volume(nas.url, namespace="team", path=f"tenant/{path}"),
+        ):
+            with refused(grpc.StatusCode.FAILED_PRECONDITION):
+                driver.publish(volume, driver.target())
+    assert driver.published() == []
+
+
+def test_the_list_of_allowed_sources_may_change(driver: Driver, nas: Nas) -> None:
+    """It counts for the next volume, without a restart; what is published stays, and can be published again."""
+    (nas.export_folder() / "changing").mkdir()
+    wide, narrow = nas.url, nas.url.replace("?", "/changing?")
+    volume, target = inline_volume(narrow, namespace="team"), driver.target()
+    with refused(grpc.StatusCode.PERMISSION_DENIED):
+        driver.publish(volume, target)
+    driver.allow([{"namespaces": ["team"], "sources": [wide]}])
+    driver.publish(volume, target)
+    for rules in ([{"namespaces": ["team"], "sources": [narrow]}], []):
+        driver.allow(rules)
+        driver.publish(volume, target)  # as kubelet does when it starts anew
+        assert [mount.target for mount in driver.published()] == [target]
+    driver.crash("node")
+    driver.publish(volume, target)
+    with refused(grpc.StatusCode.PERMISSION_DENIED):
+        driver.publish(volume, driver.target())
+    driver.unpublish(volume, target)
+    with refused(grpc.StatusCode.PERMISSION_DENIED):
+        driver.publish(volume, target)
+    assert driver.published() == []

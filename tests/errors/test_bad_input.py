@@ -7,6 +7,7 @@ end again.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -19,7 +20,7 @@ import grpc
 import pytest
 
 from csi._proto import csi_pb2
-from tests.support.driver import Driver, capability, refused, static_volume
+from tests.support.driver import Driver, capability, inline_volume, refused, static_volume
 from tests.support.environment import clean_environment
 from tests.support.mounts import mounts_below, small_disk
 from tests.support.nas import Export, Nas, free_ports
@@ -192,6 +193,29 @@ def test_unmount_of_what_is_not_mounted(tmp_path: Path) -> None:
     done = subprocess.run([program("efc"), "umount", tmp_path], capture_output=True, text=True, timeout=QUICK_S)
     assert done.stderr.count("\n") <= 1
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("case", ["namespace", "source", "damaged list", "missing list", "nobody's"])
+def test_inline_volume_that_is_not_allowed(driver: Driver, servers: Nas, case: str) -> None:
+    """The message says which namespace and source, and what to add where; or what is wrong with the list."""
+    namespace = "beta" if case == "namespace" else "alpha"
+    listed = servers.url_of("frozen") if case == "source" else servers.url
+    volume = inline_volume(servers.url, namespace=namespace)
+    driver.allow([{"namespaces": ["alpha"], "sources": [listed]}])
+    to_add = json.dumps({"namespaces": [namespace], "sources": [servers.url]})
+    code, words = DENIED, [repr(namespace), to_add, "inline.allowedSources"]
+    if case.endswith("list"):
+        code, words = PRECONDITION, [str(driver.allowed_sources)]
+        driver.allowed_sources.unlink()
+        if case == "damaged list":
+            driver.allowed_sources.write_text("[{]")
+    elif case == "nobody's":
+        code, words = PRECONDITION, ["podInfoOnMount"]
+        del volume.volume_context["csi.storage.k8s.io/pod.namespace"]
+    with nothing_of_ours_left(driver), refused(code, limit_s=QUICK_S) as message:
+        driver.publish(volume, driver.target())
+    for word in words:
+        assert word in message[0]
 
 
 @pytest.mark.timeout(180)

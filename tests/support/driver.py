@@ -7,6 +7,8 @@ cluster sends them. Every process can be killed and started anew between any two
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import shutil
 import signal
 import socket
@@ -68,6 +70,7 @@ class Driver:
     def __enter__(self) -> Self:
         self.run_dir.mkdir(parents=True)
         self.kubelet_root.mkdir()
+        self.allow([])
         try:
             for name in ("keeper", "node", "controller"):
                 self.start(name)
@@ -107,6 +110,17 @@ class Driver:
     def kubelet_root(self) -> Path:
         """Stands for /var/lib/kubelet."""
         return self.folder / "kubelet"
+
+    @property
+    def allowed_sources(self) -> Path:
+        """What may be mounted inline, which `allow` writes; at first nothing."""
+        return self.folder / "allowed-sources.json"
+
+    def allow(self, rules: Sequence[Mapping[str, Sequence[str]]]) -> None:
+        """Replaces the list of allowed sources, as kubelet does it with a ConfigMap."""
+        new = self.allowed_sources.with_suffix(".new")
+        new.write_text(json.dumps(rules))
+        new.rename(self.allowed_sources)
 
     def socket(self, name: str) -> Path:
         """The CSI socket of `node` or `controller`."""
@@ -176,7 +190,7 @@ class Driver:
         if name == "node":
             return [
                 str(program("efc")), "csi", "node", *common, "--node-id=node-1", f"--kubelet-root={self.kubelet_root}",
-                "--idle-grace=2",
+                "--idle-grace=2", f"--allowed-sources={self.allowed_sources}",
             ]  # fmt: skip
         return [str(program("efc")), "csi", "controller", *common, f"--source={self.source}"]
 
@@ -294,3 +308,10 @@ def static_volume(volume_id: str, source: str, *, path: str = "", **context: str
     """A volume as an administrator's PV describes it, unknown to the controller."""
     attributes = {"source": source, **({"path": path} if path else {}), **context}
     return csi_pb2.Volume(volume_id=volume_id, volume_context=attributes)
+
+
+def inline_volume(source: str, *, namespace: str, path: str = "", **context: str) -> csi_pb2.Volume:
+    """A volume of a pod's own specification, as kubelet hands it over."""
+    volume_id = f"csi-{hashlib.sha256(uuid.uuid4().bytes).hexdigest()}"
+    pod = {"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.namespace": namespace}
+    return static_volume(volume_id, source, path=path, **context, **pod)

@@ -1,5 +1,6 @@
 """What is installed on a cluster: the committed manifests are the chart's, and give nobody more than they need."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from csi import cli, driver
+from csi import cli, driver, inline
 from csi.operator.startup_taint import TAINT_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ def test_node_parts_have_no_way_to_the_api() -> None:
         assert pod["automountServiceAccountToken"] is (name == "efc-operator")
         assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
         if name in accounts:
-            assert all(set(volume) == {"name", "hostPath"} for volume in pod["volumes"])
+            assert all(set(volume) in ({"name", "hostPath"}, {"name", "configMap"}) for volume in pod["volumes"])
     bindings = [item for item in objects if item["kind"].endswith("RoleBinding")]
     bound = {binding["roleRef"]["name"]: [subject["name"] for subject in binding["subjects"]] for binding in bindings}
     assert bound == {role: [account] for role, account in ACCOUNTS.items()}
@@ -152,16 +153,16 @@ def test_everything_in_the_way_of_the_startup_taints_removal_tolerates_it() -> N
 
 
 def test_command_lines_are_ours() -> None:
-    assert cli._parser().parse_args(containers(committed())["operator"]["args"]).module == "csi.cli.operator"
+    assert cli.parser().parse_args(containers(committed())["operator"]["args"]).module == "csi.cli.operator"
     for name in ("node", "controller"):
         container = containers(committed())[name]
-        parsed = cli._parser().parse_args(container["args"])
+        parsed = cli.parser().parse_args(container["args"])
         assert parsed.service == name
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in container:
                 program, *arguments = container[probe]["exec"]["command"]
                 assert program == "efc"
-                assert cli._parser().parse_args(arguments).endpoint == parsed.endpoint
+                assert cli.parser().parse_args(arguments).endpoint == parsed.endpoint
 
 
 def test_versions_are_the_releases() -> None:
@@ -209,10 +210,24 @@ def test_a_storage_class() -> None:
     assert storage_class["provisioner"] == driver.NAME
 
 
+def test_allowed_sources_reach_the_node_part() -> None:
+    rules = [{"namespaces": ["team-a", "build-*"], "sources": ['nfs://nas/with "quotes" and {{braces}}']}]
+    options = ("--set-json", f"inline.allowedSources={json.dumps(rules)}")
+    for wanted, objects in (([], committed()), (rules, rendered(*options))):
+        text = one(objects, "ConfigMap", "efc-inline")["data"]["allowed-sources.json"]
+        assert json.loads(text) == wanted
+        assert len(inline.parse(text.encode())) == len(wanted)
+        parsed = cli.parser().parse_args(containers(objects)["node"]["args"])
+        assert parsed.allowed_sources == Path("/etc/efc/inline/allowed-sources.json")
+    assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
+
+
 @pytest.mark.parametrize(
     "setting",
     [
         "keeper.demonCgroup=x",
+        "inline.allowedSources[0].namespaces={a*b}",
+        "inline.allowedSources[0].sources={nas:/x}",
         "keeper.daemonCgroup=../x",
         "keeper.daemonUids=0-5",
         "network.enable=true",

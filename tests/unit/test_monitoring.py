@@ -60,7 +60,7 @@ def test_metrics_can_be_off() -> None:
     for name in ("node", "controller"):
         assert "--metrics-address" not in arguments(objects, name)
         assert "ports" not in containers(objects)[name]
-        cli._parser().parse_args(containers(objects)[name]["args"])
+        cli.parser().parse_args(containers(objects)[name]["args"])
 
 
 def test_no_port_is_one_of_the_nodes_or_of_kubernetes() -> None:

@@ -1,5 +1,6 @@
 """Reading mountinfo."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from csi.children import Children
 from csi.errors import Code, DriverError
-from csi.mounts import Mount, Mounts, Statvfs, parse_mountinfo, top, unescape
+from csi.mounts import Mount, Mounts, Statvfs, containing, parse_mountinfo, top, unescape
 
 LINE = (
     "612 29 0:57 /team/v /var/lib/kubelet/pods/1/mount ro,nosuid,nodev,relatime shared:9 master:1 - "
@@ -25,6 +26,7 @@ def test_a_line() -> None:
             read_only=True,
             file_system_type="fuse.efc",
             source="nfs://nas/data",
+            is_shared=True,
         )
     ]
 
@@ -67,3 +69,13 @@ def test_statvfs_that_is_none() -> None:
     with pytest.raises(DriverError) as caught:
         Statvfs.from_json(b'{"bytes_total": 1}', origin="x")
     assert caught.value.code is Code.INTERNAL
+
+
+def test_containing_mount() -> None:
+    targets = ["/", "/run", "/run/efc", "/run/efc-other", "/run/efc"]
+    mounts = [replace(parse_mountinfo(LINE)[0], target=target, source=str(n)) for n, target in enumerate(targets)]
+    for path, number in (("/run/efc", 4), ("/run/efc/mnt", 4), ("/run/efcx", 1), ("/srv", 0), ("/run/efc-other/x", 3)):
+        found = containing(mounts, path)
+        assert found is not None
+        assert found.source == str(number), path
+    assert containing(mounts[1:], "/srv") is None

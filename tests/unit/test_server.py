@@ -14,6 +14,7 @@ from csi._proto import csi_pb2, csi_pb2_grpc
 from csi.controller import ControllerService
 from csi.errors import Code, DriverError
 from csi.identity import IdentityService
+from csi.inline import AllowedSources
 from csi.node import NodeService
 from csi.provisioning import Provisioner
 from csi.server import Server, configure_logging, parse_endpoint
@@ -170,7 +171,12 @@ class NoPublisher:
     """Must not be reached."""
 
 
-NODE = NodeService(node_id="n", publisher=NoPublisher(), kubelet_roots=["/var/lib/kubelet"])  # type: ignore[arg-type]
+NODE = NodeService(
+    node_id="n",
+    publisher=NoPublisher(),  # type: ignore[arg-type]
+    kubelet_roots=["/var/lib/kubelet"],
+    allowed_sources=AllowedSources(None),
+)
 TARGET = "/var/lib/kubelet/pods/1/mount"
 CONTEXT = {"source": "nfs://nas/data"}
 Mount = csi_pb2.VolumeCapability.MountVolume
@@ -192,7 +198,6 @@ Mount = csi_pb2.VolumeCapability.MountVolume
         {"volume_capability": capability(mount=Mount(mount_flags=["ro,connections=2"]))},
         {"volume_context": {}},
         {"volume_context": CONTEXT | {"path": "../x"}},
-        {"volume_context": CONTEXT | {"csi.storage.k8s.io/ephemeral": "true"}},
     ],
 )
 async def test_publish_requests_refused_before_anything_is_done(request_fields: dict[str, object]) -> None:

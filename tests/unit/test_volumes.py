@@ -162,7 +162,6 @@ def test_context() -> None:
         ({"path": "x"}, [], ["source"]),
         ({"source": "nfs://nas/data", "path": "../x"}, [], [".."]),
         ({"source": "nfs://nas/data", "sorce": "x"}, [], ["'sorce'", "did you mean 'source'"]),
-        ({"source": "nfs://nas/data", "csi.storage.k8s.io/ephemeral": "true"}, [], ["ephemeral"]),
         ({"source": "nfs://nas/data"}, ["ro,soft"], ["'ro,soft'"]),
         ({"source": "nfs://nas/data"}, ["connections=2\nro"], ["connections"]),
         ({"source": "nfs://nas/data", "connections": "3"}, ["connections=2"], ["contradicts"]),

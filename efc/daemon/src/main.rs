@@ -8,6 +8,8 @@ mod control;
 mod errno;
 mod executor;
 mod filesystem;
+mod id_maps;
+mod mount_namespace;
 mod privileges;
 
 use std::io;
@@ -22,7 +24,8 @@ use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
 use prost::Message;
 
 use control::{Control, Serving};
-use filesystem::{Efc, Settings};
+use filesystem::{Credentials, Efc, Settings};
+use id_maps::IdMaps;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -45,9 +48,13 @@ const _: () = assert!(efc_proto::BEAT_OFFSET == state::BEAT_OFFSET);
 const _: () = assert!(efc_proto::WITNESS_OFFSET == state::WITNESS_OFFSET);
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == "--version") {
-        println!("{}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match std::env::args_os().nth(1) {
+        Some(argument) if argument == "--version" => {
+            println!("{}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        Some(argument) if argument == id_maps::COMMAND => return id_maps::serve(),
+        _ => {}
     }
     // The program may be memory of the keeper's, which has no name.
     if let Err(error) = rustix::thread::set_name(c"efcd") {
@@ -70,6 +77,7 @@ fn serve(control: Control) -> io::Result<()> {
     if !config.no_splice {
         reserve_pipes(&config);
     }
+    let id_maps = if config.idmap { Some(start_id_maps(&control)?) } else { None };
     privileges::drop_unneeded(held.uid, config.log_level == "debug")?;
     let state = Arc::new(State::open(held.memfd.try_clone()?)?);
 
@@ -77,7 +85,8 @@ fn serve(control: Control) -> io::Result<()> {
     let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config(&config));
     session.start()?;
-    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), settings(&config)));
+    let credentials = Credentials::new(id_maps);
+    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config)));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
@@ -134,6 +143,21 @@ fn reserve_pipes(config: &DaemonConfig) {
     }
 }
 
+/// The way to know callers behind id-mapped mounts, or an error that says what is missing for it.
+fn start_id_maps(control: &Control) -> io::Result<IdMaps> {
+    IdMaps::start().inspect_err(|error| {
+        let message = match error.kind() {
+            io::ErrorKind::Unsupported => {
+                "the option idmap needs Linux 6.15 or newer, whose statmount(2) tells a mount's \
+                map of ids (efc doctor says what this kernel has): mount without it, or upgrade the kernel"
+                    .to_owned()
+            }
+            _ => format!("the process that the option idmap needs cannot be started: {error}"),
+        };
+        control.send_failed(Error { code: Code::FailedPrecondition.into(), message });
+    })
+}
+
 /// Finds the dataset, records what a successor needs, and waits for the mount.
 fn connect(control: &Control, held: &mut control::Session, state: &State) -> io::Result<(Client, FsInfo)> {
     let connected = futures_lite::future::block_on(Client::connect(&client_config(&held.config)));
@@ -182,6 +206,7 @@ fn session_config(config: &DaemonConfig) -> SessionConfig {
         threads: or_default(config.threads as usize, THREADS_DEFAULT),
         read_only: config.read_only,
         max_background: MAX_BACKGROUND,
+        idmap: config.idmap,
         ..SessionConfig::default()
     }
 }

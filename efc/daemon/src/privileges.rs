@@ -22,7 +22,18 @@ const UNPRIVILEGED: u32 = 65534;
 /// # Errors
 /// Those of `capset(2)`, `prctl(2)` and `setresuid(2)`.
 pub fn drop_unneeded(uid: u32, dumpable: bool) -> io::Result<()> {
-    let needed = CapabilitySet::NET_BIND_SERVICE | CapabilitySet::IPC_LOCK;
+    drop_all_but(CapabilitySet::NET_BIND_SERVICE | CapabilitySet::IPC_LOCK, uid, dumpable)
+}
+
+/// Likewise, for the process that looks at other processes' mounts and speaks with nobody but the daemon (`id_maps`).
+///
+/// # Errors
+/// As above.
+pub fn drop_all_but_looking_at_mounts() -> io::Result<()> {
+    drop_all_but(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE, 0, false)
+}
+
+fn drop_all_but(needed: CapabilitySet, uid: u32, dumpable: bool) -> io::Result<()> {
     efc_privileges::bound(needed)?;
     if rustix::process::geteuid().is_root() {
         let id = if uid == 0 { UNPRIVILEGED } else { uid };

@@ -70,8 +70,10 @@ fn explain(error: &Error) -> String {
         Some(Status::NotDir) => "a component is no directory (symbolic links are not followed)",
         Some(Status::IsDir) => "it is a directory",
         Some(Status::NotEmpty) => "the directory is not empty",
-        Some(Status::NoSpc) => "the NAS is full",
-        Some(Status::DQuot) => "a quota on the NAS is used up",
+        Some(Status::NoSpc) => {
+            "the NAS is full (no free space, or no free inodes): remove data there or enlarge its file system"
+        }
+        Some(Status::DQuot) => "a quota on the NAS is used up: remove data there or raise it",
         Some(Status::NameTooLong) => "a name is too long for the NAS",
         Some(Status::XDev) => "it lies on another file system of the NAS",
         Some(Status::Stale) => "it was removed or its file system unmounted meanwhile",

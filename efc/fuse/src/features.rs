@@ -12,8 +12,11 @@
 //!
 //! Not asked for, though offered: ATOMIC_O_TRUNC (without it the kernel sends its own SETATTR), WRITEBACK_CACHE (hides
 //! remote growth), EXPLICIT_INVAL_DATA (excludes AUTO_INVAL_DATA), CACHE_SYMLINKS, POSIX_LOCKS and FLOCK_LOCKS (locks
-//! hold on this node only), EXPORT_SUPPORT, and ALLOW_IDMAP: with it the kernel tells the caller's uid and gid only to requests that make an inode, and every
-//! call to the NAS is made with the caller's credential.
+//! hold on this node only), EXPORT_SUPPORT.
+//!
+//! ALLOW_IDMAP lets the mount be id-mapped, for pods with user namespaces. With it the kernel tells the caller's uid and gid only to
+//! requests that make an inode ([`crate::UNTOLD`] to the others), though every call to the NAS is made with the caller's
+//! credential. So it is asked for only where the configuration says so, and must be offered then.
 
 use crate::SessionConfig;
 use crate::abi::{self, init};
@@ -109,9 +112,14 @@ pub(crate) fn negotiate(
         log::error!("the kernel speaks FUSE {}.{}, and we 7.31 and later", offered.major, offered.minor);
         return Err(Errno(libc::EPROTO));
     }
-    let mut agreed = flags & WANTED & config.features.flags;
+    let wanted = if config.idmap { WANTED | init::ALLOW_IDMAP } else { WANTED };
+    let mut agreed = flags & wanted & config.features.flags;
     if agreed & init::INIT_EXT == 0 {
         agreed &= u64::from(u32::MAX);
+    }
+    if config.idmap && agreed & init::ALLOW_IDMAP == 0 {
+        log::error!("the kernel's FUSE has no id-mapped mounts (Linux 6.12)");
+        return Err(Errno(libc::EOPNOTSUPP));
     }
     let out = abi::InitOut {
         major: abi::MAJOR,
@@ -134,7 +142,7 @@ mod tests {
     use super::*;
 
     fn config(features: Features) -> SessionConfig {
-        SessionConfig { threads: 1, read_only: false, max_background: 64, features }
+        SessionConfig { threads: 1, features, ..SessionConfig::default() }
     }
 
     fn agreed(minor: u32, features: Features) -> Negotiated {
@@ -163,6 +171,18 @@ mod tests {
         assert!(agreed(45, Features::of_kernel("6.18").unwrap()).has_resend());
         assert!(Features::KERNELS.iter().all(|name| Features::of_kernel(name).is_some()));
         assert_eq!(Features::of_kernel("2.6"), None);
+    }
+
+    #[test]
+    fn id_mapped_mounts_are_had_or_refused() {
+        let offered = abi::InitIn { major: 7, minor: 45, max_readahead: 0, flags: u32::MAX };
+        let agreed = |kernel| {
+            let config = SessionConfig { idmap: true, ..config(Features::of_kernel(kernel).unwrap()) };
+            negotiate(&offered, u64::MAX >> 1, &config).map(|(out, agreed)| (out.flags2, agreed.flags))
+        };
+        let (high, flags) = agreed("6.18").unwrap();
+        assert_eq!((flags, u64::from(high)), (WANTED | init::ALLOW_IDMAP, flags >> 32));
+        assert_eq!(agreed("6.1").unwrap_err(), Errno(libc::EOPNOTSUPP));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub use directory::Directory;
 pub use features::{Features, Negotiated};
 pub use notify::Notifier;
 pub use reply::{Reply, data_head};
-pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs};
+pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs, UNTOLD};
 pub use session::{Session, SessionConfig};
 
 /// A file system: gets requests, owns their replies, and must not block the thread it is called on.

@@ -10,6 +10,9 @@ use bytes::Bytes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(pub i32);
 
+/// A user or group that the kernel does not tell ([`crate::SessionConfig::idmap`]).
+pub const UNTOLD: u32 = u32::MAX;
+
 /// One request, without its reply.
 #[derive(Debug)]
 pub struct Request {

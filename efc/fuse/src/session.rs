@@ -49,11 +49,13 @@ pub struct SessionConfig {
     pub max_background: u16,
     /// What the kernel may seem to have.
     pub features: Features,
+    /// The mount may be id-mapped; [`Request::uid`] and `gid` are [`crate::UNTOLD`] then but for requests that make an inode.
+    pub idmap: bool,
 }
 
 impl Default for SessionConfig {
     fn default() -> SessionConfig {
-        SessionConfig { threads: 2, read_only: false, max_background: 64, features: Features::default() }
+        SessionConfig { threads: 2, read_only: false, max_background: 64, features: Features::default(), idmap: false }
     }
 }
 

@@ -5,6 +5,8 @@
 //! groups are kept per (thread, uid, gid) beside an open `/proc/TID/comm`: reading that file tells at the price of one
 //! system call whether the same thread still lives, since procfs binds an open file to the thread and not to its
 //! number. A thread that calls `setgroups(2)` and keeps uid and gid is seen within [`GROUPS_TTL`].
+//!
+//! Where mounts may be id-mapped a request carries neither uid nor gid: [`super::mapped_callers`].
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -13,6 +15,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use efc_nfs::Cred;
+
+use super::mapped_callers::MappedCallers;
+use crate::id_maps::IdMaps;
 
 /// How long a living thread's groups are believed.
 const GROUPS_TTL: Duration = Duration::from_millis(500);
@@ -36,12 +41,21 @@ struct Known {
 #[derive(Default)]
 pub struct Credentials {
     callers: Mutex<HashMap<Caller, Known>>,
+    mapped: Option<MappedCallers>,
 }
 
 impl Credentials {
+    /// With `id_maps`, of callers behind mounts that may be id-mapped.
+    pub fn new(id_maps: Option<IdMaps>) -> Credentials {
+        Credentials { callers: Mutex::default(), mapped: id_maps.map(MappedCallers::new) }
+    }
+
     /// The credential of a request. A caller that cannot be looked up (a kernel thread, another pid namespace, dead
     /// by now) has no supplementary groups.
     pub fn of(&self, tid: u32, uid: u32, gid: u32) -> Cred {
+        if let Some(mapped) = &self.mapped {
+            return mapped.of(tid, uid, gid);
+        }
         let groups = if tid == 0 { Arc::from([]) } else { self.groups(Caller { tid, uid, gid }) };
         Cred { uid, gid, groups }
     }

@@ -14,6 +14,7 @@ mod credentials;
 mod directories;
 mod files;
 mod interrupts;
+mod mapped_callers;
 mod namespace;
 mod orphans;
 mod permissions;
@@ -33,13 +34,13 @@ use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 use crate::errno::errno;
 use crate::executor;
 use attributes::{AttrCache, Stamp};
-use credentials::Credentials;
 use interrupts::Interrupts;
 use orphans::Orphans;
 use permissions::RootSearches;
 use writes::Writes;
 
 pub use attributes::format_bits;
+pub use credentials::Credentials;
 
 /// How the file system behaves.
 #[derive(Clone, Copy, Debug)]
@@ -119,14 +120,21 @@ struct Caller {
 
 impl Efc {
     /// The file system over `client`; with a resumed `state`, the files that were open are open again.
-    pub fn new(client: Client, info: FsInfo, state: Arc<State>, notifier: Notifier, settings: Settings) -> Efc {
+    pub fn new(
+        client: Client,
+        info: FsInfo,
+        state: Arc<State>,
+        notifier: Notifier,
+        credentials: Credentials,
+        settings: Settings,
+    ) -> Efc {
         let inner = Inner {
             client,
             info,
             notifier,
             settings,
             attrs: AttrCache::new(settings.attr_ttl),
-            credentials: Credentials::default(),
+            credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
             whole_files: files::whole_files(),

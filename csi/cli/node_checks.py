@@ -1,0 +1,178 @@
+"""What ``efc doctor`` looks at in the node plugin's and the keeper's container of a cluster.
+
+There it is a process beside others of the same mount namespace, whose command lines say what there should be. Nothing
+must be told to it: ``kubectl exec POD -- efc doctor``. Command lines are read of processes of our own namespace only,
+since those of a process that hangs on a file system may hang their reader.
+"""
+
+import argparse
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from csi import cli, programs, registration, server
+from csi.cli.finding import Finding
+from csi.errors import DriverError
+from csi.inline import AllowedSources
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
+from csi.records import Publications
+
+_CONNECT_SECONDS_MAX = 2.0
+#: Pods that one finding names.
+_NAMED_MAX = 5
+
+
+class Container:
+    """The container that this process runs in, as the processes beside it tell."""
+
+    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
+        #: The node plugin's options, if it is the node plugin's container.
+        self.plugin = _node_plugin(commands)
+        self.keeper_run_dir = _keeper_run_dir(commands)
+
+    @classmethod
+    def own(cls) -> "Container | None":
+        """Ours, or None outside a cluster, where nothing of this is to be expected."""
+        return cls(list(_neighbours())) if "KUBERNETES_SERVICE_HOST" in os.environ else None
+
+    @property
+    def run_dir(self) -> str | None:
+        """Of the node plugin or keeper that runs here; None in another container."""
+        return self.keeper_run_dir if self.plugin is None else str(self.plugin.run_dir)
+
+
+def _neighbours() -> Iterator[list[str]]:
+    """Command lines of the processes of our mount namespace, ourselves left out."""
+    own = os.readlink("/proc/self/ns/mnt")
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if os.readlink(entry / "ns" / "mnt") == own and (line := (entry / "cmdline").read_bytes()):
+                yield line.decode(errors="replace").rstrip("\0").split("\0")
+        except OSError:
+            continue
+
+
+def _node_plugin(commands: Sequence[Sequence[str]]) -> argparse.Namespace | None:
+    """The options of ``[python] efc csi node OPTIONS`` among the commands."""
+    for command in commands:
+        for start in range(len(command) - 1):
+            if tuple(command[start : start + 2]) == ("csi", "node"):
+                try:
+                    return cli.parser().parse_args(list(command[start:]))
+                except SystemExit:  # of another release
+                    return None
+    return None
+
+
+def _keeper_run_dir(commands: Sequence[Sequence[str]]) -> str | None:
+    for command in commands:
+        if os.path.basename(command[0]) == programs.KEEPER:
+            options = [option.partition("=") for option in command[1:]]
+            return next((value for name, _, value in options if name == "--run-dir"), None)
+    return None
+
+
+def check_container(container: Container, *, first_process: str | None = None) -> Iterator[Finding]:
+    """Whose container this is; what it cannot see is not judged from it."""
+    if container.run_dir is None:
+        message = "neither the node plugin's nor the keeper's: kubectl exec into those for what concerns a node"
+        yield Finding(check="container", level="ok", message=message)
+        return
+    whose = "keeper" if container.plugin is None else "node plugin"
+    yield Finding(check="container", level="ok", message=f"the {whose}'s, with run directory {container.run_dir}")
+    first_process = first_process or Path("/proc/1/comm").read_text().strip()
+    if first_process == programs.KEEPER:
+        yield Finding(
+            check="container",
+            level="fail",
+            message="daemons cannot see the node's processes: supplementary groups of pods do not count",
+            mend="hostPID: true in the keeper's pod",
+        )
+
+
+def check_propagation(path: str, mounts: Sequence[Mount], *, who: str) -> Iterator[Finding]:
+    """Mounts made beneath ``path`` here are seen by the node and by its other containers, and the other way round."""
+    mount = containing(mounts, path)
+    if mount is not None and mount.is_shared and mount.target != "/":
+        yield Finding(check="propagation", level="ok", message=f"{path} is shared with the node")
+    else:
+        yield Finding(
+            check="propagation",
+            level="fail",
+            message=f"{path} is not shared with the node: {who}",
+            mend=f"mountPropagation: Bidirectional for {path} in the pod, and on the node: mount --make-rshared /",
+        )
+
+
+def check_sockets(plugin: argparse.Namespace) -> Iterator[Finding]:
+    """Somebody listens where kubelet calls, and where it finds out about the driver."""
+    endpoints = {"CSI": plugin.endpoint}
+    if plugin.registration_dir:
+        endpoints["registration"] = registration.socket_endpoint(plugin.registration_dir)
+    for name, endpoint in endpoints.items():
+        path = server.parse_endpoint(endpoint)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(_CONNECT_SECONDS_MAX)
+                connection.connect(path)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            yield Finding(
+                check="sockets",
+                level="fail",
+                message=f"nobody listens at the {name} socket {path} ({reason}): kubelet does not reach the driver",
+                mend="delete this pod; the log of the one before: kubectl logs --previous",
+            )
+        else:
+            yield Finding(check="sockets", level="ok", message=f"the {name} socket {path} is served")
+
+
+def check_records(run_dir: str, mounts: Sequence[Mount], *, roots: Sequence[str]) -> Iterator[Finding]:
+    """Each record of a volume has its mount, and each mount of ours in a pod's folder has its record."""
+    published = {record.target: record for record in Publications(run_dir).readable()}
+    stale = [target for target in published if top(mounts, target) is None]
+    targets = {
+        mount.target
+        for mount in mounts
+        if mount.file_system_type == FILE_SYSTEM_TYPE and any(beneath(mount.target, root) for root in roots)
+    }
+    unknown = targets - set(published)
+    if stale:
+        yield Finding(
+            check="records",
+            level="warn",
+            message=f"{len(stale)} volumes are recorded, but not mounted: {_named(stale)}",
+            mend="if those pods are still there, delete them; the records go when the node plugin starts anew",
+        )
+    if unknown:
+        yield Finding(
+            check="records",
+            level="warn",
+            message=f"{len(unknown)} mounts in pods' folders have no record: {_named(unknown)}",
+            mend="when their pods are gone: umount them on the node",
+        )
+    if not stale and not unknown:
+        yield Finding(check="records", level="ok", message=f"{len(published)} volumes are published, and mounted")
+
+
+def check_allowed_sources(file: Path | None) -> Iterator[Finding]:
+    """The list of what may be mounted inline can be read."""
+    try:
+        rules = AllowedSources(file).rules()
+    except DriverError as error:
+        mend = "correct inline.allowedSources of the chart (ConfigMap efc-inline)"
+        yield Finding(check="inline", level="fail", message=error.message, mend=mend)
+        return
+    if rules:
+        yield Finding(check="inline", level="ok", message=f"inline volumes are allowed by {len(rules)} rules of {file}")
+    else:
+        yield Finding(check="inline", level="ok", message="no inline volume is allowed (the list is empty)")
+
+
+def _named(paths: Sequence[str] | set[str]) -> str:
+    names = sorted(paths)
+    more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
+    return ", ".join(names[:_NAMED_MAX]) + more

@@ -1,0 +1,236 @@
+//! Which ids a caller has on the file system, where mounts may be id-mapped: for pods with user namespaces (option `idmap`).
+//!
+//! A container runtime gives such a pod a clone of our mount that maps ids: the pod's root is 100000, say, to the kernel, and 0
+//! on the file system. FUSE tells us the kernel's ids of a caller at most, and not through which mount it comes. What is never
+//! taken for the map is the one of the caller's own user namespace: anybody can make a namespace in which he is root, and a user
+//! of a pod one inside the pod's. The rule is:
+//!
+//! - If all mounts of ours in the caller's mount namespace are id-mapped, and in the same way, that is the caller's map. Only
+//!   CAP_SYS_ADMIN over the file system (the node's root) can make an id-mapped mount of it; a copy in a namespace that a
+//!   user makes keeps its map.
+//! - Otherwise (none is id-mapped, some are, they differ, nobody knows) ids are the kernel's, unmapped.
+//!
+//! Where a caller comes through another mount than those that it sees (a descriptor that it was given), the rule can name
+//! the wrong ids. The kernel's own check, `default_permissions`, always goes by the mount that is used and by attributes of the
+//! NAS; what we send can only be refused in addition. Requests that make something carry the right owner in any case.
+//!
+//! Asking about another process's mounts takes CAP_SYS_ADMIN and CAP_SYS_PTRACE, which must not be where the network is. So a
+//! second process, started before the daemon drops its privileges, does that and nothing else: it reads a thread id,
+//! answers with a map, and ends when the daemon does.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt};
+use rustix::stdio::stdin;
+
+use crate::{mount_namespace, privileges};
+
+/// The argument that makes `efcd` the second process.
+pub const COMMAND: &str = "id-maps";
+/// How long an answer may take, on a node without a CPU to spare.
+const ANSWER_TIME_LIMIT: Duration = Duration::from_secs(2);
+/// Extents of uids and gids in a map; the kernel allows 340, and a pod has one of each.
+const EXTENTS_MAX: usize = 64;
+const ANSWER_MAX: usize = 4 * (2 + 3 * EXTENTS_MAX);
+/// A question: its number and a thread id. An answer begins with it.
+const HEAD: usize = 8;
+
+/// `count` ids: `inside` and following ones of the file system are `kernel` and following ones to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First id on the file system.
+    pub inside: u32,
+    /// First id as the kernel knows callers.
+    pub kernel: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Extent {
+    /// Reads "INSIDE KERNEL COUNT".
+    pub fn parse(text: &str) -> Option<Extent> {
+        let mut numbers = text.split_ascii_whitespace().map(|number| number.parse().ok());
+        let extent = Extent { inside: numbers.next()??, kernel: numbers.next()??, count: numbers.next()?? };
+        numbers.next().is_none().then_some(extent)
+    }
+
+    fn map(&self, id: u32) -> Option<u32> {
+        let distance = id.checked_sub(self.kernel).filter(|distance| *distance < self.count)?;
+        self.inside.checked_add(distance)
+    }
+}
+
+/// The map of an id-mapped mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdMap {
+    /// Of users.
+    pub uids: Vec<Extent>,
+    /// Of groups.
+    pub gids: Vec<Extent>,
+}
+
+impl IdMap {
+    /// A user's id on the file system; `None` for one who has none.
+    pub fn uid(&self, uid: u32) -> Option<u32> {
+        self.uids.iter().find_map(|extent| extent.map(uid))
+    }
+
+    /// A group's id on the file system.
+    pub fn gid(&self, gid: u32) -> Option<u32> {
+        self.gids.iter().find_map(|extent| extent.map(gid))
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let extents = self.uids.iter().chain(&self.gids);
+        let numbers = extents.flat_map(|extent| [extent.inside, extent.kernel, extent.count]);
+        [self.uids.len() as u32, self.gids.len() as u32].into_iter().chain(numbers).flat_map(u32::to_ne_bytes).collect()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<IdMap> {
+        let (words, []) = bytes.as_chunks::<4>() else { return None };
+        let numbers: Vec<u32> = words.iter().map(|word| u32::from_ne_bytes(*word)).collect();
+        let ([uids, gids], rest) = numbers.split_first_chunk()?;
+        let (triples, []) = rest.as_chunks::<3>() else { return None };
+        if triples.len() != *uids as usize + *gids as usize {
+            return None;
+        }
+        let mut extents: Vec<Extent> = triples
+            .iter()
+            .map(|[inside, kernel, count]| Extent { inside: *inside, kernel: *kernel, count: *count })
+            .collect();
+        let gids = extents.split_off(*uids as usize);
+        Some(IdMap { uids: extents, gids })
+    }
+}
+
+/// The rule above: the one map of all mounts.
+fn common(mut maps: Vec<Option<IdMap>>) -> Option<IdMap> {
+    let last = maps.pop()??;
+    maps.iter().all(|map| map.as_ref() == Some(&last)).then_some(last)
+}
+
+/// Asks the second process. One question at a time; each has a number, so that a late answer is not taken for another.
+pub struct IdMaps {
+    socket: Mutex<(OwnedFd, u32)>,
+}
+
+impl IdMaps {
+    /// Starts the second process. Call before privileges are dropped.
+    ///
+    /// # Errors
+    /// `Unsupported` on a kernel that does not tell id maps; those of starting a process.
+    pub fn start() -> io::Result<IdMaps> {
+        if !mount_namespace::can_tell_id_maps() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(ANSWER_TIME_LIMIT))?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(COMMAND).env_clear().current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
+        Ok(IdMaps { socket: Mutex::new((ours, 0)) })
+    }
+
+    /// The map of a thread's mounts; `None` where ids are the kernel's. Waits for the answer, which needs nobody but the kernel.
+    pub fn of(&self, tid: u32) -> Option<IdMap> {
+        let mut guard = self.socket.lock().expect("id maps lock");
+        let (socket, number) = &mut *guard;
+        *number = number.wrapping_add(1);
+        match ask(socket, *number, tid) {
+            Ok(answer) => IdMap::from_bytes(&answer),
+            Err(errno) => {
+                log::error!("cannot ask for the id map of thread {tid}: {errno}");
+                None
+            }
+        }
+    }
+}
+
+fn ask(socket: &OwnedFd, number: u32, tid: u32) -> rustix::io::Result<Vec<u8>> {
+    let question = [number.to_ne_bytes(), tid.to_ne_bytes()].concat();
+    send(socket, &question, SendFlags::NOSIGNAL)?;
+    let mut answer = [0; HEAD + ANSWER_MAX];
+    loop {
+        let (_, length) = retry_on_intr(|| recv(socket, &mut answer[..], RecvFlags::empty()))?;
+        if length < HEAD {
+            return Err(Errno::CONNRESET);
+        }
+        if answer[..HEAD] == question {
+            return Ok(answer[HEAD..length].to_vec());
+        }
+    }
+}
+
+/// The second process: answers on standard input until the daemon ends.
+pub fn serve() -> ExitCode {
+    if let Err(error) = privileges::drop_all_but_looking_at_mounts() {
+        eprintln!("efcd: the process that looks id maps up cannot drop privileges: {error}");
+        return ExitCode::FAILURE;
+    }
+    let mut question = [0; HEAD];
+    while let Ok((_, HEAD)) = retry_on_intr(|| recv(stdin(), &mut question[..], RecvFlags::empty())) {
+        let [_, _, _, _, tid @ ..] = question;
+        let map = mount_namespace::id_maps(u32::from_ne_bytes(tid)).ok().and_then(common);
+        let map = map.filter(|map| map.uids.len() + map.gids.len() <= EXTENTS_MAX);
+        let answer = [&question[..], &map.map_or_else(Vec::new, |map| map.to_bytes())].concat();
+        if send(stdin(), &answer, SendFlags::NOSIGNAL).is_err() {
+            break;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(kernel: u32) -> IdMap {
+        let extents = vec![Extent { inside: 0, kernel, count: 65_536 }];
+        IdMap { uids: extents.clone(), gids: extents }
+    }
+
+    #[test]
+    fn ids_of_a_pod() {
+        let map = pod(100_000);
+        assert_eq!(
+            [99_999, 100_000, 101_000, 165_535, 165_536].map(|id| map.uid(id)),
+            [None, Some(0), Some(1000), Some(65_535), None]
+        );
+        assert_eq!(map.gid(100_001), Some(1));
+        let wraps = Extent { inside: u32::MAX, kernel: 5, count: 3 };
+        assert_eq!([4, 5, 6].map(|id| wraps.map(id)), [None, Some(u32::MAX), None]);
+    }
+
+    #[test]
+    fn only_one_map_of_all_mounts_counts() {
+        assert_eq!(common(vec![]), None);
+        assert_eq!(common(vec![None]), None);
+        assert_eq!(common(vec![Some(pod(7)), None]), None);
+        assert_eq!(common(vec![None, Some(pod(7))]), None);
+        assert_eq!(common(vec![Some(pod(7)), Some(pod(8))]), None);
+        assert_eq!(common(vec![Some(pod(7)), Some(pod(7))]), Some(pod(7)));
+    }
+
+    #[test]
+    fn maps_travel_whole_or_not_at_all() {
+        let mut map = pod(1);
+        map.uids.push(Extent { inside: 70_000, kernel: 5, count: 1 });
+        for map in [map, pod(3), IdMap::default()] {
+            let bytes = map.to_bytes();
+            assert_eq!(IdMap::from_bytes(&bytes), Some(map));
+            assert!((0..bytes.len()).all(|length| IdMap::from_bytes(&bytes[..length]).is_none()));
+        }
+    }
+
+    #[test]
+    fn extents_are_three_numbers() {
+        assert_eq!(Extent::parse("0 100000 65536"), Some(Extent { inside: 0, kernel: 100_000, count: 65_536 }));
+        for wrong in ["", "1 2", "1 2 3 4", "1 2 x", "1 2 4294967296", "-1 2 3"] {
+            assert_eq!(Extent::parse(wrong), None, "{wrong}");
+        }
+    }
+}
