@@ -4,6 +4,9 @@ Each command runs in a sandbox of its own, so that what one leaves or hangs in c
 kills everything that it started. A part's output passes through as it comes; at its end there is one line of figures,
 and results/PART.json. The last line sums all parts. A part fails when a test of it fails, when its command does, when
 it runs past its time limit, and when it ran no test at all.
+
+A suite that is told to end (SIGTERM, SIGINT, SIGHUP) takes the running sandbox and its folder with it, and ends with
+128 + the signal's number.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -146,35 +151,68 @@ def _details(name: str) -> dict[str, object]:
     return {"details": json.loads(path.read_text())} if path.exists() else {}
 
 
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 def _run(command: Sequence[str], *, limit_s: float) -> tuple[int, str]:
     """Exit status (124 past the limit) and output, which is printed as it comes."""
     output: list[str] = []
+    timed_out = False
+    folder = tempfile.mkdtemp(prefix="efc-test.")  # the sandbox removes it, unless it is killed
     with subprocess.Popen(
         [SUPPORT / "sandbox", *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        env={**os.environ, "EFC_TEST_FOLDER": folder},
     ) as process:  # fmt: skip
-        timed_out = False
 
         def stop(_signal: int, _frame: object) -> None:
             nonlocal timed_out
             timed_out = True
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process)
 
         signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1))
         assert process.stdout is not None
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            output.append(line)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            for line in process.stdout:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+                output.append(line)
+        except BaseException:
+            _kill_group(process)
+            process.stdout.read()  # ends when everything that writes to it is gone
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            shutil.rmtree(folder, ignore_errors=True)
     if timed_out:
         print(f"-- stopped at its time limit: {' '.join(command)}", flush=True)
     return (124 if timed_out else process.returncode), "".join(output)
 
 
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """The sandbox leads a process group, and its namespace ends with it; one that has ended by itself is fine."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end_on_signals() -> None:
+    """Makes the signals that end a program raise SystemExit, so that what it started is ended too."""
+
+    def end(number: int, _frame: object) -> None:
+        for other in _ENDING_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        print(f"-- ended by {signal.Signals(number).name}", flush=True)
+        sys.exit(128 + number)
+
+    for number in _ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, end)
+
+
 def main(names: Sequence[str]) -> int:
     """Runs the named parts; 0 when nothing failed."""
+    _end_on_signals()
     RESULTS.mkdir(exist_ok=True)
     total = Figures()
     durations: list[str] = []
