@@ -22,7 +22,7 @@ from csi.daemons import Daemons
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
 from csi.locks import KeyedLocks
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
 from csi.options import identity_key
 from csi.paths import check_target_parent
 from csi.records import Publication, Publications
@@ -109,8 +109,7 @@ class Publisher:
         with self._locks.hold(wanted.target):
             self._refuse_conflicts(wanted)
             check_target_parent(wanted.target, roots=self._kubelet_roots)
-            mounts = self._mounts.all()
-            mount = top(mounts, wanted.target)
+            mount = self._mounts.at(wanted.target)
             if mount is not None and mount.file_system_type != FILE_SYSTEM_TYPE:
                 raise DriverError(
                     Code.ALREADY_EXISTS, f"{wanted.target!r} is a mount point of {mount.source!r} already, not of EFC"
@@ -143,10 +142,9 @@ class Publisher:
 
     async def _mount(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
         dataset = await self._daemons.acquire(wanted.key, config=config, user=wanted.target)
-        mounts = self._mounts.all()
-        present = top(mounts, wanted.target)
+        present = self._mounts.at(wanted.target)
         if present is not None:
-            if _serves(present, wanted, dataset=top(mounts, dataset)):
+            if _serves(present, wanted, dataset=self._mounts.at(dataset)):
                 return
             # It belongs to a daemon or a directory that is gone.
             await self._mounts.unmount(wanted.target)
