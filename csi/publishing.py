@@ -100,10 +100,11 @@ class Publisher:
             task.add_done_callback(_log_unseen)
             raise
 
-    async def settle(self) -> None:
-        """Waits for all operations under way; each has a deadline of its own."""
+    async def close(self) -> None:
+        """Waits for all operations under way, and releases daemons that nobody uses; each has a deadline of its own."""
         if self._operations:
             await asyncio.wait(self._operations)
+        await self._daemons.close()
 
     async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
         with self._locks.hold(wanted.target):

@@ -82,7 +82,7 @@ async def _node(parsed: argparse.Namespace) -> None:
         else:
             await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
     finally:
-        await publisher.settle()
+        await publisher.close()
 
 
 async def _controller(parsed: argparse.Namespace) -> None:

@@ -215,7 +215,7 @@ async def test_a_caller_that_goes_away_does_not_stop_the_work(node: Node) -> Non
         await call
     await refused(node.publish(), Code.ABORTED)
     node.mounts.gate.set()
-    await node.publisher.settle()
+    await node.publisher.close()
     await node.publish()
     assert node.mounts.binds == 1
 
