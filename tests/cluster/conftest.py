@@ -109,12 +109,13 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
 
 
 @pytest.fixture(scope="session")
-def figures() -> Iterator[dict[str, object]]:
-    """What tests measured; it ends in results/cluster.json."""
+def figures(pytestconfig: pytest.Config) -> Iterator[dict[str, object]]:
+    """What tests measured; it ends in results/cluster.json, or results/cluster-short.json."""
     measured: dict[str, object] = {}
     yield measured
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "cluster.details.json").write_text(json.dumps(measured, indent=2) + "\n")
+    part = "cluster-short" if pytestconfig.getoption("markexpr") == "short" else "cluster"
+    (RESULTS / f"{part}.details.json").write_text(json.dumps(measured, indent=2) + "\n")
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The cluster's NFS server: `python -m tests.cluster.nas --folder DIR --url-file FILE`, until it is killed."""
+"""The cluster's NFS server: `python -m tests.cluster.nas --folder DIR --url-file FILE`, until it is killed.
+
+SIGUSR1 kills the server as a crash does, SIGUSR2 starts it again; FILE is there while it answers.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="holds exports and logs")
     parser.add_argument("--url-file", type=Path, required=True, help="written when the server answers")
     arguments = parser.parse_args()
+    orders = {signal.SIGUSR1, signal.SIGUSR2}
+    signal.pthread_sigmask(signal.SIG_BLOCK, orders)
     with Nas(address=ADDRESS, folder=arguments.folder, port=NFS_PORT, mount_port=MOUNT_PORT) as nas:
-        arguments.url_file.write_text(f"{nas.url}\n")
-        signal.pause()
+        while True:
+            arguments.url_file.write_text(f"{nas.url}\n")
+            while signal.sigwait(orders) is not signal.SIGUSR1:
+                pass
+            arguments.url_file.unlink()
+            nas.kill()
+            while signal.sigwait(orders) is not signal.SIGUSR2:
+                pass
+            nas.start()
 
 
 if __name__ == "__main__":

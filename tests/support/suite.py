@@ -3,7 +3,8 @@
 Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
 kills everything that it started. A part's output passes through as it comes; at its end there is one line of figures,
 and results/PART.json. The last line sums all parts. A part fails when a test of it fails, when its command does, when
-it runs past its time limit, and when it ran no test at all.
+it runs past its time limit, and when it ran no test at all. What cannot run here ends with status 77 after a line that
+says why; it counts as skipped, and the line is there again at the end.
 
 A suite that is told to end (SIGTERM, SIGINT, SIGHUP) takes the running sandbox and its folder with it, and ends with
 128 + the signal's number.
@@ -58,7 +59,11 @@ class Part:
     limit_s: float
 
 
-def _pytest(name: str, *paths: str, limit_s: float) -> Part:
+#: As automake has it.
+SKIP_STATUS = 77
+
+
+def _pytest(name: str, *paths: str, limit_s: float, runner: Sequence[str] = ("pytest", "-q")) -> Part:
     report = RESULTS / f"{name}.xml"
 
     def read(status: int, _output: str) -> Figures:
@@ -71,7 +76,7 @@ def _pytest(name: str, *paths: str, limit_s: float) -> Part:
         )
         return Figures(passed=total - bad - skipped, failed=bad or int(status != 0), skipped=skipped)
 
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junit-xml={report}", *paths]
+    command = [sys.executable, "-m", *runner, "--durations=5", f"--junit-xml={report}", *paths]
     return Part(commands=[command], read=read, limit_s=limit_s)
 
 
@@ -120,29 +125,36 @@ PARTS = {
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
-    "cluster": _pytest("cluster", "tests/cluster", limit_s=1800),
+    "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
+    # The limits of short.py, and six minutes for the tests.
+    "cluster-short": _pytest("cluster-short", "tests/cluster", limit_s=1860, runner=("tests.cluster.short",)),
 }
 
 
-def run_part(name: str, part: Part) -> Figures:
-    """Runs one part, prints its line of figures and writes results/NAME.json."""
+def run_part(name: str, part: Part) -> tuple[Figures, str]:
+    """Runs one part, prints its line of figures and writes results/NAME.json; why it was skipped, or ""."""
     started = time.monotonic()
     print(f"\n== {name}", flush=True)
     total = Figures()
+    why_skipped = ""
     for command in part.commands:
         status, output = _run(command, limit_s=part.limit_s - (time.monotonic() - started))
+        if status == SKIP_STATUS:
+            why_skipped = output.strip().rpartition("\n")[2]
+            total += Figures(skipped=1)
+            continue
         figures = part.read(status, output)
         if status != 0:
             print(f"-- exit status {status}: {' '.join(command)}", flush=True)
         total += figures
-    if total == Figures(skipped=total.skipped):
+    if total == Figures(skipped=total.skipped) and not why_skipped:
         total += Figures(failed=1)
         print(f"-- {name} ran no test", flush=True)
     duration_s = time.monotonic() - started
     print(f"== {name}: {total} in {duration_s:.0f} s", flush=True)
     result = {"part": name, **dataclasses.asdict(total), "duration_s": round(duration_s, 1)}
     (RESULTS / f"{name}.json").write_text(json.dumps(result | _details(name), indent=2) + "\n")
-    return total
+    return total, why_skipped
 
 
 def _details(name: str) -> dict[str, object]:
@@ -216,13 +228,18 @@ def main(names: Sequence[str]) -> int:
     RESULTS.mkdir(exist_ok=True)
     total = Figures()
     durations: list[str] = []
+    skipped: list[str] = []
     for name in names:
         for leftover in Path(RESULTS).glob(f"{name}.*"):
             leftover.unlink()
         started = time.monotonic()
-        total += run_part(name, PARTS[name])
+        figures, why_skipped = run_part(name, PARTS[name])
+        total += figures
+        skipped += [f"SKIPPED {name}: {why_skipped}"] if why_skipped else []
         durations.append(f"{name} {time.monotonic() - started:.0f} s")
     print(f"\nDurations: {', '.join(durations)}")
+    for line in skipped:
+        print(line)
     print(total, flush=True)
     return 1 if total.failed else 0
 
