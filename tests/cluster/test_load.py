@@ -1,7 +1,7 @@
-"""What a mount costs in a cluster: the driver's part of a pod's start, its CPU time, and what it asks of the API server.
+"""What a mount costs in a cluster: the driver's share of a pod's start, CPU time, and requests to the API server.
 
-The driver's part is what kubelet itself measured in calls to the driver (`csi_operations_seconds`), beside the time from
-the pods' scheduling to their readiness.
+The share is of the time from a pod's scheduling to its readiness: what kubelet itself has measured in calls to the
+driver (`csi_operations_seconds`).
 """
 
 from __future__ import annotations
