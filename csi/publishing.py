@@ -193,7 +193,8 @@ class Publisher:
             return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
         sizes, abnormal = await asyncio.gather(self._sizes(publication.target), self._condition(publication.key))
         if sizes is None and not abnormal:
-            abnormal = "the file system does not answer"
+            # The daemon may know by now what it waits for.
+            abnormal = await self._condition(publication.key) or "the file system does not answer"
         return VolumeStatus(sizes=sizes, abnormal=abnormal)
 
     async def _sizes(self, target: str) -> Statvfs | None:

@@ -268,10 +268,11 @@ class Namespace:
         """`Cluster.await_message` in this namespace."""
         return self.cluster.await_message(name, *parts, namespace=self.name, limit_s=limit_s)
 
-    def await_abnormal(self, pod: str, *, limit_s: float = 60) -> str:
-        """What kubelet says of an abnormal volume of a pod, once it does (feature gate CSIVolumeHealth)."""
-        found = self.await_message(pod, "VolumeConditionAbnormal", limit_s=limit_s)
-        return next(line for line in found.splitlines() if line.startswith("VolumeConditionAbnormal"))
+    def await_abnormal(self, pod: str, *parts: str, limit_s: float = 60) -> str:
+        """What kubelet says of an abnormal volume of a pod, once `parts` are in it (feature gate CSIVolumeHealth)."""
+        parts = ("VolumeConditionAbnormal", *parts)
+        found = self.await_message(pod, *parts, limit_s=limit_s)
+        return next(line for line in found.splitlines() if all(part in line for part in parts))
 
     def logs(self, *what: str) -> str:
         """Standard output of a pod's container, or of a Deployment's (`kubectl logs`)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -93,6 +94,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     wait_until(lambda: cluster.get("serviceaccount", "default", namespace=name), what="its service account", limit_s=30)
     place = Namespace(cluster=cluster, name=name)
+    shutil.rmtree(cluster.nas_folder / name, ignore_errors=True)  # of an earlier run on the same cluster
     yield place
     if request.node.stash.get(_FAILED, True):
         cluster.gather(RESULTS / "logs" / f"cluster-{name}", namespace=name)

@@ -49,8 +49,7 @@ def test_the_nas_is_gone_for_a_minute(namespace: Namespace, shared: str, figures
             namespace.apply(
                 pod("late", claims={"/data": shared}, node=_NODE), pod("given-up", claims={"/data": shared}, node=_NODE)
             )  # fmt: skip
-            abnormal = namespace.await_abnormal("load", limit_s=90)
-            assert "NAS does not answer" in abnormal
+            abnormal = namespace.await_abnormal("load", "NAS does not answer", limit_s=90)
             deleted_s = namespace.delete("pod", "given-up")
             time.sleep(max(0.0, _AWAY_S - (time.monotonic() - began)))
             away_s = time.monotonic() - began
