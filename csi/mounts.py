@@ -19,7 +19,8 @@ from csi.errors import Code, DriverError, from_child
 FILE_SYSTEM_TYPE = "fuse.efc"
 BIND_SECONDS_MAX = 20.0
 UNMOUNT_SECONDS_MAX = 15.0
-STATVFS_SECONDS_MAX = 5.0
+#: More than the 5 s after which a daemon says that the NAS does not answer, so that it can be asked why.
+STATVFS_SECONDS_MAX = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)

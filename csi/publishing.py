@@ -32,6 +32,8 @@ _LOGGER = logging.getLogger(__name__)
 _SINGLE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
 #: As kubelet makes them.
 _TARGET_MODE = 0o750
+#: A little more than the 5 s after which a daemon says that the NAS does not answer; less than STATVFS_SECONDS_MAX.
+_UNRESPONSIVE_SECONDS = 5.3
 #: So that a status never keeps the statistics waiting.
 _STATUS_SECONDS_MAX = 1.0
 
@@ -191,10 +193,14 @@ class Publisher:
             raise DriverError(Code.NOT_FOUND, f"volume {volume_id!r} is not published at {target!r} on this node")
         if self._mounts.at(publication.target) is None:
             return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
-        sizes, abnormal = await asyncio.gather(self._sizes(publication.target), self._condition(publication.key))
+        asked = asyncio.create_task(self._sizes(publication.target))
+        abnormal = await self._condition(publication.key)
+        if not abnormal and not (await asyncio.wait({asked}, timeout=_UNRESPONSIVE_SECONDS))[0]:
+            # While it waits still, the daemon knows what for.
+            abnormal = await self._condition(publication.key)
+        sizes = await asked
         if sizes is None and not abnormal:
-            # The daemon may know by now what it waits for.
-            abnormal = await self._condition(publication.key) or "the file system does not answer"
+            abnormal = "the file system does not answer"
         return VolumeStatus(sizes=sizes, abnormal=abnormal)
 
     async def _sizes(self, target: str) -> Statvfs | None:

@@ -139,6 +139,7 @@ def test_published_volume_of_a_hung_nas(driver: Driver, nas: Nas) -> None:
         started = time.monotonic()
         answer = driver.stats(volume, target)
         assert answer.volume_condition.abnormal
+        assert "the NAS does not answer" in answer.volume_condition.message
         driver.unpublish(volume, target)
         assert time.monotonic() - started < 30
         assert not target.exists()
