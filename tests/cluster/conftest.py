@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import IMAGE, SYSTEM_NAMESPACE, Cluster, Namespace
+from tests.cluster.cluster import IMAGE, SCRIPTS, SYSTEM_NAMESPACE, Cluster, Namespace
 from tests.support.leaks import require_sandbox
 from tests.support.paths import RESULTS, ROOT
 from tests.support.processes import wait_until
 
 NODES = 2
+_TEST_LIMIT_S = 180
 _FAILED = pytest.StashKey[bool]()
 _IDLE_GRACE_S = 3  # how long daemons outlive their last volume
 
@@ -74,6 +75,14 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
                 lambda left=left, node=node: not left(node),  # type: ignore[misc]
                 what=f"the time after which no longer {what} on {node}", limit_s=_IDLE_GRACE_S + 60, interval_s=0.5,
             )  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A time limit is the test's; the boot of the cluster has its own, and falls to whichever test is first."""
+    for item in [item for item in items if item.path.is_relative_to(SCRIPTS)]:
+        marker = item.get_closest_marker("timeout")
+        limit_s = marker.args[0] if marker else _TEST_LIMIT_S
+        item.add_marker(pytest.mark.timeout(limit_s, func_only=True), append=False)
 
 
 @pytest.hookimpl(wrapper=True)
