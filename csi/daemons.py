@@ -95,6 +95,18 @@ class Daemons:
             daemon.users.discard(user)
             self._release_later(key)
 
+    async def close(self) -> None:
+        """At the end: releases what nobody uses, since nobody is there any more when its grace is over.
+
+        So a node that shuts down has nothing mounted when its pods are gone, and the keeper can end.
+        """
+        for key, daemon in list(self._daemons.items()):
+            if daemon.timer is not None:
+                daemon.timer.cancel()
+                self._start_release(key)
+        if releases := [daemon.release for daemon in self._daemons.values() if daemon.release is not None]:
+            await asyncio.wait(releases)
+
     def _release_later(self, key: str) -> None:
         daemon = self._daemons[key]
         if daemon.users or daemon.timer is not None:

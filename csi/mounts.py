@@ -19,7 +19,8 @@ from csi.errors import Code, DriverError, from_child
 FILE_SYSTEM_TYPE = "fuse.efc"
 BIND_SECONDS_MAX = 20.0
 UNMOUNT_SECONDS_MAX = 15.0
-STATVFS_SECONDS_MAX = 5.0
+#: More than the 5 s after which a daemon says that the NAS does not answer, so that it can be asked why.
+STATVFS_SECONDS_MAX = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Mount:
 
 def parse_mountinfo(text: str) -> list[Mount]:
     """All mounts, oldest first; lines that are not understood are left out."""
-    return [mount for line in text.splitlines() if (mount := _parse_line(line)) is not None]
+    return [mount for line in text.split("\n") if (mount := _parse_line(line)) is not None]
 
 
 def _parse_line(line: str) -> Mount | None:
@@ -61,8 +62,15 @@ def _parse_line(line: str) -> Mount | None:
     )
 
 
+def escape(path: str) -> str:
+    """A path as mountinfo shows it: space, tab, newline and backslash as octal escapes."""
+    return re.sub(r"[ \t\n\\]", lambda match: f"\\{ord(match[0]):03o}", path)
+
+
 def unescape(text: str) -> str:
     """Undoes the kernel's octal escapes of space, tab, newline, backslash and '#'."""
+    if "\\" not in text:
+        return text
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
@@ -95,12 +103,18 @@ class Mounts:
 
     def all(self) -> list[Mount]:
         """Every mount of this mount namespace, oldest first."""
-        # surrogateescape: a path is bytes, and one odd mount must not blind us to all others.
-        return parse_mountinfo(self._mountinfo.read_text(errors="surrogateescape"))
+        return parse_mountinfo(self._read())
 
     def at(self, target: str) -> Mount | None:
         """The topmost mount at exactly ``target``."""
-        return top(self.all(), target)
+        # A node has hundreds of mounts, and only lines that name this one are worth being parsed.
+        name = f" {escape(target)} "
+        return top(parse_mountinfo("\n".join(line for line in self._read().split("\n") if name in line)), target)
+
+    def _read(self) -> str:
+        # surrogateescape: a path is bytes, and one odd mount must not blind us to all others.
+        # Bytes, since the kernel ends lines by a newline only, and a text file by other characters too.
+        return self._mountinfo.read_bytes().decode(errors="surrogateescape")
 
     async def bind(self, *, root: str, path: str, target: str, read_only: bool) -> None:
         """Binds ``path`` beneath ``root`` to ``target``; NOT_FOUND if there is no such directory."""

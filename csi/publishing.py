@@ -22,7 +22,7 @@ from csi.daemons import Daemons
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
 from csi.locks import KeyedLocks
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
 from csi.options import identity_key
 from csi.paths import check_target_parent
 from csi.records import Publication, Publications
@@ -33,6 +33,8 @@ _LOGGER = logging.getLogger(__name__)
 _SINGLE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
 #: As kubelet makes them.
 _TARGET_MODE = 0o750
+#: A little more than the 5 s after which a daemon says that the NAS does not answer; less than STATVFS_SECONDS_MAX.
+_UNRESPONSIVE_SECONDS = 5.3
 #: So that a status never keeps the statistics waiting.
 _STATUS_SECONDS_MAX = 1.0
 
@@ -120,17 +122,17 @@ class Publisher:
         """What is, or is about to be, published."""
         return iter(self._publications)
 
-    async def settle(self) -> None:
-        """Waits for all operations under way; each has a deadline of its own."""
+    async def close(self) -> None:
+        """Waits for all operations under way, and releases daemons that nobody uses; each has a deadline of its own."""
         if self._operations:
             await asyncio.wait(self._operations)
+        await self._daemons.close()
 
     async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
         with self._locks.hold(wanted.target):
             self._refuse_conflicts(wanted)
             check_target_parent(wanted.target, roots=self._kubelet_roots)
-            mounts = self._mounts.all()
-            mount = top(mounts, wanted.target)
+            mount = self._mounts.at(wanted.target)
             if mount is not None and mount.file_system_type != FILE_SYSTEM_TYPE:
                 raise DriverError(
                     Code.ALREADY_EXISTS, f"{wanted.target!r} is a mount point of {mount.source!r} already, not of EFC"
@@ -163,10 +165,9 @@ class Publisher:
 
     async def _mount(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
         dataset = await self._daemons.acquire(wanted.key, config=config, user=wanted.target)
-        mounts = self._mounts.all()
-        present = top(mounts, wanted.target)
+        present = self._mounts.at(wanted.target)
         if present is not None:
-            if _serves(present, wanted, dataset=top(mounts, dataset)):
+            if _serves(present, wanted, dataset=self._mounts.at(dataset)):
                 return
             # It belongs to a daemon or a directory that is gone.
             await self._mounts.unmount(wanted.target)
@@ -212,7 +213,12 @@ class Publisher:
             raise DriverError(Code.NOT_FOUND, f"volume {volume_id!r} is not published at {target!r} on this node")
         if self._mounts.at(publication.target) is None:
             return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
-        sizes, abnormal = await asyncio.gather(self._sizes(publication.target), self._condition(publication.key))
+        asked = asyncio.create_task(self._sizes(publication.target))
+        abnormal = await self._condition(publication.key)
+        if not abnormal and not (await asyncio.wait({asked}, timeout=_UNRESPONSIVE_SECONDS))[0]:
+            # While it waits still, the daemon knows what for.
+            abnormal = await self._condition(publication.key)
+        sizes = await asked
         if sizes is None and not abnormal:
             abnormal = "the file system does not answer"
         return VolumeStatus(sizes=sizes, abnormal=abnormal)

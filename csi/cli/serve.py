@@ -108,7 +108,7 @@ async def _node(parsed: argparse.Namespace) -> None:
                 await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
     finally:
         handing_over.cancel()
-        await publisher.settle()
+        await publisher.close()
 
 
 async def _controller(parsed: argparse.Namespace) -> None:

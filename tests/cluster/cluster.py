@@ -23,7 +23,7 @@ SYSTEM_NAMESPACE = "efc-system"
 IMAGE = "efc-csi:dev"
 BUSYBOX = "efc.test/busybox:1"
 POD_LIMIT_S = 90.0
-_SCRIPTS = ROOT / "tests" / "cluster"
+SCRIPTS = ROOT / "tests" / "cluster"
 
 Manifest = Mapping[str, Any]
 
@@ -36,11 +36,11 @@ class Cluster:
 
     def boot(self, *, nodes: int) -> None:
         """Starts it. Raises CalledProcessError with the reason."""
-        self._script("up", str(nodes), limit_s=240)
+        self.script("up", str(nodes), limit_s=240)
 
     def end(self) -> None:
         """Ends it and removes all that it was."""
-        self._script("down", limit_s=60)
+        self.script("down", limit_s=60)
 
     @property
     def nas_url(self) -> str:
@@ -61,11 +61,20 @@ class Cluster:
         """Names of all nodes: n1, n2, ..."""
         return sorted(item["metadata"]["name"] for item in self.objects("nodes"))
 
+    def script(
+        self, name: str, *arguments: str, stdin: str = "", limit_s: float, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs one of this folder's scripts for this cluster."""
+        return subprocess.run(
+            [SCRIPTS / name, *arguments], input=stdin, capture_output=True, text=True, timeout=limit_s, check=check,
+            env=os.environ | {"EFC_CLUSTER_DIR": str(self.folder)},
+        )  # fmt: skip
+
     # ------------------------------------------------------------ objects
 
     def kubectl(self, *arguments: str, stdin: str = "", limit_s: float = 60, check: bool = True) -> str:
         """Standard output. Raises AssertionError with standard error when it fails, unless `check` is off."""
-        done = self._script("kubectl", *arguments, stdin=stdin, limit_s=limit_s, check=False)
+        done = self.script("kubectl", *arguments, stdin=stdin, limit_s=limit_s, check=False)
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr.strip()[-2000:]}"
         return done.stdout
 
@@ -152,17 +161,16 @@ class Cluster:
                 what=f"{component} to be ready", limit_s=limit_s, interval_s=0.3,
             )  # fmt: skip
 
-    def restart(self, component: str, *, node: str) -> None:
-        """Deletes the pod of `node` or `keeper` on one node and waits for its successor."""
-        place = f"--field-selector=spec.nodeName={node}"
-        label = f"app.kubernetes.io/component={component}"
-        self.kubectl("-n", SYSTEM_NAMESPACE, "delete", "pods", place, "-l", label, limit_s=90)
-        ready = ("--for=condition=Ready", "pods", place, "-l", label, "--timeout=90s")
+    def restart(self, *components: str, node: str) -> None:
+        """Deletes the pods of `node` and `keeper` on one node, at once, and waits for their successors."""
+        label = f"app.kubernetes.io/component in ({','.join(components)})"
+        chosen = ("-n", SYSTEM_NAMESPACE, f"--field-selector=spec.nodeName={node}", "-l", label)
+        self.kubectl("delete", "pods", *chosen, limit_s=90)
         wait_until(
-            lambda: self.kubectl("-n", SYSTEM_NAMESPACE, "get", "pods", place, "-l", label, "-o", "name"),
-            what=f"a new {component}", limit_s=30,
+            lambda: len(self.kubectl("get", "pods", *chosen, "-o", "name").split()) == len(components),
+            what=f"a new {' and '.join(components)}", limit_s=30,
         )  # fmt: skip
-        self.kubectl("-n", SYSTEM_NAMESPACE, "wait", *ready, limit_s=100)
+        self.kubectl("wait", "--for=condition=Ready", "pods", *chosen, "--timeout=90s", limit_s=100)
 
     def _is_ready(self, component: str) -> bool:
         kind = "deployment" if component == "controller" else "daemonset"
@@ -179,7 +187,7 @@ class Cluster:
 
     def on_node(self, node: str, *command: str, limit_s: float = 30) -> str:
         """Standard output of a command in a node's namespaces. Raises CalledProcessError."""
-        return self._script("on-node", node.removeprefix("n"), *command, limit_s=limit_s).stdout
+        return self.script("on-node", node.removeprefix("n"), *command, limit_s=limit_s).stdout
 
     def published(self, node: str) -> list[str]:
         """Targets of the driver's mounts below kubelet's folder."""
@@ -226,15 +234,7 @@ class Cluster:
 
     def _exec(self, pod: str, script: str, *, namespace: str, limit_s: float) -> subprocess.CompletedProcess[str]:
         arguments = ("-n", namespace, "exec", pod, "--", "sh", "-c", script)
-        return self._script("kubectl", *arguments, limit_s=limit_s, check=False)
-
-    def _script(
-        self, name: str, *arguments: str, stdin: str = "", limit_s: float, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [_SCRIPTS / name, *arguments], input=stdin, capture_output=True, text=True, timeout=limit_s, check=check,
-            env=os.environ | {"EFC_CLUSTER_DIR": str(self.folder)},
-        )  # fmt: skip
+        return self.script("kubectl", *arguments, limit_s=limit_s, check=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +272,16 @@ class Namespace:
     def await_message(self, name: str, *parts: str, limit_s: float = 60) -> str:
         """`Cluster.await_message` in this namespace."""
         return self.cluster.await_message(name, *parts, namespace=self.name, limit_s=limit_s)
+
+    def await_abnormal(self, pod: str, *parts: str, limit_s: float = 60) -> str:
+        """What kubelet says of an abnormal volume of a pod, once `parts` are in it (feature gate CSIVolumeHealth)."""
+        parts = ("VolumeConditionAbnormal", *parts)
+        found = self.await_message(pod, *parts, limit_s=limit_s)
+        return next(line for line in found.splitlines() if all(part in line for part in parts))
+
+    def logs(self, *what: str) -> str:
+        """Standard output of a pod's container, or of a Deployment's (`kubectl logs`)."""
+        return self.cluster.kubectl("-n", self.name, "logs", *what)
 
     def bound_directory(self, claim: str) -> str:
         """`path` of the volume that a claim is bound to, once it is: a directory below the storage class's source."""

@@ -3,7 +3,7 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 tools=${EFC_CLUSTER_TOOLS:-$root/.tools/cluster}
-dir=${EFC_CLUSTER_DIR:-/tmp/efc-cluster} # everything that a running cluster writes; another name makes a second cluster
+dir=$(realpath -m "${EFC_CLUSTER_DIR:-/tmp/efc-cluster}") # everything that a running cluster writes; another name makes a second cluster
 cgroup=efc-cluster-$(printf %s "$dir" | md5sum | cut -c 1-8)
 controllers() { # the cgroup hierarchies of this machine: one with cgroup v2, several with v1
     if [ -e /sys/fs/cgroup/cgroup.controllers ]; then

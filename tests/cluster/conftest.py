@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import IMAGE, SYSTEM_NAMESPACE, Cluster, Namespace
+from tests.cluster.cluster import IMAGE, SCRIPTS, SYSTEM_NAMESPACE, Cluster, Namespace
 from tests.support.leaks import require_sandbox
 from tests.support.paths import RESULTS, ROOT
 from tests.support.processes import wait_until
 
 NODES = 2
+_TEST_LIMIT_S = 180
 _FAILED = pytest.StashKey[bool]()
 _IDLE_GRACE_S = 3  # how long daemons outlive their last volume
 
@@ -90,6 +92,14 @@ def nothing_left(cluster: Cluster) -> Iterator[None]:
             )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A time limit is the test's; the boot of the cluster has its own, and falls to whichever test is first."""
+    for item in [item for item in items if item.path.is_relative_to(SCRIPTS)]:
+        marker = item.get_closest_marker("timeout")
+        limit_s = marker.args[0] if marker else _TEST_LIMIT_S
+        item.add_marker(pytest.mark.timeout(limit_s, func_only=True), append=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
@@ -108,6 +118,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     wait_until(lambda: cluster.get("serviceaccount", "default", namespace=name), what="its service account", limit_s=30)
     place = Namespace(cluster=cluster, name=name)
+    shutil.rmtree(cluster.nas_folder / name, ignore_errors=True)  # of an earlier run on the same cluster
     yield place
     if request.node.stash.get(_FAILED, True):
         cluster.gather(RESULTS / "logs" / f"cluster-{name}", namespace=name)
@@ -124,12 +135,13 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
 
 
 @pytest.fixture(scope="session")
-def figures() -> Iterator[dict[str, object]]:
-    """What tests measured; it ends in results/cluster.json."""
+def figures(pytestconfig: pytest.Config) -> Iterator[dict[str, object]]:
+    """What tests measured; it ends in results/cluster.json, or results/cluster-short.json."""
     measured: dict[str, object] = {}
     yield measured
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "cluster.details.json").write_text(json.dumps(measured, indent=2) + "\n")
+    part = "cluster-short" if pytestconfig.getoption("markexpr") == "short" else "cluster"
+    (RESULTS / f"{part}.details.json").write_text(json.dumps(measured, indent=2) + "\n")
 
 
 @pytest.fixture

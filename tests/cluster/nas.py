@@ -1,4 +1,7 @@
-"""The cluster's NFS server: `python -m tests.cluster.nas --folder DIR --url-file FILE`, until it is killed."""
+"""The cluster's NFS server: `python -m tests.cluster.nas --folder DIR --url-file FILE`, until it is killed.
+
+SIGUSR1 kills the server as a crash does, SIGUSR2 starts it again; FILE is there while it answers.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="holds exports and logs")
     parser.add_argument("--url-file", type=Path, required=True, help="written when the server answers")
     arguments = parser.parse_args()
+    orders = {signal.SIGUSR1, signal.SIGUSR2}
+    signal.pthread_sigmask(signal.SIG_BLOCK, orders)
     with (
         small_disk(arguments.folder / "small", size_mib=SMALL_MIB) as small,
         Nas(
@@ -26,8 +31,15 @@ def main() -> None:
             exports=(Export(), Export(name="small", path=small)),
         ) as nas,
     ):  # fmt: skip
-        arguments.url_file.write_text(f"{nas.url}\n")
-        signal.pause()
+        while True:
+            arguments.url_file.write_text(f"{nas.url}\n")
+            while signal.sigwait(orders) is not signal.SIGUSR1:
+                pass
+            arguments.url_file.unlink()
+            nas.kill()
+            while signal.sigwait(orders) is not signal.SIGUSR2:
+                pass
+            nas.start()
 
 
 if __name__ == "__main__":

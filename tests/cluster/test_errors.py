@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
+
 from tests.cluster.cluster import Namespace, claim, pod
 from tests.support.processes import wait_until
 
@@ -22,6 +24,7 @@ def test_no_nas_at_the_address(namespace: Namespace) -> None:
     _refused(namespace, "10.77.0.200", source="nfs://10.77.0.200/data")
 
 
+@pytest.mark.short
 def test_no_such_export(namespace: Namespace) -> None:
     source = namespace.cluster.nas_url.replace("/export", "/nothing")
     _refused(namespace, "/nothing", "/export", source=source)

@@ -14,6 +14,7 @@ def test_every_node_knows_the_driver(cluster: Cluster) -> None:
         assert "efc.csi.data.fluid.io" in drivers, found["metadata"]["name"]
 
 
+@pytest.mark.short
 def test_a_stateful_set_on_two_nodes(namespace: Namespace) -> None:
     """Each replica gets a directory of its own, and finds its data again when its pod is replaced."""
     storage = namespace.storage_class(
@@ -45,6 +46,7 @@ def test_a_stateful_set_on_two_nodes(namespace: Namespace) -> None:
     assert namespace.run("web-0", "cat /data/file") == "of web-0"
 
 
+@pytest.mark.short
 def test_many_pods_of_both_nodes_share_a_volume(namespace: Namespace, shared: str) -> None:
     cluster = namespace.cluster
     names = {f"{node}-{number}": node for node in cluster.nodes() for number in range(3)}

@@ -10,14 +10,14 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.support.driver import Driver, refused, static_volume
-from tests.support.mounts import small_disk
+from tests.support.driver import SINGLE_WRITER, Driver, refused, static_volume
+from tests.support.mounts import remove_mounts, small_disk
 from tests.support.nas import Nas
 from tests.support.processes import processes, wait_until
 
@@ -259,3 +259,56 @@ def test_a_new_keeper(driver: Driver, nas: Nas) -> None:
     assert (old / "by-the-new").read_text() == "more"
     driver.unpublish(volume, old)
     driver.unpublish(volume, new)
+
+
+def test_an_orderly_end_leaves_no_idle_daemon(driver: Driver, nas: Nas) -> None:
+    """As when a node shuts down: what is in use stays, what waits for its grace to end is released."""
+    (nas.export_folder() / "idle").mkdir()
+    idle, used = static_volume("idle", nas.url_of("export/idle")), static_volume("used", nas.url)
+    idle_target, used_target = driver.target(), driver.target()
+    driver.publish(used, used_target)
+    (daemon,) = driver.daemons()
+    driver.publish(idle, idle_target)
+    driver.unpublish(idle, idle_target)
+    assert len(driver.daemons()) == 2, "its grace is over, so this proves nothing"
+    driver.stop("node")
+    assert [found.pid for found in driver.daemons()] == [daemon.pid]
+    driver.start("node")
+    driver.unpublish(used, used_target)
+
+
+@contextlib.contextmanager
+def another_boot(folder: Path) -> Iterator[None]:
+    """Processes that start in the block see another boot_id."""
+    file = folder / "boot_id"
+    file.write_text(f"{uuid.uuid4()}\n")
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    subprocess.run(["mount", "--bind", file, boot_id], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", boot_id], check=True)
+
+
+def test_a_reboot(nas: Nas, tmp_path: Path) -> None:
+    """All processes and mounts are gone at once; the run directory is there still, which /run would not be."""
+    with Driver(source=nas.url) as driver:
+        volume, target = static_volume("reboot", nas.url), driver.target()
+        driver.publish(volume, target, mode=SINGLE_WRITER)
+        (target / "file").write_text("of the boot before")
+        daemons = driver.daemons()
+        for name in ("node", "keeper"):
+            driver.kill(name)
+        for daemon in daemons:
+            os.kill(daemon.pid, signal.SIGKILL)
+        remove_mounts(driver.folder)
+        with another_boot(tmp_path):
+            driver.start("keeper")
+            driver.start("node")
+        assert "removed a void record" in driver.log("node").read_text()
+        after = driver.target()
+        driver.publish(volume, after, mode=SINGLE_WRITER)  # nobody else has it
+        assert (after / "file").read_text() == "of the boot before"
+        for path in (after, target):
+            driver.unpublish(volume, path)
+            assert not path.exists()

@@ -1,12 +1,9 @@
-"""Many calls at once, calls that hang, and what the processes cost."""
+"""Many calls at once, calls that hang, and what the processes take. How fast calls are: test_rate.py."""
 
 from __future__ import annotations
 
-import json
-import statistics
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,34 +13,18 @@ import pytest
 from csi._proto import csi_pb2
 from tests.support.driver import Driver, static_volume
 from tests.support.nas import Nas
-from tests.support.paths import RESULTS
 from tests.support.processes import memory_bytes, processes, wait_until
 
 MIB = 1 << 20
 SIDE_BY_SIDE = 100
 SIDE_BY_SIDE_S_MAX = 1.0
-ONE_BY_ONE = 200
-ONE_BY_ONE_P99_MS_MAX = 20.0
 HUNG = 10
 PROBE_MS_MAX = 100.0
 NODE_PLUGIN_BYTES_MAX = 50_000_000
 IDLE_DAEMON_BYTES_MAX = 16 * MIB
 
 
-@pytest.fixture(scope="module")
-def measured() -> Iterator[dict[str, float]]:
-    """Figures for results/csi.json."""
-    figures: dict[str, float] = {}
-    yield figures
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "csi.details.json").write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def percentile(values: list[float], percent: int) -> float:
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
-def test_a_hundred_publishes_side_by_side(driver: Driver, nas: Nas, measured: dict[str, float]) -> None:
+def test_a_hundred_publishes_side_by_side(driver: Driver, nas: Nas, measured: dict[str, object]) -> None:
     volume, first = static_volume("side-by-side", nas.url), driver.target()
     driver.publish(volume, first)  # the daemon runs
     targets = [driver.target() for _ in range(SIDE_BY_SIDE)]
@@ -91,30 +72,13 @@ def test_one_target_published_many_times_at_once(driver: Driver, nas: Nas) -> No
     assert driver.published() == []
 
 
-def test_latency_one_after_another(driver: Driver, nas: Nas, measured: dict[str, float]) -> None:
-    volume, first = static_volume("latency", nas.url), driver.target()
-    driver.publish(volume, first)
-    publish_ms, unpublish_ms = [], []
-    for _ in range(ONE_BY_ONE):
-        target = driver.target()
-        publish_ms.append(_timed_ms(lambda target=target: driver.publish(volume, target)))
-        unpublish_ms.append(_timed_ms(lambda target=target: driver.unpublish(volume, target)))
-    driver.unpublish(volume, first)
-    measured |= {
-        "publish_p50_ms": round(percentile(publish_ms, 50), 2),
-        "publish_p99_ms": round(percentile(publish_ms, 99), 2),
-        "unpublish_p99_ms": round(percentile(unpublish_ms, 99), 2),
-    }
-    assert percentile(publish_ms, 99) < ONE_BY_ONE_P99_MS_MAX
-
-
 def _timed_ms(call: object) -> float:
     started = time.monotonic()
     call()  # type: ignore[operator]
     return (time.monotonic() - started) * 1000
 
 
-def test_memory(driver: Driver, nas: Nas, measured: dict[str, float]) -> None:
+def test_memory(driver: Driver, nas: Nas, measured: dict[str, object]) -> None:
     """After everything above: what the node plugin and an idle daemon take."""
     volume, target = static_volume("memory", nas.url), driver.target()
     wait_until(lambda: not driver.daemons(), what="earlier daemons to be released")
@@ -128,7 +92,7 @@ def test_memory(driver: Driver, nas: Nas, measured: dict[str, float]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_ten_hung_publishes_do_not_block_probe(measured: dict[str, float]) -> None:
+def test_ten_hung_publishes_do_not_block_probe(measured: dict[str, object]) -> None:
     """The NAS freezes: publishes of ten datasets hang, everything else is answered, and in the end nothing is left."""
     with Nas() as nas, Driver(source=nas.url) as driver:
         for number in range(HUNG):
@@ -175,6 +139,7 @@ def test_published_volume_of_a_hung_nas(driver: Driver, nas: Nas) -> None:
         started = time.monotonic()
         answer = driver.stats(volume, target)
         assert answer.volume_condition.abnormal
+        assert "the NAS does not answer" in answer.volume_condition.message
         driver.unpublish(volume, target)
         assert time.monotonic() - started < 30
         assert not target.exists()

@@ -3,7 +3,11 @@
 Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
 kills everything that it started. A part's output passes through as it comes; at its end there is one line of figures,
 and results/PART.json. The last line sums all parts. A part fails when a test of it fails, when its command does, when
-it runs past its time limit, and when it ran no test at all.
+it runs past its time limit, and when it ran no test at all. What cannot run here ends with status 77 after a line that
+says why; it counts as skipped, and the line is there again at the end.
+
+A suite that is told to end (SIGTERM, SIGINT, SIGHUP) takes the running sandbox and its folder with it, and ends with
+128 + the signal's number.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +59,11 @@ class Part:
     limit_s: float
 
 
-def _pytest(name: str, *paths: str, limit_s: float) -> Part:
+#: As automake has it.
+SKIP_STATUS = 77
+
+
+def _pytest(name: str, *paths: str, limit_s: float, runner: Sequence[str] = ("pytest", "-q")) -> Part:
     report = RESULTS / f"{name}.xml"
 
     def read(status: int, _output: str) -> Figures:
@@ -66,7 +76,7 @@ def _pytest(name: str, *paths: str, limit_s: float) -> Part:
         )
         return Figures(passed=total - bad - skipped, failed=bad or int(status != 0), skipped=skipped)
 
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junit-xml={report}", *paths]
+    command = [sys.executable, "-m", *runner, "--durations=5", f"--junit-xml={report}", *paths]
     return Part(commands=[command], read=read, limit_s=limit_s)
 
 
@@ -115,29 +125,36 @@ PARTS = {
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
-    "cluster": _pytest("cluster", "tests/cluster", limit_s=1800),
+    "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
+    # The limits of short.py, and six minutes for the tests.
+    "cluster-short": _pytest("cluster-short", "tests/cluster", limit_s=1860, runner=("tests.cluster.short",)),
 }
 
 
-def run_part(name: str, part: Part) -> Figures:
-    """Runs one part, prints its line of figures and writes results/NAME.json."""
+def run_part(name: str, part: Part) -> tuple[Figures, str]:
+    """Runs one part, prints its line of figures and writes results/NAME.json; why it was skipped, or ""."""
     started = time.monotonic()
     print(f"\n== {name}", flush=True)
     total = Figures()
+    why_skipped = ""
     for command in part.commands:
         status, output = _run(command, limit_s=part.limit_s - (time.monotonic() - started))
+        if status == SKIP_STATUS:
+            why_skipped = output.strip().rpartition("\n")[2]
+            total += Figures(skipped=1)
+            continue
         figures = part.read(status, output)
         if status != 0:
             print(f"-- exit status {status}: {' '.join(command)}", flush=True)
         total += figures
-    if total == Figures(skipped=total.skipped):
+    if total == Figures(skipped=total.skipped) and not why_skipped:
         total += Figures(failed=1)
         print(f"-- {name} ran no test", flush=True)
     duration_s = time.monotonic() - started
     print(f"== {name}: {total} in {duration_s:.0f} s", flush=True)
     result = {"part": name, **dataclasses.asdict(total), "duration_s": round(duration_s, 1)}
     (RESULTS / f"{name}.json").write_text(json.dumps(result | _details(name), indent=2) + "\n")
-    return total
+    return total, why_skipped
 
 
 def _details(name: str) -> dict[str, object]:
@@ -146,45 +163,83 @@ def _details(name: str) -> dict[str, object]:
     return {"details": json.loads(path.read_text())} if path.exists() else {}
 
 
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 def _run(command: Sequence[str], *, limit_s: float) -> tuple[int, str]:
     """Exit status (124 past the limit) and output, which is printed as it comes."""
     output: list[str] = []
+    timed_out = False
+    folder = tempfile.mkdtemp(prefix="efc-test.")  # the sandbox removes it, unless it is killed
     with subprocess.Popen(
         [SUPPORT / "sandbox", *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
+        env={**os.environ, "EFC_TEST_FOLDER": folder},
     ) as process:  # fmt: skip
-        timed_out = False
 
         def stop(_signal: int, _frame: object) -> None:
             nonlocal timed_out
             timed_out = True
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process)
 
         signal.signal(signal.SIGALRM, stop)
         signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1))
         assert process.stdout is not None
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            output.append(line)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            for line in process.stdout:
+                sys.stdout.write(line)
+                sys.stdout.flush()
+                output.append(line)
+        except BaseException:
+            _kill_group(process)
+            process.stdout.read()  # ends when everything that writes to it is gone
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            shutil.rmtree(folder, ignore_errors=True)
     if timed_out:
         print(f"-- stopped at its time limit: {' '.join(command)}", flush=True)
     return (124 if timed_out else process.returncode), "".join(output)
 
 
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """The sandbox leads a process group, and its namespace ends with it; one that has ended by itself is fine."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end_on_signals() -> None:
+    """Makes the signals that end a program raise SystemExit, so that what it started is ended too."""
+
+    def end(number: int, _frame: object) -> None:
+        for other in _ENDING_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        print(f"-- ended by {signal.Signals(number).name}", flush=True)
+        sys.exit(128 + number)
+
+    for number in _ENDING_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, end)
+
+
 def main(names: Sequence[str]) -> int:
     """Runs the named parts; 0 when nothing failed."""
+    _end_on_signals()
     RESULTS.mkdir(exist_ok=True)
     total = Figures()
     durations: list[str] = []
+    skipped: list[str] = []
     for name in names:
         for leftover in Path(RESULTS).glob(f"{name}.*"):
             leftover.unlink()
         started = time.monotonic()
-        total += run_part(name, PARTS[name])
+        figures, why_skipped = run_part(name, PARTS[name])
+        total += figures
+        skipped += [f"SKIPPED {name}: {why_skipped}"] if why_skipped else []
         durations.append(f"{name} {time.monotonic() - started:.0f} s")
     print(f"\nDurations: {', '.join(durations)}")
+    for line in skipped:
+        print(line)
     print(total, flush=True)
     return 1 if total.failed else 0
 

@@ -1,5 +1,6 @@
 """Reading mountinfo."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from csi.children import Children
 from csi.errors import Code, DriverError
-from csi.mounts import Mount, Mounts, Statvfs, containing, parse_mountinfo, top, unescape
+from csi.mounts import Mount, Mounts, Statvfs, containing, escape, parse_mountinfo, top, unescape
 
 LINE = (
     "612 29 0:57 /team/v /var/lib/kubelet/pods/1/mount ro,nosuid,nodev,relatime shared:9 master:1 - "
@@ -45,6 +46,17 @@ def test_read_only_is_an_option_of_the_mount_not_of_its_text() -> None:
 def test_escapes_come_back(path: str) -> None:
     escaped = "".join(f"\\{ord(character):03o}" if character in " \t\n\\#" else character for character in path)
     assert unescape(escaped) == path
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=50))
+def test_a_mount_is_found_by_its_target(path: str) -> None:
+    target = f"/var/lib/{path}"
+    with tempfile.NamedTemporaryFile("w", newline="", encoding="utf-8") as file:
+        file.write(f"{LINE}\n2 1 0:58 / {escape(target)} rw shared:1 - fuse.efc {escape(target)} rw\n{LINE}\n")
+        file.flush()
+        found = Mounts(children=Children(), mountinfo=file.name).at(target)
+    assert found is not None
+    assert (found.target, found.device) == (target, "0:58")
 
 
 @given(st.text(max_size=300))

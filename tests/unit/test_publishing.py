@@ -15,7 +15,7 @@ from csi.children import Children
 from csi.daemons import Daemons
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper, KeeperStatus
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
 from csi.publishing import Publisher, condition_of
 from csi.records import Publications
 from csi.volumes import NodeVolume
@@ -70,6 +70,9 @@ class MemoryMounts(Mounts):
 
     def all(self) -> list[Mount]:
         return list(self.table)
+
+    def at(self, target: str) -> Mount | None:
+        return top(self.table, target)
 
     async def bind(self, *, root: str, path: str, target: str, read_only: bool) -> None:
         self.binds += 1
@@ -212,7 +215,7 @@ async def test_a_caller_that_goes_away_does_not_stop_the_work(node: Node) -> Non
         await call
     await refused(node.publish(), Code.ABORTED)
     node.mounts.gate.set()
-    await node.publisher.settle()
+    await node.publisher.close()
     await node.publish()
     assert node.mounts.binds == 1
 

@@ -1,8 +1,13 @@
-"""The driver's pods are rolled and deleted while applications work; what that costs them is measured."""
+"""The driver's pods are rolled and deleted, and its daemon is killed, while applications work.
+
+What each costs them is measured: `longest_pause_s` of the loop of workload.py, whose usual turn takes milliseconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+import pytest
 
 from tests.cluster.cluster import SYSTEM_NAMESPACE, Namespace, pod
 from tests.cluster.workload import Report, verified_load
@@ -43,6 +48,7 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
     assert report.longest_pause_s < 5, report
 
 
+@pytest.mark.short
 def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
     """Daemons live in cgroups of their own, outlive it and go on serving; no successor adopts them."""
     cluster = namespace.cluster
@@ -55,6 +61,24 @@ def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[
     assert report.errors == 0, report
 
 
+def test_node_plugin_and_keeper_are_deleted_at_once(
+    namespace: Namespace, shared: str, figures: dict[str, object]
+) -> None:
+    """What runs goes on; new pods work as soon as both are back."""
+    cluster = namespace.cluster
+
+    def delete() -> None:
+        daemons = cluster.daemons(_NODE)
+        cluster.restart("node", "keeper", node=_NODE)
+        assert cluster.daemons(_NODE) == daemons, "daemons ended with their keeper"
+
+    report = _under_load(namespace, shared, delete)
+    figures["node plugin and keeper deleted at once"] = vars(report)
+    assert report.errors == 0, report
+    assert report.longest_pause_s < 5, report
+
+
+@pytest.mark.short
 def test_a_daemon_is_killed(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
     def kill() -> None:
         cluster = namespace.cluster
