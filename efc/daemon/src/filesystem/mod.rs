@@ -73,12 +73,12 @@ struct Inner {
     silly_names: AtomicU64,
 }
 
-/// Open files and directories by fh, and how often each file is open.
+/// Open files and directories by fh, and how often each file is open, by its handle: no node index is needed to tell.
 #[derive(Default)]
 struct OpenFiles {
     files: HashMap<u64, Arc<files::OpenFile>>,
     directories: HashMap<u64, Arc<directories::OpenDirectory>>,
-    opens_by_node: HashMap<u64, u32>,
+    opens: HashMap<FileHandle, u32>,
 }
 
 /// What an operation answers.
@@ -224,6 +224,9 @@ impl Inner {
     async fn execute(self: &Arc<Self>, request: Request) -> Answer {
         let Request { unique, resent, node, uid, gid, pid, operation } = request;
         let caller = || Caller { cred: self.credentials.of(pid, uid, gid), unique, resent };
+        if finds_nodes(&operation) {
+            self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
+        }
         match operation {
             Operation::Lookup { name } => self.lookup(&caller(), node, &name).await,
             Operation::Getattr { fh } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Attr(a, t)),
@@ -354,6 +357,22 @@ impl Inner {
     fn next_silly_number(&self) -> u64 {
         (self.state.generation() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Does it need the node of a handle? The others are about nodes that the kernel names.
+fn finds_nodes(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Lookup { .. }
+            | Operation::Create { .. }
+            | Operation::Mknod { .. }
+            | Operation::Mkdir { .. }
+            | Operation::Symlink { .. }
+            | Operation::Link { .. }
+            | Operation::Unlink { .. }
+            | Operation::Rename { .. }
+            | Operation::Readdirplus { .. }
+    )
 }
 
 /// The node id of the dataset's root.

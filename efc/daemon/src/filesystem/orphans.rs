@@ -67,7 +67,7 @@ impl Inner {
         directory: &FileHandle,
         name: &[u8],
     ) -> Result<Option<FileHandle>, Errno> {
-        if self.open.lock().expect("open files lock").opens_by_node.is_empty() {
+        if self.open.lock().expect("open files lock").opens.is_empty() {
             return Ok(None);
         }
         let Lookup { handle, attr, .. } = match self.client.lookup(cred, directory, name).await {
@@ -80,8 +80,7 @@ impl Inner {
     }
 
     fn is_open(&self, file: &FileHandle) -> bool {
-        let Some(node) = self.state.find_node(file.as_bytes()) else { return false };
-        self.open.lock().expect("open files lock").opens_by_node.contains_key(&node)
+        self.open.lock().expect("open files lock").opens.contains_key(file)
     }
 
     /// Gives an open file a silly name in place of `name`.

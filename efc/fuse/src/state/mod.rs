@@ -12,6 +12,7 @@
 //! One daemon writes at a time: the keeper starts the next when all threads of the last are ending. The state does not
 //! defend itself against two.
 
+mod gate;
 mod handles;
 mod layout;
 mod mapping;
@@ -22,6 +23,7 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -81,16 +83,42 @@ pub type Orphan = (u64, Vec<u8>, Vec<u8>, Vec<u8>);
 pub struct State {
     header: Header,
     resumed: bool,
+    /// Among the records that are read when the state is opened.
     damaged: u64,
-    nodes: nodes::Nodes,
+    nodes: Arc<nodes::Nodes>,
     handles: handles::Handles,
     orphans: orphans::Orphans,
     blob: Pair,
     negotiated: Pair,
 }
 
+/// Slots that are looked at before the state is open; with more, it is faster to go on meanwhile.
+const INDEXED_AT_ONCE: u32 = 8192;
+
+/// Makes the nodes' index, here or on a thread of its own.
+fn index(nodes: &Arc<nodes::Nodes>) -> io::Result<()> {
+    let make = |nodes: &nodes::Nodes| {
+        nodes.index();
+        log_damage(nodes.damaged());
+    };
+    if nodes.slots() <= INDEXED_AT_ONCE {
+        make(nodes);
+        return Ok(());
+    }
+    let nodes = Arc::clone(nodes);
+    std::thread::Builder::new().name("node-index".into()).spawn(move || make(&nodes)).map(drop)
+}
+
+fn log_damage(records: u64) {
+    if records > 0 {
+        log::error!("{records} records of the saved state are damaged: what they described is forgotten");
+    }
+}
+
 impl State {
     /// Maps the memfd; formats it if it is empty. Errors: a damaged or incompatible state, no memory.
+    ///
+    /// Many nodes are found on a thread of their own: until then what needs their index waits ([`State::indexed`]).
     pub fn open(memfd: OwnedFd) -> io::Result<State> {
         State::open_planned(memfd, &Plan::default())
     }
@@ -101,15 +129,14 @@ impl State {
             let place = header.region(&format)?;
             Region::new(Arc::clone(&mapping), format, place.base, place.capacity, place.allocated_word)
         };
-        let (nodes, damaged_nodes) = nodes::Nodes::open(region(nodes::FORMAT)?)?;
+        let nodes = Arc::new(nodes::Nodes::open(region(nodes::FORMAT)?)?);
         let (handles, damaged_handles) = handles::Handles::open(region(handles::FORMAT)?);
         let (orphans, damaged_orphans) = orphans::Orphans::open(region(orphans::FORMAT)?);
         let (blob, damaged_blobs) = Pair::open(region(BLOB)?)?;
         let (negotiated, damaged_negotiations) = Pair::open(region(NEGOTIATED)?)?;
-        let damaged = damaged_nodes + damaged_handles + damaged_orphans + damaged_blobs + damaged_negotiations;
-        if damaged > 0 {
-            log::error!("{damaged} records of the saved state are damaged: what they described is forgotten");
-        }
+        let damaged = damaged_handles + damaged_orphans + damaged_blobs + damaged_negotiations;
+        log_damage(damaged);
+        index(&nodes)?;
         let mut state = State { header, resumed: false, damaged, nodes, handles, orphans, blob, negotiated };
         state.resumed = state.negotiated().is_some();
         state.header.begin_generation();
@@ -131,9 +158,15 @@ impl State {
         self.header.session_id()
     }
 
-    /// Records that were found damaged when the state was opened, and skipped.
+    /// Records that were found damaged when the state was opened, and skipped. Waits for the index.
     pub fn damaged_records(&self) -> u64 {
-        self.damaged
+        self.damaged + self.nodes.damaged()
+    }
+
+    /// Ends when the nodes' index is whole: [`State::lookup_node`], [`State::find_node`] and [`State::node_count`] do not
+    /// block any more.
+    pub fn indexed(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|context| self.nodes.poll_indexed(context))
     }
 
     pub(crate) fn save_negotiated(&self, negotiated: &Negotiated) {

@@ -144,6 +144,7 @@ fn every_torn_byte_is_noticed_and_costs_one_record() {
         let state = open(&memfd).unwrap();
         assert_eq!(state.damaged_records(), u64::from(!mutable.contains(&byte)), "byte {byte}");
         if !mutable.contains(&byte) {
+            assert_eq!((state.node(ids[1]), state.forget_node(ids[1], 1)), (None, false));
             assert_eq!((state.node(ids[0]), state.node(ids[2])), (Some(node(1)), Some(node(3))));
             assert_eq!((state.node_count(), state.find_node(&node(2).handle)), (3, None));
             // Its slot stays out of use: its generation cannot be known.
