@@ -22,7 +22,7 @@ use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
 use prost::Message;
 
 use control::Control;
-use filesystem::{Efc, Settings};
+use filesystem::{Efc, SessionIdentity, Settings};
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -77,6 +77,7 @@ fn serve(control: &Arc<Control>) -> io::Result<()> {
     std::thread::Builder::new().name("control".into()).spawn(move || keeper.serve(report))?;
     if is_successor {
         efc.reap_orphans();
+        Efc::drop_unclaimed(session.clone());
     }
     session.run(efc.clone())?;
     efc.finish(FINISH_TIME_LIMIT);
@@ -98,8 +99,8 @@ fn reserve_pipes(config: &DaemonConfig) {
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
-fn connect(control: &Control, config: &DaemonConfig, state: &State) -> io::Result<(Client, FsInfo)> {
-    let connected = futures_lite::future::block_on(Client::connect(&client_config(config)));
+fn connect(control: &Control, config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
+    let connected = futures_lite::future::block_on(Client::connect(&client_config(config, state)));
     let (client, Mounted { root, attr, info, port }) = connected.map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
@@ -114,14 +115,14 @@ fn connect(control: &Control, config: &DaemonConfig, state: &State) -> io::Resul
 }
 
 /// Goes on with what a predecessor found.
-fn resume(config: &DaemonConfig, state: &State) -> io::Result<(Client, FsInfo)> {
+fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
     let server = SavedServer::decode(state.blob().as_slice()).map_err(io::Error::other)?;
     let info = FsInfo { read_max: server.read_max, write_max: server.write_max, ..FsInfo::default() };
     let port = u16::try_from(server.port).map_err(io::Error::other)?;
-    Ok((Client::resume(&client_config(config), port), info))
+    Ok((Client::resume(&client_config(config, state), port), info))
 }
 
-fn client_config(config: &DaemonConfig) -> Config {
+fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
     let source = config.source.clone().unwrap_or_default();
     let port = |port: u32| u16::try_from(port).ok().filter(|port| *port != 0);
     let soft_time_limit = match config.timeout_ms {
@@ -137,6 +138,7 @@ fn client_config(config: &DaemonConfig) -> Config {
         time_limit: config.soft.then_some(soft_time_limit),
         connect_time_limit: CONNECT_TIME_LIMIT,
         privileged_port: !config.unprivileged_port,
+        identity: Some(Arc::new(SessionIdentity(state.clone()))),
     }
 }
 

@@ -229,7 +229,7 @@ impl Inner {
     }
 
     /// Fills the part `missing` of a buffer that begins with the file's byte `offset`. Answers what is filled then.
-    async fn read_rest(
+    pub(super) async fn read_rest(
         &self,
         file: &OpenFile,
         offset: u64,

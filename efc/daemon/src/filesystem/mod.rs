@@ -15,6 +15,7 @@ mod directories;
 mod files;
 mod interrupts;
 mod namespace;
+mod once;
 mod orphans;
 mod permissions;
 mod writes;
@@ -26,8 +27,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use efc_buffer::{Buffer, Pipe};
-use efc_fuse::state::State;
-use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Statfs};
+use efc_fuse::state::{Intent, State};
+use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 
 use crate::errno::errno;
@@ -35,11 +36,13 @@ use crate::executor;
 use attributes::{AttrCache, Stamp};
 use credentials::Credentials;
 use interrupts::Interrupts;
+use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
 use writes::Writes;
 
 pub use attributes::format_bits;
+pub use once::SessionIdentity;
 
 /// How the file system behaves.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +73,7 @@ struct Inner {
     writes: Writes,
     orphans: Orphans,
     root_searches: RootSearches,
+    names: Names,
     silly_names: AtomicU64,
 }
 
@@ -110,11 +114,13 @@ struct ReadRequest {
 
 type Answer = Result<Response, Errno>;
 
-/// Who asks, and whether a predecessor may have done the work already.
+/// Who asks, and whether the work may have been done already.
 struct Caller {
     cred: Cred,
     unique: u64,
-    resent: bool,
+    /// What a predecessor had begun for this request.
+    earlier: Option<Intent>,
+    may_be_done: bool,
 }
 
 impl Efc {
@@ -133,6 +139,7 @@ impl Efc {
             writes: Writes::new(settings.uncommitted_bytes_max),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
+            names: Names::default(),
             silly_names: AtomicU64::new(0),
             state,
         };
@@ -144,6 +151,18 @@ impl Efc {
     pub fn reap_orphans(&self) {
         let inner = self.0.clone();
         executor::spawn(async move { inner.reap_unopened_orphans().await });
+    }
+
+    /// After a resume: drops what a predecessor had begun for requests that the kernel does not deliver again.
+    pub fn drop_unclaimed(session: Session) {
+        executor::spawn(async move {
+            loop {
+                async_io::Timer::after(REDELIVERY_TIME_MAX).await;
+                if session.drop_unclaimed() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Sends what is uncommitted, waiting at most `limit`: the session ends.
@@ -223,7 +242,11 @@ impl Inner {
 
     async fn execute(self: &Arc<Self>, request: Request) -> Answer {
         let Request { unique, resent, node, uid, gid, pid, operation } = request;
-        let caller = || Caller { cred: self.credentials.of(pid, uid, gid), unique, resent };
+        let caller = || {
+            let earlier = resent.then(|| self.state.intent(unique)).flatten();
+            let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
+            Caller { cred: self.credentials.of(pid, uid, gid), unique, earlier, may_be_done }
+        };
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
         }
@@ -247,7 +270,7 @@ impl Inner {
             Operation::Read { fh, offset, size, .. } => {
                 self.read(ReadRequest { unique, resent, fh, offset, size }).await
             }
-            Operation::Write { fh, offset, data, .. } => self.write(fh, offset, data).await,
+            Operation::Write { fh, offset, data, .. } => self.write((unique, resent), fh, offset, data).await,
             Operation::Flush { fh } => self.flush(fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync(fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
@@ -375,6 +398,8 @@ fn finds_nodes(operation: &Operation) -> bool {
     )
 }
 
+/// A request that is delivered again has come by then.
+const REDELIVERY_TIME_MAX: Duration = Duration::from_secs(30);
 /// The node id of the dataset's root.
 pub const ROOT: u64 = 1;
 /// Unit of statfs, in bytes.
