@@ -10,6 +10,7 @@ import enum
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,6 +36,9 @@ class Procedure(enum.IntEnum):
     RMDIR = 13
     RENAME = 14
     LINK = 15
+
+
+_PROCEDURES = frozenset(int(procedure) for procedure in Procedure)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -103,14 +107,28 @@ class Proxy:
         with suppress(OSError):
             while True:
                 near, (_, port) = self._listener.accept()
-                far = socket.socket()
-                far.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                far.bind((OWN_ADDRESS, port))
-                far.connect(self._server)
+                far = self._connect(port)
                 self._sockets += near, far
                 for source, target, is_reply in ((near, far, False), (far, near, True)):
                     arguments = (source, target, is_reply)
                     threading.Thread(target=self._forward, args=arguments, daemon=True).start()
+
+    def _connect(self, port: int) -> socket.socket:
+        """From the daemon's port, once the last connection from there is closed."""
+        end = time.monotonic() + 5
+        while True:
+            far = socket.socket()
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                far.bind((OWN_ADDRESS, port))
+                far.connect(self._server)
+            except OSError:
+                far.close()
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.002)
+            else:
+                return far
 
     def _forward(self, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
         target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -134,7 +152,7 @@ class Proxy:
             if is_reply:
                 return next((hold for hold in self._holds if hold.is_reply and hold.xid == xid), None)
             number = struct.unpack(">I", record[24:28])[0]
-            if number not in Procedure:
+            if number not in _PROCEDURES:
                 return None
             self.calls.append((Procedure(number), xid))
             hold = next((h for h in self._holds if h.procedure == number and h.xid is None), None)

@@ -12,6 +12,7 @@ import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class Scene:
     proxy: Proxy
     mount: Path
     behind: Path
+    has_cache: bool
 
     def kill_daemon(self) -> None:
         """SIGKILL; returns when the next one serves."""
@@ -109,7 +111,13 @@ def scene(server: Nas, request: pytest.FixtureRequest) -> Iterator[Scene]:
         with keeper.mounted(url, options=["connections=2"]) as mount:
             name = request.node.originalname
             (mount / name).mkdir(exist_ok=True)
-            yield Scene(keeper=keeper, proxy=proxy, mount=mount / name, behind=server.export_folder() / name)
+            yield Scene(
+                keeper=keeper,
+                proxy=proxy,
+                mount=mount / name,
+                behind=server.export_folder() / name,
+                has_cache=not server.options,
+            )
 
 
 def names(folder: Path) -> list[str]:
@@ -175,7 +183,9 @@ def test_create(scene: Scene) -> None:
 
 
 def test_symlink(scene: Scene) -> None:
-    scene.dies_after(Procedure.SYMLINK, lambda: (scene.mount / "link").symlink_to("target"))
+    """Ganesha sets no times of a symbolic link that it makes: without its cache nothing tells whose it is."""
+    with nullcontext() if scene.has_cache else pytest.raises(FileExistsError):
+        scene.dies_after(Procedure.SYMLINK, lambda: (scene.mount / "link").symlink_to("target"))
     assert (scene.behind / "link").readlink() == Path("target")
 
 
