@@ -1,7 +1,7 @@
 """What changes of names cost: `tests/support/sandbox .venv/bin/python -m tests.faults.names_per_second`.
 
-One thread on a mount, each operation 2,000 times a round. Prints JSON: per operation the median of the rounds' calls per second, and the
-daemon's CPU microseconds per call. Compare programs by EFC_BIN_DIR, on the same machine in the same minute.
+One thread on a mount, each operation 2,000 times a round. Prints JSON: per operation the median of the rounds' calls per
+second, and the daemon's CPU microseconds per call. Compare programs by EFC_BIN_DIR, on the same machine at the same time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def create(folder: Path, number: int) -> None:
     os.close(os.open(folder / str(number), os.O_CREAT | os.O_WRONLY, 0o644))
 
 
-OPERATIONS: dict[str, Callable[[Path, int], None]] = {
+OPERATIONS: dict[str, Callable[[Path, int], object]] = {
     "create": create,
     "rename": lambda folder, number: (folder / str(number)).rename(folder / f"renamed-{number}"),
     "unlink": lambda folder, number: (folder / f"renamed-{number}").unlink(),

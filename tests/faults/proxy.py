@@ -1,7 +1,7 @@
-"""A TCP proxy between daemon and NAS that holds a call or a reply at will: what is lost when a daemon dies is then no accident.
+"""A TCP proxy between daemon and NAS that holds a call or a reply at will, so that nothing is left to chance.
 
-To the server it is the same client: it connects from the port that the daemon connected from (on another loopback address),
-and breaks that connection when the daemon's breaks.
+To the server it is the same client: it connects from the port that the daemon connected from, on another loopback
+address, and breaks that connection when the daemon's breaks.
 """
 
 from __future__ import annotations
@@ -83,10 +83,8 @@ class Proxy:
             _break(connection)
 
     @contextmanager
-    def held(
-        self, procedure: Procedure, *, reply: bool, first: Callable[[], object] = lambda: None
-    ) -> Iterator[Hold]:
-        """Stops the next call of `procedure`, or its reply, until the block ends; it is lost if its connection breaks."""
+    def held(self, procedure: Procedure, *, reply: bool, first: Callable[[], object] = lambda: None) -> Iterator[Hold]:
+        """Stops the next call of `procedure`, or its reply, until the block ends; it goes with its connection."""
         hold = Hold(procedure=procedure, is_reply=reply, first=first)
         with self._lock:
             self._holds.append(hold)
@@ -110,8 +108,8 @@ class Proxy:
                 far = self._connect(port)
                 self._sockets += near, far
                 for source, target, is_reply in ((near, far, False), (far, near, True)):
-                    arguments = (source, target, is_reply)
-                    threading.Thread(target=self._forward, args=arguments, daemon=True).start()
+                    arguments = {"source": source, "target": target, "is_reply": is_reply}
+                    threading.Thread(target=self._forward, kwargs=arguments, daemon=True).start()
 
     def _connect(self, port: int) -> socket.socket:
         """From the daemon's port, once the last connection from there is closed."""
@@ -130,7 +128,7 @@ class Proxy:
             else:
                 return far
 
-    def _forward(self, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
+    def _forward(self, *, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
         target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with suppress(OSError, EOFError):
             while True:

@@ -81,16 +81,16 @@ def fill(keeper: Keeper) -> str:
     [daemon] = keeper.daemon_pids()
     os.kill(daemon, signal.SIGSTOP)  # nobody else may be at work on the state
     with saved_state(keeper).open("r+b") as memory:
-        command = [ROOT / "target" / "release" / "examples" / "fill_state", str(NODES)]
+        command = [str(ROOT / "target" / "release" / "examples" / "fill_state"), str(NODES)]
         filled = subprocess.run(command, stdin=memory, check=True, capture_output=True, text=True, timeout=60)
     os.kill(daemon, signal.SIGKILL)
     wait_until(lambda: keeper.daemon_pids() not in ([], [daemon]), what="the next daemon")
-    return filled.stdout.strip()
+    return str(filled.stdout).strip()
 
 
 @pytest.mark.timeout(60 + 30 * MOUNTS)
 def test_a_read_hardly_waits_for_a_successor(nas: Nas) -> None:
-    """One kill to a mount: the keeper is in no hurry with a third daemon that dies young, and filling takes the first."""
+    """One kill to a mount: a third daemon that dies young would have to wait, and filling takes the first."""
     (nas.export_folder() / "file").write_bytes(os.urandom(256 * BLOCK))
     pauses_ms, calm_ms = [], []
     for _ in range(MOUNTS):

@@ -25,6 +25,10 @@ fn main() -> std::io::Result<()> {
     let state = State::open(memfd()?)?;
     let opened = start.elapsed();
     let known = state.node_count();
-    println!("{known} nodes: opened in {:.4} s, all found after {:.4} s", opened.as_secs_f64(), start.elapsed().as_secs_f64());
+    println!(
+        "{known} nodes: opened in {:.4} s, all found after {:.4} s",
+        opened.as_secs_f64(),
+        start.elapsed().as_secs_f64()
+    );
     Ok(())
 }

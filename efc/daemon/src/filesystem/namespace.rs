@@ -9,7 +9,8 @@ use std::sync::Arc;
 use efc_fuse::state::Intent;
 use efc_fuse::{Entry, Errno};
 use efc_nfs::{
-    Attr, Client, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Time, Wcc,
+    Attr, Client, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Time,
+    Wcc,
 };
 
 use super::once::{Moved, noted, place_of, with_mark};

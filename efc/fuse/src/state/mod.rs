@@ -30,8 +30,8 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use self::layout::{Header, Plan};
 pub use self::journal::Intent;
+use self::layout::{Header, Plan};
 use self::pair::Pair;
 use self::record::{Format, Region};
 use crate::features::Negotiated;
@@ -147,17 +147,24 @@ impl State {
         let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
         let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
         let (journal, damaged_intents) = journal::Journal::open(journal);
-        let damaged = damaged_handles
-            + damaged_orphans
-            + damaged_blobs
-            + damaged_negotiations
-            + damaged_ports
-            + damaged_intents;
+        let damaged =
+            damaged_handles + damaged_orphans + damaged_blobs + damaged_negotiations + damaged_ports + damaged_intents;
         log_damage(damaged);
         index(&nodes)?;
         let saving_ports = Mutex::default();
-        let mut state =
-            State { header, resumed: false, damaged, nodes, handles, orphans, blob, negotiated, journal, ports, saving_ports };
+        let mut state = State {
+            header,
+            resumed: false,
+            damaged,
+            nodes,
+            handles,
+            orphans,
+            blob,
+            negotiated,
+            journal,
+            ports,
+            saving_ports,
+        };
         state.resumed = state.negotiated().is_some();
         state.header.begin_generation();
         Ok(state)

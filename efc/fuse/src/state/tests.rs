@@ -399,13 +399,10 @@ fn source_ports_survive() {
     }
     state.save_source_port(5, 999);
     let next = open(&memfd).unwrap();
-    assert_eq!([0, 1, 5, 63, 64].map(|connection| next.source_port(connection)), [
-        Some(700),
-        None,
-        Some(999),
-        Some(763),
-        None
-    ]);
+    assert_eq!(
+        [0, 1, 5, 63, 64].map(|connection| next.source_port(connection)),
+        [Some(700), None, Some(999), Some(763), None]
+    );
 }
 
 /// FORGETs that come while the index is being made: each slot is given back exactly once.
