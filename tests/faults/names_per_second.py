@@ -1,7 +1,7 @@
 """What changes of names cost: `tests/support/sandbox .venv/bin/python -m tests.faults.names_per_second`.
 
-One thread on a mount, each operation 2,000 times a round. Prints JSON: per operation the median of the rounds' calls per
-second, and the daemon's CPU microseconds per call. Compare programs by EFC_BIN_DIR, on the same machine at the same time.
+One thread on a mount, each operation 2,000 times a round. Prints JSON: per operation the median of the rounds' calls
+per second, and the daemon's CPU microseconds per call. Compare programs by EFC_BIN_DIR, on one machine at one time.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ use efc_nfs::{
     Wcc,
 };
 
-use super::once::{Moved, noted, place_of, with_mark};
+use super::once::{Moved, noted, place_of, shows, with_mark};
 use super::{Answer, Caller, Inner, Response, attributes};
 use crate::errno::errno;
 
@@ -85,7 +85,7 @@ impl Inner {
         let made = match client.mkdir(&caller.cred, &directory, name, &with_mark(mode, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
-                let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Directory && attr.atime == mark;
+                let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Directory && shows(attr.atime, mark);
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
@@ -98,7 +98,7 @@ impl Inner {
         let made = match client.symlink(&caller.cred, &directory, name, target, &with_mark(0o777, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
-                let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Symlink && attr.atime == mark;
+                let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Symlink && shows(attr.atime, mark);
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
@@ -124,7 +124,7 @@ impl Inner {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
                 let same_kind = |attr: &Attr| attributes::format_bits(attr.kind) == mode & libc::S_IFMT;
-                let is_ours = |_: &Entry, attr: &Attr| same_kind(attr) && attr.atime == mark;
+                let is_ours = |_: &Entry, attr: &Attr| same_kind(attr) && shows(attr.atime, mark);
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
@@ -178,7 +178,8 @@ impl Inner {
                 match self.client.create(&caller.cred, directory, name, how).await {
                     Ok(created) => self.made(caller, parent, name, created).await,
                     Err(error) => {
-                        let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Regular && attr.atime == mark;
+                        let is_ours =
+                            |_: &Entry, attr: &Attr| attr.kind == FileType::Regular && shows(attr.atime, mark);
                         self.made_before(caller, parent, name, error, is_ours).await
                     }
                 }

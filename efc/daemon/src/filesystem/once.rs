@@ -16,6 +16,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use efc_fuse::Errno;
 use efc_fuse::state::{Intent, State};
@@ -28,7 +29,6 @@ use crate::errno::errno;
 /// Names remembered per shard; beyond that the shard starts anew.
 const NAMES_PER_SHARD_MAX: usize = 1024;
 const SHARDS: usize = 16;
-const NANOS_PER_MICRO: u32 = 1000;
 
 /// This daemon and its successors are one client to the server.
 #[derive(Debug)]
@@ -100,22 +100,31 @@ impl Caller {
     /// The time of access that what this request makes is known by.
     pub(super) fn mark(&self, session: u64) -> Time {
         let place = self.earlier.as_ref().map(|intent| intent.place);
-        let place = place.unwrap_or_else(|| new_mark(session, self.unique));
-        Time { seconds: (place >> 32) as u32, nanos: place as u32 }
+        time_of(place.unwrap_or_else(|| new_mark(session, self.unique)))
     }
 }
 
-/// Now, but for its microseconds, which name the request. Servers keep times at least as finely as that.
+/// Now, within 2 ms, with digits below the millisecond that name the request: it is a time of access like another.
 fn new_mark(session: u64, unique: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mixed = (session ^ unique).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let micros = (mixed % 1_000_000) as u32;
-    now.as_secs() << 32 | u64::from(micros * NANOS_PER_MICRO)
+    let marked = Duration::from_millis(now.as_millis() as u64 + 1) + Duration::from_nanos(mixed % 1_000_000);
+    place_of(Time { seconds: marked.as_secs() as u32, nanos: marked.subsec_nanos() })
+}
+
+/// Does a time of access show the mark, as finely as the server keeps times (1 ns, 100 ns or 1 us)?
+pub fn shows(time: Time, mark: Time) -> bool {
+    let cut = |digits: u32| mark.nanos - mark.nanos % digits;
+    time.seconds == mark.seconds && [1, 100, 1000].map(cut).contains(&time.nanos)
 }
 
 /// A mark as a place of an intent.
 pub fn place_of(mark: Time) -> u64 {
     u64::from(mark.seconds) << 32 | u64::from(mark.nanos)
+}
+
+fn time_of(place: u64) -> Time {
+    Time { seconds: (place >> 32) as u32, nanos: place as u32 }
 }
 
 /// A handle of an intent, if it has one.
@@ -226,5 +235,45 @@ impl Inner {
             Ok((buffer, filled)) => Ok(filled.len() == length && buffer[..length] == data[..length]),
             Err(_) => Ok(true), // not to be known: the same bytes in the same place do no harm to themselves
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_times_of_now_that_differ_between_requests() {
+        let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let marks: Vec<Time> = (0..1000).map(|unique| time_of(new_mark(77, unique * 2))).collect();
+        let after = before + Duration::from_secs(5);
+        assert!(marks.iter().all(|mark| {
+            let time = Duration::new(mark.seconds.into(), mark.nanos);
+            time > before && time < after
+        }));
+        let digits: std::collections::HashSet<u32> = marks.iter().map(|mark| mark.nanos % 1_000_000).collect();
+        assert!(digits.len() > 990, "{} of 1000 differ", digits.len());
+    }
+
+    #[test]
+    fn a_mark_is_known_in_coarser_times_and_no_others() {
+        let mark = Time { seconds: 5, nanos: 123_456_789 };
+        let seen = [123_456_789, 123_456_700, 123_456_000, 123_456_788, 123_000_000, 0];
+        assert_eq!(seen.map(|nanos| shows(Time { seconds: 5, nanos }, mark)), [true, true, true, false, false, false]);
+        assert!(!shows(Time { seconds: 6, ..mark }, mark));
+    }
+
+    #[test]
+    fn names_are_forgotten_and_bounded() {
+        let names = Names::default();
+        let handle = FileHandle::new(b"handle").expect("short");
+        for number in 0..100_000_u64 {
+            names.learn(number % 10, &number.to_le_bytes(), &handle);
+        }
+        let kept: usize = names.shards.iter().map(|shard| shard.lock().expect("names lock").len()).sum();
+        assert!(kept <= SHARDS * NAMES_PER_SHARD_MAX);
+        assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
+        names.forget(9, &99_999_u64.to_le_bytes());
+        assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
     }
 }
