@@ -24,7 +24,7 @@ use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
 use prost::Message;
 
 use control::{Control, Serving};
-use filesystem::{Credentials, Efc, Settings};
+use filesystem::{Credentials, Efc, SessionIdentity, Settings};
 use id_maps::IdMaps;
 
 const CONNECTIONS_DEFAULT: usize = 4;
@@ -94,6 +94,7 @@ fn serve(control: Control) -> io::Result<()> {
     std::thread::Builder::new().name("control".into()).spawn(move || control.serve(&held, &served))?;
     if is_successor {
         efc.reap_orphans();
+        Efc::drop_unclaimed(session.clone());
     }
     session.run(efc.clone())?;
     if !state.is_superseded() {
@@ -159,8 +160,8 @@ fn start_id_maps(control: &Control) -> io::Result<IdMaps> {
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
-fn connect(control: &Control, held: &mut control::Session, state: &State) -> io::Result<(Client, FsInfo)> {
-    let connected = futures_lite::future::block_on(Client::connect(&client_config(&held.config)));
+fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
+    let connected = futures_lite::future::block_on(Client::connect(&client_config(&held.config, state)));
     let (client, Mounted { root, attr, info, port }) = connected.map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
@@ -175,14 +176,14 @@ fn connect(control: &Control, held: &mut control::Session, state: &State) -> io:
 }
 
 /// Goes on with what a predecessor found.
-fn resume(config: &DaemonConfig, state: &State) -> io::Result<(Client, FsInfo)> {
+fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
     let server = SavedServer::decode(state.blob().as_slice()).map_err(io::Error::other)?;
     let info = FsInfo { read_max: server.read_max, write_max: server.write_max, ..FsInfo::default() };
     let port = u16::try_from(server.port).map_err(io::Error::other)?;
-    Ok((Client::resume(&client_config(config), port), info))
+    Ok((Client::resume(&client_config(config, state), port), info))
 }
 
-fn client_config(config: &DaemonConfig) -> Config {
+fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
     let source = config.source.clone().unwrap_or_default();
     let port = |port: u32| u16::try_from(port).ok().filter(|port| *port != 0);
     let soft_time_limit = match config.timeout_ms {
@@ -198,6 +199,7 @@ fn client_config(config: &DaemonConfig) -> Config {
         time_limit: config.soft.then_some(soft_time_limit),
         connect_time_limit: CONNECT_TIME_LIMIT,
         privileged_port: !config.unprivileged_port,
+        identity: Some(Arc::new(SessionIdentity(state.clone()))),
     }
 }
 

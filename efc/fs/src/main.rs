@@ -184,6 +184,7 @@ async fn perform(invocation: &Invocation) -> Result<(), Failure> {
         time_limit: Some(*time_limit),
         connect_time_limit: *time_limit,
         privileged_port: true,
+        identity: None,
     };
     let (client, mounted) = Client::connect(&config).await.map_err(Failure::from_connect)?;
     let nas = Nas::new(client, mounted);

@@ -189,6 +189,7 @@ fn symlink(scratch: &Scratch, path: &str, target: &str) {
         time_limit: Some(limit),
         connect_time_limit: limit,
         privileged_port: false,
+        identity: None,
     };
     futures_lite::future::block_on(async {
         let (client, mounted) = Client::connect(&config).await.unwrap();

@@ -12,8 +12,8 @@
 //! - **Saved state** ([`state::State`]): node ids, open files and what else the kernel holds us to, in the memfd.
 //!
 //! What a file system means is none of this crate's business: [`Filesystem`] is implemented by the daemon. Nothing here waits for
-//! the network, and nothing guarantees exactly-once execution across daemons: a request with `resent` set may have
-//! been executed by a predecessor, and only the file system can find out.
+//! the network, and the journal in the saved state is only as good as what the file system puts there: a request with `resent`
+//! set and an intent may have been executed by a predecessor, and only the file system can find out.
 
 mod abi;
 mod directory;

@@ -18,6 +18,7 @@ use rustix::io::Errno as SystemErrno;
 use crate::directory::Directory;
 use crate::inflight::{Answer, Arrival, Delivery, InFlight};
 use crate::request::{Attr, Entry, Errno, OpenReply, Statfs};
+use crate::state::State;
 use crate::wire::{self, Inline};
 use crate::{abi, abi::Field};
 
@@ -25,19 +26,25 @@ use crate::{abi, abi::Field};
 pub struct Channel {
     pub device: OwnedFd,
     pub in_flight: InFlight,
+    /// Holds the journal.
+    pub state: Arc<State>,
     /// Requests read.
     pub requests: AtomicU64,
     /// Requests are being redelivered while we serve, so a refused answer may still be wanted.
     pub keep_refused: AtomicBool,
+    /// A request was read that was not delivered before: whatever was delivered again has been read.
+    pub fresh_seen: AtomicBool,
 }
 
 impl Channel {
-    pub fn new(device: OwnedFd) -> Channel {
+    pub fn new(device: OwnedFd, state: Arc<State>) -> Channel {
         Channel {
             device,
             in_flight: InFlight::new(),
+            state,
             requests: AtomicU64::new(0),
             keep_refused: AtomicBool::new(false),
+            fresh_seen: AtomicBool::new(false),
         }
     }
 
@@ -45,6 +52,7 @@ impl Channel {
     pub fn arrive(self: &Arc<Self>, unique: u64, gives_back: bool) -> Option<Reply> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         match self.in_flight.arrive(unique, gives_back) {
+            Arrival::New if unique & abi::UNIQUE_RESENT != 0 && self.was_answered(unique) => {}
             Arrival::New => {
                 return Some(Reply { channel: Arc::clone(self), unique: unique & !abi::UNIQUE_RESENT, due: true });
             }
@@ -57,8 +65,31 @@ impl Channel {
         None
     }
 
+    /// Gives the answer that a predecessor had recorded and the kernel not taken.
+    fn was_answered(&self, unique: u64) -> bool {
+        let request = unique & !abi::UNIQUE_RESENT;
+        let journal = self.state.journal();
+        journal.claim(request);
+        let Some((errno, content)) = journal.answer(request) else { return false };
+        let Some(mut content) = Inline::copy(&content) else { return false };
+        log::info!("request {request:#x} was answered by a predecessor: errno {errno}");
+        self.answer(unique, -errno, &mut content, &[]);
+        true
+    }
+
     /// Answers a request of the in-flight table.
     fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
+        let request = unique & !abi::UNIQUE_RESENT;
+        if data.is_empty() {
+            self.state.journal().record_answer(request, -error, content.content());
+        }
+        self.write_in_flight(unique, error, content, data);
+        if self.in_flight.delivery(unique).is_none() {
+            self.state.journal().end(request); // otherwise the answer is kept for a redelivery
+        }
+    }
+
+    fn write_in_flight(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
         let mut next: Option<Delivery> = self.in_flight.delivery(unique);
         while let Some(delivery) = next {
             if self.write(delivery.unique, error, content, data) {
@@ -222,11 +253,17 @@ impl std::fmt::Debug for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Intent;
 
     /// A device that takes everything.
     fn channel() -> Arc<Channel> {
         let device = std::fs::File::options().write(true).open("/dev/null").unwrap();
-        Arc::new(Channel::new(device.into()))
+        Arc::new(Channel::new(device.into(), state()))
+    }
+
+    fn state() -> Arc<State> {
+        let flags = rustix::fs::MemfdFlags::ALLOW_SEALING;
+        Arc::new(State::open(rustix::fs::memfd_create("efc-reply-test", flags).unwrap()).unwrap())
     }
 
     fn answer(resent: bool) -> Pipe {
@@ -250,13 +287,32 @@ mod tests {
     #[test]
     fn a_piped_answer_that_the_device_refuses_is_executed_again() {
         let device = std::fs::File::open("/dev/null").unwrap(); // not for writing
-        let channel = Arc::new(Channel::new(device.into()));
+        let channel = Arc::new(Channel::new(device.into(), state()));
         let reply = channel.arrive(8, false).expect("new");
         let reply = reply.piped(false, answer(false)).expect_err("refused");
         assert!(channel.in_flight.delivery(8).is_some());
         let mut left = [0];
         assert!(Pipe::take().unwrap().read_exact(&mut left).is_err(), "its pipe was emptied");
         drop(reply);
+    }
+
+    #[test]
+    fn a_recorded_answer_is_given_to_a_redelivery_and_ends_its_entry() {
+        let (device, mut kernel) = std::os::unix::net::UnixStream::pair().unwrap();
+        let state = state();
+        state.begin(8, &Intent::default()).unwrap();
+        state.journal().record_answer(8, 17, b"content.");
+        state.begin(10, &Intent::default()).unwrap();
+        let channel = Arc::new(Channel::new(device.into(), state));
+        assert!(channel.arrive(8 | abi::UNIQUE_RESENT, false).is_none(), "the file system is not asked");
+        let mut got = [0; 24];
+        io::Read::read_exact(&mut kernel, &mut got).unwrap();
+        assert_eq!(&got[..], [&b"\x18\0\0\0\xef\xff\xff\xff\x08\0\0\0\0\0\0\x80"[..], b"content."].concat());
+        assert_eq!((channel.state.intents(), channel.state.intent(8)), (1, None));
+        let reply = channel.arrive(10 | abi::UNIQUE_RESENT, false).expect("begun and not answered");
+        assert_eq!(channel.state.intent(10), Some(Intent::default()));
+        reply.empty();
+        assert_eq!(channel.state.intents(), 0);
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Session {
         if config.max_background == 0 {
             config.max_background = SessionConfig::default().max_background;
         }
-        let channel = Arc::new(Channel::new(device));
+        let channel = Arc::new(Channel::new(device, Arc::clone(&state)));
         let (notifier, is_draining) = (Mutex::new(None), AtomicBool::new(false));
         Session { shared: Arc::new(Shared { channel, state, config, notifier, is_draining }) }
     }
@@ -130,6 +130,19 @@ impl Session {
             thread::sleep(ANSWERS_POLL);
         }
         true
+    }
+
+    /// Drops journal entries of a predecessor whose requests were not delivered again: they were answered, or their callers
+    /// killed. `false`: redelivery, which comes before anything else, may not be through; try again later.
+    ///
+    /// Call a while after [`Session::start`]: a thread may have read a request and not dispatched it yet.
+    pub fn drop_unclaimed(&self) -> bool {
+        let is_through = self.shared.channel.fresh_seen.load(Ordering::Relaxed);
+        let dropped = if is_through { self.shared.state.journal().drop_unclaimed() } else { 0 };
+        if dropped > 0 {
+            log::info!("{dropped} requests of a predecessor were not delivered again");
+        }
+        is_through
     }
 
     /// Serves until the session is unmounted, aborted or taken over, on `config.threads` threads; returns when all have
@@ -266,6 +279,9 @@ impl Shared {
 
     fn dispatch(&self, mut request: Request, payload: Range<usize>, buffer: &mut Buffer, filesystem: &dyn Filesystem) {
         let gives_back = matches!(request.operation, Operation::Release { .. } | Operation::Releasedir { .. });
+        if !request.resent {
+            self.channel.fresh_seen.store(true, Ordering::Relaxed);
+        }
         let delivered = request.unique | if request.resent { abi::UNIQUE_RESENT } else { 0 };
         let Some(reply) = self.channel.arrive(delivered, gives_back) else { return };
         if self.config.read_only && request.operation.modifies() {

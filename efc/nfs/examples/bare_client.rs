@@ -204,6 +204,7 @@ fn main() -> Result<(), Failure> {
         time_limit: None,
         connect_time_limit: Duration::from_secs(10),
         privileged_port: true,
+        identity: None,
     };
     let (runnable, task) = async_task::spawn(perform(config, options), |runnable: async_task::Runnable| {
         runnable.run();

@@ -16,7 +16,7 @@ use efc_buffer::{Buffer, Pipe};
 use crate::call::{Destination, Finished, Prefix};
 use crate::error::{ConnectError, Error, ErrorKind, Result, Status};
 use crate::nfs3::{self, TRANSFER_MAX, procedure};
-use crate::transport::{Route, Shared, Submission, Transport};
+use crate::transport::{Identity, Route, Shared, Submission, Transport};
 use crate::types::*;
 use crate::xdr::{Decoder, Encoder};
 use crate::{mount, rpc};
@@ -49,6 +49,8 @@ pub struct Config {
     pub connect_time_limit: Duration,
     /// Bind a source port below 1024 when permitted.
     pub privileged_port: bool,
+    /// Who the server takes us for, if that shall outlive this process.
+    pub identity: Option<Arc<dyn Identity>>,
 }
 
 /// What `connect` found; enough to make a [`Client`] again without asking the server.
@@ -89,6 +91,8 @@ pub struct Counters {
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// Of the next call.
+    xid: Option<u32>,
 }
 
 struct Inner {
@@ -134,13 +138,24 @@ impl Client {
     }
 
     pub(crate) fn with_silence(config: &Config, port: u16, silence_max: Duration) -> Client {
-        let shared = Shared::new(&config.host, port, config.privileged_port, silence_max);
+        let shared = Shared::new((&config.host, port), config.privileged_port, silence_max, config.identity.clone());
         let transport = Transport::new(shared, config.connections);
-        Client { inner: Arc::new(Inner { transport, time_limit: config.time_limit }) }
+        Client { inner: Arc::new(Inner { transport, time_limit: config.time_limit }), xid: None }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.inner.transport
+    }
+
+    /// An xid that no other call has.
+    pub fn reserve_xid(&self) -> u32 {
+        self.inner.transport.shared.next_call().1
+    }
+
+    /// This client, for one call that goes out under this xid: one that was reserved, or had been before this process. (A call
+    /// that is answered with JUKEBOX was not executed, and is made again under another.)
+    pub fn numbered(&self, xid: u32) -> Client {
+        Client { inner: self.inner.clone(), xid: Some(xid) }
     }
 
     /// Counters.
@@ -475,9 +490,11 @@ impl Client {
         let deadline = self.inner.time_limit.map(|limit| Instant::now() + limit);
         let mut pause = JUKEBOX_PAUSE_MIN;
         let mut replayed = false;
+        let mut xid = self.xid;
         loop {
             let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let reply = self.inner.transport.submit(Submission {
+                xid: xid.take(),
                 program: rpc::NFS,
                 procedure: request.procedure,
                 cred: request.cred,
@@ -553,6 +570,7 @@ mod tests {
             time_limit: Some(Duration::from_secs(10)),
             connect_time_limit: Duration::from_secs(1),
             privileged_port: false,
+            identity: None,
         };
         let client = Client::with_silence(&config, address.port(), Duration::from_millis(200));
         futures_lite::future::block_on(client.ping(&Cred::root())).unwrap();

@@ -259,11 +259,16 @@ impl Connection {
     }
 
     fn serve(self: Arc<Self>, adopted: Option<TcpStream>) {
-        let mut reconnect = Reconnect::default();
+        let identity = self.shared.identity.as_deref();
+        let source_port = identity.and_then(|identity| identity.source_port(self.index));
+        let mut reconnect = Reconnect { source_port, ..Reconnect::default() };
         let mut next = adopted;
         while self.wait_until_needed(next.is_some()) {
             let Some(socket) = next.take().or_else(|| self.dial(&mut reconnect)) else { continue };
             reconnect.source_port = socket.local_addr().ok().map(|address| address.port());
+            if let (Some(identity), Some(port)) = (identity, reconnect.source_port) {
+                identity.connected(self.index, port);
+            }
             let socket = Arc::new(socket);
             self.install(&socket);
             let ended = receiver::receive(&self, &socket);

@@ -10,8 +10,9 @@
 //!
 //! What is guaranteed: a call that was submitted is executed at least once before it succeeds; on a server with a
 //! duplicate-request cache exactly once, since it is sent again only with its old xid and, where possible, from its old
-//! source port. A failure tells ([`Error::replayed`]) when an earlier copy may have been executed. What is not: order
-//! between two calls in flight. Wait for one before the other where it matters.
+//! source port. With an [`Identity`] that holds for a call that another process had sent. A failure tells
+//! ([`Error::replayed`]) when an earlier copy may have been executed. What is not: order between two calls in flight. Wait
+//! for one before the other where it matters.
 //!
 //! Layers, each importing only those before it: `xdr`; `rpc`, `record`, `socket`; `call`, `connection` with `receiver`,
 //! `transport`; `nfs3`; `client`; `mount`. `url` stands alone.
@@ -37,6 +38,7 @@ use std::sync::{Mutex, MutexGuard};
 pub use call::Prefix;
 pub use client::{Client, Config, Counters, Mounted, Payload};
 pub use error::{ConnectError, ConnectErrorKind, Error, ErrorKind, Result, Status};
+pub use transport::Identity;
 pub use types::*;
 
 /// Locks a mutex under which nothing panics.

@@ -4,6 +4,7 @@
 //! by the bytes that are outstanding, because one TCP connection is rarely enough for one large file. A connection is
 //! made when the first call takes it.
 
+use std::fmt::Debug;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,18 @@ use crate::xdr::{Encoder, padding};
 /// Most connections of a client.
 const CONNECTIONS_MAX: usize = 64;
 
+/// By what a server's duplicate-request cache knows a client: the source port of each connection, and the bytes of a call, its
+/// xid and the stamp of its credential among them. A process that goes on for another has the other's, and repeats a call of
+/// the other's under its xid ([`Client::numbered`]): a server with such a cache executes it once.
+pub trait Identity: Debug + Send + Sync {
+    /// Of the AUTH_SYS credentials.
+    fn stamp(&self) -> u32;
+    /// The port that the connection of this number had last.
+    fn source_port(&self, connection: usize) -> Option<u16>;
+    /// The connection of this number has this port now; nothing was sent on it yet.
+    fn connected(&self, connection: usize, source_port: u16);
+}
+
 /// What all connections of a client share.
 pub(crate) struct Shared {
     pub host: String,
@@ -32,6 +45,7 @@ pub(crate) struct Shared {
     pub address: Mutex<Option<SocketAddr>>,
     pub stats: Stats,
     pub splicing: Splicing,
+    pub identity: Option<Arc<dyn Identity>>,
     machine: Machine,
     first_xid: u32,
     sequence: AtomicU64,
@@ -79,8 +93,14 @@ impl Splicing {
 }
 
 impl Shared {
-    pub(crate) fn new(host: &str, port: u16, privileged: bool, silence_max: Duration) -> Shared {
+    pub(crate) fn new(
+        (host, port): (&str, u16),
+        privileged: bool,
+        silence_max: Duration,
+        identity: Option<Arc<dyn Identity>>,
+    ) -> Shared {
         let random = random();
+        let stamp = identity.as_ref().map_or(random as u32, |identity| identity.stamp());
         Shared {
             host: host.to_owned(),
             port,
@@ -89,7 +109,8 @@ impl Shared {
             address: Mutex::new(None),
             stats: Stats::default(),
             splicing: Splicing::default(),
-            machine: Machine::local(random as u32),
+            identity,
+            machine: Machine::local(stamp),
             first_xid: (random >> 32) as u32,
             sequence: AtomicU64::new(0),
         }
@@ -101,7 +122,7 @@ impl Shared {
     }
 
     /// A place in the order of calls, and the xid that belongs to it.
-    fn next_call(&self) -> (u64, u32) {
+    pub(crate) fn next_call(&self) -> (u64, u32) {
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         (sequence, self.first_xid.wrapping_add(sequence as u32))
     }
@@ -160,7 +181,8 @@ impl Transport {
 
     /// Makes a call and submits it.
     pub(crate) fn submit(&self, request: Submission<'_>) -> Reply {
-        let (sequence, xid) = self.shared.next_call();
+        let (sequence, own) = self.shared.next_call();
+        let xid = request.xid.unwrap_or(own);
         let mut encoder = rpc::call(&self.shared.machine, xid, request.program, request.procedure, request.cred);
         (request.encode)(&mut encoder);
         let payload = request.payload.len();
@@ -181,6 +203,8 @@ impl Drop for Transport {
 
 /// One call to be made.
 pub(crate) struct Submission<'a> {
+    /// `None`: the next.
+    pub xid: Option<u32>,
     pub program: Program,
     pub procedure: u32,
     pub cred: &'a Cred,
@@ -229,7 +253,7 @@ mod tests {
 
     #[test]
     fn xids_are_unique_and_in_order() {
-        let shared = Shared::new("nas", 2049, false, Duration::from_secs(1));
+        let shared = Shared::new(("nas", 2049), false, Duration::from_secs(1), None);
         let (first, second) = (shared.next_call(), shared.next_call());
         assert_eq!(second, (first.0 + 1, first.1.wrapping_add(1)));
     }

@@ -37,6 +37,7 @@ fn client(server: SocketAddr, time_limit: Option<Duration>) -> Client {
         time_limit,
         connect_time_limit: Duration::from_secs(5),
         privileged_port: false,
+        identity: None,
     };
     Client::resume(&config, server.port())
 }

@@ -23,6 +23,7 @@ fn config() -> Option<Config> {
         time_limit: Some(Duration::from_secs(20)),
         connect_time_limit: Duration::from_secs(5),
         privileged_port: true,
+        identity: None,
     })
 }
 

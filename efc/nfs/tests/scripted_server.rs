@@ -133,6 +133,7 @@ fn config(server: SocketAddr) -> Config {
         time_limit: None,
         connect_time_limit: Duration::from_secs(5),
         privileged_port: false,
+        identity: None,
     }
 }
 

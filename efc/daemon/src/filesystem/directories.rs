@@ -126,7 +126,9 @@ impl Inner {
         };
         let looked_up = self.entry(parent, &handle, &attr, sent)?;
         let fits = page.push(entry.fileid, entry.cookie, kind, &entry.name, Some(&looked_up));
-        if !fits {
+        if fits {
+            self.names.learn(parent, &entry.name, &handle);
+        } else {
             self.state.forget_node(looked_up.node, 1);
         }
         Ok(fits)

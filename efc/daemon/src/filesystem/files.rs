@@ -90,7 +90,7 @@ impl Inner {
                     super::directories::OpenDirectory::resumed(opened.node, handle, cred, opened.cookie_verifier);
                 open.directories.insert(fh, Arc::new(directory));
             } else {
-                *open.opens_by_node.entry(opened.node).or_default() += 1;
+                *open.opens.entry(handle).or_default() += 1;
                 open.files.insert(fh, Arc::new(OpenFile::new(opened.node, handle, cred, opened.flags)));
             }
         }
@@ -166,7 +166,7 @@ impl Inner {
         let saved = saved_handle(file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         let mut open = self.open.lock().expect("open files lock");
-        *open.opens_by_node.entry(file.node).or_default() += 1;
+        *open.opens.entry(file.handle).or_default() += 1;
         open.files.insert(fh, Arc::new(file));
         Ok(OpenReply { fh, flags })
     }
@@ -229,7 +229,7 @@ impl Inner {
     }
 
     /// Fills the part `missing` of a buffer that begins with the file's byte `offset`. Answers what is filled then.
-    async fn read_rest(
+    pub(super) async fn read_rest(
         &self,
         file: &OpenFile,
         offset: u64,
@@ -301,10 +301,10 @@ impl Inner {
         let file = {
             let mut open = self.open.lock().expect("open files lock");
             let Some(file) = open.files.remove(&fh) else { return Ok(Response::Empty) };
-            if let Some(opens) = open.opens_by_node.get_mut(&file.node) {
+            if let Some(opens) = open.opens.get_mut(&file.handle) {
                 *opens -= 1;
                 if *opens == 0 {
-                    open.opens_by_node.remove(&file.node);
+                    open.opens.remove(&file.handle);
                 }
             }
             file

@@ -16,6 +16,7 @@ mod files;
 mod interrupts;
 mod mapped_callers;
 mod namespace;
+mod once;
 mod orphans;
 mod permissions;
 mod writes;
@@ -27,20 +28,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use efc_buffer::{Buffer, Pipe};
-use efc_fuse::state::State;
-use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Statfs};
+use efc_fuse::state::{Intent, State};
+use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 
 use crate::errno::errno;
 use crate::executor;
 use attributes::{AttrCache, Stamp};
 use interrupts::Interrupts;
+use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
 use writes::Writes;
 
 pub use attributes::format_bits;
 pub use credentials::Credentials;
+pub use once::SessionIdentity;
 
 /// How the file system behaves.
 #[derive(Clone, Copy, Debug)]
@@ -71,15 +74,16 @@ struct Inner {
     writes: Writes,
     orphans: Orphans,
     root_searches: RootSearches,
+    names: Names,
     silly_names: AtomicU64,
 }
 
-/// Open files and directories by fh, and how often each file is open.
+/// Open files and directories by fh, and how often each file is open, by its handle: no node index is needed to tell.
 #[derive(Default)]
 struct OpenFiles {
     files: HashMap<u64, Arc<files::OpenFile>>,
     directories: HashMap<u64, Arc<directories::OpenDirectory>>,
-    opens_by_node: HashMap<u64, u32>,
+    opens: HashMap<FileHandle, u32>,
 }
 
 /// What an operation answers.
@@ -111,11 +115,13 @@ struct ReadRequest {
 
 type Answer = Result<Response, Errno>;
 
-/// Who asks, and whether a predecessor may have done the work already.
+/// Who asks, and whether the work may have been done already.
 struct Caller {
     cred: Cred,
     unique: u64,
-    resent: bool,
+    /// What a predecessor had begun for this request.
+    earlier: Option<Intent>,
+    may_be_done: bool,
 }
 
 impl Efc {
@@ -141,6 +147,7 @@ impl Efc {
             writes: Writes::new(settings.uncommitted_bytes_max),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
+            names: Names::default(),
             silly_names: AtomicU64::new(0),
             state,
         };
@@ -152,6 +159,18 @@ impl Efc {
     pub fn reap_orphans(&self) {
         let inner = self.0.clone();
         executor::spawn(async move { inner.reap_unopened_orphans().await });
+    }
+
+    /// After a resume: drops what a predecessor had begun for requests that the kernel does not deliver again.
+    pub fn drop_unclaimed(session: Session) {
+        executor::spawn(async move {
+            loop {
+                async_io::Timer::after(REDELIVERY_TIME_MAX).await;
+                if session.drop_unclaimed() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Sends what is uncommitted, waiting at most `limit`: the session ends.
@@ -231,7 +250,14 @@ impl Inner {
 
     async fn execute(self: &Arc<Self>, request: Request) -> Answer {
         let Request { unique, resent, node, uid, gid, pid, operation } = request;
-        let caller = || Caller { cred: self.credentials.of(pid, uid, gid), unique, resent };
+        let caller = || {
+            let earlier = resent.then(|| self.state.intent(unique)).flatten();
+            let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
+            Caller { cred: self.credentials.of(pid, uid, gid), unique, earlier, may_be_done }
+        };
+        if finds_nodes(&operation) {
+            self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
+        }
         match operation {
             Operation::Lookup { name } => self.lookup(&caller(), node, &name).await,
             Operation::Getattr { fh } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Attr(a, t)),
@@ -252,7 +278,7 @@ impl Inner {
             Operation::Read { fh, offset, size, .. } => {
                 self.read(ReadRequest { unique, resent, fh, offset, size }).await
             }
-            Operation::Write { fh, offset, data, .. } => self.write(fh, offset, data).await,
+            Operation::Write { fh, offset, data, .. } => self.write((unique, resent), fh, offset, data).await,
             Operation::Flush { fh } => self.flush(fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync(fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
@@ -364,6 +390,24 @@ impl Inner {
     }
 }
 
+/// Does it need the node of a handle? The others are about nodes that the kernel names.
+fn finds_nodes(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::Lookup { .. }
+            | Operation::Create { .. }
+            | Operation::Mknod { .. }
+            | Operation::Mkdir { .. }
+            | Operation::Symlink { .. }
+            | Operation::Link { .. }
+            | Operation::Unlink { .. }
+            | Operation::Rename { .. }
+            | Operation::Readdirplus { .. }
+    )
+}
+
+/// A request that is delivered again has come by then.
+const REDELIVERY_TIME_MAX: Duration = Duration::from_secs(30);
 /// The node id of the dataset's root.
 pub const ROOT: u64 = 1;
 /// Unit of statfs, in bytes.

@@ -2,23 +2,20 @@
 //!
 //! A call that was sent twice (a lost connection, a restarted server, a request delivered again to a successor) may
 //! have succeeded the first time and fail the second. Then its error is not believed before the objects were compared:
-//! a directory that "exists" may be the one we made. Where NFSv3 offers a better tool it is used: CREATE with an
-//! EXCLUSIVE verifier made of session and request can be repeated as often as needed.
+//! a directory that "exists" may be the one we made. How that is found out, and what is known from before, is in [`super::once`].
 
 use std::sync::Arc;
 
+use efc_fuse::state::Intent;
 use efc_fuse::{Entry, Errno};
-use efc_nfs::{Attr, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Wcc};
+use efc_nfs::{
+    Attr, Client, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Time,
+    Wcc,
+};
 
+use super::once::{Moved, noted, place_of, shows, with_mark};
 use super::{Answer, Caller, Inner, Response, attributes};
 use crate::errno::errno;
-
-impl Caller {
-    /// May an earlier copy of the call that failed so have been executed?
-    fn may_have_succeeded(&self, error: &Error) -> bool {
-        self.resent || error.replayed
-    }
-}
 
 impl Inner {
     pub(super) async fn lookup(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
@@ -35,7 +32,15 @@ impl Inner {
             Some(attr) => attr,
             None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
         };
+        self.names.learn(parent, name, &handle);
         self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
+    }
+
+    /// Publishes that an object is to be made; the client for that, and the mark by which it is known.
+    fn begin_to_make(&self, caller: &Caller) -> Result<(Client, Time), Errno> {
+        let mark = caller.mark(self.state.session_id());
+        let client = self.begin(caller, Intent { place: place_of(mark), ..Intent::default() })?;
+        Ok((client, mark))
     }
 
     /// The attributes of a directory after a change below it.
@@ -47,6 +52,7 @@ impl Inner {
     async fn made(&self, caller: &Caller, parent: u64, name: &[u8], created: Created) -> Result<(Entry, Attr), Errno> {
         self.learn_directory(parent, &created.dir);
         if let (Some(handle), Some(attr)) = (created.handle, created.attr) {
+            self.names.learn(parent, name, &handle);
             let entry = self.entry(parent, &handle, &attr, self.attrs.stamp())?;
             return Ok((entry, attr));
         }
@@ -60,11 +66,11 @@ impl Inner {
         parent: u64,
         name: &[u8],
         error: Error,
-        is_ours: impl Fn(&Attr) -> bool,
+        is_ours: impl Fn(&Entry, &Attr) -> bool,
     ) -> Result<(Entry, Attr), Errno> {
         if error.is(Status::Exist) && caller.may_have_succeeded(&error) {
             let (entry, attr) = self.look_up(caller, parent, name).await.map_err(|_| errno(&error))?;
-            if is_ours(&attr) {
+            if is_ours(&entry, &attr) {
                 self.attrs.expire(parent);
                 return Ok((entry, attr));
             }
@@ -75,11 +81,11 @@ impl Inner {
 
     pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Answer {
         let directory = self.handle_of(parent)?;
-        let attr = with_mode(mode);
-        let made = match self.client.mkdir(&caller.cred, &directory, name, &attr).await {
+        let (client, mark) = self.begin_to_make(caller)?;
+        let made = match client.mkdir(&caller.cred, &directory, name, &with_mark(mode, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
-                let is_ours = |attr: &Attr| attr.kind == FileType::Directory && attr.nlink <= 2;
+                let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Directory && shows(attr.atime, mark);
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
@@ -88,11 +94,11 @@ impl Inner {
 
     pub(super) async fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Answer {
         let directory = self.handle_of(parent)?;
-        let attr = with_mode(0o777);
-        let made = match self.client.symlink(&caller.cred, &directory, name, target, &attr).await {
+        let (client, mark) = self.begin_to_make(caller)?;
+        let made = match client.symlink(&caller.cred, &directory, name, target, &with_mark(0o777, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
-                let is_ours = |attr: &Attr| attr.kind == FileType::Symlink && attr.size == target.len() as u64;
+                let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Symlink && shows(attr.atime, mark);
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
@@ -113,11 +119,12 @@ impl Inner {
             _ => return Err(Errno(libc::EINVAL)),
         };
         let directory = self.handle_of(parent)?;
-        let attr = with_mode(mode);
-        let made = match self.client.mknod(&caller.cred, &directory, name, kind, &attr).await {
+        let (client, mark) = self.begin_to_make(caller)?;
+        let made = match client.mknod(&caller.cred, &directory, name, kind, &with_mark(mode, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
-                let is_ours = |attr: &Attr| attributes::format_bits(attr.kind) == mode & libc::S_IFMT;
+                let same_kind = |attr: &Attr| attributes::format_bits(attr.kind) == mode & libc::S_IFMT;
+                let is_ours = |_: &Entry, attr: &Attr| same_kind(attr) && shows(attr.atime, mark);
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
@@ -138,7 +145,8 @@ impl Inner {
             return self.create_exclusive(caller, parent, &directory, name, mode).await;
         }
         let how = CreateHow::Unchecked(with_mode(mode));
-        let created = self.client.create(&caller.cred, &directory, name, how).await.map_err(|error| errno(&error))?;
+        let client = self.begin(caller, Intent::default())?;
+        let created = client.create(&caller.cred, &directory, name, how).await.map_err(|error| errno(&error))?;
         self.made(caller, parent, name, created).await
     }
 
@@ -150,19 +158,28 @@ impl Inner {
         name: &[u8],
         mode: u32,
     ) -> Result<(Entry, Attr), Errno> {
+        if let Some(made) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.made)) {
+            let sent = self.attrs.stamp();
+            let attr = self.client.getattr(&caller.cred, &made).await.map_err(|error| errno(&error))?;
+            let entry = self.entry(parent, &made, &attr, sent)?;
+            return self.finish_exclusive(caller, entry, mode).await;
+        }
         let verifier = (self.state.session_id() ^ caller.unique.rotate_left(32)).to_be_bytes();
-        let how = CreateHow::Exclusive(verifier);
-        match self.client.create(&caller.cred, directory, name, how).await {
+        let (client, mark) = self.begin_to_make(caller)?;
+        match client.create(&caller.cred, directory, name, CreateHow::Exclusive(verifier)).await {
             Ok(created) => {
                 let (entry, _) = self.made(caller, parent, name, created).await?;
+                // The verifier lies in the file's times, and goes with the next call.
+                self.state.note_made(caller.unique, self.handle_of(entry.node)?.as_bytes());
                 self.finish_exclusive(caller, entry, mode).await
             }
             Err(error) if error.is(Status::NotSupp) => {
-                let how = CreateHow::Guarded(with_mode(mode));
+                let how = CreateHow::Guarded(with_mark(mode, mark));
                 match self.client.create(&caller.cred, directory, name, how).await {
                     Ok(created) => self.made(caller, parent, name, created).await,
                     Err(error) => {
-                        let is_ours = |attr: &Attr| attr.kind == FileType::Regular && attr.size == 0;
+                        let is_ours =
+                            |_: &Entry, attr: &Attr| attr.kind == FileType::Regular && shows(attr.atime, mark);
                         self.made_before(caller, parent, name, error, is_ours).await
                     }
                 }
@@ -192,9 +209,11 @@ impl Inner {
     pub(super) async fn link(&self, caller: &Caller, file: u64, parent: u64, name: &[u8]) -> Answer {
         let (handle, directory) = (self.handle_of(file)?, self.handle_of(parent)?);
         let sent = self.attrs.stamp();
-        match self.client.link(&caller.cred, &handle, &directory, name).await {
+        let client = self.begin(caller, Intent::default())?;
+        match client.link(&caller.cred, &handle, &directory, name).await {
             Ok((attr, dir)) => {
                 self.learn_directory(parent, &dir);
+                self.names.learn(parent, name, &handle);
                 let attr = match attr {
                     Some(attr) => attr,
                     None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
@@ -202,8 +221,7 @@ impl Inner {
                 self.entry(parent, &handle, &attr, sent).map(Response::Entry)
             }
             Err(error) => {
-                let fileid = self.state.node(file).map(|node| node.fileid);
-                let is_ours = |attr: &Attr| Some(attr.fileid) == fileid;
+                let is_ours = |entry: &Entry, _: &Attr| entry.node == file;
                 let made = self.made_before(caller, parent, name, error, is_ours).await;
                 made.map(|(entry, _)| Response::Entry(entry))
             }
@@ -212,24 +230,45 @@ impl Inner {
 
     pub(super) async fn unlink(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
         let answer = self.unlink_name(caller, parent, name).await;
+        self.names.forget(parent, name);
         self.attrs.expire_for_changed_name();
         answer
     }
 
     async fn unlink_name(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
         let directory = self.handle_of(parent)?;
+        if self.was_removed(caller, &directory, name).await? {
+            self.attrs.expire(parent);
+            if let Some(file) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object)) {
+                self.remove_if_closed(&file); // it may have got a silly name
+            }
+            return Ok(Response::Empty);
+        }
         if let Some(file) = self.last_name_of_open_file(&caller.cred, &directory, name).await? {
-            self.unlink_open_file(&caller.cred, &directory, name, &file).await?;
+            let client = self.begin_with(caller, &file)?;
+            self.unlink_open_file(&client, &caller.cred, &directory, name, &file).await?;
             self.attrs.expire(parent);
             return Ok(Response::Empty);
         }
-        let removed = self.client.remove(&caller.cred, &directory, name).await;
+        let object = self.object_of(caller, parent, &directory, name).await?;
+        let removed = self.begin_with(caller, &object)?.remove(&caller.cred, &directory, name).await;
         self.removed(caller, parent, removed)
+    }
+
+    /// Publishes that `object` is to be removed.
+    fn begin_with(&self, caller: &Caller, object: &FileHandle) -> Result<Client, Errno> {
+        self.begin(caller, Intent { object: object.as_bytes().to_vec(), ..Intent::default() })
     }
 
     pub(super) async fn rmdir(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
         let directory = self.handle_of(parent)?;
-        let removed = self.client.rmdir(&caller.cred, &directory, name).await;
+        if self.was_removed(caller, &directory, name).await? {
+            self.attrs.expire(parent);
+            return Ok(Response::Empty);
+        }
+        let object = self.object_of(caller, parent, &directory, name).await?;
+        let removed = self.begin_with(caller, &object)?.rmdir(&caller.cred, &directory, name).await;
+        self.names.forget(parent, name);
         self.removed(caller, parent, removed)
     }
 
@@ -258,19 +297,37 @@ impl Inner {
             return Err(Errno(libc::EINVAL)); // RENAME of NFSv3 has neither NOREPLACE nor EXCHANGE
         }
         let (from_dir, to_dir) = (self.handle_of(from_parent)?, self.handle_of(to_parent)?);
+        match self.was_moved(caller, (&from_dir, from), (&to_dir, to)).await? {
+            Moved::Yes => {
+                self.attrs.expire_for_changed_name();
+                let replaced = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.other));
+                replaced.iter().for_each(|file| self.remove_if_closed(file));
+                return Ok(Response::Empty);
+            }
+            Moved::Lost => return Err(Errno(libc::ENOENT)),
+            Moved::NotYet => {}
+        }
         let replaced = self.replaced_open_file(caller, (&from_dir, from), (&to_dir, to)).await?;
-        let renamed = self.client.rename(&caller.cred, &from_dir, from, &to_dir, to).await;
+        let object = self.object_of(caller, from_parent, &from_dir, from).await?;
+        self.names.forget(from_parent, from);
+        let other = replaced.map_or(Vec::new(), |file| file.as_bytes().to_vec());
+        let intent = Intent { object: object.as_bytes().to_vec(), other, ..Intent::default() };
+        let renamed = self.begin(caller, intent)?.rename(&caller.cred, &from_dir, from, &to_dir, to).await;
+        self.names.forget(to_parent, to);
         let result = match renamed {
             Ok((from_wcc, to_wcc)) => {
                 self.learn_directory(from_parent, &from_wcc);
                 self.learn_directory(to_parent, &to_wcc);
+                self.names.learn(to_parent, to, &object);
                 Ok(Response::Empty)
             }
             Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
                 self.attrs.expire(from_parent);
                 self.attrs.expire(to_parent);
-                let moved = self.client.lookup(&caller.cred, &to_dir, to).await;
-                moved.map(|_| Response::Empty).map_err(|_| errno(&error))
+                match self.client.lookup(&caller.cred, &to_dir, to).await {
+                    Ok(moved) if moved.handle == object => Ok(Response::Empty),
+                    _ => Err(errno(&error)),
+                }
             }
             Err(error) => Err(errno(&error)),
         };
@@ -301,6 +358,6 @@ impl Inner {
     }
 }
 
-fn with_mode(mode: u32) -> SetAttr {
+pub(super) fn with_mode(mode: u32) -> SetAttr {
     SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use efc_fuse::Errno;
 use efc_fuse::state::State;
-use efc_nfs::{Cred, FileHandle, FileType, Lookup, Status};
+use efc_nfs::{Client, Cred, FileHandle, FileType, Lookup, Status};
 
 use super::Inner;
 use crate::errno::errno;
@@ -67,7 +67,7 @@ impl Inner {
         directory: &FileHandle,
         name: &[u8],
     ) -> Result<Option<FileHandle>, Errno> {
-        if self.open.lock().expect("open files lock").opens_by_node.is_empty() {
+        if self.open.lock().expect("open files lock").opens.is_empty() {
             return Ok(None);
         }
         let Lookup { handle, attr, .. } = match self.client.lookup(cred, directory, name).await {
@@ -80,20 +80,20 @@ impl Inner {
     }
 
     fn is_open(&self, file: &FileHandle) -> bool {
-        let Some(node) = self.state.find_node(file.as_bytes()) else { return false };
-        self.open.lock().expect("open files lock").opens_by_node.contains_key(&node)
+        self.open.lock().expect("open files lock").opens.contains_key(file)
     }
 
-    /// Gives an open file a silly name in place of `name`.
+    /// Gives an open file a silly name in place of `name`, through `client`.
     pub(super) async fn unlink_open_file(
         self: &Arc<Self>,
+        client: &Client,
         cred: &Cred,
         directory: &FileHandle,
         name: &[u8],
         file: &FileHandle,
     ) -> Result<(), Errno> {
         let silly = self.adopt_orphan(cred, directory, file)?;
-        if let Err(error) = self.client.rename(cred, directory, name, directory, &silly).await {
+        if let Err(error) = client.rename(cred, directory, name, directory, &silly).await {
             self.disown_orphan(file);
             return Err(errno(&error));
         }
@@ -108,15 +108,25 @@ impl Inner {
         directory: &FileHandle,
         file: &FileHandle,
     ) -> Result<(), Errno> {
+        let is_adopted = self.orphans.contains(file);
         let silly = self.adopt_orphan(cred, directory, file)?;
-        if let Err(error) = self.client.link(cred, file, directory, &silly).await {
-            self.disown_orphan(file);
-            return Err(errno(&error));
+        match self.client.link(cred, file, directory, &silly).await {
+            Err(error) if is_adopted && error.is(Status::Exist) => Ok(()), // by a predecessor
+            Err(error) => {
+                self.disown_orphan(file);
+                Err(errno(&error))
+            }
+            Ok(_) => Ok(()),
         }
-        Ok(())
     }
 
+    /// A silly name for the file; the one that it has in this directory, if a predecessor came as far as that.
     fn adopt_orphan(&self, cred: &Cred, directory: &FileHandle, file: &FileHandle) -> Result<Vec<u8>, Errno> {
+        if let Some(orphan) = self.orphans.by_file.lock().expect("orphans lock").get(file)
+            && orphan.directory == *directory
+        {
+            return Ok(orphan.name.clone());
+        }
         let name = format!("{SILLY_PREFIX}{:016x}{:016x}", self.state.session_id(), self.next_silly_number());
         let name = name.into_bytes();
         let slot = self.state.add_orphan(directory.as_bytes(), &name, file.as_bytes());

@@ -115,13 +115,19 @@ impl Pending {
 }
 
 impl Inner {
-    pub(super) async fn write(self: &Arc<Self>, fh: u64, offset: u64, data: Bytes) -> Answer {
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        (unique, resent): (u64, bool),
+        fh: u64,
+        offset: u64,
+        data: Bytes,
+    ) -> Answer {
         let file = self.file(fh)?;
         let length = data.len();
         self.make_room(length as u64).await?;
         let writes = self.writes.of(file.node, &file.handle, self.state.uncommitted(file.node));
         let shared = writes.order.read().await;
-        let at = if file.appends() { self.end_of_file(&file).await? } else { offset };
+        let at = if file.appends() { self.place_append(unique, resent, &file, &data).await? } else { offset };
         let result = self.write_all(&file, &writes, at, data).await;
         drop(shared);
         if at != offset {
@@ -133,7 +139,7 @@ impl Inner {
     }
 
     /// The server's idea of a file's size: another node may have appended.
-    async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
+    pub(super) async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
         let sent = self.attrs.stamp();
         let attr = self.client.getattr(&file.cred, &file.handle).await.map_err(|error| errno(&error))?;
         self.attrs.learn(file.node, &attr, sent);

@@ -10,6 +10,9 @@
 //! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
 //! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
 //! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory |
+//!
+//! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without until the
+//! dataset is mounted anew; its predecessor does not look at it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -22,11 +25,14 @@ use rustix::rand::GetRandomFlags;
 use super::mapping::{Mapping, WORD};
 use super::pair::Pair;
 use super::record::Format;
-use super::{BLOB, NEGOTIATED, handles, nodes, orphans};
+use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
-const VERSION: u64 = 1;
-const REGIONS: usize = 5;
+const VERSION: u64 = 2;
+/// Regions that a state is made with.
+const REGIONS: usize = 7;
+/// Regions that a state of another release may have.
+const REGIONS_MAX: usize = (PAGE / WORD - TABLE) / ROW;
 
 /// Regions start at multiples of this many bytes, which is also the header's size.
 const PAGE: usize = 4096;
@@ -40,7 +46,7 @@ const WITNESS: usize = 6;
 const TABLE: usize = 8;
 const ROW: usize = 4;
 
-const _: () = assert!((TABLE + REGIONS * ROW) * WORD <= PAGE);
+const _: () = assert!(REGIONS <= REGIONS_MAX);
 
 /// Where the keeper finds the number of the last beat: a u64 of this machine at this byte of the memfd.
 pub const BEAT_OFFSET: u64 = (BEAT * WORD) as u64;
@@ -53,12 +59,13 @@ pub struct Plan {
     pub nodes: u32,
     pub handles: u32,
     pub orphans: u32,
+    pub journal: u32,
 }
 
 impl Default for Plan {
     /// 9 GiB if all of it were in use.
     fn default() -> Plan {
-        Plan { nodes: 64 << 20, handles: 4 << 20, orphans: 1 << 20 }
+        Plan { nodes: 64 << 20, handles: 4 << 20, orphans: 1 << 20, journal: 1 << 16 }
     }
 }
 
@@ -70,6 +77,8 @@ impl Plan {
             (orphans::FORMAT, self.orphans),
             (BLOB, Pair::CAPACITY),
             (NEGOTIATED, Pair::CAPACITY),
+            (journal::FORMAT, self.journal),
+            (PORTS, Pair::CAPACITY),
         ]
     }
 
@@ -145,15 +154,20 @@ impl Header {
         Ok(())
     }
 
+    /// Rows of the table.
+    fn regions(&self) -> usize {
+        ((self.word(VERSION_AND_COUNT) >> 32) as usize).min(REGIONS_MAX)
+    }
+
     fn checksum(&self) -> u64 {
-        let fixed = (0..REGIONS).flat_map(|row| (0..ROW - 1).map(move |column| TABLE + row * ROW + column));
+        let fixed = (0..self.regions()).flat_map(|row| (0..ROW - 1).map(move |column| TABLE + row * ROW + column));
         let words = [VERSION_AND_COUNT, SESSION].into_iter().chain(fixed);
         let bytes: Vec<u8> = words.flat_map(|index| self.word(index).to_le_bytes()).collect();
         u64::from(crc32c::crc32c(&bytes))
     }
 
     fn check(&self, size: usize) -> io::Result<()> {
-        if self.word(VERSION_AND_COUNT) != VERSION | (REGIONS as u64) << 32 {
+        if self.word(VERSION_AND_COUNT) as u32 as u64 != VERSION {
             return Err(invalid("its layout is of another version"));
         }
         if self.word(CHECKSUM) != self.checksum() {
@@ -165,19 +179,32 @@ impl Header {
             let end = word(2).checked_add(length)?.checked_mul(WORD as u64)?;
             (end <= size as u64).then_some(())
         };
-        (0..REGIONS).try_for_each(within).ok_or_else(|| invalid("it is shorter than its regions"))
+        (0..self.regions()).try_for_each(within).ok_or_else(|| invalid("it is shorter than its regions"))
     }
 
     /// Where the records of this format lie.
     pub fn region(&self, format: &Format) -> io::Result<Place> {
-        let rows = (0..REGIONS).map(|row| TABLE + row * ROW);
-        let row = rows.into_iter().find(|row| self.word(*row) == identity(format));
-        let row = row.ok_or_else(|| invalid("a region is missing, or of another form"))?;
-        Ok(Place {
+        self.region_if_any(format)?.ok_or_else(|| invalid("a region is missing, or of another form"))
+    }
+
+    /// The same; `None` if the state was made by a release without such records.
+    pub fn region_if_any(&self, format: &Format) -> io::Result<Option<Place>> {
+        let mut rows = (0..self.regions()).map(|row| TABLE + row * ROW);
+        let Some(row) = rows.find(|row| self.word(*row) == identity(format)) else { return Ok(None) };
+        Ok(Some(Place {
             base: self.word(row + 2) as usize, // checked to lie within the mapping
             capacity: u32::try_from(self.word(row + 1)).map_err(|_| invalid("a region is too large"))?,
             allocated_word: row + 3,
-        })
+        }))
+    }
+
+    /// Makes it look as if another release had made the region of `format`.
+    #[cfg(test)]
+    pub fn retag_for_test(&self, format: Format, tag: u8) {
+        let mut rows = (0..self.regions()).map(|row| TABLE + row * ROW);
+        let row = rows.find(|row| self.word(*row) == identity(&format)).expect("such a region");
+        self.set(row, identity(&Format { tag, ..format }));
+        self.set(CHECKSUM, self.checksum());
     }
 
     /// Counts the daemon that opens the state, and tells its number.

@@ -1,8 +1,8 @@
 //! The state that outlives a daemon, in a memfd that the keeper holds too.
 //!
 //! It holds what the kernel will hold the next daemon to: what node ids stand for and how often they were handed out, which files are open
-//! under which credential, what INIT agreed on; and what the next daemon must finish: files removed while open, data
-//! written and not committed. It is memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot,
+//! under which credential, what INIT agreed on; and what the next daemon must finish: requests that must not be executed twice,
+//! files removed while open, data written and not committed. It is memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot,
 //! which ends the mount too.
 //!
 //! Layout: a header page ([`layout`]) with a table of regions, then the regions, each a sparse array of equally large
@@ -12,7 +12,9 @@
 //! One daemon writes at a time: the keeper kills the last before it starts the next, and one that it could not reach finds
 //! out that it is superseded before it serves another request.
 
+mod gate;
 mod handles;
+mod journal;
 mod layout;
 mod mapping;
 mod nodes;
@@ -22,11 +24,13 @@ mod record;
 #[cfg(test)]
 mod tests;
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+pub use self::journal::Intent;
 use self::layout::{Header, Plan};
 use self::pair::Pair;
 use self::record::{Format, Region};
@@ -43,7 +47,12 @@ pub const BLOB_MAX: usize = 4000;
 
 const BLOB: Format = Format { tag: 4, version: 1, words: 512, mutable: 0, reserved: 0, chunk: 2 };
 const NEGOTIATED: Format = Format { tag: 5, version: 1, words: 16, mutable: 0, reserved: 0, chunk: 2 };
+/// The source ports of the NAS's connections, four to a word.
+const PORTS: Format = Format { tag: 7, version: 1, words: 24, mutable: 0, reserved: 0, chunk: 2 };
+/// Connections whose ports are remembered.
+const PORTS_MAX: usize = 64;
 
+const _: () = assert!(PORTS.sealed() >= PORTS_MAX / 4);
 const _: () = assert!((BLOB.sealed() - 1) * mapping::WORD >= BLOB_MAX);
 
 /// What a node id stands for. Immutable while the node is known.
@@ -84,16 +93,45 @@ pub struct State {
     header: Header,
     generation: u64,
     resumed: bool,
+    /// Among the records that are read when the state is opened.
     damaged: u64,
-    nodes: nodes::Nodes,
+    nodes: Arc<nodes::Nodes>,
     handles: handles::Handles,
     orphans: orphans::Orphans,
     blob: Pair,
     negotiated: Pair,
+    journal: journal::Journal,
+    ports: Pair,
+    saving_ports: Mutex<()>,
+}
+
+/// Slots that are looked at before the state is open; with more, it is faster to go on meanwhile.
+const INDEXED_AT_ONCE: u32 = 8192;
+
+/// Makes the nodes' index, here or on a thread of its own.
+fn index(nodes: &Arc<nodes::Nodes>) -> io::Result<()> {
+    let make = |nodes: &nodes::Nodes| {
+        nodes.index();
+        log_damage(nodes.damaged());
+    };
+    if nodes.slots() <= INDEXED_AT_ONCE {
+        make(nodes);
+        return Ok(());
+    }
+    let nodes = Arc::clone(nodes);
+    std::thread::Builder::new().name("node-index".into()).spawn(move || make(&nodes)).map(drop)
+}
+
+fn log_damage(records: u64) {
+    if records > 0 {
+        log::error!("{records} records of the saved state are damaged: what they described is forgotten");
+    }
 }
 
 impl State {
     /// Maps the memfd; formats it if it is empty. Errors: a damaged or incompatible state, no memory.
+    ///
+    /// Many nodes are found on a thread of their own: until then what needs their index waits ([`State::indexed`]).
     pub fn open(memfd: OwnedFd) -> io::Result<State> {
         State::open_planned(memfd, &Plan::default())
     }
@@ -104,18 +142,34 @@ impl State {
             let place = header.region(&format)?;
             Region::new(Arc::clone(&mapping), format, place.base, place.capacity, place.allocated_word)
         };
-        let (nodes, damaged_nodes) = nodes::Nodes::open(region(nodes::FORMAT)?)?;
+        let nodes = Arc::new(nodes::Nodes::open(region(nodes::FORMAT)?)?);
         let (handles, damaged_handles) = handles::Handles::open(region(handles::FORMAT)?);
         let (orphans, damaged_orphans) = orphans::Orphans::open(region(orphans::FORMAT)?);
         let (blob, damaged_blobs) = Pair::open(region(BLOB)?)?;
         let (negotiated, damaged_negotiations) = Pair::open(region(NEGOTIATED)?)?;
-        let damaged = damaged_nodes + damaged_handles + damaged_orphans + damaged_blobs + damaged_negotiations;
-        if damaged > 0 {
-            log::error!("{damaged} records of the saved state are damaged: what they described is forgotten");
-        }
+        let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
+        let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
+        let (journal, damaged_intents) = journal::Journal::open(journal);
+        let damaged =
+            damaged_handles + damaged_orphans + damaged_blobs + damaged_negotiations + damaged_ports + damaged_intents;
+        log_damage(damaged);
+        index(&nodes)?;
+        let saving_ports = Mutex::default();
         let generation = header.begin_generation();
-        let mut state =
-            State { header, generation, resumed: false, damaged, nodes, handles, orphans, blob, negotiated };
+        let mut state = State {
+            header,
+            generation,
+            resumed: false,
+            damaged,
+            nodes,
+            handles,
+            orphans,
+            blob,
+            negotiated,
+            journal,
+            ports,
+            saving_ports,
+        };
         state.resumed = state.negotiated().is_some();
         Ok(state)
     }
@@ -150,9 +204,15 @@ impl State {
         self.header.session_id()
     }
 
-    /// Records that were found damaged when the state was opened, and skipped.
+    /// Records that were found damaged when the state was opened, and skipped. Waits for the index.
     pub fn damaged_records(&self) -> u64 {
-        self.damaged
+        self.damaged + self.nodes.damaged()
+    }
+
+    /// Ends when the nodes' index is whole: [`State::lookup_node`], [`State::find_node`] and [`State::node_count`] do not
+    /// block any more.
+    pub fn indexed(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|context| self.nodes.poll_indexed(context))
     }
 
     pub(crate) fn save_negotiated(&self, negotiated: &Negotiated) {
@@ -288,4 +348,65 @@ impl State {
     pub fn orphans(&self) -> Vec<Orphan> {
         self.orphans.list()
     }
+
+    /// Whether requests are journalled: not in a state that an older release has made.
+    pub fn has_journal(&self) -> bool {
+        self.journal.is_kept()
+    }
+
+    /// Publishes what is intended for a request, before a call leaves that must not be executed twice.
+    ///
+    /// # Errors
+    /// EINVAL for a handle that is too long, ENOSPC for too many, ENOMEM for no memory.
+    pub fn begin(&self, unique: u64, intent: &Intent) -> io::Result<()> {
+        self.journal.begin(unique, intent)
+    }
+
+    /// What this daemon or a predecessor intended for the request; `None` if nothing has left for it.
+    pub fn intent(&self, unique: u64) -> Option<Intent> {
+        self.journal.intent(unique)
+    }
+
+    /// Notes the handle of what the call of a request has made, before another call changes it.
+    pub fn note_made(&self, unique: u64, handle: &[u8]) {
+        self.journal.note_made(unique, handle);
+    }
+
+    /// Requests in the journal.
+    pub fn intents(&self) -> usize {
+        self.journal.count()
+    }
+
+    pub(crate) fn journal(&self) -> &journal::Journal {
+        &self.journal
+    }
+
+    /// Remembers the source port of a connection to the NAS.
+    pub fn save_source_port(&self, connection: usize, port: u16) {
+        if connection >= PORTS_MAX || self.source_port(connection) == Some(port) {
+            return;
+        }
+        let _one = self.saving_ports.lock().expect("ports lock");
+        let mut words = self.ports.get(ports).unwrap_or([0; PORTS_MAX / 4]);
+        let shift = 16 * (connection % 4);
+        words[connection / 4] = words[connection / 4] & !(0xffff << shift) | u64::from(port) << shift;
+        self.ports.set(&words);
+    }
+
+    /// The source port that a connection to the NAS had last.
+    pub fn source_port(&self, connection: usize) -> Option<u16> {
+        let words = self.ports.get(ports)?;
+        let port = (words.get(connection / 4)? >> (16 * (connection % 4))) as u16;
+        (port != 0).then_some(port)
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "State({:016x}, generation {})", self.session_id(), self.generation())
+    }
+}
+
+fn ports(sealed: &[AtomicU64]) -> [u64; PORTS_MAX / 4] {
+    std::array::from_fn(|index| sealed[index].load(Ordering::Relaxed))
 }

@@ -21,7 +21,10 @@ impl Pair {
     pub fn open(region: Region) -> io::Result<(Pair, u64)> {
         region.provide(Pair::CAPACITY - 1)?;
         let mut live = Vec::new();
-        let damaged = region.scan(|id, _| live.push(id));
+        let damaged = region.scan(|id, _| {
+            live.push(id);
+            true
+        });
         live.sort_by_key(|id: &Id| id.generation);
         let current = live.pop();
         for outdated in live {

@@ -120,9 +120,9 @@ impl<'a> Record<'a> {
         &self.words[HEAD + self.format.mutable..]
     }
 
-    /// What `decode` makes of the sealed words, if the record was in this use all the while.
+    /// What `decode` makes of the sealed words, if they are whole and the record was in this use all the while.
     pub fn read<T>(&self, generation: u32, decode: impl FnOnce(&[AtomicU64]) -> T) -> Option<T> {
-        if !self.is_live(generation) {
+        if !self.is_live(generation) || !self.is_whole(generation) {
             return None;
         }
         let value = decode(self.sealed());
@@ -172,13 +172,14 @@ impl<'a> Record<'a> {
         match split(word) {
             (0, 0) => Found::Unused,
             (_, FREED) => Found::Freed,
-            (generation, LIVE) => {
-                let expected = u64::from(self.checksum(generation)) | self.format.identity();
-                let whole = self.words[1].load(Ordering::Relaxed) == expected;
-                if whole { Found::Live(generation) } else { Found::Damaged }
-            }
+            (generation, LIVE) if self.is_whole(generation) => Found::Live(generation),
             _ => Found::Damaged,
         }
+    }
+
+    fn is_whole(&self, generation: u32) -> bool {
+        let expected = u64::from(self.checksum(generation)) | self.format.identity();
+        self.words[1].load(Ordering::Relaxed) == expected
     }
 }
 
@@ -236,29 +237,36 @@ impl Region {
     }
 
     /// Examines all slots: hands the live ones to `live`, finds the free ones, and returns how many are damaged.
-    pub fn scan(&self, mut live: impl FnMut(Id, Record<'_>)) -> u64 {
-        let mut free = self.free();
-        let (mut damaged, mut unused) = (0, Vec::new());
+    ///
+    /// Live records may be unpublished meanwhile, but no slot may be taken. `live` says whether it has found its record still
+    /// live: one that it has is given back by whoever unpublishes it later, one that it has not is free.
+    pub fn scan(&self, mut live: impl FnMut(Id, Record<'_>) -> bool) -> u64 {
+        let (mut damaged, mut unused, mut returned) = (0, Vec::new(), Vec::new());
+        let mut fresh = self.format.reserved;
         for slot in 0..self.allocated() {
             let record = self.slot(slot);
-            let found = record.examine();
-            if found == Found::Unused {
-                if slot >= self.format.reserved {
-                    unused.push(slot);
+            let is_free = match record.examine() {
+                Found::Unused => {
+                    if slot >= self.format.reserved {
+                        unused.push(slot);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            free.fresh = free.fresh.max(slot + 1);
-            match found {
-                Found::Live(generation) => live(Id { generation, slot }, record),
-                Found::Freed if slot >= self.format.reserved && record.generation() < u32::MAX => {
-                    free.returned.push(slot);
+                Found::Live(generation) => !live(Id { generation, slot }, record),
+                Found::Freed => true,
+                Found::Damaged => {
+                    damaged += 1;
+                    false
                 }
-                Found::Damaged => damaged += 1,
-                Found::Freed | Found::Unused => {}
+            };
+            fresh = slot + 1;
+            if is_free && slot >= self.format.reserved && record.generation() < u32::MAX {
+                returned.push(slot);
             }
         }
-        let fresh = free.fresh;
+        let mut free = self.free();
+        free.fresh = free.fresh.max(fresh);
+        free.returned.extend(returned);
         free.returned.extend(unused.into_iter().filter(|slot| *slot < fresh));
         damaged
     }

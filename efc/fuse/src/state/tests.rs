@@ -115,7 +115,7 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn a_full_region_is_an_error_until_something_leaves() {
-    let plan = Plan { nodes: 10, handles: 3, orphans: 1 };
+    let plan = Plan { nodes: 10, handles: 3, orphans: 1, journal: 4 };
     let state = State::open_planned(memfd(), &plan).unwrap();
     let ids: Vec<u64> = (0..8).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
     assert_eq!(state.lookup_node(&node(8)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
@@ -144,6 +144,7 @@ fn every_torn_byte_is_noticed_and_costs_one_record() {
         let state = open(&memfd).unwrap();
         assert_eq!(state.damaged_records(), u64::from(!mutable.contains(&byte)), "byte {byte}");
         if !mutable.contains(&byte) {
+            assert_eq!((state.node(ids[1]), state.forget_node(ids[1], 1)), (None, false));
             assert_eq!((state.node(ids[0]), state.node(ids[2])), (Some(node(1)), Some(node(3))));
             assert_eq!((state.node_count(), state.find_node(&node(2).handle)), (3, None));
             // Its slot stays out of use: its generation cannot be known.
@@ -284,4 +285,159 @@ fn many_nodes_are_cheap_and_found_fast() {
     println!("{count} nodes: {bytes} bytes each, found in {best:?}");
     assert!(bytes <= 200, "{bytes} bytes per node");
     assert!(best < Duration::from_secs(1), "{best:?}");
+}
+
+/// The words of the journal's first record.
+fn first_intent(memfd: &OwnedFd) -> Vec<u8> {
+    let mut words = vec![0; journal::FORMAT.words * mapping::WORD];
+    rustix::io::pread(memfd, &mut words, journal_start(memfd)).unwrap();
+    words
+}
+
+fn journal_start(memfd: &OwnedFd) -> u64 {
+    let (header, _) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
+    (header.region(&journal::FORMAT).unwrap().base * mapping::WORD) as u64
+}
+
+fn intent() -> Intent {
+    Intent { xid: 7, place: 9, object: vec![5; 64], other: vec![6; 17], made: Vec::new() }
+}
+
+#[test]
+fn the_journal_survives_the_daemon() {
+    let memfd = memfd();
+    let first = open(&memfd).unwrap();
+    for unique in [2, 4, 6, 8] {
+        first.begin(unique, &intent()).unwrap();
+    }
+    first.note_made(4, b"made");
+    first.journal().record_answer(6, 17, b"");
+    first.journal().record_answer(6, 0, &[3; journal::ANSWER_MAX]);
+    first.journal().record_answer(10, 0, b"nobody began it");
+    first.journal().end(8);
+    let moved = Intent { place: 10, ..intent() };
+    first.begin(2, &moved).unwrap();
+    drop(first);
+
+    let second = open(&memfd).unwrap();
+    assert_eq!((second.damaged_records(), second.intents()), (0, 3));
+    assert_eq!(second.intent(2), Some(moved));
+    assert_eq!(second.intent(4), Some(Intent { made: b"made".to_vec(), ..intent() }));
+    assert_eq!([2, 4, 6, 8].map(|unique| second.journal().answer(unique).is_some()), [false, false, true, false]);
+    assert_eq!(second.journal().answer(6), Some((0, vec![3; journal::ANSWER_MAX])));
+    second.journal().claim(4);
+    second.begin(12, &intent()).unwrap();
+    assert_eq!(second.journal().drop_unclaimed(), 2, "what was not delivered again");
+    assert_eq!([2, 4, 6, 12].map(|unique| second.intent(unique).is_some()), [false, true, false, true]);
+    drop(second);
+    assert_eq!(open(&memfd).unwrap().intents(), 2);
+}
+
+/// A SIGKILL between two stores: of the words that an update stores, those up to any one are new, and also any one is old.
+#[test]
+fn a_torn_update_of_the_journal_counts_as_none() {
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    state.begin(2, &Intent::default()).unwrap();
+    state.journal().end(2); // a slot that was used before
+    let start = journal_start(&memfd);
+    type Step = (&'static str, fn(&State), fn(&State) -> bool);
+    let steps: [Step; 3] = [
+        ("begin", |state| state.begin(2, &intent()).unwrap(), |state| state.intent(2) == Some(intent())),
+        ("note", |state| state.note_made(2, &[9; 64]), |state| state.intent(2).is_some_and(|it| it.made == [9; 64])),
+        (
+            "answer",
+            |state| state.journal().record_answer(2, 0, &[8; 144]),
+            |state| state.journal().answer(2) == Some((0, vec![8; 144])),
+        ),
+    ];
+    for (name, step, is_done) in steps {
+        let before = first_intent(&memfd);
+        step(&state);
+        let after = first_intent(&memfd);
+        let changed: Vec<usize> =
+            (0..journal::FORMAT.words).filter(|word| before[word * 8..][..8] != after[word * 8..][..8]).collect();
+        assert!(changed.len() > 2, "{name} stores {} words", changed.len());
+        let old_words = |torn: &mut Vec<u8>, words: &[usize]| {
+            words.iter().for_each(|word| torn[word * 8..][..8].copy_from_slice(&before[word * 8..][..8]));
+        };
+        for index in 0..changed.len() {
+            for old in [&changed[index..], &changed[index..=index], &changed[..=index]] {
+                let mut torn = after.clone();
+                old_words(&mut torn, old);
+                rustix::io::pwrite(&memfd, &torn, start).unwrap();
+                let successor = open(&memfd).unwrap();
+                assert!(!is_done(&successor), "{name} is believed though words {old:?} are torn");
+                assert!(name == "begin" || successor.intent(2).is_some(), "{name} has torn the intent, words {old:?}");
+            }
+        }
+        rustix::io::pwrite(&memfd, &after, start).unwrap();
+        assert!(is_done(&open(&memfd).unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn a_state_without_a_journal_is_taken_over_and_one_with_more_is_too() {
+    let memfd = memfd();
+    drop(open(&memfd).unwrap());
+    // As another release would have made it: the row of the journal has a tag that we do not know.
+    let (header, _) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
+    header.retag_for_test(journal::FORMAT, 200);
+    let state = open(&memfd).unwrap();
+    assert!(!state.has_journal());
+    state.begin(2, &intent()).unwrap();
+    assert_eq!((state.intent(2), state.intents()), (None, 0));
+}
+
+#[test]
+fn source_ports_survive() {
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    assert_eq!(state.source_port(0), None);
+    for connection in [0, 5, 63, 64] {
+        state.save_source_port(connection, 700 + connection as u16);
+    }
+    state.save_source_port(5, 999);
+    let next = open(&memfd).unwrap();
+    assert_eq!(
+        [0, 1, 5, 63, 64].map(|connection| next.source_port(connection)),
+        [Some(700), None, Some(999), Some(763), None]
+    );
+}
+
+/// FORGETs that come while the index is being made: each slot is given back exactly once.
+#[test]
+fn forgets_beside_the_scan_free_each_slot_once() {
+    const COUNT: u64 = 20_000;
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    let ids: Vec<u64> = (0..COUNT).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
+    drop(state);
+    let (header, mapping) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
+    let place = header.region(&nodes::FORMAT).unwrap();
+    let region = Region::new(mapping, nodes::FORMAT, place.base, place.capacity, place.allocated_word).unwrap();
+    let nodes = nodes::Nodes::open(region).unwrap();
+    let ids = &ids[..];
+    assert!(nodes.forget(ids[0], 1), "before the scan");
+    assert_eq!((nodes.get(ids[0]), nodes.get(ids[1])), (None, Some(node(1))));
+    let start = Barrier::new(3);
+    std::thread::scope(|scope| {
+        for half in 0..2 {
+            let (nodes, start) = (&nodes, &start);
+            scope.spawn(move || {
+                start.wait();
+                ids.iter().skip(2 + half).step_by(4).for_each(|id| assert!(nodes.forget(*id, 1)));
+            });
+        }
+        start.wait();
+        nodes.index();
+    });
+    let left = COUNT - 1 - (COUNT - 2).div_ceil(4) - (COUNT - 3).div_ceil(4);
+    assert_eq!(nodes.count(), left);
+    let fresh: std::collections::HashSet<u32> =
+        (0..COUNT).map(|number| nodes.lookup(&node(COUNT + number)).unwrap() as u32).collect();
+    assert_eq!(fresh.len() as u64, COUNT, "a slot was given out twice");
+    let kept = ids.iter().filter(|id| nodes.get(**id).is_some()).count() as u64;
+    assert_eq!(kept, left);
+    assert!(ids.iter().all(|id| nodes.get(*id).is_none() || !fresh.contains(&(*id as u32))));
 }

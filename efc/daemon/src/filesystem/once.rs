@@ -1,0 +1,279 @@
+//! Exactly once: requests that must not be executed twice, though the daemon that executed them is gone.
+//!
+//! Before such a call leaves, the saved state holds its *intent*: its xid, and what tells afterwards whether it was executed.
+//! The kernel delivers an unanswered request again. Then
+//!
+//! - an answer that was recorded is given, without a word to the server (`efc_fuse` does that);
+//! - without an intent nothing had left, and the request is as good as new;
+//! - otherwise the objects are compared, never an error alone believed. REMOVE, RMDIR and RENAME are judged by the handle that
+//!   the name led to: a newer file of that name is not touched. What was made is known by a mark: the verifier of an EXCLUSIVE
+//!   CREATE, a time of access that no other call sets (MKDIR, MKNOD, SYMLINK), the linked handle itself. An append goes to its old
+//!   place if that still ends the file or holds its bytes.
+//! - What turns out not to be executed, or is harmless to ask again, goes out under its old xid, from its old port, in the same
+//!   bytes: a copy of the dead daemon that is still on its way, or was executed since, meets the server's duplicate-request cache.
+//!
+//! The handle behind a name comes from recent answers ([`Names`]) and costs a call only if it has been forgotten.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use efc_fuse::Errno;
+use efc_fuse::state::{Intent, State};
+use efc_nfs::{Client, Cred, Error, FileHandle, Identity, SetAttr, SetTime, Status, Time};
+
+use super::files::OpenFile;
+use super::{Caller, Inner};
+use crate::errno::errno;
+
+/// Names remembered per shard; beyond that the shard starts anew.
+const NAMES_PER_SHARD_MAX: usize = 1024;
+const SHARDS: usize = 16;
+
+/// This daemon and its successors are one client to the server.
+#[derive(Debug)]
+pub struct SessionIdentity(pub Arc<State>);
+
+impl Identity for SessionIdentity {
+    fn stamp(&self) -> u32 {
+        self.0.session_id() as u32
+    }
+
+    fn source_port(&self, connection: usize) -> Option<u16> {
+        self.0.source_port(connection)
+    }
+
+    fn connected(&self, connection: usize, source_port: u16) {
+        self.0.save_source_port(connection, source_port);
+    }
+}
+
+type NamesShard = HashMap<(u64, Box<[u8]>), FileHandle>;
+
+/// What names of directories led to lately.
+#[derive(Default)]
+pub struct Names {
+    shards: [Mutex<NamesShard>; SHARDS],
+}
+
+impl Names {
+    fn shard(&self, parent: u64, name: &[u8]) -> MutexGuard<'_, NamesShard> {
+        let last = name.last().copied().unwrap_or_default();
+        self.shards[(parent as usize ^ usize::from(last)) % SHARDS].lock().expect("names lock")
+    }
+
+    /// An answer said so.
+    pub fn learn(&self, parent: u64, name: &[u8], handle: &FileHandle) {
+        let mut shard = self.shard(parent, name);
+        if shard.len() >= NAMES_PER_SHARD_MAX {
+            shard.clear();
+        }
+        shard.insert((parent, name.into()), *handle);
+    }
+
+    /// The name is gone, or leads elsewhere.
+    pub fn forget(&self, parent: u64, name: &[u8]) {
+        self.shard(parent, name).remove(&(parent, name.into()));
+    }
+
+    fn get(&self, parent: u64, name: &[u8]) -> Option<FileHandle> {
+        self.shard(parent, name).get(&(parent, Box::from(name))).copied()
+    }
+}
+
+/// Where the object of a rename is, that may have been executed.
+pub enum Moved {
+    /// Under its new name.
+    Yes,
+    /// Under its old name.
+    NotYet,
+    /// Under neither.
+    Lost,
+}
+
+impl Caller {
+    /// May an earlier copy of the call that failed so have been executed?
+    pub(super) fn may_have_succeeded(&self, error: &Error) -> bool {
+        self.may_be_done || error.replayed
+    }
+
+    /// The time of access that what this request makes is known by.
+    pub(super) fn mark(&self, session: u64) -> Time {
+        let place = self.earlier.as_ref().map(|intent| intent.place);
+        time_of(place.unwrap_or_else(|| new_mark(session, self.unique)))
+    }
+}
+
+/// Now, within 2 ms, with digits below the millisecond that name the request: it is a time of access like another.
+fn new_mark(session: u64, unique: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let mixed = (session ^ unique).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let marked = Duration::from_millis(now.as_millis() as u64 + 1) + Duration::from_nanos(mixed % 1_000_000);
+    place_of(Time { seconds: marked.as_secs() as u32, nanos: marked.subsec_nanos() })
+}
+
+/// Does a time of access show the mark, as finely as the server keeps times (1 ns, 100 ns or 1 us)?
+pub fn shows(time: Time, mark: Time) -> bool {
+    let cut = |digits: u32| mark.nanos - mark.nanos % digits;
+    time.seconds == mark.seconds && [1, 100, 1000].map(cut).contains(&time.nanos)
+}
+
+/// A mark as a place of an intent.
+pub fn place_of(mark: Time) -> u64 {
+    u64::from(mark.seconds) << 32 | u64::from(mark.nanos)
+}
+
+fn time_of(place: u64) -> Time {
+    Time { seconds: (place >> 32) as u32, nanos: place as u32 }
+}
+
+/// A handle of an intent, if it has one.
+pub fn noted(handle: &[u8]) -> Option<FileHandle> {
+    FileHandle::new(handle).filter(|_| !handle.is_empty())
+}
+
+/// The attributes of an object to be made.
+pub fn with_mark(mode: u32, mark: Time) -> SetAttr {
+    SetAttr { atime: SetTime::To(mark), ..super::namespace::with_mode(mode) }
+}
+
+impl Inner {
+    /// Publishes the intent; the client for the call, under its xid. An intent of a predecessor stays, and so does its xid.
+    pub(super) fn begin(&self, caller: &Caller, intent: Intent) -> Result<Client, Errno> {
+        if let Some(earlier) = &caller.earlier {
+            return Ok(self.client.numbered(earlier.xid));
+        }
+        let xid = self.client.reserve_xid();
+        self.state.begin(caller.unique, &Intent { xid, ..intent }).map_err(|_| Errno(libc::ENOMEM))?;
+        Ok(self.client.numbered(xid))
+    }
+
+    /// What the name leads to, as far as we know; asks if we do not.
+    pub(super) async fn object_of(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        directory: &FileHandle,
+        name: &[u8],
+    ) -> Result<FileHandle, Errno> {
+        let earlier = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object));
+        if let Some(known) = earlier.or_else(|| self.names.get(parent, name)) {
+            return Ok(known);
+        }
+        let found = self.client.lookup(&caller.cred, directory, name).await.map_err(|error| errno(&error))?;
+        Ok(found.handle)
+    }
+
+    /// What the name leads to now, by the server.
+    async fn look(&self, cred: &Cred, directory: &FileHandle, name: &[u8]) -> Result<Option<FileHandle>, Errno> {
+        match self.client.lookup(cred, directory, name).await {
+            Ok(found) => Ok(Some(found.handle)),
+            Err(error) if error.is(Status::NoEnt) => Ok(None),
+            Err(error) => Err(errno(&error)),
+        }
+    }
+
+    /// Was the object of a predecessor's REMOVE or RMDIR removed? `false` also if there was no such call.
+    pub(super) async fn was_removed(
+        &self,
+        caller: &Caller,
+        directory: &FileHandle,
+        name: &[u8],
+    ) -> Result<bool, Errno> {
+        let Some(earlier) = &caller.earlier else { return Ok(false) };
+        let found = self.look(&caller.cred, directory, name).await?;
+        Ok(found.is_none_or(|found| found.as_bytes() != earlier.object))
+    }
+
+    /// Where the object of a predecessor's RENAME is; `NotYet` also if there was no such call.
+    pub(super) async fn was_moved(
+        &self,
+        caller: &Caller,
+        (from_dir, from): (&FileHandle, &[u8]),
+        (to_dir, to): (&FileHandle, &[u8]),
+    ) -> Result<Moved, Errno> {
+        let Some(earlier) = &caller.earlier else { return Ok(Moved::NotYet) };
+        let is_object = |found: Option<FileHandle>| found.is_some_and(|found| found.as_bytes() == earlier.object);
+        if is_object(self.look(&caller.cred, to_dir, to).await?) {
+            return Ok(Moved::Yes);
+        }
+        match self.look(&caller.cred, from_dir, from).await? {
+            found @ Some(_) if !is_object(found) => Ok(Moved::Lost),
+            // Nothing to move by mistake: the server's cache of replies may still know how it went.
+            _ => Ok(Moved::NotYet),
+        }
+    }
+
+    /// Where an append goes: the end of the file as the server knows it, or where a predecessor has put it.
+    pub(super) async fn place_append(
+        &self,
+        unique: u64,
+        resent: bool,
+        file: &OpenFile,
+        data: &[u8],
+    ) -> Result<u64, Errno> {
+        let end = self.end_of_file(file).await?;
+        if let Some(earlier) = resent.then(|| self.state.intent(unique)).flatten()
+            && end >= earlier.place
+            && self.holds(file, earlier.place, end, data).await?
+        {
+            return Ok(earlier.place);
+        }
+        let intent = Intent { place: end, ..Intent::default() };
+        self.state.begin(unique, &intent).map_err(|_| Errno(libc::ENOMEM))?;
+        Ok(end)
+    }
+
+    /// Does the file hold `data` at `place`, as far as it reaches?
+    async fn holds(&self, file: &OpenFile, place: u64, end: u64, data: &[u8]) -> Result<bool, Errno> {
+        let length = usize::try_from(end - place).unwrap_or(usize::MAX).min(data.len());
+        if length == 0 {
+            return Ok(true);
+        }
+        let buffer = efc_buffer::Buffer::with_capacity(length);
+        match self.read_rest(file, place, buffer, 0..length).await {
+            Ok((buffer, filled)) => Ok(filled.len() == length && buffer[..length] == data[..length]),
+            Err(_) => Ok(true), // not to be known: the same bytes in the same place do no harm to themselves
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_times_of_now_that_differ_between_requests() {
+        let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let marks: Vec<Time> = (0..1000).map(|unique| time_of(new_mark(77, unique * 2))).collect();
+        let after = before + Duration::from_secs(5);
+        assert!(marks.iter().all(|mark| {
+            let time = Duration::new(mark.seconds.into(), mark.nanos);
+            time > before && time < after
+        }));
+        let digits: std::collections::HashSet<u32> = marks.iter().map(|mark| mark.nanos % 1_000_000).collect();
+        assert!(digits.len() > 990, "{} of 1000 differ", digits.len());
+    }
+
+    #[test]
+    fn a_mark_is_known_in_coarser_times_and_no_others() {
+        let mark = Time { seconds: 5, nanos: 123_456_789 };
+        let seen = [123_456_789, 123_456_700, 123_456_000, 123_456_788, 123_000_000, 0];
+        assert_eq!(seen.map(|nanos| shows(Time { seconds: 5, nanos }, mark)), [true, true, true, false, false, false]);
+        assert!(!shows(Time { seconds: 6, ..mark }, mark));
+    }
+
+    #[test]
+    fn names_are_forgotten_and_bounded() {
+        let names = Names::default();
+        let handle = FileHandle::new(b"handle").expect("short");
+        for number in 0..100_000_u64 {
+            names.learn(number % 10, &number.to_le_bytes(), &handle);
+        }
+        let kept: usize = names.shards.iter().map(|shard| shard.lock().expect("names lock").len()).sum();
+        assert!(kept <= SHARDS * NAMES_PER_SHARD_MAX);
+        assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
+        names.forget(9, &99_999_u64.to_le_bytes());
+        assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
+    }
+}
