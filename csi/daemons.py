@@ -18,6 +18,7 @@ from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
 from csi.program import DaemonProgram
+from csi.sessions import Sessions
 
 _LOGGER = logging.getLogger(__name__)
 LAUNCH_SECONDS_MAX = 30.0
@@ -44,6 +45,7 @@ class Daemons:
         self._keeper = keeper
         self._idle_grace_seconds = idle_grace_seconds
         self._program = program
+        self._sessions = Sessions(keeper=keeper, folder=self._folder)
         self._daemons: dict[str, _Daemon] = {}
 
     def mount_of(self, key: str) -> str:
@@ -95,6 +97,13 @@ class Daemons:
             daemon.users.discard(user)
             self._release_later(key)
 
+    async def watch(self) -> None:
+        """Never returns: each new keeper gets the daemons' program, and the sessions that the one before had."""
+        watches = [self._sessions.watch()]
+        if self._program is not None:
+            watches.append(self._program.watch())
+        await asyncio.gather(*watches)
+
     async def close(self) -> None:
         """At the end: releases what nobody uses, since nobody is there any more when its grace is over.
 
@@ -106,6 +115,7 @@ class Daemons:
                 self._start_release(key)
         if releases := [daemon.release for daemon in self._daemons.values() if daemon.release is not None]:
             await asyncio.wait(releases)
+        self._sessions.close()
 
     def _release_later(self, key: str) -> None:
         daemon = self._daemons[key]
@@ -130,10 +140,13 @@ class Daemons:
         if self._program is not None:
             await self._program.ensure()
         try:
+            # First what we hold, or a new keeper would take the mount for a dead one.
+            await self._sessions.ensure()
             status = await self._mount(target, config)
         except DriverError:
             _remove_directory(target)
             raise
+        await self._sessions.hold(status)
         _LOGGER.debug("daemon %s serves, process %d", key, status.pid)
 
     async def _mount(self, target: str, config: efc_pb2.DaemonConfig) -> efc_pb2.MountStatus:
@@ -157,6 +170,7 @@ class Daemons:
         target = self.mount_of(key)
         try:
             await self._keeper.unmount(target=target)
+            self._sessions.drop(target)
             _remove_directory(target)
             _LOGGER.info("daemon %s released", key)
         except DriverError as error:

@@ -23,6 +23,11 @@ MOUNT_SECONDS_MAX = 30.0
 UNMOUNT_SECONDS_MAX = 30.0
 STATUS_SECONDS_MAX = 5.0
 INSTALL_SECONDS_MAX = 15.0
+SESSION_SECONDS_MAX = 5.0
+#: More than the keeper takes for an upgrade and the way back.
+UPGRADE_SECONDS_MAX = 20.0
+#: Most descriptors beside one message, as there.
+_DESCRIPTORS_MAX = 8
 
 
 class KeeperUnreachableError(DriverError):
@@ -59,7 +64,7 @@ class Keeper:
         """Mounts a dataset, or finds it mounted with the same configuration; returns when it can be used."""
         request = efc_pb2.MountRequest(target=target, config=config, time_limit_ms=int(limit_seconds * 1000))
         # The keeper cleans up at its limit; it needs a moment for that before we give up on it.
-        reply = await self._ask(efc_pb2.KeeperRequest(mount=request), limit_seconds=limit_seconds + 5)
+        reply, _ = await self._ask(efc_pb2.KeeperRequest(mount=request), limit_seconds=limit_seconds + 5)
         return reply.mount.status
 
     async def unmount(self, *, target: str, force: bool = False) -> None:
@@ -70,7 +75,7 @@ class Keeper:
     async def status(self, target: str = "", *, limit_seconds: float = STATUS_SECONDS_MAX) -> KeeperStatus:
         """All mounts, or the one at ``target``."""
         request = efc_pb2.StatusRequest(target=target)
-        reply = await self._ask(efc_pb2.KeeperRequest(status=request), limit_seconds=limit_seconds)
+        reply, _ = await self._ask(efc_pb2.KeeperRequest(status=request), limit_seconds=limit_seconds)
         status = reply.status
         return KeeperStatus(pid=status.keeper_pid, version=status.keeper_version, mounts=list(status.mounts))
 
@@ -78,6 +83,26 @@ class Keeper:
         """The daemons that are started from now on run the program in ``memory``, a sealed memfd."""
         request = efc_pb2.KeeperRequest(install=efc_pb2.InstallRequest(version=version))
         await self._ask(request, limit_seconds=INSTALL_SECONDS_MAX, descriptors=[memory])
+
+    async def upgrade(self, *, target: str) -> efc_pb2.MountStatus:
+        """Replaces the daemon at ``target`` by one of the installed program; FAILED_PRECONDITION if that cannot serve."""
+        request = efc_pb2.KeeperRequest(upgrade=efc_pb2.UpgradeRequest(target=target))
+        reply, _ = await self._ask(request, limit_seconds=UPGRADE_SECONDS_MAX)
+        return reply.upgrade.status
+
+    async def hold(self, *, target: str) -> tuple[efc_pb2.MountStatus, list[int]]:
+        """The session of the mount at ``target``: what it is, and copies of its descriptors, which the caller owns."""
+        request = efc_pb2.HoldRequest(target=target)
+        reply, descriptors = await self._ask(
+            efc_pb2.KeeperRequest(hold=request), limit_seconds=SESSION_SECONDS_MAX
+        )  # fmt: skip
+        return reply.hold.status, descriptors
+
+    async def adopt(self, *, status: efc_pb2.MountStatus, descriptors: Sequence[int]) -> efc_pb2.MountStatus:
+        """Gives back what :meth:`hold` returned; NOT_FOUND if the mount is gone. The descriptors stay the caller's."""
+        request = efc_pb2.KeeperRequest(adopt=efc_pb2.AdoptRequest(status=status))
+        reply, _ = await self._ask(request, limit_seconds=SESSION_SECONDS_MAX, descriptors=descriptors)
+        return reply.adopt.status
 
     def identity(self) -> tuple[int, ...] | None:
         """Differs from one keeper to the next at this place; None while there is none. Never waits."""
@@ -89,10 +114,10 @@ class Keeper:
 
     async def _ask(
         self, request: efc_pb2.KeeperRequest, *, limit_seconds: float, descriptors: Sequence[int] = ()
-    ) -> efc_pb2.KeeperReply:
+    ) -> tuple[efc_pb2.KeeperReply, list[int]]:
         try:
             async with asyncio.timeout(limit_seconds):
-                received = await self._exchange(request.SerializeToString(), descriptors)
+                received, beside = await self._exchange(request.SerializeToString(), descriptors)
         except TimeoutError:
             raise KeeperUnreachableError(
                 f"the keeper at {self._path} did not answer within {limit_seconds:g} s"
@@ -102,19 +127,38 @@ class Keeper:
             raise KeeperUnreachableError(
                 f"no keeper answers at {self._path} ({reason}): is efc-keeper running?"
             ) from None
-        return _decoded(received, expected=request.WhichOneof("request"))
+        try:
+            return _decoded(received, expected=request.WhichOneof("request")), beside
+        except DriverError:
+            for descriptor in beside:
+                os.close(descriptor)
+            raise
 
-    async def _exchange(self, request: bytes, descriptors: Sequence[int]) -> bytes:
+    async def _exchange(self, request: bytes, descriptors: Sequence[int]) -> tuple[bytes, list[int]]:
         loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.settimeout(0)
             await loop.sock_connect(connection, self._path)
             # One datagram, on an empty socket: it is taken whole and at once.
             socket.send_fds(connection, [request], descriptors)
-            received = await loop.sock_recv(connection, MESSAGE_BYTES_MAX)
+            await _readable(connection)
+            received, beside, _, _ = socket.recv_fds(
+                connection, MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
         if not received:
             raise ConnectionResetError(0, "it closed the connection without an answer")
-        return received
+        return received, beside
+
+
+async def _readable(connection: socket.socket) -> None:
+    """Returns when there is something to receive, which asyncio's own calls would do without descriptors."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connection)
 
 
 def _decoded(received: bytes, *, expected: str | None) -> efc_pb2.KeeperReply:

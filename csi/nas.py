@@ -129,7 +129,9 @@ class Nas:
         with self._recorder.outcome(*metrics, operation=command):
             finished = await self._children.run(arguments, deadline_seconds=deadline_seconds, stdin=stdin)
             if finished.exit_status != 0:
-                failed = from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
+                failed = from_child(
+                    program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr
+                )
                 raise self._named(failed)
         return finished.stdout
 

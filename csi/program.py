@@ -53,7 +53,7 @@ class DaemonProgram:
             if owner is None or owner == self._owner:
                 return
             try:
-                await self._keeper.install(version=self._version, memory=self._memory)
+                await self.install()
             except KeeperUnreachableError as error:
                 _LOGGER.debug("the daemons' program is not handed over yet: %s", error.message)
                 return
@@ -62,6 +62,10 @@ class DaemonProgram:
             else:
                 _LOGGER.info("daemons run version %s from now on", self._version)
             self._owner = owner
+
+    async def install(self) -> None:
+        """Gives the program to the keeper, and raises what that says."""
+        await self._keeper.install(version=self._version, memory=self._memory)
 
     async def watch(self) -> None:
         """Never returns: gives the program to each new keeper."""

@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     _add_mount(commands)
     _add_umount(commands)
     _add_status(commands)
+    _add_upgrade(commands)
     _add_metrics(commands)
     _add_doctor(commands)
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
@@ -117,6 +118,12 @@ def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "status", "show what is mounted, and how it does")
     parser.add_argument("--json", action="store_true", help="as an array of objects")
+
+
+def _add_upgrade(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "upgrade", "replace running daemons by ones of this release; applications only wait")
+    parser.add_argument("target", metavar="TARGET", nargs="?", help="of one mount")
+    parser.add_argument("--all", action="store_true", help="all mounts, one after the other")
 
 
 def _add_metrics(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

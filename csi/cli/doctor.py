@@ -24,9 +24,8 @@ from csi._proto import efc_pb2
 from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
-from csi.cli.status import source_of
 from csi.errors import DriverError
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError
+from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
 from csi.paths import KUBELET_ROOT
 from csi.publishing import condition_of

@@ -68,10 +68,11 @@ async def _node(parsed: argparse.Namespace) -> None:
     program = DaemonProgram.installed(keeper)
     recorder = _recorder(programs.MOUNT_HELPER)
     children = Children(recorder=recorder)
+    daemons = Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace, program=program)
     publisher = Publisher(
         publications=Publications(run_dir),
         mounts=Mounts(children=children),
-        daemons=Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace, program=program),
+        daemons=daemons,
         keeper=keeper,
         kubelet_roots=roots,
     )
@@ -99,7 +100,7 @@ async def _node(parsed: argparse.Namespace) -> None:
         allowed_sources=AllowedSources(parsed.allowed_sources),
     )
     server.add("Node", node)
-    handing_over = asyncio.create_task(program.watch())
+    watching = asyncio.create_task(daemons.watch())
     try:
         async with _metrics(parsed, collect):
             if parsed.registration_dir is None:
@@ -107,7 +108,7 @@ async def _node(parsed: argparse.Namespace) -> None:
             else:
                 await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
     finally:
-        handing_over.cancel()
+        watching.cancel()
         await publisher.close()
 
 

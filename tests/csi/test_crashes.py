@@ -227,27 +227,28 @@ def test_without_a_keeper(driver: Driver, nas: Nas) -> None:
     driver.unpublish(other, other_target)
 
 
-def test_a_new_keeper_where_the_old_ones_daemon_is_dead(driver: Driver, nas: Nas) -> None:
-    """As when the keeper's pod is deleted together with its daemons: the dead mount makes way for a new one."""
-    volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
-    driver.publish(volume, old)
-    daemons = driver.daemons()
-    driver.kill("keeper")
-    for daemon in daemons:
-        os.kill(daemon.pid, signal.SIGKILL)
-    wait_until(lambda: not os.path.isdir(old), what="the mount to be dead, also to the kernel's cache", limit_s=10)
-    driver.start("keeper")
-    driver.publish(volume, new)
-    (new / "file").write_text("content")
-    assert (nas.export_folder() / "file").read_text() == "content"
-    driver.unpublish(volume, old)
-    driver.unpublish(volume, new)
+@contextlib.contextmanager
+def open_elsewhere(path: Path) -> Iterator[Callable[[], str]]:
+    """Another process has the file open during the block; calling the result makes it read it.
+
+    This process must not have it open itself: a child that it starts would close its copy, and wait for an answer that
+    the very daemon gives that is being started.
+    """
+    script = 'exec 3<"$1"; echo open; read go; cat <&3'
+    with subprocess.Popen(
+        ["sh", "-c", script, "reader", path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "open\n"
+        yield lambda: reader.communicate("go\n", timeout=30)[0]
 
 
-def test_a_new_keeper(driver: Driver, nas: Nas) -> None:
-    """What an earlier keeper mounted is served on to its pods; new pods get a daemon that has a keeper."""
+def test_a_new_keeper_takes_over(driver: Driver, nas: Nas) -> None:
+    """The daemon stays, new pods of the dataset share it, and the new keeper replaces it when it dies."""
     volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
     driver.publish(volume, old)
+    (before,) = driver.daemons()
     with (old / "open").open("w+") as held:
         driver.kill("keeper")
         driver.start("keeper")
@@ -255,8 +256,72 @@ def test_a_new_keeper(driver: Driver, nas: Nas) -> None:
         held.write("content")
         held.flush()
         assert (new / "open").read_text() == "content"
-    (new / "by-the-new").write_text("more")
-    assert (old / "by-the-new").read_text() == "more"
+    assert [daemon.pid for daemon in driver.daemons()] == [before.pid]
+    os.kill(before.pid, signal.SIGKILL)
+    (new / "by-the-next").write_text("more")
+    assert (old / "by-the-next").read_text() == "more"
+    driver.unpublish(volume, old)
+    driver.unpublish(volume, new)
+
+
+def test_keeper_and_daemon_die_at_once(driver: Driver, nas: Nas) -> None:
+    """The node plugin holds the session too, and gives it to the next keeper; open files stay open."""
+    volume, target = static_volume("held", nas.url), driver.target()
+    driver.publish(volume, target)
+    (target / "file").write_text("content")
+    with open_elsewhere(target / "file") as read:
+        for _ in range(3):
+            daemons = driver.daemons()
+            driver.kill("keeper")
+            for daemon in daemons:
+                os.kill(daemon.pid, signal.SIGKILL)
+            driver.start("keeper")
+            assert (target / "file").read_text() == "content"
+        assert read() == "content"
+    driver.unpublish(volume, target)
+
+
+def test_keeper_and_node_plugin_die_at_once(driver: Driver, nas: Nas) -> None:
+    """The daemon has the session; the next ones of both get it, and each holds it again."""
+    volume, target = static_volume("both", nas.url), driver.target()
+    driver.publish(volume, target)
+    (target / "file").write_text("content")
+    (daemon,) = driver.daemons()
+    with open_elsewhere(target / "file") as read:
+        driver.kill("node")
+        driver.kill("keeper")
+        driver.start("keeper")
+        driver.start("node")
+        assert [found.pid for found in driver.daemons()] == [daemon.pid]
+        # Now the node plugin alone has it.
+        wait_until(lambda: holds_session(driver.pid("node")), what="the node plugin to hold the session")
+        driver.kill("keeper")
+        os.kill(daemon.pid, signal.SIGKILL)
+        driver.start("keeper")
+        assert read() == "content"
+    driver.unpublish(volume, target)
+
+
+def holds_session(pid: int) -> bool:
+    """Whether a process has a FUSE session open."""
+    return any(os.readlink(link) == "/dev/fuse" for link in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_everybody_dies_at_once(driver: Driver, nas: Nas) -> None:
+    """Nobody has the session any more: the dead mount makes way for a new one."""
+    volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
+    driver.publish(volume, old)
+    daemons = driver.daemons()
+    for name in ("node", "keeper"):
+        driver.kill(name)
+    for daemon in daemons:
+        os.kill(daemon.pid, signal.SIGKILL)
+    wait_until(lambda: not os.path.isdir(old), what="the mount to be dead, also to the kernel's cache", limit_s=10)
+    driver.start("keeper")
+    driver.start("node")
+    driver.publish(volume, new)
+    (new / "file").write_text("content")
+    assert (nas.export_folder() / "file").read_text() == "content"
     driver.unpublish(volume, old)
     driver.unpublish(volume, new)
 

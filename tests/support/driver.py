@@ -172,11 +172,11 @@ class Driver:
         return self._services[name].pid
 
     def daemons(self) -> list[Process]:
-        """The keeper's living daemons."""
+        """The keeper's living daemons, those of an earlier one included: they have no parent."""
         keeper = self._services.get("keeper")
         return [
             process for process in processes()
-            if keeper and process.parent_pid == keeper.pid and process.name == "efcd" and process.state != "Z"
+            if keeper and process.parent_pid in (keeper.pid, 1) and process.name == "efcd" and process.state != "Z"
         ]  # fmt: skip
 
     def _environment(self, name: str) -> dict[str, str]:

@@ -7,7 +7,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::process::ExitCode;
 
+use efc_fuse::state::State;
 use efc_proto::{Connected, DaemonConfig, DaemonStats, Error, MountStatus, Ready, Start, ToDaemon, ToKeeper};
 use efc_proto::{to_daemon, to_keeper};
 use rustix::net::{SocketFlags, accept_with};
@@ -44,6 +46,21 @@ pub trait Serving {
     fn resend(&self);
     /// See `Drain`.
     fn drain(&self) -> !;
+}
+
+/// Whether a daemon of this program could go on with the state that another's has saved, which is descriptor 3 instead of
+/// the control socket. Changes nothing.
+pub fn check_state() -> ExitCode {
+    // SAFETY: the keeper starts this program with a copy of the memfd as descriptor 3, and nothing else in this process
+    // knows that number.
+    let memfd = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
+    match State::check(memfd) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 impl Control {

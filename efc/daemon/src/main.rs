@@ -53,6 +53,7 @@ fn main() -> ExitCode {
             println!("{}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
+        Some(argument) if argument == "--check-state" => return control::check_state(),
         Some(argument) if argument == id_maps::COMMAND => return id_maps::serve(),
         _ => {}
     }

@@ -11,6 +11,8 @@
 //! | `rootless` | connects to a root that is no directory |
 //! | `dies-connected`, `dies-mounted` | ends after that message |
 //! | `crashes` | serves once; every successor dies at once |
+//! | `regresses` | successors of another version die at once |
+//! | `stubborn` | no program says that it can take the state over |
 //! | `talkative` | logs a KiB for each request |
 //! | `wedges` | the first one reads no more requests after a hundred, and reports all the same |
 //! | `mute` | never reports |
@@ -39,9 +41,10 @@ const ENOENT: i32 = 2;
 const ENOSYS: i32 = 38;
 
 fn main() {
-    if std::env::args().nth(1).is_some_and(|argument| argument == "--version") {
-        println!("{VERSION}");
-        return;
+    match std::env::args().nth(1).as_deref() {
+        Some("--version") => return println!("{VERSION}"),
+        Some("--check-state") => check_state(),
+        _ => {}
     }
     // SAFETY: the keeper passes its socket as descriptor 3, which nothing else in this process knows.
     let control = Arc::new(unsafe { OwnedFd::from_raw_fd(3) });
@@ -58,7 +61,7 @@ fn main() {
     let mut requests_max = if host == "wedges" { 100 } else { u64::MAX };
     let is_successor = state.metadata().expect("fstat of the state").len() > 0;
     if is_successor {
-        if host == "crashes" {
+        if host == "crashes" || host == "regresses" && VERSION.ends_with('!') {
             exit(7);
         }
         requests_max = u64::MAX;
@@ -66,7 +69,8 @@ fn main() {
     } else {
         session.connection = connect(&control, &host);
         initialize(&mut device);
-        state.write_all(b"initialized").expect("a record in the state");
+        let record: &[u8] = if host == "stubborn" { b"stubborn" } else { b"initialized" };
+        state.write_all(record).expect("a record in the state");
     }
     send(&control, to_keeper::Message::Ready(Ready { version: VERSION.into(), beats: true }));
     let requests = Arc::new(AtomicU64::new(0));
@@ -81,6 +85,19 @@ fn main() {
         }
     });
     serve(&mut device, &state, &requests, requests_max, is_talkative);
+}
+
+/// Whether this program can go on with the state that is descriptor 3.
+fn check_state() -> ! {
+    // SAFETY: the keeper passes the state as descriptor 3, which nothing else in this process knows.
+    let state = File::from(unsafe { OwnedFd::from_raw_fd(3) });
+    let mut word = [0; 8];
+    state.read_exact_at(&mut word, 0).expect("what a daemon has saved");
+    if &word == b"stubborn" {
+        eprintln!("nobody understands this state");
+        exit(1);
+    }
+    exit(0);
 }
 
 /// What a later keeper gets.
@@ -140,6 +157,7 @@ fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool) 
             }
             to_daemon::Message::Stop(_) => exit(0),
             to_daemon::Message::Resend(_) => {}
+            to_daemon::Message::Drain(_) => exit(0),
             _ => exit(6),
         }
     }

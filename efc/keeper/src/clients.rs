@@ -9,7 +9,7 @@ use std::time::Duration;
 use efc_proto::error::Code;
 use efc_proto::{
     AdoptReply, Error, HoldReply, InstallReply, KeeperReply, KeeperRequest, MountReply, MountStatus, StatusReply,
-    UnmountReply, keeper_reply::Reply, keeper_request::Request,
+    UnmountReply, UpgradeReply, keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
@@ -133,6 +133,9 @@ fn answer(request: Option<Request>, descriptors: Vec<OwnedFd>, mounts: &Arc<Moun
         Some(Request::Install(request)) => {
             mounts.programs().daemon.install(Program::sealed(&request.version, descriptors)?);
             Ok(Reply::Install(InstallReply {}))
+        }
+        Some(Request::Upgrade(request)) => {
+            Ok(Reply::Upgrade(UpgradeReply { status: Some(mounts.upgrade(&request.target)?) }))
         }
         _ => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
     }

@@ -56,6 +56,9 @@ struct Shared {
     /// What the supervising thread shall do next.
     end: Option<End>,
     report_wanted: bool,
+    upgrade_wanted: bool,
+    /// Of the last upgrade, once it has come to its end.
+    upgraded: Option<Result<(), Error>>,
     /// Reports that the daemon has made.
     reports: u64,
 }
@@ -105,6 +108,8 @@ impl Entry {
             is_attached,
             end: None,
             report_wanted: false,
+            upgrade_wanted: false,
+            upgraded: None,
             reports: 0,
         };
         let waker = kernel::create_waker()?;
@@ -220,6 +225,30 @@ impl Entry {
         drop(self.wait_until(deadline, |shared| matches!(shared.phase, Phase::Ended(_))));
     }
 
+    /// Has the daemon replaced by one of the installed program; returns when that one serves, or the former program again.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION for a program that cannot take over, or that did not, UNAVAILABLE for a mount without a daemon
+    /// that serves, DEADLINE_EXCEEDED at `deadline`, while the upgrade goes on.
+    pub fn upgrade(&self, deadline: Instant) -> Result<MountStatus, Error> {
+        let mut shared = self.lock();
+        shared.upgrade_wanted = true;
+        shared.upgraded = None;
+        drop(shared);
+        kernel::wake(&self.waker);
+        let is_over =
+            |shared: &Shared| shared.upgraded.is_some() || !matches!(shared.phase, Phase::Starting | Phase::Mounted);
+        let shared = self.wait_until(deadline, is_over);
+        match &shared.upgraded {
+            Some(Ok(())) => Ok(shared.status.clone()),
+            Some(Err(error)) => Err(error.clone()),
+            None => {
+                let message = format!("the upgrade of {} does not come to its end", self.target.display());
+                Err(failure(Code::DeadlineExceeded, message))
+            }
+        }
+    }
+
     /// What keeps the mount alive, while there is one.
     pub fn held(&self) -> Option<Arc<Held>> {
         self.lock().held.clone()
@@ -256,6 +285,17 @@ impl Entry {
     /// Whether a report is wanted; asking takes the wish away.
     pub fn take_report_wanted(&self) -> bool {
         std::mem::take(&mut self.lock().report_wanted)
+    }
+
+    /// Whether an upgrade is wanted; asking takes the wish away.
+    pub fn take_upgrade_wanted(&self) -> bool {
+        std::mem::take(&mut self.lock().upgrade_wanted)
+    }
+
+    /// How an upgrade ended.
+    pub fn upgraded(&self, result: Result<(), Error>) {
+        self.lock().upgraded = Some(result);
+        self.changed.notify_all();
     }
 
     /// Changes what clients see.

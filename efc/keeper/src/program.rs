@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping};
 use efc_proto::Error;
 use efc_proto::error::Code;
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
@@ -33,6 +34,10 @@ const SIZE_MAX: i64 = 256 << 20;
 const VERSION_LENGTH_MAX: usize = 64;
 /// How long a program may take to print its version.
 const VERSION_TIME_LIMIT: Duration = Duration::from_secs(5);
+/// Where a program that is asked about a saved state finds it.
+const STATE_FD: i32 = 3;
+/// Longest reason that it may give, in bytes.
+const REASON_LENGTH_MAX: u64 = 4096;
 /// `ET_EXEC` and `ET_DYN` of elf(5).
 const EXECUTABLE_TYPES: [u16; 2] = [2, 3];
 
@@ -98,6 +103,26 @@ impl Program {
         };
         command.arg0(NAME).env_clear().current_dir("/").stdin(Stdio::null()).stdout(Stdio::null());
         command
+    }
+
+    /// Asks the program whether its daemons can go on with what another's has saved.
+    ///
+    /// # Errors
+    /// Its reason, or why it could not be asked.
+    pub fn check_state(&self, state: &OwnedFd) -> io::Result<()> {
+        let mut command = self.command();
+        let state = state.try_clone()?;
+        command.fd_mappings(vec![FdMapping { parent_fd: state, child_fd: STATE_FD }]).map_err(io::Error::other)?;
+        let mut child = command.arg("--check-state").stderr(Stdio::piped()).spawn()?;
+        let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        if !wait_readable(&process, VERSION_TIME_LIMIT) {
+            child.kill()?;
+            leave_to_a_thread(child);
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
+        }
+        let mut reason = String::new();
+        child.stderr.take().map(|stderr| stderr.take(REASON_LENGTH_MAX).read_to_string(&mut reason)).transpose()?;
+        if child.wait()?.success() { Ok(()) } else { Err(io::Error::other(reason.trim().to_owned())) }
     }
 
     fn printed_version(&self) -> io::Result<String> {

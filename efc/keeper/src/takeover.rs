@@ -21,6 +21,9 @@ use crate::mounts::{Mounts, validated};
 use crate::session::Origin;
 use crate::{STACK_BYTES, kernel, target};
 
+/// More than an upgrade and the way back may take.
+const UPGRADE_TIME_LIMIT: Duration = Duration::from_secs(15);
+
 impl Mounts {
     /// Takes over from an earlier keeper; returns when all its daemons have answered, or after `limit`.
     ///
@@ -72,6 +75,18 @@ impl Mounts {
             .ok_or_else(|| failure(Code::NotFound, format!("nothing is mounted on {path} by this keeper")))?;
         let held = entry.held().ok_or_else(|| failure(Code::Unavailable, format!("{path} is being mounted")))?;
         Ok((entry.status(), held))
+    }
+
+    /// Replaces the daemon of a mount by one of the installed program.
+    ///
+    /// # Errors
+    /// NOT_FOUND if nothing is mounted there, and those of [`Entry::upgrade`].
+    pub fn upgrade(&self, path: &str) -> Result<MountStatus, Error> {
+        let target = target::resolve(path)?;
+        let entry = self
+            .find(target.path())
+            .ok_or_else(|| failure(Code::NotFound, format!("nothing is mounted on {path} by this keeper")))?;
+        entry.upgrade(Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
     /// Takes a session that a client has held; the next daemon starts at once. One that is here already is success.

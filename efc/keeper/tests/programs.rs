@@ -121,3 +121,62 @@ fn what_could_change_or_cannot_run_is_refused() {
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
 }
+
+fn install_other(client: &support::Client) {
+    client.install(OTHER, &[memory(&other_daemon(), all_seals()).as_fd()]).unwrap();
+}
+
+#[test]
+fn a_running_daemon_is_upgraded_and_back_again() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("nas")).unwrap();
+    let file = fs::File::open(ground.hello()).unwrap();
+    install_other(&client);
+    let upgraded = client.upgrade(&ground.target()).unwrap();
+    assert_eq!((upgraded.version.as_str(), upgraded.state()), (OTHER, State::Serving));
+    assert_ne!(upgraded.pid, first.pid);
+    let mut buffer = [0; 13];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
+    assert_eq!(&buffer, b"hello, world\n");
+    client.install(OWN, &[memory(&smallest_daemon(), all_seals()).as_fd()]).unwrap();
+    assert_eq!(client.upgrade(&ground.target()).unwrap().version, OWN);
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
+    drop(file);
+    client.unmount(&ground.target(), false).unwrap();
+    assert_eq!(client.upgrade(&ground.target()).unwrap_err().code(), Code::NotFound);
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn a_program_that_cannot_take_the_state_over_touches_nothing() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("stubborn")).unwrap();
+    install_other(&client);
+    let error = client.upgrade(&ground.target()).unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(error.message.contains("nobody understands this state"), "{}", error.message);
+    assert_eq!((client.only().pid, client.only().restarts), (first.pid, 0));
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn a_program_that_does_not_serve_gives_the_mount_back() {
+    let ground = Ground::new();
+    let client = ground.client();
+    client.mount(&ground.target(), config("regresses")).unwrap();
+    let file = fs::File::open(ground.hello()).unwrap();
+    install_other(&client);
+    let error = client.upgrade(&ground.target()).unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(error.message.contains("the former program has it again"), "{}", error.message);
+    let status = client.only();
+    assert_eq!((status.version.as_str(), status.state()), (OWN, State::Serving));
+    let mut buffer = [0; 13];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
+    drop(file);
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}

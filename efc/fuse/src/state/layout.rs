@@ -132,6 +132,20 @@ impl Header {
         Ok((header, mapping))
     }
 
+    /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written. Without
+    /// the journal's region a state can be read too.
+    pub fn check_only(memfd: OwnedFd) -> io::Result<()> {
+        let mut magic = [0; WORD];
+        if rustix::io::pread(&memfd, &mut magic, 0)? < WORD || u64::from_ne_bytes(magic) != MAGIC {
+            return Err(invalid("it has no such beginning"));
+        }
+        let size = usize::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
+        let header = Header { mapping: Arc::new(Mapping::new(memfd, size.max(PAGE))?) };
+        header.check(size)?;
+        let needed = Plan::default().regions().into_iter().filter(|(format, _)| *format != journal::FORMAT);
+        needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
+    }
+
     fn word(&self, index: usize) -> u64 {
         self.mapping.words(index, 1)[0].load(Ordering::Acquire)
     }

@@ -174,6 +174,14 @@ impl State {
         Ok(state)
     }
 
+    /// Whether [`State::open`] could read what another daemon has saved. Changes nothing.
+    ///
+    /// # Errors
+    /// Those that it would have.
+    pub fn check(memfd: OwnedFd) -> io::Result<()> {
+        Header::check_only(memfd)
+    }
+
     /// A session was negotiated by a predecessor.
     pub fn is_resumed(&self) -> bool {
         self.resumed

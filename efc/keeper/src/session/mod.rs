@@ -10,6 +10,7 @@
 
 mod beginning;
 mod heartbeat;
+mod upgrade;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
+use efc_proto::{Drain, Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -33,9 +34,10 @@ use crate::identity::Identities;
 use crate::isolation::Isolation;
 use crate::kernel;
 use crate::network::Networks;
-use crate::program::NextProgram;
+use crate::program::{NextProgram, Program};
 pub use beginning::Origin;
 use heartbeat::{Heartbeat, Pulse};
+use upgrade::Upgrade;
 
 /// A daemon that dies within this time of being ready, or before, has died young.
 const YOUNG: Duration = Duration::from_millis(300);
@@ -88,6 +90,9 @@ struct Session<'a> {
     died_at: Option<Instant>,
     /// When the daemon must be ready, or when the next one is started.
     deadline: Option<Instant>,
+    /// What the daemon runs.
+    program: Arc<Program>,
+    upgrade: Option<Upgrade>,
 }
 
 enum Event {
@@ -138,6 +143,8 @@ impl<'a> Session<'a> {
             young_deaths: 0,
             died_at: None,
             deadline: None,
+            program: programs.daemon.get(),
+            upgrade: None,
         }
     }
 
@@ -146,19 +153,28 @@ impl<'a> Session<'a> {
         loop {
             match self.next_event() {
                 Event::Wake if self.entry.end_wanted().is_some() => return "unmounted",
-                Event::Wake => self.request_report(),
+                Event::Wake => {
+                    self.request_report();
+                    if self.entry.take_upgrade_wanted() {
+                        self.begin_upgrade();
+                    }
+                }
                 Event::Message(message) => self.handle(*message),
                 Event::Died(ending) => {
                     if kernel::is_disconnected(&self.held.device) {
                         return self.disconnected();
                     }
-                    self.died(format!("the daemon {ending}"));
+                    if !self.go_on_with_upgrade(&format!("the daemon {ending}")) {
+                        self.died(format!("the daemon {ending}"));
+                    }
                 }
                 Event::Gone(index) => self.predecessor_gone(index),
                 Event::Beat => self.beat(),
                 Event::Deadline if self.daemon.is_some() => {
                     self.bury(Duration::ZERO);
-                    self.died("the daemon did not get ready in time".to_owned());
+                    if !self.go_on_with_upgrade("the daemon did not get ready in time") {
+                        self.died("the daemon did not get ready in time".to_owned());
+                    }
                 }
                 Event::Deadline => {
                     if let Err(error) = self.spawn() {
@@ -202,6 +218,7 @@ impl<'a> Session<'a> {
             status.set_state(State::Serving);
         });
         self.serves(Instant::now(), ready.beats);
+        self.end_upgrade();
     }
 
     fn serves(&mut self, now: Instant, beats: bool) {
@@ -282,15 +299,21 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Starts the next daemon, with the program that is installed now.
     fn spawn(&mut self) -> io::Result<()> {
+        self.spawn_program(self.programs.daemon.get(), RESUME_TIME_LIMIT)
+    }
+
+    fn spawn_program(&mut self, program: Arc<Program>, limit: Duration) -> io::Result<()> {
         let is_successor = self.died_at.is_some();
         self.entry.update(|status| status.restarts += u32::from(is_successor));
         let status = self.entry.status();
-        let daemon = Daemon::start(&self.programs.daemon.get(), &self.isolation, &status, &self.held)?;
+        let daemon = Daemon::start(&program, &self.isolation, &status, &self.held)?;
+        self.program = program;
         self.report_pending = false;
         self.entry.update(|status| status.pid = daemon.pid());
         self.daemon = Some(daemon);
-        self.deadline = Some(Instant::now() + RESUME_TIME_LIMIT);
+        self.deadline = Some(Instant::now() + limit);
         Ok(())
     }
 
@@ -385,8 +408,9 @@ impl<'a> Session<'a> {
     fn bury(&mut self, time_limit: Duration) -> Option<Ending> {
         let mut daemon = self.daemon.take()?;
         self.heartbeat.stop();
+        let is_upgrade = self.upgrade.is_some();
         let is_young = self.ready_at.take().is_none_or(|ready_at| ready_at.elapsed() < YOUNG);
-        self.young_deaths = if is_young { self.young_deaths + 1 } else { 0 };
+        self.young_deaths = if is_young && !is_upgrade { self.young_deaths + 1 } else { 0 };
         let ending = daemon.end(time_limit);
         if ending == Ending::Hangs {
             self.predecessors.push(daemon);

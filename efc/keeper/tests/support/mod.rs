@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use efc_mount_helper::mountinfo::{self, Mount};
 use efc_proto::{
     AdoptRequest, DaemonConfig, Error, HoldRequest, InstallRequest, KeeperReply, KeeperRequest, MountRequest,
-    MountStatus, Source, StatusReply, StatusRequest, UnmountRequest, keeper_reply::Reply, keeper_request::Request,
+    MountStatus, Source, StatusReply, StatusRequest, UnmountRequest, UpgradeRequest, keeper_reply::Reply,
+    keeper_request::Request,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -294,6 +295,13 @@ impl Client {
         self.send_with(Request::Adopt(AdoptRequest { status: Some(status.clone()) }), &descriptors);
         match self.receive()? {
             Reply::Adopt(reply) => Ok(reply.status.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn upgrade(&self, target: &Path) -> Result<MountStatus, Error> {
+        match self.call(Request::Upgrade(UpgradeRequest { target: target.to_str().unwrap().into() }))? {
+            Reply::Upgrade(reply) => Ok(reply.status.unwrap()),
             other => panic!("{other:?}"),
         }
     }

@@ -1,0 +1,87 @@
+//! Another program for a session that serves: hot upgrade, and the way back.
+//!
+//! First the new program is asked whether it can take over what the daemon has saved; one that cannot is refused, and
+//! nothing was touched. Then the daemon drains: it begins nothing more, answers what it has begun, and ends. The new one
+//! goes on like any successor, so an application waits for as long as that takes. If it is not ready in time, or dies
+//! before it is, the former program gets the session back and keeps it until the next upgrade or death.
+
+use super::*;
+
+/// How long the old daemon may drain; a little more than it takes for that itself.
+const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(700);
+/// How long the new one may take to serve.
+const READY_TIME_LIMIT: Duration = Duration::from_secs(3);
+
+/// An upgrade under way.
+#[derive(Debug)]
+pub struct Upgrade {
+    former: Arc<Program>,
+    began_at: Instant,
+    step: Step,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Draining,
+    Starting,
+    /// To the former program, for this reason.
+    GoingBack(String),
+}
+
+impl Session<'_> {
+    pub(super) fn begin_upgrade(&mut self) {
+        let target = self.entry.target().display();
+        if self.ready_at.is_none() || self.upgrade.is_some() {
+            let message = format!("{target} has no daemon that serves now; try again when it has one");
+            return self.entry.upgraded(Err(failure(Code::Unavailable, message)));
+        }
+        if let Err(error) = self.programs.daemon.get().check_state(&self.held.state) {
+            let message = format!("the program cannot take {target} over: {error}; the daemon goes on with its own");
+            return self.entry.upgraded(Err(failure(Code::FailedPrecondition, message)));
+        }
+        log::info!("{target}: upgrading");
+        self.upgrade = Some(Upgrade { former: self.program.clone(), began_at: Instant::now(), step: Step::Draining });
+        self.heartbeat.stop();
+        self.deadline = Some(Instant::now() + DRAIN_TIME_LIMIT);
+        self.send(to_daemon::Message::Drain(Drain {}));
+    }
+
+    /// The daemon has gone: starts the next one, if that is what the upgrade wants.
+    pub(super) fn go_on_with_upgrade(&mut self, how: &str) -> bool {
+        let Some(upgrade) = &mut self.upgrade else { return false };
+        let (program, step) = match &upgrade.step {
+            Step::Draining => (self.programs.daemon.get(), Step::Starting),
+            Step::Starting => (upgrade.former.clone(), Step::GoingBack(how.to_owned())),
+            // The former program dies as well: from here on it is a death like any other.
+            Step::GoingBack(_) => {
+                self.end_upgrade();
+                return false;
+            }
+        };
+        upgrade.step = step;
+        self.died_at = self.died_at.or(Some(Instant::now()));
+        if let Err(error) = self.spawn_program(program, READY_TIME_LIMIT) {
+            return self.go_on_with_upgrade(&format!("cannot be started: {error}"));
+        }
+        true
+    }
+
+    /// A daemon serves, whichever it is.
+    pub(super) fn end_upgrade(&mut self) {
+        let Some(Upgrade { began_at, step, .. }) = self.upgrade.take() else { return };
+        let target = self.entry.target().display();
+        let result = match step {
+            Step::GoingBack(why) => {
+                let message =
+                    format!("the new daemon of {target} did not serve ({why}); the former program has it again");
+                log::error!("{message}");
+                Err(failure(Code::FailedPrecondition, message))
+            }
+            _ => {
+                log::info!("{target}: upgraded in {} ms", began_at.elapsed().as_millis());
+                Ok(())
+            }
+        };
+        self.entry.upgraded(result);
+    }
+}
