@@ -37,6 +37,8 @@ _NEW = f"{OWN}/new"
 _TRASH = f"{OWN}/trash"
 _ARCHIVED = f"{OWN}/archived"
 _RETAINED = f"{OWN}/retained"
+#: Where what is left of a deleted volume is moved.
+_LEAVING = {OnDelete.DELETE: _TRASH, OnDelete.ARCHIVE: _ARCHIVED, OnDelete.RETAIN: _RETAINED}
 #: Nobody but root looks in there, and pods never get it.
 _OWN_MODE = 0o700
 _PARENT_MODE = 0o755
@@ -214,7 +216,8 @@ class Provisioner:
         parent = catalogue.path_of(wanted).rpartition("/")[0]
         if parent:
             await nas.make_directories(parent, mode=_PARENT_MODE)
-        for directory in (_VOLUMES, _NEW):
+        # Where it goes when it is deleted, too: deleting must work on a NAS that is full.
+        for directory in (_VOLUMES, _NEW, _LEAVING[OnDelete(wanted.on_delete)]):
             await nas.make_directories(directory, mode=_OWN_MODE)
         await nas.make_directory(aside, mode=wanted.mode, uid=wanted.uid, gid=wanted.gid)
         made = await nas.stat(aside)

@@ -33,12 +33,16 @@ struct Ids {
     groups: Vec<u32>,
 }
 
-/// With which ids a map was asked for, when, and what came of it.
-type KnownMap = (Ids, Instant, Option<Arc<IdMap>>);
-
 struct Thread {
     status: File,
-    map: Mutex<Option<KnownMap>>,
+    asked: Mutex<Option<Asked>>,
+}
+
+/// With which ids a thread's map was asked for, when, and the answer.
+struct Asked {
+    ids: Ids,
+    at: Instant,
+    map: Option<Arc<IdMap>>,
 }
 
 /// The threads seen lately.
@@ -69,7 +73,7 @@ impl MappedCallers {
         }
         let status = File::open(format!("/proc/{tid}/status")).ok()?;
         let ids = read_ids(&status)?;
-        let thread = Arc::new(Thread { status, map: Mutex::default() });
+        let thread = Arc::new(Thread { status, asked: Mutex::default() });
         let mut threads = self.threads.lock().expect("threads lock");
         if threads.len() >= THREADS_MAX {
             threads.clear();
@@ -79,12 +83,12 @@ impl MappedCallers {
     }
 
     fn map(&self, tid: u32, thread: &Thread, ids: &Ids) -> Option<Arc<IdMap>> {
-        let mut known = thread.map.lock().expect("map lock");
-        match &*known {
-            Some((asked_with, asked_at, map)) if asked_with == ids && asked_at.elapsed() < MAP_TTL => map.clone(),
+        let mut asked = thread.asked.lock().expect("map lock");
+        match &*asked {
+            Some(asked) if asked.ids == *ids && asked.at.elapsed() < MAP_TTL => asked.map.clone(),
             _ => {
                 let map = self.id_maps.of(tid).map(Arc::new);
-                *known = Some((ids.clone(), Instant::now(), map.clone()));
+                *asked = Some(Asked { ids: ids.clone(), at: Instant::now(), map: map.clone() });
                 map
             }
         }
