@@ -40,7 +40,7 @@ class Cluster:
 
     def end(self) -> None:
         """Ends it and removes all that it was."""
-        self.script("down", limit_s=60)
+        self.script("down", limit_s=180)  # most of it goes into removing the files of images
 
     @property
     def nas_url(self) -> str:
