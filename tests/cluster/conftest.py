@@ -69,14 +69,16 @@ def install(cluster: Cluster) -> None:
     cluster.await_driver("keeper", "node", "controller")
 
 
-@pytest.fixture(scope="session")
-def pod_network(cluster: Cluster) -> None:
+@pytest.fixture(scope="module")
+def pod_network(cluster: Cluster) -> Iterator[None]:
     """The optional pod whose network daemons can use, as the chart makes it."""
     options = ("--set", "network.enabled=true", "--show-only", "templates/network.yaml")
     done = subprocess.run([ROOT / "deploy" / "render", *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", done.stdout))
     cluster.await_driver("network")
+    yield
+    cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "daemonset", "efc-network", "--ignore-not-found", "--wait")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -66,7 +66,7 @@ def test_the_nas_sees_the_pods_address(namespace: Namespace, elsewhere: str) -> 
     # The daemon and the process that holds the network die, and kubelet restarts the latter: the network is the pod's.
     cluster.on_node(_NODE, "kill", "-KILL", str(_holder(namespace)), str(first))
     assert namespace.run("user", "md5sum -c /data/sum").endswith("OK")
-    cluster.await_driver("network", limit_s=30)
+    cluster.await_driver("network")
     successor = _daemon(namespace)
     assert successor != first
     assert address == _address(namespace)

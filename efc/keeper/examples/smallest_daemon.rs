@@ -46,6 +46,8 @@ fn main() {
         Some("--check-state") => check_state(),
         _ => {}
     }
+    // As a daemon is called: a keeper that takes it over looks at that.
+    rustix::thread::set_name(c"efcd").expect("prctl(2)");
     // SAFETY: the keeper passes its socket as descriptor 3, which nothing else in this process knows.
     let control = Arc::new(unsafe { OwnedFd::from_raw_fd(3) });
     let Some((ToDaemon { message: Some(to_daemon::Message::Start(start)) }, descriptors)) = receive(&control) else {

@@ -93,7 +93,8 @@ impl Identities {
     /// is that mount's daemon.
     pub fn take_again(&self, id: u32) -> Option<Identity<'_>> {
         let is_ours = (self.first..=self.last).contains(&id) && self.lock().taken.insert(id);
-        is_ours.then_some(Identity { identities: self, id })
+        // Not made to be dropped at once, which would give back what another mount has.
+        is_ours.then(|| Identity { identities: self, id })
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -163,6 +164,17 @@ mod tests {
         assert_eq!(identities.take().unwrap().id(), freed);
         let again = identities.take_again(freed).expect("it is free");
         assert!(identities.take_again(again.id()).is_none() && identities.take_again(7).is_none());
+    }
+
+    #[test]
+    fn an_id_of_an_earlier_keeper_is_given_to_one_mount_only() {
+        let identities = Identities::new(4_000_000_010, 4_000_000_011).unwrap();
+        let former = identities.take_again(4_000_000_010).unwrap();
+        assert!(identities.take_again(4_000_000_010).is_none());
+        assert!(identities.take_again(4_000_000_012).is_none());
+        assert_eq!(identities.take().unwrap().id(), 4_000_000_011);
+        drop(former);
+        assert!(identities.take_again(4_000_000_010).is_some());
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl<'a> Isolation<'a> {
         let target = entry.target().display();
         let missing = |what: &str, why: &dyn std::fmt::Display| log::error!("{target}: successors have {what}: {why}");
         let network = entry.config().network.as_str();
-        let network = (!network.is_empty()).then(|| programs.networks.find(network));
+        let network = (!network.is_empty()).then(|| programs.networks.former(network, status.pid));
         let network = network.and_then(|found| found.inspect_err(|e| missing("the keeper's network", &e.message)).ok());
         let cgroup = programs.cgroups.as_ref().and_then(|cgroups| {
             let former = cgroups.former(&status.cgroup).map_or_else(|| cgroups.cgroup(entry.target()), Ok);

@@ -19,6 +19,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::failure::failure;
+use crate::program::NAME as DAEMON;
 
 /// How long the holder of a namespace may take to hand it out; a successor waits that long before it goes without.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -64,6 +65,19 @@ impl Networks {
         Ok(Network { networks: self, name: name.to_owned(), namespace: Mutex::new(Arc::new(namespace)) })
     }
 
+    /// The network of an earlier keeper's daemon `pid`, 0 if none runs: that which the process is in, else as [`Networks::find`].
+    ///
+    /// # Errors
+    /// As [`Networks::find`].
+    pub fn former(&self, name: &str, pid: i32) -> Result<Network<'_>, Error> {
+        match namespace_of_daemon(pid) {
+            Some(namespace) => {
+                Ok(Network { networks: self, name: name.to_owned(), namespace: Mutex::new(Arc::new(namespace)) })
+            }
+            None => self.find(name),
+        }
+    }
+
     fn ask(&self, name: &str) -> io::Result<OwnedFd> {
         let path = self.folder.join(format!("{name}.sock"));
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -101,6 +115,16 @@ impl Network<'_> {
         }
         held.clone()
     }
+}
+
+/// The namespace of a process, if that is a daemon in another network than ours.
+fn namespace_of_daemon(pid: i32) -> Option<OwnedFd> {
+    let process = Path::new("/proc").join(pid.to_string());
+    // First the namespace: should the process end and its id be given to another, that one's name is not a daemon's.
+    let namespace = OwnedFd::from(std::fs::File::open(process.join("ns/net")).ok()?);
+    let is_daemon = std::fs::read(process.join("comm")).ok()? == format!("{DAEMON}\n").into_bytes();
+    let own = std::fs::read_link("/proc/self/ns/net").ok()?;
+    (is_daemon && Path::new(&identity(&namespace).ok()?) != own).then_some(namespace)
 }
 
 /// What a descriptor refers to; for a namespace its type and number.

@@ -26,7 +26,7 @@ use crate::daemon::{leave_to_a_thread, wait_readable};
 use crate::failure::failure;
 
 /// What the process is called, wherever its program lies.
-const NAME: &str = "efcd";
+pub const NAME: &str = "efcd";
 /// Sizes of a program that somebody may have meant, in bytes: an ELF header at least, and a debug build at most.
 const SIZE_MIN: i64 = 64;
 const SIZE_MAX: i64 = 256 << 20;

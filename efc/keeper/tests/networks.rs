@@ -90,6 +90,25 @@ fn successors_stay_in_the_network_until_it_is_replaced() {
 }
 
 #[test]
+fn the_next_keeper_finds_the_network_in_the_daemon() {
+    let mut ground = Ground::new();
+    let mut holder = Holder::start(&ground, &["--net"]);
+    let network = holder.network();
+    let pid = ground.client().mount(&ground.target(), in_pod_network()).unwrap().pid;
+    holder.end(Signal::KILL);
+    ground.signal(Signal::KILL);
+    ground.wait_for_end();
+    ground.restart_keeper();
+    let client = ground.client();
+    assert_eq!(client.only().pid, pid, "taken over");
+    kill(pid, Signal::KILL);
+    wait_until("the successor", || client.only().restarts == 1 && client.only().state() == State::Serving);
+    assert_eq!(network_of(client.only().pid as u32), network);
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
 fn a_network_that_is_not_there_says_how_to_get_it() {
     let ground = Ground::new();
     let client = ground.client();
