@@ -85,7 +85,7 @@ class Keeper:
         await self._ask(request, limit_seconds=INSTALL_SECONDS_MAX, descriptors=[memory])
 
     async def upgrade(self, *, target: str) -> efc_pb2.MountStatus:
-        """Replaces the daemon at ``target`` by one of the installed program; FAILED_PRECONDITION if that cannot serve."""
+        """Replaces the daemon at ``target`` by one of the installed program; FAILED_PRECONDITION if it cannot."""
         request = efc_pb2.KeeperRequest(upgrade=efc_pb2.UpgradeRequest(target=target))
         reply, _ = await self._ask(request, limit_seconds=UPGRADE_SECONDS_MAX)
         return reply.upgrade.status
