@@ -3,6 +3,11 @@
 Over the real sockets, as kubelet calls: NodePublishVolume, then NodeUnpublishVolume, of one volume at ever new targets,
 so and so many pairs in flight. CPU time is that of all that works for it: the node plugin with its helpers, the keeper
 with its own, the daemon.
+
+One after another, a call is a dozen hand-overs between processes, and each wakes a processor if it sleeps. On a virtual
+machine that takes longer than the work itself, so the round of one in flight is measured twice: on a machine where
+nothing else runs, for the record, and with processors that something of lowest priority keeps awake, as pods do on a
+node. The bounds are for the latter.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import pytest
 from csi._proto import csi_pb2
 from tests.support.driver import Driver, capability, static_volume
 from tests.support.nas import Nas
+from tests.support.processes import awake_processors
 
 PAIRS_PER_MINUTE_MIN = 2_000
 PUBLISH_P99_MS_MAX = 20.0  # one after another
@@ -109,6 +115,16 @@ def _percentile(values: Sequence[float], percent: int) -> float:
 
 @pytest.mark.parametrize("in_flight", ROUNDS)
 def test_pairs(driver: Driver, nas: Nas, measured: dict[str, object], in_flight: int) -> None:
+    if in_flight == 1:
+        measured["pairs, 1 in flight, processors asleep between"] = vars(_round(driver, nas, in_flight=1))
+    with awake_processors():
+        result = _round(driver, nas, in_flight=in_flight)
+    measured[f"pairs, {in_flight} in flight"] = vars(result)
+    assert result.pairs_per_minute >= PAIRS_PER_MINUTE_MIN, result
+    assert in_flight > 1 or result.publish_p99_ms < PUBLISH_P99_MS_MAX, result
+
+
+def _round(driver: Driver, nas: Nas, *, in_flight: int) -> Round:
     volume, first = static_volume("rate", nas.url), driver.target()
     driver.publish(volume, first)  # the daemon runs
     (daemon,) = driver.daemons()
@@ -122,7 +138,7 @@ def test_pairs(driver: Driver, nas: Nas, measured: dict[str, object], in_flight:
     node_s, others_s = _cpu_s(driver.pid("node")) - node_s, sum(map(_cpu_s, others)) - others_s
     assert [mount.target for mount in driver.published()] == [first]
     driver.unpublish(volume, first)
-    result = Round(
+    return Round(
         in_flight=in_flight,
         pairs_per_minute=round(len(targets) / duration_s * 60),
         publish_p50_ms=_percentile(publish_ms, 50),
@@ -132,6 +148,3 @@ def test_pairs(driver: Driver, nas: Nas, measured: dict[str, object], in_flight:
         cpu_ms_per_pair=round((node_s + others_s) / len(targets) * 1000, 2),
         cpu_ms_per_pair_node_plugin=round(node_s / len(targets) * 1000, 2),
     )
-    measured[f"pairs, {in_flight} in flight"] = vars(result)
-    assert result.pairs_per_minute >= PAIRS_PER_MINUTE_MIN, result
-    assert in_flight > 1 or result.publish_p99_ms < PUBLISH_P99_MS_MAX, result

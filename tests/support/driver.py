@@ -6,6 +6,7 @@ cluster sends them. Every process can be killed and started anew between any two
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import json
@@ -26,6 +27,7 @@ from typing import Any, Self
 import grpc
 
 from csi._proto import csi_pb2, csi_pb2_grpc
+from csi.keeper import Keeper
 from tests.support.environment import clean_environment
 from tests.support.mounts import Mount, mounts_below, remove_mounts
 from tests.support.paths import program
@@ -172,12 +174,15 @@ class Driver:
         return self._services[name].pid
 
     def daemons(self) -> list[Process]:
-        """The keeper's living daemons, those of an earlier one included: they have no parent."""
+        """The keeper's living daemons, those included that it has taken over: they are nobody's children."""
         keeper = self._services.get("keeper")
-        return [
-            process for process in processes()
-            if keeper and process.parent_pid in (keeper.pid, 1) and process.name == "efcd" and process.state != "Z"
-        ]  # fmt: skip
+        if keeper is None:
+            return []
+        living = [process for process in processes() if process.name == "efcd" and process.state != "Z"]
+        taken_over: set[int] = set()
+        if any(process.parent_pid == 1 for process in living):
+            taken_over = {mount.pid for mount in asyncio.run(Keeper(str(self.run_dir)).status()).mounts}
+        return [process for process in living if process.parent_pid == keeper.pid or process.pid in taken_over]
 
     def _environment(self, name: str) -> dict[str, str]:
         own = {"EFC_BIN_DIR": str(self.node_programs)} if name == "node" and self.node_programs else {}

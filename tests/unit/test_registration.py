@@ -25,6 +25,15 @@ LIMIT_S = 20.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def stand_in_programs(folder: Path) -> Path:
+    """What a node plugin that publishes nothing looks for: the mount helper, and a daemon that tells its version."""
+    folder.mkdir()
+    (folder / "efc-mount-helper").touch(mode=0o755)
+    (folder / "efcd").write_text("#!/bin/sh\necho 0.1.0\n")
+    (folder / "efcd").chmod(0o755)
+    return folder
+
+
 class Plugin:
     """``efc csi node`` with a registration directory; it needs no keeper until a volume is published."""
 
@@ -33,9 +42,7 @@ class Plugin:
         self.registry = folder / "registry"
         self.registry.mkdir()
         self.registration_socket = self.registry / f"{driver.NAME}-reg.sock"
-        programs = folder / "bin"
-        programs.mkdir()
-        (programs / "efc-mount-helper").touch(mode=0o755)
+        programs = stand_in_programs(folder / "bin")
         arguments = ["--endpoint", f"unix://{self.csi_socket}", "--node-id", "node-1"]
         arguments += ["--registration-dir", str(self.registry), "--run-dir", str(folder / "run")]
         self._log = folder / "log"
@@ -132,8 +139,7 @@ def test_a_successors_registration_stays(plugin: Plugin) -> None:
 
 
 def test_a_registry_that_does_not_exist_is_said(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "efc-mount-helper").touch(mode=0o755)
+    stand_in_programs(tmp_path / "bin")
     arguments = ["--endpoint", f"unix://{tmp_path}/csi.sock", "--node-id", "n", "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-c", "import csi.cli, sys; sys.exit(csi.cli.main())", "csi", "node", *arguments,
