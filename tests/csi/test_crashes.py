@@ -246,6 +246,7 @@ def open_elsewhere(path: Path) -> Iterator[Callable[[], str]]:
 
 def test_a_new_keeper_takes_over(driver: Driver, nas: Nas) -> None:
     """The daemon stays, new pods of the dataset share it, and the new keeper replaces it when it dies."""
+    wait_until(lambda: not driver.daemons(), what="earlier daemons to be released")
     volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
     driver.publish(volume, old)
     (before,) = driver.daemons()
@@ -283,6 +284,7 @@ def test_keeper_and_daemon_die_at_once(driver: Driver, nas: Nas) -> None:
 
 def test_keeper_and_node_plugin_die_at_once(driver: Driver, nas: Nas) -> None:
     """The daemon has the session; the next ones of both get it, and each holds it again."""
+    wait_until(lambda: not driver.daemons(), what="earlier daemons to be released")
     volume, target = static_volume("both", nas.url), driver.target()
     driver.publish(volume, target)
     (target / "file").write_text("content")
