@@ -6,6 +6,8 @@ SOURCES := Cargo.toml Cargo.lock pyproject.toml setup.py \
            $(shell find csi efc proto -type f -not -name '*.pyc' -not -path '*/target/*')
 CSI_SANITY_VERSION := v5.6.0
 HELM_VERSION := v3.21.4
+# Of the tests in tests/faults: makes a daemon's saved state know a million files.
+FILL_STATE := target/release/examples/fill_state
 
 .PHONY: help setup quickstart test bench proto clean
 .DEFAULT_GOAL := help
@@ -21,8 +23,8 @@ setup: .venv/installed ## installs system packages, and EFC into .venv (.venv/bi
 quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses a NAS of yours
 	@tests/support/sandbox $(PYTHON) -m examples.quickstart
 
-test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm ## everything below but bench, sanity with 3 seeds, the cluster in its short form
-	@$(SUITE) lint unit rust csi errors sanity posix integrity cluster-short
+test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## everything below but bench; sanity, faults and the cluster in their short forms
+	@$(SUITE) lint unit rust csi errors sanity posix integrity faults cluster-short
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
 lint unit rust csi errors integrity: setup ## parts of test
@@ -31,7 +33,9 @@ sanity: setup .tools/bin/csi-sanity ## CSI conformance, 20 seeds, nothing left o
 	@SANITY_SEEDS=20 $(SUITE) $@
 posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real mount
 	@$(SUITE) $@
-.PHONY: lint unit rust csi errors integrity sanity posix
+faults: setup $(FILL_STATE) ## everything is killed again and again under verified work: 100 times each, a quarter of an hour
+	@FAULTS_KILLS=$(or $(KILLS),100) $(SUITE) $@
+.PHONY: lint unit rust csi errors integrity sanity posix faults
 
 bench: setup ## side by side: ext4, the bare NFS client, the mount; report under results/
 	@tests/support/sandbox $(PYTHON) -m bench
@@ -70,6 +74,9 @@ proto: setup ## generates csi/_proto from proto/
 manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
 	@deploy/render > deploy/.efc-csi.yaml && mv deploy/.efc-csi.yaml deploy/efc-csi.yaml
 .PHONY: manifests
+
+$(FILL_STATE): $(SOURCES)
+	cargo build --quiet --release --locked --package efc-fuse --example fill_state
 
 .tools/bin/helm:
 	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)

@@ -21,7 +21,9 @@ from tests.support.paths import RESULTS, ROOT
 from tests.support.processes import wait_until
 
 NODES = int(os.environ.get("FAULTS_NODES", "1000000"))
-MOUNTS = int(os.environ.get("FAULTS_MOUNTS", "5"))
+KILLS = int(os.environ.get("FAULTS_KILLS", "5"))
+#: Between two kills: a daemon that dies as soon as it serves would have to wait after a few such deaths.
+CALM_S = 0.5
 BLOCK = 4096
 
 
@@ -88,26 +90,28 @@ def fill(keeper: Keeper) -> str:
     return str(filled.stdout).strip()
 
 
-@pytest.mark.timeout(60 + 30 * MOUNTS)
+@pytest.mark.timeout(120 + 5 * KILLS)
 def test_a_read_hardly_waits_for_a_successor(nas: Nas) -> None:
-    """One kill to a mount: a third daemon that dies young would have to wait, and filling takes the first."""
     (nas.export_folder() / "file").write_bytes(os.urandom(256 * BLOCK))
     pauses_ms, calm_ms = [], []
-    for _ in range(MOUNTS):
-        with Keeper() as keeper, keeper.mounted(nas.url) as mount:
-            print(fill(keeper))
-            reader = Reader(mount / "file")
-            reader.start()
-            try:
-                time.sleep(1)
-                calm_ms.append(reader.longest_wait_ms(reader.done_at[0]))
+    with Keeper() as keeper, keeper.mounted(nas.url) as mount:
+        print(fill(keeper))
+        reader = Reader(mount / "file")
+        reader.start()
+        try:
+            time.sleep(1)
+            for _ in range(KILLS):
+                since = reader.done_at[-1]
+                time.sleep(CALM_S)
+                calm_ms.append(reader.longest_wait_ms(since))
                 pauses_ms.append(kill_daemon(keeper, reader))
-            finally:
-                reader.end()
+        finally:
+            reader.end()
     figures = {
         "nodes": NODES,
         "kills": len(pauses_ms),
         "median_ms": statistics.median(pauses_ms),
+        "p99_ms": statistics.quantiles(pauses_ms, n=100, method="inclusive")[98],
         "longest_ms": max(pauses_ms),
         "longest_without_kill_ms": max(calm_ms),
     }
@@ -115,4 +119,4 @@ def test_a_read_hardly_waits_for_a_successor(nas: Nas) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "faults.pause.json").write_text(json.dumps(figures, indent=2) + "\n")
     assert figures["median_ms"] < 100
-    assert figures["longest_ms"] < 400
+    assert figures["p99_ms"] < 400
