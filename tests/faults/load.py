@@ -1,8 +1,8 @@
 """Verified work in a folder: `python -m tests.faults.load FOLDER`, until SIGTERM; then one line of JSON on stdout.
 
 A program of its own, since whoever starts daemons must not have files of their mount open. Each turn writes a file,
-reads it back by read(2) and through a mapping, renames it over another, appends a line to a log that stays open, takes a lock
-on it, makes and removes a directory, and now and then lists everything. Whatever is not as it must be is an error.
+reads it back by read(2) and through a mapping, renames it over another, appends a line to a log that stays open, takes
+a lock on it, makes and removes a directory, and now and then lists everything. What is not as it must be is an error.
 """
 
 from __future__ import annotations
