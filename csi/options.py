@@ -189,6 +189,16 @@ _TABLE = (
         help="Threads of the daemon that serve the kernel.",
     ),
     Option(
+        name="hang-limit",
+        kind=Kind.DURATION,
+        field="hang_limit_ms",
+        default="10s",
+        minimum=500,
+        maximum=600_000,
+        unit="ms",
+        help="How long a daemon may take no requests before it is replaced. A NAS that does not answer is no reason.",
+    ),
+    Option(
         name="unprivileged-port",
         kind=Kind.FLAG,
         field="unprivileged_port",
@@ -242,6 +252,7 @@ class MountOptions:
     read_ahead_kib: int = 8192
     uncommitted_mib: int = 64
     threads: int = 2
+    hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
     idmap: bool = False
     log_level: str = "info"
@@ -273,6 +284,7 @@ class MountOptions:
             read_ahead_kib=self.read_ahead_kib,
             uncommitted_mib=self.uncommitted_mib,
             threads=self.threads,
+            hang_limit_ms=self.hang_limit_ms,
             unprivileged_port=self.unprivileged_port,
             idmap=self.idmap,
             log_level=self.log_level,
