@@ -142,9 +142,10 @@ class Keeper:
             # One datagram, on an empty socket: it is taken whole and at once.
             socket.send_fds(connection, [request], descriptors)
             await _readable(connection)
-            received, beside, _, _ = socket.recv_fds(
-                connection, MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC
-            )
+            received, beside, _, _ = socket.recv_fds(connection, MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX)
+            # recv_fds ignores MSG_CMSG_CLOEXEC. No child is started in between, and none may have a session.
+            for descriptor in beside:
+                os.set_inheritable(descriptor, False)
         if not received:
             raise ConnectionResetError(0, "it closed the connection without an answer")
         return received, beside

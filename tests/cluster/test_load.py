@@ -29,7 +29,7 @@ def _requests(cluster: Cluster, account: str) -> list[str]:
     asked = []
     for line in (cluster.folder / "log" / "audit.jsonl").read_text().splitlines():
         event = json.loads(line)
-        if event["user"]["username"] == f"system:serviceaccount:{SYSTEM_NAMESPACE}:{account}":
+        if event["user"].get("username") == f"system:serviceaccount:{SYSTEM_NAMESPACE}:{account}":
             asked.append(f"{event['verb']} {event.get('objectRef', {}).get('resource', event['requestURI'])}")
     return asked
 

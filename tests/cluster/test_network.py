@@ -29,6 +29,13 @@ def _holder(namespace: Namespace) -> int:
     raise AssertionError("no efc-network runs there")
 
 
+def _has_holder(namespace: Namespace) -> bool:
+    try:
+        return bool(_holder(namespace))
+    except AssertionError:
+        return False
+
+
 def _address(namespace: Namespace) -> str:
     """Of the network pod of the node."""
     pods = namespace.cluster.objects("pods", namespace=SYSTEM_NAMESPACE, selector="app.kubernetes.io/component=network")
@@ -66,7 +73,7 @@ def test_the_nas_sees_the_pods_address(namespace: Namespace, elsewhere: str) -> 
     # The daemon and the process that holds the network die, and kubelet restarts the latter: the network is the pod's.
     cluster.on_node(_NODE, "kill", "-KILL", str(_holder(namespace)), str(first))
     assert namespace.run("user", "md5sum -c /data/sum").endswith("OK")
-    cluster.await_driver("network")
+    wait_until(lambda: _has_holder(namespace), what="kubelet to restart it", limit_s=60)
     successor = _daemon(namespace)
     assert successor != first
     assert address == _address(namespace)

@@ -31,9 +31,9 @@ _CAPABILITIES = tuple(re.findall(r"\w+", """
 #: Words of the tables for other rows of it.
 _PLACES = {"keeper": "efc-keeper"}
 _SECCOMP = {"0": "no", "2": "filter"}
-#: Mounts that every container has, from its runtime.
+#: Mounts that every container has, from its runtime, and those of the driver that are no paths of the node.
 _OF_RUNTIME = re.compile(
-    r"/|/(proc|sys|dev)(/.*)?|/etc/(hosts|hostname|resolv\.conf)|(/var)?/run/secrets/kubernetes\.io/serviceaccount|/csi"
+    r"/|/(proc|sys|dev)(/.*)?|/etc/(hosts|hostname|resolv\.conf)|(/var)?/run/secrets/kubernetes\.io/serviceaccount|/csi|/etc/efc/inline"
 )
 #: Files that every process may have open.
 _OF_EVERYBODY = re.compile(r"/dev/null|(pipe|socket):\[\d+\]|anon_inode:.*|/memfd:.*")

@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -302,6 +303,30 @@ def test_keeper_and_node_plugin_die_at_once(driver: Driver, nas: Nas) -> None:
         driver.start("keeper")
         assert read() == "content"
     driver.unpublish(volume, target)
+
+
+def test_children_of_the_node_plugin_have_no_session(driver: Driver, nas: Nas) -> None:
+    """One that hangs would keep a mount alive that everybody else has given up."""
+    volume, target = static_volume("children", nas.url), driver.target()
+    driver.publish(volume, target)
+    node = driver.pid("node")
+    wait_until(lambda: holds_session(node), what="the node plugin to hold the session")
+    nas.pause()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(driver.stats, volume, target)  # a statvfs that hangs
+            wait_until(lambda: helpers_of(node), what="the statvfs helper")
+            assert not any(holds_session(helper) for helper in helpers_of(node))
+            nas.resume()
+            asking.result(timeout=30)
+    finally:
+        nas.resume()
+    driver.unpublish(volume, target)
+
+
+def helpers_of(pid: int) -> list[int]:
+    """The mount helpers that a process has started."""
+    return [found.pid for found in processes() if found.parent_pid == pid and found.name == "efc-mount-helpe"]
 
 
 def holds_session(pid: int) -> bool:
