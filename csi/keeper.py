@@ -145,7 +145,7 @@ class Keeper:
             received, beside, _, _ = socket.recv_fds(connection, MESSAGE_BYTES_MAX, _DESCRIPTORS_MAX)
             # recv_fds ignores MSG_CMSG_CLOEXEC. No child is started in between, and none may have a session.
             for descriptor in beside:
-                os.set_inheritable(descriptor, False)
+                os.set_inheritable(descriptor, False)  # noqa: FBT003
         if not received:
             raise ConnectionResetError(0, "it closed the connection without an answer")
         return received, beside
