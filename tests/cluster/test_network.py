@@ -84,6 +84,8 @@ def test_without_the_pod_the_events_say_how_to_get_it(namespace: Namespace, else
     cluster = namespace.cluster
     cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "daemonset", "efc-network", "--ignore-not-found", "--wait")
     wait_until(lambda: not cluster.on_node(_NODE, "sh", "-c", "pgrep -x efc-network || true").strip(), what="its end")
+    # An earlier test's daemon would be shared, whose network is gone: it is kept for a while after its last volume.
+    wait_until(lambda: not cluster.daemon_mounts(_NODE), what="earlier daemons to be released", limit_s=60)
     namespace.apply(pod("user", claims={"/data": elsewhere}, node=_NODE))
     namespace.await_message("user", "FailedMount", "no network", "network.enabled=true")
     assert namespace.delete("pod", "user") < 15
