@@ -33,40 +33,19 @@ HANG_LIMIT_S = 10
 _FINISH_LIMIT_S = 60
 
 
-def _kill_daemons(driver: Driver) -> None:
-    for daemon in driver.daemons():
-        os.kill(daemon.pid, signal.SIGKILL)
+def _kill(*names: str, daemons: bool = False) -> Callable[[Driver], None]:
+    """Kills these services at once, and the daemons too if so; starts the services again."""
 
+    def strike(driver: Driver) -> None:
+        found = driver.daemons() if daemons else []
+        for name in names:
+            driver.kill(name)
+        for daemon in found:
+            os.kill(daemon.pid, signal.SIGKILL)
+        for name in names:
+            driver.start(name)
 
-def _kill_keeper(driver: Driver) -> None:
-    driver.crash("keeper")
-
-
-def _kill_node_plugin(driver: Driver) -> None:
-    driver.crash("node")
-
-
-def _kill_keeper_and_daemons(driver: Driver) -> None:
-    daemons = driver.daemons()
-    driver.kill("keeper")
-    for daemon in daemons:
-        os.kill(daemon.pid, signal.SIGKILL)
-    driver.start("keeper")
-
-
-def _kill_keeper_and_node_plugin(driver: Driver) -> None:
-    for name in ("keeper", "node"):
-        driver.kill(name)
-    for name in ("keeper", "node"):
-        driver.start(name)
-
-
-def _kill_node_plugin_and_daemons(driver: Driver) -> None:
-    daemons = driver.daemons()
-    driver.kill("node")
-    for daemon in daemons:
-        os.kill(daemon.pid, signal.SIGKILL)
-    driver.start("node")
+    return strike
 
 
 def _upgrade(driver: Driver) -> None:
@@ -76,12 +55,12 @@ def _upgrade(driver: Driver) -> None:
 
 
 STORMS: dict[str, Callable[[Driver], None]] = {
-    "daemon": _kill_daemons,
-    "keeper": _kill_keeper,
-    "node plugin": _kill_node_plugin,
-    "keeper and daemon": _kill_keeper_and_daemons,
-    "keeper and node plugin": _kill_keeper_and_node_plugin,
-    "node plugin and daemon": _kill_node_plugin_and_daemons,
+    "daemon": _kill(daemons=True),
+    "keeper": _kill("keeper"),
+    "node plugin": _kill("node"),
+    "keeper and daemon": _kill("keeper", daemons=True),
+    "keeper and node plugin": _kill("keeper", "node"),
+    "node plugin and daemon": _kill("node", daemons=True),
     "upgrade": _upgrade,
 }
 
