@@ -45,7 +45,7 @@ CLUSTER := .tools/cluster
 
 cluster: setup $(CLUSTER)/ready .tools/bin/helm ## installs the driver on a real cluster of two nodes and tests it there (the first time takes 10 minutes)
 	@$(SUITE) cluster
-cluster-short: setup ## the same in four minutes, if Kubernetes can be built in fifteen; otherwise SKIPPED
+cluster-short: setup ## the same in four minutes, if Kubernetes can be built in ten; otherwise SKIPPED
 	@$(SUITE) $@
 cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=1 to 9
 	@PYTHON=$(PYTHON) tests/cluster/up $(or $(NODES),2)

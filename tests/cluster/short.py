@@ -22,7 +22,7 @@ from tests.support.suite import SKIP_STATUS
 #: Older releases cannot build Kubernetes.
 GO_RELEASE_MIN = (1, 25)
 #: On two idle cores with nothing in Go's cache it takes 7 to 12 minutes.
-BUILD_LIMIT_S = 15 * 60
+BUILD_LIMIT_S = 10 * 60
 IMAGE_LIMIT_S = 10 * 60
 _PROGRAMS = (".tools/cluster/packages", ".tools/cluster/bin/kubelet")
 _READY = ".tools/cluster/ready"
