@@ -50,11 +50,6 @@ class Sessions:
         self._owner: tuple[int, ...] | None = None
         self._lock = asyncio.Lock()
 
-    @property
-    def count(self) -> int:
-        """Sessions held."""
-        return len(self._held)
-
     async def hold(self, status: efc_pb2.MountStatus) -> None:
         """Makes sure that the session of this mount is held; a failure is logged, since the mount serves without it."""
         held = self._held.get(status.target)

@@ -69,10 +69,7 @@ impl Mounts {
     /// # Errors
     /// NOT_FOUND if nothing is mounted there, UNAVAILABLE while it is being mounted.
     pub fn hold(&self, path: &str) -> Result<(MountStatus, Arc<Held>), Error> {
-        let target = target::resolve(path)?;
-        let entry = self
-            .find(target.path())
-            .ok_or_else(|| failure(Code::NotFound, format!("nothing is mounted on {path} by this keeper")))?;
+        let entry = self.mounted(path)?;
         let held = entry.held().ok_or_else(|| failure(Code::Unavailable, format!("{path} is being mounted")))?;
         Ok((entry.status(), held))
     }
@@ -82,11 +79,12 @@ impl Mounts {
     /// # Errors
     /// NOT_FOUND if nothing is mounted there, and those of [`Entry::upgrade`].
     pub fn upgrade(&self, path: &str) -> Result<MountStatus, Error> {
-        let target = target::resolve(path)?;
-        let entry = self
-            .find(target.path())
-            .ok_or_else(|| failure(Code::NotFound, format!("nothing is mounted on {path} by this keeper")))?;
-        entry.upgrade(Instant::now() + UPGRADE_TIME_LIMIT)
+        self.mounted(path)?.upgrade(Instant::now() + UPGRADE_TIME_LIMIT)
+    }
+
+    fn mounted(&self, path: &str) -> Result<Arc<Entry>, Error> {
+        self.find(target::resolve(path)?.path())
+            .ok_or_else(|| failure(Code::NotFound, format!("nothing is mounted on {path} by this keeper")))
     }
 
     /// Takes a session that a client has held; the next daemon starts at once. One that is here already is success.

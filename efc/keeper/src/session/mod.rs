@@ -164,17 +164,13 @@ impl<'a> Session<'a> {
                     if kernel::is_disconnected(&self.held.device) {
                         return self.disconnected();
                     }
-                    if !self.go_on_with_upgrade(&format!("the daemon {ending}")) {
-                        self.died(format!("the daemon {ending}"));
-                    }
+                    self.replace(format!("the daemon {ending}"));
                 }
                 Event::Gone(index) => self.predecessor_gone(index),
                 Event::Beat => self.beat(),
                 Event::Deadline if self.daemon.is_some() => {
                     self.bury(Duration::ZERO);
-                    if !self.go_on_with_upgrade("the daemon did not get ready in time") {
-                        self.died("the daemon did not get ready in time".to_owned());
-                    }
+                    self.replace("the daemon did not get ready in time".to_owned());
                 }
                 Event::Deadline => {
                     if let Err(error) = self.spawn() {
@@ -243,6 +239,13 @@ impl<'a> Session<'a> {
         };
         if let Some(ending) = self.bury(Duration::ZERO) {
             self.died(hung.unwrap_or_else(|| format!("the daemon {ending}")));
+        }
+    }
+
+    /// The daemon is gone: an upgrade goes on with another program, and any other death has its successor.
+    fn replace(&mut self, reason: String) {
+        if !self.go_on_with_upgrade(&reason) {
+            self.died(reason);
         }
     }
 
