@@ -12,7 +12,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use efc_mount_helper::mountinfo;
 use efc_proto::error::Code;
-use efc_proto::mount_status::State;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
 use rustix::process::Signal;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -120,8 +119,7 @@ fn each_daemon_has_a_cgroup_until_its_mount_is_gone() {
     let file = fs::File::open(ground.hello()).unwrap();
     kill(pids[0], Signal::KILL);
     file.read_exact_at(&mut [0; 13], 0).unwrap();
-    wait_until("the restart", || client.only().state() == State::Serving && client.only().restarts == 1);
-    assert_eq!(place_of(client.only().pid, &name), places[0]);
+    assert_eq!(place_of(client.serving_after(1).pid, &name), places[0]);
     drop(file);
     client.unmount(&ground.target(), false).unwrap();
     assert_eq!(name.below(), Vec::<PathBuf>::new());
@@ -254,8 +252,7 @@ fn the_unified_hierarchy_alone_is_enough() {
     assert_eq!(fs::read_to_string(format!("{root}{place}/cgroup.procs")).unwrap(), format!("{pid}\n"));
     assert_eq!(name.below().len(), 1, "nowhere else: {:?}", name.below());
     kill(pid, Signal::KILL);
-    wait_until("the restart", || client.only().state() == State::Serving && client.only().restarts == 1);
-    assert_eq!(unified_place(client.only().pid), place);
+    assert_eq!(unified_place(client.serving_after(1).pid), place);
     client.unmount(&ground.target(), false).unwrap();
     assert_eq!(name.below(), Vec::<PathBuf>::new());
     drop(ground);

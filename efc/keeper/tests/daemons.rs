@@ -31,8 +31,7 @@ fn a_killed_daemon_is_replaced_and_open_files_go_on() {
         assert!(killed_at.elapsed() < Duration::from_secs(1), "{:?}", killed_at.elapsed());
         assert_eq!(&buffer, b"hello, world\n");
         // The daemon may serve before the keeper has read its Ready.
-        wait_until("the restart", || client.only().restarts == restarts && client.only().state() == State::Serving);
-        let status = client.only();
+        let status = client.serving_after(restarts);
         assert_ne!(status.pid, pid);
         assert_eq!(status.reason, "the daemon was killed by signal 9");
         assert!(status.stats.unwrap().resumed);
@@ -146,7 +145,7 @@ fn a_stopped_daemon_is_replaced_in_its_time() {
     let pid = client.mount(&ground.target(), limited).unwrap().pid;
     let longest = read_during(&ground, || {
         kill(pid, Signal::STOP);
-        wait_until("the next daemon", || client.only().restarts == 1 && client.only().state() == State::Serving);
+        client.serving_after(1);
     });
     assert!(longest >= Duration::from_millis(300) && longest < Duration::from_millis(1_400), "{longest:?}");
     assert!(client.only().reason.starts_with("the daemon hung for"), "{}", client.only().reason);
@@ -163,7 +162,7 @@ fn a_daemon_that_reads_no_requests_is_replaced_though_it_reports() {
     let client = ground.client();
     let pid = client.mount(&ground.target(), DaemonConfig { hang_limit_ms: 400, ..config("wedges") }).unwrap().pid;
     let longest = read_during(&ground, || {
-        wait_until("the next daemon", || client.only().restarts == 1 && client.only().state() == State::Serving);
+        client.serving_after(1);
     });
     assert!(longest >= Duration::from_millis(300) && longest < Duration::from_millis(1_400), "{longest:?}");
     assert!(client.only().reason.starts_with("the daemon hung for"), "{}", client.only().reason);
@@ -191,7 +190,7 @@ fn the_next_keeper_takes_over_the_daemon() {
     }
     let client = ground.client();
     kill(before.pid, Signal::KILL);
-    wait_until("the next daemon", || client.only().restarts == 1 && client.only().state() == State::Serving);
+    client.serving_after(1);
     assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
@@ -233,8 +232,7 @@ fn a_client_gives_back_what_keeper_and_daemon_have_lost() {
     let adopted = client.adopt(&status, &descriptors).unwrap();
     assert_eq!((adopted.target, adopted.connection), (status.target.clone(), status.connection));
     assert_eq!(reader.read(), "hello, world\n");
-    wait_until("the next daemon", || client.only().state() == State::Serving);
-    assert_eq!(client.only().restarts, 1);
+    client.serving_after(1);
     client.adopt(&status, &descriptors).unwrap();
     assert_eq!(client.only().restarts, 1, "a session that is here already stays as it is");
     client.unmount(&ground.target(), false).unwrap();

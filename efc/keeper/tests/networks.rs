@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use efc_proto::error::Code;
-use efc_proto::mount_status::State;
 use efc_proto::{DaemonConfig, NetworkOffer};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with};
 use rustix::process::Signal;
@@ -72,10 +71,10 @@ fn successors_stay_in_the_network_until_it_is_replaced() {
     assert_ne!(network_of(ground.keeper.id()), network);
 
     let next_after = |restarts: u32| {
-        kill(client.only().pid, Signal::KILL);
-        wait_until("the successor", || client.only().restarts == restarts && client.only().state() == State::Serving);
+        kill(client.serving_after(restarts - 1).pid, Signal::KILL);
+        let successor = client.serving_after(restarts);
         assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
-        network_of(client.only().pid as u32)
+        network_of(successor.pid as u32)
     };
     holder.end(Signal::KILL);
     assert!(socket_of(&ground).exists());
@@ -102,8 +101,7 @@ fn the_next_keeper_finds_the_network_in_the_daemon() {
     let client = ground.client();
     assert_eq!(client.only().pid, pid, "taken over");
     kill(pid, Signal::KILL);
-    wait_until("the successor", || client.only().restarts == 1 && client.only().state() == State::Serving);
-    assert_eq!(network_of(client.only().pid as u32), network);
+    assert_eq!(network_of(client.serving_after(1).pid as u32), network);
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
 }

@@ -11,7 +11,7 @@ use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::Signal;
-use support::{Ground, config, kill, wait_until};
+use support::{Ground, config, kill};
 
 /// The version that the smallest daemon prints, and another of the same length.
 const OWN: &str = "smallest";
@@ -73,8 +73,7 @@ fn the_next_daemon_runs_what_was_installed_and_the_running_one_stays() {
 
     let file = fs::File::open(ground.hello()).unwrap();
     kill(first.pid, Signal::KILL);
-    wait_until("the successor", || client.only().restarts == 1 && client.only().state() == State::Serving);
-    let successor = client.only();
+    let successor = client.serving_after(1);
     assert_eq!(successor.version, OTHER);
     assert_eq!(program_of(successor.pid), "/memfd:efcd (deleted)");
     let mut buffer = [0; 13];

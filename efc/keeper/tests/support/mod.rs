@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use efc_mount_helper::mountinfo::{self, Mount};
+use efc_proto::mount_status::State;
 use efc_proto::{
     AdoptRequest, DaemonConfig, Error, HoldRequest, InstallRequest, KeeperReply, KeeperRequest, MountRequest,
     MountStatus, Source, StatusReply, StatusRequest, UnmountRequest, UpgradeRequest, keeper_reply::Reply,
@@ -326,6 +327,18 @@ impl Client {
         let mut mounts = self.status().mounts;
         assert_eq!(mounts.len(), 1, "{mounts:?}");
         mounts.remove(0)
+    }
+
+    /// Status of the only mount once its daemon serves after so many restarts. It is one status that says both: between
+    /// two, the daemon can die, and while the next one starts there is none.
+    #[track_caller]
+    pub fn serving_after(&self, restarts: u32) -> MountStatus {
+        let mut status = self.only();
+        wait_until("the next daemon", || {
+            status = self.only();
+            status.state() == State::Serving && status.restarts == restarts
+        });
+        status
     }
 }
 
