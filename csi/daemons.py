@@ -18,6 +18,7 @@ from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
 from csi.program import DaemonProgram
+from csi.rollout import Rollout
 from csi.sessions import Sessions
 
 _LOGGER = logging.getLogger(__name__)
@@ -98,10 +99,11 @@ class Daemons:
             self._release_later(key)
 
     async def watch(self) -> None:
-        """Never returns: each new keeper gets the daemons' program, and the sessions that the one before had."""
+        """Never returns: each new keeper gets the sessions that the one before had, and the program for its daemons."""
         watches = [self._sessions.watch()]
         if self._program is not None:
-            watches.append(self._program.watch())
+            rollout = Rollout(keeper=self._keeper, program=self._program, folder=self._folder)
+            watches += [self._program.watch(), rollout.watch()]
         await asyncio.gather(*watches)
 
     async def close(self) -> None:

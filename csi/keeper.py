@@ -44,6 +44,8 @@ class KeeperStatus:
     pid: int
     version: str
     mounts: list[efc_pb2.MountStatus]
+    #: That the next daemons run; "" if it is the keeper's own program.
+    program_version: str = ""
 
 
 def source_of(mount: efc_pb2.MountStatus) -> str:
@@ -77,7 +79,12 @@ class Keeper:
         request = efc_pb2.StatusRequest(target=target)
         reply, _ = await self._ask(efc_pb2.KeeperRequest(status=request), limit_seconds=limit_seconds)
         status = reply.status
-        return KeeperStatus(pid=status.keeper_pid, version=status.keeper_version, mounts=list(status.mounts))
+        return KeeperStatus(
+            pid=status.keeper_pid,
+            version=status.keeper_version,
+            program_version=status.program_version,
+            mounts=list(status.mounts),
+        )
 
     async def install(self, *, version: str, memory: int) -> None:
         """The daemons that are started from now on run the program in ``memory``, a sealed memfd."""

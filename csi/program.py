@@ -63,6 +63,15 @@ class DaemonProgram:
                 _LOGGER.info("daemons run version %s from now on", self._version)
             self._owner = owner
 
+    @property
+    def version(self) -> str:
+        """As the program prints it."""
+        return self._version
+
+    def is_offered_to(self, owner: tuple[int, ...]) -> bool:
+        """Whether the keeper of this identity has been given the program, taken or not."""
+        return owner == self._owner
+
     async def install(self) -> None:
         """Gives the program to the keeper, and raises what that says."""
         await self._keeper.install(version=self._version, memory=self._memory)

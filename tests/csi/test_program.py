@@ -1,20 +1,26 @@
-"""The node plugin brings the daemons' program: a rollout of it changes what the next daemons run, and nothing else."""
+"""The node plugin brings the daemons' program: after a rollout of it all daemons run that, and nobody notices."""
 
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from csi._proto import csi_pb2
 from tests.support.driver import Driver, static_volume
 from tests.support.nas import Nas
 from tests.support.paths import program
 from tests.support.processes import wait_until
 
 _RELEASE, _NEXT_RELEASE = b"0.1.0", b"0.9.9"
+#: The node plugin looks at the daemons more than once in this time.
+_LOOKS_S = 2.5
+#: A saved state begins with this number, as it stands in a program of this machine.
+_STATE_MAGIC = b"EFCSTATE"[::-1]
 _SEALED = "/memfd:efcd (deleted)"
 
 
@@ -37,33 +43,66 @@ def version_of(pid: int) -> bytes:
 
 def next_release(folder: Path) -> None:
     """The daemon's program with the next version in all places, where the file is only the node plugin's."""
+    replace_program(folder, program("efcd").read_bytes().replace(_RELEASE, _NEXT_RELEASE))
+
+
+def replace_program(folder: Path, content: bytes) -> None:
     (folder / "efcd").unlink()
-    (folder / "efcd").write_bytes(program("efcd").read_bytes().replace(_RELEASE, _NEXT_RELEASE))
+    (folder / "efcd").write_bytes(content)
     (folder / "efcd").chmod(0o755)
 
 
-def test_a_rollout_changes_what_the_next_daemon_runs(rollout: tuple[Driver, Path], nas: Nas) -> None:
+def publish_two(driver: Driver, nas: Nas) -> list[tuple[csi_pb2.Volume, Path]]:
+    """Volumes with a daemon each: their options differ."""
+    volumes = [
+        (static_volume(f"v-{uuid.uuid4()}", nas.url, connections=connections), driver.target())
+        for connections in ("2", "3")
+    ]
+    for volume, target in volumes:
+        driver.publish(volume, target)
+    return volumes
+
+
+def test_a_rollout_upgrades_running_daemons(rollout: tuple[Driver, Path], nas: Nas) -> None:
     driver, folder = rollout
     assert _RELEASE in program("efcd").read_bytes()
-    volume, target = static_volume(f"v-{uuid.uuid4()}", nas.url), driver.target()
-    driver.publish(volume, target)
-    (first,) = driver.daemons()
-    assert os.readlink(f"/proc/{first.pid}/exe") == _SEALED
-    assert version_of(first.pid) == _RELEASE
+    volumes = publish_two(driver, nas)
+    former = driver.daemons()
+    assert [os.readlink(f"/proc/{daemon.pid}/exe") for daemon in former] == [_SEALED] * 2
+    assert [version_of(daemon.pid) for daemon in former] == [_RELEASE] * 2
 
-    next_release(folder)
+    target = volumes[0][1]
+    with (target / "open").open("w", buffering=1) as file:
+        file.write("before\n")
+        next_release(folder)
+        driver.crash("node")
+        wait_until(
+            lambda: [version_of(daemon.pid) for daemon in driver.daemons()] == [_NEXT_RELEASE] * 2,
+            what="the daemons of the next release",
+        )
+        file.write("and after\n")
+    assert (target / "open").read_text() == "before\nand after\n"
+    time.sleep(_LOOKS_S)
+    assert driver.log("node").read_text().count("upgraded from 0.1.0 to 0.9.9") == 2, "each is upgraded once"
+    for volume, target in volumes:
+        driver.unpublish(volume, target)
+
+
+def test_a_release_that_cannot_take_over_is_refused_once(rollout: tuple[Driver, Path], nas: Nas) -> None:
+    """One that knows saved states by another beginning; nothing is touched, and nothing tried again."""
+    driver, folder = rollout
+    volumes = publish_two(driver, nas)
+    former = [daemon.pid for daemon in driver.daemons()]
+    content = program("efcd").read_bytes().replace(_RELEASE, _NEXT_RELEASE)
+    assert _STATE_MAGIC in content
+    replace_program(folder, content.replace(_STATE_MAGIC, b"ETATSXXX"))
     driver.crash("node")
-    with (target / "open").open("w") as file:
-        file.write("before")
-        wait_until(lambda: "0.9.9 from now on" in driver.log("keeper").read_text(), what="the program's arrival")
-        assert [daemon.pid for daemon in driver.daemons()] == [first.pid], "a running daemon was touched"
-        os.kill(first.pid, 9)
-        file.write(" and after")
-    wait_until(lambda: driver.daemons() and driver.daemons()[0].pid != first.pid, what="the successor")
-    (successor,) = driver.daemons()
-    assert version_of(successor.pid) == _NEXT_RELEASE
-    assert (target / "open").read_text() == "before and after"
-    driver.unpublish(volume, target)
+    wait_until(lambda: "no more daemons are upgraded to 0.9.9" in driver.log("node").read_text(), what="the refusal")
+    time.sleep(_LOOKS_S)
+    assert driver.log("node").read_text().count("the program cannot take") == 1
+    assert [daemon.pid for daemon in driver.daemons()] == former
+    for volume, target in volumes:
+        driver.unpublish(volume, target)
 
 
 def test_a_new_keeper_gets_the_program_before_it_starts_a_daemon(rollout: tuple[Driver, Path], nas: Nas) -> None:

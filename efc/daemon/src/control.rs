@@ -48,6 +48,11 @@ pub trait Serving {
     fn drain(&self) -> !;
 }
 
+/// Of this program. It is kept whole in one place, where tests that need another release put another version.
+pub fn version() -> &'static str {
+    std::hint::black_box(env!("CARGO_PKG_VERSION"))
+}
+
 /// Whether a daemon of this program could go on with the state that another's has saved, which is descriptor 3 instead of
 /// the control socket. Changes nothing.
 pub fn check_state() -> ExitCode {
@@ -114,7 +119,7 @@ impl Control {
     /// # Errors
     /// Those of `sendmsg(2)`, but not that the keeper is gone meanwhile: the next one comes.
     pub fn send_ready(&self) -> io::Result<()> {
-        let ready = Ready { version: env!("CARGO_PKG_VERSION").to_owned(), beats: true };
+        let ready = Ready { version: version().to_owned(), beats: true };
         match send(&self.socket, to_keeper::Message::Ready(ready), &[]) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent,
@@ -192,11 +197,8 @@ fn next_keeper(session: &Session) -> io::Result<OwnedFd> {
 
 fn hand_over(session: &Session, keeper: &OwnedFd) -> io::Result<()> {
     let process = pidfd_open(getpid(), PidfdFlags::empty())?;
-    let status = MountStatus {
-        pid: getpid().as_raw_nonzero().get(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        ..session.status.clone()
-    };
+    let status =
+        MountStatus { pid: getpid().as_raw_nonzero().get(), version: version().to_owned(), ..session.status.clone() };
     let descriptors = [session.device.as_fd(), session.memfd.as_fd(), session.listener.as_fd(), process.as_fd()];
     send(keeper, to_keeper::Message::Session(status), &descriptors)
 }

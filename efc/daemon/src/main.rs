@@ -50,7 +50,7 @@ const _: () = assert!(efc_proto::WITNESS_OFFSET == state::WITNESS_OFFSET);
 fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
         Some(argument) if argument == "--version" => {
-            println!("{}", env!("CARGO_PKG_VERSION"));
+            println!("{}", control::version());
             return ExitCode::SUCCESS;
         }
         Some(argument) if argument == "--check-state" => return control::check_state(),
