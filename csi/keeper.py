@@ -54,6 +54,11 @@ def source_of(mount: efc_pb2.MountStatus) -> str:
     return Source(host=source.host, port=source.port, mount_port=source.mount_port, path=source.path).canonical()
 
 
+def options_of(mount: efc_pb2.MountStatus) -> efc_pb2.DaemonConfig:
+    """How it is served now, which may have changed since it was mounted."""
+    return mount.options if mount.HasField("options") else mount.config
+
+
 class Keeper:
     """Asks the keeper at ``<run_dir>/keeper.sock``; raises what it reports, or KeeperUnreachableError."""
 
@@ -91,9 +96,12 @@ class Keeper:
         request = efc_pb2.KeeperRequest(install=efc_pb2.InstallRequest(version=version))
         await self._ask(request, limit_seconds=INSTALL_SECONDS_MAX, descriptors=[memory])
 
-    async def upgrade(self, *, target: str) -> efc_pb2.MountStatus:
-        """Replaces the daemon at ``target`` by one of the installed program; FAILED_PRECONDITION if it cannot."""
-        request = efc_pb2.KeeperRequest(upgrade=efc_pb2.UpgradeRequest(target=target))
+    async def upgrade(self, *, target: str, options: efc_pb2.DaemonConfig | None = None) -> efc_pb2.MountStatus:
+        """Replaces the daemon at ``target`` by one of the installed program, which serves with ``options`` if given.
+
+        FAILED_PRECONDITION if it cannot; then the former serves as before.
+        """
+        request = efc_pb2.KeeperRequest(upgrade=efc_pb2.UpgradeRequest(target=target, options=options))
         reply, _ = await self._ask(request, limit_seconds=UPGRADE_SECONDS_MAX)
         return reply.upgrade.status
 

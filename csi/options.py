@@ -54,6 +54,8 @@ class Option:
     choices: tuple[str, ...] = ()
     #: For flags: what naming the option without a value sets `field` to (``rw`` sets ``read_only`` to False).
     sets: bool = True
+    #: Whether it can change while the dataset is mounted (``efc upgrade -o``); `field` is DaemonConfig's then, too.
+    is_live: bool = True
 
     def allowed(self) -> str:
         """What may be given, for people."""
@@ -83,9 +85,22 @@ class Option:
 
 _TABLE = (
     Option(
-        name="ro", kind=Kind.FLAG, field="read_only", default="off", help="Nothing can be written through this mount."
+        name="ro",
+        kind=Kind.FLAG,
+        field="read_only",
+        default="off",
+        is_live=False,
+        help="Nothing can be written through this mount.",
     ),
-    Option(name="rw", kind=Kind.FLAG, field="read_only", default="on", sets=False, help="The opposite of `ro`."),
+    Option(
+        name="rw",
+        kind=Kind.FLAG,
+        field="read_only",
+        default="on",
+        sets=False,
+        is_live=False,
+        help="The opposite of `ro`.",
+    ),
     Option(
         name="port",
         kind=Kind.INTEGER,
@@ -93,6 +108,7 @@ _TABLE = (
         default="asked of rpcbind, else 2049",
         minimum=1,
         maximum=65535,
+        is_live=False,
         help="TCP port of NFS on the NAS; also as `nfs://host:PORT/path`.",
     ),
     Option(
@@ -102,6 +118,7 @@ _TABLE = (
         default="asked of rpcbind, else the NFS port",
         minimum=1,
         maximum=65535,
+        is_live=False,
         help="TCP port of the MOUNT protocol on the NAS; also as `nfs://host/path?mountport=PORT`.",
     ),
     Option(
@@ -138,6 +155,7 @@ _TABLE = (
         field="consistency",
         default="close-to-open",
         choices=("close-to-open",),
+        is_live=False,
         help="What one node sees of another's writes. With `close-to-open`, who opens a file sees all that was written "
         "before its last close.",
     ),
@@ -210,6 +228,7 @@ _TABLE = (
         kind=Kind.FLAG,
         field="idmap",
         default="off",
+        is_live=False,
         help="The mount may be id-mapped, for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 or "
         "newer, and costs a look at the caller for each operation.",
     ),
@@ -227,6 +246,7 @@ _TABLE = (
         field="network",
         default="host",
         choices=("host", "pod"),
+        is_live=False,
         help="Whose address the daemon connects to the NAS from: the node's, or that of the pod `efc-network` on the "
         "node (chart value `network.enabled`).",
     ),
@@ -329,20 +349,51 @@ def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptio
 
     ``origin`` says for the message where they come from. An option may come twice only with the same meaning.
     """
-    values: dict[str, bool | int | str] = {}
-    given: dict[str, str] = {}
+    values = {option.field: value for option, value in _values(items, origin=origin)}
+    _check_timeout("timeout_ms" in values, is_soft=bool(values.get("soft")), origin=origin)
+    return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
+
+
+def changed(
+    config: efc_pb2.DaemonConfig, items: Iterable[tuple[str, str | None]], *, origin: str
+) -> efc_pb2.DaemonConfig:
+    """``config`` with these options, and all others as they are.
+
+    Raises what :func:`parse` does, and INVALID_ARGUMENT for an option that a mounted dataset cannot change.
+    """
+    result = efc_pb2.DaemonConfig()
+    result.CopyFrom(config)
+    has_timeout = False
+    for option, value in _values(items, origin=origin):
+        if not option.is_live:
+            raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
+        setattr(result, option.field, value)
+        has_timeout |= option.field == "timeout_ms"
+    _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
+    if not result.soft:
+        result.timeout_ms = 0
+    elif not result.timeout_ms:
+        result.timeout_ms = MountOptions().timeout_ms
+    return result
+
+
+def _values(items: Iterable[tuple[str, str | None]], *, origin: str) -> Iterator[tuple[Option, bool | int | str]]:
+    """Each option that is given, once, and its value."""
+    given: dict[str, tuple[Option, bool | int | str]] = {}
     for name, text in items:
         option = OPTIONS.get(name)
         if option is None:
             raise unknown(name, known=OPTIONS, noun="option", origin=origin)
         value = _value(option, text, origin=origin)
-        if option.field in values and values[option.field] != value:
-            raise invalid(f"option {name!r} in {origin} contradicts {given[option.field]!r} given before it")
-        values[option.field] = value
-        given[option.field] = name
-    if "timeout_ms" in values and not values.get("soft", False):
+        before, former = given.setdefault(option.field, (option, value))
+        if former != value:
+            raise invalid(f"option {name!r} in {origin} contradicts {before.name!r} given before it")
+    yield from given.values()
+
+
+def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  # noqa: FBT001
+    if has_timeout and not is_soft:
         raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS is back")
-    return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
 
 
 def unknown(name: str, *, known: Iterable[str], noun: str, origin: str) -> DriverError:
@@ -398,8 +449,11 @@ def _quoted(text: str) -> str:
 
 def markdown() -> str:
     """The table of docs/CONFIGURATION.md."""
-    lines = ["| option | value | default | what it does |", "|---|---|---|---|"]
-    lines += [f"| `{row.name}` | {row.allowed()} | {row.default} | {row.help} |" for row in OPTIONS.values()]
+    lines = ["| option | value | default | live | what it does |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{row.name}` | {row.allowed()} | {row.default} | {'yes' if row.is_live else 'no'} | {row.help} |"
+        for row in OPTIONS.values()
+    ]
     return "\n".join(lines)
 
 

@@ -53,7 +53,7 @@ class Sessions:
     async def hold(self, status: efc_pb2.MountStatus) -> None:
         """Makes sure that the session of this mount is held; a failure is logged, since the mount serves without it."""
         held = self._held.get(status.target)
-        if held is not None and held.status.connection == status.connection:
+        if held is not None and held.status.connection == status.connection and held.status.options == status.options:
             return
         try:
             described, descriptors = await self._keeper.hold(target=status.target)

@@ -126,10 +126,12 @@ class InstallReply(_message.Message):
     def __init__(self) -> None: ...
 
 class UpgradeRequest(_message.Message):
-    __slots__ = ("target",)
+    __slots__ = ("target", "options")
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     target: str
-    def __init__(self, target: _Optional[str] = ...) -> None: ...
+    options: DaemonConfig
+    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
 
 class UpgradeReply(_message.Message):
     __slots__ = ("status",)
@@ -138,7 +140,7 @@ class UpgradeReply(_message.Message):
     def __init__(self, status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
-    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid")
+    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[MountStatus.State]
@@ -165,6 +167,7 @@ class MountStatus(_message.Message):
     STATS_FIELD_NUMBER: _ClassVar[int]
     CGROUP_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     target: str
     config: DaemonConfig
     pid: int
@@ -177,7 +180,8 @@ class MountStatus(_message.Message):
     stats: DaemonStats
     cgroup: str
     uid: int
-    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ...) -> None: ...
+    options: DaemonConfig
+    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message")

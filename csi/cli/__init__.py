@@ -124,6 +124,14 @@ def _add_upgrade(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = _command(commands, "upgrade", "replace running daemons by ones of this release; applications only wait")
     parser.add_argument("target", metavar="TARGET", nargs="?", help="of one mount")
     parser.add_argument("--all", action="store_true", help="all mounts, one after the other")
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="NAME[=VALUE],...",
+        action="append",
+        default=[],
+        help="with these options from now on, and the others as they are (docs/CONFIGURATION.md says which can change)",
+    )
 
 
 def _add_metrics(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
+from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, options_of, source_of
 
 _COLUMNS = ("SOURCE", "TARGET", "STATE", "PID", "RESTARTS", "READ", "WRITTEN", "REASON")
 
@@ -45,7 +45,9 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus) -> dict[str, obj
         "mounted_at_unix_ms": mount.mounted_at_unix_ms,
         "read_only": mount.config.read_only,
         "options": {
-            field.name: value for field, value in mount.config.ListFields() if field.name not in ("source", "read_only")
+            field.name: value
+            for field, value in options_of(mount).ListFields()
+            if field.name not in ("source", "read_only")
         },
         "stats": statistics(mount.stats) if mount.HasField("stats") else None,
     }

@@ -1,15 +1,18 @@
 """``efc upgrade``: replaces running daemons by ones of this release's program, under their applications.
 
 One mount after the other. A program that cannot go on with what a daemon has saved is refused before anything is
-touched, and one that does not serve in time gives the mount back to the former.
+touched, and one that does not serve in time gives the mount back to the former. Options of a mounted dataset change on
+the same way: the next daemon serves with them.
 """
 
 import argparse
 import asyncio
 
+from csi._proto import efc_pb2
 from csi.cli.mount import checked_target
 from csi.errors import Code, DriverError
-from csi.keeper import Keeper
+from csi.keeper import Keeper, options_of
+from csi.options import changed, parse_list
 from csi.program import DaemonProgram
 
 
@@ -18,15 +21,18 @@ def run(parsed: argparse.Namespace) -> int:
     if bool(parsed.target) == parsed.all:
         raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or say --all")
     targets = [checked_target(parsed.target)] if parsed.target else []
-    asyncio.run(_upgrade(Keeper(parsed.run_dir), targets))
+    items = parse_list(",".join(parsed.options))
+    changed(efc_pb2.DaemonConfig(soft=True), items, origin="-o")  # what is wrong in itself, before anything is touched
+    asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items))
     return 0
 
 
-async def _upgrade(keeper: Keeper, targets: list[str]) -> None:
+async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, str | None]]) -> None:
     """Without targets, all mounts."""
     mounts = {mount.target: mount for mount in (await keeper.status()).mounts}
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):
         before = mounts[target].version if target in mounts else ""
-        status = await keeper.upgrade(target=target)
+        options = changed(options_of(mounts[target]), items, origin="-o") if items and target in mounts else None
+        status = await keeper.upgrade(target=target, options=options)
         print(f"{target}: {before} -> {status.version}, process {status.pid}")

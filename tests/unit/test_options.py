@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
-from csi.options import OPTIONS, Kind, MountOptions, identity_key, markdown, parse, parse_item, parse_list
+from csi.options import OPTIONS, Kind, MountOptions, changed, identity_key, markdown, parse, parse_item, parse_list
 from csi.sources import Source
 
 SOURCE = Source.parse("nfs://nas/data")
@@ -158,4 +159,23 @@ def test_identity_key_is_equal_exactly_for_equal_behaviour() -> None:
 def test_markdown_has_one_row_for_each_option() -> None:
     lines = markdown().splitlines()
     assert len(lines) == 2 + len(OPTIONS)
-    assert all(line.count("|") == 5 for line in lines)
+    assert all(line.count("|") == 6 for line in lines)
+
+
+def test_options_of_a_mounted_dataset() -> None:
+    config = of("soft,timeout=5s,threads=4").daemon_config(SOURCE)
+    other = changed(config, parse_list("threads=8,attr-ttl=0s"), origin=ORIGIN)
+    assert other == of("soft,timeout=5s,threads=8,attr-ttl=0s").daemon_config(SOURCE)
+    assert config.threads == 4
+    assert changed(config, parse_list("hard"), origin=ORIGIN) == of("threads=4").daemon_config(SOURCE)
+    assert changed(config, parse_list("timeout=9s"), origin=ORIGIN).timeout_ms == 9000
+    hard = of("").daemon_config(SOURCE)
+    assert changed(hard, parse_list("soft"), origin=ORIGIN) == of("soft").daemon_config(SOURCE)
+    for text, words in [("ro", "cannot change"), ("port=3", "cannot change"), ("timeout=9s", "needs 'soft'")]:
+        with pytest.raises(DriverError, match=words):
+            changed(hard, parse_list(text), origin=ORIGIN)
+
+
+def test_live_options_are_fields_of_what_the_daemon_is_told() -> None:
+    fields = set(efc_pb2.DaemonConfig.DESCRIPTOR.fields_by_name)
+    assert {option.field for option in OPTIONS.values() if option.is_live} <= fields

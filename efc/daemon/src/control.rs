@@ -88,7 +88,7 @@ impl Control {
         let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
         let Start { config, uid, session } = start;
-        let status = MountStatus { config: config.clone(), ..session.unwrap_or_default() };
+        let status = session.unwrap_or_default();
         Ok(Session { config: config.unwrap_or_default(), uid, device, memfd, listener, status })
     }
 

@@ -134,9 +134,7 @@ fn answer(request: Option<Request>, descriptors: Vec<OwnedFd>, mounts: &Arc<Moun
             mounts.programs().daemon.install(Program::sealed(&request.version, descriptors)?);
             Ok(Reply::Install(InstallReply {}))
         }
-        Some(Request::Upgrade(request)) => {
-            Ok(Reply::Upgrade(UpgradeReply { status: Some(mounts.upgrade(&request.target)?) }))
-        }
+        Some(Request::Upgrade(request)) => Ok(Reply::Upgrade(UpgradeReply { status: Some(mounts.upgrade(request)?) })),
         _ => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
     }
 }

@@ -85,8 +85,8 @@ impl Daemon {
         let set_up = || {
             let pid = Pid::from_child(&child);
             isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
-            let MountStatus { config, uid, .. } = session.clone();
-            let start = Start { config, uid, session: Some(MountStatus { config: None, ..session.clone() }) };
+            let config = session.options.clone().or_else(|| session.config.clone());
+            let start = Start { config, uid: session.uid, session: Some(session.clone()) };
             let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
             efc_proto::send(&control, &message, &held.descriptors())?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)

@@ -56,7 +56,8 @@ struct Shared {
     /// What the supervising thread shall do next.
     end: Option<End>,
     report_wanted: bool,
-    upgrade_wanted: bool,
+    /// With these options, or as before.
+    upgrade_wanted: Option<Option<DaemonConfig>>,
     /// Of the last upgrade, once it has come to its end.
     upgraded: Option<Result<(), Error>>,
     /// Reports that the daemon has made.
@@ -108,7 +109,7 @@ impl Entry {
             is_attached,
             end: None,
             report_wanted: false,
-            upgrade_wanted: false,
+            upgrade_wanted: None,
             upgraded: None,
             reports: 0,
         };
@@ -121,9 +122,14 @@ impl Entry {
         &self.target
     }
 
-    /// What is mounted, and how.
+    /// What was mounted, and how.
     pub fn config(&self) -> &DaemonConfig {
         &self.config
+    }
+
+    /// How it is served now.
+    pub fn options(&self) -> DaemonConfig {
+        self.lock().status.options.as_ref().unwrap_or(&self.config).clone()
     }
 
     // ------------------------------------------------------------ for clients
@@ -225,14 +231,15 @@ impl Entry {
         drop(self.wait_until(deadline, |shared| matches!(shared.phase, Phase::Ended(_))));
     }
 
-    /// Has the daemon replaced by one of the installed program; returns when that one serves, or the former program again.
+    /// Has the daemon replaced by one of the installed program, with other options if there are some; returns when that one
+    /// serves, or the former again.
     ///
     /// # Errors
     /// FAILED_PRECONDITION for a program that cannot take over, or that did not, UNAVAILABLE for a mount without a daemon
     /// that serves, DEADLINE_EXCEEDED at `deadline`, while the upgrade goes on.
-    pub fn upgrade(&self, deadline: Instant) -> Result<MountStatus, Error> {
+    pub fn upgrade(&self, options: Option<DaemonConfig>, deadline: Instant) -> Result<MountStatus, Error> {
         let mut shared = self.lock();
-        shared.upgrade_wanted = true;
+        shared.upgrade_wanted = Some(options);
         shared.upgraded = None;
         drop(shared);
         kernel::wake(&self.waker);
@@ -287,8 +294,8 @@ impl Entry {
         std::mem::take(&mut self.lock().report_wanted)
     }
 
-    /// Whether an upgrade is wanted; asking takes the wish away.
-    pub fn take_upgrade_wanted(&self) -> bool {
+    /// Whether an upgrade is wanted, and with which options; asking takes the wish away.
+    pub fn take_upgrade_wanted(&self) -> Option<Option<DaemonConfig>> {
         std::mem::take(&mut self.lock().upgrade_wanted)
     }
 

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use efc_proto::error::Code;
-use efc_proto::{Error, MountStatus};
+use efc_proto::{DaemonConfig, Error, MountStatus, UpgradeRequest};
 
 use crate::entry::Entry;
 use crate::failure::failure;
@@ -77,9 +77,16 @@ impl Mounts {
     /// Replaces the daemon of a mount by one of the installed program.
     ///
     /// # Errors
-    /// NOT_FOUND if nothing is mounted there, and those of [`Entry::upgrade`].
-    pub fn upgrade(&self, path: &str) -> Result<MountStatus, Error> {
-        self.mounted(path)?.upgrade(Instant::now() + UPGRADE_TIME_LIMIT)
+    /// NOT_FOUND if nothing is mounted there, INVALID_ARGUMENT for options that only a new mount can have, and those of
+    /// [`Entry::upgrade`].
+    pub fn upgrade(&self, request: UpgradeRequest) -> Result<MountStatus, Error> {
+        let UpgradeRequest { target, options } = request;
+        let entry = self.mounted(&target)?;
+        if options.as_ref().is_some_and(|options| !is_same_session(options, entry.config())) {
+            let message = format!("source, ro, idmap and network of {target} cannot change while it is mounted");
+            return Err(failure(Code::InvalidArgument, message));
+        }
+        entry.upgrade(options, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
     fn mounted(&self, path: &str) -> Result<Arc<Entry>, Error> {
@@ -131,4 +138,10 @@ impl Mounts {
             .map_err(|error| failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}")))?;
         self.insert(Arc::new(entry))
     }
+}
+
+/// Whether a session that was begun with one configuration can be served with another.
+fn is_same_session(options: &DaemonConfig, config: &DaemonConfig) -> bool {
+    let own = |config: &DaemonConfig| (config.source.clone(), config.read_only, config.idmap, config.network.clone());
+    own(options) == own(config)
 }

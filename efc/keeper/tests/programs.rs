@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use efc_proto::DaemonConfig;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -176,6 +177,81 @@ fn a_program_that_does_not_serve_gives_the_mount_back() {
     let mut buffer = [0; 13];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
     drop(file);
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+fn read_ahead(connection: u32) -> u32 {
+    let text = fs::read_to_string(format!("/sys/class/bdi/0:{connection}/read_ahead_kb")).unwrap();
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn a_session_that_serves_gets_other_options_and_keeps_its_files() {
+    let mut ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("nas")).unwrap();
+    let file = fs::File::open(ground.hello()).unwrap();
+    let options = DaemonConfig { read_ahead_kib: 512, hang_limit_ms: 700, threads: 3, ..config("nas") };
+    let status = client.upgrade_with(&ground.target(), Some(options.clone())).unwrap();
+    assert_ne!(status.pid, first.pid);
+    assert_eq!((status.config, status.options), (Some(config("nas")), Some(options.clone())));
+    assert_eq!(read_ahead(status.connection), 512);
+    let mut buffer = [0; 13];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
+    drop(file);
+    // It is still the same mount to whoever asks for it, and it stays as it is at the next upgrade and with the next keeper.
+    assert_eq!(client.mount(&ground.target(), config("nas")).unwrap().connection, first.connection);
+    assert_eq!(client.upgrade(&ground.target()).unwrap().options, Some(options.clone()));
+    ground.signal(Signal::KILL);
+    ground.wait_for_end();
+    ground.restart_keeper();
+    let client = ground.client();
+    let taken_over = client.serving_after(2);
+    assert_eq!((taken_over.config, taken_over.options), (Some(config("nas")), Some(options)));
+    // A daemon that hangs is replaced after the new limit, not the ten seconds that it was mounted with.
+    kill(taken_over.pid, Signal::STOP);
+    client.serving_after(3);
+    // And back to the options that it was mounted with.
+    let status = client.upgrade_with(&ground.target(), Some(config("nas"))).unwrap();
+    assert_eq!((status.options, read_ahead(status.connection)), (None, 8192));
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn options_that_a_daemon_cannot_serve_with_are_taken_back() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("nas")).unwrap();
+    let options = DaemonConfig { threads: 13, read_ahead_kib: 512, ..config("nas") };
+    let error = client.upgrade_with(&ground.target(), Some(options)).unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(error.message.contains("exited with status 7"), "{}", error.message);
+    let status = client.only();
+    assert_eq!((status.options.clone(), status.state(), read_ahead(status.connection)), (None, State::Serving, 8192));
+    assert_ne!(status.pid, first.pid);
+    assert_eq!(fs::read(ground.hello()).unwrap(), b"hello, world\n");
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn what_makes_a_session_cannot_change() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("nas")).unwrap();
+    let others = [
+        config("other"),
+        DaemonConfig { read_only: true, ..config("nas") },
+        DaemonConfig { idmap: true, ..config("nas") },
+        DaemonConfig { network: "pod".into(), ..config("nas") },
+    ];
+    for options in others {
+        let error = client.upgrade_with(&ground.target(), Some(options)).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{}", error.message);
+    }
+    assert_eq!((client.only().pid, client.only().restarts), (first.pid, 0));
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
 }

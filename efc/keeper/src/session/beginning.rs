@@ -114,9 +114,7 @@ impl<'a> Session<'a> {
         if self.mounted_connection() != Some(connection) {
             return Err(gone());
         }
-        if let Err(error) = kernel::set_read_ahead(connection, self.entry.config().read_ahead_kib) {
-            log::warn!("{target}: read-ahead stays at the kernel's default: {error}");
-        }
+        self.set_read_ahead();
         self.ready(ready);
         Ok(())
     }

@@ -47,8 +47,12 @@ pub enum Pulse {
 impl Heartbeat {
     /// Beats for daemons that may hang for `limit_ms`; 0: 10 s.
     pub fn new(limit_ms: u32) -> Heartbeat {
-        let limit = if limit_ms == 0 { HANG_LIMIT_DEFAULT } else { Duration::from_millis(limit_ms.into()) };
-        Heartbeat { limit, due: None, number: 0, queued_at: None, asked_at: None }
+        Heartbeat { limit: limit(limit_ms), due: None, number: 0, queued_at: None, asked_at: None }
+    }
+
+    /// From now on they may hang for `limit_ms`; 0: 10 s.
+    pub fn set_limit(&mut self, limit_ms: u32) {
+        self.limit = limit(limit_ms);
     }
 
     /// A daemon serves.
@@ -96,4 +100,8 @@ impl Heartbeat {
         self.asked_at = Some(now);
         Ok(Pulse::Ask)
     }
+}
+
+fn limit(limit_ms: u32) -> Duration {
+    if limit_ms == 0 { HANG_LIMIT_DEFAULT } else { Duration::from_millis(limit_ms.into()) }
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{Drain, Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
+use efc_proto::{DaemonConfig, Drain, Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -139,7 +139,7 @@ impl<'a> Session<'a> {
             predecessors: Vec::new(),
             ready_at: None,
             report_pending: false,
-            heartbeat: Heartbeat::new(entry.config().hang_limit_ms),
+            heartbeat: Heartbeat::new(entry.options().hang_limit_ms),
             young_deaths: 0,
             died_at: None,
             deadline: None,
@@ -155,8 +155,8 @@ impl<'a> Session<'a> {
                 Event::Wake if self.entry.end_wanted().is_some() => return "unmounted",
                 Event::Wake => {
                     self.request_report();
-                    if self.entry.take_upgrade_wanted() {
-                        self.begin_upgrade();
+                    if let Some(options) = self.entry.take_upgrade_wanted() {
+                        self.begin_upgrade(options);
                     }
                 }
                 Event::Message(message) => self.handle(*message),

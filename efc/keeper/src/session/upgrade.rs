@@ -4,6 +4,9 @@
 //! nothing was touched. Then the daemon drains: it begins nothing more, answers what it has begun, and ends. The new one
 //! goes on like any successor, so an application waits for as long as that takes. If it is not ready in time, or dies
 //! before it is, the former program gets the session back and keeps it until the next upgrade or death.
+//!
+//! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
+//! ones are what the way back leads to.
 
 use super::*;
 
@@ -16,6 +19,7 @@ const READY_TIME_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Upgrade {
     former: Arc<Program>,
+    former_options: Option<DaemonConfig>,
     began_at: Instant,
     step: Step,
 }
@@ -24,12 +28,12 @@ pub struct Upgrade {
 enum Step {
     Draining,
     Starting,
-    /// To the former program, for this reason.
+    /// To the former program and options, for this reason.
     GoingBack(String),
 }
 
 impl Session<'_> {
-    pub(super) fn begin_upgrade(&mut self) {
+    pub(super) fn begin_upgrade(&mut self, options: Option<DaemonConfig>) {
         let target = self.entry.target().display();
         if self.ready_at.is_none() || self.upgrade.is_some() {
             let message = format!("{target} has no daemon that serves now; try again when it has one");
@@ -39,8 +43,16 @@ impl Session<'_> {
             let message = format!("the program cannot take {target} over: {error}; the daemon goes on with its own");
             return self.entry.upgraded(Err(failure(Code::FailedPrecondition, message)));
         }
-        log::info!("{target}: upgrading");
-        self.upgrade = Some(Upgrade { former: self.program.clone(), began_at: Instant::now(), step: Step::Draining });
+        log::info!("{target}: upgrading{}", if options.is_some() { ", with other options" } else { "" });
+        self.upgrade = Some(Upgrade {
+            former: self.program.clone(),
+            former_options: self.entry.status().options,
+            began_at: Instant::now(),
+            step: Step::Draining,
+        });
+        if options.is_some() {
+            self.serve_with(options);
+        }
         self.heartbeat.stop();
         self.deadline = Some(Instant::now() + DRAIN_TIME_LIMIT);
         self.send(to_daemon::Message::Drain(Drain {}));
@@ -49,21 +61,44 @@ impl Session<'_> {
     /// The daemon has gone: starts the next one, if that is what the upgrade wants.
     pub(super) fn go_on_with_upgrade(&mut self, how: &str) -> bool {
         let Some(upgrade) = &mut self.upgrade else { return false };
-        let (program, step) = match &upgrade.step {
-            Step::Draining => (self.programs.daemon.get(), Step::Starting),
-            Step::Starting => (upgrade.former.clone(), Step::GoingBack(how.to_owned())),
+        let program = match &upgrade.step {
+            Step::Draining => {
+                upgrade.step = Step::Starting;
+                self.programs.daemon.get()
+            }
+            Step::Starting => {
+                upgrade.step = Step::GoingBack(how.to_owned());
+                let (program, options) = (upgrade.former.clone(), upgrade.former_options.take());
+                self.serve_with(options);
+                program
+            }
             // The former program dies as well: from here on it is a death like any other.
             Step::GoingBack(_) => {
                 self.end_upgrade();
                 return false;
             }
         };
-        upgrade.step = step;
         self.died_at = self.died_at.or(Some(Instant::now()));
         if let Err(error) = self.spawn_program(program, READY_TIME_LIMIT) {
             return self.go_on_with_upgrade(&format!("cannot be started: {error}"));
         }
         true
+    }
+
+    /// The next daemons get these options; `None`: those that it was mounted with.
+    fn serve_with(&mut self, options: Option<DaemonConfig>) {
+        let options = options.filter(|options| options != self.entry.config());
+        self.entry.update(|status| status.options = options);
+        self.heartbeat.set_limit(self.entry.options().hang_limit_ms);
+        self.set_read_ahead();
+    }
+
+    /// Read-ahead is the kernel's part.
+    pub(super) fn set_read_ahead(&self) {
+        let connection = self.entry.status().connection;
+        if let Err(error) = kernel::set_read_ahead(connection, self.entry.options().read_ahead_kib) {
+            log::warn!("{}: read-ahead stays as it is: {error}", self.entry.target().display());
+        }
     }
 
     /// A daemon serves, whichever it is.

@@ -301,7 +301,11 @@ impl Client {
     }
 
     pub fn upgrade(&self, target: &Path) -> Result<MountStatus, Error> {
-        match self.call(Request::Upgrade(UpgradeRequest { target: target.to_str().unwrap().into() }))? {
+        self.upgrade_with(target, None)
+    }
+
+    pub fn upgrade_with(&self, target: &Path, options: Option<DaemonConfig>) -> Result<MountStatus, Error> {
+        match self.call(Request::Upgrade(UpgradeRequest { target: target.to_str().unwrap().into(), options }))? {
             Reply::Upgrade(reply) => Ok(reply.status.unwrap()),
             other => panic!("{other:?}"),
         }

@@ -1,0 +1,101 @@
+"""Options of a mounted dataset change under its applications: `efc upgrade -o`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.driver import Driver, static_volume
+from tests.support.keeper import Keeper
+from tests.support.nas import Nas
+from tests.support.paths import program
+from tests.support.processes import wait_until
+
+
+def connections(pid: int, port: int) -> int:
+    """TCP connections to the NAS that this process has."""
+    sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(f"socket:[{line[9]}]" in sockets and line[2].endswith(f":{port:04X}") for line in lines)
+
+
+def use_all_connections(folder: Path) -> None:
+    """A daemon's connections are made as they are needed, and a file belongs to one of them."""
+    for number in range(64):
+        (folder / f"some-{number}").write_text("content")
+
+
+def test_files_stay_open_and_the_next_daemon_serves_with_them(nas: Nas, keeper: Keeper) -> None:
+    folder = nas.export_folder()
+    target = keeper.mount(nas.url, options=["connections=2", "attr-ttl=60m"])
+    with (target / "open").open("w", buffering=1) as file:
+        file.write("before\n")
+        (folder / "old").write_text("12345")
+        assert (target / "old").stat().st_size == 5
+        former = keeper.daemon_pid(target)
+        use_all_connections(target)
+        assert connections(former, nas.port) == 2
+        keeper.efc("upgrade", str(target), "-o", "connections=5,attr-ttl=0s")
+        file.write("and after\n")
+    status = keeper.status(target)
+    assert status["pid"] != former
+    assert (status["options"]["connections"], status["options"].get("attr_ttl_ms", 0)) == (5, 0)
+    use_all_connections(target)
+    assert connections(status["pid"], nas.port) == 5
+    assert (target / "open").read_text() == "before\nand after\n"
+    # From now on nothing is trusted unasked; what the kernel was told before is, as long as it was told.
+    (folder / "new").write_text("1")
+    assert (target / "new").stat().st_size == 1
+    (folder / "new").write_text("123")
+    assert (target / "new").stat().st_size == 3
+
+    os.kill(status["pid"], signal.SIGKILL)
+    wait_until(lambda: keeper.daemon_pid(target) not in (0, status["pid"]), what="the next daemon")
+    assert keeper.status(target)["options"]["connections"] == 5, "they stay with the mount, not the daemon"
+    keeper.unmount(target)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("ro", "'ro' in -o cannot change while mounted"),
+        ("idmap", "'idmap' in -o cannot change while mounted"),
+        ("timeout=5s", "needs 'soft'"),
+        ("threads=0", "allowed is a whole number, 1 to 64"),
+        ("thread=3", "did you mean 'threads'"),
+    ],
+)
+def test_what_cannot_change_is_refused_and_nothing_touched(nas: Nas, keeper: Keeper, options: str, reason: str) -> None:
+    target = keeper.mount(nas.url)
+    before = keeper.status(target)
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        keeper.efc("upgrade", str(target), "-o", options)
+    assert reason in refused.value.stderr
+    assert keeper.status(target)["pid"] == before["pid"]
+    keeper.unmount(target)
+
+
+def test_a_volume_is_published_as_before_and_its_options_outlive_keeper_and_daemon(nas: Nas) -> None:
+    """The same volume is published again after the change: by the options that it was mounted with it is found."""
+    with Driver(source=nas.url) as driver:
+        volume, targets = static_volume("live", nas.url), [driver.target(), driver.target()]
+        driver.publish(volume, targets[0])
+        command = [program("efc"), "upgrade", "--all", "-o", "connections=3", "--run-dir", driver.run_dir]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        [changed] = driver.daemons()
+        driver.publish(volume, targets[1])
+        assert [daemon.pid for daemon in driver.daemons()] == [changed.pid], "one daemon serves both"
+        driver.kill("keeper")
+        os.kill(changed.pid, signal.SIGKILL)
+        driver.start("keeper")
+        (targets[0] / "file").write_text("after")
+        [successor] = driver.daemons()
+        assert successor.pid != changed.pid
+        use_all_connections(targets[0])
+        assert connections(successor.pid, nas.port) == 3
+        for target in targets:
+            driver.unpublish(volume, target)
