@@ -244,14 +244,16 @@ class ToKeeper(_message.Message):
     def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("config", "uid", "session")
+    __slots__ = ("config", "uid", "session", "predecessor_remains")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    PREDECESSOR_REMAINS_FIELD_NUMBER: _ClassVar[int]
     config: DaemonConfig
     uid: int
     session: MountStatus
-    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
+    predecessor_remains: bool
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ...) -> None: ...
 
 class Connected(_message.Message):
     __slots__ = ("root_mode",)
@@ -274,8 +276,10 @@ class Ready(_message.Message):
     def __init__(self, version: _Optional[str] = ..., beats: _Optional[bool] = ...) -> None: ...
 
 class Resend(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("predecessor_remains",)
+    PREDECESSOR_REMAINS_FIELD_NUMBER: _ClassVar[int]
+    predecessor_remains: bool
+    def __init__(self, predecessor_remains: _Optional[bool] = ...) -> None: ...
 
 class Drain(_message.Message):
     __slots__ = ()

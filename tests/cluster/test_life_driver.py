@@ -5,11 +5,14 @@ What each costs them is measured: `longest_pause_s` of the loop of workload.py, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster.cluster import SYSTEM_NAMESPACE, Namespace, pod
+from tests.cluster.cluster import SYSTEM_NAMESPACE, Cluster, Namespace, pod
+from tests.cluster.machines import mounts_of
 from tests.cluster.workload import Report, verified_load
 from tests.support.processes import wait_until
 
@@ -90,3 +93,45 @@ def test_a_daemon_is_killed(namespace: Namespace, shared: str, figures: dict[str
     figures["daemon killed"] = vars(report)
     assert report.errors == 0, report
     assert report.longest_pause_s < 10, report
+
+
+@contextmanager
+def _every_daemon_dies(cluster: Cluster) -> Iterator[None]:
+    """Kills each daemon of the node as soon as it is there, during the block."""
+    stop = f"/tmp/stop-{threading.get_native_id()}"
+    script = f"""
+        while [ ! -e {stop} ]; do
+            for pid in $(pgrep -x efcd); do
+                [ "$(readlink /proc/$pid/ns/net)" != "$(readlink /proc/self/ns/net)" ] || kill -KILL $pid || true
+            done
+            sleep 0.05
+        done
+        rm {stop}"""
+    killing = threading.Thread(target=cluster.on_node, args=(_NODE, "sh", "-c", script), kwargs={"limit_s": 200})
+    killing.start()
+    try:
+        yield
+    finally:
+        cluster.on_node(_NODE, "touch", stop)
+        killing.join()
+
+
+@pytest.mark.timeout(300)
+def test_a_daemon_that_dies_again_and_again_says_why(
+    namespace: Namespace, shared: str, figures: dict[str, object]
+) -> None:
+    """Each is killed as soon as it serves: back-off, and the reason in `efc status`, in the condition, in an event."""
+    cluster = namespace.cluster
+    why = ("was killed by signal 9", "times in a row as soon as it served")
+    with verified_load(namespace, claim=shared, node=_NODE) as report:
+        with _every_daemon_dies(cluster):
+            condition = namespace.await_abnormal("load", *why, limit_s=120)
+            (mount,) = mounts_of(cluster, _NODE)
+            assert all(part in mount["reason"] for part in why), mount["reason"]
+        restarts = mount["restarts"]
+        # The last of the waits is 10 s.
+        wait_until(
+            lambda: mounts_of(cluster, _NODE)[0]["state"] == "serving", what="a daemon that serves", limit_s=20
+        )  # fmt: skip
+    figures["daemon dies again and again"] = {**vars(report), "restarts": restarts, "condition": condition}
+    assert report.errors == 0, report

@@ -29,6 +29,8 @@ pub struct Session {
     pub config: DaemonConfig,
     /// User to become; 0: nobody.
     pub uid: u32,
+    /// A predecessor is still ending.
+    pub predecessor_remains: bool,
     /// `/dev/fuse`.
     pub device: OwnedFd,
     /// The saved state.
@@ -43,7 +45,7 @@ pub trait Serving {
     /// Counters.
     fn report(&self) -> DaemonStats;
     /// See `Resend` of the protocol.
-    fn resend(&self);
+    fn resend(&self, predecessor_remains: bool);
     /// See `Drain`.
     fn drain(&self) -> !;
 }
@@ -87,9 +89,10 @@ impl Control {
         };
         let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
-        let Start { config, uid, session } = start;
+        let Start { config, uid, session, predecessor_remains } = start;
         let status = session.unwrap_or_default();
-        Ok(Session { config: config.unwrap_or_default(), uid, device, memfd, listener, status })
+        let config = config.unwrap_or_default();
+        Ok(Session { config, uid, predecessor_remains, device, memfd, listener, status })
     }
 
     /// Waits until the keeper has called `mount(2)`.
@@ -166,7 +169,7 @@ fn converse(keeper: &OwnedFd, serving: &dyn Serving) -> bool {
                     log::warn!("cannot report to the keeper: {error}");
                 }
             }
-            Some(to_daemon::Message::Resend(_)) => serving.resend(),
+            Some(to_daemon::Message::Resend(resend)) => serving.resend(resend.predecessor_remains),
             Some(to_daemon::Message::Drain(_)) => serving.drain(),
             Some(to_daemon::Message::Stop(_)) => {
                 log::info!("the keeper ends this session");

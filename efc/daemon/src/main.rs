@@ -92,10 +92,14 @@ fn serve(control: Control) -> io::Result<()> {
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
     let served = Served { efc: efc.clone(), session: session.clone(), state: state.clone(), started_at, is_successor };
+    // What it holds is delivered again only when it has gone.
+    let is_all_delivered = !held.predecessor_remains;
     std::thread::Builder::new().name("control".into()).spawn(move || control.serve(&held, &served))?;
     if is_successor {
         efc.reap_orphans();
-        Efc::drop_unclaimed(session.clone());
+        if is_all_delivered {
+            Efc::drop_unclaimed(session.clone());
+        }
     }
     session.run(efc.clone())?;
     if !state.is_superseded() {
@@ -119,9 +123,12 @@ impl Serving for Served {
         stats(&self.efc, &self.session, &self.state, self.started_at, self.is_successor)
     }
 
-    fn resend(&self) {
+    fn resend(&self, predecessor_remains: bool) {
         if let Err(error) = self.session.resend() {
             log::warn!("the kernel does not deliver again what a predecessor held: {error}");
+        }
+        if !predecessor_remains {
+            Efc::drop_unclaimed(self.session.clone());
         }
     }
 

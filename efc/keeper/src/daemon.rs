@@ -73,6 +73,7 @@ impl Daemon {
         program: &Program,
         isolation: &Isolation<'_>,
         session: &MountStatus,
+        predecessor_remains: bool,
         held: &Held,
     ) -> io::Result<Daemon> {
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -86,7 +87,7 @@ impl Daemon {
             let pid = Pid::from_child(&child);
             isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
             let config = session.options.clone().or_else(|| session.config.clone());
-            let start = Start { config, uid: session.uid, session: Some(session.clone()) };
+            let start = Start { config, uid: session.uid, session: Some(session.clone()), predecessor_remains };
             let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
             efc_proto::send(&control, &message, &held.descriptors())?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)

@@ -273,9 +273,9 @@ impl<'a> Session<'a> {
         let mut gone = self.predecessors.swap_remove(index);
         log::info!("{}: the daemon {} has ended at last", self.entry.target().display(), gone.pid());
         gone.end(Duration::ZERO);
-        if self.ready_at.is_some() {
-            self.send(to_daemon::Message::Resend(Resend {}));
-        }
+        // One that is not ready yet finds it when it is.
+        let predecessor_remains = !self.predecessors.is_empty();
+        self.send(to_daemon::Message::Resend(Resend { predecessor_remains }));
     }
 
     /// The connection is over: ended by an unmount, or only by an abort.
@@ -311,7 +311,8 @@ impl<'a> Session<'a> {
         let is_successor = self.died_at.is_some();
         self.entry.update(|status| status.restarts += u32::from(is_successor));
         let status = self.entry.status();
-        let daemon = Daemon::start(&program, &self.isolation, &status, &self.held)?;
+        let predecessor_remains = !self.predecessors.is_empty();
+        let daemon = Daemon::start(&program, &self.isolation, &status, predecessor_remains, &self.held)?;
         self.program = program;
         self.report_pending = false;
         self.entry.update(|status| status.pid = daemon.pid());
