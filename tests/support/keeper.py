@@ -73,6 +73,14 @@ class Keeper:
         if keeper.poll() is not None:
             raise RuntimeError(f"efc-keeper ended with status {keeper.returncode}:\n{self.log.read_text()[-2000:]}")
 
+    def kill(self) -> None:
+        """SIGKILL: its daemons go on, and `start` makes their next keeper."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            (self.run_dir / "keeper.sock").unlink(missing_ok=True)
+        self._process = None
+
     def close(self) -> None:
         """Unmounts what is left, by force, ends the keeper with its daemons, and removes its folder."""
         daemons = self.daemon_pids()

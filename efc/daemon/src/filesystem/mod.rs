@@ -2,8 +2,8 @@
 //!
 //! Each request is one task ([`crate::executor`]). Operations are async functions that return a [`Response`] or an
 //! [`Errno`]; the one place that answers the kernel is [`Inner::serve`]. What must outlive this process (node ids, open
-//! handles with their credentials, open-unlinked files, marks of uncommitted data) lives in the saved state; what is
-//! kept here can be lost at any moment: cached attributes, directory pages, data that waits for COMMIT.
+//! handles with their credentials, open-unlinked files, data that waits for COMMIT) lives in the saved state; what is
+//! kept here can be lost at any moment: cached attributes, directory pages.
 //!
 //! Consistency is close-to-open, like that of the kernel's NFS client: data is at the server when `write(2)` returns
 //! and on its stable storage when `fsync(2)` or `close(2)` does; an open sees what was closed before it. Within one
@@ -144,7 +144,7 @@ impl Efc {
             interrupts: Arc::default(),
             open: Mutex::default(),
             whole_files: files::whole_files(),
-            writes: Writes::new(settings.uncommitted_bytes_max),
+            writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
             names: Names::default(),
@@ -152,6 +152,7 @@ impl Efc {
             state,
         };
         inner.reopen();
+        inner.restore_writes();
         Efc(Arc::new(inner))
     }
 

@@ -7,9 +7,15 @@
 //! within a budget for the whole daemon: at half of it files are committed in the background, at the whole of it
 //! writers wait.
 //!
-//! The saved state marks files that have uncommitted data with the verifier of the first such write. If this daemon
-//! dies, its copies die with it, but the server still has the data; only if the server restarts as well is it lost,
-//! and then the mark's verifier tells the successor, which fails the next `fsync(2)` or `close(2)` with EIO.
+//! What is kept lies in the saved state, and so does what it takes to send it: it outlives this daemon. A successor finds it
+//! ([`Inner::restore_writes`]) and goes on as if it had written it itself. Data is copied there before it is sent, described there
+//! before the application is answered, and forgotten, the oldest write first, when the server has committed it. What cannot be
+//! kept, for want of memory, is committed before the application is answered.
+//!
+//! Some data is not kept though an application was told that it is written: in a state that an older release has made, after
+//! an older release has served for a while, and what a damaged record described. The saved state marks such files with the
+//! verifier of the first such write. As long as the server has that verifier nothing is lost; with another, the next
+//! `fsync(2)` or `close(2)` fails with EIO.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +23,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use efc_fuse::Errno;
-use efc_nfs::{Cred, FileHandle, Stable, Verifier, Written};
+use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
+use efc_nfs::{Cred, FileHandle, Stable, Verifier};
 
 use super::files::OpenFile;
 use super::{Answer, Inner, Response};
@@ -25,9 +32,26 @@ use crate::errno::errno;
 
 /// Files with uncommitted data.
 pub struct Writes {
-    bytes: AtomicU64,
-    bytes_max: u64,
+    usage: Arc<Usage>,
     files: Mutex<HashMap<u64, Arc<FileWrites>>>,
+}
+
+/// What waits for COMMIT, and its limits.
+struct Usage {
+    /// Data that waits.
+    bytes: AtomicU64,
+    /// Memory that it takes, and that of writes on their way.
+    memory: AtomicU64,
+    memory_max: u64,
+    /// Writes that wait.
+    count: AtomicU64,
+    count_max: u64,
+}
+
+/// Memory for a write on its way: what no write has taken over goes back.
+struct Room {
+    usage: Arc<Usage>,
+    memory: u64,
 }
 
 struct FileWrites {
@@ -44,8 +68,8 @@ struct FileWrites {
 struct Pending {
     /// In the order of their replies.
     chunks: Vec<Chunk>,
-    /// The mark of a predecessor.
-    inherited: Option<Verifier>,
+    /// The mark of data that is not kept.
+    unkept: Option<Verifier>,
     /// Of a background commit, for the next fsync or close.
     failed: Option<Errno>,
 }
@@ -56,17 +80,75 @@ struct Chunk {
     data: Bytes,
     verifier: Verifier,
     cred: Cred,
+    checksum: u32,
+    /// In the saved state.
+    record: Option<u64>,
+    /// Its part of the memory in use.
+    memory: u64,
+}
+
+/// Data on its way to the server.
+struct Outgoing {
+    data: Bytes,
+    /// The copy that outlives this daemon, of which `data` is a part.
+    kept: Option<Kept>,
+    room: Option<Room>,
+}
+
+impl Usage {
+    fn is_full(&self, memory: u64) -> bool {
+        memory > self.memory_max || self.count.load(Ordering::Relaxed) >= self.count_max
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.memory.load(Ordering::Relaxed) * 2 >= self.memory_max
+            || self.count.load(Ordering::Relaxed) * 2 >= self.count_max
+    }
+
+    fn add(&self, chunk: &Chunk) {
+        self.bytes.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, chunk: &Chunk) {
+        self.bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
+        self.memory.fetch_sub(chunk.memory, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Room {
+    /// Hands over as much, or what is left.
+    fn take(&mut self, memory: u64) -> u64 {
+        let taken = memory.min(self.memory);
+        self.memory -= taken;
+        taken
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.usage.memory.fetch_sub(self.memory, Ordering::Relaxed);
+    }
 }
 
 impl Writes {
-    /// At most `bytes_max` wait for COMMIT.
-    pub fn new(bytes_max: u64) -> Writes {
-        Writes { bytes: AtomicU64::new(0), bytes_max, files: Mutex::default() }
+    /// At most `memory_max` bytes and `count_max` writes wait for COMMIT.
+    pub fn new(memory_max: u64, count_max: u64) -> Writes {
+        let (bytes, memory, count) = Default::default();
+        Writes { usage: Arc::new(Usage { bytes, memory, memory_max, count, count_max }), files: Mutex::default() }
     }
 
     /// Bytes that wait for COMMIT.
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.usage.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Memory for a write, if it fits.
+    fn reserve(&self, memory: u64) -> Option<Room> {
+        let more = |used: u64| Some(used + memory).filter(|sum| !self.usage.is_full(*sum));
+        self.usage.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Room { usage: self.usage.clone(), memory })
     }
 
     /// The file with the most uncommitted bytes.
@@ -80,7 +162,7 @@ impl Writes {
         self.files.lock().expect("writes lock").get(&node).cloned()
     }
 
-    fn of(&self, node: u64, handle: &FileHandle, inherited: Option<Verifier>) -> Arc<FileWrites> {
+    fn of(&self, node: u64, handle: &FileHandle, unkept: Option<Verifier>) -> Arc<FileWrites> {
         let mut files = self.files.lock().expect("writes lock");
         let new = || {
             Arc::new(FileWrites {
@@ -88,7 +170,7 @@ impl Writes {
                 handle: *handle,
                 order: tokio::sync::RwLock::new(()),
                 committing: tokio::sync::Mutex::new(()),
-                pending: Mutex::new(Pending { inherited, ..Pending::default() }),
+                pending: Mutex::new(Pending { unkept, ..Pending::default() }),
             })
         };
         files.entry(node).or_insert_with(new).clone()
@@ -110,11 +192,41 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.inherited.is_none() && self.failed.is_none()
+        self.chunks.is_empty() && self.unkept.is_none() && self.failed.is_none()
     }
 }
 
 impl Inner {
+    /// Takes over what a predecessor had written and not committed.
+    pub(super) fn restore_writes(&self) {
+        let (mut count, mut bytes) = (0, 0);
+        for (record, write) in self.state.take_saved_writes() {
+            let Ok(handle) = self.handle_of(write.node) else {
+                log::error!("inode {}: uncommitted data of a file that is not known any more is dropped", write.node);
+                self.state.remove_write(record);
+                continue;
+            };
+            let file = self.writes.of(write.node, &handle, self.state.unkept(write.node));
+            let memory = payload_cost(write.data.len());
+            self.writes.usage.memory.fetch_add(memory, Ordering::Relaxed);
+            (count, bytes) = (count + 1, bytes + write.data.len());
+            let chunk = Chunk {
+                offset: write.offset,
+                data: write.data,
+                verifier: write.verifier,
+                cred: Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() },
+                checksum: write.checksum,
+                record: Some(record),
+                memory,
+            };
+            self.writes.usage.add(&chunk);
+            file.pending.lock().expect("pending lock").chunks.push(chunk);
+        }
+        if count > 0 {
+            log::info!("{count} writes of a predecessor, {bytes} bytes, wait for COMMIT");
+        }
+    }
+
     pub(super) async fn write(
         self: &Arc<Self>,
         (unique, resent): (u64, bool),
@@ -124,18 +236,31 @@ impl Inner {
     ) -> Answer {
         let file = self.file(fh)?;
         let length = data.len();
-        self.make_room(length as u64).await?;
-        let writes = self.writes.of(file.node, &file.handle, self.state.uncommitted(file.node));
+        let outgoing = self.keep(data).await;
+        let writes = self.writes.of(file.node, &file.handle, self.state.unkept(file.node));
         let shared = writes.order.read().await;
-        let at = if file.appends() { self.place_append(unique, resent, &file, &data).await? } else { offset };
-        let result = self.write_all(&file, &writes, at, data).await;
+        let at = if file.appends() { self.place_append(unique, resent, &file, &outgoing.data).await? } else { offset };
+        let result = self.write_all(&file, &writes, at, outgoing).await;
         drop(shared);
         if at != offset {
             self.notifier.inval_inode(file.node, at as i64, length as i64);
         }
         self.writes.drop_if_idle(writes);
-        self.commit_in_background(file.node);
-        result.map(|()| Response::Written(length as u32))
+        let is_kept = result?;
+        if is_kept || !self.state.keeps_payloads() {
+            self.commit_in_background(file.node);
+        } else {
+            self.commit(file.node).await?;
+        }
+        Ok(Response::Written(length as u32))
+    }
+
+    /// Copies data to where it outlives this daemon, if there is room.
+    async fn keep(self: &Arc<Self>, data: Bytes) -> Outgoing {
+        let room = self.make_room(payload_cost(data.len())).await;
+        let kept = room.as_ref().and_then(|_| self.state.keep(&data).ok());
+        let data = kept.as_ref().map_or(data, |kept| kept.bytes().clone());
+        Outgoing { data, kept, room }
     }
 
     /// The server's idea of a file's size: another node may have appended.
@@ -146,15 +271,17 @@ impl Inner {
         Ok(attr.size)
     }
 
+    /// Sends all of it; answers whether all that waits for COMMIT now is kept.
     async fn write_all(
         &self,
         file: &OpenFile,
         writes: &FileWrites,
         mut offset: u64,
-        mut data: Bytes,
-    ) -> Result<(), Errno> {
-        while !data.is_empty() {
-            let part = data.slice(..data.len().min(self.info.write_max as usize));
+        mut outgoing: Outgoing,
+    ) -> Result<bool, Errno> {
+        let mut is_kept = true;
+        while !outgoing.data.is_empty() {
+            let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
             let sent = self.attrs.stamp();
             let written = self.client.write(&file.cred, &file.handle, offset, part.clone(), Stable::Unstable).await;
             let written = match written {
@@ -167,43 +294,73 @@ impl Inner {
             };
             self.attrs.learn_or_expire(file.node, written.wcc.after.as_ref(), sent);
             let taken = part.slice(..part.len().min(written.count as usize));
-            self.record(
-                writes,
-                Chunk { offset, data: taken.clone(), verifier: written.verifier, cred: file.cred.clone() },
-                &written,
-            );
-            offset += taken.len() as u64;
-            data = data.slice(taken.len()..);
+            outgoing.data = outgoing.data.slice(taken.len()..);
+            let next = offset + taken.len() as u64;
+            let chunk = Chunk {
+                offset,
+                checksum: payload_checksum(&taken),
+                data: taken,
+                verifier: written.verifier,
+                cred: file.cred.clone(),
+                record: None,
+                memory: 0,
+            };
+            is_kept &= self.record(writes, chunk, written.stable, &mut outgoing);
+            offset = next;
         }
-        Ok(())
+        Ok(is_kept)
     }
 
-    /// Keeps what the server has only in memory, and marks the file before the application hears of the write.
-    fn record(&self, writes: &FileWrites, chunk: Chunk, written: &Written) {
-        if written.stable != Stable::Unstable {
-            return;
-        }
+    /// Notes what the server has only in memory, for a successor too, before the application hears of the write. Answers
+    /// whether a successor can send it.
+    fn record(&self, writes: &FileWrites, mut chunk: Chunk, stable: Stable, outgoing: &mut Outgoing) -> bool {
         let mut pending = writes.pending.lock().expect("pending lock");
-        if pending.chunks.is_empty() && pending.inherited.is_none() {
+        // An earlier write that waits may be sent again: this one must follow it then, stable or not.
+        if stable != Stable::Unstable && pending.chunks.is_empty() {
+            return true;
+        }
+        if let Some(room) = &mut outgoing.room {
+            chunk.memory = room.take(if outgoing.data.is_empty() { u64::MAX } else { chunk.data.len() as u64 });
+        }
+        chunk.record = outgoing.kept.as_ref().and_then(|kept| self.save(writes.node, kept, &chunk));
+        if pending.chunks.is_empty() && pending.unkept.is_none() {
             self.state.set_uncommitted(writes.node, Some(chunk.verifier));
         }
-        self.writes.bytes.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
+        let is_kept = chunk.record.is_some();
+        self.writes.usage.add(&chunk);
         pending.chunks.push(chunk);
+        is_kept
     }
 
-    /// Waits until `length` more bytes fit the budget.
-    async fn make_room(self: &Arc<Self>, length: u64) -> Result<(), Errno> {
-        while self.writes.bytes() + length > self.writes.bytes_max {
-            let Some(node) = self.writes.largest() else { return Ok(()) };
+    fn save(&self, node: u64, kept: &Kept, chunk: &Chunk) -> Option<u64> {
+        let write = UncommittedWrite {
+            node,
+            offset: chunk.offset,
+            data: chunk.data.clone(),
+            checksum: chunk.checksum,
+            verifier: chunk.verifier,
+            uid: chunk.cred.uid,
+            gid: chunk.cred.gid,
+            groups: chunk.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
+        };
+        self.state.save_write(kept, &write).ok()
+    }
+
+    /// Waits until as much more memory fits the budget; `None` if all that is in use belongs to writes on their way.
+    async fn make_room(self: &Arc<Self>, memory: u64) -> Option<Room> {
+        loop {
+            if let Some(room) = self.writes.reserve(memory) {
+                return Some(room);
+            }
+            let node = self.writes.largest()?;
             if let Err(failed) = self.commit(node).await {
                 self.report_later(node, failed);
             }
         }
-        Ok(())
     }
 
     fn commit_in_background(self: &Arc<Self>, node: u64) {
-        if self.writes.bytes() * 2 < self.writes.bytes_max {
+        if !self.writes.usage.is_half_full() {
             return;
         }
         let is_committing = |file: Arc<FileWrites>| file.committing.try_lock().is_err();
@@ -225,7 +382,7 @@ impl Inner {
 
     /// Has the file data that waits for COMMIT?
     pub(super) fn has_uncommitted(&self, node: u64) -> bool {
-        self.writes.known(node).is_some() || self.state.uncommitted(node).is_some()
+        self.writes.known(node).is_some() || self.state.unkept(node).is_some()
     }
 
     fn report_later(&self, node: u64, failed: Errno) {
@@ -247,10 +404,10 @@ impl Inner {
 
     /// Returns when all data written so far is on the server's stable storage.
     pub(super) async fn commit(&self, node: u64) -> Result<(), Errno> {
-        let file = match (self.writes.known(node), self.state.uncommitted(node)) {
+        let file = match (self.writes.known(node), self.state.unkept(node)) {
             (Some(file), _) => file,
             (None, None) => return Ok(()),
-            (None, inherited) => self.writes.of(node, &self.handle_of(node)?, inherited),
+            (None, unkept) => self.writes.of(node, &self.handle_of(node)?, unkept),
         };
         let result = self.commit_file(&file).await;
         self.writes.drop_if_idle(file);
@@ -259,15 +416,15 @@ impl Inner {
 
     async fn commit_file(&self, file: &FileWrites) -> Result<(), Errno> {
         let _one = file.committing.lock().await;
-        let (count, cred, inherited) = {
+        let (count, cred, unkept) = {
             let mut pending = file.pending.lock().expect("pending lock");
             if let Some(failed) = pending.failed.take() {
                 return Err(failed);
             }
             let cred = pending.chunks.last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
-            (pending.chunks.len(), cred, pending.inherited)
+            (pending.chunks.len(), cred, pending.unkept)
         };
-        if count == 0 && inherited.is_none() {
+        if count == 0 && unkept.is_none() {
             return Ok(());
         }
         let sent = self.attrs.stamp();
@@ -275,17 +432,17 @@ impl Inner {
             Ok(committed) => committed,
             Err(error) => {
                 // Stable writes may do what COMMIT cannot; what they cannot do either is lost, and said so once.
-                // A predecessor's writes cannot be sent again: for them COMMIT was the only way.
+                // For data that is not kept COMMIT was the only way.
                 let result = self.write_again(file).await;
                 self.unmark(file);
-                return if inherited.is_some() { Err(errno(&error)) } else { result };
+                return if unkept.is_some() { Err(errno(&error)) } else { result };
             }
         };
         self.attrs.learn_or_expire(file.node, committed.wcc.after.as_ref(), sent);
         let resent = if self.settle(file, count, committed.verifier) { Ok(()) } else { self.write_again(file).await };
-        let lost = inherited.is_some_and(|verifier| verifier != committed.verifier);
+        let lost = unkept.is_some_and(|verifier| verifier != committed.verifier);
         if lost {
-            log::error!("inode {}: the server restarted before a dead daemon's writes were committed", file.node);
+            log::error!("inode {}: the server restarted before data was committed that a dead daemon had", file.node);
         }
         self.unmark(file);
         if lost { Err(Errno(libc::EIO)) } else { resent }
@@ -297,9 +454,16 @@ impl Inner {
         if pending.chunks[..count].iter().any(|chunk| chunk.verifier != verifier) {
             return false;
         }
-        let bytes: u64 = pending.chunks.drain(..count).map(|chunk| chunk.data.len() as u64).sum();
-        self.writes.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.forget_chunks(&mut pending, count);
         true
+    }
+
+    /// The first `count` chunks need not be sent again, ever; the oldest goes first, so that what a SIGKILL leaves covers nothing newer.
+    fn forget_chunks(&self, pending: &mut Pending, count: usize) {
+        for chunk in pending.chunks.drain(..count) {
+            chunk.record.into_iter().for_each(|record| self.state.remove_write(record));
+            self.writes.usage.subtract(&chunk);
+        }
     }
 
     /// Sends everything again, this time to stable storage; nothing waits for COMMIT afterwards, failed or not.
@@ -308,17 +472,20 @@ impl Inner {
         // They stay recorded until the end: a caller that is killed meanwhile takes this task with it, not the data.
         let chunks = file.pending.lock().expect("pending lock").chunks.clone();
         log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());
-        let bytes: u64 = chunks.iter().map(|chunk| chunk.data.len() as u64).sum();
         let mut result = Ok(());
         for chunk in &chunks {
-            result = self.write_stable(file, chunk).await;
-            if result.is_err() {
+            if payload_checksum(&chunk.data) != chunk.checksum {
+                log::error!("inode {}: uncommitted data is damaged: it is lost", file.node);
+                result = Err(Errno(libc::EIO));
+                continue;
+            }
+            if let Err(failed) = self.write_stable(file, chunk).await {
+                result = Err(failed);
                 break;
             }
         }
         self.attrs.expire(file.node);
-        file.pending.lock().expect("pending lock").chunks.drain(..chunks.len());
-        self.writes.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.forget_chunks(&mut file.pending.lock().expect("pending lock"), chunks.len());
         result
     }
 
@@ -339,7 +506,7 @@ impl Inner {
     /// Takes the mark off a file whose data is all committed, or has a later write's verifier as its new mark.
     fn unmark(&self, file: &FileWrites) {
         let mut pending = file.pending.lock().expect("pending lock");
-        pending.inherited = None;
+        pending.unkept = None;
         let mark = pending.chunks.first().map(|chunk| chunk.verifier);
         self.state.set_uncommitted(file.node, mark);
     }

@@ -9,7 +9,7 @@
 //! | 4 | generation: daemons that have opened this state |
 //! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
 //! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
-//! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory |
+//! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory (or what else the region keeps there) |
 //!
 //! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without until the
 //! dataset is mounted anew; its predecessor does not look at it.
@@ -25,12 +25,12 @@ use rustix::rand::GetRandomFlags;
 use super::mapping::{Mapping, WORD};
 use super::pair::Pair;
 use super::record::Format;
-use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans};
+use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans, payloads};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
 const VERSION: u64 = 2;
 /// Regions that a state is made with.
-const REGIONS: usize = 7;
+const REGIONS: usize = 9;
 /// Regions that a state of another release may have.
 const REGIONS_MAX: usize = (PAGE / WORD - TABLE) / ROW;
 
@@ -60,12 +60,24 @@ pub struct Plan {
     pub handles: u32,
     pub orphans: u32,
     pub journal: u32,
+    /// Writes that wait for COMMIT.
+    pub payloads: u32,
+    /// Pages for their data.
+    pub payload_pages: u32,
 }
 
 impl Default for Plan {
-    /// 9 GiB if all of it were in use.
+    /// 9 GiB if all of it were in use, and 16 GiB for written data: as much as `uncommitted` may be. Writes are
+    /// limited in number too, for a successor looks at each before it serves: 0.3 us.
     fn default() -> Plan {
-        Plan { nodes: 64 << 20, handles: 4 << 20, orphans: 1 << 20, journal: 1 << 16 }
+        Plan {
+            nodes: 64 << 20,
+            handles: 4 << 20,
+            orphans: 1 << 20,
+            journal: 1 << 16,
+            payloads: 1 << 17,
+            payload_pages: 4 << 20,
+        }
     }
 }
 
@@ -79,6 +91,8 @@ impl Plan {
             (NEGOTIATED, Pair::CAPACITY),
             (journal::FORMAT, self.journal),
             (PORTS, Pair::CAPACITY),
+            (payloads::INDEX, self.payloads),
+            (payloads::ARENA, self.payload_pages),
         ]
     }
 
@@ -132,8 +146,8 @@ impl Header {
         Ok((header, mapping))
     }
 
-    /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written. Without
-    /// the journal's region a state can be read too.
+    /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written. Regions that
+    /// other releases lack may be missing.
     pub fn check_only(memfd: OwnedFd) -> io::Result<()> {
         let mut magic = [0; WORD];
         if rustix::io::pread(&memfd, &mut magic, 0)? < WORD || u64::from_ne_bytes(magic) != MAGIC {
@@ -142,7 +156,8 @@ impl Header {
         let size = usize::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
         let header = Header { mapping: Arc::new(Mapping::new(memfd, size.max(PAGE))?) };
         header.check(size)?;
-        let needed = Plan::default().regions().into_iter().filter(|(format, _)| *format != journal::FORMAT);
+        let optional = [journal::FORMAT, payloads::INDEX, payloads::ARENA];
+        let needed = Plan::default().regions().into_iter().filter(|(format, _)| !optional.contains(format));
         needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
     }
 
@@ -210,6 +225,16 @@ impl Header {
             capacity: u32::try_from(self.word(row + 1)).map_err(|_| invalid("a region is too large"))?,
             allocated_word: row + 3,
         }))
+    }
+
+    /// The last column of a region's row.
+    pub fn last_column(&self, place: &Place) -> u64 {
+        self.word(place.allocated_word)
+    }
+
+    /// Sets it, for a region that does not count its slots there.
+    pub fn set_last_column(&self, place: &Place, value: u64) {
+        self.set(place.allocated_word, value);
     }
 
     /// Makes it look as if another release had made the region of `format`.

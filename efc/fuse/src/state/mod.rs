@@ -2,7 +2,7 @@
 //!
 //! It holds what the kernel will hold the next daemon to: what node ids stand for and how often they were handed out, which files are open
 //! under which credential, what INIT agreed on; and what the next daemon must finish: requests that must not be executed twice,
-//! files removed while open, data written and not committed. It is memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot,
+//! files removed while open, data written and not committed, the bytes of it included. It is memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot,
 //! which ends the mount too.
 //!
 //! Layout: a header page ([`layout`]) with a table of regions, then the regions, each a sparse array of equally large
@@ -12,6 +12,7 @@
 //! One daemon writes at a time: the keeper kills the last before it starts the next, and one that it could not reach finds
 //! out that it is superseded before it serves another request.
 
+mod arena;
 mod gate;
 mod handles;
 mod journal;
@@ -20,6 +21,9 @@ mod mapping;
 mod nodes;
 mod orphans;
 mod pair;
+#[cfg(test)]
+mod payload_tests;
+mod payloads;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -32,7 +36,9 @@ use std::sync::{Arc, Mutex};
 
 pub use self::journal::Intent;
 use self::layout::{Header, Plan};
+use self::mapping::Mapping;
 use self::pair::Pair;
+pub use self::payloads::{Kept, SavedWrite, UncommittedWrite, payload_checksum, payload_cost};
 use self::record::{Format, Region};
 use crate::features::Negotiated;
 
@@ -103,6 +109,10 @@ pub struct State {
     journal: journal::Journal,
     ports: Pair,
     saving_ports: Mutex<()>,
+    /// `None`: the state was made by a release without such records.
+    payloads: Option<payloads::Payloads>,
+    /// What a predecessor left of them.
+    saved_writes: Mutex<Vec<SavedWrite>>,
 }
 
 /// Slots that are looked at before the state is open; with more, it is faster to go on meanwhile.
@@ -120,6 +130,25 @@ fn index(nodes: &Arc<nodes::Nodes>) -> io::Result<()> {
     }
     let nodes = Arc::clone(nodes);
     std::thread::Builder::new().name("node-index".into()).spawn(move || make(&nodes)).map(drop)
+}
+
+/// Written data that is kept, and what a predecessor left of it; `None` in a state without.
+fn open_payloads(
+    header: &Header,
+    mapping: &Arc<Mapping>,
+    nodes: &nodes::Nodes,
+) -> io::Result<Option<(payloads::Payloads, Vec<SavedWrite>, u64)>> {
+    let places = (header.region_if_any(&payloads::INDEX)?, header.region_if_any(&payloads::ARENA)?);
+    let (Some(index), Some(arena), false) = (places.0, places.1, cfg!(feature = "no-payloads")) else {
+        return Ok(None);
+    };
+    let is_of_predecessor = header.last_column(&arena) == header.generation();
+    let region = Region::new(Arc::clone(mapping), payloads::INDEX, index.base, index.capacity, index.allocated_word)?;
+    let blocks = arena::Arena::new(Arc::clone(mapping), arena.base, arena.capacity);
+    let opened = payloads::Payloads::open(region, blocks, is_of_predecessor, |node| nodes.distrust(node));
+    // The generation that is about to begin. Before it does, or a SIGKILL in between would cost what is kept.
+    header.set_last_column(&arena, header.generation() + 1);
+    Ok(Some(opened))
 }
 
 fn log_damage(records: u64) {
@@ -150,8 +179,16 @@ impl State {
         let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
         let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
         let (journal, damaged_intents) = journal::Journal::open(journal);
-        let damaged =
-            damaged_handles + damaged_orphans + damaged_blobs + damaged_negotiations + damaged_ports + damaged_intents;
+        let opened = open_payloads(&header, &mapping, &nodes)?;
+        let (payloads, saved_writes, damaged_payloads) =
+            opened.map_or((None, Vec::new(), 0), |(payloads, saved, damaged)| (Some(payloads), saved, damaged));
+        let damaged = damaged_handles
+            + damaged_orphans
+            + damaged_blobs
+            + damaged_negotiations
+            + damaged_ports
+            + damaged_intents
+            + damaged_payloads;
         log_damage(damaged);
         index(&nodes)?;
         let saving_ports = Mutex::default();
@@ -169,6 +206,8 @@ impl State {
             journal,
             ports,
             saving_ports,
+            payloads,
+            saved_writes: Mutex::new(saved_writes),
         };
         state.resumed = state.negotiated().is_some();
         Ok(state)
@@ -291,9 +330,51 @@ impl State {
         self.nodes.count()
     }
 
-    /// Written data that is not committed: the first verifier since the last commit. Kept beside the node.
+    /// Written data that is not committed: the first verifier since the last commit. Noted beside the node, after the data is kept.
     pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>) {
-        self.nodes.set_uncommitted(id, verifier);
+        self.nodes.set_uncommitted(id, verifier, self.keeps_payloads());
+    }
+
+    /// The verifier of uncommitted data that is not kept, or not all of it: if the server's is another now, it is lost.
+    pub fn unkept(&self, id: u64) -> Option<[u8; 8]> {
+        let (verifier, is_kept) = self.nodes.uncommitted(id)?;
+        (!is_kept || !self.keeps_payloads()).then_some(verifier)
+    }
+
+    /// Whether written data is kept for a successor: not in a state that an older release has made.
+    pub fn keeps_payloads(&self) -> bool {
+        self.payloads.is_some()
+    }
+
+    /// Writes that can be kept at once.
+    pub fn kept_writes_max(&self) -> u64 {
+        self.payloads.as_ref().map_or(u64::MAX, |payloads| payloads.capacity().into())
+    }
+
+    /// Copies data that is about to be written, at most 1 MiB.
+    ///
+    /// # Errors
+    /// EINVAL for more, ENOSPC for too much at once, ENOMEM for no memory, ENOSYS if none is kept.
+    pub fn keep(&self, data: &[u8]) -> io::Result<Kept> {
+        self.payloads.as_ref().ok_or(rustix::io::Errno::NOSYS)?.keep(data)
+    }
+
+    /// Publishes a write whose data is a part of `kept`, before the application is answered. For each file in the order of writing.
+    ///
+    /// # Errors
+    /// EINVAL for other data or too many groups, ENOSPC for too many, ENOMEM for no memory, ENOSYS if none is kept.
+    pub fn save_write(&self, kept: &Kept, write: &UncommittedWrite) -> io::Result<u64> {
+        self.payloads.as_ref().ok_or(rustix::io::Errno::NOSYS)?.publish(kept, write)
+    }
+
+    /// The write of this record is committed, or given up. The oldest of a file first, and before its data is dropped.
+    pub fn remove_write(&self, record: u64) {
+        self.payloads.iter().for_each(|payloads| payloads.remove(record));
+    }
+
+    /// Writes that a predecessor saved, in order of writing. They are the caller's from now on.
+    pub fn take_saved_writes(&self) -> Vec<SavedWrite> {
+        std::mem::take(&mut *self.saved_writes.lock().expect("saved writes lock"))
     }
 
     /// Notes the directory in which the node was seen last.
@@ -304,11 +385,6 @@ impl State {
     /// What [`State::set_parent`] noted; `None` for the root.
     pub fn parent(&self, id: u64) -> Option<u64> {
         self.nodes.parent(id)
-    }
-
-    /// What [`State::set_uncommitted`] noted.
-    pub fn uncommitted(&self, id: u64) -> Option<[u8; 8]> {
-        self.nodes.uncommitted(id)
     }
 
     /// Returns the fh, never 0.

@@ -37,6 +37,10 @@ const LOOKUPS: usize = 0;
 const VERIFIER: usize = 1;
 const UNCOMMITTED: usize = 2;
 const PARENT: usize = 3;
+/// In the word for uncommitted data: there is some. What is not 0 has this meaning to every release.
+const NOT_KEPT: u64 = 1;
+/// There is some, and it is kept, all of it.
+const KEPT: u64 = 2;
 // Sealed words.
 const FILEID: usize = 0;
 const KIND_AND_LENGTH: usize = 1;
@@ -255,21 +259,30 @@ impl Nodes {
         self.shards.iter().map(|shard| shard.lock().expect("node shard lock").allocation_size()).sum()
     }
 
-    /// Notes the verifier of uncommitted data, or that there is none. Ignored if the node is not known.
-    pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>) {
+    /// Notes the verifier of uncommitted data, and whether all that data is kept, or that there is none. Ignored if the node is not known.
+    pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>, is_kept: bool) {
         self.locked(id.into(), |_, _, record| {
             if let Some(verifier) = verifier {
                 record.mutable()[VERIFIER].store(u64::from_le_bytes(verifier), Ordering::Relaxed);
             }
-            record.mutable()[UNCOMMITTED].store(u64::from(verifier.is_some()), Ordering::Release);
+            let mark = if is_kept { KEPT } else { NOT_KEPT };
+            record.mutable()[UNCOMMITTED].store(verifier.map_or(0, |_| mark), Ordering::Release);
         });
     }
 
-    /// What [`Nodes::set_uncommitted`] noted.
-    pub fn uncommitted(&self, id: u64) -> Option<[u8; 8]> {
+    /// Uncommitted data of the node is not kept, if it has any.
+    pub fn distrust(&self, id: u64) {
         self.locked(id.into(), |_, _, record| {
-            let noted = record.mutable()[UNCOMMITTED].load(Ordering::Acquire) != 0;
-            noted.then(|| record.mutable()[VERIFIER].load(Ordering::Relaxed).to_le_bytes())
+            let mark = &record.mutable()[UNCOMMITTED];
+            let _ = mark.compare_exchange(KEPT, NOT_KEPT, Ordering::AcqRel, Ordering::Relaxed);
+        });
+    }
+
+    /// The noted verifier, and whether all uncommitted data is kept.
+    pub fn uncommitted(&self, id: u64) -> Option<([u8; 8], bool)> {
+        self.locked(id.into(), |_, _, record| {
+            let mark = record.mutable()[UNCOMMITTED].load(Ordering::Acquire);
+            (mark != 0).then(|| (record.mutable()[VERIFIER].load(Ordering::Relaxed).to_le_bytes(), mark == KEPT))
         })
         .flatten()
     }

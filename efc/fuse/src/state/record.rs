@@ -275,6 +275,11 @@ impl Region {
         self.free.lock().expect("free slots lock")
     }
 
+    /// Slots that there can be.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// Slots that have memory.
     pub fn allocated(&self) -> u32 {
         self.allocated.load(Ordering::Acquire)

@@ -8,15 +8,15 @@ use rustix::fs::MemfdFlags;
 
 use super::*;
 
-fn memfd() -> OwnedFd {
+pub fn memfd() -> OwnedFd {
     rustix::fs::memfd_create("efc-state-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap()
 }
 
-fn open(memfd: &OwnedFd) -> io::Result<State> {
+pub fn open(memfd: &OwnedFd) -> io::Result<State> {
     State::open(memfd.try_clone().unwrap())
 }
 
-fn node(number: u64) -> Node {
+pub fn node(number: u64) -> Node {
     let mut handle = number.to_le_bytes().to_vec();
     handle.resize(8 + (number % 57) as usize, 0xaa);
     Node { handle, fileid: number, kind: 0o100_000 }
@@ -34,7 +34,7 @@ fn handle(node: u64) -> OpenHandle {
     }
 }
 
-fn damage(memfd: &OwnedFd, offset: usize) {
+pub fn damage(memfd: &OwnedFd, offset: usize) {
     let mut byte = [0];
     rustix::io::pread(memfd, &mut byte, offset as u64).unwrap();
     byte[0] ^= 0x20;
@@ -74,7 +74,7 @@ fn everything_survives_the_daemon() {
     assert_eq!((second.damaged_records(), second.node_count()), (0, 2));
     assert_eq!((second.node(1), second.node(file), second.node(gone)), (Some(node(99)), Some(node(5)), None));
     assert_eq!((second.find_node(&node(99).handle), second.find_node(&node(5).handle)), (Some(1), Some(file)));
-    assert_eq!((second.uncommitted(file), second.uncommitted(1)), (Some([9; 8]), None));
+    assert_eq!((second.nodes.uncommitted(file), second.nodes.uncommitted(1)), (Some(([9; 8], true)), None));
     let open_handle = OpenHandle { cookie_verifier: [4; 8], ..handle(file) };
     assert_eq!(second.handles(), [(fh, open_handle)]);
     assert_eq!(second.orphans(), [(orphan, b"directory".to_vec(), vec![b'n'; 255], vec![1; 64])]);
@@ -93,7 +93,7 @@ fn an_id_never_names_another_file() {
         let id = state.lookup_node(&node(number)).unwrap();
         assert!(seen.insert(id), "{id:#x} is used again");
         assert!(state.forget_node(id, 1));
-        assert_eq!((state.node(id), state.forget_node(id, 1), state.uncommitted(id)), (None, false, None));
+        assert_eq!((state.node(id), state.forget_node(id, 1), state.nodes.uncommitted(id)), (None, false, None));
     }
     assert!(!state.forget_node(1, 1000), "the root stays");
     assert_eq!(state.node(1), Some(node(0)));
@@ -115,7 +115,7 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn a_full_region_is_an_error_until_something_leaves() {
-    let plan = Plan { nodes: 10, handles: 3, orphans: 1, journal: 4 };
+    let plan = Plan { nodes: 10, handles: 3, orphans: 1, journal: 4, payloads: 4, payload_pages: 256 };
     let state = State::open_planned(memfd(), &plan).unwrap();
     let ids: Vec<u64> = (0..8).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
     assert_eq!(state.lookup_node(&node(8)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
