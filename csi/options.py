@@ -238,8 +238,8 @@ _TABLE = (
         field="fuse_features",
         default=_RUNNING_KERNELS,
         choices=(_RUNNING_KERNELS, "5.10", "6.1", "6.18"),
-        help="Uses nothing of the kernel's FUSE that came after this release of Linux, as if it ran there; `running` is "
-        "the node's own. For tests, and to go around a fault of a newer kernel.",
+        help="Uses nothing of the kernel's FUSE that came after this release of Linux, as if it ran there; `running` "
+        "is the node's own. For tests, and to go around a fault of a newer kernel.",
     ),
 )
 

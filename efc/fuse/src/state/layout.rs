@@ -12,7 +12,7 @@
 //! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory |
 //!
 //! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without until the
-//! dataset is mounted anew; its predecessor does not look at it.
+//! dataset is mounted anew; its predecessor does not look at it. The areas of requests are the last region.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,12 +25,12 @@ use rustix::rand::GetRandomFlags;
 use super::mapping::{Mapping, WORD};
 use super::pair::Pair;
 use super::record::Format;
-use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans};
+use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans, requests};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
 const VERSION: u64 = 2;
 /// Regions that a state is made with.
-const REGIONS: usize = 7;
+const REGIONS: usize = 9;
 /// Regions that a state of another release may have.
 const REGIONS_MAX: usize = (PAGE / WORD - TABLE) / ROW;
 
@@ -60,12 +60,21 @@ pub struct Plan {
     pub handles: u32,
     pub orphans: u32,
     pub journal: u32,
+    pub requests: u32,
+    pub areas: u32,
 }
 
 impl Default for Plan {
-    /// 9 GiB if all of it were in use.
+    /// 14 GiB if all of it were in use.
     fn default() -> Plan {
-        Plan { nodes: 64 << 20, handles: 4 << 20, orphans: 1 << 20, journal: 1 << 16 }
+        Plan {
+            nodes: 64 << 20,
+            handles: 4 << 20,
+            orphans: 1 << 20,
+            journal: 1 << 16,
+            requests: 1 << 16,
+            areas: 1 << 12,
+        }
     }
 }
 
@@ -79,6 +88,8 @@ impl Plan {
             (NEGOTIATED, Pair::CAPACITY),
             (journal::FORMAT, self.journal),
             (PORTS, Pair::CAPACITY),
+            (requests::FORMAT, self.requests),
+            (requests::AREAS, self.areas),
         ]
     }
 
@@ -133,7 +144,7 @@ impl Header {
     }
 
     /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written. Without
-    /// the journal's region a state can be read too.
+    /// regions that came later a state can be read too.
     pub fn check_only(memfd: OwnedFd) -> io::Result<()> {
         let mut magic = [0; WORD];
         if rustix::io::pread(&memfd, &mut magic, 0)? < WORD || u64::from_ne_bytes(magic) != MAGIC {
@@ -142,7 +153,8 @@ impl Header {
         let size = usize::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
         let header = Header { mapping: Arc::new(Mapping::new(memfd, size.max(PAGE))?) };
         header.check(size)?;
-        let needed = Plan::default().regions().into_iter().filter(|(format, _)| *format != journal::FORMAT);
+        let later = [journal::FORMAT, requests::FORMAT, requests::AREAS];
+        let needed = Plan::default().regions().into_iter().filter(|(format, _)| !later.contains(format));
         needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
     }
 

@@ -3,7 +3,7 @@
 //! It holds what the kernel will hold the next daemon to: what node ids stand for and how often they were handed out, which files are open
 //! under which credential, what INIT agreed on; and what the next daemon must finish: requests that must not be executed twice,
 //! files removed while open, data written and not committed. It is memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot,
-//! which ends the mount too.
+//! which ends the mount too. And, for kernels that cannot deliver them again, the requests themselves ([`requests`]).
 //!
 //! Layout: a header page ([`layout`]) with a table of regions, then the regions, each a sparse array of equally large
 //! records ([`record`]). Space is mapped once for more than will ever be used, and backed by memory in chunks before it is
@@ -21,6 +21,7 @@ mod nodes;
 mod orphans;
 mod pair;
 mod record;
+pub(crate) mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -103,6 +104,8 @@ pub struct State {
     journal: journal::Journal,
     ports: Pair,
     saving_ports: Mutex<()>,
+    /// `None`: the state was made by a release without them.
+    requests: Option<Arc<requests::Requests>>,
 }
 
 /// Slots that are looked at before the state is open; with more, it is faster to go on meanwhile.
@@ -126,6 +129,25 @@ fn log_damage(records: u64) {
     if records > 0 {
         log::error!("{records} records of the saved state are damaged: what they described is forgotten");
     }
+}
+
+/// The requests of this generation, if the state has a place for them.
+fn open_requests(
+    header: &Header,
+    mapping: &Arc<mapping::Mapping>,
+    generation: u64,
+) -> io::Result<Option<Arc<requests::Requests>>> {
+    let places = (header.region_if_any(&requests::FORMAT)?, header.region_if_any(&requests::AREAS)?);
+    let (Some(records), Some(areas)) = places else { return Ok(None) };
+    if cfg!(feature = "no-replay") {
+        return Ok(None);
+    }
+    let place = (areas.base, areas.capacity);
+    let region = |format, place: layout::Place| {
+        Region::new(Arc::clone(mapping), format, place.base, place.capacity, place.allocated_word)
+    };
+    let (records, areas) = (region(requests::FORMAT, records)?, region(requests::AREAS, areas)?);
+    Ok(Some(Arc::new(requests::Requests::open(mapping, records, areas, place, generation))))
 }
 
 impl State {
@@ -155,7 +177,9 @@ impl State {
         log_damage(damaged);
         index(&nodes)?;
         let saving_ports = Mutex::default();
+        mapping.mark_used()?; // before anybody learns of this generation
         let generation = header.begin_generation();
+        let requests = open_requests(&header, &mapping, generation)?;
         let mut state = State {
             header,
             generation,
@@ -169,6 +193,7 @@ impl State {
             journal,
             ports,
             saving_ports,
+            requests,
         };
         state.resumed = state.negotiated().is_some();
         Ok(state)
@@ -383,6 +408,11 @@ impl State {
     /// Requests in the journal.
     pub fn intents(&self) -> usize {
         self.journal.count()
+    }
+
+    /// The requests that are kept for kernels without RESEND; `None` in a state that an older release has made.
+    pub(crate) fn requests(&self) -> Option<&Arc<requests::Requests>> {
+        self.requests.as_ref()
     }
 
     pub(crate) fn journal(&self) -> &journal::Journal {
