@@ -317,7 +317,8 @@ impl Requests {
         if words[CONTROL].compare_exchange(held, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return;
         }
-        if words[PLACE].load(Ordering::Relaxed) as u32 & IN_AREA != 0 {
+        // With no place left, a control word alone brings no old message back.
+        if words[PLACE].swap(0, Ordering::Relaxed) as u32 & IN_AREA != 0 {
             let lease = self.large.lock().expect("large messages lock").remove(&record);
             drop(lease); // without the lock
         }
@@ -592,3 +593,6 @@ fn checksum(unique: u64, low: u32, content: &[u8]) -> u32 {
     let seed = crc32c::crc32c(&unique.to_le_bytes());
     crc32c::crc32c_append(crc32c::crc32c_append(seed, &low.to_le_bytes()), content)
 }
+
+#[cfg(test)]
+mod tests;
