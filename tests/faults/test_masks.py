@@ -1,7 +1,7 @@
 """The same promise on older kernels: daemons are killed that behave as on Linux 5.10 and 6.1.
 
-Those do not deliver requests again. 6.18 stands beside them, for the same work with all that the kernel has. FAULTS_KILLS
-says how often in each storm.
+Those do not deliver requests again. 6.18 stands beside them, for the same work with all that the kernel has.
+FAULTS_KILLS says how often in each storm.
 """
 
 from __future__ import annotations

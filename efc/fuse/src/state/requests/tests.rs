@@ -26,7 +26,7 @@ fn plan() -> Plan {
 
 /// As the kernel writes it: length, opcode, unique.
 fn message(unique: u64, length: usize) -> Vec<u8> {
-    let mut message: Vec<u8> = (0..length as u64).map(|index| (index * unique >> 3) as u8).collect();
+    let mut message: Vec<u8> = (0..length as u64).map(|index| (index * unique) as u8).collect();
     message[..4].copy_from_slice(&(length as u32).to_ne_bytes());
     message[8..16].copy_from_slice(&unique.to_ne_bytes());
     message
