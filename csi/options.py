@@ -27,6 +27,8 @@ VALUE_LENGTH_MAX = 256
 _SHOWN_LENGTH_MAX = 64
 #: `network` unless it is given.
 _KEEPERS_NETWORK = "host"
+#: `fuse-features` unless it is given.
+_RUNNING_KERNELS = "running"
 
 
 class Kind(enum.Enum):
@@ -250,6 +252,16 @@ _TABLE = (
         help="Whose address the daemon connects to the NAS from: the node's, or that of the pod `efc-network` on the "
         "node (chart value `network.enabled`).",
     ),
+    Option(
+        name="fuse-features",
+        kind=Kind.CHOICE,
+        field="fuse_features",
+        default=_RUNNING_KERNELS,
+        choices=(_RUNNING_KERNELS, "5.10", "6.1", "6.18"),
+        is_live=False,
+        help="Uses nothing of the kernel's FUSE that came after this release of Linux, as if it ran there; `running` "
+        "is the node's own. For tests, and to go around a fault of a newer kernel.",
+    ),
 )
 
 #: Every option, by name, in the order of the documentation.
@@ -277,6 +289,7 @@ class MountOptions:
     idmap: bool = False
     log_level: str = "info"
     network: str = _KEEPERS_NETWORK
+    fuse_features: str = _RUNNING_KERNELS
 
     def given(self) -> dict[str, bool | int | str]:
         """Field name -> value of those that differ from the default, for records."""
@@ -309,6 +322,7 @@ class MountOptions:
             idmap=self.idmap,
             log_level=self.log_level,
             network="" if self.network == _KEEPERS_NETWORK else self.network,
+            fuse_features="" if self.fuse_features == _RUNNING_KERNELS else self.fuse_features,
         )
 
 

@@ -294,7 +294,7 @@ class Stop(_message.Message):
     def __init__(self) -> None: ...
 
 class DaemonConfig(_message.Message):
-    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms")
+    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -311,6 +311,7 @@ class DaemonConfig(_message.Message):
     IDMAP_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     HANG_LIMIT_MS_FIELD_NUMBER: _ClassVar[int]
+    FUSE_FEATURES_FIELD_NUMBER: _ClassVar[int]
     source: Source
     connections: int
     read_only: bool
@@ -327,7 +328,8 @@ class DaemonConfig(_message.Message):
     idmap: bool
     network: str
     hang_limit_ms: int
-    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ...) -> None: ...
+    fuse_features: str
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("host", "port", "mount_port", "path")

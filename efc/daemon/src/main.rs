@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efc_fuse::state::{self, State};
-use efc_fuse::{Session, SessionConfig};
+use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
 use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
 use prost::Message;
@@ -75,6 +75,9 @@ fn serve(control: Control) -> io::Result<()> {
     let mut held = control.receive_start()?;
     let config = held.config.clone();
     start_logging(&config);
+    let session_config = session_config(&config).inspect_err(|error| {
+        control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
+    })?;
     if !config.no_splice {
         reserve_pipes(&config);
     }
@@ -84,7 +87,7 @@ fn serve(control: Control) -> io::Result<()> {
 
     let is_successor = !state.blob().is_empty();
     let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
-    let session = Session::new(held.device.try_clone()?, state.clone(), session_config(&config));
+    let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let credentials = Credentials::new(id_maps);
     let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config)));
@@ -211,14 +214,19 @@ fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
     }
 }
 
-fn session_config(config: &DaemonConfig) -> SessionConfig {
-    SessionConfig {
+fn session_config(config: &DaemonConfig) -> io::Result<SessionConfig> {
+    let features = match config.fuse_features.as_str() {
+        "" => Features::default(),
+        name => Features::of_kernel(name)
+            .ok_or_else(|| io::Error::other(format!("the features of Linux {name} are not known")))?,
+    };
+    Ok(SessionConfig {
         threads: or_default(config.threads as usize, THREADS_DEFAULT),
         read_only: config.read_only,
         max_background: MAX_BACKGROUND,
+        features,
         idmap: config.idmap,
-        ..SessionConfig::default()
-    }
+    })
 }
 
 fn settings(config: &DaemonConfig) -> Settings {

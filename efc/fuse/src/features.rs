@@ -77,6 +77,11 @@ impl Features {
             _ => None,
         }
     }
+
+    /// Unanswered requests may be delivered again when asked.
+    pub(crate) fn may_resend(&self) -> bool {
+        self.flags & init::HAS_RESEND != 0
+    }
 }
 
 /// What was agreed with the kernel. Kept in the saved state, as a session is negotiated only once.

@@ -5,7 +5,8 @@
 //! request already must not execute it twice, so the table tells a redelivery from a new request, and tells an answer
 //! under which name to go out. An answer and a redelivery can pass each other: the answer is refused, then the
 //! redelivery arrives. The table keeps small refused answers for that moment; a large one is always that of a request
-//! that only reads, which is executed again.
+//! that only reads, which is executed again. Where the kernel has no such notification, the table knows each request's
+//! record in the saved state instead (`state::requests`).
 //!
 //! The table is bounded. A request beyond the bound is refused, except those that give something back.
 
@@ -45,6 +46,8 @@ pub enum Arrival {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {
     pub unique: u64,
+    /// Of the request in the saved state.
+    pub record: Option<u32>,
     count: u32,
 }
 
@@ -72,11 +75,12 @@ impl InFlight {
         self.shards[(mixed >> 60) as usize % SHARDS].lock().expect("in-flight lock")
     }
 
-    /// A request was read, under this unique with its redelivery bit. `gives_back`: it is taken even when the table is full.
-    pub fn arrive(&self, unique: u64, gives_back: bool) -> Arrival {
+    /// A request was read, under this unique with its redelivery bit, and has this record. `gives_back`: it is taken even when
+    /// the table is full.
+    pub fn arrive(&self, unique: u64, record: Option<u32>, gives_back: bool) -> Arrival {
         let mut shard = self.shard(unique);
         if let Some(entry) = shard.get_mut(&(unique & !UNIQUE_RESENT)) {
-            entry.delivery = Delivery { unique, count: entry.delivery.count + 1 };
+            entry.delivery = Delivery { unique, count: entry.delivery.count + 1, ..entry.delivery };
             return match entry.kept.take() {
                 Some(answer) => {
                     self.kept.fetch_sub(1, Ordering::Relaxed);
@@ -89,7 +93,7 @@ impl InFlight {
             return Arrival::Full;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { arrived: Instant::now(), delivery: Delivery { unique, count: 0 }, kept: None };
+        let entry = Entry { arrived: Instant::now(), delivery: Delivery { unique, record, count: 0 }, kept: None };
         shard.insert(unique & !UNIQUE_RESENT, entry);
         Arrival::New
     }
@@ -149,9 +153,9 @@ mod tests {
     #[test]
     fn a_redelivery_is_not_executed_and_renames_the_answer() {
         let table = InFlight::new();
-        assert!(matches!(table.arrive(8, false), Arrival::New));
+        assert!(matches!(table.arrive(8, None, false), Arrival::New));
         assert_eq!(table.delivery(8).map(|delivery| delivery.unique), Some(8));
-        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, false), Arrival::Redelivered));
+        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, None, false), Arrival::Redelivered));
         assert_eq!(table.delivery(8).map(|delivery| delivery.unique), Some(8 | UNIQUE_RESENT));
         table.conclude(8);
         assert_eq!(table.delivery(8), None);
@@ -161,11 +165,11 @@ mod tests {
     #[test]
     fn an_answer_refused_before_its_redelivery_is_kept_for_it() {
         let table = InFlight::new();
-        table.arrive(8, false);
+        table.arrive(8, None, false);
         let delivery = table.delivery(8).unwrap();
         assert_eq!(table.refused(delivery, Some(answer())), None);
         assert!(table.oldest().is_none(), "nobody works on it");
-        let Arrival::Answered(kept) = table.arrive(8 | UNIQUE_RESENT, false) else { panic!("executed twice") };
+        let Arrival::Answered(kept) = table.arrive(8 | UNIQUE_RESENT, None, false) else { panic!("executed twice") };
         assert_eq!(kept.error, -5);
         assert_eq!(table.delivery(8).unwrap().unique, 8 | UNIQUE_RESENT);
     }
@@ -173,10 +177,10 @@ mod tests {
     #[test]
     fn an_answer_refused_after_its_redelivery_goes_out_again() {
         let table = InFlight::new();
-        table.arrive(8 | UNIQUE_RESENT, false);
+        table.arrive(8 | UNIQUE_RESENT, None, false);
         let first = table.delivery(8).unwrap();
         // Delivered a third time, under a name that it had already.
-        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, false), Arrival::Redelivered));
+        assert!(matches!(table.arrive(8 | UNIQUE_RESENT, None, false), Arrival::Redelivered));
         let second = table.refused(first, Some(answer())).unwrap();
         assert_eq!(table.refused(second, None), None);
         assert_eq!(table.delivery(8), None);
@@ -186,10 +190,10 @@ mod tests {
     fn both_bounds_hold() {
         let table = InFlight::new();
         for unique in 0..IN_FLIGHT_MAX as u64 {
-            assert!(matches!(table.arrive(unique * 2, false), Arrival::New));
+            assert!(matches!(table.arrive(unique * 2, None, false), Arrival::New));
         }
-        assert!(matches!(table.arrive(1, false), Arrival::Full));
-        assert!(matches!(table.arrive(1, true), Arrival::New));
+        assert!(matches!(table.arrive(1, None, false), Arrival::Full));
+        assert!(matches!(table.arrive(1, None, true), Arrival::New));
         for unique in 0..IN_FLIGHT_MAX as u64 {
             let delivery = table.delivery(unique * 2).unwrap();
             table.refused(delivery, Some(answer()));

@@ -22,6 +22,19 @@ use crate::state::State;
 use crate::wire::{self, Inline};
 use crate::{abi, abi::Field};
 
+/// How a request has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Coming {
+    /// Its unique, with the redelivery bit.
+    pub name: u64,
+    /// A predecessor has had it.
+    pub resent: bool,
+    /// Where it is kept in the saved state.
+    pub record: Option<u32>,
+    /// It is taken even when there are too many.
+    pub gives_back: bool,
+}
+
 /// The way back to the kernel, shared by all who answer.
 pub struct Channel {
     pub device: OwnedFd,
@@ -48,44 +61,59 @@ impl Channel {
         }
     }
 
-    /// Takes note of a request, by its unique as delivered. `Some`: it is new, and this is its reply.
-    pub fn arrive(self: &Arc<Self>, unique: u64, gives_back: bool) -> Option<Reply> {
+    /// Takes note of a request. `Some`: it is new, and this is its reply.
+    pub fn arrive(self: &Arc<Self>, coming: Coming) -> Option<Reply> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        match self.in_flight.arrive(unique, gives_back) {
-            Arrival::New if unique & abi::UNIQUE_RESENT != 0 && self.was_answered(unique) => {}
+        let Coming { name, resent, record, gives_back } = coming;
+        match self.in_flight.arrive(name, record, gives_back) {
+            Arrival::New if resent && self.was_answered(name, record) => {}
             Arrival::New => {
-                return Some(Reply { channel: Arc::clone(self), unique: unique & !abi::UNIQUE_RESENT, due: true });
+                return Some(Reply { channel: Arc::clone(self), unique: name & !abi::UNIQUE_RESENT, due: true });
             }
-            Arrival::Redelivered => log::debug!("request {unique:#x} was delivered again while we work on it"),
-            Arrival::Answered(mut answer) => self.answer(unique, answer.error, &mut answer.content, &[]),
+            Arrival::Redelivered => log::debug!("request {name:#x} was delivered again while we work on it"),
+            Arrival::Answered(mut answer) => self.answer(name, answer.error, &mut answer.content, &[]),
             Arrival::Full => {
-                self.write(unique, -libc::ENOMEM, &mut Inline::new(), &[]);
+                self.write(name, -libc::ENOMEM, &mut Inline::new(), &[]);
+                self.end_record(record);
             }
         }
         None
     }
 
-    /// Gives the answer that a predecessor had recorded and the kernel not taken.
-    fn was_answered(&self, unique: u64) -> bool {
-        let request = unique & !abi::UNIQUE_RESENT;
+    /// Gives the answer that a predecessor had recorded and perhaps not given.
+    fn was_answered(&self, name: u64, record: Option<u32>) -> bool {
+        let request = name & !abi::UNIQUE_RESENT;
         let journal = self.state.journal();
         journal.claim(request);
-        let Some((errno, content)) = journal.answer(request) else { return false };
+        let kept = record.zip(self.state.requests()).and_then(|(record, kept)| kept.answer(record, request));
+        let Some((errno, content)) = kept.or_else(|| journal.answer(request)) else { return false };
         let Some(mut content) = Inline::copy(&content) else { return false };
         log::info!("request {request:#x} was answered by a predecessor: errno {errno}");
-        self.answer(unique, -errno, &mut content, &[]);
+        self.answer(name, -errno, &mut content, &[]);
         true
     }
 
     /// Answers a request of the in-flight table.
     fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
         let request = unique & !abi::UNIQUE_RESENT;
+        let record = self.in_flight.delivery(unique).and_then(|delivery| delivery.record);
         if data.is_empty() {
             self.state.journal().record_answer(request, -error, content.content());
+            if let Some((record, kept)) = record.zip(self.state.requests()) {
+                kept.record_answer(record, request, -error, content.content());
+            }
         }
         self.write_in_flight(unique, error, content, data);
         if self.in_flight.delivery(unique).is_none() {
-            self.state.journal().end(request); // otherwise the answer is kept for a redelivery
+            // Otherwise the answer is kept for a redelivery. The record first: with it alone, a successor would execute it.
+            self.end_record(record);
+            self.state.journal().end(request);
+        }
+    }
+
+    fn end_record(&self, record: Option<u32>) {
+        if let Some((record, kept)) = record.zip(self.state.requests()) {
+            kept.end(record);
         }
     }
 
@@ -184,19 +212,22 @@ impl Reply {
         self.finish(0, Inline::new(), data);
     }
 
-    /// READ, from a pipe that holds a whole answer: [`data_head`] and the data. The name in there may be outdated by a
+    /// READ, from a pipe that holds a whole answer: [`data_head`] of this name and the data. The name may be outdated by a
     /// redelivery, and the kernel may refuse the answer. Then the reply comes back, and the request is to be executed
     /// again, which harms nothing as it only reads.
-    pub fn piped(mut self, resent: bool, mut pipe: Pipe) -> Result<(), Reply> {
+    pub fn piped(mut self, name: u64, mut pipe: Pipe) -> Result<(), Reply> {
         let in_flight = &self.channel.in_flight;
         match in_flight.delivery(self.unique) {
-            Some(delivery) if delivery.unique != name(self.unique, resent) => return Err(self),
-            Some(delivery) => match pipe.splice_into(&self.channel.device) {
-                Ok(()) => in_flight.conclude(self.unique),
-                // Without a redelivery the kernel gave the request up, or will deliver it as a new one.
-                Err(error) if is_unknown(&error) && in_flight.refused(delivery, None).is_none() => {}
-                Err(_) => return Err(self),
-            },
+            Some(delivery) if delivery.unique != name => return Err(self),
+            Some(delivery) => {
+                match pipe.splice_into(&self.channel.device) {
+                    Ok(()) => in_flight.conclude(self.unique),
+                    // Without a redelivery the kernel gave the request up, or will deliver it as a new one.
+                    Err(error) if is_unknown(&error) && in_flight.refused(delivery, None).is_none() => {}
+                    Err(_) => return Err(self),
+                }
+                self.channel.end_record(delivery.record);
+            }
             None => {}
         }
         self.due = false;
@@ -219,21 +250,16 @@ impl Reply {
     }
 }
 
-/// What precedes `length` bytes of data in the answer to a READ.
-pub fn data_head(unique: u64, resent: bool, length: u32) -> [u8; abi::OutHeader::SIZE] {
+/// What precedes `length` bytes of data in the answer to a READ of this [`crate::Request::name`].
+pub fn data_head(name: u64, length: u32) -> [u8; abi::OutHeader::SIZE] {
     let length = abi::OutHeader::SIZE as u32 + length;
     let mut head = [0; abi::OutHeader::SIZE];
-    abi::OutHeader { length, error: 0, unique: name(unique, resent) }.put(&mut head);
+    abi::OutHeader { length, error: 0, unique: name }.put(&mut head);
     head
 }
 
 fn is_unknown(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOENT)
-}
-
-/// The unique as it was delivered.
-fn name(unique: u64, resent: bool) -> u64 {
-    if resent { unique | abi::UNIQUE_RESENT } else { unique }
 }
 
 impl Drop for Reply {
@@ -266,21 +292,27 @@ mod tests {
         Arc::new(State::open(rustix::fs::memfd_create("efc-reply-test", flags).unwrap()).unwrap())
     }
 
-    fn answer(resent: bool) -> Pipe {
+    const AGAIN: u64 = 8 | abi::UNIQUE_RESENT;
+
+    fn coming(name: u64) -> Coming {
+        Coming { name, resent: name & abi::UNIQUE_RESENT != 0, ..Coming::default() }
+    }
+
+    fn answer(name: u64) -> Pipe {
         efc_buffer::pipe::reserve(1).unwrap();
         let mut pipe = Pipe::take().unwrap();
-        pipe.write(&[IoSlice::new(&data_head(8, resent, 4)), IoSlice::new(b"data")]).unwrap();
+        pipe.write(&[IoSlice::new(&data_head(name, 4)), IoSlice::new(b"data")]).unwrap();
         pipe
     }
 
     #[test]
     fn a_piped_answer_under_an_outdated_name_is_not_sent() {
         let channel = channel();
-        let reply = channel.arrive(8, false).expect("new");
-        assert!(channel.arrive(8 | abi::UNIQUE_RESENT, false).is_none(), "known");
-        let reply = reply.piped(false, answer(false)).expect_err("renamed");
+        let reply = channel.arrive(coming(8)).expect("new");
+        assert!(channel.arrive(coming(AGAIN)).is_none(), "known");
+        let reply = reply.piped(8, answer(8)).expect_err("renamed");
         assert!(channel.in_flight.delivery(8).is_some(), "still to be answered");
-        reply.piped(true, answer(true)).expect("taken");
+        reply.piped(AGAIN, answer(AGAIN)).expect("taken");
         assert!(channel.in_flight.delivery(8).is_none());
     }
 
@@ -288,8 +320,8 @@ mod tests {
     fn a_piped_answer_that_the_device_refuses_is_executed_again() {
         let device = std::fs::File::open("/dev/null").unwrap(); // not for writing
         let channel = Arc::new(Channel::new(device.into(), state()));
-        let reply = channel.arrive(8, false).expect("new");
-        let reply = reply.piped(false, answer(false)).expect_err("refused");
+        let reply = channel.arrive(coming(8)).expect("new");
+        let reply = reply.piped(8, answer(8)).expect_err("refused");
         assert!(channel.in_flight.delivery(8).is_some());
         let mut left = [0];
         assert!(Pipe::take().unwrap().read_exact(&mut left).is_err(), "its pipe was emptied");
@@ -304,12 +336,12 @@ mod tests {
         state.journal().record_answer(8, 17, b"content.");
         state.begin(10, &Intent::default()).unwrap();
         let channel = Arc::new(Channel::new(device.into(), state));
-        assert!(channel.arrive(8 | abi::UNIQUE_RESENT, false).is_none(), "the file system is not asked");
+        assert!(channel.arrive(coming(AGAIN)).is_none(), "the file system is not asked");
         let mut got = [0; 24];
         io::Read::read_exact(&mut kernel, &mut got).unwrap();
         assert_eq!(&got[..], [&b"\x18\0\0\0\xef\xff\xff\xff\x08\0\0\0\0\0\0\x80"[..], b"content."].concat());
         assert_eq!((channel.state.intents(), channel.state.intent(8)), (1, None));
-        let reply = channel.arrive(10 | abi::UNIQUE_RESENT, false).expect("begun and not answered");
+        let reply = channel.arrive(coming(10 | abi::UNIQUE_RESENT)).expect("begun and not answered");
         assert_eq!(channel.state.intent(10), Some(Intent::default()));
         reply.empty();
         assert_eq!(channel.state.intents(), 0);
@@ -317,6 +349,6 @@ mod tests {
 
     #[test]
     fn the_head_announces_itself_and_the_data() {
-        assert_eq!(data_head(8, true, 4), *b"\x14\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\x80");
+        assert_eq!(data_head(AGAIN, 4), *b"\x14\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\x80");
     }
 }

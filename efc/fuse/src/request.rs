@@ -18,7 +18,9 @@ pub const UNTOLD: u32 = u32::MAX;
 pub struct Request {
     /// Names the request for as long as it is unanswered. Without the redelivery bit (bit 63).
     pub unique: u64,
-    /// Delivered again after FUSE_NOTIFY_RESEND: a predecessor may have executed it.
+    /// What its answer is addressed to: `unique`, with the redelivery bit if the kernel has delivered it again.
+    pub name: u64,
+    /// A predecessor has had it, and may have executed it.
     pub resent: bool,
     /// What the request is about; for operations on a name, its parent directory.
     pub node: u64,

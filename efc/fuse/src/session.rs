@@ -2,13 +2,18 @@
 //!
 //! A session belongs to the file descriptor, not to the process. The first daemon negotiates it (INIT) and saves the
 //! outcome in the state; a later one finds it there, asks for redelivery of what its predecessor had read and not
-//! answered, and goes on reading. Each thread reads one request at a time into a resident buffer and calls the file
-//! system; the file system decides whether to answer there and then or later, from elsewhere.
+//! answered, and goes on reading. Each thread reads one request at a time into a resident buffer ([`Inbox`]) and calls the
+//! file system; the file system decides whether to answer there and then or later, from elsewhere.
+//!
+//! A kernel before Linux 6.9 has no redelivery (RESEND). There requests are read into the saved state (`state::requests`), and a
+//! later daemon executes what it finds there before it reads anything: *replay*. A request that is replayed is marked like one
+//! that is redelivered, and has its name from the first time. What a predecessor's threads still take while the kernel ends them is
+//! found by a thread that looks until they are gone.
 //!
 //! A thread ends with the session, and when it finds that a later daemon has taken the session over. The keeper's beats go through the same queue as everybody's requests, so a loop that answers them takes requests.
 //!
 //! Not guaranteed: that a FORGET read by a dying daemon is counted (its node then stays known for as long as the
-//! session lives), and that requests with a redelivery bit were not executed before. The latter is the file system's to judge.
+//! session lives), and that requests marked so were not executed before. The latter is the file system's to judge.
 
 use std::io;
 use std::ops::Range;
@@ -24,9 +29,10 @@ use rustix::io::Errno as SystemErrno;
 
 use crate::features::{self, Features, Negotiated};
 use crate::notify::{self, Notifier};
-use crate::reply::Channel;
+use crate::reply::{Channel, Coming};
 use crate::request::{Errno, Operation, Request};
 use crate::state::State;
+use crate::state::requests::{self, Requests};
 use crate::wire::{self, Inline, Malformed, Message};
 use crate::{Filesystem, abi};
 
@@ -37,6 +43,8 @@ const MOUNT_WAIT_MAX: Duration = Duration::from_secs(30);
 const MOUNT_POLL: Duration = Duration::from_millis(2);
 /// How often to look whether all requests are answered.
 const ANSWERS_POLL: Duration = Duration::from_millis(1);
+/// How often to look for what a predecessor that is still ending has taken.
+const REPLAY_POLL: Duration = Duration::from_millis(5);
 
 /// How a session is to run.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +79,15 @@ struct Shared {
     config: SessionConfig,
     notifier: Mutex<Option<Notifier>>,
     is_draining: AtomicBool,
+    /// No thread reads any more.
+    is_over: AtomicBool,
+}
+
+/// Where a thread reads to.
+enum Inbox {
+    Buffer(Buffer),
+    /// In the saved state. `None` when what was read last keeps it.
+    Saved(Arc<Requests>, Option<requests::Inbox>),
 }
 
 /// Payload of a WRITE that keeps its buffer.
@@ -90,21 +107,24 @@ impl Session {
             config.max_background = SessionConfig::default().max_background;
         }
         let channel = Arc::new(Channel::new(device, Arc::clone(&state)));
-        let (notifier, is_draining) = (Mutex::new(None), AtomicBool::new(false));
-        Session { shared: Arc::new(Shared { channel, state, config, notifier, is_draining }) }
+        let (notifier, is_draining, is_over) = (Mutex::new(None), AtomicBool::new(false), AtomicBool::new(false));
+        Session { shared: Arc::new(Shared { channel, state, config, notifier, is_draining, is_over }) }
     }
 
-    /// New session: answers INIT (blocks until mount(2) is done and the kernel sends it). Resumed: asks the kernel for RESEND.
+    /// New session: answers INIT (blocks until mount(2) is done and the kernel sends it). Resumed: asks the kernel for RESEND,
+    /// if it has that.
     pub fn start(&self) -> io::Result<()> {
         let state = &self.shared.state;
         if let Some(negotiated) = state.negotiated() {
-            if !negotiated.has_resend() {
-                log::warn!("the kernel has no RESEND: requests that the last daemon held are lost");
-                return Ok(());
+            if negotiated.has_resend() {
+                return Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?);
             }
-            return Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?);
+            if self.shared.kept_requests().is_none() {
+                log::warn!("neither the kernel nor the saved state has the requests that the last daemon held: lost");
+            }
+            return Ok(());
         }
-        if state.generation() > 1 {
+        if state.generation() > 1 && self.shared.config.features.may_resend() {
             // A predecessor may have read INIT and died before it saved anything. Fails before mount(2), and on old kernels.
             let _ = notify::write(&self.shared.channel.device, abi::notify::RESEND, &[]);
         }
@@ -112,14 +132,18 @@ impl Session {
     }
 
     /// Asks once more for redelivery of all that is unanswered, while this daemon serves: for when a predecessor that was still
-    /// ending has gone. What this daemon works on itself is not executed again.
+    /// ending has gone. What this daemon works on itself is not executed again. Where requests are replayed, there is
+    /// nothing to ask: a thread looks for them.
     pub fn resend(&self) -> io::Result<()> {
+        if self.shared.kept_requests().is_some() {
+            return Ok(());
+        }
         self.shared.channel.keep_refused.store(true, Ordering::Release);
         Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?)
     }
 
     /// Begins nothing more, and waits until all that was begun is answered; `false` if that takes longer than `limit`. A
-    /// thread may read one request more: it leaves it unanswered, and the next daemon asks for it.
+    /// thread may read one request more: it leaves it unanswered, and the next daemon gets it.
     pub fn drain(&self, limit: Duration) -> bool {
         self.shared.is_draining.store(true, Ordering::Release);
         let deadline = Instant::now() + limit;
@@ -137,7 +161,10 @@ impl Session {
     ///
     /// Call a while after [`Session::start`]: a thread may have read a request and not dispatched it yet.
     pub fn drop_unclaimed(&self) -> bool {
-        let is_through = self.shared.channel.fresh_seen.load(Ordering::Relaxed);
+        let is_through = match self.shared.kept_requests() {
+            Some(requests) => requests.is_settled(),
+            None => self.shared.channel.fresh_seen.load(Ordering::Relaxed),
+        };
         let dropped = if is_through { self.shared.state.journal().drop_unclaimed() } else { 0 };
         if dropped > 0 {
             log::info!("{dropped} requests of a predecessor were not delivered again");
@@ -148,6 +175,13 @@ impl Session {
     /// Serves until the session is unmounted, aborted or taken over, on `config.threads` threads; returns when all have
     /// ended.
     pub fn run(&self, filesystem: Arc<dyn Filesystem>) -> io::Result<()> {
+        if let Some(requests) = self.shared.kept_requests() {
+            self.shared.replay(requests, &*filesystem);
+            if !requests.is_settled() {
+                let (shared, filesystem) = (Arc::clone(&self.shared), Arc::clone(&filesystem));
+                thread::Builder::new().name("fuse-replay".into()).spawn(move || shared.replay_rest(&*filesystem))?;
+            }
+        }
         let mut threads = Vec::new();
         for number in 0..self.shared.config.threads {
             let (shared, filesystem) = (Arc::clone(&self.shared), Arc::clone(&filesystem));
@@ -156,6 +190,7 @@ impl Session {
         }
         let join = |thread: JoinHandle<io::Result<()>>| thread.join().expect("a serving thread panicked");
         let ended: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
+        self.shared.is_over.store(true, Ordering::Release);
         ended.into_iter().collect()
     }
 
@@ -226,24 +261,77 @@ impl Shared {
         }
     }
 
+    /// The requests in the saved state, if the kernel has no RESEND and they are kept there.
+    fn kept_requests(&self) -> Option<&Arc<Requests>> {
+        self.state.requests().filter(|_| self.state.negotiated().is_some_and(|negotiated| !negotiated.has_resend()))
+    }
+
+    /// Executes what predecessors had read and not answered, as far as it is found.
+    fn replay(&self, requests: &Arc<Requests>, filesystem: &dyn Filesystem) {
+        let found = requests.take_over();
+        if !found.is_empty() {
+            log::info!("{} requests of a predecessor go on", found.len());
+        }
+        for kept in found {
+            self.replay_one(requests, kept, filesystem);
+        }
+    }
+
+    fn replay_one(&self, requests: &Arc<Requests>, kept: requests::Kept, filesystem: &dyn Filesystem) {
+        let (mut request, payload) = match wire::decode(&kept) {
+            Ok(Message::Request { request, payload }) => (request, payload),
+            message => {
+                if let Err(malformed) = message {
+                    self.refuse(&malformed);
+                }
+                // What has no answer is not executed again: a FORGET lost leaves a count too high, a second one a count too low.
+                return requests.end(kept.record);
+            }
+        };
+        request.resent = true;
+        if let Operation::Write { data, .. } = &mut request.operation {
+            *data = payload_of(&kept, payload);
+        }
+        let unique = request.unique;
+        self.dispatch(request, Some(kept.record), filesystem);
+        // If its caller was interrupted, nobody would say so again.
+        filesystem.interrupt(unique);
+    }
+
+    /// Looks until the predecessors are gone.
+    fn replay_rest(&self, filesystem: &dyn Filesystem) {
+        let Some(requests) = self.kept_requests() else { return };
+        while !requests.is_settled() && !self.is_over.load(Ordering::Acquire) && !self.state.is_superseded() {
+            thread::sleep(REPLAY_POLL);
+            self.replay(requests, filesystem);
+        }
+    }
+
     /// One reading thread.
     fn serve(&self, filesystem: &dyn Filesystem) -> io::Result<()> {
-        let mut buffer = Buffer::with_capacity(LARGE);
+        let mut inbox = match self.kept_requests() {
+            Some(requests) => Inbox::Saved(Arc::clone(requests), None),
+            None => Inbox::Buffer(Buffer::with_capacity(LARGE)),
+        };
         loop {
-            match rustix::io::read(&self.channel.device, &mut *buffer) {
-                // What was just read is not answered: the next daemon asks for it.
+            match rustix::io::read(&self.channel.device, inbox.room()) {
+                // What was just read is not answered: the next daemon gets it.
                 Ok(_) if self.is_draining.load(Ordering::Acquire) => return Ok(()),
                 Ok(_) if self.state.is_superseded() => {
-                    log::error!("another daemon has taken this session over");
+                    superseded();
                     return Ok(());
                 }
                 Ok(length) => {
-                    if !self.take(&mut buffer, length, filesystem)? {
+                    if !self.take(&mut inbox, length, filesystem)? {
                         return Ok(());
                     }
                 }
                 // NOENT: the request was interrupted before we got it.
-                Err(SystemErrno::INTR | SystemErrno::AGAIN | SystemErrno::NOENT) => {}
+                Err(SystemErrno::INTR | SystemErrno::AGAIN | SystemErrno::NOENT) => {
+                    if !inbox.again() {
+                        return Ok(());
+                    }
+                }
                 Err(SystemErrno::NODEV | SystemErrno::CONNABORTED) => return Ok(()),
                 Err(errno) => return Err(errno.into()),
             }
@@ -251,12 +339,15 @@ impl Shared {
     }
 
     /// Takes one message; `false` if it was the last.
-    fn take(&self, buffer: &mut Buffer, length: usize, filesystem: &dyn Filesystem) -> io::Result<bool> {
-        match wire::decode(&buffer[..length]) {
-            Ok(Message::Request { request, payload }) => self.dispatch(request, payload, buffer, filesystem),
+    fn take(&self, inbox: &mut Inbox, length: usize, filesystem: &dyn Filesystem) -> io::Result<bool> {
+        let message = &inbox.room()[..length];
+        match wire::decode(message) {
+            Ok(Message::Request { request, payload }) => {
+                return Ok(self.take_request(request, payload, inbox, length, filesystem));
+            }
             Ok(Message::ForgetOne { node, lookups }) => filesystem.forget(node, lookups),
             Ok(Message::Forget { list }) => {
-                wire::forgets(&buffer[list]).for_each(|(node, lookups)| filesystem.forget(node, lookups));
+                wire::forgets(&message[list]).for_each(|(node, lookups)| filesystem.forget(node, lookups));
             }
             Ok(Message::Interrupt { unique }) => filesystem.interrupt(unique),
             Ok(Message::Init { unique, offered, flags }) => self.answer_init(unique, &offered, flags)?,
@@ -267,7 +358,23 @@ impl Shared {
             }
             Err(malformed) => self.refuse(&malformed),
         }
-        Ok(true)
+        Ok(inbox.again())
+    }
+
+    fn take_request(
+        &self,
+        mut request: Request,
+        payload: Range<usize>,
+        inbox: &mut Inbox,
+        length: usize,
+        filesystem: &dyn Filesystem,
+    ) -> bool {
+        let Some((data, record)) = inbox.keep(length, payload) else { return false };
+        if let Operation::Write { data: place, .. } = &mut request.operation {
+            *place = data;
+        }
+        self.dispatch(request, record, filesystem);
+        true
     }
 
     fn refuse(&self, malformed: &Malformed) {
@@ -277,21 +384,18 @@ impl Shared {
         }
     }
 
-    fn dispatch(&self, mut request: Request, payload: Range<usize>, buffer: &mut Buffer, filesystem: &dyn Filesystem) {
+    fn dispatch(&self, request: Request, record: Option<u32>, filesystem: &dyn Filesystem) {
         let gives_back = matches!(request.operation, Operation::Release { .. } | Operation::Releasedir { .. });
         if !request.resent {
             self.channel.fresh_seen.store(true, Ordering::Relaxed);
         }
-        let delivered = request.unique | if request.resent { abi::UNIQUE_RESENT } else { 0 };
-        let Some(reply) = self.channel.arrive(delivered, gives_back) else { return };
+        let coming = Coming { name: request.name, resent: request.resent, record, gives_back };
+        let Some(reply) = self.channel.arrive(coming) else { return };
         if self.config.read_only && request.operation.modifies() {
             return reply.error(Errno(libc::EROFS));
         }
-        if matches!(request.operation, Operation::Read { .. } | Operation::Write { .. }) {
-            self.state.set_witness(request.node);
-        }
-        match &mut request.operation {
-            Operation::Write { data, .. } => *data = take_payload(buffer, payload),
+        match &request.operation {
+            Operation::Read { .. } | Operation::Write { .. } => self.state.set_witness(request.node),
             // The running kernel knows STATX though the session was negotiated as with an older one.
             Operation::Statx { .. } if self.state.negotiated().is_some_and(|negotiated| !negotiated.has_statx()) => {
                 return reply.error(Errno(libc::ENOSYS));
@@ -299,6 +403,62 @@ impl Shared {
             _ => {}
         }
         filesystem.handle(request, reply);
+    }
+}
+
+fn superseded() {
+    log::error!("another daemon has taken this session over");
+}
+
+impl Inbox {
+    /// Where to read to, and what was read.
+    fn room(&mut self) -> &mut [u8] {
+        match self {
+            Inbox::Buffer(buffer) => buffer,
+            Inbox::Saved(requests, inbox) => inbox.get_or_insert_with(|| requests.arm()).room(),
+        }
+    }
+
+    /// Forgets what was read; `false` if another daemon has taken it.
+    fn again(&mut self) -> bool {
+        match self {
+            Inbox::Buffer(_) => true,
+            Inbox::Saved(_, inbox) => {
+                let Some(read) = inbox.take() else { return true };
+                *inbox = read.again();
+                if inbox.is_none() {
+                    superseded();
+                }
+                inbox.is_some()
+            }
+        }
+    }
+
+    /// Keeps a request of this length until it is answered: its payload, and its record in the saved state if it has one. `None`:
+    /// another daemon has taken it.
+    fn keep(&mut self, length: usize, payload: Range<usize>) -> Option<(Bytes, Option<u32>)> {
+        match self {
+            Inbox::Buffer(buffer) => Some((take_payload(buffer, payload), None)),
+            Inbox::Saved(_, inbox) => {
+                let read = inbox.take()?;
+                let small = (payload.len() < HAND_OVER_MIN)
+                    .then(|| Bytes::copy_from_slice(&read.message(length)[payload.clone()]));
+                let Some((kept, rest)) = read.keep(length) else {
+                    superseded();
+                    return None;
+                };
+                *inbox = rest;
+                Some((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.record)))
+            }
+        }
+    }
+}
+
+/// The payload of a WRITE that is kept: where it lies, if it may stay there.
+fn payload_of(kept: &requests::Kept, payload: Range<usize>) -> Bytes {
+    match kept.lease() {
+        Some(lease) => Bytes::from_owner(lease).slice(payload),
+        None => Bytes::copy_from_slice(&kept[payload]),
     }
 }
 

@@ -110,6 +110,7 @@ fn decode_body(header: &abi::InHeader, bytes: &[u8]) -> Option<Message> {
 fn request(header: &abi::InHeader, operation: Operation) -> Request {
     Request {
         unique: header.unique & !abi::UNIQUE_RESENT,
+        name: header.unique,
         resent: header.unique & abi::UNIQUE_RESENT != 0,
         node: header.node,
         uid: header.uid,

@@ -83,7 +83,8 @@ impl Mounts {
         let UpgradeRequest { target, options } = request;
         let entry = self.mounted(&target)?;
         if options.as_ref().is_some_and(|options| !is_same_session(options, entry.config())) {
-            let message = format!("source, ro, idmap and network of {target} cannot change while it is mounted");
+            let message =
+                format!("source, ro, idmap, network and fuse-features of {target} cannot change while it is mounted");
             return Err(failure(Code::InvalidArgument, message));
         }
         entry.upgrade(options, Instant::now() + UPGRADE_TIME_LIMIT)
@@ -142,6 +143,13 @@ impl Mounts {
 
 /// Whether a session that was begun with one configuration can be served with another.
 fn is_same_session(options: &DaemonConfig, config: &DaemonConfig) -> bool {
-    let own = |config: &DaemonConfig| (config.source.clone(), config.read_only, config.idmap, config.network.clone());
+    let own = |config: &DaemonConfig| DaemonConfig {
+        source: config.source.clone(),
+        read_only: config.read_only,
+        idmap: config.idmap,
+        network: config.network.clone(),
+        fuse_features: config.fuse_features.clone(),
+        ..Default::default()
+    };
     own(options) == own(config)
 }

@@ -246,6 +246,7 @@ fn what_makes_a_session_cannot_change() {
         DaemonConfig { read_only: true, ..config("nas") },
         DaemonConfig { idmap: true, ..config("nas") },
         DaemonConfig { network: "pod".into(), ..config("nas") },
+        DaemonConfig { fuse_features: "5.10".into(), ..config("nas") },
     ];
     for options in others {
         let error = client.upgrade_with(&ground.target(), Some(options)).unwrap_err();

@@ -200,7 +200,7 @@ impl Inner {
         if let Some((buffer, range)) = self.read_from_whole(&file, read.offset, read.size as usize) {
             return Ok(Response::Data(buffer, range));
         }
-        let head = efc_fuse::data_head(read.unique, read.resent, read.size);
+        let head = efc_fuse::data_head(read.name, read.size);
         let sent = self.attrs.stamp();
         let asked = self.client.read_to_pipe(&file.cred, &file.handle, read.offset, read.size, head).await;
         let (payload, done) = asked.map_err(|error| errno(&error))?;

@@ -106,8 +106,7 @@ enum Response {
 /// A READ and its name.
 #[derive(Clone, Copy)]
 struct ReadRequest {
-    unique: u64,
-    resent: bool,
+    name: u64,
     fh: u64,
     offset: u64,
     size: u32,
@@ -234,7 +233,7 @@ impl Inner {
             Ok(Response::Create(entry, open)) => reply.create(&entry, &open),
             Ok(Response::Data(buffer, range)) => reply.data(&buffer[range]),
             Ok(Response::Piped(pipe, read)) => {
-                if let Err(reply) = reply.piped(read.resent, pipe) {
+                if let Err(reply) = reply.piped(read.name, pipe) {
                     let again = interrupts::run(&self.interrupts, unique, tid, self.read_to_buffer(&read)).await;
                     match again.unwrap_or(Err(Errno(libc::EINTR))) {
                         Ok((buffer, range)) => reply.data(&buffer[range]),
@@ -250,7 +249,7 @@ impl Inner {
     }
 
     async fn execute(self: &Arc<Self>, request: Request) -> Answer {
-        let Request { unique, resent, node, uid, gid, pid, operation } = request;
+        let Request { unique, name, resent, node, uid, gid, pid, operation } = request;
         let caller = || {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
@@ -276,9 +275,7 @@ impl Inner {
             Operation::Link { node: file, new_name } => self.link(&caller(), file, node, &new_name).await,
             Operation::Open { flags } => self.open(&caller(), node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
-            Operation::Read { fh, offset, size, .. } => {
-                self.read(ReadRequest { unique, resent, fh, offset, size }).await
-            }
+            Operation::Read { fh, offset, size, .. } => self.read(ReadRequest { name, fh, offset, size }).await,
             Operation::Write { fh, offset, data, .. } => self.write((unique, resent), fh, offset, data).await,
             Operation::Flush { fh } => self.flush(fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync(fh).await,

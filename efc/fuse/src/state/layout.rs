@@ -12,7 +12,7 @@
 //! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory (or what else the region keeps there) |
 //!
 //! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without until the
-//! dataset is mounted anew; its predecessor does not look at it.
+//! dataset is mounted anew; its predecessor does not look at it. The areas of requests are the last region.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,12 +25,12 @@ use rustix::rand::GetRandomFlags;
 use super::mapping::{Mapping, WORD};
 use super::pair::Pair;
 use super::record::Format;
-use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans, payloads};
+use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans, payloads, requests};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
 const VERSION: u64 = 2;
 /// Regions that a state is made with.
-const REGIONS: usize = 9;
+const REGIONS: usize = 11;
 /// Regions that a state of another release may have.
 const REGIONS_MAX: usize = (PAGE / WORD - TABLE) / ROW;
 
@@ -64,10 +64,12 @@ pub struct Plan {
     pub payloads: u32,
     /// Pages for their data.
     pub payload_pages: u32,
+    pub requests: u32,
+    pub areas: u32,
 }
 
 impl Default for Plan {
-    /// 9 GiB if all of it were in use, and 16 GiB for written data: as much as `uncommitted` may be. Writes are
+    /// 14 GiB if all of it were in use, and 16 GiB for written data: as much as `uncommitted` may be. Writes are
     /// limited in number too, for a successor looks at each before it serves: 0.3 us.
     fn default() -> Plan {
         Plan {
@@ -77,6 +79,8 @@ impl Default for Plan {
             journal: 1 << 16,
             payloads: 1 << 17,
             payload_pages: 4 << 20,
+            requests: 1 << 16,
+            areas: 1 << 12,
         }
     }
 }
@@ -93,6 +97,8 @@ impl Plan {
             (PORTS, Pair::CAPACITY),
             (payloads::INDEX, self.payloads),
             (payloads::ARENA, self.payload_pages),
+            (requests::FORMAT, self.requests),
+            (requests::AREAS, self.areas),
         ]
     }
 
@@ -147,7 +153,7 @@ impl Header {
     }
 
     /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written. Regions that
-    /// other releases lack may be missing.
+    /// came later may be missing.
     pub fn check_only(memfd: OwnedFd) -> io::Result<()> {
         let mut magic = [0; WORD];
         if rustix::io::pread(&memfd, &mut magic, 0)? < WORD || u64::from_ne_bytes(magic) != MAGIC {
@@ -156,8 +162,8 @@ impl Header {
         let size = usize::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
         let header = Header { mapping: Arc::new(Mapping::new(memfd, size.max(PAGE))?) };
         header.check(size)?;
-        let optional = [journal::FORMAT, payloads::INDEX, payloads::ARENA];
-        let needed = Plan::default().regions().into_iter().filter(|(format, _)| !optional.contains(format));
+        let later = [journal::FORMAT, payloads::INDEX, payloads::ARENA, requests::FORMAT, requests::AREAS];
+        let needed = Plan::default().regions().into_iter().filter(|(format, _)| !later.contains(format));
         needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
     }
 

@@ -4,25 +4,39 @@
 //! a moment another daemon, may read and write the same memory, and a torn or hostile content can yield wrong numbers but
 //! never undefined behaviour. What the numbers mean is for `record` to check.
 //!
-//! Payloads are the exception: system calls take them as bytes. A [`Span`] is a range that has one owner, who fills it before
-//! anybody looks at it; nobody sees the range as words, or stores anything there, while the span lives.
+//! Payloads and requests are the exceptions: system calls take them as bytes. A [`Span`] is a range that has one owner, who fills it
+//! before anybody looks at it; nobody sees the range as words, or stores anything there, while the span lives. And the end of
+//! the mapping can be set apart for *areas* ([`Mapping::set_apart`]): memory that the kernel reads requests into. An
+//! area is seen as plain bytes, by one owner in this process at a time, and words of it are not to be had. It is resident,
+//! for a page fault there would be one inside read(2) (`efc_buffer`).
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, SealFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, SealFlags};
+use rustix::process::{Flock, FlockType};
 
 /// Bytes of a word.
 pub const WORD: usize = size_of::<AtomicU64>();
+
+/// Bytes of a page. Where pages are larger, areas are touched more often than needed.
+const PAGE: usize = 4096;
+
+static LOCK_REFUSED: AtomicBool = AtomicBool::new(false);
 
 /// A sealed memfd, mapped whole. Its pages are sparse: [`Mapping::allocate`] comes before any use.
 pub struct Mapping {
     memory: MmapRaw,
     memfd: OwnedFd,
     words: usize,
+    /// From this word on there are areas.
+    areas_from: AtomicUsize,
+    /// First words of the areas that have an owner.
+    owned: Mutex<HashSet<usize>>,
 }
 
 impl Mapping {
@@ -37,7 +51,8 @@ impl Mapping {
         let memory = MmapOptions::new().len(length).map_raw(&memfd)?;
         // A core dump has no use for gigabytes of holes.
         memory.advise(Advice::DontDump)?;
-        Ok(Mapping { memory, memfd, words: length / WORD })
+        let (areas_from, owned) = (AtomicUsize::new(usize::MAX), Mutex::default());
+        Ok(Mapping { memory, memfd, words: length / WORD, areas_from, owned })
     }
 
     /// Backs these words with memory, so that using them cannot raise SIGBUS. Memory that is there already keeps its content.
@@ -62,14 +77,131 @@ impl Mapping {
     /// # Panics
     /// If they are not all within the mapping.
     pub fn words(&self, first: usize, count: usize) -> &[AtomicU64] {
+        let limit = self.words.min(self.areas_from.load(Ordering::Relaxed));
         let end = first.checked_add(count);
-        assert!(end.is_some_and(|end| end <= self.words), "words {first}+{count} of {}", self.words);
+        assert!(end.is_some_and(|end| end <= limit), "words {first}+{count} of {limit}");
         let start = self.memory.as_mut_ptr().cast::<AtomicU64>();
         // SAFETY: The mapping is page-aligned, readable and writable, and at least `self.words` words long (asserted above), and it
         // lives as long as `self`, which the result borrows. The file is sealed against shrinking, so the pages cannot
         // vanish. Every bit pattern is a valid AtomicU64. All access to this memory, here and in every other process that
         // maps it, is by atomic operations of this size, so no access is a data race.
         unsafe { std::slice::from_raw_parts(start.add(first), count) }
+    }
+
+    /// Words from `first` on are areas for ever. To be called before anybody has had such words.
+    pub fn set_apart(&self, first: usize) {
+        assert!((first * WORD).is_multiple_of(PAGE), "areas begin at a page");
+        self.areas_from.store(first, Ordering::Relaxed);
+    }
+
+    /// The area of these words, with resident memory. Memory that is there already keeps its content.
+    ///
+    /// # Panics
+    /// If the words are not set apart, are no whole pages, or have an owner.
+    pub fn area(self: &Arc<Self>, first: usize, count: usize) -> io::Result<Area> {
+        let end = first.checked_add(count);
+        assert!(end.is_some_and(|end| end <= self.words), "words {first}+{count} of {}", self.words);
+        assert!(first >= self.areas_from.load(Ordering::Relaxed), "word {first} is not set apart");
+        assert!((first * WORD).is_multiple_of(PAGE) && (count * WORD).is_multiple_of(PAGE), "{first}+{count}");
+        self.allocate(first, count)?;
+        assert!(self.owned.lock().expect("owners lock").insert(first), "the area at word {first} has an owner");
+        let area = Area { mapping: Arc::clone(self), first, count };
+        area.make_resident();
+        Ok(area)
+    }
+
+    /// Whether somebody in this process owns the area at this word.
+    pub fn is_owned(&self, first: usize) -> bool {
+        self.owned.lock().expect("owners lock").contains(&first)
+    }
+
+    /// The first word of an area as it is now, whoever writes there.
+    pub fn first_word(&self, first: usize) -> u64 {
+        let owned = self.owned.lock().expect("owners lock");
+        assert!(first < self.words && !owned.contains(&first), "the area at word {first} is ours");
+        // SAFETY: The word lies within the mapping, which is aligned and lives as long as `self`. Nobody in this process owns the
+        // area, and nobody comes to while the lock is held, so no reference to plain bytes exists beside this atomic one. The
+        // pages cannot vanish: the file is sealed against shrinking.
+        let word = unsafe { &*self.memory.as_mut_ptr().cast::<AtomicU64>().add(first) };
+        word.load(Ordering::Acquire)
+    }
+
+    /// Shows other processes that this one uses the state, until it has ended with all its threads. That holds as long as no
+    /// copy of the memfd is closed in this process: a lock of this kind goes with the first one that is.
+    pub fn mark_used(&self) -> io::Result<()> {
+        Ok(rustix::io::retry_on_intr(|| rustix::fs::fcntl_lock(&self.memfd, FlockOperation::LockShared))?)
+    }
+
+    /// Whether another process that has marked the state is still there. The kernel ends a mark when the last thread of a
+    /// process has gone past all its system calls.
+    pub fn is_used_by_others(&self) -> bool {
+        let all = Flock::from(FlockType::WriteLock);
+        // Not to be known is as good as yes: somebody looks again later.
+        rustix::process::fcntl_getlk(&self.memfd, &all).map_or(true, |other| other.is_some())
+    }
+}
+
+/// Memory that its owner alone uses in this process.
+pub struct Area {
+    mapping: Arc<Mapping>,
+    first: usize,
+    count: usize,
+}
+
+impl Area {
+    /// Its first word in the state.
+    pub fn first(&self) -> usize {
+        self.first
+    }
+
+    fn start(&self) -> *mut u8 {
+        // SAFETY: `first` lies within the mapping, as `Mapping::area` has asserted.
+        unsafe { self.mapping.memory.as_mut_ptr().add(self.first * WORD) }
+    }
+
+    /// Has each page in the page table, writable, and keeps it there if that is allowed.
+    fn make_resident(&self) {
+        for page in (0..self.count * WORD).step_by(PAGE) {
+            // SAFETY: The page lies within the area, which is owned by `self` and not shared yet, and is aligned for a word. It is
+            // written to without a change of its content: a page that was only read may be mapped read-only.
+            unsafe { &*self.start().add(page).cast::<AtomicU64>() }.fetch_or(0, Ordering::Relaxed);
+        }
+        // SAFETY: mlock(2) changes no memory, and these pages are mapped.
+        let locked = unsafe { rustix::mm::mlock(self.start().cast(), self.count * WORD) };
+        if let Err(error) = locked
+            && !LOCK_REFUSED.swap(true, Ordering::Relaxed)
+        {
+            log::warn!("buffers of requests are not locked in memory ({error}): raise RLIMIT_MEMLOCK");
+        }
+    }
+
+    /// Its content.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: The bytes lie within the mapping and have memory. No other reference in this process exists: an area has one
+        // owner, words of it are not handed out, and `&self` keeps `bytes_mut` away. Other processes write to an area only
+        // while it is theirs: a predecessor that is still ending, whose areas this process does not own before.
+        unsafe { std::slice::from_raw_parts(self.start(), self.count * WORD) }
+    }
+
+    /// The same, to be written to.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: As above, and `&mut self` keeps all other references away.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.count * WORD) }
+    }
+
+    /// Gives the memory back to the system; the content is lost.
+    pub fn discard(self) {
+        let (offset, length) = ((self.first * WORD) as u64, (self.count * WORD) as u64);
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if let Err(error) = rustix::fs::fallocate(&self.mapping.memfd, flags, offset, length) {
+            log::warn!("a buffer's memory cannot be given back: {error}");
+        }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        self.mapping.owned.lock().expect("owners lock").remove(&self.first);
     }
 }
 

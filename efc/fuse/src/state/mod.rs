@@ -2,8 +2,9 @@
 //!
 //! It holds what the kernel will hold the next daemon to: what node ids stand for and how often they were handed out, which files are open
 //! under which credential, what INIT agreed on; and what the next daemon must finish: requests that must not be executed twice,
-//! files removed while open, data written and not committed, the bytes of it included. It is memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot,
-//! which ends the mount too.
+//! files removed while open, data written and not committed, the bytes of it included; and, for kernels that cannot deliver
+//! them again, the requests themselves ([`requests`]). It is memory, not storage: it survives a SIGKILL of the daemon at any
+//! instruction, but no reboot, which ends the mount too.
 //!
 //! Layout: a header page ([`layout`]) with a table of regions, then the regions, each a sparse array of equally large
 //! records ([`record`]). Space is mapped once for more than will ever be used, and backed by memory in chunks before it is
@@ -25,6 +26,7 @@ mod pair;
 mod payload_tests;
 mod payloads;
 mod record;
+pub(crate) mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -113,6 +115,8 @@ pub struct State {
     payloads: Option<payloads::Payloads>,
     /// What a predecessor left of them.
     saved_writes: Mutex<Vec<SavedWrite>>,
+    /// `None`: the state was made by a release without them.
+    requests: Option<Arc<requests::Requests>>,
 }
 
 /// Slots that are looked at before the state is open; with more, it is faster to go on meanwhile.
@@ -157,6 +161,25 @@ fn log_damage(records: u64) {
     }
 }
 
+/// The requests of this generation, if the state has a place for them.
+fn open_requests(
+    header: &Header,
+    mapping: &Arc<mapping::Mapping>,
+    generation: u64,
+) -> io::Result<Option<Arc<requests::Requests>>> {
+    let places = (header.region_if_any(&requests::FORMAT)?, header.region_if_any(&requests::AREAS)?);
+    let (Some(records), Some(areas)) = places else { return Ok(None) };
+    if cfg!(feature = "no-replay") {
+        return Ok(None);
+    }
+    let place = (areas.base, areas.capacity);
+    let region = |format, place: layout::Place| {
+        Region::new(Arc::clone(mapping), format, place.base, place.capacity, place.allocated_word)
+    };
+    let (records, areas) = (region(requests::FORMAT, records)?, region(requests::AREAS, areas)?);
+    Ok(Some(Arc::new(requests::Requests::open(mapping, records, areas, place, generation))))
+}
+
 impl State {
     /// Maps the memfd; formats it if it is empty. Errors: a damaged or incompatible state, no memory.
     ///
@@ -192,7 +215,9 @@ impl State {
         log_damage(damaged);
         index(&nodes)?;
         let saving_ports = Mutex::default();
+        mapping.mark_used()?; // before anybody learns of this generation
         let generation = header.begin_generation();
+        let requests = open_requests(&header, &mapping, generation)?;
         let mut state = State {
             header,
             generation,
@@ -208,6 +233,7 @@ impl State {
             saving_ports,
             payloads,
             saved_writes: Mutex::new(saved_writes),
+            requests,
         };
         state.resumed = state.negotiated().is_some();
         Ok(state)
@@ -459,6 +485,11 @@ impl State {
     /// Requests in the journal.
     pub fn intents(&self) -> usize {
         self.journal.count()
+    }
+
+    /// The requests that are kept for kernels without RESEND; `None` in a state that an older release has made.
+    pub(crate) fn requests(&self) -> Option<&Arc<requests::Requests>> {
+        self.requests.as_ref()
     }
 
     pub(crate) fn journal(&self) -> &journal::Journal {

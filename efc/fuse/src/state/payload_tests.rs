@@ -324,7 +324,8 @@ fn what_was_kept_before_another_release_served_is_dropped_and_distrusted() {
 
 #[test]
 fn too_much_is_an_error_until_something_leaves() {
-    let plan = Plan { nodes: 10, handles: 3, orphans: 1, journal: 4, payloads: 3, payload_pages: 2 * TOP };
+    let plan =
+        Plan { nodes: 10, handles: 3, orphans: 1, journal: 4, payloads: 3, payload_pages: 2 * TOP, ..Plan::default() };
     let state = State::open_planned(memfd(), &plan).unwrap();
     let errno = |result: io::Result<Kept>| result.err().and_then(|error| error.raw_os_error());
     assert_eq!(errno(state.keep(&vec![0; (1 << 20) + 1])), Some(libc::EINVAL));

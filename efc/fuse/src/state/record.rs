@@ -291,8 +291,12 @@ impl Region {
     }
 
     fn slot(&self, slot: u32) -> Record<'_> {
-        let words = self.mapping.words(self.base + slot as usize * self.format.words, self.format.words);
-        Record { format: &self.format, words, slot }
+        Record { format: &self.format, words: self.words(slot), slot }
+    }
+
+    /// The words of a slot that has memory, for records of another form.
+    pub fn words(&self, slot: u32) -> &[AtomicU64] {
+        self.mapping.words(self.base + slot as usize * self.format.words, self.format.words)
     }
 
     /// Takes a free slot, for its next generation.

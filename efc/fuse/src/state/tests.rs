@@ -115,7 +115,8 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn a_full_region_is_an_error_until_something_leaves() {
-    let plan = Plan { nodes: 10, handles: 3, orphans: 1, journal: 4, payloads: 4, payload_pages: 256 };
+    let plan =
+        Plan { nodes: 10, handles: 3, orphans: 1, journal: 4, payloads: 4, payload_pages: 256, ..Plan::default() };
     let state = State::open_planned(memfd(), &plan).unwrap();
     let ids: Vec<u64> = (0..8).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
     assert_eq!(state.lookup_node(&node(8)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));

@@ -42,6 +42,8 @@ const TESTS: &[(&str, fn())] = &[
     ("read_only_refuses", read_only_refuses),
     ("a_redelivered_request_is_executed_once", a_redelivered_request_is_executed_once),
     ("a_successor_answers_what_a_killed_daemon_held", a_successor_answers_what_a_killed_daemon_held),
+    ("older_kernels_have_their_requests_replayed", older_kernels_have_their_requests_replayed),
+    ("what_an_ending_daemon_still_took_is_replayed", what_an_ending_daemon_still_took_is_replayed),
     ("a_successor_answers_init", a_successor_answers_init),
     ("sigkill_tears_no_record", sigkill_tears_no_record),
 ];
@@ -389,9 +391,15 @@ struct Daemon {
 
 impl Daemon {
     fn start(role: &str, mount: &Mount, state: &OwnedFd, hold: &str) -> Daemon {
+        Daemon::on("", role, mount, state, hold)
+    }
+
+    /// As on this kernel.
+    fn on(kernel: &str, role: &str, mount: &Mount, state: &OwnedFd, hold: &str) -> Daemon {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .env(ROLE, role)
             .env("HOLD", hold)
+            .env("KERNEL", kernel)
             .stdin(own(&mount.device))
             .stdout(own(state))
             .stderr(Stdio::piped())
@@ -424,16 +432,24 @@ fn inherited() -> (OwnedFd, Arc<State>) {
     (own(std::io::stdin()), Arc::new(State::open(own(std::io::stdout())).unwrap()))
 }
 
-/// Serves the device, holding back reads if it is told so, until it is killed or the mount is gone.
+/// Serves the device, holding back one kind of requests if it is told so, until it is killed or the mount is gone.
 fn daemon() -> ExitCode {
     let (device, state) = inherited();
     let filesystem = RamFs::new(Arc::clone(&state), LONG);
-    let session = Session::new(device, Arc::clone(&state), SessionConfig::default());
-    let hold = std::env::var("HOLD").is_ok_and(|hold| hold == "read");
-    filesystem.pull(hold.then_some(Lever::Hold("read")));
+    let features = Features::of_kernel(&std::env::var("KERNEL").unwrap()).unwrap_or_default();
+    let session = Session::new(device, Arc::clone(&state), SessionConfig { features, ..SessionConfig::default() });
+    let hold: &'static str = std::env::var("HOLD").unwrap().leak();
+    filesystem.pull((!hold.is_empty()).then_some(Lever::Hold(hold)));
     session.start().unwrap();
     eprintln!("serving, generation {}, resumed {}", state.generation(), state.is_resumed());
-    if hold {
+    if hold.starts_with('/') {
+        let session = session.clone();
+        std::thread::spawn(move || {
+            eventually("it shall drain", || Path::new(hold).exists());
+            assert!(session.drain(Duration::from_secs(1)));
+            eprintln!("drained");
+        });
+    } else if !hold.is_empty() {
         let filesystem = Arc::clone(&filesystem);
         std::thread::spawn(move || {
             filesystem.wait_held();
@@ -441,7 +457,16 @@ fn daemon() -> ExitCode {
         });
     }
     session.run(filesystem).unwrap();
+    if hold.starts_with('/') {
+        park(); // its threads have each taken a request that they leave
+    }
     ExitCode::SUCCESS
+}
+
+fn park() -> ! {
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Reads INIT, and is killed before it answers.
@@ -450,9 +475,7 @@ fn mute_daemon() -> ExitCode {
     let mut request = vec![0; 2 << 20];
     rustix::io::read(&device, &mut request).unwrap();
     eprintln!("holding");
-    loop {
-        std::thread::park();
-    }
+    park()
 }
 
 /// Opens a file, says so, and reads it when told to. A process of its own, because ours holds the device: each daemon that we
@@ -507,6 +530,87 @@ fn a_successor_answers_what_a_killed_daemon_held() {
     drop(mount);
     eventually("the daemon ends with the mount", || daemon.child.try_wait().unwrap().is_some());
     assert!(daemon.child.wait().unwrap().success());
+}
+
+/// Writes `length` bytes of `source` to the beginning of a file, at once.
+fn write(source: &Path, file: &Path, length: usize) -> Child {
+    let operand = |name: &str, path: &Path| format!("{name}={}", path.display());
+    let mut command = Command::new("dd");
+    command.args([operand("if", source), operand("of", file), format!("bs={length}")]);
+    command.args(["count=1", "conv=notrunc", "status=none"]).spawn().unwrap()
+}
+
+/// What a daemon has of a file, past the kernel's cache.
+fn read_behind(file: &Path) -> Vec<u8> {
+    let operands = [format!("if={}", file.display()), format!("bs={DATA_SIZE}"), "iflag=direct".into()];
+    let output = Command::new("dd").args(operands).arg("status=none").output().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+fn older_kernels_have_their_requests_replayed() {
+    for kernel in ["5.10", "6.1"] {
+        let (mount, state) = (Mount::new(), memfd());
+        let data = mount.join(DATA);
+        let mut daemon = Daemon::on(kernel, "daemon", &mount, &state, "read");
+        daemon.expect("serving, generation 1, resumed false");
+        let mut reader = Reader::open(&data);
+        reader.go();
+        daemon.expect("holding");
+        daemon.kill();
+        // Twice: the second one gets it from the first one's successor.
+        let mut daemon = Daemon::on(kernel, "daemon", &mount, &state, "read");
+        daemon.expect("serving, generation 2, resumed true");
+        daemon.expect("holding");
+        daemon.kill();
+        let mut daemon = Daemon::on(kernel, "daemon", &mount, &state, "");
+        daemon.expect("serving, generation 3, resumed true");
+        assert_eq!(reader.content(), pattern(), "on {kernel}");
+
+        let source = std::env::temp_dir().join(format!("efc-fuse-source-{}", std::process::id()));
+        fs::write(&source, vec![7; DATA_SIZE]).unwrap();
+        for length in [100, 20_000, DATA_SIZE] {
+            daemon.kill();
+            let mut holding = Daemon::on(kernel, "daemon", &mount, &state, "write");
+            holding.lines.read_line(&mut String::new()).unwrap();
+            let mut writer = write(&source, &data, length);
+            holding.expect("holding");
+            holding.kill();
+            daemon = Daemon::on(kernel, "daemon", &mount, &state, "");
+            daemon.lines.read_line(&mut String::new()).unwrap();
+            assert!(writer.wait().unwrap().success());
+            let expected = [&vec![7; length], &pattern()[length..]].concat();
+            assert!(read_behind(&data) == expected, "{length} bytes written on {kernel} are not there");
+        }
+        fs::remove_file(source).unwrap();
+    }
+}
+
+/// A thread that reads while its daemon ends takes a request, and nobody works on it.
+fn what_an_ending_daemon_still_took_is_replayed() {
+    for is_killed in [true, false] {
+        let (mount, state) = (Mount::new(), memfd());
+        let trigger = std::env::temp_dir().join(format!("efc-fuse-drain-{}", std::process::id()));
+        let mut daemon = Daemon::on("6.1", "daemon", &mount, &state, trigger.to_str().unwrap());
+        daemon.expect("serving, generation 1, resumed false");
+        let mut reader = Reader::open(&mount.join(DATA));
+        fs::write(&trigger, b"").unwrap();
+        daemon.expect("drained");
+        reader.go();
+        std::thread::sleep(Duration::from_millis(50)); // it takes the read, and leaves it
+        assert!(reader.child.try_wait().unwrap().is_none(), "nobody answers the read");
+        if is_killed {
+            daemon.kill();
+        }
+        let mut successor = Daemon::on("6.1", "daemon", &mount, &state, "");
+        successor.expect("serving, generation 2, resumed true");
+        // If it is not killed: with the other that its second thread takes.
+        assert_eq!(reader.content(), pattern());
+        fs::write(mount.join("new"), b"content").unwrap();
+        daemon.kill();
+        assert_eq!(fs::read(mount.join("new")).unwrap(), b"content");
+        fs::remove_file(trigger).unwrap();
+    }
 }
 
 fn a_successor_answers_init() {

@@ -68,6 +68,7 @@ pub struct RamFs {
 fn name_of(operation: &Operation) -> &'static str {
     match operation {
         Operation::Read { .. } => "read",
+        Operation::Write { .. } => "write",
         Operation::Mkdir { .. } => "mkdir",
         Operation::Readdirplus { .. } => "readdirplus",
         Operation::Statx { .. } => "statx",
