@@ -92,7 +92,12 @@ def kill(*names: str, daemons: bool = False) -> Strike:
 def living_daemons(driver: Driver) -> list[int]:
     """Waits for one: a strike at nobody would not count."""
     found: list[int] = []
-    wait_until(lambda: found.extend(daemon.pid for daemon in driver.daemons()) or found, what="a daemon", limit_s=30)
+
+    def look() -> bool:
+        found[:] = [daemon.pid for daemon in driver.daemons()]
+        return bool(found)
+
+    wait_until(look, what="a daemon", limit_s=30)
     return found
 
 

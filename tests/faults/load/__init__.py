@@ -66,7 +66,7 @@ def start(kind: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def ready(worker: subprocess.Popen[str]) -> None:
     """Returns when it works. Raises AssertionError if it does not get there."""
     assert worker.stdout is not None
-    assert worker.stdout.readline() == "ready\n", f"{worker.args} did not begin"
+    assert worker.stdout.readline() == "ready\n", f"{worker.args!r} did not begin"
 
 
 def end(worker: subprocess.Popen[str], *, limit_s: float = _FINISH_LIMIT_S) -> Report:
