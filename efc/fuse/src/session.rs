@@ -102,11 +102,11 @@ impl Session {
                 log::warn!("the kernel has no RESEND: requests that the last daemon held are lost");
                 return Ok(());
             }
-            return Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?);
+            return self.shared.redeliver();
         }
         if state.generation() > 1 {
             // A predecessor may have read INIT and died before it saved anything. Fails before mount(2), and on old kernels.
-            let _ = notify::write(&self.shared.channel.device, abi::notify::RESEND, &[]);
+            let _ = self.shared.redeliver();
         }
         self.shared.await_init()
     }
@@ -115,7 +115,7 @@ impl Session {
     /// ending has gone. What this daemon works on itself is not executed again.
     pub fn resend(&self) -> io::Result<()> {
         self.shared.channel.keep_refused.store(true, Ordering::Release);
-        Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?)
+        self.shared.redeliver()
     }
 
     /// Begins nothing more, and waits until all that was begun is answered; `false` if that takes longer than `limit`. A
@@ -186,6 +186,14 @@ impl Session {
 }
 
 impl Shared {
+    /// Asks the kernel to deliver again what is unanswered.
+    fn redeliver(&self) -> io::Result<()> {
+        if cfg!(feature = "no-resend") {
+            return Ok(());
+        }
+        Ok(notify::write(&self.channel.device, abi::notify::RESEND, &[])?)
+    }
+
     fn await_init(&self) -> io::Result<()> {
         let mut buffer = Buffer::with_capacity(LARGE);
         let start = Instant::now();

@@ -91,6 +91,8 @@ def kill(worker: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(worker.pid, signal.SIGKILL)
     worker.wait(30)
+    if worker.stdout:
+        worker.stdout.close()
 
 
 def _nothing() -> None:

@@ -106,6 +106,9 @@ def run(worker: Worker) -> str:
             break
     with worker.operation("the end"):
         worker.finish()
+    left: dict[str, str] = {}
+    with worker.operation("what is left"):
+        left = worker.left()
     report = {
         "operations": worker.operations,
         "errors": worker.errors,
@@ -113,6 +116,6 @@ def run(worker: Worker) -> str:
         "turns": worker.turns,
         "longest_turn_ms": round(worker.longest_turn_ms, 1),
         "stalls": worker.stalls,
-        "left": worker.left(),
+        "left": left,
     }
     return json.dumps(report)
