@@ -117,7 +117,7 @@ impl Session {
         let state = &self.shared.state;
         if let Some(negotiated) = state.negotiated() {
             if negotiated.has_resend() {
-                return Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?);
+                return self.shared.redeliver();
             }
             if self.shared.kept_requests().is_none() {
                 log::warn!("neither the kernel nor the saved state has the requests that the last daemon held: lost");
@@ -126,7 +126,7 @@ impl Session {
         }
         if state.generation() > 1 && self.shared.config.features.may_resend() {
             // A predecessor may have read INIT and died before it saved anything. Fails before mount(2), and on old kernels.
-            let _ = notify::write(&self.shared.channel.device, abi::notify::RESEND, &[]);
+            let _ = self.shared.redeliver();
         }
         self.shared.await_init()
     }
@@ -139,7 +139,7 @@ impl Session {
             return Ok(());
         }
         self.shared.channel.keep_refused.store(true, Ordering::Release);
-        Ok(notify::write(&self.shared.channel.device, abi::notify::RESEND, &[])?)
+        self.shared.redeliver()
     }
 
     /// Begins nothing more, and waits until all that was begun is answered; `false` if that takes longer than `limit`. A
@@ -221,6 +221,14 @@ impl Session {
 }
 
 impl Shared {
+    /// Asks the kernel to deliver again what is unanswered.
+    fn redeliver(&self) -> io::Result<()> {
+        if cfg!(feature = "no-resend") {
+            return Ok(());
+        }
+        Ok(notify::write(&self.channel.device, abi::notify::RESEND, &[])?)
+    }
+
     fn await_init(&self) -> io::Result<()> {
         let mut buffer = Buffer::with_capacity(LARGE);
         let start = Instant::now();

@@ -149,6 +149,9 @@ impl Daemon {
 
     /// Sends SIGKILL.
     pub fn kill(&self) {
+        if cfg!(feature = "two-daemons") {
+            return;
+        }
         if let Err(errno) = pidfd_send_signal(&self.process, Signal::KILL)
             && errno != Errno::SRCH
         {

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::record::{Format, Id, Region};
+use super::record::{Format, Id, Record, Region};
 use super::{GROUPS_MAX, OpenHandle};
 
 pub const FORMAT: Format = Format { tag: 2, version: 1, words: 16, mutable: 1, reserved: 0, chunk: 512 };
@@ -27,7 +27,8 @@ pub struct Handles {
 impl Handles {
     /// Finds the handles in `region`; also says how many records are damaged.
     pub fn open(region: Region) -> (Handles, u64) {
-        let damaged = region.scan(|_, _| true);
+        let is_forgotten = |id: Id, record: Record<'_>| cfg!(feature = "drop-state") && record.unpublish(id.generation);
+        let damaged = region.scan(|id, record| !is_forgotten(id, record));
         (Handles { region }, damaged)
     }
 
