@@ -133,7 +133,7 @@ pub fn is_covered(mount: &Mount, mounts: &[Mount]) -> bool {
     mounts.iter().any(|other| other.parent_id == mount.id && other.mount_point == mount.mount_point)
 }
 
-type Outcome = (Vec<PathBuf>, Vec<(PathBuf, Failure)>);
+type Outcome = (Vec<Mount>, Vec<(Mount, Failure)>);
 
 fn replace_all(inside: &Namespace, dead: Vec<Dead>, clones: Vec<Result<OwnedFd, Failure>>) -> Outcome {
     let (mut replaced, mut failed) = (Vec::new(), Vec::new());
@@ -150,9 +150,9 @@ fn replace_all(inside: &Namespace, dead: Vec<Dead>, clones: Vec<Result<OwnedFd, 
         match done {
             Ok(id) => {
                 successors.insert(dead.mount.id, id);
-                replaced.push(dead.mount.mount_point);
+                replaced.push(dead.mount);
             }
-            Err(failure) => failed.push((dead.mount.mount_point, failure)),
+            Err(failure) => failed.push((dead.mount, failure)),
         }
     }
     (replaced, failed)
@@ -267,12 +267,14 @@ fn propagation(mount: &Mount) -> u64 {
     }
 }
 
-fn report(replaced: &[PathBuf], failed: &[(PathBuf, Failure)]) -> Value {
+fn report(replaced: &[Mount], failed: &[(Mount, Failure)]) -> Value {
+    let replaced: Vec<_> = replaced.iter().map(|mount| mount.mount_point.to_string_lossy()).collect();
     let failed: Vec<Value> = failed
         .iter()
-        .map(|(mount_point, failure)| {
+        .map(|(mount, failure)| {
             let (errno, message) = failure.parts();
-            json!({ "mount_point": mount_point, "errno": errno, "message": message })
+            let (mount_point, root) = (mount.mount_point.to_string_lossy(), mount.root.to_string_lossy());
+            json!({ "mount_point": mount_point, "root": root, "errno": errno, "message": message })
         })
         .collect();
     json!({ "replaced": replaced, "failed": failed })

@@ -43,7 +43,7 @@ impl Survey {
     pub fn run(&self) -> Value {
         let found = self.namespaces();
         let mounts = |found: &Found| -> Vec<Value> {
-            let mount = |mount: &Mount| json!({ "device": device_name(mount), "mount_point": mount.mount_point });
+            let mount = |mount: &Mount| json!({ "device": device_name(mount), "mount_point": mount.mount_point.to_string_lossy() });
             found.mounts.iter().map(mount).collect()
         };
         let namespaces: Vec<Value> = found
