@@ -119,17 +119,22 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What ``efc-mount-helper survey`` found. ``holders``: device -> a daemon that has its session open still."""
+    """What ``efc-mount-helper survey`` found. ``holders``: device -> a daemon that has its session open still.
+
+    ``is_complete``: all processes were looked at for ``losses``, for which there is little time.
+    """
 
     namespaces: list[Namespace]
     holders: dict[str, int]
     losses: list[Loss]
+    is_complete: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unreplaced:
     """A dead mount of ``root`` within its file system that stays, seen by ``process`` at ``mount_point``, and why."""
 
+    device: str
     process: int
     mount_point: str
     root: str
@@ -163,15 +168,21 @@ class Mounts:
         arguments = ["bind", "--root", root, "--path", path or ".", "--target", target]
         await self._helper(arguments + ["--read-only"] * read_only, target=target, deadline_seconds=BIND_SECONDS_MAX)
 
-    async def unmount(self, target: str) -> None:
-        """Unmounts everything at ``target``; what is busy or does not answer is detached. Not mounted is success."""
-        try:
-            await self._helper(["unmount", "--target", target], target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
-        except DriverError as error:
-            if error.code not in (Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED):
-                raise
-            arguments = ["unmount", "--target", target, "--detach"]
-            await self._helper(arguments, target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
+    async def unmount(self, target: str, *, detach: bool | None = None) -> None:
+        """Unmounts everything at ``target``. Not mounted is success.
+
+        What is busy or does not answer is detached, unless ``detach`` is False; all is, at once, if it is True.
+        """
+        arguments = ["unmount", "--target", target]
+        if not detach:
+            try:
+                await self._helper(arguments, target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
+            except DriverError as error:
+                if detach is False or error.code not in (Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED):
+                    raise
+            else:
+                return
+        await self._helper([*arguments, "--detach"], target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
 
     async def statvfs(self, target: str) -> Statvfs:
         """Sizes of the file system at ``target``; DEADLINE_EXCEEDED if it does not answer."""
@@ -197,7 +208,8 @@ class Mounts:
             for namespace in found["namespaces"]
         ]
         holders = {holder["device"]: holder["process"] for holder in found["holders"]}
-        return Survey(namespaces=namespaces, holders=holders, losses=[Loss(**loss) for loss in found["losses"]])
+        losses = [Loss(**loss) for loss in found["losses"]]
+        return Survey(namespaces=namespaces, holders=holders, losses=losses, is_complete=found["is_complete"])
 
     async def replace(self, namespace: Namespace, *, roots: Mapping[str, str]) -> tuple[int, list[Unreplaced]]:
         """Replaces the dead mounts in a namespace by ones of ``roots``: device -> where its dataset is mounted now.
@@ -211,6 +223,7 @@ class Mounts:
         report = _parsed(await self._helper(arguments, target="", deadline_seconds=REPLACE_SECONDS_MAX, slot=slot))
         failed = [
             Unreplaced(
+                device=failure["device"],
                 process=namespace.process,
                 mount_point=failure["mount_point"],
                 root=failure["root"],

@@ -61,6 +61,8 @@ class Outcome:
     replaced: int = 0
     failed: list[Unreplaced] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
+    #: Whether all processes were looked at for these.
+    is_complete: bool = True
     #: device -> process id of a daemon that has the session open: nothing of it was touched.
     held: dict[str, int] = field(default_factory=dict)
 
@@ -78,6 +80,7 @@ async def replace_everywhere(mounts: Mounts, *, roots: Mapping[str, str]) -> Out
         lost = {device: root for device, root in roots.items() if device not in survey.holders}
         if number == 0:
             outcome.losses = [loss for loss in survey.losses if loss.device in lost]
+            outcome.is_complete = survey.is_complete
         found = [
             namespace for namespace in survey.namespaces
             if any(mount[0] in lost and (namespace.inode, mount) not in tried for mount in namespace.mounts)
@@ -100,8 +103,10 @@ async def _replace_in(
                 replaced, failed = await mounts.replace(namespace, roots=roots)
             except DriverError as error:
                 replaced, failed = 0, [
-                    Unreplaced(process=namespace.process, mount_point=point, root="", message=error.message)
-                    for _, point in sorted(namespace.mounts)
+                    Unreplaced(
+                        device=device, process=namespace.process, mount_point=point, root="", message=error.message
+                    )
+                    for device, point in sorted(namespace.mounts) if device in roots
                 ]  # fmt: skip
             outcome.replaced += replaced
             outcome.failed += failed
@@ -124,6 +129,8 @@ class Report:
     replaced: int
     failed: list[Unreplaced]
     losses: list[Loss]
+    #: No process was passed over in counting those, and none is left out here.
+    is_complete: bool
 
     def failure(self, path: str | None = None) -> str:
         """What stays dead, of the directory ``path`` of the dataset or of all; "" if nothing."""
@@ -138,7 +145,8 @@ class Report:
             f"{loss.command} ({loss.process}): {loss.descriptors or 'its working directory'}"
             for loss in self.losses[:_NAMED_MAX]
         )
-        lost = f"; open files that get errors until they are opened again: {named}" if self.losses else ""
+        named += "" if self.is_complete else " and perhaps others"
+        lost = f"; open files that get errors until they are opened again: {named}" if named else ""
         return f"mounted anew at {at}, after all that held its session had died{lost}"
 
 
@@ -194,12 +202,18 @@ def report_of(outcome: Outcome, *, target: str, old: Iterable[str], new: str, be
 
     A later look adds to the report before: what failed then, and does no more, is mended.
     """
-    replaced, losses = outcome.replaced, [loss for loss in outcome.losses if loss.device in set(old)]
+    devices = set(old)
+    failed = [one for one in outcome.failed if one.device in devices]
+    losses = [loss for loss in outcome.losses if loss.device in devices]
+    is_complete = outcome.is_complete and len(losses) <= _NAMED_MAX
+    replaced, at_unix_s = outcome.replaced, time.time()
     if before is not None:
-        replaced, losses = replaced + before.replaced, before.losses
+        replaced, at_unix_s = replaced + before.replaced, before.at_unix_s
+        losses, is_complete = before.losses, before.is_complete
+        failed += [one for one in before.failed if one.device not in devices]
     return Report(
-        target=target, device=new, at_unix_s=time.time() if before is None else before.at_unix_s,
-        replaced=replaced, failed=outcome.failed[:_NAMED_MAX], losses=losses[:_NAMED_MAX],
+        target=target, device=new, at_unix_s=at_unix_s, replaced=replaced, failed=failed[:_NAMED_MAX],
+        losses=losses[:_NAMED_MAX], is_complete=is_complete,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.containers import Bind, Container
 from tests.support.driver import Driver, static_volume
+from tests.support.keeper import Keeper
 from tests.support.mounts import all_mounts, mounts_below
 from tests.support.nas import Nas
 from tests.support.processes import wait_until
@@ -26,6 +27,8 @@ from tests.support.processes import wait_until
 LIMIT_S = 5.0
 FIRST_ID = 1_000_000
 CONTENT = "as it was before"
+#: What a request gets that finds nobody, and one that was under way.
+DEAD = "not connected|connection abort"
 
 
 def kill_all(driver: Driver) -> float:
@@ -142,7 +145,7 @@ def test_running_containers_get_the_new_mount(driver: Driver, nas: Nas, export: 
                 container.write(data / "refused", "x")
         assert inside.names(data) == ["by-a-pod", "file", "new", "sub"]
         # What cannot be saved says so, here and to the administrator.
-        with pytest.raises(OSError, match="not connected") as caught:
+        with pytest.raises(OSError, match=DEAD) as caught:
             whole.read_held()
         assert caught.value.errno == errno.ENOTCONN
         condition = driver.stats(volume, target).volume_condition
@@ -201,7 +204,7 @@ def test_a_volume_in_a_volume(driver: Driver, nas: Nas, export: Path, place: Pat
             return condition.abnormal and f"process {foreign.pid} at {data}" in condition.message
 
         wait_until(is_reported, what="the condition to say what stays dead", interval_s=0.2)
-        with pytest.raises(OSError, match="not connected"):
+        with pytest.raises(OSError, match=DEAD):
             foreign.read(data / "file")
     driver.unpublish(outer, outer_target)
     driver.unpublish(inner, inner_target)
@@ -227,3 +230,29 @@ def test_a_sub_path_that_is_gone(driver: Driver, nas: Nas, export: Path, place: 
 
         wait_until(is_reported, what="the condition to name the sub path", interval_s=0.2)
     driver.unpublish(volume, target)
+
+
+def test_efc_mount_again(keeper: Keeper, nas: Nas, export: Path) -> None:
+    """Without Kubernetes: the same command mounts anew, and so does what containers have of the target."""
+    target, place = keeper.mount(nas.url_of(f"export/{export.name}")), keeper.folder / "place"
+    place.mkdir()
+    with Container(binds=[Bind(source=str(target), place=str(place))]) as container:
+        container.change_directory(place)
+        before = container.mounts()
+        for pid in (keeper.pid, keeper.daemon_pid(target)):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(OSError, match=DEAD):
+            container.read(place / "file")
+        keeper.efc("mount", nas.url_of(f"export/{export.name}"), str(target))
+        assert container.read(place / "file") == CONTENT
+        assert container.mounts() == before
+        assert [mount.target for mount in mounts_below(keeper.folder)] == [target]
+        assert keeper.status(target)["repair"]["replaced"] == 1
+        assert f"({container.pid}): its working directory" in keeper.efc("status")
+        # A mount that is served stays, whatever is asked.
+        pid = keeper.daemon_pid(target)
+        keeper.efc("mount", nas.url_of(f"export/{export.name}"), str(target))
+        assert keeper.daemon_pid(target) == pid
+        os.kill(int(keeper.status(target)["keeper_pid"]), signal.SIGTERM)  # it ends with its last mount
+    keeper.unmount(target)
+    place.rmdir()

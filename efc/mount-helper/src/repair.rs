@@ -274,7 +274,10 @@ fn report(replaced: &[Mount], failed: &[(Mount, Failure)]) -> Value {
         .map(|(mount, failure)| {
             let (errno, message) = failure.parts();
             let (mount_point, root) = (mount.mount_point.to_string_lossy(), mount.root.to_string_lossy());
-            json!({ "mount_point": mount_point, "root": root, "errno": errno, "message": message })
+            let device = format!("{}:{}", mount.device.0, mount.device.1);
+            json!({
+                "device": device, "mount_point": mount_point, "root": root, "errno": errno, "message": message
+            })
         })
         .collect();
     json!({ "replaced": replaced, "failed": failed })
