@@ -17,8 +17,10 @@
 //! - An id-mapped clone gets the user namespace of a process whose map is, to the digit, that of the dead mount.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use efc_mount_helper::mountinfo::{Mount, Propagation};
@@ -32,8 +34,8 @@ use crate::error::{Context, Failure};
 use crate::namespaces::{self, FILESYSTEM, Namespace};
 use crate::syscall::{self, IdMap};
 
-/// What mountinfo puts after the path of a directory that has been removed.
-const REMOVED: &str = "//deleted";
+/// What mountinfo puts after a path that the kernel has forgotten: removed, or looked up in vain since the mount died.
+const FORGOTTEN: &[u8] = b"//deleted";
 
 /// A file system that nobody serves any more, and where its dataset is mounted now.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,10 +97,7 @@ impl Repair {
         let what = || format!("clone {} of the new mount", dead.mount.root.display());
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let root = open(&dead.root, flags | OFlags::DIRECTORY, Mode::empty()).context(what)?;
-        let path = dead.mount.root.strip_prefix("/").unwrap_or(&dead.mount.root);
-        if dead.mount.root.as_os_str().as_encoded_bytes().ends_with(REMOVED.as_bytes()) {
-            return Err(Failure::new(what(), Errno::NOENT));
-        }
+        let path = path_of_root(&dead.mount);
         let source = if path.as_os_str().is_empty() {
             root
         } else {
@@ -126,6 +125,13 @@ impl Repair {
             namespaces::processes().filter(|p| namespaces::mount_namespace_of(*p) == Some(self.namespace));
         members.find_map(|process| namespaces::user_namespace_with(process, map)).map(Some).ok_or_else(missing)
     }
+}
+
+/// The path in its file system that a mount shows, relative to the top: what has that name now takes its place.
+fn path_of_root(mount: &Mount) -> &Path {
+    let bytes = mount.root.as_os_str().as_bytes();
+    let path = Path::new(OsStr::from_bytes(bytes.strip_suffix(FORGOTTEN).unwrap_or(bytes)));
+    path.strip_prefix("/").unwrap_or(path)
 }
 
 /// Whether something else is mounted on the very root of `mount`, and is what is seen there.
@@ -281,4 +287,18 @@ fn report(replaced: &[Mount], failed: &[(Mount, Failure)]) -> Value {
         })
         .collect();
     json!({ "replaced": replaced, "failed": failed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_path_is_looked_for_by_its_name() {
+        for (root, expected) in [("/", ""), ("/a/b", "a/b"), ("/a/b//deleted", "a/b"), ("/a/deleted", "a/deleted")] {
+            let line = format!("1 0 0:1 {root} /x rw - fuse.efc nas:/x rw");
+            let mounts = efc_mount_helper::mountinfo::parse(line.as_bytes()).unwrap();
+            assert_eq!(path_of_root(&mounts[0]), Path::new(expected));
+        }
+    }
 }
