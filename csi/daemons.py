@@ -98,6 +98,10 @@ class Daemons:
             daemon.users.discard(user)
             self._release_later(key)
 
+    async def settle(self) -> None:
+        """Gives a new keeper the sessions held here: then it knows all that live. Raises KeeperUnreachableError."""
+        await self._sessions.ensure()
+
     async def watch(self) -> None:
         """Never returns: each new keeper gets the sessions that the one before had, and the program for its daemons."""
         watches = [self._sessions.watch()]
@@ -157,7 +161,7 @@ class Daemons:
         except DriverError as error:
             if not await self._is_left_over(target, error):
                 raise
-        _LOGGER.warning("%s is a mount that nobody restarts any more; pods that use it keep it", target)
+        _LOGGER.warning("%s is a mount that nobody restarts any more", target)
         await self._keeper.unmount(target=target)
         return await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
 

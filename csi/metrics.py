@@ -157,6 +157,14 @@ _TABLE = (
         help="Publishes and unpublishes under way, those whose caller has given up included.",
     ),
     Metric(
+        name="efc_dead_mounts_total",
+        kind=Kind.COUNTER,
+        section=Section.NODE,
+        labels=("result",),
+        stability=Stability.BETA,
+        help="Mounts that nobody served any more, in containers and on the node: `replaced` by new ones, or `failed`.",
+    ),
+    Metric(
         name="efc_nas_operations_total",
         kind=Kind.COUNTER,
         section=Section.CONTROLLER,

@@ -1,15 +1,17 @@
-"""What is mounted on this node, and the three operations that change or ask it.
+"""What is mounted on this node, and the operations that change or ask it.
 
 What is mounted is decided from /proc/self/mountinfo, never by stat of a path: on a dead FUSE mount stat fails, and
-os.path.ismount() and exists() both say False. Binding, unmounting and statvfs run in ``efc-mount-helper``, one child
-process each (:mod:`csi.children`), since all three can hang with the file system beneath.
+os.path.ismount() and exists() both say False. Binding, unmounting, statvfs, and what reaches into other mount
+namespaces (:mod:`csi.repair`) run in ``efc-mount-helper``, one child process each (:mod:`csi.children`), since they can
+hang with the file system beneath.
 """
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from csi import programs
 from csi.children import Children
@@ -21,6 +23,8 @@ BIND_SECONDS_MAX = 20.0
 UNMOUNT_SECONDS_MAX = 15.0
 #: More than the 5 s after which a daemon says that the NAS does not answer, so that it can be asked why.
 STATVFS_SECONDS_MAX = 6.0
+SURVEY_SECONDS_MAX = 10.0
+REPLACE_SECONDS_MAX = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,49 @@ class Statvfs:
             raise DriverError(Code.INTERNAL, f"{origin} printed what is no statvfs: {error}") from None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Namespace:
+    """A mount namespace that has mounts of a lost file system: its inode, a process in it, (device, mount point)s."""
+
+    inode: int
+    process: int
+    mounts: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """A process that has descriptors of a lost file system open; with none of them, it stands in it."""
+
+    device: str
+    process: int
+    command: str
+    descriptors: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What ``efc-mount-helper survey`` found. ``holders``: device -> a daemon that has its session open still.
+
+    ``is_complete``: all processes were looked at for ``losses``, for which there is little time.
+    """
+
+    namespaces: list[Namespace]
+    holders: dict[str, int]
+    losses: list[Loss]
+    is_complete: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreplaced:
+    """A dead mount of ``root`` within its file system that stays, seen by ``process`` at ``mount_point``, and why."""
+
+    device: str
+    process: int
+    mount_point: str
+    root: str
+    message: str
+
+
 class Mounts:
     """The node's mounts, through mountinfo and efc-mount-helper."""
 
@@ -121,15 +168,21 @@ class Mounts:
         arguments = ["bind", "--root", root, "--path", path or ".", "--target", target]
         await self._helper(arguments + ["--read-only"] * read_only, target=target, deadline_seconds=BIND_SECONDS_MAX)
 
-    async def unmount(self, target: str) -> None:
-        """Unmounts everything at ``target``; what is busy or does not answer is detached. Not mounted is success."""
-        try:
-            await self._helper(["unmount", "--target", target], target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
-        except DriverError as error:
-            if error.code not in (Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED):
-                raise
-            arguments = ["unmount", "--target", target, "--detach"]
-            await self._helper(arguments, target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
+    async def unmount(self, target: str, *, detach: bool | None = None) -> None:
+        """Unmounts everything at ``target``. Not mounted is success.
+
+        What is busy or does not answer is detached, unless ``detach`` is False; all is, at once, if it is True.
+        """
+        arguments = ["unmount", "--target", target]
+        if not detach:
+            try:
+                await self._helper(arguments, target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
+            except DriverError as error:
+                if detach is False or error.code not in (Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED):
+                    raise
+            else:
+                return
+        await self._helper([*arguments, "--detach"], target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
 
     async def statvfs(self, target: str) -> Statvfs:
         """Sizes of the file system at ``target``; DEADLINE_EXCEEDED if it does not answer."""
@@ -142,6 +195,44 @@ class Mounts:
         """Whether an earlier :meth:`statvfs` of ``target`` hangs still."""
         return self._children.is_busy("statvfs of " + target)
 
+    async def survey(self, devices: Iterable[str]) -> Survey:
+        """Who sees mounts of these file systems, in all mount namespaces of this pid namespace."""
+        arguments = ["survey", *(f"--device={device}" for device in devices)]
+        found = _parsed(await self._helper(arguments, target="", deadline_seconds=SURVEY_SECONDS_MAX, slot="survey"))
+        namespaces = [
+            Namespace(
+                inode=namespace["namespace"],
+                process=namespace["process"],
+                mounts=frozenset((mount["device"], mount["mount_point"]) for mount in namespace["mounts"]),
+            )
+            for namespace in found["namespaces"]
+        ]
+        holders = {holder["device"]: holder["process"] for holder in found["holders"]}
+        losses = [Loss(**loss) for loss in found["losses"]]
+        return Survey(namespaces=namespaces, holders=holders, losses=losses, is_complete=found["is_complete"])
+
+    async def replace(self, namespace: Namespace, *, roots: Mapping[str, str]) -> tuple[int, list[Unreplaced]]:
+        """Replaces the dead mounts in a namespace by ones of ``roots``: device -> where its dataset is mounted now.
+
+        Returns how many were, and those that could not be.
+        """
+        arguments = ["repair", f"--process={namespace.process}", f"--namespace={namespace.inode}"]
+        for device, root in sorted(roots.items()):
+            arguments += [f"--device={device}", f"--root={root}"]
+        slot = f"repair of mount namespace {namespace.inode}"
+        report = _parsed(await self._helper(arguments, target="", deadline_seconds=REPLACE_SECONDS_MAX, slot=slot))
+        failed = [
+            Unreplaced(
+                device=failure["device"],
+                process=namespace.process,
+                mount_point=failure["mount_point"],
+                root=failure["root"],
+                message=failure["message"],
+            )
+            for failure in report["failed"]
+        ]
+        return len(report["replaced"]), failed
+
     async def _helper(self, arguments: list[str], *, target: str, deadline_seconds: float, slot: str = "") -> bytes:
         finished = await self._children.run(
             [programs.find(programs.MOUNT_HELPER), *arguments], deadline_seconds=deadline_seconds, slot=slot + target
@@ -149,6 +240,13 @@ class Mounts:
         if finished.exit_status != 0:
             raise from_child(program=programs.MOUNT_HELPER, exit_status=finished.exit_status, stderr=finished.stderr)
         return finished.stdout
+
+
+def _parsed(printed: bytes) -> Any:  # noqa: ANN401 - what a program of the same release prints
+    try:
+        return json.loads(printed)
+    except ValueError as error:
+        raise DriverError(Code.INTERNAL, f"{programs.MOUNT_HELPER} printed what is no JSON: {error}") from None
 
 
 def beneath(path: str, root: str) -> bool:

@@ -66,11 +66,9 @@ class NodeService:
         if not request.volume_path:
             raise invalid("the request has no volume path")
         status = await self._publisher.status(request.volume_id, target=request.volume_path)
-        response = csi_pb2.NodeGetVolumeStatsResponse(
-            volume_condition=csi_pb2.VolumeCondition(
-                abnormal=bool(status.abnormal), message=status.abnormal or "the volume is served"
-            )
-        )
+        message = "; ".join(part for part in (status.abnormal or "the volume is served", status.note) if part)
+        condition = csi_pb2.VolumeCondition(abnormal=bool(status.abnormal), message=message)
+        response = csi_pb2.NodeGetVolumeStatsResponse(volume_condition=condition)
         if (sizes := status.sizes) is not None:
             response.usage.add(
                 unit=csi_pb2.VolumeUsage.BYTES,

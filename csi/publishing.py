@@ -26,6 +26,7 @@ from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
 from csi.options import identity_key
 from csi.paths import check_target_parent
 from csi.records import Publication, Publications
+from csi.repair import Reports
 from csi.sources import Source
 from csi.volumes import NodeVolume
 
@@ -41,10 +42,11 @@ _STATUS_SECONDS_MAX = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeStatus:
-    """Sizes, or None if the file system does not answer; why it is abnormal, or ""."""
+    """Sizes, or None if the file system does not answer; why it is abnormal, or ""; what else is to be known of it."""
 
     sizes: Statvfs | None
     abnormal: str
+    note: str = ""
 
 
 class Publisher:
@@ -58,12 +60,14 @@ class Publisher:
         daemons: Daemons,
         keeper: Keeper,
         kubelet_roots: Sequence[str],
+        reports: Reports,
     ) -> None:
         self._publications = publications
         self._mounts = mounts
         self._daemons = daemons
         self._keeper = keeper
         self._kubelet_roots = kubelet_roots
+        self._reports = reports
         self._locks = KeyedLocks("target")
         self._operations: set[asyncio.Task[None]] = set()
 
@@ -211,8 +215,12 @@ class Publisher:
         publication = self._publications.get(target.rstrip("/"))
         if publication is None or publication.volume_id != volume_id:
             raise DriverError(Code.NOT_FOUND, f"volume {volume_id!r} is not published at {target!r} on this node")
-        if self._mounts.at(publication.target) is None:
+        mount = self._mounts.at(publication.target)
+        if mount is None:
             return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
+        if (reason := self._reports.lost.get(mount.device)) is not None:
+            reason = reason and f": {reason}"
+            return VolumeStatus(sizes=None, abnormal=f"nobody holds its session any more; it is being replaced{reason}")
         asked = asyncio.create_task(self._sizes(publication.target))
         abnormal = await self._condition(publication.key)
         if not abnormal and not (await asyncio.wait({asked}, timeout=_UNRESPONSIVE_SECONDS))[0]:
@@ -221,7 +229,11 @@ class Publisher:
         sizes = await asked
         if sizes is None and not abnormal:
             abnormal = "the file system does not answer"
-        return VolumeStatus(sizes=sizes, abnormal=abnormal)
+        report = self._reports.get(self._daemons.mount_of(publication.key), device=mount.device)
+        if report is None:
+            return VolumeStatus(sizes=sizes, abnormal=abnormal)
+        abnormal = abnormal or report.failure(publication.path)
+        return VolumeStatus(sizes=sizes, abnormal=abnormal, note=report.note())
 
     async def _sizes(self, target: str) -> Statvfs | None:
         if self._mounts.is_asking(target):
@@ -261,6 +273,7 @@ class Publisher:
         used = {publication.key for publication in self._publications}
         for name in sorted(self._daemons.known() - used):
             self._daemons.adopt(name, user=None)
+        self._reports.forget_others(self._daemons.mount_of(key) for key in used)
 
 
 def condition_of(status: efc_pb2.MountStatus) -> str:

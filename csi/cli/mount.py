@@ -1,7 +1,12 @@
-"""``efc mount``: asks the keeper for a mount, and starts one when none runs."""
+"""``efc mount``: asks the keeper for a mount, and starts one when none runs.
+
+A target with a mount that nobody serves any more is mounted anew, and so is whatever was bound from it elsewhere, in
+running containers too (:mod:`csi.repair`).
+"""
 
 import argparse
 import asyncio
+import errno
 import os
 import stat
 import subprocess
@@ -10,9 +15,12 @@ from pathlib import Path
 
 from csi import programs
 from csi._proto import efc_pb2
+from csi.children import Children
 from csi.errors import Code, DriverError
 from csi.keeper import SOCKET_NAME, Keeper, KeeperUnreachableError
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
 from csi.options import parse, parse_list
+from csi.repair import Reports, replace_everywhere, report_of
 from csi.sources import Source
 
 _KEEPER_START_SECONDS_MAX = 10.0
@@ -22,9 +30,22 @@ def run(parsed: argparse.Namespace) -> int:
     """Returns when the mount can be used; silent like mount(8)."""
     options = parse(parse_list(",".join(parsed.options)), origin="-o")
     config = options.daemon_config(Source.parse(parsed.source))
-    target = checked_target(parsed.target)
-    asyncio.run(_mount(Keeper(parsed.run_dir), run_dir=parsed.run_dir, target=target, config=config))
+    path = leaf_path(parsed.target)
+    mount = top(parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")), path)
+    is_ours = mount is not None and mount.file_system_type == FILE_SYSTEM_TYPE
+    # A mount of ours is not looked at: it may be dead.
+    target = path if is_ours else checked_target(parsed.target)
+    keeper = Keeper(parsed.run_dir)
+    asyncio.run(
+        _mount(keeper, run_dir=parsed.run_dir, target=target, config=config, present=mount if is_ours else None)
+    )
     return 0
+
+
+def leaf_path(text: str) -> str:
+    """The absolute path of a target, its parent's links resolved, the leaf not looked at."""
+    absolute = os.path.abspath(text)
+    return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
 
 
 def checked_target(text: str) -> str:
@@ -32,8 +53,7 @@ def checked_target(text: str) -> str:
 
     Raises NOT_FOUND, or FAILED_PRECONDITION if it is something else.
     """
-    absolute = os.path.abspath(text)
-    path = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+    path = leaf_path(text)
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -47,12 +67,37 @@ def checked_target(text: str) -> str:
     return path
 
 
-async def _mount(keeper: Keeper, *, run_dir: str, target: str, config: efc_pb2.DaemonConfig) -> None:
+async def _mount(
+    keeper: Keeper, *, run_dir: str, target: str, config: efc_pb2.DaemonConfig, present: Mount | None
+) -> None:
     try:
-        await keeper.mount(target=target, config=config)
+        await keeper.status(target)
     except KeeperUnreachableError:
         await _start_keeper(keeper, run_dir=run_dir)
-        await keeper.mount(target=target, config=config)
+    mounts = Mounts(children=Children())
+    is_lost = present is not None and await _is_lost(present, keeper=keeper, mounts=mounts)
+    if is_lost:
+        await keeper.unmount(target=target, force=True)
+    status = await keeper.mount(target=target, config=config)
+    if present is None or not is_lost:
+        return
+    outcome = await replace_everywhere(mounts, roots={present.device: target})
+    report = report_of(outcome, target=target, old=[present.device], new=f"0:{status.connection}")
+    Reports(run_dir).put(report)
+    if report.failed:
+        raise DriverError(Code.FAILED_PRECONDITION, f"{target!r} is mounted anew, but {report.failure()}")
+
+
+async def _is_lost(mount: Mount, *, keeper: Keeper, mounts: Mounts) -> bool:
+    """No session of this keeper, and nobody else's either: its file system says that it has no daemon."""
+    states = {f"0:{one.connection}": one.state for one in (await keeper.status()).mounts}
+    if states.get(mount.device, efc_pb2.MountStatus.ABORTED) != efc_pb2.MountStatus.ABORTED:
+        return False
+    try:
+        await mounts.statvfs(mount.target)
+    except DriverError as error:
+        return os.strerror(errno.ENOTCONN) in error.message
+    return False
 
 
 async def _start_keeper(keeper: Keeper, *, run_dir: str) -> None:

@@ -21,6 +21,7 @@ from csi.paths import KUBELET_ROOT, check_components
 from csi.program import DaemonProgram
 from csi.publishing import Publisher
 from csi.records import Publications
+from csi.repair import Repairer, Reports
 from csi.server import Server, configure_logging, until_signal
 from csi.sources import Source
 
@@ -69,14 +70,24 @@ async def _node(parsed: argparse.Namespace) -> None:
     recorder = _recorder(programs.MOUNT_HELPER)
     children = Children(recorder=recorder)
     daemons = Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace, program=program)
+    publications, mounts, reports = Publications(run_dir), Mounts(children=children), Reports(run_dir)
     publisher = Publisher(
-        publications=Publications(run_dir),
-        mounts=Mounts(children=children),
+        publications=publications,
+        mounts=mounts,
         daemons=daemons,
         keeper=keeper,
         kubelet_roots=roots,
+        reports=reports,
     )
     await publisher.recover()
+    repairer = Repairer(
+        publications=publications,
+        mounts=mounts,
+        daemons=daemons,
+        keeper=keeper,
+        reports=reports,
+        recorder=recorder,
+    )
 
     async def is_ready() -> bool:
         try:
@@ -100,7 +111,7 @@ async def _node(parsed: argparse.Namespace) -> None:
         allowed_sources=AllowedSources(parsed.allowed_sources),
     )
     server.add("Node", node)
-    watching = asyncio.create_task(daemons.watch())
+    watching = [asyncio.create_task(watch) for watch in (daemons.watch(), repairer.watch())]
     try:
         async with _metrics(parsed, collect):
             if parsed.registration_dir is None:
@@ -108,7 +119,8 @@ async def _node(parsed: argparse.Namespace) -> None:
             else:
                 await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
     finally:
-        watching.cancel()
+        for watch in watching:
+            watch.cancel()
         await publisher.close()
 
 

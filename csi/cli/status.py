@@ -5,9 +5,11 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from csi._proto import efc_pb2
 from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.repair import Reports
 
 _COLUMNS = ("SOURCE", "TARGET", "STATE", "PID", "RESTARTS", "READ", "WRITTEN", "REASON")
 
@@ -18,18 +20,20 @@ def run(parsed: argparse.Namespace) -> int:
         status = asyncio.run(Keeper(parsed.run_dir).status())
     except KeeperUnreachableError:
         status = KeeperStatus(pid=0, version="", mounts=[])
-    mounts = [described(mount, status) for mount in sorted(status.mounts, key=lambda mount: mount.target)]
+    reports = Reports(parsed.run_dir)
+    mounts = [described(mount, status, reports) for mount in sorted(status.mounts, key=lambda mount: mount.target)]
     if parsed.json:
         print(json.dumps(mounts, indent=2))
     elif not mounts:
         print(f"Nothing is mounted (run directory {parsed.run_dir}).")
     else:
-        _print_table([_row(mount) for mount in status.mounts])
+        _print_table([_row(mount, reports) for mount in status.mounts])
     return 0
 
 
-def described(mount: efc_pb2.MountStatus, status: KeeperStatus) -> dict[str, object]:
+def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports) -> dict[str, object]:
     """One element of ``efc status --json``. Keys are only ever added."""
+    report = reports.get(mount.target, device=f"0:{mount.connection}")
     return {
         "source": source_of(mount),
         "target": mount.target,
@@ -50,6 +54,7 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus) -> dict[str, obj
             if field.name not in ("source", "read_only")
         },
         "stats": statistics(mount.stats) if mount.HasField("stats") else None,
+        "repair": asdict(report) if report else None,
     }
 
 
@@ -58,7 +63,9 @@ def statistics(stats: efc_pb2.DaemonStats) -> dict[str, object]:
     return {field.name: getattr(stats, field.name) for field in stats.DESCRIPTOR.fields}
 
 
-def _row(mount: efc_pb2.MountStatus) -> tuple[str, ...]:
+def _row(mount: efc_pb2.MountStatus, reports: Reports) -> tuple[str, ...]:
+    report = reports.get(mount.target, device=f"0:{mount.connection}")
+    repaired = [report.failure(), report.note()] if report else []
     return (
         source_of(mount),
         mount.target + (" (ro)" if mount.config.read_only else ""),
@@ -67,7 +74,7 @@ def _row(mount: efc_pb2.MountStatus) -> tuple[str, ...]:
         str(mount.restarts),
         _bytes(mount.stats.bytes_read),
         _bytes(mount.stats.bytes_written),
-        mount.reason,
+        "; ".join(part for part in (mount.reason, *repaired) if part),
     )
 
 

@@ -1,22 +1,39 @@
-"""``efc umount``: asks the keeper to unmount a target and end its daemon."""
+"""``efc umount``: asks the keeper to unmount a target and end its daemon; without a keeper, unmounts by itself."""
 
 import argparse
 import asyncio
-import os
+import contextlib
 from pathlib import Path
 
+from csi.children import Children
+from csi.cli.mount import leaf_path
 from csi.errors import Code, DriverError
-from csi.keeper import Keeper
-from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo, top
+from csi.keeper import Keeper, KeeperUnreachableError
+from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Succeeds only if there was something of ours to unmount, like umount(8)."""
-    absolute = os.path.abspath(parsed.target)
-    # The leaf is not looked at: it may be a dead mount.
-    target = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+    target = leaf_path(parsed.target)
     mount = top(parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")), target)
     if mount is None or mount.file_system_type != FILE_SYSTEM_TYPE:
         raise DriverError(Code.NOT_FOUND, f"{parsed.target!r} is not a mount of EFC")
-    asyncio.run(Keeper(parsed.run_dir).unmount(target=target, force=parsed.force))
+    asyncio.run(_unmount(Keeper(parsed.run_dir), mount, force=parsed.force))
     return 0
+
+
+async def _unmount(keeper: Keeper, mount: Mount, *, force: bool) -> None:
+    try:
+        await keeper.unmount(target=mount.target, force=force)
+    except KeeperUnreachableError:
+        # A daemon that is left ends by itself when its mount has gone.
+        if force:
+            _abort(mount)
+        await Mounts(children=Children()).unmount(mount.target, detach=force)
+
+
+def _abort(mount: Mount) -> None:
+    """Whoever waits for an answer gets an error. Where fusectl is not mounted, they wait on, detached."""
+    connection = mount.device.partition(":")[2]
+    with contextlib.suppress(OSError):
+        Path(f"/sys/fs/fuse/connections/{connection}/abort").write_text("1")

@@ -18,6 +18,7 @@ from csi.keeper import Keeper, KeeperStatus
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
 from csi.publishing import Publisher, condition_of
 from csi.records import Publications
+from csi.repair import Reports
 from csi.volumes import NodeVolume
 
 _Mode = csi_pb2.VolumeCapability.AccessMode
@@ -124,6 +125,7 @@ class Node:
             daemons=Daemons(run_dir=str(self.folder), keeper=self.keeper, idle_grace_seconds=0),
             keeper=self.keeper,
             kubelet_roots=[str(self.folder / "kubelet")],
+            reports=Reports(str(self.folder)),
         )
 
     def target(self, name: str = "t") -> str:

@@ -23,9 +23,15 @@ impl Failure {
 
     /// `{"errno":"ENOENT","message":"cannot open /x: No such file or directory"}`
     pub fn to_json(&self) -> String {
+        let (errno, message) = self.parts();
+        json!({ "errno": errno, "message": message }).to_string()
+    }
+
+    /// The errno's name and the sentence.
+    pub fn parts(&self) -> (String, String) {
         let reason = std::io::Error::from(self.errno).to_string();
         let reason = reason.split(" (os error").next().unwrap_or_default();
-        json!({ "errno": name(self.errno), "message": format!("cannot {}: {reason}", self.action) }).to_string()
+        (name(self.errno), format!("cannot {}: {reason}", self.action))
     }
 }
 

@@ -9,7 +9,10 @@
 mod bind;
 mod error;
 mod holders;
+mod namespaces;
+mod repair;
 mod statvfs;
+mod survey;
 mod syscall;
 mod unmount;
 
@@ -19,23 +22,30 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use efc_privileges::CapabilitySet;
-use lexopt::prelude::*;
+use lexopt::prelude::{Long, Value as Word, ValueExt};
+use serde_json::Value;
 
 use crate::bind::Bind;
 use crate::error::Failure;
+use crate::repair::{Lost, Repair};
 use crate::statvfs::Statvfs;
+use crate::survey::Survey;
 use crate::unmount::Unmount;
 
 const USAGE: &str = "\
 usage: efc-mount-helper bind --root DIR --path REL --target DIR [--read-only]
        efc-mount-helper unmount --target DIR [--detach]
-       efc-mount-helper statvfs --target DIR";
+       efc-mount-helper statvfs --target DIR
+       efc-mount-helper survey --device MAJOR:MINOR...
+       efc-mount-helper repair --process PID --namespace INODE {--device MAJOR:MINOR --root DIR}...";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Operation {
     Bind(Bind),
     Unmount(Unmount),
     Statvfs(Statvfs),
+    Survey(Survey),
+    Repair(Repair),
 }
 
 fn main() -> ExitCode {
@@ -61,11 +71,14 @@ fn run(operation: &Operation) -> Result<(), Failure> {
     match operation {
         Operation::Bind(bind) => bind.run(),
         Operation::Unmount(unmount) => unmount.run(),
-        Operation::Statvfs(statvfs) => {
-            let sizes = statvfs.run()?;
-            writeln!(std::io::stdout(), "{sizes}").map_err(|error| Failure::from_io("write the result", &error))
-        }
+        Operation::Statvfs(statvfs) => print(&statvfs.run()?),
+        Operation::Survey(survey) => print(&survey.run()),
+        Operation::Repair(repair) => print(&repair.run()?),
     }
+}
+
+fn print(result: &Value) -> Result<(), Failure> {
+    writeln!(std::io::stdout(), "{result}").map_err(|error| Failure::from_io("write the result", &error))
 }
 
 /// What an operation may do. Everything lies below directories of other users.
@@ -75,13 +88,21 @@ fn needed_by(operation: &Operation) -> CapabilitySet {
         // Whose files keep a mount busy is in /proc, for those only who might trace them.
         Operation::Unmount(_) => CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE,
         Operation::Statvfs(_) => CapabilitySet::DAC_READ_SEARCH,
+        Operation::Survey(_) => CapabilitySet::DAC_READ_SEARCH | CapabilitySet::SYS_PTRACE,
+        // To enter another mount namespace takes SYS_CHROOT, too.
+        Operation::Repair(_) => {
+            CapabilitySet::DAC_READ_SEARCH
+                | CapabilitySet::SYS_ADMIN
+                | CapabilitySet::SYS_PTRACE
+                | CapabilitySet::SYS_CHROOT
+        }
     }
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Operation, lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let command = match parser.next()? {
-        Some(Value(command)) => command.string()?,
+        Some(Word(command)) => command.string()?,
         Some(other) => return Err(other.unexpected()),
         None => return Err("an operation is missing".into()),
     };
@@ -89,32 +110,52 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Operation, lexopt:
         "bind" => &["root", "path", "target", "read-only"],
         "unmount" => &["target", "detach"],
         "statvfs" => &["target"],
+        "survey" => &["device"],
+        "repair" => &["process", "namespace", "device", "root"],
         _ => return Err(format!("unknown operation {command:?}").into()),
     };
-    let (mut root, mut path, mut target) = (None, None, None);
+    let (mut path, mut target, mut process, mut namespace) = (None, None, None, None);
+    let (mut devices, mut roots) = (Vec::new(), Vec::new());
     let (mut read_only, mut detach) = (false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Long(name) if !allowed.contains(&name) => return Err(argument.unexpected()),
-            Long("root") => root = Some(PathBuf::from(parser.value()?)),
+            Long("root") => roots.push(PathBuf::from(parser.value()?)),
             Long("path") => path = Some(PathBuf::from(parser.value()?)),
             Long("target") => target = Some(PathBuf::from(parser.value()?)),
+            Long("process") => process = Some(parser.value()?.parse()?),
+            Long("namespace") => namespace = Some(parser.value()?.parse()?),
+            Long("device") => devices.push(parser.value()?.parse_with(device)?),
             Long("read-only") => read_only = true,
             Long("detach") => detach = true,
             other => return Err(other.unexpected()),
         }
     }
-    let target = target.ok_or("--target is missing")?;
     Ok(match command.as_str() {
         "bind" => Operation::Bind(Bind {
-            root: root.ok_or("--root is missing")?,
+            target: target.ok_or("--target is missing")?,
+            root: roots.pop().ok_or("--root is missing")?,
             path: path.ok_or("--path is missing")?,
-            target,
             read_only,
         }),
-        "unmount" => Operation::Unmount(Unmount { target, detach }),
-        _ => Operation::Statvfs(Statvfs { target }),
+        "unmount" => Operation::Unmount(Unmount { target: target.ok_or("--target is missing")?, detach }),
+        "statvfs" => Operation::Statvfs(Statvfs { target: target.ok_or("--target is missing")? }),
+        _ if devices.is_empty() => return Err("--device is missing".into()),
+        "survey" => Operation::Survey(Survey { devices }),
+        _ if devices.len() != roots.len() => return Err("each --device has a --root".into()),
+        _ => Operation::Repair(Repair {
+            process: process.ok_or("--process is missing")?,
+            namespace: namespace.ok_or("--namespace is missing")?,
+            lost: devices.into_iter().zip(roots).map(|(device, root)| Lost { device, root }).collect(),
+        }),
     })
+}
+
+/// MAJOR:MINOR, as in mountinfo.
+fn device(text: &str) -> Result<(u32, u32), &'static str> {
+    let parse = |number: &str| number.parse().map_err(|_| "not MAJOR:MINOR");
+    let (major, minor) = text.split_once(':').ok_or("not MAJOR:MINOR")?;
+    Ok((parse(major)?, parse(minor)?))
 }
 
 #[cfg(test)]
@@ -132,6 +173,12 @@ mod tests {
         let unmount = Unmount { target: "/t".into(), detach: true };
         assert_eq!(parse_line("unmount --target /t --detach"), Ok(Operation::Unmount(unmount)));
         assert_eq!(parse_line("statvfs --target /t"), Ok(Operation::Statvfs(Statvfs { target: "/t".into() })));
+        let survey = Survey { devices: vec![(0, 57), (8, 1)] };
+        assert_eq!(parse_line("survey --device 0:57 --device 8:1"), Ok(Operation::Survey(survey)));
+        let lost = |minor, root: &str| Lost { device: (0, minor), root: root.into() };
+        let repair = Repair { process: 12, namespace: 4026531841, lost: vec![lost(57, "/r"), lost(58, "/s")] };
+        let line = "repair --process 12 --namespace 4026531841 --device 0:57 --root /r --device 0:58 --root /s";
+        assert_eq!(parse_line(line), Ok(Operation::Repair(repair)));
     }
 
     #[test]
@@ -152,6 +199,11 @@ mod tests {
             ("unmount --target /t --read-only", "--read-only"),
             ("bind --root /r --target /t", "--path is missing"),
             ("statvfs --target /t extra", "extra"),
+            ("survey", "--device is missing"),
+            ("survey --device 57", "MAJOR:MINOR"),
+            ("repair --process 1 --namespace 2 --device 0:57", "--root"),
+            ("repair --namespace 2 --device 0:57 --root /r", "--process is missing"),
+            ("repair --process x --namespace 2 --device 0:57 --root /r", "x"),
         ] {
             let error = parse_line(line).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");

@@ -9,6 +9,17 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+/// Of mounts beneath a mount, among mount namespaces (mount_namespaces(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Neither out nor in; unbindable mounts, too.
+    Private,
+    /// In only.
+    Slave,
+    /// Both ways.
+    Shared,
+}
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
@@ -24,6 +35,8 @@ pub struct Mount {
     pub mount_point: PathBuf,
     /// Options of this mount, such as `ro,nosuid`.
     pub options: String,
+    /// Whom mounts beneath it reach, and whose appear there.
+    pub propagation: Propagation,
     /// File system type, with the subtype: `fuse.efc`.
     pub filesystem: String,
     /// What was mounted, as given to mount(2).
@@ -62,7 +75,11 @@ pub fn mount_id(descriptor: impl AsFd) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no mnt_id in fdinfo"))
 }
 
-fn parse(list: &[u8]) -> io::Result<Vec<Mount>> {
+/// The mounts of a list that was read elsewhere: of another process, or through another `/proc`.
+///
+/// # Errors
+/// `InvalidData` for a line that is not of the documented form.
+pub fn parse(list: &[u8]) -> io::Result<Vec<Mount>> {
     list.split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
         .map(|line| {
@@ -83,10 +100,20 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mount_point = PathBuf::from(unescape(fields.next()?));
     let options = String::from_utf8_lossy(fields.next()?).into_owned();
     // Any number of optional fields, ended by a hyphen.
-    fields.by_ref().find(|field| *field == b"-")?;
+    let mut propagation = Propagation::Private;
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            field if field.starts_with(b"shared:") => propagation = Propagation::Shared,
+            field if field.starts_with(b"master:") && propagation == Propagation::Private => {
+                propagation = Propagation::Slave;
+            }
+            _ => {}
+        }
+    }
     let filesystem = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
-    Some(Mount { id, parent_id, device, root, mount_point, options, filesystem, source })
+    Some(Mount { id, parent_id, device, root, mount_point, options, propagation, filesystem, source })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -128,6 +155,7 @@ mod tests {
                 root: "/mnt1".into(),
                 mount_point: "/mnt2".into(),
                 options: "rw,noatime".into(),
+                propagation: Propagation::Slave,
                 filesystem: "ext3".into(),
                 source: "/dev/root".into(),
             }]
