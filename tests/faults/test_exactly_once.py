@@ -2,7 +2,8 @@
 
 The application sees what it would have seen; the NAS has it once; and what another client did in between stays. Each
 with the server's cache of replies and without: with it the successor's copy of the call finds the first one's answer,
-without it the objects must be told apart.
+without it the objects must be told apart. And each as on the running kernel, which delivers the request again, and as on
+Linux 5.10, where it is replayed from the saved state.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tests.support.nas import Nas
 from tests.support.processes import wait_until
 
 CACHES = {"replies cached": "", "no cache": "DRC_Disabled = true;"}
+MASKS = ["running", "5.10"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +107,14 @@ def server(request: pytest.FixtureRequest, nothing_left: None) -> Iterator[Nas]:
         yield nas
 
 
-@pytest.fixture
+@pytest.fixture(params=MASKS)
 def scene(server: Nas, request: pytest.FixtureRequest) -> Iterator[Scene]:
     with Proxy(server.port) as proxy, Keeper() as keeper:
         url = server.url_of("export", port=proxy.port)
         # Names and attributes are trusted for long, so that a call is not preceded by questions.
-        with keeper.mounted(url, options=["connections=2", "entry-ttl=60s", "attr-ttl=60s"]) as mount:
-            name = request.node.originalname
+        options = ["connections=2", "entry-ttl=60s", "attr-ttl=60s", f"fuse-features={request.param}"]
+        with keeper.mounted(url, options=options) as mount:
+            name = f"{request.node.originalname}-{request.param}"
             (mount / name).mkdir(exist_ok=True)
             yield Scene(
                 keeper=keeper,

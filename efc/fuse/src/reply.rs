@@ -347,6 +347,62 @@ mod tests {
         assert_eq!(channel.state.intents(), 0);
     }
 
+    /// A request that was read, on a kernel without RESEND, by a daemon with this state; its record.
+    fn kept(state: &State, unique: u64) -> u32 {
+        let requests = state.requests().unwrap();
+        let mut inbox = requests.arm();
+        let message = [48, unique, 0, 0, 0, 0].map(u64::to_ne_bytes).concat();
+        inbox.room()[..48].copy_from_slice(&message);
+        inbox.keep(48).unwrap().0.record
+    }
+
+    #[test]
+    fn an_answer_in_a_record_is_given_to_a_replay_and_ends_both_its_records() {
+        let memfd = rustix::fs::memfd_create("efc-reply-test", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+        let state = || Arc::new(State::open(memfd.try_clone().unwrap()).unwrap());
+        {
+            let first = state();
+            first.begin(8, &Intent::default()).unwrap();
+            // Killed when the kernel has the answer, and the record is not freed.
+            first.requests().unwrap().record_answer(kept(&first, 8), 8, 17, b"content.");
+            kept(&first, 10);
+        }
+        let (device, mut kernel) = std::os::unix::net::UnixStream::pair().unwrap();
+        let channel = Arc::new(Channel::new(device.into(), state()));
+        let requests = channel.state.requests().unwrap();
+        let records: Vec<u32> = requests.take_over().iter().map(|kept| kept.record).collect();
+        let replayed = |name, record| Coming { name, resent: true, record: Some(record), gives_back: false };
+        assert!(channel.arrive(replayed(8, records[0])).is_none(), "the file system is not asked");
+        let mut got = [0; 24];
+        io::Read::read_exact(&mut kernel, &mut got).unwrap();
+        assert_eq!(&got[..], [&b"\x18\0\0\0\xef\xff\xff\xff\x08\0\0\0\0\0\0\0"[..], b"content."].concat());
+        assert_eq!((channel.state.intents(), state().requests().unwrap().take_over().len()), (0, 1));
+    }
+
+    #[test]
+    fn an_answer_is_in_the_record_before_the_kernel_has_it_and_the_record_ends_after() {
+        let (device, kernel) = std::os::unix::net::UnixStream::pair().unwrap();
+        let channel = Arc::new(Channel::new(device.into(), state()));
+        let record = kept(&channel.state, 8);
+        let reply = channel.arrive(Coming { record: Some(record), ..coming(8) }).expect("new");
+        let requests = Arc::clone(channel.state.requests().unwrap());
+        assert_eq!(requests.answer(record, 8), None);
+        // A kernel that does not take it: the call waits with the answer in its hand.
+        rustix::net::sockopt::set_socket_send_buffer_size(&channel.device, 4608).unwrap();
+        while rustix::net::send(&channel.device, &[0; 512], rustix::net::SendFlags::DONTWAIT).is_ok() {}
+        let answering = std::thread::spawn(move || reply.error(Errno(17)));
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while requests.answer(record, 8).is_none() {
+            assert!(std::time::Instant::now() < deadline, "no answer is recorded");
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!answering.is_finished() && requests.is_held(record));
+        drop(kernel); // gives up
+        answering.join().unwrap();
+        assert!(!requests.is_held(record));
+    }
+
     #[test]
     fn the_head_announces_itself_and_the_data() {
         assert_eq!(data_head(AGAIN, 4), *b"\x14\0\0\0\0\0\0\0\x08\0\0\0\0\0\0\x80");

@@ -327,6 +327,12 @@ impl Requests {
         self.wake(&free);
     }
 
+    /// Whether a successor would find this request of ours.
+    #[cfg(test)]
+    pub fn is_held(&self, record: u32) -> bool {
+        self.words(record)[CONTROL].load(Ordering::Acquire) == control(self.generation, HELD)
+    }
+
     fn wake(&self, free: &Free) {
         if free.waiting > 0 {
             self.freed.notify_all();
