@@ -12,12 +12,13 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.faults.writer import Writer
+from tests.faults.writer import Writer, content
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.processes import wait_until
@@ -35,9 +36,13 @@ class Scene:
     behind: Path
     files: dict[str, bytearray] = field(default_factory=dict)
 
+    def stats(self) -> dict[str, int]:
+        """What the daemon counts."""
+        return dict(self.keeper.status(self.mount)["stats"])
+
     def uncommitted_bytes(self) -> int:
         """As the daemon says."""
-        return int(self.keeper.status(self.mount)["stats"]["uncommitted_bytes"])
+        return self.stats()["uncommitted_bytes"]
 
     def daemon_dies(self) -> None:
         """SIGKILL; returns when the next one serves."""
@@ -219,6 +224,33 @@ def test_more_than_the_budget_is_committed_meanwhile(scene: Scene) -> None:
         scene.nas.restart(crash=True)
         scene.daemon_dies()
         writer.sync("file")
+    scene.check()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("scene", [["uncommitted=4MiB"]], indirect=True)
+def test_what_finds_no_room_is_committed_before_its_write_returns(scene: Scene) -> None:
+    """More writes at once than the budget has memory for: those above it are on stable storage when they return."""
+    names = [f"file-{number}" for number in range(8)]
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(Writer(scene.mount)) for name in names}
+        for name, writer in writers.items():
+            writer.open(name)
+        requests = scene.stats()["fuse_requests"]
+        scene.nas.pause()
+        for number, (name, writer) in enumerate(writers.items()):
+            writer.begin("write", name, 0, number, MIB)
+            scene.files[name] = bytearray(content(number, MIB))
+        wait_until(lambda: scene.stats()["fuse_requests"] >= requests + len(names), what="all writes")
+        scene.nas.resume()
+        for writer in writers.values():
+            assert writer.end() == MIB
+        assert 0 < scene.uncommitted_bytes() <= 4 * MIB
+        scene.daemon_dies()
+        assert 0 < scene.uncommitted_bytes() <= 4 * MIB
+        scene.nas.restart(crash=True)
+        for name, writer in writers.items():
+            writer.sync(name)
     scene.check()
 
 
