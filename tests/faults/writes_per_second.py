@@ -1,8 +1,8 @@
 """What writing costs: `tests/support/sandbox .venv/bin/python -m tests.faults.writes_per_second [BIN_DIR...]`.
 
-One thread on a mount: a file of 256 MiB written in pieces of 1 MiB and synced, and 4 KiB written 20,000 times to the same
-64 MiB. With several folders of programs, rounds take turns between them. Prints JSON: per folder and kind the median of
-the rounds' MiB or writes per second, and the daemon's CPU per GiB or write.
+One thread on a mount: a file of 256 MiB written in pieces of 1 MiB and synced, and 4 KiB written 20,000 times to the
+same 64 MiB. With several folders of programs, rounds take turns between them. Prints JSON: per folder and kind the
+median of the rounds' MiB or writes per second, and the daemon's CPU seconds per GiB or microseconds per write.
 """
 
 from __future__ import annotations
