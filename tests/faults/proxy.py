@@ -36,6 +36,7 @@ class Procedure(enum.IntEnum):
     RMDIR = 13
     RENAME = 14
     LINK = 15
+    COMMIT = 21
 
 
 _PROCEDURES = frozenset(int(procedure) for procedure in Procedure)

@@ -12,14 +12,16 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.faults.writer import Writer
+from tests.faults.proxy import Procedure, Proxy
+from tests.faults.writer import Writer, content
 from tests.support.keeper import Keeper
-from tests.support.nas import Nas
+from tests.support.nas import Export, Nas
 from tests.support.processes import wait_until
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -160,8 +162,17 @@ def test_writes_of_several_daemons_and_servers_keep_their_order(scene: Scene) ->
 
 
 @pytest.mark.timeout(120)
-def test_each_write_is_sent_again_by_the_rights_of_its_writer(scene: Scene) -> None:
-    """Files that root of another user's rights could not write: each is open to its writer alone."""
+def test_each_write_is_sent_again_by_the_rights_of_its_writer(keeper: Keeper) -> None:
+    """Each file is open to its writer alone: its owner, or a supplementary group; not to root, who is nobody there."""
+    with (
+        Nas(exports=[Export(squash="Root_Squash")]) as nas,
+        keeper.mounted(nas.url) as mount,
+    ):
+        nas.export_folder().chmod(0o777)
+        _write_as_two_users(Scene(nas=nas, keeper=keeper, mount=mount, behind=nas.export_folder()))
+
+
+def _write_as_two_users(scene: Scene) -> None:
     users = {
         "owner": {"uid": 4001, "gid": 4001},
         "group": {"uid": 4002, "gid": 4002, "groups": [5001, 5002, 5003]},
@@ -220,6 +231,35 @@ def test_more_than_the_budget_is_committed_meanwhile(scene: Scene) -> None:
         scene.daemon_dies()
         writer.sync("file")
     scene.check()
+
+
+@pytest.mark.timeout(120)
+def test_what_finds_no_room_is_committed_before_its_write_returns(nas: Nas, keeper: Keeper) -> None:
+    """More writes at once than the budget has memory for, and no COMMIT comes through for a while."""
+    room, count = 4, 8
+    with (
+        Proxy(nas.port) as proxy,
+        keeper.mounted(nas.url_of("export", port=proxy.port), options=["uncommitted=4MiB"]) as mount,
+        ExitStack() as stack,
+    ):
+        writers = [stack.enter_context(Writer(mount)) for _ in range(count)]
+        for number, writer in enumerate(writers):
+            writer.open(f"room-{number}")
+        nas.pause()
+        for number, writer in enumerate(writers):
+            writer.begin("write", f"room-{number}", 0, number, MIB)
+        wait_until(lambda: proxy.count(Procedure.WRITE) == count, what="all writes")
+        with ExitStack() as holds:
+            for _ in range(2 * count):
+                holds.enter_context(proxy.held(Procedure.COMMIT, reply=False))
+            nas.resume()
+            wait_until(lambda: sum(writer.is_done() for writer in writers) >= room, what="those that have room")
+            time.sleep(0.5)
+            assert sum(writer.is_done() for writer in writers) == room
+        assert [writer.end() for writer in writers] == [MIB] * count
+        assert keeper.status(mount)["stats"]["uncommitted_bytes"] <= room * MIB
+    for number in range(count):
+        assert (nas.export_folder() / f"room-{number}").read_bytes() == content(number, MIB)
 
 
 @pytest.mark.timeout(120)

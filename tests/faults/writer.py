@@ -66,6 +66,10 @@ class Writer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
 
+    def is_done(self) -> bool:
+        """Whether `end` would not wait."""
+        return bool(select.select([self._process.stdout], [], [], 0)[0])
+
     def end(self, limit_s: float = 30) -> Any:
         """What the last command returned. Raises what it raised."""
         stdout = self._process.stdout

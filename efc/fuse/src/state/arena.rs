@@ -110,6 +110,8 @@ struct Space {
     buddies: Buddies,
     /// The fewest whole tops that were free since the last trim: so many were not needed.
     unused: usize,
+    /// What a predecessor may have used is still to be given back.
+    is_unswept: bool,
     is_trimming: bool,
 }
 
@@ -132,7 +134,7 @@ pub struct Block {
 impl Arena {
     /// `pages` pages from word `base` on, all free.
     pub fn new(mapping: Arc<Mapping>, base: usize, pages: u32) -> Arc<Arena> {
-        let space = Space { buddies: Buddies::new(pages), unused: 0, is_trimming: false };
+        let space = Space { buddies: Buddies::new(pages), unused: 0, is_unswept: false, is_trimming: false };
         Arc::new(Arena { mapping, base, space: Mutex::new(space) })
     }
 
@@ -193,53 +195,51 @@ impl Arena {
         let mut space = self.space();
         space.buddies.give(page, order);
         if space.buddies.whole_tops() > KEPT_TOPS {
-            self.start_trimming(space, false);
+            self.start_trimming(space);
         }
     }
 
     /// Gives back what a predecessor may have used and nobody has claimed.
     pub fn sweep(self: &Arc<Arena>) {
-        self.start_trimming(self.space(), true);
+        let mut space = self.space();
+        space.is_unswept = true;
+        self.start_trimming(space);
     }
 
-    fn start_trimming(self: &Arc<Arena>, mut space: MutexGuard<'_, Space>, sweeps: bool) {
+    fn start_trimming(self: &Arc<Arena>, mut space: MutexGuard<'_, Space>) {
         if space.is_trimming {
             return;
         }
         space.is_trimming = true;
         drop(space);
         let arena = Arc::clone(self);
-        let trim = move || {
-            std::thread::sleep(IDLE_TIME_MAX); // a successor has other things to do at first
-            if sweeps {
-                arena.release_bare();
-            }
-            arena.trim();
-        };
-        let started = std::thread::Builder::new().name("payload-trim".into()).stack_size(64 << 10).spawn(trim);
-        if started.is_err() {
+        let thread = std::thread::Builder::new().name("payload-trim".into()).stack_size(64 << 10);
+        if thread.spawn(move || arena.trim()).is_err() {
             self.space().is_trimming = false; // the next block that is given back tries again
         }
     }
 
-    /// Takes memory off tops that were not needed, until only the few are left that are always kept.
+    /// Takes memory off tops that are not needed, until only the few are left that are always kept.
     fn trim(&self) {
         loop {
-            let surplus = {
-                let mut space = self.space();
-                let count = space.unused.saturating_sub(KEPT_TOPS);
-                let free = &mut space.buddies.free[usize::from(ORDER_MAX)];
-                let surplus: Vec<u32> = (0..count).filter_map(|_| free.pop_last()).collect();
-                space.unused = space.buddies.whole_tops();
-                if surplus.is_empty() && space.unused <= KEPT_TOPS {
-                    space.is_trimming = false;
-                    return;
-                }
-                surplus
-            };
+            std::thread::sleep(IDLE_TIME_MAX); // first of all: a successor has other things to do
+            if std::mem::take(&mut self.space().is_unswept) {
+                self.release_bare();
+            }
+            let Some(surplus) = self.take_surplus() else { return };
             surplus.into_iter().for_each(|top| self.release(top, 1));
-            std::thread::sleep(IDLE_TIME_MAX);
         }
+    }
+
+    /// Takes the tops that were not needed lately out of reach; `None` if there is nothing left to do.
+    fn take_surplus(&self) -> Option<Vec<u32>> {
+        let mut space = self.space();
+        let count = space.unused.saturating_sub(KEPT_TOPS);
+        let free = &mut space.buddies.free[usize::from(ORDER_MAX)];
+        let surplus: Vec<u32> = (0..count).filter_map(|_| free.pop_last()).collect();
+        space.unused = space.buddies.whole_tops();
+        space.is_trimming = space.unused > KEPT_TOPS || !surplus.is_empty() || space.is_unswept;
+        space.is_trimming.then_some(surplus)
     }
 
     fn release_bare(&self) {
