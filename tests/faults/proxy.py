@@ -25,6 +25,7 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 class Procedure(enum.IntEnum):
     """Of NFSv3 (RFC 1813, section 3.3)."""
 
+    GETATTR = 1
     SETATTR = 2
     LOOKUP = 3
     READ = 6
@@ -40,6 +41,7 @@ class Procedure(enum.IntEnum):
 
 
 _PROCEDURES = frozenset(int(procedure) for procedure in Procedure)
+_ONLY_READING = (Procedure.GETATTR, Procedure.READ)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -66,7 +68,7 @@ class Proxy:
         self._server = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.calls: list[tuple[Procedure, int]] = []  # in the order of their coming: procedure, xid
+        self.calls: list[tuple[Procedure, int]] = []  # in the order of their coming: procedure, xid; not those that only read
         self._holds: list[Hold] = []
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -173,7 +175,8 @@ class Proxy:
             number = struct.unpack(">I", record[24:28])[0]
             if number not in _PROCEDURES:
                 return None
-            self.calls.append((Procedure(number), xid))
+            if number not in _ONLY_READING:
+                self.calls.append((Procedure(number), xid))
             hold = next((h for h in self._holds if h.procedure == number and h.xid is None), None)
             if hold is None:
                 return None

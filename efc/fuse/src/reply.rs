@@ -79,6 +79,7 @@ impl Channel {
 
     /// Answers a request of the in-flight table.
     fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
+        self.state.fence();
         let request = unique & !abi::UNIQUE_RESENT;
         if data.is_empty() {
             self.state.journal().record_answer(request, -error, content.content());

@@ -5,7 +5,7 @@
 //! answered, and goes on reading. Each thread reads one request at a time into a resident buffer and calls the file
 //! system; the file system decides whether to answer there and then or later, from elsewhere.
 //!
-//! A thread ends with the session, and when it finds that a later daemon has taken the session over. The keeper's beats go through the same queue as everybody's requests, so a loop that answers them takes requests.
+//! A thread ends with the session; the whole process ends when a thread finds that a later daemon has the session. The keeper's beats go through the same queue as everybody's requests, so a loop that answers them takes requests.
 //!
 //! Not guaranteed: that a FORGET read by a dying daemon is counted (its node then stays known for as long as the
 //! session lives), and that requests with a redelivery bit were not executed before. The latter is the file system's to judge.
@@ -241,11 +241,8 @@ impl Shared {
             match rustix::io::read(&self.channel.device, &mut *buffer) {
                 // What was just read is not answered: the next daemon asks for it.
                 Ok(_) if self.is_draining.load(Ordering::Acquire) => return Ok(()),
-                Ok(_) if self.state.is_superseded() => {
-                    log::error!("another daemon has taken this session over");
-                    return Ok(());
-                }
                 Ok(length) => {
+                    self.state.fence();
                     if !self.take(&mut buffer, length, filesystem)? {
                         return Ok(());
                     }

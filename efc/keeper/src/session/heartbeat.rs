@@ -31,6 +31,8 @@ pub struct Heartbeat {
     number: u64,
     queued_at: Option<Instant>,
     asked_at: Option<Instant>,
+    /// Daemons that have ended for a successor, as far as it was told.
+    superseded: u64,
 }
 
 /// What a beat has found.
@@ -48,7 +50,7 @@ impl Heartbeat {
     /// Beats for daemons that may hang for `limit_ms`; 0: 10 s.
     pub fn new(limit_ms: u32) -> Heartbeat {
         let limit = if limit_ms == 0 { HANG_LIMIT_DEFAULT } else { Duration::from_millis(limit_ms.into()) };
-        Heartbeat { limit, due: None, number: 0, queued_at: None, asked_at: None }
+        Heartbeat { limit, due: None, number: 0, queued_at: None, asked_at: None, superseded: 0 }
     }
 
     /// A daemon serves.
@@ -70,6 +72,16 @@ impl Heartbeat {
     /// The daemon has reported.
     pub fn reported(&mut self) {
         self.asked_at = None;
+    }
+
+    /// Whether a daemon that nobody could reach has found since that it has a successor: what it had read by then is lost
+    /// unless it is delivered again.
+    ///
+    /// # Errors
+    /// Those of reading the state.
+    pub fn has_lost_requests(&mut self, held: &Held) -> io::Result<bool> {
+        let superseded = kernel::read_note(&held.state, efc_proto::SUPERSEDED_OFFSET)?;
+        Ok(std::mem::replace(&mut self.superseded, superseded) != superseded)
     }
 
     /// Looks for what is on the way, and sends the next message if the last has come through.

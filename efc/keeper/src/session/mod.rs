@@ -227,6 +227,10 @@ impl<'a> Session<'a> {
 
     /// Looks whether the daemon still takes requests, and replaces it if not.
     fn beat(&mut self) {
+        if self.heartbeat.has_lost_requests(&self.held).is_ok_and(|has| has) {
+            log::info!("{}: a predecessor has found that it has a successor", self.entry.target().display());
+            self.send(to_daemon::Message::Resend(Resend {}));
+        }
         let pulse = match self.heartbeat.beat(&self.held, Instant::now()) {
             Ok(pulse) => pulse,
             Err(error) => return log::error!("{}: no heartbeat: {error}", self.entry.target().display()),
