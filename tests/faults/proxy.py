@@ -25,8 +25,10 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 class Procedure(enum.IntEnum):
     """Of NFSv3 (RFC 1813, section 3.3)."""
 
+    GETATTR = 1
     SETATTR = 2
     LOOKUP = 3
+    READ = 6
     WRITE = 7
     CREATE = 8
     MKDIR = 9
@@ -40,6 +42,7 @@ class Procedure(enum.IntEnum):
 
 
 _PROCEDURES = frozenset(int(procedure) for procedure in Procedure)
+_ONLY_READING = (Procedure.GETATTR, Procedure.READ)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,6 +51,7 @@ class Hold:
 
     procedure: Procedure
     is_reply: bool
+    is_aside: bool = False  # what comes after it on the same connection goes on
     first: Callable[[], object] = lambda: None  # done before the call goes on to the server
     xid: int | None = None
     reached: threading.Event = field(default_factory=threading.Event)
@@ -65,7 +69,9 @@ class Proxy:
         self._server = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.calls: list[tuple[Procedure, int]] = []  # in the order of their coming: procedure, xid
+        self.calls: list[
+            tuple[Procedure, int]
+        ] = []  # in the order of their coming: procedure, xid; not those that only read
         self._holds: list[Hold] = []
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -84,9 +90,14 @@ class Proxy:
             _break(connection)
 
     @contextmanager
-    def held(self, procedure: Procedure, *, reply: bool, first: Callable[[], object] = lambda: None) -> Iterator[Hold]:
-        """Stops the next call of `procedure`, or its reply, until the block ends; it goes with its connection."""
-        hold = Hold(procedure=procedure, is_reply=reply, first=first)
+    def held(
+        self, procedure: Procedure, *, reply: bool, aside: bool = False, first: Callable[[], object] = lambda: None
+    ) -> Iterator[Hold]:
+        """Stops the next call of `procedure`, or its reply, until the block ends; it goes with its connection.
+
+        The connection stands still meanwhile, unless it is put `aside`.
+        """
+        hold = Hold(procedure=procedure, is_reply=reply, is_aside=aside, first=first)
         with self._lock:
             self._holds.append(hold)
         try:
@@ -131,17 +142,31 @@ class Proxy:
 
     def _forward(self, *, source: socket.socket, target: socket.socket, is_reply: bool) -> None:
         target.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sending = threading.Lock()
+
+        def send(record: bytes) -> None:
+            with sending:
+                target.sendall(record)
+
+        def send_later(hold: Hold, record: bytes) -> None:
+            hold.released.wait()
+            with suppress(OSError):
+                send(record)
+
         with suppress(OSError, EOFError):
             while True:
                 record = _record(source)
                 hold = self._look(record, is_reply=is_reply)
                 if hold is not None:
                     hold.reached.set()
+                    if hold.is_aside:
+                        threading.Thread(target=send_later, args=(hold, record), daemon=True).start()
+                        continue
                     near = target if is_reply else source
                     while not hold.released.wait(0.01):
                         if _is_broken(near):
                             raise EOFError
-                target.sendall(record)
+                send(record)
         _break(source)
         _break(target)
 
@@ -153,7 +178,8 @@ class Proxy:
             number = struct.unpack(">I", record[24:28])[0]
             if number not in _PROCEDURES:
                 return None
-            self.calls.append((Procedure(number), xid))
+            if number not in _ONLY_READING:
+                self.calls.append((Procedure(number), xid))
             hold = next((h for h in self._holds if h.procedure == number and h.xid is None), None)
             if hold is None:
                 return None

@@ -23,8 +23,8 @@ from tests.support.driver import Driver
 from tests.support.nas import Nas
 from tests.support.paths import ROOT, program
 
-#: One for all, so that what they have in common is built once.
-_TARGET = ROOT / "target" / "broken"
+#: What they have in common with the programs of the Rust tests is built already.
+_TARGET = ROOT / "target"
 _BUILD_LIMIT_S = 600
 _KINDS = ("reads", "files", "renames", "append", "unlinked")
 _WHOLE = ""
@@ -94,7 +94,7 @@ def programs(feature: str) -> Path:
         owners = ("efcd", "efc-keeper") if feature == "two-daemons" else ("efcd",)
         command += ["--features", ",".join(f"{owner}/{feature}" for owner in owners)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=_BUILD_LIMIT_S)
-    folder = _TARGET / "programs" / (feature or "whole")
+    folder = _TARGET / "broken" / (feature or "whole")
     folder.mkdir(parents=True, exist_ok=True)
     for path in program("efc").parent.glob("efc*"):
         (folder / path.name).unlink(missing_ok=True)

@@ -46,6 +46,7 @@ const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(500);
 
 const _: () = assert!(efc_proto::BEAT_OFFSET == state::BEAT_OFFSET);
 const _: () = assert!(efc_proto::WITNESS_OFFSET == state::WITNESS_OFFSET);
+const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == state::SUPERSEDED_OFFSET);
 
 fn main() -> ExitCode {
     match std::env::args_os().nth(1) {

@@ -95,6 +95,7 @@ impl Channel {
 
     /// Answers a request of the in-flight table.
     fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
+        self.state.fence();
         let request = unique & !abi::UNIQUE_RESENT;
         let record = self.in_flight.delivery(unique).and_then(|delivery| delivery.record);
         if data.is_empty() {

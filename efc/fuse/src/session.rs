@@ -10,7 +10,7 @@
 //! that is redelivered, and has its name from the first time. What a predecessor's threads still take while the kernel ends them is
 //! found by a thread that looks until they are gone.
 //!
-//! A thread ends with the session, and when it finds that a later daemon has taken the session over. The keeper's beats go through the same queue as everybody's requests, so a loop that answers them takes requests.
+//! A thread ends with the session; the whole process ends when a thread finds that a later daemon has the session. The keeper's beats go through the same queue as everybody's requests, so a loop that answers them takes requests.
 //!
 //! Not guaranteed: that a FORGET read by a dying daemon is counted (its node then stays known for as long as the
 //! session lives), and that requests marked so were not executed before. The latter is the file system's to judge.
@@ -325,11 +325,8 @@ impl Shared {
             match rustix::io::read(&self.channel.device, inbox.room()) {
                 // What was just read is not answered: the next daemon gets it.
                 Ok(_) if self.is_draining.load(Ordering::Acquire) => return Ok(()),
-                Ok(_) if self.state.is_superseded() => {
-                    superseded();
-                    return Ok(());
-                }
                 Ok(length) => {
+                    self.state.fence();
                     if !self.take(&mut inbox, length, filesystem)? {
                         return Ok(());
                     }

@@ -32,6 +32,8 @@ pub trait Identity: Debug + Send + Sync {
     fn source_port(&self, connection: usize) -> Option<u16>;
     /// The connection of this number has this port now; nothing was sent on it yet.
     fn connected(&self, connection: usize, source_port: u16);
+    /// Asked before a call leaves and before an answer is used: does not return if this client must do nothing any more.
+    fn fence(&self);
 }
 
 /// What all connections of a client share.

@@ -16,3 +16,5 @@ pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allow
 pub const BEAT_OFFSET: u64 = 40;
 /// Where it notes a node that the kernel knew lately as a regular file, which a beat can be about.
 pub const WITNESS_OFFSET: u64 = 48;
+/// Where daemons are counted that found that they had a successor. What they had read must be delivered again.
+pub const SUPERSEDED_OFFSET: u64 = 56;

@@ -126,20 +126,22 @@ mod tests {
 
     /// A status at the limits of what one mount needs: long paths, large counters.
     fn status_of(count: usize) -> KeeperReply {
+        let config = DaemonConfig {
+            source: Some(Source {
+                host: "a-rather-long-name.of.a.nas.in.some.zone.example.com".into(),
+                port: 2049,
+                mount_port: 20048,
+                path: format!("/exports/{}", "directory/".repeat(12)),
+            }),
+            connections: 16,
+            read_ahead_kib: 8192,
+            log_level: "debug".into(),
+            ..Default::default()
+        };
         let mount = |index: usize| MountStatus {
             target: format!("/var/lib/kubelet/plugins/efc.csi/mounts/{index:0>64}"),
-            config: Some(DaemonConfig {
-                source: Some(Source {
-                    host: "a-rather-long-name.of.a.nas.in.some.zone.example.com".into(),
-                    port: 2049,
-                    mount_port: 20048,
-                    path: format!("/exports/{}", "directory/".repeat(12)),
-                }),
-                connections: 16,
-                read_ahead_kib: 8192,
-                log_level: "debug".into(),
-                ..Default::default()
-            }),
+            config: Some(config.clone()),
+            options: Some(config.clone()),
             pid: i32::MAX,
             version: "10.20.30".into(),
             state: crate::mount_status::State::Restarting.into(),

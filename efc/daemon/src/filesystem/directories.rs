@@ -60,7 +60,7 @@ impl Inner {
     pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
         self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
-        let saved = super::files::saved_handle(node, flags, &caller.cred, true);
+        let saved = super::files::saved_handle(caller.unique, node, flags, &caller.cred, true);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         let directory = OpenDirectory::resumed(node, handle, caller.cred.clone(), [0; 8]);
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());

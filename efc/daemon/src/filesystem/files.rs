@@ -110,7 +110,7 @@ impl Inner {
             // The next read compares size and time with the server's; the pages go with the missing KEEP_CACHE.
             self.notifier.inval_attributes(node);
         }
-        let reply = self.remember_open(file, is_unchanged)?;
+        let reply = self.remember_open(caller.unique, file, is_unchanged)?;
         Ok(Response::Open(reply))
     }
 
@@ -154,7 +154,7 @@ impl Inner {
     }
 
     /// Records an open in the saved state before the kernel hears of it.
-    pub(super) fn remember_open(&self, file: OpenFile, keep_cache: bool) -> Result<OpenReply, Errno> {
+    pub(super) fn remember_open(&self, unique: u64, file: OpenFile, keep_cache: bool) -> Result<OpenReply, Errno> {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
@@ -163,7 +163,7 @@ impl Inner {
             // filled at the place that it believes in.
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
         }
-        let saved = saved_handle(file.node, file.flags, &file.cred, false);
+        let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         let mut open = self.open.lock().expect("open files lock");
         *open.opens.entry(file.handle).or_default() += 1;
@@ -187,7 +187,7 @@ impl Inner {
         }
         let handle = self.handle_of(entry.node)?;
         let file = OpenFile::new(entry.node, handle, caller.cred.clone(), flags);
-        let reply = self.remember_open(file, false)?;
+        let reply = self.remember_open(caller.unique, file, false)?;
         Ok(Response::Create(entry, reply))
     }
 
@@ -297,18 +297,29 @@ impl Inner {
         Ok(Response::Empty)
     }
 
-    pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {
-        let file = {
-            let mut open = self.open.lock().expect("open files lock");
-            let Some(file) = open.files.remove(&fh) else { return Ok(Response::Empty) };
-            if let Some(opens) = open.opens.get_mut(&file.handle) {
-                *opens -= 1;
-                if *opens == 0 {
-                    open.opens.remove(&file.handle);
-                }
+    /// A redelivered request opens anew what it had opened when a predecessor died: the kernel has not heard of the first.
+    pub(super) fn forget_open_of(&self, unique: u64) {
+        if let Some(fh) = self.state.close_opened_by(unique) {
+            self.take_open(fh);
+            self.open.lock().expect("open files lock").directories.remove(&fh);
+        }
+    }
+
+    /// Takes an open file out of the table.
+    fn take_open(&self, fh: u64) -> Option<Arc<OpenFile>> {
+        let mut open = self.open.lock().expect("open files lock");
+        let file = open.files.remove(&fh)?;
+        if let Some(opens) = open.opens.get_mut(&file.handle) {
+            *opens -= 1;
+            if *opens == 0 {
+                open.opens.remove(&file.handle);
             }
-            file
-        };
+        }
+        Some(file)
+    }
+
+    pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {
+        let Some(file) = self.take_open(fh) else { return Ok(Response::Empty) };
         self.state.close_handle(fh);
         // Pages of a shared mapping may be written after the last FLUSH.
         if file.is_writable() && self.commit(file.node).await.is_err() {
@@ -324,7 +335,7 @@ fn fits_read_at_open(attr: &Attr) -> bool {
 }
 
 /// What the saved state holds of an open.
-pub(super) fn saved_handle(node: u64, flags: u32, cred: &Cred, directory: bool) -> OpenHandle {
+pub(super) fn saved_handle(unique: u64, node: u64, flags: u32, cred: &Cred, directory: bool) -> OpenHandle {
     OpenHandle {
         node,
         flags,
@@ -333,5 +344,6 @@ pub(super) fn saved_handle(node: u64, flags: u32, cred: &Cred, directory: bool) 
         groups: cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
         directory,
         cookie_verifier: [0; 8],
+        unique,
     }
 }

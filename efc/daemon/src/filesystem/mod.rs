@@ -258,6 +258,9 @@ impl Inner {
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
         }
+        if resent && opens(&operation) {
+            self.forget_open_of(unique);
+        }
         match operation {
             Operation::Lookup { name } => self.lookup(&caller(), node, &name).await,
             Operation::Getattr { fh } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Attr(a, t)),
@@ -386,6 +389,11 @@ impl Inner {
     fn next_silly_number(&self) -> u64 {
         (self.state.generation() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// Does it open something?
+fn opens(operation: &Operation) -> bool {
+    matches!(operation, Operation::Open { .. } | Operation::Create { .. } | Operation::Opendir { .. })
 }
 
 /// Does it need the node of a handle? The others are about nodes that the kernel names.

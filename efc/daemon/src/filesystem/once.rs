@@ -44,7 +44,12 @@ impl Identity for SessionIdentity {
     }
 
     fn connected(&self, connection: usize, source_port: u16) {
+        self.0.fence(); // what is unanswered is sent again on the new connection
         self.0.save_source_port(connection, source_port);
+    }
+
+    fn fence(&self) {
+        self.0.fence();
     }
 }
 

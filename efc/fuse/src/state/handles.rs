@@ -17,8 +17,10 @@ const GID: usize = 2;
 const COUNT_AND_KIND: usize = 3;
 /// Two to a word.
 const GROUPS: usize = 4;
+/// 0 in what older releases have saved.
+const UNIQUE: usize = GROUPS + GROUPS_MAX / 2;
 
-const _: () = assert!(FORMAT.sealed() >= GROUPS + GROUPS_MAX / 2);
+const _: () = assert!(FORMAT.sealed() > UNIQUE);
 
 pub struct Handles {
     region: Region,
@@ -46,6 +48,7 @@ impl Handles {
         for (index, group) in handle.groups.iter().enumerate() {
             sealed[GROUPS + index / 2] |= u64::from(*group) << (32 * (index % 2));
         }
+        sealed[UNIQUE] = handle.unique;
         record.publish(id.generation, &[u64::from_le_bytes(handle.cookie_verifier)], &sealed);
         Ok(id.into())
     }
@@ -74,6 +77,13 @@ impl Handles {
         }
     }
 
+    /// Closes what this request has opened, and names it.
+    pub fn remove_opened_by(&self, unique: u64) -> Option<u64> {
+        let (fh, _) = self.list().into_iter().find(|(_, handle)| handle.unique == unique)?;
+        self.remove(fh);
+        Some(fh)
+    }
+
     /// All that is open.
     pub fn list(&self) -> Vec<(u64, OpenHandle)> {
         let slots = (0..self.region.allocated()).filter_map(|slot| Some((slot, self.region.record(slot)?)));
@@ -93,5 +103,6 @@ fn decode(sealed: &[AtomicU64], verifier: u64) -> OpenHandle {
         groups: (0..count).map(|index| (word(GROUPS + index / 2) >> (32 * (index % 2))) as u32).collect(),
         directory: word(COUNT_AND_KIND) >> 32 != 0,
         cookie_verifier: verifier.to_le_bytes(),
+        unique: word(UNIQUE),
     }
 }

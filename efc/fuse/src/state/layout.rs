@@ -9,6 +9,7 @@
 //! | 4 | generation: daemons that have opened this state |
 //! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
 //! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
+//! | 7 | how many daemons have found that a later one had opened the state ([`SUPERSEDED_OFFSET`]) |
 //! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory (or what else the region keeps there) |
 //!
 //! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without until the
@@ -43,6 +44,7 @@ const CHECKSUM: usize = 3;
 const GENERATION: usize = 4;
 const BEAT: usize = 5;
 const WITNESS: usize = 6;
+const SUPERSEDED: usize = 7;
 const TABLE: usize = 8;
 const ROW: usize = 4;
 
@@ -52,6 +54,8 @@ const _: () = assert!(REGIONS <= REGIONS_MAX);
 pub const BEAT_OFFSET: u64 = (BEAT * WORD) as u64;
 /// Where it finds the id of a node that the kernel knew lately as a regular file; 0 if there was none.
 pub const WITNESS_OFFSET: u64 = (WITNESS * WORD) as u64;
+/// Where it finds how many daemons ended as they had a successor: what they had read has to be delivered again.
+pub const SUPERSEDED_OFFSET: u64 = (SUPERSEDED * WORD) as u64;
 
 /// How many records there may be of each kind. Costs address space only.
 #[derive(Clone, Copy, Debug)]
@@ -269,6 +273,11 @@ impl Header {
     /// Shows whoever looks at the memfd that the beat has come.
     pub fn set_beat(&self, number: u64) {
         self.set(BEAT, number);
+    }
+
+    /// Counts a daemon that has a successor and ends for it.
+    pub fn count_superseded(&self) {
+        self.mapping.words(SUPERSEDED, 1)[0].fetch_add(1, Ordering::AcqRel);
     }
 
     /// Of the daemon that opened the state last.

@@ -44,7 +44,7 @@ pub use self::payloads::{Kept, SavedWrite, UncommittedWrite, payload_checksum, p
 use self::record::{Format, Region};
 use crate::features::Negotiated;
 
-pub use self::layout::{BEAT_OFFSET, WITNESS_OFFSET};
+pub use self::layout::{BEAT_OFFSET, SUPERSEDED_OFFSET, WITNESS_OFFSET};
 
 /// Handle bytes that a node record holds.
 pub const FILE_HANDLE_MAX: usize = 64;
@@ -91,6 +91,8 @@ pub struct OpenHandle {
     pub directory: bool,
     /// What the NAS's directory cookies belong to.
     pub cookie_verifier: [u8; 8],
+    /// The request that opened it.
+    pub unique: u64,
 }
 
 /// Record, directory handle, name, file handle.
@@ -260,6 +262,19 @@ impl State {
     /// A later daemon has opened the state: this one must not touch anything any more.
     pub fn is_superseded(&self) -> bool {
         !cfg!(feature = "two-daemons") && self.header.generation() != self.generation
+    }
+
+    /// Ends this process if a later daemon has opened the state. What it was about to do, the later one does; what it has
+    /// read from the kernel is delivered to that one again, as the keeper sees to.
+    ///
+    /// Between this look and what follows lie microseconds; a process may be stopped there. What it does then is what the
+    /// kernel's one answer per request and the server's cache of replies are for.
+    pub fn fence(&self) {
+        if self.is_superseded() {
+            self.header.count_superseded();
+            log::error!("another daemon has taken this session over");
+            std::process::exit(0);
+        }
     }
 
     /// Notes a regular file that the kernel knows, for the keeper's beats ([`WITNESS_OFFSET`]).
@@ -434,6 +449,12 @@ impl State {
     /// The file is closed.
     pub fn close_handle(&self, fh: u64) {
         self.handles.remove(fh);
+    }
+
+    /// Before a redelivered request opens something: closes what it had opened when its daemon died, as nobody was told of
+    /// that. Names it.
+    pub fn close_opened_by(&self, unique: u64) -> Option<u64> {
+        self.handles.remove_opened_by(unique)
     }
 
     /// All open handles, for a successor.

@@ -31,6 +31,7 @@ fn handle(node: u64) -> OpenHandle {
         groups: (0..16).map(|group| 7000 + group).collect(),
         directory: node % 2 == 1,
         cookie_verifier: [3; 8],
+        unique: 8 * node,
     }
 }
 
@@ -77,6 +78,8 @@ fn everything_survives_the_daemon() {
     assert_eq!((second.nodes.uncommitted(file), second.nodes.uncommitted(1)), (Some(([9; 8], true)), None));
     let open_handle = OpenHandle { cookie_verifier: [4; 8], ..handle(file) };
     assert_eq!(second.handles(), [(fh, open_handle)]);
+    assert_eq!((second.close_opened_by(8), second.close_opened_by(8 * file)), (None, Some(fh)));
+    assert_eq!((second.handles(), second.close_opened_by(8 * file)), (vec![], None));
     assert_eq!(second.orphans(), [(orphan, b"directory".to_vec(), vec![b'n'; 255], vec![1; 64])]);
     assert_eq!(second.blob(), [7; BLOB_MAX]);
     assert_eq!(second.negotiated(), Some(negotiated));

@@ -182,6 +182,7 @@ impl RamFs {
             groups: Vec::new(),
             directory,
             cookie_verifier: [0; 8],
+            unique: 0,
         };
         let fh = self.state.open_handle(&handle).map_err(|_| Errno(libc::ENOMEM))?;
         Ok(OpenReply { fh, flags: 0 })

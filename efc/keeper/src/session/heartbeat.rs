@@ -31,6 +31,8 @@ pub struct Heartbeat {
     number: u64,
     queued_at: Option<Instant>,
     asked_at: Option<Instant>,
+    /// Daemons that have ended for a successor, as far as it was told.
+    superseded: u64,
 }
 
 /// What a beat has found.
@@ -47,7 +49,7 @@ pub enum Pulse {
 impl Heartbeat {
     /// Beats for daemons that may hang for `limit_ms`; 0: 10 s.
     pub fn new(limit_ms: u32) -> Heartbeat {
-        Heartbeat { limit: limit(limit_ms), due: None, number: 0, queued_at: None, asked_at: None }
+        Heartbeat { limit: limit(limit_ms), due: None, number: 0, queued_at: None, asked_at: None, superseded: 0 }
     }
 
     /// From now on they may hang for `limit_ms`; 0: 10 s.
@@ -74,6 +76,16 @@ impl Heartbeat {
     /// The daemon has reported.
     pub fn reported(&mut self) {
         self.asked_at = None;
+    }
+
+    /// Whether a daemon that nobody could reach has found since that it has a successor: what it had read by then is lost
+    /// unless it is delivered again.
+    ///
+    /// # Errors
+    /// Those of reading the state.
+    pub fn has_lost_requests(&mut self, held: &Held) -> io::Result<bool> {
+        let superseded = kernel::read_note(&held.state, efc_proto::SUPERSEDED_OFFSET)?;
+        Ok(std::mem::replace(&mut self.superseded, superseded) != superseded)
     }
 
     /// Looks for what is on the way, and sends the next message if the last has come through.

@@ -227,6 +227,10 @@ impl<'a> Session<'a> {
 
     /// Looks whether the daemon still takes requests, and replaces it if not.
     fn beat(&mut self) {
+        if self.heartbeat.has_lost_requests(&self.held).is_ok_and(|has| has) {
+            log::info!("{}: a predecessor has found that it has a successor", self.entry.target().display());
+            self.resend();
+        }
         let pulse = match self.heartbeat.beat(&self.held, Instant::now()) {
             Ok(pulse) => pulse,
             Err(error) => return log::error!("{}: no heartbeat: {error}", self.entry.target().display()),
@@ -273,7 +277,11 @@ impl<'a> Session<'a> {
         let mut gone = self.predecessors.swap_remove(index);
         log::info!("{}: the daemon {} has ended at last", self.entry.target().display(), gone.pid());
         gone.end(Duration::ZERO);
-        // One that is not ready yet finds it when it is.
+        self.resend();
+    }
+
+    /// A daemon that is not ready yet finds it when it is.
+    fn resend(&self) {
         let predecessor_remains = !self.predecessors.is_empty();
         self.send(to_daemon::Message::Resend(Resend { predecessor_remains }));
     }

@@ -1,0 +1,134 @@
+"""A daemon that has a successor and is not dead: it holds nobody up, and does no harm.
+
+Two ways lead there. A killed daemon stays in the kernel while a thread of it waits there for something that only an
+answer ends, and that has to come from its successor. And a daemon that hangs when its keeper dies is out of everybody's
+reach: the next keeper starts its successor, and then it goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.faults.proxy import Procedure, Proxy
+from tests.faults.storms import IS_LONG
+from tests.faults.test_exactly_once import Outcome
+from tests.support.driver import Driver, static_volume
+from tests.support.keeper import Keeper
+from tests.support.mounts import remove_mounts
+from tests.support.nas import Nas
+from tests.support.processes import thread_states, wait_until
+
+PAGE = 4096
+#: More than an open reads by itself.
+PAGES = 32
+#: A killed daemon is waited for 100 ms before its successor starts.
+USUAL_S = 0.5 if IS_LONG else 2.5
+
+
+@pytest.fixture
+def proxied(nas: Nas) -> Iterator[tuple[Proxy, Keeper, Path]]:
+    """A mount through a proxy, which trusts what it knows for long."""
+    with Proxy(nas.port) as proxy, Keeper() as keeper:
+        url = nas.url_of("export", port=proxy.port)
+        yield proxy, keeper, keeper.mount(url, options=["connections=2", "entry-ttl=60s", "attr-ttl=60s"])
+
+
+@contextmanager
+def opened(owner: Keeper | Driver, path: Path, *flags: int) -> Iterator[list[int]]:
+    """The file, open once with each of `flags`. When a test fails, its mount is aborted: closing would hang in it."""
+    files = [os.open(path, flag) for flag in flags]
+    try:
+        yield files
+    except BaseException:
+        remove_mounts(owner.folder)
+        raise
+    finally:
+        for file in files:
+            with suppress(OSError):  # aborted
+                os.close(file)
+
+
+@pytest.mark.timeout(90)
+def test_one_that_cannot_die_holds_nobody_up(nas: Nas, proxied: tuple[Proxy, Keeper, Path]) -> None:
+    """Its notifier waits for a page that its own unanswered READ has locked."""
+    proxy, keeper, mount = proxied
+    folder = nas.export_folder()
+    behind = folder / "file"
+    behind.write_bytes(bytes(PAGES * PAGE))
+    [daemon] = keeper.daemon_pids()
+    with (
+        opened(keeper, mount / "file", os.O_RDONLY, os.O_WRONLY | os.O_APPEND) as (reading, appending),
+        proxy.held(Procedure.READ, reply=True, aside=True) as first,
+        proxy.held(Procedure.READ, reply=True, aside=True) as second,
+    ):
+        os.posix_fadvise(reading, 0, 0, os.POSIX_FADV_RANDOM)
+        assert os.fstat(reading).st_size == PAGES * PAGE
+        os.truncate(behind, PAGE)  # unknown to the kernel, which appends elsewhere
+        read = Outcome(lambda: os.pread(reading, PAGE, PAGE))
+        first.wait()
+        # It goes to the page that is being read, of which the kernel is told.
+        assert Outcome(lambda: os.write(appending, b"appended")).result() == 8
+        wait_until(lambda: "D" in thread_states(daemon), what="the notifier to wait in the kernel")
+        os.kill(daemon, signal.SIGKILL)
+        killed_at = time.monotonic()
+        Outcome((mount / "made").mkdir).result()
+        served_s = time.monotonic() - killed_at
+        second.wait()
+        assert "D" in thread_states(daemon), "the predecessor has died: this shows nothing"
+        second.released.set()
+        assert read.result()[:8] == b"appended"  # zeros follow: the kernel knows the former size
+        wait_until(lambda: not Path(f"/proc/{daemon}").exists(), what="the predecessor's end")
+    assert behind.read_bytes() == bytes(PAGE) + b"appended"
+    assert (folder / "made").is_dir()
+    (folder / "made").rmdir()
+    assert served_s < USUAL_S, f"its successor served after {served_s:.2f} s"
+    assert "has ended at last" in keeper.log.read_text()
+
+
+@pytest.mark.timeout(120)
+def test_one_that_was_out_of_reach_does_no_harm(nas: Nas) -> None:
+    """It hangs while its keeper dies, has a successor, and goes on with an append in hand that is long done."""
+    with Proxy(nas.port) as proxy, Driver(source=nas.url) as driver:
+        volume, target = static_volume("v", nas.url_of("export", port=proxy.port)), driver.target()
+        driver.publish(volume, target, mount_flags=["connections=2", "entry-ttl=60s", "attr-ttl=60s"])
+        [daemon] = driver.daemons()
+        with (
+            opened(driver, target / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND) as [log],
+            proxy.held(Procedure.MKDIR, reply=True, aside=True) as mkdir,
+            proxy.held(Procedure.GETATTR, reply=True, aside=True) as getattr_,
+        ):
+            made = Outcome((target / "made").mkdir)
+            mkdir.wait()
+            appended = Outcome(lambda: os.write(log, b"appended"))
+            getattr_.wait()  # it asks where the file ends
+            os.kill(daemon.pid, signal.SIGSTOP)
+            driver.kill("keeper")
+            driver.start("keeper")
+            assert made.result(40) is None
+            assert appended.result() == 8
+            os.ftruncate(log, 0)
+            assert Outcome(lambda: os.write(log, b"anew")).result() == 4
+            mkdir.released.set()
+            getattr_.released.set()
+            os.kill(daemon.pid, signal.SIGCONT)
+            Outcome(lambda: make_and_remove(target / "other", count=200)).result(40)
+            wait_until(lambda: not Path(f"/proc/{daemon.pid}").exists(), what="the predecessor to notice")
+            Outcome(lambda: make_and_remove(target / "other", count=200)).result(40)
+            assert (nas.export_folder() / "log").read_bytes() == b"anew"
+        driver.unpublish(volume, target)
+        assert driver.log("keeper").read_text().count("another daemon has taken this session over") == 1
+    assert sorted(path.name for path in nas.export_folder().iterdir() if path.name != "file") == ["log", "made"]
+
+
+def make_and_remove(folder: Path, *, count: int) -> None:
+    """Each must be executed once, or it fails."""
+    for _ in range(count):
+        folder.mkdir()
+        folder.rmdir()
