@@ -61,7 +61,8 @@ def await_opens(containers: Sequence[Container], *, since: float) -> list[float]
 
 @pytest.fixture
 def place(driver: Driver) -> Iterator[Path]:
-    """A folder for the places of containers, in which they have `data` (a directory) and `file`."""
+    """A folder for the places of containers, in which they have `data` (a directory) and `file`; nothing is mounted."""
+    wait_until(lambda: not driver.daemons(), what="earlier daemons to be released", limit_s=15)
     path = driver.folder / f"places-{uuid.uuid4()}"
     (path / "data").mkdir(parents=True)
     (path / "file").touch()
