@@ -251,7 +251,7 @@ class Publisher:
         except DriverError as error:
             return error.message
         if not status.mounts:
-            return "its daemon is not mounted any more; publish it again (restart the pod)"
+            return "nobody holds its session any more; it will be mounted anew"
         return condition_of(status.mounts[0])
 
     async def recover(self) -> None:
@@ -285,7 +285,7 @@ def condition_of(status: efc_pb2.MountStatus) -> str:
     if status.state == states.UNRESPONSIVE_NAS:
         return f"the NAS does not answer{reason}"
     if status.state == states.ABORTED:
-        return f"its FUSE connection was aborted{reason}; publish it again (restart the pod)"
+        return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
     if status.state == states.STARTING:
         return f"the daemon is connecting to the NAS{reason}"
     return ""

@@ -96,7 +96,7 @@ async def _is_lost(mount: Mount, *, keeper: Keeper, mounts: Mounts) -> bool:
     try:
         await mounts.statvfs(mount.target)
     except DriverError as error:
-        return os.strerror(errno.ENOTCONN) in error.message
+        return any(os.strerror(number) in error.message for number in (errno.ENOTCONN, errno.ECONNABORTED))
     return False
 
 

@@ -91,6 +91,13 @@ def check_container(container: Container, *, first_process: str | None = None) -
             message="daemons cannot see the node's processes: supplementary groups of pods do not count",
             mend="hostPID: true in the keeper's pod",
         )
+    elif container.plugin is not None and first_process == "efc":
+        yield Finding(
+            check="container",
+            level="fail",
+            message="the node's processes cannot be seen: dead mounts in running containers are not replaced",
+            mend="hostPID: true in the node plugin's pod",
+        )
 
 
 def check_propagation(path: str, mounts: Sequence[Mount], *, who: str) -> Iterator[Finding]:

@@ -53,7 +53,7 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
 
 @pytest.mark.short
 def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
-    """Daemons live in cgroups of their own, outlive it and go on serving; no successor adopts them."""
+    """Daemons live in cgroups of their own and outlive it; the next one takes them over."""
     cluster = namespace.cluster
     with verified_load(namespace, claim=shared, node=_NODE) as report:
         daemons = cluster.daemons(_NODE)
@@ -62,6 +62,7 @@ def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[
         _new_pod_works(namespace, shared)
     figures["keeper deleted"] = vars(report)
     assert report.errors == 0, report
+    assert report.longest_pause_s < 5, report
 
 
 def test_node_plugin_and_keeper_are_deleted_at_once(

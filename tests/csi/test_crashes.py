@@ -335,7 +335,7 @@ def holds_session(pid: int) -> bool:
 
 
 def test_everybody_dies_at_once(driver: Driver, nas: Nas) -> None:
-    """Nobody has the session any more: the dead mount makes way for a new one."""
+    """Nobody has the session any more: the dead mount makes way for a new one, where it is published, too."""
     volume, old, new = static_volume("shared", nas.url), driver.target(), driver.target()
     driver.publish(volume, old)
     daemons = driver.daemons()
@@ -349,8 +349,11 @@ def test_everybody_dies_at_once(driver: Driver, nas: Nas) -> None:
     driver.publish(volume, new)
     (new / "file").write_text("content")
     assert (nas.export_folder() / "file").read_text() == "content"
+    wait_until(lambda: os.path.isdir(old), what="the published mount to be replaced")
+    assert (old / "file").read_text() == "content"
     driver.unpublish(volume, old)
     driver.unpublish(volume, new)
+    assert driver.published() == []
 
 
 def test_an_orderly_end_leaves_no_idle_daemon(driver: Driver, nas: Nas) -> None:

@@ -61,7 +61,8 @@ def await_opens(containers: Sequence[Container], *, since: float) -> list[float]
 
 @pytest.fixture
 def place(driver: Driver) -> Iterator[Path]:
-    """A folder for the places of containers, in which they have `data` (a directory) and `file`."""
+    """A folder for the places of containers, in which they have `data` (a directory) and `file`; nothing is mounted."""
+    wait_until(lambda: not driver.daemons(), what="earlier daemons to be released", limit_s=15)
     path = driver.folder / f"places-{uuid.uuid4()}"
     (path / "data").mkdir(parents=True)
     (path / "file").touch()
@@ -230,6 +231,42 @@ def test_a_sub_path_that_is_gone(driver: Driver, nas: Nas, export: Path, place: 
             return condition.abnormal and "No such file" in condition.message and str(gone.pid) in condition.message
 
         wait_until(is_reported, what="the condition to name the sub path", interval_s=0.2)
+    driver.unpublish(volume, target)
+
+
+def test_an_aborted_connection(driver: Driver, nas: Nas, export: Path, place: Path) -> None:
+    """All holders live, and the session is over all the same: as when somebody frees a hung mount by hand."""
+    volume, target = static_volume(f"abort-{uuid.uuid4()}", nas.url_of(f"export/{export.name}")), driver.target()
+    driver.publish(volume, target)
+    (device,) = {mount.device for mount in mounts_below(driver.folder)}
+    data = place / "data"
+    with Container(binds=[Bind(source=str(target), place=str(data))]) as container:
+        container.poll(data / "file", CONTENT)
+        aborted_at = time.monotonic()
+        Path(f"/sys/fs/fuse/connections/{device.partition(':')[2]}/abort").write_text("1")
+        (seconds,) = await_opens([container], since=aborted_at)
+        assert seconds < 10 + LIMIT_S, "no new keeper draws attention to it"
+        assert len(container.mounts()) == 1
+    driver.unpublish(volume, target)
+
+
+def test_a_living_session_is_let_alone(driver: Driver, nas: Nas, export: Path, place: Path) -> None:
+    """Restarts of keeper and node plugin, while the daemon serves, replace nothing; nor does one of the node plugin."""
+    volume, target = static_volume(f"live-{uuid.uuid4()}", nas.url_of(f"export/{export.name}")), driver.target()
+    driver.publish(volume, target)
+    data = place / "data"
+    with Container(binds=[Bind(source=str(target), place=str(data))]) as container:
+        container.hold(data / "file")
+        before = [(mount.target, mount.device) for mount in mounts_below(driver.folder)]
+        for names in (("node",), ("keeper",), ("node", "keeper")):
+            for name in names:
+                driver.kill(name)
+            for name in names:
+                driver.start(name)
+            time.sleep(1.5)
+            assert [(mount.target, mount.device) for mount in mounts_below(driver.folder)] == before, names
+            assert container.read_held() == CONTENT
+        assert "after all that held" not in driver.stats(volume, target).volume_condition.message
     driver.unpublish(volume, target)
 
 

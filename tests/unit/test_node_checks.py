@@ -57,6 +57,8 @@ def test_containers_are_known_by_their_processes() -> None:
     assert Container([]).run_dir is None
     assert levels(list(node_checks.check_container(keeper, first_process="systemd"))) == ["ok"]
     assert levels(list(node_checks.check_container(keeper, first_process="efc-keeper"))) == ["ok", "fail"]
+    assert levels(list(node_checks.check_container(plugin, first_process="systemd"))) == ["ok"]
+    assert levels(list(node_checks.check_container(plugin, first_process="efc"))) == ["ok", "fail"]
 
 
 def test_outside_a_cluster_there_is_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
