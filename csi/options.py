@@ -197,9 +197,8 @@ _TABLE = (
         minimum=4,
         maximum=16_384,
         unit="MiB",
-        help="Memory for written data that the NAS has not put on stable storage yet: if the NAS and the mount's "
-        "daemon crash, so much is sent again. A write takes a power of two, 4 KiB at least. It counts to the daemon's "
-        "memory.",
+        help="Memory for written data that the NAS has not put on stable storage yet: if NAS and daemon crash, so much "
+        "is sent again. A write takes a power of two, 4 KiB at least. It counts to the daemon's memory.",
     ),
     Option(
         name="threads",
