@@ -2,8 +2,8 @@
 
 The application sees what it would have seen; the NAS has it once; and what another client did in between stays. Each
 with the server's cache of replies and without: with it the successor's copy of the call finds the first one's answer,
-without it the objects must be told apart. And each as on the running kernel, which delivers the request again, and as on
-Linux 5.10, where it is replayed from the saved state.
+without it the objects must be told apart. And each as on the running kernel, which delivers the request again, and as
+on Linux 5.10, where it is replayed from the saved state.
 """
 
 from __future__ import annotations
