@@ -18,31 +18,32 @@ import time
 import pytest
 
 from tests.faults import figures
-from tests.faults.storms import CALM_S_MAX, KILLS, Strike, kill, storm, upgrade
+from tests.faults.storms import CALM_S_MAX, DAEMON_KILLS, KILLS, Strike, kill, storm, upgrade
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.paths import ROOT
 
 #: As on these kernels, and whether a killed daemon's requests have to be replayed there.
 MASKS = {"5.10": True, "6.1": True, "6.18": False}
-STORMS: dict[str, Strike] = {
-    "daemon": kill(daemons=True),
-    "keeper and daemon": kill("keeper", daemons=True),
-    "upgrade": upgrade,
+STORMS: dict[str, tuple[Strike, int]] = {
+    "daemon": (kill(daemons=True), DAEMON_KILLS),
+    "keeper and daemon": (kill("keeper", daemons=True), KILLS),
+    "upgrade": (upgrade, KILLS),
 }
 #: What a daemon logs that executes what its predecessor had read.
 _REPLAYS = "requests of a predecessor go on"
 _FINISH_LIMIT_S = 60
 
 
-@pytest.mark.timeout(180 + 10 * KILLS)
+@pytest.mark.timeout(180 + 10 * DAEMON_KILLS)
 @pytest.mark.parametrize("name", STORMS)
 @pytest.mark.parametrize("mask", MASKS)
 def test_nobody_notices(nas: Nas, mask: str, name: str) -> None:
-    outcome = storm(nas, STORMS[name], kills=KILLS, mount_options=(f"fuse-features={mask}",))
+    strike, kills = STORMS[name]
+    outcome = storm(nas, strike, kills=kills, mount_options=(f"fuse-features={mask}",))
     figures.record("storms", f"{name}, as on {mask}", outcome.as_figures())
     outcome.check()
-    assert outcome.kills == KILLS
+    assert outcome.kills == kills
     if name != "upgrade":  # a daemon that drains leaves nothing, or nearly nothing
         assert (_REPLAYS in outcome.log) is MASKS[mask]
 

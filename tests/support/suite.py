@@ -125,7 +125,7 @@ PARTS = {
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
-    "faults": _pytest("faults", "tests/faults", limit_s=5400),
+    "faults": _pytest("faults", "tests/faults", limit_s=7200),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
     # The limits of short.py, and six minutes for the tests.
     "cluster-short": _pytest("cluster-short", "tests/cluster", limit_s=1860, runner=("tests.cluster.short",)),
@@ -136,6 +136,7 @@ def run_part(name: str, part: Part) -> tuple[Figures, str]:
     """Runs one part, prints its line of figures and writes results/NAME.json; why it was skipped, or ""."""
     started = time.monotonic()
     print(f"\n== {name}", flush=True)
+    _details_path(name).unlink(missing_ok=True)
     total = Figures()
     why_skipped = ""
     for command in part.commands:
@@ -160,8 +161,12 @@ def run_part(name: str, part: Part) -> tuple[Figures, str]:
 
 def _details(name: str) -> dict[str, object]:
     """What the part itself wrote into results/NAME.details.json, measurements for example."""
-    path = RESULTS / f"{name}.details.json"
+    path = _details_path(name)
     return {"details": json.loads(path.read_text())} if path.exists() else {}
+
+
+def _details_path(name: str) -> Path:
+    return RESULTS / f"{name}.details.json"
 
 
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
