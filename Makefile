@@ -9,6 +9,9 @@ HELM_VERSION := v3.21.4
 # Of the tests in tests/faults: makes a daemon's saved state know a million files.
 FILL_STATE := target/release/examples/fill_state
 
+# Whole programs of the build in which those tests break rules: the rest of it is two crates a rule.
+BROKEN := target/broken/debug/efcd
+
 .PHONY: help setup quickstart test bench proto clean
 .DEFAULT_GOAL := help
 
@@ -23,7 +26,7 @@ setup: .venv/installed ## installs system packages, and EFC into .venv (.venv/bi
 quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses a NAS of yours
 	@tests/support/sandbox $(PYTHON) -m examples.quickstart
 
-test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## everything below but bench; sanity, faults and the cluster in their short forms
+test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) $(BROKEN) ## everything below but bench; sanity, faults and the cluster in their short forms
 	@$(SUITE) lint unit rust csi errors sanity posix integrity faults cluster-short
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
@@ -33,7 +36,7 @@ sanity: setup .tools/bin/csi-sanity ## CSI conformance, 20 seeds, nothing left o
 	@SANITY_SEEDS=20 $(SUITE) $@
 posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real mount
 	@$(SUITE) $@
-faults: setup $(FILL_STATE) ## everything is killed again and again under verified work: 100 times each, a quarter of an hour
+faults: setup $(FILL_STATE) $(BROKEN) ## everything is killed again and again under verified work: daemons 500 times, the rest 100; half an hour and more
 	@FAULTS_KILLS=$(or $(KILLS),100) $(SUITE) $@
 .PHONY: lint unit rust csi errors integrity sanity posix faults
 
@@ -77,6 +80,9 @@ manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
 
 $(FILL_STATE): $(SOURCES)
 	cargo build --quiet --release --locked --package efc-fuse --example fill_state
+
+$(BROKEN): $(SOURCES)
+	cargo build --quiet --locked --target-dir target/broken --package efcd --package efc-keeper
 
 .tools/bin/helm:
 	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
