@@ -33,7 +33,7 @@ sanity: setup .tools/bin/csi-sanity ## CSI conformance, 20 seeds, nothing left o
 	@SANITY_SEEDS=20 $(SUITE) $@
 posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real mount
 	@$(SUITE) $@
-faults: setup $(FILL_STATE) ## everything is killed again and again under verified work: 100 times each, an hour and more
+faults: setup $(FILL_STATE) ## everything is killed again and again under verified work: daemons 500 times, the rest 100; an hour and more
 	@FAULTS_KILLS=$(or $(KILLS),100) $(SUITE) $@
 .PHONY: lint unit rust csi errors integrity sanity posix faults
 

@@ -174,7 +174,9 @@ class Proxy:
         (xid,) = struct.unpack(">I", record[4:8])
         with self._lock:
             if is_reply:
-                return next((hold for hold in self._holds if hold.is_reply and hold.xid == xid), None)
+                # A successor's copy of a call has the same xid: it is another one's reply that was put aside.
+                held = (h for h in self._holds if h.is_reply and h.xid == xid)
+                return next((hold for hold in held if not (hold.is_aside and hold.reached.is_set())), None)
             number = struct.unpack(">I", record[24:28])[0]
             if number not in _PROCEDURES:
                 return None

@@ -7,6 +7,7 @@ that a broken program can be told from a whole one.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import os
 import random
@@ -20,12 +21,14 @@ from typing import Any
 
 import grpc
 
+from csi.errors import DriverError
+from csi.keeper import Keeper
 from tests.faults import figures, load
 from tests.support.driver import Driver, static_volume
 from tests.support.mounts import remove_mounts
 from tests.support.nas import Nas
 from tests.support.paths import program
-from tests.support.processes import wait_until
+from tests.support.processes import TimeLimitError, wait_until
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "5"))
 #: `make faults`: what takes minutes, and gates on times.
@@ -160,6 +163,7 @@ def storm(
         with load.work(target, kinds, finish_limit_s=finish_limit_s, on_stuck=lambda: abort(driver)) as reports:
             struck_at = _strike_again_and_again(driver, strike, outcome, calm_s_max=calm_s_max, seed=seed)
         _judge(outcome, reports, struck_at)
+        _nothing_is_open(driver, outcome)
         try:
             driver.unpublish(volume, target)
         except grpc.RpcError as error:
@@ -197,6 +201,22 @@ def _strike_again_and_again(
         outcome.strikes_ms.append((time.monotonic() - struck_at[-1]) * 1000)
     time.sleep(calm_s_max)
     return struck_at
+
+
+def _nothing_is_open(driver: Driver, outcome: Outcome) -> None:
+    """Workers have closed all they had open: a daemon that thinks otherwise keeps files that were unlinked for ever."""
+    count = -1
+
+    def look() -> bool:
+        nonlocal count
+        mounts = asyncio.run(Keeper(str(driver.run_dir)).status()).mounts
+        count = sum(mount.stats.open_files for mount in mounts)
+        return count == 0 and bool(mounts)
+
+    try:
+        wait_until(look, what="the last files to be closed", limit_s=10, interval_s=0.2)
+    except (TimeLimitError, DriverError) as error:
+        outcome.errors.append(f"{count} files are still open: {error}")
 
 
 def _judge(outcome: Outcome, reports: dict[str, load.Report], struck_at: Sequence[float]) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +25,7 @@ from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.mounts import remove_mounts
 from tests.support.nas import Nas
-from tests.support.processes import thread_states, wait_until
+from tests.support.processes import TimeLimitError, thread_states, wait_until
 
 PAGE = 4096
 #: More than an open reads by itself.
@@ -41,13 +43,13 @@ def proxied(nas: Nas) -> Iterator[tuple[Proxy, Keeper, Path]]:
 
 
 @contextmanager
-def opened(owner: Keeper | Driver, path: Path, *flags: int) -> Iterator[list[int]]:
+def opened(keeper: Keeper, path: Path, *flags: int) -> Iterator[list[int]]:
     """The file, open once with each of `flags`. When a test fails, its mount is aborted: closing would hang in it."""
     files = [os.open(path, flag) for flag in flags]
     try:
         yield files
     except BaseException:
-        remove_mounts(owner.folder)
+        remove_mounts(keeper.folder)
         raise
     finally:
         for file in files:
@@ -92,39 +94,128 @@ def test_one_that_cannot_die_holds_nobody_up(nas: Nas, proxied: tuple[Proxy, Kee
     assert "has ended at last" in keeper.log.read_text()
 
 
+#: A process of its own: whoever starts a keeper may have no file of a mount open.
+_APPENDER = """
+import os, sys
+log = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+print("ready", flush=True)
+for line in map(str.strip, sys.stdin):
+    if line == "truncate":
+        os.ftruncate(log, 0)
+    else:
+        assert os.write(log, line.encode()) == len(line)
+    print("done", flush=True)
+"""
+
+
+class Appender:
+    """Has a log open for appending."""
+
+    def __init__(self, path: Path) -> None:
+        command = [sys.executable, "-c", _APPENDER, str(path)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._expect("ready")
+
+    def begin(self, word: str) -> None:
+        """Appends it, or empties the log if it is "truncate"."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        """What was begun is done, without an error."""
+        Outcome(lambda: self._expect("done")).result(40)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=20)
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == f"{word}\n", "it has failed"
+
+
+@contextmanager
+def appender(driver: Driver, path: Path) -> Iterator[Appender]:
+    """When a test fails, the mount is aborted: nobody may stay stuck in it."""
+    running = Appender(path)
+    try:
+        yield running
+    except BaseException:
+        remove_mounts(driver.folder)
+        raise
+    finally:
+        running.close()
+
+
+@contextmanager
+def published(nas: Nas, port: int) -> Iterator[tuple[Driver, Path]]:
+    """A volume of the driver's, by way of a port."""
+    with Driver(source=nas.url) as driver:
+        volume, target = static_volume("v", nas.url_of("export", port=port)), driver.target()
+        driver.publish(volume, target, mount_flags=["connections=2", "entry-ttl=60s", "attr-ttl=60s"])
+        yield driver, target
+        driver.unpublish(volume, target)
+
+
+def put_out_of_reach(driver: Driver) -> int:
+    """The daemon hangs, and its keeper is replaced by one that does not know it. Returns its process id."""
+    [daemon] = driver.daemons()
+    os.kill(daemon.pid, signal.SIGSTOP)
+    driver.kill("keeper")
+    driver.start("keeper")
+    return daemon.pid
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.timeout(120)
 def test_one_that_was_out_of_reach_does_no_harm(nas: Nas) -> None:
-    """It hangs while its keeper dies, has a successor, and goes on with an append in hand that is long done."""
-    with Proxy(nas.port) as proxy, Driver(source=nas.url) as driver:
-        volume, target = static_volume("v", nas.url_of("export", port=proxy.port)), driver.target()
-        driver.publish(volume, target, mount_flags=["connections=2", "entry-ttl=60s", "attr-ttl=60s"])
-        [daemon] = driver.daemons()
-        with (
-            opened(driver, target / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND) as [log],
-            proxy.held(Procedure.MKDIR, reply=True, aside=True) as mkdir,
-            proxy.held(Procedure.GETATTR, reply=True, aside=True) as getattr_,
-        ):
-            made = Outcome((target / "made").mkdir)
-            mkdir.wait()
-            appended = Outcome(lambda: os.write(log, b"appended"))
-            getattr_.wait()  # it asks where the file ends
-            os.kill(daemon.pid, signal.SIGSTOP)
-            driver.kill("keeper")
-            driver.start("keeper")
-            assert made.result(40) is None
-            assert appended.result() == 8
-            os.ftruncate(log, 0)
-            assert Outcome(lambda: os.write(log, b"anew")).result() == 4
-            mkdir.released.set()
-            getattr_.released.set()
-            os.kill(daemon.pid, signal.SIGCONT)
-            Outcome(lambda: make_and_remove(target / "other", count=200)).result(40)
-            wait_until(lambda: not Path(f"/proc/{daemon.pid}").exists(), what="the predecessor to notice")
-            Outcome(lambda: make_and_remove(target / "other", count=200)).result(40)
-            assert (nas.export_folder() / "log").read_bytes() == b"anew"
-        driver.unpublish(volume, target)
-        assert driver.log("keeper").read_text().count("another daemon has taken this session over") == 1
-    assert sorted(path.name for path in nas.export_folder().iterdir() if path.name != "file") == ["log", "made"]
+    """It has a successor, and goes on with an append in hand that is long done."""
+    with (
+        Proxy(nas.port) as proxy,
+        published(nas, proxy.port) as (driver, target),
+        appender(driver, target / "log") as log,
+        proxy.held(Procedure.GETATTR, reply=True, aside=True) as end_of_file,
+        proxy.held(Procedure.MKDIR, reply=True, aside=True) as mkdir,
+    ):
+        log.begin("appended")
+        end_of_file.wait()  # where the file ends
+        made = Outcome((target / "made").mkdir)
+        mkdir.wait()
+        daemon = put_out_of_reach(driver)
+        assert made.result(40) is None
+        log.end()
+        for word in ("truncate", "anew"):
+            log.begin(word)
+            log.end()
+        mkdir.released.set()
+        end_of_file.released.set()
+        os.kill(daemon, signal.SIGCONT)
+        with suppress(TimeLimitError):
+            wait_until(lambda: is_gone(daemon), what="the predecessor's end", limit_s=5)
+        assert (nas.export_folder() / "log").read_bytes() == b"anew", "it has appended"
+        assert (nas.export_folder() / "made").is_dir()
+        assert is_gone(daemon), "it does not notice that it has a successor"
+
+
+@pytest.mark.timeout(120)
+def test_one_that_was_out_of_reach_keeps_no_request(nas: Nas) -> None:
+    """When it goes on it reads requests that are its successor's."""
+    with published(nas, nas.port) as (driver, target):
+        daemon = put_out_of_reach(driver)
+        Outcome((target / "first").mkdir).result(40)
+        work = Outcome(lambda: make_and_remove(target / "other", count=500))
+        os.kill(daemon, signal.SIGCONT)
+        try:
+            work.result(40)
+            wait_until(lambda: is_gone(daemon), what="the predecessor to notice")
+        except BaseException:
+            remove_mounts(driver.folder)
+            raise
+        assert "another daemon has taken this session over" in driver.log("keeper").read_text()
 
 
 def make_and_remove(folder: Path, *, count: int) -> None:

@@ -5,13 +5,17 @@ FAULTS_KILLS says how often in each storm (daemons die more often). Kills come a
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 
 import pytest
 
-from tests.faults import figures
+from tests.faults import figures, load
 from tests.faults.storms import DAEMON_KILLS, HANG_LIMIT_S, KILLS, Strike, hang, kill, storm, upgrade
+from tests.support.keeper import Keeper
 from tests.support.nas import Nas
+from tests.support.processes import wait_until
 
 STORMS: dict[str, tuple[Strike, int, Sequence[str]]] = {
     "daemon": (kill(daemons=True), DAEMON_KILLS, ()),
@@ -33,3 +37,19 @@ def test_nobody_notices(nas: Nas, name: str) -> None:
     figures.record("storms", name, outcome.as_figures())
     outcome.check()
     assert outcome.kills == kills
+
+
+def test_a_listing_goes_on_where_its_daemon_was_killed(nas: Nas, keeper: Keeper) -> None:
+    """After each thousand entries, of which the kernel asks for many at a time."""
+    load.prepare(nas.export_folder(), ["listing"])
+    with keeper.mounted(nas.url) as mount:
+        found = []
+        with os.scandir(mount / "listing") as entries:
+            for entry in entries:
+                found.append(entry.name)
+                if len(found) % 1000 == 0:
+                    before = keeper.daemon_pids()
+                    for pid in before:
+                        os.kill(pid, signal.SIGKILL)
+                    wait_until(lambda: set(keeper.daemon_pids()) - set(before), what="the next daemon")  # noqa: B023
+        assert sorted(found) == [f"entry-{number:05}" for number in range(load.LISTED)]
