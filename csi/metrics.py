@@ -162,7 +162,7 @@ _TABLE = (
         section=Section.NODE,
         labels=("result",),
         stability=Stability.BETA,
-        help="Mounts that nobody served any more, in containers and on the node: `replaced` by new ones, or `failed`.",
+        help="Mounts that nobody served any more, in containers and on the node: `replaced`, and tries that `failed`.",
     ),
     Metric(
         name="efc_nas_operations_total",

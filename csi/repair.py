@@ -27,7 +27,7 @@ from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.daemons import Daemons
-from csi.errors import DriverError
+from csi.errors import Code, DriverError
 from csi.exposition import Recorder
 from csi.keeper import Keeper
 from csi.mounts import FILE_SYSTEM_TYPE, Loss, Mounts, Namespace, Unreplaced
@@ -43,7 +43,7 @@ _INTERVAL_SECONDS = 10.0
 #: When a file system that has been replaced is looked for again: in containers that were being made, where it failed.
 _AGAIN_SECONDS = (1.0, 4.0, 15.0, 40.0)
 #: After a dataset could not be mounted anew: the first delay, which doubles, and the longest.
-_RETRY_SECONDS, _RETRY_SECONDS_MAX = 0.5, 30.0
+_RETRY_SECONDS, _RETRY_SECONDS_MAX, _DOUBLINGS_MAX = 0.5, 30.0, 10
 #: How long one dataset may keep others waiting.
 _LAUNCH_WAIT_SECONDS = 2.0
 #: Mount namespaces at once.
@@ -342,7 +342,11 @@ class Repairer:
         return results
 
     async def _mount_anew(self, publication: Publication) -> str:
-        config = MountOptions(**publication.options).daemon_config(Source.parse(publication.source))  # type: ignore[arg-type]
+        try:
+            options = MountOptions(**publication.options)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise DriverError(Code.FAILED_PRECONDITION, f"its record is of another release: {error}") from None
+        config = options.daemon_config(Source.parse(publication.source))
         config.read_only = False
         dataset = await self._daemons.acquire(publication.key, config=config, user=publication.target)
         if self._publications.get(publication.target) is None:
@@ -351,7 +355,7 @@ class Repairer:
 
     def _postpone(self, device: str, reason: str) -> None:
         lost = self._lost[device]
-        delay = min(_RETRY_SECONDS * 2**lost.failures, _RETRY_SECONDS_MAX)
+        delay = min(_RETRY_SECONDS * 2 ** min(lost.failures, _DOUBLINGS_MAX), _RETRY_SECONDS_MAX)
         lost.failures += 1
         lost.due = asyncio.get_running_loop().time() + delay
         self._reports.lost[device] = reason

@@ -287,3 +287,23 @@ def test_a_number_that_lives_again_is_no_longer_lost(node: Node) -> None:
         assert node.mounts.surveys == surveys
 
     asyncio.run(run())
+
+
+def test_a_record_that_is_not_understood_ends_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.keeper.living = {}
+
+    def of_another_release(**_options: object) -> None:
+        raise TypeError("unexpected keyword argument 'of_tomorrow'")
+
+    monkeypatch.setattr(repair, "MountOptions", of_another_release)
+    asyncio.run(node.watch(seconds=0.1))
+    assert "of_tomorrow" in node.reports.lost[DEAD]
+
+
+def test_the_delay_has_an_end(node: Node) -> None:
+    async def run() -> None:
+        node.repairer._lost[DEAD] = repair._Lost(key="k", due=0, failures=5_000)
+        node.repairer._postpone(DEAD, "still not")
+        assert node.repairer._lost[DEAD].due <= asyncio.get_running_loop().time() + 30
+
+    asyncio.run(run())

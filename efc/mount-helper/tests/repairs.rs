@@ -197,14 +197,18 @@ fn what_another_mount_hides_is_left() {
     let device = ground.device();
     ground.die();
     let process = sleeper.pid().to_string();
-    let hide = ["--target", &process, "--mount", "mount", "-t", "tmpfs", "none", ground.base.to_str().unwrap()];
+    // A directory of the same name is there, and is not meant.
+    let script = format!("mount -t tmpfs none {} && mkdir {}", ground.base.display(), ground.old().display());
+    let hide = ["--target", &process, "--mount", "sh", "-c", &script];
     assert!(Command::new("nsenter").args(hide).status().unwrap().success());
     let report = ground.repair(sleeper.pid(), &device);
     assert_eq!(report["replaced"], json!([]));
     let failed = report["failed"][0].clone();
     assert_eq!(failed["mount_point"], json!(ground.old()));
-    assert_eq!(failed["errno"], json!("ENOENT"), "{failed}");
-    assert_eq!(sleeper.mounts_at(&ground.old())[0].filesystem, "fuse.efc");
+    assert_eq!(failed["errno"], json!("EBUSY"), "{failed}");
+    let mounts = sleeper.mounts_at(&ground.old());
+    assert_eq!(mounts.len(), 1, "{mounts:?}");
+    assert_eq!(mounts[0].filesystem, "fuse.efc");
 }
 
 #[test]
