@@ -120,6 +120,7 @@ pub struct Place {
 }
 
 /// The header page of an open state.
+#[derive(Clone)]
 pub struct Header {
     mapping: Arc<Mapping>,
 }
@@ -159,6 +160,11 @@ impl Header {
         let optional = [journal::FORMAT, payloads::INDEX, payloads::ARENA];
         let needed = Plan::default().regions().into_iter().filter(|(format, _)| !optional.contains(format));
         needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
+    }
+
+    /// The whole state.
+    pub fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
     }
 
     fn word(&self, index: usize) -> u64 {
