@@ -19,12 +19,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.proxy import Procedure, Proxy
-from tests.faults.writer import Writer, content
+from tests.faults.writer import Write, Writer, content
 from tests.support.keeper import Keeper
 from tests.support.nas import Export, Nas
 from tests.support.processes import wait_until
 
 KIB, MIB = 1 << 10, 1 << 20
+KILLS = int(os.environ.get("FAULTS_KILLS", "5"))
 
 
 @dataclass(kw_only=True)
@@ -193,6 +194,49 @@ def _write_as_two_users(scene: Scene) -> None:
         owner.sync("owner")
         group.sync("group")
     scene.check()
+
+
+@pytest.mark.timeout(120 + 30 * KILLS)
+def test_storm(scene: Scene) -> None:
+    """Daemons and servers die in the middle of writes. Nothing is synced before, so all may be destroyed each time.
+
+    No two writes of a round meet: a late copy of a dead daemon's may cover a newer one (docs/SEMANTICS.md).
+    """
+    moments = random.Random("storm")
+    deaths = [Scene.daemon_dies, Scene.daemon_dies, Scene.server_dies, Scene.upgrade]
+    with Writer(scene.mount) as writer:
+        for turn in range(KILLS):
+            writes = _round(moments, turn)
+            for name in {write[0] for write in writes}:
+                writer.open(name)
+                scene.files[name] = bytearray()
+            writer.begin_burst(writes, pause_s=0.005)
+            moments.shuffle(deaths)
+            for death in deaths:
+                time.sleep(moments.uniform(0, 0.5))
+                death(scene)
+            writer.end(60)
+            for name, offset, seed, length in writes:
+                file = scene.files[name]
+                file.extend(bytes(max(0, offset + length - len(file))))
+                file[offset : offset + length] = content(seed, length)
+            for name in scene.files:
+                writer.sync(name)
+                writer.close(name)
+            scene.check()
+            scene.files.clear()
+
+
+def _round(moments: random.Random, turn: int) -> list[Write]:
+    """300 writes to 3 files, in any order, with gaps."""
+    writes, ends = [], [0, 0, 0]
+    for number in range(300):
+        file, length = moments.randrange(3), moments.choice([1, 700, 4 * KIB, 9 * KIB, 70 * KIB])
+        offset = ends[file] + moments.choice([0, 0, 10, 5000])
+        writes.append((f"file-{turn}-{file}", offset, number, length))
+        ends[file] = offset + length
+    moments.shuffle(writes)
+    return writes
 
 
 @pytest.mark.timeout(180)

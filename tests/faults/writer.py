@@ -12,12 +12,16 @@ import random
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.support.paths import ROOT
+
+#: File, place in it, seed, length.
+Write = tuple[str, int, int, int]
 
 
 def content(seed: int, length: int) -> bytes:
@@ -52,6 +56,10 @@ class Writer:
         """One pwrite(2) of `content`, which is returned. A file that is opened to append heeds no offset."""
         assert self._call("write", name, offset, seed, length) == length
         return content(seed, length)
+
+    def begin_burst(self, writes: Sequence[Write], *, pause_s: float) -> None:
+        """One write after the other, with pauses; `end` waits for the last."""
+        self.begin("burst", list(writes), pause_s)
 
     def sync(self, name: str) -> None:
         """fsync(2)."""
@@ -100,6 +108,11 @@ class _Commands:
 
     def write(self, name: str, offset: int, seed: int, length: int) -> int:
         return os.pwrite(self._open[name], content(seed, length), offset)
+
+    def burst(self, writes: list[Write], pause_s: float) -> None:
+        for name, offset, seed, length in writes:
+            assert self.write(name, offset, seed, length) == length
+            time.sleep(pause_s)
 
     def sync(self, name: str) -> None:
         os.fsync(self._open[name])

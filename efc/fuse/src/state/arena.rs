@@ -9,13 +9,15 @@
 //!
 //! Memory goes back to the system when it was not needed for a second, but for a few tops, so that a burst of writes does not make a
 //! daemon large for ever and steady writing does not allocate. A successor does not know which tops had memory; it gives back that of all that
-//! it has not claimed. A thread does both, and ends when nothing is left to do.
+//! it has not claimed. A thread does both, and ends when nothing is left to do, or when a successor has opened the state: what
+//! is free in the view of a daemon that hung meanwhile may be in use by then.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use super::layout::{Header, Place};
 use super::mapping::{Mapping, Span, WORD};
 
 /// Size of the smallest block, in bytes.
@@ -117,6 +119,9 @@ struct Space {
 
 /// Blocks of a mapping.
 pub struct Arena {
+    header: Header,
+    /// Of the daemon that this is for.
+    generation: u64,
     mapping: Arc<Mapping>,
     /// Word of page 0.
     base: usize,
@@ -132,10 +137,12 @@ pub struct Block {
 }
 
 impl Arena {
-    /// `pages` pages from word `base` on, all free.
-    pub fn new(mapping: Arc<Mapping>, base: usize, pages: u32) -> Arc<Arena> {
-        let space = Space { buddies: Buddies::new(pages), unused: 0, is_unswept: false, is_trimming: false };
-        Arc::new(Arena { mapping, base, space: Mutex::new(space) })
+    /// The pages of `place`, all free. For the daemon that opens the state next.
+    pub fn new(header: &Header, place: &Place) -> Arc<Arena> {
+        let space = Space { buddies: Buddies::new(place.capacity), unused: 0, is_unswept: false, is_trimming: false };
+        let (header, generation) = (header.clone(), header.generation() + 1);
+        let (mapping, base) = (header.mapping(), place.base);
+        Arc::new(Arena { header, generation, mapping, base, space: Mutex::new(space) })
     }
 
     fn space(&self) -> MutexGuard<'_, Space> {
@@ -222,7 +229,10 @@ impl Arena {
     /// Takes memory off tops that are not needed, until only the few are left that are always kept.
     fn trim(&self) {
         loop {
-            std::thread::sleep(IDLE_TIME_MAX); // first of all: a successor has other things to do
+            std::thread::sleep(IDLE_TIME_MAX); // first of all: a daemon that begins has other things to do
+            if self.is_superseded() {
+                return;
+            }
             if std::mem::take(&mut self.space().is_unswept) {
                 self.release_bare();
             }
@@ -258,8 +268,15 @@ impl Arena {
         Some((first, count as u32))
     }
 
+    fn is_superseded(&self) -> bool {
+        self.header.generation() != self.generation
+    }
+
     /// Of adjacent tops that nobody can find.
     fn release(&self, first: u32, count: u32) {
+        if self.is_superseded() {
+            return;
+        }
         let words = (count * TOP) as usize * PAGE_WORDS;
         if let Err(error) = self.mapping.release(self.first_word(first), words) {
             log::warn!("memory of written data cannot be given back: {error}");

@@ -130,6 +130,7 @@ pub struct Place {
 }
 
 /// The header page of an open state.
+#[derive(Clone)]
 pub struct Header {
     mapping: Arc<Mapping>,
 }
@@ -169,6 +170,11 @@ impl Header {
         let later = [journal::FORMAT, payloads::INDEX, payloads::ARENA, requests::FORMAT, requests::AREAS];
         let needed = Plan::default().regions().into_iter().filter(|(format, _)| !later.contains(format));
         needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
+    }
+
+    /// The whole state.
+    pub fn mapping(&self) -> Arc<Mapping> {
+        Arc::clone(&self.mapping)
     }
 
     fn word(&self, index: usize) -> u64 {

@@ -150,7 +150,7 @@ fn open_payloads(
     };
     let is_of_predecessor = header.last_column(&arena) == header.generation();
     let region = Region::new(Arc::clone(mapping), payloads::INDEX, index.base, index.capacity, index.allocated_word)?;
-    let blocks = arena::Arena::new(Arc::clone(mapping), arena.base, arena.capacity);
+    let blocks = arena::Arena::new(header, &arena);
     let opened = payloads::Payloads::open(region, blocks, is_of_predecessor, |node| nodes.distrust(node));
     // The generation that is about to begin. Before it does, or a SIGKILL in between would cost what is kept.
     header.set_last_column(&arena, header.generation() + 1);

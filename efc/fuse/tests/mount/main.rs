@@ -8,6 +8,7 @@
 
 mod ramfs;
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -20,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use efc_fuse::state::{Node, State};
+use efc_fuse::state::{Node, State, UncommittedWrite, payload_checksum};
 use efc_fuse::{Errno, Features, Session, SessionConfig};
 use ramfs::{DATA, DATA_SIZE, Lever, RamFs, eventually, pattern};
 use rustix::fs::MemfdFlags;
@@ -46,6 +47,7 @@ const TESTS: &[(&str, fn())] = &[
     ("what_an_ending_daemon_still_took_is_replayed", what_an_ending_daemon_still_took_is_replayed),
     ("a_successor_answers_init", a_successor_answers_init),
     ("sigkill_tears_no_record", sigkill_tears_no_record),
+    ("sigkill_costs_no_acknowledged_write", sigkill_costs_no_acknowledged_write),
 ];
 
 fn main() -> ExitCode {
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Ok("daemon") => daemon(),
         Ok("mute daemon") => mute_daemon(),
         Ok("churn") => churn(),
+        Ok("writer") => writer(),
         _ if std::env::args().any(|argument| argument == "--list") => {
             TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
             ExitCode::SUCCESS
@@ -638,20 +641,25 @@ fn churn() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Starts a child on the state and kills it in the middle of its work.
+fn kill_at_work(role: &str, memory: &OwnedFd, after: Duration) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .env(ROLE, role)
+        .stdout(own(memory))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 9];
+    child.stderr.take().unwrap().read_exact(&mut line).unwrap();
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 fn sigkill_tears_no_record() {
     let memory = memfd();
     for round in 0..30 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(ROLE, "churn")
-            .stdout(own(&memory))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = [0; 9];
-        child.stderr.take().unwrap().read_exact(&mut line).unwrap();
-        std::thread::sleep(Duration::from_micros(500 + 777 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_at_work("churn", &memory, Duration::from_micros(500 + 777 * round));
         let state = State::open(own(&memory)).unwrap();
         assert_eq!(state.damaged_records(), 0);
         assert_eq!(state.generation(), 2 * (round + 1));
@@ -659,5 +667,60 @@ fn sigkill_tears_no_record() {
         let blob = state.blob();
         assert!(blob.windows(2).all(|pair| pair[0] == pair[1]), "a mix of two blobs");
         assert!(state.orphans().iter().all(|(_, dir, name, _)| dir.len() == 8 && name == b"name"));
+    }
+}
+
+/// Writes that are not committed at once, at most.
+const UNCOMMITTED_MAX: usize = 20;
+
+fn written(number: u64) -> Vec<u8> {
+    number.to_le_bytes().repeat(1 + (number * 7919 % 20_000) as usize)
+}
+
+/// Writes, acknowledges by the blob, and commits the oldest, until it is killed.
+fn writer() -> ExitCode {
+    let state = State::open(own(std::io::stdout())).unwrap();
+    let mut waiting: VecDeque<(u64, UncommittedWrite)> = state.take_saved_writes().into();
+    let first = waiting.back().map_or(0, |(_, last)| last.offset + 1);
+    std::io::stderr().write_all(b"churning\n").unwrap();
+    for number in first.. {
+        let kept = state.keep(&written(number)).unwrap();
+        let write = UncommittedWrite {
+            node: number % 3,
+            offset: number,
+            data: kept.bytes().clone(),
+            checksum: payload_checksum(kept.bytes()),
+            verifier: [1; 8],
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+        };
+        waiting.push_back((state.save_write(&kept, &write).unwrap(), write));
+        state.save_blob(&number.to_le_bytes());
+        while waiting.len() > UNCOMMITTED_MAX {
+            let (record, data) = waiting.pop_front().unwrap();
+            state.remove_write(record);
+            drop(data);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn sigkill_costs_no_acknowledged_write() {
+    let memory = memfd();
+    for round in 0..30 {
+        kill_at_work("writer", &memory, Duration::from_micros(500 + 1777 * round));
+        let state = State::open(own(&memory)).unwrap();
+        assert_eq!(state.damaged_records(), 0);
+        let found: Vec<UncommittedWrite> = state.take_saved_writes().into_iter().map(|(_, write)| write).collect();
+        assert!(found.windows(2).all(|pair| pair[0].offset + 1 == pair[1].offset), "not one after the other");
+        assert!(found.iter().all(|write| write.data == written(write.offset)), "others' bytes");
+        let Ok(acknowledged) = state.blob().try_into().map(u64::from_le_bytes) else { continue };
+        let (first, last) = (found[0].offset, found[found.len() - 1].offset);
+        assert!(
+            last >= acknowledged && last <= acknowledged + 1,
+            "{acknowledged} was acknowledged, {last} is the last"
+        );
+        assert!(first == 0 || first + UNCOMMITTED_MAX as u64 <= last + 1, "{first} to {last}");
     }
 }
