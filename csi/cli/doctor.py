@@ -33,12 +33,16 @@ from csi.sources import Source
 
 _FUSE_DEVICE = (10, 229)
 _CAPABILITIES = {21: "CAP_SYS_ADMIN", 1: "CAP_DAC_OVERRIDE", 10: "CAP_NET_BIND_SERVICE", 19: "CAP_SYS_PTRACE"}
-#: The first kernel with a feature, and what is lost without it.
+#: The first kernel with a feature, what it means to be without it, and how bad that is.
 _KERNEL_FEATURES = (
-    ((5, 10), "FUSE as a whole is only tested from 5.10 on", True),
-    ((6, 9), "requests in flight when a daemon dies cannot be sent again (FUSE_NOTIFY_RESEND)", False),
-    ((6, 15), "pods with user namespaces cannot use volumes (option idmap)", False),
-    ((6, 16), "all cached names cannot be dropped at once (FUSE_NOTIFY_INC_EPOCH)", False),
+    ((5, 10), "FUSE as a whole is only tested from 5.10 on", "fail"),
+    (
+        (6, 9),
+        "what a daemon had not answered when it died is executed from its saved state (no FUSE_NOTIFY_RESEND)",
+        "ok",
+    ),
+    ((6, 15), "pods with user namespaces cannot use volumes (option idmap)", "warn"),
+    ((6, 16), "all cached names cannot be dropped at once (FUSE_NOTIFY_INC_EPOCH)", "warn"),
 )
 _LOCKED_BYTES_MIN = 8 << 20
 
@@ -150,15 +154,11 @@ def check_kernel(release: str | None = None) -> Iterator[Finding]:
     match = re.match(r"(\d+)\.(\d+)", release)
     version = (int(match[1]), int(match[2])) if match else (0, 0)
     lacking = False
-    for first, loss, is_fatal in _KERNEL_FEATURES:
+    for first, meaning, level in _KERNEL_FEATURES:
         if version < first:
             lacking = True
-            yield Finding(
-                check="kernel",
-                level="fail" if is_fatal else "warn",
-                message=f"Linux {release}: {loss}",
-                mend=f"Linux {first[0]}.{first[1]} or newer",
-            )
+            mend = "" if level == "ok" else f"Linux {first[0]}.{first[1]} or newer"
+            yield Finding(check="kernel", level=level, message=f"Linux {release}: {meaning}", mend=mend)
     if not lacking:
         yield Finding(check="kernel", level="ok", message=f"Linux {release} has all that EFC uses")
 
