@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.load import files, programs, shared
@@ -29,7 +30,8 @@ WORKERS: dict[str, type[Worker]] = {
 def main(arguments: list[str]) -> None:
     """See the module."""
     kind, folder, *rest = arguments if len(arguments) > 1 else ["files", *arguments]
-    print(run(WORKERS[kind](Path(folder), *rest)), flush=True)
+    with suppress(BrokenPipeError):  # whoever started it is gone
+        print(run(WORKERS[kind](Path(folder), *rest)), flush=True)
 
 
 if __name__ == "__main__":
