@@ -541,9 +541,67 @@ fn decode<T>(reply: &[u8], replayed: bool, results: fn(&mut Decoder<'_>) -> Resu
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
     use std::thread;
 
     use super::*;
+
+    /// Of a process that another goes on for since the switch was set.
+    #[derive(Debug, Default)]
+    struct Superseded(AtomicBool);
+
+    impl Identity for Superseded {
+        fn stamp(&self) -> u32 {
+            1
+        }
+
+        fn source_port(&self, _connection: usize) -> Option<u16> {
+            None
+        }
+
+        fn connected(&self, _connection: usize, _source_port: u16) {}
+
+        fn is_current(&self) -> bool {
+            !self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_superseded_process_sends_nothing_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let received = Arc::new(AtomicU64::new(0));
+        let server = Arc::clone(&received);
+        thread::spawn(move || {
+            let mut call = [0; 512];
+            while let Ok((mut stream, _)) = listener.accept() {
+                while let Ok(length @ 1..) = stream.read(&mut call) {
+                    server.fetch_add(length as u64, Ordering::Relaxed);
+                    let xid = &call[4..8];
+                    stream.write_all(&[&[0x80, 0, 0, 24], xid, &[0, 0, 0, 1], &[0; 16]].concat()).unwrap();
+                }
+            }
+        });
+        let identity = Arc::new(Superseded::default());
+        let config = Config {
+            host: "127.0.0.1".into(),
+            port: None,
+            mount_port: None,
+            path: Vec::new(),
+            connections: 1,
+            time_limit: Some(Duration::from_millis(300)),
+            connect_time_limit: Duration::from_secs(1),
+            privileged_port: false,
+            identity: Some(identity.clone()),
+        };
+        let client = Client::with_silence(&config, address.port(), Duration::from_secs(10));
+        futures_lite::future::block_on(client.ping(&Cred::root())).unwrap();
+        let before = received.load(Ordering::Relaxed);
+        assert!(before > 0);
+        identity.0.store(true, Ordering::Relaxed);
+        futures_lite::future::block_on(client.ping(&Cred::root())).unwrap_err();
+        assert_eq!(received.load(Ordering::Relaxed), before);
+    }
 
     #[test]
     fn a_connection_that_falls_silent_is_made_anew() {

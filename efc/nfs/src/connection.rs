@@ -198,6 +198,9 @@ impl Connection {
     }
 
     fn send_some(&self, socket: &TcpStream, call: &Call, offset: usize) -> io::Result<usize> {
+        if self.shared.identity.as_deref().is_some_and(|identity| !identity.is_current()) {
+            return Err(io::Error::other("another process goes on for this one"));
+        }
         let sent = socket::send(socket, &call.parts(), offset)?;
         if offset == 0 && sent > 0 && call.count_send() {
             self.shared.stats.retransmits.fetch_add(1, Ordering::Relaxed);

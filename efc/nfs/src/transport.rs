@@ -32,6 +32,8 @@ pub trait Identity: Debug + Send + Sync {
     fn source_port(&self, connection: usize) -> Option<u16>;
     /// The connection of this number has this port now; nothing was sent on it yet.
     fn connected(&self, connection: usize, source_port: u16);
+    /// Whether no other process goes on for this one: then nothing is sent any more.
+    fn is_current(&self) -> bool;
 }
 
 /// What all connections of a client share.

@@ -44,7 +44,14 @@ impl Identity for SessionIdentity {
     }
 
     fn connected(&self, connection: usize, source_port: u16) {
-        self.0.save_source_port(connection, source_port);
+        if self.is_current() {
+            self.0.save_source_port(connection, source_port);
+        }
+    }
+
+    /// What a daemon that hung still has to send is its successor's by now, and so is the memory that it lies in.
+    fn is_current(&self) -> bool {
+        !self.0.is_superseded()
     }
 }
 
