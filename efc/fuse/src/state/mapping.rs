@@ -245,8 +245,8 @@ impl AsRef<[u8]> for Span {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: The range lies within the mapping (asserted when the span was made), is readable, and lives as long as `self`, which
         // the result borrows; the file cannot shrink. Nobody stores there while the span lives: in this process its maker answers for
-        // that. Another process that maps the memfd is a predecessor that was killed before this one was started. Should one be caught
-        // by its death in the middle of filling a span, that span was not published, and what becomes of it is found by its checksum.
+        // that. Another process that maps the memfd is a predecessor that was killed before this one was started, or one that hangs and
+        // was superseded: should it wake up, it ends the copy that it was at, finds out, and sends and releases nothing more.
         unsafe { std::slice::from_raw_parts(self.start(), self.length) }
     }
 }
