@@ -55,6 +55,7 @@ class Outcome:
     stalls_ms: list[float] = field(default_factory=list)
     strikes_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    log: str = field(default="", repr=False)  # the keeper's and its daemons'
 
     def as_figures(self) -> dict[str, Any]:
         """For results/faults.json."""
@@ -166,7 +167,8 @@ def storm(
             driver.unpublish(volume, target)
         except grpc.RpcError as error:
             outcome.errors.append(f"unpublish: {error.details()}")
-        if "of the saved state are damaged" in driver.log("keeper").read_text(errors="replace"):
+        outcome.log = driver.log("keeper").read_text(errors="replace")
+        if "of the saved state are damaged" in outcome.log:
             outcome.errors.append("records of the saved state were torn")
     outcome.seconds = time.monotonic() - began
     for wrong in load.wrong_behind(behind, reports):
