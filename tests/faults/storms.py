@@ -55,8 +55,7 @@ class Outcome:
     stalls_ms: list[float] = field(default_factory=list)
     strikes_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    #: Of the keeper and its daemons.
-    log: str = ""
+    log: str = field(default="", repr=False)  # the keeper's and its daemons'
 
     def as_figures(self) -> dict[str, Any]:
         """For results/faults.json."""
