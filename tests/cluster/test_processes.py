@@ -235,7 +235,7 @@ def test_the_tables_are_true(namespace: Namespace, shared: str) -> None:
 def test_the_comparison_finds_differences() -> None:
     """Each cell that is changed is reported; without this, a comparison that sees nothing would pass too."""
     rows = tables()
-    namespaces = {"pid": "pid:[1]", "mnt": "mnt:[2]", "net": "net:[1]", "user": "user:[1]"}
+    namespaces = {"pid": "pid:[9]", "mnt": "mnt:[2]", "net": "net:[1]", "user": "user:[1]"}
     privileges = dict.fromkeys(("CapInh", "CapAmb", "CapPrm", "CapEff", "CapBnd"), "0")
     thread = privileges | {"Uid": "0 0 0 0", "Gid": "0", "Groups": "", "NoNewPrivs": "1", "Seccomp": "0"}
     node = {"pid": "pid:[9]", "mnt": "mnt:[9]", "net": "net:[1]", "user": "user:[1]"}
@@ -259,6 +259,7 @@ def test_the_comparison_finds_differences() -> None:
     assert wrong() == []
     assert wrong(cgroups=["/efc/0123456789abcdef-0123456789abcdef"]) == ["cgroup"]
     assert wrong(namespaces=namespaces | {"net": "net:[2]", "mnt": "mnt:[9]"}) == ["mount", "network"]
+    assert wrong(namespaces=namespaces | {"pid": "pid:[1]"}) == ["pid"]
     assert wrong(threads=[thread | {"CapEff": "4"}]) == ["CapEff"]
     assert wrong(threads=[thread | {"CapBnd": "ffffffffff"}]) == ["CapBnd"]
     assert wrong(threads=[thread | {"CapPrm": "ffffffffff"}]) == ["CapPrm"]
