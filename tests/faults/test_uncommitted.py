@@ -340,6 +340,26 @@ def test_what_is_damaged_is_reported_and_costs_nobody_else(scene: Scene) -> None
     assert scene.keeper.log.read_text().count("uncommitted data is damaged") == 1
 
 
+@pytest.mark.timeout(120)
+def test_a_failure_that_nobody_was_told_of_is_told_by_the_next_daemon(scene: Scene) -> None:
+    """A process that ends is told nothing of its commit; another one has the file open."""
+    with Writer(scene.mount) as other:
+        with Writer(scene.mount) as writer:
+            for name in ("gone", "there"):
+                writer.open(name)
+                other.open(name)
+                writer.write(name, 0, 1, 50 * KIB)
+            scene.nas.kill()
+            (scene.behind / "gone").unlink()  # its handle is worth nothing now
+            scene.nas.start()
+        wait_until(lambda: scene.uncommitted_bytes() == 0, what="the commits of a process that was killed")
+        scene.daemon_dies()
+        other.sync("there")
+        with pytest.raises(OSError, match=r"Input/output error|Stale file handle"):
+            other.sync("gone")
+    assert (scene.behind / "there").read_bytes() == content(1, 50 * KIB)
+
+
 def damage(keeper: Keeper, data: bytes) -> None:
     """One byte of what the saved state keeps of it."""
     links = Path(f"/proc/{keeper.pid}/fd").iterdir()

@@ -322,8 +322,8 @@ impl Inner {
         let Some(file) = self.take_open(fh) else { return Ok(Response::Empty) };
         self.state.close_handle(fh);
         // Pages of a shared mapping may be written after the last FLUSH.
-        if file.is_writable() && self.commit(file.node).await.is_err() {
-            log::error!("data written through a mapping of inode {} is lost", file.node);
+        if file.is_writable() {
+            self.commit_for_nobody(file.node).await;
         }
         self.remove_if_closed(&file.handle);
         Ok(Response::Empty)

@@ -211,6 +211,7 @@ impl Filesystem for Efc {
     fn forget(&self, node: u64, lookups: u64) {
         if self.0.state.forget_node(node, lookups) {
             self.0.attrs.forget(node);
+            self.0.writes.forget(node);
         }
     }
 

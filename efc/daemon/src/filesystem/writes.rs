@@ -176,6 +176,14 @@ impl Writes {
         files.entry(node).or_insert_with(new).clone()
     }
 
+    /// The kernel has forgotten the file: nobody can be told any more of what failed.
+    pub fn forget(&self, node: u64) {
+        if let Some(file) = self.known(node) {
+            file.pending.lock().expect("pending lock").failed = None;
+            self.drop_if_idle(file);
+        }
+    }
+
     /// Drops the entry of a file without uncommitted data, unless a write is using it.
     fn drop_if_idle(&self, file: Arc<FileWrites>) {
         let mut files = self.files.lock().expect("writes lock");
@@ -323,7 +331,7 @@ impl Inner {
             chunk.memory = room.take(if outgoing.data.is_empty() { u64::MAX } else { chunk.data.len() as u64 });
         }
         chunk.record = outgoing.kept.as_ref().and_then(|kept| self.save(writes.node, kept, &chunk));
-        if pending.chunks.is_empty() && pending.unkept.is_none() {
+        if pending.is_empty() {
             self.state.set_uncommitted(writes.node, Some(chunk.verifier));
         }
         let is_kept = chunk.record.is_some();
@@ -353,9 +361,7 @@ impl Inner {
                 return Some(room);
             }
             let node = self.writes.largest()?;
-            if let Err(failed) = self.commit(node).await {
-                self.report_later(node, failed);
-            }
+            self.commit_for_nobody(node).await;
         }
     }
 
@@ -373,11 +379,7 @@ impl Inner {
     /// Commits without anybody waiting; a failure is told to the next fsync or close.
     pub(super) fn commit_detached(self: &Arc<Self>, node: u64) {
         let inner = self.clone();
-        crate::executor::spawn(async move {
-            if let Err(failed) = inner.commit(node).await {
-                inner.report_later(node, failed);
-            }
-        });
+        crate::executor::spawn(async move { inner.commit_for_nobody(node).await });
     }
 
     /// Has the file data that waits for COMMIT?
@@ -385,10 +387,23 @@ impl Inner {
         self.writes.known(node).is_some() || self.state.unkept(node).is_some()
     }
 
-    fn report_later(&self, node: u64, failed: Errno) {
-        if let Ok(handle) = self.handle_of(node) {
-            let file = self.writes.of(node, &handle, None);
+    /// Commits; what fails is told to the next fsync or close, by a successor if need be.
+    pub(super) async fn commit_for_nobody(&self, node: u64) {
+        let Ok(Some(file)) = self.uncommitted(node) else { return };
+        if let Err(failed) = self.commit_file(&file).await {
+            log::error!("inode {node}: written data is lost (errno {}), as the next fsync or close will say", failed.0);
             file.pending.lock().expect("pending lock").failed = Some(failed);
+            self.state.set_lost(node);
+        }
+        self.writes.drop_if_idle(file);
+    }
+
+    /// What waits for COMMIT, or is not kept.
+    fn uncommitted(&self, node: u64) -> Result<Option<Arc<FileWrites>>, Errno> {
+        match (self.writes.known(node), self.state.unkept(node)) {
+            (None, None) => Ok(None),
+            (None, unkept) => Ok(Some(self.writes.of(node, &self.handle_of(node)?, unkept))),
+            (known, _) => Ok(known),
         }
     }
 
@@ -404,23 +419,20 @@ impl Inner {
 
     /// Returns when all data written so far is on the server's stable storage.
     pub(super) async fn commit(&self, node: u64) -> Result<(), Errno> {
-        let file = match (self.writes.known(node), self.state.unkept(node)) {
-            (Some(file), _) => file,
-            (None, None) => return Ok(()),
-            (None, unkept) => self.writes.of(node, &self.handle_of(node)?, unkept),
-        };
+        let Some(file) = self.uncommitted(node)? else { return Ok(()) };
         let result = self.commit_file(&file).await;
+        let failed = file.pending.lock().expect("pending lock").failed.take();
+        if failed.is_some() {
+            self.unmark(&file);
+        }
         self.writes.drop_if_idle(file);
-        result
+        failed.map_or(result, Err)
     }
 
     async fn commit_file(&self, file: &FileWrites) -> Result<(), Errno> {
         let _one = file.committing.lock().await;
         let (count, cred, unkept) = {
-            let mut pending = file.pending.lock().expect("pending lock");
-            if let Some(failed) = pending.failed.take() {
-                return Err(failed);
-            }
+            let pending = file.pending.lock().expect("pending lock");
             let cred = pending.chunks.last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
             (pending.chunks.len(), cred, pending.unkept)
         };
@@ -442,7 +454,7 @@ impl Inner {
         let resent = if self.settle(file, count, committed.verifier) { Ok(()) } else { self.write_again(file).await };
         let lost = unkept.is_some_and(|verifier| verifier != committed.verifier);
         if lost {
-            log::error!("inode {}: the server restarted before data was committed that a dead daemon had", file.node);
+            log::error!("inode {}: data that was written under an earlier daemon is lost", file.node);
         }
         self.unmark(file);
         if lost { Err(Errno(libc::EIO)) } else { resent }
@@ -507,6 +519,9 @@ impl Inner {
     fn unmark(&self, file: &FileWrites) {
         let mut pending = file.pending.lock().expect("pending lock");
         pending.unkept = None;
+        if pending.failed.is_some() {
+            return; // not told yet
+        }
         let mark = pending.chunks.first().map(|chunk| chunk.verifier);
         self.state.set_uncommitted(file.node, mark);
     }

@@ -376,6 +376,12 @@ impl State {
         self.nodes.set_uncommitted(id, verifier, self.keeps_payloads());
     }
 
+    /// Written data is lost, and nobody was told: no server has the verifier that is noted. The next
+    /// [`State::set_uncommitted`] takes that back.
+    pub fn set_lost(&self, id: u64) {
+        self.nodes.set_uncommitted(id, Some(*b"EFC lost"), false);
+    }
+
     /// The verifier of uncommitted data that is not kept, or not all of it: if the server's is another now, it is lost.
     pub fn unkept(&self, id: u64) -> Option<[u8; 8]> {
         let (verifier, is_kept) = self.nodes.uncommitted(id)?;
