@@ -95,7 +95,11 @@ fn serve(control: Control) -> io::Result<()> {
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
     let served = Served { efc: efc.clone(), session: session.clone(), state: state.clone(), started_at, is_successor };
-    std::thread::Builder::new().name("control".into()).spawn(move || control.serve(&held, &served))?;
+    std::thread::Builder::new().name("control".into()).spawn(move || {
+        control.serve(&held, &served);
+        // Were the memfd closed here, successors would take this process for gone (`State::open`).
+        std::mem::forget(held);
+    })?;
     if is_successor {
         efc.reap_orphans();
         Efc::drop_unclaimed(session.clone());
