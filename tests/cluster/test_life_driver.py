@@ -13,10 +13,12 @@ import pytest
 
 from tests.cluster.cluster import SYSTEM_NAMESPACE, Cluster, Namespace, pod
 from tests.cluster.machines import mounts_of
-from tests.cluster.workload import Report, verified_load
+from tests.cluster.workload import Report, local_load, verified_load
 from tests.support.processes import wait_until
 
 _NODE = "n1"
+#: Beyond what the same loop pauses on the node's own disk, while two cores start and end containers.
+_KEEPER_PAUSE_S_MAX = 0.4
 
 
 def _new_pod_works(namespace: Namespace, claim: str) -> None:
@@ -55,14 +57,14 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
 def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
     """Daemons live in cgroups of their own and outlive it; the next one takes them over."""
     cluster = namespace.cluster
-    with verified_load(namespace, claim=shared, node=_NODE) as report:
+    with verified_load(namespace, claim=shared, node=_NODE) as report, local_load(namespace, node=_NODE) as local:
         daemons = cluster.daemons(_NODE)
         cluster.restart("keeper", node=_NODE)
         assert cluster.daemons(_NODE) == daemons, "daemons ended with their keeper"
-        _new_pod_works(namespace, shared)
-    figures["keeper deleted"] = vars(report)
+    _new_pod_works(namespace, shared)
+    figures["keeper deleted"] = {**vars(report), "longest_pause_of_a_local_disk_s": local.longest_pause_s}
     assert report.errors == 0, report
-    assert report.longest_pause_s < 5, report
+    assert report.longest_pause_s < _KEEPER_PAUSE_S_MAX + local.longest_pause_s, (report, local)
 
 
 def test_node_plugin_and_keeper_are_deleted_at_once(

@@ -7,7 +7,7 @@ clock is /proc/uptime, so pauses count in units of 10 ms.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +49,23 @@ class Report:
 @contextmanager
 def verified_load(namespace: Namespace, *, claim: str, node: str, name: str = "load") -> Iterator[Report]:
     """Runs the loop in a pod during the block, and fills the report; the log must then hold every turn, in order."""
-    namespace.apply(pod(name, claims={"/data": claim}, node=node, command=["sh", "-c", _LOOP]))
+    with _load(namespace, name, claims={"/data": claim}, node=node) as report:
+        yield report
+    if not report.errors:
+        written = (namespace.cluster.nas_folder / namespace.name / f"{name}.log").read_text().split()
+        assert written == [str(turn) for turn in range(1, report.turns + 1)], f"{name}.log lost or repeats lines"
+
+
+@contextmanager
+def local_load(namespace: Namespace, *, node: str) -> Iterator[Report]:
+    """The same loop on the node's own disk: how long it pauses there is the machine's doing."""
+    with _load(namespace, "local", claims={}, node=node) as report:
+        yield report
+
+
+@contextmanager
+def _load(namespace: Namespace, name: str, *, claims: Mapping[str, str], node: str) -> Iterator[Report]:
+    namespace.apply(pod(name, claims=claims, node=node, command=["sh", "-c", f"mkdir -p /data\n{_LOOP}"]))
     namespace.await_pods(name)
     report = Report()
     _await_progress(namespace, name)
@@ -61,9 +77,6 @@ def verified_load(namespace: Namespace, *, claim: str, node: str, name: str = "l
     result: dict[str, Any] = json.loads(text.splitlines()[-1])
     report.turns, report.errors = result["turns"], result["errors"]
     report.longest_pause_s = result["longest_pause_s"]
-    if not report.errors:
-        written = (namespace.cluster.nas_folder / namespace.name / f"{name}.log").read_text().split()
-        assert written == [str(turn) for turn in range(1, report.turns + 1)], f"{name}.log lost or repeats lines"
 
 
 def _await_progress(namespace: Namespace, name: str) -> None:

@@ -76,3 +76,21 @@ def test_no_write_is_lost_or_executed_late(nas: Nas, mask: str) -> None:
     assert result["errors"] == []
     assert result["turns"] > 0
     assert (_REPLAYS in log) is MASKS[mask]
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_a_hung_daemon_holds_is_answered(nas: Nas, mask: str) -> None:
+    folder = nas.export_folder() / f"hung-{mask}"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"content")
+    url, options = nas.url_of(f"export/{folder.name}"), [f"fuse-features={mask}", "hang-limit=1s", "attr-ttl=0s"]
+    with Keeper() as keeper, keeper.mounted(url, options=options) as mount:
+        with subprocess.Popen(["sleep", "infinity"], stdin=(mount / "file").open()) as holder:
+            (daemon,) = keeper.daemon_pids()
+            os.kill(daemon, signal.SIGSTOP)
+            command = ["cat", mount / "file", mount / "nothing"]
+            read = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+            holder.kill()
+        assert read.stdout == "content"
+        assert read.stderr.endswith("No such file or directory\n")
+        assert keeper.daemon_pids() != [daemon]

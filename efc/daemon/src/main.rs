@@ -98,7 +98,11 @@ fn serve(control: Control) -> io::Result<()> {
     let served = Served { efc: efc.clone(), session: session.clone(), state: state.clone(), started_at, is_successor };
     // What it holds is delivered again only when it has gone.
     let is_all_delivered = !held.predecessor_remains;
-    std::thread::Builder::new().name("control".into()).spawn(move || control.serve(&held, &served))?;
+    std::thread::Builder::new().name("control".into()).spawn(move || {
+        control.serve(&held, &served);
+        // Were the memfd closed here, successors would take this process for gone (`State::open`).
+        std::mem::forget(held);
+    })?;
     if is_successor {
         efc.reap_orphans();
         if is_all_delivered {

@@ -356,7 +356,10 @@ impl Shared {
             }
             Ok(Message::Interrupt { unique }) => filesystem.interrupt(unique),
             Ok(Message::Init { unique, offered, flags }) => self.answer_init(unique, &offered, flags)?,
-            Ok(Message::Beat { number }) => self.state.set_beat(number),
+            Ok(Message::Beat { number }) => {
+                self.state.set_beat(number);
+                self.kept_requests().inspect(|requests| requests.trim());
+            }
             Ok(Message::Destroy { unique }) => {
                 self.channel.write(unique, 0, &mut Inline::new(), &[]);
                 return Ok(false);

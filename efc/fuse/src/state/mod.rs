@@ -185,6 +185,8 @@ fn open_requests(
 impl State {
     /// Maps the memfd; formats it if it is empty. Errors: a damaged or incompatible state, no memory.
     ///
+    /// As long as a process has a state open it is known to use it, unless it closes another descriptor of the same memfd.
+    ///
     /// Many nodes are found on a thread of their own: until then what needs their index waits ([`State::indexed`]).
     pub fn open(memfd: OwnedFd) -> io::Result<State> {
         State::open_planned(memfd, &Plan::default())

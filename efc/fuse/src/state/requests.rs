@@ -57,6 +57,8 @@ pub const SETTLED_AFTER: Duration = Duration::from_millis(100);
 const KEPT_AREAS: usize = 4;
 /// How long the others stay.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(1);
+/// Areas that are given back at a time.
+const TRIMMED_MAX: usize = 64;
 /// How often a thread that has no memory for a request tries again.
 const MEMORY_POLL: Duration = Duration::from_millis(100);
 
@@ -246,7 +248,11 @@ impl Requests {
                         drop(free); // it takes a while
                         let made = self.mapping.area(self.area_word(number), AREAS.words);
                         free = self.free();
-                        made.map_err(|_| free.hollow.push(number)).ok()
+                        let keep_number = |error: &std::io::Error| {
+                            log::warn!("no memory for a request to be read into: {error}");
+                            free.hollow.push(number);
+                        };
+                        made.inspect_err(keep_number).ok()
                     }
                     None => None,
                 };
@@ -340,12 +346,14 @@ impl Requests {
     }
 
     fn give_back(&self, area: Area) {
-        let surplus = {
-            let mut free = self.free();
-            free.areas.push(area);
-            self.wake(&free);
-            free.surplus()
-        };
+        let mut free = self.free();
+        free.areas.push(area);
+        self.wake(&free);
+    }
+
+    /// Gives the memory of areas back that were not needed lately; to be called now and then.
+    pub fn trim(&self) {
+        let surplus = self.free().surplus();
         for area in surplus {
             let number = ((area.first() - self.areas_base) / AREAS.words) as u32;
             area.discard();
@@ -504,12 +512,12 @@ impl Free {
         number.map(Err)
     }
 
-    /// Takes out areas that were not needed lately: two, so that each use of one makes them fewer.
+    /// Takes out areas that were not needed lately: not all at once, for others wait meanwhile.
     fn surplus(&mut self) -> Vec<Area> {
-        if !self.is_alone || self.areas.len() <= KEPT_AREAS || self.exhausted_at.elapsed() < IDLE_TIME_MAX {
+        if !self.is_alone || self.exhausted_at.elapsed() < IDLE_TIME_MAX {
             return Vec::new();
         }
-        let count = (self.areas.len() - KEPT_AREAS).min(2);
+        let count = self.areas.len().saturating_sub(KEPT_AREAS).min(TRIMMED_MAX);
         self.areas.drain(..count).collect() // the oldest: the last in is the first out
     }
 }

@@ -594,6 +594,7 @@ fn what_an_ending_daemon_still_took_is_replayed() {
     for is_killed in [true, false] {
         let (mount, state) = (Mount::new(), memfd());
         let trigger = std::env::temp_dir().join(format!("efc-fuse-drain-{}", std::process::id()));
+        let _ = fs::remove_file(&trigger); // of a run that was killed
         let mut daemon = Daemon::on("6.1", "daemon", &mount, &state, trigger.to_str().unwrap());
         daemon.expect("serving, generation 1, resumed false");
         let mut reader = Reader::open(&mount.join(DATA));
