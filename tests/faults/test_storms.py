@@ -40,16 +40,19 @@ def test_nobody_notices(nas: Nas, name: str) -> None:
 
 
 def test_a_listing_goes_on_where_its_daemon_was_killed(nas: Nas, keeper: Keeper) -> None:
-    """After each thousand entries, of which the kernel asks for many at a time."""
-    load.prepare(nas.export_folder(), ["listing"])
+    """Three times: one that dies again and again as soon as it serves has to wait."""
+    behind = nas.export_folder() / "storm"
+    behind.mkdir()
+    load.prepare(behind, ["listing"])
     with keeper.mounted(nas.url) as mount:
         found = []
-        with os.scandir(mount / "listing") as entries:
+        with os.scandir(mount / "storm" / "listing") as entries:
             for entry in entries:
                 found.append(entry.name)
-                if len(found) % 1000 == 0:
+                if len(found) in (1000, 4000, 7000):
                     before = keeper.daemon_pids()
                     for pid in before:
                         os.kill(pid, signal.SIGKILL)
                     wait_until(lambda: set(keeper.daemon_pids()) - set(before), what="the next daemon")  # noqa: B023
+        load.remove(behind)
         assert sorted(found) == [f"entry-{number:05}" for number in range(load.LISTED)]

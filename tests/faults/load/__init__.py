@@ -135,12 +135,19 @@ def work(
 
 
 def prepare(behind: Path, kinds: Sequence[str] = KINDS) -> None:
-    """Makes in the export what workers find: the entries of `listing`."""
-    if "listing" in kinds:
-        folder = behind / "listing"
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(LISTED):
-            (folder / f"entry-{number:05}").touch()
+    """Makes in the export what workers find: the entries of `listing`, or those of an earlier storm there."""
+    if "listing" not in kinds:
+        return
+    if _kept(behind).exists():
+        _kept(behind).rename(behind / "listing")
+        return
+    (behind / "listing").mkdir(parents=True)
+    for number in range(LISTED):
+        (behind / "listing" / f"entry-{number:05}").touch()
+
+
+def _kept(behind: Path) -> Path:
+    return behind.parent / "listing-kept"  # on a busy disk ten thousand files take long to make
 
 
 def wrong_behind(behind: Path, reports: dict[str, Report]) -> list[str]:
@@ -156,7 +163,9 @@ def wrong_behind(behind: Path, reports: dict[str, Report]) -> list[str]:
 
 
 def remove(behind: Path) -> None:
-    """Removes in the export what workers left."""
+    """Removes in the export what workers left, but for the entries of `listing`, which the next storm finds again."""
+    if (behind / "listing").exists() and not _kept(behind).exists():
+        (behind / "listing").rename(_kept(behind))
     shutil.rmtree(behind, ignore_errors=True)
 
 
