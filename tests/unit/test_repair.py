@@ -238,7 +238,7 @@ def test_what_lives_is_let_alone(node: Node) -> None:
 def test_what_is_lost_is_replaced_once(node: Node, living: dict[int, "efc_pb2.MountStatus.State"]) -> None:
     node.keeper.living = living
     asyncio.run(node.watch(until=node.is_settled))
-    assert node.device() == NEW
+    assert node.is_settled()
     assert [mount.target for mount in node.table] == [node.target, node.dataset]
     assert node.mounts.namespaces == {OWN: [], 55: []}
     told = node.reports.get(node.dataset, device=NEW)
@@ -260,7 +260,7 @@ def test_it_waits_for_the_nas(node: Node) -> None:
         await node.watch(until=node.is_settled)
 
     asyncio.run(run())
-    assert node.device() == NEW
+    assert node.is_settled()
     assert node.reports.lost == {}
 
 
