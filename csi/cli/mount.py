@@ -71,16 +71,21 @@ async def _mount(
     keeper: Keeper, *, run_dir: str, target: str, config: efc_pb2.DaemonConfig, present: Mount | None
 ) -> None:
     try:
-        await keeper.status(target)
+        await _mount_by(keeper, run_dir=run_dir, target=target, config=config, present=present)
     except KeeperUnreachableError:
         await _start_keeper(keeper, run_dir=run_dir)
+        await _mount_by(keeper, run_dir=run_dir, target=target, config=config, present=present)
+
+
+async def _mount_by(
+    keeper: Keeper, *, run_dir: str, target: str, config: efc_pb2.DaemonConfig, present: Mount | None
+) -> None:
     mounts = Mounts(children=Children())
-    is_lost = present is not None and await _is_lost(present, keeper=keeper, mounts=mounts)
-    if is_lost:
-        await keeper.unmount(target=target, force=True)
-    status = await keeper.mount(target=target, config=config)
-    if present is None or not is_lost:
+    if present is None or not await _is_lost(present, keeper=keeper, mounts=mounts):
+        await keeper.mount(target=target, config=config)
         return
+    await keeper.unmount(target=target, force=True)
+    status = await keeper.mount(target=target, config=config)
     outcome = await replace_everywhere(mounts, roots={present.device: target})
     report = report_of(outcome, target=target, old=[present.device], new=f"0:{status.connection}")
     Reports(run_dir).put(report)

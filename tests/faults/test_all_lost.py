@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -31,7 +32,7 @@ CONTENT = "as it was before"
 DEAD = "not connected|connection abort"
 
 
-def kill_all(driver: Driver) -> float:
+def kill_all(driver: Driver, *, start: Sequence[str] = ("keeper", "node")) -> float:
     """SIGKILL of everybody who holds a session, at once; and a new start. Returns when that was."""
     daemons = driver.daemons()
     assert daemons, "there is no daemon, so this proves nothing"
@@ -40,7 +41,7 @@ def kill_all(driver: Driver) -> float:
         os.kill(pid, signal.SIGKILL)
     for name in ("node", "keeper"):
         driver.kill(name)  # reaps it
-    for name in ("keeper", "node"):
+    for name in start:
         driver.start(name)
     return killed_at
 
@@ -174,6 +175,32 @@ def test_it_happens_again(driver: Driver, nas: Nas, export: Path, place: Path) -
             assert seconds < LIMIT_S
         assert len(container.mounts()) == 1
     driver.unpublish(volume, target)
+
+
+@pytest.mark.parametrize("moment_s", [0.4, 0.6, 0.8, 1.0])
+def test_the_node_plugin_dies_in_between(driver: Driver, nas: Nas, export: Path, place: Path, moment_s: float) -> None:
+    """Killed so long after its start, before, within or after a repair: the next one finishes it."""
+    volume, target = static_volume(f"between-{uuid.uuid4()}", nas.url_of(f"export/{export.name}")), driver.target()
+    driver.publish(volume, target)
+    data, file = place / "data", place / "file"
+    with (
+        Container(binds=[Bind(source=str(target), place=str(data))]) as whole,
+        Container(binds=[Bind(source=str(target / "sub" / "file"), place=str(file))]) as part,
+    ):
+        whole.poll(data / "file", CONTENT)
+        part.poll(file, CONTENT)
+        killed_at = kill_all(driver, start=["keeper"])
+        killer = threading.Timer(moment_s, lambda: os.kill(driver.pid("node"), signal.SIGKILL))
+        killer.start()
+        with contextlib.suppress(RuntimeError):  # it ended before it could be asked
+            driver.start("node")
+        killer.join()
+        driver.start("node")
+        await_opens([whole, part], since=killed_at)
+        assert len(whole.mounts()) == len(part.mounts()) == 1
+        assert (target / "file").read_text() == CONTENT
+    driver.unpublish(volume, target)
+    assert driver.published() == []
 
 
 def test_a_volume_in_a_volume(driver: Driver, nas: Nas, export: Path, place: Path) -> None:

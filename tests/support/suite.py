@@ -120,7 +120,7 @@ PARTS = {
         read=_read_cargo,
         limit_s=1200,
     ),
-    "csi": _pytest("csi", "tests/csi", limit_s=600),
+    "csi": _pytest("csi", "tests/csi", limit_s=900),
     "errors": _pytest("errors", "tests/errors", limit_s=600),
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),

@@ -4,8 +4,9 @@ The real ones are in tests/faults/test_all_lost.py and efc/mount-helper/tests/re
 """
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -196,10 +197,23 @@ class Node:
             daemons=Daemons(run_dir=str(folder), keeper=self.keeper, idle_grace_seconds=60), recorder=self.recorder,
         )  # fmt: skip
 
-    async def watch(self, *, seconds: float) -> None:
+    async def watch(self, *, until: Callable[[], object] = lambda: False, seconds: float = 10.0) -> None:
+        """Lets it watch until then, or for that time if it shall do nothing."""
         watching = asyncio.create_task(self.repairer.watch())
-        await asyncio.sleep(seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not until():  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.001)
         watching.cancel()
+
+    def failure(self) -> str | None:
+        """What the report says of failures; None while there is no report."""
+        told = self.reports.get(self.dataset, device=NEW)
+        return None if told is None else told.failure()
+
+    def is_settled(self) -> bool:
+        """Nothing is lost, and no more looks are to come."""
+        return self.device() == NEW and not self.repairer._lost
 
     def device(self) -> str:
         mount = self.mounts.at(self.target)
@@ -223,15 +237,15 @@ def test_what_lives_is_let_alone(node: Node) -> None:
 @pytest.mark.parametrize("living", [{}, {7: efc_pb2.MountStatus.ABORTED}], ids=["nobody has it", "aborted"])
 def test_what_is_lost_is_replaced_once(node: Node, living: dict[int, "efc_pb2.MountStatus.State"]) -> None:
     node.keeper.living = living
-    asyncio.run(node.watch(seconds=0.3))
-    assert node.device() == NEW
+    asyncio.run(node.watch(until=node.is_settled))
+    assert node.is_settled()
     assert [mount.target for mount in node.table] == [node.target, node.dataset]
     assert node.mounts.namespaces == {OWN: [], 55: []}
     told = node.reports.get(node.dataset, device=NEW)
     assert told is not None
     assert told.replaced == 2
     assert node.reports.lost == {}
-    assert 3 <= node.mounts.surveys <= 6, "a few looks, and then no more"
+    assert node.mounts.surveys == 4, "two passes at first, two looks, and then no more"
 
 
 def test_it_waits_for_the_nas(node: Node) -> None:
@@ -239,15 +253,14 @@ def test_it_waits_for_the_nas(node: Node) -> None:
     node.keeper.failure = DriverError(Code.UNAVAILABLE, "the NAS does not answer")
 
     async def run() -> None:
-        await node.watch(seconds=0.2)
+        await node.watch(until=lambda: node.keeper.mounts >= 3)
         assert node.device() == DEAD
         assert node.reports.lost == {DEAD: "the NAS does not answer"}
-        assert 2 <= node.keeper.mounts <= 8, "the delay grows"
         node.keeper.failure = None
-        await node.watch(seconds=0.5)
+        await node.watch(until=node.is_settled)
 
     asyncio.run(run())
-    assert node.device() == NEW
+    assert node.is_settled()
     assert node.reports.lost == {}
 
 
@@ -256,14 +269,10 @@ def test_a_later_look_mends_the_report(node: Node) -> None:
     node.mounts.failures = {55: "not yet"}
 
     async def run() -> None:
-        watching = asyncio.create_task(node.repairer.watch())
-        await asyncio.sleep(0.02)
-        told = node.reports.get(node.dataset, device=NEW)
-        assert told is not None
-        assert "not yet" in told.failure()
+        await node.watch(until=lambda: "not yet" in (node.failure() or ""))
+        assert "not yet" in (node.failure() or "")
         node.mounts.failures = {}
-        await asyncio.sleep(0.2)
-        watching.cancel()
+        await node.watch(until=lambda: node.failure() == "")
 
     asyncio.run(run())
     told = node.reports.get(node.dataset, device=NEW)
@@ -277,16 +286,13 @@ def test_a_number_that_lives_again_is_no_longer_lost(node: Node) -> None:
     node.mounts.failures = {55: "for ever"}
 
     async def run() -> None:
-        watching = asyncio.create_task(node.repairer.watch())
-        await asyncio.sleep(0.01)
+        await node.watch(until=lambda: node.repairer._lost)
         node.keeper.living[7] = efc_pb2.MountStatus.SERVING
-        await asyncio.sleep(0.04)
-        surveys = node.mounts.surveys
-        await asyncio.sleep(0.1)
-        watching.cancel()
-        assert node.mounts.surveys == surveys
+        await node.watch(until=lambda: not node.repairer._lost)
 
     asyncio.run(run())
+    assert node.repairer._lost == {}
+    assert node.reports.lost == {}
 
 
 def test_a_record_that_is_not_understood_ends_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +302,7 @@ def test_a_record_that_is_not_understood_ends_nothing(node: Node, monkeypatch: p
         raise TypeError("unexpected keyword argument 'of_tomorrow'")
 
     monkeypatch.setattr(repair, "MountOptions", of_another_release)
-    asyncio.run(node.watch(seconds=0.1))
+    asyncio.run(node.watch(until=lambda: node.reports.lost.get(DEAD)))
     assert "of_tomorrow" in node.reports.lost[DEAD]
 
 
