@@ -392,7 +392,8 @@ impl Inner {
         let Ok(Some(file)) = self.uncommitted(node) else { return };
         if let Err(failed) = self.commit_file(&file).await {
             log::error!("inode {node}: written data is lost (errno {}), as the next fsync or close will say", failed.0);
-            file.pending.lock().expect("pending lock").failed = Some(failed);
+            let mut pending = file.pending.lock().expect("pending lock");
+            pending.failed = Some(failed);
             self.state.set_lost(node);
         }
         self.writes.drop_if_idle(file);
