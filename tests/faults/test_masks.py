@@ -85,7 +85,11 @@ def test_what_a_hung_daemon_holds_is_answered(nas: Nas, mask: str) -> None:
     (folder / "file").write_bytes(b"content")
     url, options = nas.url_of(f"export/{folder.name}"), [f"fuse-features={mask}", "hang-limit=1s", "attr-ttl=0s"]
     with Keeper() as keeper, keeper.mounted(url, options=options) as mount:
-        with subprocess.Popen(["sleep", "infinity"], stdin=(mount / "file").open()) as holder:
+        # The keeper's beats are about a file that is open.
+        command = ["sh", "-c", 'exec 3<"$0"; echo open; exec cat', mount / "file"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"open\n"
             (daemon,) = keeper.daemon_pids()
             os.kill(daemon, signal.SIGSTOP)
             command = ["cat", mount / "file", mount / "nothing"]
