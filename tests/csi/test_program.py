@@ -36,8 +36,11 @@ def rollout(nas: Nas, tmp_path: Path) -> Iterator[tuple[Driver, Path]]:
 
 
 def version_of(pid: int) -> bytes:
-    """The version in the program that a process runs."""
-    content = Path(f"/proc/{pid}/exe").read_bytes()
+    """The version in the program that a process runs; empty if it has ended."""
+    try:
+        content = Path(f"/proc/{pid}/exe").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
     return _NEXT_RELEASE if _NEXT_RELEASE in content else _RELEASE
 
 
