@@ -1,6 +1,6 @@
 """What writing costs: `tests/support/sandbox .venv/bin/python -m tests.faults.writes_per_second [BIN_DIR...]`.
 
-One thread on a mount: a file of 256 MiB written in pieces of 1 MiB and synced, and 4 KiB written 20,000 times to the
+One thread on a mount: a file of 256 MiB written in pieces of 1 MiB and synced, and 4 KiB written 10,000 times to the
 same 64 MiB. With several folders of programs, rounds take turns between them. Prints JSON: per folder and kind the
 median of the rounds' MiB or writes per second, and the daemon's CPU seconds per GiB or microseconds per write.
 """
@@ -22,7 +22,7 @@ from tests.support.processes import cpu_s
 
 ROUNDS = 15
 KIB, MIB = 1 << 10, 1 << 20
-LARGE_MIB, SMALL_COUNT = 256, 20_000
+LARGE_MIB, SMALL_COUNT = 256, 10_000
 
 
 def large(mount: Path) -> None:
