@@ -275,7 +275,7 @@ impl State {
         if self.is_superseded() {
             self.header.count_superseded();
             log::error!("another daemon has taken this session over");
-            std::process::exit(0);
+            std::process::exit(1);
         }
     }
 
