@@ -390,6 +390,21 @@ fn memory_that_is_not_needed_goes_back() {
     drop(successor);
 }
 
+/// What is free to a daemon that hung while a successor came is in use by then.
+#[test]
+fn a_superseded_daemon_gives_nothing_back() {
+    let memfd = memfd();
+    let first = open(&memfd).unwrap();
+    save(&first, 1, 0, b"so that there is something to sweep");
+    drop(saved(&memfd)); // sweeps in a second, and is superseded before
+    drop((0..40).map(|_| first.keep(&[1; 1 << 20]).unwrap()).collect::<Vec<_>>()); // trims in two
+    let last = open(&memfd).unwrap();
+    let data = bytes(2, 1 << 20);
+    let kept: Vec<Kept> = (0..40).map(|_| last.keep(&data).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(2500));
+    assert!(kept.iter().all(|kept| kept.bytes() == &data));
+}
+
 /// The most that there can be. The time is printed; the bound is generous, for machines are shared.
 #[test]
 fn many_writes_are_found_fast() {
