@@ -4,11 +4,16 @@
 //! is read and dropped, and a READ's buffer that is being filled goes back to its pool when it is full. Nothing of the
 //! caller's (waker, buffer, payload) is dropped or called while a lock is held, because with an inline executor that
 //! may run any amount of code.
+//!
+//! A call that is *repeated* may meet its earlier copy in the server: one that went out on a socket before, or that a
+//! predecessor of this process has sent. A server with a duplicate-request cache that still executes the first drops the second
+//! without a word, and answers the first, to a socket that is gone. So a repeated call goes out again now and then, until an
+//! answer comes out of that cache.
 
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -59,6 +64,8 @@ pub(crate) struct Call {
     message: Vec<u8>,
     payload: Bytes,
     sends: AtomicU32,
+    /// An earlier copy of it may be in the server.
+    is_repeated: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -91,6 +98,7 @@ impl Call {
             message,
             payload,
             sends: AtomicU32::new(0),
+            is_repeated: AtomicBool::new(false),
             state: Mutex::new(State { destination, ..State::default() }),
         }
     }
@@ -108,6 +116,26 @@ impl Call {
     /// Its first byte has left; true if one had before.
     pub(crate) fn count_send(&self) -> bool {
         self.sends.fetch_add(1, Ordering::Relaxed) > 0
+    }
+
+    /// An earlier copy of it may be in the server. To be followed by [`Call::wake`] once it has a future. No cache of replies
+    /// has those of READ.
+    pub(crate) fn set_repeated(&self) {
+        let is_read = lock(&self.state).destination.is_some();
+        self.is_repeated.store(!is_read, Ordering::Relaxed);
+    }
+
+    /// Has its future look at it.
+    pub(crate) fn wake(&self) {
+        let waker = lock(&self.state).waker.take();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Has a part of it left?
+    pub(crate) fn was_sent(&self) -> bool {
+        self.sends.load(Ordering::Relaxed) > 0
     }
 
     /// Was it sent more than once?
@@ -186,13 +214,33 @@ pub(crate) struct Reply {
     call: Arc<Call>,
     connection: Arc<Connection>,
     limit: Option<Timer>,
+    /// Of a repeated call: when it goes out again, and after which time it does the time after that.
+    again: Option<(Timer, Duration)>,
     done: bool,
 }
+
+/// When a repeated call goes out again; the time doubles from once to once ...
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+/// ... up to this.
+const AGAIN_MAX: Duration = Duration::from_secs(30);
 
 impl Reply {
     /// Waits for `call`, which was submitted to `connection`, for at most `limit`.
     pub(crate) fn new(call: Arc<Call>, connection: Arc<Connection>, limit: Option<Duration>) -> Reply {
-        Reply { call, connection, limit: limit.map(Timer::after), done: false }
+        Reply { call, connection, limit: limit.map(Timer::after), again: None, done: false }
+    }
+
+    /// See the module.
+    fn repeat(&mut self, context: &mut Context<'_>) {
+        if !self.call.is_repeated.load(Ordering::Relaxed) {
+            return;
+        }
+        let (timer, pause) = self.again.get_or_insert_with(|| (Timer::after(AGAIN_MIN), AGAIN_MIN * 2));
+        while Pin::new(&mut *timer).poll(context).is_ready() {
+            self.connection.send_again(&self.call);
+            timer.set_after(*pause);
+            *pause = (*pause * 2).min(AGAIN_MAX);
+        }
     }
 
     fn forget(&mut self) -> Option<Destination> {
@@ -212,6 +260,7 @@ impl Future for Reply {
         }
         let expired = self.limit.as_mut().is_some_and(|limit| Pin::new(limit).poll(context).is_ready());
         if !expired {
+            self.repeat(context);
             return Poll::Pending;
         }
         let destination = self.forget();

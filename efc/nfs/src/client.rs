@@ -16,7 +16,7 @@ use efc_buffer::{Buffer, Pipe};
 use crate::call::{Destination, Finished, Prefix};
 use crate::error::{ConnectError, Error, ErrorKind, Result, Status};
 use crate::nfs3::{self, TRANSFER_MAX, procedure};
-use crate::transport::{Identity, Route, Shared, Submission, Transport};
+use crate::transport::{Identity, Route, Shared, Submission, Transport, Xid};
 use crate::types::*;
 use crate::xdr::{Decoder, Encoder};
 use crate::{mount, rpc};
@@ -92,7 +92,7 @@ pub struct Counters {
 pub struct Client {
     inner: Arc<Inner>,
     /// Of the next call.
-    xid: Option<u32>,
+    xid: Option<Xid>,
 }
 
 struct Inner {
@@ -152,10 +152,15 @@ impl Client {
         self.inner.transport.shared.next_call().1
     }
 
-    /// This client, for one call that goes out under this xid: one that was reserved, or had been before this process. (A call
-    /// that is answered with JUKEBOX was not executed, and is made again under another.)
+    /// This client, for one call that goes out under this xid, which was reserved. (A call that is answered with JUKEBOX was not
+    /// executed, and is made again under another.)
     pub fn numbered(&self, xid: u32) -> Client {
-        Client { inner: self.inner.clone(), xid: Some(xid) }
+        Client { inner: self.inner.clone(), xid: Some(Xid { number: xid, is_repeated: false }) }
+    }
+
+    /// The same, for an xid under which a predecessor of this process may have sent the call already.
+    pub fn repeating(&self, xid: u32) -> Client {
+        Client { inner: self.inner.clone(), xid: Some(Xid { number: xid, is_repeated: true }) }
     }
 
     /// Counters.

@@ -197,6 +197,18 @@ impl Connection {
         self.wake_writer(&mut sender);
     }
 
+    /// Sends a call that has left once more, unless it is about to leave anyway.
+    pub(crate) fn send_again(self: &Arc<Self>, call: &Arc<Call>) {
+        let sender = lock(&self.sender);
+        let is_queued = sender.queue.iter().any(|queued| Arc::ptr_eq(queued, call));
+        if is_queued || !lock(&self.pending).calls.contains_key(&call.xid) {
+            return;
+        }
+        call.generation.store(0, Ordering::Relaxed);
+        drop(sender);
+        self.send(call);
+    }
+
     fn send_some(&self, socket: &TcpStream, call: &Call, offset: usize) -> io::Result<usize> {
         // What a daemon that hung still has to send is its successor's by now, and so is the memory that it lies in.
         self.shared.identity.iter().for_each(|identity| identity.fence());
@@ -373,6 +385,7 @@ impl Connection {
         }
         let mut calls: Vec<_> = lock(&self.pending).calls.values().cloned().collect();
         calls.sort_unstable_by_key(|call| call.sequence);
+        let repeated: Vec<_> = calls.iter().filter(|call| call.was_sent()).cloned().collect();
         for call in calls {
             call.generation.store(sender.generation, Ordering::Relaxed);
             sender.queue.push_back(call);
@@ -385,6 +398,10 @@ impl Connection {
             self.wake_writer(&mut sender);
         }
         drop(sender);
+        for call in repeated {
+            call.set_repeated();
+            call.wake();
+        }
     }
 }
 

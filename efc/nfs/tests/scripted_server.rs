@@ -227,6 +227,54 @@ fn a_broken_reply_is_asked_for_again_with_its_xid_from_the_same_port() {
     server.join().unwrap();
 }
 
+/// As a duplicate-request cache drops the copy of a call that it still executes.
+#[test]
+fn what_may_have_met_its_earlier_copy_goes_out_again_until_it_is_answered() {
+    let (address, server) = Server::start(|server| {
+        let mut peer = server.accept();
+        let (first, fresh) = (peer.expect(REMOVE), peer.expect(GETATTR));
+        assert_eq!(first.xid, 77);
+        let mut again = peer.expect(REMOVE);
+        assert_eq!(again.record, first.record);
+        again = peer.expect(REMOVE);
+        assert_eq!(again.record, first.record);
+        peer.reply(77, &words(&[2, 0, 0]));
+        peer.reply(77, &words(&[2, 0, 0]));
+        peer.reply(fresh.xid, &getattr_results(1));
+        peer.expect_silence();
+    });
+    let client = client(address);
+    let (cred, name, repeating) = (Cred::root(), handle(), client.repeating(77));
+    let started = Instant::now();
+    let (removed, attr) = run(future::zip(repeating.remove(&cred, &name, b"x"), client.getattr(&cred, &name)));
+    assert!(removed.unwrap_err().is(Status::NoEnt));
+    assert_eq!(attr.unwrap().fileid, 1);
+    let waited = started.elapsed();
+    assert!(
+        (Duration::from_millis(2900)..Duration::from_secs(6)).contains(&waited),
+        "{waited:?}: after 1 s and 2 s more"
+    );
+    server.join().unwrap();
+}
+
+#[test]
+fn a_call_that_is_asked_again_on_a_new_connection_is_asked_there_until_it_is_answered() {
+    let (address, server) = Server::start(|server| {
+        let mut peer = server.accept();
+        let first = peer.expect(REMOVE);
+        peer.stream.shutdown(Shutdown::Both).unwrap();
+        drop(peer.stream);
+        let mut peer = server.accept();
+        assert_eq!(peer.expect(REMOVE).record, first.record);
+        assert_eq!(peer.expect(REMOVE).record, first.record);
+        peer.reply(first.xid, &words(&[2, 0, 0]));
+    });
+    let client = client(address);
+    let error = run(client.remove(&Cred::root(), &handle(), b"x")).unwrap_err();
+    assert!(error.is(Status::NoEnt) && error.replayed);
+    server.join().unwrap();
+}
+
 #[test]
 fn jukebox_is_asked_again_with_another_xid() {
     let (address, server) = Server::start(|server| {

@@ -146,7 +146,7 @@ impl Inner {
     /// Publishes the intent; the client for the call, under its xid. An intent of a predecessor stays, and so does its xid.
     pub(super) fn begin(&self, caller: &Caller, intent: Intent) -> Result<Client, Errno> {
         if let Some(earlier) = &caller.earlier {
-            return Ok(self.client.numbered(earlier.xid));
+            return Ok(self.client.repeating(earlier.xid));
         }
         let xid = self.client.reserve_xid();
         self.state.begin(caller.unique, &Intent { xid, ..intent }).map_err(|_| Errno(libc::ENOMEM))?;
