@@ -55,11 +55,14 @@ _FINISH_LIMIT_S = 120
 Report = dict[str, Any]
 
 
-def start(kind: str, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Starts a worker in `folder`, which exists; it works as soon as `ready` says so."""
+def start(kind: str, folder: Path, *arguments: str, apart: bool = True) -> subprocess.Popen[str]:
+    """Starts a worker in `folder`, which exists; it works as soon as `ready` says so.
+
+    A worker's own worker is not `apart`, so that `kill` takes both.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "tests.faults.load", kind, folder, *arguments],
-        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=apart,
     )  # fmt: skip
 
 

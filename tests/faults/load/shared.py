@@ -21,7 +21,7 @@ class Locks(Worker):
     def begin(self) -> None:
         for kind in LockContender.KINDS:
             (self.folder / kind).write_text("0")
-        self._contenders = [start("lock-contender", self.folder) for _ in range(2)]
+        self._contenders = [start("lock-contender", self.folder, apart=False) for _ in range(2)]
         for contender in self._contenders:
             ready(contender)
 
@@ -80,7 +80,7 @@ class Append(Worker):
 
     def begin(self) -> None:
         (self.folder / "log").touch()
-        self._writers = [start("append-writer", self.folder, str(number)) for number in range(3)]
+        self._writers = [start("append-writer", self.folder, str(number), apart=False) for number in range(3)]
         for writer in self._writers:
             ready(writer)
 
