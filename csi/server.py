@@ -195,14 +195,19 @@ class Server:
             pass
 
 
-async def until_signal() -> None:
-    """Returns at SIGTERM or SIGINT."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    await stopping.wait()
-    _LOGGER.info("stopping")
+class StopSignal:
+    """SIGTERM and SIGINT, caught from now on: to be made before there is anything that must be cleaned up."""
+
+    def __init__(self) -> None:
+        self._stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+
+    async def wait(self) -> None:
+        """Returns when one of them has come."""
+        await self._stopping.wait()
+        _LOGGER.info("stopping")
 
 
 def refuse_live_socket(path: str) -> None:

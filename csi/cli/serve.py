@@ -22,7 +22,7 @@ from csi.program import DaemonProgram
 from csi.publishing import Publisher
 from csi.records import Publications
 from csi.repair import Repairer, Reports
-from csi.server import Server, configure_logging, until_signal
+from csi.server import Server, StopSignal, configure_logging
 from csi.sources import Source
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ async def _node(parsed: argparse.Namespace) -> None:
     try:
         async with _metrics(parsed, collect):
             if parsed.registration_dir is None:
-                await _serve(server, until=until_signal)
+                await _serve(server, until=StopSignal().wait)
             else:
                 await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
     finally:
@@ -147,7 +147,7 @@ async def _controller(parsed: argparse.Namespace) -> None:
     server.add("Controller", ControllerService(provisioner))
     collection = asyncio.create_task(provisioner.collect())
     async with _metrics(parsed, collect):
-        await _serve(server, until=until_signal)
+        await _serve(server, until=StopSignal().wait)
     collection.cancel()
     await provisioner.close()
 
@@ -192,12 +192,13 @@ async def _serve_registered(server: Server, *, registration_dir: str) -> None:
     from csi import registration
     from csi._proto import pluginregistration_pb2
 
+    stop_signal = StopSignal()
     service = registration.RegistrationService(plugin_path=server.path)
     registrar = Server(registration.socket_endpoint(registration_dir))
     registrar.add("Registration", service, contract=pluginregistration_pb2.DESCRIPTOR)
 
     async def until() -> None:
-        ends = [asyncio.ensure_future(end) for end in (until_signal(), service.until_refused())]
+        ends = [asyncio.ensure_future(end) for end in (stop_signal.wait(), service.until_refused())]
         ended, pending = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in pending:
             end.cancel()
