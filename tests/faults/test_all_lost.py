@@ -195,6 +195,7 @@ def test_the_node_plugin_dies_in_between(driver: Driver, nas: Nas, export: Path,
         with contextlib.suppress(RuntimeError):  # it ended before it could be asked
             driver.start("node")
         killer.join()
+        driver.stop("node")  # it is dead; who started it takes note
         driver.start("node")
         await_opens([whole, part], since=killed_at)
         assert len(whole.mounts()) == len(part.mounts()) == 1
