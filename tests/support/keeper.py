@@ -136,7 +136,7 @@ class Keeper:
 
     def daemon_pid(self, target: Path) -> int:
         """Process id of a mount's daemon; 0 while none runs."""
-        return int(self.status(target)["pid"])
+        return int(self.status(target)["pid"] or 0)
 
     def daemon_pids(self) -> list[int]:
         """Process ids of all its children, from /proc: also when the keeper does not answer."""
