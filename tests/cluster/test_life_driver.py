@@ -54,7 +54,9 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
 
 
 @pytest.mark.short
-def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
+def test_the_keeper_is_deleted(
+    namespace: Namespace, shared: str, figures: dict[str, object], request: pytest.FixtureRequest
+) -> None:
     """Daemons live in cgroups of their own and outlive it; the next one takes them over."""
     cluster = namespace.cluster
     with verified_load(namespace, claim=shared, node=_NODE) as report, local_load(namespace, node=_NODE) as local:
@@ -64,7 +66,9 @@ def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[
     _new_pod_works(namespace, shared)
     figures["keeper deleted"] = {**vars(report), "longest_pause_of_a_local_disk_s": local.longest_pause_s}
     assert report.errors == 0, report
-    assert report.longest_pause_s < _KEEPER_PAUSE_S_MAX + local.longest_pause_s, (report, local)
+    assert report.longest_pause_s < 5, report
+    if request.config.getoption("markexpr") != "short":  # which makes no statements about times
+        assert report.longest_pause_s < _KEEPER_PAUSE_S_MAX + local.longest_pause_s, (report, local)
 
 
 def test_node_plugin_and_keeper_are_deleted_at_once(
