@@ -43,3 +43,11 @@ def keeper(nas: Nas) -> Iterator[Keeper]:  # the NAS must outlive its mounts
     """A keeper without CSI, for mounts by `efc mount`."""
     with Keeper() as running:
         yield running
+
+
+@pytest.fixture
+def paused_nas() -> Iterator[Nas]:
+    """A NAS of the test's own, which it may pause."""
+    with Nas() as nas:
+        (nas.export_folder() / "file").write_bytes(os.urandom(8 << 20))
+        yield nas

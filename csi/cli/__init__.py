@@ -95,18 +95,17 @@ def _command(
     return parser
 
 
+def _add_options(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "-o", dest="options", metavar="NAME[=VALUE],...", action="append", default=[], help=text
+    )  # fmt: skip
+
+
 def _add_mount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "mount", "mount a directory of a NAS; returns when it can be used")
     parser.add_argument("source", metavar="SOURCE", help="nfs://HOST[:PORT]/PATH[?mountport=PORT]")
     parser.add_argument("target", metavar="TARGET", help="an existing directory")
-    parser.add_argument(
-        "-o",
-        dest="options",
-        metavar="NAME[=VALUE],...",
-        action="append",
-        default=[],
-        help="mount options (see docs/CONFIGURATION.md)",
-    )
+    _add_options(parser, "mount options (see docs/CONFIGURATION.md)")
 
 
 def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -124,14 +123,8 @@ def _add_upgrade(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = _command(commands, "upgrade", "replace running daemons by ones of this release; applications only wait")
     parser.add_argument("target", metavar="TARGET", nargs="?", help="of one mount")
     parser.add_argument("--all", action="store_true", help="all mounts, one after the other")
-    parser.add_argument(
-        "-o",
-        dest="options",
-        metavar="NAME[=VALUE],...",
-        action="append",
-        default=[],
-        help="with these options from now on, and the others as they are (docs/CONFIGURATION.md says which can change)",
-    )
+    text = "with these options from now on, and the others as they are (docs/CONFIGURATION.md says which can change)"
+    _add_options(parser, text)
 
 
 def _add_metrics(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,14 +25,6 @@ pytestmark = pytest.mark.timeout(120)
 _END_LIMIT_S = 5.0
 #: More than the next daemon takes to serve.
 _TAKEOVER_S = 0.5
-
-
-@pytest.fixture
-def paused_nas() -> Iterator[Nas]:
-    """A NAS of the test's own, which it may pause."""
-    with Nas() as nas:
-        (nas.export_folder() / "file").write_bytes(os.urandom(8 << 20))
-        yield nas
 
 
 def kill_daemon(keeper: Keeper) -> None:

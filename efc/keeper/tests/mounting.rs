@@ -14,7 +14,7 @@ use efc_proto::keeper_request::Request;
 use efc_proto::mount_status::State;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::Signal;
-use support::{Ground, abort, config, is_running, kill, mount_request, wait_until};
+use support::{Ground, abort, config, is_running, kill, mount_request, read_ahead, wait_until};
 
 #[test]
 fn a_mount_serves_and_ends() {
@@ -32,8 +32,7 @@ fn a_mount_serves_and_ends() {
     assert_eq!(mounts[0].source, "nfs://nas/export");
     assert_eq!(mounts[0].device, (0, status.connection));
     assert!(mounts[0].has_option("nosuid") && mounts[0].has_option("nodev") && mounts[0].has_option("rw"));
-    let read_ahead = fs::read_to_string(format!("/sys/class/bdi/0:{}/read_ahead_kb", status.connection)).unwrap();
-    assert_eq!(read_ahead.trim(), "8192");
+    assert_eq!(read_ahead(status.connection), 8192);
 
     let stats = client.only().stats.unwrap();
     assert!(stats.fuse_requests > 0 && stats.nas_responding && !stats.resumed);
@@ -56,8 +55,7 @@ fn options_reach_the_kernel() {
     assert_eq!(mounts[0].source, "nfs://[::1]:2049/export");
     assert!(mounts[0].has_option("ro"));
     assert_eq!(fs::write(ground.hello(), "").unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
-    let read_ahead = fs::read_to_string(format!("/sys/class/bdi/0:{}/read_ahead_kb", status.connection)).unwrap();
-    assert_eq!(read_ahead.trim(), "1024");
+    assert_eq!(read_ahead(status.connection), 1024);
 }
 
 #[test]

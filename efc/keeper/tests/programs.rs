@@ -12,7 +12,7 @@ use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::Signal;
-use support::{Ground, config, kill};
+use support::{Ground, config, kill, read_ahead};
 
 /// The version that the smallest daemon prints, and another of the same length.
 const OWN: &str = "smallest";
@@ -179,11 +179,6 @@ fn a_program_that_does_not_serve_gives_the_mount_back() {
     drop(file);
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
-}
-
-fn read_ahead(connection: u32) -> u32 {
-    let text = fs::read_to_string(format!("/sys/class/bdi/0:{connection}/read_ahead_kb")).unwrap();
-    text.trim().parse().unwrap()
 }
 
 #[test]

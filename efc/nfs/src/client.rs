@@ -486,11 +486,6 @@ impl Client {
         decode(&answer.reply?, answer.replayed, results)
     }
 
-    /// Whoever has a successor goes no further.
-    fn fence(&self) {
-        self.inner.transport.shared.identity.iter().for_each(|identity| identity.fence());
-    }
-
     /// Makes the call until its answer is another than JUKEBOX, or the time limit of a soft client has passed.
     async fn perform(
         &self,
@@ -503,7 +498,6 @@ impl Client {
         let mut xid = self.xid;
         loop {
             let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            self.fence();
             let reply = self.inner.transport.submit(Submission {
                 xid: xid.take(),
                 program: rpc::NFS,
@@ -517,7 +511,7 @@ impl Client {
                 limit,
             });
             let finished: Finished = reply.await;
-            self.fence();
+            self.inner.transport.shared.fence();
             destination = finished.destination;
             replayed |= finished.replayed;
             let retry = finished.outcome.as_ref().is_ok_and(|reply| says_jukebox(reply))

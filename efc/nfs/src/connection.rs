@@ -211,7 +211,7 @@ impl Connection {
 
     fn send_some(&self, socket: &TcpStream, call: &Call, offset: usize) -> io::Result<usize> {
         // What a daemon that hung still has to send is its successor's by now, and so is the memory that it lies in.
-        self.shared.identity.iter().for_each(|identity| identity.fence());
+        self.shared.fence();
         let sent = socket::send(socket, &call.parts(), offset)?;
         if offset == 0 && sent > 0 && call.count_send() {
             self.shared.stats.retransmits.fetch_add(1, Ordering::Relaxed);

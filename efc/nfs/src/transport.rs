@@ -118,6 +118,11 @@ impl Shared {
         }
     }
 
+    /// Whoever has a successor goes no further.
+    pub(crate) fn fence(&self) {
+        self.identity.iter().for_each(|identity| identity.fence());
+    }
+
     /// The server as a person writes it.
     pub(crate) fn name(&self) -> String {
         host_and_port(&self.host, self.port)

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,14 +16,6 @@ from tests.support.nas import Nas
 from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture
-def paused_nas() -> Iterator[Nas]:
-    """A NAS of the test's own, which it may pause."""
-    with Nas() as nas:
-        (nas.export_folder() / "file").write_bytes(os.urandom(8 << 20))
-        yield nas
 
 
 def start(action: Callable[[], object]) -> int:

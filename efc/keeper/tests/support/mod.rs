@@ -189,6 +189,12 @@ fn build_programs() {
     });
 }
 
+/// The kernel's read-ahead window of a mount, in KiB.
+pub fn read_ahead(connection: u32) -> u32 {
+    let text = fs::read_to_string(format!("/sys/class/bdi/0:{connection}/read_ahead_kb")).unwrap();
+    text.trim().parse().unwrap()
+}
+
 /// Ends a FUSE connection as an administrator would.
 pub fn abort(connection: u32) {
     let control = "/sys/fs/fuse/connections";
