@@ -9,13 +9,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::syscall::IdMap;
 use efc_mount_helper::mountinfo::{self, Mount};
+use efc_statmount::{IdMap, mask};
 use rustix::fs::{Mode, OFlags, fstat, open, openat, stat};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// What mounts of ours are mounted as.
 pub const FILESYSTEM: &str = "fuse.efc";
+/// What the kernel allows a mount namespace by default (`fs.mount-max`).
+const MOUNTS_LIMIT: usize = 100_000;
 
 /// All processes of this pid namespace.
 pub fn processes() -> impl Iterator<Item = u32> {
@@ -45,6 +47,15 @@ pub fn descriptor_fields(process: u32, field: &str) -> impl Iterator<Item = u64>
     let entries = read_dir(format!("/proc/{process}/fdinfo")).into_iter().flatten().flatten();
     let value = move |text: String| text.lines().find_map(|line| line.strip_prefix(field)?.trim().parse().ok());
     entries.filter_map(move |entry| value(read_to_string(entry.path()).ok()?))
+}
+
+/// How the mount with this id (as of mountinfo) in the mount namespace of this thread maps ids; `None` if nobody knows, as
+/// before Linux 6.15.
+pub fn id_map(mount_id: u64) -> Option<IdMap> {
+    let namespace = efc_statmount::Namespace::OWN;
+    let is_it = |mount: &u64| namespace.stat(*mount, mask::MNT_BASIC).is_ok_and(|stat| stat.id() == mount_id);
+    let mount = namespace.mounts(MOUNTS_LIMIT).ok()?.into_iter().find(is_it)?;
+    namespace.stat(mount, mask::ID_MAP).ok()?.id_map()
 }
 
 /// The user namespace of a process, if its map of ids is this one.

@@ -24,6 +24,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use efc_mount_helper::mountinfo::{Mount, Propagation};
+use efc_statmount::IdMap;
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
@@ -32,7 +33,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Context, Failure};
 use crate::namespaces::{self, FILESYSTEM, Namespace};
-use crate::syscall::{self, IdMap};
+use crate::syscall;
 
 /// What mountinfo puts after a path that the kernel has forgotten: removed, or looked up in vain since the mount died.
 const FORGOTTEN: &[u8] = b"//deleted";
@@ -87,7 +88,7 @@ impl Repair {
         let visible = mounts.iter().filter(|mount| mount.filesystem == FILESYSTEM && !is_covered(mount, &mounts));
         let dead = visible.filter_map(|mount| {
             let root = lost(mount)?.root.clone();
-            let id_map = mount.has_option("idmapped").then(|| syscall::id_map(mount.id).ok()).flatten();
+            let id_map = mount.has_option("idmapped").then(|| namespaces::id_map(mount.id)).flatten();
             Some(Dead { mount: mount.clone(), root, id_map })
         });
         Ok(dead.collect())

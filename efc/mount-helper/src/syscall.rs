@@ -1,8 +1,6 @@
-//! mount_setattr(2), listmount(2) and statmount(2), which neither rustix nor libc has: the only unsafe code of this crate.
+//! mount_setattr(2), which neither rustix nor libc has: the only unsafe code of this crate.
 #![allow(unsafe_code)]
 
-use std::io;
-use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
@@ -35,18 +33,6 @@ const MOUNT_ATTR_OPTIONS: u64 = MOUNT_ATTR_RDONLY
     | MOUNT_ATTR_ATIME
     | MOUNT_ATTR_NODIRATIME
     | MOUNT_ATTR_NOSYMFOLLOW;
-
-// The same on all architectures, as of all system calls since Linux 5.0.
-const SYS_STATMOUNT: libc::c_long = 457;
-const SYS_LISTMOUNT: libc::c_long = 458;
-/// The root of a mount namespace, to listmount(2).
-const LSMT_ROOT: u64 = u64::MAX;
-const STATMOUNT_MNT_BASIC: u64 = 1 << 1;
-const STATMOUNT_MNT_UIDMAP: u64 = 1 << 13;
-const STATMOUNT_MNT_GIDMAP: u64 = 1 << 14;
-/// Mounts that one call lists.
-const MOUNTS_MAX: usize = 1024;
-const STRINGS_MAX: usize = 8192;
 
 /// `struct mount_attr`, in its first version.
 #[derive(Default)]
@@ -100,100 +86,4 @@ fn set(descriptor: BorrowedFd<'_>, request: &MountAttributes) -> Result<(), Errn
         return Ok(());
     }
     Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
-}
-
-/// The id map of an id-mapped mount, each extent as in `/proc/PID/uid_map`: "INSIDE OUTSIDE COUNT".
-#[derive(Debug, PartialEq, Eq)]
-pub struct IdMap {
-    /// Of users.
-    pub uids: Vec<String>,
-    /// Of groups.
-    pub gids: Vec<String>,
-}
-
-/// `struct mnt_id_req`.
-#[repr(C)]
-struct StatmountRequest {
-    size: u32,
-    spare: u32,
-    mount: u64,
-    param: u64,
-    namespace: u64,
-}
-
-/// `struct statmount`: its fixed part, as far as it is needed here, then strings at offsets from `strings`.
-#[repr(C)]
-struct Statmount {
-    before: [u32; 14],
-    old_ids: [u32; 2],
-    between: [u32; 22],
-    uid_map_count: u32,
-    uid_map: u32,
-    gid_map_count: u32,
-    gid_map: u32,
-    after: [u64; 43],
-    strings: [u8; STRINGS_MAX],
-}
-const _: () = assert!(offset_of!(Statmount, old_ids) == 56 && offset_of!(Statmount, strings) == 512);
-
-/// The id map of the mount with this id (as of mountinfo) in the mount namespace of this thread. Linux 6.15.
-///
-/// # Errors
-/// Those of the two calls, ENOSYS before; `NotFound` for a mount that has gone.
-pub fn id_map(mount_id: u64) -> io::Result<IdMap> {
-    for unique_id in list_mounts()? {
-        let Ok(basic) = statmount(unique_id, STATMOUNT_MNT_BASIC) else { continue };
-        if u64::from(basic.old_ids[0]) != mount_id {
-            continue;
-        }
-        let stat = statmount(unique_id, STATMOUNT_MNT_UIDMAP | STATMOUNT_MNT_GIDMAP)?;
-        let uids = stat.extents(stat.uid_map, stat.uid_map_count);
-        return Ok(IdMap { uids, gids: stat.extents(stat.gid_map, stat.gid_map_count) });
-    }
-    Err(io::ErrorKind::NotFound.into())
-}
-
-impl Statmount {
-    /// `count` strings, one after another.
-    fn extents(&self, first: u32, count: u32) -> Vec<String> {
-        let rest = self.strings.get(first as usize..).unwrap_or_default();
-        let texts = rest.split(|byte| *byte == 0).take(count as usize);
-        texts.map(|text| String::from_utf8_lossy(text).into_owned()).collect()
-    }
-}
-
-fn list_mounts() -> io::Result<Vec<u64>> {
-    let mut all = Vec::new();
-    loop {
-        let mut ids = [0_u64; MOUNTS_MAX];
-        let last = all.last().copied().unwrap_or(0);
-        let request = StatmountRequest {
-            size: size_of::<StatmountRequest>() as u32,
-            spare: 0,
-            mount: LSMT_ROOT,
-            param: last,
-            namespace: 0,
-        };
-        // SAFETY: the kernel reads `request.size` bytes of the request, and writes at most `MOUNTS_MAX` ids.
-        let count = unsafe { libc::syscall(SYS_LISTMOUNT, &raw const request, ids.as_mut_ptr(), MOUNTS_MAX, 0) };
-        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-        all.extend_from_slice(&ids[..count]);
-        if count < MOUNTS_MAX {
-            return Ok(all);
-        }
-    }
-}
-
-fn statmount(mount: u64, mask: u64) -> io::Result<Box<Statmount>> {
-    let mut stat = Box::new(MaybeUninit::<Statmount>::zeroed());
-    let request =
-        StatmountRequest { size: size_of::<StatmountRequest>() as u32, spare: 0, mount, param: mask, namespace: 0 };
-    // SAFETY: the kernel reads `request.size` bytes of the request, and writes at most the given size.
-    let result =
-        unsafe { libc::syscall(SYS_STATMOUNT, &raw const request, stat.as_mut_ptr(), size_of::<Statmount>(), 0) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: all its fields are integers, for which zeros and whatever the kernel wrote are values.
-    Ok(unsafe { stat.assume_init() })
 }

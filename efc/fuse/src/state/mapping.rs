@@ -99,13 +99,12 @@ impl Mapping {
     /// # Panics
     /// If the words are not set apart, are no whole pages, or have an owner.
     pub fn area(self: &Arc<Self>, first: usize, count: usize) -> io::Result<Area> {
-        let end = first.checked_add(count);
-        assert!(end.is_some_and(|end| end <= self.words), "words {first}+{count} of {}", self.words);
+        let span = Span::found(Arc::clone(self), first, count * WORD);
         assert!(first >= self.areas_from.load(Ordering::Relaxed), "word {first} is not set apart");
         assert!((first * WORD).is_multiple_of(PAGE) && (count * WORD).is_multiple_of(PAGE), "{first}+{count}");
         self.allocate(first, count)?;
         assert!(self.owned.lock().expect("owners lock").insert(first), "the area at word {first} has an owner");
-        let area = Area { mapping: Arc::clone(self), first, count };
+        let area = Area(span);
         area.make_resident();
         Ok(area)
     }
@@ -138,70 +137,6 @@ impl Mapping {
         let all = Flock::from(FlockType::WriteLock);
         // Not to be known is as good as yes: somebody looks again later.
         rustix::process::fcntl_getlk(&self.memfd, &all).map_or(true, |other| other.is_some())
-    }
-}
-
-/// Memory that its owner alone uses in this process.
-pub struct Area {
-    mapping: Arc<Mapping>,
-    first: usize,
-    count: usize,
-}
-
-impl Area {
-    /// Its first word in the state.
-    pub fn first(&self) -> usize {
-        self.first
-    }
-
-    fn start(&self) -> *mut u8 {
-        // SAFETY: `first` lies within the mapping, as `Mapping::area` has asserted.
-        unsafe { self.mapping.memory.as_mut_ptr().add(self.first * WORD) }
-    }
-
-    /// Has each page in the page table, writable, and keeps it there if that is allowed.
-    fn make_resident(&self) {
-        for page in (0..self.count * WORD).step_by(PAGE) {
-            // SAFETY: The page lies within the area, which is owned by `self` and not shared yet, and is aligned for a word. It is
-            // written to without a change of its content: a page that was only read may be mapped read-only.
-            unsafe { &*self.start().add(page).cast::<AtomicU64>() }.fetch_or(0, Ordering::Relaxed);
-        }
-        // SAFETY: mlock(2) changes no memory, and these pages are mapped.
-        let locked = unsafe { rustix::mm::mlock(self.start().cast(), self.count * WORD) };
-        if let Err(error) = locked
-            && !LOCK_REFUSED.swap(true, Ordering::Relaxed)
-        {
-            log::warn!("buffers of requests are not locked in memory ({error}): raise RLIMIT_MEMLOCK");
-        }
-    }
-
-    /// Its content.
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: The bytes lie within the mapping and have memory. No other reference in this process exists: an area has one
-        // owner, words of it are not handed out, and `&self` keeps `bytes_mut` away. Other processes write to an area only
-        // while it is theirs: a predecessor that is still ending, whose areas this process does not own before.
-        unsafe { std::slice::from_raw_parts(self.start(), self.count * WORD) }
-    }
-
-    /// The same, to be written to.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: As above, and `&mut self` keeps all other references away.
-        unsafe { std::slice::from_raw_parts_mut(self.start(), self.count * WORD) }
-    }
-
-    /// Gives the memory back to the system; the content is lost.
-    pub fn discard(self) {
-        let (offset, length) = ((self.first * WORD) as u64, (self.count * WORD) as u64);
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if let Err(error) = rustix::fs::fallocate(&self.mapping.memfd, flags, offset, length) {
-            log::warn!("a buffer's memory cannot be given back: {error}");
-        }
-    }
-}
-
-impl Drop for Area {
-    fn drop(&mut self) {
-        self.mapping.owned.lock().expect("owners lock").remove(&self.first);
     }
 }
 
@@ -248,5 +183,57 @@ impl AsRef<[u8]> for Span {
         // that. Another process that maps the memfd is a predecessor that was killed before this one was started, or one that hangs and
         // was superseded: should it wake up, it ends the copy that it was at, finds out, and sends and releases nothing more.
         unsafe { std::slice::from_raw_parts(self.start(), self.length) }
+    }
+}
+
+/// A resident [`Span`] of whole pages that its owner alone uses in this process, and may write to.
+pub struct Area(Span);
+
+impl Area {
+    /// Its first word in the state.
+    pub fn first(&self) -> usize {
+        self.0.first
+    }
+
+    /// Has each page in the page table, writable, and keeps it there if that is allowed.
+    fn make_resident(&self) {
+        for page in (0..self.0.length).step_by(PAGE) {
+            // SAFETY: The page lies within the area, which is owned by `self` and not shared yet, and is aligned for a word. It is
+            // written to without a change of its content: a page that was only read may be mapped read-only.
+            unsafe { &*self.0.start().add(page).cast::<AtomicU64>() }.fetch_or(0, Ordering::Relaxed);
+        }
+        // SAFETY: mlock(2) changes no memory, and these pages are mapped.
+        let locked = unsafe { rustix::mm::mlock(self.0.start().cast(), self.0.length) };
+        if let Err(error) = locked
+            && !LOCK_REFUSED.swap(true, Ordering::Relaxed)
+        {
+            log::warn!("buffers of requests are not locked in memory ({error}): raise RLIMIT_MEMLOCK");
+        }
+    }
+
+    /// Its content. Other processes write to it only while it is theirs: a predecessor that is still ending, whose areas this
+    /// process does not own before.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+
+    /// The same, to be written to.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: The bytes lie within the mapping, which is writable, and have memory. No other reference in this process exists:
+        // an area has one owner, words of it are not handed out, and `&mut self` keeps other views of it away.
+        unsafe { std::slice::from_raw_parts_mut(self.0.start(), self.0.length) }
+    }
+
+    /// Gives the memory back to the system; the content is lost.
+    pub fn discard(self) {
+        if let Err(error) = self.0.mapping.release(self.0.first, self.0.length / WORD) {
+            log::warn!("a buffer's memory cannot be given back: {error}");
+        }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        self.0.mapping.owned.lock().expect("owners lock").remove(&self.0.first);
     }
 }
