@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from dataclasses import dataclass
 
 from csi._proto import efc_pb2
@@ -24,6 +25,8 @@ from csi.keeper import Keeper, KeeperUnreachableError
 _LOGGER = logging.getLogger(__name__)
 #: How soon a new keeper gets what its predecessor had: applications of a dead daemon wait for this.
 _LOOK_SECONDS = 0.1
+#: How soon options that were changed (``efc upgrade -o``) are known here, and a session is held that could not be.
+REFRESH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ class Sessions:
         self._keeper = keeper
         self._folder = folder
         self._held: dict[str, _Session] = {}
+        self._drops = 0
         self._owner: tuple[int, ...] | None = None
         self._lock = asyncio.Lock()
 
@@ -55,16 +59,24 @@ class Sessions:
         held = self._held.get(status.target)
         if held is not None and held.status.connection == status.connection and held.status.options == status.options:
             return
-        try:
-            described, descriptors = await self._keeper.hold(target=status.target)
-        except DriverError as error:
-            _LOGGER.warning("the session of %s is held by the keeper alone: %s", status.target, error.message)
-            return
+        while True:
+            drops = self._drops
+            try:
+                described, descriptors = await self._keeper.hold(target=status.target)
+            except DriverError as error:
+                level = logging.DEBUG if error.code is Code.NOT_FOUND else logging.WARNING
+                _LOGGER.log(level, "the session of %s is held by the keeper alone: %s", status.target, error.message)
+                return
+            session = _Session(status=described, descriptors=descriptors)
+            if self._drops == drops:
+                break
+            session.close()  # it may have been unmounted meanwhile
         self.drop(status.target)
-        self._held[status.target] = _Session(status=described, descriptors=descriptors)
+        self._held[status.target] = session
 
     def drop(self, target: str) -> None:
         """The mount is gone, or another's; that nothing is held is success."""
+        self._drops += 1
         held = self._held.pop(target, None)
         if held is not None:
             held.close()
@@ -80,10 +92,14 @@ class Sessions:
                 return
             for session in list(self._held.values()):
                 await self._give_back(session)
-            for status in (await self._keeper.status()).mounts:
-                if os.path.dirname(status.target) == self._folder:
-                    await self.hold(status)
+            await self.refresh()
             self._owner = owner
+
+    async def refresh(self) -> None:
+        """Holds what the keeper has, as it is now. Raises KeeperUnreachableError."""
+        for status in (await self._keeper.status()).mounts:
+            if os.path.dirname(status.target) == self._folder:
+                await self.hold(status)
 
     async def _give_back(self, session: _Session) -> None:
         target = session.status.target
@@ -97,10 +113,14 @@ class Sessions:
             self.drop(target)
 
     async def watch(self) -> None:
-        """Never returns: gives what is held to each new keeper."""
+        """Never returns: gives what is held to each new keeper, and keeps up with what it has."""
+        refreshed = time.monotonic()
         while True:
             try:
                 await self.ensure()
+                if time.monotonic() - refreshed > REFRESH_SECONDS:
+                    await self.refresh()
+                    refreshed = time.monotonic()
             except DriverError as error:
                 _LOGGER.debug("sessions are not given back yet: %s", error.message)
             await asyncio.sleep(_LOOK_SECONDS)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from csi.sessions import REFRESH_SECONDS
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
@@ -79,23 +81,38 @@ def test_what_cannot_change_is_refused_and_nothing_touched(nas: Nas, keeper: Kee
     keeper.unmount(target)
 
 
+def change(driver: Driver, options: str) -> None:
+    """Changes options of all mounts of the node."""
+    command = [program("efc"), "upgrade", "--all", "-o", options, "--run-dir", driver.run_dir]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def connections_after_loss(driver: Driver, target: Path, *, port: int) -> int:
+    """Kills keeper and daemon; what the daemon has that the next keeper starts from the node plugin's copy."""
+    [daemon] = driver.daemons()
+    driver.kill("keeper")
+    os.kill(daemon.pid, signal.SIGKILL)
+    driver.start("keeper")
+    (target / "file").write_text("after")
+    [successor] = driver.daemons()
+    assert successor.pid != daemon.pid
+    use_all_connections(target)
+    return connections(successor.pid, port)
+
+
 def test_a_volume_is_published_as_before_and_its_options_outlive_keeper_and_daemon(nas: Nas) -> None:
     """The same volume is published again after the change: by the options that it was mounted with it is found."""
     with Driver(source=nas.url) as driver:
         volume, targets = static_volume("live", nas.url), [driver.target(), driver.target()]
         driver.publish(volume, targets[0])
-        command = [program("efc"), "upgrade", "--all", "-o", "connections=3", "--run-dir", driver.run_dir]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        change(driver, "connections=3")
         [changed] = driver.daemons()
         driver.publish(volume, targets[1])
         assert [daemon.pid for daemon in driver.daemons()] == [changed.pid], "one daemon serves both"
-        driver.kill("keeper")
-        os.kill(changed.pid, signal.SIGKILL)
-        driver.start("keeper")
-        (targets[0] / "file").write_text("after")
-        [successor] = driver.daemons()
-        assert successor.pid != changed.pid
-        use_all_connections(targets[0])
-        assert connections(successor.pid, nas.port) == 3
+        assert connections_after_loss(driver, targets[0], port=nas.port) == 3
+
+        change(driver, "connections=5")
+        time.sleep(2 * REFRESH_SECONDS)  # without another publish the node plugin knows them by then
+        assert connections_after_loss(driver, targets[0], port=nas.port) == 5
         for target in targets:
             driver.unpublish(volume, target)
