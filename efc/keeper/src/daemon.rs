@@ -8,12 +8,14 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
 use efc_proto::{MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -29,6 +31,11 @@ const CONTROL_FD: i32 = 3;
 /// How long a process that was sent SIGKILL is waited for: its threads end at once but for those that hang in the kernel.
 const KILL_TIME_LIMIT: Duration = Duration::from_millis(100);
 
+/// What a daemon calls the thread that talks with us.
+const CONTROL_THREAD: &str = "control";
+/// Of pidfd_open(2), which rustix lacks: of a thread, not of a process. Linux 6.9.
+const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
+
 /// A running daemon, or one whose end has not been noticed yet.
 #[derive(Debug)]
 pub struct Daemon {
@@ -37,6 +44,8 @@ pub struct Daemon {
     pid: i32,
     process: OwnedFd,
     control: OwnedFd,
+    /// Pidfd of its control thread, once that is known.
+    control_thread: Option<OwnedFd>,
 }
 
 /// How a daemon ended.
@@ -95,7 +104,7 @@ impl Daemon {
         match set_up() {
             Ok(process) => {
                 let pid = Pid::from_child(&child).as_raw_nonzero().get();
-                Ok(Daemon { child: Some(child), pid, process, control })
+                Ok(Daemon { child: Some(child), pid, process, control, control_thread: None })
             }
             Err(error) => {
                 child.kill()?;
@@ -112,7 +121,7 @@ impl Daemon {
     pub fn taken_over(taken: TakenOver) -> io::Result<Daemon> {
         let TakenOver { control, process, pid } = taken;
         rustix::io::ioctl_fionbio(&control, true)?;
-        Ok(Daemon { child: None, pid, process, control })
+        Ok(Daemon { child: None, pid, process, control, control_thread: None })
     }
 
     /// Process id, as the daemon itself sees it if it was taken over.
@@ -128,6 +137,19 @@ impl Daemon {
     /// Readable when the process has ended.
     pub fn process(&self) -> &OwnedFd {
         &self.process
+    }
+
+    /// Readable when its control thread has ended, once [`Daemon::watch_control_thread`] has found that.
+    pub fn control_thread(&self) -> Option<&OwnedFd> {
+        self.control_thread.as_ref()
+    }
+
+    /// Watches the thread that answers us, to be called when it has. A process that was sent SIGKILL ends only when its last thread
+    /// does, and closes nothing before; one that hangs in the kernel holds that up. This thread never does.
+    pub fn watch_control_thread(&mut self) {
+        if self.control_thread.is_none() {
+            self.control_thread = find_thread(self.pid, CONTROL_THREAD).and_then(|tid| open_thread(self.pid, tid));
+        }
     }
 
     /// Sends a message without ever waiting.
@@ -200,6 +222,22 @@ pub fn leave_to_a_thread(mut child: Child) {
     if let Err(error) = waiting {
         log::error!("cannot start a thread: {error}");
     }
+}
+
+fn find_thread(pid: i32, name: &str) -> Option<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let mut tids = tasks.filter_map(|task| task.ok()?.file_name().to_str()?.parse().ok());
+    let is_it = |tid: &i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+    };
+    tids.find(is_it)
+}
+
+/// `None` also before Linux 6.9.
+fn open_thread(pid: i32, tid: i32) -> Option<OwnedFd> {
+    let thread = pidfd_open(Pid::from_raw(tid)?, PIDFD_THREAD).ok()?;
+    // The number may have been another's by then.
+    Path::new(&format!("/proc/{pid}/task/{tid}")).exists().then_some(thread)
 }
 
 /// In `/proc/PID/status`, of the process or of its first thread.

@@ -194,6 +194,7 @@ impl<'a> Session<'a> {
             to_keeper::Message::Stats(stats) => {
                 self.report_pending = false;
                 self.heartbeat.reported();
+                self.daemon.iter_mut().for_each(Daemon::watch_control_thread);
                 self.entry.reported(stats);
             }
             to_keeper::Message::Failed(error) => {
@@ -371,6 +372,7 @@ impl<'a> Session<'a> {
             if let Some(daemon) = &self.daemon {
                 descriptors.push(PollFd::new(daemon.control(), PollFlags::IN));
                 descriptors.push(PollFd::new(daemon.process(), PollFlags::IN));
+                descriptors.extend(daemon.control_thread().map(|thread| PollFd::new(thread, PollFlags::IN)));
             }
             let until = self.deadline.into_iter().chain(self.heartbeat.due()).min();
             let limit = until.map(|until| timespec(until.saturating_duration_since(Instant::now())));
@@ -412,8 +414,9 @@ impl<'a> Session<'a> {
                 Err(error) => log::error!("{}: from the daemon: {error}", self.entry.target().display()),
             }
         }
-        // The process has ended, or is about to: without its socket a daemon is of no use to us.
-        self.bury(END_TIME_LIMIT).map(Event::Died)
+        // The process has ended, or is about to: without its socket or the thread behind that a daemon is of no use to us.
+        let is_doomed = self.daemon.as_ref()?.is_doomed();
+        self.bury(if is_doomed { Duration::ZERO } else { END_TIME_LIMIT }).map(Event::Died)
     }
 
     /// Takes the daemon away, which has `time_limit` to end by itself, and counts its death.
