@@ -5,6 +5,7 @@
 //! own and a cgroup of its own where that is wanted, and outlives the keeper; the session's descriptors come over the
 //! socket. A daemon that another keeper has started is known by its pidfd only: how it ended is not for us to learn.
 
+use std::cell::OnceCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -44,8 +45,8 @@ pub struct Daemon {
     pid: i32,
     process: OwnedFd,
     control: OwnedFd,
-    /// Pidfd of its control thread, once that is known.
-    control_thread: Option<OwnedFd>,
+    /// Pidfd of its control thread, once that was looked for.
+    control_thread: OnceCell<Option<OwnedFd>>,
 }
 
 /// How a daemon ended.
@@ -104,7 +105,7 @@ impl Daemon {
         match set_up() {
             Ok(process) => {
                 let pid = Pid::from_child(&child).as_raw_nonzero().get();
-                Ok(Daemon { child: Some(child), pid, process, control, control_thread: None })
+                Ok(Daemon { child: Some(child), pid, process, control, control_thread: OnceCell::new() })
             }
             Err(error) => {
                 child.kill()?;
@@ -121,7 +122,7 @@ impl Daemon {
     pub fn taken_over(taken: TakenOver) -> io::Result<Daemon> {
         let TakenOver { control, process, pid } = taken;
         rustix::io::ioctl_fionbio(&control, true)?;
-        Ok(Daemon { child: None, pid, process, control, control_thread: None })
+        Ok(Daemon { child: None, pid, process, control, control_thread: OnceCell::new() })
     }
 
     /// Process id, as the daemon itself sees it if it was taken over.
@@ -141,15 +142,13 @@ impl Daemon {
 
     /// Readable when its control thread has ended, once [`Daemon::watch_control_thread`] has found that.
     pub fn control_thread(&self) -> Option<&OwnedFd> {
-        self.control_thread.as_ref()
+        self.control_thread.get()?.as_ref()
     }
 
     /// Watches the thread that answers us, to be called when it has. A process that was sent SIGKILL ends only when its last thread
     /// does, and closes nothing before; one that hangs in the kernel holds that up. This thread never does.
-    pub fn watch_control_thread(&mut self) {
-        if self.control_thread.is_none() {
-            self.control_thread = find_thread(self.pid, CONTROL_THREAD).and_then(|tid| open_thread(self.pid, tid));
-        }
+    pub fn watch_control_thread(&self) {
+        self.control_thread.get_or_init(|| open_thread(self.pid, find_thread(self.pid, CONTROL_THREAD)?));
     }
 
     /// Sends a message without ever waiting.

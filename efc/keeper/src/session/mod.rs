@@ -194,7 +194,7 @@ impl<'a> Session<'a> {
             to_keeper::Message::Stats(stats) => {
                 self.report_pending = false;
                 self.heartbeat.reported();
-                self.daemon.iter_mut().for_each(Daemon::watch_control_thread);
+                self.daemon.iter().for_each(Daemon::watch_control_thread);
                 self.entry.reported(stats);
             }
             to_keeper::Message::Failed(error) => {
