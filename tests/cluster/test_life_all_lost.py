@@ -32,6 +32,7 @@ while [ ! -e /tmp/stop ]; do
     echo '{"turn": '$turn', "errors": '$errors', "last_error": '$last_error'}' >/tmp/new && mv /tmp/new /tmp/state
     sleep 0.05
 done
+sleep 1 # who has made /tmp/stop is a process of this container, too, and would be killed with it
 """
 #: Of all who hold sessions on the node, found before anybody is killed; prints when that was.
 _KILL_ALL = r"""
