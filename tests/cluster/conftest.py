@@ -118,7 +118,10 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
     """A namespace of the test's name; everything in it goes at the end, after its state was kept if the test failed."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:50].strip("-")
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    wait_until(lambda: cluster.get("serviceaccount", "default", namespace=name), what="its service account", limit_s=30)
+    # Kubernetes's controllers take a minute to come back when a test before this one has ended the API server for long.
+    wait_until(
+        lambda: cluster.get("serviceaccount", "default", namespace=name), what="its service account", limit_s=120
+    )
     place = Namespace(cluster=cluster, name=name)
     shutil.rmtree(cluster.nas_folder / name, ignore_errors=True)  # of an earlier run on the same cluster
     yield place
