@@ -19,6 +19,9 @@ use crate::executor;
 
 /// How often an interrupted request's caller is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Looks for a request that is not being served: most have ended, but one may have been read by a thread that has not begun it,
+/// while another thread was told of the signal. A successor is told so of each redelivered request at once.
+const LOOKS_FOR_UNKNOWN_MAX: u32 = 20;
 
 #[derive(Default)]
 struct Signal {
@@ -68,19 +71,22 @@ impl Interrupts {
     pub fn interrupt(self: &Arc<Self>, unique: u64) {
         let interrupts = self.clone();
         executor::spawn(async move {
-            while interrupts.is_running_unkilled(unique) {
+            for look in 0.. {
+                match interrupts.is_unkilled(unique) {
+                    Some(true) => {}
+                    None if look < LOOKS_FOR_UNKNOWN_MAX => {}
+                    _ => return,
+                }
                 async_io::Timer::after(LOOK_AGAIN).await;
             }
         });
     }
 
-    /// `false` when the request has ended, or ends now because its caller was killed.
-    fn is_running_unkilled(&self, unique: u64) -> bool {
-        let Some((tid, signal)) = self.lock().get(&unique).map(|running| (running.tid, running.signal.clone())) else {
-            return false;
-        };
+    /// `None`: there is no such request, or none yet. `Some(false)`: it ends now because its caller was killed.
+    fn is_unkilled(&self, unique: u64) -> Option<bool> {
+        let (tid, signal) = self.lock().get(&unique).map(|running| (running.tid, running.signal.clone()))?;
         if !is_killed(tid) {
-            return true;
+            return Some(true);
         }
         let mut signal = signal.lock().expect("signal lock");
         signal.killed = true;
@@ -89,7 +95,7 @@ impl Interrupts {
         if let Some(waker) = waker {
             waker.wake();
         }
-        false
+        Some(false)
     }
 }
 
@@ -154,6 +160,18 @@ mod tests {
         });
         assert_eq!(futures_lite::future::block_on(never), None);
         interrupter.join().expect("interrupter ends");
+    }
+
+    #[test]
+    fn an_interrupt_may_overtake_its_request() {
+        let interrupts = Arc::new(Interrupts::default());
+        interrupts.interrupt(7);
+        let never = run(&interrupts, 7, u32::MAX >> 1, std::future::pending::<()>());
+        let limit = async {
+            async_io::Timer::after(Duration::from_secs(10)).await;
+            Some(())
+        };
+        assert_eq!(futures_lite::future::block_on(futures_lite::future::or(never, limit)), None);
     }
 
     #[test]
