@@ -67,6 +67,12 @@ impl Inner {
         Ok(Response::Open(OpenReply { fh, flags: 0 }))
     }
 
+    /// Has a user this directory open?
+    pub(super) fn has_directory_open(&self, uid: u32, node: u64) -> bool {
+        let open = self.open.lock().expect("open files lock");
+        open.directories.values().any(|directory| directory.node == node && directory.cred.uid == uid)
+    }
+
     pub(super) fn releasedir(&self, fh: u64) -> Answer {
         self.open.lock().expect("open files lock").directories.remove(&fh);
         self.state.close_handle(fh);
@@ -100,8 +106,14 @@ impl Inner {
     ) -> Result<bool, Errno> {
         while let Some(entry) = stream.entries.get(stream.next) {
             let is_hidden = !self.orphans.is_empty() && self.orphans.hides(&directory.handle, &entry.name);
-            if !is_hidden && !self.push(directory.node, page, entry, plus, stream.sent)? {
-                return Ok(true);
+            if !is_hidden {
+                match self.push(directory.node, page, entry, plus, stream.sent) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(true),
+                    // What the page holds is counted already: it goes out, and the error with the next one.
+                    Err(_) if !page.is_empty() => return Ok(true),
+                    Err(errno) => return Err(errno),
+                }
             }
             stream.position = entry.cookie;
             stream.last_name.clone_from(&entry.name);
@@ -128,8 +140,7 @@ impl Inner {
         let fits = page.push(entry.fileid, entry.cookie, kind, &entry.name, Some(&looked_up));
         if fits {
             self.names.learn(parent, &entry.name, &handle);
-        } else {
-            self.state.forget_node(looked_up.node, 1);
+            looked_up.give();
         }
         Ok(fits)
     }

@@ -57,6 +57,19 @@ struct WholeFile {
     read_at: Instant,
 }
 
+/// An open that is being asked for: it counts as one, so that the file's last name stays, until this is dropped.
+pub struct Opening {
+    inner: Arc<Inner>,
+    handle: FileHandle,
+    is_root: bool,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.inner.close(&self.handle, self.is_root);
+    }
+}
+
 impl OpenFile {
     fn new(node: u64, handle: FileHandle, cred: Cred, flags: u32) -> OpenFile {
         OpenFile { node, handle, cred, flags, whole: Mutex::new(None) }
@@ -90,15 +103,30 @@ impl Inner {
                     super::directories::OpenDirectory::resumed(opened.node, handle, cred, opened.cookie_verifier);
                 open.directories.insert(fh, Arc::new(directory));
             } else {
-                *open.opens.entry(handle).or_default() += 1;
+                self.in_use.count(&handle, cred.uid == 0);
                 open.files.insert(fh, Arc::new(OpenFile::new(opened.node, handle, cred, opened.flags)));
             }
         }
     }
 
-    pub(super) async fn open(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
+    /// Counts an open of the file from now on, while the server is asked.
+    pub(super) async fn opening(self: &Arc<Self>, caller: &Caller, handle: &FileHandle) -> Opening {
+        let is_root = caller.cred.uid == 0;
+        self.in_use.open(handle, is_root).await;
+        Opening { inner: Arc::clone(self), handle: *handle, is_root }
+    }
+
+    /// One open less of the file.
+    fn close(self: &Arc<Self>, handle: &FileHandle, is_root: bool) {
+        if self.in_use.uncount(handle, is_root) {
+            self.remove_if_closed(handle);
+        }
+    }
+
+    pub(super) async fn open(self: &Arc<Self>, caller: &Caller, node: u64, flags: u32) -> Answer {
         self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
+        let _opening = self.opening(caller, &handle).await;
         let file = OpenFile::new(node, handle, caller.cred.clone(), flags);
         let last_seen = self.attrs.last_seen(node);
         let attr = match last_seen {
@@ -165,9 +193,8 @@ impl Inner {
         }
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
-        let mut open = self.open.lock().expect("open files lock");
-        *open.opens.entry(file.handle).or_default() += 1;
-        open.files.insert(fh, Arc::new(file));
+        self.in_use.count(&file.handle, file.cred.uid == 0);
+        self.open.lock().expect("open files lock").files.insert(fh, Arc::new(file));
         Ok(OpenReply { fh, flags })
     }
 
@@ -180,15 +207,21 @@ impl Inner {
         flags: u32,
     ) -> Answer {
         let exclusive = flags & libc::O_EXCL as u32 != 0;
+        self.check_path(caller, parent).await?;
+        let removals = self.in_use.removal_events();
         let (entry, attr) = self.create_file(caller, parent, name, mode, exclusive).await?;
         if attr.kind != FileType::Regular {
-            self.state.forget_node(entry.node, 1);
             return Err(Errno(libc::EEXIST));
         }
         let handle = self.handle_of(entry.node)?;
+        let _opening = self.opening(caller, &handle).await;
+        if removals != self.in_use.removal_events() {
+            // The file may have been there, and have lost its last name before it counted as open.
+            self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
+        }
         let file = OpenFile::new(entry.node, handle, caller.cred.clone(), flags);
         let reply = self.remember_open(caller.unique, file, false)?;
-        Ok(Response::Create(entry, reply))
+        Ok(Response::Create(entry.give(), reply))
     }
 
     pub(super) async fn read(&self, read: ReadRequest) -> Answer {
@@ -298,24 +331,18 @@ impl Inner {
     }
 
     /// A redelivered request opens anew what it had opened when a predecessor died: the kernel has not heard of the first.
-    pub(super) fn forget_open_of(&self, unique: u64) {
+    pub(super) fn forget_open_of(self: &Arc<Self>, unique: u64) {
         if let Some(fh) = self.state.close_opened_by(unique) {
-            self.take_open(fh);
+            if let Some(file) = self.take_open(fh) {
+                self.close(&file.handle, file.cred.uid == 0);
+            }
             self.open.lock().expect("open files lock").directories.remove(&fh);
         }
     }
 
-    /// Takes an open file out of the table.
+    /// Takes an open file out of the table. It counts as open until [`Inner::close`].
     fn take_open(&self, fh: u64) -> Option<Arc<OpenFile>> {
-        let mut open = self.open.lock().expect("open files lock");
-        let file = open.files.remove(&fh)?;
-        if let Some(opens) = open.opens.get_mut(&file.handle) {
-            *opens -= 1;
-            if *opens == 0 {
-                open.opens.remove(&file.handle);
-            }
-        }
-        Some(file)
+        self.open.lock().expect("open files lock").files.remove(&fh)
     }
 
     pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {
@@ -325,7 +352,7 @@ impl Inner {
         if file.is_writable() {
             self.commit_for_nobody(file.node).await;
         }
-        self.remove_if_closed(&file.handle);
+        self.close(&file.handle, file.cred.uid == 0);
         Ok(Response::Empty)
     }
 }

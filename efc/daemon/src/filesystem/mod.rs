@@ -13,12 +13,14 @@ mod attributes;
 mod credentials;
 mod directories;
 mod files;
+mod in_use;
 mod interrupts;
 mod mapped_callers;
 mod namespace;
 mod once;
 mod orphans;
 mod permissions;
+mod walks;
 mod writes;
 
 use std::collections::HashMap;
@@ -35,10 +37,13 @@ use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 use crate::errno::errno;
 use crate::executor;
 use attributes::{AttrCache, Stamp};
+use in_use::InUse;
 use interrupts::Interrupts;
+use namespace::Counted;
 use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
+use walks::{Note, Step, Walks};
 use writes::Writes;
 
 pub use attributes::format_bits;
@@ -70,20 +75,21 @@ struct Inner {
     credentials: Credentials,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
+    in_use: Arc<InUse>,
     whole_files: Arc<tokio::sync::Semaphore>,
     writes: Writes,
     orphans: Orphans,
     root_searches: RootSearches,
     names: Names,
+    walks: Walks,
     silly_names: AtomicU64,
 }
 
-/// Open files and directories by fh, and how often each file is open, by its handle: no node index is needed to tell.
+/// Open files and directories by fh.
 #[derive(Default)]
 struct OpenFiles {
     files: HashMap<u64, Arc<files::OpenFile>>,
     directories: HashMap<u64, Arc<directories::OpenDirectory>>,
-    opens: HashMap<FileHandle, u32>,
 }
 
 /// What an operation answers.
@@ -117,7 +123,10 @@ type Answer = Result<Response, Errno>;
 /// Who asks, and whether the work may have been done already.
 struct Caller {
     cred: Cred,
+    tid: u32,
     unique: u64,
+    /// The kernel walks the path again, as what it found first was gone.
+    is_second_walk: bool,
     /// What a predecessor had begun for this request.
     earlier: Option<Intent>,
     may_be_done: bool,
@@ -142,11 +151,13 @@ impl Efc {
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
+            in_use: Arc::default(),
             whole_files: files::whole_files(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
             names: Names::default(),
+            walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             state,
         };
@@ -177,7 +188,7 @@ impl Efc {
     pub fn finish(&self, limit: Duration) {
         let all = async {
             self.0.commit_all().await;
-            self.0.reap_unopened_orphans().await;
+            self.0.reap_all_orphans().await;
         };
         let late = async {
             async_io::Timer::after(limit).await;
@@ -209,10 +220,7 @@ impl Filesystem for Efc {
     }
 
     fn forget(&self, node: u64, lookups: u64) {
-        if self.0.state.forget_node(node, lookups) {
-            self.0.attrs.forget(node);
-            self.0.writes.forget(node);
-        }
+        self.0.forget(node, lookups);
     }
 
     fn interrupt(&self, unique: u64) {
@@ -249,12 +257,35 @@ impl Inner {
         }
     }
 
+    /// Executes a request as a step of its thread's path walk ([`walks`]).
     async fn execute(self: &Arc<Self>, request: Request) -> Answer {
+        let (tid, node, step) = (request.pid, request.node, Step::of(&request.operation));
+        let note = self.walks.take(tid);
+        if let Some(errno) = note.as_ref().and_then(|note| note.refusal(node, step)) {
+            return Err(errno);
+        }
+        let answer = self.perform(request, note.as_ref().is_some_and(Note::is_second_walk)).await;
+        match (note, &answer) {
+            (Some(Note::Held { .. }), Err(Errno(libc::ESTALE))) if step == Step::Open => Err(Errno(libc::ENOENT)),
+            (_, Err(Errno(libc::ESTALE))) if step != Step::None => {
+                self.walks.note(tid, Note::Again);
+                answer
+            }
+            (Some(note @ Note::Held { .. }), Ok(_)) if step == Step::Look => {
+                self.keep_walking(tid, note);
+                answer
+            }
+            _ => answer,
+        }
+    }
+
+    async fn perform(self: &Arc<Self>, request: Request, is_second_walk: bool) -> Answer {
         let Request { unique, name, resent, node, uid, gid, pid, operation } = request;
         let caller = || {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
-            Caller { cred: self.credentials.of(pid, uid, gid), unique, earlier, may_be_done }
+            let cred = self.credentials.of(pid, uid, gid);
+            Caller { cred, tid: pid, unique, is_second_walk, earlier, may_be_done }
         };
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
@@ -303,8 +334,16 @@ impl Inner {
         FileHandle::new(&known.handle).ok_or(Errno(libc::ESTALE))
     }
 
+    /// The kernel drops `lookups` references to a node, or was not told of them.
+    fn forget(&self, node: u64, lookups: u64) {
+        if self.state.forget_node(node, lookups) {
+            self.attrs.forget(node);
+            self.writes.forget(node);
+        }
+    }
+
     /// Counts a lookup of the object, seen in the directory `parent`, and describes it to the kernel.
-    fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Stamp) -> Result<Entry, Errno> {
+    fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Stamp) -> Result<Counted<'_>, Errno> {
         let node = efc_fuse::state::Node {
             handle: handle.as_bytes().to_vec(),
             fileid: attr.fileid,
@@ -316,7 +355,8 @@ impl Inner {
         let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
         self.attrs.tell(id, &attr);
         let attr = attributes::for_kernel(&self.seen_by_kernel(id, attr));
-        Ok(Entry { node: id, generation: id >> 32, entry_ttl: self.settings.entry_ttl, attr_ttl, attr })
+        let entry_ttl = self.settings.entry_ttl;
+        Ok(Counted::new(self, Entry { node: id, generation: id >> 32, entry_ttl, attr_ttl, attr }))
     }
 
     /// An open-unlinked file still has its silly name at the server, but none for the application.
@@ -343,7 +383,13 @@ impl Inner {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
         let opened = fh.and_then(|fh| self.file(fh).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
+        if opened.is_none() {
+            self.check_path_or_open(caller, node).await?;
+        }
         let (attr, ttl) = self.attributes(cred, node).await?;
+        if !self.orphans.is_empty() {
+            self.settle_orphan(&self.handle_of(node)?).await;
+        }
         self.attrs.tell(node, &attr);
         Ok((self.seen_by_kernel(node, attr), ttl))
     }
@@ -351,6 +397,9 @@ impl Inner {
     async fn setattr(&self, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
         let server_change = attributes::for_server(change).ok_or(Errno(libc::EINVAL))?;
         let handle = self.handle_of(node)?;
+        if change.fh.is_none() {
+            self.check_path_or_open(caller, node).await?;
+        }
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(node).await?;

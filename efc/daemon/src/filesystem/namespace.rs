@@ -4,26 +4,181 @@
 //! have succeeded the first time and fail the second. Then its error is not believed before the objects were compared:
 //! a directory that "exists" may be the one we made. How that is found out, and what is known from before, is in [`super::once`].
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use efc_fuse::state::Intent;
 use efc_fuse::{Entry, Errno};
 use efc_nfs::{
-    Attr, Client, CreateHow, Created, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status, Time,
-    Wcc,
+    Attr, Client, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status,
+    Time, Wcc,
 };
 
+use super::in_use::Removal;
 use super::once::{Moved, noted, place_of, shows, with_mark};
+use super::walks::{Note, WALK_TIME_MAX};
 use super::{Answer, Caller, Inner, Response, attributes};
 use crate::errno::errno;
 
-impl Inner {
-    pub(super) async fn lookup(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
-        let (entry, _) = self.look_up(caller, parent, name).await?;
-        Ok(Response::Entry(entry))
+/// How often a name is looked up that leads elsewhere each time.
+const SECOND_LOOKUPS_MAX: u32 = 16;
+
+/// An entry whose lookup is counted: given back, unless it is [given](Counted::give) to the kernel.
+pub struct Counted<'a> {
+    inner: &'a Inner,
+    entry: Entry,
+}
+
+impl<'a> Counted<'a> {
+    /// The lookup of `entry` has been counted.
+    pub fn new(inner: &'a Inner, entry: Entry) -> Counted<'a> {
+        Counted { inner, entry }
     }
 
-    async fn look_up(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<(Entry, Attr), Errno> {
+    /// The entry for an answer. The lookup is the kernel's from now on.
+    pub fn give(self) -> Entry {
+        let entry = self.entry;
+        std::mem::forget(self);
+        entry
+    }
+
+    fn answer(self) -> Response {
+        Response::Entry(self.give())
+    }
+}
+
+impl Deref for Counted<'_> {
+    type Target = Entry;
+
+    fn deref(&self) -> &Entry {
+        &self.entry
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.inner.forget(self.entry.node, 1);
+    }
+}
+
+impl Inner {
+    pub(super) async fn lookup(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+        let mut found = self.look_up_by_path(caller, parent, name).await;
+        if caller.is_second_walk {
+            found = match found {
+                Ok(entry) => self.hold(caller, parent, name, entry).await,
+                Err(errno) => {
+                    self.walks.note(caller.tid, Note::Again); // the kernel may look a second time before it gives up
+                    Err(errno)
+                }
+            };
+        }
+        match found {
+            Ok(entry) => Ok(entry.answer()),
+            Err(errno) => self.answer_for_known_name(caller, parent, name, errno).await,
+        }
+    }
+
+    async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_>, Errno> {
+        self.check_path(caller, parent).await?;
+        let asked_at = Instant::now();
+        let found = self.look_up(caller, parent, name).await;
+        match &found {
+            Ok(_) => self.has_searched(caller, parent, asked_at),
+            Err(Errno(libc::ENOENT)) => {
+                self.has_searched(caller, parent, asked_at);
+                self.names.forget(parent, name);
+            }
+            Err(_) => {}
+        }
+        found.map(|(entry, _)| entry)
+    }
+
+    /// In a second walk: what was looked up counts as open until the thread's next request, and was there since it does.
+    async fn hold<'a>(
+        self: &'a Arc<Self>,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        mut entry: Counted<'a>,
+    ) -> Result<Counted<'a>, Errno> {
+        for _ in 0..SECOND_LOOKUPS_MAX {
+            if entry.attr.mode & libc::S_IFMT != libc::S_IFREG {
+                self.walks.note(caller.tid, Note::Again);
+                return Ok(entry);
+            }
+            let opening = self.opening(caller, &self.handle_of(entry.node)?).await;
+            let again = self.look_up_by_path(caller, parent, name).await?;
+            if again.node == entry.node {
+                self.keep_walking(caller.tid, Note::Held { _file: opening });
+                return Ok(again);
+            }
+            entry = again;
+        }
+        Ok(entry)
+    }
+
+    /// Notes something for the next request of a thread, and for a while only: it need not come.
+    pub(super) fn keep_walking(self: &Arc<Self>, tid: u32, note: Note) {
+        let Some(number) = self.walks.note(tid, note) else { return };
+        let inner = Arc::clone(self);
+        crate::executor::spawn(async move {
+            async_io::Timer::after(WALK_TIME_MAX).await;
+            inner.walks.expire(tid, number);
+        });
+    }
+
+    /// A LOOKUP failed. If that does not prove that the name has gone, and the kernel knows it, the kernel is told what it knows.
+    ///
+    /// It would take any other answer than this one, ENOMEM and EINTR for a lost name, and drop what is mounted on it or below it, in
+    /// every mount namespace (`fuse_dentry_revalidate`). What it is told is void at once, so that nothing else follows from it: whoever
+    /// only passes a mount point gets there, and whoever asks for the object itself gets the error then ([`super::walks`]).
+    async fn answer_for_known_name(&self, caller: &Caller, parent: u64, name: &[u8], errno: Errno) -> Answer {
+        let Some(handle) = self.known_object(caller, parent, name, errno).await else { return Err(errno) };
+        let Some(node) = self.state.find_node(handle.as_bytes()) else { return Err(errno) };
+        let Some(attr) = self.attributes_if_any(caller, node).await else {
+            return Err(Errno(libc::ENOMEM)); // the kernel keeps the name, and asks again
+        };
+        let entry = self.entry(parent, &handle, &attr, self.attrs.stamp())?;
+        if entry.node != node {
+            return Err(errno); // forgotten meanwhile
+        }
+        self.walks.note(caller.tid, Note::Refused { node, errno });
+        let attr = attributes::for_kernel(&self.seen_by_kernel(node, attr));
+        Ok(Response::Entry(Entry { entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO, attr, ..entry.give() }))
+    }
+
+    /// The object that the kernel knows by this name, if a failure leaves that open.
+    async fn known_object(&self, caller: &Caller, parent: u64, name: &[u8], errno: Errno) -> Option<FileHandle> {
+        let Errno(code) = errno;
+        if matches!(code, libc::ENOENT | libc::ESTALE | libc::ENOTDIR | libc::ENAMETOOLONG | libc::ENOMEM) {
+            return None;
+        }
+        if let Some(handle) = self.names.get(parent, name) {
+            return Some(handle);
+        }
+        if !matches!(code, libc::EACCES | libc::EPERM) {
+            return None;
+        }
+        // The name was not asked for lately, or only from a predecessor. The owner of the directory may look into it. The caller learns
+        // nothing by that: only an object that the kernel knows to lie there is told, to the kernel.
+        let owner = self.attributes_if_any(caller, parent).await?;
+        let owner = Cred { uid: owner.uid, gid: owner.gid, groups: Arc::from([]) };
+        let found = self.client.lookup(&owner, &self.handle_of(parent).ok()?, name).await.ok()?;
+        let node = self.state.find_node(found.handle.as_bytes())?;
+        (self.state.parent(node) == Some(parent)).then_some(found.handle)
+    }
+
+    /// Attributes from the cache or the server, or else the last ones known.
+    async fn attributes_if_any(&self, caller: &Caller, node: u64) -> Option<Attr> {
+        match self.attributes(&caller.cred, node).await {
+            Ok((attr, _)) => Some(attr),
+            Err(_) => self.attrs.last_seen(node),
+        }
+    }
+
+    async fn look_up(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<(Counted<'_>, Attr), Errno> {
         let directory = self.handle_of(parent)?;
         let sent = self.attrs.stamp();
         let found = self.client.lookup(&caller.cred, &directory, name).await;
@@ -49,7 +204,13 @@ impl Inner {
     }
 
     /// The entry of an object just made; asks again for what the server left out.
-    async fn made(&self, caller: &Caller, parent: u64, name: &[u8], created: Created) -> Result<(Entry, Attr), Errno> {
+    async fn made(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+        created: Created,
+    ) -> Result<(Counted<'_>, Attr), Errno> {
         self.learn_directory(parent, &created.dir);
         if let (Some(handle), Some(attr)) = (created.handle, created.attr) {
             self.names.learn(parent, name, &handle);
@@ -67,19 +228,19 @@ impl Inner {
         name: &[u8],
         error: Error,
         is_ours: impl Fn(&Entry, &Attr) -> bool,
-    ) -> Result<(Entry, Attr), Errno> {
+    ) -> Result<(Counted<'_>, Attr), Errno> {
         if error.is(Status::Exist) && caller.may_have_succeeded(&error) {
             let (entry, attr) = self.look_up(caller, parent, name).await.map_err(|_| errno(&error))?;
             if is_ours(&entry, &attr) {
                 self.attrs.expire(parent);
                 return Ok((entry, attr));
             }
-            self.state.forget_node(entry.node, 1);
         }
         Err(errno(&error))
     }
 
     pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Answer {
+        self.check_path(caller, parent).await?;
         let directory = self.handle_of(parent)?;
         let (client, mark) = self.begin_to_make(caller)?;
         let made = match client.mkdir(&caller.cred, &directory, name, &with_mark(mode, mark)).await {
@@ -89,10 +250,11 @@ impl Inner {
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
-        made.map(|(entry, _)| Response::Entry(entry))
+        made.map(|(entry, _)| entry.answer())
     }
 
     pub(super) async fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Answer {
+        self.check_path(caller, parent).await?;
         let directory = self.handle_of(parent)?;
         let (client, mark) = self.begin_to_make(caller)?;
         let made = match client.symlink(&caller.cred, &directory, name, target, &with_mark(0o777, mark)).await {
@@ -102,10 +264,11 @@ impl Inner {
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
-        made.map(|(entry, _)| Response::Entry(entry))
+        made.map(|(entry, _)| entry.answer())
     }
 
     pub(super) async fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Answer {
+        self.check_path(caller, parent).await?;
         let (major, minor) = attributes::decode_device(rdev);
         let kind = match mode & libc::S_IFMT {
             libc::S_IFIFO => NodeKind::Fifo,
@@ -114,7 +277,7 @@ impl Inner {
             libc::S_IFBLK => NodeKind::Block(major, minor),
             libc::S_IFREG => {
                 let (entry, _) = self.create_file(caller, parent, name, mode, true).await?;
-                return Ok(Response::Entry(entry));
+                return Ok(entry.answer());
             }
             _ => return Err(Errno(libc::EINVAL)),
         };
@@ -128,7 +291,7 @@ impl Inner {
                 self.made_before(caller, parent, name, error, is_ours).await
             }
         };
-        made.map(|(entry, _)| Response::Entry(entry))
+        made.map(|(entry, _)| entry.answer())
     }
 
     /// Makes a regular file; `exclusive` fails if the name is taken.
@@ -139,7 +302,7 @@ impl Inner {
         name: &[u8],
         mode: u32,
         exclusive: bool,
-    ) -> Result<(Entry, Attr), Errno> {
+    ) -> Result<(Counted<'_>, Attr), Errno> {
         let directory = self.handle_of(parent)?;
         if exclusive {
             return self.create_exclusive(caller, parent, &directory, name, mode).await;
@@ -157,7 +320,7 @@ impl Inner {
         directory: &FileHandle,
         name: &[u8],
         mode: u32,
-    ) -> Result<(Entry, Attr), Errno> {
+    ) -> Result<(Counted<'_>, Attr), Errno> {
         if let Some(made) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.made)) {
             let sent = self.attrs.stamp();
             let attr = self.client.getattr(&caller.cred, &made).await.map_err(|error| errno(&error))?;
@@ -189,7 +352,12 @@ impl Inner {
     }
 
     /// The server keeps the verifier in the file's times, and knows no mode yet: both are set now.
-    async fn finish_exclusive(&self, caller: &Caller, entry: Entry, mode: u32) -> Result<(Entry, Attr), Errno> {
+    async fn finish_exclusive<'a>(
+        &'a self,
+        caller: &Caller,
+        mut entry: Counted<'a>,
+        mode: u32,
+    ) -> Result<(Counted<'a>, Attr), Errno> {
         let handle = self.handle_of(entry.node)?;
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
         let sent = self.attrs.stamp();
@@ -197,16 +365,20 @@ impl Inner {
         self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);
-        Ok((Entry { attr: attributes::for_kernel(&attr), attr_ttl, ..entry }, attr))
+        entry.entry = Entry { attr: attributes::for_kernel(&attr), attr_ttl, ..entry.entry };
+        Ok((entry, attr))
     }
 
     pub(super) async fn readlink(&self, caller: &Caller, node: u64) -> Answer {
+        self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
         let (target, _) = self.client.readlink(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
         Ok(Response::Bytes(target))
     }
 
     pub(super) async fn link(&self, caller: &Caller, file: u64, parent: u64, name: &[u8]) -> Answer {
+        self.check_path(caller, file).await?;
+        self.check_path(caller, parent).await?;
         let (handle, directory) = (self.handle_of(file)?, self.handle_of(parent)?);
         let sent = self.attrs.stamp();
         let client = self.begin(caller, Intent::default())?;
@@ -218,12 +390,12 @@ impl Inner {
                     Some(attr) => attr,
                     None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
                 };
-                self.entry(parent, &handle, &attr, sent).map(Response::Entry)
+                self.entry(parent, &handle, &attr, sent).map(Counted::answer)
             }
             Err(error) => {
                 let is_ours = |entry: &Entry, _: &Attr| entry.node == file;
                 let made = self.made_before(caller, parent, name, error, is_ours).await;
-                made.map(|(entry, _)| Response::Entry(entry))
+                made.map(|(entry, _)| entry.answer())
             }
         }
     }
@@ -236,23 +408,76 @@ impl Inner {
     }
 
     async fn unlink_name(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+        self.check_path(caller, parent).await?;
         let directory = self.handle_of(parent)?;
         if self.was_removed(caller, &directory, name).await? {
             self.attrs.expire(parent);
             if let Some(file) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object)) {
-                self.remove_if_closed(&file); // it may have got a silly name
+                self.was_unlinked_before(&file); // it may have got a silly name
             }
             return Ok(Response::Empty);
         }
-        if let Some(file) = self.last_name_of_open_file(&caller.cred, &directory, name).await? {
-            let client = self.begin_with(caller, &file)?;
-            self.unlink_open_file(&client, &caller.cred, &directory, name, &file).await?;
+        let Going { object, removal, is_last_of_open } = self.begin_removal(caller, parent, (&directory, name)).await?;
+        let client = self.begin_with(caller, &object)?;
+        if is_last_of_open {
+            self.unlink_open_file(&client, &caller.cred, (&directory, name), &object, removal).await?;
             self.attrs.expire(parent);
             return Ok(Response::Empty);
         }
-        let object = self.object_of(caller, parent, &directory, name).await?;
-        let removed = self.begin_with(caller, &object)?.remove(&caller.cred, &directory, name).await;
+        let removed = client.remove(&caller.cred, &directory, name).await;
         self.removed(caller, parent, removed)
+    }
+
+    /// Finds what `name` leads to, and begins the removal of that name.
+    async fn begin_removal(
+        &self,
+        caller: &Caller,
+        parent: u64,
+        (directory, name): (&FileHandle, &[u8]),
+    ) -> Result<Going, Errno> {
+        if !self.in_use.is_any_open() {
+            let object = self.object_of(caller, parent, directory, name).await?;
+            let removal = self.in_use.remove(&object).await;
+            if !removal.is_open() {
+                return Ok(Going { object, removal, is_last_of_open: false });
+            }
+        }
+        match self.begin_removal_of_found(caller, (directory, name)).await? {
+            Some(going) => Ok(going),
+            None => Err(Errno(libc::ENOENT)),
+        }
+    }
+
+    /// The same for a name that is looked up anew, which files that are open call for; `None` if it leads to nothing.
+    async fn begin_removal_of_found(
+        &self,
+        caller: &Caller,
+        (directory, name): (&FileHandle, &[u8]),
+    ) -> Result<Option<Going>, Errno> {
+        let look = async || match self.client.lookup(&caller.cred, directory, name).await {
+            Ok(Lookup { handle, attr, .. }) => {
+                let is_last = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
+                Ok(Some((handle, is_last)))
+            }
+            Err(error) if error.is(Status::NoEnt) => Ok(None),
+            Err(error) => Err(errno(&error)),
+        };
+        for _ in 0..SECOND_LOOKUPS_MAX {
+            let Some((object, is_last)) = look().await? else { return Ok(None) };
+            let removal = self.in_use.remove(&object).await;
+            if !removal.is_open() || is_last {
+                let is_last_of_open = removal.is_open();
+                return Ok(Some(Going { object, removal, is_last_of_open }));
+            }
+            // It is open, and had other names: are they still there, now that no other removal of them is under way?
+            match look().await? {
+                Some((again, is_last_of_open)) if again == object => {
+                    return Ok(Some(Going { object, removal, is_last_of_open }));
+                }
+                _ => drop(removal),
+            }
+        }
+        Err(Errno(libc::EBUSY))
     }
 
     /// Publishes that `object` is to be removed.
@@ -261,12 +486,14 @@ impl Inner {
     }
 
     pub(super) async fn rmdir(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+        self.check_path(caller, parent).await?;
         let directory = self.handle_of(parent)?;
         if self.was_removed(caller, &directory, name).await? {
             self.attrs.expire(parent);
             return Ok(Response::Empty);
         }
         let object = self.object_of(caller, parent, &directory, name).await?;
+        self.await_removals(&object).await;
         let removed = self.begin_with(caller, &object)?.rmdir(&caller.cred, &directory, name).await;
         self.names.forget(parent, name);
         self.removed(caller, parent, removed)
@@ -296,23 +523,31 @@ impl Inner {
         if flags != 0 {
             return Err(Errno(libc::EINVAL)); // RENAME of NFSv3 has neither NOREPLACE nor EXCHANGE
         }
+        self.check_path(caller, from_parent).await?;
+        self.check_path(caller, to_parent).await?;
         let (from_dir, to_dir) = (self.handle_of(from_parent)?, self.handle_of(to_parent)?);
         match self.was_moved(caller, (&from_dir, from), (&to_dir, to)).await? {
             Moved::Yes => {
                 self.attrs.expire_for_changed_name();
                 let replaced = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.other));
-                replaced.iter().for_each(|file| self.remove_if_closed(file));
+                replaced.iter().for_each(|file| self.was_unlinked_before(file));
                 return Ok(Response::Empty);
             }
             Moved::Lost => return Err(Errno(libc::ENOENT)),
             Moved::NotYet => {}
         }
-        let replaced = self.replaced_open_file(caller, (&from_dir, from), (&to_dir, to)).await?;
         let object = self.object_of(caller, from_parent, &from_dir, from).await?;
+        let replaced = self.begin_replacement(caller, to_parent, (&to_dir, to), &object).await?;
         self.names.forget(from_parent, from);
-        let other = replaced.map_or(Vec::new(), |file| file.as_bytes().to_vec());
+        let saved = replaced.as_ref().filter(|going| going.is_last_of_open).map(|going| going.object);
+        let other = saved.map_or(Vec::new(), |file| file.as_bytes().to_vec());
+        if let Some(going) = &replaced {
+            self.await_removals(&going.object).await; // a directory is replaced only if it is empty
+        }
         let intent = Intent { object: object.as_bytes().to_vec(), other, ..Intent::default() };
         let renamed = self.begin(caller, intent)?.rename(&caller.cred, &from_dir, from, &to_dir, to).await;
+        // Without the server's word the file may be replaced, and keeps its silly name until its last close.
+        let has_failed = renamed.as_ref().is_err_and(|error| error.status().is_some());
         self.names.forget(to_parent, to);
         let result = match renamed {
             Ok((from_wcc, to_wcc)) => {
@@ -332,30 +567,46 @@ impl Inner {
             Err(error) => Err(errno(&error)),
         };
         self.attrs.expire_for_changed_name();
-        if let Some(file) = replaced {
-            match result {
-                Ok(_) => self.remove_if_closed(&file),
-                Err(_) => self.forget_replaced_file(&file).await,
-            }
+        if let (Some(file), Some(going)) = (saved, replaced) {
+            self.replaced(&file, has_failed && result.is_err(), going.removal).await;
         }
         result
     }
 
-    /// Saves the file that a rename replaces, if it is open and this is its last name.
-    async fn replaced_open_file(
+    /// Begins the removal of the name that a rename of `object` replaces, if there is one, and saves the file behind it if it is open and
+    /// this is its last name.
+    async fn begin_replacement(
         self: &Arc<Self>,
         caller: &Caller,
-        (from_dir, from): (&FileHandle, &[u8]),
-        (to_dir, to): (&FileHandle, &[u8]),
-    ) -> Result<Option<FileHandle>, Errno> {
-        let Some(file) = self.last_name_of_open_file(&caller.cred, to_dir, to).await? else { return Ok(None) };
-        let source = self.client.lookup(&caller.cred, from_dir, from).await.map_err(|error| errno(&error))?;
-        if source.handle == file {
-            return Ok(None); // one file under both names: nothing is replaced
+        parent: u64,
+        (directory, name): (&FileHandle, &[u8]),
+        object: &FileHandle,
+    ) -> Result<Option<Going>, Errno> {
+        if !self.in_use.is_any_open() {
+            // The kernel has looked the name up just now.
+            let Some(known) = self.names.get(parent, name) else { return Ok(None) };
+            let removal = self.in_use.remove(&known).await;
+            if !removal.is_open() {
+                return Ok(Some(Going { object: known, removal, is_last_of_open: false }));
+            }
         }
-        self.save_replaced_file(&caller.cred, to_dir, &file).await?;
-        Ok(Some(file))
+        let found = self.begin_removal_of_found(caller, (directory, name)).await?;
+        let Some(going) = found.filter(|going| going.object != *object) else {
+            return Ok(None); // one file under both names: nothing is replaced
+        };
+        if going.is_last_of_open {
+            self.save_replaced_file(&caller.cred, directory, &going.object).await?;
+        }
+        Ok(Some(going))
     }
+}
+
+/// A name that is being removed, with what it leads to.
+struct Going {
+    object: FileHandle,
+    removal: Removal,
+    /// The file is open and has no other name: it gets one.
+    is_last_of_open: bool,
 }
 
 pub(super) fn with_mode(mode: u32) -> SetAttr {

@@ -26,8 +26,8 @@ use super::files::OpenFile;
 use super::{Caller, Inner};
 use crate::errno::errno;
 
-/// Names remembered per shard; beyond that the shard starts anew.
-const NAMES_PER_SHARD_MAX: usize = 1024;
+/// Names remembered per shard and generation; the older one is dropped when the younger is full.
+const NAMES_PER_GENERATION_MAX: usize = 1024;
 const SHARDS: usize = 16;
 
 /// This daemon and its successors are one client to the server.
@@ -53,7 +53,23 @@ impl Identity for SessionIdentity {
     }
 }
 
-type NamesShard = HashMap<(u64, Box<[u8]>), FileHandle>;
+type NamesGeneration = HashMap<(u64, Box<[u8]>), FileHandle>;
+
+/// Names that were learned or asked for lately, and those that were before.
+#[derive(Default)]
+struct NamesShard {
+    young: NamesGeneration,
+    old: NamesGeneration,
+}
+
+impl NamesShard {
+    fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle) {
+        if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, handle);
+    }
+}
 
 /// What names of directories led to lately.
 #[derive(Default)]
@@ -69,20 +85,25 @@ impl Names {
 
     /// An answer said so.
     pub fn learn(&self, parent: u64, name: &[u8], handle: &FileHandle) {
-        let mut shard = self.shard(parent, name);
-        if shard.len() >= NAMES_PER_SHARD_MAX {
-            shard.clear();
-        }
-        shard.insert((parent, name.into()), *handle);
+        self.shard(parent, name).insert((parent, name.into()), *handle);
     }
 
     /// The name is gone, or leads elsewhere.
     pub fn forget(&self, parent: u64, name: &[u8]) {
-        self.shard(parent, name).remove(&(parent, name.into()));
+        let (mut shard, key) = (self.shard(parent, name), (parent, Box::from(name)));
+        shard.young.remove(&key);
+        shard.old.remove(&key);
     }
 
-    fn get(&self, parent: u64, name: &[u8]) -> Option<FileHandle> {
-        self.shard(parent, name).get(&(parent, Box::from(name))).copied()
+    /// What the name led to when it was last learned.
+    pub fn get(&self, parent: u64, name: &[u8]) -> Option<FileHandle> {
+        let (mut shard, key) = (self.shard(parent, name), (parent, Box::from(name)));
+        if let Some(handle) = shard.young.get(&key) {
+            return Some(*handle);
+        }
+        let handle = shard.old.remove(&key)?;
+        shard.insert(key, handle);
+        Some(handle)
     }
 }
 
@@ -275,10 +296,26 @@ mod tests {
         for number in 0..100_000_u64 {
             names.learn(number % 10, &number.to_le_bytes(), &handle);
         }
-        let kept: usize = names.shards.iter().map(|shard| shard.lock().expect("names lock").len()).sum();
-        assert!(kept <= SHARDS * NAMES_PER_SHARD_MAX);
+        let kept = |shard: &Mutex<NamesShard>| {
+            let shard = shard.lock().expect("names lock");
+            shard.young.len() + shard.old.len()
+        };
+        assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 2 * NAMES_PER_GENERATION_MAX);
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
         names.forget(9, &99_999_u64.to_le_bytes());
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_again_and_again_is_not_forgotten() {
+        let names = Names::default();
+        let handle = FileHandle::new(b"handle").expect("short");
+        names.learn(1, b"mount point", &handle);
+        for number in 0..100_000_u64 {
+            names.learn(number % 10, &number.to_le_bytes(), &handle);
+            if number % 1000 == 0 {
+                assert_eq!(names.get(1, b"mount point"), Some(handle), "after {number} others");
+            }
+        }
     }
 }

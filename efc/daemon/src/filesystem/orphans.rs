@@ -4,19 +4,38 @@
 //! file is not removed but renamed to a *silly name* in the same directory, which readdir hides, and which goes when
 //! the file's last close comes. The list is part of the saved state, so that a successor of this daemon removes what
 //! this one could not. A directory that holds only such files looks empty, but the server will not remove it.
+//!
+//! An entry is saved before the server is asked to give the name, so that no name is ever without one. Whether the file *has* the
+//! name is known only with the answer, and nothing is done by half before that: a last close that comes meanwhile leaves the
+//! removal to whoever gives the name. A successor does not know of an entry whether its name was given, and asks.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use efc_fuse::Errno;
 use efc_fuse::state::State;
-use efc_nfs::{Client, Cred, FileHandle, FileType, Lookup, Status};
+use efc_nfs::{Client, Cred, Error, FileHandle, Status};
 
 use super::Inner;
+use super::in_use::Removal;
 use crate::errno::errno;
 
 /// What silly names begin with; the kernel's NFS client uses the same prefix, and administrators know it.
 const SILLY_PREFIX: &str = ".nfs";
+/// How long a directory's removal waits for the closes of files in it: the kernel sends them before, but without waiting.
+const CLOSE_ON_ITS_WAY_MAX: Duration = Duration::from_millis(500);
+/// How long a directory's removal waits for removals in it that have begun.
+const REMOVALS_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Does the file have its silly name?
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    Yes,
+    No,
+    /// A predecessor has asked for it, or the answer was lost.
+    Unknown,
+}
 
 #[derive(Clone)]
 struct Orphan {
@@ -25,6 +44,9 @@ struct Orphan {
     name: Vec<u8>,
     /// Of the caller that unlinked it; a successor tries as root.
     cred: Cred,
+    naming: Naming,
+    /// The server refused to remove it; tried again by a successor or when the session ends.
+    has_failed: bool,
 }
 
 /// Silly-renamed files by their handle.
@@ -36,93 +58,135 @@ impl Orphans {
     /// Those that the saved state lists.
     pub fn load(state: &State) -> Orphans {
         let listed = state.orphans().into_iter().filter_map(|(slot, directory, name, file)| {
-            let directory = FileHandle::new(&directory)?;
-            Some((FileHandle::new(&file)?, Orphan { slot, directory, name, cred: Cred::root() }))
+            let orphan = Orphan {
+                slot,
+                directory: FileHandle::new(&directory)?,
+                name,
+                cred: Cred::root(),
+                naming: Naming::Unknown,
+                has_failed: false,
+            };
+            Some((FileHandle::new(&file)?, orphan))
         });
         Orphans { by_file: Mutex::new(listed.collect()) }
     }
 
-    /// No file is open and unlinked.
-    pub fn is_empty(&self) -> bool {
-        self.by_file.lock().expect("orphans lock").is_empty()
+    fn lock(&self) -> MutexGuard<'_, HashMap<FileHandle, Orphan>> {
+        self.by_file.lock().expect("orphans lock")
     }
 
-    /// Is this file unlinked?
+    fn get(&self, file: &FileHandle) -> Option<Orphan> {
+        self.lock().get(file).cloned()
+    }
+
+    fn change(&self, file: &FileHandle, change: impl FnOnce(&mut Orphan)) {
+        if let Some(orphan) = self.lock().get_mut(file) {
+            change(orphan);
+        }
+    }
+
+    /// No file is open and unlinked.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Does this file have a silly name, which the application must not count?
     pub fn contains(&self, file: &FileHandle) -> bool {
-        self.by_file.lock().expect("orphans lock").contains_key(file)
+        self.lock().get(file).is_some_and(|orphan| orphan.naming == Naming::Yes)
     }
 
     /// Is this the silly name of one of them?
     pub fn hides(&self, directory: &FileHandle, name: &[u8]) -> bool {
         name.starts_with(SILLY_PREFIX.as_bytes())
-            && self.by_file.lock().expect("orphans lock").values().any(|o| o.directory == *directory && o.name == name)
+            && self.lock().values().any(|o| o.directory == *directory && o.name == name)
+    }
+
+    /// The files with silly names in this directory that will go.
+    fn going(&self, directory: &FileHandle) -> Vec<FileHandle> {
+        let is_going = |orphan: &Orphan| orphan.directory == *directory && !orphan.has_failed;
+        self.lock().iter().filter(|(_, orphan)| is_going(orphan)).map(|(file, _)| *file).collect()
     }
 }
 
 impl Inner {
-    /// The open file that `name` leads to, if unlinking it would take its last name.
-    pub(super) async fn last_name_of_open_file(
-        &self,
-        cred: &Cred,
-        directory: &FileHandle,
-        name: &[u8],
-    ) -> Result<Option<FileHandle>, Errno> {
-        if self.open.lock().expect("open files lock").opens.is_empty() {
-            return Ok(None);
-        }
-        let Lookup { handle, attr, .. } = match self.client.lookup(cred, directory, name).await {
-            Ok(found) => found,
-            Err(error) if error.is(Status::NoEnt) => return Ok(None),
-            Err(error) => return Err(errno(&error)),
-        };
-        let is_last_name = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
-        Ok((is_last_name && self.is_open(&handle)).then_some(handle))
-    }
-
-    fn is_open(&self, file: &FileHandle) -> bool {
-        self.open.lock().expect("open files lock").opens.contains_key(file)
-    }
-
-    /// Gives an open file a silly name in place of `name`, through `client`.
+    /// Gives an open file a silly name in place of `name`, through `client`. The caller has begun the `removal`, which ends here.
     pub(super) async fn unlink_open_file(
         self: &Arc<Self>,
         client: &Client,
         cred: &Cred,
-        directory: &FileHandle,
-        name: &[u8],
+        (directory, name): (&FileHandle, &[u8]),
         file: &FileHandle,
+        removal: Removal,
     ) -> Result<(), Errno> {
         let silly = self.adopt_orphan(cred, directory, file)?;
-        if let Err(error) = client.rename(cred, directory, name, directory, &silly).await {
-            self.disown_orphan(file);
-            return Err(errno(&error));
-        }
+        let renamed = client.rename(cred, directory, name, directory, &silly).await.map(drop);
+        let outcome = self.named(file, renamed, Status::NoEnt).await;
+        drop(removal);
         self.remove_if_closed(file);
-        Ok(())
+        outcome
     }
 
-    /// Gives an open file that is about to be replaced a second, silly name, so that it never lacks one.
+    /// Gives an open file that is about to be replaced a second, silly name, so that it never lacks one. Then the caller
+    /// replaces it, and says how that went ([`Inner::replaced`]).
     pub(super) async fn save_replaced_file(
         self: &Arc<Self>,
         cred: &Cred,
         directory: &FileHandle,
         file: &FileHandle,
     ) -> Result<(), Errno> {
-        let is_adopted = self.orphans.contains(file);
         let silly = self.adopt_orphan(cred, directory, file)?;
-        match self.client.link(cred, file, directory, &silly).await {
-            Err(error) if is_adopted && error.is(Status::Exist) => Ok(()), // by a predecessor
-            Err(error) => {
-                self.disown_orphan(file);
-                Err(errno(&error))
-            }
-            Ok(_) => Ok(()),
+        let linked = self.client.link(cred, file, directory, &silly).await.map(drop);
+        self.named(file, linked, Status::Exist).await
+    }
+
+    /// Notes how the call went that was to give the file its silly name. `given_before` is its error if an earlier copy, or a
+    /// predecessor, has given it already.
+    async fn named(&self, file: &FileHandle, result: efc_nfs::Result<()>, given_before: Status) -> Result<(), Errno> {
+        let Err(error) = result else {
+            self.note_naming(file, Naming::Yes);
+            return Ok(());
+        };
+        if error.is(given_before) || !is_certain(&error) {
+            self.note_naming(file, Naming::Unknown);
+            self.settle_orphan(file).await;
         }
+        let Some(orphan) = self.orphans.get(file) else { return Err(errno(&error)) };
+        match orphan.naming {
+            Naming::Yes => return Ok(()),
+            Naming::No => drop(self.disown_orphan(file)),
+            Naming::Unknown => {} // its last close will try to remove it
+        }
+        Err(errno(&error))
+    }
+
+    fn note_naming(&self, file: &FileHandle, naming: Naming) {
+        self.orphans.change(file, |orphan| orphan.naming = naming);
+        if let Some(node) = self.state.find_node(file.as_bytes()) {
+            self.attrs.expire(node);
+        }
+    }
+
+    /// Finds out whether a file has the silly name that a predecessor, or a call without an answer, was to give it.
+    pub(super) async fn settle_orphan(&self, file: &FileHandle) {
+        let unsettled = self.orphans.get(file).filter(|orphan| orphan.naming == Naming::Unknown);
+        let Some(orphan) = unsettled else { return };
+        let naming = match self.client.lookup(&orphan.cred, &orphan.directory, &orphan.name).await {
+            Ok(found) if found.handle == *file => Naming::Yes,
+            Ok(_) => Naming::No,
+            Err(error) if error.is(Status::NoEnt) || error.is(Status::Stale) => Naming::No,
+            Err(_) => return,
+        };
+        self.orphans.change(file, |found| {
+            if found.naming == Naming::Unknown && found.slot == orphan.slot {
+                found.naming = naming;
+            }
+        });
     }
 
     /// A silly name for the file; the one that it has in this directory, if a predecessor came as far as that.
     fn adopt_orphan(&self, cred: &Cred, directory: &FileHandle, file: &FileHandle) -> Result<Vec<u8>, Errno> {
-        if let Some(orphan) = self.orphans.by_file.lock().expect("orphans lock").get(file)
+        let mut orphans = self.orphans.lock();
+        if let Some(orphan) = orphans.get(file)
             && orphan.directory == *directory
         {
             return Ok(orphan.name.clone());
@@ -131,53 +195,120 @@ impl Inner {
         let name = name.into_bytes();
         let slot = self.state.add_orphan(directory.as_bytes(), &name, file.as_bytes());
         let slot = slot.map_err(|_| Errno(libc::ENOMEM))?;
-        let orphan = Orphan { slot, directory: *directory, name: name.clone(), cred: cred.clone() };
-        self.orphans.by_file.lock().expect("orphans lock").insert(*file, orphan);
-        if let Some(node) = self.state.find_node(file.as_bytes()) {
-            self.attrs.expire(node);
+        let orphan = Orphan {
+            slot,
+            directory: *directory,
+            name: name.clone(),
+            cred: cred.clone(),
+            naming: Naming::No,
+            has_failed: false,
+        };
+        if let Some(never_named) = orphans.insert(*file, orphan) {
+            self.state.remove_orphan(never_named.slot); // else the file had another name than its last
         }
         Ok(name)
     }
 
     fn disown_orphan(&self, file: &FileHandle) -> Option<Orphan> {
-        let orphan = self.orphans.by_file.lock().expect("orphans lock").remove(file)?;
+        let orphan = self.orphans.lock().remove(file)?;
         self.state.remove_orphan(orphan.slot);
+        self.in_use.announce();
         Some(orphan)
     }
 
-    /// The rename that was to replace `file` failed: it keeps its name.
-    pub(super) async fn forget_replaced_file(&self, file: &FileHandle) {
-        let orphan = self.orphans.by_file.lock().expect("orphans lock").get(file).cloned();
-        if let Some(orphan) = orphan {
-            self.remove_silly_name(file, &orphan).await;
+    /// How the rename went that was to replace `file`, which has a silly name: if it failed, the file keeps its name. The caller has
+    /// begun the `removal`, which ends here.
+    pub(super) async fn replaced(self: &Arc<Self>, file: &FileHandle, has_failed: bool, removal: Removal) {
+        if has_failed {
+            self.remove_silly_name(file).await;
         }
+        drop(removal);
+        self.remove_if_closed(file);
+    }
+
+    /// An earlier copy of an unlink or rename has given the file its silly name, if it gave it one.
+    pub(super) fn was_unlinked_before(self: &Arc<Self>, file: &FileHandle) {
+        self.orphans.change(file, |orphan| {
+            if orphan.naming == Naming::No {
+                orphan.naming = Naming::Unknown;
+            }
+        });
+        self.remove_if_closed(file);
     }
 
     /// Removes an unlinked file whose last close has come.
     pub(super) fn remove_if_closed(self: &Arc<Self>, file: &FileHandle) {
-        let orphan = self.orphans.by_file.lock().expect("orphans lock").get(file).cloned();
-        let Some(orphan) = orphan.filter(|_| !self.is_open(file)) else { return };
+        if !self.orphans.lock().contains_key(file) || self.in_use.is_open(file) {
+            return;
+        }
         let (inner, file) = (self.clone(), *file);
-        crate::executor::spawn(async move { inner.remove_silly_name(&file, &orphan).await });
+        crate::executor::spawn(async move { inner.remove_if_unused(&file).await });
     }
 
-    /// Removes those that nobody has open.
-    pub(super) async fn reap_unopened_orphans(&self) {
-        let orphans = self.orphans.by_file.lock().expect("orphans lock").clone();
-        for (file, orphan) in orphans {
-            if !self.is_open(&file) {
-                self.remove_silly_name(&file, &orphan).await;
-            }
+    async fn remove_if_unused(&self, file: &FileHandle) {
+        let removal = self.in_use.remove(file).await;
+        if !removal.is_open() {
+            self.remove_silly_name(file).await;
         }
     }
 
-    /// The entry goes only when the name has: until then a successor tries again.
-    async fn remove_silly_name(&self, file: &FileHandle, orphan: &Orphan) {
+    /// Removes those that nobody has open, and finds out which of the others have their names.
+    pub(super) async fn reap_unopened_orphans(&self) {
+        let files: Vec<FileHandle> = self.orphans.lock().keys().copied().collect();
+        for file in files {
+            self.remove_if_unused(&file).await;
+            self.settle_orphan(&file).await;
+        }
+    }
+
+    /// Removes all: the session has ended, and with it whatever was open. Its last closes need not have been delivered.
+    pub(super) async fn reap_all_orphans(&self) {
+        let files: Vec<FileHandle> = self.orphans.lock().keys().copied().collect();
+        for file in files {
+            let _removal = self.in_use.remove(&file).await;
+            self.remove_silly_name(&file).await;
+        }
+    }
+
+    /// The entry goes only when the name has: until then a successor tries again. The caller has begun the removal.
+    async fn remove_silly_name(&self, file: &FileHandle) {
+        let Some(orphan) = self.orphans.get(file) else { return };
         match self.client.remove(&orphan.cred, &orphan.directory, &orphan.name).await {
             Err(error) if !error.is(Status::NoEnt) && !error.is(Status::Stale) => {
                 log::warn!("cannot remove {}: {error}", String::from_utf8_lossy(&orphan.name));
+                self.orphans.change(file, |orphan| orphan.has_failed = true);
+                self.in_use.announce();
             }
             _ => drop(self.disown_orphan(file)),
         }
     }
+
+    /// Before `directory` is removed: waits until the files in it are gone that were unlinked while open and are closed now, also those
+    /// whose close is on its way.
+    pub(super) async fn await_removals(&self, directory: &FileHandle) {
+        let begun = Instant::now();
+        loop {
+            let going = self.orphans.going(directory);
+            if going.is_empty() {
+                return;
+            }
+            let is_closed = |file: &FileHandle| !self.in_use.is_open(file);
+            let closed = going.iter().filter(|file| is_closed(file)).count();
+            let limit = if closed > 0 { REMOVALS_TIME_MAX } else { CLOSE_ON_ITS_WAY_MAX };
+            let Some(left) = limit.checked_sub(begun.elapsed()) else { return };
+            let has_changed = || {
+                let now = self.orphans.going(directory);
+                now.len() != going.len() || now.iter().filter(|file| is_closed(file)).count() != closed
+            };
+            let late = async {
+                async_io::Timer::after(left).await;
+            };
+            futures_lite::future::or(self.in_use.changed_unless(has_changed), late).await;
+        }
+    }
+}
+
+/// Did the server answer, so that it is known what it did?
+fn is_certain(error: &Error) -> bool {
+    error.status().is_some()
 }
