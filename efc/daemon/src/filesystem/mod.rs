@@ -271,7 +271,7 @@ impl Inner {
                 self.walks.note(tid, Note::Again);
                 answer
             }
-            (Some(note @ Note::Held { .. }), Ok(_)) if step == Step::Look => {
+            (Some(note), Ok(_)) if step == Step::Look && note.is_second_walk() => {
                 self.keep_walking(tid, note);
                 answer
             }

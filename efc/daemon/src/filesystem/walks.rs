@@ -115,7 +115,7 @@ impl Walks {
 pub enum Step {
     /// No part of one: it is about a file that is open.
     None,
-    /// Looks at attributes, perhaps to see whether the walk may go on.
+    /// Looks at attributes or a link's target, perhaps to see whether and where the walk goes on.
     Look,
     /// OPEN, where a walk ends.
     Open,
@@ -127,11 +127,10 @@ impl Step {
     /// Which step an operation is.
     pub fn of(operation: &Operation) -> Step {
         match operation {
-            Operation::Getattr { fh: None } | Operation::Statx { fh: None, .. } => Step::Look,
+            Operation::Getattr { fh: None } | Operation::Statx { fh: None, .. } | Operation::Readlink => Step::Look,
             Operation::Open { .. } => Step::Open,
             Operation::Setattr(change) if change.fh.is_none() => Step::Other,
             Operation::Lookup { .. }
-            | Operation::Readlink
             | Operation::Symlink { .. }
             | Operation::Mknod { .. }
             | Operation::Mkdir { .. }
