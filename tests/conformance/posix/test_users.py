@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +15,9 @@ import pytest
 
 from tests.conformance.posix.children import User, in_child
 from tests.support.keeper import Keeper
+from tests.support.mounts import mounts_below
 from tests.support.nas import Nas
+from tests.support.processes import wait_until
 
 OWNER = User(uid=1001, gid=1001)
 MEMBER = User(uid=1002, gid=1002, groups=(1002, 3000, 3001))
@@ -207,6 +212,119 @@ def test_root_is_squashed(nas: Nas, keeper: Keeper, mounted_folder: Path) -> Non
         behind = (nas.export_folder() / mounted_folder.name / "by-root").stat()
         assert behind.st_uid not in (0, OWNER.uid)
         assert (path / "by-root").stat().st_uid == behind.st_uid
+
+
+def test_squashed_root_does_nothing_below_a_directory_of_another_user(
+    nas: Nas, keeper: Keeper, mounted_folder: Path
+) -> None:
+    """The server cannot know by which path a call came; everything in the directory would be allowed to anybody."""
+    private = mounted_folder / "private"
+    mounted_folder.chmod(0o777)
+
+    def prepare() -> None:
+        os.umask(0)
+        private.mkdir(0o700)
+        (private / "open").mkdir(0o777)
+        (private / "open" / "empty").mkdir(0o777)
+        (private / "open" / "file").write_text("of one user")
+        (private / "open" / "file").chmod(0o666)
+        os.symlink("file", private / "open" / "link")
+
+    os.chown(mounted_folder, OWNER.uid, OWNER.gid)
+    in_child(prepare, user=OWNER)
+    # Names are trusted for so long that root finds all of them in the kernel's memory.
+    with keeper.mounted(nas.url_of("squashed"), options=("entry-ttl=60s", "attr-ttl=60s")) as squashed:
+        path = squashed / mounted_folder.name
+        inner = path / "private" / "open"
+        file = inner / "file"
+
+        def warm_up() -> None:
+            for entry in (inner, inner / "empty", file):
+                entry.stat()
+            os.readlink(inner / "link")
+
+        in_child(warm_up, user=OWNER)
+        (path / "mine").touch()
+        operations: dict[str, Callable[[], object]] = {
+            "link out": lambda: os.link(file, path / "linked"),
+            "link in": lambda: os.link(path / "mine", inner / "linked"),
+            "truncate": lambda: os.truncate(file, 0),
+            "utime": lambda: os.utime(file),
+            "readlink": lambda: os.readlink(inner / "link"),
+            "create": lambda: os.close(os.open(inner / "new", os.O_CREAT | os.O_WRONLY, 0o600)),
+            "create exclusively": lambda: os.close(os.open(inner / "new", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)),
+            "mkdir": lambda: os.mkdir(inner / "new"),
+            "mkfifo": lambda: os.mkfifo(inner / "new"),
+            "symlink": lambda: os.symlink("file", inner / "new"),
+            "rename within": lambda: os.rename(file, inner / "new"),
+            "rename out": lambda: os.rename(file, path / "moved"),
+            "rename in": lambda: os.rename(path / "mine", inner / "new"),
+            "look up": lambda: (inner / "unknown").stat(),
+            "open": file.read_text,
+            "list": lambda: os.listdir(inner),
+            "unlink": lambda: os.unlink(file),
+            "rmdir": lambda: os.rmdir(inner / "empty"),
+        }
+        refused = {}
+        for name, operation in operations.items():
+            try:
+                in_child(operation)
+            except OSError as error:
+                refused[name] = error.errno
+        assert refused == dict.fromkeys(operations, errno.EACCES)
+        assert in_child(lambda: sorted(os.listdir(inner)), user=OWNER) == ["empty", "file", "link"]
+        assert in_child(file.read_text, user=OWNER) == "of one user"
+        assert sorted(os.listdir(path)) == ["mine", "private"]
+
+
+def test_root_keeps_what_it_had_open(nas: Nas, keeper: Keeper, mounted_folder: Path) -> None:
+    """A path that is closed after the open closes no file."""
+    path = mounted_folder / "directory"
+    path.mkdir(mode=0o777)
+    path.chmod(0o777)
+    (path / "file").write_text("content")
+    (path / "file").chmod(0o666)
+    os.chown(path, OWNER.uid, OWNER.gid)
+    with keeper.mounted(nas.url_of("squashed"), options=("entry-ttl=0s", "attr-ttl=0s")) as squashed:
+        here = squashed / mounted_folder.name / "directory"
+        with (here / "file").open("r+") as file:
+            (nas.export_folder() / mounted_folder.name / "directory").chmod(0o700)
+            with pytest.raises(PermissionError):
+                (here / "file").stat()
+            assert os.fstat(file.fileno()).st_size == len("content")
+            os.ftruncate(file.fileno(), 3)
+            assert file.read() == "con"
+
+
+@pytest.mark.parametrize("is_new_daemon", [False, True], ids=["", "after a kill"])
+def test_a_refused_look_up_takes_no_mount_away(
+    nas: Nas, keeper: Keeper, mounted_folder: Path, *, is_new_daemon: bool
+) -> None:
+    """Root may not look into another user's directory, in which something is mounted."""
+    private = mounted_folder / "private"
+    mounted_folder.chmod(0o755)
+    (private / "mounted").mkdir(parents=True)
+    for path in (private, private / "mounted"):
+        os.chown(path, OWNER.uid, OWNER.gid)
+    with keeper.mounted(nas.url_of("squashed"), options=("entry-ttl=0s",)) as squashed:
+        path = squashed / mounted_folder.name / "private" / "mounted"
+        path.stat()
+        subprocess.run(["mount", "-t", "tmpfs", "none", str(path)], check=True)
+        try:
+            private.chmod(0o700)
+            if is_new_daemon:
+                daemon = keeper.daemon_pid(squashed)
+                os.kill(daemon, signal.SIGKILL)
+                wait_until(lambda: keeper.daemon_pid(squashed) not in (0, daemon), what="the next daemon")
+            with suppress(PermissionError):
+                path.stat()
+            with pytest.raises(PermissionError):
+                (squashed / mounted_folder.name / "private" / "unknown").stat()
+            assert [mount.kind for mount in mounts_below(path)] == ["tmpfs"]
+        finally:
+            private.chmod(0o755)
+            if mounts_below(path):
+                subprocess.run(["umount", str(path)], check=True)
 
 
 def test_read_only_mount(nas: Nas, keeper: Keeper, mounted_folder: Path) -> None:
