@@ -1,6 +1,7 @@
 """The `efc` command, without a keeper."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from csi import programs
 from csi.cli import main
 from csi.cli.doctor import check_kernel, check_run_dir
-from csi.cli.mount import checked_target
+from csi.cli.mount import found_target
 from csi.errors import Code, DriverError
 
 
@@ -92,13 +93,34 @@ def test_programs(tmp_path: Path) -> None:
     assert programs.find("efc-fs", environment={"EFC_BIN_DIR": str(tmp_path)}) == f"{tmp_path}/efc-fs"
 
 
-def test_target_follows_links_of_its_parent_only(tmp_path: Path) -> None:
+def test_targets_are_found_through_links(tmp_path: Path) -> None:
     (tmp_path / "real" / "target").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
-    assert checked_target(str(tmp_path / "link" / "target")) == str(tmp_path / "real" / "target")
-    with pytest.raises(DriverError) as caught:
-        checked_target(str(tmp_path / "link"))
-    assert caught.value.code is Code.FAILED_PRECONDITION
+    (tmp_path / "second").symlink_to(tmp_path / "link" / "target")
+    for text in ("link/target", "second", "second/", "real/../link/target"):
+        assert found_target(str(tmp_path / text)) == (str(tmp_path / "real" / "target"), None)
+    assert found_target(str(tmp_path / "missing")) == (str(tmp_path / "missing"), None)
+
+
+def test_targets_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "to-file").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("missing")
+    (tmp_path / "circle").symlink_to("circle")
+    foreign = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    os.mkdir(foreign)
+    (tmp_path / "to-foreign").symlink_to(foreign)
+    for name, words in [
+        ("to-file", "no directory"),
+        ("dangling", "does not exist"),
+        ("circle", "links"),
+        (foreign, "not UTF-8"),
+        ("to-foreign", "not UTF-8"),
+    ]:
+        for command in (["mount", "nfs://nas/x"], ["umount"], ["upgrade"]):
+            status, _, error = run(capsys, *command, str(tmp_path / name), "--run-dir", str(tmp_path / "run"))
+            assert (status, error.count("\n")) == (1, 1)
+            assert command[0] != "mount" or words in error
 
 
 @pytest.mark.parametrize(
