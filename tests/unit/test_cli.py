@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from csi import programs
+from csi._proto import efc_pb2
 from csi.cli import main
 from csi.cli.doctor import check_kernel, check_run_dir
 from csi.cli.mount import found_target
 from csi.errors import Code, DriverError
+from csi.keeper import Keeper, KeeperStatus
+from csi.records import Publication, Publications
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -45,6 +48,38 @@ def test_status_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         f"Nothing is mounted (run directory {tmp_path}).\n",
         "",
     )
+
+
+def test_status_shows_volumes_and_pods(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, name = "0ab1-uid", "pvc-1"
+    target = f"/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/{name}/mount"
+    records = Publications(str(tmp_path))
+    records.load()
+    records.put(
+        Publication(
+            volume_id="efc-1", target=target, source="nfs://nas/data", path="team/a", key="key", options={},
+            read_only=True, access_mode=5,
+        )
+    )  # fmt: skip
+    served = efc_pb2.MountStatus(target=f"{tmp_path}/mnt/key", state=efc_pb2.MountStatus.SERVING)
+
+    async def status(_keeper: Keeper) -> KeeperStatus:
+        return KeeperStatus(pid=1, version="x", mounts=[served])
+
+    monkeypatch.setattr(Keeper, "status", status)
+    assert run(capsys, "status", "--run-dir", str(tmp_path))[0] == 0
+    code, output, _ = run(capsys, "status", "--json", "--run-dir", str(tmp_path))
+    assert code == 0
+    assert json.loads(output)[0]["volumes"] == [
+        {"volume_id": "efc-1", "pod_uid": uid, "name": name, "target": target, "source": "nfs://nas/data",
+         "path": "team/a", "read_only": True}
+    ]  # fmt: skip
+    _, output, _ = run(capsys, "status", "--run-dir", str(tmp_path))
+    header, row = output.splitlines()[-2:]
+    assert header.split() == ["VOLUME", "POD", "NAME", "SOURCE", "PATH", "ACCESS"]
+    assert row.split() == ["efc-1", uid, name, "nfs://nas/data", "team/a", "read-only"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
