@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
     _add_csi(commands)
     _add_operator(commands)
+    _add_in_use(commands)
     return parser
 
 
@@ -201,6 +202,18 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
     parser.set_defaults(module="csi.cli.operator")
+
+
+def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("in-use", help="fail while a pod of the cluster uses a volume of EFC, and say which")
+    parser.add_argument(
+        "--again-after",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="look once more so much later (%(default)g)",
+    )
+    parser.set_defaults(module="csi.cli.in_use")
 
 
 def _seconds(text: str) -> float:
