@@ -119,7 +119,7 @@ mod tests {
 
     /// Kernels before 5.12 cannot be had here, so their path is taken by hand. Needs root.
     #[test]
-    fn restrictions_without_mount_setattr() {
+    fn restrictions_without_mount_setattr_as_root() {
         // SAFETY: a mount namespace of this thread's own changes no descriptor and no memory of other threads.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
