@@ -176,7 +176,20 @@ class Publisher:
             # It belongs to a daemon or a directory that is gone.
             await self._mounts.unmount(wanted.target)
         _make_directory(wanted.target)
-        await self._mounts.bind(root=dataset, path=wanted.path, target=wanted.target, read_only=wanted.read_only)
+        await self._bind(wanted, dataset=dataset)
+
+    async def _bind(self, wanted: Publication, *, dataset: str) -> None:
+        bound = asyncio.create_task(
+            self._mounts.bind(root=dataset, path=wanted.path, target=wanted.target, read_only=wanted.read_only)
+        )
+        condition = ""
+        if not (await asyncio.wait({bound}, timeout=_UNRESPONSIVE_SECONDS))[0]:
+            # While it waits still, the daemon knows what for; when it was stopped, nothing is waited for any more.
+            condition = await self._condition(wanted.key)
+        try:
+            await bound
+        except DriverError as error:
+            raise bind_failure(error, wanted, dataset=dataset, condition=condition) from error
 
     async def _undo(self, wanted: Publication) -> None:
         """Leaves nothing of a failed publish. A step that fails is logged: its record stays for the next try."""
@@ -274,6 +287,29 @@ class Publisher:
         for name in sorted(self._daemons.known() - used):
             self._daemons.adopt(name, user=None)
         self._reports.forget_others(self._daemons.mount_of(key) for key in used)
+
+
+def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condition: str) -> DriverError:
+    """Why a volume was not bound, in words of whoever asked for it: its NAS and directory, no path of this node's.
+
+    ``condition`` is that of the daemon. One that waits for the NAS makes whoever binds wait, so it is the reason then.
+    """
+    source = Source.parse(wanted.source)
+    place = source.beneath(wanted.path).canonical()
+    if error.code in (Code.DEADLINE_EXCEEDED, Code.ABORTED):
+        reason = condition or "its daemon serves others, but did not open this directory in time"
+        return DriverError(
+            Code.UNAVAILABLE,
+            f"cannot mount {place}: {reason}. Check that {source.host} is up and serves NFSv3 to this node",
+        )
+    own_path = f"{dataset}/{wanted.path}".rstrip("/")
+    if error.code is Code.NOT_FOUND and own_path in error.message:
+        return DriverError(
+            Code.NOT_FOUND,
+            f"there is no directory {wanted.path!r} at {source.canonical()}: make it, or correct the volume's path",
+        )
+    message = error.message.replace(own_path, place).replace(dataset, source.canonical())
+    return DriverError(error.code, message)
 
 
 def condition_of(status: efc_pb2.MountStatus) -> str:

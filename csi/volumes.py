@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from csi import driver_nfs
 from csi.errors import Code, DriverError, invalid
-from csi.options import OPTIONS, MountOptions, parse, parse_item, unknown
+from csi.options import OPTIONS, MountOptions, is_option, parse, parse_item, unknown
 from csi.parameters import OnDelete
 from csi.paths import check_relative
 from csi.sources import Source
@@ -132,11 +133,11 @@ class NodeVolume:
     def from_context(cls, volume_id: str, context: Mapping[str, str], *, mount_flags: list[str]) -> Self:
         """Checks everything; raises INVALID_ARGUMENT, or FAILED_PRECONDITION if an inline volume is nobody's."""
         check_volume_id(volume_id)
+        context, items = driver_nfs.own_attributes(context)
         if not context.get("source"):
             raise invalid("the volume's attributes have no 'source', such as nfs://nas/directory")
-        items: list[tuple[str, str | None]] = []
         for name, value in context.items():
-            if name in OPTIONS:
+            if is_option(name):
                 items.append((name, value or None))
             elif name not in ("source", "path") and not name.startswith(_FOREIGN_PREFIXES):
                 raise unknown(

@@ -324,3 +324,50 @@ def test_every_state_has_a_condition() -> None:
     states = efc_pb2.MountStatus.State.values()
     healthy = {state for state in states if not condition_of(efc_pb2.MountStatus(state=state))}
     assert healthy == {efc_pb2.MountStatus.STATE_UNSPECIFIED, efc_pb2.MountStatus.SERVING}
+
+
+async def test_a_nas_that_does_not_answer_is_named(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the helper that waited for it; the daemon is asked before that is stopped: it waits for nothing then."""
+
+    async def bind(**_: object) -> None:
+        await asked.wait()
+        node.keeper.state = efc_pb2.MountStatus.SERVING
+        raise DriverError(codes.pop(), "efc-mount-helper was stopped after 20 s")
+
+    async def status(target: str = "", **_: object) -> KeeperStatus:
+        asked.set()
+        return await MemoryKeeper.status(node.keeper, target)
+
+    asked = asyncio.Event()
+    codes = [Code.DEADLINE_EXCEEDED, Code.ABORTED]
+    monkeypatch.setattr("csi.publishing._UNRESPONSIVE_SECONDS", 0.01)
+    monkeypatch.setattr(node.mounts, "bind", bind)
+    monkeypatch.setattr(node.keeper, "status", status)
+    while codes:
+        asked.clear()
+        node.keeper.state = efc_pb2.MountStatus.UNRESPONSIVE_NAS
+        message = await refused(node.publish(), Code.UNAVAILABLE)
+        assert message.startswith("cannot mount nfs://nas/data/p: the NAS does not answer")
+        assert "Check that nas is up" in message
+    await node.require_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message"),
+    [
+        (
+            Code.NOT_FOUND,
+            "No such file or directory",
+            "there is no directory 'p' at nfs://nas/data: make it, or correct the volume's path",
+        ),
+        (Code.FAILED_PRECONDITION, "Not a directory", "cannot open nfs://nas/data/p: Not a directory"),
+    ],
+)
+async def test_a_directory_is_named_as_the_user_knows_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch, code: Code, reason: str, message: str
+) -> None:
+    async def bind(*, root: str, path: str, **_: object) -> None:
+        raise DriverError(code, f"cannot open {root}/{path}: {reason}")
+
+    monkeypatch.setattr(node.mounts, "bind", bind)
+    assert await refused(node.publish(), code) == message

@@ -198,25 +198,31 @@ pub fn decode_device(device: u32) -> (u32, u32) {
     ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & !0xff))
 }
 
-/// A change of attributes in the server's form; `None` for times that NFSv3 cannot hold (before 1970, after 2106).
-pub fn for_server(change: &efc_fuse::SetAttr) -> Option<SetAttr> {
-    let time = |time: Option<efc_fuse::SetTime>| {
-        Some(match time {
-            None => SetTime::Keep,
-            Some(efc_fuse::SetTime::Now) => SetTime::Now,
-            Some(efc_fuse::SetTime::To { seconds, nanos }) => {
-                SetTime::To(Time { seconds: u32::try_from(seconds).ok()?, nanos })
-            }
-        })
+/// A change of attributes in the server's form.
+pub fn for_server(change: &efc_fuse::SetAttr) -> SetAttr {
+    let time = |time: Option<efc_fuse::SetTime>| match time {
+        None => SetTime::Keep,
+        Some(efc_fuse::SetTime::Now) => SetTime::Now,
+        Some(efc_fuse::SetTime::To { seconds, nanos }) => SetTime::To(nearest_time(seconds, nanos)),
     };
-    Some(SetAttr {
+    SetAttr {
         mode: change.mode.map(|mode| mode & 0o7777),
         uid: change.uid,
         gid: change.gid,
         size: change.size,
-        atime: time(change.atime)?,
-        mtime: time(change.mtime)?,
-    })
+        atime: time(change.atime),
+        mtime: time(change.mtime),
+    }
+}
+
+/// The nearest time that NFSv3 can hold: its seconds are unsigned, of 32 bits, from 1970 to 2106.
+///
+/// A time at or beyond either end is that end, without nanoseconds, as for Linux's own client (`timestamp_truncate`).
+fn nearest_time(seconds: i64, nanos: u32) -> Time {
+    match u32::try_from(seconds) {
+        Ok(seconds) if seconds != 0 && seconds != u32::MAX => Time { seconds, nanos },
+        _ => Time { seconds: seconds.clamp(0, u32::MAX.into()) as u32, nanos: 0 },
+    }
 }
 
 #[cfg(test)]
@@ -303,13 +309,21 @@ mod tests {
     }
 
     #[test]
-    fn times_out_of_range_are_refused() {
-        let at = |seconds| efc_fuse::SetAttr {
-            mtime: Some(efc_fuse::SetTime::To { seconds, nanos: 0 }),
-            ..Default::default()
+    fn times_out_of_range_are_the_nearest() {
+        let sent = |seconds| {
+            let mtime = Some(efc_fuse::SetTime::To { seconds, nanos: 5 });
+            match for_server(&efc_fuse::SetAttr { mtime, ..Default::default() }).mtime {
+                SetTime::To(time) => (time.seconds, time.nanos),
+                _ => panic!("no time is sent"),
+            }
         };
-        assert!(for_server(&at(-1)).is_none());
-        assert!(for_server(&at(1 << 32)).is_none());
-        assert!(for_server(&at((1 << 32) - 1)).is_some());
+        assert_eq!(sent(1), (1, 5));
+        for seconds in [0, -1, i64::MIN] {
+            assert_eq!(sent(seconds), (0, 0));
+        }
+        assert_eq!(sent(i64::from(u32::MAX) - 1), (u32::MAX - 1, 5));
+        for seconds in [i64::from(u32::MAX), 1 << 32, i64::MAX] {
+            assert_eq!(sent(seconds), (u32::MAX, 0));
+        }
     }
 }

@@ -349,7 +349,7 @@ impl Inner {
     }
 
     async fn setattr(&self, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
-        let server_change = attributes::for_server(change).ok_or(Errno(libc::EINVAL))?;
+        let server_change = attributes::for_server(change);
         let handle = self.handle_of(node)?;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
