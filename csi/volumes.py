@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from csi.errors import Code, DriverError, invalid
-from csi.options import OPTIONS, MountOptions, parse, parse_item, unknown
+from csi.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, parse, parse_item, unknown
 from csi.parameters import OnDelete
 from csi.paths import check_relative
+from csi.saved import DamagedError, checked, decoded
 from csi.sources import Source
 
 #: The CSI specification allows 128; static PVs of other drivers have longer ones.
@@ -23,6 +24,8 @@ VOLUME_ID_LENGTH_MAX = 1024
 #: The CSI specification: "General size limits", in bytes.
 NAME_LENGTH_MAX = 128
 RECORD_VERSION = 1
+#: Of the numbers in a record; all others fit an int64, as the CSI specification's do.
+_NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
 #: Keys that Kubernetes adds to a volume context: pod information, tokens, the provisioner's identity.
 _FOREIGN_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
@@ -85,28 +88,30 @@ class VolumeRecord:
     def from_json(cls, text: bytes, *, volume_id: str) -> Self:
         """Reads and checks a record; raises INTERNAL, since nothing in it is taken on trust."""
         try:
-            fields = json.loads(text)
-            if not isinstance(fields, dict) or fields.get("version") != RECORD_VERSION:
-                raise ValueError(f"its version is not {RECORD_VERSION}")
-            record = cls(**fields)
-            record._check(volume_id)
-        except (ValueError, TypeError, DriverError) as error:
+            record = checked(cls, decoded(text))
+            record.check(volume_id)
+        except (ValueError, DriverError) as error:
             raise DriverError(
                 Code.INTERNAL, f"the record of volume {volume_id!r} on the NAS is damaged: {error}"
             ) from None
         return record
 
-    def _check(self, volume_id: str) -> None:
-        for name, kind in type(self).__annotations__.items():
-            expected = dict if name == "options" else kind
-            if type(getattr(self, name)) is not expected:
-                raise ValueError(f"field {name!r} is not of type {expected.__name__}")
-        if self.id != volume_id or not is_own_id(self.id):
-            raise ValueError("it is another volume's")
+    def check(self, volume_id: str) -> None:
+        """Raises ValueError or DriverError unless it can be the record of this volume."""
+        if self.version != RECORD_VERSION:
+            raise DamagedError(f"its version is not {RECORD_VERSION}")
+        if self.id != volume_id or not is_own_id(self.id) or volume_id_of(self.name) != self.id:
+            raise DamagedError("it is another volume's")
         if Source.parse(self.source).canonical() != self.source:
-            raise ValueError("its source is not canonical")
+            raise DamagedError("its source is not canonical")
         if not check_relative(self.path, noun="path"):
-            raise ValueError("it has no path")
+            raise DamagedError("it has no path")
+        for name in ("capacity_bytes", "created_unix_ns", "uid", "gid", "mode", "fileid"):
+            if not 0 <= getattr(self, name) < _NUMBER_LIMITS.get(name, 1 << 63):
+                raise DamagedError(f"field {name!r} is out of range")
+        for name, value in self.options.items():
+            if max(len(name), len(value)) > VALUE_LENGTH_MAX or not (name + value).isprintable():
+                raise DamagedError("one of its options is too long or cannot be printed")
         OnDelete(self.on_delete)
 
     def context(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -71,6 +72,35 @@ def test_restart_between_any_two_calls(driver: Driver, nas: Nas) -> None:
     driver.delete(volume.volume_id)
     assert volumes_on(nas) == set()
     wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
+
+
+def test_records_of_another_release_and_damaged_ones(driver: Driver, nas: Nas) -> None:
+    """A key less, no JSON, a folder in their place: the pods' volumes go on for longer than the idle grace."""
+    volume = driver.create(f"records-{uuid.uuid4()}")
+    targets = [driver.target() for _ in range(3)]
+    for target in targets:
+        driver.publish(volume, target)
+    files = sorted((driver.run_dir / "csi" / "published").iterdir())
+    assert len(files) == len(targets)
+    fields = json.loads(files[0].read_bytes()) | {"of_a_later_release": 1}
+    del fields["read_only"]
+    files[0].write_text(json.dumps(fields))
+    files[1].write_bytes(b"[" * 100_000)
+    files[2].unlink()
+    files[2].mkdir()
+    driver.crash("node")
+    wait_until(lambda: "not released yet" in driver.log("node").read_text(), what="the end of a grace")
+    for target in targets:
+        (target / "file").write_text("served")
+    daemons = [daemon.pid for daemon in driver.daemons()]
+    for target in targets:
+        driver.publish(volume, target)
+        assert (target / "file").read_text() == "served"
+        driver.unpublish(volume, target)
+    assert [daemon.pid for daemon in driver.daemons()] in (daemons, [])
+    driver.delete(volume.volume_id)
+    wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
+    assert driver.published() == []
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -6,6 +6,8 @@ had there at will.
 
 import asyncio
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -122,7 +124,7 @@ class Node:
         self.publisher = Publisher(
             publications=self.publications,
             mounts=self.mounts,
-            daemons=Daemons(run_dir=str(self.folder), keeper=self.keeper, idle_grace_seconds=0),
+            daemons=Daemons(run_dir=str(self.folder), keeper=self.keeper, mounts=self.mounts, idle_grace_seconds=0),
             keeper=self.keeper,
             kubelet_roots=[str(self.folder / "kubelet")],
             reports=Reports(str(self.folder)),
@@ -249,6 +251,41 @@ async def test_restart_releases_daemons_without_users(node: Node) -> None:
     node.table[:] = [mount for mount in node.table if mount.target != node.target()]
     node.start()
     await node.publisher.recover()
+    await node.require_nothing_left()
+
+
+def _with_one_more_key(text: bytes) -> bytes:
+    return json.dumps(json.loads(text) | {"more": 1}).encode()
+
+
+def _with_one_key_less(text: bytes) -> bytes:
+    fields = json.loads(text)
+    del fields["read_only"]
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize("change", [_with_one_more_key, _with_one_key_less, lambda _: b"{", None])
+async def test_a_daemon_is_kept_as_long_as_its_volume_is_mounted(
+    node: Node, change: Callable[[bytes], bytes] | None
+) -> None:
+    """Whatever another release, or nobody, has recorded of it."""
+    await node.publish()
+    before = list(node.table)
+    (file,) = (node.folder / "csi" / "published").iterdir()
+    if change is None:
+        file.unlink()
+    else:
+        file.write_bytes(change(file.read_bytes()))
+    node.start()
+    await node.publisher.recover()
+    await asyncio.sleep(0.05)
+    await node.publisher.close()
+    assert node.table == before
+    node.start()
+    await node.publisher.recover()
+    await node.publish()
+    assert node.mounts.binds == 0
+    await node.unpublish()
     await node.require_nothing_left()
 
 
