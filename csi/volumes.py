@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from csi.errors import Code, DriverError, invalid
+from csi.limits import KUBERNETES_PREFIXES
 from csi.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, parse, parse_item, unknown
 from csi.parameters import OnDelete
 from csi.paths import check_relative
@@ -27,8 +28,6 @@ RECORD_VERSION = 1
 #: Of the numbers in a record; all others fit an int64, as the CSI specification's do.
 _NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
-#: Keys that Kubernetes adds to a volume context: pod information, tokens, the provisioner's identity.
-_FOREIGN_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
 _POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
 #: As kubelet names inline volumes.
@@ -143,7 +142,7 @@ class NodeVolume:
         for name, value in context.items():
             if name in OPTIONS:
                 items.append((name, value or None))
-            elif name not in ("source", "path") and not name.startswith(_FOREIGN_PREFIXES):
+            elif name not in ("source", "path") and not name.startswith(KUBERNETES_PREFIXES):
                 raise unknown(
                     name, known=["source", "path", *OPTIONS], noun="attribute", origin="the volume's attributes"
                 )
