@@ -39,7 +39,10 @@ class NodeService:
         capabilities.check([capability])
         target = check_target(request.target_path, roots=self._kubelet_roots)
         volume = NodeVolume.from_context(
-            request.volume_id, request.volume_context, mount_flags=list(capability.mount.mount_flags)
+            request.volume_id,
+            request.volume_context,
+            mount_flags=list(capability.mount.mount_flags),
+            target=target,
         )
         if volume.inline_in is not None:
             volume = self._publisher.as_published(volume, target=target) or self._allowed_sources.admit(volume)

@@ -30,6 +30,7 @@ _NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 <
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
 _POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
+_POD_UID = "csi.storage.k8s.io/pod.uid"
 #: As kubelet names inline volumes.
 _INLINE_ID = re.compile(r"csi-[0-9a-f]{64}")
 
@@ -133,8 +134,13 @@ class NodeVolume:
     inline_in: str | None = None
 
     @classmethod
-    def from_context(cls, volume_id: str, context: Mapping[str, str], *, mount_flags: list[str]) -> Self:
-        """Checks everything; raises INVALID_ARGUMENT, or FAILED_PRECONDITION if an inline volume is nobody's."""
+    def from_context(
+        cls, volume_id: str, context: Mapping[str, str], *, mount_flags: list[str], target: str = ""
+    ) -> Self:
+        """Checks everything; raises INVALID_ARGUMENT, or FAILED_PRECONDITION if an inline volume is nobody's.
+
+        ``target`` is where the volume shall be published, which tells whose it is.
+        """
         check_volume_id(volume_id)
         if not context.get("source"):
             raise invalid("the volume's attributes have no 'source', such as nfs://nas/directory")
@@ -153,17 +159,28 @@ class NodeVolume:
             source=options.source_with_ports(Source.parse(context["source"])),
             path=check_relative(context.get("path", ""), noun="the volume's path"),
             options=options,
-            inline_in=_namespace_of_inline(volume_id, context),
+            inline_in=_namespace_of_inline(volume_id, context, target=target),
         )
 
 
-def _namespace_of_inline(volume_id: str, context: Mapping[str, str]) -> str | None:
-    """The pod's namespace, by kubelet's word, which no attribute of the user's replaces; None if it is not inline."""
-    # Without podInfoOnMount kubelet says neither; then the volume's name tells.
-    unsaid = "true" if _INLINE_ID.fullmatch(volume_id) else "false"
-    if context.get(_EPHEMERAL, unsaid) == "false":
+def _namespace_of_inline(volume_id: str, context: Mapping[str, str], *, target: str) -> str | None:
+    """The pod's namespace, by kubelet's word; None if a PersistentVolume describes the volume.
+
+    Nothing here may be the pod's own word. The id is kubelet's: a pod cannot choose it. Pod information replaces what a
+    pod has written under the same keys, but only with podInfoOnMount; that it is there is known by the pod's uid, which
+    the target names too, and which nobody knew when the pod was written.
+    """
+    has_inline_id = _INLINE_ID.fullmatch(volume_id) is not None
+    if not has_inline_id and context.get(_EPHEMERAL, "false") == "false":
         return None
-    if not context.get(_POD_NAMESPACE):
+    if context.get(_EPHEMERAL) == "false":
+        raise DriverError(
+            Code.FAILED_PRECONDITION,
+            f"volume {volume_id!r} has the name of an inline volume and says that it is none: the CSIDriver object "
+            "needs podInfoOnMount: true, and a PersistentVolume another volumeHandle",
+        )
+    uid = context.get(_POD_UID, "")
+    if not context.get(_POD_NAMESPACE) or not uid or f"/pods/{uid}/volumes/" not in target:
         raise DriverError(
             Code.FAILED_PRECONDITION,
             "kubelet does not say to which namespace the pod of this inline volume belongs: the CSIDriver object needs "
