@@ -173,11 +173,28 @@ class Daemons:
         try:
             return await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
         except DriverError as error:
+            if (serving := await self._serving_otherwise(target, config, error)) is not None:
+                return serving
             if not await self._is_left_over(target, error):
                 raise
         _LOGGER.warning("%s is a mount that nobody restarts any more", target)
         await self._keeper.unmount(target=target)
         return await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
+
+    async def _serving_otherwise(
+        self, target: str, config: efc_pb2.DaemonConfig, error: DriverError
+    ) -> efc_pb2.MountStatus | None:
+        """The dataset's daemon if it serves, but with what were the defaults when it was mounted.
+
+        What was given is equal, or it would have another key: pods share it until it is released.
+        """
+        if error.code is not Code.ALREADY_EXISTS:
+            return None
+        for mount in (await self._keeper.status(target)).mounts:
+            if mount.config.source == config.source and mount.state != efc_pb2.MountStatus.ABORTED:
+                _LOGGER.info("%s is served with the defaults of another release, until it is released", target)
+                return mount
+        return None
 
     async def _is_left_over(self, target: str, error: DriverError) -> bool:
         """Made by a keeper that died since, or aborted: bind mounts of it live their own life, the target is free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,6 +19,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from csi.daemon_keys import daemon_key
+from csi.keeper import Keeper
+from csi.options import MountOptions
+from csi.sources import Source
 from tests.support.driver import SINGLE_WRITER, Driver, refused, static_volume
 from tests.support.mounts import remove_mounts, small_disk
 from tests.support.nas import Nas
@@ -101,6 +106,26 @@ def test_records_of_another_release_and_damaged_ones(driver: Driver, nas: Nas) -
     driver.delete(volume.volume_id)
     wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
     assert driver.published() == []
+
+
+def test_a_daemon_with_the_defaults_of_another_release_is_shared(driver: Driver, nas: Nas) -> None:
+    """One more default in a release: its pods use the daemon that runs, and end nobody's."""
+    source = Source.parse(nas.url)
+    (nas.export_folder() / "file").write_text("data")
+    dataset = driver.run_dir / "mnt" / daemon_key(source, MountOptions())
+    wait_until(lambda: not dataset.exists(), what="the end of the last test's daemon")
+    dataset.mkdir(parents=True)
+    config = MountOptions(threads=3).daemon_config(source)
+    asyncio.run(Keeper(str(driver.run_dir)).mount(target=str(dataset), config=config))
+    (daemon,) = driver.daemons()
+    volume, target = static_volume("shared", nas.url), driver.target()
+    with (dataset / "file").open() as file:
+        driver.publish(volume, target)
+        assert [one.pid for one in driver.daemons()] == [daemon.pid]
+        assert file.read() == (target / "file").read_text() == "data"
+    driver.unpublish(volume, target)
+    (nas.export_folder() / "file").unlink()
+    wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -34,6 +34,8 @@ class MemoryKeeper(Keeper):
         super().__init__("/none")
         self.table = table
         self.failure: DriverError | None = None
+        self.answers_status = False
+        self.config = efc_pb2.DaemonConfig()
         self.state = efc_pb2.MountStatus.SERVING
         self.devices = 0
 
@@ -41,6 +43,7 @@ class MemoryKeeper(Keeper):
         self, *, target: str, config: efc_pb2.DaemonConfig, limit_seconds: float = 0
     ) -> efc_pb2.MountStatus:
         await asyncio.sleep(0)
+        self.config = config
         if self.failure is not None:
             raise self.failure
         if not any(mount.target == target for mount in self.table):
@@ -52,10 +55,12 @@ class MemoryKeeper(Keeper):
         self.table[:] = [mount for mount in self.table if mount.target != target]
 
     async def status(self, target: str = "", *, limit_seconds: float = 0) -> KeeperStatus:
-        if self.failure is not None:
+        if self.failure is not None and not self.answers_status:
             raise self.failure
         found = [
-            efc_pb2.MountStatus(target=mount.target, state=self.state) for mount in self.table if mount.target == target
+            efc_pb2.MountStatus(target=mount.target, state=self.state, config=self.config)
+            for mount in self.table
+            if mount.target == target
         ]
         return KeeperStatus(pid=1, version="", mounts=found)
 
@@ -311,6 +316,34 @@ async def test_a_bind_of_a_dead_daemon_is_made_anew(node: Node) -> None:
     assert node.mounts.binds == 2
     assert len({mount.device for mount in node.table}) == 1
     assert len(node.table) == 2
+
+
+async def test_a_daemon_with_another_releases_defaults_is_shared(node: Node) -> None:
+    await node.publish("a")
+    node.keeper.failure = DriverError(Code.ALREADY_EXISTS, "mounted with other options")
+    node.keeper.answers_status = True
+    before = list(node.table)
+    await node.publish("b")
+    assert node.table[: len(before)] == before, "nothing was unmounted under a pod that runs"
+    assert len({mount.device for mount in node.table}) == 1
+    assert len(node.table) == 3
+
+
+async def test_what_is_published_keeps_its_daemon(node: Node) -> None:
+    """Whatever key this release would give it."""
+    await node.publish()
+    (record,) = node.publications
+    (dataset,) = (mount for mount in node.table if mount.target != node.target())
+    other = str(Path(dataset.target).with_name("of-another-release"))
+    node.table[node.table.index(dataset)] = dataclasses.replace(dataset, target=other)
+    Path(other).mkdir()
+    node.publications.put(dataclasses.replace(record, key="of-another-release"))
+    before = list(node.table)
+    node.start()
+    await node.publisher.recover()
+    await node.publish()
+    assert node.table == before
+    assert node.mounts.binds == 0
 
 
 async def test_foreign_mounts_are_left_alone(node: Node) -> None:
