@@ -10,6 +10,10 @@ from csi.options import MountOptions, parse, parse_list
 from csi.sources import Source
 
 SOURCE = Source.parse("nfs://nas/data")
+ALL_OPTIONS = (
+    "idmap,network=pod,fuse-features=6.1,log-level=debug,unprivileged-port,threads=3,hang-limit=1s,uncommitted=8MiB,"
+    "read-ahead=1MiB,entry-ttl=0s"
+)
 
 
 def key(text: str, url: str = "nfs://nas/data") -> str:
@@ -40,12 +44,10 @@ def test_a_key_is_equal_exactly_for_equal_behaviour() -> None:
         ("nfs://nas/data", "port=2050,mountport=3", "0789fa6018901af6"),
         (
             "nfs://[fd00::1]:2049/x?mountport=9",
-            ",".join(["idmap,network=pod,fuse-features=6.1,log-level=debug,unprivileged-port,threads=3",
-                      "uncommitted=8MiB,hang-limit=1s,read-ahead=1MiB,entry-ttl=0s"]),
+            ALL_OPTIONS,
             "1fc716b5e9e41219",
         ),
     ],
-)  # fmt: skip
 def test_keys_are_those_of_the_first_release(url: str, text: str, first: str) -> None:
     """As 0.1.0 printed them: its daemons are found after an upgrade, and ours by it after a downgrade."""
     assert key(text, url) == first
