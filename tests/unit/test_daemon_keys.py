@@ -42,12 +42,9 @@ def test_a_key_is_equal_exactly_for_equal_behaviour() -> None:
         ("nfs://nas/data", "soft,timeout=5s", "66fc627e8e310bfc"),
         ("nfs://nas/data", "attr-ttl=0s", "13f07188e7988273"),
         ("nfs://nas/data", "port=2050,mountport=3", "0789fa6018901af6"),
-        (
-            "nfs://[fd00::1]:2049/x?mountport=9",
-            ALL_OPTIONS,
-            "1fc716b5e9e41219",
-        ),
+        ("nfs://[fd00::1]:2049/x?mountport=9", ALL_OPTIONS, "1fc716b5e9e41219"),
     ],
+)
 def test_keys_are_those_of_the_first_release(url: str, text: str, first: str) -> None:
     """As 0.1.0 printed them: its daemons are found after an upgrade, and ours by it after a downgrade."""
     assert key(text, url) == first
