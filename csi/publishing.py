@@ -18,12 +18,12 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from csi._proto import csi_pb2, efc_pb2
+from csi.daemon_keys import daemon_key
 from csi.daemons import Daemons
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
 from csi.locks import KeyedLocks
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
-from csi.options import identity_key
 from csi.paths import check_target_parent
 from csi.records import Publication, Publications
 from csi.repair import Reports
@@ -86,7 +86,7 @@ class Publisher:
             target=target,
             source=volume.source.canonical(),
             path=volume.path,
-            key=identity_key(config),
+            key=daemon_key(volume.source, volume.options),
             options=volume.options.given(),
             read_only=read_only,
             access_mode=access_mode,
@@ -141,13 +141,16 @@ class Publisher:
                 raise DriverError(
                     Code.ALREADY_EXISTS, f"{wanted.target!r} is a mount point of {mount.source!r} already, not of EFC"
                 )
-            known = self._publications.get(wanted.target) is not None
-            if not known:
+            present = self._publications.get(wanted.target)
+            if present is None:
                 self._publications.put(wanted)
+            else:
+                # By a pod that may run: what it has been given stays, whatever another release would call it.
+                wanted = replace(wanted, key=present.key)
             try:
                 await self._mount(wanted, config)
             except BaseException:
-                if not known:
+                if present is None:
                     await self._undo(wanted)
                 raise
 
@@ -270,7 +273,7 @@ class Publisher:
     async def recover(self) -> None:
         """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
         for path in self._publications.load():
-            _LOGGER.info("removed a void record: %s", path.name)
+            _LOGGER.info("a void or damaged record is there no more: %s", path.name)
         mounted = {mount.target: mount for mount in self._mounts.all()}
         for publication in self._publications:
             if publication.target in mounted:
