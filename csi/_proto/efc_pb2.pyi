@@ -126,12 +126,14 @@ class InstallReply(_message.Message):
     def __init__(self) -> None: ...
 
 class UpgradeRequest(_message.Message):
-    __slots__ = ("target", "options")
+    __slots__ = ("target", "options", "base")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     target: str
     options: DaemonConfig
-    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    base: DaemonConfig
+    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., base: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
 
 class UpgradeReply(_message.Message):
     __slots__ = ("status",)

@@ -7,6 +7,7 @@ had there at will.
 import asyncio
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,22 +83,36 @@ class MemoryMounts(Mounts):
     def at(self, target: str) -> Mount | None:
         return top(self.table, target)
 
-    async def bind(self, *, root: str, path: str, target: str, read_only: bool) -> None:
+    async def bind(self, *, root: str, path: str, beneath: str, target: str, read_only: bool) -> None:
+        assert target.startswith(beneath)
         self.binds += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None and not self.fails_late:
             raise self.failure
-        assert Path(target).is_dir()
+        if not os.path.lexists(target):
+            os.mkdir(target)
+        if os.path.islink(target) or not os.path.isdir(target):
+            raise DriverError(Code.FAILED_PRECONDITION, "no directory")
         device = next(mount.device for mount in self.table if mount.target == root)
         self.table.append(mounted(target, device=device, root=f"/{path}", read_only=read_only))
         if self.failure is not None:
             raise self.failure
 
-    async def unmount(self, target: str) -> None:
+    async def unmount(self, target: str, *, beneath: str = "", detach: bool | None = None) -> None:
         self.table[:] = [mount for mount in self.table if mount.target != target]
 
-    async def statvfs(self, target: str) -> Statvfs:
+    async def remove(self, target: str, *, beneath: str) -> None:
+        assert target.startswith(beneath)
+        await self.unmount(target)
+        try:
+            os.rmdir(target)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            raise DriverError(Code.FAILED_PRECONDITION, "it holds files that are not the volume's") from None
+
+    async def statvfs(self, target: str, *, beneath: str = "") -> Statvfs:
         if self.failure is not None:
             raise self.failure
         return SIZES

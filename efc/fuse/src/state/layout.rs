@@ -150,6 +150,8 @@ impl Header {
         mapping.allocate(0, PAGE / WORD)?;
         let header = Header { mapping: Arc::clone(&mapping) };
         match u64::from_ne_bytes(magic) {
+            // Nobody can have opened what was not formatted to its end.
+            0 if header.generation() != 0 => return Err(invalid("its beginning is damaged")),
             0 => header.format(&table)?,
             MAGIC => header.check(size)?,
             _ => return Err(invalid("it has no such beginning")),

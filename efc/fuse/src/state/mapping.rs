@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, FlockOperation, SealFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, SealFlags, SeekFrom};
 use rustix::process::{Flock, FlockType};
 
 /// Bytes of a word.
@@ -70,6 +70,24 @@ impl Mapping {
         let (offset, length) = ((first * WORD) as u64, (count * WORD) as u64);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::fs::fallocate(&self.memfd, flags, offset, length)?)
+    }
+
+    /// How many of these words there are up to the last one that was ever written, up to a page more; 0 if none was.
+    ///
+    /// # Errors
+    /// Those of lseek(2).
+    pub fn written(&self, first: usize, count: usize) -> io::Result<usize> {
+        let (start, end) = ((first * WORD) as u64, ((first + count) * WORD) as u64);
+        let mut written = start;
+        while written < end {
+            let data = match rustix::fs::seek(&self.memfd, SeekFrom::Data(written)) {
+                Ok(data) if data < end => data,
+                Ok(_) | Err(rustix::io::Errno::NXIO) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            written = rustix::fs::seek(&self.memfd, SeekFrom::Hole(data))?.min(end);
+        }
+        Ok((written - start) as usize / WORD)
     }
 
     /// The words from `first` on, which must be allocated.

@@ -201,8 +201,8 @@ impl State {
         let nodes = Arc::new(nodes::Nodes::open(region(nodes::FORMAT)?)?);
         let (handles, damaged_handles) = handles::Handles::open(region(handles::FORMAT)?);
         let (orphans, damaged_orphans) = orphans::Orphans::open(region(orphans::FORMAT)?);
-        let (blob, damaged_blobs) = Pair::open(region(BLOB)?)?;
-        let (negotiated, damaged_negotiations) = Pair::open(region(NEGOTIATED)?)?;
+        let (blob, damaged_blobs) = Pair::open_twofold(region(BLOB)?)?;
+        let (negotiated, damaged_negotiations) = Pair::open_twofold(region(NEGOTIATED)?)?;
         let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
         let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
         let (journal, damaged_intents) = journal::Journal::open(journal);
@@ -306,7 +306,7 @@ impl State {
     }
 
     pub(crate) fn save_negotiated(&self, negotiated: &Negotiated) {
-        self.negotiated.set(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
+        self.negotiated.set_twofold(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
     }
 
     pub(crate) fn negotiated(&self) -> Option<Negotiated> {
@@ -325,7 +325,7 @@ impl State {
         let mut sealed = [0; BLOB.sealed()];
         sealed[0] = blob.len() as u64;
         record::pack(blob, &mut sealed[1..]);
-        self.blob.set(&sealed);
+        self.blob.set_twofold(&sealed);
     }
 
     /// The blob; empty if none was saved.
