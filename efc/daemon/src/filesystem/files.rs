@@ -16,6 +16,7 @@ use efc_nfs::{Attr, Cred, FileHandle, FileType, Payload, access};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::attributes::Version;
+use super::mutations::Objects;
 use super::{Answer, Caller, Inner, ReadRequest, Response, interrupts};
 use crate::errno::errno;
 
@@ -293,6 +294,7 @@ impl Inner {
     /// FSYNC: what was written through this file is on stable storage.
     pub(super) async fn sync(&self, fh: u64) -> Answer {
         let file = self.file(fh)?;
+        self.after_abandoned(Objects::file(file.node)).await;
         self.commit(file.node).await?;
         Ok(Response::Empty)
     }
@@ -316,6 +318,14 @@ impl Inner {
             }
         }
         Some(file)
+    }
+
+    /// Closes an open that the kernel was not told of.
+    pub(super) fn close(self: &Arc<Self>, fh: u64) {
+        if let Some(file) = self.take_open(fh) {
+            self.state.close_handle(fh);
+            self.remove_if_closed(&file.handle);
+        }
     }
 
     pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {

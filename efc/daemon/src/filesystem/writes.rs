@@ -27,6 +27,7 @@ use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
 use efc_nfs::{Cred, FileHandle, Stable, Verifier};
 
 use super::files::OpenFile;
+use super::interrupts::Progress;
 use super::{Answer, Inner, Response};
 use crate::errno::errno;
 
@@ -237,7 +238,7 @@ impl Inner {
 
     pub(super) async fn write(
         self: &Arc<Self>,
-        (unique, resent): (u64, bool),
+        (unique, resent, progress): (u64, bool, &Progress),
         fh: u64,
         offset: u64,
         data: Bytes,
@@ -248,6 +249,7 @@ impl Inner {
         let writes = self.writes.of(file.node, &file.handle, self.state.unkept(file.node));
         let shared = writes.order.read().await;
         let at = if file.appends() { self.place_append(unique, resent, &file, &outgoing.data).await? } else { offset };
+        progress.set_sent();
         let result = self.write_all(&file, &writes, at, outgoing).await;
         drop(shared);
         if at != offset {

@@ -511,6 +511,11 @@ impl State {
         self.journal.note_made(unique, handle);
     }
 
+    /// Ends what [`State::begin`] began for a request that is answered already.
+    pub fn end(&self, unique: u64) {
+        self.journal.end(unique);
+    }
+
     /// Requests in the journal.
     pub fn intents(&self) -> usize {
         self.journal.count()
