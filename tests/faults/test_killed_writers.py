@@ -1,7 +1,7 @@
 """What a killed process had asked the NAS for is executed before what others ask for later, or not at all.
 
-The NAS holds a call of a process back, the process is killed, and another one changes the same object. The NAS executes the
-calls of one connection in any order, as real servers do, so only the client can keep the order.
+The NAS holds a call of a process back, the process is killed, and another one changes the same object. The NAS executes
+the calls of one connection in any order, as real servers do, so only the client can keep the order.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HeldNas(ScriptedNas):
 
     @contextmanager
     def held(self, procedure: str) -> Iterator[Callable[[], None]]:
-        """Holds the next call of this procedure back until the function that this gives is called, or the block ends."""
+        """Holds the next call of this procedure back until the yielded function is called, or the block ends."""
         gate = self._gates[procedure] = threading.Event()
         try:
             yield gate.set

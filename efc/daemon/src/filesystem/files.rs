@@ -68,9 +68,14 @@ impl OpenFile {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
     }
 
-    /// Does each write go to the end of the file?
-    pub(super) fn appends(&self) -> bool {
+    /// Is it opened to append?
+    fn appends(&self) -> bool {
         self.flags & libc::O_APPEND as u32 != 0
+    }
+
+    /// Can it be mapped for others to see?
+    fn is_mappable(&self) -> bool {
+        self.flags & libc::O_ACCMODE as u32 == libc::O_RDWR as u32
     }
 }
 
@@ -159,9 +164,9 @@ impl Inner {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
-        } else if file.appends() {
-            // We place the data at the server's end of file, which the kernel may not know: its pages must not be
-            // filled at the place that it believes in.
+        } else if file.appends() && (!file.is_mappable() || self.state.maps_direct_io()) {
+            // We place the data at the server's end of file, which the kernel may not know: its pages should not be
+            // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
         }
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);

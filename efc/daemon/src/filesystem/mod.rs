@@ -42,7 +42,7 @@ use mutations::{Mutations, Objects};
 use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
-use writes::Writes;
+use writes::{Place, Writes};
 
 pub use attributes::format_bits;
 pub use credentials::Credentials;
@@ -321,7 +321,10 @@ impl Inner {
             Operation::Open { flags } => self.open(&caller(), node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => self.read(ReadRequest { name, fh, offset, size }).await,
-            Operation::Write { fh, offset, data, .. } => self.write((unique, resent, progress), fh, offset, data).await,
+            Operation::Write { fh, offset, data, flags, write_flags } => {
+                let place = Place::of(offset, flags, write_flags);
+                self.write((unique, resent, progress), fh, place, data).await
+            }
             Operation::Flush { fh } => self.flush(fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync(fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,

@@ -316,6 +316,11 @@ impl State {
         })
     }
 
+    /// Whether the kernel maps files that are opened without its page cache, for several processes to share (Linux 6.6).
+    pub fn maps_direct_io(&self) -> bool {
+        self.negotiated().is_some_and(|negotiated| negotiated.maps_direct_io())
+    }
+
     /// Small blob that the daemon keeps for its successor (root handle, server limits); at most 4,000 bytes.
     ///
     /// # Panics
