@@ -141,7 +141,9 @@ impl Serving for Served {
     }
 
     fn drain(&self) -> ! {
+        let begin = Instant::now();
         let all = self.session.drain(DRAIN_TIME_LIMIT);
+        self.efc.settle(DRAIN_TIME_LIMIT.saturating_sub(begin.elapsed()));
         log::info!("drained{}", if all { "" } else { "; some requests are left to the next daemon" });
         std::process::exit(0);
     }

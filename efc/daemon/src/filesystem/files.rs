@@ -16,6 +16,7 @@ use efc_nfs::{Attr, Cred, FileHandle, FileType, Payload, access};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::attributes::Version;
+use super::mutations::Objects;
 use super::{Answer, Caller, Inner, ReadRequest, Response, interrupts};
 use crate::errno::errno;
 
@@ -67,9 +68,14 @@ impl OpenFile {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
     }
 
-    /// Does each write go to the end of the file?
-    pub(super) fn appends(&self) -> bool {
+    /// Is it opened to append?
+    fn appends(&self) -> bool {
         self.flags & libc::O_APPEND as u32 != 0
+    }
+
+    /// Can it be mapped for others to see?
+    fn is_mappable(&self) -> bool {
+        self.flags & libc::O_ACCMODE as u32 == libc::O_RDWR as u32
     }
 }
 
@@ -158,9 +164,9 @@ impl Inner {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
-        } else if file.appends() {
-            // We place the data at the server's end of file, which the kernel may not know: its pages must not be
-            // filled at the place that it believes in.
+        } else if file.appends() && (!file.is_mappable() || self.state.maps_direct_io()) {
+            // We place the data at the server's end of file, which the kernel may not know: its pages should not be
+            // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
         }
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
@@ -293,6 +299,7 @@ impl Inner {
     /// FSYNC: what was written through this file is on stable storage.
     pub(super) async fn sync(&self, fh: u64) -> Answer {
         let file = self.file(fh)?;
+        self.after_abandoned(Objects::file(file.node)).await;
         self.commit(file.node).await?;
         Ok(Response::Empty)
     }
@@ -316,6 +323,14 @@ impl Inner {
             }
         }
         Some(file)
+    }
+
+    /// Closes an open that the kernel was not told of.
+    pub(super) fn close(self: &Arc<Self>, fh: u64) {
+        if let Some(file) = self.take_open(fh) {
+            self.state.close_handle(fh);
+            self.remove_if_closed(&file.handle);
+        }
     }
 
     pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {

@@ -353,6 +353,7 @@ impl Inner {
         if source.handle == file {
             return Ok(None); // one file under both names: nothing is replaced
         }
+        caller.progress.set_sent();
         self.save_replaced_file(&caller.cred, to_dir, &file).await?;
         Ok(Some(file))
     }

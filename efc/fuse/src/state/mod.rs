@@ -14,6 +14,7 @@
 //! out that it is superseded before it serves another request.
 
 mod arena;
+mod failures;
 mod gate;
 mod handles;
 mod journal;
@@ -36,6 +37,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub use self::failures::FailureOf;
 pub use self::journal::Intent;
 use self::layout::{Header, Plan};
 use self::mapping::Mapping;
@@ -50,6 +52,8 @@ pub use self::layout::{BEAT_OFFSET, SUPERSEDED_OFFSET, WITNESS_OFFSET};
 pub const FILE_HANDLE_MAX: usize = 64;
 /// Supplementary groups that a handle record holds: as many as AUTH_SYS carries.
 pub const GROUPS_MAX: usize = 16;
+/// Noted in place of a verifier by [`State::set_lost`].
+pub const LOST: [u8; 8] = *b"EFC lost";
 /// Bytes that [`State::save_blob`] takes.
 pub const BLOB_MAX: usize = 4000;
 
@@ -108,6 +112,7 @@ pub struct State {
     nodes: Arc<nodes::Nodes>,
     handles: handles::Handles,
     orphans: orphans::Orphans,
+    failures: failures::Failures,
     blob: Pair,
     negotiated: Pair,
     journal: journal::Journal,
@@ -206,6 +211,8 @@ impl State {
         let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
         let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
         let (journal, damaged_intents) = journal::Journal::open(journal);
+        let failures = header.region_if_any(&failures::FORMAT)?.map(|_| region(failures::FORMAT)).transpose()?;
+        let (failures, damaged_failures) = failures::Failures::open(failures);
         let opened = open_payloads(&header, &mapping, &nodes)?;
         let (payloads, saved_writes, damaged_payloads) =
             opened.map_or((None, Vec::new(), 0), |(payloads, saved, damaged)| (Some(payloads), saved, damaged));
@@ -215,6 +222,7 @@ impl State {
             + damaged_negotiations
             + damaged_ports
             + damaged_intents
+            + damaged_failures
             + damaged_payloads;
         log_damage(damaged);
         index(&nodes)?;
@@ -230,6 +238,7 @@ impl State {
             nodes,
             handles,
             orphans,
+            failures,
             blob,
             negotiated,
             journal,
@@ -316,6 +325,11 @@ impl State {
         })
     }
 
+    /// Whether the kernel maps files that are opened without its page cache, for several processes to share (Linux 6.6).
+    pub fn maps_direct_io(&self) -> bool {
+        self.negotiated().is_some_and(|negotiated| negotiated.maps_direct_io())
+    }
+
     /// Small blob that the daemon keeps for its successor (root handle, server limits); at most 4,000 bytes.
     ///
     /// # Panics
@@ -378,10 +392,33 @@ impl State {
         self.nodes.set_uncommitted(id, verifier, self.keeps_payloads());
     }
 
-    /// Written data is lost, and nobody was told: no server has the verifier that is noted. The next
+    /// Written data is lost, and nobody was told: no server has the verifier that is noted ([`LOST`]). The next
     /// [`State::set_uncommitted`] takes that back.
     pub fn set_lost(&self, id: u64) {
-        self.nodes.set_uncommitted(id, Some(*b"EFC lost"), false);
+        self.nodes.set_uncommitted(id, Some(LOST), false);
+    }
+
+    /// Saves a number about a failure, in place of an earlier one about the same.
+    ///
+    /// # Errors
+    /// ENOSPC for too many, ENOMEM for no memory. A state that an older release has made has no place for them, and saves nothing.
+    pub fn set_failure(&self, of: FailureOf, number: u64) -> io::Result<()> {
+        self.failures.set(of, number)
+    }
+
+    /// Drops it.
+    pub fn remove_failure(&self, of: FailureOf) {
+        self.failures.remove(of);
+    }
+
+    /// Whether numbers about failures are saved: not in a state that an older release has made.
+    pub fn keeps_failures(&self) -> bool {
+        self.failures.are_kept()
+    }
+
+    /// All of them, for a successor.
+    pub fn failures(&self) -> Vec<(FailureOf, u64)> {
+        self.failures.list()
     }
 
     /// The verifier of uncommitted data that is not kept, or not all of it: if the server's is another now, it is lost.
@@ -509,6 +546,11 @@ impl State {
     /// Notes the handle of what the call of a request has made, before another call changes it.
     pub fn note_made(&self, unique: u64, handle: &[u8]) {
         self.journal.note_made(unique, handle);
+    }
+
+    /// Ends what [`State::begin`] began for a request that is answered already.
+    pub fn end(&self, unique: u64) {
+        self.journal.end(unique);
     }
 
     /// Requests in the journal.
