@@ -20,6 +20,8 @@ mod namespace;
 mod once;
 mod orphans;
 mod permissions;
+mod versions;
+mod whole_files;
 mod writes;
 
 use std::collections::HashMap;
@@ -42,6 +44,7 @@ use mutations::{Mutations, Objects};
 use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
+use whole_files::WholeFiles;
 use writes::{Place, Writes};
 
 pub use attributes::format_bits;
@@ -73,7 +76,7 @@ struct Inner {
     credentials: Credentials,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
-    whole_files: Arc<tokio::sync::Semaphore>,
+    whole_files: WholeFiles,
     writes: Writes,
     mutations: Arc<Mutations>,
     orphans: Orphans,
@@ -147,7 +150,7 @@ impl Efc {
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
-            whole_files: files::whole_files(),
+            whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             mutations: Arc::default(),
             orphans: Orphans::load(&state),
@@ -402,6 +405,7 @@ impl Inner {
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
+        let _change = change.size.map(|_| self.whole_files.change(node));
         let sent = self.attrs.stamp();
         caller.progress.set_sent();
         let result = self.client.setattr(cred, &handle, &server_change, None).await;

@@ -265,6 +265,7 @@ impl Inner {
     ) -> Answer {
         let file = self.file(fh)?;
         let length = data.len();
+        let _change = self.whole_files.change(file.node);
         let outgoing = self.keep(data).await;
         let writes = self.writes.of(file.node, &file.handle, self.state.unkept(file.node));
         let shared = writes.order.read().await;
@@ -505,6 +506,7 @@ impl Inner {
     /// Sends everything again, this time to stable storage; nothing waits for COMMIT afterwards, failed or not.
     async fn write_again(&self, file: &FileWrites) -> Result<(), Errno> {
         let _no_new_writes = file.order.write().await;
+        let _change = self.whole_files.change(file.node);
         // They stay recorded until the end: a caller that is killed meanwhile takes this task with it, not the data.
         let chunks = file.pending.lock().expect("pending lock").chunks.clone();
         log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());

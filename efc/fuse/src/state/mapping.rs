@@ -12,6 +12,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -77,17 +78,25 @@ impl Mapping {
     /// # Errors
     /// Those of lseek(2).
     pub fn written(&self, first: usize, count: usize) -> io::Result<usize> {
-        let (start, end) = ((first * WORD) as u64, ((first + count) * WORD) as u64);
-        let mut written = start;
-        while written < end {
-            let data = match rustix::fs::seek(&self.memfd, SeekFrom::Data(written)) {
-                Ok(data) if data < end => data,
-                Ok(_) | Err(rustix::io::Errno::NXIO) => break,
+        Ok(self.backed(first, count)?.last().map_or(0, |last| last.end - first))
+    }
+
+    /// Which of these words have had something written to their page: word ranges, in order.
+    ///
+    /// Moves the offset of the memfd, which nothing else goes by.
+    pub fn backed(&self, first: usize, count: usize) -> io::Result<Vec<Range<usize>>> {
+        let (mut at, end) = ((first * WORD) as u64, ((first + count) * WORD) as u64);
+        let mut ranges = Vec::new();
+        while at < end {
+            let start = match rustix::fs::seek(&self.memfd, SeekFrom::Data(at)) {
+                Ok(start) if start < end => start,
+                Ok(_) | Err(rustix::io::Errno::NXIO) => break, // no more data
                 Err(errno) => return Err(errno.into()),
             };
-            written = rustix::fs::seek(&self.memfd, SeekFrom::Hole(data))?.min(end);
+            at = rustix::fs::seek(&self.memfd, SeekFrom::Hole(start))?.min(end);
+            ranges.push(start as usize / WORD..at as usize / WORD);
         }
-        Ok((written - start) as usize / WORD)
+        Ok(ranges)
     }
 
     /// The words from `first` on, which must be allocated.

@@ -22,6 +22,7 @@ mod layout;
 mod mapping;
 mod nodes;
 mod orphans;
+mod pages;
 mod pair;
 #[cfg(test)]
 mod payload_tests;
@@ -41,6 +42,8 @@ pub use self::failures::FailureOf;
 pub use self::journal::Intent;
 use self::layout::{Header, Plan};
 use self::mapping::Mapping;
+pub use self::pages::DataVersion;
+use self::pages::PageVersions;
 use self::pair::Pair;
 pub use self::payloads::{Kept, SavedWrite, UncommittedWrite, payload_checksum, payload_cost};
 use self::record::{Format, Region};
@@ -124,6 +127,7 @@ pub struct State {
     saved_writes: Mutex<Vec<SavedWrite>>,
     /// `None`: the state was made by a release without them.
     requests: Option<Arc<requests::Requests>>,
+    page_versions: PageVersions,
 }
 
 /// Slots that are looked at before the state is open; with more, it is faster to go on meanwhile.
@@ -224,6 +228,7 @@ impl State {
             + damaged_intents
             + damaged_failures
             + damaged_payloads;
+        let page_versions = PageVersions::open(&mapping, header.region_if_any(&pages::FORMAT)?)?;
         log_damage(damaged);
         index(&nodes)?;
         let saving_ports = Mutex::default();
@@ -247,6 +252,7 @@ impl State {
             payloads,
             saved_writes: Mutex::new(saved_writes),
             requests,
+            page_versions,
         };
         state.resumed = state.negotiated().is_some();
         Ok(state)
@@ -379,7 +385,22 @@ impl State {
 
     /// Lowers the count; `true` if the node is gone now, and what was noted beside it.
     pub fn forget_node(&self, id: u64, lookups: u64) -> bool {
-        self.nodes.forget(id, lookups)
+        let is_gone = self.nodes.forget(id, lookups);
+        if is_gone {
+            self.page_versions.forget(id);
+        }
+        is_gone
+    }
+
+    /// The version that [`State::set_page_version`] noted.
+    pub fn page_version(&self, id: u64) -> Option<DataVersion> {
+        self.page_versions.get(id)
+    }
+
+    /// Notes of which version of the file its pages are that the kernel holds: none of them is older. Only when that is
+    /// so, for a successor believes it.
+    pub fn set_page_version(&self, id: u64, version: DataVersion) {
+        self.page_versions.set(id, version);
     }
 
     /// Nodes that are known, the root among them.
@@ -500,6 +521,11 @@ impl State {
     /// that. Names it.
     pub fn close_opened_by(&self, unique: u64) -> Option<u64> {
         self.handles.remove_opened_by(unique)
+    }
+
+    /// No request of a predecessor is delivered again from now on: [`State::close_opened_by`] finds nothing more.
+    pub(crate) fn forget_openers(&self) {
+        self.handles.forget_openers();
     }
 
     /// All open handles, for a successor.
