@@ -32,7 +32,8 @@ PROCEDURES = (
 #: Types of files (ftype3).
 REGULAR, DIRECTORY, SYMLINK = 1, 2, 5
 #: Status codes (nfsstat3).
-OK, NOENT, IO, ACCES, EXIST, NOTDIR, ISDIR, NOTEMPTY, STALE, BAD_COOKIE = 0, 2, 5, 13, 17, 20, 21, 66, 70, 10003
+OK, NOENT, IO, ACCES, EXIST, NOTDIR, ISDIR, NOTEMPTY, STALE = 0, 2, 5, 13, 17, 20, 21, 66, 70
+BAD_COOKIE, NOTSUPP = 10003, 10004
 
 _MOUNT_PROGRAM = 100005
 _LAST_FRAGMENT = 1 << 31
@@ -153,6 +154,7 @@ class ScriptedNas:
         self.counts: Counter[str] = Counter()
         self.verifier = b"VERIFIER"  # of WRITE and COMMIT
         self.cookie_verifier = bytes(8)
+        self.checks_cookie_verifiers = False  # a directory's is its mtime then, and cookies die with each change of it
         self.page_entries = 64  # of a directory, per reply
         self.lock = threading.RLock()
         self._nodes = {self.root.handle: self.root}
@@ -396,9 +398,12 @@ class ScriptedNas:
 
     def _list(self, arguments: Arguments, *, plus: bool) -> bytes:
         """A page of a listing whose cookies are positions: entries that are removed move the others up."""
-        directory, cookie = self._node(arguments), arguments.u64()
+        directory, cookie, asked_verifier = self._node(arguments), arguments.u64(), arguments.take(8)
         if directory is None:
             return u32(STALE) + post(None)
+        verifier = u64(directory.mtime_ns) if self.checks_cookie_verifiers else self.cookie_verifier
+        if self.checks_cookie_verifiers and cookie != 0 and asked_verifier != verifier:
+            return u32(BAD_COOKIE) + post(directory)
         names = [(b".", directory), (b"..", directory), *directory.children.items()]
         page = [
             (name, node, position + 1)
@@ -406,7 +411,7 @@ class ScriptedNas:
             if cookie <= position < cookie + self.page_entries
         ]
         eof = cookie + self.page_entries >= len(names)
-        return list_body(directory, page, verifier=self.cookie_verifier, eof=eof, plus=plus)
+        return list_body(directory, page, verifier=verifier, eof=eof, plus=plus)
 
     def _fsstat(self, _arguments: Arguments) -> bytes:
         return u32(OK) + post(None) + u64(1 << 40) * 3 + u64(1 << 20) * 3 + u32(0)

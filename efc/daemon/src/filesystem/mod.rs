@@ -14,6 +14,7 @@ mod credentials;
 mod directories;
 mod files;
 mod interrupts;
+mod listing;
 mod mapped_callers;
 mod namespace;
 mod once;
