@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +20,10 @@ from tests.support.keeper import Keeper
 from tests.support.processes import wait_until
 from tests.support.scripted_nas import (
     BAD_COOKIE,
+    DIRECTORY,
     NOTSUPP,
+    REGULAR,
+    SYMLINK,
     Arguments,
     Call,
     Hook,
@@ -284,3 +289,109 @@ def test_a_listing_goes_on_after_its_daemon_where_cookies_die(keeper: Keeper, na
         wait_until(lambda: keeper.daemon_pid(folder) not in (0, killed), what="the next daemon", limit_s=30)
         listed += stream.read()
         assert set(listed) == set(made), "names may come twice, but none is missing"
+
+
+# --- attributes -------------------------------------------------------------------------------------------------
+
+
+def as_another(node: Node, **changes: int) -> bytes:
+    """The attributes of a node, but for these."""
+    return dataclasses.replace(node, **changes).attributes()
+
+
+@pytest.mark.parametrize("lie", [{"kind": REGULAR}, {"kind": SYMLINK}, {"size": 1 << 63}], ids=str)
+def test_a_root_that_is_something_else_once_is_the_root_again(
+    keeper: Keeper, nas: ScriptedNas, lie: dict[str, int]
+) -> None:
+    nas.add(nas.root, "file", data=b"data")
+    attributes = as_another(nas.root, **lie) if "kind" in lie else with_size(nas.root, lie["size"])
+    lies = False
+    nas.hook = lambda call: call.answer(u32(0) + attributes) if lies and call.procedure == "GETATTR" else call.reply
+    with keeper.mounted(nas.url, options=["attr-ttl=0s"]) as folder:
+        folder.stat()
+        lies = True
+        with pytest.raises(OSError, match="Input/output error"):
+            folder.stat()
+        lies = False
+        assert folder.stat().st_mode & 0o777 == 0o777
+        assert (folder / "file").read_bytes() == b"data"
+
+
+def with_size(node: Node, size: int) -> bytes:
+    """The attributes of a node, but for its size."""
+    attributes = node.attributes()
+    return attributes[:20] + size.to_bytes(8, "big") + attributes[28:]
+
+
+def test_a_directory_that_is_a_file_in_one_answer_is_a_directory(keeper: Keeper, nas: ScriptedNas) -> None:
+    """In those of LOOKUP, READDIRPLUS, and those that tell attributes by the way."""
+    inner = nas.add(nas.root, "inner", kind=DIRECTORY)
+    nas.add(inner, "file", data=b"data")
+    truth, lie = inner.attributes(), as_another(inner, kind=REGULAR)
+    lying = ""
+
+    def hook(call: Call) -> bytes | None:
+        is_lie = call.procedure == lying or (lying == "any" and call.procedure != "LOOKUP")
+        return call.reply.replace(inner.attributes(), as_another(inner, kind=REGULAR)) if is_lie else call.reply
+
+    nas.hook = hook
+    assert len(truth) == len(lie)
+    with keeper.mounted(nas.url, options=["attr-ttl=0s", "entry-ttl=0s"]) as folder:
+        held = os.open(folder / "inner", os.O_RDONLY)
+        try:
+            for liar in ("LOOKUP", "READDIRPLUS", "GETATTR", "ACCESS", "CREATE", "REMOVE", "any"):
+                lying = liar
+                attempt(lambda: names(folder))
+                attempt(lambda: os.stat(held))
+                attempt((folder / "inner" / "file").read_bytes)
+                attempt((folder / "inner" / "other").touch)
+                attempt((folder / "inner" / "other").unlink)
+                lying = ""
+                assert os.listdir(held) == ["file"]
+                assert os.fstat(held).st_mode & 0o170000 == 0o040000
+                assert (folder / "inner" / "file").read_bytes() == b"data"
+        finally:
+            os.close(held)
+
+
+def attempt(call: Callable[[], object]) -> None:
+    """Calls what may fail, with EIO only."""
+    try:
+        call()
+    except OSError as error:
+        assert error.errno == errno.EIO, error
+
+
+# --- file systems below the export -------------------------------------------------------------------------------
+
+
+def test_file_systems_below_the_export_are_told_apart(keeper: Keeper, nas: ScriptedNas) -> None:
+    """Each counts its inodes for itself: a child's root and files have the numbers of the root and of its files."""
+    first = nas.add(nas.root, "first", data=b"first", fileid=50)
+    child = nas.add(nas.root, "child", kind=DIRECTORY, fsid=7, fileid=nas.root.fileid)
+    second = nas.add(child, "second", data=b"second", fileid=50)
+    grandchild = nas.add(child, "grandchild", kind=DIRECTORY, fsid=8, fileid=nas.root.fileid)
+    nas.add(grandchild, "third", data=b"third", fileid=50)
+    first.nlink = second.nlink = 2  # tar and du look at numbers only then
+    with keeper.mounted(nas.url) as folder:
+        paths = [folder / path for path in ("", "first", "child", "child/second", "child/grandchild",
+                                            "child/grandchild/third")]  # fmt: skip
+        inodes = [path.stat().st_ino for path in paths]
+        assert len(set(inodes)) == len(inodes)
+        assert inodes[:2] == [nas.root.fileid, 50]
+        listed = {entry.name: entry.inode() for entry in os.scandir(folder / "child")}
+        assert listed == {"second": inodes[3], "grandchild": inodes[4]}
+        found = subprocess.run(["find", folder], capture_output=True, text=True, timeout=30)
+        assert (found.returncode, len(found.stdout.split())) == (0, len(paths)), found.stderr
+        archive = keeper.folder / "archive.tar"
+        subprocess.run(["tar", "-cf", archive, "-C", folder, "."], check=True, timeout=30)
+        assert [b"second" in archive.read_bytes(), b"first" in archive.read_bytes()] == [True, True]
+        with tarfile.open(archive) as tar:
+            assert not [member.name for member in tar if member.islnk()]
+        sizes = [os.statvfs(path) for path in (folder, folder / "child" / "second", folder / "child" / "grandchild")]
+        assert [size.f_blocks * size.f_frsize >> 40 for size in sizes] == [1, 7, 8]
+        killed = keeper.daemon_pid(folder)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: keeper.daemon_pid(folder) not in (0, killed), what="the next daemon", limit_s=30)
+        assert [os.lstat(path).st_ino for path in paths] == inodes
+        assert len({path.stat().st_ino for path in paths}) == len(paths)

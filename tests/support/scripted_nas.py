@@ -103,7 +103,7 @@ class Node:
     @property
     def handle(self) -> bytes:
         """The file handle, which is the same as long as the server runs."""
-        return b"NODE" + u64(self.fileid)
+        return b"NODE" + u64(self.fsid) + u64(self.fileid)
 
     def changed(self) -> None:
         """Sets mtime and ctime to now."""
@@ -187,13 +187,24 @@ class ScriptedNas:
                 continue
         self._connections.clear()
 
-    def add(self, parent: Node, name: str, *, kind: int = REGULAR, data: bytes = b"", mode: int = 0o777) -> Node:
-        """Makes a file as somebody else would: no call is counted."""
-        return self._add(parent, name.encode(), Node(fileid=0, kind=kind, mode=mode, data=bytearray(data)))
+    def add(
+        self,
+        parent: Node,
+        name: str,
+        *,
+        kind: int = REGULAR,
+        data: bytes = b"",
+        mode: int = 0o777,
+        fsid: int | None = None,
+        fileid: int = 0,
+    ) -> Node:
+        """Makes a file as somebody else would: no call is counted. With another `fsid` it is on another file system."""
+        node = Node(fileid=fileid, fsid=fsid or parent.fsid, kind=kind, mode=mode, data=bytearray(data))
+        return self._add(parent, name.encode(), node)
 
     def _add(self, parent: Node, name: bytes, node: Node) -> Node:
         with self.lock:
-            node.fileid = next(self._fileids)
+            node.fileid = node.fileid or next(self._fileids)
             parent.children[name] = node
             parent.changed()
             self._nodes[node.handle] = node
@@ -316,7 +327,7 @@ class ScriptedNas:
         if there is not None:
             is_same = how == 0 or (how == 2 and there.verifier == verifier)
             return _made(directory, there) if is_same else u32(EXIST) + wcc(directory)
-        node = Node(fileid=0, mode=0o644, verifier=verifier)
+        node = Node(fileid=0, fsid=directory.fsid, mode=0o644, verifier=verifier)
         if how != 2:
             _set_attributes(node, arguments)
         return _made(directory, self._add(directory, name, node))
@@ -331,7 +342,7 @@ class ScriptedNas:
         directory, name = self._node(arguments), arguments.opaque()
         if directory is None or name in directory.children:
             return u32(STALE if directory is None else EXIST) + wcc(directory)
-        node = Node(fileid=0, kind=kind, nlink=2 if kind == DIRECTORY else 1)
+        node = Node(fileid=0, fsid=directory.fsid, kind=kind, nlink=2 if kind == DIRECTORY else 1)
         _set_attributes(node, arguments)
         if kind == SYMLINK:
             node.data = bytearray(arguments.opaque())
@@ -341,7 +352,7 @@ class ScriptedNas:
         directory, name, kind = self._node(arguments), arguments.opaque(), arguments.u32()
         if directory is None or name in directory.children:
             return u32(STALE if directory is None else EXIST) + wcc(directory)
-        node = Node(fileid=0, kind=kind)
+        node = Node(fileid=0, fsid=directory.fsid, kind=kind)
         _set_attributes(node, arguments)
         return _made(directory, self._add(directory, name, node))
 
@@ -413,8 +424,12 @@ class ScriptedNas:
         eof = cookie + self.page_entries >= len(names)
         return list_body(directory, page, verifier=verifier, eof=eof, plus=plus)
 
-    def _fsstat(self, _arguments: Arguments) -> bytes:
-        return u32(OK) + post(None) + u64(1 << 40) * 3 + u64(1 << 20) * 3 + u32(0)
+    def _fsstat(self, arguments: Arguments) -> bytes:
+        """The file system `fsid` has that many TiB."""
+        node = self._node(arguments)
+        if node is None:
+            return u32(STALE) + post(None)
+        return u32(OK) + post(None) + u64(node.fsid << 40) * 3 + u64(1 << 20) * 3 + u32(0)
 
     def _fsinfo(self, _arguments: Arguments) -> bytes:
         transfer = u32(1 << 20) + u32(1 << 20) + u32(1)

@@ -127,7 +127,7 @@ impl Inner {
     ) -> Result<bool, Errno> {
         while let Some(entry) = stream.entries.get(stream.next) {
             let is_hidden = !self.orphans.is_empty() && self.orphans.hides(&directory.handle, &entry.name);
-            if !is_hidden && !self.push(directory.node, page, entry, plus, stream.sent)? {
+            if !is_hidden && !self.push(directory, page, entry, plus, stream.sent)? {
                 return Ok(true);
             }
             stream.give_out();
@@ -137,26 +137,48 @@ impl Inner {
 
     fn push(
         &self,
-        parent: u64,
+        directory: &OpenDirectory,
         page: &mut Directory,
         entry: &DirEntry,
         plus: bool,
         sent: Option<Stamp>,
     ) -> Result<bool, Errno> {
-        let kind = entry.attr.map_or(0, |attr| (attributes::format_bits(attr.kind) >> 12) as u8);
         let is_dots = entry.name == b"." || entry.name == b"..";
-        let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots)
-        else {
-            return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
-        };
-        let looked_up = self.entry(parent, &handle, &attr, sent)?;
-        let fits = page.push(entry.fileid, entry.cookie, kind, &entry.name, Some(&looked_up));
-        if fits {
-            self.names.learn(parent, &entry.name, &handle);
-        } else {
-            self.state.forget_node(looked_up.node, 1);
+        let mut looked_up = None;
+        if let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots) {
+            match self.entry(directory.node, &handle, &attr, sent) {
+                Ok(found) => looked_up = Some((found, handle)),
+                // Attributes that cannot be: the name is told alone, and who wants to know more asks for more.
+                Err(Errno(libc::EIO)) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        let (ino, kind) = self.number_and_kind(directory, entry);
+        let found = looked_up.as_ref().map(|(found, _)| found);
+        let fits = page.push(ino, entry.cookie, kind, &entry.name, found);
+        match looked_up {
+            Some((_, handle)) if fits => self.names.learn(directory.node, &entry.name, &handle),
+            Some((found, _)) => drop(self.state.forget_node(found.node, 1)),
+            None => {}
         }
         Ok(fits)
+    }
+
+    /// The inode number of an entry, and its DT_* type if that is known. A listing without attributes has the number that
+    /// the entry has in the directory's own file system.
+    fn number_and_kind(&self, directory: &OpenDirectory, entry: &DirEntry) -> (u64, u8) {
+        let of_directory = || self.attrs.last_seen(directory.node).map(|attr| attr.fsid);
+        let root_fsid = self.root_fsid.get().copied();
+        match entry.attr {
+            Some(attr) => {
+                let ino = attributes::inode_number(root_fsid.unwrap_or(attr.fsid), attr.fsid, attr.fileid);
+                (ino, (attributes::format_bits(attr.kind) >> 12) as u8)
+            }
+            None => match (root_fsid, of_directory()) {
+                (Some(root), Some(fsid)) => (attributes::inode_number(root, fsid, entry.fileid), 0),
+                _ => (entry.fileid, 0),
+            },
+        }
     }
 
     /// Fetches the page behind the last one. It may be empty, of names that were given out already.
