@@ -386,11 +386,13 @@ class NetworkOffer(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class SavedServer(_message.Message):
-    __slots__ = ("port", "read_max", "write_max")
+    __slots__ = ("port", "read_max", "write_max", "root_fsid")
     PORT_FIELD_NUMBER: _ClassVar[int]
     READ_MAX_FIELD_NUMBER: _ClassVar[int]
     WRITE_MAX_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FSID_FIELD_NUMBER: _ClassVar[int]
     port: int
     read_max: int
     write_max: int
-    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ...) -> None: ...
+    root_fsid: int
+    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ...) -> None: ...

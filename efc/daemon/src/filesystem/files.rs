@@ -229,7 +229,7 @@ impl Inner {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
             Payload::Buffer(buffer) => (buffer, done.count as usize),
         };
-        if done.eof || done.count == 0 {
+        if done.eof {
             return Ok(Response::Data(buffer, 0..filled));
         }
         let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..read.size as usize).await?;
@@ -268,7 +268,7 @@ impl Inner {
                 self.attrs.learn(file.node, attr, sent);
             }
             filled += read.count as usize;
-            if read.eof || read.count == 0 {
+            if read.eof {
                 break;
             }
         }

@@ -299,6 +299,9 @@ impl Inner {
     pub(super) async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
         let sent = self.attrs.stamp();
         let attr = self.client.getattr(&file.cred, &file.handle).await.map_err(|error| errno(&error))?;
+        if !self.attrs.is_plausible(file.node, &attr) {
+            return Err(Errno(libc::EIO));
+        }
         self.attrs.learn(file.node, &attr, sent);
         Ok(attr.size)
     }

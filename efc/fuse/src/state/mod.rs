@@ -383,6 +383,11 @@ impl State {
         self.nodes.get(id)
     }
 
+    /// The `S_IFMT` bits of what the id stands for; `None` once it is forgotten.
+    pub fn node_kind(&self, id: u64) -> Option<u32> {
+        self.nodes.kind(id)
+    }
+
     /// Lowers the count; `true` if the node is gone now, and what was noted beside it.
     pub fn forget_node(&self, id: u64, lookups: u64) -> bool {
         let is_gone = self.nodes.forget(id, lookups);
