@@ -5,6 +5,7 @@ from csi._proto import csi_pb2
 from csi.errors import Code, DriverError, invalid
 from csi.parameters import VolumeParameters
 from csi.provisioning import Provisioner
+from csi.redaction import redact_text
 from csi.volumes import VolumeRecord, check_volume_id, is_own_id, volume_id_of
 
 _RPC = csi_pb2.ControllerServiceCapability.RPC
@@ -123,7 +124,8 @@ def _volume(record: VolumeRecord) -> csi_pb2.Volume:
 
 
 def _condition(abnormal: str) -> csi_pb2.VolumeCondition:
-    return csi_pb2.VolumeCondition(abnormal=bool(abnormal), message=abnormal or "the volume's directory is there")
+    message = redact_text(abnormal) or "the volume's directory is there"
+    return csi_pb2.VolumeCondition(abnormal=bool(abnormal), message=message)
 
 
 def _mismatch(capability: csi_pb2.VolumeCapability) -> str:

@@ -11,13 +11,9 @@ are taken beside them, and become options of the table (:mod:`csi.nfs_words`).
 
 import difflib
 import enum
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from csi import nfs_words
 from csi._proto import efc_pb2
@@ -328,27 +324,6 @@ class MountOptions:
             network="" if self.network == _KEEPERS_NETWORK else self.network,
             fuse_features="" if self.fuse_features == _RUNNING_KERNELS else self.fuse_features,
         )
-
-
-def identity_key(config: efc_pb2.DaemonConfig) -> str:
-    """16 hexadecimal digits that name a daemon on its node: equal exactly for equal configurations.
-
-    Volumes share a daemon when their source and all options that change its behaviour are equal. `read_only` is left
-    out: it is a property of each volume's bind mount.
-    """
-    shared = efc_pb2.DaemonConfig()
-    shared.CopyFrom(config)
-    shared.read_only = False
-    text = "\n".join(f"{field.full_name}={value!r}" for field, value in _leaves(shared))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _leaves(message: Message) -> Iterator[tuple[FieldDescriptor, object]]:
-    for field, value in sorted(message.ListFields(), key=lambda pair: pair[0].number):
-        if isinstance(value, Message):
-            yield from _leaves(value)
-        else:
-            yield field, value
 
 
 def parse_list(text: str) -> list[tuple[str, str | None]]:

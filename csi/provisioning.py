@@ -27,6 +27,7 @@ from csi.errors import Code, DriverError, invalid
 from csi.locks import KeyedLocks
 from csi.nas import Nas
 from csi.parameters import OnDelete, VolumeParameters
+from csi.saved import RECORD_BYTES_MAX
 from csi.sources import Source
 from csi.volumes import VolumeRecord, is_own_id, volume_id_of
 
@@ -52,6 +53,8 @@ REMOVE_WAIT_SECONDS = 20.0
 REMOVE_SECONDS_MAX = 6 * 3600.0
 #: After this long another controller has certainly given up making a volume.
 _UNFINISHED_SECONDS_MAX = 3600
+#: Errors that are not of one record alone: who goes on without the record would go on without all.
+_OF_THE_NAS = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.NOT_FOUND)
 _REMOVALS_AT_ONCE = 2
 _READS_AT_ONCE = 8
 
@@ -69,8 +72,13 @@ class Catalogue:
 
     async def get(self, volume_id: str) -> VolumeRecord | None:
         """One record, read from the NAS."""
-        text = await self.nas.read(f"{_VOLUMES}/{volume_id}.json")
-        return None if text is None else VolumeRecord.from_json(text, volume_id=volume_id)
+        text = await self.nas.read(f"{_VOLUMES}/{volume_id}.json", bytes_max=RECORD_BYTES_MAX)
+        if text is None:
+            return None
+        record = VolumeRecord.from_json(text, volume_id=volume_id)
+        if self.path_of(record).split("/")[0] == OWN:
+            raise DriverError(Code.INTERNAL, f"the record of volume {volume_id!r} leads into {OWN!r}: it is damaged")
+        return record
 
     async def put(self, record: VolumeRecord) -> None:
         """Writes a record, whole or not at all; ALREADY_EXISTS if there is one."""
@@ -93,10 +101,14 @@ class Catalogue:
         self._may_have_drafts = False
         for entry in await self.nas.entries(_VOLUMES):
             if _DRAFT.fullmatch(entry.name):
-                await self.nas.remove(f"{_VOLUMES}/{entry.name}")
+                try:
+                    await self.nas.remove(f"{_VOLUMES}/{entry.name}")
+                except DriverError as error:
+                    # Somebody made a directory of that name, for example: nobody's volume depends on it.
+                    _LOGGER.warning("%s/%s stays: %s", _VOLUMES, entry.name, error.message)
 
     async def all(self) -> list[VolumeRecord]:
-        """All records; one that is damaged is left out and logged."""
+        """All records; one that is damaged or cannot be read is left out and logged."""
         found: dict[tuple[str, int], VolumeRecord] = {}
         gate = asyncio.Semaphore(_READS_AT_ONCE)
 
@@ -106,7 +118,7 @@ class Catalogue:
                 try:
                     record = record or await self.get(volume_id)
                 except DriverError as error:
-                    if error.code is not Code.INTERNAL:
+                    if error.code in _OF_THE_NAS:
                         raise
                     _LOGGER.error("%s", error.message)
             if record is not None:

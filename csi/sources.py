@@ -42,7 +42,7 @@ class Source:
                 f"source {url!r}: " + (f"sources of type {scheme!r} are not supported; {_FORM}" if scheme else _FORM)
             )
         authority, slash, rest = url.removeprefix("nfs://").partition("/")
-        if "@" in authority:
+        if "@" in authority or ("@" in rest and _has_password(authority)):
             raise invalid(f"a source has no user or password; {_FORM}")
         if not slash:
             raise invalid(f"source {url!r} has no path; {_FORM}")
@@ -98,6 +98,12 @@ class Source:
             return ""
         prefix = parent.path.rstrip("/") + "/"
         return self.path.removeprefix(prefix) if self.path.startswith(prefix) else None
+
+
+def _has_password(authority: str) -> bool:
+    """Whether this is no host and port, but a user and the beginning of a password that goes on behind a "/"."""
+    _, colon, port = authority.rpartition("]")[2].partition(":")
+    return bool(colon) and not re.fullmatch(r"[0-9]*", port)
 
 
 def _authority(text: str, *, url: str) -> tuple[str, int]:

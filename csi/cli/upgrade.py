@@ -40,6 +40,7 @@ async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, st
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):
         before = mounts[target].version if target in mounts else ""
-        options = changed(options_of(mounts[target]), items, origin="-o") if items and target in mounts else None
-        status = await keeper.upgrade(target=target, options=options)
+        base = options_of(mounts[target]) if items and target in mounts else None
+        options = changed(base, items, origin="-o") if base is not None else None
+        status = await keeper.upgrade(target=target, options=options, base=base)
         print(f"{target}: {before} -> {status.version}, process {status.pid}")

@@ -163,8 +163,10 @@ def test_documented_inline_volume() -> None:
     context = csi["volumeAttributes"] | {
         "csi.storage.k8s.io/ephemeral": "true",
         "csi.storage.k8s.io/pod.namespace": pod["metadata"]["namespace"],
+        "csi.storage.k8s.io/pod.uid": "uid",
     }
-    volume = NodeVolume.from_context("csi-" + "0" * 64, context, mount_flags=[])
+    target = "/var/lib/kubelet/pods/uid/volumes/kubernetes.io~csi/data/mount"
+    volume = NodeVolume.from_context("csi-" + "0" * 64, context, mount_flags=[], target=target)
     assert (csi["driver"], volume.source.canonical(), volume.inline_in) == (
         driver.NAME,
         "nfs://nas.example.com/data",
