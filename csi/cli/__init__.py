@@ -81,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     _add_csi(commands)
     _add_operator(commands)
     _add_in_use(commands)
+    _add_clean_node(commands)
     return parser
 
 
@@ -215,6 +216,17 @@ def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="look once more so much later (%(default)g)",
     )
     parser.set_defaults(module="csi.cli.in_use")
+
+
+def _add_clean_node(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("clean-node", help="remove what the driver leaves on a node, after its uninstallation")
+    parser.add_argument(
+        "--run-dir", required=True, help="the node's run directory; its parent must be the node's as well"
+    )
+    parser.add_argument(
+        "--kubelet-root", required=True, help="that of kubelet (its plugins and plugins_registry will do)"
+    )
+    parser.set_defaults(module="csi.cli.clean_node")
 
 
 def _seconds(text: str) -> float:

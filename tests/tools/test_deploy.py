@@ -444,6 +444,75 @@ def uninstall(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
     return call
 
 
+#: Answers about efc-node, whose DaemonSet is in the file `node`, as kubectl's jsonpath does.
+KUBECTL_OF_A_NODE_PART = """#!/usr/bin/env python3
+import json, os, re, sys
+folder = os.environ["ANSWERS"]
+command = " ".join(sys.argv[1:])
+if command.startswith("get daemonsets"):
+    value = json.load(open(folder + "/node"))
+    for name in re.findall(r"[a-zA-Z]+|[0-9]+", re.search(r"jsonpath=[{].items.0.(.*)[}]", command)[1]):
+        value = value[int(name)] if name.isdecimal() else value.get(name, "")
+    print(value if isinstance(value, str) else json.dumps(value), end="")
+elif command.startswith("get "):
+    print(open(folder + ("/pods" if command.startswith("get pods") else "/volumes")).read(), end="")
+else:
+    with open(folder + "/done", "a") as done:
+        print(command, file=done)
+    if command == "apply -f -":
+        open(folder + "/applied", "w").write(sys.stdin.read())
+    if command.startswith(os.environ.get("FAILS", "nothing fails")):
+        sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("fails", ["nothing", "delete --ignore-not-found", "apply", "--namespace efc-system rollout"])
+def test_uninstall_cleans_the_nodes(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:
+    (tmp_path / "kubectl").write_text(KUBECTL_OF_A_NODE_PART)
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    (tmp_path / "sleep").chmod(0o755)
+    node = one(rendered("--set", "runDir=/run/other,node.affinity.podAffinity.x=y"), "DaemonSet", "efc-node")
+    (tmp_path / "node").write_text(json.dumps(node))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAILS", fails)
+    done = uninstall(pods="")
+    assert (done.returncode != 0) is (fails == "delete --ignore-not-found")
+    assert ("not every node is clean" in done.stderr) is (fails in ("apply", "--namespace efc-system rollout"))
+    commands = (tmp_path / "done").read_text().splitlines()
+    assert commands[0].startswith(f"--namespace {NAMESPACE} delete daemonsets -l app.kubernetes.io/name=efc-csi")
+    assert commands[-1].startswith("delete --ignore-not-found -f")
+    if fails != "apply":
+        assert commands[-2].startswith(f"--namespace {NAMESPACE} delete daemonset efc-clean")
+    cleaner = yaml.safe_load((tmp_path / "applied").read_text())
+    pod, template = cleaner["spec"]["template"]["spec"], node["spec"]["template"]["spec"]
+    assert cleaner["metadata"]["namespace"] == NAMESPACE
+    assert cleaner["spec"]["selector"]["matchLabels"] == cleaner["spec"]["template"]["metadata"]["labels"]
+    for name in ("nodeSelector", "tolerations", "affinity"):
+        assert pod[name] == template[name]
+    (container,) = pod["initContainers"]
+    assert container["image"] == template["containers"][0]["image"]
+    parsed = cli.parser().parse_args(container["args"])
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
+    assert paths == {
+        "run": "/run",
+        "plugins": "/var/lib/kubelet/plugins",
+        "registry": "/var/lib/kubelet/plugins_registry",
+    }
+    assert (parsed.module, parsed.run_dir, parsed.kubelet_root) == (
+        "csi.cli.clean_node",
+        "/node/run/other",
+        "/node/kubelet",
+    )
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["run"] == "/node/run"
+    assert mounts["registry"] == "/node/kubelet/plugins_registry"
+
+
 @pytest.mark.parametrize(
     ("pod", "reason"),
     [
