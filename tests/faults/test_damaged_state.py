@@ -1,4 +1,4 @@
-"""A word of the saved state is damaged and the daemon dies: the next one serves, or the session is given up, and says so.
+"""A word of the saved state is damaged and the daemon dies: the next one serves, or the session is given up loudly.
 
 What must not be is a daemon that starts for ever, or a mount that counts as served and serves nothing.
 """
@@ -20,6 +20,7 @@ import pytest
 
 from csi import keeper as csi_keeper
 from csi._proto import efc_pb2
+from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.processes import wait_until
@@ -30,7 +31,7 @@ LIMIT_S = 30
 YOUNG_S, STRIKES = 0.31, 3
 WORD = 8
 #: efc/fuse/src/state: the header's words, and the tags of what is looked at.
-TABLE, ROW = 8, 4
+SESSION, TABLE, ROW = 2, 8, 4
 NODES, BLOB, NEGOTIATED, PORTS = 1, 4, 5, 7
 #: Of a word, one in each half.
 BITS = 1 << 5 | 1 << 37
@@ -49,8 +50,8 @@ class Region:
 class Damage:
     """The saved state of the only mount of a keeper, opened beside it."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        [self.path] = [link for link in Path(f"/proc/{keeper.pid}/fd").iterdir() if _is_state(link)]
+    def __init__(self, keeper_pid: int) -> None:
+        [self.path] = [link for link in Path(f"/proc/{keeper_pid}/fd").iterdir() if _is_state(link)]
 
     def regions(self) -> dict[int, Region]:
         """By tag."""
@@ -151,7 +152,7 @@ class Scene:
             time.sleep(YOUNG_S)
         former = self.status().pid
         os.kill(former, signal.SIGSTOP)
-        damage = Damage(self.keeper)
+        damage = Damage(self.keeper.pid)
         for word in words:
             damage.flip(word)
         os.kill(former, signal.SIGKILL)
@@ -182,7 +183,7 @@ def scene(nas: Nas, keeper: Keeper) -> Iterator[Scene]:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_damaged_word(scene: Scene, place: str) -> None:
     outcomes: dict[str, list[int]] = {"serves": [], "given up": []}
-    for word in list(PLACES[place](Damage(scene.keeper))):
+    for word in list(PLACES[place](Damage(scene.keeper.pid))):
         outcomes[scene.strike([word])].append(word)
     # Each word of the header that its checksum covers, and no other word.
     assert len(outcomes["given up"]) == (7 if place == "header" else 0), outcomes
@@ -191,10 +192,36 @@ def test_a_damaged_word(scene: Scene, place: str) -> None:
 
 def test_both_copies_damaged(scene: Scene) -> None:
     """The server is found anew, by the NAS; what was agreed with the kernel is not to be had again."""
-    regions = Damage(scene.keeper).regions()
+    regions = Damage(scene.keeper.pid).regions()
     blobs, negotiated, nodes = (regions[tag] for tag in (BLOB, NEGOTIATED, NODES))
     assert scene.strike([blobs.first + 3, blobs.first + blobs.words + 3]) == "serves"
     root_handle = nodes.first + nodes.words + 9
     assert scene.strike([blobs.first + 3, blobs.first + blobs.words + 3, root_handle]) == "serves"
     assert scene.strike([negotiated.first + 3, negotiated.first + negotiated.words + 3]) == "given up"
     assert "the session is given up" in scene.keeper.log.read_text()
+
+
+def test_a_published_volume_is_mounted_anew(nas: Nas) -> None:
+    """By the node plugin, without a word of kubelet's."""
+    (nas.export_folder() / "file").write_text("content")
+    with Driver(source=nas.url) as driver:
+        volume, target = static_volume("damaged", nas.url), driver.target()
+        driver.publish(volume, target)
+        [before] = driver.published()
+        [daemon] = driver.daemons()
+        os.kill(daemon.pid, signal.SIGSTOP)
+        Damage(driver.pid("keeper")).flip(SESSION)
+        os.kill(daemon.pid, signal.SIGKILL)
+        keeper = csi_keeper.Keeper(str(driver.run_dir))
+        wait_until(
+            lambda: [mount.state for mount in asyncio.run(keeper.status()).mounts] == [_ABORTED],
+            what="the end of the session",
+            limit_s=LIMIT_S,
+        )
+        condition = driver.stats(volume, target).volume_condition
+        assert condition.abnormal
+        assert "saved state" in condition.message or "replaced" in condition.message, condition.message
+        driver.crash("node")  # it looks at once then
+        wait_until(lambda: driver.published()[-1].device != before.device, what="the new mount", limit_s=LIMIT_S)
+        assert (target / "file").read_text() == "content"
+        driver.unpublish(volume, target)
