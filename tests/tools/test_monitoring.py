@@ -14,7 +14,7 @@ from csi import cli
 from csi.metrics import METRICS, Kind
 from csi.scraping import parse_address
 from tests.support.paths import ROOT
-from tests.unit.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
+from tests.tools.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
 
 DASHBOARD = json.loads((DEPLOY / "dashboards" / "efc-csi.json").read_text())
 ALERTS = yaml.safe_load((DEPLOY / "chart" / "alerts.yaml").read_text())
