@@ -143,6 +143,8 @@ class Publisher:
                 )
             present = self._publications.get(wanted.target)
             if present is None:
+                wanted = replace(wanted, key=await self._daemons.key_now(wanted.key))
+                self._refuse_conflicts(wanted)  # of calls that have come in between
                 self._publications.put(wanted)
             else:
                 # By a pod that may run: what it has been given stays, whatever another release would call it.
@@ -229,6 +231,7 @@ class Publisher:
         if not abnormal and not (await asyncio.wait({asked}, timeout=_UNRESPONSIVE_SECONDS))[0]:
             # While it waits still, the daemon knows what for.
             abnormal = await self._condition(publication.key)
+        abnormal = abnormal or self._daemons.moved(publication.key)
         sizes = await asked
         if sizes is None and not abnormal:
             abnormal = "the file system does not answer"

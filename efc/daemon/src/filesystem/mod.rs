@@ -186,6 +186,11 @@ impl Efc {
         futures_lite::future::block_on(futures_lite::future::or(all, late));
     }
 
+    /// The client below.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
     /// Counters of the client below.
     pub fn counters(&self) -> efc_nfs::Counters {
         self.0.client.counters()
