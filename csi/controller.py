@@ -138,5 +138,4 @@ def _mismatch(capability: csi_pb2.VolumeCapability) -> str:
 
 def _without_metadata(parameters: dict[str, str]) -> dict[str, str]:
     """There is no claim yet when a capacity is asked for, so a pathPattern could not be filled in."""
-    parameters.pop("pathPattern", None)
-    return parameters
+    return {name: value for name, value in parameters.items() if name != "pathPattern" and name.lower() != "subdir"}

@@ -55,6 +55,21 @@ class Source:
             mount_port=_query(query, url=url) if question else 0,
         )
 
+    @classmethod
+    def of(cls, *, host: str, path: str) -> Self:
+        """A source whose ``host`` (an IPv6 address may do without brackets) and absolute ``path`` stand apart.
+
+        Raises INVALID_ARGUMENT; nothing in either of them is taken for a part of the other, or for a port.
+        """
+        whole = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+        url = f"nfs://{whole[:_HOST_LENGTH_MAX]}{path[:PATH_LENGTH_MAX]}"
+        if not path.startswith("/") or "?" in path:
+            raise invalid(f"path {path[:256]!r} on server {host[:256]!r} must be absolute, and without '?'")
+        name, port = _authority(whole, url=url)
+        if port:
+            raise invalid(f"server {host[:256]!r} has a port: give it as the option 'port'")
+        return cls(host=name, path=_path(path.lstrip("/"), url=url))
+
     def canonical(self) -> str:
         """The one way to write it, which :meth:`parse` reads back as an equal object."""
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from csi import driver_nfs
 from csi.errors import Code, DriverError, invalid
 from csi.limits import KUBERNETES_PREFIXES
-from csi.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, parse, parse_item, unknown
+from csi.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, is_option, parse, parse_item, unknown
 from csi.parameters import OnDelete
 from csi.paths import check_relative
 from csi.saved import DamagedError, checked, decoded
@@ -142,11 +143,11 @@ class NodeVolume:
         ``target`` is where the volume shall be published, which tells whose it is.
         """
         check_volume_id(volume_id)
+        context, items = driver_nfs.own_attributes(context)
         if not context.get("source"):
             raise invalid("the volume's attributes have no 'source', such as nfs://nas/directory")
-        items: list[tuple[str, str | None]] = []
         for name, value in context.items():
-            if name in OPTIONS:
+            if is_option(name):
                 items.append((name, value or None))
             elif name not in ("source", "path") and not name.startswith(KUBERNETES_PREFIXES):
                 raise unknown(

@@ -199,6 +199,18 @@ def test_static_volume_with_any_id(driver: Driver, nas: Nas) -> None:
         assert (target / "file").read_text() == "content"
 
 
+def test_a_missing_directory_is_named_by_its_source(driver: Driver, nas: Nas) -> None:
+    target = driver.target()
+    with refused(grpc.StatusCode.NOT_FOUND) as message:
+        driver.publish(static_volume("static", nas.url, path="no/such"), target)
+    assert message[0] == f"there is no directory 'no/such' at {nas.url}: make it, or correct the volume's path"
+    (nas.export_folder() / "file").touch()
+    with refused(grpc.StatusCode.FAILED_PRECONDITION) as message:
+        driver.publish(static_volume("static", nas.url, path="file"), target)
+    assert nas.url.replace("?", "/file?") in message[0]
+    assert "/mnt/" not in message[0]
+
+
 def test_list_and_get(driver: Driver) -> None:
     made = {driver.create(unique("listed"), capacity_bytes=MIB).volume_id for _ in range(5)}
     listed: set[str] = set()
@@ -278,3 +290,38 @@ def test_the_list_of_allowed_sources_may_change(driver: Driver, nas: Nas) -> Non
     with refused(grpc.StatusCode.PERMISSION_DENIED):
         driver.publish(volume, target)
     assert driver.published() == []
+
+
+def test_kubelets_directory_behind_a_link(nas: Nas) -> None:
+    """The kernel names mounts by where they are: none is made twice, and each is found again and unmounted."""
+    with Driver(source=nas.url, is_kubelet_linked=True) as driver:
+        volume, target = driver.create("linked"), driver.target()
+        for _ in range(3):
+            driver.publish(volume, target)
+        assert len(driver.published()) == 1
+        (target / "file").write_text("data")
+        assert not driver.stats(volume, target).volume_condition.abnormal
+        driver.crash("node")
+        driver.publish(volume, target)
+        assert len(driver.published()) == 1
+        assert (target / "file").read_text() == "data"
+        for _ in range(2):
+            driver.unpublish(volume, target)
+        assert driver.published() == []
+        assert not target.exists()
+        driver.delete(volume.volume_id)
+
+
+def test_a_target_with_content(driver: Driver, nas: Nas) -> None:
+    volume, target = static_volume("content", nas.url), driver.target()
+    target.mkdir()
+    (target / "precious").write_text("x")
+    with refused(grpc.StatusCode.FAILED_PRECONDITION) as message:
+        driver.publish(volume, target)
+    assert str(target) in message[0]
+    assert (target / "precious").read_text() == "x"
+    assert driver.published() == []
+    (target / "precious").unlink()
+    driver.publish(volume, target)
+    driver.unpublish(volume, target)
+    assert not target.exists()

@@ -14,11 +14,8 @@ from csi.volumes import VolumeRecord, volume_id_of
 from tests.unit.local_nas import CrashError, LocalNas
 
 GIB = 1 << 30
-PATTERN = {
-    "pathPattern": "${pvc.namespace}/${pvc.name}",
-    "csi.storage.k8s.io/pvc/namespace": "team",
-    "csi.storage.k8s.io/pvc/name": "data",
-}
+METADATA = {"csi.storage.k8s.io/pvc/namespace": "team", "csi.storage.k8s.io/pvc/name": "data"}
+PATTERN = {"pathPattern": "${pvc.namespace}/${pvc.name}", **METADATA}
 
 
 @pytest.fixture
@@ -346,3 +343,39 @@ async def test_drafts_of_a_killed_program_are_removed(nas: LocalNas) -> None:
 
 async def test_capacity(nas: LocalNas) -> None:
     assert await Provisioner([nas]).capacity(None) == 1000
+
+
+@pytest.mark.parametrize(
+    ("parameters", "path"),
+    [({}, "team-data-pvc-1"), ({"pathPattern": "${pvc.namespace}/${pvc.name}"}, "team/data")],
+    ids=["default", "pattern"],
+)
+@pytest.mark.parametrize(("on_delete", "folder"), [("archive", "archived"), ("retain", "retained")])
+async def test_what_is_kept_bears_the_claims_name(
+    nas: LocalNas, on_delete: str, folder: str, parameters: dict[str, str], path: str
+) -> None:
+    metadata = METADATA | {"csi.storage.k8s.io/pv/name": "pvc-1"}
+    record = await create(nas, onDelete=on_delete, **metadata, **parameters)
+    assert record.path == path
+    await delete(nas)
+    kept = f"{path.replace('/', '-')}-{record.id}-{record.created_unix_ns}"
+    assert f"{kept}.json" in own(nas, folder)
+    assert (kept in own(nas, "archived")) is (on_delete == "archive")
+
+
+async def test_names_of_what_is_kept_are_not_too_long(nas: LocalNas) -> None:
+    names = {"namespace": "n" * 63, "name": "c" * 253}
+    metadata = {f"csi.storage.k8s.io/pvc/{key}": value for key, value in names.items()}
+    metadata["csi.storage.k8s.io/pv/name"] = "pvc-" + "0" * 36
+    record = await create(nas, onDelete="archive", **metadata)
+    assert record.path.endswith("-pvc-" + "0" * 36)
+    await delete(nas)
+    await create(nas, "w", onDelete="archive", pathPattern="/".join(["ä" * 100] * 5))
+    await delete(nas, "w")
+    assert len(own(nas, "archived")) == 4
+
+
+async def test_a_default_path_may_differ_from_the_one_that_a_volume_has(nas: LocalNas) -> None:
+    """CreateVolume comes again after an upgrade, whose default is another one."""
+    record = await create(nas, onDelete="archive")
+    assert await create(nas, onDelete="archive", **METADATA, **{"csi.storage.k8s.io/pv/name": "pvc-1"}) == record

@@ -7,6 +7,7 @@ had there at will.
 import asyncio
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,22 +83,36 @@ class MemoryMounts(Mounts):
     def at(self, target: str) -> Mount | None:
         return top(self.table, target)
 
-    async def bind(self, *, root: str, path: str, target: str, read_only: bool) -> None:
+    async def bind(self, *, root: str, path: str, beneath: str, target: str, read_only: bool) -> None:
+        assert target.startswith(beneath)
         self.binds += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None and not self.fails_late:
             raise self.failure
-        assert Path(target).is_dir()
+        if not os.path.lexists(target):
+            os.mkdir(target)
+        if os.path.islink(target) or not os.path.isdir(target):
+            raise DriverError(Code.FAILED_PRECONDITION, "no directory")
         device = next(mount.device for mount in self.table if mount.target == root)
         self.table.append(mounted(target, device=device, root=f"/{path}", read_only=read_only))
         if self.failure is not None:
             raise self.failure
 
-    async def unmount(self, target: str) -> None:
+    async def unmount(self, target: str, *, beneath: str = "", detach: bool | None = None) -> None:
         self.table[:] = [mount for mount in self.table if mount.target != target]
 
-    async def statvfs(self, target: str) -> Statvfs:
+    async def remove(self, target: str, *, beneath: str) -> None:
+        assert target.startswith(beneath)
+        await self.unmount(target)
+        try:
+            os.rmdir(target)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            raise DriverError(Code.FAILED_PRECONDITION, "it holds files that are not the volume's") from None
+
+    async def statvfs(self, target: str, *, beneath: str = "") -> Statvfs:
         if self.failure is not None:
             raise self.failure
         return SIZES
@@ -354,6 +369,23 @@ async def test_foreign_mounts_are_left_alone(node: Node) -> None:
     assert node.table == [foreign]
 
 
+async def test_a_directory_with_content_is_refused_at_once(node: Node) -> None:
+    """A mount would hide it, and no unpublish could ever end."""
+    precious = Path(node.target()) / "precious"
+    precious.parent.mkdir()
+    precious.write_text("x")
+    message = await refused(node.publish(), Code.FAILED_PRECONDITION)
+    assert node.target() in message
+    assert "precious" not in message
+    assert list(node.publications) == []
+    assert node.table == []
+    assert precious.read_text() == "x"
+    precious.unlink()
+    await node.publish()
+    await node.unpublish()
+    await node.require_nothing_left()
+
+
 async def test_files_in_the_way_are_never_deleted(node: Node) -> None:
     await node.publish()
     (Path(node.target()) / "precious").write_text("x")
@@ -394,3 +426,50 @@ def test_every_state_has_a_condition() -> None:
     states = efc_pb2.MountStatus.State.values()
     healthy = {state for state in states if not condition_of(efc_pb2.MountStatus(state=state))}
     assert healthy == {efc_pb2.MountStatus.STATE_UNSPECIFIED, efc_pb2.MountStatus.SERVING}
+
+
+async def test_a_nas_that_does_not_answer_is_named(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the helper that waited for it; the daemon is asked before that is stopped: it waits for nothing then."""
+
+    async def bind(**_: object) -> None:
+        await asked.wait()
+        node.keeper.state = efc_pb2.MountStatus.SERVING
+        raise DriverError(codes.pop(), "efc-mount-helper was stopped after 20 s")
+
+    async def status(target: str = "", **_: object) -> KeeperStatus:
+        asked.set()
+        return await MemoryKeeper.status(node.keeper, target)
+
+    asked = asyncio.Event()
+    codes = [Code.DEADLINE_EXCEEDED, Code.ABORTED]
+    monkeypatch.setattr("csi.publishing._UNRESPONSIVE_SECONDS", 0.01)
+    monkeypatch.setattr(node.mounts, "bind", bind)
+    monkeypatch.setattr(node.keeper, "status", status)
+    while codes:
+        asked.clear()
+        node.keeper.state = efc_pb2.MountStatus.UNRESPONSIVE_NAS
+        message = await refused(node.publish(), Code.UNAVAILABLE)
+        assert message.startswith("cannot mount nfs://nas/data/p: the NAS does not answer")
+        assert "Check that nas is up" in message
+    await node.require_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message"),
+    [
+        (
+            Code.NOT_FOUND,
+            "No such file or directory",
+            "there is no directory 'p' at nfs://nas/data: make it, or correct the volume's path",
+        ),
+        (Code.FAILED_PRECONDITION, "Not a directory", "cannot open nfs://nas/data/p: Not a directory"),
+    ],
+)
+async def test_a_directory_is_named_as_the_user_knows_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch, code: Code, reason: str, message: str
+) -> None:
+    async def bind(*, root: str, path: str, **_: object) -> None:
+        raise DriverError(code, f"cannot open {root}/{path}: {reason}")
+
+    monkeypatch.setattr(node.mounts, "bind", bind)
+    assert await refused(node.publish(), code) == message
