@@ -28,7 +28,7 @@ from csi.cli.node_checks import Container
 from csi.errors import DriverError
 from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
-from csi.paths import KUBELET_ROOT
+from csi.paths import KUBELET_ROOT, KubeletRoots
 from csi.publishing import condition_of
 from csi.sources import Source
 
@@ -111,7 +111,7 @@ def _check_shared_run_dir(run_dir: str) -> Iterator[Finding]:
 
 
 def _check_plugin(plugin: argparse.Namespace) -> Iterator[Finding]:
-    roots = [f"{root}/pods" for root in plugin.kubelet_root or [KUBELET_ROOT]]
+    roots = [f"{root}/pods" for root in KubeletRoots(plugin.kubelet_root or [KUBELET_ROOT]).resolved]
     for root in roots:
         yield from node_checks.check_propagation(root, _mounts(), who="volumes do not reach pods")
     yield from node_checks.check_sockets(plugin)

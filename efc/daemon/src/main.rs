@@ -17,12 +17,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
-use efc_proto::{DaemonConfig, DaemonStats, Error, error::Code};
+use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
 
 use control::{Control, Serving};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
@@ -36,6 +37,10 @@ const UNCOMMITTED_MIB_DEFAULT: u64 = 64;
 const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long the first connection to the NAS may take; the keeper has a limit of its own.
 const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
+/// How long looking for the dataset's root once more may take: somebody waits for it who wants to start a pod.
+const FIND_TIME_LIMIT: Duration = Duration::from_millis(1500);
+/// FUSE_ROOT_ID.
+const ROOT_NODE: u64 = 1;
 /// Read-ahead and other requests that no application waits for, in the kernel's queue at once.
 const MAX_BACKGROUND: u16 = 64;
 /// A NAS that lets a call wait longer than this is reported as not responding.
@@ -96,7 +101,15 @@ fn serve(control: Control) -> io::Result<()> {
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
-    let served = Served { efc: efc.clone(), session: session.clone(), state: state.clone(), started_at, is_successor };
+    let served = Served {
+        efc: efc.clone(),
+        session: session.clone(),
+        state: state.clone(),
+        config,
+        is_finding: Arc::default(),
+        started_at,
+        is_successor,
+    };
     // What it holds is delivered again only when it has gone.
     let is_all_delivered = !held.predecessor_remains;
     std::thread::Builder::new().name("control".into()).spawn(move || {
@@ -123,6 +136,9 @@ struct Served {
     efc: Arc<Efc>,
     session: Session,
     state: Arc<State>,
+    config: DaemonConfig,
+    /// Somebody looks for the dataset's root.
+    is_finding: Arc<AtomicBool>,
     started_at: Instant,
     is_successor: bool,
 }
@@ -147,6 +163,23 @@ impl Serving for Served {
         self.efc.settle(DRAIN_TIME_LIMIT.saturating_sub(begin.elapsed()));
         log::info!("drained{}", if all { "" } else { "; some requests are left to the next daemon" });
         std::process::exit(0);
+    }
+
+    fn find_root(&self) -> Option<Box<dyn FnOnce() -> FoundRoot + Send>> {
+        if self.is_finding.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let (efc, state, is_finding) = (self.efc.clone(), self.state.clone(), self.is_finding.clone());
+        let config = Config { connect_time_limit: FIND_TIME_LIMIT, ..client_config(&self.config, &state) };
+        Some(Box::new(move || {
+            let served = state.node(ROOT_NODE).map(|root| root.handle).unwrap_or_default();
+            let found = futures_lite::future::block_on(efc.client().find_root(&config));
+            is_finding.store(false, Ordering::Release);
+            match found {
+                Ok(root) => FoundRoot { served, found: root.as_bytes().to_vec(), error: None },
+                Err(error) => FoundRoot { served, found: Vec::new(), error: Some(for_keeper(&error)) },
+            }
+        }))
     }
 }
 

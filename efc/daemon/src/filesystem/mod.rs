@@ -201,6 +201,11 @@ impl Efc {
         futures_lite::future::block_on(futures_lite::future::or(all, late));
     }
 
+    /// The client below.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
     /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
     pub fn settle(&self, limit: Duration) {
         let late = async {

@@ -21,7 +21,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{DaemonConfig, Drain, Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
+use efc_proto::{
+    DaemonConfig, Drain, Error, FindRoot, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -206,6 +208,7 @@ impl<'a> Session<'a> {
                 self.daemon.iter().for_each(Daemon::watch_control_thread);
                 self.entry.reported(stats);
             }
+            to_keeper::Message::Root(root) => self.entry.root_found(root),
             to_keeper::Message::Failed(error) => {
                 log::error!("{target}: the daemon cannot go on: {}", error.message);
                 self.deaths.failed(&error);
@@ -343,6 +346,9 @@ impl<'a> Session<'a> {
     }
 
     fn request_report(&mut self) {
+        if self.entry.take_root_wanted() && self.ready_at.is_some() {
+            self.send(to_daemon::Message::FindRoot(FindRoot {}));
+        }
         if self.entry.take_report_wanted() && self.ready_at.is_some() {
             self.ask_for_report();
         }
