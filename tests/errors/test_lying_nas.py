@@ -455,4 +455,12 @@ def test_a_server_that_resets_after_each_reply_does_not_fill_the_log(nas: Script
         assert len(written.splitlines()) < 100, written[-2000:]
 
 
-READ_OFTEN = "import sys\nfor _ in range(200): assert open(sys.argv[1]).read() == 'data'"
+READ_OFTEN = """
+import sys, threading
+def read():
+    for _ in range(50):
+        assert open(sys.argv[1]).read() == "data"
+threads = [threading.Thread(target=read) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
