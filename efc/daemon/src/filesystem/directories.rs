@@ -124,6 +124,10 @@ impl Inner {
         else {
             return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
         };
+        if self.has_grown_unseen(&handle, &attr) {
+            // Its size must not be told yet: a name alone tells the kernel nothing.
+            return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
+        }
         let looked_up = self.entry(parent, &handle, &attr, sent)?;
         let fits = page.push(entry.fileid, entry.cookie, kind, &entry.name, Some(&looked_up));
         if fits {
