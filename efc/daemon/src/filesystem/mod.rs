@@ -13,6 +13,7 @@ mod attributes;
 mod credentials;
 mod directories;
 mod files;
+mod growth;
 mod interrupts;
 mod listing;
 mod mapped_callers;
@@ -422,12 +423,24 @@ impl Inner {
         Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
     }
 
-    async fn getattr(&self, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
+    async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
         let opened = fh.and_then(|fh| self.file(fh).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
-        let (attr, ttl) = self.attributes(cred, node).await?;
-        self.attrs.tell(node, &attr);
+        let (mut attr, mut ttl) = self.attributes(cred, node).await?;
+        // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
+        let is_told = match opened {
+            Some(_) => {
+                let size = self.size_for_reader(node, &attr);
+                ttl = if size == attr.size { ttl } else { Duration::ZERO };
+                attr.size = size;
+                true
+            }
+            None => self.drop_before_growth(node, &attr).await,
+        };
+        if is_told {
+            self.attrs.tell(node, &attr);
+        }
         Ok((self.seen_by_kernel(node, attr), ttl))
     }
 
