@@ -96,13 +96,20 @@ class Keeper:
         request = efc_pb2.KeeperRequest(install=efc_pb2.InstallRequest(version=version))
         await self._ask(request, limit_seconds=INSTALL_SECONDS_MAX, descriptors=[memory])
 
-    async def upgrade(self, *, target: str, options: efc_pb2.DaemonConfig | None = None) -> efc_pb2.MountStatus:
+    async def upgrade(
+        self,
+        *,
+        target: str,
+        options: efc_pb2.DaemonConfig | None = None,
+        base: efc_pb2.DaemonConfig | None = None,
+    ) -> efc_pb2.MountStatus:
         """Replaces the daemon at ``target`` by one of the installed program, which serves with ``options`` if given.
 
+        With the ``base`` that they were made from, only what differs is changed: others may change options meanwhile.
         FAILED_PRECONDITION if it cannot; then the former serves as before.
         """
-        request = efc_pb2.KeeperRequest(upgrade=efc_pb2.UpgradeRequest(target=target, options=options))
-        reply, _ = await self._ask(request, limit_seconds=UPGRADE_SECONDS_MAX)
+        request = efc_pb2.UpgradeRequest(target=target, options=options, base=base)
+        reply, _ = await self._ask(efc_pb2.KeeperRequest(upgrade=request), limit_seconds=UPGRADE_SECONDS_MAX)
         return reply.upgrade.status
 
     async def hold(self, *, target: str) -> tuple[efc_pb2.MountStatus, list[int]]:

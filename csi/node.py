@@ -10,6 +10,7 @@ from csi.errors import invalid
 from csi.inline import AllowedSources
 from csi.paths import check_target
 from csi.publishing import Publisher
+from csi.redaction import redact_text
 from csi.volumes import NodeVolume, check_volume_id
 
 _RPC = csi_pb2.NodeServiceCapability.RPC
@@ -38,7 +39,10 @@ class NodeService:
         capabilities.check([capability])
         target = check_target(request.target_path, roots=self._kubelet_roots)
         volume = NodeVolume.from_context(
-            request.volume_id, request.volume_context, mount_flags=list(capability.mount.mount_flags)
+            request.volume_id,
+            request.volume_context,
+            mount_flags=list(capability.mount.mount_flags),
+            target=target,
         )
         if volume.inline_in is not None:
             volume = self._publisher.as_published(volume, target=target) or self._allowed_sources.admit(volume)
@@ -67,7 +71,7 @@ class NodeService:
             raise invalid("the request has no volume path")
         status = await self._publisher.status(request.volume_id, target=request.volume_path)
         message = "; ".join(part for part in (status.abnormal or "the volume is served", status.note) if part)
-        condition = csi_pb2.VolumeCondition(abnormal=bool(status.abnormal), message=message)
+        condition = csi_pb2.VolumeCondition(abnormal=bool(status.abnormal), message=redact_text(message))
         response = csi_pb2.NodeGetVolumeStatsResponse(volume_condition=condition)
         if (sizes := status.sizes) is not None:
             response.usage.add(

@@ -126,12 +126,14 @@ class InstallReply(_message.Message):
     def __init__(self) -> None: ...
 
 class UpgradeRequest(_message.Message):
-    __slots__ = ("target", "options")
+    __slots__ = ("target", "options", "base")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     target: str
     options: DaemonConfig
-    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    base: DaemonConfig
+    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., base: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
 
 class UpgradeReply(_message.Message):
     __slots__ = ("status",)
@@ -384,11 +386,13 @@ class NetworkOffer(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class SavedServer(_message.Message):
-    __slots__ = ("port", "read_max", "write_max")
+    __slots__ = ("port", "read_max", "write_max", "root_fsid")
     PORT_FIELD_NUMBER: _ClassVar[int]
     READ_MAX_FIELD_NUMBER: _ClassVar[int]
     WRITE_MAX_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FSID_FIELD_NUMBER: _ClassVar[int]
     port: int
     read_max: int
     write_max: int
-    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ...) -> None: ...
+    root_fsid: int
+    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ...) -> None: ...

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from csi import driver
 from csi.errors import DriverError
+from csi.text import printable
 
 _RUN_DIR = "/run/efc"
 _IDLE_GRACE_SECONDS_MAX = 86_400
@@ -35,7 +36,7 @@ def _run(module: str, parsed: argparse.Namespace) -> int:
         status = importlib.import_module(module).run(parsed)
         return int(status)
     except DriverError as error:
-        print(f"efc: {error.message}", file=sys.stderr)
+        print(f"efc: {printable(error.message)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader of our output had enough; what is buffered must not fail again at exit.

@@ -69,8 +69,10 @@ async def _node(parsed: argparse.Namespace) -> None:
     program = DaemonProgram.installed(keeper)
     recorder = _recorder(programs.MOUNT_HELPER)
     children = Children(recorder=recorder)
-    daemons = Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace, program=program)
     publications, mounts, reports = Publications(run_dir), Mounts(children=children), Reports(run_dir)
+    daemons = Daemons(
+        run_dir=run_dir, keeper=keeper, mounts=mounts, idle_grace_seconds=parsed.idle_grace, program=program
+    )
     publisher = Publisher(
         publications=publications,
         mounts=mounts,

@@ -199,6 +199,18 @@ def test_static_volume_with_any_id(driver: Driver, nas: Nas) -> None:
         assert (target / "file").read_text() == "content"
 
 
+def test_a_missing_directory_is_named_by_its_source(driver: Driver, nas: Nas) -> None:
+    target = driver.target()
+    with refused(grpc.StatusCode.NOT_FOUND) as message:
+        driver.publish(static_volume("static", nas.url, path="no/such"), target)
+    assert message[0] == f"there is no directory 'no/such' at {nas.url}: make it, or correct the volume's path"
+    (nas.export_folder() / "file").touch()
+    with refused(grpc.StatusCode.FAILED_PRECONDITION) as message:
+        driver.publish(static_volume("static", nas.url, path="file"), target)
+    assert nas.url.replace("?", "/file?") in message[0]
+    assert "/mnt/" not in message[0]
+
+
 def test_list_and_get(driver: Driver) -> None:
     made = {driver.create(unique("listed"), capacity_bytes=MIB).volume_id for _ in range(5)}
     listed: set[str] = set()

@@ -16,7 +16,7 @@ from tests.faults.writer import Writer
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.processes import wait_until
-from tests.support.scripted_nas import Call, ScriptedNas, u32, wcc
+from tests.support.scripted_nas import Arguments, Call, ScriptedNas, u32, wcc
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,11 +38,17 @@ class LossyNas(ScriptedNas):
         self.refuses = 1
 
     def _refuse(self, call: Call) -> bytes:
-        # File handle, offset, count, stable.
-        if call.procedure == "WRITE" and self.refuses and call.arguments[28:32] == u32(_FILE_SYNC):
+        if call.procedure == "WRITE" and self.refuses and _how(call) == _FILE_SYNC:
             self.refuses -= 1
             return call.answer(u32(_NOSPC) + wcc(None))
         return call.reply
+
+
+def _how(call: Call) -> int:
+    """How stable a WRITE is to be."""
+    arguments = Arguments(call.arguments)
+    _file, _offset, _count = arguments.opaque(), arguments.u64(), arguments.u32()
+    return arguments.u32()
 
 
 @pytest.fixture

@@ -254,11 +254,14 @@ class Driver:
         self, volume: csi_pb2.Volume, target: Path, *, mode: csi_pb2.VolumeCapability.AccessMode.Mode = MULTI_WRITER,
         mount_flags: Sequence[str] = (), limit_s: float = CALL_LIMIT_S, **fields: Any,
     ) -> None:  # fmt: skip
-        """NodePublishVolume."""
+        """NodePublishVolume, for an inline volume with the word of kubelet on whose it is."""
+        context = dict(volume.volume_context)
+        if context.get("csi.storage.k8s.io/ephemeral") == "true":
+            context.setdefault("csi.storage.k8s.io/pod.uid", target.parts[-5])
         request = csi_pb2.NodePublishVolumeRequest(
             volume_id=volume.volume_id, target_path=str(target),
             **{
-                "volume_context": volume.volume_context,
+                "volume_context": context,
                 "volume_capability": capability(mode, mount_flags=mount_flags),
                 **fields,
             },

@@ -11,6 +11,7 @@ mod filesystem;
 mod id_maps;
 mod mount_namespace;
 mod privileges;
+mod saved_server;
 
 use std::io;
 use std::process::ExitCode;
@@ -20,8 +21,7 @@ use std::time::{Duration, Instant};
 use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
-use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
-use prost::Message;
+use efc_proto::{DaemonConfig, DaemonStats, Error, error::Code};
 
 use control::{Control, Serving};
 use filesystem::{Credentials, Efc, SessionIdentity, Settings};
@@ -180,14 +180,14 @@ fn start_id_maps(control: &Control) -> io::Result<IdMaps> {
 /// Finds the dataset, records what a successor needs, and waits for the mount.
 fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
     let connected = futures_lite::future::block_on(Client::connect(&client_config(&held.config, state)));
-    let (client, Mounted { root, attr, info, port }) = connected.map_err(|error| {
+    let (client, mounted) = connected.map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
     })?;
+    let Mounted { root, attr, info, .. } = mounted;
     let kind = filesystem::format_bits(attr.kind);
     state.set_root(&state::Node { handle: root.as_bytes().to_vec(), fileid: attr.fileid, kind });
-    let server = SavedServer { port: port.into(), read_max: info.read_max, write_max: info.write_max };
-    state.save_blob(&server.encode_to_vec());
+    saved_server::save(state, &mounted);
     control.send_connected(kind | attr.mode)?;
     control.receive_mounted(held)?;
     Ok((client, info))
@@ -195,7 +195,7 @@ fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -
 
 /// Goes on with what a predecessor found.
 fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
-    let server = SavedServer::decode(state.blob().as_slice()).map_err(io::Error::other)?;
+    let server = saved_server::load(state).map_err(io::Error::other)?;
     let info = FsInfo { read_max: server.read_max, write_max: server.write_max, ..FsInfo::default() };
     let port = u16::try_from(server.port).map_err(io::Error::other)?;
     Ok((Client::resume(&client_config(config, state), port), info))

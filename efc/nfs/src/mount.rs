@@ -76,8 +76,16 @@ fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs_f64())
 }
 
+/// A path for a message: one printable line, whatever a server calls its exports.
 fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
+    let mut text = String::with_capacity(path.len());
+    for character in String::from_utf8_lossy(path).chars() {
+        match character {
+            '\'' | '"' | '\\' => text.push(character),
+            _ => text.extend(character.escape_debug()),
+        }
+    }
+    text
 }
 
 // ---------------------------------------------------------------- NFS: the directory and its limits
@@ -487,5 +495,17 @@ impl Exchange {
                 return Ok(reply);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_export_is_one_printable_line() {
+        assert_eq!(text("/größe/it's \"a\\b\"".as_bytes()), "/größe/it's \"a\\b\"");
+        assert_eq!(text(b"/a\x1b[2J\n\xe2\x80\xa8\x7f"), "/a\\u{1b}[2J\\n\\u{2028}\\u{7f}");
+        assert!(!text(b"\x00\x1b\r\n\xff").chars().any(char::is_control));
     }
 }

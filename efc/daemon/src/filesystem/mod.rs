@@ -15,19 +15,22 @@ mod directories;
 mod failures;
 mod files;
 mod interrupts;
+mod listing;
 mod mapped_callers;
 mod mutations;
 mod namespace;
 mod once;
 mod orphans;
 mod permissions;
+mod versions;
+mod whole_files;
 mod writes;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use efc_buffer::{Buffer, Pipe};
@@ -36,7 +39,7 @@ use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operati
 use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 
 use crate::errno::errno;
-use crate::executor;
+use crate::{executor, saved_server};
 use attributes::{AttrCache, Stamp};
 use failures::Failures;
 use interrupts::{Interrupts, Progress};
@@ -44,6 +47,7 @@ use mutations::{Mutations, Objects};
 use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
+use whole_files::WholeFiles;
 use writes::{Place, Writes};
 
 pub use attributes::format_bits;
@@ -75,7 +79,7 @@ struct Inner {
     credentials: Credentials,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
-    whole_files: Arc<tokio::sync::Semaphore>,
+    whole_files: WholeFiles,
     writes: Writes,
     failures: Failures,
     mutations: Arc<Mutations>,
@@ -83,6 +87,8 @@ struct Inner {
     root_searches: RootSearches,
     names: Names,
     silly_names: AtomicU64,
+    /// The file system of the dataset's root; empty until a session that 0.1.0 has begun has asked for it.
+    root_fsid: OnceLock<u64>,
 }
 
 /// Open files and directories by fh, and how often each file is open, by its handle: no node index is needed to tell.
@@ -141,16 +147,17 @@ impl Efc {
         credentials: Credentials,
         settings: Settings,
     ) -> Efc {
+        let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         let inner = Inner {
             client,
             info,
             notifier,
             settings,
-            attrs: AttrCache::new(settings.attr_ttl),
+            attrs: AttrCache::new(settings.attr_ttl).checked_by(state.clone()),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
-            whole_files: files::whole_files(),
+            whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             failures: Failures::load(state.clone()),
             mutations: Arc::default(),
@@ -158,6 +165,7 @@ impl Efc {
             root_searches: RootSearches::new(settings.entry_ttl),
             names: Names::default(),
             silly_names: AtomicU64::new(0),
+            root_fsid,
             state,
         };
         inner.reopen();
@@ -261,8 +269,8 @@ impl Inner {
             Err(errno) => reply.error(errno),
             Ok(Response::Empty) => reply.empty(),
             Ok(Response::Entry(entry)) => reply.entry(&entry),
-            Ok(Response::Attr(attr, ttl)) => reply.attr(&attributes::for_kernel(&attr), ttl),
-            Ok(Response::Statx(attr, ttl)) => reply.statx(&attributes::for_kernel(&attr), ttl),
+            Ok(Response::Attr(attr, ttl)) => reply.attr(&self.for_kernel(&attr), ttl),
+            Ok(Response::Statx(attr, ttl)) => reply.statx(&self.for_kernel(&attr), ttl),
             Ok(Response::Open(open)) => reply.open(&open),
             Ok(Response::Create(entry, open)) => reply.create(&entry, &open),
             Ok(Response::Data(buffer, range)) => reply.data(&buffer[range]),
@@ -305,6 +313,9 @@ impl Inner {
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
         }
+        if tells_attributes(&operation) {
+            self.learn_root_fsid().await?;
+        }
         if resent && opens(&operation) {
             self.forget_open_of(unique);
         }
@@ -339,7 +350,7 @@ impl Inner {
             Operation::Releasedir { fh } => self.releasedir(fh),
             // The server answers changes of a directory when they are on stable storage (RFC 1813, section 4.8).
             Operation::Fsyncdir { .. } => Ok(Response::Empty),
-            Operation::Statfs => self.statfs(&caller()).await,
+            Operation::Statfs => self.statfs(&caller(), node).await,
             // Access: `default_permissions` lets the kernel decide, and OPEN asks the server. The rest NFSv3 lacks:
             // extended attributes, fallocate, seeking holes, server-side copies.
             Operation::Access { .. } | Operation::Other { .. } => Err(Errno(libc::ENOSYS)),
@@ -360,12 +371,32 @@ impl Inner {
             kind: format_bits(attr.kind),
         };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
+        if !self.attrs.is_plausible(id, attr) {
+            self.state.forget_node(id, 1);
+            return Err(Errno(libc::EIO));
+        }
         self.state.set_parent(id, parent);
         self.attrs.learn(id, attr, sent);
         let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
         self.attrs.tell(id, &attr);
-        let attr = attributes::for_kernel(&self.seen_by_kernel(id, attr));
+        let attr = self.for_kernel(&self.seen_by_kernel(id, attr));
         Ok(Entry { node: id, generation: id >> 32, entry_ttl: self.settings.entry_ttl, attr_ttl, attr })
+    }
+
+    /// Attributes in the kernel's form.
+    fn for_kernel(&self, attr: &Attr) -> efc_fuse::Attr {
+        attributes::for_kernel(attr, *self.root_fsid.get().unwrap_or(&attr.fsid))
+    }
+
+    /// Asks for the file system of the root, in a session that a release has begun which did not save it.
+    async fn learn_root_fsid(&self) -> Result<(), Errno> {
+        if self.root_fsid.get().is_none() {
+            let root = self.handle_of(ROOT)?;
+            let attr = self.client.getattr(&Cred::root(), &root).await.map_err(|error| errno(&error))?;
+            let fsid = *self.root_fsid.get_or_init(|| attr.fsid);
+            saved_server::save_root_fsid(&self.state, fsid);
+        }
+        Ok(())
     }
 
     /// An open-unlinked file still has its silly name at the server, but none for the application.
@@ -384,6 +415,9 @@ impl Inner {
         let handle = self.handle_of(node)?;
         let sent = self.attrs.stamp();
         let attr = self.client.getattr(cred, &handle).await.map_err(|error| errno(&error))?;
+        if !self.attrs.is_plausible(node, &attr) {
+            return Err(Errno(libc::EIO));
+        }
         self.attrs.learn(node, &attr, sent);
         Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
     }
@@ -398,7 +432,7 @@ impl Inner {
     }
 
     async fn setattr(self: &Arc<Self>, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
-        let server_change = attributes::for_server(change).ok_or(Errno(libc::EINVAL))?;
+        let server_change = attributes::for_server(change);
         let handle = self.handle_of(node)?;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
@@ -407,6 +441,7 @@ impl Inner {
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
+        let _change = change.size.map(|_| self.whole_files.change(node));
         let sent = self.attrs.stamp();
         caller.progress.set_sent();
         let result = self.client.setattr(cred, &handle, &server_change, None).await;
@@ -422,9 +457,10 @@ impl Inner {
         Ok(Response::Attr(self.seen_by_kernel(node, attr), ttl))
     }
 
-    async fn statfs(&self, caller: &Caller) -> Answer {
-        let root = self.handle_of(ROOT)?;
-        let stat = self.client.fsstat(&caller.cred, &root).await.map_err(|error| errno(&error))?;
+    /// Of the file system that the node is on, which may be another than the root's.
+    async fn statfs(&self, caller: &Caller, node: u64) -> Answer {
+        let handle = self.handle_of(node)?;
+        let stat = self.client.fsstat(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
         Ok(Response::Statfs(Statfs {
             blocks: stat.bytes_total / STATFS_BLOCK,
             blocks_free: stat.bytes_free / STATFS_BLOCK,
@@ -445,6 +481,25 @@ impl Inner {
 /// Does it open something?
 fn opens(operation: &Operation) -> bool {
     matches!(operation, Operation::Open { .. } | Operation::Create { .. } | Operation::Opendir { .. })
+}
+
+/// Does its answer hold inode numbers?
+fn tells_attributes(operation: &Operation) -> bool {
+    use Operation::{Create, Getattr, Link, Lookup, Mkdir, Mknod, Readdir, Readdirplus, Setattr, Statx, Symlink};
+    matches!(
+        operation,
+        Lookup { .. }
+            | Getattr { .. }
+            | Statx { .. }
+            | Setattr(_)
+            | Create { .. }
+            | Mknod { .. }
+            | Mkdir { .. }
+            | Symlink { .. }
+            | Link { .. }
+            | Readdir { .. }
+            | Readdirplus { .. }
+    )
 }
 
 /// Does it need the node of a handle? The others are about nodes that the kernel names.

@@ -282,6 +282,7 @@ impl Inner {
             self.tell_failure(unique, fh, file.node)?;
         }
         let length = data.len();
+        let _change = self.whole_files.change(file.node);
         let outgoing = self.keep(data).await;
         let writes = self.writes.of(file.node, &file.handle, self.unkept(file.node));
         let result = self.write_in_order((unique, resent, progress), &file, &writes, place, outgoing).await;
@@ -332,6 +333,9 @@ impl Inner {
     pub(super) async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
         let sent = self.attrs.stamp();
         let attr = self.client.getattr(&file.cred, &file.handle).await.map_err(|error| errno(&error))?;
+        if !self.attrs.is_plausible(file.node, &attr) {
+            return Err(Errno(libc::EIO));
+        }
         self.attrs.learn(file.node, &attr, sent);
         Ok(attr.size)
     }
@@ -537,6 +541,7 @@ impl Inner {
     /// lost, as `failure` is.
     async fn write_again(&self, file: &FileWrites, failure: Option<Errno>) {
         let _no_new_writes = file.order.write().await;
+        let _change = self.whole_files.change(file.node);
         // They stay recorded until the end, for a successor.
         let chunks = file.pending.lock().expect("pending lock").chunks.clone();
         if !chunks.is_empty() {

@@ -22,6 +22,7 @@ mod layout;
 mod mapping;
 mod nodes;
 mod orphans;
+mod pages;
 mod pair;
 #[cfg(test)]
 mod payload_tests;
@@ -41,6 +42,8 @@ pub use self::failures::FailureOf;
 pub use self::journal::Intent;
 use self::layout::{Header, Plan};
 use self::mapping::Mapping;
+pub use self::pages::DataVersion;
+use self::pages::PageVersions;
 use self::pair::Pair;
 pub use self::payloads::{Kept, SavedWrite, UncommittedWrite, payload_checksum, payload_cost};
 use self::record::{Format, Region};
@@ -124,6 +127,7 @@ pub struct State {
     saved_writes: Mutex<Vec<SavedWrite>>,
     /// `None`: the state was made by a release without them.
     requests: Option<Arc<requests::Requests>>,
+    page_versions: PageVersions,
 }
 
 /// Slots that are looked at before the state is open; with more, it is faster to go on meanwhile.
@@ -206,8 +210,8 @@ impl State {
         let nodes = Arc::new(nodes::Nodes::open(region(nodes::FORMAT)?)?);
         let (handles, damaged_handles) = handles::Handles::open(region(handles::FORMAT)?);
         let (orphans, damaged_orphans) = orphans::Orphans::open(region(orphans::FORMAT)?);
-        let (blob, damaged_blobs) = Pair::open(region(BLOB)?)?;
-        let (negotiated, damaged_negotiations) = Pair::open(region(NEGOTIATED)?)?;
+        let (blob, damaged_blobs) = Pair::open_twofold(region(BLOB)?)?;
+        let (negotiated, damaged_negotiations) = Pair::open_twofold(region(NEGOTIATED)?)?;
         let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
         let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
         let (journal, damaged_intents) = journal::Journal::open(journal);
@@ -224,6 +228,7 @@ impl State {
             + damaged_intents
             + damaged_failures
             + damaged_payloads;
+        let page_versions = PageVersions::open(&mapping, header.region_if_any(&pages::FORMAT)?)?;
         log_damage(damaged);
         index(&nodes)?;
         let saving_ports = Mutex::default();
@@ -247,6 +252,7 @@ impl State {
             payloads,
             saved_writes: Mutex::new(saved_writes),
             requests,
+            page_versions,
         };
         state.resumed = state.negotiated().is_some();
         Ok(state)
@@ -315,7 +321,7 @@ impl State {
     }
 
     pub(crate) fn save_negotiated(&self, negotiated: &Negotiated) {
-        self.negotiated.set(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
+        self.negotiated.set_twofold(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
     }
 
     pub(crate) fn negotiated(&self) -> Option<Negotiated> {
@@ -339,7 +345,7 @@ impl State {
         let mut sealed = [0; BLOB.sealed()];
         sealed[0] = blob.len() as u64;
         record::pack(blob, &mut sealed[1..]);
-        self.blob.set(&sealed);
+        self.blob.set_twofold(&sealed);
     }
 
     /// The blob; empty if none was saved.
@@ -377,9 +383,29 @@ impl State {
         self.nodes.get(id)
     }
 
+    /// The `S_IFMT` bits of what the id stands for; `None` once it is forgotten.
+    pub fn node_kind(&self, id: u64) -> Option<u32> {
+        self.nodes.kind(id)
+    }
+
     /// Lowers the count; `true` if the node is gone now, and what was noted beside it.
     pub fn forget_node(&self, id: u64, lookups: u64) -> bool {
-        self.nodes.forget(id, lookups)
+        let is_gone = self.nodes.forget(id, lookups);
+        if is_gone {
+            self.page_versions.forget(id);
+        }
+        is_gone
+    }
+
+    /// The version that [`State::set_page_version`] noted.
+    pub fn page_version(&self, id: u64) -> Option<DataVersion> {
+        self.page_versions.get(id)
+    }
+
+    /// Notes of which version of the file its pages are that the kernel holds: none of them is older. Only when that is
+    /// so, for a successor believes it.
+    pub fn set_page_version(&self, id: u64, version: DataVersion) {
+        self.page_versions.set(id, version);
     }
 
     /// Nodes that are known, the root among them.
@@ -500,6 +526,11 @@ impl State {
     /// that. Names it.
     pub fn close_opened_by(&self, unique: u64) -> Option<u64> {
         self.handles.remove_opened_by(unique)
+    }
+
+    /// No request of a predecessor is delivered again from now on: [`State::close_opened_by`] finds nothing more.
+    pub(crate) fn forget_openers(&self) {
+        self.handles.forget_openers();
     }
 
     /// All open handles, for a successor.

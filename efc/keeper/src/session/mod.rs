@@ -151,14 +151,10 @@ impl<'a> Session<'a> {
     /// Serves until the session shall end or has ended; says why.
     fn serve(&mut self) -> &'static str {
         loop {
+            self.begin_upgrades();
             match self.next_event() {
                 Event::Wake if self.entry.end_wanted().is_some() => return "unmounted",
-                Event::Wake => {
-                    self.request_report();
-                    if let Some(options) = self.entry.take_upgrade_wanted() {
-                        self.begin_upgrade(options);
-                    }
-                }
+                Event::Wake => self.request_report(),
                 Event::Message(message) => self.handle(*message),
                 Event::Died(ending) => {
                     if kernel::is_disconnected(&self.held.device) {
