@@ -12,6 +12,7 @@
 mod attributes;
 mod credentials;
 mod directories;
+mod failures;
 mod files;
 mod growth;
 mod interrupts;
@@ -41,6 +42,7 @@ use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 use crate::errno::errno;
 use crate::{executor, saved_server};
 use attributes::{AttrCache, Stamp};
+use failures::Failures;
 use interrupts::{Interrupts, Progress};
 use mutations::{Mutations, Objects};
 use once::Names;
@@ -80,6 +82,7 @@ struct Inner {
     open: Mutex<OpenFiles>,
     whole_files: WholeFiles,
     writes: Writes,
+    failures: Failures,
     mutations: Arc<Mutations>,
     orphans: Orphans,
     root_searches: RootSearches,
@@ -157,6 +160,7 @@ impl Efc {
             open: Mutex::default(),
             whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
+            failures: Failures::load(state.clone()),
             mutations: Arc::default(),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
@@ -289,6 +293,7 @@ impl Inner {
         if self.state.forget_node(node, lookups) {
             self.attrs.forget(node);
             self.writes.forget(node);
+            self.failures.forget(node);
         }
     }
 
@@ -342,8 +347,8 @@ impl Inner {
                 let place = Place::of(offset, flags, write_flags);
                 self.write((unique, resent, progress), fh, place, data).await
             }
-            Operation::Flush { fh } => self.flush(fh, pid).await,
-            Operation::Fsync { fh, .. } => self.sync(fh).await,
+            Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,
+            Operation::Fsync { fh, .. } => self.sync((unique, resent), fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
             Operation::Opendir { flags } => self.opendir(&caller()?, node, flags).await,
             Operation::Readdir { fh, offset, size } => self.readdir(fh, offset, size, false).await,
@@ -444,12 +449,12 @@ impl Inner {
         Ok((self.seen_by_kernel(node, attr), ttl))
     }
 
-    async fn setattr(&self, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
+    async fn setattr(self: &Arc<Self>, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
         let server_change = attributes::for_server(change);
         let handle = self.handle_of(node)?;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
-            self.commit(node).await?;
+            self.commit(node).await;
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
