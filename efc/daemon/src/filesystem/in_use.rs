@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 struct Use {
     /// Opens, and requests that are about to become one.
     opens: u32,
+    /// Of these, opens that were granted.
+    granted: u32,
     /// Of these, root's.
     opens_of_root: u32,
     removal: Option<Exclusion>,
@@ -94,9 +96,16 @@ impl InUse {
         self.table().removal_events
     }
 
-    /// Counts an open that is granted already.
+    /// How many opens of this file were granted.
+    pub fn granted(&self, file: &FileHandle) -> u32 {
+        self.table().files.get(file).map_or(0, |found| found.granted)
+    }
+
+    /// Counts an open that is granted.
     pub fn count(&self, file: &FileHandle, is_root: bool) {
-        self.table().count(file, is_root);
+        let mut table = self.table();
+        table.count(file, is_root);
+        table.files.entry(*file).or_default().granted += 1;
     }
 
     /// Counts an open before it is asked for; waits while the file is being removed.
@@ -111,8 +120,16 @@ impl InUse {
         .await;
     }
 
-    /// One open less; `true` if it was the last.
+    /// One granted open less; `true` if nothing is left of what [`InUse::open`] and [`InUse::count`] have counted.
     pub fn uncount(&self, file: &FileHandle, is_root: bool) -> bool {
+        if let Some(found) = self.table().files.get_mut(file) {
+            found.granted = found.granted.saturating_sub(1);
+        }
+        self.give_up(file, is_root)
+    }
+
+    /// The open that [`InUse::open`] has counted has been granted, and counts as such, or refused. Answers as [`InUse::uncount`].
+    pub fn give_up(&self, file: &FileHandle, is_root: bool) -> bool {
         let was_last = self.table().uncount(file, is_root);
         if was_last {
             self.changed.notify_waiters();
@@ -230,7 +247,7 @@ mod tests {
         assert!(block_on(poll_once(in_use.open(&a, false))).is_some());
         let mut second = Box::pin(in_use.remove(&a));
         assert!(block_on(poll_once(&mut second)).is_none());
-        assert!(!in_use.uncount(&a, true) && in_use.uncount(&a, false), "the second open was the last");
+        assert!(!in_use.give_up(&a, true) && in_use.give_up(&a, false), "the second open was the last");
         assert!(block_on(poll_once(&mut second)).is_none(), "the first removal is not through");
         drop(first);
         assert!(!block_on(second).is_open(), "nobody has it open any more");
@@ -242,7 +259,9 @@ mod tests {
         block_on(in_use.open(&a, true));
         assert!(in_use.is_any_open() && in_use.is_open_by_root(&a));
         let removal = block_on(in_use.remove(&a));
-        assert!(in_use.uncount(&a, true));
+        in_use.count(&a, false);
+        assert_eq!(in_use.granted(&a), 1);
+        assert!(!in_use.give_up(&a, true) && in_use.uncount(&a, false));
         assert!(!in_use.is_any_open() && !in_use.is_open_by_root(&a));
         drop(removal);
         assert!(in_use.table().files.is_empty());

@@ -58,7 +58,7 @@ impl Deref for Counted<'_> {
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.inner.forget(self.entry.node, 1);
+        self.inner.forget_lookups(self.entry.node, 1);
     }
 }
 
@@ -140,12 +140,13 @@ impl Inner {
         let Some(attr) = self.attributes_if_any(caller, node).await else {
             return Err(Errno(libc::ENOMEM)); // the kernel keeps the name, and asks again
         };
+        self.drop_before_look_up(&handle, &attr).await;
         let entry = self.entry(parent, &handle, &attr, self.attrs.stamp())?;
         if entry.node != node {
             return Err(errno); // forgotten meanwhile
         }
         self.walks.note(caller.tid, Note::Refused { node, errno });
-        let attr = attributes::for_kernel(&self.seen_by_kernel(node, attr));
+        let attr = self.for_kernel(&self.seen_by_kernel(node, attr));
         Ok(Response::Entry(Entry { entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO, attr, ..entry.give() }))
     }
 
@@ -182,12 +183,14 @@ impl Inner {
         let directory = self.handle_of(parent)?;
         let sent = self.attrs.stamp();
         let found = self.client.lookup(&caller.cred, &directory, name).await;
-        let Lookup { handle, attr, .. } = found.map_err(|error| errno(&error))?;
+        let Lookup { handle, attr, dir_attr } = found.map_err(|error| errno(&error))?;
+        dir_attr.iter().for_each(|dir_attr| self.attrs.observe_clock(dir_attr));
         let attr = match attr {
             Some(attr) => attr,
             None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
         };
         self.names.learn(parent, name, &handle);
+        self.drop_before_look_up(&handle, &attr).await;
         self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
     }
 
@@ -365,7 +368,7 @@ impl Inner {
         self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);
-        entry.entry = Entry { attr: attributes::for_kernel(&attr), attr_ttl, ..entry.entry };
+        entry.entry = Entry { attr: self.for_kernel(&attr), attr_ttl, ..entry.entry };
         Ok((entry, attr))
     }
 
@@ -595,6 +598,7 @@ impl Inner {
             return Ok(None); // one file under both names: nothing is replaced
         };
         if going.is_last_of_open {
+            caller.progress.set_sent();
             self.save_replaced_file(&caller.cred, directory, &going.object).await?;
         }
         Ok(Some(going))
