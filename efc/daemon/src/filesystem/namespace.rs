@@ -81,9 +81,11 @@ impl Inner {
     }
 
     async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_>, Errno> {
-        self.check_path(caller, parent).await?;
         let asked_at = Instant::now();
         let found = self.look_up(caller, parent, name).await;
+        if found.as_ref().err().is_none_or(|errno| *errno == Errno(libc::ENOENT)) {
+            self.check_path(caller, parent).await?; // afterwards: whoever may not know gets the same error for both
+        }
         match &found {
             Ok(_) => self.has_searched(caller, parent, asked_at),
             Err(Errno(libc::ENOENT)) => {
