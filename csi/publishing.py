@@ -278,8 +278,7 @@ class Publisher:
 
     async def recover(self) -> None:
         """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
-        for path in self._publications.load():
-            _LOGGER.info("a void or damaged record is there no more: %s", path.name)
+        self._publications.load()
         mounted = {mount.target: mount for mount in self._mounts.all()}
         for publication in self._publications:
             if publication.target in mounted:
