@@ -422,13 +422,19 @@ class NetworkOffer(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class SavedServer(_message.Message):
-    __slots__ = ("port", "read_max", "write_max", "root_fsid")
+    __slots__ = ("port", "read_max", "write_max", "root_fsid", "root", "root_fileid", "root_kind")
     PORT_FIELD_NUMBER: _ClassVar[int]
     READ_MAX_FIELD_NUMBER: _ClassVar[int]
     WRITE_MAX_FIELD_NUMBER: _ClassVar[int]
     ROOT_FSID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FILEID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_KIND_FIELD_NUMBER: _ClassVar[int]
     port: int
     read_max: int
     write_max: int
     root_fsid: int
-    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ...) -> None: ...
+    root: bytes
+    root_fileid: int
+    root_kind: int
+    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ..., root: _Optional[bytes] = ..., root_fileid: _Optional[int] = ..., root_kind: _Optional[int] = ...) -> None: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 
 from csi._proto import csi_pb2
 from tests.support.driver import MULTI_READER, SINGLE_WRITER, Driver, inline_volume, refused, static_volume
 from tests.support.nas import Nas
+from tests.support.paths import ROOT
 
 REPETITIONS = 10
 MIB = 1 << 20
@@ -117,6 +120,25 @@ def test_owner_and_mode(driver: Driver, nas: Nas) -> None:
     with published(driver, volume) as target:
         seen = target.stat()
         assert (seen.st_uid, seen.st_gid, stat.S_IMODE(seen.st_mode)) == (1234, 2345, 0o2750)
+    driver.delete(volume.volume_id)
+
+
+@pytest.mark.parametrize("subject", ["the example", "0770"])
+def test_a_subpath_for_a_pod_that_is_not_root(driver: Driver, subject: str) -> None:
+    """As kubelet makes one: as root, with the permissions of the volume's directory but for set-group-ID."""
+    (example,) = yaml.safe_load_all((ROOT / "deploy" / "examples" / "storageclass.yaml").read_text())
+    how = {name: example["parameters"][name] for name in ("uid", "gid", "mode")}
+    volume = driver.create(unique("subpath"), parameters=how if subject == "the example" else how | {"mode": "0770"})
+    with published(driver, volume) as target:
+        permissions = target.stat().st_mode & 0o777
+        (target / "sub").mkdir()
+        (target / "sub").chmod(permissions)
+        # It stands there already, as in a container: kubelet's folders are closed to it.
+        done = subprocess.run(
+            ["touch", "file"], cwd=target / "sub", user=4321, group=int(how["gid"]), extra_groups=[],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) is (subject == "the example"), done.stderr
     driver.delete(volume.volume_id)
 
 
