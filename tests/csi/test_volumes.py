@@ -312,3 +312,38 @@ def test_the_list_of_allowed_sources_may_change(driver: Driver, nas: Nas) -> Non
     with refused(grpc.StatusCode.PERMISSION_DENIED):
         driver.publish(volume, target)
     assert driver.published() == []
+
+
+def test_kubelets_directory_behind_a_link(nas: Nas) -> None:
+    """The kernel names mounts by where they are: none is made twice, and each is found again and unmounted."""
+    with Driver(source=nas.url, is_kubelet_linked=True) as driver:
+        volume, target = driver.create("linked"), driver.target()
+        for _ in range(3):
+            driver.publish(volume, target)
+        assert len(driver.published()) == 1
+        (target / "file").write_text("data")
+        assert not driver.stats(volume, target).volume_condition.abnormal
+        driver.crash("node")
+        driver.publish(volume, target)
+        assert len(driver.published()) == 1
+        assert (target / "file").read_text() == "data"
+        for _ in range(2):
+            driver.unpublish(volume, target)
+        assert driver.published() == []
+        assert not target.exists()
+        driver.delete(volume.volume_id)
+
+
+def test_a_target_with_content(driver: Driver, nas: Nas) -> None:
+    volume, target = static_volume("content", nas.url), driver.target()
+    target.mkdir()
+    (target / "precious").write_text("x")
+    with refused(grpc.StatusCode.FAILED_PRECONDITION) as message:
+        driver.publish(volume, target)
+    assert str(target) in message[0]
+    assert (target / "precious").read_text() == "x"
+    assert driver.published() == []
+    (target / "precious").unlink()
+    driver.publish(volume, target)
+    driver.unpublish(volume, target)
+    assert not target.exists()
