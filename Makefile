@@ -60,6 +60,11 @@ faults: setup $(FILL_STATE) ## everything is killed again and again under verifi
 bench: setup ## side by side: ext4, the bare NFS client, the mount; report under results/
 	@tests/support/sandbox $(PYTHON) -m bench
 
+foreign: setup ## programs of others on ext4, on the mount, and while its daemon is killed each second; ONLY=sqlite (fio, git, ...)
+	@tests/foreign/setup
+	@PYTEST_ADDOPTS='$(if $(ONLY),-k "$(ONLY)")' $(SUITE) $@
+.PHONY: foreign
+
 # --- a real Kubernetes cluster in namespaces of this machine --------------------------------------------------------
 CLUSTER := .tools/cluster
 

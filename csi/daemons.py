@@ -23,6 +23,7 @@ from csi.keeper import Keeper
 from csi.mounts import Mounts, top
 from csi.program import DaemonProgram
 from csi.rollout import Rollout
+from csi.roots import Roots
 from csi.sessions import Sessions
 
 _LOGGER = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Daemons:
         self._program = program
         self._sessions = Sessions(keeper=keeper, folder=self._folder)
         self._daemons: dict[str, _Daemon] = {}
+        self._roots = Roots(keeper=keeper, mount_of=self.mount_of)
 
     def mount_of(self, key: str) -> str:
         """Where the dataset with this identity key is mounted, when it is."""
@@ -70,6 +72,24 @@ class Daemons:
             return set(os.listdir(self._folder))
         except FileNotFoundError:
             return set()
+
+    async def key_now(self, key: str) -> str:
+        """The key that a new user of the dataset ``key`` acquires: another one if its directory was replaced.
+
+        Raises NOT_FOUND if the directory is there no more.
+        """
+
+        def alike() -> dict[str, _Daemon]:
+            return {other: one for other, one in self._daemons.items() if other == key or other.startswith(f"{key}-")}
+
+        if releases := [daemon.release for daemon in alike().values() if daemon.release is not None]:
+            await asyncio.wait(releases)
+        running = {other for other, daemon in alike().items() if daemon.launch is None}
+        return await self._roots.key_now(key, running=running)
+
+    def moved(self, key: str) -> str:
+        """What has become of the directory that this daemon serves; "" if it is where it was, as far as is known."""
+        return self._roots.moved(key)
 
     async def acquire(self, key: str, *, config: efc_pb2.DaemonConfig, user: str) -> str:
         """Makes sure that the daemon serves, and that it is kept for ``user``; returns where it is mounted.
@@ -209,6 +229,7 @@ class Daemons:
             self._refuse_use(target)
             await self._keeper.unmount(target=target)
             self._sessions.drop(target)
+            self._roots.forget(key)
             _remove_directory(target)
             _LOGGER.info("daemon %s released", key)
         except DriverError as error:

@@ -54,6 +54,31 @@ def check_relative(path: str, *, noun: str) -> str:
     return path
 
 
+class KubeletRoots:
+    """kubelet's directories, as they are named and where they are.
+
+    kubelet names its targets by the directory that it was given, which may be a link or lie behind one; the kernel
+    names mounts by where they are. Links are resolved once, when this is made: all that is compared, recorded and
+    mounted has the second form.
+    """
+
+    def __init__(self, named: Sequence[str]) -> None:
+        self._resolved = {posixpath.normpath(root): os.path.realpath(root) for root in named}
+        #: Where they are.
+        self.resolved = list(dict.fromkeys(self._resolved.values()))
+
+    def check_target(self, path: str) -> str:
+        """As :func:`check_target`, where the target is."""
+        return self.translated(check_target(path, roots=[*self._resolved, *self.resolved]))
+
+    def translated(self, path: str) -> str:
+        """Where ``path`` is, if it lies beneath a directory as it is named; else ``path`` itself."""
+        for named, resolved in self._resolved.items():
+            if _lies_beneath(path, named):
+                return resolved + path.removeprefix(named)
+        return path
+
+
 def check_target(path: str, *, roots: Sequence[str]) -> str:
     """A target path in its one canonical form (no double or trailing slashes).
 

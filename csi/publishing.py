@@ -2,9 +2,10 @@
 
 A publish is: record, daemon, target directory, bind mount; an unpublish the same backwards. Each step can be repeated,
 so a crash between any two is mended by the CO's next call, or by :meth:`Publisher.recover` at the next start. What is
-there is decided by mountinfo and records together; nothing here ever looks *into* a target, and nothing is ever deleted
-but an empty directory (rmdir) that no mount covers. Targets are made, mounted on and removed by efc-mount-helper alone,
-by a descriptor of their parent: a path that was checked here may lead elsewhere the next moment.
+there is decided by mountinfo and records together; nothing here ever looks *into* a target, but to see that it is empty
+where nothing is mounted, and nothing is ever deleted but an empty directory (rmdir) that no mount covers. Targets are
+made, mounted on and removed by efc-mount-helper alone, by a descriptor of their parent: a path that was checked here
+may lead elsewhere the next moment.
 
 An operation runs to its end also when its caller has gone away: half a publish would have to be undone anyway, and the
 caller's next try finds it finished. Operations on one target never overlap; those on different targets do.
@@ -12,6 +13,7 @@ caller's next try finds it finished. Operations on one target never overlap; tho
 
 import asyncio
 import logging
+import os
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -137,8 +139,12 @@ class Publisher:
                 raise DriverError(
                     Code.ALREADY_EXISTS, f"{wanted.target!r} is a mount point of {mount.source!r} already, not of EFC"
                 )
+            if mount is None:
+                _require_empty(wanted.target)
             present = self._publications.get(wanted.target)
             if present is None:
+                wanted = replace(wanted, key=await self._daemons.key_now(wanted.key))
+                self._refuse_conflicts(wanted)  # of calls that have come in between
                 self._publications.put(wanted)
             else:
                 # By a pod that may run: what it has been given stays, whatever another release would call it.
@@ -241,6 +247,7 @@ class Publisher:
         if not abnormal and not (await asyncio.wait({asked}, timeout=_UNRESPONSIVE_SECONDS))[0]:
             # While it waits still, the daemon knows what for.
             abnormal = await self._condition(publication.key)
+        abnormal = abnormal or self._daemons.moved(publication.key)
         sizes = await asked
         if sizes is None and not abnormal:
             abnormal = "the file system does not answer"
@@ -334,6 +341,27 @@ def _serves(mount: Mount, wanted: Publication, *, dataset: Mount | None) -> bool
     if dataset is None or mount.device != dataset.device or mount.read_only != wanted.read_only:
         return False
     return mount.root == (dataset.root.rstrip("/") + "/" + wanted.path if wanted.path else dataset.root)
+
+
+def _require_empty(target: str) -> None:
+    """Raises FAILED_PRECONDITION if a directory on which nothing is mounted has content, which a mount would hide.
+
+    It could not be removed when the volume is unpublished.
+    """
+    try:
+        descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # not there yet, or no directory: whoever mounts on it says so
+        return
+    try:
+        with os.scandir(descriptor) as entries:
+            is_empty = next(entries, None) is None
+    finally:
+        os.close(descriptor)
+    if not is_empty:
+        raise DriverError(
+            Code.FAILED_PRECONDITION,
+            f"target {target!r} holds files that are not the volume's: look at them, then remove them",
+        )
 
 
 def _log_unseen(task: "asyncio.Task[None]") -> None:

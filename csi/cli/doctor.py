@@ -28,7 +28,7 @@ from csi.cli.node_checks import Container
 from csi.errors import DriverError
 from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
-from csi.paths import KUBELET_ROOT
+from csi.paths import KUBELET_ROOT, KubeletRoots
 from csi.publishing import condition_of
 from csi.sources import Source
 
@@ -48,6 +48,8 @@ _KERNEL_FEATURES = (
 _LOCKED_BYTES_MIN = 8 << 20
 #: A little more than the 5 s after which a daemon says that the NAS does not answer.
 _UNRESPONSIVE_SECONDS = 6.0
+#: As efcd has it: below that a busy node's requests fail with EIO for want of descriptors.
+_OPEN_FILES_MIN = 512
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -111,7 +113,7 @@ def _check_shared_run_dir(run_dir: str) -> Iterator[Finding]:
 
 
 def _check_plugin(plugin: argparse.Namespace) -> Iterator[Finding]:
-    roots = [f"{root}/pods" for root in plugin.kubelet_root or [KUBELET_ROOT]]
+    roots = [f"{root}/pods" for root in KubeletRoots(plugin.kubelet_root or [KUBELET_ROOT]).resolved]
     for root in roots:
         yield from node_checks.check_propagation(root, _mounts(), who="volumes do not reach pods")
     yield from node_checks.check_sockets(plugin)
@@ -220,6 +222,16 @@ def check_limits() -> Iterator[Finding]:
         )
     else:
         yield Finding(check="limits", level="ok", message="memory can be locked")
+    _, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # the daemon raises the soft limit by itself
+    if open_files != resource.RLIM_INFINITY and open_files < _OPEN_FILES_MIN:
+        yield Finding(
+            check="limits",
+            level="warn",
+            message=f"a daemon may have only {open_files} open files: on a busy node requests fail with EIO",
+            mend=f"ulimit -Hn {_OPEN_FILES_MIN * 8}, or LimitNOFILE= in the service of efc-keeper or of the runtime",
+        )
+    else:
+        yield Finding(check="limits", level="ok", message="enough files can be open")
 
 
 def check_run_dir(run_dir: str) -> Iterator[Finding]:

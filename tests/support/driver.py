@@ -61,6 +61,8 @@ class Driver:
     source: str
     keeper_options: Sequence[str] = ()
     node_programs: Path | None = None
+    #: kubelet's directory is a link to where it is, as administrators make it when it shall be on another disk.
+    is_kubelet_linked: bool = False
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="drv-")))
     #: Where `node` and `controller` serve metrics on 127.0.0.1.
     metrics_ports: dict[str, int] = field(
@@ -71,7 +73,11 @@ class Driver:
 
     def __enter__(self) -> Self:
         self.run_dir.mkdir(parents=True)
-        self.kubelet_root.mkdir()
+        if self.is_kubelet_linked:
+            (self.folder / "disk").mkdir()
+            self.kubelet_root.symlink_to("disk")
+        else:
+            self.kubelet_root.mkdir()
         self.allow([])
         try:
             for name in ("keeper", "node", "controller"):
@@ -281,7 +287,7 @@ class Driver:
 
     def published(self) -> list[Mount]:
         """What is mounted below kubelet's directory."""
-        return mounts_below(self.kubelet_root)
+        return mounts_below(self.kubelet_root.resolve())
 
 
 def free_port() -> int:

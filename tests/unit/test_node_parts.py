@@ -192,7 +192,7 @@ async def test_deadline_kills_the_whole_group() -> None:
     with pytest.raises(DriverError) as caught:
         await children.run(["/bin/sh", "-c", "sleep 77 & sleep 77"], deadline_seconds=0.2, slot="s")
     assert caught.value.code is Code.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60, "it waited for its child to end by itself"
     for _ in range(100):
         if not children.is_busy("s"):
             break
@@ -317,10 +317,8 @@ async def test_no_keeper_and_a_silent_one(tmp_path: Path) -> None:
     with silent:
         silent.bind(str(tmp_path / "keeper.sock"))
         silent.listen(1)
-        began = time.monotonic()
-        with pytest.raises(KeeperUnreachableError, match="did not answer"):
+        with pytest.raises(KeeperUnreachableError, match=r"did not answer within 0\.1 s"):
             await Keeper(str(tmp_path)).status(limit_seconds=0.1)
-        assert time.monotonic() - began < 2
     with pytest.raises(KeeperUnreachableError, match="refused"):
         await Keeper(str(tmp_path)).status()
 

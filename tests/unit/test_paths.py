@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi.errors import Code, DriverError
-from csi.paths import check_relative, check_target, check_target_parent
+from csi.paths import KubeletRoots, check_relative, check_target, check_target_parent
 
 ROOTS = ["/var/lib/kubelet"]
 #: Texts that are likelier than random ones to be near a path.
@@ -102,3 +102,22 @@ def test_parent_must_exist_and_has_no_link_below_the_root(tmp_path: Path) -> Non
     # The root itself may be a link, as /var/lib/kubelet is on some distributions.
     os.symlink(root, tmp_path / "link")
     check_target_parent(str(tmp_path / "link" / "pods" / "x"), roots=[str(tmp_path / "link")])
+
+
+def test_kubelets_directory_is_resolved_once(tmp_path: Path) -> None:
+    real, other = tmp_path / "real" / "kubelet", tmp_path / "other"
+    real.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    named = f"{tmp_path}/link/kubelet"
+    roots = KubeletRoots([named, f"{real}/", str(other)])
+    assert roots.resolved == [str(real), str(other)]
+    for path in (f"{named}/pods/1/mount", f"{named}//pods/1/mount/", f"{real}/pods/1/mount"):
+        assert roots.check_target(path) == f"{real}/pods/1/mount"
+    assert roots.check_target(f"{other}/x") == f"{other}/x"
+    assert roots.translated(f"{named}/pods") == f"{real}/pods"
+    assert roots.translated("/elsewhere") == "/elsewhere"
+    for path in (f"{tmp_path}/x", f"{named}/../x", named, f"{named}2/x"):
+        with pytest.raises(DriverError):
+            roots.check_target(path)
+    (tmp_path / "link").unlink()
+    assert roots.check_target(f"{named}/x") == f"{real}/x", "nothing is looked at again"

@@ -369,6 +369,23 @@ async def test_foreign_mounts_are_left_alone(node: Node) -> None:
     assert node.table == [foreign]
 
 
+async def test_a_directory_with_content_is_refused_at_once(node: Node) -> None:
+    """A mount would hide it, and no unpublish could ever end."""
+    precious = Path(node.target()) / "precious"
+    precious.parent.mkdir()
+    precious.write_text("x")
+    message = await refused(node.publish(), Code.FAILED_PRECONDITION)
+    assert node.target() in message
+    assert "precious" not in message
+    assert list(node.publications) == []
+    assert node.table == []
+    assert precious.read_text() == "x"
+    precious.unlink()
+    await node.publish()
+    await node.unpublish()
+    await node.require_nothing_left()
+
+
 async def test_files_in_the_way_are_never_deleted(node: Node) -> None:
     await node.publish()
     (Path(node.target()) / "precious").write_text("x")

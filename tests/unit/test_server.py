@@ -17,6 +17,7 @@ from csi.errors import Code, DriverError
 from csi.identity import IdentityService
 from csi.inline import AllowedSources
 from csi.node import NodeService
+from csi.paths import KubeletRoots
 from csi.provisioning import Provisioner
 from csi.server import Server, configure_logging, parse_endpoint
 from tests.unit.local_nas import LocalNas
@@ -213,7 +214,7 @@ class NoPublisher:
 NODE = NodeService(
     node_id="n",
     publisher=NoPublisher(),  # type: ignore[arg-type]
-    kubelet_roots=["/var/lib/kubelet"],
+    kubelet_roots=KubeletRoots(["/var/lib/kubelet"]),
     allowed_sources=AllowedSources(None),
 )
 TARGET = "/var/lib/kubelet/pods/1/mount"

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{DaemonConfig, DaemonStats, Error, MountStatus};
+use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus};
 
 use crate::failure::failure;
 use crate::held::Held;
@@ -60,6 +60,9 @@ struct Shared {
     upgrades: Wishes,
     /// Reports that the daemon has made.
     reports: u64,
+    root_wanted: bool,
+    /// The last answer to that, and how many there were.
+    root: (u64, FoundRoot),
 }
 
 /// One mount.
@@ -109,6 +112,8 @@ impl Entry {
             report_wanted: false,
             upgrades: Wishes::default(),
             reports: 0,
+            root_wanted: false,
+            root: (0, FoundRoot::default()),
         };
         let waker = kernel::create_waker()?;
         Ok(Entry { target, config, waker, shared: Mutex::new(shared), changed: Condvar::new() })
@@ -275,6 +280,28 @@ impl Entry {
         done(&self.wait_until(deadline, done))
     }
 
+    /// Has the daemon look where its dataset's path leads now.
+    ///
+    /// # Errors
+    /// UNAVAILABLE without a daemon that serves, DEADLINE_EXCEEDED.
+    pub fn find_root(&self, deadline: Instant) -> Result<FoundRoot, Error> {
+        let mut shared = self.lock();
+        shared.root_wanted = true;
+        let (before, _) = shared.root;
+        drop(shared);
+        kernel::wake(&self.waker);
+        let is_over = |shared: &Shared| shared.root.0 != before || !matches!(shared.phase, Phase::Mounted);
+        let shared = self.wait_until(deadline, is_over);
+        let target = self.target.display();
+        match &shared.root {
+            (number, root) if *number != before => Ok(root.clone()),
+            _ if !matches!(shared.phase, Phase::Mounted) => {
+                Err(failure(Code::Unavailable, format!("no daemon serves {target}")))
+            }
+            _ => Err(failure(Code::DeadlineExceeded, format!("the daemon of {target} does not say where its root is"))),
+        }
+    }
+
     // ------------------------------------------------------------ for the supervising thread
 
     /// Readable when a client wants something.
@@ -285,6 +312,19 @@ impl Entry {
     /// How a client wants the session to end, if one does.
     pub fn end_wanted(&self) -> Option<End> {
         self.lock().end
+    }
+
+    /// Whether somebody wants to know where the root is; asking takes the wish away.
+    pub fn take_root_wanted(&self) -> bool {
+        std::mem::take(&mut self.lock().root_wanted)
+    }
+
+    /// Where the daemon has found the root.
+    pub fn root_found(&self, root: FoundRoot) {
+        let mut shared = self.lock();
+        shared.root = (shared.root.0 + 1, root);
+        drop(shared);
+        self.changed.notify_all();
     }
 
     /// Whether a report is wanted; asking takes the wish away.

@@ -98,6 +98,9 @@ impl Inner {
             Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(&file, ticket).await?,
             _ => self.ask_access(&file).await?,
         };
+        if let Some(attr) = &attr {
+            self.drop_before_growth(node, attr).await;
+        }
         let keeps_pages = self.keeps_pages(&mut file, attr.as_ref(), sent);
         let reply = self.remember_open(caller.unique, file, keeps_pages)?;
         Ok(Response::Open(reply))

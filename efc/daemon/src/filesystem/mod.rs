@@ -14,6 +14,7 @@ mod credentials;
 mod directories;
 mod failures;
 mod files;
+mod growth;
 mod interrupts;
 mod listing;
 mod mapped_callers;
@@ -205,6 +206,11 @@ impl Efc {
         futures_lite::future::block_on(futures_lite::future::or(all, late));
     }
 
+    /// The client below.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
     /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
     pub fn settle(&self, limit: Duration) {
         let late = async {
@@ -310,13 +316,13 @@ impl Inner {
         let caller = || {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
-            Caller {
-                cred: self.credentials.of(pid, uid, gid),
+            Ok::<_, Errno>(Caller {
+                cred: self.credentials.of(pid, uid, gid)?,
                 unique,
                 earlier,
                 may_be_done,
                 progress: progress.clone(),
-            }
+            })
         };
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
@@ -328,22 +334,22 @@ impl Inner {
             self.forget_open_of(unique);
         }
         match operation {
-            Operation::Lookup { name } => self.lookup(&caller(), node, &name).await,
-            Operation::Getattr { fh } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Attr(a, t)),
-            Operation::Statx { fh, .. } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Statx(a, t)),
-            Operation::Setattr(change) => self.setattr(&caller(), node, &change).await,
-            Operation::Readlink => self.readlink(&caller(), node).await,
-            Operation::Symlink { name, target } => self.symlink(&caller(), node, &name, &target).await,
-            Operation::Mknod { name, mode, rdev, .. } => self.mknod(&caller(), node, &name, mode, rdev).await,
-            Operation::Mkdir { name, mode, .. } => self.mkdir(&caller(), node, &name, mode).await,
-            Operation::Unlink { name } => self.unlink(&caller(), node, &name).await,
-            Operation::Rmdir { name } => self.rmdir(&caller(), node, &name).await,
+            Operation::Lookup { name } => self.lookup(&caller()?, node, &name).await,
+            Operation::Getattr { fh } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Attr(a, t)),
+            Operation::Statx { fh, .. } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Statx(a, t)),
+            Operation::Setattr(change) => self.setattr(&caller()?, node, &change).await,
+            Operation::Readlink => self.readlink(&caller()?, node).await,
+            Operation::Symlink { name, target } => self.symlink(&caller()?, node, &name, &target).await,
+            Operation::Mknod { name, mode, rdev, .. } => self.mknod(&caller()?, node, &name, mode, rdev).await,
+            Operation::Mkdir { name, mode, .. } => self.mkdir(&caller()?, node, &name, mode).await,
+            Operation::Unlink { name } => self.unlink(&caller()?, node, &name).await,
+            Operation::Rmdir { name } => self.rmdir(&caller()?, node, &name).await,
             Operation::Rename { name, new_parent, new_name, flags } => {
-                self.rename(&caller(), (node, &name), (new_parent, &new_name), flags).await
+                self.rename(&caller()?, (node, &name), (new_parent, &new_name), flags).await
             }
-            Operation::Link { node: file, new_name } => self.link(&caller(), file, node, &new_name).await,
-            Operation::Open { flags } => self.open(&caller(), node, flags).await,
-            Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
+            Operation::Link { node: file, new_name } => self.link(&caller()?, file, node, &new_name).await,
+            Operation::Open { flags } => self.open(&caller()?, node, flags).await,
+            Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => self.read(ReadRequest { name, fh, offset, size }).await,
             Operation::Write { fh, offset, data, flags, write_flags } => {
                 let place = Place::of(offset, flags, write_flags);
@@ -352,13 +358,13 @@ impl Inner {
             Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync((unique, resent), fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
-            Operation::Opendir { flags } => self.opendir(&caller(), node, flags).await,
+            Operation::Opendir { flags } => self.opendir(&caller()?, node, flags).await,
             Operation::Readdir { fh, offset, size } => self.readdir(fh, offset, size, false).await,
             Operation::Readdirplus { fh, offset, size } => self.readdir(fh, offset, size, true).await,
             Operation::Releasedir { fh } => self.releasedir(fh),
             // The server answers changes of a directory when they are on stable storage (RFC 1813, section 4.8).
             Operation::Fsyncdir { .. } => Ok(Response::Empty),
-            Operation::Statfs => self.statfs(&caller(), node).await,
+            Operation::Statfs => self.statfs(&caller()?, node).await,
             // Access: `default_permissions` lets the kernel decide, and OPEN asks the server. The rest NFSv3 lacks:
             // extended attributes, fallocate, seeking holes, server-side copies.
             Operation::Access { .. } | Operation::Other { .. } => Err(Errno(libc::ENOSYS)),
@@ -430,12 +436,24 @@ impl Inner {
         Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
     }
 
-    async fn getattr(&self, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
+    async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
         let opened = fh.and_then(|fh| self.file(fh).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
-        let (attr, ttl) = self.attributes(cred, node).await?;
-        self.attrs.tell(node, &attr);
+        let (mut attr, mut ttl) = self.attributes(cred, node).await?;
+        // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
+        let is_told = match opened {
+            Some(_) => {
+                let size = self.size_for_reader(node, &attr);
+                ttl = if size == attr.size { ttl } else { Duration::ZERO };
+                attr.size = size;
+                true
+            }
+            None => self.drop_before_growth(node, &attr).await,
+        };
+        if is_told {
+            self.attrs.tell(node, &attr);
+        }
         Ok((self.seen_by_kernel(node, attr), ttl))
     }
 

@@ -288,6 +288,7 @@ impl Inner {
         let result = self.write_in_order((unique, resent, progress), &file, &writes, place, outgoing).await;
         self.writes.drop_if_idle(writes);
         let is_kept = result?;
+        self.attrs.wrote(file.node, place.offset + length as u64); // where the kernel believes that it was
         if is_kept || !self.state.keeps_payloads() {
             self.commit_in_background(file.node);
         } else {

@@ -347,11 +347,17 @@ fn nodes_behave_like_a_map() {
     }
 }
 
-/// What a node costs, and how long a successor needs to find them all. The times are printed; the bound is generous,
-/// because tests share their machine, and unoptimised builds are many times slower.
+/// What a node costs, and that a successor's time to find them all grows with their number and not faster: the times are
+/// printed, and compared with each other only, because tests share their machine.
 #[test]
-fn many_nodes_are_cheap_and_found_fast() {
+fn many_nodes_are_cheap_and_found_in_linear_time() {
     let count: u64 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+    let (few, many) = (best_time_to_find(count / 8), best_time_to_find(count));
+    assert!(many < few * 32, "{few:?} for an eighth of {many:?}");
+}
+
+/// The best of five times to open the state that knows so many nodes.
+fn best_time_to_find(count: u64) -> Duration {
     let memfd = memfd();
     let state = open(&memfd).unwrap();
     for number in 0..count {
@@ -372,7 +378,7 @@ fn many_nodes_are_cheap_and_found_fast() {
     }
     println!("{count} nodes: {bytes} bytes each, found in {best:?}");
     assert!(bytes <= 200, "{bytes} bytes per node");
-    assert!(best < Duration::from_secs(1), "{best:?}");
+    best
 }
 
 /// The words of the journal's first record.
