@@ -203,7 +203,7 @@ def test_many_killed_processes_of_one_file_and_the_next_writer(held_nas: HeldNas
 
 def test_a_soft_mount_gives_up_and_keeps_the_order(held_nas: HeldNas) -> None:
     file = add_file(held_nas, "file")
-    options = ["connections=4", "soft", "timeout=1000ms"]
+    options = ["connections=4", "soft", "timeout=2s"]
     with (
         Keeper() as keeper,
         keeper.mounted(held_nas.url, options=options) as path,

@@ -189,6 +189,7 @@ impl Inner {
             Ok(abandoned) => abandoned,
             Err(answer) => return self.give(reply, answer),
         };
+        log::info!("inode {}: a change whose caller is gone goes on until the NAS answers; others wait", objects.first);
         reply.error(why);
         let answer = operation.await;
         self.state.end(unique);
