@@ -97,11 +97,11 @@ pub struct Client {
     inner: Arc<Inner>,
     /// Of the next call.
     xid: Option<Xid>,
+    time_limit: Option<Duration>,
 }
 
 struct Inner {
     transport: Transport,
-    time_limit: Option<Duration>,
 }
 
 /// Where the payload of a READ for a pipe has gone.
@@ -150,7 +150,7 @@ impl Client {
     pub(crate) fn with_silence(config: &Config, port: u16, silence_max: Duration) -> Client {
         let shared = Shared::new((&config.host, port), config.privileged_port, silence_max, config.identity.clone());
         let transport = Transport::new(shared, config.connections);
-        Client { inner: Arc::new(Inner { transport, time_limit: config.time_limit }), xid: None }
+        Client { inner: Arc::new(Inner { transport }), xid: None, time_limit: config.time_limit }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -165,12 +165,22 @@ impl Client {
     /// This client, for one call that goes out under this xid, which was reserved. (A call that is answered with JUKEBOX was not
     /// executed, and is made again under another.)
     pub fn numbered(&self, xid: u32) -> Client {
-        Client { inner: self.inner.clone(), xid: Some(Xid { number: xid, is_repeated: false }) }
+        Client { xid: Some(Xid { number: xid, is_repeated: false }), ..self.clone() }
     }
 
     /// The same, for an xid under which a predecessor of this process may have sent the call already.
     pub fn repeating(&self, xid: u32) -> Client {
-        Client { inner: self.inner.clone(), xid: Some(Xid { number: xid, is_repeated: true }) }
+        Client { xid: Some(Xid { number: xid, is_repeated: true }), ..self.clone() }
+    }
+
+    /// How long a call waits; `None`: for ever.
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.time_limit
+    }
+
+    /// This client, for calls that wait for ever: those that change something, so that it is known when they have.
+    pub fn patient(&self) -> Client {
+        Client { time_limit: None, ..self.clone() }
     }
 
     /// Counters.
@@ -559,7 +569,7 @@ impl Client {
         request: Request<'_, impl Fn(&mut Encoder) + Send + Sync>,
         mut destination: Option<Destination>,
     ) -> Answer {
-        let deadline = self.inner.time_limit.map(|limit| Instant::now() + limit);
+        let deadline = self.time_limit.map(|limit| Instant::now() + limit);
         let mut pause = JUKEBOX_PAUSE_MIN;
         let mut replayed = false;
         let mut xid = self.xid;

@@ -560,7 +560,6 @@ fn a_state_without_failures_does_without() {
     let header = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap().0;
     header.retag_for_test(failures::FORMAT, 200);
     let state = open(&memfd).unwrap();
-    assert!(!state.keeps_failures());
     state.set_failure(FailureOf::File(7), 1).unwrap();
     state.remove_failure(FailureOf::File(7));
     assert_eq!(state.failures(), []);
