@@ -189,6 +189,27 @@ def test_mount_command_with_a_bad_target(driver: Driver, servers: Nas, tmp_path:
         assert done.stderr.count("\n") == 1
 
 
+def test_mount_command_at_a_name_that_is_not_utf8(driver: Driver, servers: Nas, tmp_path: Path) -> None:
+    target = bytes(tmp_path) + b"/caf\xe9"
+    os.mkdir(target)
+    with nothing_of_ours_left(driver):
+        for command in (["mount", servers.url], ["umount"]):
+            done = subprocess.run([program("efc"), *command, target], capture_output=True, text=True, timeout=QUICK_S)
+            assert done.returncode == 1
+            assert "is not UTF-8" in done.stderr
+            assert done.stderr.count("\n") == 1
+
+
+def test_mount_command_at_a_link_to_a_directory(driver: Driver, servers: Nas, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    environment = dict(os.environ, RUN_DIR=str(tmp_path / "run"))
+    with nothing_of_ours_left(driver):
+        for command in (["mount", servers.url], ["mount", servers.url], ["umount"]):
+            subprocess.run([program("efc"), *command, tmp_path / "link"], env=environment, timeout=QUICK_S, check=True)
+            assert os.path.ismount(tmp_path / "real") is (command[0] == "mount")
+
+
 def test_unmount_of_what_is_not_mounted(tmp_path: Path) -> None:
     done = subprocess.run([program("efc"), "umount", tmp_path], capture_output=True, text=True, timeout=QUICK_S)
     assert done.stderr.count("\n") <= 1

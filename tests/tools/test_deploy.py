@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -14,6 +16,7 @@ import yaml
 
 from csi import cli, driver, inline
 from csi.operator.startup_taint import TAINT_KEY
+from csi.parameters import VolumeParameters
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -222,27 +225,195 @@ def test_allowed_sources_reach_the_node_part() -> None:
     assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
 
 
+def test_more_storage_classes() -> None:
+    classes = [
+        {"name": "kept", "parameters": {"source": "nfs://nas/x", "onDelete": "retain"}, "reclaimPolicy": "Retain"},
+        {"name": "as-before", "parameters": {"server": "nas", "share": "/x"}, "mountOptions": ["nfsvers=3"]},
+    ]
+    objects = rendered(
+        "--set-json", f"storageClasses={json.dumps(classes)}",
+        "--set", "storageClass.create=true,storageClass.default=true,storageClass.parameters.source=nfs://nas/x",
+        "--set", "storageClass.volumeBindingMode=WaitForFirstConsumer",
+    )  # fmt: skip
+    found = {item["metadata"]["name"]: item for item in objects if item["kind"] == "StorageClass"}
+    assert set(found) == {"efc", "kept", "as-before"}
+    assert {name: item["reclaimPolicy"] for name, item in found.items()} == {
+        "efc": "Delete", "kept": "Retain", "as-before": "Delete",
+    }  # fmt: skip
+    assert found["as-before"]["mountOptions"] == ["nfsvers=3"]
+    assert {item["volumeBindingMode"] for item in found.values()} == {"WaitForFirstConsumer"}
+    assert [name for name, item in found.items() if "annotations" in item["metadata"]] == ["efc"], "one is the default"
+    for item in found.values():
+        VolumeParameters.parse(item["parameters"])
+
+
+PARTS = ("keeper", "node", "network", "controller", "operator")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_has_settings_of_its_own(part: str) -> None:
+    given = {
+        "affinity": {"nodeAffinity": {"x": "y"}},
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "k", "operator": "Exists"}],
+        "podLabels": {"team": "storage"},
+        "annotations" if part == "network" else "podAnnotations": {"note": "n"},
+        "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["nas"]}],
+        "env": [{"name": "NAME", "value": "value"}],
+        "serviceAccount": {"create": True, "name": "own"},
+    }
+    objects = rendered("--set", "network.enabled=true", "--set-json", f"{part}={json.dumps(given)}")
+    for name in PARTS:
+        (item,) = (found for found in objects if found["metadata"]["name"] == f"efc-{name}" and "spec" in found
+                   and "template" in found["spec"])  # fmt: skip
+        template = item["spec"]["template"]
+        pod, is_it = template["spec"], name == part
+        assert (pod["serviceAccountName"] == "own") is is_it
+        assert (pod.get("affinity") == given["affinity"]) is is_it
+        assert (pod["nodeSelector"].get("disk") == "fast") is is_it
+        assert (pod["tolerations"] == given["tolerations"]) is is_it
+        assert (pod.get("hostAliases") == given["hostAliases"]) is is_it
+        assert ({"name": "NAME", "value": "value"} in pod["containers"][0].get("env", [])) is is_it
+        assert (template["metadata"]["labels"].get("team") == "storage") is is_it
+        assert (template["metadata"].get("annotations") == {"note": "n"}) is is_it
+        assert item["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    accounts = {item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"}
+    assert accounts == {f"efc-{name}" for name in PARTS if name != part} | {"own"}
+    bound = {item["subjects"][0]["name"] for item in objects if item["kind"] == "ClusterRoleBinding"}
+    assert bound == {"own" if name == part else f"efc-{name}" for name in ("controller", "operator")}
+
+
+def test_accounts_that_are_there_already_are_not_made() -> None:
+    objects = rendered("--set", "node.serviceAccount.create=false,node.serviceAccount.name=theirs")
+    names = {item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"}
+    assert names == {"efc-keeper", "efc-controller", "efc-operator"}
+    assert dict(pods(objects))["efc-node"]["serviceAccountName"] == "theirs"
+
+
 @pytest.mark.parametrize(
-    "setting",
+    "setting", ["imageRegistry=r.example.com/mirror/", "global.imageRegistry=r.example.com/mirror"]
+)
+def test_a_registry_in_front_of_all_images(setting: str) -> None:
+    objects = rendered("--set", setting, "--set", "network.enabled=true", "--no-hooks=false")
+    images = re.findall(r"image: (\S+)", yaml.safe_dump_all(objects))
+    assert len(images) == 7
+    assert all(image.startswith("r.example.com/mirror/") and "//" not in image for image in images), images
+
+
+def test_labels_of_everything() -> None:
+    for item in rendered("--set", "commonLabels.owner=storage", "--set", "network.enabled=true", "--no-hooks=false"):
+        if item["kind"] != "Namespace":
+            assert item["metadata"]["labels"]["owner"] == "storage", item
+        if item["kind"] in {"DaemonSet", "Deployment"}:
+            assert item["spec"]["template"]["metadata"]["labels"]["owner"] == "storage"
+            assert "owner" not in item["spec"]["selector"]["matchLabels"], "it could never be changed"
+
+
+def test_several_controllers_have_a_leader() -> None:
+    one_controller = containers(committed())["provisioner"]["args"]
+    assert not [argument for argument in one_controller if "leader" in argument]
+    objects = rendered("--set", "controller.replicas=2")
+    deployment = one(objects, "Deployment", "efc-controller")
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (2, {"type": "RollingUpdate"})
+    assert "--leader-election" in containers(objects)["provisioner"]["args"]
+    (rule,) = one(objects, "Role", "efc-provisioner")["rules"]
+    assert rule["resources"] == ["leases"]
+    binding = one(objects, "RoleBinding", "efc-provisioner")
+    assert [subject["name"] for subject in binding["subjects"]] == ["efc-controller"]
+    spread = deployment["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (term,) = spread["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_helm_uninstall_asks_first() -> None:
+    hooks = [item for item in rendered("--no-hooks=false") if "helm.sh/hook" in item["metadata"].get("annotations", {})]
+    assert [item["kind"] for item in hooks] == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"]
+    for item in hooks:
+        assert item["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+        assert "hook-failed" not in item["metadata"]["annotations"]["helm.sh/hook-delete-policy"], (
+            "its log is the reason"
+        )
+    job = hooks[-1]["spec"]
+    assert job["backoffLimit"] == 0
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    parsed = cli.parser().parse_args(container["args"])
+    assert parsed.module == "csi.cli.in_use"
+    grace = cli.parser().parse_args(containers(committed())["node"]["args"]).idle_grace
+    assert grace < parsed.again_after < job["activeDeadlineSeconds"] - 60
+    assert [(rule["resources"], rule["verbs"]) for rule in hooks[1]["rules"]] == [
+        (["persistentvolumes", "pods"], ["list"])
+    ]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert not [item for item in committed() if "uninstall" in item["metadata"]["name"]], "only helm runs hooks"
+    assert not [
+        item
+        for item in rendered("--no-hooks=false", "--set", "uninstallGuard.enabled=false")
+        if "uninstall" in item["metadata"]["name"]
+    ]
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Callable[..., str]:
+    """NOTES.txt, as Helm prints it after an installation or an upgrade."""
+    chart = tmp_path / "chart"
+    shutil.copytree(DEPLOY / "chart", chart)
+    (chart / "templates" / "NOTES.txt").rename(chart / "NOTES.txt")
+    (chart / "templates" / "notes.yaml").write_text('kind: Notes\ntext: {{ tpl (.Files.Get "NOTES.txt") . | quote }}\n')
+
+    def text(*options: str) -> str:
+        render()  # skips without helm
+        helm = str(ROOT / ".tools/bin/helm") if (ROOT / ".tools/bin/helm").exists() else "helm"
+        command = [helm, "template", "efc", chart, "--namespace", NAMESPACE, "--kube-version", "1.34.0", *options]
+        command += ["--show-only", "templates/notes.yaml"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return str(yaml.safe_load(done.stdout)["text"])
+
+    return text
+
+
+def test_notes(notes: Callable[..., str]) -> None:
+    installed = notes()
+    assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=privileged" in installed
+    assert "delete" not in installed
+    upgraded = notes("--is-upgrade", "--set", "image.tag=new")
+    assert "efc-keeper is not rolled by itself" in upgraded
+    assert "efc-csi:new" in upgraded
+    assert "component in (keeper)" in upgraded
+    assert "component in (keeper,network)" in notes("--is-upgrade", "--set", "network.enabled=true")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
     [
-        "keeper.demonCgroup=x",
-        "inline.allowedSources[0].namespaces={a*b}",
-        "inline.allowedSources[0].sources={nas:/x}",
-        "keeper.daemonCgroup=../x",
-        "keeper.daemonUids=0-5",
-        "network.enable=true",
-        "runDir=run/efc",
-        "runDir=/run/../etc",
-        "kubeletRoot=/",
-        "image.pullPolicy=Sometimes",
-        "controller.sources={nas:/x}",
-        "storageClass.create=true",
+        ("keeper.demonCgroup=x", "demonCgroup"),
+        ("inline.allowedSources[0].namespaces={a*b},inline.allowedSources[0].sources={nfs://a/b}", "namespace"),
+        ("inline.allowedSources[0].namespaces={a},inline.allowedSources[0].sources={nas:/x}", "nfs://HOST/PATH"),
+        ("keeper.daemonCgroup=../x", "letters, digits"),
+        ("keeper.daemonUids=0-5", "range of user ids without root"),
+        ("network.enable=true", "enable"),
+        ("runDir=run/efc", "absolute path"),
+        ("runDir=/run/../etc", "without '..'"),
+        ("kubeletRoot=/", "absolute path"),
+        ("image.pullPolicy=Sometimes", "IfNotPresent"),
+        ("controller.sources={nas:/x}", "nfs://HOST/PATH"),
+        ("storageClass.create=true", "source (nfs://HOST/PATH)"),
+        ("storageClasses[0].name=x", '"x" has no parameter source'),
+        ("storageClasses[0].parameters.source=nfs://a/b", "name"),
+        ("monitoring.podMonitor.interval=1h", "such as 30s"),
+        ("node.podLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),
+        ("commonLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),
+        ("node.serviceAccount.create=false", "serviceAccount.name is missing"),
+        ("controller.replicas=0", "minimum"),
     ],
 )
-def test_values_that_are_refused(setting: str) -> None:
+def test_values_are_refused_in_words(setting: str, words: str) -> None:
     done = render("--set", setting)
     assert done.returncode != 0
-    assert setting.partition(".")[0].partition("=")[0] in done.stderr
+    assert re.split(r"[.=\[]", setting)[0] in done.stderr
+    assert words in done.stderr
+    assert "^" not in done.stderr, "a regular expression is no message"
 
 
 #: In kubectl's place: what a cluster would answer to the script's three questions, and a note of anything else.
@@ -271,6 +442,75 @@ def uninstall(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
 
     return call
+
+
+#: Answers about efc-node, whose DaemonSet is in the file `node`, as kubectl's jsonpath does.
+KUBECTL_OF_A_NODE_PART = """#!/usr/bin/env python3
+import json, os, re, sys
+folder = os.environ["ANSWERS"]
+command = " ".join(sys.argv[1:])
+if command.startswith("get daemonsets"):
+    value = json.load(open(folder + "/node"))
+    for name in re.findall(r"[a-zA-Z]+|[0-9]+", re.search(r"jsonpath=[{].items.0.(.*)[}]", command)[1]):
+        value = value[int(name)] if name.isdecimal() else value.get(name, "")
+    print(value if isinstance(value, str) else json.dumps(value), end="")
+elif command.startswith("get "):
+    print(open(folder + ("/pods" if command.startswith("get pods") else "/volumes")).read(), end="")
+else:
+    with open(folder + "/done", "a") as done:
+        print(command, file=done)
+    if command == "apply -f -":
+        open(folder + "/applied", "w").write(sys.stdin.read())
+    if command.startswith(os.environ.get("FAILS", "nothing fails")):
+        sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("fails", ["nothing", "delete --ignore-not-found", "apply", "--namespace efc-system rollout"])
+def test_uninstall_cleans_the_nodes(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:
+    (tmp_path / "kubectl").write_text(KUBECTL_OF_A_NODE_PART)
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    (tmp_path / "sleep").chmod(0o755)
+    node = one(rendered("--set", "runDir=/run/other,node.affinity.podAffinity.x=y"), "DaemonSet", "efc-node")
+    (tmp_path / "node").write_text(json.dumps(node))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAILS", fails)
+    done = uninstall(pods="")
+    assert (done.returncode != 0) is (fails == "delete --ignore-not-found")
+    assert ("not every node is clean" in done.stderr) is (fails in ("apply", "--namespace efc-system rollout"))
+    commands = (tmp_path / "done").read_text().splitlines()
+    assert commands[0].startswith(f"--namespace {NAMESPACE} delete daemonsets -l app.kubernetes.io/name=efc-csi")
+    assert commands[-1].startswith("delete --ignore-not-found -f")
+    if fails != "apply":
+        assert commands[-2].startswith(f"--namespace {NAMESPACE} delete daemonset efc-clean")
+    cleaner = yaml.safe_load((tmp_path / "applied").read_text())
+    pod, template = cleaner["spec"]["template"]["spec"], node["spec"]["template"]["spec"]
+    assert cleaner["metadata"]["namespace"] == NAMESPACE
+    assert cleaner["spec"]["selector"]["matchLabels"] == cleaner["spec"]["template"]["metadata"]["labels"]
+    for name in ("nodeSelector", "tolerations", "affinity"):
+        assert pod[name] == template[name]
+    (container,) = pod["initContainers"]
+    assert container["image"] == template["containers"][0]["image"]
+    parsed = cli.parser().parse_args(container["args"])
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
+    assert paths == {
+        "run": "/run",
+        "plugins": "/var/lib/kubelet/plugins",
+        "registry": "/var/lib/kubelet/plugins_registry",
+    }
+    assert (parsed.module, parsed.run_dir, parsed.kubelet_root) == (
+        "csi.cli.clean_node",
+        "/node/run/other",
+        "/node/kubelet",
+    )
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["run"] == "/node/run"
+    assert mounts["registry"] == "/node/kubelet/plugins_registry"
 
 
 @pytest.mark.parametrize(
@@ -310,3 +550,27 @@ def test_uninstall_removes_nothing_when_the_cluster_does_not_answer(
     assert done.returncode == 1
     assert "does not answer" in done.stderr
     assert not (tmp_path / "done").exists()
+
+
+def test_the_example_class_lets_pods_that_are_not_root_into_subpaths() -> None:
+    """Its directory is made as root, with the volume's permissions; set-group-ID hands the volume's group down."""
+    for item in yaml.safe_load_all((DEPLOY / "examples" / "storageclass.yaml").read_text()):
+        parameters = VolumeParameters.parse(
+            item["parameters"] | {f"csi.storage.k8s.io/{key}": "x" for key in ("pvc/namespace", "pvc/name", "pv/name")}
+        )
+        assert parameters.mode & 0o2070 == 0o2070
+        assert parameters.gid != 0
+
+
+def test_the_documented_installation_by_helm() -> None:
+    text = (ROOT / "docs" / "QUICKSTART.md").read_text()
+    (command,) = re.findall(r"^helm install (.*?)\n(?! )", text, re.MULTILINE | re.DOTALL)
+    name, chart, *options = shlex.split(command.replace("\\\n", " "))
+    assert (name, ROOT / chart) == ("efc", DEPLOY / "chart")
+    assert options[:2] == ["--namespace", NAMESPACE]
+    objects = rendered(*options[2:])
+    assert containers(objects)["node"]["image"] == "registry.example.com/efc-csi:dev"
+    assert cli.parser().parse_args(containers(objects)["controller"]["args"]).source == ["nfs://10.77.0.1/export"]
+    label = one(committed(), "Namespace", NAMESPACE)["metadata"]["labels"]
+    assert label == {"pod-security.kubernetes.io/enforce": "privileged"}
+    assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=privileged" in text

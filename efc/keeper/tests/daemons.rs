@@ -64,6 +64,27 @@ fn a_daemon_that_keeps_dying_is_given_time() {
 }
 
 #[test]
+fn a_session_whose_state_is_of_no_use_is_given_up() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let pid = client.mount(&ground.target(), config("spoilt")).unwrap().pid;
+    let file = fs::File::open(ground.hello()).unwrap();
+    kill(pid, Signal::KILL);
+    wait_until("the end of the session", || client.only().state() == State::Aborted);
+    let status = client.only();
+    assert!(status.reason.contains("(the state is spoilt)"), "{}", status.reason);
+    assert_eq!((status.pid, status.restarts), (0, 2), "one more was asked");
+    // Nobody waits for a daemon that never comes.
+    assert!(fs::metadata(ground.hello()).is_err());
+    assert!(std::os::unix::fs::FileExt::read_at(&file, &mut [0; 13], 0).is_err());
+    drop(file);
+    assert_eq!(client.upgrade(&ground.target()).unwrap_err().code(), Code::Unavailable);
+    client.unmount(&ground.target(), true).unwrap();
+    ground.assert_nothing_left();
+    assert_eq!(client.mount(&ground.target(), config("nas")).unwrap().state(), State::Serving);
+}
+
+#[test]
 fn an_unresponsive_nas_shows() {
     let ground = Ground::new();
     let client = ground.client();

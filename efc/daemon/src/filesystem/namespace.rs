@@ -27,7 +27,8 @@ impl Inner {
         let directory = self.handle_of(parent)?;
         let sent = self.attrs.stamp();
         let found = self.client.lookup(&caller.cred, &directory, name).await;
-        let Lookup { handle, attr, .. } = found.map_err(|error| errno(&error))?;
+        let Lookup { handle, attr, dir_attr } = found.map_err(|error| errno(&error))?;
+        dir_attr.iter().for_each(|dir_attr| self.attrs.observe_clock(dir_attr));
         let attr = match attr {
             Some(attr) => attr,
             None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
@@ -197,7 +198,7 @@ impl Inner {
         self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);
-        Ok((Entry { attr: attributes::for_kernel(&attr), attr_ttl, ..entry }, attr))
+        Ok((Entry { attr: self.for_kernel(&attr), attr_ttl, ..entry }, attr))
     }
 
     pub(super) async fn readlink(&self, caller: &Caller, node: u64) -> Answer {
@@ -353,6 +354,7 @@ impl Inner {
         if source.handle == file {
             return Ok(None); // one file under both names: nothing is replaced
         }
+        caller.progress.set_sent();
         self.save_replaced_file(&caller.cred, to_dir, &file).await?;
         Ok(Some(file))
     }

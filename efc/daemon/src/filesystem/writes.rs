@@ -27,8 +27,29 @@ use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
 use efc_nfs::{Cred, FileHandle, Stable, Verifier};
 
 use super::files::OpenFile;
+use super::interrupts::Progress;
 use super::{Answer, Inner, Response};
 use crate::errno::errno;
+
+/// Where a WRITE goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    offset: u64,
+    /// To the end of the file, wherever the kernel believes that to be.
+    appends: bool,
+}
+
+impl Place {
+    /// `flags` are those that the file has now (fcntl(2) may have changed those of its open), `write_flags` those of FUSE. Pages
+    /// of the page cache, which come from mappings, go where they belong: their WRITE names whichever open is at hand.
+    pub fn of(offset: u64, flags: u32, write_flags: u32) -> Place {
+        let appends = flags & libc::O_APPEND as u32 != 0 && write_flags & FUSE_WRITE_CACHE == 0;
+        Place { offset, appends }
+    }
+}
+
+/// In `write_flags`: the data comes from the page cache.
+const FUSE_WRITE_CACHE: u32 = 1 << 0;
 
 /// Files with uncommitted data.
 pub struct Writes {
@@ -237,21 +258,24 @@ impl Inner {
 
     pub(super) async fn write(
         self: &Arc<Self>,
-        (unique, resent): (u64, bool),
+        (unique, resent, progress): (u64, bool, &Progress),
         fh: u64,
-        offset: u64,
+        Place { offset, appends }: Place,
         data: Bytes,
     ) -> Answer {
         let file = self.file(fh)?;
         let length = data.len();
+        let _change = self.whole_files.change(file.node);
         let outgoing = self.keep(data).await;
         let writes = self.writes.of(file.node, &file.handle, self.state.unkept(file.node));
         let shared = writes.order.read().await;
-        let at = if file.appends() { self.place_append(unique, resent, &file, &outgoing.data).await? } else { offset };
+        let at = if appends { self.place_append(unique, resent, &file, &outgoing.data).await? } else { offset };
+        progress.set_sent();
         let result = self.write_all(&file, &writes, at, outgoing).await;
         drop(shared);
         if at != offset {
-            self.notifier.inval_inode(file.node, at as i64, length as i64);
+            // What the kernel keeps is wrong where the data went, and where the kernel believes that it did.
+            self.notifier.inval_inode(file.node, at.min(offset) as i64, 0);
         }
         self.writes.drop_if_idle(writes);
         let is_kept = result?;
@@ -275,6 +299,9 @@ impl Inner {
     pub(super) async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
         let sent = self.attrs.stamp();
         let attr = self.client.getattr(&file.cred, &file.handle).await.map_err(|error| errno(&error))?;
+        if !self.attrs.is_plausible(file.node, &attr) {
+            return Err(Errno(libc::EIO));
+        }
         self.attrs.learn(file.node, &attr, sent);
         Ok(attr.size)
     }
@@ -482,6 +509,7 @@ impl Inner {
     /// Sends everything again, this time to stable storage; nothing waits for COMMIT afterwards, failed or not.
     async fn write_again(&self, file: &FileWrites) -> Result<(), Errno> {
         let _no_new_writes = file.order.write().await;
+        let _change = self.whole_files.change(file.node);
         // They stay recorded until the end: a caller that is killed meanwhile takes this task with it, not the data.
         let chunks = file.pending.lock().expect("pending lock").chunks.clone();
         log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());
