@@ -196,6 +196,8 @@ class Publisher:
         try:
             await bound
         except DriverError as error:
+            # An earlier helper for this target may wait still: then the daemon knows as well.
+            condition = condition or await self._condition(wanted.key)
             raise bind_failure(error, wanted, dataset=dataset, condition=condition) from error
 
     def _root_of(self, target: str) -> str:
@@ -305,7 +307,7 @@ def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condi
     """
     source = Source.parse(wanted.source)
     place = source.beneath(wanted.path).canonical()
-    if error.code in (Code.DEADLINE_EXCEEDED, Code.ABORTED):
+    if error.code is Code.DEADLINE_EXCEEDED or (error.code is Code.ABORTED and condition):
         reason = condition or "its daemon serves others, but did not open this directory in time"
         return DriverError(
             Code.UNAVAILABLE,

@@ -48,6 +48,8 @@ _KERNEL_FEATURES = (
 _LOCKED_BYTES_MIN = 8 << 20
 #: A little more than the 5 s after which a daemon says that the NAS does not answer.
 _UNRESPONSIVE_SECONDS = 6.0
+#: As efcd has it: below that a busy node's requests fail with EIO for want of descriptors.
+_OPEN_FILES_MIN = 512
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -220,6 +222,16 @@ def check_limits() -> Iterator[Finding]:
         )
     else:
         yield Finding(check="limits", level="ok", message="memory can be locked")
+    _, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # the daemon raises the soft limit by itself
+    if open_files != resource.RLIM_INFINITY and open_files < _OPEN_FILES_MIN:
+        yield Finding(
+            check="limits",
+            level="warn",
+            message=f"a daemon may have only {open_files} open files: on a busy node requests fail with EIO",
+            mend=f"ulimit -Hn {_OPEN_FILES_MIN * 8}, or LimitNOFILE= in the service of efc-keeper or of the runtime",
+        )
+    else:
+        yield Finding(check="limits", level="ok", message="enough files can be open")
 
 
 def check_run_dir(run_dir: str) -> Iterator[Finding]:

@@ -7,6 +7,8 @@ import dataclasses
 import errno
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tarfile
@@ -32,6 +34,7 @@ from tests.support.scripted_nas import (
     list_body,
     post,
     read_body,
+    send,
     u32,
 )
 
@@ -395,3 +398,69 @@ def test_file_systems_below_the_export_are_told_apart(keeper: Keeper, nas: Scrip
         wait_until(lambda: keeper.daemon_pid(folder) not in (0, killed), what="the next daemon", limit_s=30)
         assert [os.lstat(path).st_ino for path in paths] == inodes
         assert len({path.stat().st_ino for path in paths}) == len(paths)
+
+
+# --- calls that are not executed ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [1, 3, 4, 5])
+def test_a_call_that_the_server_cannot_execute_is_no_lack_of_permission(
+    keeper: Keeper, nas: ScriptedNas, state: int
+) -> None:
+    """No such program or procedure, arguments that are not understood, no memory."""
+    nas.add(nas.root, "file")
+    rejects = False
+    nas.hook = lambda call: call.header[:-4] + u32(state) if rejects else call.reply
+    with keeper.mounted(nas.url, options=["attr-ttl=0s", "entry-ttl=0s"]) as folder:
+        folder.stat()
+        rejects = True
+        with pytest.raises(OSError, match="Input/output error"):
+            (folder / "file").stat()
+        rejects = False
+        (folder / "file").stat()
+
+
+def test_a_credential_that_is_refused_is_a_lack_of_permission(keeper: Keeper, nas: ScriptedNas) -> None:
+    nas.add(nas.root, "file")
+    denies = False
+    nas.hook = lambda call: call.header[:4] + u32(1) * 3 + u32(5) if denies else call.reply
+    with keeper.mounted(nas.url, options=["attr-ttl=0s", "entry-ttl=0s"]) as folder:
+        folder.stat()
+        denies = True
+        with pytest.raises(PermissionError):
+            (folder / "file").stat()
+        denies = False
+
+
+def test_a_server_that_resets_after_each_reply_does_not_fill_the_log(nas: ScriptedNas) -> None:
+    nas.add(nas.root, "file", data=b"data")
+    resets = False
+
+    def hook(call: Call) -> bytes | None:
+        if resets:
+            send(call.connection, call.reply)
+            call.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            call.connection.shutdown(socket.SHUT_RDWR)
+            return None
+        return call.reply
+
+    nas.hook = hook
+    with Keeper() as keeper, keeper.mounted(nas.url, options=["attr-ttl=0s"]) as folder:
+        before = keeper.log.stat().st_size
+        resets = True
+        subprocess.run([sys.executable, "-c", READ_OFTEN, folder / "file"], check=True, timeout=60)
+        resets = False
+        written = keeper.log.read_bytes()[before:]
+        assert sum(nas.counts.values()) > 300, "calls, each with a connection of its own"
+        assert len(written.splitlines()) < 100, written[-2000:]
+
+
+READ_OFTEN = """
+import sys, threading
+def read():
+    for _ in range(50):
+        assert open(sys.argv[1]).read() == "data"
+threads = [threading.Thread(target=read) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""

@@ -1,4 +1,4 @@
-"""What one node reads after another node, or another process of its own, has changed a file; and what it need not read again.
+"""What a node reads after another node, or another process of its own, has changed a file; and what it need not.
 
 Servers here tell less than one would like: times that were set back, whole seconds, two changes within one tick.
 """
@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -30,9 +31,13 @@ HOUR_NS = 3600 * SECOND_NS
 @contextmanager
 def two_nodes(url: str, *, options: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
     """The same dataset, mounted by two keepers: two nodes that know nothing of each other."""
-    with Keeper() as one, Keeper() as other:
-        with one.mounted(url, options=options) as first, other.mounted(url, options=options) as second:
-            yield first, second
+    with (
+        Keeper() as one,
+        Keeper() as other,
+        one.mounted(url, options=options) as first,
+        other.mounted(url, options=options) as second,
+    ):
+        yield first, second
 
 
 @pytest.fixture
@@ -67,17 +72,17 @@ def test_other_content_of_the_same_size_and_mtime_is_seen_at_the_next_open(size:
 @pytest.mark.usefixtures("whole_seconds")
 def test_what_was_read_at_open_dies_with_a_write_on_the_same_node() -> None:
     """A opens, B writes and closes, A reads: within one second of the server's clock, which has no finer stamps."""
-    with ScriptedNas() as nas, Keeper() as keeper:
-        nas.add(nas.root, "file", data=b"0" * 100)
-        with keeper.mounted(nas.url) as mount:
-            stale = 0
-            for number in range(20):
-                data = b"%d" % (number % 10) * 100
-                with (mount / "file").open("rb", buffering=0) as reader:
-                    with (mount / "file").open("r+b", buffering=0) as writer:
-                        writer.write(data)
-                    stale += reader.read(200) != data
-            assert stale == 0, f"{stale} of 20 reads were of what was overwritten"
+    with ScriptedNas() as nas, Keeper() as keeper, keeper.mounted(nas.url) as mount:
+        stale = 0
+        for number in range(20):
+            path = mount / f"file-{number}"
+            nas.add(nas.root, path.name, data=b"old" * 100)
+            assert path.stat().st_size == 300  # a small file is read when it is opened
+            with path.open("rb", buffering=0) as reader:
+                with path.open("r+b", buffering=0) as writer:
+                    writer.write(b"new" * 50)
+                stale += reader.read(300) != b"new" * 50 + b"old" * 50
+        assert stale == 0, f"{stale} of 20 reads were of what was overwritten"
 
 
 @pytest.mark.usefixtures("whole_seconds")
@@ -113,7 +118,8 @@ def test_pages_stay_over_a_long_listing_a_kill_and_an_upgrade() -> None:
         many = nas.add(nas.root, "many", kind=2)
         for number in range(140_000):
             nas.add(many, f"{number:06}")
-        with keeper.mounted(nas.url) as mount:
+        # No look-up tells the daemon of the file again.
+        with keeper.mounted(nas.url, options=("attr-ttl=60s", "entry-ttl=60s")) as mount:
             cached = mount / "cached"
             assert reads_of(nas, cached) > 0
             assert reads_of(nas, cached) == 0
@@ -133,7 +139,7 @@ def test_pages_stay_over_a_long_listing_a_kill_and_an_upgrade() -> None:
 
 def test_idle_opens_do_not_make_opens_of_others_dearer() -> None:
     """An open of a small file is one READ, however many files are open and not read."""
-    with ScriptedNas() as nas, Keeper() as keeper, ExitStack() as opened:
+    with ScriptedNas() as nas, Keeper() as keeper:
         names = [f"file-{number}" for number in range(100)]
         for name in names:
             nas.add(nas.root, name, data=b"small")
@@ -147,37 +153,43 @@ def test_idle_opens_do_not_make_opens_of_others_dearer() -> None:
             assert (after[0] - before[0], after[1] - before[1]) == (30, 0)
 
 
-def count_nuls(path: Path, ready: Event, done: Event, nuls: multiprocessing.sharedctypes.Synchronized[int]) -> None:  # type: ignore[name-defined]
-    """Follows a growing file, as `tail -f` does, and counts bytes that nobody wrote."""
+LINES = [b"line %d of a log that grows\n" % number for number in range(2500)]
+
+
+def follow(path: Path, length: int, ready: Event, found: Connection) -> None:
+    """Reads a growing file to its end, as `tail -f` does; sends the count of NULs, and whether all was as written."""
+    text = b""
     with path.open("rb", buffering=0) as log:
         ready.set()
-        while not done.is_set():
-            found = log.read(1 << 16).count(0)
-            if found:
-                with nuls.get_lock():
-                    nuls.value += found
+        while len(text) < length:
+            text += log.read(1 << 16)
+    found.send((text.count(0), text == b"".join(LINES)))
 
 
 @pytest.mark.parametrize("attr_ttl", ["0s", "50ms"])
 def test_readers_of_a_growing_log_see_what_was_written_and_nothing_else(attr_ttl: str) -> None:
-    """Several readers on one node, a writer elsewhere: where the file ends a page does, and it must not be read as zeros."""
+    """Several readers on one node, a writer elsewhere: what is behind the end of a cached page is not read."""
+    length = sum(map(len, LINES))
     with Nas() as nas, Keeper() as keeper, keeper.mounted(nas.url, options=(f"attr-ttl={attr_ttl}",)) as mount:
         behind = nas.export_folder() / "log"
-        behind.write_bytes(b"begin\n")
-        done, nuls = FORK.Event(), FORK.Value("q", 0)
+        behind.write_bytes(b"")
         ready = [FORK.Event() for _ in range(4)]
-        readers = [FORK.Process(target=count_nuls, args=(mount / "log", event, done, nuls)) for event in ready]
+        pipes = [FORK.Pipe(duplex=False) for _ in ready]
+        readers = [
+            FORK.Process(target=follow, args=(mount / "log", length, event, pipe[1]))
+            for event, pipe in zip(ready, pipes, strict=True)
+        ]
         for reader in readers:
             reader.start()
         try:
             assert all(event.wait(30) for event in ready)
             with behind.open("ab", buffering=0) as log:
-                for number in range(3000):
-                    log.write(b"line %d of a log that grows\n" % number)
+                for line in LINES:
+                    log.write(line)
                     time.sleep(0.001)
+            assert all(pipe[0].poll(30) for pipe in pipes), "a reader does not get to the end"
+            assert [pipe[0].recv() for pipe in pipes] == [(0, True)] * 4
         finally:
-            done.set()
             for reader in readers:
-                reader.join(30)
                 reader.kill()
-        assert nuls.value == 0
+                reader.join()

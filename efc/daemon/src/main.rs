@@ -5,10 +5,12 @@
 //! session in the memfd and goes on where its predecessor was killed, without asking the NAS or the kernel anything.
 
 mod control;
+mod descriptors;
 mod errno;
 mod executor;
 mod filesystem;
 mod id_maps;
+mod limited_log;
 mod mount_namespace;
 mod privileges;
 mod saved_server;
@@ -28,6 +30,7 @@ use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
 use control::{Control, Serving};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
 use id_maps::IdMaps;
+use limited_log::LimitedLog;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -82,6 +85,7 @@ fn serve(control: Control) -> io::Result<()> {
     let mut held = control.receive_start()?;
     let config = held.config.clone();
     start_logging(&config);
+    descriptors::raise_limit();
     let session_config = session_config(&config).inspect_err(|error| {
         control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
     })?;
@@ -185,7 +189,10 @@ impl Serving for Served {
 
 fn start_logging(config: &DaemonConfig) {
     let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
-    env_logger::Builder::new().filter_level(level).init();
+    let logger = env_logger::Builder::new().filter_level(level).build();
+    if log::set_boxed_logger(Box::new(LimitedLog::new(logger))).is_ok() {
+        log::set_max_level(level);
+    }
 }
 
 /// Pipes can be made large only with privileges. Each thread that receives uses one at a time.

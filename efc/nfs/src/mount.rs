@@ -146,8 +146,9 @@ fn nfs_failure(config: &Config, port: u16, error: &Error) -> ConnectError {
                 "{server} refuses access to {path} ({error}): check the export's list of clients and its squash option"
             ),
         ),
-        ErrorKind::Rejected(why) => {
-            let kind = if why.starts_with("program") { Kind::Protocol } else { Kind::Refused };
+        ErrorKind::Denied(why) | ErrorKind::Rejected(why) => {
+            let is_denied = matches!(error.kind, ErrorKind::Denied(_));
+            let kind = if is_denied { Kind::Refused } else { Kind::Protocol };
             failure(kind, format!("{server} rejected an NFSv3 call ({why}): is NFSv3 with AUTH_SYS enabled there?"))
         }
         ErrorKind::TimedOut => {
@@ -376,7 +377,7 @@ impl Finder {
         let host = &self.config.host;
         let error = Error::new(kind.clone());
         let (kind, hint) = match kind {
-            ErrorKind::Rejected(why) if !why.starts_with("program") => (Kind::Refused, "is this client allowed there?"),
+            ErrorKind::Denied(_) => (Kind::Refused, "is this client allowed there?"),
             _ => (Kind::Protocol, "does it serve NFSv3, and is mountport right?"),
         };
         MountFailure::Other(failure(kind, format!("the MOUNT service of {host} did not serve MNT ({error}): {hint}")))

@@ -19,6 +19,7 @@ use efc_fuse::state::State;
 use efc_nfs::{Attr, FileType, SetAttr, SetTime, Time};
 use indexmap::IndexMap;
 
+use super::growth::Sizes;
 use super::versions::{ServerClock, Version};
 
 /// Inodes remembered per shard; beyond that those go that were not used for longest, nearly.
@@ -44,6 +45,9 @@ struct Known {
     sent: u64,
     received: u64,
     told: Option<Version>,
+    sizes: Option<Sizes>,
+    /// The kernel is dropping its pages for a reader.
+    is_dropping: bool,
     /// Used since the hand of the clock last passed.
     is_used: bool,
 }
@@ -165,6 +169,8 @@ impl AttrCache {
             sent: sent.replies,
             received,
             told: before.and_then(|known| known.told),
+            sizes: before.and_then(|known| known.sizes),
+            is_dropping: before.is_some_and(|known| known.is_dropping),
             is_used: before.is_some(), // one that is seen once makes room before those that are used
         };
         shard.insert(node, known);
@@ -216,6 +222,39 @@ impl AttrCache {
     pub fn tell(&self, node: u64, attr: &Attr) {
         if let Some(known) = self.shard(node).known.get_mut(&node) {
             known.told = Some(Version::of(attr));
+            known.sizes = Some(Sizes::after_telling(known.sizes, attr.size));
+        }
+    }
+
+    /// The kernel has written up to `end`, and believes that the file is as long.
+    pub fn wrote(&self, node: u64, end: u64) {
+        if let Some(sizes) = self.shard(node).known.get_mut(&node).and_then(|known| known.sizes.as_mut()) {
+            sizes.told = sizes.told.max(end);
+        }
+    }
+
+    /// What the kernel believes of the file's size, if it was told anything.
+    pub fn sizes(&self, node: u64) -> Option<Sizes> {
+        self.shard(node).get(node)?.sizes
+    }
+
+    /// The kernel has dropped all pages, after the file had been seen to be `size` long.
+    pub fn dropped_pages(&self, node: u64, size: u64) {
+        if let Some(sizes) = self.shard(node).known.get_mut(&node).and_then(|known| known.sizes.as_mut()) {
+            sizes.dropped_at = sizes.dropped_at.max(size);
+        }
+    }
+
+    /// Begins to drop pages for a reader; `false` if that is going on.
+    pub fn begin_drop(&self, node: u64) -> bool {
+        let mut shard = self.shard(node);
+        shard.known.get_mut(&node).is_some_and(|known| !std::mem::replace(&mut known.is_dropping, true))
+    }
+
+    /// The end of what [`AttrCache::begin_drop`] began.
+    pub fn end_drop(&self, node: u64) {
+        if let Some(known) = self.shard(node).known.get_mut(&node) {
+            known.is_dropping = false;
         }
     }
 

@@ -98,6 +98,9 @@ impl Inner {
             Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(&file, ticket).await?,
             _ => self.ask_access(&file).await?,
         };
+        if let Some(attr) = &attr {
+            self.drop_before_growth(node, attr).await;
+        }
         let keeps_pages = self.keeps_pages(&mut file, attr.as_ref(), sent);
         let reply = self.remember_open(caller.unique, file, keeps_pages)?;
         Ok(Response::Open(reply))
@@ -182,6 +185,7 @@ impl Inner {
         }
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
+        self.failures.opened(fh, file.node);
         let mut open = self.open.lock().expect("open files lock");
         *open.opens.entry(file.handle).or_default() += 1;
         open.files.insert(fh, Arc::new(file));
@@ -286,21 +290,36 @@ impl Inner {
     ///
     /// The files of a process that ends are closed by its exit, which no signal interrupts and whose result nobody
     /// reads: there the commit goes on in the background, so that a killed process does not wait for an absent server.
-    pub(super) async fn flush(self: &Arc<Self>, fh: u64, tid: u32) -> Answer {
+    pub(super) async fn flush(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64, tid: u32) -> Answer {
         let file = self.file(fh)?;
-        if self.has_uncommitted(file.node) && interrupts::is_exiting(tid) {
-            self.commit_detached(file.node);
+        if resent {
+            self.tell_again(unique, fh, file.node)?;
+        }
+        let (has_uncommitted, is_untold) =
+            (self.has_uncommitted(file.node), self.failures.unheard(fh, file.node).is_some());
+        if !has_uncommitted && !is_untold {
             return Ok(Response::Empty);
         }
-        self.commit(file.node).await?;
+        if interrupts::is_exiting(tid) {
+            if has_uncommitted {
+                self.commit_detached(file.node);
+            }
+            return Ok(Response::Empty); // and what it would be told, others with this open description still hear
+        }
+        self.commit(file.node).await;
+        self.tell_failure(unique, fh, file.node)?;
         Ok(Response::Empty)
     }
 
     /// FSYNC: what was written through this file is on stable storage.
-    pub(super) async fn sync(&self, fh: u64) -> Answer {
+    pub(super) async fn sync(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64) -> Answer {
         let file = self.file(fh)?;
+        if resent {
+            self.tell_again(unique, fh, file.node)?;
+        }
         self.after_abandoned(Objects::file(file.node)).await;
-        self.commit(file.node).await?;
+        self.commit(file.node).await;
+        self.tell_failure(unique, fh, file.node)?;
         Ok(Response::Empty)
     }
 
@@ -316,6 +335,7 @@ impl Inner {
     fn take_open(&self, fh: u64) -> Option<Arc<OpenFile>> {
         let mut open = self.open.lock().expect("open files lock");
         let file = open.files.remove(&fh)?;
+        self.failures.closed(fh);
         if let Some(opens) = open.opens.get_mut(&file.handle) {
             *opens -= 1;
             if *opens == 0 {
@@ -338,7 +358,7 @@ impl Inner {
         self.state.close_handle(fh);
         // Pages of a shared mapping may be written after the last FLUSH.
         if file.is_writable() {
-            self.commit_for_nobody(file.node).await;
+            self.commit(file.node).await;
         }
         self.remove_if_closed(&file.handle);
         Ok(Response::Empty)

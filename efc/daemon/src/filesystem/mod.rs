@@ -12,7 +12,9 @@
 mod attributes;
 mod credentials;
 mod directories;
+mod failures;
 mod files;
+mod growth;
 mod interrupts;
 mod listing;
 mod mapped_callers;
@@ -40,6 +42,7 @@ use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 use crate::errno::errno;
 use crate::{executor, saved_server};
 use attributes::{AttrCache, Stamp};
+use failures::Failures;
 use interrupts::{Interrupts, Progress};
 use mutations::{Mutations, Objects};
 use once::Names;
@@ -79,6 +82,7 @@ struct Inner {
     open: Mutex<OpenFiles>,
     whole_files: WholeFiles,
     writes: Writes,
+    failures: Failures,
     mutations: Arc<Mutations>,
     orphans: Orphans,
     root_searches: RootSearches,
@@ -156,6 +160,7 @@ impl Efc {
             open: Mutex::default(),
             whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
+            failures: Failures::load(state.clone()),
             mutations: Arc::default(),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
@@ -288,6 +293,7 @@ impl Inner {
         if self.state.forget_node(node, lookups) {
             self.attrs.forget(node);
             self.writes.forget(node);
+            self.failures.forget(node);
         }
     }
 
@@ -302,13 +308,13 @@ impl Inner {
         let caller = || {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
-            Caller {
-                cred: self.credentials.of(pid, uid, gid),
+            Ok::<_, Errno>(Caller {
+                cred: self.credentials.of(pid, uid, gid)?,
                 unique,
                 earlier,
                 may_be_done,
                 progress: progress.clone(),
-            }
+            })
         };
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
@@ -320,37 +326,37 @@ impl Inner {
             self.forget_open_of(unique);
         }
         match operation {
-            Operation::Lookup { name } => self.lookup(&caller(), node, &name).await,
-            Operation::Getattr { fh } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Attr(a, t)),
-            Operation::Statx { fh, .. } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Statx(a, t)),
-            Operation::Setattr(change) => self.setattr(&caller(), node, &change).await,
-            Operation::Readlink => self.readlink(&caller(), node).await,
-            Operation::Symlink { name, target } => self.symlink(&caller(), node, &name, &target).await,
-            Operation::Mknod { name, mode, rdev, .. } => self.mknod(&caller(), node, &name, mode, rdev).await,
-            Operation::Mkdir { name, mode, .. } => self.mkdir(&caller(), node, &name, mode).await,
-            Operation::Unlink { name } => self.unlink(&caller(), node, &name).await,
-            Operation::Rmdir { name } => self.rmdir(&caller(), node, &name).await,
+            Operation::Lookup { name } => self.lookup(&caller()?, node, &name).await,
+            Operation::Getattr { fh } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Attr(a, t)),
+            Operation::Statx { fh, .. } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Statx(a, t)),
+            Operation::Setattr(change) => self.setattr(&caller()?, node, &change).await,
+            Operation::Readlink => self.readlink(&caller()?, node).await,
+            Operation::Symlink { name, target } => self.symlink(&caller()?, node, &name, &target).await,
+            Operation::Mknod { name, mode, rdev, .. } => self.mknod(&caller()?, node, &name, mode, rdev).await,
+            Operation::Mkdir { name, mode, .. } => self.mkdir(&caller()?, node, &name, mode).await,
+            Operation::Unlink { name } => self.unlink(&caller()?, node, &name).await,
+            Operation::Rmdir { name } => self.rmdir(&caller()?, node, &name).await,
             Operation::Rename { name, new_parent, new_name, flags } => {
-                self.rename(&caller(), (node, &name), (new_parent, &new_name), flags).await
+                self.rename(&caller()?, (node, &name), (new_parent, &new_name), flags).await
             }
-            Operation::Link { node: file, new_name } => self.link(&caller(), file, node, &new_name).await,
-            Operation::Open { flags } => self.open(&caller(), node, flags).await,
-            Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
+            Operation::Link { node: file, new_name } => self.link(&caller()?, file, node, &new_name).await,
+            Operation::Open { flags } => self.open(&caller()?, node, flags).await,
+            Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => self.read(ReadRequest { name, fh, offset, size }).await,
             Operation::Write { fh, offset, data, flags, write_flags } => {
                 let place = Place::of(offset, flags, write_flags);
                 self.write((unique, resent, progress), fh, place, data).await
             }
-            Operation::Flush { fh } => self.flush(fh, pid).await,
-            Operation::Fsync { fh, .. } => self.sync(fh).await,
+            Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,
+            Operation::Fsync { fh, .. } => self.sync((unique, resent), fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
-            Operation::Opendir { flags } => self.opendir(&caller(), node, flags).await,
+            Operation::Opendir { flags } => self.opendir(&caller()?, node, flags).await,
             Operation::Readdir { fh, offset, size } => self.readdir(fh, offset, size, false).await,
             Operation::Readdirplus { fh, offset, size } => self.readdir(fh, offset, size, true).await,
             Operation::Releasedir { fh } => self.releasedir(fh),
             // The server answers changes of a directory when they are on stable storage (RFC 1813, section 4.8).
             Operation::Fsyncdir { .. } => Ok(Response::Empty),
-            Operation::Statfs => self.statfs(&caller(), node).await,
+            Operation::Statfs => self.statfs(&caller()?, node).await,
             // Access: `default_permissions` lets the kernel decide, and OPEN asks the server. The rest NFSv3 lacks:
             // extended attributes, fallocate, seeking holes, server-side copies.
             Operation::Access { .. } | Operation::Other { .. } => Err(Errno(libc::ENOSYS)),
@@ -422,21 +428,33 @@ impl Inner {
         Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
     }
 
-    async fn getattr(&self, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
+    async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
         let opened = fh.and_then(|fh| self.file(fh).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
-        let (attr, ttl) = self.attributes(cred, node).await?;
-        self.attrs.tell(node, &attr);
+        let (mut attr, mut ttl) = self.attributes(cred, node).await?;
+        // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
+        let is_told = match opened {
+            Some(_) => {
+                let size = self.size_for_reader(node, &attr);
+                ttl = if size == attr.size { ttl } else { Duration::ZERO };
+                attr.size = size;
+                true
+            }
+            None => self.drop_before_growth(node, &attr).await,
+        };
+        if is_told {
+            self.attrs.tell(node, &attr);
+        }
         Ok((self.seen_by_kernel(node, attr), ttl))
     }
 
-    async fn setattr(&self, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
+    async fn setattr(self: &Arc<Self>, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
         let server_change = attributes::for_server(change);
         let handle = self.handle_of(node)?;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
-            self.commit(node).await?;
+            self.commit(node).await;
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();

@@ -179,7 +179,7 @@ impl Inner {
         self.take_back(answer);
         drop(abandoned);
         // Nobody else may ever commit it, and the kernel has not heard what the file is like now.
-        self.commit_for_nobody(objects.first).await;
+        self.commit(objects.first).await;
         self.notifier.inval_inode(objects.first, 0, 0);
     }
 

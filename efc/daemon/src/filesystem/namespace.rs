@@ -34,6 +34,7 @@ impl Inner {
             None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
         };
         self.names.learn(parent, name, &handle);
+        self.drop_before_look_up(&handle, &attr).await;
         self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
     }
 
