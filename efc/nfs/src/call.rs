@@ -63,7 +63,7 @@ pub(crate) struct Call {
     pub generation: AtomicU64,
     /// It may go out over another connection, where no server knows that it had gone out before.
     pub is_repeatable: bool,
-    /// The connection that serves it, which may change: locked before any lock of a connection.
+    /// The connection that serves it, which may change; `None` once it is forgotten. Locked before any lock of a connection.
     connection: Mutex<Option<Arc<Connection>>>,
     /// When it was asked last, in milliseconds since it was made.
     asked_ms: AtomicU64,
@@ -142,19 +142,23 @@ impl Call {
 
     /// Gives it to a connection.
     pub(crate) fn submit_to(self: &Arc<Self>, connection: &Arc<Connection>) {
-        let mut place = lock(&self.connection);
-        *place = Some(Arc::clone(connection));
+        *lock(&self.connection) = Some(Arc::clone(connection));
         connection.submit(self);
     }
 
     /// Gives it to another connection, unless `from` does not have it any more.
     pub(crate) fn move_to(self: &Arc<Self>, connection: &Arc<Connection>, from: &Connection) {
         let mut place = lock(&self.connection);
-        if from.take(self) {
-            *place = Some(Arc::clone(connection));
-            self.generation.store(0, Ordering::Relaxed);
-            self.note_asked();
-            connection.submit(self);
+        if place.is_none() || !from.take(self) {
+            return;
+        }
+        *place = Some(Arc::clone(connection));
+        drop(place);
+        self.generation.store(0, Ordering::Relaxed);
+        self.note_asked();
+        connection.submit(self);
+        if self.is_forgotten() {
+            connection.forget(self); // it was not there yet when its future wanted to take it back
         }
     }
 
@@ -294,12 +298,12 @@ impl Reply {
 
     fn forget(&mut self) -> Option<Destination> {
         self.done = true;
-        let place = lock(&self.call.connection);
-        if let Some(connection) = &*place {
+        let destination = self.call.forget();
+        let connection = lock(&self.call.connection).take();
+        if let Some(connection) = connection {
             connection.forget(&self.call);
         }
-        drop(place);
-        self.call.forget()
+        destination
     }
 }
 
