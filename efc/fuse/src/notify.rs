@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use rustix::io::Errno;
+use tokio::sync::oneshot;
 
 use crate::abi::{self, Field, notify};
 use crate::reply::Channel;
@@ -18,7 +19,7 @@ use crate::reply::Channel;
 const QUEUE_MAX: usize = 4096;
 
 enum Notification {
-    Inode(abi::InvalInode),
+    Inode(abi::InvalInode, Option<oneshot::Sender<()>>),
     Entry { parent: u64, name: Vec<u8> },
 }
 
@@ -51,7 +52,18 @@ impl Notifier {
     /// FUSE_NOTIFY_INVAL_INODE; `offset < 0`: attributes only; `length <= 0`: to the end. `false`: the queue is full, and
     /// nothing will be invalidated.
     pub fn inval_inode(&self, node: u64, offset: i64, length: i64) -> bool {
-        self.queue.try_send(Notification::Inode(abi::InvalInode { node, offset, length })).is_ok()
+        self.queue.try_send(Notification::Inode(abi::InvalInode { node, offset, length }, None)).is_ok()
+    }
+
+    /// FUSE_NOTIFY_INVAL_INODE for attributes and all pages; ends when they are gone. `false`: the queue is full, and nothing
+    /// was invalidated.
+    ///
+    /// It waits for READs of this file that the kernel has sent, and for dirty pages of mappings to be written: no answer to those
+    /// may wait for it. The kernel ignores attributes of this inode in answers to questions that it asked before.
+    pub async fn drop_pages(&self, node: u64) -> bool {
+        let (done, dropped) = oneshot::channel();
+        let notification = Notification::Inode(abi::InvalInode { node, offset: 0, length: 0 }, Some(done));
+        self.queue.try_send(notification).is_ok() && dropped.await.is_ok()
     }
 
     /// FUSE_NOTIFY_INVAL_ENTRY. `false`: the queue is full, and nothing will be invalidated.
@@ -62,16 +74,21 @@ impl Notifier {
 
 fn write_all(channel: &Channel, waiting: &Receiver<Notification>) {
     for notification in waiting {
-        let written = match &notification {
-            Notification::Inode(inode) => write(&channel.device, notify::INVAL_INODE, &encoded(*inode, &[])),
+        let mut done = None;
+        let written = match notification {
+            Notification::Inode(inode, waiter) => {
+                done = waiter;
+                write(&channel.device, notify::INVAL_INODE, &encoded(inode, &[]))
+            }
             Notification::Entry { parent, name } => {
-                let head = abi::InvalEntry { parent: *parent, name_length: name.len() as u32, flags: 0 };
-                let mut bytes = encoded(head, name);
+                let head = abi::InvalEntry { parent, name_length: name.len() as u32, flags: 0 };
+                let mut bytes = encoded(head, &name);
                 bytes.push(0);
                 write(&channel.device, notify::INVAL_ENTRY, &bytes)
             }
         };
         log_refusal(written);
+        let _ = done.map(|done| done.send(())); // nobody may be waiting any more
     }
 }
 

@@ -166,6 +166,9 @@ impl Session {
             None => self.shared.channel.fresh_seen.load(Ordering::Relaxed),
         };
         let dropped = if is_through { self.shared.state.journal().drop_unclaimed() } else { 0 };
+        if is_through {
+            self.shared.state.forget_openers();
+        }
         if dropped > 0 {
             log::info!("{dropped} requests of a predecessor were not delivered again");
         }

@@ -136,6 +136,12 @@ impl Client {
         mount::connect(config).await
     }
 
+    /// The handle of the directory that `config` names, as the server has it now; over this client's connections, but for
+    /// MNT, and within `config`'s time limit for connecting.
+    pub async fn find_root(&self, config: &Config) -> std::result::Result<FileHandle, ConnectError> {
+        mount::find_root(config, self).await
+    }
+
     /// A client without a word to the server: connections are made when they are needed.
     pub fn resume(config: &Config, port: u16) -> Client {
         Client::with_silence(config, port, SILENCE_MAX)

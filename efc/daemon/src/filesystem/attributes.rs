@@ -1,8 +1,8 @@
 //! Attributes: their form for the kernel, and what we know of the recently used inodes.
 //!
-//! The cache answers GETATTR within `attr_ttl`, and remembers for each inode the *version* (mtime, ctime, size) that
-//! the kernel was last told. When a file is opened and the server's version differs from it, another client has
-//! changed the file, and the kernel's pages and attributes must go: that is what close-to-open consistency means.
+//! The cache answers GETATTR within `attr_ttl`. It remembers for each inode which attributes the kernel was last told: when a
+//! file is opened and the server's version of it is another, the kernel's attributes must go. Which version the kernel's *pages*
+//! are of is another question, which the saved state answers (`page_version`): attributes are told without a page being read.
 //!
 //! Replies overtake each other: two writes in flight come back in any order, and the attributes of the earlier one
 //! must not make the file shorter again. The server's ctime decides; a tie between overlapping calls makes the entry
@@ -11,45 +11,91 @@
 //! UNLINK and RENAME change attributes (nlink, ctime) of a file that they only name. Rather than ask the server which
 //! one it was, everything asked before such a change expires: a question too many is cheaper than one with each.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use efc_fuse::state::State;
 use efc_nfs::{Attr, FileType, SetAttr, SetTime, Time};
+use indexmap::IndexMap;
 
-/// Inodes remembered per shard; beyond that the shard starts anew.
+use super::growth::Sizes;
+use super::versions::{ServerClock, Version};
+
+/// Inodes remembered per shard; beyond that those go that were not used for longest, nearly.
 const ENTRIES_PER_SHARD_MAX: usize = 8192;
 const SHARDS: usize = 16;
+/// A shard whose table has room for this many times its entries gives memory back.
+const SPARE_MAX: usize = 8;
 
-/// What tells two contents of a file apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Version {
-    mtime: Time,
-    ctime: Time,
-    size: u64,
-}
-
-impl Version {
-    /// The version that `attr` describes.
-    pub fn of(attr: &Attr) -> Version {
-        Version { mtime: attr.mtime, ctime: attr.ctime, size: attr.size }
-    }
-}
-
-/// When a call was sent, on the cache's own clock of replies.
+/// When a call was sent: on the cache's own clock of replies, and on the node's.
 #[derive(Clone, Copy, Debug)]
-pub struct Stamp(u64);
+pub struct Stamp {
+    replies: u64,
+    at: Instant,
+}
 
 #[derive(Clone, Copy)]
 struct Known {
     attr: Attr,
+    /// When a reply first showed the version of `attr`.
+    first_seen: Instant,
     /// `None`: not to be answered from.
     fetched_at: Option<Instant>,
     sent: u64,
     received: u64,
     told: Option<Version>,
+    sizes: Option<Sizes>,
+    /// The kernel is dropping its pages for a reader.
+    is_dropping: bool,
+    /// Used since the hand of the clock last passed.
+    is_used: bool,
+}
+
+/// Some of the inodes; the hand goes round, and takes the first one that was not used since it last came by.
+#[derive(Default)]
+struct Shard {
+    known: IndexMap<u64, Known>,
+    hand: usize,
+}
+
+impl Shard {
+    fn get(&mut self, node: u64) -> Option<&mut Known> {
+        let known = self.known.get_mut(&node)?;
+        known.is_used = true;
+        Some(known)
+    }
+
+    fn insert(&mut self, node: u64, known: Known) {
+        if self.known.len() >= ENTRIES_PER_SHARD_MAX && !self.known.contains_key(&node) {
+            self.evict_one();
+        }
+        self.known.insert(node, known);
+    }
+
+    fn evict_one(&mut self) {
+        // Twice round at most: the first time takes the marks off.
+        for _ in 0..=2 * self.known.len() {
+            if self.hand >= self.known.len() {
+                self.hand = 0;
+            }
+            let Some((_, known)) = self.known.get_index_mut(self.hand) else { return };
+            if !std::mem::take(&mut known.is_used) {
+                self.known.swap_remove_index(self.hand);
+                self.hand += 1; // past the newest entry, which is in its place now
+                return;
+            }
+            self.hand += 1;
+        }
+    }
+
+    fn remove(&mut self, node: u64) {
+        self.known.swap_remove(&node);
+        let wanted = self.known.len() * 2;
+        if self.known.capacity() > 64.max(self.known.len() * SPARE_MAX) {
+            self.known.shrink_to(wanted);
+        }
+    }
 }
 
 /// Attributes of recently used inodes.
@@ -60,19 +106,15 @@ pub struct AttrCache {
     replies: AtomicU64,
     /// Answers to calls sent before this stamp are not answered from.
     names_changed: AtomicU64,
-    shards: [Mutex<HashMap<u64, Known>>; SHARDS],
+    clock: ServerClock,
+    shards: [Mutex<Shard>; SHARDS],
 }
 
 impl AttrCache {
     /// An empty cache that answers for `ttl`.
     pub fn new(ttl: Duration) -> AttrCache {
-        AttrCache {
-            ttl,
-            nodes: None,
-            replies: AtomicU64::new(0),
-            names_changed: AtomicU64::new(0),
-            shards: Default::default(),
-        }
+        let (replies, names_changed) = Default::default();
+        AttrCache { ttl, nodes: None, replies, names_changed, clock: ServerClock::new(), shards: Default::default() }
     }
 
     /// This cache, which takes no attributes in that cannot be those of their inode in `nodes`.
@@ -96,13 +138,13 @@ impl AttrCache {
         is_plausible
     }
 
-    fn shard(&self, node: u64) -> &Mutex<HashMap<u64, Known>> {
-        &self.shards[node as usize % SHARDS]
+    fn shard(&self, node: u64) -> MutexGuard<'_, Shard> {
+        self.shards[node as usize % SHARDS].lock().expect("attribute lock")
     }
 
     /// Take before a call is sent, give to [`AttrCache::learn`] with its reply.
     pub fn stamp(&self) -> Stamp {
-        Stamp(self.replies.load(Ordering::Acquire))
+        Stamp { replies: self.replies.load(Ordering::Acquire), at: Instant::now() }
     }
 
     /// Takes in attributes from a reply to a call sent at `sent`.
@@ -110,25 +152,28 @@ impl AttrCache {
         if !self.is_plausible(node, attr) {
             return;
         }
-        let received = self.replies.fetch_add(1, Ordering::AcqRel) + 1;
-        let mut shard = self.shard(node).lock().expect("attribute lock");
-        if shard.len() >= ENTRIES_PER_SHARD_MAX && !shard.contains_key(&node) {
-            shard.clear();
-        }
-        let known =
-            shard.entry(node).or_insert(Known { attr: *attr, fetched_at: None, sent: 0, received: 0, told: None });
-        let overlapped = known.received > sent.0;
-        if overlapped && known.attr.ctime > attr.ctime {
+        let (received, now) = (self.replies.fetch_add(1, Ordering::AcqRel) + 1, Instant::now());
+        self.clock.observe(attr.ctime, now);
+        let mut shard = self.shard(node);
+        let before = shard.get(node).map(|known| *known);
+        let overlapped = before.is_some_and(|known| known.received > sent.replies);
+        let is_same = before.is_some_and(|known| Version::of(&known.attr) == Version::of(attr));
+        if overlapped && before.is_some_and(|known| known.attr.ctime > attr.ctime) {
             return;
         }
-        let doubtful = overlapped && known.attr.ctime == attr.ctime && Version::of(&known.attr) != Version::of(attr);
-        *known = Known {
+        let is_tie = before.is_some_and(|known| known.attr.ctime == attr.ctime) && !is_same;
+        let known = Known {
             attr: *attr,
-            fetched_at: if doubtful { None } else { Some(Instant::now()) },
-            sent: sent.0,
+            first_seen: before.filter(|_| is_same).map_or(now, |known| known.first_seen),
+            fetched_at: (!(overlapped && is_tie)).then_some(now),
+            sent: sent.replies,
             received,
-            told: known.told,
+            told: before.and_then(|known| known.told),
+            sizes: before.and_then(|known| known.sizes),
+            is_dropping: before.is_some_and(|known| known.is_dropping),
+            is_used: before.is_some(), // one that is seen once makes room before those that are used
         };
+        shard.insert(node, known);
     }
 
     /// After a change that was sent at `sent`: takes in what its reply says of the object, or trusts nothing any more.
@@ -139,10 +184,15 @@ impl AttrCache {
         }
     }
 
+    /// A reply shows this ctime, of an object that need not be known here.
+    pub fn observe_clock(&self, attr: &Attr) {
+        self.clock.observe(attr.ctime, Instant::now());
+    }
+
     /// Attributes fit to answer with, and for how long the kernel may keep them.
     pub fn fresh(&self, node: u64) -> Option<(Attr, Duration)> {
-        let shard = self.shard(node).lock().expect("attribute lock");
-        let known = shard.get(&node)?;
+        let mut shard = self.shard(node);
+        let known = shard.get(node)?;
         if known.sent < self.names_changed.load(Ordering::Acquire) {
             return None;
         }
@@ -152,12 +202,12 @@ impl AttrCache {
 
     /// The last attributes seen, however old.
     pub fn last_seen(&self, node: u64) -> Option<Attr> {
-        self.shard(node).lock().expect("attribute lock").get(&node).map(|known| known.attr)
+        self.shard(node).get(node).map(|known| known.attr)
     }
 
     /// Something changed that no reply described.
     pub fn expire(&self, node: u64) {
-        if let Some(known) = self.shard(node).lock().expect("attribute lock").get_mut(&node) {
+        if let Some(known) = self.shard(node).known.get_mut(&node) {
             known.fetched_at = None;
         }
     }
@@ -170,8 +220,41 @@ impl AttrCache {
 
     /// Records that the kernel is told `attr` now.
     pub fn tell(&self, node: u64, attr: &Attr) {
-        if let Some(known) = self.shard(node).lock().expect("attribute lock").get_mut(&node) {
+        if let Some(known) = self.shard(node).known.get_mut(&node) {
             known.told = Some(Version::of(attr));
+            known.sizes = Some(Sizes::after_telling(known.sizes, attr.size));
+        }
+    }
+
+    /// The kernel has written up to `end`, and believes that the file is as long.
+    pub fn wrote(&self, node: u64, end: u64) {
+        if let Some(sizes) = self.shard(node).known.get_mut(&node).and_then(|known| known.sizes.as_mut()) {
+            sizes.told = sizes.told.max(end);
+        }
+    }
+
+    /// What the kernel believes of the file's size, if it was told anything.
+    pub fn sizes(&self, node: u64) -> Option<Sizes> {
+        self.shard(node).get(node)?.sizes
+    }
+
+    /// The kernel has dropped all pages, after the file had been seen to be `size` long.
+    pub fn dropped_pages(&self, node: u64, size: u64) {
+        if let Some(sizes) = self.shard(node).known.get_mut(&node).and_then(|known| known.sizes.as_mut()) {
+            sizes.dropped_at = sizes.dropped_at.max(size);
+        }
+    }
+
+    /// Begins to drop pages for a reader; `false` if that is going on.
+    pub fn begin_drop(&self, node: u64) -> bool {
+        let mut shard = self.shard(node);
+        shard.known.get_mut(&node).is_some_and(|known| !std::mem::replace(&mut known.is_dropping, true))
+    }
+
+    /// The end of what [`AttrCache::begin_drop`] began.
+    pub fn end_drop(&self, node: u64) {
+        if let Some(known) = self.shard(node).known.get_mut(&node) {
+            known.is_dropping = false;
         }
     }
 
@@ -181,14 +264,29 @@ impl AttrCache {
             return false;
         }
         let version = Version::of(attr);
-        let mut shard = self.shard(node).lock().expect("attribute lock");
-        let Some(known) = shard.get_mut(&node) else { return false };
+        let mut shard = self.shard(node);
+        let Some(known) = shard.known.get_mut(&node) else { return false };
         known.told.replace(version) == Some(version)
+    }
+
+    /// Will any change after the server's answer `attr` to a call sent at `sent` give the file another version?
+    ///
+    /// It will if the server's clock has been past the tick of that version: another reply has shown so much, or has shown
+    /// the version itself a tick before.
+    pub fn is_settled(&self, node: u64, attr: &Attr, sent: Stamp) -> bool {
+        let version = Version::of(attr);
+        let first_seen = {
+            let mut shard = self.shard(node);
+            shard.get(node).filter(|known| Version::of(&known.attr) == version).map(|known| known.first_seen)
+        };
+        let was_seen =
+            first_seen.is_some_and(|first_seen| sent.at.saturating_duration_since(first_seen) >= version.tick());
+        was_seen || self.clock.is_past(&version, sent.at)
     }
 
     /// The kernel has forgotten the inode.
     pub fn forget(&self, node: u64) {
-        self.shard(node).lock().expect("attribute lock").remove(&node);
+        self.shard(node).remove(node);
     }
 }
 
@@ -250,25 +348,31 @@ pub fn decode_device(device: u32) -> (u32, u32) {
     ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & !0xff))
 }
 
-/// A change of attributes in the server's form; `None` for times that NFSv3 cannot hold (before 1970, after 2106).
-pub fn for_server(change: &efc_fuse::SetAttr) -> Option<SetAttr> {
-    let time = |time: Option<efc_fuse::SetTime>| {
-        Some(match time {
-            None => SetTime::Keep,
-            Some(efc_fuse::SetTime::Now) => SetTime::Now,
-            Some(efc_fuse::SetTime::To { seconds, nanos }) => {
-                SetTime::To(Time { seconds: u32::try_from(seconds).ok()?, nanos })
-            }
-        })
+/// A change of attributes in the server's form.
+pub fn for_server(change: &efc_fuse::SetAttr) -> SetAttr {
+    let time = |time: Option<efc_fuse::SetTime>| match time {
+        None => SetTime::Keep,
+        Some(efc_fuse::SetTime::Now) => SetTime::Now,
+        Some(efc_fuse::SetTime::To { seconds, nanos }) => SetTime::To(nearest_time(seconds, nanos)),
     };
-    Some(SetAttr {
+    SetAttr {
         mode: change.mode.map(|mode| mode & 0o7777),
         uid: change.uid,
         gid: change.gid,
         size: change.size,
-        atime: time(change.atime)?,
-        mtime: time(change.mtime)?,
-    })
+        atime: time(change.atime),
+        mtime: time(change.mtime),
+    }
+}
+
+/// The nearest time that NFSv3 can hold: its seconds are unsigned, of 32 bits, from 1970 to 2106.
+///
+/// A time at or beyond either end is that end, without nanoseconds, as for Linux's own client (`timestamp_truncate`).
+fn nearest_time(seconds: i64, nanos: u32) -> Time {
+    match u32::try_from(seconds) {
+        Ok(seconds) if seconds != 0 && seconds != u32::MAX => Time { seconds, nanos },
+        _ => Time { seconds: seconds.clamp(0, u32::MAX.into()) as u32, nanos: 0 },
+    }
 }
 
 #[cfg(test)]
@@ -326,6 +430,40 @@ mod tests {
     }
 
     #[test]
+    fn the_entries_that_are_used_stay() {
+        let cache = AttrCache::new(Duration::from_secs(60));
+        for number in 0..(ENTRIES_PER_SHARD_MAX as u64 * 3) {
+            cache.learn(number * SHARDS as u64, &attr(number, 1), cache.stamp());
+            assert_eq!(cache.last_seen(0).map(|attr| attr.size), Some(0), "after {number} others");
+        }
+        assert_eq!(cache.shard(0).known.len(), ENTRIES_PER_SHARD_MAX);
+    }
+
+    #[test]
+    fn memory_goes_back_with_the_entries() {
+        let cache = AttrCache::new(Duration::from_secs(60));
+        let nodes = || (0..4000).map(|number| number * SHARDS as u64);
+        nodes().for_each(|node| cache.learn(node, &attr(1, 1), cache.stamp()));
+        nodes().skip(1).for_each(|node| cache.forget(node));
+        assert!(cache.shard(0).known.capacity() <= 64, "{}", cache.shard(0).known.capacity());
+        assert!(cache.last_seen(0).is_some());
+    }
+
+    #[test]
+    fn a_version_is_settled_when_it_is_seen_again_a_tick_later() {
+        let cache = AttrCache::new(Duration::from_secs(60));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let mut fresh = attr(1, now.as_secs() as u32);
+        let at_once = cache.stamp();
+        cache.learn(7, &fresh, at_once);
+        let later = |seconds| Stamp { at: at_once.at + Duration::from_secs(seconds), ..cache.stamp() };
+        assert!(!cache.is_settled(7, &fresh, at_once));
+        assert!(cache.is_settled(7, &fresh, later(3)));
+        fresh.size = 2;
+        assert!(!cache.is_settled(7, &fresh, at_once), "another version");
+    }
+
+    #[test]
     fn an_expired_entry_is_not_answered_from() {
         let cache = AttrCache::new(Duration::from_secs(60));
         cache.learn(7, &attr(1, 1), cache.stamp());
@@ -374,13 +512,21 @@ mod tests {
     }
 
     #[test]
-    fn times_out_of_range_are_refused() {
-        let at = |seconds| efc_fuse::SetAttr {
-            mtime: Some(efc_fuse::SetTime::To { seconds, nanos: 0 }),
-            ..Default::default()
+    fn times_out_of_range_are_the_nearest() {
+        let sent = |seconds| {
+            let mtime = Some(efc_fuse::SetTime::To { seconds, nanos: 5 });
+            match for_server(&efc_fuse::SetAttr { mtime, ..Default::default() }).mtime {
+                SetTime::To(time) => (time.seconds, time.nanos),
+                _ => panic!("no time is sent"),
+            }
         };
-        assert!(for_server(&at(-1)).is_none());
-        assert!(for_server(&at(1 << 32)).is_none());
-        assert!(for_server(&at((1 << 32) - 1)).is_some());
+        assert_eq!(sent(1), (1, 5));
+        for seconds in [0, -1, i64::MIN] {
+            assert_eq!(sent(seconds), (0, 0));
+        }
+        assert_eq!(sent(i64::from(u32::MAX) - 1), (u32::MAX - 1, 5));
+        for seconds in [i64::from(u32::MAX), 1 << 32, i64::MAX] {
+            assert_eq!(sent(seconds), (u32::MAX, 0));
+        }
     }
 }

@@ -145,7 +145,10 @@ impl Inner {
     ) -> Result<bool, Errno> {
         let is_dots = entry.name == b"." || entry.name == b"..";
         let mut looked_up = None;
-        if let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots) {
+        // A size that has grown must not be told yet: a name alone tells the kernel nothing.
+        if let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots)
+            && !self.has_grown_unseen(&handle, &attr)
+        {
             match self.entry(directory.node, &handle, &attr, sent) {
                 Ok(found) => looked_up = Some((found, handle)),
                 // Attributes that cannot be: the name is told alone, and who wants to know more asks for more.

@@ -6,25 +6,23 @@
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use efc_buffer::{Buffer, PAYLOAD_MAX, SMALL};
 use efc_fuse::state::OpenHandle;
 use efc_fuse::{Errno, OpenReply};
 use efc_nfs::{Attr, Cred, FileHandle, FileType, Payload, access};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::attributes::Version;
+use super::attributes::Stamp;
+use super::mutations::Objects;
+use super::versions::Version;
+use super::whole_files::Ticket;
 use super::{Answer, Caller, Inner, ReadRequest, Response, interrupts};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
 const READ_AT_OPEN_MAX: u64 = SMALL as u64;
-/// Files whose data waits for its reader, at most; further ones are not read at open.
-const WHOLE_FILES_MAX: usize = 64;
-/// How long data read at open may answer a read.
-const READ_AT_OPEN_TTL: Duration = Duration::from_secs(1);
 
 /// Smallest read whose data goes through a pipe, in bytes.
 const PIPED_MIN: u32 = 128 << 10;
@@ -40,26 +38,15 @@ pub struct OpenFile {
     pub(super) handle: FileHandle,
     pub(super) cred: Cred,
     pub(super) flags: u32,
-    whole: Mutex<Option<WholeFile>>,
-}
-
-/// Bounds the data that waits for its readers.
-pub fn whole_files() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(WHOLE_FILES_MAX))
-}
-
-/// A small file's data, read when it was opened.
-struct WholeFile {
-    _permit: OwnedSemaphorePermit,
-    data: Buffer,
-    size: usize,
-    version: Version,
-    read_at: Instant,
+    /// The open lets the kernel's pages go, and those that come later are of this version or a later one.
+    dropped_for: Option<Version>,
+    /// That is noted.
+    is_noted: AtomicBool,
 }
 
 impl OpenFile {
     fn new(node: u64, handle: FileHandle, cred: Cred, flags: u32) -> OpenFile {
-        OpenFile { node, handle, cred, flags, whole: Mutex::new(None) }
+        OpenFile { node, handle, cred, flags, dropped_for: None, is_noted: AtomicBool::new(false) }
     }
 
     /// May it be written through?
@@ -67,9 +54,14 @@ impl OpenFile {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
     }
 
-    /// Does each write go to the end of the file?
-    pub(super) fn appends(&self) -> bool {
+    /// Is it opened to append?
+    fn appends(&self) -> bool {
         self.flags & libc::O_APPEND as u32 != 0
+    }
+
+    /// Can it be mapped for others to see?
+    fn is_mappable(&self) -> bool {
+        self.flags & libc::O_ACCMODE as u32 == libc::O_RDWR as u32
     }
 }
 
@@ -99,19 +91,51 @@ impl Inner {
     pub(super) async fn open(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
         self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
-        let file = OpenFile::new(node, handle, caller.cred.clone(), flags);
+        let mut file = OpenFile::new(node, handle, caller.cred.clone(), flags);
+        let (ticket, sent) = (self.whole_files.begin(node), self.attrs.stamp());
         let last_seen = self.attrs.last_seen(node);
         let attr = match last_seen {
-            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(&file).await?,
+            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(&file, ticket).await?,
             _ => self.ask_access(&file).await?,
         };
-        let is_unchanged = attr.is_some_and(|attr| self.attrs.is_told(node, &attr));
-        if !is_unchanged {
-            // The next read compares size and time with the server's; the pages go with the missing KEEP_CACHE.
-            self.notifier.inval_attributes(node);
+        if let Some(attr) = &attr {
+            self.drop_before_growth(node, attr).await;
         }
-        let reply = self.remember_open(caller.unique, file, is_unchanged)?;
+        let keeps_pages = self.keeps_pages(&mut file, attr.as_ref(), sent);
+        let reply = self.remember_open(caller.unique, file, keeps_pages)?;
         Ok(Response::Open(reply))
+    }
+
+    /// May the kernel keep its pages of a file that is being opened, whose attributes at the server are `attr`?
+    ///
+    /// It may if it is known that they are of that version. When it may not, it lets them go before open(2) returns, so from
+    /// the first read through this open on ([`Inner::note_pages`]) they are known to be of this version or a later one: if the
+    /// server shows this one again, it is this one. Unless a change of the same tick has the same version too, which is why
+    /// only a settled one is noted.
+    fn keeps_pages(&self, file: &mut OpenFile, attr: Option<&Attr>, sent: Stamp) -> bool {
+        if !attr.is_some_and(|attr| self.attrs.is_told(file.node, attr)) {
+            // The next read compares size and time with the server's.
+            self.notifier.inval_attributes(file.node);
+        }
+        let Some(attr) = attr else { return false };
+        let version = Version::of(attr);
+        if self.state.page_version(file.node) == Some(version.saved()) {
+            return true;
+        }
+        if self.attrs.is_settled(file.node, attr, sent) {
+            file.dropped_for = Some(version);
+        }
+        false
+    }
+
+    /// A read came through this open: open(2) has returned, and whatever pages there were are gone.
+    fn note_pages(&self, file: &OpenFile) {
+        if let Some(version) = &file.dropped_for
+            && !file.is_noted.load(Ordering::Relaxed)
+            && !file.is_noted.swap(true, Ordering::Relaxed)
+        {
+            self.state.set_page_version(file.node, version.saved());
+        }
     }
 
     /// ACCESS: may the caller do what it opens the file for?
@@ -132,8 +156,7 @@ impl Inner {
         if is_granted { Ok(attr) } else { Err(Errno(libc::EACCES)) }
     }
 
-    async fn read_at_open(&self, file: &OpenFile) -> Result<Option<Attr>, Errno> {
-        let Ok(permit) = self.whole_files.clone().try_acquire_owned() else { return self.ask_access(file).await };
+    async fn read_at_open(&self, file: &OpenFile, ticket: Ticket) -> Result<Option<Attr>, Errno> {
         let sent = self.attrs.stamp();
         let buffer = Buffer::with_capacity(SMALL);
         let (data, read) = self.client.read(&file.cred, &file.handle, 0, buffer, 0..SMALL).await;
@@ -145,10 +168,7 @@ impl Inner {
         let Some(attr) = read.attr else { return self.ask_access(file).await };
         self.attrs.learn(file.node, &attr, sent);
         if u64::from(read.count) == attr.size {
-            let version = Version::of(&attr);
-            let whole =
-                WholeFile { _permit: permit, data, size: read.count as usize, version, read_at: Instant::now() };
-            *file.whole.lock().expect("whole file lock") = Some(whole);
+            self.whole_files.insert(file.node, ticket, data, read.count as usize, Version::of(&attr));
         }
         Ok(Some(attr))
     }
@@ -158,13 +178,14 @@ impl Inner {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
-        } else if file.appends() {
-            // We place the data at the server's end of file, which the kernel may not know: its pages must not be
-            // filled at the place that it believes in.
+        } else if file.appends() && (!file.is_mappable() || self.state.maps_direct_io()) {
+            // We place the data at the server's end of file, which the kernel may not know: its pages should not be
+            // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
         }
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
+        self.failures.opened(fh, file.node);
         let mut open = self.open.lock().expect("open files lock");
         *open.opens.entry(file.handle).or_default() += 1;
         open.files.insert(fh, Arc::new(file));
@@ -197,6 +218,7 @@ impl Inner {
             return self.read_to_buffer(&read).await.map(|(buffer, range)| Response::Data(buffer, range));
         }
         let file = self.file(read.fh)?;
+        self.note_pages(&file);
         if let Some((buffer, range)) = self.read_from_whole(&file, read.offset, read.size as usize) {
             return Ok(Response::Data(buffer, range));
         }
@@ -221,6 +243,7 @@ impl Inner {
     /// Reads into memory of ours.
     pub(super) async fn read_to_buffer(&self, read: &ReadRequest) -> Result<(Buffer, Range<usize>), Errno> {
         let file = self.file(read.fh)?;
+        self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
         if let Some(whole) = self.read_from_whole(&file, read.offset, size) {
             return Ok(whole);
@@ -258,42 +281,45 @@ impl Inner {
 
     /// Answers a read with what was read at open, if nothing has changed since.
     fn read_from_whole(&self, file: &OpenFile, offset: u64, size: usize) -> Option<(Buffer, Range<usize>)> {
-        let mut slot = file.whole.lock().expect("whole file lock");
-        let whole = slot.take()?;
-        let is_current = whole.read_at.elapsed() < READ_AT_OPEN_TTL
-            && self.attrs.last_seen(file.node).is_some_and(|attr| Version::of(&attr) == whole.version);
-        if !is_current {
-            return None;
-        }
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
-        let end = whole.size.min(start.saturating_add(size));
-        if start == 0 && end == whole.size {
-            return Some((whole.data, 0..end)); // the kernel keeps it from here on
-        }
-        let mut part = Buffer::with_capacity(end - start);
-        part[..end - start].copy_from_slice(&whole.data[start..end]);
-        *slot = Some(whole);
-        Some((part, 0..end - start))
+        let is_last_seen =
+            |version: &Version| self.attrs.last_seen(file.node).is_some_and(|a| Version::of(&a) == *version);
+        self.whole_files.read(file.node, offset, size, is_last_seen)
     }
 
     /// FLUSH: one descriptor of this open is closed.
     ///
     /// The files of a process that ends are closed by its exit, which no signal interrupts and whose result nobody
     /// reads: there the commit goes on in the background, so that a killed process does not wait for an absent server.
-    pub(super) async fn flush(self: &Arc<Self>, fh: u64, tid: u32) -> Answer {
+    pub(super) async fn flush(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64, tid: u32) -> Answer {
         let file = self.file(fh)?;
-        if self.has_uncommitted(file.node) && interrupts::is_exiting(tid) {
-            self.commit_detached(file.node);
+        if resent {
+            self.tell_again(unique, fh, file.node)?;
+        }
+        let (has_uncommitted, is_untold) =
+            (self.has_uncommitted(file.node), self.failures.unheard(fh, file.node).is_some());
+        if !has_uncommitted && !is_untold {
             return Ok(Response::Empty);
         }
-        self.commit(file.node).await?;
+        if interrupts::is_exiting(tid) {
+            if has_uncommitted {
+                self.commit_detached(file.node);
+            }
+            return Ok(Response::Empty); // and what it would be told, others with this open description still hear
+        }
+        self.commit(file.node).await;
+        self.tell_failure(unique, fh, file.node)?;
         Ok(Response::Empty)
     }
 
     /// FSYNC: what was written through this file is on stable storage.
-    pub(super) async fn sync(&self, fh: u64) -> Answer {
+    pub(super) async fn sync(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64) -> Answer {
         let file = self.file(fh)?;
-        self.commit(file.node).await?;
+        if resent {
+            self.tell_again(unique, fh, file.node)?;
+        }
+        self.after_abandoned(Objects::file(file.node)).await;
+        self.commit(file.node).await;
+        self.tell_failure(unique, fh, file.node)?;
         Ok(Response::Empty)
     }
 
@@ -309,6 +335,7 @@ impl Inner {
     fn take_open(&self, fh: u64) -> Option<Arc<OpenFile>> {
         let mut open = self.open.lock().expect("open files lock");
         let file = open.files.remove(&fh)?;
+        self.failures.closed(fh);
         if let Some(opens) = open.opens.get_mut(&file.handle) {
             *opens -= 1;
             if *opens == 0 {
@@ -318,12 +345,20 @@ impl Inner {
         Some(file)
     }
 
+    /// Closes an open that the kernel was not told of.
+    pub(super) fn close(self: &Arc<Self>, fh: u64) {
+        if let Some(file) = self.take_open(fh) {
+            self.state.close_handle(fh);
+            self.remove_if_closed(&file.handle);
+        }
+    }
+
     pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {
         let Some(file) = self.take_open(fh) else { return Ok(Response::Empty) };
         self.state.close_handle(fh);
         // Pages of a shared mapping may be written after the last FLUSH.
         if file.is_writable() {
-            self.commit_for_nobody(file.node).await;
+            self.commit(file.node).await;
         }
         self.remove_if_closed(&file.handle);
         Ok(Response::Empty)

@@ -12,18 +12,24 @@
 mod attributes;
 mod credentials;
 mod directories;
+mod failures;
 mod files;
+mod growth;
 mod interrupts;
 mod listing;
 mod mapped_callers;
+mod mutations;
 mod namespace;
 mod once;
 mod orphans;
 mod permissions;
+mod versions;
+mod whole_files;
 mod writes;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -36,11 +42,14 @@ use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 use crate::errno::errno;
 use crate::{executor, saved_server};
 use attributes::{AttrCache, Stamp};
-use interrupts::Interrupts;
+use failures::Failures;
+use interrupts::{Interrupts, Progress};
+use mutations::{Mutations, Objects};
 use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
-use writes::Writes;
+use whole_files::WholeFiles;
+use writes::{Place, Writes};
 
 pub use attributes::format_bits;
 pub use credentials::Credentials;
@@ -71,8 +80,10 @@ struct Inner {
     credentials: Credentials,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
-    whole_files: Arc<tokio::sync::Semaphore>,
+    whole_files: WholeFiles,
     writes: Writes,
+    failures: Failures,
+    mutations: Arc<Mutations>,
     orphans: Orphans,
     root_searches: RootSearches,
     names: Names,
@@ -124,6 +135,7 @@ struct Caller {
     /// What a predecessor had begun for this request.
     earlier: Option<Intent>,
     may_be_done: bool,
+    progress: Arc<Progress>,
 }
 
 impl Efc {
@@ -146,8 +158,10 @@ impl Efc {
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
-            whole_files: files::whole_files(),
+            whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
+            failures: Failures::load(state.clone()),
+            mutations: Arc::default(),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
             names: Names::default(),
@@ -181,6 +195,7 @@ impl Efc {
     /// Sends what is uncommitted, waiting at most `limit`: the session ends.
     pub fn finish(&self, limit: Duration) {
         let all = async {
+            self.0.mutations.all_settled().await;
             self.0.commit_all().await;
             self.0.reap_unopened_orphans().await;
         };
@@ -189,6 +204,19 @@ impl Efc {
             log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
         };
         futures_lite::future::block_on(futures_lite::future::or(all, late));
+    }
+
+    /// The client below.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
+    pub fn settle(&self, limit: Duration) {
+        let late = async {
+            async_io::Timer::after(limit).await;
+        };
+        futures_lite::future::block_on(futures_lite::future::or(self.0.mutations.all_settled(), late));
     }
 
     /// Counters of the client below.
@@ -214,10 +242,7 @@ impl Filesystem for Efc {
     }
 
     fn forget(&self, node: u64, lookups: u64) {
-        if self.0.state.forget_node(node, lookups) {
-            self.0.attrs.forget(node);
-            self.0.writes.forget(node);
-        }
+        self.0.forget_lookups(node, lookups);
     }
 
     fn interrupt(&self, unique: u64) {
@@ -228,8 +253,25 @@ impl Filesystem for Efc {
 impl Inner {
     async fn serve(self: Arc<Self>, request: Request, reply: Reply) {
         let (unique, tid) = (request.unique, request.pid);
-        let answer = interrupts::run(&self.interrupts, unique, tid, self.execute(request)).await;
-        match answer.unwrap_or(Err(Errno(libc::EINTR))) {
+        let (objects, progress) = (Objects::of(&request), Arc::default());
+        let mut operation = pin!(self.execute(request, &progress));
+        match interrupts::run(&self.interrupts, &progress, (unique, tid), operation.as_mut()).await {
+            None => self.abandon((unique, objects), &progress, operation, reply).await,
+            Some(Ok(Response::Piped(pipe, read))) => {
+                if let Err(reply) = reply.piped(read.name, pipe) {
+                    let again = self.read_to_buffer(&read);
+                    let again = interrupts::run(&self.interrupts, &progress, (unique, tid), again).await;
+                    let data = again.map(|read| read.map(|(buffer, range)| Response::Data(buffer, range)));
+                    self.give(reply, data.unwrap_or(Err(Errno(libc::EINTR))));
+                }
+            }
+            Some(answer) => self.give(reply, answer),
+        }
+    }
+
+    /// Tells the kernel.
+    fn give(&self, reply: Reply, answer: Answer) {
+        match answer {
             Err(errno) => reply.error(errno),
             Ok(Response::Empty) => reply.empty(),
             Ok(Response::Entry(entry)) => reply.entry(&entry),
@@ -238,15 +280,7 @@ impl Inner {
             Ok(Response::Open(open)) => reply.open(&open),
             Ok(Response::Create(entry, open)) => reply.create(&entry, &open),
             Ok(Response::Data(buffer, range)) => reply.data(&buffer[range]),
-            Ok(Response::Piped(pipe, read)) => {
-                if let Err(reply) = reply.piped(read.name, pipe) {
-                    let again = interrupts::run(&self.interrupts, unique, tid, self.read_to_buffer(&read)).await;
-                    match again.unwrap_or(Err(Errno(libc::EINTR))) {
-                        Ok((buffer, range)) => reply.data(&buffer[range]),
-                        Err(errno) => reply.error(errno),
-                    }
-                }
-            }
+            Ok(Response::Piped(..)) => unreachable!("given by the caller, who can read again"),
             Ok(Response::Bytes(bytes)) => reply.data(&bytes),
             Ok(Response::Written(count)) => reply.written(count),
             Ok(Response::Statfs(statfs)) => reply.statfs(&statfs),
@@ -254,12 +288,33 @@ impl Inner {
         }
     }
 
-    async fn execute(self: &Arc<Self>, request: Request) -> Answer {
+    /// The kernel gives lookups of a node back.
+    fn forget_lookups(&self, node: u64, lookups: u64) {
+        if self.state.forget_node(node, lookups) {
+            self.attrs.forget(node);
+            self.writes.forget(node);
+            self.failures.forget(node);
+        }
+    }
+
+    async fn execute(self: &Arc<Self>, request: Request, progress: &Arc<Progress>) -> Answer {
+        if let Some(objects) = Objects::of(&request) {
+            if request.resent {
+                progress.set_sent(); // by a predecessor
+            }
+            self.after_abandoned(objects).await;
+        }
         let Request { unique, name, resent, node, uid, gid, pid, operation } = request;
         let caller = || {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
-            Ok::<_, Errno>(Caller { cred: self.credentials.of(pid, uid, gid)?, unique, earlier, may_be_done })
+            Ok::<_, Errno>(Caller {
+                cred: self.credentials.of(pid, uid, gid)?,
+                unique,
+                earlier,
+                may_be_done,
+                progress: progress.clone(),
+            })
         };
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
@@ -288,9 +343,12 @@ impl Inner {
             Operation::Open { flags } => self.open(&caller()?, node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => self.read(ReadRequest { name, fh, offset, size }).await,
-            Operation::Write { fh, offset, data, .. } => self.write((unique, resent), fh, offset, data).await,
-            Operation::Flush { fh } => self.flush(fh, pid).await,
-            Operation::Fsync { fh, .. } => self.sync(fh).await,
+            Operation::Write { fh, offset, data, flags, write_flags } => {
+                let place = Place::of(offset, flags, write_flags);
+                self.write((unique, resent, progress), fh, place, data).await
+            }
+            Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,
+            Operation::Fsync { fh, .. } => self.sync((unique, resent), fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
             Operation::Opendir { flags } => self.opendir(&caller()?, node, flags).await,
             Operation::Readdir { fh, offset, size } => self.readdir(fh, offset, size, false).await,
@@ -370,26 +428,40 @@ impl Inner {
         Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
     }
 
-    async fn getattr(&self, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
+    async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
         let opened = fh.and_then(|fh| self.file(fh).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
-        let (attr, ttl) = self.attributes(cred, node).await?;
-        self.attrs.tell(node, &attr);
+        let (mut attr, mut ttl) = self.attributes(cred, node).await?;
+        // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
+        let is_told = match opened {
+            Some(_) => {
+                let size = self.size_for_reader(node, &attr);
+                ttl = if size == attr.size { ttl } else { Duration::ZERO };
+                attr.size = size;
+                true
+            }
+            None => self.drop_before_growth(node, &attr).await,
+        };
+        if is_told {
+            self.attrs.tell(node, &attr);
+        }
         Ok((self.seen_by_kernel(node, attr), ttl))
     }
 
-    async fn setattr(&self, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
-        let server_change = attributes::for_server(change).ok_or(Errno(libc::EINVAL))?;
+    async fn setattr(self: &Arc<Self>, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
+        let server_change = attributes::for_server(change);
         let handle = self.handle_of(node)?;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
-            self.commit(node).await?;
+            self.commit(node).await;
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
+        let _change = change.size.map(|_| self.whole_files.change(node));
         let sent = self.attrs.stamp();
+        caller.progress.set_sent();
         let result = self.client.setattr(cred, &handle, &server_change, None).await;
         match result {
             Ok(wcc) => self.attrs.learn_or_expire(node, wcc.after.as_ref(), sent),

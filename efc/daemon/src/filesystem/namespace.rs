@@ -27,12 +27,14 @@ impl Inner {
         let directory = self.handle_of(parent)?;
         let sent = self.attrs.stamp();
         let found = self.client.lookup(&caller.cred, &directory, name).await;
-        let Lookup { handle, attr, .. } = found.map_err(|error| errno(&error))?;
+        let Lookup { handle, attr, dir_attr } = found.map_err(|error| errno(&error))?;
+        dir_attr.iter().for_each(|dir_attr| self.attrs.observe_clock(dir_attr));
         let attr = match attr {
             Some(attr) => attr,
             None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
         };
         self.names.learn(parent, name, &handle);
+        self.drop_before_look_up(&handle, &attr).await;
         self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
     }
 
@@ -353,6 +355,7 @@ impl Inner {
         if source.handle == file {
             return Ok(None); // one file under both names: nothing is replaced
         }
+        caller.progress.set_sent();
         self.save_replaced_file(&caller.cred, to_dir, &file).await?;
         Ok(Some(file))
     }

@@ -1,6 +1,8 @@
 //! Open files and directories, with the credential that opened them: writeback and read-ahead have no caller of their own.
 
+use std::collections::HashMap;
 use std::io;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::record::{Format, Id, Record, Region};
@@ -24,14 +26,24 @@ const _: () = assert!(FORMAT.sealed() > UNIQUE);
 
 pub struct Handles {
     region: Region,
+    /// What predecessors have opened, by the request that did: only such requests are delivered again.
+    opened_by: Mutex<HashMap<u64, u64>>,
 }
 
 impl Handles {
     /// Finds the handles in `region`; also says how many records are damaged.
     pub fn open(region: Region) -> (Handles, u64) {
         let is_forgotten = |id: Id, record: Record<'_>| cfg!(feature = "drop-state") && record.unpublish(id.generation);
-        let damaged = region.scan(|id, record| !is_forgotten(id, record));
-        (Handles { region }, damaged)
+        let mut opened_by = HashMap::new();
+        let damaged = region.scan(|id, record| {
+            if is_forgotten(id, record) {
+                return false;
+            }
+            opened_by.insert(record.sealed()[UNIQUE].load(Ordering::Relaxed), id.into());
+            true
+        });
+        opened_by.remove(&0);
+        (Handles { region, opened_by: Mutex::new(opened_by) }, damaged)
     }
 
     /// Saves an open file, and names it.
@@ -69,19 +81,25 @@ impl Handles {
         }
     }
 
-    /// The file is closed. Ignored if it is not open.
-    pub fn remove(&self, fh: u64) {
+    /// The file is closed; `false` if it was not open.
+    pub fn remove(&self, fh: u64) -> bool {
         let id = Id::from(fh);
-        if self.region.record(id.slot).is_some_and(|record| record.unpublish(id.generation)) {
+        let was_open = self.region.record(id.slot).is_some_and(|record| record.unpublish(id.generation));
+        if was_open {
             self.region.give_back(id.slot);
         }
+        was_open
     }
 
-    /// Closes what this request has opened, and names it.
+    /// Closes what this request has opened under a predecessor, and names it.
     pub fn remove_opened_by(&self, unique: u64) -> Option<u64> {
-        let (fh, _) = self.list().into_iter().find(|(_, handle)| handle.unique == unique)?;
-        self.remove(fh);
-        Some(fh)
+        let fh = self.opened_by.lock().expect("openers lock").remove(&unique)?;
+        self.remove(fh).then_some(fh)
+    }
+
+    /// No request of a predecessor is delivered again from now on.
+    pub fn forget_openers(&self) {
+        *self.opened_by.lock().expect("openers lock") = HashMap::new();
     }
 
     /// All that is open.

@@ -12,12 +12,13 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, FlockOperation, SealFlags};
+use rustix::fs::{FallocateFlags, FlockOperation, SealFlags, SeekFrom};
 use rustix::process::{Flock, FlockType};
 
 /// Bytes of a word.
@@ -70,6 +71,32 @@ impl Mapping {
         let (offset, length) = ((first * WORD) as u64, (count * WORD) as u64);
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(rustix::fs::fallocate(&self.memfd, flags, offset, length)?)
+    }
+
+    /// How many of these words there are up to the last one that was ever written, up to a page more; 0 if none was.
+    ///
+    /// # Errors
+    /// Those of lseek(2).
+    pub fn written(&self, first: usize, count: usize) -> io::Result<usize> {
+        Ok(self.backed(first, count)?.last().map_or(0, |last| last.end - first))
+    }
+
+    /// Which of these words have had something written to their page: word ranges, in order.
+    ///
+    /// Moves the offset of the memfd, which nothing else goes by.
+    pub fn backed(&self, first: usize, count: usize) -> io::Result<Vec<Range<usize>>> {
+        let (mut at, end) = ((first * WORD) as u64, ((first + count) * WORD) as u64);
+        let mut ranges = Vec::new();
+        while at < end {
+            let start = match rustix::fs::seek(&self.memfd, SeekFrom::Data(at)) {
+                Ok(start) if start < end => start,
+                Ok(_) | Err(rustix::io::Errno::NXIO) => break, // no more data
+                Err(errno) => return Err(errno.into()),
+            };
+            at = rustix::fs::seek(&self.memfd, SeekFrom::Hole(start))?.min(end);
+            ranges.push(start as usize / WORD..at as usize / WORD);
+        }
+        Ok(ranges)
     }
 
     /// The words from `first` on, which must be allocated.

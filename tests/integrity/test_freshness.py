@@ -1,0 +1,195 @@
+"""What a node reads after another node, or another process of its own, has changed a file; and what it need not.
+
+Servers here tell less than one would like: times that were set back, whole seconds, two changes within one tick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from tests.support.keeper import Keeper
+from tests.support.nas import Nas
+from tests.support.processes import wait_until
+from tests.support.scripted_nas import Node, ScriptedNas
+
+FORK = multiprocessing.get_context("fork")
+SECOND_NS = 10**9
+HOUR_NS = 3600 * SECOND_NS
+
+
+@contextmanager
+def two_nodes(url: str, *, options: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
+    """The same dataset, mounted by two keepers: two nodes that know nothing of each other."""
+    with (
+        Keeper() as one,
+        Keeper() as other,
+        one.mounted(url, options=options) as first,
+        other.mounted(url, options=options) as second,
+    ):
+        yield first, second
+
+
+@pytest.fixture
+def whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripted server's times have no fractions of a second."""
+    truthful = Node.attributes
+
+    def attributes(node: Node) -> bytes:
+        times = {name: getattr(node, name) // SECOND_NS * SECOND_NS for name in ("atime_ns", "mtime_ns", "ctime_ns")}
+        return truthful(dataclasses.replace(node, **times))
+
+    monkeypatch.setattr(Node, "attributes", attributes)
+
+
+@pytest.mark.parametrize("size", [100, 300_000])
+def test_other_content_of_the_same_size_and_mtime_is_seen_at_the_next_open(size: int) -> None:
+    """An overwrite in place with the old mtime restored, as `rsync --inplace` and `cp -p` do: only ctime tells."""
+    with Nas() as nas, two_nodes(nas.url, options=("attr-ttl=0s",)) as (reader, writer):
+        (writer / "file").write_bytes(bytes(size))
+        for number in range(1, 6):
+            for _ in range(3):
+                (reader / "file").read_bytes()
+                time.sleep(0.03)  # longer than a tick of the server's clock: the reader's pages are kept now
+            data = bytes([number]) * size
+            with (writer / "file").open("r+b") as file:
+                file.write(data)
+            os.utime(writer / "file", ns=(HOUR_NS, HOUR_NS))
+            assert (reader / "file").stat().st_mtime_ns == HOUR_NS  # the kernel is told the new attributes
+            assert (reader / "file").read_bytes() == data, f"change {number}"
+
+
+@pytest.mark.usefixtures("whole_seconds")
+def test_what_was_read_at_open_dies_with_a_write_on_the_same_node() -> None:
+    """A opens, B writes and closes, A reads: within one second of the server's clock, which has no finer stamps."""
+    with ScriptedNas() as nas, Keeper() as keeper, keeper.mounted(nas.url) as mount:
+        stale = 0
+        for number in range(20):
+            path = mount / f"file-{number}"
+            nas.add(nas.root, path.name, data=b"old" * 100)
+            assert path.stat().st_size == 300  # a small file is read when it is opened
+            with path.open("rb", buffering=0) as reader:
+                with path.open("r+b", buffering=0) as writer:
+                    writer.write(b"new" * 50)
+                stale += reader.read(300) != b"new" * 50 + b"old" * 50
+        assert stale == 0, f"{stale} of 20 reads were of what was overwritten"
+
+
+@pytest.mark.usefixtures("whole_seconds")
+def test_a_second_change_within_a_tick_is_seen_at_the_next_open() -> None:
+    """Another client changes a file twice within a second, between which it is read: both changes have one version."""
+    with ScriptedNas() as nas, Keeper() as keeper:
+        files = [nas.add(nas.root, f"file-{number}", data=b"0" * 100_000) for number in range(10)]
+        with keeper.mounted(nas.url) as mount:
+            for number, file in enumerate(files):
+                now_ns = time.time_ns()
+                for data in (b"1" * 100_000, b"2" * 100_000):
+                    file.data[:] = data
+                    file.mtime_ns = file.ctime_ns = now_ns
+                    assert (mount / f"file-{number}").read_bytes() == data
+            time.sleep(1)
+            for number in range(10):
+                assert (mount / f"file-{number}").read_bytes() == b"2" * 100_000
+
+
+def reads_of(nas: ScriptedNas, path: Path) -> int:
+    """How many READs it takes to read a file."""
+    before = nas.counts["READ"]
+    assert len(path.read_bytes()) > 0
+    return nas.counts["READ"] - before
+
+
+def test_pages_stay_over_a_long_listing_a_kill_and_an_upgrade() -> None:
+    """A file that is cached is not read again because 140,000 others were listed, or the daemon is another one."""
+    with ScriptedNas() as nas, Keeper() as keeper:
+        nas.page_entries = 4000
+        file = nas.add(nas.root, "cached", data=b"x" * 1_000_000)
+        file.mtime_ns = file.ctime_ns = time.time_ns() - HOUR_NS
+        many = nas.add(nas.root, "many", kind=2)
+        for number in range(140_000):
+            nas.add(many, f"{number:06}")
+        # No look-up tells the daemon of the file again.
+        with keeper.mounted(nas.url, options=("attr-ttl=60s", "entry-ttl=60s")) as mount:
+            cached = mount / "cached"
+            assert reads_of(nas, cached) > 0
+            assert reads_of(nas, cached) == 0
+            with os.scandir(mount / "many") as entries:
+                assert sum(entry.stat(follow_symlinks=False).st_nlink for entry in entries) == 140_000
+            assert reads_of(nas, cached) == 0, "after the listing"
+            pid = keeper.daemon_pid(mount)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: keeper.daemon_pid(mount) not in (0, pid), what="a successor", limit_s=30)
+            assert reads_of(nas, cached) == 0, "after the daemon was killed"
+            keeper.efc("upgrade", str(mount))
+            assert reads_of(nas, cached) == 0, "after the upgrade"
+            file.data[:] = b"y" * 1_000_000
+            file.changed()
+            assert cached.read_bytes() == file.data, "another version is read anew"
+
+
+def test_idle_opens_do_not_make_opens_of_others_dearer() -> None:
+    """An open of a small file is one READ, however many files are open and not read."""
+    with ScriptedNas() as nas, Keeper() as keeper:
+        names = [f"file-{number}" for number in range(100)]
+        for name in names:
+            nas.add(nas.root, name, data=b"small")
+        with keeper.mounted(nas.url) as mount, ExitStack() as opened:
+            assert {entry.stat().st_size for entry in os.scandir(mount)} == {5}
+            for name in names[:70]:
+                opened.enter_context((mount / name).open("rb", buffering=0))
+            before = nas.counts["READ"], nas.counts["ACCESS"]
+            assert all((mount / name).read_bytes() == b"small" for name in names[70:])
+            after = nas.counts["READ"], nas.counts["ACCESS"]
+            assert (after[0] - before[0], after[1] - before[1]) == (30, 0)
+
+
+LINES = [b"line %d of a log that grows\n" % number for number in range(2500)]
+
+
+def follow(path: Path, length: int, ready: Event, found: Connection) -> None:
+    """Reads a growing file to its end, as `tail -f` does; sends the count of NULs, and whether all was as written."""
+    text = b""
+    with path.open("rb", buffering=0) as log:
+        ready.set()
+        while len(text) < length:
+            text += log.read(1 << 16)
+    found.send((text.count(0), text == b"".join(LINES)))
+
+
+@pytest.mark.parametrize("attr_ttl", ["0s", "50ms"])
+def test_readers_of_a_growing_log_see_what_was_written_and_nothing_else(attr_ttl: str) -> None:
+    """Several readers on one node, a writer elsewhere: what is behind the end of a cached page is not read."""
+    length = sum(map(len, LINES))
+    with Nas() as nas, Keeper() as keeper, keeper.mounted(nas.url, options=(f"attr-ttl={attr_ttl}",)) as mount:
+        behind = nas.export_folder() / "log"
+        behind.write_bytes(b"")
+        ready = [FORK.Event() for _ in range(4)]
+        pipes = [FORK.Pipe(duplex=False) for _ in ready]
+        readers = [
+            FORK.Process(target=follow, args=(mount / "log", length, event, pipe[1]))
+            for event, pipe in zip(ready, pipes, strict=True)
+        ]
+        for reader in readers:
+            reader.start()
+        try:
+            assert all(event.wait(30) for event in ready)
+            with behind.open("ab", buffering=0) as log:
+                for line in LINES:
+                    log.write(line)
+                    time.sleep(0.001)
+            assert all(pipe[0].poll(30) for pipe in pipes), "a reader does not get to the end"
+            assert [pipe[0].recv() for pipe in pipes] == [(0, True)] * 4
+        finally:
+            for reader in readers:
+                reader.kill()
+                reader.join()
