@@ -9,6 +9,7 @@ mod errno;
 mod executor;
 mod filesystem;
 mod id_maps;
+mod memory;
 mod mount_namespace;
 mod privileges;
 
@@ -26,6 +27,7 @@ use prost::Message;
 use control::{Control, Serving};
 use filesystem::{Credentials, Efc, SessionIdentity, Settings};
 use id_maps::IdMaps;
+use memory::Budget;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -35,8 +37,6 @@ const UNCOMMITTED_MIB_DEFAULT: u64 = 64;
 const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long the first connection to the NAS may take; the keeper has a limit of its own.
 const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
-/// Read-ahead and other requests that no application waits for, in the kernel's queue at once.
-const MAX_BACKGROUND: u16 = 64;
 /// A NAS that lets a call wait longer than this is reported as not responding.
 const RESPONDING_MAX: Duration = Duration::from_secs(5);
 /// How long uncommitted data may hold up the end of an unmounted session.
@@ -76,7 +76,9 @@ fn serve(control: Control) -> io::Result<()> {
     let mut held = control.receive_start()?;
     let config = held.config.clone();
     start_logging(&config);
-    let session_config = session_config(&config).inspect_err(|error| {
+    let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
+    let budget = Budget::of(held.memory_max_bytes, uncommitted_bytes_max);
+    let session_config = session_config(&config, &budget).inspect_err(|error| {
         control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
     })?;
     if !config.no_splice {
@@ -85,13 +87,15 @@ fn serve(control: Control) -> io::Result<()> {
     let id_maps = if config.idmap { Some(start_id_maps(&control)?) } else { None };
     privileges::drop_unneeded(held.uid, config.log_level == "debug")?;
     let state = Arc::new(State::open(held.memfd.try_clone()?)?);
+    budget.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
     let is_successor = !state.blob().is_empty();
     let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let credentials = Credentials::new(id_maps);
-    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config)));
+    let efc =
+        Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config, &budget)));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
@@ -219,7 +223,7 @@ fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
     }
 }
 
-fn session_config(config: &DaemonConfig) -> io::Result<SessionConfig> {
+fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionConfig> {
     let features = match config.fuse_features.as_str() {
         "" => Features::default(),
         name => Features::of_kernel(name)
@@ -228,17 +232,18 @@ fn session_config(config: &DaemonConfig) -> io::Result<SessionConfig> {
     Ok(SessionConfig {
         threads: or_default(config.threads as usize, THREADS_DEFAULT),
         read_only: config.read_only,
-        max_background: MAX_BACKGROUND,
+        max_background: budget.background_max,
         features,
         idmap: config.idmap,
     })
 }
 
-fn settings(config: &DaemonConfig) -> Settings {
+fn settings(config: &DaemonConfig, budget: &Budget) -> Settings {
     Settings {
         attr_ttl: Duration::from_millis(config.attr_ttl_ms.into()),
         entry_ttl: Duration::from_millis(config.entry_ttl_ms.into()),
-        uncommitted_bytes_max: or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20,
+        uncommitted_bytes_max: budget.uncommitted_bytes_max,
+        attributes_max: budget.attributes_max,
     }
 }
 
@@ -275,5 +280,6 @@ fn stats(efc: &Efc, session: &Session, state: &State, started_at: Instant, resum
         resumed,
         bytes_spliced: counters.bytes_spliced,
         pipe_misfits: counters.pipe_misfits,
+        nodes_max: state.nodes_max().unwrap_or(0),
     }
 }

@@ -169,6 +169,11 @@ impl Cgroup<'_> {
         }
     }
 
+    /// What the processes in it may use together; `None`: there is no limit.
+    pub fn memory_max_bytes(&self) -> Option<u64> {
+        self.cgroups.memory_max_bytes
+    }
+
     /// Below the root of each hierarchy.
     pub fn place(&self) -> String {
         format!("{}/{}", self.cgroups.name, self.id)

@@ -128,7 +128,10 @@ impl Inner {
             // Its size must not be told yet: a name alone tells the kernel nothing.
             return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
         }
-        let looked_up = self.entry(parent, &handle, &attr, sent)?;
+        let Ok(looked_up) = self.entry(parent, &handle, &attr, sent) else {
+            // No memory for the node: who wants more of it than the name hears so.
+            return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
+        };
         let fits = page.push(entry.fileid, entry.cookie, kind, &entry.name, Some(&looked_up));
         if fits {
             self.names.learn(parent, &entry.name, &handle);

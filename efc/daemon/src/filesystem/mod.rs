@@ -58,6 +58,8 @@ pub struct Settings {
     pub entry_ttl: Duration,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
+    /// Inodes whose attributes are kept.
+    pub attributes_max: usize,
 }
 
 /// The dataset as a file system.
@@ -142,7 +144,7 @@ impl Efc {
             info,
             notifier,
             settings,
-            attrs: AttrCache::new(settings.attr_ttl),
+            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
