@@ -52,7 +52,7 @@ const _: () = assert!(FORMAT.sealed() >= HANDLE + HANDLE_WORDS);
 const SHARDS: usize = 64;
 /// A shard with room for this many times its entries gives memory back, unless it is small.
 const SPARE_MAX: usize = 8;
-const SPARE_MIN: usize = 256;
+const SPARE_MIN: usize = 64;
 
 /// A file handle as it lies in a record, and its hash.
 struct Key {
