@@ -1,18 +1,21 @@
 # The one image of EFC: node plugin, keeper, daemons and controller; what runs is said by the arguments (`csi node ...`).
 # Both bases can be replaced, for example by ones of your own registry: --build-arg BUILDER=... --build-arg BASE=...
 # deploy/image builds it without a container daemon, and needs no registry.
-ARG BUILDER=rust:1-slim-bookworm
+ARG BUILDER=rust:1.95.0-slim-bookworm
 ARG BASE=python:3.11-slim-bookworm
 
 # Wheels of EFC, of what it needs, and of the pip that installs them: those in wheels/ of the build context if there are
-# any, else they are made here, by the Python release that BASE has.
+# any, else they are made here, by the Python release that BASE has. requirements/ says which releases, with their hashes.
 FROM ${BUILDER} AS builder
 WORKDIR /source
 COPY . .
 RUN if ! ls wheels/*.whl >/dev/null 2>&1; then \
         apt-get update \
      && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-pip python3-venv \
-     && python3 -m pip wheel --wheel-dir wheels . pip; \
+     && python3 -m venv /opt/build \
+     && /opt/build/bin/pip install --require-hashes -r requirements/build.txt \
+     && /opt/build/bin/pip wheel --wheel-dir wheels --require-hashes -r requirements/run.txt -r requirements/build.txt \
+     && /opt/build/bin/pip wheel --wheel-dir wheels --no-deps --no-build-isolation .; \
     fi
 
 # A virtual environment, so that the base's own packages, of Debian's Python for example, stay as they are. pip runs out of

@@ -1,33 +1,52 @@
-# All targets run as root: they install packages, mount file systems and start NFS servers (in namespaces of their own).
-# Needed beforehand: make, Python >= 3.11, Rust >= 1.88 (rustup), and Go >= 1.25 for `sanity` and `test`.
+# `make check` runs as any user. The other tests install packages, mount file systems and start NFS servers (in namespaces
+# of their own): as root. Needed beforehand: make, Python >= 3.11, rustup, and Go >= 1.25 for `tools`, `sanity` and `test`.
 PYTHON  := .venv/bin/python
 SUITE   := $(PYTHON) -m tests.support.suite
-SOURCES := Cargo.toml Cargo.lock pyproject.toml setup.py \
-           $(shell find csi efc proto -type f -not -name '*.pyc' -not -path '*/target/*')
+RUST_SOURCES := Cargo.toml Cargo.lock rust-toolchain.toml $(shell find efc proto -type f -not -path '*/target/*')
+SOURCES := $(RUST_SOURCES) pyproject.toml setup.py requirements/run.txt requirements/build.txt \
+           $(shell find csi -type f -not -name '*.pyc')
+CARGO_DENY_VERSION := 0.20.2
 CSI_SANITY_VERSION := v5.6.0
 HELM_VERSION := v3.21.4
 # Of the tests in tests/faults: makes a daemon's saved state know a million files.
 FILL_STATE := target/release/examples/fill_state
+# The pinned Rust, where it cannot be downloaded but is there under another name.
+TOOLCHAIN := $(shell tests/support/toolchain)
+ifneq ($(TOOLCHAIN),)
+export RUSTUP_TOOLCHAIN ?= $(TOOLCHAIN)
+endif
 
-.PHONY: help setup quickstart test bench proto clean
+.PHONY: help setup quickstart check test bench lock advisories proto clean
 .DEFAULT_GOAL := help
 
 help: ## this list
 	@sed -n 's/^\([a-z -]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
-setup: .venv/installed ## installs system packages, and EFC into .venv (.venv/bin/efc)
-.venv/installed: $(SOURCES) tests/support/setup
-	@tests/support/setup
+setup: .venv/installed ## installs EFC into .venv (.venv/bin/efc); as root also system packages that are missing
+.venv/installed: .venv/packages .venv/programs
+	@touch $@
+# Python runs csi/ as it lies here: a change in it needs nothing.
+.venv/packages: pyproject.toml setup.py Cargo.toml requirements/dev.txt tests/support/setup
+	@tests/support/setup packages
+	@touch $@
+.venv/programs: $(RUST_SOURCES) tests/support/setup | .venv/packages
+	@tests/support/setup programs
 	@touch $@
 
 quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses a NAS of yours
 	@tests/support/sandbox $(PYTHON) -m examples.quickstart
 
-test: setup .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## everything below but bench; sanity, faults and the cluster in their short forms
-	@$(SUITE) lint unit rust csi errors sanity posix integrity faults cluster-short
+check: setup .tools/bin/cargo-deny ## after every change: lint, unit and Rust tests that need no root
+	@$(SUITE) lint unit rust
+test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## check, and all below but bench; sanity, faults and the cluster in their short forms
+	@$(SUITE) lint unit rust rust-root tools csi errors sanity posix integrity faults cluster-short
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
-lint unit rust csi errors integrity: setup ## parts of test
+unit rust rust-root csi errors integrity: setup ## parts of test
+	@$(SUITE) $@
+lint: setup .tools/bin/cargo-deny ## ruff, mypy, rustfmt, clippy; licences and origins of the crates
+	@$(SUITE) $@
+tools: setup .tools/bin/helm ## the suite itself, and the chart
 	@$(SUITE) $@
 sanity: setup .tools/bin/csi-sanity ## CSI conformance, 20 seeds, nothing left out by a skip list
 	@SANITY_SEEDS=20 $(SUITE) $@
@@ -35,10 +54,16 @@ posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real 
 	@$(SUITE) $@
 faults: setup $(FILL_STATE) ## everything is killed again and again under verified work: daemons 500 times, the rest 100; an hour and more
 	@FAULTS_KILLS=$(or $(KILLS),100) $(SUITE) $@
-.PHONY: lint unit rust csi errors integrity sanity posix faults
+.PHONY: lint unit rust rust-root tools csi errors integrity sanity posix faults
 
+# --- what is no part of `make test` ----------------------------------------------------------------------------------
 bench: setup ## side by side: ext4, the bare NFS client, the mount; report under results/
 	@tests/support/sandbox $(PYTHON) -m bench
+
+foreign: setup ## programs of others on ext4, on the mount, and while its daemon is killed each second; ONLY=sqlite (fio, git, ...)
+	@tests/foreign/setup
+	@PYTEST_ADDOPTS='$(if $(ONLY),-k "$(ONLY)")' $(SUITE) $@
+.PHONY: foreign
 
 # --- a real Kubernetes cluster in namespaces of this machine --------------------------------------------------------
 CLUSTER := .tools/cluster
@@ -68,6 +93,10 @@ $(CLUSTER)/images/efc-csi.tar: $(SOURCES) Dockerfile deploy/image $(CLUSTER)/pac
 	@mkdir -p $(@D)
 	deploy/image $(CURDIR)/$@
 
+lock: ## makes requirements/*.txt from pyproject.toml; ARGS=--upgrade takes newer releases
+	@requirements/renew $(ARGS)
+advisories: setup .tools/bin/cargo-deny ## asks which crates and Python packages have known vulnerabilities; needs the internet
+	@$(PYTHON) -m tests.support.advisories
 proto: setup ## generates csi/_proto from proto/
 	@$(PYTHON) csi/_proto/generate.py
 
@@ -75,7 +104,7 @@ manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
 	@deploy/render > deploy/.efc-csi.yaml && mv deploy/.efc-csi.yaml deploy/efc-csi.yaml
 .PHONY: manifests
 
-$(FILL_STATE): $(SOURCES)
+$(FILL_STATE): $(RUST_SOURCES)
 	cargo build --quiet --release --locked --package efc-fuse --example fill_state
 
 .tools/bin/helm:
@@ -83,6 +112,8 @@ $(FILL_STATE): $(SOURCES)
 .tools/bin/csi-sanity:
 	@command -v go >/dev/null || { echo "csi-sanity needs Go 1.25 or newer: https://go.dev/dl" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$(CSI_SANITY_VERSION)
+.tools/bin/cargo-deny:
+	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root .tools --target-dir target/tools cargo-deny@$(CARGO_DENY_VERSION)
 .tools/bin/pjdfstest:
 	cargo install --quiet --locked --root .tools --target-dir target/tools pjdfstest@0.2.0
 .tools/bin/fsx:

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench import pauses, publishing
 from bench.network import round_trip
 from bench.runs import Contender, Programs, Round, idle_daemon_mib, run_bare, run_fresh_mount, run_mount, run_native
 from tests.support.keeper import Keeper
@@ -29,6 +30,8 @@ LINK_BYTES_PER_S = 650_000_000
 ROUND_TRIP_US = 1000
 JUMBO_FRAME_BYTES = 9000  # as storage networks have them: headers then take under 1 % of the link
 
+#: What can be run alone: comparisons, and figures by themselves.
+COMPARED, OTHERS = ("loopback", "link"), ("publishing", "pauses")
 NATIVE, BARE, MOUNT = "native ext4", "bare NFS client", "mount"
 Run = Callable[[], Round]
 
@@ -176,6 +179,18 @@ class Bench:
             return Case.run(name, figure=figure, runs=runs, rounds=self.rounds, console=self.console)
 
 
+def other_figures(part: str, console: Console) -> dict[str, dict[str, object]]:
+    """Of `publishing` or `pauses`: compared with nothing, so they pass no gate."""
+    measured: dict[str, dict[str, object]] = {}
+    if part == "publishing":
+        measured = {name: vars(result) for name, result in publishing.measure()}
+    else:
+        measured = dict(pauses.measure_all())
+    for name, figures in measured.items():
+        console.print(f"{part}, {name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
+    return measured
+
+
 def show(cases: list[Case], console: Console) -> None:
     """The table of all cases."""
     table = Table(
@@ -208,7 +223,7 @@ def show(cases: list[Case], console: Console) -> None:
     console.print(table)
 
 
-def write(cases: list[Case], *, load_before: float) -> None:
+def write(cases: list[Case], others: dict[str, dict[str, dict[str, object]]], *, load_before: float) -> None:
     """results/bench.json."""
     document = {
         "conditions": "client cold (no page of the file, no name known), server's page cache warm, rounds interleaved",
@@ -223,6 +238,7 @@ def write(cases: list[Case], *, load_before: float) -> None:
             }
             for case in cases
         ],
+        **others,
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "bench.json").write_text(json.dumps(document, indent=2) + "\n")
@@ -244,7 +260,7 @@ def main() -> int:
     """Exit status 0 when all gates hold."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of each contender in each case (default: 3)")
-    parser.add_argument("part", nargs="*", choices=["loopback", "link", []], help="only these (default: all)")
+    parser.add_argument("part", nargs="*", choices=[*COMPARED, *OTHERS, []], help="only these (default: all)")
     arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     cases: list[Case] = []
@@ -253,11 +269,15 @@ def main() -> int:
         console.print(
             f"The machine is busy (load {load_before:.1f}): the mount, which needs most processes, will look worse."
         )
-    with no_leaks(), workshop(rounds=arguments.rounds, console=console) as bench:
-        for name in arguments.part or ["loopback", "link"]:
-            cases.extend(getattr(bench, name)())
+    parts = arguments.part or [*COMPARED, *OTHERS]
+    with no_leaks():
+        if compared := [part for part in COMPARED if part in parts]:
+            with workshop(rounds=arguments.rounds, console=console) as bench:
+                for name in compared:
+                    cases.extend(getattr(bench, name)())
+        others = {part: other_figures(part, console) for part in OTHERS if part in parts}
     show(cases, console)
-    write(cases, load_before=load_before)
+    write(cases, others, load_before=load_before)
     gates = [(case, gate) for case in cases for gate in case.gates]
     for case, gate in gates:
         console.print(f"{case.name}: {gate}")

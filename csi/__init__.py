@@ -12,5 +12,5 @@ Layers, imports go downwards only::
     provisioning   publishing   daemons          what a volume is, on the NAS and on a node
     nas  mounts  keeper  records  children       one outside thing each
     options  sources  paths  volumes  parameters pure: text in, values out, errors that name the culprit
-    errors  redaction  locks  programs  driver
+    errors  saved  limits  redaction  text  locks  programs  driver
 """

@@ -5,6 +5,7 @@ from csi._proto import csi_pb2
 from csi.errors import Code, DriverError, invalid
 from csi.parameters import VolumeParameters
 from csi.provisioning import Provisioner
+from csi.redaction import redact_text
 from csi.volumes import VolumeRecord, check_volume_id, is_own_id, volume_id_of
 
 _RPC = csi_pb2.ControllerServiceCapability.RPC
@@ -123,7 +124,8 @@ def _volume(record: VolumeRecord) -> csi_pb2.Volume:
 
 
 def _condition(abnormal: str) -> csi_pb2.VolumeCondition:
-    return csi_pb2.VolumeCondition(abnormal=bool(abnormal), message=abnormal or "the volume's directory is there")
+    message = redact_text(abnormal) or "the volume's directory is there"
+    return csi_pb2.VolumeCondition(abnormal=bool(abnormal), message=message)
 
 
 def _mismatch(capability: csi_pb2.VolumeCapability) -> str:
@@ -136,5 +138,4 @@ def _mismatch(capability: csi_pb2.VolumeCapability) -> str:
 
 def _without_metadata(parameters: dict[str, str]) -> dict[str, str]:
     """There is no claim yet when a capacity is asked for, so a pathPattern could not be filled in."""
-    parameters.pop("pathPattern", None)
-    return parameters
+    return {name: value for name, value in parameters.items() if name != "pathPattern" and name.lower() != "subdir"}

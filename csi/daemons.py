@@ -4,6 +4,9 @@ A daemon's mount is ``<run-dir>/mnt/<identity key>``; volumes are bind mounts of
 its first user, kept while there is one, and for a grace period after the last, since pods are often replaced by others
 of the same volume. Publishes of one dataset that come side by side share one request to the keeper, and its outcome.
 
+A daemon is never released while its file system is mounted anywhere but at its own place, whatever is known of users:
+a record may be lost or damaged, and an unmounted daemon is ENOTCONN in a pod that runs.
+
 The keeper is asked on every publish, also when the daemon is known to run: it answers at once, and so a mount that was
 forced away, or a keeper that lost everything, is noticed before something is bound to a dead directory.
 """
@@ -17,8 +20,10 @@ from dataclasses import dataclass, field
 from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
+from csi.mounts import Mounts, top
 from csi.program import DaemonProgram
 from csi.rollout import Rollout
+from csi.roots import Roots
 from csi.sessions import Sessions
 
 _LOGGER = logging.getLogger(__name__)
@@ -39,15 +44,23 @@ class Daemons:
     """Launches, shares and releases daemons through the keeper."""
 
     def __init__(
-        self, *, run_dir: str, keeper: Keeper, idle_grace_seconds: float, program: DaemonProgram | None = None
+        self,
+        *,
+        run_dir: str,
+        keeper: Keeper,
+        mounts: Mounts,
+        idle_grace_seconds: float,
+        program: DaemonProgram | None = None,
     ) -> None:
         """Daemons run ``program``, or the keeper's own if none is given."""
         self._folder = f"{run_dir}/mnt"
         self._keeper = keeper
+        self._mounts = mounts
         self._idle_grace_seconds = idle_grace_seconds
         self._program = program
         self._sessions = Sessions(keeper=keeper, folder=self._folder)
         self._daemons: dict[str, _Daemon] = {}
+        self._roots = Roots(keeper=keeper, mount_of=self.mount_of)
 
     def mount_of(self, key: str) -> str:
         """Where the dataset with this identity key is mounted, when it is."""
@@ -59,6 +72,24 @@ class Daemons:
             return set(os.listdir(self._folder))
         except FileNotFoundError:
             return set()
+
+    async def key_now(self, key: str) -> str:
+        """The key that a new user of the dataset ``key`` acquires: another one if its directory was replaced.
+
+        Raises NOT_FOUND if the directory is there no more.
+        """
+
+        def alike() -> dict[str, _Daemon]:
+            return {other: one for other, one in self._daemons.items() if other == key or other.startswith(f"{key}-")}
+
+        if releases := [daemon.release for daemon in alike().values() if daemon.release is not None]:
+            await asyncio.wait(releases)
+        running = {other for other, daemon in alike().items() if daemon.launch is None}
+        return await self._roots.key_now(key, running=running)
+
+    def moved(self, key: str) -> str:
+        """What has become of the directory that this daemon serves; "" if it is where it was, as far as is known."""
+        return self._roots.moved(key)
 
     async def acquire(self, key: str, *, config: efc_pb2.DaemonConfig, user: str) -> str:
         """Makes sure that the daemon serves, and that it is kept for ``user``; returns where it is mounted.
@@ -133,7 +164,10 @@ class Daemons:
     def _start_release(self, key: str) -> None:
         daemon = self._daemons[key]
         daemon.timer = None
-        if daemon.users or daemon.launch is not None or daemon.release is not None:
+        if daemon.launch is not None:
+            self._release_later(key)  # its user may give up before it is there
+            return
+        if daemon.users or daemon.release is not None:
             return
         daemon.release = asyncio.create_task(self._release(key, daemon))
 
@@ -159,11 +193,28 @@ class Daemons:
         try:
             return await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
         except DriverError as error:
+            if (serving := await self._serving_otherwise(target, config, error)) is not None:
+                return serving
             if not await self._is_left_over(target, error):
                 raise
         _LOGGER.warning("%s is a mount that nobody restarts any more", target)
         await self._keeper.unmount(target=target)
         return await self._keeper.mount(target=target, config=config, limit_seconds=LAUNCH_SECONDS_MAX)
+
+    async def _serving_otherwise(
+        self, target: str, config: efc_pb2.DaemonConfig, error: DriverError
+    ) -> efc_pb2.MountStatus | None:
+        """The dataset's daemon if it serves, but with what were the defaults when it was mounted.
+
+        What was given is equal, or it would have another key: pods share it until it is released.
+        """
+        if error.code is not Code.ALREADY_EXISTS:
+            return None
+        for mount in (await self._keeper.status(target)).mounts:
+            if mount.config.source == config.source and mount.state != efc_pb2.MountStatus.ABORTED:
+                _LOGGER.info("%s is served with the defaults of another release, until it is released", target)
+                return mount
+        return None
 
     async def _is_left_over(self, target: str, error: DriverError) -> bool:
         """Made by a keeper that died since, or aborted: bind mounts of it live their own life, the target is free."""
@@ -175,8 +226,10 @@ class Daemons:
     async def _release(self, key: str, daemon: _Daemon) -> None:
         target = self.mount_of(key)
         try:
+            self._refuse_use(target)
             await self._keeper.unmount(target=target)
             self._sessions.drop(target)
+            self._roots.forget(key)
             _remove_directory(target)
             _LOGGER.info("daemon %s released", key)
         except DriverError as error:
@@ -189,6 +242,17 @@ class Daemons:
                 self._daemons.pop(key, None)
             else:
                 self._release_later(key)
+
+    def _refuse_use(self, target: str) -> None:
+        """Raises FAILED_PRECONDITION if what is mounted at ``target`` is mounted elsewhere too, as a volume is."""
+        mounts = self._mounts.all()
+        own = top(mounts, target)
+        if own is None:
+            return
+        bound = [mount.target for mount in mounts if mount.device == own.device and mount.target != target]
+        if bound:
+            others = f" and {len(bound) - 1} other places" if len(bound) > 1 else ""
+            raise DriverError(Code.FAILED_PRECONDITION, f"its file system is mounted at {bound[0]!r}{others}")
 
 
 def _exists(path: str) -> bool:

@@ -97,7 +97,7 @@ def from_child(*, program: str, exit_status: int, stderr: bytes) -> DriverError:
     lines = stderr.decode(errors="replace").strip().splitlines()
     try:
         report = json.loads(lines[-1]) if lines else None
-    except ValueError:
+    except (ValueError, RecursionError):
         report = None
     if not isinstance(report, dict):
         ended = f"was ended by signal {-exit_status}" if exit_status < 0 else f"exited with status {exit_status}"

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from csi.errors import Code, DriverError, invalid
 from csi.options import unknown
+from csi.saved import DamagedError, decoded
 from csi.sources import Source
 from csi.volumes import NodeVolume
 
@@ -100,9 +101,9 @@ class AllowedSources:
 def parse(text: bytes) -> list[Rule]:
     """Reads a list; raises INVALID_ARGUMENT whose message continues "the file ..."."""
     try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise invalid(f"is no JSON: {error}") from None
+        entries = decoded(text, bytes_max=_FILE_BYTES_MAX)
+    except DamagedError as error:
+        raise invalid(f"cannot be used: {error}") from None
     if not isinstance(entries, list):
         raise invalid("is no JSON array of rules")
     return [_rule(entry, place=f"rule {number}") for number, entry in enumerate(entries, start=1)]

@@ -24,6 +24,8 @@ UNMOUNT_SECONDS_MAX = 30.0
 STATUS_SECONDS_MAX = 5.0
 INSTALL_SECONDS_MAX = 15.0
 SESSION_SECONDS_MAX = 5.0
+#: More than the daemon takes that looks.
+ROOT_SECONDS_MAX = 2.0
 #: More than the keeper takes for an upgrade and the way back.
 UPGRADE_SECONDS_MAX = 20.0
 #: Most descriptors beside one message, as there.
@@ -96,14 +98,27 @@ class Keeper:
         request = efc_pb2.KeeperRequest(install=efc_pb2.InstallRequest(version=version))
         await self._ask(request, limit_seconds=INSTALL_SECONDS_MAX, descriptors=[memory])
 
-    async def upgrade(self, *, target: str, options: efc_pb2.DaemonConfig | None = None) -> efc_pb2.MountStatus:
+    async def upgrade(
+        self,
+        *,
+        target: str,
+        options: efc_pb2.DaemonConfig | None = None,
+        base: efc_pb2.DaemonConfig | None = None,
+    ) -> efc_pb2.MountStatus:
         """Replaces the daemon at ``target`` by one of the installed program, which serves with ``options`` if given.
 
+        With the ``base`` that they were made from, only what differs is changed: others may change options meanwhile.
         FAILED_PRECONDITION if it cannot; then the former serves as before.
         """
-        request = efc_pb2.KeeperRequest(upgrade=efc_pb2.UpgradeRequest(target=target, options=options))
-        reply, _ = await self._ask(request, limit_seconds=UPGRADE_SECONDS_MAX)
+        request = efc_pb2.UpgradeRequest(target=target, options=options, base=base)
+        reply, _ = await self._ask(efc_pb2.KeeperRequest(upgrade=request), limit_seconds=UPGRADE_SECONDS_MAX)
         return reply.upgrade.status
+
+    async def find_root(self, *, target: str) -> efc_pb2.FoundRoot:
+        """Where the path of the dataset at ``target`` leads now, beside the root that is served there."""
+        request = efc_pb2.FindRootRequest(target=target, time_limit_ms=int(ROOT_SECONDS_MAX * 1000))
+        reply, _ = await self._ask(efc_pb2.KeeperRequest(find_root=request), limit_seconds=ROOT_SECONDS_MAX + 1)
+        return reply.find_root.root
 
     async def hold(self, *, target: str) -> tuple[efc_pb2.MountStatus, list[int]]:
         """The session of the mount at ``target``: what it is, and copies of its descriptors, which the caller owns."""

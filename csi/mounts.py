@@ -163,17 +163,32 @@ class Mounts:
         # Bytes, since the kernel ends lines by a newline only, and a text file by other characters too.
         return self._mountinfo.read_bytes().decode(errors="surrogateescape")
 
-    async def bind(self, *, root: str, path: str, target: str, read_only: bool) -> None:
-        """Binds ``path`` beneath ``root`` to ``target``; NOT_FOUND if there is no such directory."""
-        arguments = ["bind", "--root", root, "--path", path or ".", "--target", target]
+    async def bind(self, *, root: str, path: str, beneath: str, target: str, read_only: bool) -> None:
+        """Binds ``path`` beneath ``root`` to ``target``, which is made; NOT_FOUND if there is no such directory.
+
+        ``target`` lies ``beneath`` a directory, with no symbolic link between the two, or is refused.
+        """
+        arguments = ["bind", "--root", root, "--path", path or ".", *_within(beneath), f"--target={target}"]
         await self._helper(arguments + ["--read-only"] * read_only, target=target, deadline_seconds=BIND_SECONDS_MAX)
 
-    async def unmount(self, target: str, *, detach: bool | None = None) -> None:
+    async def unmount(self, target: str, *, beneath: str = "", detach: bool | None = None) -> None:
         """Unmounts everything at ``target``. Not mounted is success.
 
         What is busy or does not answer is detached, unless ``detach`` is False; all is, at once, if it is True.
+        With a directory that it lies ``beneath``, a symbolic link between the two is refused.
         """
-        arguments = ["unmount", "--target", target]
+        arguments = ["unmount", *_within(beneath), f"--target={target}"]
+        await self._unmount(arguments, target=target, detach=detach)
+
+    async def remove(self, target: str, *, beneath: str) -> None:
+        """Unmounts everything at ``target`` and removes its directory, which must be empty. Not there is success.
+
+        ``target`` lies ``beneath`` a directory, with no symbolic link between the two, or is refused.
+        """
+        arguments = ["unmount", *_within(beneath), f"--target={target}", "--remove"]
+        await self._unmount(arguments, target=target, detach=None)
+
+    async def _unmount(self, arguments: list[str], *, target: str, detach: bool | None) -> None:
         if not detach:
             try:
                 await self._helper(arguments, target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
@@ -184,11 +199,13 @@ class Mounts:
                 return
         await self._helper([*arguments, "--detach"], target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
 
-    async def statvfs(self, target: str) -> Statvfs:
-        """Sizes of the file system at ``target``; DEADLINE_EXCEEDED if it does not answer."""
-        printed = await self._helper(
-            ["statvfs", "--target", target], target=target, deadline_seconds=STATVFS_SECONDS_MAX, slot="statvfs of "
-        )
+    async def statvfs(self, target: str, *, beneath: str = "") -> Statvfs:
+        """Sizes of the file system at ``target``; DEADLINE_EXCEEDED if it does not answer.
+
+        With a directory that it lies ``beneath``, a symbolic link between the two is refused.
+        """
+        arguments = ["statvfs", *_within(beneath), f"--target={target}"]
+        printed = await self._helper(arguments, target=target, deadline_seconds=STATVFS_SECONDS_MAX, slot="statvfs of ")
         return Statvfs.from_json(printed, origin=programs.MOUNT_HELPER)
 
     def is_asking(self, target: str) -> bool:
@@ -240,6 +257,10 @@ class Mounts:
         if finished.exit_status != 0:
             raise from_child(program=programs.MOUNT_HELPER, exit_status=finished.exit_status, stderr=finished.stderr)
         return finished.stdout
+
+
+def _within(beneath: str) -> list[str]:
+    return [f"--beneath={beneath}"] if beneath else []
 
 
 def _parsed(printed: bytes) -> Any:  # noqa: ANN401 - what a program of the same release prints

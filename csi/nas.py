@@ -78,10 +78,10 @@ class Nas:
         """A directory with all that is in it on this file system; that it is not there is success."""
         await self._missing_is_success("rm", path, flags=["--recursive"], limit_seconds=limit_seconds)
 
-    async def read(self, path: str) -> bytes | None:
-        """A small file, or None if it is not there."""
+    async def read(self, path: str, *, bytes_max: int) -> bytes | None:
+        """A small file, or None if it is not there; FAILED_PRECONDITION if it is longer or no regular file."""
         try:
-            return await self._run("cat", path)
+            return await self._run("cat", path, flags=["--bytes-max", str(bytes_max)])
         except DriverError as error:
             await self._require_missing(error)
             return None
@@ -145,7 +145,7 @@ class Nas:
 def _decoded(printed: bytes) -> object:
     try:
         decoded: object = json.loads(printed)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} printed what is no JSON") from None
     return decoded
 

@@ -8,8 +8,9 @@ from csi import capabilities
 from csi._proto import csi_pb2
 from csi.errors import invalid
 from csi.inline import AllowedSources
-from csi.paths import check_target
+from csi.paths import KubeletRoots
 from csi.publishing import Publisher
+from csi.redaction import redact_text
 from csi.volumes import NodeVolume, check_volume_id
 
 _RPC = csi_pb2.NodeServiceCapability.RPC
@@ -20,7 +21,7 @@ class NodeService:
     """One per node. Errors are DriverErrors; csi.server makes statuses of them."""
 
     def __init__(
-        self, *, node_id: str, publisher: Publisher, kubelet_roots: list[str], allowed_sources: AllowedSources
+        self, *, node_id: str, publisher: Publisher, kubelet_roots: KubeletRoots, allowed_sources: AllowedSources
     ) -> None:
         self._node_id = node_id
         self._publisher = publisher
@@ -36,9 +37,12 @@ class NodeService:
             raise invalid("the request has no volume capability")
         capability = request.volume_capability
         capabilities.check([capability])
-        target = check_target(request.target_path, roots=self._kubelet_roots)
+        target = self._kubelet_roots.check_target(request.target_path)
         volume = NodeVolume.from_context(
-            request.volume_id, request.volume_context, mount_flags=list(capability.mount.mount_flags)
+            request.volume_id,
+            request.volume_context,
+            mount_flags=list(capability.mount.mount_flags),
+            target=target,
         )
         if volume.inline_in is not None:
             volume = self._publisher.as_published(volume, target=target) or self._allowed_sources.admit(volume)
@@ -54,7 +58,7 @@ class NodeService:
         check_volume_id(request.volume_id)
         if not request.target_path:
             raise invalid("the request has no target path")
-        target = check_target(request.target_path, roots=self._kubelet_roots)
+        target = self._kubelet_roots.check_target(request.target_path)
         await self._publisher.unpublish(request.volume_id, target=target)
         return csi_pb2.NodeUnpublishVolumeResponse()
 
@@ -65,9 +69,10 @@ class NodeService:
         check_volume_id(request.volume_id)
         if not request.volume_path:
             raise invalid("the request has no volume path")
-        status = await self._publisher.status(request.volume_id, target=request.volume_path)
+        target = self._kubelet_roots.translated(request.volume_path)
+        status = await self._publisher.status(request.volume_id, target=target)
         message = "; ".join(part for part in (status.abnormal or "the volume is served", status.note) if part)
-        condition = csi_pb2.VolumeCondition(abnormal=bool(status.abnormal), message=message)
+        condition = csi_pb2.VolumeCondition(abnormal=bool(status.abnormal), message=redact_text(message))
         response = csi_pb2.NodeGetVolumeStatsResponse(volume_condition=condition)
         if (sizes := status.sizes) is not None:
             response.usage.add(

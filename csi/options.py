@@ -3,25 +3,24 @@
 The same words work everywhere: ``efc mount -o``, a PV's or StorageClass's ``mountOptions``, StorageClass parameters
 and volume attributes. It is an allow-list: what is not in the table is an error that says what is. An option is one
 name and one value; nothing inside a value is ever taken for another option (a comma, an equals sign or a newline in a
-value is an error), which is how other drivers were made to mount with options of an attacker's choice.
+value is an error), which is how other drivers were made to mount with options of an attacker's choice. Words of nfs(5)
+are taken beside them, and become options of the table (:mod:`csi.nfs_words`).
 
-``python -m csi.options`` prints the table for docs/CONFIGURATION.md.
+``python -m csi.options`` prints both tables for docs/CONFIGURATION.md.
 """
 
 import difflib
 import enum
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 
-from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
-
+from csi import nfs_words
 from csi._proto import efc_pb2
 from csi.errors import DriverError, invalid
 from csi.sources import Source
 
+Item = nfs_words.Item
 #: Longest value that is looked at at all.
 VALUE_LENGTH_MAX = 256
 _SHOWN_LENGTH_MAX = 64
@@ -327,27 +326,6 @@ class MountOptions:
         )
 
 
-def identity_key(config: efc_pb2.DaemonConfig) -> str:
-    """16 hexadecimal digits that name a daemon on its node: equal exactly for equal configurations.
-
-    Volumes share a daemon when their source and all options that change its behaviour are equal. `read_only` is left
-    out: it is a property of each volume's bind mount.
-    """
-    shared = efc_pb2.DaemonConfig()
-    shared.CopyFrom(config)
-    shared.read_only = False
-    text = "\n".join(f"{field.full_name}={value!r}" for field, value in _leaves(shared))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _leaves(message: Message) -> Iterator[tuple[FieldDescriptor, object]]:
-    for field, value in sorted(message.ListFields(), key=lambda pair: pair[0].number):
-        if isinstance(value, Message):
-            yield from _leaves(value)
-        else:
-            yield field, value
-
-
 def parse_list(text: str) -> list[tuple[str, str | None]]:
     """The items of ``-o a=b,c``, unchecked; an empty text has none."""
     return [parse_item(item) for item in text.split(",")] if text else []
@@ -364,7 +342,8 @@ def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptio
 
     ``origin`` says for the message where they come from. An option may come twice only with the same meaning.
     """
-    values = {option.field: value for option, value in _values(items, origin=origin)}
+    given = nfs_words.own_options(items, origin=origin)
+    values = {option.field: value for option, value in _values(given, origin=origin)}
     _check_timeout("timeout_ms" in values, is_soft=bool(values.get("soft")), origin=origin)
     return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
 
@@ -379,7 +358,8 @@ def changed(
     result = efc_pb2.DaemonConfig()
     result.CopyFrom(config)
     has_timeout = False
-    for option, value in _values(items, origin=origin):
+    given = nfs_words.own_options(items, origin=origin, is_soft=config.soft)
+    for option, value in _values(given, origin=origin):
         if not option.is_live:
             raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
         setattr(result, option.field, value)
@@ -392,18 +372,35 @@ def changed(
     return result
 
 
-def _values(items: Iterable[tuple[str, str | None]], *, origin: str) -> Iterator[tuple[Option, bool | int | str]]:
+def own_words(options: Mapping[str, str], *, origin: str) -> dict[str, str]:
+    """Options that came as a map, in words of the table only, for whoever knows no others: records, and older nodes.
+
+    Raises what :func:`parse` does. An empty value is a flag without one (``ro: ""``).
+    """
+    items = [(name, value or None) for name, value in options.items()]
+    parse(items, origin=origin)
+    given = nfs_words.own_options(items, origin=origin)
+    return {own.name: options.get(own.name, "true" if own.value is None else own.value) for own in given}
+
+
+def is_option(name: str) -> bool:
+    """Whether ``name`` is a word of the table, or one of nfs(5) about which something can be said."""
+    return name in OPTIONS or name in nfs_words.WORDS
+
+
+def _values(given: Iterable[nfs_words.OwnOption], *, origin: str) -> Iterator[tuple[Option, bool | int | str]]:
     """Each option that is given, once, and its value."""
-    given: dict[str, tuple[Option, bool | int | str]] = {}
-    for name, text in items:
-        option = OPTIONS.get(name)
+    values: dict[str, tuple[str, Option, bool | int | str]] = {}
+    for own in given:
+        option = OPTIONS.get(own.name)
         if option is None:
-            raise unknown(name, known=OPTIONS, noun="option", origin=origin)
-        value = _value(option, text, origin=origin)
-        before, former = given.setdefault(option.field, (option, value))
+            raise unknown(own.name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin=origin)
+        value = _value(option, own.value, word=own.word, origin=origin)
+        before, _, former = values.setdefault(option.field, (own.word, option, value))
         if former != value:
-            raise invalid(f"option {name!r} in {origin} contradicts {before.name!r} given before it")
-    yield from given.values()
+            raise invalid(f"option {own.word!r} in {origin} contradicts {before!r} given before it")
+    for _, option, value in values.values():
+        yield option, value
 
 
 def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  # noqa: FBT001
@@ -411,19 +408,22 @@ def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  #
         raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS is back")
 
 
-def unknown(name: str, *, known: Iterable[str], noun: str, origin: str) -> DriverError:
-    """INVALID_ARGUMENT for a name that is not in an allow-list, with the nearest that is."""
+def unknown(name: str, *, known: Iterable[str], also: Iterable[str] = (), noun: str, origin: str) -> DriverError:
+    """INVALID_ARGUMENT for a name that is not in an allow-list, with the nearest that is.
+
+    ``also`` are names that may be the nearest, and are not listed.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name[:64].lower(), names, n=1)
+    near = difflib.get_close_matches(name[:64].lower(), [*names, *sorted(also)], n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return invalid(f"unknown {noun} {_quoted(name)} in {origin}{hint}; known are: {', '.join(names)}")
 
 
-def _value(option: Option, text: str | None, *, origin: str) -> bool | int | str:
+def _value(option: Option, text: str | None, *, word: str, origin: str) -> bool | int | str:
     parsed = _parsed(option, text)
     if parsed is None:
         shown = "no value" if text is None else f"value {_quoted(text)}"
-        raise invalid(f"option {option.name!r} in {origin} has {shown}; allowed is {option.allowed()}")
+        raise invalid(f"option {word!r} in {origin} has {shown}; allowed is {option.allowed()}")
     return parsed
 
 
@@ -473,4 +473,4 @@ def markdown() -> str:
 
 
 if __name__ == "__main__":
-    print(markdown())
+    print(markdown(), nfs_words.markdown(), sep="\n\n")

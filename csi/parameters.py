@@ -1,7 +1,8 @@
 """StorageClass parameters: what a StorageClass may say about the volumes that are made for it.
 
 An allow-list like that of the mount options (:mod:`csi.options`), whose words are parameters too. A parameter that is
-not known is an error, since a misspelt ``onDelete: retian`` would cost somebody's data.
+not known is an error, since a misspelt ``onDelete: retian`` would cost somebody's data. Those of csi-driver-nfs are
+taken as well (:mod:`csi.driver_nfs`).
 """
 
 import enum
@@ -9,19 +10,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from csi import driver_nfs
 from csi.errors import invalid
-from csi.options import OPTIONS, MountOptions, parse, unknown
-from csi.paths import check_relative
+from csi.options import OPTIONS, is_option, own_words, parse, unknown
+from csi.patterns import METADATA, filled_in
 from csi.sources import Source
 
 _ORIGIN = "the StorageClass's parameters"
-#: What external-provisioner adds with --extra-create-metadata, by the name that a pathPattern uses.
-_METADATA = {
-    "pvc.namespace": "csi.storage.k8s.io/pvc/namespace",
-    "pvc.name": "csi.storage.k8s.io/pvc/name",
-    "pv.name": "csi.storage.k8s.io/pv/name",
-}
 _KUBERNETES_PREFIX = "csi.storage.k8s.io/"
+#: Two of them, and what connects them, are a name in a directory.
+_NAME_PART_LENGTH_MAX = 120
 _OWN = ("source", "pathPattern", "onDelete", "uid", "gid", "mode")
 #: -1 as an unsigned number means "leave it" to chown(2), so it is nobody's id.
 _ID_MAX = 2**32 - 2
@@ -37,10 +35,15 @@ class OnDelete(enum.Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeParameters:
-    """Checked parameters. ``source`` is None, ``path`` empty when not given; ``mode`` is a number like 0o777."""
+    """Checked parameters. ``source`` is None, ``path`` empty when not given; ``mode`` is a number like 0o777.
+
+    ``default_path`` is where a directory is to be made without ``path``; empty: at the volume's id. ``options`` are in
+    the words of :mod:`csi.options` only, since they travel to nodes of any release.
+    """
 
     source: Source | None
     path: str
+    default_path: str
     on_delete: OnDelete
     uid: int
     gid: int
@@ -50,12 +53,13 @@ class VolumeParameters:
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> "VolumeParameters":
         """Raises INVALID_ARGUMENT that names the parameter, the bad value and what is allowed."""
+        parameters = driver_nfs.own_parameters(parameters)
         for name in parameters:
-            if name not in _OWN and name not in OPTIONS and not name.startswith(_KUBERNETES_PREFIX):
+            if name not in _OWN and not is_option(name) and not name.startswith(_KUBERNETES_PREFIX):
                 raise unknown(name, known=[*_OWN, *OPTIONS], noun="parameter", origin=_ORIGIN)
-        options = {name: value for name, value in parameters.items() if name in OPTIONS}
+        options = {name: value for name, value in parameters.items() if is_option(name)}
         source = Source.parse(parameters["source"]) if "source" in parameters else None
-        checked = checked_options(options, origin=_ORIGIN)
+        checked = parse([(name, value or None) for name, value in options.items()], origin=_ORIGIN)
         if source is not None:
             source = checked.source_with_ports(source)
         on_delete = parameters.get("onDelete", OnDelete.DELETE.value)
@@ -64,41 +68,29 @@ class VolumeParameters:
         return cls(
             source=source,
             path=_path(parameters),
+            default_path=_default_path(parameters, OnDelete(on_delete)),
             on_delete=OnDelete(on_delete),
             uid=_id(parameters, "uid"),
             gid=_id(parameters, "gid"),
             mode=_mode(parameters),
-            options=options,
+            options=own_words(options, origin=_ORIGIN),
         )
 
 
-def checked_options(options: Mapping[str, str], *, origin: str) -> MountOptions:
-    """Mount options that came as a map; an empty value is a flag without one (``ro: ""``)."""
-    return parse([(name, value or None) for name, value in options.items()], origin=origin)
-
-
 def _path(parameters: Mapping[str, str]) -> str:
-    """The pattern with its variables replaced; "" without a pattern (the volume's id is the path then)."""
+    """What pathPattern makes; "" without one."""
     pattern = parameters.get("pathPattern", "")
+    return filled_in(pattern, parameters, parameter="pathPattern") if pattern else ""
 
-    def value(match: re.Match[str]) -> str:
-        key = _METADATA.get(match[1])
-        if key is None:
-            allowed = ", ".join(f"${{{name}}}" for name in _METADATA)
-            raise invalid(f"parameter 'pathPattern' has {match[0]!r}; allowed are {allowed}")
-        text = parameters.get(key, "")
-        if not text:
-            raise invalid(
-                f"parameter 'pathPattern' needs {key!r}: run external-provisioner with --extra-create-metadata"
-            )
-        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", text) or ".." in text:
-            raise invalid(f"{key} {text[:64]!r} is no Kubernetes name, so it cannot be part of a path")
-        return text
 
-    path = check_relative(re.sub(r"\$\{([^}]*)\}", value, pattern), noun="the path of 'pathPattern'")
-    if "$" in path:
-        raise invalid(f"parameter 'pathPattern' has value {pattern!r}, with a '$' that begins no variable")
-    return path
+def _default_path(parameters: Mapping[str, str], on_delete: OnDelete) -> str:
+    """A name that tells people whose a directory is that outlives its volume; "" of another, or without metadata."""
+    if on_delete is OnDelete.DELETE or not all(parameters.get(key) for key in METADATA.values()):
+        return ""
+    namespace, claim, volume = (filled_in(f"${{{name}}}", parameters, parameter="pathPattern") for name in METADATA)
+    if len(volume) > _NAME_PART_LENGTH_MAX:
+        return ""
+    return f"{namespace}-{claim}"[:_NAME_PART_LENGTH_MAX].rstrip("-.") + f"-{volume}"
 
 
 def _id(parameters: Mapping[str, str], name: str) -> int:

@@ -2,7 +2,8 @@
 
 The rule against traversal is to refuse, never to clean: a ``..`` is an error wherever a component could be, also when
 backslashes are taken for slashes, and whatever normalisation would make of it. The second line of defence is elsewhere:
-efc-mount-helper opens a volume's directory by openat2 beneath the dataset's root, without following links.
+efc-mount-helper opens a volume's directory by openat2 beneath the dataset's root, and a target's parent beneath
+kubelet's directory, without following links, and works on what it has opened.
 """
 
 import os
@@ -53,6 +54,31 @@ def check_relative(path: str, *, noun: str) -> str:
     return path
 
 
+class KubeletRoots:
+    """kubelet's directories, as they are named and where they are.
+
+    kubelet names its targets by the directory that it was given, which may be a link or lie behind one; the kernel
+    names mounts by where they are. Links are resolved once, when this is made: all that is compared, recorded and
+    mounted has the second form.
+    """
+
+    def __init__(self, named: Sequence[str]) -> None:
+        self._resolved = {posixpath.normpath(root): os.path.realpath(root) for root in named}
+        #: Where they are.
+        self.resolved = list(dict.fromkeys(self._resolved.values()))
+
+    def check_target(self, path: str) -> str:
+        """As :func:`check_target`, where the target is."""
+        return self.translated(check_target(path, roots=[*self._resolved, *self.resolved]))
+
+    def translated(self, path: str) -> str:
+        """Where ``path`` is, if it lies beneath a directory as it is named; else ``path`` itself."""
+        for named, resolved in self._resolved.items():
+            if _lies_beneath(path, named):
+                return resolved + path.removeprefix(named)
+        return path
+
+
 def check_target(path: str, *, roots: Sequence[str]) -> str:
     """A target path in its one canonical form (no double or trailing slashes).
 
@@ -68,25 +94,37 @@ def check_target(path: str, *, roots: Sequence[str]) -> str:
     except DriverError as error:
         raise invalid(f"target path {path[:256]!r} {error.message}") from None
     canonical = "/" + "/".join(components)
-    if not any(_lies_beneath(canonical, root) for root in roots):
-        raise invalid(f"target path {canonical!r} does not lie beneath kubelet's directory ({', '.join(roots)})")
+    root_of(canonical, roots=roots)
     return canonical
 
 
-def check_target_parent(target: str, *, roots: Sequence[str]) -> None:
-    """The parent must exist, and must lie beneath a root also when symbolic links are followed.
+def root_of(target: str, *, roots: Sequence[str]) -> str:
+    """The one of ``roots`` that a checked target lies beneath. Raises INVALID_ARGUMENT if it lies beneath none."""
+    for root in roots:
+        if _lies_beneath(target, root):
+            return posixpath.normpath(root)
+    raise invalid(f"target path {target!r} does not lie beneath kubelet's directory ({', '.join(roots)})")
 
-    The leaf is never looked at: it may be a dead mount. Raises FAILED_PRECONDITION or INVALID_ARGUMENT.
+
+def check_target_parent(target: str, *, roots: Sequence[str]) -> None:
+    """The parent must exist, and no component of it beneath its root may be a symbolic link.
+
+    What this says may be untrue the next moment: it refuses early, before a daemon is started. What holds is that
+    efc-mount-helper follows no link there. The leaf is never looked at: it may be a dead mount. Raises
+    FAILED_PRECONDITION or INVALID_ARGUMENT.
     """
     parent = os.path.dirname(target)
+    root = root_of(target, roots=roots)
     try:
         resolved = os.path.realpath(parent, strict=True)
+        # The root itself may be reached through links: they are the administrator's.
+        expected = os.path.join(os.path.realpath(root, strict=True), os.path.relpath(parent, root))
     except OSError as error:
         raise DriverError(
             Code.FAILED_PRECONDITION, f"the target's parent {parent!r} cannot be used: {error.strerror}"
         ) from None
-    if not any(_lies_beneath(resolved + "/leaf", os.path.realpath(root)) for root in roots):
-        raise invalid(f"the target's parent {parent!r} leads to {resolved!r}, out of kubelet's directory")
+    if resolved != os.path.normpath(expected):
+        raise invalid(f"the target's parent {parent!r} leads through a symbolic link to {resolved!r}")
 
 
 def _lies_beneath(path: str, root: str) -> bool:

@@ -4,8 +4,8 @@ The driver's own directory at a configured source::
 
     .efc/volumes/<id>.json      one record per volume; the truth about what an id means
     .efc/new/<id>-<created>     a directory being made; it becomes the volume's by one rename
-    .efc/trash/<id>-<created>   directories of deleted volumes, until they are removed
-    .efc/archived/, .efc/retained/   what onDelete says is kept
+    .efc/trash/<path>-<id>-<created>   directories of deleted volumes, until they are removed
+    .efc/archived/, .efc/retained/     what onDelete says is kept, by the same names
 
 Creating makes the directory under ``new``, writes the record with its inode number, and renames it into place;
 deleting renames into ``trash`` (or ``archived``), removes the record, then the data. Each step is atomic and can be
@@ -27,6 +27,7 @@ from csi.errors import Code, DriverError, invalid
 from csi.locks import KeyedLocks
 from csi.nas import Nas
 from csi.parameters import OnDelete, VolumeParameters
+from csi.saved import RECORD_BYTES_MAX
 from csi.sources import Source
 from csi.volumes import VolumeRecord, is_own_id, volume_id_of
 
@@ -45,11 +46,15 @@ _PARENT_MODE = 0o755
 _RECORD_MODE = 0o600
 #: What efc-fs calls a file that it has not finished (efc/fs/src/publish.rs).
 _DRAFT = re.compile(r"\.efc-[0-9a-f]{16}\.tmp")
+#: Of a volume's path in the name of what is left of it, so that the whole is a name in a directory.
+_SHOWN_PATH_BYTES_MAX = 150
 #: How long DeleteVolume waits for the data to be gone; a large tree goes on being removed after it has answered.
 REMOVE_WAIT_SECONDS = 20.0
 REMOVE_SECONDS_MAX = 6 * 3600.0
 #: After this long another controller has certainly given up making a volume.
 _UNFINISHED_SECONDS_MAX = 3600
+#: Errors that are not of one record alone: who goes on without the record would go on without all.
+_OF_THE_NAS = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.NOT_FOUND)
 _REMOVALS_AT_ONCE = 2
 _READS_AT_ONCE = 8
 
@@ -67,8 +72,13 @@ class Catalogue:
 
     async def get(self, volume_id: str) -> VolumeRecord | None:
         """One record, read from the NAS."""
-        text = await self.nas.read(f"{_VOLUMES}/{volume_id}.json")
-        return None if text is None else VolumeRecord.from_json(text, volume_id=volume_id)
+        text = await self.nas.read(f"{_VOLUMES}/{volume_id}.json", bytes_max=RECORD_BYTES_MAX)
+        if text is None:
+            return None
+        record = VolumeRecord.from_json(text, volume_id=volume_id)
+        if self.path_of(record).split("/")[0] == OWN:
+            raise DriverError(Code.INTERNAL, f"the record of volume {volume_id!r} leads into {OWN!r}: it is damaged")
+        return record
 
     async def put(self, record: VolumeRecord) -> None:
         """Writes a record, whole or not at all; ALREADY_EXISTS if there is one."""
@@ -91,10 +101,14 @@ class Catalogue:
         self._may_have_drafts = False
         for entry in await self.nas.entries(_VOLUMES):
             if _DRAFT.fullmatch(entry.name):
-                await self.nas.remove(f"{_VOLUMES}/{entry.name}")
+                try:
+                    await self.nas.remove(f"{_VOLUMES}/{entry.name}")
+                except DriverError as error:
+                    # Somebody made a directory of that name, for example: nobody's volume depends on it.
+                    _LOGGER.warning("%s/%s stays: %s", _VOLUMES, entry.name, error.message)
 
     async def all(self) -> list[VolumeRecord]:
-        """All records; one that is damaged is left out and logged."""
+        """All records; one that is damaged or cannot be read is left out and logged."""
         found: dict[tuple[str, int], VolumeRecord] = {}
         gate = asyncio.Semaphore(_READS_AT_ONCE)
 
@@ -104,7 +118,7 @@ class Catalogue:
                 try:
                     record = record or await self.get(volume_id)
                 except DriverError as error:
-                    if error.code is not Code.INTERNAL:
+                    if error.code in _OF_THE_NAS:
                         raise
                     _LOGGER.error("%s", error.message)
             if record is not None:
@@ -174,7 +188,7 @@ class Provisioner:
             id=volume_id,
             name=name,
             source=source.canonical(),
-            path=parameters.path or volume_id,
+            path=parameters.path or parameters.default_path or volume_id,
             capacity_bytes=required_bytes or limit_bytes,
             on_delete=parameters.on_delete.value,
             uid=parameters.uid,
@@ -191,6 +205,9 @@ class Provisioner:
             if record is None:
                 await self._refuse_overlap(catalogue, wanted)
                 record = await self._write_record(catalogue, wanted)
+            if not parameters.path:
+                # The default may have been another one when the volume was made.
+                wanted = replace(wanted, path=record.path)
             _refuse_difference(record, wanted, required_bytes=required_bytes, limit_bytes=limit_bytes)
             await self._put_in_place(catalogue, record)
         return record
@@ -272,7 +289,7 @@ class Provisioner:
             if found is None:
                 return
             catalogue, record = found
-            kept = _unique_name(record)
+            kept = _kept_name(record)
             record_path = f"{_VOLUMES}/{record.id}.json"
             on_delete = OnDelete(record.on_delete)
             if on_delete is OnDelete.RETAIN:
@@ -436,6 +453,15 @@ def joined(parent: str, path: str) -> str:
 def _unique_name(record: VolumeRecord) -> str:
     """With the creation time: a later volume may have the same id."""
     return f"{record.id}-{record.created_unix_ns}"
+
+
+def _kept_name(record: VolumeRecord) -> str:
+    """What is left of a volume goes by its path, which people know it by, and is unique."""
+    unique = _unique_name(record)
+    if record.path == record.id:
+        return unique
+    shown = record.path.replace("/", "-").encode()[:_SHOWN_PATH_BYTES_MAX].decode(errors="ignore")
+    return f"{shown}-{unique}"
 
 
 def _aside(record: VolumeRecord) -> str:

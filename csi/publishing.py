@@ -2,29 +2,29 @@
 
 A publish is: record, daemon, target directory, bind mount; an unpublish the same backwards. Each step can be repeated,
 so a crash between any two is mended by the CO's next call, or by :meth:`Publisher.recover` at the next start. What is
-there is decided by mountinfo and records together; nothing here ever looks *into* a target, and nothing is ever deleted
-but an empty directory (rmdir) that no mount covers.
+there is decided by mountinfo and records together; nothing here ever looks *into* a target, but to see that it is empty
+where nothing is mounted, and nothing is ever deleted but an empty directory (rmdir) that no mount covers. Targets are
+made, mounted on and removed by efc-mount-helper alone, by a descriptor of their parent: a path that was checked here
+may lead elsewhere the next moment.
 
 An operation runs to its end also when its caller has gone away: half a publish would have to be undone anyway, and the
 caller's next try finds it finished. Operations on one target never overlap; those on different targets do.
 """
 
 import asyncio
-import errno
 import logging
 import os
-import stat
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from csi._proto import csi_pb2, efc_pb2
+from csi.daemon_keys import daemon_key
 from csi.daemons import Daemons
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper
 from csi.locks import KeyedLocks
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
-from csi.options import identity_key
-from csi.paths import check_target_parent
+from csi.paths import check_target_parent, root_of
 from csi.records import Publication, Publications
 from csi.repair import Reports
 from csi.sources import Source
@@ -32,8 +32,6 @@ from csi.volumes import NodeVolume
 
 _LOGGER = logging.getLogger(__name__)
 _SINGLE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
-#: As kubelet makes them.
-_TARGET_MODE = 0o750
 #: A little more than the 5 s after which a daemon says that the NAS does not answer; less than STATVFS_SECONDS_MAX.
 _UNRESPONSIVE_SECONDS = 5.3
 #: So that a status never keeps the statistics waiting.
@@ -86,7 +84,7 @@ class Publisher:
             target=target,
             source=volume.source.canonical(),
             path=volume.path,
-            key=identity_key(config),
+            key=daemon_key(volume.source, volume.options),
             options=volume.options.given(),
             read_only=read_only,
             access_mode=access_mode,
@@ -141,13 +139,20 @@ class Publisher:
                 raise DriverError(
                     Code.ALREADY_EXISTS, f"{wanted.target!r} is a mount point of {mount.source!r} already, not of EFC"
                 )
-            known = self._publications.get(wanted.target) is not None
-            if not known:
+            if mount is None:
+                _require_empty(wanted.target)
+            present = self._publications.get(wanted.target)
+            if present is None:
+                wanted = replace(wanted, key=await self._daemons.key_now(wanted.key))
+                self._refuse_conflicts(wanted)  # of calls that have come in between
                 self._publications.put(wanted)
+            else:
+                # By a pod that may run: what it has been given stays, whatever another release would call it.
+                wanted = replace(wanted, key=present.key)
             try:
                 await self._mount(wanted, config)
             except BaseException:
-                if not known:
+                if present is None:
                     await self._undo(wanted)
                 raise
 
@@ -169,14 +174,32 @@ class Publisher:
 
     async def _mount(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
         dataset = await self._daemons.acquire(wanted.key, config=config, user=wanted.target)
+        root = self._root_of(wanted.target)
         present = self._mounts.at(wanted.target)
         if present is not None:
             if _serves(present, wanted, dataset=self._mounts.at(dataset)):
                 return
             # It belongs to a daemon or a directory that is gone.
-            await self._mounts.unmount(wanted.target)
-        _make_directory(wanted.target)
-        await self._mounts.bind(root=dataset, path=wanted.path, target=wanted.target, read_only=wanted.read_only)
+            await self._mounts.unmount(wanted.target, beneath=root)
+        await self._bind(wanted, dataset=dataset, beneath=root)
+
+    async def _bind(self, wanted: Publication, *, dataset: str, beneath: str) -> None:
+        bound = asyncio.create_task(
+            self._mounts.bind(
+                root=dataset, path=wanted.path, beneath=beneath, target=wanted.target, read_only=wanted.read_only
+            )
+        )
+        condition = ""
+        if not (await asyncio.wait({bound}, timeout=_UNRESPONSIVE_SECONDS))[0]:
+            # While it waits still, the daemon knows what for; when it was stopped, nothing is waited for any more.
+            condition = await self._condition(wanted.key)
+        try:
+            await bound
+        except DriverError as error:
+            raise bind_failure(error, wanted, dataset=dataset, condition=condition) from error
+
+    def _root_of(self, target: str) -> str:
+        return root_of(target, roots=self._kubelet_roots)
 
     async def _undo(self, wanted: Publication) -> None:
         """Leaves nothing of a failed publish. A step that fails is logged: its record stays for the next try."""
@@ -206,9 +229,7 @@ class Publisher:
             raise DriverError(
                 Code.FAILED_PRECONDITION, f"{target!r} is a mount of {mount.source!r}, not of EFC: unmount it"
             )
-        if mount is not None:
-            await self._mounts.unmount(target)
-        _remove_directory(target)
+        await self._mounts.remove(target, beneath=self._root_of(target))
 
     async def status(self, volume_id: str, *, target: str) -> VolumeStatus:
         """Sizes and condition; NOT_FOUND unless ``volume_id`` is published at ``target``."""
@@ -226,6 +247,7 @@ class Publisher:
         if not abnormal and not (await asyncio.wait({asked}, timeout=_UNRESPONSIVE_SECONDS))[0]:
             # While it waits still, the daemon knows what for.
             abnormal = await self._condition(publication.key)
+        abnormal = abnormal or self._daemons.moved(publication.key)
         sizes = await asked
         if sizes is None and not abnormal:
             abnormal = "the file system does not answer"
@@ -239,7 +261,7 @@ class Publisher:
         if self._mounts.is_asking(target):
             return None
         try:
-            return await self._mounts.statvfs(target)
+            return await self._mounts.statvfs(target, beneath=self._root_of(target))
         except DriverError as error:
             _LOGGER.warning("no sizes of %r: %s", target, error.message)
             return None
@@ -257,7 +279,7 @@ class Publisher:
     async def recover(self) -> None:
         """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
         for path in self._publications.load():
-            _LOGGER.info("removed a void record: %s", path.name)
+            _LOGGER.info("a void or damaged record is there no more: %s", path.name)
         mounted = {mount.target: mount for mount in self._mounts.all()}
         for publication in self._publications:
             if publication.target in mounted:
@@ -267,13 +289,36 @@ class Publisher:
             _LOGGER.info("removed the record of %r, which is not mounted", publication.target)
             self._publications.remove(publication.target)
             try:
-                _remove_directory(publication.target)
+                await self._mounts.remove(publication.target, beneath=self._root_of(publication.target))
             except DriverError as error:
                 _LOGGER.warning("%s", error.message)
         used = {publication.key for publication in self._publications}
         for name in sorted(self._daemons.known() - used):
             self._daemons.adopt(name, user=None)
         self._reports.forget_others(self._daemons.mount_of(key) for key in used)
+
+
+def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condition: str) -> DriverError:
+    """Why a volume was not bound, in words of whoever asked for it: its NAS and directory, no path of this node's.
+
+    ``condition`` is that of the daemon. One that waits for the NAS makes whoever binds wait, so it is the reason then.
+    """
+    source = Source.parse(wanted.source)
+    place = source.beneath(wanted.path).canonical()
+    if error.code in (Code.DEADLINE_EXCEEDED, Code.ABORTED):
+        reason = condition or "its daemon serves others, but did not open this directory in time"
+        return DriverError(
+            Code.UNAVAILABLE,
+            f"cannot mount {place}: {reason}. Check that {source.host} is up and serves NFSv3 to this node",
+        )
+    own_path = f"{dataset}/{wanted.path}".rstrip("/")
+    if error.code is Code.NOT_FOUND and own_path in error.message:
+        return DriverError(
+            Code.NOT_FOUND,
+            f"there is no directory {wanted.path!r} at {source.canonical()}: make it, or correct the volume's path",
+        )
+    message = error.message.replace(own_path, place).replace(dataset, source.canonical())
+    return DriverError(error.code, message)
 
 
 def condition_of(status: efc_pb2.MountStatus) -> str:
@@ -303,31 +348,25 @@ def _serves(mount: Mount, wanted: Publication, *, dataset: Mount | None) -> bool
     return mount.root == (dataset.root.rstrip("/") + "/" + wanted.path if wanted.path else dataset.root)
 
 
-def _make_directory(target: str) -> None:
-    """Makes the leaf only; nothing is mounted there, so it may be looked at."""
-    try:
-        os.mkdir(target, _TARGET_MODE)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(target).st_mode):
-            raise DriverError(Code.FAILED_PRECONDITION, f"target {target!r} exists and is no directory") from None
-    except OSError as error:
-        raise DriverError(Code.FAILED_PRECONDITION, f"cannot make target {target!r}: {error.strerror}") from None
+def _require_empty(target: str) -> None:
+    """Raises FAILED_PRECONDITION if a directory on which nothing is mounted has content, which a mount would hide.
 
-
-def _remove_directory(target: str) -> None:
+    It could not be removed when the volume is unpublished.
+    """
     try:
-        os.rmdir(target)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return
-        hint = (
-            ": it holds files that are not the volume's; look at them, then remove them"
-            if error.errno == errno.ENOTEMPTY
-            else ""
-        )
+        descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # not there yet, or no directory: whoever mounts on it says so
+        return
+    try:
+        with os.scandir(descriptor) as entries:
+            is_empty = next(entries, None) is None
+    finally:
+        os.close(descriptor)
+    if not is_empty:
         raise DriverError(
-            Code.FAILED_PRECONDITION, f"cannot remove target {target!r} ({error.strerror}){hint}"
-        ) from None
+            Code.FAILED_PRECONDITION,
+            f"target {target!r} holds files that are not the volume's: look at them, then remove them",
+        )
 
 
 def _log_unseen(task: "asyncio.Task[None]") -> None:

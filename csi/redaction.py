@@ -2,7 +2,8 @@
 
 Secrets are known by the specification's own mark (the field option ``csi_secret``), by the key under which kubelet puts
 service account tokens into a volume context, and by their place in a URL (user and password). Everything that the
-services log goes through here; a test plants secrets in every request type and greps.
+services log goes through here; a test plants secrets in every request type and greps. A line of the log stays one line
+of printable characters, whatever a NAS or a pod has put into a name.
 """
 
 import re
@@ -12,12 +13,16 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from csi._proto import csi_pb2
+from csi.text import printable
 
 STRIPPED = "***stripped***"
 #: Keys of volume contexts whose values are credentials (Kubernetes: CSIDriver tokenRequests).
 SECRET_KEYS = frozenset({"csi.storage.k8s.io/serviceAccount.tokens"})
+#: Nothing behind it is looked at.
 _TEXT_LENGTH_MAX = 2000
-_USER_INFORMATION = re.compile(r"(\w[\w+.-]*://)[^/\s?#]*@")
+#: What stands between "://" and an "@" of a path: a host, at most with an empty port, and directories. With a number
+#: for a port it might as well be a user and the beginning of a password.
+_HOST_AND_PATH = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:/@\[\]]*):?/[^:]*")
 
 
 def redact(message: Message) -> str:
@@ -26,12 +31,31 @@ def redact(message: Message) -> str:
 
 
 def redact_text(text: str) -> str:
-    """``text`` on one line and without user names and passwords of URLs."""
-    return _shortened(_USER_INFORMATION.sub(rf"\1{STRIPPED}@", text).replace("\r", "\\r").replace("\n", "\\n"))
+    """``text``, shortened, as one printable line without user names and passwords of URLs.
+
+    Takes a time that grows with the limit, never with the text.
+    """
+    shown = text[:_TEXT_LENGTH_MAX]
+    if len(text) > _TEXT_LENGTH_MAX:
+        # The "@" that would tell a password may be in what is cut off.
+        *words, last = shown.split(" ")
+        head, mark, _ = last.partition("://")
+        shown = " ".join([*words, f"{head}{mark}{STRIPPED}" if mark else last])
+    words = [_without_user(word) for word in printable(shown).split(" ")]
+    return _shortened(" ".join(words), length=len(text))
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _TEXT_LENGTH_MAX else f"{text[:_TEXT_LENGTH_MAX]}... ({len(text)} characters)"
+def _without_user(word: str) -> str:
+    head, mark, rest = word.partition("://")
+    user, at, host = rest.rpartition("@")
+    if not mark or not at or _HOST_AND_PATH.fullmatch(user):
+        return word
+    return f"{head}://{STRIPPED}@{host}"
+
+
+def _shortened(text: str, *, length: int = 0) -> str:
+    length = max(length, len(text))
+    return text if length <= _TEXT_LENGTH_MAX else f"{text[:_TEXT_LENGTH_MAX]}... ({length} characters)"
 
 
 def _fields(message: Message) -> list[str]:

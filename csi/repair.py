@@ -15,9 +15,6 @@ Publishes and unpublishes of the same targets may go on meanwhile: whoever comes
 """
 
 import asyncio
-import contextlib
-import hashlib
-import json
 import logging
 import os
 import time
@@ -33,6 +30,7 @@ from csi.keeper import Keeper
 from csi.mounts import FILE_SYSTEM_TYPE, Loss, Mounts, Namespace, Unreplaced
 from csi.options import MountOptions
 from csi.records import Publication, Publications
+from csi.saved import DamagedError, Folder, checked
 from csi.sources import Source
 
 _LOGGER = logging.getLogger(__name__)
@@ -50,6 +48,8 @@ _LAUNCH_WAIT_SECONDS = 2.0
 _NAMESPACES_MAX = 8
 #: Most passes over all namespaces: mounts are copied into new ones meanwhile.
 _PASSES_MAX = 3
+#: Latest time that a report can have (the year 9999).
+_UNIX_S_MAX = 253_402_300_799.0
 #: Most that one report names.
 _NAMED_MAX = 20
 
@@ -140,7 +140,7 @@ class Report:
 
     def note(self) -> str:
         """When it was, and what was lost."""
-        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.at_unix_s))
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(self.at_unix_s, 0.0), _UNIX_S_MAX)))
         named = ", ".join(
             f"{loss.command} ({loss.process}): {loss.descriptors or 'its working directory'}"
             for loss in self.losses[:_NAMED_MAX]
@@ -159,42 +159,30 @@ class Reports:
     """The last report of each dataset, also on disk (``<run-dir>/csi/repaired``), where `efc status` reads it."""
 
     def __init__(self, run_dir: str) -> None:
-        self._folder = Path(run_dir) / "csi" / "repaired"
+        self._folder = Folder(Path(run_dir) / "csi" / "repaired")
         #: device -> what keeps a lost file system from being replaced just now, or "".
         self.lost: dict[str, str] = {}
 
     def put(self, report: Report) -> None:
         """Keeps it; that it cannot be written is logged."""
-        path = self._path(report.target)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = path.with_suffix(".new")
-            temporary.write_text(json.dumps(asdict(report)))
-            os.replace(temporary, path)
+            self._folder.make()
+            self._folder.write(report.target, asdict(report))
         except OSError as error:
+            path = self._folder.file_of(report.target)
             _LOGGER.warning("cannot write the report %s: %s", path, error.strerror)
 
     def get(self, target: str, *, device: str) -> Report | None:
         """That of the mount which is at ``target`` now."""
         try:
-            fields = json.loads(self._path(target).read_bytes())
-            failed = [Unreplaced(**one) for one in fields.pop("failed")]
-            losses = [Loss(**one) for one in fields.pop("losses")]
-            report = Report(**fields, failed=failed, losses=losses)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            report = checked(Report, self._folder.read(self._folder.file_of(target)))
+        except (DamagedError, FileNotFoundError):
             return None
         return report if (report.target, report.device) == (target, device) else None
 
     def forget_others(self, targets: Iterable[str]) -> None:
         """Removes reports of mounts that there are no more."""
-        wanted = {self._path(target).name for target in targets}
-        with contextlib.suppress(FileNotFoundError):
-            for path in self._folder.iterdir():
-                if path.name not in wanted:
-                    path.unlink(missing_ok=True)
-
-    def _path(self, target: str) -> Path:
-        return self._folder / f"{hashlib.sha256(target.encode(errors='surrogateescape')).hexdigest()[:32]}.json"
+        self._folder.forget_others(targets)
 
 
 def report_of(outcome: Outcome, *, target: str, old: Iterable[str], new: str, before: Report | None = None) -> Report:
@@ -344,9 +332,9 @@ class Repairer:
     async def _mount_anew(self, publication: Publication) -> str:
         try:
             options = MountOptions(**publication.options)  # type: ignore[arg-type]
-        except TypeError as error:
+            config = options.daemon_config(Source.parse(publication.source))
+        except (TypeError, ValueError) as error:
             raise DriverError(Code.FAILED_PRECONDITION, f"its record is of another release: {error}") from None
-        config = options.daemon_config(Source.parse(publication.source))
         config.read_only = False
         dataset = await self._daemons.acquire(publication.key, config=config, user=publication.target)
         if self._publications.get(publication.target) is None:

@@ -18,6 +18,7 @@ import stat
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
@@ -27,6 +28,7 @@ from google.protobuf.message_factory import GetMessageClass
 from csi._proto import csi_pb2
 from csi.errors import Code, DriverError, invalid
 from csi.exposition import Recorder
+from csi.limits import REQUEST_BYTES_MAX, check
 from csi.redaction import redact, redact_text
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,11 +75,19 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
+class PrintableFormatter(logging.Formatter):
+    """Also a stack trace, which quotes what came from outside, has nothing in its lines that cannot be printed."""
+
+    def formatException(self, exc_info: Any) -> str:  # noqa: ANN401, N802 - as in logging
+        """The trace, redacted line by line."""
+        return "\n".join(redact_text(line) for line in super().formatException(exc_info).split("\n"))
+
+
 def configure_logging(level: str) -> None:
     """One line per event on stderr."""
     handler = logging.StreamHandler()
     handler.addFilter(RequestIdFilter())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
@@ -98,7 +108,7 @@ class Edge:
             began = time.monotonic()
             shown = redact(request)
             try:
-                reply = await self._recorded(method, behaviour(request))
+                reply = await self._recorded(method, _checked(behaviour, request))
             except asyncio.CancelledError:
                 _LOGGER.info("%s given up by its caller after %.1f ms: %s", method, _since_ms(began), shown)
                 raise
@@ -124,6 +134,11 @@ class Edge:
             self._recorder.count("efc_csi_calls_in_flight", -1)
 
 
+async def _checked(behaviour: Behaviour, request: Message) -> Message:
+    check(request)
+    return await behaviour(request)
+
+
 def _serialized(message: Message) -> bytes:
     return message.SerializeToString()
 
@@ -141,7 +156,7 @@ class Server:
         self._inode: tuple[int, int] | None = None
         self._grpc = grpc.aio.server(
             maximum_concurrent_rpcs=CALLS_MAX,
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 4 << 20)],
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", REQUEST_BYTES_MAX)],
         )
 
     @property

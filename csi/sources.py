@@ -42,7 +42,7 @@ class Source:
                 f"source {url!r}: " + (f"sources of type {scheme!r} are not supported; {_FORM}" if scheme else _FORM)
             )
         authority, slash, rest = url.removeprefix("nfs://").partition("/")
-        if "@" in authority:
+        if "@" in authority or ("@" in rest and _has_password(authority)):
             raise invalid(f"a source has no user or password; {_FORM}")
         if not slash:
             raise invalid(f"source {url!r} has no path; {_FORM}")
@@ -54,6 +54,21 @@ class Source:
             path=_path(path, url=url),
             mount_port=_query(query, url=url) if question else 0,
         )
+
+    @classmethod
+    def of(cls, *, host: str, path: str) -> Self:
+        """A source whose ``host`` (an IPv6 address may do without brackets) and absolute ``path`` stand apart.
+
+        Raises INVALID_ARGUMENT; nothing in either of them is taken for a part of the other, or for a port.
+        """
+        whole = f"[{host}]" if host.count(":") > 1 and not host.startswith("[") else host
+        url = f"nfs://{whole[:_HOST_LENGTH_MAX]}{path[:PATH_LENGTH_MAX]}"
+        if not path.startswith("/") or "?" in path:
+            raise invalid(f"path {path[:256]!r} on server {host[:256]!r} must be absolute, and without '?'")
+        name, port = _authority(whole, url=url)
+        if port:
+            raise invalid(f"server {host[:256]!r} has a port: give it as the option 'port'")
+        return cls(host=name, path=_path(path.lstrip("/"), url=url))
 
     def canonical(self) -> str:
         """The one way to write it, which :meth:`parse` reads back as an equal object."""
@@ -83,6 +98,12 @@ class Source:
             return ""
         prefix = parent.path.rstrip("/") + "/"
         return self.path.removeprefix(prefix) if self.path.startswith(prefix) else None
+
+
+def _has_password(authority: str) -> bool:
+    """Whether this is no host and port, but a user and the beginning of a password that goes on behind a "/"."""
+    _, colon, port = authority.rpartition("]")[2].partition(":")
+    return bool(colon) and not re.fullmatch(r"[0-9]*", port)
 
 
 def _authority(text: str, *, url: str) -> tuple[str, int]:

@@ -12,10 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
+from csi import driver_nfs
 from csi.errors import Code, DriverError, invalid
-from csi.options import OPTIONS, MountOptions, parse, parse_item, unknown
+from csi.limits import KUBERNETES_PREFIXES
+from csi.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, is_option, parse, parse_item, unknown
 from csi.parameters import OnDelete
 from csi.paths import check_relative
+from csi.saved import DamagedError, checked, decoded
 from csi.sources import Source
 
 #: The CSI specification allows 128; static PVs of other drivers have longer ones.
@@ -23,11 +26,12 @@ VOLUME_ID_LENGTH_MAX = 1024
 #: The CSI specification: "General size limits", in bytes.
 NAME_LENGTH_MAX = 128
 RECORD_VERSION = 1
+#: Of the numbers in a record; all others fit an int64, as the CSI specification's do.
+_NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
-#: Keys that Kubernetes adds to a volume context: pod information, tokens, the provisioner's identity.
-_FOREIGN_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
 _POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
+_POD_UID = "csi.storage.k8s.io/pod.uid"
 #: As kubelet names inline volumes.
 _INLINE_ID = re.compile(r"csi-[0-9a-f]{64}")
 
@@ -85,28 +89,30 @@ class VolumeRecord:
     def from_json(cls, text: bytes, *, volume_id: str) -> Self:
         """Reads and checks a record; raises INTERNAL, since nothing in it is taken on trust."""
         try:
-            fields = json.loads(text)
-            if not isinstance(fields, dict) or fields.get("version") != RECORD_VERSION:
-                raise ValueError(f"its version is not {RECORD_VERSION}")
-            record = cls(**fields)
-            record._check(volume_id)
-        except (ValueError, TypeError, DriverError) as error:
+            record = checked(cls, decoded(text))
+            record.check(volume_id)
+        except (ValueError, DriverError) as error:
             raise DriverError(
                 Code.INTERNAL, f"the record of volume {volume_id!r} on the NAS is damaged: {error}"
             ) from None
         return record
 
-    def _check(self, volume_id: str) -> None:
-        for name, kind in type(self).__annotations__.items():
-            expected = dict if name == "options" else kind
-            if type(getattr(self, name)) is not expected:
-                raise ValueError(f"field {name!r} is not of type {expected.__name__}")
-        if self.id != volume_id or not is_own_id(self.id):
-            raise ValueError("it is another volume's")
+    def check(self, volume_id: str) -> None:
+        """Raises ValueError or DriverError unless it can be the record of this volume."""
+        if self.version != RECORD_VERSION:
+            raise DamagedError(f"its version is not {RECORD_VERSION}")
+        if self.id != volume_id or not is_own_id(self.id) or volume_id_of(self.name) != self.id:
+            raise DamagedError("it is another volume's")
         if Source.parse(self.source).canonical() != self.source:
-            raise ValueError("its source is not canonical")
+            raise DamagedError("its source is not canonical")
         if not check_relative(self.path, noun="path"):
-            raise ValueError("it has no path")
+            raise DamagedError("it has no path")
+        for name in ("capacity_bytes", "created_unix_ns", "uid", "gid", "mode", "fileid"):
+            if not 0 <= getattr(self, name) < _NUMBER_LIMITS.get(name, 1 << 63):
+                raise DamagedError(f"field {name!r} is out of range")
+        for name, value in self.options.items():
+            if max(len(name), len(value)) > VALUE_LENGTH_MAX or not (name + value).isprintable():
+                raise DamagedError("one of its options is too long or cannot be printed")
         OnDelete(self.on_delete)
 
     def context(self) -> dict[str, str]:
@@ -129,16 +135,21 @@ class NodeVolume:
     inline_in: str | None = None
 
     @classmethod
-    def from_context(cls, volume_id: str, context: Mapping[str, str], *, mount_flags: list[str]) -> Self:
-        """Checks everything; raises INVALID_ARGUMENT, or FAILED_PRECONDITION if an inline volume is nobody's."""
+    def from_context(
+        cls, volume_id: str, context: Mapping[str, str], *, mount_flags: list[str], target: str = ""
+    ) -> Self:
+        """Checks everything; raises INVALID_ARGUMENT, or FAILED_PRECONDITION if an inline volume is nobody's.
+
+        ``target`` is where the volume shall be published, which tells whose it is.
+        """
         check_volume_id(volume_id)
+        context, items = driver_nfs.own_attributes(context)
         if not context.get("source"):
             raise invalid("the volume's attributes have no 'source', such as nfs://nas/directory")
-        items: list[tuple[str, str | None]] = []
         for name, value in context.items():
-            if name in OPTIONS:
+            if is_option(name):
                 items.append((name, value or None))
-            elif name not in ("source", "path") and not name.startswith(_FOREIGN_PREFIXES):
+            elif name not in ("source", "path") and not name.startswith(KUBERNETES_PREFIXES):
                 raise unknown(
                     name, known=["source", "path", *OPTIONS], noun="attribute", origin="the volume's attributes"
                 )
@@ -149,17 +160,28 @@ class NodeVolume:
             source=options.source_with_ports(Source.parse(context["source"])),
             path=check_relative(context.get("path", ""), noun="the volume's path"),
             options=options,
-            inline_in=_namespace_of_inline(volume_id, context),
+            inline_in=_namespace_of_inline(volume_id, context, target=target),
         )
 
 
-def _namespace_of_inline(volume_id: str, context: Mapping[str, str]) -> str | None:
-    """The pod's namespace, by kubelet's word, which no attribute of the user's replaces; None if it is not inline."""
-    # Without podInfoOnMount kubelet says neither; then the volume's name tells.
-    unsaid = "true" if _INLINE_ID.fullmatch(volume_id) else "false"
-    if context.get(_EPHEMERAL, unsaid) == "false":
+def _namespace_of_inline(volume_id: str, context: Mapping[str, str], *, target: str) -> str | None:
+    """The pod's namespace, by kubelet's word; None if a PersistentVolume describes the volume.
+
+    Nothing here may be the pod's own word. The id is kubelet's: a pod cannot choose it. Pod information replaces what a
+    pod has written under the same keys, but only with podInfoOnMount; that it is there is known by the pod's uid, which
+    the target names too, and which nobody knew when the pod was written.
+    """
+    has_inline_id = _INLINE_ID.fullmatch(volume_id) is not None
+    if not has_inline_id and context.get(_EPHEMERAL, "false") == "false":
         return None
-    if not context.get(_POD_NAMESPACE):
+    if context.get(_EPHEMERAL) == "false":
+        raise DriverError(
+            Code.FAILED_PRECONDITION,
+            f"volume {volume_id!r} has the name of an inline volume and says that it is none: the CSIDriver object "
+            "needs podInfoOnMount: true, and a PersistentVolume another volumeHandle",
+        )
+    uid = context.get(_POD_UID, "")
+    if not context.get(_POD_NAMESPACE) or not uid or f"/pods/{uid}/volumes/" not in target:
         raise DriverError(
             Code.FAILED_PRECONDITION,
             "kubelet does not say to which namespace the pod of this inline volume belongs: the CSIDriver object needs "

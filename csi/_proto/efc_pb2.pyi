@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class KeeperRequest(_message.Message):
-    __slots__ = ("mount", "unmount", "status", "hold", "adopt", "install", "upgrade")
+    __slots__ = ("mount", "unmount", "status", "hold", "adopt", "install", "upgrade", "find_root")
     MOUNT_FIELD_NUMBER: _ClassVar[int]
     UNMOUNT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class KeeperRequest(_message.Message):
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     INSTALL_FIELD_NUMBER: _ClassVar[int]
     UPGRADE_FIELD_NUMBER: _ClassVar[int]
+    FIND_ROOT_FIELD_NUMBER: _ClassVar[int]
     mount: MountRequest
     unmount: UnmountRequest
     status: StatusRequest
@@ -23,10 +24,11 @@ class KeeperRequest(_message.Message):
     adopt: AdoptRequest
     install: InstallRequest
     upgrade: UpgradeRequest
-    def __init__(self, mount: _Optional[_Union[MountRequest, _Mapping]] = ..., unmount: _Optional[_Union[UnmountRequest, _Mapping]] = ..., status: _Optional[_Union[StatusRequest, _Mapping]] = ..., hold: _Optional[_Union[HoldRequest, _Mapping]] = ..., adopt: _Optional[_Union[AdoptRequest, _Mapping]] = ..., install: _Optional[_Union[InstallRequest, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeRequest, _Mapping]] = ...) -> None: ...
+    find_root: FindRootRequest
+    def __init__(self, mount: _Optional[_Union[MountRequest, _Mapping]] = ..., unmount: _Optional[_Union[UnmountRequest, _Mapping]] = ..., status: _Optional[_Union[StatusRequest, _Mapping]] = ..., hold: _Optional[_Union[HoldRequest, _Mapping]] = ..., adopt: _Optional[_Union[AdoptRequest, _Mapping]] = ..., install: _Optional[_Union[InstallRequest, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeRequest, _Mapping]] = ..., find_root: _Optional[_Union[FindRootRequest, _Mapping]] = ...) -> None: ...
 
 class KeeperReply(_message.Message):
-    __slots__ = ("error", "mount", "unmount", "status", "hold", "adopt", "install", "upgrade")
+    __slots__ = ("error", "mount", "unmount", "status", "hold", "adopt", "install", "upgrade", "find_root")
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MOUNT_FIELD_NUMBER: _ClassVar[int]
     UNMOUNT_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +37,7 @@ class KeeperReply(_message.Message):
     ADOPT_FIELD_NUMBER: _ClassVar[int]
     INSTALL_FIELD_NUMBER: _ClassVar[int]
     UPGRADE_FIELD_NUMBER: _ClassVar[int]
+    FIND_ROOT_FIELD_NUMBER: _ClassVar[int]
     error: Error
     mount: MountReply
     unmount: UnmountReply
@@ -43,7 +46,8 @@ class KeeperReply(_message.Message):
     adopt: AdoptReply
     install: InstallReply
     upgrade: UpgradeReply
-    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., mount: _Optional[_Union[MountReply, _Mapping]] = ..., unmount: _Optional[_Union[UnmountReply, _Mapping]] = ..., status: _Optional[_Union[StatusReply, _Mapping]] = ..., hold: _Optional[_Union[HoldReply, _Mapping]] = ..., adopt: _Optional[_Union[AdoptReply, _Mapping]] = ..., install: _Optional[_Union[InstallReply, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeReply, _Mapping]] = ...) -> None: ...
+    find_root: FindRootReply
+    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ..., mount: _Optional[_Union[MountReply, _Mapping]] = ..., unmount: _Optional[_Union[UnmountReply, _Mapping]] = ..., status: _Optional[_Union[StatusReply, _Mapping]] = ..., hold: _Optional[_Union[HoldReply, _Mapping]] = ..., adopt: _Optional[_Union[AdoptReply, _Mapping]] = ..., install: _Optional[_Union[InstallReply, _Mapping]] = ..., upgrade: _Optional[_Union[UpgradeReply, _Mapping]] = ..., find_root: _Optional[_Union[FindRootReply, _Mapping]] = ...) -> None: ...
 
 class MountRequest(_message.Message):
     __slots__ = ("target", "config", "time_limit_ms")
@@ -126,18 +130,34 @@ class InstallReply(_message.Message):
     def __init__(self) -> None: ...
 
 class UpgradeRequest(_message.Message):
-    __slots__ = ("target", "options")
+    __slots__ = ("target", "options", "base")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
     target: str
     options: DaemonConfig
-    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    base: DaemonConfig
+    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., base: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
 
 class UpgradeReply(_message.Message):
     __slots__ = ("status",)
     STATUS_FIELD_NUMBER: _ClassVar[int]
     status: MountStatus
     def __init__(self, status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
+
+class FindRootRequest(_message.Message):
+    __slots__ = ("target", "time_limit_ms")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TIME_LIMIT_MS_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    time_limit_ms: int
+    def __init__(self, target: _Optional[str] = ..., time_limit_ms: _Optional[int] = ...) -> None: ...
+
+class FindRootReply(_message.Message):
+    __slots__ = ("root",)
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    root: FoundRoot
+    def __init__(self, root: _Optional[_Union[FoundRoot, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
     __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options")
@@ -214,34 +234,38 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[_Union[Error.Code, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ToDaemon(_message.Message):
-    __slots__ = ("start", "mounted", "report", "stop", "resend", "drain")
+    __slots__ = ("start", "mounted", "report", "stop", "resend", "drain", "find_root")
     START_FIELD_NUMBER: _ClassVar[int]
     MOUNTED_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
     RESEND_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    FIND_ROOT_FIELD_NUMBER: _ClassVar[int]
     start: Start
     mounted: Mounted
     report: ReportRequest
     stop: Stop
     resend: Resend
     drain: Drain
-    def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    find_root: FindRoot
+    def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., find_root: _Optional[_Union[FindRoot, _Mapping]] = ...) -> None: ...
 
 class ToKeeper(_message.Message):
-    __slots__ = ("failed", "connected", "ready", "stats", "session")
+    __slots__ = ("failed", "connected", "ready", "stats", "session", "root")
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
     failed: Error
     connected: Connected
     ready: Ready
     stats: DaemonStats
     session: MountStatus
-    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...
+    root: FoundRoot
+    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes")
@@ -290,6 +314,20 @@ class Drain(_message.Message):
 class ReportRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class FindRoot(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FoundRoot(_message.Message):
+    __slots__ = ("served", "found", "error")
+    SERVED_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    served: bytes
+    found: bytes
+    error: Error
+    def __init__(self, served: _Optional[bytes] = ..., found: _Optional[bytes] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Stop(_message.Message):
     __slots__ = ()
@@ -388,11 +426,19 @@ class NetworkOffer(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class SavedServer(_message.Message):
-    __slots__ = ("port", "read_max", "write_max")
+    __slots__ = ("port", "read_max", "write_max", "root_fsid", "root", "root_fileid", "root_kind")
     PORT_FIELD_NUMBER: _ClassVar[int]
     READ_MAX_FIELD_NUMBER: _ClassVar[int]
     WRITE_MAX_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FSID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FILEID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_KIND_FIELD_NUMBER: _ClassVar[int]
     port: int
     read_max: int
     write_max: int
-    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ...) -> None: ...
+    root_fsid: int
+    root: bytes
+    root_fileid: int
+    root_kind: int
+    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ..., root: _Optional[bytes] = ..., root_fileid: _Optional[int] = ..., root_kind: _Optional[int] = ...) -> None: ...

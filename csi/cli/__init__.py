@@ -13,6 +13,7 @@ from pathlib import Path
 
 from csi import driver
 from csi.errors import DriverError
+from csi.text import printable
 
 _RUN_DIR = "/run/efc"
 _IDLE_GRACE_SECONDS_MAX = 86_400
@@ -35,7 +36,7 @@ def _run(module: str, parsed: argparse.Namespace) -> int:
         status = importlib.import_module(module).run(parsed)
         return int(status)
     except DriverError as error:
-        print(f"efc: {error.message}", file=sys.stderr)
+        print(f"efc: {printable(error.message)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader of our output had enough; what is buffered must not fail again at exit.
@@ -79,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
     _add_csi(commands)
     _add_operator(commands)
+    _add_in_use(commands)
+    _add_clean_node(commands)
     return parser
 
 
@@ -201,6 +204,29 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
     parser.set_defaults(module="csi.cli.operator")
+
+
+def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("in-use", help="fail while a pod of the cluster uses a volume of EFC, and say which")
+    parser.add_argument(
+        "--again-after",
+        type=_seconds,
+        default=0.0,
+        metavar="SECONDS",
+        help="look once more so much later (%(default)g)",
+    )
+    parser.set_defaults(module="csi.cli.in_use")
+
+
+def _add_clean_node(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("clean-node", help="remove what the driver leaves on a node, after its uninstallation")
+    parser.add_argument(
+        "--run-dir", required=True, help="the node's run directory; its parent must be the node's as well"
+    )
+    parser.add_argument(
+        "--kubelet-root", required=True, help="that of kubelet (its plugins and plugins_registry will do)"
+    )
+    parser.set_defaults(module="csi.cli.clean_node")
 
 
 def _seconds(text: str) -> float:

@@ -14,6 +14,7 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -27,7 +28,7 @@ from csi.cli.node_checks import Container
 from csi.errors import DriverError
 from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
-from csi.paths import KUBELET_ROOT
+from csi.paths import KUBELET_ROOT, KubeletRoots
 from csi.publishing import condition_of
 from csi.sources import Source
 
@@ -45,6 +46,10 @@ _KERNEL_FEATURES = (
     ((6, 16), "all cached names cannot be dropped at once (FUSE_NOTIFY_INC_EPOCH)", "warn"),
 )
 _LOCKED_BYTES_MIN = 8 << 20
+#: A little more than the 5 s after which a daemon says that the NAS does not answer.
+_UNRESPONSIVE_SECONDS = 6.0
+#: As efcd has it: below that a busy node's requests fail with EIO for want of descriptors.
+_OPEN_FILES_MIN = 512
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -95,10 +100,11 @@ def _checks(run_dir: str, container: Container | None) -> Iterator[Callable[[], 
     if container.keeper_run_dir is not None:
         yield from _OF_MACHINE
     if (here := container.run_dir) is not None:
+        # First: a NAS or keeper that does not answer is the reason for much else.
+        yield lambda: check_mounts(here, in_cluster=True)
         yield lambda: _check_shared_run_dir(here)
         if (plugin := container.plugin) is not None:
             yield lambda: _check_plugin(plugin)
-        yield lambda: check_mounts(here, in_cluster=True)
 
 
 def _check_shared_run_dir(run_dir: str) -> Iterator[Finding]:
@@ -107,12 +113,26 @@ def _check_shared_run_dir(run_dir: str) -> Iterator[Finding]:
 
 
 def _check_plugin(plugin: argparse.Namespace) -> Iterator[Finding]:
-    roots = [f"{root}/pods" for root in plugin.kubelet_root or [KUBELET_ROOT]]
+    roots = [f"{root}/pods" for root in KubeletRoots(plugin.kubelet_root or [KUBELET_ROOT]).resolved]
     for root in roots:
         yield from node_checks.check_propagation(root, _mounts(), who="volumes do not reach pods")
     yield from node_checks.check_sockets(plugin)
-    yield from node_checks.check_records(plugin.run_dir, _mounts(), roots=roots)
+    if node_checks.unmounted(plugin.run_dir, _mounts()):
+        # One that is being mounted is mounted by then, or its daemon says what it waits for.
+        time.sleep(_UNRESPONSIVE_SECONDS)
+    conditions = _conditions(plugin.run_dir)
+    yield from node_checks.check_records(plugin.run_dir, _mounts(), roots=roots, conditions=conditions)
     yield from node_checks.check_allowed_sources(plugin.allowed_sources)
+
+
+def _conditions(run_dir: str) -> dict[str, str]:
+    """Key of each dataset that is not as it should be -> why, as far as the keeper says."""
+    try:
+        status = asyncio.run(Keeper(run_dir).status())
+    except DriverError:
+        return {}
+    conditions = {os.path.basename(served.target): condition_of(served) for served in status.mounts}
+    return {key: condition for key, condition in conditions.items() if condition}
 
 
 def _mounts() -> list[Mount]:
@@ -179,15 +199,14 @@ def check_capabilities() -> Iterator[Finding]:
         yield Finding(check="capabilities", level="ok", message="all that mounting needs")
 
 
-def check_fusectl() -> Iterator[Finding]:
-    """Without fusectl a hung mount cannot be aborted."""
-    if Path("/sys/fs/fuse/connections").is_dir() and any(mount.file_system_type == "fusectl" for mount in _mounts()):
-        yield Finding(check="fusectl", level="ok", message="hung mounts can be aborted")
+def check_fusectl(file_systems: str | None = None) -> Iterator[Finding]:
+    """The kernel has fusectl, by which a hung mount is aborted; the keeper mounts it by itself when it needs it."""
+    known = Path("/proc/filesystems").read_text() if file_systems is None else file_systems
+    if "fusectl" in known.split():
+        yield Finding(check="fusectl", level="ok", message="the kernel has it: mounts that hang can be aborted")
     else:
-        mend = "mount -t fusectl none /sys/fs/fuse/connections"
-        yield Finding(
-            check="fusectl", level="warn", message="not mounted: hung mounts cannot be aborted by hand", mend=mend
-        )
+        message = "the kernel does not have it: efc umount --force and the keeper cannot abort a mount that hangs"
+        yield Finding(check="fusectl", level="warn", message=message, mend="modprobe fuse")
 
 
 def check_limits() -> Iterator[Finding]:
@@ -203,6 +222,16 @@ def check_limits() -> Iterator[Finding]:
         )
     else:
         yield Finding(check="limits", level="ok", message="memory can be locked")
+    _, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)  # the daemon raises the soft limit by itself
+    if open_files != resource.RLIM_INFINITY and open_files < _OPEN_FILES_MIN:
+        yield Finding(
+            check="limits",
+            level="warn",
+            message=f"a daemon may have only {open_files} open files: on a busy node requests fail with EIO",
+            mend=f"ulimit -Hn {_OPEN_FILES_MIN * 8}, or LimitNOFILE= in the service of efc-keeper or of the runtime",
+        )
+    else:
+        yield Finding(check="limits", level="ok", message="enough files can be open")
 
 
 def check_run_dir(run_dir: str) -> Iterator[Finding]:
@@ -252,6 +281,10 @@ def _of_mount(served: efc_pb2.MountStatus, *, in_cluster: bool) -> Finding:
     restarts = f", {served.restarts} restarts (the last daemon: {served.reason})" if served.restarts else ""
     if not (reason := condition_of(served)):
         return Finding(check="mounts", level="ok", message=f"{what}: process {served.pid} serves it{restarts}")
+    if served.state == efc_pb2.MountStatus.UNRESPONSIVE_NAS:
+        host = served.config.source.host
+        mend = f"is {host} up, and does it serve NFSv3 to this node? Its users wait, and go on by themselves"
+        return Finding(check="mounts", level="fail", message=f"{what}: {reason}", mend=mend)
     log = "kubectl logs of efc-keeper's pod on this node" if in_cluster else "the keeper's log"
     return Finding(check="mounts", level="warn", message=f"{what}: {reason}", mend=f"efc status; {log}")
 

@@ -24,36 +24,62 @@ from csi.repair import Reports, replace_everywhere, report_of
 from csi.sources import Source
 
 _KEEPER_START_SECONDS_MAX = 10.0
+#: As many as Linux follows (MAXSYMLINKS).
+_LINKS_MAX = 40
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Returns when the mount can be used; silent like mount(8)."""
     options = parse(parse_list(",".join(parsed.options)), origin="-o")
     config = options.daemon_config(Source.parse(parsed.source))
-    path = leaf_path(parsed.target)
-    mount = top(parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")), path)
-    is_ours = mount is not None and mount.file_system_type == FILE_SYSTEM_TYPE
+    path, mount = found_target(parsed.target)
     # A mount of ours is not looked at: it may be dead.
-    target = path if is_ours else checked_target(parsed.target)
+    if mount is None:
+        check_directory(path, text=parsed.target)
     keeper = Keeper(parsed.run_dir)
-    asyncio.run(
-        _mount(keeper, run_dir=parsed.run_dir, target=target, config=config, present=mount if is_ours else None)
-    )
+    asyncio.run(_mount(keeper, run_dir=parsed.run_dir, target=path, config=config, present=mount))
     return 0
 
 
-def leaf_path(text: str) -> str:
-    """The absolute path of a target, its parent's links resolved, the leaf not looked at."""
+def found_target(text: str) -> tuple[str, Mount | None]:
+    """The absolute path that ``text`` leads to, links followed, and the mount of ours that is there already.
+
+    Where one is, nothing is looked at. Raises INVALID_ARGUMENT for a name that the keeper cannot be told.
+    """
+    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    path = _leaf_path(text)
+    for _ in range(_LINKS_MAX):
+        mount = top(mounts, path)
+        if mount is not None and mount.file_system_type == FILE_SYSTEM_TYPE:
+            return _told(path), mount
+        try:
+            link = os.readlink(path)
+        except OSError:  # it is no link; whether it is a directory is asked by who needs one
+            return _told(path), None
+        path = _leaf_path(os.path.join(os.path.dirname(path), link))
+    raise DriverError(Code.FAILED_PRECONDITION, f"target {text!r} leads through more than {_LINKS_MAX} links")
+
+
+def _leaf_path(text: str) -> str:
+    """An absolute path, its parent's links resolved, the leaf not looked at."""
     absolute = os.path.abspath(text)
     return os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
 
 
-def checked_target(text: str) -> str:
-    """The absolute path of an existing directory, its parent's links resolved.
+def _told(path: str) -> str:
+    """``path`` itself: what the keeper is told and everybody is shown is text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise DriverError(
+            Code.INVALID_ARGUMENT,
+            f"target {path!r} is not UTF-8: mount at another directory, and bind that there (mount --bind)",
+        ) from None
+    return path
 
-    Raises NOT_FOUND, or FAILED_PRECONDITION if it is something else.
-    """
-    path = leaf_path(text)
+
+def check_directory(path: str, *, text: str) -> None:
+    """Raises NOT_FOUND, or FAILED_PRECONDITION if ``path``, which was given as ``text``, is no directory."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -64,7 +90,6 @@ def checked_target(text: str) -> str:
         ) from None
     if not stat.S_ISDIR(mode):
         raise DriverError(Code.FAILED_PRECONDITION, f"target {text!r} is no directory")
-    return path
 
 
 async def _mount(

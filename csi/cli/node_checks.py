@@ -8,7 +8,7 @@ since those of a process that hangs on a file system may hang their reader.
 import argparse
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from csi import cli, programs, registration, server
@@ -16,11 +16,13 @@ from csi.cli.finding import Finding
 from csi.errors import DriverError
 from csi.inline import AllowedSources
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
-from csi.records import Publications
+from csi.records import Publication, Publications
 
 _CONNECT_SECONDS_MAX = 2.0
 #: Pods that one finding names.
 _NAMED_MAX = 5
+#: In a pod's folder, where kubelet binds the subPaths of its volumes.
+_SUB_PATHS = "volume-subpaths"
 
 
 class Container:
@@ -137,22 +139,41 @@ def check_sockets(plugin: argparse.Namespace) -> Iterator[Finding]:
             yield Finding(check="sockets", level="ok", message=f"the {name} socket {path} is served")
 
 
-def check_records(run_dir: str, mounts: Sequence[Mount], *, roots: Sequence[str]) -> Iterator[Finding]:
-    """Each record of a volume has its mount, and each mount of ours in a pod's folder has its record."""
-    published = {record.target: record for record in Publications(run_dir).readable()}
-    stale = [target for target in published if top(mounts, target) is None]
-    targets = {
-        mount.target
-        for mount in mounts
-        if mount.file_system_type == FILE_SYSTEM_TYPE and any(beneath(mount.target, root) for root in roots)
-    }
-    unknown = targets - set(published)
+def unmounted(run_dir: str, mounts: Sequence[Mount]) -> list[Publication]:
+    """Records without a mount: of volumes that are being mounted, or whose mount somebody removed."""
+    return [record for record in Publications(run_dir).readable() if top(mounts, record.target) is None]
+
+
+def check_records(
+    run_dir: str, mounts: Sequence[Mount], *, roots: Sequence[str], conditions: Mapping[str, str] | None = None
+) -> Iterator[Finding]:
+    """Each record of a volume has its mount, and each mount of ours that kubelet asked for has its record.
+
+    ``conditions``: key of a dataset -> why it is not as it should be. A volume of such a one is about to be mounted, or
+    was being mounted when its daemon stopped to answer.
+    """
+    conditions = conditions or {}
+    absent = unmounted(run_dir, mounts)
+    published = {record.target for record in Publications(run_dir).readable()}
+    waiting = [record for record in absent if record.key in conditions]
+    stale = [record.target for record in absent if record.key not in conditions]
+    targets = {mount.target for mount in mounts if mount.file_system_type == FILE_SYSTEM_TYPE}
+    unknown = {target for target in targets if any(_is_volume(target, root) for root in roots)} - published
+    for key in sorted({record.key for record in waiting}):
+        names = [record.target for record in waiting if record.key == key]
+        yield Finding(
+            check="records",
+            level="warn",
+            message=f"{len(names)} volumes wait to be mounted, since {conditions[key]}: {_named(names)}",
+            mend="nothing to do here: kubelet tries again until it is mended",
+        )
     if stale:
         yield Finding(
             check="records",
             level="warn",
             message=f"{len(stale)} volumes are recorded, but not mounted: {_named(stale)}",
-            mend="if those pods are still there, delete them; the records go when the node plugin starts anew",
+            mend="look again in a minute: they may be about to be. If not, and those pods are still there, delete "
+            "them; the records go when the node plugin starts anew",
         )
     if unknown:
         yield Finding(
@@ -161,8 +182,19 @@ def check_records(run_dir: str, mounts: Sequence[Mount], *, roots: Sequence[str]
             message=f"{len(unknown)} mounts in pods' folders have no record: {_named(unknown)}",
             mend="when their pods are gone: umount them on the node",
         )
-    if not stale and not unknown:
+    if not absent and not unknown:
         yield Finding(check="records", level="ok", message=f"{len(published)} volumes are published, and mounted")
+
+
+def _is_volume(target: str, root: str) -> bool:
+    """Whether a mount beneath ``root``, kubelet's folder of pods, is a volume and not one of kubelet's own binds of it.
+
+    Those are subPaths: ``<pod>/volume-subpaths/<volume>/<container>/<number>``. kubelet makes and removes them.
+    """
+    if not beneath(target, root):
+        return False
+    parts = target.removeprefix(root.rstrip("/") + "/").split("/")
+    return parts[1:2] != [_SUB_PATHS]
 
 
 def check_allowed_sources(file: Path | None) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from csi.exposition import Page, Recorder
 from csi.identity import IdentityService
 from csi.keeper import Keeper
 from csi.mounts import Mounts
-from csi.paths import KUBELET_ROOT, check_components
+from csi.paths import KUBELET_ROOT, KubeletRoots, check_components
 from csi.program import DaemonProgram
 from csi.publishing import Publisher
 from csi.records import Publications
@@ -62,21 +62,23 @@ async def _node(parsed: argparse.Namespace) -> None:
     programs.find(programs.MOUNT_HELPER)
     if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
         raise DriverError(Code.INVALID_ARGUMENT, f"--node-id must be 1 to {_NODE_ID_LENGTH_MAX} bytes long")
-    roots = [_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]]
+    roots = KubeletRoots([_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]])
     run_dir = os.path.abspath(parsed.run_dir)
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
     keeper = Keeper(run_dir)
     program = DaemonProgram.installed(keeper)
     recorder = _recorder(programs.MOUNT_HELPER)
     children = Children(recorder=recorder)
-    daemons = Daemons(run_dir=run_dir, keeper=keeper, idle_grace_seconds=parsed.idle_grace, program=program)
     publications, mounts, reports = Publications(run_dir), Mounts(children=children), Reports(run_dir)
+    daemons = Daemons(
+        run_dir=run_dir, keeper=keeper, mounts=mounts, idle_grace_seconds=parsed.idle_grace, program=program
+    )
     publisher = Publisher(
         publications=publications,
         mounts=mounts,
         daemons=daemons,
         keeper=keeper,
-        kubelet_roots=roots,
+        kubelet_roots=roots.resolved,
         reports=reports,
     )
     await publisher.recover()

@@ -1,16 +1,21 @@
-"""``efc status``: what the keeper of this run directory has mounted."""
+"""``efc status``: what the keeper of this run directory has mounted, and the volumes that pods have of it."""
 
 import argparse
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from csi._proto import efc_pb2
 from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.records import Publication, Publications
 from csi.repair import Reports
 
+#: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).
+_KUBELETS_TARGET = re.compile(r"/pods/([^/]+)/volumes/[^/]+/([^/]+)/mount")
+_VOLUME_COLUMNS = ("VOLUME", "POD", "NAME", "SOURCE", "PATH", "ACCESS")
 _COLUMNS = ("SOURCE", "TARGET", "STATE", "PID", "RESTARTS", "READ", "WRITTEN", "REASON")
 
 
@@ -21,14 +26,57 @@ def run(parsed: argparse.Namespace) -> int:
     except KeeperUnreachableError:
         status = KeeperStatus(pid=0, version="", mounts=[])
     reports = Reports(parsed.run_dir)
-    mounts = [described(mount, status, reports) for mount in sorted(status.mounts, key=lambda mount: mount.target)]
+    published = volumes(parsed.run_dir)
+    mounts = [
+        described(mount, status, reports) | {"volumes": published.get(mount.target, [])}
+        for mount in sorted(status.mounts, key=lambda mount: mount.target)
+    ]
     if parsed.json:
         print(json.dumps(mounts, indent=2))
     elif not mounts:
         print(f"Nothing is mounted (run directory {parsed.run_dir}).")
     else:
-        _print_table([_row(mount, reports) for mount in status.mounts])
+        _print_table(_COLUMNS, [_row(mount, reports) for mount in status.mounts])
+        if rows := [_volume_row(volume) for mount in sorted(published) for volume in published[mount]]:
+            print()
+            _print_table(_VOLUME_COLUMNS, rows)
     return 0
+
+
+def volumes(run_dir: str) -> dict[str, list[dict[str, object]]]:
+    """Target of a dataset's mount -> its volumes by the node plugin's records; nothing where there is no such."""
+    found: dict[str, list[dict[str, object]]] = {}
+    try:
+        records = sorted(Publications(run_dir).readable(), key=lambda record: record.target)
+    except OSError:
+        return {}
+    for record in records:
+        found.setdefault(f"{run_dir}/mnt/{record.key}", []).append(_volume(record))
+    return found
+
+
+def _volume(record: Publication) -> dict[str, object]:
+    match = _KUBELETS_TARGET.search(record.target)
+    return {
+        "volume_id": record.volume_id,
+        "pod_uid": match[1] if match else None,
+        "name": match[2] if match else None,
+        "target": record.target,
+        "source": record.source,
+        "path": record.path,
+        "read_only": record.read_only,
+    }
+
+
+def _volume_row(volume: dict[str, object]) -> tuple[str, ...]:
+    return (
+        str(volume["volume_id"]),
+        str(volume["pod_uid"] or "-"),
+        str(volume["name"] or volume["target"]),
+        str(volume["source"]),
+        str(volume["path"] or "/"),
+        "read-only" if volume["read_only"] else "read-write",
+    )
 
 
 def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports) -> dict[str, object]:
@@ -85,18 +133,22 @@ def _bytes(count: int) -> str:
     return f"{count} B"
 
 
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     if not sys.stdout.isatty():
         # For pipes: plain columns, nothing cut off.
-        widths = [max(len(row[index]) for row in [_COLUMNS, *rows]) for index in range(len(_COLUMNS))]
-        for row in [_COLUMNS, *rows]:
+        widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+        for row in [columns, *rows]:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*_COLUMNS, box=None)
+    table = Table(*columns, box=None)
+    state = columns.index("STATE") if "STATE" in columns else None
     for row in rows:
-        state = row[2] if row[2] == "serving" else f"[bold red]{row[2]}[/]"
-        table.add_row(*row[:2], state, *row[3:])
+        cells = [escape(cell) for cell in row]
+        if state is not None and row[state] != "serving":
+            cells[state] = f"[bold red]{cells[state]}[/]"
+        table.add_row(*cells)
     Console().print(table)

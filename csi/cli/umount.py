@@ -6,17 +6,16 @@ import contextlib
 from pathlib import Path
 
 from csi.children import Children
-from csi.cli.mount import leaf_path
+from csi.cli.mount import found_target
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper, KeeperUnreachableError
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
+from csi.mounts import Mount, Mounts
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Succeeds only if there was something of ours to unmount, like umount(8)."""
-    target = leaf_path(parsed.target)
-    mount = top(parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")), target)
-    if mount is None or mount.file_system_type != FILE_SYSTEM_TYPE:
+    _, mount = found_target(parsed.target)
+    if mount is None:
         raise DriverError(Code.NOT_FOUND, f"{parsed.target!r} is not a mount of EFC")
     asyncio.run(_unmount(Keeper(parsed.run_dir), mount, force=parsed.force))
     return 0

@@ -9,7 +9,7 @@ import argparse
 import asyncio
 
 from csi._proto import efc_pb2
-from csi.cli.mount import checked_target
+from csi.cli.mount import found_target
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper, options_of
 from csi.options import changed, parse_list
@@ -20,11 +20,18 @@ def run(parsed: argparse.Namespace) -> int:
     """Stops at the first mount that is not upgraded: the others keep their daemons."""
     if bool(parsed.target) == parsed.all:
         raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or say --all")
-    targets = [checked_target(parsed.target)] if parsed.target else []
+    targets = [_mount_point(parsed.target)] if parsed.target else []
     items = parse_list(",".join(parsed.options))
     changed(efc_pb2.DaemonConfig(soft=True), items, origin="-o")  # what is wrong in itself, before anything is touched
     asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items))
     return 0
+
+
+def _mount_point(text: str) -> str:
+    path, mount = found_target(text)
+    if mount is None:
+        raise DriverError(Code.NOT_FOUND, f"{text!r} is not a mount of EFC")
+    return path
 
 
 async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, str | None]]) -> None:
@@ -33,6 +40,7 @@ async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, st
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):
         before = mounts[target].version if target in mounts else ""
-        options = changed(options_of(mounts[target]), items, origin="-o") if items and target in mounts else None
-        status = await keeper.upgrade(target=target, options=options)
+        base = options_of(mounts[target]) if items and target in mounts else None
+        options = changed(base, items, origin="-o") if base is not None else None
+        status = await keeper.upgrade(target=target, options=options, base=base)
         print(f"{target}: {before} -> {status.version}, process {status.pid}")

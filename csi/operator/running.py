@@ -5,11 +5,13 @@ all else that it would do: no peering, no Kubernetes events, no watching of CRDs
 that no duty does. What it cannot get over ends the process; the pod's restart begins anew, with nothing lost.
 """
 
+import asyncio
 import logging
 
 import kopf
 
 from csi.errors import Code, DriverError
+from csi.operator import volume_users
 from csi.operator.cluster import Cluster
 from csi.operator.startup_taint import StartupTaint
 
@@ -20,12 +22,7 @@ _BACKOFF_SECONDS = (1, 1, 2, 3, *[5] * 120)
 def run(*, log_level: str, liveness: tuple[str, int] | None) -> None:
     """Runs until a signal; ``liveness`` is where to answer GET /healthz. FAILED_PRECONDITION without credentials."""
     _configure_logging(log_level)
-    registry, settings, cluster = kopf.OperatorRegistry(), _settings(), Cluster()
-    if cluster.login(settings=settings) is None:
-        raise DriverError(
-            Code.FAILED_PRECONDITION,
-            "no credentials for the Kubernetes API: run it in a pod with a service account, or set KUBECONFIG",
-        )
+    registry, settings, cluster = kopf.OperatorRegistry(), _settings(), _logged_in(Cluster())
     kopf.on.login(id="login", registry=registry)(cluster.login)
     StartupTaint(cluster).attach(registry)
     endpoint = None
@@ -33,6 +30,20 @@ def run(*, log_level: str, liveness: tuple[str, int] | None) -> None:
         host, port = liveness
         endpoint = f"http://[{host}]:{port}/healthz" if ":" in host else f"http://{host}:{port}/healthz"
     kopf.run(registry=registry, settings=settings, clusterwide=True, standalone=True, liveness_endpoint=endpoint)
+
+
+def refuse_if_used(*, again_after_seconds: float) -> None:
+    """What :func:`csi.operator.volume_users.refuse_if_used` says of the cluster that the credentials are for."""
+    asyncio.run(volume_users.refuse_if_used(_logged_in(Cluster()), again_after_seconds=again_after_seconds))
+
+
+def _logged_in(cluster: Cluster) -> Cluster:
+    if cluster.login(settings=_settings()) is None:
+        raise DriverError(
+            Code.FAILED_PRECONDITION,
+            "no credentials for the Kubernetes API: run it in a pod with a service account, or set KUBECONFIG",
+        )
+    return cluster
 
 
 def _settings() -> kopf.OperatorSettings:

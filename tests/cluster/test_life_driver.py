@@ -13,12 +13,10 @@ import pytest
 
 from tests.cluster.cluster import SYSTEM_NAMESPACE, Cluster, Namespace, pod
 from tests.cluster.machines import mounts_of
-from tests.cluster.workload import Report, local_load, verified_load
+from tests.cluster.workload import HUNG_S, Report, local_load, verified_load
 from tests.support.processes import wait_until
 
 _NODE = "n1"
-#: Beyond what the same loop pauses on the node's own disk, while two cores start and end containers.
-_KEEPER_PAUSE_S_MAX = 0.4
 
 
 def _new_pod_works(namespace: Namespace, claim: str) -> None:
@@ -38,7 +36,7 @@ def test_the_node_plugin_is_restarted(namespace: Namespace, shared: str, figures
     report = _under_load(namespace, shared, lambda: namespace.cluster.restart("node", node=_NODE))
     figures["node plugin restarted"] = vars(report)
     assert report.errors == 0, report
-    assert report.longest_pause_s < 5, report
+    assert report.longest_pause_s < HUNG_S, report
 
 
 def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
@@ -50,13 +48,11 @@ def test_the_node_plugin_is_rolled(namespace: Namespace, shared: str, figures: d
     report = _under_load(namespace, shared, roll)
     figures["node plugin rolled"] = vars(report)
     assert report.errors == 0, report
-    assert report.longest_pause_s < 5, report
+    assert report.longest_pause_s < HUNG_S, report
 
 
 @pytest.mark.short
-def test_the_keeper_is_deleted(
-    namespace: Namespace, shared: str, figures: dict[str, object], request: pytest.FixtureRequest
-) -> None:
+def test_the_keeper_is_deleted(namespace: Namespace, shared: str, figures: dict[str, object]) -> None:
     """Daemons live in cgroups of their own and outlive it; the next one takes them over."""
     cluster = namespace.cluster
     with verified_load(namespace, claim=shared, node=_NODE) as report, local_load(namespace, node=_NODE) as local:
@@ -66,9 +62,7 @@ def test_the_keeper_is_deleted(
     _new_pod_works(namespace, shared)
     figures["keeper deleted"] = {**vars(report), "longest_pause_of_a_local_disk_s": local.longest_pause_s}
     assert report.errors == 0, report
-    assert report.longest_pause_s < 5, report
-    if request.config.getoption("markexpr") != "short":  # which makes no statements about times
-        assert report.longest_pause_s < _KEEPER_PAUSE_S_MAX + local.longest_pause_s, (report, local)
+    assert report.longest_pause_s < HUNG_S, report
 
 
 def test_node_plugin_and_keeper_are_deleted_at_once(
@@ -85,7 +79,7 @@ def test_node_plugin_and_keeper_are_deleted_at_once(
     report = _under_load(namespace, shared, delete)
     figures["node plugin and keeper deleted at once"] = vars(report)
     assert report.errors == 0, report
-    assert report.longest_pause_s < 5, report
+    assert report.longest_pause_s < HUNG_S, report
 
 
 @pytest.mark.short
@@ -94,12 +88,12 @@ def test_a_daemon_is_killed(namespace: Namespace, shared: str, figures: dict[str
         cluster = namespace.cluster
         (daemon,) = cluster.daemons(_NODE)
         cluster.on_node(_NODE, "kill", "-KILL", str(daemon))
-        wait_until(lambda: set(cluster.daemons(_NODE)) - {daemon}, what="the next daemon", limit_s=10)
+        wait_until(lambda: set(cluster.daemons(_NODE)) - {daemon}, what="the next daemon", limit_s=60)
 
     report = _under_load(namespace, shared, kill)
     figures["daemon killed"] = vars(report)
     assert report.errors == 0, report
-    assert report.longest_pause_s < 10, report
+    assert report.longest_pause_s < HUNG_S, report
 
 
 @contextmanager

@@ -22,7 +22,7 @@ _OTHER = "efc.test/other"
 _LABEL = "efc.test/driver"
 _OPERATOR = f"system:serviceaccount:{SYSTEM_NAMESPACE}:efc-operator"
 #: Generous: the operator needs an event and two requests.
-REMOVED_S_MAX = 20.0
+REMOVED_S_MAX = 60.0
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,8 @@ from typing import Any
 from tests.cluster.cluster import Namespace, pod
 from tests.support.processes import wait_until
 
+#: Longer than any pause that ends; how long pauses are is in results/cluster.json, and gates nothing.
+HUNG_S = 60
 _LOOP = r"""
 clock() { read -r now _ </proc/uptime; now=${now%.*}${now#*.}; }
 turn=0 errors=0 longest=0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
@@ -17,6 +19,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from csi.daemon_keys import daemon_key
+from csi.keeper import Keeper
+from csi.options import MountOptions
+from csi.sources import Source
 from tests.support.driver import SINGLE_WRITER, Driver, refused, static_volume
 from tests.support.mounts import remove_mounts, small_disk
 from tests.support.nas import Nas
@@ -70,6 +76,55 @@ def test_restart_between_any_two_calls(driver: Driver, nas: Nas) -> None:
     driver.crash(*ALL)
     driver.delete(volume.volume_id)
     assert volumes_on(nas) == set()
+    wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
+
+
+def test_records_of_another_release_and_damaged_ones(driver: Driver, nas: Nas) -> None:
+    """A key less, no JSON, a folder in their place: the pods' volumes go on for longer than the idle grace."""
+    volume = driver.create(f"records-{uuid.uuid4()}")
+    targets = [driver.target() for _ in range(3)]
+    for target in targets:
+        driver.publish(volume, target)
+    files = sorted((driver.run_dir / "csi" / "published").iterdir())
+    assert len(files) == len(targets)
+    fields = json.loads(files[0].read_bytes()) | {"of_a_later_release": 1}
+    del fields["read_only"]
+    files[0].write_text(json.dumps(fields))
+    files[1].write_bytes(b"[" * 100_000)
+    files[2].unlink()
+    files[2].mkdir()
+    driver.crash("node")
+    wait_until(lambda: "not released yet" in driver.log("node").read_text(), what="the end of a grace")
+    for target in targets:
+        (target / "file").write_text("served")
+    daemons = [daemon.pid for daemon in driver.daemons()]
+    for target in targets:
+        driver.publish(volume, target)
+        assert (target / "file").read_text() == "served"
+        driver.unpublish(volume, target)
+    assert [daemon.pid for daemon in driver.daemons()] in (daemons, [])
+    driver.delete(volume.volume_id)
+    wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
+    assert driver.published() == []
+
+
+def test_a_daemon_with_the_defaults_of_another_release_is_shared(driver: Driver, nas: Nas) -> None:
+    """One more default in a release: its pods use the daemon that runs, and end nobody's."""
+    source = Source.parse(nas.url)
+    (nas.export_folder() / "file").write_text("data")
+    dataset = driver.run_dir / "mnt" / daemon_key(source, MountOptions())
+    wait_until(lambda: not dataset.exists(), what="the end of the last test's daemon")
+    dataset.mkdir(parents=True)
+    config = MountOptions(threads=3).daemon_config(source)
+    asyncio.run(Keeper(str(driver.run_dir)).mount(target=str(dataset), config=config))
+    (daemon,) = driver.daemons()
+    volume, target = static_volume("shared", nas.url), driver.target()
+    with (dataset / "file").open() as file:
+        driver.publish(volume, target)
+        assert [one.pid for one in driver.daemons()] == [daemon.pid]
+        assert file.read() == (target / "file").read_text() == "data"
+    driver.unpublish(volume, target)
+    (nas.export_folder() / "file").unlink()
     wait_until(lambda: not driver.daemons(), what="the idle daemon to be released")
 
 

@@ -1,9 +1,10 @@
-"""Many calls at once, calls that hang, and what the processes take. How fast calls are: test_rate.py."""
+"""Many calls at once, calls that hang, and what the processes take. How fast calls are: `make bench`."""
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,31 +14,75 @@ import pytest
 from csi._proto import csi_pb2
 from tests.support.driver import Driver, static_volume
 from tests.support.nas import Nas
+from tests.support.paths import program
 from tests.support.processes import memory_bytes, processes, wait_until
 
 MIB = 1 << 20
 SIDE_BY_SIDE = 100
-SIDE_BY_SIDE_S_MAX = 1.0
 HUNG = 10
-PROBE_MS_MAX = 100.0
 NODE_PLUGIN_BYTES_MAX = 50_000_000
 IDLE_DAEMON_BYTES_MAX = 16 * MIB
 
 
-def test_a_hundred_publishes_side_by_side(driver: Driver, nas: Nas, measured: dict[str, object]) -> None:
+def test_a_hundred_publishes_side_by_side(driver: Driver, nas: Nas) -> None:
     volume, first = static_volume("side-by-side", nas.url), driver.target()
     driver.publish(volume, first)  # the daemon runs
     targets = [driver.target() for _ in range(SIDE_BY_SIDE)]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        started = time.monotonic()
         list(pool.map(lambda target: driver.publish(volume, target), targets))
-        duration_s = time.monotonic() - started
         assert {mount.target for mount in driver.published()} == {first, *targets}
         assert len(driver.daemons()) == 1
         list(pool.map(lambda target: driver.unpublish(volume, target), [first, *targets]))
     assert driver.published() == []
-    measured["publish_100_side_by_side_s"] = round(duration_s, 3)
-    assert duration_s < SIDE_BY_SIDE_S_MAX
+
+
+#: Runs in place of efc-mount-helper: waits, a second at most, until so many are there at once; then it is the helper.
+_MEETING = """#!/bin/sh
+echo "$1" >> {folder}/log
+touch {folder}/meeting/$$
+turns=0
+while [ ! -e {folder}/met ] && [ $turns -lt 20 ]; do
+    [ "$(ls {folder}/meeting | wc -l)" -lt {meet} ] || touch {folder}/met
+    sleep 0.05
+    turns=$((turns + 1))
+done
+rm -f {folder}/meeting/$$
+exec {helper} "$@"
+"""
+MEET = 8
+
+
+def test_publishes_run_side_by_side_with_one_helper_each(nas: Nas, tmp_path: Path) -> None:
+    """What makes them fast, counted: none waits for another's bind mount, and each takes one process."""
+    programs, folder = tmp_path / "programs", tmp_path / "helpers"
+    programs.mkdir()
+    (folder / "meeting").mkdir(parents=True)
+    helper = program("efc-mount-helper").resolve()
+    for path in helper.parent.glob("efc*"):
+        if path.is_file() and path.stat().st_mode & 0o100 and path.name != helper.name:
+            (programs / path.name).symlink_to(path)
+    (programs / helper.name).write_text(_MEETING.format(folder=folder, meet=MEET, helper=helper))
+    (programs / helper.name).chmod(0o755)
+    with Driver(source=nas.url, node_programs=programs) as driver:
+        volume, first = static_volume("meet", nas.url), driver.target()
+        driver.publish(volume, first)  # the daemon runs
+        (folder / "log").write_text("")
+        targets = [driver.target() for _ in range(2 * MEET)]
+        with ThreadPoolExecutor(len(targets)) as pool:
+            list(pool.map(lambda target: driver.publish(volume, target), targets))
+            assert (folder / "met").exists(), f"{MEET} publishes never had a helper at the same time"
+            assert _words(folder / "log") == {"bind": len(targets)}
+            (folder / "log").write_text("")
+            list(pool.map(lambda target: driver.unpublish(volume, target), targets))
+            assert _words(folder / "log") == {"unmount": len(targets)}
+        driver.unpublish(volume, first)
+
+
+def _words(log: Path) -> Counter[str]:
+    """What helpers were started for; surveys, which go on by themselves, are left out."""
+    words = Counter(log.read_text().split())
+    del words["survey"]
+    return words
 
 
 def test_a_hundred_first_publishes_start_one_daemon(driver: Driver, nas: Nas) -> None:
@@ -72,12 +117,6 @@ def test_one_target_published_many_times_at_once(driver: Driver, nas: Nas) -> No
     assert driver.published() == []
 
 
-def _timed_ms(call: object) -> float:
-    started = time.monotonic()
-    call()  # type: ignore[operator]
-    return (time.monotonic() - started) * 1000
-
-
 def test_memory(driver: Driver, nas: Nas, measured: dict[str, object]) -> None:
     """After everything above: what the node plugin and an idle daemon take."""
     volume, target = static_volume("memory", nas.url), driver.target()
@@ -92,7 +131,7 @@ def test_memory(driver: Driver, nas: Nas, measured: dict[str, object]) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_ten_hung_publishes_do_not_block_probe(measured: dict[str, object]) -> None:
+def test_ten_hung_publishes_do_not_block_probe() -> None:
     """The NAS freezes: publishes of ten datasets hang, everything else is answered, and in the end nothing is left."""
     with Nas() as nas, Driver(source=nas.url) as driver:
         for number in range(HUNG):
@@ -102,14 +141,12 @@ def test_ten_hung_publishes_do_not_block_probe(measured: dict[str, object]) -> N
         nas.pause()
         with ThreadPoolExecutor(HUNG) as pool:
             calls = [pool.submit(_error_of_publish, driver, *pair) for pair in zip(volumes, targets, strict=True)]
-            probe_ms = []
             for _ in range(30):
-                probe_ms.append(_timed_ms(lambda: driver.call("node", "Probe", csi_pb2.ProbeRequest(), limit_s=5)))
+                driver.call("node", "Probe", csi_pb2.ProbeRequest(), limit_s=20)
                 time.sleep(0.05)
+            # Each probe was answered before any of them.
             assert not any(call.done() for call in calls), "they did not hang, so this proves nothing"
             codes = {call.result(timeout=120) for call in calls}
-        measured["probe_ms_max_with_10_hung"] = round(max(probe_ms), 1)
-        assert max(probe_ms) < PROBE_MS_MAX
         assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
         assert driver.published() == []
         assert [path for path in targets if path.exists()] == []
@@ -136,12 +173,10 @@ def test_published_volume_of_a_hung_nas(driver: Driver, nas: Nas) -> None:
     driver.publish(volume, target)
     nas.pause()
     try:
-        started = time.monotonic()
         answer = driver.stats(volume, target)
         assert answer.volume_condition.abnormal
         assert "the NAS does not answer" in answer.volume_condition.message
         driver.unpublish(volume, target)
-        assert time.monotonic() - started < 30
         assert not target.exists()
     finally:
         nas.resume()

@@ -23,7 +23,7 @@ from tests.support.processes import wait_until
 
 MIB = 1 << 20
 FILE_BYTES = 8 * MIB
-SCRAPE_S_MAX = 5.0
+SCRAPE_S_MAX = 30.0  # what they must not wait for takes for ever
 
 
 def names(*sections: Section) -> set[str]:
@@ -35,7 +35,7 @@ def samples_of(driver: Driver, service: str = "node") -> Samples:
 
 
 @contextmanager
-def scraped_quickly(driver: Driver, limit_s: float = SCRAPE_S_MAX) -> Iterator[Samples]:
+def scraped_in_time(driver: Driver, limit_s: float = SCRAPE_S_MAX) -> Iterator[Samples]:
     began = time.monotonic()
     samples = samples_of(driver)
     assert time.monotonic() - began < limit_s
@@ -140,7 +140,7 @@ def test_nothing_that_hangs_stops_a_scrape() -> None:
                     lambda: total(samples_of(driver), "efc_nas_responding") == 0,
                     what="efc_nas_responding 0", limit_s=60, interval_s=0.5,
                 )  # fmt: skip
-                with scraped_quickly(driver) as samples:
+                with scraped_in_time(driver) as samples:
                     assert total(samples, "efc_daemon_state", state="unresponsive_nas") == 1
                     assert total(samples, "efc_nfs_oldest_call_age_seconds") > 1
                     assert total(samples, "efc_keeper_reachable") == 1
@@ -149,9 +149,9 @@ def test_nothing_that_hangs_stops_a_scrape() -> None:
             waiting.wait(60)
         (daemon,) = driver.daemons()
         read = total(samples_of(driver), "efc_nfs_calls_total")
-        with stopped(daemon.pid), scraped_quickly(driver) as samples:
+        with stopped(daemon.pid), scraped_in_time(driver) as samples:
             assert total(samples, "efc_nfs_calls_total") >= read, "its last report"
-        with stopped(driver.pid("keeper")), scraped_quickly(driver) as samples:
+        with stopped(driver.pid("keeper")), scraped_in_time(driver) as samples:
             assert total(samples, "efc_keeper_reachable") == 0
             assert families_of(samples) & names(Section.DATASET) == {"efc_keeper_reachable"}
             assert total(samples, "efc_publications") == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +15,12 @@ import pytest
 
 from csi._proto import csi_pb2
 from tests.support.driver import Driver, capability, refused, static_volume
+from tests.support.mounts import mounts_below, remove_mounts
 from tests.support.nas import Nas
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+_SWAPS = 100
 TOKENS = "csi.storage.k8s.io/serviceAccount.tokens"
 # Each is tried wherever a path beneath something is expected.
 TRAVERSALS = [
@@ -217,6 +221,80 @@ def test_targets_parent_may_not_lead_out(driver: Driver, nas: Nas) -> None:
         driver.publish(static_volume("link", nas.url), link / "mount")
     assert list(outside.iterdir()) == []
     link.unlink()
+
+
+def test_targets_parent_that_became_a_link(driver: Driver, nas: Nas) -> None:
+    """Between publish and unpublish: nothing is removed where the link leads, also not an empty directory."""
+    volume, target = static_volume("became-a-link", nas.url), driver.target()
+    driver.publish(volume, target)
+    outside = driver.folder / f"outside-{uuid.uuid4().hex}"
+    (outside / "mount").mkdir(parents=True)
+    real = target.parent.with_name("real")
+    target.parent.rename(real)
+    target.parent.symlink_to(outside)
+    with refused(INVALID, PRECONDITION):
+        driver.unpublish(volume, target)
+    with refused(INVALID, PRECONDITION):
+        driver.publish(volume, target)
+    assert [path.name for path in outside.iterdir()] == ["mount"]
+    assert [mount.target for mount in mounts_below(driver.folder) if "outside" in str(mount.target)] == []
+    target.parent.unlink()
+    real.rename(target.parent)
+    driver.unpublish(volume, target)
+    assert not target.exists()
+
+
+_EXCHANGE = """
+import ctypes, sys
+exchange = ctypes.CDLL(None, use_errno=True).renameat2
+one, other = (ctypes.c_char_p(path.encode()) for path in sys.argv[1:])
+while exchange(-100, one, -100, other, 2) == 0:
+    pass
+sys.exit(f"renameat2: errno {ctypes.get_errno()}")
+"""
+
+
+@contextmanager
+def exchanged(one: Path, other: Path) -> Iterator[None]:
+    """Two names are exchanged as often as can be; afterwards they are as before."""
+    link = os.readlink(other)
+    attacker = subprocess.Popen([sys.executable, "-c", _EXCHANGE, str(one), str(other)])
+    try:
+        yield
+        assert attacker.poll() is None, "the attack ended by itself"
+    finally:
+        attacker.kill()
+        attacker.wait()
+        if one.is_symlink():
+            one.unlink()
+            other.rename(one)
+            other.symlink_to(link)
+
+
+def test_targets_parent_swapped_for_a_link(driver: Driver, nas: Nas) -> None:
+    """By somebody who does so all the time: whatever a call says, nothing outside is mounted on or removed."""
+    volume, target = static_volume("swapped", nas.url), driver.target()
+    outside = driver.folder / f"outside-{uuid.uuid4().hex}"
+    (outside / "mount").mkdir(parents=True)
+    link = target.parent.with_name("link")
+    link.symlink_to(outside)
+    mounted = removed = published = 0
+    with exchanged(target.parent, link):
+        for _ in range(_SWAPS):
+            with suppress(grpc.RpcError):
+                driver.publish(volume, target)
+                published += 1
+            mounted += len(mounts_below(outside))
+            remove_mounts(outside)
+            with suppress(grpc.RpcError):
+                driver.unpublish(volume, target)
+            if not (outside / "mount").exists():
+                removed += 1
+                (outside / "mount").mkdir()
+    driver.unpublish(volume, target)
+    assert (mounted, removed) == (0, 0), f"mounted outside, and removed outside, of {_SWAPS}"
+    assert 0 < published < _SWAPS, f"{published} of {_SWAPS} were published: there was no race"
+    assert not target.exists()
 
 
 def test_target_that_is_a_symlink_is_not_followed(driver: Driver, nas: Nas) -> None:

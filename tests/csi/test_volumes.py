@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+import yaml
 
 from csi._proto import csi_pb2
 from tests.support.driver import MULTI_READER, SINGLE_WRITER, Driver, inline_volume, refused, static_volume
 from tests.support.nas import Nas
+from tests.support.paths import ROOT
 
 REPETITIONS = 10
 MIB = 1 << 20
@@ -120,6 +123,25 @@ def test_owner_and_mode(driver: Driver, nas: Nas) -> None:
     driver.delete(volume.volume_id)
 
 
+@pytest.mark.parametrize("subject", ["the example", "0770"])
+def test_a_subpath_for_a_pod_that_is_not_root(driver: Driver, subject: str) -> None:
+    """As kubelet makes one: as root, with the permissions of the volume's directory but for set-group-ID."""
+    (example,) = yaml.safe_load_all((ROOT / "deploy" / "examples" / "storageclass.yaml").read_text())
+    how = {name: example["parameters"][name] for name in ("uid", "gid", "mode")}
+    volume = driver.create(unique("subpath"), parameters=how if subject == "the example" else how | {"mode": "0770"})
+    with published(driver, volume) as target:
+        permissions = target.stat().st_mode & 0o777
+        (target / "sub").mkdir()
+        (target / "sub").chmod(permissions)
+        # It stands there already, as in a container: kubelet's folders are closed to it.
+        done = subprocess.run(
+            ["touch", "file"], cwd=target / "sub", user=4321, group=int(how["gid"]), extra_groups=[],
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) is (subject == "the example"), done.stderr
+    driver.delete(volume.volume_id)
+
+
 def test_path_pattern(driver: Driver, nas: Nas) -> None:
     pattern = {"pathPattern": "teams/${pvc.namespace}/${pvc.name}", **PVC}
     volume = driver.create(unique("pattern"), parameters=pattern)
@@ -197,6 +219,18 @@ def test_static_volume_with_any_id(driver: Driver, nas: Nas) -> None:
     volume = static_volume("nas.example.com#/a b/c?d=e,f", nas.url, path="static/deep")
     with published(driver, volume) as target:
         assert (target / "file").read_text() == "content"
+
+
+def test_a_missing_directory_is_named_by_its_source(driver: Driver, nas: Nas) -> None:
+    target = driver.target()
+    with refused(grpc.StatusCode.NOT_FOUND) as message:
+        driver.publish(static_volume("static", nas.url, path="no/such"), target)
+    assert message[0] == f"there is no directory 'no/such' at {nas.url}: make it, or correct the volume's path"
+    (nas.export_folder() / "file").touch()
+    with refused(grpc.StatusCode.FAILED_PRECONDITION) as message:
+        driver.publish(static_volume("static", nas.url, path="file"), target)
+    assert nas.url.replace("?", "/file?") in message[0]
+    assert "/mnt/" not in message[0]
 
 
 def test_list_and_get(driver: Driver) -> None:
@@ -278,3 +312,38 @@ def test_the_list_of_allowed_sources_may_change(driver: Driver, nas: Nas) -> Non
     with refused(grpc.StatusCode.PERMISSION_DENIED):
         driver.publish(volume, target)
     assert driver.published() == []
+
+
+def test_kubelets_directory_behind_a_link(nas: Nas) -> None:
+    """The kernel names mounts by where they are: none is made twice, and each is found again and unmounted."""
+    with Driver(source=nas.url, is_kubelet_linked=True) as driver:
+        volume, target = driver.create("linked"), driver.target()
+        for _ in range(3):
+            driver.publish(volume, target)
+        assert len(driver.published()) == 1
+        (target / "file").write_text("data")
+        assert not driver.stats(volume, target).volume_condition.abnormal
+        driver.crash("node")
+        driver.publish(volume, target)
+        assert len(driver.published()) == 1
+        assert (target / "file").read_text() == "data"
+        for _ in range(2):
+            driver.unpublish(volume, target)
+        assert driver.published() == []
+        assert not target.exists()
+        driver.delete(volume.volume_id)
+
+
+def test_a_target_with_content(driver: Driver, nas: Nas) -> None:
+    volume, target = static_volume("content", nas.url), driver.target()
+    target.mkdir()
+    (target / "precious").write_text("x")
+    with refused(grpc.StatusCode.FAILED_PRECONDITION) as message:
+        driver.publish(volume, target)
+    assert str(target) in message[0]
+    assert (target / "precious").read_text() == "x"
+    assert driver.published() == []
+    (target / "precious").unlink()
+    driver.publish(volume, target)
+    driver.unpublish(volume, target)
+    assert not target.exists()

@@ -111,7 +111,7 @@ def hang(driver: Driver, _number: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     wait_until(
         lambda: [daemon.pid for daemon in driver.daemons()] not in ([], [pid]),
-        what=f"a hung daemon's successor, which has {HANG_LIMIT_S} s", limit_s=HANG_LIMIT_S + 1,
+        what=f"a hung daemon's successor, which has {HANG_LIMIT_S} s", limit_s=HANG_LIMIT_S + 30,
     )  # fmt: skip
 
 

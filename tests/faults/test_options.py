@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from csi import keeper as csi_keeper
+from csi._proto import efc_pb2
 from csi.sessions import REFRESH_SECONDS
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.paths import program
 from tests.support.processes import wait_until
+
+ROLLOUTS = 12
 
 
 def connections(pid: int, port: int) -> int:
@@ -78,6 +83,28 @@ def test_what_cannot_change_is_refused_and_nothing_touched(nas: Nas, keeper: Kee
         keeper.efc("upgrade", str(target), "-o", options)
     assert reason in refused.value.stderr
     assert keeper.status(target)["pid"] == before["pid"]
+    keeper.unmount(target)
+
+
+def test_options_change_beside_a_rollout(nas: Nas, keeper: Keeper) -> None:
+    """An OK means that the options are in force, and each wish has its turn."""
+    target = keeper.mount(nas.url)
+    keepers = csi_keeper.Keeper(str(keeper.run_dir))
+
+    async def both(attr_ttl_ms: int) -> tuple[int, int]:
+        [mount] = (await keepers.status(str(target))).mounts
+        base = csi_keeper.options_of(mount)
+        options = efc_pb2.DaemonConfig()
+        options.CopyFrom(base)
+        options.attr_ttl_ms = attr_ttl_ms
+        changed, _ = await asyncio.gather(
+            keepers.upgrade(target=str(target), options=options, base=base), keepers.upgrade(target=str(target))
+        )
+        [mount] = (await keepers.status(str(target))).mounts
+        return csi_keeper.options_of(changed).attr_ttl_ms, csi_keeper.options_of(mount).attr_ttl_ms
+
+    for attr_ttl_ms in range(1, ROLLOUTS + 1):
+        assert asyncio.run(both(attr_ttl_ms)) == (attr_ttl_ms, attr_ttl_ms)
     keeper.unmount(target)
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults.proxy import Procedure, Proxy
-from tests.faults.storms import IS_LONG
 from tests.faults.test_exactly_once import Outcome
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
@@ -30,8 +28,6 @@ from tests.support.processes import TimeLimitError, thread_states, wait_until
 PAGE = 4096
 #: More than an open reads by itself.
 PAGES = 32
-#: A killed daemon is waited for 100 ms before its successor starts.
-USUAL_S = 0.5 if IS_LONG else 2.5
 
 
 @pytest.fixture
@@ -79,9 +75,7 @@ def test_one_that_cannot_die_holds_nobody_up(nas: Nas, proxied: tuple[Proxy, Kee
         assert Outcome(lambda: os.write(appending, b"appended")).result() == 8
         wait_until(lambda: "D" in thread_states(daemon), what="the notifier to wait in the kernel")
         os.kill(daemon, signal.SIGKILL)
-        killed_at = time.monotonic()
         Outcome((mount / "made").mkdir).result()
-        served_s = time.monotonic() - killed_at
         second.wait()
         assert "D" in thread_states(daemon), "the predecessor has died: this shows nothing"
         second.released.set()
@@ -90,7 +84,6 @@ def test_one_that_cannot_die_holds_nobody_up(nas: Nas, proxied: tuple[Proxy, Kee
     assert behind.read_bytes() == bytes(PAGE) + b"appended"
     assert (folder / "made").is_dir()
     (folder / "made").rmdir()
-    assert served_s < USUAL_S, f"its successor served after {served_s:.2f} s"
     assert "has ended at last" in keeper.log.read_text()
 
 

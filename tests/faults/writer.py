@@ -114,6 +114,12 @@ class _Commands:
             assert self.write(name, offset, seed, length) == length
             time.sleep(pause_s)
 
+    def truncate(self, name: str, length: int) -> None:
+        os.ftruncate(self._open[name], length)
+
+    def rename(self, old: str, new: str) -> None:
+        (self._folder / old).rename(self._folder / new)
+
     def sync(self, name: str) -> None:
         os.fsync(self._open[name])
 

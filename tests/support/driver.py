@@ -61,6 +61,8 @@ class Driver:
     source: str
     keeper_options: Sequence[str] = ()
     node_programs: Path | None = None
+    #: kubelet's directory is a link to where it is, as administrators make it when it shall be on another disk.
+    is_kubelet_linked: bool = False
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="drv-")))
     #: Where `node` and `controller` serve metrics on 127.0.0.1.
     metrics_ports: dict[str, int] = field(
@@ -71,7 +73,11 @@ class Driver:
 
     def __enter__(self) -> Self:
         self.run_dir.mkdir(parents=True)
-        self.kubelet_root.mkdir()
+        if self.is_kubelet_linked:
+            (self.folder / "disk").mkdir()
+            self.kubelet_root.symlink_to("disk")
+        else:
+            self.kubelet_root.mkdir()
         self.allow([])
         try:
             for name in ("keeper", "node", "controller"):
@@ -254,11 +260,14 @@ class Driver:
         self, volume: csi_pb2.Volume, target: Path, *, mode: csi_pb2.VolumeCapability.AccessMode.Mode = MULTI_WRITER,
         mount_flags: Sequence[str] = (), limit_s: float = CALL_LIMIT_S, **fields: Any,
     ) -> None:  # fmt: skip
-        """NodePublishVolume."""
+        """NodePublishVolume, for an inline volume with the word of kubelet on whose it is."""
+        context = dict(volume.volume_context)
+        if context.get("csi.storage.k8s.io/ephemeral") == "true":
+            context.setdefault("csi.storage.k8s.io/pod.uid", target.parts[-5])
         request = csi_pb2.NodePublishVolumeRequest(
             volume_id=volume.volume_id, target_path=str(target),
             **{
-                "volume_context": volume.volume_context,
+                "volume_context": context,
                 "volume_capability": capability(mode, mount_flags=mount_flags),
                 **fields,
             },
@@ -278,7 +287,7 @@ class Driver:
 
     def published(self) -> list[Mount]:
         """What is mounted below kubelet's directory."""
-        return mounts_below(self.kubelet_root)
+        return mounts_below(self.kubelet_root.resolve())
 
 
 def free_port() -> int:

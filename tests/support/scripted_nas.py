@@ -32,7 +32,8 @@ PROCEDURES = (
 #: Types of files (ftype3).
 REGULAR, DIRECTORY, SYMLINK = 1, 2, 5
 #: Status codes (nfsstat3).
-OK, NOENT, IO, ACCES, EXIST, NOTDIR, ISDIR, NOTEMPTY, STALE, BAD_COOKIE = 0, 2, 5, 13, 17, 20, 21, 66, 70, 10003
+OK, NOENT, IO, ACCES, EXIST, NOTDIR, ISDIR, NOTEMPTY, STALE = 0, 2, 5, 13, 17, 20, 21, 66, 70
+BAD_COOKIE, NOTSUPP = 10003, 10004
 
 _MOUNT_PROGRAM = 100005
 _LAST_FRAGMENT = 1 << 31
@@ -102,7 +103,7 @@ class Node:
     @property
     def handle(self) -> bytes:
         """The file handle, which is the same as long as the server runs."""
-        return b"NODE" + u64(self.fileid)
+        return b"NODE" + u64(self.fsid) + u64(self.fileid)
 
     def changed(self) -> None:
         """Sets mtime and ctime to now."""
@@ -152,6 +153,7 @@ class ScriptedNas:
         self.counts: Counter[str] = Counter()
         self.verifier = b"VERIFIER"  # of WRITE and COMMIT
         self.cookie_verifier = bytes(8)
+        self.checks_cookie_verifiers = False  # a directory's is its mtime then, and cookies die with each change of it
         self.page_entries = 64  # of a directory, per reply
         self.lock = threading.RLock()
         self._nodes = {self.root.handle: self.root}
@@ -184,13 +186,24 @@ class ScriptedNas:
                 continue
         self._connections.clear()
 
-    def add(self, parent: Node, name: str, *, kind: int = REGULAR, data: bytes = b"", mode: int = 0o777) -> Node:
-        """Makes a file as somebody else would: no call is counted."""
-        return self._add(parent, name.encode(), Node(fileid=0, kind=kind, mode=mode, data=bytearray(data)))
+    def add(
+        self,
+        parent: Node,
+        name: str,
+        *,
+        kind: int = REGULAR,
+        data: bytes = b"",
+        mode: int = 0o777,
+        fsid: int | None = None,
+        fileid: int = 0,
+    ) -> Node:
+        """Makes a file as somebody else would: no call is counted. With another `fsid` it is on another file system."""
+        node = Node(fileid=fileid, fsid=fsid or parent.fsid, kind=kind, mode=mode, data=bytearray(data))
+        return self._add(parent, name.encode(), node)
 
     def _add(self, parent: Node, name: bytes, node: Node) -> Node:
         with self.lock:
-            node.fileid = next(self._fileids)
+            node.fileid = node.fileid or next(self._fileids)
             parent.children[name] = node
             parent.changed()
             self._nodes[node.handle] = node
@@ -313,7 +326,7 @@ class ScriptedNas:
         if there is not None:
             is_same = how == 0 or (how == 2 and there.verifier == verifier)
             return _made(directory, there) if is_same else u32(EXIST) + wcc(directory)
-        node = Node(fileid=0, mode=0o644, verifier=verifier)
+        node = Node(fileid=0, fsid=directory.fsid, mode=0o644, verifier=verifier)
         if how != 2:
             _set_attributes(node, arguments)
         return _made(directory, self._add(directory, name, node))
@@ -328,7 +341,7 @@ class ScriptedNas:
         directory, name = self._node(arguments), arguments.opaque()
         if directory is None or name in directory.children:
             return u32(STALE if directory is None else EXIST) + wcc(directory)
-        node = Node(fileid=0, kind=kind, nlink=2 if kind == DIRECTORY else 1)
+        node = Node(fileid=0, fsid=directory.fsid, kind=kind, nlink=2 if kind == DIRECTORY else 1)
         _set_attributes(node, arguments)
         if kind == SYMLINK:
             node.data = bytearray(arguments.opaque())
@@ -338,7 +351,7 @@ class ScriptedNas:
         directory, name, kind = self._node(arguments), arguments.opaque(), arguments.u32()
         if directory is None or name in directory.children:
             return u32(STALE if directory is None else EXIST) + wcc(directory)
-        node = Node(fileid=0, kind=kind)
+        node = Node(fileid=0, fsid=directory.fsid, kind=kind)
         _set_attributes(node, arguments)
         return _made(directory, self._add(directory, name, node))
 
@@ -395,9 +408,12 @@ class ScriptedNas:
 
     def _list(self, arguments: Arguments, *, plus: bool) -> bytes:
         """A page of a listing whose cookies are positions: entries that are removed move the others up."""
-        directory, cookie = self._node(arguments), arguments.u64()
+        directory, cookie, asked_verifier = self._node(arguments), arguments.u64(), arguments.take(8)
         if directory is None:
             return u32(STALE) + post(None)
+        verifier = u64(directory.mtime_ns) if self.checks_cookie_verifiers else self.cookie_verifier
+        if self.checks_cookie_verifiers and cookie != 0 and asked_verifier != verifier:
+            return u32(BAD_COOKIE) + post(directory)
         names = [(b".", directory), (b"..", directory), *directory.children.items()]
         page = [
             (name, node, position + 1)
@@ -405,10 +421,14 @@ class ScriptedNas:
             if cookie <= position < cookie + self.page_entries
         ]
         eof = cookie + self.page_entries >= len(names)
-        return list_body(directory, page, verifier=self.cookie_verifier, eof=eof, plus=plus)
+        return list_body(directory, page, verifier=verifier, eof=eof, plus=plus)
 
-    def _fsstat(self, _arguments: Arguments) -> bytes:
-        return u32(OK) + post(None) + u64(1 << 40) * 3 + u64(1 << 20) * 3 + u32(0)
+    def _fsstat(self, arguments: Arguments) -> bytes:
+        """The file system `fsid` has that many TiB."""
+        node = self._node(arguments)
+        if node is None:
+            return u32(STALE) + post(None)
+        return u32(OK) + post(None) + u64(node.fsid << 40) * 3 + u64(1 << 20) * 3 + u32(0)
 
     def _fsinfo(self, _arguments: Arguments) -> bytes:
         transfer = u32(1 << 20) + u32(1 << 20) + u32(1)

@@ -1,10 +1,12 @@
 """Runs the parts of `make test` one after another: `python -m tests.support.suite PART...`.
 
 Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
-kills everything that it started. A part's output passes through as it comes; at its end there is one line of figures,
-and results/PART.json. The last line sums all parts. A part fails when a test of it fails, when its command does, when
-it runs past its time limit, and when it ran no test at all. What cannot run here ends with status 77 after a line that
-says why; it counts as skipped, and the line is there again at the end.
+kills everything that it started. Parts of `make check` need no root: any user can run them, then without a sandbox, and
+root runs them without root's privileges, so that one that comes to need them is noticed. A part's output passes through
+as it comes; at its end there is one line of figures, and results/PART.json. The last line sums all parts. A part fails
+when a test of it fails, when its command does, when it runs past its time limit, and when it ran no test at all. What
+cannot run here ends with status 77 after a line that says why; it counts as skipped, and the line is there again at the
+end.
 
 A suite that is told to end (SIGTERM, SIGINT, SIGHUP) takes the running sandbox and its folder with it, and ends with
 128 + the signal's number.
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.support.paths import RESULTS, ROOT, SUPPORT
+from tests.support.paths import RESULTS, ROOT, SUPPORT, TOOLS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +59,16 @@ class Part:
     commands: Sequence[Sequence[str]]
     read: Callable[[int, str], Figures]
     limit_s: float
+    needs_root: bool = True
 
 
 #: As automake has it.
 SKIP_STATUS = 77
 
 
-def _pytest(name: str, *paths: str, limit_s: float, runner: Sequence[str] = ("pytest", "-q")) -> Part:
+def _pytest(
+    name: str, *paths: str, limit_s: float, runner: Sequence[str] = ("pytest", "-q"), needs_root: bool = True
+) -> Part:
     report = RESULTS / f"{name}.xml"
 
     def read(status: int, _output: str) -> Figures:
@@ -77,7 +82,7 @@ def _pytest(name: str, *paths: str, limit_s: float, runner: Sequence[str] = ("py
         return Figures(passed=total - bad - skipped, failed=bad or int(status != 0), skipped=skipped)
 
     command = [sys.executable, "-m", *runner, "--durations=5", f"--junit-xml={report}", *paths]
-    return Part(commands=[command], read=read, limit_s=limit_s)
+    return Part(commands=[command], read=read, limit_s=limit_s, needs_root=needs_root)
 
 
 def _read_cargo(status: int, output: str) -> Figures:
@@ -110,22 +115,32 @@ PARTS = {
             [sys.executable, "csi/_proto/generate.py", "--check"],
             ["cargo", "fmt", "--all", "--check"],
             ["cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+            [str(TOOLS / "cargo-deny"), "--locked", "check", "licenses", "bans", "sources"],
         ],
         read=_read_status,
-        limit_s=600,
+        limit_s=900,
+        needs_root=False,
     ),
-    "unit": _pytest("unit", "tests/unit", limit_s=300),
+    "unit": _pytest("unit", "tests/unit", limit_s=300, needs_root=False),
     "rust": Part(
+        commands=[[sys.executable, "-m", "tests.support.rust_tests", "--without-root"]],
+        read=_read_cargo,
+        limit_s=1200,
+        needs_root=False,
+    ),
+    "rust-root": Part(
         commands=[[sys.executable, "-m", "tests.support.rust_tests"]],
         read=_read_cargo,
         limit_s=1200,
     ),
+    "tools": _pytest("tools", "tests/tools", limit_s=300),
     "csi": _pytest("csi", "tests/csi", limit_s=900),
     "errors": _pytest("errors", "tests/errors", limit_s=600),
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
     "faults": _pytest("faults", "tests/faults", limit_s=7200),
+    "foreign": _pytest("foreign", "tests/foreign", limit_s=3 * 3600),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
     # The limits of short.py, and six minutes for the tests.
     "cluster-short": _pytest("cluster-short", "tests/cluster", limit_s=1860, runner=("tests.cluster.short",)),
@@ -140,7 +155,8 @@ def run_part(name: str, part: Part) -> tuple[Figures, str]:
     total = Figures()
     why_skipped = ""
     for command in part.commands:
-        status, output = _run(command, limit_s=part.limit_s - (time.monotonic() - started))
+        wrapped = [*_wrapper(needs_root=part.needs_root), *command]
+        status, output = _run(wrapped, limit_s=part.limit_s - (time.monotonic() - started))
         if status == SKIP_STATUS:
             why_skipped = output.strip().rpartition("\n")[2]
             total += Figures(skipped=1)
@@ -172,15 +188,23 @@ def _details_path(name: str) -> Path:
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+def _wrapper(*, needs_root: bool) -> Sequence[str]:
+    """What a command is started by: the sandbox, which only root can make; see the module."""
+    if os.geteuid() != 0:
+        return [str(SUPPORT / "sandbox")] if needs_root else []
+    without_privileges = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
+    return [str(SUPPORT / "sandbox"), *([] if needs_root else without_privileges)]
+
+
 def _run(command: Sequence[str], *, limit_s: float) -> tuple[int, str]:
     """Exit status (124 past the limit) and output, which is printed as it comes."""
     output: list[str] = []
     timed_out = False
     folder = tempfile.mkdtemp(prefix="efc-test.")  # the sandbox removes it, unless it is killed
     with subprocess.Popen(
-        [SUPPORT / "sandbox", *command], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-        env={**os.environ, "EFC_TEST_FOLDER": folder},
+        env={**os.environ, "EFC_TEST_FOLDER": folder, "TMPDIR": folder},
     ) as process:  # fmt: skip
 
         def stop(_signal: int, _frame: object) -> None:

@@ -1,6 +1,7 @@
 """The `efc` command, without a keeper."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from csi import programs
-from csi.cli import main
+from csi._proto import efc_pb2
+from csi.cli import doctor, main
 from csi.cli.doctor import check_kernel, check_run_dir
-from csi.cli.mount import checked_target
+from csi.cli.mount import found_target
 from csi.errors import Code, DriverError
+from csi.keeper import Keeper, KeeperStatus
+from csi.records import Publication, Publications
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -44,6 +48,38 @@ def test_status_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         f"Nothing is mounted (run directory {tmp_path}).\n",
         "",
     )
+
+
+def test_status_shows_volumes_and_pods(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, name = "0ab1-uid", "pvc-1"
+    target = f"/var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~csi/{name}/mount"
+    records = Publications(str(tmp_path))
+    records.load()
+    records.put(
+        Publication(
+            volume_id="efc-1", target=target, source="nfs://nas/data", path="team/a", key="key", options={},
+            read_only=True, access_mode=5,
+        )
+    )  # fmt: skip
+    served = efc_pb2.MountStatus(target=f"{tmp_path}/mnt/key", state=efc_pb2.MountStatus.SERVING)
+
+    async def status(_keeper: Keeper) -> KeeperStatus:
+        return KeeperStatus(pid=1, version="x", mounts=[served])
+
+    monkeypatch.setattr(Keeper, "status", status)
+    assert run(capsys, "status", "--run-dir", str(tmp_path))[0] == 0
+    code, output, _ = run(capsys, "status", "--json", "--run-dir", str(tmp_path))
+    assert code == 0
+    assert json.loads(output)[0]["volumes"] == [
+        {"volume_id": "efc-1", "pod_uid": uid, "name": name, "target": target, "source": "nfs://nas/data",
+         "path": "team/a", "read_only": True}
+    ]  # fmt: skip
+    _, output, _ = run(capsys, "status", "--run-dir", str(tmp_path))
+    header, row = output.splitlines()[-2:]
+    assert header.split() == ["VOLUME", "POD", "NAME", "SOURCE", "PATH", "ACCESS"]
+    assert row.split() == ["efc-1", uid, name, "nfs://nas/data", "team/a", "read-only"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,13 +128,34 @@ def test_programs(tmp_path: Path) -> None:
     assert programs.find("efc-fs", environment={"EFC_BIN_DIR": str(tmp_path)}) == f"{tmp_path}/efc-fs"
 
 
-def test_target_follows_links_of_its_parent_only(tmp_path: Path) -> None:
+def test_targets_are_found_through_links(tmp_path: Path) -> None:
     (tmp_path / "real" / "target").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
-    assert checked_target(str(tmp_path / "link" / "target")) == str(tmp_path / "real" / "target")
-    with pytest.raises(DriverError) as caught:
-        checked_target(str(tmp_path / "link"))
-    assert caught.value.code is Code.FAILED_PRECONDITION
+    (tmp_path / "second").symlink_to(tmp_path / "link" / "target")
+    for text in ("link/target", "second", "second/", "real/../link/target"):
+        assert found_target(str(tmp_path / text)) == (str(tmp_path / "real" / "target"), None)
+    assert found_target(str(tmp_path / "missing")) == (str(tmp_path / "missing"), None)
+
+
+def test_targets_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "to-file").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("missing")
+    (tmp_path / "circle").symlink_to("circle")
+    foreign = os.fsdecode(bytes(tmp_path) + b"/caf\xe9")
+    os.mkdir(foreign)
+    (tmp_path / "to-foreign").symlink_to(foreign)
+    for name, words in [
+        ("to-file", "no directory"),
+        ("dangling", "does not exist"),
+        ("circle", "links"),
+        (foreign, "not UTF-8"),
+        ("to-foreign", "not UTF-8"),
+    ]:
+        for command in (["mount", "nfs://nas/x"], ["umount"], ["upgrade"]):
+            status, _, error = run(capsys, *command, str(tmp_path / name), "--run-dir", str(tmp_path / "run"))
+            assert (status, error.count("\n")) == (1, 1)
+            assert command[0] != "mount" or words in error
 
 
 @pytest.mark.parametrize(
@@ -128,6 +185,7 @@ def test_doctor_on_the_run_directory(tmp_path: Path) -> None:
 
 def test_doctor_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFC_BIN_DIR", str(tmp_path))
+    monkeypatch.setattr(doctor, "_mounts", list)  # what this machine has mounted is not asked
     status, output, _ = run(capsys, "doctor", "--json", "--run-dir", str(tmp_path))
     findings = json.loads(output)
     assert status == 1

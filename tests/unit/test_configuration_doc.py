@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from csi import nfs_words
 from csi.options import markdown
 from csi.parameters import VolumeParameters
 from tests.support.paths import ROOT
@@ -11,6 +12,10 @@ DOCUMENT = (ROOT / "docs" / "CONFIGURATION.md").read_text()
 
 def test_the_table_is_the_one_of_the_code() -> None:
     assert markdown().strip() in DOCUMENT
+
+
+def test_the_words_of_nfs_are_those_of_the_code() -> None:
+    assert nfs_words.markdown().strip() in DOCUMENT
 
 
 def test_defaults_of_the_parameters() -> None:

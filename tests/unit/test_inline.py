@@ -17,12 +17,14 @@ RULES = [
     {"namespaces": ["team-*", "build"], "sources": [TEAM, "nfs://nas:2049/ports"]},
     {"namespaces": ["*"], "sources": ["nfs://nas/public", "nfs://nas/data/team/open"]},
 ]
-INLINE = {"csi.storage.k8s.io/ephemeral": "true"}
+UID = "0b6e6bd7-2c0c-4c5e-9d0a-1f2e3d4c5b6a"
+TARGET = f"/var/lib/kubelet/pods/{UID}/volumes/kubernetes.io~csi/data/mount"
+INLINE = {"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.uid": UID}
 
 
 def inline_volume(source: str, path: str = "", *, namespace: str = "team-a", **options: str) -> NodeVolume:
     context = {"source": source, "path": path, **options, **INLINE, "csi.storage.k8s.io/pod.namespace": namespace}
-    return NodeVolume.from_context("csi-" + "0" * 64, context, mount_flags=[])
+    return NodeVolume.from_context("csi-" + "0" * 64, context, mount_flags=[], target=TARGET)
 
 
 @pytest.fixture
@@ -178,11 +180,33 @@ def test_what_is_admitted_lies_beneath_a_source_of_a_rule(source: list[str], pat
         assert admitted.source.beneath(admitted.path) == volume.source.beneath(volume.path)
 
 
-def test_kubelet_must_say_the_namespace() -> None:
-    for context in (INLINE, {}):  # without podInfoOnMount neither is said, and the volume's name tells
-        with pytest.raises(DriverError, match="podInfoOnMount") as caught:
-            NodeVolume.from_context("csi-" + "a" * 64, {"source": TEAM, **context}, mount_flags=[])
-        assert caught.value.code is Code.FAILED_PRECONDITION
-    persistent = {"source": TEAM, "csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.namespace": "a"}
-    assert NodeVolume.from_context("csi-" + "a" * 64, persistent, mount_flags=[]).inline_in is None
+NAMESPACE = {"csi.storage.k8s.io/pod.namespace": "team-a"}
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        {},
+        INLINE,
+        NAMESPACE,
+        {"csi.storage.k8s.io/ephemeral": "false"},
+        NAMESPACE | {"csi.storage.k8s.io/ephemeral": "false"},
+        NAMESPACE | {"csi.storage.k8s.io/ephemeral": "true"},
+        NAMESPACE | INLINE | {"csi.storage.k8s.io/pod.uid": "guessed"},
+        NAMESPACE | INLINE | {"csi.storage.k8s.io/pod.uid": ""},
+        NAMESPACE | INLINE | {"csi.storage.k8s.io/pod.uid": "/"},
+    ],
+)
+def test_without_kubelets_word_a_pods_own_counts_for_nothing(context: dict[str, str]) -> None:
+    """Without podInfoOnMount all attributes are the pod's own, those under kubelet's keys too."""
+    with pytest.raises(DriverError, match="podInfoOnMount") as caught:
+        NodeVolume.from_context("csi-" + "a" * 64, {"source": TEAM, **context}, mount_flags=[], target=TARGET)
+    assert caught.value.code is Code.FAILED_PRECONDITION
+
+
+def test_persistent_and_inline() -> None:
+    said = {"csi.storage.k8s.io/ephemeral": "false", "csi.storage.k8s.io/pod.namespace": "a"}
+    for context in ({}, said):
+        volume = NodeVolume.from_context("pv-1", {"source": TEAM, **context}, mount_flags=[], target=TARGET)
+        assert volume.inline_in is None
     assert inline_volume(TEAM).inline_in == "team-a"

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from csi import registration
-from csi.cli import main, node_checks
-from csi.cli.doctor import check_mounts
+from csi._proto import efc_pb2
+from csi.cli import doctor, main, node_checks
+from csi.cli.doctor import check_fusectl, check_mounts
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
+from csi.keeper import Keeper, KeeperStatus
 from csi.mounts import parse_mountinfo
 from csi.records import Publication, Publications
 
@@ -34,6 +36,12 @@ MOUNTINFO = """\
 """
 MOUNTS = parse_mountinfo(MOUNTINFO)
 PODS = "/var/lib/kubelet/pods"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine has mounted is not asked."""
+    monkeypatch.setattr(doctor, "_mounts", list)
 
 
 def levels(findings: list[Finding]) -> list[str]:
@@ -113,6 +121,60 @@ def test_records(tmp_path: Path, recorded: list[str], expected: list[str]) -> No
         assert f"{PODS}/gone/mount" in findings[0].message
     elif expected == ["warn"]:
         assert f"{PODS}/b/mount" in findings[0].message
+
+
+def test_subpaths_are_kubelets(tmp_path: Path) -> None:
+    records = Publications(str(tmp_path))
+    records.load()
+    records.put(publication(f"{PODS}/a/volumes/kubernetes.io~csi/data/mount"))
+    lines = [f"{PODS}/a/volumes/kubernetes.io~csi/data/mount", f"{PODS}/a/volume-subpaths/data/web/0"]
+    mounts = parse_mountinfo("".join(f"4 3 0:40 / {target} rw - fuse.efc nfs://nas/data rw\n" for target in lines))
+    assert levels(list(node_checks.check_records(str(tmp_path), mounts, roots=[PODS, f"{PODS}/"]))) == ["ok"]
+
+
+def test_a_volume_that_waits_for_the_nas_is_no_stale_record(tmp_path: Path) -> None:
+    records = Publications(str(tmp_path))
+    records.load()
+    records.put(publication(f"{PODS}/a/mount"))
+    conditions = {"key": "the NAS does not answer: nas:2049"}
+    (finding,) = node_checks.check_records(str(tmp_path), [], roots=[PODS], conditions=conditions)
+    assert levels([finding]) == ["warn"]
+    assert "1 volumes wait to be mounted, since the NAS does not answer: nas:2049" in finding.message
+    assert "delete" not in finding.mend
+    (finding,) = node_checks.check_records(str(tmp_path), [], roots=[PODS], conditions={"other": "x"})
+    assert "recorded, but not mounted" in finding.message
+
+
+def test_a_nas_that_does_not_answer_comes_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setattr(node_checks, "_neighbours", lambda: iter([[*PLUGIN, f"--run-dir={tmp_path}"]]))
+    records = Publications(str(tmp_path))
+    records.load()
+    records.put(publication(f"{PODS}/a/mount"))
+    frozen = efc_pb2.MountStatus(
+        target=f"{tmp_path}/mnt/key",
+        state=efc_pb2.MountStatus.UNRESPONSIVE_NAS,
+        reason="no answer for 12 s",
+        config=efc_pb2.DaemonConfig(source=efc_pb2.Source(host="nas", path="/data")),
+    )
+
+    async def status(_keeper: Keeper) -> KeeperStatus:
+        return KeeperStatus(pid=1, version="x", mounts=[frozen])
+
+    monkeypatch.setattr(Keeper, "status", status)
+    monkeypatch.setattr(doctor, "_UNRESPONSIVE_SECONDS", 0)
+    assert main(["doctor"]) == 1
+    output = capsys.readouterr().out
+    assert "begin with: nfs://nas/data at" in output.splitlines()[-1]
+    assert "the NAS does not answer: no answer for 12 s" in output.splitlines()[-1]
+    assert "recorded, but not mounted" not in output
+
+
+def test_fusectl_is_looked_for_in_the_kernel() -> None:
+    assert levels(list(check_fusectl("nodev\tsysfs\nnodev\tfusectl\n\text4\n"))) == ["ok"]
+    assert levels(list(check_fusectl("nodev\tsysfs\n"))) == ["warn"]
 
 
 def test_records_before_the_first_volume(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Records, locks, child processes, the keeper's client and the sharing of daemons."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from csi.daemons import Daemons
 from csi.errors import Code, DriverError, from_child
 from csi.keeper import Keeper, KeeperUnreachableError
 from csi.locks import KeyedLocks
+from csi.mounts import Mounts
 from csi.records import Publication, Publications
 
 
@@ -50,7 +52,7 @@ def test_records_outlive_the_process_but_not_the_boot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'{"boot_id": "b"}', b"\xff", b'{"boot_id": "b", "x": 1}']
 )
-def test_damaged_records_are_dropped(tmp_path: Path, content: bytes) -> None:
+def test_damaged_records_are_set_aside(tmp_path: Path, content: bytes) -> None:
     publications = Publications(str(tmp_path), boot_id="b")
     publications.load()
     publications.put(publication())
@@ -60,6 +62,73 @@ def test_damaged_records_are_dropped(tmp_path: Path, content: bytes) -> None:
     assert len(publications.load()) == 2
     assert list(publications) == []
     assert list(file.parent.iterdir()) == []
+    assert [kept.read_bytes() for kept in (tmp_path / "csi" / "damaged").iterdir()] == [content]
+
+
+def test_a_record_has_the_form_that_the_first_release_reads(tmp_path: Path) -> None:
+    """It throws away what has one key more, and a pod loses its volume after a downgrade."""
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication())
+    (file,) = (tmp_path / "csi" / "published").iterdir()
+    names = ["volume_id", "target", "source", "path", "key", "options", "read_only", "access_mode", "boot_id"]
+    assert list(json.loads(file.read_bytes())) == names
+
+
+def test_what_a_later_release_wrote_is_kept(tmp_path: Path) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication())
+    (file,) = (tmp_path / "csi" / "published").iterdir()
+    later = {"version": 2, "tier": {"disk": [1]}} | json.loads(file.read_bytes())
+    del later["access_mode"], later["options"]
+    file.write_text(json.dumps(later))
+    assert publications.load() == []
+    assert publications.get("/t") == publication(access_mode=0, options={})
+    publications.put(publication())
+    written = json.loads(file.read_bytes())
+    assert (written["version"], written["tier"], written["access_mode"]) == (2, {"disk": [1]}, 1)
+    publications.remove("/t")
+    publications.put(publication())
+    assert "tier" not in json.loads(file.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"read_only": None}, {"read_only": 1}, {"options": {"soft": []}}, {"target": 5}, {"key": "../../x"}, {"path": 1}],
+)
+def test_a_record_of_wrong_types_is_set_aside(tmp_path: Path, change: dict[str, object]) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication())
+    publications.put(publication("/other"))
+    file = publications._folder.file_of("/t")
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | change))
+    assert list(publications.readable()) == [publication("/other")]
+    assert publications.load() == [file]
+    assert list(publications) == [publication("/other")]
+
+
+def test_a_folder_and_a_deep_record_stop_nobody(tmp_path: Path) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication("/other"))
+    publications._folder.file_of("/folder").mkdir()
+    publications._folder.file_of("/deep").write_bytes(b"[" * 100_000)
+    publications._folder.file_of("/large").write_bytes(b" " * (1 << 20))
+    assert list(publications.readable()) == [publication("/other")]
+    assert len(publications.load()) == 3
+    assert list(publications) == [publication("/other")]
+    assert publications.load() == []
+
+
+def test_few_damaged_records_are_kept(tmp_path: Path) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    for number in range(40):
+        publications._folder.make()
+        publications._folder.file_of(str(number)).write_bytes(b"{")
+    assert len(publications.load()) == 40
+    assert len(list((tmp_path / "csi" / "damaged").iterdir())) == 32
 
 
 def test_a_record_counts_only_under_its_own_name(tmp_path: Path) -> None:
@@ -123,7 +192,7 @@ async def test_deadline_kills_the_whole_group() -> None:
     with pytest.raises(DriverError) as caught:
         await children.run(["/bin/sh", "-c", "sleep 77 & sleep 77"], deadline_seconds=0.2, slot="s")
     assert caught.value.code is Code.DEADLINE_EXCEEDED
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60, "it waited for its child to end by itself"
     for _ in range(100):
         if not children.is_busy("s"):
             break
@@ -248,10 +317,8 @@ async def test_no_keeper_and_a_silent_one(tmp_path: Path) -> None:
     with silent:
         silent.bind(str(tmp_path / "keeper.sock"))
         silent.listen(1)
-        began = time.monotonic()
-        with pytest.raises(KeeperUnreachableError, match="did not answer"):
+        with pytest.raises(KeeperUnreachableError, match=r"did not answer within 0\.1 s"):
             await Keeper(str(tmp_path)).status(limit_seconds=0.1)
-        assert time.monotonic() - began < 2
     with pytest.raises(KeeperUnreachableError, match="refused"):
         await Keeper(str(tmp_path)).status()
 
@@ -282,7 +349,7 @@ CONFIG = efc_pb2.DaemonConfig()
 
 async def test_side_by_side_launches_are_one(tmp_path: Path) -> None:
     keeper = CountingKeeper()
-    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, idle_grace_seconds=0.05)
+    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=0.05)
     targets = await asyncio.gather(*[daemons.acquire("k", config=CONFIG, user=f"/t{number}") for number in range(50)])
     assert set(targets) == {f"{tmp_path}/mnt/k"}
     assert keeper.mounts == 1
@@ -298,7 +365,7 @@ async def test_side_by_side_launches_are_one(tmp_path: Path) -> None:
 
 async def test_a_user_within_the_grace_keeps_the_daemon(tmp_path: Path) -> None:
     keeper = CountingKeeper()
-    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, idle_grace_seconds=0.1)
+    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=0.1)
     await daemons.acquire("k", config=CONFIG, user="/a")
     daemons.give_up("k", user="/a")
     await daemons.acquire("k", config=CONFIG, user="/b")
@@ -308,7 +375,7 @@ async def test_a_user_within_the_grace_keeps_the_daemon(tmp_path: Path) -> None:
 
 async def test_a_user_during_the_release_waits_for_it(tmp_path: Path) -> None:
     keeper = CountingKeeper()
-    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, idle_grace_seconds=0)
+    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=0)
     await daemons.acquire("k", config=CONFIG, user="/a")
     daemons.give_up("k", user="/a")
     await asyncio.sleep(0.005)
@@ -320,7 +387,7 @@ async def test_a_user_during_the_release_waits_for_it(tmp_path: Path) -> None:
 async def test_a_failed_launch_leaves_nothing(tmp_path: Path) -> None:
     keeper = CountingKeeper()
     keeper.failure = DriverError(Code.NOT_FOUND, "no such export")
-    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, idle_grace_seconds=0.01)
+    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=0.01)
     results = await asyncio.gather(
         *[daemons.acquire("k", config=CONFIG, user=f"/t{number}") for number in range(3)], return_exceptions=True
     )
@@ -332,7 +399,7 @@ async def test_a_failed_launch_leaves_nothing(tmp_path: Path) -> None:
 
 async def test_a_failed_repetition_does_not_release_what_is_in_use(tmp_path: Path) -> None:
     keeper = CountingKeeper()
-    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, idle_grace_seconds=0)
+    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=0)
     await daemons.acquire("k", config=CONFIG, user="/a")
     keeper.failure = DriverError(Code.UNAVAILABLE, "the keeper restarts")
     with pytest.raises(DriverError):

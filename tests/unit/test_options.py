@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from csi._proto import efc_pb2
 from csi.errors import Code, DriverError
-from csi.options import OPTIONS, Kind, MountOptions, changed, identity_key, markdown, parse, parse_item, parse_list
+from csi.options import OPTIONS, Kind, MountOptions, changed, markdown, parse, parse_item, parse_list
 from csi.sources import Source
 
 SOURCE = Source.parse("nfs://nas/data")
@@ -140,20 +140,6 @@ def test_ports_are_given_once() -> None:
     assert of("port=2050").daemon_config(source).source.port == 2050
     with pytest.raises(DriverError, match="contradicts"):
         of("port=2049").daemon_config(source)
-
-
-def test_identity_key_is_equal_exactly_for_equal_behaviour() -> None:
-    def key(text: str, source: Source = SOURCE) -> str:
-        return identity_key(of(text).daemon_config(source))
-
-    assert key("") == key("connections=4") == key("ro") == key("rw,hard,attr-ttl=1000ms")
-    assert len(key("")) == 16
-    different = ["", "connections=5", "soft", "soft,timeout=5s", "attr-ttl=0s", "entry-ttl=0s", "read-ahead=1MiB",
-                 "uncommitted=8MiB", "threads=3", "unprivileged-port", "port=1", "mountport=1",
-                 "log-level=debug"]  # fmt: skip
-    assert len({key(text) for text in different}) == len(different)
-    assert key("", Source.parse("nfs://nas/data2")) != key("") != key("", Source.parse("nfs://nas2/data"))
-    assert key("port=2050") == key("", Source.parse("nfs://nas:2050/data"))
 
 
 def test_markdown_has_one_row_for_each_option() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi.errors import Code, DriverError
-from csi.paths import check_relative, check_target, check_target_parent
+from csi.paths import KubeletRoots, check_relative, check_target, check_target_parent
 
 ROOTS = ["/var/lib/kubelet"]
 #: Texts that are likelier than random ones to be near a path.
@@ -82,7 +82,7 @@ def test_a_target_stays_below_its_root(path: str) -> None:
         assert ".." not in accepted.replace("\\", "/").split("/")
 
 
-def test_parent_must_exist_and_stay_below_through_links(tmp_path: Path) -> None:
+def test_parent_must_exist_and_has_no_link_below_the_root(tmp_path: Path) -> None:
     root = tmp_path / "kubelet"
     (root / "pods").mkdir(parents=True)
     (tmp_path / "outside").mkdir()
@@ -91,11 +91,33 @@ def test_parent_must_exist_and_stay_below_through_links(tmp_path: Path) -> None:
     roots = [str(root)]
     check_target_parent(str(root / "pods" / "x"), roots=roots)
     check_target_parent(str(root / "x"), roots=roots)
-    check_target_parent(str(root / "inside" / "x"), roots=roots)
-    for target, code in (("leak/x", Code.INVALID_ARGUMENT), ("missing/x", Code.FAILED_PRECONDITION)):
+    for target, code in (
+        ("leak/x", Code.INVALID_ARGUMENT),
+        ("inside/x", Code.INVALID_ARGUMENT),
+        ("missing/x", Code.FAILED_PRECONDITION),
+    ):
         with pytest.raises(DriverError) as caught:
             check_target_parent(str(root / target), roots=roots)
         assert caught.value.code is code
     # The root itself may be a link, as /var/lib/kubelet is on some distributions.
     os.symlink(root, tmp_path / "link")
     check_target_parent(str(tmp_path / "link" / "pods" / "x"), roots=[str(tmp_path / "link")])
+
+
+def test_kubelets_directory_is_resolved_once(tmp_path: Path) -> None:
+    real, other = tmp_path / "real" / "kubelet", tmp_path / "other"
+    real.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    named = f"{tmp_path}/link/kubelet"
+    roots = KubeletRoots([named, f"{real}/", str(other)])
+    assert roots.resolved == [str(real), str(other)]
+    for path in (f"{named}/pods/1/mount", f"{named}//pods/1/mount/", f"{real}/pods/1/mount"):
+        assert roots.check_target(path) == f"{real}/pods/1/mount"
+    assert roots.check_target(f"{other}/x") == f"{other}/x"
+    assert roots.translated(f"{named}/pods") == f"{real}/pods"
+    assert roots.translated("/elsewhere") == "/elsewhere"
+    for path in (f"{tmp_path}/x", f"{named}/../x", named, f"{named}2/x"):
+        with pytest.raises(DriverError):
+            roots.check_target(path)
+    (tmp_path / "link").unlink()
+    assert roots.check_target(f"{named}/x") == f"{real}/x", "nothing is looked at again"

@@ -1,10 +1,12 @@
 """Volumes on a NAS: idempotent, whenever the controller dies, and never somebody else's directory."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 
+from csi._proto import csi_pb2
 from csi.errors import Code, DriverError
 from csi.parameters import VolumeParameters
 from csi.provisioning import Provisioner
@@ -12,11 +14,8 @@ from csi.volumes import VolumeRecord, volume_id_of
 from tests.unit.local_nas import CrashError, LocalNas
 
 GIB = 1 << 30
-PATTERN = {
-    "pathPattern": "${pvc.namespace}/${pvc.name}",
-    "csi.storage.k8s.io/pvc/namespace": "team",
-    "csi.storage.k8s.io/pvc/name": "data",
-}
+METADATA = {"csi.storage.k8s.io/pvc/namespace": "team", "csi.storage.k8s.io/pvc/name": "data"}
+PATTERN = {"pathPattern": "${pvc.namespace}/${pvc.name}", **METADATA}
 
 
 @pytest.fixture
@@ -122,6 +121,46 @@ async def test_delete_survives_a_crash_anywhere(tmp_path: Path, on_delete: str, 
         if is_last:
             return
     pytest.fail("never ended")
+
+
+def _hostile(change: dict[str, object]) -> bytes:
+    fields = {
+        "id": volume_id_of("x"), "name": "x", "source": "nfs://nas/data", "path": "x", "capacity_bytes": 1,
+        "on_delete": "delete", "uid": 0, "gid": 0, "mode": 511, "options": {}, "fileid": 1, "created_unix_ns": 1,
+        "version": 1,
+    }  # fmt: skip
+    return json.dumps(fields | change).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000, None, b"", b"null", _hostile({"options": {"soft": 1}}), _hostile({"capacity_bytes": 1 << 70}),
+        _hostile({"source": "nfs://other/data"}), _hostile({"path": ".efc/volumes"}), b"x" * (1 << 20),
+        _hostile({"options": {"soft": "\ud800"}}),
+    ],
+    ids=["deep", "folder", "empty", "null", "option", "capacity", "elsewhere", "own", "large", "surrogate"],
+)  # fmt: skip
+async def test_a_damaged_record_stops_no_other_volume(nas: LocalNas, content: bytes | None) -> None:
+    """Who may write on the NAS may write records: theirs fail, and nobody else's."""
+    first = await create(nas, "first")
+    record = nas.folder / ".efc" / "volumes" / f"{volume_id_of('x')}.json"
+    draft = nas.folder / ".efc" / "volumes" / ".efc-0123456789abcdef.tmp"
+    (draft / "full").mkdir(parents=True)
+    if content is None:
+        record.mkdir()
+    else:
+        record.write_bytes(content)
+    second = await create(nas, "second")
+    listed, _ = await Provisioner([nas]).list(after="", count_max=0)
+    assert {one.id for one, _ in listed} == {first.id, second.id}
+    for one, _ in listed:
+        csi_pb2.Volume(volume_id=one.id, capacity_bytes=one.capacity_bytes, volume_context=one.context())
+    await delete(nas, "first")
+    await refused(delete(nas, "x"), Code.INTERNAL)
+    await Provisioner([nas]).collect()
+    assert record.exists()
+    assert own(nas, "trash") == []
 
 
 async def test_same_name_other_volume(nas: LocalNas) -> None:
@@ -304,3 +343,39 @@ async def test_drafts_of_a_killed_program_are_removed(nas: LocalNas) -> None:
 
 async def test_capacity(nas: LocalNas) -> None:
     assert await Provisioner([nas]).capacity(None) == 1000
+
+
+@pytest.mark.parametrize(
+    ("parameters", "path"),
+    [({}, "team-data-pvc-1"), ({"pathPattern": "${pvc.namespace}/${pvc.name}"}, "team/data")],
+    ids=["default", "pattern"],
+)
+@pytest.mark.parametrize(("on_delete", "folder"), [("archive", "archived"), ("retain", "retained")])
+async def test_what_is_kept_bears_the_claims_name(
+    nas: LocalNas, on_delete: str, folder: str, parameters: dict[str, str], path: str
+) -> None:
+    metadata = METADATA | {"csi.storage.k8s.io/pv/name": "pvc-1"}
+    record = await create(nas, onDelete=on_delete, **metadata, **parameters)
+    assert record.path == path
+    await delete(nas)
+    kept = f"{path.replace('/', '-')}-{record.id}-{record.created_unix_ns}"
+    assert f"{kept}.json" in own(nas, folder)
+    assert (kept in own(nas, "archived")) is (on_delete == "archive")
+
+
+async def test_names_of_what_is_kept_are_not_too_long(nas: LocalNas) -> None:
+    names = {"namespace": "n" * 63, "name": "c" * 253}
+    metadata = {f"csi.storage.k8s.io/pvc/{key}": value for key, value in names.items()}
+    metadata["csi.storage.k8s.io/pv/name"] = "pvc-" + "0" * 36
+    record = await create(nas, onDelete="archive", **metadata)
+    assert record.path.endswith("-pvc-" + "0" * 36)
+    await delete(nas)
+    await create(nas, "w", onDelete="archive", pathPattern="/".join(["ä" * 100] * 5))
+    await delete(nas, "w")
+    assert len(own(nas, "archived")) == 4
+
+
+async def test_a_default_path_may_differ_from_the_one_that_a_volume_has(nas: LocalNas) -> None:
+    """CreateVolume comes again after an upgrade, whose default is another one."""
+    record = await create(nas, onDelete="archive")
+    assert await create(nas, onDelete="archive", **METADATA, **{"csi.storage.k8s.io/pv/name": "pvc-1"}) == record

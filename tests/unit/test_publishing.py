@@ -6,6 +6,9 @@ had there at will.
 
 import asyncio
 import dataclasses
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,8 @@ class MemoryKeeper(Keeper):
         super().__init__("/none")
         self.table = table
         self.failure: DriverError | None = None
+        self.answers_status = False
+        self.config = efc_pb2.DaemonConfig()
         self.state = efc_pb2.MountStatus.SERVING
         self.devices = 0
 
@@ -39,6 +44,7 @@ class MemoryKeeper(Keeper):
         self, *, target: str, config: efc_pb2.DaemonConfig, limit_seconds: float = 0
     ) -> efc_pb2.MountStatus:
         await asyncio.sleep(0)
+        self.config = config
         if self.failure is not None:
             raise self.failure
         if not any(mount.target == target for mount in self.table):
@@ -50,10 +56,12 @@ class MemoryKeeper(Keeper):
         self.table[:] = [mount for mount in self.table if mount.target != target]
 
     async def status(self, target: str = "", *, limit_seconds: float = 0) -> KeeperStatus:
-        if self.failure is not None:
+        if self.failure is not None and not self.answers_status:
             raise self.failure
         found = [
-            efc_pb2.MountStatus(target=mount.target, state=self.state) for mount in self.table if mount.target == target
+            efc_pb2.MountStatus(target=mount.target, state=self.state, config=self.config)
+            for mount in self.table
+            if mount.target == target
         ]
         return KeeperStatus(pid=1, version="", mounts=found)
 
@@ -75,22 +83,36 @@ class MemoryMounts(Mounts):
     def at(self, target: str) -> Mount | None:
         return top(self.table, target)
 
-    async def bind(self, *, root: str, path: str, target: str, read_only: bool) -> None:
+    async def bind(self, *, root: str, path: str, beneath: str, target: str, read_only: bool) -> None:
+        assert target.startswith(beneath)
         self.binds += 1
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None and not self.fails_late:
             raise self.failure
-        assert Path(target).is_dir()
+        if not os.path.lexists(target):
+            os.mkdir(target)
+        if os.path.islink(target) or not os.path.isdir(target):
+            raise DriverError(Code.FAILED_PRECONDITION, "no directory")
         device = next(mount.device for mount in self.table if mount.target == root)
         self.table.append(mounted(target, device=device, root=f"/{path}", read_only=read_only))
         if self.failure is not None:
             raise self.failure
 
-    async def unmount(self, target: str) -> None:
+    async def unmount(self, target: str, *, beneath: str = "", detach: bool | None = None) -> None:
         self.table[:] = [mount for mount in self.table if mount.target != target]
 
-    async def statvfs(self, target: str) -> Statvfs:
+    async def remove(self, target: str, *, beneath: str) -> None:
+        assert target.startswith(beneath)
+        await self.unmount(target)
+        try:
+            os.rmdir(target)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            raise DriverError(Code.FAILED_PRECONDITION, "it holds files that are not the volume's") from None
+
+    async def statvfs(self, target: str, *, beneath: str = "") -> Statvfs:
         if self.failure is not None:
             raise self.failure
         return SIZES
@@ -122,7 +144,7 @@ class Node:
         self.publisher = Publisher(
             publications=self.publications,
             mounts=self.mounts,
-            daemons=Daemons(run_dir=str(self.folder), keeper=self.keeper, idle_grace_seconds=0),
+            daemons=Daemons(run_dir=str(self.folder), keeper=self.keeper, mounts=self.mounts, idle_grace_seconds=0),
             keeper=self.keeper,
             kubelet_roots=[str(self.folder / "kubelet")],
             reports=Reports(str(self.folder)),
@@ -252,6 +274,41 @@ async def test_restart_releases_daemons_without_users(node: Node) -> None:
     await node.require_nothing_left()
 
 
+def _with_one_more_key(text: bytes) -> bytes:
+    return json.dumps(json.loads(text) | {"more": 1}).encode()
+
+
+def _with_one_key_less(text: bytes) -> bytes:
+    fields = json.loads(text)
+    del fields["read_only"]
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize("change", [_with_one_more_key, _with_one_key_less, lambda _: b"{", None])
+async def test_a_daemon_is_kept_as_long_as_its_volume_is_mounted(
+    node: Node, change: Callable[[bytes], bytes] | None
+) -> None:
+    """Whatever another release, or nobody, has recorded of it."""
+    await node.publish()
+    before = list(node.table)
+    (file,) = (node.folder / "csi" / "published").iterdir()
+    if change is None:
+        file.unlink()
+    else:
+        file.write_bytes(change(file.read_bytes()))
+    node.start()
+    await node.publisher.recover()
+    await asyncio.sleep(0.05)
+    await node.publisher.close()
+    assert node.table == before
+    node.start()
+    await node.publisher.recover()
+    await node.publish()
+    assert node.mounts.binds == 0
+    await node.unpublish()
+    await node.require_nothing_left()
+
+
 async def test_lost_records_are_found_again_by_their_mounts(node: Node) -> None:
     await node.publish()
     for file in (node.folder / "csi" / "published").iterdir():
@@ -276,12 +333,57 @@ async def test_a_bind_of_a_dead_daemon_is_made_anew(node: Node) -> None:
     assert len(node.table) == 2
 
 
+async def test_a_daemon_with_another_releases_defaults_is_shared(node: Node) -> None:
+    await node.publish("a")
+    node.keeper.failure = DriverError(Code.ALREADY_EXISTS, "mounted with other options")
+    node.keeper.answers_status = True
+    before = list(node.table)
+    await node.publish("b")
+    assert node.table[: len(before)] == before, "nothing was unmounted under a pod that runs"
+    assert len({mount.device for mount in node.table}) == 1
+    assert len(node.table) == 3
+
+
+async def test_what_is_published_keeps_its_daemon(node: Node) -> None:
+    """Whatever key this release would give it."""
+    await node.publish()
+    (record,) = node.publications
+    (dataset,) = (mount for mount in node.table if mount.target != node.target())
+    other = str(Path(dataset.target).with_name("of-another-release"))
+    node.table[node.table.index(dataset)] = dataclasses.replace(dataset, target=other)
+    Path(other).mkdir()
+    node.publications.put(dataclasses.replace(record, key="of-another-release"))
+    before = list(node.table)
+    node.start()
+    await node.publisher.recover()
+    await node.publish()
+    assert node.table == before
+    assert node.mounts.binds == 0
+
+
 async def test_foreign_mounts_are_left_alone(node: Node) -> None:
     foreign = mounted(node.target(), device="8:1", root="/", kind="ext4")
     node.table.append(foreign)
     await refused(node.publish(), Code.ALREADY_EXISTS)
     await refused(node.unpublish(), Code.FAILED_PRECONDITION)
     assert node.table == [foreign]
+
+
+async def test_a_directory_with_content_is_refused_at_once(node: Node) -> None:
+    """A mount would hide it, and no unpublish could ever end."""
+    precious = Path(node.target()) / "precious"
+    precious.parent.mkdir()
+    precious.write_text("x")
+    message = await refused(node.publish(), Code.FAILED_PRECONDITION)
+    assert node.target() in message
+    assert "precious" not in message
+    assert list(node.publications) == []
+    assert node.table == []
+    assert precious.read_text() == "x"
+    precious.unlink()
+    await node.publish()
+    await node.unpublish()
+    await node.require_nothing_left()
 
 
 async def test_files_in_the_way_are_never_deleted(node: Node) -> None:
@@ -324,3 +426,50 @@ def test_every_state_has_a_condition() -> None:
     states = efc_pb2.MountStatus.State.values()
     healthy = {state for state in states if not condition_of(efc_pb2.MountStatus(state=state))}
     assert healthy == {efc_pb2.MountStatus.STATE_UNSPECIFIED, efc_pb2.MountStatus.SERVING}
+
+
+async def test_a_nas_that_does_not_answer_is_named(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the helper that waited for it; the daemon is asked before that is stopped: it waits for nothing then."""
+
+    async def bind(**_: object) -> None:
+        await asked.wait()
+        node.keeper.state = efc_pb2.MountStatus.SERVING
+        raise DriverError(codes.pop(), "efc-mount-helper was stopped after 20 s")
+
+    async def status(target: str = "", **_: object) -> KeeperStatus:
+        asked.set()
+        return await MemoryKeeper.status(node.keeper, target)
+
+    asked = asyncio.Event()
+    codes = [Code.DEADLINE_EXCEEDED, Code.ABORTED]
+    monkeypatch.setattr("csi.publishing._UNRESPONSIVE_SECONDS", 0.01)
+    monkeypatch.setattr(node.mounts, "bind", bind)
+    monkeypatch.setattr(node.keeper, "status", status)
+    while codes:
+        asked.clear()
+        node.keeper.state = efc_pb2.MountStatus.UNRESPONSIVE_NAS
+        message = await refused(node.publish(), Code.UNAVAILABLE)
+        assert message.startswith("cannot mount nfs://nas/data/p: the NAS does not answer")
+        assert "Check that nas is up" in message
+    await node.require_nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "message"),
+    [
+        (
+            Code.NOT_FOUND,
+            "No such file or directory",
+            "there is no directory 'p' at nfs://nas/data: make it, or correct the volume's path",
+        ),
+        (Code.FAILED_PRECONDITION, "Not a directory", "cannot open nfs://nas/data/p: Not a directory"),
+    ],
+)
+async def test_a_directory_is_named_as_the_user_knows_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch, code: Code, reason: str, message: str
+) -> None:
+    async def bind(*, root: str, path: str, **_: object) -> None:
+        raise DriverError(code, f"cannot open {root}/{path}: {reason}")
+
+    monkeypatch.setattr(node.mounts, "bind", bind)
+    assert await refused(node.publish(), code) == message

@@ -194,7 +194,10 @@ class Node:
         self.dataset = f"{folder}/mnt/k"
         self.repairer = Repairer(
             publications=publications, mounts=self.mounts, keeper=self.keeper, reports=self.reports,
-            daemons=Daemons(run_dir=str(folder), keeper=self.keeper, idle_grace_seconds=60), recorder=self.recorder,
+            daemons=Daemons(
+                run_dir=str(folder), keeper=self.keeper, mounts=self.mounts, idle_grace_seconds=60
+            ),
+            recorder=self.recorder,
         )  # fmt: skip
 
     async def watch(self, *, until: Callable[[], object] = lambda: False, seconds: float = 10.0) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.json_format import ParseDict
 
 from csi._proto import csi_pb2, csi_pb2_grpc
 from csi.controller import ControllerService
@@ -16,6 +17,7 @@ from csi.errors import Code, DriverError
 from csi.identity import IdentityService
 from csi.inline import AllowedSources
 from csi.node import NodeService
+from csi.paths import KubeletRoots
 from csi.provisioning import Provisioner
 from csi.server import Server, configure_logging, parse_endpoint
 from tests.unit.local_nas import LocalNas
@@ -159,6 +161,44 @@ async def test_secrets_stay_out_of_logs_and_statuses(tmp_path: Path, capfd: pyte
     assert SECRET not in message
 
 
+LETTERS = "a" * 40_000
+Context = dict[str, object]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"volume_context": {"source": LETTERS}}, "volume_context"),
+        ({"volume_context": {LETTERS: ""}}, "volume_context"),
+        ({"volume_context": {str(number): "x" * 100 for number in range(100)}}, "volume_context"),
+        ({"publish_context": {"a": "\u4e2d" * 2000}}, "publish_context"),
+        ({"volume_id": LETTERS}, "volume_id"),
+        ({"target_path": "/" + LETTERS}, "target_path"),
+        ({"volume_capability": {"mount": {"fs_type": "x" * 129}}}, "fs_type"),
+        ({"volume_capability": {"mount": {"mount_flags": ["x" * 100] * 50}}}, "mount_flags"),
+        ({"volume_capability": {"mount": {"mount_flags": [LETTERS]}}}, "mount_flags"),
+    ],
+)
+async def test_fields_that_are_too_long_are_named_and_not_looked_at(tmp_path: Path, fields: Context, name: str) -> None:
+    request = ParseDict(fields, csi_pb2.NodePublishVolumeRequest())
+    async with serving(tmp_path / "s", Service()) as channel:
+        code, message = await status_of(csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert repr(name) in message
+    assert len(message) < 200
+
+
+async def test_what_kubernetes_adds_does_not_count(tmp_path: Path) -> None:
+    added = {"csi.storage.k8s.io/serviceAccount.tokens": "t" * 20_000, "storage.kubernetes.io/identity": "x"}
+    request = csi_pb2.NodePublishVolumeRequest(volume_id="v", volume_context=added | {"a": "b" * 4000})
+    async with serving(tmp_path / "s", Service()) as channel:
+        code, _ = await status_of(csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request))
+        assert code is grpc.StatusCode.UNAVAILABLE, "the service was asked"
+        request.secrets["large"] = "x" * 300_000
+        code, _ = await status_of(csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request))
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 def capability(mode: int = 1, **changes: object) -> csi_pb2.VolumeCapability:
     fields: dict[str, object] = {
         "mount": csi_pb2.VolumeCapability.MountVolume(),
@@ -174,7 +214,7 @@ class NoPublisher:
 NODE = NodeService(
     node_id="n",
     publisher=NoPublisher(),  # type: ignore[arg-type]
-    kubelet_roots=["/var/lib/kubelet"],
+    kubelet_roots=KubeletRoots(["/var/lib/kubelet"]),
     allowed_sources=AllowedSources(None),
 )
 TARGET = "/var/lib/kubelet/pods/1/mount"

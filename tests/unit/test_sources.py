@@ -77,3 +77,16 @@ def test_relative_to() -> None:
     assert nas.relative_to(Source.parse("nfs://nas/")) == "a"
     for other in ("nfs://nas/ab", "nfs://nas/", "nfs://other/a/b", "nfs://nas:1/a/b", "nfs://nas/a/b?mountport=1"):
         assert Source.parse(other).relative_to(nas) is None
+
+
+@pytest.mark.parametrize("url", ["nfs://user:hun/ter2@nas/x", "nfs://user:hunter2@nas/x", "nfs://user:h-/u@n:t@nas/x"])
+def test_a_password_is_not_repeated(url: str) -> None:
+    with pytest.raises(DriverError, match="no user or password") as caught:
+        Source.parse(url)
+    assert "hun" not in caught.value.message
+    assert "user:" not in caught.value.message
+
+
+def test_an_at_sign_in_a_path_is_no_password() -> None:
+    for url in ("nfs://nas/volume/@home", "nfs://nas:2049/@home", "nfs://[fd00::1]:2049/@home", "nfs://nas:/@home"):
+        assert Source.parse(url).path.endswith("@home")

@@ -61,13 +61,26 @@ def test_record_survives_the_nas() -> None:
     [{"path": "../x"}, {"path": ""}, {"path": "/x"}, {"path": "a\\..\\b"}, {"source": "nfs://nas/a/../b"},
      {"source": "x"},
      {"source": "nfs://NAS/data"}, {"id": volume_id_of("w")}, {"on_delete": "wipe"}, {"fileid": "42"}, {"fileid": True},
-     {"version": 2}, {"options": []}, {"more": 1}],
+     {"version": 2}, {"options": []}, {"options": {"soft": True}}, {"options": {"soft": "\x1b"}}, {"name": "w"},
+     {"options": {"a" * 300: ""}}, {"capacity_bytes": 1 << 63}, {"capacity_bytes": -1}, {"mode": 1 << 40},
+     {"options": {"soft": None}}],
 )  # fmt: skip
 def test_a_record_is_not_taken_on_trust(change: dict[str, object]) -> None:
     text = json.dumps(json.loads(record().to_json()) | change).encode()
     with pytest.raises(DriverError) as caught:
         VolumeRecord.from_json(text, volume_id=volume_id_of("v"))
     assert caught.value.code is Code.INTERNAL
+
+
+def test_what_a_later_release_adds_to_a_record_does_not_harm() -> None:
+    text = json.dumps(json.loads(record().to_json()) | {"more": {"a": [1]}}).encode()
+    assert VolumeRecord.from_json(text, volume_id=volume_id_of("v")) == record()
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000, b" " * (1 << 20), b'{"id": NaN}'])
+def test_records_of_no_reasonable_form_are_refused(text: bytes) -> None:
+    with pytest.raises(DriverError, match="damaged"):
+        VolumeRecord.from_json(text, volume_id=volume_id_of("v"))
 
 
 @given(st.binary(max_size=100))

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
 use efc_fuse::state::State;
-use efc_proto::{Connected, DaemonConfig, DaemonStats, Error, MountStatus, Ready, Start, ToDaemon, ToKeeper};
+use efc_proto::{
+    Connected, DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon, ToKeeper,
+};
 use efc_proto::{to_daemon, to_keeper};
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -50,6 +52,8 @@ pub trait Serving {
     fn resend(&self, predecessor_remains: bool);
     /// See `Drain`.
     fn drain(&self) -> !;
+    /// See `FindRoot`: what may wait for the NAS; `None` if that is under way already.
+    fn find_root(&self) -> Option<Box<dyn FnOnce() -> FoundRoot + Send>>;
 }
 
 /// Of this program. It is kept whole in one place, where tests that need another release put another version.
@@ -173,6 +177,11 @@ fn converse(keeper: &OwnedFd, serving: &dyn Serving) -> bool {
             }
             Some(to_daemon::Message::Resend(resend)) => serving.resend(resend.predecessor_remains),
             Some(to_daemon::Message::Drain(_)) => serving.drain(),
+            Some(to_daemon::Message::FindRoot(_)) => {
+                if let Err(error) = answer_later(keeper, serving) {
+                    log::warn!("cannot look for the dataset's root: {error}");
+                }
+            }
             Some(to_daemon::Message::Stop(_)) => {
                 log::info!("the keeper ends this session");
                 return true; // reading /dev/fuse ends by itself: the session is unmounted
@@ -180,6 +189,18 @@ fn converse(keeper: &OwnedFd, serving: &dyn Serving) -> bool {
             other => log::error!("unexpected message from the keeper: {other:?}"),
         }
     }
+}
+
+/// On a thread of its own: reports to the keeper must not wait for the NAS.
+fn answer_later(keeper: &OwnedFd, serving: &dyn Serving) -> io::Result<()> {
+    let Some(find) = serving.find_root() else { return Ok(()) };
+    let keeper = keeper.try_clone()?;
+    let answer = move || {
+        if let Err(error) = send(&keeper, to_keeper::Message::Root(find()), &[]) {
+            log::warn!("cannot tell the keeper of the dataset's root: {error}");
+        }
+    };
+    std::thread::Builder::new().name("root".into()).spawn(answer).map(drop)
 }
 
 /// Waits for a keeper that may have the session, and hands it over.

@@ -7,8 +7,8 @@ use efc_nfs::{Error, ErrorKind, Status};
 pub fn errno(error: &Error) -> Errno {
     Errno(match &error.kind {
         ErrorKind::Status(status) => of_status(*status),
-        ErrorKind::TimedOut | ErrorKind::Garbled(_) => libc::EIO,
-        ErrorKind::Rejected(_) => libc::EACCES,
+        ErrorKind::TimedOut | ErrorKind::Garbled(_) | ErrorKind::Rejected(_) => libc::EIO,
+        ErrorKind::Denied(_) => libc::EACCES,
     })
 }
 
@@ -36,5 +36,18 @@ fn of_status(status: Status) -> i32 {
         Status::Remote => libc::EREMOTE,
         Status::NotSupp | Status::BadType => libc::EOPNOTSUPP,
         Status::Jukebox => libc::EAGAIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_refused_credential_is_a_lack_of_permission() {
+        let of = |kind| errno(&Error::new(kind)).0;
+        assert_eq!(of(ErrorKind::Denied("the credential was refused")), libc::EACCES);
+        assert_eq!(of(ErrorKind::Rejected("program unavailable")), libc::EIO);
+        assert_eq!(of(ErrorKind::Garbled("not a reply")), libc::EIO);
     }
 }

@@ -8,7 +8,9 @@
 //! - If all mounts of ours in the caller's mount namespace are id-mapped, and in the same way, that is the caller's map. Only
 //!   CAP_SYS_ADMIN over the file system (the node's root) can make an id-mapped mount of it; a copy in a namespace that a
 //!   user makes keeps its map.
-//! - Otherwise (none is id-mapped, some are, they differ, nobody knows) ids are the kernel's, unmapped.
+//! - Otherwise (none is id-mapped, some are, they differ) ids are the kernel's, unmapped.
+//! - Where that cannot be found out (no answer in time, no memory, too many mounts) the request fails with EIO: a guess
+//!   would act as somebody else.
 //!
 //! Where a caller comes through another mount than those that it sees (a descriptor that it was given), the rule can name
 //! the wrong ids. The kernel's own check, `default_permissions`, always goes by the mount that is used and by attributes of the
@@ -36,9 +38,11 @@ pub const COMMAND: &str = "id-maps";
 const ANSWER_TIME_LIMIT: Duration = Duration::from_secs(2);
 /// Extents of uids and gids in a map; the kernel allows 340, and a pod has one of each.
 const EXTENTS_MAX: usize = 64;
-const ANSWER_MAX: usize = 4 * (2 + 3 * EXTENTS_MAX);
+const ANSWER_MAX: usize = ERRNO + 4 * (2 + 3 * EXTENTS_MAX);
 /// A question: its number and a thread id. An answer begins with it.
 const HEAD: usize = 8;
+/// What follows in an answer: why there is none, or 0 before the map, which is empty where ids are the kernel's.
+const ERRNO: usize = 4;
 
 /// `count` ids: `inside` and following ones of the file system are `kernel` and following ones to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +112,25 @@ impl IdMap {
     }
 }
 
+/// The map in an answer.
+fn decode(answer: &[u8]) -> Result<Option<IdMap>, Errno> {
+    let (errno, map) = answer.split_first_chunk::<ERRNO>().ok_or(Errno::BADMSG)?;
+    match (i32::from_ne_bytes(*errno), map) {
+        (0, []) => Ok(None),
+        (0, map) => IdMap::from_bytes(map).map(Some).ok_or(Errno::BADMSG),
+        (errno, _) => Err(Errno::from_raw_os_error(errno)),
+    }
+}
+
+/// The answer that [`decode`] understands.
+fn encode(found: io::Result<Option<IdMap>>) -> Vec<u8> {
+    match found {
+        Ok(Some(map)) if map.uids.len() + map.gids.len() > EXTENTS_MAX => libc::E2BIG.to_ne_bytes().to_vec(),
+        Ok(map) => [&0_i32.to_ne_bytes()[..], &map.map_or_else(Vec::new, |map| map.to_bytes())].concat(),
+        Err(error) => error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes().to_vec(),
+    }
+}
+
 /// The rule above: the one map of all mounts.
 fn common(mut maps: Vec<Option<IdMap>>) -> Option<IdMap> {
     let last = maps.pop()??;
@@ -135,18 +158,18 @@ impl IdMaps {
         Ok(IdMaps { socket: Mutex::new((ours, 0)) })
     }
 
-    /// The map of a thread's mounts; `None` where ids are the kernel's. Waits for the answer, which needs nobody but the kernel.
-    pub fn of(&self, tid: u32) -> Option<IdMap> {
+    /// The map of a thread's mounts; `None` where ids are certainly the kernel's. Waits for the answer, which needs nobody but
+    /// the kernel.
+    ///
+    /// # Errors
+    /// EAGAIN for no answer in time; what kept the second process from finding out.
+    pub fn of(&self, tid: u32) -> Result<Option<IdMap>, Errno> {
         let mut guard = self.socket.lock().expect("id maps lock");
         let (socket, number) = &mut *guard;
         *number = number.wrapping_add(1);
-        match ask(socket, *number, tid) {
-            Ok(answer) => IdMap::from_bytes(&answer),
-            Err(errno) => {
-                log::error!("cannot ask for the id map of thread {tid}: {errno}");
-                None
-            }
-        }
+        ask(socket, *number, tid).and_then(|answer| decode(&answer)).inspect_err(|errno| {
+            log::error!("cannot find the id map of thread {tid} out ({errno}): its request fails");
+        })
     }
 }
 
@@ -174,9 +197,8 @@ pub fn serve() -> ExitCode {
     let mut question = [0; HEAD];
     while let Ok((_, HEAD)) = retry_on_intr(|| recv(stdin(), &mut question[..], RecvFlags::empty())) {
         let [_, _, _, _, tid @ ..] = question;
-        let map = mount_namespace::id_maps(u32::from_ne_bytes(tid)).ok().and_then(common);
-        let map = map.filter(|map| map.uids.len() + map.gids.len() <= EXTENTS_MAX);
-        let answer = [&question[..], &map.map_or_else(Vec::new, |map| map.to_bytes())].concat();
+        let found = mount_namespace::id_maps(u32::from_ne_bytes(tid)).map(common);
+        let answer = [&question[..], &encode(found)].concat();
         if send(stdin(), &answer, SendFlags::NOSIGNAL).is_err() {
             break;
         }
@@ -224,6 +246,30 @@ mod tests {
             assert_eq!(IdMap::from_bytes(&bytes), Some(map));
             assert!((0..bytes.len()).all(|length| IdMap::from_bytes(&bytes[..length]).is_none()));
         }
+    }
+
+    #[test]
+    fn only_a_certain_answer_is_one() {
+        for map in [None, Some(pod(7))] {
+            assert_eq!(decode(&encode(Ok(map.clone()))), Ok(map));
+        }
+        assert_eq!(decode(&encode(Err(io::Error::from_raw_os_error(libc::EMFILE)))), Err(Errno::MFILE));
+        assert_eq!(decode(&encode(Err(io::ErrorKind::InvalidData.into()))), Err(Errno::IO));
+        let huge = IdMap { uids: vec![pod(7).uids[0]; EXTENTS_MAX + 1], gids: Vec::new() };
+        assert_eq!(decode(&encode(Ok(Some(huge)))), Err(Errno::TOOBIG));
+        let whole = encode(Ok(Some(pod(7))));
+        assert!((0..whole.len()).filter(|length| *length != ERRNO).all(|length| decode(&whole[..length]).is_err()));
+    }
+
+    #[test]
+    fn a_second_process_that_does_not_answer_fails_the_request() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("sockets");
+        sockopt::set_socket_timeout(&ours, sockopt::Timeout::Recv, Some(Duration::from_millis(50))).expect("a limit");
+        let id_maps = IdMaps { socket: Mutex::new((ours, 0)) };
+        assert_eq!(id_maps.of(1), Err(Errno::AGAIN));
+        drop(theirs);
+        assert!(id_maps.of(1).is_err());
     }
 
     #[test]

@@ -5,28 +5,33 @@
 //! session in the memfd and goes on where its predecessor was killed, without asking the NAS or the kernel anything.
 
 mod control;
+mod descriptors;
 mod errno;
 mod executor;
 mod filesystem;
 mod id_maps;
+mod limited_log;
 mod memory;
 mod mount_namespace;
 mod privileges;
+mod saved_server;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
-use efc_proto::{DaemonConfig, DaemonStats, Error, SavedServer, error::Code};
-use prost::Message;
+use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
 
 use control::{Control, Serving};
-use filesystem::{Credentials, Efc, SessionIdentity, Settings};
+use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
 use id_maps::IdMaps;
+use limited_log::LimitedLog;
 use memory::Budget;
 
 const CONNECTIONS_DEFAULT: usize = 4;
@@ -37,6 +42,10 @@ const UNCOMMITTED_MIB_DEFAULT: u64 = 64;
 const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long the first connection to the NAS may take; the keeper has a limit of its own.
 const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
+/// How long looking for the dataset's root once more may take: somebody waits for it who wants to start a pod.
+const FIND_TIME_LIMIT: Duration = Duration::from_millis(1500);
+/// FUSE_ROOT_ID.
+const ROOT_NODE: u64 = 1;
 /// A NAS that lets a call wait longer than this is reported as not responding.
 const RESPONDING_MAX: Duration = Duration::from_secs(5);
 /// How long uncommitted data may hold up the end of an unmounted session.
@@ -76,6 +85,7 @@ fn serve(control: Control) -> io::Result<()> {
     let mut held = control.receive_start()?;
     let config = held.config.clone();
     start_logging(&config);
+    descriptors::raise_limit();
     let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
     let budget = Budget::of(held.memory_max_bytes, uncommitted_bytes_max);
     let session_config = session_config(&config, &budget).inspect_err(|error| {
@@ -86,10 +96,10 @@ fn serve(control: Control) -> io::Result<()> {
     }
     let id_maps = if config.idmap { Some(start_id_maps(&control)?) } else { None };
     privileges::drop_unneeded(held.uid, config.log_level == "debug")?;
-    let state = Arc::new(State::open(held.memfd.try_clone()?)?);
+    let state = Arc::new(open_state(&control, held.memfd.try_clone()?)?);
     budget.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
-    let is_successor = !state.blob().is_empty();
+    let is_successor = state.is_resumed();
     let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
@@ -99,7 +109,15 @@ fn serve(control: Control) -> io::Result<()> {
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
-    let served = Served { efc: efc.clone(), session: session.clone(), state: state.clone(), started_at, is_successor };
+    let served = Served {
+        efc: efc.clone(),
+        session: session.clone(),
+        state: state.clone(),
+        config,
+        is_finding: Arc::default(),
+        started_at,
+        is_successor,
+    };
     // What it holds is delivered again only when it has gone.
     let is_all_delivered = !held.predecessor_remains;
     std::thread::Builder::new().name("control".into()).spawn(move || {
@@ -126,6 +144,9 @@ struct Served {
     efc: Arc<Efc>,
     session: Session,
     state: Arc<State>,
+    config: DaemonConfig,
+    /// Somebody looks for the dataset's root.
+    is_finding: Arc<AtomicBool>,
     started_at: Instant,
     is_successor: bool,
 }
@@ -145,15 +166,37 @@ impl Serving for Served {
     }
 
     fn drain(&self) -> ! {
+        let begin = Instant::now();
         let all = self.session.drain(DRAIN_TIME_LIMIT);
+        self.efc.settle(DRAIN_TIME_LIMIT.saturating_sub(begin.elapsed()));
         log::info!("drained{}", if all { "" } else { "; some requests are left to the next daemon" });
         std::process::exit(0);
+    }
+
+    fn find_root(&self) -> Option<Box<dyn FnOnce() -> FoundRoot + Send>> {
+        if self.is_finding.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let (efc, state, is_finding) = (self.efc.clone(), self.state.clone(), self.is_finding.clone());
+        let config = Config { connect_time_limit: FIND_TIME_LIMIT, ..client_config(&self.config, &state) };
+        Some(Box::new(move || {
+            let served = state.node(ROOT_NODE).map(|root| root.handle).unwrap_or_default();
+            let found = futures_lite::future::block_on(efc.client().find_root(&config));
+            is_finding.store(false, Ordering::Release);
+            match found {
+                Ok(root) => FoundRoot { served, found: root.as_bytes().to_vec(), error: None },
+                Err(error) => FoundRoot { served, found: Vec::new(), error: Some(for_keeper(&error)) },
+            }
+        }))
     }
 }
 
 fn start_logging(config: &DaemonConfig) {
     let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
-    env_logger::Builder::new().filter_level(level).init();
+    let logger = env_logger::Builder::new().filter_level(level).build();
+    if log::set_boxed_logger(Box::new(LimitedLog::new(logger))).is_ok() {
+        log::set_max_level(level);
+    }
 }
 
 /// Pipes can be made large only with privileges. Each thread that receives uses one at a time.
@@ -179,27 +222,61 @@ fn start_id_maps(control: &Control) -> io::Result<IdMaps> {
     })
 }
 
+/// Opens the saved state. Ends this process, with a status of its own, if that is damaged so that no daemon can serve with it.
+fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
+    let unusable = |why: String| -> ! {
+        log::error!("{why}");
+        control.send_failed(Error { code: Code::Internal.into(), message: why });
+        std::process::exit(efc_proto::STATE_UNUSABLE.into());
+    };
+    match State::open(memfd) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => unusable(error.to_string()),
+        // The first daemon of a session is the only one that agrees with the kernel on anything, or its mount fails.
+        Ok(state) if state.generation() > 1 && !state.is_resumed() => {
+            unusable("the saved state has lost what was agreed with the kernel".to_owned())
+        }
+        opened => opened,
+    }
+}
+
 /// Finds the dataset, records what a successor needs, and waits for the mount.
 fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
-    let connected = futures_lite::future::block_on(Client::connect(&client_config(&held.config, state)));
-    let (client, Mounted { root, attr, info, port }) = connected.map_err(|error| {
+    let (client, mounted) = find_dataset(&held.config, state).map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
     })?;
-    let kind = filesystem::format_bits(attr.kind);
-    state.set_root(&state::Node { handle: root.as_bytes().to_vec(), fileid: attr.fileid, kind });
-    let server = SavedServer { port: port.into(), read_max: info.read_max, write_max: info.write_max };
-    state.save_blob(&server.encode_to_vec());
-    control.send_connected(kind | attr.mode)?;
+    let root = saved_server::root_of(&mounted);
+    state.set_root(&root);
+    saved_server::save(state, &mounted);
+    control.send_connected(root.kind | mounted.attr.mode)?;
     control.receive_mounted(held)?;
-    Ok((client, info))
+    Ok((client, mounted.info))
 }
 
-/// Goes on with what a predecessor found.
+fn find_dataset(config: &DaemonConfig, state: &Arc<State>) -> Result<(Client, Mounted), ConnectError> {
+    futures_lite::future::block_on(Client::connect(&client_config(config, state)))
+}
+
+/// Goes on with what a predecessor found. What of that is damaged is found anew: from its copy, or from the NAS.
 fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
-    let server = SavedServer::decode(state.blob().as_slice()).map_err(io::Error::other)?;
+    let server = saved_server::load(state).map_err(io::Error::other)?;
+    let copy = server.as_ref().and_then(saved_server::saved_root);
+    let (Some(server), Some(root)) = (server, state.node(ROOT).or_else(|| copy.clone())) else {
+        log::error!("the saved state has lost the dataset's root, or its server: asking the NAS again");
+        let (client, mounted) = find_dataset(config, state).map_err(io::Error::other)?;
+        state.set_root(&saved_server::root_of(&mounted));
+        saved_server::save(state, &mounted);
+        return Ok((client, mounted.info));
+    };
+    if state.node(ROOT).is_none() {
+        log::error!("the saved state has lost the dataset's root: it is made from its copy");
+        state.set_root(&root);
+    }
     let info = FsInfo { read_max: server.read_max, write_max: server.write_max, ..FsInfo::default() };
     let port = u16::try_from(server.port).map_err(io::Error::other)?;
+    if copy.as_ref() != Some(&root) {
+        saved_server::save_with_root(state, server, &root);
+    }
     Ok((Client::resume(&client_config(config, state), port), info))
 }
 

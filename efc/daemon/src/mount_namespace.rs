@@ -7,8 +7,8 @@ use efc_statmount::{Namespace, mask};
 
 use crate::id_maps::{Extent, IdMap};
 
-/// A namespace with so many mounts is not looked at: it would hold up everybody else.
-const MOUNTS_LIMIT: usize = 2048;
+/// A namespace with so many mounts is not looked at, as it would hold up everybody else: its callers are refused.
+const MOUNTS_LIMIT: usize = 8192;
 
 /// Whether the kernel can tell a mount's id map (Linux 6.15).
 pub fn can_tell_id_maps() -> bool {

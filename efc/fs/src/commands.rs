@@ -47,7 +47,7 @@ pub enum Command {
     /// Copies a regular file.
     Copy(Path, Path),
     /// A file to standard output.
-    Show(Path),
+    Show { path: Path, bytes_max: u64 },
     /// Standard input to a file.
     Put {
         /// Where.
@@ -105,7 +105,7 @@ impl Command {
             Command::Move(from, to) => rename(nas, from, to).await,
             Command::Remove { path, recursive } => remove(nas, path, *recursive).await,
             Command::Copy(from, to) => copy(nas, from, to).await,
-            Command::Show(path) => show(nas, path).await,
+            Command::Show { path, bytes_max } => show(nas, path, *bytes_max).await,
             Command::Put { path, exclusive, mode } => put(nas, path, *exclusive, *mode).await,
             Command::Sizes(path) => sizes(nas, path).await,
         }
@@ -335,13 +335,17 @@ async fn copy_data(nas: &Nas, from: &Path, source: &FileHandle, draft: &mut Draf
     Ok(())
 }
 
-async fn show(nas: &Nas, path: &Path) -> Result<(), Failure> {
+async fn show(nas: &Nas, path: &Path, bytes_max: u64) -> Result<(), Failure> {
     let file = find_file(nas, path).await?;
     let mut buffer = Buffer::with_capacity(PAYLOAD_MAX);
     let (mut offset, mut end) = (0, false);
     while !end {
         let (back, read) = nas.read(&file.handle, offset, buffer).await;
         let (count, is_end) = read.map_err(|error| Failure::from_call(&format!("read {path}"), &error))?;
+        if file.attr.size.max(offset + count as u64) > bytes_max {
+            let message = format!("{path} is longer than {bytes_max} bytes");
+            return Err(Failure::new("FAILED_PRECONDITION", "EFBIG", message));
+        }
         std::io::stdout().write_all(&back[..count])?;
         (buffer, offset, end) = (back, offset + count as u64, is_end);
     }

@@ -34,8 +34,8 @@ impl Failure {
         let (code, errno) = match &error.kind {
             ErrorKind::Status(status) => of_status(*status),
             ErrorKind::TimedOut => ("UNAVAILABLE", "ETIMEDOUT"),
-            ErrorKind::Rejected(_) => ("PERMISSION_DENIED", "EACCES"),
-            ErrorKind::Garbled(_) => ("INTERNAL", "EPROTO"),
+            ErrorKind::Denied(_) => ("PERMISSION_DENIED", "EACCES"),
+            ErrorKind::Rejected(_) | ErrorKind::Garbled(_) => ("INTERNAL", "EPROTO"),
         };
         let doubt =
             if error.replayed { " (the call was repeated; an earlier copy may have been executed)" } else { "" };

@@ -34,7 +34,7 @@ usage: efc-fs COMMAND [flags] URL PATH...
   mv URL FROM TO                    replaces nothing
   rm [--recursive] URL PATH
   cp URL FROM TO                    one regular file
-  cat URL PATH
+  cat [--bytes-max N] URL PATH      nothing of a file that is longer
   put [--exclusive] [--mode OCTAL] URL PATH      standard input to a file, whole or not at all
   df URL [PATH]                     size of the file system
 
@@ -82,6 +82,7 @@ struct Flags {
     mode: Option<u32>,
     uid: Option<u32>,
     gid: Option<u32>,
+    bytes_max: Option<u64>,
     time_limit_ms: Option<u64>,
 }
 
@@ -95,6 +96,7 @@ impl Flags {
             ("mkdir" | "put", "mode") => self.mode = Some(parser.value()?.parse_with(parse_mode)?),
             ("mkdir", "uid") => self.uid = Some(parser.value()?.parse()?),
             ("mkdir", "gid") => self.gid = Some(parser.value()?.parse()?),
+            ("cat", "bytes-max") => self.bytes_max = Some(parser.value()?.parse()?),
             (_, "timeout-ms") => self.time_limit_ms = Some(parser.value()?.parse_with(parse_time_limit)?),
             _ => return Ok(false),
         }
@@ -166,7 +168,7 @@ fn command(name: &str, flags: &Flags, paths: Vec<Vec<u8>>) -> Result<Command, Re
         "mv" => Command::Move(path, next()?),
         "rm" => Command::Remove { path, recursive: flags.recursive },
         "cp" => Command::Copy(path, next()?),
-        "cat" => Command::Show(path),
+        "cat" => Command::Show { path, bytes_max: flags.bytes_max.unwrap_or(u64::MAX) },
         "put" => Command::Put { path, exclusive: flags.exclusive, mode: flags.mode.unwrap_or(FILE_MODE) },
         _ => Command::Sizes(path),
     })

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 use efc_buffer::{Buffer, PAYLOAD_MAX};
 use efc_nfs::{
-    Attr, Client, Cred, DirEntry, Error, ErrorKind, FileHandle, FileType, Mounted, SetAttr, Stable, Status, Verifier,
+    Attr, Circle, Client, Cred, DirEntry, Error, ErrorKind, FileHandle, FileType, Mounted, SetAttr, Stable, Status,
+    Verifier,
 };
 
 use crate::error::Failure;
@@ -77,16 +78,13 @@ impl Nas {
     /// A page of at least one entry behind `cookie`, and whether more follow; no entry means the end.
     pub async fn list(&self, dir: &FileHandle, place: &mut Place) -> Result<Vec<DirEntry>, Error> {
         while !place.end {
-            let page = match self.client.readdirplus(&self.cred, dir, place.cookie, place.verifier, PAGE).await {
-                Err(error) if error.is(Status::NotSupp) => {
-                    self.client.readdir(&self.cred, dir, place.cookie, place.verifier, PAGE).await?
+            let page = self.client.list(&self.cred, dir, place.cookie, place.verifier, PAGE).await?;
+            if let Some(last) = page.entries.last() {
+                if place.circle.closes(last.cookie) {
+                    return Err(Error::new(ErrorKind::Garbled("a listing that goes in a circle")));
                 }
-                page => page?,
-            };
-            if page.entries.is_empty() && !page.eof {
-                return Err(Error::new(ErrorKind::Garbled("an empty page of a directory that goes on")));
+                place.cookie = last.cookie;
             }
-            place.cookie = page.entries.last().map_or(place.cookie, |entry| entry.cookie);
             (place.verifier, place.end) = (page.verifier, page.eof);
             let real = |entry: &DirEntry| entry.name != b"." && entry.name != b"..";
             let entries: Vec<_> = page.entries.into_iter().filter(real).collect();
@@ -167,5 +165,6 @@ fn check_verifier(known: &mut Option<Verifier>, now: Verifier) -> Result<(), Err
 pub struct Place {
     cookie: u64,
     verifier: [u8; 8],
+    circle: Circle,
     end: bool,
 }

@@ -101,6 +101,10 @@ impl Negotiated {
         self.flags & init::HAS_RESEND != 0
     }
 
+    pub(crate) fn maps_direct_io(&self) -> bool {
+        self.flags & init::DIRECT_IO_ALLOW_MMAP != 0
+    }
+
     pub(crate) fn has_statx(&self) -> bool {
         self.minor >= STATX_MINOR
     }
@@ -171,6 +175,7 @@ mod tests {
         let old = agreed(45, Features::of_kernel("5.10").unwrap());
         assert_eq!((old.minor, old.has_resend(), old.has_statx()), (32, false, false));
         assert_eq!(old.flags & init::INIT_EXT, 0);
+        assert!(!old.maps_direct_io());
         let newer = agreed(45, Features::of_kernel("6.1").unwrap());
         assert_eq!((newer.minor, newer.has_resend(), newer.flags & init::INIT_EXT), (37, false, init::INIT_EXT));
         assert!(agreed(45, Features::of_kernel("6.18").unwrap()).has_resend());

@@ -11,6 +11,8 @@
 //! | `rootless` | connects to a root that is no directory |
 //! | `dies-connected`, `dies-mounted` | ends after that message |
 //! | `crashes` | serves once; every successor dies at once |
+//! | `spoilt` | serves once; every successor says that nobody can do anything with the state |
+//! | `greedy` | takes 64 MiB after it has served for 400 ms |
 //! | `regresses` | successors of another version die at once |
 //! | `stubborn` | no program says that it can take the state over |
 //! | `talkative` | logs a KiB for each request |
@@ -70,6 +72,11 @@ fn main() {
         if host == "crashes" || host == "regresses" && VERSION.ends_with('!') || threads == 13 {
             exit(7);
         }
+        if host == "spoilt" {
+            let message = "the state is spoilt".to_owned();
+            send(&control, to_keeper::Message::Failed(Error { code: Code::Internal.into(), message }));
+            exit(efc_proto::STATE_UNUSABLE.into());
+        }
         requests_max = u64::MAX;
         resend(&mut device);
     } else {
@@ -79,6 +86,9 @@ fn main() {
         state.write_all(record).expect("a record in the state");
     }
     send(&control, to_keeper::Message::Ready(Ready { version: VERSION.into(), beats: true }));
+    if host == "greedy" {
+        std::thread::spawn(take_memory);
+    }
     let requests = Arc::new(AtomicU64::new(0));
     let counted = requests.clone();
     let held =
@@ -91,6 +101,13 @@ fn main() {
         }
     });
     serve(&mut device, &state, &requests, requests_max, is_talkative);
+}
+
+fn take_memory() {
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    let taken: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 1 << 20]).collect();
+    std::hint::black_box(&taken);
+    std::thread::park();
 }
 
 /// Whether this program can go on with the state that is descriptor 3.

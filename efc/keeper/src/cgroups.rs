@@ -179,6 +179,19 @@ impl Cgroup<'_> {
         format!("{}/{}", self.cgroups.name, self.id)
     }
 
+    /// How many processes there were killed for want of memory. 0 if the kernel does not count them.
+    pub fn memory_kills(&self) -> u64 {
+        let count = |hierarchy: &Hierarchy| {
+            let file = match hierarchy.version {
+                Version::V1 => "memory.oom_control",
+                Version::V2 => "memory.events",
+            };
+            let events = fs::read_to_string(self.directory(hierarchy).join(file)).ok()?;
+            events.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        };
+        self.cgroups.hierarchies.iter().find_map(count).unwrap_or(0)
+    }
+
     fn make(&self) -> io::Result<()> {
         for hierarchy in &self.cgroups.hierarchies {
             self.cgroups.make_parent(hierarchy)?;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use efc_proto::error::Code;
 use efc_proto::{
-    AdoptReply, Error, HoldReply, InstallReply, KeeperReply, KeeperRequest, MountReply, MountStatus, StatusReply,
-    UnmountReply, UpgradeReply, keeper_reply::Reply, keeper_request::Request,
+    AdoptReply, Error, FindRootReply, HoldReply, InstallReply, KeeperReply, KeeperRequest, MountReply, MountStatus,
+    StatusReply, UnmountReply, UpgradeReply, keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
@@ -135,6 +135,9 @@ fn answer(request: Option<Request>, descriptors: Vec<OwnedFd>, mounts: &Arc<Moun
             Ok(Reply::Install(InstallReply {}))
         }
         Some(Request::Upgrade(request)) => Ok(Reply::Upgrade(UpgradeReply { status: Some(mounts.upgrade(request)?) })),
+        Some(Request::FindRoot(request)) => {
+            Ok(Reply::FindRoot(FindRootReply { root: Some(mounts.find_root(&request)?) }))
+        }
         _ => Err(failure(Code::InvalidArgument, "this keeper does not know the request")),
     }
 }

@@ -75,6 +75,13 @@ impl std::fmt::Display for Ending {
     }
 }
 
+impl Ending {
+    /// Whether the daemon said that none can do anything with the saved state.
+    pub fn is_of_unusable_state(&self) -> bool {
+        matches!(self, Ending::Exited(status) if status.code() == Some(efc_proto::STATE_UNUSABLE.into()))
+    }
+}
+
 impl Daemon {
     /// Starts `program`, apart from others as `isolation` says, and sends it the session: what it is, and its descriptors.
     ///

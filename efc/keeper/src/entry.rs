@@ -10,11 +10,12 @@ use std::time::Instant;
 
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{DaemonConfig, DaemonStats, Error, MountStatus};
+use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus};
 
 use crate::failure::failure;
 use crate::held::Held;
 use crate::kernel;
+use crate::wishes::{Wish, Wishes};
 
 /// How the session shall end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +57,12 @@ struct Shared {
     /// What the supervising thread shall do next.
     end: Option<End>,
     report_wanted: bool,
-    /// With these options, or as before.
-    upgrade_wanted: Option<Option<DaemonConfig>>,
-    /// Of the last upgrade, once it has come to its end.
-    upgraded: Option<Result<(), Error>>,
+    upgrades: Wishes,
     /// Reports that the daemon has made.
     reports: u64,
+    root_wanted: bool,
+    /// The last answer to that, and how many there were.
+    root: (u64, FoundRoot),
 }
 
 /// One mount.
@@ -109,9 +110,10 @@ impl Entry {
             is_attached,
             end: None,
             report_wanted: false,
-            upgrade_wanted: None,
-            upgraded: None,
+            upgrades: Wishes::default(),
             reports: 0,
+            root_wanted: false,
+            root: (0, FoundRoot::default()),
         };
         let waker = kernel::create_waker()?;
         Ok(Entry { target, config, waker, shared: Mutex::new(shared), changed: Condvar::new() })
@@ -231,29 +233,30 @@ impl Entry {
         drop(self.wait_until(deadline, |shared| matches!(shared.phase, Phase::Ended(_))));
     }
 
-    /// Has the daemon replaced by one of the installed program, with other options if there are some; returns when that one
-    /// serves, or the former again.
+    /// Has the daemon replaced by one of the installed program, with other options if there are some, after the upgrades that
+    /// others have asked for before; returns when that one serves, or the former again.
     ///
     /// # Errors
     /// FAILED_PRECONDITION for a program that cannot take over, or that did not, UNAVAILABLE for a mount without a daemon
-    /// that serves, DEADLINE_EXCEEDED at `deadline`, while the upgrade goes on.
-    pub fn upgrade(&self, options: Option<DaemonConfig>, deadline: Instant) -> Result<MountStatus, Error> {
-        let mut shared = self.lock();
-        shared.upgrade_wanted = Some(options);
-        shared.upgraded = None;
-        drop(shared);
+    /// that serves, or that ends, RESOURCE_EXHAUSTED if too many wait already, DEADLINE_EXCEEDED at `deadline`: an upgrade
+    /// that was begun goes on.
+    pub fn upgrade(&self, wish: Wish, deadline: Instant) -> Result<MountStatus, Error> {
+        let number = self.lock().upgrades.add(wish)?;
         kernel::wake(&self.waker);
-        let is_over =
-            |shared: &Shared| shared.upgraded.is_some() || !matches!(shared.phase, Phase::Starting | Phase::Mounted);
-        let shared = self.wait_until(deadline, is_over);
-        match &shared.upgraded {
-            Some(Ok(())) => Ok(shared.status.clone()),
-            Some(Err(error)) => Err(error.clone()),
-            None => {
-                let message = format!("the upgrade of {} does not come to its end", self.target.display());
-                Err(failure(Code::DeadlineExceeded, message))
-            }
+        let is_over = |shared: &Shared| {
+            shared.upgrades.is_answered(number) || !matches!(shared.phase, Phase::Starting | Phase::Mounted)
+        };
+        let mut shared = self.wait_until(deadline, is_over);
+        if let Some(answer) = shared.upgrades.take_answer(number) {
+            return answer;
         }
+        let never_began = shared.upgrades.give_up(number);
+        let target = self.target.display();
+        if matches!(shared.phase, Phase::Ended(_)) {
+            return Err(failure(Code::Unavailable, format!("{target} was unmounted before it was upgraded")));
+        }
+        let what = if never_began { "waits for earlier ones, and was given up" } else { "does not come to its end" };
+        Err(failure(Code::DeadlineExceeded, format!("the upgrade of {target} {what}")))
     }
 
     /// What keeps the mount alive, while there is one.
@@ -277,6 +280,28 @@ impl Entry {
         done(&self.wait_until(deadline, done))
     }
 
+    /// Has the daemon look where its dataset's path leads now.
+    ///
+    /// # Errors
+    /// UNAVAILABLE without a daemon that serves, DEADLINE_EXCEEDED.
+    pub fn find_root(&self, deadline: Instant) -> Result<FoundRoot, Error> {
+        let mut shared = self.lock();
+        shared.root_wanted = true;
+        let (before, _) = shared.root;
+        drop(shared);
+        kernel::wake(&self.waker);
+        let is_over = |shared: &Shared| shared.root.0 != before || !matches!(shared.phase, Phase::Mounted);
+        let shared = self.wait_until(deadline, is_over);
+        let target = self.target.display();
+        match &shared.root {
+            (number, root) if *number != before => Ok(root.clone()),
+            _ if !matches!(shared.phase, Phase::Mounted) => {
+                Err(failure(Code::Unavailable, format!("no daemon serves {target}")))
+            }
+            _ => Err(failure(Code::DeadlineExceeded, format!("the daemon of {target} does not say where its root is"))),
+        }
+    }
+
     // ------------------------------------------------------------ for the supervising thread
 
     /// Readable when a client wants something.
@@ -289,19 +314,35 @@ impl Entry {
         self.lock().end
     }
 
+    /// Whether somebody wants to know where the root is; asking takes the wish away.
+    pub fn take_root_wanted(&self) -> bool {
+        std::mem::take(&mut self.lock().root_wanted)
+    }
+
+    /// Where the daemon has found the root.
+    pub fn root_found(&self, root: FoundRoot) {
+        let mut shared = self.lock();
+        shared.root = (shared.root.0 + 1, root);
+        drop(shared);
+        self.changed.notify_all();
+    }
+
     /// Whether a report is wanted; asking takes the wish away.
     pub fn take_report_wanted(&self) -> bool {
         std::mem::take(&mut self.lock().report_wanted)
     }
 
-    /// Whether an upgrade is wanted, and with which options; asking takes the wish away.
-    pub fn take_upgrade_wanted(&self) -> Option<Option<DaemonConfig>> {
-        std::mem::take(&mut self.lock().upgrade_wanted)
+    /// The upgrade whose turn it is, if none is under way: one that [`Entry::upgraded`] must follow.
+    pub fn begin_next_upgrade(&self) -> Option<Wish> {
+        self.lock().upgrades.begin_next()
     }
 
-    /// How an upgrade ended.
+    /// How the upgrade that was under way has ended.
     pub fn upgraded(&self, result: Result<(), Error>) {
-        self.lock().upgraded = Some(result);
+        let mut shared = self.lock();
+        let answer = result.map(|()| shared.status.clone());
+        shared.upgrades.finish(&answer);
+        drop(shared);
         self.changed.notify_all();
     }
 

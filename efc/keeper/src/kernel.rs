@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_without_a_mount_is_not_over() {
+    fn a_session_without_a_mount_is_not_over_as_root() {
         // Needs /dev/fuse. A session that was never mounted polls as ERR: only ask after mount(2).
         assert!(is_disconnected(&open_fuse().unwrap()));
     }

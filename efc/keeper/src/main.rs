@@ -26,6 +26,7 @@ mod session;
 mod socket;
 mod takeover;
 mod target;
+mod wishes;
 
 use std::ffi::OsString;
 use std::io::{self, Read};

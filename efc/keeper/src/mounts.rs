@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{DaemonConfig, Error, MountRequest, MountStatus, StatusRequest, UnmountRequest};
+use efc_proto::{
+    DaemonConfig, Error, FindRootRequest, FoundRoot, MountRequest, MountStatus, StatusRequest, UnmountRequest,
+};
 
 use crate::entry::{Claim, End, Entry};
 use crate::failure::failure;
@@ -28,6 +30,9 @@ const TIME_LIMIT_MAX: Duration = Duration::from_secs(600);
 const UNMOUNT_TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How long a status waits for the daemons' reports, all of them together.
 const REPORT_TIME_LIMIT: Duration = Duration::from_millis(200);
+
+/// How long a daemon may look for its dataset's root.
+const FIND_TIME_LIMIT: Duration = Duration::from_secs(2);
 
 /// All mounts of this keeper.
 #[derive(Debug)]
@@ -165,6 +170,21 @@ impl Mounts {
             status
         };
         Ok(entries.iter().zip(asked).map(status).collect())
+    }
+
+    /// Where the path of the dataset at a target leads now.
+    ///
+    /// # Errors
+    /// NOT_FOUND for what is not mounted here, and as the protocol says.
+    pub fn find_root(&self, request: &FindRootRequest) -> Result<FoundRoot, Error> {
+        let path = target::resolve(&request.target)?;
+        let not_mounted = || failure(Code::NotFound, format!("{} is not mounted", path.path().display()));
+        let entry = self.find(path.path()).ok_or_else(not_mounted)?;
+        let limit = match request.time_limit_ms {
+            0 => FIND_TIME_LIMIT,
+            limit_ms => Duration::from_millis(limit_ms.into()).min(TIME_LIMIT_MAX),
+        };
+        entry.find_root(Instant::now() + limit)
     }
 
     fn find_or_insert(

@@ -19,9 +19,10 @@ use crate::failure::failure;
 use crate::held::Held;
 use crate::mounts::{Mounts, validated};
 use crate::session::Origin;
+use crate::wishes::Wish;
 use crate::{STACK_BYTES, kernel, target};
 
-/// More than an upgrade and the way back may take.
+/// More than an upgrade and the way back may take, and some that wait for their turn before.
 const UPGRADE_TIME_LIMIT: Duration = Duration::from_secs(15);
 
 impl Mounts {
@@ -80,14 +81,14 @@ impl Mounts {
     /// NOT_FOUND if nothing is mounted there, INVALID_ARGUMENT for options that only a new mount can have, and those of
     /// [`Entry::upgrade`].
     pub fn upgrade(&self, request: UpgradeRequest) -> Result<MountStatus, Error> {
-        let UpgradeRequest { target, options } = request;
+        let UpgradeRequest { target, options, base } = request;
         let entry = self.mounted(&target)?;
         if options.as_ref().is_some_and(|options| !is_same_session(options, entry.config())) {
             let message =
                 format!("source, ro, idmap, network and fuse-features of {target} cannot change while it is mounted");
             return Err(failure(Code::InvalidArgument, message));
         }
-        entry.upgrade(options, Instant::now() + UPGRADE_TIME_LIMIT)
+        entry.upgrade(Wish { options, base }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
     fn mounted(&self, path: &str) -> Result<Arc<Entry>, Error> {

@@ -12,6 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use efc_mount_helper::mountinfo;
 use efc_proto::error::Code;
+use efc_proto::mount_status::State;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
 use rustix::process::Signal;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -156,6 +157,29 @@ fn the_end_of_the_keepers_container_ends_no_daemon() {
     ground.signal(Signal::TERM);
     assert!(ground.wait_for_end().success());
     assert_eq!(name.directories(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_daemon_that_lacks_memory_is_given_time_and_the_status_says_so() {
+    let name = Name::new("memory");
+    let ground = Ground::with(&["--daemon-cgroup", &name.name, "--daemon-memory-max", "16777216"]);
+    let client = ground.client();
+    client.mount(&ground.target(), config("greedy")).unwrap();
+    let limit = "the daemon was killed by its memory limit of 16 MiB";
+    let mut status = client.only();
+    wait_until("the second daemon", || {
+        status = client.only();
+        status.restarts >= 1 && status.state() == State::Serving
+    });
+    assert_eq!(status.reason, limit, "while the next one serves, too");
+    // None of them dies as soon as it serves, and yet kill does not follow kill.
+    wait_until("a wait", || {
+        status = client.only();
+        status.reason.contains("times in a row")
+    });
+    assert!(status.reason.starts_with(limit), "{}", status.reason);
+    client.unmount(&ground.target(), true).unwrap();
+    ground.assert_nothing_left();
 }
 
 #[test]

@@ -6,10 +6,11 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::thread::JoinHandle;
 
-use efc_proto::DaemonConfig;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
+use efc_proto::{DaemonConfig, Error, MountStatus};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::Signal;
 use support::{Ground, config, kill, read_ahead};
@@ -210,6 +211,46 @@ fn a_session_that_serves_gets_other_options_and_keeps_its_files() {
     // And back to the options that it was mounted with.
     let status = client.upgrade_with(&ground.target(), Some(config("nas"))).unwrap();
     assert_eq!((status.options, read_ahead(status.connection)), (None, 8192));
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+/// Asks for an upgrade on a connection and a thread of its own.
+fn ask(
+    ground: &Ground,
+    options: Option<DaemonConfig>,
+    base: Option<DaemonConfig>,
+) -> JoinHandle<Result<MountStatus, Error>> {
+    let (client, target) = (ground.client(), ground.target());
+    std::thread::spawn(move || client.upgrade_from(&target, options, base))
+}
+
+#[test]
+fn upgrades_that_are_asked_for_at_once_are_all_made() {
+    const PAIRS: u32 = 12;
+    let ground = Ground::new();
+    let client = ground.client();
+    client.mount(&ground.target(), config("nas")).unwrap();
+    let with = |attr_ttl_ms| DaemonConfig { attr_ttl_ms, ..config("nas") };
+    let asked: Vec<_> = (1..=PAIRS).map(|n| (n, ask(&ground, Some(with(n)), None), ask(&ground, None, None))).collect();
+    for (number, with_options, plain) in asked {
+        assert_eq!(with_options.join().unwrap().unwrap().options, Some(with(number)));
+        assert_eq!(plain.join().unwrap().unwrap().state(), State::Serving);
+    }
+    assert!(client.only().restarts > PAIRS);
+    // Whoever changes different options does not take back what the other has changed.
+    let base = client.only().options.unwrap();
+    let slower = DaemonConfig { hang_limit_ms: 7_000, ..base.clone() };
+    let wider = DaemonConfig { read_ahead_kib: 512, ..base.clone() };
+    let refused = DaemonConfig { threads: 13, ..base.clone() };
+    let asked = [slower, refused, wider, base.clone()].map(|options| ask(&ground, Some(options), Some(base.clone())));
+    let outcomes = asked.map(|asked| asked.join().unwrap().map_err(|error| error.code()));
+    assert_eq!(outcomes[1], Err(Code::FailedPrecondition));
+    for index in [0, 2, 3] {
+        assert!(outcomes[index].is_ok(), "{:?}", outcomes[index]);
+    }
+    let expected = DaemonConfig { hang_limit_ms: 7_000, read_ahead_kib: 512, ..base };
+    assert_eq!(client.only().options, Some(expected));
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
 }

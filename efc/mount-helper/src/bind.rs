@@ -3,6 +3,9 @@
 //! The directory is found with openat2(2) beneath the volume's root, so neither `..` nor a symbolic link that a tenant
 //! planted leads out of it, and the mount is made from the descriptor that was checked. It has its restrictions (nosuid,
 //! nodev, perhaps read-only) before it becomes visible, except on kernels before 5.12, where they follow at once.
+//! The target's parent is opened once, beneath kubelet's directory and without links, and what follows is done by that
+//! descriptor: the target's directory is made in it if it is missing, and mounted on. Whoever moves the parent meanwhile
+//! takes the mount along, so the mount is looked for afterwards where it was asked for, and taken away if it is elsewhere.
 //! Nothing is mounted when this fails. What is at the target already is the caller's concern: a bind goes on top.
 
 use std::io;
@@ -10,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use efc_mount_helper::mountinfo::{self, Mount};
-use efc_mount_helper::target::descriptor_path;
+use efc_mount_helper::target::{Target, descriptor_path};
 use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -20,6 +23,9 @@ use rustix::mount::{
 use crate::error::{Context, Failure};
 use crate::syscall::{MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, mount_setattr};
 
+/// Of a target's directory, as kubelet makes them.
+const TARGET_MODE: Mode = Mode::from_raw_mode(0o750);
+
 /// The operation's arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Bind {
@@ -27,6 +33,8 @@ pub struct Bind {
     pub root: PathBuf,
     /// Directory below it; empty or `.` for the root itself.
     pub path: PathBuf,
+    /// Directory beneath which the target lies: kubelet's.
+    pub beneath: PathBuf,
     /// Where it shall appear.
     pub target: PathBuf,
     /// Refuse writes through this mount.
@@ -37,9 +45,10 @@ impl Bind {
     /// Makes the mount.
     pub fn run(&self) -> Result<(), Failure> {
         let directory = self.open_directory()?;
-        let target =
-            open(&self.target, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-                .context(|| format!("open the target {}", self.target.display()))?;
+        let target = Target::beneath(&self.beneath, &self.target)
+            .context(|| format!("open the parent of the target {} without symbolic links", self.target.display()))?;
+        target.make(TARGET_MODE).context(|| format!("make the target {}", self.target.display()))?;
+        let mount_point = target.open().context(|| format!("open the target {}", self.target.display()))?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(&directory, "", flags).context(|| format!("clone the mount of {}", self.source()))?;
         let restricted = match mount_setattr(&tree, self.attributes()) {
@@ -47,8 +56,22 @@ impl Bind {
             Err(Errno::NOSYS) => false,
             Err(errno) => return Err(Failure::new(format!("restrict the mount of {}", self.source()), errno)),
         };
-        self.attach(&tree, &target)?;
+        self.attach(&tree, &mount_point)?;
+        self.require_in_place(&tree, &target)?;
         if restricted { Ok(()) } else { self.restrict_attached(&tree) }
+    }
+
+    /// Takes the mount away again if it is not where it was asked for.
+    fn require_in_place(&self, tree: &OwnedFd, target: &Target) -> Result<(), Failure> {
+        let moved = match target.has(tree) {
+            Ok(true) => return Ok(()),
+            Ok(false) => Errno::AGAIN,
+            Err(errno) => errno,
+        };
+        let action = format!("mount on {}, whose parent was moved meanwhile", self.target.display());
+        // One that cannot be taken away is at least no mount that anybody was promised.
+        let _ = unmount(descriptor_path(tree), UnmountFlags::DETACH);
+        Err(Failure::new(action, moved))
     }
 
     fn open_directory(&self) -> Result<OwnedFd, Failure> {
@@ -119,14 +142,15 @@ mod tests {
 
     /// Kernels before 5.12 cannot be had here, so their path is taken by hand. Needs root.
     #[test]
-    fn restrictions_without_mount_setattr() {
+    fn restrictions_without_mount_setattr_as_root() {
         // SAFETY: a mount namespace of this thread's own changes no descriptor and no memory of other threads.
         unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let base = directory.path().canonicalize().unwrap();
         mount("none", &base, "tmpfs", MountFlags::NOEXEC, None).unwrap();
-        let bind = Bind { root: base.clone(), path: "volume".into(), target: base.join("target"), read_only: true };
+        let target = base.join("target");
+        let bind = Bind { root: base.clone(), path: "volume".into(), beneath: base.clone(), target, read_only: true };
         std::fs::create_dir(base.join("volume")).unwrap();
         std::fs::create_dir(&bind.target).unwrap();
         let source = bind.open_directory().unwrap();

@@ -49,7 +49,7 @@ impl<T> Context<T> for Result<T, Errno> {
 
 /// The symbolic name, for the errors that these system calls are documented to give; the number otherwise.
 fn name(errno: Errno) -> String {
-    const NAMES: [(Errno, &str); 28] = [
+    const NAMES: [(Errno, &str); 29] = [
         (Errno::PERM, "EPERM"),
         (Errno::NOENT, "ENOENT"),
         (Errno::INTR, "EINTR"),
@@ -72,6 +72,7 @@ fn name(errno: Errno) -> String {
         (Errno::ROFS, "EROFS"),
         (Errno::NAMETOOLONG, "ENAMETOOLONG"),
         (Errno::NOSYS, "ENOSYS"),
+        (Errno::NOTEMPTY, "ENOTEMPTY"),
         (Errno::LOOP, "ELOOP"),
         (Errno::OVERFLOW, "EOVERFLOW"),
         (Errno::OPNOTSUPP, "EOPNOTSUPP"),

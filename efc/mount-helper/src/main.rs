@@ -33,9 +33,9 @@ use crate::survey::Survey;
 use crate::unmount::Unmount;
 
 const USAGE: &str = "\
-usage: efc-mount-helper bind --root DIR --path REL --target DIR [--read-only]
-       efc-mount-helper unmount --target DIR [--detach]
-       efc-mount-helper statvfs --target DIR
+usage: efc-mount-helper bind --root DIR --path REL --beneath DIR --target DIR [--read-only]
+       efc-mount-helper unmount [--beneath DIR] --target DIR [--detach] [--remove]
+       efc-mount-helper statvfs [--beneath DIR] --target DIR
        efc-mount-helper survey --device MAJOR:MINOR...
        efc-mount-helper repair --process PID --namespace INODE {--device MAJOR:MINOR --root DIR}...";
 
@@ -107,27 +107,29 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Operation, lexopt:
         None => return Err("an operation is missing".into()),
     };
     let allowed: &[&str] = match command.as_str() {
-        "bind" => &["root", "path", "target", "read-only"],
-        "unmount" => &["target", "detach"],
-        "statvfs" => &["target"],
+        "bind" => &["root", "path", "beneath", "target", "read-only"],
+        "unmount" => &["beneath", "target", "detach", "remove"],
+        "statvfs" => &["beneath", "target"],
         "survey" => &["device"],
         "repair" => &["process", "namespace", "device", "root"],
         _ => return Err(format!("unknown operation {command:?}").into()),
     };
-    let (mut path, mut target, mut process, mut namespace) = (None, None, None, None);
+    let (mut path, mut beneath, mut target, mut process, mut namespace) = (None, None, None, None, None);
     let (mut devices, mut roots) = (Vec::new(), Vec::new());
-    let (mut read_only, mut detach) = (false, false);
+    let (mut read_only, mut detach, mut remove) = (false, false, false);
     while let Some(argument) = parser.next()? {
         match argument {
             Long(name) if !allowed.contains(&name) => return Err(argument.unexpected()),
             Long("root") => roots.push(PathBuf::from(parser.value()?)),
             Long("path") => path = Some(PathBuf::from(parser.value()?)),
+            Long("beneath") => beneath = Some(PathBuf::from(parser.value()?)),
             Long("target") => target = Some(PathBuf::from(parser.value()?)),
             Long("process") => process = Some(parser.value()?.parse()?),
             Long("namespace") => namespace = Some(parser.value()?.parse()?),
             Long("device") => devices.push(parser.value()?.parse_with(device)?),
             Long("read-only") => read_only = true,
             Long("detach") => detach = true,
+            Long("remove") => remove = true,
             other => return Err(other.unexpected()),
         }
     }
@@ -136,10 +138,13 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Operation, lexopt:
             target: target.ok_or("--target is missing")?,
             root: roots.pop().ok_or("--root is missing")?,
             path: path.ok_or("--path is missing")?,
+            beneath: beneath.ok_or("--beneath is missing")?,
             read_only,
         }),
-        "unmount" => Operation::Unmount(Unmount { target: target.ok_or("--target is missing")?, detach }),
-        "statvfs" => Operation::Statvfs(Statvfs { target: target.ok_or("--target is missing")? }),
+        "unmount" => {
+            Operation::Unmount(Unmount { target: target.ok_or("--target is missing")?, beneath, detach, remove })
+        }
+        "statvfs" => Operation::Statvfs(Statvfs { target: target.ok_or("--target is missing")?, beneath }),
         _ if devices.is_empty() => return Err("--device is missing".into()),
         "survey" => Operation::Survey(Survey { devices }),
         _ if devices.len() != roots.len() => return Err("each --device has a --root".into()),
@@ -166,13 +171,21 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
     }
 
+    fn bind(path: &str, read_only: bool) -> Bind {
+        Bind { root: "/r".into(), path: path.into(), beneath: "/".into(), target: "/t".into(), read_only }
+    }
+
     #[test]
     fn command_lines() {
-        let bind = Bind { root: "/r".into(), path: "a/b".into(), target: "/t".into(), read_only: true };
-        assert_eq!(parse_line("bind --read-only --root /r --path a/b --target=/t"), Ok(Operation::Bind(bind)));
-        let unmount = Unmount { target: "/t".into(), detach: true };
+        let bind = bind("a/b", true);
+        let line = "bind --read-only --root /r --path a/b --beneath / --target=/t";
+        assert_eq!(parse_line(line), Ok(Operation::Bind(bind)));
+        let unmount = Unmount { target: "/t".into(), beneath: None, detach: true, remove: false };
         assert_eq!(parse_line("unmount --target /t --detach"), Ok(Operation::Unmount(unmount)));
-        assert_eq!(parse_line("statvfs --target /t"), Ok(Operation::Statvfs(Statvfs { target: "/t".into() })));
+        let remove = Unmount { target: "/k/t".into(), beneath: Some("/k".into()), detach: false, remove: true };
+        assert_eq!(parse_line("unmount --beneath /k --target /k/t --remove"), Ok(Operation::Unmount(remove)));
+        let statvfs = Statvfs { target: "/t".into(), beneath: None };
+        assert_eq!(parse_line("statvfs --target /t"), Ok(Operation::Statvfs(statvfs)));
         let survey = Survey { devices: vec![(0, 57), (8, 1)] };
         assert_eq!(parse_line("survey --device 0:57 --device 8:1"), Ok(Operation::Survey(survey)));
         let lost = |minor, root: &str| Lost { device: (0, minor), root: root.into() };
@@ -183,10 +196,9 @@ mod tests {
 
     #[test]
     fn an_empty_path_is_the_root_itself() {
-        let arguments = ["bind", "--root", "/r", "--path", "", "--target", "/t"];
+        let arguments = ["bind", "--root", "/r", "--path", "", "--beneath", "/", "--target", "/t"];
         let operation = parse(arguments.iter().map(OsString::from)).unwrap();
-        let bind = Bind { root: "/r".into(), path: "".into(), target: "/t".into(), read_only: false };
-        assert_eq!(operation, Operation::Bind(bind));
+        assert_eq!(operation, Operation::Bind(bind("", false)));
     }
 
     #[test]
@@ -198,6 +210,7 @@ mod tests {
             ("unmount --target", "target"),
             ("unmount --target /t --read-only", "--read-only"),
             ("bind --root /r --target /t", "--path is missing"),
+            ("bind --root /r --path p --target /t", "--beneath is missing"),
             ("statvfs --target /t extra", "extra"),
             ("survey", "--device is missing"),
             ("survey --device 57", "MAJOR:MINOR"),

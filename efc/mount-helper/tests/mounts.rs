@@ -5,8 +5,12 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use efc_mount_helper::mountinfo;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::Value;
@@ -42,7 +46,8 @@ impl Ground {
 
     fn bind(&self, path: &str, more: &[&str]) -> Output {
         let (root, target) = (self.root(), self.target());
-        let arguments = ["bind", "--root", text(&root), "--path", path, "--target", text(&target)];
+        let base = text(&self.base);
+        let arguments = ["bind", "--root", text(&root), "--path", path, "--beneath", base, "--target", text(&target)];
         helper(&[&arguments, more].concat())
     }
 
@@ -150,7 +155,6 @@ fn what_is_missing_or_not_a_directory_is_named() {
     fails(&ground.bind("tenant/plain", &[]), "ENOTDIR");
     fails(&ground.bind("tenant/plain/below", &[]), "ENOTDIR");
     fs::remove_dir(ground.target()).unwrap();
-    fails(&ground.bind("tenant", &[]), "ENOENT");
     fs::write(ground.target(), "").unwrap();
     fails(&ground.bind("tenant", &[]), "ENOTDIR");
 }
@@ -209,6 +213,109 @@ fn a_target_is_found_through_its_parents_symbolic_link() {
     succeeds(&ground.bind("tenant", &[]));
     succeeds(&helper(&["unmount", "--target", text(&ground.base.join("alias/target"))]));
     assert!(ground.mounts_at_target().is_empty());
+}
+
+/// A parent of targets, a directory outside, and a link that leads there; all in `ground.base`.
+fn parents(ground: &Ground) -> (PathBuf, PathBuf, PathBuf) {
+    let kubelet = ground.base.join("kubelet");
+    let (parent, link, outside) = (kubelet.join("parent"), kubelet.join("link"), ground.base.join("outside"));
+    fs::create_dir_all(&parent).unwrap();
+    fs::create_dir_all(outside.join("mount")).unwrap();
+    symlink("../outside", &link).unwrap();
+    (parent, link, outside)
+}
+
+fn bind_at(ground: &Ground, target: &Path) -> Output {
+    let (root, base) = (ground.root(), ground.base.join("kubelet"));
+    let line = ["bind", "--root", text(&root), "--path", "tenant", "--beneath", text(&base), "--target", text(target)];
+    helper(&line)
+}
+
+fn remove_at(ground: &Ground, target: &Path) -> Output {
+    let base = ground.base.join("kubelet");
+    helper(&["unmount", "--beneath", text(&base), "--target", text(target), "--remove"])
+}
+
+#[test]
+fn a_target_is_made_and_removed_in_one_go() {
+    let ground = Ground::new();
+    let (parent, _, _) = parents(&ground);
+    let target = parent.join("mount");
+    succeeds(&bind_at(&ground, &target));
+    assert!(target.join("data/file").exists());
+    succeeds(&remove_at(&ground, &target));
+    assert!(!target.exists());
+    succeeds(&remove_at(&ground, &target));
+    fs::create_dir(&target).unwrap();
+    fs::write(target.join("precious"), "x").unwrap();
+    fails(&remove_at(&ground, &target), "ENOTEMPTY");
+    assert_eq!(fs::read_to_string(target.join("precious")).unwrap(), "x");
+}
+
+#[test]
+fn a_parent_that_is_a_link_is_refused_and_nothing_outside_is_touched() {
+    let ground = Ground::new();
+    let (_, link, outside) = parents(&ground);
+    let before = mountinfo::read().unwrap();
+    fails(&bind_at(&ground, &link.join("mount")), "ELOOP");
+    fails(&bind_at(&ground, &link.join("new")), "ELOOP");
+    fails(&remove_at(&ground, &link.join("mount")), "ELOOP");
+    let base = ground.base.join("kubelet");
+    let statvfs = ["statvfs", "--beneath", text(&base), "--target", text(&link.join("mount"))].map(str::to_owned);
+    fails(&helper(&statvfs.each_ref().map(String::as_str)), "ELOOP");
+    fails(&bind_at(&ground, &outside.join("mount")), "EXDEV");
+    assert_eq!(mountinfo::read().unwrap(), before);
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+/// Exchanges two names until it is dropped.
+struct Exchange {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Exchange {
+    fn start(one: PathBuf, other: PathBuf) -> Exchange {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        Exchange { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || ended.is_some_and(|ended| ended.is_ok()));
+    }
+}
+
+#[test]
+fn a_parent_that_is_exchanged_for_a_link_leads_nothing_outside() {
+    const TRIES: usize = 150;
+    let ground = Ground::new();
+    let (parent, link, outside) = parents(&ground);
+    let target = parent.join("mount");
+    let exchange = Exchange::start(parent.clone(), link);
+    let (mut bound, mut refused) = (0, 0);
+    for _ in 0..TRIES {
+        let is_bound = bind_at(&ground, &target).status.success();
+        *(if is_bound { &mut bound } else { &mut refused }) += 1;
+        let mounts = mountinfo::read().unwrap();
+        let strays: Vec<_> = mounts.iter().filter(|mount| mount.mount_point.starts_with(&outside)).collect();
+        assert!(strays.is_empty(), "{strays:?}");
+        remove_at(&ground, &target);
+        assert!(outside.join("mount").is_dir());
+    }
+    drop(exchange);
+    println!("{bound} bound, {refused} refused");
+    assert!(bound > 0 && refused > 0, "{bound} bound, {refused} refused: there was no race");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
 }
 
 #[test]

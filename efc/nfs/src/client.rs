@@ -27,6 +27,10 @@ const JUKEBOX_PAUSE_MIN: Duration = Duration::from_millis(100);
 const JUKEBOX_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A connection without any reply for this long while calls are unanswered is made anew.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How often a READ or a READDIR goes out whose answer holds nothing, though neither file nor directory ends there.
+const EMPTY_ANSWERS_MAX: u32 = 5;
+/// Pause after the first such answer; it triples.
+const EMPTY_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Smallest READDIR or READDIRPLUS reply that is asked for: any entry fits.
 const DIR_BYTES_MIN: u32 = 4096;
 
@@ -130,6 +134,12 @@ impl Client {
     /// Finds the server and the directory, and connects.
     pub async fn connect(config: &Config) -> std::result::Result<(Client, Mounted), ConnectError> {
         mount::connect(config).await
+    }
+
+    /// The handle of the directory that `config` names, as the server has it now; over this client's connections, but for
+    /// MNT, and within `config`'s time limit for connecting.
+    pub async fn find_root(&self, config: &Config) -> std::result::Result<FileHandle, ConnectError> {
+        mount::find_root(config, self).await
     }
 
     /// A client without a word to the server: connections are made when they are needed.
@@ -271,7 +281,39 @@ impl Client {
         }
     }
 
+    /// READ into `destination`, until the answer holds something or is the end of the file. An answer that is neither
+    /// is asked for again a few times: taken for the end of the file it would cut copies off.
     async fn read_into(
+        &self,
+        cred: &Cred,
+        file: &FileHandle,
+        offset: u64,
+        destination: Destination,
+    ) -> (Option<Destination>, Result<Read>) {
+        let asked = destination.len();
+        let (mut destination, mut pause) = (Some(destination), EMPTY_PAUSE_MIN);
+        for reads in 1.. {
+            let Some(unfilled) = destination.take() else { break };
+            let (filled, result) = self.read_once(cred, file, offset, unfilled).await;
+            let mut read = match result {
+                Ok(read) if read.count == 0 && !read.eof && asked > 0 => read,
+                result => return (filled, result),
+            };
+            if read.attr.is_some_and(|attr| attr.size <= offset) {
+                read.eof = true;
+                return (filled, Ok(read));
+            }
+            destination = filled;
+            if reads == EMPTY_ANSWERS_MAX {
+                break;
+            }
+            Timer::after(pause).await;
+            pause *= 3;
+        }
+        (destination, Err(Error::new(ErrorKind::Garbled("READ brings nothing, and no end of the file"))))
+    }
+
+    async fn read_once(
         &self,
         cred: &Cred,
         file: &FileHandle,
@@ -452,6 +494,31 @@ impl Client {
             encoder.u64(cookie).fixed(&verifier).u32(bytes_max).u32(bytes_max);
         };
         self.invoke(cred, dir, procedure::READDIRPLUS, encode, nfs3::readdirplus).await
+    }
+
+    /// A page of a listing: READDIRPLUS, or READDIR of a server that lacks it. A page without entries that is not the last is
+    /// asked for again a few times: taken for the end it would cut the listing off.
+    pub async fn list(
+        &self,
+        cred: &Cred,
+        dir: &FileHandle,
+        cookie: u64,
+        verifier: [u8; 8],
+        bytes_max: u32,
+    ) -> Result<DirPage> {
+        let mut pause = EMPTY_PAUSE_MIN;
+        for _ in 0..EMPTY_ANSWERS_MAX {
+            let page = match self.readdirplus(cred, dir, cookie, verifier, bytes_max).await {
+                Err(error) if error.is(Status::NotSupp) => self.readdir(cred, dir, cookie, verifier, bytes_max).await?,
+                page => page?,
+            };
+            if page.eof || !page.entries.is_empty() {
+                return Ok(page);
+            }
+            Timer::after(pause).await;
+            pause *= 3;
+        }
+        Err(Error::new(ErrorKind::Garbled("a page without entries of a directory that goes on")))
     }
 
     /// FSSTAT.

@@ -25,7 +25,10 @@ pub enum ErrorKind {
     Status(Status),
     /// No answer within the time limit of a soft client.
     TimedOut,
-    /// The server refused the credential or the program (RFC 5531, `reject_stat` and `accept_stat`).
+    /// The server refused the credential (RFC 5531, `auth_stat`).
+    Denied(&'static str),
+    /// The server did not execute the call for another reason: it lacks the program or the procedure, does not understand the
+    /// arguments, or has no memory (RFC 5531, `reject_stat` and `accept_stat`).
     Rejected(&'static str),
     /// The server's reply makes no sense.
     Garbled(&'static str),
@@ -59,7 +62,7 @@ impl fmt::Display for Error {
         match &self.kind {
             ErrorKind::Status(status) => write!(f, "{status:?}"),
             ErrorKind::TimedOut => f.write_str("no answer from the server within the time limit"),
-            ErrorKind::Rejected(why) => write!(f, "the server rejected the call: {why}"),
+            ErrorKind::Denied(why) | ErrorKind::Rejected(why) => write!(f, "the server rejected the call: {why}"),
             ErrorKind::Garbled(what) => write!(f, "garbled reply: {what}"),
         }
     }

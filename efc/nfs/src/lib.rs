@@ -2,7 +2,8 @@
 //!
 //! It owns the way from a procedure call to its answer: XDR, record marks, a few connections with many calls in flight
 //! on each, reconnecting and replaying, finding a server and its export. It knows no paths (but for the export's), caches
-//! nothing, and retries nothing that a server has answered, JUKEBOX excepted: what an answer means is the caller's.
+//! nothing, and retries nothing that a server has answered, but for JUKEBOX and for a READ or a listing that brings nothing
+//! though it goes on: what an answer means is the caller's.
 //!
 //! There is no async runtime. Futures work under any executor; each connection has a thread that receives, and callers
 //! send for themselves. The path of a READ is then: one `sendmsg` by the caller, one wake-up of the connection's thread,
@@ -15,9 +16,10 @@
 //! for one before the other where it matters.
 //!
 //! Layers, each importing only those before it: `xdr`; `rpc`, `record`, `socket`; `call`, `connection` with `receiver`,
-//! `transport`; `nfs3`; `client`; `mount`. `url` stands alone.
+//! `transport`; `nfs3`; `client`; `mount`. `url` and `circle` stand alone.
 
 mod call;
+mod circle;
 mod client;
 mod connection;
 mod error;
@@ -36,6 +38,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
 pub use call::Prefix;
+pub use circle::Circle;
 pub use client::{Client, Config, Counters, Mounted, Payload};
 pub use error::{ConnectError, ConnectErrorKind, Error, ErrorKind, Result, Status};
 pub use transport::Identity;

@@ -50,7 +50,7 @@ type Result<T> = std::result::Result<T, ConnectError>;
 /// Finds the server and the directory, and connects.
 pub(crate) async fn connect(config: &Config) -> Result<(Client, Mounted)> {
     let deadline = Instant::now() + config.connect_time_limit;
-    let found = find_in_thread(config, deadline).await?;
+    let found = find_in_thread(config, deadline, Finder::find).await?;
     let client = Client::resume(config, found.address.port());
     client.transport().adopt(&found.handle, found.address, found.socket);
     let too_late = async {
@@ -68,6 +68,18 @@ pub(crate) async fn connect(config: &Config) -> Result<(Client, Mounted)> {
     Ok((client, mounted))
 }
 
+/// Where the path leads now: MNT anew, and look-ups over the connections that `client` has.
+pub(crate) async fn find_root(config: &Config, client: &Client) -> Result<FileHandle> {
+    let deadline = Instant::now() + config.connect_time_limit;
+    let (handle, below) = find_in_thread(config, deadline, Finder::find_export).await?;
+    let too_late = async {
+        Timer::at(deadline).await;
+        let limit = seconds(config.connect_time_limit);
+        Err(failure(Kind::Unreachable, format!("{} answers no NFS call within {limit}", config.host)))
+    };
+    future::or(descend(config, client, handle, &below), too_late).await
+}
+
 fn failure(kind: Kind, message: String) -> ConnectError {
     ConnectError { kind, message }
 }
@@ -76,8 +88,16 @@ fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs_f64())
 }
 
+/// A path for a message: one printable line, whatever a server calls its exports.
 fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
+    let mut text = String::with_capacity(path.len());
+    for character in String::from_utf8_lossy(path).chars() {
+        match character {
+            '\'' | '"' | '\\' => text.push(character),
+            _ => text.extend(character.escape_debug()),
+        }
+    }
+    text
 }
 
 // ---------------------------------------------------------------- NFS: the directory and its limits
@@ -87,27 +107,31 @@ async fn open(config: &Config, client: &Client, handle: FileHandle, below: &[Vec
     let cred = Cred::root();
     let port = client.transport().shared.port;
     let refused = |error: Error| nfs_failure(config, port, &error);
-    let not_a_directory = || {
-        let path = text(&config.path);
-        failure(
-            Kind::NotADirectory,
-            format!("{path} on {} is no directory (symbolic links are not followed)", config.host),
-        )
-    };
-    let mut root = handle;
-    for name in below {
-        root = match client.lookup(&cred, &root, name).await {
-            Ok(found) => found.handle,
-            Err(error) if error.is(Status::NotDir) => return Err(not_a_directory()),
-            Err(error) => return Err(refused(error)),
-        };
-    }
+    let root = descend(config, client, handle, below).await?;
     let attr = client.getattr(&cred, &root).await.map_err(refused)?;
     if attr.kind != FileType::Directory {
-        return Err(not_a_directory());
+        return Err(not_a_directory(config));
     }
     let info = client.fsinfo(&cred, &root).await.map_err(refused)?;
     Ok(Mounted { root, attr, info, port })
+}
+
+/// Looks `below` up under the export's `handle`.
+async fn descend(config: &Config, client: &Client, handle: FileHandle, below: &[Vec<u8>]) -> Result<FileHandle> {
+    let mut root = handle;
+    for name in below {
+        root = match client.lookup(&Cred::root(), &root, name).await {
+            Ok(found) => found.handle,
+            Err(error) if error.is(Status::NotDir) => return Err(not_a_directory(config)),
+            Err(error) => return Err(nfs_failure(config, client.transport().shared.port, &error)),
+        };
+    }
+    Ok(root)
+}
+
+fn not_a_directory(config: &Config) -> ConnectError {
+    let path = text(&config.path);
+    failure(Kind::NotADirectory, format!("{path} on {} is no directory (symbolic links are not followed)", config.host))
 }
 
 fn nfs_failure(config: &Config, port: u16, error: &Error) -> ConnectError {
@@ -122,8 +146,9 @@ fn nfs_failure(config: &Config, port: u16, error: &Error) -> ConnectError {
                 "{server} refuses access to {path} ({error}): check the export's list of clients and its squash option"
             ),
         ),
-        ErrorKind::Rejected(why) => {
-            let kind = if why.starts_with("program") { Kind::Protocol } else { Kind::Refused };
+        ErrorKind::Denied(why) | ErrorKind::Rejected(why) => {
+            let is_denied = matches!(error.kind, ErrorKind::Denied(_));
+            let kind = if is_denied { Kind::Refused } else { Kind::Protocol };
             failure(kind, format!("{server} rejected an NFSv3 call ({why}): is NFSv3 with AUTH_SYS enabled there?"))
         }
         ErrorKind::TimedOut => {
@@ -145,10 +170,14 @@ struct Found {
 }
 
 /// Runs the finder; its thread is left alone if it hangs in name resolution.
-async fn find_in_thread(config: &Config, deadline: Instant) -> Result<Found> {
+async fn find_in_thread<T: Send + 'static>(
+    config: &Config,
+    deadline: Instant,
+    find: fn(&Finder) -> Result<T>,
+) -> Result<T> {
     let (done, finished) = oneshot();
     let finder = Finder { config: config.clone(), deadline, machine: Machine::local(random() as u32) };
-    let spawned = thread::Builder::new().name("nfs-find".into()).spawn(move || done(finder.find()));
+    let spawned = thread::Builder::new().name("nfs-find".into()).spawn(move || done(find(&finder)));
     if let Err(error) = spawned {
         return Err(failure(
             Kind::Unreachable,
@@ -211,6 +240,14 @@ impl Finder {
         let (handle, below) = self.mount(&mut Exchange::new(socket, self.deadline))?;
         let (socket, address) = self.dial(&addresses, nfs_port, "NFS")?;
         Ok(Found { handle, below, address, socket })
+    }
+
+    /// Only what MNT says.
+    fn find_export(&self) -> Result<(FileHandle, Vec<Vec<u8>>)> {
+        let addresses = self.resolve()?;
+        let (_, mount_port) = self.ports(&addresses);
+        let (socket, _) = self.dial(&addresses, mount_port, "MOUNT")?;
+        self.mount(&mut Exchange::new(socket, self.deadline))
     }
 
     fn resolve(&self) -> Result<Vec<SocketAddr>> {
@@ -340,7 +377,7 @@ impl Finder {
         let host = &self.config.host;
         let error = Error::new(kind.clone());
         let (kind, hint) = match kind {
-            ErrorKind::Rejected(why) if !why.starts_with("program") => (Kind::Refused, "is this client allowed there?"),
+            ErrorKind::Denied(_) => (Kind::Refused, "is this client allowed there?"),
             _ => (Kind::Protocol, "does it serve NFSv3, and is mountport right?"),
         };
         MountFailure::Other(failure(kind, format!("the MOUNT service of {host} did not serve MNT ({error}): {hint}")))
@@ -487,5 +524,17 @@ impl Exchange {
                 return Ok(reply);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_export_is_one_printable_line() {
+        assert_eq!(text("/größe/it's \"a\\b\"".as_bytes()), "/größe/it's \"a\\b\"");
+        assert_eq!(text(b"/a\x1b[2J\n\xe2\x80\xa8\x7f"), "/a\\u{1b}[2J\\n\\u{2028}\\u{7f}");
+        assert!(!text(b"\x00\x1b\r\n\xff").chars().any(char::is_control));
     }
 }

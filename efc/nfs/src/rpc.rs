@@ -94,11 +94,11 @@ fn decode_accept(decoder: &mut Decoder<'_>) -> Decoded<Result<(), ErrorKind>> {
     }
     if decoder.u32()? != 0 {
         let mismatch = decoder.u32()? == 0;
-        return Ok(Err(ErrorKind::Rejected(if mismatch {
-            "RPC version mismatch"
+        return Ok(Err(if mismatch {
+            ErrorKind::Rejected("RPC version mismatch")
         } else {
-            auth_error(decoder.u32()?)
-        })));
+            ErrorKind::Denied(auth_error(decoder.u32()?))
+        }));
     }
     let _flavor = decoder.u32()?;
     decoder.opaque(VERIFIER_MAX)?;
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(outcome(&[1, 1, 0, 0, 0, 0]), Ok(()));
         assert_eq!(outcome(&[1, 1, 0, 0, 4, 77, 0]), Ok(()), "a verifier is skipped");
         assert_eq!(outcome(&[1, 1, 0, 0, 0, 2, 3, 3]), Err(ErrorKind::Rejected("program version unavailable")));
-        assert_eq!(outcome(&[1, 1, 1, 1, 5]), Err(ErrorKind::Rejected("AUTH_SYS is too weak for this export")));
+        assert_eq!(outcome(&[1, 1, 1, 1, 5]), Err(ErrorKind::Denied("AUTH_SYS is too weak for this export")));
         assert_eq!(outcome(&[1, 0, 0, 0, 0, 0]), Err(ErrorKind::Garbled("not a reply")));
         assert!(matches!(outcome(&[1, 1, 0, 0, 404, 0]), Err(ErrorKind::Garbled(_))));
         assert!(matches!(outcome(&[1, 1]), Err(ErrorKind::Garbled(_))));

@@ -18,3 +18,6 @@ pub const BEAT_OFFSET: u64 = 40;
 pub const WITNESS_OFFSET: u64 = 48;
 /// Where daemons are counted that found that they had a successor. What they had read must be delivered again.
 pub const SUPERSEDED_OFFSET: u64 = 56;
+
+/// Exit status of a daemon that can do nothing with the saved state: no other can either, so there is no use in a next one.
+pub const STATE_UNUSABLE: u8 = 65;

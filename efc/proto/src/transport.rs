@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_and_excess_are_refused() {
+    fn garbage_and_excess_are_refused_as_root() {
         let (keeper, daemon) = pair();
         sockopt::set_socket_send_buffer_size_force(&keeper, 4 * MESSAGE_MAX).unwrap();
         rustix::net::send(&keeper, b"\xff\xff\xff", SendFlags::empty()).unwrap();

@@ -97,7 +97,7 @@ def test_soft_mount_gives_up(paused_nas: Nas, keeper: Keeper) -> None:
         with pytest.raises(OSError) as failure:
             (path / "file").read_bytes()
         assert failure.value.errno in (errno.EIO, errno.ETIMEDOUT)
-        assert 1 < time.monotonic() - begin < 20
+        assert 1 < time.monotonic() - begin < 60
         paused_nas.resume()
         wait_until(lambda: (path / "file").exists(), what="the mount to work again", limit_s=20)
 

@@ -12,9 +12,10 @@
 //! one it was, everything asked before such a change expires: a question too many is cheaper than one with each.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use efc_fuse::state::State;
 use efc_nfs::{Attr, FileType, SetAttr, SetTime, Time};
 use indexmap::IndexMap;
 
@@ -98,6 +99,8 @@ impl Shard {
 /// Attributes of recently used inodes.
 pub struct AttrCache {
     ttl: Duration,
+    /// Knows what the inodes are.
+    nodes: Option<Arc<State>>,
     replies: AtomicU64,
     /// Answers to calls sent before this stamp are not answered from.
     names_changed: AtomicU64,
@@ -110,9 +113,36 @@ pub struct AttrCache {
 impl AttrCache {
     /// An empty cache of `entries_max` inodes that answers for `ttl`.
     pub fn new(ttl: Duration, entries_max: usize) -> AttrCache {
-        let (replies, names_changed, shards) = Default::default();
-        let entries_per_shard_max = (entries_max / SHARDS).max(1);
-        AttrCache { ttl, replies, names_changed, clock: ServerClock::new(), entries_per_shard_max, shards }
+        AttrCache {
+            ttl,
+            nodes: None,
+            replies: AtomicU64::new(0),
+            names_changed: AtomicU64::new(0),
+            clock: ServerClock::new(),
+            entries_per_shard_max: (entries_max / SHARDS).max(1),
+            shards: Default::default(),
+        }
+    }
+
+    /// This cache, which takes no attributes in that cannot be those of their inode in `nodes`.
+    pub fn checked_by(self, nodes: Arc<State>) -> AttrCache {
+        AttrCache { nodes: Some(nodes), ..self }
+    }
+
+    /// Can these be the attributes of this inode? The kernel gives an inode up for ever, and the mount with it if it is
+    /// the root, that turns into something else, or that has a size beyond what it can hold.
+    pub fn is_plausible(&self, node: u64, attr: &Attr) -> bool {
+        let kind = self.nodes.as_ref().and_then(|nodes| nodes.node_kind(node));
+        let is_plausible = kind.is_none_or(|kind| kind == format_bits(attr.kind)) && i64::try_from(attr.size).is_ok();
+        if !is_plausible {
+            log::error!(
+                "a garbled answer of the server is ignored: inode {} is {:?} of {} bytes in it",
+                attr.fileid,
+                attr.kind,
+                attr.size
+            );
+        }
+        is_plausible
     }
 
     fn shard(&self, node: u64) -> MutexGuard<'_, Shard> {
@@ -126,6 +156,9 @@ impl AttrCache {
 
     /// Takes in attributes from a reply to a call sent at `sent`.
     pub fn learn(&self, node: u64, attr: &Attr, sent: Stamp) {
+        if !self.is_plausible(node, attr) {
+            return;
+        }
         let (received, now) = (self.replies.fetch_add(1, Ordering::AcqRel) + 1, Instant::now());
         self.clock.observe(attr.ctime, now);
         let mut shard = self.shard(node);
@@ -153,8 +186,8 @@ impl AttrCache {
     /// After a change that was sent at `sent`: takes in what its reply says of the object, or trusts nothing any more.
     pub fn learn_or_expire(&self, node: u64, after: Option<&Attr>, sent: Stamp) {
         match after {
-            Some(attr) => self.learn(node, attr, sent),
-            None => self.expire(node),
+            Some(attr) if self.is_plausible(node, attr) => self.learn(node, attr, sent),
+            _ => self.expire(node),
         }
     }
 
@@ -234,6 +267,9 @@ impl AttrCache {
 
     /// Is `attr` the version that the kernel was told last? If not it counts as told from now on.
     pub fn is_told(&self, node: u64, attr: &Attr) -> bool {
+        if !self.is_plausible(node, attr) {
+            return false;
+        }
         let version = Version::of(attr);
         let mut shard = self.shard(node);
         let Some(known) = shard.known.get_mut(&node) else { return false };
@@ -274,11 +310,27 @@ pub fn format_bits(kind: FileType) -> u32 {
     }
 }
 
+/// The number by which the kernel knows an inode. A session has one `st_dev` for all file systems that the server has
+/// below the dataset's root (children of a ZFS, junctions, what `crossmnt` shows), and each of them counts its inodes for
+/// itself. The root's keep their numbers; those of others get one of 62 bits that is the same on every node.
+pub fn inode_number(root_fsid: u64, fsid: u64, fileid: u64) -> u64 {
+    if fsid == root_fsid { fileid } else { 1 << 62 | mix(mix(fsid) ^ fileid) >> 2 }
+}
+
+/// A permutation of 64 bits in which each bit depends on all (the finalizer of SplitMix64). Saved nowhere, but part of what
+/// applications see: it must not change.
+fn mix(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
+}
+
 /// Attributes in the kernel's form.
-pub fn for_kernel(attr: &Attr) -> efc_fuse::Attr {
+pub fn for_kernel(attr: &Attr, root_fsid: u64) -> efc_fuse::Attr {
     let time = |time: Time| (u64::from(time.seconds), time.nanos);
     efc_fuse::Attr {
-        ino: attr.fileid,
+        ino: inode_number(root_fsid, attr.fsid, attr.fileid),
         size: attr.size,
         blocks: attr.used.div_ceil(512),
         atime: time(attr.atime),
@@ -303,25 +355,31 @@ pub fn decode_device(device: u32) -> (u32, u32) {
     ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & !0xff))
 }
 
-/// A change of attributes in the server's form; `None` for times that NFSv3 cannot hold (before 1970, after 2106).
-pub fn for_server(change: &efc_fuse::SetAttr) -> Option<SetAttr> {
-    let time = |time: Option<efc_fuse::SetTime>| {
-        Some(match time {
-            None => SetTime::Keep,
-            Some(efc_fuse::SetTime::Now) => SetTime::Now,
-            Some(efc_fuse::SetTime::To { seconds, nanos }) => {
-                SetTime::To(Time { seconds: u32::try_from(seconds).ok()?, nanos })
-            }
-        })
+/// A change of attributes in the server's form.
+pub fn for_server(change: &efc_fuse::SetAttr) -> SetAttr {
+    let time = |time: Option<efc_fuse::SetTime>| match time {
+        None => SetTime::Keep,
+        Some(efc_fuse::SetTime::Now) => SetTime::Now,
+        Some(efc_fuse::SetTime::To { seconds, nanos }) => SetTime::To(nearest_time(seconds, nanos)),
     };
-    Some(SetAttr {
+    SetAttr {
         mode: change.mode.map(|mode| mode & 0o7777),
         uid: change.uid,
         gid: change.gid,
         size: change.size,
-        atime: time(change.atime)?,
-        mtime: time(change.mtime)?,
-    })
+        atime: time(change.atime),
+        mtime: time(change.mtime),
+    }
+}
+
+/// The nearest time that NFSv3 can hold: its seconds are unsigned, of 32 bits, from 1970 to 2106.
+///
+/// A time at or beyond either end is that end, without nanoseconds, as for Linux's own client (`timestamp_truncate`).
+fn nearest_time(seconds: i64, nanos: u32) -> Time {
+    match u32::try_from(seconds) {
+        Ok(seconds) if seconds != 0 && seconds != u32::MAX => Time { seconds, nanos },
+        _ => Time { seconds: seconds.clamp(0, u32::MAX.into()) as u32, nanos: 0 },
+    }
 }
 
 #[cfg(test)]
@@ -437,6 +495,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_is_not_taken_in() {
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
+        cache.learn(7, &attr(1, 1), cache.stamp());
+        let huge = attr(1 << 63, 2);
+        cache.learn(7, &huge, cache.stamp());
+        assert_eq!(cache.fresh(7).expect("known").0.size, 1);
+        cache.learn_or_expire(7, Some(&huge), cache.stamp());
+        assert!(cache.fresh(7).is_none() && !cache.is_told(7, &huge));
+    }
+
+    #[test]
+    fn inode_numbers_tell_file_systems_apart() {
+        assert_eq!(inode_number(1, 1, 2), 2);
+        assert_eq!(inode_number(1, 7, 2), 5_884_430_347_533_855_049, "the same in every release");
+        let numbers = (0..10).flat_map(|fsid| (1..1000).map(move |fileid| inode_number(1, fsid, fileid)));
+        assert_eq!(numbers.collect::<std::collections::HashSet<_>>().len(), 9990);
+    }
+
+    #[test]
     fn device_numbers_survive() {
         for device in [(0, 0), (8, 1), (4095, (1 << 20) - 1), (1, 256)] {
             assert_eq!(decode_device(encode_device(device)), device);
@@ -444,13 +521,21 @@ mod tests {
     }
 
     #[test]
-    fn times_out_of_range_are_refused() {
-        let at = |seconds| efc_fuse::SetAttr {
-            mtime: Some(efc_fuse::SetTime::To { seconds, nanos: 0 }),
-            ..Default::default()
+    fn times_out_of_range_are_the_nearest() {
+        let sent = |seconds| {
+            let mtime = Some(efc_fuse::SetTime::To { seconds, nanos: 5 });
+            match for_server(&efc_fuse::SetAttr { mtime, ..Default::default() }).mtime {
+                SetTime::To(time) => (time.seconds, time.nanos),
+                _ => panic!("no time is sent"),
+            }
         };
-        assert!(for_server(&at(-1)).is_none());
-        assert!(for_server(&at(1 << 32)).is_none());
-        assert!(for_server(&at((1 << 32) - 1)).is_some());
+        assert_eq!(sent(1), (1, 5));
+        for seconds in [0, -1, i64::MIN] {
+            assert_eq!(sent(seconds), (0, 0));
+        }
+        assert_eq!(sent(i64::from(u32::MAX) - 1), (u32::MAX - 1, 5));
+        for seconds in [i64::from(u32::MAX), 1 << 32, i64::MAX] {
+            assert_eq!(sent(seconds), (u32::MAX, 0));
+        }
     }
 }

@@ -6,23 +6,46 @@
 //! system call whether the same thread still lives, since procfs binds an open file to the thread and not to its
 //! number. A thread that calls `setgroups(2)` and keeps uid and gid is seen within [`GROUPS_TTL`].
 //!
+//! Each caller that is remembered costs a descriptor. They are given up before others are short of them; where there is
+//! none even so, the request fails: without its groups it would be refused what its caller may do.
+//!
 //! Where mounts may be id-mapped a request carries neither uid nor gid: [`super::mapped_callers`].
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use efc_fuse::Errno;
 use efc_nfs::Cred;
 
 use super::mapped_callers::MappedCallers;
+use crate::descriptors;
 use crate::id_maps::IdMaps;
 
 /// How long a living thread's groups are believed.
 const GROUPS_TTL: Duration = Duration::from_millis(500);
-/// Most callers remembered; each holds a descriptor.
+/// Most callers remembered, if there are descriptors enough.
 const CALLERS_MAX: usize = 256;
+
+/// Why a caller's groups are not known.
+pub(super) enum Unknown {
+    /// It is a kernel thread, lives in another pid namespace, or is dead by now.
+    Caller,
+    /// This process or the node has no descriptor or no memory left to look.
+    NoDescriptor(io::Error),
+}
+
+impl From<io::Error> for Unknown {
+    fn from(error: io::Error) -> Unknown {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Unknown::NoDescriptor(error),
+            _ => Unknown::Caller,
+        }
+    }
+}
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 struct Caller {
@@ -38,56 +61,71 @@ struct Known {
 }
 
 /// The callers seen lately.
-#[derive(Default)]
 pub struct Credentials {
     callers: Mutex<HashMap<Caller, Known>>,
+    callers_max: usize,
     mapped: Option<MappedCallers>,
 }
 
 impl Credentials {
     /// With `id_maps`, of callers behind mounts that may be id-mapped.
     pub fn new(id_maps: Option<IdMaps>) -> Credentials {
-        Credentials { callers: Mutex::default(), mapped: id_maps.map(MappedCallers::new) }
+        // At most half of all descriptors: connections, pipes and the kernel's device need some too.
+        let callers_max = CALLERS_MAX.min(descriptors::limit() / 2);
+        let mapped = id_maps.map(|id_maps| MappedCallers::new(id_maps, callers_max));
+        Credentials { callers: Mutex::default(), callers_max, mapped }
     }
 
     /// The credential of a request. A caller that cannot be looked up (a kernel thread, another pid namespace, dead
-    /// by now) has no supplementary groups.
-    pub fn of(&self, tid: u32, uid: u32, gid: u32) -> Cred {
+    /// by now) has no supplementary groups. EIO if this process has no descriptor left to look.
+    pub fn of(&self, tid: u32, uid: u32, gid: u32) -> Result<Cred, Errno> {
         if let Some(mapped) = &self.mapped {
             return mapped.of(tid, uid, gid);
         }
-        let groups = if tid == 0 { Arc::from([]) } else { self.groups(Caller { tid, uid, gid }) };
-        Cred { uid, gid, groups }
+        let groups = if tid == 0 { Arc::from([]) } else { self.groups(Caller { tid, uid, gid })? };
+        Ok(Cred { uid, gid, groups })
     }
 
-    fn groups(&self, caller: Caller) -> Arc<[u32]> {
+    fn groups(&self, caller: Caller) -> Result<Arc<[u32]>, Errno> {
         let mut callers = self.callers.lock().expect("callers lock");
         if let Some(known) = callers.get(&caller)
             && known.read_at.elapsed() < GROUPS_TTL
             && known.comm.read_at(&mut [0; 1], 0).is_ok()
         {
-            return known.groups.clone();
+            return Ok(known.groups.clone());
         }
-        let Some(known) = look_up(caller.tid) else {
-            callers.remove(&caller);
-            return Arc::from([]);
-        };
-        if callers.len() >= CALLERS_MAX {
+        callers.remove(&caller);
+        if callers.len() >= self.callers_max {
             callers.clear();
         }
+        let looked_up = look_up(caller.tid).or_else(|unknown| match unknown {
+            Unknown::Caller => Err(unknown),
+            Unknown::NoDescriptor(_) => {
+                callers.clear();
+                look_up(caller.tid)
+            }
+        });
+        let known = match looked_up {
+            Ok(known) => known,
+            Err(Unknown::Caller) => return Ok(Arc::from([])),
+            Err(Unknown::NoDescriptor(error)) => {
+                log::error!("cannot find the groups of thread {} out ({error}): its request fails", caller.tid);
+                return Err(Errno(libc::EIO));
+            }
+        };
         let groups = known.groups.clone();
         callers.insert(caller, known);
-        groups
+        Ok(groups)
     }
 }
 
-fn look_up(tid: u32) -> Option<Known> {
+fn look_up(tid: u32) -> Result<Known, Unknown> {
     // Opened first: if the thread ends in between, a later read of `comm` tells, and the groups are read again.
-    let comm = File::open(format!("/proc/{tid}/comm")).ok()?;
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"))?;
+    let comm = File::open(format!("/proc/{tid}/comm"))?;
+    let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).ok_or(Unknown::Caller)?;
     let groups = groups.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
-    Some(Known { comm, groups, read_at: Instant::now() })
+    Ok(Known { comm, groups, read_at: Instant::now() })
 }
 
 #[cfg(test)]
@@ -96,22 +134,23 @@ mod tests {
 
     #[test]
     fn own_groups_and_unknown_callers() {
-        let credentials = Credentials::default();
+        let credentials = Credentials::new(None);
         let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
         let expected: Vec<u32> = rustix::process::getgroups().expect("groups").iter().map(|g| g.as_raw()).collect();
         for _ in 0..2 {
-            let mut groups = credentials.of(tid, 0, 0).groups.to_vec();
+            let mut groups = credentials.of(tid, 0, 0).expect("a living thread").groups.to_vec();
             groups.sort_unstable();
             assert_eq!(groups, expected);
         }
-        assert!(credentials.of(0, 1, 2).groups.is_empty());
-        assert!(credentials.of(u32::MAX >> 1, 1, 2).groups.is_empty());
+        for unknown in [0, u32::MAX >> 1] {
+            assert!(credentials.of(unknown, 1, 2).expect("nobody's").groups.is_empty());
+        }
     }
 
     #[test]
     fn a_dead_thread_is_noticed() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep starts");
-        let known = look_up(child.id()).expect("a living process");
+        let known = look_up(child.id()).ok().expect("a living process");
         child.kill().and_then(|()| child.wait()).expect("sleep ends");
         assert!(known.comm.read_at(&mut [0; 1], 0).is_err());
     }

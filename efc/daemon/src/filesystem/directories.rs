@@ -3,18 +3,29 @@
 //! The offset that FUSE carries is the server's cookie, and the cookie verifier is part of the saved state, so that a
 //! directory stream goes on after this daemon. Pages are fetched with READDIRPLUS and kept per open directory until
 //! they are used up: the kernel asks for a few entries at a time, the server is asked for many.
+//!
+//! A listing is whole or it fails: a page that brings nothing and is not the last, a cookie that is void or that leads
+//! in a circle is never the end. What is known of a stream for that is in [`super::listing`].
 
+use std::time::Duration;
+
+use async_io::Timer;
 use efc_fuse::{Directory, Errno, OpenReply};
-use efc_nfs::{Cred, DirEntry, DirPage, FileHandle, Status};
+use efc_nfs::{Circle, Cred, DirEntry, Error, FileHandle, Status};
 
 use super::attributes::Stamp;
+use super::listing::{History, Place};
 use super::{Answer, Caller, Inner, Response, attributes};
 use crate::errno::errno;
 
 /// Bytes asked of the server per page.
 const PAGE_BYTES: u32 = 256 << 10;
-/// Pages read while looking for the place of a stream whose cookies the server has given up.
-const RESUME_PAGES_MAX: u32 = 100_000;
+/// How often a listing is read anew without a name that is new.
+const RESTARTS_MAX: u32 = 10;
+/// Pause before the second of them; it doubles.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// How often a listing is read anew though it is not known what was given out, so that names may come twice.
+const BLIND_RESTARTS_MAX: u32 = 16;
 
 /// One open of a directory.
 pub struct OpenDirectory {
@@ -24,20 +35,27 @@ pub struct OpenDirectory {
     stream: tokio::sync::Mutex<Stream>,
 }
 
-/// The page that entries are taken from.
+/// The page that entries are taken from, and its place in the listing.
 struct Stream {
     verifier: [u8; 8],
+    /// The verifier in the saved state: that of the place that the kernel holds.
+    saved_verifier: [u8; 8],
     entries: Vec<DirEntry>,
     /// The next entry to give out.
     next: usize,
-    /// The cookie that leads to it.
+    /// The place behind the last entry given out.
     position: u64,
+    /// Where the next page begins.
+    next_page: u64,
     /// No page follows this one.
     is_last: bool,
     /// When this page was asked for.
     sent: Option<Stamp>,
-    /// The last name given out: where to go on when the cookies are void.
-    last_name: Vec<u8>,
+    history: History,
+    circle: Circle,
+    /// Times that the listing was read anew since a name was given out.
+    restarts: u32,
+    blind_restarts: u32,
 }
 
 impl OpenDirectory {
@@ -45,12 +63,17 @@ impl OpenDirectory {
     pub fn resumed(node: u64, handle: FileHandle, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
         let stream = Stream {
             verifier,
+            saved_verifier: verifier,
             entries: Vec::new(),
             next: 0,
             position: 0,
+            next_page: 0,
             is_last: false,
             sent: None,
-            last_name: Vec::new(),
+            history: History::unknown(),
+            circle: Circle::default(),
+            restarts: 0,
+            blind_restarts: 0,
         };
         OpenDirectory { node, handle, cred, stream: tokio::sync::Mutex::new(stream) }
     }
@@ -80,13 +103,17 @@ impl Inner {
         if offset == 0 || offset != stream.position {
             stream.go_to(offset);
         }
+        if stream.verifier != stream.saved_verifier && stream.history.is_valid() {
+            self.state.set_cookie_verifier(fh, stream.verifier);
+            stream.saved_verifier = stream.verifier;
+        }
         let mut page = Directory::new(size, plus);
         loop {
             let is_full = self.fill(&directory, &mut stream, &mut page, plus)?;
             if is_full || stream.is_last || !page.is_empty() {
                 return Ok(Response::Directory(page));
             }
-            self.fetch(fh, &directory, &mut stream).await?;
+            self.fetch(&directory, &mut stream).await?;
         }
     }
 
@@ -100,115 +127,161 @@ impl Inner {
     ) -> Result<bool, Errno> {
         while let Some(entry) = stream.entries.get(stream.next) {
             let is_hidden = !self.orphans.is_empty() && self.orphans.hides(&directory.handle, &entry.name);
-            if !is_hidden && !self.push(directory.node, page, entry, plus, stream.sent)? {
+            if !is_hidden && !self.push(directory, page, entry, plus, stream.sent)? {
                 return Ok(true);
             }
-            stream.position = entry.cookie;
-            stream.last_name.clone_from(&entry.name);
-            stream.next += 1;
+            stream.give_out();
         }
         Ok(false)
     }
 
     fn push(
         &self,
-        parent: u64,
+        directory: &OpenDirectory,
         page: &mut Directory,
         entry: &DirEntry,
         plus: bool,
         sent: Option<Stamp>,
     ) -> Result<bool, Errno> {
-        let kind = entry.attr.map_or(0, |attr| (attributes::format_bits(attr.kind) >> 12) as u8);
         let is_dots = entry.name == b"." || entry.name == b"..";
-        let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots)
-        else {
-            return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
-        };
-        if self.has_grown_unseen(&handle, &attr) {
-            // Its size must not be told yet: a name alone tells the kernel nothing.
-            return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
+        let mut looked_up = None;
+        // A size that has grown must not be told yet: a name alone tells the kernel nothing.
+        if let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots)
+            && !self.has_grown_unseen(&handle, &attr)
+        {
+            match self.entry(directory.node, &handle, &attr, sent) {
+                Ok(found) => looked_up = Some((found, handle)),
+                // Attributes that cannot be, or no memory for a node: the name is told alone, and who wants to know
+                // more asks for more.
+                Err(Errno(libc::EIO | libc::ENOMEM)) => {}
+                Err(errno) => return Err(errno),
+            }
         }
-        let Ok(looked_up) = self.entry(parent, &handle, &attr, sent) else {
-            // No memory for the node: who wants more of it than the name hears so.
-            return Ok(page.push(entry.fileid, entry.cookie, kind, &entry.name, None));
-        };
-        let fits = page.push(entry.fileid, entry.cookie, kind, &entry.name, Some(&looked_up));
-        if fits {
-            self.names.learn(parent, &entry.name, &handle);
-        } else {
-            self.state.forget_node(looked_up.node, 1);
+        let (ino, kind) = self.number_and_kind(directory, entry);
+        let found = looked_up.as_ref().map(|(found, _)| found);
+        let fits = page.push(ino, entry.cookie, kind, &entry.name, found);
+        match looked_up {
+            Some((_, handle)) if fits => self.names.learn(directory.node, &entry.name, &handle),
+            Some((found, _)) => drop(self.state.forget_node(found.node, 1)),
+            None => {}
         }
         Ok(fits)
     }
 
-    /// Fetches the page behind the stream's position.
-    async fn fetch(&self, fh: u64, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
+    /// The inode number of an entry, and its DT_* type if that is known. A listing without attributes has the number that
+    /// the entry has in the directory's own file system.
+    fn number_and_kind(&self, directory: &OpenDirectory, entry: &DirEntry) -> (u64, u8) {
+        let of_directory = || self.attrs.last_seen(directory.node).map(|attr| attr.fsid);
+        let root_fsid = self.root_fsid.get().copied();
+        match entry.attr {
+            Some(attr) => {
+                let ino = attributes::inode_number(root_fsid.unwrap_or(attr.fsid), attr.fsid, attr.fileid);
+                (ino, (attributes::format_bits(attr.kind) >> 12) as u8)
+            }
+            None => match (root_fsid, of_directory()) {
+                (Some(root), Some(fsid)) => (attributes::inode_number(root, fsid, entry.fileid), 0),
+                _ => (entry.fileid, 0),
+            },
+        }
+    }
+
+    /// Fetches the page behind the last one. It may be empty, of names that were given out already.
+    async fn fetch(&self, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
         let sent = self.attrs.stamp();
-        let asked =
-            self.client.readdirplus(&directory.cred, &directory.handle, stream.position, stream.verifier, PAGE_BYTES);
+        let (cookie, verifier) = (stream.next_page, stream.verifier);
+        let asked = self.client.list(&directory.cred, &directory.handle, cookie, verifier, PAGE_BYTES);
         let page = match asked.await {
             Ok(page) => page,
-            Err(error) if error.is(Status::BadCookie) || error.is(Status::NotSync) => {
-                self.find_again(directory, &stream.last_name).await?
-            }
-            Err(error) if error.is(Status::NotSupp) => self.fetch_names(directory, stream).await?,
+            Err(error) if is_void(&error) => return stream.begin_anew().await,
             Err(error) => return Err(errno(&error)),
         };
-        if page.verifier != stream.verifier {
-            self.state.set_cookie_verifier(fh, page.verifier);
+        if let Some(last) = page.entries.last() {
+            if stream.circle.closes(last.cookie) {
+                log::warn!("a listing of the server goes in a circle: it ends with an error");
+                return Err(Errno(libc::EIO));
+            }
+            stream.next_page = last.cookie;
         }
         stream.verifier = page.verifier;
-        // An empty page that is not the last would never end.
-        stream.is_last = page.eof || page.entries.is_empty();
+        stream.is_last = page.eof;
         stream.entries = page.entries;
+        stream.entries.retain(|entry| !stream.history.skips(&entry.name));
         stream.next = 0;
         stream.sent = Some(sent);
         Ok(())
     }
+}
 
-    /// READDIR, for servers without READDIRPLUS.
-    async fn fetch_names(&self, directory: &OpenDirectory, stream: &Stream) -> Result<DirPage, Errno> {
-        let (position, verifier) = (stream.position, stream.verifier);
-        let asked = self.client.readdir(&directory.cred, &directory.handle, position, verifier, PAGE_BYTES);
-        asked.await.map_err(|error| errno(&error))
-    }
-
-    /// Reads from the beginning until behind the last name given out.
-    async fn find_again(&self, directory: &OpenDirectory, last_name: &[u8]) -> Result<DirPage, Errno> {
-        let (mut cookie, mut verifier) = (0, [0; 8]);
-        for _ in 0..RESUME_PAGES_MAX {
-            let asked = self.client.readdirplus(&directory.cred, &directory.handle, cookie, verifier, PAGE_BYTES);
-            let mut page = asked.await.map_err(|error| errno(&error))?;
-            if let Some(index) = page.entries.iter().position(|entry| entry.name == last_name) {
-                page.entries.drain(..=index);
-                return Ok(page);
-            }
-            let Some(last) = page.entries.last() else { break };
-            if page.eof {
-                break;
-            }
-            (cookie, verifier) = (last.cookie, page.verifier);
-        }
-        Err(Errno(libc::EIO)) // the name is gone as well: there is no telling what was given out already
-    }
+/// Does the server not know the cookie any more?
+fn is_void(error: &Error) -> bool {
+    error.is(Status::BadCookie) || error.is(Status::NotSync)
 }
 
 impl Stream {
+    /// The next entry is given out, or is one that nobody sees.
+    fn give_out(&mut self) {
+        let entry = &self.entries[self.next];
+        self.position = entry.cookie;
+        self.history.add(&entry.name, entry.cookie);
+        self.next += 1;
+        self.restarts = 0;
+    }
+
     /// Continues at `offset`, which may lie in the page at hand.
     fn go_to(&mut self, offset: u64) {
-        let index = self.entries.iter().position(|entry| entry.cookie == offset);
-        match index {
-            Some(index) if offset != 0 => self.next = index + 1,
-            _ => {
-                self.entries.clear();
-                self.next = 0;
-                self.is_last = false;
+        if offset == 0 {
+            self.history.begin();
+            self.blind_restarts = 0;
+            self.restarts = 0;
+            return self.turn_to(0, 0, [0; 8]);
+        }
+        if let Some(index) = self.entries.iter().position(|entry| entry.cookie == offset) {
+            while self.next <= index {
+                self.give_out();
+            }
+            self.history.go_back(offset);
+            self.next = index + 1;
+            self.position = offset;
+            return;
+        }
+        match self.history.go_back(offset) {
+            Place::Valid => self.turn_to(offset, offset, self.verifier),
+            Place::Void => self.turn_to(offset, 0, [0; 8]),
+            Place::Unknown => {
+                self.history.forget();
+                self.turn_to(offset, offset, self.verifier);
             }
         }
-        if offset == 0 {
-            self.verifier = [0; 8];
-            self.last_name.clear();
+    }
+
+    /// The next page is that behind `cookie`.
+    fn turn_to(&mut self, position: u64, cookie: u64, verifier: [u8; 8]) {
+        self.entries.clear();
+        self.next = 0;
+        self.is_last = false;
+        self.circle = Circle::default();
+        self.position = position;
+        self.next_page = cookie;
+        self.verifier = verifier;
+    }
+
+    /// The cookies are void: the listing is read from its beginning, without the names that were given out.
+    async fn begin_anew(&mut self) -> Result<(), Errno> {
+        if self.restarts >= RESTARTS_MAX || self.blind_restarts >= BLIND_RESTARTS_MAX {
+            log::warn!("a directory changes so fast that the server cannot list it: the listing ends with an error");
+            return Err(Errno(libc::EIO));
         }
-        self.position = offset;
+        if self.restarts > 0 {
+            Timer::after(RESTART_PAUSE_MIN * (1 << (self.restarts - 1))).await;
+        }
+        self.restarts += 1;
+        if self.history.is_known() {
+            self.history.void_cookies();
+        } else {
+            self.blind_restarts += 1;
+            self.history.begin_anew(self.position);
+        }
+        self.turn_to(self.position, 0, [0; 8]);
+        Ok(())
     }
 }

@@ -15,6 +15,7 @@ use efc_fuse::{Errno, OpenReply};
 use efc_nfs::{Attr, Cred, FileHandle, FileType, Payload, access};
 
 use super::attributes::Stamp;
+use super::mutations::Objects;
 use super::versions::Version;
 use super::whole_files::Ticket;
 use super::{Answer, Caller, Inner, ReadRequest, Response, interrupts};
@@ -53,9 +54,14 @@ impl OpenFile {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
     }
 
-    /// Does each write go to the end of the file?
-    pub(super) fn appends(&self) -> bool {
+    /// Is it opened to append?
+    fn appends(&self) -> bool {
         self.flags & libc::O_APPEND as u32 != 0
+    }
+
+    /// Can it be mapped for others to see?
+    fn is_mappable(&self) -> bool {
+        self.flags & libc::O_ACCMODE as u32 == libc::O_RDWR as u32
     }
 }
 
@@ -172,13 +178,14 @@ impl Inner {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
-        } else if file.appends() {
-            // We place the data at the server's end of file, which the kernel may not know: its pages must not be
-            // filled at the place that it believes in.
+        } else if file.appends() && (!file.is_mappable() || self.state.maps_direct_io()) {
+            // We place the data at the server's end of file, which the kernel may not know: its pages should not be
+            // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
         }
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
+        self.failures.opened(fh, file.node);
         let mut open = self.open.lock().expect("open files lock");
         *open.opens.entry(file.handle).or_default() += 1;
         open.files.insert(fh, Arc::new(file));
@@ -226,7 +233,7 @@ impl Inner {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
             Payload::Buffer(buffer) => (buffer, done.count as usize),
         };
-        if done.eof || done.count == 0 {
+        if done.eof {
             return Ok(Response::Data(buffer, 0..filled));
         }
         let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..read.size as usize).await?;
@@ -265,7 +272,7 @@ impl Inner {
                 self.attrs.learn(file.node, attr, sent);
             }
             filled += read.count as usize;
-            if read.eof || read.count == 0 {
+            if read.eof {
                 break;
             }
         }
@@ -283,20 +290,36 @@ impl Inner {
     ///
     /// The files of a process that ends are closed by its exit, which no signal interrupts and whose result nobody
     /// reads: there the commit goes on in the background, so that a killed process does not wait for an absent server.
-    pub(super) async fn flush(self: &Arc<Self>, fh: u64, tid: u32) -> Answer {
+    pub(super) async fn flush(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64, tid: u32) -> Answer {
         let file = self.file(fh)?;
-        if self.has_uncommitted(file.node) && interrupts::is_exiting(tid) {
-            self.commit_detached(file.node);
+        if resent {
+            self.tell_again(unique, fh, file.node)?;
+        }
+        let (has_uncommitted, is_untold) =
+            (self.has_uncommitted(file.node), self.failures.unheard(fh, file.node).is_some());
+        if !has_uncommitted && !is_untold {
             return Ok(Response::Empty);
         }
-        self.commit(file.node).await?;
+        if interrupts::is_exiting(tid) {
+            if has_uncommitted {
+                self.commit_detached(file.node);
+            }
+            return Ok(Response::Empty); // and what it would be told, others with this open description still hear
+        }
+        self.commit(file.node).await;
+        self.tell_failure(unique, fh, file.node)?;
         Ok(Response::Empty)
     }
 
     /// FSYNC: what was written through this file is on stable storage.
-    pub(super) async fn sync(&self, fh: u64) -> Answer {
+    pub(super) async fn sync(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64) -> Answer {
         let file = self.file(fh)?;
-        self.commit(file.node).await?;
+        if resent {
+            self.tell_again(unique, fh, file.node)?;
+        }
+        self.after_abandoned(Objects::file(file.node)).await;
+        self.commit(file.node).await;
+        self.tell_failure(unique, fh, file.node)?;
         Ok(Response::Empty)
     }
 
@@ -312,6 +335,7 @@ impl Inner {
     fn take_open(&self, fh: u64) -> Option<Arc<OpenFile>> {
         let mut open = self.open.lock().expect("open files lock");
         let file = open.files.remove(&fh)?;
+        self.failures.closed(fh);
         if let Some(opens) = open.opens.get_mut(&file.handle) {
             *opens -= 1;
             if *opens == 0 {
@@ -321,12 +345,20 @@ impl Inner {
         Some(file)
     }
 
+    /// Closes an open that the kernel was not told of.
+    pub(super) fn close(self: &Arc<Self>, fh: u64) {
+        if let Some(file) = self.take_open(fh) {
+            self.state.close_handle(fh);
+            self.remove_if_closed(&file.handle);
+        }
+    }
+
     pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {
         let Some(file) = self.take_open(fh) else { return Ok(Response::Empty) };
         self.state.close_handle(fh);
         // Pages of a shared mapping may be written after the last FLUSH.
         if file.is_writable() {
-            self.commit_for_nobody(file.node).await;
+            self.commit(file.node).await;
         }
         self.remove_if_closed(&file.handle);
         Ok(Response::Empty)

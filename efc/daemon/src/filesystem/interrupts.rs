@@ -3,14 +3,16 @@
 //! A hard mount waits for its server, and file system calls are not interruptible: programs do not expect EINTR from
 //! `open(2)` or `read(2)` of a file (the Go runtime signals its own threads all the time). So a signal alone changes
 //! nothing, as with the kernel's NFS client. But a caller with SIGKILL pending will see no result, and must not stay
-//! in D state for as long as its server is away: its request is answered EINTR at once and the call is forgotten.
-//! Whether the server executed it is then as uncertain as for any process killed in a system call.
+//! in D state for as long as its server is away: its request is answered EINTR at once. A call that only asks is forgotten; one
+//! that changes something goes on without it ([`super::mutations`]) once it may be on the wire. Whether the server executes it
+//! is then as uncertain as for any process killed in a system call.
 //!
 //! The kernel says so only once, at the first signal, so interrupted requests are looked at again until they end.
 
 use std::collections::HashMap;
 use std::fs;
 use std::future::{Future, poll_fn};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -29,9 +31,28 @@ struct Signal {
     waker: Option<Waker>,
 }
 
+/// How far a request has come, and whether its caller was killed.
+#[derive(Default)]
+pub struct Progress {
+    signal: Mutex<Signal>,
+    may_be_sent: AtomicBool,
+}
+
+impl Progress {
+    /// A call that changes something leaves now, or a predecessor may have sent one.
+    pub fn set_sent(&self) {
+        self.may_be_sent.store(true, Ordering::Relaxed);
+    }
+
+    /// May the server execute something for the request that it has not answered?
+    pub fn may_be_sent(&self) -> bool {
+        self.may_be_sent.load(Ordering::Relaxed)
+    }
+}
+
 struct Running {
     tid: u32,
-    signal: Arc<Mutex<Signal>>,
+    progress: Arc<Progress>,
 }
 
 /// Requests that are being served.
@@ -42,15 +63,14 @@ pub struct Interrupts {
 
 /// Ends with `None` when the caller was killed.
 pub async fn run<T>(
-    interrupts: &Arc<Interrupts>,
-    unique: u64,
-    tid: u32,
+    interrupts: &Interrupts,
+    progress: &Arc<Progress>,
+    (unique, tid): (u64, u32),
     operation: impl Future<Output = T>,
 ) -> Option<T> {
-    let signal = Arc::new(Mutex::new(Signal::default()));
-    interrupts.lock().insert(unique, Running { tid, signal: signal.clone() });
+    interrupts.lock().insert(unique, Running { tid, progress: progress.clone() });
     let killed = poll_fn(|context| {
-        let mut signal = signal.lock().expect("signal lock");
+        let mut signal = progress.signal.lock().expect("signal lock");
         if signal.killed {
             return Poll::Ready(None);
         }
@@ -84,11 +104,11 @@ impl Interrupts {
 
     /// `None`: there is no such request, or none yet. `Some(false)`: it ends now because its caller was killed.
     fn is_unkilled(&self, unique: u64) -> Option<bool> {
-        let (tid, signal) = self.lock().get(&unique).map(|running| (running.tid, running.signal.clone()))?;
+        let (tid, progress) = self.lock().get(&unique).map(|running| (running.tid, running.progress.clone()))?;
         if !is_killed(tid) {
             return Some(true);
         }
-        let mut signal = signal.lock().expect("signal lock");
+        let mut signal = progress.signal.lock().expect("signal lock");
         signal.killed = true;
         let waker = signal.waker.take();
         drop(signal);
@@ -149,8 +169,8 @@ mod tests {
 
     #[test]
     fn a_request_of_a_dead_caller_ends() {
-        let interrupts = Arc::new(Interrupts::default());
-        let never = run(&interrupts, 5, u32::MAX >> 1, std::future::pending::<()>());
+        let (interrupts, progress) = (Arc::new(Interrupts::default()), Arc::default());
+        let never = run(&interrupts, &progress, (5, u32::MAX >> 1), std::future::pending::<()>());
         let waiting = interrupts.clone();
         let interrupter = std::thread::spawn(move || {
             while waiting.lock().is_empty() {
@@ -164,9 +184,9 @@ mod tests {
 
     #[test]
     fn an_interrupt_may_overtake_its_request() {
-        let interrupts = Arc::new(Interrupts::default());
+        let (interrupts, progress) = (Arc::new(Interrupts::default()), Arc::default());
         interrupts.interrupt(7);
-        let never = run(&interrupts, 7, u32::MAX >> 1, std::future::pending::<()>());
+        let never = run(&interrupts, &progress, (7, u32::MAX >> 1), std::future::pending::<()>());
         let limit = async {
             async_io::Timer::after(Duration::from_secs(10)).await;
             Some(())
@@ -176,9 +196,9 @@ mod tests {
 
     #[test]
     fn a_signal_that_does_not_kill_changes_nothing() {
-        let interrupts = Arc::new(Interrupts::default());
+        let (interrupts, progress) = (Arc::new(Interrupts::default()), Arc::default());
         let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
-        let slow = run(&interrupts, 6, own, async {
+        let slow = run(&interrupts, &progress, (6, own), async {
             interrupts.interrupt(6);
             async_io::Timer::after(LOOK_AGAIN * 3).await;
         });

@@ -11,15 +11,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use efc_fuse::UNTOLD;
+use efc_fuse::{Errno, UNTOLD};
 use efc_nfs::Cred;
 
+use super::credentials::Unknown;
 use crate::id_maps::{IdMap, IdMaps};
 
 /// How long a living thread's mounts are believed.
 const MAP_TTL: Duration = Duration::from_millis(500);
-/// Most threads remembered; each holds a descriptor.
-const THREADS_MAX: usize = 256;
 /// Of `/proc/TID/status`: as much as holds ids and the first groups; AUTH_SYS carries 16.
 const STATUS_MAX: usize = 2048;
 /// Who has no id on the file system.
@@ -49,47 +48,61 @@ struct Asked {
 pub struct MappedCallers {
     id_maps: IdMaps,
     threads: Mutex<HashMap<u32, Arc<Thread>>>,
+    /// Most threads remembered; each holds a descriptor.
+    threads_max: usize,
 }
 
 impl MappedCallers {
-    /// Maps come from `id_maps`.
-    pub fn new(id_maps: IdMaps) -> MappedCallers {
-        MappedCallers { id_maps, threads: Mutex::default() }
+    /// Maps come from `id_maps`; at most `threads_max` descriptors are held.
+    pub fn new(id_maps: IdMaps, threads_max: usize) -> MappedCallers {
+        MappedCallers { id_maps, threads: Mutex::default(), threads_max }
     }
 
-    /// The credential of a request of a thread, of which the kernel told `uid` and `gid`, or [`UNTOLD`].
-    pub fn of(&self, tid: u32, uid: u32, gid: u32) -> Cred {
-        let found = self.ids(tid).map(|(thread, ids)| mapped(&ids, self.map(tid, &thread, &ids).as_deref()));
-        told(found, uid, gid)
+    /// The credential of a request of a thread, of which the kernel told `uid` and `gid`, or [`UNTOLD`]. EIO if it cannot be
+    /// found out.
+    pub fn of(&self, tid: u32, uid: u32, gid: u32) -> Result<Cred, Errno> {
+        let found = match self.ids(tid) {
+            Ok((thread, ids)) => Some(mapped(&ids, self.map(tid, &thread, &ids)?.as_deref())),
+            Err(Unknown::Caller) => None,
+            Err(Unknown::NoDescriptor(error)) => {
+                log::error!("cannot find out who thread {tid} is ({error}): its request fails");
+                return Err(Errno(libc::EIO));
+            }
+        };
+        Ok(told(found, uid, gid))
     }
 
-    fn ids(&self, tid: u32) -> Option<(Arc<Thread>, Ids)> {
+    fn ids(&self, tid: u32) -> Result<(Arc<Thread>, Ids), Unknown> {
         let known = self.threads.lock().expect("threads lock").get(&tid).cloned();
         // procfs binds an open file to the thread, not to its number: reading one of a thread that has ended fails.
         if let Some(thread) = known
             && let Some(ids) = read_ids(&thread.status)
         {
-            return Some((thread, ids));
+            return Ok((thread, ids));
         }
-        let status = File::open(format!("/proc/{tid}/status")).ok()?;
-        let ids = read_ids(&status)?;
+        let path = format!("/proc/{tid}/status");
+        let status = File::open(&path).or_else(|_| {
+            self.threads.lock().expect("threads lock").clear(); // it may be their descriptors that are missing
+            File::open(&path)
+        })?;
+        let ids = read_ids(&status).ok_or(Unknown::Caller)?;
         let thread = Arc::new(Thread { status, asked: Mutex::default() });
         let mut threads = self.threads.lock().expect("threads lock");
-        if threads.len() >= THREADS_MAX {
+        if threads.len() >= self.threads_max {
             threads.clear();
         }
         threads.insert(tid, thread.clone());
-        Some((thread, ids))
+        Ok((thread, ids))
     }
 
-    fn map(&self, tid: u32, thread: &Thread, ids: &Ids) -> Option<Arc<IdMap>> {
+    fn map(&self, tid: u32, thread: &Thread, ids: &Ids) -> Result<Option<Arc<IdMap>>, Errno> {
         let mut asked = thread.asked.lock().expect("map lock");
         match &*asked {
-            Some(asked) if asked.ids == *ids && asked.at.elapsed() < MAP_TTL => asked.map.clone(),
+            Some(asked) if asked.ids == *ids && asked.at.elapsed() < MAP_TTL => Ok(asked.map.clone()),
             _ => {
-                let map = self.id_maps.of(tid).map(Arc::new);
+                let map = self.id_maps.of(tid).map_err(|_| Errno(libc::EIO))?.map(Arc::new);
                 *asked = Some(Asked { ids: ids.clone(), at: Instant::now(), map: map.clone() });
-                map
+                Ok(map)
             }
         }
     }

@@ -12,10 +12,13 @@
 mod attributes;
 mod credentials;
 mod directories;
+mod failures;
 mod files;
 mod growth;
 mod interrupts;
+mod listing;
 mod mapped_callers;
+mod mutations;
 mod namespace;
 mod once;
 mod orphans;
@@ -26,8 +29,9 @@ mod writes;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use efc_buffer::{Buffer, Pipe};
@@ -36,14 +40,16 @@ use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operati
 use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 
 use crate::errno::errno;
-use crate::executor;
+use crate::{executor, saved_server};
 use attributes::{AttrCache, Stamp};
-use interrupts::Interrupts;
+use failures::Failures;
+use interrupts::{Interrupts, Progress};
+use mutations::{Mutations, Objects};
 use once::Names;
 use orphans::Orphans;
 use permissions::RootSearches;
 use whole_files::WholeFiles;
-use writes::Writes;
+use writes::{Place, Writes};
 
 pub use attributes::format_bits;
 pub use credentials::Credentials;
@@ -78,10 +84,14 @@ struct Inner {
     open: Mutex<OpenFiles>,
     whole_files: WholeFiles,
     writes: Writes,
+    failures: Failures,
+    mutations: Arc<Mutations>,
     orphans: Orphans,
     root_searches: RootSearches,
     names: Names,
     silly_names: AtomicU64,
+    /// The file system of the dataset's root; empty until a session that 0.1.0 has begun has asked for it.
+    root_fsid: OnceLock<u64>,
 }
 
 /// Open files and directories by fh, and how often each file is open, by its handle: no node index is needed to tell.
@@ -127,6 +137,7 @@ struct Caller {
     /// What a predecessor had begun for this request.
     earlier: Option<Intent>,
     may_be_done: bool,
+    progress: Arc<Progress>,
 }
 
 impl Efc {
@@ -139,21 +150,25 @@ impl Efc {
         credentials: Credentials,
         settings: Settings,
     ) -> Efc {
+        let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         let inner = Inner {
             client,
             info,
             notifier,
             settings,
-            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max),
+            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
             whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
+            failures: Failures::load(state.clone()),
+            mutations: Arc::default(),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.entry_ttl),
             names: Names::default(),
             silly_names: AtomicU64::new(0),
+            root_fsid,
             state,
         };
         inner.reopen();
@@ -182,6 +197,7 @@ impl Efc {
     /// Sends what is uncommitted, waiting at most `limit`: the session ends.
     pub fn finish(&self, limit: Duration) {
         let all = async {
+            self.0.mutations.all_settled().await;
             self.0.commit_all().await;
             self.0.reap_unopened_orphans().await;
         };
@@ -190,6 +206,19 @@ impl Efc {
             log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
         };
         futures_lite::future::block_on(futures_lite::future::or(all, late));
+    }
+
+    /// The client below.
+    pub fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
+    pub fn settle(&self, limit: Duration) {
+        let late = async {
+            async_io::Timer::after(limit).await;
+        };
+        futures_lite::future::block_on(futures_lite::future::or(self.0.mutations.all_settled(), late));
     }
 
     /// Counters of the client below.
@@ -215,10 +244,7 @@ impl Filesystem for Efc {
     }
 
     fn forget(&self, node: u64, lookups: u64) {
-        if self.0.state.forget_node(node, lookups) {
-            self.0.attrs.forget(node);
-            self.0.writes.forget(node);
-        }
+        self.0.forget_lookups(node, lookups);
     }
 
     fn interrupt(&self, unique: u64) {
@@ -229,25 +255,34 @@ impl Filesystem for Efc {
 impl Inner {
     async fn serve(self: Arc<Self>, request: Request, reply: Reply) {
         let (unique, tid) = (request.unique, request.pid);
-        let answer = interrupts::run(&self.interrupts, unique, tid, self.execute(request)).await;
-        match answer.unwrap_or(Err(Errno(libc::EINTR))) {
+        let (objects, progress) = (Objects::of(&request), Arc::default());
+        let mut operation = pin!(self.execute(request, &progress));
+        match interrupts::run(&self.interrupts, &progress, (unique, tid), operation.as_mut()).await {
+            None => self.abandon((unique, objects), &progress, operation, reply).await,
+            Some(Ok(Response::Piped(pipe, read))) => {
+                if let Err(reply) = reply.piped(read.name, pipe) {
+                    let again = self.read_to_buffer(&read);
+                    let again = interrupts::run(&self.interrupts, &progress, (unique, tid), again).await;
+                    let data = again.map(|read| read.map(|(buffer, range)| Response::Data(buffer, range)));
+                    self.give(reply, data.unwrap_or(Err(Errno(libc::EINTR))));
+                }
+            }
+            Some(answer) => self.give(reply, answer),
+        }
+    }
+
+    /// Tells the kernel.
+    fn give(&self, reply: Reply, answer: Answer) {
+        match answer {
             Err(errno) => reply.error(errno),
             Ok(Response::Empty) => reply.empty(),
             Ok(Response::Entry(entry)) => reply.entry(&entry),
-            Ok(Response::Attr(attr, ttl)) => reply.attr(&attributes::for_kernel(&attr), ttl),
-            Ok(Response::Statx(attr, ttl)) => reply.statx(&attributes::for_kernel(&attr), ttl),
+            Ok(Response::Attr(attr, ttl)) => reply.attr(&self.for_kernel(&attr), ttl),
+            Ok(Response::Statx(attr, ttl)) => reply.statx(&self.for_kernel(&attr), ttl),
             Ok(Response::Open(open)) => reply.open(&open),
             Ok(Response::Create(entry, open)) => reply.create(&entry, &open),
             Ok(Response::Data(buffer, range)) => reply.data(&buffer[range]),
-            Ok(Response::Piped(pipe, read)) => {
-                if let Err(reply) = reply.piped(read.name, pipe) {
-                    let again = interrupts::run(&self.interrupts, unique, tid, self.read_to_buffer(&read)).await;
-                    match again.unwrap_or(Err(Errno(libc::EINTR))) {
-                        Ok((buffer, range)) => reply.data(&buffer[range]),
-                        Err(errno) => reply.error(errno),
-                    }
-                }
-            }
+            Ok(Response::Piped(..)) => unreachable!("given by the caller, who can read again"),
             Ok(Response::Bytes(bytes)) => reply.data(&bytes),
             Ok(Response::Written(count)) => reply.written(count),
             Ok(Response::Statfs(statfs)) => reply.statfs(&statfs),
@@ -255,48 +290,75 @@ impl Inner {
         }
     }
 
-    async fn execute(self: &Arc<Self>, request: Request) -> Answer {
+    /// The kernel gives lookups of a node back.
+    fn forget_lookups(&self, node: u64, lookups: u64) {
+        if self.state.forget_node(node, lookups) {
+            self.attrs.forget(node);
+            self.writes.forget(node);
+            self.failures.forget(node);
+        }
+    }
+
+    async fn execute(self: &Arc<Self>, request: Request, progress: &Arc<Progress>) -> Answer {
+        if let Some(objects) = Objects::of(&request) {
+            if request.resent {
+                progress.set_sent(); // by a predecessor
+            }
+            self.after_abandoned(objects).await;
+        }
         let Request { unique, name, resent, node, uid, gid, pid, operation } = request;
         let caller = || {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
-            Caller { cred: self.credentials.of(pid, uid, gid), unique, earlier, may_be_done }
+            Ok::<_, Errno>(Caller {
+                cred: self.credentials.of(pid, uid, gid)?,
+                unique,
+                earlier,
+                may_be_done,
+                progress: progress.clone(),
+            })
         };
         if finds_nodes(&operation) {
             self.state.indexed().await; // a successor is still making it; what is open is served meanwhile
+        }
+        if tells_attributes(&operation) {
+            self.learn_root_fsid().await?;
         }
         if resent && opens(&operation) {
             self.forget_open_of(unique);
         }
         match operation {
-            Operation::Lookup { name } => self.lookup(&caller(), node, &name).await,
-            Operation::Getattr { fh } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Attr(a, t)),
-            Operation::Statx { fh, .. } => self.getattr(&caller(), node, fh).await.map(|(a, t)| Response::Statx(a, t)),
-            Operation::Setattr(change) => self.setattr(&caller(), node, &change).await,
-            Operation::Readlink => self.readlink(&caller(), node).await,
-            Operation::Symlink { name, target } => self.symlink(&caller(), node, &name, &target).await,
-            Operation::Mknod { name, mode, rdev, .. } => self.mknod(&caller(), node, &name, mode, rdev).await,
-            Operation::Mkdir { name, mode, .. } => self.mkdir(&caller(), node, &name, mode).await,
-            Operation::Unlink { name } => self.unlink(&caller(), node, &name).await,
-            Operation::Rmdir { name } => self.rmdir(&caller(), node, &name).await,
+            Operation::Lookup { name } => self.lookup(&caller()?, node, &name).await,
+            Operation::Getattr { fh } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Attr(a, t)),
+            Operation::Statx { fh, .. } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Statx(a, t)),
+            Operation::Setattr(change) => self.setattr(&caller()?, node, &change).await,
+            Operation::Readlink => self.readlink(&caller()?, node).await,
+            Operation::Symlink { name, target } => self.symlink(&caller()?, node, &name, &target).await,
+            Operation::Mknod { name, mode, rdev, .. } => self.mknod(&caller()?, node, &name, mode, rdev).await,
+            Operation::Mkdir { name, mode, .. } => self.mkdir(&caller()?, node, &name, mode).await,
+            Operation::Unlink { name } => self.unlink(&caller()?, node, &name).await,
+            Operation::Rmdir { name } => self.rmdir(&caller()?, node, &name).await,
             Operation::Rename { name, new_parent, new_name, flags } => {
-                self.rename(&caller(), (node, &name), (new_parent, &new_name), flags).await
+                self.rename(&caller()?, (node, &name), (new_parent, &new_name), flags).await
             }
-            Operation::Link { node: file, new_name } => self.link(&caller(), file, node, &new_name).await,
-            Operation::Open { flags } => self.open(&caller(), node, flags).await,
-            Operation::Create { name, mode, flags, .. } => self.create(&caller(), node, &name, mode, flags).await,
+            Operation::Link { node: file, new_name } => self.link(&caller()?, file, node, &new_name).await,
+            Operation::Open { flags } => self.open(&caller()?, node, flags).await,
+            Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => self.read(ReadRequest { name, fh, offset, size }).await,
-            Operation::Write { fh, offset, data, .. } => self.write((unique, resent), fh, offset, data).await,
-            Operation::Flush { fh } => self.flush(fh, pid).await,
-            Operation::Fsync { fh, .. } => self.sync(fh).await,
+            Operation::Write { fh, offset, data, flags, write_flags } => {
+                let place = Place::of(offset, flags, write_flags);
+                self.write((unique, resent, progress), fh, place, data).await
+            }
+            Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,
+            Operation::Fsync { fh, .. } => self.sync((unique, resent), fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
-            Operation::Opendir { flags } => self.opendir(&caller(), node, flags).await,
+            Operation::Opendir { flags } => self.opendir(&caller()?, node, flags).await,
             Operation::Readdir { fh, offset, size } => self.readdir(fh, offset, size, false).await,
             Operation::Readdirplus { fh, offset, size } => self.readdir(fh, offset, size, true).await,
             Operation::Releasedir { fh } => self.releasedir(fh),
             // The server answers changes of a directory when they are on stable storage (RFC 1813, section 4.8).
             Operation::Fsyncdir { .. } => Ok(Response::Empty),
-            Operation::Statfs => self.statfs(&caller()).await,
+            Operation::Statfs => self.statfs(&caller()?, node).await,
             // Access: `default_permissions` lets the kernel decide, and OPEN asks the server. The rest NFSv3 lacks:
             // extended attributes, fallocate, seeking holes, server-side copies.
             Operation::Access { .. } | Operation::Other { .. } => Err(Errno(libc::ENOSYS)),
@@ -317,12 +379,32 @@ impl Inner {
             kind: format_bits(attr.kind),
         };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
+        if !self.attrs.is_plausible(id, attr) {
+            self.state.forget_node(id, 1);
+            return Err(Errno(libc::EIO));
+        }
         self.state.set_parent(id, parent);
         self.attrs.learn(id, attr, sent);
         let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
         self.attrs.tell(id, &attr);
-        let attr = attributes::for_kernel(&self.seen_by_kernel(id, attr));
+        let attr = self.for_kernel(&self.seen_by_kernel(id, attr));
         Ok(Entry { node: id, generation: id >> 32, entry_ttl: self.settings.entry_ttl, attr_ttl, attr })
+    }
+
+    /// Attributes in the kernel's form.
+    fn for_kernel(&self, attr: &Attr) -> efc_fuse::Attr {
+        attributes::for_kernel(attr, *self.root_fsid.get().unwrap_or(&attr.fsid))
+    }
+
+    /// Asks for the file system of the root, in a session that a release has begun which did not save it.
+    async fn learn_root_fsid(&self) -> Result<(), Errno> {
+        if self.root_fsid.get().is_none() {
+            let root = self.handle_of(ROOT)?;
+            let attr = self.client.getattr(&Cred::root(), &root).await.map_err(|error| errno(&error))?;
+            let fsid = *self.root_fsid.get_or_init(|| attr.fsid);
+            saved_server::save_root_fsid(&self.state, fsid);
+        }
+        Ok(())
     }
 
     /// An open-unlinked file still has its silly name at the server, but none for the application.
@@ -341,6 +423,9 @@ impl Inner {
         let handle = self.handle_of(node)?;
         let sent = self.attrs.stamp();
         let attr = self.client.getattr(cred, &handle).await.map_err(|error| errno(&error))?;
+        if !self.attrs.is_plausible(node, &attr) {
+            return Err(Errno(libc::EIO));
+        }
         self.attrs.learn(node, &attr, sent);
         Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
     }
@@ -366,18 +451,19 @@ impl Inner {
         Ok((self.seen_by_kernel(node, attr), ttl))
     }
 
-    async fn setattr(&self, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
-        let server_change = attributes::for_server(change).ok_or(Errno(libc::EINVAL))?;
+    async fn setattr(self: &Arc<Self>, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
+        let server_change = attributes::for_server(change);
         let handle = self.handle_of(node)?;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
-            self.commit(node).await?;
+            self.commit(node).await;
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
         let _change = change.size.map(|_| self.whole_files.change(node));
         let sent = self.attrs.stamp();
+        caller.progress.set_sent();
         let result = self.client.setattr(cred, &handle, &server_change, None).await;
         match result {
             Ok(wcc) => self.attrs.learn_or_expire(node, wcc.after.as_ref(), sent),
@@ -391,9 +477,10 @@ impl Inner {
         Ok(Response::Attr(self.seen_by_kernel(node, attr), ttl))
     }
 
-    async fn statfs(&self, caller: &Caller) -> Answer {
-        let root = self.handle_of(ROOT)?;
-        let stat = self.client.fsstat(&caller.cred, &root).await.map_err(|error| errno(&error))?;
+    /// Of the file system that the node is on, which may be another than the root's.
+    async fn statfs(&self, caller: &Caller, node: u64) -> Answer {
+        let handle = self.handle_of(node)?;
+        let stat = self.client.fsstat(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
         Ok(Response::Statfs(Statfs {
             blocks: stat.bytes_total / STATFS_BLOCK,
             blocks_free: stat.bytes_free / STATFS_BLOCK,
@@ -414,6 +501,25 @@ impl Inner {
 /// Does it open something?
 fn opens(operation: &Operation) -> bool {
     matches!(operation, Operation::Open { .. } | Operation::Create { .. } | Operation::Opendir { .. })
+}
+
+/// Does its answer hold inode numbers?
+fn tells_attributes(operation: &Operation) -> bool {
+    use Operation::{Create, Getattr, Link, Lookup, Mkdir, Mknod, Readdir, Readdirplus, Setattr, Statx, Symlink};
+    matches!(
+        operation,
+        Lookup { .. }
+            | Getattr { .. }
+            | Statx { .. }
+            | Setattr(_)
+            | Create { .. }
+            | Mknod { .. }
+            | Mkdir { .. }
+            | Symlink { .. }
+            | Link { .. }
+            | Readdir { .. }
+            | Readdirplus { .. }
+    )
 }
 
 /// Does it need the node of a handle? The others are about nodes that the kernel names.

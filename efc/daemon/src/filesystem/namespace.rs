@@ -206,7 +206,7 @@ impl Inner {
         self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);
-        Ok((Entry { attr: attributes::for_kernel(&attr), attr_ttl, ..entry }, attr))
+        Ok((Entry { attr: self.for_kernel(&attr), attr_ttl, ..entry }, attr))
     }
 
     pub(super) async fn readlink(&self, caller: &Caller, node: u64) -> Answer {
@@ -362,6 +362,7 @@ impl Inner {
         if source.handle == file {
             return Ok(None); // one file under both names: nothing is replaced
         }
+        caller.progress.set_sent();
         self.save_replaced_file(&caller.cred, to_dir, &file).await?;
         Ok(Some(file))
     }

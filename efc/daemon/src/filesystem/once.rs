@@ -145,6 +145,7 @@ pub fn with_mark(mode: u32, mark: Time) -> SetAttr {
 impl Inner {
     /// Publishes the intent; the client for the call, under its xid. An intent of a predecessor stays, and so does its xid.
     pub(super) fn begin(&self, caller: &Caller, intent: Intent) -> Result<Client, Errno> {
+        caller.progress.set_sent();
         if let Some(earlier) = &caller.earlier {
             return Ok(self.client.repeating(earlier.xid));
         }

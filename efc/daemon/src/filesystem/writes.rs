@@ -14,8 +14,8 @@
 //!
 //! Some data is not kept though an application was told that it is written: in a state that an older release has made, after
 //! an older release has served for a while, and what a damaged record described. The saved state marks such files with the
-//! verifier of the first such write. As long as the server has that verifier nothing is lost; with another, the next
-//! `fsync(2)` or `close(2)` fails with EIO.
+//! verifier of the first such write. As long as the server has that verifier nothing is lost; with another, it is (EIO). Who is
+//! told of what is lost is in [`super::failures`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,9 +26,33 @@ use efc_fuse::Errno;
 use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
 use efc_nfs::{Cred, FileHandle, Stable, Verifier};
 
+use super::failures::Failure;
 use super::files::OpenFile;
+use super::interrupts::Progress;
 use super::{Answer, Inner, Response};
 use crate::errno::errno;
+
+/// Where a WRITE goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    offset: u64,
+    /// To the end of the file, wherever the kernel believes that to be.
+    appends: bool,
+    /// From the page cache: it names whichever open is at hand, and its caller is none that could be told anything.
+    is_cached: bool,
+}
+
+impl Place {
+    /// `flags` are those that the file has now (fcntl(2) may have changed those of its open), `write_flags` those of FUSE. Pages
+    /// of the page cache, which come from mappings, go where they belong.
+    pub fn of(offset: u64, flags: u32, write_flags: u32) -> Place {
+        let is_cached = write_flags & FUSE_WRITE_CACHE != 0;
+        Place { offset, appends: flags & libc::O_APPEND as u32 != 0 && !is_cached, is_cached }
+    }
+}
+
+/// In `write_flags`: the data comes from the page cache.
+const FUSE_WRITE_CACHE: u32 = 1 << 0;
 
 /// Files with uncommitted data.
 pub struct Writes {
@@ -60,7 +84,9 @@ struct FileWrites {
     /// Held shared by a write until it is recorded, exclusively while everything is sent again.
     order: tokio::sync::RwLock<()>,
     /// One COMMIT at a time.
-    committing: tokio::sync::Mutex<()>,
+    committing: Arc<tokio::sync::Mutex<()>>,
+    /// Of what is pending.
+    bytes: AtomicU64,
     pending: Mutex<Pending>,
 }
 
@@ -70,8 +96,6 @@ struct Pending {
     chunks: Vec<Chunk>,
     /// The mark of data that is not kept.
     unkept: Option<Verifier>,
-    /// Of a background commit, for the next fsync or close.
-    failed: Option<Errno>,
 }
 
 #[derive(Clone)]
@@ -154,7 +178,7 @@ impl Writes {
     /// The file with the most uncommitted bytes.
     fn largest(&self) -> Option<u64> {
         let files = self.files.lock().expect("writes lock");
-        let bytes = |file: &FileWrites| file.pending.lock().expect("pending lock").bytes();
+        let bytes = |file: &FileWrites| file.bytes.load(Ordering::Relaxed);
         files.values().map(|file| (bytes(file), file.node)).filter(|(bytes, _)| *bytes > 0).max().map(|(_, node)| node)
     }
 
@@ -169,19 +193,31 @@ impl Writes {
                 node,
                 handle: *handle,
                 order: tokio::sync::RwLock::new(()),
-                committing: tokio::sync::Mutex::new(()),
-                pending: Mutex::new(Pending { unkept, ..Pending::default() }),
+                committing: Arc::default(),
+                bytes: AtomicU64::new(0),
+                pending: Mutex::new(Pending { unkept, chunks: Vec::new() }),
             })
         };
         files.entry(node).or_insert_with(new).clone()
     }
 
-    /// The kernel has forgotten the file: nobody can be told any more of what failed.
+    /// The kernel has forgotten the file.
     pub fn forget(&self, node: u64) {
         if let Some(file) = self.known(node) {
-            file.pending.lock().expect("pending lock").failed = None;
             self.drop_if_idle(file);
         }
+    }
+
+    /// Counts a chunk of the file, which waits from now on.
+    fn add(&self, file: &FileWrites, chunk: &Chunk) {
+        self.usage.add(chunk);
+        file.bytes.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
+    }
+
+    /// It does not wait any more.
+    fn subtract(&self, file: &FileWrites, chunk: &Chunk) {
+        self.usage.subtract(chunk);
+        file.bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
     }
 
     /// Drops the entry of a file without uncommitted data, unless a write is using it.
@@ -195,12 +231,8 @@ impl Writes {
 }
 
 impl Pending {
-    fn bytes(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.data.len() as u64).sum()
-    }
-
     fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.unkept.is_none() && self.failed.is_none()
+        self.chunks.is_empty() && self.unkept.is_none()
     }
 }
 
@@ -214,7 +246,7 @@ impl Inner {
                 self.state.remove_write(record);
                 continue;
             };
-            let file = self.writes.of(write.node, &handle, self.state.unkept(write.node));
+            let file = self.writes.of(write.node, &handle, self.unkept(write.node));
             let memory = payload_cost(write.data.len());
             self.writes.usage.memory.fetch_add(memory, Ordering::Relaxed);
             (count, bytes) = (count + 1, bytes + write.data.len());
@@ -227,7 +259,7 @@ impl Inner {
                 record: Some(record),
                 memory,
             };
-            self.writes.usage.add(&chunk);
+            self.writes.add(&file, &chunk);
             file.pending.lock().expect("pending lock").chunks.push(chunk);
         }
         if count > 0 {
@@ -237,32 +269,57 @@ impl Inner {
 
     pub(super) async fn write(
         self: &Arc<Self>,
-        (unique, resent): (u64, bool),
+        (unique, resent, progress): (u64, bool, &Progress),
         fh: u64,
-        offset: u64,
+        place: Place,
         data: Bytes,
     ) -> Answer {
         let file = self.file(fh)?;
+        if resent {
+            self.tell_again(unique, fh, file.node)?;
+        }
+        if !place.is_cached {
+            self.tell_failure(unique, fh, file.node)?;
+        }
         let length = data.len();
         let _change = self.whole_files.change(file.node);
         let outgoing = self.keep(data).await;
-        let writes = self.writes.of(file.node, &file.handle, self.state.unkept(file.node));
-        let shared = writes.order.read().await;
-        let at = if file.appends() { self.place_append(unique, resent, &file, &outgoing.data).await? } else { offset };
-        let result = self.write_all(&file, &writes, at, outgoing).await;
-        drop(shared);
-        if at != offset {
-            self.notifier.inval_inode(file.node, at as i64, length as i64);
-        }
+        let writes = self.writes.of(file.node, &file.handle, self.unkept(file.node));
+        let result = self.write_in_order((unique, resent, progress), &file, &writes, place, outgoing).await;
         self.writes.drop_if_idle(writes);
         let is_kept = result?;
-        self.attrs.wrote(file.node, offset + length as u64); // where the kernel believes that it was
+        self.attrs.wrote(file.node, place.offset + length as u64); // where the kernel believes that it was
         if is_kept || !self.state.keeps_payloads() {
             self.commit_in_background(file.node);
         } else {
-            self.commit(file.node).await?;
+            self.commit(file.node).await;
+            if !place.is_cached {
+                self.tell_failure(unique, fh, file.node)?;
+            }
         }
         Ok(Response::Written(length as u32))
+    }
+
+    /// Sends the data where it goes, while nothing is sent again; answers as [`Inner::write_all`].
+    async fn write_in_order(
+        &self,
+        (unique, resent, progress): (u64, bool, &Progress),
+        file: &OpenFile,
+        writes: &FileWrites,
+        Place { offset, appends, .. }: Place,
+        outgoing: Outgoing,
+    ) -> Result<bool, Errno> {
+        let _shared = writes.order.read().await;
+        let length = outgoing.data.len();
+        let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
+        progress.set_sent();
+        let result = self.write_all(file, writes, at, outgoing).await;
+        if at != offset {
+            // What the kernel keeps is wrong where the data went, and where the kernel believes that it did.
+            let end = at.max(offset) + length as u64;
+            self.notifier.inval_inode(file.node, at.min(offset) as i64, (end - at.min(offset)) as i64);
+        }
+        result
     }
 
     /// Copies data to where it outlives this daemon, if there is room.
@@ -277,6 +334,9 @@ impl Inner {
     pub(super) async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
         let sent = self.attrs.stamp();
         let attr = self.client.getattr(&file.cred, &file.handle).await.map_err(|error| errno(&error))?;
+        if !self.attrs.is_plausible(file.node, &attr) {
+            return Err(Errno(libc::EIO));
+        }
         self.attrs.learn(file.node, &attr, sent);
         Ok(attr.size)
     }
@@ -333,11 +393,11 @@ impl Inner {
             chunk.memory = room.take(if outgoing.data.is_empty() { u64::MAX } else { chunk.data.len() as u64 });
         }
         chunk.record = outgoing.kept.as_ref().and_then(|kept| self.save(writes.node, kept, &chunk));
-        if pending.is_empty() {
+        if pending.is_empty() && !self.failures.is_unheard(writes.node) {
             self.state.set_uncommitted(writes.node, Some(chunk.verifier));
         }
         let is_kept = chunk.record.is_some();
-        self.writes.usage.add(&chunk);
+        self.writes.add(writes, &chunk);
         pending.chunks.push(chunk);
         is_kept
     }
@@ -363,7 +423,7 @@ impl Inner {
                 return Some(room);
             }
             let node = self.writes.largest()?;
-            self.commit_for_nobody(node).await;
+            self.commit(node).await;
         }
     }
 
@@ -378,32 +438,20 @@ impl Inner {
         self.commit_detached(node);
     }
 
-    /// Commits without anybody waiting; a failure is told to the next fsync or close.
+    /// Commits without anybody waiting.
     pub(super) fn commit_detached(self: &Arc<Self>, node: u64) {
         let inner = self.clone();
-        crate::executor::spawn(async move { inner.commit_for_nobody(node).await });
+        crate::executor::spawn(async move { inner.commit(node).await });
     }
 
     /// Has the file data that waits for COMMIT?
     pub(super) fn has_uncommitted(&self, node: u64) -> bool {
-        self.writes.known(node).is_some() || self.state.unkept(node).is_some()
-    }
-
-    /// Commits; what fails is told to the next fsync or close, by a successor if need be.
-    pub(super) async fn commit_for_nobody(&self, node: u64) {
-        let Ok(Some(file)) = self.uncommitted(node) else { return };
-        if let Err(failed) = self.commit_file(&file).await {
-            log::error!("inode {node}: written data is lost (errno {}), as the next fsync or close will say", failed.0);
-            let mut pending = file.pending.lock().expect("pending lock");
-            pending.failed = Some(failed);
-            self.state.set_lost(node);
-        }
-        self.writes.drop_if_idle(file);
+        self.writes.known(node).is_some() || self.unkept(node).is_some()
     }
 
     /// What waits for COMMIT, or is not kept.
     fn uncommitted(&self, node: u64) -> Result<Option<Arc<FileWrites>>, Errno> {
-        match (self.writes.known(node), self.state.unkept(node)) {
+        match (self.writes.known(node), self.unkept(node)) {
             (None, None) => Ok(None),
             (None, unkept) => Ok(Some(self.writes.of(node, &self.handle_of(node)?, unkept))),
             (known, _) => Ok(known),
@@ -411,56 +459,65 @@ impl Inner {
     }
 
     /// Commits every file.
-    pub(super) async fn commit_all(&self) {
+    pub(super) async fn commit_all(self: &Arc<Self>) {
         let nodes: Vec<u64> = self.writes.files.lock().expect("writes lock").keys().copied().collect();
         for node in nodes {
-            if let Err(failed) = self.commit(node).await {
-                log::error!("inode {node}: data is lost (errno {})", failed.0);
-            }
+            self.commit(node).await;
         }
     }
 
-    /// Returns when all data written so far is on the server's stable storage.
-    pub(super) async fn commit(&self, node: u64) -> Result<(), Errno> {
-        let Some(file) = self.uncommitted(node)? else { return Ok(()) };
-        let result = self.commit_file(&file).await;
-        let failed = file.pending.lock().expect("pending lock").failed.take();
-        if failed.is_some() {
-            self.unmark(&file);
-        }
+    /// Returns when all data written so far is on the server's stable storage, or noted as lost.
+    pub(super) async fn commit(self: &Arc<Self>, node: u64) {
+        let Ok(Some(file)) = self.uncommitted(node) else { return };
+        self.commit_file(&file).await;
         self.writes.drop_if_idle(file);
-        failed.map_or(result, Err)
     }
 
-    async fn commit_file(&self, file: &FileWrites) -> Result<(), Errno> {
-        let _one = file.committing.lock().await;
+    async fn commit_file(self: &Arc<Self>, file: &Arc<FileWrites>) {
+        let one = file.committing.clone().lock_owned().await;
         let (count, cred, unkept) = {
             let pending = file.pending.lock().expect("pending lock");
             let cred = pending.chunks.last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
             (pending.chunks.len(), cred, pending.unkept)
         };
         if count == 0 && unkept.is_none() {
-            return Ok(());
+            return;
         }
         let sent = self.attrs.stamp();
-        let committed = match self.client.commit(&cred, &file.handle).await {
-            Ok(committed) => committed,
-            Err(error) => {
-                // Stable writes may do what COMMIT cannot; what they cannot do either is lost, and said so once.
-                // For data that is not kept COMMIT was the only way.
-                let result = self.write_again(file).await;
-                self.unmark(file);
-                return if unkept.is_some() { Err(errno(&error)) } else { result };
+        let failure = match self.client.commit(&cred, &file.handle).await {
+            Ok(committed) => {
+                self.attrs.learn_or_expire(file.node, committed.wcc.after.as_ref(), sent);
+                let is_settled = self.settle(file, count, committed.verifier);
+                let is_lost = unkept.is_some_and(|verifier| verifier != committed.verifier);
+                if is_settled && !is_lost {
+                    return self.unmark(file);
+                }
+                is_lost.then_some(Errno(libc::EIO))
             }
+            // Stable writes may do what COMMIT cannot. For data that is not kept COMMIT was the only way.
+            Err(error) => unkept.map(|_| errno(&error)),
         };
-        self.attrs.learn_or_expire(file.node, committed.wcc.after.as_ref(), sent);
-        let resent = if self.settle(file, count, committed.verifier) { Ok(()) } else { self.write_again(file).await };
-        let lost = unkept.is_some_and(|verifier| verifier != committed.verifier);
-        if lost {
-            log::error!("inode {}: data that was written under an earlier daemon is lost", file.node);
-        }
-        self.unmark(file);
-        if lost { Err(Errno(libc::EIO)) } else { resent }
+        self.repair(file, one, failure).await;
+    }
+
+    /// Sends everything again, in a task of its own: its writes are as little to be lost sight of as any. `failure` is what is lost
+    /// already.
+    async fn repair(
+        self: &Arc<Self>,
+        file: &Arc<FileWrites>,
+        one: tokio::sync::OwnedMutexGuard<()>,
+        failure: Option<Errno>,
+    ) {
+        let (inner, file) = (self.clone(), file.clone());
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        crate::executor::spawn(async move {
+            inner.write_again(&file, failure).await;
+            inner.unmark(&file);
+            inner.writes.drop_if_idle(file);
+            drop(one);
+            let _ = done.send(());
+        });
+        drop(is_done.await);
     }
 
     /// Drops the first `count` chunks if the server committed them all.
@@ -469,39 +526,46 @@ impl Inner {
         if pending.chunks[..count].iter().any(|chunk| chunk.verifier != verifier) {
             return false;
         }
-        self.forget_chunks(&mut pending, count);
+        self.forget_chunks(file, &mut pending, count);
         true
     }
 
     /// The first `count` chunks need not be sent again, ever; the oldest goes first, so that what a SIGKILL leaves covers nothing newer.
-    fn forget_chunks(&self, pending: &mut Pending, count: usize) {
+    fn forget_chunks(&self, file: &FileWrites, pending: &mut Pending, count: usize) {
         for chunk in pending.chunks.drain(..count) {
             chunk.record.into_iter().for_each(|record| self.state.remove_write(record));
-            self.writes.usage.subtract(&chunk);
+            self.writes.subtract(file, &chunk);
         }
     }
 
-    /// Sends everything again, this time to stable storage; nothing waits for COMMIT afterwards, failed or not.
-    async fn write_again(&self, file: &FileWrites) -> Result<(), Errno> {
+    /// Sends everything again, this time to stable storage. Nothing waits for COMMIT afterwards; what cannot be written is noted as
+    /// lost, as `failure` is.
+    async fn write_again(&self, file: &FileWrites, failure: Option<Errno>) {
         let _no_new_writes = file.order.write().await;
         let _change = self.whole_files.change(file.node);
-        // They stay recorded until the end: a caller that is killed meanwhile takes this task with it, not the data.
+        // They stay recorded until the end, for a successor.
         let chunks = file.pending.lock().expect("pending lock").chunks.clone();
-        log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());
+        if !chunks.is_empty() {
+            log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());
+        }
+        let failure = failure.or(self.write_all_again(file, &chunks).await.err());
+        self.attrs.expire(file.node);
+        if let Some(errno) = failure {
+            self.note_lost(file.node, errno);
+        }
+        self.forget_chunks(file, &mut file.pending.lock().expect("pending lock"), chunks.len());
+    }
+
+    async fn write_all_again(&self, file: &FileWrites, chunks: &[Chunk]) -> Result<(), Errno> {
         let mut result = Ok(());
-        for chunk in &chunks {
+        for chunk in chunks {
             if payload_checksum(&chunk.data) != chunk.checksum {
-                log::error!("inode {}: uncommitted data is damaged: it is lost", file.node);
+                log::error!("inode {}: uncommitted data is damaged", file.node);
                 result = Err(Errno(libc::EIO));
                 continue;
             }
-            if let Err(failed) = self.write_stable(file, chunk).await {
-                result = Err(failed);
-                break;
-            }
+            self.write_stable(file, chunk).await?;
         }
-        self.attrs.expire(file.node);
-        self.forget_chunks(&mut file.pending.lock().expect("pending lock"), chunks.len());
         result
     }
 
@@ -519,14 +583,28 @@ impl Inner {
         Ok(())
     }
 
+    /// Somebody hears that data of the file is lost: it need not be marked so any more.
+    pub(super) fn unmark_lost(&self, node: u64, failure: Failure) {
+        let Ok(handle) = self.handle_of(node) else { return };
+        let file = self.writes.of(node, &handle, None);
+        let pending = file.pending.lock().expect("pending lock");
+        // In this order: nobody may take the mark for that of data which an earlier daemon has lost (`Inner::unkept`).
+        self.mark_first(node, &pending);
+        self.failures.set_heard(node, failure);
+        drop(pending);
+        self.writes.drop_if_idle(file);
+    }
+
     /// Takes the mark off a file whose data is all committed, or has a later write's verifier as its new mark.
     fn unmark(&self, file: &FileWrites) {
         let mut pending = file.pending.lock().expect("pending lock");
         pending.unkept = None;
-        if pending.failed.is_some() {
-            return; // not told yet
+        if !self.failures.is_unheard(file.node) {
+            self.mark_first(file.node, &pending);
         }
-        let mark = pending.chunks.first().map(|chunk| chunk.verifier);
-        self.state.set_uncommitted(file.node, mark);
+    }
+
+    fn mark_first(&self, node: u64, pending: &Pending) {
+        self.state.set_uncommitted(node, pending.chunks.first().map(|chunk| chunk.verifier));
     }
 }

@@ -26,12 +26,12 @@ use rustix::rand::GetRandomFlags;
 use super::mapping::{Mapping, WORD};
 use super::pair::Pair;
 use super::record::Format;
-use super::{BLOB, NEGOTIATED, PORTS, handles, journal, nodes, orphans, pages, payloads, requests};
+use super::{BLOB, NEGOTIATED, PORTS, failures, handles, journal, nodes, orphans, pages, payloads, requests};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
 const VERSION: u64 = 2;
 /// Regions that a state is made with.
-const REGIONS: usize = 12;
+const REGIONS: usize = 13;
 /// Regions that a state of another release may have.
 const REGIONS_MAX: usize = (PAGE / WORD - TABLE) / ROW;
 
@@ -68,6 +68,8 @@ pub struct Plan {
     pub payloads: u32,
     /// Pages for their data.
     pub payload_pages: u32,
+    /// Files with failures that were not told to all, and opens that were told.
+    pub failures: u32,
     pub requests: u32,
     pub areas: u32,
 }
@@ -83,6 +85,7 @@ impl Default for Plan {
             journal: 1 << 16,
             payloads: 1 << 17,
             payload_pages: 4 << 20,
+            failures: 1 << 16,
             requests: 1 << 16,
             areas: 1 << 12,
         }
@@ -101,6 +104,7 @@ impl Plan {
             (PORTS, Pair::CAPACITY),
             (payloads::INDEX, self.payloads),
             (payloads::ARENA, self.payload_pages),
+            (failures::FORMAT, self.failures),
             (pages::FORMAT, self.nodes),
             (requests::FORMAT, self.requests),
             (requests::AREAS, self.areas),
@@ -151,6 +155,8 @@ impl Header {
         mapping.allocate(0, PAGE / WORD)?;
         let header = Header { mapping: Arc::clone(&mapping) };
         match u64::from_ne_bytes(magic) {
+            // Nobody can have opened what was not formatted to its end.
+            0 if header.generation() != 0 => return Err(invalid("its beginning is damaged")),
             0 => header.format(&table)?,
             MAGIC => header.check(size)?,
             _ => return Err(invalid("it has no such beginning")),
@@ -168,8 +174,15 @@ impl Header {
         let size = usize::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
         let header = Header { mapping: Arc::new(Mapping::new(memfd, size.max(PAGE))?) };
         header.check(size)?;
-        let later =
-            [journal::FORMAT, payloads::INDEX, payloads::ARENA, pages::FORMAT, requests::FORMAT, requests::AREAS];
+        let later = [
+            journal::FORMAT,
+            payloads::INDEX,
+            payloads::ARENA,
+            failures::FORMAT,
+            pages::FORMAT,
+            requests::FORMAT,
+            requests::AREAS,
+        ];
         let needed = Plan::default().regions().into_iter().filter(|(format, _)| !later.contains(format));
         needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
     }

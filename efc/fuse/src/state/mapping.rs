@@ -73,6 +73,14 @@ impl Mapping {
         Ok(rustix::fs::fallocate(&self.memfd, flags, offset, length)?)
     }
 
+    /// How many of these words there are up to the last one that was ever written, up to a page more; 0 if none was.
+    ///
+    /// # Errors
+    /// Those of lseek(2).
+    pub fn written(&self, first: usize, count: usize) -> io::Result<usize> {
+        Ok(self.backed(first, count)?.last().map_or(0, |last| last.end - first))
+    }
+
     /// Which of these words have had something written to their page: word ranges, in order.
     ///
     /// Moves the offset of the memfd, which nothing else goes by.

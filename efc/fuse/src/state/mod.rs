@@ -14,6 +14,7 @@
 //! out that it is superseded before it serves another request.
 
 mod arena;
+mod failures;
 mod gate;
 mod handles;
 mod journal;
@@ -37,6 +38,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub use self::failures::FailureOf;
 pub use self::journal::Intent;
 use self::layout::{Header, Plan};
 use self::mapping::Mapping;
@@ -53,6 +55,8 @@ pub use self::layout::{BEAT_OFFSET, SUPERSEDED_OFFSET, WITNESS_OFFSET};
 pub const FILE_HANDLE_MAX: usize = 64;
 /// Supplementary groups that a handle record holds: as many as AUTH_SYS carries.
 pub const GROUPS_MAX: usize = 16;
+/// Noted in place of a verifier by [`State::set_lost`].
+pub const LOST: [u8; 8] = *b"EFC lost";
 /// Bytes that [`State::save_blob`] takes.
 pub const BLOB_MAX: usize = 4000;
 
@@ -111,6 +115,7 @@ pub struct State {
     nodes: Arc<nodes::Nodes>,
     handles: handles::Handles,
     orphans: orphans::Orphans,
+    failures: failures::Failures,
     blob: Pair,
     negotiated: Pair,
     journal: journal::Journal,
@@ -205,11 +210,13 @@ impl State {
         let nodes = Arc::new(nodes::Nodes::open(region(nodes::FORMAT)?)?);
         let (handles, damaged_handles) = handles::Handles::open(region(handles::FORMAT)?);
         let (orphans, damaged_orphans) = orphans::Orphans::open(region(orphans::FORMAT)?);
-        let (blob, damaged_blobs) = Pair::open(region(BLOB)?)?;
-        let (negotiated, damaged_negotiations) = Pair::open(region(NEGOTIATED)?)?;
+        let (blob, damaged_blobs) = Pair::open_twofold(region(BLOB)?)?;
+        let (negotiated, damaged_negotiations) = Pair::open_twofold(region(NEGOTIATED)?)?;
         let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
         let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
         let (journal, damaged_intents) = journal::Journal::open(journal);
+        let failures = header.region_if_any(&failures::FORMAT)?.map(|_| region(failures::FORMAT)).transpose()?;
+        let (failures, damaged_failures) = failures::Failures::open(failures);
         let opened = open_payloads(&header, &mapping, &nodes)?;
         let (payloads, saved_writes, damaged_payloads) =
             opened.map_or((None, Vec::new(), 0), |(payloads, saved, damaged)| (Some(payloads), saved, damaged));
@@ -219,6 +226,7 @@ impl State {
             + damaged_negotiations
             + damaged_ports
             + damaged_intents
+            + damaged_failures
             + damaged_payloads;
         let page_versions = PageVersions::open(&mapping, header.region_if_any(&pages::FORMAT)?)?;
         log_damage(damaged);
@@ -235,6 +243,7 @@ impl State {
             nodes,
             handles,
             orphans,
+            failures,
             blob,
             negotiated,
             journal,
@@ -312,7 +321,7 @@ impl State {
     }
 
     pub(crate) fn save_negotiated(&self, negotiated: &Negotiated) {
-        self.negotiated.set(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
+        self.negotiated.set_twofold(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
     }
 
     pub(crate) fn negotiated(&self) -> Option<Negotiated> {
@@ -320,6 +329,11 @@ impl State {
             let word = |index: usize| sealed[index].load(Ordering::Relaxed);
             Negotiated { minor: word(0) as u32, flags: word(1), offered: word(2) }
         })
+    }
+
+    /// Whether the kernel maps files that are opened without its page cache, for several processes to share (Linux 6.6).
+    pub fn maps_direct_io(&self) -> bool {
+        self.negotiated().is_some_and(|negotiated| negotiated.maps_direct_io())
     }
 
     /// Small blob that the daemon keeps for its successor (root handle, server limits); at most 4,000 bytes.
@@ -331,7 +345,7 @@ impl State {
         let mut sealed = [0; BLOB.sealed()];
         sealed[0] = blob.len() as u64;
         record::pack(blob, &mut sealed[1..]);
-        self.blob.set(&sealed);
+        self.blob.set_twofold(&sealed);
     }
 
     /// The blob; empty if none was saved.
@@ -367,6 +381,11 @@ impl State {
     /// What the id stands for; `None` once it is forgotten.
     pub fn node(&self, id: u64) -> Option<Node> {
         self.nodes.get(id)
+    }
+
+    /// The `S_IFMT` bits of what the id stands for; `None` once it is forgotten.
+    pub fn node_kind(&self, id: u64) -> Option<u32> {
+        self.nodes.kind(id)
     }
 
     /// Lowers the count; `true` if the node is gone now, and what was noted beside it.
@@ -414,10 +433,33 @@ impl State {
         self.nodes.set_uncommitted(id, verifier, self.keeps_payloads());
     }
 
-    /// Written data is lost, and nobody was told: no server has the verifier that is noted. The next
+    /// Written data is lost, and nobody was told: no server has the verifier that is noted ([`LOST`]). The next
     /// [`State::set_uncommitted`] takes that back.
     pub fn set_lost(&self, id: u64) {
-        self.nodes.set_uncommitted(id, Some(*b"EFC lost"), false);
+        self.nodes.set_uncommitted(id, Some(LOST), false);
+    }
+
+    /// Saves a number about a failure, in place of an earlier one about the same.
+    ///
+    /// # Errors
+    /// ENOSPC for too many, ENOMEM for no memory. A state that an older release has made has no place for them, and saves nothing.
+    pub fn set_failure(&self, of: FailureOf, number: u64) -> io::Result<()> {
+        self.failures.set(of, number)
+    }
+
+    /// Drops it.
+    pub fn remove_failure(&self, of: FailureOf) {
+        self.failures.remove(of);
+    }
+
+    /// Whether numbers about failures are saved: not in a state that an older release has made.
+    pub fn keeps_failures(&self) -> bool {
+        self.failures.are_kept()
+    }
+
+    /// All of them, for a successor.
+    pub fn failures(&self) -> Vec<(FailureOf, u64)> {
+        self.failures.list()
     }
 
     /// The verifier of uncommitted data that is not kept, or not all of it: if the server's is another now, it is lost.
@@ -550,6 +592,11 @@ impl State {
     /// Notes the handle of what the call of a request has made, before another call changes it.
     pub fn note_made(&self, unique: u64, handle: &[u8]) {
         self.journal.note_made(unique, handle);
+    }
+
+    /// Ends what [`State::begin`] began for a request that is answered already.
+    pub fn end(&self, unique: u64) {
+        self.journal.end(unique);
     }
 
     /// Requests in the journal.

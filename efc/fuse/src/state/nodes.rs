@@ -232,6 +232,13 @@ impl Nodes {
         })
     }
 
+    /// The `S_IFMT` bits of what the id stands for, while it is known.
+    pub fn kind(&self, id: u64) -> Option<u32> {
+        let id = Id::from(id);
+        let record = self.region.record(id.slot)?;
+        record.read(id.generation, |sealed| sealed[KIND_AND_LENGTH].load(Ordering::Relaxed) as u32)
+    }
+
     /// Calls `change` on the live record of `id`, under the lock of its shard.
     fn locked<T>(&self, id: Id, change: impl FnOnce(&mut Shard, u64, &Record<'_>) -> T) -> Option<T> {
         let record = self.region.record(id.slot)?;

@@ -405,10 +405,15 @@ fn a_superseded_daemon_gives_nothing_back() {
     assert!(kept.iter().all(|kept| kept.bytes() == &data));
 }
 
-/// The most that there can be. The time is printed; the bound is generous, for machines are shared.
+/// The most that there can be: the time to find them grows with their number and not faster. It is printed.
 #[test]
-fn many_writes_are_found_fast() {
+fn many_writes_are_found_in_linear_time() {
     let count = if cfg!(debug_assertions) { 10_000 } else { 1 << 17 };
+    let [few, many] = [count / 8, count].map(|count| (0..3).map(|_| time_to_find(count)).min().unwrap());
+    assert!(many < few * 32, "{few:?} for an eighth of {many:?}");
+}
+
+fn time_to_find(count: u64) -> Duration {
     let memfd = memfd();
     let open = |memfd: &OwnedFd| State::open(memfd.try_clone().unwrap()).unwrap();
     let state = open(&memfd);
@@ -422,5 +427,5 @@ fn many_writes_are_found_fast() {
     assert_eq!(found.len() as u64, count);
     assert!(found.iter().enumerate().all(|(number, (_, write))| write.offset == number as u64));
     println!("{count} writes: found in {took:?}");
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    took
 }

@@ -224,20 +224,31 @@ impl Region {
         allocated_word: usize,
     ) -> io::Result<Region> {
         let word = mapping.words(allocated_word, 1)[0].load(Ordering::Acquire);
-        let (inverse, allocated) = split(word);
-        // A wrong number would make a scan touch gigabytes of holes.
-        if word != 0 && (inverse != !allocated || allocated > capacity) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a counter of the saved state is damaged"));
-        }
-        Ok(Region {
+        let (inverse, counted) = split(word);
+        let region = Region {
             mapping,
             format,
             base,
             allocated_word,
             capacity,
-            allocated: AtomicU32::new(allocated),
+            allocated: AtomicU32::new(0),
             free: Mutex::new(FreeSlots { returned: Vec::new(), fresh: format.reserved }),
-        })
+        };
+        // A wrong number would hide what is there, or make a scan touch gigabytes of holes.
+        if word != 0 && inverse == !counted && counted <= capacity {
+            region.allocated.store(counted, Ordering::Relaxed);
+        } else {
+            region.count_anew(word)?;
+        }
+        Ok(region)
+    }
+
+    /// Finds how many slots have memory from what was written to it, instead of from a word that is damaged, or 0.
+    fn count_anew(&self, damaged: u64) -> io::Result<()> {
+        let written = self.mapping.written(self.base, self.capacity as usize * self.format.words)?;
+        let Some(last) = written.div_ceil(self.format.words).checked_sub(1) else { return Ok(()) };
+        log::error!("the number of slots of region {} is damaged ({damaged:#x}), and found anew", self.format.tag);
+        self.provide((last as u32).min(self.capacity - 1))
     }
 
     /// Examines all slots: hands the live ones to `live`, finds the free ones, and returns how many are damaged.

@@ -172,7 +172,7 @@ fn an_alien_or_damaged_header_is_refused() {
     assert!(refused(&unsealed));
     let memfd = memfd();
     open(&memfd).unwrap().set_root(&node(0));
-    for word in [0, 1, 2, 3, 8, 9, 10, 11, 20] {
+    for word in [0, 1, 2, 3, 8, 9, 10, 20] {
         damage(&memfd, word * 8);
         assert!(refused(&memfd), "word {word}");
         damage(&memfd, word * 8);
@@ -186,8 +186,92 @@ fn a_state_whose_formatting_was_cut_short_is_formatted_again() {
     let memfd = memfd();
     drop(open(&memfd).unwrap());
     rustix::io::pwrite(&memfd, &[0; 8], 0).unwrap(); // the magic is written last
+    assert!(open(&memfd).is_err(), "it was opened before, so it had a beginning");
+    rustix::io::pwrite(&memfd, &[0; 8], 4 * 8).unwrap();
     let state = open(&memfd).unwrap();
     assert_eq!((state.generation(), state.is_resumed()), (1, false));
+}
+
+/// A state with a bit of everything, and what is in it.
+fn filled() -> (OwnedFd, Vec<u64>, u64, u64) {
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    state.set_root(&node(0));
+    let ids = (1..3000).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
+    let fh = (0..600).map(|_| state.open_handle(&handle(3)).unwrap()).last().unwrap();
+    let orphan = state.add_orphan(b"d", b"n", b"f").unwrap();
+    state.begin(77, &intent()).unwrap();
+    state.save_blob(b"blob");
+    state.save_negotiated(&NEGOTIATED_FOR_TEST);
+    state.save_source_port(3, 1003);
+    (memfd, ids, fh, orphan)
+}
+
+const NEGOTIATED_FOR_TEST: Negotiated = Negotiated { minor: 45, flags: 1 << 39, offered: 3 };
+
+#[test]
+fn a_damaged_number_of_slots_costs_nothing() {
+    for (row, value) in (0..11).flat_map(|row| [0, 0x20, u64::MAX, 1 << 63].map(|value| (row, value))) {
+        let (memfd, ids, fh, orphan) = filled();
+        let word = 8 + row * 4 + 3;
+        let mut before = [0; 8];
+        rustix::io::pread(&memfd, &mut before, word * 8).unwrap();
+        let value = if value == 0 { 0 } else { u64::from_ne_bytes(before) ^ value };
+        rustix::io::pwrite(&memfd, &value.to_ne_bytes(), word * 8).unwrap();
+        let state = open(&memfd).unwrap();
+        let place = format!("row {row}, {value:#x}");
+        assert_eq!((state.damaged_records(), state.node_count()), (0, 3000), "{place}");
+        for (number, id) in (1..).zip(&ids) {
+            assert_eq!(state.node(*id), Some(node(number)), "{place}");
+        }
+        assert_eq!((state.handle(fh), state.handles().len()), (Some(handle(3)), 600), "{place}");
+        assert_eq!(state.orphans().first().map(|found| found.0), Some(orphan), "{place}");
+        assert_eq!((state.intent(77), state.blob()), (Some(intent()), b"blob".to_vec()), "{place}");
+        assert_eq!((state.negotiated(), state.source_port(3)), (Some(NEGOTIATED_FOR_TEST), Some(1003)), "{place}");
+        let new = state.lookup_node(&node(5000)).unwrap();
+        assert!(!ids.contains(&new), "{place}");
+        drop(state);
+        assert_eq!(open(&memfd).unwrap().node_count(), 3001, "{place}");
+    }
+}
+
+#[test]
+fn what_a_session_cannot_do_without_is_kept_twice() {
+    // The fourth and the fifth region: two records of each.
+    for (row, words) in [(3, BLOB.words), (4, NEGOTIATED.words)] {
+        for record in 0..2 {
+            let (memfd, ..) = filled();
+            let mut first = [0; 8];
+            rustix::io::pread(&memfd, &mut first, (8 + row * 4 + 2) * 8).unwrap();
+            let at = u64::from_ne_bytes(first) as usize * 8 + record * words * 8;
+            for word in [0, 1, 3] {
+                damage(&memfd, at + word * 8);
+            }
+            let state = open(&memfd).unwrap();
+            assert_eq!((state.negotiated(), state.blob()), (Some(NEGOTIATED_FOR_TEST), b"blob".to_vec()));
+            assert_eq!((state.is_resumed(), state.damaged_records()), (true, 1));
+            drop(state);
+            assert_eq!(open(&memfd).unwrap().damaged_records(), 0, "it was made good");
+        }
+    }
+}
+
+#[test]
+fn a_release_without_copies_changes_a_value_and_back() {
+    let (memfd, ..) = filled();
+    let place = |state: &State| state.header.region(&BLOB).unwrap();
+    let state = open(&memfd).unwrap();
+    let (mapping, at) = (state.header.mapping(), place(&state));
+    drop(state);
+    let region = Region::new(mapping, BLOB, at.base, at.capacity, at.allocated_word).unwrap();
+    let (former, damaged) = Pair::open(region).unwrap();
+    assert_eq!(damaged, 0);
+    let mut sealed = [0; BLOB.sealed()];
+    sealed[0] = 3;
+    record::pack(b"new", &mut sealed[1..]);
+    former.set(&sealed);
+    let state = open(&memfd).unwrap();
+    assert_eq!((state.blob(), state.damaged_records()), (b"new".to_vec(), 0));
 }
 
 #[test]
@@ -263,11 +347,17 @@ fn nodes_behave_like_a_map() {
     }
 }
 
-/// What a node costs, and how long a successor needs to find them all. The times are printed; the bound is generous,
-/// because tests share their machine, and unoptimised builds are many times slower.
+/// What a node costs, and that a successor's time to find them all grows with their number and not faster: the times are
+/// printed, and compared with each other only, because tests share their machine.
 #[test]
-fn many_nodes_are_cheap_and_found_fast() {
+fn many_nodes_are_cheap_and_found_in_linear_time() {
     let count: u64 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+    let (few, many) = (best_time_to_find(count / 8), best_time_to_find(count));
+    assert!(many < few * 32, "{few:?} for an eighth of {many:?}");
+}
+
+/// The best of five times to open the state that knows so many nodes.
+fn best_time_to_find(count: u64) -> Duration {
     let memfd = memfd();
     let state = open(&memfd).unwrap();
     for number in 0..count {
@@ -288,7 +378,7 @@ fn many_nodes_are_cheap_and_found_fast() {
     }
     println!("{count} nodes: {bytes} bytes each, found in {best:?}");
     assert!(bytes <= 200, "{bytes} bytes per node");
-    assert!(best < Duration::from_secs(1), "{best:?}");
+    best
 }
 
 /// The words of the journal's first record.
@@ -444,6 +534,37 @@ fn forgets_beside_the_scan_free_each_slot_once() {
     let kept = ids.iter().filter(|id| nodes.get(**id).is_some()).count() as u64;
     assert_eq!(kept, left);
     assert!(ids.iter().all(|id| nodes.get(*id).is_none() || !fresh.contains(&(*id as u32))));
+}
+
+#[test]
+fn failures_survive_and_are_replaced_and_dropped() {
+    let memfd = memfd();
+    {
+        let first = open(&memfd).unwrap();
+        first.set_failure(FailureOf::File(7), 1 << 32 | 5).unwrap();
+        first.set_failure(FailureOf::Open(7), 1).unwrap();
+        first.set_failure(FailureOf::File(8), 3).unwrap();
+        first.set_failure(FailureOf::File(7), 2 << 32 | 116).unwrap();
+        first.remove_failure(FailureOf::File(8));
+        first.remove_failure(FailureOf::File(9));
+    }
+    let mut found = open(&memfd).unwrap().failures();
+    found.sort_by_key(|(_, number)| *number);
+    assert_eq!(found, [(FailureOf::Open(7), 1), (FailureOf::File(7), 2 << 32 | 116)]);
+}
+
+#[test]
+fn a_state_without_failures_does_without() {
+    let memfd = memfd();
+    drop(open(&memfd).unwrap());
+    let header = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap().0;
+    header.retag_for_test(failures::FORMAT, 200);
+    let state = open(&memfd).unwrap();
+    assert!(!state.keeps_failures());
+    state.set_failure(FailureOf::File(7), 1).unwrap();
+    state.remove_failure(FailureOf::File(7));
+    assert_eq!(state.failures(), []);
+    State::check(memfd.try_clone().unwrap()).unwrap();
 }
 
 #[test]

@@ -101,8 +101,8 @@ impl Heartbeat {
             return Ok(Pulse::Missing(age));
         }
         if self.queued_at.is_none() {
-            // An earlier keeper had at most one on the way.
-            self.number = seen.max(self.number) + 2;
+            // An earlier keeper had at most one on the way. Past the largest number, which only damage leads to, it begins anew.
+            self.number = seen.max(self.number).checked_add(2).unwrap_or(1);
             let witness = kernel::read_note(&held.state, efc_proto::WITNESS_OFFSET)?;
             self.queued_at = kernel::send_beat(&held.device, witness, self.number).is_ok().then_some(now);
         }

@@ -9,6 +9,7 @@
 //! stays, so that its applications get errors and not the empty directory below.
 
 mod beginning;
+mod deaths;
 mod heartbeat;
 mod upgrade;
 
@@ -20,7 +21,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{DaemonConfig, Drain, Error, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
+use efc_proto::{
+    DaemonConfig, Drain, Error, FindRoot, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -36,6 +39,7 @@ use crate::kernel;
 use crate::network::Networks;
 use crate::program::{NextProgram, Program};
 pub use beginning::Origin;
+use deaths::{Deaths, YOUNG_OF_MEMORY};
 use heartbeat::{Heartbeat, Pulse};
 use upgrade::Upgrade;
 
@@ -53,6 +57,8 @@ const RESUME_TIME_LIMIT: Duration = Duration::from_secs(10);
 const FLUSH_TIME_LIMIT: Duration = Duration::from_secs(5);
 /// How long a daemon may take to end when there is nothing to flush.
 const END_TIME_LIMIT: Duration = Duration::from_millis(500);
+/// Why a mount is of no use any more, if somebody else ended its connection.
+const ABORTED: &str = "the FUSE connection was aborted; unmount and mount again";
 /// How often an aborted mount is looked at, to see whether somebody has unmounted it.
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -87,6 +93,7 @@ struct Session<'a> {
     report_pending: bool,
     heartbeat: Heartbeat,
     young_deaths: u32,
+    deaths: Deaths,
     died_at: Option<Instant>,
     /// When the daemon must be ready, or when the next one is started.
     deadline: Option<Instant>,
@@ -130,6 +137,7 @@ pub fn supervise(entry: &Arc<Entry>, programs: &Programs, origin: Origin, forget
 
 impl<'a> Session<'a> {
     fn new(entry: &'a Entry, programs: &'a Programs, isolation: Isolation<'a>, held: Arc<Held>) -> Session<'a> {
+        let deaths = Deaths::new(isolation.cgroup());
         Session {
             entry,
             programs,
@@ -141,6 +149,7 @@ impl<'a> Session<'a> {
             report_pending: false,
             heartbeat: Heartbeat::new(entry.options().hang_limit_ms),
             young_deaths: 0,
+            deaths,
             died_at: None,
             deadline: None,
             program: programs.daemon.get(),
@@ -151,20 +160,22 @@ impl<'a> Session<'a> {
     /// Serves until the session shall end or has ended; says why.
     fn serve(&mut self) -> &'static str {
         loop {
+            self.begin_upgrades();
             match self.next_event() {
                 Event::Wake if self.entry.end_wanted().is_some() => return "unmounted",
-                Event::Wake => {
-                    self.request_report();
-                    if let Some(options) = self.entry.take_upgrade_wanted() {
-                        self.begin_upgrade(options);
-                    }
-                }
+                Event::Wake => self.request_report(),
                 Event::Message(message) => self.handle(*message),
                 Event::Died(ending) => {
                     if kernel::is_disconnected(&self.held.device) {
-                        return self.disconnected();
+                        return self.disconnected(ABORTED.to_owned());
                     }
-                    self.replace(format!("the daemon {ending}"));
+                    let reason = self.reason_of(ending);
+                    if !self.go_on_with_upgrade(&reason) {
+                        if let Some(reason) = self.given_up() {
+                            return self.disconnected(reason);
+                        }
+                        self.died(reason);
+                    }
                 }
                 Event::Gone(index) => self.predecessor_gone(index),
                 Event::Beat => self.beat(),
@@ -197,8 +208,10 @@ impl<'a> Session<'a> {
                 self.daemon.iter().for_each(Daemon::watch_control_thread);
                 self.entry.reported(stats);
             }
+            to_keeper::Message::Root(root) => self.entry.root_found(root),
             to_keeper::Message::Failed(error) => {
                 log::error!("{target}: the daemon cannot go on: {}", error.message);
+                self.deaths.failed(&error);
                 self.entry.update(|status| status.reason = error.message);
             }
             to_keeper::Message::Connected(_) | to_keeper::Message::Session(_) => {
@@ -214,6 +227,7 @@ impl<'a> Session<'a> {
             status.version = ready.version;
             status.set_state(State::Serving);
         });
+        self.deaths.forget_refusals();
         self.serves(Instant::now(), ready.beats);
         self.end_upgrade();
     }
@@ -288,7 +302,7 @@ impl<'a> Session<'a> {
     }
 
     /// The connection is over: ended by an unmount, or only by an abort.
-    fn disconnected(&mut self) -> &'static str {
+    fn disconnected(&mut self, reason: String) -> &'static str {
         let connection = self.entry.status().connection;
         // An unreadable list proves nothing: look again.
         let is_listed = || kernel::is_listed(connection).unwrap_or(true);
@@ -298,10 +312,11 @@ impl<'a> Session<'a> {
         log::error!("{}: the FUSE connection was aborted", self.entry.target().display());
         self.entry.update(|status| {
             status.pid = 0;
-            status.reason = "the FUSE connection was aborted; unmount and mount again".to_owned();
+            status.reason = reason;
             status.set_state(State::Aborted);
         });
         loop {
+            self.begin_upgrades(); // which refuses them
             self.deadline = Some(Instant::now() + ABORTED_LOOK_INTERVAL);
             match self.next_event() {
                 Event::Wake if self.entry.end_wanted().is_some() => return "unmounted after an abort",
@@ -331,6 +346,9 @@ impl<'a> Session<'a> {
     }
 
     fn request_report(&mut self) {
+        if self.entry.take_root_wanted() && self.ready_at.is_some() {
+            self.send(to_daemon::Message::FindRoot(FindRoot {}));
+        }
         if self.entry.take_report_wanted() && self.ready_at.is_some() {
             self.ask_for_report();
         }
@@ -424,9 +442,11 @@ impl<'a> Session<'a> {
         let mut daemon = self.daemon.take()?;
         self.heartbeat.stop();
         let is_upgrade = self.upgrade.is_some();
-        let is_young = self.ready_at.take().is_none_or(|ready_at| ready_at.elapsed() < YOUNG);
-        self.young_deaths = if is_young && !is_upgrade { self.young_deaths + 1 } else { 0 };
+        let served_for = self.ready_at.take().map(|ready_at| ready_at.elapsed());
         let ending = daemon.end(time_limit);
+        let youth = if self.deaths.count(ending, self.isolation.cgroup()) { YOUNG_OF_MEMORY } else { YOUNG };
+        let is_young = served_for.is_none_or(|served_for| served_for < youth);
+        self.young_deaths = if is_young && !is_upgrade { self.young_deaths + 1 } else { 0 };
         if ending == Ending::Hangs {
             self.predecessors.push(daemon);
         }

@@ -6,9 +6,10 @@
 //! before it is, the former program gets the session back and keeps it until the next upgrade or death.
 //!
 //! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
-//! ones are what the way back leads to.
+//! ones are what the way back leads to. Upgrades that several clients ask for at once are made one after the other.
 
 use super::*;
+use crate::wishes::Wish;
 
 /// How long the old daemon may drain; a little more than it takes for that itself.
 const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(700);
@@ -33,16 +34,28 @@ enum Step {
 }
 
 impl Session<'_> {
-    pub(super) fn begin_upgrade(&mut self, options: Option<DaemonConfig>) {
+    /// Begins the upgrade whose turn it is, and refuses those that cannot be, one after the other.
+    pub(super) fn begin_upgrades(&mut self) {
+        while self.upgrade.is_none()
+            && let Some(wish) = self.entry.begin_next_upgrade()
+        {
+            if let Err(error) = self.begin_upgrade(wish) {
+                self.entry.upgraded(Err(error));
+            }
+        }
+    }
+
+    fn begin_upgrade(&mut self, wish: Wish) -> Result<(), Error> {
         let target = self.entry.target().display();
-        if self.ready_at.is_none() || self.upgrade.is_some() {
+        if self.ready_at.is_none() {
             let message = format!("{target} has no daemon that serves now; try again when it has one");
-            return self.entry.upgraded(Err(failure(Code::Unavailable, message)));
+            return Err(failure(Code::Unavailable, message));
         }
         if let Err(error) = self.programs.daemon.get().check_state(&self.held.state) {
             let message = format!("the program cannot take {target} over: {error}; the daemon goes on with its own");
-            return self.entry.upgraded(Err(failure(Code::FailedPrecondition, message)));
+            return Err(failure(Code::FailedPrecondition, message));
         }
+        let options = wish.options_over(&self.entry.options());
         log::info!("{target}: upgrading{}", if options.is_some() { ", with other options" } else { "" });
         self.upgrade = Some(Upgrade {
             former: self.program.clone(),
@@ -56,6 +69,7 @@ impl Session<'_> {
         self.heartbeat.stop();
         self.deadline = Some(Instant::now() + DRAIN_TIME_LIMIT);
         self.send(to_daemon::Message::Drain(Drain {}));
+        Ok(())
     }
 
     /// The daemon has gone: starts the next one, if that is what the upgrade wants.

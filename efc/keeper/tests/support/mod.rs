@@ -311,7 +311,17 @@ impl Client {
     }
 
     pub fn upgrade_with(&self, target: &Path, options: Option<DaemonConfig>) -> Result<MountStatus, Error> {
-        match self.call(Request::Upgrade(UpgradeRequest { target: target.to_str().unwrap().into(), options }))? {
+        self.upgrade_from(target, options, None)
+    }
+
+    /// With options that were made from `base`.
+    pub fn upgrade_from(
+        &self,
+        target: &Path,
+        options: Option<DaemonConfig>,
+        base: Option<DaemonConfig>,
+    ) -> Result<MountStatus, Error> {
+        match self.call(Request::Upgrade(UpgradeRequest { target: target.to_str().unwrap().into(), options, base }))? {
             Reply::Upgrade(reply) => Ok(reply.status.unwrap()),
             other => panic!("{other:?}"),
         }

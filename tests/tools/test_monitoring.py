@@ -14,7 +14,7 @@ from csi import cli
 from csi.metrics import METRICS, Kind
 from csi.scraping import parse_address
 from tests.support.paths import ROOT
-from tests.unit.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
+from tests.tools.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
 
 DASHBOARD = json.loads((DEPLOY / "dashboards" / "efc-csi.json").read_text())
 ALERTS = yaml.safe_load((DEPLOY / "chart" / "alerts.yaml").read_text())
@@ -22,7 +22,11 @@ VALUES = yaml.safe_load((DEPLOY / "chart" / "values.yaml").read_text())
 SCHEMA = json.loads((DEPLOY / "chart" / "values.schema.json").read_text())
 REACHABLE = ("--set", "metrics.node.bind=node")
 #: What the schema leaves to Helm and the API server.
-OPEN = {"global", "networkPolicy.metricsFrom.[]", "networkPolicy.egress.[]"}
+OPEN = {"global", "networkPolicy.metricsFrom.[]", "networkPolicy.egress.[]"} | {
+    f"{part}.{name}"
+    for part in ("keeper", "node", "network", "controller", "operator")
+    for name in ("affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "env.[].valueFrom")
+}
 #: Prometheus' own words and labels in expressions; a word before "(" is a function, one in quotes a value.
 _WORDS = {"by", "or", "sum", "max", "min", "count", "le"}
 _LABELS = {"node", "container", "job", *(label for metric in METRICS.values() for label in metric.labels)}
@@ -221,7 +225,7 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
 
     def compare(values: dict[str, Any], path: str) -> None:
         properties = checked[path].get("properties")
-        if properties is None or path.endswith(("resources", "requests", "limits")):
+        if properties is None or path.endswith(("resources", "requests", "limits", "affinity")):
             return
         assert set(values) == set(properties) - {"global"}, path
         for name, value in values.items():
@@ -238,7 +242,6 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
         "metrics.node.port=80",
         "metrics.node.prot=9820",
         "metrics.controller.port=70000",
-        "monitoring.podMonitor.interval=often",
         "monitoring.podMonitor.enable=true",
         "monitoring.prometheusRule.severity=high",
         "operator.livenessPort=0",
@@ -253,6 +256,12 @@ def test_values_that_are_refused(setting: str) -> None:
     done = render(*REACHABLE, "--set", setting)
     assert done.returncode != 0
     assert "values don't meet the specifications of the schema" in done.stderr
+
+
+def test_a_bad_interval_is_refused_in_words() -> None:
+    done = render(*REACHABLE, "--set", "monitoring.podMonitor.interval=often")
+    assert done.returncode != 0
+    assert "a number and ms, s or m" in done.stderr
 
 
 def test_every_kind_with_a_namespace_has_ours() -> None:

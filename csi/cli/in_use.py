@@ -1,0 +1,11 @@
+"""``efc in-use``: fails, and says why, while a pod of the cluster uses a volume; before an uninstallation."""
+
+import argparse
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """0 when nothing is used."""
+    from csi.operator import running
+
+    running.refuse_if_used(again_after_seconds=parsed.again_after)
+    return 0

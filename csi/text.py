@@ -1,0 +1,11 @@
+"""Text for people: one line that shows what it is, whoever has chosen the names in it."""
+
+
+def printable(text: str) -> str:
+    """``text`` with escapes in place of all that a terminal or a log would not show as a character of one line."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", errors="replace").decode()
+        for character in text
+    )

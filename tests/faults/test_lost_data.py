@@ -1,0 +1,182 @@
+"""Who is told that written data is lost: each open description once, as with local files, by whichever daemon."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.writer import Writer
+from tests.support.keeper import Keeper
+from tests.support.nas import Nas
+from tests.support.processes import wait_until
+from tests.support.scripted_nas import Arguments, Call, ScriptedNas, u32, wcc
+
+pytestmark = pytest.mark.timeout(120)
+
+_NOSPC = 28
+_FILE_SYNC = 2
+
+
+class LossyNas(ScriptedNas):
+    """A server that can lose what it has not committed, and refuse to take it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses = 0  # so many stable WRITEs
+        self.hook = self._refuse
+
+    def lose(self) -> None:
+        """As after a restart: another verifier, and the disk is full for what comes again."""
+        self.verifier = struct.pack(">Q", int.from_bytes(self.verifier, "big") + 1)
+        self.refuses = 1
+
+    def _refuse(self, call: Call) -> bytes:
+        if call.procedure == "WRITE" and self.refuses and _how(call) == _FILE_SYNC:
+            self.refuses -= 1
+            return call.answer(u32(_NOSPC) + wcc(None))
+        return call.reply
+
+
+def _how(call: Call) -> int:
+    """How stable a WRITE is to be."""
+    arguments = Arguments(call.arguments)
+    _file, _offset, _count = arguments.opaque(), arguments.u64(), arguments.u32()
+    return arguments.u32()
+
+
+@pytest.fixture
+def lossy() -> Iterator[tuple[LossyNas, Keeper, Path]]:
+    with LossyNas() as nas, Keeper() as keeper, keeper.mounted(nas.url) as path:
+        nas.add(nas.root, "file", data=bytes(100))
+        yield nas, keeper, path
+
+
+def kill_daemon(keeper: Keeper, path: Path) -> None:
+    before = keeper.daemon_pid(path)
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: keeper.daemon_pid(path) not in (0, before), what="the next daemon")
+
+
+def errno_of(writer: Writer, *command: object) -> int:
+    """What the command fails with, or 0."""
+    writer.begin(*command)
+    try:
+        writer.end()
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def open_all(stack: ExitStack, folder: Path, count: int) -> list[Writer]:
+    writers = [stack.enter_context(Writer(folder)) for _ in range(count)]
+    for writer in writers:
+        writer.open("file", os.O_RDWR)
+    return writers
+
+
+@pytest.mark.parametrize("deaths", [0, 1], ids=["one daemon", "killed in between"])
+def test_each_open_hears_once(lossy: tuple[LossyNas, Keeper, Path], deaths: int) -> None:
+    nas, keeper, path = lossy
+    with ExitStack() as stack:
+        first, second, third, fourth = open_all(stack, path, 4)
+        first.write("file", 0, 1, 100)
+        nas.lose()
+        assert errno_of(first, "sync", "file") == errno.ENOSPC
+        assert errno_of(first, "sync", "file") == 0
+        for _ in range(deaths):
+            kill_daemon(keeper, path)
+        assert errno_of(first, "sync", "file") == 0
+        assert errno_of(second, "sync", "file") == errno.ENOSPC
+        assert errno_of(second, "close", "file") == 0
+        assert errno_of(third, "close", "file") == errno.ENOSPC
+        assert errno_of(fourth, "write", "file", 0, 2, 10) == errno.ENOSPC
+        assert errno_of(fourth, "write", "file", 0, 2, 10) == 0
+        assert errno_of(fourth, "sync", "file") == 0
+        for _ in range(deaths):
+            kill_daemon(keeper, path)
+        assert errno_of(fourth, "close", "file") == 0
+        third.open("file", os.O_RDWR)
+        assert errno_of(third, "sync", "file") == 0, "others had heard before it was opened"
+        third.write("file", 0, 3, 100)
+        nas.lose()
+        assert errno_of(third, "close", "file") == errno.ENOSPC, "the next failure"
+        assert errno_of(first, "sync", "file") == errno.ENOSPC
+
+
+@pytest.mark.parametrize("deaths", [0, 1], ids=["one daemon", "killed in between"])
+def test_neither_a_truncation_nor_the_end_of_a_process_nor_anothers_write_takes_it_away(
+    lossy: tuple[LossyNas, Keeper, Path], deaths: int
+) -> None:
+    nas, keeper, path = lossy
+    with ExitStack() as stack:
+        holder, other = open_all(stack, path, 2)
+        with Writer(path) as ended:
+            ended.open("file", os.O_RDWR)
+            ended.write("file", 0, 1, 100)
+            nas.lose()
+        wait_until(lambda: keeper.status(path)["stats"]["uncommitted_bytes"] == 0, what="the commit of a dead process")
+        assert nas.refuses == 0
+        for _ in range(deaths):
+            kill_daemon(keeper, path)
+        os.truncate(path / "file", 50)
+        assert errno_of(other, "write", "file", 0, 2, 10) == errno.ENOSPC
+        assert errno_of(other, "truncate", "file", 20) == 0
+        assert errno_of(other, "write", "file", 0, 2, 10) == 0
+        assert errno_of(other, "sync", "file") == 0
+        assert errno_of(holder, "sync", "file") == errno.ENOSPC
+        assert errno_of(holder, "close", "file") == 0
+
+
+def test_who_opens_before_anybody_has_heard_is_told(lossy: tuple[LossyNas, Keeper, Path]) -> None:
+    nas, keeper, path = lossy
+    with ExitStack() as stack:
+        (holder,) = open_all(stack, path, 1)
+        with Writer(path) as ended:
+            ended.open("file", os.O_RDWR)
+            ended.write("file", 0, 1, 100)
+            nas.lose()
+        wait_until(lambda: keeper.status(path)["stats"]["uncommitted_bytes"] == 0, what="the commit of a dead process")
+        (late,) = open_all(stack, path, 1)
+        kill_daemon(keeper, path)
+        assert errno_of(late, "sync", "file") == errno.ENOSPC
+        (later,) = open_all(stack, path, 1)
+        assert errno_of(later, "sync", "file") == 0
+        assert errno_of(holder, "sync", "file") == errno.ENOSPC
+
+
+def test_a_reader_hears_from_fsync(lossy: tuple[LossyNas, Keeper, Path]) -> None:
+    """Its close tells the daemon nothing: there is nothing to flush."""
+    nas, _, path = lossy
+    with ExitStack() as stack:
+        (writer,) = open_all(stack, path, 1)
+        reader = stack.enter_context(Writer(path))
+        reader.open("file", os.O_RDONLY)
+        writer.write("file", 0, 1, 100)
+        nas.lose()
+        assert errno_of(writer, "close", "file") == errno.ENOSPC
+        assert errno_of(reader, "sync", "file") == errno.ENOSPC
+        assert errno_of(reader, "close", "file") == 0
+
+
+def test_after_a_crash_of_a_real_nas(nas: Nas, keeper: Keeper) -> None:
+    folder = nas.export_folder() / "lost"
+    folder.mkdir(mode=0o777)
+    (folder / "file").write_bytes(bytes(100))
+    with keeper.mounted(nas.url_of("export/lost")) as path, ExitStack() as stack:
+        writers = open_all(stack, path, 3)
+        for number, writer in enumerate(writers):
+            writer.write("file", 100 * number, number, 100)
+        nas.kill()
+        (folder / "file").unlink()  # its handle is worth nothing now
+        nas.start()
+        assert errno_of(writers[0], "sync", "file") == errno.ESTALE
+        kill_daemon(keeper, path)
+        assert [errno_of(writer, "sync", "file") for writer in writers] == [0, errno.ESTALE, errno.ESTALE]
+        assert [errno_of(writer, "close", "file") for writer in writers] == [0, 0, 0]

@@ -1,0 +1,576 @@
+"""What is installed on a cluster: the committed manifests are the chart's, and give nobody more than they need."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from csi import cli, driver, inline
+from csi.operator.startup_taint import TAINT_KEY
+from csi.parameters import VolumeParameters
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+NAMESPACE = "efc-system"
+CLUSTER_WIDE = {"Namespace", "CSIDriver", "ClusterRole", "ClusterRoleBinding", "StorageClass"}
+#: Containers that are privileged, for Bidirectional mount propagation, and host paths of their pods.
+PRIVILEGED = {
+    "keeper": {"/run/efc", "/sys/fs/cgroup"},
+    "node": {
+        "/run/efc",
+        "/var/lib/kubelet/pods",
+        f"/var/lib/kubelet/plugins/{driver.NAME}",
+        "/var/lib/kubelet/plugins_registry",
+    },
+}
+#: Capabilities of the others.
+CAPABILITIES: dict[str, list[str]] = {"controller": ["NET_BIND_SERVICE"], "provisioner": [], "operator": []}
+#: Role -> resource -> verbs.
+RULES = {
+    "efc-provisioner": {
+        "persistentvolumes": {"get", "list", "watch", "create", "patch", "delete"},
+        "persistentvolumeclaims": {"get", "list", "watch", "update"},
+        "storageclasses": {"get", "list", "watch"},
+        "events": {"create", "patch"},
+    },
+    "efc-operator": {"nodes": {"get", "list", "watch", "patch"}, "csinodes": {"get", "list", "watch"}},
+}
+ACCOUNTS = {"efc-provisioner": "efc-controller", "efc-operator": "efc-operator"}
+
+
+def render(*options: str) -> subprocess.CompletedProcess[str]:
+    """``deploy/render OPTIONS``; skips when there is no helm."""
+    if not (ROOT / ".tools/bin/helm").exists() and shutil.which("helm") is None:
+        pytest.skip("SKIPPED: no helm, so the chart cannot be rendered: make .tools/bin/helm")
+    return subprocess.run([DEPLOY / "render", *options], capture_output=True, text=True, timeout=60, check=False)
+
+
+def rendered(*options: str) -> list[dict[str, Any]]:
+    done = render(*options)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def committed() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "efc-csi.yaml").read_text()))
+
+
+def one(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
+    (found,) = (item for item in objects if (item["kind"], item["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def pods(objects: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and pod specification of each workload."""
+    for item in objects:
+        if item["kind"] in {"DaemonSet", "Deployment"}:
+            yield item["metadata"]["name"], item["spec"]["template"]["spec"]
+
+
+def containers(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {container["name"]: container for _, pod in pods(objects) for container in pod["containers"]}
+
+
+def test_committed_manifests_are_the_charts() -> None:
+    assert render().stdout == (DEPLOY / "efc-csi.yaml").read_text(), "run make manifests"
+
+
+def test_every_manifest_is_one() -> None:
+    for path in [DEPLOY / "efc-csi.yaml", *sorted((DEPLOY / "examples").glob("*.yaml"))]:
+        objects = list(yaml.safe_load_all(path.read_text()))
+        assert objects, path
+        for item in objects:
+            assert item["apiVersion"], path
+            assert item["kind"], path
+            assert item["metadata"]["name"], path
+    for item in committed():
+        assert item["metadata"].get("namespace") == (None if item["kind"] in CLUSTER_WIDE else NAMESPACE), item
+    names = sorted(name for name, _ in pods(committed()))
+    assert names == ["efc-controller", "efc-keeper", "efc-node", "efc-operator"]
+
+
+def test_no_container_may_do_more_than_it_needs() -> None:
+    for name, container in containers(committed()).items():
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"], name
+        if name in PRIVILEGED:
+            assert context["privileged"]
+            continue
+        assert context["capabilities"] == {"drop": ["ALL"]} | (
+            {"add": CAPABILITIES[name]} if CAPABILITIES[name] else {}
+        ), name
+        assert context["allowPrivilegeEscalation"] is False, name
+        assert "privileged" not in context, name
+    assert set(containers(committed())) == set(PRIVILEGED) | set(CAPABILITIES)
+
+
+def test_host_paths_are_where_the_node_has_them() -> None:
+    for name, pod in pods(committed()):
+        volumes = pod.get("volumes", [])
+        paths = {volume["name"]: volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
+        assert set(paths.values()) == PRIVILEGED.get(name.removeprefix("efc-"), set())
+        for container in pod["containers"]:
+            for mount in container.get("volumeMounts", []):
+                path = mount["mountPath"]
+                # A container's own view of its cgroups stays where it is.
+                assert path.removeprefix("/node") == paths.get(mount["name"], path)
+
+
+def test_node_parts_have_no_way_to_the_api() -> None:
+    objects = committed()
+    accounts = {"efc-keeper", "efc-node"}
+    for name, pod in pods(objects):
+        assert pod["serviceAccountName"] == name
+        assert pod["automountServiceAccountToken"] is (name == "efc-operator")
+        assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
+        if name in accounts:
+            assert all(set(volume) in ({"name", "hostPath"}, {"name", "configMap"}) for volume in pod["volumes"])
+    bindings = [item for item in objects if item["kind"].endswith("RoleBinding")]
+    bound = {binding["roleRef"]["name"]: [subject["name"] for subject in binding["subjects"]] for binding in bindings}
+    assert bound == {role: [account] for role, account in ACCOUNTS.items()}
+    controller = containers(objects)["controller"]
+    assert [mount["mountPath"] for mount in controller["volumeMounts"]] == ["/csi"]
+
+
+def test_provisioner_and_operator_have_the_rules_that_they_need() -> None:
+    roles = {item["metadata"]["name"]: item for item in committed() if item["kind"] in {"Role", "ClusterRole"}}
+    assert roles.keys() == RULES.keys()
+    for name, role in roles.items():
+        given = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
+        assert given == RULES[name]
+
+
+def test_everything_in_the_way_of_the_startup_taints_removal_tolerates_it() -> None:
+    for name, pod in pods(committed()):
+        keys = {toleration.get("key", "*") for toleration in pod["tolerations"]}
+        assert keys & {"*", TAINT_KEY}, name
+
+
+def test_command_lines_are_ours() -> None:
+    assert cli.parser().parse_args(containers(committed())["operator"]["args"]).module == "csi.cli.operator"
+    for name in ("node", "controller"):
+        container = containers(committed())[name]
+        parsed = cli.parser().parse_args(container["args"])
+        assert parsed.service == name
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe in container:
+                program, *arguments = container[probe]["exec"]["command"]
+                assert program == "efc"
+                assert cli.parser().parse_args(arguments).endpoint == parsed.endpoint
+
+
+def test_versions_are_the_releases() -> None:
+    release = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    chart = yaml.safe_load((DEPLOY / "chart" / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (release, release)
+    assert containers(committed())["node"]["image"] == f"efc-csi:{release}"
+
+
+def test_another_kubelet_root_and_run_directory_are_used_everywhere() -> None:
+    done = render("--set", "kubeletRoot=/data/kubelet,runDir=/run/other")
+    assert "/var/lib/kubelet" not in done.stdout
+    assert "/run/efc" not in done.stdout
+    assert "--registration-dir=/data/kubelet/plugins_registry" in done.stdout
+
+
+def test_without_sources_there_is_no_controller() -> None:
+    objects = rendered("--set-json", "controller.sources=[]", "--set", "operator.enabled=false")
+    assert {name for name, _ in pods(objects)} == {"efc-keeper", "efc-node"}
+    assert not [item for item in objects if "Role" in item["kind"] or item["kind"] == "NetworkPolicy"]
+
+
+def test_a_network_of_daemons() -> None:
+    name = "efc-network"
+    objects = rendered("--set", "network.enabled=true")
+    (pod,) = (pod for found, pod in pods(objects) if found == name)
+    assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
+    assert "hostNetwork" not in pod
+    assert "hostPID" not in pod
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "runAsUser": 0, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    (volume,) = pod["volumes"]
+    assert volume["hostPath"]["path"] == "/run/efc/network", "the keeper's own socket is beside it, not in it"
+    assert container["args"] == ["--socket=/run/efc/network/pod.sock"]
+
+
+def test_a_storage_class() -> None:
+    source = "nfs://nas/x?mountport=5"
+    options = ("--set", f"storageClass.create=true,storageClass.default=true,storageClass.parameters.source={source}")
+    storage_class = one(rendered(*options), "StorageClass", "efc")
+    assert storage_class["parameters"] == {"source": source}
+    assert storage_class["provisioner"] == driver.NAME
+
+
+def test_allowed_sources_reach_the_node_part() -> None:
+    rules = [{"namespaces": ["team-a", "build-*"], "sources": ['nfs://nas/with "quotes" and {{braces}}']}]
+    options = ("--set-json", f"inline.allowedSources={json.dumps(rules)}")
+    for wanted, objects in (([], committed()), (rules, rendered(*options))):
+        text = one(objects, "ConfigMap", "efc-inline")["data"]["allowed-sources.json"]
+        assert json.loads(text) == wanted
+        assert len(inline.parse(text.encode())) == len(wanted)
+        parsed = cli.parser().parse_args(containers(objects)["node"]["args"])
+        assert parsed.allowed_sources == Path("/etc/efc/inline/allowed-sources.json")
+    assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
+
+
+def test_more_storage_classes() -> None:
+    classes = [
+        {"name": "kept", "parameters": {"source": "nfs://nas/x", "onDelete": "retain"}, "reclaimPolicy": "Retain"},
+        {"name": "as-before", "parameters": {"server": "nas", "share": "/x"}, "mountOptions": ["nfsvers=3"]},
+    ]
+    objects = rendered(
+        "--set-json", f"storageClasses={json.dumps(classes)}",
+        "--set", "storageClass.create=true,storageClass.default=true,storageClass.parameters.source=nfs://nas/x",
+        "--set", "storageClass.volumeBindingMode=WaitForFirstConsumer",
+    )  # fmt: skip
+    found = {item["metadata"]["name"]: item for item in objects if item["kind"] == "StorageClass"}
+    assert set(found) == {"efc", "kept", "as-before"}
+    assert {name: item["reclaimPolicy"] for name, item in found.items()} == {
+        "efc": "Delete", "kept": "Retain", "as-before": "Delete",
+    }  # fmt: skip
+    assert found["as-before"]["mountOptions"] == ["nfsvers=3"]
+    assert {item["volumeBindingMode"] for item in found.values()} == {"WaitForFirstConsumer"}
+    assert [name for name, item in found.items() if "annotations" in item["metadata"]] == ["efc"], "one is the default"
+    for item in found.values():
+        VolumeParameters.parse(item["parameters"])
+
+
+PARTS = ("keeper", "node", "network", "controller", "operator")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_has_settings_of_its_own(part: str) -> None:
+    given = {
+        "affinity": {"nodeAffinity": {"x": "y"}},
+        "nodeSelector": {"disk": "fast"},
+        "tolerations": [{"key": "k", "operator": "Exists"}],
+        "podLabels": {"team": "storage"},
+        "annotations" if part == "network" else "podAnnotations": {"note": "n"},
+        "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["nas"]}],
+        "env": [{"name": "NAME", "value": "value"}],
+        "serviceAccount": {"create": True, "name": "own"},
+    }
+    objects = rendered("--set", "network.enabled=true", "--set-json", f"{part}={json.dumps(given)}")
+    for name in PARTS:
+        (item,) = (found for found in objects if found["metadata"]["name"] == f"efc-{name}" and "spec" in found
+                   and "template" in found["spec"])  # fmt: skip
+        template = item["spec"]["template"]
+        pod, is_it = template["spec"], name == part
+        assert (pod["serviceAccountName"] == "own") is is_it
+        assert (pod.get("affinity") == given["affinity"]) is is_it
+        assert (pod["nodeSelector"].get("disk") == "fast") is is_it
+        assert (pod["tolerations"] == given["tolerations"]) is is_it
+        assert (pod.get("hostAliases") == given["hostAliases"]) is is_it
+        assert ({"name": "NAME", "value": "value"} in pod["containers"][0].get("env", [])) is is_it
+        assert (template["metadata"]["labels"].get("team") == "storage") is is_it
+        assert (template["metadata"].get("annotations") == {"note": "n"}) is is_it
+        assert item["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    accounts = {item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"}
+    assert accounts == {f"efc-{name}" for name in PARTS if name != part} | {"own"}
+    bound = {item["subjects"][0]["name"] for item in objects if item["kind"] == "ClusterRoleBinding"}
+    assert bound == {"own" if name == part else f"efc-{name}" for name in ("controller", "operator")}
+
+
+def test_accounts_that_are_there_already_are_not_made() -> None:
+    objects = rendered("--set", "node.serviceAccount.create=false,node.serviceAccount.name=theirs")
+    names = {item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"}
+    assert names == {"efc-keeper", "efc-controller", "efc-operator"}
+    assert dict(pods(objects))["efc-node"]["serviceAccountName"] == "theirs"
+
+
+@pytest.mark.parametrize(
+    "setting", ["imageRegistry=r.example.com/mirror/", "global.imageRegistry=r.example.com/mirror"]
+)
+def test_a_registry_in_front_of_all_images(setting: str) -> None:
+    objects = rendered("--set", setting, "--set", "network.enabled=true", "--no-hooks=false")
+    images = re.findall(r"image: (\S+)", yaml.safe_dump_all(objects))
+    assert len(images) == 7
+    assert all(image.startswith("r.example.com/mirror/") and "//" not in image for image in images), images
+
+
+def test_labels_of_everything() -> None:
+    for item in rendered("--set", "commonLabels.owner=storage", "--set", "network.enabled=true", "--no-hooks=false"):
+        if item["kind"] != "Namespace":
+            assert item["metadata"]["labels"]["owner"] == "storage", item
+        if item["kind"] in {"DaemonSet", "Deployment"}:
+            assert item["spec"]["template"]["metadata"]["labels"]["owner"] == "storage"
+            assert "owner" not in item["spec"]["selector"]["matchLabels"], "it could never be changed"
+
+
+def test_several_controllers_have_a_leader() -> None:
+    one_controller = containers(committed())["provisioner"]["args"]
+    assert not [argument for argument in one_controller if "leader" in argument]
+    objects = rendered("--set", "controller.replicas=2")
+    deployment = one(objects, "Deployment", "efc-controller")
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (2, {"type": "RollingUpdate"})
+    assert "--leader-election" in containers(objects)["provisioner"]["args"]
+    (rule,) = one(objects, "Role", "efc-provisioner")["rules"]
+    assert rule["resources"] == ["leases"]
+    binding = one(objects, "RoleBinding", "efc-provisioner")
+    assert [subject["name"] for subject in binding["subjects"]] == ["efc-controller"]
+    spread = deployment["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (term,) = spread["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_helm_uninstall_asks_first() -> None:
+    hooks = [item for item in rendered("--no-hooks=false") if "helm.sh/hook" in item["metadata"].get("annotations", {})]
+    assert [item["kind"] for item in hooks] == ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Job"]
+    for item in hooks:
+        assert item["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"
+        assert "hook-failed" not in item["metadata"]["annotations"]["helm.sh/hook-delete-policy"], (
+            "its log is the reason"
+        )
+    job = hooks[-1]["spec"]
+    assert job["backoffLimit"] == 0
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    parsed = cli.parser().parse_args(container["args"])
+    assert parsed.module == "csi.cli.in_use"
+    grace = cli.parser().parse_args(containers(committed())["node"]["args"]).idle_grace
+    assert grace < parsed.again_after < job["activeDeadlineSeconds"] - 60
+    assert [(rule["resources"], rule["verbs"]) for rule in hooks[1]["rules"]] == [
+        (["persistentvolumes", "pods"], ["list"])
+    ]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert not [item for item in committed() if "uninstall" in item["metadata"]["name"]], "only helm runs hooks"
+    assert not [
+        item
+        for item in rendered("--no-hooks=false", "--set", "uninstallGuard.enabled=false")
+        if "uninstall" in item["metadata"]["name"]
+    ]
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Callable[..., str]:
+    """NOTES.txt, as Helm prints it after an installation or an upgrade."""
+    chart = tmp_path / "chart"
+    shutil.copytree(DEPLOY / "chart", chart)
+    (chart / "templates" / "NOTES.txt").rename(chart / "NOTES.txt")
+    (chart / "templates" / "notes.yaml").write_text('kind: Notes\ntext: {{ tpl (.Files.Get "NOTES.txt") . | quote }}\n')
+
+    def text(*options: str) -> str:
+        render()  # skips without helm
+        helm = str(ROOT / ".tools/bin/helm") if (ROOT / ".tools/bin/helm").exists() else "helm"
+        command = [helm, "template", "efc", chart, "--namespace", NAMESPACE, "--kube-version", "1.34.0", *options]
+        command += ["--show-only", "templates/notes.yaml"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return str(yaml.safe_load(done.stdout)["text"])
+
+    return text
+
+
+def test_notes(notes: Callable[..., str]) -> None:
+    installed = notes()
+    assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=privileged" in installed
+    assert "delete" not in installed
+    upgraded = notes("--is-upgrade", "--set", "image.tag=new")
+    assert "efc-keeper is not rolled by itself" in upgraded
+    assert "efc-csi:new" in upgraded
+    assert "component in (keeper)" in upgraded
+    assert "component in (keeper,network)" in notes("--is-upgrade", "--set", "network.enabled=true")
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("keeper.demonCgroup=x", "demonCgroup"),
+        ("inline.allowedSources[0].namespaces={a*b},inline.allowedSources[0].sources={nfs://a/b}", "namespace"),
+        ("inline.allowedSources[0].namespaces={a},inline.allowedSources[0].sources={nas:/x}", "nfs://HOST/PATH"),
+        ("keeper.daemonCgroup=../x", "letters, digits"),
+        ("keeper.daemonUids=0-5", "range of user ids without root"),
+        ("network.enable=true", "enable"),
+        ("runDir=run/efc", "absolute path"),
+        ("runDir=/run/../etc", "without '..'"),
+        ("kubeletRoot=/", "absolute path"),
+        ("image.pullPolicy=Sometimes", "IfNotPresent"),
+        ("controller.sources={nas:/x}", "nfs://HOST/PATH"),
+        ("storageClass.create=true", "source (nfs://HOST/PATH)"),
+        ("storageClasses[0].name=x", '"x" has no parameter source'),
+        ("storageClasses[0].parameters.source=nfs://a/b", "name"),
+        ("monitoring.podMonitor.interval=1h", "such as 30s"),
+        ("node.podLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),
+        ("commonLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),
+        ("node.serviceAccount.create=false", "serviceAccount.name is missing"),
+        ("controller.replicas=0", "minimum"),
+    ],
+)
+def test_values_are_refused_in_words(setting: str, words: str) -> None:
+    done = render("--set", setting)
+    assert done.returncode != 0
+    assert re.split(r"[.=\[]", setting)[0] in done.stderr
+    assert words in done.stderr
+    assert "^" not in done.stderr, "a regular expression is no message"
+
+
+#: In kubectl's place: what a cluster would answer to the script's three questions, and a note of anything else.
+KUBECTL = """#!/bin/sh
+case "$*" in
+    "get persistentvolumes"*) cat "$ANSWERS/volumes" ;;
+    "get pods"*) cat "$ANSWERS/pods" ;;
+    "get daemonsets"*) ;;
+    *) echo "$*" >>"$ANSWERS/done" ;;
+esac
+"""
+VOLUMES = "shop/data pv-1 Delete\nshop/web-0-scratch pv-2 Delete\n"
+
+
+@pytest.fixture
+def uninstall(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+
+    def call(*arguments: str, pods: str | None) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "volumes").write_text(VOLUMES)
+        if pods is not None:
+            (tmp_path / "pods").write_text(pods)
+        environment = os.environ | {"KUBECTL": str(tmp_path / "kubectl"), "ANSWERS": str(tmp_path)}
+        command = [DEPLOY / "uninstall", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+    return call
+
+
+#: Answers about efc-node, whose DaemonSet is in the file `node`, as kubectl's jsonpath does.
+KUBECTL_OF_A_NODE_PART = """#!/usr/bin/env python3
+import json, os, re, sys
+folder = os.environ["ANSWERS"]
+command = " ".join(sys.argv[1:])
+if command.startswith("get daemonsets"):
+    value = json.load(open(folder + "/node"))
+    for name in re.findall(r"[a-zA-Z]+|[0-9]+", re.search(r"jsonpath=[{].items.0.(.*)[}]", command)[1]):
+        value = value[int(name)] if name.isdecimal() else value.get(name, "")
+    print(value if isinstance(value, str) else json.dumps(value), end="")
+elif command.startswith("get "):
+    print(open(folder + ("/pods" if command.startswith("get pods") else "/volumes")).read(), end="")
+else:
+    with open(folder + "/done", "a") as done:
+        print(command, file=done)
+    if command == "apply -f -":
+        open(folder + "/applied", "w").write(sys.stdin.read())
+    if command.startswith(os.environ.get("FAILS", "nothing fails")):
+        sys.exit(1)
+"""
+
+
+@pytest.mark.parametrize("fails", ["nothing", "delete --ignore-not-found", "apply", "--namespace efc-system rollout"])
+def test_uninstall_cleans_the_nodes(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:
+    (tmp_path / "kubectl").write_text(KUBECTL_OF_A_NODE_PART)
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    (tmp_path / "sleep").chmod(0o755)
+    node = one(rendered("--set", "runDir=/run/other,node.affinity.podAffinity.x=y"), "DaemonSet", "efc-node")
+    (tmp_path / "node").write_text(json.dumps(node))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAILS", fails)
+    done = uninstall(pods="")
+    assert (done.returncode != 0) is (fails == "delete --ignore-not-found")
+    assert ("not every node is clean" in done.stderr) is (fails in ("apply", "--namespace efc-system rollout"))
+    commands = (tmp_path / "done").read_text().splitlines()
+    assert commands[0].startswith(f"--namespace {NAMESPACE} delete daemonsets -l app.kubernetes.io/name=efc-csi")
+    assert commands[-1].startswith("delete --ignore-not-found -f")
+    if fails != "apply":
+        assert commands[-2].startswith(f"--namespace {NAMESPACE} delete daemonset efc-clean")
+    cleaner = yaml.safe_load((tmp_path / "applied").read_text())
+    pod, template = cleaner["spec"]["template"]["spec"], node["spec"]["template"]["spec"]
+    assert cleaner["metadata"]["namespace"] == NAMESPACE
+    assert cleaner["spec"]["selector"]["matchLabels"] == cleaner["spec"]["template"]["metadata"]["labels"]
+    for name in ("nodeSelector", "tolerations", "affinity"):
+        assert pod[name] == template[name]
+    (container,) = pod["initContainers"]
+    assert container["image"] == template["containers"][0]["image"]
+    parsed = cli.parser().parse_args(container["args"])
+    paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
+    assert paths == {
+        "run": "/run",
+        "plugins": "/var/lib/kubelet/plugins",
+        "registry": "/var/lib/kubelet/plugins_registry",
+    }
+    assert (parsed.module, parsed.run_dir, parsed.kubelet_root) == (
+        "csi.cli.clean_node",
+        "/node/run/other",
+        "/node/kubelet",
+    )
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["run"] == "/node/run"
+    assert mounts["registry"] == "/node/kubelet/plugins_registry"
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason"),
+    [
+        ("shop db Running n1 data|disk|", "pod shop/db on node n1 uses claim data (volume pv-1)"),
+        ("shop db Pending n1 data|disk|", "pod shop/db on node n1 uses claim data (volume pv-1)"),
+        ("shop web-0 Running n2 |token| |scratch|", "pod shop/web-0 on node n2 uses claim web-0-scratch (volume pv-2)"),
+        (f"a b Running n3 |x|{driver.NAME}", "pod a/b on node n3 uses an inline volume, x"),
+    ],
+)
+def test_uninstall_says_who_uses_volumes(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, pod: str, reason: str
+) -> None:
+    done = uninstall(pods=f"shop idle Running n1 |token|\n{pod}\n")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == reason
+    assert not (tmp_path / "done").exists()
+
+
+def test_uninstall_removes_what_nobody_uses(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    pods = "shop done Succeeded n1 data|disk|\nshop waits Pending  data|disk|\nother db Running n1 data|disk|\n"
+    done = uninstall(pods=pods)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "shop/data pv-1 Delete" in done.stdout  # said to stay
+    assert (tmp_path / "done").read_text() == f"delete --ignore-not-found -f {DEPLOY}/efc-csi.yaml\n"
+    assert uninstall("touch", str(tmp_path / "other-command"), pods=pods).returncode == 0
+    assert (tmp_path / "other-command").exists()
+
+
+def test_uninstall_removes_nothing_when_the_cluster_does_not_answer(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = uninstall(pods=None)
+    assert done.returncode == 1
+    assert "does not answer" in done.stderr
+    assert not (tmp_path / "done").exists()
+
+
+def test_the_example_class_lets_pods_that_are_not_root_into_subpaths() -> None:
+    """Its directory is made as root, with the volume's permissions; set-group-ID hands the volume's group down."""
+    for item in yaml.safe_load_all((DEPLOY / "examples" / "storageclass.yaml").read_text()):
+        parameters = VolumeParameters.parse(
+            item["parameters"] | {f"csi.storage.k8s.io/{key}": "x" for key in ("pvc/namespace", "pvc/name", "pv/name")}
+        )
+        assert parameters.mode & 0o2070 == 0o2070
+        assert parameters.gid != 0
+
+
+def test_the_documented_installation_by_helm() -> None:
+    text = (ROOT / "docs" / "QUICKSTART.md").read_text()
+    (command,) = re.findall(r"^helm install (.*?)\n(?! )", text, re.MULTILINE | re.DOTALL)
+    name, chart, *options = shlex.split(command.replace("\\\n", " "))
+    assert (name, ROOT / chart) == ("efc", DEPLOY / "chart")
+    assert options[:2] == ["--namespace", NAMESPACE]
+    objects = rendered(*options[2:])
+    assert containers(objects)["node"]["image"] == "registry.example.com/efc-csi:dev"
+    assert cli.parser().parse_args(containers(objects)["controller"]["args"]).source == ["nfs://10.77.0.1/export"]
+    label = one(committed(), "Namespace", NAMESPACE)["metadata"]["labels"]
+    assert label == {"pod-security.kubernetes.io/enforce": "privileged"}
+    assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=privileged" in text
