@@ -64,6 +64,8 @@ pub struct Settings {
     pub entry_ttl: Duration,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
+    /// Inodes whose attributes are kept.
+    pub attributes_max: usize,
 }
 
 /// The dataset as a file system.
@@ -154,7 +156,7 @@ impl Efc {
             info,
             notifier,
             settings,
-            attrs: AttrCache::new(settings.attr_ttl).checked_by(state.clone()),
+            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),

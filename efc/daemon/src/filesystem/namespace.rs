@@ -38,8 +38,14 @@ impl Inner {
         self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
     }
 
+    /// Nothing is made at the server that the kernel could not be told of.
+    fn check_room_for_node(&self) -> Result<(), Errno> {
+        if self.state.has_room_for_node() { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
+    }
+
     /// Publishes that an object is to be made; the client for that, and the mark by which it is known.
     fn begin_to_make(&self, caller: &Caller) -> Result<(Client, Time), Errno> {
+        self.check_room_for_node()?;
         let mark = caller.mark(self.state.session_id());
         let client = self.begin(caller, Intent { place: place_of(mark), ..Intent::default() })?;
         Ok((client, mark))
@@ -146,6 +152,7 @@ impl Inner {
         if exclusive {
             return self.create_exclusive(caller, parent, &directory, name, mode).await;
         }
+        self.check_room_for_node()?;
         let how = CreateHow::Unchecked(with_mode(mode));
         let client = self.begin(caller, Intent::default())?;
         let created = client.create(&caller.cred, &directory, name, how).await.map_err(|error| errno(&error))?;

@@ -50,6 +50,9 @@ const HANDLE_WORDS: usize = FILE_HANDLE_MAX / WORD;
 const _: () = assert!(FORMAT.sealed() >= HANDLE + HANDLE_WORDS);
 
 const SHARDS: usize = 64;
+/// A shard with room for this many times its entries gives memory back, unless it is small.
+const SPARE_MAX: usize = 8;
+const SPARE_MIN: usize = 64;
 
 /// A file handle as it lies in a record, and its hash.
 struct Key {
@@ -67,6 +70,8 @@ pub struct Nodes {
     count: AtomicU64,
     /// The root, as it was when its record was whole.
     root: Mutex<Option<Node>>,
+    /// Nodes that there may be; those that are there already stay.
+    count_max: AtomicU64,
     /// Opened when the index is whole.
     indexed: Gate,
     damaged: AtomicU64,
@@ -82,6 +87,7 @@ impl Nodes {
             hasher: DefaultHashBuilder::default(),
             count: AtomicU64::new(0),
             root: Mutex::new(None),
+            count_max: AtomicU64::new(u64::MAX),
             indexed: Gate::new(),
             damaged: AtomicU64::new(0),
         };
@@ -176,6 +182,9 @@ impl Nodes {
             record.mutable()[LOOKUPS].fetch_add(1, Ordering::Relaxed);
             return Ok(self.id_in_use(slot).into());
         }
+        if !self.has_room() {
+            return Err(rustix::io::Errno::NOMEM.into());
+        }
         let (id, record) = self.region.take()?;
         self.publish(&mut shard, id, &record, node, &key);
         Ok(id.into())
@@ -196,6 +205,9 @@ impl Nodes {
         record_of(&self.region, id.slot).unpublish(id.generation);
         let Ok(entry) = shard.find_entry(hash, |slot| *slot == id.slot) else { return false };
         entry.remove();
+        if shard.capacity() > SPARE_MIN.max(shard.len() * SPARE_MAX) {
+            shard.shrink_to(shard.len() * 2, |slot| self.hash_of(&record_of(&self.region, *slot)));
+        }
         self.count.fetch_sub(1, Ordering::Relaxed);
         true
     }
@@ -268,6 +280,21 @@ impl Nodes {
             self.region.give_back(id.slot);
         }
         true
+    }
+
+    /// Limits how many nodes there may be.
+    pub fn limit(&self, count_max: u64) {
+        self.count_max.store(count_max, Ordering::Relaxed);
+    }
+
+    /// The limit, if there is one.
+    pub fn limited_to(&self) -> Option<u64> {
+        Some(self.count_max.load(Ordering::Relaxed)).filter(|max| *max != u64::MAX)
+    }
+
+    /// Whether there may be one more.
+    pub fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < self.count_max.load(Ordering::Relaxed)
     }
 
     /// Nodes known, the root among them. Waits for the index.

@@ -656,3 +656,24 @@ fn a_state_of_an_older_release_keeps_versions_of_pages_in_memory() {
     drop(second);
     assert_eq!(open(&memfd).unwrap().page_version(id), None);
 }
+
+#[test]
+fn a_limit_of_nodes_is_kept_and_their_index_shrinks() {
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    state.limit_nodes(10_001);
+    state.set_root(&node(99_999));
+    let ids: Vec<u64> = (0..10_000).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
+    let full = state.nodes.index_size();
+    assert_eq!(state.lookup_node(&node(10_000)).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+    assert_eq!(state.lookup_node(&node(5)).unwrap(), ids[5], "one that is known is found");
+    assert!(!state.has_room_for_node());
+    assert!(ids.iter().skip(6).all(|id| state.forget_node(*id, 1)));
+    assert!(state.nodes.index_size() * 2 < full, "{} of {full}", state.nodes.index_size());
+    assert!(
+        ids[..6]
+            .iter()
+            .all(|id| state.node(*id).is_some() && state.find_node(&state.node(*id).unwrap().handle).is_some())
+    );
+    assert!(state.lookup_node(&node(10_000)).is_ok());
+}
