@@ -184,7 +184,7 @@ impl Inner {
             }
             Err(error) if error.is(Status::NotSupp) => {
                 let how = CreateHow::Guarded(with_mark(mode, mark));
-                match self.client.create(&caller.cred, directory, name, how).await {
+                match self.client.patient().create(&caller.cred, directory, name, how).await {
                     Ok(created) => self.made(caller, parent, name, created).await,
                     Err(error) => {
                         let is_ours =
@@ -202,7 +202,8 @@ impl Inner {
         let handle = self.handle_of(entry.node)?;
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
         let sent = self.attrs.stamp();
-        let wcc = self.client.setattr(&caller.cred, &handle, &change, None).await.map_err(|error| errno(&error))?;
+        let client = self.client.patient();
+        let wcc = client.setattr(&caller.cred, &handle, &change, None).await.map_err(|error| errno(&error))?;
         self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);

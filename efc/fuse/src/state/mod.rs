@@ -452,11 +452,6 @@ impl State {
         self.failures.remove(of);
     }
 
-    /// Whether numbers about failures are saved: not in a state that an older release has made.
-    pub fn keeps_failures(&self) -> bool {
-        self.failures.are_kept()
-    }
-
     /// All of them, for a successor.
     pub fn failures(&self) -> Vec<(FailureOf, u64)> {
         self.failures.list()

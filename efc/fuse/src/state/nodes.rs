@@ -70,6 +70,8 @@ pub struct Nodes {
     count: AtomicU64,
     /// Nodes that there may be; those that are there already stay.
     count_max: AtomicU64,
+    /// The root, as it was when its record was whole.
+    root: Mutex<Option<Node>>,
     /// Opened when the index is whole.
     indexed: Gate,
     damaged: AtomicU64,
@@ -79,15 +81,18 @@ impl Nodes {
     /// The nodes in `region`, to be found by [`Nodes::index`].
     pub fn open(region: Region) -> io::Result<Nodes> {
         region.provide(ROOT.slot)?;
-        Ok(Nodes {
+        let nodes = Nodes {
             region,
             shards: (0..SHARDS).map(|_| Mutex::new(HashTable::new())).collect(),
             hasher: DefaultHashBuilder::default(),
             count: AtomicU64::new(0),
             count_max: AtomicU64::new(u64::MAX),
+            root: Mutex::new(None),
             indexed: Gate::new(),
             damaged: AtomicU64::new(0),
-        })
+        };
+        *nodes.root.lock().expect("root lock") = nodes.read(ROOT);
+        Ok(nodes)
     }
 
     /// Slots to look at when the index is made.
@@ -153,10 +158,12 @@ impl Nodes {
     pub fn set_root(&self, node: &Node) -> io::Result<()> {
         self.indexed.wait();
         let key = self.key(&node.handle)?;
-        if self.get(ROOT.into()).as_ref() == Some(node) {
+        *self.root.lock().expect("root lock") = Some(node.clone());
+        let old = self.read(ROOT);
+        if old.as_ref() == Some(node) {
             return Ok(());
         }
-        if let Some(old) = self.get(ROOT.into()) {
+        if let Some(old) = old {
             let old = self.key(&old.handle)?;
             self.remove(&mut self.shard(old.hash), old.hash, ROOT);
         }
@@ -221,6 +228,12 @@ impl Nodes {
     /// What the id stands for, while it is known.
     pub fn get(&self, id: u64) -> Option<Node> {
         let id = Id::from(id);
+        let node = self.read(id);
+        // Without its root a whole mount is lost, so a record that was damaged under a daemon does not count.
+        if node.is_none() && id == ROOT { self.root.lock().expect("root lock").clone() } else { node }
+    }
+
+    fn read(&self, id: Id) -> Option<Node> {
         self.region.record(id.slot)?.read(id.generation, |sealed| {
             let kind_and_length = sealed[KIND_AND_LENGTH].load(Ordering::Relaxed);
             let length = ((kind_and_length >> 32) as usize).min(FILE_HANDLE_MAX);
@@ -234,6 +247,9 @@ impl Nodes {
 
     /// The `S_IFMT` bits of what the id stands for, while it is known.
     pub fn kind(&self, id: u64) -> Option<u32> {
+        if Id::from(id) == ROOT {
+            return self.get(id).map(|root| root.kind);
+        }
         let id = Id::from(id);
         let record = self.region.record(id.slot)?;
         record.read(id.generation, |sealed| sealed[KIND_AND_LENGTH].load(Ordering::Relaxed) as u32)
