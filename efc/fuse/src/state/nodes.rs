@@ -68,10 +68,10 @@ pub struct Nodes {
     shards: Box<[Mutex<Shard>]>,
     hasher: DefaultHashBuilder,
     count: AtomicU64,
-    /// The root, as it was when its record was whole.
-    root: Mutex<Option<Node>>,
     /// Nodes that there may be; those that are there already stay.
     count_max: AtomicU64,
+    /// The root, as it was when its record was whole.
+    root: Mutex<Option<Node>>,
     /// Opened when the index is whole.
     indexed: Gate,
     damaged: AtomicU64,
@@ -86,8 +86,8 @@ impl Nodes {
             shards: (0..SHARDS).map(|_| Mutex::new(HashTable::new())).collect(),
             hasher: DefaultHashBuilder::default(),
             count: AtomicU64::new(0),
-            root: Mutex::new(None),
             count_max: AtomicU64::new(u64::MAX),
+            root: Mutex::new(None),
             indexed: Gate::new(),
             damaged: AtomicU64::new(0),
         };
