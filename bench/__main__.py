@@ -276,7 +276,8 @@ def main() -> int:
                 for name in compared:
                     cases.extend(getattr(bench, name)())
         others = {part: other_figures(part, console) for part in OTHERS if part in parts}
-    show(cases, console)
+    if cases:
+        show(cases, console)
     write(cases, others, load_before=load_before)
     gates = [(case, gate) for case in cases for gate in case.gates]
     for case, gate in gates:

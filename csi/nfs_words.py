@@ -138,7 +138,6 @@ _TABLE = (
         names=("noatime", "nodiratime", "relatime"),
         help="Nothing: access times are the NAS's.",
     ),
-    Word(names=("nosuid", "nodev"), help="Nothing: every mount is."),
     Word(names=("noacl", "intr", "nointr", "_netdev"), help="Nothing."),
 )
 

@@ -196,6 +196,8 @@ class Publisher:
         try:
             await bound
         except DriverError as error:
+            # An earlier helper for this target may wait still: then the daemon knows as well.
+            condition = condition or await self._condition(wanted.key)
             raise bind_failure(error, wanted, dataset=dataset, condition=condition) from error
 
     def _root_of(self, target: str) -> str:
@@ -278,8 +280,7 @@ class Publisher:
 
     async def recover(self) -> None:
         """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
-        for path in self._publications.load():
-            _LOGGER.info("a void or damaged record is there no more: %s", path.name)
+        self._publications.load()
         mounted = {mount.target: mount for mount in self._mounts.all()}
         for publication in self._publications:
             if publication.target in mounted:
@@ -305,7 +306,7 @@ def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condi
     """
     source = Source.parse(wanted.source)
     place = source.beneath(wanted.path).canonical()
-    if error.code in (Code.DEADLINE_EXCEEDED, Code.ABORTED):
+    if error.code is Code.DEADLINE_EXCEEDED or (error.code is Code.ABORTED and condition):
         reason = condition or "its daemon serves others, but did not open this directory in time"
         return DriverError(
             Code.UNAVAILABLE,
@@ -333,6 +334,11 @@ def condition_of(status: efc_pb2.MountStatus) -> str:
         return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
     if status.state == states.STARTING:
         return f"the daemon is connecting to the NAS{reason}"
+    if status.stats.nodes_max and status.stats.nodes >= status.stats.nodes_max:
+        return (
+            f"the kernel knows {status.stats.nodes} files, as many as the daemon's memory limit allows: look-ups of "
+            "others fail with ENOMEM until it forgets some; raise --daemon-memory-max"
+        )
     return ""
 
 

@@ -87,6 +87,7 @@ class Publications:
                 continue
             if saved.boot_id != self._boot_id:
                 path.unlink(missing_ok=True)
+                _LOGGER.info("removed a void record: %s", path.name)
                 gone.append(path)
                 continue
             self._by_target[saved.publication.target] = saved.publication

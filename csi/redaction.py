@@ -7,7 +7,7 @@ of printable characters, whatever a NAS or a pod has put into a name.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -67,14 +67,24 @@ def _value(field: FieldDescriptor, value: object) -> str:
         return STRIPPED
     if isinstance(value, Mapping) and field.message_type is not None:
         shown = field.message_type.fields_by_name["value"]
-        pairs = [
+        pairs = (
             f"{_text(key)}: {STRIPPED if key in SECRET_KEYS else _one(shown, item)}"
             for key, item in sorted(value.items())
-        ]
-        return "{" + ", ".join(pairs) + "}"
+        )
+        return "{" + ", ".join(_enough(pairs)) + "}"
     if isinstance(value, Sequence) and field.is_repeated:
-        return "[" + ", ".join(_one(field, item) for item in value) + "]"
+        return "[" + ", ".join(_enough(_one(field, item) for item in value)) + "]"
     return _one(field, value)
+
+
+def _enough(texts: Iterable[str]) -> Iterator[str]:
+    """As many of them as are shown at all."""
+    length = 0
+    for text in texts:
+        yield text
+        length += len(text)
+        if length > _TEXT_LENGTH_MAX:
+            return
 
 
 def _one(field: FieldDescriptor, value: object) -> str:

@@ -31,6 +31,7 @@ from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
 from csi.paths import KUBELET_ROOT, KubeletRoots
 from csi.publishing import condition_of
 from csi.sources import Source
+from csi.text import printable
 
 _FUSE_DEVICE = (10, 229)
 _CAPABILITIES = {21: "CAP_SYS_ADMIN", 1: "CAP_DAC_OVERRIDE", 10: "CAP_NET_BIND_SERVICE", 19: "CAP_SYS_PTRACE"}
@@ -59,9 +60,9 @@ def run(parsed: argparse.Namespace) -> int:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         for finding in findings:
-            print(f"{_shown(finding.level)} {finding.check}: {finding.message}")
+            print(f"{_shown(finding.level)} {finding.check}: {printable(finding.message)}")
             if finding.mend:
-                print(f"       -> {finding.mend}")
+                print(f"       -> {printable(finding.mend)}")
         print(_summary(findings))
     return 1 if any(finding.level == "fail" for finding in findings) else 0
 

@@ -12,6 +12,7 @@ from csi._proto import efc_pb2
 from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.records import Publication, Publications
 from csi.repair import Reports
+from csi.text import printable
 
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).
 _KUBELETS_TARGET = re.compile(r"/pods/([^/]+)/volumes/[^/]+/([^/]+)/mount")
@@ -134,6 +135,8 @@ def _bytes(count: int) -> str:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    # Names of processes, volumes and exports are chosen by others.
+    rows = [tuple(printable(cell) for cell in row) for row in rows]
     if not sys.stdout.isatty():
         # For pipes: plain columns, nothing cut off.
         widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]

@@ -3,8 +3,13 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 tools=${EFC_CLUSTER_TOOLS:-$root/.tools/cluster}
-dir=$(realpath -m "${EFC_CLUSTER_DIR:-/tmp/efc-cluster}") # everything that a running cluster writes; another name makes a second cluster
-cgroup=efc-cluster-$(printf %s "$dir" | md5sum | cut -c 1-8)
+# Everything that a running cluster writes is in one folder: EFC_CLUSTER_DIR, or a new one for each `up`, which is noted here.
+noted=$tools/folder
+in_folder() { # FOLDER: that is where it runs
+    dir=$(realpath -m "$1")
+    cgroup=efc-cluster-$(printf %s "$dir" | md5sum | cut -c 1-8)
+}
+in_folder "${EFC_CLUSTER_DIR:-$(cat "$noted" 2>/dev/null || echo /nonexistent)}"
 controllers() { # the cgroup hierarchies of this machine: one with cgroup v2, several with v1
     if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
         echo /sys/fs/cgroup

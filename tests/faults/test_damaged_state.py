@@ -190,6 +190,14 @@ def test_a_damaged_word(scene: Scene, place: str) -> None:
     assert outcomes["serves"]
 
 
+def test_a_root_that_is_damaged_under_its_daemon(scene: Scene) -> None:
+    damage = Damage(scene.keeper.pid)
+    for word in list(root(damage)):
+        damage.flip(word)
+        scene.use()
+    assert scene.strike([]) == "serves"
+
+
 def test_both_copies_damaged(scene: Scene) -> None:
     """The server is found anew, by the NAS; what was agreed with the kernel is not to be had again."""
     regions = Damage(scene.keeper.pid).regions()

@@ -201,6 +201,30 @@ def test_many_killed_processes_of_one_file_and_the_next_writer(held_nas: HeldNas
         assert held_nas.count("WRITE") == 2
 
 
+def test_a_soft_mount_gives_up_and_keeps_the_order(held_nas: HeldNas) -> None:
+    file = add_file(held_nas, "file")
+    options = ["connections=4", "soft", "timeout=2s"]
+    with (
+        Keeper() as keeper,
+        keeper.mounted(held_nas.url, options=options) as path,
+        Writer(path) as writer,
+        Writer(path) as other,
+        held_nas.held("WRITE") as release,
+    ):
+        for each in (writer, other):
+            each.open("file", os.O_RDWR)
+        for each, seed in ((writer, 1), (other, 2)):
+            each.begin("write", "file", 0, seed, _LENGTH)
+            with pytest.raises(OSError, match="Input/output error"):
+                each.end()
+        assert held_nas.count("WRITE") == 1, "the second was sent before the first was answered"
+        release()
+        wait_until(lambda: bytes(file.data) == content(1, _LENGTH), what="the first WRITE")
+        other.write("file", 0, 3, _LENGTH)
+        other.sync("file")
+        assert bytes(file.data) == content(3, _LENGTH)
+
+
 def test_on_a_real_nas(paused_nas: Nas, keeper: Keeper) -> None:
     """The same with a server that executes what it received in an order of its own."""
     wrong = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 import tomllib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -73,7 +74,18 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
             with killed_each_second(keeper, mount) as kills:
                 yield Place(kind=KILLS, folder=folder, kills=kills)
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Fails if it is not empty at once when its last file is removed, and says what is still there after a while."""
+    try:
         shutil.rmtree(folder)
+    except OSError as error:
+        time.sleep(10)
+        left = [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]
+        shutil.rmtree(folder, ignore_errors=True)
+        raise AssertionError(f"{error}; 10 s later there were {left}") from None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -113,11 +113,10 @@ class Node:
         """Its fattr3."""
         size = 4096 if self.kind == DIRECTORY else len(self.data)
         times = (self.atime_ns, self.mtime_ns, self.ctime_ns)
-        return b"".join([
-            *map(u32, (self.kind, self.mode, self.nlink, self.uid, self.gid)),
-            u64(size), u64(size), u64(0), u64(self.fsid), u64(self.fileid),
-            *(u32(ns // 10**9) + u32(ns % 10**9) for ns in times),
-        ])  # fmt: skip
+        return struct.pack(
+            ">5I5Q6I", self.kind, self.mode, self.nlink, self.uid, self.gid, size, size, 0, self.fsid, self.fileid,
+            *(part for ns in times for part in divmod(ns, 10**9)),
+        )  # fmt: skip
 
 
 @dataclass(kw_only=True, eq=False)

@@ -25,7 +25,7 @@ def test_no_word_hides_an_option() -> None:
     "text",
     ["vers=3", "nfsvers=3", "v3", "proto=tcp", "tcp", "nolock", "local_lock=all", "noatime", "nodiratime", "relatime",
      "rsize=1048576", "wsize=1048576", "timeo=600", "retrans=2", "nconnect=4", "resvport", "ac", "acregmin=3",
-     "acdirmin=30", "hard", "sec=sys", "_netdev", "nosuid", "nodev", "mountvers=3", "mountproto=tcp", "noacl", "intr",
+     "acdirmin=30", "hard", "sec=sys", "_netdev", "mountvers=3", "mountproto=tcp", "noacl", "intr",
      "vers=3,proto=tcp,hard,nolock,noatime,rsize=131072,wsize=131072,timeo=600,retrans=2,sec=sys,_netdev"],
 )  # fmt: skip
 def test_what_is_so_anyway_changes_nothing(text: str) -> None:

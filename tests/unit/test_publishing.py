@@ -454,6 +454,14 @@ async def test_a_nas_that_does_not_answer_is_named(node: Node, monkeypatch: pyte
     await node.require_nothing_left()
 
 
+async def test_an_earlier_helper_that_waits_for_the_nas(node: Node) -> None:
+    """It is found at once, so the daemon is asked then; when it says nothing, the message is as it was."""
+    node.mounts.failure = DriverError(Code.ABORTED, "an earlier operation on it has not ended yet: try again")
+    assert "try again" in await refused(node.publish(), Code.ABORTED)
+    node.keeper.state = efc_pb2.MountStatus.UNRESPONSIVE_NAS
+    assert "the NAS does not answer" in await refused(node.publish(), Code.UNAVAILABLE)
+
+
 @pytest.mark.parametrize(
     ("code", "reason", "message"),
     [

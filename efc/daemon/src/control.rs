@@ -33,6 +33,8 @@ pub struct Session {
     pub uid: u32,
     /// A predecessor is still ending.
     pub predecessor_remains: bool,
+    /// Memory that this process may use; 0: no limit.
+    pub memory_max_bytes: u64,
     /// `/dev/fuse`.
     pub device: OwnedFd,
     /// The saved state.
@@ -93,10 +95,10 @@ impl Control {
         };
         let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
-        let Start { config, uid, session, predecessor_remains } = start;
+        let Start { config, uid, session, predecessor_remains, memory_max_bytes } = start;
         let status = session.unwrap_or_default();
         let config = config.unwrap_or_default();
-        Ok(Session { config, uid, predecessor_remains, device, memfd, listener, status })
+        Ok(Session { config, uid, predecessor_remains, memory_max_bytes, device, memfd, listener, status })
     }
 
     /// Waits until the keeper has called `mount(2)`.

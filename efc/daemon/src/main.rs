@@ -11,6 +11,7 @@ mod executor;
 mod filesystem;
 mod id_maps;
 mod limited_log;
+mod memory;
 mod mount_namespace;
 mod privileges;
 mod saved_server;
@@ -31,6 +32,7 @@ use control::{Control, Serving};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
 use id_maps::IdMaps;
 use limited_log::LimitedLog;
+use memory::Budget;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -44,8 +46,6 @@ const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
 const FIND_TIME_LIMIT: Duration = Duration::from_millis(1500);
 /// FUSE_ROOT_ID.
 const ROOT_NODE: u64 = 1;
-/// Read-ahead and other requests that no application waits for, in the kernel's queue at once.
-const MAX_BACKGROUND: u16 = 64;
 /// A NAS that lets a call wait longer than this is reported as not responding.
 const RESPONDING_MAX: Duration = Duration::from_secs(5);
 /// How long uncommitted data may hold up the end of an unmounted session.
@@ -86,7 +86,9 @@ fn serve(control: Control) -> io::Result<()> {
     let config = held.config.clone();
     start_logging(&config);
     descriptors::raise_limit();
-    let session_config = session_config(&config).inspect_err(|error| {
+    let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
+    let budget = Budget::of(held.memory_max_bytes, uncommitted_bytes_max);
+    let session_config = session_config(&config, &budget).inspect_err(|error| {
         control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
     })?;
     if !config.no_splice {
@@ -95,13 +97,15 @@ fn serve(control: Control) -> io::Result<()> {
     let id_maps = if config.idmap { Some(start_id_maps(&control)?) } else { None };
     privileges::drop_unneeded(held.uid, config.log_level == "debug")?;
     let state = Arc::new(open_state(&control, held.memfd.try_clone()?)?);
+    budget.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
     let is_successor = state.is_resumed();
     let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let credentials = Credentials::new(id_maps);
-    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config)));
+    let efc =
+        Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config, &budget)));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
@@ -296,7 +300,7 @@ fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
     }
 }
 
-fn session_config(config: &DaemonConfig) -> io::Result<SessionConfig> {
+fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionConfig> {
     let features = match config.fuse_features.as_str() {
         "" => Features::default(),
         name => Features::of_kernel(name)
@@ -305,17 +309,18 @@ fn session_config(config: &DaemonConfig) -> io::Result<SessionConfig> {
     Ok(SessionConfig {
         threads: or_default(config.threads as usize, THREADS_DEFAULT),
         read_only: config.read_only,
-        max_background: MAX_BACKGROUND,
+        max_background: budget.background_max,
         features,
         idmap: config.idmap,
     })
 }
 
-fn settings(config: &DaemonConfig) -> Settings {
+fn settings(config: &DaemonConfig, budget: &Budget) -> Settings {
     Settings {
         attr_ttl: Duration::from_millis(config.attr_ttl_ms.into()),
         entry_ttl: Duration::from_millis(config.entry_ttl_ms.into()),
-        uncommitted_bytes_max: or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20,
+        uncommitted_bytes_max: budget.uncommitted_bytes_max,
+        attributes_max: budget.attributes_max,
     }
 }
 
@@ -352,5 +357,6 @@ fn stats(efc: &Efc, session: &Session, state: &State, started_at: Instant, resum
         resumed,
         bytes_spliced: counters.bytes_spliced,
         pipe_misfits: counters.pipe_misfits,
+        nodes_max: state.nodes_max().unwrap_or(0),
     }
 }

@@ -31,7 +31,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use efc_proto::error::Code;
-use efc_proto::{Connected, DaemonStats, Error, MountStatus, Ready, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
+use efc_proto::{
+    Connected, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon, ToKeeper, to_daemon, to_keeper,
+};
 use rustix::net::accept;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
@@ -177,6 +179,11 @@ fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool) 
                     ..Default::default()
                 };
                 send(control, to_keeper::Message::Stats(stats));
+            }
+            to_daemon::Message::FindRoot(_) if host == "wordless" => {}
+            to_daemon::Message::FindRoot(_) => {
+                let root = FoundRoot { served: b"old".to_vec(), found: b"new".to_vec(), error: None };
+                send(control, to_keeper::Message::Root(root));
             }
             to_daemon::Message::Stop(_) => exit(0),
             to_daemon::Message::Resend(_) => {}

@@ -169,14 +169,14 @@ impl Cgroup<'_> {
         }
     }
 
+    /// What the processes in it may use together; `None`: there is no limit.
+    pub fn memory_max_bytes(&self) -> Option<u64> {
+        self.cgroups.memory_max_bytes
+    }
+
     /// Below the root of each hierarchy.
     pub fn place(&self) -> String {
         format!("{}/{}", self.cgroups.name, self.id)
-    }
-
-    /// What a process there may use of memory.
-    pub fn memory_max_bytes(&self) -> Option<u64> {
-        self.cgroups.memory_max_bytes
     }
 
     /// How many processes there were killed for want of memory. 0 if the kernel does not count them.

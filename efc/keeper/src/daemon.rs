@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::cgroups::Cgroup;
 use crate::held::{Held, TakenOver};
 use crate::inheritance;
 use crate::isolation::Isolation;
@@ -104,7 +105,9 @@ impl Daemon {
             let pid = Pid::from_child(&child);
             isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
             let config = session.options.clone().or_else(|| session.config.clone());
-            let start = Start { config, uid: session.uid, session: Some(session.clone()), predecessor_remains };
+            let memory_max_bytes = isolation.cgroup().and_then(Cgroup::memory_max_bytes).unwrap_or(0);
+            let session_now = Some(session.clone());
+            let start = Start { config, uid: session.uid, session: session_now, predecessor_remains, memory_max_bytes };
             let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
             efc_proto::send(&control, &message, &held.descriptors())?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)

@@ -170,3 +170,27 @@ fn many_mounts_cost_little_memory() {
     }
     ground.assert_nothing_left();
 }
+
+#[test]
+fn the_root_is_found_by_the_daemon_that_serves_it() {
+    let ground = Ground::new();
+    let client = ground.client();
+    assert_eq!(client.find_root(&ground.target(), 10_000).unwrap_err().code(), Code::NotFound);
+    client.mount(&ground.target(), config("nas")).unwrap();
+    for _ in 0..2 {
+        let root = client.find_root(&ground.target(), 10_000).unwrap();
+        assert_eq!((root.served.as_slice(), root.found.as_slice()), (b"old".as_slice(), b"new".as_slice()));
+    }
+}
+
+/// As daemons of a release are that does not know the question.
+#[test]
+fn a_daemon_that_does_not_say_where_its_root_is_goes_on() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let mounted = client.mount(&ground.target(), config("wordless")).unwrap();
+    assert_eq!(client.find_root(&ground.target(), 100).unwrap_err().code(), Code::DeadlineExceeded);
+    assert_eq!(client.status().mounts[0].pid, mounted.pid);
+    client.unmount(&ground.target(), false).unwrap();
+    assert_eq!(client.find_root(&ground.target(), 10_000).unwrap_err().code(), Code::NotFound);
+}

@@ -61,6 +61,12 @@ pub(crate) struct Call {
     pub made: Instant,
     /// Connection (counted by the times it was made) whose queue this call has entered.
     pub generation: AtomicU64,
+    /// It may go out over another connection, where no server knows that it had gone out before.
+    pub is_repeatable: bool,
+    /// The connection that serves it, which may change; `None` once it is forgotten. Locked before any lock of a connection.
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// When it was asked last, in milliseconds since it was made.
+    asked_ms: AtomicU64,
     message: Vec<u8>,
     payload: Bytes,
     sends: AtomicU32,
@@ -87,6 +93,7 @@ impl Call {
         message: Vec<u8>,
         payload: Bytes,
         destination: Option<Destination>,
+        is_repeatable: bool,
     ) -> Call {
         let bytes = payload.len() + destination.as_ref().map_or(0, Destination::len);
         Call {
@@ -95,6 +102,9 @@ impl Call {
             weight: WEIGHT_BASE + bytes as u64,
             made: Instant::now(),
             generation: AtomicU64::new(0),
+            is_repeatable,
+            connection: Mutex::new(None),
+            asked_ms: AtomicU64::new(0),
             message,
             payload,
             sends: AtomicU32::new(0),
@@ -123,6 +133,48 @@ impl Call {
     pub(crate) fn set_repeated(&self) {
         let is_read = lock(&self.state).destination.is_some();
         self.is_repeated.store(!is_read, Ordering::Relaxed);
+    }
+
+    /// May it go out over another connection? One that never left, and one that may be executed twice.
+    pub(crate) fn is_movable(&self) -> bool {
+        self.is_repeatable || !(self.was_sent() || self.is_repeated.load(Ordering::Relaxed))
+    }
+
+    /// Gives it to a connection.
+    pub(crate) fn submit_to(self: &Arc<Self>, connection: &Arc<Connection>) {
+        *lock(&self.connection) = Some(Arc::clone(connection));
+        connection.submit(self);
+    }
+
+    /// Gives it to another connection, unless `from` does not have it any more.
+    pub(crate) fn move_to(self: &Arc<Self>, connection: &Arc<Connection>, from: &Connection) {
+        let mut place = lock(&self.connection);
+        if place.is_none() || !from.take(self) {
+            return;
+        }
+        *place = Some(Arc::clone(connection));
+        drop(place);
+        self.generation.store(0, Ordering::Relaxed);
+        self.note_asked();
+        connection.submit(self);
+        if self.is_forgotten() {
+            connection.forget(self); // it was not there yet when its future wanted to take it back
+        }
+    }
+
+    /// The connection that serves it.
+    fn connection(&self) -> Option<Arc<Connection>> {
+        lock(&self.connection).clone()
+    }
+
+    /// It leaves now, for a connection's new socket, for another connection, or once more.
+    pub(crate) fn note_asked(&self) {
+        self.asked_ms.store(self.made.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When [`Call::note_asked`] was called last, or it was made.
+    pub(crate) fn asked(&self) -> Instant {
+        self.made + Duration::from_millis(self.asked_ms.load(Ordering::Relaxed))
     }
 
     /// Has its future look at it.
@@ -212,7 +264,6 @@ pub(crate) struct Finished {
 /// The future of a submitted call.
 pub(crate) struct Reply {
     call: Arc<Call>,
-    connection: Arc<Connection>,
     limit: Option<Timer>,
     /// Of a repeated call: when it goes out again, and after which time it does the time after that.
     again: Option<(Timer, Duration)>,
@@ -225,9 +276,9 @@ const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(30);
 
 impl Reply {
-    /// Waits for `call`, which was submitted to `connection`, for at most `limit`.
-    pub(crate) fn new(call: Arc<Call>, connection: Arc<Connection>, limit: Option<Duration>) -> Reply {
-        Reply { call, connection, limit: limit.map(Timer::after), again: None, done: false }
+    /// Waits for `call`, which was submitted, for at most `limit`.
+    pub(crate) fn new(call: Arc<Call>, limit: Option<Duration>) -> Reply {
+        Reply { call, limit: limit.map(Timer::after), again: None, done: false }
     }
 
     /// See the module.
@@ -237,7 +288,9 @@ impl Reply {
         }
         let (timer, pause) = self.again.get_or_insert_with(|| (Timer::after(AGAIN_MIN), AGAIN_MIN * 2));
         while Pin::new(&mut *timer).poll(context).is_ready() {
-            self.connection.send_again(&self.call);
+            if let Some(connection) = self.call.connection() {
+                connection.send_again(&self.call);
+            }
             timer.set_after(*pause);
             *pause = (*pause * 2).min(AGAIN_MAX);
         }
@@ -245,8 +298,12 @@ impl Reply {
 
     fn forget(&mut self) -> Option<Destination> {
         self.done = true;
-        self.connection.forget(&self.call);
-        self.call.forget()
+        let destination = self.call.forget();
+        let connection = lock(&self.call.connection).take();
+        if let Some(connection) = connection {
+            connection.forget(&self.call);
+        }
+        destination
     }
 }
 

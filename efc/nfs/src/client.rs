@@ -97,11 +97,11 @@ pub struct Client {
     inner: Arc<Inner>,
     /// Of the next call.
     xid: Option<Xid>,
+    time_limit: Option<Duration>,
 }
 
 struct Inner {
     transport: Transport,
-    time_limit: Option<Duration>,
 }
 
 /// Where the payload of a READ for a pipe has gone.
@@ -150,7 +150,7 @@ impl Client {
     pub(crate) fn with_silence(config: &Config, port: u16, silence_max: Duration) -> Client {
         let shared = Shared::new((&config.host, port), config.privileged_port, silence_max, config.identity.clone());
         let transport = Transport::new(shared, config.connections);
-        Client { inner: Arc::new(Inner { transport, time_limit: config.time_limit }), xid: None }
+        Client { inner: Arc::new(Inner { transport }), xid: None, time_limit: config.time_limit }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
@@ -165,12 +165,22 @@ impl Client {
     /// This client, for one call that goes out under this xid, which was reserved. (A call that is answered with JUKEBOX was not
     /// executed, and is made again under another.)
     pub fn numbered(&self, xid: u32) -> Client {
-        Client { inner: self.inner.clone(), xid: Some(Xid { number: xid, is_repeated: false }) }
+        Client { xid: Some(Xid { number: xid, is_repeated: false }), ..self.clone() }
     }
 
     /// The same, for an xid under which a predecessor of this process may have sent the call already.
     pub fn repeating(&self, xid: u32) -> Client {
-        Client { inner: self.inner.clone(), xid: Some(Xid { number: xid, is_repeated: true }) }
+        Client { xid: Some(Xid { number: xid, is_repeated: true }), ..self.clone() }
+    }
+
+    /// How long a call waits; `None`: for ever.
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.time_limit
+    }
+
+    /// This client, for calls that wait for ever: those that change something, so that it is known when they have.
+    pub fn patient(&self) -> Client {
+        Client { time_limit: None, ..self.clone() }
     }
 
     /// Counters.
@@ -559,7 +569,7 @@ impl Client {
         request: Request<'_, impl Fn(&mut Encoder) + Send + Sync>,
         mut destination: Option<Destination>,
     ) -> Answer {
-        let deadline = self.inner.time_limit.map(|limit| Instant::now() + limit);
+        let deadline = self.time_limit.map(|limit| Instant::now() + limit);
         let mut pause = JUKEBOX_PAUSE_MIN;
         let mut replayed = false;
         let mut xid = self.xid;
@@ -614,9 +624,125 @@ fn decode<T>(reply: &[u8], replayed: bool, results: fn(&mut Decoder<'_>) -> Resu
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
+    use std::sync::Mutex;
     use std::thread;
 
     use super::*;
+
+    const SILENCE: Duration = Duration::from_millis(200);
+
+    fn client(port: u16, connections: usize) -> Client {
+        let config = Config {
+            host: "127.0.0.1".into(),
+            port: None,
+            mount_port: None,
+            path: Vec::new(),
+            connections,
+            time_limit: Some(Duration::from_secs(10)),
+            connect_time_limit: Duration::from_secs(1),
+            privileged_port: false,
+            identity: None,
+        };
+        Client::with_silence(&config, port, SILENCE)
+    }
+
+    /// Answers calls of NULL, and of what answers with a status alone, as `answers` says for each (port, connection from that
+    /// port, procedure).
+    fn serve(answers: impl Fn(u16, usize, u32) -> bool + Send + Sync + 'static) -> (u16, Arc<Mutex<Vec<u16>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (answers, ports) = (Arc::new(answers), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::clone(&ports);
+        thread::spawn(move || {
+            while let Ok((mut stream, peer)) = listener.accept() {
+                let mut ports = seen.lock().unwrap();
+                ports.push(peer.port());
+                let number = ports.iter().filter(|port| **port == peer.port()).count();
+                drop(ports);
+                let answers = Arc::clone(&answers);
+                thread::spawn(move || {
+                    let mut mark = [0; 4];
+                    while stream.read_exact(&mut mark).is_ok() {
+                        let mut call = vec![0; (u32::from_be_bytes(mark) & 0x7fff_ffff) as usize];
+                        stream.read_exact(&mut call).unwrap();
+                        if answers(peer.port(), number, u32::from_be_bytes(call[20..24].try_into().unwrap())) {
+                            let status = [0, 0, 0, 70]; // STALE; behind NULL's answer it is not read
+                            let reply = [&[0x80, 0, 0, 28][..], &call[..4], &[0, 0, 0, 1], &[0; 16], &status].concat();
+                            stream.write_all(&reply).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        (port, ports)
+    }
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        futures_lite::future::block_on(work)
+    }
+
+    #[test]
+    fn a_lost_reply_is_asked_for_again_while_others_come() {
+        let asked = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&asked);
+        let (port, ports) = serve(move |_, _, procedure| {
+            let mut asked = counted.lock().unwrap();
+            *asked += u32::from(procedure == procedure::REMOVE);
+            procedure != procedure::REMOVE || *asked > 1
+        });
+        let client = client(port, 1);
+        let (cred, dir) = (Cred::root(), FileHandle::new(b"dir").unwrap());
+        let pings = async {
+            loop {
+                client.ping(&cred).await.unwrap();
+                Timer::after(SILENCE / 10).await;
+            }
+        };
+        let error = run(futures_lite::future::or(client.remove(&cred, &dir, b"x"), pings)).unwrap_err();
+        assert!(error.is(Status::Stale) && error.replayed);
+        assert_eq!((client.counters().reconnects, *asked.lock().unwrap(), ports.lock().unwrap().len()), (0, 2, 1));
+    }
+
+    #[test]
+    fn a_port_whose_packets_are_lost_is_given_up() {
+        let first = Mutex::new(None);
+        let (port, ports) = serve(move |port, _, _| *first.lock().unwrap().get_or_insert(port) != port);
+        let client = client(port, 1);
+        let dir = FileHandle::new(b"dir").unwrap();
+        let error = run(client.remove(&Cred::root(), &dir, b"x")).unwrap_err();
+        assert!(error.is(Status::Stale) && error.replayed);
+        let ports = ports.lock().unwrap();
+        assert!(ports.len() == 3 && ports[0] == ports[1] && ports[1] != ports[2], "{ports:?}");
+    }
+
+    #[test]
+    fn calls_of_a_connection_that_is_down_take_others_if_they_may() {
+        let first = Mutex::new(None);
+        // The first port is lost until it is tried for the second time.
+        let (port, ports) = serve(move |port, number, procedure| {
+            *first.lock().unwrap().get_or_insert(port) != port || number > 1 || procedure == procedure::NULL
+        });
+        let client = client(port, 2);
+        let cred = Cred::root();
+        let at_home = |home| {
+            let mut handles = (0..=255).map(|byte| FileHandle::new(&[byte]).unwrap());
+            handles.find(|handle| client.transport().home(handle) == home).unwrap()
+        };
+        let (here, there) = (at_home(0), at_home(1));
+        run(client.ping(&cred)).unwrap(); // the first connection is that of an empty handle
+        let nothing = FileHandle::new(&[]).unwrap();
+        let (lost, other) = if client.transport().home(&nothing) == 0 { (here, there) } else { (there, here) };
+        assert!(run(client.getattr(&cred, &other)).unwrap_err().is(Status::Stale));
+        let removed = client.remove(&cred, &lost, b"x");
+        let got = client.getattr(&cred, &lost);
+        let (removed, got) = run(futures_lite::future::zip(removed, got));
+        assert_eq!(
+            (got.unwrap_err().status(), removed.unwrap_err().status()),
+            (Some(Status::Stale), Some(Status::Stale))
+        );
+        let ports = ports.lock().unwrap();
+        assert!(ports.len() == 3 && ports[0] == ports[2], "REMOVE went out from its own port: {ports:?}");
+    }
 
     #[test]
     fn a_connection_that_falls_silent_is_made_anew() {
@@ -634,18 +760,7 @@ mod tests {
             stream.write_all(&[&[0x80, 0, 0, 24], xid, &[0, 0, 0, 1], &[0; 16]].concat()).unwrap();
             assert_eq!(silent.read(&mut first).unwrap_or(0), 0, "the silent connection was closed");
         });
-        let config = Config {
-            host: "127.0.0.1".into(),
-            port: None,
-            mount_port: None,
-            path: Vec::new(),
-            connections: 1,
-            time_limit: Some(Duration::from_secs(10)),
-            connect_time_limit: Duration::from_secs(1),
-            privileged_port: false,
-            identity: None,
-        };
-        let client = Client::with_silence(&config, address.port(), Duration::from_millis(200));
+        let client = client(address.port(), 1);
         futures_lite::future::block_on(client.ping(&Cred::root())).unwrap();
         assert_eq!((client.counters().reconnects, client.counters().retransmits), (1, 1));
         server.join().unwrap();

@@ -8,7 +8,13 @@
 //! A call stays in `pending` until it is answered or forgotten. A new socket gets every pending call again, in the
 //! order of their making and with their old xids, so that a server with a duplicate-request cache executes each once;
 //! calls that were sent before are marked as replayed, because not every server has one. A socket that brings nothing
-//! for a while though calls are unanswered is given up: a NAS that failed over may have forgotten it silently.
+//! for a while though calls are unanswered is given up: a NAS that failed over may have forgotten it silently. A single
+//! call that is unanswered for as long, while others are answered, goes out once more.
+//!
+//! A connection is *down* after it fell silent or could not be made anew. What never left, and what may be executed
+//! twice, moves to connections that stand. The rest waits for its own source port, by which a duplicate-request cache knows
+//! it; since the network may lose all packets of one port (a dead member of a bundle), another port is tried too after a
+//! while.
 //!
 //! Locks: `sender` before `pending` before a call's own; nothing of a caller's is dropped or woken under any of them.
 
@@ -28,8 +34,10 @@ use crate::{lock, random, receiver, socket};
 pub(crate) const IN_FLIGHT_MAX: usize = 256;
 /// Virtual size; only touched pages count. Name resolution of the C library and inline tasks need some of it.
 const STACK: usize = 512 << 10;
-/// How long an attempt to connect to one address may take.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How long an attempt to connect to one address may take, as a part of the longest silence.
+const CONNECT_LIMIT_PART: u32 = 6;
+/// Attempts from the source port that the connection had, before every other one is from another.
+const PORT_FAILURES_MAX: u32 = 2;
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// The writer looks again after this long in case the socket was given up meanwhile.
@@ -40,6 +48,7 @@ pub(crate) struct Connection {
     index: usize,
     shared: Arc<Shared>,
     stopped: AtomicBool,
+    down: AtomicBool,
     outstanding: AtomicU64,
     pending: Mutex<Pending>,
     needed: Condvar,
@@ -73,6 +82,7 @@ impl Connection {
             index,
             shared,
             stopped: AtomicBool::new(false),
+            down: AtomicBool::new(false),
             outstanding: AtomicU64::new(0),
             pending: Mutex::default(),
             needed: Condvar::new(),
@@ -84,6 +94,16 @@ impl Connection {
     /// Serves a socket that is connected already.
     pub(crate) fn adopt(self: &Arc<Self>, socket: TcpStream) {
         self.start_reader(&mut lock(&self.pending), Some(socket));
+    }
+
+    /// Its number among the connections of its client.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// It fell silent, or could not be made, and was not made since.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
     }
 
     /// Bytes that unanswered calls move, with a surcharge per call.
@@ -152,19 +172,76 @@ impl Connection {
 
     /// Nobody waits for the call any more.
     pub(crate) fn forget(self: &Arc<Self>, call: &Call) {
+        if !self.take_waiting(call) {
+            self.release(call);
+        }
+    }
+
+    /// Takes back a call that has not been admitted; false if it has.
+    fn take_waiting(&self, call: &Call) -> bool {
         let mut pending = lock(&self.pending);
         let position = pending.waiting.iter().position(|waiting| waiting.xid == call.xid);
         let removed = position.and_then(|position| pending.waiting.remove(position));
         drop(pending);
-        match removed {
-            Some(_) => drop(self.outstanding.fetch_sub(call.weight, Ordering::Relaxed)),
-            None => self.release(call),
+        if removed.is_some() {
+            self.outstanding.fetch_sub(call.weight, Ordering::Relaxed);
+        }
+        removed.is_some()
+    }
+
+    /// Takes back a call that another connection is to serve; false if this one does not have it.
+    pub(crate) fn take(&self, call: &Call) -> bool {
+        if self.take_waiting(call) {
+            return true;
+        }
+        let removed = lock(&self.pending).calls.remove(&call.xid);
+        if removed.is_some() {
+            self.outstanding.fetch_sub(call.weight, Ordering::Relaxed);
+        }
+        removed.is_some()
+    }
+
+    /// Has the reader look whether it is needed.
+    pub(crate) fn wake(&self) {
+        drop(lock(&self.pending));
+        self.needed.notify_all();
+    }
+
+    /// Marks the connection as down, and moves what may be moved to one that stands.
+    fn go_down(self: &Arc<Self>) {
+        self.down.store(true, Ordering::Relaxed);
+        let pending = lock(&self.pending);
+        let mut calls: Vec<_> =
+            pending.calls.values().chain(&pending.waiting).filter(|call| call.is_movable()).cloned().collect();
+        drop(pending);
+        calls.sort_unstable_by_key(|call| call.sequence);
+        let mut moved = 0;
+        for call in &calls {
+            let Some(other) = self.shared.standing(self.index) else { break };
+            call.move_to(&other, self);
+            moved += 1;
+        }
+        if moved > 0 {
+            log::warn!("connection {} to {} is down: {moved} calls take others", self.index, self.shared.name());
+        }
+    }
+
+    /// Sends the calls again whose answers must have been lost while others came.
+    pub(crate) fn send_overdue(self: &Arc<Self>) {
+        let silence = self.silence_max();
+        let is_overdue = |call: &&Arc<Call>| call.asked().elapsed() >= silence;
+        let overdue: Vec<_> = lock(&self.pending).calls.values().filter(is_overdue).cloned().collect();
+        for call in overdue {
+            call.note_asked();
+            self.send_again(&call);
         }
     }
 
     /// For how long calls have been unanswered while nothing was received, if any are.
     pub(crate) fn silent_for(&self, heard: Instant) -> Option<Duration> {
-        self.oldest_call().map(|made| made.max(heard).elapsed())
+        let pending = lock(&self.pending);
+        let asked = pending.calls.values().chain(&pending.waiting).map(|call| call.asked()).min();
+        asked.map(|asked| asked.max(heard).elapsed())
     }
 
     /// Whether payloads fit pipes.
@@ -276,6 +353,7 @@ impl Connection {
         let identity = self.shared.identity.as_deref();
         let source_port = identity.and_then(|identity| identity.source_port(self.index));
         let mut reconnect = Reconnect { source_port, ..Reconnect::default() };
+
         let mut next = adopted;
         while self.wait_until_needed(next.is_some()) {
             let Some(socket) = next.take().or_else(|| self.dial(&mut reconnect)) else { continue };
@@ -287,11 +365,20 @@ impl Connection {
             self.install(&socket);
             let ended = receiver::receive(&self, &socket);
             drop(give_up(lock(&self.sender)));
+            drop(socket);
             if ended.progress {
                 reconnect.failures = 0;
+                reconnect.port_failures = 0;
+            }
+            let is_silent = ended.why.kind() == ErrorKind::TimedOut;
+            if is_silent && !ended.progress {
+                reconnect.port_failures += 1;
             }
             if !self.stopped.load(Ordering::SeqCst) && self.oldest_call().is_some() {
                 log::warn!("connection {} to {} broke: {}", self.index, self.shared.name(), ended.why);
+            }
+            if is_silent {
+                self.go_down();
             }
         }
     }
@@ -300,7 +387,7 @@ impl Connection {
     fn wait_until_needed(&self, socket: bool) -> bool {
         let mut pending = lock(&self.pending);
         while !self.stopped.load(Ordering::SeqCst) {
-            if socket || !pending.calls.is_empty() {
+            if socket || !pending.calls.is_empty() || self.is_missed() {
                 return true;
             }
             pending.reader_sleeps = true;
@@ -310,17 +397,22 @@ impl Connection {
         false
     }
 
+    /// It is down and its calls have moved: it is made anew although nobody waits for it.
+    fn is_missed(&self) -> bool {
+        self.is_down() && self.shared.standing(self.index).is_some()
+    }
+
     fn is_wanted(&self) -> bool {
-        !self.stopped.load(Ordering::SeqCst) && !lock(&self.pending).calls.is_empty()
+        !self.stopped.load(Ordering::SeqCst) && (!lock(&self.pending).calls.is_empty() || self.is_missed())
     }
 
     /// One attempt to connect, after the back-off that earlier failures ask for.
-    fn dial(&self, reconnect: &mut Reconnect) -> Option<TcpStream> {
+    fn dial(self: &Arc<Self>, reconnect: &mut Reconnect) -> Option<TcpStream> {
         if !self.pause(reconnect.delay()) {
             return None;
         }
         reconnect.failures += 1;
-        match self.connect(reconnect.source_port) {
+        match self.connect(reconnect.next_port()) {
             Ok(socket) => {
                 if reconnect.failures > 1 {
                     log::info!("connection {} to {} stands again", self.index, self.shared.name());
@@ -331,6 +423,10 @@ impl Connection {
                 if reconnect.failures == 1 {
                     log::warn!("cannot connect to {}: {error}; trying on", self.shared.name());
                 }
+                if error.kind() == ErrorKind::TimedOut {
+                    reconnect.port_failures += 1;
+                }
+                self.go_down();
                 None
             }
         }
@@ -341,7 +437,7 @@ impl Connection {
         let privileged = self.shared.privileged;
         let mut failure = io::Error::from(ErrorKind::NotFound);
         for address in self.shared.addresses()? {
-            let deadline = Instant::now() + CONNECT_LIMIT;
+            let deadline = Instant::now() + self.shared.silence_max / CONNECT_LIMIT_PART;
             let dial = socket::Dial { source_port, privileged, deadline, wanted: &wanted };
             match dial.connect(address) {
                 Ok(socket) => {
@@ -359,7 +455,7 @@ impl Connection {
         let end = Instant::now() + delay;
         let mut pending = lock(&self.pending);
         loop {
-            if self.stopped.load(Ordering::SeqCst) || pending.calls.is_empty() {
+            if self.stopped.load(Ordering::SeqCst) || (pending.calls.is_empty() && !self.is_missed()) {
                 return false;
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -378,6 +474,7 @@ impl Connection {
             let _ = socket.shutdown(Shutdown::Both);
             return;
         }
+        let was_down = self.down.swap(false, Ordering::Relaxed);
         sender.socket = Some(Arc::clone(socket));
         sender.generation += 1;
         if sender.generation > 1 {
@@ -388,6 +485,7 @@ impl Connection {
         let repeated: Vec<_> = calls.iter().filter(|call| call.was_sent()).cloned().collect();
         for call in calls {
             call.generation.store(sender.generation, Ordering::Relaxed);
+            call.note_asked();
             sender.queue.push_back(call);
         }
         if self.send_queue(&mut sender, &mut finished).is_err() {
@@ -398,6 +496,9 @@ impl Connection {
             self.wake_writer(&mut sender);
         }
         drop(sender);
+        if was_down {
+            self.shared.wake_others(self.index);
+        }
         for call in repeated {
             call.set_repeated();
             call.wake();
@@ -409,7 +510,7 @@ impl Connection {
 fn give_up(mut sender: MutexGuard<'_, Sender>) -> VecDeque<Arc<Call>> {
     sender.offset = 0;
     if let Some(socket) = sender.socket.take() {
-        let _ = socket.shutdown(Shutdown::Both);
+        socket::abort(&socket);
     }
     std::mem::take(&mut sender.queue)
 }
@@ -431,9 +532,17 @@ struct Reconnect {
     /// Attempts since the last reply.
     failures: u32,
     source_port: Option<u16>,
+    /// Attempts since the last reply that ended in silence.
+    port_failures: u32,
 }
 
 impl Reconnect {
+    /// The source port of the next attempt; `None`: any other.
+    fn next_port(&self) -> Option<u16> {
+        let is_tried_again = self.port_failures < PORT_FAILURES_MAX || self.port_failures % 2 == 1;
+        self.source_port.filter(|_| is_tried_again)
+    }
+
     /// None before the first attempt, then doubling, with up to a quarter of jitter.
     fn delay(&self) -> Duration {
         let Some(doublings) = self.failures.checked_sub(1) else { return Duration::ZERO };
@@ -463,7 +572,7 @@ mod tests {
 
     #[test]
     fn back_off_starts_at_once_doubles_and_is_bounded() {
-        let delay = |failures| Reconnect { failures, source_port: None }.delay();
+        let delay = |failures| Reconnect { failures, ..Reconnect::default() }.delay();
         assert_eq!(delay(0), Duration::ZERO);
         for (failures, longest) in [(1, 50), (2, 100), (3, 200), (8, 5000), (100, 5000)] {
             let delay = delay(failures).as_millis();

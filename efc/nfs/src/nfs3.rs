@@ -31,6 +31,11 @@ pub(crate) mod procedure {
     pub(crate) const FSINFO: u32 = 19;
     pub(crate) const PATHCONF: u32 = 20;
     pub(crate) const COMMIT: u32 = 21;
+
+    /// May it be executed again, even where no server knows that it was executed before?
+    pub(crate) fn is_repeatable(procedure: u32) -> bool {
+        matches!(procedure, NULL | GETATTR | LOOKUP..=WRITE | READDIR..=COMMIT)
+    }
 }
 
 /// Longest name or symlink target that is taken from a server: Linux's PATH_MAX.

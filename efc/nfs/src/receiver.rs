@@ -42,9 +42,14 @@ pub(crate) fn receive(connection: &Arc<Connection>, socket: &TcpStream) -> Ended
     let set = socket.set_read_timeout(Some(connection.silence_max() / 4));
     let mut records = Records::new(Watched { socket, connection, heard: Instant::now() });
     let mut received = set;
+    let mut looked_at = Instant::now();
     while received.is_ok() {
         received = receive_one(connection, &mut records);
         progress |= received.is_ok();
+        if received.is_ok() && looked_at.elapsed() >= connection.silence_max() / 4 {
+            looked_at = Instant::now();
+            connection.send_overdue();
+        }
     }
     Ended { progress, why: received.expect_err("the loop has ended") }
 }

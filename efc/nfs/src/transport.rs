@@ -2,18 +2,19 @@
 //!
 //! Calls about one object share a connection, so that they keep their order there; READs and WRITEs spread over all,
 //! by the bytes that are outstanding, because one TCP connection is rarely enough for one large file. A connection is
-//! made when the first call takes it.
+//! made when the first call takes it. While one cannot be made anew its calls take another, if one stands.
 
 use std::fmt::Debug;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::call::{Call, Destination, Reply};
 use crate::connection::Connection;
+use crate::nfs3::procedure;
 use crate::random;
 use crate::rpc::{self, Machine, Program};
 use crate::types::{Cred, FileHandle};
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub stats: Stats,
     pub splicing: Splicing,
     pub identity: Option<Arc<dyn Identity>>,
+    connections: OnceLock<Vec<Weak<Connection>>>,
     machine: Machine,
     first_xid: u32,
     sequence: AtomicU64,
@@ -112,6 +114,7 @@ impl Shared {
             stats: Stats::default(),
             splicing: Splicing::default(),
             identity,
+            connections: OnceLock::new(),
             machine: Machine::local(stamp),
             first_xid: (random >> 32) as u32,
             sequence: AtomicU64::new(0),
@@ -121,6 +124,19 @@ impl Shared {
     /// Whoever has a successor goes no further.
     pub(crate) fn fence(&self) {
         self.identity.iter().for_each(|identity| identity.fence());
+    }
+
+    /// The connection with the least to do among those that stand, as far as is known, without `index`.
+    pub(crate) fn standing(&self, index: usize) -> Option<Arc<Connection>> {
+        let others = self.connections.get().into_iter().flatten().filter_map(Weak::upgrade);
+        let standing = others.filter(|connection| connection.index() != index && !connection.is_down());
+        standing.min_by_key(|connection| connection.outstanding())
+    }
+
+    /// A connection stands again: those that nobody waits for may be made anew beside it.
+    pub(crate) fn wake_others(&self, index: usize) {
+        let others = self.connections.get().into_iter().flatten().filter_map(Weak::upgrade);
+        others.filter(|connection| connection.index() != index).for_each(|connection| connection.wake());
     }
 
     /// The server as a person writes it.
@@ -159,7 +175,8 @@ impl Transport {
     pub(crate) fn new(shared: Shared, connections: usize) -> Transport {
         let shared = Arc::new(shared);
         let connections = connections.clamp(1, CONNECTIONS_MAX);
-        let connections = (0..connections).map(|index| Connection::new(index, Arc::clone(&shared))).collect();
+        let connections: Vec<_> = (0..connections).map(|index| Connection::new(index, Arc::clone(&shared))).collect();
+        shared.connections.get_or_init(|| connections.iter().map(Arc::downgrade).collect());
         Transport { shared, connections }
     }
 
@@ -174,16 +191,22 @@ impl Transport {
         self.connections.iter().filter_map(|connection| connection.oldest_call()).min()
     }
 
+    /// The number of the connection that calls about `object` take.
+    #[cfg(test)]
+    pub(crate) fn home(&self, object: &FileHandle) -> usize {
+        self.choose(object, Route::Home).index()
+    }
+
     fn choose(&self, object: &FileHandle, route: Route) -> &Arc<Connection> {
         let count = self.connections.len();
         let home = (hash(object.as_bytes()) % count as u64) as usize;
-        match route {
-            Route::Home => &self.connections[home],
-            Route::LeastBusy => (0..count)
-                .map(|step| &self.connections[(home + step) % count])
-                .min_by_key(|connection| connection.outstanding())
-                .expect("at least one connection"),
-        }
+        let mut standing =
+            (0..count).map(|step| &self.connections[(home + step) % count]).filter(|connection| !connection.is_down());
+        let chosen = match route {
+            Route::Home => standing.next(),
+            Route::LeastBusy => standing.min_by_key(|connection| connection.outstanding()),
+        };
+        chosen.unwrap_or(&self.connections[home])
     }
 
     /// Makes a call and submits it.
@@ -194,14 +217,16 @@ impl Transport {
         (request.encode)(&mut encoder);
         let payload = request.payload.len();
         let message = rpc::finish(encoder, payload + padding(payload));
-        let call = Arc::new(Call::new((sequence, xid), message, request.payload, request.destination));
+        let is_repeatable = procedure::is_repeatable(request.procedure);
+        let call = Call::new((sequence, xid), message, request.payload, request.destination, is_repeatable);
+        let call = Arc::new(call);
         if request.xid.is_some_and(|xid| xid.is_repeated) {
             call.set_repeated();
         }
         let connection = self.choose(request.object, request.route);
         self.shared.stats.calls.fetch_add(1, Ordering::Relaxed);
-        connection.submit(&call);
-        Reply::new(call, Arc::clone(connection), request.limit)
+        call.submit_to(connection);
+        Reply::new(call, request.limit)
     }
 }
 

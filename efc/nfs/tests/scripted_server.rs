@@ -385,7 +385,7 @@ fn hostile_lengths_fail_the_call_and_harm_nobody_else() {
     assert_eq!(run(client.getattr(&Cred::root(), &handle())).unwrap().fileid, 4);
     garbled(run(client.lookup(&Cred::root(), &handle(), b"x")).unwrap_err());
     garbled(run(client.lookup(&Cred::root(), &handle(), b"x")).unwrap_err());
-    assert!(matches!(run(read(&client, 100)).1.unwrap_err().kind, ErrorKind::Rejected(_)));
+    assert!(matches!(run(read(&client, 100)).1.unwrap_err().kind, ErrorKind::Denied(_)));
     assert!(run(read(&client, 100)).1.unwrap_err().is(Status::Stale));
     server.join().unwrap();
 }

@@ -22,8 +22,6 @@ use indexmap::IndexMap;
 use super::growth::Sizes;
 use super::versions::{ServerClock, Version};
 
-/// Inodes remembered per shard; beyond that those go that were not used for longest, nearly.
-const ENTRIES_PER_SHARD_MAX: usize = 8192;
 const SHARDS: usize = 16;
 /// A shard whose table has room for this many times its entries gives memory back.
 const SPARE_MAX: usize = 8;
@@ -66,8 +64,8 @@ impl Shard {
         Some(known)
     }
 
-    fn insert(&mut self, node: u64, known: Known) {
-        if self.known.len() >= ENTRIES_PER_SHARD_MAX && !self.known.contains_key(&node) {
+    fn insert(&mut self, node: u64, known: Known, entries_max: usize) {
+        if self.known.len() >= entries_max && !self.known.contains_key(&node) {
             self.evict_one();
         }
         self.known.insert(node, known);
@@ -107,14 +105,23 @@ pub struct AttrCache {
     /// Answers to calls sent before this stamp are not answered from.
     names_changed: AtomicU64,
     clock: ServerClock,
+    /// Beyond that those go that were not used for longest, nearly.
+    entries_per_shard_max: usize,
     shards: [Mutex<Shard>; SHARDS],
 }
 
 impl AttrCache {
-    /// An empty cache that answers for `ttl`.
-    pub fn new(ttl: Duration) -> AttrCache {
-        let (replies, names_changed) = Default::default();
-        AttrCache { ttl, nodes: None, replies, names_changed, clock: ServerClock::new(), shards: Default::default() }
+    /// An empty cache of `entries_max` inodes that answers for `ttl`.
+    pub fn new(ttl: Duration, entries_max: usize) -> AttrCache {
+        AttrCache {
+            ttl,
+            nodes: None,
+            replies: AtomicU64::new(0),
+            names_changed: AtomicU64::new(0),
+            clock: ServerClock::new(),
+            entries_per_shard_max: (entries_max / SHARDS).max(1),
+            shards: Default::default(),
+        }
     }
 
     /// This cache, which takes no attributes in that cannot be those of their inode in `nodes`.
@@ -173,7 +180,7 @@ impl AttrCache {
             is_dropping: before.is_some_and(|known| known.is_dropping),
             is_used: before.is_some(), // one that is seen once makes room before those that are used
         };
-        shard.insert(node, known);
+        shard.insert(node, known, self.entries_per_shard_max);
     }
 
     /// After a change that was sent at `sent`: takes in what its reply says of the object, or trusts nothing any more.
@@ -379,6 +386,8 @@ fn nearest_time(seconds: i64, nanos: u32) -> Time {
 mod tests {
     use super::*;
 
+    const ENTRIES_MAX: usize = 1 << 17;
+
     fn attr(size: u64, ctime: u32) -> Attr {
         let time = Time { seconds: ctime, nanos: 0 };
         Attr {
@@ -400,7 +409,7 @@ mod tests {
 
     #[test]
     fn an_overtaken_reply_does_not_shrink_the_file() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         let (first, second) = (cache.stamp(), cache.stamp());
         cache.learn(7, &attr(200, 11), second);
         cache.learn(7, &attr(100, 10), first);
@@ -409,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_tie_between_overlapping_replies_is_not_answered_from() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         let (first, second) = (cache.stamp(), cache.stamp());
         cache.learn(7, &attr(200, 10), second);
         cache.learn(7, &attr(100, 10), first);
@@ -420,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_change_from_outside_is_noticed_once() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         assert!(!cache.is_told(7, &attr(1, 1)));
         cache.learn(7, &attr(1, 1), cache.stamp());
         cache.tell(7, &attr(1, 1));
@@ -431,17 +440,17 @@ mod tests {
 
     #[test]
     fn the_entries_that_are_used_stay() {
-        let cache = AttrCache::new(Duration::from_secs(60));
-        for number in 0..(ENTRIES_PER_SHARD_MAX as u64 * 3) {
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
+        for number in 0..(ENTRIES_MAX as u64 / SHARDS as u64 * 3) {
             cache.learn(number * SHARDS as u64, &attr(number, 1), cache.stamp());
             assert_eq!(cache.last_seen(0).map(|attr| attr.size), Some(0), "after {number} others");
         }
-        assert_eq!(cache.shard(0).known.len(), ENTRIES_PER_SHARD_MAX);
+        assert_eq!(cache.shard(0).known.len(), ENTRIES_MAX / SHARDS);
     }
 
     #[test]
     fn memory_goes_back_with_the_entries() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         let nodes = || (0..4000).map(|number| number * SHARDS as u64);
         nodes().for_each(|node| cache.learn(node, &attr(1, 1), cache.stamp()));
         nodes().skip(1).for_each(|node| cache.forget(node));
@@ -451,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_version_is_settled_when_it_is_seen_again_a_tick_later() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         let mut fresh = attr(1, now.as_secs() as u32);
         let at_once = cache.stamp();
@@ -465,7 +474,7 @@ mod tests {
 
     #[test]
     fn an_expired_entry_is_not_answered_from() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         cache.learn(7, &attr(1, 1), cache.stamp());
         cache.expire(7);
         assert!(cache.fresh(7).is_none());
@@ -474,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_changed_name_expires_what_was_asked_before() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         let before = cache.stamp();
         cache.learn(7, &attr(1, 1), before);
         cache.expire_for_changed_name();
@@ -487,7 +496,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_not_taken_in() {
-        let cache = AttrCache::new(Duration::from_secs(60));
+        let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         cache.learn(7, &attr(1, 1), cache.stamp());
         let huge = attr(1 << 63, 2);
         cache.learn(7, &huge, cache.stamp());

@@ -163,8 +163,9 @@ impl Inner {
         {
             match self.entry(directory.node, &handle, &attr, sent) {
                 Ok(found) => looked_up = Some((found, handle)),
-                // Attributes that cannot be: the name is told alone, and who wants to know more asks for more.
-                Err(Errno(libc::EIO)) => {}
+                // Attributes that cannot be, or no memory for a node: the name is told alone, and who wants to know
+                // more asks for more.
+                Err(Errno(libc::EIO | libc::ENOMEM)) => {}
                 Err(errno) => return Err(errno),
             }
         }

@@ -69,6 +69,8 @@ pub struct Settings {
     pub entry_ttl: Duration,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
+    /// Inodes whose attributes are kept.
+    pub attributes_max: usize,
 }
 
 /// The dataset as a file system.
@@ -163,7 +165,7 @@ impl Efc {
             info,
             notifier,
             settings,
-            attrs: AttrCache::new(settings.attr_ttl).checked_by(state.clone()),
+            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
@@ -266,9 +268,17 @@ impl Inner {
         let (unique, tid) = (request.unique, request.pid);
         let (objects, progress) = (Objects::of(&request), Arc::default());
         let mut operation = pin!(self.execute(request, &progress));
-        match interrupts::run(&self.interrupts, &progress, (unique, tid), operation.as_mut()).await {
-            None => self.abandon((unique, objects), &progress, operation, reply).await,
-            Some(Ok(Response::Piped(pipe, read))) => {
+        // Other calls of a soft mount have limits of their own (`Client::time_limit`).
+        let limit = objects.and_then(|_| self.client.time_limit());
+        let in_time = mutations::in_time(operation.as_mut(), limit);
+        let answer = match interrupts::run(&self.interrupts, &progress, (unique, tid), in_time).await {
+            None => Err(Errno(libc::EINTR)),
+            Some(None) => Err(Errno(libc::EIO)),
+            Some(Some(answer)) => Ok(answer),
+        };
+        match answer {
+            Err(why) => self.abandon((unique, objects), &progress, operation, (reply, why)).await,
+            Ok(Ok(Response::Piped(pipe, read))) => {
                 if let Err(reply) = reply.piped(read.name, pipe) {
                     let again = self.read_to_buffer(&read);
                     let again = interrupts::run(&self.interrupts, &progress, (unique, tid), again).await;
@@ -276,7 +286,7 @@ impl Inner {
                     self.give(reply, data.unwrap_or(Err(Errno(libc::EINTR))));
                 }
             }
-            Some(answer) => self.give(reply, answer),
+            Ok(answer) => self.give(reply, answer),
         }
     }
 
@@ -507,7 +517,7 @@ impl Inner {
         let _change = change.size.map(|_| self.whole_files.change(node));
         let sent = self.attrs.stamp();
         caller.progress.set_sent();
-        let result = self.client.setattr(cred, &handle, &server_change, None).await;
+        let result = self.client.patient().setattr(cred, &handle, &server_change, None).await;
         match result {
             Ok(wcc) => self.attrs.learn_or_expire(node, wcc.after.as_ref(), sent),
             Err(error) => {

@@ -1,10 +1,10 @@
 //! Mutations whose caller is gone.
 //!
-//! A call that changes something at the server cannot be called back. If its caller is killed while it may be on the wire, the
-//! caller is answered EINTR at once, but the task goes on until the server has answered: the mutation is *abandoned*. Until then
-//! later mutations of the same object wait, because the server executes what it has received in an order of its own, and the
-//! dead process's bytes must not cover what a living one has written since. Objects are files for what changes their content or
-//! attributes, and directories for what changes names in them.
+//! A call that changes something at the server cannot be called back. If its caller is killed while it may be on the wire, or the
+//! time limit of a soft mount has passed, the caller is answered (EINTR or EIO), but the task goes on until the server
+//! has answered: the mutation is *abandoned*. Until then later mutations of the same object wait, because the server executes
+//! what it has received in an order of its own, and the dead process's bytes must not cover what a living one has written
+//! since. Objects are files for what changes their content or attributes, and directories for what changes names in them.
 //!
 //! Who finds nothing abandoned pays one load of an atomic. Abandoned mutations are few: while there are [`ABANDONED_MAX`] of
 //! them, killed callers wait like living ones.
@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use efc_fuse::{Errno, Operation, Reply, Request};
 use efc_nfs::FileHandle;
@@ -22,7 +23,7 @@ use super::interrupts::Progress;
 use super::{Answer, Inner, Response};
 
 /// Mutations that go on without a caller, at most.
-const ABANDONED_MAX: usize = 1024;
+const ABANDONED_MAX: usize = 256;
 
 /// The nodes that a mutation is about: one, or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +122,20 @@ impl Mutations {
     }
 }
 
+/// What `operation` ends with; `None` if that takes longer than `limit`.
+pub async fn in_time<T>(operation: impl Future<Output = T>, limit: Option<Duration>) -> Option<T> {
+    match limit {
+        None => Some(operation.await),
+        Some(limit) => {
+            let late = async {
+                async_io::Timer::after(limit).await;
+                None
+            };
+            futures_lite::future::or(async { Some(operation.await) }, late).await
+        }
+    }
+}
+
 async fn wait_for(earlier: Vec<Settled>) {
     for settled in earlier {
         let closed = settled.acquire().await.map(drop);
@@ -157,15 +172,16 @@ impl Inner {
         }
     }
 
-    /// The caller of `operation` was killed: answers it, and sees what may be on the wire to its end.
+    /// The caller of `operation` was killed, or has waited for too long: answers it with `why`, and sees what may be on the wire to
+    /// its end.
     pub(super) async fn abandon(
         self: &Arc<Self>,
         (unique, objects): (u64, Option<Objects>),
         progress: &Progress,
         mut operation: Pin<&mut impl Future<Output = Answer>>,
-        reply: Reply,
+        (reply, why): (Reply, Errno),
     ) {
-        let Some(objects) = objects.filter(|_| progress.may_be_sent()) else { return reply.error(Errno(libc::EINTR)) };
+        let Some(objects) = objects.filter(|_| progress.may_be_sent()) else { return reply.error(why) };
         let handles = objects.nodes().filter_map(|node| self.handle_of(node).ok()).collect();
         let ended = async { Err(operation.as_mut().await) };
         let abandoned = match futures_lite::future::or(ended, async { Ok(self.mutations.abandon(handles).await) }).await
@@ -173,7 +189,8 @@ impl Inner {
             Ok(abandoned) => abandoned,
             Err(answer) => return self.give(reply, answer),
         };
-        reply.error(Errno(libc::EINTR));
+        log::info!("inode {}: a change whose caller is gone goes on until the NAS answers; others wait", objects.first);
+        reply.error(why);
         let answer = operation.await;
         self.state.end(unique);
         self.take_back(answer);

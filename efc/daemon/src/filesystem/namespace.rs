@@ -196,8 +196,14 @@ impl Inner {
         self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
     }
 
+    /// Nothing is made at the server that the kernel could not be told of.
+    fn check_room_for_node(&self) -> Result<(), Errno> {
+        if self.state.has_room_for_node() { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
+    }
+
     /// Publishes that an object is to be made; the client for that, and the mark by which it is known.
     fn begin_to_make(&self, caller: &Caller) -> Result<(Client, Time), Errno> {
+        self.check_room_for_node()?;
         let mark = caller.mark(self.state.session_id());
         let client = self.begin(caller, Intent { place: place_of(mark), ..Intent::default() })?;
         Ok((client, mark))
@@ -312,6 +318,7 @@ impl Inner {
         if exclusive {
             return self.create_exclusive(caller, parent, &directory, name, mode).await;
         }
+        self.check_room_for_node()?;
         let how = CreateHow::Unchecked(with_mode(mode));
         let client = self.begin(caller, Intent::default())?;
         let created = client.create(&caller.cred, &directory, name, how).await.map_err(|error| errno(&error))?;
@@ -343,7 +350,7 @@ impl Inner {
             }
             Err(error) if error.is(Status::NotSupp) => {
                 let how = CreateHow::Guarded(with_mark(mode, mark));
-                match self.client.create(&caller.cred, directory, name, how).await {
+                match self.client.patient().create(&caller.cred, directory, name, how).await {
                     Ok(created) => self.made(caller, parent, name, created).await,
                     Err(error) => {
                         let is_ours =
@@ -366,7 +373,8 @@ impl Inner {
         let handle = self.handle_of(entry.node)?;
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
         let sent = self.attrs.stamp();
-        let wcc = self.client.setattr(&caller.cred, &handle, &change, None).await.map_err(|error| errno(&error))?;
+        let client = self.client.patient();
+        let wcc = client.setattr(&caller.cred, &handle, &change, None).await.map_err(|error| errno(&error))?;
         self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);

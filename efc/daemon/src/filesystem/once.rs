@@ -168,11 +168,11 @@ impl Inner {
     pub(super) fn begin(&self, caller: &Caller, intent: Intent) -> Result<Client, Errno> {
         caller.progress.set_sent();
         if let Some(earlier) = &caller.earlier {
-            return Ok(self.client.repeating(earlier.xid));
+            return Ok(self.client.patient().repeating(earlier.xid));
         }
         let xid = self.client.reserve_xid();
         self.state.begin(caller.unique, &Intent { xid, ..intent }).map_err(|_| Errno(libc::ENOMEM))?;
-        Ok(self.client.numbered(xid))
+        Ok(self.client.patient().numbered(xid))
     }
 
     /// What the name leads to, as far as we know; asks if we do not.

@@ -353,7 +353,8 @@ impl Inner {
         while !outgoing.data.is_empty() {
             let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
             let sent = self.attrs.stamp();
-            let written = self.client.write(&file.cred, &file.handle, offset, part.clone(), Stable::Unstable).await;
+            let client = self.client.patient();
+            let written = client.write(&file.cred, &file.handle, offset, part.clone(), Stable::Unstable).await;
             let written = match written {
                 Ok(written) if written.count > 0 => written,
                 Ok(_) => return Err(Errno(libc::EIO)),

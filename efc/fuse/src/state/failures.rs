@@ -70,11 +70,6 @@ impl Failures {
         (Failures { region, records: Mutex::new(records) }, damaged)
     }
 
-    /// Whether they are saved.
-    pub fn are_kept(&self) -> bool {
-        self.region.is_some()
-    }
-
     fn records(&self) -> MutexGuard<'_, HashMap<FailureOf, Id>> {
         self.records.lock().expect("failures lock")
     }

@@ -368,7 +368,7 @@ impl State {
     /// in the upper half, so it names no other file, ever.
     ///
     /// # Errors
-    /// EINVAL for a handle that is too long, ENOSPC for too many nodes, ENOMEM for no memory.
+    /// EINVAL for a handle that is too long, ENOSPC for too many nodes, ENOMEM for no memory or at the limit.
     pub fn lookup_node(&self, node: &Node) -> io::Result<u64> {
         self.nodes.lookup(node)
     }
@@ -408,6 +408,21 @@ impl State {
         self.page_versions.set(id, version);
     }
 
+    /// Limits the nodes: beyond that [`State::lookup_node`] fails with ENOMEM for those that are not known.
+    pub fn limit_nodes(&self, count_max: u64) {
+        self.nodes.limit(count_max);
+    }
+
+    /// What [`State::limit_nodes`] set.
+    pub fn nodes_max(&self) -> Option<u64> {
+        self.nodes.limited_to()
+    }
+
+    /// Whether there may be one more node.
+    pub fn has_room_for_node(&self) -> bool {
+        self.nodes.has_room()
+    }
+
     /// Nodes that are known, the root among them.
     pub fn node_count(&self) -> u64 {
         self.nodes.count()
@@ -435,11 +450,6 @@ impl State {
     /// Drops it.
     pub fn remove_failure(&self, of: FailureOf) {
         self.failures.remove(of);
-    }
-
-    /// Whether numbers about failures are saved: not in a state that an older release has made.
-    pub fn keeps_failures(&self) -> bool {
-        self.failures.are_kept()
     }
 
     /// All of them, for a successor.

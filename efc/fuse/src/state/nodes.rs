@@ -50,6 +50,9 @@ const HANDLE_WORDS: usize = FILE_HANDLE_MAX / WORD;
 const _: () = assert!(FORMAT.sealed() >= HANDLE + HANDLE_WORDS);
 
 const SHARDS: usize = 64;
+/// A shard with room for this many times its entries gives memory back, unless it is small.
+const SPARE_MAX: usize = 8;
+const SPARE_MIN: usize = 64;
 
 /// A file handle as it lies in a record, and its hash.
 struct Key {
@@ -65,6 +68,10 @@ pub struct Nodes {
     shards: Box<[Mutex<Shard>]>,
     hasher: DefaultHashBuilder,
     count: AtomicU64,
+    /// Nodes that there may be; those that are there already stay.
+    count_max: AtomicU64,
+    /// The root, as it was when its record was whole.
+    root: Mutex<Option<Node>>,
     /// Opened when the index is whole.
     indexed: Gate,
     damaged: AtomicU64,
@@ -74,14 +81,18 @@ impl Nodes {
     /// The nodes in `region`, to be found by [`Nodes::index`].
     pub fn open(region: Region) -> io::Result<Nodes> {
         region.provide(ROOT.slot)?;
-        Ok(Nodes {
+        let nodes = Nodes {
             region,
             shards: (0..SHARDS).map(|_| Mutex::new(HashTable::new())).collect(),
             hasher: DefaultHashBuilder::default(),
             count: AtomicU64::new(0),
+            count_max: AtomicU64::new(u64::MAX),
+            root: Mutex::new(None),
             indexed: Gate::new(),
             damaged: AtomicU64::new(0),
-        })
+        };
+        *nodes.root.lock().expect("root lock") = nodes.read(ROOT);
+        Ok(nodes)
     }
 
     /// Slots to look at when the index is made.
@@ -147,10 +158,12 @@ impl Nodes {
     pub fn set_root(&self, node: &Node) -> io::Result<()> {
         self.indexed.wait();
         let key = self.key(&node.handle)?;
-        if self.get(ROOT.into()).as_ref() == Some(node) {
+        *self.root.lock().expect("root lock") = Some(node.clone());
+        let old = self.read(ROOT);
+        if old.as_ref() == Some(node) {
             return Ok(());
         }
-        if let Some(old) = self.get(ROOT.into()) {
+        if let Some(old) = old {
             let old = self.key(&old.handle)?;
             self.remove(&mut self.shard(old.hash), old.hash, ROOT);
         }
@@ -168,6 +181,9 @@ impl Nodes {
             let record = record_of(&self.region, slot);
             record.mutable()[LOOKUPS].fetch_add(1, Ordering::Relaxed);
             return Ok(self.id_in_use(slot).into());
+        }
+        if !self.has_room() {
+            return Err(rustix::io::Errno::NOMEM.into());
         }
         let (id, record) = self.region.take()?;
         self.publish(&mut shard, id, &record, node, &key);
@@ -189,6 +205,9 @@ impl Nodes {
         record_of(&self.region, id.slot).unpublish(id.generation);
         let Ok(entry) = shard.find_entry(hash, |slot| *slot == id.slot) else { return false };
         entry.remove();
+        if shard.capacity() > SPARE_MIN.max(shard.len() * SPARE_MAX) {
+            shard.shrink_to(shard.len() * 2, |slot| self.hash_of(&record_of(&self.region, *slot)));
+        }
         self.count.fetch_sub(1, Ordering::Relaxed);
         true
     }
@@ -209,6 +228,12 @@ impl Nodes {
     /// What the id stands for, while it is known.
     pub fn get(&self, id: u64) -> Option<Node> {
         let id = Id::from(id);
+        let node = self.read(id);
+        // Without its root a whole mount is lost, so a record that was damaged under a daemon does not count.
+        if node.is_none() && id == ROOT { self.root.lock().expect("root lock").clone() } else { node }
+    }
+
+    fn read(&self, id: Id) -> Option<Node> {
         self.region.record(id.slot)?.read(id.generation, |sealed| {
             let kind_and_length = sealed[KIND_AND_LENGTH].load(Ordering::Relaxed);
             let length = ((kind_and_length >> 32) as usize).min(FILE_HANDLE_MAX);
@@ -222,6 +247,9 @@ impl Nodes {
 
     /// The `S_IFMT` bits of what the id stands for, while it is known.
     pub fn kind(&self, id: u64) -> Option<u32> {
+        if Id::from(id) == ROOT {
+            return self.get(id).map(|root| root.kind);
+        }
         let id = Id::from(id);
         let record = self.region.record(id.slot)?;
         record.read(id.generation, |sealed| sealed[KIND_AND_LENGTH].load(Ordering::Relaxed) as u32)
@@ -252,6 +280,21 @@ impl Nodes {
             self.region.give_back(id.slot);
         }
         true
+    }
+
+    /// Limits how many nodes there may be.
+    pub fn limit(&self, count_max: u64) {
+        self.count_max.store(count_max, Ordering::Relaxed);
+    }
+
+    /// The limit, if there is one.
+    pub fn limited_to(&self) -> Option<u64> {
+        Some(self.count_max.load(Ordering::Relaxed)).filter(|max| *max != u64::MAX)
+    }
+
+    /// Whether there may be one more.
+    pub fn has_room(&self) -> bool {
+        self.count.load(Ordering::Relaxed) < self.count_max.load(Ordering::Relaxed)
     }
 
     /// Nodes known, the root among them. Waits for the index.

@@ -257,6 +257,24 @@ fn what_a_session_cannot_do_without_is_kept_twice() {
 }
 
 #[test]
+fn the_root_outlives_the_damage_of_its_record_under_a_daemon() {
+    for byte in 0..nodes::FORMAT.words * mapping::WORD {
+        let memfd = memfd();
+        open(&memfd).unwrap().set_root(&node(7));
+        let state = open(&memfd).unwrap();
+        damage(&memfd, place(1) + byte);
+        assert_eq!((state.node(1), state.node_kind(1)), (Some(node(7)), Some(node(7).kind)), "byte {byte}");
+        drop(state);
+        let mutable = 16..48;
+        let next = open(&memfd).unwrap();
+        assert_eq!(next.node(1).is_some(), mutable.contains(&byte), "byte {byte}: the next one is told");
+        next.set_root(&node(7));
+        drop(next);
+        assert_eq!((open(&memfd).unwrap().node(1), open(&memfd).unwrap().node_count()), (Some(node(7)), 1));
+    }
+}
+
+#[test]
 fn a_release_without_copies_changes_a_value_and_back() {
     let (memfd, ..) = filled();
     let place = |state: &State| state.header.region(&BLOB).unwrap();
@@ -560,7 +578,6 @@ fn a_state_without_failures_does_without() {
     let header = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap().0;
     header.retag_for_test(failures::FORMAT, 200);
     let state = open(&memfd).unwrap();
-    assert!(!state.keeps_failures());
     state.set_failure(FailureOf::File(7), 1).unwrap();
     state.remove_failure(FailureOf::File(7));
     assert_eq!(state.failures(), []);
@@ -638,4 +655,25 @@ fn a_state_of_an_older_release_keeps_versions_of_pages_in_memory() {
     assert_eq!(second.page_version(id), None);
     drop(second);
     assert_eq!(open(&memfd).unwrap().page_version(id), None);
+}
+
+#[test]
+fn a_limit_of_nodes_is_kept_and_their_index_shrinks() {
+    let memfd = memfd();
+    let state = open(&memfd).unwrap();
+    state.limit_nodes(10_001);
+    state.set_root(&node(99_999));
+    let ids: Vec<u64> = (0..10_000).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
+    let full = state.nodes.index_size();
+    assert_eq!(state.lookup_node(&node(10_000)).unwrap_err().raw_os_error(), Some(libc::ENOMEM));
+    assert_eq!(state.lookup_node(&node(5)).unwrap(), ids[5], "one that is known is found");
+    assert!(!state.has_room_for_node());
+    assert!(ids.iter().skip(6).all(|id| state.forget_node(*id, 1)));
+    assert!(state.nodes.index_size() * 2 < full, "{} of {full}", state.nodes.index_size());
+    assert!(
+        ids[..6]
+            .iter()
+            .all(|id| state.node(*id).is_some() && state.find_node(&state.node(*id).unwrap().handle).is_some())
+    );
+    assert!(state.lookup_node(&node(10_000)).is_ok());
 }

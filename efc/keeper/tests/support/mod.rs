@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use efc_mount_helper::mountinfo::{self, Mount};
 use efc_proto::mount_status::State;
 use efc_proto::{
-    AdoptRequest, DaemonConfig, Error, HoldRequest, InstallRequest, KeeperReply, KeeperRequest, MountRequest,
-    MountStatus, Source, StatusReply, StatusRequest, UnmountRequest, UpgradeRequest, keeper_reply::Reply,
-    keeper_request::Request,
+    AdoptRequest, DaemonConfig, Error, FindRootRequest, FoundRoot, HoldRequest, InstallRequest, KeeperReply,
+    KeeperRequest, MountRequest, MountStatus, Source, StatusReply, StatusRequest, UnmountRequest, UpgradeRequest,
+    keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -331,6 +331,15 @@ impl Client {
         self.send_with(Request::Install(InstallRequest { version: version.into() }), descriptors);
         match self.receive()? {
             Reply::Install(_) => Ok(()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Where the dataset's root is now; `limit_ms` is how long its daemon may look.
+    pub fn find_root(&self, target: &Path, limit_ms: u32) -> Result<FoundRoot, Error> {
+        let request = FindRootRequest { target: target.to_str().unwrap().into(), time_limit_ms: limit_ms };
+        match self.call(Request::FindRoot(request))? {
+            Reply::FindRoot(reply) => Ok(reply.root.unwrap()),
             other => panic!("{other:?}"),
         }
     }
