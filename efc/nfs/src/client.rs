@@ -745,6 +745,32 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_has_left_takes_no_other_connection() {
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&writes);
+        // The port of the first WRITE falls silent, and answers when it is tried for the second time.
+        let (port, _) = serve(move |port, number, procedure| {
+            let mut writes = seen.lock().unwrap();
+            if procedure == procedure::WRITE {
+                writes.push(port);
+            }
+            writes.first() != Some(&port) || number > 1
+        });
+        let client = client(port, 2);
+        let cred = Cred::root();
+        let handles = || (0..=255).map(|byte| FileHandle::new(&[byte]).unwrap());
+        let at_home = |home| handles().find(|handle| client.transport().home(handle) == home).unwrap();
+        for home in [0, 1] {
+            assert!(run(client.getattr(&cred, &at_home(home))).unwrap_err().is(Status::Stale), "both stand");
+        }
+        let data = Bytes::from_static(b"data");
+        let error = run(client.write(&cred, &at_home(0), 0, data, Stable::Unstable)).unwrap_err();
+        assert!(error.is(Status::Stale) && error.replayed);
+        let writes = writes.lock().unwrap();
+        assert!(writes.len() == 2 && writes[0] == writes[1], "a copy of it may be on its way: {writes:?}");
+    }
+
+    #[test]
     fn a_connection_that_falls_silent_is_made_anew() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

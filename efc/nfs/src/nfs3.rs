@@ -32,9 +32,10 @@ pub(crate) mod procedure {
     pub(crate) const PATHCONF: u32 = 20;
     pub(crate) const COMMIT: u32 = 21;
 
-    /// May it be executed again, even where no server knows that it was executed before?
+    /// May it be executed again, even where no server knows that it was executed before? A WRITE may not: a copy that
+    /// the server executes late would cover what was written after the other one was answered.
     pub(crate) fn is_repeatable(procedure: u32) -> bool {
-        matches!(procedure, NULL | GETATTR | LOOKUP..=WRITE | READDIR..=COMMIT)
+        matches!(procedure, NULL | GETATTR | LOOKUP..=READ | READDIR..=COMMIT)
     }
 }
 
