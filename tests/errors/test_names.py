@@ -330,6 +330,27 @@ def test_a_mount_inside_survives_a_failing_look_up(
             assert (path / "inside").exists()
 
 
+def test_a_mount_inside_survives_a_failing_look_up_that_a_new_daemon_asks_for(
+    nas: ScriptedNas, plain_keeper: Keeper
+) -> None:
+    # Nobody knows what the name led to, and the NAS does not say it: ENOMEM lets the kernel keep the name.
+    directory = nas.add(nas.root, "directory", kind=DIRECTORY)
+    nas.add(directory, "mounted", kind=DIRECTORY)
+    with plain_keeper.mounted(nas.url, options=("entry-ttl=0s",)) as folder:
+        path = folder / "directory" / "mounted"
+        path.stat()
+        with tmpfs_at(path):
+            daemon = plain_keeper.daemon_pid(folder)
+            os.kill(daemon, signal.SIGKILL)
+            wait_until(lambda: plain_keeper.daemon_pid(folder) not in (0, daemon), what="the next daemon")
+            refused = refuse_look_up(nas, "mounted", IO)
+            with pytest.raises(OSError, match="Cannot allocate memory"):
+                (path / "inside").stat()
+            assert refused == [IO]
+            assert [mount.kind for mount in mounts_below(path)] == ["tmpfs"]
+            assert (path / "inside").exists()
+
+
 @pytest.mark.parametrize(("status", "code"), [(ACCES, errno.EACCES), (IO, errno.EIO), (SERVERFAULT, errno.EIO)])
 def test_a_failing_look_up_fails_whoever_asks_for_the_object(
     nas: ScriptedNas, plain_keeper: Keeper, status: int, code: int

@@ -321,6 +321,7 @@ impl Inner {
     /// Executes a request as a step of its thread's path walk ([`walks`]).
     async fn execute(self: &Arc<Self>, request: Request, progress: &Arc<Progress>) -> Answer {
         let (tid, node, step) = (request.pid, request.node, Step::of(&request.operation));
+        let is_readlink = matches!(request.operation, Operation::Readlink);
         let note = self.walks.take(tid);
         if let Some(errno) = note.as_ref().and_then(|note| note.refusal(node, step)) {
             return Err(errno);
@@ -328,6 +329,7 @@ impl Inner {
         let answer = self.perform(request, progress, note.as_ref().is_some_and(Note::is_second_walk)).await;
         match (note, &answer) {
             (Some(Note::Held { .. }), Err(Errno(libc::ESTALE))) if step == Step::Open => Err(Errno(libc::ENOENT)),
+            (Some(note), Err(Errno(libc::ESTALE))) if is_readlink && note.is_second_walk() => Err(Errno(libc::ENOENT)),
             (_, Err(Errno(libc::ESTALE))) if step != Step::None => {
                 self.walks.note(tid, Note::Again);
                 answer

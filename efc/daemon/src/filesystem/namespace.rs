@@ -137,7 +137,9 @@ impl Inner {
     /// every mount namespace (`fuse_dentry_revalidate`). What it is told is void at once, so that nothing else follows from it: whoever
     /// only passes a mount point gets there, and whoever asks for the object itself gets the error then ([`super::walks`]).
     async fn answer_for_known_name(&self, caller: &Caller, parent: u64, name: &[u8], errno: Errno) -> Answer {
-        let Some(handle) = self.known_object(caller, parent, name, errno).await else { return Err(errno) };
+        let Some(handle) = self.known_object(caller, parent, name, errno).await else {
+            return Err(self.error_for_unknown_name(parent, name, errno));
+        };
         let Some(node) = self.state.find_node(handle.as_bytes()) else { return Err(errno) };
         let Some(attr) = self.attributes_if_any(caller, node).await else {
             return Err(Errno(libc::ENOMEM)); // the kernel keeps the name, and asks again
@@ -150,6 +152,19 @@ impl Inner {
         self.walks.note(caller.tid, Note::Refused { node, errno });
         let attr = self.for_kernel(&self.seen_by_kernel(node, attr));
         Ok(Response::Entry(Entry { entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO, attr, ..entry.give() }))
+    }
+
+    /// What a LOOKUP is answered that failed with `errno`, of a name that is not among those learned.
+    ///
+    /// A predecessor may have told the kernel of it, and where many names are in use some are not remembered. If the server has not
+    /// said anything of the name, and the kernel knows something in the directory, that may be it: the one failure that lets the
+    /// kernel keep what is mounted there is ENOMEM.
+    fn error_for_unknown_name(&self, parent: u64, name: &[u8], errno: Errno) -> Errno {
+        let is_unknown_to_kernel = !self.state.is_resumed() && self.names.has_room_for_all(parent, name);
+        if is_verdict(errno) || is_unknown_to_kernel || !self.state.has_child(parent) {
+            return errno;
+        }
+        Errno(libc::ENOMEM)
     }
 
     /// The object that the kernel knows by this name, if a failure leaves that open.
@@ -625,4 +640,10 @@ struct Going {
 
 pub(super) fn with_mode(mode: u32) -> SetAttr {
     SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() }
+}
+
+/// Does it say something of the name, rather than that the server could not be asked?
+fn is_verdict(Errno(code): Errno) -> bool {
+    let of_name = matches!(code, libc::ENOENT | libc::ESTALE | libc::ENOTDIR | libc::ENAMETOOLONG);
+    of_name || matches!(code, libc::EACCES | libc::EPERM)
 }

@@ -60,12 +60,15 @@ type NamesGeneration = HashMap<(u64, Box<[u8]>), FileHandle>;
 struct NamesShard {
     young: NamesGeneration,
     old: NamesGeneration,
+    /// Names have made room for others.
+    has_dropped: bool,
 }
 
 impl NamesShard {
     fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle) {
         if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
+            let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.has_dropped |= !dropped.is_empty();
         }
         self.young.insert(key, handle);
     }
@@ -86,6 +89,11 @@ impl Names {
     /// An answer said so.
     pub fn learn(&self, parent: u64, name: &[u8], handle: &FileHandle) {
         self.shard(parent, name).insert((parent, name.into()), *handle);
+    }
+
+    /// Would this name be here if it had been learned?
+    pub fn has_room_for_all(&self, parent: u64, name: &[u8]) -> bool {
+        !self.shard(parent, name).has_dropped
     }
 
     /// The name is gone, or leads elsewhere.
@@ -303,6 +311,8 @@ mod tests {
         };
         assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 2 * NAMES_PER_GENERATION_MAX);
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
+        assert!(!names.has_room_for_all(9, &99_999_u64.to_le_bytes()));
+        assert!(Names::default().has_room_for_all(9, b"name"));
         names.forget(9, &99_999_u64.to_le_bytes());
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
     }

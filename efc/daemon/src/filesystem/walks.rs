@@ -10,7 +10,8 @@
 //! A file that was removed since the kernel looked it up is ESTALE, which makes the kernel walk the path once more, and look each name up
 //! anew. If the file that it finds then is removed in turn before the OPEN arrives, the application sees ESTALE, which no
 //! local file system gives. So a file that is looked up in such a second walk counts as open ([`Note::Held`]) until that OPEN. If
-//! it is gone nevertheless, by another node, it is as if it had never been there: ENOENT.
+//! it is gone nevertheless, by another node, it is as if it had never been there: ENOENT. So it is for a symbolic link that is gone
+//! when it is read in such a walk: it cannot be held.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -509,6 +509,11 @@ impl State {
         self.nodes.parent(id)
     }
 
+    /// Is any node known that was seen last in this directory? Looks at all of them.
+    pub fn has_child(&self, parent: u64) -> bool {
+        self.nodes.has_child(parent)
+    }
+
     /// Returns the fh, never 0.
     ///
     /// # Errors

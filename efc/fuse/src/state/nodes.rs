@@ -351,6 +351,14 @@ impl Nodes {
         let record = self.region.record(id.slot).filter(|record| record.is_live(id.generation))?;
         Some(record.mutable()[PARENT].load(Ordering::Relaxed)).filter(|parent| *parent != 0)
     }
+
+    /// Is any node known that was seen last in this directory? Looks at all of them.
+    pub fn has_child(&self, parent: u64) -> bool {
+        let is_child = |record: Record<'_>| {
+            record.is_live(record.generation()) && record.mutable()[PARENT].load(Ordering::Relaxed) == parent
+        };
+        (0..self.region.allocated()).any(|slot| self.region.record(slot).is_some_and(is_child))
+    }
 }
 
 fn record_of(region: &Region, slot: u32) -> Record<'_> {
