@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -270,6 +271,20 @@ def test_removing_a_directory_waits_for_removals_in_it(nas: ScriptedNas, folder:
         for _ in range(10):
             os.statvfs(folder)
         waiting[0]()
+        removed()
+    assert not nas.root.children
+
+
+def test_removing_a_directory_waits_for_files_whose_data_is_being_committed(nas: ScriptedNas, folder: Path) -> None:
+    directory = nas.add(nas.root, "directory", kind=DIRECTORY)
+    held = Held(nas, "COMMIT")
+    code = "import os, sys; f = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); os.write(f, b'x'); os.unlink(sys.argv[1])"
+    assert in_process(code, folder / "directory" / "file").wait(LIMIT_S) == 0
+    held.wait()
+    assert silly_names(directory)
+    with beside((folder / "directory").rmdir) as removed:
+        time.sleep(2)  # longer than the wait for a file that nobody closes
+        held.release()
         removed()
     assert not nas.root.children
 

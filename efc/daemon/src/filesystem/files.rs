@@ -388,7 +388,9 @@ impl Inner {
         self.state.close_handle(fh);
         // Pages of a shared mapping may be written after the last FLUSH.
         if file.is_writable() {
+            self.in_use.begin_close(&file.handle);
             self.commit(file.node).await;
+            self.in_use.end_close(&file.handle);
         }
         self.closed(&file.handle, file.cred.uid == 0);
         Ok(Response::Empty)

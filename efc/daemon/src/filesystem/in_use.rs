@@ -23,6 +23,8 @@ struct Use {
     granted: u32,
     /// Of these, root's.
     opens_of_root: u32,
+    /// Of these, opens that are being closed: what was written through them is being committed.
+    closing: u32,
     removal: Option<Exclusion>,
 }
 
@@ -84,6 +86,26 @@ impl InUse {
     /// Is this file open, or being opened?
     pub fn is_open(&self, file: &FileHandle) -> bool {
         self.table().files.get(file).is_some_and(|found| found.opens > 0)
+    }
+
+    /// Is this file open, and not about to be closed for the last time?
+    pub fn stays_open(&self, file: &FileHandle) -> bool {
+        self.table().files.get(file).is_some_and(|found| found.opens > found.closing)
+    }
+
+    /// A granted open is being closed, until [`InUse::end_close`].
+    pub fn begin_close(&self, file: &FileHandle) {
+        if let Some(found) = self.table().files.get_mut(file) {
+            found.closing += 1;
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// It is closed, and [uncounted](InUse::uncount) now.
+    pub fn end_close(&self, file: &FileHandle) {
+        if let Some(found) = self.table().files.get_mut(file) {
+            found.closing = found.closing.saturating_sub(1);
+        }
     }
 
     /// Has root this file open?
@@ -251,6 +273,21 @@ mod tests {
         assert!(block_on(poll_once(&mut second)).is_none(), "the first removal is not through");
         drop(first);
         assert!(!block_on(second).is_open(), "nobody has it open any more");
+    }
+
+    #[test]
+    fn a_file_whose_opens_are_all_being_closed_does_not_stay_open() {
+        let (in_use, a) = (InUse::default(), file(b"a"));
+        in_use.count(&a, false);
+        in_use.count(&a, false);
+        in_use.begin_close(&a);
+        assert!(in_use.stays_open(&a), "one of two");
+        in_use.begin_close(&a);
+        assert!(!in_use.stays_open(&a) && in_use.is_open(&a));
+        in_use.end_close(&a);
+        assert!(!in_use.uncount(&a, false) && !in_use.stays_open(&a));
+        in_use.count(&a, false);
+        assert!(in_use.stays_open(&a), "opened anew");
     }
 
     #[test]

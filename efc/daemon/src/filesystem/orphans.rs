@@ -283,8 +283,8 @@ impl Inner {
         }
     }
 
-    /// Before `directory` is removed: waits until the files in it are gone that were unlinked while open and are closed now, also those
-    /// whose close is on its way.
+    /// Before `directory` is removed: waits until the files in it are gone that were unlinked while open and are closed now, or are being
+    /// closed, also those whose close is on its way.
     pub(super) async fn await_removals(&self, directory: &FileHandle) {
         let begun = Instant::now();
         loop {
@@ -292,7 +292,7 @@ impl Inner {
             if going.is_empty() {
                 return;
             }
-            let is_closed = |file: &FileHandle| !self.in_use.is_open(file);
+            let is_closed = |file: &FileHandle| !self.in_use.stays_open(file);
             let closed = going.iter().filter(|file| is_closed(file)).count();
             let limit = if closed > 0 { REMOVALS_TIME_MAX } else { CLOSE_ON_ITS_WAY_MAX };
             let Some(left) = limit.checked_sub(begun.elapsed()) else { return };
