@@ -15,6 +15,7 @@ mod directories;
 mod failures;
 mod files;
 mod growth;
+mod in_flight;
 mod in_use;
 mod interrupts;
 mod listing;
@@ -45,6 +46,7 @@ use crate::errno::errno;
 use crate::{executor, saved_server};
 use attributes::{AttrCache, Stamp};
 use failures::Failures;
+use in_flight::InFlight;
 use in_use::InUse;
 use interrupts::{Interrupts, Progress};
 use mutations::{Mutations, Objects};
@@ -88,6 +90,7 @@ struct Inner {
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     in_use: Arc<InUse>,
+    in_flight: InFlight,
     whole_files: WholeFiles,
     writes: Writes,
     failures: Failures,
@@ -170,6 +173,7 @@ impl Efc {
             interrupts: Arc::default(),
             open: Mutex::default(),
             in_use: Arc::default(),
+            in_flight: InFlight::default(),
             whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             failures: Failures::load(state.clone()),
@@ -343,6 +347,10 @@ impl Inner {
     }
 
     async fn perform(self: &Arc<Self>, request: Request, progress: &Arc<Progress>, is_second_walk: bool) -> Answer {
+        let _writing = match &request.operation {
+            Operation::Write { offset, data, .. } => Some(self.in_flight.begin(request.node, *offset, data.len())),
+            _ => None,
+        };
         if let Some(objects) = Objects::of(&request) {
             if request.resent {
                 progress.set_sent(); // by a predecessor
@@ -389,7 +397,11 @@ impl Inner {
             Operation::Link { node: file, new_name } => self.link(&caller()?, file, node, &new_name).await,
             Operation::Open { flags } => self.open(&caller()?, node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
-            Operation::Read { fh, offset, size, .. } => self.read(ReadRequest { name, fh, offset, size }).await,
+            Operation::Read { fh, offset, size, .. } => {
+                let earlier_writes = self.in_flight.settled(node, offset, size);
+                mutations::in_time(earlier_writes, self.client.time_limit()).await.ok_or(Errno(libc::EIO))?;
+                self.read(ReadRequest { name, fh, offset, size }).await
+            }
             Operation::Write { fh, offset, data, flags, write_flags } => {
                 let place = Place::of(offset, flags, write_flags);
                 self.write((unique, resent, progress), fh, place, data).await
