@@ -152,8 +152,11 @@ class Publisher:
             try:
                 await self._mount(wanted, config)
             except BaseException:
-                if present is None:
+                if present is None and mount is None:
                     await self._undo(wanted)
+                elif present is None:
+                    # A pod may use what was mounted before, whose record was lost.
+                    self._forget(wanted)
                 raise
 
     def _refuse_conflicts(self, wanted: Publication) -> None:
@@ -210,8 +213,11 @@ class Publisher:
         except DriverError as error:
             _LOGGER.warning("what a failed publish left at %r is not removed: %s", wanted.target, error.message)
             return
-        self._publications.remove(wanted.target)
-        self._daemons.give_up(wanted.key, user=wanted.target)
+        self._forget(wanted)
+
+    def _forget(self, publication: Publication) -> None:
+        self._publications.remove(publication.target)
+        self._daemons.give_up(publication.key, user=publication.target)
 
     async def _unpublish(self, volume_id: str, target: str) -> None:
         with self._locks.hold(target):

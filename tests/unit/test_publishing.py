@@ -323,6 +323,25 @@ async def test_lost_records_are_found_again_by_their_mounts(node: Node) -> None:
     assert [mount.target for mount in node.table] == [node.publisher._daemons.mount_of(Path(node.table[0].target).name)]
 
 
+async def test_a_publish_that_fails_takes_no_mount_away_that_was_there(node: Node) -> None:
+    """Its record was lost, and a pod may use it."""
+    await node.publish()
+    for file in (node.folder / "csi" / "published").iterdir():
+        file.unlink()
+    before = list(node.table)
+    node.start()
+    await node.publisher.recover()
+    node.keeper.failure = DriverError(Code.UNAVAILABLE, "no keeper answers")
+    await refused(node.publish(), Code.UNAVAILABLE)
+    assert node.table == before
+    assert list(node.publications) == []
+    node.keeper.failure = None
+    await node.publish()
+    assert node.table == before
+    await node.unpublish()
+    await node.require_nothing_left()
+
+
 async def test_a_bind_of_a_dead_daemon_is_made_anew(node: Node) -> None:
     await node.publish()
     dataset = next(mount for mount in node.table if mount.target != node.target())
