@@ -405,7 +405,10 @@ def test_notes(notes: Callable[..., str]) -> None:
         ("storageClass.create=true", "source (nfs://HOST/PATH)"),
         ("storageClasses[0].name=x", '"x" has no parameter source'),
         ("storageClasses[0].parameters.source=nfs://a/b", "name"),
-        ("storageClass.create=true,storageClass.parameters.source=nfs://a/b,storageClasses[0].name=efc", '"efc" is there twice'),
+        (
+            "storageClass.create=true,storageClass.parameters.source=nfs://a/b,storageClasses[0].name=efc",
+            '"efc" is there twice',
+        ),
         ("monitoring.podMonitor.interval=1h", "such as 30s"),
         ("node.podLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),
         ("commonLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),
