@@ -26,7 +26,7 @@ from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
 from csi.errors import DriverError
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
+from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
 from csi.paths import KUBELET_ROOT, KubeletRoots
 from csi.publishing import condition_of
@@ -255,6 +255,9 @@ def check_mounts(run_dir: str, *, in_cluster: bool = False) -> Iterator[Finding]
     try:
         status = asyncio.run(Keeper(run_dir).status())
     except KeeperUnreachableError as error:
+        if isinstance(error, KeeperForbiddenError):
+            yield Finding(check="keeper", level="fail", message=error.message, mend="sudo efc doctor")
+            return
         if in_cluster:
             mend = "the pod of efc-keeper on this node: kubectl describe, kubectl logs"
             message = f"{error.message} Pods start no volume, and daemons that die have no successor"

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.records import Publication, Publications
 from csi.repair import Reports
@@ -27,6 +27,8 @@ def run(parsed: argparse.Namespace) -> int:
     """Without a keeper there is nothing to list, though daemons may serve on: that is said, on standard error."""
     try:
         status = asyncio.run(Keeper(parsed.run_dir).status())
+    except KeeperForbiddenError:
+        raise
     except KeeperUnreachableError:
         status = KeeperStatus(pid=0, version="", mounts=[])
         if left := _left_by_a_keeper(parsed.run_dir):

@@ -1,5 +1,6 @@
 """The `efc` command, without a keeper."""
 
+import errno
 import json
 import os
 import re
@@ -63,6 +64,20 @@ def test_status_tells_of_mounts_whose_keeper_is_gone(
     assert (code, out) == (0, "")
     assert "no keeper answers" in err
     assert "/mnt/data" in err
+
+
+@pytest.mark.parametrize("command", [["status"], ["mount", "nfs://nas/data", "{tmp}"]])
+def test_a_keeper_that_is_not_ours_to_ask_is_no_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    async def refused(_keeper: Keeper, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Keeper, "_exchange", refused)
+    words = [word.format(tmp=tmp_path) for word in command]
+    code, out, err = run(capsys, *words, "--run-dir", str(tmp_path))
+    assert (code, out) == (1, "")
+    assert "run this as root" in err
 
 
 def test_status_shows_volumes_and_pods(
