@@ -788,17 +788,22 @@ mod tests {
             let (mut silent, _) = listener.accept().unwrap();
             let mut first = [0; 512];
             let length = silent.read(&mut first).unwrap();
-            let (mut stream, _) = listener.accept().unwrap();
             let mut second = [0; 512];
-            assert_eq!(stream.read(&mut second).unwrap(), length);
-            assert_eq!(first, second);
+            // On a busy machine the next one may have been given up as well before it is looked at.
+            let mut next = || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let length = stream.read(&mut second).unwrap_or(0);
+                (length > 0).then_some((stream, length))
+            };
+            let (mut stream, again) = std::iter::repeat_with(&mut next).flatten().next().unwrap();
+            assert_eq!((again, first), (length, second));
             let xid = &first[4..8];
             stream.write_all(&[&[0x80, 0, 0, 24], xid, &[0, 0, 0, 1], &[0; 16]].concat()).unwrap();
             assert_eq!(silent.read(&mut first).unwrap_or(0), 0, "the silent connection was closed");
         });
         let client = client(address.port(), 1);
         futures_lite::future::block_on(client.ping(&Cred::root())).unwrap();
-        assert_eq!((client.counters().reconnects, client.counters().retransmits), (1, 1));
+        assert!(client.counters().reconnects >= 1 && client.counters().retransmits >= 1);
         server.join().unwrap();
     }
 }
