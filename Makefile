@@ -113,11 +113,14 @@ $(FILL_STATE): $(RUST_SOURCES)
 	@command -v go >/dev/null || { echo "csi-sanity needs Go 1.25 or newer: https://go.dev/dl" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$(CSI_SANITY_VERSION)
 .tools/bin/cargo-deny:
-	CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root .tools --target-dir target/tools cargo-deny@$(CARGO_DENY_VERSION)
+	@echo "== building cargo-deny (once; it takes minutes)"
+	@CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root .tools --target-dir target/tools cargo-deny@$(CARGO_DENY_VERSION)
 .tools/bin/pjdfstest:
-	cargo install --quiet --locked --root .tools --target-dir target/tools pjdfstest@0.2.0
+	@echo "== building pjdfstest (once; it takes minutes)"
+	@cargo install --quiet --locked --root .tools --target-dir target/tools pjdfstest@0.2.0
 .tools/bin/fsx:
-	cargo install --quiet --locked --root .tools --target-dir target/tools fsx@0.3.0
+	@echo "== building fsx (once; it takes minutes)"
+	@cargo install --quiet --locked --root .tools --target-dir target/tools fsx@0.3.0
 
 clean: ## removes what was built, results included
 	rm -rf .venv .tools target build results *.egg-info

@@ -5,12 +5,13 @@ starts; this package asks it for them, bind-mounts what they serve, and works on
 Whatever may hang (a mount, an unmount, a statvfs, the NAS) happens in a child process with a deadline, never in the
 process that answers gRPC.
 
-Layers, imports go downwards only::
+Layers, imports go downwards only; ARCHITECTURE.md lists all modules::
 
     cli
     server   identity  controller  node          the gRPC edge: thin, validates, translates
     provisioning   publishing   daemons          what a volume is, on the NAS and on a node
     nas  mounts  keeper  records  children       one outside thing each
-    options  sources  paths  volumes  parameters pure: text in, values out, errors that name the culprit
+    volumes  parameters  driver_nfs  options  nfs_words  patterns  sources  paths
+                                                 pure: text in, values out, errors that name the culprit
     errors  saved  limits  redaction  text  locks  programs  driver
 """

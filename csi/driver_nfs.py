@@ -7,8 +7,10 @@ the driver's own words go on meaning what they mean.
 
 from collections.abc import Mapping
 
+from csi import nfs_words
 from csi.errors import invalid
-from csi.options import Item, parse_list
+from csi.nfs_words import Item
+from csi.options import OPTIONS, is_option, parse_list, unknown
 from csi.patterns import METADATA, filled_in
 from csi.sources import Source
 
@@ -37,7 +39,10 @@ def own_parameters(parameters: Mapping[str, str]) -> dict[str, str]:
     if mode:
         own["mode"] = f"{mode:04o}"
     for name, value in parse_list(theirs.get(_MOUNT_OPTIONS, "")):
-        own.setdefault(name, value or "")
+        if not is_option(name):
+            raise unknown(name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin="'mountOptions'")
+        if own.setdefault(name, value or "") != (value or ""):
+            raise invalid(f"option {name!r} in 'mountOptions' contradicts another value of it: give it once")
     return own
 
 

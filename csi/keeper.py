@@ -39,6 +39,10 @@ class KeeperUnreachableError(DriverError):
         super().__init__(Code.UNAVAILABLE, message)
 
 
+class KeeperForbiddenError(KeeperUnreachableError):
+    """There may be a keeper, but not for us."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeeperStatus:
     """What the keeper serves."""
@@ -151,6 +155,10 @@ class Keeper:
         except TimeoutError:
             raise KeeperUnreachableError(
                 f"the keeper at {self._path} did not answer within {limit_seconds:g} s"
+            ) from None
+        except PermissionError:
+            raise KeeperForbiddenError(
+                f"the keeper's socket {self._path} is not open to you: run this as root"
             ) from None
         except OSError as error:
             reason = error.strerror or type(error).__name__

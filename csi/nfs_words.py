@@ -61,6 +61,8 @@ class Word:
 _ONLY_V3 = "this driver speaks NFSv3, without a lock server; the NAS must export by it (`vers=3`, or leave it out)"
 _ONLY_TCP = "this driver speaks NFS over TCP only"
 _ONLY_SYS = "this driver calls with AUTH_SYS only; the NAS must allow it for this export (`sec=sys`, or leave it out)"
+_NO_NOEXEC = "volumes are always nosuid and nodev here, and never noexec (leave it out)"
+_ONLY_ENTRY_TTL = "names are trusted for `entry-ttl`; `entry-ttl=0s` asks the NAS for each"
 _ONLY_LOCAL = "locks hold among the processes of one node here, not between nodes (`nolock`, or leave it out)"
 
 _TABLE = (
@@ -138,7 +140,12 @@ _TABLE = (
         names=("noatime", "nodiratime", "relatime"),
         help="Nothing: access times are the NAS's.",
     ),
+    Word(names=("lookupcache",), choices=("all",), help="Nothing: see `entry-ttl`.", refusal=_ONLY_ENTRY_TTL),
     Word(names=("noacl", "intr", "nointr", "_netdev"), help="Nothing."),
+    # Of mount(8), but beside those of nfs(5) in every fstab and many a StorageClass.
+    Word(names=("nosuid", "nodev"), help="Nothing: every mount is so. `noexec` is refused."),
+    Word(names=("noexec",), help="", is_refused=True, refusal=_NO_NOEXEC),
+    Word(names=("defaults", "nofail"), help="Nothing."),
 )
 
 #: Every word, by each of its names.

@@ -393,6 +393,8 @@ def _values(given: Iterable[nfs_words.OwnOption], *, origin: str) -> Iterator[tu
     values: dict[str, tuple[str, Option, bool | int | str]] = {}
     for own in given:
         option = OPTIONS.get(own.name)
+        if not own.name:
+            raise invalid(f"there is an empty option in {origin}: a comma too many?")
         if option is None:
             raise unknown(own.name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin=origin)
         value = _value(option, own.value, word=own.word, origin=origin)

@@ -63,7 +63,9 @@ class KubeletRoots:
     """
 
     def __init__(self, named: Sequence[str]) -> None:
-        self._resolved = {posixpath.normpath(root): os.path.realpath(root) for root in named}
+        # The longest first: one may be a link that lies beneath another.
+        longest_first = sorted(map(posixpath.normpath, named), key=len, reverse=True)
+        self._resolved = {root: os.path.realpath(root) for root in longest_first}
         #: Where they are.
         self.resolved = list(dict.fromkeys(self._resolved.values()))
 

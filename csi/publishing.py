@@ -14,7 +14,7 @@ caller's next try finds it finished. Operations on one target never overlap; tho
 import asyncio
 import logging
 import os
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, replace
 
 from csi._proto import csi_pb2, efc_pb2
@@ -24,7 +24,7 @@ from csi.errors import Code, DriverError
 from csi.keeper import Keeper
 from csi.locks import KeyedLocks
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
-from csi.paths import check_target_parent, root_of
+from csi.paths import KubeletRoots, check_target_parent, root_of
 from csi.records import Publication, Publications
 from csi.repair import Reports
 from csi.sources import Source
@@ -57,14 +57,15 @@ class Publisher:
         mounts: Mounts,
         daemons: Daemons,
         keeper: Keeper,
-        kubelet_roots: Sequence[str],
+        kubelet_roots: KubeletRoots,
         reports: Reports,
     ) -> None:
         self._publications = publications
         self._mounts = mounts
         self._daemons = daemons
         self._keeper = keeper
-        self._kubelet_roots = kubelet_roots
+        self._kubelet_roots = kubelet_roots.resolved
+        self._translated = kubelet_roots.translated
         self._reports = reports
         self._locks = KeyedLocks("target")
         self._operations: set[asyncio.Task[None]] = set()
@@ -152,8 +153,11 @@ class Publisher:
             try:
                 await self._mount(wanted, config)
             except BaseException:
-                if present is None:
+                if present is None and mount is None:
                     await self._undo(wanted)
+                elif present is None:
+                    # A pod may use what was mounted before, whose record was lost.
+                    self._forget(wanted)
                 raise
 
     def _refuse_conflicts(self, wanted: Publication) -> None:
@@ -210,8 +214,11 @@ class Publisher:
         except DriverError as error:
             _LOGGER.warning("what a failed publish left at %r is not removed: %s", wanted.target, error.message)
             return
-        self._publications.remove(wanted.target)
-        self._daemons.give_up(wanted.key, user=wanted.target)
+        self._forget(wanted)
+
+    def _forget(self, publication: Publication) -> None:
+        self._publications.remove(publication.target)
+        self._daemons.give_up(publication.key, user=publication.target)
 
     async def _unpublish(self, volume_id: str, target: str) -> None:
         with self._locks.hold(target):
@@ -281,6 +288,7 @@ class Publisher:
     async def recover(self) -> None:
         """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
         self._publications.load()
+        self._translate_targets()
         mounted = {mount.target: mount for mount in self._mounts.all()}
         for publication in self._publications:
             if publication.target in mounted:
@@ -297,6 +305,16 @@ class Publisher:
         for name in sorted(self._daemons.known() - used):
             self._daemons.adopt(name, user=None)
         self._reports.forget_others(self._daemons.mount_of(key) for key in used)
+
+    def _translate_targets(self) -> None:
+        """Release 0.1.0 recorded targets as kubelet names them, also through a link to where they are."""
+        for publication in self._publications:
+            target = self._translated(publication.target)
+            if target == publication.target:
+                continue
+            if self._publications.get(target) is None:
+                self._publications.put(replace(publication, target=target))
+            self._publications.remove(publication.target)
 
 
 def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condition: str) -> DriverError:

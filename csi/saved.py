@@ -51,7 +51,8 @@ def _no_number(name: str) -> object:
 def checked(kind: type[_T], found: object) -> _T:
     """An object of the dataclass ``kind`` from JSON's fields; raises DamagedError that names the field.
 
-    Types are exact: True is no number, and nothing is converted.
+    Types are exact: True is no number, and nothing is converted. Half a character, as JSON can write it, is no text:
+    whoever prints or hashes it would fail.
     """
     if not isinstance(found, dict):
         raise DamagedError("it is no JSON object")
@@ -80,12 +81,22 @@ def _value(hint: Any, value: object, *, name: str) -> object:  # noqa: ANN401 - 
         return [_value(item, one, name=name) for one in value]
     if origin is dict and isinstance(value, dict):
         _, item = typing.get_args(hint)
-        return {key: _value(item, one, name=name) for key, one in value.items()}
+        return {_value(str, key, name=name): _value(item, one, name=name) for key, one in value.items()}
+    if isinstance(value, str) and not _is_text(value):
+        raise DamagedError(f"field {name[:_SHOWN_LENGTH_MAX]!r} holds half a character")
     allowed = typing.get_args(hint) if origin in (types.UnionType, typing.Union) else (hint,)
     if type(value) in allowed or (type(value) is int and float in allowed):
         return value
     shown = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
     raise DamagedError(f"field {name[:_SHOWN_LENGTH_MAX]!r} is not of type {shown}")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Folder:

@@ -38,8 +38,11 @@ class Source:
             raise invalid(f"the source is longer than {_URL_LENGTH_MAX} characters; {_FORM}")
         if not url.startswith("nfs://"):
             scheme = url.partition("://")[0] if "://" in url else ""
+            # host:/path, as mount(8) has it.
+            hint = f" (did you mean {'nfs://' + url!r}?)" if re.match(r"[^/@]+:/(?!/)", url) else ""
             raise invalid(
-                f"source {url!r}: " + (f"sources of type {scheme!r} are not supported; {_FORM}" if scheme else _FORM)
+                f"source {url!r}: "
+                + (f"sources of type {scheme!r} are not supported; {_FORM}" if scheme else _FORM + hint)
             )
         authority, slash, rest = url.removeprefix("nfs://").partition("/")
         if "@" in authority or ("@" in rest and _has_password(authority)):

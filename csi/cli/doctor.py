@@ -26,7 +26,7 @@ from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
 from csi.errors import DriverError
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, source_of
+from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
 from csi.paths import KUBELET_ROOT, KubeletRoots
 from csi.publishing import condition_of
@@ -255,14 +255,16 @@ def check_mounts(run_dir: str, *, in_cluster: bool = False) -> Iterator[Finding]
     try:
         status = asyncio.run(Keeper(run_dir).status())
     except KeeperUnreachableError as error:
+        if isinstance(error, KeeperForbiddenError):
+            yield Finding(check="keeper", level="fail", message=error.message, mend="sudo efc doctor")
+            return
         if in_cluster:
             mend = "the pod of efc-keeper on this node: kubectl describe, kubectl logs"
             message = f"{error.message} Pods start no volume, and daemons that die have no successor"
             yield Finding(check="keeper", level="fail", message=message, mend=mend)
         elif ours:
-            yield Finding(
-                check="keeper", level="fail", message=error.message, mend=f"start efc-keeper --run-dir {run_dir}"
-            )
+            mend = f"the next efc mount starts one, or efc-keeper --run-dir {run_dir}: it takes over what daemons serve"
+            yield Finding(check="keeper", level="fail", message=error.message, mend=mend)
         else:
             yield Finding(check="keeper", level="ok", message="none runs, and nothing is mounted; efc mount starts one")
         status = KeeperStatus(pid=0, version="", mounts=[])
@@ -270,7 +272,7 @@ def check_mounts(run_dir: str, *, in_cluster: bool = False) -> Iterator[Finding]
         yield Finding(
             check="keeper",
             level="ok",
-            message=f"process {status.pid}, version {status.version}, {len(status.mounts)} mounts",
+            message=f"process {status.pid}, version {status.version}, mounts: {len(status.mounts)}",
         )
     for served in status.mounts:
         yield _of_mount(served, in_cluster=in_cluster)
@@ -296,11 +298,12 @@ def _without_keeper(ours: Sequence[Mount], status: KeeperStatus, *, in_cluster: 
     for mount in ours:
         if mount.device not in served_devices:
             message = f"{mount.target} is a mount of {mount.source} that this keeper does not serve"
-            mend = (
-                "if its pod sees errors, delete the pod: the next one gets a mount of this keeper's"
-                if in_cluster
-                else f"if no other keeper (RUN_DIR) does: umount -l {mount.target}"
-            )
+            mend = f"if no other keeper (RUN_DIR) does: umount -l {mount.target}"
+            if in_cluster:
+                mend = "if its pod sees errors, delete the pod: the next one gets a mount of this keeper's"
+            elif not status.pid:
+                message = f"{mount.target} is a mount of {mount.source}: if its daemon dies, nobody starts the next"
+                mend = f"start a keeper, as above; umount -l {mount.target} only if it gives errors even then"
             yield Finding(check="mounts", level="warn", message=message, mend=mend)
 
 

@@ -17,7 +17,7 @@ from csi import programs
 from csi._proto import efc_pb2
 from csi.children import Children
 from csi.errors import Code, DriverError
-from csi.keeper import SOCKET_NAME, Keeper, KeeperUnreachableError
+from csi.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
 from csi.options import parse, parse_list
 from csi.repair import Reports, replace_everywhere, report_of
@@ -97,6 +97,8 @@ async def _mount(
 ) -> None:
     try:
         await _mount_by(keeper, run_dir=run_dir, target=target, config=config, present=present)
+    except KeeperForbiddenError:
+        raise
     except KeeperUnreachableError:
         await _start_keeper(keeper, run_dir=run_dir)
         await _mount_by(keeper, run_dir=run_dir, target=target, config=config, present=present)

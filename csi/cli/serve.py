@@ -78,7 +78,7 @@ async def _node(parsed: argparse.Namespace) -> None:
         mounts=mounts,
         daemons=daemons,
         keeper=keeper,
-        kubelet_roots=roots.resolved,
+        kubelet_roots=roots,
         reports=reports,
     )
     await publisher.recover()

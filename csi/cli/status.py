@@ -7,13 +7,16 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.records import Publication, Publications
 from csi.repair import Reports
 from csi.text import printable
 
+MOUNTINFO = Path("/proc/self/mountinfo")
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).
 _KUBELETS_TARGET = re.compile(r"/pods/([^/]+)/volumes/[^/]+/([^/]+)/mount")
 _VOLUME_COLUMNS = ("VOLUME", "POD", "NAME", "SOURCE", "PATH", "ACCESS")
@@ -21,11 +24,21 @@ _COLUMNS = ("SOURCE", "TARGET", "STATE", "PID", "RESTARTS", "READ", "WRITTEN", "
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Without a keeper nothing is mounted: an empty list."""
+    """Without a keeper there is nothing to list, though daemons may serve on: that is said, on standard error."""
     try:
         status = asyncio.run(Keeper(parsed.run_dir).status())
+    except KeeperForbiddenError:
+        raise
     except KeeperUnreachableError:
         status = KeeperStatus(pid=0, version="", mounts=[])
+        if left := _left_by_a_keeper(parsed.run_dir):
+            print(
+                f"efc: no keeper answers in {parsed.run_dir}, but mounted are: {', '.join(left)}. Daemons that live "
+                "serve on, and the next keeper takes them over (outside Kubernetes, the next efc mount starts one)",
+                file=sys.stderr,
+            )
+            if not parsed.json:
+                return 0
     reports = Reports(parsed.run_dir)
     published = volumes(parsed.run_dir)
     mounts = [
@@ -42,6 +55,17 @@ def run(parsed: argparse.Namespace) -> int:
             print()
             _print_table(_VOLUME_COLUMNS, rows)
     return 0
+
+
+def _left_by_a_keeper(run_dir: str) -> list[str]:
+    """Targets of mounts of ours, if this run directory has listeners of daemons that wait for a keeper."""
+    try:
+        if not any((Path(run_dir) / "s").iterdir()):
+            return []
+    except OSError:
+        return []
+    mounts = parse_mountinfo(MOUNTINFO.read_text(errors="surrogateescape"))
+    return [printable(mount.target) for mount in mounts if mount.file_system_type == FILE_SYSTEM_TYPE]
 
 
 def volumes(run_dir: str) -> dict[str, list[dict[str, object]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from csi.children import Children
 from csi.cli.mount import found_target
 from csi.errors import Code, DriverError
-from csi.keeper import Keeper, KeeperUnreachableError
+from csi.keeper import Keeper, KeeperForbiddenError, KeeperUnreachableError
 from csi.mounts import Mount, Mounts
 
 
@@ -24,6 +24,8 @@ def run(parsed: argparse.Namespace) -> int:
 async def _unmount(keeper: Keeper, mount: Mount, *, force: bool) -> None:
     try:
         await keeper.unmount(target=mount.target, force=force)
+    except KeeperForbiddenError:
+        raise
     except KeeperUnreachableError:
         # A daemon that is left ends by itself when its mount has gone.
         if force:

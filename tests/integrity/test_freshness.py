@@ -6,6 +6,7 @@ Servers here tell less than one would like: times that were set back, whole seco
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from tests.support.scripted_nas import Node, ScriptedNas
 
 FORK = multiprocessing.get_context("fork")
 SECOND_NS = 10**9
+_MAP_LOCKED = 0x2000  # Linux: mmap(2)
 HOUR_NS = 3600 * SECOND_NS
 
 
@@ -120,9 +122,11 @@ def test_pages_stay_over_a_long_listing_a_kill_and_an_upgrade() -> None:
             nas.add(many, f"{number:06}")
         # No look-up tells the daemon of the file again, and the kernel does not forget it for want of memory.
         options = ("attr-ttl=600s", "entry-ttl=600s")
-        with keeper.mounted(nas.url, options=options) as mount, (mount / "cached").open("rb", buffering=0):
+        with keeper.mounted(nas.url, options=options) as mount, (mount / "cached").open("rb", buffering=0) as held:
             cached = mount / "cached"
             assert reads_of(nas, cached) > 0
+            # Nor does it reclaim the pages.
+            locked = mmap.mmap(held.fileno(), 0, flags=mmap.MAP_SHARED | _MAP_LOCKED, prot=mmap.PROT_READ)
             assert reads_of(nas, cached) == 0
             with os.scandir(mount / "many") as entries:
                 assert sum(entry.stat(follow_symlinks=False).st_nlink for entry in entries) == 133_000
@@ -136,6 +140,7 @@ def test_pages_stay_over_a_long_listing_a_kill_and_an_upgrade() -> None:
             file.data[:] = b"y" * 1_000_000
             file.changed()
             assert cached.read_bytes() == file.data, "another version is read anew"
+            locked.close()
 
 
 def test_idle_opens_do_not_make_opens_of_others_dearer() -> None:

@@ -240,6 +240,10 @@ NFS_CORE_PARAM {{
     Enable_RQUOTA = false;
     Enable_UDP = false;
     mount_path_pseudo = true;
+    # It answers every call. Left to itself it drops some about a file that is being removed, whatever its manual says.
+    Drop_IO_Errors = false;
+    Drop_Inval_Errors = false;
+    Drop_Delay_Errors = false;
     {self.options}
 }}
 MDCACHE {{ Entries_HWMark = 100000; }}

@@ -377,6 +377,8 @@ def test_notes(notes: Callable[..., str]) -> None:
     installed = notes()
     assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=privileged" in installed
     assert "delete" not in installed
+    assert "nas.example.com is a placeholder" in installed
+    assert "placeholder" not in notes("--set", "controller.sources={nfs://10.0.0.1/export}")
     upgraded = notes("--is-upgrade", "--set", "image.tag=new")
     assert "efc-keeper is not rolled by itself" in upgraded
     assert "efc-csi:new" in upgraded
@@ -392,6 +394,8 @@ def test_notes(notes: Callable[..., str]) -> None:
         ("inline.allowedSources[0].namespaces={a},inline.allowedSources[0].sources={nas:/x}", "nfs://HOST/PATH"),
         ("keeper.daemonCgroup=../x", "letters, digits"),
         ("keeper.daemonUids=0-5", "range of user ids without root"),
+        ("keeper.daemonUids=2000-1000", "FIRST must not be larger than LAST"),
+        ("imageRegistry=https://registry.example.com", "without a scheme"),
         ("network.enable=true", "enable"),
         ("runDir=run/efc", "absolute path"),
         ("runDir=/run/../etc", "without '..'"),
@@ -401,6 +405,10 @@ def test_notes(notes: Callable[..., str]) -> None:
         ("storageClass.create=true", "source (nfs://HOST/PATH)"),
         ("storageClasses[0].name=x", '"x" has no parameter source'),
         ("storageClasses[0].parameters.source=nfs://a/b", "name"),
+        (
+            "storageClass.create=true,storageClass.parameters.source=nfs://a/b,storageClasses[0].name=efc",
+            '"efc" is there twice',
+        ),
         ("monitoring.podMonitor.interval=1h", "such as 30s"),
         ("node.podLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),
         ("commonLabels.app\\.kubernetes\\.io/name=x", "the chart's own"),

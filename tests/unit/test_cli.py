@@ -1,5 +1,6 @@
 """The `efc` command, without a keeper."""
 
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from csi import programs
 from csi._proto import efc_pb2
-from csi.cli import doctor, main
+from csi.cli import doctor, main, status
 from csi.cli.doctor import check_kernel, check_run_dir
 from csi.cli.mount import found_target
 from csi.errors import Code, DriverError
@@ -48,6 +49,35 @@ def test_status_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         f"Nothing is mounted (run directory {tmp_path}).\n",
         "",
     )
+
+
+def test_status_tells_of_mounts_whose_keeper_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "612 29 0:57 / /mnt/data rw,nosuid,nodev - fuse.efc nfs://nas/data rw\n"
+    monkeypatch.setattr(status, "MOUNTINFO", tmp_path / "mountinfo")
+    (tmp_path / "mountinfo").write_text(line)
+    assert run(capsys, "status", "--run-dir", str(tmp_path))[1].startswith("Nothing is mounted"), "of another RUN_DIR"
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "4c610fdd").touch()
+    code, out, err = run(capsys, "status", "--run-dir", str(tmp_path))
+    assert (code, out) == (0, "")
+    assert "no keeper answers" in err
+    assert "/mnt/data" in err
+
+
+@pytest.mark.parametrize("command", [["status"], ["mount", "nfs://nas/data", "{tmp}"]])
+def test_a_keeper_that_is_not_ours_to_ask_is_no_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    async def refused(_keeper: Keeper, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Keeper, "_exchange", refused)
+    words = [word.format(tmp=tmp_path) for word in command]
+    code, out, err = run(capsys, *words, "--run-dir", str(tmp_path))
+    assert (code, out) == (1, "")
+    assert "run this as root" in err
 
 
 def test_status_shows_volumes_and_pods(

@@ -49,6 +49,19 @@ def test_records_outlive_the_process_but_not_the_boot(tmp_path: Path) -> None:
     assert list(rebooted) == []
 
 
+@pytest.mark.parametrize("field", ["target", "volume_id"])
+def test_half_a_character_is_no_text(tmp_path: Path, field: str) -> None:
+    """JSON can write it, and whoever prints or hashes it fails: the node plugin would not start any more."""
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication())
+    (file,) = (tmp_path / "csi" / "published").iterdir()
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: "/half \ud800"}))
+    assert list(publications.readable()) == []
+    assert publications.load() == [file]
+    assert list(publications) == []
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"null", b'{"boot_id": "b"}', b"\xff", b'{"boot_id": "b", "x": 1}']
 )

@@ -110,7 +110,7 @@ def test_kubelets_directory_is_resolved_once(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     named = f"{tmp_path}/link/kubelet"
     roots = KubeletRoots([named, f"{real}/", str(other)])
-    assert roots.resolved == [str(real), str(other)]
+    assert sorted(roots.resolved) == sorted([str(real), str(other)])
     for path in (f"{named}/pods/1/mount", f"{named}//pods/1/mount/", f"{real}/pods/1/mount"):
         assert roots.check_target(path) == f"{real}/pods/1/mount"
     assert roots.check_target(f"{other}/x") == f"{other}/x"
@@ -119,5 +119,9 @@ def test_kubelets_directory_is_resolved_once(tmp_path: Path) -> None:
     for path in (f"{tmp_path}/x", f"{named}/../x", named, f"{named}2/x"):
         with pytest.raises(DriverError):
             roots.check_target(path)
+    (real / "pods").symlink_to(other)
+    beneath = KubeletRoots([str(real), f"{real}/pods"])
+    assert beneath.check_target(f"{real}/pods/1/mount") == f"{other}/1/mount", "its pods lie on another disk"
+    assert beneath.check_target(f"{real}/plugins/x") == f"{real}/plugins/x"
     (tmp_path / "link").unlink()
     assert roots.check_target(f"{named}/x") == f"{real}/x", "nothing is looked at again"

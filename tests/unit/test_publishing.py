@@ -19,6 +19,7 @@ from csi.daemons import Daemons
 from csi.errors import Code, DriverError
 from csi.keeper import Keeper, KeeperStatus
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
+from csi.paths import KubeletRoots
 from csi.publishing import Publisher, condition_of
 from csi.records import Publications
 from csi.repair import Reports
@@ -129,6 +130,8 @@ class Node:
     """A node that can be restarted: the table and the folder stay."""
 
     folder: Path
+    #: As kubelet names its directory.
+    kubelet: str = "kubelet"
 
     def __post_init__(self) -> None:
         self.table: list[Mount] = []
@@ -146,7 +149,7 @@ class Node:
             mounts=self.mounts,
             daemons=Daemons(run_dir=str(self.folder), keeper=self.keeper, mounts=self.mounts, idle_grace_seconds=0),
             keeper=self.keeper,
-            kubelet_roots=[str(self.folder / "kubelet")],
+            kubelet_roots=KubeletRoots([str(self.folder / self.kubelet)]),
             reports=Reports(str(self.folder)),
         )
 
@@ -321,6 +324,42 @@ async def test_lost_records_are_found_again_by_their_mounts(node: Node) -> None:
     node.start()
     await node.unpublish()
     assert [mount.target for mount in node.table] == [node.publisher._daemons.mount_of(Path(node.table[0].target).name)]
+
+
+async def test_a_record_of_a_target_behind_a_link_is_found_where_it_is(node: Node) -> None:
+    """As release 0.1.0 recorded it."""
+    await node.publish(mode=int(_Mode.SINGLE_NODE_SINGLE_WRITER))
+    (record,) = node.publications
+    (node.folder / "link").symlink_to("kubelet")
+    node.publications.put(dataclasses.replace(record, target=str(node.folder / "link" / "t")))
+    node.publications.remove(record.target)
+    before = list(node.table)
+    node.kubelet = "link"
+    node.start()
+    await node.publisher.recover()
+    assert list(node.publications) == [record]
+    assert (await node.publisher.status("v", target=record.target)).abnormal == ""
+    await refused(node.publish("other", mode=int(_Mode.SINGLE_NODE_SINGLE_WRITER)), Code.FAILED_PRECONDITION)
+    assert node.table == before
+
+
+async def test_a_publish_that_fails_takes_no_mount_away_that_was_there(node: Node) -> None:
+    """Its record was lost, and a pod may use it."""
+    await node.publish()
+    for file in (node.folder / "csi" / "published").iterdir():
+        file.unlink()
+    before = list(node.table)
+    node.start()
+    await node.publisher.recover()
+    node.keeper.failure = DriverError(Code.UNAVAILABLE, "no keeper answers")
+    await refused(node.publish(), Code.UNAVAILABLE)
+    assert node.table == before
+    assert list(node.publications) == []
+    node.keeper.failure = None
+    await node.publish()
+    assert node.table == before
+    await node.unpublish()
+    await node.require_nothing_left()
 
 
 async def test_a_bind_of_a_dead_daemon_is_made_anew(node: Node) -> None:

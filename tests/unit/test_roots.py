@@ -75,6 +75,36 @@ async def test_a_dataset_that_moved(keeper: SayingKeeper, monkeypatch: pytest.Mo
     assert asked.moved(key) == ""
 
 
+async def test_who_serves_what_is_there_now_is_shared(keeper: SayingKeeper) -> None:
+    """Whatever it is called, and whoever else runs: two daemons of one directory would not share its locks."""
+    asked = roots_of(keeper)
+    keeper.served = {"k-1": b"older", "k-2": NEW}
+    keeper.found = NEW
+    assert await asked.key_now("k", running=["k-2", "k-1"]) == "k-2"
+    keeper.served = {"k-3": b"oldest"}
+    assert await asked.key_now("k", running=["k-3"]) == "k"
+
+
+async def test_a_daemon_that_says_nothing_keeps_its_users(keeper: SayingKeeper) -> None:
+    asked = roots_of(keeper)
+    keeper.failure = DriverError(Code.DEADLINE_EXCEEDED, "it hangs")
+    assert await asked.key_now("k", running=["k-1"]) == "k-1"
+    keeper.failure = DriverError(Code.NOT_FOUND, "nothing is mounted")
+    assert await asked.key_now("k", running=["k-2"]) == "k"
+
+
+async def test_a_name_is_never_given_to_what_serves_another_directory(keeper: SayingKeeper) -> None:
+    """A mount that was made anew, after all that held its session had died, serves what was there then."""
+    asked = roots_of(keeper)
+    keeper.found = NEW
+    key = await asked.key_now("k", running=["k"])
+    asked.forget("k")
+    keeper.served[key] = b"newer"
+    other = await asked.key_now("k", running=["k", key])
+    assert other not in ("k", key)
+    assert other.startswith("k-")
+
+
 async def test_a_dataset_that_is_gone(keeper: SayingKeeper) -> None:
     asked = roots_of(keeper)
     keeper.found = None

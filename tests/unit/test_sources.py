@@ -50,6 +50,11 @@ def test_refused(url: str) -> None:
     assert "\n" not in caught.value.message
 
 
+def test_the_form_of_mount_8_is_told_ours() -> None:
+    with pytest.raises(DriverError, match=r"did you mean 'nfs://10\.0\.0\.1:/data'"):
+        Source.parse("10.0.0.1:/data")
+
+
 def test_passwords_are_refused_and_not_repeated() -> None:
     with pytest.raises(DriverError) as caught:
         Source.parse("nfs://user:hunter2@nas/data")

@@ -25,6 +25,7 @@ use efc_buffer::{Buffer, Pipe};
 use crate::connection::Connection;
 use crate::error::ErrorKind;
 use crate::lock;
+use crate::nfs3::procedure;
 use crate::xdr::padding;
 
 /// A READ's destination.
@@ -63,6 +64,8 @@ pub(crate) struct Call {
     pub generation: AtomicU64,
     /// It may go out over another connection, where no server knows that it had gone out before.
     pub is_repeatable: bool,
+    /// It changes nothing, and a second answer to it costs next to nothing.
+    pub asks_little: bool,
     /// The connection that serves it, which may change; `None` once it is forgotten. Locked before any lock of a connection.
     connection: Mutex<Option<Arc<Connection>>>,
     /// When it was asked last, in milliseconds since it was made.
@@ -85,6 +88,8 @@ struct State {
 
 /// Overhead of a call in `weight`: headers on both ways and the server's work, as the bytes they cost.
 const WEIGHT_BASE: u64 = 4096;
+/// Longest READ that is asked for again early, in bytes: on a slow link large ones are late for want of bandwidth.
+const LITTLE_MAX: usize = 64 << 10;
 
 impl Call {
     /// `message` is complete but for `payload` and its padding.
@@ -93,16 +98,18 @@ impl Call {
         message: Vec<u8>,
         payload: Bytes,
         destination: Option<Destination>,
-        is_repeatable: bool,
+        procedure: u32,
     ) -> Call {
-        let bytes = payload.len() + destination.as_ref().map_or(0, Destination::len);
+        let answer_bytes = destination.as_ref().map_or(0, Destination::len);
+        let bytes = payload.len() + answer_bytes;
         Call {
             sequence,
             xid,
             weight: WEIGHT_BASE + bytes as u64,
             made: Instant::now(),
             generation: AtomicU64::new(0),
-            is_repeatable,
+            is_repeatable: procedure::is_repeatable(procedure),
+            asks_little: procedure::changes_nothing(procedure) && answer_bytes <= LITTLE_MAX,
             connection: Mutex::new(None),
             asked_ms: AtomicU64::new(0),
             message,

@@ -632,6 +632,10 @@ mod tests {
     const SILENCE: Duration = Duration::from_millis(200);
 
     fn client(port: u16, connections: usize) -> Client {
+        client_with_silence(port, connections, SILENCE)
+    }
+
+    fn client_with_silence(port: u16, connections: usize, silence: Duration) -> Client {
         let config = Config {
             host: "127.0.0.1".into(),
             port: None,
@@ -643,7 +647,7 @@ mod tests {
             privileged_port: false,
             identity: None,
         };
-        Client::with_silence(&config, port, SILENCE)
+        Client::with_silence(&config, port, silence)
     }
 
     /// Answers calls of NULL, and of what answers with a status alone, as `answers` says for each (port, connection from that
@@ -701,6 +705,38 @@ mod tests {
         let error = run(futures_lite::future::or(client.remove(&cred, &dir, b"x"), pings)).unwrap_err();
         assert!(error.is(Status::Stale) && error.replayed);
         assert_eq!((client.counters().reconnects, *asked.lock().unwrap(), ports.lock().unwrap().len()), (0, 2, 1));
+    }
+
+    #[test]
+    fn a_question_that_the_server_drops_is_asked_again_long_before_the_connection_is_silent() {
+        let (asked, removals) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+        let (asked_there, removals_there) = (Arc::clone(&asked), Arc::clone(&removals));
+        let (port, _) = serve(move |_, _, procedure| match procedure {
+            procedure::GETATTR => {
+                *asked_there.lock().unwrap() += 1;
+                *asked_there.lock().unwrap() > 1
+            }
+            procedure::REMOVE => {
+                *removals_there.lock().unwrap() += 1;
+                false
+            }
+            _ => true,
+        });
+        let client = client_with_silence(port, 1, SILENCE * 15);
+        let (cred, object) = (Cred::root(), FileHandle::new(b"object").unwrap());
+        let others = async {
+            let removal = client.remove(&cred, &object, b"x");
+            let pings = async {
+                loop {
+                    client.ping(&cred).await.unwrap();
+                    Timer::after(SILENCE / 10).await;
+                }
+            };
+            futures_lite::future::or(removal, pings).await.map(|_| unreachable!("no removal is answered")).unwrap_err()
+        };
+        let question = async { client.getattr(&cred, &object).await.unwrap_err() };
+        assert!(run(futures_lite::future::or(others, question)).is(Status::Stale));
+        assert_eq!((*asked.lock().unwrap(), *removals.lock().unwrap()), (2, 1), "what changes something waits longer");
     }
 
     #[test]
@@ -778,17 +814,22 @@ mod tests {
             let (mut silent, _) = listener.accept().unwrap();
             let mut first = [0; 512];
             let length = silent.read(&mut first).unwrap();
-            let (mut stream, _) = listener.accept().unwrap();
             let mut second = [0; 512];
-            assert_eq!(stream.read(&mut second).unwrap(), length);
-            assert_eq!(first, second);
+            // On a busy machine the next one may have been given up as well before it is looked at.
+            let mut next = || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let length = stream.read(&mut second).unwrap_or(0);
+                (length > 0).then_some((stream, length))
+            };
+            let (mut stream, again) = std::iter::repeat_with(&mut next).flatten().next().unwrap();
+            assert_eq!((again, first), (length, second));
             let xid = &first[4..8];
             stream.write_all(&[&[0x80, 0, 0, 24], xid, &[0, 0, 0, 1], &[0; 16]].concat()).unwrap();
             assert_eq!(silent.read(&mut first).unwrap_or(0), 0, "the silent connection was closed");
         });
         let client = client(address.port(), 1);
         futures_lite::future::block_on(client.ping(&Cred::root())).unwrap();
-        assert_eq!((client.counters().reconnects, client.counters().retransmits), (1, 1));
+        assert!(client.counters().reconnects >= 1 && client.counters().retransmits >= 1);
         server.join().unwrap();
     }
 }

@@ -227,9 +227,13 @@ impl Connection {
     }
 
     /// Sends the calls again whose answers must have been lost while others came.
-    pub(crate) fn send_overdue(self: &Arc<Self>) {
+    ///
+    /// After the longest silence that is every call. Servers drop calls about an object that goes away meanwhile (nfs-ganesha does), so what
+    /// asks for little goes out again much earlier: if it was `asked_before` replies came steadily.
+    pub(crate) fn send_overdue(self: &Arc<Self>, asked_before: Option<Instant>) {
         let silence = self.silence_max();
-        let is_overdue = |call: &&Arc<Call>| call.asked().elapsed() >= silence;
+        let is_passed_over = |call: &Call| call.asks_little && asked_before.is_some_and(|then| call.asked() < then);
+        let is_overdue = |call: &&Arc<Call>| call.asked().elapsed() >= silence || is_passed_over(call);
         let overdue: Vec<_> = lock(&self.pending).calls.values().filter(is_overdue).cloned().collect();
         for call in overdue {
             call.note_asked();

@@ -37,6 +37,11 @@ pub(crate) mod procedure {
     pub(crate) fn is_repeatable(procedure: u32) -> bool {
         matches!(procedure, NULL | GETATTR | LOOKUP..=READ | READDIR..=COMMIT)
     }
+
+    /// Does it only ask, and for no more than one object? (Not READDIR and READDIRPLUS.)
+    pub(crate) fn changes_nothing(procedure: u32) -> bool {
+        matches!(procedure, NULL | GETATTR | LOOKUP..=READ | FSSTAT..=PATHCONF)
+    }
 }
 
 /// Longest name or symlink target that is taken from a server: Linux's PATH_MAX.

@@ -29,6 +29,9 @@ const VERIFIER_MAX: usize = 400;
 /// Room for the header of any common READ reply and for most other replies.
 const HEAD: usize = 256;
 
+/// While replies come, calls that have none are looked at so often within the longest silence: every 10 s.
+const LOOKS_PER_SILENCE: u32 = 6;
+
 /// How receiving ended.
 pub(crate) struct Ended {
     /// At least one record was received.
@@ -42,13 +45,17 @@ pub(crate) fn receive(connection: &Arc<Connection>, socket: &TcpStream) -> Ended
     let set = socket.set_read_timeout(Some(connection.silence_max() / 4));
     let mut records = Records::new(Watched { socket, connection, heard: Instant::now() });
     let mut received = set;
+    let look_after = connection.silence_max() / LOOKS_PER_SILENCE;
     let mut looked_at = Instant::now();
     while received.is_ok() {
         received = receive_one(connection, &mut records);
         progress |= received.is_ok();
-        if received.is_ok() && looked_at.elapsed() >= connection.silence_max() / 4 {
+        let since_look = looked_at.elapsed();
+        if received.is_ok() && since_look >= look_after {
+            // Longer: the server was silent as a whole, and goes on where it was.
+            let is_steady = since_look < look_after * 2;
+            connection.send_overdue(is_steady.then_some(looked_at));
             looked_at = Instant::now();
-            connection.send_overdue();
         }
     }
     Ended { progress, why: received.expect_err("the loop has ended") }

@@ -14,7 +14,6 @@ use bytes::Bytes;
 
 use crate::call::{Call, Destination, Reply};
 use crate::connection::Connection;
-use crate::nfs3::procedure;
 use crate::random;
 use crate::rpc::{self, Machine, Program};
 use crate::types::{Cred, FileHandle};
@@ -217,8 +216,7 @@ impl Transport {
         (request.encode)(&mut encoder);
         let payload = request.payload.len();
         let message = rpc::finish(encoder, payload + padding(payload));
-        let is_repeatable = procedure::is_repeatable(request.procedure);
-        let call = Call::new((sequence, xid), message, request.payload, request.destination, is_repeatable);
+        let call = Call::new((sequence, xid), message, request.payload, request.destination, request.procedure);
         let call = Arc::new(call);
         if request.xid.is_some_and(|xid| xid.is_repeated) {
             call.set_repeated();
