@@ -16,12 +16,14 @@ use tokio::sync::Semaphore;
 
 /// Closed when the write is over; never has permits.
 type Over = Arc<Semaphore>;
+/// The bytes of each write of a node.
+type ByNode = HashMap<u64, Vec<(Range<u64>, Over)>>;
 
 /// Writes in flight, by node.
 #[derive(Default)]
 pub struct InFlight {
     count: AtomicUsize,
-    by_node: Mutex<HashMap<u64, Vec<(Range<u64>, Over)>>>,
+    by_node: Mutex<ByNode>,
 }
 
 /// One write, in flight until this is dropped.
@@ -32,7 +34,7 @@ pub struct Writing<'a> {
 }
 
 impl InFlight {
-    fn by_node(&self) -> MutexGuard<'_, HashMap<u64, Vec<(Range<u64>, Over)>>> {
+    fn by_node(&self) -> MutexGuard<'_, ByNode> {
         self.by_node.lock().expect("writes in flight lock")
     }
 
