@@ -54,11 +54,18 @@ impl Pair {
         self.region.record(id.slot).expect("provided when opened")
     }
 
+    /// The record for `next`, which may hold a copy of an earlier value: half of a new one is no damage then.
+    fn given_up(&self, next: Id) -> Record<'_> {
+        let record = self.record(next);
+        record.unpublish(record.generation());
+        record
+    }
+
     /// Replaces the value.
     pub fn set(&self, sealed: &[u64]) {
         let mut current = self.current.lock().expect("pair lock");
         let next = after(*current);
-        self.record(next).publish(next.generation, &[], sealed);
+        self.given_up(next).publish(next.generation, &[], sealed);
         if let Some(id) = current.replace(next) {
             self.record(id).unpublish(id.generation);
         }
@@ -76,7 +83,7 @@ impl Pair {
         let Some(id) = *current else { return };
         let sealed: Vec<u64> = self.record(id).sealed().iter().map(|word| word.load(Ordering::Relaxed)).collect();
         let next = after(Some(id));
-        self.record(next).publish(next.generation, &[], &sealed);
+        self.given_up(next).publish(next.generation, &[], &sealed);
         *current = Some(next);
     }
 
