@@ -65,6 +65,13 @@ foreign: setup ## programs of others on ext4, on the mount, and while its daemon
 	@PYTEST_ADDOPTS='$(if $(ONLY),-k "$(ONLY)")' $(SUITE) $@
 .PHONY: foreign
 
+# What 0.1.0 was made of.
+FORMER := 0.1.0 0a15fd1857d1e25f390c5deaff5fb8e88a26c58b
+releases: setup ## the former release, built from the git history, and this one take sessions over from each other, under verified work; no part of test
+	@$(if $(EFC_FORMER_BIN_DIR),,tests/releases/build $(FORMER))
+	@$(SUITE) $@
+.PHONY: releases
+
 # --- a real Kubernetes cluster in namespaces of this machine --------------------------------------------------------
 CLUSTER := .tools/cluster
 

@@ -12,6 +12,7 @@ import os
 import signal
 import stat
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def scene(server: Nas, request: pytest.FixtureRequest) -> Iterator[Scene]:
         # Names and attributes are trusted for long, so that a call is not preceded by questions.
         options = ["connections=2", "entry-ttl=60s", "attr-ttl=60s", f"fuse-features={request.param}"]
         with keeper.mounted(url, options=options) as mount:
-            name = f"{request.node.originalname}-{request.param}"
+            name = f"{request.node.originalname}-{request.param}-{uuid.uuid4().hex[:8]}"
             (mount / name).mkdir(exist_ok=True)
             yield Scene(
                 keeper=keeper,

@@ -140,6 +140,7 @@ PARTS = {
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
     "faults": _pytest("faults", "tests/faults", limit_s=7200),
+    "releases": _pytest("releases", "tests/releases", limit_s=3 * 3600),
     "foreign": _pytest("foreign", "tests/foreign", limit_s=3 * 3600),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
     # The limits of short.py, and six minutes for the tests.

@@ -247,7 +247,9 @@ impl AttrCache {
 
     /// The kernel has dropped all pages, after the file had been seen to be `size` long.
     pub fn dropped_pages(&self, node: u64, size: u64) {
-        if let Some(sizes) = self.shard(node).known.get_mut(&node).and_then(|known| known.sizes.as_mut()) {
+        if let Some(known) = self.shard(node).known.get_mut(&node) {
+            // What a predecessor has told the kernel does not matter any more.
+            let sizes = known.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
             sizes.dropped_at = sizes.dropped_at.max(size);
         }
     }

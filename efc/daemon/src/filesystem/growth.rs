@@ -9,6 +9,9 @@
 //!   itself believes it asks anew.
 //! - read(2), which asks with its open file: it would not see the growth that was waited for, and with a writer that is
 //!   quick enough never. It is told the size up to which pages were dropped last, and the next drop begins.
+//!
+//! A successor does not know what its predecessors have told the kernel, nor what the kernel has written since: a size made up
+//! of that could be less than the kernel has, which would cut off pages with written data. There a reader waits for the drop, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,9 +88,13 @@ impl Inner {
     }
 
     /// The size to tell a read that comes through an open file.
-    pub(super) fn size_for_reader(self: &Arc<Self>, node: u64, attr: &Attr) -> u64 {
+    pub(super) async fn size_for_reader(self: &Arc<Self>, node: u64, attr: &Attr) -> u64 {
         // The only reader raises the size itself, and finds the pages gone when it goes on.
         let Some(sizes) = self.hidden_growth(node, attr, 2) else { return attr.size };
+        if self.attrs.sizes(node).is_none() {
+            self.drop_pages(node, attr.size).await;
+            return attr.size;
+        }
         if self.attrs.begin_drop(node) {
             let (inner, size) = (Arc::clone(self), attr.size);
             crate::executor::spawn(async move {

@@ -502,7 +502,7 @@ impl Inner {
         // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
         let is_told = match opened {
             Some(_) => {
-                let size = self.size_for_reader(node, &attr);
+                let size = self.size_for_reader(node, &attr).await;
                 ttl = if size == attr.size { ttl } else { Duration::ZERO };
                 attr.size = size;
                 true

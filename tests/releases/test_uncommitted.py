@@ -1,0 +1,38 @@
+"""Data that nobody has synced outlives a server although the daemons that took it were of both releases."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.faults.test_uncommitted import *  # noqa: F403 - the same tests, and their fixtures
+from tests.faults.test_uncommitted import Scene
+from tests.releases.programs import Alternation, runs
+from tests.support.processes import wait_until
+
+
+@pytest.fixture(autouse=True)
+def deaths_change_the_release(alternation: Alternation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever a test kills a daemon or upgrades one, its successor is of the other release."""
+
+    def becomes(scene: Scene, before: int, release: str) -> None:
+        def is_there() -> bool:
+            pid = scene.keeper.daemon_pid(scene.mount)
+            return pid not in (0, before) and runs(pid, release)
+
+        wait_until(is_there, what=f"a daemon of {release} release")
+
+    def daemon_dies(scene: Scene) -> None:
+        before, release = scene.keeper.daemon_pid(scene.mount), alternation.next(scene.keeper.run_dir)
+        os.kill(before, signal.SIGKILL)
+        becomes(scene, before, release)
+
+    def upgrade(scene: Scene) -> None:
+        before, release = scene.keeper.daemon_pid(scene.mount), alternation.next(scene.keeper.run_dir)
+        scene.keeper.efc("upgrade", str(scene.mount))
+        becomes(scene, before, release)
+
+    monkeypatch.setattr(Scene, "daemon_dies", daemon_dies)
+    monkeypatch.setattr(Scene, "upgrade", upgrade)
