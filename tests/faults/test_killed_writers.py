@@ -114,7 +114,7 @@ def test_a_write(held_nas: HeldNas, mounted: tuple[Keeper, Path], ending: str) -
             held_nas.cut_connections()  # the call goes out again, and the first copy of it remains held
             writer.end()
             writer.sync("file")
-            assert held_nas.count("WRITE") == 3
+            assert held_nas.count("WRITE") >= 3  # both, and the first once more; on a busy machine more often
             assert bytes(file.data) == content(2, _LENGTH)
             return
         expect_none_before_release(held_nas, "WRITE", 1, release)
