@@ -1,7 +1,7 @@
 """Programs of two releases: where the former ones are, and which of them a session's daemon runs.
 
-The former release is built from the git history (`tests/releases/build`); EFC_FORMER_BIN_DIR names another folder of its
-programs.
+The former release is built from the git history (`tests/releases/build`); EFC_FORMER_BIN_DIR names another folder
+of its programs.
 """
 
 from __future__ import annotations

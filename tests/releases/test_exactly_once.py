@@ -1,4 +1,4 @@
-"""Calls that were executed, or never left, when their daemon was killed: what it had begun the *other* release finishes.
+"""Calls that were executed, or never left, when their daemon was killed: the *other* release ends what it had begun.
 
 Both directions, as the request comes again from the kernel and as it is replayed from the saved state.
 """

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.test_uncommitted import *  # noqa: F403 - the same tests, and their fixtures
 from tests.faults.test_uncommitted import Scene
-from tests.releases.programs import Alternation, runs
+from tests.releases.programs import FOLDERS, Alternation, runs
 from tests.support.processes import wait_until
 
 
@@ -31,7 +31,9 @@ def deaths_change_the_release(alternation: Alternation, monkeypatch: pytest.Monk
 
     def upgrade(scene: Scene) -> None:
         before, release = scene.keeper.daemon_pid(scene.mount), alternation.next(scene.keeper.run_dir)
-        scene.keeper.efc("upgrade", str(scene.mount))
+        with monkeypatch.context() as patched:
+            patched.setenv("EFC_BIN_DIR", str(FOLDERS[release]))  # the command brings the program that is beside it
+            scene.keeper.efc("upgrade", str(scene.mount))
         becomes(scene, before, release)
 
     monkeypatch.setattr(Scene, "daemon_dies", daemon_dies)

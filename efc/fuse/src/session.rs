@@ -156,6 +156,11 @@ impl Session {
         true
     }
 
+    /// It was told to: [`Session::run`] may have returned for that, and the session is not over.
+    pub fn is_draining(&self) -> bool {
+        self.shared.is_draining.load(Ordering::Acquire)
+    }
+
     /// Drops journal entries of a predecessor whose requests were not delivered again: they were answered, or their callers
     /// killed. `false`: redelivery, which comes before anything else, may not be through; try again later.
     ///
