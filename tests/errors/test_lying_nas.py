@@ -6,7 +6,6 @@ import ctypes
 import dataclasses
 import errno
 import os
-import signal
 import socket
 import struct
 import subprocess
@@ -19,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.keeper import Keeper
-from tests.support.processes import wait_until
 from tests.support.scripted_nas import (
     BAD_COOKIE,
     DIRECTORY,
@@ -287,9 +285,7 @@ def test_a_listing_goes_on_after_its_daemon_where_cookies_die(keeper: Keeper, na
         listed = stream.read(100)
         for name in listed[:50]:
             (folder / name).unlink()
-        killed = keeper.daemon_pid(folder)
-        os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: keeper.daemon_pid(folder) not in (0, killed), what="the next daemon", limit_s=30)
+        keeper.replace_daemon(folder)
         listed += stream.read()
         assert set(listed) == set(made), "names may come twice, but none is missing"
 
@@ -393,9 +389,7 @@ def test_file_systems_below_the_export_are_told_apart(keeper: Keeper, nas: Scrip
             assert not [member.name for member in tar if member.islnk()]
         sizes = [os.statvfs(path) for path in (folder, folder / "child" / "second", folder / "child" / "grandchild")]
         assert [size.f_blocks * size.f_frsize >> 40 for size in sizes] == [1, 7, 8]
-        killed = keeper.daemon_pid(folder)
-        os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: keeper.daemon_pid(folder) not in (0, killed), what="the next daemon", limit_s=30)
+        keeper.replace_daemon(folder)
         assert [os.lstat(path).st_ino for path in paths] == inodes
         assert len({path.stat().st_ino for path in paths}) == len(paths)
 

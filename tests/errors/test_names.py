@@ -335,9 +335,7 @@ def test_a_mount_inside_survives_a_failing_look_up(
         path.stat()
         with tmpfs_at(path):
             if is_new_daemon:
-                daemon = plain_keeper.daemon_pid(folder)
-                os.kill(daemon, signal.SIGKILL)
-                wait_until(lambda: plain_keeper.daemon_pid(folder) not in (0, daemon), what="the next daemon")
+                plain_keeper.replace_daemon(folder)
             refused = refuse_look_up(nas, "mounted", status)
             assert (path / "inside").exists()
             assert refused == [status]
@@ -355,9 +353,7 @@ def test_a_mount_inside_survives_a_failing_look_up_that_a_new_daemon_asks_for(
         path = folder / "directory" / "mounted"
         path.stat()
         with tmpfs_at(path):
-            daemon = plain_keeper.daemon_pid(folder)
-            os.kill(daemon, signal.SIGKILL)
-            wait_until(lambda: plain_keeper.daemon_pid(folder) not in (0, daemon), what="the next daemon")
+            plain_keeper.replace_daemon(folder)
             refused = refuse_look_up(nas, "mounted", IO)
             with pytest.raises(OSError, match="Cannot allocate memory"):
                 (path / "inside").stat()

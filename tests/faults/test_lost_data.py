@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -58,12 +57,6 @@ def lossy() -> Iterator[tuple[LossyNas, Keeper, Path]]:
         yield nas, keeper, path
 
 
-def kill_daemon(keeper: Keeper, path: Path) -> None:
-    before = keeper.daemon_pid(path)
-    os.kill(before, signal.SIGKILL)
-    wait_until(lambda: keeper.daemon_pid(path) not in (0, before), what="the next daemon")
-
-
 def errno_of(writer: Writer, *command: object) -> int:
     """What the command fails with, or 0."""
     writer.begin(*command)
@@ -91,7 +84,7 @@ def test_each_open_hears_once(lossy: tuple[LossyNas, Keeper, Path], deaths: int)
         assert errno_of(first, "sync", "file") == errno.ENOSPC
         assert errno_of(first, "sync", "file") == 0
         for _ in range(deaths):
-            kill_daemon(keeper, path)
+            keeper.replace_daemon(path)
         assert errno_of(first, "sync", "file") == 0
         assert errno_of(second, "sync", "file") == errno.ENOSPC
         assert errno_of(second, "close", "file") == 0
@@ -100,7 +93,7 @@ def test_each_open_hears_once(lossy: tuple[LossyNas, Keeper, Path], deaths: int)
         assert errno_of(fourth, "write", "file", 0, 2, 10) == 0
         assert errno_of(fourth, "sync", "file") == 0
         for _ in range(deaths):
-            kill_daemon(keeper, path)
+            keeper.replace_daemon(path)
         assert errno_of(fourth, "close", "file") == 0
         third.open("file", os.O_RDWR)
         assert errno_of(third, "sync", "file") == 0, "others had heard before it was opened"
@@ -124,7 +117,7 @@ def test_neither_a_truncation_nor_the_end_of_a_process_nor_anothers_write_takes_
         wait_until(lambda: keeper.status(path)["stats"]["uncommitted_bytes"] == 0, what="the commit of a dead process")
         assert nas.refuses == 0
         for _ in range(deaths):
-            kill_daemon(keeper, path)
+            keeper.replace_daemon(path)
         os.truncate(path / "file", 50)
         assert errno_of(other, "write", "file", 0, 2, 10) == errno.ENOSPC
         assert errno_of(other, "truncate", "file", 20) == 0
@@ -144,7 +137,7 @@ def test_who_opens_before_anybody_has_heard_is_told(lossy: tuple[LossyNas, Keepe
             nas.lose()
         wait_until(lambda: keeper.status(path)["stats"]["uncommitted_bytes"] == 0, what="the commit of a dead process")
         (late,) = open_all(stack, path, 1)
-        kill_daemon(keeper, path)
+        keeper.replace_daemon(path)
         assert errno_of(late, "sync", "file") == errno.ENOSPC
         (later,) = open_all(stack, path, 1)
         assert errno_of(later, "sync", "file") == 0
@@ -177,6 +170,6 @@ def test_after_a_crash_of_a_real_nas(nas: Nas, keeper: Keeper) -> None:
         (folder / "file").unlink()  # its handle is worth nothing now
         nas.start()
         assert errno_of(writers[0], "sync", "file") == errno.ESTALE
-        kill_daemon(keeper, path)
+        keeper.replace_daemon(path)
         assert [errno_of(writer, "sync", "file") for writer in writers] == [0, errno.ESTALE, errno.ESTALE]
         assert [errno_of(writer, "close", "file") for writer in writers] == [0, 0, 0]

@@ -9,7 +9,6 @@ import dataclasses
 import mmap
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +20,6 @@ import pytest
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
 from tests.support.scripted_nas import Node, ScriptedNas
 
 FORK = multiprocessing.get_context("fork")
@@ -131,9 +129,7 @@ def test_pages_stay_over_a_long_listing_a_kill_and_an_upgrade() -> None:
             with os.scandir(mount / "many") as entries:
                 assert sum(entry.stat(follow_symlinks=False).st_nlink for entry in entries) == 133_000
             assert reads_of(nas, cached) == 0, "after the listing"
-            pid = keeper.daemon_pid(mount)
-            os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: keeper.daemon_pid(mount) not in (0, pid), what="a successor", limit_s=30)
+            keeper.replace_daemon(mount)
             assert reads_of(nas, cached) == 0, "after the daemon was killed"
             keeper.efc("upgrade", str(mount))
             assert reads_of(nas, cached) == 0, "after the upgrade"

@@ -138,6 +138,12 @@ class Keeper:
         """Process id of a mount's daemon; 0 while none runs."""
         return int(self.status(target)["pid"] or 0)
 
+    def replace_daemon(self, target: Path) -> None:
+        """SIGKILL to a mount's daemon; returns when the next one runs."""
+        killed = self.daemon_pid(target)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: self.daemon_pid(target) not in (0, killed), what="the next daemon", limit_s=30)
+
     def daemon_pids(self) -> list[int]:
         """Process ids of all its children, from /proc: also when the keeper does not answer."""
         if self._process is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
 import subprocess
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from tests.conformance.posix.children import User, in_child
 from tests.support.keeper import Keeper
 from tests.support.mounts import mounts_below
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
 
 OWNER = User(uid=1001, gid=1001)
 MEMBER = User(uid=1002, gid=1002, groups=(1002, 3000, 3001))
@@ -313,9 +311,7 @@ def test_a_refused_look_up_takes_no_mount_away(
         try:
             private.chmod(0o700)
             if is_new_daemon:
-                daemon = keeper.daemon_pid(squashed)
-                os.kill(daemon, signal.SIGKILL)
-                wait_until(lambda: keeper.daemon_pid(squashed) not in (0, daemon), what="the next daemon")
+                keeper.replace_daemon(squashed)
             with suppress(PermissionError):
                 path.stat()
             with pytest.raises(PermissionError):
