@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use efc_fuse::Errno;
 use efc_fuse::state::{FailureOf, Intent, LOST, State};
 
+use efc_backend::Backend;
+
 use super::Inner;
 
 /// Files whose failures are remembered, at most.
@@ -176,7 +178,7 @@ impl Failures {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// Notes that data of the file is lost. Before the data is forgotten.
     pub(super) fn note_lost(&self, node: u64, errno: Errno) {
         log::error!("inode {node}: written data is lost (errno {}), as each open of it will be told", errno.0);

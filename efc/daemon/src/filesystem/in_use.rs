@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use efc_nfs::FileHandle;
+use efc_backend::FileHandle;
 use tokio::sync::Notify;
 
 #[derive(Default)]

@@ -17,8 +17,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::executor;
-
 /// How often an interrupted request's caller is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Looks for a request that is not being served: most have ended, but one may have been read by a thread that has not begun it,
@@ -90,7 +88,7 @@ impl Interrupts {
     /// The caller of `unique` got a signal.
     pub fn interrupt(self: &Arc<Self>, unique: u64) {
         let interrupts = self.clone();
-        executor::spawn(async move {
+        efc_tasks::spawn(async move {
             for look in 0.. {
                 match interrupts.is_unkilled(unique) {
                     Some(true) => {}

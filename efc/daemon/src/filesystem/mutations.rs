@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use efc_backend::{Backend, FileHandle};
 use efc_fuse::{Errno, Operation, Reply, Request};
-use efc_nfs::FileHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::interrupts::Progress;
@@ -159,7 +159,7 @@ impl Drop for Abandoned {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// Ends when abandoned mutations of these objects have been answered.
     pub(super) async fn after_abandoned(&self, objects: Objects) {
         if !self.mutations.is_any_abandoned() {

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use efc_backend::{Backend, Call, Cred, Seen, Status, access};
 use efc_fuse::Errno;
-use efc_nfs::{Cred, Status, access};
 
 use super::{Caller, Inner, ROOT};
 use crate::errno::errno;
@@ -94,7 +94,7 @@ impl Circle {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// May the caller reach `node`, as the server sees it? Looks at the directories above it.
     pub(super) async fn check_path(&self, caller: &Caller, node: u64) -> Result<(), Errno> {
         if caller.cred.uid != 0 || node == ROOT || caller.earlier.is_some() {
@@ -147,15 +147,15 @@ impl Inner {
 
     async fn ask_to_search(&self, caller: &Caller, directory: u64) -> Result<(), Errno> {
         let Ok(handle) = self.handle_of(directory) else { return Ok(()) }; // forgotten: not what it was reached by
-        let (sent, asked_at) = (self.attrs.stamp(), Instant::now());
-        let asked = self.client.access(&caller.cred, &handle, access::LOOKUP).await;
-        let (granted, attr) = match asked {
+        let asked_at = Instant::now();
+        let answer = self.backend.access(Call::of(&caller.cred), &handle, access::LOOKUP).await;
+        let Seen { value: (granted, attr), asked } = match answer {
             Ok(answer) => answer,
             Err(error) if error.is(Status::Stale) => return Ok(()), // gone: the file has moved since
             Err(error) => return Err(errno(&error)),
         };
         if let Some(attr) = &attr {
-            self.attrs.learn(directory, attr, sent);
+            self.attrs.learn(directory, attr, asked);
         }
         if granted & access::LOOKUP == 0 {
             return Err(Errno(libc::EACCES));

@@ -20,8 +20,6 @@ use std::time::Duration;
 
 use efc_fuse::{Errno, Operation};
 
-use super::files::Opening;
-
 /// Threads with a note, at most; what more would be noted is not.
 const NOTES_MAX: usize = 4096;
 /// A thread whose next request does not come by then walks no more.
@@ -41,7 +39,7 @@ pub enum Note {
     /// In such a second walk, this file was looked up.
     Held {
         /// Drop it, and the file counts as one open less.
-        _file: Opening,
+        _file: Box<dyn Send>,
     },
 }
 

@@ -118,7 +118,7 @@ impl WholeFiles {
 
 #[cfg(test)]
 mod tests {
-    use efc_nfs::{Attr, FileType, Time};
+    use efc_backend::{Attr, FileType, Time};
 
     use super::*;
 
