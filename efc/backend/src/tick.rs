@@ -18,11 +18,11 @@ pub struct Tick {
 impl Tick {
     /// Now: whatever answer is taken in from now on has a later tick.
     pub fn now() -> Tick {
-        Tick { order: ANSWERS.load(Ordering::Acquire), at: Instant::now() }
+        Tick { order: ANSWERS.load(Ordering::Acquire), at: efc_tasks::time::now() }
     }
 
     /// An answer is taken in now.
     pub fn of_answer() -> Tick {
-        Tick { order: ANSWERS.fetch_add(1, Ordering::AcqRel) + 1, at: Instant::now() }
+        Tick { order: ANSWERS.fetch_add(1, Ordering::AcqRel) + 1, at: efc_tasks::time::now() }
     }
 }

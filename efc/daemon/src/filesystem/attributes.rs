@@ -11,8 +11,9 @@
 //! UNLINK and RENAME change attributes (nlink, ctime) of a file that they only name. Rather than ask the server which
 //! one it was, everything asked before such a change expires: a question too many is cheaper than one with each.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efc_backend::{Attr, FileType, SetAttr, SetTime, Tick, Time};
@@ -179,7 +180,7 @@ impl AttrCache {
 
     /// A reply shows this ctime, of an object that need not be known here.
     pub fn observe_clock(&self, attr: &Attr) {
-        self.clock.observe(attr.ctime, Instant::now());
+        self.clock.observe(attr.ctime, efc_tasks::time::now());
     }
 
     /// Attributes fit to answer with, and for how long the kernel may keep them.
@@ -189,7 +190,7 @@ impl AttrCache {
         if known.sent < self.names_changed.load(Ordering::Acquire) {
             return None;
         }
-        let left = self.ttl.checked_sub(known.fetched_at?.elapsed())?;
+        let left = self.ttl.checked_sub(efc_tasks::time::since(known.fetched_at?))?;
         (!left.is_zero()).then_some((known.attr, left))
     }
 

@@ -9,7 +9,6 @@
 
 use std::time::Duration;
 
-use async_io::Timer;
 use efc_backend::{Backend, Call, Cred, DirEntry, Error, FileHandle, Seen, Status, Tick};
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
@@ -286,7 +285,7 @@ impl Stream {
             return Err(Errno(libc::EIO));
         }
         if self.restarts > 0 {
-            Timer::after(RESTART_PAUSE_MIN * (1 << (self.restarts - 1))).await;
+            efc_tasks::time::sleep(RESTART_PAUSE_MIN * (1 << (self.restarts - 1))).await;
         }
         self.restarts += 1;
         if self.history.is_known() {

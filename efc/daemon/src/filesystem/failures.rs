@@ -12,9 +12,10 @@
 //! In a state that an older release has made there is no place for this: there it holds as long as the daemon lives, and the next
 //! one only knows the file's mark (`State::set_lost`), if nobody has heard yet. The mark is made in every state, for older releases.
 
+use efc_tasks::sync::atomic::{AtomicUsize, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use efc_fuse::Errno;
 use efc_fuse::state::{FailureOf, Intent, LOST, State};

@@ -5,9 +5,9 @@
 //! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
 
+use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Seen, Tick, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, SMALL, Sink};

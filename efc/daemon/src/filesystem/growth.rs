@@ -108,7 +108,7 @@ impl<B: Backend> Inner<B> {
     /// Drops the kernel's pages of a file that has been seen to be `size` long. `false`: not all, or not in time.
     async fn drop_pages(&self, node: u64, size: u64) -> bool {
         let late = async {
-            async_io::Timer::after(DROP_TIME_LIMIT).await;
+            efc_tasks::time::sleep(DROP_TIME_LIMIT).await;
             false
         };
         let are_dropped = futures_lite::future::or(self.notifier.drop_pages(node), late).await;

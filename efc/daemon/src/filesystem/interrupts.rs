@@ -9,11 +9,12 @@
 //!
 //! The kernel says so only once, at the first signal, so interrupted requests are looked at again until they end.
 
+use efc_tasks::sync::Mutex;
+use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::collections::HashMap;
 use std::fs;
 use std::future::{Future, poll_fn};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ pub async fn run<T>(
 }
 
 impl Interrupts {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Running>> {
+    fn lock(&self) -> efc_tasks::sync::MutexGuard<'_, HashMap<u64, Running>> {
         self.running.lock().expect("interrupts lock")
     }
 
@@ -95,7 +96,7 @@ impl Interrupts {
                     None if look < LOOKS_FOR_UNKNOWN_MAX => {}
                     _ => return,
                 }
-                async_io::Timer::after(LOOK_AGAIN).await;
+                efc_tasks::time::sleep(LOOK_AGAIN).await;
             }
         });
     }

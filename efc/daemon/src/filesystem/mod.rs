@@ -30,11 +30,12 @@ mod walks;
 mod whole_files;
 mod writes;
 
+use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::{Mutex, OnceLock};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen, Tick};
@@ -205,7 +206,7 @@ impl<B: Backend> Efc<B> {
             self.0.reap_all_orphans().await;
         };
         let late = async {
-            async_io::Timer::after(limit).await;
+            efc_tasks::time::sleep(limit).await;
             log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
         };
         futures_lite::future::block_on(futures_lite::future::or(all, late));
@@ -214,7 +215,7 @@ impl<B: Backend> Efc<B> {
     /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
     pub fn settle(&self, limit: Duration) {
         let late = async {
-            async_io::Timer::after(limit).await;
+            efc_tasks::time::sleep(limit).await;
         };
         futures_lite::future::block_on(futures_lite::future::or(self.0.mutations.all_settled(), late));
     }
@@ -234,7 +235,7 @@ impl<B: Backend> Efc<B> {
 pub fn drop_unclaimed(session: Session) {
     efc_tasks::spawn(async move {
         loop {
-            async_io::Timer::after(REDELIVERY_TIME_MAX).await;
+            efc_tasks::time::sleep(REDELIVERY_TIME_MAX).await;
             if session.drop_unclaimed() {
                 return;
             }

@@ -6,7 +6,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use efc_backend::{
     Attr, Backend, Call, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, Reply, Seen, SetAttr,
@@ -81,7 +81,7 @@ impl<B: Backend> Inner<B> {
     }
 
     async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_, B>, Errno> {
-        let asked_at = Instant::now();
+        let asked_at = efc_tasks::time::now();
         let found = self.look_up(caller, parent, name).await;
         if found.as_ref().err().is_none_or(|errno| *errno == Errno(libc::ENOENT)) {
             self.check_path(caller, parent).await?; // afterwards: whoever may not know gets the same error for both
@@ -126,7 +126,7 @@ impl<B: Backend> Inner<B> {
         let Some(number) = self.walks.note(tid, note) else { return };
         let inner = Arc::clone(self);
         efc_tasks::spawn(async move {
-            async_io::Timer::after(WALK_TIME_MAX).await;
+            efc_tasks::time::sleep(WALK_TIME_MAX).await;
             inner.walks.expire(tid, number);
         });
     }

@@ -14,8 +14,9 @@
 //!
 //! The handle behind a name comes from recent answers ([`Names`]) and costs a call only if it has been forgotten.
 
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, SetAttr, SetTime, Status, Ticket, Time};

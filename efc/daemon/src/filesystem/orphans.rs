@@ -9,9 +9,10 @@
 //! name is known only with the answer, and nothing is done by half before that: a last close that comes meanwhile leaves the
 //! removal to whoever gives the name. A successor does not know of an entry whether its name was given, and asks.
 
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, Status};
 use efc_fuse::Errno;
@@ -290,7 +291,7 @@ impl<B: Backend> Inner<B> {
     /// Before `directory` is removed: waits until the files in it are gone that were unlinked while open and are closed now, or are being
     /// closed, also those whose close is on its way.
     pub(super) async fn await_removals(&self, directory: &FileHandle) {
-        let begun = Instant::now();
+        let begun = efc_tasks::time::now();
         loop {
             let going = self.orphans.going(directory);
             if going.is_empty() {
@@ -299,13 +300,13 @@ impl<B: Backend> Inner<B> {
             let is_closed = |file: &FileHandle| !self.in_use.stays_open(file);
             let closed = going.iter().filter(|file| is_closed(file)).count();
             let limit = if closed > 0 { REMOVALS_TIME_MAX } else { CLOSE_ON_ITS_WAY_MAX };
-            let Some(left) = limit.checked_sub(begun.elapsed()) else { return };
+            let Some(left) = limit.checked_sub(efc_tasks::time::since(begun)) else { return };
             let has_changed = || {
                 let now = self.orphans.going(directory);
                 now.len() != going.len() || now.iter().filter(|file| is_closed(file)).count() != closed
             };
             let late = async {
-                async_io::Timer::after(left).await;
+                efc_tasks::time::sleep(left).await;
             };
             futures_lite::future::or(self.in_use.changed_unless(has_changed), late).await;
         }

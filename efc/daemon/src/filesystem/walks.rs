@@ -13,9 +13,9 @@
 //! it is gone nevertheless, by another node, it is as if it had never been there: ENOENT. So it is for a symbolic link that is gone
 //! when it is read in such a walk: it cannot be held.
 
+use efc_tasks::sync::Mutex;
+use efc_tasks::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use efc_fuse::{Errno, Operation};

@@ -17,9 +17,10 @@
 //! verifier of the first such write. As long as the server has that verifier nothing is lost; with another, it is (EIO). Who is
 //! told of what is lost is in [`super::failures`].
 
+use efc_tasks::sync::Mutex;
+use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use efc_backend::{Backend, Call, Cred, FileHandle, Seen, Stable, Verifier};
