@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::tick::Tick;
 use crate::types::{Attr, Wcc};
 
 /// A failed call.
@@ -16,6 +17,8 @@ pub struct Error {
     pub attr: Option<Attr>,
     /// The directory or file around the change that failed.
     pub wcc: Wcc,
+    /// When the call was made, if it was one of a [`Backend`](crate::Backend).
+    pub asked: Option<Tick>,
 }
 
 /// Why a call failed.
@@ -40,7 +43,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// A failure that was answered once and carries nothing else.
     pub fn new(kind: ErrorKind) -> Error {
-        Error { kind, replayed: false, attr: None, wcc: Wcc::default() }
+        Error { kind, replayed: false, attr: None, wcc: Wcc::default(), asked: None }
     }
 
     /// The server's status, if that is what failed the call.

@@ -83,8 +83,23 @@ pub struct Seen<T> {
 impl<T> Seen<T> {
     /// Makes `call`, and notes when.
     pub async fn of(call: impl Future<Output = Result<T>>) -> Reply<T> {
+        Seen::beside(async { ((), call.await) }).await.1
+    }
+
+    /// Makes a `call` that gives something back beside its result, and notes when.
+    pub async fn beside<P>(call: impl Future<Output = (P, Result<T>)>) -> (P, Reply<T>) {
         let asked = Tick::now();
-        call.await.map(|value| Seen { value, asked })
+        let (beside, result) = call.await;
+        let reply = match result {
+            Ok(value) => Ok(Seen { value, asked }),
+            Err(error) => Err(Error { asked: Some(asked), ..error }),
+        };
+        (beside, reply)
+    }
+
+    /// A part of the answer.
+    pub fn part<U>(&self, part: impl FnOnce(&T) -> &U) -> Seen<&U> {
+        Seen { value: part(&self.value), asked: self.asked }
     }
 }
 

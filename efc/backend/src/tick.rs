@@ -16,8 +16,9 @@ pub struct Tick {
 }
 
 impl Tick {
-    /// Now: whatever answer is taken in from now on has a later tick.
-    pub fn now() -> Tick {
+    /// Now: whatever answer is taken in from now on has a later tick. Only [`Seen`](crate::Seen) takes it, before a call leaves, so
+    /// that nobody takes it too late.
+    pub(crate) fn now() -> Tick {
         Tick { order: ANSWERS.load(Ordering::Acquire), at: efc_tasks::time::now() }
     }
 

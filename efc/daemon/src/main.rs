@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use efc_backend::FsInfo;
+use efc_cache::CloseToOpen;
 use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, Mounted};
@@ -327,11 +328,11 @@ fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionC
 }
 
 fn settings(config: &DaemonConfig, budget: &Budget) -> Settings {
+    let ttl = |ttl_ms: u32| Duration::from_millis(ttl_ms.into());
     Settings {
-        attr_ttl: Duration::from_millis(config.attr_ttl_ms.into()),
-        entry_ttl: Duration::from_millis(config.entry_ttl_ms.into()),
+        freshness: Arc::new(CloseToOpen::new(ttl(config.attr_ttl_ms), ttl(config.entry_ttl_ms))),
         uncommitted_bytes_max: budget.uncommitted_bytes_max,
-        attributes_max: budget.attributes_max,
+        inodes_max: budget.inodes_max,
     }
 }
 

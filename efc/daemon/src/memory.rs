@@ -3,15 +3,15 @@
 //!
 //! The parts add up to 13/16 of the limit at most; the rest is for the program, its buffers and what is bounded by number.
 
+use efc_cache::INODE_BYTES;
+
 /// What a node takes: its record, its place in the index with room to grow, and the version of its pages.
 const NODE_BYTES: u64 = 128 + 16 + 32;
-/// What the attributes of an inode take.
-const ATTRIBUTES_BYTES: u64 = 320;
 /// A request that the kernel sends for nobody in particular: a large read or write.
 const BACKGROUND_BYTES: u64 = 1 << 20;
 
-/// Attributes that are kept without a limit.
-const ATTRIBUTES_MAX: u64 = 1 << 17;
+/// Inodes that are remembered without a limit.
+const INODES_MAX: u64 = 1 << 17;
 /// Read-ahead and other requests that no application waits for, in the kernel's queue at once, without a limit.
 const BACKGROUND_MAX: u64 = 64;
 const BACKGROUND_MIN: u64 = 4;
@@ -21,8 +21,8 @@ const BACKGROUND_MIN: u64 = 4;
 pub struct Budget {
     /// Inodes that the kernel may know; `None`: as many as the saved state can hold.
     pub nodes_max: Option<u64>,
-    /// Inodes whose attributes are kept.
-    pub attributes_max: usize,
+    /// Inodes that are remembered though nobody needs them.
+    pub inodes_max: usize,
     /// Written data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Requests that no application waits for.
@@ -33,13 +33,13 @@ impl Budget {
     /// Of a limit in bytes, 0 if there is none, and of what was configured for uncommitted data.
     pub fn of(memory_max_bytes: u64, uncommitted_bytes_max: u64) -> Budget {
         if memory_max_bytes == 0 {
-            let (attributes_max, background_max) = (ATTRIBUTES_MAX as usize, BACKGROUND_MAX as u16);
-            return Budget { nodes_max: None, attributes_max, uncommitted_bytes_max, background_max };
+            let (inodes_max, background_max) = (INODES_MAX as usize, BACKGROUND_MAX as u16);
+            return Budget { nodes_max: None, inodes_max, uncommitted_bytes_max, background_max };
         }
         let part = |sixteenths: u64| memory_max_bytes / 16 * sixteenths;
         Budget {
             nodes_max: Some(part(6) / NODE_BYTES),
-            attributes_max: (part(1) / ATTRIBUTES_BYTES).min(ATTRIBUTES_MAX) as usize,
+            inodes_max: (part(1) / INODE_BYTES).min(INODES_MAX) as usize,
             uncommitted_bytes_max: uncommitted_bytes_max.min(part(4)),
             background_max: (part(2) / BACKGROUND_BYTES).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16,
         }
@@ -55,9 +55,9 @@ mod tests {
         for limit in [64 << 20, 100 << 20, 1 << 30, 64 << 30] {
             let budget = Budget::of(limit, u64::MAX);
             let nodes = budget.nodes_max.expect("a limit") * NODE_BYTES;
-            let attributes = budget.attributes_max as u64 * ATTRIBUTES_BYTES;
+            let inodes = budget.inodes_max as u64 * INODE_BYTES;
             let background = u64::from(budget.background_max) * BACKGROUND_BYTES;
-            assert!(nodes + attributes + background + budget.uncommitted_bytes_max <= limit / 16 * 13);
+            assert!(nodes + inodes + background + budget.uncommitted_bytes_max <= limit / 16 * 13);
         }
         assert_eq!(Budget::of(0, 7).uncommitted_bytes_max, 7);
         assert_eq!(Budget::of(0, 7).nodes_max, None);

@@ -38,9 +38,7 @@ impl Backend for Client {
     }
 
     async fn read(&self, call: Call<'_>, file: &FileHandle, offset: u64, into: Sink) -> (Option<Payload>, Reply<Read>) {
-        let asked = Tick::now();
-        let (payload, read) = Client::read(self, call, file, offset, into).await;
-        (payload, read.map(|value| Seen { value, asked }))
+        Seen::beside(Client::read(self, call, file, offset, into)).await
     }
 
     async fn write(

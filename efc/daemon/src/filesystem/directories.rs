@@ -7,14 +7,16 @@
 //! A listing is whole or it fails: a page that brings nothing and is not the last, a cookie that is void or that leads
 //! in a circle is never the end. What is known of a stream for that is in [`super::listing`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Backend, Call, Cred, DirEntry, Error, FileHandle, Seen, Status, Tick};
+use efc_backend::{Backend, Call, Cred, DirEntry, Error, Seen, Status, Tick};
+use efc_cache::{Inode, Permit};
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
 
 use super::listing::{History, Place};
-use super::{Answer, Caller, Inner, Response, attributes};
+use super::{Answer, Caller, Inner, Outcome, Response, attributes};
 use crate::errno::errno;
 
 /// Bytes asked of the server per page.
@@ -29,7 +31,7 @@ const BLIND_RESTARTS_MAX: u32 = 16;
 /// One open of a directory.
 pub struct OpenDirectory {
     node: u64,
-    handle: FileHandle,
+    inode: Arc<Inode>,
     cred: Cred,
     stream: tokio::sync::Mutex<Stream>,
 }
@@ -49,7 +51,7 @@ struct Stream {
     /// No page follows this one.
     is_last: bool,
     /// When this page was asked for.
-    sent: Option<Tick>,
+    asked: Option<Tick>,
     history: History,
     circle: Circle,
     /// Times that the listing was read anew since a name was given out.
@@ -57,9 +59,18 @@ struct Stream {
     blind_restarts: u32,
 }
 
+/// A page for the kernel that is being filled.
+struct Page {
+    entries: Directory,
+    /// With attributes: READDIRPLUS.
+    plus: bool,
+    /// Of all its entries.
+    permit: Permit,
+}
+
 impl OpenDirectory {
     /// A directory that was open when a predecessor died.
-    pub fn resumed(node: u64, handle: FileHandle, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
+    pub fn resumed(node: u64, inode: Arc<Inode>, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
         let stream = Stream {
             verifier,
             saved_verifier: verifier,
@@ -68,25 +79,25 @@ impl OpenDirectory {
             position: 0,
             next_page: 0,
             is_last: false,
-            sent: None,
+            asked: None,
             history: History::unknown(),
             circle: Circle::default(),
             restarts: 0,
             blind_restarts: 0,
         };
-        OpenDirectory { node, handle, cred, stream: tokio::sync::Mutex::new(stream) }
+        OpenDirectory { node, inode, cred, stream: tokio::sync::Mutex::new(stream) }
     }
 }
 
 impl<B: Backend> Inner<B> {
-    pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
+    pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Outcome {
         self.check_path(caller, node).await?;
-        let handle = self.handle_of(node)?;
+        let inode = self.inode(node)?;
         let saved = super::files::saved_handle(caller.unique, node, flags, &caller.cred, true);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
-        let directory = OpenDirectory::resumed(node, handle, caller.cred.clone(), [0; 8]);
+        let directory = OpenDirectory::resumed(node, inode, caller.cred.clone(), [0; 8]);
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());
-        Ok(Response::Open(OpenReply { fh, flags: 0 }))
+        Ok(Response::Open(OpenReply { fh, flags: 0 }).into())
     }
 
     /// Has a user this directory open?
@@ -95,13 +106,13 @@ impl<B: Backend> Inner<B> {
         open.directories.values().any(|directory| directory.node == node && directory.cred.uid == uid)
     }
 
-    pub(super) fn releasedir(&self, fh: u64) -> Answer {
+    pub(super) fn releasedir(&self, fh: u64) -> Outcome {
         self.open.lock().expect("open files lock").directories.remove(&fh);
         self.state.close_handle(fh);
-        Ok(Response::Empty)
+        Ok(Response::Empty.into())
     }
 
-    pub(super) async fn readdir(&self, fh: u64, offset: u64, size: u32, plus: bool) -> Answer {
+    pub(super) async fn readdir(&self, fh: u64, offset: u64, size: u32, plus: bool) -> Outcome {
         let directory = self.open.lock().expect("open files lock").directories.get(&fh).cloned();
         let directory = directory.ok_or(Errno(libc::EBADF))?;
         let mut stream = directory.stream.lock().await;
@@ -112,32 +123,26 @@ impl<B: Backend> Inner<B> {
             self.state.set_cookie_verifier(fh, stream.verifier);
             stream.saved_verifier = stream.verifier;
         }
-        let mut page = Directory::new(size, plus);
+        let mut page = Page { entries: Directory::new(size, plus), plus, permit: Permit::unconditional() };
         loop {
-            let is_full = self.fill(&directory, &mut stream, &mut page, plus)?;
-            if is_full || stream.is_last || !page.is_empty() {
-                return Ok(Response::Directory(page));
+            let is_full = self.fill(&directory, &mut stream, &mut page)?;
+            if is_full || stream.is_last || !page.entries.is_empty() {
+                return Ok(Answer { body: Response::Directory(page.entries), permit: page.permit });
             }
             self.fetch(&directory, &mut stream).await?;
         }
     }
 
     /// Gives out entries while they fit; `true` when the page is full.
-    fn fill(
-        &self,
-        directory: &OpenDirectory,
-        stream: &mut Stream,
-        page: &mut Directory,
-        plus: bool,
-    ) -> Result<bool, Errno> {
+    fn fill(&self, directory: &OpenDirectory, stream: &mut Stream, page: &mut Page) -> Result<bool, Errno> {
         while let Some(entry) = stream.entries.get(stream.next) {
-            let is_hidden = !self.orphans.is_empty() && self.orphans.hides(&directory.handle, &entry.name);
+            let is_hidden = !self.orphans.is_empty() && self.orphans.hides(directory.inode.handle(), &entry.name);
             if !is_hidden {
-                match self.push(directory, page, entry, plus, stream.sent) {
+                match self.push(directory, page, entry, stream.asked) {
                     Ok(true) => {}
                     Ok(false) => return Ok(true),
                     // What the page holds is counted already: it goes out, and the error with the next one.
-                    Err(_) if !page.is_empty() => return Ok(true),
+                    Err(_) if !page.entries.is_empty() => return Ok(true),
                     Err(errno) => return Err(errno),
                 }
             }
@@ -149,18 +154,18 @@ impl<B: Backend> Inner<B> {
     fn push(
         &self,
         directory: &OpenDirectory,
-        page: &mut Directory,
+        page: &mut Page,
         entry: &DirEntry,
-        plus: bool,
-        sent: Option<Tick>,
+        asked: Option<Tick>,
     ) -> Result<bool, Errno> {
         let is_dots = entry.name == b"." || entry.name == b"..";
         let mut looked_up = None;
         // A size that has grown must not be told yet: a name alone tells the kernel nothing.
-        if let (Some(handle), Some(attr), Some(sent), true, false) = (entry.handle, entry.attr, sent, plus, is_dots)
+        if let (Some(handle), Some(attr), Some(asked), true, false) =
+            (entry.handle, entry.attr, asked, page.plus, is_dots)
             && !self.has_grown_unseen(&handle, &attr)
         {
-            match self.entry(directory.node, &handle, &attr, sent) {
+            match self.entry(&directory.inode, &handle, Seen { value: &attr, asked }) {
                 Ok(found) => looked_up = Some((found, handle)),
                 // Attributes that cannot be, or no memory for a node: the name is told alone, and who wants to know
                 // more asks for more.
@@ -170,12 +175,13 @@ impl<B: Backend> Inner<B> {
         }
         let (ino, kind) = self.number_and_kind(directory, entry);
         let found = looked_up.as_ref().map(|(found, _)| &**found);
-        let fits = page.push(ino, entry.cookie, kind, &entry.name, found);
+        let fits = page.entries.push(ino, entry.cookie, kind, &entry.name, found);
         if let Some((found, handle)) = looked_up
             && fits
         {
-            self.names.learn(directory.node, &entry.name, &handle);
-            found.give();
+            self.names.learn(directory.inode.handle(), &entry.name, &handle);
+            let (_, permit) = found.give();
+            page.permit = std::mem::take(&mut page.permit).and(permit);
         }
         Ok(fits)
     }
@@ -183,7 +189,7 @@ impl<B: Backend> Inner<B> {
     /// The inode number of an entry, and its DT_* type if that is known. A listing without attributes has the number that
     /// the entry has in the directory's own file system.
     fn number_and_kind(&self, directory: &OpenDirectory, entry: &DirEntry) -> (u64, u8) {
-        let of_directory = || self.attrs.last_seen(directory.node).map(|attr| attr.fsid);
+        let of_directory = || directory.inode.last_seen().map(|attr| attr.fsid);
         let root_fsid = self.root_fsid.get().copied();
         match entry.attr {
             Some(attr) => {
@@ -200,10 +206,10 @@ impl<B: Backend> Inner<B> {
     /// Fetches the page behind the last one. It may be empty, of names that were given out already.
     async fn fetch(&self, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
         let (cookie, verifier) = (stream.next_page, stream.verifier);
-        let asked = self.backend.list(Call::of(&directory.cred), &directory.handle, cookie, verifier, PAGE_BYTES);
-        let page = match asked.await {
+        let call = Call::of(&directory.cred);
+        let page = match self.backend.list(call, directory.inode.handle(), cookie, verifier, PAGE_BYTES).await {
             Ok(Seen { value: page, asked }) => {
-                stream.sent = Some(asked);
+                stream.asked = Some(asked);
                 page
             }
             Err(error) if is_void(&error) => return stream.begin_anew().await,

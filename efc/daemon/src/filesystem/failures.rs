@@ -21,6 +21,7 @@ use efc_fuse::Errno;
 use efc_fuse::state::{FailureOf, Intent, LOST, State};
 
 use efc_backend::Backend;
+use efc_cache::Inode;
 
 use super::Inner;
 
@@ -57,7 +58,8 @@ struct Table {
     heard: HashMap<u64, u32>,
 }
 
-/// Failures of files, and who has heard of them.
+/// Failures of files, and who has heard of them. They are kept here and not at the inodes: they are numbered, saved and limited
+/// together, by the node ids and the numbers of opens that the saved state knows them by.
 pub struct Failures {
     state: Arc<State>,
     /// Of `Table::files`: without any, nobody takes the lock.
@@ -181,10 +183,12 @@ impl Failures {
 
 impl<B: Backend> Inner<B> {
     /// Notes that data of the file is lost. Before the data is forgotten.
-    pub(super) fn note_lost(&self, node: u64, errno: Errno) {
-        log::error!("inode {node}: written data is lost (errno {}), as each open of it will be told", errno.0);
-        self.failures.add(node, errno);
-        self.state.set_lost(node);
+    pub(super) fn note_lost(&self, inode: &Inode, errno: Errno) {
+        log::error!("{inode:?}: written data is lost (errno {}), as each open of it will be told", errno.0);
+        if let Some(node) = inode.node() {
+            self.failures.add(node, errno);
+            self.state.set_lost(node);
+        }
     }
 
     /// The verifier of data of this file that is not kept ([`State::unkept`]); not the mark of a failure that is known here.

@@ -9,15 +9,14 @@ use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::ops::Range;
 use std::sync::Arc;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Seen, Tick, access};
+use efc_backend::{Attr, Backend, Call, Cred, FileType, Seen, Time, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, SMALL, Sink};
-use efc_fuse::state::OpenHandle;
+use efc_cache::{Inode, Permit, Ticket, Version};
+use efc_fuse::state::{DataVersion, OpenHandle};
 use efc_fuse::{Errno, OpenReply};
 
 use super::mutations::Objects;
-use super::versions::Version;
-use super::whole_files::Ticket;
-use super::{Answer, Caller, Inner, ReadRequest, Response, interrupts};
+use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response, interrupts};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
@@ -34,7 +33,7 @@ const FOPEN_PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
 /// One open of a file. The credential is that of the open: later data calls may come from a kernel thread.
 pub struct OpenFile {
     pub(super) node: u64,
-    pub(super) handle: FileHandle,
+    pub(super) inode: Arc<Inode>,
     pub(super) cred: Cred,
     pub(super) flags: u32,
     /// The open lets the kernel's pages go, and those that come later are of this version or a later one.
@@ -46,21 +45,21 @@ pub struct OpenFile {
 /// An open that is being asked for: it counts as one, so that the file's last name stays, until this is dropped.
 pub struct Opening<B: Backend> {
     inner: Arc<Inner<B>>,
-    handle: FileHandle,
+    inode: Arc<Inode>,
     is_root: bool,
 }
 
 impl<B: Backend> Drop for Opening<B> {
     fn drop(&mut self) {
-        if self.inner.in_use.give_up(&self.handle, self.is_root) {
-            self.inner.remove_if_closed(&self.handle);
+        if self.inode.give_up(self.is_root) {
+            self.inner.remove_if_closed(&self.inode);
         }
     }
 }
 
 impl OpenFile {
-    fn new(node: u64, handle: FileHandle, cred: Cred, flags: u32) -> OpenFile {
-        OpenFile { node, handle, cred, flags, dropped_for: None, is_noted: AtomicBool::new(false) }
+    fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
+        OpenFile { node, inode, cred, flags, dropped_for: None, is_noted: AtomicBool::new(false) }
     }
 
     /// May it be written through?
@@ -88,70 +87,77 @@ impl<B: Backend> Inner<B> {
     /// Opens again what was open when a predecessor died.
     pub(super) fn reopen(&self) {
         for (fh, opened) in self.state.handles() {
-            let Ok(handle) = self.handle_of(opened.node) else { continue };
+            let Ok(inode) = self.inode(opened.node) else { continue };
             let cred = Cred { uid: opened.uid, gid: opened.gid, groups: opened.groups.into() };
             let mut open = self.open.lock().expect("open files lock");
             if opened.directory {
                 let directory =
-                    super::directories::OpenDirectory::resumed(opened.node, handle, cred, opened.cookie_verifier);
+                    super::directories::OpenDirectory::resumed(opened.node, inode, cred, opened.cookie_verifier);
                 open.directories.insert(fh, Arc::new(directory));
             } else {
-                self.in_use.count(&handle, cred.uid == 0);
-                open.files.insert(fh, Arc::new(OpenFile::new(opened.node, handle, cred, opened.flags)));
+                inode.count(cred.uid == 0);
+                open.files.insert(fh, Arc::new(OpenFile::new(opened.node, inode, cred, opened.flags)));
             }
         }
     }
 
     /// Counts an open of the file from now on, while the server is asked.
-    pub(super) async fn opening(self: &Arc<Self>, caller: &Caller, handle: &FileHandle) -> Opening<B> {
+    pub(super) async fn opening(self: &Arc<Self>, caller: &Caller, inode: &Arc<Inode>) -> Opening<B> {
         let is_root = caller.cred.uid == 0;
-        self.in_use.open(handle, is_root).await;
-        Opening { inner: Arc::clone(self), handle: *handle, is_root }
+        inode.open(is_root).await;
+        Opening { inner: Arc::clone(self), inode: inode.clone(), is_root }
     }
 
     /// One open less of the file.
-    fn closed(self: &Arc<Self>, handle: &FileHandle, is_root: bool) {
-        if self.in_use.uncount(handle, is_root) {
-            self.remove_if_closed(handle);
+    fn closed(self: &Arc<Self>, file: &OpenFile) {
+        if file.inode.uncount(file.cred.uid == 0) {
+            self.remove_if_closed(&file.inode);
         }
     }
 
-    pub(super) async fn open(self: &Arc<Self>, caller: &Caller, node: u64, flags: u32) -> Answer {
+    pub(super) async fn open(self: &Arc<Self>, caller: &Caller, node: u64, flags: u32) -> Outcome {
         self.check_path(caller, node).await?;
-        let handle = self.handle_of(node)?;
-        let _opening = self.opening(caller, &handle).await;
-        let mut file = OpenFile::new(node, handle, caller.cred.clone(), flags);
-        let (ticket, sent) = (self.whole_files.begin(node), Tick::now());
-        let last_seen = self.attrs.last_seen(node);
-        let attr = match last_seen {
-            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(&file, ticket).await?,
-            _ => self.ask_access(&file).await?,
+        let inode = self.inode(node)?;
+        let _opening = self.opening(caller, &inode).await;
+        let mut file = OpenFile::new(node, inode.clone(), caller.cred.clone(), flags);
+        let (seen, permit) = match self.freshness.on_open(&inode) {
+            Some(grant) => (Some(grant.seen), grant.permit),
+            None => (self.ask_to_open(&file).await?, Permit::unconditional()),
         };
-        if let Some(attr) = &attr {
-            self.drop_before_growth(node, attr).await;
+        if let Some(seen) = &seen {
+            self.drop_before_growth(&inode, &seen.value).await;
         }
-        let keeps_pages = self.keeps_pages(&mut file, attr.as_ref(), sent);
+        let keeps_pages = self.keeps_pages(&mut file, seen);
         let reply = self.remember_open(caller.unique, file, keeps_pages)?;
-        Ok(Response::Open(reply))
+        Ok(Answer { body: Response::Open(reply), permit })
     }
 
-    /// May the kernel keep its pages of a file that is being opened, whose attributes at the server are `attr`?
+    /// Asks the server whether the caller may open the file, and of what version that is.
+    async fn ask_to_open(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
+        let ticket = file.inode.drop_whole();
+        match file.inode.last_seen() {
+            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(file, ticket).await,
+            _ => self.ask_access(file).await,
+        }
+    }
+
+    /// May the kernel keep its pages of a file that is being opened, of which the server has shown what is in `seen`?
     ///
     /// It may if it is known that they are of that version. When it may not, it lets them go before open(2) returns, so from
     /// the first read through this open on ([`Inner::note_pages`]) they are known to be of this version or a later one: if the
     /// server shows this one again, it is this one. Unless a change of the same tick has the same version too, which is why
     /// only a settled one is noted.
-    fn keeps_pages(&self, file: &mut OpenFile, attr: Option<&Attr>, sent: Tick) -> bool {
-        if !attr.is_some_and(|attr| self.attrs.is_told(file.node, attr)) {
+    fn keeps_pages(&self, file: &mut OpenFile, seen: Option<Seen<Attr>>) -> bool {
+        if !seen.is_some_and(|seen| file.inode.is_told(&seen.value)) {
             // The next read compares size and time with the server's.
             self.notifier.inval_attributes(file.node);
         }
-        let Some(attr) = attr else { return false };
-        let version = Version::of(attr);
-        if self.state.page_version(file.node) == Some(version.saved()) {
+        let Some(seen) = seen else { return false };
+        let version = Version::of(&seen.value);
+        if self.state.page_version(file.node) == Some(saved_version(&version)) {
             return true;
         }
-        if self.attrs.is_settled(file.node, attr, sent) {
+        if file.inode.is_settled(seen.part(|attr| attr)) {
             file.dropped_for = Some(version);
         }
         false
@@ -163,40 +169,40 @@ impl<B: Backend> Inner<B> {
             && !file.is_noted.load(Ordering::Relaxed)
             && !file.is_noted.swap(true, Ordering::Relaxed)
         {
-            self.state.set_page_version(file.node, version.saved());
+            self.state.set_page_version(file.node, saved_version(version));
         }
     }
 
     /// ACCESS: may the caller do what it opens the file for?
-    async fn ask_access(&self, file: &OpenFile) -> Result<Option<Attr>, Errno> {
+    async fn ask_access(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
         let needed = match file.flags as i32 & libc::O_ACCMODE {
             libc::O_RDONLY => access::READ | access::EXECUTE,
             libc::O_WRONLY => access::MODIFY | access::EXTEND,
             _ => access::READ | access::MODIFY | access::EXTEND,
         };
-        let answer = self.backend.access(Call::of(&file.cred), &file.handle, needed).await;
+        let answer = self.backend.access(Call::of(&file.cred), file.inode.handle(), needed).await;
         let Seen { value: (granted, attr), asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &attr {
-            self.attrs.learn(file.node, attr, asked);
+            file.inode.learn(Seen { value: attr, asked });
         }
         // A program that may be executed but not read is opened for reading to be executed.
         let is_granted = if needed & access::EXECUTE != 0 { granted != 0 } else { granted & needed == needed };
-        if is_granted { Ok(attr) } else { Err(Errno(libc::EACCES)) }
+        if is_granted { Ok(attr.map(|value| Seen { value, asked })) } else { Err(Errno(libc::EACCES)) }
     }
 
-    async fn read_at_open(&self, file: &OpenFile, ticket: Ticket) -> Result<Option<Attr>, Errno> {
+    async fn read_at_open(&self, file: &OpenFile, ticket: Ticket) -> Result<Option<Seen<Attr>>, Errno> {
         let sink = Sink::Buffer(Buffer::with_capacity(SMALL), 0..SMALL);
-        let (payload, read) = self.backend.read(Call::of(&file.cred), &file.handle, 0, sink).await;
+        let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), 0, sink).await;
         let (Ok(Seen { value: read, asked }), Some((data, _))) = (read, payload.and_then(Payload::into_buffer)) else {
             // May be executed but not read, or something else that ACCESS tells better.
             return self.ask_access(file).await;
         };
         let Some(attr) = read.attr else { return self.ask_access(file).await };
-        self.attrs.learn(file.node, &attr, asked);
+        file.inode.learn(Seen { value: &attr, asked });
         if u64::from(read.count) == attr.size {
-            self.whole_files.insert(file.node, ticket, data, read.count as usize, Version::of(&attr));
+            file.inode.keep_whole(ticket, data, read.count as usize, Version::of(&attr));
         }
-        Ok(Some(attr))
+        Ok(Some(Seen { value: attr, asked }))
     }
 
     /// Records an open in the saved state before the kernel hears of it.
@@ -212,7 +218,7 @@ impl<B: Backend> Inner<B> {
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         self.failures.opened(fh, file.node);
-        self.in_use.count(&file.handle, file.cred.uid == 0);
+        file.inode.count(file.cred.uid == 0);
         self.open.lock().expect("open files lock").files.insert(fh, Arc::new(file));
         Ok(OpenReply { fh, flags })
     }
@@ -224,40 +230,45 @@ impl<B: Backend> Inner<B> {
         name: &[u8],
         mode: u32,
         flags: u32,
-    ) -> Answer {
+    ) -> Outcome {
         let exclusive = flags & libc::O_EXCL as u32 != 0;
         self.check_path(caller, parent).await?;
-        let removals = self.in_use.removal_events();
+        let removals = self.inodes.removal_events();
         let (entry, attr) = self.create_file(caller, parent, name, mode, exclusive).await?;
         if attr.kind != FileType::Regular {
             return Err(Errno(libc::EEXIST));
         }
-        let handle = self.handle_of(entry.node)?;
-        let _opening = self.opening(caller, &handle).await;
-        if removals != self.in_use.removal_events() {
+        let inode = entry.inode().clone();
+        let _opening = self.opening(caller, &inode).await;
+        if removals != self.inodes.removal_events() {
             // The file may have been there, and have lost its last name before it counted as open.
-            self.backend.getattr(Call::of(&caller.cred), &handle).await.map_err(|error| errno(&error))?;
+            self.backend.getattr(Call::of(&caller.cred), inode.handle()).await.map_err(|error| errno(&error))?;
         }
-        let file = OpenFile::new(entry.node, handle, caller.cred.clone(), flags);
+        let file = OpenFile::new(entry.node, inode, caller.cred.clone(), flags);
         let reply = self.remember_open(caller.unique, file, false)?;
-        Ok(Response::Create(entry.give(), reply))
+        let (entry, permit) = entry.give();
+        Ok(Answer { body: Response::Create(entry, reply), permit })
     }
 
-    pub(super) async fn read(&self, read: ReadRequest) -> Answer {
+    pub(super) async fn read(&self, read: ReadRequest) -> Outcome {
+        self.read_somewhere(read).await.map(Answer::from)
+    }
+
+    async fn read_somewhere(&self, read: ReadRequest) -> Result<Response, Errno> {
         let is_piped = (PIPED_MIN..=self.info.read_max.min(PAYLOAD_MAX as u32)).contains(&read.size);
         if !is_piped {
             return self.read_to_buffer(&read).await.map(|(buffer, range)| Response::Data(buffer, range));
         }
         let file = self.file(read.fh)?;
         self.note_pages(&file);
-        if let Some((buffer, range)) = self.read_from_whole(&file, read.offset, read.size as usize) {
+        if let Some((buffer, range)) = file.inode.read_whole(read.offset, read.size as usize) {
             return Ok(Response::Data(buffer, range));
         }
         let sink = Sink::Pipe { prefix: efc_fuse::data_head(read.name, read.size), count: read.size as usize };
-        let (payload, answer) = self.backend.read(Call::of(&file.cred), &file.handle, read.offset, sink).await;
+        let (payload, answer) = self.backend.read(Call::of(&file.cred), file.inode.handle(), read.offset, sink).await;
         let Seen { value: done, asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &done.attr {
-            self.attrs.learn(file.node, attr, asked);
+            file.inode.learn(Seen { value: attr, asked });
         }
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
@@ -275,7 +286,7 @@ impl<B: Backend> Inner<B> {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
-        if let Some(whole) = self.read_from_whole(&file, read.offset, size) {
+        if let Some(whole) = file.inode.read_whole(read.offset, size) {
             return Ok(whole);
         }
         self.read_rest(&file, read.offset, Buffer::with_capacity(size), 0..size).await
@@ -295,11 +306,11 @@ impl<B: Backend> Inner<B> {
             let end = size.min(filled + self.info.read_max as usize);
             let at = offset + filled as u64;
             let sink = Sink::Buffer(buffer, filled..end);
-            let (payload, read) = self.backend.read(Call::of(&file.cred), &file.handle, at, sink).await;
+            let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), at, sink).await;
             let Seen { value: read, asked } = read.map_err(|error| errno(&error))?;
             (buffer, _) = payload.and_then(Payload::into_buffer).ok_or(Errno(libc::EIO))?;
             if let Some(attr) = &read.attr {
-                self.attrs.learn(file.node, attr, asked);
+                file.inode.learn(Seen { value: attr, asked });
             }
             filled += read.count as usize;
             if read.eof {
@@ -309,55 +320,48 @@ impl<B: Backend> Inner<B> {
         Ok((buffer, 0..filled))
     }
 
-    /// Answers a read with what was read at open, if nothing has changed since.
-    fn read_from_whole(&self, file: &OpenFile, offset: u64, size: usize) -> Option<(Buffer, Range<usize>)> {
-        let is_last_seen =
-            |version: &Version| self.attrs.last_seen(file.node).is_some_and(|a| Version::of(&a) == *version);
-        self.whole_files.read(file.node, offset, size, is_last_seen)
-    }
-
     /// FLUSH: one descriptor of this open is closed.
     ///
     /// The files of a process that ends are closed by its exit, which no signal interrupts and whose result nobody
     /// reads: there the commit goes on in the background, so that a killed process does not wait for an absent server.
-    pub(super) async fn flush(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64, tid: u32) -> Answer {
+    pub(super) async fn flush(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64, tid: u32) -> Outcome {
         let file = self.file(fh)?;
         if resent {
             self.tell_again(unique, fh, file.node)?;
         }
         let (has_uncommitted, is_untold) =
-            (self.has_uncommitted(file.node), self.failures.unheard(fh, file.node).is_some());
+            (self.has_uncommitted(&file.inode), self.failures.unheard(fh, file.node).is_some());
         if !has_uncommitted && !is_untold {
-            return Ok(Response::Empty);
+            return Ok(Response::Empty.into());
         }
         if interrupts::is_exiting(tid) {
             if has_uncommitted {
-                self.commit_detached(file.node);
+                self.commit_detached(file.inode.clone());
             }
-            return Ok(Response::Empty); // and what it would be told, others with this open description still hear
+            return Ok(Response::Empty.into()); // and what it would be told, others with this open description still hear
         }
-        self.commit(file.node).await;
+        self.commit(&file.inode).await;
         self.tell_failure(unique, fh, file.node)?;
-        Ok(Response::Empty)
+        Ok(Response::Empty.into())
     }
 
     /// FSYNC: what was written through this file is on stable storage.
-    pub(super) async fn sync(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64) -> Answer {
+    pub(super) async fn sync(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64) -> Outcome {
         let file = self.file(fh)?;
         if resent {
             self.tell_again(unique, fh, file.node)?;
         }
         self.after_abandoned(Objects::file(file.node)).await;
-        self.commit(file.node).await;
+        self.commit(&file.inode).await;
         self.tell_failure(unique, fh, file.node)?;
-        Ok(Response::Empty)
+        Ok(Response::Empty.into())
     }
 
     /// A redelivered request opens anew what it had opened when a predecessor died: the kernel has not heard of the first.
     pub(super) fn forget_open_of(self: &Arc<Self>, unique: u64) {
         if let Some(fh) = self.state.close_opened_by(unique) {
             if let Some(file) = self.take_open(fh) {
-                self.closed(&file.handle, file.cred.uid == 0);
+                self.closed(&file);
             }
             self.open.lock().expect("open files lock").directories.remove(&fh);
         }
@@ -374,22 +378,28 @@ impl<B: Backend> Inner<B> {
     pub(super) fn close(self: &Arc<Self>, fh: u64) {
         if let Some(file) = self.take_open(fh) {
             self.state.close_handle(fh);
-            self.closed(&file.handle, file.cred.uid == 0);
+            self.closed(&file);
         }
     }
 
-    pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Answer {
-        let Some(file) = self.take_open(fh) else { return Ok(Response::Empty) };
+    pub(super) async fn release(self: &Arc<Self>, fh: u64) -> Outcome {
+        let Some(file) = self.take_open(fh) else { return Ok(Response::Empty.into()) };
         self.state.close_handle(fh);
         // Pages of a shared mapping may be written after the last FLUSH.
         if file.is_writable() {
-            self.in_use.begin_close(&file.handle);
-            self.commit(file.node).await;
-            self.in_use.end_close(&file.handle);
+            file.inode.begin_close();
+            self.commit(&file.inode).await;
+            file.inode.end_close();
         }
-        self.closed(&file.handle, file.cred.uid == 0);
-        Ok(Response::Empty)
+        self.closed(&file);
+        Ok(Response::Empty.into())
     }
+}
+
+/// A version as the saved state keeps it.
+fn saved_version(version: &Version) -> DataVersion {
+    let word = |time: Time| u64::from(time.seconds) << 32 | u64::from(time.nanos);
+    DataVersion { mtime: word(version.mtime), ctime: word(version.ctime), size: version.size }
 }
 
 fn fits_read_at_open(attr: &Attr) -> bool {

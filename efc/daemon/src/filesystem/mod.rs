@@ -15,8 +15,6 @@ mod directories;
 mod failures;
 mod files;
 mod growth;
-mod in_flight;
-mod in_use;
 mod interrupts;
 mod listing;
 mod mapped_callers;
@@ -25,9 +23,7 @@ mod namespace;
 mod once;
 mod orphans;
 mod permissions;
-mod versions;
 mod walks;
-mod whole_files;
 mod writes;
 
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
@@ -38,42 +34,34 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen, Tick};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen};
 use efc_buffer::{Buffer, Pipe};
+use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
 use efc_fuse::state::{Intent, State};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
 
 use crate::errno::errno;
 use crate::saved_server;
-use attributes::AttrCache;
 use failures::Failures;
-use in_flight::InFlight;
-use in_use::InUse;
 use interrupts::{Interrupts, Progress};
-use mutations::{Mutations, Objects};
+use mutations::Objects;
 use namespace::Counted;
-use once::Names;
 use orphans::Orphans;
-use permissions::RootSearches;
 use walks::{Note, Step, Walks};
-use whole_files::WholeFiles;
-use writes::{Place, Writes};
+use writes::Place;
 
 pub use attributes::format_bits;
 pub use credentials::Credentials;
 pub use once::SessionIdentity;
 
 /// How the file system behaves.
-#[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long attributes are trusted.
-    pub attr_ttl: Duration,
-    /// How long names are trusted.
-    pub entry_ttl: Duration,
+    /// The consistency mode.
+    pub freshness: Arc<dyn Freshness>,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
-    /// Inodes whose attributes are kept.
-    pub attributes_max: usize,
+    /// Inodes that are remembered though nobody needs them.
+    pub inodes_max: usize,
 }
 
 /// The dataset as a file system.
@@ -85,20 +73,17 @@ struct Inner<B: Backend> {
     info: FsInfo,
     state: Arc<State>,
     notifier: Notifier,
-    settings: Settings,
-    attrs: AttrCache,
+    /// All that is known of files, each at its inode.
+    inodes: Inodes,
+    /// The consistency mode: what of that may be given without asking.
+    freshness: Arc<dyn Freshness>,
+    names: Names,
     credentials: Credentials,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
-    in_use: Arc<InUse>,
-    in_flight: InFlight,
-    whole_files: WholeFiles,
     writes: Writes,
     failures: Failures,
-    mutations: Arc<Mutations>,
     orphans: Orphans,
-    root_searches: RootSearches,
-    names: Names,
     walks: Walks,
     silly_names: AtomicU64,
     /// The file system of the dataset's root; empty until a session that 0.1.0 has begun has asked for it.
@@ -138,7 +123,53 @@ struct ReadRequest {
     size: u32,
 }
 
-type Answer = Result<Response, Errno>;
+/// An answer of an operation that has succeeded.
+struct Answer {
+    body: Response,
+    /// What it follows from holds until the kernel has it.
+    permit: Permit,
+}
+
+impl From<Response> for Answer {
+    fn from(body: Response) -> Answer {
+        Answer { body, permit: Permit::unconditional() }
+    }
+}
+
+impl Answer {
+    /// This answer, which follows from what `permit` allows, too.
+    fn under(self, permit: Permit) -> Answer {
+        Answer { permit: self.permit.and(permit), ..self }
+    }
+}
+
+/// What an operation ends with.
+type Outcome = Result<Answer, Errno>;
+
+/// Attributes for the kernel.
+struct Told {
+    attr: Attr,
+    /// For how long the kernel may keep them.
+    ttl: Duration,
+    permit: Permit,
+}
+
+impl From<Grant> for Told {
+    fn from(Grant { seen, ttl, permit }: Grant) -> Told {
+        Told { attr: seen.value, ttl, permit }
+    }
+}
+
+impl Told {
+    fn answer(self, body: impl FnOnce(Attr, Duration) -> Response) -> Answer {
+        Answer { body: body(self.attr, self.ttl), permit: self.permit }
+    }
+
+    /// For this answer alone.
+    fn once(attr: Attr) -> Told {
+        Told { attr, ttl: Duration::ZERO, permit: Permit::unconditional() }
+    }
+}
 
 /// Who asks, and whether the work may have been done already.
 struct Caller {
@@ -168,20 +199,15 @@ impl<B: Backend> Efc<B> {
             backend,
             info,
             notifier,
-            settings,
-            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
+            inodes: Inodes::new(settings.inodes_max),
+            freshness: settings.freshness,
+            names: Names::default(),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
-            in_use: Arc::default(),
-            in_flight: InFlight::default(),
-            whole_files: WholeFiles::new(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             failures: Failures::load(state.clone()),
-            mutations: Arc::default(),
             orphans: Orphans::load(&state),
-            root_searches: RootSearches::new(settings.entry_ttl),
-            names: Names::default(),
             walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,
@@ -201,7 +227,7 @@ impl<B: Backend> Efc<B> {
     /// Sends what is uncommitted, waiting at most `limit`: the session ends.
     pub fn finish(&self, limit: Duration) {
         let all = async {
-            self.0.mutations.all_settled().await;
+            self.0.inodes.all_settled().await;
             self.0.commit_all().await;
             self.0.reap_all_orphans().await;
         };
@@ -217,7 +243,7 @@ impl<B: Backend> Efc<B> {
         let late = async {
             efc_tasks::time::sleep(limit).await;
         };
-        futures_lite::future::block_on(futures_lite::future::or(self.0.mutations.all_settled(), late));
+        futures_lite::future::block_on(futures_lite::future::or(self.0.inodes.all_settled(), late));
     }
 
     /// Files open now.
@@ -266,88 +292,100 @@ impl<B: Backend> Inner<B> {
         // Other calls of a soft mount have limits of their own ([`Backend::time_limit`]).
         let limit = objects.and_then(|_| self.backend.time_limit());
         let in_time = mutations::in_time(operation.as_mut(), limit);
-        let answer = match interrupts::run(&self.interrupts, &progress, (unique, tid), in_time).await {
+        let outcome = match interrupts::run(&self.interrupts, &progress, (unique, tid), in_time).await {
             None => Err(Errno(libc::EINTR)),
             Some(None) => Err(Errno(libc::EIO)),
-            Some(Some(answer)) => Ok(answer),
+            Some(Some(outcome)) => Ok(outcome),
         };
-        match answer {
+        match outcome {
             Err(why) => self.abandon((unique, objects), &progress, operation, (reply, why)).await,
-            Ok(Ok(Response::Piped(pipe, read))) => {
+            Ok(Ok(Answer { body: Response::Piped(pipe, read), permit })) => {
                 if let Err(reply) = reply.piped(read.name, pipe) {
                     let again = self.read_to_buffer(&read);
                     let again = interrupts::run(&self.interrupts, &progress, (unique, tid), again).await;
                     let data = again.map(|read| read.map(|(buffer, range)| Response::Data(buffer, range)));
-                    self.give(reply, data.unwrap_or(Err(Errno(libc::EINTR))));
+                    let data = data.unwrap_or(Err(Errno(libc::EINTR)));
+                    self.give(reply, data.map(|body| Answer { body, permit }));
                 }
             }
-            Ok(answer) => self.give(reply, answer),
+            Ok(outcome) => self.give(reply, outcome),
         }
     }
 
-    /// Tells the kernel.
-    fn give(&self, reply: Reply, answer: Answer) {
-        match answer {
-            Err(errno) => reply.error(errno),
-            Ok(Response::Empty) => reply.empty(),
-            Ok(Response::Entry(entry)) => reply.entry(&entry),
-            Ok(Response::Attr(attr, ttl)) => reply.attr(&self.for_kernel(&attr), ttl),
-            Ok(Response::Statx(attr, ttl)) => reply.statx(&self.for_kernel(&attr), ttl),
-            Ok(Response::Open(open)) => reply.open(&open),
-            Ok(Response::Create(entry, open)) => reply.create(&entry, &open),
-            Ok(Response::Data(buffer, range)) => reply.data(&buffer[range]),
-            Ok(Response::Piped(..)) => unreachable!("given by the caller, who can read again"),
-            Ok(Response::Bytes(bytes)) => reply.data(&bytes),
-            Ok(Response::Written(count)) => reply.written(count),
-            Ok(Response::Statfs(statfs)) => reply.statfs(&statfs),
-            Ok(Response::Directory(page)) => reply.directory(&page),
+    /// Tells the kernel. The permit of the answer is held until the kernel has it.
+    fn give(&self, reply: Reply, outcome: Outcome) {
+        let Answer { body, permit } = match outcome {
+            Ok(answer) => answer,
+            Err(errno) => return reply.error(errno),
+        };
+        match body {
+            Response::Empty => reply.empty(),
+            Response::Entry(entry) => reply.entry(&entry),
+            Response::Attr(attr, ttl) => reply.attr(&self.for_kernel(&attr), ttl),
+            Response::Statx(attr, ttl) => reply.statx(&self.for_kernel(&attr), ttl),
+            Response::Open(open) => reply.open(&open),
+            Response::Create(entry, open) => reply.create(&entry, &open),
+            Response::Data(buffer, range) => reply.data(&buffer[range]),
+            Response::Piped(..) => unreachable!("given by the caller, who can read again"),
+            Response::Bytes(bytes) => reply.data(&bytes),
+            Response::Written(count) => reply.written(count),
+            Response::Statfs(statfs) => reply.statfs(&statfs),
+            Response::Directory(page) => reply.directory(&page),
         }
+        drop(permit);
     }
 
     /// The kernel gives lookups of a node back, or was not told of them.
     fn forget_lookups(&self, node: u64, lookups: u64) {
         if self.state.forget_node(node, lookups) {
-            self.attrs.forget(node);
-            self.writes.forget(node);
+            self.inodes.forget(node);
             self.failures.forget(node);
         }
     }
 
     /// Executes a request as a step of its thread's path walk ([`walks`]).
-    async fn execute(self: &Arc<Self>, request: Request, progress: &Arc<Progress>) -> Answer {
+    async fn execute(self: &Arc<Self>, request: Request, progress: &Arc<Progress>) -> Outcome {
         let (tid, node, step) = (request.pid, request.node, Step::of(&request.operation));
         let is_readlink = matches!(request.operation, Operation::Readlink);
         let note = self.walks.take(tid);
         if let Some(errno) = note.as_ref().and_then(|note| note.refusal(node, step)) {
             return Err(errno);
         }
-        let answer = self.perform(request, progress, note.as_ref().is_some_and(Note::is_second_walk)).await;
-        match (note, &answer) {
+        let outcome = self.perform(request, progress, note.as_ref().is_some_and(Note::is_second_walk)).await;
+        match (note, &outcome) {
             (Some(Note::Held { .. }), Err(Errno(libc::ESTALE))) if step == Step::Open => Err(Errno(libc::ENOENT)),
             (Some(note), Err(Errno(libc::ESTALE))) if is_readlink && note.is_second_walk() => Err(Errno(libc::ENOENT)),
             (_, Err(Errno(libc::ESTALE))) if step != Step::None => {
                 self.walks.note(tid, Note::Again);
-                answer
+                outcome
             }
             (Some(note), Ok(_)) if step == Step::Look && note.is_second_walk() => {
                 self.keep_walking(tid, note);
-                answer
+                outcome
             }
-            _ => answer,
+            _ => outcome,
         }
     }
 
-    async fn perform(self: &Arc<Self>, request: Request, progress: &Arc<Progress>, is_second_walk: bool) -> Answer {
+    async fn perform(self: &Arc<Self>, request: Request, progress: &Arc<Progress>, is_second_walk: bool) -> Outcome {
         let _writing = match &request.operation {
-            Operation::Write { offset, data, .. } => Some(self.in_flight.begin(request.node, *offset, data.len())),
+            Operation::Write { offset, data, .. } => {
+                self.inode(request.node).ok().map(|inode| inode.begin_write(*offset, data.len()))
+            }
             _ => None,
         };
-        if let Some(objects) = Objects::of(&request) {
-            if request.resent {
-                progress.set_sent(); // by a predecessor
-            }
-            self.after_abandoned(objects).await;
+        let Some(objects) = Objects::of(&request) else {
+            return self.dispatch(request, progress, is_second_walk).await;
+        };
+        if request.resent {
+            progress.set_sent(); // by a predecessor
         }
+        self.after_abandoned(objects).await;
+        let permit = self.before_change(objects).await;
+        self.dispatch(request, progress, is_second_walk).await.map(|answer| answer.under(permit))
+    }
+
+    async fn dispatch(self: &Arc<Self>, request: Request, progress: &Arc<Progress>, is_second_walk: bool) -> Outcome {
         let Request { unique, name, resent, node, uid, gid, pid, operation } = request;
         let caller = || {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
@@ -373,8 +411,12 @@ impl<B: Backend> Inner<B> {
         }
         match operation {
             Operation::Lookup { name } => self.lookup(&caller()?, node, &name).await,
-            Operation::Getattr { fh } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Attr(a, t)),
-            Operation::Statx { fh, .. } => self.getattr(&caller()?, node, fh).await.map(|(a, t)| Response::Statx(a, t)),
+            Operation::Getattr { fh } => {
+                self.getattr(&caller()?, node, fh).await.map(|told| told.answer(Response::Attr))
+            }
+            Operation::Statx { fh, .. } => {
+                self.getattr(&caller()?, node, fh).await.map(|told| told.answer(Response::Statx))
+            }
             Operation::Setattr(change) => self.setattr(&caller()?, node, &change).await,
             Operation::Readlink => self.readlink(&caller()?, node).await,
             Operation::Symlink { name, target } => self.symlink(&caller()?, node, &name, &target).await,
@@ -389,7 +431,8 @@ impl<B: Backend> Inner<B> {
             Operation::Open { flags } => self.open(&caller()?, node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => {
-                let earlier_writes = self.in_flight.settled(node, offset, size);
+                let file = self.file(fh)?;
+                let earlier_writes = file.inode.written(offset, size);
                 mutations::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
                 self.read(ReadRequest { name, fh, offset, size }).await
             }
@@ -405,7 +448,7 @@ impl<B: Backend> Inner<B> {
             Operation::Readdirplus { fh, offset, size } => self.readdir(fh, offset, size, true).await,
             Operation::Releasedir { fh } => self.releasedir(fh),
             // The server answers changes of a directory when they are on stable storage (RFC 1813, section 4.8).
-            Operation::Fsyncdir { .. } => Ok(Response::Empty),
+            Operation::Fsyncdir { .. } => Ok(Response::Empty.into()),
             Operation::Statfs => self.statfs(&caller()?, node).await,
             // Access: `default_permissions` lets the kernel decide, and OPEN asks the server. The rest NFSv3 lacks:
             // extended attributes, fallocate, seeking holes, server-side copies.
@@ -413,31 +456,57 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// The server's handle of a node.
-    fn handle_of(&self, node: u64) -> Result<FileHandle, Errno> {
+    /// What is known of the object that a node stands for.
+    fn inode(&self, node: u64) -> Result<Arc<Inode>, Errno> {
+        if let Some(inode) = self.inodes.by_node(node) {
+            return Ok(inode);
+        }
         let known = self.state.node(node).ok_or(Errno(libc::ESTALE))?;
-        FileHandle::new(&known.handle).ok_or(Errno(libc::ESTALE))
+        let handle = FileHandle::new(&known.handle).ok_or(Errno(libc::ESTALE))?;
+        let inode = self.inodes.of(&handle);
+        self.inodes.bind(&inode, node, attributes::file_type(known.kind));
+        Ok(inode)
     }
 
-    /// Counts a lookup of the object, seen in the directory `parent`, and describes it to the kernel.
-    fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Tick) -> Result<Counted<'_, B>, Errno> {
+    /// Counts a lookup of the object `handle`, seen in `directory`, and describes it to the kernel.
+    fn entry(&self, directory: &Arc<Inode>, handle: &FileHandle, seen: Seen<&Attr>) -> Result<Counted<'_, B>, Errno> {
+        let attr = seen.value;
         let node = efc_fuse::state::Node {
             handle: handle.as_bytes().to_vec(),
             fileid: attr.fileid,
             kind: format_bits(attr.kind),
         };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
-        if !self.attrs.is_plausible(id, attr) {
-            self.state.forget_node(id, 1);
+        let inode = self.inodes.of(handle);
+        let counted = Counted::new(self, id, inode.clone());
+        if inode.node() != Some(id) {
+            self.inodes.bind(&inode, id, self.state.node_kind(id).and_then(attributes::file_type));
+        }
+        if !inode.is_plausible(attr) {
             return Err(Errno(libc::EIO));
         }
-        self.state.set_parent(id, parent);
-        self.attrs.learn(id, attr, sent);
-        let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
-        self.attrs.tell(id, &attr);
-        let attr = self.for_kernel(&self.seen_by_kernel(id, attr));
-        let entry_ttl = self.settings.entry_ttl;
-        Ok(Counted::new(self, Entry { node: id, generation: id >> 32, entry_ttl, attr_ttl, attr }))
+        directory.node().into_iter().for_each(|parent| self.state.set_parent(id, parent));
+        inode.learn(seen);
+        let told = self.granted(&inode).unwrap_or_else(|| Told::once(*attr));
+        let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
+        Ok(counted.described(told, entry_ttl, name_permit))
+    }
+
+    /// Attributes that may be given as they are known now.
+    fn granted(&self, inode: &Arc<Inode>) -> Option<Told> {
+        match self.freshness.admit(inode) {
+            Admission::Hit(grant) => Some(Told::from(grant)),
+            Admission::Ask | Admission::Wait(_) => None,
+        }
+    }
+
+    /// Before a call leaves that changes these objects, as far as they are known: what is held until it is answered.
+    async fn before_change(&self, objects: Objects) -> Permit {
+        let inodes: Vec<Arc<Inode>> = objects.nodes().filter_map(|node| self.inode(node).ok()).collect();
+        match self.freshness.before_change(&inodes) {
+            Some(allowed) => allowed.await,
+            None => Permit::unconditional(),
+        }
     }
 
     /// Attributes in the kernel's form.
@@ -448,8 +517,8 @@ impl<B: Backend> Inner<B> {
     /// Asks for the file system of the root, in a session that a release has begun which did not save it.
     async fn learn_root_fsid(&self) -> Result<(), Errno> {
         if self.root_fsid.get().is_none() {
-            let root = self.handle_of(ROOT)?;
-            let attr = self.backend.getattr(Call::of(&Cred::root()), &root).await.map_err(|error| errno(&error))?;
+            let (root, cred) = (self.inode(ROOT)?, Cred::root());
+            let attr = self.backend.getattr(Call::of(&cred), root.handle()).await.map_err(|error| errno(&error))?;
             let fsid = *self.root_fsid.get_or_init(|| attr.value.fsid);
             saved_server::save_root_fsid(&self.state, fsid);
         }
@@ -457,88 +526,98 @@ impl<B: Backend> Inner<B> {
     }
 
     /// An open-unlinked file still has its silly name at the server, but none for the application.
-    fn seen_by_kernel(&self, node: u64, mut attr: Attr) -> Attr {
-        if !self.orphans.is_empty() && self.handle_of(node).is_ok_and(|handle| self.orphans.contains(&handle)) {
+    fn seen_by_kernel(&self, inode: &Inode, mut attr: Attr) -> Attr {
+        if !self.orphans.is_empty() && self.orphans.contains(inode.handle()) {
             attr.nlink = attr.nlink.saturating_sub(1);
         }
         attr
     }
 
-    /// Current attributes, from the cache if they are fresh enough.
-    async fn attributes(&self, cred: &Cred, node: u64) -> Result<(Attr, Duration), Errno> {
-        if let Some(fresh) = self.attrs.fresh(node) {
-            return Ok(fresh);
+    /// Current attributes, as they are known if that will do.
+    async fn attributes(&self, cred: &Cred, inode: &Arc<Inode>) -> Result<Told, Errno> {
+        loop {
+            match self.freshness.admit(inode) {
+                Admission::Hit(grant) => return Ok(Told::from(grant)),
+                Admission::Ask => break,
+                Admission::Wait(known) => known.await,
+            }
         }
-        let handle = self.handle_of(node)?;
-        let answer = self.backend.getattr(Call::of(cred), &handle).await;
-        let Seen { value: attr, asked } = answer.map_err(|error| errno(&error))?;
-        if !self.attrs.is_plausible(node, &attr) {
+        let answer = self.backend.getattr(Call::of(cred), inode.handle()).await.map_err(|error| errno(&error))?;
+        if !inode.is_plausible(&answer.value) {
             return Err(Errno(libc::EIO));
         }
-        self.attrs.learn(node, &attr, asked);
-        Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
+        inode.learn(answer.part(|attr| attr));
+        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer.value)))
     }
 
-    async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<(Attr, Duration), Errno> {
+    async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<Told, Errno> {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
         let opened = fh.and_then(|fh| self.file(fh).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
         if opened.is_none() {
             self.check_path_or_open(caller, node).await?;
         }
+        let inode = self.inode(node)?;
         if !self.orphans.is_empty() {
-            self.settle_orphan(&self.handle_of(node)?).await;
+            self.settle_orphan(inode.handle()).await;
         }
-        let (mut attr, mut ttl) = self.attributes(cred, node).await?;
+        let mut told = self.attributes(cred, &inode).await?;
         // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
         let is_told = match opened {
             Some(_) => {
-                let size = self.size_for_reader(node, &attr).await;
-                ttl = if size == attr.size { ttl } else { Duration::ZERO };
-                attr.size = size;
+                let size = self.size_for_reader(&inode, &told.attr).await;
+                told.ttl = if size == told.attr.size { told.ttl } else { Duration::ZERO };
+                told.attr.size = size;
                 true
             }
-            None => self.drop_before_growth(node, &attr).await,
+            None => self.drop_before_growth(&inode, &told.attr).await,
         };
         if is_told {
-            self.attrs.tell(node, &attr);
+            inode.tell(&told.attr);
         }
-        Ok((self.seen_by_kernel(node, attr), ttl))
+        Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told })
     }
 
-    async fn setattr(self: &Arc<Self>, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Answer {
+    async fn setattr(self: &Arc<Self>, caller: &Caller, node: u64, change: &efc_fuse::SetAttr) -> Outcome {
         let server_change = attributes::for_server(change);
-        let handle = self.handle_of(node)?;
+        let inode = self.inode(node)?;
         if change.fh.is_none() {
             self.check_path_or_open(caller, node).await?;
         }
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
-            self.commit(node).await;
+            self.commit(&inode).await;
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
-        let _change = change.size.map(|_| self.whole_files.change(node));
         caller.progress.set_sent();
-        let result = self.backend.setattr(Call::of(cred).patient(), &handle, &server_change).await;
-        match result {
-            Ok(wcc) => self.attrs.learn_or_expire(node, wcc.value.after.as_ref(), wcc.asked),
+        self.change_attributes(cred, &inode, &server_change).await?;
+        let told = self.attributes(cred, &inode).await?;
+        inode.tell(&told.attr);
+        Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))
+    }
+
+    async fn change_attributes(&self, cred: &Cred, inode: &Arc<Inode>, to: &efc_backend::SetAttr) -> Result<(), Errno> {
+        let mutation = inode.mutate();
+        match self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await {
+            Ok(wcc) => {
+                mutation.answered(wcc.part(|wcc| wcc));
+                Ok(())
+            }
             Err(error) => {
-                self.attrs.expire(node);
-                return Err(errno(&error));
+                mutation.failed(&error);
+                Err(errno(&error))
             }
         }
-        let (attr, ttl) = self.attributes(cred, node).await?;
-        self.attrs.tell(node, &attr);
-        Ok(Response::Attr(self.seen_by_kernel(node, attr), ttl))
     }
 
     /// Of the file system that the node is on, which may be another than the root's.
-    async fn statfs(&self, caller: &Caller, node: u64) -> Answer {
-        let handle = self.handle_of(node)?;
-        let stat = self.backend.fsstat(Call::of(&caller.cred), &handle).await.map_err(|error| errno(&error))?.value;
-        Ok(Response::Statfs(Statfs {
+    async fn statfs(&self, caller: &Caller, node: u64) -> Outcome {
+        let inode = self.inode(node)?;
+        let asked = self.backend.fsstat(Call::of(&caller.cred), inode.handle());
+        let stat = asked.await.map_err(|error| errno(&error))?.value;
+        let statfs = Statfs {
             blocks: stat.bytes_total / STATFS_BLOCK,
             blocks_free: stat.bytes_free / STATFS_BLOCK,
             blocks_available: stat.bytes_available / STATFS_BLOCK,
@@ -546,7 +625,8 @@ impl<B: Backend> Inner<B> {
             files_free: stat.files_free,
             block_size: STATFS_BLOCK as u32,
             name_max: NAME_MAX,
-        }))
+        };
+        Ok(Response::Statfs(statfs).into())
     }
 
     /// A number that no other silly name of this session has.

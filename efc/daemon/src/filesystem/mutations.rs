@@ -6,25 +6,18 @@
 //! what it has received in an order of its own, and the dead process's bytes must not cover what a living one has written
 //! since. Objects are files for what changes their content or attributes, and directories for what changes names in them.
 //!
-//! Who finds nothing abandoned pays one load of an atomic. Abandoned mutations are few: while there are [`ABANDONED_MAX`] of
-//! them, killed callers wait like living ones.
+//! Who is abandoned, and who waits for whom, is kept at the inodes ([`efc_cache`]). Who finds nothing abandoned pays one load of
+//! an atomic.
 
-use efc_tasks::sync::atomic::{AtomicUsize, Ordering};
-use efc_tasks::sync::{Mutex, MutexGuard};
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Backend, FileHandle};
+use efc_backend::Backend;
 use efc_fuse::{Errno, Operation, Reply, Request};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::interrupts::Progress;
-use super::{Answer, Inner, Response};
-
-/// Mutations that go on without a caller, at most.
-const ABANDONED_MAX: usize = 256;
+use super::{Answer, Inner, Outcome, Response};
 
 /// The nodes that a mutation is about: one, or two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,69 +50,9 @@ impl Objects {
         Objects { first: node, second: None }
     }
 
-    fn nodes(&self) -> impl Iterator<Item = u64> + use<> {
+    /// The nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = u64> + use<> {
         [Some(self.first), self.second].into_iter().flatten()
-    }
-}
-
-/// Ends when the server has answered: closed then, and never has permits.
-type Settled = Arc<Semaphore>;
-
-/// The mutations that nobody waits for.
-pub struct Mutations {
-    count: AtomicUsize,
-    by_object: Mutex<HashMap<FileHandle, Vec<Settled>>>,
-    room: Arc<Semaphore>,
-}
-
-impl Default for Mutations {
-    fn default() -> Mutations {
-        let room = Arc::new(Semaphore::new(ABANDONED_MAX));
-        Mutations { count: AtomicUsize::new(0), by_object: Mutex::default(), room }
-    }
-}
-
-/// One abandoned mutation; settled when this is dropped.
-pub struct Abandoned {
-    mutations: Arc<Mutations>,
-    objects: Vec<FileHandle>,
-    settled: Settled,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Mutations {
-    fn by_object(&self) -> MutexGuard<'_, HashMap<FileHandle, Vec<Settled>>> {
-        self.by_object.lock().expect("abandoned mutations lock")
-    }
-
-    /// Whether any mutation is abandoned.
-    pub fn is_any_abandoned(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0
-    }
-
-    /// Makes later mutations of `objects` wait, from before this ends. Waits for room.
-    pub async fn abandon(self: &Arc<Self>, objects: Vec<FileHandle>) -> Abandoned {
-        let room = self.room.clone().acquire_owned().await.expect("this semaphore is never closed");
-        let settled = Arc::new(Semaphore::new(0));
-        let mut by_object = self.by_object();
-        for object in &objects {
-            by_object.entry(*object).or_default().push(settled.clone());
-        }
-        drop(by_object);
-        self.count.fetch_add(1, Ordering::Release);
-        Abandoned { mutations: self.clone(), objects, settled, _room: room }
-    }
-
-    /// Ends when those mutations of `object` that are abandoned now have been answered.
-    pub async fn settled(&self, object: &FileHandle) {
-        let earlier = self.by_object().get(object).cloned().unwrap_or_default();
-        wait_for(earlier).await;
-    }
-
-    /// Ends when all that are abandoned now have been answered.
-    pub async fn all_settled(&self) {
-        let earlier = self.by_object().values().flatten().cloned().collect();
-        wait_for(earlier).await;
     }
 }
 
@@ -137,38 +70,15 @@ pub async fn in_time<T>(operation: impl Future<Output = T>, limit: Option<Durati
     }
 }
 
-async fn wait_for(earlier: Vec<Settled>) {
-    for settled in earlier {
-        let closed = settled.acquire().await.map(drop);
-        debug_assert!(closed.is_err(), "it has no permits");
-    }
-}
-
-impl Drop for Abandoned {
-    fn drop(&mut self) {
-        let mut by_object = self.mutations.by_object();
-        for object in &self.objects {
-            let Some(all) = by_object.get_mut(object) else { continue };
-            all.retain(|settled| !Arc::ptr_eq(settled, &self.settled));
-            if all.is_empty() {
-                by_object.remove(object);
-            }
-        }
-        drop(by_object);
-        self.mutations.count.fetch_sub(1, Ordering::Release);
-        self.settled.close(); // wakes those that wait, so without the lock
-    }
-}
-
 impl<B: Backend> Inner<B> {
     /// Ends when abandoned mutations of these objects have been answered.
     pub(super) async fn after_abandoned(&self, objects: Objects) {
-        if !self.mutations.is_any_abandoned() {
+        if !self.inodes.is_any_abandoned() {
             return;
         }
         for node in objects.nodes() {
-            if let Ok(handle) = self.handle_of(node) {
-                self.mutations.settled(&handle).await;
+            if let Ok(inode) = self.inode(node) {
+                inode.settled().await;
             }
         }
     }
@@ -179,31 +89,32 @@ impl<B: Backend> Inner<B> {
         self: &Arc<Self>,
         (unique, objects): (u64, Option<Objects>),
         progress: &Progress,
-        mut operation: Pin<&mut impl Future<Output = Answer>>,
+        mut operation: Pin<&mut impl Future<Output = Outcome>>,
         (reply, why): (Reply, Errno),
     ) {
         let Some(objects) = objects.filter(|_| progress.may_be_sent()) else { return reply.error(why) };
-        let handles = objects.nodes().filter_map(|node| self.handle_of(node).ok()).collect();
+        let inodes = objects.nodes().filter_map(|node| self.inode(node).ok()).collect();
         let ended = async { Err(operation.as_mut().await) };
-        let abandoned = match futures_lite::future::or(ended, async { Ok(self.mutations.abandon(handles).await) }).await
-        {
+        let abandoned = match futures_lite::future::or(ended, async { Ok(self.inodes.abandon(inodes).await) }).await {
             Ok(abandoned) => abandoned,
-            Err(answer) => return self.give(reply, answer),
+            Err(outcome) => return self.give(reply, outcome),
         };
         log::info!("inode {}: a change whose caller is gone goes on until the NAS answers; others wait", objects.first);
         reply.error(why);
-        let answer = operation.await;
+        let outcome = operation.await;
         self.state.end(unique);
-        self.take_back(answer);
+        self.take_back(outcome);
         drop(abandoned);
         // Nobody else may ever commit it, and the kernel has not heard what the file is like now.
-        self.commit(objects.first).await;
+        if let Ok(first) = self.inode(objects.first) {
+            self.commit(&first).await;
+        }
         self.notifier.inval_inode(objects.first, 0, 0);
     }
 
     /// Undoes what an answer counts that the kernel does not get.
-    fn take_back(self: &Arc<Self>, answer: Answer) {
-        match answer {
+    fn take_back(self: &Arc<Self>, outcome: Outcome) {
+        match outcome.map(|Answer { body, .. }| body) {
             Ok(Response::Entry(entry)) => self.forget_lookups(entry.node, 1),
             Ok(Response::Create(entry, open)) => {
                 self.close(open.fh);
@@ -217,45 +128,6 @@ impl<B: Backend> Inner<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use futures_lite::future::{block_on, poll_once};
-
-    fn handle(name: &[u8]) -> FileHandle {
-        FileHandle::new(name).expect("short")
-    }
-
-    #[test]
-    fn later_mutations_of_the_object_wait_for_those_abandoned_before_and_no_others() {
-        let mutations = Arc::new(Mutations::default());
-        let (file, other) = (handle(b"file"), handle(b"other"));
-        assert!(!mutations.is_any_abandoned());
-        let first = block_on(mutations.abandon(vec![file]));
-        let second = block_on(mutations.abandon(vec![file, other]));
-        assert!(mutations.is_any_abandoned());
-        let mut waiting = Box::pin(mutations.settled(&file));
-        assert!(block_on(poll_once(&mut waiting)).is_none());
-        let third = block_on(mutations.abandon(vec![file]));
-        drop(first);
-        assert!(block_on(poll_once(&mut waiting)).is_none(), "the second is not answered");
-        assert!(block_on(poll_once(mutations.settled(&handle(b"another")))).is_some());
-        drop(second);
-        assert!(block_on(poll_once(&mut waiting)).is_some(), "the third came later");
-        assert!(block_on(poll_once(mutations.settled(&other))).is_some());
-        drop(third);
-        assert!(!mutations.is_any_abandoned());
-        assert!(mutations.by_object().is_empty());
-    }
-
-    #[test]
-    fn there_is_room_for_so_many() {
-        let mutations = Arc::new(Mutations::default());
-        let mut all: Vec<Abandoned> =
-            (0..ABANDONED_MAX).map(|_| block_on(mutations.abandon(vec![handle(b"file")]))).collect();
-        let mut one_more = Box::pin(mutations.abandon(vec![handle(b"file")]));
-        assert!(block_on(poll_once(&mut one_more)).is_none());
-        all.pop();
-        assert!(block_on(poll_once(&mut one_more)).is_some());
-    }
 
     #[test]
     fn each_mutation_is_about_what_it_changes() {

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use efc_backend::{
     Attr, Backend, Call, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, Reply, Seen, SetAttr,
-    SetTime, Status, Tick, Time, Wcc,
+    SetTime, Status, Time, Wcc,
 };
+use efc_cache::{Inode, Mutation, Named, Permit, Removal};
 use efc_fuse::state::Intent;
 use efc_fuse::{Entry, Errno};
 
-use super::in_use::Removal;
 use super::once::{Moved, noted, place_of, shows, with_mark};
 use super::walks::{Note, WALK_TIME_MAX};
-use super::{Answer, Caller, Inner, Response, attributes};
+use super::{Answer, Caller, Inner, Outcome, Response, Told, attributes};
 use crate::errno::errno;
 
 /// How often a name is looked up that leads elsewhere each time.
@@ -27,24 +27,49 @@ const SECOND_LOOKUPS_MAX: u32 = 16;
 /// An entry whose lookup is counted: given back, unless it is [given](Counted::give) to the kernel.
 pub struct Counted<'a, B: Backend> {
     inner: &'a Inner<B>,
+    node: u64,
+    inode: Arc<Inode>,
     entry: Entry,
+    permit: Permit,
+    is_given: bool,
 }
 
 impl<'a, B: Backend> Counted<'a, B> {
-    /// The lookup of `entry` has been counted.
-    pub fn new(inner: &'a Inner<B>, entry: Entry) -> Counted<'a, B> {
-        Counted { inner, entry }
+    /// The lookup of `node`, which stands for `inode`, has been counted.
+    pub fn new(inner: &'a Inner<B>, node: u64, inode: Arc<Inode>) -> Counted<'a, B> {
+        Counted { inner, node, inode, entry: Entry::default(), permit: Permit::unconditional(), is_given: false }
     }
 
-    /// The entry for an answer. The lookup is the kernel's from now on.
-    pub fn give(self) -> Entry {
-        let entry = self.entry;
-        std::mem::forget(self);
-        entry
+    /// This entry, as the kernel is told of it: its name holds for `entry_ttl`, which `permit` allows.
+    pub fn described(mut self, told: Told, entry_ttl: Duration, permit: Permit) -> Counted<'a, B> {
+        self.entry = Entry { node: self.node, generation: self.node >> 32, entry_ttl, ..self.entry };
+        self.permit = permit;
+        self.with_attributes(told)
     }
 
-    fn answer(self) -> Response {
-        Response::Entry(self.give())
+    /// This entry, with these attributes.
+    fn with_attributes(mut self, told: Told) -> Counted<'a, B> {
+        self.inode.tell(&told.attr);
+        let attr = self.inner.for_kernel(&self.inner.seen_by_kernel(&self.inode, told.attr));
+        self.entry = Entry { attr, attr_ttl: told.ttl, ..self.entry };
+        self.permit = std::mem::take(&mut self.permit).and(told.permit);
+        self
+    }
+
+    /// The object.
+    pub fn inode(&self) -> &Arc<Inode> {
+        &self.inode
+    }
+
+    /// The entry for an answer, and what it follows from. The lookup is the kernel's from now on.
+    pub fn give(mut self) -> (Entry, Permit) {
+        self.is_given = true;
+        (self.entry, std::mem::take(&mut self.permit))
+    }
+
+    fn answer(self) -> Answer {
+        let (entry, permit) = self.give();
+        Answer { body: Response::Entry(entry), permit }
     }
 }
 
@@ -58,12 +83,14 @@ impl<B: Backend> Deref for Counted<'_, B> {
 
 impl<B: Backend> Drop for Counted<'_, B> {
     fn drop(&mut self) {
-        self.inner.forget_lookups(self.entry.node, 1);
+        if !self.is_given {
+            self.inner.forget_lookups(self.node, 1);
+        }
     }
 }
 
 impl<B: Backend> Inner<B> {
-    pub(super) async fn lookup(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+    pub(super) async fn lookup(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Outcome {
         let mut found = self.look_up_by_path(caller, parent, name).await;
         if caller.is_second_walk {
             found = match found {
@@ -81,18 +108,10 @@ impl<B: Backend> Inner<B> {
     }
 
     async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_, B>, Errno> {
-        let asked_at = efc_tasks::time::now();
-        let found = self.look_up(caller, parent, name).await;
+        let directory = self.inode(parent)?;
+        let found = self.look_up(caller, &directory, name).await;
         if found.as_ref().err().is_none_or(|errno| *errno == Errno(libc::ENOENT)) {
             self.check_path(caller, parent).await?; // afterwards: whoever may not know gets the same error for both
-        }
-        match &found {
-            Ok(_) => self.has_searched(caller, parent, asked_at),
-            Err(Errno(libc::ENOENT)) => {
-                self.has_searched(caller, parent, asked_at);
-                self.names.forget(parent, name);
-            }
-            Err(_) => {}
         }
         found.map(|(entry, _)| entry)
     }
@@ -110,7 +129,7 @@ impl<B: Backend> Inner<B> {
                 self.walks.note(caller.tid, Note::Again);
                 return Ok(entry);
             }
-            let opening = self.opening(caller, &self.handle_of(entry.node)?).await;
+            let opening = self.opening(caller, entry.inode()).await;
             let again = self.look_up_by_path(caller, parent, name).await?;
             if again.node == entry.node {
                 self.keep_walking(caller.tid, Note::Held { _file: Box::new(opening) });
@@ -136,22 +155,33 @@ impl<B: Backend> Inner<B> {
     /// It would take any other answer than this one, ENOMEM and EINTR for a lost name, and drop what is mounted on it or below it, in
     /// every mount namespace (`fuse_dentry_revalidate`). What it is told is void at once, so that nothing else follows from it: whoever
     /// only passes a mount point gets there, and whoever asks for the object itself gets the error then ([`super::walks`]).
-    async fn answer_for_known_name(&self, caller: &Caller, parent: u64, name: &[u8], errno: Errno) -> Answer {
-        let Some(handle) = self.known_object(caller, parent, name, errno).await else {
-            return Err(self.error_for_unknown_name(parent, name, errno));
+    async fn answer_for_known_name(&self, caller: &Caller, parent: u64, name: &[u8], errno: Errno) -> Outcome {
+        let directory = self.inode(parent)?;
+        let Some(handle) = self.known_object(caller, &directory, name, errno).await else {
+            return Err(self.error_for_unknown_name(&directory, name, errno));
         };
         let Some(node) = self.state.find_node(handle.as_bytes()) else { return Err(errno) };
-        let Some(attr) = self.attributes_if_any(caller, node).await else {
+        let inode = self.inode(node)?;
+        let Some(attr) = self.attributes_if_any(caller, &inode).await else {
             return Err(Errno(libc::ENOMEM)); // the kernel keeps the name, and asks again
         };
-        self.drop_before_look_up(&handle, &attr).await;
-        let entry = self.entry(parent, &handle, &attr, Tick::now())?;
+        self.drop_before_growth(&inode, &attr).await;
+        let entry = self.known_entry(&directory, &inode, attr)?;
         if entry.node != node {
             return Err(errno); // forgotten meanwhile
         }
         self.walks.note(caller.tid, Note::Refused { node, errno });
-        let attr = self.for_kernel(&self.seen_by_kernel(node, attr));
-        Ok(Response::Entry(Entry { entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO, attr, ..entry.give() }))
+        Ok(entry.answer())
+    }
+
+    /// Counts a lookup of an object that the kernel knows, and describes it for this once: nothing is learned, and the kernel keeps nothing.
+    fn known_entry(&self, directory: &Inode, inode: &Arc<Inode>, attr: Attr) -> Result<Counted<'_, B>, Errno> {
+        let (handle, kind) = (inode.handle().as_bytes().to_vec(), attributes::format_bits(attr.kind));
+        let node = efc_fuse::state::Node { handle, fileid: attr.fileid, kind };
+        let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
+        let counted = Counted::new(self, id, inode.clone());
+        directory.node().into_iter().for_each(|parent| self.state.set_parent(id, parent));
+        Ok(counted.described(Told::once(attr), Duration::ZERO, Permit::unconditional()))
     }
 
     /// What a LOOKUP is answered that failed with `errno`, of a name that is not among those learned.
@@ -159,21 +189,28 @@ impl<B: Backend> Inner<B> {
     /// A predecessor may have told the kernel of it, and where many names are in use some are not remembered. If the server has not
     /// said anything of the name, and the kernel knows something in the directory, that may be it: the one failure that lets the
     /// kernel keep what is mounted there is ENOMEM.
-    fn error_for_unknown_name(&self, parent: u64, name: &[u8], errno: Errno) -> Errno {
-        let is_unknown_to_kernel = !self.state.is_resumed() && self.names.has_room_for_all(parent, name);
-        if is_verdict(errno) || is_unknown_to_kernel || !self.state.has_child(parent) {
+    fn error_for_unknown_name(&self, directory: &Inode, name: &[u8], errno: Errno) -> Errno {
+        let is_unknown_to_kernel = !self.state.is_resumed() && self.names.has_room_for_all(directory.handle(), name);
+        let has_child = || directory.node().is_some_and(|node| self.state.has_child(node));
+        if is_verdict(errno) || is_unknown_to_kernel || !has_child() {
             return errno;
         }
         Errno(libc::ENOMEM)
     }
 
     /// The object that the kernel knows by this name, if a failure leaves that open.
-    async fn known_object(&self, caller: &Caller, parent: u64, name: &[u8], errno: Errno) -> Option<FileHandle> {
+    async fn known_object(
+        &self,
+        caller: &Caller,
+        directory: &Arc<Inode>,
+        name: &[u8],
+        errno: Errno,
+    ) -> Option<FileHandle> {
         let Errno(code) = errno;
         if matches!(code, libc::ENOENT | libc::ESTALE | libc::ENOTDIR | libc::ENAMETOOLONG | libc::ENOMEM) {
             return None;
         }
-        if let Some(handle) = self.names.get(parent, name) {
+        if let Named::Object(handle) = self.names.get(directory.handle(), name) {
             return Some(handle);
         }
         if !matches!(code, libc::EACCES | libc::EPERM) {
@@ -181,34 +218,48 @@ impl<B: Backend> Inner<B> {
         }
         // The name was not asked for lately, or only from a predecessor. The owner of the directory may look into it. The caller learns
         // nothing by that: only an object that the kernel knows to lie there is told, to the kernel.
-        let owner = self.attributes_if_any(caller, parent).await?;
+        let owner = self.attributes_if_any(caller, directory).await?;
         let owner = Cred { uid: owner.uid, gid: owner.gid, groups: Arc::from([]) };
-        let found = self.backend.lookup(Call::of(&owner), &self.handle_of(parent).ok()?, name).await.ok()?.value;
+        let found = self.backend.lookup(Call::of(&owner), directory.handle(), name).await.ok()?.value;
         let node = self.state.find_node(found.handle.as_bytes())?;
-        (self.state.parent(node) == Some(parent)).then_some(found.handle)
+        (self.state.parent(node) == directory.node()).then_some(found.handle)
     }
 
     /// Attributes from the cache or the server, or else the last ones known.
-    async fn attributes_if_any(&self, caller: &Caller, node: u64) -> Option<Attr> {
-        match self.attributes(&caller.cred, node).await {
-            Ok((attr, _)) => Some(attr),
-            Err(_) => self.attrs.last_seen(node),
+    async fn attributes_if_any(&self, caller: &Caller, inode: &Arc<Inode>) -> Option<Attr> {
+        match self.attributes(&caller.cred, inode).await {
+            Ok(told) => Some(told.attr),
+            Err(_) => inode.last_seen(),
         }
     }
 
-    async fn look_up(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<(Counted<'_, B>, Attr), Errno> {
-        let directory = self.handle_of(parent)?;
+    async fn look_up(
+        &self,
+        caller: &Caller,
+        directory: &Arc<Inode>,
+        name: &[u8],
+    ) -> Result<(Counted<'_, B>, Attr), Errno> {
         let call = Call::of(&caller.cred);
-        let found = self.backend.lookup(call, &directory, name).await.map_err(|error| errno(&error))?;
-        let Lookup { handle, attr, dir_attr } = found.value;
-        dir_attr.iter().for_each(|dir_attr| self.attrs.observe_clock(dir_attr));
-        let attr = match attr {
-            Some(attr) => attr,
-            None => self.backend.getattr(call, &handle).await.map_err(|error| errno(&error))?.value,
+        let found = match self.backend.lookup(call, directory.handle(), name).await {
+            Ok(found) => found,
+            Err(error) => {
+                if let (true, Some(asked)) = (error.is(Status::NoEnt), error.asked) {
+                    self.has_searched(caller, directory, asked);
+                    self.names.learn_absent(directory.handle(), name);
+                }
+                return Err(errno(&error));
+            }
         };
-        self.names.learn(parent, name, &handle);
-        self.drop_before_look_up(&handle, &attr).await;
-        self.entry(parent, &handle, &attr, found.asked).map(|entry| (entry, attr))
+        let Lookup { handle, attr, dir_attr } = found.value;
+        self.has_searched(caller, directory, found.asked);
+        dir_attr.iter().for_each(|dir_attr| self.inodes.observe_clock(dir_attr));
+        let attr = match attr {
+            Some(attr) => Seen { value: attr, asked: found.asked },
+            None => self.backend.getattr(call, &handle).await.map_err(|error| errno(&error))?,
+        };
+        self.names.learn(directory.handle(), name, &handle);
+        self.drop_before_look_up(&handle, &attr.value).await;
+        self.entry(directory, &handle, attr.part(|attr| attr)).map(|entry| (entry, attr.value))
     }
 
     /// Nothing is made at the server that the kernel could not be told of.
@@ -224,76 +275,74 @@ impl<B: Backend> Inner<B> {
         Ok((call, mark))
     }
 
-    /// The attributes of a directory after a change below it, which was asked for then.
-    fn learn_directory(&self, directory: u64, wcc: &Wcc, asked: Tick) {
-        self.attrs.learn_or_expire(directory, wcc.after.as_ref(), asked);
-    }
-
-    /// The entry of an object just made; asks again for what the server left out.
+    /// The entry of an object just made by a change of `directory`; asks again for what the server left out.
     async fn made(
         &self,
         caller: &Caller,
-        parent: u64,
+        directory: &Arc<Inode>,
         name: &[u8],
-        Seen { value: created, asked }: Seen<Created>,
+        (change, created): (Mutation, Seen<Created>),
     ) -> Result<(Counted<'_, B>, Attr), Errno> {
-        self.learn_directory(parent, &created.dir, asked);
-        if let (Some(handle), Some(attr)) = (created.handle, created.attr) {
-            self.names.learn(parent, name, &handle);
-            let entry = self.entry(parent, &handle, &attr, asked)?;
+        change.answered(created.part(|created| &created.dir));
+        if let (Some(handle), Some(attr)) = (created.value.handle, created.value.attr) {
+            self.names.learn(directory.handle(), name, &handle);
+            let entry = self.entry(directory, &handle, Seen { value: &attr, asked: created.asked })?;
             return Ok((entry, attr));
         }
-        self.look_up(caller, parent, name).await
+        self.look_up(caller, directory, name).await
     }
 
-    /// The object of that name, if it looks as if an earlier copy of the call had made it.
+    /// The object of that name, if it looks as if an earlier copy of the call, which failed now, had made it.
     async fn made_before(
         &self,
         caller: &Caller,
-        parent: u64,
+        directory: &Arc<Inode>,
         name: &[u8],
-        error: Error,
+        (change, error): (Mutation, Error),
         is_ours: impl Fn(&Entry, &Attr) -> bool,
     ) -> Result<(Counted<'_, B>, Attr), Errno> {
         if error.is(Status::Exist) && caller.may_have_succeeded(&error) {
-            let (entry, attr) = self.look_up(caller, parent, name).await.map_err(|_| errno(&error))?;
+            let (entry, attr) = self.look_up(caller, directory, name).await.map_err(|_| errno(&error))?;
             if is_ours(&entry, &attr) {
-                self.attrs.expire(parent);
+                drop(change);
                 return Ok((entry, attr));
             }
         }
+        change.refused(&error);
         Err(errno(&error))
     }
 
-    pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Answer {
+    pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Outcome {
         self.check_path(caller, parent).await?;
-        let directory = self.handle_of(parent)?;
+        let directory = self.inode(parent)?;
         let (call, mark) = self.begin_to_make(caller)?;
-        let made = match self.backend.mkdir(call, &directory, name, &with_mark(mode, mark)).await {
-            Ok(created) => self.made(caller, parent, name, created).await,
+        let change = directory.mutate();
+        let made = match self.backend.mkdir(call, directory.handle(), name, &with_mark(mode, mark)).await {
+            Ok(created) => self.made(caller, &directory, name, (change, created)).await,
             Err(error) => {
                 let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Directory && shows(attr.atime, mark);
-                self.made_before(caller, parent, name, error, is_ours).await
+                self.made_before(caller, &directory, name, (change, error), is_ours).await
             }
         };
         made.map(|(entry, _)| entry.answer())
     }
 
-    pub(super) async fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Answer {
+    pub(super) async fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Outcome {
         self.check_path(caller, parent).await?;
-        let directory = self.handle_of(parent)?;
+        let directory = self.inode(parent)?;
         let (call, mark) = self.begin_to_make(caller)?;
-        let made = match self.backend.symlink(call, &directory, name, target, &with_mark(0o777, mark)).await {
-            Ok(created) => self.made(caller, parent, name, created).await,
+        let change = directory.mutate();
+        let made = match self.backend.symlink(call, directory.handle(), name, target, &with_mark(0o777, mark)).await {
+            Ok(created) => self.made(caller, &directory, name, (change, created)).await,
             Err(error) => {
                 let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Symlink && shows(attr.atime, mark);
-                self.made_before(caller, parent, name, error, is_ours).await
+                self.made_before(caller, &directory, name, (change, error), is_ours).await
             }
         };
         made.map(|(entry, _)| entry.answer())
     }
 
-    pub(super) async fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Answer {
+    pub(super) async fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u32) -> Outcome {
         self.check_path(caller, parent).await?;
         let (major, minor) = attributes::decode_device(rdev);
         let kind = match mode & libc::S_IFMT {
@@ -307,14 +356,15 @@ impl<B: Backend> Inner<B> {
             }
             _ => return Err(Errno(libc::EINVAL)),
         };
-        let directory = self.handle_of(parent)?;
+        let directory = self.inode(parent)?;
         let (call, mark) = self.begin_to_make(caller)?;
-        let made = match self.backend.mknod(call, &directory, name, kind, &with_mark(mode, mark)).await {
-            Ok(created) => self.made(caller, parent, name, created).await,
+        let change = directory.mutate();
+        let made = match self.backend.mknod(call, directory.handle(), name, kind, &with_mark(mode, mark)).await {
+            Ok(created) => self.made(caller, &directory, name, (change, created)).await,
             Err(error) => {
                 let same_kind = |attr: &Attr| attributes::format_bits(attr.kind) == mode & libc::S_IFMT;
                 let is_ours = |_: &Entry, attr: &Attr| same_kind(attr) && shows(attr.atime, mark);
-                self.made_before(caller, parent, name, error, is_ours).await
+                self.made_before(caller, &directory, name, (change, error), is_ours).await
             }
         };
         made.map(|(entry, _)| entry.answer())
@@ -329,52 +379,61 @@ impl<B: Backend> Inner<B> {
         mode: u32,
         exclusive: bool,
     ) -> Result<(Counted<'_, B>, Attr), Errno> {
-        let directory = self.handle_of(parent)?;
+        let directory = self.inode(parent)?;
         if exclusive {
-            return self.create_exclusive(caller, parent, &directory, name, mode).await;
+            return self.create_exclusive(caller, &directory, name, mode).await;
         }
         self.check_room_for_node()?;
         let how = CreateHow::Unchecked(with_mode(mode));
         let call = self.begin(caller, Intent::default())?;
-        let created = self.backend.create(call, &directory, name, how).await.map_err(|error| errno(&error))?;
-        self.made(caller, parent, name, created).await
+        let change = directory.mutate();
+        match self.backend.create(call, directory.handle(), name, how).await {
+            Ok(created) => self.made(caller, &directory, name, (change, created)).await,
+            Err(error) => {
+                change.refused(&error);
+                Err(errno(&error))
+            }
+        }
     }
 
     async fn create_exclusive(
         &self,
         caller: &Caller,
-        parent: u64,
-        directory: &FileHandle,
+        directory: &Arc<Inode>,
         name: &[u8],
         mode: u32,
     ) -> Result<(Counted<'_, B>, Attr), Errno> {
         if let Some(made) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.made)) {
             let call = Call::of(&caller.cred);
             let attr = self.backend.getattr(call, &made).await.map_err(|error| errno(&error))?;
-            let entry = self.entry(parent, &made, &attr.value, attr.asked)?;
+            let entry = self.entry(directory, &made, attr.part(|attr| attr))?;
             return self.finish_exclusive(caller, entry, mode).await;
         }
         let verifier = (self.state.session_id() ^ caller.unique.rotate_left(32)).to_be_bytes();
         let (call, mark) = self.begin_to_make(caller)?;
-        match self.backend.create(call, directory, name, CreateHow::Exclusive(verifier)).await {
+        let change = directory.mutate();
+        match self.backend.create(call, directory.handle(), name, CreateHow::Exclusive(verifier)).await {
             Ok(created) => {
-                let (entry, _) = self.made(caller, parent, name, created).await?;
+                let (entry, _) = self.made(caller, directory, name, (change, created)).await?;
                 // The verifier lies in the file's times, and goes with the next call.
-                self.state.note_made(caller.unique, self.handle_of(entry.node)?.as_bytes());
+                self.state.note_made(caller.unique, entry.inode().handle().as_bytes());
                 self.finish_exclusive(caller, entry, mode).await
             }
             Err(error) if error.is(Status::NotSupp) => {
                 let how = CreateHow::Guarded(with_mark(mode, mark));
-                match self.backend.create(Call::of(&caller.cred).patient(), directory, name, how).await {
-                    Ok(created) => self.made(caller, parent, name, created).await,
+                match self.backend.create(Call::of(&caller.cred).patient(), directory.handle(), name, how).await {
+                    Ok(created) => self.made(caller, directory, name, (change, created)).await,
                     Err(error) => {
                         let is_ours =
                             |_: &Entry, attr: &Attr| attr.kind == FileType::Regular && shows(attr.atime, mark);
-                        self.made_before(caller, parent, name, error, is_ours).await
+                        self.made_before(caller, directory, name, (change, error), is_ours).await
                     }
                 }
             }
-            Err(error) => Err(errno(&error)),
+            Err(error) => {
+                change.refused(&error);
+                Err(errno(&error))
+            }
         }
     }
 
@@ -382,96 +441,94 @@ impl<B: Backend> Inner<B> {
     async fn finish_exclusive<'a>(
         &'a self,
         caller: &Caller,
-        mut entry: Counted<'a, B>,
+        entry: Counted<'a, B>,
         mode: u32,
     ) -> Result<(Counted<'a, B>, Attr), Errno> {
-        let handle = self.handle_of(entry.node)?;
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
-        let call = Call::of(&caller.cred).patient();
-        let wcc = self.backend.setattr(call, &handle, &change).await.map_err(|error| errno(&error))?;
-        self.attrs.learn_or_expire(entry.node, wcc.value.after.as_ref(), wcc.asked);
-        let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
-        self.attrs.tell(entry.node, &attr);
-        entry.entry = Entry { attr: self.for_kernel(&attr), attr_ttl, ..entry.entry };
-        Ok((entry, attr))
+        self.change_attributes(&caller.cred, entry.inode(), &change).await?;
+        let told = self.attributes(&caller.cred, entry.inode()).await?;
+        let attr = told.attr;
+        Ok((entry.with_attributes(told), attr))
     }
 
-    pub(super) async fn readlink(&self, caller: &Caller, node: u64) -> Answer {
+    pub(super) async fn readlink(&self, caller: &Caller, node: u64) -> Outcome {
         self.check_path(caller, node).await?;
-        let handle = self.handle_of(node)?;
-        let read = self.backend.readlink(Call::of(&caller.cred), &handle).await.map_err(|error| errno(&error))?;
-        Ok(Response::Bytes(read.value.0))
+        let inode = self.inode(node)?;
+        let asked = self.backend.readlink(Call::of(&caller.cred), inode.handle());
+        Ok(Response::Bytes(asked.await.map_err(|error| errno(&error))?.value.0).into())
     }
 
-    pub(super) async fn link(&self, caller: &Caller, file: u64, parent: u64, name: &[u8]) -> Answer {
+    pub(super) async fn link(&self, caller: &Caller, file: u64, parent: u64, name: &[u8]) -> Outcome {
         self.check_path(caller, file).await?;
         self.check_path(caller, parent).await?;
-        let (handle, directory) = (self.handle_of(file)?, self.handle_of(parent)?);
+        let (file, directory) = (self.inode(file)?, self.inode(parent)?);
         let call = self.begin(caller, Intent::default())?;
-        match self.backend.link(call, &handle, &directory, name).await {
+        let (linked, change) = (file.mutate(), directory.mutate());
+        match self.backend.link(call, file.handle(), directory.handle(), name).await {
             Ok(Seen { value: (attr, dir), asked }) => {
-                self.learn_directory(parent, &dir, asked);
-                self.names.learn(parent, name, &handle);
+                linked.answered(Seen { value: &Wcc { before: None, after: attr }, asked });
+                change.answered(Seen { value: &dir, asked });
+                self.names.learn(directory.handle(), name, file.handle());
                 let attr = match attr {
-                    Some(attr) => attr,
+                    Some(attr) => Seen { value: attr, asked },
                     None => {
                         let call = Call::of(&caller.cred);
-                        self.backend.getattr(call, &handle).await.map_err(|error| errno(&error))?.value
+                        self.backend.getattr(call, file.handle()).await.map_err(|error| errno(&error))?
                     }
                 };
-                self.entry(parent, &handle, &attr, asked).map(Counted::answer)
+                self.entry(&directory, file.handle(), attr.part(|attr| attr)).map(Counted::answer)
             }
             Err(error) => {
-                let is_ours = |entry: &Entry, _: &Attr| entry.node == file;
-                let made = self.made_before(caller, parent, name, error, is_ours).await;
+                linked.unchanged_if(error.status().is_some()); // what the answer shows is the directory
+                let is_ours = |entry: &Entry, _: &Attr| Some(entry.node) == file.node();
+                let made = self.made_before(caller, &directory, name, (change, error), is_ours).await;
                 made.map(|(entry, _)| entry.answer())
             }
         }
     }
 
-    pub(super) async fn unlink(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
-        let answer = self.unlink_name(caller, parent, name).await;
-        self.names.forget(parent, name);
-        self.attrs.expire_for_changed_name();
-        answer
+    pub(super) async fn unlink(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Outcome {
+        let outcome = self.unlink_name(caller, parent, name).await;
+        if let Ok(directory) = self.inode(parent) {
+            self.names.forget(directory.handle(), name);
+        }
+        outcome
     }
 
-    async fn unlink_name(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+    async fn unlink_name(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Outcome {
         self.check_path(caller, parent).await?;
-        let directory = self.handle_of(parent)?;
+        let directory = self.inode(parent)?;
         if self.was_removed(caller, &directory, name).await? {
-            self.attrs.expire(parent);
+            directory.expire();
             if let Some(file) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object)) {
+                let file = self.inodes.of(&file);
+                file.expire();
                 self.was_unlinked_before(&file); // it may have got a silly name
             }
-            return Ok(Response::Empty);
+            return Ok(Response::Empty.into());
         }
-        let Going { object, removal, is_last_of_open } = self.begin_removal(caller, parent, (&directory, name)).await?;
+        let Going { object, removal, is_last_of_open } = self.begin_removal(caller, (&directory, name)).await?;
         let call = self.begin_with(caller, &object)?;
+        // The reply says nothing of the object: its attributes expire when these are dropped.
+        let (_object, change) = (object.mutate(), directory.mutate());
         if is_last_of_open {
-            self.unlink_open_file(call, (&directory, name), &object, removal).await?;
-            self.attrs.expire(parent);
-            return Ok(Response::Empty);
+            self.unlink_open_file(call, (directory.handle(), name), &object, removal).await?;
+            return Ok(Response::Empty.into());
         }
-        let removed = self.backend.remove(call, &directory, name).await;
-        self.removed(caller, parent, removed)
+        let removed = self.backend.remove(call, directory.handle(), name).await;
+        self.removed(caller, change, removed)
     }
 
     /// Finds what `name` leads to, and begins the removal of that name.
-    async fn begin_removal(
-        &self,
-        caller: &Caller,
-        parent: u64,
-        (directory, name): (&FileHandle, &[u8]),
-    ) -> Result<Going, Errno> {
-        if !self.in_use.is_any_open() {
-            let object = self.object_of(caller, parent, directory, name).await?;
-            let removal = self.in_use.remove(&object).await;
+    async fn begin_removal(&self, caller: &Caller, (directory, name): (&Arc<Inode>, &[u8])) -> Result<Going, Errno> {
+        if !self.inodes.is_any_open() {
+            let object = self.object_of(caller, directory, name).await?;
+            let removal = object.remove().await;
             if !removal.is_open() {
                 return Ok(Going { object, removal, is_last_of_open: false });
             }
         }
-        match self.begin_removal_of_found(caller, (directory, name)).await? {
+        match self.begin_removal_of_found(caller, (directory.handle(), name)).await? {
             Some(going) => Ok(going),
             None => Err(Errno(libc::ENOENT)),
         }
@@ -486,14 +543,14 @@ impl<B: Backend> Inner<B> {
         let look = async || match self.backend.lookup(Call::of(&caller.cred), directory, name).await {
             Ok(Seen { value: Lookup { handle, attr, .. }, .. }) => {
                 let is_last = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
-                Ok(Some((handle, is_last)))
+                Ok(Some((self.inodes.of(&handle), is_last)))
             }
             Err(error) if error.is(Status::NoEnt) => Ok(None),
             Err(error) => Err(errno(&error)),
         };
         for _ in 0..SECOND_LOOKUPS_MAX {
             let Some((object, is_last)) = look().await? else { return Ok(None) };
-            let removal = self.in_use.remove(&object).await;
+            let removal = object.remove().await;
             if !removal.is_open() || is_last {
                 let is_last_of_open = removal.is_open();
                 return Ok(Some(Going { object, removal, is_last_of_open }));
@@ -510,35 +567,37 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Publishes that `object` is to be removed.
-    fn begin_with<'a>(&self, caller: &'a Caller, object: &FileHandle) -> Result<Call<'a>, Errno> {
-        self.begin(caller, Intent { object: object.as_bytes().to_vec(), ..Intent::default() })
+    fn begin_with<'a>(&self, caller: &'a Caller, object: &Inode) -> Result<Call<'a>, Errno> {
+        self.begin(caller, Intent { object: object.handle().as_bytes().to_vec(), ..Intent::default() })
     }
 
-    pub(super) async fn rmdir(&self, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
+    pub(super) async fn rmdir(&self, caller: &Caller, parent: u64, name: &[u8]) -> Outcome {
         self.check_path(caller, parent).await?;
-        let directory = self.handle_of(parent)?;
+        let directory = self.inode(parent)?;
         if self.was_removed(caller, &directory, name).await? {
-            self.attrs.expire(parent);
-            return Ok(Response::Empty);
+            directory.expire();
+            return Ok(Response::Empty.into());
         }
-        let object = self.object_of(caller, parent, &directory, name).await?;
-        self.await_removals(&object).await;
-        let removed = self.backend.rmdir(self.begin_with(caller, &object)?, &directory, name).await;
-        self.names.forget(parent, name);
-        self.removed(caller, parent, removed)
+        let object = self.object_of(caller, &directory, name).await?;
+        self.await_removals(object.handle()).await;
+        let call = self.begin_with(caller, &object)?;
+        let (_object, change) = (object.mutate(), directory.mutate());
+        let removed = self.backend.rmdir(call, directory.handle(), name).await;
+        self.names.forget(directory.handle(), name);
+        self.removed(caller, change, removed)
     }
 
-    fn removed(&self, caller: &Caller, parent: u64, removed: Reply<Wcc>) -> Answer {
+    fn removed(&self, caller: &Caller, change: Mutation, removed: Reply<Wcc>) -> Outcome {
         match removed {
-            Ok(Seen { value: wcc, asked }) => {
-                self.learn_directory(parent, &wcc, asked);
-                Ok(Response::Empty)
+            Ok(wcc) => {
+                change.answered(wcc.part(|wcc| wcc));
+                Ok(Response::Empty.into())
             }
-            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
-                self.attrs.expire(parent);
-                Ok(Response::Empty)
+            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => Ok(Response::Empty.into()),
+            Err(error) => {
+                change.refused(&error);
+                Err(errno(&error))
             }
-            Err(error) => Err(errno(&error)),
         }
     }
 
@@ -548,59 +607,88 @@ impl<B: Backend> Inner<B> {
         (from_parent, from): (u64, &[u8]),
         (to_parent, to): (u64, &[u8]),
         flags: u32,
-    ) -> Answer {
+    ) -> Outcome {
         if flags != 0 {
             return Err(Errno(libc::EINVAL)); // RENAME of NFSv3 has neither NOREPLACE nor EXCHANGE
         }
         self.check_path(caller, from_parent).await?;
         self.check_path(caller, to_parent).await?;
-        let (from_dir, to_dir) = (self.handle_of(from_parent)?, self.handle_of(to_parent)?);
+        let (from_dir, to_dir) = (self.inode(from_parent)?, self.inode(to_parent)?);
         match self.was_moved(caller, (&from_dir, from), (&to_dir, to)).await? {
             Moved::Yes => {
-                self.attrs.expire_for_changed_name();
-                let replaced = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.other));
-                replaced.iter().for_each(|file| self.was_unlinked_before(file));
-                return Ok(Response::Empty);
+                self.was_renamed_before(caller);
+                return Ok(Response::Empty.into());
             }
             Moved::Lost => return Err(Errno(libc::ENOENT)),
             Moved::NotYet => {}
         }
-        let object = self.object_of(caller, from_parent, &from_dir, from).await?;
-        let replaced = self.begin_replacement(caller, to_parent, (&to_dir, to), &object).await?;
-        self.names.forget(from_parent, from);
-        let saved = replaced.as_ref().filter(|going| going.is_last_of_open).map(|going| going.object);
-        let other = saved.map_or(Vec::new(), |file| file.as_bytes().to_vec());
+        let object = self.object_of(caller, &from_dir, from).await?;
+        let replaced = self.begin_replacement(caller, (&to_dir, to), &object).await?;
+        self.names.forget(from_dir.handle(), from);
+        let saved = replaced.as_ref().filter(|going| going.is_last_of_open).map(|going| going.object.clone());
+        let other = saved.as_ref().map_or(Vec::new(), |file| file.handle().as_bytes().to_vec());
         if let Some(going) = &replaced {
-            self.await_removals(&going.object).await; // a directory is replaced only if it is empty
+            self.await_removals(going.object.handle()).await; // a directory is replaced only if it is empty
         }
-        let intent = Intent { object: object.as_bytes().to_vec(), other, ..Intent::default() };
+        let intent = Intent { object: object.handle().as_bytes().to_vec(), other, ..Intent::default() };
         let call = self.begin(caller, intent)?;
-        let renamed = self.backend.rename(call, (&from_dir, from), (&to_dir, to)).await;
+        // The reply says nothing of the objects: their attributes expire when these are dropped.
+        let _objects = (object.mutate(), replaced.as_ref().map(|going| going.object.mutate()));
+        let changes = (from_dir.mutate(), (from_dir != to_dir).then(|| to_dir.mutate()));
+        let renamed = self.backend.rename(call, (from_dir.handle(), from), (to_dir.handle(), to)).await;
         // Without the server's word the file may be replaced, and keeps its silly name until its last close.
         let has_failed = renamed.as_ref().is_err_and(|error| error.status().is_some());
-        self.names.forget(to_parent, to);
-        let result = match renamed {
-            Ok(Seen { value: (from_wcc, to_wcc), asked }) => {
-                self.learn_directory(from_parent, &from_wcc, asked);
-                self.learn_directory(to_parent, &to_wcc, asked);
-                self.names.learn(to_parent, to, &object);
-                Ok(Response::Empty)
-            }
-            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
-                self.attrs.expire(from_parent);
-                self.attrs.expire(to_parent);
-                match self.backend.lookup(Call::of(&caller.cred), &to_dir, to).await {
-                    Ok(moved) if moved.value.handle == object => Ok(Response::Empty),
-                    _ => Err(errno(&error)),
-                }
-            }
-            Err(error) => Err(errno(&error)),
-        };
-        self.attrs.expire_for_changed_name();
+        self.names.forget(to_dir.handle(), to);
+        let result = self.renamed(caller, (&to_dir, to), &object, changes, renamed).await;
         if let (Some(file), Some(going)) = (saved, replaced) {
             self.replaced(&file, has_failed && result.is_err(), going.removal).await;
         }
-        result
+        result.map(|()| Response::Empty.into())
+    }
+
+    /// Takes in how a rename went, which has changed one directory or two.
+    async fn renamed(
+        &self,
+        caller: &Caller,
+        (to_dir, to): (&Arc<Inode>, &[u8]),
+        object: &Arc<Inode>,
+        (from_change, to_change): (Mutation, Option<Mutation>),
+        renamed: Reply<(Wcc, Wcc)>,
+    ) -> Result<(), Errno> {
+        match renamed {
+            Ok(wcc) => {
+                // Of one directory both parts tell the same.
+                let is_told_by_other = to_change.is_none() && wcc.value.0.after.is_none();
+                from_change.answered(wcc.part(|(from, to)| if is_told_by_other { to } else { from }));
+                to_change.into_iter().for_each(|change| change.answered(wcc.part(|(_, to)| to)));
+                self.names.learn(to_dir.handle(), to, object.handle());
+                Ok(())
+            }
+            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
+                match self.backend.lookup(Call::of(&caller.cred), to_dir.handle(), to).await {
+                    Ok(moved) if moved.value.handle == *object.handle() => Ok(()),
+                    _ => Err(errno(&error)),
+                }
+            }
+            Err(error) => {
+                // What the answer shows is one of the two directories.
+                let is_refused = error.status().is_some();
+                from_change.unchanged_if(is_refused);
+                to_change.into_iter().for_each(|change| change.unchanged_if(is_refused));
+                Err(errno(&error))
+            }
+        }
+    }
+
+    /// An earlier copy of a rename has been executed: what it named has other attributes now.
+    fn was_renamed_before(self: &Arc<Self>, caller: &Caller) {
+        let Some(earlier) = &caller.earlier else { return };
+        noted(&earlier.object).iter().for_each(|object| self.inodes.of(object).expire());
+        if let Some(replaced) = noted(&earlier.other) {
+            let replaced = self.inodes.of(&replaced);
+            replaced.expire();
+            self.was_unlinked_before(&replaced);
+        }
     }
 
     /// Begins the removal of the name that a rename of `object` replaces, if there is one, and saves the file behind it if it is open and
@@ -608,25 +696,30 @@ impl<B: Backend> Inner<B> {
     async fn begin_replacement(
         self: &Arc<Self>,
         caller: &Caller,
-        parent: u64,
-        (directory, name): (&FileHandle, &[u8]),
-        object: &FileHandle,
+        (directory, name): (&Arc<Inode>, &[u8]),
+        object: &Arc<Inode>,
     ) -> Result<Option<Going>, Errno> {
-        if !self.in_use.is_any_open() {
+        if !self.inodes.is_any_open() {
             // The kernel has looked the name up just now.
-            let Some(known) = self.names.get(parent, name) else { return Ok(None) };
-            let removal = self.in_use.remove(&known).await;
-            if !removal.is_open() {
-                return Ok(Some(Going { object: known, removal, is_last_of_open: false }));
+            match self.names.get(directory.handle(), name) {
+                Named::Absent => return Ok(None),
+                Named::Object(known) => {
+                    let known = self.inodes.of(&known);
+                    let removal = known.remove().await;
+                    if !removal.is_open() {
+                        return Ok(Some(Going { object: known, removal, is_last_of_open: false }));
+                    }
+                }
+                Named::Unknown => {} // a predecessor has, or it has made room for others
             }
         }
-        let found = self.begin_removal_of_found(caller, (directory, name)).await?;
+        let found = self.begin_removal_of_found(caller, (directory.handle(), name)).await?;
         let Some(going) = found.filter(|going| going.object != *object) else {
             return Ok(None); // one file under both names: nothing is replaced
         };
         if going.is_last_of_open {
             caller.progress.set_sent();
-            self.save_replaced_file(&caller.cred, directory, &going.object).await?;
+            self.save_replaced_file(&caller.cred, directory.handle(), &going.object).await?;
         }
         Ok(Some(going))
     }
@@ -634,7 +727,7 @@ impl<B: Backend> Inner<B> {
 
 /// A name that is being removed, with what it leads to.
 struct Going {
-    object: FileHandle,
+    object: Arc<Inode>,
     removal: Removal,
     /// The file is open and has no other name: it gets one.
     is_last_of_open: bool,

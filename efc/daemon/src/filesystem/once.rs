@@ -12,14 +12,13 @@
 //! - What turns out not to be executed, or is harmless to ask again, goes out under its old xid, from its old port, in the same
 //!   bytes: a copy of the dead daemon that is still on its way, or was executed since, meets the server's duplicate-request cache.
 //!
-//! The handle behind a name comes from recent answers ([`Names`]) and costs a call only if it has been forgotten.
+//! The handle behind a name comes from recent answers ([`Names`](efc_cache::Names)) and costs a call only if it has been forgotten.
 
-use efc_tasks::sync::{Mutex, MutexGuard};
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, SetAttr, SetTime, Status, Ticket, Time};
+use efc_cache::{Inode, Named};
 use efc_fuse::Errno;
 use efc_fuse::state::{Intent, State};
 use efc_nfs::Identity;
@@ -27,10 +26,6 @@ use efc_nfs::Identity;
 use super::files::OpenFile;
 use super::{Caller, Inner};
 use crate::errno::errno;
-
-/// Names remembered per shard and generation; the older one is dropped when the younger is full.
-const NAMES_PER_GENERATION_MAX: usize = 1024;
-const SHARDS: usize = 16;
 
 /// This daemon and its successors are one client to the server.
 #[derive(Debug)]
@@ -52,68 +47,6 @@ impl Identity for SessionIdentity {
 
     fn fence(&self) {
         self.0.fence();
-    }
-}
-
-type NamesGeneration = HashMap<(u64, Box<[u8]>), FileHandle>;
-
-/// Names that were learned or asked for lately, and those that were before.
-#[derive(Default)]
-struct NamesShard {
-    young: NamesGeneration,
-    old: NamesGeneration,
-    /// Names have made room for others.
-    has_dropped: bool,
-}
-
-impl NamesShard {
-    fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle) {
-        if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
-            let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.has_dropped |= !dropped.is_empty();
-        }
-        self.young.insert(key, handle);
-    }
-}
-
-/// What names of directories led to lately.
-#[derive(Default)]
-pub struct Names {
-    shards: [Mutex<NamesShard>; SHARDS],
-}
-
-impl Names {
-    fn shard(&self, parent: u64, name: &[u8]) -> MutexGuard<'_, NamesShard> {
-        let last = name.last().copied().unwrap_or_default();
-        self.shards[(parent as usize ^ usize::from(last)) % SHARDS].lock().expect("names lock")
-    }
-
-    /// An answer said so.
-    pub fn learn(&self, parent: u64, name: &[u8], handle: &FileHandle) {
-        self.shard(parent, name).insert((parent, name.into()), *handle);
-    }
-
-    /// Would this name be here if it had been learned?
-    pub fn has_room_for_all(&self, parent: u64, name: &[u8]) -> bool {
-        !self.shard(parent, name).has_dropped
-    }
-
-    /// The name is gone, or leads elsewhere.
-    pub fn forget(&self, parent: u64, name: &[u8]) {
-        let (mut shard, key) = (self.shard(parent, name), (parent, Box::from(name)));
-        shard.young.remove(&key);
-        shard.old.remove(&key);
-    }
-
-    /// What the name led to when it was last learned.
-    pub fn get(&self, parent: u64, name: &[u8]) -> Option<FileHandle> {
-        let (mut shard, key) = (self.shard(parent, name), (parent, Box::from(name)));
-        if let Some(handle) = shard.young.get(&key) {
-            return Some(*handle);
-        }
-        let handle = shard.old.remove(&key)?;
-        shard.insert(key, handle);
-        Some(handle)
     }
 }
 
@@ -188,25 +121,20 @@ impl<B: Backend> Inner<B> {
     }
 
     /// What the name leads to, as far as we know; asks if we do not.
-    pub(super) async fn object_of(
-        &self,
-        caller: &Caller,
-        parent: u64,
-        directory: &FileHandle,
-        name: &[u8],
-    ) -> Result<FileHandle, Errno> {
-        let earlier = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object));
-        if let Some(known) = earlier.or_else(|| self.names.get(parent, name)) {
-            return Ok(known);
+    pub(super) async fn object_of(&self, caller: &Caller, directory: &Inode, name: &[u8]) -> Result<Arc<Inode>, Errno> {
+        if let Some(earlier) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object)) {
+            return Ok(self.inodes.of(&earlier));
         }
-        let found =
-            self.backend.lookup(Call::of(&caller.cred), directory, name).await.map_err(|error| errno(&error))?;
-        Ok(found.value.handle)
+        if let Named::Object(known) = self.names.get(directory.handle(), name) {
+            return Ok(self.inodes.of(&known));
+        }
+        let found = self.backend.lookup(Call::of(&caller.cred), directory.handle(), name).await;
+        Ok(self.inodes.of(&found.map_err(|error| errno(&error))?.value.handle))
     }
 
     /// What the name leads to now, by the server.
-    async fn look(&self, cred: &Cred, directory: &FileHandle, name: &[u8]) -> Result<Option<FileHandle>, Errno> {
-        match self.backend.lookup(Call::of(cred), directory, name).await {
+    async fn look(&self, cred: &Cred, directory: &Inode, name: &[u8]) -> Result<Option<FileHandle>, Errno> {
+        match self.backend.lookup(Call::of(cred), directory.handle(), name).await {
             Ok(found) => Ok(Some(found.value.handle)),
             Err(error) if error.is(Status::NoEnt) => Ok(None),
             Err(error) => Err(errno(&error)),
@@ -214,12 +142,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Was the object of a predecessor's REMOVE or RMDIR removed? `false` also if there was no such call.
-    pub(super) async fn was_removed(
-        &self,
-        caller: &Caller,
-        directory: &FileHandle,
-        name: &[u8],
-    ) -> Result<bool, Errno> {
+    pub(super) async fn was_removed(&self, caller: &Caller, directory: &Inode, name: &[u8]) -> Result<bool, Errno> {
         let Some(earlier) = &caller.earlier else { return Ok(false) };
         let found = self.look(&caller.cred, directory, name).await?;
         Ok(found.is_none_or(|found| found.as_bytes() != earlier.object))
@@ -229,8 +152,8 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn was_moved(
         &self,
         caller: &Caller,
-        (from_dir, from): (&FileHandle, &[u8]),
-        (to_dir, to): (&FileHandle, &[u8]),
+        (from_dir, from): (&Inode, &[u8]),
+        (to_dir, to): (&Inode, &[u8]),
     ) -> Result<Moved, Errno> {
         let Some(earlier) = &caller.earlier else { return Ok(Moved::NotYet) };
         let is_object = |found: Option<FileHandle>| found.is_some_and(|found| found.as_bytes() == earlier.object);
@@ -301,37 +224,5 @@ mod tests {
         let seen = [123_456_789, 123_456_700, 123_456_000, 123_456_788, 123_000_000, 0];
         assert_eq!(seen.map(|nanos| shows(Time { seconds: 5, nanos }, mark)), [true, true, true, false, false, false]);
         assert!(!shows(Time { seconds: 6, ..mark }, mark));
-    }
-
-    #[test]
-    fn names_are_forgotten_and_bounded() {
-        let names = Names::default();
-        let handle = FileHandle::new(b"handle").expect("short");
-        for number in 0..100_000_u64 {
-            names.learn(number % 10, &number.to_le_bytes(), &handle);
-        }
-        let kept = |shard: &Mutex<NamesShard>| {
-            let shard = shard.lock().expect("names lock");
-            shard.young.len() + shard.old.len()
-        };
-        assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 2 * NAMES_PER_GENERATION_MAX);
-        assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
-        assert!(!names.has_room_for_all(9, &99_999_u64.to_le_bytes()));
-        assert!(Names::default().has_room_for_all(9, b"name"));
-        names.forget(9, &99_999_u64.to_le_bytes());
-        assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
-    }
-
-    #[test]
-    fn a_name_that_is_asked_for_again_and_again_is_not_forgotten() {
-        let names = Names::default();
-        let handle = FileHandle::new(b"handle").expect("short");
-        names.learn(1, b"mount point", &handle);
-        for number in 0..100_000_u64 {
-            names.learn(number % 10, &number.to_le_bytes(), &handle);
-            if number % 1000 == 0 {
-                assert_eq!(names.get(1, b"mount point"), Some(handle), "after {number} others");
-            }
-        }
     }
 }

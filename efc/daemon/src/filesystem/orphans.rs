@@ -15,11 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, Status};
+use efc_cache::{Inode, Removal};
 use efc_fuse::Errno;
 use efc_fuse::state::State;
 
 use super::Inner;
-use super::in_use::Removal;
 use crate::errno::errno;
 
 /// What silly names begin with; the kernel's NFS client uses the same prefix, and administrators know it.
@@ -115,10 +115,10 @@ impl<B: Backend> Inner<B> {
         self: &Arc<Self>,
         call: Call<'_>,
         (directory, name): (&FileHandle, &[u8]),
-        file: &FileHandle,
+        file: &Arc<Inode>,
         removal: Removal,
     ) -> Result<(), Errno> {
-        let silly = self.adopt_orphan(call.cred, directory, file)?;
+        let silly = self.adopt_orphan(call.cred, directory, file.handle())?;
         let renamed = self.backend.rename(call, (directory, name), (directory, &silly)).await.map(drop);
         let outcome = self.named(file, renamed, Status::NoEnt).await;
         drop(removal);
@@ -132,43 +132,36 @@ impl<B: Backend> Inner<B> {
         self: &Arc<Self>,
         cred: &Cred,
         directory: &FileHandle,
-        file: &FileHandle,
+        file: &Arc<Inode>,
     ) -> Result<(), Errno> {
-        let silly = self.adopt_orphan(cred, directory, file)?;
-        let linked = self.backend.link(Call::of(cred), file, directory, &silly).await.map(drop);
+        let silly = self.adopt_orphan(cred, directory, file.handle())?;
+        let linked = self.backend.link(Call::of(cred), file.handle(), directory, &silly).await.map(drop);
         self.named(file, linked, Status::Exist).await
     }
 
     /// Notes how the call went that was to give the file its silly name. `given_before` is its error if an earlier copy, or a
     /// predecessor, has given it already.
-    async fn named(
-        &self,
-        file: &FileHandle,
-        result: efc_backend::Result<()>,
-        given_before: Status,
-    ) -> Result<(), Errno> {
+    async fn named(&self, file: &Inode, result: efc_backend::Result<()>, given_before: Status) -> Result<(), Errno> {
         let Err(error) = result else {
             self.note_naming(file, Naming::Yes);
             return Ok(());
         };
         if error.is(given_before) || !is_certain(&error) {
             self.note_naming(file, Naming::Unknown);
-            self.settle_orphan(file).await;
+            self.settle_orphan(file.handle()).await;
         }
-        let Some(orphan) = self.orphans.get(file) else { return Err(errno(&error)) };
+        let Some(orphan) = self.orphans.get(file.handle()) else { return Err(errno(&error)) };
         match orphan.naming {
             Naming::Yes => return Ok(()),
-            Naming::No => drop(self.disown_orphan(file)),
+            Naming::No => drop(self.disown_orphan(file.handle())),
             Naming::Unknown => {} // its last close will try to remove it
         }
         Err(errno(&error))
     }
 
-    fn note_naming(&self, file: &FileHandle, naming: Naming) {
-        self.orphans.change(file, |orphan| orphan.naming = naming);
-        if let Some(node) = self.state.find_node(file.as_bytes()) {
-            self.attrs.expire(node);
-        }
+    fn note_naming(&self, file: &Inode, naming: Naming) {
+        self.orphans.change(file.handle(), |orphan| orphan.naming = naming);
+        file.expire();
     }
 
     /// Finds out whether a file has the silly name that a predecessor, or a call without an answer, was to give it.
@@ -217,23 +210,23 @@ impl<B: Backend> Inner<B> {
     fn disown_orphan(&self, file: &FileHandle) -> Option<Orphan> {
         let orphan = self.orphans.lock().remove(file)?;
         self.state.remove_orphan(orphan.slot);
-        self.in_use.announce();
+        self.inodes.announce();
         Some(orphan)
     }
 
     /// How the rename went that was to replace `file`, which has a silly name: if it failed, the file keeps its name. The caller has
     /// begun the `removal`, which ends here.
-    pub(super) async fn replaced(self: &Arc<Self>, file: &FileHandle, has_failed: bool, removal: Removal) {
+    pub(super) async fn replaced(self: &Arc<Self>, file: &Arc<Inode>, has_failed: bool, removal: Removal) {
         if has_failed {
-            self.remove_silly_name(file).await;
+            self.remove_silly_name(file.handle()).await;
         }
         drop(removal);
         self.remove_if_closed(file);
     }
 
     /// An earlier copy of an unlink or rename has given the file its silly name, if it gave it one.
-    pub(super) fn was_unlinked_before(self: &Arc<Self>, file: &FileHandle) {
-        self.orphans.change(file, |orphan| {
+    pub(super) fn was_unlinked_before(self: &Arc<Self>, file: &Arc<Inode>) {
+        self.orphans.change(file.handle(), |orphan| {
             if orphan.naming == Naming::No {
                 orphan.naming = Naming::Unknown;
             }
@@ -242,18 +235,18 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Removes an unlinked file whose last close has come.
-    pub(super) fn remove_if_closed(self: &Arc<Self>, file: &FileHandle) {
-        if !self.orphans.lock().contains_key(file) || self.in_use.is_open(file) {
+    pub(super) fn remove_if_closed(self: &Arc<Self>, file: &Arc<Inode>) {
+        if !self.orphans.lock().contains_key(file.handle()) || file.is_open() {
             return;
         }
-        let (inner, file) = (self.clone(), *file);
+        let (inner, file) = (self.clone(), file.clone());
         efc_tasks::spawn(async move { inner.remove_if_unused(&file).await });
     }
 
-    async fn remove_if_unused(&self, file: &FileHandle) {
-        let removal = self.in_use.remove(file).await;
+    async fn remove_if_unused(&self, file: &Arc<Inode>) {
+        let removal = file.remove().await;
         if !removal.is_open() {
-            self.remove_silly_name(file).await;
+            self.remove_silly_name(file.handle()).await;
         }
     }
 
@@ -261,7 +254,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn reap_unopened_orphans(&self) {
         let files: Vec<FileHandle> = self.orphans.lock().keys().copied().collect();
         for file in files {
-            self.remove_if_unused(&file).await;
+            self.remove_if_unused(&self.inodes.of(&file)).await;
             self.settle_orphan(&file).await;
         }
     }
@@ -270,7 +263,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn reap_all_orphans(&self) {
         let files: Vec<FileHandle> = self.orphans.lock().keys().copied().collect();
         for file in files {
-            let _removal = self.in_use.remove(&file).await;
+            let _removal = self.inodes.of(&file).remove().await;
             self.remove_silly_name(&file).await;
         }
     }
@@ -282,7 +275,7 @@ impl<B: Backend> Inner<B> {
             Err(error) if !error.is(Status::NoEnt) && !error.is(Status::Stale) => {
                 log::warn!("cannot remove {}: {error}", String::from_utf8_lossy(&orphan.name));
                 self.orphans.change(file, |orphan| orphan.has_failed = true);
-                self.in_use.announce();
+                self.inodes.announce();
             }
             _ => drop(self.disown_orphan(file)),
         }
@@ -297,7 +290,7 @@ impl<B: Backend> Inner<B> {
             if going.is_empty() {
                 return;
             }
-            let is_closed = |file: &FileHandle| !self.in_use.stays_open(file);
+            let is_closed = |file: &FileHandle| !self.inodes.get(file).is_some_and(|file| file.stays_open());
             let closed = going.iter().filter(|file| is_closed(file)).count();
             let limit = if closed > 0 { REMOVALS_TIME_MAX } else { CLOSE_ON_ITS_WAY_MAX };
             let Some(left) = limit.checked_sub(efc_tasks::time::since(begun)) else { return };
@@ -308,7 +301,7 @@ impl<B: Backend> Inner<B> {
             let late = async {
                 efc_tasks::time::sleep(left).await;
             };
-            futures_lite::future::or(self.in_use.changed_unless(has_changed), late).await;
+            futures_lite::future::or(self.inodes.changed_unless(has_changed), late).await;
         }
     }
 }

@@ -8,66 +8,14 @@
 //!
 //! What was reached before stays in reach: a file that root has open needs no path any more.
 
-use efc_tasks::sync::Mutex;
-use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use efc_backend::{Backend, Call, Cred, Seen, Status, access};
+use efc_backend::{Backend, Call, Seen, Status, Tick, access};
+use efc_cache::{Inode, Verdict};
 use efc_fuse::Errno;
 
 use super::{Caller, Inner, ROOT};
 use crate::errno::errno;
-
-/// Verdicts remembered; beyond that the memory starts anew.
-const VERDICTS_MAX: usize = 16384;
-
-/// The server lets a caller search a directory.
-#[derive(Clone, Copy)]
-struct Verdict {
-    /// Since when that is known of the directory itself.
-    itself: Instant,
-    /// Since when it is known of the directory and of all above it.
-    path: Option<Instant>,
-}
-
-/// Directories that the server lets root search, by whatever groups that root has, and since when we know.
-pub struct RootSearches {
-    ttl: Duration,
-    allowed: Mutex<HashMap<(u64, Cred), Verdict>>,
-}
-
-impl RootSearches {
-    /// Verdicts hold for `ttl`.
-    pub fn new(ttl: Duration) -> RootSearches {
-        RootSearches { ttl, allowed: Mutex::default() }
-    }
-
-    /// What is known of a directory, as far as it holds still.
-    fn known(&self, directory: u64, cred: &Cred) -> Option<Verdict> {
-        let is_fresh = |since: &Instant| efc_tasks::time::since(*since) < self.ttl;
-        let verdict = *self.allowed.lock().expect("searches lock").get(&(directory, cred.clone()))?;
-        is_fresh(&verdict.itself).then_some(Verdict { path: verdict.path.filter(is_fresh), ..verdict })
-    }
-
-    /// The server has let the caller search the directory since `itself`.
-    fn remember(&self, directory: u64, cred: &Cred, itself: Instant) {
-        self.change(directory, cred, Verdict { itself, path: None }, |verdict| verdict.itself = itself);
-    }
-
-    /// And all that are above it since `path`.
-    fn remember_path(&self, directory: u64, cred: &Cred, path: Instant) {
-        let verdict = Verdict { itself: path, path: Some(path) };
-        self.change(directory, cred, verdict, |verdict| verdict.path = Some(path));
-    }
-
-    fn change(&self, directory: u64, cred: &Cred, new: Verdict, change: impl FnOnce(&mut Verdict)) {
-        let mut allowed = self.allowed.lock().expect("searches lock");
-        if allowed.len() >= VERDICTS_MAX {
-            allowed.clear();
-        }
-        allowed.entry((directory, cred.clone())).and_modify(change).or_insert(new);
-    }
-}
 
 /// Notices a circle in a walk (Brent's algorithm): a path has none, but what was noted of directories that move may.
 struct Circle {
@@ -101,15 +49,18 @@ impl<B: Backend> Inner<B> {
             return Ok(()); // where a predecessor had begun something, it had looked before
         }
         let Some(first) = self.state.parent(node) else { return Ok(()) };
+        let ttl = self.freshness.search_ttl();
         let (mut directory, mut oldest, mut circle) = (first, efc_tasks::time::now(), Circle::new(first));
         loop {
-            match self.root_searches.known(directory, &caller.cred) {
-                Some(Verdict { path: Some(path), .. }) => {
+            let inode = self.inode(directory).ok(); // one that is forgotten is not what it was reached by
+            match (inode.as_ref().and_then(|inode| inode.search(&caller.cred, ttl)), &inode) {
+                (Some(Verdict { path: Some(path), .. }), _) => {
                     oldest = oldest.min(path);
                     break;
                 }
-                Some(Verdict { itself, path: None }) => oldest = oldest.min(itself),
-                None => self.ask_to_search(caller, directory).await?,
+                (Some(Verdict { itself, path: None }), _) => oldest = oldest.min(itself),
+                (None, Some(inode)) => self.ask_to_search(caller, inode).await?,
+                (None, None) => {}
             }
             if directory == ROOT {
                 break;
@@ -120,7 +71,9 @@ impl<B: Backend> Inner<B> {
             }
             directory = above;
         }
-        self.root_searches.remember_path(first, &caller.cred, oldest);
+        if let Ok(first) = self.inode(first) {
+            first.searched_path(&caller.cred, oldest);
+        }
         Ok(())
     }
 
@@ -134,33 +87,31 @@ impl<B: Backend> Inner<B> {
 
     /// Has root this file or directory open?
     fn has_open(&self, node: u64) -> bool {
-        let is_open = self.handle_of(node).is_ok_and(|handle| self.in_use.is_open_by_root(&handle));
+        let is_open = self.inode(node).is_ok_and(|inode| inode.is_open_by_root());
         is_open || self.has_directory_open(0, node)
     }
 
     /// The server has let the caller look up something in this directory.
-    pub(super) fn has_searched(&self, caller: &Caller, directory: u64, since: Instant) {
+    pub(super) fn has_searched(&self, caller: &Caller, directory: &Inode, asked: Tick) {
         if caller.cred.uid == 0 {
-            self.root_searches.remember(directory, &caller.cred, since);
+            directory.searched(&caller.cred, asked.at);
         }
     }
 
-    async fn ask_to_search(&self, caller: &Caller, directory: u64) -> Result<(), Errno> {
-        let Ok(handle) = self.handle_of(directory) else { return Ok(()) }; // forgotten: not what it was reached by
-        let asked_at = efc_tasks::time::now();
-        let answer = self.backend.access(Call::of(&caller.cred), &handle, access::LOOKUP).await;
+    async fn ask_to_search(&self, caller: &Caller, directory: &Arc<Inode>) -> Result<(), Errno> {
+        let answer = self.backend.access(Call::of(&caller.cred), directory.handle(), access::LOOKUP).await;
         let Seen { value: (granted, attr), asked } = match answer {
             Ok(answer) => answer,
             Err(error) if error.is(Status::Stale) => return Ok(()), // gone: the file has moved since
             Err(error) => return Err(errno(&error)),
         };
         if let Some(attr) = &attr {
-            self.attrs.learn(directory, attr, asked);
+            directory.learn(Seen { value: attr, asked });
         }
         if granted & access::LOOKUP == 0 {
             return Err(Errno(libc::EACCES));
         }
-        self.root_searches.remember(directory, &caller.cred, asked_at);
+        directory.searched(&caller.cred, asked.at);
         Ok(())
     }
 }
@@ -168,10 +119,6 @@ impl<B: Backend> Inner<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cred(gid: u32) -> Cred {
-        Cred { gid, ..Cred::root() }
-    }
 
     #[test]
     fn a_circle_is_noticed_and_a_long_path_is_none() {
@@ -183,29 +130,5 @@ mod tests {
             let noticed = (1..).find(|step| circle.closes_at(place(*step)));
             assert!(noticed.is_some_and(|step| step <= 3 * (tail + length) + 1), "{tail} {length}: {noticed:?}");
         }
-    }
-
-    #[test]
-    fn verdicts_are_of_one_credential_and_end() {
-        let searches = RootSearches::new(Duration::from_secs(60));
-        searches.remember(5, &cred(0), Instant::now());
-        assert!(searches.known(5, &cred(0)).is_some_and(|verdict| verdict.path.is_none()));
-        assert!(searches.known(5, &cred(7)).is_none(), "another group");
-        assert!(searches.known(6, &cred(0)).is_none());
-        searches.remember_path(5, &cred(0), Instant::now());
-        assert!(searches.known(5, &cred(0)).is_some_and(|verdict| verdict.path.is_some()));
-        let brief = RootSearches::new(Duration::ZERO);
-        brief.remember_path(5, &cred(0), Instant::now());
-        assert!(brief.known(5, &cred(0)).is_none());
-    }
-
-    #[test]
-    fn a_path_is_known_no_longer_than_its_oldest_verdict() {
-        let searches = RootSearches::new(Duration::from_secs(60));
-        let now = Instant::now();
-        searches.remember(5, &cred(0), now);
-        let Some(old) = now.checked_sub(Duration::from_secs(100)) else { return };
-        searches.remember_path(5, &cred(0), old);
-        assert!(searches.known(5, &cred(0)).is_some_and(|verdict| verdict.path.is_none()));
     }
 }

@@ -17,20 +17,19 @@
 //! verifier of the first such write. As long as the server has that verifier nothing is lost; with another, it is (EIO). Who is
 //! told of what is lost is in [`super::failures`].
 
-use efc_tasks::sync::Mutex;
-use efc_tasks::sync::atomic::{AtomicU64, Ordering};
-use std::collections::HashMap;
+use efc_tasks::sync::MutexGuard;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use efc_backend::{Backend, Call, Cred, FileHandle, Seen, Stable, Verifier};
+use efc_backend::{Backend, Call, Cred, Seen, Stable, Verifier};
+use efc_cache::{Chunk, Inode, Pending, Room};
 use efc_fuse::Errno;
 use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
 use super::files::OpenFile;
 use super::interrupts::Progress;
-use super::{Answer, Inner, Response};
+use super::{Inner, Outcome, Response};
 use crate::errno::errno;
 
 /// Where a WRITE goes.
@@ -55,63 +54,6 @@ impl Place {
 /// In `write_flags`: the data comes from the page cache.
 const FUSE_WRITE_CACHE: u32 = 1 << 0;
 
-/// Files with uncommitted data.
-pub struct Writes {
-    usage: Arc<Usage>,
-    files: Mutex<HashMap<u64, Arc<FileWrites>>>,
-}
-
-/// What waits for COMMIT, and its limits.
-struct Usage {
-    /// Data that waits.
-    bytes: AtomicU64,
-    /// Memory that it takes, and that of writes on their way.
-    memory: AtomicU64,
-    memory_max: u64,
-    /// Writes that wait.
-    count: AtomicU64,
-    count_max: u64,
-}
-
-/// Memory for a write on its way: what no write has taken over goes back.
-struct Room {
-    usage: Arc<Usage>,
-    memory: u64,
-}
-
-struct FileWrites {
-    node: u64,
-    handle: FileHandle,
-    /// Held shared by a write until it is recorded, exclusively while everything is sent again.
-    order: tokio::sync::RwLock<()>,
-    /// One COMMIT at a time.
-    committing: Arc<tokio::sync::Mutex<()>>,
-    /// Of what is pending.
-    bytes: AtomicU64,
-    pending: Mutex<Pending>,
-}
-
-#[derive(Default)]
-struct Pending {
-    /// In the order of their replies.
-    chunks: Vec<Chunk>,
-    /// The mark of data that is not kept.
-    unkept: Option<Verifier>,
-}
-
-#[derive(Clone)]
-struct Chunk {
-    offset: u64,
-    data: Bytes,
-    verifier: Verifier,
-    cred: Cred,
-    checksum: u32,
-    /// In the saved state.
-    record: Option<u64>,
-    /// Its part of the memory in use.
-    memory: u64,
-}
-
 /// Data on its way to the server.
 struct Outgoing {
     data: Bytes,
@@ -120,136 +62,18 @@ struct Outgoing {
     room: Option<Room>,
 }
 
-impl Usage {
-    fn is_full(&self, memory: u64) -> bool {
-        memory > self.memory_max || self.count.load(Ordering::Relaxed) >= self.count_max
-    }
-
-    fn is_half_full(&self) -> bool {
-        self.memory.load(Ordering::Relaxed) * 2 >= self.memory_max
-            || self.count.load(Ordering::Relaxed) * 2 >= self.count_max
-    }
-
-    fn add(&self, chunk: &Chunk) {
-        self.bytes.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
-        self.count.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn subtract(&self, chunk: &Chunk) {
-        self.bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
-        self.memory.fetch_sub(chunk.memory, Ordering::Relaxed);
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Room {
-    /// Hands over as much, or what is left.
-    fn take(&mut self, memory: u64) -> u64 {
-        let taken = memory.min(self.memory);
-        self.memory -= taken;
-        taken
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.usage.memory.fetch_sub(self.memory, Ordering::Relaxed);
-    }
-}
-
-impl Writes {
-    /// At most `memory_max` bytes and `count_max` writes wait for COMMIT.
-    pub fn new(memory_max: u64, count_max: u64) -> Writes {
-        let (bytes, memory, count) = Default::default();
-        Writes { usage: Arc::new(Usage { bytes, memory, memory_max, count, count_max }), files: Mutex::default() }
-    }
-
-    /// Bytes that wait for COMMIT.
-    pub fn bytes(&self) -> u64 {
-        self.usage.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Memory for a write, if it fits.
-    fn reserve(&self, memory: u64) -> Option<Room> {
-        let more = |used: u64| Some(used + memory).filter(|sum| !self.usage.is_full(*sum));
-        self.usage.memory.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Room { usage: self.usage.clone(), memory })
-    }
-
-    /// The file with the most uncommitted bytes.
-    fn largest(&self) -> Option<u64> {
-        let files = self.files.lock().expect("writes lock");
-        let bytes = |file: &FileWrites| file.bytes.load(Ordering::Relaxed);
-        files.values().map(|file| (bytes(file), file.node)).filter(|(bytes, _)| *bytes > 0).max().map(|(_, node)| node)
-    }
-
-    fn known(&self, node: u64) -> Option<Arc<FileWrites>> {
-        self.files.lock().expect("writes lock").get(&node).cloned()
-    }
-
-    fn of(&self, node: u64, handle: &FileHandle, unkept: Option<Verifier>) -> Arc<FileWrites> {
-        let mut files = self.files.lock().expect("writes lock");
-        let new = || {
-            Arc::new(FileWrites {
-                node,
-                handle: *handle,
-                order: tokio::sync::RwLock::new(()),
-                committing: Arc::default(),
-                bytes: AtomicU64::new(0),
-                pending: Mutex::new(Pending { unkept, chunks: Vec::new() }),
-            })
-        };
-        files.entry(node).or_insert_with(new).clone()
-    }
-
-    /// The kernel has forgotten the file.
-    pub fn forget(&self, node: u64) {
-        if let Some(file) = self.known(node) {
-            self.drop_if_idle(file);
-        }
-    }
-
-    /// Counts a chunk of the file, which waits from now on.
-    fn add(&self, file: &FileWrites, chunk: &Chunk) {
-        self.usage.add(chunk);
-        file.bytes.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
-    }
-
-    /// It does not wait any more.
-    fn subtract(&self, file: &FileWrites, chunk: &Chunk) {
-        self.usage.subtract(chunk);
-        file.bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
-    }
-
-    /// Drops the entry of a file without uncommitted data, unless a write is using it.
-    fn drop_if_idle(&self, file: Arc<FileWrites>) {
-        let mut files = self.files.lock().expect("writes lock");
-        let is_idle = file.pending.lock().expect("pending lock").is_empty();
-        if is_idle && Arc::strong_count(&file) == 2 {
-            files.remove(&file.node);
-        }
-    }
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.chunks.is_empty() && self.unkept.is_none()
-    }
-}
-
 impl<B: Backend> Inner<B> {
     /// Takes over what a predecessor had written and not committed.
     pub(super) fn restore_writes(&self) {
         let (mut count, mut bytes) = (0, 0);
         for (record, write) in self.state.take_saved_writes() {
-            let Ok(handle) = self.handle_of(write.node) else {
+            let Ok(inode) = self.inode(write.node) else {
                 log::error!("inode {}: uncommitted data of a file that is not known any more is dropped", write.node);
                 self.state.remove_write(record);
                 continue;
             };
-            let file = self.writes.of(write.node, &handle, self.unkept(write.node));
             let memory = payload_cost(write.data.len());
-            self.writes.usage.memory.fetch_add(memory, Ordering::Relaxed);
+            self.writes.inherit(memory);
             (count, bytes) = (count + 1, bytes + write.data.len());
             let chunk = Chunk {
                 offset: write.offset,
@@ -260,12 +84,20 @@ impl<B: Backend> Inner<B> {
                 record: Some(record),
                 memory,
             };
-            self.writes.add(&file, &chunk);
-            file.pending.lock().expect("pending lock").chunks.push(chunk);
+            self.writes.add(&inode, &mut self.pending(&inode), chunk);
         }
         if count > 0 {
             log::info!("{count} writes of a predecessor, {bytes} bytes, wait for COMMIT");
         }
+    }
+
+    /// What waits for COMMIT of a file, with the mark of what is not kept, if there is one and nothing else waits.
+    fn pending<'a>(&self, inode: &'a Inode) -> MutexGuard<'a, Pending> {
+        let mut pending = inode.writes().pending.lock().expect("pending lock");
+        if pending.is_empty() {
+            pending.unkept = inode.node().and_then(|node| self.unkept(node));
+        }
+        pending
     }
 
     pub(super) async fn write(
@@ -274,7 +106,7 @@ impl<B: Backend> Inner<B> {
         fh: u64,
         place: Place,
         data: Bytes,
-    ) -> Answer {
+    ) -> Outcome {
         let file = self.file(fh)?;
         if resent {
             self.tell_again(unique, fh, file.node)?;
@@ -283,22 +115,19 @@ impl<B: Backend> Inner<B> {
             self.tell_failure(unique, fh, file.node)?;
         }
         let length = data.len();
-        let _change = self.whole_files.change(file.node);
         let outgoing = self.keep(data).await;
-        let writes = self.writes.of(file.node, &file.handle, self.unkept(file.node));
-        let result = self.write_in_order((unique, resent, progress), &file, &writes, place, outgoing).await;
-        self.writes.drop_if_idle(writes);
-        let is_kept = result?;
-        self.attrs.wrote(file.node, place.offset + length as u64); // where the kernel believes that it was
+        drop(self.pending(&file.inode)); // what an earlier daemon has not kept is known before it is marked otherwise
+        let is_kept = self.write_in_order((unique, resent, progress), &file, place, outgoing).await?;
+        file.inode.wrote(place.offset + length as u64); // where the kernel believes that it was
         if is_kept || !self.state.keeps_payloads() {
-            self.commit_in_background(file.node);
+            self.commit_in_background(&file.inode);
         } else {
-            self.commit(file.node).await;
+            self.commit(&file.inode).await;
             if !place.is_cached {
                 self.tell_failure(unique, fh, file.node)?;
             }
         }
-        Ok(Response::Written(length as u32))
+        Ok(Response::Written(length as u32).into())
     }
 
     /// Sends the data where it goes, while nothing is sent again; answers as [`Inner::write_all`].
@@ -306,15 +135,14 @@ impl<B: Backend> Inner<B> {
         &self,
         (unique, resent, progress): (u64, bool, &Progress),
         file: &OpenFile,
-        writes: &FileWrites,
         Place { offset, appends, .. }: Place,
         outgoing: Outgoing,
     ) -> Result<bool, Errno> {
-        let _shared = writes.order.read().await;
+        let _shared = file.inode.writes().order.read().await;
         let length = outgoing.data.len();
         let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
         progress.set_sent();
-        let result = self.write_all(file, writes, at, outgoing).await;
+        let result = self.write_all(file, at, outgoing).await;
         if at != offset {
             // What the kernel keeps is wrong where the data went, and where the kernel believes that it did.
             let end = at.max(offset) + length as u64;
@@ -333,37 +161,33 @@ impl<B: Backend> Inner<B> {
 
     /// The server's idea of a file's size: another node may have appended.
     pub(super) async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
-        let asked = self.backend.getattr(Call::of(&file.cred), &file.handle).await;
-        let Seen { value: attr, asked } = asked.map_err(|error| errno(&error))?;
-        if !self.attrs.is_plausible(file.node, &attr) {
+        let asked = self.backend.getattr(Call::of(&file.cred), file.inode.handle()).await;
+        let seen = asked.map_err(|error| errno(&error))?;
+        if !file.inode.is_plausible(&seen.value) {
             return Err(Errno(libc::EIO));
         }
-        self.attrs.learn(file.node, &attr, asked);
-        Ok(attr.size)
+        file.inode.learn(seen.part(|attr| attr));
+        Ok(seen.value.size)
     }
 
     /// Sends all of it; answers whether all that waits for COMMIT now is kept.
-    async fn write_all(
-        &self,
-        file: &OpenFile,
-        writes: &FileWrites,
-        mut offset: u64,
-        mut outgoing: Outgoing,
-    ) -> Result<bool, Errno> {
+    async fn write_all(&self, file: &OpenFile, mut offset: u64, mut outgoing: Outgoing) -> Result<bool, Errno> {
         let mut is_kept = true;
         while !outgoing.data.is_empty() {
             let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
             let call = Call::of(&file.cred).patient();
-            let written = self.backend.write(call, &file.handle, offset, part.clone(), Stable::Unstable).await;
-            let Seen { value: written, asked } = match written {
-                Ok(written) if written.value.count > 0 => written,
-                Ok(_) => return Err(Errno(libc::EIO)),
-                Err(error) => {
-                    self.attrs.expire(file.node);
-                    return Err(errno(&error));
-                }
-            };
-            self.attrs.learn_or_expire(file.node, written.wcc.after.as_ref(), asked);
+            let mutation = file.inode.mutate();
+            let written =
+                match self.backend.write(call, file.inode.handle(), offset, part.clone(), Stable::Unstable).await {
+                    Ok(written) if written.value.count > 0 => written,
+                    Ok(_) => return Err(Errno(libc::EIO)),
+                    Err(error) => {
+                        mutation.failed(&error);
+                        return Err(errno(&error));
+                    }
+                };
+            mutation.answered(written.part(|written| &written.wcc));
+            let written = written.value;
             let taken = part.slice(..part.len().min(written.count as usize));
             outgoing.data = outgoing.data.slice(taken.len()..);
             let next = offset + taken.len() as u64;
@@ -376,7 +200,7 @@ impl<B: Backend> Inner<B> {
                 record: None,
                 memory: 0,
             };
-            is_kept &= self.record(writes, chunk, written.stable, &mut outgoing);
+            is_kept &= self.record(file, chunk, written.stable, &mut outgoing);
             offset = next;
         }
         Ok(is_kept)
@@ -384,22 +208,21 @@ impl<B: Backend> Inner<B> {
 
     /// Notes what the server has only in memory, for a successor too, before the application hears of the write. Answers
     /// whether a successor can send it.
-    fn record(&self, writes: &FileWrites, mut chunk: Chunk, stable: Stable, outgoing: &mut Outgoing) -> bool {
-        let mut pending = writes.pending.lock().expect("pending lock");
+    fn record(&self, file: &OpenFile, mut chunk: Chunk, stable: Stable, outgoing: &mut Outgoing) -> bool {
+        let mut pending = file.inode.writes().pending.lock().expect("pending lock");
         // An earlier write that waits may be sent again: this one must follow it then, stable or not.
-        if stable != Stable::Unstable && pending.chunks.is_empty() {
+        if stable != Stable::Unstable && pending.chunks().is_empty() {
             return true;
         }
         if let Some(room) = &mut outgoing.room {
             chunk.memory = room.take(if outgoing.data.is_empty() { u64::MAX } else { chunk.data.len() as u64 });
         }
-        chunk.record = outgoing.kept.as_ref().and_then(|kept| self.save(writes.node, kept, &chunk));
-        if pending.is_empty() && !self.failures.is_unheard(writes.node) {
-            self.state.set_uncommitted(writes.node, Some(chunk.verifier));
+        chunk.record = outgoing.kept.as_ref().and_then(|kept| self.save(file.node, kept, &chunk));
+        if pending.is_empty() && !self.failures.is_unheard(file.node) {
+            self.state.set_uncommitted(file.node, Some(chunk.verifier));
         }
         let is_kept = chunk.record.is_some();
-        self.writes.add(writes, &chunk);
-        pending.chunks.push(chunk);
+        self.writes.add(&file.inode, &mut pending, chunk);
         is_kept
     }
 
@@ -423,158 +246,147 @@ impl<B: Backend> Inner<B> {
             if let Some(room) = self.writes.reserve(memory) {
                 return Some(room);
             }
-            let node = self.writes.largest()?;
-            self.commit(node).await;
+            let file = self.writes.largest()?;
+            self.commit(&file).await;
         }
     }
 
-    fn commit_in_background(self: &Arc<Self>, node: u64) {
-        if !self.writes.usage.is_half_full() {
-            return;
+    fn commit_in_background(self: &Arc<Self>, inode: &Arc<Inode>) {
+        if self.writes.is_half_full() && inode.writes().committing.try_lock().is_ok() {
+            self.commit_detached(inode.clone());
         }
-        let is_committing = |file: Arc<FileWrites>| file.committing.try_lock().is_err();
-        if self.writes.known(node).is_none_or(is_committing) {
-            return;
-        }
-        self.commit_detached(node);
     }
 
     /// Commits without anybody waiting.
-    pub(super) fn commit_detached(self: &Arc<Self>, node: u64) {
+    pub(super) fn commit_detached(self: &Arc<Self>, inode: Arc<Inode>) {
         let inner = self.clone();
-        efc_tasks::spawn(async move { inner.commit(node).await });
+        efc_tasks::spawn(async move { inner.commit(&inode).await });
     }
 
     /// Has the file data that waits for COMMIT?
-    pub(super) fn has_uncommitted(&self, node: u64) -> bool {
-        self.writes.known(node).is_some() || self.unkept(node).is_some()
-    }
-
-    /// What waits for COMMIT, or is not kept.
-    fn uncommitted(&self, node: u64) -> Result<Option<Arc<FileWrites>>, Errno> {
-        match (self.writes.known(node), self.unkept(node)) {
-            (None, None) => Ok(None),
-            (None, unkept) => Ok(Some(self.writes.of(node, &self.handle_of(node)?, unkept))),
-            (known, _) => Ok(known),
-        }
+    pub(super) fn has_uncommitted(&self, inode: &Inode) -> bool {
+        !self.pending(inode).is_empty()
     }
 
     /// Commits every file.
     pub(super) async fn commit_all(self: &Arc<Self>) {
-        let nodes: Vec<u64> = self.writes.files.lock().expect("writes lock").keys().copied().collect();
-        for node in nodes {
-            self.commit(node).await;
+        for file in self.writes.files() {
+            self.commit(&file).await;
         }
     }
 
     /// Returns when all data written so far is on the server's stable storage, or noted as lost.
-    pub(super) async fn commit(self: &Arc<Self>, node: u64) {
-        let Ok(Some(file)) = self.uncommitted(node) else { return };
-        self.commit_file(&file).await;
-        self.writes.drop_if_idle(file);
-    }
-
-    async fn commit_file(self: &Arc<Self>, file: &Arc<FileWrites>) {
-        let one = file.committing.clone().lock_owned().await;
+    pub(super) async fn commit(self: &Arc<Self>, inode: &Arc<Inode>) {
+        if !self.has_uncommitted(inode) {
+            return;
+        }
+        let one = inode.writes().committing.clone().lock_owned().await;
         let (count, cred, unkept) = {
-            let pending = file.pending.lock().expect("pending lock");
-            let cred = pending.chunks.last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
-            (pending.chunks.len(), cred, pending.unkept)
+            let pending = inode.writes().pending.lock().expect("pending lock");
+            let cred = pending.chunks().last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
+            (pending.chunks().len(), cred, pending.unkept)
         };
         if count == 0 && unkept.is_none() {
             return;
         }
-        let failure = match self.backend.commit(Call::of(&cred), &file.handle).await {
-            Ok(Seen { value: committed, asked }) => {
-                self.attrs.learn_or_expire(file.node, committed.wcc.after.as_ref(), asked);
-                let is_settled = self.settle(file, count, committed.verifier);
-                let is_lost = unkept.is_some_and(|verifier| verifier != committed.verifier);
-                if is_settled && !is_lost {
-                    return self.unmark(file);
+        let failure = match self.backend.commit(Call::of(&cred), inode.handle()).await {
+            Ok(committed) => {
+                let Seen { value: committed, asked } = committed;
+                match &committed.wcc.after {
+                    Some(after) if inode.is_plausible(after) => inode.learn(Seen { value: after, asked }),
+                    _ => inode.expire(),
                 }
-                is_lost.then_some(Errno(libc::EIO))
+                let verifier = committed.verifier;
+                if self.settle(inode, count, verifier) {
+                    return;
+                }
+                unkept.is_some_and(|unkept| unkept != verifier).then_some(Errno(libc::EIO))
             }
             // Stable writes may do what COMMIT cannot. For data that is not kept COMMIT was the only way.
             Err(error) => unkept.map(|_| errno(&error)),
         };
-        self.repair(file, one, failure).await;
+        self.repair(inode, one, failure).await;
     }
 
     /// Sends everything again, in a task of its own: its writes are as little to be lost sight of as any. `failure` is what is lost
     /// already.
     async fn repair(
         self: &Arc<Self>,
-        file: &Arc<FileWrites>,
+        inode: &Arc<Inode>,
         one: tokio::sync::OwnedMutexGuard<()>,
         failure: Option<Errno>,
     ) {
-        let (inner, file) = (self.clone(), file.clone());
+        let (inner, inode) = (self.clone(), inode.clone());
         let (done, is_done) = tokio::sync::oneshot::channel();
         efc_tasks::spawn(async move {
-            inner.write_again(&file, failure).await;
-            inner.unmark(&file);
-            inner.writes.drop_if_idle(file);
+            inner.write_again(&inode, failure).await;
             drop(one);
             let _ = done.send(());
         });
         drop(is_done.await);
     }
 
-    /// Drops the first `count` chunks if the server committed them all.
-    fn settle(&self, file: &FileWrites, count: usize, verifier: Verifier) -> bool {
-        let mut pending = file.pending.lock().expect("pending lock");
-        if pending.chunks[..count].iter().any(|chunk| chunk.verifier != verifier) {
+    /// Drops the first `count` chunks if the server committed them all; `true` if nothing that waited before is lost.
+    fn settle(&self, inode: &Inode, count: usize, verifier: Verifier) -> bool {
+        let mut pending = inode.writes().pending.lock().expect("pending lock");
+        if pending.chunks()[..count].iter().any(|chunk| chunk.verifier != verifier) {
             return false;
         }
-        self.forget_chunks(file, &mut pending, count);
-        true
+        self.forget_chunks(inode, &mut pending, count);
+        let is_settled = pending.unkept.is_none_or(|unkept| unkept == verifier);
+        if is_settled {
+            self.unmark(inode, &mut pending);
+        }
+        is_settled
     }
 
     /// The first `count` chunks need not be sent again, ever; the oldest goes first, so that what a SIGKILL leaves covers nothing newer.
-    fn forget_chunks(&self, file: &FileWrites, pending: &mut Pending, count: usize) {
-        for chunk in pending.chunks.drain(..count) {
-            chunk.record.into_iter().for_each(|record| self.state.remove_write(record));
-            self.writes.subtract(file, &chunk);
-        }
+    fn forget_chunks(&self, inode: &Inode, pending: &mut Pending, count: usize) {
+        let retire = |chunk: &Chunk| chunk.record.into_iter().for_each(|record| self.state.remove_write(record));
+        self.writes.remove(inode, pending, count, retire);
     }
 
     /// Sends everything again, this time to stable storage. Nothing waits for COMMIT afterwards; what cannot be written is noted as
     /// lost, as `failure` is.
-    async fn write_again(&self, file: &FileWrites, failure: Option<Errno>) {
-        let _no_new_writes = file.order.write().await;
-        let _change = self.whole_files.change(file.node);
+    async fn write_again(&self, inode: &Arc<Inode>, failure: Option<Errno>) {
+        let _no_new_writes = inode.writes().order.write().await;
         // They stay recorded until the end, for a successor.
-        let chunks = file.pending.lock().expect("pending lock").chunks.clone();
+        let chunks = inode.writes().pending.lock().expect("pending lock").chunks().to_vec();
         if !chunks.is_empty() {
-            log::warn!("inode {}: sending {} uncommitted writes again", file.node, chunks.len());
+            log::warn!("{inode:?}: sending {} uncommitted writes again", chunks.len());
         }
-        let failure = failure.or(self.write_all_again(file, &chunks).await.err());
-        self.attrs.expire(file.node);
+        let failure = failure.or(self.write_all_again(inode, &chunks).await.err());
+        inode.expire();
         if let Some(errno) = failure {
-            self.note_lost(file.node, errno);
+            self.note_lost(inode, errno);
         }
-        self.forget_chunks(file, &mut file.pending.lock().expect("pending lock"), chunks.len());
+        let mut pending = inode.writes().pending.lock().expect("pending lock");
+        self.forget_chunks(inode, &mut pending, chunks.len());
+        self.unmark(inode, &mut pending);
     }
 
-    async fn write_all_again(&self, file: &FileWrites, chunks: &[Chunk]) -> Result<(), Errno> {
+    async fn write_all_again(&self, inode: &Arc<Inode>, chunks: &[Chunk]) -> Result<(), Errno> {
         let mut result = Ok(());
         for chunk in chunks {
             if payload_checksum(&chunk.data) != chunk.checksum {
-                log::error!("inode {}: uncommitted data is damaged", file.node);
+                log::error!("{inode:?}: uncommitted data is damaged");
                 result = Err(Errno(libc::EIO));
                 continue;
             }
-            self.write_stable(file, chunk).await?;
+            self.write_stable(inode, chunk).await?;
         }
         result
     }
 
-    async fn write_stable(&self, file: &FileWrites, chunk: &Chunk) -> Result<(), Errno> {
+    async fn write_stable(&self, inode: &Arc<Inode>, chunk: &Chunk) -> Result<(), Errno> {
         let (mut offset, mut data) = (chunk.offset, chunk.data.clone());
         while !data.is_empty() {
-            let written =
-                self.backend.write(Call::of(&chunk.cred), &file.handle, offset, data.clone(), Stable::File).await;
-            let count = written.map_err(|error| errno(&error))?.value.count as usize;
+            let mutation = inode.mutate();
+            let call = Call::of(&chunk.cred);
+            let written = self.backend.write(call, inode.handle(), offset, data.clone(), Stable::File).await;
+            let written = written.map_err(|error| errno(&error))?;
+            mutation.answered(written.part(|written| &written.wcc));
+            let count = written.value.count as usize;
             if count == 0 {
                 return Err(Errno(libc::EIO));
             }
@@ -586,26 +398,22 @@ impl<B: Backend> Inner<B> {
 
     /// Somebody hears that data of the file is lost: it need not be marked so any more.
     pub(super) fn unmark_lost(&self, node: u64, failure: Failure) {
-        let Ok(handle) = self.handle_of(node) else { return };
-        let file = self.writes.of(node, &handle, None);
-        let pending = file.pending.lock().expect("pending lock");
+        let Ok(inode) = self.inode(node) else { return };
+        let pending = inode.writes().pending.lock().expect("pending lock");
         // In this order: nobody may take the mark for that of data which an earlier daemon has lost (`Inner::unkept`).
         self.mark_first(node, &pending);
         self.failures.set_heard(node, failure);
-        drop(pending);
-        self.writes.drop_if_idle(file);
     }
 
     /// Takes the mark off a file whose data is all committed, or has a later write's verifier as its new mark.
-    fn unmark(&self, file: &FileWrites) {
-        let mut pending = file.pending.lock().expect("pending lock");
+    fn unmark(&self, inode: &Inode, pending: &mut Pending) {
         pending.unkept = None;
-        if !self.failures.is_unheard(file.node) {
-            self.mark_first(file.node, &pending);
+        if let Some(node) = inode.node().filter(|node| !self.failures.is_unheard(*node)) {
+            self.mark_first(node, pending);
         }
     }
 
     fn mark_first(&self, node: u64, pending: &Pending) {
-        self.state.set_uncommitted(node, pending.chunks.first().map(|chunk| chunk.verifier));
+        self.state.set_uncommitted(node, pending.chunks().first().map(|chunk| chunk.verifier));
     }
 }

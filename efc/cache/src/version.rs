@@ -11,8 +11,7 @@
 use efc_tasks::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use efc_backend::{Attr, Time};
-use efc_fuse::state::DataVersion;
+use efc_backend::{Attr, Time, WccAttr};
 
 /// Longest tick of a server whose stamps have fractions of a second. Linux has 1 to 10 ms, Windows 16 ms.
 const FINE_TICK: Duration = Duration::from_millis(20);
@@ -27,9 +26,12 @@ const NODE_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
 /// What tells two contents of a file apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
-    mtime: Time,
-    ctime: Time,
-    size: u64,
+    /// Last modification of the data.
+    pub mtime: Time,
+    /// Last change of the attributes.
+    pub ctime: Time,
+    /// In bytes.
+    pub size: u64,
 }
 
 impl Version {
@@ -38,10 +40,9 @@ impl Version {
         Version { mtime: attr.mtime, ctime: attr.ctime, size: attr.size }
     }
 
-    /// As the saved state keeps it.
-    pub fn saved(&self) -> DataVersion {
-        let word = |time: Time| u64::from(time.seconds) << 32 | u64::from(time.nanos);
-        DataVersion { mtime: word(self.mtime), ctime: word(self.ctime), size: self.size }
+    /// The version that a change has found.
+    pub fn before(attr: &WccAttr) -> Version {
+        Version { mtime: attr.mtime, ctime: attr.ctime, size: attr.size }
     }
 
     /// For how long after its ctime a change may still have this version.
@@ -51,18 +52,20 @@ impl Version {
 }
 
 /// What is known of the server's clock: how late it is there at least.
-pub struct ServerClock {
+pub(crate) struct ServerClock {
     started_at: Instant,
     /// Of the server's time over `started_at`'s, in ns; `i64::MIN`: nothing is known.
     ahead_ns: AtomicI64,
 }
 
-impl ServerClock {
+impl Default for ServerClock {
     /// Nothing is known yet.
-    pub fn new() -> ServerClock {
+    fn default() -> ServerClock {
         ServerClock { started_at: efc_tasks::time::now(), ahead_ns: AtomicI64::new(i64::MIN) }
     }
+}
 
+impl ServerClock {
     fn elapsed_ns(&self, at: Instant) -> i64 {
         nanos(at.saturating_duration_since(self.started_at))
     }
@@ -113,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_version_is_past_when_the_server_has_shown_a_later_time() {
-        let (clock, now, start) = (ServerClock::new(), Instant::now(), node_ns() / 2_000_000_000 * 2_000_000_000);
+        let (clock, now, start) = (ServerClock::default(), Instant::now(), node_ns() / 2_000_000_000 * 2_000_000_000);
         let fine = version(start + 500_000_000);
         assert!(!clock.is_past(&fine, now), "nothing is known");
         clock.observe(fine.ctime, now);
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_file_of_long_ago_is_past_and_a_stamp_of_the_future_says_nothing() {
-        let (clock, now) = (ServerClock::new(), Instant::now());
+        let (clock, now) = (ServerClock::default(), Instant::now());
         assert!(clock.is_past(&version(node_ns() - nanos(NODE_SKEW_MAX) - 1), now));
         clock.observe(version(node_ns() + nanos(NODE_SKEW_MAX) * 2).ctime, now);
         assert!(!clock.is_past(&version(node_ns() - 1), now));

@@ -1,0 +1,198 @@
+//! The attributes of an inode: what replies have shown, and what follows from that.
+//!
+//! Replies overtake each other: two writes in flight come back in any order, and the attributes of the earlier one
+//! must not make the file shorter again. The server's ctime decides; a tie between overlapping calls makes the attributes
+//! expire, so that the next question goes to the server. Attributes that [expire](Inode::expire) are not answered from, nor is any
+//! reply to a call that was sent before that.
+//!
+//! For how long attributes may be given is not decided here but by [`Freshness`](crate::Freshness): this module only says what is
+//! known and since when.
+
+use std::time::Instant;
+
+use efc_backend::{Attr, Seen, Tick};
+
+use crate::inode::{Facts, Inode};
+use crate::inodes::Inodes;
+use crate::version::Version;
+
+/// Attributes that a reply has shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    pub attr: Attr,
+    /// Of the call whose reply showed it last.
+    asked: Tick,
+    /// When a reply first showed the version of `attr`.
+    first_seen: Instant,
+    /// When a reply last showed it; `None`: not to be answered from.
+    fetched_at: Option<Instant>,
+    /// The place of the reply among all answers.
+    received: u64,
+}
+
+/// Attributes that nothing is known to have changed, and when a reply has shown them.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed {
+    /// The attributes.
+    pub seen: Seen<Attr>,
+    /// When the reply came.
+    pub at: Instant,
+}
+
+impl Facts {
+    /// Takes in `attr`, an answer with the tick `answered` to a call of the tick `asked`.
+    fn learn(&mut self, attr: &Attr, asked: Tick, answered: Tick) {
+        let Tick { order: received, at: now } = answered;
+        let before = self.known;
+        let overlapped = before.is_some_and(|known| known.received > asked.order);
+        let is_same = before.is_some_and(|known| Version::of(&known.attr) == Version::of(attr));
+        if overlapped && before.is_some_and(|known| known.attr.ctime > attr.ctime) {
+            return;
+        }
+        let is_tie = before.is_some_and(|known| known.attr.ctime == attr.ctime) && !is_same;
+        let is_void = asked.order < self.expired || (overlapped && is_tie);
+        self.known = Some(Known {
+            attr: *attr,
+            asked,
+            first_seen: before.filter(|_| is_same).map_or(now, |known| known.first_seen),
+            fetched_at: (!is_void).then_some(now),
+            received,
+        });
+    }
+
+    pub(crate) fn expire(&mut self) {
+        self.expired = Tick::of_answer().order;
+        if let Some(known) = &mut self.known {
+            known.fetched_at = None;
+        }
+    }
+
+    pub(crate) fn observed(&self) -> Option<Observed> {
+        let known = self.known?;
+        known.fetched_at.map(|at| Observed { seen: Seen { value: known.attr, asked: known.asked }, at })
+    }
+}
+
+impl Inodes {
+    /// A reply shows this ctime, of an object that need not be known here.
+    pub fn observe_clock(&self, attr: &Attr) {
+        self.shared.clock.observe(attr.ctime, efc_tasks::time::now());
+    }
+}
+
+impl Inode {
+    /// Can these be the attributes of this object? The kernel gives an inode up for ever, and the mount with it if it is
+    /// the root, that turns into something else, or that has a size beyond what it can hold.
+    pub fn is_plausible(&self, attr: &Attr) -> bool {
+        self.facts().is_plausible(attr)
+    }
+
+    /// Takes in what a reply shows of the object, unless that cannot be.
+    pub fn learn(&self, Seen { value: attr, asked }: Seen<&Attr>) {
+        self.take_in(attr, asked, |facts, received| facts.lineage.shown(&Version::of(attr), asked.order, received));
+    }
+
+    /// Takes in attributes; `judge`, which is given the place of the reply among all answers, says whose changes they show.
+    pub(crate) fn take_in(&self, attr: &Attr, asked: Tick, judge: impl FnOnce(&mut Facts, u64)) {
+        let mut facts = self.facts();
+        if !facts.is_plausible(attr) {
+            return;
+        }
+        // Taken with the lock held: answers about one object have one order.
+        let answered = Tick::of_answer();
+        self.shared.clock.observe(attr.ctime, answered.at);
+        judge(&mut facts, answered.order);
+        facts.learn(attr, asked, answered);
+    }
+
+    /// What may be answered from, if [`Freshness`](crate::Freshness) finds it young enough.
+    pub fn observed(&self) -> Option<Observed> {
+        self.facts().observed()
+    }
+
+    /// The last attributes seen, however old.
+    pub fn last_seen(&self) -> Option<Attr> {
+        self.facts().known.map(|known| known.attr)
+    }
+
+    /// The object has changed, or may have, and no reply has described that.
+    pub fn expire(&self) {
+        self.facts().expire();
+    }
+
+    /// Will any change after the reply `seen` give the object another version?
+    ///
+    /// It will if the server's clock has been past the tick of that version: another reply has shown so much, or has shown
+    /// the version itself a tick before.
+    pub fn is_settled(&self, Seen { value: attr, asked }: Seen<&Attr>) -> bool {
+        let version = Version::of(attr);
+        let known = self.facts().known.filter(|known| Version::of(&known.attr) == version);
+        let was_seen =
+            known.is_some_and(|known| asked.at.saturating_duration_since(known.first_seen) >= version.tick());
+        was_seen || self.shared.clock.is_past(&version, asked.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::{attr, inode, seen, tick};
+
+    #[test]
+    fn an_overtaken_reply_does_not_shrink_the_file() {
+        let inode = inode();
+        let (first, second) = (tick(), tick());
+        inode.learn(Seen { value: &attr(200, 11), asked: second });
+        inode.learn(Seen { value: &attr(100, 10), asked: first });
+        assert_eq!(inode.observed().expect("known").seen.value.size, 200);
+    }
+
+    #[test]
+    fn a_tie_between_overlapping_replies_is_not_answered_from() {
+        let inode = inode();
+        let (first, second) = (tick(), tick());
+        inode.learn(Seen { value: &attr(200, 10), asked: second });
+        inode.learn(Seen { value: &attr(100, 10), asked: first });
+        assert!(inode.observed().is_none());
+        inode.learn(seen(&attr(300, 10)));
+        assert_eq!(inode.observed().expect("known").seen.value.size, 300);
+    }
+
+    #[test]
+    fn a_version_is_settled_when_it_is_seen_again_a_tick_later() {
+        let inode = inode();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        let mut fresh = attr(1, now.as_secs() as u32);
+        let at_once = tick();
+        inode.learn(Seen { value: &fresh, asked: at_once });
+        let later = |seconds| Tick { at: at_once.at + Duration::from_secs(seconds), ..tick() };
+        assert!(!inode.is_settled(Seen { value: &fresh, asked: at_once }));
+        assert!(inode.is_settled(Seen { value: &fresh, asked: later(3) }));
+        fresh.size = 2;
+        assert!(!inode.is_settled(Seen { value: &fresh, asked: at_once }), "another version");
+    }
+
+    #[test]
+    fn what_expires_is_not_answered_from_nor_is_what_was_asked_before() {
+        let inode = inode();
+        let before = tick();
+        inode.learn(Seen { value: &attr(1, 1), asked: before });
+        inode.expire();
+        assert!(inode.observed().is_none());
+        assert_eq!(inode.last_seen().expect("known").size, 1);
+        inode.learn(Seen { value: &attr(1, 1), asked: before });
+        assert!(inode.observed().is_none(), "asked before, answered after");
+        inode.learn(seen(&attr(1, 2)));
+        assert!(inode.observed().is_some());
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_taken_in() {
+        let inode = inode();
+        inode.learn(seen(&attr(1, 1)));
+        inode.learn(seen(&attr(1 << 63, 2)));
+        assert_eq!(inode.observed().expect("known").seen.value.size, 1);
+    }
+}

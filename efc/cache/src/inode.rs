@@ -1,0 +1,121 @@
+//! An [`Inode`]: everything that this process knows of one file, directory or link of the server, in one place.
+
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU64};
+use efc_tasks::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::Arc;
+
+use efc_backend::FileHandle;
+
+use crate::abandoned::{AllAbandoned, Settled};
+use crate::attributes::Known;
+use crate::in_flight::Writings;
+use crate::kernel_view::KernelView;
+use crate::lineage::Lineage;
+use crate::searches::Searches;
+use crate::uses::{AllUses, Uses};
+use crate::version::ServerClock;
+use crate::whole_files::WholeFiles;
+use crate::writes::FileWrites;
+
+/// One object of the server, named by its handle. The kernel's node ids only point at it.
+///
+/// Who works with an object holds its `Arc`: as long as anybody does, there is no second [`Inode`] of that handle.
+pub struct Inode {
+    handle: FileHandle,
+    pub(crate) shared: Arc<Shared>,
+    /// Used since the hand of the clock last passed.
+    pub(crate) is_used: AtomicBool,
+    facts: Mutex<Facts>,
+    pub(crate) uses: Mutex<Uses>,
+    /// Most inodes are not busy most of the time.
+    busy: Mutex<Option<Box<Busy>>>,
+    /// Opens and changes so far: what was asked for before the last of them is not kept for a reader.
+    pub(crate) changes: AtomicU64,
+    pub(crate) searches: Mutex<Searches>,
+    pub(crate) writes: OnceLock<Box<FileWrites>>,
+}
+
+/// What all inodes share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub clock: ServerClock,
+    pub uses: AllUses,
+    pub abandoned: AllAbandoned,
+    pub whole_files: WholeFiles,
+}
+
+/// What is known of an object.
+#[derive(Default)]
+pub(crate) struct Facts {
+    pub known: Option<Known>,
+    /// Replies to calls from before this place among all answers are not answered from.
+    pub expired: u64,
+    pub lineage: Lineage,
+    pub kernel: KernelView,
+}
+
+/// What is under way at an object.
+#[derive(Default)]
+pub(crate) struct Busy {
+    pub writings: Writings,
+    pub abandoned: Vec<Settled>,
+}
+
+impl Inode {
+    pub(crate) fn new(handle: FileHandle, shared: Arc<Shared>) -> Inode {
+        Inode {
+            handle,
+            shared,
+            is_used: AtomicBool::new(false), // one that is seen once makes room before those that are used
+            facts: Mutex::default(),
+            uses: Mutex::default(),
+            busy: Mutex::default(),
+            changes: AtomicU64::new(0),
+            searches: Mutex::default(),
+            writes: OnceLock::new(),
+        }
+    }
+
+    /// The server's name of the object.
+    pub fn handle(&self) -> &FileHandle {
+        &self.handle
+    }
+
+    /// Is the object neither open nor being removed, and is nothing under way at it or uncommitted?
+    pub fn is_idle(&self) -> bool {
+        let is_used = !self.uses.lock().expect("uses lock").is_idle();
+        let is_busy = self.busy.lock().expect("busy lock").is_some();
+        !is_used && !is_busy && !self.has_uncommitted()
+    }
+
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().expect("facts lock")
+    }
+
+    /// Looks at what is under way, if anything is.
+    pub(crate) fn while_busy<T>(&self, look: impl FnOnce(&Busy) -> T) -> Option<T> {
+        self.busy.lock().expect("busy lock").as_deref().map(look)
+    }
+
+    /// Changes what is under way.
+    pub(crate) fn change_busy(&self, change: impl FnOnce(&mut Busy)) {
+        let mut busy = self.busy.lock().expect("busy lock");
+        let found = busy.get_or_insert_default();
+        change(found);
+        if found.writings.is_empty() && found.abandoned.is_empty() {
+            *busy = None;
+        }
+    }
+}
+
+impl PartialEq for Inode {
+    fn eq(&self, other: &Inode) -> bool {
+        self.handle == other.handle
+    }
+}
+
+impl std::fmt::Debug for Inode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Inode({:?})", self.handle)
+    }
+}

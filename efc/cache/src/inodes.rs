@@ -1,0 +1,270 @@
+//! The table of inodes: by handle, and by the node ids of the kernel, which point at them.
+//!
+//! An inode outlives the kernel's FORGET while somebody works with it or needs it: it is open, loses a name, has data that is not
+//! committed, or a mutation in flight. As a cache entry it stays as long as something is known of it that may be answered, and there
+//! is room: beyond a number of inodes those go that were not used for longest, nearly. A clock does that: it takes the first entry
+//! that was not used since its hand last came by. (The crate quick_cache has a better policy, but its entries cannot say that they are
+//! needed at a moment when nobody can begin to need them, which is what keeps two inodes of one file from ever existing.)
+
+use efc_tasks::sync::atomic::Ordering;
+use efc_tasks::sync::{Mutex, MutexGuard};
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use efc_backend::{FileHandle, FileType};
+use indexmap::IndexSet;
+
+use crate::inode::{Inode, Shared};
+use crate::kernel_view::KernelView;
+
+/// What an inode takes of memory at most, while nothing is under way at it, with its places in the tables; in bytes.
+pub const INODE_BYTES: u64 = 576;
+
+const SHARDS: usize = 16;
+/// Entries that one more entry looks at to make room: the hand goes on from there.
+const STEPS_MAX: usize = 64;
+/// Entries that go for one more, where others have stayed that were needed.
+const EVICTED_MAX: usize = 2;
+/// A shard whose table has room for this many times its entries gives memory back.
+const SPARE_MAX: usize = 8;
+
+const _: () = assert!(size_of::<Inode>() + 16 + 3 * size_of::<[usize; 2]>() <= INODE_BYTES as usize);
+
+/// An inode, found by its handle.
+struct ByHandle(Arc<Inode>);
+
+impl Borrow<FileHandle> for ByHandle {
+    fn borrow(&self) -> &FileHandle {
+        self.0.handle()
+    }
+}
+
+impl Hash for ByHandle {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.handle().hash(state);
+    }
+}
+
+impl PartialEq for ByHandle {
+    fn eq(&self, other: &ByHandle) -> bool {
+        self.0.handle() == other.0.handle()
+    }
+}
+
+impl Eq for ByHandle {}
+
+/// Some of the inodes, with the hand of the clock.
+#[derive(Default)]
+struct Shard {
+    inodes: IndexSet<ByHandle>,
+    hand: usize,
+}
+
+/// All inodes.
+pub struct Inodes {
+    by_handle: [Mutex<Shard>; SHARDS],
+    /// Never without the same inode in `by_handle`. This lock is taken after that of `by_handle`.
+    by_node: [Mutex<HashMap<u64, Arc<Inode>>>; SHARDS],
+    pub(crate) shared: Arc<Shared>,
+    per_shard_max: usize,
+}
+
+impl Inodes {
+    /// An empty table. Beyond `inodes_max` those go that nobody needs and that were not used for longest.
+    pub fn new(inodes_max: usize) -> Inodes {
+        Inodes {
+            by_handle: Default::default(),
+            by_node: Default::default(),
+            shared: Arc::default(),
+            per_shard_max: (inodes_max / SHARDS).max(1),
+        }
+    }
+
+    fn shard(&self, handle: &FileHandle) -> MutexGuard<'_, Shard> {
+        let sum = handle.as_bytes().iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31) + usize::from(*byte));
+        self.by_handle[sum % SHARDS].lock().expect("inodes lock")
+    }
+
+    fn nodes(&self, node: u64) -> MutexGuard<'_, HashMap<u64, Arc<Inode>>> {
+        self.by_node[node as usize % SHARDS].lock().expect("nodes lock")
+    }
+
+    /// The inode of a handle, made if it is not there.
+    pub fn of(&self, handle: &FileHandle) -> Arc<Inode> {
+        let mut shard = self.shard(handle);
+        if let Some(ByHandle(found)) = shard.inodes.get(handle) {
+            found.is_used.store(true, Ordering::Relaxed);
+            return found.clone();
+        }
+        if shard.inodes.len() >= self.per_shard_max {
+            self.make_room(&mut shard);
+        }
+        let inode = Arc::new(Inode::new(*handle, self.shared.clone()));
+        shard.inodes.insert(ByHandle(inode.clone()));
+        inode
+    }
+
+    /// The inode of a handle, if it is there.
+    pub fn get(&self, handle: &FileHandle) -> Option<Arc<Inode>> {
+        let shard = self.shard(handle);
+        let ByHandle(found) = shard.inodes.get(handle)?;
+        found.is_used.store(true, Ordering::Relaxed);
+        Some(found.clone())
+    }
+
+    /// The inode that a node of the kernel points at, if that is known here.
+    pub fn by_node(&self, node: u64) -> Option<Arc<Inode>> {
+        let found = self.nodes(node).get(&node).cloned()?;
+        found.is_used.store(true, Ordering::Relaxed);
+        Some(found)
+    }
+
+    /// The kernel knows the inode as `node`, and takes it for a `kind`.
+    pub fn bind(&self, inode: &Arc<Inode>, node: u64, kind: Option<FileType>) {
+        let former = {
+            let kernel = &mut inode.facts().kernel;
+            if kernel.node == node {
+                return;
+            }
+            std::mem::replace(kernel, KernelView::new(node, kind)).node
+        };
+        self.nodes(former).remove(&former);
+        self.nodes(node).insert(node, inode.clone());
+    }
+
+    /// The kernel has forgotten the node: what it was told is void. The inode stays while it is needed or worth keeping.
+    pub fn forget(&self, node: u64) {
+        let Some(inode) = self.nodes(node).remove(&node) else { return };
+        let is_worth_keeping = {
+            let mut facts = inode.facts();
+            if facts.kernel.node == node {
+                facts.kernel = KernelView::default();
+            }
+            facts.observed().is_some()
+        };
+        if !is_worth_keeping {
+            let mut shard = self.shard(inode.handle());
+            if inode.node().is_none() && Arc::strong_count(&inode) == 2 && inode.is_idle() {
+                shard.remove(inode.handle());
+            }
+        }
+    }
+
+    /// Takes out what nobody needs and nobody has used of late.
+    fn make_room(&self, shard: &mut Shard) {
+        let mut evicted = 0;
+        for _ in 0..STEPS_MAX.min(2 * shard.inodes.len()) {
+            if shard.hand >= shard.inodes.len() {
+                shard.hand = 0;
+            }
+            let Some(ByHandle(inode)) = shard.inodes.get_index(shard.hand) else { return };
+            if !inode.is_used.swap(false, Ordering::Relaxed) && self.unbind_if_unneeded(inode) {
+                shard.inodes.swap_remove_index(shard.hand);
+                evicted += 1;
+                if evicted == EVICTED_MAX || shard.inodes.len() < self.per_shard_max {
+                    return;
+                }
+            }
+            shard.hand += 1; // past the newest entry, if that is in its place now
+        }
+    }
+
+    /// Takes the inode out of the table of nodes if no one holds it but the tables, whose locks are held.
+    fn unbind_if_unneeded(&self, inode: &Arc<Inode>) -> bool {
+        let node = inode.node().unwrap_or_default();
+        let mut nodes = self.nodes(node);
+        let references = 1 + usize::from(nodes.contains_key(&node));
+        let is_unneeded = Arc::strong_count(inode) == references && inode.is_idle();
+        if is_unneeded {
+            nodes.remove(&node);
+        }
+        is_unneeded
+    }
+}
+
+impl Shard {
+    fn remove(&mut self, handle: &FileHandle) {
+        self.inodes.swap_remove(handle);
+        let wanted = self.inodes.len() * 2;
+        if self.inodes.capacity() > 64.max(self.inodes.len() * SPARE_MAX) {
+            self.inodes.shrink_to(wanted);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{attr, handle, seen};
+
+    const INODES_MAX: usize = 1 << 10;
+
+    fn numbered(inodes: &Inodes, number: u64) -> Arc<Inode> {
+        let inode = inodes.of(&handle(&number.to_le_bytes()));
+        inodes.bind(&inode, number + 2, Some(FileType::Regular));
+        inode.learn(seen(&attr(number, 1)));
+        inode
+    }
+
+    fn count(inodes: &Inodes) -> (usize, usize) {
+        let by_handle = inodes.by_handle.iter().map(|shard| shard.lock().expect("inodes lock").inodes.len()).sum();
+        (by_handle, inodes.by_node.iter().map(|nodes| nodes.lock().expect("nodes lock").len()).sum())
+    }
+
+    #[test]
+    fn those_that_are_used_or_needed_stay() {
+        let inodes = Inodes::new(INODES_MAX);
+        let held = numbered(&inodes, 1);
+        numbered(&inodes, 2).count(false);
+        for number in 3..INODES_MAX as u64 * 8 {
+            numbered(&inodes, number);
+            assert!(inodes.by_node(5).is_some(), "used, after {number} others");
+        }
+        assert!(Arc::ptr_eq(&held, &inodes.of(held.handle())), "held");
+        assert!(inodes.by_node(4).is_some_and(|inode| inode.is_open()), "open");
+        let (by_handle, by_node) = count(&inodes);
+        assert!(by_handle == by_node && by_handle <= INODES_MAX * 9 / 8, "{by_handle}, {by_node}");
+    }
+
+    #[test]
+    fn a_table_of_inodes_that_are_all_needed_grows() {
+        let inodes = Inodes::new(SHARDS);
+        let all: Vec<Arc<Inode>> = (0..1000).map(|number| numbered(&inodes, number)).collect();
+        assert!(all.iter().all(|inode| Arc::ptr_eq(inode, &inodes.of(inode.handle()))));
+        drop(all);
+        (0..10_000).for_each(|number| drop(numbered(&inodes, 1000 + number)));
+        assert!(count(&inodes).0 <= 4 * SHARDS, "{:?}", count(&inodes));
+    }
+
+    #[test]
+    fn an_inode_outlives_its_node_while_it_is_needed_or_worth_keeping() {
+        let inodes = Inodes::new(1 << 16);
+        for number in 0..4000 {
+            numbered(&inodes, number).expire();
+        }
+        let (held, open) = (inodes.by_node(2).expect("there"), inodes.by_node(3).expect("there"));
+        open.count(false);
+        drop(open);
+        inodes.by_node(4).expect("there").learn(seen(&attr(2, 1)));
+        (0..4000).for_each(|number| inodes.forget(number + 2));
+        assert_eq!(count(&inodes), (3, 0));
+        assert!(inodes.by_handle.iter().all(|shard| shard.lock().expect("inodes lock").inodes.capacity() <= 64));
+        assert!(held.node().is_none() && held.last_seen().is_some());
+        inodes.bind(&held, 7777, Some(FileType::Regular));
+        assert_eq!(inodes.by_node(7777).and_then(|inode| inode.node()), Some(7777));
+    }
+
+    #[test]
+    fn a_node_that_is_known_anew_is_not_forgotten_with_the_old_one() {
+        let inodes = Inodes::new(INODES_MAX);
+        let inode = numbered(&inodes, 1);
+        inode.tell(&attr(1, 1));
+        inodes.bind(&inode, 99, Some(FileType::Directory));
+        assert!(inode.sizes().is_none(), "the kernel knows nothing of a new node");
+        inodes.forget(3);
+        assert!(inodes.by_node(3).is_none() && inodes.by_node(99).is_some());
+        assert!(!inode.is_plausible(&attr(1, 1)), "it is a directory now");
+    }
+}

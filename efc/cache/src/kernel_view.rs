@@ -1,0 +1,155 @@
+//! What the kernel was told of an inode. It is void when the kernel forgets its node.
+//!
+//! When a file is opened and the server's version of it is another than the kernel was told last, the kernel's attributes must go.
+//! Which version its *pages* are of is another question, which the saved state answers: attributes are told without a page
+//! being read.
+
+use efc_backend::{Attr, FileType};
+
+use crate::inode::{Facts, Inode};
+use crate::version::Version;
+
+/// Where the kernel's pages end. Larger pages than that end here too.
+const PAGE: u64 = 4096;
+
+/// What the kernel believes of a file's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// What it was told last, or has written up to.
+    pub told: u64,
+    /// All pages were dropped when the file was known to be at least as long.
+    pub dropped_at: u64,
+}
+
+impl Sizes {
+    /// After the kernel was told `size`.
+    fn after_telling(before: Option<Sizes>, size: u64) -> Sizes {
+        let dropped_at = before.map_or(0, |sizes| if size < sizes.told { size } else { sizes.dropped_at });
+        Sizes { told: size, dropped_at }
+    }
+
+    /// Would zeros be seen if the kernel was told `size` now?
+    pub fn hide(&self, size: u64) -> bool {
+        !self.told.is_multiple_of(PAGE) && size > self.told.max(self.dropped_at)
+    }
+}
+
+/// What the kernel knows of an inode, since it knows its node.
+#[derive(Default)]
+pub(crate) struct KernelView {
+    /// The node; 0: the kernel does not know the inode.
+    pub node: u64,
+    /// What the kernel takes the object for.
+    pub kind: Option<FileType>,
+    told: Option<Version>,
+    sizes: Option<Sizes>,
+    /// Its pages are being dropped for a reader.
+    is_dropping: bool,
+}
+
+impl KernelView {
+    /// The kernel has been told of the node, and of nothing else.
+    pub fn new(node: u64, kind: Option<FileType>) -> KernelView {
+        KernelView { node, kind, ..KernelView::default() }
+    }
+}
+
+impl Facts {
+    pub(crate) fn is_plausible(&self, attr: &Attr) -> bool {
+        let is_plausible = self.kernel.kind.is_none_or(|kind| kind == attr.kind) && i64::try_from(attr.size).is_ok();
+        if !is_plausible {
+            log::error!(
+                "a garbled answer of the server is ignored: inode {} is {:?} of {} bytes in it",
+                attr.fileid,
+                attr.kind,
+                attr.size
+            );
+        }
+        is_plausible
+    }
+}
+
+impl Inode {
+    /// The node by which the kernel knows the inode; `None` if it does not.
+    pub fn node(&self) -> Option<u64> {
+        Some(self.facts().kernel.node).filter(|node| *node != 0)
+    }
+
+    /// Records that the kernel is told `attr` now.
+    pub fn tell(&self, attr: &Attr) {
+        let kernel = &mut self.facts().kernel;
+        kernel.told = Some(Version::of(attr));
+        kernel.sizes = Some(Sizes::after_telling(kernel.sizes, attr.size));
+    }
+
+    /// Is `attr` the version that the kernel was told last? If not it counts as told from now on.
+    pub fn is_told(&self, attr: &Attr) -> bool {
+        let mut facts = self.facts();
+        let version = Version::of(attr);
+        facts.is_plausible(attr) && facts.kernel.told.replace(version) == Some(version)
+    }
+
+    /// The kernel has written up to `end`, and believes that the file is as long.
+    pub fn wrote(&self, end: u64) {
+        if let Some(sizes) = self.facts().kernel.sizes.as_mut() {
+            sizes.told = sizes.told.max(end);
+        }
+    }
+
+    /// What the kernel believes of the file's size, if it was told anything.
+    pub fn sizes(&self) -> Option<Sizes> {
+        self.facts().kernel.sizes
+    }
+
+    /// The kernel has dropped all pages, after the file had been seen to be `size` long.
+    pub fn dropped_pages(&self, size: u64) {
+        // What a predecessor has told the kernel does not matter any more.
+        let mut facts = self.facts();
+        let sizes = facts.kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
+        sizes.dropped_at = sizes.dropped_at.max(size);
+    }
+
+    /// Begins to drop pages for a reader; `false` if that is going on.
+    pub fn begin_drop(&self) -> bool {
+        !std::mem::replace(&mut self.facts().kernel.is_dropping, true)
+    }
+
+    /// The end of what [`Inode::begin_drop`] began.
+    pub fn end_drop(&self) {
+        self.facts().kernel.is_dropping = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{attr, inode};
+
+    #[test]
+    fn a_change_from_outside_is_noticed_once() {
+        let inode = inode();
+        assert!(!inode.is_told(&attr(1, 1)));
+        inode.tell(&attr(1, 1));
+        assert!(inode.is_told(&attr(1, 1)));
+        assert!(!inode.is_told(&attr(1, 2)));
+        assert!(inode.is_told(&attr(1, 2)));
+        assert!(!inode.is_told(&attr(1 << 63, 2)), "what cannot be");
+    }
+
+    #[test]
+    fn growth_from_within_a_page_is_hidden_until_the_pages_were_dropped() {
+        let sizes = Sizes { told: 5000, dropped_at: 0 };
+        assert_eq!([4000, 5000, 5001].map(|size| sizes.hide(size)), [false, false, true]);
+        assert!(!Sizes { told: 8192, dropped_at: 0 }.hide(9000), "a whole page has nothing behind its end");
+        let dropped = Sizes { dropped_at: 6000, ..sizes };
+        assert_eq!([6000, 6001].map(|size| dropped.hide(size)), [false, true]);
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_begins_anew() {
+        let grown = Sizes::after_telling(Some(Sizes { told: 5000, dropped_at: 7000 }), 6000);
+        assert_eq!(grown, Sizes { told: 6000, dropped_at: 7000 });
+        assert_eq!(Sizes::after_telling(Some(grown), 100), Sizes { told: 100, dropped_at: 100 });
+        assert_eq!(Sizes::after_telling(None, 100), Sizes { told: 100, dropped_at: 0 });
+    }
+}

@@ -1,0 +1,167 @@
+//! Who has changed an object: this node alone, or others too.
+//!
+//! A change of our own is answered with the version that it found and the one that it has left (WCC data). If it found the
+//! version that the one before has left, nobody else has changed the object in between: whatever is cached of its content, and
+//! was changed along, stays valid with the new version. A version that no change of ours has left is the work of *others*.
+//!
+//! Replies to several changes in flight come in any order, so a change whose predecessor is not known yet waits for it while others
+//! are in flight. What cannot be told counts as the work of others: that costs a question, never wrong data. Servers take the version
+//! that was found from their own caches, so this is a hint: what is kept for long by it alone must be asked for now and then.
+
+use crate::version::Version;
+
+/// Changes that wait for their predecessor; beyond that they count as the work of others.
+const STEPS_MAX: usize = 64;
+
+/// The history of one object, as far as this node knows it.
+#[derive(Default)]
+pub(crate) struct Lineage {
+    /// The version up to which all changes are known.
+    at: Option<Version>,
+    /// The place among all answers of the one that moved `at`.
+    moved: u64,
+    /// Own changes, from which version to which, that do not follow on `at`; hardly ever any.
+    steps: Vec<(Version, Version)>,
+    in_flight: u32,
+    by_others: u64,
+}
+
+impl Lineage {
+    /// Changes by others that were noticed so far.
+    pub fn by_others(&self) -> u64 {
+        self.by_others
+    }
+
+    /// A reply of the place `received`, to a question of the place `asked`, shows this version.
+    pub fn shown(&mut self, version: &Version, asked: u64, received: u64) {
+        match self.at {
+            None => self.move_to(Some(*version), received),
+            Some(at) if at == *version => {}
+            // It may be what a change of ours has left that is not answered yet, or older than what is known.
+            Some(_) if self.in_flight > 0 || asked < self.moved => {}
+            Some(_) => self.changed_by_others(Some(*version), received),
+        }
+    }
+
+    /// A change of ours begins.
+    pub fn begin(&mut self) {
+        self.in_flight += 1;
+    }
+
+    /// It was answered, in the place `received`, with the version that it found and the one that it left, if the reply has them.
+    pub fn changed(&mut self, from: Option<Version>, to: Option<Version>, received: u64) {
+        match (from, to) {
+            (_, Some(to)) if self.at.is_none() => self.move_to(Some(to), received),
+            (Some(from), Some(to)) if self.at == Some(from) => self.move_to(Some(to), received),
+            (Some(from), Some(to)) if self.in_flight > 1 && self.steps.len() < STEPS_MAX => {
+                self.steps.push((from, to));
+            }
+            (_, to) => self.changed_by_others(to, received),
+        }
+    }
+
+    /// What it has done is not known.
+    pub fn lost(&mut self, received: u64) {
+        self.changed_by_others(None, received);
+    }
+
+    /// The end of what [`Lineage::begin`] began.
+    pub fn end(&mut self, received: u64) {
+        debug_assert!(self.in_flight > 0, "a change ends once");
+        self.in_flight -= 1;
+        if self.in_flight == 0 && !self.steps.is_empty() {
+            self.changed_by_others(None, received);
+        }
+    }
+
+    fn move_to(&mut self, version: Option<Version>, received: u64) {
+        self.at = version;
+        self.moved = received;
+        while let Some(next) = self.steps.iter().position(|(from, _)| Some(*from) == self.at) {
+            self.at = Some(self.steps.swap_remove(next).1);
+        }
+        if self.steps.is_empty() {
+            self.steps = Vec::new(); // most inodes never have any
+        }
+    }
+
+    fn changed_by_others(&mut self, to: Option<Version>, received: u64) {
+        self.by_others += 1;
+        self.steps.clear();
+        self.move_to(to, received);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::attr;
+
+    fn version(number: u32) -> Version {
+        Version::of(&attr(1, number))
+    }
+
+    fn change(lineage: &mut Lineage, from: u32, to: u32) {
+        lineage.changed(Some(version(from)), Some(version(to)), 0);
+        lineage.end(0);
+    }
+
+    #[test]
+    fn own_changes_follow_on_each_other_in_any_order_of_replies() {
+        let mut lineage = Lineage::default();
+        lineage.shown(&version(0), 0, 1);
+        (0..3).for_each(|_| lineage.begin());
+        change(&mut lineage, 2, 3);
+        lineage.shown(&version(2), 5, 6); // of a change that is not answered
+        change(&mut lineage, 1, 2);
+        change(&mut lineage, 0, 1);
+        lineage.shown(&version(3), 9, 10);
+        assert_eq!(lineage.by_others(), 0);
+    }
+
+    #[test]
+    fn a_version_that_no_change_of_ours_has_left_is_the_work_of_others() {
+        let mut lineage = Lineage::default();
+        lineage.shown(&version(0), 0, 1);
+        lineage.shown(&version(7), 2, 3);
+        assert_eq!(lineage.by_others(), 1);
+        lineage.shown(&version(0), 2, 4);
+        assert_eq!(lineage.by_others(), 1, "an overtaken reply");
+        lineage.begin();
+        change(&mut lineage, 8, 9);
+        assert_eq!(lineage.by_others(), 2, "found another version than was left");
+        (0..2).for_each(|_| lineage.begin());
+        change(&mut lineage, 10, 11);
+        change(&mut lineage, 9, 10);
+        assert_eq!(lineage.by_others(), 2);
+        (0..2).for_each(|_| lineage.begin());
+        change(&mut lineage, 12, 13);
+        change(&mut lineage, 11, 12);
+        assert_eq!(lineage.by_others(), 2);
+        (0..2).for_each(|_| lineage.begin());
+        change(&mut lineage, 14, 15);
+        lineage.changed(Some(version(13)), Some(version(16)), 0);
+        lineage.end(0);
+        assert_eq!(lineage.by_others(), 3, "somebody stepped in between");
+    }
+
+    #[test]
+    fn what_is_not_told_may_be_the_work_of_others() {
+        let mut lineage = Lineage::default();
+        lineage.shown(&version(0), 0, 1);
+        lineage.begin();
+        lineage.changed(None, Some(version(1)), 2);
+        lineage.end(2);
+        assert_eq!(lineage.by_others(), 1);
+        lineage.begin();
+        lineage.lost(3);
+        lineage.end(3);
+        assert_eq!(lineage.by_others(), 2);
+        lineage.begin();
+        for _ in 0..2 * STEPS_MAX as u32 {
+            lineage.begin();
+            change(&mut lineage, 100, 200);
+        }
+        assert!(lineage.steps.len() <= STEPS_MAX);
+    }
+}

@@ -1,0 +1,138 @@
+//! Changes of an object by this node, each registered at its inode from before its call leaves until its answer is taken in.
+//!
+//! A mutation that ends without an answer expires the object's attributes: nobody has to think of that. When a mutation ends,
+//! however it ends, data of the file that was read before is gone ([`whole_files`](crate::whole_files)).
+
+use std::sync::Arc;
+
+use efc_backend::{Error, Seen, Tick, Wcc};
+
+use crate::inode::Inode;
+use crate::version::Version;
+
+/// A change of one object, in flight until this is dropped.
+pub struct Mutation {
+    inode: Arc<Inode>,
+    is_known: bool,
+}
+
+impl Inode {
+    /// A call is about to leave that changes the object.
+    pub fn mutate(self: &Arc<Self>) -> Mutation {
+        self.facts().lineage.begin();
+        Mutation { inode: self.clone(), is_known: false }
+    }
+
+    /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and follows our own
+    /// changes, is that of the last version seen as long as this number stays the same.
+    pub fn changes_by_others(&self) -> u64 {
+        self.facts().lineage.by_others()
+    }
+}
+
+impl Mutation {
+    /// The answer says what the object was like before and after the change.
+    pub fn answered(mut self, Seen { value: wcc, asked }: Seen<&Wcc>) {
+        let from = wcc.before.as_ref().map(Version::before);
+        match wcc.after.filter(|attr| self.inode.is_plausible(attr)) {
+            Some(after) => {
+                let to = Some(Version::of(&after));
+                self.inode.take_in(&after, asked, |facts, received| facts.lineage.changed(from, to, received));
+                self.is_known = true;
+            }
+            None => self.lose(),
+        }
+    }
+
+    /// The call failed. What its answer shows is taken in; if it shows nothing, the object may have changed.
+    pub fn failed(self, error: &Error) {
+        if let (Some(asked), Some(_)) = (error.asked, error.wcc.after) {
+            self.answered(Seen { value: &error.wcc, asked });
+        }
+    }
+
+    /// The call failed. If the server has refused it the object is what it was, whether its answer shows that or not.
+    pub fn refused(self, error: &Error) {
+        match error.wcc.after {
+            None => self.unchanged_if(error.status().is_some()),
+            Some(_) => self.failed(error),
+        }
+    }
+
+    /// It is known that the object was not changed, or it is not.
+    pub fn unchanged_if(mut self, is_certain: bool) {
+        self.is_known = is_certain;
+    }
+
+    fn lose(&mut self) {
+        let mut facts = self.inode.facts();
+        facts.expire();
+        facts.lineage.lost(Tick::of_answer().order);
+        self.is_known = true;
+    }
+}
+
+impl Drop for Mutation {
+    fn drop(&mut self) {
+        if !self.is_known {
+            self.lose();
+        }
+        self.inode.facts().lineage.end(Tick::of_answer().order);
+        self.inode.drop_whole();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{attr, inode, seen, tick};
+    use efc_backend::{Attr, ErrorKind, Status, WccAttr};
+
+    fn wcc(before: &Attr, after: &Attr) -> Wcc {
+        let before = WccAttr { size: before.size, mtime: before.mtime, ctime: before.ctime };
+        Wcc { before: Some(before), after: Some(*after) }
+    }
+
+    #[test]
+    fn a_change_of_ours_alone_leaves_what_is_cached_valid() {
+        let inode = inode();
+        inode.learn(seen(&attr(1, 1)));
+        inode.mutate().answered(seen(&wcc(&attr(1, 1), &attr(2, 2))));
+        assert_eq!((inode.observed().expect("known").seen.value.size, inode.changes_by_others()), (2, 0));
+        inode.mutate().answered(seen(&wcc(&attr(7, 7), &attr(8, 8))));
+        assert_eq!((inode.observed().expect("known").seen.value.size, inode.changes_by_others()), (8, 1));
+    }
+
+    #[test]
+    fn a_mutation_without_an_answer_expires_the_object() {
+        let inode = inode();
+        let learn = || inode.learn(seen(&attr(1, 1)));
+        learn();
+        drop(inode.mutate());
+        assert!(inode.observed().is_none());
+        learn();
+        inode.mutate().answered(seen(&wcc(&attr(1, 1), &attr(1 << 63, 2))));
+        assert!(inode.observed().is_none(), "an answer that cannot be");
+        learn();
+        inode.mutate().failed(&Error::new(ErrorKind::Status(Status::NoSpc)));
+        assert!(inode.observed().is_none(), "part of it may have been written");
+        learn();
+        inode.mutate().refused(&Error::new(ErrorKind::TimedOut));
+        assert!(inode.observed().is_none(), "nobody has refused it");
+        learn();
+        inode.mutate().refused(&Error::new(ErrorKind::Status(Status::Exist)));
+        assert!(inode.observed().is_some());
+    }
+
+    #[test]
+    fn a_failure_may_say_what_the_object_is_like() {
+        let inode = inode();
+        let error = Error {
+            wcc: wcc(&attr(1, 1), &attr(1, 2)),
+            asked: Some(tick()),
+            ..Error::new(ErrorKind::Status(Status::NoSpc))
+        };
+        inode.mutate().failed(&error);
+        assert!(inode.observed().is_some());
+    }
+}

@@ -1,0 +1,188 @@
+//! What names of directories lead to, as answers of the server have said lately: to an object, or to nothing.
+//!
+//! Nothing is answered from this. It tells without a call which object a removal or a rename is about, and which one the kernel knows by
+//! a name that cannot be looked up now. Names are many and small, so they have a limit of their own.
+
+use efc_tasks::sync::{Mutex, MutexGuard};
+use std::collections::HashMap;
+
+use efc_backend::FileHandle;
+
+/// Names remembered per shard and generation; the older one is dropped when the younger is full.
+const NAMES_PER_GENERATION_MAX: usize = 1024;
+const SHARDS: usize = 16;
+
+/// A directory and a name in it.
+type Key = (FileHandle, Box<[u8]>);
+
+/// Names that were learned or asked for lately, and those that were before.
+struct Generations<T> {
+    young: HashMap<Key, T>,
+    old: HashMap<Key, T>,
+    /// Names have made room for others.
+    has_dropped: bool,
+}
+
+impl<T> Default for Generations<T> {
+    fn default() -> Generations<T> {
+        Generations { young: HashMap::new(), old: HashMap::new(), has_dropped: false }
+    }
+}
+
+impl<T: Copy> Generations<T> {
+    fn insert(&mut self, key: Key, value: T) {
+        if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
+            let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+            self.has_dropped |= !dropped.is_empty();
+        }
+        self.young.insert(key, value);
+    }
+
+    fn get(&mut self, key: Key) -> Option<T> {
+        if let Some(value) = self.young.get(&key) {
+            return Some(*value);
+        }
+        let value = self.old.remove(&key)?;
+        self.insert(key, value);
+        Some(value)
+    }
+
+    fn remove(&mut self, key: &Key) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+}
+
+/// Names that lead somewhere, and those that do not: a flood of the latter drops none of the former.
+#[derive(Default)]
+struct Shard {
+    objects: Generations<FileHandle>,
+    absent: Generations<()>,
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// This object.
+    Object(FileHandle),
+    /// There is no such name.
+    Absent,
+    /// No answer has said it lately.
+    Unknown,
+}
+
+/// What names of directories led to lately.
+#[derive(Default)]
+pub struct Names {
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+impl Names {
+    fn shard(&self, directory: &FileHandle, name: &[u8]) -> MutexGuard<'_, Shard> {
+        let sum = |bytes: &[u8]| bytes.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31) + usize::from(*byte));
+        let place = sum(directory.as_bytes()) ^ usize::from(name.last().copied().unwrap_or_default());
+        self.shards[place % SHARDS].lock().expect("names lock")
+    }
+
+    /// An answer said that the name leads to this object.
+    pub fn learn(&self, directory: &FileHandle, name: &[u8], object: &FileHandle) {
+        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::from(name)));
+        shard.absent.remove(&key);
+        shard.objects.insert(key, *object);
+    }
+
+    /// An answer said that there is no such name.
+    pub fn learn_absent(&self, directory: &FileHandle, name: &[u8]) {
+        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::from(name)));
+        shard.objects.remove(&key);
+        shard.absent.insert(key, ());
+    }
+
+    /// Would this name be known if it had been learned?
+    pub fn has_room_for_all(&self, directory: &FileHandle, name: &[u8]) -> bool {
+        !self.shard(directory, name).objects.has_dropped
+    }
+
+    /// It is not known any more what the name leads to.
+    pub fn forget(&self, directory: &FileHandle, name: &[u8]) {
+        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::from(name)));
+        shard.objects.remove(&key);
+        shard.absent.remove(&key);
+    }
+
+    /// What the name led to when it was last learned.
+    pub fn get(&self, directory: &FileHandle, name: &[u8]) -> Named {
+        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::<[u8]>::from(name)));
+        match shard.objects.get(key.clone()) {
+            Some(object) => Named::Object(object),
+            None if shard.absent.get(key).is_some() => Named::Absent,
+            None => Named::Unknown,
+        }
+    }
+}
+
+impl Named {
+    /// The object, if there is one.
+    pub fn object(self) -> Option<FileHandle> {
+        match self {
+            Named::Object(object) => Some(object),
+            Named::Absent | Named::Unknown => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::handle;
+
+    fn directory(number: u64) -> FileHandle {
+        handle(&(number % 10).to_le_bytes())
+    }
+
+    #[test]
+    fn names_are_forgotten_and_bounded() {
+        let (names, object) = (Names::default(), handle(b"object"));
+        for number in 0..100_000_u64 {
+            names.learn(&directory(number), &number.to_le_bytes(), &object);
+            names.learn_absent(&directory(number), &(1 << 32 | number).to_le_bytes());
+        }
+        let kept = |shard: &Mutex<Shard>| {
+            let Shard { objects, absent } = &*shard.lock().expect("names lock");
+            objects.young.len() + objects.old.len() + absent.young.len() + absent.old.len()
+        };
+        assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 4 * NAMES_PER_GENERATION_MAX);
+        let (last, name) = (directory(99_999), 99_999_u64.to_le_bytes());
+        assert_eq!(names.get(&last, &name), Named::Object(object));
+        assert!(!names.has_room_for_all(&last, &name));
+        assert!(Names::default().has_room_for_all(&last, b"name"));
+        names.forget(&last, &name);
+        assert_eq!(names.get(&last, &name), Named::Unknown);
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_again_and_again_is_not_forgotten() {
+        let (names, object) = (Names::default(), handle(b"object"));
+        names.learn(&directory(1), b"mount point", &object);
+        for number in 0..100_000_u64 {
+            names.learn(&directory(number), &number.to_le_bytes(), &object);
+            names.learn_absent(&directory(number), &(1 << 32 | number).to_le_bytes());
+            if number % 1000 == 0 {
+                let found = names.get(&directory(1), b"mount point");
+                assert_eq!(found, Named::Object(object), "after {number} others");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_answer_counts() {
+        let (names, object) = (Names::default(), handle(b"object"));
+        names.learn_absent(&directory(1), b"name");
+        assert_eq!(names.get(&directory(1), b"name"), Named::Absent);
+        assert_eq!(names.get(&directory(2), b"name"), Named::Unknown);
+        names.learn(&directory(1), b"name", &object);
+        assert_eq!(names.get(&directory(1), b"name"), Named::Object(object));
+        names.learn_absent(&directory(1), b"name");
+        assert_eq!(names.get(&directory(1), b"name"), Named::Absent);
+    }
+}

@@ -1,0 +1,157 @@
+//! Small files whose data was read when they were opened, until somebody reads it.
+//!
+//! One per file: what a later open has read takes the place of what an earlier one had. The data goes when it was read as a
+//! whole, when the file is opened anew or changed by this daemon, when it is a second old, or when newer data needs its room. What was
+//! asked for before such a change and comes after it is not taken in ([`Ticket`]), so no read is answered with data that is older
+//! than the last open or write that this node has seen end.
+
+use efc_tasks::sync::atomic::Ordering;
+use efc_tasks::sync::{Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use efc_backend::FileHandle;
+use efc_buffer::Buffer;
+
+use crate::inode::Inode;
+use crate::version::Version;
+
+/// Files whose data waits for its reader, at most.
+const FILES_MAX: usize = 64;
+/// How long data may answer a read.
+const TTL: Duration = Duration::from_secs(1);
+
+struct WholeFile {
+    data: Buffer,
+    size: usize,
+    version: Version,
+    read_at: Instant,
+}
+
+/// The data of all files that was read at their open: it has one limit, so it lies here and not at the inodes.
+#[derive(Default)]
+pub(crate) struct WholeFiles {
+    files: Mutex<HashMap<FileHandle, WholeFile>>,
+}
+
+/// From before a file's data was asked for: tells whether something has changed since.
+#[derive(Clone, Copy)]
+pub struct Ticket(u64);
+
+impl WholeFiles {
+    fn files(&self) -> MutexGuard<'_, HashMap<FileHandle, WholeFile>> {
+        self.files.lock().expect("whole files lock")
+    }
+}
+
+impl Inode {
+    /// The file is opened, or was changed: drops what was read before, and what is being read now.
+    pub fn drop_whole(&self) -> Ticket {
+        let mut files = self.shared.whole_files.files();
+        files.remove(self.handle());
+        Ticket(self.changes.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Takes in the first `size` bytes of `data`, the whole file, asked for with this ticket.
+    pub fn keep_whole(&self, ticket: Ticket, data: Buffer, size: usize, version: Version) {
+        let mut files = self.shared.whole_files.files();
+        if self.changes.load(Ordering::Relaxed) != ticket.0 {
+            return;
+        }
+        if files.len() >= FILES_MAX {
+            let oldest = files.iter().min_by_key(|(_, file)| file.read_at).map(|(file, _)| *file);
+            oldest.and_then(|oldest| files.remove(&oldest));
+        }
+        files.insert(*self.handle(), WholeFile { data, size, version, read_at: efc_tasks::time::now() });
+    }
+
+    /// Answers a read of `length` bytes at `offset`, if the data is there and of the last version seen.
+    pub fn read_whole(&self, offset: u64, length: usize) -> Option<(Buffer, Range<usize>)> {
+        let mut files = self.shared.whole_files.files();
+        let whole = files.remove(self.handle())?;
+        let is_last_seen = self.last_seen().is_some_and(|attr| Version::of(&attr) == whole.version);
+        if efc_tasks::time::since(whole.read_at) >= TTL || !is_last_seen {
+            return None;
+        }
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
+        let end = whole.size.min(start.saturating_add(length));
+        if start == 0 && end == whole.size {
+            return Some((whole.data, 0..end)); // the kernel keeps it from here on
+        }
+        let mut part = Buffer::with_capacity(end - start);
+        part[..end - start].copy_from_slice(&whole.data[start..end]);
+        files.insert(*self.handle(), whole);
+        Some((part, 0..end - start))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Inodes;
+    use crate::testing::{attr, handle, seen};
+
+    fn inode(inodes: &Inodes, name: u64) -> Arc<Inode> {
+        let inode = inodes.of(&handle(&name.to_le_bytes()));
+        inode.learn(seen(&attr(4, 1)));
+        inode
+    }
+
+    fn keep(inode: &Inode, ticket: Ticket) {
+        let mut data = Buffer::with_capacity(4096);
+        data[..4].copy_from_slice(b"data");
+        inode.keep_whole(ticket, data, 4, Version::of(&attr(4, 1)));
+    }
+
+    fn read(inode: &Inode) -> Option<Vec<u8>> {
+        inode.read_whole(0, 100).map(|(data, range)| data[range].to_vec())
+    }
+
+    #[test]
+    fn data_is_given_once_as_a_whole_and_in_parts_before() {
+        let inode = inode(&Inodes::new(64), 7);
+        keep(&inode, inode.drop_whole());
+        let (part, range) = inode.read_whole(1, 2).expect("there");
+        assert_eq!(&part[range], b"at");
+        assert_eq!(read(&inode).as_deref(), Some(&b"data"[..]));
+        assert_eq!(read(&inode), None);
+    }
+
+    #[test]
+    fn a_change_or_a_later_open_ends_what_was_read_and_what_is_being_read() {
+        let inode = inode(&Inodes::new(64), 7);
+        let before = inode.drop_whole();
+        keep(&inode, before);
+        drop(inode.mutate());
+        assert_eq!(read(&inode), None);
+        keep(&inode, before);
+        assert_eq!(read(&inode), None, "asked for before the change");
+        let first = inode.drop_whole();
+        keep(&inode, inode.drop_whole());
+        keep(&inode, first);
+        assert!(read(&inode).is_some(), "the earlier open does not take the later one's data away");
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let inodes = Inodes::new(1024);
+        let all: Vec<Arc<Inode>> = (0..FILES_MAX as u64 + 10).map(|name| inode(&inodes, name)).collect();
+        all.iter().for_each(|inode| keep(inode, inode.drop_whole()));
+        assert_eq!(all[0].shared.whole_files.files().len(), FILES_MAX);
+        assert!(read(&all[FILES_MAX + 9]).is_some());
+        assert!(read(&all[0]).is_none());
+    }
+
+    #[test]
+    fn data_of_another_version_is_dropped() {
+        let inode = inode(&Inodes::new(64), 7);
+        keep(&inode, inode.drop_whole());
+        inode.learn(seen(&attr(4, 2)));
+        assert_eq!(read(&inode), None);
+        inode.learn(seen(&attr(4, 1)));
+        assert_eq!(read(&inode), None);
+    }
+}
