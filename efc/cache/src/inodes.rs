@@ -19,7 +19,8 @@ use indexmap::IndexSet;
 use crate::inode::{Inode, Shared};
 use crate::kernel_view::KernelView;
 
-/// What an inode takes of memory at most, while nothing is under way at it, with its places in the tables; in bytes.
+/// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that was written
+/// to takes half as much again.
 pub const INODE_BYTES: u64 = 576;
 
 const SHARDS: usize = 16;

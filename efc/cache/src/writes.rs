@@ -193,7 +193,8 @@ impl Inode {
         self.writes.get_or_init(Box::default)
     }
 
-    pub(crate) fn has_uncommitted(&self) -> bool {
+    /// Does any of it wait?
+    pub fn has_uncommitted(&self) -> bool {
         self.writes.get().is_some_and(|writes| !writes.pending.lock().expect("pending lock").is_empty())
     }
 }

@@ -265,7 +265,7 @@ impl<B: Backend> Inner<B> {
 
     /// Has the file data that waits for COMMIT?
     pub(super) fn has_uncommitted(&self, inode: &Inode) -> bool {
-        !self.pending(inode).is_empty()
+        inode.has_uncommitted() || inode.node().is_some_and(|node| self.unkept(node).is_some())
     }
 
     /// Commits every file.
@@ -282,7 +282,7 @@ impl<B: Backend> Inner<B> {
         }
         let one = inode.writes().committing.clone().lock_owned().await;
         let (count, cred, unkept) = {
-            let pending = inode.writes().pending.lock().expect("pending lock");
+            let pending = self.pending(inode);
             let cred = pending.chunks().last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
             (pending.chunks().len(), cred, pending.unkept)
         };
