@@ -8,10 +8,8 @@ mod control;
 mod descriptors;
 mod errno;
 mod filesystem;
-mod id_maps;
 mod limited_log;
 mod memory;
-mod mount_namespace;
 mod privileges;
 mod saved_server;
 
@@ -30,8 +28,8 @@ use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, Mounted};
 use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
 
 use control::{Control, Serving};
+use filesystem::id_maps::{self, IdMaps};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
-use id_maps::IdMaps;
 use limited_log::LimitedLog;
 use memory::Budget;
 

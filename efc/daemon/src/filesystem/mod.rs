@@ -3,26 +3,27 @@
 //! Each request is one task ([`efc_tasks::spawn`]). Operations are async functions that return a [`Response`] or an
 //! [`Errno`]; the one place that answers the kernel is [`Inner::serve`]. What must outlive this process (node ids, open
 //! handles with their credentials, open-unlinked files, data that waits for COMMIT) lives in the saved state; what is
-//! kept here can be lost at any moment: cached attributes, directory pages.
+//! kept here can be lost at any moment: what is known of files, each at its [`Inode`], and directory pages.
+//!
+//! What may be answered without asking the server is decided by the consistency mode ([`Freshness`]). The permit that it gives goes with
+//! the [`Answer`], and is held until the kernel has that.
 //!
 //! Consistency is close-to-open, like that of the kernel's NFS client: data is at the server when `write(2)` returns
 //! and on its stable storage when `fsync(2)` or `close(2)` does; an open sees what was closed before it. Within one
 //! node all pods share this one session, so they see each other's writes at once.
 
 mod attributes;
-mod credentials;
+mod callers;
 mod directories;
 mod failures;
 mod files;
 mod growth;
 mod interrupts;
 mod listing;
-mod mapped_callers;
 mod mutations;
 mod namespace;
 mod once;
 mod orphans;
-mod permissions;
 mod walks;
 mod writes;
 
@@ -51,7 +52,7 @@ use walks::{Note, Step, Walks};
 use writes::Place;
 
 pub use attributes::format_bits;
-pub use credentials::Credentials;
+pub use callers::{Credentials, id_maps};
 pub use once::SessionIdentity;
 
 /// How the file system behaves.

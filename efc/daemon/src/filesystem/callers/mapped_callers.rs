@@ -1,4 +1,4 @@
-//! Who asks, where mounts may be id-mapped and the kernel does not say (see [`crate::id_maps`]).
+//! Who asks, where mounts may be id-mapped and the kernel does not say (see [`super::id_maps`]).
 //!
 //! A thread's user, group and groups are read from `/proc/TID/status` for each request, as they may change at any time and
 //! nothing tells; docs/BENCHMARKS.md has what that costs, and it is why this is an option. The map of its mounts is asked for
@@ -15,7 +15,7 @@ use efc_backend::Cred;
 use efc_fuse::{Errno, UNTOLD};
 
 use super::credentials::Unknown;
-use crate::id_maps::{IdMap, IdMaps};
+use super::id_maps::{IdMap, IdMaps};
 
 /// How long a living thread's mounts are believed.
 const MAP_TTL: Duration = Duration::from_millis(500);
@@ -147,8 +147,8 @@ fn parse_ids(status: &str) -> Option<Ids> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::id_maps::Extent;
     use super::*;
-    use crate::id_maps::Extent;
 
     fn ids() -> Ids {
         Ids { uid: 100_000, gid: 101_000, groups: vec![101_000, 5, 100_007] }

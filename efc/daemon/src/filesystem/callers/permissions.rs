@@ -14,7 +14,7 @@ use efc_backend::{Backend, Call, Seen, Status, Tick, access};
 use efc_cache::{Inode, Verdict};
 use efc_fuse::Errno;
 
-use super::{Caller, Inner, ROOT};
+use super::super::{Caller, Inner, ROOT};
 use crate::errno::errno;
 
 /// Notices a circle in a walk (Brent's algorithm): a path has none, but what was noted of directories that move may.
@@ -44,7 +44,7 @@ impl Circle {
 
 impl<B: Backend> Inner<B> {
     /// May the caller reach `node`, as the server sees it? Looks at the directories above it.
-    pub(super) async fn check_path(&self, caller: &Caller, node: u64) -> Result<(), Errno> {
+    pub(in super::super) async fn check_path(&self, caller: &Caller, node: u64) -> Result<(), Errno> {
         if caller.cred.uid != 0 || node == ROOT || caller.earlier.is_some() {
             return Ok(()); // where a predecessor had begun something, it had looked before
         }
@@ -78,7 +78,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Like [`Inner::check_path`], for calls that may be about a file that the caller has open: the kernel does not say.
-    pub(super) async fn check_path_or_open(&self, caller: &Caller, node: u64) -> Result<(), Errno> {
+    pub(in super::super) async fn check_path_or_open(&self, caller: &Caller, node: u64) -> Result<(), Errno> {
         match self.check_path(caller, node).await {
             Err(Errno(libc::EACCES)) if self.has_open(node) => Ok(()),
             checked => checked,
@@ -92,7 +92,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// The server has let the caller look up something in this directory.
-    pub(super) fn has_searched(&self, caller: &Caller, directory: &Inode, asked: Tick) {
+    pub(in super::super) fn has_searched(&self, caller: &Caller, directory: &Inode, asked: Tick) {
         if caller.cred.uid == 0 {
             directory.searched(&caller.cred, asked.at);
         }

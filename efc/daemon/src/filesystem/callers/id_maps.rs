@@ -30,7 +30,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair, sockopt};
 use rustix::stdio::stdin;
 
-use crate::{mount_namespace, privileges};
+use super::mount_namespace;
+use crate::privileges;
 
 /// The argument that makes `efcd` the second process.
 pub const COMMAND: &str = "id-maps";

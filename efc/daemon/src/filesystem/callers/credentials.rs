@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 use efc_backend::Cred;
 use efc_fuse::Errno;
 
+use super::id_maps::IdMaps;
 use super::mapped_callers::MappedCallers;
 use crate::descriptors;
-use crate::id_maps::IdMaps;
 
 /// How long a living thread's groups are believed.
 const GROUPS_TTL: Duration = Duration::from_millis(500);
