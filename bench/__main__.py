@@ -16,7 +16,6 @@ from rich.console import Console
 from bench import bare, comparing, gate, pauses, publishing
 from bench.bare import Case, unit
 from bench.clients import MOUNT, contenders
-from bench.measuring import make_data
 from bench.rows import families
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
@@ -65,7 +64,6 @@ def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Conso
     with contenders(against=arguments.against) as those:
         for name, why in those.skipped.items():
             console.print(f"SKIPPED {name}, in every row: {why}")
-        make_data(rows, those)
         results = list(comparing.run_rows(rows, those, rounds=arguments.rounds, console=console))
         memories = comparing.run_memory(those, console=console) if with_memory else {}
         worse = comparing.worse(results, memories, gate.read_baseline(arguments.baseline))
@@ -73,9 +71,9 @@ def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Conso
 
 
 def write(
-    cases: list[Case], rows: Rows, others: dict[str, dict[str, dict[str, object]]], *, load_before: float
+    path: Path, cases: list[Case], rows: Rows, others: dict[str, dict[str, dict[str, object]]], *, load_before: float
 ) -> None:
-    """results/bench.json."""
+    """All that was measured, as JSON."""
     document = {
         "conditions": "server's page cache warm, rounds interleaved; client cold unless a row says otherwise",
         "processors": os.cpu_count(),
@@ -95,8 +93,8 @@ def write(
         "worse": rows.worse,
         **others,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "bench.json").write_text(json.dumps(document, indent=2) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
 def main() -> int:
@@ -121,12 +119,12 @@ def main() -> int:
         bare.show(cases, console)
     if rows.results:
         comparing.show(rows.results, console)
-    write(cases, rows, others, load_before=load_before)
+    write(arguments.results, cases, rows, others, load_before=load_before)
     if arguments.write_baseline:
         gate.write_baseline(rows.baseline(), arguments.baseline)
         console.print(f"{len(rows)} rows written to {arguments.baseline}")
         return 0
-    return _verdict(cases, rows, console)
+    return _verdict(arguments, cases, rows, console)
 
 
 def _arguments() -> argparse.Namespace:
@@ -136,11 +134,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--against", type=Path, metavar="DIR", help="programs of another build, to compare with")
     parser.add_argument("--baseline", type=Path, default=gate.BASELINE, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--write-baseline", action="store_true", help="with what this run measures; nothing is gated")
+    parser.add_argument("--results", type=Path, default=RESULTS / "bench.json", metavar="FILE", help=argparse.SUPPRESS)
     parser.add_argument("part", nargs="*", choices=[*PARTS, []], help="only these (default: all)")
     return parser.parse_args()
 
 
-def _verdict(cases: list[Case], rows: Rows, console: Console) -> int:
+def _verdict(arguments: argparse.Namespace, cases: list[Case], rows: Rows, console: Console) -> int:
     """Says what holds, the last line in figures; 1 if something does not."""
     gates = [(case, gate) for case in cases for gate in case.gates]
     for case, one in gates:
@@ -151,10 +150,13 @@ def _verdict(cases: list[Case], rows: Rows, console: Console) -> int:
     ratios = "".join(
         f"; {case.name} {case.median(MOUNT):,.0f} {unit(case.figure)} = {case.ratio():.2f} of bare" for case in cases
     )
+    baseline = gate.read_baseline(arguments.baseline)
+    lacking = [result for result in rows.results if not baseline.get(result.row.name, {}).get("cpu_to")]
+    without_cpu = f"; CPU of {len(lacking)} rows is not in the baseline (`make bench-baseline`)" if lacking else ""
     skipped = "".join(f"; SKIPPED {name}: {why}" for name, why in rows.skipped.items())
     console.print(
         f"bench: {len(gates) - len(failed)} of {len(gates)} gates hold; {len(rows)} rows, "
-        f"{len(rows.worse)} figures worse{skipped}{ratios}",
+        f"{len(rows.worse)} figures worse{without_cpu}{skipped}{ratios}",
         soft_wrap=True,
     )
     return 1 if failed or rows.worse else 0

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from bench import gate, memory
 from bench.clients import AGAINST, KERNEL, MOUNT, NATIVE, Contenders
-from bench.measuring import Round, can_run, run_round
+from bench.measuring import Round, can_run, make_data, run_round
 from bench.rows import Row
 
 
@@ -25,7 +25,7 @@ class Result:
 
     def per_operation(self, name: str, figure: str) -> float:
         """The median of a figure, divided by operations."""
-        return statistics.median(getattr(one, figure) / one.operations for one in self.rounds[name])
+        return float(statistics.median(getattr(one, figure) / one.operations for one in self.rounds[name]))
 
     def rate(self, name: str) -> float:
         """Operations per second, the median."""
@@ -58,6 +58,7 @@ class Result:
 def run_rows(rows: Sequence[Row], contenders: Contenders, *, rounds: int, console: Console) -> Iterator[Result]:
     """All contenders one after another in each round, the order turned round in every second one."""
     for row in rows:
+        make_data(row, contenders.nas)
         result = Result(row=row)
         clients = [client for client in contenders.clients if can_run(row, client)]
         for number in range(rounds):

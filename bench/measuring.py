@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import IO
 
-from bench.clients import Client, Contenders, Counters, Mounted
+from bench.clients import Client, Counters, Mounted
 from bench.rows import DATA, Row
 from tests.support.nas import Nas
 from tests.support.paths import ROOT
@@ -93,18 +94,20 @@ def can_run(row: Row, client: Client) -> bool:
     return not row.kills_daemon or client.has_daemon
 
 
-def make_data(rows: list[Row], contenders: Contenders) -> None:
-    """What the rows share, in the export."""
-    for name in sorted({name for row in rows for name in (row.data, row.beside) if name}):
-        DATA[name].make(contenders.nas.export_folder() / name)
+def make_data(row: Row, nas: Nas) -> None:
+    """What the row shares with others, in the export, unless it is there."""
+    for name in (row.data, row.beside):
+        if name and not (nas.export_folder() / name).exists():
+            DATA[name].make(nas.export_folder() / name)
 
 
 def _segment(load: _Load, mounted: Mounted, nas: Nas) -> Round:
+    daemon = mounted.daemon()
     counters = _calm_counters(mounted)
-    before = _cost(mounted, nas)
+    before = _cost(daemon, nas)
     load.go_on()
     found = json.loads(load.line() or load.end())
-    after = _cost(mounted, nas)
+    after = _cost(daemon, nas)
     asked = _calm_counters(mounted) - counters
     load.go_on()
     return Round(**found, **vars(asked), **vars(after - before))
@@ -143,11 +146,12 @@ class _Load:
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name = name
-        command = [sys.executable, "-m", "bench.load", name, folder]
+        command = [sys.executable, "-m", "bench.load", name, str(folder)]
         self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin, self._process.stdout
+        self._in: IO[str] = self._process.stdin
+        self._out: IO[str] = self._process.stdout
 
     def line(self) -> str:
         """Its next line; "" at its end."""
@@ -176,11 +180,10 @@ class _Load:
         self._out.close()
 
 
-def _cost(mounted: Mounted, nas: Nas) -> Cost:
-    daemon = mounted.daemon()
-    return Cost(
-        daemon_cpu_s=_threads_cpu_s(daemon) if daemon else 0, server_cpu_s=nas.cpu_s(), machine_cpu_s=_machine_cpu_s()
-    )
+def _cost(daemon: int, nas: Nas) -> Cost:
+    """Now; the daemon is asked nothing, which would cost it something."""
+    daemon_cpu_s = _threads_cpu_s(daemon) if daemon else 0
+    return Cost(daemon_cpu_s=daemon_cpu_s, server_cpu_s=nas.cpu_s(), machine_cpu_s=_machine_cpu_s())
 
 
 def _threads_cpu_s(pid: int) -> float:

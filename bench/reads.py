@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Iterator
 
+from bench.names import each_again
 from bench.rows import BEGIN, KIB, MIB, Row
 
 _LARGE, _SMALL = "00000", 4 * KIB
@@ -45,20 +46,12 @@ def _at_random() -> Iterator[int]:
 
 def _walk() -> Iterator[int]:
     yield BEGIN
-    paths = [entry.path for folder in os.scandir(".") for entry in os.scandir(folder)]
-    for path in paths:
-        read_all(path)
-    yield len(paths)
-
-
-def _again() -> Iterator[int]:
-    paths = os.listdir(".")
-    for path in paths:
-        read_all(path)
-    yield BEGIN
-    for path in paths:
-        read_all(path)
-    yield len(paths)
+    count = 0
+    for folder, _, names in os.walk("."):
+        for name in names:
+            read_all(f"{folder}/{name}")
+            count += 1
+    yield count
 
 
 ROWS = (
@@ -71,5 +64,5 @@ ROWS = (
     Row(
         name="walk and read 4 KiB files", load=_walk, state="cold", unit="file", data="a tree of 2,000 files of 4 KiB"
     ),
-    Row(name="open, read 4 KiB, close: again", load=_again, state="just read", unit="file", data="300 files of 4 KiB"),
+    Row(name="open, read 4 KiB, close: again", load=each_again(read_all), state="just read", unit="file", data="300 files of 4 KiB"),
 )  # fmt: skip

@@ -12,7 +12,7 @@ known any more was never seen by this mount, or is older than `EXPIRED_S`.
 
 from __future__ import annotations
 
-import random
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ class Row:
 def fill(folder: Path, *, count: int, size: int = 0) -> None:
     """Files named by numbers of five digits, of random bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    block = random.randbytes(size)
+    block = os.urandom(size)
     for number in range(count):
         (folder / f"{number:05}").write_bytes(block)
 
