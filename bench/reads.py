@@ -64,5 +64,8 @@ ROWS = (
     Row(
         name="walk and read 4 KiB files", load=_walk, state="cold", unit="file", data="a tree of 2,000 files of 4 KiB"
     ),
-    Row(name="open, read 4 KiB, close: again", load=each_again(read_all), state="just read", unit="file", data="300 files of 4 KiB"),
+    Row(
+        name="open, read 4 KiB, close: again", load=each_again(read_all), state="just read", unit="file",
+        data="300 files of 4 KiB",
+    ),
 )  # fmt: skip
