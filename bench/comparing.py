@@ -32,10 +32,10 @@ class Result:
         return statistics.median(one.operations / one.seconds for one in self.rounds[name])
 
     def cpu_ratio(self, reference: str, figure: str = "client_cpu_s") -> gate.Ratio | None:
-        """The mount's CPU to a contender's, by rounds; None where that one used too little to be a measure."""
+        """The mount's CPU to a contender's, by rounds; None where they are too few, or too little was used, to tell."""
         pairs = zip(self.rounds[MOUNT], self.rounds.get(reference, []), strict=False)
         cpu = [(getattr(mine, figure), getattr(other, figure)) for mine, other in pairs]
-        if not cpu or min(other for _, other in cpu) < gate.CPU_S_MIN:
+        if len(cpu) < gate.ROUNDS_MIN or min(other for _, other in cpu) < gate.CPU_S_MIN:
             return None
         return gate.Ratio.of([mine / other for mine, other in cpu])
 
@@ -61,7 +61,7 @@ def run_rows(rows: Sequence[Row], contenders: Contenders, *, rounds: int, consol
         make_data(row, contenders.nas)
         result = Result(row=row)
         clients = [client for client in contenders.clients if can_run(row, client)]
-        for number in range(rounds):
+        for number in range(1 if row.once else rounds):
             for client in clients if number % 2 == 0 else clients[::-1]:
                 done = run_round(row, client, contenders.nas)
                 result.rounds.setdefault(client.name, []).append(done)

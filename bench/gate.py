@@ -25,6 +25,8 @@ COUNT_MARGIN, MEMORY_MARGIN, CPU_MARGIN, CPU_MARGIN_AGAINST = 0.03, 0.10, 0.15, 
 CALLS_OF_CHANCE = 2
 #: A reference that used less CPU in a round is no measure.
 CPU_S_MIN = 0.002
+#: Fewer say nothing of the noise, and no CPU is gated.
+ROUNDS_MIN = 3
 
 Figures = Mapping[str, Any]
 

@@ -37,6 +37,7 @@ class Row:
     beside: str = ""  # more of DATA, in a folder of that name beside it
     on_server: Callable[[Path], None] | None = None  # fills that fresh folder, natively: what another node has made
     kills_daemon: bool = False  # before each begin; for mounts that have one
+    once: bool = False  # one round tells its counts, and more would take long
 
 
 def fill(folder: Path, *, count: int, size: int = 0) -> None:
