@@ -118,7 +118,7 @@ def main() -> int:
     if cases:
         bare.show(cases, console)
     if rows.results:
-        comparing.show(rows.results, console)
+        comparing.show(rows.results, console, gate.read_baseline(arguments.baseline))
     write(arguments.results, cases, rows, others, load_before=load_before)
     if arguments.write_baseline:
         gate.write_baseline(rows.baseline(), arguments.baseline)

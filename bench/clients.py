@@ -118,7 +118,10 @@ class Fuse:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelNfs:
-    """The kernel's own client, NFSv3 over one connection, with default options."""
+    """The kernel's own client, NFSv3 over one connection, with default options.
+
+    But soft: a mount whose server was killed before it goes away by itself.
+    """
 
     nas: Nas
     name: str = KERNEL
@@ -129,7 +132,7 @@ class KernelNfs:
         """Without mount.nfs and its package: the kernel asks mountd itself. Locks stay local, as ours do."""
         host = self.nas.address
         options = (
-            f"vers=3,proto=tcp,nolock,addr={host},port={self.nas.port},"
+            f"vers=3,proto=tcp,nolock,soft,addr={host},port={self.nas.port},"
             f"mountaddr={host},mountproto=tcp,mountport={self.nas.mount_port}"
         )
         with tempfile.TemporaryDirectory(prefix="efc-bench-nfs-") as name:

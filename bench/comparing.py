@@ -92,8 +92,8 @@ def _line(result: Result) -> str:
     return f"{result.row.name} ({result.row.state}), per {result.row.unit}: " + "; ".join(parts)
 
 
-def show(results: Sequence[Result], console: Console) -> None:
-    """The table of all rows, per operation."""
+def show(results: Sequence[Result], console: Console, baseline: Mapping[str, gate.Figures]) -> None:
+    """The table of all rows, per operation; what the baseline knows of a kernel client that cannot run here, too."""
     table = Table(title="Rows: medians, per operation")
     headings = (
         "row",
@@ -120,6 +120,10 @@ def show(results: Sequence[Result], console: Console) -> None:
                 *(f"{result.per_operation(name, f'{which}_bytes'):,.0f}" for which in ("read", "written")),
                 *(f"{value:,.0f}" for value in cpu), f"{ratio.median:.2f} ±{ratio.noise:.2f}" if ratio else "",
             )  # fmt: skip
+        kernel = baseline.get(result.row.name, {}).get("kernel")
+        if kernel and KERNEL not in result.rounds:
+            counts = f"{kernel['calls']:,.3f}", f"{kernel['read_bytes']:,.0f}", f"{kernel['written_bytes']:,.0f}"
+            table.add_row("", f"{KERNEL} (baseline)", "", *counts)
         table.add_section()
     console.print(table)
 
