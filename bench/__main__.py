@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import bare, comparing, gate, pauses, publishing
+from bench import bare, comparing, gate, memory, pauses, publishing
 from bench.bare import Case, unit
 from bench.clients import MOUNT, contenders
 from bench.rows import families
@@ -58,7 +58,7 @@ class Rows:
 def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Console) -> Rows:
     """The rows of these families whose names have `--only` in them, and how they compare with the baseline."""
     rows = [row for part in parts for row in families().get(part, ()) if arguments.only in row.name]
-    with_memory = "memory" in parts and arguments.only in "memory"
+    with_memory = "memory" in parts and any(arguments.only in f"memory: {step}" for step in memory.STEPS)
     if not rows and not with_memory:
         return Rows()
     with contenders(against=arguments.against) as those:
