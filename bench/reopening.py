@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from bench.reads import read_all
-from bench.rows import BEGIN, Load, Row, numbered
+from bench.rows import BEGIN, KIB, Load, Row, fill, numbered
 
 _FILES, _OTHERS = "16 files of 4 MiB", "150,000 files"
 
@@ -32,6 +32,10 @@ def _reopen(*, scan: bool = False) -> Load:
 
 ROWS = (
     Row(name="reopen, read 4 MiB, at once", load=_reopen(), state="just read", unit="file", data=_FILES),
+    Row(
+        name="reopen, read 512 KiB, just written by another node", load=_reopen(), unit="file",
+        state="just read, nothing newer seen", on_server=lambda folder: fill(folder, count=16, size=512 * KIB),
+    ),
     Row(
         name="reopen, read 4 MiB, after a stat of 150,000 files", load=_reopen(scan=True),
         state="read, then 150,000 others asked", unit="file", data=_FILES, beside=_OTHERS, once=True,
