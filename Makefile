@@ -61,7 +61,7 @@ faults: setup $(FILL_STATE) ## everything is killed again and again under verifi
 BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)'
 BENCH_ROWS := reads writes names reopening memory
 bench: setup ## side by side: ext4, the kernel's and the bare NFS client, the mount; PARTS="writes names" ONLY=append ROUNDS=5 AGAINST=bin-dir; report under results/
-	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(PARTS)
+	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(or $(PARTS),$(if $(ONLY),$(BENCH_ROWS)))
 bench-baseline: ROUNDS ?= 7
 bench-baseline: setup ## on a quiet machine: writes what make bench compares its rows with, bench/baseline.json; PARTS ONLY ROUNDS as there
 	@$(BENCH) --write-baseline $(or $(PARTS),$(BENCH_ROWS))
