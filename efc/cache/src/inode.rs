@@ -26,12 +26,10 @@ pub struct Inode {
     /// Used since the hand of the clock last passed.
     pub(crate) is_used: AtomicBool,
     facts: Mutex<Facts>,
-    pub(crate) uses: Mutex<Uses>,
-    /// Most inodes are not busy most of the time.
+    /// Nothing, for most inodes most of the time.
     busy: Mutex<Option<Box<Busy>>>,
     /// Opens and changes so far: what was asked for before the last of them is not kept for a reader.
     pub(crate) changes: AtomicU64,
-    pub(crate) searches: Mutex<Searches>,
     pub(crate) writes: OnceLock<Box<FileWrites>>,
 }
 
@@ -54,11 +52,19 @@ pub(crate) struct Facts {
     pub kernel: KernelView,
 }
 
-/// What is under way at an object.
+/// What is under way at an object, and what only few objects have.
 #[derive(Default)]
 pub(crate) struct Busy {
+    pub uses: Uses,
+    pub searches: Searches,
     pub writings: Writings,
     pub abandoned: Vec<Settled>,
+}
+
+impl Busy {
+    fn is_idle(&self) -> bool {
+        self.uses.is_idle() && self.writings.is_empty() && self.abandoned.is_empty()
+    }
 }
 
 impl Inode {
@@ -68,10 +74,8 @@ impl Inode {
             shared,
             is_used: AtomicBool::new(false), // one that is seen once makes room before those that are used
             facts: Mutex::default(),
-            uses: Mutex::default(),
             busy: Mutex::default(),
             changes: AtomicU64::new(0),
-            searches: Mutex::default(),
             writes: OnceLock::new(),
         }
     }
@@ -83,9 +87,7 @@ impl Inode {
 
     /// Is the object neither open nor being removed, and is nothing under way at it or uncommitted?
     pub fn is_idle(&self) -> bool {
-        let is_used = !self.uses.lock().expect("uses lock").is_idle();
-        let is_busy = self.busy.lock().expect("busy lock").is_some();
-        !is_used && !is_busy && !self.has_uncommitted()
+        self.while_busy(Busy::is_idle).unwrap_or(true) && !self.has_uncommitted()
     }
 
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
@@ -98,13 +100,14 @@ impl Inode {
     }
 
     /// Changes what is under way.
-    pub(crate) fn change_busy(&self, change: impl FnOnce(&mut Busy)) {
+    pub(crate) fn change_busy<T>(&self, change: impl FnOnce(&mut Busy) -> T) -> T {
         let mut busy = self.busy.lock().expect("busy lock");
         let found = busy.get_or_insert_default();
-        change(found);
-        if found.writings.is_empty() && found.abandoned.is_empty() {
+        let result = change(found);
+        if found.is_idle() && found.searches.is_empty() {
             *busy = None;
         }
+        result
     }
 }
 

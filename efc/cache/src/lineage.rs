@@ -20,15 +20,19 @@ pub(crate) struct Lineage {
     at: Option<Version>,
     /// The place among all answers of the one that moved `at`.
     moved: u64,
-    /// Own changes, from which version to which, that do not follow on `at`; hardly ever any.
-    steps: Vec<(Version, Version)>,
+    /// Own changes that do not follow on `at`; hardly ever any.
+    steps: Option<Box<Steps>>,
     in_flight: u32,
-    by_others: u64,
+    by_others: u32,
 }
+
+/// From which version to which.
+#[derive(Default)]
+struct Steps(Vec<(Version, Version)>);
 
 impl Lineage {
     /// Changes by others that were noticed so far.
-    pub fn by_others(&self) -> u64 {
+    pub fn by_others(&self) -> u32 {
         self.by_others
     }
 
@@ -53,8 +57,8 @@ impl Lineage {
         match (from, to) {
             (_, Some(to)) if self.at.is_none() => self.move_to(Some(to), received),
             (Some(from), Some(to)) if self.at == Some(from) => self.move_to(Some(to), received),
-            (Some(from), Some(to)) if self.in_flight > 1 && self.steps.len() < STEPS_MAX => {
-                self.steps.push((from, to));
+            (Some(from), Some(to)) if self.in_flight > 1 && self.waiting() < STEPS_MAX => {
+                self.steps.get_or_insert_default().0.push((from, to));
             }
             (_, to) => self.changed_by_others(to, received),
         }
@@ -69,7 +73,7 @@ impl Lineage {
     pub fn end(&mut self, received: u64) {
         debug_assert!(self.in_flight > 0, "a change ends once");
         self.in_flight -= 1;
-        if self.in_flight == 0 && !self.steps.is_empty() {
+        if self.in_flight == 0 && self.waiting() > 0 {
             self.changed_by_others(None, received);
         }
     }
@@ -77,17 +81,22 @@ impl Lineage {
     fn move_to(&mut self, version: Option<Version>, received: u64) {
         self.at = version;
         self.moved = received;
-        while let Some(next) = self.steps.iter().position(|(from, _)| Some(*from) == self.at) {
-            self.at = Some(self.steps.swap_remove(next).1);
+        let Some(Steps(steps)) = self.steps.as_deref_mut() else { return };
+        while let Some(next) = steps.iter().position(|(from, _)| Some(*from) == self.at) {
+            self.at = Some(steps.swap_remove(next).1);
         }
-        if self.steps.is_empty() {
-            self.steps = Vec::new(); // most inodes never have any
+        if steps.is_empty() {
+            self.steps = None;
         }
     }
 
+    fn waiting(&self) -> usize {
+        self.steps.as_ref().map_or(0, |steps| steps.0.len())
+    }
+
     fn changed_by_others(&mut self, to: Option<Version>, received: u64) {
-        self.by_others += 1;
-        self.steps.clear();
+        self.by_others = self.by_others.wrapping_add(1);
+        self.steps = None;
         self.move_to(to, received);
     }
 }
@@ -162,6 +171,6 @@ mod tests {
             lineage.begin();
             change(&mut lineage, 100, 200);
         }
-        assert!(lineage.steps.len() <= STEPS_MAX);
+        assert!(lineage.waiting() <= STEPS_MAX);
     }
 }

@@ -25,7 +25,7 @@ impl Inode {
 
     /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and follows our own
     /// changes, is that of the last version seen as long as this number stays the same.
-    pub fn changes_by_others(&self) -> u64 {
+    pub fn changes_by_others(&self) -> u32 {
         self.facts().lineage.by_others()
     }
 }

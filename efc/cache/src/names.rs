@@ -13,41 +13,74 @@ const NAMES_PER_GENERATION_MAX: usize = 1024;
 const SHARDS: usize = 16;
 
 /// A directory and a name in it.
-type Key = (FileHandle, Box<[u8]>);
+type Key<'a> = (&'a FileHandle, &'a [u8]);
+
+/// Names by their directories.
+struct Table<T> {
+    by_directory: HashMap<FileHandle, HashMap<Box<[u8]>, T>>,
+    count: usize,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Table<T> {
+        Table { by_directory: HashMap::new(), count: 0 }
+    }
+}
+
+impl<T: Copy> Table<T> {
+    fn get(&self, (directory, name): Key) -> Option<T> {
+        self.by_directory.get(directory)?.get(name).copied()
+    }
+
+    fn insert(&mut self, (directory, name): Key, value: T) {
+        let names = self.by_directory.entry(*directory).or_default();
+        self.count += usize::from(names.insert(name.into(), value).is_none());
+    }
+
+    fn remove(&mut self, (directory, name): Key) -> Option<T> {
+        let names = self.by_directory.get_mut(directory)?;
+        let value = names.remove(name)?;
+        self.count -= 1;
+        if names.is_empty() {
+            self.by_directory.remove(directory);
+        }
+        Some(value)
+    }
+}
 
 /// Names that were learned or asked for lately, and those that were before.
 struct Generations<T> {
-    young: HashMap<Key, T>,
-    old: HashMap<Key, T>,
+    young: Table<T>,
+    old: Table<T>,
     /// Names have made room for others.
     has_dropped: bool,
 }
 
 impl<T> Default for Generations<T> {
     fn default() -> Generations<T> {
-        Generations { young: HashMap::new(), old: HashMap::new(), has_dropped: false }
+        Generations { young: Table::default(), old: Table::default(), has_dropped: false }
     }
 }
 
 impl<T: Copy> Generations<T> {
     fn insert(&mut self, key: Key, value: T) {
-        if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
+        if self.young.count >= NAMES_PER_GENERATION_MAX && self.young.get(key).is_none() {
             let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.has_dropped |= !dropped.is_empty();
+            self.has_dropped |= dropped.count > 0;
         }
         self.young.insert(key, value);
     }
 
     fn get(&mut self, key: Key) -> Option<T> {
-        if let Some(value) = self.young.get(&key) {
-            return Some(*value);
+        if let Some(value) = self.young.get(key) {
+            return Some(value);
         }
-        let value = self.old.remove(&key)?;
+        let value = self.old.remove(key)?;
         self.insert(key, value);
         Some(value)
     }
 
-    fn remove(&mut self, key: &Key) {
+    fn remove(&mut self, key: Key) {
         self.young.remove(key);
         self.old.remove(key);
     }
@@ -86,16 +119,16 @@ impl Names {
 
     /// An answer said that the name leads to this object.
     pub fn learn(&self, directory: &FileHandle, name: &[u8], object: &FileHandle) {
-        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::from(name)));
-        shard.absent.remove(&key);
-        shard.objects.insert(key, *object);
+        let mut shard = self.shard(directory, name);
+        shard.absent.remove((directory, name));
+        shard.objects.insert((directory, name), *object);
     }
 
     /// An answer said that there is no such name.
     pub fn learn_absent(&self, directory: &FileHandle, name: &[u8]) {
-        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::from(name)));
-        shard.objects.remove(&key);
-        shard.absent.insert(key, ());
+        let mut shard = self.shard(directory, name);
+        shard.objects.remove((directory, name));
+        shard.absent.insert((directory, name), ());
     }
 
     /// Would this name be known if it had been learned?
@@ -105,17 +138,17 @@ impl Names {
 
     /// It is not known any more what the name leads to.
     pub fn forget(&self, directory: &FileHandle, name: &[u8]) {
-        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::from(name)));
-        shard.objects.remove(&key);
-        shard.absent.remove(&key);
+        let mut shard = self.shard(directory, name);
+        shard.objects.remove((directory, name));
+        shard.absent.remove((directory, name));
     }
 
     /// What the name led to when it was last learned.
     pub fn get(&self, directory: &FileHandle, name: &[u8]) -> Named {
-        let (mut shard, key) = (self.shard(directory, name), (*directory, Box::<[u8]>::from(name)));
-        match shard.objects.get(key.clone()) {
+        let mut shard = self.shard(directory, name);
+        match shard.objects.get((directory, name)) {
             Some(object) => Named::Object(object),
-            None if shard.absent.get(key).is_some() => Named::Absent,
+            None if shard.absent.get((directory, name)).is_some() => Named::Absent,
             None => Named::Unknown,
         }
     }
@@ -149,7 +182,7 @@ mod tests {
         }
         let kept = |shard: &Mutex<Shard>| {
             let Shard { objects, absent } = &*shard.lock().expect("names lock");
-            objects.young.len() + objects.old.len() + absent.young.len() + absent.old.len()
+            objects.young.count + objects.old.count + absent.young.count + absent.old.count
         };
         assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 4 * NAMES_PER_GENERATION_MAX);
         let (last, name) = (directory(99_999), 99_999_u64.to_le_bytes());

@@ -25,9 +25,9 @@ impl Inode {
     /// What is known of a caller's searches of this directory, as far as it is younger than `ttl`.
     pub fn search(&self, cred: &Cred, ttl: Duration) -> Option<Verdict> {
         let is_fresh = |since: &Instant| efc_tasks::time::since(*since) < ttl;
-        let searches = self.searches.lock().expect("searches lock");
-        let (_, verdict) = *searches.iter().find(|(of, _)| of == cred).as_ref()?;
-        is_fresh(&verdict.itself).then(|| Verdict { path: verdict.path.filter(is_fresh), ..*verdict })
+        let of = |searches: &Searches| searches.iter().find(|(of, _)| of == cred).map(|(_, verdict)| *verdict);
+        let verdict = self.while_busy(|busy| of(&busy.searches))??;
+        is_fresh(&verdict.itself).then(|| Verdict { path: verdict.path.filter(is_fresh), ..verdict })
     }
 
     /// The server has let the caller search the directory since `itself`.
@@ -42,15 +42,17 @@ impl Inode {
     }
 
     fn change_search(&self, cred: &Cred, new: Verdict, change: impl FnOnce(&mut Verdict)) {
-        let mut searches = self.searches.lock().expect("searches lock");
-        if let Some((_, verdict)) = searches.iter_mut().find(|(of, _)| of == cred) {
-            return change(verdict);
-        }
-        if searches.len() >= VERDICTS_MAX {
-            let oldest = searches.iter().enumerate().min_by_key(|(_, (_, verdict))| verdict.itself);
-            oldest.map(|(index, _)| index).into_iter().for_each(|index| drop(searches.swap_remove(index)));
-        }
-        searches.push((cred.clone(), new));
+        self.change_busy(|busy| {
+            let searches = &mut busy.searches;
+            if let Some((_, verdict)) = searches.iter_mut().find(|(of, _)| of == cred) {
+                return change(verdict);
+            }
+            if searches.len() >= VERDICTS_MAX {
+                let oldest = searches.iter().enumerate().min_by_key(|(_, (_, verdict))| verdict.itself);
+                oldest.map(|(index, _)| index).into_iter().for_each(|index| drop(searches.swap_remove(index)));
+            }
+            searches.push((cred.clone(), new));
+        });
     }
 }
 
@@ -75,7 +77,7 @@ mod tests {
         assert!(directory.search(&cred(0), TTL).is_some_and(|verdict| verdict.path.is_some()));
         assert!(directory.search(&cred(0), Duration::ZERO).is_none());
         (0..1000).for_each(|gid| directory.searched(&cred(gid), Instant::now()));
-        assert_eq!(directory.searches.lock().expect("searches lock").len(), VERDICTS_MAX);
+        assert_eq!(directory.while_busy(|busy| busy.searches.len()), Some(VERDICTS_MAX));
         assert!(directory.search(&cred(999), TTL).is_some());
     }
 

@@ -6,7 +6,6 @@
 //! then, opens wait until the removal has ended, and find out from the server what is left. Of a file that is in use they go on.
 //! Removals of one file's names wait for each other, so that two of them do not each count on the name that the other takes.
 
-use efc_tasks::sync::MutexGuard;
 use efc_tasks::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::pin::pin;
 use std::sync::Arc;
@@ -90,8 +89,13 @@ impl Inodes {
 }
 
 impl Inode {
-    fn uses(&self) -> MutexGuard<'_, Uses> {
-        self.uses.lock().expect("uses lock")
+    /// Looks at the uses; `None` if there are none.
+    fn look_at_uses<T>(&self, look: impl FnOnce(&Uses) -> T) -> Option<T> {
+        self.while_busy(|busy| look(&busy.uses))
+    }
+
+    fn change_uses<T>(&self, change: impl FnOnce(&mut Uses) -> T) -> T {
+        self.change_busy(|busy| change(&mut busy.uses))
     }
 
     /// What `attempt` answers as soon as it answers something.
@@ -99,7 +103,7 @@ impl Inode {
         loop {
             let mut changed = pin!(self.shared.uses.changed.notified());
             changed.as_mut().enable();
-            if let Some(result) = attempt(&mut self.uses()) {
+            if let Some(result) = self.change_uses(&mut attempt) {
                 return result;
             }
             changed.await;
@@ -108,42 +112,41 @@ impl Inode {
 
     /// Is this file open, or being opened?
     pub fn is_open(&self) -> bool {
-        self.uses().opens > 0
+        self.look_at_uses(|uses| uses.opens > 0).unwrap_or(false)
     }
 
     /// Is this file open, and not about to be closed for the last time?
     pub fn stays_open(&self) -> bool {
-        let uses = self.uses();
-        uses.opens > uses.closing
+        self.look_at_uses(|uses| uses.opens > uses.closing).unwrap_or(false)
     }
 
     /// A granted open is being closed, until [`Inode::end_close`].
     pub fn begin_close(&self) {
-        self.uses().closing += 1;
+        self.change_uses(|uses| uses.closing += 1);
         self.shared.uses.changed.notify_waiters();
     }
 
     /// It is closed, and [uncounted](Inode::uncount) now.
     pub fn end_close(&self) {
-        let mut uses = self.uses();
-        uses.closing = uses.closing.saturating_sub(1);
+        self.change_uses(|uses| uses.closing = uses.closing.saturating_sub(1));
     }
 
     /// Has root this file open?
     pub fn is_open_by_root(&self) -> bool {
-        self.uses().opens_of_root > 0
+        self.look_at_uses(|uses| uses.opens_of_root > 0).unwrap_or(false)
     }
 
     /// How many opens of this file were granted.
     pub fn granted(&self) -> u32 {
-        self.uses().granted
+        self.look_at_uses(|uses| uses.granted).unwrap_or(0)
     }
 
     /// Counts an open that is granted.
     pub fn count(&self, is_root: bool) {
-        let mut uses = self.uses();
-        self.shared.uses.count(&mut uses, is_root);
-        uses.granted += 1;
+        self.change_uses(|uses| {
+            self.shared.uses.count(uses, is_root);
+            uses.granted += 1;
+        });
     }
 
     /// Counts an open before it is asked for; waits while the file is being removed.
@@ -157,16 +160,13 @@ impl Inode {
 
     /// One granted open less; `true` if nothing is left of what [`Inode::open`] and [`Inode::count`] have counted.
     pub fn uncount(&self, is_root: bool) -> bool {
-        {
-            let mut uses = self.uses();
-            uses.granted = uses.granted.saturating_sub(1);
-        }
+        self.change_uses(|uses| uses.granted = uses.granted.saturating_sub(1));
         self.give_up(is_root)
     }
 
     /// The open that [`Inode::open`] has counted has been granted, and counts as such, or refused. Answers as [`Inode::uncount`].
     pub fn give_up(&self, is_root: bool) -> bool {
-        let was_last = self.shared.uses.uncount(&mut self.uses(), is_root);
+        let was_last = self.change_uses(|uses| self.shared.uses.uncount(uses, is_root));
         if was_last {
             self.shared.uses.changed.notify_waiters();
         }
@@ -220,10 +220,10 @@ impl Removal {
 
 impl Drop for Removal {
     fn drop(&mut self) {
-        let mut uses = self.file.uses();
-        self.file.shared.uses.removal_events.fetch_add(1, Ordering::AcqRel);
-        uses.removal = None;
-        drop(uses);
+        self.file.change_uses(|uses| {
+            self.file.shared.uses.removal_events.fetch_add(1, Ordering::AcqRel);
+            uses.removal = None;
+        });
         self.file.shared.uses.changed.notify_waiters();
     }
 }
