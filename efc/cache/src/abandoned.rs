@@ -1,7 +1,9 @@
-//! Mutations whose caller is gone: they go on until the server has answered, and later mutations of the same objects wait.
+//! Mutations whose caller is gone: they go on until the server has answered, and later mutations of the same objects
+//! wait.
 //!
-//! The server executes what it has received in an order of its own, and what a dead process has sent must not cover what a living one
-//! has written since. Abandoned mutations are few: while there are [`ABANDONED_MAX`], killed callers wait like living ones.
+//! The server executes what it has received in an order of its own, and what a dead process has sent must not cover
+//! what a living one has written since. Abandoned mutations are few: while there are [`ABANDONED_MAX`], killed callers
+//! wait like living ones.
 
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicUsize, Ordering};

@@ -1,12 +1,12 @@
 //! The attributes of an inode: what replies have shown, and what follows from that.
 //!
-//! Replies overtake each other: two writes in flight come back in any order, and the attributes of the earlier one
-//! must not make the file shorter again. The server's ctime decides; a tie between overlapping calls makes the attributes
-//! expire, so that the next question goes to the server. Attributes that [expire](Inode::expire) are not answered from, nor is any
-//! reply to a call that was sent before that.
+//! Replies overtake each other: two writes in flight come back in any order, and the attributes of the earlier one must
+//! not make the file shorter again. The server's ctime decides; a tie between overlapping calls makes the attributes
+//! expire, so that the next question goes to the server. Attributes that [expire](Inode::expire) are not answered from,
+//! nor is any reply to a call that was sent before that.
 //!
-//! For how long attributes may be given is not decided here but by [`Freshness`](crate::Freshness): this module only says what is
-//! known and since when.
+//! For how long attributes may be given is not decided here but by [`Freshness`](crate::Freshness): this module only
+//! says what is known and since when.
 
 use std::time::Instant;
 
@@ -81,8 +81,8 @@ impl Inodes {
 }
 
 impl Inode {
-    /// Can these be the attributes of this object? The kernel gives an inode up for ever, and the mount with it if it is
-    /// the root, that turns into something else, or that has a size beyond what it can hold.
+    /// Can these be the attributes of this object? The kernel gives an inode up for ever, and the mount with it if it
+    /// is the root, that turns into something else, or that has a size beyond what it can hold.
     pub fn is_plausible(&self, attr: &Attr) -> bool {
         self.facts().is_plausible(attr)
     }
@@ -92,7 +92,8 @@ impl Inode {
         self.take_in(attr, asked, |facts, received| facts.lineage.shown(&Version::of(attr), asked.order, received));
     }
 
-    /// Takes in attributes; `judge`, which is given the place of the reply among all answers, says whose changes they show.
+    /// Takes in attributes; `judge`, which is given the place of the reply among all answers, says whose changes they
+    /// show.
     pub(crate) fn take_in(&self, attr: &Attr, asked: Tick, judge: impl FnOnce(&mut Facts, u64)) {
         let mut facts = self.facts();
         if !facts.is_plausible(attr) {
@@ -122,8 +123,8 @@ impl Inode {
 
     /// Will any change after the reply `seen` give the object another version?
     ///
-    /// It will if the server's clock has been past the tick of that version: another reply has shown so much, or has shown
-    /// the version itself a tick before.
+    /// It will if the server's clock has been past the tick of that version: another reply has shown so much, or has
+    /// shown the version itself a tick before.
     pub fn is_settled(&self, Seen { value: attr, asked }: Seen<&Attr>) -> bool {
         let version = Version::of(attr);
         let known = self.facts().known.filter(|known| Version::of(&known.attr) == version);

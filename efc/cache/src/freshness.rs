@@ -1,8 +1,9 @@
 //! What may be given without asking the server, and for how long the kernel may keep it: one place decides.
 //!
-//! The rest of the cache only knows what it has learned and when that was asked for. A [`Freshness`] is a consistency mode: it says for
-//! each answer whether what is known will do. What it grants comes with a [`Permit`], which the answer carries until the kernel has
-//! it: a mode that may have to take something back knows by that which answers are still on their way.
+//! The rest of the cache only knows what it has learned and when that was asked for. A [`Freshness`] is a consistency
+//! mode: it says for each answer whether what is known will do. What it grants comes with a [`Permit`], which the
+//! answer carries until the kernel has it: a mode that may have to take something back knows by that which answers are
+//! still on their way.
 
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use std::future::Future;
@@ -59,8 +60,8 @@ pub enum Admission {
 
 /// A consistency mode.
 pub trait Freshness: Send + Sync + 'static {
-    /// May the attributes of `inode` be given as they are known? Whoever has asked the server asks this once more, to learn for how long
-    /// the kernel may keep the answer: not at all, if it is no [`Admission::Hit`].
+    /// May the attributes of `inode` be given as they are known? Whoever has asked the server asks this once more, to
+    /// learn for how long the kernel may keep the answer: not at all, if it is no [`Admission::Hit`].
     fn admit(&self, inode: &Arc<Inode>) -> Admission;
 
     /// For how long the kernel may keep a name of `directory`.
@@ -72,8 +73,8 @@ pub trait Freshness: Send + Sync + 'static {
     /// What an open of `inode` may rely on without asking the server; `None`: it asks.
     fn on_open(&self, inode: &Arc<Inode>) -> Option<Grant>;
 
-    /// Before a call leaves that changes `objects`. The permit is held until the change is answered; `None`: there is nothing to
-    /// wait for, nor to hold.
+    /// Before a call leaves that changes `objects`. The permit is held until the change is answered; `None`: there is
+    /// nothing to wait for, nor to hold.
     fn before_change(&self, objects: &[Arc<Inode>]) -> Option<Pin<Box<dyn Future<Output = Permit> + Send>>>;
 }
 
@@ -91,7 +92,8 @@ impl CloseToOpen {
         mode
     }
 
-    /// Changes for how long attributes and names are trusted. What the kernel was given before it keeps for as long as it was told.
+    /// Changes for how long attributes and names are trusted. What the kernel was given before it keeps for as long as
+    /// it was told.
     pub fn set_ttl(&self, attr_ttl: Duration, entry_ttl: Duration) {
         let nanos = |ttl: Duration| u64::try_from(ttl.as_nanos()).unwrap_or(u64::MAX);
         self.attr_ttl_ns.store(nanos(attr_ttl), Ordering::Relaxed);

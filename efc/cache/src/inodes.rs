@@ -1,10 +1,11 @@
 //! The table of inodes: by handle, and by the node ids of the kernel, which point at them.
 //!
-//! An inode outlives the kernel's FORGET while somebody works with it or needs it: it is open, loses a name, has data that is not
-//! committed, or a mutation in flight. As a cache entry it stays as long as something is known of it that may be answered, and there
-//! is room: beyond a number of inodes those go that were not used for longest, nearly. A clock does that: it takes the first entry
-//! that was not used since its hand last came by. (The crate quick_cache has a better policy, but its entries cannot say that they are
-//! needed at a moment when nobody can begin to need them, which is what keeps two inodes of one file from ever existing.)
+//! An inode outlives the kernel's FORGET while somebody works with it or needs it: it is open, loses a name, has data
+//! that is not committed, or a mutation in flight. As a cache entry it stays as long as something is known of it that
+//! may be answered, and there is room: beyond a number of inodes those go that were not used for longest, nearly. A
+//! clock does that: it takes the first entry that was not used since its hand last came by. (The crate quick_cache has
+//! a better policy, but its entries cannot say that they are needed at a moment when nobody can begin to need them,
+//! which is what keeps two inodes of one file from ever existing.)
 
 use efc_tasks::sync::atomic::Ordering;
 use efc_tasks::sync::{Mutex, MutexGuard};
@@ -19,8 +20,8 @@ use indexmap::IndexSet;
 use crate::inode::{Inode, Shared};
 use crate::kernel_view::KernelView;
 
-/// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that was written
-/// to takes half as much again.
+/// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that
+/// was written to takes half as much again.
 pub const INODE_BYTES: u64 = 480;
 
 const SHARDS: usize = 16;
@@ -135,7 +136,8 @@ impl Inodes {
         self.nodes(node).insert(node, inode.clone());
     }
 
-    /// The kernel has forgotten the node: what it was told is void. The inode stays while it is needed or worth keeping.
+    /// The kernel has forgotten the node: what it was told is void. The inode stays while it is needed or worth
+    /// keeping.
     pub fn forget(&self, node: u64) {
         let Some(inode) = self.nodes(node).remove(&node) else { return };
         let is_worth_keeping = {

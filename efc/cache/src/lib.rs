@@ -1,14 +1,16 @@
-//! What a daemon knows of the files of its dataset, and until when that may be relied on. Nothing here knows FUSE, a protocol of
-//! the server, or where a process keeps what a later one must know.
+//! What a daemon knows of the files of its dataset, and until when that may be relied on. Nothing here knows FUSE, a
+//! protocol of the server, or where a process keeps what a later one must know.
 //!
-//! An [`Inode`] is one object of the server, named by its handle. All that is known of it belongs to it: attributes and what the
-//! kernel was told of them, opens and removals, writes and mutations in flight, data that is not committed, verdicts on searches.
-//! [`Inodes`] is the table of them. [`Names`] says what names lead to.
+//! An [`Inode`] is one object of the server, named by its handle. All that is known of it belongs to it: attributes and
+//! what the kernel was told of them, opens and removals, writes and mutations in flight, data that is not committed,
+//! verdicts on searches. [`Inodes`] is the table of them. [`Names`] says what names lead to.
 //!
-//! A change of an object begins with [`Inode::mutate`] and ends with its answer; a change that ends without an answer expires what is
-//! known. When something was asked is never said by a caller: it is part of the backend's answer ([`Seen`](efc_backend::Seen)).
+//! A change of an object begins with [`Inode::mutate`] and ends with its answer; a change that ends without an answer
+//! expires what is known. When something was asked is never said by a caller: it is part of the backend's answer
+//! ([`Seen`](efc_backend::Seen)).
 //!
-//! What may be given without asking the server is decided by a [`Freshness`], the consistency mode, and by nothing else.
+//! What may be given without asking the server is decided by a [`Freshness`], the consistency mode, and by nothing
+//! else.
 
 mod abandoned;
 mod attributes;

@@ -1,12 +1,14 @@
 //! Who has changed an object: this node alone, or others too.
 //!
-//! A change of our own is answered with the version that it found and the one that it has left (WCC data). If it found the
-//! version that the one before has left, nobody else has changed the object in between: whatever is cached of its content, and
-//! was changed along, stays valid with the new version. A version that no change of ours has left is the work of *others*.
+//! A change of our own is answered with the version that it found and the one that it has left (WCC data). If it found
+//! the version that the one before has left, nobody else has changed the object in between: whatever is cached of its
+//! content, and was changed along, stays valid with the new version. A version that no change of ours has left is the
+//! work of *others*.
 //!
-//! Replies to several changes in flight come in any order, so a change whose predecessor is not known yet waits for it while others
-//! are in flight. What cannot be told counts as the work of others: that costs a question, never wrong data. Servers take the version
-//! that was found from their own caches, so this is a hint: what is kept for long by it alone must be asked for now and then.
+//! Replies to several changes in flight come in any order, so a change whose predecessor is not known yet waits for it
+//! while others are in flight. What cannot be told counts as the work of others: that costs a question, never wrong
+//! data. Servers take the version that was found from their own caches, so this is a hint: what is kept for long by it
+//! alone must be asked for now and then.
 
 use crate::version::Version;
 
@@ -52,7 +54,8 @@ impl Lineage {
         self.in_flight += 1;
     }
 
-    /// It was answered, in the place `received`, with the version that it found and the one that it left, if the reply has them.
+    /// It was answered, in the place `received`, with the version that it found and the one that it left, if the reply
+    /// has them.
     pub fn changed(&mut self, from: Option<Version>, to: Option<Version>, received: u64) {
         match (from, to) {
             (_, Some(to)) if self.at.is_none() => self.move_to(Some(to), received),

@@ -1,7 +1,8 @@
-//! Changes of an object by this node, each registered at its inode from before its call leaves until its answer is taken in.
+//! Changes of an object by this node, each registered at its inode from before its call leaves until its answer is
+//! taken in.
 //!
-//! A mutation that ends without an answer expires the object's attributes: nobody has to think of that. When a mutation ends,
-//! however it ends, data of the file that was read before is gone ([`whole_files`](crate::whole_files)).
+//! A mutation that ends without an answer expires the object's attributes: nobody has to think of that. When a mutation
+//! ends, however it ends, data of the file that was read before is gone ([`whole_files`](crate::whole_files)).
 
 use std::sync::Arc;
 
@@ -23,8 +24,8 @@ impl Inode {
         Mutation { inode: self.clone(), is_known: false }
     }
 
-    /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and follows our own
-    /// changes, is that of the last version seen as long as this number stays the same.
+    /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and
+    /// follows our own changes, is that of the last version seen as long as this number stays the same.
     pub fn changes_by_others(&self) -> u32 {
         self.facts().lineage.by_others()
     }

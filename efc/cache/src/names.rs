@@ -1,7 +1,8 @@
 //! What names of directories lead to, as answers of the server have said lately: to an object, or to nothing.
 //!
-//! Nothing is answered from this. It tells without a call which object a removal or a rename is about, and which one the kernel knows by
-//! a name that cannot be looked up now. Names are many and small, so they have a limit of their own.
+//! Nothing is answered from this. It tells without a call which object a removal or a rename is about, and which one
+//! the kernel knows by a name that cannot be looked up now. Names are many and small, so they have a limit of their
+//! own.
 
 use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;

@@ -1,12 +1,12 @@
 //! Versions of files: what tells two contents apart, and from when on that can be relied on.
 //!
-//! A version is (mtime, ctime, size). A server's time stamps go in ticks, so two changes within one tick may have the same
-//! version. A version is *settled* once the server's clock is known to be past its tick: then a later change has another one,
-//! and what is read from then on under this version is what it stands for. What was read before that is not relied on
-//! at a later open.
+//! A version is (mtime, ctime, size). A server's time stamps go in ticks, so two changes within one tick may have the
+//! same version. A version is *settled* once the server's clock is known to be past its tick: then a later change has
+//! another one, and what is read from then on under this version is what it stands for. What was read before that is
+//! not relied on at a later open.
 //!
-//! The server's clock is known from its own stamps: one that a reply shows is not ahead of it, and it goes on as ours does
-//! ([`ServerClock`]). Only ctime is believed: every other time can be set by anybody.
+//! The server's clock is known from its own stamps: one that a reply shows is not ahead of it, and it goes on as ours
+//! does ([`ServerClock`]). Only ctime is believed: every other time can be set by anybody.
 
 use efc_tasks::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,8 +15,9 @@ use efc_backend::{Attr, Time, WccAttr};
 
 /// Longest tick of a server whose stamps have fractions of a second. Linux has 1 to 10 ms, Windows 16 ms.
 const FINE_TICK: Duration = Duration::from_millis(20);
-/// Longest tick of a server whose stamps are whole seconds, or even ones as on FAT. Stamps tell more than FSINFO's time_delta:
-/// nfs-ganesha claims whole seconds and shows nanoseconds, and one export may have file systems of both kinds.
+/// Longest tick of a server whose stamps are whole seconds, or even ones as on FAT. Stamps tell more than FSINFO's
+/// time_delta: nfs-ganesha claims whole seconds and shows nanoseconds, and one export may have file systems of both
+/// kinds.
 const COARSE_TICK: Duration = Duration::from_secs(2);
 /// How far the clocks of one server's machines may be apart, when the stamp of one file tells the age of another.
 const SKEW_MAX: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! Written data that the server has not committed: what of it each file has, and how much there is of it altogether.
 //!
-//! Where the data lies and how it is described for a later process is the matter of whoever keeps it; here a [`Chunk`] has the number
-//! of its record and nothing more. A file with such data stays, whatever the kernel forgets.
+//! Where the data lies and how it is described for a later process is the matter of whoever keeps it; here a [`Chunk`]
+//! has the number of its record and nothing more. A file with such data stays, whatever the kernel forgets.
 
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
@@ -174,7 +174,8 @@ impl Writes {
         pending.chunks.push(chunk);
     }
 
-    /// The first `count` chunks of the file do not wait any more; `retire` is told of each before it goes, the oldest first.
+    /// The first `count` chunks of the file do not wait any more; `retire` is told of each before it goes, the oldest
+    /// first.
     pub fn remove(&self, file: &Inode, pending: &mut Pending, count: usize, mut retire: impl FnMut(&Chunk)) {
         for chunk in pending.chunks.drain(..count) {
             retire(&chunk);
