@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from csi import driver
-from csi.errors import DriverError
-from csi.text import printable
+from csi.base import driver
+from csi.base.errors import DriverError
+from csi.base.text import printable
 
 _RUN_DIR = "/run/efc"
 _IDLE_GRACE_SECONDS_MAX = 86_400

@@ -12,9 +12,10 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from csi import driver, registration
-from csi.errors import Code, DriverError
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, beneath, parse_mountinfo
+from csi.base import driver
+from csi.base.errors import Code, DriverError
+from csi.node import registration
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, parse_mountinfo
 
 #: In a run directory: files, and folders that hold files and empty folders of ours only.
 _FILES = ("keeper.sock", "keeper.lock", "keeper.log")

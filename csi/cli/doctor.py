@@ -20,18 +20,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from csi import programs
 from csi._proto import efc_pb2
+from csi.base import programs
+from csi.base.errors import DriverError
+from csi.base.text import printable
 from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
-from csi.errors import DriverError
-from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
-from csi.paths import KUBELET_ROOT, KubeletRoots
-from csi.publishing import condition_of
-from csi.sources import Source
-from csi.text import printable
+from csi.config.paths import KUBELET_ROOT, KubeletRoots
+from csi.config.sources import Source
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
+from csi.node.publishing import condition_of
 
 _FUSE_DEVICE = (10, 229)
 _CAPABILITIES = {21: "CAP_SYS_ADMIN", 1: "CAP_DAC_OVERRIDE", 10: "CAP_NET_BIND_SERVICE", 19: "CAP_SYS_PTRACE"}

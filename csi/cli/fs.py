@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from csi import programs
+from csi.base import programs
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -3,9 +3,9 @@
 import argparse
 import asyncio
 
-from csi.collectors import put_datasets
-from csi.exposition import Page
-from csi.keeper import Keeper
+from csi.node.collectors import put_datasets
+from csi.node.keeper import Keeper
+from csi.observe.exposition import Page
 
 
 def run(parsed: argparse.Namespace) -> int:

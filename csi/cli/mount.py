@@ -1,7 +1,7 @@
 """``efc mount``: asks the keeper for a mount, and starts one when none runs.
 
 A target with a mount that nobody serves any more is mounted anew, and so is whatever was bound from it elsewhere, in
-running containers too (:mod:`csi.repair`).
+running containers too (:mod:`csi.node.repair`).
 """
 
 import argparse
@@ -13,15 +13,15 @@ import subprocess
 import time
 from pathlib import Path
 
-from csi import programs
 from csi._proto import efc_pb2
-from csi.children import Children
-from csi.errors import Code, DriverError
-from csi.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
-from csi.options import parse, parse_list
-from csi.repair import Reports, replace_everywhere, report_of
-from csi.sources import Source
+from csi.base import programs
+from csi.base.children import Children
+from csi.base.errors import Code, DriverError
+from csi.config.options import parse, parse_list
+from csi.config.sources import Source
+from csi.node.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
+from csi.node.repair import Reports, replace_everywhere, report_of
 
 _KEEPER_START_SECONDS_MAX = 10.0
 #: As many as Linux follows (MAXSYMLINKS).

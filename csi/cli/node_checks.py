@@ -11,12 +11,15 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from csi import cli, programs, registration, server
+from csi import cli
+from csi.base import programs
+from csi.base.errors import DriverError
 from csi.cli.finding import Finding
-from csi.errors import DriverError
-from csi.inline import AllowedSources
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
-from csi.records import Publication, Publications
+from csi.node import registration
+from csi.node.inline import AllowedSources
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
+from csi.node.records import Publication, Publications
+from csi.rpc import server
 
 _CONNECT_SECONDS_MAX = 2.0
 #: Pods that one finding names.

@@ -9,24 +9,25 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from csi import collectors, privileges, programs
-from csi.children import Children
-from csi.daemons import Daemons
-from csi.errors import Code, DriverError
-from csi.exposition import Page, Recorder
-from csi.identity import IdentityService
-from csi.keeper import Keeper
-from csi.mounts import Mounts
-from csi.paths import KUBELET_ROOT, KubeletRoots, check_components
-from csi.program import DaemonProgram
-from csi.publishing import Publisher
-from csi.records import Publications
-from csi.repair import Repairer, Reports
-from csi.server import Server, StopSignal, configure_logging
-from csi.sources import Source
+from csi.base import programs
+from csi.base.children import Children
+from csi.base.errors import Code, DriverError
+from csi.config.paths import KUBELET_ROOT, KubeletRoots, check_components
+from csi.config.sources import Source
+from csi.node import collectors, privileges
+from csi.node.daemons import Daemons
+from csi.node.keeper import Keeper
+from csi.node.mounts import Mounts
+from csi.node.program import DaemonProgram
+from csi.node.publishing import Publisher
+from csi.node.records import Publications
+from csi.node.repair import Repairer, Reports
+from csi.observe.exposition import Page, Recorder
+from csi.rpc.identity import IdentityService
+from csi.rpc.server import Server, StopSignal, configure_logging
 
 if TYPE_CHECKING:
-    from csi.scraping import MetricsServer
+    from csi.observe.scraping import MetricsServer
 
 #: <malloc.h>
 _M_ARENA_MAX = -8
@@ -56,8 +57,8 @@ def _use_one_heap() -> None:
 
 
 async def _node(parsed: argparse.Namespace) -> None:
-    from csi.inline import AllowedSources
-    from csi.node import NodeService
+    from csi.node.inline import AllowedSources
+    from csi.node.service import NodeService
 
     programs.find(programs.MOUNT_HELPER)
     if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
@@ -127,9 +128,9 @@ async def _node(parsed: argparse.Namespace) -> None:
 
 
 async def _controller(parsed: argparse.Namespace) -> None:
-    from csi.controller import ControllerService
-    from csi.nas import Nas
-    from csi.provisioning import Provisioner
+    from csi.controller.nas import Nas
+    from csi.controller.provisioning import Provisioner
+    from csi.controller.service import ControllerService
 
     programs.find(programs.NAS_CLIENT)
     recorder = _recorder(programs.NAS_CLIENT)
@@ -168,7 +169,7 @@ def _metrics(
     """What serves metrics at --metrics-address, if there is one."""
     if parsed.metrics_address is None:
         return contextlib.nullcontext()
-    from csi.scraping import MetricsServer
+    from csi.observe.scraping import MetricsServer
 
     async def page_text() -> str:
         page = Page()
@@ -191,8 +192,8 @@ async def _serve(*servers: Server, until: Callable[[], Awaitable[None]]) -> None
 
 async def _serve_registered(server: Server, *, registration_dir: str) -> None:
     """As ``_serve``, known to kubelet meanwhile; raises FAILED_PRECONDITION when kubelet refuses that."""
-    from csi import registration
     from csi._proto import pluginregistration_pb2
+    from csi.node import registration
 
     stop_signal = StopSignal()
     service = registration.RegistrationService(plugin_path=server.path)

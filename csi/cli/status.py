@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
-from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
-from csi.records import Publication, Publications
-from csi.repair import Reports
-from csi.text import printable
+from csi.base.text import printable
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
+from csi.node.records import Publication, Publications
+from csi.node.repair import Reports
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).

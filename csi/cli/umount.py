@@ -5,11 +5,11 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from csi.children import Children
+from csi.base.children import Children
+from csi.base.errors import Code, DriverError
 from csi.cli.mount import found_target
-from csi.errors import Code, DriverError
-from csi.keeper import Keeper, KeeperForbiddenError, KeeperUnreachableError
-from csi.mounts import Mount, Mounts
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperUnreachableError
+from csi.node.mounts import Mount, Mounts
 
 
 def run(parsed: argparse.Namespace) -> int:

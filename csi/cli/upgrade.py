@@ -9,11 +9,11 @@ import argparse
 import asyncio
 
 from csi._proto import efc_pb2
+from csi.base.errors import Code, DriverError
 from csi.cli.mount import found_target
-from csi.errors import Code, DriverError
-from csi.keeper import Keeper, options_of
-from csi.options import changed, parse_list
-from csi.program import DaemonProgram
+from csi.config.options import changed, parse_list
+from csi.node.keeper import Keeper, options_of
+from csi.node.program import DaemonProgram
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 import kopf
 
-from csi import driver
-from csi.errors import DriverError
+from csi.base import driver
+from csi.base.errors import DriverError
 from csi.operator.cluster import Json
 
 _LOGGER = logging.getLogger(__name__)

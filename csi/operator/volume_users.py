@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
-from csi import driver
-from csi.errors import Code, DriverError
+from csi.base import driver
+from csi.base.errors import Code, DriverError
 from csi.operator.cluster import Cluster, Json
 
 #: Of a list; there is another page while the answer has a token.

@@ -19,10 +19,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from csi.daemon_keys import daemon_key
-from csi.keeper import Keeper
-from csi.options import MountOptions
-from csi.sources import Source
+from csi.config.options import MountOptions
+from csi.config.sources import Source
+from csi.node.daemon_keys import daemon_key
+from csi.node.keeper import Keeper
 from tests.support.driver import SINGLE_WRITER, Driver, refused, static_volume
 from tests.support.mounts import remove_mounts, small_disk
 from tests.support.nas import Nas

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 import grpc
 import pytest
 
-from csi.metrics import METRICS, Section
+from csi.observe.metrics import METRICS, Section
 from tests.support.driver import Driver, static_volume
 from tests.support.environment import clean_environment
 from tests.support.metrics import Samples, families, parsed, scrape, total

@@ -21,8 +21,8 @@ from typing import Any
 
 import grpc
 
-from csi.errors import DriverError
-from csi.keeper import Keeper
+from csi.base.errors import DriverError
+from csi.node.keeper import Keeper
 from tests.faults import figures, load
 from tests.support.driver import Driver, static_volume
 from tests.support.mounts import remove_mounts

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from csi import keeper as csi_keeper
 from csi._proto import efc_pb2
-from csi.sessions import REFRESH_SECONDS
+from csi.node import keeper as csi_keeper
+from csi.node.sessions import REFRESH_SECONDS
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
