@@ -13,11 +13,10 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from csi.base.errors import Code, DriverError
-from csi.observe.exposition import Recorder
 
 #: Children at once, hung ones included; a limit that only a node in trouble reaches.
 CHILDREN_MAX = 256
@@ -37,8 +36,9 @@ class Finished:
 class Children:
     """Starts children and watches them on the running event loop."""
 
-    def __init__(self, *, recorder: Recorder | None = None) -> None:
-        self._recorder = recorder or Recorder()
+    def __init__(self, *, on_killed: Callable[[str], None] = lambda _: None) -> None:
+        """``on_killed`` is called with the name of each program that is killed, past its deadline."""
+        self._on_killed = on_killed
         self._slots: set[str] = set()
         self._count = 0
 
@@ -89,7 +89,7 @@ class Children:
             if not isinstance(error, TimeoutError):
                 raise
             program = os.path.basename(name)
-            self._recorder.count("efc_children_killed_total", program=program)
+            self._on_killed(program)
             raise DriverError(
                 Code.DEADLINE_EXCEEDED,
                 f"{program} was stopped after {deadline_seconds:g} s: what it asked did not answer",

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from csi.base import programs
-from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.config.paths import KUBELET_ROOT, KubeletRoots, check_components
 from csi.config.sources import Source
@@ -23,6 +22,7 @@ from csi.node.publishing import Publisher
 from csi.node.records import Publications
 from csi.node.repair import Repairer, Reports
 from csi.observe.exposition import Page, Recorder
+from csi.observe.process import counted_children, put_process
 from csi.rpc.identity import IdentityService
 from csi.rpc.server import Server, StopSignal, configure_logging
 
@@ -68,8 +68,8 @@ async def _node(parsed: argparse.Namespace) -> None:
     os.makedirs(run_dir, mode=0o700, exist_ok=True)
     keeper = Keeper(run_dir)
     program = DaemonProgram.installed(keeper)
-    recorder = _recorder(programs.MOUNT_HELPER)
-    children = Children(recorder=recorder)
+    recorder = Recorder()
+    children = counted_children(recorder, program=programs.MOUNT_HELPER)
     publications, mounts, reports = Publications(run_dir), Mounts(children=children), Reports(run_dir)
     daemons = Daemons(
         run_dir=run_dir, keeper=keeper, mounts=mounts, idle_grace_seconds=parsed.idle_grace, program=program
@@ -100,7 +100,7 @@ async def _node(parsed: argparse.Namespace) -> None:
         return True
 
     async def collect(page: Page) -> None:
-        collectors.put_process(page, recorder=recorder, children=children)
+        put_process(page, recorder=recorder, children=children)
         collectors.put_publications(page, publisher.published())
         page.put("efc_operations_in_flight", publisher.operations_in_flight)
         await collectors.put_datasets(page, keeper, run_dir=run_dir)
@@ -133,8 +133,8 @@ async def _controller(parsed: argparse.Namespace) -> None:
     from csi.controller.service import ControllerService
 
     programs.find(programs.NAS_CLIENT)
-    recorder = _recorder(programs.NAS_CLIENT)
-    children = Children(recorder=recorder)
+    recorder = Recorder()
+    children = counted_children(recorder, program=programs.NAS_CLIENT)
     provisioner = Provisioner([Nas(Source.parse(url), children=children, recorder=recorder) for url in parsed.source])
 
     async def is_ready() -> bool:
@@ -142,8 +142,9 @@ async def _controller(parsed: argparse.Namespace) -> None:
         return True
 
     async def collect(page: Page) -> None:
-        collectors.put_process(page, recorder=recorder, children=children)
-        collectors.put_trash(page, provisioner.trash())
+        put_process(page, recorder=recorder, children=children)
+        for source, count in provisioner.trash().items():
+            page.put("efc_trash_entries", count, source=source)
 
     server = Server(parsed.endpoint, recorder=recorder)
     server.add("Identity", IdentityService(is_ready))
@@ -153,14 +154,6 @@ async def _controller(parsed: argparse.Namespace) -> None:
         await _serve(server, until=StopSignal().wait)
     collection.cancel()
     await provisioner.close()
-
-
-def _recorder(program: str) -> Recorder:
-    """With the series that are there from the beginning; ``program`` is the one that this service runs as a child."""
-    recorder = Recorder()
-    recorder.count("efc_csi_calls_in_flight", 0)
-    recorder.count("efc_children_killed_total", 0, program=program)
-    return recorder
 
 
 def _metrics(

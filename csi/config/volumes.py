@@ -19,13 +19,14 @@ from csi.config.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, is_optio
 from csi.config.parameters import OnDelete
 from csi.config.paths import check_relative
 from csi.config.sources import Source
-from csi.rpc.limits import KUBERNETES_PREFIXES
 
 #: The CSI specification allows 128; static PVs of other drivers have longer ones.
 VOLUME_ID_LENGTH_MAX = 1024
 #: The CSI specification: "General size limits", in bytes.
 NAME_LENGTH_MAX = 128
 RECORD_VERSION = 1
+#: Keys that Kubernetes adds to a map: pod information, tokens, the claim's name, the provisioner's identity.
+KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 #: Of the numbers in a record; all others fit an int64, as the CSI specification's do.
 _NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from csi.base import programs
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError, from_child
+from csi.base.statvfs import Statvfs
 from csi.config.sources import Source
-from csi.node.mounts import Statvfs
 from csi.observe.exposition import Recorder
 
 #: Of one operation. The program keeps to it by itself; the deadline of the child is for when it cannot.

@@ -1,4 +1,4 @@
-"""What a scrape reads: the keeper's report of its daemons, and the state of this process.
+"""What a scrape reads on a node: the keeper's report of its daemons, and what is published.
 
 Nothing is sampled between scrapes. The keeper has a deadline; when it passes, the page says so (efc_keeper_reachable
 0) and has everything else. The keeper gives a daemon that hangs 200 ms to report (efc/keeper/src/mounts.rs); then its
@@ -6,18 +6,14 @@ last report is served.
 """
 
 import os
-import resource
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from csi._proto import efc_pb2
-from csi.base import driver
-from csi.base.children import Children
 from csi.base.errors import DriverError
 from csi.node.keeper import Keeper, KeeperStatus, source_of
 from csi.node.records import Publication
-from csi.observe.exposition import Page, Recorder
+from csi.observe.exposition import Page
 
 #: Prometheus gives up after 10 s unless it is told otherwise.
 KEEPER_SECONDS_MAX = 2.0
@@ -38,7 +34,6 @@ _STATISTICS = {
 }
 _MILLISECONDS = {"efc_daemon_uptime_seconds": "uptime_ms", "efc_nfs_oldest_call_age_seconds": "oldest_call_ms"}
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
-_STARTED = time.time()
 
 
 async def put_datasets(page: Page, keeper: Keeper, *, run_dir: str) -> None:
@@ -70,32 +65,9 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
                 page.put(name, getattr(mount.stats, field) / 1000, **labels)
 
 
-def put_process(page: Page, *, recorder: Recorder, children: Children) -> None:
-    """What both services count."""
-    recorder.write(page)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    page.put("efc_children", children.count)
-    page.put("efc_build_info", 1, version=driver.version())
-    page.put("process_start_time_seconds", _STARTED)
-    page.put("process_cpu_seconds_total", usage.ru_utime + usage.ru_stime)
-    page.put("process_resident_memory_bytes", _resident_bytes())
-    page.put("process_open_fds", len(os.listdir("/proc/self/fd")))
-
-
 def put_publications(page: Page, publications: Iterable[Publication]) -> None:
     """What is, or is about to be, published on this node."""
     by_volume = Counter((publication.key, publication.volume_id) for publication in publications)
     page.put("efc_publications", by_volume.total())
     for (key, volume_id), count in sorted(by_volume.items()):
         page.put("efc_volume_publications", count, dataset=key, volume_id=volume_id)
-
-
-def put_trash(page: Page, trash: Mapping[str, int]) -> None:
-    """What the controller has yet to remove, by source."""
-    for source, count in trash.items():
-        page.put("efc_trash_entries", count, source=source)
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * resource.getpagesize()

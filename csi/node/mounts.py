@@ -16,6 +16,7 @@ from typing import Any
 from csi.base import programs
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError, from_child
+from csi.base.statvfs import Statvfs
 
 #: What the keeper mounts datasets as.
 FILE_SYSTEM_TYPE = "fuse.efc"
@@ -76,26 +77,6 @@ def unescape(text: str) -> str:
     if "\\" not in text:
         return text
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statvfs:
-    """Sizes in bytes, files in inodes."""
-
-    bytes_total: int
-    bytes_free: int
-    bytes_available: int
-    files_total: int
-    files_free: int
-
-    @classmethod
-    def from_json(cls, text: bytes, *, origin: str) -> "Statvfs":
-        """What ``efc-mount-helper statvfs`` and ``efc-fs df`` print; raises INTERNAL."""
-        try:
-            fields = json.loads(text)
-            return cls(**{name: int(fields[name]) for name in cls.__annotations__})
-        except (ValueError, KeyError, TypeError) as error:
-            raise DriverError(Code.INTERNAL, f"{origin} printed what is no statvfs: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

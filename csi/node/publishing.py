@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from csi._proto import csi_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.base.locks import KeyedLocks
+from csi.base.statvfs import Statvfs
 from csi.config.paths import KubeletRoots, check_target_parent, root_of
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
 from csi.node.daemon_keys import daemon_key
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper
-from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts
 from csi.node.records import Publication, Publications
 from csi.node.repair import Reports
 

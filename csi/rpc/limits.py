@@ -12,11 +12,10 @@ from google.protobuf.message import Message
 
 from csi._proto import csi_pb2
 from csi.base.errors import invalid
+from csi.config.volumes import KUBERNETES_PREFIXES
 
 #: The whole request, as gRPC receives it: at most some tokens of a service account beside all that is checked here.
 REQUEST_BYTES_MAX = 256 * 1024
-#: Keys that Kubernetes adds to a map: pod information, tokens, the claim's name, the provisioner's identity.
-KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 _STRING_BYTES_MAX = 128
 _MAP_BYTES_MAX = 4096
 _LIST_BYTES_MAX = 4096

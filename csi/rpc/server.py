@@ -96,6 +96,7 @@ class Edge:
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
+        self._recorder.count("efc_csi_calls_in_flight", 0)
         self._prefix = secrets.token_hex(3)
         self._numbers = itertools.count(1)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
-from csi.node.mounts import Mount, Mounts, Statvfs, containing, escape, parse_mountinfo, top, unescape
+from csi.base.statvfs import Statvfs
+from csi.node.mounts import Mount, Mounts, containing, escape, parse_mountinfo, top, unescape
 
 LINE = (
     "612 29 0:57 /team/v /var/lib/kubelet/pods/1/mount ro,nosuid,nodev,relatime shared:9 master:1 - "

@@ -16,11 +16,12 @@ import pytest
 from csi._proto import csi_pb2, efc_pb2
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
+from csi.base.statvfs import Statvfs
 from csi.config.paths import KubeletRoots
 from csi.config.volumes import NodeVolume
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperStatus
-from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs, top
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, top
 from csi.node.publishing import Publisher, condition_of
 from csi.node.records import Publications
 from csi.node.repair import Reports

@@ -18,6 +18,7 @@ from csi.node.keeper import Keeper, KeeperStatus
 from csi.observe import scraping
 from csi.observe.exposition import Page, Recorder
 from csi.observe.metrics import METRICS, Kind, markdown
+from csi.observe.process import counted_children
 from csi.observe.scraping import CONNECTIONS_MAX, MetricsServer, parse_address
 from tests.support.driver import free_port
 from tests.support.metrics import parsed
@@ -119,6 +120,17 @@ async def test_a_keeper_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         mute.listen()
         await asyncio.wait_for(collectors.put_datasets(page, Keeper(str(tmp_path)), run_dir=str(tmp_path)), 5)
     assert parsed(page.text()) == {("efc_keeper_reachable", ()): 0}
+
+
+async def test_killed_children_are_counted_from_the_start() -> None:
+    recorder = Recorder()
+    children = counted_children(recorder, program="efc-fs")
+    with pytest.raises(DriverError):
+        await children.run(["/bin/sleep", "60"], deadline_seconds=0.1)
+    page = Page()
+    recorder.write(page)
+    name = "efc_children_killed_total"
+    assert parsed(page.text()) == {(name, (("program", "efc-fs"),)): 0, (name, (("program", "sleep"),)): 1}
 
 
 # ---------------------------------------------------------------- HTTP
