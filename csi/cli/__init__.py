@@ -144,50 +144,66 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     services = commands.add_parser("csi", help="serve CSI to Kubernetes").add_subparsers(
         metavar="SERVICE", required=True
     )
-    node = _command(services, "node", "serve Identity and Node on this node")
-    node.add_argument("--node-id", required=True, help="this node's name in Kubernetes")
-    node.add_argument(
+    _add_csi_node(services)
+    _add_csi_controller(services)
+    _add_csi_probe(services)
+
+
+def _add_csi_node(services: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(services, "node", "serve Identity and Node on this node")
+    parser.add_argument("--node-id", required=True, help="this node's name in Kubernetes")
+    parser.add_argument(
         "--kubelet-root",
         metavar="DIR",
         action="append",
         default=[],
         help="targets must lie beneath it; may be repeated (/var/lib/kubelet)",
     )
-    node.add_argument(
+    parser.add_argument(
         "--idle-grace",
         type=_seconds,
         default=30.0,
         metavar="SECONDS",
         help="how long a daemon outlives its last volume (%(default)g)",
     )
-    node.add_argument(
+    parser.add_argument(
         "--registration-dir",
         metavar="DIR",
         help="kubelet's plugins_registry: register there, and end when kubelet refuses",
     )
-    node.add_argument(
+    parser.add_argument(
         "--allowed-sources",
         type=Path,
         metavar="FILE",
         help="which namespaces may mount which sources inline, as JSON; read for every inline volume (none may)",
     )
-    controller = _command(services, "controller", "serve Identity and Controller")
-    controller.add_argument(
+    _add_serving(parser, service="node")
+
+
+def _add_csi_controller(services: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(services, "controller", "serve Identity and Controller")
+    parser.add_argument(
         "--source",
         metavar="URL",
         action="append",
         required=True,
         help="a NAS directory on and beneath which volumes may be made; may be repeated",
     )
-    for parser in (node, controller):
-        parser.set_defaults(module="csi.cli.serve")
-        parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
-        parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-        parser.add_argument(
-            "--metrics-address",
-            metavar="ADDRESS:PORT",
-            help="serve metrics there over HTTP, at /metrics (docs/METRICS.md)",
-        )
+    _add_serving(parser, service="controller")
+
+
+def _add_serving(parser: argparse.ArgumentParser, *, service: str) -> None:
+    parser.set_defaults(module="csi.cli.serve", service=service)
+    parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument(
+        "--metrics-address",
+        metavar="ADDRESS:PORT",
+        help="serve metrics there over HTTP, at /metrics (docs/METRICS.md)",
+    )
+
+
+def _add_csi_probe(services: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     probe = services.add_parser("probe", help="ask a CSI socket whether its process works")
     probe.add_argument("--endpoint", required=True, help="unix:///path of the socket")
     probe.add_argument("--alive", action="store_true", help="any answer will do, also that it is not ready")
@@ -195,8 +211,6 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--timeout", type=_seconds, default=3.0, metavar="SECONDS", help="how long to wait for it (%(default)g)"
     )
     probe.set_defaults(module="csi.cli.probe")
-    node.set_defaults(service="node")
-    controller.set_defaults(service="controller")
 
 
 def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -9,20 +9,10 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from csi.base import programs
 from csi.base.errors import Code, DriverError
 from csi.config.paths import KUBELET_ROOT, KubeletRoots, check_components
 from csi.config.sources import Source
-from csi.node import collectors, privileges
-from csi.node.daemons import Daemons
-from csi.node.keeper import Keeper
-from csi.node.mounts import Mounts
-from csi.node.program import DaemonProgram
-from csi.node.publishing import Publisher
-from csi.node.records import Publications
-from csi.node.repair import Repairer, Reports
 from csi.observe.exposition import Page, Recorder
-from csi.observe.process import counted_children, put_process
 from csi.rpc.identity import IdentityService
 from csi.rpc.server import Server, StopSignal, configure_logging
 
@@ -33,12 +23,13 @@ if TYPE_CHECKING:
 _M_ARENA_MAX = -8
 #: The CSI specification, NodeGetInfo.
 _NODE_ID_LENGTH_MAX = 256
-_PROBE_SECONDS_MAX = 1.0
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Serves until a signal."""
     if parsed.service == "node":
+        from csi.node import privileges
+
         # The calls are per thread: before there are others.
         privileges.drop_unneeded()
     _use_one_heap()
@@ -57,103 +48,39 @@ def _use_one_heap() -> None:
 
 
 async def _node(parsed: argparse.Namespace) -> None:
-    from csi.node.inline import AllowedSources
-    from csi.node.service import NodeService
+    from csi.node.plugin import NodePlugin, Settings
 
-    programs.find(programs.MOUNT_HELPER)
     if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
         raise DriverError(Code.INVALID_ARGUMENT, f"--node-id must be 1 to {_NODE_ID_LENGTH_MAX} bytes long")
-    roots = KubeletRoots([_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]])
-    run_dir = os.path.abspath(parsed.run_dir)
-    os.makedirs(run_dir, mode=0o700, exist_ok=True)
-    keeper = Keeper(run_dir)
-    program = DaemonProgram.installed(keeper)
-    recorder = Recorder()
-    children = counted_children(recorder, program=programs.MOUNT_HELPER)
-    publications, mounts, reports = Publications(run_dir), Mounts(children=children), Reports(run_dir)
-    daemons = Daemons(
-        run_dir=run_dir, keeper=keeper, mounts=mounts, idle_grace_seconds=parsed.idle_grace, program=program
-    )
-    publisher = Publisher(
-        publications=publications,
-        mounts=mounts,
-        daemons=daemons,
-        keeper=keeper,
-        kubelet_roots=roots,
-        reports=reports,
-    )
-    await publisher.recover()
-    repairer = Repairer(
-        publications=publications,
-        mounts=mounts,
-        daemons=daemons,
-        keeper=keeper,
-        reports=reports,
-        recorder=recorder,
-    )
-
-    async def is_ready() -> bool:
-        try:
-            await keeper.status(limit_seconds=_PROBE_SECONDS_MAX)
-        except DriverError:
-            return False
-        return True
-
-    async def collect(page: Page) -> None:
-        put_process(page, recorder=recorder, children=children)
-        collectors.put_publications(page, publisher.published())
-        page.put("efc_operations_in_flight", publisher.operations_in_flight)
-        await collectors.put_datasets(page, keeper, run_dir=run_dir)
-
-    server = Server(parsed.endpoint, recorder=recorder)
-    server.add("Identity", IdentityService(is_ready))
-    node = NodeService(
+    settings = Settings(
         node_id=parsed.node_id,
-        publisher=publisher,
-        kubelet_roots=roots,
-        allowed_sources=AllowedSources(parsed.allowed_sources),
+        run_dir=os.path.abspath(parsed.run_dir),
+        kubelet_roots=KubeletRoots([_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]]),
+        idle_grace_seconds=parsed.idle_grace,
+        allowed_sources=parsed.allowed_sources,
     )
-    server.add("Node", node)
-    watching = [asyncio.create_task(watch) for watch in (daemons.watch(), repairer.watch())]
-    try:
-        async with _metrics(parsed, collect):
+    recorder = Recorder()
+    async with NodePlugin(settings, recorder=recorder) as plugin:
+        server = Server(parsed.endpoint, recorder=recorder)
+        server.add("Identity", IdentityService(plugin.is_ready))
+        server.add("Node", plugin.service)
+        async with _metrics(parsed, plugin.collect):
             if parsed.registration_dir is None:
                 await _serve(server, until=StopSignal().wait)
             else:
                 await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
-    finally:
-        for watch in watching:
-            watch.cancel()
-        await publisher.close()
 
 
 async def _controller(parsed: argparse.Namespace) -> None:
-    from csi.controller.nas import Nas
-    from csi.controller.provisioning import Provisioner
-    from csi.controller.service import ControllerService
+    from csi.controller.plugin import ControllerPlugin
 
-    programs.find(programs.NAS_CLIENT)
     recorder = Recorder()
-    children = counted_children(recorder, program=programs.NAS_CLIENT)
-    provisioner = Provisioner([Nas(Source.parse(url), children=children, recorder=recorder) for url in parsed.source])
-
-    async def is_ready() -> bool:
-        # A NAS that is away is reported by the calls that need it; restarting this process would not bring it back.
-        return True
-
-    async def collect(page: Page) -> None:
-        put_process(page, recorder=recorder, children=children)
-        for source, count in provisioner.trash().items():
-            page.put("efc_trash_entries", count, source=source)
-
-    server = Server(parsed.endpoint, recorder=recorder)
-    server.add("Identity", IdentityService(is_ready))
-    server.add("Controller", ControllerService(provisioner))
-    collection = asyncio.create_task(provisioner.collect())
-    async with _metrics(parsed, collect):
-        await _serve(server, until=StopSignal().wait)
-    collection.cancel()
-    await provisioner.close()
+    async with ControllerPlugin([Source.parse(url) for url in parsed.source], recorder=recorder) as plugin:
+        server = Server(parsed.endpoint, recorder=recorder)
+        server.add("Identity", IdentityService(plugin.is_ready))
+        server.add("Controller", plugin.service)
+        async with _metrics(parsed, plugin.collect):
+            await _serve(server, until=StopSignal().wait)
 
 
 def _metrics(
