@@ -27,11 +27,11 @@ from csi.base.text import printable
 from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
-from csi.config.paths import KUBELET_ROOT, KubeletRoots
 from csi.config.sources import Source
+from csi.node.conditions import condition_of
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
-from csi.node.publishing import condition_of
+from csi.node.targets import KUBELET_ROOT, KubeletRoots
 
 _FUSE_DEVICE = (10, 229)
 _CAPABILITIES = {21: "CAP_SYS_ADMIN", 1: "CAP_DAC_OVERRIDE", 10: "CAP_NET_BIND_SERVICE", 19: "CAP_SYS_PTRACE"}

@@ -21,7 +21,8 @@ from csi.config.options import parse, parse_list
 from csi.config.sources import Source
 from csi.node.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
-from csi.node.repair import Reports, replace_everywhere, report_of
+from csi.node.replacing import replace_everywhere
+from csi.node.reports import Reports, report_of
 
 _KEEPER_START_SECONDS_MAX = 10.0
 #: As many as Linux follows (MAXSYMLINKS).

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from csi.base.errors import Code, DriverError
-from csi.config.paths import KUBELET_ROOT, KubeletRoots, check_components
+from csi.config.paths import check_components
 from csi.config.sources import Source
 from csi.observe.exposition import Page, Recorder
 from csi.rpc.identity import IdentityService
@@ -49,6 +49,7 @@ def _use_one_heap() -> None:
 
 async def _node(parsed: argparse.Namespace) -> None:
     from csi.node.plugin import NodePlugin, Settings
+    from csi.node.targets import KUBELET_ROOT, KubeletRoots
 
     if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
         raise DriverError(Code.INVALID_ARGUMENT, f"--node-id must be 1 to {_NODE_ID_LENGTH_MAX} bytes long")

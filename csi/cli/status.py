@@ -14,7 +14,7 @@ from csi.base.text import printable
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.node.records import Publication, Publications
-from csi.node.repair import Reports
+from csi.node.reports import Reports
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from csi.base import programs
 from csi.base.errors import DriverError
-from csi.config.paths import KubeletRoots
 from csi.node import collectors
 from csi.node.daemons import Daemons
 from csi.node.inline import AllowedSources
@@ -16,8 +15,10 @@ from csi.node.mounts import Mounts
 from csi.node.program import DaemonProgram
 from csi.node.publishing import Publisher
 from csi.node.records import Publications
-from csi.node.repair import Repairer, Reports
+from csi.node.repair import Repairer
+from csi.node.reports import Reports
 from csi.node.service import NodeService
+from csi.node.targets import KubeletRoots
 from csi.observe.exposition import Page, Recorder
 from csi.observe.process import counted_children, put_process
 

@@ -15,37 +15,25 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from csi._proto import csi_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.base.locks import KeyedLocks
-from csi.base.statvfs import Statvfs
-from csi.config.paths import KubeletRoots, check_target_parent, root_of
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
+from csi.node import conditions
+from csi.node.conditions import Conditions, VolumeStatus
 from csi.node.daemon_keys import daemon_key
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts
 from csi.node.records import Publication, Publications
-from csi.node.repair import Reports
+from csi.node.reports import Reports
+from csi.node.targets import KubeletRoots, check_target_parent, root_of
 
 _LOGGER = logging.getLogger(__name__)
 _SINGLE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
-#: A little more than the 5 s after which a daemon says that the NAS does not answer; less than STATVFS_SECONDS_MAX.
-_UNRESPONSIVE_SECONDS = 5.3
-#: So that a status never keeps the statistics waiting.
-_STATUS_SECONDS_MAX = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class VolumeStatus:
-    """Sizes, or None if the file system does not answer; why it is abnormal, or ""; what else is to be known of it."""
-
-    sizes: Statvfs | None
-    abnormal: str
-    note: str = ""
 
 
 class Publisher:
@@ -64,10 +52,12 @@ class Publisher:
         self._publications = publications
         self._mounts = mounts
         self._daemons = daemons
-        self._keeper = keeper
         self._kubelet_roots = kubelet_roots.resolved
         self._translated = kubelet_roots.translated
         self._reports = reports
+        self._conditions = Conditions(
+            mounts=mounts, daemons=daemons, keeper=keeper, reports=reports, kubelet_roots=kubelet_roots.resolved
+        )
         self._locks = KeyedLocks("target")
         self._operations: set[asyncio.Task[None]] = set()
 
@@ -195,14 +185,14 @@ class Publisher:
             )
         )
         condition = ""
-        if not (await asyncio.wait({bound}, timeout=_UNRESPONSIVE_SECONDS))[0]:
+        if not (await asyncio.wait({bound}, timeout=conditions.UNRESPONSIVE_SECONDS))[0]:
             # While it waits still, the daemon knows what for; when it was stopped, nothing is waited for any more.
-            condition = await self._condition(wanted.key)
+            condition = await self._conditions.of_daemon(wanted.key)
         try:
             await bound
         except DriverError as error:
             # An earlier helper for this target may wait still: then the daemon knows as well.
-            condition = condition or await self._condition(wanted.key)
+            condition = condition or await self._conditions.of_daemon(wanted.key)
             raise bind_failure(error, wanted, dataset=dataset, condition=condition) from error
 
     def _root_of(self, target: str) -> str:
@@ -246,45 +236,7 @@ class Publisher:
         publication = self._publications.get(target.rstrip("/"))
         if publication is None or publication.volume_id != volume_id:
             raise DriverError(Code.NOT_FOUND, f"volume {volume_id!r} is not published at {target!r} on this node")
-        mount = self._mounts.at(publication.target)
-        if mount is None:
-            return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
-        if (reason := self._reports.lost.get(mount.device)) is not None:
-            reason = reason and f": {reason}"
-            return VolumeStatus(sizes=None, abnormal=f"nobody holds its session any more; it is being replaced{reason}")
-        asked = asyncio.create_task(self._sizes(publication.target))
-        abnormal = await self._condition(publication.key)
-        if not abnormal and not (await asyncio.wait({asked}, timeout=_UNRESPONSIVE_SECONDS))[0]:
-            # While it waits still, the daemon knows what for.
-            abnormal = await self._condition(publication.key)
-        abnormal = abnormal or self._daemons.moved(publication.key)
-        sizes = await asked
-        if sizes is None and not abnormal:
-            abnormal = "the file system does not answer"
-        report = self._reports.get(self._daemons.mount_of(publication.key), device=mount.device)
-        if report is None:
-            return VolumeStatus(sizes=sizes, abnormal=abnormal)
-        abnormal = abnormal or report.failure(publication.path)
-        return VolumeStatus(sizes=sizes, abnormal=abnormal, note=report.note())
-
-    async def _sizes(self, target: str) -> Statvfs | None:
-        if self._mounts.is_asking(target):
-            return None
-        try:
-            return await self._mounts.statvfs(target, beneath=self._root_of(target))
-        except DriverError as error:
-            _LOGGER.warning("no sizes of %r: %s", target, error.message)
-            return None
-
-    async def _condition(self, key: str) -> str:
-        """Why the daemon is not as it should be, or ""."""
-        try:
-            status = await self._keeper.status(self._daemons.mount_of(key), limit_seconds=_STATUS_SECONDS_MAX)
-        except DriverError as error:
-            return error.message
-        if not status.mounts:
-            return "nobody holds its session any more; it will be mounted anew"
-        return condition_of(status.mounts[0])
+        return await self._conditions.of_volume(publication)
 
     async def recover(self) -> None:
         """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
@@ -339,26 +291,6 @@ def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condi
         )
     message = error.message.replace(own_path, place).replace(dataset, source.canonical())
     return DriverError(error.code, message)
-
-
-def condition_of(status: efc_pb2.MountStatus) -> str:
-    """Why a daemon is not as it should be, in one sentence, or "" if it is."""
-    states = efc_pb2.MountStatus
-    reason = f": {status.reason}" if status.reason else ""
-    if status.state == states.RESTARTING:
-        return f"the daemon is being restarted{reason}"
-    if status.state == states.UNRESPONSIVE_NAS:
-        return f"the NAS does not answer{reason}"
-    if status.state == states.ABORTED:
-        return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
-    if status.state == states.STARTING:
-        return f"the daemon is connecting to the NAS{reason}"
-    if status.stats.nodes_max and status.stats.nodes >= status.stats.nodes_max:
-        return (
-            f"the kernel knows {status.stats.nodes} files, as many as the daemon's memory limit allows: look-ups of "
-            "others fail with ENOMEM until it forgets some; raise --daemon-memory-max"
-        )
-    return ""
 
 
 def _serves(mount: Mount, wanted: Publication, *, dataset: Mount | None) -> bool:

@@ -9,28 +9,24 @@ had some is counted, logged and told in the volume's condition (mappings are not
 Lost is what is mounted at a published target and is none of the sessions that the keeper knows, once it has been given
 what this process holds, unless a daemon has it open still. Dead mounts themselves are never asked.
 
-Containers come first, the node and this process's own mounts last: as long as a published target is dead, a node plugin
-that starts anew knows what is to be done. Containers that were being made in the meantime are found by later looks.
 Publishes and unpublishes of the same targets may go on meanwhile: whoever comes second finds nothing to do.
 """
 
 import asyncio
 import logging
-import os
-import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.base.saved import DamagedError, Folder, checked
 from csi.config.options import MountOptions
 from csi.config.sources import Source
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper
-from csi.node.mounts import FILE_SYSTEM_TYPE, Loss, Mounts, Namespace, Unreplaced
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mounts
 from csi.node.records import Publication, Publications
+from csi.node.replacing import Outcome, replace_everywhere
+from csi.node.reports import Reports, report_of
 from csi.observe.exposition import Recorder
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,165 +40,6 @@ _AGAIN_SECONDS = (1.0, 4.0, 15.0, 40.0)
 _RETRY_SECONDS, _RETRY_SECONDS_MAX, _DOUBLINGS_MAX = 0.5, 30.0, 10
 #: How long one dataset may keep others waiting.
 _LAUNCH_WAIT_SECONDS = 2.0
-#: Mount namespaces at once.
-_NAMESPACES_MAX = 8
-#: Most passes over all namespaces: mounts are copied into new ones meanwhile.
-_PASSES_MAX = 3
-#: Latest time that a report can have (the year 9999).
-_UNIX_S_MAX = 253_402_300_799.0
-#: Most that one report names.
-_NAMED_MAX = 20
-
-
-@dataclass(kw_only=True)
-class Outcome:
-    """What has been replaced, what not, and what nobody can save."""
-
-    replaced: int = 0
-    failed: list[Unreplaced] = field(default_factory=list)
-    losses: list[Loss] = field(default_factory=list)
-    #: Whether all processes were looked at for these.
-    is_complete: bool = True
-    #: device -> process id of a daemon that has the session open: nothing of it was touched.
-    held: dict[str, int] = field(default_factory=dict)
-
-
-async def replace_everywhere(mounts: Mounts, *, roots: Mapping[str, str]) -> Outcome:
-    """Replaces the mounts of lost file systems in all mount namespaces; ``roots``: device -> its dataset's new mount.
-
-    Repeatable. Raises the error of a survey; what fails in one namespace is in the outcome.
-    """
-    outcome = Outcome()
-    tried: set[tuple[int, tuple[str, str]]] = set()
-    for number in range(_PASSES_MAX):
-        survey = await mounts.survey(roots)
-        outcome.held = survey.holders
-        lost = {device: root for device, root in roots.items() if device not in survey.holders}
-        if number == 0:
-            outcome.losses = [loss for loss in survey.losses if loss.device in lost]
-            outcome.is_complete = survey.is_complete
-        found = [
-            namespace for namespace in survey.namespaces
-            if any(mount[0] in lost and (namespace.inode, mount) not in tried for mount in namespace.mounts)
-        ]  # fmt: skip
-        if not found:
-            break
-        tried |= {(namespace.inode, mount) for namespace in found for mount in namespace.mounts}
-        await _replace_in(mounts, found, roots=lost, outcome=outcome)
-    return outcome
-
-
-async def _replace_in(
-    mounts: Mounts, namespaces: Iterable[Namespace], *, roots: Mapping[str, str], outcome: Outcome
-) -> None:
-    limit = asyncio.Semaphore(_NAMESPACES_MAX)
-
-    async def replace(namespace: Namespace) -> None:
-        async with limit:
-            try:
-                replaced, failed = await mounts.replace(namespace, roots=roots)
-            except DriverError as error:
-                replaced, failed = 0, [
-                    Unreplaced(
-                        device=device, process=namespace.process, mount_point=point, root="", message=error.message
-                    )
-                    for device, point in sorted(namespace.mounts) if device in roots
-                ]  # fmt: skip
-            outcome.replaced += replaced
-            outcome.failed += failed
-
-    own = os.stat("/proc/self/ns/mnt").st_ino
-    # Process 1 is the node's, where this process sees it.
-    late = [namespace for namespace in namespaces if namespace.inode == own or namespace.process == 1]
-    await asyncio.gather(*(replace(namespace) for namespace in namespaces if namespace not in late))
-    for namespace in sorted(late, key=lambda namespace: namespace.inode == own):
-        await replace(namespace)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What the last repair of a dataset's mounts has come to. ``target`` and ``device`` are those of its new mount."""
-
-    target: str
-    device: str
-    at_unix_s: float
-    replaced: int
-    failed: list[Unreplaced]
-    losses: list[Loss]
-    #: No process was passed over in counting those, and none is left out here.
-    is_complete: bool
-
-    def failure(self, path: str | None = None) -> str:
-        """What stays dead, of the directory ``path`` of the dataset or of all; "" if nothing."""
-        failed = [one for one in self.failed if path is None or not one.root or _overlap(one.root, f"/{path}")]
-        named = "; ".join(f"process {one.process} at {one.mount_point}: {one.message}" for one in failed[:_NAMED_MAX])
-        return f"a dead mount could not be replaced ({named}); restart the pod" if failed else ""
-
-    def note(self) -> str:
-        """When it was, and what was lost."""
-        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(self.at_unix_s, 0.0), _UNIX_S_MAX)))
-        named = ", ".join(
-            f"{loss.command} ({loss.process}): {loss.descriptors or 'its working directory'}"
-            for loss in self.losses[:_NAMED_MAX]
-        )
-        named += "" if self.is_complete else " and perhaps others"
-        lost = f"; open files that get errors until they are opened again: {named}" if named else ""
-        return f"mounted anew at {at}, after all that held its session had died{lost}"
-
-
-def _overlap(one: str, other: str) -> bool:
-    one, other = f"{one.rstrip('/')}/", f"{other.rstrip('/')}/"
-    return one.startswith(other) or other.startswith(one)
-
-
-class Reports:
-    """The last report of each dataset, also on disk (``<run-dir>/csi/repaired``), where `efc status` reads it."""
-
-    def __init__(self, run_dir: str) -> None:
-        self._folder = Folder(Path(run_dir) / "csi" / "repaired")
-        #: device -> what keeps a lost file system from being replaced just now, or "".
-        self.lost: dict[str, str] = {}
-
-    def put(self, report: Report) -> None:
-        """Keeps it; that it cannot be written is logged."""
-        try:
-            self._folder.make()
-            self._folder.write(report.target, asdict(report))
-        except OSError as error:
-            path = self._folder.file_of(report.target)
-            _LOGGER.warning("cannot write the report %s: %s", path, error.strerror)
-
-    def get(self, target: str, *, device: str) -> Report | None:
-        """That of the mount which is at ``target`` now."""
-        try:
-            report = checked(Report, self._folder.read(self._folder.file_of(target)))
-        except (DamagedError, FileNotFoundError):
-            return None
-        return report if (report.target, report.device) == (target, device) else None
-
-    def forget_others(self, targets: Iterable[str]) -> None:
-        """Removes reports of mounts that there are no more."""
-        self._folder.forget_others(targets)
-
-
-def report_of(outcome: Outcome, *, target: str, old: Iterable[str], new: str, before: Report | None = None) -> Report:
-    """The part of an outcome that the file systems ``old`` have, for the mount ``new`` at ``target``.
-
-    A later look adds to the report before: what failed then, and does no more, is mended.
-    """
-    devices = set(old)
-    failed = [one for one in outcome.failed if one.device in devices]
-    losses = [loss for loss in outcome.losses if loss.device in devices]
-    is_complete = outcome.is_complete and len(losses) <= _NAMED_MAX
-    replaced, at_unix_s = outcome.replaced, time.time()
-    if before is not None:
-        replaced, at_unix_s = replaced + before.replaced, before.at_unix_s
-        losses, is_complete = before.losses, before.is_complete
-        failed += [one for one in before.failed if one.device not in devices]
-    return Report(
-        target=target, device=new, at_unix_s=at_unix_s, replaced=replaced, failed=failed[:_NAMED_MAX],
-        losses=losses[:_NAMED_MAX], is_complete=is_complete,
-    )  # fmt: skip
 
 
 @dataclass(kw_only=True)

@@ -9,10 +9,10 @@ serialise staging. No VOLUME_MOUNT_GROUP: two pods' fsGroups cannot share one da
 from csi._proto import csi_pb2
 from csi.base.errors import invalid
 from csi.config import capabilities
-from csi.config.paths import KubeletRoots
 from csi.config.volumes import NodeVolume, check_volume_id
 from csi.node.inline import AllowedSources
 from csi.node.publishing import Publisher
+from csi.node.targets import KubeletRoots
 from csi.rpc.redaction import redact_text
 
 _RPC = csi_pb2.NodeServiceCapability.RPC

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from csi._proto import efc_pb2
-from csi.node.publishing import condition_of
+from csi.node.conditions import condition_of
 from tests.support.keeper import Keeper
 from tests.support.scripted_nas import DIRECTORY, ScriptedNas
 

@@ -17,14 +17,15 @@ from csi._proto import csi_pb2, efc_pb2
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.base.statvfs import Statvfs
-from csi.config.paths import KubeletRoots
 from csi.config.volumes import NodeVolume
+from csi.node.conditions import condition_of
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, top
-from csi.node.publishing import Publisher, condition_of
+from csi.node.publishing import Publisher
 from csi.node.records import Publications
-from csi.node.repair import Reports
+from csi.node.reports import Reports
+from csi.node.targets import KubeletRoots
 
 _Mode = csi_pb2.VolumeCapability.AccessMode
 SIZES = Statvfs(bytes_total=10, bytes_free=5, bytes_available=4, files_total=3, files_free=2)
@@ -482,7 +483,7 @@ async def test_a_nas_that_does_not_answer_is_named(node: Node, monkeypatch: pyte
 
     asked = asyncio.Event()
     codes = [Code.DEADLINE_EXCEEDED, Code.ABORTED]
-    monkeypatch.setattr("csi.node.publishing._UNRESPONSIVE_SECONDS", 0.01)
+    monkeypatch.setattr("csi.node.conditions.UNRESPONSIVE_SECONDS", 0.01)
     monkeypatch.setattr(node.mounts, "bind", bind)
     monkeypatch.setattr(node.keeper, "status", status)
     while codes:

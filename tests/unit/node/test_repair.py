@@ -19,7 +19,9 @@ from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.mounts import FILE_SYSTEM_TYPE, Loss, Mount, Mounts, Namespace, Survey, Unreplaced, top
 from csi.node.records import Publication, Publications
-from csi.node.repair import Repairer, Report, Reports, replace_everywhere
+from csi.node.repair import Repairer
+from csi.node.replacing import replace_everywhere
+from csi.node.reports import Report, Reports
 from csi.observe.exposition import Recorder
 
 DEAD, NEW = "0:7", "0:8"

@@ -13,11 +13,11 @@ from google.protobuf.json_format import ParseDict
 
 from csi._proto import csi_pb2, csi_pb2_grpc
 from csi.base.errors import Code, DriverError
-from csi.config.paths import KubeletRoots
 from csi.controller.provisioning import Provisioner
 from csi.controller.service import ControllerService
 from csi.node.inline import AllowedSources
 from csi.node.service import NodeService
+from csi.node.targets import KubeletRoots
 from csi.rpc.identity import IdentityService
 from csi.rpc.server import Server, configure_logging, parse_endpoint
 from tests.unit.local_nas import LocalNas
