@@ -16,9 +16,9 @@ use crate::call::{Call, Destination};
 use crate::connection::Connection;
 use crate::record::{RECORD_MAX, Records, Source};
 use crate::rpc::REPLY_HEADER;
+use crate::socket;
 use crate::transport::Splicing;
 use crate::xdr::padding;
-use crate::{error, socket};
 
 /// Bytes of a post-operation attribute behind its flag.
 const ATTR: usize = 84;
@@ -133,7 +133,7 @@ fn receive_one<S: Source>(connection: &Arc<Connection>, records: &mut Records<S>
     let outcome = match &received {
         Ok(()) => Ok(head),
         // Asked again, this server would answer the same: the call fails, and the stream with it.
-        Err(error) if error.kind() == ErrorKind::InvalidData => Err(error::ErrorKind::Garbled("broken record")),
+        Err(error) if error.kind() == ErrorKind::InvalidData => Err(efc_backend::ErrorKind::Garbled("broken record")),
         Err(_) => return received,
     };
     connection.release(&call);
