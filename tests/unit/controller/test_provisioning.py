@@ -24,10 +24,12 @@ def nas(tmp_path: Path) -> LocalNas:
 
 
 async def create(
-    nas: LocalNas, name: str = "v", *, required: int = GIB, limit: int = 0, **parameters: str
+    nas: LocalNas, name: str = "v", capacity: tuple[int, int] = (GIB, 0), /, **parameters: str
 ) -> VolumeRecord:
+    """A volume of ``capacity``, required bytes and their limit."""
+    required_bytes, limit_bytes = capacity
     return await Provisioner([nas]).create(
-        name, parameters=VolumeParameters.parse(parameters), required_bytes=required, limit_bytes=limit
+        name, parameters=VolumeParameters.parse(parameters), required_bytes=required_bytes, limit_bytes=limit_bytes
     )
 
 
@@ -165,17 +167,13 @@ async def test_a_damaged_record_stops_no_other_volume(nas: LocalNas, content: by
 
 async def test_same_name_other_volume(nas: LocalNas) -> None:
     await create(nas)
-    for changes in (
-        {"required": 2 * GIB},
-        {"required": 1, "limit": GIB - 1},
-        {"uid": "7"},
-        {"onDelete": "retain"},
-        {"soft": "true"},
-    ):
-        message = await refused(create(nas, **changes), Code.ALREADY_EXISTS)  # type: ignore[arg-type]
-        assert "'v'" in message
+    changes: list[dict[str, str]] = [{"uid": "7"}, {"onDelete": "retain"}, {"soft": "true"}]
+    others = [create(nas, **parameters) for parameters in changes]
+    others += [create(nas, "v", capacity) for capacity in ((2 * GIB, 0), (1, GIB - 1))]
+    for other in others:
+        assert "'v'" in await refused(other, Code.ALREADY_EXISTS)
     # A smaller one would be satisfied by what is there (CSI: "compatible").
-    await create(nas, required=GIB // 2)
+    await create(nas, "v", (GIB // 2, 0))
 
 
 async def test_foreign_directories_are_left_alone(nas: LocalNas) -> None:

@@ -21,7 +21,7 @@ from csi.node.mounts import Mounts
 from csi.node.records import Publication, Publications
 
 
-def publication(target: str = "/t", **changes: object) -> Publication:
+def publication(target: str = "/t", /, **changes: object) -> Publication:
     fields: dict[str, object] = {
         "volume_id": "v", "target": target, "source": "nfs://nas/data", "path": "p", "key": "k",
         "options": {"soft": True},
@@ -155,8 +155,8 @@ def test_a_record_counts_only_under_its_own_name(tmp_path: Path) -> None:
 
 def test_same_publication() -> None:
     assert publication().is_same(publication(key="other-release"))
-    for change in ({"read_only": True}, {"path": "q"}, {"options": {}}, {"volume_id": "w"}, {"access_mode": 5}):
-        assert not publication().is_same(publication(**change))
+    for name, value in {"read_only": True, "path": "q", "options": {}, "volume_id": "w", "access_mode": 5}.items():
+        assert not publication().is_same(publication(**{name: value}))
 
 
 def test_locks() -> None:
@@ -345,14 +345,14 @@ class CountingKeeper(Keeper):
         self.unmounts = 0
         self.failure: DriverError | None = None
 
-    async def mount(self, **_: object) -> efc_pb2.MountStatus:  # type: ignore[override]
+    async def mount(self, **_: object) -> efc_pb2.MountStatus:
         self.mounts += 1
         await asyncio.sleep(0.02)
         if self.failure is not None:
             raise self.failure
         return efc_pb2.MountStatus(pid=1)
 
-    async def unmount(self, **_: object) -> None:  # type: ignore[override]
+    async def unmount(self, **_: object) -> None:
         self.unmounts += 1
         await asyncio.sleep(0.02)
 

@@ -28,7 +28,7 @@ def planted(descriptor: Descriptor, depth: int = 0) -> Message:
     message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            is_secret = field.GetOptions().Extensions[csi_pb2.csi_secret]
+            is_secret: bool = field.GetOptions().Extensions[csi_pb2.csi_secret]  # type: ignore[index]
             getattr(message, field.name)["key"] = SECRET if is_secret else VISIBLE
             for key in SECRET_KEYS:
                 getattr(message, field.name)[key] = SECRET
