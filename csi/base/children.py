@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from csi.base.errors import Code, DriverError
 
-#: Children at once, hung ones included; a limit that only a node in trouble reaches.
+#: Most children at once, hung ones included; a limit that only a node in trouble reaches.
 CHILDREN_MAX = 256
 _OUTPUT_BYTES_MAX = 64 * 1024 * 1024
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
@@ -44,7 +44,7 @@ class Children:
 
     @property
     def count(self) -> int:
-        """How many there are now, hung ones included."""
+        """The number of children that there are now, hung ones included."""
         return self._count
 
     def is_busy(self, slot: str) -> bool:
@@ -134,7 +134,7 @@ def _spawn(arguments: Sequence[str], descriptors: Sequence[int]) -> int:
 
 
 def _kill_group(process_id: int) -> None:
-    # It may have ended in this very moment.
+    # The child may have ended in this very moment.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process_id, signal.SIGKILL)
 

@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-#: A domain name, as CSI asks (GetPluginInfo): at most 63 characters, a letter at both ends. It stands in every PV.
+#: The driver's name, a domain name as CSI asks (GetPluginInfo): at most 63 characters. It stands in every PV.
 NAME = "efc.csi.data.fluid.io"
 _METADATA = re.compile(r"efc_csi-([0-9][^-]*)\.dist-info")
 

@@ -59,7 +59,7 @@ class DriverError(Exception):
 
 
 def invalid(message: str) -> DriverError:
-    """Shorthand for the commonest of all."""
+    """The error INVALID_ARGUMENT, the commonest of all, with this message."""
     return DriverError(Code.INVALID_ARGUMENT, message)
 
 

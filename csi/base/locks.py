@@ -10,7 +10,7 @@ from csi.base.errors import Code, DriverError
 
 
 class KeyedLocks:
-    """Which keys are being worked on. For one event loop; nothing here blocks."""
+    """The keys that are being worked on. For one event loop; nothing here blocks."""
 
     def __init__(self, noun: str) -> None:
         self._noun = noun

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 #: Longest record: a target of 4,095 bytes and a source of 2,048 characters, each of which JSON may escape.
 RECORD_BYTES_MAX = 256 * 1024
-#: Damaged files that are kept for a person to look at; then the oldest go.
+#: Most damaged files that are kept for a person to look at; then the oldest go.
 _SET_ASIDE_MAX = 32
 _SHOWN_LENGTH_MAX = 64
 
@@ -33,7 +33,7 @@ class DamagedError(ValueError):
 
 
 def decoded(text: bytes, *, bytes_max: int = RECORD_BYTES_MAX) -> Any:  # noqa: ANN401 - JSON is anything
-    """Any JSON; raises DamagedError, also for what is too long or nested too deeply."""
+    """The value that ``text`` is in JSON; raises DamagedError, also for what is too long or nested too deeply."""
     if len(text) > bytes_max:
         raise DamagedError(f"it is longer than {bytes_max} bytes")
     try:
@@ -67,7 +67,7 @@ def checked(kind: type[_T], found: object) -> _T:
 
 
 def unknown_keys(kind: type, found: Mapping[str, object]) -> dict[str, object]:
-    """What a later release has put beside the fields of ``kind``."""
+    """The keys of a record that are no fields of ``kind``: a later release has put them there."""
     known = {field.name for field in fields(kind)}
     return {name: value for name, value in found.items() if name not in known}
 
@@ -129,14 +129,14 @@ class Folder:
         self.file_of(key).unlink(missing_ok=True)
 
     def files(self) -> list[Path]:
-        """All records; without a folder there are none."""
+        """The files of all records; without a folder there are none."""
         try:
             return sorted(path for path in self.path.iterdir() if path.suffix != ".new")
         except FileNotFoundError:
             return []
 
     def drafts(self) -> list[Path]:
-        """What was being written when the writer died."""
+        """Files that were being written when their writer died."""
         return sorted(self.path.glob("*.new"))
 
     def forget_others(self, keys: Iterable[str]) -> None:
@@ -149,7 +149,7 @@ class Folder:
 
     @staticmethod
     def read(path: Path) -> Any:  # noqa: ANN401 - JSON is anything
-        """Any JSON; raises DamagedError or FileNotFoundError."""
+        """The value that the file ``path`` is in JSON; raises DamagedError or FileNotFoundError."""
         try:
             with path.open("rb") as file:
                 return decoded(file.read(RECORD_BYTES_MAX + 1))
@@ -174,6 +174,6 @@ class Folder:
 
 
 def _oldest(folder: Path) -> Iterator[Path]:
-    """What is more than may be kept."""
+    """The oldest files in ``folder``, as many as are more than may be kept."""
     by_age = sorted((path.lstat().st_ctime_ns, path) for path in folder.iterdir())
     yield from (path for _, path in by_age[:-_SET_ASIDE_MAX])

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``efc ARGUMENTS``; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["fs"]:
-        # Not ours to parse: the program has its own options and help.
+        # These arguments are not parsed here: the program has its own options and help.
         return _run("csi.cli.fs", argparse.Namespace(arguments=arguments[1:]))
     parsed = parser().parse_args(arguments)
     return _run(parsed.module, parsed)
@@ -57,7 +57,7 @@ def _do_without_openssl() -> None:
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+    """The action of ``--version``: looks the version up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         print(f"efc {driver.version()}")
@@ -65,7 +65,7 @@ class _Version(argparse.Action):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the whole command line."""
+    """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="efc", description="A NAS directory as a POSIX file system, and as Kubernetes volumes."
     )

@@ -23,7 +23,7 @@ _FOLDERS = ("csi", "mnt", "s", "network")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Says what is left, which is not an error."""
+    """Runs ``efc clean-node``, and says which folders are left, which is no error."""
     mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     for path in clean(Path(parsed.run_dir), Path(parsed.kubelet_root), mounts=mounts):
         print(f"{path} stays: it is not empty")
@@ -75,7 +75,7 @@ def _remove_file(path: Path) -> None:
 
 
 def _remove_folder(path: Path) -> bool:
-    """False if it is there still: not empty, or a mount point."""
+    """Removes a folder; False if it is there still: not empty, or a mount point."""
     with contextlib.suppress(OSError):
         path.rmdir()
     return not os.path.lexists(path)

@@ -9,7 +9,7 @@ from csi.observe.exposition import Page
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Without a keeper there is one metric, which says so."""
+    """Runs ``efc metrics``; without a keeper it prints one metric, which says so."""
     page = Page()
     asyncio.run(put_datasets(page, Keeper(parsed.run_dir), run_dir=parsed.run_dir))
     print(page.text(), end="")

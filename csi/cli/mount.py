@@ -30,7 +30,7 @@ _LINKS_MAX = 40
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Returns when the mount can be used; silent like mount(8)."""
+    """Runs ``efc mount``: returns when the mount can be used; silent like mount(8)."""
     options = parse(parse_list(",".join(parsed.options)), origin="-o")
     config = options.daemon_config(Source.parse(parsed.source))
     path, mount = found_target(parsed.target)
@@ -68,7 +68,7 @@ def _leaf_path(text: str) -> str:
 
 
 def _told(path: str) -> str:
-    """``path`` itself: what the keeper is told and everybody is shown is text."""
+    """``path`` itself; raises INVALID_ARGUMENT unless it is UTF-8, as all that the keeper is told must be."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -122,7 +122,7 @@ async def _mount_by(
 
 
 async def _is_lost(mount: Mount, *, keeper: Keeper, mounts: Mounts) -> bool:
-    """No session of this keeper, and nobody else's either: its file system says that it has no daemon."""
+    """Whether nobody holds the mount's session: the keeper does not, and the file system says that it has no daemon."""
     states = {f"0:{one.connection}": one.state for one in (await keeper.status()).mounts}
     if states.get(mount.device, efc_pb2.MountStatus.ABORTED) != efc_pb2.MountStatus.ABORTED:
         return False

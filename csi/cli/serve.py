@@ -19,18 +19,18 @@ from csi.rpc.server import Server, StopSignal, configure_logging
 if TYPE_CHECKING:
     from csi.observe.scraping import MetricsServer
 
-#: <malloc.h>
+#: mallopt(3)'s parameter M_ARENA_MAX, of <malloc.h>.
 _M_ARENA_MAX = -8
-#: The CSI specification, NodeGetInfo.
+#: Longest node id in bytes (the CSI specification, NodeGetInfo).
 _NODE_ID_LENGTH_MAX = 256
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Serves until a signal."""
+    """Runs ``efc csi node`` or ``efc csi controller`` until a signal."""
     if parsed.service == "node":
         from csi.node import privileges
 
-        # The calls are per thread: before there are others.
+        # Each thread drops its own: done before there are others.
         privileges.drop_unneeded()
     _use_one_heap()
     configure_logging(parsed.log_level)
@@ -87,7 +87,7 @@ async def _controller(parsed: argparse.Namespace) -> None:
 def _metrics(
     parsed: argparse.Namespace, collect: Callable[[Page], Awaitable[None]]
 ) -> "MetricsServer | contextlib.nullcontext[None]":
-    """What serves metrics at --metrics-address, if there is one."""
+    """A context manager that serves metrics at --metrics-address, or does nothing without one."""
     if parsed.metrics_address is None:
         return contextlib.nullcontext()
     from csi.observe.scraping import MetricsServer
@@ -106,13 +106,13 @@ async def _serve(*servers: Server, until: Callable[[], Awaitable[None]]) -> None
         for server in servers:
             await server.start()
             stopping.push_async_callback(server.stop)
-        # What start-up has made stays for good; the collector need not look at it again.
+        # Objects that start-up has made stay for good; the garbage collector need not look at them again.
         gc.freeze()
         await until()
 
 
 async def _serve_registered(server: Server, *, registration_dir: str) -> None:
-    """As ``_serve``, known to kubelet meanwhile; raises FAILED_PRECONDITION when kubelet refuses that."""
+    """Serves as ``_serve`` does, registered with kubelet; raises FAILED_PRECONDITION when kubelet refuses that."""
     from csi._proto import pluginregistration_pb2
     from csi.node import registration
 

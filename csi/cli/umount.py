@@ -13,7 +13,7 @@ from csi.node.mounts import Mount, Mounts
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Succeeds only if there was something of ours to unmount, like umount(8)."""
+    """Runs ``efc umount``, which succeeds only if there was a mount of EFC, like umount(8)."""
     _, mount = found_target(parsed.target)
     if mount is None:
         raise DriverError(Code.NOT_FOUND, f"{parsed.target!r} is not a mount of EFC")
@@ -34,7 +34,7 @@ async def _unmount(keeper: Keeper, mount: Mount, *, force: bool) -> None:
 
 
 def _abort(mount: Mount) -> None:
-    """Whoever waits for an answer gets an error. Where fusectl is not mounted, they wait on, detached."""
+    """Aborts the FUSE connection: callers that wait get an error. Where fusectl is not mounted, they wait on."""
     connection = mount.device.partition(":")[2]
     with contextlib.suppress(OSError):
         Path(f"/sys/fs/fuse/connections/{connection}/abort").write_text("1")

@@ -17,7 +17,7 @@ from csi.node.program import DaemonProgram
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Stops at the first mount that is not upgraded: the others keep their daemons."""
+    """Runs ``efc upgrade``, which stops at the first mount that is not upgraded: the others keep their daemons."""
     if bool(parsed.target) == parsed.all:
         raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or say --all")
     targets = [_mount_point(parsed.target)] if parsed.target else []
@@ -35,7 +35,7 @@ def _mount_point(text: str) -> str:
 
 
 async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, str | None]]) -> None:
-    """Without targets, all mounts."""
+    """Upgrades the daemons at ``targets``, or without any those of all mounts."""
     mounts = {mount.target: mount for mount in (await keeper.status()).mounts}
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):

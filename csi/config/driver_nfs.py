@@ -62,7 +62,7 @@ def own_attributes(attributes: Mapping[str, str]) -> tuple[dict[str, str], list[
 
 
 def _divided(values: Mapping[str, str]) -> tuple[dict[str, str] | None, dict[str, str]]:
-    """What is csi-driver-nfs's, by names in small letters, or None if nothing is; and all else."""
+    """The words of csi-driver-nfs by names in small letters, or None if there is none of them; and all other words."""
     theirs: dict[str, str] = {}
     own: dict[str, str] = {}
     for name, value in values.items():
@@ -89,7 +89,7 @@ def _source(theirs: Mapping[str, str]) -> Source:
 
 
 def _mode(theirs: Mapping[str, str]) -> int:
-    """0 stands for: as it is."""
+    """The mode that ``mountPermissions`` gives a directory; 0 leaves it as it is."""
     text = theirs.get(_MOUNT_PERMISSIONS, "") or "0"
     if not text.isascii() or not text.isdecimal() or set(text) & set("89") or int(text, 8) > _MODE_MAX:
         raise invalid(f"'mountPermissions' has value {text[:64]!r}; allowed are permissions in octal, such as 0750")

@@ -14,9 +14,9 @@ from csi.base.errors import invalid
 
 #: A name and a value, as options are written: ``name=value``, or ``name`` with None.
 Item = tuple[str, str | None]
-#: nfs(5): `retrans`, unless it is given.
+#: Value of nfs(5)'s `retrans` unless it is given.
 _RETRANS = 2
-#: The longest that `attr-ttl`, `entry-ttl` and `timeout` can be.
+#: Longest `attr-ttl`, `entry-ttl` and `timeout`.
 _SECONDS_MAX = 3600
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
@@ -39,18 +39,18 @@ class Word:
     refusal: str = ""
 
     def written(self) -> str:
-        """How it is written, for people."""
+        """The word as it is written, for people."""
         value = "=" + (self.choices[0] if self.choices else "N") if self.choices or self.is_number else ""
         return ", ".join(f"`{name}{value}`" for name in self.names)
 
     def allowed(self) -> str:
-        """What may follow, for people."""
+        """The values that may follow the word, for people."""
         if self.choices:
             return " or ".join(self.choices)
         return "a whole number" if self.is_number else "no value"
 
     def takes(self, value: str | None) -> bool:
-        """Whether ``value`` may follow."""
+        """Whether ``value`` may follow the word."""
         if self.choices:
             return value in self.choices
         if self.is_number:
@@ -142,7 +142,7 @@ _TABLE = (
     ),
     Word(names=("lookupcache",), choices=("all",), help="Nothing: see `entry-ttl`.", refusal=_ONLY_ENTRY_TTL),
     Word(names=("noacl", "intr", "nointr", "_netdev"), help="Nothing."),
-    # Of mount(8), but beside those of nfs(5) in every fstab and many a StorageClass.
+    # Words of mount(8), which stand beside those of nfs(5) in every fstab and many a StorageClass.
     Word(names=("nosuid", "nodev"), help="Nothing: every mount is so. `noexec` is refused."),
     Word(names=("noexec",), help="", is_refused=True, refusal=_NO_NOEXEC),
     Word(names=("defaults", "nofail"), help="Nothing."),

@@ -18,7 +18,7 @@ from csi.config.sources import Source
 
 _ORIGIN = "the StorageClass's parameters"
 _KUBERNETES_PREFIX = "csi.storage.k8s.io/"
-#: Two of them, and what connects them, are a name in a directory.
+#: Longest part of a name in a directory (255 bytes) that has two parts and what connects them.
 _NAME_PART_LENGTH_MAX = 120
 _OWN = ("source", "pathPattern", "onDelete", "uid", "gid", "mode")
 #: -1 as an unsigned number means "leave it" to chown(2), so it is nobody's id.
@@ -52,7 +52,7 @@ class VolumeParameters:
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> "VolumeParameters":
-        """Raises INVALID_ARGUMENT that names the parameter, the bad value and what is allowed."""
+        """Reads parameters; raises INVALID_ARGUMENT that names the parameter, the bad value and what is allowed."""
         parameters = driver_nfs.own_parameters(parameters)
         for name in parameters:
             if name not in _OWN and not is_option(name) and not name.startswith(_KUBERNETES_PREFIX):
@@ -78,13 +78,13 @@ class VolumeParameters:
 
 
 def _path(parameters: Mapping[str, str]) -> str:
-    """What pathPattern makes; "" without one."""
+    """The path that pathPattern makes; "" without one."""
     pattern = parameters.get("pathPattern", "")
     return filled_in(pattern, parameters, parameter="pathPattern") if pattern else ""
 
 
 def _default_path(parameters: Mapping[str, str], on_delete: OnDelete) -> str:
-    """A name that tells people whose a directory is that outlives its volume; "" of another, or without metadata."""
+    """The name of a directory that outlives its volume, which tells people whose it is; "" for others."""
     if on_delete is OnDelete.DELETE or not all(parameters.get(key) for key in METADATA.values()):
         return ""
     namespace, claim, volume = (filled_in(f"${{{name}}}", parameters, parameter="pathPattern") for name in METADATA)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from csi.base.errors import invalid
 from csi.config.paths import check_relative
 
-#: What external-provisioner adds with --extra-create-metadata, by the name that a pattern uses.
+#: Name in a pattern -> parameter that external-provisioner adds with --extra-create-metadata.
 METADATA = {
     "pvc.namespace": "csi.storage.k8s.io/pvc/namespace",
     "pvc.name": "csi.storage.k8s.io/pvc/name",
     "pv.name": "csi.storage.k8s.io/pv/name",
 }
-#: As csi-driver-nfs has them.
+#: Name in a pattern of csi-driver-nfs -> the same here.
 _OTHER_NAMES = {
     "pvc.metadata.namespace": "pvc.namespace",
     "pvc.metadata.name": "pvc.name",

@@ -13,10 +13,10 @@ from typing import Self
 from csi.base.errors import DriverError, invalid
 from csi.config.paths import check_components
 
-#: MNTPATHLEN of the MOUNT protocol (RFC 1813, appendix I), in bytes.
+#: Longest path in bytes: MNTPATHLEN of the MOUNT protocol (RFC 1813, appendix I).
 PATH_LENGTH_MAX = 1024
 _URL_LENGTH_MAX = 2048
-#: RFC 1035, in characters.
+#: Longest host name in characters (RFC 1035).
 _HOST_LENGTH_MAX = 253
 _PORT_MAX = 65535
 _FORM = "expected nfs://HOST[:PORT]/PATH[?mountport=PORT]"
@@ -33,7 +33,7 @@ class Source:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Raises INVALID_ARGUMENT for anything that is not a source of the form above."""
+        """Reads a source; raises INVALID_ARGUMENT for anything that is not of the form above."""
         if len(url) > _URL_LENGTH_MAX:
             raise invalid(f"the source is longer than {_URL_LENGTH_MAX} characters; {_FORM}")
         if not url.startswith("nfs://"):
@@ -74,7 +74,7 @@ class Source:
         return cls(host=name, path=_path(path.lstrip("/"), url=url))
 
     def canonical(self) -> str:
-        """The one way to write it, which :meth:`parse` reads back as an equal object."""
+        """The source's one canonical form, which :meth:`parse` reads back as an equal object."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = f":{self.port}" if self.port else ""
         query = f"?mountport={self.mount_port}" if self.mount_port else ""
@@ -83,7 +83,7 @@ class Source:
     __str__ = canonical
 
     def with_ports(self, *, port: int, mount_port: int) -> "Source":
-        """With the given ports where they are not 0; INVALID_ARGUMENT if the source has others already."""
+        """The source with the given ports, where they are not 0; INVALID_ARGUMENT if it has others already."""
         for name, old, new in (("port", self.port, port), ("mountport", self.mount_port, mount_port)):
             if old and new and old != new:
                 raise invalid(f"option {name}={new} contradicts the source {self.canonical()!r}: give it in one place")
@@ -104,7 +104,7 @@ class Source:
 
 
 def _has_password(authority: str) -> bool:
-    """Whether this is no host and port, but a user and the beginning of a password that goes on behind a "/"."""
+    """Whether ``authority`` is no host and port, but a user and the beginning of a password with a "/" in it."""
     _, colon, port = authority.rpartition("]")[2].partition(":")
     return bool(colon) and not re.fullmatch(r"[0-9]*", port)
 
@@ -135,7 +135,7 @@ def _is_host(text: str) -> bool:
 
 
 def _port(text: str, *, url: str, name: str) -> int:
-    """0 for an empty text, as in ``nfs://host:/path``."""
+    """The port that ``text`` names; 0 for an empty text, as in ``nfs://host:/path``."""
     if not text:
         return 0
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= _PORT_MAX:

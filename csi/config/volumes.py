@@ -20,14 +20,14 @@ from csi.config.parameters import OnDelete
 from csi.config.paths import check_relative
 from csi.config.sources import Source
 
-#: The CSI specification allows 128; static PVs of other drivers have longer ones.
+#: Longest volume id in characters. The CSI specification allows 128; static PVs of other drivers have longer ones.
 VOLUME_ID_LENGTH_MAX = 1024
-#: The CSI specification: "General size limits", in bytes.
+#: Longest name of a volume in bytes (the CSI specification, "General size limits").
 NAME_LENGTH_MAX = 128
 RECORD_VERSION = 1
 #: Keys that Kubernetes adds to a map: pod information, tokens, the claim's name, the provisioner's identity.
 KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
-#: Of the numbers in a record; all others fit an int64, as the CSI specification's do.
+#: Limits of some numbers in a record; all others fit an int64, as the CSI specification's do.
 _NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
@@ -52,7 +52,7 @@ def is_own_id(volume_id: str) -> bool:
 
 
 def check_volume_id(volume_id: str) -> str:
-    """Any id that may stand in a PV; raises INVALID_ARGUMENT."""
+    """``volume_id`` itself, if it may stand in a PV; raises INVALID_ARGUMENT."""
     if not volume_id:
         raise invalid("the request has no volume id")
     if len(volume_id) > VOLUME_ID_LENGTH_MAX or not volume_id.isprintable():
@@ -83,7 +83,7 @@ class VolumeRecord:
     version: int = RECORD_VERSION
 
     def to_json(self) -> bytes:
-        """For the NAS; people may read it."""
+        """The record as JSON, as it stands on the NAS; people may read it."""
         return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
@@ -99,7 +99,7 @@ class VolumeRecord:
         return record
 
     def check(self, volume_id: str) -> None:
-        """Raises ValueError or DriverError unless it can be the record of this volume."""
+        """Raises ValueError or DriverError unless this can be the record of volume ``volume_id``."""
         if self.version != RECORD_VERSION:
             raise DamagedError(f"its version is not {RECORD_VERSION}")
         if self.id != volume_id or not is_own_id(self.id) or volume_id_of(self.name) != self.id:

@@ -45,14 +45,14 @@ class Catalogue:
 
     def __init__(self, nas: Nas) -> None:
         self.nas = nas
-        # By id and the inode of the file: a record never changes, but an id can come back with another one.
+        # Records by id and the inode of the file: a record never changes, but an id can come back with another one.
         self._cache: dict[tuple[str, int], VolumeRecord] = {}
         self._writes = 0
         # The process that wrote before this one may have been killed.
         self._may_have_drafts = True
 
     async def get(self, volume_id: str) -> VolumeRecord | None:
-        """One record, read from the NAS."""
+        """The record of a volume, read from the NAS; None if there is none."""
         text = await self.nas.read(record_path(volume_id), bytes_max=RECORD_BYTES_MAX)
         if text is None:
             return None
@@ -124,7 +124,7 @@ class Catalogue:
             volume_id, _, created = entry.name.rpartition("-")
             is_old = created.isdecimal() and time.time_ns() - int(created) > _UNFINISHED_SECONDS_MAX * 10**9
             if is_own_id(volume_id) and is_old and entry.name not in kept:
-                # Not its content: nobody was ever given this directory, so it has none.
+                # The directory is empty: nobody was ever given it.
                 await self.nas.remove(f"{NEW}/{entry.name}")
 
     def path_of(self, record: VolumeRecord) -> str:

@@ -14,7 +14,7 @@ from csi.base.statvfs import Statvfs
 from csi.config.sources import Source
 from csi.observe.exposition import Recorder
 
-#: Of one operation. The program keeps to it by itself; the deadline of the child is for when it cannot.
+#: Longest operation. The program keeps to that by itself; the deadline of the child is for when it cannot.
 OPERATION_SECONDS_MAX = 15.0
 _GRACE_SECONDS = 5.0
 
@@ -38,7 +38,7 @@ class Nas:
         self._recorder = recorder or Recorder()
 
     async def stat(self, path: str) -> Entry | None:
-        """What is at ``path``, or None."""
+        """The entry at ``path``, or None."""
         try:
             printed = await self._run("stat", path)
         except DriverError as error:
@@ -59,27 +59,27 @@ class Nas:
         return [_entry(entry) for entry in entries]
 
     async def make_directories(self, path: str, *, mode: int) -> None:
-        """``path`` and its parents; what is there already is success."""
+        """Makes ``path`` and its parents; that they are there already is success."""
         await self._run("mkdir", path, flags=["--parents", "--mode", f"{mode:o}"])
 
     async def make_directory(self, path: str, *, mode: int, uid: int, gid: int) -> None:
-        """One new directory; ALREADY_EXISTS if there is anything."""
+        """Makes one new directory; ALREADY_EXISTS if there is anything."""
         await self._run("mkdir", path, flags=["--mode", f"{mode:o}", "--uid", str(uid), "--gid", str(gid)])
 
     async def move(self, old: str, new: str) -> None:
-        """Renames; ALREADY_EXISTS if ``new`` is there, NOT_FOUND if ``old`` is not."""
+        """Renames ``old`` to ``new``; ALREADY_EXISTS if ``new`` is there, NOT_FOUND if ``old`` is not."""
         await self._run("mv", old, new)
 
     async def remove(self, path: str) -> None:
-        """A file or an empty directory; that it is not there is success."""
+        """Removes a file or an empty directory; that it is not there is success."""
         await self._missing_is_success("rm", path)
 
     async def remove_tree(self, path: str, *, limit_seconds: float) -> None:
-        """A directory with all that is in it on this file system; that it is not there is success."""
+        """Removes a directory with all that is in it on this file system; that it is not there is success."""
         await self._missing_is_success("rm", path, flags=["--recursive"], limit_seconds=limit_seconds)
 
     async def read(self, path: str, *, bytes_max: int) -> bytes | None:
-        """A small file, or None if it is not there; FAILED_PRECONDITION if it is longer or no regular file."""
+        """The content of a small file, or None without one; FAILED_PRECONDITION if it is longer or no regular file."""
         try:
             return await self._run("cat", path, flags=["--bytes-max", str(bytes_max)])
         except DriverError as error:
@@ -87,11 +87,11 @@ class Nas:
             return None
 
     async def create(self, path: str, content: bytes, *, mode: int) -> None:
-        """A new file, complete and on stable storage or not there at all; ALREADY_EXISTS."""
+        """Makes a new file, complete and on stable storage or not there at all; ALREADY_EXISTS if there is anything."""
         await self._run("put", path, flags=["--exclusive", "--mode", f"{mode:o}"], stdin=content)
 
     async def sizes(self, path: str = "") -> Statvfs:
-        """Of the file system that ``path`` lies on."""
+        """Sizes of the file system that ``path`` lies on."""
         printed = await self._run("df", *([path] if path else []))
         return Statvfs.from_json(printed, origin=f"{programs.NAS_CLIENT} df")
 

@@ -13,7 +13,7 @@ from csi.observe.process import counted_children, put_process
 
 
 class ControllerPlugin:
-    """A context manager: meanwhile what earlier deletions have left on the NAS is removed."""
+    """All parts; a context manager, during which what earlier deletions have left on the NAS is removed."""
 
     def __init__(self, sources: Sequence[Source], *, recorder: Recorder) -> None:
         """Raises FAILED_PRECONDITION if a program is missing, INVALID_ARGUMENT if sources lie beneath each other."""
@@ -34,7 +34,7 @@ class ControllerPlugin:
         await self._provisioner.close()
 
     async def is_ready(self) -> bool:
-        """Always: calls report a NAS that is away, and a new process would not bring it back."""
+        """True always: calls report a NAS that is away, and a new process would not bring it back."""
         return True
 
     async def collect(self, page: Page) -> None:

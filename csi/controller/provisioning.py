@@ -43,12 +43,12 @@ _PARENT_MODE = 0o755
 
 
 class Provisioner:
-    """Volumes of all configured sources."""
+    """Makes, finds and deletes the volumes of all configured sources."""
 
     def __init__(self, sources: Sequence[Nas]) -> None:
         for inner, outer in itertools.permutations([nas.source for nas in sources], 2):
             if inner.relative_to(outer) is not None:
-                # Each would know only its own volumes, and could make one within the other's.
+                # Each source would know only its own volumes, and could make one within the other's.
                 raise invalid(f"source {inner.canonical()!r} lies beneath {outer.canonical()!r}: configure one of them")
         self._catalogues = [Catalogue(nas) for nas in sources]
         self._locks = KeyedLocks("volume")
@@ -105,7 +105,7 @@ class Provisioner:
         return record
 
     async def _refuse_overlap(self, catalogue: Catalogue, wanted: VolumeRecord) -> None:
-        """A volume within another would be deleted with it."""
+        """Refuses a volume that lies within another, or around one: they would be deleted together."""
         path = catalogue.path_of(wanted) + "/"
         for other in await catalogue.all():
             taken = catalogue.path_of(other) + "/"
@@ -196,7 +196,7 @@ class Provisioner:
         await self._empty_trash(catalogue)
 
     async def _find(self, volume_id: str) -> tuple[Catalogue, VolumeRecord] | None:
-        """Asks every source; a NAS that does not answer is an error unless another has the record."""
+        """The record of a volume, from any source; a NAS that does not answer is an error unless another has it."""
         failure: DriverError | None = None
         for catalogue in self._catalogues:
             try:
@@ -238,7 +238,7 @@ class Provisioner:
         return self._trash.counts()
 
     async def collect(self) -> None:
-        """At start: removes what deletions before a crash or a restart have left."""
+        """Removes, at start, what deletions before a crash or a restart have left."""
         for catalogue in self._catalogues:
             try:
                 await catalogue.remove_unfinished()

@@ -25,7 +25,7 @@ CAPACITY_BYTES_MAX = 1 << 60
 
 
 class ControllerService:
-    """Errors are DriverErrors; csi.rpc.server makes statuses of them."""
+    """The Controller service. Errors are DriverErrors; csi.rpc.server makes statuses of them."""
 
     def __init__(self, provisioner: Provisioner) -> None:
         self._provisioner = provisioner

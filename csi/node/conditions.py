@@ -24,7 +24,7 @@ _STATUS_SECONDS_MAX = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeStatus:
-    """Sizes, or None if the file system does not answer; why it is abnormal, or ""; what else is to be known of it."""
+    """A volume's sizes, or None if they are not known; why it is abnormal, or ""; what else is to be known of it."""
 
     sizes: Statvfs | None
     abnormal: str
@@ -55,7 +55,7 @@ class Conditions:
         asked = asyncio.create_task(self._sizes(publication.target))
         abnormal = await self.of_daemon(publication.key)
         if not abnormal and not (await asyncio.wait({asked}, timeout=UNRESPONSIVE_SECONDS))[0]:
-            # While it waits still, the daemon knows what for.
+            # While statvfs waits still, the daemon knows what for.
             abnormal = await self.of_daemon(publication.key)
         abnormal = abnormal or self._daemons.moved(publication.key)
         sizes = await asked

@@ -34,22 +34,22 @@ _FIRST_DEFAULTS: dict[str, bool | int | str] = {
     "network": "host",
     "fuse_features": "running",
 }
-#: Those fields of DaemonConfig that it had.
+#: Fields of DaemonConfig that release 0.1.0 had.
 _FIRST_FIELDS = frozenset({
     "source", "connections", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib",
     "threads", "unprivileged_port", "log_level", "idmap", "network", "hang_limit_ms", "fuse_features",
 })  # fmt: skip
-#: No part of what a daemon is: `read_only` is each bind mount's own, and ports are the source's.
+#: Options that are no part of what a daemon is: `read_only` is each bind mount's own, and ports are the source's.
 _ELSEWHERE = ("read_only", "port", "mount_port")
 
 
 def daemon_key(source: Source, options: MountOptions) -> str:
-    """16 hexadecimal digits: equal exactly if the source and all given options that change a daemon are equal."""
+    """The key, 16 hexadecimal digits: equal exactly if source and all given options that change a daemon are equal."""
     given = {name: value for name, value in options.given().items() if name not in _ELSEWHERE}
     known = {name: given.get(name, default) for name, default in _FIRST_DEFAULTS.items()}
     config = replace(options, **known).daemon_config(source)  # type: ignore[arg-type]  # names of its fields
     lines = [f"{field.full_name}={value!r}" for field, value in _leaves(config)]
-    # What the first release did not know, or took for its default.
+    # Options that the first release did not know, or that were given with its default.
     lines += [f"{name}={value!r}" for name, value in sorted(given.items()) if _FIRST_DEFAULTS.get(name, value) == value]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 

@@ -32,7 +32,7 @@ LAUNCH_SECONDS_MAX = 30.0
 
 @dataclass(kw_only=True)
 class _Daemon:
-    """Users are target paths. At most one of `launch` and `release` runs at a time."""
+    """One daemon and its users, which are target paths. At most one of `launch` and `release` runs at a time."""
 
     users: set[str] = field(default_factory=set)
     launch: asyncio.Task[None] | None = None
@@ -116,7 +116,7 @@ class Daemons:
         return self.mount_of(key)
 
     def adopt(self, key: str, *, user: str | None) -> None:
-        """At start: the daemon is there already; without a user it is released after the grace."""
+        """Takes over, at start, a daemon that is there already; without a user it is released after the grace."""
         daemon = self._daemons.setdefault(key, _Daemon())
         if user is not None:
             daemon.users.add(user)
@@ -134,7 +134,7 @@ class Daemons:
         await self._sessions.ensure()
 
     async def watch(self) -> None:
-        """Never returns: each new keeper gets the sessions that the one before had, and the program for its daemons."""
+        """Gives each new keeper the sessions that the one before had, and the daemons' program; never returns."""
         watches = [self._sessions.watch()]
         if self._program is not None:
             rollout = Rollout(keeper=self._keeper, program=self._program, folder=self._folder)
@@ -142,7 +142,7 @@ class Daemons:
         await asyncio.gather(*watches)
 
     async def close(self) -> None:
-        """At the end: releases what nobody uses, since nobody is there any more when its grace is over.
+        """Releases daemons without users, at the end: this process is there no more when their grace is over.
 
         So a node that shuts down has nothing mounted when its pods are gone, and the keeper can end.
         """
@@ -174,13 +174,13 @@ class Daemons:
     async def _launch(self, key: str, config: efc_pb2.DaemonConfig) -> None:
         target = self.mount_of(key)
         os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        # What is there may be a dead mount, no directory to those who ask: the keeper knows what to do with it.
+        # The target may be a dead mount, no directory to those who ask: the keeper knows what to do with it.
         with contextlib.suppress(FileExistsError):
             os.mkdir(target, mode=0o700)
         if self._program is not None:
             await self._program.ensure()
         try:
-            # First what we hold, or a new keeper would take the mount for a dead one.
+            # First the keeper gets the sessions held here, or a new one would take the mount for a dead one.
             await self._sessions.ensure()
             status = await self._mount(target, config)
         except DriverError:
@@ -233,7 +233,7 @@ class Daemons:
             _remove_directory(target)
             _LOGGER.info("daemon %s released", key)
         except DriverError as error:
-            # In use by something that we do not know, or no keeper: it is tried again after another grace.
+            # The mount is in use by something unknown, or there is no keeper: it is tried again after another grace.
             level = logging.INFO if error.code is Code.FAILED_PRECONDITION else logging.WARNING
             _LOGGER.log(level, "daemon %s not released yet: %s", key, error.message)
         finally:
@@ -260,6 +260,6 @@ def _exists(path: str) -> bool:
 
 
 def _remove_directory(path: str) -> None:
-    """Only ever an empty directory; a mount point is EBUSY, and stays."""
+    """Removes a directory if it is empty; a mount point is EBUSY, and stays."""
     with contextlib.suppress(OSError):
         os.rmdir(path)

@@ -28,7 +28,7 @@ from csi.config.options import unknown
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
 
-#: As large as a ConfigMap can be.
+#: Largest list in bytes: as large as a ConfigMap can be.
 _FILE_BYTES_MAX = 1 << 20
 #: A name of a namespace (RFC 1123 label), or the beginning of one and a "*".
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?|([a-z0-9][a-z0-9-]{0,62})?\*")

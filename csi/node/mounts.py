@@ -18,11 +18,11 @@ from csi.base.children import Children
 from csi.base.errors import Code, DriverError, from_child
 from csi.base.statvfs import Statvfs
 
-#: What the keeper mounts datasets as.
+#: Type of the file systems that the keeper mounts.
 FILE_SYSTEM_TYPE = "fuse.efc"
 BIND_SECONDS_MAX = 20.0
 UNMOUNT_SECONDS_MAX = 15.0
-#: More than the 5 s after which a daemon says that the NAS does not answer, so that it can be asked why.
+#: Longest statvfs: more than the 5 s after which a daemon says that the NAS does not answer, so it can be asked why.
 STATVFS_SECONDS_MAX = 6.0
 SURVEY_SECONDS_MAX = 10.0
 REPLACE_SECONDS_MAX = 10.0
@@ -135,7 +135,7 @@ class Mounts:
 
     def at(self, target: str) -> Mount | None:
         """The topmost mount at exactly ``target``."""
-        # A node has hundreds of mounts, and only lines that name this one are worth being parsed.
+        # A node has hundreds of mounts, and only lines that name the target are worth being parsed.
         name = f" {escape(target)} "
         return top(parse_mountinfo("\n".join(line for line in self._read().split("\n") if name in line)), target)
 
@@ -194,7 +194,7 @@ class Mounts:
         return self._children.is_busy("statvfs of " + target)
 
     async def survey(self, devices: Iterable[str]) -> Survey:
-        """Who sees mounts of these file systems, in all mount namespaces of this pid namespace."""
+        """Looks who sees mounts of these file systems, in all mount namespaces of this pid namespace."""
         arguments = ["survey", *(f"--device={device}" for device in devices)]
         found = _parsed(await self._helper(arguments, target="", deadline_seconds=SURVEY_SECONDS_MAX, slot="survey"))
         namespaces = [

@@ -37,7 +37,7 @@ class Settings:
 
 
 class NodePlugin:
-    """A context manager: what an earlier process has left is settled first, and what nobody uses released last."""
+    """All parts; a context manager that first settles what an earlier process has left, and releases daemons last."""
 
     def __init__(self, settings: Settings, *, recorder: Recorder) -> None:
         """Makes the run directory; raises FAILED_PRECONDITION if a program is missing."""

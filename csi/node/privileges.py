@@ -11,13 +11,13 @@ import os
 
 from csi.base.errors import Code, DriverError
 
-#: <linux/capability.h>
+#: Capabilities, from <linux/capability.h>.
 _CAP_DAC_READ_SEARCH, _CAP_SETPCAP, _CAP_SYS_CHROOT, _CAP_SYS_PTRACE, _CAP_SYS_ADMIN = 2, 8, 18, 19, 21
 _CAPABILITY_VERSION_3 = 0x20080522
-#: <linux/prctl.h>
+#: Options of prctl(2), from <linux/prctl.h>.
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 23, 24, 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
-#: What efc-mount-helper needs; CAP_SETPCAP, to give up the rest in its turn.
+#: Capabilities that efc-mount-helper needs; CAP_SETPCAP, to give up the rest in its turn.
 _FOR_CHILDREN = (_CAP_DAC_READ_SEARCH, _CAP_SETPCAP, _CAP_SYS_CHROOT, _CAP_SYS_PTRACE, _CAP_SYS_ADMIN)
 
 
@@ -26,13 +26,13 @@ class _Header(ctypes.Structure):
 
 
 class _Sets(ctypes.Structure):
-    """One 32 bits' worth of each set; the kernel takes two of these."""
+    """32 bits of each set of capabilities; the kernel takes two of these."""
 
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
 def drop_unneeded() -> None:
-    """Gives up everything else, for this thread and those that it starts; without privileges, nothing happens.
+    """Gives up all but those capabilities, for this thread and those that it starts; does nothing without privileges.
 
     Raises INTERNAL if the kernel refuses.
     """
@@ -54,7 +54,7 @@ def drop_unneeded() -> None:
 
 def _shrink_bounding_set(libc: ctypes.CDLL) -> None:
     capability = 0
-    # The first one that the kernel does not know ends the list.
+    # The first capability that the kernel does not know ends the list.
     while (present := libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)) >= 0:
         if present and capability not in _FOR_CHILDREN:
             _check(libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl(PR_CAPBSET_DROP)")

@@ -19,7 +19,7 @@ from csi.base.errors import Code, DriverError
 from csi.node.keeper import Keeper, KeeperUnreachableError
 
 _LOGGER = logging.getLogger(__name__)
-#: <linux/memfd.h>: needed where vm.memfd_noexec is set; unknown before Linux 6.3.
+#: MFD_EXEC of <linux/memfd.h>: needed where vm.memfd_noexec is set; unknown before Linux 6.3.
 _MFD_EXEC = 0x10
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _VERSION_SECONDS_MAX = 10.0
@@ -28,7 +28,7 @@ _LOOK_SECONDS = 1.0
 
 
 class DaemonProgram:
-    """``efcd`` at ``path``, and which keeper has it."""
+    """The program ``efcd`` at ``path``, and which keeper has it."""
 
     def __init__(self, *, keeper: Keeper, path: str) -> None:
         """Reads the program; raises FAILED_PRECONDITION if it cannot be run."""
@@ -40,7 +40,7 @@ class DaemonProgram:
 
     @classmethod
     def installed(cls, keeper: Keeper) -> "DaemonProgram":
-        """The one beside this interpreter."""
+        """The program beside this interpreter."""
         return cls(keeper=keeper, path=programs.find(programs.DAEMON))
 
     async def ensure(self) -> None:
@@ -65,7 +65,7 @@ class DaemonProgram:
 
     @property
     def version(self) -> str:
-        """As the program prints it."""
+        """The program's version, as it prints it."""
         return self._version
 
     def is_offered_to(self, owner: tuple[int, ...]) -> bool:
@@ -73,11 +73,11 @@ class DaemonProgram:
         return owner == self._owner
 
     async def install(self) -> None:
-        """Gives the program to the keeper, and raises what that says."""
+        """Gives the program to the keeper; raises the error that this reports."""
         await self._keeper.install(version=self._version, memory=self._memory)
 
     async def watch(self) -> None:
-        """Never returns: gives the program to each new keeper."""
+        """Gives the program to each new keeper; never returns."""
         while True:
             await self.ensure()
             await asyncio.sleep(_LOOK_SECONDS)

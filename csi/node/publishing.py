@@ -37,7 +37,7 @@ _SINGLE_WRITER = csi_pb2.VolumeCapability.AccessMode.SINGLE_NODE_SINGLE_WRITER
 
 
 class Publisher:
-    """All publications of one node."""
+    """Publishes and unpublishes the volumes of one node."""
 
     def __init__(
         self,
@@ -109,11 +109,11 @@ class Publisher:
 
     @property
     def operations_in_flight(self) -> int:
-        """Publishes and unpublishes under way."""
+        """The number of publishes and unpublishes under way."""
         return len(self._operations)
 
     def published(self) -> Iterator[Publication]:
-        """What is, or is about to be, published."""
+        """The publications that are made, or are about to be."""
         return iter(self._publications)
 
     async def close(self) -> None:
@@ -174,7 +174,7 @@ class Publisher:
         if present is not None:
             if _serves(present, wanted, dataset=self._mounts.at(dataset)):
                 return
-            # It belongs to a daemon or a directory that is gone.
+            # The mount there belongs to a daemon or a directory that is gone.
             await self._mounts.unmount(wanted.target, beneath=root)
         await self._bind(wanted, dataset=dataset, beneath=root)
 
@@ -186,7 +186,7 @@ class Publisher:
         )
         condition = ""
         if not (await asyncio.wait({bound}, timeout=conditions.UNRESPONSIVE_SECONDS))[0]:
-            # While it waits still, the daemon knows what for; when it was stopped, nothing is waited for any more.
+            # While the bind waits still, the daemon knows what for; when it was stopped, nobody waits any more.
             condition = await self._conditions.of_daemon(wanted.key)
         try:
             await bound
@@ -239,7 +239,7 @@ class Publisher:
         return await self._conditions.of_volume(publication)
 
     async def recover(self) -> None:
-        """At start: settles records against mountinfo, takes daemons over, and releases what nobody uses."""
+        """Settles, at start, records against mountinfo, takes daemons over, and releases those that nobody uses."""
         self._publications.load()
         self._translate_targets()
         mounted = {mount.target: mount for mount in self._mounts.all()}
@@ -260,7 +260,7 @@ class Publisher:
         self._reports.forget_others(self._daemons.mount_of(key) for key in used)
 
     def _translate_targets(self) -> None:
-        """Release 0.1.0 recorded targets as kubelet names them, also through a link to where they are."""
+        """Renames records of release 0.1.0, which has targets as kubelet names them, to where the targets are."""
         for publication in self._publications:
             target = self._translated(publication.target)
             if target == publication.target:
@@ -271,7 +271,7 @@ class Publisher:
 
 
 def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condition: str) -> DriverError:
-    """Why a volume was not bound, in words of whoever asked for it: its NAS and directory, no path of this node's.
+    """The error of a bind that failed, in words of who asked for it: NAS and directory, but no path of this node.
 
     ``condition`` is that of the daemon. One that waits for the NAS makes whoever binds wait, so it is the reason then.
     """

@@ -102,7 +102,7 @@ class Publications:
         _LOGGER.error("the record %s is damaged (%s), %s; its volume goes on being served", path.name, reason, where)
 
     def readable(self) -> Iterator[Publication]:
-        """What the files of this boot say now; nothing is changed, so this is for who only looks."""
+        """The publications that the files of this boot name now; for readers only, as nothing is changed."""
         for path in self._folder.files():
             try:
                 saved = self._read(path)
@@ -112,7 +112,7 @@ class Publications:
                 yield saved.publication
 
     def _read(self, path: Path) -> _Saved:
-        """Raises DamagedError, FileNotFoundError."""
+        """Reads one file; raises DamagedError, FileNotFoundError."""
         found = self._folder.read(path)
         publication = checked(Publication, found)
         boot_id = found.get("boot_id")
@@ -132,11 +132,11 @@ class Publications:
         return iter(list(self._by_target.values()))
 
     def get(self, target: str) -> Publication | None:
-        """What is, or is about to be, at ``target``."""
+        """The publication that is, or is about to be, at ``target``."""
         return self._by_target.get(target)
 
     def of_volume(self, volume_id: str) -> list[Publication]:
-        """All targets of one volume."""
+        """The publications of one volume."""
         return [publication for publication in self._by_target.values() if publication.volume_id == volume_id]
 
     def put(self, publication: Publication) -> None:

@@ -20,9 +20,9 @@ from csi.base.errors import Code, DriverError
 from csi.rpc.redaction import redact_text
 
 _LOGGER = logging.getLogger(__name__)
-#: kubelet's name for drivers like this one.
+#: kubelet's word for plugins that are CSI drivers.
 _TYPE = "CSIPlugin"
-#: The CSI major release is all that kubelet looks at.
+#: Versions of CSI that are served; kubelet looks at the first number only.
 _VERSIONS = ("1.0.0",)
 
 
@@ -47,7 +47,7 @@ class RegistrationService:
     async def NotifyRegistrationStatus(
         self, status: pluginregistration_pb2.RegistrationStatus
     ) -> pluginregistration_pb2.RegistrationStatusResponse:
-        """What kubelet made of it."""
+        """Notes what kubelet made of the registration."""
         if status.plugin_registered:
             _LOGGER.info("registered with kubelet as %s", driver.NAME)
         else:
@@ -57,6 +57,6 @@ class RegistrationService:
         return pluginregistration_pb2.RegistrationStatusResponse()
 
     async def until_refused(self) -> None:
-        """Returns never; raises FAILED_PRECONDITION when kubelet has refused the registration."""
+        """Waits for kubelet to refuse the registration, and raises FAILED_PRECONDITION then; never returns."""
         reason = redact_text(await self._refusal) or "it gave no reason"
         raise DriverError(Code.FAILED_PRECONDITION, f"kubelet refused to register {driver.NAME}: {reason}")

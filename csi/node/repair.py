@@ -32,7 +32,7 @@ from csi.observe.exposition import Recorder
 _LOGGER = logging.getLogger(__name__)
 #: How soon a new keeper is noticed, after which all that may be lost is looked at.
 _LOOK_SECONDS = 0.1
-#: How often else.
+#: How often mounts are looked at while the keeper is the same.
 _INTERVAL_SECONDS = 10.0
 #: When a file system that has been replaced is looked for again: in containers that were being made, where it failed.
 _AGAIN_SECONDS = (1.0, 4.0, 15.0, 40.0)
@@ -71,7 +71,7 @@ class Repairer:
         self._keeper = keeper
         self._reports = reports
         self._recorder = recorder
-        #: By device.
+        #: Lost file systems by device.
         self._lost: dict[str, _Lost] = {}
         self._launches: dict[str, asyncio.Task[str]] = {}
         self._owner: tuple[int, ...] | None = None
@@ -80,7 +80,7 @@ class Repairer:
             recorder.count("efc_dead_mounts_total", 0, result=result)
 
     async def watch(self) -> None:
-        """Never returns: looks at once, at each new keeper, and every few seconds."""
+        """Looks for lost mounts at once, at each new keeper, and every few seconds; never returns."""
         while True:
             try:
                 await self._look()
@@ -112,7 +112,7 @@ class Repairer:
                 _LOGGER.warning("file system %s of %s is lost: nobody holds its session", device, key)
                 self._lost[device] = _Lost(key=key, due=now)
                 self._reports.lost[device] = ""
-        # A number that is used again.
+        # The device number of a lost file system is used again.
         for device in self._lost.keys() & living:
             self._forget(device)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from csi.base.errors import DriverError
 from csi.node.mounts import Loss, Mounts, Namespace, Unreplaced
 
-#: Mount namespaces at once.
+#: Most mount namespaces at once.
 _NAMESPACES_MAX = 8
 #: Most passes over all namespaces: mounts are copied into new ones meanwhile.
 _PASSES_MAX = 3
@@ -20,12 +20,12 @@ _PASSES_MAX = 3
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What has been replaced, what not, and what nobody can save."""
+    """Which mounts have been replaced, which have not, and which open files nobody can save."""
 
     replaced: int = 0
     failed: list[Unreplaced] = field(default_factory=list)
     losses: list[Loss] = field(default_factory=list)
-    #: Whether all processes were looked at for these.
+    #: Whether all processes were looked at for `losses`.
     is_complete: bool = True
     #: device -> process id of a daemon that has the session open: nothing of it was touched.
     held: dict[str, int] = field(default_factory=dict)
@@ -76,7 +76,7 @@ async def _replace_in(
             outcome.failed += failed
 
     own = os.stat("/proc/self/ns/mnt").st_ino
-    # Process 1 is the node's, where this process sees it.
+    # Process 1 is the node's, where this process sees the node's processes.
     late = [namespace for namespace in namespaces if namespace.inode == own or namespace.process == 1]
     await asyncio.gather(*(replace(namespace) for namespace in namespaces if namespace not in late))
     for namespace in sorted(late, key=lambda namespace: namespace.inode == own):

@@ -13,7 +13,7 @@ from csi.node.replacing import Outcome
 _LOGGER = logging.getLogger(__name__)
 #: Latest time that a report can have (the year 9999).
 _UNIX_S_MAX = 253_402_300_799.0
-#: Most that one report names.
+#: Most failures, and most losses, that one report names.
 _NAMED_MAX = 20
 
 
@@ -27,17 +27,17 @@ class Report:
     replaced: int
     failed: list[Unreplaced]
     losses: list[Loss]
-    #: No process was passed over in counting those, and none is left out here.
+    #: Whether no process was passed over in counting `losses`, and none is left out here.
     is_complete: bool
 
     def failure(self, path: str | None = None) -> str:
-        """What stays dead, of the directory ``path`` of the dataset or of all; "" if nothing."""
+        """The mounts that stay dead, of the directory ``path`` of the dataset or of all, in a sentence; "" if none."""
         failed = [one for one in self.failed if path is None or not one.root or _overlap(one.root, f"/{path}")]
         named = "; ".join(f"process {one.process} at {one.mount_point}: {one.message}" for one in failed[:_NAMED_MAX])
         return f"a dead mount could not be replaced ({named}); restart the pod" if failed else ""
 
     def note(self) -> str:
-        """When it was, and what was lost."""
+        """When the mount was made anew, and which open files were lost, in a sentence."""
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(self.at_unix_s, 0.0), _UNIX_S_MAX)))
         named = ", ".join(
             f"{loss.command} ({loss.process}): {loss.descriptors or 'its working directory'}"
@@ -62,7 +62,7 @@ class Reports:
         self.lost: dict[str, str] = {}
 
     def put(self, report: Report) -> None:
-        """Keeps it; that it cannot be written is logged."""
+        """Keeps ``report``; that it cannot be written is logged."""
         try:
             self._folder.make()
             self._folder.write(report.target, asdict(report))
@@ -71,7 +71,7 @@ class Reports:
             _LOGGER.warning("cannot write the report %s: %s", path, error.strerror)
 
     def get(self, target: str, *, device: str) -> Report | None:
-        """That of the mount which is at ``target`` now."""
+        """The report of the mount that is at ``target`` now, None without one."""
         try:
             report = checked(Report, self._folder.read(self._folder.file_of(target)))
         except (DamagedError, FileNotFoundError):

@@ -31,7 +31,7 @@ class Rollout:
         self._settled: tuple[int, ...] | None = None
 
     async def watch(self) -> None:
-        """Never returns: upgrades the daemons of each new keeper."""
+        """Upgrades the daemons of each new keeper; never returns."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             owner = self._keeper.identity()
@@ -49,7 +49,7 @@ class Rollout:
                 self._settled = owner
 
     async def _upgrade_all(self) -> bool:
-        """False if a daemon must be looked at again; raises what the keeper says of the first that is not upgraded."""
+        """Upgrades daemons; False if one must be looked at again. Raises the keeper's error of the first that fails."""
         status = await self._keeper.status()
         if status.program_version != self._program.version:
             return True  # the keeper has refused it, and said so

@@ -21,16 +21,16 @@ from csi.base.errors import Code, DriverError
 from csi.node.keeper import Keeper
 
 _LOGGER = logging.getLogger(__name__)
-#: How long an answer counts.
+#: How long a daemon's answer counts.
 _FRESH_SECONDS = 1.0
-#: How long nobody is asked who has not answered, or does not know the question.
+#: How long a daemon is not asked again that has not answered, or does not know the question.
 _SILENT_SECONDS = 30.0
 _SILENT = (Code.DEADLINE_EXCEEDED, Code.INVALID_ARGUMENT)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """Of the daemon with a key; ``root`` is None if it has none."""
+    """A daemon's answer; ``root`` is None if it has not given one."""
 
     root: efc_pb2.FoundRoot | None
     until: float
@@ -39,7 +39,7 @@ class _Answer:
 
 
 class Roots:
-    """What daemons have said of their roots."""
+    """The answers of daemons about their roots, and the keys that follow from them."""
 
     def __init__(self, *, keeper: Keeper, mount_of: Callable[[str], str]) -> None:
         self._keeper = keeper
@@ -54,7 +54,7 @@ class Roots:
         return self._moved.get(key, "")
 
     def forget(self, key: str) -> None:
-        """Its daemon is gone, or another."""
+        """Forgets what the daemon of ``key`` has said: it is gone, or another."""
         self._answers.pop(key, None)
         self._moved.pop(key, None)
 
@@ -69,7 +69,7 @@ class Roots:
         for asked in sorted(running, key=lambda other: (other != key, other)):
             answer = await self._ask(asked)
             if answer.root is None:
-                # Who is not mounted serves nothing yet, and gets its name like a new one.
+                # A dataset that is not mounted is not served yet, and gets its name like a new one.
                 silent += [asked] if answer.is_mounted else []
                 continue
             if answer.root.HasField("error"):
@@ -127,5 +127,5 @@ def _names(key: str, root: bytes) -> Iterator[str]:
     """Keys for a daemon of the dataset ``key`` that serves ``root``, the best first."""
     digest = hashlib.sha256(root).hexdigest()
     yield key
-    # A daemon whose mount was made anew serves another directory than it has its name of.
+    # A daemon whose mount was made anew serves another directory than the one that it is named after.
     yield from (f"{key}-{digest[:length]}" for length in range(8, len(digest) + 1, 8))

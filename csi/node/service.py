@@ -20,7 +20,7 @@ CAPABILITIES = (_RPC.GET_VOLUME_STATS, _RPC.VOLUME_CONDITION, _RPC.SINGLE_NODE_M
 
 
 class NodeService:
-    """One per node. Errors are DriverErrors; csi.rpc.server makes statuses of them."""
+    """The Node service of one node. Errors are DriverErrors; csi.rpc.server makes statuses of them."""
 
     def __init__(
         self, *, node_id: str, publisher: Publisher, kubelet_roots: KubeletRoots, allowed_sources: AllowedSources
@@ -56,7 +56,7 @@ class NodeService:
     async def NodeUnpublishVolume(
         self, request: csi_pb2.NodeUnpublishVolumeRequest
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
-        """Undoes it; a target that is not there is success (NodeUnpublishVolume)."""
+        """Removes the volume from the target path; a target that is not there is success (NodeUnpublishVolume)."""
         check_volume_id(request.volume_id)
         if not request.target_path:
             raise invalid("the request has no target path")

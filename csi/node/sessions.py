@@ -31,7 +31,7 @@ REFRESH_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class _Session:
-    """As the keeper described it; ``descriptors`` are ours to close."""
+    """A session as the keeper described it; its ``descriptors`` are this object's to close."""
 
     status: efc_pb2.MountStatus
     descriptors: list[int]

@@ -13,7 +13,7 @@ from csi.config.paths import check_components
 
 #: kubelet's --root-dir, unless it is told another.
 KUBELET_ROOT = "/var/lib/kubelet"
-#: PATH_MAX less its NUL.
+#: Longest target path in bytes: PATH_MAX less its NUL.
 TARGET_LENGTH_MAX = 4095
 
 
@@ -29,11 +29,11 @@ class KubeletRoots:
         # The longest first: one may be a link that lies beneath another.
         longest_first = sorted(map(posixpath.normpath, named), key=len, reverse=True)
         self._resolved = {root: os.path.realpath(root) for root in longest_first}
-        #: Where they are.
+        #: The directories where they are, links resolved.
         self.resolved = list(dict.fromkeys(self._resolved.values()))
 
     def check_target(self, path: str) -> str:
-        """As :func:`check_target`, where the target is."""
+        """The target path ``path``, checked by :func:`check_target`, where the target is."""
         return self.translated(check_target(path, roots=[*self._resolved, *self.resolved]))
 
     def translated(self, path: str) -> str:
@@ -72,7 +72,7 @@ def root_of(target: str, *, roots: Sequence[str]) -> str:
 
 
 def check_target_parent(target: str, *, roots: Sequence[str]) -> None:
-    """The parent must exist, and no component of it beneath its root may be a symbolic link.
+    """Checks a target's parent: it must exist, and no component of it beneath its root may be a symbolic link.
 
     What this says may be untrue the next moment: it refuses early, before a daemon is started. What holds is that
     efc-mount-helper follows no link there. The leaf is never looked at: it may be a dead mount. Raises

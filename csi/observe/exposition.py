@@ -27,7 +27,7 @@ _Labels = tuple[str, ...]
 
 @dataclass(kw_only=True)
 class _Histogram:
-    """``counts`` has one bucket more than the table: +Inf."""
+    """One series of a histogram; ``counts`` has one bucket more than the table: +Inf."""
 
     counts: list[int]
     total: float = 0.0
@@ -60,7 +60,7 @@ class Page:
         self._lines.setdefault(metric.name, []).append(sample)
 
     def text(self) -> str:
-        """The page, in the order of the table."""
+        """The page's text, metrics in the order of the table."""
         blocks = []
         for name, metric in METRICS.items():
             if lines := self._lines.get(name):
@@ -71,7 +71,7 @@ class Page:
 
 @dataclass(kw_only=True)
 class Recorder:
-    """What happened in this process since it started."""
+    """Counters, gauges and histograms of what happened in this process since it started."""
 
     _counts: dict[tuple[str, _Labels], float] = field(default_factory=dict)
     _histograms: dict[tuple[str, _Labels], _Histogram] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Recorder:
             self.observe(histogram, time.monotonic() - began, **labels)
 
     def write(self, page: Page) -> None:
-        """Puts everything on a page."""
+        """Puts everything that was counted and observed on ``page``."""
         for (name, values), value in self._counts.items():
             page.put(name, value, **dict(zip(METRICS[name].labels, values, strict=True)))
         for (name, values), histogram in self._histograms.items():
@@ -129,5 +129,5 @@ def _escaped(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Whole numbers in full: a counter of bytes must not be rounded."""
+    """``value`` as text, whole numbers in full: a counter of bytes must not be rounded."""
     return str(int(value)) if value == int(value) else repr(float(value))

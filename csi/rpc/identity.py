@@ -11,7 +11,7 @@ _Service = csi_pb2.PluginCapability.Service
 
 
 class IdentityService:
-    """``is_ready`` must answer within about a second whatever hangs: liveness probes depend on it."""
+    """The service; ``is_ready`` must answer within about a second whatever hangs: liveness probes depend on it."""
 
     def __init__(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
         self._is_ready = is_ready

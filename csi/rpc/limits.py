@@ -14,7 +14,7 @@ from csi._proto import csi_pb2
 from csi.base.errors import invalid
 from csi.config.volumes import KUBERNETES_PREFIXES
 
-#: The whole request, as gRPC receives it: at most some tokens of a service account beside all that is checked here.
+#: Largest request in bytes, as gRPC receives it: room for tokens of service accounts beside all that is checked here.
 REQUEST_BYTES_MAX = 256 * 1024
 _STRING_BYTES_MAX = 128
 _MAP_BYTES_MAX = 4096
@@ -62,7 +62,7 @@ def _check_field(field: FieldDescriptor, value: object) -> None:
 
 
 def _length(values: Iterable[object]) -> int:
-    """Bytes of those that are strings."""
+    """The bytes of those ``values`` that are strings."""
     return sum(len(value.encode(errors="replace")) for value in values if isinstance(value, str))
 
 

@@ -18,7 +18,7 @@ from csi.base.text import printable
 STRIPPED = "***stripped***"
 #: Keys of volume contexts whose values are credentials (Kubernetes: CSIDriver tokenRequests).
 SECRET_KEYS = frozenset({"csi.storage.k8s.io/serviceAccount.tokens"})
-#: Nothing behind it is looked at.
+#: Longest text in characters; nothing behind it is looked at.
 _TEXT_LENGTH_MAX = 2000
 #: What stands between "://" and an "@" of a path: a host, at most with an empty port, and directories. With a number
 #: for a port it might as well be a user and the beginning of a password.
@@ -78,7 +78,7 @@ def _value(field: FieldDescriptor, value: object) -> str:
 
 
 def _enough(texts: Iterable[str]) -> Iterator[str]:
-    """As many of them as are shown at all."""
+    """As many of ``texts`` as are shown at all."""
     length = 0
     for text in texts:
         yield text

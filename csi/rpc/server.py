@@ -32,13 +32,13 @@ from csi.rpc.limits import REQUEST_BYTES_MAX, check
 from csi.rpc.redaction import redact, redact_text
 
 _LOGGER = logging.getLogger(__name__)
-#: sizeof(sockaddr_un.sun_path) less its NUL.
+#: Longest path of a socket in bytes: sizeof(sockaddr_un.sun_path) less its NUL.
 SOCKET_PATH_LENGTH_MAX = 107
-#: Calls at once; more are refused at once with RESOURCE_EXHAUSTED instead of queueing.
+#: Most calls at once; more are refused with RESOURCE_EXHAUSTED instead of queueing.
 CALLS_MAX = 512
-#: kubelet waits longer for each of its calls.
+#: Longest wait for calls under way when the server stops; kubelet waits longer for each of its calls.
 STOP_SECONDS_MAX = 30.0
-#: Asked every few seconds, and of no interest when they succeed.
+#: Methods that are called every few seconds, and are of no interest when they succeed.
 _CHATTY = (
     "Probe",
     "GetPluginInfo",
@@ -76,7 +76,7 @@ class RequestIdFilter(logging.Filter):
 
 
 class PrintableFormatter(logging.Formatter):
-    """Also a stack trace, which quotes what came from outside, has nothing in its lines that cannot be printed."""
+    """Formats log lines without what cannot be printed, also in stack traces, which quote what came from outside."""
 
     def formatException(self, exc_info: Any) -> str:  # noqa: ANN401, N802 - as in logging
         """The trace, redacted line by line."""
@@ -182,7 +182,7 @@ class Server:
     async def start(self) -> None:
         """Listens; raises FAILED_PRECONDITION if another process serves the socket or it cannot be made."""
         refuse_live_socket(self._path)
-        # Short, since it counts against the same limit as the path itself.
+        # The temporary name is short, since it counts against the same limit as the path itself.
         temporary = f"{os.path.dirname(self._path)}/.{secrets.token_hex(3)}"
         umask = os.umask(0o177)
         try:
@@ -221,7 +221,7 @@ class StopSignal:
             loop.add_signal_handler(number, self._stopping.set)
 
     async def wait(self) -> None:
-        """Returns when one of them has come."""
+        """Returns when one of the signals has come."""
         await self._stopping.wait()
         _LOGGER.info("stopping")
 
