@@ -1,4 +1,4 @@
-"""What import-linter refuses, by the contract in pyproject.toml: a copy of csi/ with one import too many."""
+"""What import-linter refuses, by the contracts in pyproject.toml: a copy of csi/ with one import too many."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with csi/ and the contract."""
+    """A folder with csi/ and the contracts."""
     shutil.copytree(ROOT / "csi", tmp_path / "csi", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
@@ -59,6 +59,15 @@ def test_an_import_inside_of_a_function_counts_too(copy: Path) -> None:
     assert "csi.operator.running -> csi.node.keeper" in done.stdout
 
 
+def test_a_circle_within_a_package_is_refused(copy: Path) -> None:
+    """The module publishing imports keeper."""
+    module = copy / "csi" / "node" / "keeper.py"
+    module.write_text(f"{module.read_text()}\nimport csi.node.publishing\n")
+    done = _lint(copy)
+    assert done.returncode == 1, done.stdout
+    assert "in no circle BROKEN" in done.stdout
+
+
 def test_a_package_without_a_place_is_refused(copy: Path) -> None:
     (copy / "csi" / "api").mkdir()
     (copy / "csi" / "api" / "__init__.py").touch()
@@ -67,6 +76,6 @@ def test_a_package_without_a_place_is_refused(copy: Path) -> None:
     assert "csi.api" in done.stdout
 
 
-def test_the_code_as_it_is_keeps_the_contract(copy: Path) -> None:
+def test_the_code_as_it_is_keeps_the_contracts(copy: Path) -> None:
     done = _lint(copy)
     assert done.returncode == 0, done.stdout
