@@ -10,7 +10,6 @@ mod errno;
 mod executor;
 mod filesystem;
 mod id_maps;
-mod limited_log;
 mod memory;
 mod mount_namespace;
 mod privileges;
@@ -26,14 +25,16 @@ use std::time::{Duration, Instant};
 use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
+use efc_process::{LimitedLog, LogLimits};
 use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
 
 use control::{Control, Serving};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
 use id_maps::IdMaps;
-use limited_log::LimitedLog;
 use memory::Budget;
 
+/// What goes wrong at a NAS may go wrong thousands of times a second.
+const LOG_LIMITS: LogLimits = LogLimits { burst: 10, pause: Duration::from_secs(10) };
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
 /// 40 KiB of kernel memory each.
@@ -197,7 +198,7 @@ impl Serving for Served {
 fn start_logging(config: &DaemonConfig) {
     let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
     let logger = env_logger::Builder::new().filter_level(level).build();
-    if log::set_boxed_logger(Box::new(LimitedLog::new(logger))).is_ok() {
+    if log::set_boxed_logger(Box::new(LimitedLog::new(logger, LOG_LIMITS))).is_ok() {
         log::set_max_level(level);
     }
 }

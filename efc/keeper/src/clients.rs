@@ -13,11 +13,11 @@ use efc_proto::{
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use crate::STACK_BYTES;
 use crate::failure::failure;
 use crate::held::Held;
 use crate::mounts::Mounts;
 use crate::program::Program;
+use crate::waiting::start_thread;
 
 /// Most connections at once.
 const CLIENTS_MAX: usize = 256;
@@ -80,7 +80,7 @@ impl Clients {
                 log::warn!("a client's connection: {error}");
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("client".into()).stack_size(STACK_BYTES).spawn(serve) {
+        if let Err(error) = start_thread("client", serve) {
             log::error!("a client is refused, no thread: {error}");
         }
     }

@@ -12,7 +12,7 @@ use crate::entry::Entry;
 use crate::failure::failure;
 use crate::identity::Identity;
 use crate::network::Network;
-use crate::session::Programs;
+use crate::programs::Programs;
 
 /// Of one mount.
 #[derive(Debug)]

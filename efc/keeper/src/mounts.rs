@@ -18,8 +18,10 @@ use efc_proto::{
 use crate::entry::{Claim, End, Entry};
 use crate::failure::failure;
 use crate::held::Listeners;
-use crate::session::{self, Origin, Programs};
-use crate::{STACK_BYTES, kernel, target};
+use crate::programs::Programs;
+use crate::session::{self, Origin};
+use crate::waiting::start_thread;
+use crate::{kernel, target};
 
 /// Most mounts; their status fits one message.
 const MOUNTS_MAX: usize = 1_000;
@@ -207,9 +209,8 @@ impl Mounts {
         let entry = Arc::new(Entry::new(target.path().to_owned(), config.clone()).map_err(exhausted)?);
         let (mounts, supervised) = (self.clone(), entry.clone());
         let supervise = move || mounts.supervise(&supervised, Origin::New { target, deadline });
-        let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
         // Under the lock, so that the thread finds its entry in the table when it is done.
-        thread.spawn(supervise).map_err(exhausted)?;
+        start_thread("session", supervise).map_err(exhausted)?;
         entries.push(entry.clone());
         Ok((entry, true))
     }

@@ -22,8 +22,8 @@ use efc_proto::error::Code;
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::daemon::{leave_to_a_thread, wait_readable};
 use crate::failure::failure;
+use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// What the process is called, wherever its program lies.
 pub const NAME: &str = "efcd";
@@ -117,7 +117,7 @@ impl Program {
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         if !wait_readable(&process, VERSION_TIME_LIMIT) {
             child.kill()?;
-            leave_to_a_thread(child);
+            leave_to_a_thread(child, || {})?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
         }
         let mut reason = String::new();
@@ -131,7 +131,7 @@ impl Program {
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         if !wait_readable(&process, VERSION_TIME_LIMIT) {
             child.kill()?;
-            leave_to_a_thread(child);
+            leave_to_a_thread(child, || {})?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not print its version"));
         }
         let mut printed = String::new();

@@ -19,8 +19,9 @@ use crate::failure::failure;
 use crate::held::Held;
 use crate::mounts::{Mounts, validated};
 use crate::session::Origin;
+use crate::waiting::start_thread;
 use crate::wishes::Wish;
-use crate::{STACK_BYTES, kernel, target};
+use crate::{kernel, target};
 
 /// More than an upgrade and the way back may take, and some that wait for their turn before.
 const UPGRADE_TIME_LIMIT: Duration = Duration::from_secs(15);
@@ -34,8 +35,7 @@ impl Mounts {
         let (met, meetings) = channel();
         for name in self.listeners().names()? {
             let (mounts, met) = (self.clone(), met.clone());
-            let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
-            thread.spawn(move || mounts.meet(&name, met))?;
+            start_thread("session", move || mounts.meet(&name, met))?;
         }
         drop(met);
         let deadline = Instant::now() + limit;
@@ -121,9 +121,8 @@ impl Mounts {
             log::info!("{path}: given back by a client that held it");
             let held = Arc::new(self.listeners().hold(device, state).map_err(internal)?);
             let (mounts, supervised) = (self.clone(), entry.clone());
-            let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
             let supervise = move || mounts.supervise(&supervised, Origin::Orphaned(held));
-            if let Err(error) = thread.spawn(supervise) {
+            if let Err(error) = start_thread("session", supervise) {
                 self.forget(&entry);
                 return Err(internal(error));
             }

@@ -8,12 +8,15 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use prost::Message;
+use rustix::fs::{Mode, chmod};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recv, recvmsg, sendmsg, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, recv, recvmsg, sendmsg,
+    socket_with, sockopt,
 };
 
 /// Largest message, in bytes: a status of a thousand mounts fits.
@@ -22,6 +25,18 @@ pub const MESSAGE_MAX: usize = 1 << 20;
 pub const DESCRIPTORS_MAX: usize = 8;
 /// What the kernel reserves of a socket's buffer beside the message itself (`unix_dgram_sendmsg`).
 const BUFFER_OVERHEAD: usize = 32;
+
+/// A listening socket at `path`, where nothing may be: mode 0600 before anybody can connect. `backlog` connections may wait.
+///
+/// # Errors
+/// Those of socket(2) to listen(2); ENAMETOOLONG for a path of more than 107 bytes.
+pub fn listen_at(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    bind(&listener, &SocketAddrUnix::new(path)?)?;
+    chmod(path, Mode::RUSR | Mode::WUSR)?;
+    listen(&listener, backlog)?;
+    Ok(listener)
+}
 
 /// Lets `socket` send messages of up to [`MESSAGE_MAX`] bytes, or what the system's limit (`net.core.wmem_max`) gives to
 /// a process without CAP_NET_ADMIN.
@@ -110,7 +125,7 @@ mod tests {
         DaemonConfig, DaemonStats, KeeperReply, MountStatus, Source, Start, StatusReply, ToDaemon, keeper_reply,
         to_daemon,
     };
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::net::socketpair;
     use std::fs::File;
     use std::io::{Read, Seek, Write};
 

@@ -7,8 +7,14 @@
 //! The kernel counts in a cgroup whom it has killed for want of memory. Such a daemon is replaced like any other, but it counts as
 //! one that died young for longer, so that kill does not follow kill.
 
-use super::*;
+use std::time::Duration;
+
+use efc_proto::Error;
+
+use super::Session;
 use crate::cgroups::Cgroup;
+use crate::daemon::Ending;
+use crate::kernel;
 
 /// Daemons in a row that could do nothing with the saved state, until it is believed.
 const REFUSALS_MAX: u32 = 2;

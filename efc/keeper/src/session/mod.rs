@@ -14,30 +14,22 @@ mod heartbeat;
 mod upgrade;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use efc_mount_helper::target::Target;
-use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{
-    DaemonConfig, Drain, Error, FindRoot, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper,
-};
+use efc_proto::{FindRoot, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::cgroups::Cgroups;
-use crate::daemon::{Daemon, Ending, timespec};
+use crate::daemon::{Daemon, Ending};
 use crate::entry::{End, Entry};
-use crate::failure::{failure, path_code};
-use crate::held::{Held, Listeners, TakenOver};
-use crate::helper::Helper;
-use crate::identity::Identities;
+use crate::held::Held;
 use crate::isolation::Isolation;
 use crate::kernel;
-use crate::network::Networks;
-use crate::program::{NextProgram, Program};
+use crate::program::Program;
+use crate::programs::Programs;
+use crate::waiting::timespec;
 pub use beginning::Origin;
 use deaths::{Deaths, YOUNG_OF_MEMORY};
 use heartbeat::{Heartbeat, Pulse};
@@ -61,23 +53,6 @@ const END_TIME_LIMIT: Duration = Duration::from_millis(500);
 const ABORTED: &str = "the FUSE connection was aborted; unmount and mount again";
 /// How often an aborted mount is looked at, to see whether somebody has unmounted it.
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The programs that sessions run, and where.
-#[derive(Debug)]
-pub struct Programs {
-    /// `efcd`.
-    pub daemon: NextProgram,
-    /// Its cgroups; none: the keeper's.
-    pub cgroups: Option<Cgroups>,
-    /// Its users; none: `nobody`.
-    pub identities: Option<Identities>,
-    /// Its networks, beside the keeper's own.
-    pub networks: Networks,
-    /// `efc-mount-helper`.
-    pub helper: Helper,
-    /// Where later keepers find daemons.
-    pub listeners: Listeners,
-}
 
 /// A session that holds its descriptors.
 struct Session<'a> {

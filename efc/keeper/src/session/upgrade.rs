@@ -8,7 +8,16 @@
 //! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
 //! ones are what the way back leads to. Upgrades that several clients ask for at once are made one after the other.
 
-use super::*;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use efc_proto::error::Code;
+use efc_proto::{DaemonConfig, Drain, Error, to_daemon};
+
+use super::Session;
+use crate::failure::failure;
+use crate::kernel;
+use crate::program::Program;
 use crate::wishes::Wish;
 
 /// How long the old daemon may drain; a little more than it takes for that itself.
