@@ -10,6 +10,7 @@ mod errno;
 mod executor;
 mod filesystem;
 mod id_maps;
+mod live;
 mod memory;
 mod mount_namespace;
 mod privileges;
@@ -18,19 +19,20 @@ mod saved_server;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
 use efc_process::{LimitedLog, LogLimits};
-use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
+use efc_proto::{Change, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, error::Code};
 
 use control::{Control, Serving};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
 use id_maps::IdMaps;
+use live::{Live, is_debugged, log_level};
 use memory::Budget;
 
 /// What goes wrong at a NAS may go wrong thousands of times a second.
@@ -96,7 +98,7 @@ fn serve(control: Control) -> io::Result<()> {
         reserve_pipes(&config);
     }
     let id_maps = if config.idmap { Some(start_id_maps(&control)?) } else { None };
-    privileges::drop_unneeded(held.uid, config.log_level == "debug")?;
+    privileges::drop_unneeded(held.uid, is_debugged(&config))?;
     let state = Arc::new(open_state(&control, held.memfd.try_clone()?)?);
     budget.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
@@ -105,8 +107,9 @@ fn serve(control: Control) -> io::Result<()> {
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let credentials = Credentials::new(id_maps);
-    let efc =
-        Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config, &budget)));
+    let live = Live::new(&config);
+    let settings = settings(&live, &budget);
+    let efc = Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
@@ -114,7 +117,8 @@ fn serve(control: Control) -> io::Result<()> {
         efc: efc.clone(),
         session: session.clone(),
         state: state.clone(),
-        config,
+        config: Mutex::new(config),
+        live,
         is_finding: Arc::default(),
         started_at,
         is_successor,
@@ -122,7 +126,7 @@ fn serve(control: Control) -> io::Result<()> {
     // What it holds is delivered again only when it has gone.
     let is_all_delivered = !held.predecessor_remains;
     std::thread::Builder::new().name("control".into()).spawn(move || {
-        control.serve(&held, &served);
+        control.serve(&mut held, &served);
         // Were the memfd closed here, successors would take this process for gone (`State::open`).
         std::mem::forget(held);
     })?;
@@ -148,16 +152,38 @@ struct Served {
     efc: Arc<Efc>,
     session: Session,
     state: Arc<State>,
-    config: DaemonConfig,
+    /// In force now.
+    config: Mutex<DaemonConfig>,
+    live: Live,
     /// Somebody looks for the dataset's root.
     is_finding: Arc<AtomicBool>,
     started_at: Instant,
     is_successor: bool,
 }
 
+impl Served {
+    fn config(&self) -> MutexGuard<'_, DaemonConfig> {
+        self.config.lock().expect("configuration lock")
+    }
+}
+
 impl Serving for Served {
     fn report(&self) -> DaemonStats {
         stats(&self.efc, &self.session, &self.state, self.started_at, self.is_successor)
+    }
+
+    fn configure(&self, options: &DaemonConfig) -> Result<(), Error> {
+        let mut config = self.config();
+        let fixed = config.differences(options).into_iter().filter(|(_, change)| *change != Change::Live);
+        let fixed: Vec<u32> = fixed.map(|(number, _)| number).collect();
+        if !fixed.is_empty() {
+            let message = format!("a running daemon does not take other values of the fields {fixed:?}");
+            return Err(Error { code: Code::InvalidArgument.into(), message });
+        }
+        self.live.take(options);
+        *config = options.clone();
+        log::info!("serving with other options");
+        Ok(())
     }
 
     fn resend(&self, predecessor_remains: bool) {
@@ -169,12 +195,11 @@ impl Serving for Served {
         }
     }
 
-    fn drain(&self) -> ! {
+    fn drain(&self) {
         let begin = Instant::now();
         let all = self.session.drain(DRAIN_TIME_LIMIT);
         self.efc.settle(DRAIN_TIME_LIMIT.saturating_sub(begin.elapsed()));
         log::info!("drained{}", if all { "" } else { "; some requests are left to the next daemon" });
-        std::process::exit(0);
     }
 
     fn find_root(&self) -> Option<Box<dyn FnOnce() -> FoundRoot + Send>> {
@@ -182,7 +207,7 @@ impl Serving for Served {
             return None;
         }
         let (efc, state, is_finding) = (self.efc.clone(), self.state.clone(), self.is_finding.clone());
-        let config = Config { connect_time_limit: FIND_TIME_LIMIT, ..client_config(&self.config, &state) };
+        let config = Config { connect_time_limit: FIND_TIME_LIMIT, ..client_config(&self.config(), &state) };
         Some(Box::new(move || {
             let served = state.node(ROOT_NODE).map(|root| root.handle).unwrap_or_default();
             let found = futures_lite::future::block_on(efc.client().find_root(&config));
@@ -196,10 +221,10 @@ impl Serving for Served {
 }
 
 fn start_logging(config: &DaemonConfig) {
-    let level = config.log_level.parse().unwrap_or(log::LevelFilter::Info);
-    let logger = env_logger::Builder::new().filter_level(level).build();
+    // What is logged is the process's level, which may change.
+    let logger = env_logger::Builder::new().filter_level(log::LevelFilter::Trace).build();
     if log::set_boxed_logger(Box::new(LimitedLog::new(logger, LOG_LIMITS))).is_ok() {
-        log::set_max_level(level);
+        log::set_max_level(log_level(config));
     }
 }
 
@@ -319,10 +344,9 @@ fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionC
     })
 }
 
-fn settings(config: &DaemonConfig, budget: &Budget) -> Settings {
+fn settings(live: &Live, budget: &Budget) -> Settings {
     Settings {
-        attr_ttl: Duration::from_millis(config.attr_ttl_ms.into()),
-        entry_ttl: Duration::from_millis(config.entry_ttl_ms.into()),
+        live: live.clone(),
         uncommitted_bytes_max: budget.uncommitted_bytes_max,
         attributes_max: budget.attributes_max,
     }
@@ -345,22 +369,30 @@ fn for_keeper(error: &ConnectError) -> Error {
 fn stats(efc: &Efc, session: &Session, state: &State, started_at: Instant, resumed: bool) -> DaemonStats {
     let counters = efc.counters();
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    DaemonStats {
-        uptime_ms: milliseconds(started_at.elapsed()),
-        fuse_requests: session.requests(),
-        nfs_calls: counters.calls,
-        nfs_retransmits: counters.retransmits,
-        nfs_reconnects: counters.reconnects,
+    let nfs = NfsStats {
+        calls: counters.calls,
+        retransmits: counters.retransmits,
+        reconnects: counters.reconnects,
         bytes_read: counters.bytes_read,
         bytes_written: counters.bytes_written,
-        nodes: state.node_count(),
-        open_files: efc.open_files(),
-        uncommitted_bytes: efc.uncommitted_bytes(),
-        nas_responding: counters.oldest_call.is_none_or(|age| age < RESPONDING_MAX),
-        oldest_call_ms: counters.oldest_call.map_or(0, milliseconds),
-        resumed,
         bytes_spliced: counters.bytes_spliced,
         pipe_misfits: counters.pipe_misfits,
+        responding: counters.oldest_call.is_none_or(|age| age < RESPONDING_MAX),
+        oldest_call_ms: counters.oldest_call.map_or(0, milliseconds),
+    };
+    let state = StateStats {
+        nodes: state.node_count(),
         nodes_max: state.nodes_max().unwrap_or(0),
-    }
+        open_files: efc.open_files(),
+        uncommitted_bytes: efc.uncommitted_bytes(),
+    };
+    let stats = DaemonStats {
+        uptime_ms: milliseconds(started_at.elapsed()),
+        resumed,
+        fuse: Some(FuseStats { requests: session.requests() }),
+        nfs: Some(nfs),
+        state: Some(state),
+        ..Default::default()
+    };
+    stats.for_all_releases()
 }

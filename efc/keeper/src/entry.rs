@@ -60,6 +60,8 @@ struct Shared {
     upgrades: Wishes,
     /// Reports that the daemon has made.
     reports: u64,
+    /// What the daemons before it had counted.
+    former: DaemonStats,
     root_wanted: bool,
     /// The last answer to that, and how many there were.
     root: (u64, FoundRoot),
@@ -96,8 +98,10 @@ impl Entry {
     /// Those of eventfd(2).
     pub fn inherited(mut status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
         status.set_state(if status.pid == 0 { State::Restarting } else { State::Serving });
-        status.stats = None;
-        Entry::with(PathBuf::from(&status.target), status, is_attached)
+        let former = status.stats.take().unwrap_or_default().by_subsystem();
+        let entry = Entry::with(PathBuf::from(&status.target), status, is_attached)?;
+        entry.lock().former = former;
+        Ok(entry)
     }
 
     fn with(target: PathBuf, status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
@@ -112,6 +116,7 @@ impl Entry {
             report_wanted: false,
             upgrades: Wishes::default(),
             reports: 0,
+            former: DaemonStats::default(),
             root_wanted: false,
             root: (0, FoundRoot::default()),
         };
@@ -139,10 +144,11 @@ impl Entry {
     /// What is known now, without asking anybody. A report that says so turns SERVING into UNRESPONSIVE_NAS.
     pub fn status(&self) -> MountStatus {
         let mut status = self.lock().status.clone();
-        let nas_responding = status.stats.as_ref().is_none_or(|stats| stats.nas_responding);
-        if status.state() == State::Serving && !nas_responding {
-            let age_ms = status.stats.as_ref().map_or(0, |stats| stats.oldest_call_ms);
-            status.reason = format!("the NAS has not answered the oldest call for {age_ms} ms");
+        let nfs = status.stats.as_ref().and_then(|stats| stats.nfs);
+        if let Some(nfs) = nfs.filter(|nfs| !nfs.responding)
+            && status.state() == State::Serving
+        {
+            status.reason = format!("the NAS has not answered the oldest call for {} ms", nfs.oldest_call_ms);
             status.set_state(State::UnresponsiveNas);
         }
         status
@@ -355,10 +361,16 @@ impl Entry {
     /// The daemon has reported.
     pub fn reported(&self, stats: DaemonStats) {
         let mut shared = self.lock();
-        shared.status.stats = Some(stats);
+        shared.status.stats = Some(stats.by_subsystem().on_top_of(&shared.former).for_all_releases());
         shared.reports += 1;
         drop(shared);
         self.changed.notify_all();
+    }
+
+    /// The daemon has ended: the next one's counters go on from its last report.
+    pub fn daemon_ended(&self) {
+        let mut shared = self.lock();
+        shared.former = shared.status.stats.unwrap_or(shared.former);
     }
 
     /// The session is there, and a daemon of it was ready at least once.

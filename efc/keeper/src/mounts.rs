@@ -166,6 +166,7 @@ impl Mounts {
         let status = |(entry, reports): (&Arc<Entry>, u64)| {
             let has_reported = entry.wait_report(reports, deadline);
             let mut status = entry.status();
+            status.stats = status.stats.map(|stats| stats.for_one_release(request.by_subsystem));
             if !has_reported && status.state() == State::Serving {
                 status.reason = format!("the daemon has not reported within {} ms", REPORT_TIME_LIMIT.as_millis());
             }

@@ -87,11 +87,16 @@ impl Program {
     }
 
     /// Its version, if it was handed over.
-    pub fn version(&self) -> Option<&str> {
+    pub fn installed_version(&self) -> Option<&str> {
         match self {
             Program::Path(_) => None,
             Program::Sealed { version, .. } => Some(version),
         }
+    }
+
+    /// Its version; the keeper's own program is of the keeper's release.
+    pub fn version(&self) -> &str {
+        self.installed_version().unwrap_or(env!("CARGO_PKG_VERSION"))
     }
 
     /// Starts it, with nothing but its name and an empty environment.
@@ -174,7 +179,7 @@ impl NextProgram {
 
     /// Every daemon from now on runs `program`.
     pub fn install(&self, program: Program) {
-        log::info!("daemons run version {} from now on", program.version().unwrap_or_default());
+        log::info!("daemons run version {} from now on", program.version());
         *self.lock() = Arc::new(program);
     }
 

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use efc_proto::error::Code;
-use efc_proto::{DaemonConfig, Error, MountStatus, UpgradeRequest};
+use efc_proto::{Change, Error, MountStatus, UpgradeRequest};
 
 use crate::entry::Entry;
 use crate::failure::failure;
@@ -81,14 +81,15 @@ impl Mounts {
     /// NOT_FOUND if nothing is mounted there, INVALID_ARGUMENT for options that only a new mount can have, and those of
     /// [`Entry::upgrade`].
     pub fn upgrade(&self, request: UpgradeRequest) -> Result<MountStatus, Error> {
-        let UpgradeRequest { target, options, base } = request;
+        let UpgradeRequest { target, options, base, in_place } = request;
         let entry = self.mounted(&target)?;
-        if options.as_ref().is_some_and(|options| !is_same_session(options, entry.config())) {
+        let change = options.as_ref().and_then(|options| entry.config().change_to(options));
+        if change == Some(Change::NewMount) {
             let message =
                 format!("source, ro, idmap, network and fuse-features of {target} cannot change while it is mounted");
             return Err(failure(Code::InvalidArgument, message));
         }
-        entry.upgrade(Wish { options, base }, Instant::now() + UPGRADE_TIME_LIMIT)
+        entry.upgrade(Wish { options, base, in_place }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
     fn mounted(&self, path: &str) -> Result<Arc<Entry>, Error> {
@@ -139,17 +140,4 @@ impl Mounts {
             .map_err(|error| failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}")))?;
         self.insert(Arc::new(entry))
     }
-}
-
-/// Whether a session that was begun with one configuration can be served with another.
-fn is_same_session(options: &DaemonConfig, config: &DaemonConfig) -> bool {
-    let own = |config: &DaemonConfig| DaemonConfig {
-        source: config.source.clone(),
-        read_only: config.read_only,
-        idmap: config.idmap,
-        network: config.network.clone(),
-        fuse_features: config.fuse_features.clone(),
-        ..Default::default()
-    };
-    own(options) == own(config)
 }

@@ -1,5 +1,7 @@
 //! The messages of `proto/efc.proto`, and their transport: one `SOCK_SEQPACKET` datagram per message, descriptors beside it.
 
+mod changes;
+mod stats;
 mod transport;
 
 /// Generated; the comments are in `proto/efc.proto`.

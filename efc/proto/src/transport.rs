@@ -122,8 +122,8 @@ pub fn receive<M: Message + Default>(socket: impl AsFd) -> io::Result<Option<(M,
 mod tests {
     use super::*;
     use crate::{
-        DaemonConfig, DaemonStats, KeeperReply, MountStatus, Source, Start, StatusReply, ToDaemon, keeper_reply,
-        to_daemon,
+        DaemonConfig, DaemonStats, FuseStats, KeeperReply, MountStatus, NfsStats, Source, Start, StateStats,
+        StatusReply, ToDaemon, keeper_reply, to_daemon,
     };
     use rustix::net::socketpair;
     use std::fs::File;
@@ -137,6 +137,31 @@ mod tests {
         let source = Source { host: host.into(), path: "/export".into(), ..Default::default() };
         let config = DaemonConfig { source: Some(source), ..Default::default() };
         ToDaemon { message: Some(to_daemon::Message::Start(Start { config: Some(config), ..Default::default() })) }
+    }
+
+    fn largest_stats() -> DaemonStats {
+        let largest = u64::MAX;
+        let nfs = NfsStats {
+            calls: largest,
+            retransmits: largest,
+            reconnects: largest,
+            bytes_read: largest,
+            bytes_written: largest,
+            bytes_spliced: largest,
+            pipe_misfits: largest,
+            responding: true,
+            oldest_call_ms: largest,
+        };
+        let state = StateStats { nodes: largest, nodes_max: largest, open_files: largest, uncommitted_bytes: largest };
+        let stats = DaemonStats {
+            uptime_ms: largest,
+            resumed: true,
+            fuse: Some(FuseStats { requests: largest }),
+            nfs: Some(nfs),
+            state: Some(state),
+            ..Default::default()
+        };
+        stats.for_one_release(true)
     }
 
     /// A status at the limits of what one mount needs: long paths, large counters.
@@ -164,15 +189,8 @@ mod tests {
             reason: "r".repeat(160),
             connection: u32::MAX,
             mounted_at_unix_ms: u64::MAX,
-            stats: Some(DaemonStats {
-                uptime_ms: u64::MAX,
-                fuse_requests: u64::MAX,
-                nfs_calls: u64::MAX,
-                bytes_read: u64::MAX,
-                bytes_written: u64::MAX,
-                nas_responding: true,
-                ..Default::default()
-            }),
+            stats: Some(largest_stats()),
+            live_fields: (1..20).collect(),
             cgroup: format!("efc/{}", "c".repeat(80)),
             uid: u32::MAX,
         };

@@ -21,6 +21,7 @@ use indexmap::IndexMap;
 
 use super::growth::Sizes;
 use super::versions::{ServerClock, Version};
+use crate::live::Ttl;
 
 const SHARDS: usize = 16;
 /// A shard whose table has room for this many times its entries gives memory back.
@@ -98,7 +99,7 @@ impl Shard {
 
 /// Attributes of recently used inodes.
 pub struct AttrCache {
-    ttl: Duration,
+    ttl: Ttl,
     /// Knows what the inodes are.
     nodes: Option<Arc<State>>,
     replies: AtomicU64,
@@ -112,9 +113,9 @@ pub struct AttrCache {
 
 impl AttrCache {
     /// An empty cache of `entries_max` inodes that answers for `ttl`.
-    pub fn new(ttl: Duration, entries_max: usize) -> AttrCache {
+    pub fn new(ttl: impl Into<Ttl>, entries_max: usize) -> AttrCache {
         AttrCache {
-            ttl,
+            ttl: ttl.into(),
             nodes: None,
             replies: AtomicU64::new(0),
             names_changed: AtomicU64::new(0),
@@ -203,7 +204,7 @@ impl AttrCache {
         if known.sent < self.names_changed.load(Ordering::Acquire) {
             return None;
         }
-        let left = self.ttl.checked_sub(known.fetched_at?.elapsed())?;
+        let left = self.ttl.get().checked_sub(known.fetched_at?.elapsed())?;
         (!left.is_zero()).then_some((known.attr, left))
     }
 

@@ -154,6 +154,7 @@ impl<'a> Session<'a> {
                 }
                 Event::Gone(index) => self.predecessor_gone(index),
                 Event::Beat => self.beat(),
+                Event::Deadline if self.is_configuring() => self.configured(Some("it does not answer".to_owned())),
                 Event::Deadline if self.daemon.is_some() => {
                     self.bury(Duration::ZERO);
                     self.replace("the daemon did not get ready in time".to_owned());
@@ -184,6 +185,9 @@ impl<'a> Session<'a> {
                 self.entry.reported(stats);
             }
             to_keeper::Message::Root(root) => self.entry.root_found(root),
+            to_keeper::Message::Configured(configured) => {
+                self.configured(configured.error.map(|error| error.message));
+            }
             to_keeper::Message::Failed(error) => {
                 log::error!("{target}: the daemon cannot go on: {}", error.message);
                 self.deaths.failed(&error);
@@ -200,6 +204,7 @@ impl<'a> Session<'a> {
     fn ready(&mut self, ready: Ready) {
         self.entry.update(|status| {
             status.version = ready.version;
+            status.live_fields = ready.live_fields;
             status.set_state(State::Serving);
         });
         self.deaths.forget_refusals();
@@ -232,7 +237,7 @@ impl<'a> Session<'a> {
             Pulse::Wait => return,
         };
         if let Some(ending) = self.bury(Duration::ZERO) {
-            self.died(hung.unwrap_or_else(|| format!("the daemon {ending}")));
+            self.replace(hung.unwrap_or_else(|| format!("the daemon {ending}")));
         }
     }
 
@@ -308,7 +313,10 @@ impl<'a> Session<'a> {
 
     fn spawn_program(&mut self, program: Arc<Program>, limit: Duration) -> io::Result<()> {
         let is_successor = self.died_at.is_some();
-        self.entry.update(|status| status.restarts += u32::from(is_successor));
+        self.entry.update(|status| {
+            status.restarts += u32::from(is_successor);
+            status.live_fields.clear();
+        });
         let status = self.entry.status();
         let predecessor_remains = !self.predecessors.is_empty();
         let daemon = Daemon::start(&program, &self.isolation, &status, predecessor_remains, &self.held)?;
@@ -416,6 +424,7 @@ impl<'a> Session<'a> {
     fn bury(&mut self, time_limit: Duration) -> Option<Ending> {
         let mut daemon = self.daemon.take()?;
         self.heartbeat.stop();
+        self.entry.daemon_ended();
         let is_upgrade = self.upgrade.is_some();
         let served_for = self.ready_at.take().map(|ready_at| ready_at.elapsed());
         let ending = daemon.end(time_limit);
