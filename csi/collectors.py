@@ -10,6 +10,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 
 from csi import driver
 from csi._proto import efc_pb2
@@ -23,20 +24,20 @@ from csi.records import Publication
 KEEPER_SECONDS_MAX = 2.0
 #: Metric -> field of DaemonStats (proto/efc.proto), where the two count in the same unit.
 _STATISTICS = {
-    "efc_fuse_requests_total": "fuse_requests",
-    "efc_nfs_calls_total": "nfs_calls",
-    "efc_nfs_retransmits_total": "nfs_retransmits",
-    "efc_nfs_reconnects_total": "nfs_reconnects",
-    "efc_nfs_read_bytes_total": "bytes_read",
-    "efc_nfs_written_bytes_total": "bytes_written",
-    "efc_nfs_spliced_bytes_total": "bytes_spliced",
-    "efc_nfs_pipe_misfits_total": "pipe_misfits",
-    "efc_inodes": "nodes",
-    "efc_open_files": "open_files",
-    "efc_uncommitted_bytes": "uncommitted_bytes",
-    "efc_nas_responding": "nas_responding",
+    "efc_fuse_requests_total": "fuse.requests",
+    "efc_nfs_calls_total": "nfs.calls",
+    "efc_nfs_retransmits_total": "nfs.retransmits",
+    "efc_nfs_reconnects_total": "nfs.reconnects",
+    "efc_nfs_read_bytes_total": "nfs.bytes_read",
+    "efc_nfs_written_bytes_total": "nfs.bytes_written",
+    "efc_nfs_spliced_bytes_total": "nfs.bytes_spliced",
+    "efc_nfs_pipe_misfits_total": "nfs.pipe_misfits",
+    "efc_inodes": "state.nodes",
+    "efc_open_files": "state.open_files",
+    "efc_uncommitted_bytes": "state.uncommitted_bytes",
+    "efc_nas_responding": "nfs.responding",
 }
-_MILLISECONDS = {"efc_daemon_uptime_seconds": "uptime_ms", "efc_nfs_oldest_call_age_seconds": "oldest_call_ms"}
+_MILLISECONDS = {"efc_daemon_uptime_seconds": "uptime_ms", "efc_nfs_oldest_call_age_seconds": "nfs.oldest_call_ms"}
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 _STARTED = time.time()
 
@@ -65,9 +66,9 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
         page.put("efc_mount_created_timestamp_seconds", mount.mounted_at_unix_ms / 1000, **labels)
         if mount.HasField("stats"):
             for name, field in _STATISTICS.items():
-                page.put(name, getattr(mount.stats, field), **labels)
+                page.put(name, attrgetter(field)(mount.stats), **labels)
             for name, field in _MILLISECONDS.items():
-                page.put(name, getattr(mount.stats, field) / 1000, **labels)
+                page.put(name, attrgetter(field)(mount.stats) / 1000, **labels)
 
 
 def put_process(page: Page, *, recorder: Recorder, children: Children) -> None:
