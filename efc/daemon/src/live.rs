@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use efc_proto::DaemonConfig;
+use efc_proto::{Change, DaemonConfig};
 
 use crate::privileges;
 
@@ -52,13 +52,22 @@ impl Live {
         live
     }
 
-    /// Other options, which differ from those in force in live ones only.
-    pub fn take(&self, config: &DaemonConfig) {
-        self.set_ttls(config);
-        log::set_max_level(log_level(config));
-        if let Err(error) = privileges::set_dumpable(is_debugged(config)) {
+    /// Takes `options` in place of `current`.
+    ///
+    /// # Errors
+    /// Numbers of fields that only another daemon can have otherwise; nothing is changed then.
+    pub fn take(&self, current: &DaemonConfig, options: &DaemonConfig) -> Result<(), Vec<u32>> {
+        let fixed = current.differences(options).into_iter().filter(|(_, change)| *change != Change::Live);
+        let fixed: Vec<u32> = fixed.map(|(number, _)| number).collect();
+        if !fixed.is_empty() {
+            return Err(fixed);
+        }
+        self.set_ttls(options);
+        log::set_max_level(log_level(options));
+        if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
         }
+        Ok(())
     }
 
     fn set_ttls(&self, config: &DaemonConfig) {
@@ -88,5 +97,15 @@ mod tests {
         live.clone().set_ttls(&DaemonConfig { attr_ttl_ms: 7, ..Default::default() });
         assert_eq!((attr_ttl.get(), entry_ttl.get()), (Duration::from_millis(7), Duration::ZERO));
         assert_eq!(Ttl::from(Duration::MAX).get(), Duration::from_millis(u64::MAX));
+    }
+    #[test]
+    fn what_is_not_live_changes_nothing() {
+        let current = DaemonConfig { attr_ttl_ms: 5, threads: 2, ..Default::default() };
+        let live = Live::new(&current);
+        let options = DaemonConfig { attr_ttl_ms: 7, threads: 3, read_only: true, ..current.clone() };
+        assert_eq!(live.take(&current, &options), Err(vec![3, 10]));
+        assert_eq!(live.attr_ttl.get(), Duration::from_millis(5));
+        assert_eq!(live.take(&current, &DaemonConfig { threads: 2, read_only: false, ..options }), Ok(()));
+        assert_eq!(live.attr_ttl.get(), Duration::from_millis(7));
     }
 }

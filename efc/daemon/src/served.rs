@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use efc_fuse::Session;
 use efc_fuse::state::State;
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
-use efc_proto::{Change, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, error::Code};
+use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, error::Code};
 
 use crate::configuration::client_config;
 use crate::control::Serving;
@@ -91,13 +91,10 @@ impl Serving for Served {
 
     fn configure(&self, options: &DaemonConfig) -> Result<(), Error> {
         let mut config = self.config();
-        let fixed = config.differences(options).into_iter().filter(|(_, change)| *change != Change::Live);
-        let fixed: Vec<u32> = fixed.map(|(number, _)| number).collect();
-        if !fixed.is_empty() {
+        self.live.take(&config, options).map_err(|fixed| {
             let message = format!("a running daemon does not take other values of the fields {fixed:?}");
-            return Err(Error { code: Code::InvalidArgument.into(), message });
-        }
-        self.live.take(options);
+            Error { code: Code::InvalidArgument.into(), message }
+        })?;
         *config = options.clone();
         log::info!("serving with other options");
         Ok(())

@@ -24,7 +24,7 @@ const CLIENTS_MAX: usize = 256;
 /// A client that does not take its reply for so long is let go.
 const SEND_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Those who are connected.
+/// The clients that are connected.
 #[derive(Clone, Debug)]
 pub struct Clients {
     mounts: Arc<Mounts>,
@@ -54,12 +54,12 @@ impl Clients {
         Clients { mounts, count: Arc::default(), waiting: Arc::default() }
     }
 
-    /// How many are connected.
+    /// How many clients are connected.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// How many wait for a reply.
+    /// How many clients wait for a reply.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }

@@ -35,29 +35,29 @@ const KILL_TIME_LIMIT: Duration = Duration::from_millis(100);
 
 /// What a daemon calls the thread that talks with us.
 const CONTROL_THREAD: &str = "control";
-/// Of pidfd_open(2), which rustix lacks: of a thread, not of a process. Linux 6.9.
+/// PIDFD_THREAD of pidfd_open(2), which rustix lacks: a descriptor of a thread, not of a process. Linux 6.9.
 const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
 
 /// A running daemon, or one whose end has not been noticed yet.
 #[derive(Debug)]
 pub struct Daemon {
-    /// None: another keeper's child.
+    /// The process as our child; none: it is an earlier keeper's.
     child: Option<Child>,
     pid: i32,
     process: OwnedFd,
     control: OwnedFd,
-    /// Pidfd of its control thread, once that was looked for.
+    /// Pidfd of the daemon's control thread, once that thread was looked for.
     control_thread: OnceCell<Option<OwnedFd>>,
 }
 
 /// How a daemon ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// As wait(2) says.
+    /// The process has ended as wait(2) says.
     Exited(ExitStatus),
-    /// It was no child of this keeper.
+    /// The process has ended; it was no child of this keeper, so nobody knows how.
     Unknown,
-    /// It was sent SIGKILL and hangs in the kernel.
+    /// The process was sent SIGKILL and hangs in the kernel.
     Hangs,
 }
 
@@ -125,7 +125,7 @@ impl Daemon {
         }
     }
 
-    /// A daemon that has introduced itself to us.
+    /// A daemon of an earlier keeper that has introduced itself to this one.
     ///
     /// # Errors
     /// Those of making its socket one that never blocks.
@@ -214,7 +214,7 @@ impl Daemon {
         waited.and_then(Result::ok).map_or(Ending::Unknown, Ending::Exited)
     }
 
-    /// For a killed daemon whose end may take for ever.
+    /// Leaves a killed daemon, whose end may take for ever, to a thread that waits for it.
     pub fn leave_to_a_thread(self) {
         if let Some(child) = self.child
             && let Err(error) = leave_to_a_thread(child, || {})

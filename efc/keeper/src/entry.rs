@@ -22,7 +22,7 @@ use crate::wishes::{Wish, Wishes};
 pub enum End {
     /// The daemon flushes what is left.
     Flush,
-    /// At once.
+    /// The daemon is ended at once.
     Now,
 }
 
@@ -40,7 +40,7 @@ enum Phase {
     /// The first daemon is on its way to Ready.
     Starting,
     Mounted,
-    /// Gone; with what it failed of if it never got ready.
+    /// The mount is gone; with the error if its first daemon never got ready.
     Ended(Option<Error>),
 }
 
@@ -48,11 +48,11 @@ enum Phase {
 struct Shared {
     phase: Phase,
     status: MountStatus,
-    /// Of a session that is mounted.
+    /// The session's descriptors, while it is mounted.
     held: Option<Arc<Held>>,
     /// A client's thread runs the unmount helper.
     unmounting: bool,
-    /// Still at its target, as far as we know.
+    /// Whether the mount is still at its target, as far as we know.
     is_attached: bool,
     /// What the supervising thread shall do next.
     end: Option<End>,
@@ -60,10 +60,10 @@ struct Shared {
     upgrades: Wishes,
     /// Reports that the daemon has made.
     reports: u64,
-    /// What the daemons before it had counted.
+    /// The last report of the daemon before this one: its counters are those of all before.
     former: DaemonStats,
     root_wanted: bool,
-    /// The last answer to that, and how many there were.
+    /// The last answer to `root_wanted`, and how many there were.
     root: (u64, FoundRoot),
 }
 
@@ -129,12 +129,12 @@ impl Entry {
         &self.target
     }
 
-    /// What was mounted, and how.
+    /// The configuration that it was mounted with.
     pub fn config(&self) -> &DaemonConfig {
         &self.config
     }
 
-    /// How it is served now.
+    /// The configuration that it is served with now.
     pub fn options(&self) -> DaemonConfig {
         self.lock().status.options.as_ref().unwrap_or(&self.config).clone()
     }
@@ -382,7 +382,7 @@ impl Entry {
         self.changed.notify_all();
     }
 
-    /// Nothing is left.
+    /// Nothing is left of the mount.
     pub fn ended(&self, error: Option<Error>) {
         let mut shared = self.lock();
         shared.phase = Phase::Ended(error);

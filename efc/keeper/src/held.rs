@@ -65,7 +65,7 @@ impl Held {
 }
 
 impl Listeners {
-    /// Those below `run_dir`.
+    /// The listeners below `run_dir`.
     ///
     /// # Errors
     /// Those of making their folder.
@@ -103,7 +103,7 @@ impl Listeners {
         }
     }
 
-    /// All that are there, those of dead daemons included.
+    /// Names of all listeners, those of dead daemons included.
     ///
     /// # Errors
     /// Those of reading a directory.

@@ -45,12 +45,12 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// None yet.
+    /// A table without mounts.
     pub fn new(programs: Programs) -> Mounts {
         Mounts { programs, entries: Mutex::default(), is_draining: AtomicBool::new(false) }
     }
 
-    /// What its daemons run.
+    /// The programs that the mounts' daemons run.
     pub fn programs(&self) -> &Programs {
         &self.programs
     }
@@ -60,7 +60,7 @@ impl Mounts {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// How many there are, those that start or end included.
+    /// How many mounts there are, those that start or end included.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
@@ -253,7 +253,7 @@ impl Mounts {
         Ok(is_there)
     }
 
-    /// For what an earlier keeper has left: its daemon notices by itself.
+    /// Unmounts what an earlier keeper has left, whose daemon notices by itself.
     fn unmount_foreign(&self, target: &Target, force: bool) -> Result<(), Error> {
         let internal =
             |error: std::io::Error| failure(Code::Internal, format!("cannot read the list of mounts: {error}"));
@@ -298,7 +298,7 @@ fn refuse_too_many(entries: &[Arc<Entry>]) -> Result<(), Error> {
     Err(failure(Code::ResourceExhausted, format!("this keeper has {MOUNTS_MAX} mounts already")))
 }
 
-/// What every daemon needs. The rest is checked by the client, which knows the options' names, and by the daemon.
+/// Checks what every daemon needs. The rest is checked by the client, which knows the options' names, and by the daemon.
 pub(crate) fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Error> {
     let invalid = |message: &str| failure(Code::InvalidArgument, message);
     let config = config.ok_or_else(|| invalid("the request has no configuration"))?;

@@ -71,7 +71,7 @@ impl Place {
         Ok(listener)
     }
 
-    /// Where it is, made absolute.
+    /// The run directory, made absolute.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
@@ -100,7 +100,7 @@ impl Place {
     }
 }
 
-/// Connects to one.
+/// Connects to the socket at `path`.
 ///
 /// # Errors
 /// Those of connect(2): `ConnectionRefused` if nobody listens any more.

@@ -13,7 +13,7 @@ use crate::failure::failure;
 /// Most wishes that wait for one mount.
 const WAITING_MAX: usize = 64;
 
-/// In place of the number of a wish whose client waits no longer.
+/// The number of a wish whose client waits no longer.
 const GIVEN_UP: u64 = 0;
 
 /// What a client wants daemons to serve with from now on.
@@ -43,7 +43,7 @@ impl Wish {
 pub struct Wishes {
     last: u64,
     waiting: VecDeque<(u64, Wish)>,
-    /// What the upgrade fulfils that is under way.
+    /// Numbers of the wishes that the upgrade under way fulfils.
     under_way: Vec<u64>,
     /// Answers that were not fetched yet; who does not wait any more gets none.
     answers: HashMap<u64, Result<MountStatus, Error>>,

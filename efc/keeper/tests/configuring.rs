@@ -10,7 +10,7 @@ use efc_proto::mount_status::State;
 use efc_proto::{DaemonConfig, MountStatus};
 use rustix::process::Signal;
 use support::programs::{OTHER, OWN, all_seals, memory, other_daemon, smallest_daemon};
-use support::{Client, Ground, config, kill, read_ahead};
+use support::{Client, Ground, config, kill, read_ahead, wait_until};
 
 /// A mount whose daemon is of the program that is installed.
 fn mount(ground: &Ground, host: &str) -> (Client, MountStatus) {
@@ -88,11 +88,20 @@ fn daemons_that_do_not_take_options_are_replaced_and_the_next_ones_have_them() {
     }
 }
 
+fn is_stopped(pid: i32) -> bool {
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.all(|thread| {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        status.lines().any(|line| line.starts_with("State:\tT"))
+    })
+}
+
 #[test]
 fn a_daemon_that_hangs_while_it_is_told_is_replaced_by_one_with_the_options() {
     let ground = Ground::new();
     let (client, first) = mount(&ground, "nas");
     kill(first.pid, Signal::STOP);
+    wait_until("all threads of the daemon to be stopped", || is_stopped(first.pid));
     let options = DaemonConfig { attr_ttl_ms: 5, ..config("nas") };
     let status = client.configure(&ground.target(), options.clone()).unwrap();
     assert_eq!((status.options, status.restarts), (Some(options), 1));

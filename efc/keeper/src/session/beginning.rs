@@ -25,7 +25,7 @@ use crate::programs::Programs;
 
 /// What there is when a session begins.
 pub enum Origin {
-    /// Nothing.
+    /// There is nothing yet.
     New {
         /// Where to mount.
         target: Target,
@@ -47,7 +47,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// From nothing to Ready; on an error nothing is left.
+    /// Makes a mount, from nothing to Ready; on an error nothing is left.
     fn mount(
         entry: &'a Entry,
         programs: &'a Programs,

@@ -61,7 +61,7 @@ struct Session<'a> {
     isolation: Isolation<'a>,
     held: Arc<Held>,
     daemon: Option<Daemon>,
-    /// Killed, and not let go by the kernel yet.
+    /// Daemons that were killed, and that the kernel has not let go yet.
     predecessors: Vec<Daemon>,
     /// Since when the daemon serves.
     ready_at: Option<Instant>,
@@ -72,7 +72,7 @@ struct Session<'a> {
     died_at: Option<Instant>,
     /// When the daemon must be ready, or when the next one is started.
     deadline: Option<Instant>,
-    /// What the daemon runs.
+    /// The program that the daemon runs.
     program: Arc<Program>,
     upgrade: Option<Upgrade>,
 }
@@ -82,7 +82,7 @@ enum Event {
     Wake,
     Message(Box<to_keeper::Message>),
     Died(Ending),
-    /// A predecessor, by its place in the list.
+    /// A predecessor has ended; by its place in the list.
     Gone(usize),
     /// It is time for a beat.
     Beat,
@@ -173,7 +173,7 @@ impl<'a> Session<'a> {
     fn handle(&mut self, message: to_keeper::Message) {
         let target = self.entry.target().display();
         match message {
-            to_keeper::Message::Ready(ready) => {
+            to_keeper::Message::Ready(ready) if self.ready_at.is_none() => {
                 let pause_ms = self.died_at.take().map_or(0, |died_at| died_at.elapsed().as_millis());
                 log::info!("{target}: the next daemon serves after {pause_ms} ms");
                 self.ready(ready);
@@ -193,7 +193,8 @@ impl<'a> Session<'a> {
                 self.deaths.failed(&error);
                 self.entry.update(|status| status.reason = error.message);
             }
-            to_keeper::Message::Connected(_) | to_keeper::Message::Session(_) => {
+            // A daemon is ready once, connects before it is mounted, and introduces itself when it is taken over.
+            to_keeper::Message::Ready(_) | to_keeper::Message::Connected(_) | to_keeper::Message::Session(_) => {
                 log::error!("{target}: the daemon spoke out of turn, killing it");
                 // Its death is noticed like any other.
                 self.daemon.iter().for_each(Daemon::kill);
@@ -317,6 +318,7 @@ impl<'a> Session<'a> {
             status.restarts += u32::from(is_successor);
             status.live_fields.clear();
         });
+        assert!(self.daemon.is_none(), "a session has one daemon at a time");
         let status = self.entry.status();
         let predecessor_remains = !self.predecessors.is_empty();
         let daemon = Daemon::start(&program, &self.isolation, &status, predecessor_remains, &self.held)?;

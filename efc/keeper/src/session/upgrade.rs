@@ -118,6 +118,7 @@ impl Session<'_> {
     }
 
     fn note_upgrade(&mut self, step: Step) {
+        assert!(self.upgrade.is_none(), "upgrades are made one after the other");
         self.upgrade = Some(Upgrade {
             former: self.program.clone(),
             former_options: self.entry.status().options,
