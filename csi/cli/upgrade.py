@@ -2,7 +2,8 @@
 
 One mount after the other. A program that cannot go on with what a daemon has saved is refused before anything is
 touched, and one that does not serve in time gives the mount back to the former. Options of a mounted dataset change on
-the same way: the next daemon serves with them.
+the same way: the next daemon serves with them. Where all of them are live and the daemon is of this release, it takes
+them and stays.
 """
 
 import argparse
@@ -42,5 +43,5 @@ async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, st
         before = mounts[target].version if target in mounts else ""
         base = options_of(mounts[target]) if items and target in mounts else None
         options = changed(base, items, origin="-o") if base is not None else None
-        status = await keeper.upgrade(target=target, options=options, base=base)
+        status = await keeper.upgrade(target=target, options=options, base=base, in_place=bool(items))
         print(f"{target}: {before} -> {status.version}, process {status.pid}")

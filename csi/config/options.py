@@ -14,6 +14,9 @@ import enum
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import cast
+
+from google.protobuf.descriptor import FieldDescriptor
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError, invalid
@@ -40,6 +43,29 @@ class Kind(enum.Enum):
     CHOICE = "choice"
 
 
+class Change(enum.Enum):
+    """What another value takes to be in force while the dataset is mounted (``efc upgrade -o``), as documented."""
+
+    LIVE = "yes"
+    NEW_DAEMON = "new daemon"
+    NEW_MOUNT = "no"
+
+
+def _changes(fields: Iterable[FieldDescriptor]) -> dict[str, Change]:
+    """What the option `change` says of each field, those of messages within included."""
+    changes: dict[str, Change] = {}
+    for field in fields:
+        if field.message_type is not None:
+            changes.update(_changes(cast("Iterable[FieldDescriptor]", field.message_type.fields)))
+        else:
+            change: efc_pb2.Change = field.GetOptions().Extensions[efc_pb2.change]  # type: ignore[index]
+            changes[field.name] = Change[efc_pb2.Change.Name(change)]
+    return changes
+
+
+_CHANGES: Mapping[str, Change] = _changes(cast("Iterable[FieldDescriptor]", efc_pb2.DaemonConfig.DESCRIPTOR.fields))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One row of the table; ``minimum``, ``maximum`` and values count in ``unit`` (ms, KiB or MiB)."""
@@ -55,8 +81,11 @@ class Option:
     choices: tuple[str, ...] = ()
     #: For flags: what naming the option without a value sets `field` to (``rw`` sets ``read_only`` to False).
     sets: bool = True
-    #: Whether it can change while the dataset is mounted (``efc upgrade -o``); `field` is DaemonConfig's then, too.
-    is_live: bool = True
+
+    @property
+    def change(self) -> Change:
+        """What it takes to change it, as proto/efc.proto says; what is no field there belongs to the mount."""
+        return _CHANGES.get(self.field, Change.NEW_MOUNT)
 
     def allowed(self) -> str:
         """What may be given, for people."""
@@ -90,7 +119,6 @@ _TABLE = (
         kind=Kind.FLAG,
         field="read_only",
         default="off",
-        is_live=False,
         help="Nothing can be written through this mount.",
     ),
     Option(
@@ -99,7 +127,6 @@ _TABLE = (
         field="read_only",
         default="on",
         sets=False,
-        is_live=False,
         help="The opposite of `ro`.",
     ),
     Option(
@@ -109,7 +136,6 @@ _TABLE = (
         default="asked of rpcbind, else 2049",
         minimum=1,
         maximum=65535,
-        is_live=False,
         help="TCP port of NFS on the NAS; also as `nfs://host:PORT/path`.",
     ),
     Option(
@@ -119,7 +145,6 @@ _TABLE = (
         default="asked of rpcbind, else the NFS port",
         minimum=1,
         maximum=65535,
-        is_live=False,
         help="TCP port of the MOUNT protocol on the NAS; also as `nfs://host/path?mountport=PORT`.",
     ),
     Option(
@@ -156,7 +181,6 @@ _TABLE = (
         field="consistency",
         default="close-to-open",
         choices=("close-to-open",),
-        is_live=False,
         help="What one node sees of another's writes. With `close-to-open`, who opens a file sees all that was written "
         "before its last close.",
     ),
@@ -230,7 +254,6 @@ _TABLE = (
         kind=Kind.FLAG,
         field="idmap",
         default="off",
-        is_live=False,
         help="The mount may be id-mapped, for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 or "
         "newer, and costs a look at the caller for each operation.",
     ),
@@ -248,7 +271,6 @@ _TABLE = (
         field="network",
         default="host",
         choices=("host", "pod"),
-        is_live=False,
         help="Whose address the daemon connects to the NAS from: the node's, or that of the pod `efc-network` on the "
         "node (chart value `network.enabled`).",
     ),
@@ -258,7 +280,6 @@ _TABLE = (
         field="fuse_features",
         default=_RUNNING_KERNELS,
         choices=(_RUNNING_KERNELS, "5.10", "6.1", "6.18"),
-        is_live=False,
         help="Uses nothing of the kernel's FUSE that came after this release of Linux, as if it ran there; `running` "
         "is the node's own. For tests, and to go around a fault of a newer kernel.",
     ),
@@ -360,7 +381,7 @@ def changed(
     has_timeout = False
     given = nfs_words.own_options(items, origin=origin, is_soft=config.soft)
     for option, value in _values(given, origin=origin):
-        if not option.is_live:
+        if option.change is Change.NEW_MOUNT:
             raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
         setattr(result, option.field, value)
         has_timeout |= option.field == "timeout_ms"
@@ -468,7 +489,7 @@ def markdown() -> str:
     """The table of docs/CONFIGURATION.md."""
     lines = ["| option | value | default | live | what it does |", "|---|---|---|---|---|"]
     lines += [
-        f"| `{row.name}` | {row.allowed()} | {row.default} | {'yes' if row.is_live else 'no'} | {row.help} |"
+        f"| `{row.name}` | {row.allowed()} | {row.default} | {row.change.value} | {row.help} |"
         for row in OPTIONS.values()
     ]
     return "\n".join(lines)

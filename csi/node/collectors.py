@@ -8,6 +8,7 @@ last report is served.
 import os
 from collections import Counter
 from collections.abc import Iterable
+from operator import attrgetter
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
@@ -19,20 +20,20 @@ from csi.observe.exposition import Page
 KEEPER_SECONDS_MAX = 2.0
 #: Metric -> field of DaemonStats (proto/efc.proto), where the two count in the same unit.
 _STATISTICS = {
-    "efc_fuse_requests_total": "fuse_requests",
-    "efc_nfs_calls_total": "nfs_calls",
-    "efc_nfs_retransmits_total": "nfs_retransmits",
-    "efc_nfs_reconnects_total": "nfs_reconnects",
-    "efc_nfs_read_bytes_total": "bytes_read",
-    "efc_nfs_written_bytes_total": "bytes_written",
-    "efc_nfs_spliced_bytes_total": "bytes_spliced",
-    "efc_nfs_pipe_misfits_total": "pipe_misfits",
-    "efc_inodes": "nodes",
-    "efc_open_files": "open_files",
-    "efc_uncommitted_bytes": "uncommitted_bytes",
-    "efc_nas_responding": "nas_responding",
+    "efc_fuse_requests_total": "fuse.requests",
+    "efc_nfs_calls_total": "nfs.calls",
+    "efc_nfs_retransmits_total": "nfs.retransmits",
+    "efc_nfs_reconnects_total": "nfs.reconnects",
+    "efc_nfs_read_bytes_total": "nfs.bytes_read",
+    "efc_nfs_written_bytes_total": "nfs.bytes_written",
+    "efc_nfs_spliced_bytes_total": "nfs.bytes_spliced",
+    "efc_nfs_pipe_misfits_total": "nfs.pipe_misfits",
+    "efc_inodes": "state.nodes",
+    "efc_open_files": "state.open_files",
+    "efc_uncommitted_bytes": "state.uncommitted_bytes",
+    "efc_nas_responding": "nfs.responding",
 }
-_MILLISECONDS = {"efc_daemon_uptime_seconds": "uptime_ms", "efc_nfs_oldest_call_age_seconds": "oldest_call_ms"}
+_MILLISECONDS = {"efc_daemon_uptime_seconds": "uptime_ms", "efc_nfs_oldest_call_age_seconds": "nfs.oldest_call_ms"}
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 
 
@@ -60,9 +61,9 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
         page.put("efc_mount_created_timestamp_seconds", mount.mounted_at_unix_ms / 1000, **labels)
         if mount.HasField("stats"):
             for name, field in _STATISTICS.items():
-                page.put(name, getattr(mount.stats, field), **labels)
+                page.put(name, attrgetter(field)(mount.stats), **labels)
             for name, field in _MILLISECONDS.items():
-                page.put(name, getattr(mount.stats, field) / 1000, **labels)
+                page.put(name, attrgetter(field)(mount.stats) / 1000, **labels)
 
 
 def put_publications(page: Page, publications: Iterable[Publication]) -> None:

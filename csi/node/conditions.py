@@ -99,9 +99,10 @@ def condition_of(status: efc_pb2.MountStatus) -> str:
         return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
     if status.state == states.STARTING:
         return f"the daemon is connecting to the NAS{reason}"
-    if status.stats.nodes_max and status.stats.nodes >= status.stats.nodes_max:
+    state = status.stats.state
+    if state.nodes_max and state.nodes >= state.nodes_max:
         return (
-            f"the kernel knows {status.stats.nodes} files, as many as the daemon's memory limit allows: look-ups of "
+            f"the kernel knows {state.nodes} files, as many as the daemon's memory limit allows: look-ups of "
             "others fail with ENOMEM until it forgets some; raise --daemon-memory-max"
         )
     return ""

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.sources import Source
+from csi.node.statistics import sort_by_subsystem
 
 SOCKET_NAME = "keeper.sock"
 #: Largest message, as in efc/proto/src/transport.rs.
@@ -78,7 +79,7 @@ class Keeper:
         request = efc_pb2.MountRequest(target=target, config=config, time_limit_ms=int(limit_seconds * 1000))
         # The keeper cleans up at its limit; it needs a moment for that before we give up on it.
         reply, _ = await self._ask(efc_pb2.KeeperRequest(mount=request), limit_seconds=limit_seconds + 5)
-        return reply.mount.status
+        return _by_subsystem(reply.mount.status)
 
     async def unmount(self, *, target: str, force: bool = False) -> None:
         """Unmounts and ends the daemon; FAILED_PRECONDITION if it is in use and not ``force``."""
@@ -87,14 +88,14 @@ class Keeper:
 
     async def status(self, target: str = "", *, limit_seconds: float = STATUS_SECONDS_MAX) -> KeeperStatus:
         """All mounts, or the one at ``target``."""
-        request = efc_pb2.StatusRequest(target=target)
+        request = efc_pb2.StatusRequest(target=target, by_subsystem=True)
         reply, _ = await self._ask(efc_pb2.KeeperRequest(status=request), limit_seconds=limit_seconds)
         status = reply.status
         return KeeperStatus(
             pid=status.keeper_pid,
             version=status.keeper_version,
             program_version=status.program_version,
-            mounts=list(status.mounts),
+            mounts=[_by_subsystem(mount) for mount in status.mounts],
         )
 
     async def install(self, *, version: str, memory: int) -> None:
@@ -108,15 +109,17 @@ class Keeper:
         target: str,
         options: efc_pb2.DaemonConfig | None = None,
         base: efc_pb2.DaemonConfig | None = None,
+        in_place: bool = False,
     ) -> efc_pb2.MountStatus:
         """Replaces the daemon at ``target`` by one of the installed program, which serves with ``options`` if given.
 
         With the ``base`` that they were made from, only what differs is changed: others may change options meanwhile.
+        ``in_place``: a daemon of that program's release that can take them while it serves stays.
         FAILED_PRECONDITION if it cannot; then the former serves as before.
         """
-        request = efc_pb2.UpgradeRequest(target=target, options=options, base=base)
+        request = efc_pb2.UpgradeRequest(target=target, options=options, base=base, in_place=in_place)
         reply, _ = await self._ask(efc_pb2.KeeperRequest(upgrade=request), limit_seconds=UPGRADE_SECONDS_MAX)
-        return reply.upgrade.status
+        return _by_subsystem(reply.upgrade.status)
 
     async def find_root(self, *, target: str) -> efc_pb2.FoundRoot:
         """Where the path of the dataset at ``target`` leads now, beside the root that is served there."""
@@ -187,6 +190,12 @@ class Keeper:
         if not received:
             raise ConnectionResetError(0, "it closed the connection without an answer")
         return received, beside
+
+
+def _by_subsystem(mount: efc_pb2.MountStatus) -> efc_pb2.MountStatus:
+    if mount.HasField("stats"):
+        sort_by_subsystem(mount.stats)
+    return mount
 
 
 async def _readable(connection: socket.socket) -> None:

@@ -209,7 +209,7 @@ def _nothing_is_open(driver: Driver, outcome: Outcome) -> None:
     def look() -> bool:
         nonlocal count
         mounts = asyncio.run(Keeper(str(driver.run_dir)).status()).mounts
-        count = sum(mount.stats.open_files for mount in mounts)
+        count = sum(mount.stats.state.open_files for mount in mounts)
         return count == 0 and bool(mounts)
 
     try:

@@ -3,12 +3,13 @@
 import dataclasses
 
 import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.config.options import OPTIONS, Kind, MountOptions, changed, markdown, parse, parse_item, parse_list
+from csi.config.options import OPTIONS, Change, Kind, MountOptions, changed, markdown, parse, parse_item, parse_list
 from csi.config.sources import Source
 
 SOURCE = Source.parse("nfs://nas/data")
@@ -162,6 +163,40 @@ def test_options_of_a_mounted_dataset() -> None:
             changed(hard, parse_list(text), origin=ORIGIN)
 
 
-def test_live_options_are_fields_of_what_the_daemon_is_told() -> None:
-    fields = set(efc_pb2.DaemonConfig.DESCRIPTOR.fields_by_name)
-    assert {option.field for option in OPTIONS.values() if option.is_live} <= fields
+def fields_of(message: Descriptor) -> dict[str, FieldDescriptor]:
+    """The fields that hold values, those of messages within included."""
+    found: dict[str, FieldDescriptor] = {}
+    for field in message.fields:
+        within = {field.name: field} if field.message_type is None else fields_of(field.message_type)
+        assert not found.keys() & within.keys(), "an option names its field"
+        found |= within
+    return found
+
+
+def test_the_table_and_the_protocol_agree() -> None:
+    fields = fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]
+    options = {option.field: option for option in OPTIONS.values()}
+    assert options.keys() - fields.keys() == {"consistency"}, "which has one value only"
+    assert fields.keys() - options.keys() == {"host", "path", "no_splice"}, "of the source, and of tests"
+    types = {Kind.FLAG: FieldDescriptor.TYPE_BOOL, Kind.CHOICE: FieldDescriptor.TYPE_STRING}
+    for name, field in fields.items():
+        value: efc_pb2.Change = field.GetOptions().Extensions[efc_pb2.change]  # type: ignore[index]
+        change = efc_pb2.Change.Name(value)
+        assert change in Change.__members__, f"{name} says what another value of it takes"
+        if option := options.get(name):
+            assert option.change is Change[change]
+            assert field.type == types.get(option.kind, FieldDescriptor.TYPE_UINT32)
+
+
+def test_what_it_takes_to_change_an_option() -> None:
+    def of_change(change: Change) -> set[str]:
+        return {name for name, option in OPTIONS.items() if option.change is change}
+
+    assert of_change(Change.LIVE) == {"attr-ttl", "entry-ttl", "read-ahead", "hang-limit", "log-level"}
+    assert of_change(Change.NEW_MOUNT) == {
+        "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
+    }  # fmt: skip
+    # What a mounted dataset can be told is set on DaemonConfig itself.
+    assert {OPTIONS[name].field for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON)} <= set(
+        efc_pb2.DaemonConfig.DESCRIPTOR.fields_by_name
+    )

@@ -15,9 +15,10 @@ from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.node import collectors
 from csi.node.keeper import Keeper, KeeperStatus
+from csi.node.statistics import SUBSYSTEMS
 from csi.observe import scraping
 from csi.observe.exposition import Page, Recorder
-from csi.observe.metrics import METRICS, Kind, markdown
+from csi.observe.metrics import METRICS, Kind, Section, markdown
 from csi.observe.process import counted_children
 from csi.observe.scraping import CONNECTIONS_MAX, MetricsServer, parse_address
 from tests.support.driver import free_port
@@ -38,6 +39,23 @@ def test_names_are_as_prometheus_wants_them() -> None:
         assert list(metric.buckets) == sorted(metric.buckets)
         assert "\\" not in metric.help, "HELP has an escape of its own"
         assert "\n" not in metric.help
+
+
+#: Of datasets, before metrics had the names of subsystems.
+FIRST_NAMES = {
+    "efc_keeper_reachable", "efc_keeper_info", "efc_daemon_info", "efc_daemon_state", "efc_daemon_restarts_total",
+    "efc_mount_created_timestamp_seconds", "efc_daemon_uptime_seconds", "efc_fuse_requests_total",
+    "efc_nfs_calls_total", "efc_nfs_retransmits_total", "efc_nfs_reconnects_total", "efc_nfs_read_bytes_total",
+    "efc_nfs_written_bytes_total", "efc_nfs_spliced_bytes_total", "efc_nfs_pipe_misfits_total", "efc_inodes",
+    "efc_open_files", "efc_uncommitted_bytes", "efc_nas_responding", "efc_nfs_oldest_call_age_seconds",
+}  # fmt: skip
+
+
+def test_names_of_the_first_release_stay_and_later_ones_have_their_subsystem() -> None:
+    names = {name for name, metric in METRICS.items() if metric.section is Section.DATASET}
+    assert names >= FIRST_NAMES
+    for name in names - FIRST_NAMES:
+        assert name.startswith(tuple(f"efc_{subsystem}_" for subsystem in ("keeper", "daemon", *SUBSYSTEMS))), name
 
 
 def test_a_page_is_what_prometheus_reads() -> None:
@@ -88,7 +106,9 @@ def test_datasets() -> None:
         efc_pb2.MountStatus(
             target="/run/efc/mnt/0123456789abcdef", config=efc_pb2.DaemonConfig(source=source), version="1",
             state=efc_pb2.MountStatus.UNRESPONSIVE_NAS, restarts=3, mounted_at_unix_ms=1500,
-            stats=efc_pb2.DaemonStats(uptime_ms=2500, bytes_read=7, nas_responding=False, oldest_call_ms=500),
+            stats=efc_pb2.DaemonStats(
+                uptime_ms=2500, nfs=efc_pb2.NfsStats(bytes_read=7, responding=False, oldest_call_ms=500)
+            ),
         ),
         efc_pb2.MountStatus(target="/mnt/by-hand", config=efc_pb2.DaemonConfig(source=source)),
     ]  # fmt: skip

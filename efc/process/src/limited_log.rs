@@ -1,6 +1,6 @@
-//! A log whose rate and whose lines are limited: what goes wrong at a NAS may go wrong thousands of times a second.
+//! A log whose rate and whose lines are limited: what goes wrong may go wrong thousands of times a second.
 //!
-//! Each line of source that logs has some lines at once, and one per [`PAUSE`] from then on, which says how many were left
+//! Each line of source that logs has some lines at once, and one per pause from then on, which says how many were left
 //! out. So nothing that is new drowns in what repeats. Lines for debugging are not limited.
 
 use std::collections::HashMap;
@@ -10,16 +10,22 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Log, Metadata, Record};
 
-/// Lines that a place in the source may write at once.
-const BURST: u32 = 10;
-/// After that, and to have one more at once again.
-const PAUSE: Duration = Duration::from_secs(10);
+/// How much each place in the source may write.
+#[derive(Clone, Copy, Debug)]
+pub struct LogLimits {
+    /// Lines at once.
+    pub burst: u32,
+    /// How long one more line takes to be allowed after that.
+    pub pause: Duration,
+}
+
 /// Longest line, in bytes: names that a NAS chooses may be longer.
 const LINE_MAX: usize = 1000;
 
 /// A logger in front of another.
 pub struct LimitedLog<L> {
     inner: L,
+    limits: LogLimits,
     places: Mutex<HashMap<Place, Lines>>,
 }
 
@@ -35,10 +41,10 @@ struct Lines {
 
 impl Lines {
     /// The number of lines left out since the last, if this one may be written.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        let pauses = (now.duration_since(self.refilled_at).as_secs() / PAUSE.as_secs()).min(BURST.into()) as u32;
+    fn take(&mut self, limits: &LogLimits, now: Instant) -> Option<u64> {
+        let pauses = now.duration_since(self.refilled_at).as_nanos() / limits.pause.as_nanos().max(1);
         if pauses > 0 {
-            self.left = (self.left + pauses).min(BURST);
+            self.left = (u128::from(self.left) + pauses).min(limits.burst.into()) as u32;
             self.refilled_at = now;
         }
         if self.left == 0 {
@@ -52,8 +58,8 @@ impl Lines {
 
 impl<L: Log> LimitedLog<L> {
     /// What is not left out goes to `inner`.
-    pub fn new(inner: L) -> LimitedLog<L> {
-        LimitedLog { inner, places: Mutex::default() }
+    pub fn new(inner: L, limits: LogLimits) -> LimitedLog<L> {
+        LimitedLog { inner, limits, places: Mutex::default() }
     }
 
     fn take(&self, record: &Record<'_>, now: Instant) -> Option<u64> {
@@ -63,11 +69,11 @@ impl<L: Log> LimitedLog<L> {
         // A panic of another thread under this lock would be no reason to end this one.
         let mut places = self.places.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let lines = places.entry((record.file_static(), record.line())).or_insert(Lines {
-            left: BURST,
+            left: self.limits.burst,
             refilled_at: now,
             left_out: 0,
         });
-        lines.take(now)
+        lines.take(&self.limits, now)
     }
 }
 
@@ -123,6 +129,8 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    const LIMITS: LogLimits = LogLimits { burst: 10, pause: Duration::from_secs(10) };
+
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<String>>>);
 
@@ -153,23 +161,23 @@ mod tests {
     #[test]
     fn what_repeats_leaves_room_for_what_is_new() {
         let kept = Kept::default();
-        let log = LimitedLog::new(kept.clone());
+        let log = LimitedLog::new(kept.clone(), LIMITS);
         (0..1000).for_each(|_| line(&log, Level::Warn, 1, "again"));
         line(&log, Level::Error, 2, "new");
         (0..100).for_each(|_| line(&log, Level::Debug, 3, "debug"));
         let kept = kept.0.lock().expect("kept lines");
         let count = |text: &str| kept.iter().filter(|line| *line == text).count();
-        assert_eq!([count("again"), count("new"), count("debug")], [BURST as usize, 1, 100]);
+        assert_eq!([count("again"), count("new"), count("debug")], [10, 1, 100]);
     }
 
     #[test]
     fn lines_left_out_are_counted_and_come_back_one_by_one() {
         let start = Instant::now();
-        let mut lines = Lines { left: BURST, refilled_at: start, left_out: 0 };
-        assert_eq!((0..100).filter_map(|_| lines.take(start)).count(), BURST as usize);
-        assert_eq!(lines.take(start + PAUSE), Some(90));
-        assert_eq!(lines.take(start + PAUSE), None);
-        assert_eq!((0..100).filter_map(|_| lines.take(start + PAUSE * 1000)).count(), BURST as usize);
+        let mut lines = Lines { left: 10, refilled_at: start, left_out: 0 };
+        assert_eq!((0..100).filter_map(|_| lines.take(&LIMITS, start)).count(), 10);
+        assert_eq!(lines.take(&LIMITS, start + LIMITS.pause), Some(90));
+        assert_eq!(lines.take(&LIMITS, start + LIMITS.pause), None);
+        assert_eq!((0..100).filter_map(|_| lines.take(&LIMITS, start + LIMITS.pause * 1000)).count(), 10);
     }
 
     #[test]
