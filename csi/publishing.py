@@ -25,6 +25,7 @@ from csi.keeper import Keeper
 from csi.locks import KeyedLocks
 from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, Statvfs
 from csi.paths import KubeletRoots, check_target_parent, root_of
+from csi.pods import Pod
 from csi.records import Publication, Publications
 from csi.repair import Reports
 from csi.sources import Source
@@ -90,7 +91,7 @@ class Publisher:
             read_only=read_only,
             access_mode=access_mode,
         )
-        await self._to_the_end(self._publish(wanted, config))
+        await self._to_the_end(self._publish(wanted, config, volume.pod))
 
     def as_published(self, volume: NodeVolume, *, target: str) -> NodeVolume | None:
         """The volume, divided into source and path as when it was published at ``target``; None if it was not."""
@@ -131,7 +132,7 @@ class Publisher:
             await asyncio.wait(self._operations)
         await self._daemons.close()
 
-    async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
+    async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig, pod: Pod | None) -> None:
         with self._locks.hold(wanted.target):
             self._refuse_conflicts(wanted)
             check_target_parent(wanted.target, roots=self._kubelet_roots)
@@ -150,6 +151,7 @@ class Publisher:
             else:
                 # By a pod that may run: what it has been given stays, whatever another release would call it.
                 wanted = replace(wanted, key=present.key)
+            self._publications.note_pod(wanted.target, pod)
             try:
                 await self._mount(wanted, config)
             except BaseException:
