@@ -157,13 +157,14 @@ def check_records(
     """
     conditions = conditions or {}
     absent = unmounted(run_dir, mounts)
-    published = {record.target for record in Publications(run_dir).readable()}
+    publications = Publications(run_dir)
+    published = {record.target for record in publications.readable()}
     waiting = [record for record in absent if record.key in conditions]
-    stale = [record.target for record in absent if record.key not in conditions]
+    stale = [_shown(publications, record) for record in absent if record.key not in conditions]
     targets = {mount.target for mount in mounts if mount.file_system_type == FILE_SYSTEM_TYPE}
     unknown = {target for target in targets if any(_is_volume(target, root) for root in roots)} - published
     for key in sorted({record.key for record in waiting}):
-        names = [record.target for record in waiting if record.key == key]
+        names = [_shown(publications, record) for record in waiting if record.key == key]
         yield Finding(
             check="records",
             level="warn",
@@ -187,6 +188,12 @@ def check_records(
         )
     if not absent and not unknown:
         yield Finding(check="records", level="ok", message=f"{len(published)} volumes are published, and mounted")
+
+
+def _shown(publications: Publications, record: Publication) -> str:
+    """A volume's target, and whose it is if that is known."""
+    pod = publications.pod_of(record.target)
+    return f"{record.target} of pod {pod}" if pod else record.target
 
 
 def _is_volume(target: str, root: str) -> bool:
@@ -214,7 +221,7 @@ def check_allowed_sources(file: Path | None) -> Iterator[Finding]:
         yield Finding(check="inline", level="ok", message="no inline volume is allowed (the list is empty)")
 
 
-def _named(paths: Sequence[str] | set[str]) -> str:
-    names = sorted(paths)
+def _named(volumes: Sequence[str] | set[str]) -> str:
+    names = sorted(volumes)
     more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
     return ", ".join(names[:_NAMED_MAX]) + more

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.base.text import printable
+from csi.config.pods import Pod
 from csi.node import statistics
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
@@ -72,20 +73,24 @@ def _left_by_a_keeper(run_dir: str) -> list[str]:
 def volumes(run_dir: str) -> dict[str, list[dict[str, object]]]:
     """Target of a dataset's mount -> its volumes by the node plugin's records; nothing where there is no such."""
     found: dict[str, list[dict[str, object]]] = {}
+    publications = Publications(run_dir)
     try:
-        records = sorted(Publications(run_dir).readable(), key=lambda record: record.target)
+        records = sorted(publications.readable(), key=lambda record: record.target)
     except OSError:
         return {}
     for record in records:
-        found.setdefault(f"{run_dir}/mnt/{record.key}", []).append(_volume(record))
+        pod = publications.pod_of(record.target)
+        found.setdefault(f"{run_dir}/mnt/{record.key}", []).append(_volume(record, pod))
     return found
 
 
-def _volume(record: Publication) -> dict[str, object]:
+def _volume(record: Publication, pod: Pod | None) -> dict[str, object]:
     match = _KUBELETS_TARGET.search(record.target)
     return {
         "volume_id": record.volume_id,
         "pod_uid": match[1] if match else None,
+        "pod_namespace": pod.namespace if pod else None,
+        "pod_name": pod.name if pod else None,
         "name": match[2] if match else None,
         "target": record.target,
         "source": record.source,
@@ -97,7 +102,7 @@ def _volume(record: Publication) -> dict[str, object]:
 def _volume_row(volume: dict[str, object]) -> tuple[str, ...]:
     return (
         str(volume["volume_id"]),
-        str(volume["pod_uid"] or "-"),
+        f"{volume['pod_namespace']}/{volume['pod_name']}" if volume["pod_name"] else str(volume["pod_uid"] or "-"),
         str(volume["name"] or volume["target"]),
         str(volume["source"]),
         str(volume["path"] or "/"),

@@ -14,10 +14,11 @@ from typing import Self
 
 from csi.base.errors import Code, DriverError, invalid
 from csi.base.saved import DamagedError, checked, decoded
-from csi.config import driver_nfs
+from csi.config import driver_nfs, pods
 from csi.config.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, is_option, parse, parse_item, unknown
 from csi.config.parameters import OnDelete
 from csi.config.paths import check_relative
+from csi.config.pods import Pod
 from csi.config.sources import Source
 
 #: Longest volume id in characters. The CSI specification allows 128; static PVs of other drivers have longer ones.
@@ -31,8 +32,6 @@ KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 _NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
-_POD_NAMESPACE = "csi.storage.k8s.io/pod.namespace"
-_POD_UID = "csi.storage.k8s.io/pod.uid"
 #: As kubelet names inline volumes.
 _INLINE_ID = re.compile(r"csi-[0-9a-f]{64}")
 
@@ -126,7 +125,7 @@ class NodeVolume:
     """A volume as a node sees it: a directory of a dataset, and the options of the dataset's daemon.
 
     ``inline_in`` is the pod's namespace if its own specification says what to mount (see csi.node.inline), and None if
-    a PersistentVolume does.
+    a PersistentVolume does. ``pod`` is who it is published for, None if kubelet does not say; nothing is decided by it.
     """
 
     id: str
@@ -134,6 +133,7 @@ class NodeVolume:
     path: str
     options: MountOptions
     inline_in: str | None = None
+    pod: Pod | None = None
 
     @classmethod
     def from_context(
@@ -162,15 +162,15 @@ class NodeVolume:
             path=check_relative(context.get("path", ""), noun="the volume's path"),
             options=options,
             inline_in=_namespace_of_inline(volume_id, context, target=target),
+            pod=pods.pod_of(context, target=target),
         )
 
 
 def _namespace_of_inline(volume_id: str, context: Mapping[str, str], *, target: str) -> str | None:
     """The pod's namespace, by kubelet's word; None if a PersistentVolume describes the volume.
 
-    Nothing here may be the pod's own word. The id is kubelet's: a pod cannot choose it. Pod information replaces what a
-    pod has written under the same keys, but only with podInfoOnMount; that it is there is known by the pod's uid, which
-    the target names too, and which nobody knew when the pod was written.
+    Nothing here may be the pod's own word. The id is kubelet's: a pod cannot choose it; nor can it know the uid by
+    which pod information is known (:mod:`csi.config.pods`).
     """
     has_inline_id = _INLINE_ID.fullmatch(volume_id) is not None
     if not has_inline_id and context.get(_EPHEMERAL, "false") == "false":
@@ -181,11 +181,11 @@ def _namespace_of_inline(volume_id: str, context: Mapping[str, str], *, target: 
             f"volume {volume_id!r} has the name of an inline volume and says that it is none: the CSIDriver object "
             "needs podInfoOnMount: true, and a PersistentVolume another volumeHandle",
         )
-    uid = context.get(_POD_UID, "")
-    if not context.get(_POD_NAMESPACE) or not uid or f"/pods/{uid}/volumes/" not in target:
+    namespace = pods.namespace_of(context, target=target)
+    if namespace is None:
         raise DriverError(
             Code.FAILED_PRECONDITION,
             "kubelet does not say to which namespace the pod of this inline volume belongs: the CSIDriver object needs "
             "podInfoOnMount: true",
         )
-    return context[_POD_NAMESPACE]
+    return namespace

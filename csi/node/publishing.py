@@ -20,6 +20,7 @@ from dataclasses import replace
 from csi._proto import csi_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.base.locks import KeyedLocks
+from csi.config.pods import Pod
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
 from csi.node import conditions
@@ -81,7 +82,7 @@ class Publisher:
             read_only=read_only,
             access_mode=access_mode,
         )
-        await self._to_the_end(self._publish(wanted, config))
+        await self._to_the_end(self._publish(wanted, config, volume.pod))
 
     def as_published(self, volume: NodeVolume, *, target: str) -> NodeVolume | None:
         """The volume, divided into source and path as when it was published at ``target``; None if it was not."""
@@ -122,7 +123,7 @@ class Publisher:
             await asyncio.wait(self._operations)
         await self._daemons.close()
 
-    async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
+    async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig, pod: Pod | None) -> None:
         with self._locks.hold(wanted.target):
             self._refuse_conflicts(wanted)
             check_target_parent(wanted.target, roots=self._kubelet_roots)
@@ -141,6 +142,7 @@ class Publisher:
             else:
                 # By a pod that may run: what it has been given stays, whatever another release would call it.
                 wanted = replace(wanted, key=present.key)
+            self._publications.note_pod(wanted.target, pod)
             try:
                 await self._mount(wanted, config)
             except BaseException:

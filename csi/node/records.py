@@ -8,6 +8,9 @@ Releases before and after this one read the same files (:mod:`csi.base.saved`). 
 unknown key away, so a key is added only where its feature is used, and there is no ``version`` as long as the form is
 the first one. A damaged record is set aside, not thrown away; its mount goes on (see
 :meth:`csi.node.daemons.Daemons.adopt`).
+
+The pod of each target, which only people read, is therefore in a file of its own, in ``<run-dir>/csi/pods``. Without
+one, or with one that is damaged, the pod is not known by name.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ from pathlib import Path
 
 from csi.base.errors import Code, DriverError
 from csi.base.saved import DamagedError, Folder, checked, unknown_keys
+from csi.config.pods import Pod
 
 _LOGGER = logging.getLogger(__name__)
 #: The name of a daemon's directory.
@@ -50,6 +54,15 @@ class Publication:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _SavedPod:
+    """What a pod's file says; ``target`` keeps a file that was renamed from naming another's pod."""
+
+    target: str
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Saved:
     """What a file says: ``boot_id`` and ``publication``, and keys of a later release."""
 
@@ -63,6 +76,7 @@ class Publications:
 
     def __init__(self, run_dir: str, *, boot_id: str | None = None) -> None:
         self._folder = Folder(Path(run_dir) / "csi" / "published")
+        self._pods = Folder(Path(run_dir) / "csi" / "pods")
         self._boot_id = boot_id or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self._by_target: dict[str, Publication] = {}
         #: Target -> keys of a later release, which are written again with the record.
@@ -71,6 +85,7 @@ class Publications:
     def load(self) -> list[Path]:
         """Reads all of this boot; returns files that are there no more: void ones, and damaged ones set aside."""
         self._folder.make()
+        self._pods.make()
         self._by_target.clear()
         self._unknown.clear()
         gone = self._folder.drafts()
@@ -94,6 +109,8 @@ class Publications:
             self._by_target[saved.publication.target] = saved.publication
             if saved.unknown:
                 self._unknown[saved.publication.target] = saved.unknown
+        # Release 0.1.0 removes records without them.
+        self._pods.forget_others(self._by_target)
         return gone
 
     def _set_aside(self, path: Path, *, reason: str) -> None:
@@ -150,8 +167,27 @@ class Publications:
             raise DriverError(Code.INTERNAL, f"cannot write the record {path}: {error.strerror}") from error
         self._by_target[target] = publication
 
+    def note_pod(self, target: str, pod: Pod | None) -> None:
+        """Notes whose ``target`` is. A failure is logged: a volume is served whether or not its pod has a name."""
+        if pod is None:
+            return
+        try:
+            self._pods.write(target, {"target": target, **asdict(pod)})
+        except OSError as error:
+            _LOGGER.warning("cannot note that %r is of pod %s: %s", target, pod, error.strerror)
+
+    def pod_of(self, target: str) -> Pod | None:
+        """Whose ``target`` is, as the file says now; None where nobody has noted it, or it cannot be read."""
+        try:
+            saved = checked(_SavedPod, self._pods.read(self._pods.file_of(target)))
+        except (DamagedError, FileNotFoundError):
+            return None
+        return Pod(namespace=saved.namespace, name=saved.name) if saved.target == target else None
+
     def remove(self, target: str) -> None:
         """Forgets ``target``; that there is nothing is success."""
         self._by_target.pop(target, None)
         self._unknown.pop(target, None)
         self._folder.remove(target)
+        with contextlib.suppress(OSError):
+            self._pods.remove(target)

@@ -362,6 +362,31 @@ def test_a_mount_inside_survives_a_failing_look_up_that_a_new_daemon_asks_for(
             assert (path / "inside").exists()
 
 
+@pytest.mark.parametrize("is_new_daemon", [False, True])
+def test_a_failing_look_up_of_a_name_that_nobody_knows(
+    nas: ScriptedNas, plain_keeper: Keeper, *, is_new_daemon: bool
+) -> None:
+    """EIO: there is no name of the kernel's to keep, though more were looked up since than are remembered."""
+    directory = nas.add(nas.root, "directory", kind=DIRECTORY)
+    nas.add(directory, "old", kind=DIRECTORY)
+    # Names that end alike in one directory are remembered in one place.
+    names = [f"{number}w" for number in range(2100)]
+    for name in names:
+        nas.add(directory, name, data=b"x")
+    with plain_keeper.mounted(nas.url, options=("entry-ttl=0s",)) as folder:
+        path = folder / "directory"
+        (path / "old").stat()
+        if is_new_daemon:
+            plain_keeper.replace_daemon(folder)
+            (path / "old").stat()
+        for name in names:
+            (path / name).stat()
+        refused = refuse_look_up(nas, "new", IO)
+        with pytest.raises(OSError, match="Input/output error"):
+            (path / "new").stat()
+        assert refused == [IO]
+
+
 @pytest.mark.parametrize(("status", "code"), [(ACCES, errno.EACCES), (IO, errno.EIO), (SERVERFAULT, errno.EIO)])
 def test_a_failing_look_up_fails_whoever_asks_for_the_object(
     nas: ScriptedNas, plain_keeper: Keeper, status: int, code: int

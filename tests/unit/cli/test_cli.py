@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from csi.base.errors import Code, DriverError
 from csi.cli import doctor, main, status
 from csi.cli.doctor import check_kernel, check_run_dir
 from csi.cli.mount import found_target
+from csi.config.pods import Pod
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.records import Publication, Publications
 
@@ -93,6 +95,9 @@ def test_status_shows_volumes_and_pods(
             read_only=True, access_mode=5,
         )
     )  # fmt: skip
+    nameless = target.replace(uid, "0ab2-uid")
+    records.put(replace(next(iter(records)), target=nameless))
+    records.note_pod(target, Pod(namespace="team-a", name="web-0"))
     served = efc_pb2.MountStatus(target=f"{tmp_path}/mnt/key", state=efc_pb2.MountStatus.SERVING)
 
     async def status(_keeper: Keeper) -> KeeperStatus:
@@ -102,14 +107,17 @@ def test_status_shows_volumes_and_pods(
     assert run(capsys, "status", "--run-dir", str(tmp_path))[0] == 0
     code, output, _ = run(capsys, "status", "--json", "--run-dir", str(tmp_path))
     assert code == 0
-    assert json.loads(output)[0]["volumes"] == [
-        {"volume_id": "efc-1", "pod_uid": uid, "name": name, "target": target, "source": "nfs://nas/data",
-         "path": "team/a", "read_only": True}
-    ]  # fmt: skip
+    volume = {
+        "volume_id": "efc-1", "pod_uid": uid, "pod_namespace": "team-a", "pod_name": "web-0", "name": name,
+        "target": target, "source": "nfs://nas/data", "path": "team/a", "read_only": True,
+    }  # fmt: skip
+    without = {"pod_uid": "0ab2-uid", "pod_namespace": None, "pod_name": None, "target": nameless}
+    assert json.loads(output)[0]["volumes"] == [volume, volume | without]
     _, output, _ = run(capsys, "status", "--run-dir", str(tmp_path))
-    header, row = output.splitlines()[-2:]
+    header, row, other = output.splitlines()[-3:]
     assert header.split() == ["VOLUME", "POD", "NAME", "SOURCE", "PATH", "ACCESS"]
-    assert row.split() == ["efc-1", uid, name, "nfs://nas/data", "team/a", "read-only"]
+    assert row.split() == ["efc-1", "team-a/web-0", name, "nfs://nas/data", "team/a", "read-only"]
+    assert other.split()[1] == "0ab2-uid", "by its uid where nobody knows its name"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from csi.cli import doctor, main, node_checks
 from csi.cli.doctor import check_fusectl, check_mounts
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
+from csi.config.pods import Pod
 from csi.node import registration
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.mounts import parse_mountinfo
@@ -143,6 +144,10 @@ def test_a_volume_that_waits_for_the_nas_is_no_stale_record(tmp_path: Path) -> N
     assert "delete" not in finding.mend
     (finding,) = node_checks.check_records(str(tmp_path), [], roots=[PODS], conditions={"other": "x"})
     assert "recorded, but not mounted" in finding.message
+    records.note_pod(f"{PODS}/a/mount", Pod(namespace="team-a", name="web-0"))
+    for condition in (conditions, {}):
+        (finding,) = node_checks.check_records(str(tmp_path), [], roots=[PODS], conditions=condition)
+        assert finding.message.endswith(f"{PODS}/a/mount of pod team-a/web-0")
 
 
 def test_a_nas_that_does_not_answer_comes_first(

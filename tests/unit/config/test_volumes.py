@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from csi.base.errors import Code, DriverError
 from csi.config.parameters import OnDelete, VolumeParameters
+from csi.config.pods import Pod
 from csi.config.volumes import NodeVolume, VolumeRecord, check_volume_id, is_own_id, volume_id_of
 
 NAMESPACE, CLAIM, VOLUME = (f"csi.storage.k8s.io/{key}" for key in ("pvc/namespace", "pvc/name", "pv/name"))
@@ -166,6 +167,29 @@ def test_context() -> None:
     )  # fmt: skip
     assert (volume.path, volume.options.read_only, volume.options.connections) == ("a/b", True, 2)
     assert node_volume(record().context()).options.soft
+
+
+_POD = {"pod.uid": "u-1", "pod.namespace": "team-a", "pod.name": "web-0.x"}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, Pod(namespace="team-a", name="web-0.x")),
+        ({"pod.uid": "guessed"}, None),
+        ({"pod.uid": ""}, None),
+        ({"pod.name": ""}, None),
+        ({"pod.name": "x\n"}, None),
+        ({"pod.name": "a" * 254}, None),
+        ({"pod.namespace": "../x"}, None),
+    ],
+)
+def test_the_pod_by_kubelets_word(said: dict[str, str], expected: Pod | None) -> None:
+    """Its uid, which nobody can have known before, tells kubelet's word from an attribute."""
+    information = {f"csi.storage.k8s.io/{key}": value for key, value in (_POD | said).items()}
+    target = "/var/lib/kubelet/pods/u-1/volumes/kubernetes.io~csi/data/mount"
+    volume = NodeVolume.from_context("v", {"source": "nfs://nas/data", **information}, mount_flags=[], target=target)
+    assert volume.pod == expected
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from csi._proto import efc_pb2
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError, from_child
 from csi.base.locks import KeyedLocks
+from csi.config.pods import Pod
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperUnreachableError
 from csi.node.mounts import Mounts
@@ -86,6 +87,53 @@ def test_a_record_has_the_form_that_the_first_release_reads(tmp_path: Path) -> N
     (file,) = (tmp_path / "csi" / "published").iterdir()
     names = ["volume_id", "target", "source", "path", "key", "options", "read_only", "access_mode", "boot_id"]
     assert list(json.loads(file.read_bytes())) == names
+
+
+def test_pods_have_files_of_their_own(tmp_path: Path) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    web = Pod(namespace="team-a", name="web-0")
+    for target in ("/t", "/other", "/nobody"):
+        publications.put(publication(target))
+    publications.note_pod("/t", web)
+    publications.note_pod("/other", Pod(namespace="team-b", name="db"))
+    publications.note_pod("/nobody", None)
+    again = Publications(str(tmp_path), boot_id="b")
+    assert again.load() == []
+    assert [again.pod_of(target) for target in ("/t", "/nobody")] == [web, None]
+    files = {path.name: path for path in (tmp_path / "csi" / "pods").iterdir()}
+    assert len(files) == 2
+    again.remove("/t")
+    assert again.pod_of("/t") is None
+    (file,) = (tmp_path / "csi" / "pods").iterdir()
+    for content in (b"", b"[", b"[]", b'{"target": "/other"}', file.read_bytes().replace(b"/other", b"/t")):
+        file.write_bytes(content)
+        assert again.pod_of("/other") is None, "as if nobody had noted it"
+    file.unlink()
+    file.mkdir()
+    assert again.pod_of("/other") is None
+    again.remove("/other")
+    assert again.get("/other") is None
+
+
+def test_the_pod_of_a_record_that_another_release_removed_is_forgotten(tmp_path: Path) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication())
+    publications.note_pod("/t", Pod(namespace="team-a", name="web-0"))
+    publications._folder.remove("/t")
+    publications.load()
+    assert list((tmp_path / "csi" / "pods").iterdir()) == []
+
+
+def test_a_pod_that_cannot_be_noted_costs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication())
+    (tmp_path / "csi" / "pods").rmdir()
+    publications.note_pod("/t", Pod(namespace="team-a", name="web-0"))
+    assert "team-a/web-0" in caplog.text
+    publications.remove("/t")
 
 
 def test_what_a_later_release_wrote_is_kept(tmp_path: Path) -> None:

@@ -430,7 +430,7 @@ impl<B: Backend> Inner<B> {
             self.state.forget_node(id, 1);
             return Err(Errno(libc::EIO));
         }
-        self.state.set_parent(id, parent);
+        self.state.set_parent(id, parent, attr.nlink > 1 && node.kind != libc::S_IFDIR);
         self.attrs.learn(id, attr, sent);
         let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
         self.attrs.tell(id, &attr);
