@@ -29,6 +29,7 @@ _STATISTICS = {
     "efc_nfs_spliced_bytes_total": "nfs.bytes_spliced",
     "efc_nfs_pipe_misfits_total": "nfs.pipe_misfits",
     "efc_inodes": "state.nodes",
+    "efc_state_inodes_max": "state.nodes_max",
     "efc_open_files": "state.open_files",
     "efc_uncommitted_bytes": "state.uncommitted_bytes",
     "efc_nas_responding": "nfs.responding",

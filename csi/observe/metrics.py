@@ -125,6 +125,12 @@ _TABLE = (
         stability=Stability.BETA,
     ),
     _dataset("efc_inodes", Kind.GAUGE, "Inodes that the kernel knows, and the daemon with it."),
+    _dataset(
+        "efc_state_inodes_max",
+        Kind.GAUGE,
+        "Most inodes that the kernel may know, by the daemon's memory limit; 0 if there is none.",
+        stability=Stability.BETA,
+    ),
     _dataset("efc_open_files", Kind.GAUGE, "Files that are open."),
     _dataset(
         "efc_uncommitted_bytes", Kind.GAUGE, "Data written that the NAS has not put on stable storage.", unit="bytes"

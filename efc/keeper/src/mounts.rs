@@ -12,7 +12,7 @@ use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use efc_proto::{
-    DaemonConfig, Error, FindRootRequest, FoundRoot, MountRequest, MountStatus, StatusRequest, UnmountRequest,
+    Change, DaemonConfig, Error, FindRootRequest, FoundRoot, MountRequest, MountStatus, StatusRequest, UnmountRequest,
 };
 
 use crate::entry::{Claim, End, Entry};
@@ -93,9 +93,7 @@ impl Mounts {
             let status = if *entry.config() == config {
                 entry.wait_started(deadline + grace)?
             } else {
-                let message =
-                    format!("{} is mounted with another source or other options; unmount it first", path.display());
-                return Err(failure(Code::AlreadyExists, message));
+                return Err(mounted_otherwise(&path, entry.config().change_to(&config)));
             };
             if is_new || self.check_still_there(&entry, &status)? {
                 return Ok(status);
@@ -289,6 +287,16 @@ impl Mounts {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Why a dataset is not mounted where one is that it takes `change` to make the same.
+fn mounted_otherwise(path: &Path, change: Option<Change>) -> Error {
+    let way = match change {
+        Some(Change::NewMount) => "unmount it first",
+        _ => "change its options by `efc upgrade -o`, or unmount it first",
+    };
+    let message = format!("{} is mounted with another source or other options; {way}", path.display());
+    failure(Code::AlreadyExists, message)
 }
 
 fn refuse_too_many(entries: &[Arc<Entry>]) -> Result<(), Error> {

@@ -65,13 +65,14 @@ pub fn is_allowed_peer(socket: impl AsFd) -> io::Result<bool> {
 ///
 /// # Errors
 /// Those of `sendmsg(2)`; EMSGSIZE if the message exceeds [`MESSAGE_MAX`] or the socket's buffer, EINVAL for more than
-/// [`DESCRIPTORS_MAX`] descriptors. Nothing was sent then.
+/// [`DESCRIPTORS_MAX`] descriptors, and for a message without content, which [`receive`] would take for the peer's end.
+/// Nothing was sent then.
 pub fn send(socket: impl AsFd, message: &impl Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = message.encode_to_vec();
     if bytes.len() > MESSAGE_MAX {
         return Err(Errno::MSGSIZE.into());
     }
-    if descriptors.len() > DESCRIPTORS_MAX {
+    if bytes.is_empty() || descriptors.len() > DESCRIPTORS_MAX {
         return Err(Errno::INVAL.into());
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -227,6 +228,9 @@ mod tests {
         assert!(receive::<ToDaemon>(&daemon).unwrap().is_none());
         let error = send(&daemon, &start("nas"), &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        // What would look like one is not sent.
+        let (keeper, _daemon) = pair();
+        assert_eq!(send(&keeper, &ToDaemon::default(), &[]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

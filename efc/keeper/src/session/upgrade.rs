@@ -25,7 +25,7 @@ use crate::wishes::Wish;
 /// How long the old daemon may drain; a little more than it takes for that itself.
 const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(700);
 /// How long a daemon may take to serve with other options.
-const CONFIGURE_TIME_LIMIT: Duration = Duration::from_millis(500);
+const CONFIGURE_TIME_LIMIT: Duration = Duration::from_secs(2);
 /// How long the new one may take to serve.
 const READY_TIME_LIMIT: Duration = Duration::from_secs(3);
 
