@@ -132,9 +132,6 @@ fn serve(control: Control) -> io::Result<()> {
         }
     }
     session.run(efc.clone())?;
-    while session.is_draining() {
-        std::thread::park(); // the session goes on with the next daemon; the control thread ends this one
-    }
     if !state.is_superseded() {
         efc.finish(FINISH_TIME_LIMIT);
         log::info!("unmounted");
