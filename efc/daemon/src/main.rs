@@ -131,9 +131,6 @@ fn start_control(control: Control, mut held: control::Session, served: Served) -
 /// Serves until the session is over, or goes on with the next daemon.
 fn serve_requests(efc: &Arc<Efc<Client>>, session: &Session, state: &State) -> io::Result<()> {
     session.run(efc.clone())?;
-    while session.is_draining() {
-        std::thread::park(); // the session goes on with the next daemon; the control thread ends this one
-    }
     if !state.is_superseded() {
         efc.finish(FINISH_TIME_LIMIT);
         log::info!("unmounted");
