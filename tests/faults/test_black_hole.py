@@ -1,7 +1,7 @@
 """One of a daemon's connections is lost, and new ones from its port are too.
 
-A dead member of a bundle of links, which is chosen by the ports, loses all their packets, and nobody is told. A firewall
-may answer with resets.
+A dead member of a bundle of links, which is chosen by the ports, loses all their packets, and nobody is told. A
+firewall may answer with resets.
 """
 
 from __future__ import annotations
