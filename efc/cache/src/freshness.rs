@@ -79,6 +79,7 @@ pub trait Freshness: Send + Sync + 'static {
 }
 
 /// Close-to-open: names and attributes are trusted for a while, an open always asks.
+#[derive(Debug)]
 pub struct CloseToOpen {
     attr_ttl_ns: AtomicU64,
     entry_ttl_ns: AtomicU64,
@@ -100,14 +101,16 @@ impl CloseToOpen {
         self.entry_ttl_ns.store(nanos(entry_ttl), Ordering::Relaxed);
     }
 
-    fn entry_ttl(&self) -> Duration {
-        Duration::from_nanos(self.entry_ttl_ns.load(Ordering::Relaxed))
+    /// For how long attributes and names are trusted.
+    pub fn ttl(&self) -> (Duration, Duration) {
+        let ttl = |ttl_ns: &AtomicU64| Duration::from_nanos(ttl_ns.load(Ordering::Relaxed));
+        (ttl(&self.attr_ttl_ns), ttl(&self.entry_ttl_ns))
     }
 }
 
 impl Freshness for CloseToOpen {
     fn admit(&self, inode: &Arc<Inode>) -> Admission {
-        let ttl = Duration::from_nanos(self.attr_ttl_ns.load(Ordering::Relaxed));
+        let (ttl, _) = self.ttl();
         let young = inode.observed().and_then(|observed| {
             let left = ttl.checked_sub(efc_tasks::time::since(observed.at))?;
             (!left.is_zero()).then_some((observed.seen, left))
@@ -119,11 +122,11 @@ impl Freshness for CloseToOpen {
     }
 
     fn name_ttl(&self, _: &Arc<Inode>) -> (Duration, Permit) {
-        (self.entry_ttl(), Permit::unconditional())
+        (self.ttl().1, Permit::unconditional())
     }
 
     fn search_ttl(&self) -> Duration {
-        self.entry_ttl()
+        self.ttl().1
     }
 
     fn on_open(&self, _: &Arc<Inode>) -> Option<Grant> {

@@ -136,18 +136,17 @@ impl Inodes {
         self.nodes(node).insert(node, inode.clone());
     }
 
-    /// The kernel has forgotten the node: what it was told is void. The inode stays while it is needed or worth
+    /// The kernel has forgotten the node: what it was told is void. The inode stays while it is needed, and if it is worth
     /// keeping.
-    pub fn forget(&self, node: u64) {
+    pub fn forget(&self, node: u64, is_worth_keeping: impl FnOnce(&Arc<Inode>) -> bool) {
         let Some(inode) = self.nodes(node).remove(&node) else { return };
-        let is_worth_keeping = {
+        {
             let mut facts = inode.facts();
             if facts.kernel.node == node {
                 facts.kernel = KernelView::default();
             }
-            facts.observed().is_some()
-        };
-        if !is_worth_keeping {
+        }
+        if !is_worth_keeping(&inode) {
             let mut shard = self.shard(inode.handle());
             if inode.node().is_none() && Arc::strong_count(&inode) == 2 && inode.is_idle() {
                 shard.remove(inode.handle());
@@ -251,7 +250,7 @@ mod tests {
         open.count(false);
         drop(open);
         inodes.by_node(4).expect("there").learn(seen(&attr(2, 1)));
-        (0..4000).for_each(|number| inodes.forget(number + 2));
+        (0..4000).for_each(|number| inodes.forget(number + 2, |inode| inode.observed().is_some()));
         assert_eq!(count(&inodes), (3, 0));
         assert!(inodes.by_handle.iter().all(|shard| shard.lock().expect("inodes lock").inodes.capacity() <= 64));
         assert!(held.node().is_none() && held.last_seen().is_some());
@@ -266,7 +265,7 @@ mod tests {
         inode.tell(&attr(1, 1));
         inodes.bind(&inode, 99, Some(FileType::Directory));
         assert!(inode.sizes().is_none(), "the kernel knows nothing of a new node");
-        inodes.forget(3);
+        inodes.forget(3, |_| true);
         assert!(inodes.by_node(3).is_none() && inodes.by_node(99).is_some());
         assert!(!inode.is_plausible(&attr(1, 1)), "it is a directory now");
     }

@@ -35,7 +35,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, FsInfo, Seen};
 use efc_buffer::{Buffer, Pipe};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
 use efc_fuse::state::{Intent, State};
@@ -339,7 +339,7 @@ impl<B: Backend> Inner<B> {
     /// The kernel gives lookups of a node back, or was not told of them.
     fn forget_lookups(&self, node: u64, lookups: u64) {
         if self.state.forget_node(node, lookups) {
-            self.inodes.forget(node);
+            self.inodes.forget(node, |inode| matches!(self.freshness.admit(inode), Admission::Hit(_)));
             self.failures.forget(node);
         }
     }
@@ -486,11 +486,19 @@ impl<B: Backend> Inner<B> {
         if !inode.is_plausible(attr) {
             return Err(Errno(libc::EIO));
         }
-        directory.node().into_iter().for_each(|parent| self.state.set_parent(id, parent));
+        self.note_parent(id, directory, attr);
         inode.learn(seen);
         let told = self.granted(&inode).unwrap_or_else(|| Told::once(*attr));
         let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
         Ok(counted.described(told, entry_ttl, name_permit))
+    }
+
+    /// Notes where the node was seen last.
+    fn note_parent(&self, node: u64, directory: &Inode, attr: &Attr) {
+        if let Some(parent) = directory.node() {
+            let has_other_names = attr.nlink > 1 && attr.kind != FileType::Directory;
+            self.state.set_parent(node, parent, has_other_names);
+        }
     }
 
     /// Attributes that may be given as they are known now.

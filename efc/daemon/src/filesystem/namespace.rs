@@ -180,22 +180,19 @@ impl<B: Backend> Inner<B> {
         let node = efc_fuse::state::Node { handle, fileid: attr.fileid, kind };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
         let counted = Counted::new(self, id, inode.clone());
-        directory.node().into_iter().for_each(|parent| self.state.set_parent(id, parent));
+        self.note_parent(id, directory, &attr);
         Ok(counted.described(Told::once(attr), Duration::ZERO, Permit::unconditional()))
     }
 
     /// What a LOOKUP is answered that failed with `errno`, of a name that is not among those learned.
     ///
-    /// A predecessor may have told the kernel of it, and where many names are in use some are not remembered. If the server has not
-    /// said anything of the name, and the kernel knows something in the directory, that may be it: the one failure that lets the
+    /// The kernel may know it all the same: a predecessor may have told it of the name, and where many names are in use
+    /// some are not remembered. If the server has not said anything of the name either, the one failure that lets the
     /// kernel keep what is mounted there is ENOMEM.
     fn error_for_unknown_name(&self, directory: &Inode, name: &[u8], errno: Errno) -> Errno {
-        let is_unknown_to_kernel = !self.state.is_resumed() && self.names.has_room_for_all(directory.handle(), name);
-        let has_child = || directory.node().is_some_and(|node| self.state.has_child(node));
-        if is_verdict(errno) || is_unknown_to_kernel || !has_child() {
-            return errno;
-        }
-        Errno(libc::ENOMEM)
+        let has_unseen_child = || directory.node().is_some_and(|node| self.state.has_unseen_child(node));
+        let may_be_known = self.names.may_have_dropped(directory.handle(), name) || has_unseen_child();
+        if may_be_known && !is_verdict(errno) { Errno(libc::ENOMEM) } else { errno }
     }
 
     /// The object that the kernel knows by this name, if a failure leaves that open.
