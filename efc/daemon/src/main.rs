@@ -23,10 +23,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
 use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
+use efc_state::State;
 
 use control::{Control, Serving};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
@@ -53,9 +53,9 @@ const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
 /// How long a drained daemon's successor waits for the answers that are still due; then it executes the rest itself.
 const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(500);
 
-const _: () = assert!(efc_proto::BEAT_OFFSET == state::BEAT_OFFSET);
-const _: () = assert!(efc_proto::WITNESS_OFFSET == state::WITNESS_OFFSET);
-const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == state::SUPERSEDED_OFFSET);
+const _: () = assert!(efc_proto::BEAT_OFFSET == efc_state::BEAT_OFFSET);
+const _: () = assert!(efc_proto::WITNESS_OFFSET == efc_state::WITNESS_OFFSET);
+const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == efc_state::SUPERSEDED_OFFSET);
 
 fn main() -> ExitCode {
     match std::env::args_os().nth(1) {

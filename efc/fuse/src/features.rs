@@ -18,6 +18,8 @@
 //! requests that make an inode ([`crate::UNTOLD`] to the others), though every call to the NAS is made with the caller's
 //! credential. So it is asked for only where the configuration says so, and must be offered then.
 
+use efc_state::State;
+
 use crate::SessionConfig;
 use crate::abi::{self, init};
 use crate::request::Errno;
@@ -96,18 +98,29 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
+    /// What a daemon of this session has negotiated; `None` before INIT.
+    pub fn of(state: &State) -> Option<Negotiated> {
+        let [minor, flags, offered] = state.agreement()?;
+        Some(Negotiated { minor: minor as u32, flags, offered })
+    }
+
+    pub(crate) fn save(&self, state: &State) {
+        state.save_agreement([self.minor.into(), self.flags, self.offered]);
+    }
+
     /// The kernel delivers unanswered requests again when asked.
     pub fn has_resend(&self) -> bool {
         self.flags & init::HAS_RESEND != 0
     }
 
-    pub(crate) fn maps_direct_io(&self) -> bool {
-        self.flags & init::DIRECT_IO_ALLOW_MMAP != 0
-    }
-
     pub(crate) fn has_statx(&self) -> bool {
         self.minor >= STATX_MINOR
     }
+}
+
+/// Whether the kernel of this session maps files that are opened without its page cache, for several processes to share (Linux 6.6).
+pub fn maps_direct_io(state: &State) -> bool {
+    Negotiated::of(state).is_some_and(|negotiated| negotiated.flags & init::DIRECT_IO_ALLOW_MMAP != 0)
 }
 
 /// Chooses what to answer to INIT.
@@ -175,7 +188,7 @@ mod tests {
         let old = agreed(45, Features::of_kernel("5.10").unwrap());
         assert_eq!((old.minor, old.has_resend(), old.has_statx()), (32, false, false));
         assert_eq!(old.flags & init::INIT_EXT, 0);
-        assert!(!old.maps_direct_io());
+        assert_eq!(old.flags & init::DIRECT_IO_ALLOW_MMAP, 0);
         let newer = agreed(45, Features::of_kernel("6.1").unwrap());
         assert_eq!((newer.minor, newer.has_resend(), newer.flags & init::INIT_EXT), (37, false, init::INIT_EXT));
         assert!(agreed(45, Features::of_kernel("6.18").unwrap()).has_resend());

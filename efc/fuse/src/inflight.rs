@@ -6,7 +6,7 @@
 //! under which name to go out. An answer and a redelivery can pass each other: the answer is refused, then the
 //! redelivery arrives. The table keeps small refused answers for that moment; a large one is always that of a request
 //! that only reads, which is executed again. Where the kernel has no such notification, the table knows each request's
-//! record in the saved state instead (`state::requests`).
+//! record in the saved state instead ([`efc_state::requests`]).
 //!
 //! The table is bounded. A request beyond the bound is refused, except those that give something back.
 

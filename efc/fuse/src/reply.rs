@@ -18,9 +18,9 @@ use rustix::io::Errno as SystemErrno;
 use crate::directory::Directory;
 use crate::inflight::{Answer, Arrival, Delivery, InFlight};
 use crate::request::{Attr, Entry, Errno, OpenReply, Statfs};
-use crate::state::State;
 use crate::wire::{self, Inline};
 use crate::{abi, abi::Field};
+use efc_state::State;
 
 /// How a request has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -280,7 +280,7 @@ impl std::fmt::Debug for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Intent;
+    use efc_state::Intent;
 
     /// A device that takes everything.
     fn channel() -> Arc<Channel> {

@@ -5,7 +5,7 @@
 //! answered, and goes on reading. Each thread reads one request at a time into a resident buffer ([`Inbox`]) and calls the
 //! file system; the file system decides whether to answer there and then or later, from elsewhere.
 //!
-//! A kernel before Linux 6.9 has no redelivery (RESEND). There requests are read into the saved state (`state::requests`), and a
+//! A kernel before Linux 6.9 has no redelivery (RESEND). There requests are read into the saved state ([`efc_state::requests`]), and a
 //! later daemon executes what it finds there before it reads anything: *replay*. A request that is replayed is marked like one
 //! that is redelivered, and has its name from the first time. What a predecessor's threads still take while the kernel ends them is
 //! found by a thread that looks until they are gone.
@@ -31,10 +31,12 @@ use crate::features::{self, Features, Negotiated};
 use crate::notify::{self, Notifier};
 use crate::reply::{Channel, Coming};
 use crate::request::{Errno, Operation, Request};
-use crate::state::State;
-use crate::state::requests::{self, Requests};
 use crate::wire::{self, Inline, Malformed, Message};
 use crate::{Filesystem, abi};
+use efc_state::State;
+use efc_state::requests::{self, Requests};
+
+const _: () = assert!(LARGE == requests::MESSAGE_MAX && efc_buffer::PAYLOAD_MAX == efc_state::PAYLOAD_MAX);
 
 /// WRITE payloads from this size on, in bytes, stay in the buffer that they were read into.
 const HAND_OVER_MIN: usize = 32 << 10;
@@ -115,7 +117,7 @@ impl Session {
     /// if it has that.
     pub fn start(&self) -> io::Result<()> {
         let state = &self.shared.state;
-        if let Some(negotiated) = state.negotiated() {
+        if let Some(negotiated) = Negotiated::of(state) {
             if negotiated.has_resend() {
                 return self.shared.redeliver();
             }
@@ -224,7 +226,7 @@ impl Session {
 
     /// What was agreed with the kernel; `None` before INIT.
     pub fn negotiated(&self) -> Option<Negotiated> {
-        self.shared.state.negotiated()
+        Negotiated::of(&self.shared.state)
     }
 }
 
@@ -265,7 +267,7 @@ impl Shared {
         match features::negotiate(offered, flags, &self.config) {
             Ok((out, negotiated)) => {
                 // Saved first: a successor that finds it asks for redelivery, of INIT too if this answer never went out.
-                self.state.save_negotiated(&negotiated);
+                negotiated.save(&self.state);
                 self.channel.write(unique, 0, &mut Inline::new().with(out, 0), &[]);
                 log::info!("FUSE 7.{}, flags {:#x} of {flags:#x}", negotiated.minor, negotiated.flags);
                 Ok(())
@@ -279,7 +281,7 @@ impl Shared {
 
     /// The requests in the saved state, if the kernel has no RESEND and they are kept there.
     fn kept_requests(&self) -> Option<&Arc<Requests>> {
-        self.state.requests().filter(|_| self.state.negotiated().is_some_and(|negotiated| !negotiated.has_resend()))
+        self.state.requests().filter(|_| Negotiated::of(&self.state).is_some_and(|negotiated| !negotiated.has_resend()))
     }
 
     /// Executes what predecessors had read and not answered, as far as it is found.
@@ -413,7 +415,9 @@ impl Shared {
         match &request.operation {
             Operation::Read { .. } | Operation::Write { .. } => self.state.set_witness(request.node),
             // The running kernel knows STATX though the session was negotiated as with an older one.
-            Operation::Statx { .. } if self.state.negotiated().is_some_and(|negotiated| !negotiated.has_statx()) => {
+            Operation::Statx { .. }
+                if Negotiated::of(&self.state).is_some_and(|negotiated| !negotiated.has_statx()) =>
+            {
                 return reply.error(Errno(libc::ENOSYS));
             }
             _ => {}

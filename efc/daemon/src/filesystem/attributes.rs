@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use efc_fuse::state::State;
 use efc_nfs::{Attr, FileType, SetAttr, SetTime, Time};
+use efc_state::State;
 use indexmap::IndexMap;
 
 use super::growth::Sizes;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use efc_fuse::Errno;
-use efc_fuse::state::{FailureOf, Intent, LOST, State};
+use efc_state::{FailureOf, Intent, LOST, State};
 
 use super::Inner;
 
@@ -217,7 +217,7 @@ impl Inner {
 mod tests {
     use super::*;
 
-    use efc_fuse::state::{Node, OpenHandle};
+    use efc_state::{Node, OpenHandle};
 
     const EIO: Errno = Errno(libc::EIO);
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use efc_buffer::{Buffer, PAYLOAD_MAX, SMALL};
-use efc_fuse::state::OpenHandle;
-use efc_fuse::{Errno, OpenReply};
+use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_nfs::{Attr, Cred, FileHandle, FileType, Payload, access};
+use efc_state::OpenHandle;
 
 use super::attributes::Stamp;
 use super::mutations::Objects;
@@ -208,7 +208,7 @@ impl Inner {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
-        } else if file.appends() && (!file.is_mappable() || self.state.maps_direct_io()) {
+        } else if file.appends() && (!file.is_mappable() || maps_direct_io(&self.state)) {
             // We place the data at the server's end of file, which the kernel may not know: its pages should not be
             // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;

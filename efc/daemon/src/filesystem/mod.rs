@@ -38,9 +38,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use efc_buffer::{Buffer, Pipe};
-use efc_fuse::state::{Intent, State};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
+use efc_state::{Intent, State};
 
 use crate::errno::errno;
 use crate::{executor, saved_server};
@@ -430,11 +430,8 @@ impl Inner {
 
     /// Counts a lookup of the object, seen in the directory `parent`, and describes it to the kernel.
     fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Stamp) -> Result<Counted<'_>, Errno> {
-        let node = efc_fuse::state::Node {
-            handle: handle.as_bytes().to_vec(),
-            fileid: attr.fileid,
-            kind: format_bits(attr.kind),
-        };
+        let node =
+            efc_state::Node { handle: handle.as_bytes().to_vec(), fileid: attr.fileid, kind: format_bits(attr.kind) };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
         if !self.attrs.is_plausible(id, attr) {
             self.state.forget_node(id, 1);

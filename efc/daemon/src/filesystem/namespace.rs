@@ -8,12 +8,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efc_fuse::state::Intent;
 use efc_fuse::{Entry, Errno};
 use efc_nfs::{
     Attr, Client, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status,
     Time, Wcc,
 };
+use efc_state::Intent;
 
 use super::in_use::Removal;
 use super::once::{Moved, noted, place_of, shows, with_mark};

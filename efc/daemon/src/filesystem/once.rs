@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use efc_fuse::Errno;
-use efc_fuse::state::{Intent, State};
 use efc_nfs::{Client, Cred, Error, FileHandle, Identity, SetAttr, SetTime, Status, Time};
+use efc_state::{Intent, State};
 
 use super::files::OpenFile;
 use super::{Caller, Inner};

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use efc_fuse::Errno;
-use efc_fuse::state::State;
 use efc_nfs::{Client, Cred, Error, FileHandle, Status};
+use efc_state::State;
 
 use super::Inner;
 use super::in_use::Removal;

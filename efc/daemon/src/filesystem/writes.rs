@@ -23,8 +23,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use efc_fuse::Errno;
-use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
 use efc_nfs::{Cred, FileHandle, Stable, Verifier};
+use efc_state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
 use super::files::OpenFile;

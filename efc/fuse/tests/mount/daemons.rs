@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_fuse::state::State;
 use efc_fuse::{Features, Session, SessionConfig};
+use efc_state::State;
 
 use crate::ROLE;
 use crate::mounts::{LONG, Mount, own};

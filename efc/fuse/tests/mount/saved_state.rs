@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use efc_fuse::state::{Node, State, UncommittedWrite, payload_checksum};
+use efc_state::{Node, State, UncommittedWrite, payload_checksum};
 
 use crate::ROLE;
 use crate::mounts::{memfd, own};

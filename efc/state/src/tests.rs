@@ -65,8 +65,7 @@ fn everything_survives_the_daemon() {
     first.remove_orphan(removed);
     first.save_blob(b"one");
     first.save_blob(&[7; BLOB_MAX]);
-    let negotiated = Negotiated { minor: 45, flags: 1 << 39, offered: u64::MAX };
-    first.save_negotiated(&negotiated);
+    first.save_agreement([45, 1 << 39, u64::MAX]);
     let session = first.session_id();
     drop(first);
 
@@ -82,7 +81,7 @@ fn everything_survives_the_daemon() {
     assert_eq!((second.handles(), second.close_opened_by(8 * file)), (vec![], None));
     assert_eq!(second.orphans(), [(orphan, b"directory".to_vec(), vec![b'n'; 255], vec![1; 64])]);
     assert_eq!(second.blob(), [7; BLOB_MAX]);
-    assert_eq!(second.negotiated(), Some(negotiated));
+    assert_eq!(second.agreement(), Some([45, 1 << 39, u64::MAX]));
     assert_eq!(second.lookup_node(&node(5)).unwrap(), file);
     assert!(!second.forget_node(file, 1) && second.forget_node(file, 1), "the count went on from 1");
 }
@@ -202,12 +201,12 @@ fn filled() -> (OwnedFd, Vec<u64>, u64, u64) {
     let orphan = state.add_orphan(b"d", b"n", b"f").unwrap();
     state.begin(77, &intent()).unwrap();
     state.save_blob(b"blob");
-    state.save_negotiated(&NEGOTIATED_FOR_TEST);
+    state.save_agreement(AGREED);
     state.save_source_port(3, 1003);
     (memfd, ids, fh, orphan)
 }
 
-const NEGOTIATED_FOR_TEST: Negotiated = Negotiated { minor: 45, flags: 1 << 39, offered: 3 };
+const AGREED: [u64; AGREEMENT_WORDS] = [45, 1 << 39, 3];
 
 #[test]
 fn a_damaged_number_of_slots_costs_nothing() {
@@ -227,7 +226,7 @@ fn a_damaged_number_of_slots_costs_nothing() {
         assert_eq!((state.handle(fh), state.handles().len()), (Some(handle(3)), 600), "{place}");
         assert_eq!(state.orphans().first().map(|found| found.0), Some(orphan), "{place}");
         assert_eq!((state.intent(77), state.blob()), (Some(intent()), b"blob".to_vec()), "{place}");
-        assert_eq!((state.negotiated(), state.source_port(3)), (Some(NEGOTIATED_FOR_TEST), Some(1003)), "{place}");
+        assert_eq!((state.agreement(), state.source_port(3)), (Some(AGREED), Some(1003)), "{place}");
         let new = state.lookup_node(&node(5000)).unwrap();
         assert!(!ids.contains(&new), "{place}");
         drop(state);
@@ -238,7 +237,7 @@ fn a_damaged_number_of_slots_costs_nothing() {
 #[test]
 fn what_a_session_cannot_do_without_is_kept_twice() {
     // The fourth and the fifth region: two records of each.
-    for (row, words) in [(3, BLOB.words), (4, NEGOTIATED.words)] {
+    for (row, words) in [(3, BLOB.words), (4, AGREEMENT.words)] {
         for record in 0..2 {
             let (memfd, ..) = filled();
             let mut first = [0; 8];
@@ -248,7 +247,7 @@ fn what_a_session_cannot_do_without_is_kept_twice() {
                 damage(&memfd, at + word * 8);
             }
             let state = open(&memfd).unwrap();
-            assert_eq!((state.negotiated(), state.blob()), (Some(NEGOTIATED_FOR_TEST), b"blob".to_vec()));
+            assert_eq!((state.agreement(), state.blob()), (Some(AGREED), b"blob".to_vec()));
             assert_eq!((state.is_resumed(), state.damaged_records()), (true, 1));
             drop(state);
             assert_eq!(open(&memfd).unwrap().damaged_records(), 0, "it was made good");

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use efc_fuse::state::{Intent, State};
+use efc_state::{Intent, State};
 use rustix::fs::MemfdFlags;
 
 const COUNT: u32 = 1_000_000;

@@ -9,7 +9,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use efc_fuse::state::{Node, State};
+use efc_state::{Node, State};
 
 fn main() -> std::io::Result<()> {
     let count = std::env::args().nth(1).and_then(|count| count.parse().ok()).expect("fill_state COUNT");

@@ -4,7 +4,7 @@
 //! requests live here from the moment they are read: a successor finds them, executes them under the names that they have, and
 //! goes on.
 //!
-//! A *record* stands for one request. An *area* is memory that one message of any size fits in, resident (`efc_buffer`).
+//! A *record* stands for one request. An *area* is memory that one message of any size fits in, resident (in memory, and locked there).
 //! A thread *arms* a record with an area whose first word it has zeroed, and reads straight into that. The kernel writes a
 //! message with its length in front, so wherever a SIGKILL hits, an armed area holds a message if its first word is not zero.
 //! A small message is then copied into a record of its own and the area armed again; a large one stays where it is, and the
@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::arena::{BLOCK_MAX, PAGE};
 use super::journal::ANSWER_MAX;
 use super::mapping::{Area, Mapping, WORD};
 use super::record::{Format, Region, pack, unpack};
@@ -47,8 +48,10 @@ use super::record::{Format, Region, pack, unpack};
 /// Of the records.
 pub const FORMAT: Format = Format { tag: 8, version: 1, words: 576, mutable: 0, reserved: 0, chunk: 16 };
 /// Of the areas. They lie at the end of the state.
-pub const AREAS: Format =
-    Format { tag: 9, version: 1, words: efc_buffer::LARGE / WORD, mutable: 0, reserved: 0, chunk: 1 };
+pub const AREAS: Format = Format { tag: 9, version: 1, words: MESSAGE_MAX / WORD, mutable: 0, reserved: 0, chunk: 1 };
+
+/// Size of an area, in bytes: the largest message fits in it.
+pub const MESSAGE_MAX: usize = BLOCK_MAX + PAGE;
 
 /// How long a message must be in an area of a daemon that is still ending: its kernel has copied it by then.
 pub const SETTLED_AFTER: Duration = Duration::from_millis(100);
@@ -72,7 +75,7 @@ const MESSAGE: usize = 24;
 pub const SMALL_MAX: usize = (FORMAT.words - MESSAGE) * WORD;
 
 const _: () = assert!(ANSWER + ANSWER_MAX.div_ceil(WORD) <= MESSAGE);
-const _: () = assert!(SMALL_MAX >= 4096 + 80 && SMALL_MAX < efc_buffer::LARGE);
+const _: () = assert!(SMALL_MAX >= 4096 + 80 && SMALL_MAX < MESSAGE_MAX);
 
 const ARMED: u32 = u32::from_be_bytes(*b"ARMD");
 const HELD: u32 = u32::from_be_bytes(*b"HELD");
@@ -334,7 +337,6 @@ impl Requests {
     }
 
     /// Whether a successor would find this request of ours.
-    #[cfg(test)]
     pub fn is_held(&self, record: u32) -> bool {
         self.words(record)[CONTROL].load(Ordering::Acquire) == control(self.generation, HELD)
     }

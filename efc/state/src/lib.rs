@@ -28,7 +28,7 @@ mod pair;
 mod payload_tests;
 mod payloads;
 mod record;
-pub(crate) mod requests;
+pub mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +38,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub use self::arena::BLOCK_MAX as PAYLOAD_MAX;
 pub use self::failures::FailureOf;
 pub use self::journal::Intent;
 use self::layout::{Header, Plan};
@@ -47,7 +48,6 @@ use self::pages::PageVersions;
 use self::pair::Pair;
 pub use self::payloads::{Kept, SavedWrite, UncommittedWrite, payload_checksum, payload_cost};
 use self::record::{Format, Region};
-use crate::features::Negotiated;
 
 pub use self::layout::{BEAT_OFFSET, SUPERSEDED_OFFSET, WITNESS_OFFSET};
 
@@ -57,11 +57,13 @@ pub const FILE_HANDLE_MAX: usize = 64;
 pub const GROUPS_MAX: usize = 16;
 /// Noted in place of a verifier by [`State::set_lost`].
 pub const LOST: [u8; 8] = *b"EFC lost";
+/// Words that [`State::save_agreement`] takes.
+pub const AGREEMENT_WORDS: usize = 3;
 /// Bytes that [`State::save_blob`] takes.
 pub const BLOB_MAX: usize = 4000;
 
 const BLOB: Format = Format { tag: 4, version: 1, words: 512, mutable: 0, reserved: 0, chunk: 2 };
-const NEGOTIATED: Format = Format { tag: 5, version: 1, words: 16, mutable: 0, reserved: 0, chunk: 2 };
+const AGREEMENT: Format = Format { tag: 5, version: 1, words: 16, mutable: 0, reserved: 0, chunk: 2 };
 /// The source ports of the NAS's connections, four to a word.
 const PORTS: Format = Format { tag: 7, version: 1, words: 24, mutable: 0, reserved: 0, chunk: 2 };
 /// Connections whose ports are remembered.
@@ -117,7 +119,7 @@ pub struct State {
     orphans: orphans::Orphans,
     failures: failures::Failures,
     blob: Pair,
-    negotiated: Pair,
+    agreement: Pair,
     journal: journal::Journal,
     ports: Pair,
     saving_ports: Mutex<()>,
@@ -211,7 +213,7 @@ impl State {
         let (handles, damaged_handles) = handles::Handles::open(region(handles::FORMAT)?);
         let (orphans, damaged_orphans) = orphans::Orphans::open(region(orphans::FORMAT)?);
         let (blob, damaged_blobs) = Pair::open_twofold(region(BLOB)?)?;
-        let (negotiated, damaged_negotiations) = Pair::open_twofold(region(NEGOTIATED)?)?;
+        let (agreement, damaged_agreements) = Pair::open_twofold(region(AGREEMENT)?)?;
         let (ports, damaged_ports) = Pair::open(region(PORTS)?)?;
         let journal = header.region_if_any(&journal::FORMAT)?.map(|_| region(journal::FORMAT)).transpose()?;
         let (journal, damaged_intents) = journal::Journal::open(journal);
@@ -223,7 +225,7 @@ impl State {
         let damaged = damaged_handles
             + damaged_orphans
             + damaged_blobs
-            + damaged_negotiations
+            + damaged_agreements
             + damaged_ports
             + damaged_intents
             + damaged_failures
@@ -245,7 +247,7 @@ impl State {
             orphans,
             failures,
             blob,
-            negotiated,
+            agreement,
             journal,
             ports,
             saving_ports,
@@ -254,7 +256,7 @@ impl State {
             requests,
             page_versions,
         };
-        state.resumed = state.negotiated().is_some();
+        state.resumed = state.agreement().is_some();
         Ok(state)
     }
 
@@ -266,7 +268,7 @@ impl State {
         Header::check_only(memfd)
     }
 
-    /// A session was negotiated by a predecessor.
+    /// A predecessor has saved an agreement.
     pub fn is_resumed(&self) -> bool {
         self.resumed
     }
@@ -295,12 +297,12 @@ impl State {
     }
 
     /// Notes a regular file that the kernel knows, for the keeper's beats ([`WITNESS_OFFSET`]).
-    pub(crate) fn set_witness(&self, node: u64) {
+    pub fn set_witness(&self, node: u64) {
         self.header.set_witness(node);
     }
 
     /// Notes a beat of the keeper that came through the queue of requests, for the keeper to see ([`BEAT_OFFSET`]).
-    pub(crate) fn set_beat(&self, number: u64) {
+    pub fn set_beat(&self, number: u64) {
         self.header.set_beat(number);
     }
 
@@ -320,20 +322,14 @@ impl State {
         poll_fn(|context| self.nodes.poll_indexed(context))
     }
 
-    pub(crate) fn save_negotiated(&self, negotiated: &Negotiated) {
-        self.negotiated.set_twofold(&[u64::from(negotiated.minor), negotiated.flags, negotiated.offered]);
+    /// Saves what the session's ends have agreed on, which makes the state one to resume. What the words mean is the caller's to say.
+    pub fn save_agreement(&self, words: [u64; AGREEMENT_WORDS]) {
+        self.agreement.set_twofold(&words);
     }
 
-    pub(crate) fn negotiated(&self) -> Option<Negotiated> {
-        self.negotiated.get(|sealed| {
-            let word = |index: usize| sealed[index].load(Ordering::Relaxed);
-            Negotiated { minor: word(0) as u32, flags: word(1), offered: word(2) }
-        })
-    }
-
-    /// Whether the kernel maps files that are opened without its page cache, for several processes to share (Linux 6.6).
-    pub fn maps_direct_io(&self) -> bool {
-        self.negotiated().is_some_and(|negotiated| negotiated.maps_direct_io())
+    /// What [`State::save_agreement`] saved; `None` before that.
+    pub fn agreement(&self) -> Option<[u64; AGREEMENT_WORDS]> {
+        self.agreement.get(|sealed| std::array::from_fn(|index| sealed[index].load(Ordering::Relaxed)))
     }
 
     /// Small blob that the daemon keeps for its successor (root handle, server limits); at most 4,000 bytes.
@@ -544,7 +540,7 @@ impl State {
     }
 
     /// No request of a predecessor is delivered again from now on: [`State::close_opened_by`] finds nothing more.
-    pub(crate) fn forget_openers(&self) {
+    pub fn forget_openers(&self) {
         self.handles.forget_openers();
     }
 
@@ -605,11 +601,12 @@ impl State {
     }
 
     /// The requests that are kept for kernels without RESEND; `None` in a state that an older release has made.
-    pub(crate) fn requests(&self) -> Option<&Arc<requests::Requests>> {
+    pub fn requests(&self) -> Option<&Arc<requests::Requests>> {
         self.requests.as_ref()
     }
 
-    pub(crate) fn journal(&self) -> &journal::Journal {
+    /// What was begun and answered: for whoever gives the answers.
+    pub fn journal(&self) -> &journal::Journal {
         &self.journal
     }
 

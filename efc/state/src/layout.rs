@@ -26,7 +26,7 @@ use rustix::rand::GetRandomFlags;
 use super::mapping::{Mapping, WORD};
 use super::pair::Pair;
 use super::record::Format;
-use super::{BLOB, NEGOTIATED, PORTS, failures, handles, journal, nodes, orphans, pages, payloads, requests};
+use super::{AGREEMENT, BLOB, PORTS, failures, handles, journal, nodes, orphans, pages, payloads, requests};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
 const VERSION: u64 = 2;
@@ -99,7 +99,7 @@ impl Plan {
             (handles::FORMAT, self.handles),
             (orphans::FORMAT, self.orphans),
             (BLOB, Pair::CAPACITY),
-            (NEGOTIATED, Pair::CAPACITY),
+            (AGREEMENT, Pair::CAPACITY),
             (journal::FORMAT, self.journal),
             (PORTS, Pair::CAPACITY),
             (payloads::INDEX, self.payloads),

@@ -49,7 +49,7 @@ fn contents(found: &[Kept]) -> Vec<Vec<u8>> {
 
 #[test]
 fn what_was_read_is_found_once_wherever_its_reader_was_killed() {
-    for length in [40, SMALL_MAX, SMALL_MAX + 1, LARGE, efc_buffer::LARGE] {
+    for length in [40, SMALL_MAX, SMALL_MAX + 1, LARGE, MESSAGE_MAX] {
         let expected = [message(77, length)];
         type Step = fn(&Arc<Requests>, &[u8]);
         let steps: [(&str, Step, bool); 6] = [
@@ -236,14 +236,14 @@ fn areas_that_are_not_needed_give_their_memory_back() {
     requests.take_over();
     let blocks = || rustix::fs::fstat(&memfd).unwrap().st_blocks as usize * 512;
     let many: Vec<Kept> = (1..=20).map(|number| keep(&requests, &message(number * 2, LARGE))).collect();
-    assert!(blocks() >= 20 * efc_buffer::LARGE);
+    assert!(blocks() >= 20 * MESSAGE_MAX);
     many.iter().for_each(|kept| requests.end(kept.record));
     drop(many);
     requests.trim();
-    assert!(blocks() >= 20 * efc_buffer::LARGE, "they were needed just now");
+    assert!(blocks() >= 20 * MESSAGE_MAX, "they were needed just now");
     std::thread::sleep(IDLE_TIME_MAX);
     requests.trim();
-    assert!(blocks() < (KEPT_AREAS + 1) * efc_buffer::LARGE, "{} bytes stay", blocks());
+    assert!(blocks() < (KEPT_AREAS + 1) * MESSAGE_MAX, "{} bytes stay", blocks());
     let again: Vec<Kept> = (1..=20).map(|number| keep(&requests, &message(number * 2, LARGE))).collect();
     assert!(again.iter().zip(1..).all(|(kept, number)| kept[..] == message(number * 2, LARGE)));
 }

@@ -8,7 +8,7 @@
 //! before anybody looks at it; nobody sees the range as words, or stores anything there, while the span lives. And the end of
 //! the mapping can be set apart for *areas* ([`Mapping::set_apart`]): memory that the kernel reads requests into. An
 //! area is seen as plain bytes, by one owner in this process at a time, and words of it are not to be had. It is resident,
-//! for a page fault there would be one inside read(2) (`efc_buffer`).
+//! for a page fault there would be one inside read(2), in which a SIGKILL costs the request.
 
 use std::collections::HashSet;
 use std::io;

@@ -37,7 +37,8 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Tops that are swept at a time: they cannot be had meanwhile.
 const SWEPT_MAX: u32 = 64;
 
-const _: () = assert!(PAGE << ORDER_MAX == efc_buffer::PAYLOAD_MAX);
+/// Bytes of the largest block: as much as one write may have.
+pub const BLOCK_MAX: usize = PAGE << ORDER_MAX;
 
 /// The order of the smallest block that holds `length` bytes.
 pub fn order_of(length: usize) -> u8 {
