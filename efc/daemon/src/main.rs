@@ -235,7 +235,7 @@ fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
     match State::open(memfd) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => unusable(error.to_string()),
         // The first daemon of a session is the only one that agrees with the kernel on anything, or its mount fails.
-        Ok(state) if state.generation() > 1 && !state.is_resumed() => {
+        Ok(state) if state.daemon_number() > 1 && !state.is_resumed() => {
             unusable("the saved state has lost what was agreed with the kernel".to_owned())
         }
         opened => opened,

@@ -126,7 +126,7 @@ impl Session {
             }
             return Ok(());
         }
-        if state.generation() > 1 && self.shared.config.features.may_resend() {
+        if state.daemon_number() > 1 && self.shared.config.features.may_resend() {
             // A predecessor may have read INIT and died before it saved anything. Fails before mount(2), and on old kernels.
             let _ = self.shared.redeliver();
         }
@@ -303,7 +303,7 @@ impl Shared {
                     self.refuse(&malformed);
                 }
                 // What has no answer is not executed again: a FORGET lost leaves a count too high, a second one a count too low.
-                return requests.end(kept.record);
+                return requests.end(kept.slot);
             }
         };
         request.resent = true;
@@ -311,7 +311,7 @@ impl Shared {
             *data = payload_of(&kept, payload);
         }
         let unique = request.unique;
-        self.dispatch(request, Some(kept.record), filesystem);
+        self.dispatch(request, Some(kept.slot), filesystem);
         // If its caller was interrupted, nobody would say so again.
         filesystem.interrupt(unique);
     }
@@ -387,11 +387,11 @@ impl Shared {
         length: usize,
         filesystem: &dyn Filesystem,
     ) -> bool {
-        let Some((data, record)) = inbox.keep(length, payload) else { return false };
+        let Some((data, slot)) = inbox.keep(length, payload) else { return false };
         if let Operation::Write { data: place, .. } = &mut request.operation {
             *place = data;
         }
-        self.dispatch(request, record, filesystem);
+        self.dispatch(request, slot, filesystem);
         true
     }
 
@@ -402,12 +402,12 @@ impl Shared {
         }
     }
 
-    fn dispatch(&self, request: Request, record: Option<u32>, filesystem: &dyn Filesystem) {
+    fn dispatch(&self, request: Request, slot: Option<u32>, filesystem: &dyn Filesystem) {
         let gives_back = matches!(request.operation, Operation::Release { .. } | Operation::Releasedir { .. });
         if !request.resent {
             self.channel.fresh_seen.store(true, Ordering::Relaxed);
         }
-        let coming = Coming { name: request.name, resent: request.resent, record, gives_back };
+        let coming = Coming { name: request.name, resent: request.resent, slot, gives_back };
         let Some(reply) = self.channel.arrive(coming) else { return };
         if self.config.read_only && request.operation.modifies() {
             return reply.error(Errno(libc::EROFS));
@@ -454,7 +454,7 @@ impl Inbox {
         }
     }
 
-    /// Keeps a request of this length until it is answered: its payload, and its record in the saved state if it has one. `None`:
+    /// Keeps a request of this length until it is answered: its payload, and its slot in the saved state if it has one. `None`:
     /// another daemon has taken it.
     fn keep(&mut self, length: usize, payload: Range<usize>) -> Option<(Bytes, Option<u32>)> {
         match self {
@@ -468,7 +468,7 @@ impl Inbox {
                     return None;
                 };
                 *inbox = rest;
-                Some((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.record)))
+                Some((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.slot)))
             }
         }
     }

@@ -17,13 +17,13 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::layout::{Header, Place};
+use super::layout::Header;
 use super::mapping::{Mapping, Span, WORD};
+use super::region::Place;
+use super::regions::{ARENA, PAGE, PAYLOAD_MAX};
 
-/// Size of the smallest block, in bytes.
-pub const PAGE: usize = 4096;
-/// Words of a page.
-pub const PAGE_WORDS: usize = PAGE / WORD;
+/// Words of a page, the smallest block.
+const PAGE_WORDS: usize = PAGE / WORD;
 /// A block of order n has 2^n pages; this is the largest.
 pub const ORDER_MAX: u8 = 8;
 /// Pages of a top.
@@ -37,8 +37,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(1);
 /// Tops that are swept at a time: they cannot be had meanwhile.
 const SWEPT_MAX: u32 = 64;
 
-/// Bytes of the largest block: as much as one write may have.
-pub const BLOCK_MAX: usize = PAGE << ORDER_MAX;
+const _: () = assert!(PAGE << ORDER_MAX == PAYLOAD_MAX && ARENA.words == PAGE_WORDS);
 
 /// The order of the smallest block that holds `length` bytes.
 pub fn order_of(length: usize) -> u8 {
@@ -121,8 +120,8 @@ struct Space {
 /// Blocks of a mapping.
 pub struct Arena {
     header: Header,
-    /// Of the daemon that this is for.
-    generation: u64,
+    /// The number of the daemon that this is for.
+    daemon: u64,
     mapping: Arc<Mapping>,
     /// Word of page 0.
     base: usize,
@@ -141,9 +140,9 @@ impl Arena {
     /// The pages of `place`, all free. For the daemon that opens the state next.
     pub fn new(header: &Header, place: &Place) -> Arc<Arena> {
         let space = Space { buddies: Buddies::new(place.capacity), unused: 0, is_unswept: false, is_trimming: false };
-        let (header, generation) = (header.clone(), header.generation() + 1);
+        let (header, daemon) = (header.clone(), header.last_daemon() + 1);
         let (mapping, base) = (header.mapping(), place.base);
-        Arc::new(Arena { header, generation, mapping, base, space: Mutex::new(space) })
+        Arc::new(Arena { header, daemon, mapping, base, space: Mutex::new(space) })
     }
 
     fn space(&self) -> MutexGuard<'_, Space> {
@@ -270,7 +269,7 @@ impl Arena {
     }
 
     fn is_superseded(&self) -> bool {
-        self.header.generation() != self.generation
+        self.header.last_daemon() != self.daemon
     }
 
     /// Of adjacent tops that nobody can find.

@@ -8,9 +8,9 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard};
 
-use super::record::{Format, Id, Region};
-
-pub const FORMAT: Format = Format { tag: 12, version: 1, words: 8, mutable: 1, reserved: 0, chunk: 64 };
+use super::record::Id;
+use super::region::Region;
+use super::regions::FAILURES;
 
 // The mutable word.
 const NUMBER: usize = 0;
@@ -18,7 +18,7 @@ const NUMBER: usize = 0;
 const KIND: usize = 0;
 const NAME: usize = 1;
 
-const _: () = assert!(FORMAT.sealed() > NAME);
+const _: () = assert!(FAILURES.sealed() > NAME);
 
 const FILE: u64 = 1;
 const OPEN: u64 = 2;

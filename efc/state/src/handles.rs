@@ -5,10 +5,30 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::record::{Format, Id, Record, Region};
-use super::{GROUPS_MAX, OpenHandle};
+use super::record::{Id, Record};
+use super::region::Region;
+use super::regions::{GROUPS_MAX, HANDLES};
 
-pub const FORMAT: Format = Format { tag: 2, version: 1, words: 16, mutable: 1, reserved: 0, chunk: 512 };
+/// An open file or directory, with the credential captured at open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenHandle {
+    /// The id of what is open.
+    pub node: u64,
+    /// of open(2)
+    pub flags: u32,
+    /// User id of the opener.
+    pub uid: u32,
+    /// Group id of the opener.
+    pub gid: u32,
+    /// Supplementary groups of the opener, at most [`GROUPS_MAX`].
+    pub groups: Vec<u32>,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// What the server's directory cookies belong to.
+    pub cookie_verifier: [u8; 8],
+    /// The request that opened it.
+    pub unique: u64,
+}
 
 // The mutable word: the cookie verifier.
 const VERIFIER: usize = 0;
@@ -22,7 +42,7 @@ const GROUPS: usize = 4;
 /// 0 in what older releases have saved.
 const UNIQUE: usize = GROUPS + GROUPS_MAX / 2;
 
-const _: () = assert!(FORMAT.sealed() > UNIQUE);
+const _: () = assert!(HANDLES.sealed() > UNIQUE);
 
 pub struct Handles {
     region: Region,
@@ -52,7 +72,7 @@ impl Handles {
             return Err(rustix::io::Errno::INVAL.into());
         }
         let (id, record) = self.region.take()?;
-        let mut sealed = [0; FORMAT.sealed()];
+        let mut sealed = [0; HANDLES.sealed()];
         sealed[NODE] = handle.node;
         sealed[FLAGS_AND_UID] = u64::from(handle.flags) | u64::from(handle.uid) << 32;
         sealed[GID] = u64::from(handle.gid);

@@ -1,26 +1,25 @@
 //! The journal: what was begun for a request that must not be executed twice, and what was answered.
 //!
 //! An *intent* is published before the call to the NAS leaves: the call's xid, and what has to be known from before to tell
-//! afterwards whether it was executed. What the call made is *noted* where a second call must follow. The *answer* is recorded
+//! afterwards whether it was executed. What the call made is *noted* where a second call must follow. The *answer* is saved
 //! before the kernel is told, and the entry ends when the kernel has taken it. A successor that is delivered the request again
-//! gives the recorded answer; without one, the file system compares; without an intent, nothing has left.
+//! gives the saved answer; without one, the file system compares; without an intent, nothing has left.
 //!
 //! An entry is one record. Its intent is sealed; note and answer are added while it is live, in mutable words, each under a
 //! checksum of its own in a word that is stored last: a torn one counts as absent, which is the state before it.
 //!
 //! A request may never be delivered again: its caller was killed, or the kernel had taken the answer and only the end was not
-//! recorded. Entries of a predecessor that nobody claims are dropped ([`Journal::drop_unclaimed`]).
+//! saved. Entries of a predecessor that nobody claims are dropped ([`Journal::drop_unclaimed`]).
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use super::FILE_HANDLE_MAX;
 use super::mapping::WORD;
-use super::record::{Format, Id, Record, Region, pack, unpack};
-
-pub const FORMAT: Format = Format { tag: 6, version: 1, words: 56, mutable: 29, reserved: 0, chunk: 64 };
+use super::record::{Id, Record, pack, unpack};
+use super::region::Region;
+use super::regions::{FILE_HANDLE_MAX, JOURNAL};
 
 /// Longest answer, in bytes: that of CREATE has 144.
 pub const ANSWER_MAX: usize = 152;
@@ -40,7 +39,7 @@ const PLACE: usize = 2;
 const OBJECT: usize = 3;
 const OTHER: usize = OBJECT + HANDLE_WORDS;
 
-const _: () = assert!(FORMAT.mutable >= ANSWER + ANSWER_WORDS && FORMAT.sealed() >= OTHER + HANDLE_WORDS);
+const _: () = assert!(JOURNAL.mutable >= ANSWER + ANSWER_WORDS && JOURNAL.sealed() >= OTHER + HANDLE_WORDS);
 
 /// In a head: there is one. Below it an errno, above it a length in bytes.
 const PRESENT: u32 = 1 << 15;
@@ -69,6 +68,7 @@ struct Entry {
 
 type Shard = HashMap<u64, Entry>;
 
+/// The journal of this daemon and its predecessors.
 pub struct Journal {
     /// `None`: the state was made by a release without a journal.
     region: Option<Region>,
@@ -107,7 +107,7 @@ impl Journal {
         if intent.object.len() > FILE_HANDLE_MAX || intent.other.len() > FILE_HANDLE_MAX {
             return Err(rustix::io::Errno::INVAL.into());
         }
-        let mut sealed = [0; FORMAT.sealed()];
+        let mut sealed = [0; JOURNAL.sealed()];
         sealed[UNIQUE] = unique;
         let lengths = intent.object.len() as u64 | (intent.other.len() as u64) << 8;
         sealed[XID_AND_LENGTHS] = u64::from(intent.xid) | lengths << 32;
@@ -143,15 +143,15 @@ impl Journal {
         self.with(unique, |id, record| add(id, record, NOTE_HEAD, NOTE..ANSWER_HEAD, 0, handle));
     }
 
-    /// Records the answer to a request that has an intent: an errno or 0, and its content.
-    pub fn record_answer(&self, unique: u64, errno: i32, content: &[u8]) {
-        self.with(unique, |id, record| add(id, record, ANSWER_HEAD, ANSWER..FORMAT.mutable, errno as u32, content));
+    /// Saves the answer to a request that has an intent: an errno or 0, and its content.
+    pub fn save_answer(&self, unique: u64, errno: i32, content: &[u8]) {
+        self.with(unique, |id, record| add(id, record, ANSWER_HEAD, ANSWER..JOURNAL.mutable, errno as u32, content));
     }
 
-    /// The recorded answer, to a request that is delivered again.
+    /// The saved answer, to a request that is delivered again.
     pub fn answer(&self, unique: u64) -> Option<(i32, Vec<u8>)> {
         let (errno, content) =
-            self.with(unique, |id, record| added(id, record, ANSWER_HEAD, ANSWER..FORMAT.mutable))?;
+            self.with(unique, |id, record| added(id, record, ANSWER_HEAD, ANSWER..JOURNAL.mutable))?;
         Some((errno as i32, content))
     }
 
@@ -216,7 +216,7 @@ fn add(
     if bytes.len() > words.len() * WORD || number >= PRESENT {
         return None;
     }
-    let mut packed = [0; FORMAT.mutable];
+    let mut packed = [0; JOURNAL.mutable];
     pack(bytes, &mut packed);
     words.iter().zip(packed).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
     let low = number | PRESENT | (bytes.len() as u32) << 16;

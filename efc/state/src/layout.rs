@@ -6,11 +6,11 @@
 //! | 1 | layout version in the lower half, number of regions in the upper |
 //! | 2 | session id |
 //! | 3 | checksum of words 1 and 2 and of the table but for its last column |
-//! | 4 | generation: daemons that have opened this state |
+//! | 4 | how many daemons have opened this state: the number of the last one |
 //! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
 //! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
 //! | 7 | how many daemons have found that a later one had opened the state ([`SUPERSEDED_OFFSET`]) |
-//! | 8.. | table of regions: tag and words of a record, capacity, first word, slots that have memory (or what else the region keeps there) |
+//! | 8.. | table of regions: tag and words of a slot, capacity, first word, slots that have memory (ARENA: the last daemon that knew of it) |
 //!
 //! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without until the
 //! dataset is mounted anew; its predecessor does not look at it. The areas of requests are the last region.
@@ -24,31 +24,25 @@ use rustix::fs::SealFlags;
 use rustix::rand::GetRandomFlags;
 
 use super::mapping::{Mapping, WORD};
-use super::pair::Pair;
-use super::record::Format;
-use super::{AGREEMENT, BLOB, PORTS, failures, handles, journal, nodes, orphans, pages, payloads, requests};
+use super::region::{Place, Region};
+use super::regions::{Format, PAGE, REGIONS};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
 const VERSION: u64 = 2;
-/// Regions that a state is made with.
-const REGIONS: usize = 13;
 /// Regions that a state of another release may have.
 const REGIONS_MAX: usize = (PAGE / WORD - TABLE) / ROW;
-
-/// Regions start at multiples of this many bytes, which is also the header's size.
-const PAGE: usize = 4096;
 
 const VERSION_AND_COUNT: usize = 1;
 const SESSION: usize = 2;
 const CHECKSUM: usize = 3;
-const GENERATION: usize = 4;
+const DAEMON: usize = 4;
 const BEAT: usize = 5;
 const WITNESS: usize = 6;
 const SUPERSEDED: usize = 7;
 const TABLE: usize = 8;
 const ROW: usize = 4;
 
-const _: () = assert!(REGIONS <= REGIONS_MAX);
+const _: () = assert!(REGIONS.len() <= REGIONS_MAX);
 
 /// Where the keeper finds the number of the last beat: a u64 of this machine at this byte of the memfd.
 pub const BEAT_OFFSET: u64 = (BEAT * WORD) as u64;
@@ -57,81 +51,15 @@ pub const WITNESS_OFFSET: u64 = (WITNESS * WORD) as u64;
 /// Where it finds how many daemons ended as they had a successor: what they had read has to be delivered again.
 pub const SUPERSEDED_OFFSET: u64 = (SUPERSEDED * WORD) as u64;
 
-/// How many records there may be of each kind. Costs address space only.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    pub nodes: u32,
-    pub handles: u32,
-    pub orphans: u32,
-    pub journal: u32,
-    /// Writes that wait for COMMIT.
-    pub payloads: u32,
-    /// Pages for their data.
-    pub payload_pages: u32,
-    /// Files with failures that were not told to all, and opens that were told.
-    pub failures: u32,
-    pub requests: u32,
-    pub areas: u32,
-}
-
-impl Default for Plan {
-    /// 14 GiB if all of it were in use, and 16 GiB for written data: as much as `uncommitted` may be. Writes are
-    /// limited in number too, for a successor looks at each before it serves: 0.3 us.
-    fn default() -> Plan {
-        Plan {
-            nodes: 64 << 20,
-            handles: 4 << 20,
-            orphans: 1 << 20,
-            journal: 1 << 16,
-            payloads: 1 << 17,
-            payload_pages: 4 << 20,
-            failures: 1 << 16,
-            requests: 1 << 16,
-            areas: 1 << 12,
-        }
-    }
-}
-
-impl Plan {
-    fn regions(&self) -> [(Format, u32); REGIONS] {
-        [
-            (nodes::FORMAT, self.nodes),
-            (handles::FORMAT, self.handles),
-            (orphans::FORMAT, self.orphans),
-            (BLOB, Pair::CAPACITY),
-            (AGREEMENT, Pair::CAPACITY),
-            (journal::FORMAT, self.journal),
-            (PORTS, Pair::CAPACITY),
-            (payloads::INDEX, self.payloads),
-            (payloads::ARENA, self.payload_pages),
-            (failures::FORMAT, self.failures),
-            (pages::FORMAT, self.nodes),
-            (requests::FORMAT, self.requests),
-            (requests::AREAS, self.areas),
-        ]
-    }
-
-    /// The table's words but for its last column, and the size of it all in bytes.
-    fn table(&self) -> (Vec<[u64; ROW]>, usize) {
-        let mut end = PAGE;
-        let row = |(format, capacity): (Format, u32)| {
-            let first = end / WORD;
-            end = (end + capacity as usize * format.words * WORD).next_multiple_of(PAGE);
-            [identity(&format), u64::from(capacity), first as u64, 0]
-        };
-        (self.regions().into_iter().map(row).collect(), end)
-    }
-}
-
-fn identity(format: &Format) -> u64 {
-    u64::from(format.tag) | (format.words as u64) << 32
-}
-
-/// Where a region lies.
-pub struct Place {
-    pub base: usize,
-    pub capacity: u32,
-    pub allocated_word: usize,
+/// The table's words but for its last column, and the size of it all in bytes.
+fn table(regions: &[Format]) -> (Vec<[u64; ROW]>, usize) {
+    let mut end = PAGE;
+    let row = |format: &Format| {
+        let first = end / WORD;
+        end = (end + format.capacity as usize * format.words * WORD).next_multiple_of(PAGE);
+        [format.identity(), u64::from(format.capacity), first as u64, 0]
+    };
+    (regions.iter().map(row).collect(), end)
 }
 
 /// The header page of an open state.
@@ -141,11 +69,11 @@ pub struct Header {
 }
 
 impl Header {
-    /// Maps `memfd` and checks it, or formats it as planned if it was never used.
-    pub fn open(memfd: OwnedFd, plan: &Plan) -> io::Result<(Header, Arc<Mapping>)> {
+    /// Maps `memfd` and checks it, or formats it with these regions if it was never used.
+    pub fn open(memfd: OwnedFd, regions: &[Format]) -> io::Result<Header> {
         let mut magic = [0; WORD];
         let length = rustix::io::pread(&memfd, &mut magic, 0)?;
-        let (table, planned) = plan.table();
+        let (table, planned) = table(regions);
         if length == 0 {
             rustix::fs::ftruncate(&memfd, planned as u64)?;
             rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK)?;
@@ -156,12 +84,12 @@ impl Header {
         let header = Header { mapping: Arc::clone(&mapping) };
         match u64::from_ne_bytes(magic) {
             // Nobody can have opened what was not formatted to its end.
-            0 if header.generation() != 0 => return Err(invalid("its beginning is damaged")),
+            0 if header.last_daemon() != 0 => return Err(invalid("its beginning is damaged")),
             0 => header.format(&table)?,
             MAGIC => header.check(size)?,
             _ => return Err(invalid("it has no such beginning")),
         }
-        Ok((header, mapping))
+        Ok(header)
     }
 
     /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written. Regions that
@@ -174,17 +102,7 @@ impl Header {
         let size = usize::try_from(rustix::fs::fstat(&memfd)?.st_size).unwrap_or(0);
         let header = Header { mapping: Arc::new(Mapping::new(memfd, size.max(PAGE))?) };
         header.check(size)?;
-        let later = [
-            journal::FORMAT,
-            payloads::INDEX,
-            payloads::ARENA,
-            failures::FORMAT,
-            pages::FORMAT,
-            requests::FORMAT,
-            requests::AREAS,
-        ];
-        let needed = Plan::default().regions().into_iter().filter(|(format, _)| !later.contains(format));
-        needed.into_iter().try_for_each(|(format, _)| header.region(&format).map(drop))
+        REGIONS.iter().filter(|format| !format.is_optional).try_for_each(|format| header.place(format).map(drop))
     }
 
     /// The whole state.
@@ -205,7 +123,7 @@ impl Header {
         rustix::rand::getrandom(&mut session, GetRandomFlags::empty())?;
         self.set(VERSION_AND_COUNT, VERSION | (table.len() as u64) << 32);
         self.set(SESSION, u64::from_ne_bytes(session));
-        self.set(GENERATION, 0);
+        self.set(DAEMON, 0);
         for (index, value) in table.iter().flatten().enumerate() {
             self.set(TABLE + index, *value);
         }
@@ -242,44 +160,64 @@ impl Header {
         (0..self.regions()).try_for_each(within).ok_or_else(|| invalid("it is shorter than its regions"))
     }
 
-    /// Where the records of this format lie.
-    pub fn region(&self, format: &Format) -> io::Result<Place> {
-        self.region_if_any(format)?.ok_or_else(|| invalid("a region is missing, or of another form"))
+    /// Where the region of this format lies.
+    ///
+    /// # Errors
+    /// InvalidData if the state has no such region.
+    pub fn place(&self, format: &Format) -> io::Result<Place> {
+        self.place_if_any(format)?.ok_or_else(|| {
+            let Format { name, since, .. } = format;
+            invalid(&format!("region {name} of release {since} is missing, or of another form"))
+        })
     }
 
-    /// The same; `None` if the state was made by a release without such records.
-    pub fn region_if_any(&self, format: &Format) -> io::Result<Option<Place>> {
+    /// The same; `None` if the state was made by a release without such a region.
+    pub fn place_if_any(&self, format: &Format) -> io::Result<Option<Place>> {
         let mut rows = (0..self.regions()).map(|row| TABLE + row * ROW);
-        let Some(row) = rows.find(|row| self.word(*row) == identity(format)) else { return Ok(None) };
+        let Some(row) = rows.find(|row| self.word(*row) == format.identity()) else { return Ok(None) };
         Ok(Some(Place {
             base: self.word(row + 2) as usize, // checked to lie within the mapping
             capacity: u32::try_from(self.word(row + 1)).map_err(|_| invalid("a region is too large"))?,
-            allocated_word: row + 3,
+            last_column: row + 3,
         }))
+    }
+
+    /// The region of this format.
+    ///
+    /// # Errors
+    /// InvalidData if the state has none, and those of [`Region::new`].
+    pub fn region(&self, format: &Format) -> io::Result<Region> {
+        Region::new(Arc::clone(&self.mapping), *format, self.place(format)?)
+    }
+
+    /// The same; `None` if the state was made by a release without such a region.
+    pub fn region_if_any(&self, format: &Format) -> io::Result<Option<Region>> {
+        let place = self.place_if_any(format)?;
+        place.map(|place| Region::new(Arc::clone(&self.mapping), *format, place)).transpose()
     }
 
     /// The last column of a region's row.
     pub fn last_column(&self, place: &Place) -> u64 {
-        self.word(place.allocated_word)
+        self.word(place.last_column)
     }
 
-    /// Sets it, for a region that does not count its slots there.
+    /// Sets the last column of the row of a region that does not count its slots there.
     pub fn set_last_column(&self, place: &Place, value: u64) {
-        self.set(place.allocated_word, value);
+        self.set(place.last_column, value);
     }
 
     /// Makes it look as if another release had made the region of `format`.
     #[cfg(test)]
     pub fn retag_for_test(&self, format: Format, tag: u8) {
         let mut rows = (0..self.regions()).map(|row| TABLE + row * ROW);
-        let row = rows.find(|row| self.word(*row) == identity(&format)).expect("such a region");
-        self.set(row, identity(&Format { tag, ..format }));
+        let row = rows.find(|row| self.word(*row) == format.identity()).expect("such a region");
+        self.set(row, Format { tag, ..format }.identity());
         self.set(CHECKSUM, self.checksum());
     }
 
     /// Counts the daemon that opens the state, and tells its number.
-    pub fn begin_generation(&self) -> u64 {
-        self.mapping.words(GENERATION, 1)[0].fetch_add(1, Ordering::AcqRel) + 1
+    pub fn count_daemon(&self) -> u64 {
+        self.mapping.words(DAEMON, 1)[0].fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// Notes a regular file that the kernel knows.
@@ -301,9 +239,9 @@ impl Header {
         self.mapping.words(SUPERSEDED, 1)[0].fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Of the daemon that opened the state last.
-    pub fn generation(&self) -> u64 {
-        self.word(GENERATION)
+    /// The number of the daemon that opened the state last; 0 if none has.
+    pub fn last_daemon(&self) -> u64 {
+        self.word(DAEMON)
     }
 
     pub fn session_id(&self) -> u64 {

@@ -24,13 +24,23 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::gate::Gate;
 use super::mapping::WORD;
-use super::record::{Format, Id, Record, Region, pack, unpack};
-use super::{FILE_HANDLE_MAX, Node};
+use super::record::{Id, Record, pack, unpack};
+use super::region::Region;
+use super::regions::{FILE_HANDLE_MAX, NODES};
+
+/// What a node id stands for. Immutable while the node is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// The server's name of the file, at most [`FILE_HANDLE_MAX`] bytes.
+    pub handle: Vec<u8>,
+    /// Its inode number.
+    pub fileid: u64,
+    /// `S_IFMT` bits
+    pub kind: u32,
+}
 
 /// The root, which the kernel knows as node 1 without ever looking it up.
 pub const ROOT: Id = Id { generation: 0, slot: 1 };
-
-pub const FORMAT: Format = Format { tag: 1, version: 1, words: 16, mutable: 4, reserved: 2, chunk: 1024 };
 
 // Mutable words.
 const LOOKUPS: usize = 0;
@@ -47,7 +57,7 @@ const KIND_AND_LENGTH: usize = 1;
 const HANDLE: usize = 2;
 const HANDLE_WORDS: usize = FILE_HANDLE_MAX / WORD;
 
-const _: () = assert!(FORMAT.sealed() >= HANDLE + HANDLE_WORDS);
+const _: () = assert!(NODES.sealed() >= HANDLE + HANDLE_WORDS);
 
 const SHARDS: usize = 64;
 /// A shard with room for this many times its entries gives memory back, unless it is small.
@@ -191,7 +201,7 @@ impl Nodes {
     }
 
     fn publish(&self, shard: &mut Shard, id: Id, record: &Record<'_>, node: &Node, key: &Key) {
-        let mut sealed = [0; FORMAT.sealed()];
+        let mut sealed = [0; NODES.sealed()];
         sealed[FILEID] = node.fileid;
         sealed[KIND_AND_LENGTH] = u64::from(node.kind) | key.length << 32;
         sealed[HANDLE..HANDLE + HANDLE_WORDS].copy_from_slice(&key.words);

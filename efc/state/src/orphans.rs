@@ -4,10 +4,12 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::mapping::WORD;
-use super::record::{Format, Id, Region, pack, unpack};
-use super::{FILE_HANDLE_MAX, Orphan};
+use super::record::{Id, pack, unpack};
+use super::region::Region;
+use super::regions::{FILE_HANDLE_MAX, ORPHANS};
 
-pub const FORMAT: Format = Format { tag: 3, version: 1, words: 64, mutable: 0, reserved: 0, chunk: 128 };
+/// Record, directory handle, name, file handle.
+pub type Orphan = (u64, Vec<u8>, Vec<u8>, Vec<u8>);
 
 /// Longest name, in bytes.
 const NAME_MAX: usize = 255;
@@ -19,7 +21,7 @@ const DIRECTORY: usize = 1;
 const FILE: usize = DIRECTORY + FILE_HANDLE_MAX / WORD;
 const NAME: usize = FILE + FILE_HANDLE_MAX / WORD;
 
-const _: () = assert!(FORMAT.sealed() >= NAME + NAME_MAX.div_ceil(WORD));
+const _: () = assert!(ORPHANS.sealed() >= NAME + NAME_MAX.div_ceil(WORD));
 
 pub struct Orphans {
     region: Region,
@@ -38,7 +40,7 @@ impl Orphans {
             return Err(rustix::io::Errno::INVAL.into());
         }
         let (id, record) = self.region.take()?;
-        let mut sealed = [0; FORMAT.sealed()];
+        let mut sealed = [0; ORPHANS.sealed()];
         sealed[LENGTHS] = dir.len() as u64 | (name.len() as u64) << 16 | (file.len() as u64) << 32;
         pack(dir, &mut sealed[DIRECTORY..FILE]);
         pack(file, &mut sealed[FILE..NAME]);

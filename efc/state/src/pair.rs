@@ -8,7 +8,9 @@ use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::record::{Id, Record, Region};
+use super::record::{Id, Record};
+use super::region::Region;
+use super::regions::PAIR;
 
 pub struct Pair {
     region: Region,
@@ -16,9 +18,6 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// How many records it takes.
-    pub const CAPACITY: u32 = 2;
-
     /// Finds the value in `region`; also says how many records are damaged.
     pub fn open(region: Region) -> io::Result<(Pair, u64)> {
         let (pair, live, damaged) = Pair::find(region)?;
@@ -39,7 +38,7 @@ impl Pair {
 
     /// The pair, what is live besides its value, and how many records are damaged.
     fn find(region: Region) -> io::Result<(Pair, Vec<Id>, u64)> {
-        region.provide(Pair::CAPACITY - 1)?;
+        region.provide(PAIR - 1)?;
         let mut live = Vec::new();
         let damaged = region.scan(|id, _| {
             live.push(id);
@@ -98,7 +97,7 @@ impl Pair {
 /// The use that follows: of the other record, and later than all before.
 fn after(current: Option<Id>) -> Id {
     match current {
-        Some(id) => Id { generation: id.generation + 1, slot: (id.slot + 1) % Pair::CAPACITY },
+        Some(id) => Id { generation: id.generation + 1, slot: (id.slot + 1) % PAIR },
         None => Id { generation: 1, slot: 0 },
     }
 }

@@ -1,17 +1,23 @@
 //! Tests of what is kept of written data: blocks against a map of pages, records against a list, and everything torn.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::arena::{Arena, Buddies, ORDER_MAX, PAGE, TOP, order_of};
-use super::tests::{damage, memfd, node};
+use super::arena::{Arena, Buddies, ORDER_MAX, TOP, order_of};
+use super::layout::Header;
+use super::regions::{ARENA, Format, PAGE, REGIONS, WRITES};
+use super::tests::{damage, memfd, node, planned};
 use super::*;
 
 /// Room for 64 MiB. Only the first for a memfd has a say.
 fn open(memfd: &OwnedFd) -> io::Result<State> {
-    State::open_planned(memfd.try_clone().unwrap(), &Plan { payload_pages: 64 * TOP, ..Plan::default() })
+    State::open_with(memfd.try_clone().unwrap(), &planned(&[(ARENA, 64 * TOP)]))
 }
 
 /// A seed replays it.
@@ -60,8 +66,8 @@ fn arena(state: &State) -> &Arc<Arena> {
 }
 
 fn place_of(memfd: &OwnedFd, format: &Format) -> usize {
-    let (header, _) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
-    header.region(format).unwrap().base * mapping::WORD
+    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    header.place(format).unwrap().base * mapping::WORD
 }
 
 #[test]
@@ -184,9 +190,9 @@ fn a_torn_record_counts_as_none_and_distrusts_nobody_else() {
     let earlier = save(&state, ids[0], 3, b"in the slot before");
     let used = save(&state, ids[1], 3, b"a slot that was used before");
     state.remove_write(used.0);
-    let place = (place_of(&memfd, &payloads::INDEX) + payloads::INDEX.words * mapping::WORD) as u64;
+    let place = (place_of(&memfd, &WRITES) + WRITES.words * mapping::WORD) as u64;
     let words = || {
-        let mut words = vec![0; payloads::INDEX.words * mapping::WORD];
+        let mut words = vec![0; WRITES.words * mapping::WORD];
         rustix::io::pread(&memfd, &mut words, place).unwrap();
         words
     };
@@ -195,7 +201,7 @@ fn a_torn_record_counts_as_none_and_distrusts_nobody_else() {
     let after = words();
     drop(state);
     let changed: Vec<usize> =
-        (0..payloads::INDEX.words).filter(|word| before[word * 8..][..8] != after[word * 8..][..8]).collect();
+        (0..WRITES.words).filter(|word| before[word * 8..][..8] != after[word * 8..][..8]).collect();
     assert!(changed.len() > 10, "{} words", changed.len());
     for index in 0..changed.len() {
         for old in [&changed[index..], &changed[index..=index], &changed[..=index]] {
@@ -231,13 +237,13 @@ fn every_damaged_byte_of_a_record_is_noticed_and_said_once() {
     let memfd = memfd();
     let mut state = open(&memfd).unwrap();
     let id = state.lookup_node(&node(1)).unwrap();
-    let place = place_of(&memfd, &payloads::INDEX);
-    for byte in 0..payloads::INDEX.words * mapping::WORD {
+    let place = place_of(&memfd, &WRITES);
+    for byte in 0..WRITES.words * mapping::WORD {
         let (record, write) = save(&state, id, 5, b"data");
         state.set_uncommitted(id, Some([7; 8]));
         let slot = record::Id::from(record).slot as usize;
         drop(state);
-        damage(&memfd, place + slot * payloads::INDEX.words * mapping::WORD + byte);
+        damage(&memfd, place + slot * WRITES.words * mapping::WORD + byte);
         let (second, found) = saved(&memfd);
         let is_copy = (16..24).contains(&byte);
         assert_eq!(found.len(), usize::from(is_copy), "byte {byte}");
@@ -262,7 +268,7 @@ fn a_damaged_payload_shows() {
     let (_, small) = save(&state, 1, 0, &bytes(1, 100));
     let (_, large) = save(&state, 2, 0, &bytes(2, 1 << 20));
     drop((state, small, large));
-    let arena = place_of(&memfd, &payloads::ARENA);
+    let arena = place_of(&memfd, &ARENA);
     damage(&memfd, arena + 99);
     let whole = |saved: &SavedWrite| payload_checksum(&saved.1.data) == saved.1.checksum;
     let (_, found) = saved(&memfd);
@@ -278,9 +284,7 @@ fn records_that_share_a_page_cost_the_later() {
     state.set_uncommitted(id, Some([7; 8]));
     // A record that says that its block is the other's, and is whole.
     let region = |state: &State, slot: u64| {
-        let (header, mapping) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
-        let place = header.region(&payloads::INDEX).unwrap();
-        let region = Region::new(mapping, payloads::INDEX, place.base, place.capacity, place.allocated_word).unwrap();
+        let region = state.header.region(&WRITES).unwrap();
         let record = region.record(slot as u32).unwrap();
         let generation = record.generation();
         let mut sealed: Vec<u64> = record.sealed().iter().map(|word| word.load(Ordering::Relaxed)).collect();
@@ -305,13 +309,13 @@ fn what_was_kept_before_another_release_served_is_dropped_and_distrusted() {
     [id, other].iter().for_each(|id| state.set_uncommitted(*id, Some([7; 8])));
     drop(state);
     // A release that does not know the regions.
-    let (header, _) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
-    header.retag_for_test(payloads::ARENA, 200);
+    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    header.retag_for_test(ARENA, 200);
     let unaware = open(&memfd).unwrap();
     assert!(!unaware.keeps_payloads() && unaware.keep(b"data").is_err());
     assert_eq!(unaware.unkept(id), Some([7; 8]), "any mark has this meaning to it");
     drop(unaware);
-    header.retag_for_test(Format { tag: 200, ..payloads::ARENA }, payloads::ARENA.tag);
+    header.retag_for_test(Format { tag: 200, ..ARENA }, ARENA.tag);
     let (back, found) = saved(&memfd);
     assert_eq!((found.len(), back.damaged_records()), (0, 0));
     assert_eq!((back.unkept(id), back.unkept(other)), (Some([7; 8]), None));
@@ -324,9 +328,7 @@ fn what_was_kept_before_another_release_served_is_dropped_and_distrusted() {
 
 #[test]
 fn too_much_is_an_error_until_something_leaves() {
-    let plan =
-        Plan { nodes: 10, handles: 3, orphans: 1, journal: 4, payloads: 3, payload_pages: 2 * TOP, ..Plan::default() };
-    let state = State::open_planned(memfd(), &plan).unwrap();
+    let state = State::open_with(memfd(), &planned(&[(WRITES, 3), (ARENA, 2 * TOP)])).unwrap();
     let errno = |result: io::Result<Kept>| result.err().and_then(|error| error.raw_os_error());
     assert_eq!(errno(state.keep(&vec![0; (1 << 20) + 1])), Some(libc::EINVAL));
     let small = state.keep(b"small").unwrap();

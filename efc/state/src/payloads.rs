@@ -14,7 +14,7 @@
 //! lost unless the server's verifier proves that nothing is.
 //!
 //! **Other releases.** A daemon that knows nothing of this may have served in between, and committed or covered what the records
-//! say. So each daemon that does know leaves its generation beside the arena. If that of the immediate predecessor is missing, the
+//! say. So each daemon that does know leaves its number beside the arena. If that of the immediate predecessor is missing, the
 //! records are dropped, and their nodes distrusted.
 
 use std::collections::HashMap;
@@ -25,13 +25,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::GROUPS_MAX;
-use super::arena::{Arena, Block, PAGE, PAGE_WORDS, order_of};
-use super::record::{Format, Found, Id, Record, Region};
-
-pub const INDEX: Format = Format { tag: 10, version: 1, words: 20, mutable: 1, reserved: 0, chunk: 128 };
-/// Not records: pages, and in the last column of their row the generation of the last daemon that knew of them.
-pub const ARENA: Format = Format { tag: 11, version: 1, words: PAGE_WORDS, mutable: 0, reserved: 0, chunk: 1 };
+use super::arena::{Arena, Block, order_of};
+use super::layout::Header;
+use super::record::{Found, Id, Record};
+use super::region::Region;
+use super::regions::{ARENA, GROUPS_MAX, PAGE, WRITES};
 
 // The mutable word: the node once more.
 const NODE_COPY: usize = 0;
@@ -49,14 +47,14 @@ const CHECKSUM_AND_COUNT: usize = 7;
 /// Two to a word.
 const GROUPS: usize = 8;
 
-const _: () = assert!(INDEX.sealed() >= GROUPS + GROUPS_MAX / 2);
+const _: () = assert!(WRITES.sealed() >= GROUPS + GROUPS_MAX / 2);
 
 /// Memory that a payload of `length` bytes takes.
 pub fn payload_cost(length: usize) -> u64 {
     (PAGE as u64) << order_of(length)
 }
 
-/// Of a payload.
+/// The checksum of a payload, as it is saved.
 pub fn payload_checksum(payload: &[u8]) -> u32 {
     crc32c::crc32c(payload)
 }
@@ -94,11 +92,11 @@ pub struct UncommittedWrite {
     pub checksum: u32,
     /// The server's.
     pub verifier: [u8; 8],
-    /// By whose rights it was written.
+    /// User id of the writer, by whose rights it was written.
     pub uid: u32,
-    /// Likewise.
+    /// Group id of the writer.
     pub gid: u32,
-    /// Likewise; at most [`GROUPS_MAX`].
+    /// Supplementary groups of the writer, at most [`GROUPS_MAX`].
     pub groups: Vec<u32>,
 }
 
@@ -112,9 +110,22 @@ pub struct Payloads {
 }
 
 impl Payloads {
-    /// Finds what a predecessor left, in order of writing; also says how many records are damaged. If not the immediate
-    /// predecessor has left it, it is dropped. `distrust` is told the nodes whose data cannot be sent again.
-    pub fn open(
+    /// Finds what a predecessor left, in order of writing, for the daemon that opens the state next; also says how many records are
+    /// damaged. `None` if the state has no place for it. If not the immediate predecessor has left it, it is dropped. `distrust` is
+    /// told the nodes whose data cannot be sent again.
+    pub fn open(header: &Header, distrust: impl Fn(u64)) -> io::Result<Option<(Payloads, Vec<SavedWrite>, u64)>> {
+        let places = (header.region_if_any(&WRITES)?, header.place_if_any(&ARENA)?);
+        let (Some(index), Some(place), false) = (places.0, places.1, cfg!(feature = "no-payloads")) else {
+            return Ok(None);
+        };
+        let is_of_predecessor = header.last_column(&place) == header.last_daemon();
+        let found = Payloads::find(index, Arena::new(header, &place), is_of_predecessor, distrust);
+        // Before the next daemon is counted, or a SIGKILL in between would cost what is kept.
+        header.set_last_column(&place, header.last_daemon() + 1);
+        Ok(Some(found))
+    }
+
+    fn find(
         index: Region,
         arena: Arc<Arena>,
         is_of_predecessor: bool,
@@ -171,7 +182,7 @@ impl Payloads {
         if !is_part || write.groups.len() > GROUPS_MAX {
             return Err(rustix::io::Errno::INVAL.into());
         }
-        let mut sealed = [0; INDEX.sealed()];
+        let mut sealed = [0; WRITES.sealed()];
         sealed[NODE] = write.node;
         sealed[OFFSET] = write.offset;
         sealed[SEQUENCE] = self.sequence.fetch_add(1, Ordering::Relaxed);

@@ -14,50 +14,24 @@
 //!
 //! A damaged record (its state word or checksum is wrong when the state is opened) costs what it described, and its slot.
 
-use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use super::mapping::{Mapping, WORD};
+use super::mapping::WORD;
+use super::regions::{Format, HEAD};
 
 const LIVE: u32 = u32::from_be_bytes(*b"LIVE");
 const FREED: u32 = u32::from_be_bytes(*b"FREE");
-/// Words in front of the mutable ones.
-const HEAD: usize = 2;
 
-/// What is the same for all records of a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Format {
-    /// Names the kind of record.
-    pub tag: u8,
-    /// Of the sealed words' layout.
-    pub version: u8,
-    /// Size of a record.
-    pub words: usize,
-    /// How many of them are mutable.
-    pub mutable: usize,
-    /// Slots that are not handed out.
-    pub reserved: u32,
-    /// Slots that get memory at a time.
-    pub chunk: u32,
+/// What names the form of a record, above its checksum.
+fn identity(format: &Format) -> u64 {
+    u64::from(format.tag) << 32 | u64::from(format.version) << 40
 }
 
-impl Format {
-    const fn identity(&self) -> u64 {
-        (self.tag as u64) << 32 | (self.version as u64) << 40
-    }
-
-    /// How many words of content a record has.
-    pub const fn sealed(&self) -> usize {
-        self.words - HEAD - self.mutable
-    }
-}
-
-fn state_word(generation: u32, state: u32) -> u64 {
+pub fn state_word(generation: u32, state: u32) -> u64 {
     u64::from(generation) << 32 | u64::from(state)
 }
 
-fn split(word: u64) -> (u32, u32) {
+pub fn split(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
@@ -100,6 +74,11 @@ pub enum Found {
 }
 
 impl<'a> Record<'a> {
+    /// The record in a slot of a region.
+    pub fn new(format: &'a Format, words: &'a [AtomicU64], slot: u32) -> Record<'a> {
+        Record { format, words, slot }
+    }
+
     /// The generation of its present or last use.
     pub fn generation(&self) -> u32 {
         split(self.words[0].load(Ordering::Acquire)).0
@@ -142,7 +121,7 @@ impl<'a> Record<'a> {
         fill(self.mutable(), mutable);
         fill(self.sealed(), sealed);
         let checksum = u64::from(self.checksum(generation));
-        self.words[1].store(checksum | self.format.identity(), Ordering::Relaxed);
+        self.words[1].store(checksum | identity(self.format), Ordering::Relaxed);
         self.words[0].store(state_word(generation, LIVE), Ordering::Release);
     }
 
@@ -156,7 +135,7 @@ impl<'a> Record<'a> {
         const BLOCK: usize = 16;
         let mut bytes = [0; BLOCK * WORD];
         bytes[..8].copy_from_slice(&u64::from(Id { generation, slot: self.slot }).to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.format.identity().to_le_bytes());
+        bytes[8..16].copy_from_slice(&identity(self.format).to_le_bytes());
         let mut length = 16;
         let mut checksum = 0;
         for word in self.sealed() {
@@ -182,7 +161,7 @@ impl<'a> Record<'a> {
     }
 
     fn is_whole(&self, generation: u32) -> bool {
-        let expected = u64::from(self.checksum(generation)) | self.format.identity();
+        let expected = u64::from(self.checksum(generation)) | identity(self.format);
         self.words[1].load(Ordering::Relaxed) == expected
     }
 }
@@ -190,172 +169,6 @@ impl<'a> Record<'a> {
 fn fill(words: &[AtomicU64], values: &[u64]) {
     for (index, word) in words.iter().enumerate() {
         word.store(values.get(index).copied().unwrap_or(0), Ordering::Relaxed);
-    }
-}
-
-/// Equally large records, with memory for as many as were ever in use at once.
-pub struct Region {
-    mapping: Arc<Mapping>,
-    format: Format,
-    /// Word of slot 0.
-    base: usize,
-    /// Word that says, for a successor, how many slots have memory; the inverse of that in the upper half.
-    allocated_word: usize,
-    capacity: u32,
-    allocated: AtomicU32,
-    free: Mutex<FreeSlots>,
-}
-
-#[derive(Default)]
-struct FreeSlots {
-    /// Used before.
-    returned: Vec<u32>,
-    /// No slot from here on was ever used.
-    fresh: u32,
-}
-
-impl Region {
-    /// A region whose slots start at word `base`. Read it with [`Region::scan`] before use.
-    pub fn new(
-        mapping: Arc<Mapping>,
-        format: Format,
-        base: usize,
-        capacity: u32,
-        allocated_word: usize,
-    ) -> io::Result<Region> {
-        let word = mapping.words(allocated_word, 1)[0].load(Ordering::Acquire);
-        let (inverse, counted) = split(word);
-        let region = Region {
-            mapping,
-            format,
-            base,
-            allocated_word,
-            capacity,
-            allocated: AtomicU32::new(0),
-            free: Mutex::new(FreeSlots { returned: Vec::new(), fresh: format.reserved }),
-        };
-        // A wrong number would hide what is there, or make a scan touch gigabytes of holes.
-        if word != 0 && inverse == !counted && counted <= capacity {
-            region.allocated.store(counted, Ordering::Relaxed);
-        } else {
-            region.count_anew(word)?;
-        }
-        Ok(region)
-    }
-
-    /// Finds how many slots have memory from what was written to it, instead of from a word that is damaged, or 0.
-    fn count_anew(&self, damaged: u64) -> io::Result<()> {
-        let written = self.mapping.written(self.base, self.capacity as usize * self.format.words)?;
-        let Some(last) = written.div_ceil(self.format.words).checked_sub(1) else { return Ok(()) };
-        log::error!("the number of slots of region {} is damaged ({damaged:#x}), and found anew", self.format.tag);
-        self.provide((last as u32).min(self.capacity - 1))
-    }
-
-    /// Examines all slots: hands the live ones to `live`, finds the free ones, and returns how many are damaged.
-    ///
-    /// Live records may be unpublished meanwhile, but no slot may be taken. `live` says whether it has found its record still
-    /// live: one that it has is given back by whoever unpublishes it later, one that it has not is free.
-    pub fn scan(&self, mut live: impl FnMut(Id, Record<'_>) -> bool) -> u64 {
-        let (mut damaged, mut unused, mut returned) = (0, Vec::new(), Vec::new());
-        let mut fresh = self.format.reserved;
-        for slot in 0..self.allocated() {
-            let record = self.slot(slot);
-            let is_free = match record.examine() {
-                Found::Unused => {
-                    if slot >= self.format.reserved {
-                        unused.push(slot);
-                    }
-                    continue;
-                }
-                Found::Live(generation) => !live(Id { generation, slot }, record),
-                Found::Freed => true,
-                Found::Damaged => {
-                    damaged += 1;
-                    false
-                }
-            };
-            fresh = slot + 1;
-            if is_free && slot >= self.format.reserved && record.generation() < u32::MAX {
-                returned.push(slot);
-            }
-        }
-        let mut free = self.free();
-        free.fresh = free.fresh.max(fresh);
-        free.returned.extend(returned);
-        free.returned.extend(unused.into_iter().filter(|slot| *slot < fresh));
-        damaged
-    }
-
-    fn free(&self) -> MutexGuard<'_, FreeSlots> {
-        self.free.lock().expect("free slots lock")
-    }
-
-    /// Slots that there can be.
-    pub fn capacity(&self) -> u32 {
-        self.capacity
-    }
-
-    /// Slots that have memory.
-    pub fn allocated(&self) -> u32 {
-        self.allocated.load(Ordering::Acquire)
-    }
-
-    /// The slot, if it has memory.
-    pub fn record(&self, slot: u32) -> Option<Record<'_>> {
-        (slot < self.allocated()).then(|| self.slot(slot))
-    }
-
-    fn slot(&self, slot: u32) -> Record<'_> {
-        Record { format: &self.format, words: self.words(slot), slot }
-    }
-
-    /// The words of a slot that has memory, for records of another form.
-    pub fn words(&self, slot: u32) -> &[AtomicU64] {
-        self.mapping.words(self.base + slot as usize * self.format.words, self.format.words)
-    }
-
-    /// Takes a free slot, for its next generation.
-    ///
-    /// # Errors
-    /// ENOSPC when all are taken, ENOMEM when there is no memory for more.
-    pub fn take(&self) -> io::Result<(Id, Record<'_>)> {
-        let slot = {
-            let mut free = self.free();
-            match free.returned.pop() {
-                Some(slot) => slot,
-                None => {
-                    self.provide(free.fresh)?;
-                    free.fresh += 1;
-                    free.fresh - 1
-                }
-            }
-        };
-        let record = self.slot(slot);
-        Ok((Id { generation: record.generation() + 1, slot }, record))
-    }
-
-    /// Sees to it that `slot` has memory.
-    pub fn provide(&self, slot: u32) -> io::Result<()> {
-        let allocated = self.allocated();
-        if slot < allocated {
-            return Ok(());
-        }
-        if slot >= self.capacity {
-            return Err(rustix::io::Errno::NOSPC.into());
-        }
-        let target = (slot + 1).next_multiple_of(self.format.chunk).min(self.capacity);
-        let words = self.format.words;
-        self.mapping.allocate(self.base + allocated as usize * words, (target - allocated) as usize * words)?;
-        self.mapping.words(self.allocated_word, 1)[0].store(state_word(!target, target), Ordering::Release);
-        self.allocated.store(target, Ordering::Release);
-        Ok(())
-    }
-
-    /// Makes an unpublished slot available. One whose generations are used up stays out of use.
-    pub fn give_back(&self, slot: u32) {
-        if self.slot(slot).generation() < u32::MAX {
-            self.free().returned.push(slot);
-        }
     }
 }
 

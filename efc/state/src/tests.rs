@@ -1,12 +1,26 @@
 //! Tests of the whole saved state. That a real SIGKILL leaves it whole is tested with real processes, in `tests/mount`.
 
 use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
 
+use super::layout::Header;
+use super::pair::Pair;
+use super::regions::{AGREEMENT, BLOB, FAILURES, Format, HANDLES, JOURNAL, NODES, ORPHANS, PAGES, REGIONS};
 use super::*;
+
+/// The table of regions with other capacities.
+pub fn planned(capacities: &[(Format, u32)]) -> Vec<Format> {
+    let capacity_of = |format: &Format| capacities.iter().find(|(other, _)| other.tag == format.tag);
+    REGIONS
+        .iter()
+        .map(|format| capacity_of(format).map_or(*format, |(_, capacity)| Format { capacity: *capacity, ..*format }))
+        .collect()
+}
 
 pub fn memfd() -> OwnedFd {
     rustix::fs::memfd_create("efc-state-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap()
@@ -44,14 +58,14 @@ pub fn damage(memfd: &OwnedFd, offset: usize) {
 
 /// Where the record of a node lies in the memfd, in bytes: the nodes are the first region.
 fn place(id: u64) -> usize {
-    4096 + record::Id::from(id).slot as usize * nodes::FORMAT.words * mapping::WORD
+    4096 + record::Id::from(id).slot as usize * NODES.words * mapping::WORD
 }
 
 #[test]
 fn everything_survives_the_daemon() {
     let memfd = memfd();
     let first = open(&memfd).unwrap();
-    assert_eq!((first.is_resumed(), first.generation(), first.blob().len()), (false, 1, 0));
+    assert_eq!((first.is_resumed(), first.daemon_number(), first.blob().len()), (false, 1, 0));
     first.set_root(&node(99));
     let (file, gone) = (first.lookup_node(&node(5)).unwrap(), first.lookup_node(&node(6)).unwrap());
     assert!(first.forget_node(gone, 1));
@@ -70,7 +84,7 @@ fn everything_survives_the_daemon() {
     drop(first);
 
     let second = open(&memfd).unwrap();
-    assert_eq!((second.is_resumed(), second.generation(), second.session_id()), (true, 2, session));
+    assert_eq!((second.is_resumed(), second.daemon_number(), second.session_id()), (true, 2, session));
     assert_eq!((second.damaged_records(), second.node_count()), (0, 2));
     assert_eq!((second.node(1), second.node(file), second.node(gone)), (Some(node(99)), Some(node(5)), None));
     assert_eq!((second.find_node(&node(99).handle), second.find_node(&node(5).handle)), (Some(1), Some(file)));
@@ -117,9 +131,8 @@ fn what_does_not_fit_is_refused() {
 
 #[test]
 fn a_full_region_is_an_error_until_something_leaves() {
-    let plan =
-        Plan { nodes: 10, handles: 3, orphans: 1, journal: 4, payloads: 4, payload_pages: 256, ..Plan::default() };
-    let state = State::open_planned(memfd(), &plan).unwrap();
+    let regions = planned(&[(NODES, 10), (HANDLES, 3), (ORPHANS, 1)]);
+    let state = State::open_with(memfd(), &regions).unwrap();
     let ids: Vec<u64> = (0..8).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
     assert_eq!(state.lookup_node(&node(8)).unwrap_err().raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(state.lookup_node(&node(3)).unwrap(), ids[3], "a known node needs no room");
@@ -141,8 +154,8 @@ fn every_torn_byte_is_noticed_and_costs_one_record() {
     state.set_root(&node(0));
     let ids: Vec<u64> = (1..4).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
     drop(state);
-    let mutable = 16..16 + nodes::FORMAT.mutable * mapping::WORD;
-    for byte in 0..nodes::FORMAT.words * mapping::WORD {
+    let mutable = 16..16 + NODES.mutable * mapping::WORD;
+    for byte in 0..NODES.words * mapping::WORD {
         damage(&memfd, place(ids[1]) + byte);
         let state = open(&memfd).unwrap();
         assert_eq!(state.damaged_records(), u64::from(!mutable.contains(&byte)), "byte {byte}");
@@ -188,7 +201,7 @@ fn a_state_whose_formatting_was_cut_short_is_formatted_again() {
     assert!(open(&memfd).is_err(), "it was opened before, so it had a beginning");
     rustix::io::pwrite(&memfd, &[0; 8], 4 * 8).unwrap();
     let state = open(&memfd).unwrap();
-    assert_eq!((state.generation(), state.is_resumed()), (1, false));
+    assert_eq!((state.daemon_number(), state.is_resumed()), (1, false));
 }
 
 /// A state with a bit of everything, and what is in it.
@@ -257,7 +270,7 @@ fn what_a_session_cannot_do_without_is_kept_twice() {
 
 #[test]
 fn the_root_outlives_the_damage_of_its_record_under_a_daemon() {
-    for byte in 0..nodes::FORMAT.words * mapping::WORD {
+    for byte in 0..NODES.words * mapping::WORD {
         let memfd = memfd();
         open(&memfd).unwrap().set_root(&node(7));
         let state = open(&memfd).unwrap();
@@ -276,12 +289,9 @@ fn the_root_outlives_the_damage_of_its_record_under_a_daemon() {
 #[test]
 fn a_release_without_copies_changes_a_value_and_back() {
     let (memfd, ..) = filled();
-    let place = |state: &State| state.header.region(&BLOB).unwrap();
     let state = open(&memfd).unwrap();
-    let (mapping, at) = (state.header.mapping(), place(&state));
+    let (former, damaged) = Pair::open(state.header.region(&BLOB).unwrap()).unwrap();
     drop(state);
-    let region = Region::new(mapping, BLOB, at.base, at.capacity, at.allocated_word).unwrap();
-    let (former, damaged) = Pair::open(region).unwrap();
     assert_eq!(damaged, 0);
     let mut sealed = [0; BLOB.sealed()];
     sealed[0] = 3;
@@ -400,14 +410,14 @@ fn best_time_to_find(count: u64) -> Duration {
 
 /// The words of the journal's first record.
 fn first_intent(memfd: &OwnedFd) -> Vec<u8> {
-    let mut words = vec![0; journal::FORMAT.words * mapping::WORD];
+    let mut words = vec![0; JOURNAL.words * mapping::WORD];
     rustix::io::pread(memfd, &mut words, journal_start(memfd)).unwrap();
     words
 }
 
 fn journal_start(memfd: &OwnedFd) -> u64 {
-    let (header, _) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
-    (header.region(&journal::FORMAT).unwrap().base * mapping::WORD) as u64
+    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    (header.place(&JOURNAL).unwrap().base * mapping::WORD) as u64
 }
 
 fn intent() -> Intent {
@@ -422,9 +432,9 @@ fn the_journal_survives_the_daemon() {
         first.begin(unique, &intent()).unwrap();
     }
     first.note_made(4, b"made");
-    first.journal().record_answer(6, 17, b"");
-    first.journal().record_answer(6, 0, &[3; journal::ANSWER_MAX]);
-    first.journal().record_answer(10, 0, b"nobody began it");
+    first.journal().save_answer(6, 17, b"");
+    first.journal().save_answer(6, 0, &[3; journal::ANSWER_MAX]);
+    first.journal().save_answer(10, 0, b"nobody began it");
     first.journal().end(8);
     let moved = Intent { place: 10, ..intent() };
     first.begin(2, &moved).unwrap();
@@ -458,7 +468,7 @@ fn a_torn_update_of_the_journal_counts_as_none() {
         ("note", |state| state.note_made(2, &[9; 64]), |state| state.intent(2).is_some_and(|it| it.made == [9; 64])),
         (
             "answer",
-            |state| state.journal().record_answer(2, 0, &[8; 144]),
+            |state| state.journal().save_answer(2, 0, &[8; 144]),
             |state| state.journal().answer(2) == Some((0, vec![8; 144])),
         ),
     ];
@@ -467,7 +477,7 @@ fn a_torn_update_of_the_journal_counts_as_none() {
         step(&state);
         let after = first_intent(&memfd);
         let changed: Vec<usize> =
-            (0..journal::FORMAT.words).filter(|word| before[word * 8..][..8] != after[word * 8..][..8]).collect();
+            (0..JOURNAL.words).filter(|word| before[word * 8..][..8] != after[word * 8..][..8]).collect();
         assert!(changed.len() > 2, "{name} stores {} words", changed.len());
         let old_words = |torn: &mut Vec<u8>, words: &[usize]| {
             words.iter().for_each(|word| torn[word * 8..][..8].copy_from_slice(&before[word * 8..][..8]));
@@ -492,8 +502,8 @@ fn a_state_without_a_journal_is_taken_over_and_one_with_more_is_too() {
     let memfd = memfd();
     drop(open(&memfd).unwrap());
     // As another release would have made it: the row of the journal has a tag that we do not know.
-    let (header, _) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
-    header.retag_for_test(journal::FORMAT, 200);
+    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    header.retag_for_test(JOURNAL, 200);
     let state = open(&memfd).unwrap();
     assert!(!state.has_journal());
     state.begin(2, &intent()).unwrap();
@@ -524,10 +534,8 @@ fn forgets_beside_the_scan_free_each_slot_once() {
     let state = open(&memfd).unwrap();
     let ids: Vec<u64> = (0..COUNT).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
     drop(state);
-    let (header, mapping) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
-    let place = header.region(&nodes::FORMAT).unwrap();
-    let region = Region::new(mapping, nodes::FORMAT, place.base, place.capacity, place.allocated_word).unwrap();
-    let nodes = nodes::Nodes::open(region).unwrap();
+    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    let nodes = nodes::Nodes::open(header.region(&NODES).unwrap()).unwrap();
     let ids = &ids[..];
     assert!(nodes.forget(ids[0], 1), "before the scan");
     assert_eq!((nodes.get(ids[0]), nodes.get(ids[1])), (None, Some(node(1))));
@@ -574,8 +582,8 @@ fn failures_survive_and_are_replaced_and_dropped() {
 fn a_state_without_failures_does_without() {
     let memfd = memfd();
     drop(open(&memfd).unwrap());
-    let header = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap().0;
-    header.retag_for_test(failures::FORMAT, 200);
+    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    header.retag_for_test(FAILURES, 200);
     let state = open(&memfd).unwrap();
     state.set_failure(FailureOf::File(7), 1).unwrap();
     state.remove_failure(FailureOf::File(7));
@@ -630,9 +638,9 @@ fn a_torn_version_of_pages_counts_as_missing() {
     let state = open(&memfd).unwrap();
     let id = state.lookup_node(&node(3)).unwrap();
     state.set_page_version(id, version(3));
-    let place = state.header.region(&pages::FORMAT).unwrap();
-    let start = (place.base + record::Id::from(id).slot as usize * pages::FORMAT.words) * mapping::WORD;
-    for word in 0..pages::FORMAT.words {
+    let place = state.header.place(&PAGES).unwrap();
+    let start = (place.base + record::Id::from(id).slot as usize * PAGES.words) * mapping::WORD;
+    for word in 0..PAGES.words {
         damage(&memfd, start + word * mapping::WORD);
         assert_eq!(state.page_version(id), None, "word {word}");
         damage(&memfd, start + word * mapping::WORD);
@@ -645,7 +653,7 @@ fn a_state_of_an_older_release_keeps_versions_of_pages_in_memory() {
     let memfd = memfd();
     let first = open(&memfd).unwrap();
     let id = first.lookup_node(&node(3)).unwrap();
-    first.header.retag_for_test(pages::FORMAT, 200);
+    first.header.retag_for_test(PAGES, 200);
     drop(first);
     let second = open(&memfd).unwrap();
     second.set_page_version(id, version(3));

@@ -558,7 +558,7 @@ impl Inner {
 
     /// A number that no other silly name of this session has.
     fn next_silly_number(&self) -> u64 {
-        (self.state.generation() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
+        (self.state.daemon_number() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -49,7 +49,7 @@ pub fn sigkill_tears_no_record() {
         kill_at_work("churn", &memory, Duration::from_micros(500 + 777 * round));
         let state = State::open(own(&memory)).unwrap();
         assert_eq!(state.damaged_records(), 0);
-        assert_eq!(state.generation(), 2 * (round + 1));
+        assert_eq!(state.daemon_number(), 2 * (round + 1));
         assert!(state.node_count() <= 5000);
         let blob = state.blob();
         assert!(blob.windows(2).all(|pair| pair[0] == pair[1]), "a mix of two blobs");

@@ -2,11 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 
-use super::super::layout::{Header, Plan};
-use super::super::{State, requests};
+use super::super::State;
+use super::super::journal::ANSWER_MAX;
+use super::super::layout::Header;
+use super::super::mapping::WORD;
+use super::super::regions::{Format, REGIONS};
+use super::super::tests::planned;
+use super::predecessors::unique_of;
+use super::slots::{ANSWER_HEAD, IDLE_TIME_MAX, KEPT_AREAS, SMALL_MAX};
 use super::*;
 
 const LARGE: usize = 200_000;
@@ -15,13 +22,13 @@ fn memfd() -> OwnedFd {
     rustix::fs::memfd_create("efc-requests-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap()
 }
 
-fn open(memfd: &OwnedFd, plan: &Plan) -> Arc<Requests> {
-    let state = State::open_planned(memfd.try_clone().unwrap(), plan).unwrap();
+fn open(memfd: &OwnedFd, regions: &[Format]) -> Arc<Requests> {
+    let state = State::open_with(memfd.try_clone().unwrap(), regions).unwrap();
     Arc::clone(state.requests().expect("a place for requests"))
 }
 
-fn plan() -> Plan {
-    Plan { requests: 12, areas: 6, ..Plan::default() }
+fn plan() -> Vec<Format> {
+    planned(&[(REQUESTS, 12), (AREAS, 6)])
 }
 
 /// As the kernel writes it: length, opcode, unique.
@@ -61,7 +68,7 @@ fn what_was_read_is_found_once_wherever_its_reader_was_killed() {
                     let mut inbox = requests.arm();
                     read(&mut inbox, message);
                     if message.len() <= SMALL_MAX {
-                        requests.copy(message);
+                        requests.slots.copy(message);
                     }
                 },
                 true,
@@ -71,8 +78,8 @@ fn what_was_read_is_found_once_wherever_its_reader_was_killed() {
                 "answered",
                 |requests, message| {
                     let kept = keep(requests, message);
-                    requests.record_answer(kept.record, 77, 0, b"answer");
-                    requests.end(kept.record);
+                    requests.save_answer(kept.slot, 77, 0, b"answer");
+                    requests.end(kept.slot);
                 },
                 false,
             ),
@@ -98,64 +105,64 @@ fn what_was_read_is_found_once_wherever_its_reader_was_killed() {
             let third = open(&memfd, &plan());
             let found = third.take_over();
             assert_eq!(contents(&found), wanted, "{name}, {length} bytes, after two kills");
-            found.iter().for_each(|kept| third.end(kept.record));
+            found.iter().for_each(|kept| third.end(kept.slot));
             assert!(open(&memfd, &plan()).take_over().is_empty(), "{name}: answered");
         }
     }
 }
 
 #[test]
-fn a_recorded_answer_is_found_with_its_request() {
+fn a_saved_answer_is_found_with_its_request() {
     for length in [60, LARGE] {
         let memfd = memfd();
         let first = open(&memfd, &plan());
         let kept = keep(&first, &message(8, length));
-        assert_eq!(first.answer(kept.record, 8), None);
-        first.record_answer(kept.record, 8, 17, b"");
-        first.record_answer(kept.record, 8, 0, &[3; ANSWER_MAX]);
+        assert_eq!(first.answer(kept.slot, 8), None);
+        first.save_answer(kept.slot, 8, 17, b"");
+        first.save_answer(kept.slot, 8, 0, &[3; ANSWER_MAX]);
         let other = keep(&first, &message(10, length));
-        first.record_answer(other.record, 10, 0, &[3; ANSWER_MAX + 1]);
+        first.save_answer(other.slot, 10, 0, &[3; ANSWER_MAX + 1]);
         let second = open(&memfd, &plan());
         let found = second.take_over();
-        let answers: Vec<_> = found.iter().map(|kept| second.answer(kept.record, unique_of(kept).unwrap())).collect();
+        let answers: Vec<_> = found.iter().map(|kept| second.answer(kept.slot, unique_of(kept).unwrap())).collect();
         assert_eq!(answers, [Some((0, vec![3; ANSWER_MAX])), None], "one that does not fit is no answer");
-        assert_eq!(second.answer(found[0].record, 9), None, "nor is that of another request");
+        assert_eq!(second.answer(found[0].slot, 9), None, "nor is that of another request");
     }
 }
 
 /// Of the words that a step stores, those up to any one are new, and also any one is old.
 #[test]
-fn a_torn_record_is_not_believed() {
+fn a_torn_slot_is_not_believed() {
     let memfd = memfd();
     let requests = open(&memfd, &plan());
     let before_use = keep(&requests, &message(2, 1000));
-    requests.record_answer(before_use.record, 2, 5, &[9; 100]);
-    requests.end(before_use.record); // a record that was used before
+    requests.save_answer(before_use.slot, 2, 5, &[9; 100]);
+    requests.end(before_use.slot); // a slot that was used before
     let place = {
-        let (header, _) = Header::open(memfd.try_clone().unwrap(), &plan()).unwrap();
-        (header.region(&requests::FORMAT).unwrap().base + before_use.record as usize * FORMAT.words) * WORD
+        let header = Header::open(memfd.try_clone().unwrap(), &plan()).unwrap();
+        (header.place(&REQUESTS).unwrap().base + before_use.slot as usize * REQUESTS.words) * WORD
     };
     let words = || {
-        let mut bytes = vec![0; FORMAT.words * WORD];
+        let mut bytes = vec![0; REQUESTS.words * WORD];
         rustix::io::pread(&memfd, &mut bytes, place as u64).unwrap();
         bytes
     };
     let seen = || {
         let successor = open(&memfd, &plan());
         let found = successor.take_over();
-        let answer = found.first().and_then(|kept| successor.answer(kept.record, 4));
+        let answer = found.first().and_then(|kept| successor.answer(kept.slot, 4));
         (contents(&found), answer)
     };
     let expected = message(4, 500);
     for step in ["copy", "answer"] {
         let before = words();
         match step {
-            "copy" => assert_eq!(requests.copy(&expected), Some(before_use.record)),
-            _ => requests.record_answer(before_use.record, 4, 0, &[8; 144]),
+            "copy" => assert_eq!(requests.slots.copy(&expected), Some(before_use.slot)),
+            _ => requests.save_answer(before_use.slot, 4, 0, &[8; 144]),
         }
         let after = words();
         let changed: Vec<usize> =
-            (0..FORMAT.words).filter(|word| before[word * 8..][..8] != after[word * 8..][..8]).collect();
+            (0..REQUESTS.words).filter(|word| before[word * 8..][..8] != after[word * 8..][..8]).collect();
         assert!(changed.len() > 10, "{step} stores {} words", changed.len());
         for index in 0..changed.len() {
             for old in [&changed[index..], &changed[index..=index], &changed[..=index]] {
@@ -179,7 +186,7 @@ fn a_torn_record_is_not_believed() {
 
 #[test]
 fn a_reader_waits_when_all_is_taken() {
-    let requests = open(&memfd(), &Plan { requests: 3, areas: 2, ..Plan::default() });
+    let requests = open(&memfd(), &planned(&[(REQUESTS, 3), (AREAS, 2)]));
     let small = keep(&requests, &message(2, 100));
     let large = keep(&requests, &message(4, LARGE)); // beside the inbox of the first
     let (sender, armed) = std::sync::mpsc::channel();
@@ -188,22 +195,22 @@ fn a_reader_waits_when_all_is_taken() {
         let mut inbox = waiting.arm();
         read(&mut inbox, &message(6, 100));
         sender.send(()).unwrap();
-        inbox.keep(100).unwrap().0.record
+        inbox.keep(100).unwrap().0.slot
     });
     assert!(armed.recv_timeout(Duration::from_millis(300)).is_err(), "no area is free");
     let area = large.lease().expect("for its payload");
-    requests.end(large.record);
+    requests.end(large.slot);
     drop(large);
     assert!(armed.recv_timeout(Duration::from_millis(300)).is_err(), "the payload is still used");
     drop(area);
     armed.recv_timeout(Duration::from_secs(10)).expect("an area is free");
-    assert_ne!(reader.join().unwrap(), small.record);
+    assert_ne!(reader.join().unwrap(), small.slot);
 }
 
 #[test]
-fn a_small_message_without_a_record_stays_in_its_area() {
+fn a_small_message_without_a_slot_stays_in_its_area() {
     let memfd = memfd();
-    let plan = Plan { requests: 2, areas: 2, ..Plan::default() };
+    let plan = planned(&[(REQUESTS, 2), (AREAS, 2)]);
     let requests = open(&memfd, &plan);
     let mut inbox = requests.arm();
     let other = requests.arm();
@@ -224,7 +231,7 @@ fn one_who_is_superseded_changes_nothing_any_more() {
     read(&mut copied, &message(6, 50));
     let second = open(&memfd, &plan());
     assert_eq!(second.take_over().len(), 3);
-    first.end(kept.record);
+    first.end(kept.slot);
     assert!(inbox.keep(LARGE).is_none() && copied.again().is_none());
     assert_eq!(open(&memfd, &plan()).take_over().len(), 3, "they are the successor's");
 }
@@ -232,12 +239,12 @@ fn one_who_is_superseded_changes_nothing_any_more() {
 #[test]
 fn areas_that_are_not_needed_give_their_memory_back() {
     let memfd = memfd();
-    let requests = open(&memfd, &Plan { requests: 64, areas: 32, ..Plan::default() });
+    let requests = open(&memfd, &planned(&[(REQUESTS, 64), (AREAS, 32)]));
     requests.take_over();
     let blocks = || rustix::fs::fstat(&memfd).unwrap().st_blocks as usize * 512;
     let many: Vec<Kept> = (1..=20).map(|number| keep(&requests, &message(number * 2, LARGE))).collect();
     assert!(blocks() >= 20 * MESSAGE_MAX);
-    many.iter().for_each(|kept| requests.end(kept.record));
+    many.iter().for_each(|kept| requests.end(kept.slot));
     drop(many);
     requests.trim();
     assert!(blocks() >= 20 * MESSAGE_MAX, "they were needed just now");
@@ -251,9 +258,9 @@ fn areas_that_are_not_needed_give_their_memory_back() {
 #[test]
 fn a_state_without_a_place_for_requests_is_taken_over() {
     let memfd = memfd();
-    drop(open(&memfd, &Plan::default()));
-    let (header, _) = Header::open(memfd.try_clone().unwrap(), &Plan::default()).unwrap();
-    header.retag_for_test(requests::FORMAT, 200);
+    drop(open(&memfd, REGIONS));
+    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    header.retag_for_test(REQUESTS, 200);
     State::check(memfd.try_clone().unwrap()).unwrap();
     assert!(State::open(memfd).unwrap().requests().is_none());
 }
@@ -263,7 +270,7 @@ fn requests_behave_like_a_map() {
     let memfd = memfd();
     let mut requests = open(&memfd, &plan());
     let mut model: BTreeMap<u64, (Vec<u8>, Option<Vec<u8>>)> = BTreeMap::new();
-    let mut held: BTreeMap<u64, u32> = BTreeMap::new(); // unique -> record
+    let mut held: BTreeMap<u64, u32> = BTreeMap::new(); // unique -> slot
     let mut inbox = None;
     let mut seed = 88_172_645_463_325_252_u64;
     let mut random = move |below: u64| {
@@ -282,19 +289,19 @@ fn requests_behave_like_a_map() {
                 read(&mut current, &message);
                 let (kept, rest) = current.keep(length).unwrap();
                 inbox = rest;
-                held.insert(unique, kept.record);
+                held.insert(unique, kept.slot);
                 model.insert(unique, (message, None));
             }
             4 => {
-                if let Some((unique, record)) = held.iter().next() {
+                if let Some((unique, slot)) = held.iter().next() {
                     let answer = vec![random(256) as u8; random(ANSWER_MAX as u64 + 1) as usize];
-                    requests.record_answer(*record, *unique, 0, &answer);
+                    requests.save_answer(*slot, *unique, 0, &answer);
                     model.get_mut(unique).unwrap().1 = Some(answer);
                 }
             }
             5 | 6 => {
-                if let Some((unique, record)) = held.pop_last() {
-                    requests.end(record);
+                if let Some((unique, slot)) = held.pop_last() {
+                    requests.end(slot);
                     model.remove(&unique);
                 }
             }
@@ -307,10 +314,9 @@ fn requests_behave_like_a_map() {
                 inbox = None;
                 requests = open(&memfd, &plan());
                 let found = requests.take_over();
-                held = found.iter().map(|kept| (unique_of(kept).unwrap(), kept.record)).collect();
+                held = found.iter().map(|kept| (unique_of(kept).unwrap(), kept.slot)).collect();
                 assert_eq!(held.len(), found.len(), "twice the same");
-                let answer =
-                    |kept: &Kept| requests.answer(kept.record, unique_of(kept).unwrap()).map(|answer| answer.1);
+                let answer = |kept: &Kept| requests.answer(kept.slot, unique_of(kept).unwrap()).map(|answer| answer.1);
                 let seen = found.iter().map(|kept| (unique_of(kept).unwrap(), (kept.to_vec(), answer(kept))));
                 assert_eq!(seen.collect::<BTreeMap<_, _>>(), model);
                 kills += 1;
