@@ -16,28 +16,23 @@
 //! set and an intent may have been executed by a predecessor, and only the file system can find out.
 
 mod abi;
+mod config;
 mod directory;
-mod features;
+mod filesystem;
+mod inbox;
 mod inflight;
+mod negotiation;
 mod notify;
 mod reply;
 mod request;
 mod session;
 mod wire;
 
+pub use config::{Features, SessionConfig};
 pub use directory::Directory;
-pub use features::{Features, Negotiated, maps_direct_io};
+pub use filesystem::Filesystem;
+pub use negotiation::{Negotiated, maps_direct_io};
 pub use notify::Notifier;
 pub use reply::{Reply, data_head};
 pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs, UNTOLD};
-pub use session::{Session, SessionConfig};
-
-/// A file system: gets requests, owns their replies, and must not block the thread it is called on.
-pub trait Filesystem: Send + Sync + 'static {
-    /// Serves one request; `reply` may be kept and answered later from any thread.
-    fn handle(&self, request: Request, reply: Reply);
-    /// The kernel drops `lookups` references to `node`. No reply.
-    fn forget(&self, node: u64, lookups: u64);
-    /// The caller of request `unique` got a signal. Advisory: the request may be unknown by now.
-    fn interrupt(&self, unique: u64);
-}
+pub use session::Session;

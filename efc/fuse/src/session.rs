@@ -23,23 +23,23 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use efc_buffer::{Buffer, LARGE};
+use efc_state::State;
+use efc_state::requests::{self, Requests};
 use rustix::io::Errno as SystemErrno;
 
-use crate::features::{self, Features, Negotiated};
+use crate::abi;
+use crate::config::SessionConfig;
+use crate::filesystem::Filesystem;
+use crate::inbox::{Inbox, payload_of};
+use crate::negotiation::{self, Negotiated};
 use crate::notify::{self, Notifier};
 use crate::reply::{Channel, Coming};
 use crate::request::{Errno, Operation, Request};
 use crate::wire::{self, Inline, Malformed, Message};
-use crate::{Filesystem, abi};
-use efc_state::State;
-use efc_state::requests::{self, Requests};
 
 const _: () = assert!(LARGE == requests::MESSAGE_MAX && efc_buffer::PAYLOAD_MAX == efc_state::PAYLOAD_MAX);
 
-/// WRITE payloads from this size on, in bytes, stay in the buffer that they were read into.
-const HAND_OVER_MIN: usize = 32 << 10;
 /// How long to wait for mount(2), and how often to look.
 const MOUNT_WAIT_MAX: Duration = Duration::from_secs(30);
 const MOUNT_POLL: Duration = Duration::from_millis(2);
@@ -47,27 +47,6 @@ const MOUNT_POLL: Duration = Duration::from_millis(2);
 const ANSWERS_POLL: Duration = Duration::from_millis(1);
 /// How often to look for what a predecessor that is still ending has taken.
 const REPLAY_POLL: Duration = Duration::from_millis(5);
-
-/// How a session is to run.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionConfig {
-    /// Threads that read `/dev/fuse`, at least 1.
-    pub threads: usize,
-    /// Refuse all that modifies, should a mount without MS_RDONLY let it through.
-    pub read_only: bool,
-    /// Requests that the kernel sends without a waiting caller, at most: read-ahead and the like. 0 means 64.
-    pub max_background: u16,
-    /// What the kernel may seem to have.
-    pub features: Features,
-    /// The mount may be id-mapped; [`Request::uid`] and `gid` are [`crate::UNTOLD`] then but for requests that make an inode.
-    pub idmap: bool,
-}
-
-impl Default for SessionConfig {
-    fn default() -> SessionConfig {
-        SessionConfig { threads: 2, read_only: false, max_background: 64, features: Features::default(), idmap: false }
-    }
-}
 
 /// A session. Clones share it.
 #[derive(Clone)]
@@ -83,22 +62,6 @@ struct Shared {
     is_draining: AtomicBool,
     /// No thread reads any more.
     is_over: AtomicBool,
-}
-
-/// Where a thread reads to.
-enum Inbox {
-    Buffer(Buffer),
-    /// In the saved state. `None` when what was read last keeps it.
-    Saved(Arc<Requests>, Option<requests::Inbox>),
-}
-
-/// Payload of a WRITE that keeps its buffer.
-struct Payload(Buffer);
-
-impl AsRef<[u8]> for Payload {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 impl Session {
@@ -264,7 +227,7 @@ impl Shared {
     }
 
     fn answer_init(&self, unique: u64, offered: &abi::InitIn, flags: u64) -> io::Result<()> {
-        match features::negotiate(offered, flags, &self.config) {
+        match negotiation::negotiate(offered, flags, &self.config) {
             Ok((out, negotiated)) => {
                 // Saved first: a successor that finds it asks for redelivery, of INIT too if this answer never went out.
                 negotiated.save(&self.state);
@@ -328,8 +291,8 @@ impl Shared {
     /// One reading thread.
     fn serve(&self, filesystem: &dyn Filesystem) -> io::Result<()> {
         let mut inbox = match self.kept_requests() {
-            Some(requests) => Inbox::Saved(Arc::clone(requests), None),
-            None => Inbox::Buffer(Buffer::with_capacity(LARGE)),
+            Some(requests) => Inbox::saved(Arc::clone(requests)),
+            None => Inbox::buffer(),
         };
         loop {
             match rustix::io::read(&self.channel.device, inbox.room()) {
@@ -423,89 +386,5 @@ impl Shared {
             _ => {}
         }
         filesystem.handle(request, reply);
-    }
-}
-
-fn superseded() {
-    log::error!("another daemon has taken this session over");
-}
-
-impl Inbox {
-    /// Where to read to, and what was read.
-    fn room(&mut self) -> &mut [u8] {
-        match self {
-            Inbox::Buffer(buffer) => buffer,
-            Inbox::Saved(requests, inbox) => inbox.get_or_insert_with(|| requests.arm()).room(),
-        }
-    }
-
-    /// Forgets what was read; `false` if another daemon has taken it.
-    fn again(&mut self) -> bool {
-        match self {
-            Inbox::Buffer(_) => true,
-            Inbox::Saved(_, inbox) => {
-                let Some(read) = inbox.take() else { return true };
-                *inbox = read.again();
-                if inbox.is_none() {
-                    superseded();
-                }
-                inbox.is_some()
-            }
-        }
-    }
-
-    /// Keeps a request of this length until it is answered: its payload, and its slot in the saved state if it has one. `None`:
-    /// another daemon has taken it.
-    fn keep(&mut self, length: usize, payload: Range<usize>) -> Option<(Bytes, Option<u32>)> {
-        match self {
-            Inbox::Buffer(buffer) => Some((take_payload(buffer, payload), None)),
-            Inbox::Saved(_, inbox) => {
-                let read = inbox.take()?;
-                let small = (payload.len() < HAND_OVER_MIN)
-                    .then(|| Bytes::copy_from_slice(&read.message(length)[payload.clone()]));
-                let Some((kept, rest)) = read.keep(length) else {
-                    superseded();
-                    return None;
-                };
-                *inbox = rest;
-                Some((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.slot)))
-            }
-        }
-    }
-}
-
-/// The payload of a WRITE that is kept: where it lies, if it may stay there.
-fn payload_of(kept: &requests::Kept, payload: Range<usize>) -> Bytes {
-    match kept.lease() {
-        Some(lease) => Bytes::from_owner(lease).slice(payload),
-        None => Bytes::copy_from_slice(&kept[payload]),
-    }
-}
-
-/// The payload of a WRITE: a copy if it is small, otherwise the whole buffer, which is replaced by a fresh one.
-fn take_payload(buffer: &mut Buffer, payload: Range<usize>) -> Bytes {
-    if payload.len() < HAND_OVER_MIN {
-        return Bytes::copy_from_slice(&buffer[payload]);
-    }
-    let full = std::mem::replace(buffer, Buffer::with_capacity(LARGE));
-    Bytes::from_owner(Payload(full)).slice(payload)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_payloads_are_not_copied() {
-        let mut buffer = Buffer::with_capacity(LARGE);
-        buffer[80..80 + HAND_OVER_MIN].fill(7);
-        let place = buffer[80..].as_ptr();
-        let small = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN - 1);
-        assert_ne!(small.as_ptr(), place);
-        assert_eq!(buffer[80..].as_ptr(), place, "the buffer is read into again");
-        let large = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN);
-        assert_eq!(large.as_ptr(), place);
-        assert_ne!(buffer[80..].as_ptr(), place);
-        assert!(small.iter().chain(large.iter()).all(|&byte| byte == 7));
     }
 }

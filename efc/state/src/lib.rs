@@ -24,8 +24,6 @@ mod nodes;
 mod orphans;
 mod pages;
 mod pair;
-#[cfg(test)]
-mod payload_tests;
 mod payloads;
 mod record;
 mod region;

@@ -1,4 +1,4 @@
-//! What is asked of the kernel in INIT, and how to behave as on an older one.
+//! What is asked of the kernel in INIT, and what was agreed on.
 //!
 //! | asked for | because |
 //! |---|---|
@@ -20,8 +20,8 @@
 
 use efc_state::State;
 
-use crate::SessionConfig;
 use crate::abi::{self, init};
+use crate::config::SessionConfig;
 use crate::request::Errno;
 
 /// What we ask for where it is offered.
@@ -51,40 +51,6 @@ const TIME_GRANULARITY: u32 = 1;
 const STATX_MINOR: u32 = 39;
 
 const _: () = assert!(PAGES_MAX as usize * 4096 == efc_buffer::PAYLOAD_MAX);
-
-/// Features of the running kernel, masked for tests ("fuse-features"): no kernel seems to offer more than this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    minor: u32,
-    flags: u64,
-}
-
-impl Default for Features {
-    /// All that the running kernel has.
-    fn default() -> Features {
-        Features { minor: abi::MINOR, flags: u64::MAX }
-    }
-}
-
-impl Features {
-    /// Names that [`Features::of_kernel`] knows.
-    pub const KERNELS: [&str; 3] = ["5.10", "6.1", "6.18"];
-
-    /// Behave as on this kernel: one of [`Features::KERNELS`].
-    pub fn of_kernel(name: &str) -> Option<Features> {
-        match name {
-            "5.10" => Some(Features { minor: 32, flags: (1 << 28) - 1 }),
-            "6.1" => Some(Features { minor: 37, flags: (1 << 34) - 1 }),
-            "6.18" => Some(Features { minor: 45, flags: (1 << 43) - 1 }),
-            _ => None,
-        }
-    }
-
-    /// Unanswered requests may be delivered again when asked.
-    pub(crate) fn may_resend(&self) -> bool {
-        self.flags & init::HAS_RESEND != 0
-    }
-}
 
 /// What was agreed with the kernel. Kept in the saved state, as a session is negotiated only once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,6 +128,7 @@ pub(crate) fn negotiate(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Features;
 
     fn config(features: Features) -> SessionConfig {
         SessionConfig { threads: 1, features, ..SessionConfig::default() }

@@ -1,5 +1,8 @@
 //! Tests of the whole saved state. That a real SIGKILL leaves it whole is tested with real processes, in `tests/mount`.
 
+mod payloads;
+mod releases;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,7 +39,7 @@ pub fn node(number: u64) -> Node {
     Node { handle, fileid: number, kind: 0o100_000 }
 }
 
-fn handle(node: u64) -> OpenHandle {
+pub fn handle(node: u64) -> OpenHandle {
     OpenHandle {
         node,
         flags: 0x8002,
@@ -420,7 +423,7 @@ fn journal_start(memfd: &OwnedFd) -> u64 {
     (header.place(&JOURNAL).unwrap().base * mapping::WORD) as u64
 }
 
-fn intent() -> Intent {
+pub fn intent() -> Intent {
     Intent { xid: 7, place: 9, object: vec![5; 64], other: vec![6; 17], made: Vec::new() }
 }
 

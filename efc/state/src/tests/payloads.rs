@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::arena::{Arena, Buddies, ORDER_MAX, TOP, order_of};
-use super::layout::Header;
-use super::regions::{ARENA, Format, PAGE, REGIONS, WRITES};
-use super::tests::{damage, memfd, node, planned};
-use super::*;
+use super::super::arena::{Arena, Buddies, ORDER_MAX, TOP, order_of};
+use super::super::layout::Header;
+use super::super::regions::{ARENA, Format, PAGE, REGIONS, WRITES};
+use super::super::*;
+use super::{damage, memfd, node, planned};
 
 /// Room for 64 MiB. Only the first for a memfd has a say.
 fn open(memfd: &OwnedFd) -> io::Result<State> {
