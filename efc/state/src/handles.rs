@@ -124,7 +124,7 @@ impl Handles {
 
     /// All that is open.
     pub fn list(&self) -> Vec<(u64, OpenHandle)> {
-        let slots = (0..self.region.allocated()).filter_map(|slot| Some((slot, self.region.record(slot)?)));
+        let slots = self.region.slots();
         let ids = slots.map(|(slot, record)| u64::from(Id { generation: record.generation(), slot }));
         ids.filter_map(|fh| Some((fh, self.get(fh)?))).collect()
     }

@@ -15,6 +15,8 @@
 
 mod arena;
 mod failures;
+mod floor;
+mod free;
 mod gate;
 mod handles;
 mod journal;

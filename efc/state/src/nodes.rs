@@ -16,6 +16,7 @@
 
 use std::hash::BuildHasher;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll};
@@ -23,6 +24,7 @@ use std::task::{Context, Poll};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::gate::Gate;
+use super::layout::Header;
 use super::mapping::WORD;
 use super::record::{Id, Record, pack, unpack};
 use super::region::Region;
@@ -88,8 +90,10 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// The nodes in `region`, to be found by [`Nodes::index`].
-    pub fn open(region: Region) -> io::Result<Nodes> {
+    /// The nodes of a state, to be found by [`Nodes::index`], for the daemon that opens it next.
+    pub fn open(header: &Header) -> io::Result<Nodes> {
+        let (region, header, daemon) = (header.region(&NODES)?, header.clone(), header.last_daemon() + 1);
+        let region = region.shrinking(move || header.last_daemon() != daemon);
         region.provide(ROOT.slot)?;
         let nodes = Nodes {
             region,
@@ -273,8 +277,8 @@ impl Nodes {
         record.is_live(id.generation).then(|| change(&mut shard, hash, &record))
     }
 
-    /// Lowers the count; `true` if the node is gone now. The root never goes.
-    pub fn forget(&self, id: u64, lookups: u64) -> bool {
+    /// Lowers the count; if the node is gone now, the slots whose memory has gone with it. The root never goes.
+    pub fn forget(&self, id: u64, lookups: u64) -> Option<Vec<Range<u32>>> {
         let id = Id::from(id);
         let outcome = self.locked(id, |shard, hash, record| {
             let count = &record.mutable()[LOOKUPS];
@@ -285,11 +289,8 @@ impl Nodes {
             }
             Some(self.remove(shard, hash, id))
         });
-        let Some(is_to_give_back) = outcome.flatten() else { return false };
-        if is_to_give_back {
-            self.region.give_back(id.slot);
-        }
-        true
+        let is_to_give_back = outcome.flatten()?;
+        Some(if is_to_give_back { self.region.give_back(id.slot) } else { Vec::new() })
     }
 
     /// Limits how many nodes there may be.
@@ -367,7 +368,7 @@ impl Nodes {
         let is_child = |record: Record<'_>| {
             record.is_live(record.generation()) && record.mutable()[PARENT].load(Ordering::Relaxed) == parent
         };
-        (0..self.region.allocated()).any(|slot| self.region.record(slot).is_some_and(is_child))
+        self.region.slots().any(|(_, record)| is_child(record))
     }
 }
 

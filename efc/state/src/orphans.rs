@@ -59,7 +59,7 @@ impl Orphans {
 
     /// All of them.
     pub fn list(&self) -> Vec<Orphan> {
-        let slots = (0..self.region.allocated()).filter_map(|slot| Some((slot, self.region.record(slot)?)));
+        let slots = self.region.slots();
         slots
             .filter_map(|(slot, record)| {
                 let generation = record.generation();

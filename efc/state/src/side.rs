@@ -16,6 +16,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -99,6 +100,13 @@ impl<F: Fact<N>, const N: usize> Side<F, N> {
             in_memory(facts).remove(&node);
         }
     }
+
+    /// The memory of the nodes in these slots has gone: that of the facts about them goes too.
+    pub fn release(&self, slots: Range<u32>) {
+        if let Side::Saved(saved) = self {
+            saved.release(slots);
+        }
+    }
 }
 
 fn in_memory<F>(facts: &Mutex<HashMap<u64, F>>) -> MutexGuard<'_, HashMap<u64, F>> {
@@ -144,6 +152,18 @@ impl<const N: usize> Saved<N> {
             self.mark_backed(chunk);
         }
         Ok(())
+    }
+
+    fn release(&self, slots: Range<u32>) {
+        let Format { chunk: size, words, .. } = self.format;
+        let _all = self.locks.each_ref().map(|lock| lock.lock().expect("facts lock"));
+        for chunk in (slots.start.div_ceil(size)..slots.end / size).filter(|chunk| self.is_backed(*chunk)) {
+            self.chunks[(chunk / u64::BITS) as usize].fetch_and(!(1 << (chunk % u64::BITS)), Ordering::AcqRel);
+            let (first, count) = (self.place.base + (chunk * size) as usize * words, size as usize * words);
+            if let Err(error) = self.mapping.release(first, count) {
+                log::warn!("memory of region {} cannot be given back: {error}", self.format.name);
+            }
+        }
     }
 
     fn words(&self, slot: u32) -> &[AtomicU64] {

@@ -44,11 +44,10 @@ impl State {
 
     /// Lowers the count; `true` if the node is gone now, and what was noted beside it.
     pub fn forget_node(&self, id: u64, lookups: u64) -> bool {
-        let is_gone = self.nodes.forget(id, lookups);
-        if is_gone {
-            self.page_versions.forget(id);
-        }
-        is_gone
+        let Some(slots) = self.nodes.forget(id, lookups) else { return false };
+        self.page_versions.forget(id);
+        slots.into_iter().for_each(|slots| self.page_versions.release(slots));
+        true
     }
 
     /// Limits the nodes: beyond that [`State::lookup_node`] fails with ENOMEM for those that are not known.

@@ -16,7 +16,7 @@ use super::nodes::Nodes;
 use super::orphans::Orphans;
 use super::pages::PageVersions;
 use super::payloads::{Payloads, SavedWrite};
-use super::regions::{FAILURES, Format, HANDLES, JOURNAL, NODES, ORPHANS, REGIONS};
+use super::regions::{FAILURES, Format, HANDLES, JOURNAL, ORPHANS, REGIONS};
 use super::requests::Requests;
 use super::side::Side;
 use super::values::{AGREEMENT_WORDS, Values};
@@ -83,7 +83,7 @@ impl State {
     /// The same; an empty state is formatted with these regions.
     pub(crate) fn open_with(memfd: OwnedFd, regions: &[Format]) -> io::Result<State> {
         let header = Header::open(memfd, regions)?;
-        let nodes = Arc::new(Nodes::open(header.region(&NODES)?)?);
+        let nodes = Arc::new(Nodes::open(&header)?);
         let (handles, damaged_handles) = Handles::open(header.region(&HANDLES)?);
         let (orphans, damaged_orphans) = Orphans::open(header.region(&ORPHANS)?);
         let (values, damaged_values) = Values::open(&header)?;
