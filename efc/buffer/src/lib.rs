@@ -11,6 +11,7 @@
 //! few of each size, so that an idle daemon stays small. The pool does not bound how many are in use: whoever hands out
 //! work does (the kernel's `max_background`, the write budget).
 
+mod payload;
 pub mod pipe;
 
 use std::ops::{Deref, DerefMut};
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
 
+pub use payload::{Payload, Prefix, Sink};
 pub use pipe::Pipe;
 
 /// The largest READ or WRITE payload, in bytes.

@@ -1,7 +1,7 @@
 //! The one place where failures become errnos.
 
+use efc_backend::{Error, ErrorKind, Status};
 use efc_fuse::Errno;
-use efc_nfs::{Error, ErrorKind, Status};
 
 /// The errno that an application sees for a failed call.
 pub fn errno(error: &Error) -> Errno {

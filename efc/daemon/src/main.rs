@@ -7,7 +7,6 @@
 mod control;
 mod descriptors;
 mod errno;
-mod executor;
 mod filesystem;
 mod id_maps;
 mod limited_log;
@@ -23,8 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use efc_backend::FsInfo;
 use efc_fuse::{Features, Session, SessionConfig};
-use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, FsInfo, Mounted};
+use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, Mounted};
 use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, error::Code};
 use efc_state::State;
 
@@ -104,12 +104,19 @@ fn serve(control: Control) -> io::Result<()> {
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let credentials = Credentials::new(id_maps);
-    let efc =
-        Arc::new(Efc::new(client, info, state.clone(), session.notifier(), credentials, settings(&config, &budget)));
+    let efc = Arc::new(Efc::new(
+        client.clone(),
+        info,
+        state.clone(),
+        session.notifier(),
+        credentials,
+        settings(&config, &budget),
+    ));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
     let served = Served {
+        client,
         efc: efc.clone(),
         session: session.clone(),
         state: state.clone(),
@@ -128,7 +135,7 @@ fn serve(control: Control) -> io::Result<()> {
     if is_successor {
         efc.reap_orphans();
         if is_all_delivered {
-            Efc::drop_unclaimed(session.clone());
+            filesystem::drop_unclaimed(session.clone());
         }
     }
     session.run(efc.clone())?;
@@ -144,7 +151,8 @@ fn serve(control: Control) -> io::Result<()> {
 
 /// What the control thread speaks for.
 struct Served {
-    efc: Arc<Efc>,
+    client: Client,
+    efc: Arc<Efc<Client>>,
     session: Session,
     state: Arc<State>,
     config: DaemonConfig,
@@ -156,7 +164,7 @@ struct Served {
 
 impl Serving for Served {
     fn report(&self) -> DaemonStats {
-        stats(&self.efc, &self.session, &self.state, self.started_at, self.is_successor)
+        stats((&self.client, &self.efc), &self.session, &self.state, self.started_at, self.is_successor)
     }
 
     fn resend(&self, predecessor_remains: bool) {
@@ -164,7 +172,7 @@ impl Serving for Served {
             log::warn!("the kernel does not deliver again what a predecessor held: {error}");
         }
         if !predecessor_remains {
-            Efc::drop_unclaimed(self.session.clone());
+            filesystem::drop_unclaimed(self.session.clone());
         }
     }
 
@@ -180,11 +188,11 @@ impl Serving for Served {
         if self.is_finding.swap(true, Ordering::AcqRel) {
             return None;
         }
-        let (efc, state, is_finding) = (self.efc.clone(), self.state.clone(), self.is_finding.clone());
+        let (client, state, is_finding) = (self.client.clone(), self.state.clone(), self.is_finding.clone());
         let config = Config { connect_time_limit: FIND_TIME_LIMIT, ..client_config(&self.config, &state) };
         Some(Box::new(move || {
             let served = state.node(ROOT_NODE).map(|root| root.handle).unwrap_or_default();
-            let found = futures_lite::future::block_on(efc.client().find_root(&config));
+            let found = futures_lite::future::block_on(client.find_root(&config));
             is_finding.store(false, Ordering::Release);
             match found {
                 Ok(root) => FoundRoot { served, found: root.as_bytes().to_vec(), error: None },
@@ -341,8 +349,14 @@ fn for_keeper(error: &ConnectError) -> Error {
     Error { code: code.into(), message: error.message.clone() }
 }
 
-fn stats(efc: &Efc, session: &Session, state: &State, started_at: Instant, resumed: bool) -> DaemonStats {
-    let counters = efc.counters();
+fn stats(
+    (client, efc): (&Client, &Efc<Client>),
+    session: &Session,
+    state: &State,
+    started_at: Instant,
+    resumed: bool,
+) -> DaemonStats {
+    let counters = client.counters();
     let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     DaemonStats {
         uptime_ms: milliseconds(started_at.elapsed()),

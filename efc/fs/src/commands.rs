@@ -3,8 +3,8 @@
 use std::io::{Read as _, Write as _};
 
 use bytes::Bytes;
+use efc_backend::{Attr, Error, ErrorKind, FileHandle, FileType, SetAttr, Status, Time};
 use efc_buffer::{Buffer, PAYLOAD_MAX};
-use efc_nfs::{Attr, Error, ErrorKind, FileHandle, FileType, SetAttr, Status, Time};
 use serde::Serialize;
 
 use crate::error::Failure;
@@ -325,8 +325,8 @@ async fn copy_data(nas: &Nas, from: &Path, source: &FileHandle, draft: &mut Draf
     let mut buffer = Buffer::with_capacity(PAYLOAD_MAX);
     let (mut offset, mut end) = (0, false);
     while !end {
-        let (back, read) = nas.read(source, offset, buffer).await;
-        let (count, is_end) = read.map_err(|error| Failure::from_call(&format!("read {from}"), &error))?;
+        let read = nas.read(source, offset, buffer).await;
+        let (back, count, is_end) = read.map_err(|error| Failure::from_call(&format!("read {from}"), &error))?;
         for piece in back[..count].chunks(nas.write_max()) {
             draft.append(Bytes::copy_from_slice(piece)).await?;
         }
@@ -340,8 +340,8 @@ async fn show(nas: &Nas, path: &Path, bytes_max: u64) -> Result<(), Failure> {
     let mut buffer = Buffer::with_capacity(PAYLOAD_MAX);
     let (mut offset, mut end) = (0, false);
     while !end {
-        let (back, read) = nas.read(&file.handle, offset, buffer).await;
-        let (count, is_end) = read.map_err(|error| Failure::from_call(&format!("read {path}"), &error))?;
+        let read = nas.read(&file.handle, offset, buffer).await;
+        let (back, count, is_end) = read.map_err(|error| Failure::from_call(&format!("read {path}"), &error))?;
         if file.attr.size.max(offset + count as u64) > bytes_max {
             let message = format!("{path} is longer than {bytes_max} bytes");
             return Err(Failure::new("FAILED_PRECONDITION", "EFBIG", message));

@@ -4,7 +4,8 @@
 //! a missing host, export or directory of the URL is NOT_FOUND with ENXIO, so that "already gone" is never believed
 //! of a tree because its NAS cannot be found.
 
-use efc_nfs::{ConnectError, ConnectErrorKind, Error, ErrorKind, Status};
+use efc_backend::{Error, ErrorKind, Status};
+use efc_nfs::{ConnectError, ConnectErrorKind};
 use serde::Serialize;
 
 /// One line of JSON on stderr.

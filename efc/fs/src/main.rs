@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
-use efc_nfs::{Client, Config, SetAttr, url};
+use efc_backend::SetAttr;
+use efc_nfs::{Client, Config, url};
 use futures_lite::future;
 use lexopt::{Arg, ValueExt};
 

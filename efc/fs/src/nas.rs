@@ -4,11 +4,9 @@
 //! path through one fails, since LOOKUP in it is NOTDIR.
 
 use bytes::Bytes;
-use efc_buffer::{Buffer, PAYLOAD_MAX};
-use efc_nfs::{
-    Attr, Circle, Client, Cred, DirEntry, Error, ErrorKind, FileHandle, FileType, Mounted, SetAttr, Stable, Status,
-    Verifier,
-};
+use efc_backend::{Attr, Cred, DirEntry, Error, ErrorKind, FileHandle, FileType, SetAttr, Stable, Status, Verifier};
+use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Sink};
+use efc_nfs::{Circle, Client, Mounted};
 
 use crate::error::Failure;
 use crate::path::Path;
@@ -112,15 +110,14 @@ impl Nas {
         Ok(())
     }
 
-    /// READ of up to a payload; how much came, and whether the file ends there.
-    pub async fn read(&self, file: &FileHandle, offset: u64, buffer: Buffer) -> (Buffer, Result<(usize, bool), Error>) {
+    /// READ of up to a payload into the beginning of `buffer`; how much came, and whether the file ends there.
+    pub async fn read(&self, file: &FileHandle, offset: u64, buffer: Buffer) -> Result<(Buffer, usize, bool), Error> {
         let count = (self.mounted.info.read_max as usize).min(PAYLOAD_MAX);
-        let (buffer, read) = self.client.read(&self.cred, file, offset, buffer, 0..count).await;
-        let read = read.and_then(|read| match (read.count, read.eof) {
-            (0, false) => Err(Error::new(ErrorKind::Garbled("READ brings nothing in the middle of a file"))),
-            (count, end) => Ok((count as usize, end)),
-        });
-        (buffer, read)
+        let (payload, read) = self.client.read(&self.cred, file, offset, Sink::Buffer(buffer, 0..count)).await;
+        match (read?, payload.and_then(Payload::into_buffer)) {
+            (read, Some((buffer, _))) if read.count > 0 || read.eof => Ok((buffer, read.count as usize, read.eof)),
+            _ => Err(Error::new(ErrorKind::Garbled("READ brings nothing in the middle of a file"))),
+        }
     }
 
     /// Bytes that one WRITE takes.

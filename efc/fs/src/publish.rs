@@ -6,7 +6,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use bytes::Bytes;
-use efc_nfs::{CreateHow, Error, FileHandle, SetAttr, Status, Verifier};
+use efc_backend::{CreateHow, Error, FileHandle, SetAttr, Status, Verifier};
 
 use crate::error::Failure;
 use crate::nas::Nas;

@@ -176,6 +176,7 @@ fn trees_are_removed_whole_and_links_never_followed() {
 
 /// The program makes no links, so the library does.
 fn symlink(scratch: &Scratch, path: &str, target: &str) {
+    use efc_backend::*;
     use efc_nfs::*;
     let url = url::parse_url(&scratch.url).unwrap();
     let limit = std::time::Duration::from_secs(10);

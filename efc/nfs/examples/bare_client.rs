@@ -12,8 +12,9 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use efc_buffer::{Buffer, PAYLOAD_MAX};
-use efc_nfs::{Client, Config, Cred, FileHandle, FileType, url};
+use efc_backend::{Cred, FileHandle, FileType};
+use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Sink};
+use efc_nfs::{Client, Config, url};
 use futures_lite::future::block_on;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -85,7 +86,7 @@ async fn read(client: &Client, file: FileHandle, options: &Options) -> Result<Do
         while offset < length
             && let Some(buffer) = free.pop()
         {
-            let mut next: Running<'_, _> = Box::pin(client.read(&cred, &file, offset, buffer, 0..size));
+            let mut next: Running<'_, _> = Box::pin(client.read(&cred, &file, offset, Sink::Buffer(buffer, 0..size)));
             // A future is sent when it is first polled.
             if let Some(done) = futures_lite::future::poll_once(&mut next).await {
                 in_flight.push_back(Box::pin(std::future::ready(done)));
@@ -95,9 +96,9 @@ async fn read(client: &Client, file: FileHandle, options: &Options) -> Result<Do
             offset += size as u64;
         }
         let oldest = in_flight.pop_front().expect("at least one is in flight");
-        let (buffer, result) = oldest.await;
+        let (payload, result) = oldest.await;
         bytes += u64::from(result?.count);
-        free.push(buffer);
+        free.extend(payload.and_then(Payload::into_buffer).map(|(buffer, _)| buffer));
     }
     if bytes != length {
         return Err(format!("{bytes} bytes came of {length}").into());
@@ -139,9 +140,11 @@ async fn small(client: &Client, dir: FileHandle) -> Result<Done, Failure> {
     for (subdir, name) in &work {
         let file = client.lookup(&cred, subdir, name).await?;
         let size = file.attr.map_or(PAYLOAD_MAX as u64, |attr| attr.size) as usize;
-        let (back, read) = client.read(&cred, &file.handle, 0, buffer, 0..size.min(PAYLOAD_MAX)).await;
-        buffer = back;
+        let sink = Sink::Buffer(buffer, 0..size.min(PAYLOAD_MAX));
+        let (payload, read) = client.read(&cred, &file.handle, 0, sink).await;
         bytes += u64::from(read?.count);
+        let back = payload.and_then(Payload::into_buffer).ok_or("a READ lost its buffer")?;
+        buffer = back.0;
     }
     Ok(Done { elapsed: start.elapsed(), bytes, files: work.len() as u64 })
 }

@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use bytes::Bytes;
-use efc_buffer::{Buffer, Pipe};
+use efc_backend::ErrorKind;
+use efc_buffer::{Buffer, Payload, Pipe, Prefix, Sink};
 
 use crate::connection::Connection;
-use crate::error::ErrorKind;
 use crate::lock;
 use crate::nfs3::procedure;
 use crate::xdr::padding;
@@ -36,10 +36,24 @@ pub(crate) enum Destination {
     Pipe { prefix: Prefix, count: usize, filled: Option<Pipe> },
 }
 
-/// What precedes a payload in its pipe: the beginning of a message whose end is the payload.
-pub type Prefix = [u8; 16];
-
 impl Destination {
+    /// The destination of this sink; `takes_pipes` tells whether a pipe is worth a try.
+    pub(crate) fn of(sink: Sink, takes_pipes: impl FnOnce() -> bool) -> Destination {
+        match sink {
+            Sink::Buffer(buffer, range) => Destination::Buffer(buffer, range),
+            Sink::Pipe { prefix, count } if takes_pipes() => Destination::Pipe { prefix, count, filled: None },
+            Sink::Pipe { count, .. } => Destination::Buffer(Buffer::with_capacity(count), 0..count),
+        }
+    }
+
+    /// What it holds; `None`: a pipe that was not filled.
+    pub(crate) fn into_payload(self) -> Option<Payload> {
+        match self {
+            Destination::Buffer(buffer, range) => Some(Payload::Buffer(buffer, range)),
+            Destination::Pipe { filled, .. } => filled.map(Payload::Pipe),
+        }
+    }
+
     /// Bytes that may come.
     pub(crate) fn len(&self) -> usize {
         match self {

@@ -4,20 +4,19 @@
 //! up. A call answered with JUKEBOX (the server fetches the file from tape, or is in its grace period) was not executed
 //! and is made again, with a new xid, after a pause. Dropping a future forgets its call at any point.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use bytes::Bytes;
-use efc_buffer::{Buffer, Pipe};
+use efc_backend::*;
+use efc_buffer::{Payload, Sink};
 
-use crate::call::{Destination, Finished, Prefix};
-use crate::error::{ConnectError, Error, ErrorKind, Result, Status};
+use crate::call::{Destination, Finished};
+use crate::error::ConnectError;
 use crate::nfs3::{self, TRANSFER_MAX, procedure};
-use crate::transport::{Identity, Route, Shared, Submission, Transport, Xid};
-use crate::types::*;
+use crate::transport::{Identity, Route, Shared, Submission, Transport};
 use crate::xdr::{Decoder, Encoder};
 use crate::{mount, rpc};
 
@@ -95,8 +94,6 @@ pub struct Counters {
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
-    /// Of the next call.
-    xid: Option<Xid>,
     time_limit: Option<Duration>,
 }
 
@@ -104,17 +101,9 @@ struct Inner {
     transport: Transport,
 }
 
-/// Where the payload of a READ for a pipe has gone.
-pub enum Payload {
-    /// All that was asked for, behind the prefix.
-    Pipe(Pipe),
-    /// At the beginning of a buffer, without the prefix.
-    Buffer(Buffer),
-}
-
 /// One procedure call, however often it is made.
 struct Request<'a, E> {
-    cred: &'a Cred,
+    call: Call<'a>,
     /// What the call is about: its connection is chosen by it.
     object: &'a FileHandle,
     procedure: u32,
@@ -150,37 +139,22 @@ impl Client {
     pub(crate) fn with_silence(config: &Config, port: u16, silence_max: Duration) -> Client {
         let shared = Shared::new((&config.host, port), config.privileged_port, silence_max, config.identity.clone());
         let transport = Transport::new(shared, config.connections);
-        Client { inner: Arc::new(Inner { transport }), xid: None, time_limit: config.time_limit }
+        Client { inner: Arc::new(Inner { transport }), time_limit: config.time_limit }
     }
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.inner.transport
     }
 
-    /// An xid that no other call has.
-    pub fn reserve_xid(&self) -> u32 {
-        self.inner.transport.shared.next_call().1
+    /// A number that no other call has: its xid. (A call that is answered with JUKEBOX was not executed, and is made again under
+    /// another.)
+    pub fn ticket(&self) -> Ticket {
+        Ticket { number: self.inner.transport.shared.next_call().1, is_repeated: false }
     }
 
-    /// This client, for one call that goes out under this xid, which was reserved. (A call that is answered with JUKEBOX was not
-    /// executed, and is made again under another.)
-    pub fn numbered(&self, xid: u32) -> Client {
-        Client { xid: Some(Xid { number: xid, is_repeated: false }), ..self.clone() }
-    }
-
-    /// The same, for an xid under which a predecessor of this process may have sent the call already.
-    pub fn repeating(&self, xid: u32) -> Client {
-        Client { xid: Some(Xid { number: xid, is_repeated: true }), ..self.clone() }
-    }
-
-    /// How long a call waits; `None`: for ever.
+    /// How long a call waits that is not patient; `None`: for ever.
     pub fn time_limit(&self) -> Option<Duration> {
         self.time_limit
-    }
-
-    /// This client, for calls that wait for ever: those that change something, so that it is known when they have.
-    pub fn patient(&self) -> Client {
-        Client { time_limit: None, ..self.clone() }
     }
 
     /// Counters.
@@ -199,103 +173,95 @@ impl Client {
     }
 
     /// NULL: does the server answer?
-    pub async fn ping(&self, cred: &Cred) -> Result<()> {
+    pub async fn ping<'a>(&self, call: impl Into<Call<'a>>) -> Result<()> {
         let nothing = FileHandle::new(&[]).expect("an empty handle is short enough");
-        self.invoke(cred, &nothing, procedure::NULL, |_| {}, |_| Ok(())).await
+        self.invoke(call.into(), &nothing, procedure::NULL, |_| {}, |_| Ok(())).await
     }
 
     /// GETATTR.
-    pub async fn getattr(&self, cred: &Cred, object: &FileHandle) -> Result<Attr> {
+    pub async fn getattr<'a>(&self, call: impl Into<Call<'a>>, object: &FileHandle) -> Result<Attr> {
         let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, object);
-        self.invoke(cred, object, procedure::GETATTR, encode, nfs3::getattr).await
+        self.invoke(call.into(), object, procedure::GETATTR, encode, nfs3::getattr).await
     }
 
     /// SETATTR; with `guard`, only if the object's ctime is this.
-    pub async fn setattr(&self, cred: &Cred, object: &FileHandle, attr: &SetAttr, guard: Option<Time>) -> Result<Wcc> {
+    pub async fn setattr<'a>(
+        &self,
+        call: impl Into<Call<'a>>,
+        object: &FileHandle,
+        attr: &SetAttr,
+        guard: Option<Time>,
+    ) -> Result<Wcc> {
         let encode = |encoder: &mut Encoder| {
             nfs3::encode_handle(encoder, object);
             nfs3::encode_set_attr(encoder, attr);
             nfs3::encode_guard(encoder, guard);
         };
-        self.invoke(cred, object, procedure::SETATTR, encode, nfs3::changed).await
+        self.invoke(call.into(), object, procedure::SETATTR, encode, nfs3::changed).await
     }
 
     /// LOOKUP.
-    pub async fn lookup(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Lookup> {
+    pub async fn lookup<'a>(&self, call: impl Into<Call<'a>>, dir: &FileHandle, name: &[u8]) -> Result<Lookup> {
         let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
-        self.invoke(cred, dir, procedure::LOOKUP, encode, nfs3::lookup).await
+        self.invoke(call.into(), dir, procedure::LOOKUP, encode, nfs3::lookup).await
     }
 
     /// ACCESS: which of `bits` are granted, and the object's attributes.
-    pub async fn access(&self, cred: &Cred, object: &FileHandle, bits: u32) -> Result<(u32, Option<Attr>)> {
+    pub async fn access<'a>(
+        &self,
+        call: impl Into<Call<'a>>,
+        object: &FileHandle,
+        bits: u32,
+    ) -> Result<(u32, Option<Attr>)> {
         let encode = |encoder: &mut Encoder| {
             nfs3::encode_handle(encoder, object);
             encoder.u32(bits);
         };
-        self.invoke(cred, object, procedure::ACCESS, encode, nfs3::access).await
+        self.invoke(call.into(), object, procedure::ACCESS, encode, nfs3::access).await
     }
 
     /// READLINK.
-    pub async fn readlink(&self, cred: &Cred, link: &FileHandle) -> Result<(Vec<u8>, Option<Attr>)> {
+    pub async fn readlink<'a>(&self, call: impl Into<Call<'a>>, link: &FileHandle) -> Result<(Vec<u8>, Option<Attr>)> {
         let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, link);
-        self.invoke(cred, link, procedure::READLINK, encode, nfs3::readlink).await
+        self.invoke(call.into(), link, procedure::READLINK, encode, nfs3::readlink).await
     }
 
-    /// READ of `range.len()` bytes at `offset` into `buffer[range]`. The buffer comes back also after a failure; its
-    /// contents in `range` are unspecified then, and after [`ErrorKind::TimedOut`] it may be another buffer.
+    /// READ of as many bytes at `offset` as `into` takes. The payload comes back also after a failure, with unspecified
+    /// contents, but not from a pipe, nor after [`ErrorKind::TimedOut`] while it was being filled.
     ///
     /// # Panics
-    /// If `range` does not lie in `buffer`.
-    pub async fn read(
+    /// If the range of a buffer does not lie in it.
+    pub async fn read<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         file: &FileHandle,
         offset: u64,
-        buffer: Buffer,
-        range: Range<usize>,
-    ) -> (Buffer, Result<Read>) {
-        assert!(range.start <= range.end && range.end <= buffer.len(), "{range:?} of {} bytes", buffer.len());
-        let size = buffer.len();
-        let (destination, result) = self.read_into(cred, file, offset, Destination::Buffer(buffer, range)).await;
-        let buffer = match destination {
-            Some(Destination::Buffer(buffer, _)) => buffer,
-            _ => Buffer::with_capacity(size),
-        };
-        (buffer, result)
-    }
-
-    /// READ of `count` bytes at `offset` into a pipe, behind `prefix`, so that they can be passed on without a copy. They
-    /// come in a buffer instead if they are fewer, if they do not fit, or if no pipe is free.
-    pub async fn read_to_pipe(
-        &self,
-        cred: &Cred,
-        file: &FileHandle,
-        offset: u64,
-        count: u32,
-        prefix: Prefix,
-    ) -> Result<(Payload, Read)> {
-        let Shared { stats, splicing, .. } = &*self.inner.transport.shared;
-        let destination = if splicing.is_worth_a_try() {
-            Destination::Pipe { prefix, count: count as usize, filled: None }
-        } else {
-            Destination::Buffer(Buffer::with_capacity(count as usize), 0..count as usize)
-        };
-        let (destination, read) = self.read_into(cred, file, offset, destination).await;
-        match (destination, read?) {
-            (Some(Destination::Pipe { filled: Some(pipe), .. }), read) if read.count == count => {
-                stats.bytes_spliced.fetch_add(u64::from(count), Ordering::Relaxed);
-                Ok((Payload::Pipe(pipe), read))
-            }
-            (Some(Destination::Buffer(buffer, _)), read) => Ok((Payload::Buffer(buffer), read)),
-            _ => Err(Error::new(ErrorKind::Garbled("READ without a payload"))),
+        into: Sink,
+    ) -> (Option<Payload>, Result<Read>) {
+        if let Sink::Buffer(buffer, range) = &into {
+            assert!(range.start <= range.end && range.end <= buffer.len(), "{range:?} of {} bytes", buffer.len());
         }
+        let Shared { stats, splicing, .. } = &*self.inner.transport.shared;
+        let (count, destination) = (into.len(), Destination::of(into, || splicing.is_worth_a_try()));
+        let (destination, read) = self.read_into(call.into(), file, offset, destination).await;
+        let payload = destination.and_then(Destination::into_payload);
+        match (&payload, &read) {
+            (Some(Payload::Pipe(_)), Ok(read)) if read.count as usize == count => {
+                stats.bytes_spliced.fetch_add(u64::from(read.count), Ordering::Relaxed);
+            }
+            (Some(Payload::Pipe(_)) | None, Ok(_)) => {
+                return (None, Err(Error::new(ErrorKind::Garbled("READ without a payload"))));
+            }
+            _ => {}
+        }
+        (payload, read)
     }
 
     /// READ into `destination`, until the answer holds something or is the end of the file. An answer that is neither
     /// is asked for again a few times: taken for the end of the file it would cut copies off.
     async fn read_into(
         &self,
-        cred: &Cred,
+        call: Call<'_>,
         file: &FileHandle,
         offset: u64,
         destination: Destination,
@@ -304,7 +270,7 @@ impl Client {
         let (mut destination, mut pause) = (Some(destination), EMPTY_PAUSE_MIN);
         for reads in 1.. {
             let Some(unfilled) = destination.take() else { break };
-            let (filled, result) = self.read_once(cred, file, offset, unfilled).await;
+            let (filled, result) = self.read_once(call, file, offset, unfilled).await;
             let mut read = match result {
                 Ok(read) if read.count == 0 && !read.eof && asked > 0 => read,
                 result => return (filled, result),
@@ -325,7 +291,7 @@ impl Client {
 
     async fn read_once(
         &self,
-        cred: &Cred,
+        call: Call<'_>,
         file: &FileHandle,
         offset: u64,
         destination: Destination,
@@ -336,7 +302,7 @@ impl Client {
             encoder.u64(offset).u32(count);
         };
         let route = Route::LeastBusy;
-        let request = Request { cred, object: file, procedure: procedure::READ, route, encode, payload: Bytes::new() };
+        let request = Request { call, object: file, procedure: procedure::READ, route, encode, payload: Bytes::new() };
         let answer = self.perform(request, Some(destination)).await;
         let result = answer.reply.and_then(|reply| decode(&reply, answer.replayed, nfs3::read));
         if let Ok(read) = &result {
@@ -346,9 +312,9 @@ impl Client {
     }
 
     /// WRITE of `data` at `offset`. Keep a clone of `data` until it is committed.
-    pub async fn write(
+    pub async fn write<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         file: &FileHandle,
         offset: u64,
         data: Bytes,
@@ -360,7 +326,8 @@ impl Client {
             encoder.u64(offset).u32(count).u32(stable as u32).u32(count);
         };
         let route = Route::LeastBusy;
-        let request = Request { cred, object: file, procedure: procedure::WRITE, route, encode, payload: data };
+        let call = call.into();
+        let request = Request { call, object: file, procedure: procedure::WRITE, route, encode, payload: data };
         let answer = self.perform(request, None).await;
         let written = decode(&answer.reply?, answer.replayed, nfs3::write)?;
         if written.count > count {
@@ -371,36 +338,48 @@ impl Client {
     }
 
     /// COMMIT of the whole file.
-    pub async fn commit(&self, cred: &Cred, file: &FileHandle) -> Result<Committed> {
+    pub async fn commit<'a>(&self, call: impl Into<Call<'a>>, file: &FileHandle) -> Result<Committed> {
         let encode = |encoder: &mut Encoder| {
             nfs3::encode_handle(encoder, file);
             encoder.u64(0).u32(0);
         };
-        self.invoke(cred, file, procedure::COMMIT, encode, nfs3::commit).await
+        self.invoke(call.into(), file, procedure::COMMIT, encode, nfs3::commit).await
     }
 
     /// CREATE.
-    pub async fn create(&self, cred: &Cred, dir: &FileHandle, name: &[u8], how: CreateHow) -> Result<Created> {
+    pub async fn create<'a>(
+        &self,
+        call: impl Into<Call<'a>>,
+        dir: &FileHandle,
+        name: &[u8],
+        how: CreateHow,
+    ) -> Result<Created> {
         let encode = |encoder: &mut Encoder| {
             nfs3::encode_entry(encoder, dir, name);
             nfs3::encode_create_how(encoder, &how);
         };
-        self.invoke(cred, dir, procedure::CREATE, encode, nfs3::created).await
+        self.invoke(call.into(), dir, procedure::CREATE, encode, nfs3::created).await
     }
 
     /// MKDIR.
-    pub async fn mkdir(&self, cred: &Cred, dir: &FileHandle, name: &[u8], attr: &SetAttr) -> Result<Created> {
+    pub async fn mkdir<'a>(
+        &self,
+        call: impl Into<Call<'a>>,
+        dir: &FileHandle,
+        name: &[u8],
+        attr: &SetAttr,
+    ) -> Result<Created> {
         let encode = |encoder: &mut Encoder| {
             nfs3::encode_entry(encoder, dir, name);
             nfs3::encode_set_attr(encoder, attr);
         };
-        self.invoke(cred, dir, procedure::MKDIR, encode, nfs3::created).await
+        self.invoke(call.into(), dir, procedure::MKDIR, encode, nfs3::created).await
     }
 
     /// SYMLINK.
-    pub async fn symlink(
+    pub async fn symlink<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         dir: &FileHandle,
         name: &[u8],
         target: &[u8],
@@ -411,13 +390,13 @@ impl Client {
             nfs3::encode_set_attr(encoder, attr);
             encoder.opaque(target);
         };
-        self.invoke(cred, dir, procedure::SYMLINK, encode, nfs3::created).await
+        self.invoke(call.into(), dir, procedure::SYMLINK, encode, nfs3::created).await
     }
 
     /// MKNOD.
-    pub async fn mknod(
+    pub async fn mknod<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         dir: &FileHandle,
         name: &[u8],
         kind: NodeKind,
@@ -427,25 +406,25 @@ impl Client {
             nfs3::encode_entry(encoder, dir, name);
             nfs3::encode_node(encoder, kind, attr);
         };
-        self.invoke(cred, dir, procedure::MKNOD, encode, nfs3::created).await
+        self.invoke(call.into(), dir, procedure::MKNOD, encode, nfs3::created).await
     }
 
     /// REMOVE.
-    pub async fn remove(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
+    pub async fn remove<'a>(&self, call: impl Into<Call<'a>>, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
         let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
-        self.invoke(cred, dir, procedure::REMOVE, encode, nfs3::changed).await
+        self.invoke(call.into(), dir, procedure::REMOVE, encode, nfs3::changed).await
     }
 
     /// RMDIR.
-    pub async fn rmdir(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
+    pub async fn rmdir<'a>(&self, call: impl Into<Call<'a>>, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
         let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
-        self.invoke(cred, dir, procedure::RMDIR, encode, nfs3::changed).await
+        self.invoke(call.into(), dir, procedure::RMDIR, encode, nfs3::changed).await
     }
 
     /// RENAME: the two directories around the change.
-    pub async fn rename(
+    pub async fn rename<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         from_dir: &FileHandle,
         from: &[u8],
         to_dir: &FileHandle,
@@ -455,13 +434,13 @@ impl Client {
             nfs3::encode_entry(encoder, from_dir, from);
             nfs3::encode_entry(encoder, to_dir, to);
         };
-        self.invoke(cred, from_dir, procedure::RENAME, encode, nfs3::rename).await
+        self.invoke(call.into(), from_dir, procedure::RENAME, encode, nfs3::rename).await
     }
 
     /// LINK: the file's attributes and the directory around the change.
-    pub async fn link(
+    pub async fn link<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         file: &FileHandle,
         dir: &FileHandle,
         name: &[u8],
@@ -470,13 +449,13 @@ impl Client {
             nfs3::encode_handle(encoder, file);
             nfs3::encode_entry(encoder, dir, name);
         };
-        self.invoke(cred, dir, procedure::LINK, encode, nfs3::link).await
+        self.invoke(call.into(), dir, procedure::LINK, encode, nfs3::link).await
     }
 
     /// READDIR: names and inode numbers only.
-    pub async fn readdir(
+    pub async fn readdir<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         dir: &FileHandle,
         cookie: u64,
         verifier: [u8; 8],
@@ -486,13 +465,13 @@ impl Client {
             nfs3::encode_handle(encoder, dir);
             encoder.u64(cookie).fixed(&verifier).u32(bytes_max.clamp(DIR_BYTES_MIN, TRANSFER_MAX));
         };
-        self.invoke(cred, dir, procedure::READDIR, encode, nfs3::readdir).await
+        self.invoke(call.into(), dir, procedure::READDIR, encode, nfs3::readdir).await
     }
 
     /// READDIRPLUS.
-    pub async fn readdirplus(
+    pub async fn readdirplus<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         dir: &FileHandle,
         cookie: u64,
         verifier: [u8; 8],
@@ -503,23 +482,23 @@ impl Client {
             nfs3::encode_handle(encoder, dir);
             encoder.u64(cookie).fixed(&verifier).u32(bytes_max).u32(bytes_max);
         };
-        self.invoke(cred, dir, procedure::READDIRPLUS, encode, nfs3::readdirplus).await
+        self.invoke(call.into(), dir, procedure::READDIRPLUS, encode, nfs3::readdirplus).await
     }
 
     /// A page of a listing: READDIRPLUS, or READDIR of a server that lacks it. A page without entries that is not the last is
     /// asked for again a few times: taken for the end it would cut the listing off.
-    pub async fn list(
+    pub async fn list<'a>(
         &self,
-        cred: &Cred,
+        call: impl Into<Call<'a>>,
         dir: &FileHandle,
         cookie: u64,
         verifier: [u8; 8],
         bytes_max: u32,
     ) -> Result<DirPage> {
-        let mut pause = EMPTY_PAUSE_MIN;
+        let (call, mut pause) = (call.into(), EMPTY_PAUSE_MIN);
         for _ in 0..EMPTY_ANSWERS_MAX {
-            let page = match self.readdirplus(cred, dir, cookie, verifier, bytes_max).await {
-                Err(error) if error.is(Status::NotSupp) => self.readdir(cred, dir, cookie, verifier, bytes_max).await?,
+            let page = match self.readdirplus(call, dir, cookie, verifier, bytes_max).await {
+                Err(error) if error.is(Status::NotSupp) => self.readdir(call, dir, cookie, verifier, bytes_max).await?,
                 page => page?,
             };
             if page.eof || !page.entries.is_empty() {
@@ -532,33 +511,33 @@ impl Client {
     }
 
     /// FSSTAT.
-    pub async fn fsstat(&self, cred: &Cred, root: &FileHandle) -> Result<FsStat> {
+    pub async fn fsstat<'a>(&self, call: impl Into<Call<'a>>, root: &FileHandle) -> Result<FsStat> {
         let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, root);
-        self.invoke(cred, root, procedure::FSSTAT, encode, nfs3::fsstat).await
+        self.invoke(call.into(), root, procedure::FSSTAT, encode, nfs3::fsstat).await
     }
 
     /// FSINFO, cut to what this client supports.
-    pub async fn fsinfo(&self, cred: &Cred, root: &FileHandle) -> Result<FsInfo> {
+    pub async fn fsinfo<'a>(&self, call: impl Into<Call<'a>>, root: &FileHandle) -> Result<FsInfo> {
         let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, root);
-        self.invoke(cred, root, procedure::FSINFO, encode, nfs3::fsinfo).await
+        self.invoke(call.into(), root, procedure::FSINFO, encode, nfs3::fsinfo).await
     }
 
     /// PATHCONF.
-    pub async fn pathconf(&self, cred: &Cred, object: &FileHandle) -> Result<PathConf> {
+    pub async fn pathconf<'a>(&self, call: impl Into<Call<'a>>, object: &FileHandle) -> Result<PathConf> {
         let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, object);
-        self.invoke(cred, object, procedure::PATHCONF, encode, nfs3::pathconf).await
+        self.invoke(call.into(), object, procedure::PATHCONF, encode, nfs3::pathconf).await
     }
 
     /// A call without a payload, from its arguments to its result.
     async fn invoke<T>(
         &self,
-        cred: &Cred,
+        call: Call<'_>,
         object: &FileHandle,
         procedure: u32,
         encode: impl Fn(&mut Encoder) + Send + Sync,
         results: fn(&mut Decoder<'_>) -> Result<T>,
     ) -> Result<T> {
-        let request = Request { cred, object, procedure, route: Route::Home, encode, payload: Bytes::new() };
+        let request = Request { call, object, procedure, route: Route::Home, encode, payload: Bytes::new() };
         let answer = self.perform(request, None).await;
         decode(&answer.reply?, answer.replayed, results)
     }
@@ -569,17 +548,18 @@ impl Client {
         request: Request<'_, impl Fn(&mut Encoder) + Send + Sync>,
         mut destination: Option<Destination>,
     ) -> Answer {
-        let deadline = self.time_limit.map(|limit| Instant::now() + limit);
+        let limit = self.time_limit.filter(|_| !request.call.is_patient);
+        let deadline = limit.map(|limit| Instant::now() + limit);
         let mut pause = JUKEBOX_PAUSE_MIN;
         let mut replayed = false;
-        let mut xid = self.xid;
+        let mut ticket = request.call.ticket;
         loop {
             let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let reply = self.inner.transport.submit(Submission {
-                xid: xid.take(),
+                ticket: ticket.take(),
                 program: rpc::NFS,
                 procedure: request.procedure,
-                cred: request.cred,
+                cred: request.call.cred,
                 object: request.object,
                 route: request.route,
                 encode: &request.encode,

@@ -241,6 +241,19 @@ impl Connection {
         }
     }
 
+    /// Sends the oldest small question again while the server says nothing: it may have dropped that one call, on which all
+    /// others wait. A server that is away is asked so little that it does no harm, and the silence goes on.
+    pub(crate) fn probe(self: &Arc<Self>) {
+        let questions = |pending: &Pending| {
+            let small = pending.calls.values().filter(|call| call.asks_little);
+            small.min_by_key(|call| call.sequence).cloned()
+        };
+        let oldest = questions(&lock(&self.pending));
+        if let Some(oldest) = oldest {
+            self.send_again(&oldest);
+        }
+    }
+
     /// For how long calls have been unanswered while nothing was received, if any are.
     pub(crate) fn silent_for(&self, heard: Instant) -> Option<Duration> {
         let pending = lock(&self.pending);

@@ -12,12 +12,13 @@
 //! What is guaranteed: a call that was submitted is executed at least once before it succeeds; on a server with a
 //! duplicate-request cache exactly once, since it is sent again only with its old xid and, where possible, from its old
 //! source port. With an [`Identity`] that holds for a call that another process had sent. A failure tells
-//! ([`Error::replayed`]) when an earlier copy may have been executed. What is not: order between two calls in flight. Wait
+//! ([`efc_backend::Error::replayed`]) when an earlier copy may have been executed. What is not: order between two calls in flight. Wait
 //! for one before the other where it matters.
 //!
 //! Layers, each importing only those before it: `xdr`; `rpc`, `record`, `socket`; `call`, `connection` with `receiver`,
-//! `transport`; `nfs3`; `client`; `mount`. `url` and `circle` stand alone.
+//! `transport`; `nfs3`; `client`; `mount`; `backend`. `url` and `circle` stand alone.
 
+mod backend;
 mod call;
 mod circle;
 mod client;
@@ -30,19 +31,16 @@ mod record;
 mod rpc;
 mod socket;
 mod transport;
-mod types;
 pub mod url;
 mod xdr;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Mutex, MutexGuard};
 
-pub use call::Prefix;
 pub use circle::Circle;
-pub use client::{Client, Config, Counters, Mounted, Payload};
-pub use error::{ConnectError, ConnectErrorKind, Error, ErrorKind, Result, Status};
+pub use client::{Client, Config, Counters, Mounted};
+pub use error::{ConnectError, ConnectErrorKind};
 pub use transport::Identity;
-pub use types::*;
 
 /// Locks a mutex under which nothing panics.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

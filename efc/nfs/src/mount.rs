@@ -13,16 +13,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
+use efc_backend::{Cred, Error, ErrorKind, FileHandle, FileType, Status};
 use futures_lite::future;
 
 use crate::client::{Client, Config, Mounted};
-use crate::error::{ConnectError, ConnectErrorKind as Kind, Error, ErrorKind, Status};
+use crate::error::{ConnectError, ConnectErrorKind as Kind};
 use crate::nfs3;
 use crate::record::{RECORD_MAX, Records, Source};
 use crate::rpc::{self, AUTH_SYS, Machine, Program};
 use crate::socket::Dial;
 use crate::transport::host_and_port;
-use crate::types::{Cred, FileHandle, FileType};
 use crate::xdr::{Decoded, Decoder, Encoder};
 use crate::{lock, random};
 

@@ -3,8 +3,8 @@
 //! A result decoder gets a whole reply behind its RPC header and answers what the caller sees. A failure's body carries
 //! attributes too, and they end up in [`Error`]; a failure whose body is cut off is still that failure.
 
-use crate::error::{Error, ErrorKind, Result, Status};
-use crate::types::*;
+use efc_backend::*;
+
 use crate::xdr::{Decoded, Decoder, Encoder, Malformed};
 
 /// Procedure numbers (RFC 1813, section 3.3).

@@ -1,8 +1,7 @@
 //! ONC RPC messages (RFC 5531): headers of calls and replies, the AUTH_SYS credential, record marks.
 
-use crate::error::ErrorKind;
-use crate::types::Cred;
 use crate::xdr::{Decoded, Decoder, Encoder};
+use efc_backend::{Cred, ErrorKind};
 
 /// A remote program: number and version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

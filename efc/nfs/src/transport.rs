@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use efc_backend::{Cred, FileHandle, Ticket};
 
 use crate::call::{Call, Destination, Reply};
 use crate::connection::Connection;
 use crate::random;
 use crate::rpc::{self, Machine, Program};
-use crate::types::{Cred, FileHandle};
 use crate::xdr::{Encoder, padding};
 
 /// Most connections of a client.
@@ -24,7 +24,7 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// By what a server's duplicate-request cache knows a client: the source port of each connection, and the bytes of a call, its
 /// xid and the stamp of its credential among them. A process that goes on for another has the other's, and repeats a call of
-/// the other's under its xid ([`Client::repeating`]): a server with such a cache executes it once.
+/// the other's under its xid ([`Ticket::again`]): a server with such a cache executes it once.
 pub trait Identity: Debug + Send + Sync {
     /// Of the AUTH_SYS credentials.
     fn stamp(&self) -> u32;
@@ -211,14 +211,14 @@ impl Transport {
     /// Makes a call and submits it.
     pub(crate) fn submit(&self, request: Submission<'_>) -> Reply {
         let (sequence, own) = self.shared.next_call();
-        let xid = request.xid.map_or(own, |xid| xid.number);
+        let xid = request.ticket.map_or(own, |ticket| ticket.number);
         let mut encoder = rpc::call(&self.shared.machine, xid, request.program, request.procedure, request.cred);
         (request.encode)(&mut encoder);
         let payload = request.payload.len();
         let message = rpc::finish(encoder, payload + padding(payload));
         let call = Call::new((sequence, xid), message, request.payload, request.destination, request.procedure);
         let call = Arc::new(call);
-        if request.xid.is_some_and(|xid| xid.is_repeated) {
+        if request.ticket.is_some_and(|ticket| ticket.is_repeated) {
             call.set_repeated();
         }
         let connection = self.choose(request.object, request.route);
@@ -234,18 +234,10 @@ impl Drop for Transport {
     }
 }
 
-/// A transaction id of a call's own.
-#[derive(Clone, Copy)]
-pub(crate) struct Xid {
-    pub number: u32,
-    /// A call has gone out under it before.
-    pub is_repeated: bool,
-}
-
 /// One call to be made.
 pub(crate) struct Submission<'a> {
-    /// `None`: the next.
-    pub xid: Option<Xid>,
+    /// Of the call, which has the next xid if there is none.
+    pub ticket: Option<Ticket>,
     pub program: Program,
     pub procedure: u32,
     pub cred: &'a Cred,

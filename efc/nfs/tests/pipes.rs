@@ -8,6 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use async_io::Timer;
+use efc_backend::*;
+use efc_buffer::{Payload, Prefix, Sink};
 use efc_nfs::*;
 use futures_lite::future::{self, block_on, poll_once};
 
@@ -80,7 +82,8 @@ fn reply(xid: u32, payload: &[u8], cuts: &[usize]) -> Vec<u8> {
 
 async fn read(client: &Client, count: usize) -> Result<(Payload, Read)> {
     let file = FileHandle::new(b"file").unwrap();
-    client.read_to_pipe(&Cred::root(), &file, 0, count as u32, PREFIX).await
+    let (payload, read) = client.read(&Cred::root(), &file, 0, Sink::Pipe { prefix: PREFIX, count }).await;
+    read.map(|read| (payload.expect("a payload"), read))
 }
 
 fn run<T>(work: impl Future<Output = T>) -> T {
@@ -99,7 +102,7 @@ fn assert_piped(read: Result<(Payload, Read)>) {
 }
 
 fn assert_buffered(read: Result<(Payload, Read)>, expected: &[u8]) {
-    let (Payload::Buffer(buffer), read) = read.unwrap() else { panic!("it came in a pipe") };
+    let (Payload::Buffer(buffer, _), read) = read.unwrap() else { panic!("it came in a pipe") };
     assert!(read.count as usize == expected.len() && buffer[..expected.len()] == *expected);
 }
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use efc_buffer::{Buffer, PAYLOAD_MAX};
+use efc_backend::*;
+use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Sink};
 use efc_nfs::*;
 use futures_lite::future::block_on;
 
@@ -84,9 +85,11 @@ impl Drop for Scratch {
 
 fn read(scratch: &Scratch, file: &FileHandle, offset: u64, count: usize) -> (Vec<u8>, Read) {
     let buffer = Buffer::with_capacity(count + 8);
-    let (buffer, read) = block_on(scratch.client.read(&Cred::root(), file, offset, buffer, 8..8 + count));
+    let sink = Sink::Buffer(buffer, 8..8 + count);
+    let (payload, read) = block_on(scratch.client.read(&Cred::root(), file, offset, sink));
     let read = read.expect("READ");
-    (buffer[8..8 + read.count as usize].to_vec(), read)
+    let (buffer, range) = payload.and_then(Payload::into_buffer).expect("in the buffer");
+    (buffer[range][..read.count as usize].to_vec(), read)
 }
 
 #[test]
@@ -279,11 +282,14 @@ fn many_calls_in_flight_are_all_answered() {
             assert_eq!(write.unwrap().count, 256 << 10);
         }
         client.commit(cred, &file).await.unwrap();
-        let reads = (0..32)
-            .map(|index| client.read(cred, &file, index * (256 << 10), Buffer::with_capacity(256 << 10), 0..256 << 10));
-        for (index, (buffer, read)) in futures(reads).await.into_iter().enumerate() {
+        let reads = (0..32).map(|index| {
+            let sink = Sink::Buffer(Buffer::with_capacity(256 << 10), 0..256 << 10);
+            client.read(cred, &file, index * (256 << 10), sink)
+        });
+        for (index, (payload, read)) in futures(reads).await.into_iter().enumerate() {
             assert_eq!(read.unwrap().count, 256 << 10);
-            assert!(buffer[..256 << 10].iter().all(|byte| *byte == index as u8), "block {index}");
+            let (buffer, range) = payload.and_then(Payload::into_buffer).expect("in the buffer");
+            assert!(buffer[range].iter().all(|byte| *byte == index as u8), "block {index}");
         }
         let many = futures((0..1500).map(|_| client.getattr(cred, &file))).await;
         assert!(many.into_iter().all(|attr| attr.unwrap().size == 32 * (256 << 10)));
@@ -353,7 +359,7 @@ fn the_callers_user_and_groups_decide() {
     assert_eq!(granted(user(4001, 1, &sixteen)), access::READ, "the sixteenth group");
     assert_eq!(granted(user(4001, 1, &[2, 3])), 0, "others");
     let stranger = user(4001, 1, &[2, 3]);
-    let (_, read) = block_on(client.read(&stranger, &file, 0, Buffer::with_capacity(10), 0..10));
+    let (_, read) = block_on(client.read(&stranger, &file, 0, Sink::Buffer(Buffer::with_capacity(10), 0..10)));
     assert!(read.unwrap_err().is(Status::Acces));
     let made = block_on(client.create(&user(4001, 5001, &[]), &scratch.dir, b"own", CreateHow::Guarded(owned_mode())));
     let attr = block_on(client.getattr(&Cred::root(), &made.unwrap().handle.unwrap())).unwrap();

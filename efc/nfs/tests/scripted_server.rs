@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_io::Timer;
 use bytes::Bytes;
-use efc_buffer::Buffer;
+use efc_backend::*;
+use efc_buffer::{Buffer, Payload, Sink};
 use efc_nfs::*;
 use futures_lite::future::{self, block_on, poll_once};
 
@@ -156,8 +157,9 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 
 async fn read(client: &Client, count: usize) -> (Vec<u8>, Result<Read>) {
     let buffer = Buffer::with_capacity(1 << 20);
-    let (buffer, read) = client.read(&Cred::root(), &handle(), 0, buffer, 100..100 + count).await;
-    (buffer[100..100 + count].to_vec(), read)
+    let (payload, read) = client.read(&Cred::root(), &handle(), 0, Sink::Buffer(buffer, 100..100 + count)).await;
+    let buffered = payload.and_then(Payload::into_buffer);
+    (buffered.map_or(Vec::new(), |(buffer, range)| buffer[range].to_vec()), read)
 }
 
 #[test]
@@ -244,9 +246,10 @@ fn what_may_have_met_its_earlier_copy_goes_out_again_until_it_is_answered() {
         peer.expect_silence();
     });
     let client = client(address);
-    let (cred, name, repeating) = (Cred::root(), handle(), client.repeating(77));
+    let (cred, name) = (Cred::root(), handle());
+    let repeated = efc_backend::Call::of(&cred).under(Ticket::again(77));
     let started = Instant::now();
-    let (removed, attr) = run(future::zip(repeating.remove(&cred, &name, b"x"), client.getattr(&cred, &name)));
+    let (removed, attr) = run(future::zip(client.remove(repeated, &name, b"x"), client.getattr(&cred, &name)));
     assert!(removed.unwrap_err().is(Status::NoEnt));
     assert_eq!(attr.unwrap().fileid, 1);
     let waited = started.elapsed();

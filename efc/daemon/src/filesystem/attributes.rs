@@ -11,11 +11,12 @@
 //! UNLINK and RENAME change attributes (nlink, ctime) of a file that they only name. Rather than ask the server which
 //! one it was, everything asked before such a change expires: a question too many is cheaper than one with each.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efc_nfs::{Attr, FileType, SetAttr, SetTime, Time};
+use efc_backend::{Attr, FileType, SetAttr, SetTime, Tick, Time};
 use efc_state::State;
 use indexmap::IndexMap;
 
@@ -25,13 +26,6 @@ use super::versions::{ServerClock, Version};
 const SHARDS: usize = 16;
 /// A shard whose table has room for this many times its entries gives memory back.
 const SPARE_MAX: usize = 8;
-
-/// When a call was sent: on the cache's own clock of replies, and on the node's.
-#[derive(Clone, Copy, Debug)]
-pub struct Stamp {
-    replies: u64,
-    at: Instant,
-}
 
 #[derive(Clone, Copy)]
 struct Known {
@@ -101,7 +95,6 @@ pub struct AttrCache {
     ttl: Duration,
     /// Knows what the inodes are.
     nodes: Option<Arc<State>>,
-    replies: AtomicU64,
     /// Answers to calls sent before this stamp are not answered from.
     names_changed: AtomicU64,
     clock: ServerClock,
@@ -116,7 +109,6 @@ impl AttrCache {
         AttrCache {
             ttl,
             nodes: None,
-            replies: AtomicU64::new(0),
             names_changed: AtomicU64::new(0),
             clock: ServerClock::new(),
             entries_per_shard_max: (entries_max / SHARDS).max(1),
@@ -149,21 +141,16 @@ impl AttrCache {
         self.shards[node as usize % SHARDS].lock().expect("attribute lock")
     }
 
-    /// Take before a call is sent, give to [`AttrCache::learn`] with its reply.
-    pub fn stamp(&self) -> Stamp {
-        Stamp { replies: self.replies.load(Ordering::Acquire), at: Instant::now() }
-    }
-
     /// Takes in attributes from a reply to a call sent at `sent`.
-    pub fn learn(&self, node: u64, attr: &Attr, sent: Stamp) {
+    pub fn learn(&self, node: u64, attr: &Attr, sent: Tick) {
         if !self.is_plausible(node, attr) {
             return;
         }
-        let (received, now) = (self.replies.fetch_add(1, Ordering::AcqRel) + 1, Instant::now());
+        let Tick { order: received, at: now } = Tick::of_answer();
         self.clock.observe(attr.ctime, now);
         let mut shard = self.shard(node);
         let before = shard.get(node).map(|known| *known);
-        let overlapped = before.is_some_and(|known| known.received > sent.replies);
+        let overlapped = before.is_some_and(|known| known.received > sent.order);
         let is_same = before.is_some_and(|known| Version::of(&known.attr) == Version::of(attr));
         if overlapped && before.is_some_and(|known| known.attr.ctime > attr.ctime) {
             return;
@@ -173,7 +160,7 @@ impl AttrCache {
             attr: *attr,
             first_seen: before.filter(|_| is_same).map_or(now, |known| known.first_seen),
             fetched_at: (!(overlapped && is_tie)).then_some(now),
-            sent: sent.replies,
+            sent: sent.order,
             received,
             told: before.and_then(|known| known.told),
             sizes: before.and_then(|known| known.sizes),
@@ -184,7 +171,7 @@ impl AttrCache {
     }
 
     /// After a change that was sent at `sent`: takes in what its reply says of the object, or trusts nothing any more.
-    pub fn learn_or_expire(&self, node: u64, after: Option<&Attr>, sent: Stamp) {
+    pub fn learn_or_expire(&self, node: u64, after: Option<&Attr>, sent: Tick) {
         match after {
             Some(attr) if self.is_plausible(node, attr) => self.learn(node, attr, sent),
             _ => self.expire(node),
@@ -193,7 +180,7 @@ impl AttrCache {
 
     /// A reply shows this ctime, of an object that need not be known here.
     pub fn observe_clock(&self, attr: &Attr) {
-        self.clock.observe(attr.ctime, Instant::now());
+        self.clock.observe(attr.ctime, efc_tasks::time::now());
     }
 
     /// Attributes fit to answer with, and for how long the kernel may keep them.
@@ -203,7 +190,7 @@ impl AttrCache {
         if known.sent < self.names_changed.load(Ordering::Acquire) {
             return None;
         }
-        let left = self.ttl.checked_sub(known.fetched_at?.elapsed())?;
+        let left = self.ttl.checked_sub(efc_tasks::time::since(known.fetched_at?))?;
         (!left.is_zero()).then_some((known.attr, left))
     }
 
@@ -221,8 +208,7 @@ impl AttrCache {
 
     /// A name was removed or renamed: the file behind it, whichever it is, has other attributes now.
     pub fn expire_for_changed_name(&self) {
-        let now = self.replies.fetch_add(1, Ordering::AcqRel) + 1;
-        self.names_changed.fetch_max(now, Ordering::AcqRel);
+        self.names_changed.fetch_max(Tick::of_answer().order, Ordering::AcqRel);
     }
 
     /// Records that the kernel is told `attr` now.
@@ -282,7 +268,7 @@ impl AttrCache {
     ///
     /// It will if the server's clock has been past the tick of that version: another reply has shown so much, or has shown
     /// the version itself a tick before.
-    pub fn is_settled(&self, node: u64, attr: &Attr, sent: Stamp) -> bool {
+    pub fn is_settled(&self, node: u64, attr: &Attr, sent: Tick) -> bool {
         let version = Version::of(attr);
         let first_seen = {
             let mut shard = self.shard(node);
@@ -412,7 +398,7 @@ mod tests {
     #[test]
     fn an_overtaken_reply_does_not_shrink_the_file() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
-        let (first, second) = (cache.stamp(), cache.stamp());
+        let (first, second) = (Tick::now(), Tick::now());
         cache.learn(7, &attr(200, 11), second);
         cache.learn(7, &attr(100, 10), first);
         assert_eq!(cache.fresh(7).expect("known").0.size, 200);
@@ -421,11 +407,11 @@ mod tests {
     #[test]
     fn a_tie_between_overlapping_replies_is_not_answered_from() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
-        let (first, second) = (cache.stamp(), cache.stamp());
+        let (first, second) = (Tick::now(), Tick::now());
         cache.learn(7, &attr(200, 10), second);
         cache.learn(7, &attr(100, 10), first);
         assert!(cache.fresh(7).is_none());
-        cache.learn(7, &attr(300, 10), cache.stamp());
+        cache.learn(7, &attr(300, 10), Tick::now());
         assert_eq!(cache.fresh(7).expect("known").0.size, 300);
     }
 
@@ -433,7 +419,7 @@ mod tests {
     fn a_change_from_outside_is_noticed_once() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         assert!(!cache.is_told(7, &attr(1, 1)));
-        cache.learn(7, &attr(1, 1), cache.stamp());
+        cache.learn(7, &attr(1, 1), Tick::now());
         cache.tell(7, &attr(1, 1));
         assert!(cache.is_told(7, &attr(1, 1)));
         assert!(!cache.is_told(7, &attr(1, 2)));
@@ -444,7 +430,7 @@ mod tests {
     fn the_entries_that_are_used_stay() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         for number in 0..(ENTRIES_MAX as u64 / SHARDS as u64 * 3) {
-            cache.learn(number * SHARDS as u64, &attr(number, 1), cache.stamp());
+            cache.learn(number * SHARDS as u64, &attr(number, 1), Tick::now());
             assert_eq!(cache.last_seen(0).map(|attr| attr.size), Some(0), "after {number} others");
         }
         assert_eq!(cache.shard(0).known.len(), ENTRIES_MAX / SHARDS);
@@ -454,7 +440,7 @@ mod tests {
     fn memory_goes_back_with_the_entries() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         let nodes = || (0..4000).map(|number| number * SHARDS as u64);
-        nodes().for_each(|node| cache.learn(node, &attr(1, 1), cache.stamp()));
+        nodes().for_each(|node| cache.learn(node, &attr(1, 1), Tick::now()));
         nodes().skip(1).for_each(|node| cache.forget(node));
         assert!(cache.shard(0).known.capacity() <= 64, "{}", cache.shard(0).known.capacity());
         assert!(cache.last_seen(0).is_some());
@@ -465,9 +451,9 @@ mod tests {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
         let mut fresh = attr(1, now.as_secs() as u32);
-        let at_once = cache.stamp();
+        let at_once = Tick::now();
         cache.learn(7, &fresh, at_once);
-        let later = |seconds| Stamp { at: at_once.at + Duration::from_secs(seconds), ..cache.stamp() };
+        let later = |seconds| Tick { at: at_once.at + Duration::from_secs(seconds), ..Tick::now() };
         assert!(!cache.is_settled(7, &fresh, at_once));
         assert!(cache.is_settled(7, &fresh, later(3)));
         fresh.size = 2;
@@ -477,7 +463,7 @@ mod tests {
     #[test]
     fn an_expired_entry_is_not_answered_from() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
-        cache.learn(7, &attr(1, 1), cache.stamp());
+        cache.learn(7, &attr(1, 1), Tick::now());
         cache.expire(7);
         assert!(cache.fresh(7).is_none());
         assert_eq!(cache.last_seen(7).expect("known").size, 1);
@@ -486,24 +472,24 @@ mod tests {
     #[test]
     fn a_changed_name_expires_what_was_asked_before() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
-        let before = cache.stamp();
+        let before = Tick::now();
         cache.learn(7, &attr(1, 1), before);
         cache.expire_for_changed_name();
         assert!(cache.fresh(7).is_none());
         cache.learn(8, &attr(1, 1), before);
         assert!(cache.fresh(8).is_none(), "asked before, answered after");
-        cache.learn(7, &attr(1, 2), cache.stamp());
+        cache.learn(7, &attr(1, 2), Tick::now());
         assert!(cache.fresh(7).is_some());
     }
 
     #[test]
     fn what_cannot_be_is_not_taken_in() {
         let cache = AttrCache::new(Duration::from_secs(60), ENTRIES_MAX);
-        cache.learn(7, &attr(1, 1), cache.stamp());
+        cache.learn(7, &attr(1, 1), Tick::now());
         let huge = attr(1 << 63, 2);
-        cache.learn(7, &huge, cache.stamp());
+        cache.learn(7, &huge, Tick::now());
         assert_eq!(cache.fresh(7).expect("known").0.size, 1);
-        cache.learn_or_expire(7, Some(&huge), cache.stamp());
+        cache.learn_or_expire(7, Some(&huge), Tick::now());
         assert!(cache.fresh(7).is_none() && !cache.is_told(7, &huge));
     }
 

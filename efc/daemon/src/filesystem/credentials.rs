@@ -18,8 +18,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use efc_backend::Cred;
 use efc_fuse::Errno;
-use efc_nfs::Cred;
 
 use super::mapped_callers::MappedCallers;
 use crate::descriptors;

@@ -9,11 +9,10 @@
 
 use std::time::Duration;
 
-use async_io::Timer;
+use efc_backend::{Backend, Call, Cred, DirEntry, Error, FileHandle, Seen, Status, Tick};
 use efc_fuse::{Directory, Errno, OpenReply};
-use efc_nfs::{Circle, Cred, DirEntry, Error, FileHandle, Status};
+use efc_nfs::Circle;
 
-use super::attributes::Stamp;
 use super::listing::{History, Place};
 use super::{Answer, Caller, Inner, Response, attributes};
 use crate::errno::errno;
@@ -50,7 +49,7 @@ struct Stream {
     /// No page follows this one.
     is_last: bool,
     /// When this page was asked for.
-    sent: Option<Stamp>,
+    sent: Option<Tick>,
     history: History,
     circle: Circle,
     /// Times that the listing was read anew since a name was given out.
@@ -79,7 +78,7 @@ impl OpenDirectory {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Answer {
         self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
@@ -153,7 +152,7 @@ impl Inner {
         page: &mut Directory,
         entry: &DirEntry,
         plus: bool,
-        sent: Option<Stamp>,
+        sent: Option<Tick>,
     ) -> Result<bool, Errno> {
         let is_dots = entry.name == b"." || entry.name == b"..";
         let mut looked_up = None;
@@ -200,11 +199,13 @@ impl Inner {
 
     /// Fetches the page behind the last one. It may be empty, of names that were given out already.
     async fn fetch(&self, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
-        let sent = self.attrs.stamp();
         let (cookie, verifier) = (stream.next_page, stream.verifier);
-        let asked = self.client.list(&directory.cred, &directory.handle, cookie, verifier, PAGE_BYTES);
+        let asked = self.backend.list(Call::of(&directory.cred), &directory.handle, cookie, verifier, PAGE_BYTES);
         let page = match asked.await {
-            Ok(page) => page,
+            Ok(Seen { value: page, asked }) => {
+                stream.sent = Some(asked);
+                page
+            }
             Err(error) if is_void(&error) => return stream.begin_anew().await,
             Err(error) => return Err(errno(&error)),
         };
@@ -220,7 +221,6 @@ impl Inner {
         stream.entries = page.entries;
         stream.entries.retain(|entry| !stream.history.skips(&entry.name));
         stream.next = 0;
-        stream.sent = Some(sent);
         Ok(())
     }
 }
@@ -285,7 +285,7 @@ impl Stream {
             return Err(Errno(libc::EIO));
         }
         if self.restarts > 0 {
-            Timer::after(RESTART_PAUSE_MIN * (1 << (self.restarts - 1))).await;
+            efc_tasks::time::sleep(RESTART_PAUSE_MIN * (1 << (self.restarts - 1))).await;
         }
         self.restarts += 1;
         if self.history.is_known() {

@@ -12,12 +12,15 @@
 //! In a state that an older release has made there is no place for this: there it holds as long as the daemon lives, and the next
 //! one only knows the file's mark (`State::set_lost`), if nobody has heard yet. The mark is made in every state, for older releases.
 
+use efc_tasks::sync::atomic::{AtomicUsize, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use efc_fuse::Errno;
 use efc_state::{FailureOf, Intent, LOST, State};
+
+use efc_backend::Backend;
 
 use super::Inner;
 
@@ -176,7 +179,7 @@ impl Failures {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// Notes that data of the file is lost. Before the data is forgotten.
     pub(super) fn note_lost(&self, node: u64, errno: Errno) {
         log::error!("inode {node}: written data is lost (errno {}), as each open of it will be told", errno.0);

@@ -5,16 +5,15 @@
 //! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
 
+use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use efc_buffer::{Buffer, PAYLOAD_MAX, SMALL};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Seen, Tick, access};
+use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, SMALL, Sink};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
-use efc_nfs::{Attr, Cred, FileHandle, FileType, Payload, access};
 use efc_state::OpenHandle;
 
-use super::attributes::Stamp;
 use super::mutations::Objects;
 use super::versions::Version;
 use super::whole_files::Ticket;
@@ -45,13 +44,13 @@ pub struct OpenFile {
 }
 
 /// An open that is being asked for: it counts as one, so that the file's last name stays, until this is dropped.
-pub struct Opening {
-    inner: Arc<Inner>,
+pub struct Opening<B: Backend> {
+    inner: Arc<Inner<B>>,
     handle: FileHandle,
     is_root: bool,
 }
 
-impl Drop for Opening {
+impl<B: Backend> Drop for Opening<B> {
     fn drop(&mut self) {
         if self.inner.in_use.give_up(&self.handle, self.is_root) {
             self.inner.remove_if_closed(&self.handle);
@@ -80,7 +79,7 @@ impl OpenFile {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// The open file of `fh`.
     pub(super) fn file(&self, fh: u64) -> Result<Arc<OpenFile>, Errno> {
         self.open.lock().expect("open files lock").files.get(&fh).cloned().ok_or(Errno(libc::EBADF))
@@ -104,7 +103,7 @@ impl Inner {
     }
 
     /// Counts an open of the file from now on, while the server is asked.
-    pub(super) async fn opening(self: &Arc<Self>, caller: &Caller, handle: &FileHandle) -> Opening {
+    pub(super) async fn opening(self: &Arc<Self>, caller: &Caller, handle: &FileHandle) -> Opening<B> {
         let is_root = caller.cred.uid == 0;
         self.in_use.open(handle, is_root).await;
         Opening { inner: Arc::clone(self), handle: *handle, is_root }
@@ -122,7 +121,7 @@ impl Inner {
         let handle = self.handle_of(node)?;
         let _opening = self.opening(caller, &handle).await;
         let mut file = OpenFile::new(node, handle, caller.cred.clone(), flags);
-        let (ticket, sent) = (self.whole_files.begin(node), self.attrs.stamp());
+        let (ticket, sent) = (self.whole_files.begin(node), Tick::now());
         let last_seen = self.attrs.last_seen(node);
         let attr = match last_seen {
             Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(&file, ticket).await?,
@@ -142,7 +141,7 @@ impl Inner {
     /// the first read through this open on ([`Inner::note_pages`]) they are known to be of this version or a later one: if the
     /// server shows this one again, it is this one. Unless a change of the same tick has the same version too, which is why
     /// only a settled one is noted.
-    fn keeps_pages(&self, file: &mut OpenFile, attr: Option<&Attr>, sent: Stamp) -> bool {
+    fn keeps_pages(&self, file: &mut OpenFile, attr: Option<&Attr>, sent: Tick) -> bool {
         if !attr.is_some_and(|attr| self.attrs.is_told(file.node, attr)) {
             // The next read compares size and time with the server's.
             self.notifier.inval_attributes(file.node);
@@ -175,11 +174,10 @@ impl Inner {
             libc::O_WRONLY => access::MODIFY | access::EXTEND,
             _ => access::READ | access::MODIFY | access::EXTEND,
         };
-        let sent = self.attrs.stamp();
-        let asked = self.client.access(&file.cred, &file.handle, needed).await;
-        let (granted, attr) = asked.map_err(|error| errno(&error))?;
+        let answer = self.backend.access(Call::of(&file.cred), &file.handle, needed).await;
+        let Seen { value: (granted, attr), asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &attr {
-            self.attrs.learn(file.node, attr, sent);
+            self.attrs.learn(file.node, attr, asked);
         }
         // A program that may be executed but not read is opened for reading to be executed.
         let is_granted = if needed & access::EXECUTE != 0 { granted != 0 } else { granted & needed == needed };
@@ -187,16 +185,14 @@ impl Inner {
     }
 
     async fn read_at_open(&self, file: &OpenFile, ticket: Ticket) -> Result<Option<Attr>, Errno> {
-        let sent = self.attrs.stamp();
-        let buffer = Buffer::with_capacity(SMALL);
-        let (data, read) = self.client.read(&file.cred, &file.handle, 0, buffer, 0..SMALL).await;
-        let read = match read {
-            Ok(read) => read,
+        let sink = Sink::Buffer(Buffer::with_capacity(SMALL), 0..SMALL);
+        let (payload, read) = self.backend.read(Call::of(&file.cred), &file.handle, 0, sink).await;
+        let (Ok(Seen { value: read, asked }), Some((data, _))) = (read, payload.and_then(Payload::into_buffer)) else {
             // May be executed but not read, or something else that ACCESS tells better.
-            Err(_) => return self.ask_access(file).await,
+            return self.ask_access(file).await;
         };
         let Some(attr) = read.attr else { return self.ask_access(file).await };
-        self.attrs.learn(file.node, &attr, sent);
+        self.attrs.learn(file.node, &attr, asked);
         if u64::from(read.count) == attr.size {
             self.whole_files.insert(file.node, ticket, data, read.count as usize, Version::of(&attr));
         }
@@ -240,7 +236,7 @@ impl Inner {
         let _opening = self.opening(caller, &handle).await;
         if removals != self.in_use.removal_events() {
             // The file may have been there, and have lost its last name before it counted as open.
-            self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
+            self.backend.getattr(Call::of(&caller.cred), &handle).await.map_err(|error| errno(&error))?;
         }
         let file = OpenFile::new(entry.node, handle, caller.cred.clone(), flags);
         let reply = self.remember_open(caller.unique, file, false)?;
@@ -257,16 +253,15 @@ impl Inner {
         if let Some((buffer, range)) = self.read_from_whole(&file, read.offset, read.size as usize) {
             return Ok(Response::Data(buffer, range));
         }
-        let head = efc_fuse::data_head(read.name, read.size);
-        let sent = self.attrs.stamp();
-        let asked = self.client.read_to_pipe(&file.cred, &file.handle, read.offset, read.size, head).await;
-        let (payload, done) = asked.map_err(|error| errno(&error))?;
+        let sink = Sink::Pipe { prefix: efc_fuse::data_head(read.name, read.size), count: read.size as usize };
+        let (payload, answer) = self.backend.read(Call::of(&file.cred), &file.handle, read.offset, sink).await;
+        let Seen { value: done, asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &done.attr {
-            self.attrs.learn(file.node, attr, sent);
+            self.attrs.learn(file.node, attr, asked);
         }
-        let (buffer, filled) = match payload {
+        let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
-            Payload::Buffer(buffer) => (buffer, done.count as usize),
+            Payload::Buffer(buffer, _) => (buffer, done.count as usize),
         };
         if done.eof {
             return Ok(Response::Data(buffer, 0..filled));
@@ -295,16 +290,16 @@ impl Inner {
         missing: Range<usize>,
     ) -> Result<(Buffer, Range<usize>), Errno> {
         let Range { start: mut filled, end: size } = missing;
-        let sent = self.attrs.stamp();
         // A short answer would be the end of the file for the kernel: ask until the server says that it is.
         while filled < size {
             let end = size.min(filled + self.info.read_max as usize);
             let at = offset + filled as u64;
-            let (returned, read) = self.client.read(&file.cred, &file.handle, at, buffer, filled..end).await;
-            buffer = returned;
-            let read = read.map_err(|error| errno(&error))?;
+            let sink = Sink::Buffer(buffer, filled..end);
+            let (payload, read) = self.backend.read(Call::of(&file.cred), &file.handle, at, sink).await;
+            let Seen { value: read, asked } = read.map_err(|error| errno(&error))?;
+            (buffer, _) = payload.and_then(Payload::into_buffer).ok_or(Errno(libc::EIO))?;
             if let Some(attr) = &read.attr {
-                self.attrs.learn(file.node, attr, sent);
+                self.attrs.learn(file.node, attr, asked);
             }
             filled += read.count as usize;
             if read.eof {

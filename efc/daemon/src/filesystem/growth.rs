@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_nfs::{Attr, FileHandle, FileType};
+use efc_backend::{Attr, Backend, FileHandle, FileType};
 
 use super::Inner;
 
@@ -47,7 +47,7 @@ impl Sizes {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// The sizes of a file that must not be told to be as long as `attr` says, if at least so many have it open.
     fn hidden_growth(&self, node: u64, attr: &Attr, opens_min: u32) -> Option<Sizes> {
         if attr.kind != FileType::Regular {
@@ -97,7 +97,7 @@ impl Inner {
         }
         if self.attrs.begin_drop(node) {
             let (inner, size) = (Arc::clone(self), attr.size);
-            crate::executor::spawn(async move {
+            efc_tasks::spawn(async move {
                 inner.drop_pages(node, size).await;
                 inner.attrs.end_drop(node);
             });
@@ -108,7 +108,7 @@ impl Inner {
     /// Drops the kernel's pages of a file that has been seen to be `size` long. `false`: not all, or not in time.
     async fn drop_pages(&self, node: u64, size: u64) -> bool {
         let late = async {
-            async_io::Timer::after(DROP_TIME_LIMIT).await;
+            efc_tasks::time::sleep(DROP_TIME_LIMIT).await;
             false
         };
         let are_dropped = futures_lite::future::or(self.notifier.drop_pages(node), late).await;

@@ -7,10 +7,11 @@
 //!
 //! Who finds no write in flight pays one load of an atomic.
 
+use efc_tasks::sync::atomic::{AtomicUsize, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 

@@ -8,11 +8,12 @@
 //!
 //! Files are known by their handles: no node is needed, and a node that is forgotten and made anew is the same file.
 
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use efc_nfs::FileHandle;
+use efc_backend::FileHandle;
 use tokio::sync::Notify;
 
 #[derive(Default)]

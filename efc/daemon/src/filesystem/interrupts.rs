@@ -9,15 +9,14 @@
 //!
 //! The kernel says so only once, at the first signal, so interrupted requests are looked at again until they end.
 
+use efc_tasks::sync::Mutex;
+use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::collections::HashMap;
 use std::fs;
 use std::future::{Future, poll_fn};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
-
-use crate::executor;
 
 /// How often an interrupted request's caller is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -83,21 +82,21 @@ pub async fn run<T>(
 }
 
 impl Interrupts {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Running>> {
+    fn lock(&self) -> efc_tasks::sync::MutexGuard<'_, HashMap<u64, Running>> {
         self.running.lock().expect("interrupts lock")
     }
 
     /// The caller of `unique` got a signal.
     pub fn interrupt(self: &Arc<Self>, unique: u64) {
         let interrupts = self.clone();
-        executor::spawn(async move {
+        efc_tasks::spawn(async move {
             for look in 0.. {
                 match interrupts.is_unkilled(unique) {
                     Some(true) => {}
                     None if look < LOOKS_FOR_UNKNOWN_MAX => {}
                     _ => return,
                 }
-                async_io::Timer::after(LOOK_AGAIN).await;
+                efc_tasks::time::sleep(LOOK_AGAIN).await;
             }
         });
     }

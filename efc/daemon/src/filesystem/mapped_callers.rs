@@ -11,8 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use efc_backend::Cred;
 use efc_fuse::{Errno, UNTOLD};
-use efc_nfs::Cred;
 
 use super::credentials::Unknown;
 use crate::id_maps::{IdMap, IdMaps};

@@ -1,6 +1,6 @@
 //! The file system: FUSE requests on one side, NFSv3 calls on the other.
 //!
-//! Each request is one task ([`crate::executor`]). Operations are async functions that return a [`Response`] or an
+//! Each request is one task ([`efc_tasks::spawn`]). Operations are async functions that return a [`Response`] or an
 //! [`Errno`]; the one place that answers the kernel is [`Inner::serve`]. What must outlive this process (node ids, open
 //! handles with their credentials, open-unlinked files, data that waits for COMMIT) lives in the saved state; what is
 //! kept here can be lost at any moment: cached attributes, directory pages.
@@ -30,21 +30,22 @@ mod walks;
 mod whole_files;
 mod writes;
 
+use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::{Mutex, OnceLock};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen, Tick};
 use efc_buffer::{Buffer, Pipe};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
-use efc_nfs::{Attr, Client, Cred, FileHandle, FsInfo};
 use efc_state::{Intent, State};
 
 use crate::errno::errno;
-use crate::{executor, saved_server};
-use attributes::{AttrCache, Stamp};
+use crate::saved_server;
+use attributes::AttrCache;
 use failures::Failures;
 use in_flight::InFlight;
 use in_use::InUse;
@@ -76,11 +77,11 @@ pub struct Settings {
 }
 
 /// The dataset as a file system.
-pub struct Efc(Arc<Inner>);
+pub struct Efc<B: Backend>(Arc<Inner<B>>);
 
 /// Everything that tasks share.
-struct Inner {
-    client: Client,
+struct Inner<B: Backend> {
+    backend: B,
     info: FsInfo,
     state: Arc<State>,
     notifier: Notifier,
@@ -152,19 +153,19 @@ struct Caller {
     progress: Arc<Progress>,
 }
 
-impl Efc {
-    /// The file system over `client`; with a resumed `state`, the files that were open are open again.
+impl<B: Backend> Efc<B> {
+    /// The file system over `backend`; with a resumed `state`, the files that were open are open again.
     pub fn new(
-        client: Client,
+        backend: B,
         info: FsInfo,
         state: Arc<State>,
         notifier: Notifier,
         credentials: Credentials,
         settings: Settings,
-    ) -> Efc {
+    ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         let inner = Inner {
-            client,
+            backend,
             info,
             notifier,
             settings,
@@ -194,19 +195,7 @@ impl Efc {
     /// Removes open-unlinked files that nobody has open any more: their last close came while no daemon ran.
     pub fn reap_orphans(&self) {
         let inner = self.0.clone();
-        executor::spawn(async move { inner.reap_unopened_orphans().await });
-    }
-
-    /// After a resume: drops what a predecessor had begun for requests that the kernel does not deliver again.
-    pub fn drop_unclaimed(session: Session) {
-        executor::spawn(async move {
-            loop {
-                async_io::Timer::after(REDELIVERY_TIME_MAX).await;
-                if session.drop_unclaimed() {
-                    return;
-                }
-            }
-        });
+        efc_tasks::spawn(async move { inner.reap_unopened_orphans().await });
     }
 
     /// Sends what is uncommitted, waiting at most `limit`: the session ends.
@@ -217,28 +206,18 @@ impl Efc {
             self.0.reap_all_orphans().await;
         };
         let late = async {
-            async_io::Timer::after(limit).await;
+            efc_tasks::time::sleep(limit).await;
             log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
         };
         futures_lite::future::block_on(futures_lite::future::or(all, late));
     }
 
-    /// The client below.
-    pub fn client(&self) -> &Client {
-        &self.0.client
-    }
-
     /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
     pub fn settle(&self, limit: Duration) {
         let late = async {
-            async_io::Timer::after(limit).await;
+            efc_tasks::time::sleep(limit).await;
         };
         futures_lite::future::block_on(futures_lite::future::or(self.0.mutations.all_settled(), late));
-    }
-
-    /// Counters of the client below.
-    pub fn counters(&self) -> efc_nfs::Counters {
-        self.0.client.counters()
     }
 
     /// Files open now.
@@ -252,10 +231,22 @@ impl Efc {
     }
 }
 
-impl Filesystem for Efc {
+/// After a resume: drops what a predecessor had begun for requests that the kernel does not deliver again.
+pub fn drop_unclaimed(session: Session) {
+    efc_tasks::spawn(async move {
+        loop {
+            efc_tasks::time::sleep(REDELIVERY_TIME_MAX).await;
+            if session.drop_unclaimed() {
+                return;
+            }
+        }
+    });
+}
+
+impl<B: Backend> Filesystem for Efc<B> {
     fn handle(&self, request: Request, reply: Reply) {
         let inner = self.0.clone();
-        executor::spawn(async move { inner.serve(request, reply).await });
+        efc_tasks::spawn(async move { inner.serve(request, reply).await });
     }
 
     fn forget(&self, node: u64, lookups: u64) {
@@ -267,13 +258,13 @@ impl Filesystem for Efc {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     async fn serve(self: Arc<Self>, request: Request, reply: Reply) {
         let (unique, tid) = (request.unique, request.pid);
         let (objects, progress) = (Objects::of(&request), Arc::default());
         let mut operation = pin!(self.execute(request, &progress));
-        // Other calls of a soft mount have limits of their own (`Client::time_limit`).
-        let limit = objects.and_then(|_| self.client.time_limit());
+        // Other calls of a soft mount have limits of their own ([`Backend::time_limit`]).
+        let limit = objects.and_then(|_| self.backend.time_limit());
         let in_time = mutations::in_time(operation.as_mut(), limit);
         let answer = match interrupts::run(&self.interrupts, &progress, (unique, tid), in_time).await {
             None => Err(Errno(libc::EINTR)),
@@ -399,7 +390,7 @@ impl Inner {
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, .. } => {
                 let earlier_writes = self.in_flight.settled(node, offset, size);
-                mutations::in_time(earlier_writes, self.client.time_limit()).await.ok_or(Errno(libc::EIO))?;
+                mutations::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
                 self.read(ReadRequest { name, fh, offset, size }).await
             }
             Operation::Write { fh, offset, data, flags, write_flags } => {
@@ -429,7 +420,7 @@ impl Inner {
     }
 
     /// Counts a lookup of the object, seen in the directory `parent`, and describes it to the kernel.
-    fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Stamp) -> Result<Counted<'_>, Errno> {
+    fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Tick) -> Result<Counted<'_, B>, Errno> {
         let node =
             efc_state::Node { handle: handle.as_bytes().to_vec(), fileid: attr.fileid, kind: format_bits(attr.kind) };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
@@ -455,8 +446,8 @@ impl Inner {
     async fn learn_root_fsid(&self) -> Result<(), Errno> {
         if self.root_fsid.get().is_none() {
             let root = self.handle_of(ROOT)?;
-            let attr = self.client.getattr(&Cred::root(), &root).await.map_err(|error| errno(&error))?;
-            let fsid = *self.root_fsid.get_or_init(|| attr.fsid);
+            let attr = self.backend.getattr(Call::of(&Cred::root()), &root).await.map_err(|error| errno(&error))?;
+            let fsid = *self.root_fsid.get_or_init(|| attr.value.fsid);
             saved_server::save_root_fsid(&self.state, fsid);
         }
         Ok(())
@@ -476,12 +467,12 @@ impl Inner {
             return Ok(fresh);
         }
         let handle = self.handle_of(node)?;
-        let sent = self.attrs.stamp();
-        let attr = self.client.getattr(cred, &handle).await.map_err(|error| errno(&error))?;
+        let answer = self.backend.getattr(Call::of(cred), &handle).await;
+        let Seen { value: attr, asked } = answer.map_err(|error| errno(&error))?;
         if !self.attrs.is_plausible(node, &attr) {
             return Err(Errno(libc::EIO));
         }
-        self.attrs.learn(node, &attr, sent);
+        self.attrs.learn(node, &attr, asked);
         Ok(self.attrs.fresh(node).unwrap_or((attr, Duration::ZERO)))
     }
 
@@ -526,11 +517,10 @@ impl Inner {
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
         let _change = change.size.map(|_| self.whole_files.change(node));
-        let sent = self.attrs.stamp();
         caller.progress.set_sent();
-        let result = self.client.patient().setattr(cred, &handle, &server_change, None).await;
+        let result = self.backend.setattr(Call::of(cred).patient(), &handle, &server_change).await;
         match result {
-            Ok(wcc) => self.attrs.learn_or_expire(node, wcc.after.as_ref(), sent),
+            Ok(wcc) => self.attrs.learn_or_expire(node, wcc.value.after.as_ref(), wcc.asked),
             Err(error) => {
                 self.attrs.expire(node);
                 return Err(errno(&error));
@@ -544,7 +534,7 @@ impl Inner {
     /// Of the file system that the node is on, which may be another than the root's.
     async fn statfs(&self, caller: &Caller, node: u64) -> Answer {
         let handle = self.handle_of(node)?;
-        let stat = self.client.fsstat(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
+        let stat = self.backend.fsstat(Call::of(&caller.cred), &handle).await.map_err(|error| errno(&error))?.value;
         Ok(Response::Statfs(Statfs {
             blocks: stat.bytes_total / STATFS_BLOCK,
             blocks_free: stat.bytes_free / STATFS_BLOCK,

@@ -9,14 +9,15 @@
 //! Who finds nothing abandoned pays one load of an atomic. Abandoned mutations are few: while there are [`ABANDONED_MAX`] of
 //! them, killed callers wait like living ones.
 
+use efc_tasks::sync::atomic::{AtomicUsize, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use efc_backend::{Backend, FileHandle};
 use efc_fuse::{Errno, Operation, Reply, Request};
-use efc_nfs::FileHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::interrupts::Progress;
@@ -128,7 +129,7 @@ pub async fn in_time<T>(operation: impl Future<Output = T>, limit: Option<Durati
         None => Some(operation.await),
         Some(limit) => {
             let late = async {
-                async_io::Timer::after(limit).await;
+                efc_tasks::time::sleep(limit).await;
                 None
             };
             futures_lite::future::or(async { Some(operation.await) }, late).await
@@ -159,7 +160,7 @@ impl Drop for Abandoned {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// Ends when abandoned mutations of these objects have been answered.
     pub(super) async fn after_abandoned(&self, objects: Objects) {
         if !self.mutations.is_any_abandoned() {

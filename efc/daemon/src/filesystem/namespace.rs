@@ -6,13 +6,13 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use efc_fuse::{Entry, Errno};
-use efc_nfs::{
-    Attr, Client, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, SetAttr, SetTime, Status,
-    Time, Wcc,
+use efc_backend::{
+    Attr, Backend, Call, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, Reply, Seen, SetAttr,
+    SetTime, Status, Tick, Time, Wcc,
 };
+use efc_fuse::{Entry, Errno};
 use efc_state::Intent;
 
 use super::in_use::Removal;
@@ -25,14 +25,14 @@ use crate::errno::errno;
 const SECOND_LOOKUPS_MAX: u32 = 16;
 
 /// An entry whose lookup is counted: given back, unless it is [given](Counted::give) to the kernel.
-pub struct Counted<'a> {
-    inner: &'a Inner,
+pub struct Counted<'a, B: Backend> {
+    inner: &'a Inner<B>,
     entry: Entry,
 }
 
-impl<'a> Counted<'a> {
+impl<'a, B: Backend> Counted<'a, B> {
     /// The lookup of `entry` has been counted.
-    pub fn new(inner: &'a Inner, entry: Entry) -> Counted<'a> {
+    pub fn new(inner: &'a Inner<B>, entry: Entry) -> Counted<'a, B> {
         Counted { inner, entry }
     }
 
@@ -48,7 +48,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-impl Deref for Counted<'_> {
+impl<B: Backend> Deref for Counted<'_, B> {
     type Target = Entry;
 
     fn deref(&self) -> &Entry {
@@ -56,13 +56,13 @@ impl Deref for Counted<'_> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl<B: Backend> Drop for Counted<'_, B> {
     fn drop(&mut self) {
         self.inner.forget_lookups(self.entry.node, 1);
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     pub(super) async fn lookup(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Answer {
         let mut found = self.look_up_by_path(caller, parent, name).await;
         if caller.is_second_walk {
@@ -80,8 +80,8 @@ impl Inner {
         }
     }
 
-    async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_>, Errno> {
-        let asked_at = Instant::now();
+    async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_, B>, Errno> {
+        let asked_at = efc_tasks::time::now();
         let found = self.look_up(caller, parent, name).await;
         if found.as_ref().err().is_none_or(|errno| *errno == Errno(libc::ENOENT)) {
             self.check_path(caller, parent).await?; // afterwards: whoever may not know gets the same error for both
@@ -103,8 +103,8 @@ impl Inner {
         caller: &Caller,
         parent: u64,
         name: &[u8],
-        mut entry: Counted<'a>,
-    ) -> Result<Counted<'a>, Errno> {
+        mut entry: Counted<'a, B>,
+    ) -> Result<Counted<'a, B>, Errno> {
         for _ in 0..SECOND_LOOKUPS_MAX {
             if entry.attr.mode & libc::S_IFMT != libc::S_IFREG {
                 self.walks.note(caller.tid, Note::Again);
@@ -113,7 +113,7 @@ impl Inner {
             let opening = self.opening(caller, &self.handle_of(entry.node)?).await;
             let again = self.look_up_by_path(caller, parent, name).await?;
             if again.node == entry.node {
-                self.keep_walking(caller.tid, Note::Held { _file: opening });
+                self.keep_walking(caller.tid, Note::Held { _file: Box::new(opening) });
                 return Ok(again);
             }
             entry = again;
@@ -125,8 +125,8 @@ impl Inner {
     pub(super) fn keep_walking(self: &Arc<Self>, tid: u32, note: Note) {
         let Some(number) = self.walks.note(tid, note) else { return };
         let inner = Arc::clone(self);
-        crate::executor::spawn(async move {
-            async_io::Timer::after(WALK_TIME_MAX).await;
+        efc_tasks::spawn(async move {
+            efc_tasks::time::sleep(WALK_TIME_MAX).await;
             inner.walks.expire(tid, number);
         });
     }
@@ -145,7 +145,7 @@ impl Inner {
             return Err(Errno(libc::ENOMEM)); // the kernel keeps the name, and asks again
         };
         self.drop_before_look_up(&handle, &attr).await;
-        let entry = self.entry(parent, &handle, &attr, self.attrs.stamp())?;
+        let entry = self.entry(parent, &handle, &attr, Tick::now())?;
         if entry.node != node {
             return Err(errno); // forgotten meanwhile
         }
@@ -183,7 +183,7 @@ impl Inner {
         // nothing by that: only an object that the kernel knows to lie there is told, to the kernel.
         let owner = self.attributes_if_any(caller, parent).await?;
         let owner = Cred { uid: owner.uid, gid: owner.gid, groups: Arc::from([]) };
-        let found = self.client.lookup(&owner, &self.handle_of(parent).ok()?, name).await.ok()?;
+        let found = self.backend.lookup(Call::of(&owner), &self.handle_of(parent).ok()?, name).await.ok()?.value;
         let node = self.state.find_node(found.handle.as_bytes())?;
         (self.state.parent(node) == Some(parent)).then_some(found.handle)
     }
@@ -196,19 +196,19 @@ impl Inner {
         }
     }
 
-    async fn look_up(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<(Counted<'_>, Attr), Errno> {
+    async fn look_up(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<(Counted<'_, B>, Attr), Errno> {
         let directory = self.handle_of(parent)?;
-        let sent = self.attrs.stamp();
-        let found = self.client.lookup(&caller.cred, &directory, name).await;
-        let Lookup { handle, attr, dir_attr } = found.map_err(|error| errno(&error))?;
+        let call = Call::of(&caller.cred);
+        let found = self.backend.lookup(call, &directory, name).await.map_err(|error| errno(&error))?;
+        let Lookup { handle, attr, dir_attr } = found.value;
         dir_attr.iter().for_each(|dir_attr| self.attrs.observe_clock(dir_attr));
         let attr = match attr {
             Some(attr) => attr,
-            None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
+            None => self.backend.getattr(call, &handle).await.map_err(|error| errno(&error))?.value,
         };
         self.names.learn(parent, name, &handle);
         self.drop_before_look_up(&handle, &attr).await;
-        self.entry(parent, &handle, &attr, sent).map(|entry| (entry, attr))
+        self.entry(parent, &handle, &attr, found.asked).map(|entry| (entry, attr))
     }
 
     /// Nothing is made at the server that the kernel could not be told of.
@@ -216,17 +216,17 @@ impl Inner {
         if self.state.has_room_for_node() { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
     }
 
-    /// Publishes that an object is to be made; the client for that, and the mark by which it is known.
-    fn begin_to_make(&self, caller: &Caller) -> Result<(Client, Time), Errno> {
+    /// Publishes that an object is to be made; the call for that, and the mark by which it is known.
+    fn begin_to_make<'a>(&self, caller: &'a Caller) -> Result<(Call<'a>, Time), Errno> {
         self.check_room_for_node()?;
         let mark = caller.mark(self.state.session_id());
-        let client = self.begin(caller, Intent { place: place_of(mark), ..Intent::default() })?;
-        Ok((client, mark))
+        let call = self.begin(caller, Intent { place: place_of(mark), ..Intent::default() })?;
+        Ok((call, mark))
     }
 
-    /// The attributes of a directory after a change below it.
-    fn learn_directory(&self, directory: u64, wcc: &Wcc) {
-        self.attrs.learn_or_expire(directory, wcc.after.as_ref(), self.attrs.stamp());
+    /// The attributes of a directory after a change below it, which was asked for then.
+    fn learn_directory(&self, directory: u64, wcc: &Wcc, asked: Tick) {
+        self.attrs.learn_or_expire(directory, wcc.after.as_ref(), asked);
     }
 
     /// The entry of an object just made; asks again for what the server left out.
@@ -235,12 +235,12 @@ impl Inner {
         caller: &Caller,
         parent: u64,
         name: &[u8],
-        created: Created,
-    ) -> Result<(Counted<'_>, Attr), Errno> {
-        self.learn_directory(parent, &created.dir);
+        Seen { value: created, asked }: Seen<Created>,
+    ) -> Result<(Counted<'_, B>, Attr), Errno> {
+        self.learn_directory(parent, &created.dir, asked);
         if let (Some(handle), Some(attr)) = (created.handle, created.attr) {
             self.names.learn(parent, name, &handle);
-            let entry = self.entry(parent, &handle, &attr, self.attrs.stamp())?;
+            let entry = self.entry(parent, &handle, &attr, asked)?;
             return Ok((entry, attr));
         }
         self.look_up(caller, parent, name).await
@@ -254,7 +254,7 @@ impl Inner {
         name: &[u8],
         error: Error,
         is_ours: impl Fn(&Entry, &Attr) -> bool,
-    ) -> Result<(Counted<'_>, Attr), Errno> {
+    ) -> Result<(Counted<'_, B>, Attr), Errno> {
         if error.is(Status::Exist) && caller.may_have_succeeded(&error) {
             let (entry, attr) = self.look_up(caller, parent, name).await.map_err(|_| errno(&error))?;
             if is_ours(&entry, &attr) {
@@ -268,8 +268,8 @@ impl Inner {
     pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Answer {
         self.check_path(caller, parent).await?;
         let directory = self.handle_of(parent)?;
-        let (client, mark) = self.begin_to_make(caller)?;
-        let made = match client.mkdir(&caller.cred, &directory, name, &with_mark(mode, mark)).await {
+        let (call, mark) = self.begin_to_make(caller)?;
+        let made = match self.backend.mkdir(call, &directory, name, &with_mark(mode, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
                 let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Directory && shows(attr.atime, mark);
@@ -282,8 +282,8 @@ impl Inner {
     pub(super) async fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Answer {
         self.check_path(caller, parent).await?;
         let directory = self.handle_of(parent)?;
-        let (client, mark) = self.begin_to_make(caller)?;
-        let made = match client.symlink(&caller.cred, &directory, name, target, &with_mark(0o777, mark)).await {
+        let (call, mark) = self.begin_to_make(caller)?;
+        let made = match self.backend.symlink(call, &directory, name, target, &with_mark(0o777, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
                 let is_ours = |_: &Entry, attr: &Attr| attr.kind == FileType::Symlink && shows(attr.atime, mark);
@@ -308,8 +308,8 @@ impl Inner {
             _ => return Err(Errno(libc::EINVAL)),
         };
         let directory = self.handle_of(parent)?;
-        let (client, mark) = self.begin_to_make(caller)?;
-        let made = match client.mknod(&caller.cred, &directory, name, kind, &with_mark(mode, mark)).await {
+        let (call, mark) = self.begin_to_make(caller)?;
+        let made = match self.backend.mknod(call, &directory, name, kind, &with_mark(mode, mark)).await {
             Ok(created) => self.made(caller, parent, name, created).await,
             Err(error) => {
                 let same_kind = |attr: &Attr| attributes::format_bits(attr.kind) == mode & libc::S_IFMT;
@@ -328,15 +328,15 @@ impl Inner {
         name: &[u8],
         mode: u32,
         exclusive: bool,
-    ) -> Result<(Counted<'_>, Attr), Errno> {
+    ) -> Result<(Counted<'_, B>, Attr), Errno> {
         let directory = self.handle_of(parent)?;
         if exclusive {
             return self.create_exclusive(caller, parent, &directory, name, mode).await;
         }
         self.check_room_for_node()?;
         let how = CreateHow::Unchecked(with_mode(mode));
-        let client = self.begin(caller, Intent::default())?;
-        let created = client.create(&caller.cred, &directory, name, how).await.map_err(|error| errno(&error))?;
+        let call = self.begin(caller, Intent::default())?;
+        let created = self.backend.create(call, &directory, name, how).await.map_err(|error| errno(&error))?;
         self.made(caller, parent, name, created).await
     }
 
@@ -347,16 +347,16 @@ impl Inner {
         directory: &FileHandle,
         name: &[u8],
         mode: u32,
-    ) -> Result<(Counted<'_>, Attr), Errno> {
+    ) -> Result<(Counted<'_, B>, Attr), Errno> {
         if let Some(made) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.made)) {
-            let sent = self.attrs.stamp();
-            let attr = self.client.getattr(&caller.cred, &made).await.map_err(|error| errno(&error))?;
-            let entry = self.entry(parent, &made, &attr, sent)?;
+            let call = Call::of(&caller.cred);
+            let attr = self.backend.getattr(call, &made).await.map_err(|error| errno(&error))?;
+            let entry = self.entry(parent, &made, &attr.value, attr.asked)?;
             return self.finish_exclusive(caller, entry, mode).await;
         }
         let verifier = (self.state.session_id() ^ caller.unique.rotate_left(32)).to_be_bytes();
-        let (client, mark) = self.begin_to_make(caller)?;
-        match client.create(&caller.cred, directory, name, CreateHow::Exclusive(verifier)).await {
+        let (call, mark) = self.begin_to_make(caller)?;
+        match self.backend.create(call, directory, name, CreateHow::Exclusive(verifier)).await {
             Ok(created) => {
                 let (entry, _) = self.made(caller, parent, name, created).await?;
                 // The verifier lies in the file's times, and goes with the next call.
@@ -365,7 +365,7 @@ impl Inner {
             }
             Err(error) if error.is(Status::NotSupp) => {
                 let how = CreateHow::Guarded(with_mark(mode, mark));
-                match self.client.patient().create(&caller.cred, directory, name, how).await {
+                match self.backend.create(Call::of(&caller.cred).patient(), directory, name, how).await {
                     Ok(created) => self.made(caller, parent, name, created).await,
                     Err(error) => {
                         let is_ours =
@@ -382,15 +382,14 @@ impl Inner {
     async fn finish_exclusive<'a>(
         &'a self,
         caller: &Caller,
-        mut entry: Counted<'a>,
+        mut entry: Counted<'a, B>,
         mode: u32,
-    ) -> Result<(Counted<'a>, Attr), Errno> {
+    ) -> Result<(Counted<'a, B>, Attr), Errno> {
         let handle = self.handle_of(entry.node)?;
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
-        let sent = self.attrs.stamp();
-        let client = self.client.patient();
-        let wcc = client.setattr(&caller.cred, &handle, &change, None).await.map_err(|error| errno(&error))?;
-        self.attrs.learn_or_expire(entry.node, wcc.after.as_ref(), sent);
+        let call = Call::of(&caller.cred).patient();
+        let wcc = self.backend.setattr(call, &handle, &change).await.map_err(|error| errno(&error))?;
+        self.attrs.learn_or_expire(entry.node, wcc.value.after.as_ref(), wcc.asked);
         let (attr, attr_ttl) = self.attributes(&caller.cred, entry.node).await?;
         self.attrs.tell(entry.node, &attr);
         entry.entry = Entry { attr: self.for_kernel(&attr), attr_ttl, ..entry.entry };
@@ -400,25 +399,27 @@ impl Inner {
     pub(super) async fn readlink(&self, caller: &Caller, node: u64) -> Answer {
         self.check_path(caller, node).await?;
         let handle = self.handle_of(node)?;
-        let (target, _) = self.client.readlink(&caller.cred, &handle).await.map_err(|error| errno(&error))?;
-        Ok(Response::Bytes(target))
+        let read = self.backend.readlink(Call::of(&caller.cred), &handle).await.map_err(|error| errno(&error))?;
+        Ok(Response::Bytes(read.value.0))
     }
 
     pub(super) async fn link(&self, caller: &Caller, file: u64, parent: u64, name: &[u8]) -> Answer {
         self.check_path(caller, file).await?;
         self.check_path(caller, parent).await?;
         let (handle, directory) = (self.handle_of(file)?, self.handle_of(parent)?);
-        let sent = self.attrs.stamp();
-        let client = self.begin(caller, Intent::default())?;
-        match client.link(&caller.cred, &handle, &directory, name).await {
-            Ok((attr, dir)) => {
-                self.learn_directory(parent, &dir);
+        let call = self.begin(caller, Intent::default())?;
+        match self.backend.link(call, &handle, &directory, name).await {
+            Ok(Seen { value: (attr, dir), asked }) => {
+                self.learn_directory(parent, &dir, asked);
                 self.names.learn(parent, name, &handle);
                 let attr = match attr {
                     Some(attr) => attr,
-                    None => self.client.getattr(&caller.cred, &handle).await.map_err(|error| errno(&error))?,
+                    None => {
+                        let call = Call::of(&caller.cred);
+                        self.backend.getattr(call, &handle).await.map_err(|error| errno(&error))?.value
+                    }
                 };
-                self.entry(parent, &handle, &attr, sent).map(Counted::answer)
+                self.entry(parent, &handle, &attr, asked).map(Counted::answer)
             }
             Err(error) => {
                 let is_ours = |entry: &Entry, _: &Attr| entry.node == file;
@@ -446,13 +447,13 @@ impl Inner {
             return Ok(Response::Empty);
         }
         let Going { object, removal, is_last_of_open } = self.begin_removal(caller, parent, (&directory, name)).await?;
-        let client = self.begin_with(caller, &object)?;
+        let call = self.begin_with(caller, &object)?;
         if is_last_of_open {
-            self.unlink_open_file(&client, &caller.cred, (&directory, name), &object, removal).await?;
+            self.unlink_open_file(call, (&directory, name), &object, removal).await?;
             self.attrs.expire(parent);
             return Ok(Response::Empty);
         }
-        let removed = client.remove(&caller.cred, &directory, name).await;
+        let removed = self.backend.remove(call, &directory, name).await;
         self.removed(caller, parent, removed)
     }
 
@@ -482,8 +483,8 @@ impl Inner {
         caller: &Caller,
         (directory, name): (&FileHandle, &[u8]),
     ) -> Result<Option<Going>, Errno> {
-        let look = async || match self.client.lookup(&caller.cred, directory, name).await {
-            Ok(Lookup { handle, attr, .. }) => {
+        let look = async || match self.backend.lookup(Call::of(&caller.cred), directory, name).await {
+            Ok(Seen { value: Lookup { handle, attr, .. }, .. }) => {
                 let is_last = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
                 Ok(Some((handle, is_last)))
             }
@@ -509,7 +510,7 @@ impl Inner {
     }
 
     /// Publishes that `object` is to be removed.
-    fn begin_with(&self, caller: &Caller, object: &FileHandle) -> Result<Client, Errno> {
+    fn begin_with<'a>(&self, caller: &'a Caller, object: &FileHandle) -> Result<Call<'a>, Errno> {
         self.begin(caller, Intent { object: object.as_bytes().to_vec(), ..Intent::default() })
     }
 
@@ -522,15 +523,15 @@ impl Inner {
         }
         let object = self.object_of(caller, parent, &directory, name).await?;
         self.await_removals(&object).await;
-        let removed = self.begin_with(caller, &object)?.rmdir(&caller.cred, &directory, name).await;
+        let removed = self.backend.rmdir(self.begin_with(caller, &object)?, &directory, name).await;
         self.names.forget(parent, name);
         self.removed(caller, parent, removed)
     }
 
-    fn removed(&self, caller: &Caller, parent: u64, removed: efc_nfs::Result<Wcc>) -> Answer {
+    fn removed(&self, caller: &Caller, parent: u64, removed: Reply<Wcc>) -> Answer {
         match removed {
-            Ok(wcc) => {
-                self.learn_directory(parent, &wcc);
+            Ok(Seen { value: wcc, asked }) => {
+                self.learn_directory(parent, &wcc, asked);
                 Ok(Response::Empty)
             }
             Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
@@ -573,22 +574,23 @@ impl Inner {
             self.await_removals(&going.object).await; // a directory is replaced only if it is empty
         }
         let intent = Intent { object: object.as_bytes().to_vec(), other, ..Intent::default() };
-        let renamed = self.begin(caller, intent)?.rename(&caller.cred, &from_dir, from, &to_dir, to).await;
+        let call = self.begin(caller, intent)?;
+        let renamed = self.backend.rename(call, (&from_dir, from), (&to_dir, to)).await;
         // Without the server's word the file may be replaced, and keeps its silly name until its last close.
         let has_failed = renamed.as_ref().is_err_and(|error| error.status().is_some());
         self.names.forget(to_parent, to);
         let result = match renamed {
-            Ok((from_wcc, to_wcc)) => {
-                self.learn_directory(from_parent, &from_wcc);
-                self.learn_directory(to_parent, &to_wcc);
+            Ok(Seen { value: (from_wcc, to_wcc), asked }) => {
+                self.learn_directory(from_parent, &from_wcc, asked);
+                self.learn_directory(to_parent, &to_wcc, asked);
                 self.names.learn(to_parent, to, &object);
                 Ok(Response::Empty)
             }
             Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
                 self.attrs.expire(from_parent);
                 self.attrs.expire(to_parent);
-                match self.client.lookup(&caller.cred, &to_dir, to).await {
-                    Ok(moved) if moved.handle == object => Ok(Response::Empty),
+                match self.backend.lookup(Call::of(&caller.cred), &to_dir, to).await {
+                    Ok(moved) if moved.value.handle == object => Ok(Response::Empty),
                     _ => Err(errno(&error)),
                 }
             }

@@ -14,12 +14,14 @@
 //!
 //! The handle behind a name comes from recent answers ([`Names`]) and costs a call only if it has been forgotten.
 
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use efc_backend::{Backend, Call, Cred, Error, FileHandle, SetAttr, SetTime, Status, Ticket, Time};
 use efc_fuse::Errno;
-use efc_nfs::{Client, Cred, Error, FileHandle, Identity, SetAttr, SetTime, Status, Time};
+use efc_nfs::Identity;
 use efc_state::{Intent, State};
 
 use super::files::OpenFile;
@@ -171,16 +173,18 @@ pub fn with_mark(mode: u32, mark: Time) -> SetAttr {
     SetAttr { atime: SetTime::To(mark), ..super::namespace::with_mode(mode) }
 }
 
-impl Inner {
-    /// Publishes the intent; the client for the call, under its xid. An intent of a predecessor stays, and so does its xid.
-    pub(super) fn begin(&self, caller: &Caller, intent: Intent) -> Result<Client, Errno> {
+impl<B: Backend> Inner<B> {
+    /// Publishes the intent; the call, under its number. An intent of a predecessor stays, and so does its number.
+    pub(super) fn begin<'a>(&self, caller: &'a Caller, intent: Intent) -> Result<Call<'a>, Errno> {
+        let call = Call::of(&caller.cred).patient();
         caller.progress.set_sent();
         if let Some(earlier) = &caller.earlier {
-            return Ok(self.client.patient().repeating(earlier.xid));
+            return Ok(call.under(Ticket::again(earlier.xid)));
         }
-        let xid = self.client.reserve_xid();
-        self.state.begin(caller.unique, &Intent { xid, ..intent }).map_err(|_| Errno(libc::ENOMEM))?;
-        Ok(self.client.patient().numbered(xid))
+        let ticket = self.backend.ticket();
+        let intent = Intent { xid: ticket.number, ..intent };
+        self.state.begin(caller.unique, &intent).map_err(|_| Errno(libc::ENOMEM))?;
+        Ok(call.under(ticket))
     }
 
     /// What the name leads to, as far as we know; asks if we do not.
@@ -195,14 +199,15 @@ impl Inner {
         if let Some(known) = earlier.or_else(|| self.names.get(parent, name)) {
             return Ok(known);
         }
-        let found = self.client.lookup(&caller.cred, directory, name).await.map_err(|error| errno(&error))?;
-        Ok(found.handle)
+        let found =
+            self.backend.lookup(Call::of(&caller.cred), directory, name).await.map_err(|error| errno(&error))?;
+        Ok(found.value.handle)
     }
 
     /// What the name leads to now, by the server.
     async fn look(&self, cred: &Cred, directory: &FileHandle, name: &[u8]) -> Result<Option<FileHandle>, Errno> {
-        match self.client.lookup(cred, directory, name).await {
-            Ok(found) => Ok(Some(found.handle)),
+        match self.backend.lookup(Call::of(cred), directory, name).await {
+            Ok(found) => Ok(Some(found.value.handle)),
             Err(error) if error.is(Status::NoEnt) => Ok(None),
             Err(error) => Err(errno(&error)),
         }

@@ -9,12 +9,13 @@
 //! name is known only with the answer, and nothing is done by half before that: a last close that comes meanwhile leaves the
 //! removal to whoever gives the name. A successor does not know of an entry whether its name was given, and asks.
 
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
+use efc_backend::{Backend, Call, Cred, Error, FileHandle, Status};
 use efc_fuse::Errno;
-use efc_nfs::{Client, Cred, Error, FileHandle, Status};
 use efc_state::State;
 
 use super::Inner;
@@ -108,18 +109,17 @@ impl Orphans {
     }
 }
 
-impl Inner {
-    /// Gives an open file a silly name in place of `name`, through `client`. The caller has begun the `removal`, which ends here.
+impl<B: Backend> Inner<B> {
+    /// Gives an open file a silly name in place of `name` by `call`. The caller has begun the `removal`, which ends here.
     pub(super) async fn unlink_open_file(
         self: &Arc<Self>,
-        client: &Client,
-        cred: &Cred,
+        call: Call<'_>,
         (directory, name): (&FileHandle, &[u8]),
         file: &FileHandle,
         removal: Removal,
     ) -> Result<(), Errno> {
-        let silly = self.adopt_orphan(cred, directory, file)?;
-        let renamed = client.rename(cred, directory, name, directory, &silly).await.map(drop);
+        let silly = self.adopt_orphan(call.cred, directory, file)?;
+        let renamed = self.backend.rename(call, (directory, name), (directory, &silly)).await.map(drop);
         let outcome = self.named(file, renamed, Status::NoEnt).await;
         drop(removal);
         self.remove_if_closed(file);
@@ -135,13 +135,18 @@ impl Inner {
         file: &FileHandle,
     ) -> Result<(), Errno> {
         let silly = self.adopt_orphan(cred, directory, file)?;
-        let linked = self.client.link(cred, file, directory, &silly).await.map(drop);
+        let linked = self.backend.link(Call::of(cred), file, directory, &silly).await.map(drop);
         self.named(file, linked, Status::Exist).await
     }
 
     /// Notes how the call went that was to give the file its silly name. `given_before` is its error if an earlier copy, or a
     /// predecessor, has given it already.
-    async fn named(&self, file: &FileHandle, result: efc_nfs::Result<()>, given_before: Status) -> Result<(), Errno> {
+    async fn named(
+        &self,
+        file: &FileHandle,
+        result: efc_backend::Result<()>,
+        given_before: Status,
+    ) -> Result<(), Errno> {
         let Err(error) = result else {
             self.note_naming(file, Naming::Yes);
             return Ok(());
@@ -170,8 +175,8 @@ impl Inner {
     pub(super) async fn settle_orphan(&self, file: &FileHandle) {
         let unsettled = self.orphans.get(file).filter(|orphan| orphan.naming == Naming::Unknown);
         let Some(orphan) = unsettled else { return };
-        let naming = match self.client.lookup(&orphan.cred, &orphan.directory, &orphan.name).await {
-            Ok(found) if found.handle == *file => Naming::Yes,
+        let naming = match self.backend.lookup(Call::of(&orphan.cred), &orphan.directory, &orphan.name).await {
+            Ok(found) if found.value.handle == *file => Naming::Yes,
             Ok(_) => Naming::No,
             Err(error) if error.is(Status::NoEnt) || error.is(Status::Stale) => Naming::No,
             Err(_) => return,
@@ -242,7 +247,7 @@ impl Inner {
             return;
         }
         let (inner, file) = (self.clone(), *file);
-        crate::executor::spawn(async move { inner.remove_if_unused(&file).await });
+        efc_tasks::spawn(async move { inner.remove_if_unused(&file).await });
     }
 
     async fn remove_if_unused(&self, file: &FileHandle) {
@@ -273,7 +278,7 @@ impl Inner {
     /// The entry goes only when the name has: until then a successor tries again. The caller has begun the removal.
     async fn remove_silly_name(&self, file: &FileHandle) {
         let Some(orphan) = self.orphans.get(file) else { return };
-        match self.client.remove(&orphan.cred, &orphan.directory, &orphan.name).await {
+        match self.backend.remove(Call::of(&orphan.cred), &orphan.directory, &orphan.name).await {
             Err(error) if !error.is(Status::NoEnt) && !error.is(Status::Stale) => {
                 log::warn!("cannot remove {}: {error}", String::from_utf8_lossy(&orphan.name));
                 self.orphans.change(file, |orphan| orphan.has_failed = true);
@@ -286,7 +291,7 @@ impl Inner {
     /// Before `directory` is removed: waits until the files in it are gone that were unlinked while open and are closed now, or are being
     /// closed, also those whose close is on its way.
     pub(super) async fn await_removals(&self, directory: &FileHandle) {
-        let begun = Instant::now();
+        let begun = efc_tasks::time::now();
         loop {
             let going = self.orphans.going(directory);
             if going.is_empty() {
@@ -295,13 +300,13 @@ impl Inner {
             let is_closed = |file: &FileHandle| !self.in_use.stays_open(file);
             let closed = going.iter().filter(|file| is_closed(file)).count();
             let limit = if closed > 0 { REMOVALS_TIME_MAX } else { CLOSE_ON_ITS_WAY_MAX };
-            let Some(left) = limit.checked_sub(begun.elapsed()) else { return };
+            let Some(left) = limit.checked_sub(efc_tasks::time::since(begun)) else { return };
             let has_changed = || {
                 let now = self.orphans.going(directory);
                 now.len() != going.len() || now.iter().filter(|file| is_closed(file)).count() != closed
             };
             let late = async {
-                async_io::Timer::after(left).await;
+                efc_tasks::time::sleep(left).await;
             };
             futures_lite::future::or(self.in_use.changed_unless(has_changed), late).await;
         }

@@ -8,12 +8,12 @@
 //!
 //! What was reached before stays in reach: a file that root has open needs no path any more.
 
+use efc_tasks::sync::Mutex;
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use efc_backend::{Backend, Call, Cred, Seen, Status, access};
 use efc_fuse::Errno;
-use efc_nfs::{Cred, Status, access};
 
 use super::{Caller, Inner, ROOT};
 use crate::errno::errno;
@@ -44,7 +44,7 @@ impl RootSearches {
 
     /// What is known of a directory, as far as it holds still.
     fn known(&self, directory: u64, cred: &Cred) -> Option<Verdict> {
-        let is_fresh = |since: &Instant| since.elapsed() < self.ttl;
+        let is_fresh = |since: &Instant| efc_tasks::time::since(*since) < self.ttl;
         let verdict = *self.allowed.lock().expect("searches lock").get(&(directory, cred.clone()))?;
         is_fresh(&verdict.itself).then_some(Verdict { path: verdict.path.filter(is_fresh), ..verdict })
     }
@@ -94,14 +94,14 @@ impl Circle {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// May the caller reach `node`, as the server sees it? Looks at the directories above it.
     pub(super) async fn check_path(&self, caller: &Caller, node: u64) -> Result<(), Errno> {
         if caller.cred.uid != 0 || node == ROOT || caller.earlier.is_some() {
             return Ok(()); // where a predecessor had begun something, it had looked before
         }
         let Some(first) = self.state.parent(node) else { return Ok(()) };
-        let (mut directory, mut oldest, mut circle) = (first, Instant::now(), Circle::new(first));
+        let (mut directory, mut oldest, mut circle) = (first, efc_tasks::time::now(), Circle::new(first));
         loop {
             match self.root_searches.known(directory, &caller.cred) {
                 Some(Verdict { path: Some(path), .. }) => {
@@ -147,15 +147,15 @@ impl Inner {
 
     async fn ask_to_search(&self, caller: &Caller, directory: u64) -> Result<(), Errno> {
         let Ok(handle) = self.handle_of(directory) else { return Ok(()) }; // forgotten: not what it was reached by
-        let (sent, asked_at) = (self.attrs.stamp(), Instant::now());
-        let asked = self.client.access(&caller.cred, &handle, access::LOOKUP).await;
-        let (granted, attr) = match asked {
+        let asked_at = efc_tasks::time::now();
+        let answer = self.backend.access(Call::of(&caller.cred), &handle, access::LOOKUP).await;
+        let Seen { value: (granted, attr), asked } = match answer {
             Ok(answer) => answer,
             Err(error) if error.is(Status::Stale) => return Ok(()), // gone: the file has moved since
             Err(error) => return Err(errno(&error)),
         };
         if let Some(attr) = &attr {
-            self.attrs.learn(directory, attr, sent);
+            self.attrs.learn(directory, attr, asked);
         }
         if granted & access::LOOKUP == 0 {
             return Err(Errno(libc::EACCES));

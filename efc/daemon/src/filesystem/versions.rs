@@ -8,10 +8,10 @@
 //! The server's clock is known from its own stamps: one that a reply shows is not ahead of it, and it goes on as ours does
 //! ([`ServerClock`]). Only ctime is believed: every other time can be set by anybody.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use efc_tasks::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use efc_nfs::{Attr, Time};
+use efc_backend::{Attr, Time};
 use efc_state::DataVersion;
 
 /// Longest tick of a server whose stamps have fractions of a second. Linux has 1 to 10 ms, Windows 16 ms.
@@ -60,7 +60,7 @@ pub struct ServerClock {
 impl ServerClock {
     /// Nothing is known yet.
     pub fn new() -> ServerClock {
-        ServerClock { started_at: Instant::now(), ahead_ns: AtomicI64::new(i64::MIN) }
+        ServerClock { started_at: efc_tasks::time::now(), ahead_ns: AtomicI64::new(i64::MIN) }
     }
 
     fn elapsed_ns(&self, at: Instant) -> i64 {

@@ -13,14 +13,12 @@
 //! it is gone nevertheless, by another node, it is as if it had never been there: ENOENT. So it is for a symbolic link that is gone
 //! when it is read in such a walk: it cannot be held.
 
+use efc_tasks::sync::Mutex;
+use efc_tasks::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use efc_fuse::{Errno, Operation};
-
-use super::files::Opening;
 
 /// Threads with a note, at most; what more would be noted is not.
 const NOTES_MAX: usize = 4096;
@@ -41,7 +39,7 @@ pub enum Note {
     /// In such a second walk, this file was looked up.
     Held {
         /// Drop it, and the file counts as one open less.
-        _file: Opening,
+        _file: Box<dyn Send>,
     },
 }
 

@@ -5,10 +5,10 @@
 //! asked for before such a change and comes after it is not taken in ([`Ticket`]), so no read is answered with data that is older
 //! than the last open or write that this node has seen end.
 
+use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use efc_buffer::Buffer;
@@ -88,7 +88,7 @@ impl WholeFiles {
             let oldest = files.iter().min_by_key(|(_, file)| file.read_at).map(|(node, _)| *node);
             oldest.and_then(|oldest| files.remove(&oldest));
         }
-        files.insert(node, WholeFile { data, size, version, read_at: Instant::now() });
+        files.insert(node, WholeFile { data, size, version, read_at: efc_tasks::time::now() });
     }
 
     /// Answers a read of `length` bytes at `offset`, if the data is there and of the version that `is_current` accepts.
@@ -101,7 +101,7 @@ impl WholeFiles {
     ) -> Option<(Buffer, Range<usize>)> {
         let mut files = self.files();
         let whole = files.remove(&node)?;
-        if whole.read_at.elapsed() >= TTL || !is_current(&whole.version) {
+        if efc_tasks::time::since(whole.read_at) >= TTL || !is_current(&whole.version) {
             return None;
         }
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
@@ -118,7 +118,7 @@ impl WholeFiles {
 
 #[cfg(test)]
 mod tests {
-    use efc_nfs::{Attr, FileType, Time};
+    use efc_backend::{Attr, FileType, Time};
 
     use super::*;
 

@@ -17,13 +17,14 @@
 //! verifier of the first such write. As long as the server has that verifier nothing is lost; with another, it is (EIO). Who is
 //! told of what is lost is in [`super::failures`].
 
+use efc_tasks::sync::Mutex;
+use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use efc_backend::{Backend, Call, Cred, FileHandle, Seen, Stable, Verifier};
 use efc_fuse::Errno;
-use efc_nfs::{Cred, FileHandle, Stable, Verifier};
 use efc_state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
@@ -236,7 +237,7 @@ impl Pending {
     }
 }
 
-impl Inner {
+impl<B: Backend> Inner<B> {
     /// Takes over what a predecessor had written and not committed.
     pub(super) fn restore_writes(&self) {
         let (mut count, mut bytes) = (0, 0);
@@ -332,12 +333,12 @@ impl Inner {
 
     /// The server's idea of a file's size: another node may have appended.
     pub(super) async fn end_of_file(&self, file: &OpenFile) -> Result<u64, Errno> {
-        let sent = self.attrs.stamp();
-        let attr = self.client.getattr(&file.cred, &file.handle).await.map_err(|error| errno(&error))?;
+        let asked = self.backend.getattr(Call::of(&file.cred), &file.handle).await;
+        let Seen { value: attr, asked } = asked.map_err(|error| errno(&error))?;
         if !self.attrs.is_plausible(file.node, &attr) {
             return Err(Errno(libc::EIO));
         }
-        self.attrs.learn(file.node, &attr, sent);
+        self.attrs.learn(file.node, &attr, asked);
         Ok(attr.size)
     }
 
@@ -352,18 +353,17 @@ impl Inner {
         let mut is_kept = true;
         while !outgoing.data.is_empty() {
             let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
-            let sent = self.attrs.stamp();
-            let client = self.client.patient();
-            let written = client.write(&file.cred, &file.handle, offset, part.clone(), Stable::Unstable).await;
-            let written = match written {
-                Ok(written) if written.count > 0 => written,
+            let call = Call::of(&file.cred).patient();
+            let written = self.backend.write(call, &file.handle, offset, part.clone(), Stable::Unstable).await;
+            let Seen { value: written, asked } = match written {
+                Ok(written) if written.value.count > 0 => written,
                 Ok(_) => return Err(Errno(libc::EIO)),
                 Err(error) => {
                     self.attrs.expire(file.node);
                     return Err(errno(&error));
                 }
             };
-            self.attrs.learn_or_expire(file.node, written.wcc.after.as_ref(), sent);
+            self.attrs.learn_or_expire(file.node, written.wcc.after.as_ref(), asked);
             let taken = part.slice(..part.len().min(written.count as usize));
             outgoing.data = outgoing.data.slice(taken.len()..);
             let next = offset + taken.len() as u64;
@@ -442,7 +442,7 @@ impl Inner {
     /// Commits without anybody waiting.
     pub(super) fn commit_detached(self: &Arc<Self>, node: u64) {
         let inner = self.clone();
-        crate::executor::spawn(async move { inner.commit(node).await });
+        efc_tasks::spawn(async move { inner.commit(node).await });
     }
 
     /// Has the file data that waits for COMMIT?
@@ -484,10 +484,9 @@ impl Inner {
         if count == 0 && unkept.is_none() {
             return;
         }
-        let sent = self.attrs.stamp();
-        let failure = match self.client.commit(&cred, &file.handle).await {
-            Ok(committed) => {
-                self.attrs.learn_or_expire(file.node, committed.wcc.after.as_ref(), sent);
+        let failure = match self.backend.commit(Call::of(&cred), &file.handle).await {
+            Ok(Seen { value: committed, asked }) => {
+                self.attrs.learn_or_expire(file.node, committed.wcc.after.as_ref(), asked);
                 let is_settled = self.settle(file, count, committed.verifier);
                 let is_lost = unkept.is_some_and(|verifier| verifier != committed.verifier);
                 if is_settled && !is_lost {
@@ -511,7 +510,7 @@ impl Inner {
     ) {
         let (inner, file) = (self.clone(), file.clone());
         let (done, is_done) = tokio::sync::oneshot::channel();
-        crate::executor::spawn(async move {
+        efc_tasks::spawn(async move {
             inner.write_again(&file, failure).await;
             inner.unmark(&file);
             inner.writes.drop_if_idle(file);
@@ -573,8 +572,9 @@ impl Inner {
     async fn write_stable(&self, file: &FileWrites, chunk: &Chunk) -> Result<(), Errno> {
         let (mut offset, mut data) = (chunk.offset, chunk.data.clone());
         while !data.is_empty() {
-            let written = self.client.write(&chunk.cred, &file.handle, offset, data.clone(), Stable::File).await;
-            let count = written.map_err(|error| errno(&error))?.count as usize;
+            let written =
+                self.backend.write(Call::of(&chunk.cred), &file.handle, offset, data.clone(), Stable::File).await;
+            let count = written.map_err(|error| errno(&error))?.value.count as usize;
             if count == 0 {
                 return Err(Errno(libc::EIO));
             }

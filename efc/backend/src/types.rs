@@ -1,4 +1,5 @@
-//! What callers see of NFSv3: handles, attributes, credentials, results. Wire forms are in `xdr`.
+//! What a backend speaks of: handles, attributes, credentials, results. The forms are those of NFSv3 (RFC 1813), which every
+//! storage of files can fill.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,0 +1,18 @@
+//! Time as tasks see it: one place that asks the clock and that waits, so that a test can let time pass as it likes.
+
+use std::time::{Duration, Instant};
+
+/// The time by the clock that does not go back.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The time since `earlier`.
+pub fn since(earlier: Instant) -> Duration {
+    now().saturating_duration_since(earlier)
+}
+
+/// Ends after `duration`.
+pub async fn sleep(duration: Duration) {
+    async_io::Timer::after(duration).await;
+}
