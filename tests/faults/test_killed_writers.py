@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +35,7 @@ class HeldNas(ScriptedNas):
     def __init__(self) -> None:
         super().__init__()
         self.arrived: list[str] = []
+        self.xids: dict[str, list[int]] = {}
         self._gates: dict[str, threading.Event] = {}
 
     def _execute(self, connection: socket.socket, message: bytes) -> None:
@@ -44,6 +45,7 @@ class HeldNas(ScriptedNas):
         is_nfs = int.from_bytes(message[12:16], "big") == 100003
         procedure = PROCEDURES[int.from_bytes(message[20:24], "big")] if is_nfs else ""
         gate = self._gates.pop(procedure, None)
+        self.xids.setdefault(procedure, []).append(int.from_bytes(message[:4], "big"))
         self.arrived.append(procedure)
         if gate is not None:
             gate.wait(60)
@@ -123,6 +125,37 @@ def test_a_write(held_nas: HeldNas, mounted: tuple[Keeper, Path], ending: str) -
         assert bytes(file.data) == content(2, _LENGTH)
         wait_until(lambda: held_nas.counts["WRITE"] == 2, what="both")
         assert bytes(file.data) == content(2, _LENGTH)
+
+
+@pytest.mark.parametrize("features", ["running", "6.1"])
+@pytest.mark.parametrize("length", [_LENGTH, 1 << 20])
+def test_a_write_whose_daemon_is_killed_too(held_nas: HeldNas, features: str, length: int) -> None:
+    """The next daemon asks for it again, under its old number, and others wait for the answer: also when it dies in its turn."""
+    file = held_nas.add(held_nas.root, "file", data=bytes(length))
+    options = ["connections=4", *([f"fuse-features={features}"] if features != "running" else [])]
+    with (
+        Keeper() as keeper,
+        keeper.mounted(held_nas.url, options=options) as path,
+        Writer(path) as writer,
+        ExitStack() as all_held,
+    ):
+        writer.open("file", os.O_RDWR)
+        all_held.enter_context(held_nas.held("WRITE"))
+        kill_in_call(
+            held_nas, path, "WRITE", lambda victim: victim.open("file", os.O_RDWR), "write", "file", 0, 1, length
+        )  # fmt: skip
+        for count in (1, 2):
+            release = all_held.enter_context(held_nas.held("WRITE"))
+            keeper.replace_daemon(path)
+            wait_until(lambda sent=count: held_nas.count("WRITE") > sent, what="the same WRITE again")  # type: ignore[misc]
+        writer.begin("write", "file", 0, 2, length)
+        expect_none_before_release(held_nas, "WRITE", 3, release)
+        writer.end()
+        writer.sync("file")
+        assert bytes(file.data) == content(2, length)
+        *repeated, last = held_nas.xids["WRITE"]
+        assert len(set(repeated)) == 1, "a server's cache of replies could not know it again"
+        assert last not in repeated
 
 
 def test_a_truncation(held_nas: HeldNas, mounted: tuple[Keeper, Path]) -> None:

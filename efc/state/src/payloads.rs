@@ -46,8 +46,15 @@ const OWNER: usize = 6;
 const CHECKSUM_AND_COUNT: usize = 7;
 /// Two to a word.
 const GROUPS: usize = 8;
+/// Number of the call, above it whether the server owes an answer to it. 0 in what older releases have saved.
+const CALL: usize = GROUPS + GROUPS_MAX / 2;
+const IS_UNANSWERED: u32 = 1;
 
-const _: () = assert!(WRITES.sealed() >= GROUPS + GROUPS_MAX / 2);
+const _: () = assert!(WRITES.sealed() > CALL);
+
+/// The verifier of a write that was sent and not answered. No server has it, so a release that knows nothing of such writes sends
+/// the data again before it takes it for committed.
+pub const UNANSWERED: [u8; 8] = *b"EFC sent";
 
 /// Memory that a payload of `length` bytes takes.
 pub fn payload_cost(length: usize) -> u64 {
@@ -79,7 +86,7 @@ impl Kept {
     }
 }
 
-/// A write that the server has answered and not committed.
+/// A write that the server has answered and not committed; or one that was sent, and may have been executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UncommittedWrite {
     /// The file.
@@ -98,6 +105,8 @@ pub struct UncommittedWrite {
     pub gid: u32,
     /// Supplementary groups of the writer, at most [`GROUPS_MAX`].
     pub groups: Vec<u32>,
+    /// The number of the call that the server has not answered. The verifier is [`UNANSWERED`] then.
+    pub unanswered: Option<u32>,
 }
 
 /// What a predecessor left, and its record.
@@ -194,6 +203,10 @@ impl Payloads {
         for (index, group) in write.groups.iter().enumerate() {
             sealed[GROUPS + index / 2] |= u64::from(*group) << (32 * (index % 2));
         }
+        if let Some(number) = write.unanswered {
+            debug_assert!(write.verifier == UNANSWERED, "another release would take it for answered");
+            sealed[CALL] = pair(number, IS_UNANSWERED);
+        }
         let (id, record) = self.index.take()?;
         record.publish(id.generation, &[write.node], &sealed);
         Ok(id.into())
@@ -245,6 +258,7 @@ fn decode(
         uid,
         gid,
         groups: (0..(count as usize).min(GROUPS_MAX)).map(group).collect(),
+        unanswered: (halves(CALL).1 == IS_UNANSWERED).then_some(halves(CALL).0),
     };
     Some((word(SEQUENCE), write))
 }

@@ -188,8 +188,10 @@ impl<B: Backend> Efc<B> {
             state,
         };
         inner.reopen();
-        inner.restore_writes();
-        Efc(Arc::new(inner))
+        let unanswered = inner.restore_writes();
+        let inner = Arc::new(inner);
+        inner.answer_abandoned(unanswered);
+        Efc(inner)
     }
 
     /// Removes open-unlinked files that nobody has open any more: their last close came while no daemon ran.

@@ -81,6 +81,7 @@ pub fn writer() -> ExitCode {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            unanswered: None,
         };
         waiting.push_back((state.save_write(&kept, &write).unwrap(), write));
         state.save_blob(&number.to_le_bytes());

@@ -45,6 +45,7 @@ fn write(node: u64, offset: u64, kept: &Kept) -> UncommittedWrite {
         uid: 1000 + offset as u32,
         gid: u32::MAX,
         groups: (0..offset as u32 % 17).map(|group| 70_000 + group).collect(),
+        unanswered: None,
     }
 }
 

@@ -63,6 +63,7 @@ fn all_that_the_first_release_has_saved_is_found() {
         (&b"written data"[..], three, 4096, [7; 8])
     );
     assert_eq!((write.uid, write.gid, write.groups, state.unkept(three)), (10, 11, vec![12], None));
+    assert_eq!(write.unanswered, None);
     let requests = state.requests().unwrap();
     let [request] = requests.take_over().try_into().map_err(|_| "one request").unwrap();
     assert_eq!((request.len(), requests.answer(request.slot, 90)), (100, Some((5, b"content".to_vec()))));
@@ -96,8 +97,8 @@ fn use_all(state: &State) {
     if let Ok(kept) = state.keep(b"data") {
         let data = kept.bytes().clone();
         let checksum = payload_checksum(&data);
-        let (verifier, uid, gid, groups) = ([7; 8], 0, 0, Vec::new());
-        let write = UncommittedWrite { node: id, offset: 0, data, checksum, verifier, uid, gid, groups };
+        let (verifier, uid, gid, groups, unanswered) = ([7; 8], 0, 0, Vec::new(), None);
+        let write = UncommittedWrite { node: id, offset: 0, data, checksum, verifier, uid, gid, groups, unanswered };
         state.save_write(&kept, &write).unwrap();
     }
 }
