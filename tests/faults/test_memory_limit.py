@@ -68,7 +68,7 @@ def saved_bytes(keeper: Keeper) -> int:
 
 @pytest.mark.timeout(240)
 def test_memory_of_forgotten_names_goes_back() -> None:
-    """After the kernel has forgotten what it had looked up, the state is nearly as small as before; a successor keeps it so."""
+    """After the kernel has forgotten what it had looked up, the state is nearly as small as before, and stays so."""
     with ScriptedNas() as nas, Keeper() as keeper:
         nas.page_entries = 4000
         folder = nas.add(nas.root, "folder", kind=DIRECTORY)

@@ -1,10 +1,11 @@
-//! Makes a saved state (stdin) know many nodes, as if the kernel had looked them up: for tests of how long a successor needs.
+//! Makes a saved state (stdin) know many nodes, as if the kernel had looked them up: for tests of how long a successor
+//! needs.
 //!
 //! ```text
 //! fill_state COUNT < memfd
 //! ```
-//! No daemon may be at work on it meanwhile. Prints the seconds that opening it again takes: until a file handle can be had, and
-//! until everything is found.
+//! No daemon may be at work on it meanwhile. Prints the seconds that opening it again takes: until a file handle can be
+//! had, and until everything is found.
 
 use std::os::fd::AsFd;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! What the journal costs a request, without kernel and server: prints nanoseconds per intent, published and freed again.
+//! What the journal costs a request, without kernel and server: prints nanoseconds per intent, published and freed
+//! again.
 
 use std::time::Instant;
 

@@ -1,16 +1,17 @@
 //! Memory for written data, in the memfd: blocks of 4 KiB to 1 MiB, by the buddy method.
 //!
-//! The arena is cut into *tops*, blocks of the largest size. A top gets memory when its first part is used, all of it at once, so that
-//! no later store can meet a hole; a full machine is an error of [`Arena::copy`]. Within tops, free blocks are kept by
-//! size, lowest address first, and two free halves become one whole again.
+//! The arena is cut into *tops*, blocks of the largest size. A top gets memory when its first part is used, all of it
+//! at once, so that no later store can meet a hole; a full machine is an error of [`Arena::copy`]. Within tops, free
+//! blocks are kept by size, lowest address first, and two free halves become one whole again.
 //!
 //! Which blocks are taken is written nowhere but in this process: a successor learns it from the records that name them
 //! ([`Arena::claim`]), so a SIGKILL cannot leave a block that is neither free nor described.
 //!
-//! Memory goes back to the system when it was not needed for a second, but for a few tops, so that a burst of writes does not make a
-//! daemon large for ever and steady writing does not allocate. A successor does not know which tops had memory; it gives back that of all that
-//! it has not claimed. A thread does both, and ends when nothing is left to do, or when a successor has opened the state: what
-//! is free in the view of a daemon that hung meanwhile may be in use by then.
+//! Memory goes back to the system when it was not needed for a second, but for a few tops, so that a burst of writes
+//! does not make a daemon large for ever and steady writing does not allocate. A successor does not know which tops had
+//! memory; it gives back that of all that it has not claimed. A thread does both, and ends when nothing is left to do,
+//! or when a successor has opened the state: what is free in the view of a daemon that hung meanwhile may be in use by
+//! then.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -46,7 +47,7 @@ pub fn order_of(length: usize) -> u8 {
 
 /// Which blocks are free. Blocks are named by their first page.
 pub struct Buddies {
-    /// By order; with memory.
+    /// Free blocks with memory, by their order.
     free: [BTreeSet<u32>; ORDER_MAX as usize + 1],
     /// Free tops without memory.
     bare: BTreeSet<u32>,
@@ -66,7 +67,7 @@ impl Buddies {
         Some(page)
     }
 
-    /// Of a block that is not free any more, frees all but the part at `page`.
+    /// Frees all parts of a block but the one at `page`. The block is in no list of free ones.
     fn split(&mut self, block: u32, order: u8, page: u32, wanted: u8) {
         let mut kept = block;
         for half in (wanted..order).rev() {
@@ -86,7 +87,8 @@ impl Buddies {
         self.free[usize::from(order)].insert(page);
     }
 
-    /// Takes this very block, whose top has memory; `false` if a part of it is taken already, or if there is no such block.
+    /// Takes this very block, whose top has memory; `false` if a part of it is taken already, or if there is no such
+    /// block.
     pub fn claim(&mut self, page: u32, order: u8) -> bool {
         if order > ORDER_MAX || page & ((1 << order) - 1) != 0 {
             return false;
@@ -272,7 +274,7 @@ impl Arena {
         self.header.last_daemon() != self.daemon
     }
 
-    /// Of adjacent tops that nobody can find.
+    /// Gives the memory of adjacent tops back to the system, and lists them as bare. They are in no list before.
     fn release(&self, first: u32, count: u32) {
         if self.is_superseded() {
             return;
@@ -292,12 +294,12 @@ impl Arena {
 }
 
 impl Block {
-    /// Its first page.
+    /// The first page of the block.
     pub fn page(&self) -> u32 {
         self.page
     }
 
-    /// Its size: see [`order_of`].
+    /// The order of the block, which says its size: see [`order_of`].
     pub fn order(&self) -> u8 {
         self.order
     }

@@ -1,5 +1,5 @@
-//! Failures of written data that applications have not all heard of: one number for each file that has one, and one for each
-//! open that has heard of one. What the numbers mean is the file system's to say.
+//! Failures of written data that applications have not all heard of: one number for each file that has one, and one for
+//! each open that has heard of one. What the numbers mean is the file system's to say.
 //!
 //! A record's number may be replaced at any time, by one store, so it lies outside the checksum.
 

@@ -1,12 +1,14 @@
 //! The floor of a region's generations, so that the memory of slots that nobody uses can be given back.
 //!
-//! A slot whose memory was given back and comes again holds 0: it has forgotten how often it was used. An id must not come a second
-//! time, so before memory goes, its slots' highest generation is noted in the state as the *floor*, if it is above that, and a slot
-//! that holds 0 goes on above the floor. A word of slot 0, which no record uses, holds it: the floor, and its inverse in the upper half.
+//! A slot whose memory was given back and comes again holds 0: it has forgotten how often it was used. An id must not
+//! come a second time, so before memory goes, its slots' highest generation is noted in the state as the *floor*, if it
+//! is above that, and a slot that holds 0 goes on above the floor. A word of slot 0, which no record uses, holds it:
+//! the floor, and its inverse in the upper half.
 //!
-//! Release 0.1.0 knows of no floor: it begins a slot that holds 0 at generation 1. So that it gives no id a second time either,
-//! generations that are given here to slots that hold 0 begin at [`BASE`], and a group with a lower one, which 0.1.0 may have given,
-//! keeps its memory. A group with a generation above [`FLOOR_MAX`] keeps it too, or the floor would use generations up.
+//! Release 0.1.0 knows of no floor: it begins a slot that holds 0 at generation 1. So that it gives no id a second time
+//! either, generations that are given here to slots that hold 0 begin at [`BASE`], and a group with a lower one, which
+//! 0.1.0 may have given, keeps its memory. A group with a generation above [`FLOOR_MAX`] keeps it too, or the floor
+//! would use generations up.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +28,8 @@ pub struct Floor {
 }
 
 impl Floor {
-    /// The floor in this word. `is_superseded` says whether a later daemon has the state, to which this one's memory belongs.
+    /// The floor in this word. `is_superseded` says whether a later daemon has the state, to which this one's memory
+    /// belongs.
     pub fn new(mapping: Arc<Mapping>, word: usize, is_superseded: Box<dyn Fn() -> bool + Send + Sync>) -> Floor {
         Floor { mapping, word, is_superseded }
     }
@@ -49,7 +52,8 @@ impl Floor {
         self.noted().unwrap_or(BASE) + 1
     }
 
-    /// Whether memory of slots with these generations may go; the floor is above them then. Calls must not run beside each other.
+    /// Whether memory of slots with these generations may go; the floor is above them then. Calls must not run beside
+    /// each other.
     pub fn admits(&self, generations: impl Iterator<Item = u32> + Clone) -> bool {
         let is_within = |generation: u32| generation == 0 || (BASE..=FLOOR_MAX).contains(&generation);
         if (self.is_superseded)() || !generations.clone().all(is_within) {

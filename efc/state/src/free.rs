@@ -1,4 +1,5 @@
-//! The free slots of a region, by groups: which can be taken, and which groups have no used slot, so that their memory can go back.
+//! The free slots of a region, by groups: which can be taken, and which groups have no used slot, so that their memory
+//! can go back.
 
 use std::collections::{BTreeMap, BTreeSet};
 

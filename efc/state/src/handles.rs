@@ -1,4 +1,5 @@
-//! Open files and directories, with the credential that opened them: writeback and read-ahead have no caller of their own.
+//! Open files and directories, with the credential that opened them: writeback and read-ahead have no caller of their
+//! own.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,15 +1,17 @@
 //! The journal: what was begun for a request that must not be executed twice, and what was answered.
 //!
-//! An *intent* is published before the call to the NAS leaves: the call's xid, and what has to be known from before to tell
-//! afterwards whether it was executed. What the call made is *noted* where a second call must follow. The *answer* is saved
-//! before the kernel is told, and the entry ends when the kernel has taken it. A successor that is delivered the request again
-//! gives the saved answer; without one, the file system compares; without an intent, nothing has left.
+//! An *intent* is published before the call to the NAS leaves: the call's xid, and what has to be known from before to
+//! tell afterwards whether it was executed. What the call made is *noted* where a second call must follow. The *answer*
+//! is saved before the kernel is told, and the entry ends when the kernel has taken it. A successor that is delivered
+//! the request again gives the saved answer; without one, the file system compares; without an intent, nothing has
+//! left.
 //!
-//! An entry is one record. Its intent is sealed; note and answer are added while it is live, in mutable words, each under a
-//! checksum of its own in a word that is stored last: a torn one counts as absent, which is the state before it.
+//! An entry is one record. Its intent is sealed; note and answer are added while it is live, in mutable words, each
+//! under a checksum of its own in a word that is stored last: a torn one counts as absent, which is the state before
+//! it.
 //!
-//! A request may never be delivered again: its caller was killed, or the kernel had taken the answer and only the end was not
-//! saved. Entries of a predecessor that nobody claims are dropped ([`Journal::drop_unclaimed`]).
+//! A request may never be delivered again: its caller was killed, or the kernel had taken the answer and only the end
+//! was not saved. Entries of a predecessor that nobody claims are dropped ([`Journal::drop_unclaimed`]).
 
 use std::collections::HashMap;
 use std::io;
@@ -48,7 +50,7 @@ const SHARDS: usize = 16;
 /// What is known of a call before it leaves. What a request has no use for stays empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intent {
-    /// Of the call.
+    /// The number of the call (of NFS: its xid).
     pub xid: u32,
     /// Where an append goes, or a mark that what the call makes is known by.
     pub place: u64,
@@ -62,7 +64,7 @@ pub struct Intent {
 
 struct Entry {
     id: Id,
-    /// Of a predecessor, and its request was not delivered again.
+    /// The entry is a predecessor's, and its request was not delivered again.
     unclaimed: bool,
 }
 

@@ -10,10 +10,10 @@
 //! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
 //! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
 //! | 7 | how many daemons have found that a later one had opened the state ([`SUPERSEDED_OFFSET`]) |
-//! | 8.. | table of regions: tag and words of a slot, capacity, first word, slots that have memory (ARENA: the last daemon that knew of it) |
+//! | 8.. | table of regions: tag and words of a slot, capacity, first word, slots with memory (ARENA: its last daemon) |
 //!
-//! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without until the
-//! dataset is mounted anew; its predecessor does not look at it. The areas of requests are the last region.
+//! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without
+//! until the dataset is mounted anew; its predecessor does not look at it. The areas of requests are the last region.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -92,8 +92,8 @@ impl Header {
         Ok(header)
     }
 
-    /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written. Regions that
-    /// came later may be missing.
+    /// Whether [`Header::open`] and what follows it could read `memfd`, which somebody else uses: nothing is written.
+    /// Regions that came later may be missing.
     pub fn check_only(memfd: OwnedFd) -> io::Result<()> {
         let mut magic = [0; WORD];
         if rustix::io::pread(&memfd, &mut magic, 0)? < WORD || u64::from_ne_bytes(magic) != MAGIC {
@@ -171,7 +171,7 @@ impl Header {
         })
     }
 
-    /// The same; `None` if the state was made by a release without such a region.
+    /// Where the region of this format lies; `None` if the state was made by a release without it.
     pub fn place_if_any(&self, format: &Format) -> io::Result<Option<Place>> {
         let mut rows = (0..self.regions()).map(|row| TABLE + row * ROW);
         let Some(row) = rows.find(|row| self.word(*row) == format.identity()) else { return Ok(None) };
@@ -190,7 +190,7 @@ impl Header {
         Region::new(Arc::clone(&self.mapping), *format, self.place(format)?)
     }
 
-    /// The same; `None` if the state was made by a release without such a region.
+    /// The region of this format; `None` if the state was made by a release without it.
     pub fn region_if_any(&self, format: &Format) -> io::Result<Option<Region>> {
         let place = self.place_if_any(format)?;
         place.map(|place| Region::new(Arc::clone(&self.mapping), *format, place)).transpose()

@@ -1,14 +1,14 @@
 //! The memfd in our address space: the only unsafe code of this crate.
 //!
-//! The whole state is seen as words of 64 bits, all atomic. That makes sharing sound by construction: other threads, and for
-//! a moment another daemon, may read and write the same memory, and a torn or hostile content can yield wrong numbers but
-//! never undefined behaviour. What the numbers mean is for `record` to check.
+//! The whole state is seen as words of 64 bits, all atomic. That makes sharing sound by construction: other threads,
+//! and for a moment another daemon, may read and write the same memory, and a torn or hostile content can yield wrong
+//! numbers but never undefined behaviour. What the numbers mean is for `record` to check.
 //!
-//! Payloads and requests are the exceptions: system calls take them as bytes. A [`Span`] is a range that has one owner, who fills it
-//! before anybody looks at it; nobody sees the range as words, or stores anything there, while the span lives. And the end of
-//! the mapping can be set apart for *areas* ([`Mapping::set_apart`]): memory that the kernel reads requests into. An
-//! area is seen as plain bytes, by one owner in this process at a time, and words of it are not to be had. It is resident,
-//! for a page fault there would be one inside read(2), in which a SIGKILL costs the request.
+//! Payloads and requests are the exceptions: system calls take them as bytes. A [`Span`] is a range that has one owner,
+//! who fills it before anybody looks at it; nobody sees the range as words, or stores anything there, while the span
+//! lives. And the end of the mapping can be set apart for *areas* ([`Mapping::set_apart`]): memory that the kernel
+//! reads requests into. An area is seen as plain bytes, by one owner in this process at a time, and words of it are not
+//! to be had. It is resident, for a page fault there would be one inside read(2), in which a SIGKILL costs the request.
 
 use std::collections::HashSet;
 use std::io;
@@ -56,7 +56,8 @@ impl Mapping {
         Ok(Mapping { memory, memfd, words: length / WORD, areas_from, owned })
     }
 
-    /// Backs these words with memory, so that using them cannot raise SIGBUS. Memory that is there already keeps its content.
+    /// Backs these words with memory, so that using them cannot raise SIGBUS. Memory that is there already keeps its
+    /// content.
     pub fn allocate(&self, first: usize, count: usize) -> io::Result<()> {
         let (offset, length) = ((first * WORD) as u64, (count * WORD) as u64);
         // tmpfs says ENOSPC, but what is short is memory.
@@ -108,10 +109,10 @@ impl Mapping {
         let end = first.checked_add(count);
         assert!(end.is_some_and(|end| end <= limit), "words {first}+{count} of {limit}");
         let start = self.memory.as_mut_ptr().cast::<AtomicU64>();
-        // SAFETY: The mapping is page-aligned, readable and writable, and at least `self.words` words long (asserted above), and it
-        // lives as long as `self`, which the result borrows. The file is sealed against shrinking, so the pages cannot
-        // vanish. Every bit pattern is a valid AtomicU64. All access to this memory, here and in every other process that
-        // maps it, is by atomic operations of this size, so no access is a data race.
+        // SAFETY: The mapping is page-aligned, readable and writable, and at least `self.words` words long (asserted
+        // above), and it lives as long as `self`, which the result borrows. The file is sealed against shrinking, so
+        // the pages cannot vanish. Every bit pattern is a valid AtomicU64. All access to this memory, here and in every
+        // other process that maps it, is by atomic operations of this size, so no access is a data race.
         unsafe { std::slice::from_raw_parts(start.add(first), count) }
     }
 
@@ -145,21 +146,21 @@ impl Mapping {
     pub fn first_word(&self, first: usize) -> u64 {
         let owned = self.owned.lock().expect("owners lock");
         assert!(first < self.words && !owned.contains(&first), "the area at word {first} is ours");
-        // SAFETY: The word lies within the mapping, which is aligned and lives as long as `self`. Nobody in this process owns the
-        // area, and nobody comes to while the lock is held, so no reference to plain bytes exists beside this atomic one. The
-        // pages cannot vanish: the file is sealed against shrinking.
+        // SAFETY: The word lies within the mapping, which is aligned and lives as long as `self`. Nobody in this
+        // process owns the area, and nobody comes to while the lock is held, so no reference to plain bytes exists
+        // beside this atomic one. The pages cannot vanish: the file is sealed against shrinking.
         let word = unsafe { &*self.memory.as_mut_ptr().cast::<AtomicU64>().add(first) };
         word.load(Ordering::Acquire)
     }
 
-    /// Shows other processes that this one uses the state, until it has ended with all its threads. That holds as long as no
-    /// copy of the memfd is closed in this process: a lock of this kind goes with the first one that is.
+    /// Shows other processes that this one uses the state, until it has ended with all its threads. That holds as long
+    /// as no copy of the memfd is closed in this process: a lock of this kind goes with the first one that is.
     pub fn mark_used(&self) -> io::Result<()> {
         Ok(rustix::io::retry_on_intr(|| rustix::fs::fcntl_lock(&self.memfd, FlockOperation::LockShared))?)
     }
 
-    /// Whether another process that has marked the state is still there. The kernel ends a mark when the last thread of a
-    /// process has gone past all its system calls.
+    /// Whether another process that has marked the state is still there. The kernel ends a mark when the last thread of
+    /// a process has gone past all its system calls.
     pub fn is_used_by_others(&self) -> bool {
         let all = Flock::from(FlockType::WriteLock);
         // Not to be known is as good as yes: somebody looks again later.
@@ -191,8 +192,10 @@ impl Span {
     /// If they do not fit.
     pub fn filled(mapping: Arc<Mapping>, first: usize, bytes: &[u8]) -> Span {
         let span = Span::found(mapping, first, bytes.len());
-        // SAFETY: The range lies within the mapping (asserted when the span was made), which is writable and lives as long as the
-        // span. No reference to it exists: the span is new, and its maker answers for nobody else using the range. `bytes` is
+        // SAFETY: The range lies within the mapping (asserted when the span was made), which is writable and lives as
+        // long as the span. No reference to it exists: the span is new, and its maker answers for nobody else using the
+        // range.
+        // `bytes` is
         // no part of it, for the same reason.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), span.start(), bytes.len()) };
         span
@@ -205,10 +208,11 @@ impl Span {
 
 impl AsRef<[u8]> for Span {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: The range lies within the mapping (asserted when the span was made), is readable, and lives as long as `self`, which
-        // the result borrows; the file cannot shrink. Nobody stores there while the span lives: in this process its maker answers for
-        // that. Another process that maps the memfd is a predecessor that was killed before this one was started, or one that hangs and
-        // was superseded: should it wake up, it ends the copy that it was at, finds out, and sends and releases nothing more.
+        // SAFETY: The range lies within the mapping (asserted when the span was made), is readable, and lives as long
+        // as `self`, which the result borrows; the file cannot shrink. Nobody stores there while the span lives: in
+        // this process its maker answers for that. Another process that maps the memfd is a predecessor that was killed
+        // before this one was started, or one that hangs and was superseded: should it wake up, it ends the copy that
+        // it was at, finds out, and sends and releases nothing more.
         unsafe { std::slice::from_raw_parts(self.start(), self.length) }
     }
 }
@@ -217,7 +221,7 @@ impl AsRef<[u8]> for Span {
 pub struct Area(Span);
 
 impl Area {
-    /// Its first word in the state.
+    /// The first word of the area in the state.
     pub fn first(&self) -> usize {
         self.0.first
     }
@@ -225,8 +229,9 @@ impl Area {
     /// Has each page in the page table, writable, and keeps it there if that is allowed.
     fn make_resident(&self) {
         for page in (0..self.0.length).step_by(PAGE) {
-            // SAFETY: The page lies within the area, which is owned by `self` and not shared yet, and is aligned for a word. It is
-            // written to without a change of its content: a page that was only read may be mapped read-only.
+            // SAFETY: The page lies within the area, which is owned by `self` and not shared yet, and is aligned for a
+            // word. It is written to without a change of its content: a page that was only read may be mapped
+            // read-only.
             unsafe { &*self.0.start().add(page).cast::<AtomicU64>() }.fetch_or(0, Ordering::Relaxed);
         }
         // SAFETY: mlock(2) changes no memory, and these pages are mapped.
@@ -238,16 +243,17 @@ impl Area {
         }
     }
 
-    /// Its content. Other processes write to it only while it is theirs: a predecessor that is still ending, whose areas this
-    /// process does not own before.
+    /// The content of the area. Other processes write to it only while it is theirs: a predecessor that is still
+    /// ending, whose areas this process does not own before.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_ref()
     }
 
-    /// The same, to be written to.
+    /// The content of the area, to be written to.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: The bytes lie within the mapping, which is writable, and have memory. No other reference in this process exists:
-        // an area has one owner, words of it are not handed out, and `&mut self` keeps other views of it away.
+        // SAFETY: The bytes lie within the mapping, which is writable, and have memory. No other reference in this
+        // process exists: an area has one owner, words of it are not handed out, and `&mut self` keeps other views of
+        // it away.
         unsafe { std::slice::from_raw_parts_mut(self.0.start(), self.0.length) }
     }
 

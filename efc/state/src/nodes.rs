@@ -1,18 +1,19 @@
 //! Nodes: what the kernel's node ids stand for.
 //!
 //! A node id is the slot of a record and its generation, so an id that the kernel should have forgotten never names
-//! another file. The record holds the file handle and how often the kernel was told of the node; it is freed when the kernel has
-//! dropped as many references. Counts are raised before the answer that carries the id, and a FORGET that dies with a daemon
-//! is not repeated, so a count can only be too high: then the node is known longer than need be.
+//! another file. The record holds the file handle and how often the kernel was told of the node; it is freed when the
+//! kernel has dropped as many references. Counts are raised before the answer that carries the id, and a FORGET that
+//! dies with a daemon is not repeated, so a count can only be too high: then the node is known longer than need be.
 //!
-//! From handle to node leads an index in process memory: per shard a table of slots, whose keys are the handles in the records
-//! themselves. A shard's lock guards publishing, freeing and counting of its nodes, so a lookup that finds a node always
-//! finds it with a count above zero, whatever FORGET runs at the same time. Resolving an id takes no lock.
+//! From handle to node leads an index in process memory: per shard a table of slots, whose keys are the handles in the
+//! records themselves. A shard's lock guards publishing, freeing and counting of its nodes, so a lookup that finds a
+//! node always finds it with a count above zero, whatever FORGET runs at the same time. Resolving an id takes no lock.
 //!
-//! A successor makes the index anew, on a thread of its own: a million nodes take 0.2 s, and reads of open files, which resolve
-//! ids, need not wait for it. What needs the index or a free slot does ([`Nodes::find_id`], [`Nodes::lookup`]). The index could
-//! lie in the memfd itself, but then a torn or damaged chain would cost more than a record, and each lookup would have to mistrust it.
-//! A FORGET does not wait: it lowers the count where it is, and a node that goes before the scan has reached it is found free by the scan.
+//! A successor makes the index anew, on a thread of its own: a million nodes take 0.2 s, and reads of open files, which
+//! resolve ids, need not wait for it. What needs the index or a free slot does ([`Nodes::find_id`], [`Nodes::lookup`]).
+//! The index could lie in the memfd itself, but then a torn or damaged chain would cost more than a record, and each
+//! lookup would have to mistrust it. A FORGET does not wait: it lowers the count where it is, and a node that goes
+//! before the scan has reached it is found free by the scan.
 
 use std::hash::BuildHasher;
 use std::io;
@@ -35,7 +36,7 @@ use super::regions::{FILE_HANDLE_MAX, NODES};
 pub struct Node {
     /// The server's name of the file, at most [`FILE_HANDLE_MAX`] bytes.
     pub handle: Vec<u8>,
-    /// Its inode number.
+    /// The inode number of the file.
     pub fileid: u64,
     /// `S_IFMT` bits
     pub kind: u32,
@@ -49,9 +50,10 @@ const LOOKUPS: usize = 0;
 const VERIFIER: usize = 1;
 const UNCOMMITTED: usize = 2;
 const PARENT: usize = 3;
-/// In the word for uncommitted data: there is some. What is not 0 has this meaning to every release.
+/// A value of UNCOMMITTED: the node has uncommitted data, and a successor cannot send all of it again. To releases that
+/// keep no written data every value but 0 means this.
 const NOT_KEPT: u64 = 1;
-/// There is some, and it is kept, all of it.
+/// A value of UNCOMMITTED: the node has uncommitted data, and all of it is saved for a successor.
 const KEPT: u64 = 2;
 // Sealed words.
 const FILEID: usize = 0;
@@ -214,7 +216,8 @@ impl Nodes {
         self.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Ends a node; `true` if its slot is to be given back. It is not if the index lacks it: then the scan will find it free.
+    /// Ends a node; `true` if its slot is to be given back. It is not if the index lacks it: then the scan will find it
+    /// free.
     fn remove(&self, shard: &mut Shard, hash: u64, id: Id) -> bool {
         record_of(&self.region, id.slot).unpublish(id.generation);
         let Ok(entry) = shard.find_entry(hash, |slot| *slot == id.slot) else { return false };
@@ -226,7 +229,7 @@ impl Nodes {
         true
     }
 
-    /// Of a slot that the caller found in a shard and holds that shard's lock.
+    /// The id of the node in a slot. The caller has found the slot in a shard, and holds the lock of that shard.
     fn id_in_use(&self, slot: u32) -> Id {
         Id { generation: record_of(&self.region, slot).generation(), slot }
     }
@@ -320,7 +323,8 @@ impl Nodes {
         self.shards.iter().map(|shard| shard.lock().expect("node shard lock").allocation_size()).sum()
     }
 
-    /// Notes the verifier of uncommitted data, and whether all that data is kept, or that there is none. Ignored if the node is not known.
+    /// Notes the verifier of uncommitted data, and whether all that data is kept, or that there is none. Ignored if the
+    /// node is not known.
     pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>, is_kept: bool) {
         self.locked(id.into(), |_, _, record| {
             if let Some(verifier) = verifier {

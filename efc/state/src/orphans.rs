@@ -57,7 +57,7 @@ impl Orphans {
         }
     }
 
-    /// All of them.
+    /// All orphans.
     pub fn list(&self) -> Vec<Orphan> {
         let slots = self.region.slots();
         slots

@@ -1,8 +1,8 @@
 //! One value that is replaced as a whole: two records, of which the live one with the later generation counts.
 //!
-//! The new value is published before the old one is given up, so a SIGKILL leaves one of them. A value that nothing could be
-//! done without is kept in both records: damage of one costs nothing, and the next daemon makes it good. A release that knows of
-//! no copies takes the later one, and gives up the other.
+//! The new value is published before the old one is given up, so a SIGKILL leaves one of them. A value that nothing
+//! could be done without is kept in both records: damage of one costs nothing, and the next daemon makes it good. A
+//! release that knows of no copies takes the later one, and gives up the other.
 
 use std::io;
 use std::sync::Mutex;
@@ -27,7 +27,7 @@ impl Pair {
         Ok((pair, damaged))
     }
 
-    /// The same for a value that has a copy; makes the copy if there is none.
+    /// Finds a value that has a copy, and makes the copy if there is none; also says how many records are damaged.
     pub fn open_twofold(region: Region) -> io::Result<(Pair, u64)> {
         let (pair, live, damaged) = Pair::find(region)?;
         if live.is_empty() {

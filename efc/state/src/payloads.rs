@@ -1,21 +1,24 @@
-//! Written data that the server may still lose: kept until it is committed, so that it can be sent again, by a successor too.
+//! Written data that the server may still lose: kept until it is committed, so that it can be sent again, by a
+//! successor too.
 //!
-//! Data is copied into a block of the arena before it is sent ([`Payloads::keep`]); what the network and a later repetition
-//! use is that block. When the server has answered, and before the application is, a record of the index is published
-//! that says what the block holds: node, place in the file, the server's verifier, by whose rights it was written, and a checksum. When
-//! the server has committed it, the record is unpublished, and after that the block is given back, once nobody
-//! sends from it any more. Wherever a SIGKILL hits, each acknowledged write that is not known to be committed has its record and its block.
+//! Data is copied into a block of the arena before it is sent ([`Payloads::keep`]); what the network and a later
+//! repetition use is that block. When the server has answered, and before the application is, a record of the index is
+//! published that says what the block holds: node, place in the file, the server's verifier, by whose rights it was
+//! written, and a checksum. When the server has committed it, the record is unpublished, and after that the block is
+//! given back, once nobody sends from it any more. Wherever a SIGKILL hits, each acknowledged write that is not known
+//! to be committed has its record and its block.
 //!
 //! Records are numbered. Of writes to the same place the last must win, so a successor sends them in that order, and
-//! they are unpublished from the oldest on: what a SIGKILL leaves is then an end of the sequence, which covers nothing newer.
+//! they are unpublished from the oldest on: what a SIGKILL leaves is then an end of the sequence, which covers nothing
+//! newer.
 //!
-//! **Damage.** A payload's checksum is compared before it is sent again: what is wrong is not sent. A record that is damaged does not say
-//! for sure whose data it was; its node stands in it twice, and each node that it may have been is *distrusted*: its data is held to be
-//! lost unless the server's verifier proves that nothing is.
+//! **Damage.** A payload's checksum is compared before it is sent again: what is wrong is not sent. A record that is
+//! damaged does not say for sure whose data it was; its node stands in it twice, and each node that it may have been is
+//! *distrusted*: its data is held to be lost unless the server's verifier proves that nothing is.
 //!
-//! **Other releases.** A daemon that knows nothing of this may have served in between, and committed or covered what the records
-//! say. So each daemon that does know leaves its number beside the arena. If that of the immediate predecessor is missing, the
-//! records are dropped, and their nodes distrusted.
+//! **Other releases.** A daemon that knows nothing of this may have served in between, and committed or covered what
+//! the records say. So each daemon that does know leaves its number beside the arena. If that of the immediate
+//! predecessor is missing, the records are dropped, and their nodes distrusted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -52,8 +55,8 @@ const IS_UNANSWERED: u32 = 1;
 
 const _: () = assert!(WRITES.sealed() > CALL);
 
-/// The verifier of a write that was sent and not answered. No server has it, so a release that knows nothing of such writes sends
-/// the data again before it takes it for committed.
+/// The verifier of a write that was sent and not answered. No server has it, so a release that knows nothing of such
+/// writes sends the data again before it takes it for committed.
 pub const UNANSWERED: [u8; 8] = *b"EFC sent";
 
 /// Memory that a payload of `length` bytes takes.
@@ -119,8 +122,10 @@ pub struct Payloads {
 }
 
 impl Payloads {
-    /// Finds what a predecessor left, in order of writing, for the daemon that opens the state next; also says how many records are
-    /// damaged. `None` if the state has no place for it. If not the immediate predecessor has left it, it is dropped. `distrust` is
+    /// Finds what a predecessor left, in order of writing, for the daemon that opens the state next; also says how many
+    /// records are damaged. `None` if the state has no place for it. If not the immediate predecessor has left it, it
+    /// is dropped.
+    /// `distrust` is
     /// told the nodes whose data cannot be sent again.
     pub fn open(header: &Header, distrust: impl Fn(u64)) -> io::Result<Option<(Payloads, Vec<SavedWrite>, u64)>> {
         let places = (header.region_if_any(&WRITES)?, header.place_if_any(&ARENA)?);
@@ -184,7 +189,8 @@ impl Payloads {
         self.arena.copy(data).map(Kept::new)
     }
 
-    /// Publishes a write whose data is a part of `kept`, and names its record. Calls for one file come in the order of its writes.
+    /// Publishes a write whose data is a part of `kept`, and names its record. Calls for one file come in the order of
+    /// its writes.
     pub fn publish(&self, kept: &Kept, write: &UncommittedWrite) -> io::Result<u64> {
         let start = (write.data.as_ptr() as usize).wrapping_sub(kept.bytes.as_ptr() as usize);
         let is_part = start.checked_add(write.data.len()).is_some_and(|end| end <= kept.bytes.len());

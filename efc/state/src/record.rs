@@ -7,12 +7,13 @@
 //! | 2.. | `mutable` words: counters and the like, each valid by itself, outside the checksum |
 //! | rest | sealed words: written before the record is published, never changed while it is live |
 //!
-//! The checksum covers slot, generation, tag, version and the sealed words. A record is published by a release store of its
-//! state word after everything else, and unpublished by another, so wherever a SIGKILL hits, a record is there whole or not at
-//! all. Readers take no lock: they read the state word, the content, and the state word again; as a generation is never
-//! used twice, two equal readings of it prove that the content between them belongs to it.
+//! The checksum covers slot, generation, tag, version and the sealed words. A record is published by a release store of
+//! its state word after everything else, and unpublished by another, so wherever a SIGKILL hits, a record is there
+//! whole or not at all. Readers take no lock: they read the state word, the content, and the state word again; as a
+//! generation is never used twice, two equal readings of it prove that the content between them belongs to it.
 //!
-//! A damaged record (its state word or checksum is wrong when the state is opened) costs what it described, and its slot.
+//! A damaged record (its state word or checksum is wrong when the state is opened) costs what it described, and its
+//! slot.
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -68,7 +69,7 @@ pub struct Record<'a> {
 pub enum Found {
     Unused,
     Freed,
-    /// Of this generation.
+    /// A record of this generation that is whole.
     Live(u32),
     Damaged,
 }
@@ -89,12 +90,12 @@ impl<'a> Record<'a> {
         self.words[0].load(Ordering::Acquire) == state_word(generation, LIVE)
     }
 
-    /// Its mutable words.
+    /// The mutable words of the record.
     pub fn mutable(&self) -> &'a [AtomicU64] {
         &self.words[HEAD..HEAD + self.format.mutable]
     }
 
-    /// Its sealed words. Their owner may read them as they are; others use [`Record::read`].
+    /// The sealed words of the record. Their owner may read them as they are; others use [`Record::read`].
     pub fn sealed(&self) -> &'a [AtomicU64] {
         &self.words[HEAD + self.format.mutable..]
     }
@@ -116,7 +117,9 @@ impl<'a> Record<'a> {
             self.words[0].store(state_word(generation, LIVE), Ordering::Release);
             std::thread::sleep(std::time::Duration::from_millis(2)); // so that a SIGKILL hits here
         }
-        // Who sees a word of the new content sees that the slot left its last use.
+        // The fence keeps the state word, which ended the last use of the slot, in front of the stores of the new
+        // content: a reader that has read a word of the new content finds in `read` that the record it began with is
+        // gone.
         fence(Ordering::Release);
         fill(self.mutable(), mutable);
         fill(self.sealed(), sealed);

@@ -1,7 +1,7 @@
 //! Regions: arrays of equally large slots, most of them records, with memory for as many as were ever in use at once.
 //!
-//! A region with a [`Floor`] gives memory back too, a group of slots at a time that fills a page: when more than a few groups are free,
-//! those with the highest numbers go.
+//! A region with a [`Floor`] gives memory back too, a group of slots at a time that fills a page: when more than a few
+//! groups are free, those with the highest numbers go.
 
 use std::io;
 use std::ops::Range;
@@ -73,7 +73,8 @@ impl Region {
         self.provide((last as u32).min(self.place.capacity - 1))
     }
 
-    /// The same region, which gives back the memory of slots that nobody uses. The floor lies in the first mutable word of slot 0.
+    /// The same region, which gives back the memory of slots that nobody uses. The floor lies in the first mutable word
+    /// of slot 0.
     ///
     /// # Panics
     /// If slot 0 can be used, or a group is no page.
@@ -88,8 +89,8 @@ impl Region {
 
     /// Examines all slots: hands the live ones to `live`, finds the free ones, and returns how many are damaged.
     ///
-    /// Live records may be unpublished meanwhile, but no slot may be taken. `live` says whether it has found its record still
-    /// live: one that it has is given back by whoever unpublishes it later, one that it has not is free.
+    /// Live records may be unpublished meanwhile, but no slot may be taken. `live` says whether it has found its record
+    /// still live: one that it has is given back by whoever unpublishes it later, one that it has not is free.
     pub fn scan(&self, mut live: impl FnMut(Id, Record<'_>) -> bool) -> u64 {
         let (mut damaged, mut unused, mut returned) = (0, Vec::new(), Vec::new());
         let mut fresh = self.format.reserved;
@@ -231,8 +232,8 @@ impl Region {
         self.allocated.store(slots, Ordering::Release);
     }
 
-    /// Makes an unpublished slot available. One whose generations are used up stays out of use. Slots whose memory has gone for
-    /// that, as ranges for which all of it has.
+    /// Makes an unpublished slot available. One whose generations are used up stays out of use. Slots whose memory has
+    /// gone for that, as ranges for which all of it has.
     pub fn give_back(&self, slot: u32) -> Vec<Range<u32>> {
         if self.slot(slot).generation() == u32::MAX {
             return Vec::new();

@@ -1,9 +1,10 @@
 //! The table of regions: all that a saved state has room for, one row for each.
 //!
-//! A region is an array of equally large slots, found in a state by its tag and the size of its slots. To add one is to add a row,
-//! marked optional and above AREAS: a state that an earlier release has made lacks it, and whoever uses it must do without until the
-//! dataset is mounted anew; an earlier release that opens a state with it does not look at it. A tag is never used again, and
-//! a row that a release has written to states is never changed: its region would count as missing.
+//! A region is an array of equally large slots, found in a state by its tag and the size of its slots. To add one is to
+//! add a row, marked optional and above AREAS: a state that an earlier release has made lacks it, and whoever uses it
+//! must do without until the dataset is mounted anew; an earlier release that opens a state with it does not look at
+//! it. A tag is never used again, and a row that a release has written to states is never changed: its region would
+//! count as missing.
 
 use super::mapping::WORD;
 
@@ -56,7 +57,8 @@ pub struct Format {
 
 macro_rules! regions {
     ($($(#[$about:meta])* $name:ident:
-        $tag:expr, $version:expr, $words:expr, $mutable:expr, $reserved:expr, $chunk:expr, $capacity:expr, $since:expr, $need:expr;
+        $tag:expr, $version:expr, $words:expr, $mutable:expr, $reserved:expr, $chunk:expr, $capacity:expr, $since:expr,
+        $need:expr;
     )*) => {
         $($(#[$about])* pub const $name: Format = Format {
             name: stringify!($name),
@@ -70,7 +72,8 @@ macro_rules! regions {
             since: $since,
             is_optional: $need,
         };)*
-        /// All regions, in the order in which they lie in a state. 14 GiB of records if all were in use, and 16 GiB of written data.
+        /// All regions, in the order in which they lie in a state. 14 GiB of records if all were in use, and 16 GiB of
+        /// written data.
         pub const REGIONS: &[Format] = &[$($name),*];
     };
 }
@@ -96,7 +99,8 @@ regions! {
     PORTS:     7,  1,      24,                 0,      0,       2,    PAIR,      FIRST,  NEEDED;
     /// Records of writes that wait for COMMIT. A successor looks at each of them before it serves: 0.3 us.
     WRITES:    10, 1,      20,                 1,      0,       128,  1 << 17,   FIRST,  OPTIONAL;
-    /// The data of those writes: no records, but pages. The last column of its row is the last daemon that knew of them.
+    /// The data of those writes: no records, but pages. The last column of its row is the last daemon that knew of
+    /// them.
     ARENA:     11, 1,      PAGE / WORD,        0,      0,       1,    4 << 20,   FIRST,  OPTIONAL;
     /// Records of failures that were not told to all, and of opens that were told.
     FAILURES:  12, 1,      8,                  1,      0,       64,   1 << 16,   SECOND, OPTIONAL;
@@ -104,7 +108,8 @@ regions! {
     PAGES:     13, 1,      4,                  0,      0,       128,  NODES_MAX, SECOND, OPTIONAL;
     /// Requests that were read and not answered, in a form of their own.
     REQUESTS:  8,  1,      576,                0,      0,       16,   1 << 16,   FIRST,  OPTIONAL;
-    /// Areas that requests are read into. At the end of the state: memory from here on is no words ([`super::mapping`]).
+    /// Areas that requests are read into. At the end of the state: memory from here on is no words
+    /// ([`super::mapping`]).
     AREAS:     9,  1,      MESSAGE_MAX / WORD, 0,      0,       1,    1 << 12,   FIRST,  OPTIONAL;
 }
 

@@ -1,16 +1,17 @@
 //! Side regions: facts about nodes, for which their records have no room. One region for each kind of fact.
 //!
-//! The fact about a node lies at the node's slot, so it is found without an index; it names the node's id, so what is noted of a node
-//! says nothing of the next one in its slot. It is replaced in place:
+//! The fact about a node lies at the node's slot, so it is found without an index; it names the node's id, so what is
+//! noted of a node says nothing of the next one in its slot. It is replaced in place:
 //!
 //! | word | content |
 //! |---|---|
-//! | 0 | seal: checksum (CRC-32C) of node id and the other words, with a bit above it that is always set; 0 while they change |
+//! | 0 | seal: checksum (CRC-32C) of node id and other words, a bit above it that is always set; 0 while they change |
 //! | 1.. | the fact, as its type says ([`Fact`]) |
 //!
-//! Wherever a SIGKILL hits, the seal fits the other words or the fact counts as missing, which its users must be able to bear. Memory
-//! is taken a chunk at a time, where facts are, since there are none about most nodes: which chunks have memory a successor asks
-//! the memfd. In a state that an earlier release has made, without the region, facts are kept in process memory: a successor lacks them.
+//! Wherever a SIGKILL hits, the seal fits the other words or the fact counts as missing, which its users must be able
+//! to bear. Memory is taken a chunk at a time, where facts are, since there are none about most nodes: which chunks
+//! have memory a successor asks the memfd. In a state that an earlier release has made, without the region, facts are
+//! kept in process memory: a successor lacks them.
 //!
 //! A new kind of fact is a row of the table of regions, with the capacity of NODES, and a type that is a [`Fact`].
 
@@ -33,7 +34,7 @@ const IN_MEMORY_MAX: usize = 1 << 16;
 
 /// A kind of fact: `N` words of content.
 pub trait Fact<const N: usize>: Copy {
-    /// Its region, of `N` + 1 words.
+    /// The region of such facts, whose slots have `N` + 1 words.
     const FORMAT: Format;
 
     /// The fact as words.
@@ -45,9 +46,9 @@ pub trait Fact<const N: usize>: Copy {
 
 /// What is noted of each node, for a successor too if the state has the region.
 pub enum Side<F, const N: usize> {
-    /// In the state.
+    /// The facts are in the state.
     Saved(Saved<N>),
-    /// In a state that an older release has made.
+    /// The facts are in process memory: an older release has made the state.
     InMemory(Mutex<HashMap<u64, F>>),
 }
 

@@ -1,4 +1,5 @@
-//! Single values: what the session's ends have agreed on, what the daemon knows of its server, and the ports that it came from.
+//! Single values: what the session's ends have agreed on, what the daemon knows of its server, and the ports that it
+//! came from.
 
 use std::io;
 use std::sync::Mutex;

@@ -37,9 +37,9 @@ const _: () = assert!(SMALL_MAX >= 4096 + 80 && SMALL_MAX < MESSAGE_MAX);
 pub const ARMED: u32 = u32::from_be_bytes(*b"ARMD");
 pub const HELD: u32 = u32::from_be_bytes(*b"HELD");
 
-/// In the lower half of a place: the number below it is that of an area, not a length.
+/// A bit in the lower half of PLACE: the bits below it are the number of an area, not a length.
 const IN_AREA: u32 = 1 << 31;
-/// In the head of an answer: there is one. Below it an errno, above it a length in bytes.
+/// A bit in the head of an answer: there is an answer. Below this bit lies an errno, above it a length in bytes.
 const PRESENT: u32 = 1 << 15;
 
 /// The slots and areas of one daemon, and of its predecessors.

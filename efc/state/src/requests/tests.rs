@@ -1,4 +1,5 @@
-//! A SIGKILL is the end of one [`State`] and the beginning of another on the same memfd. What the kernel would do is done by hand.
+//! A SIGKILL is the end of one [`State`] and the beginning of another on the same memfd. What the kernel would do is
+//! done by hand.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

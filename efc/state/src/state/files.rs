@@ -18,8 +18,8 @@ impl State {
         self.nodes.set_root(node).expect("a root handle that fits");
     }
 
-    /// The node of this handle, with its lookup count raised by one before this returns; new if unknown. Its id has its generation
-    /// in the upper half, so it names no other file, ever.
+    /// The node of this handle, with its lookup count raised by one before this returns; new if unknown. Its id has its
+    /// generation in the upper half, so it names no other file, ever.
     ///
     /// # Errors
     /// EINVAL for a handle that is too long, ENOSPC for too many nodes, ENOMEM for no memory or at the limit.
@@ -119,8 +119,8 @@ impl State {
         self.handles.remove(fh);
     }
 
-    /// Before a redelivered request opens something: closes what it had opened when its daemon died, as nobody was told of
-    /// that. Names it.
+    /// Before a redelivered request opens something: closes what it had opened when its daemon died, as nobody was told
+    /// of that. Names it.
     pub fn close_opened_by(&self, unique: u64) -> Option<u64> {
         self.handles.remove_opened_by(unique)
     }
@@ -156,17 +156,18 @@ impl State {
     /// Saves a number about a failure, in place of an earlier one about the same.
     ///
     /// # Errors
-    /// ENOSPC for too many, ENOMEM for no memory. A state that an older release has made has no place for them, and saves nothing.
+    /// ENOSPC for too many, ENOMEM for no memory. A state that an older release has made has no place for them, and
+    /// saves nothing.
     pub fn set_failure(&self, of: FailureOf, number: u64) -> io::Result<()> {
         self.failures.set(of, number)
     }
 
-    /// Drops it.
+    /// Drops the number about this failure.
     pub fn remove_failure(&self, of: FailureOf) {
         self.failures.remove(of);
     }
 
-    /// All of them, for a successor.
+    /// All numbers about failures, for a successor.
     pub fn failures(&self) -> Vec<(FailureOf, u64)> {
         self.failures.list()
     }

@@ -73,14 +73,15 @@ fn log_damage(records: u64) {
 impl State {
     /// Maps the memfd; formats it if it is empty. Errors: a damaged or incompatible state, no memory.
     ///
-    /// As long as a process has a state open it is known to use it, unless it closes another descriptor of the same memfd.
+    /// As long as a process has a state open it is known to use it, unless it closes another descriptor of the same
+    /// memfd.
     ///
     /// Many nodes are found on a thread of their own: until then what needs their index waits ([`State::indexed`]).
     pub fn open(memfd: OwnedFd) -> io::Result<State> {
         State::open_with(memfd, REGIONS)
     }
 
-    /// The same; an empty state is formatted with these regions.
+    /// Opens the state as [`State::open`] does; an empty one is formatted with these regions.
     pub(crate) fn open_with(memfd: OwnedFd, regions: &[Format]) -> io::Result<State> {
         let header = Header::open(memfd, regions)?;
         let nodes = Arc::new(Nodes::open(&header)?);
@@ -142,11 +143,11 @@ impl State {
         !cfg!(feature = "two-daemons") && self.header.last_daemon() != self.daemon
     }
 
-    /// Ends this process if a later daemon has opened the state. What it was about to do, the later one does; what it has
-    /// read from the kernel is delivered to that one again, as the keeper sees to.
+    /// Ends this process if a later daemon has opened the state. What it was about to do, the later one does; what it
+    /// has read from the kernel is delivered to that one again, as the keeper sees to.
     ///
-    /// Between this look and what follows lie microseconds; a process may be stopped there. What it does then is what the
-    /// kernel's one answer per request and the server's cache of replies are for.
+    /// Between this look and what follows lie microseconds; a process may be stopped there. What it does then is what
+    /// the kernel's one answer per request and the server's cache of replies are for.
     pub fn fence(&self) {
         if self.is_superseded() {
             self.header.count_superseded();
@@ -175,13 +176,14 @@ impl State {
         self.damaged + self.nodes.damaged()
     }
 
-    /// Ends when the nodes' index is whole: [`State::lookup_node`], [`State::find_node`] and [`State::node_count`] do not
-    /// block any more.
+    /// Ends when the nodes' index is whole: [`State::lookup_node`], [`State::find_node`] and [`State::node_count`] do
+    /// not block any more.
     pub fn indexed(&self) -> impl Future<Output = ()> + '_ {
         poll_fn(|context| self.nodes.poll_indexed(context))
     }
 
-    /// Saves what the session's ends have agreed on, which makes the state one to resume. What the words mean is the caller's to say.
+    /// Saves what the session's ends have agreed on, which makes the state one to resume. What the words mean is the
+    /// caller's to say.
     pub fn save_agreement(&self, words: [u64; AGREEMENT_WORDS]) {
         self.values.save_agreement(words);
     }
@@ -191,7 +193,8 @@ impl State {
         self.values.agreement()
     }
 
-    /// Small blob that the daemon keeps for its successor (root handle, server limits); at most [`crate::BLOB_MAX`] bytes.
+    /// Small blob that the daemon keeps for its successor (root handle, server limits); at most [`crate::BLOB_MAX`]
+    /// bytes.
     ///
     /// # Panics
     /// If there are more.

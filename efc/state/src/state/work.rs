@@ -1,4 +1,5 @@
-//! What the state keeps of work that a successor must finish: the journal, requests, and written data that is not committed.
+//! What the state keeps of work that a successor must finish: the journal, requests, and written data that is not
+//! committed.
 
 use std::io;
 use std::sync::Arc;
@@ -70,7 +71,8 @@ impl State {
         self.payloads.as_ref().ok_or(rustix::io::Errno::NOSYS)?.keep(data)
     }
 
-    /// Publishes a write whose data is a part of `kept`, before the application is answered. For each file in the order of writing.
+    /// Publishes a write whose data is a part of `kept`, before the application is answered. For each file in the order
+    /// of writing.
     ///
     /// # Errors
     /// EINVAL for other data or too many groups, ENOSPC for too many, ENOMEM for no memory, ENOSYS if none is kept.
@@ -88,7 +90,8 @@ impl State {
         std::mem::take(&mut *self.saved_writes.lock().expect("saved writes lock"))
     }
 
-    /// Written data that is not committed: the first verifier since the last commit. Noted beside the node, after the data is kept.
+    /// Written data that is not committed: the first verifier since the last commit. Noted beside the node, after the
+    /// data is kept.
     pub fn set_uncommitted(&self, id: u64, verifier: Option<[u8; 8]>) {
         self.nodes.set_uncommitted(id, verifier, self.keeps_payloads());
     }

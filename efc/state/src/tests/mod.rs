@@ -378,8 +378,8 @@ fn nodes_behave_like_a_map() {
     }
 }
 
-/// What a node costs, and that a successor's time to find them all grows with their number and not faster: the times are
-/// printed, and compared with each other only, because tests share their machine.
+/// What a node costs, and that a successor's time to find them all grows with their number and not faster: the times
+/// are printed, and compared with each other only, because tests share their machine.
 #[test]
 fn many_nodes_are_cheap_and_found_in_linear_time() {
     let count: u64 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
@@ -458,7 +458,8 @@ fn the_journal_survives_the_daemon() {
     assert_eq!(open(&memfd).unwrap().intents(), 2);
 }
 
-/// A SIGKILL between two stores: of the words that an update stores, those up to any one are new, and also any one is old.
+/// A SIGKILL between two stores: of the words that an update stores, those up to any one are new, and also any one is
+/// old.
 #[test]
 fn a_torn_update_of_the_journal_counts_as_none() {
     let memfd = memfd();

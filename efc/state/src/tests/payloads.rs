@@ -35,17 +35,19 @@ fn bytes(seed: u64, length: usize) -> Vec<u8> {
     (0..length).map(|_| random(256) as u8).collect()
 }
 
+/// Every third is not answered.
 fn write(node: u64, offset: u64, kept: &Kept) -> UncommittedWrite {
+    let unanswered = (offset % 3 == 2).then_some(offset as u32);
     UncommittedWrite {
         node,
         offset,
         data: kept.bytes().clone(),
         checksum: payload_checksum(kept.bytes()),
-        verifier: [7; 8],
+        verifier: if unanswered.is_some() { UNANSWERED } else { [7; 8] },
         uid: 1000 + offset as u32,
         gid: u32::MAX,
         groups: (0..offset as u32 % 17).map(|group| 70_000 + group).collect(),
-        unanswered: None,
+        unanswered,
     }
 }
 
