@@ -15,7 +15,7 @@ use super::record::{Found, Id, Record, split, state_word};
 use super::regions::{Format, HEAD, PAGE};
 
 /// Free groups that keep their memory, in a region with a floor.
-pub const KEPT_GROUPS: usize = 256;
+pub const KEPT_GROUPS: usize = 64;
 /// Groups whose memory is given back at a time: others wait meanwhile.
 const TRIMMED_MAX: usize = 64;
 /// Memory of as many groups at once concerns others: that of facts about their slots is a page then.
