@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from csi._proto import efc_pb2
-from csi.publishing import condition_of
+from csi.node.conditions import condition_of
 from tests.support.keeper import Keeper
 from tests.support.processes import wait_until
 from tests.support.scripted_nas import DIRECTORY, ScriptedNas
@@ -97,8 +97,8 @@ def test_memory_of_forgotten_names_goes_back() -> None:
 
 def test_a_full_table_of_files_is_a_condition() -> None:
     """The volume's condition says what is full, and what to do."""
-    stats = efc_pb2.DaemonStats(nodes=70_000, nodes_max=70_000)
+    stats = efc_pb2.DaemonStats(state=efc_pb2.StateStats(nodes=70_000, nodes_max=70_000))
     status = efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)
     assert "--daemon-memory-max" in condition_of(status)
-    stats.nodes = 69_999
+    stats.state.nodes = 69_999
     assert condition_of(efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)) == ""

@@ -121,11 +121,6 @@ impl Session {
         true
     }
 
-    /// It was told to: [`Session::run`] may have returned for that, and the session is not over.
-    pub fn is_draining(&self) -> bool {
-        self.shared.is_draining.load(Ordering::Acquire)
-    }
-
     /// Drops journal entries of a predecessor whose requests were not delivered again: they were answered, or their callers
     /// killed. `false`: redelivery, which comes before anything else, may not be through; try again later.
     ///
@@ -146,7 +141,8 @@ impl Session {
     }
 
     /// Serves until the session is unmounted, aborted or taken over, on `config.threads` threads; returns when all have
-    /// ended.
+    /// ended. Not at all when they have ended because it drains: the session goes on with the next daemon, and whoever called
+    /// [`Session::drain`] ends this one.
     pub fn run(&self, filesystem: Arc<dyn Filesystem>) -> io::Result<()> {
         if let Some(requests) = self.shared.kept_requests() {
             self.shared.replay(requests, &*filesystem);
@@ -163,6 +159,9 @@ impl Session {
         }
         let join = |thread: JoinHandle<io::Result<()>>| thread.join().expect("a serving thread panicked");
         let ended: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
+        while self.shared.is_draining.load(Ordering::Acquire) {
+            thread::park();
+        }
         self.shared.is_over.store(true, Ordering::Release);
         ended.into_iter().collect()
     }

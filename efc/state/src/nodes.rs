@@ -15,11 +15,12 @@
 //! lookup would have to mistrust it. A FORGET does not wait: it lowers the count where it is, and a node that goes
 //! before the scan has reached it is found free by the scan.
 
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -77,6 +78,52 @@ struct Key {
 
 type Shard = HashTable<u32>;
 
+/// A predecessor's nodes that no name has led to since: the kernel may know them by names that nobody here does.
+#[derive(Default)]
+struct Unseen {
+    /// A bit per slot. Changed under the lock of `by_parent`.
+    slots: OnceLock<Box<[AtomicU64]>>,
+    /// Directory -> how many of them were seen last in it.
+    by_parent: Mutex<HashMap<u64, u32>>,
+}
+
+impl Unseen {
+    /// The word and the bit in it of a slot that is marked.
+    fn mark_of(&self, slot: u32) -> Option<(&AtomicU64, u64)> {
+        let word = self.slots.get()?.get(slot as usize / 64)?;
+        let bit = 1 << (slot % 64);
+        (word.load(Ordering::Relaxed) & bit != 0).then_some((word, bit))
+    }
+
+    fn insert(&self, slot: u32, parent: u64) {
+        let Some(word) = self.slots.get().and_then(|slots| slots.get(slot as usize / 64)) else { return };
+        let (mut by_parent, bit) = (self.by_parent.lock().expect("unseen nodes lock"), 1 << (slot % 64));
+        if parent != 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            *by_parent.entry(parent).or_default() += 1;
+        }
+    }
+
+    /// A name has led to the node, or it is gone. Not to be called after its parent has changed.
+    fn remove(&self, slot: u32, parent: &AtomicU64) {
+        if self.mark_of(slot).is_none() {
+            return;
+        }
+        let mut by_parent = self.by_parent.lock().expect("unseen nodes lock");
+        let Some((word, bit)) = self.mark_of(slot) else { return };
+        word.fetch_and(!bit, Ordering::Relaxed);
+        let parent = parent.load(Ordering::Relaxed);
+        let count = by_parent.get_mut(&parent).expect("a node that is marked is counted");
+        *count -= 1;
+        if *count == 0 {
+            by_parent.remove(&parent);
+        }
+    }
+
+    fn is_any_in(&self, parent: u64) -> bool {
+        self.by_parent.lock().expect("unseen nodes lock").contains_key(&parent)
+    }
+}
+
 pub struct Nodes {
     region: Region,
     shards: Box<[Mutex<Shard>]>,
@@ -86,6 +133,7 @@ pub struct Nodes {
     count_max: AtomicU64,
     /// The root, as it was when its record was whole.
     root: Mutex<Option<Node>>,
+    unseen: Unseen,
     /// Opened when the index is whole.
     indexed: Gate,
     damaged: AtomicU64,
@@ -104,6 +152,7 @@ impl Nodes {
             count: AtomicU64::new(0),
             count_max: AtomicU64::new(u64::MAX),
             root: Mutex::new(None),
+            unseen: Unseen::default(),
             indexed: Gate::new(),
             damaged: AtomicU64::new(0),
         };
@@ -119,6 +168,8 @@ impl Nodes {
     /// Makes the index. Once, before or beside other calls.
     pub fn index(&self) {
         let expected = self.region.allocated() as usize / SHARDS;
+        let words = self.region.allocated().div_ceil(64);
+        self.unseen.slots.get_or_init(|| (0..words).map(|_| AtomicU64::new(0)).collect());
         let damaged = self.region.scan(|id, record| {
             let hash = self.hash_of(&record);
             let mut shard = self.shard(hash);
@@ -130,6 +181,7 @@ impl Nodes {
                 shard.reserve(expected + expected / 16, |_| unreachable!("the table is empty"));
             }
             shard.insert_unique(hash, id.slot, |slot| self.hash_of(&record_of(&self.region, *slot)));
+            self.unseen.insert(id.slot, record.mutable()[PARENT].load(Ordering::Relaxed));
             self.count.fetch_add(1, Ordering::Relaxed);
             true
         });
@@ -222,6 +274,7 @@ impl Nodes {
         record_of(&self.region, id.slot).unpublish(id.generation);
         let Ok(entry) = shard.find_entry(hash, |slot| *slot == id.slot) else { return false };
         entry.remove();
+        self.unseen.remove(id.slot, &record_of(&self.region, id.slot).mutable()[PARENT]);
         if shard.capacity() > SPARE_MIN.max(shard.len() * SPARE_MAX) {
             shard.shrink_to(shard.len() * 2, |slot| self.hash_of(&record_of(&self.region, *slot)));
         }
@@ -353,10 +406,16 @@ impl Nodes {
     }
 
     /// Notes the directory in which the node was seen last. Ignored if the node is not known.
-    pub fn set_parent(&self, id: u64, parent: u64) {
+    ///
+    /// `has_other_names`: some may be names by which the kernel knew it from a predecessor.
+    pub fn set_parent(&self, id: u64, parent: u64, has_other_names: bool) {
         let id = Id::from(id);
-        if let Some(record) = self.region.record(id.slot).filter(|record| record.is_live(id.generation)) {
-            record.mutable()[PARENT].store(parent, Ordering::Relaxed);
+        let Some(record) = self.region.record(id.slot).filter(|record| record.is_live(id.generation)) else { return };
+        let (noted, was_unseen) = (&record.mutable()[PARENT], self.unseen.mark_of(id.slot).is_some());
+        self.unseen.remove(id.slot, noted);
+        noted.store(parent, Ordering::Relaxed);
+        if was_unseen && has_other_names {
+            self.unseen.insert(id.slot, parent);
         }
     }
 
@@ -367,12 +426,10 @@ impl Nodes {
         Some(record.mutable()[PARENT].load(Ordering::Relaxed)).filter(|parent| *parent != 0)
     }
 
-    /// Is any node known that was seen last in this directory? Looks at all of them.
-    pub fn has_child(&self, parent: u64) -> bool {
-        let is_child = |record: Record<'_>| {
-            record.is_live(record.generation()) && record.mutable()[PARENT].load(Ordering::Relaxed) == parent
-        };
-        self.region.slots().any(|(_, record)| is_child(record))
+    /// Has a predecessor told the kernel of a node in this directory that no name has led to since? Waits for the index.
+    pub fn has_unseen_child(&self, parent: u64) -> bool {
+        self.indexed.wait();
+        self.unseen.is_any_in(parent)
     }
 }
 

@@ -16,6 +16,7 @@
 
 use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,17 +63,48 @@ type NamesGeneration = HashMap<(u64, Box<[u8]>), FileHandle>;
 struct NamesShard {
     young: NamesGeneration,
     old: NamesGeneration,
-    /// Names have made room for others.
-    has_dropped: bool,
+    /// Names that have made room for others; made for the first.
+    dropped: Option<Filter>,
 }
 
 impl NamesShard {
     fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle) {
         if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
             let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.has_dropped |= !dropped.is_empty();
+            for (parent, name) in dropped.keys() {
+                self.dropped.get_or_insert_with(Filter::new).insert(*parent, name);
+            }
         }
         self.young.insert(key, handle);
+    }
+}
+
+/// A set that may hold a name which was never put into it: with 60,000 names that goes for one in eight others.
+struct Filter(Box<[u64]>);
+
+impl Filter {
+    /// 32 KiB.
+    const BITS: u64 = 1 << 18;
+
+    fn new() -> Filter {
+        Filter(vec![0; Filter::BITS as usize / 64].into())
+    }
+
+    fn bits(parent: u64, name: &[u8]) -> [u64; 2] {
+        let mut hasher = DefaultHasher::new();
+        (parent, name).hash(&mut hasher);
+        let hash = hasher.finish();
+        [hash % Filter::BITS, (hash >> 32) % Filter::BITS]
+    }
+
+    fn insert(&mut self, parent: u64, name: &[u8]) {
+        for bit in Filter::bits(parent, name) {
+            self.0[bit as usize / 64] |= 1 << (bit % 64);
+        }
+    }
+
+    fn may_hold(&self, parent: u64, name: &[u8]) -> bool {
+        Filter::bits(parent, name).iter().all(|bit| self.0[*bit as usize / 64] >> (bit % 64) & 1 == 1)
     }
 }
 
@@ -93,9 +125,9 @@ impl Names {
         self.shard(parent, name).insert((parent, name.into()), *handle);
     }
 
-    /// Would this name be here if it had been learned?
-    pub fn has_room_for_all(&self, parent: u64, name: &[u8]) -> bool {
-        !self.shard(parent, name).has_dropped
+    /// May this name have been learned, and have made room for others since? Nearly always false if it was never learned.
+    pub fn may_have_dropped(&self, parent: u64, name: &[u8]) -> bool {
+        self.shard(parent, name).dropped.as_ref().is_some_and(|dropped| dropped.may_hold(parent, name))
     }
 
     /// The name is gone, or leads elsewhere.
@@ -316,8 +348,13 @@ mod tests {
         };
         assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 2 * NAMES_PER_GENERATION_MAX);
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
-        assert!(!names.has_room_for_all(9, &99_999_u64.to_le_bytes()));
-        assert!(Names::default().has_room_for_all(9, b"name"));
+        let may_be_dropped = |numbers: std::ops::Range<u64>| {
+            numbers.filter(|number| names.may_have_dropped(number % 10, &number.to_le_bytes())).count()
+        };
+        assert_eq!(may_be_dropped(0..10_000), 10_000);
+        let never_learned = may_be_dropped(100_000..110_000);
+        assert!(never_learned < 500, "{never_learned} of 10,000");
+        assert!(!Names::default().may_have_dropped(9, b"name"));
         names.forget(9, &99_999_u64.to_le_bytes());
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
     }

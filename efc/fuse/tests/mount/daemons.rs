@@ -88,9 +88,6 @@ pub fn daemon() -> ExitCode {
         });
     }
     session.run(filesystem).unwrap();
-    if hold.starts_with('/') {
-        park(); // its threads have each taken a request that they leave
-    }
     ExitCode::SUCCESS
 }
 

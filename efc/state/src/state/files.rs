@@ -70,9 +70,9 @@ impl State {
         self.nodes.count()
     }
 
-    /// Notes the directory in which the node was seen last.
-    pub fn set_parent(&self, id: u64, parent: u64) {
-        self.nodes.set_parent(id, parent);
+    /// Notes the directory in which the node was seen last, and whether it may have names elsewhere.
+    pub fn set_parent(&self, id: u64, parent: u64, has_other_names: bool) {
+        self.nodes.set_parent(id, parent, has_other_names);
     }
 
     /// What [`State::set_parent`] noted; `None` for the root.
@@ -80,9 +80,9 @@ impl State {
         self.nodes.parent(id)
     }
 
-    /// Is any node known that was seen last in this directory? Looks at all of them.
-    pub fn has_child(&self, parent: u64) -> bool {
-        self.nodes.has_child(parent)
+    /// Has a predecessor told the kernel of a node in this directory that no name has led to since?
+    pub fn has_unseen_child(&self, parent: u64) -> bool {
+        self.nodes.has_unseen_child(parent)
     }
 
     /// The version that [`State::set_page_version`] noted.

@@ -689,3 +689,28 @@ fn a_limit_of_nodes_is_kept_and_their_index_shrinks() {
     );
     assert!(state.lookup_node(&node(10_000)).is_ok());
 }
+
+#[test]
+fn nodes_of_a_predecessor_are_unseen_until_a_name_leads_to_them() {
+    let memfd = memfd();
+    let first = open(&memfd).unwrap();
+    let (directory, other) = (first.lookup_node(&node(1)).unwrap(), first.lookup_node(&node(2)).unwrap());
+    let ids: Vec<u64> = (3..6).map(|number| first.lookup_node(&node(number)).unwrap()).collect();
+    ids.iter().for_each(|id| first.set_parent(*id, directory, false));
+    assert!(!first.has_unseen_child(directory), "this daemon knows the names that it has told");
+    drop(first);
+    let state = open(&memfd).unwrap();
+    assert_eq!([state.has_unseen_child(directory), state.has_unseen_child(other)], [true, false]);
+    assert!(state.forget_node(ids[0], 1));
+    state.set_parent(ids[1], directory, false);
+    state.set_parent(ids[1], other, false);
+    assert!(state.has_unseen_child(directory), "one is left");
+    state.set_parent(ids[2], other, true);
+    assert_eq!([state.has_unseen_child(directory), state.has_unseen_child(other)], [false, true], "it has other names");
+    assert!(state.forget_node(ids[2], 1));
+    assert!(![directory, other].into_iter().any(|parent| state.has_unseen_child(parent)));
+    let new = state.lookup_node(&node(7)).unwrap();
+    state.set_parent(new, directory, true);
+    assert!(!state.has_unseen_child(directory));
+    assert_eq!(state.parent(ids[1]), Some(other));
+}
