@@ -329,6 +329,8 @@ fn settings(config: &DaemonConfig, budget: &Budget) -> Settings {
         entry_ttl: Duration::from_millis(config.entry_ttl_ms.into()),
         uncommitted_bytes_max: budget.uncommitted_bytes_max,
         attributes_max: budget.attributes_max,
+        names_max: budget.names_max,
+        listed_names_max: budget.listed_names_max,
     }
 }
 
