@@ -11,17 +11,20 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from csi import cli, programs, registration, server
+from csi import cli
+from csi.base import programs
+from csi.base.errors import DriverError
 from csi.cli.finding import Finding
-from csi.errors import DriverError
-from csi.inline import AllowedSources
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
-from csi.records import Publication, Publications
+from csi.node import registration
+from csi.node.inline import AllowedSources
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
+from csi.node.records import Publication, Publications
+from csi.rpc import server
 
 _CONNECT_SECONDS_MAX = 2.0
-#: Pods that one finding names.
+#: Most pods that one finding names.
 _NAMED_MAX = 5
-#: In a pod's folder, where kubelet binds the subPaths of its volumes.
+#: The folder, in that of a pod, where kubelet binds the subPaths of its volumes.
 _SUB_PATHS = "volume-subpaths"
 
 
@@ -35,12 +38,12 @@ class Container:
 
     @classmethod
     def own(cls) -> "Container | None":
-        """Ours, or None outside a cluster, where nothing of this is to be expected."""
+        """The container of this process, or None outside a cluster, where nothing of this is to be expected."""
         return cls(list(_neighbours())) if "KUBERNETES_SERVICE_HOST" in os.environ else None
 
     @property
     def run_dir(self) -> str | None:
-        """Of the node plugin or keeper that runs here; None in another container."""
+        """The run directory of the node plugin or keeper that runs here; None in another container."""
         return self.keeper_run_dir if self.plugin is None else str(self.plugin.run_dir)
 
 
@@ -78,7 +81,7 @@ def _keeper_run_dir(commands: Sequence[Sequence[str]]) -> str | None:
 
 
 def check_container(container: Container, *, first_process: str | None = None) -> Iterator[Finding]:
-    """Whose container this is; what it cannot see is not judged from it."""
+    """Says whose container this is; what cannot be seen from it is not judged from it."""
     if container.run_dir is None:
         message = "neither the node plugin's nor the keeper's: kubectl exec into those for what concerns a node"
         yield Finding(check="container", level="ok", message=message)

@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
-from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
-from csi.pods import Pod
-from csi.records import Publication, Publications
-from csi.repair import Reports
-from csi.text import printable
+from csi.base.text import printable
+from csi.config.pods import Pod
+from csi.node import statistics
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
+from csi.node.records import Publication, Publications
+from csi.node.reports import Reports
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).
@@ -131,14 +132,9 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports
             for field, value in options_of(mount).ListFields()
             if field.name not in ("source", "read_only")
         },
-        "stats": statistics(mount.stats) if mount.HasField("stats") else None,
+        "stats": statistics.described(mount.stats) if mount.HasField("stats") else None,
         "repair": asdict(report) if report else None,
     }
-
-
-def statistics(stats: efc_pb2.DaemonStats) -> dict[str, object]:
-    """All counters, zeros too."""
-    return {field.name: getattr(stats, field.name) for field in stats.DESCRIPTOR.fields}
 
 
 def _row(mount: efc_pb2.MountStatus, reports: Reports) -> tuple[str, ...]:
@@ -150,8 +146,8 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports) -> tuple[str, ...]:
         efc_pb2.MountStatus.State.Name(mount.state).lower().replace("_", " "),
         str(mount.pid or "-"),
         str(mount.restarts),
-        _bytes(mount.stats.bytes_read),
-        _bytes(mount.stats.bytes_written),
+        _bytes(mount.stats.nfs.bytes_read),
+        _bytes(mount.stats.nfs.bytes_written),
         "; ".join(part for part in (mount.reason, *repaired) if part),
     )
 

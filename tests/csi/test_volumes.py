@@ -103,7 +103,7 @@ def test_pods_are_shown_by_name(driver: Driver, nas: Nas) -> None:
     """Those of kubelet's word alone; over a crash of the node plugin; and no longer than they are published."""
 
     def shown() -> dict[str, tuple[object, object]]:
-        command = [program("efc"), "status", "--json", "--run-dir", driver.run_dir]
+        command = [str(program("efc")), "status", "--json", "--run-dir", str(driver.run_dir)]
         (mount,) = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
         return {volume["target"]: (volume["pod_namespace"], volume["pod_name"]) for volume in mount["volumes"]}
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from csi import keeper as csi_keeper
 from csi._proto import efc_pb2
+from csi.node import keeper as csi_keeper
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from csi._proto import efc_pb2
-from csi.publishing import condition_of
+from csi.node.conditions import condition_of
 from tests.support.keeper import Keeper
 from tests.support.scripted_nas import DIRECTORY, ScriptedNas
 
@@ -54,8 +54,8 @@ def test_more_names_than_fit_are_an_error_and_no_end() -> None:
 
 def test_a_full_table_of_files_is_a_condition() -> None:
     """The volume's condition says what is full, and what to do."""
-    stats = efc_pb2.DaemonStats(nodes=70_000, nodes_max=70_000)
+    stats = efc_pb2.DaemonStats(state=efc_pb2.StateStats(nodes=70_000, nodes_max=70_000))
     status = efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)
     assert "--daemon-memory-max" in condition_of(status)
-    stats.nodes = 69_999
+    stats.state.nodes = 69_999
     assert condition_of(efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)) == ""

@@ -120,10 +120,7 @@ impl Interrupts {
 
 /// SIGKILL is pending, or there is no such thread any more.
 fn is_killed(tid: u32) -> bool {
-    match fs::read_to_string(format!("/proc/{tid}/status")) {
-        Ok(status) => pending_signals(&status) & (1 << (libc::SIGKILL - 1)) != 0,
-        Err(_) => tid != 0,
-    }
+    efc_process::has_pending_kill(tid).unwrap_or(tid != 0)
 }
 
 /// Has the thread given up its memory already, as it does at exit before it closes its files?
@@ -131,14 +128,6 @@ fn is_killed(tid: u32) -> bool {
 /// `/proc/TID/status` takes no lock that a task may hold while it waits for us; `/proc/TID/stat` does.
 pub fn is_exiting(tid: u32) -> bool {
     fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| !status.contains("\nVmSize:"))
-}
-
-fn pending_signals(status: &str) -> u64 {
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-    };
-    mask("SigPnd:") | mask("ShdPnd:")
 }
 
 #[cfg(test)]
@@ -158,12 +147,6 @@ mod tests {
             std::thread::yield_now();
         }
         child.wait().expect("true ends");
-    }
-
-    #[test]
-    fn masks_are_read() {
-        assert_eq!(pending_signals("Name:\tx\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000002\n"), 0x102);
-        assert_eq!(pending_signals("nothing"), 0);
     }
 
     #[test]

@@ -44,6 +44,7 @@ use efc_fuse::state::{Intent, State};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
 
 use crate::errno::errno;
+use crate::live::Live;
 use crate::saved_server;
 use attributes::AttrCache;
 use failures::Failures;
@@ -64,12 +65,10 @@ pub use credentials::Credentials;
 pub use once::SessionIdentity;
 
 /// How the file system behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long attributes are trusted.
-    pub attr_ttl: Duration,
-    /// How long names are trusted.
-    pub entry_ttl: Duration,
+    /// What changes while this daemon serves.
+    pub live: Live,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Inodes whose attributes are kept.
@@ -173,8 +172,7 @@ impl<B: Backend> Efc<B> {
             backend,
             info,
             notifier,
-            settings,
-            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
+            attrs: AttrCache::new(settings.live.attr_ttl.clone(), settings.attributes_max).checked_by(state.clone()),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
@@ -185,11 +183,12 @@ impl<B: Backend> Efc<B> {
             failures: Failures::load(state.clone()),
             mutations: Arc::default(),
             orphans: Orphans::load(&state),
-            root_searches: RootSearches::new(settings.entry_ttl),
+            root_searches: RootSearches::new(settings.live.entry_ttl.clone()),
             names: Names::new(settings.names_max),
             walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,
+            settings,
             state,
         };
         inner.reopen();
@@ -441,7 +440,7 @@ impl<B: Backend> Inner<B> {
         let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
         self.attrs.tell(id, &attr);
         let attr = self.for_kernel(&self.seen_by_kernel(id, attr));
-        let entry_ttl = self.settings.entry_ttl;
+        let entry_ttl = self.settings.live.entry_ttl.get();
         Ok(Counted::new(self, Entry { node: id, generation: id >> 32, entry_ttl, attr_ttl, attr }))
     }
 
