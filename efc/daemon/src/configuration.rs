@@ -79,6 +79,8 @@ pub fn settings(live: &Live, budget: &Budget) -> Settings {
         live: live.clone(),
         uncommitted_bytes_max: budget.uncommitted_bytes_max,
         attributes_max: budget.attributes_max,
+        names_max: budget.names_max,
+        listed_names_max: budget.listed_names_max,
     }
 }
 

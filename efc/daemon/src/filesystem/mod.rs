@@ -73,6 +73,10 @@ pub struct Settings {
     pub uncommitted_bytes_max: u64,
     /// Inodes whose attributes are kept.
     pub attributes_max: usize,
+    /// Names that are remembered with what they led to.
+    pub names_max: usize,
+    /// Names that open directories remember to have given out.
+    pub listed_names_max: usize,
 }
 
 /// The dataset as a file system.
@@ -163,6 +167,7 @@ impl<B: Backend> Efc<B> {
         settings: Settings,
     ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
+        listing::limit_remembered(settings.listed_names_max);
         let inner = Inner {
             backend,
             info,
@@ -179,7 +184,7 @@ impl<B: Backend> Efc<B> {
             mutations: Arc::default(),
             orphans: Orphans::load(&state),
             root_searches: RootSearches::new(settings.live.entry_ttl.clone()),
-            names: Names::default(),
+            names: Names::new(settings.names_max),
             walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,

@@ -29,8 +29,8 @@ use super::files::OpenFile;
 use super::{Caller, Inner};
 use crate::errno::errno;
 
-/// Names remembered per shard and generation; the older one is dropped when the younger is full.
-const NAMES_PER_GENERATION_MAX: usize = 1024;
+/// The fewest names that are remembered per shard and generation.
+const NAMES_PER_GENERATION_MIN: usize = 64;
 const SHARDS: usize = 16;
 
 /// This daemon and its successors are one client to the server.
@@ -68,8 +68,9 @@ struct NamesShard {
 }
 
 impl NamesShard {
-    fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle) {
-        if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
+    /// The older generation makes room when the younger has `names_max`.
+    fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle, names_max: usize) {
+        if self.young.len() >= names_max && !self.young.contains_key(&key) {
             let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             for (parent, name) in dropped.keys() {
                 self.dropped.get_or_insert_with(Filter::new).insert(*parent, name);
@@ -109,12 +110,18 @@ impl Filter {
 }
 
 /// What names of directories led to lately.
-#[derive(Default)]
 pub struct Names {
     shards: [Mutex<NamesShard>; SHARDS],
+    per_generation_max: usize,
 }
 
 impl Names {
+    /// Remembers `names_max` at most, if they are spread evenly.
+    pub fn new(names_max: usize) -> Names {
+        let per_generation_max = (names_max / SHARDS / 2).max(NAMES_PER_GENERATION_MIN);
+        Names { shards: Default::default(), per_generation_max }
+    }
+
     fn shard(&self, parent: u64, name: &[u8]) -> MutexGuard<'_, NamesShard> {
         let last = name.last().copied().unwrap_or_default();
         self.shards[(parent as usize ^ usize::from(last)) % SHARDS].lock().expect("names lock")
@@ -122,7 +129,7 @@ impl Names {
 
     /// An answer said so.
     pub fn learn(&self, parent: u64, name: &[u8], handle: &FileHandle) {
-        self.shard(parent, name).insert((parent, name.into()), *handle);
+        self.shard(parent, name).insert((parent, name.into()), *handle, self.per_generation_max);
     }
 
     /// May this name have been learned, and have made room for others since? Nearly always false if it was never learned.
@@ -144,7 +151,7 @@ impl Names {
             return Some(*handle);
         }
         let handle = shard.old.remove(&key)?;
-        shard.insert(key, handle);
+        shard.insert(key, handle, self.per_generation_max);
         Some(handle)
     }
 }
@@ -335,9 +342,11 @@ mod tests {
         assert!(!shows(Time { seconds: 6, ..mark }, mark));
     }
 
+    const NAMES_MAX: usize = 1 << 15;
+
     #[test]
     fn names_are_forgotten_and_bounded() {
-        let names = Names::default();
+        let names = Names::new(NAMES_MAX);
         let handle = FileHandle::new(b"handle").expect("short");
         for number in 0..100_000_u64 {
             names.learn(number % 10, &number.to_le_bytes(), &handle);
@@ -346,7 +355,7 @@ mod tests {
             let shard = shard.lock().expect("names lock");
             shard.young.len() + shard.old.len()
         };
-        assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 2 * NAMES_PER_GENERATION_MAX);
+        assert!(names.shards.iter().map(kept).sum::<usize>() <= NAMES_MAX);
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
         let may_be_dropped = |numbers: std::ops::Range<u64>| {
             numbers.filter(|number| names.may_have_dropped(number % 10, &number.to_le_bytes())).count()
@@ -354,14 +363,14 @@ mod tests {
         assert_eq!(may_be_dropped(0..10_000), 10_000);
         let never_learned = may_be_dropped(100_000..110_000);
         assert!(never_learned < 500, "{never_learned} of 10,000");
-        assert!(!Names::default().may_have_dropped(9, b"name"));
+        assert!(!Names::new(NAMES_MAX).may_have_dropped(9, b"name"));
         names.forget(9, &99_999_u64.to_le_bytes());
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
     }
 
     #[test]
     fn a_name_that_is_asked_for_again_and_again_is_not_forgotten() {
-        let names = Names::default();
+        let names = Names::new(NAMES_MAX);
         let handle = FileHandle::new(b"handle").expect("short");
         names.learn(1, b"mount point", &handle);
         for number in 0..100_000_u64 {
