@@ -119,7 +119,7 @@ manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
 .PHONY: manifests
 
 $(FILL_STATE): $(RUST_SOURCES)
-	cargo build --quiet --release --locked --package efc-fuse --example fill_state
+	cargo build --quiet --release --locked --package efc-state --example fill_state
 
 .tools/bin/helm:
 	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)

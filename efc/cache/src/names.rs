@@ -10,8 +10,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use efc_backend::FileHandle;
 
-/// Names remembered per shard and generation; the older one is dropped when the younger is full.
-const NAMES_PER_GENERATION_MAX: usize = 1024;
+/// The fewest names that are remembered per shard and generation.
+const NAMES_PER_GENERATION_MIN: usize = 64;
 const SHARDS: usize = 16;
 
 /// A directory and a name in it.
@@ -65,8 +65,9 @@ impl<T> Default for Generations<T> {
 }
 
 impl<T: Copy> Generations<T> {
-    fn insert(&mut self, key: Key, value: T) {
-        if self.young.count >= NAMES_PER_GENERATION_MAX && self.young.get(key).is_none() {
+    /// The older generation makes room when the younger has `names_max`.
+    fn insert(&mut self, key: Key, value: T, names_max: usize) {
+        if self.young.count >= names_max && self.young.get(key).is_none() {
             let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
             for (directory, names) in &dropped.by_directory {
                 let filter = self.dropped.get_or_insert_with(Filter::new);
@@ -76,12 +77,12 @@ impl<T: Copy> Generations<T> {
         self.young.insert(key, value);
     }
 
-    fn get(&mut self, key: Key) -> Option<T> {
+    fn get(&mut self, key: Key, names_max: usize) -> Option<T> {
         if let Some(value) = self.young.get(key) {
             return Some(value);
         }
         let value = self.old.remove(key)?;
-        self.insert(key, value);
+        self.insert(key, value, names_max);
         Some(value)
     }
 
@@ -139,12 +140,18 @@ pub enum Named {
 }
 
 /// What names of directories led to lately.
-#[derive(Default)]
 pub struct Names {
+    per_generation_max: usize,
     shards: [Mutex<Shard>; SHARDS],
 }
 
 impl Names {
+    /// Remembers `names_max` at most that lead somewhere, and as many that do not, if they are spread evenly.
+    pub fn new(names_max: usize) -> Names {
+        let per_generation_max = (names_max / SHARDS / 2).max(NAMES_PER_GENERATION_MIN);
+        Names { shards: Default::default(), per_generation_max }
+    }
+
     fn shard(&self, directory: &FileHandle, name: &[u8]) -> MutexGuard<'_, Shard> {
         let sum = |bytes: &[u8]| bytes.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31) + usize::from(*byte));
         let place = sum(directory.as_bytes()) ^ usize::from(name.last().copied().unwrap_or_default());
@@ -155,14 +162,14 @@ impl Names {
     pub fn learn(&self, directory: &FileHandle, name: &[u8], object: &FileHandle) {
         let mut shard = self.shard(directory, name);
         shard.absent.remove((directory, name));
-        shard.objects.insert((directory, name), *object);
+        shard.objects.insert((directory, name), *object, self.per_generation_max);
     }
 
     /// An answer said that there is no such name.
     pub fn learn_absent(&self, directory: &FileHandle, name: &[u8]) {
         let mut shard = self.shard(directory, name);
         shard.objects.remove((directory, name));
-        shard.absent.insert((directory, name), ());
+        shard.absent.insert((directory, name), (), self.per_generation_max);
     }
 
     /// May this name have been learned, and have made room for others since? Nearly always false if it was never learned.
@@ -181,9 +188,9 @@ impl Names {
     /// What the name led to when it was last learned.
     pub fn get(&self, directory: &FileHandle, name: &[u8]) -> Named {
         let mut shard = self.shard(directory, name);
-        match shard.objects.get((directory, name)) {
+        match shard.objects.get((directory, name), self.per_generation_max) {
             Some(object) => Named::Object(object),
-            None if shard.absent.get((directory, name)).is_some() => Named::Absent,
+            None if shard.absent.get((directory, name), self.per_generation_max).is_some() => Named::Absent,
             None => Named::Unknown,
         }
     }
@@ -204,13 +211,15 @@ mod tests {
     use super::*;
     use crate::testing::handle;
 
+    const NAMES_MAX: usize = 1 << 15;
+
     fn directory(number: u64) -> FileHandle {
         handle(&(number % 10).to_le_bytes())
     }
 
     #[test]
     fn names_are_forgotten_and_bounded() {
-        let (names, object) = (Names::default(), handle(b"object"));
+        let (names, object) = (Names::new(NAMES_MAX), handle(b"object"));
         for number in 0..100_000_u64 {
             names.learn(&directory(number), &number.to_le_bytes(), &object);
             names.learn_absent(&directory(number), &(1 << 32 | number).to_le_bytes());
@@ -219,7 +228,7 @@ mod tests {
             let Shard { objects, absent } = &*shard.lock().expect("names lock");
             objects.young.count + objects.old.count + absent.young.count + absent.old.count
         };
-        assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 4 * NAMES_PER_GENERATION_MAX);
+        assert!(names.shards.iter().map(kept).sum::<usize>() <= 2 * NAMES_MAX);
         let (last, name) = (directory(99_999), 99_999_u64.to_le_bytes());
         assert_eq!(names.get(&last, &name), Named::Object(object));
         let may_be_dropped = |numbers: std::ops::Range<u64>| {
@@ -228,14 +237,14 @@ mod tests {
         assert_eq!(may_be_dropped(0..10_000), 10_000);
         let never_learned = may_be_dropped(100_000..110_000);
         assert!(never_learned < 500, "{never_learned} of 10,000");
-        assert!(!Names::default().may_have_dropped(&last, b"name"));
+        assert!(!Names::new(NAMES_MAX).may_have_dropped(&last, b"name"));
         names.forget(&last, &name);
         assert_eq!(names.get(&last, &name), Named::Unknown);
     }
 
     #[test]
     fn a_name_that_is_asked_for_again_and_again_is_not_forgotten() {
-        let (names, object) = (Names::default(), handle(b"object"));
+        let (names, object) = (Names::new(NAMES_MAX), handle(b"object"));
         names.learn(&directory(1), b"mount point", &object);
         for number in 0..100_000_u64 {
             names.learn(&directory(number), &number.to_le_bytes(), &object);
@@ -249,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_last_answer_counts() {
-        let (names, object) = (Names::default(), handle(b"object"));
+        let (names, object) = (Names::new(NAMES_MAX), handle(b"object"));
         names.learn_absent(&directory(1), b"name");
         assert_eq!(names.get(&directory(1), b"name"), Named::Absent);
         assert_eq!(names.get(&directory(2), b"name"), Named::Unknown);

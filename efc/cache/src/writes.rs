@@ -72,6 +72,8 @@ pub struct Chunk {
     pub cred: Cred,
     /// Of the data.
     pub checksum: u32,
+    /// The number of the call that the server has not answered, to an earlier process.
+    pub unanswered: Option<u32>,
     /// The number by which whoever keeps it for a later process knows it.
     pub record: Option<u64>,
     /// Its part of the memory in use.
@@ -174,6 +176,18 @@ impl Writes {
         pending.chunks.push(chunk);
     }
 
+    /// The server has answered the write of this record now, with its verifier; `None`: it has refused it, and it waits no more.
+    pub fn answered(&self, file: &Inode, pending: &mut Pending, record: u64, verifier: Option<Verifier>) {
+        let Some(index) = pending.chunks.iter().position(|chunk| chunk.record == Some(record)) else { return };
+        if let Some(verifier) = verifier {
+            pending.chunks[index].verifier = verifier;
+            pending.chunks[index].unanswered = None;
+            return;
+        }
+        let refused = pending.chunks.remove(index);
+        self.forget(file, pending, &refused);
+    }
+
     /// The first `count` chunks of the file do not wait any more; `retire` is told of each before it goes, the oldest
     /// first.
     pub fn remove(&self, file: &Inode, pending: &mut Pending, count: usize, mut retire: impl FnMut(&Chunk)) {
@@ -182,6 +196,16 @@ impl Writes {
             self.usage.subtract(&chunk);
             file.writes().bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
         }
+        self.unlist_if_settled(file, pending);
+    }
+
+    fn forget(&self, file: &Inode, pending: &Pending, chunk: &Chunk) {
+        self.usage.subtract(chunk);
+        file.writes().bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
+        self.unlist_if_settled(file, pending);
+    }
+
+    fn unlist_if_settled(&self, file: &Inode, pending: &Pending) {
         if pending.chunks.is_empty() {
             self.files.lock().expect("writes lock").remove(file.handle());
         }
@@ -208,7 +232,16 @@ mod tests {
 
     fn chunk(length: usize, memory: u64) -> Chunk {
         let data = Bytes::from(vec![7; length]);
-        Chunk { offset: 0, data, verifier: [0; 8], cred: Cred::root(), checksum: 0, record: None, memory }
+        Chunk {
+            offset: 0,
+            data,
+            verifier: [0; 8],
+            cred: Cred::root(),
+            checksum: 0,
+            unanswered: None,
+            record: None,
+            memory,
+        }
     }
 
     #[test]

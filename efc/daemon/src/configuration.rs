@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_fuse::state::State;
 use efc_fuse::{Features, SessionConfig};
 use efc_nfs::Config;
 use efc_proto::DaemonConfig;
+use efc_state::State;
 
 use crate::filesystem::{SessionIdentity, Settings};
 use crate::live::Live;
@@ -79,6 +79,8 @@ pub fn settings(live: &Live, budget: &Budget) -> Settings {
         freshness: live.freshness.clone(),
         uncommitted_bytes_max: budget.uncommitted_bytes_max,
         inodes_max: budget.inodes_max,
+        names_max: budget.names_max,
+        listed_names_max: budget.listed_names_max,
     }
 }
 

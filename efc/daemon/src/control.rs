@@ -9,12 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
-use efc_fuse::state::State;
 use efc_proto::{
     Configure, Configured, Connected, DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon,
     ToKeeper,
 };
 use efc_proto::{to_daemon, to_keeper};
+use efc_state::State;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 

@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 
 use efc_backend::FsInfo;
 use efc_fuse::Session;
-use efc_fuse::state::{self, State};
 use efc_nfs::{Client, ConnectError, Mounted};
 use efc_process::{LimitedLog, LogLimits};
 use efc_proto::{DaemonConfig, Error, error::Code};
+use efc_state::State;
 
 use configuration::{client_config, session_config, settings};
 use control::Control;
@@ -40,9 +40,9 @@ const LOG_LIMITS: LogLimits = LogLimits { burst: 10, pause: Duration::from_secs(
 /// How long uncommitted data may hold up the end of an unmounted session.
 const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
 
-const _: () = assert!(efc_proto::BEAT_OFFSET == state::BEAT_OFFSET);
-const _: () = assert!(efc_proto::WITNESS_OFFSET == state::WITNESS_OFFSET);
-const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == state::SUPERSEDED_OFFSET);
+const _: () = assert!(efc_proto::BEAT_OFFSET == efc_state::BEAT_OFFSET);
+const _: () = assert!(efc_proto::WITNESS_OFFSET == efc_state::WITNESS_OFFSET);
+const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == efc_state::SUPERSEDED_OFFSET);
 
 fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
@@ -176,7 +176,7 @@ fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
     match State::open(memfd) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => unusable(error.to_string()),
         // The first daemon of a session is the only one that agrees with the kernel on anything, or its mount fails.
-        Ok(state) if state.generation() > 1 && !state.is_resumed() => {
+        Ok(state) if state.daemon_number() > 1 && !state.is_resumed() => {
             unusable("the saved state has lost what was agreed with the kernel".to_owned())
         }
         opened => opened,

@@ -7,11 +7,18 @@ use efc_cache::INODE_BYTES;
 
 /// What a node takes: its record, its place in the index with room to grow, and the version of its pages.
 const NODE_BYTES: u64 = 128 + 16 + 32;
+/// What a name takes that is remembered with what it led to.
+const NAME_BYTES: u64 = 176;
+/// What a name takes that an open directory has given out.
+const LISTED_NAME_BYTES: u64 = 40;
 /// A request that the kernel sends for nobody in particular: a large read or write.
 const BACKGROUND_BYTES: u64 = 1 << 20;
 
 /// Inodes that are remembered without a limit.
 const INODES_MAX: u64 = 1 << 17;
+/// Names that are remembered without a limit, and those of listings.
+const NAMES_MAX: u64 = 1 << 15;
+const LISTED_NAMES_MAX: u64 = 1 << 18;
 /// Read-ahead and other requests that no application waits for, in the kernel's queue at once, without a limit.
 const BACKGROUND_MAX: u64 = 64;
 const BACKGROUND_MIN: u64 = 4;
@@ -23,6 +30,10 @@ pub struct Budget {
     pub nodes_max: Option<u64>,
     /// Inodes that are remembered though nobody needs them.
     pub inodes_max: usize,
+    /// Names that are remembered with what they led to.
+    pub names_max: usize,
+    /// Names that open directories remember to have given out.
+    pub listed_names_max: usize,
     /// Written data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Requests that no application waits for.
@@ -33,14 +44,22 @@ impl Budget {
     /// Of a limit in bytes, 0 if there is none, and of what was configured for uncommitted data.
     pub fn of(memory_max_bytes: u64, uncommitted_bytes_max: u64) -> Budget {
         if memory_max_bytes == 0 {
-            let (inodes_max, background_max) = (INODES_MAX as usize, BACKGROUND_MAX as u16);
-            return Budget { nodes_max: None, inodes_max, uncommitted_bytes_max, background_max };
+            return Budget {
+                nodes_max: None,
+                inodes_max: INODES_MAX as usize,
+                names_max: NAMES_MAX as usize,
+                listed_names_max: LISTED_NAMES_MAX as usize,
+                uncommitted_bytes_max,
+                background_max: BACKGROUND_MAX as u16,
+            };
         }
         let part = |sixteenths: u64| memory_max_bytes / 16 * sixteenths;
         Budget {
             nodes_max: Some(part(6) / NODE_BYTES),
             inodes_max: (part(1) / INODE_BYTES).min(INODES_MAX) as usize,
-            uncommitted_bytes_max: uncommitted_bytes_max.min(part(4)),
+            names_max: (part(1) / 2 / NAME_BYTES).min(NAMES_MAX) as usize,
+            listed_names_max: (part(1) / 2 / LISTED_NAME_BYTES).min(LISTED_NAMES_MAX) as usize,
+            uncommitted_bytes_max: uncommitted_bytes_max.min(part(3)),
             background_max: (part(2) / BACKGROUND_BYTES).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16,
         }
     }
@@ -57,7 +76,8 @@ mod tests {
             let nodes = budget.nodes_max.expect("a limit") * NODE_BYTES;
             let inodes = budget.inodes_max as u64 * INODE_BYTES;
             let background = u64::from(budget.background_max) * BACKGROUND_BYTES;
-            assert!(nodes + inodes + background + budget.uncommitted_bytes_max <= limit / 16 * 13);
+            let names = budget.names_max as u64 * NAME_BYTES + budget.listed_names_max as u64 * LISTED_NAME_BYTES;
+            assert!(nodes + inodes + names + background + budget.uncommitted_bytes_max <= limit / 16 * 13);
         }
         assert_eq!(Budget::of(0, 7).uncommitted_bytes_max, 7);
         assert_eq!(Budget::of(0, 7).nodes_max, None);

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use efc_fuse::Session;
-use efc_fuse::state::State;
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
 use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, error::Code};
+use efc_state::State;
 
 use crate::configuration::client_config;
 use crate::control::Serving;

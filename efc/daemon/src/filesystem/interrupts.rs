@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use efc_backend::Cred;
+use efc_state::Kept;
+
 /// How often an interrupted request's caller is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Looks for a request that is not being served: most have ended, but one may have been read by a thread that has not begun it,
@@ -30,17 +33,44 @@ struct Signal {
     waker: Option<Waker>,
 }
 
+/// A write that leaves for the server: what it takes to save it, should nobody wait for its answer any more.
+pub struct Sending {
+    /// The data, where it outlives this daemon.
+    pub kept: Kept,
+    /// The file.
+    pub node: u64,
+    /// Where in the file.
+    pub offset: u64,
+    /// By whose rights.
+    pub cred: Cred,
+    /// The number of the first call, which has all of it unless the server takes less at a time.
+    pub number: u32,
+}
+
 /// How far a request has come, and whether its caller was killed.
 #[derive(Default)]
 pub struct Progress {
     signal: Mutex<Signal>,
     may_be_sent: AtomicBool,
+    /// The write that has left.
+    sending: Mutex<Option<Sending>>,
 }
 
 impl Progress {
     /// A call that changes something leaves now, or a predecessor may have sent one.
     pub fn set_sent(&self) {
         self.may_be_sent.store(true, Ordering::Relaxed);
+    }
+
+    /// A write leaves now; with what it takes to save it, if that can be done.
+    pub fn set_sending(&self, write: Option<Sending>) {
+        *self.sending.lock().expect("sending lock") = write;
+        self.set_sent();
+    }
+
+    /// Takes the write that has left.
+    pub fn take_sending(&self) -> Option<Sending> {
+        self.sending.lock().expect("sending lock").take()
     }
 
     /// May the server execute something for the request that it has not answered?

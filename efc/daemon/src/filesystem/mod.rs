@@ -38,8 +38,8 @@ use std::time::Duration;
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, FsInfo, Seen};
 use efc_buffer::{Buffer, Pipe};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
-use efc_fuse::state::{Intent, State};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
+use efc_state::{Intent, State};
 
 use crate::errno::errno;
 use crate::saved_server;
@@ -63,6 +63,10 @@ pub struct Settings {
     pub uncommitted_bytes_max: u64,
     /// Inodes that are remembered though nobody needs them.
     pub inodes_max: usize,
+    /// Names that are remembered with what they led to.
+    pub names_max: usize,
+    /// Names that open directories remember to have given out.
+    pub listed_names_max: usize,
 }
 
 /// The dataset as a file system.
@@ -196,13 +200,14 @@ impl<B: Backend> Efc<B> {
         settings: Settings,
     ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
+        listing::limit_remembered(settings.listed_names_max);
         let inner = Inner {
             backend,
             info,
             notifier,
             inodes: Inodes::new(settings.inodes_max),
             freshness: settings.freshness,
-            names: Names::default(),
+            names: Names::new(settings.names_max),
             credentials,
             interrupts: Arc::default(),
             open: Mutex::default(),
@@ -215,8 +220,10 @@ impl<B: Backend> Efc<B> {
             state,
         };
         inner.reopen();
-        inner.restore_writes();
-        Efc(Arc::new(inner))
+        let unanswered = inner.restore_writes();
+        let inner = Arc::new(inner);
+        inner.answer_abandoned(unanswered);
+        Efc(inner)
     }
 
     /// Removes open-unlinked files that nobody has open any more: their last close came while no daemon ran.
@@ -472,11 +479,8 @@ impl<B: Backend> Inner<B> {
     /// Counts a lookup of the object `handle`, seen in `directory`, and describes it to the kernel.
     fn entry(&self, directory: &Arc<Inode>, handle: &FileHandle, seen: Seen<&Attr>) -> Result<Counted<'_, B>, Errno> {
         let attr = seen.value;
-        let node = efc_fuse::state::Node {
-            handle: handle.as_bytes().to_vec(),
-            fileid: attr.fileid,
-            kind: format_bits(attr.kind),
-        };
+        let node =
+            efc_state::Node { handle: handle.as_bytes().to_vec(), fileid: attr.fileid, kind: format_bits(attr.kind) };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
         let inode = self.inodes.of(handle);
         let counted = Counted::new(self, id, inode.clone());
@@ -640,7 +644,7 @@ impl<B: Backend> Inner<B> {
 
     /// A number that no other silly name of this session has.
     fn next_silly_number(&self) -> u64 {
-        (self.state.generation() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
+        (self.state.daemon_number() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
     }
 }
 

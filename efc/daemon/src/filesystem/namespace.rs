@@ -13,8 +13,8 @@ use efc_backend::{
     SetTime, Status, Time, Wcc,
 };
 use efc_cache::{Inode, Mutation, Named, Permit, Removal};
-use efc_fuse::state::Intent;
 use efc_fuse::{Entry, Errno};
+use efc_state::Intent;
 
 use super::once::{Moved, noted, place_of, shows, with_mark};
 use super::walks::{Note, WALK_TIME_MAX};
@@ -177,7 +177,7 @@ impl<B: Backend> Inner<B> {
     /// Counts a lookup of an object that the kernel knows, and describes it for this once: nothing is learned, and the kernel keeps nothing.
     fn known_entry(&self, directory: &Inode, inode: &Arc<Inode>, attr: Attr) -> Result<Counted<'_, B>, Errno> {
         let (handle, kind) = (inode.handle().as_bytes().to_vec(), attributes::format_bits(attr.kind));
-        let node = efc_fuse::state::Node { handle, fileid: attr.fileid, kind };
+        let node = efc_state::Node { handle, fileid: attr.fileid, kind };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
         let counted = Counted::new(self, id, inode.clone());
         self.note_parent(id, directory, &attr);

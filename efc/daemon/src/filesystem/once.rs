@@ -20,8 +20,8 @@ use std::time::Duration;
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, SetAttr, SetTime, Status, Ticket, Time};
 use efc_cache::{Inode, Named};
 use efc_fuse::Errno;
-use efc_fuse::state::{Intent, State};
 use efc_nfs::Identity;
+use efc_state::{Intent, State};
 
 use super::files::OpenFile;
 use super::{Caller, Inner};

@@ -21,14 +21,14 @@ use efc_tasks::sync::MutexGuard;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use efc_backend::{Backend, Call, Cred, Seen, Stable, Verifier};
+use efc_backend::{Backend, Call, Cred, Seen, Stable, Ticket, Verifier};
 use efc_cache::{Chunk, Inode, Pending, Room};
 use efc_fuse::Errno;
-use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
+use efc_state::{Kept, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
 use super::files::OpenFile;
-use super::interrupts::Progress;
+use super::interrupts::{Progress, Sending};
 use super::{Inner, Outcome, Response};
 use crate::errno::errno;
 
@@ -63,9 +63,10 @@ struct Outgoing {
 }
 
 impl<B: Backend> Inner<B> {
-    /// Takes over what a predecessor had written and not committed.
-    pub(super) fn restore_writes(&self) {
-        let (mut count, mut bytes) = (0, 0);
+    /// Takes over what a predecessor had written and not committed. The files with writes that the server has not
+    /// answered.
+    pub(super) fn restore_writes(&self) -> Vec<Arc<Inode>> {
+        let (mut count, mut bytes, mut unanswered) = (0, 0, Vec::<Arc<Inode>>::new());
         for (record, write) in self.state.take_saved_writes() {
             let Ok(inode) = self.inode(write.node) else {
                 log::error!("inode {}: uncommitted data of a file that is not known any more is dropped", write.node);
@@ -81,14 +82,94 @@ impl<B: Backend> Inner<B> {
                 verifier: write.verifier,
                 cred: Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() },
                 checksum: write.checksum,
+                unanswered: write.unanswered,
                 record: Some(record),
                 memory,
             };
+            if write.unanswered.is_some() && !unanswered.contains(&inode) {
+                unanswered.push(inode.clone());
+            }
             self.writes.add(&inode, &mut self.pending(&inode), chunk);
         }
         if count > 0 {
             log::info!("{count} writes of a predecessor, {bytes} bytes, wait for COMMIT");
         }
+        unanswered
+    }
+
+    /// Asks once more for what a predecessor had asked for killed callers, which the server has not answered: later
+    /// changes of these files wait meanwhile.
+    pub(super) fn answer_abandoned(self: &Arc<Self>, files: Vec<Arc<Inode>>) {
+        for file in files {
+            let inner = self.clone();
+            efc_tasks::spawn(async move {
+                let abandoned = inner.inodes.abandon(vec![file.clone()]).await;
+                inner.repeat_unanswered(&file).await;
+                drop(abandoned);
+                inner.commit(&file).await;
+                if let Some(node) = file.node() {
+                    inner.notifier.inval_inode(node, 0, 0);
+                }
+            });
+        }
+    }
+
+    async fn repeat_unanswered(&self, inode: &Arc<Inode>) {
+        let _shared = inode.writes().order.read().await;
+        let chunks = inode.writes().pending.lock().expect("pending lock").chunks().to_vec();
+        for chunk in chunks {
+            let (Some(number), Some(record)) = (chunk.unanswered, chunk.record) else { continue };
+            log::info!("{inode:?}: a write that was sent for a killed caller is asked for again");
+            let verifier = self.repeat(inode, &chunk, number).await;
+            let mut pending = inode.writes().pending.lock().expect("pending lock");
+            if verifier.is_none() {
+                // It was not executed, and nobody waits for it. Damage of it is as good as a refusal.
+                self.state.remove_write(record);
+            }
+            self.writes.answered(inode, &mut pending, record, verifier);
+        }
+    }
+
+    /// Sends a write again, the first of it under its old number; the server's verifier, or `None` if it was refused.
+    async fn repeat(&self, inode: &Arc<Inode>, chunk: &Chunk, number: u32) -> Option<Verifier> {
+        if payload_checksum(&chunk.data) != chunk.checksum {
+            return None;
+        }
+        let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
+        let mut call = Call::of(&chunk.cred).patient().under(Ticket::again(number));
+        while !data.is_empty() {
+            let part = data.slice(..data.len().min(self.info.write_max as usize));
+            let mutation = inode.mutate();
+            let written = self.backend.write(call, inode.handle(), offset, part, Stable::Unstable).await;
+            let written = written.inspect_err(|error| log::warn!("{inode:?}: {error}")).ok()?;
+            mutation.answered(written.part(|written| &written.wcc));
+            let count = (written.value.count as usize).min(data.len());
+            if count == 0 {
+                return None;
+            }
+            // Of two server lifetimes the first counts: what it had may be lost.
+            verifier = verifier.or(Some(written.value.verifier));
+            offset += count as u64;
+            data = data.slice(count..);
+            call = Call::of(&chunk.cred).patient();
+        }
+        verifier
+    }
+
+    /// Saves a write whose caller is gone, until it is answered; its record, if it could be saved.
+    pub(super) fn save_unanswered(&self, sending: &Sending) -> Option<u64> {
+        let data = sending.kept.bytes().clone();
+        let chunk = Chunk {
+            offset: sending.offset,
+            checksum: payload_checksum(&data),
+            data,
+            verifier: UNANSWERED,
+            cred: sending.cred.clone(),
+            unanswered: Some(sending.number),
+            record: None,
+            memory: 0,
+        };
+        self.save(sending.node, &sending.kept, &chunk)
     }
 
     /// What waits for COMMIT of a file, with the mark of what is not kept, if there is one and nothing else waits.
@@ -141,8 +222,15 @@ impl<B: Backend> Inner<B> {
         let _shared = file.inode.writes().order.read().await;
         let length = outgoing.data.len();
         let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
-        progress.set_sent();
-        let result = self.write_all(file, at, outgoing).await;
+        let ticket = self.backend.ticket();
+        progress.set_sending(outgoing.kept.as_ref().map(|kept| Sending {
+            kept: kept.clone(),
+            node: file.node,
+            offset: at,
+            cred: file.cred.clone(),
+            number: ticket.number,
+        }));
+        let result = self.write_all(file, (at, ticket), outgoing).await;
         if at != offset {
             // What the kernel keeps is wrong where the data went, and where the kernel believes that it did.
             let end = at.max(offset) + length as u64;
@@ -171,11 +259,16 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Sends all of it; answers whether all that waits for COMMIT now is kept.
-    async fn write_all(&self, file: &OpenFile, mut offset: u64, mut outgoing: Outgoing) -> Result<bool, Errno> {
+    async fn write_all(
+        &self,
+        file: &OpenFile,
+        (mut offset, ticket): (u64, Ticket),
+        mut outgoing: Outgoing,
+    ) -> Result<bool, Errno> {
         let mut is_kept = true;
+        let mut call = Call::of(&file.cred).patient().under(ticket);
         while !outgoing.data.is_empty() {
             let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
-            let call = Call::of(&file.cred).patient();
             let mutation = file.inode.mutate();
             let written =
                 match self.backend.write(call, file.inode.handle(), offset, part.clone(), Stable::Unstable).await {
@@ -197,11 +290,13 @@ impl<B: Backend> Inner<B> {
                 data: taken,
                 verifier: written.verifier,
                 cred: file.cred.clone(),
+                unanswered: None,
                 record: None,
                 memory: 0,
             };
             is_kept &= self.record(file, chunk, written.stable, &mut outgoing);
             offset = next;
+            call = Call::of(&file.cred).patient();
         }
         Ok(is_kept)
     }
@@ -236,6 +331,7 @@ impl<B: Backend> Inner<B> {
             uid: chunk.cred.uid,
             gid: chunk.cred.gid,
             groups: chunk.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
+            unanswered: chunk.unanswered,
         };
         self.state.save_write(kept, &write).ok()
     }
