@@ -15,39 +15,31 @@
 //! ([`efc_backend::Error::replayed`]) when an earlier copy may have been executed. What is not: order between two calls in flight. Wait
 //! for one before the other where it matters.
 //!
-//! Layers, each importing only those before it: `xdr`; `rpc`, `record`, `socket`; `call`, `connection` with `receiver`,
-//! `transport`; `nfs3`; `client`; `mount`; `backend`. `url` and `circle` stand alone.
+//! Layers, each importing only those before it: `basics`, `error`, `xdr`; `rpc`, `record`, `socket`, `nfs3`; `shared`; `call`;
+//! `receiver`; `connection`; `reply`; `transport`; `config`, `client`; `mount`, `backend`. `url` and `circle` stand alone.
 
 mod backend;
+mod basics;
 mod call;
 mod circle;
 mod client;
+mod config;
 mod connection;
 mod error;
 mod mount;
 mod nfs3;
 mod receiver;
 mod record;
+mod reply;
 mod rpc;
+mod shared;
 mod socket;
 mod transport;
 pub mod url;
 mod xdr;
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::{Mutex, MutexGuard};
-
 pub use circle::Circle;
-pub use client::{Client, Config, Counters, Mounted};
+pub use client::{Client, Counters};
+pub use config::{Config, Mounted};
 pub use error::{ConnectError, ConnectErrorKind};
-pub use transport::Identity;
-
-/// Locks a mutex under which nothing panics.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no panic under this lock")
-}
-
-/// 64 bits that differ between processes and calls; no secret depends on them.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
-}
+pub use shared::Identity;

@@ -8,16 +8,16 @@
 use std::io::{self, ErrorKind, IoSliceMut, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use efc_buffer::{Buffer, Pipe};
+use efc_tasks::time::now;
 
 use crate::call::{Call, Destination};
-use crate::connection::Connection;
 use crate::record::{RECORD_MAX, Records, Source};
 use crate::rpc::REPLY_HEADER;
+use crate::shared::Splicing;
 use crate::socket;
-use crate::transport::Splicing;
 use crate::xdr::padding;
 
 /// Bytes of a post-operation attribute behind its flag.
@@ -32,6 +32,34 @@ const HEAD: usize = 256;
 /// Calls without an answer are looked at so often within the longest silence: every 10 s.
 const LOOKS_PER_SILENCE: u32 = 6;
 
+/// The calls of one connection, as whoever receives their answers sees them.
+pub(crate) trait Calls {
+    /// The unanswered call with this xid.
+    fn find(&self, xid: u32) -> Option<Arc<Call>>;
+
+    /// The call is answered or nobody waits for it any more; the next in line takes its place.
+    fn release(&self, call: &Call);
+
+    /// Sends the calls again whose answers must have been lost while others came.
+    ///
+    /// After the longest silence that is every call. Servers drop calls about an object that goes away meanwhile (nfs-ganesha does), so what
+    /// asks for little goes out again much earlier: if it was `asked_before` replies came steadily.
+    fn send_overdue(&self, asked_before: Option<Instant>);
+
+    /// Sends the oldest small question again while the server says nothing: it may have dropped that one call, on which all
+    /// others wait. A server that is away is asked so little that it does no harm, and the silence goes on.
+    fn probe(&self);
+
+    /// For how long calls have been unanswered while nothing was received, if any are.
+    fn silent_for(&self, heard: Instant) -> Option<Duration>;
+
+    /// Whether payloads fit pipes.
+    fn splicing(&self) -> &Splicing;
+
+    /// After which silence a socket is given up.
+    fn silence_max(&self) -> Duration;
+}
+
 /// How receiving ended.
 pub(crate) struct Ended {
     /// At least one record was received.
@@ -40,56 +68,56 @@ pub(crate) struct Ended {
 }
 
 /// Receives until the socket breaks, is shut down, or is silent for too long.
-pub(crate) fn receive(connection: &Arc<Connection>, socket: &TcpStream) -> Ended {
+pub(crate) fn receive(calls: &impl Calls, socket: &TcpStream) -> Ended {
     let mut progress = false;
-    let set = socket.set_read_timeout(Some(connection.silence_max() / LOOKS_PER_SILENCE));
-    let mut records = Records::new(Watched { socket, connection, heard: Instant::now() });
+    let set = socket.set_read_timeout(Some(calls.silence_max() / LOOKS_PER_SILENCE));
+    let mut records = Records::new(Watched { socket, calls, heard: now() });
     let mut received = set;
-    let look_after = connection.silence_max() / LOOKS_PER_SILENCE;
-    let mut looked_at = Instant::now();
+    let look_after = calls.silence_max() / LOOKS_PER_SILENCE;
+    let mut looked_at = now();
     while received.is_ok() {
-        received = receive_one(connection, &mut records);
+        received = receive_one(calls, &mut records);
         progress |= received.is_ok();
         let since_look = looked_at.elapsed();
         if received.is_ok() && since_look >= look_after {
             // Longer: the server was silent as a whole, and goes on where it was.
             let is_steady = since_look < look_after * 2;
-            connection.send_overdue(is_steady.then_some(looked_at));
-            looked_at = Instant::now();
+            calls.send_overdue(is_steady.then_some(looked_at));
+            looked_at = now();
         }
     }
     Ended { progress, why: received.expect_err("the loop has ended") }
 }
 
 /// A socket under the watch for silence.
-struct Watched<'a> {
+struct Watched<'a, C> {
     socket: &'a TcpStream,
-    connection: &'a Arc<Connection>,
+    calls: &'a C,
     heard: Instant,
 }
 
-impl Watched<'_> {
+impl<C: Calls> Watched<'_, C> {
     /// Nothing has come for a while: gives the connection up after the longest silence, and has the server say something
     /// until then.
     fn check_silence(&self) -> io::Result<()> {
-        let silence_max = self.connection.silence_max();
-        match self.connection.silent_for(self.heard) {
+        let silence_max = self.calls.silence_max();
+        match self.calls.silent_for(self.heard) {
             Some(silence) if silence >= silence_max => {
                 return Err(io::Error::new(ErrorKind::TimedOut, "no reply for too long"));
             }
-            Some(silence) if silence >= silence_max / LOOKS_PER_SILENCE => self.connection.probe(),
+            Some(silence) if silence >= silence_max / LOOKS_PER_SILENCE => self.calls.probe(),
             _ => {}
         }
         Ok(())
     }
 }
 
-impl Source for Watched<'_> {
+impl<C: Calls> Source for Watched<'_, C> {
     fn receive(&mut self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.socket.read_vectored(&mut [IoSliceMut::new(first), IoSliceMut::new(second)]) {
                 Ok(received) => {
-                    self.heard = Instant::now();
+                    self.heard = now();
                     return Ok(received);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -104,7 +132,7 @@ impl Source for Watched<'_> {
         loop {
             match pipe.splice_from(self.socket, count) {
                 Ok(moved) => {
-                    self.heard = Instant::now();
+                    self.heard = now();
                     return Ok(Some(moved));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -112,8 +140,7 @@ impl Source for Watched<'_> {
                 // Bytes are there, so it is the pipe that is full.
                 Err(_) if is_readable => return Ok(None),
                 Err(_) => {
-                    is_readable =
-                        socket::wait_readable(self.socket, self.connection.silence_max() / LOOKS_PER_SILENCE)?;
+                    is_readable = socket::wait_readable(self.socket, self.calls.silence_max() / LOOKS_PER_SILENCE)?;
                     if !is_readable {
                         self.check_silence()?;
                     }
@@ -123,7 +150,7 @@ impl Source for Watched<'_> {
     }
 }
 
-fn receive_one<S: Source>(connection: &Arc<Connection>, records: &mut Records<S>) -> io::Result<()> {
+fn receive_one<S: Source>(calls: &impl Calls, records: &mut Records<S>) -> io::Result<()> {
     records.next()?;
     let mut head = Vec::with_capacity(HEAD);
     records.append(&mut head, 4)?;
@@ -131,9 +158,9 @@ fn receive_one<S: Source>(connection: &Arc<Connection>, records: &mut Records<S>
         return Err(io::Error::new(ErrorKind::InvalidData, "a record is too short for a reply"));
     };
     // A reply that nobody waits for any more is skipped on the way to the next record.
-    let Some(call) = connection.find(xid) else { return Ok(()) };
+    let Some(call) = calls.find(xid) else { return Ok(()) };
     let received = match call.take_destination() {
-        Some(destination) => receive_read(records, connection.splicing(), &mut head, &call, destination),
+        Some(destination) => receive_read(records, calls.splicing(), &mut head, &call, destination),
         None => records.append(&mut head, RECORD_MAX),
     };
     let outcome = match &received {
@@ -142,7 +169,7 @@ fn receive_one<S: Source>(connection: &Arc<Connection>, records: &mut Records<S>
         Err(error) if error.kind() == ErrorKind::InvalidData => Err(efc_backend::ErrorKind::Garbled("broken record")),
         Err(_) => return received,
     };
-    connection.release(&call);
+    calls.release(&call);
     call.complete(outcome);
     received
 }
