@@ -113,6 +113,7 @@ PARTS = {
             [sys.executable, "-m", "ruff", "format", "--check", "--quiet", *_PYTHON_CODE],
             [sys.executable, "-m", "mypy"],
             [sys.executable, "csi/_proto/generate.py", "--check"],
+            [sys.executable, "-m", "tests.support.module_circles"],
             ["cargo", "fmt", "--all", "--check"],
             ["cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
             [str(TOOLS / "cargo-deny"), "--locked", "check", "licenses", "bans", "sources"],
