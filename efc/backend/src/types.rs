@@ -320,6 +320,22 @@ pub struct FsInfo {
     pub time_delta: Time,
 }
 
+/// What one call can carry: all that the file system needs to know of a storage, and all that is saved of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest READ, in bytes.
+    pub read_max: u32,
+    /// Largest WRITE, in bytes.
+    pub write_max: u32,
+}
+
+impl FsInfo {
+    /// What one call can carry.
+    pub fn limits(&self) -> Limits {
+        Limits { read_max: self.read_max, write_max: self.write_max }
+    }
+}
+
 /// Answer of PATHCONF.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PathConf {

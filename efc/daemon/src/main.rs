@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use efc_backend::FsInfo;
+use efc_backend::Limits;
+use efc_buffer::Budget;
 use efc_fuse::state::{self, State};
 use efc_fuse::{Features, Session, SessionConfig};
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind, Mounted};
@@ -32,7 +33,7 @@ use control::{Control, Serving};
 use filesystem::{Credentials, Efc, ROOT, SessionIdentity, Settings};
 use id_maps::IdMaps;
 use limited_log::LimitedLog;
-use memory::Budget;
+use memory::Parts;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -87,8 +88,9 @@ fn serve(control: Control) -> io::Result<()> {
     start_logging(&config);
     descriptors::raise_limit();
     let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
-    let budget = Budget::of(held.memory_max_bytes, uncommitted_bytes_max);
-    let session_config = session_config(&config, &budget).inspect_err(|error| {
+    let parts = Parts::of(held.memory_max_bytes, uncommitted_bytes_max);
+    let buffers = Budget::new(parts.buffers);
+    let session_config = session_config(&config, &parts, &buffers).inspect_err(|error| {
         control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
     })?;
     if !config.no_splice {
@@ -97,20 +99,20 @@ fn serve(control: Control) -> io::Result<()> {
     let id_maps = if config.idmap { Some(start_id_maps(&control)?) } else { None };
     privileges::drop_unneeded(held.uid, config.log_level == "debug")?;
     let state = Arc::new(open_state(&control, held.memfd.try_clone()?)?);
-    budget.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
+    parts.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
     let is_successor = state.is_resumed();
-    let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
+    let (client, limits) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let credentials = Credentials::new(id_maps);
     let efc = Arc::new(Efc::new(
         client.clone(),
-        info,
+        limits,
         state.clone(),
         session.notifier(),
         credentials,
-        settings(&config, &budget),
+        settings(&config, &parts, buffers),
     ));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
@@ -251,7 +253,7 @@ fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
-fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
+fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, Limits)> {
     let (client, mounted) = find_dataset(&held.config, state).map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
@@ -261,7 +263,7 @@ fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -
     saved_server::save(state, &mounted);
     control.send_connected(root.kind | mounted.attr.mode)?;
     control.receive_mounted(held)?;
-    Ok((client, mounted.info))
+    Ok((client, mounted.info.limits()))
 }
 
 fn find_dataset(config: &DaemonConfig, state: &Arc<State>) -> Result<(Client, Mounted), ConnectError> {
@@ -269,7 +271,7 @@ fn find_dataset(config: &DaemonConfig, state: &Arc<State>) -> Result<(Client, Mo
 }
 
 /// Goes on with what a predecessor found. What of that is damaged is found anew: from its copy, or from the NAS.
-fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
+fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, Limits)> {
     let server = saved_server::load(state).map_err(io::Error::other)?;
     let copy = server.as_ref().and_then(saved_server::saved_root);
     let (Some(server), Some(root)) = (server, state.node(ROOT).or_else(|| copy.clone())) else {
@@ -277,18 +279,18 @@ fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsIn
         let (client, mounted) = find_dataset(config, state).map_err(io::Error::other)?;
         state.set_root(&saved_server::root_of(&mounted));
         saved_server::save(state, &mounted);
-        return Ok((client, mounted.info));
+        return Ok((client, mounted.info.limits()));
     };
     if state.node(ROOT).is_none() {
         log::error!("the saved state has lost the dataset's root: it is made from its copy");
         state.set_root(&root);
     }
-    let info = FsInfo { read_max: server.read_max, write_max: server.write_max, ..FsInfo::default() };
+    let limits = Limits { read_max: server.read_max, write_max: server.write_max };
     let port = u16::try_from(server.port).map_err(io::Error::other)?;
     if copy.as_ref() != Some(&root) {
         saved_server::save_with_root(state, server, &root);
     }
-    Ok((Client::resume(&client_config(config, state), port), info))
+    Ok((Client::resume(&client_config(config, state), port), limits))
 }
 
 fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
@@ -311,7 +313,7 @@ fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
     }
 }
 
-fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionConfig> {
+fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) -> io::Result<SessionConfig> {
     let features = match config.fuse_features.as_str() {
         "" => Features::default(),
         name => Features::of_kernel(name)
@@ -320,18 +322,20 @@ fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionC
     Ok(SessionConfig {
         threads: or_default(config.threads as usize, THREADS_DEFAULT),
         read_only: config.read_only,
-        max_background: budget.background_max,
+        max_background: parts.background_max,
         features,
         idmap: config.idmap,
+        budget: buffers.clone(),
     })
 }
 
-fn settings(config: &DaemonConfig, budget: &Budget) -> Settings {
+fn settings(config: &DaemonConfig, parts: &Parts, buffers: Budget) -> Settings {
     Settings {
         attr_ttl: Duration::from_millis(config.attr_ttl_ms.into()),
         entry_ttl: Duration::from_millis(config.entry_ttl_ms.into()),
-        uncommitted_bytes_max: budget.uncommitted_bytes_max,
-        attributes_max: budget.attributes_max,
+        uncommitted_bytes_max: parts.uncommitted_bytes_max,
+        attributes_max: parts.attributes_max,
+        buffers,
     }
 }
 

@@ -19,12 +19,12 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use efc_buffer::{Buffer, LARGE};
+use efc_buffer::{Budget, Buffer, LARGE, Purpose, Room};
 use rustix::io::Errno as SystemErrno;
 
 use crate::features::{self, Features, Negotiated};
@@ -41,13 +41,18 @@ const HAND_OVER_MIN: usize = 32 << 10;
 /// How long to wait for mount(2), and how often to look.
 const MOUNT_WAIT_MAX: Duration = Duration::from_secs(30);
 const MOUNT_POLL: Duration = Duration::from_millis(2);
+/// How long the threads that read wait for room for what an application writes, before such requests fail. In the meantime they
+/// read nothing, so this is far below what the keeper takes for a hung daemon.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often to look whether there is room.
+const ROOM_POLL: Duration = Duration::from_millis(1);
 /// How often to look whether all requests are answered.
 const ANSWERS_POLL: Duration = Duration::from_millis(1);
 /// How often to look for what a predecessor that is still ending has taken.
 const REPLAY_POLL: Duration = Duration::from_millis(5);
 
 /// How a session is to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionConfig {
     /// Threads that read `/dev/fuse`, at least 1.
     pub threads: usize,
@@ -59,11 +64,20 @@ pub struct SessionConfig {
     pub features: Features,
     /// The mount may be id-mapped; [`Request::uid`] and `gid` are [`crate::UNTOLD`] then but for requests that make an inode.
     pub idmap: bool,
+    /// Memory for what applications write ([`Purpose::Written`]), until the file system has done with it.
+    pub budget: Budget,
 }
 
 impl Default for SessionConfig {
     fn default() -> SessionConfig {
-        SessionConfig { threads: 2, read_only: false, max_background: 64, features: Features::default(), idmap: false }
+        SessionConfig {
+            threads: 2,
+            read_only: false,
+            max_background: 64,
+            features: Features::default(),
+            idmap: false,
+            budget: Budget::default(),
+        }
     }
 }
 
@@ -78,6 +92,7 @@ struct Shared {
     state: Arc<State>,
     config: SessionConfig,
     notifier: Mutex<Option<Notifier>>,
+    shortage: Shortage,
     is_draining: AtomicBool,
     /// No thread reads any more.
     is_over: AtomicBool,
@@ -90,12 +105,50 @@ enum Inbox {
     Saved(Arc<Requests>, Option<requests::Inbox>),
 }
 
-/// Payload of a WRITE that keeps its buffer.
-struct Payload(Buffer);
+/// Payload of a WRITE, in its part of the budget.
+struct Payload<T> {
+    data: T,
+    _room: Room,
+}
 
-impl AsRef<[u8]> for Payload {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Payload<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self.data.as_ref()
+    }
+}
+
+/// Why a request is not kept.
+enum NotKept {
+    /// Another daemon has taken it.
+    Superseded,
+    /// There is no memory for its payload.
+    NoMemory,
+}
+
+/// Since when there has been no room for what applications write.
+#[derive(Default)]
+struct Shortage(Mutex<Option<Instant>>);
+
+impl Shortage {
+    /// Room for `size` bytes. Waits for it, but no longer than [`ROOM_WAIT_MAX`] from when there was none: after that everybody
+    /// fails at once until there is some.
+    fn room(&self, budget: &Budget, size: usize) -> Option<Room> {
+        let mut room = budget.take(Purpose::Written, size);
+        let mut begin = None;
+        while room.is_none() {
+            let since = *begin.get_or_insert_with(|| *self.lock().get_or_insert_with(Instant::now));
+            if since.elapsed() >= ROOM_WAIT_MAX {
+                return None;
+            }
+            thread::sleep(ROOM_POLL);
+            room = budget.take(Purpose::Written, size);
+        }
+        *self.lock() = None;
+        room
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().expect("shortage lock")
     }
 }
 
@@ -108,7 +161,8 @@ impl Session {
         }
         let channel = Arc::new(Channel::new(device, Arc::clone(&state)));
         let (notifier, is_draining, is_over) = (Mutex::new(None), AtomicBool::new(false), AtomicBool::new(false));
-        Session { shared: Arc::new(Shared { channel, state, config, notifier, is_draining, is_over }) }
+        let shortage = Shortage::default();
+        Session { shared: Arc::new(Shared { channel, state, config, notifier, shortage, is_draining, is_over }) }
     }
 
     /// New session: answers INIT (blocks until mount(2) is done and the kernel sends it). Resumed: asks the kernel for RESEND,
@@ -238,7 +292,7 @@ impl Shared {
     }
 
     fn await_init(&self) -> io::Result<()> {
-        let mut buffer = Buffer::with_capacity(LARGE);
+        let mut buffer = Buffer::new(LARGE)?;
         let start = Instant::now();
         loop {
             let length = match rustix::io::read(&self.channel.device, &mut *buffer) {
@@ -327,7 +381,7 @@ impl Shared {
     fn serve(&self, filesystem: &dyn Filesystem) -> io::Result<()> {
         let mut inbox = match self.kept_requests() {
             Some(requests) => Inbox::Saved(Arc::clone(requests), None),
-            None => Inbox::Buffer(Buffer::with_capacity(LARGE)),
+            None => Inbox::Buffer(Buffer::new(LARGE)?),
         };
         loop {
             match rustix::io::read(&self.channel.device, inbox.room()) {
@@ -385,7 +439,16 @@ impl Shared {
         length: usize,
         filesystem: &dyn Filesystem,
     ) -> bool {
-        let Some((data, record)) = inbox.keep(length, payload) else { return false };
+        let room = |size| self.shortage.room(&self.config.budget, size);
+        let (data, record) = match inbox.keep(length, payload, room) {
+            Ok(kept) => kept,
+            Err(NotKept::Superseded) => return false,
+            Err(NotKept::NoMemory) => {
+                log::error!("a write fails with ENOMEM: there is no memory for what applications write at once");
+                self.channel.write(request.unique, -libc::ENOMEM, &mut Inline::new(), &[]);
+                return inbox.again();
+            }
+        };
         if let Operation::Write { data: place, .. } = &mut request.operation {
             *place = data;
         }
@@ -450,21 +513,28 @@ impl Inbox {
         }
     }
 
-    /// Keeps a request of this length until it is answered: its payload, and its record in the saved state if it has one. `None`:
-    /// another daemon has taken it.
-    fn keep(&mut self, length: usize, payload: Range<usize>) -> Option<(Bytes, Option<u32>)> {
+    /// Keeps a request of this length until it is answered: its payload, and its record in the saved state if it has one.
+    fn keep(
+        &mut self,
+        length: usize,
+        payload: Range<usize>,
+        room: impl FnOnce(usize) -> Option<Room>,
+    ) -> Result<(Bytes, Option<u32>), NotKept> {
         match self {
-            Inbox::Buffer(buffer) => Some((take_payload(buffer, payload), None)),
+            Inbox::Buffer(buffer) => {
+                let data = take_payload(buffer, payload, room).ok_or(NotKept::NoMemory)?;
+                Ok((data, None))
+            }
             Inbox::Saved(_, inbox) => {
-                let read = inbox.take()?;
+                let read = inbox.take().ok_or(NotKept::Superseded)?;
                 let small = (payload.len() < HAND_OVER_MIN)
                     .then(|| Bytes::copy_from_slice(&read.message(length)[payload.clone()]));
                 let Some((kept, rest)) = read.keep(length) else {
                     superseded();
-                    return None;
+                    return Err(NotKept::Superseded);
                 };
                 *inbox = rest;
-                Some((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.record)))
+                Ok((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.record)))
             }
         }
     }
@@ -478,13 +548,19 @@ fn payload_of(kept: &requests::Kept, payload: Range<usize>) -> Bytes {
     }
 }
 
-/// The payload of a WRITE: a copy if it is small, otherwise the whole buffer, which is replaced by a fresh one.
-fn take_payload(buffer: &mut Buffer, payload: Range<usize>) -> Bytes {
-    if payload.len() < HAND_OVER_MIN {
-        return Bytes::copy_from_slice(&buffer[payload]);
+/// The payload of a WRITE: a copy if it is small, otherwise the whole buffer, which is replaced by a fresh one. `None`: there is
+/// no memory for it.
+fn take_payload(buffer: &mut Buffer, payload: Range<usize>, room: impl FnOnce(usize) -> Option<Room>) -> Option<Bytes> {
+    if payload.is_empty() {
+        return Some(Bytes::new());
     }
-    let full = std::mem::replace(buffer, Buffer::with_capacity(LARGE));
-    Bytes::from_owner(Payload(full)).slice(payload)
+    if payload.len() < HAND_OVER_MIN {
+        let _room = room(payload.len())?;
+        return Some(Bytes::from_owner(Payload { data: Box::<[u8]>::from(&buffer[payload]), _room }));
+    }
+    let _room = room(LARGE)?;
+    let data = std::mem::replace(buffer, Buffer::new(LARGE).ok()?);
+    Some(Bytes::from_owner(Payload { data, _room }).slice(payload))
 }
 
 #[cfg(test)]
@@ -493,15 +569,52 @@ mod tests {
 
     #[test]
     fn large_payloads_are_not_copied() {
-        let mut buffer = Buffer::with_capacity(LARGE);
+        let mut buffer = Buffer::new(LARGE).unwrap();
+        let room = |size| Budget::default().take(Purpose::Written, size);
         buffer[80..80 + HAND_OVER_MIN].fill(7);
         let place = buffer[80..].as_ptr();
-        let small = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN - 1);
+        let small = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN - 1, room).unwrap();
         assert_ne!(small.as_ptr(), place);
         assert_eq!(buffer[80..].as_ptr(), place, "the buffer is read into again");
-        let large = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN);
+        let large = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN, room).unwrap();
         assert_eq!(large.as_ptr(), place);
         assert_ne!(buffer[80..].as_ptr(), place);
         assert!(small.iter().chain(large.iter()).all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_payload_keeps_its_room_until_it_is_done_with() {
+        let budget = Budget::new(efc_buffer::Limits { written_bytes: 2 * LARGE as u64, ..efc_buffer::Limits::NONE });
+        let mut buffer = Buffer::new(LARGE).unwrap();
+        let mut take = |size| take_payload(&mut buffer, 0..size, |size| budget.take(Purpose::Written, size));
+        let (first, second) = (take(HAND_OVER_MIN).unwrap(), take(LARGE).unwrap());
+        assert!(take(LARGE).is_none());
+        assert!(take(1).is_none(), "small ones count too");
+        assert!(take(0).is_some(), "what brings nothing needs none");
+        let part = second.slice(5..6);
+        drop((first, second));
+        assert!(take(LARGE).is_some());
+        assert!(take(1).is_some_and(|one| one == part[..]));
+    }
+
+    #[test]
+    fn who_finds_no_room_waits_for_it_and_not_for_ever() {
+        let budget = Budget::new(efc_buffer::Limits { written_bytes: 0, ..efc_buffer::Limits::NONE });
+        let shortage = Shortage::default();
+        let all = shortage.room(&budget, LARGE).expect("room for one");
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| shortage.room(&budget, LARGE));
+            while shortage.lock().is_none() {
+                thread::yield_now();
+            }
+            drop(all);
+            assert!(waiting.join().unwrap().is_some());
+        });
+        let _all = budget.take(Purpose::Written, LARGE);
+        assert!(shortage.room(&budget, 1).is_none());
+        let since = *shortage.lock();
+        assert!(since.is_some_and(|since| since.elapsed() >= ROOM_WAIT_MAX));
+        assert!(shortage.room(&budget, 1).is_none());
+        assert_eq!(*shortage.lock(), since, "nor does the next one wait anew");
     }
 }

@@ -6,6 +6,7 @@
 //! caller's (waker, buffer, payload) is dropped or called while a lock is held, because with an inline executor that
 //! may run any amount of code.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -14,35 +15,48 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use efc_backend::ErrorKind;
-use efc_buffer::{Buffer, Payload, Pipe, Prefix, Sink};
+use efc_buffer::{Buffer, Payload, Pipe, Prefix, Room, Sink};
 
 use crate::basics::lock;
 use crate::nfs3::procedure;
 use crate::xdr::padding;
 
-/// A READ's destination.
+/// Where a READ's payload goes, and has gone.
 pub(crate) enum Destination {
     /// This range of this buffer.
     Buffer(Buffer, Range<usize>),
-    /// A pipe, behind a prefix, if exactly `count` bytes come and fit one. Otherwise the receiver makes it a buffer.
-    Pipe { prefix: Prefix, count: usize, filled: Option<Pipe> },
+    /// A pipe, if it can be; otherwise a buffer. Neither is there before the payload comes.
+    Undecided(PipeSink),
+    /// A pipe that holds the prefix and all that was asked for.
+    Piped(Pipe),
+}
+
+/// A payload that goes to a pipe, behind `prefix`, if exactly `count` bytes come and fit one; to a buffer otherwise.
+pub(crate) struct PipeSink {
+    pub prefix: Prefix,
+    pub count: usize,
+    /// For the buffer.
+    pub room: Room,
 }
 
 impl Destination {
     /// The destination of this sink; `takes_pipes` tells whether a pipe is worth a try.
-    pub(crate) fn of(sink: Sink, takes_pipes: impl FnOnce() -> bool) -> Destination {
-        match sink {
+    pub(crate) fn of(sink: Sink, takes_pipes: impl FnOnce() -> bool) -> io::Result<Destination> {
+        Ok(match sink {
             Sink::Buffer(buffer, range) => Destination::Buffer(buffer, range),
-            Sink::Pipe { prefix, count } if takes_pipes() => Destination::Pipe { prefix, count, filled: None },
-            Sink::Pipe { count, .. } => Destination::Buffer(Buffer::with_capacity(count), 0..count),
-        }
+            Sink::Pipe { prefix, count, room } if takes_pipes() => {
+                Destination::Undecided(PipeSink { prefix, count, room })
+            }
+            Sink::Pipe { count, room, .. } => Destination::Buffer(room.buffer()?, 0..count),
+        })
     }
 
-    /// What it holds; `None`: a pipe that was not filled.
+    /// What it holds; `None`: no payload came to decide between pipe and buffer.
     pub(crate) fn into_payload(self) -> Option<Payload> {
         match self {
             Destination::Buffer(buffer, range) => Some(Payload::Buffer(buffer, range)),
-            Destination::Pipe { filled, .. } => filled.map(Payload::Pipe),
+            Destination::Piped(pipe) => Some(Payload::Pipe(pipe)),
+            Destination::Undecided(_) => None,
         }
     }
 
@@ -50,7 +64,8 @@ impl Destination {
     pub(crate) fn len(&self) -> usize {
         match self {
             Destination::Buffer(_, range) => range.len(),
-            Destination::Pipe { count, .. } => *count,
+            Destination::Undecided(sink) => sink.count,
+            Destination::Piped(_) => 0,
         }
     }
 }
@@ -61,7 +76,7 @@ pub(crate) type Outcome = Result<Vec<u8>, ErrorKind>;
 /// What a call ends with for the future that waits for it.
 pub(crate) struct Finished {
     pub outcome: Outcome,
-    /// `None`: it was no READ, or the time limit passed while the buffer was being filled.
+    /// `None`: it was no READ, or the time limit passed while the buffer was being filled, or there is no memory for one.
     pub destination: Option<Destination>,
     pub replayed: bool,
 }

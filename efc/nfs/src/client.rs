@@ -180,7 +180,8 @@ impl Client {
     }
 
     /// READ of as many bytes at `offset` as `into` takes. The payload comes back also after a failure, with unspecified
-    /// contents, but not from a pipe, nor after [`ErrorKind::TimedOut`] while it was being filled.
+    /// contents, but not from a pipe, nor after [`ErrorKind::TimedOut`] while it was being filled, nor after
+    /// [`ErrorKind::NoMemory`].
     ///
     /// # Panics
     /// If the range of a buffer does not lie in it.
@@ -195,7 +196,10 @@ impl Client {
             assert!(range.start <= range.end && range.end <= buffer.len(), "{range:?} of {} bytes", buffer.len());
         }
         let Shared { stats, splicing, .. } = &*self.inner.transport.shared;
-        let (count, destination) = (into.len(), Destination::of(into, || splicing.is_worth_a_try()));
+        let count = into.len();
+        let Ok(destination) = Destination::of(into, || splicing.is_worth_a_try()) else {
+            return (None, Err(Error::new(ErrorKind::NoMemory)));
+        };
         let (destination, read) = self.read_into(call.into(), file, offset, destination).await;
         let payload = destination.and_then(Destination::into_payload);
         match (&payload, &read) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_io::Timer;
 use efc_backend::*;
-use efc_buffer::{Payload, Prefix, Sink};
+use efc_buffer::{Payload, Prefix, Room, Sink};
 use efc_nfs::*;
 use futures_lite::future::{self, block_on, poll_once};
 
@@ -82,7 +82,8 @@ fn reply(xid: u32, payload: &[u8], cuts: &[usize]) -> Vec<u8> {
 
 async fn read(client: &Client, count: usize) -> Result<(Payload, Read)> {
     let file = FileHandle::new(b"file").unwrap();
-    let (payload, read) = client.read(&Cred::root(), &file, 0, Sink::Pipe { prefix: PREFIX, count }).await;
+    let (payload, read) =
+        client.read(&Cred::root(), &file, 0, Sink::Pipe { prefix: PREFIX, count, room: Room::uncounted(count) }).await;
     read.map(|read| (payload.expect("a payload"), read))
 }
 

@@ -38,8 +38,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen, Tick};
-use efc_buffer::{Buffer, Pipe};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, Limits, Seen, Tick};
+use efc_buffer::{Budget, Buffer, Pipe};
 use efc_fuse::state::{Intent, State};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
 
@@ -64,7 +64,7 @@ pub use credentials::Credentials;
 pub use once::SessionIdentity;
 
 /// How the file system behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// How long attributes are trusted.
     pub attr_ttl: Duration,
@@ -74,6 +74,8 @@ pub struct Settings {
     pub uncommitted_bytes_max: u64,
     /// Inodes whose attributes are kept.
     pub attributes_max: usize,
+    /// Memory for data on its way to applications.
+    pub buffers: Budget,
 }
 
 /// The dataset as a file system.
@@ -82,7 +84,7 @@ pub struct Efc<B: Backend>(Arc<Inner<B>>);
 /// Everything that tasks share.
 struct Inner<B: Backend> {
     backend: B,
-    info: FsInfo,
+    limits: Limits,
     state: Arc<State>,
     notifier: Notifier,
     settings: Settings,
@@ -157,7 +159,7 @@ impl<B: Backend> Efc<B> {
     /// The file system over `backend`; with a resumed `state`, the files that were open are open again.
     pub fn new(
         backend: B,
-        info: FsInfo,
+        limits: Limits,
         state: Arc<State>,
         notifier: Notifier,
         credentials: Credentials,
@@ -166,9 +168,8 @@ impl<B: Backend> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         let inner = Inner {
             backend,
-            info,
+            limits,
             notifier,
-            settings,
             attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
             credentials,
             interrupts: Arc::default(),
@@ -185,6 +186,7 @@ impl<B: Backend> Efc<B> {
             walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,
+            settings,
             state,
         };
         inner.reopen();

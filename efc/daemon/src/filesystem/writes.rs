@@ -352,7 +352,7 @@ impl<B: Backend> Inner<B> {
     ) -> Result<bool, Errno> {
         let mut is_kept = true;
         while !outgoing.data.is_empty() {
-            let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
+            let part = outgoing.data.slice(..outgoing.data.len().min(self.limits.write_max as usize));
             let call = Call::of(&file.cred).patient();
             let written = self.backend.write(call, &file.handle, offset, part.clone(), Stable::Unstable).await;
             let Seen { value: written, asked } = match written {
