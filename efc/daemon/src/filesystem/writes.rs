@@ -509,15 +509,13 @@ impl<B: Backend> Inner<B> {
         failure: Option<Errno>,
     ) {
         let (inner, file) = (self.clone(), file.clone());
-        let (done, is_done) = tokio::sync::oneshot::channel();
-        efc_tasks::spawn(async move {
+        let repaired = efc_tasks::detached(async move {
             inner.write_again(&file, failure).await;
             inner.unmark(&file);
             inner.writes.drop_if_idle(file);
             drop(one);
-            let _ = done.send(());
         });
-        drop(is_done.await);
+        repaired.end().await;
     }
 
     /// Drops the first `count` chunks if the server committed them all.
