@@ -99,14 +99,14 @@ def in_parallel(work: Callable[[int], int], held: Held) -> Counter[int]:
         return Counter(future.result(60) for future in running)
 
 
-def open_direct(path: Path, flags: int) -> int:
-    """Without the page cache, so that each thread's request comes whole."""
-    return os.open(path, flags | os.O_DIRECT)
+def paths(mount: Path) -> list[Path]:
+    """The files, which are to be open before the NAS is silent."""
+    return [mount / f"file-{number}" for number in range(PARALLEL)]
 
 
 @pytest.mark.timeout(240)
 def test_many_large_reads_at_once_take_turns() -> None:
-    """Reads for which there is no buffer wait; each gets its data, and the daemon lives."""
+    """Reads for which there is no buffer wait, however many the kernel sends; the daemon lives."""
     held = Held("READ")
     with ScriptedNas() as nas, keeper_with_limit(64 * MIB) as keeper:
         nas.hook = held
@@ -114,10 +114,14 @@ def test_many_large_reads_at_once_take_turns() -> None:
             nas.add(nas.root, f"file-{number}", data=bytes([number]) * MIB)
         with keeper.mounted(nas.url) as mount:
             pid = keeper.daemon_pid(mount)
+            connection = Path("/sys/fs/fuse/connections", str(os.minor(mount.stat().st_dev)))
+            (connection / "max_background").write_text("1000")
+
+            direct = os.O_RDONLY | os.O_DIRECT
+            files = [os.fdopen(os.open(path, direct), "rb", buffering=0) for path in paths(mount)]
 
             def read(number: int) -> int:
-                fd = open_direct(mount / f"file-{number}", os.O_RDONLY)
-                with mmap.mmap(-1, MIB) as memory, open(fd, "rb", buffering=0) as file:
+                with mmap.mmap(-1, MIB) as memory, files[number] as file:
                     assert file.readinto(memory) == MIB
                     assert memory[:] == bytes([number]) * MIB
                 return 0
@@ -133,24 +137,23 @@ def test_many_large_writes_at_once_are_done_or_fail() -> None:
     held = Held("WRITE")
     with ScriptedNas() as nas, keeper_with_limit(64 * MIB) as keeper:
         nas.hook = held
-        files = [nas.add(nas.root, f"file-{number}") for number in range(PARALLEL)]
+        nodes = [nas.add(nas.root, f"file-{number}") for number in range(PARALLEL)]
         with keeper.mounted(nas.url) as mount:
             pid = keeper.daemon_pid(mount)
             done = set()
+            files = [path.open("r+b", buffering=0) for path in paths(mount)]
 
             def write(number: int) -> int:
-                fd = open_direct(mount / f"file-{number}", os.O_WRONLY)
-                with mmap.mmap(-1, MIB) as memory, open(fd, "wb", buffering=0) as file:
-                    memory.write(bytes([number]) * MIB)
-                    assert file.write(memory) == MIB
-                    os.fsync(fd)
+                with files[number] as file:
+                    assert file.write(bytes([number]) * MIB) == MIB
+                    os.fsync(file)
                 done.add(number)
                 return 0
 
             ended = in_parallel(write, held)
             assert set(ended) <= {0, errno.ENOMEM}, ended
             assert ended[0] > 0, ended
-            assert all(files[number].data == bytes([number]) * MIB for number in done)
+            assert all(nodes[number].data == bytes([number]) * MIB for number in done)
             status = keeper.status(mount)
             assert (status["restarts"], status["pid"]) == (0, pid)
             assert (mount / "file-0").stat().st_size in (0, MIB)
