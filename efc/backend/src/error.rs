@@ -27,8 +27,8 @@ pub enum ErrorKind {
     TimedOut,
     /// The server refused the credential (RFC 5531, `auth_stat`).
     Denied(&'static str),
-    /// The server did not execute the call for another reason: it lacks the program or the procedure, does not understand the
-    /// arguments, or has no memory (RFC 5531, `reject_stat` and `accept_stat`).
+    /// The server did not execute the call for another reason: it lacks the program or the procedure, does not
+    /// understand the arguments, or has no memory (RFC 5531, `reject_stat` and `accept_stat`).
     Rejected(&'static str),
     /// This process has no memory for what the server answered.
     NoMemory,

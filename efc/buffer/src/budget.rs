@@ -1,8 +1,8 @@
 //! How much memory buffers may take, for each purpose apart: what can do without does not take it from what cannot.
 //!
-//! Room comes first, the buffer or the pipe after it: [`Room`] is taken before a READ leaves, goes with it, and comes back when its
-//! buffer is dropped. Whoever waits for room is served in the order of asking. A task that has room must not wait for
-//! more of the same purpose: others may do the same, and none would ever go on.
+//! Room comes first, the buffer or the pipe after it: [`Room`] is taken before a READ leaves, goes with it, and comes
+//! back when its buffer is dropped. Whoever waits for room is served in the order of asking. A task that has room must
+//! not wait for more of the same purpose: others may do the same, and none would ever go on.
 
 use std::io;
 use std::sync::Arc;
@@ -98,7 +98,8 @@ impl Budget {
     }
 }
 
-/// Room for one buffer, or for as many bytes elsewhere; it is given back when this is dropped, or the buffer that it became.
+/// Room for one buffer, or for as many bytes elsewhere; it is given back when this is dropped, or the buffer that it
+/// became.
 #[derive(Debug)]
 pub struct Room {
     size: usize,

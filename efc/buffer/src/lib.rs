@@ -6,10 +6,10 @@
 //! is no page fault. The NFS client receives READ payloads straight into the same buffers, so a byte read from the
 //! NAS is copied once into our memory and once out of it. A large payload can go around our memory: see [`pipe`].
 //!
-//! Buffers come from a process-wide pool in two sizes and return to it on drop. Making one costs as much as filling
-//! it, so the pool keeps what is in steady use; what nobody has used for a second goes back to the system, but for a
-//! few of each size, so that an idle daemon stays small. How many may be in use is what a [`Budget`] says, for each purpose; making
-//! one fails when the system has no memory.
+//! Buffers come from a process-wide pool in two sizes and return to it on drop. Making one costs as much as filling it,
+//! so the pool keeps what is in steady use; what nobody has used for a second goes back to the system, but for a few of
+//! each size, so that an idle daemon stays small. How many may be in use is what a [`Budget`] says, for each purpose;
+//! making one fails when the system has no memory.
 
 mod budget;
 mod payload;
@@ -118,7 +118,8 @@ impl Pool {
         }
     }
 
-    /// Starts the thread that trims, if it does not run. Without one the pool grows no further than what was in use at once.
+    /// Starts the thread that trims, if it does not run. Without one the pool grows no further than what was in use at
+    /// once.
     fn start_trimmer(&'static self) {
         if !self.is_trimming.swap(true, Ordering::Relaxed) {
             let thread = std::thread::Builder::new().name("buffer-trim".into()).stack_size(64 << 10);
@@ -160,8 +161,8 @@ fn mapped_size(size: usize) -> usize {
 }
 
 impl Buffer {
-    /// Takes a buffer that holds at least `size` bytes and that no budget counts: for what is few in number. Others take
-    /// [`Room`] first.
+    /// Takes a buffer that holds at least `size` bytes and that no budget counts: for what is few in number. Others
+    /// take [`Room`] first.
     ///
     /// # Errors
     /// `OutOfMemory`: the system has none.

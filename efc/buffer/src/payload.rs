@@ -12,8 +12,8 @@ pub type Prefix = [u8; 16];
 pub enum Sink {
     /// This range of this buffer.
     Buffer(Buffer, Range<usize>),
-    /// A pipe, behind a prefix, so that it can be passed on without a copy: if exactly `count` bytes come, and fit one. A
-    /// buffer takes them otherwise, for which there is room.
+    /// A pipe, behind a prefix, so that it can be passed on without a copy: if exactly `count` bytes come, and fit one.
+    /// A buffer takes them otherwise, for which there is room.
     Pipe {
         /// What precedes the payload.
         prefix: Prefix,

@@ -1,8 +1,8 @@
 //! Pipes through which a READ payload goes from a socket to `/dev/fuse` without passing through our memory.
 //!
-//! splice(2) puts the pages that the network stack received into a pipe, and FUSE copies from them into the page
-//! cache: one copy instead of two, and none of our pages to be looked up. A SIGKILL can hit no page fault of ours there;
-//! one between the two calls leaves the request unanswered, to be delivered to the next daemon.
+//! splice(2) puts the pages that the network stack received into a pipe, and FUSE copies from them into the page cache:
+//! one copy instead of two, and none of our pages to be looked up. A SIGKILL can hit no page fault of ours there; one
+//! between the two calls leaves the request unanswered, to be delivered to the next daemon.
 //!
 //! A pipe has slots, not bytes: each piece that the network stack hands over takes one, however small it is (1,448
 //! bytes of an Ethernet frame). So a pipe may be full long before its nominal size, and filling one never blocks: who

@@ -127,7 +127,7 @@ fn serve(control: Control) -> io::Result<()> {
         started_at,
         is_successor,
     };
-    // What it holds is delivered again only when it has gone.
+    // The kernel delivers what a predecessor holds again only when the predecessor has gone.
     let is_all_delivered = !held.predecessor_remains;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         control.serve(&held, &served);

@@ -1,5 +1,5 @@
-//! One call from its making to its outcome, shared by the future that waits for it ([`crate::reply`]) and the connection that
-//! serves it. A call knows that connection by its number.
+//! One call from its making to its outcome, shared by the future that waits for it ([`crate::reply`]) and the
+//! connection that serves it. A call knows that connection by its number.
 //!
 //! The future may be dropped at any moment. Then the call is forgotten: it is not sent if it has not been, its reply
 //! is read and dropped, and a READ's buffer that is being filled goes back to its pool when it is full. Nothing of the
@@ -76,7 +76,8 @@ pub(crate) type Outcome = Result<Vec<u8>, ErrorKind>;
 /// What a call ends with for the future that waits for it.
 pub(crate) struct Finished {
     pub outcome: Outcome,
-    /// `None`: it was no READ, or the time limit passed while the buffer was being filled, or there is no memory for one.
+    /// `None`: it was no READ, or the time limit passed while the buffer was being filled, or there is no memory for
+    /// one.
     pub destination: Option<Destination>,
     pub replayed: bool,
 }
@@ -95,8 +96,8 @@ pub(crate) struct Call {
     pub is_repeatable: bool,
     /// It changes nothing, and a second answer to it costs next to nothing.
     pub asks_little: bool,
-    /// The number of the connection that serves it, which may change; `None` before it has one, and once it is forgotten. Locked
-    /// before any lock of a connection.
+    /// The number of the connection that serves it, which may change; `None` before it has one, and once it is
+    /// forgotten. Locked before any lock of a connection.
     place: Mutex<Option<usize>>,
     /// When it was asked last, in milliseconds since it was made.
     asked_ms: AtomicU64,
@@ -165,8 +166,8 @@ impl Call {
         self.sends.fetch_add(1, Ordering::Relaxed) > 0
     }
 
-    /// An earlier copy of it may be in the server. To be followed by [`Call::wake`] once it has a future. No cache of replies
-    /// has those of READ.
+    /// An earlier copy of it may be in the server. To be followed by [`Call::wake`] once it has a future. No cache of
+    /// replies has those of READ.
     pub(crate) fn set_repeated(&self) {
         let is_read = lock(&self.state).destination.is_some();
         self.is_repeated.store(!is_read, Ordering::Relaxed);

@@ -99,8 +99,8 @@ impl Client {
         &self.inner.transport
     }
 
-    /// A number that no other call has: its xid. (A call that is answered with JUKEBOX was not executed, and is made again under
-    /// another.)
+    /// A number that no other call has: its xid. (A call that is answered with JUKEBOX was not executed, and is made
+    /// again under another.)
     pub fn ticket(&self) -> Ticket {
         Ticket { number: self.inner.transport.shared.next_call().1, is_repeated: false }
     }
@@ -310,11 +310,7 @@ impl Client {
         name: &[u8],
         how: CreateHow,
     ) -> Result<Created> {
-        let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
-            nfs3::encode_create_how(encoder, &how);
-        };
-        self.invoke(call.into(), dir, procedure::CREATE, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::CREATE, |encoder| nfs3::encode_create_how(encoder, &how)).await
     }
 
     /// MKDIR.
@@ -325,11 +321,7 @@ impl Client {
         name: &[u8],
         attr: &SetAttr,
     ) -> Result<Created> {
-        let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
-            nfs3::encode_set_attr(encoder, attr);
-        };
-        self.invoke(call.into(), dir, procedure::MKDIR, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::MKDIR, |encoder| nfs3::encode_set_attr(encoder, attr)).await
     }
 
     /// SYMLINK.
@@ -342,11 +334,10 @@ impl Client {
         attr: &SetAttr,
     ) -> Result<Created> {
         let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
             nfs3::encode_set_attr(encoder, attr);
             encoder.opaque(target);
         };
-        self.invoke(call.into(), dir, procedure::SYMLINK, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::SYMLINK, encode).await
     }
 
     /// MKNOD.
@@ -358,23 +349,17 @@ impl Client {
         kind: NodeKind,
         attr: &SetAttr,
     ) -> Result<Created> {
-        let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
-            nfs3::encode_node(encoder, kind, attr);
-        };
-        self.invoke(call.into(), dir, procedure::MKNOD, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::MKNOD, |encoder| nfs3::encode_node(encoder, kind, attr)).await
     }
 
     /// REMOVE.
     pub async fn remove<'a>(&self, call: impl Into<Call<'a>>, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
-        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
-        self.invoke(call.into(), dir, procedure::REMOVE, encode, nfs3::changed).await
+        self.take_away(call.into(), (dir, name), procedure::REMOVE).await
     }
 
     /// RMDIR.
     pub async fn rmdir<'a>(&self, call: impl Into<Call<'a>>, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
-        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
-        self.invoke(call.into(), dir, procedure::RMDIR, encode, nfs3::changed).await
+        self.take_away(call.into(), (dir, name), procedure::RMDIR).await
     }
 
     /// RENAME: the two directories around the change.
@@ -441,8 +426,8 @@ impl Client {
         self.invoke(call.into(), dir, procedure::READDIRPLUS, encode, nfs3::readdirplus).await
     }
 
-    /// A page of a listing: READDIRPLUS, or READDIR of a server that lacks it. A page without entries that is not the last is
-    /// asked for again a few times: taken for the end it would cut the listing off.
+    /// A page of a listing: READDIRPLUS, or READDIR of a server that lacks it. A page without entries that is not the
+    /// last is asked for again a few times: taken for the end it would cut the listing off.
     pub async fn list<'a>(
         &self,
         call: impl Into<Call<'a>>,
@@ -481,6 +466,27 @@ impl Client {
     pub async fn pathconf<'a>(&self, call: impl Into<Call<'a>>, object: &FileHandle) -> Result<PathConf> {
         let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, object);
         self.invoke(call.into(), object, procedure::PATHCONF, encode, nfs3::pathconf).await
+    }
+
+    /// A call that makes a name in a directory; `encode` encodes what.
+    async fn make(
+        &self,
+        call: Call<'_>,
+        (dir, name): (&FileHandle, &[u8]),
+        procedure: u32,
+        encode: impl Fn(&mut Encoder) + Send + Sync,
+    ) -> Result<Created> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_entry(encoder, dir, name);
+            encode(encoder);
+        };
+        self.invoke(call, dir, procedure, encode, nfs3::created).await
+    }
+
+    /// A call that takes a name out of a directory.
+    async fn take_away(&self, call: Call<'_>, (dir, name): (&FileHandle, &[u8]), procedure: u32) -> Result<Wcc> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
+        self.invoke(call, dir, procedure, encode, nfs3::changed).await
     }
 
     /// A call without a payload, from its arguments to its result.

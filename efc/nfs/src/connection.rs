@@ -12,9 +12,9 @@
 //! call that is unanswered for as long, while others are answered, goes out once more.
 //!
 //! A connection is *down* after it fell silent or could not be made anew. What never left, and what may be executed
-//! twice, moves to connections that stand. The rest waits for its own source port, by which a duplicate-request cache knows
-//! it; since the network may lose all packets of one port (a dead member of a bundle), another port is tried too after a
-//! while.
+//! twice, moves to connections that stand. The rest waits for its own source port, by which a duplicate-request cache
+//! knows it; since the network may lose all packets of one port (a dead member of a bundle), another port is tried too
+//! after a while.
 //!
 //! Locks: `sender` before `pending` before a call's own; nothing of a caller's is dropped or woken under any of them.
 

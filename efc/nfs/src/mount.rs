@@ -42,8 +42,8 @@ const FLAVORS_MAX: u32 = 64;
 const EXPORTS_NAMED_MAX: usize = 8;
 /// rpcbind answers at once or not at all: a firewall must not eat the whole time limit.
 const RPCBIND_LIMIT: Duration = Duration::from_secs(3);
-/// The finder keeps its deadline itself, but for name resolution; this much later, and an eighth of the whole time, it is
-/// given up: the kernel's timers behind a socket's time limits may be an eighth late.
+/// The finder keeps its deadline itself, but for name resolution; this much later, and an eighth of the whole time, it
+/// is given up: the kernel's timers behind a socket's time limits may be an eighth late.
 const FINDER_GRACE: Duration = Duration::from_millis(250);
 
 type Result<T> = std::result::Result<T, ConnectError>;
@@ -69,8 +69,8 @@ impl Client {
         Ok((client, mounted))
     }
 
-    /// The handle of the directory that `config` names, as the server has it now: MNT anew, and look-ups over this client's
-    /// connections.
+    /// The handle of the directory that `config` names, as the server has it now: MNT anew, and look-ups over this
+    /// client's connections.
     ///
     /// # Errors
     /// As those of [`Client::connect`].

@@ -43,12 +43,13 @@ pub(crate) trait Calls {
 
     /// Sends the calls again whose answers must have been lost while others came.
     ///
-    /// After the longest silence that is every call. Servers drop calls about an object that goes away meanwhile (nfs-ganesha does), so what
-    /// asks for little goes out again much earlier: if it was `asked_before` replies came steadily.
+    /// After the longest silence that is every call. Servers drop calls about an object that goes away meanwhile
+    /// (nfs-ganesha does), so what asks for little goes out again much earlier: if it was `asked_before` replies came
+    /// steadily.
     fn send_overdue(&self, asked_before: Option<Instant>);
 
-    /// Sends the oldest small question again while the server says nothing: it may have dropped that one call, on which all
-    /// others wait. A server that is away is asked so little that it does no harm, and the silence goes on.
+    /// Sends the oldest small question again while the server says nothing: it may have dropped that one call, on which
+    /// all others wait. A server that is away is asked so little that it does no harm, and the silence goes on.
     fn probe(&self);
 
     /// For how long calls have been unanswered while nothing was received, if any are.
@@ -98,8 +99,8 @@ struct Watched<'a, C> {
 }
 
 impl<C: Calls> Watched<'_, C> {
-    /// Nothing has come for a while: gives the connection up after the longest silence, and has the server say something
-    /// until then.
+    /// Nothing has come for a while: gives the connection up after the longest silence, and has the server say
+    /// something until then.
     fn check_silence(&self) -> io::Result<()> {
         let silence_max = self.calls.silence_max();
         match self.calls.silent_for(self.heard) {
@@ -182,7 +183,8 @@ fn receive_one<S: Source>(calls: &impl Calls, records: &mut Records<S>) -> io::R
     if is_for_want_of_memory { Ok(()) } else { received }
 }
 
-/// Receives a whole reply. The destination comes back, filled or to be filled after a reconnect, unless there is no memory for it.
+/// Receives a whole reply. The destination comes back, filled or to be filled after a reconnect, unless there is no
+/// memory for it.
 fn receive_read<S: Source>(
     records: &mut Records<S>,
     splicing: &Splicing,
@@ -240,8 +242,8 @@ fn fill<S: Source>(
     (Some(Destination::Buffer(buffer, range)), filled)
 }
 
-/// Pours a payload into a pipe. Answers how many bytes of it the pipe has taken, behind the prefix; none, and no prefix, if
-/// it is not to be had in one piece.
+/// Pours a payload into a pipe. Answers how many bytes of it the pipe has taken, behind the prefix; none, and no
+/// prefix, if it is not to be had in one piece.
 fn pour<S: Source>(
     records: &mut Records<S>,
     splicing: &Splicing,

@@ -1,4 +1,5 @@
-//! What all connections of a client share: whom they serve, who the client is to its server, the numbers of calls, counters.
+//! What all connections of a client share: whom they serve, who the client is to its server, the numbers of calls,
+//! counters.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;
@@ -9,9 +10,9 @@ use std::time::Duration;
 use crate::basics::random;
 use crate::rpc::Machine;
 
-/// By what a server's duplicate-request cache knows a client: the source port of each connection, and the bytes of a call, its
-/// xid and the stamp of its credential among them. A process that goes on for another has the other's, and repeats a call of
-/// the other's under its xid ([`Ticket::again`]): a server with such a cache executes it once.
+/// By what a server's duplicate-request cache knows a client: the source port of each connection, and the bytes of a
+/// call, its xid and the stamp of its credential among them. A process that goes on for another has the other's, and
+/// repeats a call of the other's under its xid ([`Ticket::again`]): a server with such a cache executes it once.
 pub trait Identity: Debug + Send + Sync {
     /// Of the AUTH_SYS credentials.
     fn stamp(&self) -> u32;
@@ -19,7 +20,8 @@ pub trait Identity: Debug + Send + Sync {
     fn source_port(&self, connection: usize) -> Option<u16>;
     /// The connection of this number has this port now; nothing was sent on it yet.
     fn connected(&self, connection: usize, source_port: u16);
-    /// Asked before a call leaves and before an answer is used: does not return if this client must do nothing any more.
+    /// Asked before a call leaves and before an answer is used: does not return if this client must do nothing any
+    /// more.
     fn fence(&self);
 }
 

@@ -108,8 +108,8 @@ fn configure(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends a connection by a reset. `shutdown(2)` would leave its source port to TIME_WAIT if the server closes before we do,
-/// and the next connection would have another port, by which no duplicate-request cache knows us.
+/// Ends a connection by a reset. `shutdown(2)` would leave its source port to TIME_WAIT if the server closes before we
+/// do, and the next connection would have another port, by which no duplicate-request cache knows us.
 pub(crate) fn abort(socket: &TcpStream) {
     if sys::connect_unspec(socket).is_err() {
         let _ = socket.shutdown(std::net::Shutdown::Both);

@@ -27,7 +27,8 @@ impl Backoff {
         self.first.saturating_mul(self.factor.saturating_pow(earlier)).min(self.max)
     }
 
-    /// The pause after `earlier` pauses, shorter by up to a quarter, so that many who wait for one event do not come at once.
+    /// The pause after `earlier` pauses, shorter by up to a quarter, so that many who wait for one event do not come at
+    /// once.
     pub fn jittered(&self, earlier: u32) -> Duration {
         let random = RandomState::new().build_hasher().finish();
         self.pause(earlier).mul_f64(1.0 - 0.25 * (random % 1024) as f64 / 1024.0)
