@@ -1,7 +1,7 @@
 """No two modules of a crate import each other in a circle, but for those that are known.
 
-The root of a crate and the `mod.rs` of a folder are the frame of the modules in it, and do not count; what they give out by
-`pub use` is followed to where it is.
+The root of a crate and the `mod.rs` of a folder are the frame of the modules in it, and do not count: what they give
+out by `pub use` is followed to where it is.
 """
 
 from __future__ import annotations
