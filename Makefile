@@ -57,8 +57,15 @@ faults: setup $(FILL_STATE) ## everything is killed again and again under verifi
 .PHONY: lint unit rust rust-root tools csi errors integrity sanity posix faults
 
 # --- what is no part of `make test` ----------------------------------------------------------------------------------
-bench: setup ## side by side: ext4, the bare NFS client, the mount; report under results/
-	@tests/support/sandbox $(PYTHON) -m bench
+# A folder of a release's or another checkout's programs in AGAINST takes part in each row: that build is compared with this one.
+BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)'
+BENCH_ROWS := reads writes names reopening memory
+bench: setup ## side by side: ext4, the kernel's and the bare NFS client, the mount; PARTS="writes names" ONLY=append ROUNDS=5 AGAINST=bin-dir; report under results/
+	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(or $(PARTS),$(if $(ONLY),$(BENCH_ROWS)))
+bench-baseline: ROUNDS ?= 7
+bench-baseline: setup ## on a quiet machine: writes what make bench compares its rows with, bench/baseline.json; PARTS ONLY ROUNDS as there
+	@$(BENCH) --write-baseline $(or $(PARTS),$(BENCH_ROWS))
+.PHONY: bench-baseline
 
 foreign: setup ## programs of others on ext4, on the mount, and while its daemon is killed each second; ONLY=sqlite (fio, git, ...)
 	@tests/foreign/setup
