@@ -44,7 +44,7 @@ test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .to
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
 unit rust rust-root csi errors integrity: setup ## parts of test
 	@$(SUITE) $@
-lint: setup .tools/bin/cargo-deny ## ruff, mypy, rustfmt, clippy; licences and origins of the crates
+lint: setup .tools/bin/cargo-deny ## ruff, mypy, import-linter, rustfmt, clippy; licences and origins of the crates
 	@$(SUITE) $@
 tools: setup .tools/bin/helm ## the suite itself, and the chart
 	@$(SUITE) $@
@@ -119,7 +119,7 @@ manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
 .PHONY: manifests
 
 $(FILL_STATE): $(RUST_SOURCES)
-	cargo build --quiet --release --locked --package efc-fuse --example fill_state
+	cargo build --quiet --release --locked --package efc-state --example fill_state
 
 .tools/bin/helm:
 	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from csi import keeper
 from csi._proto import efc_pb2
+from csi.node import keeper
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 
@@ -97,7 +97,7 @@ class Fuse:
                 path=path,
                 counters=lambda: self._counters(path),
                 daemon=lambda: self._status(path).pid,
-                known=lambda: self._status(path).stats.nodes,
+                known=lambda: self._status(path).stats.state.nodes,
                 kill_daemon=lambda: self.keeper.replace_daemon(path),
                 state=self._state,
             )
@@ -108,8 +108,8 @@ class Fuse:
         return status
 
     def _counters(self, path: Path) -> Counters:
-        stats = self._status(path).stats
-        return Counters(calls=stats.nfs_calls, read_bytes=stats.bytes_read, written_bytes=stats.bytes_written)
+        nfs = self._status(path).stats.nfs
+        return Counters(calls=nfs.calls, read_bytes=nfs.bytes_read, written_bytes=nfs.bytes_written)
 
     def _state(self) -> list[Path]:
         links = Path(f"/proc/{self.keeper.pid}/fd").iterdir()

@@ -19,11 +19,6 @@ KNOWN = {
         "filesystem::credentials", "filesystem::directories", "filesystem::files", "filesystem::mapped_callers",
         "filesystem::namespace", "filesystem::once", "id_maps", "mount_namespace",
     },
-    "fuse": {
-        "features", "notify", "reply", "session",
-        "state", "state::arena", "state::layout", "state::pages", "state::payloads",
-    },
-    "keeper": {"daemon", "helper", "identity", "isolation", "network", "program", "session"},
 }  # fmt: skip
 
 Module = tuple[str, ...]

@@ -112,6 +112,7 @@ PARTS = {
             [sys.executable, "-m", "ruff", "check", "--quiet", *_PYTHON_CODE],
             [sys.executable, "-m", "ruff", "format", "--check", "--quiet", *_PYTHON_CODE],
             [sys.executable, "-m", "mypy"],
+            [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--no-logo"],
             [sys.executable, "csi/_proto/generate.py", "--check"],
             [sys.executable, "-m", "tests.support.module_circles"],
             ["cargo", "fmt", "--all", "--check"],

@@ -1,48 +1,81 @@
-"""Crates import one way, as the first lines of the root Cargo.toml say."""
+"""What import-linter refuses, by the contracts in pyproject.toml: a copy of csi/ with one import too many."""
 
 from __future__ import annotations
 
-import json
+import shutil
 import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.support.paths import ROOT
 
-# Of each crate: the crates of ours that it may import. Each of them stands further down.
-MAY_IMPORT = {
-    "efcd": {"backend", "buffer", "fuse", "nfs", "privileges", "proto", "statmount", "tasks"},
-    "keeper": {"mount-helper", "privileges", "proto"},
-    "fs": {"backend", "buffer", "nfs"},
-    "mount-helper": {"privileges", "statmount"},
-    "nfs": {"backend", "buffer", "tasks"},
-    "fuse": {"buffer"},
-    "backend": {"buffer", "tasks"},
-    "buffer": set(),
-    "tasks": set(),
-    "proto": set(),
-    "privileges": set(),
-    "statmount": set(),
-}
+_PROGRAM = Path(sys.executable).parent / "lint-imports"
 
 
-def _imports() -> dict[str, set[str]]:
-    metadata = subprocess.run(
-        ["cargo", "metadata", "--format-version=1", "--no-deps", "--locked"],
-        cwd=ROOT, capture_output=True, check=True,
-    )  # fmt: skip
-    return {
-        package["name"].removeprefix("efc-"): {
-            dependency["name"].removeprefix("efc-")
-            for dependency in package["dependencies"]
-            if dependency["name"].startswith("efc-") and dependency["kind"] is None
-        }
-        for package in json.loads(metadata.stdout)["packages"]
-    }
+def _lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(_PROGRAM), "--no-cache", "--no-logo"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_crates_import_only_what_stands_below_them() -> None:
-    """And the table has no crate that is not there, nor one that imports upwards."""
-    imports = _imports()
-    assert imports.keys() == MAY_IMPORT.keys()
-    assert {crate: wrong for crate, used in imports.items() if (wrong := used - MAY_IMPORT[crate])} == {}
-    order = list(MAY_IMPORT)
-    assert all(order.index(crate) < order.index(used) for crate in order for used in MAY_IMPORT[crate])
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A folder with csi/ and the contracts."""
+    shutil.copytree(ROOT / "csi", tmp_path / "csi", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("operator.running", "node.keeper"),
+        ("operator.running", "controller.nas"),
+        ("node.publishing", "controller.nas"),
+        ("controller.provisioning", "node.mounts"),
+        ("controller.provisioning", "cli.finding"),
+        ("node.publishing", "operator.cluster"),
+        ("rpc.server", "node.keeper"),
+        ("config.options", "observe.metrics"),
+        ("observe.exposition", "config.options"),
+        ("base.children", "observe.exposition"),
+        ("base.errors", "_proto.csi_pb2"),
+    ],
+)
+def test_an_import_upwards_or_sideways_is_refused(copy: Path, importer: str, imported: str) -> None:
+    module = copy / "csi" / f"{importer.replace('.', '/')}.py"
+    module.write_text(f"{module.read_text()}\nimport csi.{imported}\n")
+    done = _lint(copy)
+    assert done.returncode == 1, done.stdout
+    assert f"csi.{importer} -> csi.{imported}" in done.stdout
+
+
+def test_an_import_inside_of_a_function_counts_too(copy: Path) -> None:
+    module = copy / "csi" / "operator" / "running.py"
+    module.write_text(f"{module.read_text()}\ndef late() -> None:\n    from csi.node import keeper\n")
+    done = _lint(copy)
+    assert done.returncode == 1, done.stdout
+    assert "csi.operator.running -> csi.node.keeper" in done.stdout
+
+
+def test_a_circle_within_a_package_is_refused(copy: Path) -> None:
+    """The module publishing imports keeper."""
+    module = copy / "csi" / "node" / "keeper.py"
+    module.write_text(f"{module.read_text()}\nimport csi.node.publishing\n")
+    done = _lint(copy)
+    assert done.returncode == 1, done.stdout
+    assert "in no circle BROKEN" in done.stdout
+
+
+def test_a_package_without_a_place_is_refused(copy: Path) -> None:
+    (copy / "csi" / "api").mkdir()
+    (copy / "csi" / "api" / "__init__.py").touch()
+    done = _lint(copy)
+    assert done.returncode == 1, done.stdout
+    assert "csi.api" in done.stdout
+
+
+def test_the_code_as_it_is_keeps_the_contracts(copy: Path) -> None:
+    done = _lint(copy)
+    assert done.returncode == 0, done.stdout

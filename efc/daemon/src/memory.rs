@@ -1,7 +1,7 @@
 //! What a daemon may use of a memory limit (`--daemon-memory-max`), so that it ends with ENOMEM for a caller and not with a
 //! SIGKILL for itself: what filled its memory is in the saved state, and would be there for each successor, to be killed too.
 //!
-//! The parts add up to 14/16 of the limit at most; the rest is for the program and what is bounded by number. Buffers are counted
+//! The parts add up to 29/32 of the limit at most; the rest is for the program and what is bounded by number. Buffers are counted
 //! one by one ([`efc_buffer::Budget`]).
 
 use efc_buffer::{LARGE, Limits, SMALL};
@@ -10,9 +10,16 @@ use efc_buffer::{LARGE, Limits, SMALL};
 const NODE_BYTES: u64 = 128 + 16 + 32;
 /// What the attributes of an inode take.
 const ATTRIBUTES_BYTES: u64 = 320;
+/// What a name takes that is remembered with what it led to.
+const NAME_BYTES: u64 = 176;
+/// What a name takes that an open directory has given out.
+const LISTED_NAME_BYTES: u64 = 40;
 
 /// Attributes that are kept without a limit.
 const ATTRIBUTES_MAX: u64 = 1 << 17;
+/// Names that are remembered without a limit, and those of listings.
+const NAMES_MAX: u64 = 1 << 15;
+const LISTED_NAMES_MAX: u64 = 1 << 18;
 /// Read-ahead and other requests that no application waits for, in the kernel's queue at once, without a limit.
 const BACKGROUND_MAX: u64 = 64;
 const BACKGROUND_MIN: u64 = 4;
@@ -28,6 +35,10 @@ pub struct Parts {
     pub nodes_max: Option<u64>,
     /// Inodes whose attributes are kept.
     pub attributes_max: usize,
+    /// Names that are remembered with what they led to.
+    pub names_max: usize,
+    /// Names that open directories remember to have given out.
+    pub listed_names_max: usize,
     /// Written data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Requests that no application waits for.
@@ -43,6 +54,8 @@ impl Parts {
             return Parts {
                 nodes_max: None,
                 attributes_max: ATTRIBUTES_MAX as usize,
+                names_max: NAMES_MAX as usize,
+                listed_names_max: LISTED_NAMES_MAX as usize,
                 uncommitted_bytes_max,
                 background_max: BACKGROUND_MAX as u16,
                 buffers: Limits {
@@ -57,11 +70,13 @@ impl Parts {
         let buffers = Limits {
             demand_bytes: part(3).clamp(LARGE as u64, DEMAND_BYTES_MAX),
             ahead_bytes: part(1).clamp(4 * SMALL as u64, AHEAD_BYTES_MAX),
-            written_bytes: part(4),
+            written_bytes: part(3),
         };
         Parts {
             nodes_max: Some(part(12) / NODE_BYTES),
             attributes_max: (part(2) / ATTRIBUTES_BYTES).min(ATTRIBUTES_MAX) as usize,
+            names_max: (part(1) / NAME_BYTES).min(NAMES_MAX) as usize,
+            listed_names_max: (part(1) / LISTED_NAME_BYTES).min(LISTED_NAMES_MAX) as usize,
             uncommitted_bytes_max: uncommitted_bytes_max.min(part(6)),
             // More than there are buffers for would only wait.
             background_max: (buffers.demand_bytes / LARGE as u64).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16,
@@ -80,8 +95,9 @@ mod tests {
             let parts = Parts::of(limit, u64::MAX);
             let nodes = parts.nodes_max.expect("a limit") * NODE_BYTES;
             let attributes = parts.attributes_max as u64 * ATTRIBUTES_BYTES;
-            let sum = nodes + attributes + parts.buffers.sum() + parts.uncommitted_bytes_max;
-            assert!(sum <= limit / 16 * 14);
+            let names = parts.names_max as u64 * NAME_BYTES + parts.listed_names_max as u64 * LISTED_NAME_BYTES;
+            let sum = nodes + attributes + names + parts.buffers.sum() + parts.uncommitted_bytes_max;
+            assert!(sum <= limit / 32 * 29);
             assert!(parts.buffers.demand_bytes >= 4 * LARGE as u64);
         }
         let unlimited = Parts::of(0, 7);
