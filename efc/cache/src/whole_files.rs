@@ -15,6 +15,7 @@ use efc_backend::FileHandle;
 use efc_buffer::Buffer;
 
 use crate::inode::Inode;
+use crate::inodes::Inodes;
 use crate::version::Version;
 
 /// Files whose data waits for its reader, at most.
@@ -45,6 +46,18 @@ impl WholeFiles {
     }
 }
 
+fn drop_oldest(files: &mut HashMap<FileHandle, WholeFile>) {
+    let oldest = files.iter().min_by_key(|(_, file)| file.read_at).map(|(file, _)| *file);
+    oldest.and_then(|oldest| files.remove(&oldest));
+}
+
+impl Inodes {
+    /// Lets the oldest data go that was read at an open, whose memory newer data needs.
+    pub fn drop_oldest_whole(&self) {
+        drop_oldest(&mut self.shared.whole_files.files());
+    }
+}
+
 impl Inode {
     /// The file is opened, or was changed: drops what was read before, and what is being read now.
     pub fn drop_whole(&self) -> Ticket {
@@ -60,8 +73,7 @@ impl Inode {
             return;
         }
         if files.len() >= FILES_MAX {
-            let oldest = files.iter().min_by_key(|(_, file)| file.read_at).map(|(file, _)| *file);
-            oldest.and_then(|oldest| files.remove(&oldest));
+            drop_oldest(&mut files);
         }
         files.insert(*self.handle(), WholeFile { data, size, version, read_at: efc_tasks::time::now() });
     }
@@ -79,7 +91,8 @@ impl Inode {
         if start == 0 && end == whole.size {
             return Some((whole.data, 0..end)); // the kernel keeps it from here on
         }
-        let mut part = Buffer::with_capacity(end - start);
+        // For the moment until the kernel has it.
+        let mut part = Buffer::new(end - start).ok()?;
         part[..end - start].copy_from_slice(&whole.data[start..end]);
         files.insert(*self.handle(), whole);
         Some((part, 0..end - start))
@@ -101,7 +114,7 @@ mod tests {
     }
 
     fn keep(inode: &Inode, ticket: Ticket) {
-        let mut data = Buffer::with_capacity(4096);
+        let mut data = Buffer::new(4096).expect("memory");
         data[..4].copy_from_slice(b"data");
         inode.keep_whole(ticket, data, 4, Version::of(&attr(4, 1)));
     }

@@ -26,6 +26,7 @@ mod notify;
 mod reply;
 mod request;
 mod session;
+mod shortage;
 mod wire;
 
 pub use config::{Features, SessionConfig};

@@ -16,3 +16,8 @@ pub fn since(earlier: Instant) -> Duration {
 pub async fn sleep(duration: Duration) {
     async_io::Timer::after(duration).await;
 }
+
+/// Ends at `deadline`.
+pub async fn sleep_until(deadline: Instant) {
+    sleep(deadline.saturating_duration_since(now())).await;
+}

@@ -14,6 +14,7 @@ use efc_backend::{Backend, Call, Cred, DirEntry, Error, Seen, Status, Tick};
 use efc_cache::{Inode, Permit};
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
+use efc_tasks::Backoff;
 
 use super::listing::{History, Place};
 use super::{Answer, Caller, Inner, Outcome, Response, attributes};
@@ -23,8 +24,8 @@ use crate::errno::errno;
 const PAGE_BYTES: u32 = 256 << 10;
 /// How often a listing is read anew without a name that is new.
 const RESTARTS_MAX: u32 = 10;
-/// Pause before the second of them; it doubles.
-const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Pauses before all of them but the first.
+const RESTARTS: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(5));
 /// How often a listing is read anew though it is not known what was given out, so that names may come twice.
 const BLIND_RESTARTS_MAX: u32 = 16;
 
@@ -123,7 +124,9 @@ impl<B: Backend> Inner<B> {
             self.state.set_cookie_verifier(fh, stream.verifier);
             stream.saved_verifier = stream.verifier;
         }
-        let mut page = Page { entries: Directory::new(size, plus), plus, permit: Permit::unconditional() };
+        let room = self.room_for_data(size as usize).await?;
+        let entries = Directory::new(room.buffer().map_err(|_| Errno(libc::ENOMEM))?, size, plus);
+        let mut page = Page { entries, plus, permit: Permit::unconditional() };
         loop {
             let is_full = self.fill(&directory, &mut stream, &mut page)?;
             if is_full || stream.is_last || !page.entries.is_empty() {
@@ -291,7 +294,7 @@ impl Stream {
             return Err(Errno(libc::EIO));
         }
         if self.restarts > 0 {
-            efc_tasks::time::sleep(RESTART_PAUSE_MIN * (1 << (self.restarts - 1))).await;
+            RESTARTS.wait(self.restarts - 1).await;
         }
         self.restarts += 1;
         if self.history.is_known() {

@@ -35,8 +35,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, FsInfo, Seen};
-use efc_buffer::{Buffer, Pipe};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen};
+use efc_buffer::{Budget, Buffer, Pipe};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
@@ -67,6 +67,8 @@ pub struct Settings {
     pub names_max: usize,
     /// Names that open directories remember to have given out.
     pub listed_names_max: usize,
+    /// Memory for data on its way to applications.
+    pub buffers: Budget,
 }
 
 /// The dataset as a file system.
@@ -75,9 +77,11 @@ pub struct Efc<B: Backend>(Arc<Inner<B>>);
 /// Everything that tasks share.
 struct Inner<B: Backend> {
     backend: B,
-    info: FsInfo,
+    limits: Limits,
     state: Arc<State>,
     notifier: Notifier,
+    /// Memory for data on its way to applications.
+    buffers: Budget,
     /// All that is known of files, each at its inode.
     inodes: Inodes,
     /// The consistency mode: what of that may be given without asking.
@@ -193,7 +197,7 @@ impl<B: Backend> Efc<B> {
     /// The file system over `backend`; with a resumed `state`, the files that were open are open again.
     pub fn new(
         backend: B,
-        info: FsInfo,
+        limits: Limits,
         state: Arc<State>,
         notifier: Notifier,
         credentials: Credentials,
@@ -203,10 +207,11 @@ impl<B: Backend> Efc<B> {
         listing::limit_remembered(settings.listed_names_max);
         let inner = Inner {
             backend,
-            info,
+            limits,
             notifier,
             inodes: Inodes::new(settings.inodes_max),
             freshness: settings.freshness,
+            buffers: settings.buffers,
             names: Names::new(settings.names_max),
             credentials,
             interrupts: Arc::default(),

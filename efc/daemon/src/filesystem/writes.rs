@@ -138,7 +138,7 @@ impl<B: Backend> Inner<B> {
         let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
         let mut call = Call::of(&chunk.cred).patient().under(Ticket::again(number));
         while !data.is_empty() {
-            let part = data.slice(..data.len().min(self.info.write_max as usize));
+            let part = data.slice(..data.len().min(self.limits.write_max as usize));
             let mutation = inode.mutate();
             let written = self.backend.write(call, inode.handle(), offset, part, Stable::Unstable).await;
             let written = written.inspect_err(|error| log::warn!("{inode:?}: {error}")).ok()?;
@@ -268,7 +268,7 @@ impl<B: Backend> Inner<B> {
         let mut is_kept = true;
         let mut call = Call::of(&file.cred).patient().under(ticket);
         while !outgoing.data.is_empty() {
-            let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
+            let part = outgoing.data.slice(..outgoing.data.len().min(self.limits.write_max as usize));
             let mutation = file.inode.mutate();
             let written =
                 match self.backend.write(call, file.inode.handle(), offset, part.clone(), Stable::Unstable).await {
@@ -413,13 +413,11 @@ impl<B: Backend> Inner<B> {
         failure: Option<Errno>,
     ) {
         let (inner, inode) = (self.clone(), inode.clone());
-        let (done, is_done) = tokio::sync::oneshot::channel();
-        efc_tasks::spawn(async move {
+        let repaired = efc_tasks::detached(async move {
             inner.write_again(&inode, failure).await;
             drop(one);
-            let _ = done.send(());
         });
-        drop(is_done.await);
+        repaired.end().await;
     }
 
     /// Drops the first `count` chunks if the server committed them all; `true` if nothing that waited before is lost.
