@@ -12,35 +12,24 @@
 //! What may be given without asking the server is decided by a [`Freshness`], the consistency mode, and by nothing
 //! else.
 
-mod abandoned;
-mod attributes;
 mod freshness;
-mod in_flight;
 mod inode;
-mod inodes;
-mod kernel_view;
-mod lineage;
-mod mutation;
 mod names;
-mod searches;
 #[cfg(test)]
 mod testing;
-mod uses;
 mod version;
-mod whole_files;
-mod writes;
 
-pub use abandoned::Abandoned;
-pub use attributes::Observed;
 pub use freshness::{Admission, CloseToOpen, Freshness, Grant, Permit};
-pub use in_flight::Writing;
 pub use inode::Inode;
-pub use inodes::{INODE_BYTES, Inodes};
-pub use kernel_view::Sizes;
-pub use mutation::Mutation;
+pub use inode::abandoned::Abandoned;
+pub use inode::attributes::Observed;
+pub use inode::in_flight::Writing;
+pub use inode::kernel_view::Sizes;
+pub use inode::mutation::Mutation;
+pub use inode::searches::Verdict;
+pub use inode::table::{INODE_BYTES, Inodes};
+pub use inode::uses::Removal;
+pub use inode::whole_files::Ticket;
+pub use inode::writes::{Chunk, FileWrites, Pending, Room, Writes};
 pub use names::{Named, Names};
-pub use searches::Verdict;
-pub use uses::Removal;
 pub use version::Version;
-pub use whole_files::Ticket;
-pub use writes::{Chunk, FileWrites, Pending, Room, Writes};

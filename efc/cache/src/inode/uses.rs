@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use crate::inode::Inode;
-use crate::inodes::Inodes;
+use crate::inode::table::Inodes;
 
 /// The uses of one file.
 #[derive(Default)]

@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use efc_backend::{Attr, Seen, Tick};
 
+use crate::inode::table::Inodes;
 use crate::inode::{Facts, Inode};
-use crate::inodes::Inodes;
 use crate::version::Version;
 
 /// Attributes that a reply has shown.

@@ -2,7 +2,7 @@
 //! taken in.
 //!
 //! A mutation that ends without an answer expires the object's attributes: nobody has to think of that. When a mutation
-//! ends, however it ends, data of the file that was read before is gone ([`whole_files`](crate::whole_files)).
+//! ends, however it ends, data of the file that was read before is gone ([`whole_files`](super::whole_files)).
 
 use std::sync::Arc;
 

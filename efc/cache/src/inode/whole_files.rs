@@ -15,7 +15,7 @@ use efc_backend::FileHandle;
 use efc_buffer::Buffer;
 
 use crate::inode::Inode;
-use crate::inodes::Inodes;
+use crate::inode::table::Inodes;
 use crate::version::Version;
 
 /// Files whose data waits for its reader, at most.

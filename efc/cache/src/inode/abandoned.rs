@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::inode::table::Inodes;
 use crate::inode::{Inode, Shared};
-use crate::inodes::Inodes;
 
 /// Mutations that go on without a caller, at most.
 const ABANDONED_MAX: usize = 256;

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use efc_backend::{FileHandle, FileType};
 use indexmap::IndexSet;
 
+use crate::inode::kernel_view::KernelView;
 use crate::inode::{Inode, Shared};
-use crate::kernel_view::KernelView;
 
 /// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that
 /// was written to takes half as much again.

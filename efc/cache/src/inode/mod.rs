@@ -1,21 +1,33 @@
 //! An [`Inode`]: everything that this process knows of one file, directory or link of the server, in one place.
 
+pub(crate) mod abandoned;
+pub(crate) mod attributes;
+pub(crate) mod in_flight;
+pub(crate) mod kernel_view;
+pub(crate) mod lineage;
+pub(crate) mod mutation;
+pub(crate) mod searches;
+pub(crate) mod table;
+pub(crate) mod uses;
+pub(crate) mod whole_files;
+pub(crate) mod writes;
+
 use efc_tasks::sync::atomic::{AtomicBool, AtomicU64};
 use efc_tasks::sync::{Mutex, MutexGuard, OnceLock};
 use std::sync::Arc;
 
 use efc_backend::FileHandle;
 
-use crate::abandoned::{AllAbandoned, Settled};
-use crate::attributes::Known;
-use crate::in_flight::Writings;
-use crate::kernel_view::KernelView;
-use crate::lineage::Lineage;
-use crate::searches::Searches;
-use crate::uses::{AllUses, Uses};
+use crate::inode::abandoned::{AllAbandoned, Settled};
+use crate::inode::attributes::Known;
+use crate::inode::in_flight::Writings;
+use crate::inode::kernel_view::KernelView;
+use crate::inode::lineage::Lineage;
+use crate::inode::searches::Searches;
+use crate::inode::uses::{AllUses, Uses};
+use crate::inode::whole_files::WholeFiles;
+use crate::inode::writes::FileWrites;
 use crate::version::ServerClock;
-use crate::whole_files::WholeFiles;
-use crate::writes::FileWrites;
 
 /// One object of the server, named by its handle. The kernel's node ids only point at it.
 ///
