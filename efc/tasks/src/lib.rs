@@ -1,7 +1,28 @@
 //! Runs the tasks of the data plane, and gives them locks and time: nothing here knows what the tasks do.
+//!
+//! Two features are for tests. With `simulation` a test may install a [`simulation::Simulation`] on its thread: tasks run there in
+//! an order that a seed decides, under a clock that goes on only when no task is ready. With `shuttle` the whole program runs
+//! in a schedule explorer, which also switches between tasks wherever they take a lock.
 
+#[cfg(not(feature = "shuttle"))]
 mod executor;
+#[cfg(feature = "shuttle")]
+mod explored;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod sync;
 pub mod time;
 
-pub use executor::spawn;
+#[cfg(not(feature = "shuttle"))]
+pub use executor::{block_on, spawn};
+#[cfg(feature = "shuttle")]
+pub use explored::{block_on, spawn};
+
+/// Starts a task that belongs to none of the processes of a simulation: it goes on when the one that starts it is killed.
+#[cfg(feature = "simulation")]
+pub fn spawn_outside(future: impl Future<Output = ()> + Send + 'static) {
+    #[cfg(not(feature = "shuttle"))]
+    simulation::in_process(simulation::OUTSIDE, || spawn(future));
+    #[cfg(feature = "shuttle")]
+    spawn(future);
+}
