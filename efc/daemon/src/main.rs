@@ -108,8 +108,8 @@ fn serve(control: Control) -> io::Result<()> {
         client.clone(),
         info,
         state.clone(),
-        session.notifier(),
-        credentials,
+        Arc::new(session.notifier()),
+        Arc::new(credentials),
         settings(&config, &budget),
     ));
     control.send_ready()?;

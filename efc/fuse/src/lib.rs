@@ -23,6 +23,8 @@ mod notify;
 mod reply;
 mod request;
 mod session;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 pub mod state;
 mod wire;
 

@@ -17,7 +17,7 @@ use efc_fuse::{Errno, OpenReply};
 use super::mutations::Objects;
 use super::versions::Version;
 use super::whole_files::Ticket;
-use super::{Answer, Caller, Inner, ReadRequest, Response, interrupts};
+use super::{Answer, Caller, Inner, ReadRequest, Response};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
@@ -330,7 +330,7 @@ impl<B: Backend> Inner<B> {
         if !has_uncommitted && !is_untold {
             return Ok(Response::Empty);
         }
-        if interrupts::is_exiting(tid) {
+        if self.callers.is_exiting(tid) {
             if has_uncommitted {
                 self.commit_detached(file.node);
             }

@@ -24,7 +24,10 @@ mod mutations;
 mod namespace;
 mod once;
 mod orphans;
+mod outside;
 mod permissions;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod walks;
 mod whole_files;
@@ -41,7 +44,7 @@ use std::time::Duration;
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen, Tick};
 use efc_buffer::{Buffer, Pipe};
 use efc_fuse::state::{Intent, State};
-use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
+use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 
 use crate::errno::errno;
 use crate::saved_server;
@@ -62,6 +65,7 @@ use writes::{Place, Writes};
 pub use attributes::format_bits;
 pub use credentials::Credentials;
 pub use once::SessionIdentity;
+pub use outside::{Callers, Notify};
 
 /// How the file system behaves.
 #[derive(Clone, Copy, Debug)]
@@ -84,10 +88,10 @@ struct Inner<B: Backend> {
     backend: B,
     info: FsInfo,
     state: Arc<State>,
-    notifier: Notifier,
+    notifier: Arc<dyn Notify>,
     settings: Settings,
     attrs: AttrCache,
-    credentials: Credentials,
+    callers: Arc<dyn Callers>,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     in_use: Arc<InUse>,
@@ -159,8 +163,8 @@ impl<B: Backend> Efc<B> {
         backend: B,
         info: FsInfo,
         state: Arc<State>,
-        notifier: Notifier,
-        credentials: Credentials,
+        notifier: Arc<dyn Notify>,
+        callers: Arc<dyn Callers>,
         settings: Settings,
     ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
@@ -170,8 +174,8 @@ impl<B: Backend> Efc<B> {
             notifier,
             settings,
             attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
-            credentials,
-            interrupts: Arc::default(),
+            interrupts: Arc::new(Interrupts::new(callers.clone())),
+            callers,
             open: Mutex::default(),
             in_use: Arc::default(),
             in_flight: InFlight::default(),
@@ -209,7 +213,7 @@ impl<B: Backend> Efc<B> {
             efc_tasks::time::sleep(limit).await;
             log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
         };
-        futures_lite::future::block_on(futures_lite::future::or(all, late));
+        efc_tasks::block_on(futures_lite::future::or(all, late));
     }
 
     /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
@@ -217,7 +221,7 @@ impl<B: Backend> Efc<B> {
         let late = async {
             efc_tasks::time::sleep(limit).await;
         };
-        futures_lite::future::block_on(futures_lite::future::or(self.0.mutations.all_settled(), late));
+        efc_tasks::block_on(futures_lite::future::or(self.0.mutations.all_settled(), late));
     }
 
     /// Files open now.
@@ -353,7 +357,7 @@ impl<B: Backend> Inner<B> {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
             Ok::<_, Errno>(Caller {
-                cred: self.credentials.of(pid, uid, gid)?,
+                cred: self.callers.cred(pid, uid, gid)?,
                 tid: pid,
                 unique,
                 is_second_walk,
