@@ -150,6 +150,9 @@ fn execute<T: Clone + Send + 'static>(
         done
     });
     let replayed = is_repeated || is_executed_twice;
+    if server.garbles(procedure) {
+        return Err(Error { replayed, ..Error::new(ErrorKind::Garbled("the model was told to")) });
+    }
     done.map_err(|status| Error { replayed, ..Error::new(ErrorKind::Status(status)) })
 }
 

@@ -31,14 +31,13 @@ pub enum Procedure {
 pub enum Fault {
     /// The procedure fails so, and does nothing.
     Status(Procedure, Status),
-    /// READ answers no bytes, and not that the file ends.
-    EmptyRead,
+    /// The procedure is executed, and its answer makes no sense. (What a backend makes of a READ without bytes that is not the
+    /// end, or of such a page of a listing.)
+    Garbled(Procedure),
     /// READ answers half of the bytes.
     ShortRead,
     /// WRITE takes half of the bytes.
     ShortWrite,
-    /// READDIRPLUS answers no entries, and not that the directory ends.
-    EmptyPage,
     /// READDIRPLUS answers the first page whatever the cookie is.
     Circle,
     /// GETATTR answers another type.

@@ -318,6 +318,11 @@ impl Server {
         true
     }
 
+    /// Whether the answer to a call makes no sense.
+    pub fn garbles(&mut self, procedure: Procedure) -> bool {
+        self.is_due(Fault::Garbled(procedure))
+    }
+
     pub fn begin(&mut self, procedure: Procedure) -> Done<()> {
         *self.executed.entry(procedure).or_default() += 1;
         let failing = self.faults.iter().find_map(|(fault, _)| match fault {
@@ -482,7 +487,7 @@ impl Server {
 
     pub fn read(&mut self, cred: &Cred, handle: &FileHandle, offset: u64, count: usize) -> Done<(Vec<u8>, Read)> {
         let (cred, count) = (self.seen_as(cred), count.min(self.options.transfer_max as usize));
-        let (is_empty, is_short) = (self.is_due(Fault::EmptyRead), self.is_due(Fault::ShortRead));
+        let is_short = self.is_due(Fault::ShortRead);
         let has_attributes = self.options.has_attributes;
         let object = self.object_mut(handle)?;
         // A program that may be executed may be read for it.
@@ -492,8 +497,8 @@ impl Server {
         let begin = (offset as usize).min(data.len());
         let mut bytes = data[begin..(begin + count).min(data.len())].to_vec();
         let mut eof = begin + bytes.len() == data.len();
-        if is_empty || is_short {
-            bytes.truncate(if is_empty { 0 } else { bytes.len().div_ceil(2) });
+        if is_short && bytes.len() > 1 {
+            bytes.truncate(bytes.len().div_ceil(2));
             eof = false;
         }
         let read = Read { count: bytes.len() as u32, eof, attr: has_attributes.then_some(attr) };
@@ -801,7 +806,7 @@ impl Server {
         bytes_max: u32,
     ) -> Done<DirPage> {
         let cred = self.seen_as(cred);
-        let (is_empty, is_circle) = (self.is_due(Fault::EmptyPage), self.is_due(Fault::Circle));
+        let is_circle = self.is_due(Fault::Circle);
         let number = self.number(dir)?;
         let object = &self.objects[&number];
         let directory = object.directory()?;
@@ -813,10 +818,7 @@ impl Server {
             return Err(Status::BadCookie);
         }
         let mut page =
-            DirPage { dir_attr: Some(object.attr()), verifier: current, entries: Vec::new(), eof: !is_empty };
-        if is_empty {
-            return Ok(page);
-        }
+            DirPage { dir_attr: Some(object.attr()), verifier: current, entries: Vec::new(), eof: true };
         let itself = [(1, &b"."[..], number), (2, &b".."[..], directory.parent)];
         let others = directory.entries.iter().map(|(cookie, (name, number))| (*cookie, name.as_slice(), *number));
         let from = if is_circle { 0 } else { cookie };

@@ -18,6 +18,21 @@ pub use executor::{block_on, spawn};
 #[cfg(feature = "shuttle")]
 pub use explored::{block_on, spawn};
 
+/// Starts a task of the test's own; what it ends with is the handle's to give.
+///
+/// # Panics
+/// If this thread has no simulation.
+#[cfg(feature = "simulation")]
+pub fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> impl Future<Output = T> {
+    #[cfg(not(feature = "shuttle"))]
+    return simulation::spawn_local(future);
+    #[cfg(feature = "shuttle")]
+    {
+        let task = shuttle::future::spawn_local(future);
+        async move { task.await.expect("a task of the test ends") }
+    }
+}
+
 /// Starts a task that belongs to none of the processes of a simulation: it goes on when the one that starts it is killed.
 #[cfg(feature = "simulation")]
 pub fn spawn_outside(future: impl Future<Output = ()> + Send + 'static) {

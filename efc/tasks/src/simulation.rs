@@ -29,7 +29,7 @@ const POLLS_MAX: u64 = 50_000_000;
 /// Simulated time after which a run in which nothing else happens counts as hung.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What runs on a thread in place of the real executor and the real clock.
 pub struct World {
@@ -132,6 +132,24 @@ pub(crate) fn take_over<F: Future<Output = ()> + Send + 'static>(future: F) -> O
     let Some(world) = current() else { return Some(future) };
     world.add(Box::pin(future));
     None
+}
+
+/// See [`crate::spawn_local`].
+#[cfg(not(feature = "shuttle"))]
+pub(crate) fn spawn_local<T: 'static>(future: impl Future<Output = T> + 'static) -> impl Future<Output = T> {
+    let (result, waiter) = (Rc::new(Cell::new(None)), Rc::new(Cell::new(None::<Waker>)));
+    let (given, woken) = (result.clone(), waiter.clone());
+    current().expect("a simulation").add(Box::pin(async move {
+        given.set(Some(future.await));
+        woken.take().inspect(Waker::wake_by_ref);
+    }));
+    std::future::poll_fn(move |context| match result.take() {
+        Some(value) => Poll::Ready(value),
+        None => {
+            waiter.set(Some(context.waker().clone()));
+            Poll::Pending
+        }
+    })
 }
 
 impl World {

@@ -139,6 +139,13 @@ pub struct File {
     open_flags: u32,
 }
 
+impl File {
+    /// After fcntl(F_SETFL).
+    pub fn with_flags(self, flags: i32) -> File {
+        File { flags, ..self }
+    }
+}
+
 /// The kernel as the daemon notifies it.
 struct Notified(Arc<Shared>);
 
@@ -640,7 +647,8 @@ impl Kernel {
         Ok(data)
     }
 
-    async fn ask_read(&self, task: Task, file: File, offset: u64, length: usize) -> Done<Vec<u8>> {
+    /// A READ as the kernel sends it, past its pages.
+    pub async fn ask_read(&self, task: Task, file: File, offset: u64, length: usize) -> Done<Vec<u8>> {
         let File { fh, flags, .. } = file;
         let size = length as u32;
         self.ask(task, file.node, move || Operation::Read { fh, offset, size, flags: flags as u32 }).await
