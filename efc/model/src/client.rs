@@ -150,6 +150,7 @@ fn execute<T: Clone + Send + 'static>(
         done
     });
     let replayed = is_repeated || is_executed_twice;
+    log::debug!("{procedure:?}, {ticket:?}, twice {is_executed_twice}: {:?}", done.as_ref().err());
     if server.garbles(procedure) {
         return Err(Error { replayed, ..Error::new(ErrorKind::Garbled("the model was told to")) });
     }

@@ -204,8 +204,8 @@ fn two_changes_in_a_tick_of_the_server_are_told_from_one() {
         // On one node: what was read at open dies with the daemon's own writes.
         nas.write_outside("small", 0, b"old");
         kernel.stat(a, "small").await.unwrap();
-        let file = kernel.open(a, "small", libc::O_RDONLY).await.unwrap();
         let other = kernel.open(b, "small", libc::O_WRONLY).await.unwrap();
+        let file = kernel.open(a, "small", libc::O_RDONLY).await.unwrap();
         kernel.write(b, other, 0, b"new").await.unwrap();
         kernel.close(b, other).await.unwrap();
         assert_eq!(kernel.read(a, file, 0, 10).await.unwrap(), b"new");
@@ -463,6 +463,24 @@ fn a_look_up_that_fails_does_not_take_a_known_name_away() {
         nas.mend();
         nas.fault(Fault::Status(Procedure::Lookup, Status::NoEnt), 1);
         assert_eq!(kernel.walk_name(task, 1, "mounted", false).await, Err(libc::ENOENT), "that is proof");
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
+fn all_names_of_an_open_file_can_be_removed_at_a_server_that_does_not_count_them() {
+    let (simulation, nas, kernel) = world_with(Options { has_attributes: false, ..Options::default() }, 18);
+    let task = Task::root();
+    simulation.run(async {
+        let file = kernel.open(task, "a", RW).await.unwrap();
+        kernel.link(task, "a", "b").await.unwrap();
+        kernel.unlink(task, "a").await.unwrap();
+        kernel.unlink(task, "b").await.unwrap();
+        assert_eq!(kernel.stat(task, "b").await, Err(libc::ENOENT));
+        kernel.close(task, file).await.unwrap();
+        kernel.settled().await;
+        pause().await;
+        assert_eq!(nas.objects(), 1);
     });
     kernel.assert_nothing_leaked();
 }
