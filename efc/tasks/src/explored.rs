@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Starts `future`.
 pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
-    shuttle::future::spawn(future).detach();
+    drop(shuttle::future::spawn(future)); // it goes on by itself
 }
 
 /// Waits until `future` ends, while others run.

@@ -266,7 +266,8 @@ fn run(seed: u64) -> u64 {
         efc_tasks::time::sleep(Duration::from_secs(120)).await;
         // All is closed: the NAS has what is known to everybody, and keeps it.
         nas.crash_hard();
-        history.close(&(0..history.writes.borrow().len()).collect::<Vec<_>>());
+        let count = history.writes.borrow().len();
+        history.close(&(0..count).collect::<Vec<_>>());
         for (file, slot) in (0..FILES).flat_map(|file| (0..SLOTS).map(move |slot| (file, slot))) {
             let content = nas.content(&name(file)).expect("a file");
             let begin = content.len().min(slot * DISTANCE as usize);

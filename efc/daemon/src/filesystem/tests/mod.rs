@@ -9,6 +9,8 @@ mod faults;
 #[cfg(not(feature = "shuttle"))]
 mod histories;
 mod kernel;
+#[cfg(feature = "shuttle")]
+mod schedules;
 #[cfg(not(feature = "shuttle"))]
 mod trees;
 
