@@ -328,8 +328,7 @@ impl Backend for Client {
         (to_dir, to): (&FileHandle, &[u8]),
     ) -> Reply<(Wcc, Wcc)> {
         let (from_dir, from, to_dir, to) = (*from_dir, from.to_vec(), *to_dir, to.to_vec());
-        let rename =
-            move |server: &mut Server, cred: &Cred| server.rename(cred, (&from_dir, &from), (&to_dir, &to));
+        let rename = move |server: &mut Server, cred: &Cred| server.rename(cred, (&from_dir, &from), (&to_dir, &to));
         self.send(Procedure::Rename, call, rename).await
     }
 

@@ -245,7 +245,8 @@ impl Nas {
     /// If there is no such object.
     pub fn set_outside(&self, path: &str, change: &SetAttr) {
         let object = self.find(path).expect("an object");
-        self.outside(|server, root| server.setattr(root, &object, change)).expect("an outside writer changes attributes");
+        self.outside(|server, root| server.setattr(root, &object, change))
+            .expect("an outside writer changes attributes");
     }
 
     /// Another client makes a directory.
@@ -505,7 +506,14 @@ impl Server {
         Ok((bytes, read))
     }
 
-    pub fn write(&mut self, cred: &Cred, handle: &FileHandle, offset: u64, data: &[u8], stable: Stable) -> Done<Written> {
+    pub fn write(
+        &mut self,
+        cred: &Cred,
+        handle: &FileHandle,
+        offset: u64,
+        data: &[u8],
+        stable: Stable,
+    ) -> Done<Written> {
         let (cred, now, verifier) = (self.seen_as(cred), self.now(), self.write_verifier);
         let is_short = self.is_due(Fault::ShortWrite);
         let taken = data.len().min(self.options.transfer_max as usize);
@@ -564,14 +572,7 @@ impl Server {
     }
 
     /// Makes an object of this name, which is free.
-    fn make(
-        &mut self,
-        cred: &Cred,
-        dir: u64,
-        name: &[u8],
-        kind: FileType,
-        attr: &SetAttr,
-    ) -> u64 {
+    fn make(&mut self, cred: &Cred, dir: u64, name: &[u8], kind: FileType, attr: &SetAttr) -> u64 {
         let (now, granularity, fsid) = (self.now(), self.options.granularity, self.objects[&dir].attr.fsid);
         let number = self.new_object(kind, cred, fsid);
         let inherited = (self.objects[&dir].attr.mode & 0o2000 != 0).then_some(self.objects[&dir].attr.gid);
@@ -580,8 +581,7 @@ impl Server {
         object.attr.gid = inherited.unwrap_or(object.attr.gid);
         if kind == FileType::Directory {
             object.attr.nlink = 2;
-            object.body =
-                Body::Directory(Directory { last_cookie: FIRST_COOKIE, parent: dir, ..Directory::default() });
+            object.body = Body::Directory(Directory { last_cookie: FIRST_COOKIE, parent: dir, ..Directory::default() });
             self.objects.get_mut(&dir).expect("a directory that is there").attr.nlink += 1;
         }
         self.directory_mut(dir).insert(name, number);
@@ -659,7 +659,14 @@ impl Server {
         self.make_other(cred, (dir, name), FileType::Symlink, attr, link)
     }
 
-    pub fn mknod(&mut self, cred: &Cred, dir: &FileHandle, name: &[u8], node: NodeKind, attr: &SetAttr) -> Done<Created> {
+    pub fn mknod(
+        &mut self,
+        cred: &Cred,
+        dir: &FileHandle,
+        name: &[u8],
+        node: NodeKind,
+        attr: &SetAttr,
+    ) -> Done<Created> {
         let (kind, rdev) = match node {
             NodeKind::Character(major, minor) => (FileType::Character, (major, minor)),
             NodeKind::Block(major, minor) => (FileType::Block, (major, minor)),
@@ -817,8 +824,7 @@ impl Server {
         if cookie != 0 && self.options.checks_cookie_verifiers && verifier != current {
             return Err(Status::BadCookie);
         }
-        let mut page =
-            DirPage { dir_attr: Some(object.attr()), verifier: current, entries: Vec::new(), eof: true };
+        let mut page = DirPage { dir_attr: Some(object.attr()), verifier: current, entries: Vec::new(), eof: true };
         let itself = [(1, &b"."[..], number), (2, &b".."[..], directory.parent)];
         let others = directory.entries.iter().map(|(cookie, (name, number))| (*cookie, name.as_slice(), *number));
         let from = if is_circle { 0 } else { cookie };

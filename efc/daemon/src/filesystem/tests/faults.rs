@@ -142,10 +142,16 @@ fn a_page_of_a_mapping_of_an_appending_file_is_written_where_it_belongs() {
         let file = kernel.open(task, "counts", libc::O_RDWR | libc::O_APPEND).await.unwrap();
         kernel.write_back(task, file, 0, b"1234").await.unwrap();
         kernel.fsync(task, file).await.unwrap();
-        assert_eq!((nas.content("counts").unwrap().len(), &nas.content("counts").unwrap()[..5]), (8192, &b"1234\0"[..]));
+        assert_eq!(
+            (nas.content("counts").unwrap().len(), &nas.content("counts").unwrap()[..5]),
+            (8192, &b"1234\0"[..])
+        );
         // fcntl(F_SETFL) takes O_APPEND off: the flags of the WRITE count, not those of the open.
         kernel.write(task, file.with_flags(libc::O_RDWR), 4, b"56").await.unwrap();
-        assert_eq!((nas.content("counts").unwrap().len(), &nas.content("counts").unwrap()[..7]), (8192, &b"123456\0"[..]));
+        assert_eq!(
+            (nas.content("counts").unwrap().len(), &nas.content("counts").unwrap()[..7]),
+            (8192, &b"123456\0"[..])
+        );
         kernel.close(task, file).await.unwrap();
         kernel.settled().await;
     });

@@ -94,7 +94,8 @@ impl History {
     /// Is this write known to whoever reads on `node` at `now`, through an open that began at `opened`?
     fn is_known(&self, write: &Write, node: usize, opened: u64, now: u64) -> bool {
         let is_before = |event: Option<u64>, other: u64| event.is_some_and(|event| event < other);
-        let is_safe = self.crashed.get().is_none_or(|crashed| is_before(write.closed, crashed) || write.begun > crashed);
+        let is_safe =
+            self.crashed.get().is_none_or(|crashed| is_before(write.closed, crashed) || write.begun > crashed);
         let is_seen = if write.node == node { is_before(write.returned, now) } else { is_before(write.closed, opened) };
         !write.is_uncertain && is_safe && is_seen
     }
@@ -231,12 +232,14 @@ fn run(seed: u64) -> u64 {
         ..Options::default()
     };
     let nas = Nas::new(options, seed);
-    (0..FILES).for_each(|file| nas.write_outside(&name(file), 0, &[0; SLOT]));
+    let whole = vec![0; (SLOTS as u64 * DISTANCE) as usize];
+    (0..FILES).for_each(|file| nas.write_outside(&name(file), 0, &whole));
     nas.network().set_delay(Duration::from_micros(draw(5000) as u64));
     nas.network().set_lost(draw(100) as u32);
     let ttls = [0, 5, 1000];
     let ttl = Duration::from_millis(ttls[draw(ttls.len())]);
-    let nodes: Vec<Kernel> = (0..draw(2) + 1).map(|node| Kernel::mount(&nas, node as u32, settings(ttl), None)).collect();
+    let nodes: Vec<Kernel> =
+        (0..draw(2) + 1).map(|node| Kernel::mount(&nas, node as u32, settings(ttl), None)).collect();
     let trouble = Trouble {
         elsewhere: draw(2) == 0,
         crashes: draw(4) == 0,

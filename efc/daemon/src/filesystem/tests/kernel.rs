@@ -459,12 +459,7 @@ impl Kernel {
     }
 
     /// Sends a request and waits for its answer.
-    pub async fn ask(
-        &self,
-        task: Task,
-        node: u64,
-        operation: impl Fn() -> Operation + Send + 'static,
-    ) -> Raw {
+    pub async fn ask(&self, task: Task, node: u64, operation: impl Fn() -> Operation + Send + 'static) -> Raw {
         let (answer, answered) = oneshot::channel();
         let unique = {
             let mut tables = self.0.tables();
@@ -751,6 +746,7 @@ impl Kernel {
         let end = offset + data.len() as u64;
         inode.attr.size = inode.attr.size.max(end);
         (inode.attr_version, inode.attr_until) = (version, efc_tasks::time::now());
+        inode.epoch += 1; // the kernel's lock of a page keeps READs of it out meanwhile
         if file.open_flags & FOPEN_DIRECT_IO != 0 {
             tables.drop_pages(file.node, offset / PAGE, end / PAGE);
             return Ok(offset);
@@ -936,12 +932,8 @@ impl Kernel {
             let replaced = self.walk_name(task, new_parent, to_name, true).await.map(|node| self.hold(node));
             let (old, new) = (name.as_bytes().to_vec(), to_name.as_bytes().to_vec());
             let (sent_old, sent_new) = (old.clone(), new.clone());
-            let rename = move || Operation::Rename {
-                name: sent_old.clone(),
-                new_parent,
-                new_name: sent_new.clone(),
-                flags: 0,
-            };
+            let rename =
+                move || Operation::Rename { name: sent_old.clone(), new_parent, new_name: sent_new.clone(), flags: 0 };
             let renamed = self.ask(task, parent, rename).await.map(drop);
             let mut tables = self.0.tables();
             match renamed {
@@ -1030,7 +1022,8 @@ impl Kernel {
     pub fn forget_unused(&self) {
         let mut tables = self.0.tables();
         tables.dentries.clear();
-        let unused: Vec<u64> = tables.inodes.iter().filter(|(_, inode)| inode.users == 0).map(|(node, _)| *node).collect();
+        let unused: Vec<u64> =
+            tables.inodes.iter().filter(|(_, inode)| inode.users == 0).map(|(node, _)| *node).collect();
         let forgotten: Vec<(u64, u64)> =
             unused.iter().map(|node| (*node, tables.inodes.remove(node).expect("found").lookups)).collect();
         drop(tables);

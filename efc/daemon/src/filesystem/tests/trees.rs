@@ -180,7 +180,13 @@ impl Process {
         }
         let expected = match &replaced {
             Some((Object::Directory, _)) if is_directory && !self.children(&to).is_empty() => Err(libc::ENOTEMPTY),
-            Some((Object::Directory, _)) => if is_directory { Ok(()) } else { return },
+            Some((Object::Directory, _)) => {
+                if is_directory {
+                    Ok(())
+                } else {
+                    return;
+                }
+            }
             Some(_) if is_directory => return,
             _ => Ok(()),
         };
