@@ -44,7 +44,7 @@ test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .to
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
 unit rust rust-root csi errors integrity: setup ## parts of test
 	@$(SUITE) $@
-lint: setup .tools/bin/cargo-deny ## ruff, mypy, rustfmt, clippy; licences and origins of the crates
+lint: setup .tools/bin/cargo-deny ## ruff, mypy, import-linter, rustfmt, clippy; licences and origins of the crates
 	@$(SUITE) $@
 tools: setup .tools/bin/helm ## the suite itself, and the chart
 	@$(SUITE) $@
@@ -66,8 +66,15 @@ coverage: setup ## lines of the daemon's file system that tests without root run
 .PHONY: model schedules coverage
 
 # --- what is no part of `make test` ----------------------------------------------------------------------------------
-bench: setup ## side by side: ext4, the bare NFS client, the mount; report under results/
-	@tests/support/sandbox $(PYTHON) -m bench
+# A folder of a release's or another checkout's programs in AGAINST takes part in each row: that build is compared with this one.
+BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)'
+BENCH_ROWS := reads writes names reopening memory
+bench: setup ## side by side: ext4, the kernel's and the bare NFS client, the mount; PARTS="writes names" ONLY=append ROUNDS=5 AGAINST=bin-dir; report under results/
+	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(or $(PARTS),$(if $(ONLY),$(BENCH_ROWS)))
+bench-baseline: ROUNDS ?= 7
+bench-baseline: setup ## on a quiet machine: writes what make bench compares its rows with, bench/baseline.json; PARTS ONLY ROUNDS as there
+	@$(BENCH) --write-baseline $(or $(PARTS),$(BENCH_ROWS))
+.PHONY: bench-baseline
 
 foreign: setup ## programs of others on ext4, on the mount, and while its daemon is killed each second; ONLY=sqlite (fio, git, ...)
 	@tests/foreign/setup
@@ -121,7 +128,7 @@ manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
 .PHONY: manifests
 
 $(FILL_STATE): $(RUST_SOURCES)
-	cargo build --quiet --release --locked --package efc-fuse --example fill_state
+	cargo build --quiet --release --locked --package efc-state --example fill_state
 
 .tools/bin/helm:
 	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)

@@ -11,7 +11,7 @@ from tests.support.nas import Nas
 from tests.support.paths import ROOT
 
 STRIKES = 20
-_FILL_STATE = ("cargo", "build", "--quiet", "--release", "--locked", "--package=efc-fuse", "--example=fill_state")
+_FILL_STATE = ("cargo", "build", "--quiet", "--release", "--locked", "--package=efc-state", "--example=fill_state")
 
 
 def measure_all() -> Iterator[tuple[str, dict[str, Any]]]:

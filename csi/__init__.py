@@ -5,13 +5,12 @@ starts; this package asks it for them, bind-mounts what they serve, and works on
 Whatever may hang (a mount, an unmount, a statvfs, the NAS) happens in a child process with a deadline, never in the
 process that answers gRPC.
 
-Layers, imports go downwards only; ARCHITECTURE.md lists all modules::
+Imports go downwards only, and packages of one line import nothing of each other::
 
-    cli
-    server   identity  controller  node          the gRPC edge: thin, validates, translates
-    provisioning   publishing   daemons          what a volume is, on the NAS and on a node
-    nas  mounts  keeper  records  children       one outside thing each
-    volumes  parameters  driver_nfs  options  nfs_words  patterns  sources  paths
-                                                 pure: text in, values out, errors that name the culprit
-    errors  saved  limits  redaction  text  locks  programs  driver
+    cli                            the command: puts the services together, and what people use
+    node  controller  operator     who does the work: on a node, on a NAS, in a cluster
+    rpc                            the gRPC edge of the services
+    config  observe                what users write, read and checked; metrics
+    base                           errors, child processes, saved JSON and the like
+    _proto                         generated messages
 """

@@ -1,3 +1,4 @@
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -6,6 +7,19 @@ from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class Change(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CHANGE_UNSPECIFIED: _ClassVar[Change]
+    LIVE: _ClassVar[Change]
+    NEW_DAEMON: _ClassVar[Change]
+    NEW_MOUNT: _ClassVar[Change]
+CHANGE_UNSPECIFIED: Change
+LIVE: Change
+NEW_DAEMON: Change
+NEW_MOUNT: Change
+CHANGE_FIELD_NUMBER: _ClassVar[int]
+change: _descriptor.FieldDescriptor
 
 class KeeperRequest(_message.Message):
     __slots__ = ("mount", "unmount", "status", "hold", "adopt", "install", "upgrade", "find_root")
@@ -78,10 +92,12 @@ class UnmountReply(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ("target",)
+    __slots__ = ("target", "by_subsystem")
     TARGET_FIELD_NUMBER: _ClassVar[int]
+    BY_SUBSYSTEM_FIELD_NUMBER: _ClassVar[int]
     target: str
-    def __init__(self, target: _Optional[str] = ...) -> None: ...
+    by_subsystem: bool
+    def __init__(self, target: _Optional[str] = ..., by_subsystem: _Optional[bool] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("mounts", "keeper_pid", "keeper_version", "program_version")
@@ -130,14 +146,16 @@ class InstallReply(_message.Message):
     def __init__(self) -> None: ...
 
 class UpgradeRequest(_message.Message):
-    __slots__ = ("target", "options", "base")
+    __slots__ = ("target", "options", "base", "in_place")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
+    IN_PLACE_FIELD_NUMBER: _ClassVar[int]
     target: str
     options: DaemonConfig
     base: DaemonConfig
-    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., base: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    in_place: bool
+    def __init__(self, target: _Optional[str] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., base: _Optional[_Union[DaemonConfig, _Mapping]] = ..., in_place: _Optional[bool] = ...) -> None: ...
 
 class UpgradeReply(_message.Message):
     __slots__ = ("status",)
@@ -160,7 +178,7 @@ class FindRootReply(_message.Message):
     def __init__(self, root: _Optional[_Union[FoundRoot, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
-    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options")
+    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options", "live_fields")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[MountStatus.State]
@@ -188,6 +206,7 @@ class MountStatus(_message.Message):
     CGROUP_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELDS_FIELD_NUMBER: _ClassVar[int]
     target: str
     config: DaemonConfig
     pid: int
@@ -201,7 +220,8 @@ class MountStatus(_message.Message):
     cgroup: str
     uid: int
     options: DaemonConfig
-    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    live_fields: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., live_fields: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message")
@@ -234,7 +254,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[_Union[Error.Code, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ToDaemon(_message.Message):
-    __slots__ = ("start", "mounted", "report", "stop", "resend", "drain", "find_root")
+    __slots__ = ("start", "mounted", "report", "stop", "resend", "drain", "find_root", "configure")
     START_FIELD_NUMBER: _ClassVar[int]
     MOUNTED_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
@@ -242,6 +262,7 @@ class ToDaemon(_message.Message):
     RESEND_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     FIND_ROOT_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURE_FIELD_NUMBER: _ClassVar[int]
     start: Start
     mounted: Mounted
     report: ReportRequest
@@ -249,23 +270,26 @@ class ToDaemon(_message.Message):
     resend: Resend
     drain: Drain
     find_root: FindRoot
-    def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., find_root: _Optional[_Union[FindRoot, _Mapping]] = ...) -> None: ...
+    configure: Configure
+    def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., find_root: _Optional[_Union[FindRoot, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ...) -> None: ...
 
 class ToKeeper(_message.Message):
-    __slots__ = ("failed", "connected", "ready", "stats", "session", "root")
+    __slots__ = ("failed", "connected", "ready", "stats", "session", "root", "configured")
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     STATS_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURED_FIELD_NUMBER: _ClassVar[int]
     failed: Error
     connected: Connected
     ready: Ready
     stats: DaemonStats
     session: MountStatus
     root: FoundRoot
-    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ...) -> None: ...
+    configured: Configured
+    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes")
@@ -294,12 +318,14 @@ class Mounted(_message.Message):
     def __init__(self, connection: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
-    __slots__ = ("version", "beats")
+    __slots__ = ("version", "beats", "live_fields")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     BEATS_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELDS_FIELD_NUMBER: _ClassVar[int]
     version: str
     beats: bool
-    def __init__(self, version: _Optional[str] = ..., beats: _Optional[bool] = ...) -> None: ...
+    live_fields: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[str] = ..., beats: _Optional[bool] = ..., live_fields: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Resend(_message.Message):
     __slots__ = ("predecessor_remains",)
@@ -310,6 +336,18 @@ class Resend(_message.Message):
 class Drain(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class Configure(_message.Message):
+    __slots__ = ("options",)
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    options: DaemonConfig
+    def __init__(self, options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+
+class Configured(_message.Message):
+    __slots__ = ("error",)
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    error: Error
+    def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
     __slots__ = ()
@@ -384,8 +422,12 @@ class Source(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DaemonStats(_message.Message):
-    __slots__ = ("uptime_ms", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "resumed", "bytes_spliced", "pipe_misfits", "nodes_max")
+    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    FUSE_FIELD_NUMBER: _ClassVar[int]
+    NFS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
     NFS_RETRANSMITS_FIELD_NUMBER: _ClassVar[int]
@@ -397,11 +439,14 @@ class DaemonStats(_message.Message):
     UNCOMMITTED_BYTES_FIELD_NUMBER: _ClassVar[int]
     NAS_RESPONDING_FIELD_NUMBER: _ClassVar[int]
     OLDEST_CALL_MS_FIELD_NUMBER: _ClassVar[int]
-    RESUMED_FIELD_NUMBER: _ClassVar[int]
     BYTES_SPLICED_FIELD_NUMBER: _ClassVar[int]
     PIPE_MISFITS_FIELD_NUMBER: _ClassVar[int]
     NODES_MAX_FIELD_NUMBER: _ClassVar[int]
     uptime_ms: int
+    resumed: bool
+    fuse: FuseStats
+    nfs: NfsStats
+    state: StateStats
     fuse_requests: int
     nfs_calls: int
     nfs_retransmits: int
@@ -413,11 +458,50 @@ class DaemonStats(_message.Message):
     uncommitted_bytes: int
     nas_responding: bool
     oldest_call_ms: int
-    resumed: bool
     bytes_spliced: int
     pipe_misfits: int
     nodes_max: int
-    def __init__(self, uptime_ms: _Optional[int] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+
+class FuseStats(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    def __init__(self, requests: _Optional[int] = ...) -> None: ...
+
+class NfsStats(_message.Message):
+    __slots__ = ("calls", "retransmits", "reconnects", "bytes_read", "bytes_written", "bytes_spliced", "pipe_misfits", "responding", "oldest_call_ms")
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    RETRANSMITS_FIELD_NUMBER: _ClassVar[int]
+    RECONNECTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_READ_FIELD_NUMBER: _ClassVar[int]
+    BYTES_WRITTEN_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SPLICED_FIELD_NUMBER: _ClassVar[int]
+    PIPE_MISFITS_FIELD_NUMBER: _ClassVar[int]
+    RESPONDING_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_CALL_MS_FIELD_NUMBER: _ClassVar[int]
+    calls: int
+    retransmits: int
+    reconnects: int
+    bytes_read: int
+    bytes_written: int
+    bytes_spliced: int
+    pipe_misfits: int
+    responding: bool
+    oldest_call_ms: int
+    def __init__(self, calls: _Optional[int] = ..., retransmits: _Optional[int] = ..., reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ...) -> None: ...
+
+class StateStats(_message.Message):
+    __slots__ = ("nodes", "nodes_max", "open_files", "uncommitted_bytes")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NODES_MAX_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    UNCOMMITTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    nodes: int
+    nodes_max: int
+    open_files: int
+    uncommitted_bytes: int
+    def __init__(self, nodes: _Optional[int] = ..., nodes_max: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ...) -> None: ...
 
 class NetworkOffer(_message.Message):
     __slots__ = ("version",)

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from csi import driver
-from csi.errors import DriverError
-from csi.text import printable
+from csi.base import driver
+from csi.base.errors import DriverError
+from csi.base.text import printable
 
 _RUN_DIR = "/run/efc"
 _IDLE_GRACE_SECONDS_MAX = 86_400
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs ``efc ARGUMENTS``; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["fs"]:
-        # Not ours to parse: the program has its own options and help.
+        # These arguments are not parsed here: the program has its own options and help.
         return _run("csi.cli.fs", argparse.Namespace(arguments=arguments[1:]))
     parsed = parser().parse_args(arguments)
     return _run(parsed.module, parsed)
@@ -57,7 +57,7 @@ def _do_without_openssl() -> None:
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+    """The action of ``--version``: looks the version up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         print(f"efc {driver.version()}")
@@ -65,7 +65,7 @@ class _Version(argparse.Action):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the whole command line."""
+    """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="efc", description="A NAS directory as a POSIX file system, and as Kubernetes volumes."
     )
@@ -144,50 +144,66 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     services = commands.add_parser("csi", help="serve CSI to Kubernetes").add_subparsers(
         metavar="SERVICE", required=True
     )
-    node = _command(services, "node", "serve Identity and Node on this node")
-    node.add_argument("--node-id", required=True, help="this node's name in Kubernetes")
-    node.add_argument(
+    _add_csi_node(services)
+    _add_csi_controller(services)
+    _add_csi_probe(services)
+
+
+def _add_csi_node(services: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(services, "node", "serve Identity and Node on this node")
+    parser.add_argument("--node-id", required=True, help="this node's name in Kubernetes")
+    parser.add_argument(
         "--kubelet-root",
         metavar="DIR",
         action="append",
         default=[],
         help="targets must lie beneath it; may be repeated (/var/lib/kubelet)",
     )
-    node.add_argument(
+    parser.add_argument(
         "--idle-grace",
         type=_seconds,
         default=30.0,
         metavar="SECONDS",
         help="how long a daemon outlives its last volume (%(default)g)",
     )
-    node.add_argument(
+    parser.add_argument(
         "--registration-dir",
         metavar="DIR",
         help="kubelet's plugins_registry: register there, and end when kubelet refuses",
     )
-    node.add_argument(
+    parser.add_argument(
         "--allowed-sources",
         type=Path,
         metavar="FILE",
         help="which namespaces may mount which sources inline, as JSON; read for every inline volume (none may)",
     )
-    controller = _command(services, "controller", "serve Identity and Controller")
-    controller.add_argument(
+    _add_serving(parser, service="node")
+
+
+def _add_csi_controller(services: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(services, "controller", "serve Identity and Controller")
+    parser.add_argument(
         "--source",
         metavar="URL",
         action="append",
         required=True,
         help="a NAS directory on and beneath which volumes may be made; may be repeated",
     )
-    for parser in (node, controller):
-        parser.set_defaults(module="csi.cli.serve")
-        parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
-        parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-        parser.add_argument(
-            "--metrics-address",
-            metavar="ADDRESS:PORT",
-            help="serve metrics there over HTTP, at /metrics (docs/METRICS.md)",
-        )
+    _add_serving(parser, service="controller")
+
+
+def _add_serving(parser: argparse.ArgumentParser, *, service: str) -> None:
+    parser.set_defaults(module="csi.cli.serve", service=service)
+    parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument(
+        "--metrics-address",
+        metavar="ADDRESS:PORT",
+        help="serve metrics there over HTTP, at /metrics (docs/METRICS.md)",
+    )
+
+
+def _add_csi_probe(services: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     probe = services.add_parser("probe", help="ask a CSI socket whether its process works")
     probe.add_argument("--endpoint", required=True, help="unix:///path of the socket")
     probe.add_argument("--alive", action="store_true", help="any answer will do, also that it is not ready")
@@ -195,8 +211,6 @@ def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--timeout", type=_seconds, default=3.0, metavar="SECONDS", help="how long to wait for it (%(default)g)"
     )
     probe.set_defaults(module="csi.cli.probe")
-    node.set_defaults(service="node")
-    controller.set_defaults(service="controller")
 
 
 def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

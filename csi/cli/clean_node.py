@@ -12,9 +12,10 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from csi import driver, registration
-from csi.errors import Code, DriverError
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, beneath, parse_mountinfo
+from csi.base import driver
+from csi.base.errors import Code, DriverError
+from csi.node import registration
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, parse_mountinfo
 
 #: In a run directory: files, and folders that hold files and empty folders of ours only.
 _FILES = ("keeper.sock", "keeper.lock", "keeper.log")
@@ -22,7 +23,7 @@ _FOLDERS = ("csi", "mnt", "s", "network")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Says what is left, which is not an error."""
+    """Runs ``efc clean-node``, and says which folders are left, which is no error."""
     mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
     for path in clean(Path(parsed.run_dir), Path(parsed.kubelet_root), mounts=mounts):
         print(f"{path} stays: it is not empty")
@@ -74,7 +75,7 @@ def _remove_file(path: Path) -> None:
 
 
 def _remove_folder(path: Path) -> bool:
-    """False if it is there still: not empty, or a mount point."""
+    """Removes a folder; False if it is there still: not empty, or a mount point."""
     with contextlib.suppress(OSError):
         path.rmdir()
     return not os.path.lexists(path)

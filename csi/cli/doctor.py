@@ -20,18 +20,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from csi import programs
 from csi._proto import efc_pb2
+from csi.base import programs
+from csi.base.errors import DriverError
+from csi.base.text import printable
 from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
-from csi.errors import DriverError
-from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
-from csi.paths import KUBELET_ROOT, KubeletRoots
-from csi.publishing import condition_of
-from csi.sources import Source
-from csi.text import printable
+from csi.config.sources import Source
+from csi.node.conditions import condition_of
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
+from csi.node.targets import KUBELET_ROOT, KubeletRoots
 
 _FUSE_DEVICE = (10, 229)
 _CAPABILITIES = {21: "CAP_SYS_ADMIN", 1: "CAP_DAC_OVERRIDE", 10: "CAP_NET_BIND_SERVICE", 19: "CAP_SYS_PTRACE"}
@@ -49,12 +49,12 @@ _KERNEL_FEATURES = (
 _LOCKED_BYTES_MIN = 8 << 20
 #: A little more than the 5 s after which a daemon says that the NAS does not answer.
 _UNRESPONSIVE_SECONDS = 6.0
-#: As efcd has it: below that a busy node's requests fail with EIO for want of descriptors.
+#: Fewest open files that a daemon needs, as efcd has it: with less, a busy node's requests fail with EIO.
 _OPEN_FILES_MIN = 512
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """1 if anything fails."""
+    """Runs ``efc doctor``; returns 1 if a finding is a failure."""
     findings = list(_findings(parsed.run_dir, parsed.source))
     if parsed.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
@@ -68,7 +68,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _summary(findings: Sequence[Finding]) -> str:
-    """The last line: whether to read the others."""
+    """The last line of the output: whether to read the others."""
     count = Counter(finding.level for finding in findings)
     if not count["fail"] and not count["warn"]:
         return f"{len(findings)} things looked at, all well"
@@ -101,7 +101,7 @@ def _checks(run_dir: str, container: Container | None) -> Iterator[Callable[[], 
     if container.keeper_run_dir is not None:
         yield from _OF_MACHINE
     if (here := container.run_dir) is not None:
-        # First: a NAS or keeper that does not answer is the reason for much else.
+        # Mounts come first: a NAS or keeper that does not answer is the reason for much else.
         yield lambda: check_mounts(here, in_cluster=True)
         yield lambda: _check_shared_run_dir(here)
         if (plugin := container.plugin) is not None:
@@ -119,7 +119,7 @@ def _check_plugin(plugin: argparse.Namespace) -> Iterator[Finding]:
         yield from node_checks.check_propagation(root, _mounts(), who="volumes do not reach pods")
     yield from node_checks.check_sockets(plugin)
     if node_checks.unmounted(plugin.run_dir, _mounts()):
-        # One that is being mounted is mounted by then, or its daemon says what it waits for.
+        # A volume that is being mounted is mounted by then, or its daemon says what it waits for.
         time.sleep(_UNRESPONSIVE_SECONDS)
     conditions = _conditions(plugin.run_dir)
     yield from node_checks.check_records(plugin.run_dir, _mounts(), roots=roots, conditions=conditions)
@@ -307,7 +307,7 @@ def _without_keeper(ours: Sequence[Mount], status: KeeperStatus, *, in_cluster: 
             yield Finding(check="mounts", level="warn", message=message, mend=mend)
 
 
-#: Of where mounts and daemons are made: a machine without Kubernetes, or the keeper's container.
+#: Checks of the place where mounts and daemons are made: a machine without Kubernetes, or the keeper's container.
 _OF_MACHINE = (check_programs, check_fuse_device, check_kernel, check_capabilities, check_fusectl, check_limits)
 
 

@@ -3,10 +3,10 @@
 import argparse
 import os
 
-from csi import programs
+from csi.base import programs
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Does not return when the program is there."""
+    """Runs efc-fs in place of this process; returns only if the program cannot be started, by an error."""
     program = programs.find(programs.NAS_CLIENT)
     os.execv(program, [programs.NAS_CLIENT, *parsed.arguments])  # no shell is what is wanted

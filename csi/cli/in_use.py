@@ -4,7 +4,7 @@ import argparse
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """0 when nothing is used."""
+    """Runs ``efc in-use``: returns 0 when no pod uses a volume; raises FAILED_PRECONDITION otherwise."""
     from csi.operator import running
 
     running.refuse_if_used(again_after_seconds=parsed.again_after)

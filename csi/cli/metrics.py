@@ -3,13 +3,13 @@
 import argparse
 import asyncio
 
-from csi.collectors import put_datasets
-from csi.exposition import Page
-from csi.keeper import Keeper
+from csi.node.collectors import put_datasets
+from csi.node.keeper import Keeper
+from csi.observe.exposition import Page
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Without a keeper there is one metric, which says so."""
+    """Runs ``efc metrics``; without a keeper it prints one metric, which says so."""
     page = Page()
     asyncio.run(put_datasets(page, Keeper(parsed.run_dir), run_dir=parsed.run_dir))
     print(page.text(), end="")

@@ -1,7 +1,7 @@
 """``efc mount``: asks the keeper for a mount, and starts one when none runs.
 
 A target with a mount that nobody serves any more is mounted anew, and so is whatever was bound from it elsewhere, in
-running containers too (:mod:`csi.repair`).
+running containers too (:mod:`csi.node.repair`).
 """
 
 import argparse
@@ -13,15 +13,16 @@ import subprocess
 import time
 from pathlib import Path
 
-from csi import programs
 from csi._proto import efc_pb2
-from csi.children import Children
-from csi.errors import Code, DriverError
-from csi.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
-from csi.options import parse, parse_list
-from csi.repair import Reports, replace_everywhere, report_of
-from csi.sources import Source
+from csi.base import programs
+from csi.base.children import Children
+from csi.base.errors import Code, DriverError
+from csi.config.options import parse, parse_list
+from csi.config.sources import Source
+from csi.node.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
+from csi.node.replacing import replace_everywhere
+from csi.node.reports import Reports, report_of
 
 _KEEPER_START_SECONDS_MAX = 10.0
 #: As many as Linux follows (MAXSYMLINKS).
@@ -29,7 +30,7 @@ _LINKS_MAX = 40
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Returns when the mount can be used; silent like mount(8)."""
+    """Runs ``efc mount``: returns when the mount can be used; silent like mount(8)."""
     options = parse(parse_list(",".join(parsed.options)), origin="-o")
     config = options.daemon_config(Source.parse(parsed.source))
     path, mount = found_target(parsed.target)
@@ -67,7 +68,7 @@ def _leaf_path(text: str) -> str:
 
 
 def _told(path: str) -> str:
-    """``path`` itself: what the keeper is told and everybody is shown is text."""
+    """``path`` itself; raises INVALID_ARGUMENT unless it is UTF-8, as all that the keeper is told must be."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -121,7 +122,7 @@ async def _mount_by(
 
 
 async def _is_lost(mount: Mount, *, keeper: Keeper, mounts: Mounts) -> bool:
-    """No session of this keeper, and nobody else's either: its file system says that it has no daemon."""
+    """Whether nobody holds the mount's session: the keeper does not, and the file system says that it has no daemon."""
     states = {f"0:{one.connection}": one.state for one in (await keeper.status()).mounts}
     if states.get(mount.device, efc_pb2.MountStatus.ABORTED) != efc_pb2.MountStatus.ABORTED:
         return False

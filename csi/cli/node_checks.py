@@ -11,17 +11,20 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from csi import cli, programs, registration, server
+from csi import cli
+from csi.base import programs
+from csi.base.errors import DriverError
 from csi.cli.finding import Finding
-from csi.errors import DriverError
-from csi.inline import AllowedSources
-from csi.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
-from csi.records import Publication, Publications
+from csi.node import registration
+from csi.node.inline import AllowedSources
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, containing, top
+from csi.node.records import Publication, Publications
+from csi.rpc import server
 
 _CONNECT_SECONDS_MAX = 2.0
-#: Pods that one finding names.
+#: Most pods that one finding names.
 _NAMED_MAX = 5
-#: In a pod's folder, where kubelet binds the subPaths of its volumes.
+#: The folder, in that of a pod, where kubelet binds the subPaths of its volumes.
 _SUB_PATHS = "volume-subpaths"
 
 
@@ -35,12 +38,12 @@ class Container:
 
     @classmethod
     def own(cls) -> "Container | None":
-        """Ours, or None outside a cluster, where nothing of this is to be expected."""
+        """The container of this process, or None outside a cluster, where nothing of this is to be expected."""
         return cls(list(_neighbours())) if "KUBERNETES_SERVICE_HOST" in os.environ else None
 
     @property
     def run_dir(self) -> str | None:
-        """Of the node plugin or keeper that runs here; None in another container."""
+        """The run directory of the node plugin or keeper that runs here; None in another container."""
         return self.keeper_run_dir if self.plugin is None else str(self.plugin.run_dir)
 
 
@@ -78,7 +81,7 @@ def _keeper_run_dir(commands: Sequence[Sequence[str]]) -> str | None:
 
 
 def check_container(container: Container, *, first_process: str | None = None) -> Iterator[Finding]:
-    """Whose container this is; what it cannot see is not judged from it."""
+    """Says whose container this is; what cannot be seen from it is not judged from it."""
     if container.run_dir is None:
         message = "neither the node plugin's nor the keeper's: kubectl exec into those for what concerns a node"
         yield Finding(check="container", level="ok", message=message)
@@ -154,13 +157,14 @@ def check_records(
     """
     conditions = conditions or {}
     absent = unmounted(run_dir, mounts)
-    published = {record.target for record in Publications(run_dir).readable()}
+    publications = Publications(run_dir)
+    published = {record.target for record in publications.readable()}
     waiting = [record for record in absent if record.key in conditions]
-    stale = [record.target for record in absent if record.key not in conditions]
+    stale = [_shown(publications, record) for record in absent if record.key not in conditions]
     targets = {mount.target for mount in mounts if mount.file_system_type == FILE_SYSTEM_TYPE}
     unknown = {target for target in targets if any(_is_volume(target, root) for root in roots)} - published
     for key in sorted({record.key for record in waiting}):
-        names = [record.target for record in waiting if record.key == key]
+        names = [_shown(publications, record) for record in waiting if record.key == key]
         yield Finding(
             check="records",
             level="warn",
@@ -184,6 +188,12 @@ def check_records(
         )
     if not absent and not unknown:
         yield Finding(check="records", level="ok", message=f"{len(published)} volumes are published, and mounted")
+
+
+def _shown(publications: Publications, record: Publication) -> str:
+    """A volume's target, and whose it is if that is known."""
+    pod = publications.pod_of(record.target)
+    return f"{record.target} of pod {pod}" if pod else record.target
 
 
 def _is_volume(target: str, root: str) -> bool:
@@ -211,7 +221,7 @@ def check_allowed_sources(file: Path | None) -> Iterator[Finding]:
         yield Finding(check="inline", level="ok", message="no inline volume is allowed (the list is empty)")
 
 
-def _named(paths: Sequence[str] | set[str]) -> str:
-    names = sorted(paths)
+def _named(volumes: Sequence[str] | set[str]) -> str:
+    names = sorted(volumes)
     more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""
     return ", ".join(names[:_NAMED_MAX]) + more

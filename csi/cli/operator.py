@@ -2,11 +2,11 @@
 
 import argparse
 
-from csi.scraping import parse_address
+from csi.observe.scraping import parse_address
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Runs until a signal."""
+    """Runs ``efc operator`` until a signal."""
     from csi.operator import running
 
     address = parsed.liveness_address

@@ -9,8 +9,8 @@ import argparse
 import grpc
 
 from csi._proto import csi_pb2
-from csi.errors import Code, DriverError
-from csi.server import parse_endpoint
+from csi.base.errors import Code, DriverError
+from csi.rpc.server import parse_endpoint
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -9,36 +9,28 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from csi import collectors, privileges, programs
-from csi.children import Children
-from csi.daemons import Daemons
-from csi.errors import Code, DriverError
-from csi.exposition import Page, Recorder
-from csi.identity import IdentityService
-from csi.keeper import Keeper
-from csi.mounts import Mounts
-from csi.paths import KUBELET_ROOT, KubeletRoots, check_components
-from csi.program import DaemonProgram
-from csi.publishing import Publisher
-from csi.records import Publications
-from csi.repair import Repairer, Reports
-from csi.server import Server, StopSignal, configure_logging
-from csi.sources import Source
+from csi.base.errors import Code, DriverError
+from csi.config.paths import check_components
+from csi.config.sources import Source
+from csi.observe.exposition import Page, Recorder
+from csi.rpc.identity import IdentityService
+from csi.rpc.server import Server, StopSignal, configure_logging
 
 if TYPE_CHECKING:
-    from csi.scraping import MetricsServer
+    from csi.observe.scraping import MetricsServer
 
-#: <malloc.h>
+#: mallopt(3)'s parameter M_ARENA_MAX, of <malloc.h>.
 _M_ARENA_MAX = -8
-#: The CSI specification, NodeGetInfo.
+#: Longest node id in bytes (the CSI specification, NodeGetInfo).
 _NODE_ID_LENGTH_MAX = 256
-_PROBE_SECONDS_MAX = 1.0
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Serves until a signal."""
+    """Runs ``efc csi node`` or ``efc csi controller`` until a signal."""
     if parsed.service == "node":
-        # The calls are per thread: before there are others.
+        from csi.node import privileges
+
+        # Each thread drops its own: done before there are others.
         privileges.drop_unneeded()
     _use_one_heap()
     configure_logging(parsed.log_level)
@@ -56,119 +48,49 @@ def _use_one_heap() -> None:
 
 
 async def _node(parsed: argparse.Namespace) -> None:
-    from csi.inline import AllowedSources
-    from csi.node import NodeService
+    from csi.node.plugin import NodePlugin, Settings
+    from csi.node.targets import KUBELET_ROOT, KubeletRoots
 
-    programs.find(programs.MOUNT_HELPER)
     if not parsed.node_id or len(parsed.node_id.encode()) > _NODE_ID_LENGTH_MAX:
         raise DriverError(Code.INVALID_ARGUMENT, f"--node-id must be 1 to {_NODE_ID_LENGTH_MAX} bytes long")
-    roots = KubeletRoots([_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]])
-    run_dir = os.path.abspath(parsed.run_dir)
-    os.makedirs(run_dir, mode=0o700, exist_ok=True)
-    keeper = Keeper(run_dir)
-    program = DaemonProgram.installed(keeper)
-    recorder = _recorder(programs.MOUNT_HELPER)
-    children = Children(recorder=recorder)
-    publications, mounts, reports = Publications(run_dir), Mounts(children=children), Reports(run_dir)
-    daemons = Daemons(
-        run_dir=run_dir, keeper=keeper, mounts=mounts, idle_grace_seconds=parsed.idle_grace, program=program
-    )
-    publisher = Publisher(
-        publications=publications,
-        mounts=mounts,
-        daemons=daemons,
-        keeper=keeper,
-        kubelet_roots=roots,
-        reports=reports,
-    )
-    await publisher.recover()
-    repairer = Repairer(
-        publications=publications,
-        mounts=mounts,
-        daemons=daemons,
-        keeper=keeper,
-        reports=reports,
-        recorder=recorder,
-    )
-
-    async def is_ready() -> bool:
-        try:
-            await keeper.status(limit_seconds=_PROBE_SECONDS_MAX)
-        except DriverError:
-            return False
-        return True
-
-    async def collect(page: Page) -> None:
-        collectors.put_process(page, recorder=recorder, children=children)
-        collectors.put_publications(page, publisher.published())
-        page.put("efc_operations_in_flight", publisher.operations_in_flight)
-        await collectors.put_datasets(page, keeper, run_dir=run_dir)
-
-    server = Server(parsed.endpoint, recorder=recorder)
-    server.add("Identity", IdentityService(is_ready))
-    node = NodeService(
+    settings = Settings(
         node_id=parsed.node_id,
-        publisher=publisher,
-        kubelet_roots=roots,
-        allowed_sources=AllowedSources(parsed.allowed_sources),
+        run_dir=os.path.abspath(parsed.run_dir),
+        kubelet_roots=KubeletRoots([_checked_root(root) for root in parsed.kubelet_root or [KUBELET_ROOT]]),
+        idle_grace_seconds=parsed.idle_grace,
+        allowed_sources=parsed.allowed_sources,
     )
-    server.add("Node", node)
-    watching = [asyncio.create_task(watch) for watch in (daemons.watch(), repairer.watch())]
-    try:
-        async with _metrics(parsed, collect):
+    recorder = Recorder()
+    async with NodePlugin(settings, recorder=recorder) as plugin:
+        server = Server(parsed.endpoint, recorder=recorder)
+        server.add("Identity", IdentityService(plugin.is_ready))
+        server.add("Node", plugin.service)
+        async with _metrics(parsed, plugin.collect):
             if parsed.registration_dir is None:
                 await _serve(server, until=StopSignal().wait)
             else:
                 await _serve_registered(server, registration_dir=os.path.abspath(parsed.registration_dir))
-    finally:
-        for watch in watching:
-            watch.cancel()
-        await publisher.close()
 
 
 async def _controller(parsed: argparse.Namespace) -> None:
-    from csi.controller import ControllerService
-    from csi.nas import Nas
-    from csi.provisioning import Provisioner
+    from csi.controller.plugin import ControllerPlugin
 
-    programs.find(programs.NAS_CLIENT)
-    recorder = _recorder(programs.NAS_CLIENT)
-    children = Children(recorder=recorder)
-    provisioner = Provisioner([Nas(Source.parse(url), children=children, recorder=recorder) for url in parsed.source])
-
-    async def is_ready() -> bool:
-        # A NAS that is away is reported by the calls that need it; restarting this process would not bring it back.
-        return True
-
-    async def collect(page: Page) -> None:
-        collectors.put_process(page, recorder=recorder, children=children)
-        collectors.put_trash(page, provisioner.trash())
-
-    server = Server(parsed.endpoint, recorder=recorder)
-    server.add("Identity", IdentityService(is_ready))
-    server.add("Controller", ControllerService(provisioner))
-    collection = asyncio.create_task(provisioner.collect())
-    async with _metrics(parsed, collect):
-        await _serve(server, until=StopSignal().wait)
-    collection.cancel()
-    await provisioner.close()
-
-
-def _recorder(program: str) -> Recorder:
-    """With the series that are there from the beginning; ``program`` is the one that this service runs as a child."""
     recorder = Recorder()
-    recorder.count("efc_csi_calls_in_flight", 0)
-    recorder.count("efc_children_killed_total", 0, program=program)
-    return recorder
+    async with ControllerPlugin([Source.parse(url) for url in parsed.source], recorder=recorder) as plugin:
+        server = Server(parsed.endpoint, recorder=recorder)
+        server.add("Identity", IdentityService(plugin.is_ready))
+        server.add("Controller", plugin.service)
+        async with _metrics(parsed, plugin.collect):
+            await _serve(server, until=StopSignal().wait)
 
 
 def _metrics(
     parsed: argparse.Namespace, collect: Callable[[Page], Awaitable[None]]
 ) -> "MetricsServer | contextlib.nullcontext[None]":
-    """What serves metrics at --metrics-address, if there is one."""
+    """A context manager that serves metrics at --metrics-address, or does nothing without one."""
     if parsed.metrics_address is None:
         return contextlib.nullcontext()
-    from csi.scraping import MetricsServer
+    from csi.observe.scraping import MetricsServer
 
     async def page_text() -> str:
         page = Page()
@@ -184,15 +106,15 @@ async def _serve(*servers: Server, until: Callable[[], Awaitable[None]]) -> None
         for server in servers:
             await server.start()
             stopping.push_async_callback(server.stop)
-        # What start-up has made stays for good; the collector need not look at it again.
+        # Objects that start-up has made stay for good; the garbage collector need not look at them again.
         gc.freeze()
         await until()
 
 
 async def _serve_registered(server: Server, *, registration_dir: str) -> None:
-    """As ``_serve``, known to kubelet meanwhile; raises FAILED_PRECONDITION when kubelet refuses that."""
-    from csi import registration
+    """Serves as ``_serve`` does, registered with kubelet; raises FAILED_PRECONDITION when kubelet refuses that."""
     from csi._proto import pluginregistration_pb2
+    from csi.node import registration
 
     stop_signal = StopSignal()
     service = registration.RegistrationService(plugin_path=server.path)

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from csi._proto import efc_pb2
-from csi.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
-from csi.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
-from csi.records import Publication, Publications
-from csi.repair import Reports
-from csi.text import printable
+from csi.base.text import printable
+from csi.config.pods import Pod
+from csi.node import statistics
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
+from csi.node.records import Publication, Publications
+from csi.node.reports import Reports
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).
@@ -71,20 +73,24 @@ def _left_by_a_keeper(run_dir: str) -> list[str]:
 def volumes(run_dir: str) -> dict[str, list[dict[str, object]]]:
     """Target of a dataset's mount -> its volumes by the node plugin's records; nothing where there is no such."""
     found: dict[str, list[dict[str, object]]] = {}
+    publications = Publications(run_dir)
     try:
-        records = sorted(Publications(run_dir).readable(), key=lambda record: record.target)
+        records = sorted(publications.readable(), key=lambda record: record.target)
     except OSError:
         return {}
     for record in records:
-        found.setdefault(f"{run_dir}/mnt/{record.key}", []).append(_volume(record))
+        pod = publications.pod_of(record.target)
+        found.setdefault(f"{run_dir}/mnt/{record.key}", []).append(_volume(record, pod))
     return found
 
 
-def _volume(record: Publication) -> dict[str, object]:
+def _volume(record: Publication, pod: Pod | None) -> dict[str, object]:
     match = _KUBELETS_TARGET.search(record.target)
     return {
         "volume_id": record.volume_id,
         "pod_uid": match[1] if match else None,
+        "pod_namespace": pod.namespace if pod else None,
+        "pod_name": pod.name if pod else None,
         "name": match[2] if match else None,
         "target": record.target,
         "source": record.source,
@@ -96,7 +102,7 @@ def _volume(record: Publication) -> dict[str, object]:
 def _volume_row(volume: dict[str, object]) -> tuple[str, ...]:
     return (
         str(volume["volume_id"]),
-        str(volume["pod_uid"] or "-"),
+        f"{volume['pod_namespace']}/{volume['pod_name']}" if volume["pod_name"] else str(volume["pod_uid"] or "-"),
         str(volume["name"] or volume["target"]),
         str(volume["source"]),
         str(volume["path"] or "/"),
@@ -126,14 +132,9 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports
             for field, value in options_of(mount).ListFields()
             if field.name not in ("source", "read_only")
         },
-        "stats": statistics(mount.stats) if mount.HasField("stats") else None,
+        "stats": statistics.described(mount.stats) if mount.HasField("stats") else None,
         "repair": asdict(report) if report else None,
     }
-
-
-def statistics(stats: efc_pb2.DaemonStats) -> dict[str, object]:
-    """All counters, zeros too."""
-    return {field.name: getattr(stats, field.name) for field in stats.DESCRIPTOR.fields}
 
 
 def _row(mount: efc_pb2.MountStatus, reports: Reports) -> tuple[str, ...]:
@@ -145,8 +146,8 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports) -> tuple[str, ...]:
         efc_pb2.MountStatus.State.Name(mount.state).lower().replace("_", " "),
         str(mount.pid or "-"),
         str(mount.restarts),
-        _bytes(mount.stats.bytes_read),
-        _bytes(mount.stats.bytes_written),
+        _bytes(mount.stats.nfs.bytes_read),
+        _bytes(mount.stats.nfs.bytes_written),
         "; ".join(part for part in (mount.reason, *repaired) if part),
     )
 

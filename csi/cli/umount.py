@@ -5,15 +5,15 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from csi.children import Children
+from csi.base.children import Children
+from csi.base.errors import Code, DriverError
 from csi.cli.mount import found_target
-from csi.errors import Code, DriverError
-from csi.keeper import Keeper, KeeperForbiddenError, KeeperUnreachableError
-from csi.mounts import Mount, Mounts
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperUnreachableError
+from csi.node.mounts import Mount, Mounts
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Succeeds only if there was something of ours to unmount, like umount(8)."""
+    """Runs ``efc umount``, which succeeds only if there was a mount of EFC, like umount(8)."""
     _, mount = found_target(parsed.target)
     if mount is None:
         raise DriverError(Code.NOT_FOUND, f"{parsed.target!r} is not a mount of EFC")
@@ -34,7 +34,7 @@ async def _unmount(keeper: Keeper, mount: Mount, *, force: bool) -> None:
 
 
 def _abort(mount: Mount) -> None:
-    """Whoever waits for an answer gets an error. Where fusectl is not mounted, they wait on, detached."""
+    """Aborts the FUSE connection: callers that wait get an error. Where fusectl is not mounted, they wait on."""
     connection = mount.device.partition(":")[2]
     with contextlib.suppress(OSError):
         Path(f"/sys/fs/fuse/connections/{connection}/abort").write_text("1")

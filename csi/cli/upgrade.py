@@ -2,22 +2,23 @@
 
 One mount after the other. A program that cannot go on with what a daemon has saved is refused before anything is
 touched, and one that does not serve in time gives the mount back to the former. Options of a mounted dataset change on
-the same way: the next daemon serves with them.
+the same way: the next daemon serves with them. Where all of them are live and the daemon is of this release, it takes
+them and stays.
 """
 
 import argparse
 import asyncio
 
 from csi._proto import efc_pb2
+from csi.base.errors import Code, DriverError
 from csi.cli.mount import found_target
-from csi.errors import Code, DriverError
-from csi.keeper import Keeper, options_of
-from csi.options import changed, parse_list
-from csi.program import DaemonProgram
+from csi.config.options import changed, parse_list
+from csi.node.keeper import Keeper, options_of
+from csi.node.program import DaemonProgram
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Stops at the first mount that is not upgraded: the others keep their daemons."""
+    """Runs ``efc upgrade``, which stops at the first mount that is not upgraded: the others keep their daemons."""
     if bool(parsed.target) == parsed.all:
         raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or say --all")
     targets = [_mount_point(parsed.target)] if parsed.target else []
@@ -35,12 +36,12 @@ def _mount_point(text: str) -> str:
 
 
 async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, str | None]]) -> None:
-    """Without targets, all mounts."""
+    """Upgrades the daemons at ``targets``, or without any those of all mounts."""
     mounts = {mount.target: mount for mount in (await keeper.status()).mounts}
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):
         before = mounts[target].version if target in mounts else ""
         base = options_of(mounts[target]) if items and target in mounts else None
         options = changed(base, items, origin="-o") if base is not None else None
-        status = await keeper.upgrade(target=target, options=options, base=base)
+        status = await keeper.upgrade(target=target, options=options, base=base, in_place=bool(items))
         print(f"{target}: {before} -> {status.version}, process {status.pid}")

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import kopf
 
-from csi.errors import Code, DriverError
+from csi.base.errors import Code, DriverError
 
 REQUEST_SECONDS_MAX = 30.0
 #: One object of the API, or one operation of a JSON patch.

@@ -10,7 +10,7 @@ import logging
 
 import kopf
 
-from csi.errors import Code, DriverError
+from csi.base.errors import Code, DriverError
 from csi.operator import volume_users
 from csi.operator.cluster import Cluster
 from csi.operator.startup_taint import StartupTaint

@@ -21,26 +21,26 @@ from typing import Any, Protocol
 
 import kopf
 
-from csi import driver
-from csi.errors import DriverError
+from csi.base import driver
+from csi.base.errors import DriverError
 from csi.operator.cluster import Json
 
 _LOGGER = logging.getLogger(__name__)
 TAINT_KEY = f"{driver.NAME}/agent-not-ready"
-#: Between two removals at one node.
+#: Shortest time between two removals of the taint at one node.
 INTERVAL_SECONDS = 60.0
-#: When the API server does not answer, or somebody changed the taints in the same moment.
+#: Delays after tries at which the API server did not answer, or somebody changed the taints in the same moment.
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Objects(Protocol):
-    """What is needed of :class:`csi.operator.cluster.Cluster`."""
+    """The part of :class:`csi.operator.cluster.Cluster` that removing taints needs."""
 
     async def get(self, path: str) -> Json | None:
-        """An object, or None."""
+        """The object at ``path``, or None."""
 
     async def patch(self, path: str, operations: Sequence[Json]) -> bool:
-        """Whether the object was as tested, and is changed now."""
+        """Changes the object at ``path``; returns False if it is not as tested."""
 
 
 def is_tainted(node: Json) -> bool:
@@ -73,7 +73,7 @@ class StartupTaint:
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
-        # What events said last, and no more than hints.
+        # Names of nodes by what events said last: no more than hints.
         self._tainted: set[str] = set()
         self._registered: set[str] = set()
         self._removed_at: dict[str, float] = {}
@@ -85,7 +85,7 @@ class StartupTaint:
         kopf.on.event("storage.k8s.io", "v1", "csinodes", id="startup-taint", registry=registry)(self.on_csi_node)
 
     async def on_node(self, *, type: str | None, body: Mapping[str, Any], name: str, **_: object) -> None:  # noqa: A002
-        """A node came, changed or went."""
+        """Handles that a node came, changed or went."""
         if type == "DELETED":
             self._removed_at.pop(name, None)
             self._locks.pop(name, None)
@@ -93,7 +93,7 @@ class StartupTaint:
         await self._settle(name)
 
     async def on_csi_node(self, *, type: str | None, body: Mapping[str, Any], name: str, **_: object) -> None:  # noqa: A002
-        """The list of a node's drivers came, changed or went."""
+        """Handles that the list of a node's drivers came, changed or went."""
         _note(self._registered, name, present=type != "DELETED" and is_registered(body))
         await self._settle(name)
 
@@ -120,7 +120,7 @@ class StartupTaint:
             await asyncio.sleep(max(0.0, removed_at + INTERVAL_SECONDS - loop.time()))
 
     async def _remove(self, name: str) -> bool:
-        """Whether there is nothing more to do."""
+        """Removes the taint of node ``name`` if it is due; returns False if that must be tried again."""
         path = f"/api/v1/nodes/{name}"
         try:
             csi_node = await self._objects.get(f"/apis/storage.k8s.io/v1/csinodes/{name}")

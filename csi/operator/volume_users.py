@@ -7,15 +7,15 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
-from csi import driver
-from csi.errors import Code, DriverError
+from csi.base import driver
+from csi.base.errors import Code, DriverError
 from csi.operator.cluster import Cluster, Json
 
-#: Of a list; there is another page while the answer has a token.
+#: Most objects in a page of a list; there is another page while the answer has a token.
 _PAGE_OBJECTS_MAX = 500
 _PAGES_MAX = 10_000
 _ENDED = ("Succeeded", "Failed")
-#: Users that one message names.
+#: Most users that one message names.
 _NAMED_MAX = 20
 
 

@@ -1,8 +1,9 @@
-"""What a mount costs in a cluster: the driver's share of a pod's start, CPU time, and requests to the API server.
+"""What a mount costs in a cluster: calls of the driver, its share of a pod's start, CPU time, API requests.
 
-The share is that of NodePublishVolume, as kubelet measured it (`csi_operations_seconds`), of the time from a pod's
-scheduling to its readiness. Beside it stands what kubelet waited for NodeGetCapabilities, which it asks several times
-for each mount over a connection that it makes each time: with a hundred at once that is mostly its own waiting.
+Calls and requests are limited here; times are figures for people. The share is that of NodePublishVolume, as kubelet
+measured it (`csi_operations_seconds`), of the time from a pod's scheduling to its readiness. Beside it stands what
+kubelet waited for NodeGetCapabilities, which it asks several times for each mount over a connection that it makes each
+time: with a hundred at once that is mostly its own waiting.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ _NODE = "n1"
 _PODS = 100
 _ONE_BY_ONE = 10
 _CLAIMS = 20
-_SHARE_MAX = 0.05
 
 
 def _requests(cluster: Cluster, account: str) -> list[str]:
@@ -46,6 +46,17 @@ def _kubelet_waited_s(cluster: Cluster, method: str = "NodePublishVolume") -> fl
         if f'driver_name="{DRIVER}"' in labels and f'/{method}"' in labels:
             total += float(value)
     return total
+
+
+def _publishes(cluster: Cluster) -> dict[str, int]:
+    """How often the node's kubelet has called NodePublishVolume of the driver, by status."""
+    text = cluster.kubectl("get", "--raw", f"/api/v1/nodes/{_NODE}/proxy/metrics")
+    calls: dict[str, int] = {}
+    for labels, value in re.findall(r"^csi_operations_seconds_count\{(.*)\} (\S+)$", text, re.MULTILINE):
+        if f'driver_name="{DRIVER}"' in labels and '/NodePublishVolume"' in labels:
+            (status,) = re.findall(r'grpc_status_code="(\w+)"', labels)
+            calls[status] = calls.get(status, 0) + int(float(value))
+    return calls
 
 
 def _driver_cpu_s(cluster: Cluster) -> float:
@@ -75,7 +86,7 @@ def test_a_hundred_pods_of_one_volume(namespace: Namespace, shared: str, figures
     here = {"kubernetes.io/hostname": _NODE}
     names = [f"pod-{number}" for number in range(_PODS)]
     asked = _node_requests(cluster)
-    waited_s, cpu_s = _kubelet_waited_s(cluster), _driver_cpu_s(cluster)
+    waited_s, cpu_s, called = _kubelet_waited_s(cluster), _driver_cpu_s(cluster), _publishes(cluster)
     capabilities_s = _kubelet_waited_s(cluster, "NodeGetCapabilities")
 
     def start() -> None:
@@ -84,6 +95,8 @@ def test_a_hundred_pods_of_one_volume(namespace: Namespace, shared: str, figures
 
     ready_s = timed(start)
     assert len(cluster.published(_NODE)) == _PODS
+    expected = called | {"OK": called.get("OK", 0) + _PODS}
+    assert _publishes(cluster) == expected, "each volume is published by the first call"
     waited_s, cpu_s = _kubelet_waited_s(cluster) - waited_s, _driver_cpu_s(cluster) - cpu_s
     capabilities_s = _kubelet_waited_s(cluster, "NodeGetCapabilities") - capabilities_s
     start_s = _start_s(namespace, names)
@@ -97,7 +110,6 @@ def test_a_hundred_pods_of_one_volume(namespace: Namespace, shared: str, figures
         "capabilities_ms_per_pod": round(capabilities_s / _PODS * 1000, 1),
         "driver_cpu_ms_per_mount": round(cpu_s / _PODS * 1000, 1), "api_requests_of_nodes": 0,
     }  # fmt: skip
-    assert waited_s / start_s <= _SHARE_MAX, f"the driver takes {waited_s / start_s:.1%} of a pod's start"
 
 
 @pytest.mark.timeout(300)
@@ -105,7 +117,7 @@ def test_pods_one_after_another(namespace: Namespace, shared: str, figures: dict
     """Where nothing else is waited for, the driver's share is largest."""
     cluster = namespace.cluster
     names = [f"pod-{number}" for number in range(_ONE_BY_ONE)]
-    waited_s = _kubelet_waited_s(cluster)
+    waited_s, called = _kubelet_waited_s(cluster), _publishes(cluster)
     for name in names:
         namespace.apply(pod(name, claims={"/data": shared}, nodeSelector={"kubernetes.io/hostname": _NODE}))
         namespace.await_pods(name)
@@ -115,7 +127,7 @@ def test_pods_one_after_another(namespace: Namespace, shared: str, figures: dict
         "start_s": round(start_s / len(names), 2), "publish_ms_per_pod": round(waited_s / len(names) * 1000, 1),
         "publish_share_of_start": round(waited_s / start_s, 4),
     }  # fmt: skip
-    assert waited_s / start_s <= _SHARE_MAX, f"the driver takes {waited_s / start_s:.1%} of a pod's start"
+    assert _publishes(cluster) == called | {"OK": called.get("OK", 0) + _ONE_BY_ONE}
 
 
 def test_requests_of_the_controller(namespace: Namespace, figures: dict[str, object]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from csi.keeper import Keeper as KeeperClient
+from csi.node.keeper import Keeper as KeeperClient
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.mounts import mounts_below

@@ -14,15 +14,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
-from csi.daemon_keys import daemon_key
-from csi.keeper import Keeper
-from csi.options import MountOptions
-from csi.sources import Source
+from csi.config.options import MountOptions
+from csi.config.sources import Source
+from csi.node.daemon_keys import daemon_key
+from csi.node.keeper import Keeper
 from tests.support.driver import SINGLE_WRITER, Driver, refused, static_volume
 from tests.support.mounts import remove_mounts, small_disk
 from tests.support.nas import Nas
@@ -196,14 +197,10 @@ def test_node_killed_within_publish_and_unpublish(driver: Driver) -> None:
     volume, moments = driver.create(f"cut-off-{uuid.uuid4()}"), random.Random(1)
     for _ in range(5):
         target = driver.target()
-        _node_killed_within(
-            driver, lambda target=target: driver.publish(volume, target), after_s=moments.uniform(0, 0.03)
-        )
+        _node_killed_within(driver, partial(driver.publish, volume, target), after_s=moments.uniform(0, 0.03))
         driver.publish(volume, target)
         assert [mount.target for mount in driver.published()] == [target]
-        _node_killed_within(
-            driver, lambda target=target: driver.unpublish(volume, target), after_s=moments.uniform(0, 0.03)
-        )
+        _node_killed_within(driver, partial(driver.unpublish, volume, target), after_s=moments.uniform(0, 0.03))
         driver.unpublish(volume, target)
         assert driver.published() == []
         assert not target.exists()

@@ -1,4 +1,7 @@
-"""Volumes as csi-driver-nfs has them, through the real driver; the words themselves: tests/unit/test_driver_nfs.py."""
+"""Volumes as csi-driver-nfs has them, through the real driver.
+
+The words themselves: tests/unit/config/test_driver_nfs.py.
+"""
 
 from __future__ import annotations
 

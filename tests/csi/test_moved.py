@@ -22,7 +22,7 @@ from tests.support.processes import wait_until
 def on_nas(nas: Nas, command: str, *arguments: str, content: str = "") -> None:
     flags = [argument for argument in arguments if argument.startswith("-")]
     paths = [argument for argument in arguments if not argument.startswith("-")]
-    command_line = [program("efc-fs"), command, *flags, nas.url, *paths]
+    command_line = [str(program("efc-fs")), command, *flags, nas.url, *paths]
     subprocess.run(command_line, input=content.encode(), check=True, capture_output=True, timeout=30)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
@@ -17,7 +18,7 @@ import yaml
 from csi._proto import csi_pb2
 from tests.support.driver import MULTI_READER, SINGLE_WRITER, Driver, inline_volume, refused, static_volume
 from tests.support.nas import Nas
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, program
 
 REPETITIONS = 10
 MIB = 1 << 20
@@ -96,6 +97,31 @@ def test_read_only(driver: Driver, nas: Nas, how: dict[str, object]) -> None:
         with refused(grpc.StatusCode.ALREADY_EXISTS):
             driver.publish(volume, target)
     driver.delete(volume.volume_id)
+
+
+def test_pods_are_shown_by_name(driver: Driver, nas: Nas) -> None:
+    """Those of kubelet's word alone; over a crash of the node plugin; and no longer than they are published."""
+
+    def shown() -> dict[str, tuple[object, object]]:
+        command = [str(program("efc")), "status", "--json", "--run-dir", str(driver.run_dir)]
+        (mount,) = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+        return {volume["target"]: (volume["pod_namespace"], volume["pod_name"]) for volume in mount["volumes"]}
+
+    prefix = "csi.storage.k8s.io/pod"
+    volume, names = static_volume("named", nas.url), {f"{prefix}.namespace": "team-a", f"{prefix}.name": "web-0"}
+    with published(driver, volume) as nameless, published(driver, static_volume("said", nas.url, **names)) as said:
+        target = driver.target()
+        context = {**volume.volume_context, **names, f"{prefix}.uid": target.parts[-5]}
+        driver.publish(volume, target, volume_context=context)
+        nobody = (None, None)
+        expected = {str(nameless): nobody, str(said): nobody, str(target): ("team-a", "web-0")}
+        assert shown() == expected
+        driver.crash("node")
+        driver.publish(volume, target, volume_context=context)
+        assert shown() == expected
+        driver.unpublish(volume, target)
+        assert list(shown()) == sorted([str(nameless), str(said)])
+        assert list((driver.run_dir / "csi" / "pods").iterdir()) == []
 
 
 def test_single_writer_has_one_target(driver: Driver) -> None:

@@ -50,17 +50,27 @@ def folder(nas: ScriptedNas, plain_keeper: Keeper) -> Iterator[Path]:
             nas.hook = lambda call: call.reply
 
 
-class Held:
-    """A hook that keeps back the answers to a procedure's calls until they are released; the calls are executed."""
+def name_in(call: Call) -> bytes:
+    """The name that a call is about, in the directory that it names first."""
+    arguments = Arguments(call.arguments)
+    arguments.opaque()
+    return arguments.opaque()
 
-    def __init__(self, nas: ScriptedNas, *procedures: str) -> None:
-        self.nas, self.procedures = nas, procedures
+
+class Held:
+    """A hook that keeps back the answers to a procedure's calls until they are released; the calls are executed.
+
+    `of`: only calls about this name.
+    """
+
+    def __init__(self, nas: ScriptedNas, *procedures: str, of: bytes = b"") -> None:
+        self.nas, self.procedures, self.name = nas, procedures, of
         self.calls: list[Call] = []
         self.came = threading.Event()
         nas.hook = self._hook
 
     def _hook(self, call: Call) -> bytes | None:
-        if call.procedure not in self.procedures:
+        if call.procedure not in self.procedures or (self.name and self.name != name_in(call)):
             return call.reply
         self.calls.append(call)
         self.came.set()
@@ -91,6 +101,44 @@ def silly_names(directory: Node) -> list[bytes]:
 
 def in_process(code: str, *arguments: object) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["python3", "-c", code, *map(str, arguments)])
+
+
+# --- a daemon that hands over -------------------------------------------------------------------------------------
+
+
+def test_a_daemon_that_drains_removes_no_file_that_is_open(nas: ScriptedNas, plain_keeper: Keeper) -> None:
+    """Its only thread has taken a request that it leaves: nothing is left to serve, and yet its session is not over."""
+
+    def drained() -> int:
+        return plain_keeper.log.read_text().count("drained")
+
+    nas.add(nas.root, "file", data=b"content")
+    nas.add(nas.root, "other", data=b"x")
+    with (
+        plain_keeper.mounted(nas.url, options=("threads=1", "attr-ttl=0s", "entry-ttl=0s")) as folder,
+        (folder / "file").open() as file,
+        ThreadPoolExecutor(400) as pool,
+    ):
+        (folder / "file").unlink()
+        silly = silly_names(nas.root)
+        assert len(silly) == 1
+        before, drained_before = plain_keeper.daemon_pid(folder), drained()
+        (folder / "other").stat()  # the kernel knows the name, so that one look-up does not wait for another
+        held = Held(nas, "LOOKUP", of=b"other")
+        with beside(lambda: plain_keeper.efc("upgrade", str(folder))) as upgraded:
+            asked = []
+            # It drains for as long as it waits for the NAS, at most half a second, and says so in the end.
+            while len(asked) < 400 and drained() == drained_before:
+                asked.append(pool.submit((folder / "other").stat))
+                time.sleep(0.01)
+            nas.hook = lambda call: call.reply  # the next daemon asks again
+            upgraded()
+        assert len(held.calls) > 1
+        assert [question.result(LIMIT_S).st_size for question in asked] == [1] * len(asked)
+        assert plain_keeper.daemon_pid(folder) not in (0, before)
+        assert silly_names(nas.root) == silly
+        assert file.read() == "content"
+    wait_until(lambda: not silly_names(nas.root), what="the silly name to go")
 
 
 # --- open against unlink and rename ------------------------------------------------------------------------------
@@ -308,12 +356,9 @@ def refuse_look_up(nas: ScriptedNas, name: str, status: int, *, times: int = 1) 
     refused: list[int] = []
 
     def hook(call: Call) -> bytes | None:
-        if call.procedure == "LOOKUP" and len(refused) < times:
-            arguments = Arguments(call.arguments)
-            arguments.opaque()
-            if arguments.opaque() == name.encode():
-                refused.append(status)
-                return call.answer(u32(status) + post(None))
+        if call.procedure == "LOOKUP" and len(refused) < times and name_in(call) == name.encode():
+            refused.append(status)
+            return call.answer(u32(status) + post(None))
         return call.reply
 
     nas.hook = hook
@@ -360,6 +405,31 @@ def test_a_mount_inside_survives_a_failing_look_up_that_a_new_daemon_asks_for(
             assert refused == [IO]
             assert [mount.kind for mount in mounts_below(path)] == ["tmpfs"]
             assert (path / "inside").exists()
+
+
+@pytest.mark.parametrize("is_new_daemon", [False, True])
+def test_a_failing_look_up_of_a_name_that_nobody_knows(
+    nas: ScriptedNas, plain_keeper: Keeper, *, is_new_daemon: bool
+) -> None:
+    """EIO: there is no name of the kernel's to keep, though more were looked up since than are remembered."""
+    directory = nas.add(nas.root, "directory", kind=DIRECTORY)
+    nas.add(directory, "old", kind=DIRECTORY)
+    # Names that end alike in one directory are remembered in one place.
+    names = [f"{number}w" for number in range(2100)]
+    for name in names:
+        nas.add(directory, name, data=b"x")
+    with plain_keeper.mounted(nas.url, options=("entry-ttl=0s",)) as folder:
+        path = folder / "directory"
+        (path / "old").stat()
+        if is_new_daemon:
+            plain_keeper.replace_daemon(folder)
+            (path / "old").stat()
+        for name in names:
+            (path / name).stat()
+        refused = refuse_look_up(nas, "new", IO)
+        with pytest.raises(OSError, match="Input/output error"):
+            (path / "new").stat()
+        assert refused == [IO]
 
 
 @pytest.mark.parametrize(("status", "code"), [(ACCES, errno.EACCES), (IO, errno.EIO), (SERVERFAULT, errno.EIO)])

@@ -21,8 +21,8 @@ from typing import Any
 
 import grpc
 
-from csi.errors import DriverError
-from csi.keeper import Keeper
+from csi.base.errors import DriverError
+from csi.node.keeper import Keeper
 from tests.faults import figures, load
 from tests.support.driver import Driver, static_volume
 from tests.support.mounts import remove_mounts
@@ -209,7 +209,7 @@ def _nothing_is_open(driver: Driver, outcome: Outcome) -> None:
     def look() -> bool:
         nonlocal count
         mounts = asyncio.run(Keeper(str(driver.run_dir)).status()).mounts
-        count = sum(mount.stats.open_files for mount in mounts)
+        count = sum(mount.stats.state.open_files for mount in mounts)
         return count == 0 and bool(mounts)
 
     try:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from csi import keeper as csi_keeper
 from csi._proto import efc_pb2
+from csi.node import keeper as csi_keeper
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
@@ -30,7 +30,7 @@ LIMIT_S = 30
 #: A daemon that lives for so long has not died young, and the keeper waits only after several that have in a row.
 YOUNG_S, STRIKES = 0.31, 3
 WORD = 8
-#: efc/fuse/src/state: the header's words, and the tags of what is looked at.
+#: efc/state/src: the header's words, and the tags of what is looked at.
 SESSION, TABLE, ROW = 2, 8, 4
 NODES, BLOB, NEGOTIATED, PORTS = 1, 4, 5, 7
 #: Of a word, one in each half.

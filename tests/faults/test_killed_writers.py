@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,10 @@ class HeldNas(ScriptedNas):
     def __init__(self) -> None:
         super().__init__()
         self.arrived: list[str] = []
+        #: A cache of replies: copies of a call that is held back are dropped, as real servers do, and counted by xid.
+        self.remembers = False
+        self.dropped: Counter[int] = Counter()
+        self._held: set[int] = set()
         self._gates: dict[str, threading.Event] = {}
 
     def _execute(self, connection: socket.socket, message: bytes) -> None:
@@ -44,9 +49,15 @@ class HeldNas(ScriptedNas):
         is_nfs = int.from_bytes(message[12:16], "big") == 100003
         procedure = PROCEDURES[int.from_bytes(message[20:24], "big")] if is_nfs else ""
         gate = self._gates.pop(procedure, None)
+        xid = int.from_bytes(message[:4], "big")
+        if self.remembers and xid in self._held:
+            self.dropped[xid] += 1
+            return
         self.arrived.append(procedure)
         if gate is not None:
+            self._held.add(xid)
             gate.wait(60)
+            self._held.discard(xid)
         try:
             super()._execute(connection, message)
         except OSError:
@@ -123,6 +134,36 @@ def test_a_write(held_nas: HeldNas, mounted: tuple[Keeper, Path], ending: str) -
         assert bytes(file.data) == content(2, _LENGTH)
         wait_until(lambda: held_nas.counts["WRITE"] == 2, what="both")
         assert bytes(file.data) == content(2, _LENGTH)
+
+
+@pytest.mark.parametrize("features", ["running", "6.1"])
+@pytest.mark.parametrize("length", [_LENGTH, 1 << 20])
+def test_a_write_whose_daemons_are_killed_too(held_nas: HeldNas, features: str, length: int) -> None:
+    """Each next daemon asks for it again, under its old number, and later writes wait for the answer."""
+    file = held_nas.add(held_nas.root, "file", data=bytes(length))
+    held_nas.remembers = True
+    options = ["connections=4", *([f"fuse-features={features}"] if features != "running" else [])]
+    with (
+        Keeper() as keeper,
+        keeper.mounted(held_nas.url, options=options) as path,
+        Writer(path) as writer,
+        held_nas.held("WRITE") as release,
+    ):
+        writer.open("file", os.O_RDWR)
+        kill_in_call(
+            held_nas, path, "WRITE", lambda victim: victim.open("file", os.O_RDWR), "write", "file", 0, 1, length
+        )  # fmt: skip
+        for _ in range(2):
+            held_nas.dropped.clear()
+            keeper.replace_daemon(path)
+            wait_until(lambda: held_nas.dropped, what="the same call again")
+        writer.begin("write", "file", 0, 2, length)
+        expect_none_before_release(held_nas, "WRITE", 1, release)
+        writer.end()
+        writer.sync("file")
+        assert bytes(file.data) == content(2, length)
+        stats = keeper.status(path)["stats"]
+        assert stats["uncommitted_bytes"] == 0, "the killed process's write is still kept"
 
 
 def test_a_truncation(held_nas: HeldNas, mounted: tuple[Keeper, Path]) -> None:

@@ -6,16 +6,20 @@ import errno
 import os
 import uuid
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from csi._proto import efc_pb2
-from csi.publishing import condition_of
+from csi.node.conditions import condition_of
 from tests.support.keeper import Keeper
+from tests.support.processes import wait_until
 from tests.support.scripted_nas import DIRECTORY, ScriptedNas
 
 MEMORY_MAX = 32 << 20
 FILES = 75_000
+#: Names that are looked up and forgotten, what each takes of the saved state, and what is kept of that.
+FORGOTTEN, NODE_BYTES, KEPT_BYTES = 10_000, 128, 512 << 10
 WITH_LIMIT = 'exec "$@" --daemon-cgroup "$0" --daemon-memory-max ' + str(MEMORY_MAX)
 
 
@@ -52,10 +56,47 @@ def test_more_names_than_fit_are_an_error_and_no_end() -> None:
             assert (status["restarts"], status["pid"]) == (0, pid)
 
 
+def saved_bytes(keeper: Keeper) -> int:
+    """Memory of the saved state of the keeper's only mount."""
+    [state] = [
+        link
+        for link in Path(f"/proc/{keeper.pid}/fd").iterdir()
+        if os.path.lexists(link) and os.readlink(link).startswith("/memfd:efc-state")
+    ]
+    return state.stat().st_blocks * 512
+
+
+@pytest.mark.timeout(240)
+def test_memory_of_forgotten_names_goes_back() -> None:
+    """After the kernel has forgotten what it had looked up, the state is nearly as small as before, and stays so."""
+    with ScriptedNas() as nas, Keeper() as keeper:
+        nas.page_entries = 4000
+        folder = nas.add(nas.root, "folder", kind=DIRECTORY)
+        nas.add(nas.root, "first", data=b"first")
+        with keeper.mounted(nas.url, options=("attr-ttl=5s", "entry-ttl=5s")) as mount:
+            assert (mount / "first").read_bytes() == b"first"
+            before = saved_bytes(keeper)
+            for number in range(FORGOTTEN):
+                nas.add(folder, f"{number:06}", data=b"data")
+            with os.scandir(mount / "folder") as entries:
+                assert {errno_of_stat(entry) for entry in entries} == {0}
+            full = saved_bytes(keeper)
+            assert full - before > FORGOTTEN * NODE_BYTES * 3 // 4  # the first of them had memory before
+            del nas.root.children[b"folder"]  # the kernel forgets with it all that was in it
+            wait_until(lambda: not (mount / "folder").exists(), what="the folder to be gone")
+            wait_until(
+                lambda: saved_bytes(keeper) - before < KEPT_BYTES,
+                what=f"memory to go back: {before} bytes before, {full} then",
+            )
+            keeper.replace_daemon(mount)
+            assert (mount / "first").read_bytes() == b"first"
+            assert saved_bytes(keeper) - before < KEPT_BYTES, "the next daemon has looked at what had gone"
+
+
 def test_a_full_table_of_files_is_a_condition() -> None:
     """The volume's condition says what is full, and what to do."""
-    stats = efc_pb2.DaemonStats(nodes=70_000, nodes_max=70_000)
+    stats = efc_pb2.DaemonStats(state=efc_pb2.StateStats(nodes=70_000, nodes_max=70_000))
     status = efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)
     assert "--daemon-memory-max" in condition_of(status)
-    stats.nodes = 69_999
+    stats.state.nodes = 69_999
     assert condition_of(efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)) == ""

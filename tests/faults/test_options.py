@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from csi import keeper as csi_keeper
 from csi._proto import efc_pb2
-from csi.sessions import REFRESH_SECONDS
+from csi.node import keeper as csi_keeper
+from csi.node.sessions import REFRESH_SECONDS
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
@@ -21,6 +21,8 @@ from tests.support.paths import program
 from tests.support.processes import wait_until
 
 ROLLOUTS = 12
+LOOKS = 20
+ENDS_OF_DAEMONS = 9
 
 
 def connections(pid: int, port: int) -> int:
@@ -66,6 +68,87 @@ def test_files_stay_open_and_the_next_daemon_serves_with_them(nas: Nas, keeper: 
     keeper.unmount(target)
 
 
+def calls_of_stats(keeper: Keeper, target: Path, name: str) -> int:
+    """How many calls to the NAS it takes to look at one file again and again."""
+    (target / name).write_text("content")
+    (target / name).stat()
+    before = keeper.status(target)["stats"]["nfs"]["calls"]
+    for _ in range(LOOKS):
+        (target / name).stat()
+    return int(keeper.status(target)["stats"]["nfs"]["calls"]) - before
+
+
+def test_a_running_daemon_takes_live_options_and_stays(nas: Nas, keeper: Keeper) -> None:
+    nas.export_folder()
+    target = keeper.mount(nas.url, options=["attr-ttl=0s", "entry-ttl=0s"])
+    first = keeper.status(target)
+    assert calls_of_stats(keeper, target, "asked") >= LOOKS
+    keeper.efc("upgrade", str(target), "-o", "attr-ttl=60m,entry-ttl=60m,log-level=debug")
+    status = keeper.status(target)
+    assert (status["pid"], status["restarts"]) == (first["pid"], 0)
+    assert (status["options"]["attr_ttl_ms"], status["options"]["log_level"]) == (3_600_000, "debug")
+    assert calls_of_stats(keeper, target, "trusted") < LOOKS
+    assert Path(f"/proc/{first['pid']}/environ").stat().st_uid != 0, "with debug it may be traced by its own user"
+
+    # The next keeper hears of them from the daemon, the next daemon from that keeper.
+    keeper.kill()
+    keeper.start()
+    assert keeper.status(target)["options"]["attr_ttl_ms"] == 3_600_000
+    os.kill(first["pid"], signal.SIGKILL)
+    wait_until(lambda: keeper.daemon_pid(target) not in (0, first["pid"]), what="the next daemon")
+    assert calls_of_stats(keeper, target, "trusted-by-the-next") < LOOKS
+
+    successor = keeper.status(target)
+    keeper.efc("upgrade", str(target), "-o", "attr-ttl=0s,entry-ttl=0s,log-level=info")
+    status = keeper.status(target)
+    assert (status["pid"], status["restarts"]) == (successor["pid"], 1)
+    assert calls_of_stats(keeper, target, "asked-again") >= LOOKS
+    assert Path(f"/proc/{successor['pid']}/environ").stat().st_uid == 0
+    # Without options another daemon is what is wanted.
+    keeper.efc("upgrade", str(target))
+    assert keeper.status(target)["restarts"] == 2
+    keeper.unmount(target)
+
+
+class Counters:
+    """The counters of a mount, which may never go down."""
+
+    def __init__(self, keeper: Keeper, target: Path) -> None:
+        self._keeper, self._target = keeper, target
+        self.last: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Fails if one has gone down."""
+        stats = self._keeper.status(self._target)["stats"]
+        if stats is None:
+            return  # the next daemon has not reported
+        gauges = {"responding", "oldest_call_ms"}
+        now = {name: count for part in ("fuse", "nfs") for name, count in stats[part].items() if name not in gauges}
+        assert all(now[name] >= count for name, count in self.last.items()), f"{now} after {self.last}"
+        self.last = now
+
+
+def test_counters_go_on_from_daemon_to_daemon(nas: Nas, keeper: Keeper) -> None:
+    nas.export_folder()
+    target = keeper.mount(nas.url)
+    counters = Counters(keeper, target)
+    for number in range(ENDS_OF_DAEMONS):
+        for part in range(8):
+            (target / f"file-{number}-{part}").write_bytes(bytes(1 << 16))
+        counters.look()
+        written = counters.last["bytes_written"]
+        if number % 3 == 2:
+            keeper.kill()
+            keeper.start()
+        elif number % 3 == 1:
+            keeper.efc("upgrade", str(target))
+        else:
+            keeper.replace_daemon(target)
+        counters.look()
+        assert counters.last["bytes_written"] >= written >= (number + 1) * 8 << 16
+    keeper.unmount(target)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -86,7 +169,8 @@ def test_what_cannot_change_is_refused_and_nothing_touched(nas: Nas, keeper: Kee
     keeper.unmount(target)
 
 
-def test_options_change_beside_a_rollout(nas: Nas, keeper: Keeper) -> None:
+@pytest.mark.parametrize("in_place", [False, True], ids=["by a new daemon", "in place"])
+def test_options_change_beside_a_rollout(nas: Nas, keeper: Keeper, *, in_place: bool) -> None:
     """An OK means that the options are in force, and each wish has its turn."""
     target = keeper.mount(nas.url)
     keepers = csi_keeper.Keeper(str(keeper.run_dir))
@@ -98,13 +182,15 @@ def test_options_change_beside_a_rollout(nas: Nas, keeper: Keeper) -> None:
         options.CopyFrom(base)
         options.attr_ttl_ms = attr_ttl_ms
         changed, _ = await asyncio.gather(
-            keepers.upgrade(target=str(target), options=options, base=base), keepers.upgrade(target=str(target))
+            keepers.upgrade(target=str(target), options=options, base=base, in_place=in_place),
+            keepers.upgrade(target=str(target)),
         )
         [mount] = (await keepers.status(str(target))).mounts
         return csi_keeper.options_of(changed).attr_ttl_ms, csi_keeper.options_of(mount).attr_ttl_ms
 
     for attr_ttl_ms in range(1, ROLLOUTS + 1):
         assert asyncio.run(both(attr_ttl_ms)) == (attr_ttl_ms, attr_ttl_ms)
+    assert keeper.status(target)["restarts"] == ROLLOUTS * (1 if in_place else 2)
     keeper.unmount(target)
 
 

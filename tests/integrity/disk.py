@@ -1,9 +1,12 @@
 """A disk of the NAS whose power can fail: everything that the server did not sync is gone.
 
 A killed server process loses no more than its requests in flight, because what it wrote stays in the kernel's page
-cache; so it cannot show a client that forgets to send unstable writes again. A loop device with ext4 can:
-EXT4_IOC_SHUTDOWN drops what is not on the device. Directory changes are written synchronously (`dirsync`), as NFSv3
-asks of a server (RFC 1813, section 4.8) and Ganesha leaves to the file system.
+cache; so it cannot show a client that forgets to send unstable writes again. ext4 on a loop device can:
+EXT4_IOC_SHUTDOWN drops what is not on the device. Nothing else here can: a tmpfs has no other place to which an fsync
+would write, and what loses data inside the server (a preloaded library, a file system of ours) is a model of a disk.
+The device is the only one of the machine's that tests use. It is made by the mount and goes with it, also when that
+is the end of the tests' mount namespace. Directory changes are written synchronously (`dirsync`), as NFSv3 asks of a
+server (RFC 1813, section 4.8) and Ganesha leaves to the file system.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ _WITHOUT_FLUSHING_THE_JOURNAL = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """A mounted ext4 file system of its own loop device."""
+    """A mounted ext4 file system of its own loop device, whose content is in the file `image`."""
 
     folder: Path
-    device: str
+    image: Path
 
     def lose_power(self) -> None:
         """Drops what is not synced, and mounts the disk again as it is found then."""
@@ -40,7 +43,7 @@ class Disk:
 
     def mount(self) -> None:
         """Mounts it, replaying the journal."""
-        self._run("mount", "-o", "dirsync", self.device, self.folder)
+        self._run("mount", "-o", "loop,dirsync", self.image, self.folder)
 
     @staticmethod
     def _run(*command: str | Path) -> None:
@@ -55,13 +58,10 @@ def disk_that_loses_power(folder: Path, *, size_mib: int) -> Iterator[Disk]:
     with image.open("wb") as file:
         file.truncate(size_mib << 20)
     subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, timeout=60)
-    losetup = ["losetup", "--find", "--show", image]
-    device = subprocess.run(losetup, check=True, timeout=60, capture_output=True, text=True).stdout.strip()
     try:
-        disk = Disk(folder=folder, device=device)
+        disk = Disk(folder=folder, image=image)
         disk.mount()
         yield disk
     finally:
         subprocess.run(["umount", folder], check=False, timeout=60)
-        subprocess.run(["losetup", "--detach", device], check=False, timeout=60)
         image.unlink()

@@ -12,8 +12,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from csi.keeper import Keeper
-from csi.program import DaemonProgram
+from csi.node.keeper import Keeper
+from csi.node.program import DaemonProgram
 from tests.support.paths import ROOT
 
 _RELEASES = ROOT / ".tools" / "releases"

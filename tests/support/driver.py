@@ -27,7 +27,7 @@ from typing import Any, Self
 import grpc
 
 from csi._proto import csi_pb2, csi_pb2_grpc
-from csi.keeper import Keeper
+from csi.node.keeper import Keeper
 from tests.support.environment import clean_environment
 from tests.support.mounts import Mount, mounts_below, remove_mounts
 from tests.support.paths import program

@@ -24,10 +24,12 @@ from tests.support.processes import end_process, processes, wait_until
 class Keeper:
     """A keeper that runs inside a `with` block, in a run directory of its own; its mounts are made below `folder`.
 
-    `command_prefix` is put before its command line, for example to enter a network namespace.
+    `command_prefix` is put before its command line, for example to enter a network namespace. `programs` is a folder of
+    other programs than those under test, for a keeper beside theirs.
     """
 
     command_prefix: Sequence[str] = ()
+    programs: Path | None = None
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="efc-keeper-")))
     _process: subprocess.Popen[bytes] | None = None
 
@@ -65,7 +67,7 @@ class Keeper:
         """Starts the keeper; returns when its socket is there."""
         with self.log.open("ab") as log:
             self._process = keeper = subprocess.Popen(
-                [*self.command_prefix, program("efc-keeper"), "--run-dir", self.run_dir],
+                [*self.command_prefix, program("efc-keeper", self.programs), "--run-dir", self.run_dir],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         socket = self.run_dir / "keeper.sock"
@@ -121,7 +123,11 @@ class Keeper:
         """Runs the `efc` command against this keeper. Returns its output."""
         environment = dict(os.environ, RUN_DIR=str(self.run_dir))
         done = subprocess.run(
-            [program("efc"), *arguments], env=environment, capture_output=True, text=True, timeout=limit_s
+            [program("efc", self.programs), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
         )
         if done.returncode != 0:
             error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)

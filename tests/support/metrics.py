@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import urllib.request
 
-from csi.metrics import METRICS, Kind
+from csi.observe.metrics import METRICS, Kind
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{((?:[a-z_]+="(?:[^"\\]|\\.)*",?)*)\})? ([0-9.e+-]+)')

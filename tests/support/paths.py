@@ -14,12 +14,12 @@ RESULTS = ROOT / "results"
 TOOLS = ROOT / ".tools" / "bin"
 
 
-def program(name: str) -> Path:
-    """The path of one of our programs, for example `efc` or `efc-keeper`.
+def program(name: str, folder: Path | None = None) -> Path:
+    """The path of one of our programs, for example `efc` or `efc-keeper`: of `folder` if one is given.
 
     Raises FileNotFoundError, naming the way to mend it, when it is not installed.
     """
-    path = Path(os.environ.get("EFC_BIN_DIR", ROOT / ".venv" / "bin")) / name
+    path = (folder or Path(os.environ.get("EFC_BIN_DIR", ROOT / ".venv" / "bin"))) / name
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: run `make setup`, or set EFC_BIN_DIR")
     return path

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from csi import cli, driver, inline
+from csi import cli
+from csi.base import driver
+from csi.config.parameters import VolumeParameters
+from csi.node import inline
 from csi.operator.startup_taint import TAINT_KEY
-from csi.parameters import VolumeParameters
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

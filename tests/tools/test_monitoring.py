@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from csi import cli
-from csi.metrics import METRICS, Kind
-from csi.scraping import parse_address
+from csi.observe.metrics import METRICS, Kind
+from csi.observe.scraping import parse_address
 from tests.support.paths import ROOT
 from tests.tools.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
 

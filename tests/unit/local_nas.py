@@ -9,10 +9,10 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from csi.children import Children
-from csi.errors import Code, DriverError
-from csi.nas import Nas
-from csi.sources import Source
+from csi.base.children import Children
+from csi.base.errors import Code, DriverError
+from csi.config.sources import Source
+from csi.controller.nas import Nas
 
 _CODES = {errno.ENOENT: Code.NOT_FOUND, errno.EEXIST: Code.ALREADY_EXISTS}
 

@@ -18,7 +18,7 @@ def locked(name: str) -> dict[str, Requirement]:
     """The pinned requirements of requirements/NAME.txt, each of which has hashes."""
     text = (ROOT / "requirements" / f"{name}.txt").read_text()
     entries = re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ").splitlines()
-    found = {}
+    found: dict[str, Requirement] = {}
     for entry in entries:
         requirement, *hashes = re.split(r"\s+--hash=", entry.strip())
         assert hashes, f"{requirement} has no hash"

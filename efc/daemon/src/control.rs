@@ -9,11 +9,12 @@ use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
 
-use efc_fuse::state::State;
 use efc_proto::{
-    Connected, DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon, ToKeeper,
+    Configure, Configured, Connected, DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon,
+    ToKeeper,
 };
 use efc_proto::{to_daemon, to_keeper};
+use efc_state::State;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
@@ -48,10 +49,15 @@ pub struct Session {
 pub trait Serving {
     /// Counters.
     fn report(&self) -> DaemonStats;
-    /// See `Resend` of the protocol.
+    /// See `Configure` of the protocol.
+    ///
+    /// # Errors
+    /// Why nothing has changed.
+    fn configure(&self, options: &DaemonConfig) -> Result<(), Error>;
+    /// See `Resend`.
     fn resend(&self, predecessor_remains: bool);
-    /// See `Drain`.
-    fn drain(&self) -> !;
+    /// See `Drain`: returns when nothing is left to answer here. No request is read any more.
+    fn drain(&self);
     /// See `FindRoot`: what may wait for the NAS; `None` if that is under way already.
     fn find_root(&self) -> Option<Box<dyn FnOnce() -> FoundRoot + Send>>;
 }
@@ -128,7 +134,8 @@ impl Control {
     /// # Errors
     /// Those of `sendmsg(2)`, but not that the keeper is gone meanwhile: the next one comes.
     pub fn send_ready(&self) -> io::Result<()> {
-        let ready = Ready { version: version().to_owned(), beats: true };
+        let ready =
+            Ready { version: version().to_owned(), beats: true, live_fields: DaemonConfig::LIVE_FIELDS.to_vec() };
         match send(&self.socket, to_keeper::Message::Ready(ready), &[]) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             sent => sent,
@@ -143,9 +150,9 @@ impl Control {
     }
 
     /// Answers keepers, one after the other, until one says Stop.
-    pub fn serve(self, session: &Session, serving: &dyn Serving) {
+    pub fn serve(self, session: &mut Session, serving: &dyn Serving) {
         let mut keeper = self.socket;
-        while !converse(&keeper, serving) {
+        while !converse(&keeper, session, serving) {
             log::warn!("the keeper is gone; serving on");
             match next_keeper(session) {
                 Ok(next) => keeper = next,
@@ -159,7 +166,7 @@ impl Control {
 }
 
 /// Answers one keeper; `true` when it says that the session is over.
-fn converse(keeper: &OwnedFd, serving: &dyn Serving) -> bool {
+fn converse(keeper: &OwnedFd, session: &mut Session, serving: &dyn Serving) -> bool {
     loop {
         let message = match efc_proto::receive::<ToDaemon>(keeper) {
             Ok(Some((ToDaemon { message }, _))) => message,
@@ -170,13 +177,19 @@ fn converse(keeper: &OwnedFd, serving: &dyn Serving) -> bool {
             }
         };
         match message {
-            Some(to_daemon::Message::Report(_)) => {
-                if let Err(error) = send(keeper, to_keeper::Message::Stats(serving.report()), &[]) {
-                    log::warn!("cannot report to the keeper: {error}");
+            Some(to_daemon::Message::Report(_)) => report(keeper, serving),
+            Some(to_daemon::Message::Configure(Configure { options })) => {
+                let error = configure(session, serving, options.unwrap_or_default()).err();
+                if let Err(error) = send(keeper, to_keeper::Message::Configured(Configured { error }), &[]) {
+                    log::warn!("cannot tell the keeper of other options: {error}");
                 }
             }
             Some(to_daemon::Message::Resend(resend)) => serving.resend(resend.predecessor_remains),
-            Some(to_daemon::Message::Drain(_)) => serving.drain(),
+            Some(to_daemon::Message::Drain(_)) => {
+                serving.drain();
+                report(keeper, serving);
+                std::process::exit(0);
+            }
             Some(to_daemon::Message::FindRoot(_)) => {
                 if let Err(error) = answer_later(keeper, serving) {
                     log::warn!("cannot look for the dataset's root: {error}");
@@ -189,6 +202,19 @@ fn converse(keeper: &OwnedFd, serving: &dyn Serving) -> bool {
             other => log::error!("unexpected message from the keeper: {other:?}"),
         }
     }
+}
+
+fn report(keeper: &OwnedFd, serving: &dyn Serving) {
+    if let Err(error) = send(keeper, to_keeper::Message::Stats(serving.report()), &[]) {
+        log::warn!("cannot report to the keeper: {error}");
+    }
+}
+
+/// Serves with other options from now on, of which later keepers are told too.
+fn configure(session: &mut Session, serving: &dyn Serving, options: DaemonConfig) -> Result<(), Error> {
+    serving.configure(&options)?;
+    session.status.options = Some(options);
+    Ok(())
 }
 
 /// On a thread of its own: reports to the keeper must not wait for the NAS.
@@ -223,8 +249,12 @@ fn next_keeper(session: &Session) -> io::Result<OwnedFd> {
 
 fn hand_over(session: &Session, keeper: &OwnedFd) -> io::Result<()> {
     let process = pidfd_open(getpid(), PidfdFlags::empty())?;
-    let status =
-        MountStatus { pid: getpid().as_raw_nonzero().get(), version: version().to_owned(), ..session.status.clone() };
+    let status = MountStatus {
+        pid: getpid().as_raw_nonzero().get(),
+        version: version().to_owned(),
+        live_fields: DaemonConfig::LIVE_FIELDS.to_vec(),
+        ..session.status.clone()
+    };
     let descriptors = [session.device.as_fd(), session.memfd.as_fd(), session.listener.as_fd(), process.as_fd()];
     send(keeper, to_keeper::Message::Session(status), &descriptors)
 }

@@ -45,6 +45,14 @@ fn drop_all_but(needed: CapabilitySet, uid: u32, dumpable: bool) -> io::Result<(
         efc_privileges::keep(needed)?;
     }
     // Last: a change of user resets it.
+    set_dumpable(dumpable)
+}
+
+/// Lets others of its user trace this process, and itself dump core, or not.
+///
+/// # Errors
+/// Those of `prctl(2)`.
+pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
     let behavior = if dumpable { DumpableBehavior::Dumpable } else { DumpableBehavior::NotDumpable };
     Ok(set_dumpable_behavior(behavior)?)
 }

@@ -2,9 +2,9 @@
 //!
 //! The dataset's root is there twice, in its node record and here: either is made anew from the other.
 
-use efc_fuse::state::{Node, State};
 use efc_nfs::Mounted;
 use efc_proto::SavedServer;
+use efc_state::{Node, State};
 use prost::Message;
 
 use crate::filesystem::format_bits;

@@ -6,7 +6,7 @@
 //! under which name to go out. An answer and a redelivery can pass each other: the answer is refused, then the
 //! redelivery arrives. The table keeps small refused answers for that moment; a large one is always that of a request
 //! that only reads, which is executed again. Where the kernel has no such notification, the table knows each request's
-//! record in the saved state instead (`state::requests`).
+//! slot in the saved state instead ([`efc_state::requests`]).
 //!
 //! The table is bounded. A request beyond the bound is refused, except those that give something back.
 
@@ -47,7 +47,7 @@ pub enum Arrival {
 pub struct Delivery {
     pub unique: u64,
     /// Of the request in the saved state.
-    pub record: Option<u32>,
+    pub slot: Option<u32>,
     count: u32,
 }
 
@@ -75,9 +75,9 @@ impl InFlight {
         self.shards[(mixed >> 60) as usize % SHARDS].lock().expect("in-flight lock")
     }
 
-    /// A request was read, under this unique with its redelivery bit, and has this record. `gives_back`: it is taken even when
+    /// A request was read, under this unique with its redelivery bit, and has this slot. `gives_back`: it is taken even when
     /// the table is full.
-    pub fn arrive(&self, unique: u64, record: Option<u32>, gives_back: bool) -> Arrival {
+    pub fn arrive(&self, unique: u64, slot: Option<u32>, gives_back: bool) -> Arrival {
         let mut shard = self.shard(unique);
         if let Some(entry) = shard.get_mut(&(unique & !UNIQUE_RESENT)) {
             entry.delivery = Delivery { unique, count: entry.delivery.count + 1, ..entry.delivery };
@@ -93,7 +93,7 @@ impl InFlight {
             return Arrival::Full;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { arrived: Instant::now(), delivery: Delivery { unique, record, count: 0 }, kept: None };
+        let entry = Entry { arrived: Instant::now(), delivery: Delivery { unique, slot, count: 0 }, kept: None };
         shard.insert(unique & !UNIQUE_RESENT, entry);
         Arrival::New
     }

@@ -1,4 +1,4 @@
-//! The FUSE transport: our own thin layer over `/dev/fuse`, and the saved state that lets another daemon take a session over.
+//! The FUSE transport: our own thin layer over `/dev/fuse`, on a saved state that lets another daemon take a session over.
 //!
 //! A mount outlives the daemons that serve it. The keeper holds the file descriptor of `/dev/fuse` and a memfd; a
 //! daemon gets both, and when it dies the next one gets them again. Everything in this crate follows from that:
@@ -9,38 +9,32 @@
 //!   that is delivered twice to one daemon is executed once.
 //! - **Memory**: requests are read into, and bulk answers written from, resident buffers (`efc_buffer`), because a SIGKILL in a
 //!   page fault of read(2) or write(2) on this device turns into EIO in an application.
-//! - **Saved state** ([`state::State`]): node ids, open files and what else the kernel holds us to, in the memfd.
+//! - **Saved state** ([`efc_state::State`]): node ids, open files and what else the kernel holds us to, in the memfd.
 //!
 //! What a file system means is none of this crate's business: [`Filesystem`] is implemented by the daemon. Nothing here waits for
 //! the network, and the journal in the saved state is only as good as what the file system puts there: a request with `resent`
 //! set and an intent may have been executed by a predecessor, and only the file system can find out.
 
 mod abi;
+mod config;
 mod directory;
-mod features;
+mod filesystem;
+mod inbox;
 mod inflight;
+mod negotiation;
 mod notify;
 mod reply;
 mod request;
 mod session;
 #[cfg(feature = "simulation")]
 pub mod simulated;
-pub mod state;
 mod wire;
 
+pub use config::{Features, SessionConfig};
 pub use directory::Directory;
-pub use features::{Features, Negotiated};
+pub use filesystem::Filesystem;
+pub use negotiation::{Negotiated, maps_direct_io};
 pub use notify::Notifier;
 pub use reply::{Reply, data_head};
 pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs, UNTOLD};
-pub use session::{Session, SessionConfig};
-
-/// A file system: gets requests, owns their replies, and must not block the thread it is called on.
-pub trait Filesystem: Send + Sync + 'static {
-    /// Serves one request; `reply` may be kept and answered later from any thread.
-    fn handle(&self, request: Request, reply: Reply);
-    /// The kernel drops `lookups` references to `node`. No reply.
-    fn forget(&self, node: u64, lookups: u64);
-    /// The caller of request `unique` got a signal. Advisory: the request may be unknown by now.
-    fn interrupt(&self, unique: u64);
-}
+pub use session::Session;

@@ -18,9 +18,9 @@ use rustix::io::Errno as SystemErrno;
 use crate::directory::Directory;
 use crate::inflight::{Answer, Arrival, Delivery, InFlight};
 use crate::request::{Attr, Entry, Errno, OpenReply, Statfs};
-use crate::state::State;
 use crate::wire::{self, Inline};
 use crate::{abi, abi::Field};
+use efc_state::State;
 
 /// How a request has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +30,7 @@ pub struct Coming {
     /// A predecessor has had it.
     pub resent: bool,
     /// Where it is kept in the saved state.
-    pub record: Option<u32>,
+    pub slot: Option<u32>,
     /// It is taken even when there are too many.
     pub gives_back: bool,
 }
@@ -69,9 +69,9 @@ impl Channel {
     /// Takes note of a request. `Some`: it is new, and this is its reply.
     pub fn arrive(self: &Arc<Self>, coming: Coming) -> Option<Reply> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let Coming { name, resent, record, gives_back } = coming;
-        match self.in_flight.arrive(name, record, gives_back) {
-            Arrival::New if resent && self.was_answered(name, record) => {}
+        let Coming { name, resent, slot, gives_back } = coming;
+        match self.in_flight.arrive(name, slot, gives_back) {
+            Arrival::New if resent && self.was_answered(name, slot) => {}
             Arrival::New => {
                 return Some(Reply { channel: Arc::clone(self), unique: name & !abi::UNIQUE_RESENT, due: true });
             }
@@ -79,18 +79,18 @@ impl Channel {
             Arrival::Answered(mut answer) => self.answer(name, answer.error, &mut answer.content, &[]),
             Arrival::Full => {
                 self.write(name, -libc::ENOMEM, &mut Inline::new(), &[]);
-                self.end_record(record);
+                self.end_kept(slot);
             }
         }
         None
     }
 
-    /// Gives the answer that a predecessor had recorded and perhaps not given.
-    fn was_answered(&self, name: u64, record: Option<u32>) -> bool {
+    /// Gives the answer that a predecessor had saved and perhaps not given.
+    fn was_answered(&self, name: u64, slot: Option<u32>) -> bool {
         let request = name & !abi::UNIQUE_RESENT;
         let journal = self.state.journal();
         journal.claim(request);
-        let kept = record.zip(self.state.requests()).and_then(|(record, kept)| kept.answer(record, request));
+        let kept = slot.zip(self.state.requests()).and_then(|(slot, kept)| kept.answer(slot, request));
         let Some((errno, content)) = kept.or_else(|| journal.answer(request)) else { return false };
         let Some(mut content) = Inline::copy(&content) else { return false };
         log::info!("request {request:#x} was answered by a predecessor: errno {errno}");
@@ -102,24 +102,24 @@ impl Channel {
     fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
         self.state.fence();
         let request = unique & !abi::UNIQUE_RESENT;
-        let record = self.in_flight.delivery(unique).and_then(|delivery| delivery.record);
+        let slot = self.in_flight.delivery(unique).and_then(|delivery| delivery.slot);
         if data.is_empty() {
-            self.state.journal().record_answer(request, -error, content.content());
-            if let Some((record, kept)) = record.zip(self.state.requests()) {
-                kept.record_answer(record, request, -error, content.content());
+            self.state.journal().save_answer(request, -error, content.content());
+            if let Some((slot, kept)) = slot.zip(self.state.requests()) {
+                kept.save_answer(slot, request, -error, content.content());
             }
         }
         self.write_in_flight(unique, error, content, data);
         if self.in_flight.delivery(unique).is_none() {
-            // Otherwise the answer is kept for a redelivery. The record first: with it alone, a successor would execute it.
-            self.end_record(record);
+            // Otherwise the answer is kept for a redelivery. The slot first: with it alone, a successor would execute it.
+            self.end_kept(slot);
             self.state.journal().end(request);
         }
     }
 
-    fn end_record(&self, record: Option<u32>) {
-        if let Some((record, kept)) = record.zip(self.state.requests()) {
-            kept.end(record);
+    fn end_kept(&self, slot: Option<u32>) {
+        if let Some((slot, kept)) = slot.zip(self.state.requests()) {
+            kept.end(slot);
         }
     }
 
@@ -236,7 +236,7 @@ impl Reply {
                     Err(error) if is_unknown(&error) && in_flight.refused(delivery, None).is_none() => {}
                     Err(_) => return Err(self),
                 }
-                self.channel.end_record(delivery.record);
+                self.channel.end_kept(delivery.slot);
             }
             None => {}
         }
@@ -289,7 +289,7 @@ impl std::fmt::Debug for Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Intent;
+    use efc_state::Intent;
 
     /// A device that takes everything.
     fn channel() -> Arc<Channel> {
@@ -339,11 +339,11 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_answer_is_given_to_a_redelivery_and_ends_its_entry() {
+    fn a_saved_answer_is_given_to_a_redelivery_and_ends_its_entry() {
         let (device, mut kernel) = std::os::unix::net::UnixStream::pair().unwrap();
         let state = state();
         state.begin(8, &Intent::default()).unwrap();
-        state.journal().record_answer(8, 17, b"content.");
+        state.journal().save_answer(8, 17, b"content.");
         state.begin(10, &Intent::default()).unwrap();
         let channel = Arc::new(Channel::new(device.into(), state));
         assert!(channel.arrive(coming(AGAIN)).is_none(), "the file system is not asked");
@@ -357,32 +357,32 @@ mod tests {
         assert_eq!(channel.state.intents(), 0);
     }
 
-    /// A request that was read, on a kernel without RESEND, by a daemon with this state; its record.
+    /// A request that was read, on a kernel without RESEND, by a daemon with this state; its slot.
     fn kept(state: &State, unique: u64) -> u32 {
         let requests = state.requests().unwrap();
         let mut inbox = requests.arm();
         let message = [48, unique, 0, 0, 0, 0].map(u64::to_ne_bytes).concat();
         inbox.room()[..48].copy_from_slice(&message);
-        inbox.keep(48).unwrap().0.record
+        inbox.keep(48).unwrap().0.slot
     }
 
     #[test]
-    fn an_answer_in_a_record_is_given_to_a_replay_and_ends_both_its_records() {
+    fn a_saved_answer_is_given_to_a_replay_and_ends_its_slot_and_its_entry() {
         let memfd = rustix::fs::memfd_create("efc-reply-test", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
         let state = || Arc::new(State::open(memfd.try_clone().unwrap()).unwrap());
         {
             let first = state();
             first.begin(8, &Intent::default()).unwrap();
-            // Killed when the kernel has the answer, and the record is not freed.
-            first.requests().unwrap().record_answer(kept(&first, 8), 8, 17, b"content.");
+            // Killed when the kernel has the answer, and the slot is not freed.
+            first.requests().unwrap().save_answer(kept(&first, 8), 8, 17, b"content.");
             kept(&first, 10);
         }
         let (device, mut kernel) = std::os::unix::net::UnixStream::pair().unwrap();
         let channel = Arc::new(Channel::new(device.into(), state()));
         let requests = channel.state.requests().unwrap();
-        let records: Vec<u32> = requests.take_over().iter().map(|kept| kept.record).collect();
-        let replayed = |name, record| Coming { name, resent: true, record: Some(record), gives_back: false };
-        assert!(channel.arrive(replayed(8, records[0])).is_none(), "the file system is not asked");
+        let slots: Vec<u32> = requests.take_over().iter().map(|kept| kept.slot).collect();
+        let replayed = |name, slot| Coming { name, resent: true, slot: Some(slot), gives_back: false };
+        assert!(channel.arrive(replayed(8, slots[0])).is_none(), "the file system is not asked");
         let mut got = [0; 24];
         io::Read::read_exact(&mut kernel, &mut got).unwrap();
         assert_eq!(&got[..], [&b"\x18\0\0\0\xef\xff\xff\xff\x08\0\0\0\0\0\0\0"[..], b"content."].concat());
@@ -390,27 +390,27 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_in_the_record_before_the_kernel_has_it_and_the_record_ends_after() {
+    fn an_answer_is_saved_before_the_kernel_has_it_and_its_slot_is_freed_after() {
         let (device, kernel) = std::os::unix::net::UnixStream::pair().unwrap();
         let channel = Arc::new(Channel::new(device.into(), state()));
-        let record = kept(&channel.state, 8);
-        let reply = channel.arrive(Coming { record: Some(record), ..coming(8) }).expect("new");
+        let slot = kept(&channel.state, 8);
+        let reply = channel.arrive(Coming { slot: Some(slot), ..coming(8) }).expect("new");
         let requests = Arc::clone(channel.state.requests().unwrap());
-        assert_eq!(requests.answer(record, 8), None);
+        assert_eq!(requests.answer(slot, 8), None);
         // A kernel that does not take it: the call waits with the answer in its hand.
         rustix::net::sockopt::set_socket_send_buffer_size(&channel.device, 4608).unwrap();
         while rustix::net::send(&channel.device, &[0; 512], rustix::net::SendFlags::DONTWAIT).is_ok() {}
         let answering = std::thread::spawn(move || reply.error(Errno(17)));
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while requests.answer(record, 8).is_none() {
-            assert!(std::time::Instant::now() < deadline, "no answer is recorded");
+        while requests.answer(slot, 8).is_none() {
+            assert!(std::time::Instant::now() < deadline, "no answer is saved");
             std::thread::yield_now();
         }
         std::thread::sleep(Duration::from_millis(50));
-        assert!(!answering.is_finished() && requests.is_held(record));
+        assert!(!answering.is_finished() && requests.is_held(slot));
         drop(kernel); // gives up
         answering.join().unwrap();
-        assert!(!requests.is_held(record));
+        assert!(!requests.is_held(slot));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! answered, and goes on reading. Each thread reads one request at a time into a resident buffer ([`Inbox`]) and calls the
 //! file system; the file system decides whether to answer there and then or later, from elsewhere.
 //!
-//! A kernel before Linux 6.9 has no redelivery (RESEND). There requests are read into the saved state (`state::requests`), and a
+//! A kernel before Linux 6.9 has no redelivery (RESEND). There requests are read into the saved state ([`efc_state::requests`]), and a
 //! later daemon executes what it finds there before it reads anything: *replay*. A request that is replayed is marked like one
 //! that is redelivered, and has its name from the first time. What a predecessor's threads still take while the kernel ends them is
 //! found by a thread that looks until they are gone.
@@ -23,21 +23,23 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use efc_buffer::{Buffer, LARGE};
+use efc_state::State;
+use efc_state::requests::{self, Requests};
 use rustix::io::Errno as SystemErrno;
 
-use crate::features::{self, Features, Negotiated};
+use crate::abi;
+use crate::config::SessionConfig;
+use crate::filesystem::Filesystem;
+use crate::inbox::{Inbox, payload_of};
+use crate::negotiation::{self, Negotiated};
 use crate::notify::{self, Notifier};
 use crate::reply::{Channel, Coming};
 use crate::request::{Errno, Operation, Request};
-use crate::state::State;
-use crate::state::requests::{self, Requests};
 use crate::wire::{self, Inline, Malformed, Message};
-use crate::{Filesystem, abi};
 
-/// WRITE payloads from this size on, in bytes, stay in the buffer that they were read into.
-const HAND_OVER_MIN: usize = 32 << 10;
+const _: () = assert!(LARGE == requests::MESSAGE_MAX && efc_buffer::PAYLOAD_MAX == efc_state::PAYLOAD_MAX);
+
 /// How long to wait for mount(2), and how often to look.
 const MOUNT_WAIT_MAX: Duration = Duration::from_secs(30);
 const MOUNT_POLL: Duration = Duration::from_millis(2);
@@ -45,27 +47,6 @@ const MOUNT_POLL: Duration = Duration::from_millis(2);
 const ANSWERS_POLL: Duration = Duration::from_millis(1);
 /// How often to look for what a predecessor that is still ending has taken.
 const REPLAY_POLL: Duration = Duration::from_millis(5);
-
-/// How a session is to run.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionConfig {
-    /// Threads that read `/dev/fuse`, at least 1.
-    pub threads: usize,
-    /// Refuse all that modifies, should a mount without MS_RDONLY let it through.
-    pub read_only: bool,
-    /// Requests that the kernel sends without a waiting caller, at most: read-ahead and the like. 0 means 64.
-    pub max_background: u16,
-    /// What the kernel may seem to have.
-    pub features: Features,
-    /// The mount may be id-mapped; [`Request::uid`] and `gid` are [`crate::UNTOLD`] then but for requests that make an inode.
-    pub idmap: bool,
-}
-
-impl Default for SessionConfig {
-    fn default() -> SessionConfig {
-        SessionConfig { threads: 2, read_only: false, max_background: 64, features: Features::default(), idmap: false }
-    }
-}
 
 /// A session. Clones share it.
 #[derive(Clone)]
@@ -81,22 +62,6 @@ struct Shared {
     is_draining: AtomicBool,
     /// No thread reads any more.
     is_over: AtomicBool,
-}
-
-/// Where a thread reads to.
-enum Inbox {
-    Buffer(Buffer),
-    /// In the saved state. `None` when what was read last keeps it.
-    Saved(Arc<Requests>, Option<requests::Inbox>),
-}
-
-/// Payload of a WRITE that keeps its buffer.
-struct Payload(Buffer);
-
-impl AsRef<[u8]> for Payload {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 impl Session {
@@ -115,7 +80,7 @@ impl Session {
     /// if it has that.
     pub fn start(&self) -> io::Result<()> {
         let state = &self.shared.state;
-        if let Some(negotiated) = state.negotiated() {
+        if let Some(negotiated) = Negotiated::of(state) {
             if negotiated.has_resend() {
                 return self.shared.redeliver();
             }
@@ -124,7 +89,7 @@ impl Session {
             }
             return Ok(());
         }
-        if state.generation() > 1 && self.shared.config.features.may_resend() {
+        if state.daemon_number() > 1 && self.shared.config.features.may_resend() {
             // A predecessor may have read INIT and died before it saved anything. Fails before mount(2), and on old kernels.
             let _ = self.shared.redeliver();
         }
@@ -156,11 +121,6 @@ impl Session {
         true
     }
 
-    /// It was told to: [`Session::run`] may have returned for that, and the session is not over.
-    pub fn is_draining(&self) -> bool {
-        self.shared.is_draining.load(Ordering::Acquire)
-    }
-
     /// Drops journal entries of a predecessor whose requests were not delivered again: they were answered, or their callers
     /// killed. `false`: redelivery, which comes before anything else, may not be through; try again later.
     ///
@@ -181,7 +141,8 @@ impl Session {
     }
 
     /// Serves until the session is unmounted, aborted or taken over, on `config.threads` threads; returns when all have
-    /// ended.
+    /// ended. Not at all when they have ended because it drains: the session goes on with the next daemon, and whoever called
+    /// [`Session::drain`] ends this one.
     pub fn run(&self, filesystem: Arc<dyn Filesystem>) -> io::Result<()> {
         if let Some(requests) = self.shared.kept_requests() {
             self.shared.replay(requests, &*filesystem);
@@ -198,6 +159,9 @@ impl Session {
         }
         let join = |thread: JoinHandle<io::Result<()>>| thread.join().expect("a serving thread panicked");
         let ended: Vec<io::Result<()>> = threads.into_iter().map(join).collect();
+        while self.shared.is_draining.load(Ordering::Acquire) {
+            thread::park();
+        }
         self.shared.is_over.store(true, Ordering::Release);
         ended.into_iter().collect()
     }
@@ -236,7 +200,7 @@ impl Session {
 
     /// What was agreed with the kernel; `None` before INIT.
     pub fn negotiated(&self) -> Option<Negotiated> {
-        self.shared.state.negotiated()
+        Negotiated::of(&self.shared.state)
     }
 }
 
@@ -274,10 +238,10 @@ impl Shared {
     }
 
     fn answer_init(&self, unique: u64, offered: &abi::InitIn, flags: u64) -> io::Result<()> {
-        match features::negotiate(offered, flags, &self.config) {
+        match negotiation::negotiate(offered, flags, &self.config) {
             Ok((out, negotiated)) => {
                 // Saved first: a successor that finds it asks for redelivery, of INIT too if this answer never went out.
-                self.state.save_negotiated(&negotiated);
+                negotiated.save(&self.state);
                 self.channel.write(unique, 0, &mut Inline::new().with(out, 0), &[]);
                 log::info!("FUSE 7.{}, flags {:#x} of {flags:#x}", negotiated.minor, negotiated.flags);
                 Ok(())
@@ -291,7 +255,7 @@ impl Shared {
 
     /// The requests in the saved state, if the kernel has no RESEND and they are kept there.
     fn kept_requests(&self) -> Option<&Arc<Requests>> {
-        self.state.requests().filter(|_| self.state.negotiated().is_some_and(|negotiated| !negotiated.has_resend()))
+        self.state.requests().filter(|_| Negotiated::of(&self.state).is_some_and(|negotiated| !negotiated.has_resend()))
     }
 
     /// Executes what predecessors had read and not answered, as far as it is found.
@@ -313,7 +277,7 @@ impl Shared {
                     self.refuse(&malformed);
                 }
                 // What has no answer is not executed again: a FORGET lost leaves a count too high, a second one a count too low.
-                return requests.end(kept.record);
+                return requests.end(kept.slot);
             }
         };
         request.resent = true;
@@ -321,7 +285,7 @@ impl Shared {
             *data = payload_of(&kept, payload);
         }
         let unique = request.unique;
-        self.dispatch(request, Some(kept.record), filesystem);
+        self.dispatch(request, Some(kept.slot), filesystem);
         // If its caller was interrupted, nobody would say so again.
         filesystem.interrupt(unique);
     }
@@ -338,8 +302,8 @@ impl Shared {
     /// One reading thread.
     fn serve(&self, filesystem: &dyn Filesystem) -> io::Result<()> {
         let mut inbox = match self.kept_requests() {
-            Some(requests) => Inbox::Saved(Arc::clone(requests), None),
-            None => Inbox::Buffer(Buffer::with_capacity(LARGE)),
+            Some(requests) => Inbox::saved(Arc::clone(requests)),
+            None => Inbox::buffer(),
         };
         loop {
             match rustix::io::read(&self.channel.device, inbox.room()) {
@@ -397,11 +361,11 @@ impl Shared {
         length: usize,
         filesystem: &dyn Filesystem,
     ) -> bool {
-        let Some((data, record)) = inbox.keep(length, payload) else { return false };
+        let Some((data, slot)) = inbox.keep(length, payload) else { return false };
         if let Operation::Write { data: place, .. } = &mut request.operation {
             *place = data;
         }
-        self.dispatch(request, record, filesystem);
+        self.dispatch(request, slot, filesystem);
         true
     }
 
@@ -412,12 +376,12 @@ impl Shared {
         }
     }
 
-    fn dispatch(&self, request: Request, record: Option<u32>, filesystem: &dyn Filesystem) {
+    fn dispatch(&self, request: Request, slot: Option<u32>, filesystem: &dyn Filesystem) {
         let gives_back = matches!(request.operation, Operation::Release { .. } | Operation::Releasedir { .. });
         if !request.resent {
             self.channel.fresh_seen.store(true, Ordering::Relaxed);
         }
-        let coming = Coming { name: request.name, resent: request.resent, record, gives_back };
+        let coming = Coming { name: request.name, resent: request.resent, slot, gives_back };
         let Some(reply) = self.channel.arrive(coming) else { return };
         if self.config.read_only && request.operation.modifies() {
             return reply.error(Errno(libc::EROFS));
@@ -425,95 +389,13 @@ impl Shared {
         match &request.operation {
             Operation::Read { .. } | Operation::Write { .. } => self.state.set_witness(request.node),
             // The running kernel knows STATX though the session was negotiated as with an older one.
-            Operation::Statx { .. } if self.state.negotiated().is_some_and(|negotiated| !negotiated.has_statx()) => {
+            Operation::Statx { .. }
+                if Negotiated::of(&self.state).is_some_and(|negotiated| !negotiated.has_statx()) =>
+            {
                 return reply.error(Errno(libc::ENOSYS));
             }
             _ => {}
         }
         filesystem.handle(request, reply);
-    }
-}
-
-fn superseded() {
-    log::error!("another daemon has taken this session over");
-}
-
-impl Inbox {
-    /// Where to read to, and what was read.
-    fn room(&mut self) -> &mut [u8] {
-        match self {
-            Inbox::Buffer(buffer) => buffer,
-            Inbox::Saved(requests, inbox) => inbox.get_or_insert_with(|| requests.arm()).room(),
-        }
-    }
-
-    /// Forgets what was read; `false` if another daemon has taken it.
-    fn again(&mut self) -> bool {
-        match self {
-            Inbox::Buffer(_) => true,
-            Inbox::Saved(_, inbox) => {
-                let Some(read) = inbox.take() else { return true };
-                *inbox = read.again();
-                if inbox.is_none() {
-                    superseded();
-                }
-                inbox.is_some()
-            }
-        }
-    }
-
-    /// Keeps a request of this length until it is answered: its payload, and its record in the saved state if it has one. `None`:
-    /// another daemon has taken it.
-    fn keep(&mut self, length: usize, payload: Range<usize>) -> Option<(Bytes, Option<u32>)> {
-        match self {
-            Inbox::Buffer(buffer) => Some((take_payload(buffer, payload), None)),
-            Inbox::Saved(_, inbox) => {
-                let read = inbox.take()?;
-                let small = (payload.len() < HAND_OVER_MIN)
-                    .then(|| Bytes::copy_from_slice(&read.message(length)[payload.clone()]));
-                let Some((kept, rest)) = read.keep(length) else {
-                    superseded();
-                    return None;
-                };
-                *inbox = rest;
-                Some((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.record)))
-            }
-        }
-    }
-}
-
-/// The payload of a WRITE that is kept: where it lies, if it may stay there.
-fn payload_of(kept: &requests::Kept, payload: Range<usize>) -> Bytes {
-    match kept.lease() {
-        Some(lease) => Bytes::from_owner(lease).slice(payload),
-        None => Bytes::copy_from_slice(&kept[payload]),
-    }
-}
-
-/// The payload of a WRITE: a copy if it is small, otherwise the whole buffer, which is replaced by a fresh one.
-fn take_payload(buffer: &mut Buffer, payload: Range<usize>) -> Bytes {
-    if payload.len() < HAND_OVER_MIN {
-        return Bytes::copy_from_slice(&buffer[payload]);
-    }
-    let full = std::mem::replace(buffer, Buffer::with_capacity(LARGE));
-    Bytes::from_owner(Payload(full)).slice(payload)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_payloads_are_not_copied() {
-        let mut buffer = Buffer::with_capacity(LARGE);
-        buffer[80..80 + HAND_OVER_MIN].fill(7);
-        let place = buffer[80..].as_ptr();
-        let small = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN - 1);
-        assert_ne!(small.as_ptr(), place);
-        assert_eq!(buffer[80..].as_ptr(), place, "the buffer is read into again");
-        let large = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN);
-        assert_eq!(large.as_ptr(), place);
-        assert_ne!(buffer[80..].as_ptr(), place);
-        assert!(small.iter().chain(large.iter()).all(|&byte| byte == 7));
     }
 }

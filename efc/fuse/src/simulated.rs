@@ -5,11 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use efc_state::State;
+
 use crate::abi::{self, Field};
-use crate::features::negotiate;
+use crate::config::SessionConfig;
+use crate::negotiation::{Negotiated, negotiate};
 use crate::request::{Attr, Entry, Errno, OpenReply, Request};
-use crate::session::{Session, SessionConfig};
-use crate::state::State;
+use crate::session::Session;
 use crate::{Filesystem, abi::UNIQUE_RESENT};
 
 /// Takes an answer: the name of its request, an errno or 0, and what the answer holds. `false`: there is no such request.
@@ -28,11 +30,11 @@ impl Session {
     pub fn simulated(state: Arc<State>, config: SessionConfig, tap: Tap) -> io::Result<Session> {
         let device = File::options().read(true).write(true).open("/dev/null")?;
         let session = Session::new(device.into(), state.clone(), config);
-        if state.negotiated().is_none() {
+        if Negotiated::of(&state).is_none() {
             let offered = abi::InitIn { major: abi::MAJOR, minor: abi::MINOR, max_readahead: 1 << 17, flags: u32::MAX };
             let agreed = negotiate(&offered, u64::MAX >> 1, &config);
             let (_, negotiated) = agreed.map_err(|errno| io::Error::from_raw_os_error(errno.0))?;
-            state.save_negotiated(&negotiated);
+            negotiated.save(&state);
         }
         session.set_tap(tap);
         Ok(session)

@@ -18,6 +18,10 @@
 //! | `talkative` | logs a KiB for each request |
 //! | `wedges` | the first one reads no more requests after a hundred, and reports all the same |
 //! | `mute` | never reports |
+//! | `rigid` | takes no options while it serves, as daemons of 0.1.0 |
+//! | `headstrong` | says that it takes them, and refuses |
+//! | `deaf` | says that it takes them, and never answers |
+//! | `dies-configured` | ends when it is told of them |
 //! | `nas-silent` | reports that the NAS does not answer |
 //!
 //! A successor that is to have 13 threads dies at once.
@@ -32,7 +36,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use efc_proto::error::Code;
 use efc_proto::{
-    Connected, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon, ToKeeper, to_daemon, to_keeper,
+    Configured, Connected, DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon, ToKeeper,
+    to_daemon, to_keeper,
 };
 use rustix::net::accept;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -87,7 +92,9 @@ fn main() {
         let record: &[u8] = if host == "stubborn" { b"stubborn" } else { b"initialized" };
         state.write_all(record).expect("a record in the state");
     }
-    send(&control, to_keeper::Message::Ready(Ready { version: VERSION.into(), beats: true }));
+    session.live_fields = if host == "rigid" { Vec::new() } else { DaemonConfig::LIVE_FIELDS.to_vec() };
+    let ready = Ready { version: VERSION.into(), beats: true, live_fields: session.live_fields.clone() };
+    send(&control, to_keeper::Message::Ready(ready));
     if host == "greedy" {
         std::thread::spawn(take_memory);
     }
@@ -98,7 +105,7 @@ fn main() {
     std::thread::spawn(move || {
         let mut control = control;
         loop {
-            converse(&control, &host, &counted, is_successor);
+            converse(&control, &host, &counted, is_successor, &mut session);
             control = Arc::new(next_keeper(&held, &session));
         }
     });
@@ -135,7 +142,7 @@ struct Held {
 fn next_keeper(held: &Held, session: &MountStatus) -> OwnedFd {
     let keeper = accept(&held.listener).expect("another keeper");
     let process = pidfd_open(getpid(), PidfdFlags::empty()).expect("a pidfd of ourselves");
-    let status = MountStatus { pid: getpid().as_raw_nonzero().get(), ..session.clone() };
+    let status = MountStatus { pid: getpid().as_raw_nonzero().get(), version: VERSION.into(), ..session.clone() };
     let message = ToKeeper { message: Some(to_keeper::Message::Session(status)) };
     let descriptors = [held.device.as_fd(), held.state.as_fd(), held.listener.as_fd(), process.as_fd()];
     efc_proto::send(&keeper, &message, &descriptors).expect("a keeper that listens");
@@ -166,7 +173,7 @@ fn connect(control: &OwnedFd, host: &str) -> u32 {
     mounted.connection
 }
 
-fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool) {
+fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool, session: &mut MountStatus) {
     while let Some((ToDaemon { message: Some(message) }, _)) = receive(control) {
         match message {
             to_daemon::Message::Report(_) if host == "mute" => {}
@@ -184,6 +191,16 @@ fn converse(control: &OwnedFd, host: &str, requests: &AtomicU64, resumed: bool) 
             to_daemon::Message::FindRoot(_) => {
                 let root = FoundRoot { served: b"old".to_vec(), found: b"new".to_vec(), error: None };
                 send(control, to_keeper::Message::Root(root));
+            }
+            to_daemon::Message::Configure(_) if host == "deaf" => {}
+            to_daemon::Message::Configure(_) if host == "dies-configured" => exit(8),
+            to_daemon::Message::Configure(configure) => {
+                let message = "it will not".to_owned();
+                let error = (host == "headstrong").then(|| Error { code: Code::Internal.into(), message });
+                if error.is_none() {
+                    session.options = configure.options;
+                }
+                send(control, to_keeper::Message::Configured(Configured { error }));
             }
             to_daemon::Message::Stop(_) => exit(0),
             to_daemon::Message::Resend(_) => {}

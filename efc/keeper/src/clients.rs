@@ -13,18 +13,18 @@ use efc_proto::{
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use crate::STACK_BYTES;
 use crate::failure::failure;
 use crate::held::Held;
 use crate::mounts::Mounts;
 use crate::program::Program;
+use crate::waiting::start_thread;
 
 /// Most connections at once.
 const CLIENTS_MAX: usize = 256;
 /// A client that does not take its reply for so long is let go.
 const SEND_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// Those who are connected.
+/// The clients that are connected.
 #[derive(Clone, Debug)]
 pub struct Clients {
     mounts: Arc<Mounts>,
@@ -54,12 +54,12 @@ impl Clients {
         Clients { mounts, count: Arc::default(), waiting: Arc::default() }
     }
 
-    /// How many are connected.
+    /// How many clients are connected.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// How many wait for a reply.
+    /// How many clients wait for a reply.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
@@ -80,7 +80,7 @@ impl Clients {
                 log::warn!("a client's connection: {error}");
             }
         };
-        if let Err(error) = std::thread::Builder::new().name("client".into()).stack_size(STACK_BYTES).spawn(serve) {
+        if let Err(error) = start_thread("client", serve) {
             log::error!("a client is refused, no thread: {error}");
         }
     }
@@ -125,7 +125,7 @@ fn answer(request: Option<Request>, descriptors: Vec<OwnedFd>, mounts: &Arc<Moun
             mounts: mounts.status(&request)?,
             keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
             keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
-            program_version: mounts.programs().daemon.get().version().unwrap_or_default().to_owned(),
+            program_version: mounts.programs().daemon.get().installed_version().unwrap_or_default().to_owned(),
         })),
         Some(Request::Adopt(request)) => {
             Ok(Reply::Adopt(AdoptReply { status: Some(mounts.adopt(request.status, descriptors)?) }))

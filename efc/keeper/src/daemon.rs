@@ -7,15 +7,14 @@
 
 use std::cell::OnceCell;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use efc_proto::{MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -26,6 +25,7 @@ use crate::held::{Held, TakenOver};
 use crate::inheritance;
 use crate::isolation::Isolation;
 use crate::program::Program;
+use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
 /// its whole life, so that no pipe of the standard library's is overwritten between fork and exec.
@@ -35,29 +35,29 @@ const KILL_TIME_LIMIT: Duration = Duration::from_millis(100);
 
 /// What a daemon calls the thread that talks with us.
 const CONTROL_THREAD: &str = "control";
-/// Of pidfd_open(2), which rustix lacks: of a thread, not of a process. Linux 6.9.
+/// PIDFD_THREAD of pidfd_open(2), which rustix lacks: a descriptor of a thread, not of a process. Linux 6.9.
 const PIDFD_THREAD: PidfdFlags = PidfdFlags::from_bits_retain(OFlags::EXCL.bits());
 
 /// A running daemon, or one whose end has not been noticed yet.
 #[derive(Debug)]
 pub struct Daemon {
-    /// None: another keeper's child.
+    /// The process as our child; none: it is an earlier keeper's.
     child: Option<Child>,
     pid: i32,
     process: OwnedFd,
     control: OwnedFd,
-    /// Pidfd of its control thread, once that was looked for.
+    /// Pidfd of the daemon's control thread, once that thread was looked for.
     control_thread: OnceCell<Option<OwnedFd>>,
 }
 
 /// How a daemon ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// As wait(2) says.
+    /// The process has ended as wait(2) says.
     Exited(ExitStatus),
-    /// It was no child of this keeper.
+    /// The process has ended; it was no child of this keeper, so nobody knows how.
     Unknown,
-    /// It was sent SIGKILL and hangs in the kernel.
+    /// The process was sent SIGKILL and hangs in the kernel.
     Hangs,
 }
 
@@ -125,7 +125,7 @@ impl Daemon {
         }
     }
 
-    /// A daemon that has introduced itself to us.
+    /// A daemon of an earlier keeper that has introduced itself to this one.
     ///
     /// # Errors
     /// Those of making its socket one that never blocks.
@@ -193,8 +193,8 @@ impl Daemon {
     /// Whether it was sent SIGKILL and a thread of it hangs in the kernel: it will never do anything again, but its end
     /// may take for ever.
     pub fn is_doomed(&self) -> bool {
-        // A list that cannot be read proves nothing.
-        std::fs::read_to_string(format!("/proc/{}/status", self.pid)).is_ok_and(|status| has_pending_kill(&status))
+        // What cannot be read proves nothing.
+        u32::try_from(self.pid).is_ok_and(|pid| efc_process::has_pending_kill(pid).unwrap_or(false))
     }
 
     /// Waits for the end for at most `time_limit`, then forces it; how it ended, or itself, killed, if it hangs in the
@@ -214,22 +214,13 @@ impl Daemon {
         waited.and_then(Result::ok).map_or(Ending::Unknown, Ending::Exited)
     }
 
-    /// For a killed daemon whose end may take for ever.
+    /// Leaves a killed daemon, whose end may take for ever, to a thread that waits for it.
     pub fn leave_to_a_thread(self) {
-        if let Some(child) = self.child {
-            leave_to_a_thread(child);
+        if let Some(child) = self.child
+            && let Err(error) = leave_to_a_thread(child, || {})
+        {
+            log::error!("cannot start a thread: {error}");
         }
-    }
-}
-
-/// Waits for a child that may take for ever, so that it is no zombie when it does end.
-pub fn leave_to_a_thread(mut child: Child) {
-    let waiting = std::thread::Builder::new().name("reaper".into()).stack_size(crate::STACK_BYTES).spawn(move || {
-        // Nobody is left who wants to know how it ended.
-        let _ = child.wait();
-    });
-    if let Err(error) = waiting {
-        log::error!("cannot start a thread: {error}");
     }
 }
 
@@ -249,35 +240,6 @@ fn open_thread(pid: i32, tid: i32) -> Option<OwnedFd> {
     Path::new(&format!("/proc/{pid}/task/{tid}")).exists().then_some(thread)
 }
 
-/// In `/proc/PID/status`, of the process or of its first thread.
-fn has_pending_kill(status: &str) -> bool {
-    const KILL: u64 = 1 << (9 - 1);
-    let masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
-    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & KILL != 0)
-}
-
-/// Whether `descriptor` becomes readable within `time_limit`.
-pub fn wait_readable(descriptor: impl AsFd, time_limit: Duration) -> bool {
-    let deadline = Instant::now() + time_limit;
-    loop {
-        let mut descriptors = [PollFd::new(&descriptor, PollFlags::IN)];
-        match poll(&mut descriptors, Some(&timespec(deadline.saturating_duration_since(Instant::now())))) {
-            Err(Errno::INTR) => {}
-            Err(errno) => {
-                log::error!("poll: {errno}");
-                return false;
-            }
-            Ok(count) => return count > 0,
-        }
-    }
-}
-
-/// For poll(2).
-pub fn timespec(duration: Duration) -> Timespec {
-    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    Timespec { tv_sec: seconds, tv_nsec: duration.subsec_nanos().into() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,12 +249,5 @@ mod tests {
         let exited = |status| Ending::Exited(ExitStatus::from_raw(status)).to_string();
         assert_eq!(exited(7 << 8), "exited with status 7");
         assert_eq!(exited(9), "was killed by signal 9");
-    }
-
-    #[test]
-    fn a_pending_kill_is_found_whoever_it_was_sent_to() {
-        assert!(has_pending_kill("SigPnd:\t0000000000000100\nShdPnd:\t0000000000000000\n"));
-        assert!(has_pending_kill("SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"));
-        assert!(!has_pending_kill("SigPnd:\t0000000000000200\nShdPnd:\t0000000000004000\n"));
     }
 }

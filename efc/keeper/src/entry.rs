@@ -22,7 +22,7 @@ use crate::wishes::{Wish, Wishes};
 pub enum End {
     /// The daemon flushes what is left.
     Flush,
-    /// At once.
+    /// The daemon is ended at once.
     Now,
 }
 
@@ -40,7 +40,7 @@ enum Phase {
     /// The first daemon is on its way to Ready.
     Starting,
     Mounted,
-    /// Gone; with what it failed of if it never got ready.
+    /// The mount is gone; with the error if its first daemon never got ready.
     Ended(Option<Error>),
 }
 
@@ -48,11 +48,11 @@ enum Phase {
 struct Shared {
     phase: Phase,
     status: MountStatus,
-    /// Of a session that is mounted.
+    /// The session's descriptors, while it is mounted.
     held: Option<Arc<Held>>,
     /// A client's thread runs the unmount helper.
     unmounting: bool,
-    /// Still at its target, as far as we know.
+    /// Whether the mount is still at its target, as far as we know.
     is_attached: bool,
     /// What the supervising thread shall do next.
     end: Option<End>,
@@ -60,8 +60,10 @@ struct Shared {
     upgrades: Wishes,
     /// Reports that the daemon has made.
     reports: u64,
+    /// The last report of the daemon before this one: its counters are those of all before.
+    former: DaemonStats,
     root_wanted: bool,
-    /// The last answer to that, and how many there were.
+    /// The last answer to `root_wanted`, and how many there were.
     root: (u64, FoundRoot),
 }
 
@@ -96,8 +98,10 @@ impl Entry {
     /// Those of eventfd(2).
     pub fn inherited(mut status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
         status.set_state(if status.pid == 0 { State::Restarting } else { State::Serving });
-        status.stats = None;
-        Entry::with(PathBuf::from(&status.target), status, is_attached)
+        let former = status.stats.take().unwrap_or_default().by_subsystem();
+        let entry = Entry::with(PathBuf::from(&status.target), status, is_attached)?;
+        entry.lock().former = former;
+        Ok(entry)
     }
 
     fn with(target: PathBuf, status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
@@ -112,6 +116,7 @@ impl Entry {
             report_wanted: false,
             upgrades: Wishes::default(),
             reports: 0,
+            former: DaemonStats::default(),
             root_wanted: false,
             root: (0, FoundRoot::default()),
         };
@@ -124,12 +129,12 @@ impl Entry {
         &self.target
     }
 
-    /// What was mounted, and how.
+    /// The configuration that it was mounted with.
     pub fn config(&self) -> &DaemonConfig {
         &self.config
     }
 
-    /// How it is served now.
+    /// The configuration that it is served with now.
     pub fn options(&self) -> DaemonConfig {
         self.lock().status.options.as_ref().unwrap_or(&self.config).clone()
     }
@@ -139,10 +144,11 @@ impl Entry {
     /// What is known now, without asking anybody. A report that says so turns SERVING into UNRESPONSIVE_NAS.
     pub fn status(&self) -> MountStatus {
         let mut status = self.lock().status.clone();
-        let nas_responding = status.stats.as_ref().is_none_or(|stats| stats.nas_responding);
-        if status.state() == State::Serving && !nas_responding {
-            let age_ms = status.stats.as_ref().map_or(0, |stats| stats.oldest_call_ms);
-            status.reason = format!("the NAS has not answered the oldest call for {age_ms} ms");
+        let nfs = status.stats.as_ref().and_then(|stats| stats.nfs);
+        if let Some(nfs) = nfs.filter(|nfs| !nfs.responding)
+            && status.state() == State::Serving
+        {
+            status.reason = format!("the NAS has not answered the oldest call for {} ms", nfs.oldest_call_ms);
             status.set_state(State::UnresponsiveNas);
         }
         status
@@ -355,10 +361,16 @@ impl Entry {
     /// The daemon has reported.
     pub fn reported(&self, stats: DaemonStats) {
         let mut shared = self.lock();
-        shared.status.stats = Some(stats);
+        shared.status.stats = Some(stats.by_subsystem().on_top_of(&shared.former).for_all_releases());
         shared.reports += 1;
         drop(shared);
         self.changed.notify_all();
+    }
+
+    /// The daemon has ended: the next one's counters go on from its last report.
+    pub fn daemon_ended(&self) {
+        let mut shared = self.lock();
+        shared.former = shared.status.stats.unwrap_or(shared.former);
     }
 
     /// The session is there, and a daemon of it was ready at least once.
@@ -370,7 +382,7 @@ impl Entry {
         self.changed.notify_all();
     }
 
-    /// Nothing is left.
+    /// Nothing is left of the mount.
     pub fn ended(&self, error: Option<Error>) {
         let mut shared = self.lock();
         shared.phase = Phase::Ended(error);

@@ -65,7 +65,7 @@ impl Held {
 }
 
 impl Listeners {
-    /// Those below `run_dir`.
+    /// The listeners below `run_dir`.
     ///
     /// # Errors
     /// Those of making their folder.
@@ -95,7 +95,7 @@ impl Listeners {
             let mut random = [0; 4];
             getrandom(&mut random, GetRandomFlags::empty())?;
             let name = self.folder.join(format!("{:08x}", u32::from_ne_bytes(random)));
-            match socket::listen_at(&name) {
+            match efc_proto::listen_at(&name, socket::BACKLOG) {
                 Ok(listener) => return Ok(Held { device, state, listener, name }),
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempt < NAMES_MAX => attempt += 1,
                 Err(error) => return Err(error),
@@ -103,7 +103,7 @@ impl Listeners {
         }
     }
 
-    /// All that are there, those of dead daemons included.
+    /// Names of all listeners, those of dead daemons included.
     ///
     /// # Errors
     /// Those of reading a directory.

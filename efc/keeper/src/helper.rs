@@ -15,9 +15,8 @@ use efc_proto::Error;
 use efc_proto::error::Code;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-use crate::STACK_BYTES;
-use crate::daemon::wait_readable;
 use crate::failure::failure;
+use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// How long an unmount may take.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -83,12 +82,10 @@ impl Helper {
         log::error!("the unmount of {} hangs in the kernel, killed", target.display());
         self.stuck().insert(target.to_owned());
         let (stuck, path) = (self.clone(), target.to_owned());
-        let waiting = std::thread::Builder::new().name("reaper".into()).stack_size(STACK_BYTES).spawn(move || {
-            // As above.
-            let _ = child.wait();
+        let ended = move || {
             stuck.stuck().remove(&path);
-        });
-        if let Err(error) = waiting {
+        };
+        if let Err(error) = leave_to_a_thread(child, ended) {
             log::error!("cannot start a thread: {error}");
             self.stuck().remove(target);
         }

@@ -18,8 +18,8 @@ use efc_proto::error::Code;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::daemon::wait_readable;
 use crate::failure::failure;
+use crate::waiting::wait_readable;
 
 /// Highest id that setresuid(2) takes: the one above means "no change".
 const ID_MAX: u32 = u32::MAX - 1;

@@ -12,9 +12,9 @@ use crate::entry::Entry;
 use crate::failure::failure;
 use crate::identity::Identity;
 use crate::network::Network;
-use crate::session::Programs;
+use crate::programs::Programs;
 
-/// Of one mount.
+/// The cgroup, user and network of one mount's daemons.
 #[derive(Debug)]
 pub struct Isolation<'a> {
     cgroup: Option<Cgroup<'a>>,
@@ -62,7 +62,7 @@ impl<'a> Isolation<'a> {
         status.uid = self.uid();
     }
 
-    /// Where the daemon belongs; none: the keeper's.
+    /// The daemons' cgroup; none: the keeper's.
     pub fn cgroup(&self) -> Option<&Cgroup<'a>> {
         self.cgroup.as_ref()
     }

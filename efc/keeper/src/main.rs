@@ -22,10 +22,12 @@ mod mounts;
 mod network;
 mod privileges;
 mod program;
+mod programs;
 mod session;
 mod socket;
 mod takeover;
 mod target;
+mod waiting;
 mod wishes;
 
 use std::ffi::OsString;
@@ -37,6 +39,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use efc_process::{LimitedLog, LogLimits};
 use lexopt::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -51,11 +54,11 @@ use crate::identity::Identities;
 use crate::mounts::Mounts;
 use crate::network::Networks;
 use crate::program::NextProgram;
-use crate::session::Programs;
+use crate::programs::Programs;
 use crate::socket::Place;
 
-/// Stack of a thread; none recurses.
-const STACK_BYTES: usize = 256 << 10;
+/// A line of each mount at once, and nothing that repeats for ever.
+const LOG_LIMITS: LogLimits = LogLimits { burst: 1_000, pause: Duration::from_secs(1) };
 /// How often a keeper that is to end looks whether it may.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How long nobody may have wanted anything before an idle keeper ends.
@@ -93,7 +96,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    env_logger::Builder::new().filter_level(log::LevelFilter::Info).init();
+    start_logging();
     if let Err(error) = inheritance::unblock_stderr() {
         log::warn!("standard error may block: {error}");
     }
@@ -106,6 +109,13 @@ fn main() -> ExitCode {
             log::error!("{error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn start_logging() {
+    let logger = env_logger::Builder::new().filter_level(log::LevelFilter::Info).build();
+    if log::set_boxed_logger(Box::new(LimitedLog::new(logger, LOG_LIMITS))).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
     }
 }
 
@@ -213,7 +223,7 @@ impl Keeper {
         let mut is_draining = false;
         let mut idle_at = Instant::now() + FIRST_CLIENT_TIME_LIMIT;
         loop {
-            let limit = (is_draining || self.exit_when_idle).then(|| daemon::timespec(LOOK_INTERVAL));
+            let limit = (is_draining || self.exit_when_idle).then(|| waiting::timespec(LOOK_INTERVAL));
             let mut descriptors = [PollFd::new(&self.listener, PollFlags::IN), PollFd::new(&*signals, PollFlags::IN)];
             match poll(&mut descriptors, limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}

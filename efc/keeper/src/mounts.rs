@@ -12,14 +12,16 @@ use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use efc_proto::{
-    DaemonConfig, Error, FindRootRequest, FoundRoot, MountRequest, MountStatus, StatusRequest, UnmountRequest,
+    Change, DaemonConfig, Error, FindRootRequest, FoundRoot, MountRequest, MountStatus, StatusRequest, UnmountRequest,
 };
 
 use crate::entry::{Claim, End, Entry};
 use crate::failure::failure;
 use crate::held::Listeners;
-use crate::session::{self, Origin, Programs};
-use crate::{STACK_BYTES, kernel, target};
+use crate::programs::Programs;
+use crate::session::{self, Origin};
+use crate::waiting::start_thread;
+use crate::{kernel, target};
 
 /// Most mounts; their status fits one message.
 const MOUNTS_MAX: usize = 1_000;
@@ -43,12 +45,12 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// None yet.
+    /// A table without mounts.
     pub fn new(programs: Programs) -> Mounts {
         Mounts { programs, entries: Mutex::default(), is_draining: AtomicBool::new(false) }
     }
 
-    /// What its daemons run.
+    /// The programs that the mounts' daemons run.
     pub fn programs(&self) -> &Programs {
         &self.programs
     }
@@ -58,7 +60,7 @@ impl Mounts {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// How many there are, those that start or end included.
+    /// How many mounts there are, those that start or end included.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
@@ -91,9 +93,7 @@ impl Mounts {
             let status = if *entry.config() == config {
                 entry.wait_started(deadline + grace)?
             } else {
-                let message =
-                    format!("{} is mounted with another source or other options; unmount it first", path.display());
-                return Err(failure(Code::AlreadyExists, message));
+                return Err(mounted_otherwise(&path, entry.config().change_to(&config)));
             };
             if is_new || self.check_still_there(&entry, &status)? {
                 return Ok(status);
@@ -164,6 +164,7 @@ impl Mounts {
         let status = |(entry, reports): (&Arc<Entry>, u64)| {
             let has_reported = entry.wait_report(reports, deadline);
             let mut status = entry.status();
+            status.stats = status.stats.map(|stats| stats.for_one_release(request.by_subsystem));
             if !has_reported && status.state() == State::Serving {
                 status.reason = format!("the daemon has not reported within {} ms", REPORT_TIME_LIMIT.as_millis());
             }
@@ -207,9 +208,8 @@ impl Mounts {
         let entry = Arc::new(Entry::new(target.path().to_owned(), config.clone()).map_err(exhausted)?);
         let (mounts, supervised) = (self.clone(), entry.clone());
         let supervise = move || mounts.supervise(&supervised, Origin::New { target, deadline });
-        let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
         // Under the lock, so that the thread finds its entry in the table when it is done.
-        thread.spawn(supervise).map_err(exhausted)?;
+        start_thread("session", supervise).map_err(exhausted)?;
         entries.push(entry.clone());
         Ok((entry, true))
     }
@@ -251,7 +251,7 @@ impl Mounts {
         Ok(is_there)
     }
 
-    /// For what an earlier keeper has left: its daemon notices by itself.
+    /// Unmounts what an earlier keeper has left, whose daemon notices by itself.
     fn unmount_foreign(&self, target: &Target, force: bool) -> Result<(), Error> {
         let internal =
             |error: std::io::Error| failure(Code::Internal, format!("cannot read the list of mounts: {error}"));
@@ -289,6 +289,16 @@ impl Mounts {
     }
 }
 
+/// Why a dataset is not mounted where one is that it takes `change` to make the same.
+fn mounted_otherwise(path: &Path, change: Option<Change>) -> Error {
+    let way = match change {
+        Some(Change::NewMount) => "unmount it first",
+        _ => "change its options by `efc upgrade -o`, or unmount it first",
+    };
+    let message = format!("{} is mounted with another source or other options; {way}", path.display());
+    failure(Code::AlreadyExists, message)
+}
+
 fn refuse_too_many(entries: &[Arc<Entry>]) -> Result<(), Error> {
     if entries.len() < MOUNTS_MAX {
         return Ok(());
@@ -296,7 +306,7 @@ fn refuse_too_many(entries: &[Arc<Entry>]) -> Result<(), Error> {
     Err(failure(Code::ResourceExhausted, format!("this keeper has {MOUNTS_MAX} mounts already")))
 }
 
-/// What every daemon needs. The rest is checked by the client, which knows the options' names, and by the daemon.
+/// Checks what every daemon needs. The rest is checked by the client, which knows the options' names, and by the daemon.
 pub(crate) fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Error> {
     let invalid = |message: &str| failure(Code::InvalidArgument, message);
     let config = config.ok_or_else(|| invalid("the request has no configuration"))?;

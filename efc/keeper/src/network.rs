@@ -41,7 +41,7 @@ pub struct Network<'a> {
 }
 
 impl Networks {
-    /// Those of a keeper in `run_dir`.
+    /// The networks that a keeper in `run_dir` can be handed.
     pub fn new(run_dir: &Path) -> Networks {
         Networks { folder: run_dir.join("network") }
     }

@@ -18,7 +18,7 @@ pub fn drop_unneeded(makes_cgroups: bool) -> io::Result<()> {
     efc_privileges::keep_only(needed)
 }
 
-/// For the keeper and its unmount helper.
+/// What the keeper and its unmount helper need.
 fn own() -> CapabilitySet {
     // mount(2), setns(2); the abort lever is a file of root's.
     CapabilitySet::SYS_ADMIN

@@ -22,8 +22,8 @@ use efc_proto::error::Code;
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::daemon::{leave_to_a_thread, wait_readable};
 use crate::failure::failure;
+use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// What the process is called, wherever its program lies.
 pub const NAME: &str = "efcd";
@@ -87,11 +87,16 @@ impl Program {
     }
 
     /// Its version, if it was handed over.
-    pub fn version(&self) -> Option<&str> {
+    pub fn installed_version(&self) -> Option<&str> {
         match self {
             Program::Path(_) => None,
             Program::Sealed { version, .. } => Some(version),
         }
+    }
+
+    /// Its version; the keeper's own program is of the keeper's release.
+    pub fn version(&self) -> &str {
+        self.installed_version().unwrap_or(env!("CARGO_PKG_VERSION"))
     }
 
     /// Starts it, with nothing but its name and an empty environment.
@@ -117,7 +122,7 @@ impl Program {
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         if !wait_readable(&process, VERSION_TIME_LIMIT) {
             child.kill()?;
-            leave_to_a_thread(child);
+            leave_to_a_thread(child, || {})?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
         }
         let mut reason = String::new();
@@ -131,7 +136,7 @@ impl Program {
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         if !wait_readable(&process, VERSION_TIME_LIMIT) {
             child.kill()?;
-            leave_to_a_thread(child);
+            leave_to_a_thread(child, || {})?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not print its version"));
         }
         let mut printed = String::new();
@@ -174,7 +179,7 @@ impl NextProgram {
 
     /// Every daemon from now on runs `program`.
     pub fn install(&self, program: Program) {
-        log::info!("daemons run version {} from now on", program.version().unwrap_or_default());
+        log::info!("daemons run version {} from now on", program.version());
         *self.lock() = Arc::new(program);
     }
 

@@ -10,12 +10,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, chmod, flock};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
+use rustix::fs::{FlockOperation, flock};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, socket_with};
 use rustix::process::getuid;
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
+pub const BACKLOG: i32 = 128;
 
 /// The place of one keeper: at most one process has it.
 #[derive(Debug)]
@@ -65,13 +65,13 @@ impl Place {
     pub fn listen(&self) -> io::Result<OwnedFd> {
         let new = self.hidden_path();
         remove_if_there(&new)?;
-        let listener = listen_at(&new)?;
+        let listener = efc_proto::listen_at(&new, BACKLOG)?;
         rustix::io::ioctl_fionbio(&listener, true)?;
         std::fs::rename(&new, self.path())?;
         Ok(listener)
     }
 
-    /// Where it is, made absolute.
+    /// The run directory, made absolute.
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
     }
@@ -100,19 +100,7 @@ impl Place {
     }
 }
 
-/// A listening socket at `path`, mode 0600 before anybody can connect.
-///
-/// # Errors
-/// Those of socket(2) to listen(2).
-pub fn listen_at(path: &Path) -> io::Result<OwnedFd> {
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    bind(&listener, &SocketAddrUnix::new(path)?)?;
-    chmod(path, Mode::RUSR | Mode::WUSR)?;
-    listen(&listener, BACKLOG)?;
-    Ok(listener)
-}
-
-/// Connects to one.
+/// Connects to the socket at `path`.
 ///
 /// # Errors
 /// Those of connect(2): `ConnectionRefused` if nobody listens any more.

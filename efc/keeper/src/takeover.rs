@@ -12,15 +12,16 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use efc_proto::error::Code;
-use efc_proto::{DaemonConfig, Error, MountStatus, UpgradeRequest};
+use efc_proto::{Change, Error, MountStatus, UpgradeRequest};
 
 use crate::entry::Entry;
 use crate::failure::failure;
 use crate::held::Held;
 use crate::mounts::{Mounts, validated};
 use crate::session::Origin;
+use crate::waiting::start_thread;
 use crate::wishes::Wish;
-use crate::{STACK_BYTES, kernel, target};
+use crate::{kernel, target};
 
 /// More than an upgrade and the way back may take, and some that wait for their turn before.
 const UPGRADE_TIME_LIMIT: Duration = Duration::from_secs(15);
@@ -34,8 +35,7 @@ impl Mounts {
         let (met, meetings) = channel();
         for name in self.listeners().names()? {
             let (mounts, met) = (self.clone(), met.clone());
-            let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
-            thread.spawn(move || mounts.meet(&name, met))?;
+            start_thread("session", move || mounts.meet(&name, met))?;
         }
         drop(met);
         let deadline = Instant::now() + limit;
@@ -81,14 +81,15 @@ impl Mounts {
     /// NOT_FOUND if nothing is mounted there, INVALID_ARGUMENT for options that only a new mount can have, and those of
     /// [`Entry::upgrade`].
     pub fn upgrade(&self, request: UpgradeRequest) -> Result<MountStatus, Error> {
-        let UpgradeRequest { target, options, base } = request;
+        let UpgradeRequest { target, options, base, in_place } = request;
         let entry = self.mounted(&target)?;
-        if options.as_ref().is_some_and(|options| !is_same_session(options, entry.config())) {
+        let change = options.as_ref().and_then(|options| entry.config().change_to(options));
+        if change == Some(Change::NewMount) {
             let message =
                 format!("source, ro, idmap, network and fuse-features of {target} cannot change while it is mounted");
             return Err(failure(Code::InvalidArgument, message));
         }
-        entry.upgrade(Wish { options, base }, Instant::now() + UPGRADE_TIME_LIMIT)
+        entry.upgrade(Wish { options, base, in_place }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
     fn mounted(&self, path: &str) -> Result<Arc<Entry>, Error> {
@@ -121,9 +122,8 @@ impl Mounts {
             log::info!("{path}: given back by a client that held it");
             let held = Arc::new(self.listeners().hold(device, state).map_err(internal)?);
             let (mounts, supervised) = (self.clone(), entry.clone());
-            let thread = std::thread::Builder::new().name("session".into()).stack_size(STACK_BYTES);
             let supervise = move || mounts.supervise(&supervised, Origin::Orphaned(held));
-            if let Err(error) = thread.spawn(supervise) {
+            if let Err(error) = start_thread("session", supervise) {
                 self.forget(&entry);
                 return Err(internal(error));
             }
@@ -140,17 +140,4 @@ impl Mounts {
             .map_err(|error| failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}")))?;
         self.insert(Arc::new(entry))
     }
-}
-
-/// Whether a session that was begun with one configuration can be served with another.
-fn is_same_session(options: &DaemonConfig, config: &DaemonConfig) -> bool {
-    let own = |config: &DaemonConfig| DaemonConfig {
-        source: config.source.clone(),
-        read_only: config.read_only,
-        idmap: config.idmap,
-        network: config.network.clone(),
-        fuse_features: config.fuse_features.clone(),
-        ..Default::default()
-    };
-    own(options) == own(config)
 }

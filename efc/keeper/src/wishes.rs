@@ -13,7 +13,7 @@ use crate::failure::failure;
 /// Most wishes that wait for one mount.
 const WAITING_MAX: usize = 64;
 
-/// In place of the number of a wish whose client waits no longer.
+/// The number of a wish whose client waits no longer.
 const GIVEN_UP: u64 = 0;
 
 /// What a client wants daemons to serve with from now on.
@@ -23,14 +23,16 @@ pub struct Wish {
     pub options: Option<DaemonConfig>,
     /// What `options` was made from; `None`: `options` is wanted as a whole.
     pub base: Option<DaemonConfig>,
+    /// The daemon may stay, and take the options.
+    pub in_place: bool,
 }
 
 impl Wish {
     /// The options that it asks for, where `current` are in force.
-    pub fn options_over(self, current: &DaemonConfig) -> Option<DaemonConfig> {
-        let options = self.options?;
+    pub fn options_over(&self, current: &DaemonConfig) -> Option<DaemonConfig> {
+        let options = self.options.clone()?;
         Some(match &self.base {
-            Some(base) => changed(options, base, current),
+            Some(base) => current.merged(options, base),
             None => options,
         })
     }
@@ -41,7 +43,7 @@ impl Wish {
 pub struct Wishes {
     last: u64,
     waiting: VecDeque<(u64, Wish)>,
-    /// What the upgrade fulfils that is under way.
+    /// Numbers of the wishes that the upgrade under way fulfils.
     under_way: Vec<u64>,
     /// Answers that were not fetched yet; who does not wait any more gets none.
     answers: HashMap<u64, Result<MountStatus, Error>>,
@@ -105,36 +107,6 @@ impl Wishes {
     }
 }
 
-/// `current`, with what `wish` has otherwise than `base`.
-fn changed(wish: DaemonConfig, base: &DaemonConfig, current: &DaemonConfig) -> DaemonConfig {
-    // Names all fields there are, or it does not compile.
-    macro_rules! each {
-        ($($field:ident),* $(,)?) => {{
-            let DaemonConfig { $($field),* } = wish;
-            DaemonConfig { $($field: if $field == base.$field { current.$field.clone() } else { $field }),* }
-        }};
-    }
-    each!(
-        source,
-        connections,
-        read_only,
-        soft,
-        timeout_ms,
-        attr_ttl_ms,
-        entry_ttl_ms,
-        read_ahead_kib,
-        uncommitted_mib,
-        threads,
-        unprivileged_port,
-        log_level,
-        no_splice,
-        idmap,
-        network,
-        hang_limit_ms,
-        fuse_features,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +116,7 @@ mod tests {
     }
 
     fn wish(options: DaemonConfig, base: DaemonConfig) -> Wish {
-        Wish { options: Some(options), base: Some(base) }
+        Wish { options: Some(options), base: Some(base), in_place: true }
     }
 
     #[test]
@@ -153,7 +125,7 @@ mod tests {
         assert_eq!(Wish::default().options_over(&current), None);
         assert_eq!(wish(with(9, false), with(1, false)).options_over(&current), Some(with(9, true)));
         assert_eq!(wish(with(1, true), with(1, false)).options_over(&current), Some(with(7, true)));
-        let whole = Wish { options: Some(with(9, false)), base: None };
+        let whole = Wish { options: Some(with(9, false)), ..Default::default() };
         assert_eq!(whole.options_over(&current), Some(with(9, false)));
     }
 

@@ -72,7 +72,7 @@ fn unknown_requests_get_an_answer() {
     let ground = Ground::new();
     let client = ground.client();
     let target = "/none/such/target".to_owned();
-    client.send(Request::Status(StatusRequest { target }));
+    client.send(Request::Status(StatusRequest { target, ..Default::default() }));
     let Reply::Status(status) = client.receive().unwrap() else { panic!() };
     assert_eq!(status.mounts, []);
     client.send(Request::Unmount(Default::default()));

@@ -7,11 +7,11 @@ use std::io::{self, Read};
 use std::os::unix::fs::symlink;
 use std::time::{Duration, Instant};
 
-use efc_proto::MountStatus;
 use efc_proto::error::Code;
 use efc_proto::keeper_reply::Reply;
 use efc_proto::keeper_request::Request;
 use efc_proto::mount_status::State;
+use efc_proto::{DaemonConfig, MountStatus};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::process::Signal;
 use support::{Ground, abort, config, is_running, kill, mount_request, read_ahead, wait_until};
@@ -66,7 +66,12 @@ fn mounting_again_is_success_only_for_the_same() {
     for _ in 0..10 {
         assert_eq!(client.mount(&ground.target(), config("nas")).unwrap().pid, first.pid);
     }
-    assert_eq!(client.mount(&ground.target(), config("other")).unwrap_err().code(), Code::AlreadyExists);
+    let others = [(config("other"), false), (DaemonConfig { attr_ttl_ms: 5, ..config("nas") }, true)];
+    for (other, can_be_changed) in others {
+        let error = client.mount(&ground.target(), other).unwrap_err();
+        assert_eq!(error.code(), Code::AlreadyExists);
+        assert_eq!(error.message.contains("efc upgrade -o"), can_be_changed, "{}", error.message);
+    }
     assert_eq!(ground.mounts_at(&ground.target()).len(), 1);
     assert_eq!(ground.children(), [first.pid]);
 }

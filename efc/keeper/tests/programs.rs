@@ -3,53 +3,16 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::thread::JoinHandle;
 
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use efc_proto::{DaemonConfig, Error, MountStatus};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::SealFlags;
 use rustix::process::Signal;
+use support::programs::{OTHER, OWN, all_seals, memory, other_daemon, smallest_daemon};
 use support::{Ground, config, kill, read_ahead};
-
-/// The version that the smallest daemon prints, and another of the same length.
-const OWN: &str = "smallest";
-const OTHER: &str = "smaller!";
-
-fn smallest_daemon() -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_BIN_EXE_efc-keeper")).with_file_name("examples").join("smallest_daemon")).unwrap()
-}
-
-/// The smallest daemon with another version, where its constants are.
-fn other_daemon() -> Vec<u8> {
-    let mut program = smallest_daemon();
-    let places: Vec<usize> = program
-        .windows(OWN.len())
-        .enumerate()
-        .filter(|(_, bytes)| *bytes == OWN.as_bytes())
-        .map(|(at, _)| at)
-        .collect();
-    assert!(!places.is_empty());
-    for at in places {
-        program[at..at + OTHER.len()].copy_from_slice(OTHER.as_bytes());
-    }
-    program
-}
-
-fn memory(content: &[u8], seals: SealFlags) -> OwnedFd {
-    let memory = memfd_create("efcd", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-    let mut file = fs::File::from(memory);
-    file.write_all(content).unwrap();
-    fcntl_add_seals(&file, seals).unwrap();
-    file.into()
-}
-
-fn all_seals() -> SealFlags {
-    SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE
-}
 
 fn program_of(pid: i32) -> String {
     fs::read_link(format!("/proc/{pid}/exe")).unwrap().to_string_lossy().into_owned()

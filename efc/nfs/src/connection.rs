@@ -13,8 +13,8 @@
 //!
 //! A connection is *down* after it fell silent or could not be made anew. What never left, and what may be executed
 //! twice, moves to connections that stand. The rest waits for its own source port, by which a duplicate-request cache knows
-//! it; since the network may lose all packets of one port (a dead member of a bundle), another port is tried too after a
-//! while.
+//! it; since the network may lose all packets of one port (a dead member of a bundle), or a firewall refuse that one alone,
+//! another port is tried too after a while.
 //!
 //! Locks: `sender` before `pending` before a call's own; nothing of a caller's is dropped or woken under any of them.
 
@@ -38,6 +38,9 @@ const STACK: usize = 512 << 10;
 const CONNECT_LIMIT_PART: u32 = 6;
 /// Attempts from the source port that the connection had, before every other one is from another.
 const PORT_FAILURES_MAX: u32 = 2;
+/// Attempts that the server, or what stands for it, answers with an error, before the source port may be the reason: in all
+/// some seconds, in which most servers have restarted. They know a client by its port.
+const REFUSALS_MAX: u32 = 6;
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 /// The writer looks again after this long in case the socket was given up meanwhile.
@@ -241,6 +244,19 @@ impl Connection {
         }
     }
 
+    /// Sends the oldest small question again while the server says nothing: it may have dropped that one call, on which all
+    /// others wait. A server that is away is asked so little that it does no harm, and the silence goes on.
+    pub(crate) fn probe(self: &Arc<Self>) {
+        let questions = |pending: &Pending| {
+            let small = pending.calls.values().filter(|call| call.asks_little);
+            small.min_by_key(|call| call.sequence).cloned()
+        };
+        let oldest = questions(&lock(&self.pending));
+        if let Some(oldest) = oldest {
+            self.send_again(&oldest);
+        }
+    }
+
     /// For how long calls have been unanswered while nothing was received, if any are.
     pub(crate) fn silent_for(&self, heard: Instant) -> Option<Duration> {
         let pending = lock(&self.pending);
@@ -374,14 +390,14 @@ impl Connection {
                 reconnect.failures = 0;
                 reconnect.port_failures = 0;
             }
-            let is_silent = ended.why.kind() == ErrorKind::TimedOut;
-            if is_silent && !ended.progress {
-                reconnect.port_failures += 1;
+            if !ended.progress {
+                self.note_failure(&mut reconnect, &ended.why);
             }
-            if !self.stopped.load(Ordering::SeqCst) && self.oldest_call().is_some() {
+            let is_needed = self.oldest_call().is_some();
+            if !self.stopped.load(Ordering::SeqCst) && is_needed {
                 log::warn!("connection {} to {} broke: {}", self.index, self.shared.name(), ended.why);
             }
-            if is_silent {
+            if ended.why.kind() == ErrorKind::TimedOut || (is_needed && reconnect.failures > REFUSALS_MAX) {
                 self.go_down();
             }
         }
@@ -427,12 +443,18 @@ impl Connection {
                 if reconnect.failures == 1 {
                     log::warn!("cannot connect to {}: {error}; trying on", self.shared.name());
                 }
-                if error.kind() == ErrorKind::TimedOut {
-                    reconnect.port_failures += 1;
-                }
+                self.note_failure(reconnect, &error);
                 self.go_down();
                 None
             }
+        }
+    }
+
+    /// Counts an attempt that brought no reply against its source port, if that may be the reason.
+    fn note_failure(&self, reconnect: &mut Reconnect, why: &io::Error) {
+        let is_lost = why.kind() == ErrorKind::TimedOut;
+        if is_lost || (reconnect.failures > REFUSALS_MAX && self.shared.standing(self.index).is_some()) {
+            reconnect.port_failures += 1;
         }
     }
 
@@ -536,14 +558,14 @@ struct Reconnect {
     /// Attempts since the last reply.
     failures: u32,
     source_port: Option<u16>,
-    /// Attempts since the last reply that ended in silence.
+    /// Those of them that the source port may be the reason for.
     port_failures: u32,
 }
 
 impl Reconnect {
     /// The source port of the next attempt; `None`: any other.
     fn next_port(&self) -> Option<u16> {
-        let is_tried_again = self.port_failures < PORT_FAILURES_MAX || self.port_failures % 2 == 1;
+        let is_tried_again = self.port_failures < PORT_FAILURES_MAX || self.failures.is_multiple_of(2);
         self.source_port.filter(|_| is_tried_again)
     }
 

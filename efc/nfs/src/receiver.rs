@@ -29,7 +29,7 @@ const VERIFIER_MAX: usize = 400;
 /// Room for the header of any common READ reply and for most other replies.
 const HEAD: usize = 256;
 
-/// While replies come, calls that have none are looked at so often within the longest silence: every 10 s.
+/// Calls without an answer are looked at so often within the longest silence: every 10 s.
 const LOOKS_PER_SILENCE: u32 = 6;
 
 /// How receiving ended.
@@ -42,7 +42,7 @@ pub(crate) struct Ended {
 /// Receives until the socket breaks, is shut down, or is silent for too long.
 pub(crate) fn receive(connection: &Arc<Connection>, socket: &TcpStream) -> Ended {
     let mut progress = false;
-    let set = socket.set_read_timeout(Some(connection.silence_max() / 4));
+    let set = socket.set_read_timeout(Some(connection.silence_max() / LOOKS_PER_SILENCE));
     let mut records = Records::new(Watched { socket, connection, heard: Instant::now() });
     let mut received = set;
     let look_after = connection.silence_max() / LOOKS_PER_SILENCE;
@@ -64,18 +64,23 @@ pub(crate) fn receive(connection: &Arc<Connection>, socket: &TcpStream) -> Ended
 /// A socket under the watch for silence.
 struct Watched<'a> {
     socket: &'a TcpStream,
-    connection: &'a Connection,
+    connection: &'a Arc<Connection>,
     heard: Instant,
 }
 
 impl Watched<'_> {
+    /// Nothing has come for a while: gives the connection up after the longest silence, and has the server say something
+    /// until then.
     fn check_silence(&self) -> io::Result<()> {
+        let silence_max = self.connection.silence_max();
         match self.connection.silent_for(self.heard) {
-            Some(silence) if silence >= self.connection.silence_max() => {
-                Err(io::Error::new(ErrorKind::TimedOut, "no reply for too long"))
+            Some(silence) if silence >= silence_max => {
+                return Err(io::Error::new(ErrorKind::TimedOut, "no reply for too long"));
             }
-            _ => Ok(()),
+            Some(silence) if silence >= silence_max / LOOKS_PER_SILENCE => self.connection.probe(),
+            _ => {}
         }
+        Ok(())
     }
 }
 
@@ -107,7 +112,8 @@ impl Source for Watched<'_> {
                 // Bytes are there, so it is the pipe that is full.
                 Err(_) if is_readable => return Ok(None),
                 Err(_) => {
-                    is_readable = socket::wait_readable(self.socket, self.connection.silence_max() / 4)?;
+                    is_readable =
+                        socket::wait_readable(self.socket, self.connection.silence_max() / LOOKS_PER_SILENCE)?;
                     if !is_readable {
                         self.check_silence()?;
                     }

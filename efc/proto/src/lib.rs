@@ -1,5 +1,7 @@
 //! The messages of `proto/efc.proto`, and their transport: one `SOCK_SEQPACKET` datagram per message, descriptors beside it.
 
+mod changes;
+mod stats;
 mod transport;
 
 /// Generated; the comments are in `proto/efc.proto`.
@@ -9,7 +11,7 @@ mod messages {
 }
 
 pub use messages::*;
-pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allowed_peer, receive, send};
+pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allowed_peer, listen_at, receive, send};
 
 /// Where a daemon notes, in the state memfd, the number of the last beat that came through its queue of requests: a u64
 /// at this byte.

@@ -8,12 +8,15 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use prost::Message;
+use rustix::fs::{Mode, chmod};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recv, recvmsg, sendmsg, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, listen, recv, recvmsg, sendmsg,
+    socket_with, sockopt,
 };
 
 /// Largest message, in bytes: a status of a thousand mounts fits.
@@ -22,6 +25,18 @@ pub const MESSAGE_MAX: usize = 1 << 20;
 pub const DESCRIPTORS_MAX: usize = 8;
 /// What the kernel reserves of a socket's buffer beside the message itself (`unix_dgram_sendmsg`).
 const BUFFER_OVERHEAD: usize = 32;
+
+/// A listening socket at `path`, where nothing may be: mode 0600 before anybody can connect. `backlog` connections may wait.
+///
+/// # Errors
+/// Those of socket(2) to listen(2); ENAMETOOLONG for a path of more than 107 bytes.
+pub fn listen_at(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    bind(&listener, &SocketAddrUnix::new(path)?)?;
+    chmod(path, Mode::RUSR | Mode::WUSR)?;
+    listen(&listener, backlog)?;
+    Ok(listener)
+}
 
 /// Lets `socket` send messages of up to [`MESSAGE_MAX`] bytes, or what the system's limit (`net.core.wmem_max`) gives to
 /// a process without CAP_NET_ADMIN.
@@ -50,13 +65,14 @@ pub fn is_allowed_peer(socket: impl AsFd) -> io::Result<bool> {
 ///
 /// # Errors
 /// Those of `sendmsg(2)`; EMSGSIZE if the message exceeds [`MESSAGE_MAX`] or the socket's buffer, EINVAL for more than
-/// [`DESCRIPTORS_MAX`] descriptors. Nothing was sent then.
+/// [`DESCRIPTORS_MAX`] descriptors, and for a message without content, which [`receive`] would take for the peer's end.
+/// Nothing was sent then.
 pub fn send(socket: impl AsFd, message: &impl Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = message.encode_to_vec();
     if bytes.len() > MESSAGE_MAX {
         return Err(Errno::MSGSIZE.into());
     }
-    if descriptors.len() > DESCRIPTORS_MAX {
+    if bytes.is_empty() || descriptors.len() > DESCRIPTORS_MAX {
         return Err(Errno::INVAL.into());
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
@@ -107,10 +123,10 @@ pub fn receive<M: Message + Default>(socket: impl AsFd) -> io::Result<Option<(M,
 mod tests {
     use super::*;
     use crate::{
-        DaemonConfig, DaemonStats, KeeperReply, MountStatus, Source, Start, StatusReply, ToDaemon, keeper_reply,
-        to_daemon,
+        DaemonConfig, DaemonStats, FuseStats, KeeperReply, MountStatus, NfsStats, Source, Start, StateStats,
+        StatusReply, ToDaemon, keeper_reply, to_daemon,
     };
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use rustix::net::socketpair;
     use std::fs::File;
     use std::io::{Read, Seek, Write};
 
@@ -122,6 +138,31 @@ mod tests {
         let source = Source { host: host.into(), path: "/export".into(), ..Default::default() };
         let config = DaemonConfig { source: Some(source), ..Default::default() };
         ToDaemon { message: Some(to_daemon::Message::Start(Start { config: Some(config), ..Default::default() })) }
+    }
+
+    fn largest_stats() -> DaemonStats {
+        let largest = u64::MAX;
+        let nfs = NfsStats {
+            calls: largest,
+            retransmits: largest,
+            reconnects: largest,
+            bytes_read: largest,
+            bytes_written: largest,
+            bytes_spliced: largest,
+            pipe_misfits: largest,
+            responding: true,
+            oldest_call_ms: largest,
+        };
+        let state = StateStats { nodes: largest, nodes_max: largest, open_files: largest, uncommitted_bytes: largest };
+        let stats = DaemonStats {
+            uptime_ms: largest,
+            resumed: true,
+            fuse: Some(FuseStats { requests: largest }),
+            nfs: Some(nfs),
+            state: Some(state),
+            ..Default::default()
+        };
+        stats.for_one_release(true)
     }
 
     /// A status at the limits of what one mount needs: long paths, large counters.
@@ -149,15 +190,8 @@ mod tests {
             reason: "r".repeat(160),
             connection: u32::MAX,
             mounted_at_unix_ms: u64::MAX,
-            stats: Some(DaemonStats {
-                uptime_ms: u64::MAX,
-                fuse_requests: u64::MAX,
-                nfs_calls: u64::MAX,
-                bytes_read: u64::MAX,
-                bytes_written: u64::MAX,
-                nas_responding: true,
-                ..Default::default()
-            }),
+            stats: Some(largest_stats()),
+            live_fields: (1..20).collect(),
             cgroup: format!("efc/{}", "c".repeat(80)),
             uid: u32::MAX,
         };
@@ -194,6 +228,9 @@ mod tests {
         assert!(receive::<ToDaemon>(&daemon).unwrap().is_none());
         let error = send(&daemon, &start("nas"), &[]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        // What would look like one is not sent.
+        let (keeper, _daemon) = pair();
+        assert_eq!(send(&keeper, &ToDaemon::default(), &[]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

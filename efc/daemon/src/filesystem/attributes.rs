@@ -17,11 +17,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efc_backend::{Attr, FileType, SetAttr, SetTime, Tick, Time};
-use efc_fuse::state::State;
+use efc_state::State;
 use indexmap::IndexMap;
 
 use super::growth::Sizes;
 use super::versions::{ServerClock, Version};
+use crate::live::Ttl;
 
 const SHARDS: usize = 16;
 /// A shard whose table has room for this many times its entries gives memory back.
@@ -92,7 +93,7 @@ impl Shard {
 
 /// Attributes of recently used inodes.
 pub struct AttrCache {
-    ttl: Duration,
+    ttl: Ttl,
     /// Knows what the inodes are.
     nodes: Option<Arc<State>>,
     /// Answers to calls sent before this stamp are not answered from.
@@ -105,9 +106,9 @@ pub struct AttrCache {
 
 impl AttrCache {
     /// An empty cache of `entries_max` inodes that answers for `ttl`.
-    pub fn new(ttl: Duration, entries_max: usize) -> AttrCache {
+    pub fn new(ttl: impl Into<Ttl>, entries_max: usize) -> AttrCache {
         AttrCache {
-            ttl,
+            ttl: ttl.into(),
             nodes: None,
             names_changed: AtomicU64::new(0),
             clock: ServerClock::new(),
@@ -190,7 +191,7 @@ impl AttrCache {
         if known.sent < self.names_changed.load(Ordering::Acquire) {
             return None;
         }
-        let left = self.ttl.checked_sub(efc_tasks::time::since(known.fetched_at?))?;
+        let left = self.ttl.get().checked_sub(efc_tasks::time::since(known.fetched_at?))?;
         (!left.is_zero()).then_some((known.attr, left))
     }
 

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use efc_fuse::Errno;
-use efc_fuse::state::{FailureOf, Intent, LOST, State};
+use efc_state::{FailureOf, Intent, LOST, State};
 
 use efc_backend::Backend;
 
@@ -220,7 +220,7 @@ impl<B: Backend> Inner<B> {
 mod tests {
     use super::*;
 
-    use efc_fuse::state::{Node, OpenHandle};
+    use efc_state::{Node, OpenHandle};
 
     const EIO: Errno = Errno(libc::EIO);
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Seen, Tick, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, SMALL, Sink};
-use efc_fuse::state::OpenHandle;
-use efc_fuse::{Errno, OpenReply};
+use efc_fuse::{Errno, OpenReply, maps_direct_io};
+use efc_state::OpenHandle;
 
 use super::mutations::Objects;
 use super::versions::Version;
@@ -204,7 +204,7 @@ impl<B: Backend> Inner<B> {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
-        } else if file.appends() && (!file.is_mappable() || self.state.maps_direct_io()) {
+        } else if file.appends() && (!file.is_mappable() || maps_direct_io(&self.state)) {
             // We place the data at the server's end of file, which the kernel may not know: its pages should not be
             // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
             flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;

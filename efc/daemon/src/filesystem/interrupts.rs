@@ -19,6 +19,8 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::outside::Callers;
+use efc_backend::Cred;
+use efc_state::Kept;
 
 /// How often an interrupted request's caller is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -32,17 +34,44 @@ struct Signal {
     waker: Option<Waker>,
 }
 
+/// A write that leaves for the server: what it takes to save it, should nobody wait for its answer any more.
+pub struct Sending {
+    /// The data, where it outlives this daemon.
+    pub kept: Kept,
+    /// The file.
+    pub node: u64,
+    /// Where in the file.
+    pub offset: u64,
+    /// By whose rights.
+    pub cred: Cred,
+    /// The number of the first call, which has all of it unless the server takes less at a time.
+    pub number: u32,
+}
+
 /// How far a request has come, and whether its caller was killed.
 #[derive(Default)]
 pub struct Progress {
     signal: Mutex<Signal>,
     may_be_sent: AtomicBool,
+    /// The write that has left.
+    sending: Mutex<Option<Sending>>,
 }
 
 impl Progress {
     /// A call that changes something leaves now, or a predecessor may have sent one.
     pub fn set_sent(&self) {
         self.may_be_sent.store(true, Ordering::Relaxed);
+    }
+
+    /// A write leaves now; with what it takes to save it, if that can be done.
+    pub fn set_sending(&self, write: Option<Sending>) {
+        *self.sending.lock().expect("sending lock") = write;
+        self.set_sent();
+    }
+
+    /// Takes the write that has left.
+    pub fn take_sending(&self) -> Option<Sending> {
+        self.sending.lock().expect("sending lock").take()
     }
 
     /// May the server execute something for the request that it has not answered?
@@ -127,10 +156,7 @@ impl Interrupts {
 
 /// SIGKILL is pending, or there is no such thread any more.
 pub fn is_killed(tid: u32) -> bool {
-    match fs::read_to_string(format!("/proc/{tid}/status")) {
-        Ok(status) => pending_signals(&status) & (1 << (libc::SIGKILL - 1)) != 0,
-        Err(_) => tid != 0,
-    }
+    efc_process::has_pending_kill(tid).unwrap_or(tid != 0)
 }
 
 /// Has the thread given up its memory already, as it does at exit before it closes its files?
@@ -138,14 +164,6 @@ pub fn is_killed(tid: u32) -> bool {
 /// `/proc/TID/status` takes no lock that a task may hold while it waits for us; `/proc/TID/stat` does.
 pub fn is_exiting(tid: u32) -> bool {
     fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| !status.contains("\nVmSize:"))
-}
-
-fn pending_signals(status: &str) -> u64 {
-    let mask = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
-    };
-    mask("SigPnd:") | mask("ShdPnd:")
 }
 
 #[cfg(test)]
@@ -166,12 +184,6 @@ mod tests {
             std::thread::yield_now();
         }
         child.wait().expect("true ends");
-    }
-
-    #[test]
-    fn masks_are_read() {
-        assert_eq!(pending_signals("Name:\tx\nSigPnd:\t0000000000000100\nShdPnd:\t0000000000000002\n"), 0x102);
-        assert_eq!(pending_signals("nothing"), 0);
     }
 
     #[test]

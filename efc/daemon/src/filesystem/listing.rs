@@ -10,10 +10,15 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 
 /// Names that all open directories of this process remember, at most; up to 40 bytes each.
-const REMEMBERED_MAX: usize = 256 << 10;
+static REMEMBERED_MAX: AtomicUsize = AtomicUsize::new(256 << 10);
 
 /// Names that are remembered now.
 static REMEMBERED: AtomicUsize = AtomicUsize::new(0);
+
+/// Limits the names that all open directories remember.
+pub fn limit_remembered(names_max: usize) {
+    REMEMBERED_MAX.store(names_max, Ordering::Relaxed);
+}
 
 /// The names that a stream has given out since its beginning, in order.
 pub struct History {
@@ -74,7 +79,7 @@ impl History {
     /// `name` is given out, with the place behind it.
     pub fn add(&mut self, name: &[u8], cookie: u64) {
         let Some(given) = &mut self.given else { return };
-        if REMEMBERED.fetch_add(1, Ordering::Relaxed) >= REMEMBERED_MAX {
+        if REMEMBERED.fetch_add(1, Ordering::Relaxed) >= REMEMBERED_MAX.load(Ordering::Relaxed) {
             REMEMBERED.fetch_sub(1, Ordering::Relaxed);
             return self.forget();
         }

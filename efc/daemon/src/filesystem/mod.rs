@@ -43,10 +43,11 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen, Tick};
 use efc_buffer::{Buffer, Pipe};
-use efc_fuse::state::{Intent, State};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
+use efc_state::{Intent, State};
 
 use crate::errno::errno;
+use crate::live::Live;
 use crate::saved_server;
 use attributes::AttrCache;
 use failures::Failures;
@@ -68,16 +69,18 @@ pub use once::SessionIdentity;
 pub use outside::{Callers, Notify};
 
 /// How the file system behaves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// How long attributes are trusted.
-    pub attr_ttl: Duration,
-    /// How long names are trusted.
-    pub entry_ttl: Duration,
+    /// What changes while this daemon serves.
+    pub live: Live,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Inodes whose attributes are kept.
     pub attributes_max: usize,
+    /// Names that are remembered with what they led to.
+    pub names_max: usize,
+    /// Names that open directories remember to have given out.
+    pub listed_names_max: usize,
 }
 
 /// The dataset as a file system.
@@ -168,12 +171,12 @@ impl<B: Backend> Efc<B> {
         settings: Settings,
     ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
+        listing::limit_remembered(settings.listed_names_max);
         let inner = Inner {
             backend,
             info,
             notifier,
-            settings,
-            attrs: AttrCache::new(settings.attr_ttl, settings.attributes_max).checked_by(state.clone()),
+            attrs: AttrCache::new(settings.live.attr_ttl.clone(), settings.attributes_max).checked_by(state.clone()),
             interrupts: Arc::new(Interrupts::new(callers.clone())),
             callers,
             open: Mutex::default(),
@@ -184,16 +187,19 @@ impl<B: Backend> Efc<B> {
             failures: Failures::load(state.clone()),
             mutations: Arc::default(),
             orphans: Orphans::load(&state),
-            root_searches: RootSearches::new(settings.entry_ttl),
-            names: Names::default(),
+            root_searches: RootSearches::new(settings.live.entry_ttl.clone()),
+            names: Names::new(settings.names_max),
             walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,
+            settings,
             state,
         };
         inner.reopen();
-        inner.restore_writes();
-        Efc(Arc::new(inner))
+        let unanswered = inner.restore_writes();
+        let inner = Arc::new(inner);
+        inner.answer_abandoned(unanswered);
+        Efc(inner)
     }
 
     /// Removes open-unlinked files that nobody has open any more: their last close came while no daemon ran.
@@ -425,22 +431,19 @@ impl<B: Backend> Inner<B> {
 
     /// Counts a lookup of the object, seen in the directory `parent`, and describes it to the kernel.
     fn entry(&self, parent: u64, handle: &FileHandle, attr: &Attr, sent: Tick) -> Result<Counted<'_, B>, Errno> {
-        let node = efc_fuse::state::Node {
-            handle: handle.as_bytes().to_vec(),
-            fileid: attr.fileid,
-            kind: format_bits(attr.kind),
-        };
+        let node =
+            efc_state::Node { handle: handle.as_bytes().to_vec(), fileid: attr.fileid, kind: format_bits(attr.kind) };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
         if !self.attrs.is_plausible(id, attr) {
             self.state.forget_node(id, 1);
             return Err(Errno(libc::EIO));
         }
-        self.state.set_parent(id, parent);
+        self.state.set_parent(id, parent, attr.nlink > 1 && node.kind != libc::S_IFDIR);
         self.attrs.learn(id, attr, sent);
         let (attr, attr_ttl) = self.attrs.fresh(id).unwrap_or((*attr, Duration::ZERO));
         self.attrs.tell(id, &attr);
         let attr = self.for_kernel(&self.seen_by_kernel(id, attr));
-        let entry_ttl = self.settings.entry_ttl;
+        let entry_ttl = self.settings.live.entry_ttl.get();
         Ok(Counted::new(self, Entry { node: id, generation: id >> 32, entry_ttl, attr_ttl, attr }))
     }
 
@@ -555,7 +558,7 @@ impl<B: Backend> Inner<B> {
 
     /// A number that no other silly name of this session has.
     fn next_silly_number(&self) -> u64 {
-        (self.state.generation() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
+        (self.state.daemon_number() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
     }
 }
 

@@ -6,6 +6,9 @@
 //! what it has received in an order of its own, and the dead process's bytes must not cover what a living one has written
 //! since. Objects are files for what changes their content or attributes, and directories for what changes names in them.
 //!
+//! A write that is abandoned is saved for a successor until it is answered: should this daemon die before that, the next one asks for
+//! it again, under its old number, while later mutations of its file wait. Other mutations a successor does not know of.
+//!
 //! Who finds nothing abandoned pays one load of an atomic. Abandoned mutations are few: while there are [`ABANDONED_MAX`] of
 //! them, killed callers wait like living ones.
 
@@ -191,8 +194,11 @@ impl<B: Backend> Inner<B> {
             Err(answer) => return self.give(reply, answer),
         };
         log::info!("inode {}: a change whose caller is gone goes on until the NAS answers; others wait", objects.first);
+        // Before the caller's process can end: a successor must know what the server may execute.
+        let record = progress.take_sending().and_then(|write| self.save_unanswered(&write));
         reply.error(why);
         let answer = operation.await;
+        record.into_iter().for_each(|record| self.state.remove_write(record));
         self.state.end(unique);
         self.take_back(answer);
         drop(abandoned);

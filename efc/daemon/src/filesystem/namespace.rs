@@ -12,8 +12,8 @@ use efc_backend::{
     Attr, Backend, Call, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, Reply, Seen, SetAttr,
     SetTime, Status, Tick, Time, Wcc,
 };
-use efc_fuse::state::Intent;
 use efc_fuse::{Entry, Errno};
+use efc_state::Intent;
 
 use super::in_use::Removal;
 use super::once::{Moved, noted, place_of, shows, with_mark};
@@ -156,15 +156,12 @@ impl<B: Backend> Inner<B> {
 
     /// What a LOOKUP is answered that failed with `errno`, of a name that is not among those learned.
     ///
-    /// A predecessor may have told the kernel of it, and where many names are in use some are not remembered. If the server has not
-    /// said anything of the name, and the kernel knows something in the directory, that may be it: the one failure that lets the
-    /// kernel keep what is mounted there is ENOMEM.
+    /// The kernel may know it all the same: a predecessor may have told it of the name, and where many names are in use some are not
+    /// remembered. If the server has not said anything of the name either, the one failure that lets the kernel keep what is
+    /// mounted there is ENOMEM.
     fn error_for_unknown_name(&self, parent: u64, name: &[u8], errno: Errno) -> Errno {
-        let is_unknown_to_kernel = !self.state.is_resumed() && self.names.has_room_for_all(parent, name);
-        if is_verdict(errno) || is_unknown_to_kernel || !self.state.has_child(parent) {
-            return errno;
-        }
-        Errno(libc::ENOMEM)
+        let may_be_known = self.names.may_have_dropped(parent, name) || self.state.has_unseen_child(parent);
+        if may_be_known && !is_verdict(errno) { Errno(libc::ENOMEM) } else { errno }
     }
 
     /// The object that the kernel knows by this name, if a failure leaves that open.

@@ -16,20 +16,21 @@
 
 use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, SetAttr, SetTime, Status, Ticket, Time};
 use efc_fuse::Errno;
-use efc_fuse::state::{Intent, State};
 use efc_nfs::Identity;
+use efc_state::{Intent, State};
 
 use super::files::OpenFile;
 use super::{Caller, Inner};
 use crate::errno::errno;
 
-/// Names remembered per shard and generation; the older one is dropped when the younger is full.
-const NAMES_PER_GENERATION_MAX: usize = 1024;
+/// The fewest names that are remembered per shard and generation.
+const NAMES_PER_GENERATION_MIN: usize = 64;
 const SHARDS: usize = 16;
 
 /// This daemon and its successors are one client to the server.
@@ -62,27 +63,65 @@ type NamesGeneration = HashMap<(u64, Box<[u8]>), FileHandle>;
 struct NamesShard {
     young: NamesGeneration,
     old: NamesGeneration,
-    /// Names have made room for others.
-    has_dropped: bool,
+    /// Names that have made room for others; made for the first.
+    dropped: Option<Filter>,
 }
 
 impl NamesShard {
-    fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle) {
-        if self.young.len() >= NAMES_PER_GENERATION_MAX && !self.young.contains_key(&key) {
+    /// The older generation makes room when the younger has `names_max`.
+    fn insert(&mut self, key: (u64, Box<[u8]>), handle: FileHandle, names_max: usize) {
+        if self.young.len() >= names_max && !self.young.contains_key(&key) {
             let dropped = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
-            self.has_dropped |= !dropped.is_empty();
+            for (parent, name) in dropped.keys() {
+                self.dropped.get_or_insert_with(Filter::new).insert(*parent, name);
+            }
         }
         self.young.insert(key, handle);
     }
 }
 
+/// A set that may hold a name which was never put into it: with 60,000 names that goes for one in eight others.
+struct Filter(Box<[u64]>);
+
+impl Filter {
+    /// 32 KiB.
+    const BITS: u64 = 1 << 18;
+
+    fn new() -> Filter {
+        Filter(vec![0; Filter::BITS as usize / 64].into())
+    }
+
+    fn bits(parent: u64, name: &[u8]) -> [u64; 2] {
+        let mut hasher = DefaultHasher::new();
+        (parent, name).hash(&mut hasher);
+        let hash = hasher.finish();
+        [hash % Filter::BITS, (hash >> 32) % Filter::BITS]
+    }
+
+    fn insert(&mut self, parent: u64, name: &[u8]) {
+        for bit in Filter::bits(parent, name) {
+            self.0[bit as usize / 64] |= 1 << (bit % 64);
+        }
+    }
+
+    fn may_hold(&self, parent: u64, name: &[u8]) -> bool {
+        Filter::bits(parent, name).iter().all(|bit| self.0[*bit as usize / 64] >> (bit % 64) & 1 == 1)
+    }
+}
+
 /// What names of directories led to lately.
-#[derive(Default)]
 pub struct Names {
     shards: [Mutex<NamesShard>; SHARDS],
+    per_generation_max: usize,
 }
 
 impl Names {
+    /// Remembers `names_max` at most, if they are spread evenly.
+    pub fn new(names_max: usize) -> Names {
+        let per_generation_max = (names_max / SHARDS / 2).max(NAMES_PER_GENERATION_MIN);
+        Names { shards: Default::default(), per_generation_max }
+    }
+
     fn shard(&self, parent: u64, name: &[u8]) -> MutexGuard<'_, NamesShard> {
         let last = name.last().copied().unwrap_or_default();
         self.shards[(parent as usize ^ usize::from(last)) % SHARDS].lock().expect("names lock")
@@ -90,12 +129,12 @@ impl Names {
 
     /// An answer said so.
     pub fn learn(&self, parent: u64, name: &[u8], handle: &FileHandle) {
-        self.shard(parent, name).insert((parent, name.into()), *handle);
+        self.shard(parent, name).insert((parent, name.into()), *handle, self.per_generation_max);
     }
 
-    /// Would this name be here if it had been learned?
-    pub fn has_room_for_all(&self, parent: u64, name: &[u8]) -> bool {
-        !self.shard(parent, name).has_dropped
+    /// May this name have been learned, and have made room for others since? Nearly always false if it was never learned.
+    pub fn may_have_dropped(&self, parent: u64, name: &[u8]) -> bool {
+        self.shard(parent, name).dropped.as_ref().is_some_and(|dropped| dropped.may_hold(parent, name))
     }
 
     /// The name is gone, or leads elsewhere.
@@ -112,7 +151,7 @@ impl Names {
             return Some(*handle);
         }
         let handle = shard.old.remove(&key)?;
-        shard.insert(key, handle);
+        shard.insert(key, handle, self.per_generation_max);
         Some(handle)
     }
 }
@@ -303,9 +342,11 @@ mod tests {
         assert!(!shows(Time { seconds: 6, ..mark }, mark));
     }
 
+    const NAMES_MAX: usize = 1 << 15;
+
     #[test]
     fn names_are_forgotten_and_bounded() {
-        let names = Names::default();
+        let names = Names::new(NAMES_MAX);
         let handle = FileHandle::new(b"handle").expect("short");
         for number in 0..100_000_u64 {
             names.learn(number % 10, &number.to_le_bytes(), &handle);
@@ -314,17 +355,22 @@ mod tests {
             let shard = shard.lock().expect("names lock");
             shard.young.len() + shard.old.len()
         };
-        assert!(names.shards.iter().map(kept).sum::<usize>() <= SHARDS * 2 * NAMES_PER_GENERATION_MAX);
+        assert!(names.shards.iter().map(kept).sum::<usize>() <= NAMES_MAX);
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), Some(handle));
-        assert!(!names.has_room_for_all(9, &99_999_u64.to_le_bytes()));
-        assert!(Names::default().has_room_for_all(9, b"name"));
+        let may_be_dropped = |numbers: std::ops::Range<u64>| {
+            numbers.filter(|number| names.may_have_dropped(number % 10, &number.to_le_bytes())).count()
+        };
+        assert_eq!(may_be_dropped(0..10_000), 10_000);
+        let never_learned = may_be_dropped(100_000..110_000);
+        assert!(never_learned < 500, "{never_learned} of 10,000");
+        assert!(!Names::new(NAMES_MAX).may_have_dropped(9, b"name"));
         names.forget(9, &99_999_u64.to_le_bytes());
         assert_eq!(names.get(9, &99_999_u64.to_le_bytes()), None);
     }
 
     #[test]
     fn a_name_that_is_asked_for_again_and_again_is_not_forgotten() {
-        let names = Names::default();
+        let names = Names::new(NAMES_MAX);
         let handle = FileHandle::new(b"handle").expect("short");
         names.learn(1, b"mount point", &handle);
         for number in 0..100_000_u64 {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, Status};
 use efc_fuse::Errno;
-use efc_fuse::state::State;
+use efc_state::State;
 
 use super::Inner;
 use super::in_use::Removal;

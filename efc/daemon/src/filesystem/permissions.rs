@@ -10,13 +10,14 @@
 
 use efc_tasks::sync::Mutex;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use efc_backend::{Backend, Call, Cred, Seen, Status, access};
 use efc_fuse::Errno;
 
 use super::{Caller, Inner, ROOT};
 use crate::errno::errno;
+use crate::live::Ttl;
 
 /// Verdicts remembered; beyond that the memory starts anew.
 const VERDICTS_MAX: usize = 16384;
@@ -32,19 +33,20 @@ struct Verdict {
 
 /// Directories that the server lets root search, by whatever groups that root has, and since when we know.
 pub struct RootSearches {
-    ttl: Duration,
+    ttl: Ttl,
     allowed: Mutex<HashMap<(u64, Cred), Verdict>>,
 }
 
 impl RootSearches {
     /// Verdicts hold for `ttl`.
-    pub fn new(ttl: Duration) -> RootSearches {
-        RootSearches { ttl, allowed: Mutex::default() }
+    pub fn new(ttl: impl Into<Ttl>) -> RootSearches {
+        RootSearches { ttl: ttl.into(), allowed: Mutex::default() }
     }
 
     /// What is known of a directory, as far as it holds still.
     fn known(&self, directory: u64, cred: &Cred) -> Option<Verdict> {
-        let is_fresh = |since: &Instant| efc_tasks::time::since(*since) < self.ttl;
+        let ttl = self.ttl.get();
+        let is_fresh = |since: &Instant| efc_tasks::time::since(*since) < ttl;
         let verdict = *self.allowed.lock().expect("searches lock").get(&(directory, cred.clone()))?;
         is_fresh(&verdict.itself).then_some(Verdict { path: verdict.path.filter(is_fresh), ..verdict })
     }
@@ -168,6 +170,7 @@ impl<B: Backend> Inner<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn cred(gid: u32) -> Cred {
         Cred { gid, ..Cred::root() }

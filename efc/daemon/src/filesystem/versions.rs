@@ -12,7 +12,7 @@ use efc_tasks::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use efc_backend::{Attr, Time};
-use efc_fuse::state::DataVersion;
+use efc_state::DataVersion;
 
 /// Longest tick of a server whose stamps have fractions of a second. Linux has 1 to 10 ms, Windows 16 ms.
 const FINE_TICK: Duration = Duration::from_millis(20);

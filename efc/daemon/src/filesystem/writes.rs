@@ -23,13 +23,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use efc_backend::{Backend, Call, Cred, FileHandle, Seen, Stable, Verifier};
+use efc_backend::{Backend, Call, Cred, FileHandle, Seen, Stable, Ticket, Verifier};
 use efc_fuse::Errno;
-use efc_fuse::state::{Kept, UncommittedWrite, payload_checksum, payload_cost};
+use efc_state::{Kept, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
 use super::files::OpenFile;
-use super::interrupts::Progress;
+use super::interrupts::{Progress, Sending};
 use super::{Answer, Inner, Response};
 use crate::errno::errno;
 
@@ -106,6 +106,8 @@ struct Chunk {
     verifier: Verifier,
     cred: Cred,
     checksum: u32,
+    /// The number of the call that the server has not answered, to a predecessor.
+    unanswered: Option<u32>,
     /// In the saved state.
     record: Option<u64>,
     /// Its part of the memory in use.
@@ -238,9 +240,9 @@ impl Pending {
 }
 
 impl<B: Backend> Inner<B> {
-    /// Takes over what a predecessor had written and not committed.
-    pub(super) fn restore_writes(&self) {
-        let (mut count, mut bytes) = (0, 0);
+    /// Takes over what a predecessor had written and not committed. The files with writes that the server has not answered.
+    pub(super) fn restore_writes(&self) -> HashMap<u64, FileHandle> {
+        let (mut count, mut bytes, mut unanswered) = (0, 0, HashMap::new());
         for (record, write) in self.state.take_saved_writes() {
             let Ok(handle) = self.handle_of(write.node) else {
                 log::error!("inode {}: uncommitted data of a file that is not known any more is dropped", write.node);
@@ -257,15 +259,102 @@ impl<B: Backend> Inner<B> {
                 verifier: write.verifier,
                 cred: Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() },
                 checksum: write.checksum,
+                unanswered: write.unanswered,
                 record: Some(record),
                 memory,
             };
+            if write.unanswered.is_some() {
+                unanswered.insert(write.node, handle);
+            }
             self.writes.add(&file, &chunk);
             file.pending.lock().expect("pending lock").chunks.push(chunk);
         }
         if count > 0 {
             log::info!("{count} writes of a predecessor, {bytes} bytes, wait for COMMIT");
         }
+        unanswered
+    }
+
+    /// Asks once more for what a predecessor had asked for killed callers, which the server has not answered: later changes of
+    /// these files wait meanwhile.
+    pub(super) fn answer_abandoned(self: &Arc<Self>, files: HashMap<u64, FileHandle>) {
+        for (node, handle) in files {
+            let inner = self.clone();
+            efc_tasks::spawn(async move {
+                let abandoned = inner.mutations.abandon(vec![handle]).await;
+                if let Some(file) = inner.writes.known(node) {
+                    inner.repeat_unanswered(&file).await;
+                    inner.writes.drop_if_idle(file);
+                }
+                drop(abandoned);
+                inner.commit(node).await;
+                inner.notifier.inval_inode(node, 0, 0);
+            });
+        }
+    }
+
+    async fn repeat_unanswered(&self, file: &FileWrites) {
+        let _shared = file.order.read().await;
+        let chunks = file.pending.lock().expect("pending lock").chunks.clone();
+        for chunk in chunks {
+            let Some(number) = chunk.unanswered else { continue };
+            log::info!("inode {}: a write that was sent for a killed caller is asked for again", file.node);
+            let verifier = self.repeat(file, &chunk, number).await;
+            let mut pending = file.pending.lock().expect("pending lock");
+            let Some(index) = pending.chunks.iter().position(|other| other.record == chunk.record) else { continue };
+            match verifier {
+                Some(verifier) => {
+                    pending.chunks[index].verifier = verifier;
+                    pending.chunks[index].unanswered = None;
+                }
+                // It was not executed, and nobody waits for it. Damage of it is as good as a refusal.
+                None => {
+                    pending.chunks.remove(index);
+                    chunk.record.into_iter().for_each(|record| self.state.remove_write(record));
+                    self.writes.subtract(file, &chunk);
+                }
+            }
+        }
+    }
+
+    /// Sends a write again, the first of it under its old number; the server's verifier, or `None` if it was refused.
+    async fn repeat(&self, file: &FileWrites, chunk: &Chunk, number: u32) -> Option<Verifier> {
+        if payload_checksum(&chunk.data) != chunk.checksum {
+            return None;
+        }
+        let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
+        let mut call = Call::of(&chunk.cred).patient().under(Ticket::again(number));
+        while !data.is_empty() {
+            let part = data.slice(..data.len().min(self.info.write_max as usize));
+            let written = self.backend.write(call, &file.handle, offset, part, Stable::Unstable).await;
+            let written = written.inspect_err(|error| log::warn!("inode {}: {error}", file.node)).ok()?.value;
+            let count = (written.count as usize).min(data.len());
+            if count == 0 {
+                return None;
+            }
+            // Of two server lifetimes the first counts: what it had may be lost.
+            verifier = verifier.or(Some(written.verifier));
+            offset += count as u64;
+            data = data.slice(count..);
+            call = Call::of(&chunk.cred).patient();
+        }
+        verifier
+    }
+
+    /// Saves a write whose caller is gone, until it is answered; its record, if it could be saved.
+    pub(super) fn save_unanswered(&self, sending: &Sending) -> Option<u64> {
+        let data = sending.kept.bytes().clone();
+        let chunk = Chunk {
+            offset: sending.offset,
+            checksum: payload_checksum(&data),
+            data,
+            verifier: UNANSWERED,
+            cred: sending.cred.clone(),
+            unanswered: Some(sending.number),
+            record: None,
+            memory: 0,
+        };
+        self.save(sending.node, &sending.kept, &chunk)
     }
 
     pub(super) async fn write(
@@ -313,8 +402,15 @@ impl<B: Backend> Inner<B> {
         let _shared = writes.order.read().await;
         let length = outgoing.data.len();
         let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
-        progress.set_sent();
-        let result = self.write_all(file, writes, at, outgoing).await;
+        let ticket = self.backend.ticket();
+        progress.set_sending(outgoing.kept.as_ref().map(|kept| Sending {
+            kept: kept.clone(),
+            node: file.node,
+            offset: at,
+            cred: file.cred.clone(),
+            number: ticket.number,
+        }));
+        let result = self.write_all(file, writes, (at, ticket), outgoing).await;
         if at != offset {
             // What the kernel keeps is wrong where the data went, and where the kernel believes that it did.
             let end = at.max(offset) + length as u64;
@@ -347,13 +443,13 @@ impl<B: Backend> Inner<B> {
         &self,
         file: &OpenFile,
         writes: &FileWrites,
-        mut offset: u64,
+        (mut offset, ticket): (u64, Ticket),
         mut outgoing: Outgoing,
     ) -> Result<bool, Errno> {
         let mut is_kept = true;
+        let mut call = Call::of(&file.cred).patient().under(ticket);
         while !outgoing.data.is_empty() {
             let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
-            let call = Call::of(&file.cred).patient();
             let written = self.backend.write(call, &file.handle, offset, part.clone(), Stable::Unstable).await;
             let Seen { value: written, asked } = match written {
                 Ok(written) if written.value.count > 0 => written,
@@ -373,11 +469,13 @@ impl<B: Backend> Inner<B> {
                 data: taken,
                 verifier: written.verifier,
                 cred: file.cred.clone(),
+                unanswered: None,
                 record: None,
                 memory: 0,
             };
             is_kept &= self.record(writes, chunk, written.stable, &mut outgoing);
             offset = next;
+            call = Call::of(&file.cred).patient();
         }
         Ok(is_kept)
     }
@@ -413,6 +511,7 @@ impl<B: Backend> Inner<B> {
             uid: chunk.cred.uid,
             gid: chunk.cred.gid,
             groups: chunk.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
+            unanswered: chunk.unanswered,
         };
         self.state.save_write(kept, &write).ok()
     }

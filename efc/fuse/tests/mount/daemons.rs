@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_fuse::state::State;
 use efc_fuse::{Features, Session, SessionConfig};
+use efc_state::State;
 
 use crate::ROLE;
 use crate::mounts::{LONG, Mount, own};
@@ -72,7 +72,7 @@ pub fn daemon() -> ExitCode {
     let hold: &'static str = std::env::var("HOLD").unwrap().leak();
     filesystem.pull((!hold.is_empty()).then_some(Lever::Hold(hold)));
     session.start().unwrap();
-    eprintln!("serving, generation {}, resumed {}", state.generation(), state.is_resumed());
+    eprintln!("serving, daemon {}, resumed {}", state.daemon_number(), state.is_resumed());
     if hold.starts_with('/') {
         let session = session.clone();
         std::thread::spawn(move || {
@@ -88,9 +88,6 @@ pub fn daemon() -> ExitCode {
         });
     }
     session.run(filesystem).unwrap();
-    if hold.starts_with('/') {
-        park(); // its threads have each taken a request that they leave
-    }
     ExitCode::SUCCESS
 }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use efc_fuse::state::State;
 use efc_fuse::{Errno, Session, SessionConfig};
+use efc_state::State;
 use rustix::fs::MemfdFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 

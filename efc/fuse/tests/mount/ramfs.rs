@@ -7,10 +7,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use efc_buffer::Buffer;
-use efc_fuse::state::{Node, OpenHandle, State};
 use efc_fuse::{
     Attr, Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, SetAttr, SetTime, Statfs,
 };
+use efc_state::{Node, OpenHandle, State};
 
 /// The file that every tree has from the start, and its size in bytes.
 pub const DATA: &str = "data";

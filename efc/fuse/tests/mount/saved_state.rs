@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use efc_fuse::state::{Node, State, UncommittedWrite, payload_checksum};
+use efc_state::{Node, State, UncommittedWrite, payload_checksum};
 
 use crate::ROLE;
 use crate::mounts::{memfd, own};
@@ -49,7 +49,7 @@ pub fn sigkill_tears_no_record() {
         kill_at_work("churn", &memory, Duration::from_micros(500 + 777 * round));
         let state = State::open(own(&memory)).unwrap();
         assert_eq!(state.damaged_records(), 0);
-        assert_eq!(state.generation(), 2 * (round + 1));
+        assert_eq!(state.daemon_number(), 2 * (round + 1));
         assert!(state.node_count() <= 5000);
         let blob = state.blob();
         assert!(blob.windows(2).all(|pair| pair[0] == pair[1]), "a mix of two blobs");
@@ -81,6 +81,7 @@ pub fn writer() -> ExitCode {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            unanswered: None,
         };
         waiting.push_back((state.save_write(&kept, &write).unwrap(), write));
         state.save_blob(&number.to_le_bytes());

@@ -13,17 +13,17 @@ use crate::ramfs::{DATA, DATA_SIZE, eventually, pattern};
 pub fn a_successor_answers_what_a_killed_daemon_held() {
     let (mount, state) = (Mount::new(), memfd());
     let mut daemon = Daemon::start("daemon", &mount, &state, "");
-    daemon.expect("serving, generation 1, resumed false");
+    daemon.expect("serving, daemon 1, resumed false");
     let mut reader = Reader::open(&mount.join(DATA));
     daemon.kill();
     let mut daemon = Daemon::start("daemon", &mount, &state, "read");
-    daemon.expect("serving, generation 2, resumed true");
+    daemon.expect("serving, daemon 2, resumed true");
     reader.go();
     daemon.expect("holding");
     daemon.kill();
     assert!(reader.child.try_wait().unwrap().is_none(), "nobody answered the read");
     let mut daemon = Daemon::start("daemon", &mount, &state, "");
-    daemon.expect("serving, generation 3, resumed true");
+    daemon.expect("serving, daemon 3, resumed true");
     assert_eq!(reader.content(), pattern(), "through a file opened under the first daemon");
     fs::write(mount.join("new"), b"content").unwrap();
     assert_eq!(fs::read(mount.join("new")).unwrap(), b"content");
@@ -53,18 +53,18 @@ pub fn older_kernels_have_their_requests_replayed() {
         let (mount, state) = (Mount::new(), memfd());
         let data = mount.join(DATA);
         let mut daemon = Daemon::on(kernel, "daemon", &mount, &state, "read");
-        daemon.expect("serving, generation 1, resumed false");
+        daemon.expect("serving, daemon 1, resumed false");
         let mut reader = Reader::open(&data);
         reader.go();
         daemon.expect("holding");
         daemon.kill();
         // Twice: the second one gets it from the first one's successor.
         let mut daemon = Daemon::on(kernel, "daemon", &mount, &state, "read");
-        daemon.expect("serving, generation 2, resumed true");
+        daemon.expect("serving, daemon 2, resumed true");
         daemon.expect("holding");
         daemon.kill();
         let mut daemon = Daemon::on(kernel, "daemon", &mount, &state, "");
-        daemon.expect("serving, generation 3, resumed true");
+        daemon.expect("serving, daemon 3, resumed true");
         assert_eq!(reader.content(), pattern(), "on {kernel}");
 
         let source = std::env::temp_dir().join(format!("efc-fuse-source-{}", std::process::id()));
@@ -93,7 +93,7 @@ pub fn what_an_ending_daemon_still_took_is_replayed() {
         let trigger = std::env::temp_dir().join(format!("efc-fuse-drain-{}", std::process::id()));
         let _ = fs::remove_file(&trigger); // of a run that was killed
         let mut daemon = Daemon::on("6.1", "daemon", &mount, &state, trigger.to_str().unwrap());
-        daemon.expect("serving, generation 1, resumed false");
+        daemon.expect("serving, daemon 1, resumed false");
         let mut reader = Reader::open(&mount.join(DATA));
         fs::write(&trigger, b"").unwrap();
         daemon.expect("drained");
@@ -104,7 +104,7 @@ pub fn what_an_ending_daemon_still_took_is_replayed() {
             daemon.kill();
         }
         let mut successor = Daemon::on("6.1", "daemon", &mount, &state, "");
-        successor.expect("serving, generation 2, resumed true");
+        successor.expect("serving, daemon 2, resumed true");
         // If it is not killed: with the other that its second thread takes.
         assert_eq!(reader.content(), pattern());
         fs::write(mount.join("new"), b"content").unwrap();
@@ -118,6 +118,6 @@ pub fn a_successor_answers_init() {
     let (mount, state) = (Mount::new(), memfd());
     Daemon::start("mute daemon", &mount, &state, "").expect("holding");
     let mut daemon = Daemon::start("daemon", &mount, &state, "");
-    daemon.expect("serving, generation 2, resumed false");
+    daemon.expect("serving, daemon 2, resumed false");
     assert_eq!(fs::read(mount.join(DATA)).unwrap(), pattern());
 }

@@ -15,8 +15,7 @@ use efc_proto::NetworkOffer;
 use lexopt::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
-use rustix::process::umask;
+use rustix::net::{SocketFlags, accept_with};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 const USAGE: &str = "usage: efc-network --socket PATH";
@@ -62,7 +61,7 @@ fn serve(path: &Path) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
     }
-    let listener = listen_at(path)?;
+    let listener = replace_socket(path)?;
     log::info!("handing out this network at {}", path.display());
     loop {
         let mut descriptors = [PollFd::new(&listener, PollFlags::IN), PollFd::new(&signals, PollFlags::IN)];
@@ -85,18 +84,15 @@ fn serve(path: &Path) -> io::Result<()> {
 }
 
 /// A socket of mode 0600, in place of one that an earlier process has left.
-fn listen_at(path: &Path) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+fn replace_socket(path: &Path) -> io::Result<OwnedFd> {
     let new = path.with_extension("new");
     if let Err(error) = std::fs::remove_file(&new)
         && error.kind() != io::ErrorKind::NotFound
     {
         return Err(error);
     }
-    umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO | rustix::fs::Mode::XUSR);
-    bind(&listener, &SocketAddrUnix::new(&new)?)?;
-    listen(&listener, BACKLOG)?;
+    let listener = efc_proto::listen_at(&new, BACKLOG)?;
+    rustix::io::ioctl_fionbio(&listener, true)?;
     std::fs::rename(&new, path)?;
     Ok(listener)
 }

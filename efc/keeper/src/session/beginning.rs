@@ -4,11 +4,28 @@
 //! served. On an error nothing is left of it. What an earlier keeper has left is taken as it is: a daemon that serves goes
 //! on serving, and where there is none the next one is started at once.
 
-use super::*;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use efc_mount_helper::target::Target;
+use efc_proto::error::Code;
+use efc_proto::{Error, Mounted, to_daemon, to_keeper};
+use rustix::io::Errno;
+
+use super::{END_TIME_LIMIT, Event, Session};
+use crate::daemon::Daemon;
+use crate::entry::Entry;
+use crate::failure::{failure, path_code};
+use crate::held::{Held, TakenOver};
+use crate::isolation::Isolation;
+use crate::kernel;
+use crate::programs::Programs;
 
 /// What there is when a session begins.
 pub enum Origin {
-    /// Nothing.
+    /// There is nothing yet.
     New {
         /// Where to mount.
         target: Target,
@@ -30,7 +47,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// From nothing to Ready; on an error nothing is left.
+    /// Makes a mount, from nothing to Ready; on an error nothing is left.
     fn mount(
         entry: &'a Entry,
         programs: &'a Programs,

@@ -7,8 +7,14 @@
 //! The kernel counts in a cgroup whom it has killed for want of memory. Such a daemon is replaced like any other, but it counts as
 //! one that died young for longer, so that kill does not follow kill.
 
-use super::*;
+use std::time::Duration;
+
+use efc_proto::Error;
+
+use super::Session;
 use crate::cgroups::Cgroup;
+use crate::daemon::Ending;
+use crate::kernel;
 
 /// Daemons in a row that could do nothing with the saved state, until it is believed.
 const REFUSALS_MAX: u32 = 2;
@@ -24,23 +30,23 @@ pub(super) struct Deaths {
     failure: Option<String>,
     /// Daemons that the kernel killed for want of memory, as it counts them.
     memory_kills: u64,
-    /// The last one was one of them.
+    /// The last daemon was killed for want of memory.
     of_memory: bool,
 }
 
 impl Deaths {
-    /// None yet, of daemons in this cgroup.
+    /// No deaths yet, of daemons in this cgroup.
     pub fn new(cgroup: Option<&Cgroup<'_>>) -> Deaths {
         let memory_kills = cgroup.map_or(0, Cgroup::memory_kills);
         Deaths { refusals: 0, failure: None, memory_kills, of_memory: false }
     }
 
-    /// A daemon says why it ends.
+    /// Notes why a daemon says that it ends.
     pub fn failed(&mut self, error: &Error) {
         self.failure = Some(error.message.clone());
     }
 
-    /// A daemon serves.
+    /// Forgets refusals: a daemon serves.
     pub fn forget_refusals(&mut self) {
         (self.refusals, self.failure) = (0, None);
     }

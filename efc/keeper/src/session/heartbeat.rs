@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::held::Held;
 use crate::kernel;
 
-/// Without another wish.
+/// How long daemons may hang where the configuration does not say.
 const HANG_LIMIT_DEFAULT: Duration = Duration::from_secs(10);
 /// Beats in the time that a daemon may hang, and bounds of what lies between two.
 const BEATS: u32 = 4;
@@ -27,11 +27,11 @@ const INTERVAL_MAX: Duration = Duration::from_secs(1);
 pub struct Heartbeat {
     limit: Duration,
     due: Option<Instant>,
-    /// Of the last message in the queue.
+    /// Number of the last message that was put into the queue.
     number: u64,
     queued_at: Option<Instant>,
     asked_at: Option<Instant>,
-    /// Daemons that have ended for a successor, as far as it was told.
+    /// How many daemons have noted in the state, by the last look, that they ended for a successor.
     superseded: u64,
 }
 
@@ -40,9 +40,9 @@ pub struct Heartbeat {
 pub enum Pulse {
     /// All is well; ask for a report now.
     Ask,
-    /// Something is on the way.
+    /// A beat is on the way.
     Wait,
-    /// For so long.
+    /// A beat has been missing for so long.
     Missing(Duration),
 }
 
@@ -52,18 +52,18 @@ impl Heartbeat {
         Heartbeat { limit: limit(limit_ms), due: None, number: 0, queued_at: None, asked_at: None, superseded: 0 }
     }
 
-    /// From now on they may hang for `limit_ms`; 0: 10 s.
+    /// Daemons may hang for `limit_ms` from now on; 0: 10 s.
     pub fn set_limit(&mut self, limit_ms: u32) {
         self.limit = limit(limit_ms);
     }
 
-    /// A daemon serves.
+    /// Begins to beat: a daemon serves.
     pub fn start(&mut self, now: Instant) {
         (self.queued_at, self.asked_at) = (None, None);
         self.due = Some(now);
     }
 
-    /// None serves.
+    /// Stands still: no daemon serves.
     pub fn stop(&mut self) {
         self.due = None;
     }

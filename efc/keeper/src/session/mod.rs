@@ -14,30 +14,22 @@ mod heartbeat;
 mod upgrade;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use efc_mount_helper::target::Target;
-use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{
-    DaemonConfig, Drain, Error, FindRoot, Mounted, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper,
-};
+use efc_proto::{FindRoot, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::cgroups::Cgroups;
-use crate::daemon::{Daemon, Ending, timespec};
+use crate::daemon::{Daemon, Ending};
 use crate::entry::{End, Entry};
-use crate::failure::{failure, path_code};
-use crate::held::{Held, Listeners, TakenOver};
-use crate::helper::Helper;
-use crate::identity::Identities;
+use crate::held::Held;
 use crate::isolation::Isolation;
 use crate::kernel;
-use crate::network::Networks;
-use crate::program::{NextProgram, Program};
+use crate::program::Program;
+use crate::programs::Programs;
+use crate::waiting::timespec;
 pub use beginning::Origin;
 use deaths::{Deaths, YOUNG_OF_MEMORY};
 use heartbeat::{Heartbeat, Pulse};
@@ -62,23 +54,6 @@ const ABORTED: &str = "the FUSE connection was aborted; unmount and mount again"
 /// How often an aborted mount is looked at, to see whether somebody has unmounted it.
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The programs that sessions run, and where.
-#[derive(Debug)]
-pub struct Programs {
-    /// `efcd`.
-    pub daemon: NextProgram,
-    /// Its cgroups; none: the keeper's.
-    pub cgroups: Option<Cgroups>,
-    /// Its users; none: `nobody`.
-    pub identities: Option<Identities>,
-    /// Its networks, beside the keeper's own.
-    pub networks: Networks,
-    /// `efc-mount-helper`.
-    pub helper: Helper,
-    /// Where later keepers find daemons.
-    pub listeners: Listeners,
-}
-
 /// A session that holds its descriptors.
 struct Session<'a> {
     entry: &'a Entry,
@@ -86,7 +61,7 @@ struct Session<'a> {
     isolation: Isolation<'a>,
     held: Arc<Held>,
     daemon: Option<Daemon>,
-    /// Killed, and not let go by the kernel yet.
+    /// Daemons that were killed, and that the kernel has not let go yet.
     predecessors: Vec<Daemon>,
     /// Since when the daemon serves.
     ready_at: Option<Instant>,
@@ -97,7 +72,7 @@ struct Session<'a> {
     died_at: Option<Instant>,
     /// When the daemon must be ready, or when the next one is started.
     deadline: Option<Instant>,
-    /// What the daemon runs.
+    /// The program that the daemon runs.
     program: Arc<Program>,
     upgrade: Option<Upgrade>,
 }
@@ -107,7 +82,7 @@ enum Event {
     Wake,
     Message(Box<to_keeper::Message>),
     Died(Ending),
-    /// A predecessor, by its place in the list.
+    /// A predecessor has ended; by its place in the list.
     Gone(usize),
     /// It is time for a beat.
     Beat,
@@ -179,6 +154,7 @@ impl<'a> Session<'a> {
                 }
                 Event::Gone(index) => self.predecessor_gone(index),
                 Event::Beat => self.beat(),
+                Event::Deadline if self.is_configuring() => self.configured(Some("it does not answer".to_owned())),
                 Event::Deadline if self.daemon.is_some() => {
                     self.bury(Duration::ZERO);
                     self.replace("the daemon did not get ready in time".to_owned());
@@ -197,7 +173,7 @@ impl<'a> Session<'a> {
     fn handle(&mut self, message: to_keeper::Message) {
         let target = self.entry.target().display();
         match message {
-            to_keeper::Message::Ready(ready) => {
+            to_keeper::Message::Ready(ready) if self.ready_at.is_none() => {
                 let pause_ms = self.died_at.take().map_or(0, |died_at| died_at.elapsed().as_millis());
                 log::info!("{target}: the next daemon serves after {pause_ms} ms");
                 self.ready(ready);
@@ -209,12 +185,16 @@ impl<'a> Session<'a> {
                 self.entry.reported(stats);
             }
             to_keeper::Message::Root(root) => self.entry.root_found(root),
+            to_keeper::Message::Configured(configured) => {
+                self.configured(configured.error.map(|error| error.message));
+            }
             to_keeper::Message::Failed(error) => {
                 log::error!("{target}: the daemon cannot go on: {}", error.message);
                 self.deaths.failed(&error);
                 self.entry.update(|status| status.reason = error.message);
             }
-            to_keeper::Message::Connected(_) | to_keeper::Message::Session(_) => {
+            // A daemon is ready once, connects before it is mounted, and introduces itself when it is taken over.
+            to_keeper::Message::Ready(_) | to_keeper::Message::Connected(_) | to_keeper::Message::Session(_) => {
                 log::error!("{target}: the daemon spoke out of turn, killing it");
                 // Its death is noticed like any other.
                 self.daemon.iter().for_each(Daemon::kill);
@@ -225,6 +205,7 @@ impl<'a> Session<'a> {
     fn ready(&mut self, ready: Ready) {
         self.entry.update(|status| {
             status.version = ready.version;
+            status.live_fields = ready.live_fields;
             status.set_state(State::Serving);
         });
         self.deaths.forget_refusals();
@@ -257,7 +238,7 @@ impl<'a> Session<'a> {
             Pulse::Wait => return,
         };
         if let Some(ending) = self.bury(Duration::ZERO) {
-            self.died(hung.unwrap_or_else(|| format!("the daemon {ending}")));
+            self.replace(hung.unwrap_or_else(|| format!("the daemon {ending}")));
         }
     }
 
@@ -333,7 +314,11 @@ impl<'a> Session<'a> {
 
     fn spawn_program(&mut self, program: Arc<Program>, limit: Duration) -> io::Result<()> {
         let is_successor = self.died_at.is_some();
-        self.entry.update(|status| status.restarts += u32::from(is_successor));
+        self.entry.update(|status| {
+            status.restarts += u32::from(is_successor);
+            status.live_fields.clear();
+        });
+        assert!(self.daemon.is_none(), "a session has one daemon at a time");
         let status = self.entry.status();
         let predecessor_remains = !self.predecessors.is_empty();
         let daemon = Daemon::start(&program, &self.isolation, &status, predecessor_remains, &self.held)?;
@@ -441,6 +426,7 @@ impl<'a> Session<'a> {
     fn bury(&mut self, time_limit: Duration) -> Option<Ending> {
         let mut daemon = self.daemon.take()?;
         self.heartbeat.stop();
+        self.entry.daemon_ended();
         let is_upgrade = self.upgrade.is_some();
         let served_for = self.ready_at.take().map(|ready_at| ready_at.elapsed());
         let ending = daemon.end(time_limit);

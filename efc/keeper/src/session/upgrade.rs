@@ -6,13 +6,26 @@
 //! before it is, the former program gets the session back and keeps it until the next upgrade or death.
 //!
 //! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
-//! ones are what the way back leads to. Upgrades that several clients ask for at once are made one after the other.
+//! ones are what the way back leads to. Where the client lets it stay, and it can take all that changes, the daemon is told of
+//! them instead. One that does not take them is replaced after all. Upgrades that several clients ask for at once are made one
+//! after the other.
 
-use super::*;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use efc_proto::error::Code;
+use efc_proto::{Configure, DaemonConfig, Drain, Error, to_daemon};
+
+use super::Session;
+use crate::failure::failure;
+use crate::kernel;
+use crate::program::Program;
 use crate::wishes::Wish;
 
 /// How long the old daemon may drain; a little more than it takes for that itself.
 const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(700);
+/// How long a daemon may take to serve with other options.
+const CONFIGURE_TIME_LIMIT: Duration = Duration::from_secs(2);
 /// How long the new one may take to serve.
 const READY_TIME_LIMIT: Duration = Duration::from_secs(3);
 
@@ -27,6 +40,8 @@ pub struct Upgrade {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
+    /// The daemon is told of these options.
+    Configuring(DaemonConfig),
     Draining,
     Starting,
     /// To the former program and options, for this reason.
@@ -51,18 +66,76 @@ impl Session<'_> {
             let message = format!("{target} has no daemon that serves now; try again when it has one");
             return Err(failure(Code::Unavailable, message));
         }
-        if let Err(error) = self.programs.daemon.get().check_state(&self.held.state) {
-            let message = format!("the program cannot take {target} over: {error}; the daemon goes on with its own");
-            return Err(failure(Code::FailedPrecondition, message));
+        match wish.options_over(&self.entry.options()) {
+            Some(options) if wish.in_place && self.can_take(&options) => {
+                self.configure(options);
+                Ok(())
+            }
+            options => self.begin_replacing(options),
         }
-        let options = wish.options_over(&self.entry.options());
-        log::info!("{target}: upgrading{}", if options.is_some() { ", with other options" } else { "" });
+    }
+
+    /// Whether the daemon is of the program that the next one would run, and takes all that is not as it is now.
+    fn can_take(&self, options: &DaemonConfig) -> bool {
+        let status = self.entry.status();
+        let differences = self.entry.options().differences(options);
+        status.version == self.programs.daemon.get().version()
+            && differences.iter().all(|(number, _)| status.live_fields.contains(number))
+    }
+
+    /// Tells the daemon of its options.
+    fn configure(&mut self, options: DaemonConfig) {
+        self.note_upgrade(Step::Configuring(options.clone()));
+        self.deadline = Some(Instant::now() + CONFIGURE_TIME_LIMIT);
+        self.send(to_daemon::Message::Configure(Configure { options: Some(options) }));
+    }
+
+    /// Whether the daemon was told of other options and has not answered.
+    pub(super) fn is_configuring(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.step, Step::Configuring(_)))
+    }
+
+    /// The daemon serves with the options that it was told of, or does not, for this reason.
+    pub(super) fn configured(&mut self, failure: Option<String>) {
+        let Some(Upgrade { former, former_options, began_at, step }) = self.upgrade.take() else { return };
+        let Step::Configuring(options) = step else {
+            // A late answer, of a daemon that is being replaced.
+            self.upgrade = Some(Upgrade { former, former_options, began_at, step });
+            return;
+        };
+        self.deadline = None;
+        let target = self.entry.target().display();
+        if let Some(why) = failure {
+            log::warn!("{target}: the daemon does not take other options ({why}) and is replaced");
+            if let Err(error) = self.begin_replacing(Some(options)) {
+                self.entry.upgraded(Err(error));
+            }
+            return;
+        }
+        log::info!("{target}: serves with other options");
+        self.serve_with(Some(options));
+        self.entry.upgraded(Ok(()));
+    }
+
+    fn note_upgrade(&mut self, step: Step) {
+        assert!(self.upgrade.is_none(), "upgrades are made one after the other");
         self.upgrade = Some(Upgrade {
             former: self.program.clone(),
             former_options: self.entry.status().options,
             began_at: Instant::now(),
-            step: Step::Draining,
+            step,
         });
+    }
+
+    /// Has the daemon drain, and the next one serve with these options, or as before.
+    fn begin_replacing(&mut self, options: Option<DaemonConfig>) -> Result<(), Error> {
+        let target = self.entry.target().display();
+        if let Err(error) = self.programs.daemon.get().check_state(&self.held.state) {
+            let message = format!("the program cannot take {target} over: {error}; the daemon goes on with its own");
+            return Err(failure(Code::FailedPrecondition, message));
+        }
+        log::info!("{target}: upgrading{}", if options.is_some() { ", with other options" } else { "" });
+        self.note_upgrade(Step::Draining);
         if options.is_some() {
             self.serve_with(options);
         }
@@ -76,6 +149,13 @@ impl Session<'_> {
     pub(super) fn go_on_with_upgrade(&mut self, how: &str) -> bool {
         let Some(upgrade) = &mut self.upgrade else { return false };
         let program = match &upgrade.step {
+            // Killed while it was told: the next one is started with them.
+            Step::Configuring(options) => {
+                let options = options.clone();
+                upgrade.step = Step::Starting;
+                self.serve_with(Some(options));
+                self.programs.daemon.get()
+            }
             Step::Draining => {
                 upgrade.step = Step::Starting;
                 self.programs.daemon.get()

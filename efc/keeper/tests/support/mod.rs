@@ -1,6 +1,8 @@
 //! A keeper of a test's own, in a mount namespace of its own that ends with the test.
 #![allow(dead_code, missing_docs)] // each test file uses a part of it
 
+pub mod programs;
+
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,9 +15,9 @@ use std::time::{Duration, Instant};
 use efc_mount_helper::mountinfo::{self, Mount};
 use efc_proto::mount_status::State;
 use efc_proto::{
-    AdoptRequest, DaemonConfig, Error, FindRootRequest, FoundRoot, HoldRequest, InstallRequest, KeeperReply,
-    KeeperRequest, MountRequest, MountStatus, Source, StatusReply, StatusRequest, UnmountRequest, UpgradeRequest,
-    keeper_reply::Reply, keeper_request::Request,
+    AdoptRequest, DaemonConfig, DaemonStats, Error, FindRootRequest, FoundRoot, HoldRequest, InstallRequest,
+    KeeperReply, KeeperRequest, MountRequest, MountStatus, Source, StatusReply, StatusRequest, UnmountRequest,
+    UpgradeRequest, keeper_reply::Reply, keeper_request::Request,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
@@ -321,7 +323,17 @@ impl Client {
         options: Option<DaemonConfig>,
         base: Option<DaemonConfig>,
     ) -> Result<MountStatus, Error> {
-        match self.call(Request::Upgrade(UpgradeRequest { target: target.to_str().unwrap().into(), options, base }))? {
+        self.ask_upgrade(UpgradeRequest { target: target.to_str().unwrap().into(), options, base, in_place: false })
+    }
+
+    /// The daemon may stay.
+    pub fn configure(&self, target: &Path, options: DaemonConfig) -> Result<MountStatus, Error> {
+        let target = target.to_str().unwrap().into();
+        self.ask_upgrade(UpgradeRequest { target, options: Some(options), base: None, in_place: true })
+    }
+
+    fn ask_upgrade(&self, request: UpgradeRequest) -> Result<MountStatus, Error> {
+        match self.call(Request::Upgrade(request))? {
             Reply::Upgrade(reply) => Ok(reply.status.unwrap()),
             other => panic!("{other:?}"),
         }
@@ -347,6 +359,14 @@ impl Client {
     pub fn status(&self) -> StatusReply {
         match self.call(Request::Status(StatusRequest::default())) {
             Ok(Reply::Status(reply)) => reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Statistics of the only mount, by subsystem.
+    pub fn stats(&self) -> Option<DaemonStats> {
+        match self.call(Request::Status(StatusRequest { by_subsystem: true, ..Default::default() })) {
+            Ok(Reply::Status(reply)) => reply.mounts[0].stats,
             other => panic!("{other:?}"),
         }
     }

@@ -13,14 +13,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use efc_backend::{Cred, FsInfo};
 use efc_fuse::simulated::{Content, Listed, name_of_resent};
-use efc_fuse::state::{Node, State};
 use efc_fuse::{Attr, Entry, Errno, Filesystem, Operation, Request, Session, SessionConfig, SetAttr};
 use efc_model::{Client, Nas};
+use efc_state::{Node, State};
 use efc_tasks::simulation::{self, Process};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use tokio::sync::{Notify as Wakeup, RwLock, oneshot};
 
 use crate::filesystem::{Callers, Efc, Notify, ROOT, Settings, drop_unclaimed};
+use crate::live::Live;
 
 pub const PAGE: u64 = 4096;
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
@@ -319,7 +320,10 @@ impl Shared {
 
 /// How long what the daemon tells holds.
 pub fn settings(ttl: Duration) -> Settings {
-    Settings { attr_ttl: ttl, entry_ttl: ttl, uncommitted_bytes_max: 1 << 20, attributes_max: 4096 }
+    let live = Live::default();
+    live.attr_ttl.set(ttl);
+    live.entry_ttl.set(ttl);
+    Settings { live, uncommitted_bytes_max: 1 << 20, attributes_max: 4096, names_max: 4096, listed_names_max: 4096 }
 }
 
 impl Kernel {
@@ -377,7 +381,7 @@ impl Kernel {
             let info = FsInfo { read_max: 1 << 17, write_max: 1 << 17, ..FsInfo::default() };
             let client = self.0.nas.client(self.0.number, self.0.time_limit);
             let (notify, callers) = (Arc::new(Notified(self.0.clone())), self.0.callers.clone());
-            let efc = Arc::new(Efc::new(client, info, state.clone(), notify, callers, self.0.settings));
+            let efc = Arc::new(Efc::new(client, info, state.clone(), notify, callers, self.0.settings.clone()));
             if is_successor {
                 efc.reap_orphans();
                 drop_unclaimed(session.clone());

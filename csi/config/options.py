@@ -1,0 +1,499 @@
+"""The mount options: one table, from which parsing, error messages and the documentation are made.
+
+The same words work everywhere: ``efc mount -o``, a PV's or StorageClass's ``mountOptions``, StorageClass parameters
+and volume attributes. It is an allow-list: what is not in the table is an error that says what is. An option is one
+name and one value; nothing inside a value is ever taken for another option (a comma, an equals sign or a newline in a
+value is an error), which is how other drivers were made to mount with options of an attacker's choice. Words of nfs(5)
+are taken beside them, and become options of the table (:mod:`csi.config.nfs_words`).
+
+``python -m csi.config.options`` prints both tables for docs/CONFIGURATION.md.
+"""
+
+import difflib
+import enum
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import cast
+
+from google.protobuf.descriptor import FieldDescriptor
+
+from csi._proto import efc_pb2
+from csi.base.errors import DriverError, invalid
+from csi.config import nfs_words
+from csi.config.sources import Source
+
+Item = nfs_words.Item
+#: Longest value that is looked at at all.
+VALUE_LENGTH_MAX = 256
+_SHOWN_LENGTH_MAX = 64
+#: `network` unless it is given.
+_KEEPERS_NETWORK = "host"
+#: `fuse-features` unless it is given.
+_RUNNING_KERNELS = "running"
+
+
+class Kind(enum.Enum):
+    """How an option's value is written."""
+
+    FLAG = "flag"
+    INTEGER = "integer"
+    DURATION = "duration"
+    SIZE = "size"
+    CHOICE = "choice"
+
+
+class Change(enum.Enum):
+    """What another value takes to be in force while the dataset is mounted (``efc upgrade -o``), as documented."""
+
+    LIVE = "yes"
+    NEW_DAEMON = "new daemon"
+    NEW_MOUNT = "no"
+
+
+def _changes(fields: Iterable[FieldDescriptor]) -> dict[str, Change]:
+    """What the option `change` says of each field, those of messages within included."""
+    changes: dict[str, Change] = {}
+    for field in fields:
+        if field.message_type is not None:
+            changes.update(_changes(cast("Iterable[FieldDescriptor]", field.message_type.fields)))
+        else:
+            change: efc_pb2.Change = field.GetOptions().Extensions[efc_pb2.change]  # type: ignore[index]
+            changes[field.name] = Change[efc_pb2.Change.Name(change)]
+    return changes
+
+
+_CHANGES: Mapping[str, Change] = _changes(cast("Iterable[FieldDescriptor]", efc_pb2.DaemonConfig.DESCRIPTOR.fields))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One row of the table; ``minimum``, ``maximum`` and values count in ``unit`` (ms, KiB or MiB)."""
+
+    name: str
+    kind: Kind
+    field: str
+    default: str
+    help: str
+    minimum: int = 0
+    maximum: int = 0
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    #: For flags: what naming the option without a value sets `field` to (``rw`` sets ``read_only`` to False).
+    sets: bool = True
+
+    @property
+    def change(self) -> Change:
+        """What it takes to change it, as proto/efc.proto says; what is no field there belongs to the mount."""
+        return _CHANGES.get(self.field, Change.NEW_MOUNT)
+
+    def allowed(self) -> str:
+        """What may be given, for people."""
+        if self.kind is Kind.FLAG:
+            return "no value, true or false"
+        if self.kind is Kind.CHOICE:
+            return " or ".join(self.choices)
+        low, high = self._written(self.minimum), self._written(self.maximum)
+        form = {
+            Kind.INTEGER: "a whole number",
+            Kind.DURATION: "a whole number with unit ms, s or m",
+            Kind.SIZE: "a whole number with unit KiB, MiB or GiB",
+        }[self.kind]
+        return f"{form}, {low} to {high}"
+
+    def _written(self, value: int) -> str:
+        if self.kind is Kind.DURATION:
+            return f"{value // 1000}s" if value % 1000 == 0 else f"{value}ms"
+        if self.kind is Kind.SIZE:
+            units = ["KiB", "MiB", "GiB"]
+            index = units.index(self.unit)
+            while value and value % 1024 == 0 and index + 1 < len(units):
+                value, index = value // 1024, index + 1
+            return f"{value}{units[index]}"
+        return str(value)
+
+
+_TABLE = (
+    Option(
+        name="ro",
+        kind=Kind.FLAG,
+        field="read_only",
+        default="off",
+        help="Nothing can be written through this mount.",
+    ),
+    Option(
+        name="rw",
+        kind=Kind.FLAG,
+        field="read_only",
+        default="on",
+        sets=False,
+        help="The opposite of `ro`.",
+    ),
+    Option(
+        name="port",
+        kind=Kind.INTEGER,
+        field="port",
+        default="asked of rpcbind, else 2049",
+        minimum=1,
+        maximum=65535,
+        help="TCP port of NFS on the NAS; also as `nfs://host:PORT/path`.",
+    ),
+    Option(
+        name="mountport",
+        kind=Kind.INTEGER,
+        field="mount_port",
+        default="asked of rpcbind, else the NFS port",
+        minimum=1,
+        maximum=65535,
+        help="TCP port of the MOUNT protocol on the NAS; also as `nfs://host/path?mountport=PORT`.",
+    ),
+    Option(
+        name="connections",
+        kind=Kind.INTEGER,
+        field="connections",
+        default="4",
+        minimum=1,
+        maximum=16,
+        help="TCP connections to the NAS; more carry more on fast networks.",
+    ),
+    Option(
+        name="soft",
+        kind=Kind.FLAG,
+        field="soft",
+        default="off",
+        help="Operations fail with EIO when the NAS is silent for `timeout`, instead of waiting until it is back. "
+        "Written data may be lost.",
+    ),
+    Option(name="hard", kind=Kind.FLAG, field="soft", default="on", sets=False, help="The opposite of `soft`."),
+    Option(
+        name="timeout",
+        kind=Kind.DURATION,
+        field="timeout_ms",
+        default="30s",
+        minimum=1000,
+        maximum=3_600_000,
+        unit="ms",
+        help="How long an operation waits for the NAS; only with `soft`.",
+    ),
+    Option(
+        name="consistency",
+        kind=Kind.CHOICE,
+        field="consistency",
+        default="close-to-open",
+        choices=("close-to-open",),
+        help="What one node sees of another's writes. With `close-to-open`, who opens a file sees all that was written "
+        "before its last close.",
+    ),
+    Option(
+        name="attr-ttl",
+        kind=Kind.DURATION,
+        field="attr_ttl_ms",
+        default="1s",
+        maximum=3_600_000,
+        unit="ms",
+        help="How long size, times and permissions are trusted without asking the NAS (opening a file always asks).",
+    ),
+    Option(
+        name="entry-ttl",
+        kind=Kind.DURATION,
+        field="entry_ttl_ms",
+        default="1s",
+        maximum=3_600_000,
+        unit="ms",
+        help="How long a name is trusted to be there without asking the NAS.",
+    ),
+    Option(
+        name="read-ahead",
+        kind=Kind.SIZE,
+        field="read_ahead_kib",
+        default="8MiB",
+        minimum=128,
+        maximum=262_144,
+        unit="KiB",
+        help="How far ahead of a sequential reader one open file is read.",
+    ),
+    Option(
+        name="uncommitted",
+        kind=Kind.SIZE,
+        field="uncommitted_mib",
+        default="64MiB",
+        minimum=4,
+        maximum=16_384,
+        unit="MiB",
+        help="Memory for written data that the NAS has not put on stable storage yet: if NAS and daemon crash, so much "
+        "is sent again. A write takes a power of two, 4 KiB at least. It counts to the daemon's memory.",
+    ),
+    Option(
+        name="threads",
+        kind=Kind.INTEGER,
+        field="threads",
+        default="2",
+        minimum=1,
+        maximum=64,
+        help="Threads of the daemon that serve the kernel.",
+    ),
+    Option(
+        name="hang-limit",
+        kind=Kind.DURATION,
+        field="hang_limit_ms",
+        default="10s",
+        minimum=500,
+        maximum=600_000,
+        unit="ms",
+        help="How long a daemon may take no requests before it is replaced. A NAS that does not answer is no reason.",
+    ),
+    Option(
+        name="unprivileged-port",
+        kind=Kind.FLAG,
+        field="unprivileged_port",
+        default="off",
+        help="Connect from any port; the NAS must allow it (`insecure`). Otherwise from one below 1024.",
+    ),
+    Option(
+        name="idmap",
+        kind=Kind.FLAG,
+        field="idmap",
+        default="off",
+        help="The mount may be id-mapped, for pods with user namespaces (`hostUsers: false`). Needs Linux 6.15 or "
+        "newer, and costs a look at the caller for each operation.",
+    ),
+    Option(
+        name="log-level",
+        kind=Kind.CHOICE,
+        field="log_level",
+        default="info",
+        choices=("error", "warn", "info", "debug"),
+        help="How much the daemon logs; with `debug` it may also be traced and dump core.",
+    ),
+    Option(
+        name="network",
+        kind=Kind.CHOICE,
+        field="network",
+        default="host",
+        choices=("host", "pod"),
+        help="Whose address the daemon connects to the NAS from: the node's, or that of the pod `efc-network` on the "
+        "node (chart value `network.enabled`).",
+    ),
+    Option(
+        name="fuse-features",
+        kind=Kind.CHOICE,
+        field="fuse_features",
+        default=_RUNNING_KERNELS,
+        choices=(_RUNNING_KERNELS, "5.10", "6.1", "6.18"),
+        help="Uses nothing of the kernel's FUSE that came after this release of Linux, as if it ran there; `running` "
+        "is the node's own. For tests, and to go around a fault of a newer kernel.",
+    ),
+)
+
+#: Every option, by name, in the order of the documentation.
+OPTIONS: Mapping[str, Option] = {option.name: option for option in _TABLE}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountOptions:
+    """Checked options. Zero for a port means: not given."""
+
+    read_only: bool = False
+    port: int = 0
+    mount_port: int = 0
+    connections: int = 4
+    soft: bool = False
+    timeout_ms: int = 30_000
+    consistency: str = "close-to-open"
+    attr_ttl_ms: int = 1000
+    entry_ttl_ms: int = 1000
+    read_ahead_kib: int = 8192
+    uncommitted_mib: int = 64
+    threads: int = 2
+    hang_limit_ms: int = 10_000
+    unprivileged_port: bool = False
+    idmap: bool = False
+    log_level: str = "info"
+    network: str = _KEEPERS_NETWORK
+    fuse_features: str = _RUNNING_KERNELS
+
+    def given(self) -> dict[str, bool | int | str]:
+        """Field name -> value of those that differ from the default, for records."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+
+    def source_with_ports(self, source: Source) -> Source:
+        """``source`` with the ports that were given as options; INVALID_ARGUMENT if its URL has others."""
+        return source.with_ports(port=self.port, mount_port=self.mount_port)
+
+    def daemon_config(self, source: Source) -> efc_pb2.DaemonConfig:
+        """What the daemon of ``source`` is told."""
+        source = self.source_with_ports(source)
+        return efc_pb2.DaemonConfig(
+            source=efc_pb2.Source(host=source.host, port=source.port, mount_port=source.mount_port, path=source.path),
+            connections=self.connections,
+            read_only=self.read_only,
+            soft=self.soft,
+            timeout_ms=self.timeout_ms if self.soft else 0,
+            attr_ttl_ms=self.attr_ttl_ms,
+            entry_ttl_ms=self.entry_ttl_ms,
+            read_ahead_kib=self.read_ahead_kib,
+            uncommitted_mib=self.uncommitted_mib,
+            threads=self.threads,
+            hang_limit_ms=self.hang_limit_ms,
+            unprivileged_port=self.unprivileged_port,
+            idmap=self.idmap,
+            log_level=self.log_level,
+            network="" if self.network == _KEEPERS_NETWORK else self.network,
+            fuse_features="" if self.fuse_features == _RUNNING_KERNELS else self.fuse_features,
+        )
+
+
+def parse_list(text: str) -> list[tuple[str, str | None]]:
+    """The items of ``-o a=b,c``, unchecked; an empty text has none."""
+    return [parse_item(item) for item in text.split(",")] if text else []
+
+
+def parse_item(item: str) -> tuple[str, str | None]:
+    """One ``name=value`` or ``name`` (a mount flag of a PV, for example)."""
+    name, equals, value = item.partition("=")
+    return name, value if equals else None
+
+
+def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptions:
+    """Checks options; raises INVALID_ARGUMENT that names the option, the bad value and what is allowed.
+
+    ``origin`` says for the message where they come from. An option may come twice only with the same meaning.
+    """
+    given = nfs_words.own_options(items, origin=origin)
+    values = {option.field: value for option, value in _values(given, origin=origin)}
+    _check_timeout("timeout_ms" in values, is_soft=bool(values.get("soft")), origin=origin)
+    return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
+
+
+def changed(
+    config: efc_pb2.DaemonConfig, items: Iterable[tuple[str, str | None]], *, origin: str
+) -> efc_pb2.DaemonConfig:
+    """``config`` with these options, and all others as they are.
+
+    Raises what :func:`parse` does, and INVALID_ARGUMENT for an option that a mounted dataset cannot change.
+    """
+    result = efc_pb2.DaemonConfig()
+    result.CopyFrom(config)
+    has_timeout = False
+    given = nfs_words.own_options(items, origin=origin, is_soft=config.soft)
+    for option, value in _values(given, origin=origin):
+        if option.change is Change.NEW_MOUNT:
+            raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
+        setattr(result, option.field, value)
+        has_timeout |= option.field == "timeout_ms"
+    _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
+    if not result.soft:
+        result.timeout_ms = 0
+    elif not result.timeout_ms:
+        result.timeout_ms = MountOptions().timeout_ms
+    return result
+
+
+def own_words(options: Mapping[str, str], *, origin: str) -> dict[str, str]:
+    """Options that came as a map, in words of the table only, for whoever knows no others: records, and older nodes.
+
+    Raises what :func:`parse` does. An empty value is a flag without one (``ro: ""``).
+    """
+    items = [(name, value or None) for name, value in options.items()]
+    parse(items, origin=origin)
+    given = nfs_words.own_options(items, origin=origin)
+    return {own.name: options.get(own.name, "true" if own.value is None else own.value) for own in given}
+
+
+def is_option(name: str) -> bool:
+    """Whether ``name`` is a word of the table, or one of nfs(5) about which something can be said."""
+    return name in OPTIONS or name in nfs_words.WORDS
+
+
+def _values(given: Iterable[nfs_words.OwnOption], *, origin: str) -> Iterator[tuple[Option, bool | int | str]]:
+    """Each option that is given, once, and its value."""
+    values: dict[str, tuple[str, Option, bool | int | str]] = {}
+    for own in given:
+        option = OPTIONS.get(own.name)
+        if not own.name:
+            raise invalid(f"there is an empty option in {origin}: a comma too many?")
+        if option is None:
+            raise unknown(own.name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin=origin)
+        value = _value(option, own.value, word=own.word, origin=origin)
+        before, _, former = values.setdefault(option.field, (own.word, option, value))
+        if former != value:
+            raise invalid(f"option {own.word!r} in {origin} contradicts {before!r} given before it")
+    for _, option, value in values.values():
+        yield option, value
+
+
+def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  # noqa: FBT001
+    if has_timeout and not is_soft:
+        raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS is back")
+
+
+def unknown(name: str, *, known: Iterable[str], also: Iterable[str] = (), noun: str, origin: str) -> DriverError:
+    """INVALID_ARGUMENT for a name that is not in an allow-list, with the nearest that is.
+
+    ``also`` are names that may be the nearest, and are not listed.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name[:64].lower(), [*names, *sorted(also)], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return invalid(f"unknown {noun} {_quoted(name)} in {origin}{hint}; known are: {', '.join(names)}")
+
+
+def _value(option: Option, text: str | None, *, word: str, origin: str) -> bool | int | str:
+    parsed = _parsed(option, text)
+    if parsed is None:
+        shown = "no value" if text is None else f"value {_quoted(text)}"
+        raise invalid(f"option {word!r} in {origin} has {shown}; allowed is {option.allowed()}")
+    return parsed
+
+
+def _parsed(option: Option, text: str | None) -> bool | int | str | None:
+    """The value, or None if ``text`` is not one."""
+    if option.kind is Kind.FLAG:
+        chosen = {None: True, "true": True, "false": False}.get(text)
+        return None if chosen is None else chosen is option.sets
+    if text is None or len(text) > VALUE_LENGTH_MAX:
+        return None
+    if option.kind is Kind.CHOICE:
+        return text if text in option.choices else None
+    number = _number(option, text)
+    return number if number is not None and option.minimum <= number <= option.maximum else None
+
+
+_UNITS = {
+    Kind.INTEGER: {"": 1},
+    Kind.DURATION: {"ms": 1, "s": 1000, "m": 60_000},
+    Kind.SIZE: {"KiB": 1, "MiB": 1024, "GiB": 1024 * 1024},
+}
+
+
+def _number(option: Option, text: str) -> int | None:
+    match = re.fullmatch(r"([0-9]{1,10})([A-Za-z]*)", text)
+    factor = _UNITS[option.kind].get(match[2]) if match else None
+    if match is None or factor is None:
+        return None
+    number = int(match[1]) * factor
+    if option.unit == "MiB":
+        return number // 1024 if number % 1024 == 0 else None
+    return number
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_LENGTH_MAX else text[:_SHOWN_LENGTH_MAX] + "...")
+
+
+def markdown() -> str:
+    """The table of docs/CONFIGURATION.md."""
+    lines = ["| option | value | default | live | what it does |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{row.name}` | {row.allowed()} | {row.default} | {row.change.value} | {row.help} |"
+        for row in OPTIONS.values()
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(), nfs_words.markdown(), sep="\n\n")

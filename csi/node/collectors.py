@@ -1,0 +1,75 @@
+"""What a scrape reads on a node: the keeper's report of its daemons, and what is published.
+
+Nothing is sampled between scrapes. The keeper has a deadline; when it passes, the page says so (efc_keeper_reachable
+0) and has everything else. The keeper gives a daemon that hangs 200 ms to report (efc/keeper/src/mounts.rs); then its
+last report is served.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from operator import attrgetter
+
+from csi._proto import efc_pb2
+from csi.base.errors import DriverError
+from csi.node.keeper import Keeper, KeeperStatus, source_of
+from csi.node.records import Publication
+from csi.observe.exposition import Page
+
+#: Prometheus gives up after 10 s unless it is told otherwise.
+KEEPER_SECONDS_MAX = 2.0
+#: Metric -> field of DaemonStats (proto/efc.proto), where the two count in the same unit.
+_STATISTICS = {
+    "efc_fuse_requests_total": "fuse.requests",
+    "efc_nfs_calls_total": "nfs.calls",
+    "efc_nfs_retransmits_total": "nfs.retransmits",
+    "efc_nfs_reconnects_total": "nfs.reconnects",
+    "efc_nfs_read_bytes_total": "nfs.bytes_read",
+    "efc_nfs_written_bytes_total": "nfs.bytes_written",
+    "efc_nfs_spliced_bytes_total": "nfs.bytes_spliced",
+    "efc_nfs_pipe_misfits_total": "nfs.pipe_misfits",
+    "efc_inodes": "state.nodes",
+    "efc_state_inodes_max": "state.nodes_max",
+    "efc_open_files": "state.open_files",
+    "efc_uncommitted_bytes": "state.uncommitted_bytes",
+    "efc_nas_responding": "nfs.responding",
+}
+_MILLISECONDS = {"efc_daemon_uptime_seconds": "uptime_ms", "efc_nfs_oldest_call_age_seconds": "nfs.oldest_call_ms"}
+_STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
+
+
+async def put_datasets(page: Page, keeper: Keeper, *, run_dir: str) -> None:
+    """The keeper and its datasets; within KEEPER_SECONDS_MAX, whatever hangs."""
+    try:
+        status = await keeper.status(limit_seconds=KEEPER_SECONDS_MAX)
+    except DriverError:
+        page.put("efc_keeper_reachable", 0)
+        return
+    put_status(page, status, run_dir=run_dir)
+
+
+def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
+    """What the keeper said. A dataset mounted by hand has its target for a name: it has no key."""
+    page.put("efc_keeper_reachable", 1)
+    page.put("efc_keeper_info", 1, version=status.version)
+    folder = f"{os.path.abspath(run_dir)}/mnt/"
+    for mount in sorted(status.mounts, key=lambda mount: mount.target):
+        labels = {"dataset": mount.target.removeprefix(folder), "source": source_of(mount)}
+        page.put("efc_daemon_info", 1, **labels, version=mount.version)
+        for name, state in _STATES:
+            page.put("efc_daemon_state", state == mount.state, **labels, state=name.lower())
+        page.put("efc_daemon_restarts_total", mount.restarts, **labels)
+        page.put("efc_mount_created_timestamp_seconds", mount.mounted_at_unix_ms / 1000, **labels)
+        if mount.HasField("stats"):
+            for name, field in _STATISTICS.items():
+                page.put(name, attrgetter(field)(mount.stats), **labels)
+            for name, field in _MILLISECONDS.items():
+                page.put(name, attrgetter(field)(mount.stats) / 1000, **labels)
+
+
+def put_publications(page: Page, publications: Iterable[Publication]) -> None:
+    """What is, or is about to be, published on this node."""
+    by_volume = Counter((publication.key, publication.volume_id) for publication in publications)
+    page.put("efc_publications", by_volume.total())
+    for (key, volume_id), count in sorted(by_volume.items()):
+        page.put("efc_volume_publications", count, dataset=key, volume_id=volume_id)

@@ -1,0 +1,108 @@
+"""How published volumes do: sizes, and why one is abnormal, in one sentence for a person."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from csi._proto import efc_pb2
+from csi.base.errors import DriverError
+from csi.base.statvfs import Statvfs
+from csi.node.daemons import Daemons
+from csi.node.keeper import Keeper
+from csi.node.mounts import Mounts
+from csi.node.records import Publication
+from csi.node.reports import Reports
+from csi.node.targets import root_of
+
+_LOGGER = logging.getLogger(__name__)
+#: A little more than the 5 s after which a daemon says that the NAS does not answer; less than STATVFS_SECONDS_MAX.
+UNRESPONSIVE_SECONDS = 5.3
+#: Longest wait for the keeper, so that a status never keeps the statistics waiting.
+_STATUS_SECONDS_MAX = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeStatus:
+    """A volume's sizes, or None if they are not known; why it is abnormal, or ""; what else is to be known of it."""
+
+    sizes: Statvfs | None
+    abnormal: str
+    note: str = ""
+
+
+class Conditions:
+    """Asks file systems, daemons and reports of repairs how a volume does."""
+
+    def __init__(
+        self, *, mounts: Mounts, daemons: Daemons, keeper: Keeper, reports: Reports, kubelet_roots: Sequence[str]
+    ) -> None:
+        """``kubelet_roots`` are kubelet's directories, where they are."""
+        self._mounts = mounts
+        self._daemons = daemons
+        self._keeper = keeper
+        self._reports = reports
+        self._kubelet_roots = kubelet_roots
+
+    async def of_volume(self, publication: Publication) -> VolumeStatus:
+        """Sizes and condition of a volume at its target."""
+        mount = self._mounts.at(publication.target)
+        if mount is None:
+            return VolumeStatus(sizes=None, abnormal="its mount is gone; publish it again (restart the pod)")
+        if (reason := self._reports.lost.get(mount.device)) is not None:
+            reason = reason and f": {reason}"
+            return VolumeStatus(sizes=None, abnormal=f"nobody holds its session any more; it is being replaced{reason}")
+        asked = asyncio.create_task(self._sizes(publication.target))
+        abnormal = await self.of_daemon(publication.key)
+        if not abnormal and not (await asyncio.wait({asked}, timeout=UNRESPONSIVE_SECONDS))[0]:
+            # While statvfs waits still, the daemon knows what for.
+            abnormal = await self.of_daemon(publication.key)
+        abnormal = abnormal or self._daemons.moved(publication.key)
+        sizes = await asked
+        if sizes is None and not abnormal:
+            abnormal = "the file system does not answer"
+        report = self._reports.get(self._daemons.mount_of(publication.key), device=mount.device)
+        if report is None:
+            return VolumeStatus(sizes=sizes, abnormal=abnormal)
+        abnormal = abnormal or report.failure(publication.path)
+        return VolumeStatus(sizes=sizes, abnormal=abnormal, note=report.note())
+
+    async def _sizes(self, target: str) -> Statvfs | None:
+        if self._mounts.is_asking(target):
+            return None
+        try:
+            return await self._mounts.statvfs(target, beneath=root_of(target, roots=self._kubelet_roots))
+        except DriverError as error:
+            _LOGGER.warning("no sizes of %r: %s", target, error.message)
+            return None
+
+    async def of_daemon(self, key: str) -> str:
+        """Why the daemon of the dataset ``key`` is not as it should be, in one sentence, or "" if it is."""
+        try:
+            status = await self._keeper.status(self._daemons.mount_of(key), limit_seconds=_STATUS_SECONDS_MAX)
+        except DriverError as error:
+            return error.message
+        if not status.mounts:
+            return "nobody holds its session any more; it will be mounted anew"
+        return condition_of(status.mounts[0])
+
+
+def condition_of(status: efc_pb2.MountStatus) -> str:
+    """Why a daemon is not as it should be, in one sentence, or "" if it is."""
+    states = efc_pb2.MountStatus
+    reason = f": {status.reason}" if status.reason else ""
+    if status.state == states.RESTARTING:
+        return f"the daemon is being restarted{reason}"
+    if status.state == states.UNRESPONSIVE_NAS:
+        return f"the NAS does not answer{reason}"
+    if status.state == states.ABORTED:
+        return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
+    if status.state == states.STARTING:
+        return f"the daemon is connecting to the NAS{reason}"
+    state = status.stats.state
+    if state.nodes_max and state.nodes >= state.nodes_max:
+        return (
+            f"the kernel knows {state.nodes} files, as many as the daemon's memory limit allows: look-ups of "
+            "others fail with ENOMEM until it forgets some; raise --daemon-memory-max"
+        )
+    return ""

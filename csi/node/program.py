@@ -1,0 +1,111 @@
+"""The daemon's program of this image, handed over to whichever keeper serves.
+
+The keeper is replaced rarely, the node plugin with every release. So the plugin brings ``efcd`` along, as memory that
+nobody can change any more, and the keeper starts its next daemons from that: rolling out the node plugin changes what
+they run. A keeper that refuses the program, or an older one that does not know the request, starts its own: volumes
+must not wait for this.
+
+A keeper is told from the one before by its socket, which each makes anew.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import subprocess
+
+from csi.base import programs
+from csi.base.errors import Code, DriverError
+from csi.node.keeper import Keeper, KeeperUnreachableError
+
+_LOGGER = logging.getLogger(__name__)
+#: MFD_EXEC of <linux/memfd.h>: needed where vm.memfd_noexec is set; unknown before Linux 6.3.
+_MFD_EXEC = 0x10
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_VERSION_SECONDS_MAX = 10.0
+#: How soon a new keeper has the program if nobody mounts anything.
+_LOOK_SECONDS = 1.0
+
+
+class DaemonProgram:
+    """The program ``efcd`` at ``path``, and which keeper has it."""
+
+    def __init__(self, *, keeper: Keeper, path: str) -> None:
+        """Reads the program; raises FAILED_PRECONDITION if it cannot be run."""
+        self._keeper = keeper
+        self._version = _printed_version(path)
+        self._memory = _sealed_memory(path)
+        self._owner: tuple[int, ...] | None = None
+        self._lock = asyncio.Lock()
+
+    @classmethod
+    def installed(cls, keeper: Keeper) -> "DaemonProgram":
+        """The program beside this interpreter."""
+        return cls(keeper=keeper, path=programs.find(programs.DAEMON))
+
+    async def ensure(self) -> None:
+        """Gives the program to the keeper unless this one has been asked before; a refusal is logged, not raised.
+
+        Costs a stat of the keeper's socket when there is nothing to do.
+        """
+        async with self._lock:
+            owner = self._keeper.identity()
+            if owner is None or owner == self._owner:
+                return
+            try:
+                await self.install()
+            except KeeperUnreachableError as error:
+                _LOGGER.debug("the daemons' program is not handed over yet: %s", error.message)
+                return
+            except DriverError as error:
+                _LOGGER.warning("daemons run the keeper's program, it refuses %s: %s", self._version, error.message)
+            else:
+                _LOGGER.info("daemons run version %s from now on", self._version)
+            self._owner = owner
+
+    @property
+    def version(self) -> str:
+        """The program's version, as it prints it."""
+        return self._version
+
+    def is_offered_to(self, owner: tuple[int, ...]) -> bool:
+        """Whether the keeper of this identity has been given the program, taken or not."""
+        return owner == self._owner
+
+    async def install(self) -> None:
+        """Gives the program to the keeper; raises the error that this reports."""
+        await self._keeper.install(version=self._version, memory=self._memory)
+
+    async def watch(self) -> None:
+        """Gives the program to each new keeper; never returns."""
+        while True:
+            await self.ensure()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _printed_version(path: str) -> str:
+    try:
+        finished = subprocess.run(
+            [path, "--version"], env={}, capture_output=True, check=True, text=True, timeout=_VERSION_SECONDS_MAX
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise DriverError(Code.FAILED_PRECONDITION, f"{path} --version: {error}") from None
+    return finished.stdout.strip()
+
+
+def _sealed_memory(path: str) -> int:
+    """A memfd with the content of ``path`` that cannot be changed any more."""
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        memory = os.memfd_create(programs.DAEMON, flags | _MFD_EXEC)
+    except OSError:
+        memory = os.memfd_create(programs.DAEMON, flags)
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while size > 0:
+            copied = os.sendfile(memory, file.fileno(), None, size)
+            if copied == 0:
+                raise DriverError(Code.FAILED_PRECONDITION, f"{path} changed while it was read")
+            size -= copied
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+    return memory

@@ -1,0 +1,46 @@
+"""What daemons report, by subsystem, whatever release's form it comes in (DaemonStats of proto/efc.proto).
+
+Release 0.1.0 has one flat message. Its names stay keys of ``efc status --json``, beside an object for each subsystem.
+"""
+
+from collections.abc import Mapping
+
+from csi._proto import efc_pb2
+
+#: Field of the flat form -> subsystem, and field there. Nothing is ever added: what is new has no flat form.
+FLAT: Mapping[str, tuple[str, str]] = {
+    "fuse_requests": ("fuse", "requests"),
+    "nfs_calls": ("nfs", "calls"),
+    "nfs_retransmits": ("nfs", "retransmits"),
+    "nfs_reconnects": ("nfs", "reconnects"),
+    "bytes_read": ("nfs", "bytes_read"),
+    "bytes_written": ("nfs", "bytes_written"),
+    "nodes": ("state", "nodes"),
+    "open_files": ("state", "open_files"),
+    "uncommitted_bytes": ("state", "uncommitted_bytes"),
+    "nas_responding": ("nfs", "responding"),
+    "oldest_call_ms": ("nfs", "oldest_call_ms"),
+    "bytes_spliced": ("nfs", "bytes_spliced"),
+    "pipe_misfits": ("nfs", "pipe_misfits"),
+    "nodes_max": ("state", "nodes_max"),
+}
+#: Names of the subsystems.
+SUBSYSTEMS = tuple(field.name for field in efc_pb2.DaemonStats.DESCRIPTOR.fields if field.message_type is not None)
+
+
+def sort_by_subsystem(stats: efc_pb2.DaemonStats) -> None:
+    """Makes a report that has only the flat form, as keepers of 0.1.0 send it, one by subsystem."""
+    if not any(stats.HasField(name) for name in SUBSYSTEMS):
+        for flat, (subsystem, name) in FLAT.items():
+            setattr(getattr(stats, subsystem), name, getattr(stats, flat))
+
+
+def described(stats: efc_pb2.DaemonStats) -> dict[str, object]:
+    """All of a report by subsystem, zeros too, as JSON. Keys are only ever added."""
+    subsystems = {name: _fields(getattr(stats, name)) for name in SUBSYSTEMS}
+    flat = {flat: subsystems[subsystem][name] for flat, (subsystem, name) in FLAT.items()}
+    return {"uptime_ms": stats.uptime_ms, "resumed": stats.resumed, **flat, **subsystems}
+
+
+def _fields(message: efc_pb2.FuseStats | efc_pb2.NfsStats | efc_pb2.StateStats) -> dict[str, object]:
+    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

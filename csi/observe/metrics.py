@@ -1,0 +1,287 @@
+"""The metrics: one table, from which what is served, its checks and docs/METRICS.md are made.
+
+A name that is not in the table cannot be served (:mod:`csi.observe.exposition` refuses it), and a row's labels are all
+that a sample has. Names follow Prometheus: base units, the unit last, ``_total`` for counters.
+
+Labels are few on purpose. A dataset has one series of each kind per node, however many pods use it; a volume has one;
+pods have none, since their names come and go with every rollout, and Prometheus keeps each for as long as its data.
+
+``python -m csi.observe.metrics`` prints docs/METRICS.md's tables.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class Kind(enum.Enum):
+    """Prometheus' types that are used."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Section(enum.Enum):
+    """Who serves a metric; the headings of docs/METRICS.md."""
+
+    DATASET = "Datasets: the node plugin and `efc metrics`"
+    NODE = "Node plugin"
+    CONTROLLER = "Controller"
+    SERVICE = "Node plugin and controller"
+
+
+class Stability(enum.Enum):
+    """What may be built on a metric."""
+
+    STABLE = "stable"
+    BETA = "beta"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One row of the table."""
+
+    name: str
+    kind: Kind
+    section: Section
+    help: str
+    #: "seconds", "bytes", or "" for a number of things.
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    stability: Stability = Stability.STABLE
+    #: Upper bounds of a histogram's buckets, in `unit`, without the last one, +Inf.
+    buckets: tuple[float, ...] = ()
+
+
+#: From a publish with a running daemon (2 ms) to kubelet's patience (2 minutes).
+_CALL_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_DATASET_LABELS = ("dataset", "source")
+
+
+def _dataset(
+    name: str,
+    kind: Kind,
+    text: str,
+    *,
+    unit: str = "",
+    labels: tuple[str, ...] = (),
+    stability: Stability = Stability.STABLE,
+) -> Metric:
+    labels = (*_DATASET_LABELS, *labels)
+    return Metric(
+        name=name, kind=kind, section=Section.DATASET, help=text, unit=unit, labels=labels, stability=stability
+    )
+
+
+_TABLE = (
+    Metric(
+        name="efc_keeper_reachable",
+        kind=Kind.GAUGE,
+        section=Section.DATASET,
+        help="1 if the keeper answered this scrape, else 0; then there are no metrics of datasets.",
+    ),
+    Metric(
+        name="efc_keeper_info",
+        kind=Kind.GAUGE,
+        section=Section.DATASET,
+        labels=("version",),
+        help="Always 1; the keeper's release.",
+    ),
+    _dataset("efc_daemon_info", Kind.GAUGE, "Always 1; the daemon's release.", labels=("version",)),
+    _dataset(
+        "efc_daemon_state",
+        Kind.GAUGE,
+        "1 for the state that the daemon is in, 0 for the others.",
+        labels=("state",),
+    ),
+    _dataset("efc_daemon_restarts_total", Kind.COUNTER, "Daemons that were started after the mount's first."),
+    _dataset(
+        "efc_mount_created_timestamp_seconds",
+        Kind.GAUGE,
+        "When the dataset was mounted on this node, in Unix time.",
+        unit="seconds",
+    ),
+    _dataset("efc_daemon_uptime_seconds", Kind.GAUGE, "How long this daemon has served.", unit="seconds"),
+    _dataset("efc_fuse_requests_total", Kind.COUNTER, "Requests of the kernel that were taken."),
+    _dataset("efc_nfs_calls_total", Kind.COUNTER, "Calls sent to the NAS."),
+    _dataset(
+        "efc_nfs_retransmits_total", Kind.COUNTER, "Calls that were sent again because their connection was lost."
+    ),
+    _dataset("efc_nfs_reconnects_total", Kind.COUNTER, "Connections to the NAS that were lost and made anew."),
+    _dataset("efc_nfs_read_bytes_total", Kind.COUNTER, "Data read from the NAS.", unit="bytes"),
+    _dataset("efc_nfs_written_bytes_total", Kind.COUNTER, "Data written to the NAS.", unit="bytes"),
+    _dataset(
+        "efc_nfs_spliced_bytes_total",
+        Kind.COUNTER,
+        "Of the data read, what went around the daemon's memory.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_nfs_pipe_misfits_total",
+        Kind.COUNTER,
+        "Large reads whose data did not fit a pipe and went through the daemon's memory after all.",
+        stability=Stability.BETA,
+    ),
+    _dataset("efc_inodes", Kind.GAUGE, "Inodes that the kernel knows, and the daemon with it."),
+    _dataset(
+        "efc_state_inodes_max",
+        Kind.GAUGE,
+        "Most inodes that the kernel may know, by the daemon's memory limit; 0 if there is none.",
+        stability=Stability.BETA,
+    ),
+    _dataset("efc_open_files", Kind.GAUGE, "Files that are open."),
+    _dataset(
+        "efc_uncommitted_bytes", Kind.GAUGE, "Data written that the NAS has not put on stable storage.", unit="bytes"
+    ),
+    _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),
+    _dataset(
+        "efc_nfs_oldest_call_age_seconds",
+        Kind.GAUGE,
+        "Age of the oldest call that the NAS has not answered; 0 if there is none.",
+        unit="seconds",
+    ),
+    Metric(
+        name="efc_publications",
+        kind=Kind.GAUGE,
+        section=Section.NODE,
+        help="Target paths at which volumes are published: one for each pod and volume.",
+    ),
+    Metric(
+        name="efc_volume_publications",
+        kind=Kind.GAUGE,
+        section=Section.NODE,
+        labels=("dataset", "volume_id"),
+        stability=Stability.BETA,
+        help="The same by volume; it also says which dataset, and so which daemon, a volume uses.",
+    ),
+    Metric(
+        name="efc_operations_in_flight",
+        kind=Kind.GAUGE,
+        section=Section.NODE,
+        help="Publishes and unpublishes under way, those whose caller has given up included.",
+    ),
+    Metric(
+        name="efc_dead_mounts_total",
+        kind=Kind.COUNTER,
+        section=Section.NODE,
+        labels=("result",),
+        stability=Stability.BETA,
+        help="Mounts that nobody served any more, in containers and on the node: `replaced`, and tries that `failed`.",
+    ),
+    Metric(
+        name="efc_nas_operations_total",
+        kind=Kind.COUNTER,
+        section=Section.CONTROLLER,
+        labels=("operation", "code"),
+        help="Steps of provisioning on the NAS (commands of efc-fs) that ended, by gRPC status code.",
+    ),
+    Metric(
+        name="efc_nas_operation_duration_seconds",
+        kind=Kind.HISTOGRAM,
+        section=Section.CONTROLLER,
+        unit="seconds",
+        labels=("operation",),
+        buckets=_CALL_SECONDS,
+        help="How long they took.",
+    ),
+    Metric(
+        name="efc_trash_entries",
+        kind=Kind.GAUGE,
+        section=Section.CONTROLLER,
+        labels=("source",),
+        help="Directories of deleted volumes that wait for their removal, as of the last deletion or start.",
+    ),
+    Metric(
+        name="efc_csi_calls_total",
+        kind=Kind.COUNTER,
+        section=Section.SERVICE,
+        labels=("method", "code"),
+        help="gRPC calls that ended, by status code.",
+    ),
+    Metric(
+        name="efc_csi_call_duration_seconds",
+        kind=Kind.HISTOGRAM,
+        section=Section.SERVICE,
+        unit="seconds",
+        labels=("method",),
+        buckets=_CALL_SECONDS,
+        help="How long they took.",
+    ),
+    Metric(
+        name="efc_csi_calls_in_flight",
+        kind=Kind.GAUGE,
+        section=Section.SERVICE,
+        help="gRPC calls under way.",
+    ),
+    Metric(
+        name="efc_children",
+        kind=Kind.GAUGE,
+        section=Section.SERVICE,
+        help="Child processes that exist, hung ones included.",
+    ),
+    Metric(
+        name="efc_children_killed_total",
+        kind=Kind.COUNTER,
+        section=Section.SERVICE,
+        labels=("program",),
+        help="Child processes that were killed at their deadline.",
+    ),
+    Metric(
+        name="efc_build_info",
+        kind=Kind.GAUGE,
+        section=Section.SERVICE,
+        labels=("version",),
+        help="Always 1; this process's release.",
+    ),
+    Metric(
+        name="process_start_time_seconds",
+        kind=Kind.GAUGE,
+        section=Section.SERVICE,
+        unit="seconds",
+        help="When this process started, in Unix time.",
+    ),
+    Metric(
+        name="process_cpu_seconds_total",
+        kind=Kind.COUNTER,
+        section=Section.SERVICE,
+        unit="seconds",
+        help="User and system CPU time of this process; its children's and the daemons' are their own.",
+    ),
+    Metric(
+        name="process_resident_memory_bytes",
+        kind=Kind.GAUGE,
+        section=Section.SERVICE,
+        unit="bytes",
+        help="Resident memory of this process.",
+    ),
+    Metric(
+        name="process_open_fds",
+        kind=Kind.GAUGE,
+        section=Section.SERVICE,
+        help="File descriptors that this process has open.",
+    ),
+)
+
+#: Every metric, by name, in the order of the documentation.
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _TABLE}
+
+
+def markdown() -> str:
+    """The tables of docs/METRICS.md."""
+    return "\n\n".join(f"## {section.value}\n\n{_table_of(section)}" for section in Section)
+
+
+def _table_of(section: Section) -> str:
+    lines = ["| metric | type | unit | labels | stability | what it says |", "|---|---|---|---|---|---|"]
+    for row in _TABLE:
+        if row.section is section:
+            labels = ", ".join(f"`{label}`" for label in row.labels)
+            cells = (f"`{row.name}`", row.kind.value, row.unit, labels, row.stability.value, row.help)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())

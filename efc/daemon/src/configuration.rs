@@ -1,0 +1,89 @@
+//! What a dataset's options and limits mean for the parts of this daemon.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use efc_fuse::{Features, SessionConfig};
+use efc_nfs::Config;
+use efc_proto::DaemonConfig;
+use efc_state::State;
+
+use crate::filesystem::{SessionIdentity, Settings};
+use crate::live::Live;
+use crate::memory::Budget;
+
+const CONNECTIONS_DEFAULT: usize = 4;
+const THREADS_DEFAULT: usize = 2;
+/// 40 KiB of kernel memory each.
+const PIPES_MAX: usize = 16;
+const UNCOMMITTED_MIB_DEFAULT: u64 = 64;
+const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
+/// How long the first connection to the NAS may take; the keeper has a limit of its own.
+const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
+
+/// What may be used of a limit of memory in bytes; 0: there is none.
+pub fn budget(config: &DaemonConfig, memory_max_bytes: u64) -> Budget {
+    let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
+    Budget::of(memory_max_bytes, uncommitted_bytes_max)
+}
+
+/// Pipes for large reads that are worth having: each thread that receives uses one at a time.
+pub fn pipes(config: &DaemonConfig) -> usize {
+    or_default(config.connections as usize, CONNECTIONS_DEFAULT).min(PIPES_MAX)
+}
+
+/// How to reach the NAS.
+pub fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
+    let source = config.source.clone().unwrap_or_default();
+    let port = |port: u32| u16::try_from(port).ok().filter(|port| *port != 0);
+    let soft_time_limit = match config.timeout_ms {
+        0 => SOFT_TIME_LIMIT_DEFAULT,
+        limit_ms => Duration::from_millis(limit_ms.into()),
+    };
+    Config {
+        host: source.host,
+        port: port(source.port),
+        mount_port: port(source.mount_port),
+        path: source.path.into_bytes(),
+        connections: or_default(config.connections as usize, CONNECTIONS_DEFAULT),
+        time_limit: config.soft.then_some(soft_time_limit),
+        connect_time_limit: CONNECT_TIME_LIMIT,
+        privileged_port: !config.unprivileged_port,
+        identity: Some(Arc::new(SessionIdentity(state.clone()))),
+    }
+}
+
+/// How to speak with the kernel.
+///
+/// # Errors
+/// A kernel whose features are not known.
+pub fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionConfig> {
+    let features = match config.fuse_features.as_str() {
+        "" => Features::default(),
+        name => Features::of_kernel(name)
+            .ok_or_else(|| io::Error::other(format!("the features of Linux {name} are not known")))?,
+    };
+    Ok(SessionConfig {
+        threads: or_default(config.threads as usize, THREADS_DEFAULT),
+        read_only: config.read_only,
+        max_background: budget.background_max,
+        features,
+        idmap: config.idmap,
+    })
+}
+
+/// How the file system behaves.
+pub fn settings(live: &Live, budget: &Budget) -> Settings {
+    Settings {
+        live: live.clone(),
+        uncommitted_bytes_max: budget.uncommitted_bytes_max,
+        attributes_max: budget.attributes_max,
+        names_max: budget.names_max,
+        listed_names_max: budget.listed_names_max,
+    }
+}
+
+fn or_default<T: Default + PartialEq>(value: T, default: T) -> T {
+    if value == T::default() { default } else { value }
+}

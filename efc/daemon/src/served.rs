@@ -1,0 +1,150 @@
+//! What this daemon tells its keeper of what it serves, and does at its word.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use efc_fuse::Session;
+use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
+use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, error::Code};
+use efc_state::State;
+
+use crate::configuration::client_config;
+use crate::control::Serving;
+use crate::filesystem::{self, Efc, ROOT};
+use crate::live::Live;
+
+/// How long looking for the dataset's root once more may take: somebody waits for it who wants to start a pod.
+const FIND_TIME_LIMIT: Duration = Duration::from_millis(1500);
+/// A NAS that lets a call wait longer than this is reported as not responding.
+const RESPONDING_MAX: Duration = Duration::from_secs(5);
+/// How long a drained daemon's successor waits for the answers that are still due; then it executes the rest itself.
+const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(500);
+
+/// What the control thread speaks for.
+pub struct Served {
+    client: Client,
+    efc: Arc<Efc<Client>>,
+    session: Session,
+    state: Arc<State>,
+    /// In force now.
+    config: Mutex<DaemonConfig>,
+    live: Live,
+    /// Somebody looks for the dataset's root.
+    is_finding: Arc<AtomicBool>,
+    started_at: Instant,
+}
+
+impl Served {
+    /// A daemon that was started at `started_at`, and serves with these options now.
+    pub fn new(
+        (client, efc): (Client, Arc<Efc<Client>>),
+        (session, state): (Session, Arc<State>),
+        (config, live): (DaemonConfig, Live),
+        started_at: Instant,
+    ) -> Served {
+        let (config, is_finding) = (Mutex::new(config), Arc::default());
+        Served { client, efc, session, state, config, live, is_finding, started_at }
+    }
+
+    fn config(&self) -> MutexGuard<'_, DaemonConfig> {
+        self.config.lock().expect("configuration lock")
+    }
+
+    fn nfs_stats(&self) -> NfsStats {
+        let counters = self.client.counters();
+        NfsStats {
+            calls: counters.calls,
+            retransmits: counters.retransmits,
+            reconnects: counters.reconnects,
+            bytes_read: counters.bytes_read,
+            bytes_written: counters.bytes_written,
+            bytes_spliced: counters.bytes_spliced,
+            pipe_misfits: counters.pipe_misfits,
+            responding: counters.oldest_call.is_none_or(|age| age < RESPONDING_MAX),
+            oldest_call_ms: counters.oldest_call.map_or(0, milliseconds),
+        }
+    }
+
+    fn state_stats(&self) -> StateStats {
+        StateStats {
+            nodes: self.state.node_count(),
+            nodes_max: self.state.nodes_max().unwrap_or(0),
+            open_files: self.efc.open_files(),
+            uncommitted_bytes: self.efc.uncommitted_bytes(),
+        }
+    }
+}
+
+impl Serving for Served {
+    fn report(&self) -> DaemonStats {
+        let stats = DaemonStats {
+            uptime_ms: milliseconds(self.started_at.elapsed()),
+            resumed: self.state.is_resumed(),
+            fuse: Some(FuseStats { requests: self.session.requests() }),
+            nfs: Some(self.nfs_stats()),
+            state: Some(self.state_stats()),
+            ..Default::default()
+        };
+        stats.for_all_releases()
+    }
+
+    fn configure(&self, options: &DaemonConfig) -> Result<(), Error> {
+        let mut config = self.config();
+        self.live.take(&config, options).map_err(|fixed| {
+            let message = format!("a running daemon does not take other values of the fields {fixed:?}");
+            Error { code: Code::InvalidArgument.into(), message }
+        })?;
+        *config = options.clone();
+        log::info!("serving with other options");
+        Ok(())
+    }
+
+    fn resend(&self, predecessor_remains: bool) {
+        if let Err(error) = self.session.resend() {
+            log::warn!("the kernel does not deliver again what a predecessor held: {error}");
+        }
+        if !predecessor_remains {
+            filesystem::drop_unclaimed(self.session.clone());
+        }
+    }
+
+    fn drain(&self) {
+        let begin = Instant::now();
+        let all = self.session.drain(DRAIN_TIME_LIMIT);
+        self.efc.settle(DRAIN_TIME_LIMIT.saturating_sub(begin.elapsed()));
+        log::info!("drained{}", if all { "" } else { "; some requests are left to the next daemon" });
+    }
+
+    fn find_root(&self) -> Option<Box<dyn FnOnce() -> FoundRoot + Send>> {
+        if self.is_finding.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let (client, state, is_finding) = (self.client.clone(), self.state.clone(), self.is_finding.clone());
+        let config = Config { connect_time_limit: FIND_TIME_LIMIT, ..client_config(&self.config(), &state) };
+        Some(Box::new(move || {
+            let served = state.node(ROOT).map(|root| root.handle).unwrap_or_default();
+            let found = futures_lite::future::block_on(client.find_root(&config));
+            is_finding.store(false, Ordering::Release);
+            match found {
+                Ok(root) => FoundRoot { served, found: root.as_bytes().to_vec(), error: None },
+                Err(error) => FoundRoot { served, found: Vec::new(), error: Some(for_keeper(&error)) },
+            }
+        }))
+    }
+}
+
+/// Why there is no connection, in the protocol's terms.
+pub fn for_keeper(error: &ConnectError) -> Error {
+    let code = match error.kind {
+        ConnectErrorKind::NotFound => Code::NotFound,
+        ConnectErrorKind::Refused => Code::PermissionDenied,
+        ConnectErrorKind::Unreachable => Code::Unavailable,
+        ConnectErrorKind::NotADirectory | ConnectErrorKind::Protocol => Code::FailedPrecondition,
+    };
+    Error { code: code.into(), message: error.message.clone() }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

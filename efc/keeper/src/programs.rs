@@ -1,0 +1,25 @@
+//! The programs that sessions run, and where: what the keeper's command line says, the same for all mounts.
+
+use crate::cgroups::Cgroups;
+use crate::held::Listeners;
+use crate::helper::Helper;
+use crate::identity::Identities;
+use crate::network::Networks;
+use crate::program::NextProgram;
+
+/// The programs that sessions run, and where.
+#[derive(Debug)]
+pub struct Programs {
+    /// `efcd`.
+    pub daemon: NextProgram,
+    /// The daemons' cgroups; none: the keeper's.
+    pub cgroups: Option<Cgroups>,
+    /// The daemons' users; none: `nobody`.
+    pub identities: Option<Identities>,
+    /// The daemons' networks, beside the keeper's own.
+    pub networks: Networks,
+    /// `efc-mount-helper`.
+    pub helper: Helper,
+    /// Where later keepers find daemons.
+    pub listeners: Listeners,
+}

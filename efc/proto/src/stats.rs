@@ -1,0 +1,154 @@
+//! What daemons report: the two forms that it has on the wire, and counters that go on from one daemon to the next.
+//!
+//! Release 0.1.0 knows one flat message, later ones a message for each subsystem. Whoever sends fills both, so keepers, daemons
+//! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
+//! missing, and looks at nothing else.
+
+use crate::{DaemonStats, FuseStats, NfsStats, StateStats};
+
+impl DaemonStats {
+    /// As it was received, by subsystem.
+    #[must_use]
+    pub fn by_subsystem(mut self) -> DaemonStats {
+        if self.fuse.is_none() && self.nfs.is_none() && self.state.is_none() {
+            self.fuse = Some(FuseStats { requests: self.fuse_requests });
+            self.nfs = Some(NfsStats {
+                calls: self.nfs_calls,
+                retransmits: self.nfs_retransmits,
+                reconnects: self.nfs_reconnects,
+                bytes_read: self.bytes_read,
+                bytes_written: self.bytes_written,
+                bytes_spliced: self.bytes_spliced,
+                pipe_misfits: self.pipe_misfits,
+                responding: self.nas_responding,
+                oldest_call_ms: self.oldest_call_ms,
+            });
+            self.state = Some(StateStats {
+                nodes: self.nodes,
+                nodes_max: self.nodes_max,
+                open_files: self.open_files,
+                uncommitted_bytes: self.uncommitted_bytes,
+            });
+        }
+        self
+    }
+
+    /// To be sent to whoever it is: the flat form is made from the subsystems.
+    #[must_use]
+    pub fn for_all_releases(self) -> DaemonStats {
+        let fuse = self.fuse.unwrap_or_default();
+        let nfs = self.nfs.unwrap_or_default();
+        let state = self.state.unwrap_or_default();
+        DaemonStats {
+            uptime_ms: self.uptime_ms,
+            resumed: self.resumed,
+            fuse_requests: fuse.requests,
+            nfs_calls: nfs.calls,
+            nfs_retransmits: nfs.retransmits,
+            nfs_reconnects: nfs.reconnects,
+            bytes_read: nfs.bytes_read,
+            bytes_written: nfs.bytes_written,
+            bytes_spliced: nfs.bytes_spliced,
+            pipe_misfits: nfs.pipe_misfits,
+            nas_responding: nfs.responding,
+            oldest_call_ms: nfs.oldest_call_ms,
+            nodes: state.nodes,
+            nodes_max: state.nodes_max,
+            open_files: state.open_files,
+            uncommitted_bytes: state.uncommitted_bytes,
+            fuse: Some(fuse),
+            nfs: Some(nfs),
+            state: Some(state),
+        }
+    }
+
+    /// To be sent where there is no room for both forms: one of them.
+    #[must_use]
+    pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
+        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, .. } = self;
+        if by_subsystem {
+            DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() }
+        } else {
+            DaemonStats { fuse: None, nfs: None, state: None, ..self.for_all_releases() }
+        }
+    }
+
+    /// This daemon's report, its counters on top of those of the daemons before it. All else is of now. Both are by subsystem.
+    #[must_use]
+    pub fn on_top_of(&self, former: &DaemonStats) -> DaemonStats {
+        let (fuse, before) = (self.fuse.unwrap_or_default(), former.fuse.unwrap_or_default());
+        let FuseStats { requests } = fuse;
+        let fuse = FuseStats { requests: requests.saturating_add(before.requests) };
+        let (nfs, before) = (self.nfs.unwrap_or_default(), former.nfs.unwrap_or_default());
+        let nfs = NfsStats {
+            calls: nfs.calls.saturating_add(before.calls),
+            retransmits: nfs.retransmits.saturating_add(before.retransmits),
+            reconnects: nfs.reconnects.saturating_add(before.reconnects),
+            bytes_read: nfs.bytes_read.saturating_add(before.bytes_read),
+            bytes_written: nfs.bytes_written.saturating_add(before.bytes_written),
+            bytes_spliced: nfs.bytes_spliced.saturating_add(before.bytes_spliced),
+            pipe_misfits: nfs.pipe_misfits.saturating_add(before.pipe_misfits),
+            // Of now. Named one by one, so that a counter that is added is not forgotten here.
+            responding: nfs.responding,
+            oldest_call_ms: nfs.oldest_call_ms,
+        };
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+
+    /// As a daemon of 0.1.0 reports.
+    fn former_release() -> DaemonStats {
+        DaemonStats {
+            uptime_ms: 1,
+            fuse_requests: 2,
+            nfs_calls: 3,
+            nodes: 8,
+            nas_responding: true,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let stats = former_release().by_subsystem();
+        assert_eq!(stats.fuse, Some(FuseStats { requests: 2 }));
+        assert_eq!(stats.nfs, Some(NfsStats { calls: 3, responding: true, ..Default::default() }));
+        assert_eq!(stats.state, Some(StateStats { nodes: 8, ..Default::default() }));
+        let sent = DaemonStats { fuse_requests: 77, ..stats }.for_all_releases();
+        assert_eq!(sent, stats, "what is flat is made anew");
+        assert_eq!(sent.for_one_release(false), former_release());
+        assert_eq!(sent.for_one_release(true).for_all_releases(), sent);
+        assert_eq!(sent.for_one_release(true).nfs_calls, 0);
+    }
+
+    #[test]
+    fn every_flat_field_has_its_place_in_a_subsystem() {
+        // Fields 2 to 12, 14, 15 and 20, each with its number for a value.
+        let numbers = (2..=12).chain([14, 15, 20]);
+        let bytes: Vec<u8> = numbers
+            .flat_map(|number: u64| {
+                let mut field = Vec::new();
+                prost::encoding::encode_varint(number << 3, &mut field);
+                prost::encoding::encode_varint(if number == 11 { 1 } else { number }, &mut field);
+                field
+            })
+            .collect();
+        let flat = DaemonStats::decode(bytes.as_slice()).unwrap();
+        assert_eq!(flat.by_subsystem().for_one_release(true).for_one_release(false), flat);
+    }
+
+    #[test]
+    fn counters_go_on_and_nothing_else_does() {
+        let own = DaemonStats { nfs_calls: 10, nodes: 5, uptime_ms: 9, ..Default::default() }.by_subsystem();
+        let sum = own.on_top_of(&former_release().by_subsystem());
+        let nfs = sum.nfs.unwrap();
+        assert_eq!((sum.fuse.unwrap().requests, nfs.calls, nfs.responding), (2, 13, false));
+        assert_eq!((sum.state.unwrap().nodes, sum.uptime_ms), (5, 9));
+        assert_eq!(own.on_top_of(&DaemonStats::default()), own);
+    }
+}

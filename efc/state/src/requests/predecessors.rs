@@ -1,0 +1,104 @@
+//! What earlier daemons have read and not answered: found as far as it can be told yet, each request once.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::message::Kept;
+use super::slots::{ARMED, Found, HELD, Slots};
+
+/// How long a message must be in an area of a daemon that is still ending: its kernel has copied it by then.
+const SETTLED_AFTER: Duration = Duration::from_millis(100);
+
+/// What earlier daemons have left.
+pub struct Predecessors {
+    /// Slots and areas from here on are ours.
+    used: (u32, u32),
+    /// Messages seen in armed areas, by their slots: their first word, and since when.
+    seen: HashMap<u32, (u64, Instant)>,
+    /// Uniques that were taken over.
+    taken: HashSet<u64>,
+    is_settled: bool,
+}
+
+impl Predecessors {
+    /// Those that used all slots and areas that were ever used.
+    pub fn new(slots: &Slots) -> Predecessors {
+        Predecessors { used: slots.used(), seen: HashMap::new(), taken: HashSet::new(), is_settled: false }
+    }
+
+    /// Nothing is left to be found.
+    pub fn is_settled(&self) -> bool {
+        self.is_settled
+    }
+
+    /// Takes over what can be told yet; to be called again until [`Predecessors::is_settled`].
+    pub fn take_over(&mut self, slots: &Arc<Slots>) -> Vec<Kept> {
+        if self.is_settled {
+            return Vec::new();
+        }
+        // Asked first: what ends later is looked at once more.
+        let is_alone = !slots.mapping.is_used_by_others();
+        let mut found = Vec::new();
+        // The copies first: an armed area may hold the message of one still, and only the copy can have an answer.
+        for state in [HELD, ARMED] {
+            for slot in 0..self.used.0 {
+                found.extend(self.take_slot_over(slots, slot, state, is_alone));
+            }
+        }
+        if is_alone {
+            self.is_settled = true;
+            (self.seen, self.taken) = Default::default();
+            slots.reuse(self.used);
+        }
+        found
+    }
+
+    fn take_slot_over(&mut self, slots: &Arc<Slots>, slot: u32, state: u32, is_alone: bool) -> Option<Kept> {
+        let found = slots.found(slot, state)?;
+        let area = slots.area_of(found.place, self.used.1);
+        let first_word = area.map_or(0, |area| slots.first_word(area));
+        if state == ARMED && !is_alone && !self.has_settled(slot, first_word) {
+            return None;
+        }
+        if !slots.seize(slot, &found) {
+            return None;
+        }
+        let kept = message(slots, slot, &found, area, first_word);
+        match kept {
+            Some(kept) if unique_of(&kept).is_some_and(|unique| self.taken.insert(unique)) => Some(kept),
+            _ => {
+                // Nothing was read, or it is damaged, or known already.
+                slots.end(slot);
+                None
+            }
+        }
+    }
+
+    /// Whether this message has been in the armed area for a while.
+    fn has_settled(&mut self, slot: u32, first_word: u64) -> bool {
+        if first_word == 0 {
+            return false;
+        }
+        let (word, since) = *self.seen.entry(slot).or_insert((first_word, Instant::now()));
+        if word != first_word {
+            self.seen.insert(slot, (first_word, Instant::now()));
+            return false;
+        }
+        since.elapsed() >= SETTLED_AFTER
+    }
+}
+
+/// The message of a slot that was seized, if one was read whole.
+fn message(slots: &Arc<Slots>, slot: u32, found: &Found, area: Option<u32>, first_word: u64) -> Option<Kept> {
+    match area {
+        Some(_) if first_word == 0 => None,
+        Some(area) => slots.message_in_area(slot, area).map(|(lease, length)| Kept::leased(slot, lease, length)),
+        None => slots.message(slot, found.place).map(|copy| Kept::copied(slot, copy)),
+    }
+}
+
+/// The unique of a message, its second word.
+pub fn unique_of(message: &[u8]) -> Option<u64> {
+    Some(u64::from_ne_bytes(*message.get(8..)?.first_chunk()?))
+}

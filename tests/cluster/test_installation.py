@@ -1,0 +1,128 @@
+"""Installing and removing the driver as documented: by Helm, and by the manifests, with pods that use volumes.
+
+Runs on the cluster of the other tests, whose installation it replaces for its own time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.cluster import IMAGE, SCRIPTS, SYSTEM_NAMESPACE, Cluster, Namespace, pod
+from tests.cluster.conftest import install
+from tests.support.paths import ROOT
+from tests.support.processes import wait_until
+
+IDLE_GRACE_S = 3
+#: The same image by another name, which Kubernetes knows it by too.
+OTHER_NAME = f"docker.io/library/{IMAGE}"
+
+
+def helm(cluster: Cluster, *arguments: str, check: bool = True) -> str:
+    """What helm says. Raises AssertionError when it fails, unless `check` is off."""
+    done = cluster.script("helm", "--namespace", SYSTEM_NAMESPACE, *arguments, limit_s=240, check=False)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def uninstall(cluster: Cluster, *command: str, check: bool = True) -> str:
+    """What deploy/uninstall says, which ends with `command` if there is one."""
+    environment = os.environ | {"EFC_CLUSTER_DIR": str(cluster.folder), "KUBECTL": str(SCRIPTS / "kubectl")}
+    done = subprocess.run(
+        [ROOT / "deploy" / "uninstall", *command], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def settings(cluster: Cluster, *, image: str) -> list[str]:
+    """Options of `helm install` and `helm upgrade`."""
+    repository, _, tag = image.rpartition(":")
+    values = {
+        "image.repository": repository, "image.tag": tag, "controller.sources": f"{{{cluster.nas_url}}}",
+        "node.idleGraceSeconds": str(IDLE_GRACE_S),
+    }  # fmt: skip
+    return [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+
+
+def parts(cluster: Cluster) -> dict[str, str]:
+    """Name of each pod of the driver that runs -> its part."""
+    pods = cluster.objects("pods", namespace=SYSTEM_NAMESPACE, selector="app.kubernetes.io/name=efc-csi")
+    return {
+        found["metadata"]["name"]: found["metadata"]["labels"]["app.kubernetes.io/component"]
+        for found in pods if found["status"]["phase"] == "Running"
+    }  # fmt: skip
+
+
+def require_clean_nodes(cluster: Cluster) -> None:
+    """Neither processes nor folders of the driver are left on any node."""
+    script = "ls -d /run/efc /var/lib/kubelet/plugins/efc.* /var/lib/kubelet/plugins_registry/efc.* 2>/dev/null || :"
+    for node in cluster.nodes():
+        assert cluster.on_node(node, "sh", "-c", script) == ""
+        assert cluster.daemon_mounts(node) == []
+        assert cluster.daemons(node) == []
+
+
+@pytest.fixture
+def by_helm(cluster: Cluster) -> Iterator[str]:
+    """The driver as docs/QUICKSTART.md installs it by Helm, on nodes that it was removed from; what helm said."""
+    uninstall(cluster)
+    require_clean_nodes(cluster)
+    cluster.kubectl("create", "namespace", SYSTEM_NAMESPACE)
+    cluster.kubectl("label", "namespace", SYSTEM_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
+    said = helm(cluster, "install", "efc", "deploy/chart", *settings(cluster, image=IMAGE))
+    cluster.await_driver("keeper", "node", "controller")
+    yield said
+    helm(cluster, "uninstall", "efc", "--ignore-not-found", "--no-hooks")
+    cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--wait", limit_s=120)
+    install(cluster)
+
+
+@pytest.mark.timeout(900)
+def test_helm_installs_upgrades_and_removes_nothing_that_is_used(
+    by_helm: str, namespace: Namespace, shared: str
+) -> None:
+    cluster = namespace.cluster
+    assert f"Volumes can be made on: {cluster.nas_url}" in by_helm
+    namespace.apply(pod("user", claims={"/data": shared}, node="n1"))
+    namespace.await_pods("user")
+    namespace.run("user", "echo content >/data/file")
+
+    # An upgrade with another image names the pods that it does not replace by itself.
+    keepers = {name for name, part in parts(cluster).items() if part == "keeper"}
+    said = helm(cluster, "upgrade", "efc", "deploy/chart", *settings(cluster, image=OTHER_NAME))
+    named = re.findall(rf"delete pod (\S+) # on n\d, runs {IMAGE}$", said, re.MULTILINE)
+    assert (set(named), len(named)) == (keepers, len(cluster.nodes()))
+    cluster.await_driver("node", "controller")
+    assert keepers < set(parts(cluster)), "each goes on until somebody deletes it"
+    cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "pod", *named, limit_s=90)
+    cluster.await_driver("keeper")
+    said = helm(cluster, "upgrade", "efc", "deploy/chart", *settings(cluster, image=OTHER_NAME))
+    assert "delete pod" not in said
+    assert namespace.run("user", "cat /data/file") == "content"
+
+    # While a pod uses a volume nothing is removed, and it is said which does.
+    use = f"pod {namespace.name}/user on node n1 uses claim {shared}"
+    before = parts(cluster)
+    said = helm(cluster, "uninstall", "efc", check=False)
+    assert "efc-uninstall" in said
+    log = cluster.kubectl("-n", SYSTEM_NAMESPACE, "logs", "job/efc-uninstall")
+    assert use in log
+    assert use in uninstall(cluster, str(SCRIPTS / "helm"), "uninstall", "efc", check=False)
+    assert parts(cluster).items() >= before.items()
+    assert namespace.run("user", "cat /data/file") == "content"
+
+    namespace.delete("pod", "user")
+    wait_until(lambda: not cluster.published("n1"), what="the volume to be unpublished", limit_s=60)
+    helm_uninstall = (str(SCRIPTS / "helm"), "--namespace", SYSTEM_NAMESPACE, "uninstall", "efc")
+    said = uninstall(cluster, *helm_uninstall)
+    assert 'release "efc" uninstalled' in said
+    assert "not every node is clean" not in said
+    wait_until(lambda: not parts(cluster), what="the driver's pods to go", limit_s=90)
+    require_clean_nodes(cluster)
+    assert cluster.get("csidriver", "efc.csi.data.fluid.io") is None
+    assert (cluster.nas_folder / namespace.name / "file").read_text() == "content\n"

@@ -1,0 +1,125 @@
+"""The gate of `make bench`: a worse figure is noticed and named, one within the margin is not. No times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import gate
+from bench.clients import NATIVE, Counters, parse_mountstats
+from bench.memory import STEPS
+from bench.rows import families
+from tests.support.paths import ROOT
+
+_BEFORE = {
+    "operations": 500, "calls": 4.0, "read_bytes": 0.0, "written_bytes": 4096.0, "daemon_bytes": 7 << 20,
+    "cpu_to": {NATIVE: {"median": 10.0, "noise": 0.2}},
+}  # fmt: skip
+
+
+def _worse(**changes: Any) -> list[str]:
+    return list(gate.worse_than_baseline("create", _BEFORE | changes, _BEFORE))
+
+
+@pytest.mark.parametrize("changes", [
+    {},
+    {"calls": 4.11},
+    {"calls": 1.0, "written_bytes": 100.0},
+    {"written_bytes": 4096 * 1.02},
+    {"daemon_bytes": int(7.6 * 2**20)},
+    {"cpu_to": {NATIVE: {"median": 11.6, "noise": 0.1}}},
+    {"cpu_to": {NATIVE: {"median": 14.0, "noise": 5.0}}},
+    {"cpu_to": {}},
+])  # fmt: skip
+def test_what_is_within_the_margin_holds(changes: dict[str, Any]) -> None:
+    assert _worse(**changes) == []
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"calls": 4.13}, "create: calls 4.13, the baseline's 4 (at most 4.12)"),
+    ({"read_bytes": 4096.0}, "create: read_bytes 4,096, the baseline's 0"),
+    ({"written_bytes": 4300.0}, "create: written_bytes 4,300"),
+    ({"daemon_bytes": 9 << 20}, "create: daemon_bytes"),
+    ({"cpu_to": {NATIVE: {"median": 12.0, "noise": 0.1}}}, "create: CPU is 12.00 times that of native ext4"),
+])  # fmt: skip
+def test_what_is_worse_is_named(changes: dict[str, Any], says: str) -> None:
+    [line] = _worse(**changes)
+    assert line.startswith(says)
+
+
+def test_a_call_by_chance_is_no_difference() -> None:
+    few = _BEFORE | {"operations": 1, "calls": 4.0}
+    assert list(gate.worse_than_baseline("listing", few | {"calls": 6.0}, few)) == []
+    [line] = gate.worse_than_baseline("listing", few | {"calls": 7.0}, few)
+    assert "calls 7, the baseline's 4" in line
+
+
+def test_a_row_without_a_baseline_is_named() -> None:
+    [line] = gate.worse_than_baseline("new row", _BEFORE, None)
+    assert line.startswith("new row: it has no baseline")
+
+
+def test_another_build_of_less_cpu_is_noticed_beyond_the_noise() -> None:
+    def worse(*ratios: float) -> list[str]:
+        return list(gate.worse_than_other("write", _BEFORE, _BEFORE, gate.Ratio.of(ratios)))
+
+    assert worse(1.02, 1.03, 1.02, 1.01, 1.02) == []
+    assert worse(1.30, 0.80, 1.10, 0.90, 1.40) == [], "that is noise"
+    [line] = worse(1.09, 1.10, 1.11, 1.10, 1.09)
+    assert line.startswith("write: CPU is 1.100 times the other build's")
+
+
+def test_counts_of_the_kernels_client() -> None:
+    """Of this one mount: calls of all procedures, and what went to and came from the server."""
+    one = """device 127.0.0.1:/export mounted on /mnt/{} with fstype nfs statvers=1.1
+\topts:\trw,vers=3
+\tbytes:\t1 2 3 4 {} 600 7 8
+\tRPC iostats version: 1.1  p/v: 100003/3 (nfs)
+\txprt:\ttcp 1 2 3
+\tper-op statistics
+\t        NULL: 1 1 0 44 24 0 0 0 0
+\t     GETATTR: {} 5 0 5 5 5 5 5 0
+\t READDIRPLUS: 3 3 0 3 3 3 3 3 0
+
+"""
+    text = "device proc mounted on /proc with fstype proc\n" + one.format("other", 1, 7) + one.format("this", 500, 40)
+    assert parse_mountstats(text, "/mnt/this") == Counters(calls=44, read_bytes=500, written_bytes=600)
+    with pytest.raises(LookupError):
+        parse_mountstats(text, "/mnt")
+
+
+def test_every_row_has_a_baseline() -> None:
+    names = {row.name for rows in families().values() for row in rows} | {f"memory: {step}" for step in STEPS}
+    assert set(gate.read_baseline()) == names
+
+
+def test_a_new_baseline_keeps_what_was_not_measured(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps({"a": {"calls": 1, "kernel": {"calls": 2}}, "b": {"calls": 3}}))
+    gate.write_baseline({"a": {"calls": 5, "cpu_to": {}}}, path)
+    assert gate.read_baseline(path) == {"a": {"calls": 5, "kernel": {"calls": 2}, "cpu_to": {}}, "b": {"calls": 3}}
+
+
+def test_the_whole_command_fails_on_a_worse_count(tmp_path: Path) -> None:
+    """One row, for real: against its own figures it holds, against half the calls it does not."""
+    path = tmp_path / "baseline.json"
+    bench = [sys.executable, "-m", "bench", "names", "--only=symlink", "--rounds=1", f"--baseline={path}"]
+    bench += [f"--results={tmp_path / 'bench.json'}"]
+
+    def run(*more: str) -> tuple[int, str]:
+        done = subprocess.run([*bench, *more], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert run("--write-baseline")[0] == 0
+    figures = json.loads(path.read_text())["symlink"] | {"cpu_to": {}}  # a busy machine is no reason to fail
+    path.write_text(json.dumps({"symlink": figures}))
+    status, output = run()
+    assert (status, "1 rows, 0 figures worse" in output) == (0, True), output
+    path.write_text(json.dumps({"symlink": figures | {"calls": figures["calls"] / 2}}))
+    status, output = run()
+    assert (status, "WORSE symlink: calls" in output) == (1, True), output

@@ -1,0 +1,1 @@
+"""The ``efc`` command: csi/cli."""

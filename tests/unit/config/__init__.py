@@ -1,0 +1,1 @@
+"""Options, parameters, sources, paths and volumes: csi/config."""

@@ -1,0 +1,202 @@
+"""Mount options: the table, parsing, and that nothing in a value ever becomes another option."""
+
+import dataclasses
+
+import pytest
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csi._proto import efc_pb2
+from csi.base.errors import Code, DriverError
+from csi.config.options import OPTIONS, Change, Kind, MountOptions, changed, markdown, parse, parse_item, parse_list
+from csi.config.sources import Source
+
+SOURCE = Source.parse("nfs://nas/data")
+ORIGIN = "-o"
+
+
+def of(text: str) -> MountOptions:
+    return parse(parse_list(text), origin=ORIGIN)
+
+
+def refused(text: str) -> str:
+    with pytest.raises(DriverError) as caught:
+        of(text)
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    return caught.value.message
+
+
+def test_table_and_fields_agree() -> None:
+    kinds = {field.name: field.type for field in dataclasses.fields(MountOptions)}
+    assert {option.field for option in OPTIONS.values()} == set(kinds)
+    for option in OPTIONS.values():
+        expected = {Kind.FLAG: bool, Kind.CHOICE: str}.get(option.kind, int)
+        assert kinds[option.field] is expected, option.name
+
+
+def test_documented_defaults_are_the_real_ones() -> None:
+    for option in OPTIONS.values():
+        if option.kind is Kind.FLAG:
+            assert (option.default == "on") is (getattr(MountOptions(), option.field) is option.sets), option.name
+        elif option.default[0].isdigit() or option.kind is Kind.CHOICE:
+            text = f"{option.name}={option.default}" + (",soft" if option.name == "timeout" else "")
+            assert getattr(of(text), option.field) == getattr(MountOptions(), option.field), option.name
+
+
+def test_all_forms() -> None:
+    options = of("ro,soft,timeout=2m,connections=16,attr-ttl=500ms,read-ahead=256MiB")
+    assert options == MountOptions(
+        read_only=True, soft=True, timeout_ms=120_000, connections=16, attr_ttl_ms=500, read_ahead_kib=256 * 1024
+    )
+    assert of("ro=true").read_only
+    assert not of("ro=false").read_only
+    assert not of("rw").read_only
+    assert of("") == MountOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("conections=4", ["conections", "did you mean 'connections'"]),
+        ("connections=17", ["connections", "'17'", "1 to 16"]),
+        ("connections", ["connections", "no value", "1 to 16"]),
+        ("connections=+4", ["'+4'"]),
+        ("connections=４", ["connections"]),
+        ("read-ahead=5", ["read-ahead", "'5'", "128KiB to 256MiB"]),
+        ("uncommitted=5000KiB", ["uncommitted", "MiB"]),
+        ("attr-ttl=1h", ["attr-ttl", "'1h'", "ms, s or m"]),
+        ("consistency=strong", ["consistency", "'strong'", "close-to-open"]),
+        ("ro=yes", ["ro", "'yes'", "true or false"]),
+        ("ro,rw", ["'rw'", "contradicts", "'ro'"]),
+        ("threads=2,threads=3", ["threads", "contradicts"]),
+        ("timeout=5s", ["timeout", "soft"]),
+        ("soft,timeout=5s,hard", ["hard", "contradicts"]),
+        (",", ["an empty option"]),
+        ("suid", ["suid"]),
+        ("master=host:1", ["master"]),
+    ],
+)
+def test_errors_name_option_value_and_what_is_allowed(text: str, words: list[str]) -> None:
+    message = refused(text)
+    for word in words:
+        assert word in message
+
+
+def test_long_values_are_not_repeated_in_full() -> None:
+    assert len(refused("connections=" + "9" * 100_000)) < 500
+    assert len(refused("x" * 100_000)) < 500
+
+
+@given(name=st.sampled_from(sorted(OPTIONS)), value=st.text(max_size=40))
+def test_a_value_sets_its_own_option_only(name: str, value: str) -> None:
+    """Mount flags and volume attributes arrive as (name, value); whatever is in the value, no other option changes."""
+    try:
+        options = parse([(name, value)], origin=ORIGIN)
+    except DriverError as error:
+        assert error.code is Code.INVALID_ARGUMENT
+        return
+    changed = set(options.given())
+    assert changed <= {OPTIONS[name].field}
+    assert not set(value) & set(",=\n\0 \"'")
+
+
+@given(
+    st.sampled_from(sorted(OPTIONS)),
+    st.text(max_size=20),
+    st.sampled_from([",", "=", "\n", "\0", "..", ", ro", "\n-o ro"]),
+    st.text(max_size=20),
+)
+def test_separators_inside_a_mount_flag_never_pass(name: str, before: str, separator: str, after: str) -> None:
+    with pytest.raises(DriverError):
+        parse([parse_item(f"{name}={before}{separator}{after}")], origin=ORIGIN)
+
+
+@given(st.text(max_size=200))
+def test_any_list_parses_or_is_refused_clearly(text: str) -> None:
+    try:
+        of(text)
+    except DriverError as error:
+        assert error.code is Code.INVALID_ARGUMENT
+        assert error.message
+
+
+def test_daemon_config_has_everything() -> None:
+    config = of(
+        "ro,soft,timeout=3s,port=2050,mountport=2051,threads=4,unprivileged-port,log-level=debug"
+    ).daemon_config(SOURCE)
+    assert (config.source.host, config.source.port, config.source.mount_port, config.source.path) == (
+        "nas",
+        2050,
+        2051,
+        "/data",
+    )
+    assert (config.read_only, config.soft, config.timeout_ms, config.threads) == (True, True, 3000, 4)
+    assert (config.unprivileged_port, config.log_level, config.attr_ttl_ms) == (True, "debug", 1000)
+    assert of("").daemon_config(SOURCE).timeout_ms == 0
+
+
+def test_ports_are_given_once() -> None:
+    source = Source.parse("nfs://nas:2050/data")
+    assert of("port=2050").daemon_config(source).source.port == 2050
+    with pytest.raises(DriverError, match="contradicts"):
+        of("port=2049").daemon_config(source)
+
+
+def test_markdown_has_one_row_for_each_option() -> None:
+    lines = markdown().splitlines()
+    assert len(lines) == 2 + len(OPTIONS)
+    assert all(line.count("|") == 6 for line in lines)
+
+
+def test_options_of_a_mounted_dataset() -> None:
+    config = of("soft,timeout=5s,threads=4").daemon_config(SOURCE)
+    other = changed(config, parse_list("threads=8,attr-ttl=0s"), origin=ORIGIN)
+    assert other == of("soft,timeout=5s,threads=8,attr-ttl=0s").daemon_config(SOURCE)
+    assert config.threads == 4
+    assert changed(config, parse_list("hard"), origin=ORIGIN) == of("threads=4").daemon_config(SOURCE)
+    assert changed(config, parse_list("timeout=9s"), origin=ORIGIN).timeout_ms == 9000
+    hard = of("").daemon_config(SOURCE)
+    assert changed(hard, parse_list("soft"), origin=ORIGIN) == of("soft").daemon_config(SOURCE)
+    for text, words in [("ro", "cannot change"), ("port=3", "cannot change"), ("timeout=9s", "needs 'soft'")]:
+        with pytest.raises(DriverError, match=words):
+            changed(hard, parse_list(text), origin=ORIGIN)
+
+
+def fields_of(message: Descriptor) -> dict[str, FieldDescriptor]:
+    """The fields that hold values, those of messages within included."""
+    found: dict[str, FieldDescriptor] = {}
+    for field in message.fields:
+        within = {field.name: field} if field.message_type is None else fields_of(field.message_type)
+        assert not found.keys() & within.keys(), "an option names its field"
+        found |= within
+    return found
+
+
+def test_the_table_and_the_protocol_agree() -> None:
+    fields = fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]
+    options = {option.field: option for option in OPTIONS.values()}
+    assert options.keys() - fields.keys() == {"consistency"}, "which has one value only"
+    assert fields.keys() - options.keys() == {"host", "path", "no_splice"}, "of the source, and of tests"
+    types = {Kind.FLAG: FieldDescriptor.TYPE_BOOL, Kind.CHOICE: FieldDescriptor.TYPE_STRING}
+    for name, field in fields.items():
+        value: efc_pb2.Change = field.GetOptions().Extensions[efc_pb2.change]  # type: ignore[index]
+        change = efc_pb2.Change.Name(value)
+        assert change in Change.__members__, f"{name} says what another value of it takes"
+        if option := options.get(name):
+            assert option.change is Change[change]
+            assert field.type == types.get(option.kind, FieldDescriptor.TYPE_UINT32)
+
+
+def test_what_it_takes_to_change_an_option() -> None:
+    def of_change(change: Change) -> set[str]:
+        return {name for name, option in OPTIONS.items() if option.change is change}
+
+    assert of_change(Change.LIVE) == {"attr-ttl", "entry-ttl", "read-ahead", "hang-limit", "log-level"}
+    assert of_change(Change.NEW_MOUNT) == {
+        "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
+    }  # fmt: skip
+    # What a mounted dataset can be told is set on DaemonConfig itself.
+    assert {OPTIONS[name].field for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON)} <= set(
+        efc_pb2.DaemonConfig.DESCRIPTOR.fields_by_name
+    )

@@ -1,0 +1,1 @@
+"""Volumes as directories of a NAS: csi/controller."""

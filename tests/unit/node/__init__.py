@@ -1,0 +1,1 @@
+"""What the node plugin does, without mounts: csi/node."""

@@ -1,0 +1,1 @@
+"""What works with the Kubernetes API: csi/operator."""
