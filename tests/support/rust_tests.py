@@ -36,7 +36,8 @@ def _cargo_test(*arguments: str) -> int:
 
 
 def _explore_schedules() -> int:
-    command = ["cargo", "test", "--quiet", "--locked", "--package=efcd", "--features=shuttle", "--bin=efcd", "schedules_of"]
+    arguments = ["--package=efcd", "--features=shuttle", "--bin=efcd", "schedules_of"]
+    command = ["cargo", "test", "--quiet", "--locked", *arguments]
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 

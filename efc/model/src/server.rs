@@ -144,7 +144,7 @@ impl Nas {
         numbers.sort_unstable();
         for number in numbers {
             let mut dice = server.dice;
-            let mut survives = || roll(&mut dice) % 2 == 0;
+            let mut survives = || roll(&mut dice).is_multiple_of(2);
             if let Some(Object { body: Body::File(content), .. }) = server.objects.get_mut(&number) {
                 content.crash(&mut survives);
             }

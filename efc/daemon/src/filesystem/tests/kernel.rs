@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -125,7 +125,6 @@ pub struct Shared {
     callers: Arc<TestCallers>,
     /// A READ or a RELEASE has ended.
     ended: Wakeup,
-    notifications: AtomicU64,
     /// The process whose answers are taken.
     serving: AtomicU32,
     kills: AtomicU32,
@@ -178,12 +177,10 @@ struct Notified(Arc<Shared>);
 
 impl Notify for Notified {
     fn inval_attributes(&self, node: u64) {
-        self.0.notifications.fetch_add(1, Ordering::Relaxed);
         self.0.tables().inval_attributes(node);
     }
 
     fn inval_inode(&self, node: u64, offset: i64, length: i64) {
-        self.0.notifications.fetch_add(1, Ordering::Relaxed);
         let mut tables = self.0.tables();
         tables.inval_attributes(node);
         if offset >= 0 {
@@ -194,7 +191,6 @@ impl Notify for Notified {
     }
 
     fn drop_pages(&self, node: u64) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        self.0.notifications.fetch_add(1, Ordering::Relaxed);
         self.0.tables().inval_attributes(node);
         Box::pin(async move {
             let is_read = || self.0.tables().inodes.get(&node).is_some_and(|inode| inode.reads > 0);
@@ -338,7 +334,6 @@ impl Kernel {
             daemon: Mutex::default(),
             callers: Arc::default(),
             ended: Wakeup::new(),
-            notifications: AtomicU64::new(0),
             serving: AtomicU32::new(simulation::OUTSIDE),
             kills: AtomicU32::new(0),
         }));
@@ -455,11 +450,6 @@ impl Kernel {
             tables.pending.iter().filter(|(_, pending)| pending.tid == task.tid).map(|(unique, _)| *unique).collect()
         };
         self.with_daemon(|daemon| uniques.iter().for_each(|unique| daemon.efc.interrupt(*unique)));
-    }
-
-    /// Requests sent so far.
-    pub fn requests(&self) -> u64 {
-        self.0.tables().requests
     }
 
     /// Sends a request and waits for its answer.
