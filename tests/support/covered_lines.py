@@ -1,7 +1,7 @@
 """Reads a report of covered lines: `python tests/support/covered_lines.py REPORT PERCENT_MIN FOLDER...`.
 
-Prints a line per file of the folders, and the sum. What follows a file's `mod tests {` does not count, nor do folders named `tests`.
-The exit status is 1 if the sum is below the minimum.
+Prints a line per file of the folders, and the sum. What follows a file's `mod tests {` does not count, nor do folders
+named `tests`. The exit status is 1 if the sum is below the minimum.
 """
 
 from __future__ import annotations

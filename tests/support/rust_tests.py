@@ -1,7 +1,8 @@
 """`cargo test` of the whole workspace: `python -m tests.support.rust_tests [--without-root]`.
 
-Without root: unit tests, the file system in a schedule explorer, and the integration tests named here. With root: all other integration tests, with a real NAS
-beside them, whose URL they find in EFC_TEST_NAS, and the unit tests whose names end in `_as_root`.
+Without root: unit tests, the file system in a schedule explorer, and the integration tests named here. With root: all
+other integration tests, with a real NAS beside them, whose URL they find in EFC_TEST_NAS, and the unit tests whose
+names end in `_as_root`.
 """
 
 from __future__ import annotations
