@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+import threading
 import uuid
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,13 +18,20 @@ from csi._proto import efc_pb2
 from csi.node.conditions import condition_of
 from tests.support.keeper import Keeper
 from tests.support.processes import wait_until
-from tests.support.scripted_nas import DIRECTORY, ScriptedNas
+from tests.support.scripted_nas import DIRECTORY, Call, ScriptedNas, u32
 
-MEMORY_MAX = 32 << 20
 FILES = 75_000
+MIB = 1 << 20
+PARALLEL = 64
 #: Names that are looked up and forgotten, what each takes of the saved state, and what is kept of that.
 FORGOTTEN, NODE_BYTES, KEPT_BYTES = 10_000, 128, 512 << 10
-WITH_LIMIT = 'exec "$@" --daemon-cgroup "$0" --daemon-memory-max ' + str(MEMORY_MAX)
+
+
+def keeper_with_limit(memory_max: int) -> Keeper:
+    """A keeper whose daemons may use so much memory, in bytes."""
+    cgroup = f"efc-test-{uuid.uuid4().hex[:8]}"
+    command = f'exec "$@" --daemon-cgroup "$0" --daemon-memory-max {memory_max}'
+    return Keeper(command_prefix=("sh", "-c", command, cgroup))
 
 
 def errno_of_stat(entry: os.DirEntry[str]) -> int:
@@ -35,8 +46,7 @@ def errno_of_stat(entry: os.DirEntry[str]) -> int:
 @pytest.mark.timeout(240)
 def test_more_names_than_fit_are_an_error_and_no_end() -> None:
     """With more names than the limit allows listings go on, look-ups fail with ENOMEM, and what is known is served."""
-    cgroup = f"efc-test-{uuid.uuid4().hex[:8]}"
-    with ScriptedNas() as nas, Keeper(command_prefix=("sh", "-c", WITH_LIMIT, cgroup)) as keeper:
+    with ScriptedNas() as nas, keeper_with_limit(32 * MIB) as keeper:
         nas.page_entries = 4000
         folder = nas.add(nas.root, "folder", kind=DIRECTORY)
         for number in range(FILES):
@@ -54,6 +64,102 @@ def test_more_names_than_fit_are_an_error_and_no_end() -> None:
             assert b"new" not in nas.root.children, "nothing is made that nobody can be told of"
             status = keeper.status(mount)
             assert (status["restarts"], status["pid"]) == (0, pid)
+
+
+class Held:
+    """Holds the answers to calls of one procedure back until it is told; the NAS takes pieces of 256 KiB only."""
+
+    def __init__(self, procedure: str) -> None:
+        self.procedure = procedure
+        self.asked = threading.Event()
+        self.answered = threading.Event()
+
+    def __call__(self, call: Call) -> bytes:
+        """The hook."""
+        if call.procedure == self.procedure:
+            self.asked.set()
+            assert self.answered.wait(60)
+        if call.procedure == "FSINFO":
+            transfer = u32(256 << 10) + u32(256 << 10) + u32(1)  # behind the status, and no attributes
+            return call.answer(call.body[:8] + transfer * 2 + call.body[32:])
+        return call.reply
+
+
+def in_parallel(work: Callable[[int], int], held: Held) -> Counter[int]:
+    """The errnos, 0 for none, of so many threads that do `work` while the NAS is silent, and a moment longer."""
+
+    def run(number: int) -> int:
+        try:
+            return work(number)
+        except OSError as error:
+            return error.errno or -1
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        running = [pool.submit(run, number) for number in range(PARALLEL)]
+        assert held.asked.wait(30)
+        threading.Event().wait(3)  # all that is asked for is with the daemon by then, or waits in the kernel
+        held.answered.set()
+        return Counter(future.result(60) for future in running)
+
+
+def paths(mount: Path) -> list[Path]:
+    """The files, which are to be open before the NAS is silent."""
+    return [mount / f"file-{number}" for number in range(PARALLEL)]
+
+
+@pytest.mark.timeout(240)
+def test_many_large_reads_at_once_take_turns() -> None:
+    """Reads for which there is no buffer wait, however many the kernel sends; the daemon lives."""
+    held = Held("READ")
+    with ScriptedNas() as nas, keeper_with_limit(64 * MIB) as keeper:
+        nas.hook = held
+        for number in range(PARALLEL):
+            nas.add(nas.root, f"file-{number}", data=bytes([number]) * MIB)
+        with keeper.mounted(nas.url) as mount:
+            pid = keeper.daemon_pid(mount)
+            connection = Path("/sys/fs/fuse/connections", str(os.minor(mount.stat().st_dev)))
+            (connection / "max_background").write_text("1000")
+
+            direct = os.O_RDONLY | os.O_DIRECT
+            files = [os.fdopen(os.open(path, direct), "rb", buffering=0) for path in paths(mount)]
+
+            def read(number: int) -> int:
+                with mmap.mmap(-1, MIB) as memory, files[number] as file:
+                    assert file.readinto(memory) == MIB
+                    assert memory[:] == bytes([number]) * MIB
+                return 0
+
+            assert in_parallel(read, held) == {0: PARALLEL}
+            status = keeper.status(mount)
+            assert (status["restarts"], status["pid"]) == (0, pid)
+
+
+@pytest.mark.timeout(240)
+def test_many_large_writes_at_once_are_done_or_fail() -> None:
+    """Writes for which there is no memory fail with ENOMEM; what was acknowledged is there, and the daemon lives."""
+    held = Held("WRITE")
+    with ScriptedNas() as nas, keeper_with_limit(64 * MIB) as keeper:
+        nas.hook = held
+        nodes = [nas.add(nas.root, f"file-{number}") for number in range(PARALLEL)]
+        with keeper.mounted(nas.url) as mount:
+            pid = keeper.daemon_pid(mount)
+            done = set()
+            files = [path.open("r+b", buffering=0) for path in paths(mount)]
+
+            def write(number: int) -> int:
+                with files[number] as file:
+                    assert file.write(bytes([number]) * MIB) == MIB
+                    os.fsync(file)
+                done.add(number)
+                return 0
+
+            ended = in_parallel(write, held)
+            assert set(ended) <= {0, errno.ENOMEM}, ended
+            assert ended[0] > 0, ended
+            assert all(nodes[number].data == bytes([number]) * MIB for number in done)
+            status = keeper.status(mount)
+            assert (status["restarts"], status["pid"]) == (0, pid)
+            assert (mount / "file-0").stat().st_size in (0, MIB)
 
 
 def saved_bytes(keeper: Keeper) -> int:

@@ -114,6 +114,7 @@ PARTS = {
             [sys.executable, "-m", "mypy"],
             [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--no-logo"],
             [sys.executable, "csi/_proto/generate.py", "--check"],
+            [sys.executable, "-m", "tests.support.module_circles"],
             ["cargo", "fmt", "--all", "--check"],
             ["cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
             [str(TOOLS / "cargo-deny"), "--locked", "check", "licenses", "bans", "sources"],

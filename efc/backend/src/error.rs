@@ -27,9 +27,11 @@ pub enum ErrorKind {
     TimedOut,
     /// The server refused the credential (RFC 5531, `auth_stat`).
     Denied(&'static str),
-    /// The server did not execute the call for another reason: it lacks the program or the procedure, does not understand the
-    /// arguments, or has no memory (RFC 5531, `reject_stat` and `accept_stat`).
+    /// The server did not execute the call for another reason: it lacks the program or the procedure, does not
+    /// understand the arguments, or has no memory (RFC 5531, `reject_stat` and `accept_stat`).
     Rejected(&'static str),
+    /// This process has no memory for what the server answered.
+    NoMemory,
     /// The server's reply makes no sense.
     Garbled(&'static str),
 }
@@ -63,6 +65,7 @@ impl fmt::Display for Error {
             ErrorKind::Status(status) => write!(f, "{status:?}"),
             ErrorKind::TimedOut => f.write_str("no answer from the server within the time limit"),
             ErrorKind::Denied(why) | ErrorKind::Rejected(why) => write!(f, "the server rejected the call: {why}"),
+            ErrorKind::NoMemory => f.write_str("no memory for the answer"),
             ErrorKind::Garbled(what) => write!(f, "garbled reply: {what}"),
         }
     }

@@ -1,9 +1,9 @@
-//! The seam between the file system and what stores its data: a [`Backend`] executes calls, and says nothing of caches, of
-//! FUSE or of Kubernetes. The NFSv3 client is one; another storage is another.
+//! The seam between the file system and what stores its data: a [`Backend`] executes calls, and says nothing of caches,
+//! of FUSE or of Kubernetes. The NFSv3 client is one; another storage is another.
 //!
-//! Handles name objects for as long as these live, whatever their names are. Methods have the names of the procedures of
-//! NFSv3, and their meaning (RFC 1813, section 3.3). A call that fails tells whether an earlier copy of it may have been
-//! executed ([`Error::replayed`]); one that goes on for a call of a dead process has its [`Ticket`].
+//! Handles name objects for as long as these live, whatever their names are. Methods have the names of the procedures
+//! of NFSv3, and their meaning (RFC 1813, section 3.3). A call that fails tells whether an earlier copy of it may have
+//! been executed ([`Error::replayed`]); one that goes on for a call of a dead process has its [`Ticket`].
 //!
 //! Dispatch is static: the futures of the hot path are not boxed.
 
@@ -27,8 +27,8 @@ pub struct Call<'a> {
     pub cred: &'a Cred,
     /// The number of the call, if it was reserved before.
     pub ticket: Option<Ticket>,
-    /// The call waits for ever, also where others have a time limit: it changes something, and the caller must know whether
-    /// it did.
+    /// The call waits for ever, also where others have a time limit: it changes something, and the caller must know
+    /// whether it did.
     pub is_patient: bool,
 }
 
@@ -123,8 +123,8 @@ pub trait Backend: Send + Sync + 'static {
         link: &FileHandle,
     ) -> impl Future<Output = Reply<(Vec<u8>, Option<Attr>)>> + Send;
 
-    /// Reads [`Sink::len`] bytes at `offset`. The payload comes back also after a failure, with unspecified contents; there
-    /// is none if the time limit passed while it was being filled.
+    /// Reads [`Sink::len`] bytes at `offset`. The payload comes back also after a failure, with unspecified contents;
+    /// there is none if the time limit passed while it was being filled.
     fn read(
         &self,
         call: Call<'_>,

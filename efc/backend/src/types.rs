@@ -1,10 +1,11 @@
-//! What a backend speaks of: handles, attributes, credentials, results. The forms are those of NFSv3 (RFC 1813), which every
-//! storage of files can fill.
+//! What a backend speaks of: handles, attributes, credentials, results. Names of types and fields in code font are
+//! those of RFC 1813 for the same; where only NFSv3 has something, its description says so.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// An NFSv3 file handle: up to 64 opaque bytes (RFC 1813, section 2.3.3).
+/// What names an object for as long as it lives: up to 64 opaque bytes of the storage, equal only for the same object.
+/// (NFSv3: `nfs_fh3`, RFC 1813, section 2.3.3.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileHandle {
     len: u8,
@@ -36,7 +37,8 @@ impl fmt::Debug for FileHandle {
     }
 }
 
-/// An AUTH_SYS credential (RFC 5531, appendix A). At most 16 supplementary groups travel; more are cut off.
+/// In whose name a call is made. NFSv3 carries it as AUTH_SYS (RFC 5531, appendix A), with at most
+/// [`Cred::GROUPS_MAX`] supplementary groups; more are cut off.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Cred {
     /// Effective user.
@@ -48,7 +50,7 @@ pub struct Cred {
 }
 
 impl Cred {
-    /// Most supplementary groups that AUTH_SYS carries.
+    /// Most supplementary groups that are taken along: as many as AUTH_SYS carries.
     pub const GROUPS_MAX: usize = 16;
 
     /// The superuser without supplementary groups.
@@ -57,7 +59,7 @@ impl Cred {
     }
 }
 
-/// What an object is (`ftype3`).
+/// What an object is; the numbers are those of `ftype3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum FileType {
@@ -77,7 +79,7 @@ pub enum FileType {
     Fifo = 7,
 }
 
-/// `nfstime3`.
+/// A time, as `nfstime3` has it: from 1970 to 2106.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
     /// Seconds since the epoch.
@@ -86,7 +88,7 @@ pub struct Time {
     pub nanos: u32,
 }
 
-/// `fattr3`.
+/// The attributes of an object (`fattr3`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attr {
     /// Type of the object.
@@ -117,7 +119,7 @@ pub struct Attr {
     pub ctime: Time,
 }
 
-/// `wcc_attr`: what a file's version is told by.
+/// What a file's version is told by (`wcc_attr`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WccAttr {
     /// Size in bytes.
@@ -128,7 +130,8 @@ pub struct WccAttr {
     pub ctime: Time,
 }
 
-/// `wcc_data`: attributes around a change (RFC 1813, section 2.6).
+/// The attributes of an object around a change of it (`wcc_data`). A storage may leave either out; `before` is a hint,
+/// as servers of NFSv3 do not take it in one step with the change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wcc {
     /// Just before the change.
@@ -149,7 +152,7 @@ pub enum SetTime {
     To(Time),
 }
 
-/// `sattr3`: `None` leaves an attribute as it is.
+/// Attributes to be changed; `None` leaves one as it is (`sattr3`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits.
@@ -166,7 +169,7 @@ pub struct SetAttr {
     pub mtime: SetTime,
 }
 
-/// How CREATE treats a file that exists.
+/// How a file that exists is treated by making one of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreateHow {
     /// Use it.
@@ -177,7 +180,7 @@ pub enum CreateHow {
     Exclusive([u8; 8]),
 }
 
-/// What MKNOD makes.
+/// What is made that is neither file nor directory nor link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeKind {
     /// Character device: major, minor.
@@ -190,7 +193,7 @@ pub enum NodeKind {
     Fifo,
 }
 
-/// Answer of LOOKUP.
+/// Where a name leads.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup {
     /// The object.
@@ -201,7 +204,7 @@ pub struct Lookup {
     pub dir_attr: Option<Attr>,
 }
 
-/// Answer of CREATE, MKDIR, SYMLINK and MKNOD.
+/// What was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Created {
     /// The new object; a server may leave it out.
@@ -212,7 +215,7 @@ pub struct Created {
     pub dir: Wcc,
 }
 
-/// Answer of READ; the payload is in the caller's buffer.
+/// What came of a read; the payload is where the caller wanted it.
 #[derive(Clone, Copy, Debug)]
 pub struct Read {
     /// Bytes received.
@@ -235,10 +238,10 @@ pub enum Stable {
     File = 2,
 }
 
-/// A write verifier: it changes when the server may have lost unstable data.
+/// A write verifier: it is another when the storage may have lost what was written and not committed.
 pub type Verifier = [u8; 8];
 
-/// Answer of WRITE.
+/// What came of a write.
 #[derive(Clone, Copy, Debug)]
 pub struct Written {
     /// Bytes taken, which may be fewer than sent.
@@ -251,7 +254,7 @@ pub struct Written {
     pub wcc: Wcc,
 }
 
-/// Answer of COMMIT.
+/// What came of bringing written data to stable storage.
 #[derive(Clone, Copy, Debug)]
 pub struct Committed {
     /// The server's write verifier.
@@ -260,7 +263,7 @@ pub struct Committed {
     pub wcc: Wcc,
 }
 
-/// One entry of READDIRPLUS; `attr` and `handle` are hints that a server may leave out.
+/// One entry of a directory; `attr` and `handle` are hints that a storage may leave out (READDIR of NFSv3 does).
 #[derive(Clone, Debug)]
 pub struct DirEntry {
     /// Inode number.
@@ -275,7 +278,7 @@ pub struct DirEntry {
     pub handle: Option<FileHandle>,
 }
 
-/// Answer of READDIR and READDIRPLUS.
+/// A page of a listing.
 #[derive(Clone, Debug)]
 pub struct DirPage {
     /// The directory's attributes.
@@ -288,7 +291,7 @@ pub struct DirPage {
     pub eof: bool,
 }
 
-/// Answer of FSSTAT, in bytes and files.
+/// Sizes of a file system, in bytes and files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FsStat {
     /// Total bytes.
@@ -305,7 +308,7 @@ pub struct FsStat {
     pub files_available: u64,
 }
 
-/// Answer of FSINFO.
+/// Answer of FSINFO, of NFSv3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FsInfo {
     /// Largest READ, in bytes.
@@ -320,7 +323,23 @@ pub struct FsInfo {
     pub time_delta: Time,
 }
 
-/// Answer of PATHCONF.
+/// What one call can carry: all that the file system needs to know of a storage, and all that is saved of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest READ, in bytes.
+    pub read_max: u32,
+    /// Largest WRITE, in bytes.
+    pub write_max: u32,
+}
+
+impl FsInfo {
+    /// What one call can carry.
+    pub fn limits(&self) -> Limits {
+        Limits { read_max: self.read_max, write_max: self.write_max }
+    }
+}
+
+/// Answer of PATHCONF, of NFSv3.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PathConf {
     /// Most hard links.
@@ -333,7 +352,7 @@ pub struct PathConf {
     pub chown_restricted: bool,
 }
 
-/// Bits of ACCESS (RFC 1813, section 3.3.4).
+/// Rights; the bits are those of ACCESS (RFC 1813, section 3.3.4).
 pub mod access {
     /// Read data or a directory.
     pub const READ: u32 = 0x01;

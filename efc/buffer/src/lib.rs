@@ -6,21 +6,24 @@
 //! is no page fault. The NFS client receives READ payloads straight into the same buffers, so a byte read from the
 //! NAS is copied once into our memory and once out of it. A large payload can go around our memory: see [`pipe`].
 //!
-//! Buffers come from a process-wide pool in two sizes and return to it on drop. Making one costs as much as filling
-//! it, so the pool keeps what is in steady use; what nobody has used for a second goes back to the system, but for a
-//! few of each size, so that an idle daemon stays small. The pool does not bound how many are in use: whoever hands out
-//! work does (the kernel's `max_background`, the write budget).
+//! Buffers come from a process-wide pool in two sizes and return to it on drop. Making one costs as much as filling it,
+//! so the pool keeps what is in steady use; what nobody has used for a second goes back to the system, but for a few of
+//! each size, so that an idle daemon stays small. How many may be in use is what a [`Budget`] says, for each purpose;
+//! making one fails when the system has no memory.
 
+mod budget;
 mod payload;
 pub mod pipe;
 
+use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, Once};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
 
+pub use budget::{Budget, Limits, Purpose, Room};
 pub use payload::{Payload, Prefix, Sink};
 pub use pipe::Pipe;
 
@@ -39,7 +42,7 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Idle buffers of one size.
 struct Shelf {
-    idle: Vec<MmapMut>,
+    idle: Vec<Memory>,
     /// The fewest that were idle since the last trim: so many were not needed.
     unused: usize,
     kept: usize,
@@ -50,26 +53,45 @@ struct Pool {
     large: Mutex<Shelf>,
     /// Tells the trimming thread that there is something to trim.
     surplus: Condvar,
-    trimmer: Once,
+    /// That thread runs.
+    is_trimming: AtomicBool,
 }
 
 static POOL: Pool = Pool {
     small: Mutex::new(Shelf { idle: Vec::new(), unused: 0, kept: KEPT_SMALL }),
     large: Mutex::new(Shelf { idle: Vec::new(), unused: 0, kept: KEPT_LARGE }),
     surplus: Condvar::new(),
-    trimmer: Once::new(),
+    is_trimming: AtomicBool::new(false),
 };
 static LOCK_REFUSED: AtomicBool = AtomicBool::new(false);
+/// Bytes of all buffers, in use or idle.
+static MAPPED_BYTES: AtomicU64 = AtomicU64::new(0);
+/// Beyond so many, a new buffer takes the place of idle ones.
+static MAPPED_BYTES_MAX: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// The mapping of one buffer.
+struct Memory(MmapMut);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        MAPPED_BYTES.fetch_sub(self.0.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// Limits what the pool keeps of idle buffers, beside those in use.
+fn limit_pool(bytes: u64) {
+    MAPPED_BYTES_MAX.store(bytes, Ordering::Relaxed);
+}
 
 impl Shelf {
-    fn take(&mut self) -> Option<MmapMut> {
+    fn take(&mut self) -> Option<Memory> {
         let taken = self.idle.pop();
         self.unused = self.unused.min(self.idle.len());
         taken
     }
 
     /// Takes out what was not needed since the last trim.
-    fn trim(&mut self) -> Vec<MmapMut> {
+    fn trim(&mut self) -> Vec<Memory> {
         let surplus = self.unused.saturating_sub(self.kept);
         self.unused = self.idle.len() - surplus;
         self.idle.drain(..surplus).collect() // the oldest: the last in is the first out
@@ -86,17 +108,32 @@ impl Pool {
         shelf.lock().expect("pool lock")
     }
 
-    fn give_back(&'static self, memory: MmapMut) {
-        let mut shelf = self.shelf(memory.len());
+    fn give_back(&'static self, memory: Memory) {
+        let mut shelf = self.shelf(memory.0.len());
         shelf.idle.push(memory);
         if shelf.idle.len() == shelf.kept + 1 {
             drop(shelf);
-            self.trimmer.call_once(|| {
-                let thread = std::thread::Builder::new().name("buffer-trim".into()).stack_size(64 << 10);
-                thread.spawn(|| self.trim_for_ever()).expect("a thread that trims the pool");
-            });
+            self.start_trimmer();
             self.surplus.notify_one();
         }
+    }
+
+    /// Starts the thread that trims, if it does not run. Without one the pool grows no further than what was in use at
+    /// once.
+    fn start_trimmer(&'static self) {
+        if !self.is_trimming.swap(true, Ordering::Relaxed) {
+            let thread = std::thread::Builder::new().name("buffer-trim".into()).stack_size(64 << 10);
+            if let Err(error) = thread.spawn(|| self.trim_for_ever()) {
+                log::error!("cannot start the thread that gives idle buffers back: {error}");
+                self.is_trimming.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Gives all that is idle back to the system.
+    fn clear(&self) {
+        let idle = [SMALL, LARGE].map(|size| std::mem::take(&mut self.shelf(size).idle));
+        drop(idle); // unmapped without a lock
     }
 
     fn trim_for_ever(&self) {
@@ -113,30 +150,55 @@ impl Pool {
 
 /// Resident memory of [`SMALL`] or [`LARGE`] bytes; its contents are unspecified when it is taken.
 pub struct Buffer {
-    memory: Option<MmapMut>,
+    memory: Option<Memory>,
+    /// Its part of a budget; given back after the memory.
+    room: Option<Room>,
+}
+
+/// The size of the buffer that holds `size` bytes.
+fn mapped_size(size: usize) -> usize {
+    if size <= SMALL { SMALL } else { LARGE }
 }
 
 impl Buffer {
-    /// Takes a buffer that holds at least `size` bytes.
+    /// Takes a buffer that holds at least `size` bytes and that no budget counts: for what is few in number. Others
+    /// take [`Room`] first.
+    ///
+    /// # Errors
+    /// `OutOfMemory`: the system has none.
     ///
     /// # Panics
-    /// If `size` exceeds [`LARGE`], or the system has no memory left.
-    pub fn with_capacity(size: usize) -> Buffer {
+    /// If `size` exceeds [`LARGE`].
+    pub fn new(size: usize) -> io::Result<Buffer> {
         assert!(size <= LARGE, "{size} bytes do not fit a buffer");
-        let size = if size <= SMALL { SMALL } else { LARGE };
+        let size = mapped_size(size);
         let idle = POOL.shelf(size).take();
-        Buffer { memory: Some(idle.unwrap_or_else(|| map_resident(size))) }
+        let memory = idle.map_or_else(|| map_resident(size), Ok)?;
+        Ok(Buffer { memory: Some(memory), room: None })
     }
 }
 
-fn map_resident(size: usize) -> MmapMut {
-    let memory = MmapOptions::new().len(size).populate().map_anon().expect("memory for a buffer");
+fn map_resident(size: usize) -> io::Result<Memory> {
+    let mapped = MAPPED_BYTES.load(Ordering::Relaxed);
+    if mapped.saturating_add(size as u64) > MAPPED_BYTES_MAX.load(Ordering::Relaxed) {
+        POOL.clear();
+    }
+    let map = || MmapOptions::new().len(size).populate().map_anon();
+    let mapped = map().or_else(|_| {
+        POOL.clear();
+        map()
+    });
+    let memory = mapped.map_err(|error| {
+        log::error!("the system has no memory for a buffer of {size} bytes: {error}");
+        io::Error::from(io::ErrorKind::OutOfMemory)
+    })?;
+    MAPPED_BYTES.fetch_add(size as u64, Ordering::Relaxed);
     if let Err(error) = memory.lock()
         && !LOCK_REFUSED.swap(true, Ordering::Relaxed)
     {
         log::warn!("buffers are not locked in memory ({error}): raise RLIMIT_MEMLOCK");
     }
-    memory
+    Ok(Memory(memory))
 }
 
 impl Drop for Buffer {
@@ -150,13 +212,19 @@ impl Drop for Buffer {
 impl Deref for Buffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.memory.as_ref().expect("present until drop")
+        &self.memory.as_ref().expect("present until drop").0
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.memory.as_mut().expect("present until drop")
+        &mut self.memory.as_mut().expect("present until drop").0
     }
 }
 
@@ -170,23 +238,79 @@ impl std::fmt::Debug for Buffer {
 mod tests {
     use super::*;
 
+    /// The tests of the pool, which is one, take turns.
+    static TURN: Mutex<()> = Mutex::new(());
+
     #[test]
     fn sizes_and_reuse() {
-        let mut small = Buffer::with_capacity(1);
+        let _turn = TURN.lock();
+        let mut small = Buffer::new(1).unwrap();
         assert_eq!(small.len(), SMALL);
         small[0] = 7;
         drop(small);
-        assert_eq!(Buffer::with_capacity(SMALL + 1).len(), LARGE);
+        assert_eq!(Buffer::new(SMALL + 1).unwrap().len(), LARGE);
     }
 
     #[test]
     fn what_is_not_used_goes() {
-        drop((0..20).map(|_| Buffer::with_capacity(LARGE)).collect::<Vec<_>>());
+        let _turn = TURN.lock();
+        drop((0..20).map(|_| Buffer::new(LARGE).unwrap()).collect::<Vec<_>>());
         assert!(POOL.shelf(LARGE).idle.len() >= 10, "kept while in use");
         let deadline = std::time::Instant::now() + IDLE_TIME_MAX * 10;
         while POOL.shelf(LARGE).has_surplus() {
             assert!(std::time::Instant::now() < deadline, "idle buffers stay for ever");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Set in a process of its own, which runs one test.
+    const ALONE: &str = "EFC_TEST_ALONE";
+
+    /// Runs the test `name` once more, in a process of its own.
+    fn run_alone(name: &str) {
+        let program = std::env::current_exe().unwrap();
+        let output = std::process::Command::new(program).args(["--exact", name]).env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    #[test]
+    fn where_the_system_has_no_memory_a_buffer_is_an_error() {
+        if std::env::var_os(ALONE).is_none() {
+            return run_alone("tests::where_the_system_has_no_memory_a_buffer_is_an_error");
+        }
+        let kept = Buffer::new(LARGE).unwrap();
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = status.split(' ').next().unwrap().parse().unwrap();
+        let limit = Some(pages * 4096 + 8 * LARGE as u64);
+        let limits = rustix::process::Rlimit { current: limit, maximum: limit };
+        rustix::process::setrlimit(rustix::process::Resource::As, limits).unwrap();
+        let mut buffers = Vec::new();
+        let failure = loop {
+            match Buffer::new(LARGE) {
+                Ok(buffer) => buffers.push(buffer),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((failure.kind(), buffers.len() <= 8), (io::ErrorKind::OutOfMemory, true));
+        let room = Room::uncounted(LARGE).buffer();
+        assert_eq!(room.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        // What lies idle in the other size makes room.
+        drop(buffers);
+        assert!((0..4 * LARGE / SMALL).map(|_| Buffer::new(SMALL)).collect::<io::Result<Vec<_>>>().is_ok());
+        drop(kept);
+    }
+
+    #[test]
+    fn what_is_idle_counts_too_and_makes_room_for_what_is_used() {
+        if std::env::var_os(ALONE).is_none() {
+            return run_alone("tests::what_is_idle_counts_too_and_makes_room_for_what_is_used");
+        }
+        let mapped = || MAPPED_BYTES.load(Ordering::Relaxed);
+        limit_pool(10 * LARGE as u64);
+        drop((0..10).map(|_| Buffer::new(LARGE).unwrap()).collect::<Vec<_>>());
+        assert_eq!(mapped(), 10 * LARGE as u64);
+        let small: Vec<_> = (0..20).map(|_| Buffer::new(SMALL).unwrap()).collect();
+        assert_eq!(mapped(), 20 * SMALL as u64);
+        drop(small);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::{Buffer, Pipe};
+use crate::{Buffer, Pipe, Room};
 
 /// What precedes a payload in its pipe: the beginning of a message whose end is the payload.
 pub type Prefix = [u8; 16];
@@ -12,13 +12,15 @@ pub type Prefix = [u8; 16];
 pub enum Sink {
     /// This range of this buffer.
     Buffer(Buffer, Range<usize>),
-    /// A pipe, behind a prefix, so that it can be passed on without a copy: if exactly `count` bytes come, and fit one. A
-    /// buffer takes them otherwise.
+    /// A pipe, behind a prefix, so that it can be passed on without a copy: if exactly `count` bytes come, and fit one.
+    /// A buffer takes them otherwise, for which there is room.
     Pipe {
         /// What precedes the payload.
         prefix: Prefix,
         /// Bytes.
         count: usize,
+        /// For as many bytes.
+        room: Room,
     },
 }
 

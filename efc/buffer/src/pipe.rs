@@ -1,8 +1,8 @@
 //! Pipes through which a READ payload goes from a socket to `/dev/fuse` without passing through our memory.
 //!
-//! splice(2) puts the pages that the network stack received into a pipe, and FUSE copies from them into the page
-//! cache: one copy instead of two, and none of our pages to be looked up. A SIGKILL can hit no page fault of ours there;
-//! one between the two calls leaves the request unanswered, to be delivered to the next daemon.
+//! splice(2) puts the pages that the network stack received into a pipe, and FUSE copies from them into the page cache:
+//! one copy instead of two, and none of our pages to be looked up. A SIGKILL can hit no page fault of ours there; one
+//! between the two calls leaves the request unanswered, to be delivered to the next daemon.
 //!
 //! A pipe has slots, not bytes: each piece that the network stack hands over takes one, however small it is (1,448
 //! bytes of an Ethernet frame). So a pipe may be full long before its nominal size, and filling one never blocks: who
@@ -19,11 +19,12 @@ use std::sync::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use crate::{Buffer, SMALL};
-
 /// Nominal sizes, in bytes, best first. A page is a slot: 1,024 take a full payload in Ethernet frames; the second is
 /// what the system grants to every user unless it is configured otherwise.
 const SIZES: [usize; 2] = [4 << 20, 1 << 20];
+
+/// Bytes that are read out of a pipe at a time to empty it.
+const WASTE: usize = 16 << 10;
 
 static IDLE: Mutex<Vec<Ends>> = Mutex::new(Vec::new());
 
@@ -45,9 +46,9 @@ impl Ends {
 
     /// Reads out what is left; false if that cannot be done.
     fn drain(&self) -> bool {
-        let mut waste = Buffer::with_capacity(SMALL);
+        let mut waste = [0; WASTE];
         loop {
-            match rustix::io::read(&self.read, &mut waste[..]) {
+            match rustix::io::read(&self.read, &mut waste) {
                 Err(Errno::AGAIN) => return true,
                 Ok(1..) | Err(Errno::INTR) => {}
                 Ok(0) | Err(_) => return false,

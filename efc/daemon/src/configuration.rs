@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use efc_buffer::Budget;
 use efc_fuse::{Features, SessionConfig};
 use efc_nfs::Config;
 use efc_proto::DaemonConfig;
@@ -11,7 +12,7 @@ use efc_state::State;
 
 use crate::filesystem::{SessionIdentity, Settings};
 use crate::live::Live;
-use crate::memory::Budget;
+use crate::memory::Parts;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -23,9 +24,9 @@ const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
 
 /// What may be used of a limit of memory in bytes; 0: there is none.
-pub fn budget(config: &DaemonConfig, memory_max_bytes: u64) -> Budget {
+pub fn parts(config: &DaemonConfig, memory_max_bytes: u64) -> Parts {
     let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
-    Budget::of(memory_max_bytes, uncommitted_bytes_max)
+    Parts::of(memory_max_bytes, uncommitted_bytes_max)
 }
 
 /// Pipes for large reads that are worth having: each thread that receives uses one at a time.
@@ -58,7 +59,7 @@ pub fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
 ///
 /// # Errors
 /// A kernel whose features are not known.
-pub fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<SessionConfig> {
+pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) -> io::Result<SessionConfig> {
     let features = match config.fuse_features.as_str() {
         "" => Features::default(),
         name => Features::of_kernel(name)
@@ -67,20 +68,22 @@ pub fn session_config(config: &DaemonConfig, budget: &Budget) -> io::Result<Sess
     Ok(SessionConfig {
         threads: or_default(config.threads as usize, THREADS_DEFAULT),
         read_only: config.read_only,
-        max_background: budget.background_max,
+        max_background: parts.background_max,
         features,
         idmap: config.idmap,
+        budget: buffers.clone(),
     })
 }
 
 /// How the file system behaves.
-pub fn settings(live: &Live, budget: &Budget) -> Settings {
+pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
     Settings {
         live: live.clone(),
-        uncommitted_bytes_max: budget.uncommitted_bytes_max,
-        attributes_max: budget.attributes_max,
-        names_max: budget.names_max,
-        listed_names_max: budget.listed_names_max,
+        uncommitted_bytes_max: parts.uncommitted_bytes_max,
+        attributes_max: parts.attributes_max,
+        names_max: parts.names_max,
+        listed_names_max: parts.listed_names_max,
+        buffers,
     }
 }
 

@@ -8,6 +8,7 @@ pub fn errno(error: &Error) -> Errno {
     Errno(match &error.kind {
         ErrorKind::Status(status) => of_status(*status),
         ErrorKind::TimedOut | ErrorKind::Garbled(_) | ErrorKind::Rejected(_) => libc::EIO,
+        ErrorKind::NoMemory => libc::ENOMEM,
         ErrorKind::Denied(_) => libc::EACCES,
     })
 }

@@ -23,7 +23,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efc_backend::FsInfo;
+use efc_backend::Limits;
+use efc_buffer::Budget;
 use efc_fuse::Session;
 use efc_nfs::{Client, ConnectError, Mounted};
 use efc_process::{LimitedLog, LogLimits};
@@ -76,22 +77,23 @@ fn serve(control: Control) -> io::Result<()> {
     let config = held.config.clone();
     start_logging(&config);
     descriptors::raise_limit();
-    let budget = configuration::budget(&config, held.memory_max_bytes);
-    let session_config = session_config(&config, &budget).inspect_err(|error| {
+    let parts = configuration::parts(&config, held.memory_max_bytes);
+    let buffers = Budget::new(parts.buffers);
+    let session_config = session_config(&config, &parts, &buffers).inspect_err(|error| {
         control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
     })?;
     let credentials = Credentials::new(use_privileges(&control, &held)?);
     let state = Arc::new(open_state(&control, held.memfd.try_clone()?)?);
-    budget.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
+    parts.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
     let is_successor = state.is_resumed();
-    let (client, info) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
+    let (client, limits) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let live = Live::new(&config);
-    let settings = settings(&live, &budget);
+    let settings = settings(&live, &parts, buffers);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
-    let efc = Arc::new(Efc::new(client.clone(), info, state.clone(), notifier, callers, settings));
+    let efc = Arc::new(Efc::new(client.clone(), limits, state.clone(), notifier, callers, settings));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
@@ -187,7 +189,7 @@ fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
-fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
+fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, Limits)> {
     let (client, mounted) = find_dataset(&held.config, state).map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
@@ -197,7 +199,7 @@ fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -
     saved_server::save(state, &mounted);
     control.send_connected(root.kind | mounted.attr.mode)?;
     control.receive_mounted(held)?;
-    Ok((client, mounted.info))
+    Ok((client, mounted.info.limits()))
 }
 
 fn find_dataset(config: &DaemonConfig, state: &Arc<State>) -> Result<(Client, Mounted), ConnectError> {
@@ -205,7 +207,7 @@ fn find_dataset(config: &DaemonConfig, state: &Arc<State>) -> Result<(Client, Mo
 }
 
 /// Goes on with what a predecessor found. What of that is damaged is found anew: from its copy, or from the NAS.
-fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsInfo)> {
+fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, Limits)> {
     let server = saved_server::load(state).map_err(io::Error::other)?;
     let copy = server.as_ref().and_then(saved_server::saved_root);
     let (Some(server), Some(root)) = (server, state.node(ROOT).or_else(|| copy.clone())) else {
@@ -213,16 +215,16 @@ fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, FsIn
         let (client, mounted) = find_dataset(config, state).map_err(io::Error::other)?;
         state.set_root(&saved_server::root_of(&mounted));
         saved_server::save(state, &mounted);
-        return Ok((client, mounted.info));
+        return Ok((client, mounted.info.limits()));
     };
     if state.node(ROOT).is_none() {
         log::error!("the saved state has lost the dataset's root: it is made from its copy");
         state.set_root(&root);
     }
-    let info = FsInfo { read_max: server.read_max, write_max: server.write_max, ..FsInfo::default() };
+    let limits = Limits { read_max: server.read_max, write_max: server.write_max };
     let port = u16::try_from(server.port).map_err(io::Error::other)?;
     if copy.as_ref() != Some(&root) {
         saved_server::save_with_root(state, server, &root);
     }
-    Ok((Client::resume(&client_config(config, state), port), info))
+    Ok((Client::resume(&client_config(config, state), port), limits))
 }

@@ -1,7 +1,10 @@
 //! What a daemon may use of a memory limit (`--daemon-memory-max`), so that it ends with ENOMEM for a caller and not with a
 //! SIGKILL for itself: what filled its memory is in the saved state, and would be there for each successor, to be killed too.
 //!
-//! The parts add up to 13/16 of the limit at most; the rest is for the program, its buffers and what is bounded by number.
+//! The parts add up to 29/32 of the limit at most; the rest is for the program and what is bounded by number. Buffers are counted
+//! one by one ([`efc_buffer::Budget`]).
+
+use efc_buffer::{LARGE, Limits, SMALL};
 
 /// What a node takes: its record, its place in the index with room to grow, and the version of its pages.
 const NODE_BYTES: u64 = 128 + 16 + 32;
@@ -11,8 +14,6 @@ const ATTRIBUTES_BYTES: u64 = 320;
 const NAME_BYTES: u64 = 176;
 /// What a name takes that an open directory has given out.
 const LISTED_NAME_BYTES: u64 = 40;
-/// A request that the kernel sends for nobody in particular: a large read or write.
-const BACKGROUND_BYTES: u64 = 1 << 20;
 
 /// Attributes that are kept without a limit.
 const ATTRIBUTES_MAX: u64 = 1 << 17;
@@ -22,10 +23,14 @@ const LISTED_NAMES_MAX: u64 = 1 << 18;
 /// Read-ahead and other requests that no application waits for, in the kernel's queue at once, without a limit.
 const BACKGROUND_MAX: u64 = 64;
 const BACKGROUND_MIN: u64 = 4;
+/// Buffers for data that applications read, without a limit of memory, in bytes: what a link of 10 Gbit/s brings in 400 ms.
+const DEMAND_BYTES_MAX: u64 = 512 << 20;
+/// Buffers for data that is read before anybody asks for it, without a limit of memory, in bytes.
+const AHEAD_BYTES_MAX: u64 = 32 << 20;
 
 /// The parts of a memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct Parts {
     /// Inodes that the kernel may know; `None`: as many as the saved state can hold.
     pub nodes_max: Option<u64>,
     /// Inodes whose attributes are kept.
@@ -38,29 +43,44 @@ pub struct Budget {
     pub uncommitted_bytes_max: u64,
     /// Requests that no application waits for.
     pub background_max: u16,
+    /// Buffers: data on its way.
+    pub buffers: Limits,
 }
 
-impl Budget {
+impl Parts {
     /// Of a limit in bytes, 0 if there is none, and of what was configured for uncommitted data.
-    pub fn of(memory_max_bytes: u64, uncommitted_bytes_max: u64) -> Budget {
+    pub fn of(memory_max_bytes: u64, uncommitted_bytes_max: u64) -> Parts {
         if memory_max_bytes == 0 {
-            return Budget {
+            return Parts {
                 nodes_max: None,
                 attributes_max: ATTRIBUTES_MAX as usize,
                 names_max: NAMES_MAX as usize,
                 listed_names_max: LISTED_NAMES_MAX as usize,
                 uncommitted_bytes_max,
                 background_max: BACKGROUND_MAX as u16,
+                buffers: Limits {
+                    demand_bytes: DEMAND_BYTES_MAX,
+                    ahead_bytes: AHEAD_BYTES_MAX,
+                    // An application that writes, and a server that is away: it waits, however many it is.
+                    written_bytes: u64::MAX,
+                },
             };
         }
-        let part = |sixteenths: u64| memory_max_bytes / 16 * sixteenths;
-        Budget {
-            nodes_max: Some(part(6) / NODE_BYTES),
-            attributes_max: (part(1) / ATTRIBUTES_BYTES).min(ATTRIBUTES_MAX) as usize,
-            names_max: (part(1) / 2 / NAME_BYTES).min(NAMES_MAX) as usize,
-            listed_names_max: (part(1) / 2 / LISTED_NAME_BYTES).min(LISTED_NAMES_MAX) as usize,
-            uncommitted_bytes_max: uncommitted_bytes_max.min(part(3)),
-            background_max: (part(2) / BACKGROUND_BYTES).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16,
+        let part = |thirty_seconds: u64| memory_max_bytes / 32 * thirty_seconds;
+        let buffers = Limits {
+            demand_bytes: part(3).clamp(LARGE as u64, DEMAND_BYTES_MAX),
+            ahead_bytes: part(1).clamp(4 * SMALL as u64, AHEAD_BYTES_MAX),
+            written_bytes: part(3),
+        };
+        Parts {
+            nodes_max: Some(part(12) / NODE_BYTES),
+            attributes_max: (part(2) / ATTRIBUTES_BYTES).min(ATTRIBUTES_MAX) as usize,
+            names_max: (part(1) / NAME_BYTES).min(NAMES_MAX) as usize,
+            listed_names_max: (part(1) / LISTED_NAME_BYTES).min(LISTED_NAMES_MAX) as usize,
+            uncommitted_bytes_max: uncommitted_bytes_max.min(part(6)),
+            // More than there are buffers for would only wait.
+            background_max: (buffers.demand_bytes / LARGE as u64).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16,
+            buffers,
         }
     }
 }
@@ -72,14 +92,15 @@ mod tests {
     #[test]
     fn the_parts_fit_the_limit() {
         for limit in [64 << 20, 100 << 20, 1 << 30, 64 << 30] {
-            let budget = Budget::of(limit, u64::MAX);
-            let nodes = budget.nodes_max.expect("a limit") * NODE_BYTES;
-            let attributes = budget.attributes_max as u64 * ATTRIBUTES_BYTES;
-            let background = u64::from(budget.background_max) * BACKGROUND_BYTES;
-            let names = budget.names_max as u64 * NAME_BYTES + budget.listed_names_max as u64 * LISTED_NAME_BYTES;
-            assert!(nodes + attributes + names + background + budget.uncommitted_bytes_max <= limit / 16 * 13);
+            let parts = Parts::of(limit, u64::MAX);
+            let nodes = parts.nodes_max.expect("a limit") * NODE_BYTES;
+            let attributes = parts.attributes_max as u64 * ATTRIBUTES_BYTES;
+            let names = parts.names_max as u64 * NAME_BYTES + parts.listed_names_max as u64 * LISTED_NAME_BYTES;
+            let sum = nodes + attributes + names + parts.buffers.sum() + parts.uncommitted_bytes_max;
+            assert!(sum <= limit / 32 * 29);
+            assert!(parts.buffers.demand_bytes >= 4 * LARGE as u64);
         }
-        assert_eq!(Budget::of(0, 7).uncommitted_bytes_max, 7);
-        assert_eq!(Budget::of(0, 7).nodes_max, None);
+        let unlimited = Parts::of(0, 7);
+        assert_eq!((unlimited.uncommitted_bytes_max, unlimited.nodes_max), (7, None));
     }
 }

@@ -322,7 +322,7 @@ async fn copy(nas: &Nas, from: &Path, to: &Path) -> Result<(), Failure> {
 }
 
 async fn copy_data(nas: &Nas, from: &Path, source: &FileHandle, draft: &mut Draft<'_>) -> Result<(), Failure> {
-    let mut buffer = Buffer::with_capacity(PAYLOAD_MAX);
+    let mut buffer = Buffer::new(PAYLOAD_MAX)?;
     let (mut offset, mut end) = (0, false);
     while !end {
         let read = nas.read(source, offset, buffer).await;
@@ -337,7 +337,7 @@ async fn copy_data(nas: &Nas, from: &Path, source: &FileHandle, draft: &mut Draf
 
 async fn show(nas: &Nas, path: &Path, bytes_max: u64) -> Result<(), Failure> {
     let file = find_file(nas, path).await?;
-    let mut buffer = Buffer::with_capacity(PAYLOAD_MAX);
+    let mut buffer = Buffer::new(PAYLOAD_MAX)?;
     let (mut offset, mut end) = (0, false);
     while !end {
         let read = nas.read(&file.handle, offset, buffer).await;

@@ -35,6 +35,7 @@ impl Failure {
         let (code, errno) = match &error.kind {
             ErrorKind::Status(status) => of_status(*status),
             ErrorKind::TimedOut => ("UNAVAILABLE", "ETIMEDOUT"),
+            ErrorKind::NoMemory => ("RESOURCE_EXHAUSTED", "ENOMEM"),
             ErrorKind::Denied(_) => ("PERMISSION_DENIED", "EACCES"),
             ErrorKind::Rejected(_) | ErrorKind::Garbled(_) => ("INTERNAL", "EPROTO"),
         };

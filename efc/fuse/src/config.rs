@@ -1,5 +1,7 @@
 //! How a session is to run.
 
+use efc_buffer::Budget;
+
 use crate::abi::{self, init};
 
 /// Features of the running kernel, masked for tests ("fuse-features"): no kernel seems to offer more than this.
@@ -37,7 +39,7 @@ impl Features {
 }
 
 /// How a session is to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionConfig {
     /// Threads that read `/dev/fuse`, at least 1.
     pub threads: usize,
@@ -49,10 +51,19 @@ pub struct SessionConfig {
     pub features: Features,
     /// The mount may be id-mapped; [`Request::uid`] and `gid` are [`crate::UNTOLD`] then but for requests that make an inode.
     pub idmap: bool,
+    /// Memory for what applications write ([`efc_buffer::Purpose::Written`]), until the file system has done with it.
+    pub budget: Budget,
 }
 
 impl Default for SessionConfig {
     fn default() -> SessionConfig {
-        SessionConfig { threads: 2, read_only: false, max_background: 64, features: Features::default(), idmap: false }
+        SessionConfig {
+            threads: 2,
+            read_only: false,
+            max_background: 64,
+            features: Features::default(),
+            idmap: false,
+            budget: Budget::default(),
+        }
     }
 }

@@ -20,10 +20,10 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A page of at most `size` bytes (and at most 1 MiB); `plus` for READDIRPLUS.
-    pub fn new(size: u32, plus: bool) -> Directory {
-        let limit = (size as usize).min(PAYLOAD_MAX);
-        Directory { buffer: Buffer::with_capacity(limit), length: 0, limit, plus }
+    /// A page of at most `size` bytes (and at most 1 MiB) in `buffer`; `plus` for READDIRPLUS.
+    pub fn new(buffer: Buffer, size: u32, plus: bool) -> Directory {
+        let limit = (size as usize).min(buffer.len()).min(PAYLOAD_MAX);
+        Directory { buffer, length: 0, limit, plus }
     }
 
     /// Adds an entry; `false`, and nothing added, if it does not fit. `kind` is the DT_* type. `offset` is where the next page
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn entries_are_aligned_and_padded() {
-        let mut page = Directory::new(4096, false);
+        let mut page = Directory::new(Buffer::new(1).unwrap(), 4096, false);
         page.buffer.fill(0xff);
         assert!(page.is_empty());
         for length in 1..20_usize {
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn plus_entries_carry_the_node_or_nothing() {
-        let mut page = Directory::new(4096, true);
+        let mut page = Directory::new(Buffer::new(1).unwrap(), 4096, true);
         page.buffer.fill(0xff);
         let entry = Entry { node: 77, ..Entry::default() };
         assert!(page.push(1, 1, 4, b".", None));
@@ -105,13 +105,19 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_not_added() {
-        let mut page = Directory::new(64, false);
+        let mut page = Directory::new(Buffer::new(1).unwrap(), 64, false);
         assert!(page.push(1, 1, 8, b"12345678", None)); // 32 bytes
         assert!(!page.push(2, 2, 8, b"123456789", None)); // 40 bytes
         assert!(page.push(3, 3, 8, b"87654321", None));
         assert!(!page.push(4, 4, 8, b"x", None));
         assert_eq!(page.bytes().len(), 64);
-        assert!(!Directory::new(0, false).push(1, 1, 8, b"x", None));
-        assert!(!Directory::new(u32::MAX, false).push(1, 1, 8, &vec![b'x'; PAYLOAD_MAX], None));
+        assert!(!Directory::new(Buffer::new(1).unwrap(), 0, false).push(1, 1, 8, b"x", None));
+        assert!(!Directory::new(Buffer::new(PAYLOAD_MAX).unwrap(), u32::MAX, false).push(
+            1,
+            1,
+            8,
+            &vec![b'x'; PAYLOAD_MAX],
+            None
+        ));
     }
 }

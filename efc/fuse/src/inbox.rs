@@ -1,10 +1,11 @@
 //! Where a thread reads requests to: a buffer of its own, or the saved state where the kernel has no RESEND.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use efc_buffer::{Buffer, LARGE};
+use efc_buffer::{Buffer, LARGE, Room};
 use efc_state::requests::{self, Requests};
 
 /// WRITE payloads from this size on, in bytes, stay in the buffer that they were read into.
@@ -17,13 +18,24 @@ pub enum Inbox {
     Saved(Arc<Requests>, Option<requests::Inbox>),
 }
 
-/// Payload of a WRITE that keeps its buffer.
-struct Payload(Buffer);
+/// Payload of a WRITE, in its part of the budget.
+struct Payload<T> {
+    data: T,
+    _room: Room,
+}
 
-impl AsRef<[u8]> for Payload {
+impl<T: AsRef<[u8]>> AsRef<[u8]> for Payload<T> {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self.data.as_ref()
     }
+}
+
+/// Why a request is not kept.
+pub enum NotKept {
+    /// Another daemon has taken it.
+    Superseded,
+    /// There is no memory for its payload.
+    NoMemory,
 }
 
 fn superseded() {
@@ -32,8 +44,8 @@ fn superseded() {
 
 impl Inbox {
     /// One in memory of this process.
-    pub fn buffer() -> Inbox {
-        Inbox::Buffer(Buffer::with_capacity(LARGE))
+    pub fn buffer() -> io::Result<Inbox> {
+        Buffer::new(LARGE).map(Inbox::Buffer)
     }
 
     /// One in the saved state, a new area for each message that stays where it was read.
@@ -64,21 +76,29 @@ impl Inbox {
         }
     }
 
-    /// Keeps a request of this length until it is answered: its payload, and its slot in the saved state if it has one. `None`:
-    /// another daemon has taken it.
-    pub fn keep(&mut self, length: usize, payload: Range<usize>) -> Option<(Bytes, Option<u32>)> {
+    /// Keeps a request of this length until it is answered: its payload, and its slot in the saved state if it has one. Memory
+    /// of this process takes `room`.
+    pub fn keep(
+        &mut self,
+        length: usize,
+        payload: Range<usize>,
+        room: impl FnOnce(usize) -> Option<Room>,
+    ) -> Result<(Bytes, Option<u32>), NotKept> {
         match self {
-            Inbox::Buffer(buffer) => Some((take_payload(buffer, payload), None)),
+            Inbox::Buffer(buffer) => {
+                let data = take_payload(buffer, payload, room).ok_or(NotKept::NoMemory)?;
+                Ok((data, None))
+            }
             Inbox::Saved(_, inbox) => {
-                let read = inbox.take()?;
+                let read = inbox.take().ok_or(NotKept::Superseded)?;
                 let small = (payload.len() < HAND_OVER_MIN)
                     .then(|| Bytes::copy_from_slice(&read.message(length)[payload.clone()]));
                 let Some((kept, rest)) = read.keep(length) else {
                     superseded();
-                    return None;
+                    return Err(NotKept::Superseded);
                 };
                 *inbox = rest;
-                Some((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.slot)))
+                Ok((small.unwrap_or_else(|| payload_of(&kept, payload)), Some(kept.slot)))
             }
         }
     }
@@ -92,30 +112,54 @@ pub fn payload_of(kept: &requests::Kept, payload: Range<usize>) -> Bytes {
     }
 }
 
-/// The payload of a WRITE: a copy if it is small, otherwise the whole buffer, which is replaced by a fresh one.
-fn take_payload(buffer: &mut Buffer, payload: Range<usize>) -> Bytes {
-    if payload.len() < HAND_OVER_MIN {
-        return Bytes::copy_from_slice(&buffer[payload]);
+/// The payload of a WRITE: a copy if it is small, otherwise the whole buffer, which is replaced by a fresh one. `None`: there is
+/// no memory for it.
+fn take_payload(buffer: &mut Buffer, payload: Range<usize>, room: impl FnOnce(usize) -> Option<Room>) -> Option<Bytes> {
+    if payload.is_empty() {
+        return Some(Bytes::new());
     }
-    let full = std::mem::replace(buffer, Buffer::with_capacity(LARGE));
-    Bytes::from_owner(Payload(full)).slice(payload)
+    if payload.len() < HAND_OVER_MIN {
+        let _room = room(payload.len())?;
+        return Some(Bytes::from_owner(Payload { data: Box::<[u8]>::from(&buffer[payload]), _room }));
+    }
+    let _room = room(LARGE)?;
+    let data = std::mem::replace(buffer, Buffer::new(LARGE).ok()?);
+    Some(Bytes::from_owner(Payload { data, _room }).slice(payload))
 }
 
 #[cfg(test)]
 mod tests {
+    use efc_buffer::{Budget, Purpose};
+
     use super::*;
 
     #[test]
     fn large_payloads_are_not_copied() {
-        let mut buffer = Buffer::with_capacity(LARGE);
+        let mut buffer = Buffer::new(LARGE).unwrap();
+        let room = |size| Budget::default().take(Purpose::Written, size);
         buffer[80..80 + HAND_OVER_MIN].fill(7);
         let place = buffer[80..].as_ptr();
-        let small = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN - 1);
+        let small = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN - 1, room).unwrap();
         assert_ne!(small.as_ptr(), place);
         assert_eq!(buffer[80..].as_ptr(), place, "the buffer is read into again");
-        let large = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN);
+        let large = take_payload(&mut buffer, 80..80 + HAND_OVER_MIN, room).unwrap();
         assert_eq!(large.as_ptr(), place);
         assert_ne!(buffer[80..].as_ptr(), place);
         assert!(small.iter().chain(large.iter()).all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_payload_keeps_its_room_until_it_is_done_with() {
+        let budget = Budget::new(efc_buffer::Limits { written_bytes: 2 * LARGE as u64, ..efc_buffer::Limits::NONE });
+        let mut buffer = Buffer::new(LARGE).unwrap();
+        let mut take = |size| take_payload(&mut buffer, 0..size, |size| budget.take(Purpose::Written, size));
+        let (first, second) = (take(HAND_OVER_MIN).unwrap(), take(LARGE).unwrap());
+        assert!(take(LARGE).is_none());
+        assert!(take(1).is_none(), "small ones count too");
+        assert!(take(0).is_some(), "what brings nothing needs none");
+        let part = second.slice(5..6);
+        drop((first, second));
+        assert!(take(LARGE).is_some());
+        assert!(take(1).is_some_and(|one| one == part[..]));
     }
 }

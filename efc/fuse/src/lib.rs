@@ -26,6 +26,7 @@ mod notify;
 mod reply;
 mod request;
 mod session;
+mod shortage;
 #[cfg(feature = "simulation")]
 pub mod simulated;
 mod wire;

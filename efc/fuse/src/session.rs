@@ -31,11 +31,12 @@ use rustix::io::Errno as SystemErrno;
 use crate::abi;
 use crate::config::SessionConfig;
 use crate::filesystem::Filesystem;
-use crate::inbox::{Inbox, payload_of};
+use crate::inbox::{Inbox, NotKept, payload_of};
 use crate::negotiation::{self, Negotiated};
 use crate::notify::{self, Notifier};
 use crate::reply::{Channel, Coming};
 use crate::request::{Errno, Operation, Request};
+use crate::shortage::Shortage;
 use crate::wire::{self, Inline, Malformed, Message};
 
 const _: () = assert!(LARGE == requests::MESSAGE_MAX && efc_buffer::PAYLOAD_MAX == efc_state::PAYLOAD_MAX);
@@ -59,6 +60,7 @@ struct Shared {
     state: Arc<State>,
     config: SessionConfig,
     notifier: Mutex<Option<Notifier>>,
+    shortage: Shortage,
     is_draining: AtomicBool,
     /// No thread reads any more.
     is_over: AtomicBool,
@@ -73,7 +75,8 @@ impl Session {
         }
         let channel = Arc::new(Channel::new(device, Arc::clone(&state)));
         let (notifier, is_draining, is_over) = (Mutex::new(None), AtomicBool::new(false), AtomicBool::new(false));
-        Session { shared: Arc::new(Shared { channel, state, config, notifier, is_draining, is_over }) }
+        let shortage = Shortage::default();
+        Session { shared: Arc::new(Shared { channel, state, config, notifier, shortage, is_draining, is_over }) }
     }
 
     /// New session: answers INIT (blocks until mount(2) is done and the kernel sends it). Resumed: asks the kernel for RESEND,
@@ -214,7 +217,7 @@ impl Shared {
     }
 
     fn await_init(&self) -> io::Result<()> {
-        let mut buffer = Buffer::with_capacity(LARGE);
+        let mut buffer = Buffer::new(LARGE)?;
         let start = Instant::now();
         loop {
             let length = match rustix::io::read(&self.channel.device, &mut *buffer) {
@@ -303,7 +306,7 @@ impl Shared {
     fn serve(&self, filesystem: &dyn Filesystem) -> io::Result<()> {
         let mut inbox = match self.kept_requests() {
             Some(requests) => Inbox::saved(Arc::clone(requests)),
-            None => Inbox::buffer(),
+            None => Inbox::buffer()?,
         };
         loop {
             match rustix::io::read(&self.channel.device, inbox.room()) {
@@ -361,7 +364,16 @@ impl Shared {
         length: usize,
         filesystem: &dyn Filesystem,
     ) -> bool {
-        let Some((data, slot)) = inbox.keep(length, payload) else { return false };
+        let room = |size| self.shortage.room(&self.config.budget, size);
+        let (data, slot) = match inbox.keep(length, payload, room) {
+            Ok(kept) => kept,
+            Err(NotKept::Superseded) => return false,
+            Err(NotKept::NoMemory) => {
+                log::error!("a write fails with ENOMEM: there is no memory for what applications write at once");
+                self.channel.write(request.unique, -libc::ENOMEM, &mut Inline::new(), &[]);
+                return inbox.again();
+            }
+        };
         if let Operation::Write { data: place, .. } = &mut request.operation {
             *place = data;
         }

@@ -29,7 +29,7 @@ impl Session {
     /// If this process cannot open `/dev/null`.
     pub fn simulated(state: Arc<State>, config: SessionConfig, tap: Tap) -> io::Result<Session> {
         let device = File::options().read(true).write(true).open("/dev/null")?;
-        let session = Session::new(device.into(), state.clone(), config);
+        let session = Session::new(device.into(), state.clone(), config.clone());
         if Negotiated::of(&state).is_none() {
             let offered = abi::InitIn { major: abi::MAJOR, minor: abi::MINOR, max_readahead: 1 << 17, flags: u32::MAX };
             let agreed = negotiate(&offered, u64::MAX >> 1, &config);

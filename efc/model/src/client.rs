@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use efc_backend::*;
-use efc_buffer::{Buffer, Payload, Sink};
+use efc_buffer::{Payload, Sink};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::faults::Procedure;
@@ -249,7 +249,7 @@ impl Backend for Client {
         let read = self.send(Procedure::Read, call, move |server, cred| server.read(cred, &file, offset, count)).await;
         let (mut buffer, range) = match into {
             Sink::Buffer(buffer, range) => (buffer, range),
-            Sink::Pipe { count, .. } => (Buffer::with_capacity(count), 0..count),
+            Sink::Pipe { count, room, .. } => (room.buffer().expect("memory for a buffer"), 0..count),
         };
         let read = read.map(|Seen { value: (bytes, read), asked }| {
             buffer[range.start..range.start + bytes.len()].copy_from_slice(&bytes);

@@ -165,7 +165,7 @@ fn a_listing_has_all_names_and_faults_come_as_often_as_told() {
         let listed = client.list(Call::of(&root), &dir, 5, page.verifier, 1 << 16).await;
         assert_eq!(status(listed), Some(Status::BadCookie));
         let read = async || {
-            let sink = Sink::Buffer(Buffer::with_capacity(4096), 0..10);
+            let sink = Sink::Buffer(Buffer::new(4096).expect("memory for a buffer"), 0..10);
             let read = client.read(Call::of(&root), &nas.find("f1").unwrap(), 0, sink).await.1.unwrap().value;
             (read.count, read.eof)
         };

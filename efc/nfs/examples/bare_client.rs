@@ -79,7 +79,7 @@ async fn read(client: &Client, file: FileHandle, options: &Options) -> Result<Do
     let (cred, size) = (Cred::root(), options.size);
     let length = client.getattr(&cred, &file).await?.size;
     let start = Instant::now();
-    let mut free: Vec<Buffer> = (0..options.depth).map(|_| Buffer::with_capacity(size)).collect();
+    let mut free = (0..options.depth).map(|_| Buffer::new(size)).collect::<Result<Vec<_>, _>>()?;
     let mut in_flight: InFlight<'_, _> = VecDeque::new();
     let (mut offset, mut bytes) = (0, 0);
     while offset < length || !in_flight.is_empty() {
@@ -135,7 +135,7 @@ async fn small(client: &Client, dir: FileHandle) -> Result<Done, Failure> {
         }
     }
     let start = Instant::now();
-    let mut buffer = Buffer::with_capacity(PAYLOAD_MAX);
+    let mut buffer = Buffer::new(PAYLOAD_MAX)?;
     let mut bytes = 0;
     for (subdir, name) in &work {
         let file = client.lookup(&cred, subdir, name).await?;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use efc_backend::*;
 use efc_buffer::{Payload, Sink};
 
-use crate::Client;
+use crate::client::Client;
 
 impl Backend for Client {
     fn ticket(&self) -> Ticket {

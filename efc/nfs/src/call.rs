@@ -1,56 +1,62 @@
-//! One call from its making to its outcome, shared by the future that waits for it and the connection that serves it.
+//! One call from its making to its outcome, shared by the future that waits for it ([`crate::reply`]) and the
+//! connection that serves it. A call knows that connection by its number.
 //!
 //! The future may be dropped at any moment. Then the call is forgotten: it is not sent if it has not been, its reply
 //! is read and dropped, and a READ's buffer that is being filled goes back to its pool when it is full. Nothing of the
 //! caller's (waker, buffer, payload) is dropped or called while a lock is held, because with an inline executor that
 //! may run any amount of code.
-//!
-//! A call that is *repeated* may meet its earlier copy in the server: one that went out on a socket before, or that a
-//! predecessor of this process has sent. A server with a duplicate-request cache that still executes the first drops the second
-//! without a word, and answers the first, to a socket that is gone. So a repeated call goes out again now and then, until an
-//! answer comes out of that cache.
 
-use std::future::Future;
+use std::io;
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
 use bytes::Bytes;
 use efc_backend::ErrorKind;
-use efc_buffer::{Buffer, Payload, Pipe, Prefix, Sink};
+use efc_buffer::{Buffer, Payload, Pipe, Prefix, Room, Sink};
 
-use crate::connection::Connection;
-use crate::lock;
+use crate::basics::lock;
 use crate::nfs3::procedure;
 use crate::xdr::padding;
 
-/// A READ's destination.
+/// Where a READ's payload goes, and has gone.
 pub(crate) enum Destination {
     /// This range of this buffer.
     Buffer(Buffer, Range<usize>),
-    /// A pipe, behind a prefix, if exactly `count` bytes come and fit one. Otherwise the receiver makes it a buffer.
-    Pipe { prefix: Prefix, count: usize, filled: Option<Pipe> },
+    /// A pipe, if it can be; otherwise a buffer. Neither is there before the payload comes.
+    Undecided(PipeSink),
+    /// A pipe that holds the prefix and all that was asked for.
+    Piped(Pipe),
+}
+
+/// A payload that goes to a pipe, behind `prefix`, if exactly `count` bytes come and fit one; to a buffer otherwise.
+pub(crate) struct PipeSink {
+    pub prefix: Prefix,
+    pub count: usize,
+    /// For the buffer.
+    pub room: Room,
 }
 
 impl Destination {
     /// The destination of this sink; `takes_pipes` tells whether a pipe is worth a try.
-    pub(crate) fn of(sink: Sink, takes_pipes: impl FnOnce() -> bool) -> Destination {
-        match sink {
+    pub(crate) fn of(sink: Sink, takes_pipes: impl FnOnce() -> bool) -> io::Result<Destination> {
+        Ok(match sink {
             Sink::Buffer(buffer, range) => Destination::Buffer(buffer, range),
-            Sink::Pipe { prefix, count } if takes_pipes() => Destination::Pipe { prefix, count, filled: None },
-            Sink::Pipe { count, .. } => Destination::Buffer(Buffer::with_capacity(count), 0..count),
-        }
+            Sink::Pipe { prefix, count, room } if takes_pipes() => {
+                Destination::Undecided(PipeSink { prefix, count, room })
+            }
+            Sink::Pipe { count, room, .. } => Destination::Buffer(room.buffer()?, 0..count),
+        })
     }
 
-    /// What it holds; `None`: a pipe that was not filled.
+    /// What it holds; `None`: no payload came to decide between pipe and buffer.
     pub(crate) fn into_payload(self) -> Option<Payload> {
         match self {
             Destination::Buffer(buffer, range) => Some(Payload::Buffer(buffer, range)),
-            Destination::Pipe { filled, .. } => filled.map(Payload::Pipe),
+            Destination::Piped(pipe) => Some(Payload::Pipe(pipe)),
+            Destination::Undecided(_) => None,
         }
     }
 
@@ -58,13 +64,23 @@ impl Destination {
     pub(crate) fn len(&self) -> usize {
         match self {
             Destination::Buffer(_, range) => range.len(),
-            Destination::Pipe { count, .. } => *count,
+            Destination::Undecided(sink) => sink.count,
+            Destination::Piped(_) => 0,
         }
     }
 }
 
 /// A whole reply, or the part of a READ reply that precedes its payload; or why there is none.
 pub(crate) type Outcome = Result<Vec<u8>, ErrorKind>;
+
+/// What a call ends with for the future that waits for it.
+pub(crate) struct Finished {
+    pub outcome: Outcome,
+    /// `None`: it was no READ, or the time limit passed while the buffer was being filled, or there is no memory for
+    /// one.
+    pub destination: Option<Destination>,
+    pub replayed: bool,
+}
 
 /// An unanswered call.
 pub(crate) struct Call {
@@ -80,8 +96,9 @@ pub(crate) struct Call {
     pub is_repeatable: bool,
     /// It changes nothing, and a second answer to it costs next to nothing.
     pub asks_little: bool,
-    /// The connection that serves it, which may change; `None` once it is forgotten. Locked before any lock of a connection.
-    connection: Mutex<Option<Arc<Connection>>>,
+    /// The number of the connection that serves it, which may change; `None` before it has one, and once it is
+    /// forgotten. Locked before any lock of a connection.
+    place: Mutex<Option<usize>>,
     /// When it was asked last, in milliseconds since it was made.
     asked_ms: AtomicU64,
     message: Vec<u8>,
@@ -124,7 +141,7 @@ impl Call {
             generation: AtomicU64::new(0),
             is_repeatable: procedure::is_repeatable(procedure),
             asks_little: procedure::changes_nothing(procedure) && answer_bytes <= LITTLE_MAX,
-            connection: Mutex::new(None),
+            place: Mutex::new(None),
             asked_ms: AtomicU64::new(0),
             message,
             payload,
@@ -149,43 +166,26 @@ impl Call {
         self.sends.fetch_add(1, Ordering::Relaxed) > 0
     }
 
-    /// An earlier copy of it may be in the server. To be followed by [`Call::wake`] once it has a future. No cache of replies
-    /// has those of READ.
+    /// An earlier copy of it may be in the server. To be followed by [`Call::wake`] once it has a future. No cache of
+    /// replies has those of READ.
     pub(crate) fn set_repeated(&self) {
         let is_read = lock(&self.state).destination.is_some();
         self.is_repeated.store(!is_read, Ordering::Relaxed);
     }
 
+    /// May an earlier copy of it be in the server?
+    pub(crate) fn is_repeated(&self) -> bool {
+        self.is_repeated.load(Ordering::Relaxed)
+    }
+
     /// May it go out over another connection? One that never left, and one that may be executed twice.
     pub(crate) fn is_movable(&self) -> bool {
-        self.is_repeatable || !(self.was_sent() || self.is_repeated.load(Ordering::Relaxed))
+        self.is_repeatable || !(self.was_sent() || self.is_repeated())
     }
 
-    /// Gives it to a connection.
-    pub(crate) fn submit_to(self: &Arc<Self>, connection: &Arc<Connection>) {
-        *lock(&self.connection) = Some(Arc::clone(connection));
-        connection.submit(self);
-    }
-
-    /// Gives it to another connection, unless `from` does not have it any more.
-    pub(crate) fn move_to(self: &Arc<Self>, connection: &Arc<Connection>, from: &Connection) {
-        let mut place = lock(&self.connection);
-        if place.is_none() || !from.take(self) {
-            return;
-        }
-        *place = Some(Arc::clone(connection));
-        drop(place);
-        self.generation.store(0, Ordering::Relaxed);
-        self.note_asked();
-        connection.submit(self);
-        if self.is_forgotten() {
-            connection.forget(self); // it was not there yet when its future wanted to take it back
-        }
-    }
-
-    /// The connection that serves it.
-    fn connection(&self) -> Option<Arc<Connection>> {
-        lock(&self.connection).clone()
+    /// The number of the connection that serves it; locked, so that it does not change.
+    pub(crate) fn place(&self) -> MutexGuard<'_, Option<usize>> {
+        lock(&self.place)
     }
 
     /// It leaves now, for a connection's new socket, for another connection, or once more.
@@ -247,7 +247,8 @@ impl Call {
         }
     }
 
-    fn poll(&self, context: &Context<'_>) -> Poll<Finished> {
+    /// Polls for the outcome, on behalf of the future that waits for it.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Finished> {
         let mut state = lock(&self.state);
         if let Some(outcome) = state.outcome.take() {
             let destination = state.destination.take();
@@ -263,7 +264,7 @@ impl Call {
     }
 
     /// The future is gone; answers the destination unless the connection is filling it.
-    fn forget(&self) -> Option<Destination> {
+    pub(crate) fn forget(&self) -> Option<Destination> {
         let mut state = lock(&self.state);
         state.forgotten = true;
         let unwanted = (state.waker.take(), state.outcome.take());
@@ -271,85 +272,5 @@ impl Call {
         drop(state);
         drop(unwanted);
         destination
-    }
-}
-
-/// What a [`Reply`] ends with.
-pub(crate) struct Finished {
-    pub outcome: Outcome,
-    /// `None`: it was no READ, or the time limit passed while the buffer was being filled.
-    pub destination: Option<Destination>,
-    pub replayed: bool,
-}
-
-/// The future of a submitted call.
-pub(crate) struct Reply {
-    call: Arc<Call>,
-    limit: Option<Timer>,
-    /// Of a repeated call: when it goes out again, and after which time it does the time after that.
-    again: Option<(Timer, Duration)>,
-    done: bool,
-}
-
-/// When a repeated call goes out again; the time doubles from once to once ...
-const AGAIN_MIN: Duration = Duration::from_secs(1);
-/// ... up to this.
-const AGAIN_MAX: Duration = Duration::from_secs(30);
-
-impl Reply {
-    /// Waits for `call`, which was submitted, for at most `limit`.
-    pub(crate) fn new(call: Arc<Call>, limit: Option<Duration>) -> Reply {
-        Reply { call, limit: limit.map(Timer::after), again: None, done: false }
-    }
-
-    /// See the module.
-    fn repeat(&mut self, context: &mut Context<'_>) {
-        if !self.call.is_repeated.load(Ordering::Relaxed) {
-            return;
-        }
-        let (timer, pause) = self.again.get_or_insert_with(|| (Timer::after(AGAIN_MIN), AGAIN_MIN * 2));
-        while Pin::new(&mut *timer).poll(context).is_ready() {
-            if let Some(connection) = self.call.connection() {
-                connection.send_again(&self.call);
-            }
-            timer.set_after(*pause);
-            *pause = (*pause * 2).min(AGAIN_MAX);
-        }
-    }
-
-    fn forget(&mut self) -> Option<Destination> {
-        self.done = true;
-        let destination = self.call.forget();
-        let connection = lock(&self.call.connection).take();
-        if let Some(connection) = connection {
-            connection.forget(&self.call);
-        }
-        destination
-    }
-}
-
-impl Future for Reply {
-    type Output = Finished;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Finished> {
-        if let Poll::Ready(finished) = self.call.poll(context) {
-            self.done = true;
-            return Poll::Ready(finished);
-        }
-        let expired = self.limit.as_mut().is_some_and(|limit| Pin::new(limit).poll(context).is_ready());
-        if !expired {
-            self.repeat(context);
-            return Poll::Pending;
-        }
-        let destination = self.forget();
-        Poll::Ready(Finished { outcome: Err(ErrorKind::TimedOut), destination, replayed: self.call.replayed() })
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if !self.done {
-            drop(self.forget());
-        }
     }
 }

@@ -6,68 +6,32 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_io::Timer;
 use bytes::Bytes;
 use efc_backend::*;
 use efc_buffer::{Payload, Sink};
+use efc_tasks::Backoff;
+use efc_tasks::time::now;
 
 use crate::call::{Destination, Finished};
-use crate::error::ConnectError;
+use crate::config::Config;
 use crate::nfs3::{self, TRANSFER_MAX, procedure};
-use crate::transport::{Identity, Route, Shared, Submission, Transport};
+use crate::rpc;
+use crate::shared::Shared;
+use crate::transport::{Route, Submission, Transport};
 use crate::xdr::{Decoder, Encoder};
-use crate::{mount, rpc};
 
-/// First pause after JUKEBOX; it doubles.
-const JUKEBOX_PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest pause after JUKEBOX.
-const JUKEBOX_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pauses after JUKEBOX.
+const JUKEBOX: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(5));
 /// A connection without any reply for this long while calls are unanswered is made anew.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How often a READ or a READDIR goes out whose answer holds nothing, though neither file nor directory ends there.
 const EMPTY_ANSWERS_MAX: u32 = 5;
-/// Pause after the first such answer; it triples.
-const EMPTY_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Pauses after such answers.
+const EMPTY: Backoff = Backoff::tripling(Duration::from_millis(10));
 /// Smallest READDIR or READDIRPLUS reply that is asked for: any entry fits.
 const DIR_BYTES_MIN: u32 = 4096;
-
-/// Where a dataset is and how to talk to its server.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Name, IPv4 or IPv6 address.
-    pub host: String,
-    /// NFS port; `None`: ask rpcbind, else 2049.
-    pub port: Option<u16>,
-    /// MOUNT port; `None`: ask rpcbind, else the NFS port.
-    pub mount_port: Option<u16>,
-    /// Absolute path of an export or of a directory below one.
-    pub path: Vec<u8>,
-    /// TCP connections.
-    pub connections: usize,
-    /// Soft: calls fail with [`ErrorKind::TimedOut`] after this long. Hard (`None`): they wait for ever.
-    pub time_limit: Option<Duration>,
-    /// How long `connect` may take in all.
-    pub connect_time_limit: Duration,
-    /// Bind a source port below 1024 when permitted.
-    pub privileged_port: bool,
-    /// Who the server takes us for, if that shall outlive this process.
-    pub identity: Option<Arc<dyn Identity>>,
-}
-
-/// What `connect` found; enough to make a [`Client`] again without asking the server.
-#[derive(Clone, Copy, Debug)]
-pub struct Mounted {
-    /// The dataset's root.
-    pub root: FileHandle,
-    /// Its attributes.
-    pub attr: Attr,
-    /// Limits of the server, already cut to what this client supports.
-    pub info: FsInfo,
-    /// The ports that were found.
-    pub port: u16,
-}
 
 /// Counters since the client was made.
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,17 +84,6 @@ struct Answer {
 }
 
 impl Client {
-    /// Finds the server and the directory, and connects.
-    pub async fn connect(config: &Config) -> std::result::Result<(Client, Mounted), ConnectError> {
-        mount::connect(config).await
-    }
-
-    /// The handle of the directory that `config` names, as the server has it now; over this client's connections, but for
-    /// MNT, and within `config`'s time limit for connecting.
-    pub async fn find_root(&self, config: &Config) -> std::result::Result<FileHandle, ConnectError> {
-        mount::find_root(config, self).await
-    }
-
     /// A client without a word to the server: connections are made when they are needed.
     pub fn resume(config: &Config, port: u16) -> Client {
         Client::with_silence(config, port, SILENCE_MAX)
@@ -146,8 +99,8 @@ impl Client {
         &self.inner.transport
     }
 
-    /// A number that no other call has: its xid. (A call that is answered with JUKEBOX was not executed, and is made again under
-    /// another.)
+    /// A number that no other call has: its xid. (A call that is answered with JUKEBOX was not executed, and is made
+    /// again under another.)
     pub fn ticket(&self) -> Ticket {
         Ticket { number: self.inner.transport.shared.next_call().1, is_repeated: false }
     }
@@ -227,7 +180,8 @@ impl Client {
     }
 
     /// READ of as many bytes at `offset` as `into` takes. The payload comes back also after a failure, with unspecified
-    /// contents, but not from a pipe, nor after [`ErrorKind::TimedOut`] while it was being filled.
+    /// contents, but not from a pipe, nor after [`ErrorKind::TimedOut`] while it was being filled, nor after
+    /// [`ErrorKind::NoMemory`].
     ///
     /// # Panics
     /// If the range of a buffer does not lie in it.
@@ -242,7 +196,10 @@ impl Client {
             assert!(range.start <= range.end && range.end <= buffer.len(), "{range:?} of {} bytes", buffer.len());
         }
         let Shared { stats, splicing, .. } = &*self.inner.transport.shared;
-        let (count, destination) = (into.len(), Destination::of(into, || splicing.is_worth_a_try()));
+        let count = into.len();
+        let Ok(destination) = Destination::of(into, || splicing.is_worth_a_try()) else {
+            return (None, Err(Error::new(ErrorKind::NoMemory)));
+        };
         let (destination, read) = self.read_into(call.into(), file, offset, destination).await;
         let payload = destination.and_then(Destination::into_payload);
         match (&payload, &read) {
@@ -267,8 +224,8 @@ impl Client {
         destination: Destination,
     ) -> (Option<Destination>, Result<Read>) {
         let asked = destination.len();
-        let (mut destination, mut pause) = (Some(destination), EMPTY_PAUSE_MIN);
-        for reads in 1.. {
+        let mut destination = Some(destination);
+        for earlier in 0.. {
             let Some(unfilled) = destination.take() else { break };
             let (filled, result) = self.read_once(call, file, offset, unfilled).await;
             let mut read = match result {
@@ -280,11 +237,10 @@ impl Client {
                 return (filled, Ok(read));
             }
             destination = filled;
-            if reads == EMPTY_ANSWERS_MAX {
+            if earlier + 1 == EMPTY_ANSWERS_MAX {
                 break;
             }
-            Timer::after(pause).await;
-            pause *= 3;
+            EMPTY.wait(earlier).await;
         }
         (destination, Err(Error::new(ErrorKind::Garbled("READ brings nothing, and no end of the file"))))
     }
@@ -354,11 +310,7 @@ impl Client {
         name: &[u8],
         how: CreateHow,
     ) -> Result<Created> {
-        let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
-            nfs3::encode_create_how(encoder, &how);
-        };
-        self.invoke(call.into(), dir, procedure::CREATE, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::CREATE, |encoder| nfs3::encode_create_how(encoder, &how)).await
     }
 
     /// MKDIR.
@@ -369,11 +321,7 @@ impl Client {
         name: &[u8],
         attr: &SetAttr,
     ) -> Result<Created> {
-        let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
-            nfs3::encode_set_attr(encoder, attr);
-        };
-        self.invoke(call.into(), dir, procedure::MKDIR, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::MKDIR, |encoder| nfs3::encode_set_attr(encoder, attr)).await
     }
 
     /// SYMLINK.
@@ -386,11 +334,10 @@ impl Client {
         attr: &SetAttr,
     ) -> Result<Created> {
         let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
             nfs3::encode_set_attr(encoder, attr);
             encoder.opaque(target);
         };
-        self.invoke(call.into(), dir, procedure::SYMLINK, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::SYMLINK, encode).await
     }
 
     /// MKNOD.
@@ -402,23 +349,17 @@ impl Client {
         kind: NodeKind,
         attr: &SetAttr,
     ) -> Result<Created> {
-        let encode = |encoder: &mut Encoder| {
-            nfs3::encode_entry(encoder, dir, name);
-            nfs3::encode_node(encoder, kind, attr);
-        };
-        self.invoke(call.into(), dir, procedure::MKNOD, encode, nfs3::created).await
+        self.make(call.into(), (dir, name), procedure::MKNOD, |encoder| nfs3::encode_node(encoder, kind, attr)).await
     }
 
     /// REMOVE.
     pub async fn remove<'a>(&self, call: impl Into<Call<'a>>, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
-        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
-        self.invoke(call.into(), dir, procedure::REMOVE, encode, nfs3::changed).await
+        self.take_away(call.into(), (dir, name), procedure::REMOVE).await
     }
 
     /// RMDIR.
     pub async fn rmdir<'a>(&self, call: impl Into<Call<'a>>, dir: &FileHandle, name: &[u8]) -> Result<Wcc> {
-        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
-        self.invoke(call.into(), dir, procedure::RMDIR, encode, nfs3::changed).await
+        self.take_away(call.into(), (dir, name), procedure::RMDIR).await
     }
 
     /// RENAME: the two directories around the change.
@@ -485,8 +426,8 @@ impl Client {
         self.invoke(call.into(), dir, procedure::READDIRPLUS, encode, nfs3::readdirplus).await
     }
 
-    /// A page of a listing: READDIRPLUS, or READDIR of a server that lacks it. A page without entries that is not the last is
-    /// asked for again a few times: taken for the end it would cut the listing off.
+    /// A page of a listing: READDIRPLUS, or READDIR of a server that lacks it. A page without entries that is not the
+    /// last is asked for again a few times: taken for the end it would cut the listing off.
     pub async fn list<'a>(
         &self,
         call: impl Into<Call<'a>>,
@@ -495,8 +436,8 @@ impl Client {
         verifier: [u8; 8],
         bytes_max: u32,
     ) -> Result<DirPage> {
-        let (call, mut pause) = (call.into(), EMPTY_PAUSE_MIN);
-        for _ in 0..EMPTY_ANSWERS_MAX {
+        let call = call.into();
+        for earlier in 0..EMPTY_ANSWERS_MAX {
             let page = match self.readdirplus(call, dir, cookie, verifier, bytes_max).await {
                 Err(error) if error.is(Status::NotSupp) => self.readdir(call, dir, cookie, verifier, bytes_max).await?,
                 page => page?,
@@ -504,8 +445,7 @@ impl Client {
             if page.eof || !page.entries.is_empty() {
                 return Ok(page);
             }
-            Timer::after(pause).await;
-            pause *= 3;
+            EMPTY.wait(earlier).await;
         }
         Err(Error::new(ErrorKind::Garbled("a page without entries of a directory that goes on")))
     }
@@ -526,6 +466,27 @@ impl Client {
     pub async fn pathconf<'a>(&self, call: impl Into<Call<'a>>, object: &FileHandle) -> Result<PathConf> {
         let encode = |encoder: &mut Encoder| nfs3::encode_handle(encoder, object);
         self.invoke(call.into(), object, procedure::PATHCONF, encode, nfs3::pathconf).await
+    }
+
+    /// A call that makes a name in a directory; `encode` encodes what.
+    async fn make(
+        &self,
+        call: Call<'_>,
+        (dir, name): (&FileHandle, &[u8]),
+        procedure: u32,
+        encode: impl Fn(&mut Encoder) + Send + Sync,
+    ) -> Result<Created> {
+        let encode = |encoder: &mut Encoder| {
+            nfs3::encode_entry(encoder, dir, name);
+            encode(encoder);
+        };
+        self.invoke(call, dir, procedure, encode, nfs3::created).await
+    }
+
+    /// A call that takes a name out of a directory.
+    async fn take_away(&self, call: Call<'_>, (dir, name): (&FileHandle, &[u8]), procedure: u32) -> Result<Wcc> {
+        let encode = |encoder: &mut Encoder| nfs3::encode_entry(encoder, dir, name);
+        self.invoke(call, dir, procedure, encode, nfs3::changed).await
     }
 
     /// A call without a payload, from its arguments to its result.
@@ -549,12 +510,12 @@ impl Client {
         mut destination: Option<Destination>,
     ) -> Answer {
         let limit = self.time_limit.filter(|_| !request.call.is_patient);
-        let deadline = limit.map(|limit| Instant::now() + limit);
-        let mut pause = JUKEBOX_PAUSE_MIN;
+        let deadline = limit.map(|limit| now() + limit);
         let mut replayed = false;
         let mut ticket = request.call.ticket;
+        let mut earlier = 0;
         loop {
-            let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let limit = deadline.map(|deadline| deadline.saturating_duration_since(now()));
             let reply = self.inner.transport.submit(Submission {
                 ticket: ticket.take(),
                 program: rpc::NFS,
@@ -572,13 +533,13 @@ impl Client {
             destination = finished.destination;
             replayed |= finished.replayed;
             let retry = finished.outcome.as_ref().is_ok_and(|reply| says_jukebox(reply))
-                && deadline.is_none_or(|deadline| Instant::now() + pause < deadline);
+                && deadline.is_none_or(|deadline| now() + JUKEBOX.pause(earlier) < deadline);
             if !retry {
                 let reply = finished.outcome.map_err(|kind| Error { replayed, ..Error::new(kind) });
                 return Answer { reply, destination, replayed };
             }
-            Timer::after(pause).await;
-            pause = (pause * 2).min(JUKEBOX_PAUSE_MAX);
+            JUKEBOX.wait(earlier).await;
+            earlier += 1;
         }
     }
 }

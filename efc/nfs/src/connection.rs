@@ -12,8 +12,8 @@
 //! call that is unanswered for as long, while others are answered, goes out once more.
 //!
 //! A connection is *down* after it fell silent or could not be made anew. What never left, and what may be executed
-//! twice, moves to connections that stand. The rest waits for its own source port, by which a duplicate-request cache knows
-//! it; since the network may lose all packets of one port (a dead member of a bundle), or a firewall refuse that one alone,
+//! twice, moves to connections that stand. The rest waits for its own source port, by which a duplicate-request cache
+//! knows it; since the network may lose all packets of one port (a dead member of a bundle), or a firewall refuse that one alone,
 //! another port is tried too after a while.
 //!
 //! Locks: `sender` before `pending` before a call's own; nothing of a caller's is dropped or woken under any of them.
@@ -22,13 +22,18 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use efc_tasks::Backoff;
+use efc_tasks::time::now;
+
+use crate::basics::lock;
 use crate::call::Call;
-use crate::transport::{Shared, Splicing};
-use crate::{lock, random, receiver, socket};
+use crate::receiver::{self, Calls};
+use crate::shared::{Shared, Splicing};
+use crate::socket;
 
 /// Calls in flight per connection; further ones wait for their turn.
 pub(crate) const IN_FLIGHT_MAX: usize = 256;
@@ -41,15 +46,44 @@ const PORT_FAILURES_MAX: u32 = 2;
 /// Attempts that the server, or what stands for it, answers with an error, before the source port may be the reason: in all
 /// some seconds, in which most servers have restarted. They know a client by its port.
 const REFUSALS_MAX: u32 = 6;
-const BACK_OFF_MIN: Duration = Duration::from_millis(50);
-const BACK_OFF_MAX: Duration = Duration::from_secs(5);
+/// Pauses between attempts; there is none before the first.
+const RECONNECT: Backoff = Backoff::doubling(Duration::from_millis(50), Duration::from_secs(5));
 /// The writer looks again after this long in case the socket was given up meanwhile.
 const WRITER_WAIT: Duration = Duration::from_secs(1);
 
+/// The connections of one client, as each of them and each call knows them: a call of a client that is gone finds none.
+#[derive(Default)]
+pub(crate) struct Peers(OnceLock<Vec<Weak<Connection>>>);
+
+impl Peers {
+    /// The connection of this number.
+    pub(crate) fn get(&self, index: usize) -> Option<Arc<Connection>> {
+        self.0.get()?.get(index)?.upgrade()
+    }
+
+    fn others(&self, index: usize) -> impl Iterator<Item = Arc<Connection>> {
+        let all = self.0.get().into_iter().flatten().filter_map(Weak::upgrade);
+        all.filter(move |connection| connection.index != index)
+    }
+
+    /// The connection with the least to do among those that stand, as far as is known, without `index`.
+    fn standing(&self, index: usize) -> Option<Arc<Connection>> {
+        let standing = self.others(index).filter(|connection| !connection.is_down());
+        standing.min_by_key(|connection| connection.outstanding())
+    }
+
+    /// A connection stands again: those that nobody waits for may be made anew beside it.
+    fn wake_others(&self, index: usize) {
+        self.others(index).for_each(|connection| connection.wake());
+    }
+}
+
 /// One connection; shared by the client, its two threads and the calls' futures.
 pub(crate) struct Connection {
-    index: usize,
+    /// Its number among the connections of its client.
+    pub index: usize,
     shared: Arc<Shared>,
+    peers: Arc<Peers>,
     stopped: AtomicBool,
     down: AtomicBool,
     outstanding: AtomicU64,
@@ -68,6 +102,15 @@ struct Pending {
     reader_sleeps: bool,
 }
 
+impl Pending {
+    /// Takes a call among those that are sent.
+    fn admit(&mut self, call: &Arc<Call>) {
+        let other = self.calls.insert(call.xid, Arc::clone(call));
+        // Numbers are given out once, and a call is at one connection at a time; another's would never end.
+        assert!(other.is_none(), "two calls in flight have the xid {:#x}", call.xid);
+    }
+}
+
 #[derive(Default)]
 struct Sender {
     socket: Option<Arc<TcpStream>>,
@@ -80,10 +123,20 @@ struct Sender {
 }
 
 impl Connection {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Arc<Connection> {
+    /// So many connections of one client.
+    pub(crate) fn peers(count: usize, shared: &Arc<Shared>) -> (Vec<Arc<Connection>>, Arc<Peers>) {
+        let peers = Arc::<Peers>::default();
+        let new = |index| Connection::new(index, Arc::clone(shared), Arc::clone(&peers));
+        let connections: Vec<_> = (0..count).map(new).collect();
+        peers.0.get_or_init(|| connections.iter().map(Arc::downgrade).collect());
+        (connections, peers)
+    }
+
+    fn new(index: usize, shared: Arc<Shared>, peers: Arc<Peers>) -> Arc<Connection> {
         Arc::new(Connection {
             index,
             shared,
+            peers,
             stopped: AtomicBool::new(false),
             down: AtomicBool::new(false),
             outstanding: AtomicU64::new(0),
@@ -97,11 +150,6 @@ impl Connection {
     /// Serves a socket that is connected already.
     pub(crate) fn adopt(self: &Arc<Self>, socket: TcpStream) {
         self.start_reader(&mut lock(&self.pending), Some(socket));
-    }
-
-    /// Its number among the connections of its client.
-    pub(crate) fn index(&self) -> usize {
-        self.index
     }
 
     /// It fell silent, or could not be made, and was not made since.
@@ -120,13 +168,34 @@ impl Connection {
         pending.calls.values().chain(&pending.waiting).map(|call| call.made).min()
     }
 
-    /// Takes a call; it is sent at once if the connection stands and has room for it.
+    /// Takes a call that no connection has; it is sent at once if the connection stands and has room for it.
     pub(crate) fn submit(self: &Arc<Self>, call: &Arc<Call>) {
+        *call.place() = Some(self.index);
+        self.take_in(call);
+    }
+
+    /// Has another connection serve the call, unless this one does not have it any more.
+    fn hand_over(&self, call: &Arc<Call>, other: &Arc<Connection>) {
+        let mut place = call.place();
+        if place.is_none() || !self.take(call) {
+            return;
+        }
+        *place = Some(other.index);
+        drop(place);
+        call.generation.store(0, Ordering::Relaxed);
+        call.note_asked();
+        other.take_in(call);
+        if call.is_forgotten() {
+            other.forget(call); // it was not there yet when its future wanted to take it back
+        }
+    }
+
+    fn take_in(self: &Arc<Self>, call: &Arc<Call>) {
         self.outstanding.fetch_add(call.weight, Ordering::Relaxed);
         let mut pending = lock(&self.pending);
         let admitted = pending.calls.len() < IN_FLIGHT_MAX;
         if admitted {
-            pending.calls.insert(call.xid, Arc::clone(call));
+            pending.admit(call);
         } else {
             pending.waiting.push_back(Arc::clone(call));
         }
@@ -152,27 +221,6 @@ impl Connection {
         self.backlog.notify_all();
     }
 
-    /// The unanswered call with this xid.
-    pub(crate) fn find(&self, xid: u32) -> Option<Arc<Call>> {
-        lock(&self.pending).calls.get(&xid).map(Arc::clone)
-    }
-
-    /// The call is answered or nobody waits for it any more; the next in line takes its place.
-    pub(crate) fn release(self: &Arc<Self>, call: &Call) {
-        let mut pending = lock(&self.pending);
-        let Some(released) = pending.calls.remove(&call.xid) else { return };
-        let admitted = pending.waiting.pop_front();
-        if let Some(next) = &admitted {
-            pending.calls.insert(next.xid, Arc::clone(next));
-        }
-        drop(pending);
-        self.outstanding.fetch_sub(call.weight, Ordering::Relaxed);
-        drop(released);
-        if let Some(next) = admitted {
-            self.send(&next);
-        }
-    }
-
     /// Nobody waits for the call any more.
     pub(crate) fn forget(self: &Arc<Self>, call: &Call) {
         if !self.take_waiting(call) {
@@ -193,7 +241,7 @@ impl Connection {
     }
 
     /// Takes back a call that another connection is to serve; false if this one does not have it.
-    pub(crate) fn take(&self, call: &Call) -> bool {
+    fn take(&self, call: &Call) -> bool {
         if self.take_waiting(call) {
             return true;
         }
@@ -220,58 +268,13 @@ impl Connection {
         calls.sort_unstable_by_key(|call| call.sequence);
         let mut moved = 0;
         for call in &calls {
-            let Some(other) = self.shared.standing(self.index) else { break };
-            call.move_to(&other, self);
+            let Some(other) = self.peers.standing(self.index) else { break };
+            self.hand_over(call, &other);
             moved += 1;
         }
         if moved > 0 {
             log::warn!("connection {} to {} is down: {moved} calls take others", self.index, self.shared.name());
         }
-    }
-
-    /// Sends the calls again whose answers must have been lost while others came.
-    ///
-    /// After the longest silence that is every call. Servers drop calls about an object that goes away meanwhile (nfs-ganesha does), so what
-    /// asks for little goes out again much earlier: if it was `asked_before` replies came steadily.
-    pub(crate) fn send_overdue(self: &Arc<Self>, asked_before: Option<Instant>) {
-        let silence = self.silence_max();
-        let is_passed_over = |call: &Call| call.asks_little && asked_before.is_some_and(|then| call.asked() < then);
-        let is_overdue = |call: &&Arc<Call>| call.asked().elapsed() >= silence || is_passed_over(call);
-        let overdue: Vec<_> = lock(&self.pending).calls.values().filter(is_overdue).cloned().collect();
-        for call in overdue {
-            call.note_asked();
-            self.send_again(&call);
-        }
-    }
-
-    /// Sends the oldest small question again while the server says nothing: it may have dropped that one call, on which all
-    /// others wait. A server that is away is asked so little that it does no harm, and the silence goes on.
-    pub(crate) fn probe(self: &Arc<Self>) {
-        let questions = |pending: &Pending| {
-            let small = pending.calls.values().filter(|call| call.asks_little);
-            small.min_by_key(|call| call.sequence).cloned()
-        };
-        let oldest = questions(&lock(&self.pending));
-        if let Some(oldest) = oldest {
-            self.send_again(&oldest);
-        }
-    }
-
-    /// For how long calls have been unanswered while nothing was received, if any are.
-    pub(crate) fn silent_for(&self, heard: Instant) -> Option<Duration> {
-        let pending = lock(&self.pending);
-        let asked = pending.calls.values().chain(&pending.waiting).map(|call| call.asked()).min();
-        asked.map(|asked| asked.max(heard).elapsed())
-    }
-
-    /// Whether payloads fit pipes.
-    pub(crate) fn splicing(&self) -> &Splicing {
-        &self.shared.splicing
-    }
-
-    /// After which silence a socket is given up.
-    pub(crate) fn silence_max(&self) -> Duration {
-        self.shared.silence_max
     }
 
     // ------------------------------------------------------------ sending
@@ -419,7 +422,7 @@ impl Connection {
 
     /// It is down and its calls have moved: it is made anew although nobody waits for it.
     fn is_missed(&self) -> bool {
-        self.is_down() && self.shared.standing(self.index).is_some()
+        self.is_down() && self.peers.standing(self.index).is_some()
     }
 
     fn is_wanted(&self) -> bool {
@@ -453,7 +456,7 @@ impl Connection {
     /// Counts an attempt that brought no reply against its source port, if that may be the reason.
     fn note_failure(&self, reconnect: &mut Reconnect, why: &io::Error) {
         let is_lost = why.kind() == ErrorKind::TimedOut;
-        if is_lost || (reconnect.failures > REFUSALS_MAX && self.shared.standing(self.index).is_some()) {
+        if is_lost || (reconnect.failures > REFUSALS_MAX && self.peers.standing(self.index).is_some()) {
             reconnect.port_failures += 1;
         }
     }
@@ -463,7 +466,7 @@ impl Connection {
         let privileged = self.shared.privileged;
         let mut failure = io::Error::from(ErrorKind::NotFound);
         for address in self.shared.addresses()? {
-            let deadline = Instant::now() + self.shared.silence_max / CONNECT_LIMIT_PART;
+            let deadline = now() + self.shared.silence_max / CONNECT_LIMIT_PART;
             let dial = socket::Dial { source_port, privileged, deadline, wanted: &wanted };
             match dial.connect(address) {
                 Ok(socket) => {
@@ -478,13 +481,13 @@ impl Connection {
 
     /// Sleeps; false if nobody wants the connection any more.
     fn pause(&self, delay: Duration) -> bool {
-        let end = Instant::now() + delay;
+        let end = now() + delay;
         let mut pending = lock(&self.pending);
         loop {
             if self.stopped.load(Ordering::SeqCst) || (pending.calls.is_empty() && !self.is_missed()) {
                 return false;
             }
-            let left = end.saturating_duration_since(Instant::now());
+            let left = end.saturating_duration_since(now());
             if left.is_zero() {
                 return true;
             }
@@ -523,12 +526,69 @@ impl Connection {
         }
         drop(sender);
         if was_down {
-            self.shared.wake_others(self.index);
+            self.peers.wake_others(self.index);
         }
         for call in repeated {
             call.set_repeated();
             call.wake();
         }
+    }
+}
+
+impl Calls for Arc<Connection> {
+    fn find(&self, xid: u32) -> Option<Arc<Call>> {
+        lock(&self.pending).calls.get(&xid).map(Arc::clone)
+    }
+
+    fn release(&self, call: &Call) {
+        let mut pending = lock(&self.pending);
+        let Some(released) = pending.calls.remove(&call.xid) else { return };
+        let admitted = pending.waiting.pop_front();
+        if let Some(next) = &admitted {
+            pending.admit(next);
+        }
+        drop(pending);
+        self.outstanding.fetch_sub(call.weight, Ordering::Relaxed);
+        drop(released);
+        if let Some(next) = admitted {
+            self.send(&next);
+        }
+    }
+
+    fn send_overdue(&self, asked_before: Option<Instant>) {
+        let silence = self.silence_max();
+        let is_passed_over = |call: &Call| call.asks_little && asked_before.is_some_and(|then| call.asked() < then);
+        let is_overdue = |call: &&Arc<Call>| call.asked().elapsed() >= silence || is_passed_over(call);
+        let overdue: Vec<_> = lock(&self.pending).calls.values().filter(is_overdue).cloned().collect();
+        for call in overdue {
+            call.note_asked();
+            self.send_again(&call);
+        }
+    }
+
+    fn probe(&self) {
+        let questions = |pending: &Pending| {
+            let small = pending.calls.values().filter(|call| call.asks_little);
+            small.min_by_key(|call| call.sequence).cloned()
+        };
+        let oldest = questions(&lock(&self.pending));
+        if let Some(oldest) = oldest {
+            self.send_again(&oldest);
+        }
+    }
+
+    fn silent_for(&self, heard: Instant) -> Option<Duration> {
+        let pending = lock(&self.pending);
+        let asked = pending.calls.values().chain(&pending.waiting).map(|call| call.asked()).min();
+        asked.map(|asked| asked.max(heard).elapsed())
+    }
+
+    fn splicing(&self) -> &Splicing {
+        &self.shared.splicing
+    }
+
+    fn silence_max(&self) -> Duration {
+        self.shared.silence_max
     }
 }
 
@@ -569,11 +629,9 @@ impl Reconnect {
         self.source_port.filter(|_| is_tried_again)
     }
 
-    /// None before the first attempt, then doubling, with up to a quarter of jitter.
+    /// None before the first attempt.
     fn delay(&self) -> Duration {
-        let Some(doublings) = self.failures.checked_sub(1) else { return Duration::ZERO };
-        let delay = BACK_OFF_MIN.saturating_mul(1 << doublings.min(16)).min(BACK_OFF_MAX);
-        delay.mul_f64(1.0 - 0.25 * (random() % 1024) as f64 / 1024.0)
+        self.failures.checked_sub(1).map_or(Duration::ZERO, |failures| RECONNECT.jittered(failures))
     }
 }
 

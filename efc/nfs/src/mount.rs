@@ -8,23 +8,24 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use async_io::Timer;
 use efc_backend::{Cred, Error, ErrorKind, FileHandle, FileType, Status};
+use efc_tasks::time::{now, sleep_until};
 use futures_lite::future;
+use tokio::sync::oneshot;
 
-use crate::client::{Client, Config, Mounted};
+use crate::basics::random;
+use crate::client::Client;
+use crate::config::{Config, Mounted};
 use crate::error::{ConnectError, ConnectErrorKind as Kind};
 use crate::nfs3;
 use crate::record::{RECORD_MAX, Records, Source};
 use crate::rpc::{self, AUTH_SYS, Machine, Program};
+use crate::shared::host_and_port;
 use crate::socket::Dial;
-use crate::transport::host_and_port;
 use crate::xdr::{Decoded, Decoder, Encoder};
-use crate::{lock, random};
 
 const RPCBIND_PORT: u16 = 111;
 const NFS_PORT: u16 = 2049;
@@ -41,43 +42,48 @@ const FLAVORS_MAX: u32 = 64;
 const EXPORTS_NAMED_MAX: usize = 8;
 /// rpcbind answers at once or not at all: a firewall must not eat the whole time limit.
 const RPCBIND_LIMIT: Duration = Duration::from_secs(3);
-/// The finder keeps its deadline itself, but for name resolution; this much later, and an eighth of the whole time, it is
-/// given up: the kernel's timers behind a socket's time limits may be an eighth late.
+/// The finder keeps its deadline itself, but for name resolution; this much later, and an eighth of the whole time, it
+/// is given up: the kernel's timers behind a socket's time limits may be an eighth late.
 const FINDER_GRACE: Duration = Duration::from_millis(250);
 
 type Result<T> = std::result::Result<T, ConnectError>;
 
-/// Finds the server and the directory, and connects.
-pub(crate) async fn connect(config: &Config) -> Result<(Client, Mounted)> {
-    let deadline = Instant::now() + config.connect_time_limit;
-    let found = find_in_thread(config, deadline, Finder::find).await?;
-    let client = Client::resume(config, found.address.port());
-    client.transport().adopt(&found.handle, found.address, found.socket);
-    let too_late = async {
-        Timer::at(deadline).await;
-        let server = host_and_port(&config.host, found.address.port());
-        Err(failure(
-            Kind::Unreachable,
-            format!(
-                "{server} took the connection but answers no NFS call within {}: is it a healthy NFSv3 server?",
-                seconds(config.connect_time_limit)
-            ),
-        ))
-    };
-    let mounted = future::or(open(config, &client, found.handle, &found.below), too_late).await?;
-    Ok((client, mounted))
-}
+impl Client {
+    /// Finds the server and the directory, and connects.
+    ///
+    /// # Errors
+    /// Why not, in one sentence for a person, within [`Config::connect_time_limit`].
+    pub async fn connect(config: &Config) -> Result<(Client, Mounted)> {
+        let deadline = now() + config.connect_time_limit;
+        let found = find_in_thread(config, deadline, Finder::find).await?;
+        let client = Client::resume(config, found.address.port());
+        client.transport().adopt(&found.handle, found.address, found.socket);
+        let too_late = async {
+            sleep_until(deadline).await;
+            let server = host_and_port(&config.host, found.address.port());
+            let limit = seconds(config.connect_time_limit);
+            let took = format!("{server} took the connection but answers no NFS call within {limit}");
+            Err(failure(Kind::Unreachable, format!("{took}: is it a healthy NFSv3 server?")))
+        };
+        let mounted = future::or(open(config, &client, found.handle, &found.below), too_late).await?;
+        Ok((client, mounted))
+    }
 
-/// Where the path leads now: MNT anew, and look-ups over the connections that `client` has.
-pub(crate) async fn find_root(config: &Config, client: &Client) -> Result<FileHandle> {
-    let deadline = Instant::now() + config.connect_time_limit;
-    let (handle, below) = find_in_thread(config, deadline, Finder::find_export).await?;
-    let too_late = async {
-        Timer::at(deadline).await;
-        let limit = seconds(config.connect_time_limit);
-        Err(failure(Kind::Unreachable, format!("{} answers no NFS call within {limit}", config.host)))
-    };
-    future::or(descend(config, client, handle, &below), too_late).await
+    /// The handle of the directory that `config` names, as the server has it now: MNT anew, and look-ups over this
+    /// client's connections.
+    ///
+    /// # Errors
+    /// As those of [`Client::connect`].
+    pub async fn find_root(&self, config: &Config) -> Result<FileHandle> {
+        let deadline = now() + config.connect_time_limit;
+        let (handle, below) = find_in_thread(config, deadline, Finder::find_export).await?;
+        let too_late = async {
+            sleep_until(deadline).await;
+            let limit = seconds(config.connect_time_limit);
+            Err(failure(Kind::Unreachable, format!("{} answers no NFS call within {limit}", config.host)))
+        };
+        future::or(descend(config, self, handle, &below), too_late).await
+    }
 }
 
 fn failure(kind: Kind, message: String) -> ConnectError {
@@ -175,9 +181,10 @@ async fn find_in_thread<T: Send + 'static>(
     deadline: Instant,
     find: fn(&Finder) -> Result<T>,
 ) -> Result<T> {
-    let (done, finished) = oneshot();
+    let (done, finished) = oneshot::channel();
     let finder = Finder { config: config.clone(), deadline, machine: Machine::local(random() as u32) };
-    let spawned = thread::Builder::new().name("nfs-find".into()).spawn(move || done(find(&finder)));
+    let find = move || drop(done.send(find(&finder)));
+    let spawned = thread::Builder::new().name("nfs-find".into()).spawn(find);
     if let Err(error) = spawned {
         return Err(failure(
             Kind::Unreachable,
@@ -185,38 +192,13 @@ async fn find_in_thread<T: Send + 'static>(
         ));
     }
     let too_late = async {
-        Timer::at(deadline + config.connect_time_limit / 8 + FINDER_GRACE).await;
+        sleep_until(deadline + config.connect_time_limit / 8 + FINDER_GRACE).await;
         let limit = seconds(config.connect_time_limit);
         let message = format!("the name {} was not resolved within {limit}: check the DNS servers", config.host);
         Err(failure(Kind::Unreachable, message))
     };
-    future::or(finished, too_late).await
-}
-
-/// A value that another thread brings once.
-fn oneshot<T: Send + 'static>() -> (impl FnOnce(T) + Send, impl Future<Output = T>) {
-    struct Slot<T>(Option<T>, Option<std::task::Waker>);
-    let slot = Arc::new(Mutex::new(Slot(None, None)));
-    let filled = Arc::clone(&slot);
-    let fill = move |value| {
-        let waker = {
-            let mut slot = lock(&filled);
-            slot.0 = Some(value);
-            slot.1.take()
-        };
-        waker.into_iter().for_each(|waker| waker.wake());
-    };
-    let wait = future::poll_fn(move |context| {
-        let mut slot = lock(&slot);
-        if let Some(value) = slot.0.take() {
-            return std::task::Poll::Ready(value);
-        }
-        let old = slot.1.replace(context.waker().clone());
-        drop(slot);
-        drop(old);
-        std::task::Poll::Pending
-    });
-    (fill, wait)
+    let found = async { finished.await.expect("the finder does not panic") };
+    future::or(found, too_late).await
 }
 
 struct Finder {
@@ -276,7 +258,7 @@ impl Finder {
     }
 
     fn reach_rpcbind(&self, addresses: &[SocketAddr]) -> Option<Exchange> {
-        let deadline = self.deadline.min(Instant::now() + RPCBIND_LIMIT);
+        let deadline = self.deadline.min(now() + RPCBIND_LIMIT);
         let (socket, _) = connect_any(addresses, RPCBIND_PORT, false, deadline).ok()?;
         Some(Exchange::new(socket, deadline))
     }
@@ -455,8 +437,8 @@ fn connect_any(
         let mut address = *address;
         address.set_port(port);
         // A dead address must leave the others their share of the time.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let share = Instant::now() + left / (addresses.len() - index) as u32;
+        let left = deadline.saturating_duration_since(now());
+        let share = now() + left / (addresses.len() - index) as u32;
         let dial = Dial { source_port: None, privileged, deadline: share, wanted: &|| true };
         match dial.connect(address) {
             Ok(socket) => return Ok((socket, address)),
@@ -486,7 +468,7 @@ struct Until {
 
 impl Source for Until {
     fn receive(&mut self, first: &mut [u8], _second: &mut [u8]) -> io::Result<usize> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.deadline.saturating_duration_since(now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }

@@ -5,11 +5,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use efc_tasks::time::now;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{self as sys, AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sockopt};
 
-use crate::random;
+use crate::basics::random;
 
 /// Reserved source ports that are tried: below 665 lie ports of well-known services.
 const RESERVED: std::ops::RangeInclusive<u16> = 665..=1023;
@@ -76,7 +77,7 @@ impl Dial<'_> {
 
     fn wait_connected(&self, socket: &OwnedFd) -> io::Result<()> {
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let left = self.deadline.saturating_duration_since(now());
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
@@ -107,8 +108,8 @@ fn configure(socket: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Ends a connection by a reset. `shutdown(2)` would leave its source port to TIME_WAIT if the server closes before we do,
-/// and the next connection would have another port, by which no duplicate-request cache knows us.
+/// Ends a connection by a reset. `shutdown(2)` would leave its source port to TIME_WAIT if the server closes before we
+/// do, and the next connection would have another port, by which no duplicate-request cache knows us.
 pub(crate) fn abort(socket: &TcpStream) {
     if sys::connect_unspec(socket).is_err() {
         let _ = socket.shutdown(std::net::Shutdown::Both);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_io::Timer;
 use efc_backend::*;
-use efc_buffer::{Payload, Prefix, Sink};
+use efc_buffer::{Payload, Prefix, Room, Sink};
 use efc_nfs::*;
 use futures_lite::future::{self, block_on, poll_once};
 
@@ -82,7 +82,8 @@ fn reply(xid: u32, payload: &[u8], cuts: &[usize]) -> Vec<u8> {
 
 async fn read(client: &Client, count: usize) -> Result<(Payload, Read)> {
     let file = FileHandle::new(b"file").unwrap();
-    let (payload, read) = client.read(&Cred::root(), &file, 0, Sink::Pipe { prefix: PREFIX, count }).await;
+    let (payload, read) =
+        client.read(&Cred::root(), &file, 0, Sink::Pipe { prefix: PREFIX, count, room: Room::uncounted(count) }).await;
     read.map(|read| (payload.expect("a payload"), read))
 }
 
@@ -218,5 +219,41 @@ fn a_soft_client_gives_up_on_half_a_payload() {
     assert_eq!(run(read(&client, COUNT)).map(drop).unwrap_err().kind, ErrorKind::TimedOut);
     given_up.send(()).unwrap();
     assert_piped(run(read(&client, COUNT)));
+    server.join().unwrap();
+}
+
+/// Set in a process of its own, which runs one test.
+const ALONE: &str = "EFC_TEST_ALONE";
+
+#[test]
+fn without_memory_for_a_buffer_one_read_fails_and_the_stream_goes_on() {
+    if std::env::var_os(ALONE).is_none() {
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let name = "without_memory_for_a_buffer_one_read_fails_and_the_stream_goes_on";
+        let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        return assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+    }
+    const LARGE: usize = 100_000;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = client(listener.local_addr().unwrap(), None);
+    let server = thread::spawn(move || {
+        let mut stream = accept(&listener);
+        for size in [LARGE, LARGE, 1000] {
+            let xid = call(&mut stream);
+            stream.write_all(&reply(xid, &vec![7; size], &[])).unwrap();
+        }
+    });
+    let first = run(read(&client, LARGE)); // it keeps its buffer
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = status.split(' ').next().unwrap().parse().unwrap();
+    let limit = Some(pages * 4096 + (600 << 10)); // less than another such buffer, and enough for all else
+    let limits = rustix::process::Rlimit { current: limit, maximum: limit };
+    rustix::process::setrlimit(rustix::process::Resource::As, limits).unwrap();
+    let failure = run(read(&client, LARGE)).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NoMemory);
+    assert_buffered(run(read(&client, 1000)), &[7; 1000]);
+    assert_buffered(first, &[7; LARGE]);
+    assert_eq!(client.counters().reconnects, 0);
     server.join().unwrap();
 }

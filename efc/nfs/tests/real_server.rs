@@ -84,7 +84,7 @@ impl Drop for Scratch {
 }
 
 fn read(scratch: &Scratch, file: &FileHandle, offset: u64, count: usize) -> (Vec<u8>, Read) {
-    let buffer = Buffer::with_capacity(count + 8);
+    let buffer = Buffer::new(count + 8).unwrap();
     let sink = Sink::Buffer(buffer, 8..8 + count);
     let (payload, read) = block_on(scratch.client.read(&Cred::root(), file, offset, sink));
     let read = read.expect("READ");
@@ -283,7 +283,7 @@ fn many_calls_in_flight_are_all_answered() {
         }
         client.commit(cred, &file).await.unwrap();
         let reads = (0..32).map(|index| {
-            let sink = Sink::Buffer(Buffer::with_capacity(256 << 10), 0..256 << 10);
+            let sink = Sink::Buffer(Buffer::new(256 << 10).unwrap(), 0..256 << 10);
             client.read(cred, &file, index * (256 << 10), sink)
         });
         for (index, (payload, read)) in futures(reads).await.into_iter().enumerate() {
@@ -359,7 +359,7 @@ fn the_callers_user_and_groups_decide() {
     assert_eq!(granted(user(4001, 1, &sixteen)), access::READ, "the sixteenth group");
     assert_eq!(granted(user(4001, 1, &[2, 3])), 0, "others");
     let stranger = user(4001, 1, &[2, 3]);
-    let (_, read) = block_on(client.read(&stranger, &file, 0, Sink::Buffer(Buffer::with_capacity(10), 0..10)));
+    let (_, read) = block_on(client.read(&stranger, &file, 0, Sink::Buffer(Buffer::new(10).unwrap(), 0..10)));
     assert!(read.unwrap_err().is(Status::Acces));
     let made = block_on(client.create(&user(4001, 5001, &[]), &scratch.dir, b"own", CreateHow::Guarded(owned_mode())));
     let attr = block_on(client.getattr(&Cred::root(), &made.unwrap().handle.unwrap())).unwrap();

@@ -156,7 +156,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 async fn read(client: &Client, count: usize) -> (Vec<u8>, Result<Read>) {
-    let buffer = Buffer::with_capacity(1 << 20);
+    let buffer = Buffer::new(1 << 20).unwrap();
     let (payload, read) = client.read(&Cred::root(), &handle(), 0, Sink::Buffer(buffer, 100..100 + count)).await;
     let buffered = payload.and_then(Payload::into_buffer);
     (buffered.map_or(Vec::new(), |(buffer, range)| buffer[range].to_vec()), read)

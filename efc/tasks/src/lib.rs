@@ -4,6 +4,8 @@
 //! an order that a seed decides, under a clock that goes on only when no task is ready. With `shuttle` the whole program runs
 //! in a schedule explorer, which also switches between tasks wherever they take a lock.
 
+mod backoff;
+mod detached;
 #[cfg(not(feature = "shuttle"))]
 mod executor;
 #[cfg(feature = "shuttle")]
@@ -13,6 +15,8 @@ pub mod simulation;
 pub mod sync;
 pub mod time;
 
+pub use backoff::Backoff;
+pub use detached::{Joined, detached};
 #[cfg(not(feature = "shuttle"))]
 pub use executor::{block_on, spawn};
 #[cfg(feature = "shuttle")]

@@ -30,3 +30,8 @@ pub async fn sleep(duration: Duration) {
     #[cfg(not(feature = "shuttle"))]
     async_io::Timer::after(duration).await;
 }
+
+/// Ends at `deadline`.
+pub async fn sleep_until(deadline: Instant) {
+    sleep(deadline.saturating_duration_since(now())).await;
+}

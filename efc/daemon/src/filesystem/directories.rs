@@ -12,6 +12,7 @@ use std::time::Duration;
 use efc_backend::{Backend, Call, Cred, DirEntry, Error, FileHandle, Seen, Status, Tick};
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
+use efc_tasks::Backoff;
 
 use super::listing::{History, Place};
 use super::{Answer, Caller, Inner, Response, attributes};
@@ -21,8 +22,8 @@ use crate::errno::errno;
 const PAGE_BYTES: u32 = 256 << 10;
 /// How often a listing is read anew without a name that is new.
 const RESTARTS_MAX: u32 = 10;
-/// Pause before the second of them; it doubles.
-const RESTART_PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Pauses before all of them but the first.
+const RESTARTS: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(5));
 /// How often a listing is read anew though it is not known what was given out, so that names may come twice.
 const BLIND_RESTARTS_MAX: u32 = 16;
 
@@ -112,7 +113,8 @@ impl<B: Backend> Inner<B> {
             self.state.set_cookie_verifier(fh, stream.verifier);
             stream.saved_verifier = stream.verifier;
         }
-        let mut page = Directory::new(size, plus);
+        let room = self.room_for_data(size as usize).await?;
+        let mut page = Directory::new(room.buffer().map_err(|_| Errno(libc::ENOMEM))?, size, plus);
         loop {
             let is_full = self.fill(&directory, &mut stream, &mut page, plus)?;
             if is_full || stream.is_last || !page.is_empty() {
@@ -285,7 +287,7 @@ impl Stream {
             return Err(Errno(libc::EIO));
         }
         if self.restarts > 0 {
-            efc_tasks::time::sleep(RESTART_PAUSE_MIN * (1 << (self.restarts - 1))).await;
+            RESTARTS.wait(self.restarts - 1).await;
         }
         self.restarts += 1;
         if self.history.is_known() {

@@ -10,14 +10,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Seen, Tick, access};
-use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, SMALL, Sink};
+use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Purpose, Room, SMALL, Sink};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::OpenHandle;
 
 use super::mutations::Objects;
 use super::versions::Version;
 use super::whole_files::Ticket;
-use super::{Answer, Caller, Inner, ReadRequest, Response};
+use super::{Answer, Caller, Inner, ReadRequest, Response, mutations};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
@@ -185,7 +185,8 @@ impl<B: Backend> Inner<B> {
     }
 
     async fn read_at_open(&self, file: &OpenFile, ticket: Ticket) -> Result<Option<Attr>, Errno> {
-        let sink = Sink::Buffer(Buffer::with_capacity(SMALL), 0..SMALL);
+        let Some(buffer) = self.buffer_ahead(SMALL) else { return self.ask_access(file).await };
+        let sink = Sink::Buffer(buffer, 0..SMALL);
         let (payload, read) = self.backend.read(Call::of(&file.cred), &file.handle, 0, sink).await;
         let (Ok(Seen { value: read, asked }), Some((data, _))) = (read, payload.and_then(Payload::into_buffer)) else {
             // May be executed but not read, or something else that ACCESS tells better.
@@ -243,17 +244,42 @@ impl<B: Backend> Inner<B> {
         Ok(Response::Create(entry.give(), reply))
     }
 
-    pub(super) async fn read(&self, read: ReadRequest) -> Answer {
-        let is_piped = (PIPED_MIN..=self.info.read_max.min(PAYLOAD_MAX as u32)).contains(&read.size);
-        if !is_piped {
-            return self.read_to_buffer(&read).await.map(|(buffer, range)| Response::Data(buffer, range));
+    /// Room for data that a request waits for, when it is its turn. To be asked for once by each request.
+    pub(super) async fn room_for_data(&self, size: usize) -> Result<Room, Errno> {
+        let room = self.settings.buffers.wait(Purpose::Demand, size);
+        mutations::in_time(room, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))
+    }
+
+    /// A buffer for data that nobody waits for, if there is memory for such.
+    fn buffer_ahead(&self, size: usize) -> Option<Buffer> {
+        let take = || self.settings.buffers.take(Purpose::Ahead, size);
+        let room = take().or_else(|| {
+            self.whole_files.make_room();
+            take()
+        });
+        room?.buffer().ok()
+    }
+
+    /// Where the data of a read goes: the one place that decides between memory of ours, where it can be kept, and a pipe, through
+    /// which it passes without a copy.
+    fn sink_for(&self, read: &ReadRequest, room: Room) -> Result<Sink, Errno> {
+        let one_call_max = self.limits.read_max.min(PAYLOAD_MAX as u32);
+        if (PIPED_MIN..=one_call_max).contains(&read.size) {
+            let (prefix, count) = (efc_fuse::data_head(read.name, read.size), read.size as usize);
+            return Ok(Sink::Pipe { prefix, count, room });
         }
+        let buffer = room.buffer().map_err(|_| Errno(libc::ENOMEM))?;
+        Ok(Sink::Buffer(buffer, 0..read.size.min(one_call_max) as usize))
+    }
+
+    pub(super) async fn read(&self, read: ReadRequest) -> Answer {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
-        if let Some((buffer, range)) = self.read_from_whole(&file, read.offset, read.size as usize) {
+        let size = (read.size as usize).min(PAYLOAD_MAX);
+        if let Some((buffer, range)) = self.read_from_whole(&file, read.offset, size) {
             return Ok(Response::Data(buffer, range));
         }
-        let sink = Sink::Pipe { prefix: efc_fuse::data_head(read.name, read.size), count: read.size as usize };
+        let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
         let (payload, answer) = self.backend.read(Call::of(&file.cred), &file.handle, read.offset, sink).await;
         let Seen { value: done, asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &done.attr {
@@ -266,19 +292,16 @@ impl<B: Backend> Inner<B> {
         if done.eof {
             return Ok(Response::Data(buffer, 0..filled));
         }
-        let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..read.size as usize).await?;
+        let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..size).await?;
         Ok(Response::Data(buffer, range))
     }
 
-    /// Reads into memory of ours.
+    /// Reads into memory of ours what the kernel did not take from a pipe.
     pub(super) async fn read_to_buffer(&self, read: &ReadRequest) -> Result<(Buffer, Range<usize>), Errno> {
         let file = self.file(read.fh)?;
-        self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
-        if let Some(whole) = self.read_from_whole(&file, read.offset, size) {
-            return Ok(whole);
-        }
-        self.read_rest(&file, read.offset, Buffer::with_capacity(size), 0..size).await
+        let buffer = self.room_for_data(size).await?.buffer().map_err(|_| Errno(libc::ENOMEM))?;
+        self.read_rest(&file, read.offset, buffer, 0..size).await
     }
 
     /// Fills the part `missing` of a buffer that begins with the file's byte `offset`. Answers what is filled then.
@@ -292,7 +315,7 @@ impl<B: Backend> Inner<B> {
         let Range { start: mut filled, end: size } = missing;
         // A short answer would be the end of the file for the kernel: ask until the server says that it is.
         while filled < size {
-            let end = size.min(filled + self.info.read_max as usize);
+            let end = size.min(filled + self.limits.read_max as usize);
             let at = offset + filled as u64;
             let sink = Sink::Buffer(buffer, filled..end);
             let (payload, read) = self.backend.read(Call::of(&file.cred), &file.handle, at, sink).await;

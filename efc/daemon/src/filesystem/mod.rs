@@ -41,8 +41,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FsInfo, Seen, Tick};
-use efc_buffer::{Buffer, Pipe};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, Limits, Seen, Tick};
+use efc_buffer::{Budget, Buffer, Pipe};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
 
@@ -81,6 +81,8 @@ pub struct Settings {
     pub names_max: usize,
     /// Names that open directories remember to have given out.
     pub listed_names_max: usize,
+    /// Memory for data on its way to applications.
+    pub buffers: Budget,
 }
 
 /// The dataset as a file system.
@@ -89,7 +91,7 @@ pub struct Efc<B: Backend>(Arc<Inner<B>>);
 /// Everything that tasks share.
 struct Inner<B: Backend> {
     backend: B,
-    info: FsInfo,
+    limits: Limits,
     state: Arc<State>,
     notifier: Arc<dyn Notify>,
     settings: Settings,
@@ -164,7 +166,7 @@ impl<B: Backend> Efc<B> {
     /// The file system over `backend`; with a resumed `state`, the files that were open are open again.
     pub fn new(
         backend: B,
-        info: FsInfo,
+        limits: Limits,
         state: Arc<State>,
         notifier: Arc<dyn Notify>,
         callers: Arc<dyn Callers>,
@@ -174,7 +176,7 @@ impl<B: Backend> Efc<B> {
         listing::limit_remembered(settings.listed_names_max);
         let inner = Inner {
             backend,
-            info,
+            limits,
             notifier,
             attrs: AttrCache::new(settings.live.attr_ttl.clone(), settings.attributes_max).checked_by(state.clone()),
             interrupts: Arc::new(Interrupts::new(callers.clone())),

@@ -309,7 +309,7 @@ impl<B: Backend> Inner<B> {
         if length == 0 {
             return Ok(true);
         }
-        let buffer = efc_buffer::Buffer::with_capacity(length);
+        let buffer = self.room_for_data(length).await?.buffer().map_err(|_| Errno(libc::ENOMEM))?;
         match self.read_rest(file, place, buffer, 0..length).await {
             Ok((buffer, filled)) => Ok(filled.len() == length && buffer[..length] == data[..length]),
             Err(_) => Ok(true), // not to be known: the same bytes in the same place do no harm to themselves

@@ -85,10 +85,14 @@ impl WholeFiles {
             return;
         }
         if files.len() >= FILES_MAX {
-            let oldest = files.iter().min_by_key(|(_, file)| file.read_at).map(|(node, _)| *node);
-            oldest.and_then(|oldest| files.remove(&oldest));
+            drop_oldest(&mut files);
         }
         files.insert(node, WholeFile { data, size, version, read_at: efc_tasks::time::now() });
+    }
+
+    /// Lets the oldest data go, whose memory newer data needs.
+    pub fn make_room(&self) {
+        drop_oldest(&mut self.files());
     }
 
     /// Answers a read of `length` bytes at `offset`, if the data is there and of the version that `is_current` accepts.
@@ -109,11 +113,17 @@ impl WholeFiles {
         if start == 0 && end == whole.size {
             return Some((whole.data, 0..end)); // the kernel keeps it from here on
         }
-        let mut part = Buffer::with_capacity(end - start);
+        // For the moment until the kernel has it.
+        let mut part = Buffer::new(end - start).ok()?;
         part[..end - start].copy_from_slice(&whole.data[start..end]);
         files.insert(node, whole);
         Some((part, 0..end - start))
     }
+}
+
+fn drop_oldest(files: &mut HashMap<u64, WholeFile>) {
+    let oldest = files.iter().min_by_key(|(_, file)| file.read_at).map(|(node, _)| *node);
+    oldest.and_then(|oldest| files.remove(&oldest));
 }
 
 #[cfg(test)]
@@ -142,7 +152,7 @@ mod tests {
     }
 
     fn insert(files: &WholeFiles, node: u64, ticket: Ticket) {
-        let mut data = Buffer::with_capacity(4096);
+        let mut data = Buffer::new(4096).unwrap();
         data[..4].copy_from_slice(b"data");
         files.insert(node, ticket, data, 4, version(4));
     }

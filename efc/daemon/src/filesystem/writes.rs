@@ -325,7 +325,7 @@ impl<B: Backend> Inner<B> {
         let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
         let mut call = Call::of(&chunk.cred).patient().under(Ticket::again(number));
         while !data.is_empty() {
-            let part = data.slice(..data.len().min(self.info.write_max as usize));
+            let part = data.slice(..data.len().min(self.limits.write_max as usize));
             let written = self.backend.write(call, &file.handle, offset, part, Stable::Unstable).await;
             let written = written.inspect_err(|error| log::warn!("inode {}: {error}", file.node)).ok()?.value;
             let count = (written.count as usize).min(data.len());
@@ -449,7 +449,7 @@ impl<B: Backend> Inner<B> {
         let mut is_kept = true;
         let mut call = Call::of(&file.cred).patient().under(ticket);
         while !outgoing.data.is_empty() {
-            let part = outgoing.data.slice(..outgoing.data.len().min(self.info.write_max as usize));
+            let part = outgoing.data.slice(..outgoing.data.len().min(self.limits.write_max as usize));
             let written = self.backend.write(call, &file.handle, offset, part.clone(), Stable::Unstable).await;
             let Seen { value: written, asked } = match written {
                 Ok(written) if written.value.count > 0 => written,
@@ -608,15 +608,13 @@ impl<B: Backend> Inner<B> {
         failure: Option<Errno>,
     ) {
         let (inner, file) = (self.clone(), file.clone());
-        let (done, is_done) = tokio::sync::oneshot::channel();
-        efc_tasks::spawn(async move {
+        let repaired = efc_tasks::detached(async move {
             inner.write_again(&file, failure).await;
             inner.unmark(&file);
             inner.writes.drop_if_idle(file);
             drop(one);
-            let _ = done.send(());
         });
-        drop(is_done.await);
+        repaired.end().await;
     }
 
     /// Drops the first `count` chunks if the server committed them all.

@@ -309,7 +309,7 @@ impl RamFs {
         };
         let start = (offset as usize).min(bytes.len());
         let end = (start + size as usize).min(bytes.len());
-        let mut buffer = Buffer::with_capacity(end - start);
+        let mut buffer = Buffer::new(end - start).unwrap();
         buffer[..end - start].copy_from_slice(&bytes[start..end]);
         answer(move |reply| reply.data(&buffer[..end - start]))
     }
@@ -332,7 +332,7 @@ impl RamFs {
         // Continues behind an inode number, which stays right while names come and go.
         let mut following: Vec<_> = children.iter().filter(|(_, ino)| **ino > offset).collect();
         following.sort_by_key(|(_, ino)| **ino);
-        let mut page = Directory::new(size, plus);
+        let mut page = Directory::new(Buffer::new(size.min(1 << 20) as usize).unwrap(), size, plus);
         for (name, ino) in following {
             let entry = if plus { Some(self.entry(tree, *ino)?) } else { None };
             let kind = (tree.attr(*ino)?.mode >> 12) as u8;

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::sync::Mutex;
 use std::thread;
 
+use async_io::Timer;
+
 use super::*;
 
 const SILENCE: Duration = Duration::from_millis(200);

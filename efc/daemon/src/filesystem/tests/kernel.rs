@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use efc_backend::{Cred, FsInfo};
+use efc_backend::{Cred, Limits};
+use efc_buffer::Budget;
 use efc_fuse::simulated::{Content, Listed, name_of_resent};
 use efc_fuse::{Attr, Entry, Errno, Filesystem, Operation, Request, Session, SessionConfig, SetAttr};
 use efc_model::{Client, Nas};
@@ -319,7 +320,9 @@ pub fn settings(ttl: Duration) -> Settings {
     let live = Live::default();
     live.attr_ttl.set(ttl);
     live.entry_ttl.set(ttl);
-    Settings { live, uncommitted_bytes_max: 1 << 20, attributes_max: 4096, names_max: 4096, listed_names_max: 4096 }
+    let (attributes_max, names_max, listed_names_max) = (4096, 4096, 4096);
+    let (buffers, uncommitted_bytes_max) = (Budget::default(), 1 << 20);
+    Settings { live, uncommitted_bytes_max, attributes_max, names_max, listed_names_max, buffers }
 }
 
 impl Kernel {
@@ -373,10 +376,10 @@ impl Kernel {
                 kernel.is_some_and(|kernel| kernel.answered(name, error, content))
             };
             let session = Session::simulated(state.clone(), SessionConfig::default(), Box::new(tap)).unwrap();
-            let info = FsInfo { read_max: 1 << 17, write_max: 1 << 17, ..FsInfo::default() };
+            let limits = Limits { read_max: 1 << 17, write_max: 1 << 17 };
             let client = self.0.nas.client(self.0.number, self.0.time_limit);
             let (notify, callers) = (Arc::new(Notified(self.0.clone())), self.0.callers.clone());
-            let efc = Arc::new(Efc::new(client, info, state.clone(), notify, callers, self.0.settings.clone()));
+            let efc = Arc::new(Efc::new(client, limits, state.clone(), notify, callers, self.0.settings.clone()));
             if is_successor {
                 efc.reap_orphans();
                 drop_unclaimed(session.clone());
