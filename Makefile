@@ -56,6 +56,15 @@ faults: setup $(FILL_STATE) ## everything is killed again and again under verifi
 	@FAULTS_KILLS=$(or $(KILLS),100) $(SUITE) $@
 .PHONY: lint unit rust rust-root tools csi errors integrity sanity posix faults
 
+# --- longer, or seldom -----------------------------------------------------------------------------------------------
+model: setup ## random stories of the file system between a kernel and a NAS that are played; RUNS=1000 of each kind; a short form is in check
+	EFC_MODEL_RUNS=$(or $(RUNS),1000) cargo test --locked --package efcd --bin efcd -- model_of --nocapture
+schedules: setup ## the same on one file, in a schedule explorer; SCHEDULES=5000 of each kind; a short form is in check
+	EFC_SCHEDULES=$(or $(SCHEDULES),5000) cargo test --locked --package efcd --features shuttle --bin efcd -- schedules_of
+coverage: setup ## lines of the daemon's file system that tests without root run; needs rustup's component llvm-tools
+	@tests/support/coverage
+.PHONY: model schedules coverage
+
 # --- what is no part of `make test` ----------------------------------------------------------------------------------
 # A folder of a release's or another checkout's programs in AGAINST takes part in each row: that build is compared with this one.
 BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)'

@@ -1,7 +1,8 @@
 """`cargo test` of the whole workspace: `python -m tests.support.rust_tests [--without-root]`.
 
-Without root: unit tests, and the integration tests named here. With root: all other integration tests, with a real NAS
-beside them, whose URL they find in EFC_TEST_NAS, and the unit tests whose names end in `_as_root`.
+Without root: unit tests, the file system in a schedule explorer, and the integration tests named here. With root: all
+other integration tests, with a real NAS beside them, whose URL they find in EFC_TEST_NAS, and the unit tests whose
+names end in `_as_root`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ def _cargo_test(*arguments: str) -> int:
     return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
+def _explore_schedules() -> int:
+    arguments = ["--package=efcd", "--features=shuttle", "--bin=efcd", "schedules_of"]
+    command = ["cargo", "test", "--quiet", "--locked", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
 def _tests(names: Sequence[str]) -> list[str]:
     return [f"--test={name}" for name in names]
 
@@ -43,7 +50,8 @@ def main(arguments: Sequence[str]) -> int:
     """Returns cargo's exit status: the first that is not 0."""
     if list(arguments) == ["--without-root"]:
         runs = [["--lib", "--bins", *_tests(WITHOUT_ROOT), "--", f"--skip={_AS_ROOT}"], ["--doc"]]
-        return next(filter(None, (_cargo_test(*run) for run in runs)), 0)
+        statuses = [*(_cargo_test(*run) for run in runs), _explore_schedules()]
+        return next(filter(None, statuses), 0)
     require_sandbox()
     with_root = [name for name in integration_tests() if name not in WITHOUT_ROOT]
     with Nas() as nas:

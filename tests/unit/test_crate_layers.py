@@ -12,6 +12,7 @@ MAY_IMPORT = {
     "efcd": {"backend", "buffer", "cache", "fuse", "nfs", "privileges", "process", "proto", "state", "statmount", "tasks"},
     "keeper": {"mount-helper", "privileges", "process", "proto"},
     "fs": {"backend", "buffer", "nfs"},
+    "model": {"backend", "buffer", "tasks"},
     "mount-helper": {"privileges", "statmount"},
     "cache": {"backend", "buffer", "tasks"},
     "nfs": {"backend", "buffer", "tasks"},

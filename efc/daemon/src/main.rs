@@ -90,7 +90,8 @@ fn serve(control: Control) -> io::Result<()> {
     session.start()?;
     let live = Live::new(&config);
     let settings = settings(&live, &parts, buffers);
-    let efc = Arc::new(Efc::new(client.clone(), limits, state.clone(), session.notifier(), credentials, settings));
+    let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
+    let efc = Arc::new(Efc::new(client.clone(), limits, state.clone(), notifier, callers, settings));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 

@@ -27,6 +27,8 @@ mod reply;
 mod request;
 mod session;
 mod shortage;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod wire;
 
 pub use config::{Features, SessionConfig};

@@ -47,6 +47,9 @@ pub struct Channel {
     pub keep_refused: AtomicBool,
     /// A request was read that was not delivered before: whatever was delivered again has been read.
     pub fresh_seen: AtomicBool,
+    /// Takes the answers in place of the device.
+    #[cfg(feature = "simulation")]
+    pub tap: std::sync::OnceLock<crate::simulated::Tap>,
 }
 
 impl Channel {
@@ -58,6 +61,8 @@ impl Channel {
             requests: AtomicU64::new(0),
             keep_refused: AtomicBool::new(false),
             fresh_seen: AtomicBool::new(false),
+            #[cfg(feature = "simulation")]
+            tap: std::sync::OnceLock::new(),
         }
     }
 
@@ -132,6 +137,10 @@ impl Channel {
 
     /// Writes an answer under exactly this unique; `false` if the kernel does not know it.
     pub fn write(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) -> bool {
+        #[cfg(feature = "simulation")]
+        if let Some(tap) = self.tap.get() {
+            return tap(unique, error, &[content.content(), data].concat());
+        }
         let head = content.sealed(unique, error, data.len());
         let parts = [IoSlice::new(head), IoSlice::new(data)];
         loop {

@@ -179,6 +179,18 @@ impl Session {
         notifier.get_or_insert_with(start).clone()
     }
 
+    #[cfg(feature = "simulation")]
+    pub(crate) fn set_tap(&self, tap: crate::simulated::Tap) {
+        let is_first = self.shared.channel.tap.set(tap).is_ok();
+        debug_assert!(is_first, "one for each session");
+    }
+
+    #[cfg(feature = "simulation")]
+    pub(crate) fn take_simulated(&self, request: Request, filesystem: &dyn Filesystem) {
+        self.shared.state.fence();
+        self.shared.dispatch(request, None, filesystem);
+    }
+
     /// Requests taken from the kernel so far.
     pub fn requests(&self) -> u64 {
         self.shared.channel.requests.load(Ordering::Relaxed)

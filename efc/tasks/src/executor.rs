@@ -23,9 +23,20 @@ thread_local! {
 
 /// Starts `future` on this thread, and lets it continue on those that wake it.
 pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    #[cfg(feature = "simulation")]
+    let Some(future) = crate::simulation::take_over(future) else { return };
     let (runnable, task) = async_task::spawn(future, run);
     task.detach();
     run(runnable);
+}
+
+/// Waits on this thread until `future` ends.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    #[cfg(feature = "simulation")]
+    if let Some(simulation) = crate::simulation::current() {
+        return simulation.run(future);
+    }
+    futures_lite::future::block_on(future)
 }
 
 fn run(runnable: Runnable) {

@@ -1,6 +1,10 @@
 //! The locks and atomics of the code that runs in tasks: those of the standard library, by one name, so that a test can
 //! put others in their place that explore schedules.
 
-pub use std::sync::{Mutex, MutexGuard, OnceLock, RwLock};
+#[cfg(not(feature = "shuttle"))]
+pub use std::sync::{Mutex, MutexGuard, RwLock, atomic};
 
-pub use std::sync::atomic;
+#[cfg(feature = "shuttle")]
+pub use shuttle::sync::{Mutex, MutexGuard, RwLock, atomic};
+
+pub use std::sync::OnceLock;

@@ -4,6 +4,13 @@ use std::time::{Duration, Instant};
 
 /// The time by the clock that does not go back.
 pub fn now() -> Instant {
+    #[cfg(feature = "simulation")]
+    if let Some(simulation) = crate::simulation::current() {
+        return simulation.now();
+    }
+    #[cfg(feature = "shuttle")]
+    return crate::explored::now();
+    #[cfg(not(feature = "shuttle"))]
     Instant::now()
 }
 
@@ -14,6 +21,13 @@ pub fn since(earlier: Instant) -> Duration {
 
 /// Ends after `duration`.
 pub async fn sleep(duration: Duration) {
+    #[cfg(feature = "simulation")]
+    if let Some(simulated) = crate::simulation::current().map(|simulation| simulation.sleep(duration)) {
+        return simulated.await;
+    }
+    #[cfg(feature = "shuttle")]
+    crate::explored::sleep(duration).await;
+    #[cfg(not(feature = "shuttle"))]
     async_io::Timer::after(duration).await;
 }
 

@@ -16,7 +16,7 @@ use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
 use super::mutations::Objects;
-use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response, interrupts, mutations};
+use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response, mutations};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
@@ -357,7 +357,7 @@ impl<B: Backend> Inner<B> {
         if !has_uncommitted && !is_untold {
             return Ok(Response::Empty.into());
         }
-        if interrupts::is_exiting(tid) {
+        if self.callers.is_exiting(tid) {
             if has_uncommitted {
                 self.commit_detached(file.inode.clone());
             }

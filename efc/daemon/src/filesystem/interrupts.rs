@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use super::outside::Callers;
 use efc_backend::Cred;
 use efc_state::Kept;
 
@@ -85,9 +86,9 @@ struct Running {
 }
 
 /// Requests that are being served.
-#[derive(Default)]
 pub struct Interrupts {
     running: Mutex<HashMap<u64, Running>>,
+    callers: Arc<dyn Callers>,
 }
 
 /// Ends with `None` when the caller was killed.
@@ -112,6 +113,11 @@ pub async fn run<T>(
 }
 
 impl Interrupts {
+    /// None yet, of these callers.
+    pub fn new(callers: Arc<dyn Callers>) -> Interrupts {
+        Interrupts { running: Mutex::default(), callers }
+    }
+
     fn lock(&self) -> efc_tasks::sync::MutexGuard<'_, HashMap<u64, Running>> {
         self.running.lock().expect("interrupts lock")
     }
@@ -134,7 +140,7 @@ impl Interrupts {
     /// `None`: there is no such request, or none yet. `Some(false)`: it ends now because its caller was killed.
     fn is_unkilled(&self, unique: u64) -> Option<bool> {
         let (tid, progress) = self.lock().get(&unique).map(|running| (running.tid, running.progress.clone()))?;
-        if !is_killed(tid) {
+        if !self.callers.is_killed(tid) {
             return Some(true);
         }
         let mut signal = progress.signal.lock().expect("signal lock");
@@ -149,7 +155,7 @@ impl Interrupts {
 }
 
 /// SIGKILL is pending, or there is no such thread any more.
-fn is_killed(tid: u32) -> bool {
+pub fn is_killed(tid: u32) -> bool {
     efc_process::has_pending_kill(tid).unwrap_or(tid != 0)
 }
 
@@ -163,6 +169,7 @@ pub fn is_exiting(tid: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filesystem::Credentials;
 
     #[test]
     fn an_exiting_process_is_told_from_a_living_one() {
@@ -181,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_request_of_a_dead_caller_ends() {
-        let (interrupts, progress) = (Arc::new(Interrupts::default()), Arc::default());
+        let (interrupts, progress) = (Arc::new(Interrupts::new(Arc::new(Credentials::new(None)))), Arc::default());
         let never = run(&interrupts, &progress, (5, u32::MAX >> 1), std::future::pending::<()>());
         let waiting = interrupts.clone();
         let interrupter = std::thread::spawn(move || {
@@ -196,7 +203,7 @@ mod tests {
 
     #[test]
     fn an_interrupt_may_overtake_its_request() {
-        let (interrupts, progress) = (Arc::new(Interrupts::default()), Arc::default());
+        let (interrupts, progress) = (Arc::new(Interrupts::new(Arc::new(Credentials::new(None)))), Arc::default());
         interrupts.interrupt(7);
         let never = run(&interrupts, &progress, (7, u32::MAX >> 1), std::future::pending::<()>());
         let limit = async {
@@ -208,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_signal_that_does_not_kill_changes_nothing() {
-        let (interrupts, progress) = (Arc::new(Interrupts::default()), Arc::default());
+        let (interrupts, progress) = (Arc::new(Interrupts::new(Arc::new(Credentials::new(None)))), Arc::default());
         let own = rustix::thread::gettid().as_raw_nonzero().get() as u32;
         let slow = run(&interrupts, &progress, (6, own), async {
             interrupts.interrupt(6);

@@ -24,6 +24,9 @@ mod mutations;
 mod namespace;
 mod once;
 mod orphans;
+mod outside;
+#[cfg(test)]
+mod tests;
 mod walks;
 mod writes;
 
@@ -38,7 +41,7 @@ use std::time::Duration;
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen};
 use efc_buffer::{Budget, Buffer, Pipe};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
-use efc_fuse::{Directory, Entry, Errno, Filesystem, Notifier, OpenReply, Operation, Reply, Request, Session, Statfs};
+use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
 
 use crate::errno::errno;
@@ -54,8 +57,10 @@ use writes::Place;
 pub use attributes::format_bits;
 pub use callers::{Credentials, id_maps};
 pub use once::SessionIdentity;
+pub use outside::{Callers, Notify};
 
 /// How the file system behaves.
+#[derive(Clone)]
 pub struct Settings {
     /// The consistency mode.
     pub freshness: Arc<dyn Freshness>,
@@ -79,7 +84,7 @@ struct Inner<B: Backend> {
     backend: B,
     limits: Limits,
     state: Arc<State>,
-    notifier: Notifier,
+    notifier: Arc<dyn Notify>,
     /// Memory for data on its way to applications.
     buffers: Budget,
     /// All that is known of files, each at its inode.
@@ -87,7 +92,7 @@ struct Inner<B: Backend> {
     /// The consistency mode: what of that may be given without asking.
     freshness: Arc<dyn Freshness>,
     names: Names,
-    credentials: Credentials,
+    callers: Arc<dyn Callers>,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     writes: Writes,
@@ -199,8 +204,8 @@ impl<B: Backend> Efc<B> {
         backend: B,
         limits: Limits,
         state: Arc<State>,
-        notifier: Notifier,
-        credentials: Credentials,
+        notifier: Arc<dyn Notify>,
+        callers: Arc<dyn Callers>,
         settings: Settings,
     ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
@@ -213,8 +218,8 @@ impl<B: Backend> Efc<B> {
             freshness: settings.freshness,
             buffers: settings.buffers,
             names: Names::new(settings.names_max),
-            credentials,
-            interrupts: Arc::default(),
+            interrupts: Arc::new(Interrupts::new(callers.clone())),
+            callers,
             open: Mutex::default(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             failures: Failures::load(state.clone()),
@@ -248,7 +253,7 @@ impl<B: Backend> Efc<B> {
             efc_tasks::time::sleep(limit).await;
             log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
         };
-        futures_lite::future::block_on(futures_lite::future::or(all, late));
+        efc_tasks::block_on(futures_lite::future::or(all, late));
     }
 
     /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
@@ -256,7 +261,7 @@ impl<B: Backend> Efc<B> {
         let late = async {
             efc_tasks::time::sleep(limit).await;
         };
-        futures_lite::future::block_on(futures_lite::future::or(self.0.inodes.all_settled(), late));
+        efc_tasks::block_on(futures_lite::future::or(self.0.inodes.all_settled(), late));
     }
 
     /// Files open now.
@@ -404,7 +409,7 @@ impl<B: Backend> Inner<B> {
             let earlier = resent.then(|| self.state.intent(unique)).flatten();
             let may_be_done = earlier.is_some() || (resent && !self.state.has_journal());
             Ok::<_, Errno>(Caller {
-                cred: self.credentials.of(pid, uid, gid)?,
+                cred: self.callers.cred(pid, uid, gid)?,
                 tid: pid,
                 unique,
                 is_second_walk,

@@ -539,7 +539,9 @@ impl<B: Backend> Inner<B> {
     ) -> Result<Option<Going>, Errno> {
         let look = async || match self.backend.lookup(Call::of(&caller.cred), directory, name).await {
             Ok(Seen { value: Lookup { handle, attr, .. }, .. }) => {
-                let is_last = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
+                let is_only = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
+                // One that has its silly name has another: RENAME of one name of a file to another of it does nothing.
+                let is_last = is_only && !self.orphans.contains(&handle);
                 Ok(Some((self.inodes.of(&handle), is_last)))
             }
             Err(error) if error.is(Status::NoEnt) => Ok(None),

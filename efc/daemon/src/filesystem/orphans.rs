@@ -293,7 +293,8 @@ impl<B: Backend> Inner<B> {
             let is_closed = |file: &FileHandle| !self.inodes.get(file).is_some_and(|file| file.stays_open());
             let closed = going.iter().filter(|file| is_closed(file)).count();
             let limit = if closed > 0 { REMOVALS_TIME_MAX } else { CLOSE_ON_ITS_WAY_MAX };
-            let Some(left) = limit.checked_sub(efc_tasks::time::since(begun)) else { return };
+            let left = limit.checked_sub(efc_tasks::time::since(begun)).filter(|left| !left.is_zero());
+            let Some(left) = left else { return };
             let has_changed = || {
                 let now = self.orphans.going(directory);
                 now.len() != going.len() || now.iter().filter(|file| is_closed(file)).count() != closed

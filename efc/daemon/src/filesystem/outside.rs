@@ -1,0 +1,58 @@
+//! What the file system needs of the kernel beside requests: notifications, and what `/proc` says of callers. Tests put
+//! a kernel of their own in their place.
+
+use std::pin::Pin;
+
+use efc_backend::Cred;
+use efc_fuse::{Errno, Notifier};
+
+use super::callers::Credentials;
+use super::interrupts;
+
+/// Tells the kernel what it must no longer trust; see [`Notifier`].
+pub trait Notify: Send + Sync + 'static {
+    /// Attributes of a node.
+    fn inval_attributes(&self, node: u64);
+    /// Pages of a node, from `offset` on for `length` bytes; 0: to the end.
+    fn inval_inode(&self, node: u64, offset: i64, length: i64);
+    /// Attributes and all pages of a node; ends when they are gone, with `false` if they are not going to be.
+    fn drop_pages(&self, node: u64) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+}
+
+impl Notify for Notifier {
+    fn inval_attributes(&self, node: u64) {
+        Notifier::inval_attributes(self, node);
+    }
+
+    fn inval_inode(&self, node: u64, offset: i64, length: i64) {
+        Notifier::inval_inode(self, node, offset, length);
+    }
+
+    fn drop_pages(&self, node: u64) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(Notifier::drop_pages(self, node))
+    }
+}
+
+/// Knows the callers of requests by their threads.
+pub trait Callers: Send + Sync + 'static {
+    /// The credential of a request. EIO if it cannot be found out.
+    fn cred(&self, tid: u32, uid: u32, gid: u32) -> Result<Cred, Errno>;
+    /// SIGKILL is pending, or there is no such thread any more.
+    fn is_killed(&self, tid: u32) -> bool;
+    /// Has the thread given up its memory already, as it does at exit before it closes its files?
+    fn is_exiting(&self, tid: u32) -> bool;
+}
+
+impl Callers for Credentials {
+    fn cred(&self, tid: u32, uid: u32, gid: u32) -> Result<Cred, Errno> {
+        self.of(tid, uid, gid)
+    }
+
+    fn is_killed(&self, tid: u32) -> bool {
+        interrupts::is_killed(tid)
+    }
+
+    fn is_exiting(&self, tid: u32) -> bool {
+        interrupts::is_exiting(tid)
+    }
+}

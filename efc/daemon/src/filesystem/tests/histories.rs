@@ -1,0 +1,291 @@
+//! Random histories: processes on one or two nodes and writers elsewhere share files, are killed, and so are daemons and the NAS. Each
+//! read must be of a write that close-to-open consistency allows.
+//!
+//! A file has slots, and a write gives one slot a value that no other write has. A write is *known* to a reader that must see it,
+//! or a later one: on its own node when it has returned, elsewhere when it had been closed before the reader's open began. What a reader sees
+//! must not be older than what is known to it: it must not have returned before a write began that is known. After a NAS has lost its memory
+//! only what had been synced is known until it is written again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use efc_model::{Nas, Options};
+use efc_tasks::simulation::{self, Simulation};
+use efc_tasks::spawn_local;
+
+use super::kernel::{Done, File, Kernel, Task, settings};
+use super::with_seeds;
+
+const SLOT: usize = 8;
+const SLOTS: usize = 3;
+/// Slots lie so far apart: some share a page.
+const DISTANCE: u64 = 3000;
+const FILES: usize = 3;
+/// The node of writers elsewhere.
+const ELSEWHERE: usize = 99;
+
+#[derive(Clone, Copy, Debug)]
+struct Write {
+    node: usize,
+    file: usize,
+    slot: usize,
+    value: u64,
+    /// Numbers of events, in their order.
+    begun: u64,
+    returned: Option<u64>,
+    /// Since when it need not be on the disk only, but for all to see.
+    closed: Option<u64>,
+    /// It failed, or its caller was killed: it may never have happened.
+    is_uncertain: bool,
+}
+
+#[derive(Default)]
+struct History {
+    events: Cell<u64>,
+    writes: RefCell<Vec<Write>>,
+    /// When the NAS last lost its memory.
+    crashed: Cell<Option<u64>>,
+    operations: Cell<u64>,
+}
+
+fn draw(end: usize) -> usize {
+    simulation::current().expect("a simulation").draw(end as u64) as usize
+}
+
+fn name(file: usize) -> String {
+    format!("f{file}")
+}
+
+/// How a value lies in the file. 0 is what nobody has written.
+fn value_of(bytes: &[u8]) -> u64 {
+    let mut value = [0; SLOT];
+    value[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(value)
+}
+
+impl History {
+    fn event(&self) -> u64 {
+        self.events.set(self.events.get() + 1);
+        self.events.get()
+    }
+
+    fn begin(&self, node: usize, file: usize, slot: usize) -> (usize, u64) {
+        let mut writes = self.writes.borrow_mut();
+        let value = writes.len() as u64 + 1;
+        let (begun, returned, closed) = (self.event(), None, None);
+        writes.push(Write { node, file, slot, value, begun, returned, closed, is_uncertain: false });
+        (writes.len() - 1, value)
+    }
+
+    fn end(&self, write: usize, is_certain: bool) {
+        let now = self.event();
+        let mut writes = self.writes.borrow_mut();
+        writes[write].returned = Some(now);
+        writes[write].is_uncertain = !is_certain;
+    }
+
+    fn close(&self, written: &[usize]) {
+        let now = self.event();
+        let mut writes = self.writes.borrow_mut();
+        written.iter().for_each(|write| writes[*write].closed = Some(now));
+    }
+
+    /// Is this write known to whoever reads on `node` at `now`, through an open that began at `opened`?
+    fn is_known(&self, write: &Write, node: usize, opened: u64, now: u64) -> bool {
+        let is_before = |event: Option<u64>, other: u64| event.is_some_and(|event| event < other);
+        let is_safe =
+            self.crashed.get().is_none_or(|crashed| is_before(write.closed, crashed) || write.begun > crashed);
+        let is_seen = if write.node == node { is_before(write.returned, now) } else { is_before(write.closed, opened) };
+        !write.is_uncertain && is_safe && is_seen
+    }
+
+    fn check(&self, (node, file, slot): (usize, usize, usize), opened: u64, began: u64, value: u64) {
+        let writes = self.writes.borrow();
+        let seen = value.checked_sub(1).map(|index| writes[index as usize]);
+        assert!(seen.is_none_or(|seen| (seen.file, seen.slot) == (file, slot)), "{value} was never written there");
+        let seen_returned = seen.map_or(Some(0), |seen| seen.returned);
+        let of_slot = writes.iter().filter(|write| (write.file, write.slot) == (file, slot) && write.value != value);
+        for write in of_slot.filter(|write| self.is_known(write, node, opened, began)) {
+            let is_older = seen_returned.is_some_and(|returned| returned < write.begun);
+            assert!(!is_older, "node {node} reads {seen:?}, older than {write:?}; open at {opened}, read at {began}");
+        }
+    }
+}
+
+struct Process {
+    kernel: Kernel,
+    node: usize,
+    history: Rc<History>,
+    task: Cell<Task>,
+    may_be_killed: bool,
+}
+
+impl Process {
+    /// A killed process is followed by another one.
+    fn survives<T>(&self, done: Done<T>) -> Option<T> {
+        match done {
+            Ok(result) => Some(result),
+            Err(errno) => {
+                assert!(self.may_be_killed && errno == libc::EINTR, "errno {errno}");
+                self.task.set(Task::root());
+                None
+            }
+        }
+    }
+
+    async fn session(&self) {
+        let (file, task, opened) = (draw(FILES), self.task.get(), self.history.event());
+        let writes = draw(2) == 0;
+        let flags = if writes { libc::O_RDWR } else { libc::O_RDONLY };
+        let Some(open) = self.survives(self.kernel.open(task, &name(file), flags).await) else { return };
+        let mut written = Vec::new();
+        for _ in 0..draw(5) + 1 {
+            self.history.operations.set(self.history.operations.get() + 1);
+            let slot = draw(SLOTS);
+            let is_over = match draw(5) {
+                0 | 1 if writes => self.write(open, (file, slot), &mut written).await,
+                2 if writes => {
+                    let synced = self.survives(self.kernel.fsync(self.task.get(), open).await);
+                    synced.inspect(|()| self.history.close(&written)).is_none()
+                }
+                _ => self.read(open, (file, slot), opened).await,
+            };
+            if is_over {
+                break;
+            }
+        }
+        let closed = self.kernel.close(self.task.get(), open).await;
+        if self.survives(closed).is_some() {
+            self.history.close(&written);
+        }
+    }
+
+    /// `true` if the process was killed.
+    async fn write(&self, open: File, (file, slot): (usize, usize), written: &mut Vec<usize>) -> bool {
+        let (write, value) = self.history.begin(self.node, file, slot);
+        let data = value.to_le_bytes();
+        let done = self.kernel.write(self.task.get(), open, slot as u64 * DISTANCE, &data).await;
+        self.history.end(write, done.is_ok());
+        if done.is_ok() {
+            written.push(write);
+        }
+        self.survives(done).is_none()
+    }
+
+    async fn read(&self, open: File, (file, slot): (usize, usize), opened: u64) -> bool {
+        let began = self.history.event();
+        let read = self.kernel.read(self.task.get(), open, slot as u64 * DISTANCE, SLOT).await;
+        let Some(data) = self.survives(read) else { return true };
+        self.history.check((self.node, file, slot), opened, began, value_of(&data));
+        false
+    }
+
+    async fn run(self: Rc<Self>, sessions: usize) {
+        for _ in 0..sessions {
+            self.session().await;
+            efc_tasks::time::sleep(Duration::from_millis(draw(20) as u64)).await;
+        }
+    }
+}
+
+/// What happens beside the processes.
+struct Trouble {
+    elsewhere: bool,
+    crashes: bool,
+    kills_callers: bool,
+    kills_daemons: bool,
+}
+
+async fn make_trouble(trouble: Trouble, nas: Nas, processes: Vec<Rc<Process>>, is_over: Rc<Cell<bool>>) {
+    let history = processes[0].history.clone();
+    while !is_over.get() {
+        efc_tasks::time::sleep(Duration::from_millis(draw(40) as u64)).await;
+        let process = &processes[draw(processes.len())];
+        match draw(8) {
+            0 | 1 if trouble.elsewhere => {
+                let (file, slot) = (draw(FILES), draw(SLOTS));
+                let (write, value) = history.begin(ELSEWHERE, file, slot);
+                nas.write_outside(&name(file), slot as u64 * DISTANCE, &value.to_le_bytes());
+                history.end(write, true);
+                history.close(&[write]);
+                history.operations.set(history.operations.get() + 1);
+            }
+            2 if trouble.crashes => {
+                nas.crash();
+                history.crashed.set(Some(history.event()));
+            }
+            3 | 4 if trouble.kills_callers => process.kernel.kill(process.task.get()),
+            5 if trouble.kills_daemons && draw(3) == 0 => process.kernel.kill_daemon(),
+            _ => {}
+        }
+    }
+}
+
+fn run(seed: u64) -> u64 {
+    let simulation = Simulation::new(seed);
+    let granularities = [1, 1_000_000, 1_000_000_000];
+    let options = Options {
+        granularity: granularities[draw(granularities.len())],
+        has_wcc: draw(4) != 0,
+        has_attributes: draw(4) != 0,
+        ..Options::default()
+    };
+    let nas = Nas::new(options, seed);
+    let whole = vec![0; (SLOTS as u64 * DISTANCE) as usize];
+    (0..FILES).for_each(|file| nas.write_outside(&name(file), 0, &whole));
+    nas.network().set_delay(Duration::from_micros(draw(5000) as u64));
+    nas.network().set_lost(draw(100) as u32);
+    let ttls = [0, 5, 1000];
+    let ttl = Duration::from_millis(ttls[draw(ttls.len())]);
+    let nodes: Vec<Kernel> =
+        (0..draw(2) + 1).map(|node| Kernel::mount(&nas, node as u32, settings(ttl), None)).collect();
+    let trouble = Trouble {
+        elsewhere: draw(2) == 0,
+        crashes: draw(4) == 0,
+        kills_callers: draw(3) == 0,
+        kills_daemons: draw(3) == 0,
+    };
+    let history = Rc::new(History::default());
+    let processes: Vec<Rc<Process>> = (0..4)
+        .map(|number| {
+            let node = number % nodes.len();
+            let (kernel, history, task) = (nodes[node].clone(), history.clone(), Cell::new(Task::root()));
+            Rc::new(Process { kernel, node, history, task, may_be_killed: trouble.kills_callers })
+        })
+        .collect();
+    let is_over = Rc::new(Cell::new(false));
+    simulation.run(async {
+        let running: Vec<_> = processes.iter().map(|process| spawn_local(process.clone().run(15))).collect();
+        let troubled = spawn_local(make_trouble(trouble, nas.clone(), processes.clone(), is_over.clone()));
+        for process in running {
+            process.await;
+        }
+        is_over.set(true);
+        troubled.await;
+        for node in &nodes {
+            node.settled().await;
+        }
+        efc_tasks::time::sleep(Duration::from_secs(120)).await;
+        // All is closed: the NAS has what is known to everybody, and keeps it.
+        nas.crash_hard();
+        let count = history.writes.borrow().len();
+        history.close(&(0..count).collect::<Vec<_>>());
+        for (file, slot) in (0..FILES).flat_map(|file| (0..SLOTS).map(move |slot| (file, slot))) {
+            let content = nas.content(&name(file)).expect("a file");
+            let begin = content.len().min(slot * DISTANCE as usize);
+            let value = value_of(&content[begin..content.len().min(begin + SLOT)]);
+            let now = history.event();
+            history.check((ELSEWHERE + 1, file, slot), now, now, value);
+        }
+    });
+    nodes.iter().for_each(Kernel::assert_nothing_left);
+    history.operations.get()
+}
+
+#[test]
+fn model_of_histories() {
+    let begin = std::time::Instant::now();
+    let operations = with_seeds(120, run);
+    eprintln!("histories: {operations} operations in {:?}", begin.elapsed());
+}

@@ -1,0 +1,40 @@
+//! The file system between a kernel and a NAS that are both played: without root, without a server, under whatever
+//! schedule a seed makes.
+//!
+//! [`faults`] has stories; [`trees`] and [`histories`] make random ones and compare with a reference. Each of these has a seed, which a
+//! failure prints: `EFC_MODEL_SEED=N cargo test -p efcd model` runs it again, `EFC_MODEL_RUNS=N` runs so many, `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
+
+#[cfg(not(feature = "shuttle"))]
+mod faults;
+#[cfg(not(feature = "shuttle"))]
+mod histories;
+mod kernel;
+#[cfg(feature = "shuttle")]
+mod schedules;
+#[cfg(not(feature = "shuttle"))]
+mod trees;
+
+/// Runs `story` with seeds, or with the one that the environment names; a failure says which.
+#[cfg(not(feature = "shuttle"))]
+fn with_seeds(runs: u64, story: impl Fn(u64) -> u64) -> u64 {
+    struct Said(u64);
+    impl Drop for Said {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                eprintln!("failed with EFC_MODEL_SEED={}", self.0);
+            }
+        }
+    }
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse::<u64>().ok());
+    if let Ok(level) = std::env::var("EFC_MODEL_LOG") {
+        let _ = env_logger::Builder::new().parse_filters(&level).try_init();
+    }
+    let run = |seed| {
+        let _said = Said(seed);
+        story(seed)
+    };
+    match number("EFC_MODEL_SEED") {
+        Some(seed) => run(seed),
+        None => (0..number("EFC_MODEL_RUNS").unwrap_or(runs)).map(run).sum(),
+    }
+}
