@@ -139,8 +139,7 @@ impl<B: Backend> Inner<B> {
     /// Gives out entries while they fit; `true` when the page is full.
     fn fill(&self, directory: &OpenDirectory, stream: &mut Stream, page: &mut Page) -> Result<bool, Errno> {
         while let Some(entry) = stream.entries.get(stream.next) {
-            let is_hidden = !self.orphans.is_empty() && self.orphans.hides(directory.inode.handle(), &entry.name);
-            if !is_hidden {
+            if !self.is_silly_name(&entry.name) {
                 match self.push(directory, page, entry, stream.asked) {
                     Ok(true) => {}
                     Ok(false) => return Ok(true),

@@ -96,12 +96,6 @@ impl Orphans {
         self.lock().get(file).is_some_and(|orphan| orphan.naming == Naming::Yes)
     }
 
-    /// Is this the silly name of one of them?
-    pub fn hides(&self, directory: &FileHandle, name: &[u8]) -> bool {
-        name.starts_with(SILLY_PREFIX.as_bytes())
-            && self.lock().values().any(|o| o.directory == *directory && o.name == name)
-    }
-
     /// The files with silly names in this directory that will go.
     fn going(&self, directory: &FileHandle) -> Vec<FileHandle> {
         let is_going = |orphan: &Orphan| orphan.directory == *directory && !orphan.has_failed;
@@ -110,6 +104,13 @@ impl Orphans {
 }
 
 impl<B: Backend> Inner<B> {
+    /// Is this a silly name of this session? Listings leave those out: also one that was asked for before the file went.
+    pub(super) fn is_silly_name(&self, name: &[u8]) -> bool {
+        let number = |digits: &[u8]| u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+        let digits = name.strip_prefix(SILLY_PREFIX.as_bytes()).and_then(|digits| digits.split_at_checked(16));
+        digits.is_some_and(|(session, rest)| rest.len() == 16 && number(session) == Some(self.state.session_id()))
+    }
+
     /// Gives an open file a silly name in place of `name` by `call`. The caller has begun the `removal`, which ends here.
     pub(super) async fn unlink_open_file(
         self: &Arc<Self>,
