@@ -22,6 +22,9 @@ KNOWN = {
     },
 }  # fmt: skip
 
+# What follows in a file are its tests.
+_TESTS = re.compile(r"#\[cfg\((?:all\()?test\b.*\]\nmod tests \{")
+
 Module = tuple[str, ...]
 
 
@@ -48,7 +51,7 @@ class Crate:
         """Read the sources."""
         files = {_module(path.relative_to(folder)): path for path in folder.rglob("*.rs") if "bin" not in path.parts}
         self.texts = {
-            module: re.sub(r"//.*", "", path.read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests {")[0])
+            module: re.sub(r"//.*", "", re.split(_TESTS, path.read_text(encoding="utf-8"))[0])
             for module, path in files.items()
             if not re.fullmatch(r"(\w+_)?tests", module[-1] if module else "")
         }

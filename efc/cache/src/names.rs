@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use efc_backend::FileHandle;
+use smallvec::SmallVec;
 
 /// The fewest names that are remembered per shard and generation.
 const NAMES_PER_GENERATION_MIN: usize = 64;
@@ -17,9 +18,13 @@ const SHARDS: usize = 16;
 /// A directory and a name in it.
 type Key<'a> = (&'a FileHandle, &'a [u8]);
 
+/// A name. A short one lies in its table: each in memory of its own, between inodes, they would keep the system from getting
+/// the memory of inodes back.
+type Name = SmallVec<[u8; 24]>;
+
 /// Names by their directories.
 struct Table<T> {
-    by_directory: HashMap<FileHandle, HashMap<Box<[u8]>, T>>,
+    by_directory: HashMap<FileHandle, HashMap<Name, T>>,
     count: usize,
 }
 
@@ -36,7 +41,7 @@ impl<T: Copy> Table<T> {
 
     fn insert(&mut self, (directory, name): Key, value: T) {
         let names = self.by_directory.entry(*directory).or_default();
-        self.count += usize::from(names.insert(name.into(), value).is_none());
+        self.count += usize::from(names.insert(Name::from_slice(name), value).is_none());
     }
 
     fn remove(&mut self, (directory, name): Key) -> Option<T> {

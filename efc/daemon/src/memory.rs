@@ -28,6 +28,15 @@ const DEMAND_BYTES_MAX: u64 = 512 << 20;
 /// Buffers for data that is read before anybody asks for it, without a limit of memory, in bytes.
 const AHEAD_BYTES_MAX: u64 = 32 << 20;
 
+/// Gives the system what the allocator holds and nobody uses, page by page.
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) changes nothing that is in use, and takes the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The parts of a memory limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts {

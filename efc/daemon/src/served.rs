@@ -1,6 +1,6 @@
 //! What this daemon tells its keeper of what it serves, and does at its word.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -13,9 +13,12 @@ use crate::configuration::client_config;
 use crate::control::Serving;
 use crate::filesystem::{self, Efc, ROOT};
 use crate::live::Live;
+use crate::memory;
 
 /// How long looking for the dataset's root once more may take: somebody waits for it who wants to start a pod.
 const FIND_TIME_LIMIT: Duration = Duration::from_millis(1500);
+/// Inodes that the kernel has forgotten whose memory is worth giving back: a megabyte and more.
+const NODES_WORTH_A_TRIM: u64 = 4096;
 /// A NAS that lets a call wait longer than this is reported as not responding.
 const RESPONDING_MAX: Duration = Duration::from_secs(5);
 /// How long a drained daemon's successor waits for the answers that are still due; then it executes the rest itself.
@@ -32,6 +35,8 @@ pub struct Served {
     live: Live,
     /// Somebody looks for the dataset's root.
     is_finding: Arc<AtomicBool>,
+    /// The most inodes that the kernel knew since memory was last given back to the system.
+    nodes_peak: AtomicU64,
     started_at: Instant,
 }
 
@@ -44,7 +49,8 @@ impl Served {
         started_at: Instant,
     ) -> Served {
         let (config, is_finding) = (Mutex::new(config), Arc::default());
-        Served { client, efc, session, state, config, live, is_finding, started_at }
+        let nodes_peak = AtomicU64::new(0);
+        Served { client, efc, session, state, config, live, is_finding, nodes_peak, started_at }
     }
 
     fn config(&self) -> MutexGuard<'_, DaemonConfig> {
@@ -66,6 +72,17 @@ impl Served {
         }
     }
 
+    /// Gives the memory of many inodes back that the kernel has forgotten since. They are small and lie among others, so
+    /// the allocator keeps it otherwise.
+    fn give_memory_back(&self) {
+        let nodes = self.state.node_count();
+        let peak = self.nodes_peak.fetch_max(nodes, Ordering::Relaxed).max(nodes);
+        if peak - nodes >= NODES_WORTH_A_TRIM {
+            self.nodes_peak.store(nodes, Ordering::Relaxed);
+            memory::trim();
+        }
+    }
+
     fn state_stats(&self) -> StateStats {
         StateStats {
             nodes: self.state.node_count(),
@@ -78,6 +95,7 @@ impl Served {
 
 impl Serving for Served {
     fn report(&self) -> DaemonStats {
+        self.give_memory_back();
         let stats = DaemonStats {
             uptime_ms: milliseconds(self.started_at.elapsed()),
             resumed: self.state.is_resumed(),

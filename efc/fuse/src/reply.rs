@@ -35,6 +35,10 @@ pub struct Coming {
     pub gives_back: bool,
 }
 
+/// In a simulation, takes an answer: the name of its request, an errno or 0, and what the answer holds. `false`: there is no such request.
+#[cfg(feature = "simulation")]
+pub type Tap = Box<dyn Fn(u64, i32, &[u8]) -> bool + Send + Sync>;
+
 /// The way back to the kernel, shared by all who answer.
 pub struct Channel {
     pub device: OwnedFd,
@@ -49,7 +53,7 @@ pub struct Channel {
     pub fresh_seen: AtomicBool,
     /// Takes the answers in place of the device.
     #[cfg(feature = "simulation")]
-    pub tap: std::sync::OnceLock<crate::simulated::Tap>,
+    pub tap: std::sync::OnceLock<Tap>,
 }
 
 impl Channel {

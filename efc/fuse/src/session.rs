@@ -180,7 +180,7 @@ impl Session {
     }
 
     #[cfg(feature = "simulation")]
-    pub(crate) fn set_tap(&self, tap: crate::simulated::Tap) {
+    pub(crate) fn set_tap(&self, tap: crate::reply::Tap) {
         let is_first = self.shared.channel.tap.set(tap).is_ok();
         debug_assert!(is_first, "one for each session");
     }

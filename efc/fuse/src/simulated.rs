@@ -10,12 +10,10 @@ use efc_state::State;
 use crate::abi::{self, Field};
 use crate::config::SessionConfig;
 use crate::negotiation::{Negotiated, negotiate};
+pub use crate::reply::Tap;
 use crate::request::{Attr, Entry, Errno, OpenReply, Request};
 use crate::session::Session;
 use crate::{Filesystem, abi::UNIQUE_RESENT};
-
-/// Takes an answer: the name of its request, an errno or 0, and what the answer holds. `false`: there is no such request.
-pub type Tap = Box<dyn Fn(u64, i32, &[u8]) -> bool + Send + Sync>;
 
 /// The name of a request that is delivered again.
 pub fn name_of_resent(unique: u64) -> u64 {

@@ -9,12 +9,15 @@
 //! What it lacks: quotas, locks, NFS4 attributes, JUKEBOX (which no backend shows).
 
 mod client;
+mod dice;
 mod faults;
+mod network;
 mod object;
 mod server;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Hold, Network};
+pub use client::{Client, Hold};
 pub use faults::{Fault, Procedure};
+pub use network::Network;
 pub use server::{Nas, Options};

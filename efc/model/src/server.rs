@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use efc_backend::*;
 
-use crate::client::Network;
+use crate::dice::roll;
 use crate::faults::{Fault, Procedure};
+use crate::network::Network;
 use crate::object::{Body, Change, Content, Directory, EXECUTE, Object, READ, WRITE, cut};
 
 /// How the server is.
@@ -286,14 +287,6 @@ impl Nas {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         (self.find(dir).expect("a directory"), name)
     }
-}
-
-/// The next of a row of chances (SplitMix64).
-pub(crate) fn roll(dice: &mut u64) -> u64 {
-    *dice = dice.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*dice ^ *dice >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 31
 }
 
 impl Server {

@@ -12,7 +12,6 @@
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::collections::HashMap;
-use std::fs;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -154,37 +153,10 @@ impl Interrupts {
     }
 }
 
-/// SIGKILL is pending, or there is no such thread any more.
-pub fn is_killed(tid: u32) -> bool {
-    efc_process::has_pending_kill(tid).unwrap_or(tid != 0)
-}
-
-/// Has the thread given up its memory already, as it does at exit before it closes its files?
-///
-/// `/proc/TID/status` takes no lock that a task may hold while it waits for us; `/proc/TID/stat` does.
-pub fn is_exiting(tid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{tid}/status")).is_ok_and(|status| !status.contains("\nVmSize:"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::filesystem::Credentials;
-
-    #[test]
-    fn an_exiting_process_is_told_from_a_living_one() {
-        assert!(!is_exiting(std::process::id()));
-        let mut child = std::process::Command::new("true").spawn().expect("true starts");
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while !is_exiting(child.id()) {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "a process that has ended, and is not waited for, has no memory"
-            );
-            std::thread::yield_now();
-        }
-        child.wait().expect("true ends");
-    }
 
     #[test]
     fn a_request_of_a_dead_caller_ends() {

@@ -6,8 +6,7 @@ use std::pin::Pin;
 use efc_backend::Cred;
 use efc_fuse::{Errno, Notifier};
 
-use super::callers::Credentials;
-use super::interrupts;
+use super::callers::{Credentials, signals};
 
 /// Tells the kernel what it must no longer trust; see [`Notifier`].
 pub trait Notify: Send + Sync + 'static {
@@ -49,10 +48,10 @@ impl Callers for Credentials {
     }
 
     fn is_killed(&self, tid: u32) -> bool {
-        interrupts::is_killed(tid)
+        signals::is_killed(tid)
     }
 
     fn is_exiting(&self, tid: u32) -> bool {
-        interrupts::is_exiting(tid)
+        signals::is_exiting(tid)
     }
 }
