@@ -9,7 +9,19 @@ from tests.support.paths import ROOT
 
 # Of each crate: the crates of ours that it may import. Each of them stands further down.
 MAY_IMPORT = {
-    "efcd": {"backend", "buffer", "cache", "fuse", "nfs", "privileges", "process", "proto", "state", "statmount", "tasks"},
+    "efcd": {
+        "backend",
+        "buffer",
+        "cache",
+        "fuse",
+        "nfs",
+        "privileges",
+        "process",
+        "proto",
+        "state",
+        "statmount",
+        "tasks",
+    },
     "keeper": {"mount-helper", "privileges", "process", "proto"},
     "fs": {"backend", "buffer", "nfs"},
     "model": {"backend", "buffer", "tasks"},
