@@ -24,7 +24,7 @@ pub enum Purpose {
 
 /// How many bytes all buffers of a purpose may take; `u64::MAX`: no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct BudgetLimits {
     /// For [`Purpose::Demand`].
     pub demand_bytes: u64,
     /// For [`Purpose::Written`].
@@ -33,9 +33,10 @@ pub struct Limits {
     pub ahead_bytes: u64,
 }
 
-impl Limits {
+impl BudgetLimits {
     /// No limits.
-    pub const NONE: Limits = Limits { demand_bytes: u64::MAX, written_bytes: u64::MAX, ahead_bytes: u64::MAX };
+    pub const NONE: BudgetLimits =
+        BudgetLimits { demand_bytes: u64::MAX, written_bytes: u64::MAX, ahead_bytes: u64::MAX };
 
     /// The bytes of all purposes together.
     pub fn sum(&self) -> u64 {
@@ -72,13 +73,13 @@ fn pages(size: usize) -> u32 {
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget::new(Limits::NONE)
+        Budget::new(BudgetLimits::NONE)
     }
 }
 
 impl Budget {
     /// A budget of these limits. What the pool keeps of buffers that are not in use fits them too.
-    pub fn new(limits: Limits) -> Budget {
+    pub fn new(limits: BudgetLimits) -> Budget {
         limit_pool(limits.sum().saturating_add(UNCOUNTED_BYTES));
         Budget(Arc::new([limits.demand_bytes, limits.written_bytes, limits.ahead_bytes].map(Pot::new)))
     }
@@ -133,7 +134,7 @@ mod tests {
     use crate::SMALL;
 
     fn budget(bytes: u64) -> Budget {
-        Budget::new(Limits { demand_bytes: bytes, ..Limits::NONE })
+        Budget::new(BudgetLimits { demand_bytes: bytes, ..BudgetLimits::NONE })
     }
 
     fn poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use memmap2::{MmapMut, MmapOptions};
 
-pub use budget::{Budget, Limits, Purpose, Room};
+pub use budget::{Budget, BudgetLimits, Purpose, Room};
 pub use payload::{Payload, Prefix, Sink};
 pub use pipe::Pipe;
 

@@ -27,7 +27,7 @@ pub struct Control {
 }
 
 /// What makes a session, for this daemon and for later keepers.
-pub struct Session {
+pub struct Held {
     /// How to serve.
     pub config: DaemonConfig,
     /// User to become; 0: nobody.
@@ -94,7 +94,7 @@ impl Control {
     ///
     /// # Errors
     /// `InvalidData` if anything else comes.
-    pub fn receive_start(&self) -> io::Result<Session> {
+    pub fn receive_start(&self) -> io::Result<Held> {
         let received = efc_proto::receive::<ToDaemon>(&self.socket)?;
         let Some((ToDaemon { message: Some(to_daemon::Message::Start(start)) }, descriptors)) = received else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "expected Start"));
@@ -104,14 +104,14 @@ impl Control {
         let Start { config, uid, session, predecessor_remains, memory_max_bytes } = start;
         let status = session.unwrap_or_default();
         let config = config.unwrap_or_default();
-        Ok(Session { config, uid, predecessor_remains, memory_max_bytes, device, memfd, listener, status })
+        Ok(Held { config, uid, predecessor_remains, memory_max_bytes, device, memfd, listener, status })
     }
 
     /// Waits until the keeper has called `mount(2)`.
     ///
     /// # Errors
     /// `InvalidData` if anything else comes: the keeper has given up.
-    pub fn receive_mounted(&self, session: &mut Session) -> io::Result<()> {
+    pub fn receive_mounted(&self, session: &mut Held) -> io::Result<()> {
         match efc_proto::receive::<ToDaemon>(&self.socket)? {
             Some((ToDaemon { message: Some(to_daemon::Message::Mounted(mounted)) }, _)) => {
                 session.status.connection = mounted.connection;
@@ -150,7 +150,7 @@ impl Control {
     }
 
     /// Answers keepers, one after the other, until one says Stop.
-    pub fn serve(self, session: &mut Session, serving: &dyn Serving) {
+    pub fn serve(self, session: &mut Held, serving: &dyn Serving) {
         let mut keeper = self.socket;
         while !converse(&keeper, session, serving) {
             log::warn!("the keeper is gone; serving on");
@@ -166,7 +166,7 @@ impl Control {
 }
 
 /// Answers one keeper; `true` when it says that the session is over.
-fn converse(keeper: &OwnedFd, session: &mut Session, serving: &dyn Serving) -> bool {
+fn converse(keeper: &OwnedFd, session: &mut Held, serving: &dyn Serving) -> bool {
     loop {
         let message = match efc_proto::receive::<ToDaemon>(keeper) {
             Ok(Some((ToDaemon { message }, _))) => message,
@@ -211,7 +211,7 @@ fn report(keeper: &OwnedFd, serving: &dyn Serving) {
 }
 
 /// Serves with other options from now on, of which later keepers are told too.
-fn configure(session: &mut Session, serving: &dyn Serving, options: DaemonConfig) -> Result<(), Error> {
+fn configure(session: &mut Held, serving: &dyn Serving, options: DaemonConfig) -> Result<(), Error> {
     serving.configure(&options)?;
     session.status.options = Some(options);
     Ok(())
@@ -230,7 +230,7 @@ fn answer_later(keeper: &OwnedFd, serving: &dyn Serving) -> io::Result<()> {
 }
 
 /// Waits for a keeper that may have the session, and hands it over.
-fn next_keeper(session: &Session) -> io::Result<OwnedFd> {
+fn next_keeper(session: &Held) -> io::Result<OwnedFd> {
     loop {
         let keeper = rustix::io::retry_on_intr(|| accept_with(&session.listener, SocketFlags::CLOEXEC))?;
         if !efc_proto::is_allowed_peer(&keeper)? {
@@ -247,7 +247,7 @@ fn next_keeper(session: &Session) -> io::Result<OwnedFd> {
     }
 }
 
-fn hand_over(session: &Session, keeper: &OwnedFd) -> io::Result<()> {
+fn hand_over(session: &Held, keeper: &OwnedFd) -> io::Result<()> {
     let process = pidfd_open(getpid(), PidfdFlags::empty())?;
     let status = MountStatus {
         pid: getpid().as_raw_nonzero().get(),

@@ -109,7 +109,7 @@ fn serve(control: Control) -> io::Result<()> {
 }
 
 /// Does what needs privileges, and drops them. The way to know callers behind id-mapped mounts, if these are wanted.
-fn use_privileges(control: &Control, held: &control::Session) -> io::Result<Option<IdMaps>> {
+fn use_privileges(control: &Control, held: &control::Held) -> io::Result<Option<IdMaps>> {
     let config = &held.config;
     if !config.no_splice {
         reserve_pipes(config);
@@ -120,7 +120,7 @@ fn use_privileges(control: &Control, held: &control::Session) -> io::Result<Opti
 }
 
 /// Talks with keepers on a thread of its own.
-fn start_control(control: Control, mut held: control::Session, served: Served) -> io::Result<()> {
+fn start_control(control: Control, mut held: control::Held, served: Served) -> io::Result<()> {
     let talk = move || {
         control.serve(&mut held, &served);
         // Were the memfd closed here, successors would take this process for gone (`State::open`).
@@ -187,7 +187,7 @@ fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
-fn connect(control: &Control, held: &mut control::Session, state: &Arc<State>) -> io::Result<(Client, Limits)> {
+fn connect(control: &Control, held: &mut control::Held, state: &Arc<State>) -> io::Result<(Client, Limits)> {
     let (client, mounted) = find_dataset(&held.config, state).map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)

@@ -4,7 +4,7 @@
 //! The parts add up to 29/32 of the limit at most; the rest is for the program and what is bounded by number. Buffers are counted
 //! one by one ([`efc_buffer::Budget`]).
 
-use efc_buffer::{LARGE, Limits, SMALL};
+use efc_buffer::{BudgetLimits, LARGE, SMALL};
 
 use efc_cache::INODE_BYTES;
 
@@ -53,7 +53,7 @@ pub struct Parts {
     /// Requests that no application waits for.
     pub background_max: u16,
     /// Buffers: data on its way.
-    pub buffers: Limits,
+    pub buffers: BudgetLimits,
 }
 
 impl Parts {
@@ -67,7 +67,7 @@ impl Parts {
                 listed_names_max: LISTED_NAMES_MAX as usize,
                 uncommitted_bytes_max,
                 background_max: BACKGROUND_MAX as u16,
-                buffers: Limits {
+                buffers: BudgetLimits {
                     demand_bytes: DEMAND_BYTES_MAX,
                     ahead_bytes: AHEAD_BYTES_MAX,
                     // An application that writes, and a server that is away: it waits, however many it is.
@@ -76,7 +76,7 @@ impl Parts {
             };
         }
         let part = |thirty_seconds: u64| memory_max_bytes / 32 * thirty_seconds;
-        let buffers = Limits {
+        let buffers = BudgetLimits {
             demand_bytes: part(3).clamp(LARGE as u64, DEMAND_BYTES_MAX),
             ahead_bytes: part(1).clamp(4 * SMALL as u64, AHEAD_BYTES_MAX),
             written_bytes: part(3),

@@ -8,7 +8,7 @@ use efc_buffer::{Buffer, PAYLOAD_MAX};
 use serde::Serialize;
 
 use crate::error::Failure;
-use crate::nas::{Nas, Object, Place};
+use crate::nas::{ListPosition, Nas, Object};
 use crate::path::Path;
 use crate::publish::Draft;
 
@@ -74,7 +74,7 @@ struct Stat {
 }
 
 #[derive(Serialize)]
-struct Entry {
+struct Listed {
     name: String,
     kind: &'static str,
     size: u64,
@@ -143,7 +143,7 @@ fn stat(attr: &Attr) -> Stat {
 async fn list(nas: &Nas, path: &Path) -> Result<(), Failure> {
     let failed = |error: Error| Failure::from_call(&format!("list {path}"), &error);
     let dir = nas.find(path).await?.handle;
-    let (mut place, mut all) = (Place::default(), Vec::new());
+    let (mut place, mut all) = (ListPosition::default(), Vec::new());
     loop {
         let entries = nas.list(&dir, &mut place).await.map_err(failed)?;
         if entries.is_empty() {
@@ -157,7 +157,16 @@ async fn list(nas: &Nas, path: &Path) -> Result<(), Failure> {
                 Err(error) => return Err(failed(error)),
             };
             let name = String::from_utf8_lossy(&entry.name).into_owned();
-            all.push(Entry { name, kind: kind(file_type), size, mode, uid, gid, fileid, mtime_ns: nanoseconds(mtime) });
+            all.push(Listed {
+                name,
+                kind: kind(file_type),
+                size,
+                mode,
+                uid,
+                gid,
+                fileid,
+                mtime_ns: nanoseconds(mtime),
+            });
         }
     }
 }
@@ -264,7 +273,7 @@ async fn remove_tree(nas: &Nas, path: &Path, dir: &Object, name: &[u8], top: &Ob
     let mut waiting = vec![Doomed { dir: dir.handle, name: name.to_vec(), handle: top.handle }];
     while let Some(doomed) = waiting.last() {
         // Always from the start: cookies need not outlive the removal of entries.
-        let entries = match nas.list(&doomed.handle, &mut Place::default()).await {
+        let entries = match nas.list(&doomed.handle, &mut ListPosition::default()).await {
             Err(error) if error.is(Status::Stale) || error.is(Status::NoEnt) => Vec::new(),
             listed => listed.map_err(failed)?,
         };

@@ -74,7 +74,7 @@ impl Nas {
     }
 
     /// A page of at least one entry behind `cookie`, and whether more follow; no entry means the end.
-    pub async fn list(&self, dir: &FileHandle, place: &mut Place) -> Result<Vec<DirEntry>, Error> {
+    pub async fn list(&self, dir: &FileHandle, place: &mut ListPosition) -> Result<Vec<DirEntry>, Error> {
         while !place.end {
             let page = self.client.list(&self.cred, dir, place.cookie, place.verifier, PAGE).await?;
             if let Some(last) = page.entries.last() {
@@ -159,7 +159,7 @@ fn check_verifier(known: &mut Option<Verifier>, now: Verifier) -> Result<(), Err
 
 /// Where a listing stands.
 #[derive(Default)]
-pub struct Place {
+pub struct ListPosition {
     cookie: u64,
     verifier: [u8; 8],
     circle: Circle,

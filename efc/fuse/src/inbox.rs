@@ -105,7 +105,7 @@ impl Inbox {
 }
 
 /// The payload of a WRITE that is kept: where it lies, if it may stay there.
-pub fn payload_of(kept: &requests::Kept, payload: Range<usize>) -> Bytes {
+pub fn payload_of(kept: &requests::KeptRequest, payload: Range<usize>) -> Bytes {
     match kept.lease() {
         Some(lease) => Bytes::from_owner(lease).slice(payload),
         None => Bytes::copy_from_slice(&kept[payload]),
@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn a_payload_keeps_its_room_until_it_is_done_with() {
-        let budget = Budget::new(efc_buffer::Limits { written_bytes: 2 * LARGE as u64, ..efc_buffer::Limits::NONE });
+        let budget =
+            Budget::new(efc_buffer::BudgetLimits { written_bytes: 2 * LARGE as u64, ..efc_buffer::BudgetLimits::NONE });
         let mut buffer = Buffer::new(LARGE).unwrap();
         let mut take = |size| take_payload(&mut buffer, 0..size, |size| budget.take(Purpose::Written, size));
         let (first, second) = (take(HAND_OVER_MIN).unwrap(), take(LARGE).unwrap());

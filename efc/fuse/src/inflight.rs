@@ -25,7 +25,7 @@ const KEPT_MAX: usize = 1024;
 const SHARDS: usize = 16;
 
 /// A small answer.
-pub struct Answer {
+pub struct KeptAnswer {
     pub error: i32,
     pub content: Inline,
 }
@@ -37,7 +37,7 @@ pub enum Arrival {
     /// It is being worked on: its answer will go out under the new name.
     Redelivered,
     /// It was executed; give this answer.
-    Answered(Box<Answer>),
+    Answered(Box<KeptAnswer>),
     /// Refuse it.
     Full,
 }
@@ -51,15 +51,15 @@ pub struct Delivery {
     count: u32,
 }
 
-struct Entry {
+struct Waiting {
     arrived: Instant,
     delivery: Delivery,
-    kept: Option<Box<Answer>>,
+    kept: Option<Box<KeptAnswer>>,
 }
 
 /// See the module.
 pub struct InFlight {
-    shards: [Mutex<HashMap<u64, Entry>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Waiting>>; SHARDS],
     count: AtomicUsize,
     kept: AtomicUsize,
 }
@@ -69,7 +69,7 @@ impl InFlight {
         InFlight { shards: Default::default(), count: AtomicUsize::new(0), kept: AtomicUsize::new(0) }
     }
 
-    fn shard(&self, unique: u64) -> MutexGuard<'_, HashMap<u64, Entry>> {
+    fn shard(&self, unique: u64) -> MutexGuard<'_, HashMap<u64, Waiting>> {
         // The kernel counts uniques in steps of two, and in one sequence per CPU on newer kernels: mix all bits.
         let mixed = (unique & !UNIQUE_RESENT).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.shards[(mixed >> 60) as usize % SHARDS].lock().expect("in-flight lock")
@@ -93,7 +93,7 @@ impl InFlight {
             return Arrival::Full;
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        let entry = Entry { arrived: Instant::now(), delivery: Delivery { unique, slot, count: 0 }, kept: None };
+        let entry = Waiting { arrived: Instant::now(), delivery: Delivery { unique, slot, count: 0 }, kept: None };
         shard.insert(unique & !UNIQUE_RESENT, entry);
         Arrival::New
     }
@@ -112,7 +112,7 @@ impl InFlight {
 
     /// The kernel refused the answer under the name `delivery`. `Some`: a redelivery came meanwhile, answer that one.
     /// Otherwise the request is concluded, or, given an answer to `keep`, remembered with it until it is delivered again.
-    pub fn refused(&self, delivery: Delivery, keep: Option<Box<Answer>>) -> Option<Delivery> {
+    pub fn refused(&self, delivery: Delivery, keep: Option<Box<KeptAnswer>>) -> Option<Delivery> {
         let mut shard = self.shard(delivery.unique);
         let unique = delivery.unique & !UNIQUE_RESENT;
         let entry = shard.get_mut(&unique)?;
@@ -134,7 +134,7 @@ impl InFlight {
 
     /// For how long the oldest request has been waiting for its answer.
     pub fn oldest(&self) -> Option<Duration> {
-        let arrived = |shard: &Mutex<HashMap<u64, Entry>>| {
+        let arrived = |shard: &Mutex<HashMap<u64, Waiting>>| {
             let shard = shard.lock().expect("in-flight lock");
             shard.values().filter(|entry| entry.kept.is_none()).map(|entry| entry.arrived).min()
         };
@@ -146,8 +146,8 @@ impl InFlight {
 mod tests {
     use super::*;
 
-    fn answer() -> Box<Answer> {
-        Box::new(Answer { error: -5, content: Inline::new() })
+    fn answer() -> Box<KeptAnswer> {
+        Box::new(KeptAnswer { error: -5, content: Inline::new() })
     }
 
     #[test]

@@ -16,7 +16,7 @@ use efc_buffer::Pipe;
 use rustix::io::Errno as SystemErrno;
 
 use crate::directory::Directory;
-use crate::inflight::{Answer, Arrival, Delivery, InFlight};
+use crate::inflight::{Arrival, Delivery, InFlight, KeptAnswer};
 use crate::request::{Attr, Entry, Errno, OpenReply, Statfs};
 use crate::wire::{self, Inline};
 use crate::{abi, abi::Field};
@@ -162,9 +162,9 @@ impl Channel {
     }
 }
 
-fn small(error: i32, content: &Inline, data: &[u8]) -> Option<Box<Answer>> {
+fn small(error: i32, content: &Inline, data: &[u8]) -> Option<Box<KeptAnswer>> {
     let bytes = if data.is_empty() { content.content() } else { data };
-    Inline::copy(bytes).map(|content| Box::new(Answer { error, content }))
+    Inline::copy(bytes).map(|content| Box::new(KeptAnswer { error, content }))
 }
 
 /// The one answer of a request. Dropped unanswered, it answers EIO. Answers to a request that the kernel gave up are ignored.

@@ -272,7 +272,7 @@ impl Shared {
         }
     }
 
-    fn replay_one(&self, requests: &Arc<Requests>, kept: requests::Kept, filesystem: &dyn Filesystem) {
+    fn replay_one(&self, requests: &Arc<Requests>, kept: requests::KeptRequest, filesystem: &dyn Filesystem) {
         let (mut request, payload) = match wire::decode(&kept) {
             Ok(Message::Request { request, payload }) => (request, payload),
             message => {

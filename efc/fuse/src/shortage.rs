@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn who_finds_no_room_waits_for_it_and_not_for_ever() {
-        let budget = Budget::new(efc_buffer::Limits { written_bytes: 0, ..efc_buffer::Limits::NONE });
+        let budget = Budget::new(efc_buffer::BudgetLimits { written_bytes: 0, ..efc_buffer::BudgetLimits::NONE });
         let shortage = Shortage::default();
         let all = shortage.room(&budget, LARGE).expect("room for one");
         thread::scope(|scope| {

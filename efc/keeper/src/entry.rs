@@ -29,7 +29,7 @@ pub enum End {
 /// What a client that wants to unmount finds.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Nobody else unmounts until [`Entry::release`].
+    /// Nobody else unmounts until [`MountEntry::release`].
     Claimed,
     /// The session has ended meanwhile, or has lost its target.
     Gone,
@@ -69,7 +69,7 @@ struct Shared {
 
 /// One mount.
 #[derive(Debug)]
-pub struct Entry {
+pub struct MountEntry {
     target: PathBuf,
     config: DaemonConfig,
     waker: OwnedFd,
@@ -77,34 +77,34 @@ pub struct Entry {
     changed: Condvar,
 }
 
-impl Entry {
+impl MountEntry {
     /// A mount whose supervising thread is about to start.
     ///
     /// # Errors
     /// Those of eventfd(2).
-    pub fn new(target: PathBuf, config: DaemonConfig) -> std::io::Result<Entry> {
+    pub fn new(target: PathBuf, config: DaemonConfig) -> std::io::Result<MountEntry> {
         let status = MountStatus {
             target: target.to_string_lossy().into_owned(),
             config: Some(config),
             state: State::Starting.into(),
             ..Default::default()
         };
-        Entry::with(target, status, true)
+        MountEntry::with(target, status, true)
     }
 
     /// A mount that an earlier keeper has made, whose supervising thread is about to start.
     ///
     /// # Errors
     /// Those of eventfd(2).
-    pub fn inherited(mut status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
+    pub fn inherited(mut status: MountStatus, is_attached: bool) -> std::io::Result<MountEntry> {
         status.set_state(if status.pid == 0 { State::Restarting } else { State::Serving });
         let former = status.stats.take().unwrap_or_default().by_subsystem();
-        let entry = Entry::with(PathBuf::from(&status.target), status, is_attached)?;
+        let entry = MountEntry::with(PathBuf::from(&status.target), status, is_attached)?;
         entry.lock().former = former;
         Ok(entry)
     }
 
-    fn with(target: PathBuf, status: MountStatus, is_attached: bool) -> std::io::Result<Entry> {
+    fn with(target: PathBuf, status: MountStatus, is_attached: bool) -> std::io::Result<MountEntry> {
         let config = status.config.clone().unwrap_or_default();
         let shared = Shared {
             phase: Phase::Starting,
@@ -121,7 +121,7 @@ impl Entry {
             root: (0, FoundRoot::default()),
         };
         let waker = kernel::create_waker()?;
-        Ok(Entry { target, config, waker, shared: Mutex::new(shared), changed: Condvar::new() })
+        Ok(MountEntry { target, config, waker, shared: Mutex::new(shared), changed: Condvar::new() })
     }
 
     /// Absolute path without symbolic links.
@@ -338,7 +338,7 @@ impl Entry {
         std::mem::take(&mut self.lock().report_wanted)
     }
 
-    /// The upgrade whose turn it is, if none is under way: one that [`Entry::upgraded`] must follow.
+    /// The upgrade whose turn it is, if none is under way: one that [`MountEntry::upgraded`] must follow.
     pub fn begin_next_upgrade(&self) -> Option<Wish> {
         self.lock().upgrades.begin_next()
     }

@@ -8,7 +8,7 @@ use efc_proto::error::Code;
 use efc_proto::{Error, MountStatus};
 
 use crate::cgroups::Cgroup;
-use crate::entry::Entry;
+use crate::entry::MountEntry;
 use crate::failure::failure;
 use crate::identity::Identity;
 use crate::network::Network;
@@ -27,7 +27,7 @@ impl<'a> Isolation<'a> {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED without a free user; FAILED_PRECONDITION for a network that is not there.
-    pub fn new(programs: &'a Programs, entry: &Entry) -> Result<Isolation<'a>, Error> {
+    pub fn new(programs: &'a Programs, entry: &MountEntry) -> Result<Isolation<'a>, Error> {
         let network = entry.config().network.as_str();
         let network = (!network.is_empty()).then(|| programs.networks.find(network)).transpose()?;
         let cgroup = programs.cgroups.as_ref().map(|cgroups| cgroups.cgroup(entry.target())).transpose();
@@ -38,7 +38,7 @@ impl<'a> Isolation<'a> {
 
     /// What an earlier keeper gave to the mount, as far as this one's command line wants it, too. What cannot be had again is
     /// logged and done without: the mount must go on.
-    pub fn former(programs: &'a Programs, entry: &Entry) -> Isolation<'a> {
+    pub fn former(programs: &'a Programs, entry: &MountEntry) -> Isolation<'a> {
         let status = entry.status();
         let target = entry.target().display();
         let missing = |what: &str, why: &dyn std::fmt::Display| log::error!("{target}: successors have {what}: {why}");

@@ -55,7 +55,7 @@ use crate::mounts::Mounts;
 use crate::network::Networks;
 use crate::program::NextProgram;
 use crate::programs::Programs;
-use crate::socket::Place;
+use crate::socket::RunDir;
 
 /// A line of each mount at once, and nothing that repeats for ever.
 const LOG_LIMITS: LogLimits = LogLimits { burst: 1_000, pause: Duration::from_secs(1) };
@@ -155,7 +155,7 @@ fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -
 
 fn run(arguments: &Arguments) -> io::Result<()> {
     privileges::drop_unneeded(arguments.daemon_cgroup.is_some())?;
-    let place = Place::take(&arguments.run_dir)?;
+    let place = RunDir::take(&arguments.run_dir)?;
     let programs = find_programs(arguments, &place)?;
     let cgroups = programs.cgroups.clone();
     std::env::set_current_dir("/")?;
@@ -183,7 +183,7 @@ fn raise_descriptor_limit() -> io::Result<()> {
     Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?)
 }
 
-fn find_programs(arguments: &Arguments, place: &Place) -> io::Result<Programs> {
+fn find_programs(arguments: &Arguments, place: &RunDir) -> io::Result<Programs> {
     let own = std::env::current_exe()?;
     let beside = |name: &str| own.with_file_name(name);
     let daemon = match &arguments.daemon {
@@ -210,7 +210,7 @@ fn find_programs(arguments: &Arguments, place: &Place) -> io::Result<Programs> {
 }
 
 struct Keeper {
-    place: Place,
+    place: RunDir,
     listener: OwnedFd,
     mounts: Arc<Mounts>,
     clients: Clients,

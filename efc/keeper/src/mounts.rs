@@ -15,7 +15,7 @@ use efc_proto::{
     Change, DaemonConfig, Error, FindRootRequest, FoundRoot, MountRequest, MountStatus, StatusRequest, UnmountRequest,
 };
 
-use crate::entry::{Claim, End, Entry};
+use crate::entry::{Claim, End, MountEntry};
 use crate::failure::failure;
 use crate::held::Listeners;
 use crate::programs::Programs;
@@ -40,7 +40,7 @@ const FIND_TIME_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Mounts {
     programs: Programs,
-    entries: Mutex<Vec<Arc<Entry>>>,
+    entries: Mutex<Vec<Arc<MountEntry>>>,
     is_draining: AtomicBool,
 }
 
@@ -124,7 +124,7 @@ impl Mounts {
     }
 
     /// Unmounts what this keeper has mounted; false if that went away meanwhile.
-    fn unmount_entry(&self, entry: &Entry, force: bool, deadline: Instant) -> Result<bool, Error> {
+    fn unmount_entry(&self, entry: &MountEntry, force: bool, deadline: Instant) -> Result<bool, Error> {
         if force {
             // Whatever another operation waits for fails now, so this cannot wait long.
             let connection = entry.status().connection;
@@ -161,7 +161,7 @@ impl Mounts {
         };
         let deadline = Instant::now() + REPORT_TIME_LIMIT;
         let asked: Vec<u64> = entries.iter().map(|entry| entry.request_report()).collect();
-        let status = |(entry, reports): (&Arc<Entry>, u64)| {
+        let status = |(entry, reports): (&Arc<MountEntry>, u64)| {
             let has_reported = entry.wait_report(reports, deadline);
             let mut status = entry.status();
             status.stats = status.stats.map(|stats| stats.for_one_release(request.by_subsystem));
@@ -193,7 +193,7 @@ impl Mounts {
         target: Target,
         config: &DaemonConfig,
         deadline: Instant,
-    ) -> Result<(Arc<Entry>, bool), Error> {
+    ) -> Result<(Arc<MountEntry>, bool), Error> {
         let mut entries = self.lock();
         if let Some(entry) = entries.iter().find(|entry| entry.target() == target.path() && entry.is_attached()) {
             return Ok((entry.clone(), false));
@@ -205,7 +205,7 @@ impl Mounts {
         let exhausted = |error: std::io::Error| {
             failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}"))
         };
-        let entry = Arc::new(Entry::new(target.path().to_owned(), config.clone()).map_err(exhausted)?);
+        let entry = Arc::new(MountEntry::new(target.path().to_owned(), config.clone()).map_err(exhausted)?);
         let (mounts, supervised) = (self.clone(), entry.clone());
         let supervise = move || mounts.supervise(&supervised, Origin::New { target, deadline });
         // Under the lock, so that the thread finds its entry in the table when it is done.
@@ -215,7 +215,7 @@ impl Mounts {
     }
 
     /// Adds a session that this keeper did not begin; the one that is there already, and `false`, if there is one.
-    pub(crate) fn insert(&self, entry: Arc<Entry>) -> Result<(Arc<Entry>, bool), Error> {
+    pub(crate) fn insert(&self, entry: Arc<MountEntry>) -> Result<(Arc<MountEntry>, bool), Error> {
         let connection = entry.status().connection;
         let mut entries = self.lock();
         if let Some(present) = entries.iter().find(|present| present.status().connection == connection) {
@@ -227,7 +227,7 @@ impl Mounts {
     }
 
     /// Serves the session of an entry of the table, on this thread, until it is over.
-    pub(crate) fn supervise(&self, entry: &Arc<Entry>, origin: Origin) {
+    pub(crate) fn supervise(&self, entry: &Arc<MountEntry>, origin: Origin) {
         session::supervise(entry, &self.programs, origin, || self.forget(entry));
     }
 
@@ -237,7 +237,7 @@ impl Mounts {
 
     /// Whether a mount that was found in the table is really at its target. It is not after an abort, and after somebody
     /// else's unmount if bind mounts elsewhere keep the session alive; such a session goes on without its target.
-    fn check_still_there(&self, entry: &Entry, status: &MountStatus) -> Result<bool, Error> {
+    fn check_still_there(&self, entry: &MountEntry, status: &MountStatus) -> Result<bool, Error> {
         let internal =
             |error: std::io::Error| failure(Code::Internal, format!("cannot read the list of mounts: {error}"));
         let mounted = kernel::mounted_at(entry.target()).map_err(internal)?;
@@ -272,19 +272,19 @@ impl Mounts {
             .map_err(|error| failure(Code::Internal, format!("cannot abort FUSE connection {connection}: {error}")))
     }
 
-    pub(crate) fn find(&self, path: &Path) -> Option<Arc<Entry>> {
+    pub(crate) fn find(&self, path: &Path) -> Option<Arc<MountEntry>> {
         self.lock().iter().find(|entry| entry.target() == path && entry.is_attached()).cloned()
     }
 
-    fn is_current(&self, entry: &Arc<Entry>) -> bool {
+    fn is_current(&self, entry: &Arc<MountEntry>) -> bool {
         self.lock().iter().any(|candidate| Arc::ptr_eq(candidate, entry))
     }
 
-    pub(crate) fn forget(&self, entry: &Arc<Entry>) {
+    pub(crate) fn forget(&self, entry: &Arc<MountEntry>) {
         self.lock().retain(|candidate| !Arc::ptr_eq(candidate, entry));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<MountEntry>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -299,7 +299,7 @@ fn mounted_otherwise(path: &Path, change: Option<Change>) -> Error {
     failure(Code::AlreadyExists, message)
 }
 
-fn refuse_too_many(entries: &[Arc<Entry>]) -> Result<(), Error> {
+fn refuse_too_many(entries: &[Arc<MountEntry>]) -> Result<(), Error> {
     if entries.len() < MOUNTS_MAX {
         return Ok(());
     }

@@ -19,18 +19,18 @@ pub const BACKLOG: i32 = 128;
 
 /// The place of one keeper: at most one process has it.
 #[derive(Debug)]
-pub struct Place {
+pub struct RunDir {
     run_dir: PathBuf,
     /// Locked. Descriptor 3 or whatever is first free, open for as long as the process lives.
     _lock: File,
 }
 
-impl Place {
+impl RunDir {
     /// Takes `run_dir`, made if need be.
     ///
     /// # Errors
     /// `AddrInUse` if a keeper has it already; `PermissionDenied` if others could write there.
-    pub fn take(run_dir: &Path) -> io::Result<Place> {
+    pub fn take(run_dir: &Path) -> io::Result<RunDir> {
         DirBuilder::new().recursive(true).mode(0o700).create(run_dir)?;
         let run_dir = run_dir.canonicalize()?;
         let metadata = run_dir.metadata()?;
@@ -55,7 +55,7 @@ impl Place {
         lock.set_len(0)?;
         lock.rewind()?;
         writeln!(lock, "{}", std::process::id())?;
-        Ok(Place { run_dir, _lock: lock })
+        Ok(RunDir { run_dir, _lock: lock })
     }
 
     /// Listens on `keeper.sock`.
@@ -143,16 +143,16 @@ mod tests {
         let run_dir = directory.path().join("run/efc");
         std::fs::create_dir_all(&run_dir).unwrap();
         std::fs::set_permissions(&run_dir, Permissions::from_mode(0o755)).unwrap();
-        let place = Place::take(&run_dir).unwrap();
+        let place = RunDir::take(&run_dir).unwrap();
         assert_eq!(run_dir.metadata().unwrap().mode() & 0o777, 0o700);
         let listener = place.listen().unwrap();
         assert_eq!(place.path().metadata().unwrap().mode() & 0o777, 0o600);
-        let error = Place::take(&run_dir).unwrap_err();
+        let error = RunDir::take(&run_dir).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
         drop((listener, place));
         assert!(run_dir.join("keeper.sock").exists());
-        let place = Place::take(&run_dir).unwrap();
+        let place = RunDir::take(&run_dir).unwrap();
         let _listener = place.listen().unwrap();
         place.hide().unwrap();
         assert!(!place.path().exists());
@@ -167,6 +167,6 @@ mod tests {
     fn a_directory_that_others_may_write_to_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(Place::take(directory.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(RunDir::take(directory.path()).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use efc_proto::error::Code;
 use efc_proto::{Change, Error, MountStatus, UpgradeRequest};
 
-use crate::entry::Entry;
+use crate::entry::MountEntry;
 use crate::failure::failure;
 use crate::held::Held;
 use crate::mounts::{Mounts, validated};
@@ -79,7 +79,7 @@ impl Mounts {
     ///
     /// # Errors
     /// NOT_FOUND if nothing is mounted there, INVALID_ARGUMENT for options that only a new mount can have, and those of
-    /// [`Entry::upgrade`].
+    /// [`MountEntry::upgrade`].
     pub fn upgrade(&self, request: UpgradeRequest) -> Result<MountStatus, Error> {
         let UpgradeRequest { target, options, base, in_place } = request;
         let entry = self.mounted(&target)?;
@@ -92,7 +92,7 @@ impl Mounts {
         entry.upgrade(Wish { options, base, in_place }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
-    fn mounted(&self, path: &str) -> Result<Arc<Entry>, Error> {
+    fn mounted(&self, path: &str) -> Result<Arc<MountEntry>, Error> {
         self.find(target::resolve(path)?.path())
             .ok_or_else(|| failure(Code::NotFound, format!("nothing is mounted on {path} by this keeper")))
     }
@@ -132,11 +132,11 @@ impl Mounts {
     }
 
     /// Enters a session into the table; `false` if it is there already.
-    fn inherit(&self, status: MountStatus) -> Result<(Arc<Entry>, bool), Error> {
+    fn inherit(&self, status: MountStatus) -> Result<(Arc<MountEntry>, bool), Error> {
         let connection = status.connection;
         let is_attached = kernel::mounted_at(Path::new(&status.target))
             .is_ok_and(|mount| mount.is_some_and(|mount| mount.device == (0, connection)));
-        let entry = Entry::inherited(status, is_attached)
+        let entry = MountEntry::inherited(status, is_attached)
             .map_err(|error| failure(Code::ResourceExhausted, format!("no resources for one more mount: {error}")))?;
         self.insert(Arc::new(entry))
     }

@@ -148,7 +148,7 @@ fn replace_all(inside: &Namespace, dead: Vec<Dead>, clones: Vec<Result<OwnedFd, 
     // What took the place of which.
     let mut successors = HashMap::new();
     for (dead, clone) in dead.into_iter().zip(clones) {
-        let place = Place { inside, mount: &dead.mount, ids: &ids, parent: successors.get(&dead.mount.parent_id) };
+        let place = LostMount { inside, mount: &dead.mount, ids: &ids, parent: successors.get(&dead.mount.parent_id) };
         let done = clone.and_then(|clone| {
             let id = inside.mount_id(&clone).map_err(|error| Failure::from_io("identify the new mount", &error))?;
             place.fill(&clone)?;
@@ -166,7 +166,7 @@ fn replace_all(inside: &Namespace, dead: Vec<Dead>, clones: Vec<Result<OwnedFd, 
 }
 
 /// Where a dead mount is, or was until the one that it lay on was replaced.
-struct Place<'a> {
+struct LostMount<'a> {
     inside: &'a Namespace,
     mount: &'a Mount,
     /// All that are to be replaced.
@@ -175,7 +175,7 @@ struct Place<'a> {
     parent: Option<&'a u64>,
 }
 
-impl Place<'_> {
+impl LostMount<'_> {
     fn fill(&self, clone: &OwnedFd) -> Result<(), Failure> {
         if let Some(parent) = self.parent {
             return self.attach(clone, &self.find(*parent)?);

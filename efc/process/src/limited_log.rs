@@ -26,11 +26,11 @@ const LINE_MAX: usize = 1000;
 pub struct LimitedLog<L> {
     inner: L,
     limits: LogLimits,
-    places: Mutex<HashMap<Place, Lines>>,
+    places: Mutex<HashMap<SourceLine, Lines>>,
 }
 
 /// A place in the source.
-type Place = (Option<&'static str>, Option<u32>);
+type SourceLine = (Option<&'static str>, Option<u32>);
 
 /// What a place has written.
 struct Lines {

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::layout::Header;
 use super::mapping::{Mapping, Span, WORD};
-use super::region::Place;
+use super::region::Location;
 use super::regions::{ARENA, PAGE, PAYLOAD_MAX};
 
 /// Words of a page, the smallest block.
@@ -140,7 +140,7 @@ pub struct Block {
 
 impl Arena {
     /// The pages of `place`, all free. For the daemon that opens the state next.
-    pub fn new(header: &Header, place: &Place) -> Arc<Arena> {
+    pub fn new(header: &Header, place: &Location) -> Arc<Arena> {
         let space = Space { buddies: Buddies::new(place.capacity), unused: 0, is_unswept: false, is_trimming: false };
         let (header, daemon) = (header.clone(), header.last_daemon() + 1);
         let (mapping, base) = (header.mapping(), place.base);

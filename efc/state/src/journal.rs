@@ -62,13 +62,13 @@ pub struct Intent {
     pub made: Vec<u8>,
 }
 
-struct Entry {
+struct OwnIntent {
     id: Id,
     /// The entry is a predecessor's, and its request was not delivered again.
     unclaimed: bool,
 }
 
-type Shard = HashMap<u64, Entry>;
+type Shard = HashMap<u64, OwnIntent>;
 
 /// The journal of this daemon and its predecessors.
 pub struct Journal {
@@ -85,7 +85,7 @@ impl Journal {
         let Some(region) = region.filter(|_| !cfg!(feature = "no-journal")) else { return (journal, 0) };
         let damaged = region.scan(|id, record| {
             let unique = record.sealed()[UNIQUE].load(Ordering::Relaxed);
-            journal.shard(unique).insert(unique, Entry { id, unclaimed: true });
+            journal.shard(unique).insert(unique, OwnIntent { id, unclaimed: true });
             true
         });
         journal.region = Some(region);
@@ -118,7 +118,7 @@ impl Journal {
         pack(&intent.other, &mut sealed[OTHER..]);
         let (id, record) = region.take()?;
         record.publish(id.generation, &[], &sealed);
-        let earlier = self.shard(unique).insert(unique, Entry { id, unclaimed: false });
+        let earlier = self.shard(unique).insert(unique, OwnIntent { id, unclaimed: false });
         earlier.into_iter().for_each(|entry| free(region, entry.id));
         Ok(())
     }

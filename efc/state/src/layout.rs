@@ -24,7 +24,7 @@ use rustix::fs::SealFlags;
 use rustix::rand::GetRandomFlags;
 
 use super::mapping::{Mapping, WORD};
-use super::region::{Place, Region};
+use super::region::{Location, Region};
 use super::regions::{Format, PAGE, REGIONS};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
@@ -164,7 +164,7 @@ impl Header {
     ///
     /// # Errors
     /// InvalidData if the state has no such region.
-    pub fn place(&self, format: &Format) -> io::Result<Place> {
+    pub fn place(&self, format: &Format) -> io::Result<Location> {
         self.place_if_any(format)?.ok_or_else(|| {
             let Format { name, since, .. } = format;
             invalid(&format!("region {name} of release {since} is missing, or of another form"))
@@ -172,10 +172,10 @@ impl Header {
     }
 
     /// Where the region of this format lies; `None` if the state was made by a release without it.
-    pub fn place_if_any(&self, format: &Format) -> io::Result<Option<Place>> {
+    pub fn place_if_any(&self, format: &Format) -> io::Result<Option<Location>> {
         let mut rows = (0..self.regions()).map(|row| TABLE + row * ROW);
         let Some(row) = rows.find(|row| self.word(*row) == format.identity()) else { return Ok(None) };
-        Ok(Some(Place {
+        Ok(Some(Location {
             base: self.word(row + 2) as usize, // checked to lie within the mapping
             capacity: u32::try_from(self.word(row + 1)).map_err(|_| invalid("a region is too large"))?,
             last_column: row + 3,
@@ -197,12 +197,12 @@ impl Header {
     }
 
     /// The last column of a region's row.
-    pub fn last_column(&self, place: &Place) -> u64 {
+    pub fn last_column(&self, place: &Location) -> u64 {
         self.word(place.last_column)
     }
 
     /// Sets the last column of the row of a region that does not count its slots there.
-    pub fn set_last_column(&self, place: &Place, value: u64) {
+    pub fn set_last_column(&self, place: &Location, value: u64) {
         self.set(place.last_column, value);
     }
 

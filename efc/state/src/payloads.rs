@@ -71,16 +71,16 @@ pub fn payload_checksum(payload: &[u8]) -> u32 {
 
 /// A copy of data that outlives this daemon once parts of it are published.
 #[derive(Clone)]
-pub struct Kept {
+pub struct KeptData {
     bytes: Bytes,
     page: u32,
     order: u8,
 }
 
-impl Kept {
-    fn new(block: Block) -> Kept {
+impl KeptData {
+    fn new(block: Block) -> KeptData {
         let (page, order) = (block.page(), block.order());
-        Kept { bytes: Bytes::from_owner(block), page, order }
+        KeptData { bytes: Bytes::from_owner(block), page, order }
     }
 
     /// The data; its slices may be published.
@@ -185,13 +185,13 @@ impl Payloads {
     }
 
     /// Copies data that is about to be written.
-    pub fn keep(&self, data: &[u8]) -> io::Result<Kept> {
-        self.arena.copy(data).map(Kept::new)
+    pub fn keep(&self, data: &[u8]) -> io::Result<KeptData> {
+        self.arena.copy(data).map(KeptData::new)
     }
 
     /// Publishes a write whose data is a part of `kept`, and names its record. Calls for one file come in the order of
     /// its writes.
-    pub fn publish(&self, kept: &Kept, write: &UncommittedWrite) -> io::Result<u64> {
+    pub fn publish(&self, kept: &KeptData, write: &UncommittedWrite) -> io::Result<u64> {
         let start = (write.data.as_ptr() as usize).wrapping_sub(kept.bytes.as_ptr() as usize);
         let is_part = start.checked_add(write.data.len()).is_some_and(|end| end <= kept.bytes.len());
         if !is_part || write.groups.len() > GROUPS_MAX {

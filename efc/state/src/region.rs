@@ -23,7 +23,7 @@ const WINDOW: u32 = 4;
 
 /// Where a region lies in a state.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct Location {
     /// Word of slot 0.
     pub base: usize,
     /// Slots that there can be.
@@ -37,7 +37,7 @@ pub struct Region {
     mapping: Arc<Mapping>,
     format: Format,
     /// The last column says, for a successor, how many slots have memory; the inverse of that in the upper half.
-    place: Place,
+    place: Location,
     allocated: AtomicU32,
     free: Mutex<FreeSlots>,
     floor: Option<Floor>,
@@ -45,7 +45,7 @@ pub struct Region {
 
 impl Region {
     /// The region at `place`. Read it with [`Region::scan`] before use.
-    pub fn new(mapping: Arc<Mapping>, format: Format, place: Place) -> io::Result<Region> {
+    pub fn new(mapping: Arc<Mapping>, format: Format, place: Location) -> io::Result<Region> {
         let word = mapping.words(place.last_column, 1)[0].load(Ordering::Acquire);
         let (inverse, counted) = split(word);
         let region = Region {

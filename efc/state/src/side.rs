@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use super::layout::Header;
 use super::mapping::Mapping;
 use super::record::Id;
-use super::region::Place;
+use super::region::Location;
 use super::regions::Format;
 
 const SEALED: u64 = 1 << 32;
@@ -56,7 +56,7 @@ pub enum Side<F, const N: usize> {
 pub struct Saved<const N: usize> {
     mapping: Arc<Mapping>,
     format: Format,
-    place: Place,
+    place: Location,
     /// One bit for each chunk that has memory.
     chunks: Box<[AtomicU64]>,
     /// Guard the slots, every [`LOCKS`]th of them, against two writers.
@@ -115,7 +115,7 @@ fn in_memory<F>(facts: &Mutex<HashMap<u64, F>>) -> MutexGuard<'_, HashMap<u64, F
 }
 
 impl<const N: usize> Saved<N> {
-    fn open(mapping: Arc<Mapping>, format: Format, place: Place) -> io::Result<Saved<N>> {
+    fn open(mapping: Arc<Mapping>, format: Format, place: Location) -> io::Result<Saved<N>> {
         let chunks = place.capacity.div_ceil(format.chunk);
         let backed = mapping.backed(place.base, place.capacity as usize * format.words)?;
         let saved = Saved {

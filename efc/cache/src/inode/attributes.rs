@@ -18,7 +18,7 @@ use crate::version::Version;
 
 /// Attributes that a reply has shown.
 #[derive(Clone, Copy)]
-pub(crate) struct Known {
+pub(crate) struct Shown {
     pub attr: Attr,
     /// Of the call whose reply showed it last.
     asked: Tick,
@@ -51,7 +51,7 @@ impl Facts {
         }
         let is_tie = before.is_some_and(|known| known.attr.ctime == attr.ctime) && !is_same;
         let is_void = asked.order < self.expired || (overlapped && is_tie);
-        self.known = Some(Known {
+        self.known = Some(Shown {
             attr: *attr,
             asked,
             first_seen: before.filter(|_| is_same).map_or(now, |known| known.first_seen),

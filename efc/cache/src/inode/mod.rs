@@ -19,7 +19,7 @@ use std::sync::Arc;
 use efc_backend::FileHandle;
 
 use crate::inode::abandoned::{AllAbandoned, Settled};
-use crate::inode::attributes::Known;
+use crate::inode::attributes::Shown;
 use crate::inode::in_flight::Writings;
 use crate::inode::kernel_view::KernelView;
 use crate::inode::lineage::Lineage;
@@ -57,7 +57,7 @@ pub(crate) struct Shared {
 /// What is known of an object.
 #[derive(Default)]
 pub(crate) struct Facts {
-    pub known: Option<Known>,
+    pub known: Option<Shown>,
     /// Replies to calls from before this place among all answers are not answered from.
     pub expired: u64,
     pub lineage: Lineage,

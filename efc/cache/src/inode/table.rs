@@ -32,7 +32,9 @@ const EVICTED_MAX: usize = 2;
 /// A shard whose table has room for this many times its entries gives memory back.
 const SPARE_MAX: usize = 8;
 
-const _: () = assert!(size_of::<Inode>() + 16 + 3 * size_of::<[usize; 2]>() <= INODE_BYTES as usize);
+// The locks of a schedule explorer, which tests put in place of the real ones, are larger.
+const HAS_REAL_LOCKS: bool = size_of::<Mutex<()>>() <= size_of::<usize>();
+const _: () = assert!(!HAS_REAL_LOCKS || size_of::<Inode>() + 16 + 3 * size_of::<[usize; 2]>() <= INODE_BYTES as usize);
 
 /// An inode, found by its handle.
 struct ByHandle(Arc<Inode>);

@@ -2,7 +2,7 @@
 //!
 //! One per file: what a later open has read takes the place of what an earlier one had. The data goes when it was read
 //! as a whole, when the file is opened anew or changed by this daemon, when it is a second old, or when newer data
-//! needs its room. What was asked for before such a change and comes after it is not taken in ([`Ticket`]), so no read
+//! needs its room. What was asked for before such a change and comes after it is not taken in ([`BeforeRead`]), so no read
 //! is answered with data that is older than the last open or write that this node has seen end.
 
 use efc_tasks::sync::atomic::Ordering;
@@ -38,7 +38,7 @@ pub(crate) struct WholeFiles {
 
 /// From before a file's data was asked for: tells whether something has changed since.
 #[derive(Clone, Copy)]
-pub struct Ticket(u64);
+pub struct BeforeRead(u64);
 
 impl WholeFiles {
     fn files(&self) -> MutexGuard<'_, HashMap<FileHandle, WholeFile>> {
@@ -60,14 +60,14 @@ impl Inodes {
 
 impl Inode {
     /// The file is opened, or was changed: drops what was read before, and what is being read now.
-    pub fn drop_whole(&self) -> Ticket {
+    pub fn drop_whole(&self) -> BeforeRead {
         let mut files = self.shared.whole_files.files();
         files.remove(self.handle());
-        Ticket(self.changes.fetch_add(1, Ordering::Relaxed) + 1)
+        BeforeRead(self.changes.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
     /// Takes in the first `size` bytes of `data`, the whole file, asked for with this ticket.
-    pub fn keep_whole(&self, ticket: Ticket, data: Buffer, size: usize, version: Version) {
+    pub fn keep_whole(&self, ticket: BeforeRead, data: Buffer, size: usize, version: Version) {
         let mut files = self.shared.whole_files.files();
         if self.changes.load(Ordering::Relaxed) != ticket.0 {
             return;
@@ -113,7 +113,7 @@ mod tests {
         inode
     }
 
-    fn keep(inode: &Inode, ticket: Ticket) {
+    fn keep(inode: &Inode, ticket: BeforeRead) {
         let mut data = Buffer::new(4096).expect("memory");
         data[..4].copy_from_slice(b"data");
         inode.keep_whole(ticket, data, 4, Version::of(&attr(4, 1)));

@@ -16,7 +16,7 @@ use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
 use efc_tasks::Backoff;
 
-use super::listing::{History, Place};
+use super::listing::{History, Resumption};
 use super::{Answer, Caller, Inner, Outcome, Response, attributes};
 use crate::errno::errno;
 
@@ -266,9 +266,9 @@ impl Stream {
             return;
         }
         match self.history.go_back(offset) {
-            Place::Valid => self.turn_to(offset, offset, self.verifier),
-            Place::Void => self.turn_to(offset, 0, [0; 8]),
-            Place::Unknown => {
+            Resumption::Valid => self.turn_to(offset, offset, self.verifier),
+            Resumption::Void => self.turn_to(offset, 0, [0; 8]),
+            Resumption::Unknown => {
                 self.history.forget();
                 self.turn_to(offset, offset, self.verifier);
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileType, Seen, Time, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Purpose, Room, SMALL, Sink};
-use efc_cache::{Inode, Permit, Ticket, Version};
+use efc_cache::{BeforeRead, Inode, Permit, Version};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
@@ -190,7 +190,7 @@ impl<B: Backend> Inner<B> {
         if is_granted { Ok(attr.map(|value| Seen { value, asked })) } else { Err(Errno(libc::EACCES)) }
     }
 
-    async fn read_at_open(&self, file: &OpenFile, ticket: Ticket) -> Result<Option<Seen<Attr>>, Errno> {
+    async fn read_at_open(&self, file: &OpenFile, ticket: BeforeRead) -> Result<Option<Seen<Attr>>, Errno> {
         let Some(buffer) = self.buffer_ahead(SMALL) else { return self.ask_access(file).await };
         let sink = Sink::Buffer(buffer, 0..SMALL);
         let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), 0, sink).await;

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::outside::Callers;
 use efc_backend::Cred;
-use efc_state::Kept;
+use efc_state::KeptData;
 
 /// How often an interrupted request's caller is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -36,7 +36,7 @@ struct Signal {
 /// A write that leaves for the server: what it takes to save it, should nobody wait for its answer any more.
 pub struct Sending {
     /// The data, where it outlives this daemon.
-    pub kept: Kept,
+    pub kept: KeptData,
     /// The file.
     pub node: u64,
     /// Where in the file.

@@ -42,7 +42,7 @@ struct Given {
 
 /// Where [`History::go_back`] leads.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Resumption {
     /// Behind a name that was given out with this cookie, which is valid.
     Valid,
     /// Behind a name whose cookie is void: the listing is to be read anew.
@@ -87,18 +87,18 @@ impl History {
     }
 
     /// Goes back to the place behind the last name that was given out with this cookie.
-    pub fn go_back(&mut self, cookie: u64) -> Place {
-        let Some(given) = &mut self.given else { return Place::Unknown };
-        let Some(index) = given.iter().rposition(|given| given.cookie == cookie) else { return Place::Unknown };
+    pub fn go_back(&mut self, cookie: u64) -> Resumption {
+        let Some(given) = &mut self.given else { return Resumption::Unknown };
+        let Some(index) = given.iter().rposition(|given| given.cookie == cookie) else { return Resumption::Unknown };
         REMEMBERED.fetch_sub(given.len() - (index + 1), Ordering::Relaxed);
         given.truncate(index + 1);
         if index >= self.valid_from {
-            return Place::Valid;
+            return Resumption::Valid;
         }
         self.skipped.clear();
         self.valid_from = 0;
         self.void_cookies();
-        Place::Void
+        Resumption::Void
     }
 
     /// The cookies of all names so far are void, and the listing is read anew.
@@ -144,15 +144,15 @@ mod tests {
     fn names_are_skipped_from_the_first_void_cookie_on() {
         let mut history = History::unknown();
         history.add(b"x", 9);
-        assert!(!history.is_known() && history.go_back(9) == Place::Unknown);
+        assert!(!history.is_known() && history.go_back(9) == Resumption::Unknown);
         history.begin();
         (0..100_u64).for_each(|number| history.add(&number.to_le_bytes(), number + 1));
-        assert_eq!([40, 41].map(|cookie| history.go_back(cookie)), [Place::Valid, Place::Unknown]);
+        assert_eq!([40, 41].map(|cookie| history.go_back(cookie)), [Resumption::Valid, Resumption::Unknown]);
         let skipped = |history: &History| (0..100_u64).filter(|number| history.skips(&number.to_le_bytes())).count();
         assert_eq!(skipped(&history), 0);
         history.void_cookies();
         assert_eq!(skipped(&history), 40);
-        assert_eq!(history.go_back(10), Place::Void);
+        assert_eq!(history.go_back(10), Resumption::Void);
         assert_eq!(skipped(&history), 10);
     }
 
@@ -165,7 +165,7 @@ mod tests {
         history.void_cookies();
         assert!(!history.is_valid());
         history.add(b"b", 1);
-        assert!(history.is_valid() && history.go_back(1) == Place::Valid && history.is_valid());
+        assert!(history.is_valid() && history.go_back(1) == Resumption::Valid && history.is_valid());
         assert!(history.skips(b"a") && !history.skips(b"b"));
     }
 
@@ -175,6 +175,6 @@ mod tests {
         history.begin_anew(7);
         assert!(history.is_known() && !history.is_valid() && !history.skips(b"a"));
         history.add(b"a", 1);
-        assert!(history.is_valid() && history.go_back(7) == Place::Void);
+        assert!(history.is_valid() && history.go_back(7) == Resumption::Void);
     }
 }

@@ -52,7 +52,7 @@ use mutations::Objects;
 use namespace::Counted;
 use orphans::Orphans;
 use walks::{Note, Step, Walks};
-use writes::Place;
+use writes::WritePlace;
 
 pub use attributes::format_bits;
 pub use callers::{Credentials, id_maps};
@@ -455,7 +455,7 @@ impl<B: Backend> Inner<B> {
                 self.read(ReadRequest { name, fh, offset, size }).await
             }
             Operation::Write { fh, offset, data, flags, write_flags } => {
-                let place = Place::of(offset, flags, write_flags);
+                let place = WritePlace::of(offset, flags, write_flags);
                 self.write((unique, resent, progress), fh, place, data).await
             }
             Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use efc_backend::{Backend, Call, Cred, Seen, Stable, Ticket, Verifier};
 use efc_cache::{Chunk, Inode, Pending, Room};
 use efc_fuse::Errno;
-use efc_state::{Kept, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
+use efc_state::{KeptData, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
 use super::files::OpenFile;
@@ -34,7 +34,7 @@ use crate::errno::errno;
 
 /// Where a WRITE goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct WritePlace {
     offset: u64,
     /// To the end of the file, wherever the kernel believes that to be.
     appends: bool,
@@ -42,12 +42,12 @@ pub struct Place {
     is_cached: bool,
 }
 
-impl Place {
+impl WritePlace {
     /// `flags` are those that the file has now (fcntl(2) may have changed those of its open), `write_flags` those of FUSE. Pages
     /// of the page cache, which come from mappings, go where they belong.
-    pub fn of(offset: u64, flags: u32, write_flags: u32) -> Place {
+    pub fn of(offset: u64, flags: u32, write_flags: u32) -> WritePlace {
         let is_cached = write_flags & FUSE_WRITE_CACHE != 0;
-        Place { offset, appends: flags & libc::O_APPEND as u32 != 0 && !is_cached, is_cached }
+        WritePlace { offset, appends: flags & libc::O_APPEND as u32 != 0 && !is_cached, is_cached }
     }
 }
 
@@ -58,7 +58,7 @@ const FUSE_WRITE_CACHE: u32 = 1 << 0;
 struct Outgoing {
     data: Bytes,
     /// The copy that outlives this daemon, of which `data` is a part.
-    kept: Option<Kept>,
+    kept: Option<KeptData>,
     room: Option<Room>,
 }
 
@@ -185,7 +185,7 @@ impl<B: Backend> Inner<B> {
         self: &Arc<Self>,
         (unique, resent, progress): (u64, bool, &Progress),
         fh: u64,
-        place: Place,
+        place: WritePlace,
         data: Bytes,
     ) -> Outcome {
         let file = self.file(fh)?;
@@ -216,7 +216,7 @@ impl<B: Backend> Inner<B> {
         &self,
         (unique, resent, progress): (u64, bool, &Progress),
         file: &OpenFile,
-        Place { offset, appends, .. }: Place,
+        WritePlace { offset, appends, .. }: WritePlace,
         outgoing: Outgoing,
     ) -> Result<bool, Errno> {
         let _shared = file.inode.writes().order.read().await;
@@ -321,7 +321,7 @@ impl<B: Backend> Inner<B> {
         is_kept
     }
 
-    fn save(&self, node: u64, kept: &Kept, chunk: &Chunk) -> Option<u64> {
+    fn save(&self, node: u64, kept: &KeptData, chunk: &Chunk) -> Option<u64> {
         let write = UncommittedWrite {
             node,
             offset: chunk.offset,

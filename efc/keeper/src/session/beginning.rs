@@ -14,9 +14,9 @@ use efc_proto::error::Code;
 use efc_proto::{Error, Mounted, to_daemon, to_keeper};
 use rustix::io::Errno;
 
-use super::{END_TIME_LIMIT, Event, Session};
+use super::{END_TIME_LIMIT, Event, SessionRun};
 use crate::daemon::Daemon;
-use crate::entry::Entry;
+use crate::entry::MountEntry;
 use crate::failure::{failure, path_code};
 use crate::held::{Held, TakenOver};
 use crate::isolation::Isolation;
@@ -38,22 +38,22 @@ pub enum Origin {
     Orphaned(Arc<Held>),
 }
 
-impl<'a> Session<'a> {
-    pub(super) fn begin(entry: &'a Entry, programs: &'a Programs, origin: Origin) -> Result<Self, Error> {
+impl<'a> SessionRun<'a> {
+    pub(super) fn begin(entry: &'a MountEntry, programs: &'a Programs, origin: Origin) -> Result<Self, Error> {
         match origin {
-            Origin::New { target, deadline } => Session::mount(entry, programs, &target, deadline),
-            Origin::Serving(held, taken) => Session::take_over(entry, programs, held, taken),
-            Origin::Orphaned(held) => Session::adopt(entry, programs, held),
+            Origin::New { target, deadline } => SessionRun::mount(entry, programs, &target, deadline),
+            Origin::Serving(held, taken) => SessionRun::take_over(entry, programs, held, taken),
+            Origin::Orphaned(held) => SessionRun::adopt(entry, programs, held),
         }
     }
 
     /// Makes a mount, from nothing to Ready; on an error nothing is left.
     fn mount(
-        entry: &'a Entry,
+        entry: &'a MountEntry,
         programs: &'a Programs,
         target: &Target,
         deadline: Instant,
-    ) -> Result<Session<'a>, Error> {
+    ) -> Result<SessionRun<'a>, Error> {
         let internal = |what: &str, error: io::Error| {
             failure(Code::Internal, format!("cannot {what} for {}: {error}", entry.target().display()))
         };
@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
             status.mounted_at_unix_ms =
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
         });
-        let mut session = Session::new(entry, programs, isolation, Arc::new(held));
+        let mut session = SessionRun::new(entry, programs, isolation, Arc::new(held));
         session.spawn().map_err(|error| internal("start the daemon", error))?;
         let mut is_mounted = false;
         match session.first_daemon(&directory, deadline, &mut is_mounted) {
@@ -87,12 +87,12 @@ impl<'a> Session<'a> {
     }
 
     fn take_over(
-        entry: &'a Entry,
+        entry: &'a MountEntry,
         programs: &'a Programs,
         held: Arc<Held>,
         taken: TakenOver,
-    ) -> Result<Session<'a>, Error> {
-        let mut session = Session::inherited(entry, programs, held);
+    ) -> Result<SessionRun<'a>, Error> {
+        let mut session = SessionRun::inherited(entry, programs, held);
         let daemon = Daemon::taken_over(taken).map_err(|error| failure(Code::Internal, error.to_string()))?;
         log::info!("{}: taken over, with its daemon {}", entry.target().display(), daemon.pid());
         session.daemon = Some(daemon);
@@ -100,16 +100,16 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    fn adopt(entry: &'a Entry, programs: &'a Programs, held: Arc<Held>) -> Result<Session<'a>, Error> {
-        let mut session = Session::inherited(entry, programs, held);
+    fn adopt(entry: &'a MountEntry, programs: &'a Programs, held: Arc<Held>) -> Result<SessionRun<'a>, Error> {
+        let mut session = SessionRun::inherited(entry, programs, held);
         session.died("the last keeper and its daemon are gone".to_owned());
         Ok(session)
     }
 
-    fn inherited(entry: &'a Entry, programs: &'a Programs, held: Arc<Held>) -> Session<'a> {
+    fn inherited(entry: &'a MountEntry, programs: &'a Programs, held: Arc<Held>) -> SessionRun<'a> {
         let isolation = Isolation::former(programs, entry);
         entry.update(|status| isolation.describe(status));
-        Session::new(entry, programs, isolation, held)
+        SessionRun::new(entry, programs, isolation, held)
     }
 
     fn first_daemon(&mut self, directory: &OwnedFd, deadline: Instant, is_mounted: &mut bool) -> Result<(), Error> {
@@ -178,7 +178,7 @@ impl<'a> Session<'a> {
             daemon.kill();
             daemon.end(END_TIME_LIMIT);
         }
-        let Session { entry, programs, held, .. } = self;
+        let SessionRun { entry, programs, held, .. } = self;
         held.forget();
         drop(held);
         if is_mounted && let Err(error) = programs.helper.unmount(entry.target(), true) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use efc_proto::Error;
 
-use super::Session;
+use super::SessionRun;
 use crate::cgroups::Cgroup;
 use crate::daemon::Ending;
 use crate::kernel;
@@ -61,7 +61,7 @@ impl Deaths {
     }
 }
 
-impl Session<'_> {
+impl SessionRun<'_> {
     /// A sentence on how the daemon ended.
     pub(super) fn reason_of(&self, ending: Ending) -> String {
         let limit = self.isolation.cgroup().and_then(Cgroup::memory_max_bytes);

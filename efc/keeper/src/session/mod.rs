@@ -23,7 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::daemon::{Daemon, Ending};
-use crate::entry::{End, Entry};
+use crate::entry::{End, MountEntry};
 use crate::held::Held;
 use crate::isolation::Isolation;
 use crate::kernel;
@@ -55,8 +55,8 @@ const ABORTED: &str = "the FUSE connection was aborted; unmount and mount again"
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A session that holds its descriptors.
-struct Session<'a> {
-    entry: &'a Entry,
+struct SessionRun<'a> {
+    entry: &'a MountEntry,
     programs: &'a Programs,
     isolation: Isolation<'a>,
     held: Arc<Held>,
@@ -91,8 +91,8 @@ enum Event {
 
 /// Serves a session until its mount is gone. Clients follow this through `entry`; `forget` is called when nothing is
 /// left, before they are told.
-pub fn supervise(entry: &Arc<Entry>, programs: &Programs, origin: Origin, forget: impl FnOnce()) {
-    let error = match Session::begin(entry, programs, origin) {
+pub fn supervise(entry: &Arc<MountEntry>, programs: &Programs, origin: Origin, forget: impl FnOnce()) {
+    let error = match SessionRun::begin(entry, programs, origin) {
         Ok(mut session) => {
             log::info!("{}: mounted, connection {}", entry.target().display(), entry.status().connection);
             entry.mounted(session.held.clone());
@@ -110,10 +110,10 @@ pub fn supervise(entry: &Arc<Entry>, programs: &Programs, origin: Origin, forget
     entry.ended(error);
 }
 
-impl<'a> Session<'a> {
-    fn new(entry: &'a Entry, programs: &'a Programs, isolation: Isolation<'a>, held: Arc<Held>) -> Session<'a> {
+impl<'a> SessionRun<'a> {
+    fn new(entry: &'a MountEntry, programs: &'a Programs, isolation: Isolation<'a>, held: Arc<Held>) -> SessionRun<'a> {
         let deaths = Deaths::new(isolation.cgroup());
-        Session {
+        SessionRun {
             entry,
             programs,
             isolation,

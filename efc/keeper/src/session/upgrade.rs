@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use efc_proto::error::Code;
 use efc_proto::{Configure, DaemonConfig, Drain, Error, to_daemon};
 
-use super::Session;
+use super::SessionRun;
 use crate::failure::failure;
 use crate::kernel;
 use crate::program::Program;
@@ -48,7 +48,7 @@ enum Step {
     GoingBack(String),
 }
 
-impl Session<'_> {
+impl SessionRun<'_> {
     /// Begins the upgrade whose turn it is, and refuses those that cannot be, one after the other.
     pub(super) fn begin_upgrades(&mut self) {
         while self.upgrade.is_none()

@@ -14,7 +14,7 @@ pub struct Inbox {
 }
 
 /// A message that has a slot.
-pub struct Kept {
+pub struct KeptRequest {
     /// Names the message until it is answered.
     pub slot: u32,
     /// Where the message is, if that is an area.
@@ -52,27 +52,27 @@ impl Inbox {
 
     /// Keeps a message of this length until it is answered, and what remains of the inbox: it is armed again, or taken.
     /// `None`: a successor has it.
-    pub fn keep(self, length: usize) -> Option<(Kept, Option<Inbox>)> {
+    pub fn keep(self, length: usize) -> Option<(KeptRequest, Option<Inbox>)> {
         if length <= SMALL_MAX
             && let Some(slot) = self.slots.copy(self.message(length))
         {
-            let kept = Kept { slot, area: None, copy: Vec::new(), length: 0 };
+            let kept = KeptRequest { slot, area: None, copy: Vec::new(), length: 0 };
             return self.again().map(|inbox| (kept, Some(inbox)));
         }
         let lease = self.slots.hold(self.slot, self.area)?;
-        Some((Kept { slot: self.slot, area: Some(lease), copy: Vec::new(), length }, None))
+        Some((KeptRequest { slot: self.slot, area: Some(lease), copy: Vec::new(), length }, None))
     }
 }
 
-impl Kept {
+impl KeptRequest {
     /// A message of a predecessor, copied out of its slot.
-    pub fn copied(slot: u32, copy: Vec<u8>) -> Kept {
-        Kept { slot, area: None, length: copy.len(), copy }
+    pub fn copied(slot: u32, copy: Vec<u8>) -> KeptRequest {
+        KeptRequest { slot, area: None, length: copy.len(), copy }
     }
 
     /// A message of a predecessor, where it lies.
-    pub fn leased(slot: u32, area: Lease, length: usize) -> Kept {
-        Kept { slot, area: Some(area), copy: Vec::new(), length }
+    pub fn leased(slot: u32, area: Lease, length: usize) -> KeptRequest {
+        KeptRequest { slot, area: Some(area), copy: Vec::new(), length }
     }
 
     /// The area of the message, for data that is not to be copied; `None` if there is none, or areas are short.
@@ -81,7 +81,7 @@ impl Kept {
     }
 }
 
-impl Deref for Kept {
+impl Deref for KeptRequest {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         let bytes = self.area.as_ref().map_or(&self.copy[..], Lease::as_ref);

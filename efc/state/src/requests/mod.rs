@@ -46,7 +46,7 @@ mod tests;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-pub use self::message::{Inbox, Kept};
+pub use self::message::{Inbox, KeptRequest};
 use self::predecessors::Predecessors;
 pub use self::slots::Lease;
 use self::slots::Slots;
@@ -110,7 +110,7 @@ impl Requests {
 
     /// What earlier daemons had read and not answered, as far as it can be told yet; to be called again until
     /// [`Requests::is_settled`]. Each request is found once.
-    pub fn take_over(&self) -> Vec<Kept> {
+    pub fn take_over(&self) -> Vec<KeptRequest> {
         self.predecessors.lock().expect("predecessors lock").take_over(&self.slots)
     }
 }

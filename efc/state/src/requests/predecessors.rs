@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::message::Kept;
+use super::message::KeptRequest;
 use super::slots::{ARMED, Found, HELD, Slots};
 
 /// How long a message must be in an area of a daemon that is still ending: its kernel has copied it by then.
@@ -33,7 +33,7 @@ impl Predecessors {
     }
 
     /// Takes over what can be told yet; to be called again until [`Predecessors::is_settled`].
-    pub fn take_over(&mut self, slots: &Arc<Slots>) -> Vec<Kept> {
+    pub fn take_over(&mut self, slots: &Arc<Slots>) -> Vec<KeptRequest> {
         if self.is_settled {
             return Vec::new();
         }
@@ -54,7 +54,7 @@ impl Predecessors {
         found
     }
 
-    fn take_slot_over(&mut self, slots: &Arc<Slots>, slot: u32, state: u32, is_alone: bool) -> Option<Kept> {
+    fn take_slot_over(&mut self, slots: &Arc<Slots>, slot: u32, state: u32, is_alone: bool) -> Option<KeptRequest> {
         let found = slots.found(slot, state)?;
         let area = slots.area_of(found.place, self.used.1);
         let first_word = area.map_or(0, |area| slots.first_word(area));
@@ -90,11 +90,11 @@ impl Predecessors {
 }
 
 /// The message of a slot that was seized, if one was read whole.
-fn message(slots: &Arc<Slots>, slot: u32, found: &Found, area: Option<u32>, first_word: u64) -> Option<Kept> {
+fn message(slots: &Arc<Slots>, slot: u32, found: &Found, area: Option<u32>, first_word: u64) -> Option<KeptRequest> {
     match area {
         Some(_) if first_word == 0 => None,
-        Some(area) => slots.message_in_area(slot, area).map(|(lease, length)| Kept::leased(slot, lease, length)),
-        None => slots.message(slot, found.place).map(|copy| Kept::copied(slot, copy)),
+        Some(area) => slots.message_in_area(slot, area).map(|(lease, length)| KeptRequest::leased(slot, lease, length)),
+        None => slots.message(slot, found.place).map(|copy| KeptRequest::copied(slot, copy)),
     }
 }
 

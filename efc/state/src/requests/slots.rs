@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::journal::ANSWER_MAX;
 use super::super::mapping::{Area, Mapping, WORD};
 use super::super::record::{pack, unpack};
-use super::super::region::{Place, Region};
+use super::super::region::{Location, Region};
 use super::super::regions::{AREAS, MESSAGE_MAX, REQUESTS};
 
 /// Areas that keep their memory when they are not needed.
@@ -48,7 +48,7 @@ pub struct Slots {
     region: Region,
     areas: Region,
     /// Where the areas lie.
-    areas_place: Place,
+    areas_place: Location,
     /// The number of the daemon; daemons of one session are few.
     daemon: u32,
     free: Mutex<Free>,
@@ -122,7 +122,7 @@ impl Drop for Leased {
 
 impl Slots {
     /// The slots and areas of the daemon with this number. Touches nothing yet.
-    pub fn new(mapping: Arc<Mapping>, region: Region, areas: Region, areas_place: Place, daemon: u64) -> Slots {
+    pub fn new(mapping: Arc<Mapping>, region: Region, areas: Region, areas_place: Location, daemon: u64) -> Slots {
         mapping.set_apart(areas_place.base);
         let free = Free {
             slots: Vec::new(),

@@ -45,13 +45,13 @@ fn read(inbox: &mut Inbox, message: &[u8]) {
     inbox.room()[..message.len()].copy_from_slice(message);
 }
 
-fn keep(requests: &Arc<Requests>, message: &[u8]) -> Kept {
+fn keep(requests: &Arc<Requests>, message: &[u8]) -> KeptRequest {
     let mut inbox = requests.arm();
     read(&mut inbox, message);
     inbox.keep(message.len()).expect("not superseded").0
 }
 
-fn contents(found: &[Kept]) -> Vec<Vec<u8>> {
+fn contents(found: &[KeptRequest]) -> Vec<Vec<u8>> {
     found.iter().map(|kept| kept.to_vec()).collect()
 }
 
@@ -243,7 +243,7 @@ fn areas_that_are_not_needed_give_their_memory_back() {
     let requests = open(&memfd, &planned(&[(REQUESTS, 64), (AREAS, 32)]));
     requests.take_over();
     let blocks = || rustix::fs::fstat(&memfd).unwrap().st_blocks as usize * 512;
-    let many: Vec<Kept> = (1..=20).map(|number| keep(&requests, &message(number * 2, LARGE))).collect();
+    let many: Vec<KeptRequest> = (1..=20).map(|number| keep(&requests, &message(number * 2, LARGE))).collect();
     assert!(blocks() >= 20 * MESSAGE_MAX);
     many.iter().for_each(|kept| requests.end(kept.slot));
     drop(many);
@@ -252,7 +252,7 @@ fn areas_that_are_not_needed_give_their_memory_back() {
     std::thread::sleep(IDLE_TIME_MAX);
     requests.trim();
     assert!(blocks() < (KEPT_AREAS + 1) * MESSAGE_MAX, "{} bytes stay", blocks());
-    let again: Vec<Kept> = (1..=20).map(|number| keep(&requests, &message(number * 2, LARGE))).collect();
+    let again: Vec<KeptRequest> = (1..=20).map(|number| keep(&requests, &message(number * 2, LARGE))).collect();
     assert!(again.iter().zip(1..).all(|(kept, number)| kept[..] == message(number * 2, LARGE)));
 }
 
@@ -317,7 +317,8 @@ fn requests_behave_like_a_map() {
                 let found = requests.take_over();
                 held = found.iter().map(|kept| (unique_of(kept).unwrap(), kept.slot)).collect();
                 assert_eq!(held.len(), found.len(), "twice the same");
-                let answer = |kept: &Kept| requests.answer(kept.slot, unique_of(kept).unwrap()).map(|answer| answer.1);
+                let answer =
+                    |kept: &KeptRequest| requests.answer(kept.slot, unique_of(kept).unwrap()).map(|answer| answer.1);
                 let seen = found.iter().map(|kept| (unique_of(kept).unwrap(), (kept.to_vec(), answer(kept))));
                 assert_eq!(seen.collect::<BTreeMap<_, _>>(), model);
                 kills += 1;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::super::journal::{Intent, Journal};
-use super::super::payloads::{Kept, SavedWrite, UncommittedWrite};
+use super::super::payloads::{KeptData, SavedWrite, UncommittedWrite};
 use super::super::requests::Requests;
 use super::{LOST, State};
 
@@ -67,7 +67,7 @@ impl State {
     ///
     /// # Errors
     /// EINVAL for more, ENOSPC for too much at once, ENOMEM for no memory, ENOSYS if none is kept.
-    pub fn keep(&self, data: &[u8]) -> io::Result<Kept> {
+    pub fn keep(&self, data: &[u8]) -> io::Result<KeptData> {
         self.payloads.as_ref().ok_or(rustix::io::Errno::NOSYS)?.keep(data)
     }
 
@@ -76,7 +76,7 @@ impl State {
     ///
     /// # Errors
     /// EINVAL for other data or too many groups, ENOSPC for too many, ENOMEM for no memory, ENOSYS if none is kept.
-    pub fn save_write(&self, kept: &Kept, write: &UncommittedWrite) -> io::Result<u64> {
+    pub fn save_write(&self, kept: &KeptData, write: &UncommittedWrite) -> io::Result<u64> {
         self.payloads.as_ref().ok_or(rustix::io::Errno::NOSYS)?.publish(kept, write)
     }
 

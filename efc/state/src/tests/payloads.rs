@@ -36,7 +36,7 @@ fn bytes(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// Every third is not answered.
-fn write(node: u64, offset: u64, kept: &Kept) -> UncommittedWrite {
+fn write(node: u64, offset: u64, kept: &KeptData) -> UncommittedWrite {
     let unanswered = (offset % 3 == 2).then_some(offset as u32);
     UncommittedWrite {
         node,
@@ -178,7 +178,7 @@ fn parts_of_one_block_are_saved_one_by_one() {
     let (second, mut found) = saved(&memfd);
     assert_eq!(found, [(records[1], parts[1].clone()), (records[2], parts[2].clone())]);
     // The block is free when its last part is.
-    let others: Vec<Kept> = (0..256).map(|_| second.keep(&[0; PAGE]).unwrap()).collect();
+    let others: Vec<KeptData> = (0..256).map(|_| second.keep(&[0; PAGE]).unwrap()).collect();
     found.truncate(1);
     drop(others);
     assert_eq!(found[0].1, parts[1]);
@@ -332,7 +332,7 @@ fn what_was_kept_before_another_release_served_is_dropped_and_distrusted() {
 #[test]
 fn too_much_is_an_error_until_something_leaves() {
     let state = State::open_with(memfd(), &planned(&[(WRITES, 3), (ARENA, 2 * TOP)])).unwrap();
-    let errno = |result: io::Result<Kept>| result.err().and_then(|error| error.raw_os_error());
+    let errno = |result: io::Result<KeptData>| result.err().and_then(|error| error.raw_os_error());
     assert_eq!(errno(state.keep(&vec![0; (1 << 20) + 1])), Some(libc::EINVAL));
     let small = state.keep(b"small").unwrap();
     let large = state.keep(&vec![0; 1 << 20]).unwrap();
@@ -360,7 +360,7 @@ fn data_that_is_held_is_not_covered() {
             (write.data, data)
         })
         .collect();
-    let others: Vec<Kept> = (0..200).map(|length| state.keep(&vec![0xee; length * 100]).unwrap()).collect();
+    let others: Vec<KeptData> = (0..200).map(|length| state.keep(&vec![0xee; length * 100]).unwrap()).collect();
     assert!(held.iter().all(|(now, then)| now == then));
     drop(others);
 }
@@ -371,7 +371,7 @@ fn memory_that_is_not_needed_goes_back() {
     let state = open(&memfd).unwrap();
     let blocks = || rustix::fs::fstat(&memfd).unwrap().st_blocks as u64 * 512;
     let empty = blocks();
-    let kept: Vec<Kept> = (0..50).map(|_| state.keep(&[1; 1 << 20]).unwrap()).collect();
+    let kept: Vec<KeptData> = (0..50).map(|_| state.keep(&[1; 1 << 20]).unwrap()).collect();
     assert!(blocks() >= empty + (50 << 20));
     let await_less = |limit: u64, what: &str| {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -385,7 +385,7 @@ fn memory_that_is_not_needed_goes_back() {
     assert_eq!(arena(&state).tops_with_memory(64 * TOP), 4);
     // What a predecessor had in memory and nobody claims goes; what is claimed stays.
     let (_, write) = save(&state, 1, 0, &bytes(1, 1 << 20));
-    let kept: Vec<Kept> = (0..30).map(|_| state.keep(&[1; 1 << 20]).unwrap()).collect();
+    let kept: Vec<KeptData> = (0..30).map(|_| state.keep(&[1; 1 << 20]).unwrap()).collect();
     std::mem::forget(kept);
     let expected = write.data.to_vec();
     std::mem::forget((write, state)); // killed
@@ -405,7 +405,7 @@ fn a_superseded_daemon_gives_nothing_back() {
     drop((0..40).map(|_| first.keep(&[1; 1 << 20]).unwrap()).collect::<Vec<_>>()); // trims in two
     let last = open(&memfd).unwrap();
     let data = bytes(2, 1 << 20);
-    let kept: Vec<Kept> = (0..40).map(|_| last.keep(&data).unwrap()).collect();
+    let kept: Vec<KeptData> = (0..40).map(|_| last.keep(&data).unwrap()).collect();
     std::thread::sleep(Duration::from_millis(2500));
     assert!(kept.iter().all(|kept| kept.bytes() == &data));
 }

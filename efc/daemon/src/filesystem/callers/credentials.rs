@@ -48,13 +48,13 @@ impl From<io::Error> for Unknown {
 }
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
-struct Caller {
+struct Thread {
     tid: u32,
     uid: u32,
     gid: u32,
 }
 
-struct Known {
+struct KnownCaller {
     comm: File,
     groups: Arc<[u32]>,
     read_at: Instant,
@@ -62,7 +62,7 @@ struct Known {
 
 /// The callers seen lately.
 pub struct Credentials {
-    callers: Mutex<HashMap<Caller, Known>>,
+    callers: Mutex<HashMap<Thread, KnownCaller>>,
     callers_max: usize,
     mapped: Option<MappedCallers>,
 }
@@ -82,11 +82,11 @@ impl Credentials {
         if let Some(mapped) = &self.mapped {
             return mapped.of(tid, uid, gid);
         }
-        let groups = if tid == 0 { Arc::from([]) } else { self.groups(Caller { tid, uid, gid })? };
+        let groups = if tid == 0 { Arc::from([]) } else { self.groups(Thread { tid, uid, gid })? };
         Ok(Cred { uid, gid, groups })
     }
 
-    fn groups(&self, caller: Caller) -> Result<Arc<[u32]>, Errno> {
+    fn groups(&self, caller: Thread) -> Result<Arc<[u32]>, Errno> {
         let mut callers = self.callers.lock().expect("callers lock");
         if let Some(known) = callers.get(&caller)
             && known.read_at.elapsed() < GROUPS_TTL
@@ -119,13 +119,13 @@ impl Credentials {
     }
 }
 
-fn look_up(tid: u32) -> Result<Known, Unknown> {
+fn look_up(tid: u32) -> Result<KnownCaller, Unknown> {
     // Opened first: if the thread ends in between, a later read of `comm` tells, and the groups are read again.
     let comm = File::open(format!("/proc/{tid}/comm"))?;
     let status = fs::read_to_string(format!("/proc/{tid}/status"))?;
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).ok_or(Unknown::Caller)?;
     let groups = groups.split_ascii_whitespace().filter_map(|group| group.parse().ok()).collect();
-    Ok(Known { comm, groups, read_at: Instant::now() })
+    Ok(KnownCaller { comm, groups, read_at: Instant::now() })
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ async fn use_file(kernel: Kernel, task: Task, may_be_killed: bool) -> bool {
 async fn assert_all_settled(kernel: &Kernel) {
     kernel.settled().await;
     for _ in 0..100 {
-        if kernel.state().orphans().is_empty() && !kernel.efc().0.in_use.is_any_open() {
+        if kernel.state().orphans().is_empty() && !kernel.efc().0.inodes.is_any_open() {
             break;
         }
         efc_tasks::time::sleep(Duration::from_millis(100)).await;
