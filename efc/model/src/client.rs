@@ -1,7 +1,7 @@
 //! A client of the model: it executes calls at the server, after they and before their answers have gone their way.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
