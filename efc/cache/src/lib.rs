@@ -12,6 +12,7 @@
 //! What may be given without asking the server is decided by a [`Freshness`], the consistency mode, and by nothing
 //! else.
 
+mod covered;
 mod freshness;
 mod inode;
 mod names;
@@ -19,6 +20,7 @@ mod names;
 mod testing;
 mod version;
 
+pub use covered::Covered;
 pub use freshness::{Admission, CloseToOpen, Freshness, Grant, Permit};
 pub use inode::Inode;
 pub use inode::abandoned::Abandoned;

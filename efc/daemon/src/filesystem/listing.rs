@@ -5,9 +5,9 @@
 //! then what was given out already: the listing is read anew from its beginning, and names that are in the [`History`]
 //! are skipped.
 
-use efc_tasks::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering}; // of the process: no schedule explorer's
 
 /// Names that all open directories of this process remember, at most; up to 40 bytes each.
 static REMEMBERED_MAX: AtomicUsize = AtomicUsize::new(256 << 10);

@@ -496,15 +496,14 @@ impl<B: Backend> Inner<B> {
         self.check_path(caller, parent).await?;
         let directory = self.inode(parent)?;
         if self.was_removed(caller, &directory, name).await? {
-            directory.expire();
-            if let Some(file) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object)) {
-                let file = self.inodes.of(&file);
-                file.expire();
-                self.was_unlinked_before(&file); // it may have got a silly name
-            }
-            return Ok(Response::Empty.into());
+            return Ok(self.removed_before(caller, &directory));
         }
-        let Going { object, removal, is_last_of_open } = self.begin_removal(caller, (&directory, name)).await?;
+        let going = match self.begin_removal(caller, (&directory, name)).await {
+            // A predecessor's call has been executed since.
+            Err(Errno(libc::ENOENT)) if caller.earlier.is_some() => return Ok(self.removed_before(caller, &directory)),
+            going => going?,
+        };
+        let Going { object, removal, is_last_of_open } = going;
         let call = self.begin_with(caller, &object)?;
         // The reply says nothing of the object: its attributes expire when these are dropped.
         let (_object, change) = (object.mutate(), directory.mutate());
@@ -514,6 +513,17 @@ impl<B: Backend> Inner<B> {
         }
         let removed = self.backend.remove(call, directory.handle(), name).await;
         self.removed(caller, change, removed)
+    }
+
+    /// The answer to an unlink that a predecessor's call has done.
+    fn removed_before(self: &Arc<Self>, caller: &Caller, directory: &Inode) -> Answer {
+        directory.expire();
+        if let Some(file) = caller.earlier.as_ref().and_then(|earlier| noted(&earlier.object)) {
+            let file = self.inodes.of(&file);
+            file.expire();
+            self.was_unlinked_before(&file); // it may have got a silly name
+        }
+        Response::Empty.into()
     }
 
     /// Finds what `name` leads to, and begins the removal of that name.

@@ -18,11 +18,12 @@
 //! told of what is lost is in [`super::failures`].
 
 use efc_tasks::sync::MutexGuard;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use efc_backend::{Backend, Call, Cred, Seen, Stable, Ticket, Verifier};
-use efc_cache::{Chunk, Inode, Pending, Room};
+use efc_cache::{Chunk, Covered, Inode, Pending, Room};
 use efc_fuse::Errno;
 use efc_state::{KeptData, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
 
@@ -459,21 +460,29 @@ impl<B: Backend> Inner<B> {
         self.unmark(inode, &mut pending);
     }
 
+    /// Of bytes that were written more than once only the last are sent: the server may have those already, and a reader
+    /// must not see the file go back.
     async fn write_all_again(&self, inode: &Arc<Inode>, chunks: &[Chunk]) -> Result<(), Errno> {
-        let mut result = Ok(());
-        for chunk in chunks {
+        let (mut result, mut covered) = (Ok(()), Covered::default());
+        let range = |chunk: &Chunk| chunk.offset..chunk.offset + chunk.data.len() as u64;
+        let newest_first: Vec<_> = chunks.iter().rev().map(|chunk| covered.cover(range(chunk))).collect();
+        for (chunk, parts) in chunks.iter().zip(newest_first.into_iter().rev()) {
             if payload_checksum(&chunk.data) != chunk.checksum {
                 log::error!("{inode:?}: uncommitted data is damaged");
                 result = Err(Errno(libc::EIO));
                 continue;
             }
-            self.write_stable(inode, chunk).await?;
+            for part in parts {
+                self.write_stable(inode, chunk, part).await?;
+            }
         }
         result
     }
 
-    async fn write_stable(&self, inode: &Arc<Inode>, chunk: &Chunk) -> Result<(), Errno> {
-        let (mut offset, mut data) = (chunk.offset, chunk.data.clone());
+    /// Sends this part of the file's bytes, which is one of the chunk.
+    async fn write_stable(&self, inode: &Arc<Inode>, chunk: &Chunk, part: Range<u64>) -> Result<(), Errno> {
+        let within = (part.start - chunk.offset) as usize..(part.end - chunk.offset) as usize;
+        let (mut offset, mut data) = (part.start, chunk.data.slice(within));
         while !data.is_empty() {
             let mutation = inode.mutate();
             let call = Call::of(&chunk.cred);

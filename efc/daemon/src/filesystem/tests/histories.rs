@@ -104,10 +104,16 @@ impl History {
         let writes = self.writes.borrow();
         let seen = value.checked_sub(1).map(|index| writes[index as usize]);
         assert!(seen.is_none_or(|seen| (seen.file, seen.slot) == (file, slot)), "{value} was never written there");
-        let seen_returned = seen.map_or(Some(0), |seen| seen.returned);
+        // What one node has written before a crash of the NAS, and sends again, may end up over what another has written since.
+        let is_sent_again = |seen: &Write, write: &Write| self.crashed.get().is_some() && seen.node != write.node;
+        let seen_done = |write: &Write| match &seen {
+            None => Some(0),
+            Some(seen) if is_sent_again(seen, write) => seen.closed,
+            Some(seen) => seen.returned,
+        };
         let of_slot = writes.iter().filter(|write| (write.file, write.slot) == (file, slot) && write.value != value);
         for write in of_slot.filter(|write| self.is_known(write, node, opened, began)) {
-            let is_older = seen_returned.is_some_and(|returned| returned < write.begun);
+            let is_older = seen_done(write).is_some_and(|done| done < write.begun);
             assert!(!is_older, "node {node} reads {seen:?}, older than {write:?}; open at {opened}, read at {began}");
         }
     }

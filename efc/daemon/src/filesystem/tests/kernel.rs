@@ -961,6 +961,9 @@ impl Kernel {
         self.at_path(task, path, async |node| {
             let content = self.ask(task, node, || Operation::Opendir { flags: 0 }).await?;
             let opened = Content(&content).open().ok_or(libc::EIO)?;
+            if let Some(inode) = self.0.tables().inodes.get_mut(&node) {
+                inode.users += 1;
+            }
             Ok(File { node, fh: opened.fh, flags: 0, open_flags: opened.flags })
         })
         .await
@@ -988,6 +991,9 @@ impl Kernel {
     pub async fn closedir(&self, task: Task, dir: File) {
         let fh = dir.fh;
         self.ask(task, dir.node, move || Operation::Releasedir { fh }).await.expect("it is open");
+        if let Some(inode) = self.0.tables().inodes.get_mut(&dir.node) {
+            inode.users -= 1;
+        }
     }
 
     /// All names of a directory but `.` and `..`, as they come.
