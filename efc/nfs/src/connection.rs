@@ -37,8 +37,9 @@ use crate::socket;
 
 /// Calls in flight per connection; further ones wait for their turn.
 pub(crate) const IN_FLIGHT_MAX: usize = 256;
-/// Virtual size; only touched pages count. Name resolution of the C library and inline tasks need some of it.
-const STACK: usize = 512 << 10;
+/// Virtual size; only touched pages count. Name resolution of the C library needs some of it, and tasks that run inline: without
+/// optimization more than half a megabyte.
+const STACK: usize = 2 << 20;
 /// How long an attempt to connect to one address may take, as a part of the longest silence.
 const CONNECT_LIMIT_PART: u32 = 6;
 /// Attempts from the source port that the connection had, before every other one is from another.
