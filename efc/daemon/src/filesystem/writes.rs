@@ -463,20 +463,21 @@ impl<B: Backend> Inner<B> {
     /// Of bytes that were written more than once only the last are sent: the server may have those already, and a reader
     /// must not see the file go back.
     async fn write_all_again(&self, inode: &Arc<Inode>, chunks: &[Chunk]) -> Result<(), Errno> {
-        let (mut result, mut covered) = (Ok(()), Covered::default());
+        let is_whole = |chunk: &&Chunk| payload_checksum(&chunk.data) == chunk.checksum;
+        let whole: Vec<&Chunk> = chunks.iter().filter(is_whole).collect(); // damaged data is not sent, and covers nothing
+        let mut covered = Covered::default();
         let range = |chunk: &Chunk| chunk.offset..chunk.offset + chunk.data.len() as u64;
-        let newest_first: Vec<_> = chunks.iter().rev().map(|chunk| covered.cover(range(chunk))).collect();
-        for (chunk, parts) in chunks.iter().zip(newest_first.into_iter().rev()) {
-            if payload_checksum(&chunk.data) != chunk.checksum {
-                log::error!("{inode:?}: uncommitted data is damaged");
-                result = Err(Errno(libc::EIO));
-                continue;
-            }
+        let newest_first: Vec<_> = whole.iter().rev().map(|chunk| covered.cover(range(chunk))).collect();
+        for (chunk, parts) in whole.iter().zip(newest_first.into_iter().rev()) {
             for part in parts {
                 self.write_stable(inode, chunk, part).await?;
             }
         }
-        result
+        if whole.len() == chunks.len() {
+            return Ok(());
+        }
+        log::error!("{inode:?}: uncommitted data is damaged");
+        Err(Errno(libc::EIO))
     }
 
     /// Sends this part of the file's bytes, which is one of the chunk.
