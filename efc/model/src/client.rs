@@ -136,16 +136,7 @@ impl Client {
             let _ = answer.send(result);
         });
         let answered = async { answered.await.expect("the server answers") };
-        match limit {
-            None => answered.await,
-            Some(limit) => {
-                let late = async {
-                    efc_tasks::time::sleep(limit).await;
-                    Err(Error::new(ErrorKind::TimedOut))
-                };
-                futures_lite::future::or(answered, late).await
-            }
-        }
+        efc_tasks::time::in_time(answered, limit).await.unwrap_or_else(|| Err(Error::new(ErrorKind::TimedOut)))
     }
 }
 

@@ -35,3 +35,13 @@ pub async fn sleep(duration: Duration) {
 pub async fn sleep_until(deadline: Instant) {
     sleep(deadline.saturating_duration_since(now())).await;
 }
+
+/// What `operation` ends with; `None` if that takes longer than `limit`, if there is one.
+pub async fn in_time<T>(operation: impl Future<Output = T>, limit: Option<Duration>) -> Option<T> {
+    let Some(limit) = limit else { return Some(operation.await) };
+    let late = async {
+        sleep(limit).await;
+        None
+    };
+    futures_lite::future::or(async { Some(operation.await) }, late).await
+}

@@ -67,9 +67,9 @@ impl Inode {
     }
 
     /// Takes in the first `size` bytes of `data`, the whole file, asked for with this ticket.
-    pub fn keep_whole(&self, ticket: BeforeRead, data: Buffer, size: usize, version: Version) {
+    pub fn keep_whole(&self, before: BeforeRead, data: Buffer, size: usize, version: Version) {
         let mut files = self.shared.whole_files.files();
-        if self.changes.load(Ordering::Relaxed) != ticket.0 {
+        if self.changes.load(Ordering::Relaxed) != before.0 {
             return;
         }
         if files.len() >= FILES_MAX {
@@ -113,10 +113,10 @@ mod tests {
         inode
     }
 
-    fn keep(inode: &Inode, ticket: BeforeRead) {
+    fn keep(inode: &Inode, before: BeforeRead) {
         let mut data = Buffer::new(4096).expect("memory");
         data[..4].copy_from_slice(b"data");
-        inode.keep_whole(ticket, data, 4, Version::of(&attr(4, 1)));
+        inode.keep_whole(before, data, 4, Version::of(&attr(4, 1)));
     }
 
     fn read(inode: &Inode) -> Option<Vec<u8>> {

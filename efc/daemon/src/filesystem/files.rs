@@ -16,7 +16,7 @@ use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
 use super::mutations::Objects;
-use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response, mutations};
+use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response};
 use crate::errno::errno;
 
 /// Largest file that is read when it is opened, in bytes.
@@ -134,9 +134,9 @@ impl<B: Backend> Inner<B> {
 
     /// Asks the server whether the caller may open the file, and of what version that is.
     async fn ask_to_open(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
-        let ticket = file.inode.drop_whole();
+        let before = file.inode.drop_whole();
         match file.inode.last_seen() {
-            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(file, ticket).await,
+            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(file, before).await,
             _ => self.ask_access(file).await,
         }
     }
@@ -190,7 +190,7 @@ impl<B: Backend> Inner<B> {
         if is_granted { Ok(attr.map(|value| Seen { value, asked })) } else { Err(Errno(libc::EACCES)) }
     }
 
-    async fn read_at_open(&self, file: &OpenFile, ticket: BeforeRead) -> Result<Option<Seen<Attr>>, Errno> {
+    async fn read_at_open(&self, file: &OpenFile, before: BeforeRead) -> Result<Option<Seen<Attr>>, Errno> {
         let Some(buffer) = self.buffer_ahead(SMALL) else { return self.ask_access(file).await };
         let sink = Sink::Buffer(buffer, 0..SMALL);
         let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), 0, sink).await;
@@ -201,7 +201,7 @@ impl<B: Backend> Inner<B> {
         let Some(attr) = read.attr else { return self.ask_access(file).await };
         file.inode.learn(Seen { value: &attr, asked });
         if u64::from(read.count) == attr.size {
-            file.inode.keep_whole(ticket, data, read.count as usize, Version::of(&attr));
+            file.inode.keep_whole(before, data, read.count as usize, Version::of(&attr));
         }
         Ok(Some(Seen { value: attr, asked }))
     }
@@ -254,7 +254,7 @@ impl<B: Backend> Inner<B> {
     /// Room for data that a request waits for, when it is its turn. To be asked for once by each request.
     pub(super) async fn room_for_data(&self, size: usize) -> Result<Room, Errno> {
         let room = self.buffers.wait(Purpose::Demand, size);
-        mutations::in_time(room, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))
+        efc_tasks::time::in_time(room, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))
     }
 
     /// A buffer for data that nobody waits for, if there is memory for such.

@@ -82,11 +82,8 @@ impl<B: Backend> Inner<B> {
     /// Drops the kernel's pages of a file that has been seen to be `size` long. `false`: not all, or not in time.
     async fn drop_pages(&self, inode: &Inode, size: u64) -> bool {
         let Some(node) = inode.node() else { return false };
-        let late = async {
-            efc_tasks::time::sleep(DROP_TIME_LIMIT).await;
-            false
-        };
-        let are_dropped = futures_lite::future::or(self.notifier.drop_pages(node), late).await;
+        let dropped = efc_tasks::time::in_time(self.notifier.drop_pages(node), Some(DROP_TIME_LIMIT));
+        let are_dropped = dropped.await.unwrap_or(false);
         if are_dropped {
             inode.dropped_pages(size);
         }

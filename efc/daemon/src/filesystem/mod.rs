@@ -249,19 +249,14 @@ impl<B: Backend> Efc<B> {
             self.0.commit_all().await;
             self.0.reap_all_orphans().await;
         };
-        let late = async {
-            efc_tasks::time::sleep(limit).await;
+        if efc_tasks::block_on(efc_tasks::time::in_time(all, Some(limit))).is_none() {
             log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
-        };
-        efc_tasks::block_on(futures_lite::future::or(all, late));
+        }
     }
 
     /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
     pub fn settle(&self, limit: Duration) {
-        let late = async {
-            efc_tasks::time::sleep(limit).await;
-        };
-        efc_tasks::block_on(futures_lite::future::or(self.0.inodes.all_settled(), late));
+        efc_tasks::block_on(efc_tasks::time::in_time(self.0.inodes.all_settled(), Some(limit)));
     }
 
     /// Files open now.
@@ -309,7 +304,7 @@ impl<B: Backend> Inner<B> {
         let mut operation = pin!(self.execute(request, &progress));
         // Other calls of a soft mount have limits of their own ([`Backend::time_limit`]).
         let limit = objects.and_then(|_| self.backend.time_limit());
-        let in_time = mutations::in_time(operation.as_mut(), limit);
+        let in_time = efc_tasks::time::in_time(operation.as_mut(), limit);
         let outcome = match interrupts::run(&self.interrupts, &progress, (unique, tid), in_time).await {
             None => Err(Errno(libc::EINTR)),
             Some(None) => Err(Errno(libc::EIO)),
@@ -451,7 +446,7 @@ impl<B: Backend> Inner<B> {
             Operation::Read { fh, offset, size, .. } => {
                 let file = self.file(fh)?;
                 let earlier_writes = file.inode.written(offset, size);
-                mutations::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
+                efc_tasks::time::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
                 self.read(ReadRequest { name, fh, offset, size }).await
             }
             Operation::Write { fh, offset, data, flags, write_flags } => {

@@ -14,7 +14,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use efc_backend::Backend;
 use efc_fuse::{Errno, Operation, Reply, Request};
@@ -56,20 +55,6 @@ impl Objects {
     /// The nodes.
     pub fn nodes(&self) -> impl Iterator<Item = u64> + use<> {
         [Some(self.first), self.second].into_iter().flatten()
-    }
-}
-
-/// What `operation` ends with; `None` if that takes longer than `limit`.
-pub async fn in_time<T>(operation: impl Future<Output = T>, limit: Option<Duration>) -> Option<T> {
-    match limit {
-        None => Some(operation.await),
-        Some(limit) => {
-            let late = async {
-                efc_tasks::time::sleep(limit).await;
-                None
-            };
-            futures_lite::future::or(async { Some(operation.await) }, late).await
-        }
     }
 }
 

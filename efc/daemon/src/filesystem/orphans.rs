@@ -300,10 +300,7 @@ impl<B: Backend> Inner<B> {
                 let now = self.orphans.going(directory);
                 now.len() != going.len() || now.iter().filter(|file| is_closed(file)).count() != closed
             };
-            let late = async {
-                efc_tasks::time::sleep(left).await;
-            };
-            futures_lite::future::or(self.inodes.changed_unless(has_changed), late).await;
+            efc_tasks::time::in_time(self.inodes.changed_unless(has_changed), Some(left)).await;
         }
     }
 }
