@@ -9,7 +9,7 @@ use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efc_backend::{Attr, Seen};
 
@@ -58,14 +58,34 @@ pub enum Admission {
     Wait(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
+/// Since when it is known what a name of a directory leads to.
+#[derive(Clone, Copy, Debug)]
+pub struct NameProof {
+    /// To an object; else there is no such name.
+    pub is_there: bool,
+    /// When the call was sent that has shown it last: a question about the name, or about the version of the directory
+    /// that it belongs to, or a change of ours.
+    pub asked: Instant,
+    /// When the call was sent that has shown it first. None has shown anything else since.
+    pub since: Instant,
+    /// When the listing was read that it follows from, if that was kept over changes of ours since: then it rests on
+    /// what answers say of the version that these found, which is a hint.
+    pub listed: Option<Instant>,
+}
+
 /// A consistency mode.
 pub trait Freshness: Send + Sync + 'static {
     /// May the attributes of `inode` be given as they are known? Whoever has asked the server asks this once more, to
     /// learn for how long the kernel may keep the answer: not at all, if it is no [`Admission::Hit`].
     fn admit(&self, inode: &Arc<Inode>) -> Admission;
 
-    /// For how long the kernel may keep a name of `directory`.
+    /// For how long the kernel may keep a name of `directory` that was just asked for.
     fn name_ttl(&self, directory: &Arc<Inode>) -> (Duration, Permit);
+
+    /// May it be said without asking the server where a name of `directory` leads? Then for how long the kernel may keep
+    /// that. What the directory's version stands for, its listing for one, may be said while [`Freshness::admit`] lets
+    /// the directory's attributes be given.
+    fn admit_name(&self, directory: &Arc<Inode>, proof: &NameProof) -> Option<(Duration, Permit)>;
 
     /// For how long a verdict of the server on a caller's search of a directory holds.
     fn search_ttl(&self) -> Duration;
@@ -78,7 +98,13 @@ pub trait Freshness: Send + Sync + 'static {
     fn before_change(&self, objects: &[Arc<Inode>]) -> Option<Pin<Box<dyn Future<Output = Permit> + Send>>>;
 }
 
+/// For how long a name is trusted at most, however long nothing has changed.
+const NAME_TRUST_MAX: Duration = Duration::from_secs(60);
+
 /// Close-to-open: names and attributes are trusted for a while, an open always asks.
+///
+/// A name that is there is trusted for as long as it is known to have been there without a change, within bounds; that
+/// there is none, for as long as attributes are.
 #[derive(Debug)]
 pub struct CloseToOpen {
     attr_ttl_ns: AtomicU64,
@@ -125,6 +151,21 @@ impl Freshness for CloseToOpen {
         (self.ttl().1, Permit::unconditional())
     }
 
+    fn admit_name(&self, _: &Arc<Inode>, proof: &NameProof) -> Option<(Duration, Permit)> {
+        let (ttl, entry_ttl) = self.ttl();
+        let trust_max = NAME_TRUST_MAX.max(ttl);
+        let age = efc_tasks::time::since(proof.asked);
+        if ttl.is_zero() || proof.listed.is_some_and(|listed| efc_tasks::time::since(listed) >= trust_max) {
+            return None;
+        }
+        let unchanged = proof.asked.saturating_duration_since(proof.since);
+        let trust = if proof.is_there { unchanged.clamp(ttl, trust_max) } else { ttl };
+        let left = trust.checked_sub(age).filter(|left| !left.is_zero())?;
+        // A name that is not there is asked for again each time: that costs no call.
+        let kept = if proof.is_there { left.min(ttl).min(entry_ttl) } else { Duration::ZERO };
+        Some((kept, Permit::unconditional()))
+    }
+
     fn search_ttl(&self) -> Duration {
         self.ttl().1
     }
@@ -164,6 +205,31 @@ mod tests {
         mode.set_ttl(LONG, LONG);
         inode.expire();
         assert_eq!(granted(&mode, &inode), None);
+    }
+
+    #[test]
+    fn names_are_trusted_the_longer_the_longer_they_have_not_changed() {
+        let (mode, inode) = (CloseToOpen::new(Duration::from_secs(3), LONG), inode());
+        let kept = |is_there, asked: u64, since: u64, listed: Option<u64>| {
+            let before = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).expect("up for so long");
+            let proof = NameProof { is_there, asked: before(asked), since: before(since), listed: listed.map(before) };
+            mode.admit_name(&inode, &proof).map(|(ttl, _)| ttl.as_millis().div_ceil(1000))
+        };
+        assert_eq!(kept(true, 0, 0, None), Some(3));
+        assert_eq!(kept(true, 2, 2, None), Some(1));
+        assert_eq!(kept(true, 4, 4, None), None, "seen once");
+        assert_eq!(kept(true, 4, 14, None), Some(3), "known for ten seconds, and kept by the kernel as long as others");
+        assert_eq!(kept(true, 11, 21, None), None);
+        assert_eq!(kept(true, 59, 500, None), Some(1));
+        assert_eq!(kept(true, 61, 500, None), None, "a minute at most");
+        assert_eq!(
+            [2, 4].map(|asked| kept(false, asked, 500, None)),
+            [Some(0), None],
+            "what is not there does not grow"
+        );
+        assert_eq!([59, 61].map(|listed| kept(false, 1, 1, Some(listed))), [Some(0), None]);
+        mode.set_ttl(Duration::ZERO, LONG);
+        assert_eq!([true, false].map(|is_there| kept(is_there, 0, 0, None)), [None, None]);
     }
 
     #[test]

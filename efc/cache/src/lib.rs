@@ -21,7 +21,7 @@ mod testing;
 mod version;
 
 pub use covered::Covered;
-pub use freshness::{Admission, CloseToOpen, Freshness, Grant, Permit};
+pub use freshness::{Admission, CloseToOpen, Freshness, Grant, NameProof, Permit};
 pub use inode::Inode;
 pub use inode::abandoned::Abandoned;
 pub use inode::attributes::Observed;
