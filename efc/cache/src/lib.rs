@@ -15,6 +15,7 @@
 mod covered;
 mod freshness;
 mod inode;
+mod memory;
 mod names;
 #[cfg(test)]
 mod testing;
@@ -29,9 +30,11 @@ pub use inode::in_flight::Writing;
 pub use inode::kernel_view::Sizes;
 pub use inode::mutation::Mutation;
 pub use inode::searches::Verdict;
+pub use inode::standing::{NameQuestion, Standing};
 pub use inode::table::{INODE_BYTES, Inodes};
 pub use inode::uses::Removal;
 pub use inode::whole_files::BeforeRead;
 pub use inode::writes::{Chunk, FileWrites, Pending, Room, Writes};
-pub use names::{Named, Names};
+pub use memory::{Memory, MemoryUse};
+pub use names::{Gathering, KnownName, ListedName, Listing, Named, Names, Reading};
 pub use version::Version;

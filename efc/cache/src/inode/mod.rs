@@ -7,6 +7,7 @@ pub(crate) mod kernel_view;
 pub(crate) mod lineage;
 pub(crate) mod mutation;
 pub(crate) mod searches;
+pub(crate) mod standing;
 pub(crate) mod table;
 pub(crate) mod uses;
 pub(crate) mod whole_files;
@@ -27,6 +28,7 @@ use crate::inode::searches::Searches;
 use crate::inode::uses::{AllUses, Uses};
 use crate::inode::whole_files::WholeFiles;
 use crate::inode::writes::FileWrites;
+use crate::memory::Memory;
 use crate::version::ServerClock;
 
 /// One object of the server, named by its handle. The kernel's node ids only point at it.
@@ -46,8 +48,8 @@ pub struct Inode {
 }
 
 /// What all inodes share.
-#[derive(Default)]
 pub(crate) struct Shared {
+    pub memory: Arc<Memory>,
     pub clock: ServerClock,
     pub uses: AllUses,
     pub abandoned: AllAbandoned,

@@ -320,8 +320,7 @@ pub fn settings(ttl: Duration) -> Settings {
     Settings {
         freshness: Arc::new(CloseToOpen::new(ttl, ttl)),
         uncommitted_bytes_max: 1 << 20,
-        inodes_max: 4096,
-        names_max: 4096,
+        metadata_bytes_max: 4 << 20,
         listed_names_max: 4096,
         buffers: Budget::default(),
     }
