@@ -19,7 +19,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, DirEntry, DirPage, Error, FileHandle, Seen, Status, Tick};
+use efc_backend::{Attr, Backend, Call, Cred, DirEntry, DirPage, Error, FileHandle, Seen, Status, Tick, access};
 use efc_cache::{Gathering, Inode, ListedName, Listing, Named, Permit, Reading, Standing, Version};
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
@@ -261,11 +261,11 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// opendir(3) reads the first page, if that is not kept. What else than ESTALE is wrong with it the first readdir(3) tells.
+    /// opendir(3) reads the first page, if that is not kept; the kernel asks for that with attributes. What else than ESTALE is wrong with it the first readdir(3) tells.
     async fn fetch_first(&self, directory: &OpenDirectory) -> Result<(), Errno> {
         let mut stream = directory.stream.lock().await;
         stream.go_to(0);
-        if self.kept_listing(directory, false).await.is_some() {
+        if self.kept_listing(directory, true).await.is_some() {
             return Ok(());
         }
         self.fetch_from_server(directory, &mut stream).await.inspect_err(|_| stream.go_to(0))?;
@@ -275,14 +275,17 @@ impl<B: Backend> Inner<B> {
 
     /// Fetches the page behind the last one. It may be empty, of names that were given out already.
     async fn fetch(&self, directory: &OpenDirectory, stream: &mut Stream, plus: bool) -> Result<(), Errno> {
-        if stream.next_page == 0 && stream.reading.is_none() {
+        if stream.next_page == 0 {
             stream.kept = self.kept_listing(directory, plus).await;
+        } else if !plus && stream.kept.is_none() {
+            stream.kept = self.granted_listing(directory); // pages of the server have validated it
         }
         if let Some(kept) = stream.kept.clone() {
             if let Some((page, is_last)) = kept.page(stream.next_page)
                 && let Some(page) = self.page_to_give(directory, page, plus)
             {
                 stream.verifier = kept.verifier();
+                stream.reading = None;
                 stream.take(page, is_last);
                 return Ok(());
             }
@@ -291,23 +294,43 @@ impl<B: Backend> Inner<B> {
         self.fetch_from_server(directory, stream).await
     }
 
-    /// The kept listing of a directory, if it may be given to this caller. It may be validated for that.
+    /// The kept listing of a directory, if it may be given to this caller. One call validates it, whatever its size: that pays if it
+    /// has more than one page.
     async fn kept_listing(&self, directory: &OpenDirectory, plus: bool) -> Option<Arc<Listing>> {
-        let (inode, cred) = (&directory.inode, &directory.cred);
-        if !inode.lists(cred, self.freshness.search_ttl()) {
+        let listing = self.names.listing(&directory.inode)?.0;
+        if let Some(listing) = self.granted_listing(directory) {
+            return Some(listing);
+        }
+        let (first, is_all) = listing.page(0)?;
+        if is_all || self.page_to_give(directory, first, plus).is_none() {
             return None;
         }
+        self.ask_to_list(directory).await.ok()?;
+        self.granted_listing(directory)
+    }
+
+    /// The kept listing, if what is known lets it be given to this caller.
+    fn granted_listing(&self, directory: &OpenDirectory) -> Option<Arc<Listing>> {
+        let (inode, cred) = (&directory.inode, &directory.cred);
         let (listing, proof) = self.names.listing(inode)?;
-        if self.freshness.admit_name(inode, &proof).is_none() {
-            let (first, _) = listing.page(0)?;
-            let is_worth_a_call = listing.pages() > 1 && self.page_to_give(directory, first, plus).is_some();
-            if !is_worth_a_call || self.attributes(cred, inode).await.is_err() {
-                return None;
-            }
-            let (listing, proof) = self.names.listing(inode)?;
-            return self.freshness.admit_name(inode, &proof).map(|_| listing);
+        let is_allowed = inode.lists(cred, self.freshness.search_ttl());
+        let is_granted = is_allowed && self.freshness.admit_name(inode, &proof).is_some();
+        is_granted.then_some(listing)
+    }
+
+    /// Asks whether the caller may list the directory, and of what version that is.
+    async fn ask_to_list(&self, directory: &OpenDirectory) -> Result<(), Error> {
+        let (inode, cred, question) = (&directory.inode, &directory.cred, directory.inode.ask_names());
+        let asked = access::READ | access::LOOKUP;
+        let Seen { value: (granted, attr), asked } = self.backend.access(Call::of(cred), inode.handle(), asked).await?;
+        let standing = question.answered(asked, attr.as_ref());
+        if granted & access::READ != 0 {
+            inode.listed(cred, &standing);
         }
-        Some(listing)
+        if granted & access::LOOKUP != 0 {
+            inode.searched(cred, &standing);
+        }
+        Ok(())
     }
 
     /// Entries of a kept listing; with attributes only if most of these are known.
