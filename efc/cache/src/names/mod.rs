@@ -8,6 +8,8 @@
 //! All names of a directory are known when its listing was read from begin to end while nothing changed, or when this node
 //! has just made the directory; then there are no others. Our own changes are followed.
 //!
+//! An inode stays while names of it are known: it is what they are compared with.
+//!
 //! What was not used for longest makes room ([`Memory`]), name by name: a clock goes round through the names of a shard. A directory
 //! that loses a name to it is not known whole any more.
 
@@ -96,8 +98,9 @@ struct Whole {
 }
 
 /// What is known of the names of one directory.
-#[derive(Default)]
 struct Directory {
+    /// Held, so that its number of changes by others goes on for as long as names are compared with it.
+    inode: Arc<Inode>,
     names: IndexMap<Name, Entry>,
     hand: usize,
     /// The last version to which names are known to belong, and its number.
@@ -192,6 +195,22 @@ impl Now {
 }
 
 impl Directory {
+    fn new(inode: &Arc<Inode>, losses: u64) -> Directory {
+        Directory {
+            inode: inode.clone(),
+            names: IndexMap::new(),
+            hand: 0,
+            version: None,
+            number: 0,
+            whole: None,
+            listing: None,
+            losses,
+            is_used: false,
+            long_bytes: 0,
+            bytes: 0,
+        }
+    }
+
     /// What the entry proves now.
     fn proof(&self, entry: &Entry, now: &Now) -> Option<NameProof> {
         if !entry.is_proof || entry.changes != now.changes {
@@ -378,13 +397,14 @@ impl Names {
     }
 
     /// Changes what is known of a directory, and makes room for it.
-    fn change<T>(&self, directory: &FileHandle, change: impl FnOnce(&mut Directory) -> T) -> T {
+    fn change<T>(&self, directory: &Arc<Inode>, change: impl FnOnce(&mut Directory) -> T) -> T {
         let result = {
-            let mut shard = self.shard(directory);
-            let found = shard.directories.entry(*directory).or_insert_with(|| {
-                let losses = self.readings.fetch_add(1, Ordering::Relaxed) << 32;
-                Directory { losses, ..Directory::default() }
-            });
+            let mut shard = self.shard(directory.handle());
+            let found = shard
+                .directories
+                .entry(*directory.handle())
+                .or_insert_with(|| Directory::new(directory, self.readings.fetch_add(1, Ordering::Relaxed) << 32));
+            debug_assert!(Arc::ptr_eq(&found.inode, directory), "there is no second inode of a handle that is held");
             let result = change(found);
             let bytes = found.bytes_now();
             self.memory.change_names(std::mem::replace(&mut found.bytes, bytes), bytes);
@@ -405,14 +425,14 @@ impl Names {
     }
 
     /// An answer says what the name leads to, or that there is no such name.
-    pub fn learn(&self, directory: &Inode, name: &[u8], object: Option<&FileHandle>, standing: &Standing) {
-        self.change(directory.handle(), |known| known.learn(name, object, standing));
+    pub fn learn(&self, directory: &Arc<Inode>, name: &[u8], object: Option<&FileHandle>, standing: &Standing) {
+        self.change(directory, |known| known.learn(name, object, standing));
     }
 
     /// An answer to a change of ours says what the name leads to since, or that there is no such name any more. What else is
     /// known of the directory stays so, if nobody else has changed it.
-    pub fn changed(&self, directory: &Inode, name: &[u8], object: Option<&FileHandle>, standing: &Standing) {
-        self.change(directory.handle(), |known| {
+    pub fn changed(&self, directory: &Arc<Inode>, name: &[u8], object: Option<&FileHandle>, standing: &Standing) {
+        self.change(directory, |known| {
             if let Some(listing) = known.listing.take() {
                 self.memory.change_listings(listing.bytes(), 0);
             }
@@ -426,13 +446,13 @@ impl Names {
     }
 
     /// This node has made the directory: it is empty.
-    pub fn made_directory(&self, directory: &Inode, standing: &Standing) {
+    pub fn made_directory(&self, directory: &Arc<Inode>, standing: &Standing) {
         if !standing.is_proof {
             return;
         }
         let (asked, changes) = (standing.asked.at, directory.changes_by_others());
         let whole = Whole { order: standing.order, read: asked, asked, changes, version: None, is_kept: true };
-        self.change(directory.handle(), |known| known.whole = Some(whole));
+        self.change(directory, |known| known.whole = Some(whole));
     }
 
     /// It is not known any more what the name leads to.
@@ -475,18 +495,18 @@ impl Names {
     }
 
     /// The first page of a listing was read.
-    pub fn begin_reading(&self, directory: &Inode, first: &Standing) -> Reading {
-        Reading { losses: self.change(directory.handle(), |known| known.losses), first: *first }
+    pub fn begin_reading(&self, directory: &Arc<Inode>, first: &Standing) -> Reading {
+        Reading { losses: self.change(directory, |known| known.losses), first: *first }
     }
 
     /// A page says what names lead to.
     pub fn learn_page<'a>(
         &self,
-        directory: &Inode,
+        directory: &Arc<Inode>,
         names: impl Iterator<Item = (&'a [u8], &'a FileHandle)>,
         standing: &Standing,
     ) {
-        self.change(directory.handle(), |known| {
+        self.change(directory, |known| {
             known.names.reserve(names.size_hint().0);
             names.for_each(|(name, object)| known.learn(name, Some(object), standing));
         });
@@ -495,7 +515,7 @@ impl Names {
     /// The last page of a listing was read: all names are known, if nothing has changed since the first. Answers whether it is so.
     pub fn finish_reading(
         &self,
-        directory: &Inode,
+        directory: &Arc<Inode>,
         (reading, last): (&Reading, &Standing),
         listing: Option<Listing>,
     ) -> bool {
@@ -504,7 +524,7 @@ impl Names {
         if !is_same || !first.is_proof || !last.is_proof || !directory.is_quiet_since(first.order) {
             return false;
         }
-        self.change(directory.handle(), |known| {
+        self.change(directory, |known| {
             if known.losses != reading.losses {
                 return false;
             }

@@ -297,7 +297,10 @@ impl<B: Backend> Inner<B> {
                 self.orphans.change(file, |orphan| orphan.has_failed = true);
                 self.inodes.announce();
             }
-            _ => drop(self.disown_orphan(file)),
+            _ => {
+                self.inodes.of(file).expire(); // it may have other names, one less by now
+                drop(self.disown_orphan(file));
+            }
         }
     }
 
