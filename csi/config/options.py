@@ -224,6 +224,17 @@ _TABLE = (
         "is sent again. A write takes a power of two, 4 KiB at least. It counts to the daemon's memory.",
     ),
     Option(
+        name="metadata-memory",
+        kind=Kind.SIZE,
+        field="metadata_mib",
+        default="128MiB",
+        minimum=4,
+        maximum=65_536,
+        unit="MiB",
+        help="Memory for what the daemon knows of inodes, names and directories; what was not used for longest makes room. "
+        "The list of inodes that the kernel knows is not part of it.",
+    ),
+    Option(
         name="threads",
         kind=Kind.INTEGER,
         field="threads",
@@ -304,6 +315,7 @@ class MountOptions:
     entry_ttl_ms: int = 1000
     read_ahead_kib: int = 8192
     uncommitted_mib: int = 64
+    metadata_mib: int = 128
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -337,6 +349,7 @@ class MountOptions:
             entry_ttl_ms=self.entry_ttl_ms,
             read_ahead_kib=self.read_ahead_kib,
             uncommitted_mib=self.uncommitted_mib,
+            metadata_mib=self.metadata_mib,
             threads=self.threads,
             hang_limit_ms=self.hang_limit_ms,
             unprivileged_port=self.unprivileged_port,

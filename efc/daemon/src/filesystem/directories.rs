@@ -131,13 +131,12 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Outcome {
         self.check_path(caller, node).await?;
         let inode = self.inode(node)?;
-        let saved = super::files::saved_handle(caller.unique, node, flags, &caller.cred, true);
-        let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         let directory = OpenDirectory::resumed(node, inode, caller.cred.clone(), [0; 8]);
         if let Err(Errno(libc::ESTALE)) = self.fetch_first(&directory).await {
-            self.state.close_handle(fh);
             return Err(Errno(libc::ESTALE));
         }
+        let saved = super::files::saved_handle(caller.unique, node, flags, &caller.cred, true);
+        let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());
         Ok(Response::Open(OpenReply { fh, flags: 0 }).into())
     }
