@@ -6,9 +6,9 @@ pub(crate) mod in_flight;
 pub(crate) mod kernel_view;
 pub(crate) mod lineage;
 pub(crate) mod mutation;
-pub(crate) mod searches;
 pub(crate) mod table;
 pub(crate) mod uses;
+pub(crate) mod verdicts;
 pub(crate) mod whole_files;
 pub(crate) mod writes;
 
@@ -23,8 +23,8 @@ use crate::inode::attributes::Shown;
 use crate::inode::in_flight::Writings;
 use crate::inode::kernel_view::KernelView;
 use crate::inode::lineage::Lineage;
-use crate::inode::searches::Searches;
 use crate::inode::uses::{AllUses, Uses};
+use crate::inode::verdicts::{Permissions, Verdicts};
 use crate::inode::whole_files::WholeFiles;
 use crate::inode::writes::FileWrites;
 use crate::version::ServerClock;
@@ -61,6 +61,7 @@ pub(crate) struct Facts {
     /// Replies to calls from before this place among all answers are not answered from.
     pub expired: u64,
     pub lineage: Lineage,
+    pub permissions: Permissions,
     pub kernel: KernelView,
 }
 
@@ -68,7 +69,7 @@ pub(crate) struct Facts {
 #[derive(Default)]
 pub(crate) struct Busy {
     pub uses: Uses,
-    pub searches: Searches,
+    pub verdicts: Verdicts,
     pub writings: Writings,
     pub abandoned: Vec<Settled>,
 }
@@ -116,7 +117,7 @@ impl Inode {
         let mut busy = self.busy.lock().expect("busy lock");
         let found = busy.get_or_insert_default();
         let result = change(found);
-        if found.is_idle() && found.searches.is_empty() {
+        if found.is_idle() && found.verdicts.is_empty() {
             *busy = None;
         }
         result

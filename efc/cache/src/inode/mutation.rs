@@ -15,13 +15,14 @@ use crate::version::Version;
 pub struct Mutation {
     inode: Arc<Inode>,
     is_known: bool,
+    changes_permissions: bool,
 }
 
 impl Inode {
     /// A call is about to leave that changes the object.
     pub fn mutate(self: &Arc<Self>) -> Mutation {
         self.facts().lineage.begin();
-        Mutation { inode: self.clone(), is_known: false }
+        Mutation { inode: self.clone(), is_known: false, changes_permissions: false }
     }
 
     /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and
@@ -32,13 +33,24 @@ impl Inode {
 }
 
 impl Mutation {
+    /// This one, which changes who may do what with the object: verdicts of before do not outlive it.
+    pub fn of_permissions(mut self) -> Mutation {
+        self.changes_permissions = true;
+        self
+    }
+
     /// The answer says what the object was like before and after the change.
     pub fn answered(mut self, Seen { value: wcc, asked }: Seen<&Wcc>) {
         let from = wcc.before.as_ref().map(Version::before);
         match wcc.after.filter(|attr| self.inode.is_plausible(attr)) {
             Some(after) => {
                 let to = Some(Version::of(&after));
-                self.inode.take_in(&after, asked, |facts, received| facts.lineage.changed(from, to, received));
+                self.inode.take_in(&after, asked, |facts, received| {
+                    let by_others = facts.lineage.by_others();
+                    facts.lineage.changed(from, to, received);
+                    // A server that does not say what it found says nothing against it either.
+                    from.is_none() || facts.lineage.by_others() == by_others
+                });
                 self.is_known = true;
             }
             None => self.lose(),
@@ -78,7 +90,13 @@ impl Drop for Mutation {
         if !self.is_known {
             self.lose();
         }
-        self.inode.facts().lineage.end(Tick::of_answer().order);
+        let now = Tick::of_answer().order;
+        let mut facts = self.inode.facts();
+        facts.lineage.end(now);
+        if self.changes_permissions {
+            facts.permissions.change(now);
+        }
+        drop(facts);
         self.inode.drop_whole();
     }
 }

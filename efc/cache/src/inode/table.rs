@@ -22,7 +22,7 @@ use crate::inode::{Inode, Shared};
 
 /// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that
 /// was written to takes half as much again.
-pub const INODE_BYTES: u64 = 480;
+pub const INODE_BYTES: u64 = 496;
 
 const SHARDS: usize = 16;
 /// Entries that one more entry looks at to make room: the hand goes on from there.
@@ -201,7 +201,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attr, handle, seen};
+    use crate::testing::{attr, handle, seen, tick};
 
     const INODES_MAX: usize = 1 << 10;
 
@@ -264,7 +264,7 @@ mod tests {
     fn a_node_that_is_known_anew_is_not_forgotten_with_the_old_one() {
         let inodes = Inodes::new(INODES_MAX);
         let inode = numbered(&inodes, 1);
-        inode.tell(&attr(1, 1));
+        inode.tell(&attr(1, 1), tick());
         inodes.bind(&inode, 99, Some(FileType::Directory));
         assert!(inode.sizes().is_none(), "the kernel knows nothing of a new node");
         inodes.forget(3, |_| true);

@@ -38,7 +38,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
@@ -163,6 +163,8 @@ type Outcome = Result<Answer, Errno>;
 /// Attributes for the kernel.
 struct Told {
     attr: Attr,
+    /// Of the call whose answer they are.
+    asked: Tick,
     /// For how long the kernel may keep them.
     ttl: Duration,
     permit: Permit,
@@ -170,7 +172,7 @@ struct Told {
 
 impl From<Grant> for Told {
     fn from(Grant { seen, ttl, permit }: Grant) -> Told {
-        Told { attr: seen.value, ttl, permit }
+        Told { attr: seen.value, asked: seen.asked, ttl, permit }
     }
 }
 
@@ -180,8 +182,8 @@ impl Told {
     }
 
     /// For this answer alone.
-    fn once(attr: Attr) -> Told {
-        Told { attr, ttl: Duration::ZERO, permit: Permit::unconditional() }
+    fn once(Seen { value: attr, asked }: Seen<Attr>) -> Told {
+        Told { attr, asked, ttl: Duration::ZERO, permit: Permit::unconditional() }
     }
 }
 
@@ -497,7 +499,7 @@ impl<B: Backend> Inner<B> {
         }
         self.note_parent(id, directory, attr);
         inode.learn(seen);
-        let told = self.granted(&inode).unwrap_or_else(|| Told::once(*attr));
+        let told = self.granted(&inode).unwrap_or_else(|| Told::once(Seen { value: *attr, asked: seen.asked }));
         let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
         Ok(counted.described(told, entry_ttl, name_permit))
     }
@@ -565,7 +567,7 @@ impl<B: Backend> Inner<B> {
             return Err(Errno(libc::EIO));
         }
         inode.learn(answer.part(|attr| attr));
-        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer.value)))
+        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer)))
     }
 
     async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<Told, Errno> {
@@ -591,7 +593,7 @@ impl<B: Backend> Inner<B> {
             None => self.drop_before_growth(&inode, &told.attr).await,
         };
         if is_told {
-            inode.tell(&told.attr);
+            inode.tell(&told.attr, told.asked);
         }
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told })
     }
@@ -612,12 +614,13 @@ impl<B: Backend> Inner<B> {
         caller.progress.set_sent();
         self.change_attributes(cred, &inode, &server_change).await?;
         let told = self.attributes(cred, &inode).await?;
-        inode.tell(&told.attr);
+        inode.tell(&told.attr, told.asked);
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))
     }
 
     async fn change_attributes(&self, cred: &Cred, inode: &Arc<Inode>, to: &efc_backend::SetAttr) -> Result<(), Errno> {
         let mutation = inode.mutate();
+        let mutation = if to.changes_permissions() { mutation.of_permissions() } else { mutation };
         match self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await {
             Ok(wcc) => {
                 mutation.answered(wcc.part(|wcc| wcc));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use efc_backend::{
     Attr, Backend, Call, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, Reply, Seen, SetAttr,
-    SetTime, Status, Time, Wcc,
+    SetTime, Status, Tick, Time, Wcc,
 };
 use efc_cache::{Inode, Mutation, Named, Permit, Removal};
 use efc_fuse::{Entry, Errno};
@@ -49,7 +49,7 @@ impl<'a, B: Backend> Counted<'a, B> {
 
     /// This entry, with these attributes.
     fn with_attributes(mut self, told: Told) -> Counted<'a, B> {
-        self.inode.tell(&told.attr);
+        self.inode.tell(&told.attr, told.asked);
         let attr = self.inner.for_kernel(&self.inner.seen_by_kernel(&self.inode, told.attr));
         self.entry = Entry { attr, attr_ttl: told.ttl, ..self.entry };
         self.permit = std::mem::take(&mut self.permit).and(told.permit);
@@ -181,7 +181,8 @@ impl<B: Backend> Inner<B> {
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
         let counted = Counted::new(self, id, inode.clone());
         self.note_parent(id, directory, &attr);
-        Ok(counted.described(Told::once(attr), Duration::ZERO, Permit::unconditional()))
+        let seen = Seen { value: attr, asked: Tick::of_answer() }; // the kernel is told what is known now
+        Ok(counted.described(Told::once(seen), Duration::ZERO, Permit::unconditional()))
     }
 
     /// What a LOOKUP is answered that failed with `errno`, of a name that is not among those learned.

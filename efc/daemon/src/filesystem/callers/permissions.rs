@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use efc_backend::{Backend, Call, Seen, Status, Tick, access};
-use efc_cache::{Inode, Verdict};
+use efc_cache::{Inode, Rights, Verdict};
 use efc_fuse::Errno;
 
 use super::super::{Caller, Inner, ROOT};
@@ -49,7 +49,7 @@ impl<B: Backend> Inner<B> {
             return Ok(()); // where a predecessor had begun something, it had looked before
         }
         let Some(first) = self.state.parent(node) else { return Ok(()) };
-        let ttl = self.freshness.search_ttl();
+        let ttl = self.freshness.verdict_ttl();
         let (mut directory, mut oldest, mut circle) = (first, efc_tasks::time::now(), Circle::new(first));
         loop {
             let inode = self.inode(directory).ok(); // one that is forgotten is not what it was reached by
@@ -58,7 +58,7 @@ impl<B: Backend> Inner<B> {
                     oldest = oldest.min(path);
                     break;
                 }
-                (Some(Verdict { itself, path: None }), _) => oldest = oldest.min(itself),
+                (Some(Verdict { itself, path: None, .. }), _) => oldest = oldest.min(itself),
                 (None, Some(inode)) => self.ask_to_search(caller, inode).await?,
                 (None, None) => {}
             }
@@ -94,7 +94,7 @@ impl<B: Backend> Inner<B> {
     /// The server has let the caller look up something in this directory.
     pub(in super::super) fn has_searched(&self, caller: &Caller, directory: &Inode, asked: Tick) {
         if caller.cred.uid == 0 {
-            directory.searched(&caller.cred, asked.at);
+            directory.searched(&caller.cred, asked, self.freshness.verdict_ttl());
         }
     }
 
@@ -111,7 +111,8 @@ impl<B: Backend> Inner<B> {
         if granted & access::LOOKUP == 0 {
             return Err(Errno(libc::EACCES));
         }
-        directory.searched(&caller.cred, asked.at);
+        let shown = Seen { value: attr.as_ref(), asked };
+        directory.judged(&caller.cred, Rights::SEARCH, shown, self.freshness.verdict_ttl());
         Ok(())
     }
 }
