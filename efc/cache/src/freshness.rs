@@ -106,7 +106,9 @@ pub trait Freshness: Debug + Send + Sync + 'static {
     /// What an open of `inode` by this caller, for what these rights are needed for, may rely on without asking the
     /// server; `None`: it asks.
     fn on_open(&self, inode: &Arc<Inode>, cred: &Cred, rights: Rights) -> Option<Grant> {
-        self.opens_unasked().then(|| inode.verdict(cred, rights, self.verdict_ttl()))??;
+        if !(self.opens_unasked() && inode.grants(cred, rights, self.verdict_ttl())) {
+            return None;
+        }
         match self.admit(inode) {
             Admission::Hit(grant) => Some(grant),
             Admission::Ask | Admission::Wait(_) => None,

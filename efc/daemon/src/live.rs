@@ -22,11 +22,12 @@ impl Live {
     /// As configured.
     pub fn new(config: &DaemonConfig) -> Live {
         let times = times(config);
-        let freshness: Arc<dyn Freshness> = match config.freshness.as_ref().map_or("", |freshness| &freshness.consistency) {
-            "bounded" => Arc::new(Bounded::new(times)),
-            "sealed" => Arc::new(Sealed::new(times)),
-            _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
-        };
+        let freshness: Arc<dyn Freshness> =
+            match config.freshness.as_ref().map_or("", |freshness| &freshness.consistency) {
+                "bounded" => Arc::new(Bounded::new(times)),
+                "sealed" => Arc::new(Sealed::new(times)),
+                _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
+            };
         Live { freshness }
     }
 

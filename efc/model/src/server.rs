@@ -169,6 +169,11 @@ impl Nas {
         self.server().executed.get(&procedure).copied().unwrap_or(0)
     }
 
+    /// How many calls were executed.
+    pub fn calls(&self) -> u64 {
+        self.server().executed.values().sum()
+    }
+
     /// Objects on the disk, the root directory with them.
     pub fn objects(&self) -> usize {
         self.server().objects.len()
@@ -264,6 +269,12 @@ impl Nas {
     pub fn remove_outside(&self, path: &str) -> bool {
         let (dir, name) = self.split(path);
         self.outside(|server, root| server.remove(root, &dir, name.as_bytes())).is_ok()
+    }
+
+    /// Another client removes a directory; `false` if there is none, or it is not empty.
+    pub fn rmdir_outside(&self, path: &str) -> bool {
+        let (dir, name) = self.split(path);
+        self.outside(|server, root| server.rmdir(root, &dir, name.as_bytes())).is_ok()
     }
 
     /// Another client renames; `false` if it cannot.

@@ -157,7 +157,10 @@ mod tests {
         let inode = inode();
         let told = || inode.sizes().expect("told").told;
         inode.tell(&attr(10, 1), tick());
-        let (before, between) = (tick(), { inode.wrote(100); tick() });
+        let (before, between) = (tick(), {
+            inode.wrote(100);
+            tick()
+        });
         inode.wrote(50);
         inode.tell(&attr(10, 1), before);
         assert_eq!(told(), 100);

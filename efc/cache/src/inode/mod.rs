@@ -6,6 +6,8 @@ pub(crate) mod in_flight;
 pub(crate) mod kernel_view;
 pub(crate) mod lineage;
 pub(crate) mod mutation;
+pub(crate) mod searches;
+pub(crate) mod standing;
 pub(crate) mod table;
 pub(crate) mod uses;
 pub(crate) mod verdicts;
@@ -23,10 +25,12 @@ use crate::inode::attributes::Shown;
 use crate::inode::in_flight::Writings;
 use crate::inode::kernel_view::KernelView;
 use crate::inode::lineage::Lineage;
+use crate::inode::searches::Searches;
 use crate::inode::uses::{AllUses, Uses};
 use crate::inode::verdicts::{Permissions, Verdicts};
 use crate::inode::whole_files::WholeFiles;
 use crate::inode::writes::FileWrites;
+use crate::memory::Memory;
 use crate::version::ServerClock;
 
 /// One object of the server, named by its handle. The kernel's node ids only point at it.
@@ -46,8 +50,8 @@ pub struct Inode {
 }
 
 /// What all inodes share.
-#[derive(Default)]
 pub(crate) struct Shared {
+    pub memory: Arc<Memory>,
     pub clock: ServerClock,
     pub uses: AllUses,
     pub abandoned: AllAbandoned,
@@ -69,6 +73,7 @@ pub(crate) struct Facts {
 #[derive(Default)]
 pub(crate) struct Busy {
     pub uses: Uses,
+    pub searches: Searches,
     pub verdicts: Verdicts,
     pub writings: Writings,
     pub abandoned: Vec<Settled>,
@@ -117,7 +122,7 @@ impl Inode {
         let mut busy = self.busy.lock().expect("busy lock");
         let found = busy.get_or_insert_default();
         let result = change(found);
-        if found.is_idle() && found.verdicts.is_empty() {
+        if found.is_idle() && found.searches.is_empty() && found.verdicts.is_empty() {
             *busy = None;
         }
         result

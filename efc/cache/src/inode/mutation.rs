@@ -9,11 +9,14 @@ use std::sync::Arc;
 use efc_backend::{Error, Seen, Tick, Wcc};
 
 use crate::inode::Inode;
+use crate::inode::standing::Standing;
 use crate::version::Version;
 
 /// A change of one object, in flight until this is dropped.
 pub struct Mutation {
     inode: Arc<Inode>,
+    /// Changes by others that were known before it.
+    changes: u32,
     is_known: bool,
     changes_permissions: bool,
 }
@@ -21,8 +24,10 @@ pub struct Mutation {
 impl Inode {
     /// A call is about to leave that changes the object.
     pub fn mutate(self: &Arc<Self>) -> Mutation {
-        self.facts().lineage.begin();
-        Mutation { inode: self.clone(), is_known: false, changes_permissions: false }
+        let mut facts = self.facts();
+        facts.lineage.begin();
+        let changes = facts.lineage.by_others();
+        Mutation { inode: self.clone(), changes, is_known: false, changes_permissions: false }
     }
 
     /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and
@@ -39,13 +44,15 @@ impl Mutation {
         self
     }
 
-    /// The answer says what the object was like before and after the change.
-    pub fn answered(mut self, Seen { value: wcc, asked }: Seen<&Wcc>) {
+    /// The answer says what the object was like before and after the change. What it has made of a directory's names
+    /// rests on that.
+    pub fn answered(mut self, Seen { value: wcc, asked }: Seen<&Wcc>) -> Standing {
         let from = wcc.before.as_ref().map(Version::before);
-        match wcc.after.filter(|attr| self.inode.is_plausible(attr)) {
+        let after = wcc.after.filter(|attr| self.inode.is_plausible(attr));
+        match &after {
             Some(after) => {
-                let to = Some(Version::of(&after));
-                self.inode.take_in(&after, asked, |facts, received| {
+                let to = Some(Version::of(after));
+                self.inode.take_in(after, asked, |facts, received| {
                     let by_others = facts.lineage.by_others();
                     facts.lineage.changed(from, to, received);
                     // A server that does not say what it found says nothing against it either.
@@ -55,6 +62,9 @@ impl Mutation {
             }
             None => self.lose(),
         }
+        let changes = self.inode.changes_as_of(self.changes, after.as_ref());
+        let (order, shown) = (Tick::of_answer().order, after.as_ref().map(Version::of));
+        Standing { asked, order, changes, shown, version: None, is_ours: true, is_proof: true }
     }
 
     /// The call failed. What its answer shows is taken in; if it shows nothing, the object may have changed.

@@ -1,4 +1,4 @@
-//! What the server lets callers do with an object, and since when that is known.
+//! What the server lets callers do with a file, and since when that is known. (Of directories: [`searches`](super::searches).)
 //!
 //! A verdict is of one credential, its groups included, and of the object as its ctime was then: it is void when another
 //! ctime is seen, unless a change of ours has left it that does not touch permissions. For how long a verdict holds is
@@ -6,26 +6,24 @@
 
 use std::time::{Duration, Instant};
 
-use efc_backend::{Attr, Cred, Seen, Tick, access};
+use efc_backend::{Attr, Cred, Seen, access};
 
 use crate::inode::{Facts, Inode};
 
 /// Credentials whose verdicts an object remembers; beyond that the oldest goes.
 const VERDICTS_MAX: usize = 64;
 
-/// What a caller may do with an object.
+/// What a caller may do with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights(u8);
 
 impl Rights {
     /// Open a file to read or to execute it: READ of NFS serves both.
     pub const OPEN: Rights = Rights(1);
-    /// Read a file, or list a directory.
+    /// Read a file.
     pub const READ: Rights = Rights(2);
     /// Open a file to write it.
     pub const WRITE: Rights = Rights(4);
-    /// Look up names in a directory.
-    pub const SEARCH: Rights = Rights(8);
 
     /// What the bits of an answer to ACCESS grant.
     pub fn of_access(granted: u32) -> Rights {
@@ -34,7 +32,6 @@ impl Rights {
             (Rights::OPEN, granted & (access::READ | access::EXECUTE) != 0),
             (Rights::READ, has(access::READ)),
             (Rights::WRITE, has(access::MODIFY | access::EXTEND)),
-            (Rights::SEARCH, has(access::LOOKUP)),
         ];
         let granted = rights.into_iter().filter(|(_, is_granted)| *is_granted);
         granted.fold(Rights(0), |all, (right, _)| all.and(right))
@@ -53,11 +50,9 @@ impl Rights {
 
 /// What the server lets a caller do.
 #[derive(Clone, Copy, Debug)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// When the call was sent whose answer it is.
-    pub itself: Instant,
-    /// Since when it is known that the caller may search this directory and all above it.
-    pub path: Option<Instant>,
+    asked: Instant,
     rights: Rights,
     /// The state of the object's permissions that it is of.
     permissions: Permissions,
@@ -87,51 +82,34 @@ impl Facts {
 }
 
 impl Inode {
-    /// What the server has said of these rights of a caller, if that is younger than `ttl` and of the object as it is
-    /// known.
-    pub fn verdict(&self, cred: &Cred, rights: Rights, ttl: Duration) -> Option<Verdict> {
-        let is_fresh = |since: &Instant| efc_tasks::time::since(*since) < ttl;
+    fn verdict(&self, cred: &Cred, rights: Rights, ttl: Duration) -> Option<Verdict> {
         let of = |verdicts: &Verdicts| verdicts.iter().find(|(of, _)| of == cred).map(|(_, verdict)| *verdict);
         let verdict = self.while_busy(|busy| of(&busy.verdicts))??;
-        let holds = verdict.rights.contain(rights) && is_fresh(&verdict.itself);
-        (holds && verdict.permissions == self.facts().permissions)
-            .then(|| Verdict { path: verdict.path.filter(is_fresh), ..verdict })
+        let is_fresh = efc_tasks::time::since(verdict.asked) < ttl;
+        let holds = is_fresh && verdict.rights.contain(rights) && verdict.permissions == self.facts().permissions;
+        holds.then_some(verdict)
     }
 
-    /// What is known of a caller's searches of this directory, as far as it is younger than `ttl`.
-    pub fn search(&self, cred: &Cred, ttl: Duration) -> Option<Verdict> {
-        self.verdict(cred, Rights::SEARCH, ttl)
+    /// Has the server granted the caller these rights less than `ttl` ago, of the file as it is known?
+    pub fn grants(&self, cred: &Cred, rights: Rights, ttl: Duration) -> bool {
+        self.verdict(cred, rights, ttl).is_some()
     }
 
-    /// The server grants the caller these rights, and shows these attributes of the object with that, which have been
+    /// The server grants the caller these rights, and shows these attributes of the file with that, which have been
     /// [learned](Inode::learn). A verdict that holds by `ttl` and has others stays instead.
     pub fn judged(&self, cred: &Cred, rights: Rights, seen: Seen<Option<&Attr>>, ttl: Duration) {
         let Some(permissions) = self.facts().permissions_of(seen) else { return };
-        let is_more = |known: &Verdict| !rights.contain(known.rights);
-        let former = self.verdict(cred, Rights(0), ttl);
-        if former.as_ref().is_some_and(|known| is_more(known) && known.rights.contain(rights)) {
-            return;
-        }
-        // Rights that were granted one after the other hold as long as the first of them.
-        let kept = former.filter(is_more);
-        let rights = kept.map_or(rights, |known| known.rights.and(rights));
-        let itself = kept.map_or(seen.asked.at, |known| known.itself.min(seen.asked.at));
-        let path = former.and_then(|known| known.path);
-        self.note_verdict(cred, Verdict { itself, path, rights, permissions });
-    }
-
-    /// The server has let the caller search the directory: a question that was `asked` then has been answered.
-    pub fn searched(&self, cred: &Cred, asked: Tick, ttl: Duration) {
-        self.judged(cred, Rights::SEARCH, Seen { value: None, asked }, ttl);
-    }
-
-    /// The caller may search all directories above this one too, and that is known since `path`.
-    pub fn searched_path(&self, cred: &Cred, path: Instant) {
-        self.change_busy(|busy| {
-            if let Some((_, verdict)) = busy.verdicts.iter_mut().find(|(of, _)| of == cred) {
-                verdict.path = Some(path);
+        // What holds and has not all been asked for again.
+        let former = self.verdict(cred, Rights(0), ttl).filter(|former| !rights.contain(former.rights));
+        let verdict = match former {
+            Some(former) if former.rights.contain(rights) => return,
+            // Rights that were granted one after the other hold as long as the first of them.
+            Some(former) => {
+                Verdict { asked: former.asked.min(seen.asked.at), rights: former.rights.and(rights), permissions }
             }
-        });
+            None => Verdict { asked: seen.asked.at, rights, permissions },
+        };
+        self.note_verdict(cred, verdict);
     }
 
     fn note_verdict(&self, cred: &Cred, verdict: Verdict) {
@@ -142,7 +120,7 @@ impl Inode {
                 return;
             }
             if verdicts.len() >= VERDICTS_MAX {
-                let oldest = verdicts.iter().enumerate().min_by_key(|(_, (_, verdict))| verdict.itself);
+                let oldest = verdicts.iter().enumerate().min_by_key(|(_, (_, verdict))| verdict.asked);
                 oldest.map(|(index, _)| index).into_iter().for_each(|index| drop(verdicts.swap_remove(index)));
             }
             verdicts.push((cred.clone(), verdict));
@@ -154,7 +132,7 @@ impl Inode {
 mod tests {
     use std::sync::Arc;
 
-    use efc_backend::{Wcc, WccAttr};
+    use efc_backend::{Tick, Wcc, WccAttr};
 
     use super::*;
     use crate::testing::{attr, inode, seen, tick};
@@ -172,32 +150,22 @@ mod tests {
     }
 
     fn may(inode: &Inode, rights: Rights) -> bool {
-        inode.verdict(&cred(0), rights, TTL).is_some()
+        inode.grants(&cred(0), rights, TTL)
     }
 
     #[test]
     fn verdicts_are_of_one_credential_and_end() {
-        let directory = inode();
-        directory.searched(&cred(0), tick(), TTL);
-        assert!(directory.search(&cred(0), TTL).is_some_and(|verdict| verdict.path.is_none()));
-        assert!(directory.search(&cred(7), TTL).is_none(), "another group");
+        let file = inode();
+        let judge = |cred: &Cred| file.judged(cred, Rights::OPEN, Seen { value: None, asked: tick() }, TTL);
+        judge(&cred(0));
+        assert!(file.grants(&cred(0), Rights::OPEN, TTL));
+        assert!(!file.grants(&cred(7), Rights::OPEN, TTL), "another group");
         let with_groups = Cred { groups: Arc::new([7]), ..cred(0) };
-        assert!(directory.search(&with_groups, TTL).is_none(), "other groups");
-        directory.searched_path(&cred(0), Instant::now());
-        assert!(directory.search(&cred(0), TTL).is_some_and(|verdict| verdict.path.is_some()));
-        assert!(directory.search(&cred(0), Duration::ZERO).is_none());
-        (0..1000).for_each(|gid| directory.searched(&cred(gid), tick(), TTL));
-        assert_eq!(directory.while_busy(|busy| busy.verdicts.len()), Some(VERDICTS_MAX));
-        assert!(directory.search(&cred(999), TTL).is_some());
-    }
-
-    #[test]
-    fn a_path_is_known_no_longer_than_its_oldest_verdict() {
-        let directory = inode();
-        directory.searched(&cred(0), tick(), TTL);
-        let Some(old) = Instant::now().checked_sub(Duration::from_secs(100)) else { return };
-        directory.searched_path(&cred(0), old);
-        assert!(directory.search(&cred(0), TTL).is_some_and(|verdict| verdict.path.is_none()));
+        assert!(!file.grants(&with_groups, Rights::OPEN, TTL), "other groups");
+        assert!(!file.grants(&cred(0), Rights::OPEN, Duration::ZERO));
+        (0..1000).for_each(|gid| judge(&cred(gid)));
+        assert_eq!(file.while_busy(|busy| busy.verdicts.len()), Some(VERDICTS_MAX));
+        assert!(file.grants(&cred(999), Rights::OPEN, TTL));
     }
 
     #[test]
@@ -220,11 +188,11 @@ mod tests {
         inode.judged(&cred(0), Rights::OPEN, Seen { value: None, asked: Tick { at: old, ..tick() } }, TTL);
         inode.judged(&cred(0), Rights::WRITE, Seen { value: None, asked: tick() }, TTL);
         let both = inode.verdict(&cred(0), Rights::OPEN.and(Rights::WRITE), TTL);
-        assert!(both.is_some_and(|verdict| verdict.itself == old));
+        assert!(both.is_some_and(|verdict| verdict.asked == old));
         let part = Duration::from_secs(10);
-        assert!(inode.verdict(&cred(0), Rights::WRITE, part).is_none());
+        assert!(!inode.grants(&cred(0), Rights::WRITE, part));
         inode.judged(&cred(0), Rights::WRITE, Seen { value: None, asked: tick() }, part);
-        assert!(inode.verdict(&cred(0), Rights::WRITE, part).is_some(), "what has ended does not count");
+        assert!(inode.grants(&cred(0), Rights::WRITE, part), "what has ended does not count");
     }
 
     #[test]

@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn data_is_given_once_as_a_whole_and_in_parts_before() {
-        let inode = inode(&Inodes::new(64), 7);
+        let inode = inode(&crate::testing::inodes(), 7);
         keep(&inode, inode.drop_whole());
         let (part, range) = inode.read_whole(1, 2, None).expect("there");
         assert_eq!(&part[range], b"at");
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_change_or_a_later_open_ends_what_was_read_and_what_is_being_read() {
-        let inode = inode(&Inodes::new(64), 7);
+        let inode = inode(&crate::testing::inodes(), 7);
         let before = inode.drop_whole();
         keep(&inode, before);
         drop(inode.mutate());
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn data_is_given_no_longer_than_a_bound_allows() {
-        let inode = inode(&Inodes::new(64), 7);
+        let inode = inode(&crate::testing::inodes(), 7);
         keep(&inode, inode.drop_whole());
         assert!(inode.has_whole());
         assert!(inode.read_whole(1, 2, Some(Duration::from_secs(60))).is_some());
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_oldest_make_room() {
-        let inodes = Inodes::new(1024);
+        let inodes = crate::testing::inodes();
         let all: Vec<Arc<Inode>> = (0..FILES_MAX as u64 + 10).map(|name| inode(&inodes, name)).collect();
         all.iter().for_each(|inode| keep(inode, inode.drop_whole()));
         assert_eq!(all[0].shared.whole_files.files().len(), FILES_MAX);
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn data_of_another_version_is_dropped() {
-        let inode = inode(&Inodes::new(64), 7);
+        let inode = inode(&crate::testing::inodes(), 7);
         keep(&inode, inode.drop_whole());
         inode.learn(seen(&attr(4, 2)));
         assert_eq!(read(&inode), None);

@@ -227,7 +227,6 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Inodes;
     use crate::testing::handle;
 
     fn chunk(length: usize, memory: u64) -> Chunk {
@@ -252,7 +251,7 @@ mod tests {
         assert_eq!([room.take(20), room.take(u64::MAX)], [20, 40]);
         drop(room);
         assert!(writes.reserve(60).is_none(), "taken over by writes");
-        let inodes = Inodes::new(64);
+        let inodes = crate::testing::inodes();
         let file = inodes.of(&handle(b"file"));
         let mut pending = file.writes().pending.lock().expect("pending lock");
         for memory in [20, 40] {
@@ -268,7 +267,7 @@ mod tests {
 
     #[test]
     fn files_with_uncommitted_data_are_listed_and_stay() {
-        let (writes, inodes) = (Writes::new(1 << 20, 100), Inodes::new(64));
+        let (writes, inodes) = (Writes::new(1 << 20, 100), crate::testing::inodes());
         let [small, large] = [(b"small", 10), (b"large", 1000)].map(|(name, length)| {
             let file = inodes.of(&handle(name));
             writes.add(&file, &mut file.writes().pending.lock().expect("pending lock"), chunk(length, 0));

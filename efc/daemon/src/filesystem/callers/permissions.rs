@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use efc_backend::{Backend, Call, Seen, Status, Tick, access};
-use efc_cache::{Inode, Rights, Verdict};
+use efc_backend::{Backend, Call, Seen, Status, access};
+use efc_cache::{Inode, Verdict};
 use efc_fuse::Errno;
 
 use super::super::{Caller, Inner, ROOT};
@@ -58,7 +58,7 @@ impl<B: Backend> Inner<B> {
                     oldest = oldest.min(path);
                     break;
                 }
-                (Some(Verdict { itself, path: None, .. }), _) => oldest = oldest.min(itself),
+                (Some(Verdict { itself, path: None }), _) => oldest = oldest.min(itself),
                 (None, Some(inode)) => self.ask_to_search(caller, inode).await?,
                 (None, None) => {}
             }
@@ -91,28 +91,19 @@ impl<B: Backend> Inner<B> {
         is_open || self.has_directory_open(0, node)
     }
 
-    /// The server has let the caller look up something in this directory.
-    pub(in super::super) fn has_searched(&self, caller: &Caller, directory: &Inode, asked: Tick) {
-        if caller.cred.uid == 0 {
-            directory.searched(&caller.cred, asked, self.freshness.verdict_ttl());
-        }
-    }
-
     async fn ask_to_search(&self, caller: &Caller, directory: &Arc<Inode>) -> Result<(), Errno> {
+        let question = directory.ask_names();
         let answer = self.backend.access(Call::of(&caller.cred), directory.handle(), access::LOOKUP).await;
         let Seen { value: (granted, attr), asked } = match answer {
             Ok(answer) => answer,
             Err(error) if error.is(Status::Stale) => return Ok(()), // gone: the file has moved since
             Err(error) => return Err(errno(&error)),
         };
-        if let Some(attr) = &attr {
-            directory.learn(Seen { value: attr, asked });
-        }
+        let standing = question.answered(asked, attr.as_ref());
         if granted & access::LOOKUP == 0 {
             return Err(Errno(libc::EACCES));
         }
-        let shown = Seen { value: attr.as_ref(), asked };
-        directory.judged(&caller.cred, Rights::SEARCH, shown, self.freshness.verdict_ttl());
+        directory.searched(&caller.cred, &standing);
         Ok(())
     }
 }

@@ -263,7 +263,9 @@ fn a_listing_is_whole_or_an_error() {
     (0..count).for_each(|number| nas.write_outside(&format!("file-{number}"), 0, b""));
     simulation.run(async {
         for plus in [false, true] {
-            nas.fault(Fault::Garbled(Procedure::Readdirplus), 1);
+            nas.write_outside("file-0", 0, b""); // what was listed before is void
+            efc_tasks::time::sleep(TTL * 2).await;
+            nas.fault(Fault::Garbled(Procedure::Readdirplus), 2); // opendir(3) has a try of its own
             assert_eq!(kernel.list(task, "", 4096, plus).await, Err(libc::EIO));
             nas.fault(Fault::Circle, 1000);
             assert_eq!(kernel.list(task, "", 4096, plus).await, Err(libc::EIO));
@@ -458,6 +460,7 @@ fn a_look_up_that_fails_does_not_take_a_known_name_away() {
         nas.mkdir_outside("mounted");
         let node = kernel.walk_name(task, 1, "mounted", true).await.unwrap();
         for status in [Status::Acces, Status::Io, Status::Perm, Status::ServerFault] {
+            efc_tasks::time::sleep(TTL * 2).await;
             nas.fault(Fault::Status(Procedure::Lookup, status), 1);
             // A walk that only passes the name gets there, and stays where it was.
             assert_eq!(kernel.walk_name(task, 1, "mounted", false).await, Ok(node), "{status:?}");
@@ -467,6 +470,7 @@ fn a_look_up_that_fails_does_not_take_a_known_name_away() {
         let other = Task::new(7);
         assert_eq!(kernel.walk_name(other, 1, "mounted", false).await, Ok(node));
         nas.mend();
+        efc_tasks::time::sleep(TTL * 2).await;
         nas.fault(Fault::Status(Procedure::Lookup, Status::NoEnt), 1);
         assert_eq!(kernel.walk_name(task, 1, "mounted", false).await, Err(libc::ENOENT), "that is proof");
     });

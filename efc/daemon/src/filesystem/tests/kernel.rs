@@ -317,7 +317,8 @@ impl Shared {
 
 /// Close-to-open, with how long what the daemon tells holds.
 pub fn settings(ttl: Duration) -> Settings {
-    settings_of(Arc::new(CloseToOpen::new(Times { attr_ttl: ttl, attr_ttl_max: ttl, entry_ttl: ttl })))
+    let attr_ttl_max = Duration::from_secs(60);
+    settings_of(Arc::new(CloseToOpen::new(Times { attr_ttl: ttl, attr_ttl_max, entry_ttl: ttl })))
 }
 
 /// The other modes.
@@ -333,8 +334,7 @@ pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
     Settings {
         freshness,
         uncommitted_bytes_max: 1 << 20,
-        inodes_max: 4096,
-        names_max: 4096,
+        metadata_bytes_max: 4 << 20,
         listed_names_max: 4096,
         buffers: Budget::default(),
     }
