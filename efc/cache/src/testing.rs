@@ -40,6 +40,11 @@ pub fn attr(size: u64, ctime: u32) -> Attr {
     }
 }
 
+/// A directory that was last changed then.
+pub fn directory_attr(ctime: u32) -> Attr {
+    Attr { kind: FileType::Directory, ..attr(0, ctime) }
+}
+
 /// When a call that leaves now was asked.
 pub fn tick() -> Tick {
     seen(&()).asked

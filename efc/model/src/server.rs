@@ -64,8 +64,8 @@ pub(crate) struct Server {
     next: u64,
     generations: u64,
     write_verifier: Verifier,
-    /// Answers to calls with tickets, by client and number.
-    pub replies: HashMap<(u32, u32), Box<dyn Any + Send>>,
+    /// Answers to calls with tickets, by client, way and number.
+    pub replies: HashMap<(u32, u8, u32), Box<dyn Any + Send>>,
     pub faults: Vec<(Fault, u32)>,
     pub executed: HashMap<Procedure, u64>,
     /// All changes of names so far.

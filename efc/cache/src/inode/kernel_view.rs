@@ -4,7 +4,7 @@
 //! attributes must go. Which version its *pages* are of is another question, which the saved state answers: attributes
 //! are told without a page being read.
 
-use efc_backend::{Attr, FileType};
+use efc_backend::{Attr, FileType, Tick};
 
 use crate::inode::{Facts, Inode};
 use crate::version::Version;
@@ -34,6 +34,15 @@ impl Sizes {
     }
 }
 
+/// Writes that have ended: the kernel takes no attributes any more that were asked for before.
+#[derive(Clone, Copy, Default)]
+struct Wrote {
+    /// Where the farthest of them has ended.
+    end: u64,
+    /// The place of the last of them among all answers; 0: there is none.
+    order: u64,
+}
+
 /// What the kernel knows of an inode, since it knows its node.
 #[derive(Default)]
 pub(crate) struct KernelView {
@@ -43,6 +52,8 @@ pub(crate) struct KernelView {
     pub kind: Option<FileType>,
     told: Option<Version>,
     sizes: Option<Sizes>,
+    /// Writes of which no answer to a later question has told the kernel.
+    wrote: Wrote,
     /// Its pages are being dropped for a reader.
     is_dropping: bool,
 }
@@ -75,11 +86,14 @@ impl Inode {
         Some(self.facts().kernel.node).filter(|node| *node != 0)
     }
 
-    /// Records that the kernel is told `attr` now.
-    pub fn tell(&self, attr: &Attr) {
+    /// Records that the kernel is told `attr` now, which was asked for then.
+    pub fn tell(&self, attr: &Attr, asked: Tick) {
         let kernel = &mut self.facts().kernel;
         kernel.told = Some(Version::of(attr));
-        kernel.sizes = Some(Sizes::after_telling(kernel.sizes, attr.size));
+        if asked.order >= kernel.wrote.order {
+            kernel.wrote = Wrote::default();
+        }
+        kernel.sizes = Some(Sizes::after_telling(kernel.sizes, attr.size.max(kernel.wrote.end)));
     }
 
     /// Is `attr` the version that the kernel was told last? If not it counts as told from now on.
@@ -91,9 +105,11 @@ impl Inode {
 
     /// The kernel has written up to `end`, and believes that the file is as long.
     pub fn wrote(&self, end: u64) {
-        if let Some(sizes) = self.facts().kernel.sizes.as_mut() {
+        let kernel = &mut self.facts().kernel;
+        if let Some(sizes) = kernel.sizes.as_mut() {
             sizes.told = sizes.told.max(end);
         }
+        kernel.wrote = Wrote { end: kernel.wrote.end.max(end), order: Tick::of_answer().order };
     }
 
     /// What the kernel believes of the file's size, if it was told anything.
@@ -123,17 +139,39 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attr, inode};
+    use crate::testing::{attr, inode, tick};
 
     #[test]
     fn a_change_from_outside_is_noticed_once() {
         let inode = inode();
         assert!(!inode.is_told(&attr(1, 1)));
-        inode.tell(&attr(1, 1));
+        inode.tell(&attr(1, 1), tick());
         assert!(inode.is_told(&attr(1, 1)));
         assert!(!inode.is_told(&attr(1, 2)));
         assert!(inode.is_told(&attr(1, 2)));
         assert!(!inode.is_told(&attr(1 << 63, 2)), "what cannot be");
+    }
+
+    #[test]
+    fn what_was_asked_for_before_a_write_had_ended_does_not_take_its_growth_back() {
+        let inode = inode();
+        let told = || inode.sizes().expect("told").told;
+        inode.tell(&attr(10, 1), tick());
+        let (before, between) = (tick(), {
+            inode.wrote(100);
+            tick()
+        });
+        inode.wrote(50);
+        inode.tell(&attr(10, 1), before);
+        assert_eq!(told(), 100);
+        inode.tell(&attr(10, 1), between);
+        assert_eq!(told(), 100, "the second write had not ended, and the kernel has written so far");
+        inode.tell(&attr(120, 2), before);
+        assert_eq!(told(), 120);
+        inode.tell(&attr(20, 3), tick());
+        assert_eq!(told(), 20, "shortened elsewhere since");
+        inode.tell(&attr(10, 1), before);
+        assert_eq!(told(), 10, "of no write is this the news");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod searches;
 pub(crate) mod standing;
 pub(crate) mod table;
 pub(crate) mod uses;
+pub(crate) mod verdicts;
 pub(crate) mod whole_files;
 pub(crate) mod writes;
 
@@ -26,6 +27,7 @@ use crate::inode::kernel_view::KernelView;
 use crate::inode::lineage::Lineage;
 use crate::inode::searches::Searches;
 use crate::inode::uses::{AllUses, Uses};
+use crate::inode::verdicts::{Permissions, Verdicts};
 use crate::inode::whole_files::WholeFiles;
 use crate::inode::writes::FileWrites;
 use crate::memory::Memory;
@@ -63,6 +65,7 @@ pub(crate) struct Facts {
     /// Replies to calls from before this place among all answers are not answered from.
     pub expired: u64,
     pub lineage: Lineage,
+    pub permissions: Permissions,
     pub kernel: KernelView,
 }
 
@@ -71,6 +74,7 @@ pub(crate) struct Facts {
 pub(crate) struct Busy {
     pub uses: Uses,
     pub searches: Searches,
+    pub verdicts: Verdicts,
     pub writings: Writings,
     pub abandoned: Vec<Settled>,
 }
@@ -118,7 +122,7 @@ impl Inode {
         let mut busy = self.busy.lock().expect("busy lock");
         let found = busy.get_or_insert_default();
         let result = change(found);
-        if found.is_idle() && found.searches.is_empty() {
+        if found.is_idle() && found.searches.is_empty() && found.verdicts.is_empty() {
             *busy = None;
         }
         result

@@ -18,6 +18,7 @@ pub struct Mutation {
     /// Changes by others that were known before it.
     changes: u32,
     is_known: bool,
+    changes_permissions: bool,
 }
 
 impl Inode {
@@ -25,7 +26,8 @@ impl Inode {
     pub fn mutate(self: &Arc<Self>) -> Mutation {
         let mut facts = self.facts();
         facts.lineage.begin();
-        Mutation { inode: self.clone(), changes: facts.lineage.by_others(), is_known: false }
+        let changes = facts.lineage.by_others();
+        Mutation { inode: self.clone(), changes, is_known: false, changes_permissions: false }
     }
 
     /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and
@@ -36,6 +38,12 @@ impl Inode {
 }
 
 impl Mutation {
+    /// This one, which changes who may do what with the object: verdicts of before do not outlive it.
+    pub fn of_permissions(mut self) -> Mutation {
+        self.changes_permissions = true;
+        self
+    }
+
     /// The answer says what the object was like before and after the change. What it has made of a directory's names
     /// rests on that.
     pub fn answered(mut self, Seen { value: wcc, asked }: Seen<&Wcc>) -> Standing {
@@ -44,7 +52,12 @@ impl Mutation {
         match &after {
             Some(after) => {
                 let to = Some(Version::of(after));
-                self.inode.take_in(after, asked, |facts, received| facts.lineage.changed(from, to, received));
+                self.inode.take_in(after, asked, |facts, received| {
+                    let by_others = facts.lineage.by_others();
+                    facts.lineage.changed(from, to, received);
+                    // A server that does not say what it found says nothing against it either.
+                    from.is_none() || facts.lineage.by_others() == by_others
+                });
                 self.is_known = true;
             }
             None => self.lose(),
@@ -87,7 +100,13 @@ impl Drop for Mutation {
         if !self.is_known {
             self.lose();
         }
-        self.inode.facts().lineage.end(Tick::of_answer().order);
+        let now = Tick::of_answer().order;
+        let mut facts = self.inode.facts();
+        facts.lineage.end(now);
+        if self.changes_permissions {
+            facts.permissions.change(now);
+        }
+        drop(facts);
         self.inode.drop_whole();
     }
 }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use efc_backend::{Cred, FileHandle, Verifier};
+use efc_backend::{Cred, FileHandle, Ticket, Verifier};
 
 use crate::inode::Inode;
 
@@ -72,8 +72,8 @@ pub struct Chunk {
     pub cred: Cred,
     /// Of the data.
     pub checksum: u32,
-    /// The number of the call that the server has not answered, to an earlier process.
-    pub unanswered: Option<u32>,
+    /// The call of an earlier process that the server has not answered.
+    pub unanswered: Option<Ticket>,
     /// The number by which whoever keeps it for a later process knows it.
     pub record: Option<u64>,
     /// Its part of the memory in use.

@@ -312,7 +312,7 @@ impl<B: Backend> Inner<B> {
     fn granted_listing(&self, directory: &OpenDirectory) -> Option<Arc<Listing>> {
         let (inode, cred) = (&directory.inode, &directory.cred);
         let (listing, proof) = self.names.listing(inode)?;
-        let is_allowed = inode.lists(cred, self.freshness.search_ttl());
+        let is_allowed = inode.lists(cred, self.freshness.verdict_ttl());
         let is_granted = is_allowed && self.freshness.admit_name(inode, &proof).is_some();
         is_granted.then_some(listing)
     }

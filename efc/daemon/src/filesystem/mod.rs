@@ -38,7 +38,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
@@ -163,6 +163,8 @@ type Outcome = Result<Answer, Errno>;
 /// Attributes for the kernel.
 struct Told {
     attr: Attr,
+    /// Of the call whose answer they are.
+    asked: Tick,
     /// For how long the kernel may keep them.
     ttl: Duration,
     permit: Permit,
@@ -170,7 +172,7 @@ struct Told {
 
 impl From<Grant> for Told {
     fn from(Grant { seen, ttl, permit }: Grant) -> Told {
-        Told { attr: seen.value, ttl, permit }
+        Told { attr: seen.value, asked: seen.asked, ttl, permit }
     }
 }
 
@@ -180,8 +182,8 @@ impl Told {
     }
 
     /// For this answer alone.
-    fn once(attr: Attr) -> Told {
-        Told { attr, ttl: Duration::ZERO, permit: Permit::unconditional() }
+    fn once(Seen { value: attr, asked }: Seen<Attr>) -> Told {
+        Told { attr, asked, ttl: Duration::ZERO, permit: Permit::unconditional() }
     }
 }
 
@@ -496,7 +498,7 @@ impl<B: Backend> Inner<B> {
         let (attr, inode) = (seen.value, self.inodes.of(handle));
         let counted = self.count_lookup(directory, &inode, attr)?;
         inode.learn(seen);
-        let told = self.granted(&inode).unwrap_or_else(|| Told::once(*attr));
+        let told = self.granted(&inode).unwrap_or_else(|| Told::once(Seen { value: *attr, asked: seen.asked }));
         let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
         Ok(counted.described(told, entry_ttl, name_permit))
     }
@@ -580,7 +582,7 @@ impl<B: Backend> Inner<B> {
             return Err(Errno(libc::EIO));
         }
         inode.learn(answer.part(|attr| attr));
-        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer.value)))
+        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer)))
     }
 
     async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<Told, Errno> {
@@ -606,7 +608,7 @@ impl<B: Backend> Inner<B> {
             None => self.drop_before_growth(&inode, &told.attr).await,
         };
         if is_told {
-            inode.tell(&told.attr);
+            inode.tell(&told.attr, told.asked);
         }
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told })
     }
@@ -627,7 +629,7 @@ impl<B: Backend> Inner<B> {
         caller.progress.set_sent();
         let changed = self.change_attributes(cred, &inode, &server_change).await?;
         let told = self.attributes_after(cred, &inode, changed).await?;
-        inode.tell(&told.attr);
+        inode.tell(&told.attr, told.asked);
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))
     }
 
@@ -637,16 +639,18 @@ impl<B: Backend> Inner<B> {
         cred: &Cred,
         inode: &Arc<Inode>,
         to: &efc_backend::SetAttr,
-    ) -> Result<Option<Attr>, Errno> {
+    ) -> Result<Option<Seen<Attr>>, Errno> {
         let mutation = inode.mutate();
+        let mutation = if to.changes_permissions() { mutation.of_permissions() } else { mutation };
         let changed = self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await;
-        if to.mode.or(to.uid).or(to.gid).is_some() {
+        if to.changes_permissions() {
             inode.void_searches();
         }
         match changed {
             Ok(wcc) => {
                 mutation.answered(wcc.part(|wcc| wcc));
-                Ok(wcc.value.after.filter(|attr| inode.is_plausible(attr)))
+                let after = wcc.value.after.filter(|attr| inode.is_plausible(attr));
+                Ok(after.map(|value| Seen { value, asked: wcc.asked }))
             }
             Err(error) => {
                 mutation.failed(&error);
@@ -656,8 +660,13 @@ impl<B: Backend> Inner<B> {
     }
 
     /// The attributes after a change: asked for only if its answer did not show them, or others have overtaken it.
-    async fn attributes_after(&self, cred: &Cred, inode: &Arc<Inode>, shown: Option<Attr>) -> Result<Told, Errno> {
-        match shown.filter(|shown| inode.last_seen().as_ref() == Some(shown)) {
+    async fn attributes_after(
+        &self,
+        cred: &Cred,
+        inode: &Arc<Inode>,
+        shown: Option<Seen<Attr>>,
+    ) -> Result<Told, Errno> {
+        match shown.filter(|shown| inode.last_seen() == Some(shown.value)) {
             Some(shown) => Ok(self.granted(inode).unwrap_or_else(|| Told::once(shown))),
             None => self.attributes(cred, inode).await,
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use efc_backend::{
     Attr, Backend, Call, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, Reply, Seen, SetAttr,
-    SetTime, Status, Time, Wcc,
+    SetTime, Status, Tick, Time, Wcc,
 };
 use efc_cache::{Inode, Mutation, NameProof, Named, Permit, Removal, Standing};
 use efc_fuse::{Entry, Errno};
@@ -49,7 +49,7 @@ impl<'a, B: Backend> Counted<'a, B> {
 
     /// This entry, with these attributes.
     fn with_attributes(mut self, told: Told) -> Counted<'a, B> {
-        self.inode.tell(&told.attr);
+        self.inode.tell(&told.attr, told.asked);
         let attr = self.inner.for_kernel(&self.inner.seen_by_kernel(&self.inode, told.attr));
         self.entry = Entry { attr, attr_ttl: told.ttl, ..self.entry };
         self.permit = std::mem::take(&mut self.permit).and(told.permit);
@@ -132,7 +132,7 @@ impl<B: Backend> Inner<B> {
         if caller.is_second_walk {
             return None;
         }
-        directory.search(&caller.cred, self.freshness.search_ttl())?;
+        directory.search(&caller.cred, self.freshness.verdict_ttl())?;
         let known = self.names.known(directory, name);
         let granted = self.freshness.admit_name(directory, &known.proof?)?;
         match known.named {
@@ -225,7 +225,8 @@ impl<B: Backend> Inner<B> {
     /// Counts a lookup of an object that the kernel knows, and describes it for this once: nothing is learned, and the kernel keeps nothing.
     fn known_entry(&self, directory: &Inode, inode: &Arc<Inode>, attr: Attr) -> Result<Counted<'_, B>, Errno> {
         let counted = self.count_lookup(directory, inode, &attr)?;
-        Ok(counted.described(Told::once(attr), Duration::ZERO, Permit::unconditional()))
+        let seen = Seen { value: attr, asked: Tick::of_answer() }; // the kernel is told what is known now
+        Ok(counted.described(Told::once(seen), Duration::ZERO, Permit::unconditional()))
     }
 
     /// What a LOOKUP is answered that failed with `errno`, of a name that is not among those learned.
@@ -622,6 +623,15 @@ impl<B: Backend> Inner<B> {
     ) -> Result<Option<Going>, Errno> {
         let look = async || match self.backend.lookup(Call::of(&caller.cred), directory, name).await {
             Ok(Seen { value: Lookup { handle, attr, .. }, .. }) => {
+                let is_open = || self.inodes.get(&handle).is_some_and(|inode| inode.is_open());
+                let attr = match attr {
+                    // A silly name beside another name would stay in its directory for as long as the file is open.
+                    None if is_open() => {
+                        let asked = self.backend.getattr(Call::of(&caller.cred), &handle).await;
+                        asked.ok().map(|seen| seen.value)
+                    }
+                    attr => attr,
+                };
                 let is_only = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
                 // One that has its silly name has another: RENAME of one name of a file to another of it does nothing.
                 let is_last = is_only && !self.orphans.contains(&handle);

@@ -49,7 +49,7 @@ impl<B: Backend> Inner<B> {
             return Ok(()); // where a predecessor had begun something, it had looked before
         }
         let Some(first) = self.state.parent(node) else { return Ok(()) };
-        let ttl = self.freshness.search_ttl();
+        let ttl = self.freshness.verdict_ttl();
         let (mut directory, mut oldest, mut circle) = (first, efc_tasks::time::now(), Circle::new(first));
         loop {
             let inode = self.inode(directory).ok(); // one that is forgotten is not what it was reached by
