@@ -53,6 +53,34 @@ fn what_is_written_is_read_and_durable_after_close() {
 }
 
 #[test]
+fn what_is_written_is_read_at_once_whatever_older_answer_comes_later() {
+    let mut overtaken = 0;
+    for seed in 0..100 {
+        let simulation = Simulation::new(seed);
+        let nas = Nas::new(Options::default(), seed);
+        let kernel = Kernel::mount(&nas, 1, settings(Duration::ZERO), None);
+        let (writer, reader, other) = (Task::root(), Task::root(), Task::root());
+        nas.write_outside("file", 0, b"head");
+        nas.network().set_delay(Duration::from_millis(5));
+        simulation.run(async {
+            let written = kernel.open(writer, "file", libc::O_RDWR).await.unwrap();
+            let read = kernel.open(reader, "file", libc::O_RDONLY).await.unwrap();
+            assert_eq!(kernel.read(reader, read, 0, 100).await.unwrap(), b"head");
+            let looking = kernel.clone();
+            let asked = async move { looking.attributes(other, written.node, None).await.unwrap().size };
+            let looked = spawn_local(asked);
+            kernel.write(writer, written, 4, b" and tail").await.unwrap();
+            overtaken += u32::from(looked.await == 4);
+            assert_eq!(kernel.read(reader, read, 0, 100).await.unwrap(), b"head and tail", "seed {seed}");
+            kernel.close(writer, written).await.unwrap();
+            kernel.close(reader, read).await.unwrap();
+            kernel.settled().await;
+        });
+    }
+    assert!((5..95).contains(&overtaken), "{overtaken} of 100 saw the file as it was before");
+}
+
+#[test]
 fn what_a_predecessor_had_begun_is_done_once() {
     let (simulation, nas, kernel) = world(2);
     let task = Task::root();
