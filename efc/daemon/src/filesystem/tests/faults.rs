@@ -136,6 +136,28 @@ fn a_write_of_a_killed_caller_is_executed_before_what_is_written_later() {
 }
 
 #[test]
+fn a_write_of_a_killed_caller_of_a_killed_daemon_is_known_to_the_server_again() {
+    let (simulation, nas, kernel) = world(8);
+    let (dying, living) = (Task::root(), Task::root());
+    simulation.run(async {
+        let file = kernel.open(living, "file", RW).await.unwrap();
+        nas.network().set_delay(Duration::from_millis(20));
+        let writer = kernel.clone();
+        let killed = spawn_local(async move { writer.write(dying, file, 0, b"AAAA").await });
+        while nas.executed(Procedure::Write) == 0 {
+            efc_tasks::time::sleep(Duration::from_micros(10)).await;
+        }
+        kernel.kill(dying);
+        assert_eq!(killed.await, Err(libc::EINTR), "not answered yet");
+        kernel.kill_daemon();
+        kernel.fsync(living, file).await.unwrap();
+        assert_eq!((nas.executed(Procedure::Write), nas.durable("file").unwrap()), (1, b"AAAA".to_vec()));
+        kernel.close(living, file).await.unwrap();
+        kernel.settled().await;
+    });
+}
+
+#[test]
 fn a_truncation_of_a_killed_caller_is_executed_before_what_is_written_later() {
     let (simulation, nas, kernel) = world(4);
     let (dying, living) = (Task::root(), Task::root());
