@@ -22,7 +22,12 @@ def key(text: str, url: str = "nfs://nas/data") -> str:
 
 
 def test_a_key_is_equal_exactly_for_equal_behaviour() -> None:
-    assert key("") == key("connections=4") == key("ro") == key("rw,hard,attr-ttl=3000ms,attr-ttl-max=60s,consistency=close-to-open")
+    assert (
+        key("")
+        == key("connections=4")
+        == key("ro")
+        == key("rw,hard,attr-ttl=3000ms,attr-ttl-max=60s,consistency=close-to-open")
+    )
     assert len(key("")) == 16
     different = ["", "connections=5", "soft", "soft,timeout=5s", "attr-ttl=0s", "entry-ttl=0s", "read-ahead=1MiB",
                  "uncommitted=8MiB", "threads=3", "unprivileged-port", "port=1", "mountport=1", "log-level=debug",
