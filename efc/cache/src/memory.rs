@@ -66,12 +66,9 @@ impl Memory {
         self.is_over(&used) && used.names + used.listings > used.max / 4
     }
 
-    pub(crate) fn take_inode(&self, bytes: u64) {
-        self.inodes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn give_inode(&self, bytes: u64) {
-        self.inodes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Inodes take `now` bytes that took `before`.
+    pub(crate) fn change_inodes(&self, before: u64, now: u64) {
+        change(&self.inodes, before, now);
     }
 
     /// Names take `now` bytes that took `before`.
@@ -100,11 +97,11 @@ mod tests {
     #[test]
     fn whoever_has_more_than_its_part_makes_room() {
         let memory = Memory::new(1000);
-        memory.take_inode(900);
+        memory.change_inodes(0, 900);
         assert!(!memory.has_too_many_inodes() && !memory.has_too_many_names(), "nobody else needs it");
         memory.change_names(0, 200);
         assert!(memory.has_too_many_inodes() && !memory.has_too_many_names());
-        memory.give_inode(450);
+        memory.change_inodes(900, 450);
         memory.change_listings(0, 400);
         assert!(!memory.has_too_many_inodes() && memory.has_too_many_names());
         memory.set_max(2000);

@@ -113,7 +113,7 @@ impl Inodes {
         }
         let inode = Arc::new(Inode::new(*handle, self.shared.clone()));
         shard.inodes.insert(ByHandle(inode.clone()));
-        self.shared.memory.take_inode(INODE_BYTES);
+        self.shared.memory.change_inodes(0, INODE_BYTES);
         self.make_room(&mut shard);
         inode
     }
@@ -160,7 +160,7 @@ impl Inodes {
             let mut shard = self.shard(inode.handle());
             if inode.node().is_none() && Arc::strong_count(&inode) == 2 && inode.is_idle() {
                 shard.remove(inode.handle());
-                self.shared.memory.give_inode(INODE_BYTES);
+                self.shared.memory.change_inodes(INODE_BYTES, 0);
             }
         }
     }
@@ -178,7 +178,7 @@ impl Inodes {
             let Some(ByHandle(inode)) = shard.inodes.get_index(shard.hand) else { return };
             if !inode.is_used.swap(false, Ordering::Relaxed) && self.unbind_if_unneeded(inode) {
                 shard.inodes.swap_remove_index(shard.hand);
-                self.shared.memory.give_inode(INODE_BYTES);
+                self.shared.memory.change_inodes(INODE_BYTES, 0);
                 evicted += 1;
             }
             shard.hand += 1; // past the newest entry, if that is in its place now
@@ -212,6 +212,7 @@ impl Shard {
 mod tests {
     use super::*;
     use crate::testing::{attr, handle, seen, tick};
+    use efc_backend::Cred;
 
     const INODES_MAX: usize = 1 << 10;
 
@@ -244,6 +245,19 @@ mod tests {
         assert!(inodes.by_node(4).is_some_and(|inode| inode.is_open()), "open");
         let (by_handle, by_node) = count(&inodes);
         assert!(by_handle == by_node && by_handle <= INODES_MAX * 9 / 8, "{by_handle}, {by_node}");
+    }
+
+    #[test]
+    fn what_inodes_take_is_counted_and_given_back() {
+        let memory = Arc::new(Memory::new(1 << 20));
+        let inodes = Inodes::new(memory.clone());
+        let inode = numbered(&inodes, 1);
+        assert_eq!(memory.used().inodes, INODE_BYTES);
+        (0..50).for_each(|gid| inode.searched_path(&Cred { gid, ..Cred::root() }, std::time::Instant::now()));
+        assert!(memory.used().inodes > INODE_BYTES + 50 * 64, "{:?}", memory.used());
+        drop(inode);
+        inodes.forget(3, |_| false);
+        assert_eq!(memory.used().inodes, 0);
     }
 
     #[test]

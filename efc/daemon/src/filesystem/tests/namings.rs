@@ -47,8 +47,8 @@ struct World {
     slack: Duration,
     /// Versions of directories may be the same after a change.
     is_coarse: bool,
-    /// By node and path: what the node has changed is seen there, the change at the NAS having happened then.
-    own: RefCell<HashMap<(usize, String), Instant>>,
+    /// By node and path: when the NAS has executed changes of that node, and when these had returned.
+    own: RefCell<HashMap<(usize, String), Vec<(Instant, Instant)>>>,
     operations: Cell<u64>,
 }
 
@@ -69,7 +69,9 @@ impl World {
     fn check(&self, node: usize, path: &str, begun: Instant, sight: Sight) {
         let mut states = vec![(None, None)];
         states.extend(self.nas.history(path).into_iter().map(|(at, fileid)| (Some(at), fileid)));
-        let own = self.own.borrow().get(&(node, path.to_owned())).copied();
+        let own = self.own.borrow();
+        let own = own.get(&(node, path.to_owned())).map_or(&[][..], Vec::as_slice).iter();
+        let own = own.filter(|(_, returned)| *returned <= begun).map(|(at, _)| *at).max();
         let fits = |fileid: Option<u64>| match sight {
             Sight::Absent => fileid.is_none(),
             Sight::Leads(seen) => fileid == Some(seen),
@@ -88,7 +90,8 @@ impl World {
     fn changed(&self, node: usize, path: &str, begun: Instant) {
         let changes = self.nas.history(path);
         if let Some((at, _)) = changes.into_iter().find(|(at, _)| *at >= begun) {
-            self.own.borrow_mut().insert((node, path.to_owned()), at);
+            let change = (at, efc_tasks::time::now());
+            self.own.borrow_mut().entry((node, path.to_owned())).or_default().push(change);
         }
     }
 }
