@@ -190,8 +190,8 @@ _TABLE = (
         help="What one node sees of another's changes. `cto` (close-to-open): who opens a file sees all that was "
         "written before its last close; each open asks the NAS. `bounded`: what the NAS said within `attr-ttl` is "
         "given without asking, opens included; permissions that are taken away at the NAS (also by its exports and "
-        "groups) are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until the "
-        "daemon is replaced.",
+        "groups) are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until "
+        "the daemon is replaced.",
     ),
     Option(
         name="attr-ttl",
