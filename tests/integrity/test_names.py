@@ -38,7 +38,11 @@ def two_nodes() -> Iterator[tuple[Path, Path]]:
 @pytest.fixture(scope="module")
 def counted() -> Iterator[Counted]:
     """A mount, and how many calls to the NAS something takes there."""
-    with Nas() as nas, Keeper() as keeper, keeper.mounted(nas.url, options=("attr-ttl=600s", "entry-ttl=600s")) as mount:
+    with (
+        Nas() as nas,
+        Keeper() as keeper,
+        keeper.mounted(nas.url, options=("attr-ttl=600s", "entry-ttl=600s")) as mount,
+    ):
 
         def calls(act: Callable[[], object]) -> int:
             before = keeper.status(mount)["stats"]["nfs"]["calls"]
