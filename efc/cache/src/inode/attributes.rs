@@ -21,7 +21,7 @@ use crate::version::Version;
 pub(crate) struct Shown {
     pub attr: Attr,
     /// Of the call whose reply showed it last.
-    asked: Tick,
+    pub asked: Tick,
     /// When a reply first showed the version of `attr`.
     first_seen: Instant,
     /// May it be answered from?

@@ -54,6 +54,9 @@ pub(crate) struct KernelView {
     sizes: Option<Sizes>,
     /// Writes of which no answer to a later question has told the kernel.
     wrote: Wrote,
+    /// The place of the first READ since pages were dropped that no settled version stands for, and one more; 0: there is
+    /// none.
+    unsettled: u64,
     /// Its pages are being dropped for a reader.
     is_dropping: bool,
 }
@@ -123,6 +126,28 @@ impl Inode {
         let mut facts = self.facts();
         let sizes = facts.kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
         sizes.dropped_at = sizes.dropped_at.max(size);
+        facts.kernel.unsettled = 0;
+    }
+
+    /// The kernel fills pages with what was read then, under a version that was not settled.
+    pub fn read_unsettled(&self, asked: Tick) {
+        let unsettled = &mut self.facts().kernel.unsettled;
+        if *unsettled == 0 {
+            *unsettled = asked.order + 1;
+        }
+    }
+
+    /// The kernel lets all pages go, and nobody has the file open who could read others meanwhile.
+    pub fn lets_pages_go(&self) {
+        self.facts().kernel.unsettled = 0;
+    }
+
+    /// May the kernel have pages that were read under a version which was not settled, before what is known of the file was
+    /// asked for? Who tells it that now says that they are of that version.
+    pub fn has_unsettled_pages(&self) -> bool {
+        let facts = self.facts();
+        let unsettled = facts.kernel.unsettled;
+        unsettled != 0 && facts.known.is_some_and(|known| known.asked.order >= unsettled)
     }
 
     /// Begins to drop pages for a reader; `false` if that is going on.
@@ -140,6 +165,7 @@ impl Inode {
 mod tests {
     use super::*;
     use crate::testing::{attr, inode, tick};
+    use efc_backend::Seen;
 
     #[test]
     fn a_change_from_outside_is_noticed_once() {
@@ -172,6 +198,21 @@ mod tests {
         assert_eq!(told(), 20, "shortened elsewhere since");
         inode.tell(&attr(10, 1), before);
         assert_eq!(told(), 10, "of no write is this the news");
+    }
+
+    #[test]
+    fn what_was_read_before_its_version_was_settled_is_not_told_to_be_of_it() {
+        let inode = inode();
+        let read = tick();
+        inode.learn(Seen { value: &attr(1, 1), asked: read });
+        inode.read_unsettled(read);
+        assert!(!inode.has_unsettled_pages(), "nothing newer is known");
+        drop(inode.mutate()); // answers go on
+        inode.read_unsettled(tick());
+        inode.learn(Seen { value: &attr(1, 1), asked: tick() });
+        assert!(inode.has_unsettled_pages(), "the first of them is older");
+        inode.dropped_pages(1);
+        assert!(!inode.has_unsettled_pages());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use efc_backend::{FileHandle, Seen};
+use efc_backend::{FileHandle, Seen, Tick};
 use efc_buffer::Buffer;
 
 use crate::inode::Inode;
@@ -27,7 +27,7 @@ struct WholeFile {
     data: Buffer,
     size: usize,
     version: Version,
-    asked_at: Instant,
+    asked: Tick,
     read_at: Instant,
 }
 
@@ -83,30 +83,36 @@ impl Inode {
         if files.len() >= FILES_MAX {
             drop_oldest(&mut files);
         }
-        let (version, asked_at, read_at) = (seen.value, seen.asked.at, efc_tasks::time::now());
-        files.insert(*self.handle(), WholeFile { data, size, version, asked_at, read_at });
+        let (version, asked, read_at) = (seen.value, seen.asked, efc_tasks::time::now());
+        files.insert(*self.handle(), WholeFile { data, size, version, asked, read_at });
     }
 
     /// Answers a read of `length` bytes at `offset`, if the data is there, of the last version seen, and not older than
     /// `data_ttl` allows.
-    pub fn read_whole(&self, offset: u64, length: usize, data_ttl: Option<Duration>) -> Option<(Buffer, Range<usize>)> {
+    pub fn read_whole(
+        &self,
+        offset: u64,
+        length: usize,
+        data_ttl: Option<Duration>,
+    ) -> Option<Seen<(Buffer, Range<usize>)>> {
         let mut files = self.shared.whole_files.files();
         let whole = files.remove(self.handle())?;
         let is_last_seen = self.last_seen().is_some_and(|attr| Version::of(&attr) == whole.version);
-        let is_old = |ttl| efc_tasks::time::since(whole.asked_at) >= ttl;
+        let is_old = |ttl| efc_tasks::time::since(whole.asked.at) >= ttl;
         if efc_tasks::time::since(whole.read_at) >= TTL || data_ttl.is_some_and(is_old) || !is_last_seen {
             return None;
         }
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
         let end = whole.size.min(start.saturating_add(length));
         if start == 0 && end == whole.size {
-            return Some((whole.data, 0..end)); // the kernel keeps it from here on
+            return Some(Seen { value: (whole.data, 0..end), asked: whole.asked }); // the kernel keeps it from here on
         }
         // For the moment until the kernel has it.
         let mut part = Buffer::new(end - start).ok()?;
         part[..end - start].copy_from_slice(&whole.data[start..end]);
+        let asked = whole.asked;
         files.insert(*self.handle(), whole);
-        Some((part, 0..end - start))
+        Some(Seen { value: (part, 0..end - start), asked })
     }
 }
 
@@ -131,14 +137,14 @@ mod tests {
     }
 
     fn read(inode: &Inode) -> Option<Vec<u8>> {
-        inode.read_whole(0, 100, None).map(|(data, range)| data[range].to_vec())
+        inode.read_whole(0, 100, None).map(|Seen { value: (data, range), .. }| data[range].to_vec())
     }
 
     #[test]
     fn data_is_given_once_as_a_whole_and_in_parts_before() {
         let inode = inode(&crate::testing::inodes(), 7);
         keep(&inode, inode.drop_whole());
-        let (part, range) = inode.read_whole(1, 2, None).expect("there");
+        let (part, range) = inode.read_whole(1, 2, None).expect("there").value;
         assert_eq!(&part[range], b"at");
         assert_eq!(read(&inode).as_deref(), Some(&b"data"[..]));
         assert_eq!(read(&inode), None);

@@ -202,6 +202,15 @@ impl<B: Backend> Inner<B> {
         }
     }
 
+    /// The kernel gets data that was read with these attributes. Within a bound they must not stand for it later, if another
+    /// change may have the same.
+    fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
+        let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
+        if self.freshness.data_ttl().is_some() && !is_settled() {
+            file.inode.read_unsettled(asked);
+        }
+    }
+
     /// ACCESS: may the caller do what it opens the file for?
     async fn ask_access(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
         let asked = match file.flags as i32 & libc::O_ACCMODE {
@@ -258,6 +267,9 @@ impl<B: Backend> Inner<B> {
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         self.failures.opened(fh, file.node);
+        if !keep_cache && file.inode.granted() == 0 {
+            file.inode.lets_pages_go();
+        }
         file.inode.count(file.cred.uid == 0);
         self.open.lock().expect("open files lock").files.insert(fh, Arc::new(file));
         Ok(OpenReply { fh, flags })
@@ -326,7 +338,9 @@ impl<B: Backend> Inner<B> {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
-        if let Some((buffer, range)) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
+        if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
+            let Seen { value: (buffer, range), asked } = whole;
+            self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
             return Ok(Response::Data(buffer, range));
         }
         let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
@@ -335,6 +349,7 @@ impl<B: Backend> Inner<B> {
         if let Some(attr) = &done.attr {
             file.inode.learn(Seen { value: attr, asked });
         }
+        self.note_read(&file, Seen { value: done.attr.as_ref(), asked });
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
             Payload::Buffer(buffer, _) => (buffer, done.count as usize),
@@ -374,6 +389,7 @@ impl<B: Backend> Inner<B> {
             if let Some(attr) = &read.attr {
                 file.inode.learn(Seen { value: attr, asked });
             }
+            self.note_read(file, Seen { value: read.attr.as_ref(), asked });
             filled += read.count as usize;
             if read.eof {
                 break;

@@ -12,6 +12,8 @@ mod histories;
 #[cfg_attr(feature = "shuttle", allow(dead_code))] // schedules need less of it
 mod kernel;
 #[cfg(not(feature = "shuttle"))]
+mod modes;
+#[cfg(not(feature = "shuttle"))]
 mod names;
 #[cfg(not(feature = "shuttle"))]
 mod namings;
