@@ -358,7 +358,7 @@ impl Shard {
             directory.long_bytes -= long_bytes(&name);
             if entry.object.is_some() {
                 directory.lose();
-                self.dropped.get_or_insert_with(Filter::new).insert((&*handle, &name[..]));
+                self.dropped.get_or_insert_with(Filter::new).insert((handle, &name[..]));
             }
         }
         !self.directories.is_empty()
@@ -447,6 +447,17 @@ impl Names {
                 Whole { asked, version: None, is_kept: true, is_frozen, ..whole }
             });
             known.learn(name, object, standing);
+        });
+    }
+
+    /// The name leads to what another name has led to, by this proof: what it leads to is known for no longer than that was.
+    pub fn moved(&self, directory: &Arc<Inode>, name: &[u8], proof: Option<NameProof>) {
+        self.look(directory.handle(), |known| {
+            let Some(entry) = known.names.get_mut(name) else { return };
+            match proof {
+                Some(proof) => (entry.asked, entry.since) = (entry.asked.min(proof.asked), proof.asked),
+                None => entry.is_proof = false,
+            }
         });
     }
 
@@ -826,6 +837,20 @@ mod tests {
         let copy = world.change(2, 3).doubted_if(true);
         world.names.made_directory(&made, &copy);
         assert!(known(b"x").proof.is_none(), "the server may have answered that long ago");
+    }
+
+    #[test]
+    fn what_has_moved_is_known_as_long_as_what_its_former_name_led_to() {
+        let world = World::new();
+        world.learn(b"from", Some(b"a"), &world.answer(1));
+        let before = world.names.known(&world.directory, b"from").proof.expect("proven");
+        std::thread::sleep(Duration::from_millis(1));
+        for (name, proof) in [(&b"to"[..], Some(before)), (b"other", None)] {
+            let standing = world.change(1, 1);
+            world.names.changed(&world.directory, name, Some(&handle(b"a")), &standing);
+            world.names.moved(&world.directory, name, proof);
+        }
+        assert_eq!((world.asked(b"to"), world.known(b"other")), (before.asked, (object(b"a"), false)));
     }
 
     #[test]

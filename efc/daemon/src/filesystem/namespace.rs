@@ -24,6 +24,9 @@ use crate::errno::errno;
 /// How often a name is looked up that leads elsewhere each time.
 const SECOND_LOOKUPS_MAX: u32 = 16;
 
+/// A name in a directory.
+type Place<'a> = (&'a Arc<Inode>, &'a [u8]);
+
 /// An entry whose lookup is counted: given back, unless it is [given](Counted::give) to the kernel.
 pub struct Counted<'a, B: Backend> {
     inner: &'a Inner<B>,
@@ -726,6 +729,7 @@ impl<B: Backend> Inner<B> {
             Moved::Lost => return Err(Errno(libc::ENOENT)),
             Moved::NotYet => {}
         }
+        let named = self.names.known(&from_dir, from);
         let object = self.object_of(caller, &from_dir, from).await?;
         let replacement = self.begin_replacement(caller, (&to_dir, to), &object).await?;
         let is_same_file = matches!(replacement, Replacement::OfItself);
@@ -753,6 +757,10 @@ impl<B: Backend> Inner<B> {
         } else if let Some(going) = &replaced {
             self.names.forget_directory(going.object.handle());
         }
+        if result.is_ok() && !is_same_file {
+            // The answer does not say what it was that has moved.
+            self.names.moved(&to_dir, to, named.proof.filter(|_| named.named == Named::Object(*object.handle())));
+        }
         if let (Some(file), Some(going)) = (saved, replaced) {
             self.replaced(&file, has_failed && result.is_err(), going.removal).await;
         }
@@ -763,7 +771,7 @@ impl<B: Backend> Inner<B> {
     async fn renamed(
         &self,
         caller: &Caller,
-        ((from_dir, from), (to_dir, to)): ((&Arc<Inode>, &[u8]), (&Arc<Inode>, &[u8])),
+        ((from_dir, from), (to_dir, to)): (Place<'_>, Place<'_>),
         object: &Arc<Inode>,
         (from_change, to_change): (Mutation, Option<Mutation>),
         renamed: Reply<(Wcc, Wcc)>,
