@@ -42,5 +42,7 @@ def described(stats: efc_pb2.DaemonStats) -> dict[str, object]:
     return {"uptime_ms": stats.uptime_ms, "resumed": stats.resumed, **flat, **subsystems}
 
 
-def _fields(message: efc_pb2.FuseStats | efc_pb2.NfsStats | efc_pb2.StateStats) -> dict[str, object]:
+def _fields(
+    message: efc_pb2.FuseStats | efc_pb2.NfsStats | efc_pb2.StateStats | efc_pb2.MetadataStats,
+) -> dict[str, object]:
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

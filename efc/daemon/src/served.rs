@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use efc_fuse::Session;
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
-use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, error::Code};
+use efc_proto::{
+    DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats, error::Code,
+};
 use efc_state::State;
 
 use crate::configuration::client_config;
@@ -91,6 +93,17 @@ impl Served {
             uncommitted_bytes: self.efc.uncommitted_bytes(),
         }
     }
+
+    fn metadata_stats(&self) -> MetadataStats {
+        let used = self.efc.metadata();
+        MetadataStats {
+            bytes_max: used.max,
+            inode_bytes: used.inodes,
+            name_bytes: used.names,
+            listing_bytes: used.listings,
+            node_bytes: self.state.node_count() * memory::NODE_BYTES,
+        }
+    }
 }
 
 impl Serving for Served {
@@ -102,6 +115,7 @@ impl Serving for Served {
             fuse: Some(FuseStats { requests: self.session.requests() }),
             nfs: Some(self.nfs_stats()),
             state: Some(self.state_stats()),
+            metadata: Some(self.metadata_stats()),
             ..Default::default()
         };
         stats.for_all_releases()

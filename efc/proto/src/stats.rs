@@ -59,17 +59,18 @@ impl DaemonStats {
             fuse: Some(fuse),
             nfs: Some(nfs),
             state: Some(state),
+            metadata: self.metadata,
         }
     }
 
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, .. } = self;
+        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, .. } = self;
         if by_subsystem {
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() }
+            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, ..Default::default() }
         } else {
-            DaemonStats { fuse: None, nfs: None, state: None, ..self.for_all_releases() }
+            DaemonStats { fuse: None, nfs: None, state: None, metadata: None, ..self.for_all_releases() }
         }
     }
 

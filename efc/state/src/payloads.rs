@@ -49,9 +49,12 @@ const OWNER: usize = 6;
 const CHECKSUM_AND_COUNT: usize = 7;
 /// Two to a word.
 const GROUPS: usize = 8;
-/// Number of the call, above it whether the server owes an answer to it. 0 in what older releases have saved.
+/// Number of the call; above it whether the server owes an answer to it, and the connection. 0 in what older releases have
+/// saved.
 const CALL: usize = GROUPS + GROUPS_MAX / 2;
 const IS_UNANSWERED: u32 = 1;
+/// Where the connection's number begins, one more than it is: 0, it is not known.
+const CONNECTION_SHIFT: u32 = 8;
 
 const _: () = assert!(WRITES.sealed() > CALL);
 
@@ -108,8 +111,29 @@ pub struct UncommittedWrite {
     pub gid: u32,
     /// Supplementary groups of the writer, at most [`GROUPS_MAX`].
     pub groups: Vec<u32>,
-    /// The number of the call that the server has not answered. The verifier is [`UNANSWERED`] then.
-    pub unanswered: Option<u32>,
+    /// The call that the server has not answered. The verifier is [`UNANSWERED`] then.
+    pub unanswered: Option<SentCall>,
+}
+
+/// A call that was sent, and by what a server knows it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentCall {
+    /// Its xid.
+    pub number: u32,
+    /// The connection on which it was sent, if that is known.
+    pub connection: Option<u8>,
+}
+
+impl SentCall {
+    fn word(self) -> u64 {
+        let connection = self.connection.map_or(0, |connection| u32::from(connection) + 1);
+        pair(self.number, IS_UNANSWERED | connection << CONNECTION_SHIFT)
+    }
+
+    fn of((number, rest): (u32, u32)) -> Option<SentCall> {
+        let connection = (rest >> CONNECTION_SHIFT).checked_sub(1).and_then(|connection| connection.try_into().ok());
+        (rest & IS_UNANSWERED != 0).then_some(SentCall { number, connection })
+    }
 }
 
 /// What a predecessor left, and its record.
@@ -209,9 +233,9 @@ impl Payloads {
         for (index, group) in write.groups.iter().enumerate() {
             sealed[GROUPS + index / 2] |= u64::from(*group) << (32 * (index % 2));
         }
-        if let Some(number) = write.unanswered {
+        if let Some(call) = write.unanswered {
             debug_assert!(write.verifier == UNANSWERED, "another release would take it for answered");
-            sealed[CALL] = pair(number, IS_UNANSWERED);
+            sealed[CALL] = call.word();
         }
         let (id, record) = self.index.take()?;
         record.publish(id.generation, &[write.node], &sealed);
@@ -264,7 +288,7 @@ fn decode(
         uid,
         gid,
         groups: (0..(count as usize).min(GROUPS_MAX)).map(group).collect(),
-        unanswered: (halves(CALL).1 == IS_UNANSWERED).then_some(halves(CALL).0),
+        unanswered: SentCall::of(halves(CALL)),
     };
     Some((word(SEQUENCE), write))
 }

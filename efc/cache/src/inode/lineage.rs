@@ -25,6 +25,8 @@ pub(crate) struct Lineage {
     /// Own changes that do not follow on `at`; hardly ever any.
     steps: Option<Box<Steps>>,
     in_flight: u32,
+    /// The place among all answers of the last end of a change of ours.
+    ended: u64,
     by_others: u32,
 }
 
@@ -36,6 +38,16 @@ impl Lineage {
     /// Changes by others that were noticed so far.
     pub fn by_others(&self) -> u32 {
         self.by_others
+    }
+
+    /// Is this the version up to which all changes are known?
+    pub fn is_at(&self, version: &Version) -> bool {
+        self.at.as_ref() == Some(version)
+    }
+
+    /// Has no change of ours been under way since this place among all answers?
+    pub fn is_quiet_since(&self, order: u64) -> bool {
+        self.in_flight == 0 && self.ended <= order
     }
 
     /// A reply of the place `received`, to a question of the place `asked`, shows this version.
@@ -76,6 +88,7 @@ impl Lineage {
     pub fn end(&mut self, received: u64) {
         debug_assert!(self.in_flight > 0, "a change ends once");
         self.in_flight -= 1;
+        self.ended = received;
         if self.in_flight == 0 && self.waiting() > 0 {
             self.changed_by_others(None, received);
         }

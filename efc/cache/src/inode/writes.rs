@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use efc_backend::{Cred, FileHandle, Verifier};
+use efc_backend::{Cred, FileHandle, Ticket, Verifier};
 
 use crate::inode::Inode;
 
@@ -72,8 +72,8 @@ pub struct Chunk {
     pub cred: Cred,
     /// Of the data.
     pub checksum: u32,
-    /// The number of the call that the server has not answered, to an earlier process.
-    pub unanswered: Option<u32>,
+    /// The call of an earlier process that the server has not answered.
+    pub unanswered: Option<Ticket>,
     /// The number by which whoever keeps it for a later process knows it.
     pub record: Option<u64>,
     /// Its part of the memory in use.
@@ -227,7 +227,6 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Inodes;
     use crate::testing::handle;
 
     fn chunk(length: usize, memory: u64) -> Chunk {
@@ -252,7 +251,7 @@ mod tests {
         assert_eq!([room.take(20), room.take(u64::MAX)], [20, 40]);
         drop(room);
         assert!(writes.reserve(60).is_none(), "taken over by writes");
-        let inodes = Inodes::new(64);
+        let inodes = crate::testing::inodes();
         let file = inodes.of(&handle(b"file"));
         let mut pending = file.writes().pending.lock().expect("pending lock");
         for memory in [20, 40] {
@@ -268,7 +267,7 @@ mod tests {
 
     #[test]
     fn files_with_uncommitted_data_are_listed_and_stay() {
-        let (writes, inodes) = (Writes::new(1 << 20, 100), Inodes::new(64));
+        let (writes, inodes) = (Writes::new(1 << 20, 100), crate::testing::inodes());
         let [small, large] = [(b"small", 10), (b"large", 1000)].map(|(name, length)| {
             let file = inodes.of(&handle(name));
             writes.add(&file, &mut file.writes().pending.lock().expect("pending lock"), chunk(length, 0));
