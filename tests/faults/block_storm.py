@@ -40,7 +40,7 @@ def block_storm(nas: Nas, name: str, *, kills: int, options: Sequence[str] = ())
     folder.mkdir()
     moments = random.Random(name)
     with Keeper() as keeper, keeper.mounted(nas.url_of(f"export/{folder.name}"), options=options) as mount:
-        command = [sys.executable, "-m", "tests.faults.blocks", mount]
+        command = [sys.executable, "-m", "tests.faults.blocks", str(mount)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as worker:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"

@@ -62,7 +62,7 @@ def _command(pytest: list[str], *, is_short: bool) -> str:
     environment |= {"EFC_TEST_SLOWNESS": str(SLOWNESS), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [
         "env", *(f"{name}={value}" for name, value in environment.items()), "tests/support/sandbox",
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10",
+        sys.executable, "-m", "pytest", "-q", "-s", "--color=no", "-p", "no:cacheprovider", "--durations=10",
         "--junit-xml=results/kernels.xml", *(["-m", "short"] if is_short else []), *pytest, "tests/kernels",
     ]  # fmt: skip
     return shlex.join(command)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.clients import Client, Counters, Mounted
-from tests.kernels.operations import FOREIGN, OPERATIONS, OWN, Operation, make_foreign
+from tests.kernels.operations import FOREIGN, OPERATIONS, OWN, REPETITIONS, Operation, Place, make_foreign, other
 from tests.support.nas import Nas
 from tests.support.paths import RESULTS
 
@@ -55,25 +55,40 @@ def count(client: Client, nas: Nas, *, expires: bool, places: Sequence[str]) -> 
 
     Returns calls per repetition, and repetitions by operation. Foreign directories are made before it is mounted.
     """
-    todo = [(one, place) for place in places for one in OPERATIONS if one.expires is expires and place in one.places]
-    folders = {(one.name, place): f"{next(_numbers)}-{place}" for one, place in todo}
-    for (_, place), name in folders.items():
-        if place == FOREIGN:
-            make_foreign(nas.export_folder() / name)
+    work = nas.export_folder() / f"calls-{next(_numbers)}"
+    work.mkdir()
+    operations = [one for one in OPERATIONS if one.expires is expires]
+    if FOREIGN in places:
+        for name in {one.folder for one in operations}:
+            make_foreign(work / f"{name}-{FOREIGN}")
     counts: Counts = {place: {} for place in places}
     repetitions = {}
     with client.mounted() as mounted:
-        for one, place in todo:
-            folder = mounted.path / folders[one.name, place]
-            if place == OWN:
-                folder.mkdir()
-            calls, repetitions[one.name] = _count_one(one, folder, mounted)
-            counts[place][one.name] = round(calls / repetitions[one.name], 3)
+        for place in places:
+            for one in operations:
+                if place in one.places:
+                    calls, count = _count_one(one, _place(one, place, mounted.path / work.name), mounted)
+                    counts[place][one.name], repetitions[one.name] = round(calls / count, 3), count
+                    print(f"{client.name}, {one.name} ({place}): {calls / count:.3f} calls", flush=True)
     return counts, repetitions
 
 
-def _count_one(operation: Operation, folder: Path, mounted: Mounted) -> tuple[int, int]:
-    steps = operation.load(str(folder))
+def _place(operation: Operation, place: str, work: Path) -> Place:
+    """What it needs in there: a directory of its own making, or some of another node's files."""
+    number = OPERATIONS.index(operation)
+    if place == FOREIGN:
+        of_others = [one for one in OPERATIONS if one.places == (FOREIGN,)]
+        first = of_others.index(operation) * REPETITIONS if operation in of_others else 0
+        others = tuple(other(first + count) for count in range(REPETITIONS))
+        return Place(folder=str(work / f"{operation.folder}-{FOREIGN}"), prefix=str(number), others=others)
+    name = operation.folder if operation.expires else str(number)
+    folder = work / f"{name}-{OWN}"
+    folder.mkdir(exist_ok=True)
+    return Place(folder=str(folder), prefix=str(number), is_own=True)
+
+
+def _count_one(operation: Operation, place: Place, mounted: Mounted) -> tuple[int, int]:
+    steps = operation.load(place)
     next(steps)
     before = _calm_counters(mounted)
     repetitions = next(steps)

@@ -30,7 +30,7 @@ def _complaints() -> list[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """See the module."""
-    lines = [*figures.table(), *figures.recorded().get("calls", {}).get("table", [])]
+    lines = [*figures.table(), *figures.recorded().get("calls", {}).get("table", {}).get("lines", [])]
     if lines:
         terminalreporter.section(f"measured on Linux {platform.release()}")
         for line in lines:

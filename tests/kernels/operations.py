@@ -1,8 +1,8 @@
 """What is counted on a client of NFS, in a directory: operations on names, attributes and data.
 
 An operation's load is a generator that yields `BEGIN` where what counts begins, and the number of repetitions where it
-ends; what it does before that prepares it. It runs in a directory of its own: empty and just made by this node
-(`OWN`), or with `OTHERS` entries that another node made and this one has neither listed nor looked up (`FOREIGN`).
+ends; what it does before that prepares it. It runs in a directory that is empty and was just made by this node (`OWN`),
+or in one of `OTHERS` entries that another node made and this one has not listed (`FOREIGN`), under names of its own.
 """
 
 from __future__ import annotations
@@ -17,32 +17,61 @@ from pathlib import Path
 BEGIN = 0
 OWN, FOREIGN = "own", "foreign"
 #: Entries of a foreign directory: files, of which the first have 4 KiB.
-OTHERS, OTHERS_WITH_DATA = 1000, 100
-#: Repetitions of an operation.
-REPETITIONS = 100
+OTHERS, OTHERS_WITH_DATA = 1000, 500
+#: Of an operation.
+REPETITIONS = 50
 #: No client trusts an attribute of something that has just changed for longer, with default options.
 EXPIRED_S = 3.5
 _BLOCK = b"x" * 4096
-_LISTED = 400
+#: Files that this node makes in a directory of its own, to list or to remove them.
+_LISTED, _REMOVED = 400, 200
 
-Load = Callable[[str], Iterator[int]]
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where an operation runs: a directory, in there a prefix of its names, and another node's files that are its."""
+
+    folder: str
+    prefix: str = ""
+    others: tuple[str, ...] = ()
+    is_own: bool = False
+
+    def new(self) -> list[str]:
+        """Paths of what is to be made."""
+        return [f"{self.folder}/{self.prefix}-{number}" for number in range(REPETITIONS)]
+
+
+Load = Callable[[Place], Iterator[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One operation. With `expires` names and attributes are trusted as by default, otherwise longer than it runs."""
+    """One operation.
+
+    With `expires` names and attributes are trusted as by default, otherwise for longer than it runs. Those of one
+    `folder` share it, in the order of the table; in OWN the others have one each.
+    """
 
     name: str
     load: Load
     places: tuple[str, ...] = (OWN, FOREIGN)
     expires: bool = False
+    folder: str = "names"
 
 
 def make_foreign(folder: Path) -> None:
     """Fills a directory on the server itself."""
     folder.mkdir()
     for number in range(OTHERS):
-        (folder / f"{number:05}").write_bytes(_BLOCK if number < OTHERS_WITH_DATA else b"")
+        file = os.open(folder / other(number), os.O_CREAT | os.O_WRONLY, 0o644)
+        if number < OTHERS_WITH_DATA:
+            os.write(file, _BLOCK)
+        os.close(file)
+
+
+def other(number: int) -> str:
+    """The name of another node's file."""
+    return f"other-{number:04}"
 
 
 def _write(path: str) -> None:
@@ -62,10 +91,10 @@ def _read(path: str) -> None:
 def _new(make: Callable[[str], None]) -> Load:
     """Something is made under each of new names."""
 
-    def load(folder: str) -> Iterator[int]:
+    def load(place: Place) -> Iterator[int]:
         yield BEGIN
-        for number in range(REPETITIONS):
-            make(f"{folder}/new-{number}")
+        for path in place.new():
+            make(path)
         yield REPETITIONS
 
     return load
@@ -76,14 +105,13 @@ def _just_made(
 ) -> Load:
     """Something is done with what this node has just made, and has done `first` with."""
 
-    def load(folder: str) -> Iterator[int]:
-        paths = [f"{folder}/made-{number}" for number in range(REPETITIONS)]
-        for path in paths:
+    def load(place: Place) -> Iterator[int]:
+        for path in place.new():
             make(path)
             if first is not None:
                 first(path)
         yield BEGIN
-        for path in paths:
+        for path in place.new():
             act(path)
         yield REPETITIONS
 
@@ -93,15 +121,15 @@ def _just_made(
 def _of_others(act: Callable[[str], object], *, first: Callable[[str], object] | None = None) -> Load:
     """Something is done with what another node has made, after this one has done `first` with it."""
 
-    def load(folder: str) -> Iterator[int]:
-        paths = [f"{folder}/{number:05}" for number in range(REPETITIONS)]
+    def load(place: Place) -> Iterator[int]:
+        paths = [f"{place.folder}/{name}" for name in place.others]
         if first is not None:
             for path in paths:
                 first(path)
         yield BEGIN
         for path in paths:
             act(path)
-        yield REPETITIONS
+        yield len(paths)
 
     return load
 
@@ -109,8 +137,8 @@ def _of_others(act: Callable[[str], object], *, first: Callable[[str], object] |
 def _through_one_open(size: int, count: int, *, mode: str = "wb", sync_each: bool = False) -> Load:
     """Writes in sequence, synced each or not, and the close."""
 
-    def load(folder: str) -> Iterator[int]:
-        file = open(f"{folder}/through-one-open", mode, buffering=0)  # noqa: SIM115 -- its close is counted
+    def load(place: Place) -> Iterator[int]:
+        file = open(place.new()[0], mode, buffering=0)  # noqa: SIM115 -- its close is counted
         yield BEGIN
         for _ in range(count):
             file.write(_BLOCK[:size])
@@ -122,9 +150,9 @@ def _through_one_open(size: int, count: int, *, mode: str = "wb", sync_each: boo
     return load
 
 
-def _write_and_read_in_turn(folder: str) -> Iterator[int]:
+def _write_and_read_in_turn(place: Place) -> Iterator[int]:
     count = 5 * REPETITIONS
-    file = open(f"{folder}/in-turn", "w+b", buffering=0)  # noqa: SIM115 -- its close is counted
+    file = open(place.new()[0], "w+b", buffering=0)  # noqa: SIM115 -- its close is counted
     yield BEGIN
     for number in range(count):
         os.pwrite(file.fileno(), _BLOCK, number * len(_BLOCK))
@@ -139,32 +167,30 @@ def _list(folder: str) -> int:
         return len([entry.stat(follow_symlinks=False) for entry in entries])
 
 
-def _listing(*, before: int = 0, after_s: float = 0) -> Load:
+def _listing(*, is_first: bool = False, before: int = 0, after_s: float = 0) -> Load:
     """One listing with attributes is one operation, after so many others."""
 
-    def load(folder: str) -> Iterator[int]:
-        if not folder.endswith(FOREIGN):
+    def load(place: Place) -> Iterator[int]:
+        if is_first and place.is_own:
             for number in range(_LISTED):
-                _create(f"{folder}/made-{number}")
+                _create(f"{place.folder}/{number}")
         for _ in range(before):
-            _list(folder)
+            _list(place.folder)
         time.sleep(after_s)
         yield BEGIN
-        _list(folder)
+        _list(place.folder)
         yield 1
 
     return load
 
 
-def _remove_tree(folder: str) -> Iterator[int]:
-    count = OTHERS + 1
-    if not folder.endswith(FOREIGN):
-        for number in range(_LISTED):
-            _create(f"{folder}/made-{number}")
-        count = _LISTED + 1
+def _remove_tree(place: Place) -> Iterator[int]:
+    if place.is_own:
+        for number in range(_REMOVED):
+            _create(f"{place.folder}/{number}")
     yield BEGIN
-    shutil.rmtree(folder)
-    yield count
+    shutil.rmtree(place.folder)
+    yield 1 + (_REMOVED if place.is_own else OTHERS)
 
 
 OPERATIONS = (
@@ -184,21 +210,23 @@ OPERATIONS = (
     Operation(name="write 4 KiB through one open", load=_through_one_open(4096, 5 * REPETITIONS)),
     Operation(name="write 4 KiB + fsync", load=_through_one_open(4096, REPETITIONS, sync_each=True)),
     Operation(name="write and read 4 KiB in turn", load=_write_and_read_in_turn),
-    Operation(name="ls -l: cold", load=_listing(), expires=True),
-    Operation(name="ls -l: at once again", load=_listing(before=1), expires=True),
-    Operation(name="ls -l: after 3.5 s", load=_listing(before=1, after_s=EXPIRED_S), expires=True),
-    Operation(name="rm -r, per entry", load=_remove_tree),
-    Operation(name="stat of another node's", load=_of_others(os.stat), places=(FOREIGN,)),
-    Operation(name="chmod of another node's", load=_of_others(lambda path: os.chmod(path, 0o600)), places=(FOREIGN,)),
+    Operation(name="rm -r, per entry", load=_remove_tree, folder="removed"),
+    Operation(name="stat, another node's", load=_of_others(os.stat), places=(FOREIGN,)),
+    Operation(name="chmod, another node's", load=_of_others(lambda path: os.chmod(path, 0o600)), places=(FOREIGN,)),
     Operation(
-        name="rename of another node's", load=_of_others(lambda path: os.rename(path, f"{path}-new")), places=(FOREIGN,)
+        name="rename, another node's", load=_of_others(lambda path: os.rename(path, f"{path}-new")), places=(FOREIGN,)
     ),
     Operation(
-        name="link to another node's", load=_of_others(lambda path: os.link(path, f"{path}-link")), places=(FOREIGN,)
+        name="link, another node's", load=_of_others(lambda path: os.link(path, f"{path}-link")), places=(FOREIGN,)
     ),
-    Operation(name="unlink of another node's", load=_of_others(os.unlink), places=(FOREIGN,)),
-    Operation(name="open, read 4 KiB, close of another node's: first", load=_of_others(_read), places=(FOREIGN,)),
+    Operation(name="unlink, another node's", load=_of_others(os.unlink), places=(FOREIGN,)),
+    Operation(name="open, read 4 KiB, close, another node's: first", load=_of_others(_read), places=(FOREIGN,)),
     Operation(
-        name="open, read 4 KiB, close of another node's: again", load=_of_others(_read, first=_read), places=(FOREIGN,)
+        name="open, read 4 KiB, close, another node's: again", load=_of_others(_read, first=_read), places=(FOREIGN,)
     ),
-)
+    Operation(name="ls -l: cold", load=_listing(is_first=True), expires=True, folder="listed"),
+    Operation(name="ls -l: at once again", load=_listing(before=1), expires=True, folder="listed"),
+    Operation(
+        name="ls -l: after 3.5 s", load=_listing(before=1, after_s=EXPIRED_S), expires=True, folder="listed"
+    ),
+)  # fmt: skip

@@ -21,7 +21,7 @@ LACKING = {"FUSE_NOTIFY_RESEND": (6, 9), "option idmap": (6, 15), "FUSE_NOTIFY_I
 @pytest.mark.timeout(900)
 def test_doctor_says_what_is_true(nas: Nas, keeper: Keeper) -> None:
     with keeper.mounted(nas.url):
-        command = [program("efc"), "doctor", "--json", "--run-dir", keeper.run_dir, nas.url]
+        command = [str(program("efc")), "doctor", "--json", "--run-dir", str(keeper.run_dir), nas.url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False)
         findings = json.loads(done.stdout)
     assert [finding for finding in findings if finding["level"] == "fail"] == []

@@ -80,7 +80,7 @@ def reader_in_child(path: Path) -> Iterator[Look]:
     os.close(asked_read)
     os.close(answer_write)
 
-    def look(number: int) -> int:
+    def ask(number: int) -> int:
         os.write(asked_write, struct.pack("i", number))
         answer = os.read(answer_read, 4)
         assert answer, f"record {number} was appended and is not seen through another process's mapping"
@@ -88,7 +88,7 @@ def reader_in_child(path: Path) -> Iterator[Look]:
 
     try:
         assert os.read(answer_read, 4), "the reader did not begin"
-        yield look
+        yield ask
     finally:
         os.close(asked_write)
         os.close(answer_read)
