@@ -211,7 +211,7 @@ def contenders(*, against: Path | None, variants: Sequence[str] = (), with_far: 
             clients.append(Fuse(nas=nas, keeper=other, name=AGAINST))
         skipped = {}
         for variant in variants:
-            if why_not := _why_not_mounted_with(variant):
+            if why_not := why_not_mounted_with(variant):
                 skipped[f"{MOUNT}, {variant}"] = why_not
             else:
                 clients.append(Fuse(nas=nas, keeper=keeper, name=f"{MOUNT}, {variant}", options=variant.split(",")))
@@ -226,7 +226,7 @@ def contenders(*, against: Path | None, variants: Sequence[str] = (), with_far: 
         yield Contenders(nas=nas, clients=clients, skipped=skipped)
 
 
-def _why_not_mounted_with(variant: str) -> str:
+def why_not_mounted_with(variant: str) -> str:
     """Why this build does not take such mount options; "" if it does."""
     try:
         parse(parse_list(variant), origin="the variant")

@@ -10,7 +10,7 @@ import itertools
 import json
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,26 +50,24 @@ def read_expected(path: Path = EXPECTED) -> dict[str, dict[str, Expected]]:
     return {place: {name: Expected(**row) for name, row in rows.items()} for place, rows in table.items()}
 
 
-def count(client: Client, nas: Nas, *, expires: bool, places: Sequence[str]) -> tuple[Counts, dict[str, int]]:
+def count(client: Client, nas: Nas, *, expires: bool, place: str) -> tuple[dict[str, float], dict[str, int]]:
     """Runs the operations that want such trust (see Operation.expires) on one mount.
 
-    Returns calls per repetition, and repetitions by operation. Foreign directories are made before it is mounted.
+    Returns calls per repetition, and repetitions, by operation. Foreign directories are made before it is mounted.
     """
     work = nas.export_folder() / f"calls-{next(_numbers)}"
     work.mkdir()
-    operations = [one for one in OPERATIONS if one.expires is expires]
-    if FOREIGN in places:
+    operations = [one for one in OPERATIONS if one.expires is expires and place in one.places]
+    if place == FOREIGN:
         for name in {one.folder for one in operations}:
             make_foreign(work / f"{name}-{FOREIGN}")
-    counts: Counts = {place: {} for place in places}
-    repetitions = {}
+    counts: dict[str, float] = {}
+    repetitions: dict[str, int] = {}
     with client.mounted() as mounted:
-        for place in places:
-            for one in operations:
-                if place in one.places:
-                    calls, count = _count_one(one, _place(one, place, mounted.path / work.name), mounted)
-                    counts[place][one.name], repetitions[one.name] = round(calls / count, 3), count
-                    print(f"{client.name}, {one.name} ({place}): {calls / count:.3f} calls", flush=True)
+        for one in operations:
+            calls, repetitions[one.name] = _count_one(one, _place(one, place, mounted.path / work.name), mounted)
+            counts[one.name] = round(calls / repetitions[one.name], 3)
+            print(f"{client.name}, {one.name} ({place}): {counts[one.name]:.3f} calls", flush=True)
     return counts, repetitions
 
 
