@@ -2,7 +2,7 @@
 
 Once in a directory that the node has just made, and once in one of 1,000 entries that another node made and nobody
 listed. Both clients trust names and attributes for longer than an operation runs, or it would depend on the machine's
-speed what expires; but for the listings, which tell what a second one costs with default options.
+speed what expires; but for a listing after a while, which tells what that costs with default options.
 """
 
 from __future__ import annotations
