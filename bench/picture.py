@@ -23,6 +23,8 @@ from tests.support.paths import RESULTS
 Bars = Mapping[str, Mapping[str, float]]
 
 _LABEL_PX, _BARS_PX, _BAR_PX, _GAP_PX, _TOP_PX, _END_PX = 330, 520, 14, 10, 40, 90
+#: What is less has no length.
+_LEAST = 0.01
 _COLOURS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c")
 
 
@@ -48,11 +50,11 @@ def draw(bars: Bars, *, title: str) -> str:
     """The picture, as SVG."""
     contenders = list(dict.fromkeys(name for row in bars.values() for name in row))
     values = [value for row in bars.values() for value in row.values() if value > 0]
-    least, most = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    least, most = math.floor(math.log10(max(min(values), _LEAST))), math.ceil(math.log10(max(values)))
 
     def px(value: float) -> float:
-        """From the left end of the bars; 0 has no logarithm and no length."""
-        return _BARS_PX * (math.log10(value) - least) / (most - least) if value > 0 else 0
+        """From the left end of the bars."""
+        return _BARS_PX * (math.log10(max(value, _LEAST)) - least) / (most - least)
 
     parts, y = [], _TOP_PX + _BAR_PX * len(contenders) + _GAP_PX
     top = y

@@ -129,7 +129,7 @@ def test_a_picture_has_a_bar_for_each_figure(tmp_path: Path) -> None:
     assert {"create < write", "stat", KERNEL, MOUNT, "100", "10", "1", "0"} <= set(texts)
     assert "without the other client" not in texts
     widths = [int(element.get("width", "0")) for element in drawing.findall(".//{*}rect")][3:]  # after paper and legend
-    assert widths == [260, 520, 1, 1], "each power of ten is as long as the other"
+    assert widths == [260, 520, 1, 1], "each power of ten is as long as the other, and nothing is nothing"
 
 
 def test_the_whole_command_fails_on_a_worse_count(tmp_path: Path) -> None:
