@@ -34,7 +34,9 @@ class BlockOutcome:
     log: str
 
 
-def block_storm(nas: Nas, name: str, *, kills: int, options: Sequence[str] = ()) -> BlockOutcome:
+def block_storm(
+    nas: Nas, name: str, *, kills: int, options: Sequence[str] = (), calm_s_max: float = CALM_S_MAX
+) -> BlockOutcome:
     """Kills the daemon of a mount with `options` so many times; `name` is the folder's and the moments' seed."""
     folder = nas.export_folder() / f"blocks-{name}"
     folder.mkdir()
@@ -45,10 +47,10 @@ def block_storm(nas: Nas, name: str, *, kills: int, options: Sequence[str] = ())
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"
             for _ in range(kills):
-                time.sleep(moments.uniform(0, CALM_S_MAX))
+                time.sleep(moments.uniform(0, calm_s_max))
                 for pid in keeper.daemon_pids():
                     os.kill(pid, signal.SIGKILL)
-            time.sleep(CALM_S_MAX)
+            time.sleep(calm_s_max)
             worker.send_signal(signal.SIGTERM)
             try:
                 result = json.loads(worker.communicate(timeout=_FINISH_LIMIT_S)[0])
