@@ -23,7 +23,7 @@ from tests.support.suite import SKIP_STATUS, figures_of_pytest
 
 #: A guest without /dev/kvm takes so many times as long for everything.
 SLOWNESS = 20
-_LIMIT_S = {"short": 900, "full": 5400}
+_LIMIT_S = {"short": 2400, "full": 3 * 3600}
 #: What the guest's processes get of this one's environment, beside their own.
 _HANDED_ON = ("EFC_BIN_DIR", "KERNELS_KILLS", "PYTEST_ADDOPTS")
 

@@ -152,10 +152,10 @@ PARTS = {
     "kernels": Part(
         commands=[[sys.executable, "-m", "tests.kernels", version] for version in ("6.1", "6.12")],
         read=_read_last_line,
-        limit_s=3 * 3600,
+        limit_s=6 * 3600,
     ),
     "kernels-short": Part(
-        commands=[[sys.executable, "-m", "tests.kernels", "--short", "6.1"]], read=_read_last_line, limit_s=1800
+        commands=[[sys.executable, "-m", "tests.kernels", "--short", "6.1"]], read=_read_last_line, limit_s=2700
     ),
     "foreign": _pytest("foreign", "tests/foreign", limit_s=3 * 3600),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
