@@ -24,7 +24,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use efc_backend::{Backend, Call, Cred, Seen, Stable, Ticket, Verifier};
 use efc_cache::{Chunk, Covered, Inode, Pending, Room};
-use efc_fuse::Errno;
+use efc_fuse::{Errno, maps_direct_io};
 use efc_state::{KeptData, SentCall, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
@@ -237,8 +237,10 @@ impl<B: Backend> Inner<B> {
             ticket,
         }));
         let result = self.write_all(file, (at, ticket), outgoing).await;
-        if at != offset {
-            // What the kernel keeps is wrong where the data went, and where the kernel believes that it did.
+        let passes_pages = appends && file.inode.granted() > 1 && !maps_direct_io(&self.state);
+        if at != offset || passes_pages {
+            // What the kernel keeps is wrong where the data went, and where the kernel believes that it did. Before Linux 6.6 it
+            // also leaves the pages of another open's mapping as they are, which it writes past.
             let end = at.max(offset) + length as u64;
             self.notifier.inval_inode(file.node, at.min(offset) as i64, (end - at.min(offset)) as i64);
         }
