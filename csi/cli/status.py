@@ -11,6 +11,7 @@ from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.base.text import printable
+from csi.config.options import settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
@@ -128,9 +129,7 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports
         "mounted_at_unix_ms": mount.mounted_at_unix_ms,
         "read_only": mount.config.read_only,
         "options": {
-            field.name: value
-            for field, value in options_of(mount).ListFields()
-            if field.name not in ("source", "read_only")
+            name: value for name, value in settings_of(options_of(mount)).items() if name != "read_only"
         },
         "stats": statistics.described(mount.stats) if mount.HasField("stats") else None,
         "repair": asdict(report) if report else None,

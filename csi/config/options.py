@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import cast
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError, invalid
@@ -224,6 +225,16 @@ _TABLE = (
         "is sent again. A write takes a power of two, 4 KiB at least. It counts to the daemon's memory.",
     ),
     Option(
+        name="write-behind",
+        kind=Kind.DURATION,
+        field="write_behind_ms",
+        default="1s",
+        maximum=60_000,
+        unit="ms",
+        help="How long the node may hold written data back to send it in larger pieces, 0s for not at all. `fsync(2)` and "
+        "`close(2)` send it at once, and what must not come before it does. With `soft` nothing is held back.",
+    ),
+    Option(
         name="threads",
         kind=Kind.INTEGER,
         field="threads",
@@ -304,6 +315,7 @@ class MountOptions:
     entry_ttl_ms: int = 1000
     read_ahead_kib: int = 8192
     uncommitted_mib: int = 64
+    write_behind_ms: int = 1000
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -344,6 +356,7 @@ class MountOptions:
             log_level=self.log_level,
             network="" if self.network == _KEEPERS_NETWORK else self.network,
             fuse_features="" if self.fuse_features == _RUNNING_KERNELS else self.fuse_features,
+            writing=efc_pb2.WritingConfig(write_behind_ms=self.write_behind_ms),
         )
 
 
@@ -383,7 +396,7 @@ def changed(
     for option, value in _values(given, origin=origin):
         if option.change is Change.NEW_MOUNT:
             raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
-        setattr(result, option.field, value)
+        setattr(_holder(result, option.field), option.field, value)
         has_timeout |= option.field == "timeout_ms"
     _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
     if not result.soft:
@@ -391,6 +404,26 @@ def changed(
     elif not result.timeout_ms:
         result.timeout_ms = MountOptions().timeout_ms
     return result
+
+
+def settings_of(config: efc_pb2.DaemonConfig) -> dict[str, bool | int | str]:
+    """Field name -> value of all that is set in ``config``, but for the source; those of messages within included."""
+    values: dict[str, bool | int | str] = {}
+    for descriptor, value in config.ListFields():
+        if descriptor.name == "source":
+            continue
+        within = value.ListFields() if isinstance(value, Message) else [(descriptor, value)]
+        values |= {inner.name: set_value for inner, set_value in within}
+    return values
+
+
+def _holder(config: efc_pb2.DaemonConfig, name: str) -> Message:
+    """``config`` itself, or the message in it that has the field."""
+    for descriptor in config.DESCRIPTOR.fields:
+        inner = descriptor.message_type
+        if inner is not None and name in inner.fields_by_name:
+            return getattr(config, descriptor.name)  # type: ignore[no-any-return]
+    return config
 
 
 def own_words(options: Mapping[str, str], *, origin: str) -> dict[str, str]:

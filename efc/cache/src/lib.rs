@@ -32,6 +32,6 @@ pub use inode::searches::Verdict;
 pub use inode::table::{INODE_BYTES, Inodes};
 pub use inode::uses::Removal;
 pub use inode::whole_files::BeforeRead;
-pub use inode::writes::{Chunk, FileWrites, Pending, Room, Writes};
+pub use inode::writes::{Chunk, FileWrites, Pending, Piece, Room, Stage, Writes};
 pub use names::{Named, Names};
 pub use version::Version;

@@ -79,6 +79,7 @@ pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) ->
 pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
     Settings {
         freshness: live.freshness.clone(),
+        write_behind: live.write_behind.clone(),
         uncommitted_bytes_max: parts.uncommitted_bytes_max,
         inodes_max: parts.inodes_max,
         names_max: parts.names_max,

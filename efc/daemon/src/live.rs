@@ -9,6 +9,7 @@ use std::time::Duration;
 use efc_cache::CloseToOpen;
 use efc_proto::{Change, DaemonConfig};
 
+use crate::filesystem::WriteBehind;
 use crate::privileges;
 
 /// What this daemon takes of its options at any time.
@@ -16,13 +17,16 @@ use crate::privileges;
 pub struct Live {
     /// The consistency mode, with how long names and attributes are trusted.
     pub freshness: Arc<CloseToOpen>,
+    /// For how long written data may be held back.
+    pub write_behind: Arc<WriteBehind>,
 }
 
 impl Live {
     /// As configured.
     pub fn new(config: &DaemonConfig) -> Live {
-        let live = Live { freshness: Arc::new(CloseToOpen::new(Duration::ZERO, Duration::ZERO)) };
-        live.set_ttls(config);
+        let freshness = Arc::new(CloseToOpen::new(Duration::ZERO, Duration::ZERO));
+        let live = Live { freshness, write_behind: Arc::new(WriteBehind::new(Duration::ZERO)) };
+        live.set_times(config);
         live
     }
 
@@ -36,7 +40,7 @@ impl Live {
         if !fixed.is_empty() {
             return Err(fixed);
         }
-        self.set_ttls(options);
+        self.set_times(options);
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
@@ -44,9 +48,11 @@ impl Live {
         Ok(())
     }
 
-    fn set_ttls(&self, config: &DaemonConfig) {
+    fn set_times(&self, config: &DaemonConfig) {
         let ttl = |ttl_ms: u32| Duration::from_millis(ttl_ms.into());
         self.freshness.set_ttl(ttl(config.attr_ttl_ms), ttl(config.entry_ttl_ms));
+        let write_behind_ms = config.writing.unwrap_or_default().write_behind_ms;
+        self.write_behind.set_limit(Duration::from_millis(write_behind_ms.into()));
     }
 }
 

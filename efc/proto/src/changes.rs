@@ -1,7 +1,7 @@
 //! Which options a running daemon takes, which ones the next daemon, and which ones belong to the session: what the option
 //! `change` of `proto/efc.proto` says of each field. All but this file is made of that at build time (`build.rs`).
 
-use crate::{Change, DaemonConfig, Source};
+use crate::{Change, DaemonConfig, Source, WritingConfig};
 
 include!(concat!(env!("OUT_DIR"), "/changes.rs"));
 

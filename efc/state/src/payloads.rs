@@ -59,6 +59,10 @@ const _: () = assert!(WRITES.sealed() > CALL);
 /// writes sends the data again before it takes it for committed.
 pub const UNANSWERED: [u8; 8] = *b"EFC sent";
 
+/// The verifier of a write that is held back: no call has carried it. No server has it either, so a release that knows nothing
+/// of such writes sends the data at the next COMMIT.
+pub const UNSENT: [u8; 8] = *b"EFC held";
+
 /// Memory that a payload of `length` bytes takes.
 pub fn payload_cost(length: usize) -> u64 {
     (PAGE as u64) << order_of(length)

@@ -166,6 +166,7 @@ impl<B: Backend> Inner<B> {
         if let (Some(handle), Some(attr), Some(asked), true, false) =
             (entry.handle, entry.attr, asked, page.plus, is_dots)
             && !self.has_grown_unseen(&handle, &attr)
+            && !self.is_shown_without_data(&handle, asked)
         {
             match self.entry(&directory.inode, &handle, Seen { value: &attr, asked }) {
                 Ok(found) => looked_up = Some((found, handle)),

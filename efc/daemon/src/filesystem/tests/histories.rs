@@ -14,7 +14,7 @@ use efc_model::{Nas, Options};
 use efc_tasks::simulation::{self, Simulation};
 use efc_tasks::spawn_local;
 
-use super::kernel::{Done, File, Kernel, Task, settings};
+use super::kernel::{Done, File, Kernel, Task, settings_behind};
 use super::with_seeds;
 
 const SLOT: usize = 8;
@@ -244,8 +244,10 @@ fn run(seed: u64) -> u64 {
     nas.network().set_lost(draw(100) as u32);
     let ttls = [0, 5, 1000];
     let ttl = Duration::from_millis(ttls[draw(ttls.len())]);
-    let nodes: Vec<Kernel> =
-        (0..draw(2) + 1).map(|node| Kernel::mount(&nas, node as u32, settings(ttl), None)).collect();
+    let write_behinds = [0, 10, 1000];
+    let write_behind = Duration::from_millis(write_behinds[draw(write_behinds.len())]);
+    let mount = |node| Kernel::mount(&nas, node as u32, settings_behind(ttl, write_behind), None);
+    let nodes: Vec<Kernel> = (0..draw(2) + 1).map(mount).collect();
     let trouble = Trouble {
         elsewhere: draw(2) == 0,
         crashes: draw(4) == 0,
