@@ -201,7 +201,8 @@ impl<B: Backend> Inner<B> {
         };
         let Some(attr) = read.attr else { return self.ask_access(file).await };
         file.inode.learn(Seen { value: &attr, asked });
-        if u64::from(read.count) == attr.size {
+        // What is written meanwhile, and held back, the data lacks.
+        if u64::from(read.count) == attr.size && file.inode.shows_all(asked) {
             file.inode.keep_whole(before, data, read.count as usize, Version::of(&attr));
         }
         Ok(Some(Seen { value: attr, asked }))
@@ -288,14 +289,14 @@ impl<B: Backend> Inner<B> {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
-        if let Some((buffer, range)) = file.inode.read_whole(read.offset, size) {
-            return Ok(Response::Data(buffer, range));
-        }
         if file.inode.has_unanswered() {
             if let Some(data) = self.read_held(&file, read.offset, size).await? {
                 return Ok(data);
             }
             self.sent(&file.inode).await;
+        }
+        if let Some((buffer, range)) = file.inode.read_whole(read.offset, size) {
+            return Ok(Response::Data(buffer, range));
         }
         let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
         let (payload, answer) = self.backend.read(Call::of(&file.cred), file.inode.handle(), read.offset, sink).await;

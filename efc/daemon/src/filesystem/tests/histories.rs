@@ -3,8 +3,9 @@
 //!
 //! A file has slots, and a write gives one slot a value that no other write has. A write is *known* to a reader that must see it,
 //! or a later one: on its own node when it has returned, elsewhere when it had been closed before the reader's open began. What a reader sees
-//! must not be older than what is known to it: it must not have returned before a write began that is known. After a NAS has lost its memory
-//! only what had been synced is known until it is written again.
+//! must not be older than what is known to it: it must not have returned before a write began that is known (nor, if it was another node's
+//! that holds data back, have been closed before). After a NAS has lost its memory only what had been synced is known until it is written
+//! again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -46,6 +47,8 @@ struct History {
     writes: RefCell<Vec<Write>>,
     /// When the NAS last lost its memory.
     crashed: Cell<Option<u64>>,
+    /// Nodes hold written data back.
+    holds_back: Cell<bool>,
     operations: Cell<u64>,
 }
 
@@ -106,9 +109,11 @@ impl History {
         assert!(seen.is_none_or(|seen| (seen.file, seen.slot) == (file, slot)), "{value} was never written there");
         // What one node has written before a crash of the NAS, and sends again, may end up over what another has written since.
         let is_sent_again = |seen: &Write, write: &Write| self.crashed.get().is_some() && seen.node != write.node;
+        // What is held back gets to the NAS at any time until its close.
+        let may_follow = |seen: &Write, write: &Write| self.holds_back.get() && seen.node != write.node;
         let seen_done = |write: &Write| match &seen {
             None => Some(0),
-            Some(seen) if is_sent_again(seen, write) => seen.closed,
+            Some(seen) if is_sent_again(seen, write) || may_follow(seen, write) => seen.closed,
             Some(seen) => seen.returned,
         };
         let of_slot = writes.iter().filter(|write| (write.file, write.slot) == (file, slot) && write.value != value);
@@ -255,6 +260,7 @@ fn run(seed: u64) -> u64 {
         kills_daemons: draw(3) == 0,
     };
     let history = Rc::new(History::default());
+    history.holds_back.set(!write_behind.is_zero());
     let processes: Vec<Rc<Process>> = (0..4)
         .map(|number| {
             let node = number % nodes.len();
