@@ -8,8 +8,8 @@
 //! Where the data lies and how it is described for a later process is the matter of whoever keeps it; here a chunk has the
 //! number of its record and nothing more. A file with such data stays, whatever the kernel forgets.
 
-use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ struct Usage {
     count_max: u64,
     /// Data that the server has not answered.
     unanswered_bytes: AtomicU64,
+    /// Data that waits, of each user.
+    by_user: Mutex<HashMap<u32, u64>>,
 }
 
 /// Memory for a write on its way: what no write has taken over goes back.
@@ -189,6 +191,11 @@ impl Usage {
         if chunk.stage != Stage::Written {
             self.unanswered_bytes.fetch_add(chunk.data.len() as u64, Ordering::Relaxed);
         }
+        *self.users().entry(chunk.cred.uid).or_default() += chunk.data.len() as u64;
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<u32, u64>> {
+        self.by_user.lock().expect("users lock")
     }
 
     fn subtract(&self, chunk: &Chunk) {
@@ -197,6 +204,13 @@ impl Usage {
         self.count.fetch_sub(1, Ordering::Relaxed);
         if chunk.stage != Stage::Written {
             self.unanswered_bytes.fetch_sub(chunk.data.len() as u64, Ordering::Relaxed);
+        }
+        let mut users = self.users();
+        if let Some(bytes) = users.get_mut(&chunk.cred.uid) {
+            *bytes -= chunk.data.len() as u64;
+            if *bytes == 0 {
+                users.remove(&chunk.cred.uid);
+            }
         }
     }
 }
@@ -466,9 +480,14 @@ fn gather<'a>(range: &Range<u64>, chunks: impl Iterator<Item = &'a Chunk>) -> By
 impl Writes {
     /// At most `memory_max` bytes and `count_max` writes wait for COMMIT.
     pub fn new(memory_max: u64, count_max: u64) -> Writes {
-        let (bytes, memory, count, unanswered_bytes) = Default::default();
-        let usage = Usage { bytes, memory, memory_max, count, count_max, unanswered_bytes };
+        let (bytes, memory, count, unanswered_bytes, by_user) = Default::default();
+        let usage = Usage { bytes, memory, memory_max, count, count_max, unanswered_bytes, by_user };
         Writes { usage: Arc::new(usage), files: Mutex::default() }
+    }
+
+    /// Memory for data that waits.
+    pub fn memory_max(&self) -> u64 {
+        self.usage.memory_max
     }
 
     /// Bytes of which the server has not answered that it has them.
@@ -487,9 +506,22 @@ impl Writes {
         self.files().into_iter().filter_map(since).min()
     }
 
-    /// Does this file alone take half of the memory?
-    pub fn is_large(&self, file: &Inode) -> bool {
-        file.writes().bytes.load(Ordering::Relaxed) * 2 >= self.usage.memory_max
+    /// What is to be committed before more is written to this file by this user: the file, if it alone takes three quarters of the
+    /// memory (at half of it all begins to be committed), or the largest file of the user who takes seven eighths.
+    pub fn too_large(&self, file: &Arc<Inode>, uid: u32) -> Option<Arc<Inode>> {
+        if file.writes().bytes.load(Ordering::Relaxed) * 4 >= self.usage.memory_max * 3 {
+            return Some(file.clone());
+        }
+        let of_user = self.usage.users().get(&uid).copied().unwrap_or(0);
+        if of_user * 8 < self.usage.memory_max * 7 {
+            return None;
+        }
+        let bytes_of = |file: &Arc<Inode>| {
+            let pending = file.writes().pending.lock().expect("pending lock");
+            let own = pending.chunks.iter().filter(|chunk| chunk.cred.uid == uid);
+            own.map(|chunk| chunk.data.len() as u64).sum::<u64>()
+        };
+        self.files().into_iter().max_by_key(bytes_of)
     }
 
     /// Bytes that wait for COMMIT.
@@ -710,6 +742,105 @@ mod tests {
         writes.remove(&file, &mut pending, 2, |chunk| retired.push(chunk.memory));
         assert_eq!((retired, writes.bytes()), (vec![20, 40], 0));
         assert!(writes.reserve(100).is_some());
+    }
+
+    fn held(offset: u64, data: &[u8], uid: u32) -> Chunk {
+        let cred = Cred { uid, ..Cred::root() };
+        Chunk { offset, data: Bytes::copy_from_slice(data), stage: Stage::Unsent, cred, ..chunk(0, 0) }
+    }
+
+    struct Scene {
+        writes: Writes,
+        file: Arc<Inode>,
+    }
+
+    impl Scene {
+        fn new(chunks: &[(u64, &[u8], u32)]) -> Scene {
+            let scene = Scene { writes: Writes::new(1 << 20, 100), file: Inodes::new(64).of(&handle(b"file")) };
+            chunks.iter().for_each(|(offset, data, uid)| scene.add(held(*offset, data, *uid)));
+            scene
+        }
+
+        fn pending(&self) -> MutexGuard<'_, Pending> {
+            self.file.writes().pending.lock().expect("pending lock")
+        }
+
+        fn add(&self, chunk: Chunk) {
+            self.writes.add(&self.file, &mut self.pending(), chunk);
+        }
+
+        fn take(&self) -> Option<(u64, Bytes)> {
+            let mut pending = self.pending();
+            pending.want_all();
+            pending.take_piece(8).map(|piece| (piece.range.start, piece.data))
+        }
+    }
+
+    #[test]
+    fn adjacent_data_of_one_user_leaves_together() {
+        let scene =
+            Scene::new(&[(4, b"bb", 1), (2, b"aa", 1), (6, b"cc", 2), (20, b"dd", 1), (5, b"XY", 1), (8, b"ee", 2)]);
+        assert!(scene.pending().take_piece(8).is_none(), "nobody wants it sent");
+        let piece = |at, data: &'static [u8]| Some((at, Bytes::from_static(data)));
+        assert_eq!(scene.take(), piece(2, b"aabb"), "what overlaps another user's data comes after that");
+        assert_eq!(scene.take(), piece(6, b"ccee"));
+        assert_eq!(scene.take(), piece(20, b"dd"));
+        assert_eq!(scene.take(), None, "older data of these bytes is in flight");
+        assert_eq!(scene.pending().unanswered_end(), Some(22));
+    }
+
+    #[test]
+    fn a_piece_is_as_long_as_a_call_unless_one_write_is_longer() {
+        let scene = Scene::new(&[(0, b"aaaaa", 1), (5, b"bbb", 1), (8, b"c", 1), (20, b"0123456789", 1)]);
+        let lengths: Vec<usize> = std::iter::from_fn(|| scene.take()).map(|(_, data)| data.len()).collect();
+        assert_eq!(lengths, [8, 1, 10]);
+        let apart = Scene::new(&[]);
+        (0..20).for_each(|number| apart.add(held(number * 100, b"x", 1)));
+        assert_eq!(std::iter::from_fn(|| apart.take()).count(), PIECES_MAX);
+    }
+
+    #[test]
+    fn what_is_not_answered_is_read_the_newest_first() {
+        let scene = Scene::new(&[(0, b"aaaa", 1), (4, b"bbbb", 1)]);
+        assert!(scene.take().is_some());
+        scene.add(held(3, b"cc", 1));
+        let mut data = [0; 6];
+        assert!(scene.file.read_unanswered(1, &mut data));
+        assert_eq!(&data, b"aaccbb");
+        assert!(!scene.file.read_unanswered(4, &mut data), "beyond what is there");
+    }
+
+    #[test]
+    fn an_answer_shows_all_if_it_was_asked_for_after_the_last_answer_to_data() {
+        let scene = Scene::new(&[(0, b"aaaa", 1)]);
+        let early = crate::testing::tick();
+        assert!(!scene.file.shows_all(early));
+        let mut pending = scene.pending();
+        pending.want_all();
+        let piece = pending.take_piece(8).expect("it is wanted");
+        scene.writes.written(&scene.file, &mut pending, &piece, ([1; 8], false), |_| {});
+        drop(pending);
+        assert!(!scene.file.shows_all(early) && scene.file.shows_all(crate::testing::tick()));
+        assert_eq!((scene.writes.unanswered_bytes(), scene.writes.bytes()), (0, 4));
+        assert_eq!(scene.pending().answered_first(), 1);
+    }
+
+    #[test]
+    fn neither_a_file_nor_a_user_takes_all_memory() {
+        let (writes, inodes) = (Writes::new(100, 1000), Inodes::new(64));
+        let [one, other, third] = [b"one".as_slice(), b"other", b"third"].map(|name| inodes.of(&handle(name)));
+        let add = |file: &Arc<Inode>, length: usize| {
+            let mut pending = file.writes().pending.lock().expect("pending lock");
+            writes.add(file, &mut pending, held(0, &vec![0; length], 7));
+        };
+        add(&one, 40);
+        add(&other, 45);
+        assert!(writes.too_large(&one, 7).is_none());
+        add(&third, 3);
+        assert_eq!(writes.too_large(&one, 7), Some(other));
+        assert!(writes.too_large(&one, 8).is_none(), "another user");
+        add(&one, 40);
+        assert_eq!(writes.too_large(&one, 8), Some(one));
     }
 
     #[test]

@@ -37,6 +37,9 @@ use crate::errno::errno;
 const FULL_TIME: Duration = Duration::from_secs(10);
 /// Credentials of which that is remembered, at most.
 const FULL_MAX: usize = 1024;
+/// How often the server's free space is looked at while data is held back: after so many bytes, and so much time.
+const SPACE_BYTES: u64 = 16 << 20;
+const SPACE_TIME: Duration = Duration::from_secs(10);
 /// How often the age of held data is looked at, at most, as a part of the longest age; and in time.
 const LOOKS: u32 = 8;
 const LOOK_MIN: Duration = Duration::from_millis(10);
@@ -81,6 +84,17 @@ pub struct Behind {
     full_count: AtomicU64,
     /// Appends that another node's had come before.
     append_overlaps: AtomicU64,
+    space: Mutex<Space>,
+    /// The server has hardly any space left: nothing is held back.
+    is_nearly_full: AtomicBool,
+}
+
+/// When the server's free space was looked at.
+#[derive(Default)]
+struct Space {
+    looked_at: Option<Instant>,
+    /// Written since.
+    bytes: u64,
 }
 
 impl Behind {
@@ -95,7 +109,21 @@ impl Behind {
             full: Mutex::default(),
             full_count: AtomicU64::new(0),
             append_overlaps: AtomicU64::new(0),
+            space: Mutex::default(),
+            is_nearly_full: AtomicBool::new(false),
         }
+    }
+
+    /// Is the server's free space to be looked at, after `length` more bytes?
+    fn is_space_due(&self, length: u64) -> bool {
+        let mut space = self.space.lock().expect("space lock");
+        space.bytes += length;
+        let is_old = || space.looked_at.is_none_or(|at| efc_tasks::time::since(at) >= SPACE_TIME);
+        if space.bytes < SPACE_BYTES && !self.is_nearly_full.load(Ordering::Relaxed) || !is_old() {
+            return false;
+        }
+        *space = Space { looked_at: Some(efc_tasks::time::now()), bytes: 0 };
+        true
     }
 
     /// For how long data may be held back.
@@ -173,6 +201,25 @@ impl<B: Backend> Inner<B> {
             && self.state.may_hold_back()
             && self.backend.time_limit().is_none()
             && !self.behind.is_full_for(&file.cred)
+            && !self.behind.is_nearly_full.load(Ordering::Relaxed)
+    }
+
+    /// Looks now and then whether the server has space for what is held back.
+    pub(super) fn watch_space(&self, inode: &Arc<Inode>, cred: &Cred, length: u64) {
+        if self.behind.limit().is_zero() || !self.behind.is_space_due(length) {
+            return;
+        }
+        let (inner, inode, cred) = (self.arc(), inode.clone(), cred.clone());
+        efc_tasks::spawn(async move {
+            let Ok(stat) = inner.backend.fsstat(Call::of(&cred), inode.handle()).await else { return };
+            let is_nearly_full = stat.value.bytes_available < 2 * inner.writes.memory_max();
+            if inner.behind.is_nearly_full.swap(is_nearly_full, Ordering::Relaxed) != is_nearly_full {
+                log::info!(
+                    "the NAS {} space for data that is held back",
+                    if is_nearly_full { "has no" } else { "has" }
+                );
+            }
+        });
     }
 
     /// Takes a write in that is sent later. `Some`: it cannot be held back.

@@ -220,6 +220,7 @@ impl<B: Backend> Inner<B> {
         }
         let length = data.len();
         let mut outgoing = self.keep(&file, data).await;
+        self.watch_space(&file.inode, &file.cred, length as u64);
         drop(self.pending(&file.inode)); // what an earlier daemon has not kept is known before it is marked otherwise
         if self.holds_back(&file, place) {
             match self.hold_in_place((unique, resent), &file, place, outgoing).await? {
@@ -298,10 +299,10 @@ impl<B: Backend> Inner<B> {
         result
     }
 
-    /// Copies data to where it outlives this daemon, if there is room. One file does not take all of that.
+    /// Copies data to where it outlives this daemon, if there is room. Neither one file nor one user takes all of that.
     async fn keep(self: &Arc<Self>, file: &OpenFile, data: Bytes) -> Outgoing {
-        while self.writes.is_large(&file.inode) {
-            self.commit(&file.inode).await;
+        while let Some(large) = self.writes.too_large(&file.inode, file.cred.uid) {
+            self.commit(&large).await;
         }
         let room = self.make_room(payload_cost(data.len())).await;
         let kept = room.as_ref().and_then(|_| self.state.keep(&data).ok());
