@@ -192,11 +192,11 @@ def test_what_it_takes_to_change_an_option() -> None:
     def of_change(change: Change) -> set[str]:
         return {name for name, option in OPTIONS.items() if option.change is change}
 
-    assert of_change(Change.LIVE) == {"attr-ttl", "entry-ttl", "read-ahead", "hang-limit", "log-level"}
+    assert of_change(Change.LIVE) == {"attr-ttl", "entry-ttl", "read-ahead", "write-behind", "hang-limit", "log-level"}
     assert of_change(Change.NEW_MOUNT) == {
         "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
     }  # fmt: skip
-    # What a mounted dataset can be told is set on DaemonConfig itself.
-    assert {OPTIONS[name].field for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON)} <= set(
-        efc_pb2.DaemonConfig.DESCRIPTOR.fields_by_name
-    )
+    # What a mounted dataset can be told is set on DaemonConfig itself, or on a message in it.
+    fields = efc_pb2.DaemonConfig.DESCRIPTOR.fields_by_name
+    within = {name for field in fields.values() if field.message_type for name in field.message_type.fields_by_name}
+    assert {OPTIONS[name].field for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON)} <= {*fields, *within}
