@@ -245,6 +245,7 @@ impl<B: Backend> Inner<B> {
             memory: 0,
         };
         let end = chunk.range().end;
+        self.state.fence(); // the records of a session with a later daemon are that daemon's
         let is_whole = {
             let mut pending = self.pending(&file.inode);
             if !pending.may_hold_back() || (appends && pending.is_shared) {
