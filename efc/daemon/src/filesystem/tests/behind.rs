@@ -104,7 +104,11 @@ fn whoever_asks_for_size_or_times_sees_what_is_held_back() {
         write(kernel, task, file, 5100, &[7; 100]).await;
         kernel.link(task, "file", "other").await.unwrap();
         assert_eq!(kernel.attributes(task, file.node, None).await.unwrap().size, 5200);
-        write(kernel, task, file, 5200, &[7; 100]).await;
+        write(kernel, task, file, 5200, &[7; 50]).await;
+        let other = kernel.open(task, "file", libc::O_RDONLY).await.unwrap();
+        assert_eq!(nas.content("file").unwrap().len(), 5250);
+        kernel.close(task, other).await.unwrap();
+        write(kernel, task, file, 5250, &[7; 50]).await;
         let before = nas.executed(Procedure::Write);
         kernel.list(task, "", 4096, true).await.unwrap();
         assert_eq!(nas.executed(Procedure::Write), before, "a listing waits for nobody");
@@ -479,5 +483,80 @@ fn a_daemon_that_is_to_be_replaced_sends_all() {
         assert_eq!(nas.content("file").unwrap(), b"data");
         write(kernel, task, file, 4, b" more").await;
         assert_eq!(nas.content("file").unwrap(), b"data more");
+    });
+}
+
+#[test]
+fn what_was_refused_is_not_read_any_more() {
+    story(25, async |nas, kernel, task, file| {
+        nas.write_outside("file", 0, &[1; 4096]);
+        let reader = kernel.open(task, "file", libc::O_RDWR).await.unwrap();
+        assert_eq!(kernel.read(task, reader, 0, 4096).await.unwrap(), [1; 4096]);
+        write(kernel, task, reader, 0, &[2; 100]).await;
+        assert_eq!(kernel.read(task, reader, 0, 100).await.unwrap(), [2; 100]);
+        nas.fault(Fault::Status(Procedure::Write, Status::Acces), 1);
+        assert_eq!(kernel.fsync(task, reader).await, Err(libc::EACCES));
+        assert_eq!(kernel.read(task, reader, 0, 4096).await.unwrap(), [1; 4096]);
+        kernel.close(task, reader).await.unwrap();
+        assert_eq!(kernel.fsync(task, file).await, Err(libc::EACCES));
+    });
+}
+
+#[test]
+fn a_file_that_the_kernel_forgets_is_known_until_its_data_is_sent() {
+    let (simulation, nas, kernel) = world(26);
+    simulation.run(async {
+        let task = Task::root();
+        let file = kernel.open(task, "file", RW).await.unwrap();
+        write(&kernel, task, file, 0, b"data").await;
+        kernel.efc().0.forget_lookups(file.node, 1);
+        assert!(kernel.state().node(file.node).is_some());
+        kernel.kill_daemon();
+        efc_tasks::time::sleep(2 * LIMIT).await;
+        assert_eq!(nas.content("file").unwrap(), b"data");
+        write(&kernel, task, file, 0, b"DATA").await;
+        kernel.efc().0.forget_lookups(file.node, 1);
+        kernel.fsync(task, file).await.unwrap();
+        assert!(kernel.state().node(file.node).is_none(), "it is forgotten when nothing waits");
+        kernel.settled().await;
+    });
+}
+
+/// A piece waits while all is sent again, what is newer with it: it must not follow.
+#[test]
+fn what_was_sent_again_is_not_sent_once_more() {
+    story(27, async |nas, kernel, task, file| {
+        let stat = || {
+            let kernel = kernel.clone();
+            spawn_local(async move { kernel.attributes(Task::root(), file.node, None).await.map(drop) })
+        };
+        write(kernel, task, file, 0, b"AAAA").await;
+        stat().await.unwrap();
+        nas.crash_hard();
+        let commits = nas.hold(Procedure::Commit);
+        let syncing = kernel.clone();
+        let synced = spawn_local(async move { syncing.fsync(task, file).await });
+        pause().await;
+        let writes = nas.hold(Procedure::Write);
+        write(kernel, task, file, 50_000, b"apart").await;
+        let apart = stat();
+        pause().await;
+        drop(commits);
+        pause().await;
+        write(kernel, task, file, 0, b"CCCC").await;
+        let waiting = stat();
+        pause().await;
+        write(kernel, task, file, 1, b"D").await;
+        drop(writes);
+        for stated in [apart, waiting, stat()] {
+            stated.await.unwrap();
+        }
+        synced.await.unwrap();
+        kernel.fsync(task, file).await.unwrap();
+        pause().await;
+        assert_eq!(
+            (&nas.content("file").unwrap()[..4], &nas.durable("file").unwrap()[..4]),
+            (&b"CDCC"[..], &b"CDCC"[..])
+        );
     });
 }
