@@ -128,9 +128,7 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports
         "connection": mount.connection,
         "mounted_at_unix_ms": mount.mounted_at_unix_ms,
         "read_only": mount.config.read_only,
-        "options": {
-            name: value for name, value in settings_of(options_of(mount)).items() if name != "read_only"
-        },
+        "options": {name: value for name, value in settings_of(options_of(mount)).items() if name != "read_only"},
         "stats": statistics.described(mount.stats) if mount.HasField("stats") else None,
         "repair": asdict(report) if report else None,
     }

@@ -231,8 +231,8 @@ _TABLE = (
         default="1s",
         maximum=60_000,
         unit="ms",
-        help="How long the node may hold written data back to send it in larger pieces, 0s for not at all. `fsync(2)` and "
-        "`close(2)` send it at once, and what must not come before it does. With `soft` nothing is held back.",
+        help="How long the node may hold written data back to send it in larger pieces, 0s for not at all. `fsync(2)` "
+        "and `close(2)` send it at once, and what must not come before it does. With `soft` nothing is held back.",
     ),
     Option(
         name="threads",

@@ -3,7 +3,12 @@
 
 use crate::{Change, DaemonConfig, Source, WritingConfig};
 
-include!(concat!(env!("OUT_DIR"), "/changes.rs"));
+#[allow(clippy::clone_on_copy)] // some messages are small
+mod generated {
+    use super::{Change, DaemonConfig, Source, WritingConfig};
+
+    include!(concat!(env!("OUT_DIR"), "/changes.rs"));
+}
 
 impl DaemonConfig {
     /// What it takes to serve with `other` instead; `None` if nothing differs.
