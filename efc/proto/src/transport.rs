@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::{
         DaemonConfig, DaemonStats, FuseStats, KeeperReply, MountStatus, NfsStats, Source, Start, StateStats,
-        StatusReply, ToDaemon, keeper_reply, to_daemon,
+        StatusReply, ToDaemon, WritingStats, keeper_reply, to_daemon,
     };
     use rustix::net::socketpair;
     use std::fs::File;
@@ -154,12 +154,14 @@ mod tests {
             oldest_call_ms: largest,
         };
         let state = StateStats { nodes: largest, nodes_max: largest, open_files: largest, uncommitted_bytes: largest };
+        let writing = WritingStats { unsent_bytes: largest, oldest_unsent_ms: largest, append_overlaps: largest };
         let stats = DaemonStats {
             uptime_ms: largest,
             resumed: true,
             fuse: Some(FuseStats { requests: largest }),
             nfs: Some(nfs),
             state: Some(state),
+            writing: Some(writing),
             ..Default::default()
         };
         stats.for_one_release(true)
