@@ -175,10 +175,7 @@ def own_options(items: Iterable[Item], *, origin: str, is_soft: bool = False) ->
     ``is_soft``: whether `soft` is in force unless the items say otherwise. Raises INVALID_ARGUMENT for a word that is
     refused, and for a value that a word cannot have.
     """
-    tenths: str | None = None
-    least: int | None = None
-    most: int | None = None
-    retrans = _RETRANS
+    numbers: dict[str, int] = {}
     for name, value in items:
         if name in ("soft", "hard") and value in (None, "true", "false"):
             is_soft = (name == "soft") is (value != "false")
@@ -187,22 +184,20 @@ def own_options(items: Iterable[Item], *, origin: str, is_soft: bool = False) ->
             yield OwnOption(word=name, name=name, value=value)
             continue
         _check(word, name, value, origin=origin)
-        number = int(value) if word.is_number and value is not None else 0
-        if name == "timeo":
-            tenths = value
-        elif name == "retrans":
-            retrans = number
-        elif name == "acregmin":
-            least = number
-        elif name == "acregmax":
-            most = number
+        number = numbers[name] = int(value) if word.is_number and value is not None else 0
         for own_name, form in word.becomes:
             text = form and form.format(value=number, seconds=min(number, _SECONDS_MAX))
             yield OwnOption(word=name, name=own_name, value=text)
-    if most is not None and least is None and most < _ATTR_TTL_SECONDS:
+    yield from _of_several(numbers, is_soft=is_soft)
+
+
+def _of_several(numbers: Mapping[str, int], *, is_soft: bool) -> Iterator[OwnOption]:
+    """What words mean together; ``numbers`` are those that they were given."""
+    most = numbers.get("acregmax", _ATTR_TTL_SECONDS)
+    if "acregmin" not in numbers and most < _ATTR_TTL_SECONDS:
         yield OwnOption(word="acregmax", name="attr-ttl", value=f"{most}s")
-    if tenths is not None and is_soft:
-        milliseconds = int(tenths) * 100 * (retrans + 1)
+    if "timeo" in numbers and is_soft:
+        milliseconds = numbers["timeo"] * 100 * (numbers.get("retrans", _RETRANS) + 1)
         timeout = min(max(milliseconds, 1000), _SECONDS_MAX * 1000)
         yield OwnOption(word="timeo", name="timeout", value=f"{timeout}ms")
 

@@ -187,11 +187,11 @@ _TABLE = (
         default=_CLOSE_TO_OPEN,
         choices=(_CLOSE_TO_OPEN, "bounded", "sealed"),
         synonyms=(("close-to-open", _CLOSE_TO_OPEN),),
-        help="What one node sees of another's changes. `cto` (close-to-open): who opens a file sees all that was written "
-        "before its last close; each open asks the NAS. `bounded`: what the NAS said within `attr-ttl` is given "
-        "without asking, opens included; permissions that are taken away at the NAS (also by its exports and groups) "
-        "are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until the "
-        "daemon is replaced.",
+        help="What one node sees of another's changes. `cto` (close-to-open): who opens a file sees all that was "
+        "written before its last close; each open asks the NAS. `bounded`: what the NAS said within `attr-ttl` is "
+        "given without asking, opens included; permissions that are taken away at the NAS (also by its exports and "
+        "groups) are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until "
+        "the daemon is replaced.",
     ),
     Option(
         name="attr-ttl",
@@ -210,9 +210,9 @@ _TABLE = (
         default="60s",
         maximum=3_600_000,
         unit="ms",
-        help="With `cto`, how long size, times and permissions of a file are trusted at most: as long as they are known "
-        "not to have changed, within `attr-ttl` and this. With `sealed`, after which time the kernel asks the daemon "
-        "again. Less than `attr-ttl` is as much.",
+        help="With `cto`, how long size, times and permissions of a file are trusted at most: as long as they are "
+        "known not to have changed, within `attr-ttl` and this. With `sealed`, after which time the kernel asks the "
+        "daemon again. Less than `attr-ttl` is as much.",
     ),
     Option(
         name="entry-ttl",
@@ -221,8 +221,8 @@ _TABLE = (
         default="1s",
         maximum=3_600_000,
         unit="ms",
-        help="With `cto`, how long the kernel trusts a name to be there, and how long the NAS's word on who may search a "
-        "directory holds. `bounded` and `sealed` have the times of attributes for that.",
+        help="With `cto`, how long the kernel trusts a name to be there, and how long the NAS's word on who may search "
+        "a directory holds. `bounded` and `sealed` have the times of attributes for that.",
     ),
     Option(
         name="read-ahead",

@@ -104,7 +104,7 @@ class Conditions:
 
 
 def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
-    """What would serve a dataset better, in one sentence, or "" if nothing would. ``is_read_only``: none writes to it."""
+    """What would serve a dataset better, or "" if nothing would. ``is_read_only``: nobody here writes to it."""
     if not is_read_only or consistency_of(options_of(status)) != "cto":
         return ""
     return "nobody here writes to it: with consistency=bounded the NAS is asked less"

@@ -19,6 +19,8 @@ pub struct Options {
     pub granularity: u32,
     /// Answers of changes come with attributes before and after.
     pub has_wcc: bool,
+    /// So do those to MKDIR. (nfs-ganesha says only what the directory is like afterwards.)
+    pub mkdir_has_before: bool,
     /// LOOKUP, READDIRPLUS and what makes objects answer with handles and attributes.
     pub has_attributes: bool,
     /// A listing goes on only while the directory has not changed.
@@ -38,6 +40,7 @@ impl Default for Options {
         Options {
             granularity: 1,
             has_wcc: true,
+            mkdir_has_before: true,
             has_attributes: true,
             checks_cookie_verifiers: false,
             squashes_root: false,
@@ -684,7 +687,9 @@ impl Server {
     }
 
     pub fn mkdir(&mut self, cred: &Cred, dir: &FileHandle, name: &[u8], attr: &SetAttr) -> Done<Created> {
-        self.make_other(cred, (dir, name), FileType::Directory, attr, |_| {})
+        let mut made = self.make_other(cred, (dir, name), FileType::Directory, attr, |_| {})?;
+        made.dir.before = made.dir.before.filter(|_| self.options.mkdir_has_before);
+        Ok(made)
     }
 
     pub fn symlink(

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use efc_backend::{Error, Seen, Tick, Wcc};
+use efc_backend::{Error, Seen, Tick, Wcc, WccAttr};
 
 use crate::inode::Inode;
 use crate::inode::standing::Standing;
@@ -26,7 +26,7 @@ impl Inode {
     pub fn mutate(self: &Arc<Self>) -> Mutation {
         let mut facts = self.facts();
         facts.lineage.begin();
-        let changes = facts.lineage.by_others();
+        let changes = facts.lineage.known_by_others();
         Mutation { inode: self.clone(), changes, is_known: false, changes_permissions: false }
     }
 
@@ -34,6 +34,15 @@ impl Inode {
     /// follows our own changes, is that of the last version seen as long as this number stays the same.
     pub fn changes_by_others(&self) -> u32 {
         self.facts().lineage.by_others()
+    }
+}
+
+impl Inode {
+    /// How many changes of the object others are known to have made. What they may have done just before a change of ours whose
+    /// answer does not say what it found (some servers' answers to MKDIR) is not known: whoever relies on this number
+    /// asks again in time.
+    pub fn known_changes_by_others(&self) -> u32 {
+        self.facts().lineage.known_by_others()
     }
 }
 
@@ -64,13 +73,25 @@ impl Mutation {
         }
         let changes = self.inode.changes_as_of(self.changes, after.as_ref());
         let (order, shown) = (Tick::of_answer().order, after.as_ref().map(Version::of));
-        Standing { asked, order, changes, shown, version: None, is_ours: true, is_proof: true }
+        Standing {
+            asked,
+            order,
+            changes,
+            shown,
+            version: None,
+            is_ours: true,
+            is_chained: from.is_some(),
+            is_proof: true,
+        }
     }
 
     /// The call failed. What its answer shows is taken in; if it shows nothing, the object may have changed.
     pub fn failed(self, error: &Error) {
-        if let (Some(asked), Some(_)) = (error.asked, error.wcc.after) {
-            self.answered(Seen { value: &error.wcc, asked });
+        if let (Some(asked), Some(after)) = (error.asked, error.wcc.after) {
+            // What it is like now it was before.
+            let before = WccAttr { size: after.size, mtime: after.mtime, ctime: after.ctime };
+            let before = error.wcc.before.or(Some(before));
+            self.answered(Seen { value: &Wcc { before, ..error.wcc }, asked });
         }
     }
 
@@ -115,7 +136,7 @@ impl Drop for Mutation {
 mod tests {
     use super::*;
     use crate::testing::{attr, inode, seen, tick};
-    use efc_backend::{Attr, ErrorKind, Status, WccAttr};
+    use efc_backend::{Attr, ErrorKind, Status};
 
     fn wcc(before: &Attr, after: &Attr) -> Wcc {
         let before = WccAttr { size: before.size, mtime: before.mtime, ctime: before.ctime };

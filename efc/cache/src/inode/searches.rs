@@ -44,7 +44,7 @@ impl Search {
 impl Inode {
     /// What is known of a caller as the directory is now.
     fn look_at_search<T>(&self, cred: &Cred, look: impl FnOnce(&Search) -> Option<T>) -> Option<T> {
-        let changes = self.changes_by_others();
+        let changes = self.known_changes_by_others();
         let of = |search: &&Search| search.cred == *cred && search.changes == changes;
         self.while_busy(|busy| busy.searches.iter().find(of).and_then(look))?
     }
@@ -85,7 +85,7 @@ impl Inode {
 
     /// The server has let the caller search the directory and all that are above it since `path`.
     pub fn searched_path(&self, cred: &Cred, path: Instant) {
-        self.change_search(cred, self.changes_by_others(), |search| {
+        self.change_search(cred, self.known_changes_by_others(), |search| {
             search.itself = search.itself.or(Some(path));
             search.path = Some(path);
         });
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(known(), [true, true]);
         directory.learn(seen(&attr(1, 2)));
         assert_eq!(known(), [false, false], "somebody else has changed it");
-        directory.searched_since(&cred(0), Instant::now(), directory.changes_by_others());
+        directory.searched_since(&cred(0), Instant::now(), directory.known_changes_by_others());
         assert_eq!(known(), [true, false]);
         directory.listed(&cred(7), &directory.ask_names().answered(tick(), None));
         assert!(directory.lists(&cred(7), TTL) && !directory.lists(&cred(0), TTL));

@@ -34,6 +34,8 @@ pub struct Standing {
     pub(crate) version: Option<Version>,
     /// It is the answer to a change of ours.
     pub(crate) is_ours: bool,
+    /// It says what that has found.
+    pub(crate) is_chained: bool,
     /// Else it says what may be, and nothing is answered from it.
     pub(crate) is_proof: bool,
 }
@@ -41,7 +43,7 @@ pub struct Standing {
 impl Inode {
     /// A question about names of this directory is about to leave.
     pub fn ask_names(self: &Arc<Self>) -> NameQuestion {
-        NameQuestion { directory: self.clone(), changes: self.changes_by_others() }
+        NameQuestion { directory: self.clone(), changes: self.known_changes_by_others() }
     }
 
     /// Has no change of ours been under way since this place among all answers?
@@ -54,7 +56,7 @@ impl Inode {
     pub(crate) fn changes_as_of(&self, before: u32, shown: Option<&Attr>) -> u32 {
         let lineage = &self.facts().lineage;
         match shown {
-            Some(attr) if lineage.is_at(&Version::of(attr)) => lineage.by_others(),
+            Some(attr) if lineage.is_at(&Version::of(attr)) => lineage.known_by_others(),
             _ => before,
         }
     }
@@ -71,7 +73,16 @@ impl NameQuestion {
         let is_quiet = self.directory.is_quiet_since(asked.order);
         let version = shown.filter(|_| is_settled && is_quiet).map(Version::of);
         let shown = shown.map(Version::of);
-        Standing { asked, order: asked.order, changes, shown, version, is_ours: false, is_proof: is_quiet }
+        Standing {
+            asked,
+            order: asked.order,
+            changes,
+            shown,
+            version,
+            is_ours: false,
+            is_chained: false,
+            is_proof: is_quiet,
+        }
     }
 }
 
@@ -109,7 +120,7 @@ mod tests {
         assert_eq!(standing.version, Some(Version::of(&version(now))));
         let standing = directory.ask_names().answered(later(first), Some(&version(now + 20)));
         assert!(standing.version.is_none(), "it has changed while it was asked for");
-        assert_eq!(standing.changes, directory.changes_by_others(), "and that is how it was");
+        assert_eq!(standing.changes, directory.known_changes_by_others(), "and that is how it was");
         assert!(directory.ask_names().answered(later(first), None).version.is_none());
     }
 
@@ -125,7 +136,7 @@ mod tests {
         assert!(ours.is_proof && ours.order > asked.order);
         assert!(!question.answered(asked, Some(&version(2))).is_proof, "ended since");
         assert!(directory.ask_names().answered(tick(), Some(&version(2))).is_proof);
-        assert_eq!(directory.changes_by_others(), 0);
+        assert_eq!(directory.known_changes_by_others(), 0);
     }
 
     #[test]
@@ -134,6 +145,6 @@ mod tests {
         directory.learn(seen(&version(1)));
         let (question, asked) = (directory.ask_names(), tick());
         directory.learn(seen(&version(9)));
-        assert_eq!((question.answered(asked, None).changes, directory.changes_by_others()), (0, 1));
+        assert_eq!((question.answered(asked, None).changes, directory.known_changes_by_others()), (0, 1));
     }
 }

@@ -95,6 +95,8 @@ struct Whole {
     version: Option<Version>,
     /// It was kept over changes of ours.
     is_kept: bool,
+    /// One of these did not say what it had found: nothing later proves it anew.
+    is_frozen: bool,
 }
 
 /// What is known of the names of one directory.
@@ -182,7 +184,7 @@ impl Now {
     fn of(directory: &Inode) -> Now {
         let observed = directory.observed();
         let version = observed.map(|observed| (Version::of(&observed.seen.value), observed.seen.asked.at));
-        Now { changes: directory.changes_by_others(), version }
+        Now { changes: directory.known_changes_by_others(), version }
     }
 
     /// When a call was sent last that has shown this version to be the directory's, or else `asked`.
@@ -439,8 +441,11 @@ impl Names {
             known.losses += 1; // what is being read may lack it, or have it
             let asked = standing.asked.at;
             known.whole = known.whole.filter(|whole| standing.is_proof && whole.changes == standing.changes);
-            known.whole =
-                known.whole.map(|whole| Whole { asked: whole.asked.max(asked), version: None, is_kept: true, ..whole });
+            known.whole = known.whole.map(|whole| {
+                let is_frozen = whole.is_frozen || !standing.is_chained;
+                let asked = if is_frozen { whole.asked } else { whole.asked.max(asked) };
+                Whole { asked, version: None, is_kept: true, is_frozen, ..whole }
+            });
             known.learn(name, object, standing);
         });
     }
@@ -450,8 +455,16 @@ impl Names {
         if !standing.is_proof {
             return;
         }
-        let (asked, changes) = (standing.asked.at, directory.changes_by_others());
-        let whole = Whole { order: standing.order, read: asked, asked, changes, version: None, is_kept: true };
+        let (asked, changes) = (standing.asked.at, directory.known_changes_by_others());
+        let whole = Whole {
+            order: standing.order,
+            read: asked,
+            asked,
+            changes,
+            version: None,
+            is_kept: true,
+            is_frozen: false,
+        };
         self.change(directory, |known| known.whole = Some(whole));
     }
 
@@ -536,6 +549,7 @@ impl Names {
                 changes: first.changes,
                 version,
                 is_kept: false,
+                is_frozen: false,
             });
             known.is_used = true;
             let before = std::mem::replace(&mut known.listing, listing.map(Arc::new));
@@ -775,6 +789,28 @@ mod tests {
         assert!(world.read(&[b"a", b"c"], 1));
         world.names.forget(world.directory.handle(), b"a");
         assert_eq!([b"a", b"d"].map(|name| world.known(name)), [(Named::Unknown, false); 2]);
+    }
+
+    #[test]
+    fn a_change_that_does_not_say_what_it_found_proves_nothing_anew() {
+        let world = World::new();
+        assert!(world.read(&[b"a"], 1));
+        let unsaid = |to| world.directory.mutate().answered(seen(&Wcc { before: None, after: Some(version(to)) }));
+        let read = world.asked(b"x");
+        std::thread::sleep(Duration::from_millis(1));
+        world.names.changed(&world.directory, b"b", Some(&handle(b"b")), &unsaid(2));
+        world.names.changed(&world.directory, b"c", Some(&handle(b"c")), &world.change(2, 3));
+        assert!(world.asked(b"x") <= read && world.known(b"a").1, "as good as before, and no better");
+        world.names.changed(&world.directory, b"d", Some(&handle(b"d")), &world.change(7, 8));
+        assert_eq!(world.known(b"x"), (Named::Unknown, false));
+        assert!(world.read(&[b"a", b"b", b"c", b"d"], 8));
+        let error = efc_backend::Error {
+            wcc: Wcc { before: None, after: Some(version(9)) },
+            asked: Some(tick()),
+            ..efc_backend::Error::new(efc_backend::ErrorKind::Status(efc_backend::Status::NoSpc))
+        };
+        world.directory.mutate().refused(&error);
+        assert_eq!(world.known(b"x"), (Named::Unknown, false), "what has failed has not changed it, so others have");
     }
 
     #[test]

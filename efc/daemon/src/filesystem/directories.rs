@@ -69,6 +69,10 @@ struct Stream {
     is_first: bool,
     /// The listing that pages are taken from.
     kept: Option<Arc<Listing>>,
+    /// The listing that opendir(3) has relied on, until the first page was read.
+    opened_with: Option<Arc<Listing>>,
+    /// The directory is gone: this listing of it is the last.
+    is_gone: bool,
     /// What is kept of a listing that is being read.
     reading: Option<(Reading, Option<Gathering>)>,
     history: History,
@@ -117,6 +121,8 @@ impl OpenDirectory {
             asked: None,
             is_first: false,
             kept: None,
+            opened_with: None,
+            is_gone: false,
             reading: None,
             history: History::unknown(),
             circle: Circle::default(),
@@ -265,7 +271,8 @@ impl<B: Backend> Inner<B> {
     async fn fetch_first(&self, directory: &OpenDirectory) -> Result<(), Errno> {
         let mut stream = directory.stream.lock().await;
         stream.go_to(0);
-        if self.kept_listing(directory, true).await.is_some() {
+        stream.opened_with = self.kept_listing(directory, true).await;
+        if stream.opened_with.is_some() {
             return Ok(());
         }
         self.fetch_from_server(directory, &mut stream).await.inspect_err(|_| stream.go_to(0))?;
@@ -281,17 +288,30 @@ impl<B: Backend> Inner<B> {
             stream.kept = self.granted_listing(directory); // pages of the server have validated it
         }
         if let Some(kept) = stream.kept.clone() {
-            if let Some((page, is_last)) = kept.page(stream.next_page)
-                && let Some(page) = self.page_to_give(directory, page, plus)
-            {
-                stream.verifier = kept.verifier();
-                stream.reading = None;
-                stream.take(page, is_last);
+            if self.fetch_from_kept(directory, stream, &kept, plus) {
                 return Ok(());
             }
             stream.kept = None; // the server goes on
         }
-        self.fetch_from_server(directory, stream).await
+        match (self.fetch_from_server(directory, stream).await, stream.opened_with.take()) {
+            // Another node has removed the directory since it was opened: it is what it was then.
+            (Err(Errno(libc::ESTALE)), Some(kept)) if stream.next_page == 0 => {
+                stream.is_gone = self.fetch_from_kept(directory, stream, &kept, false);
+                stream.kept = Some(kept);
+                if stream.is_gone { Ok(()) } else { Err(Errno(libc::ESTALE)) }
+            }
+            (fetched, _) => fetched,
+        }
+    }
+
+    /// Takes the page behind the last one from a kept listing; `false` if that cannot be.
+    fn fetch_from_kept(&self, directory: &OpenDirectory, stream: &mut Stream, kept: &Listing, plus: bool) -> bool {
+        let Some((page, is_last)) = kept.page(stream.next_page) else { return false };
+        let Some(page) = self.page_to_give(directory, page, plus && !stream.is_gone) else { return false };
+        stream.verifier = kept.verifier();
+        stream.reading = None;
+        stream.take(page, is_last);
+        true
     }
 
     /// The kept listing of a directory, if it may be given to this caller. One call validates it, whatever its size: that pays if it
@@ -498,7 +518,7 @@ impl Stream {
         self.position = position;
         self.next_page = cookie;
         self.verifier = verifier;
-        (self.kept, self.reading, self.is_first) = (None, None, false);
+        (self.kept, self.reading, self.is_first, self.is_gone) = (None, None, false, false);
     }
 
     /// The cookies are void: the listing is read from its beginning, without the names that were given out.

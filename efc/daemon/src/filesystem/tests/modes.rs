@@ -184,15 +184,19 @@ fn a_right_that_is_taken_away_at_the_server_ends_within_the_bound_and_in_close_t
 
 #[test]
 fn a_right_that_is_taken_away_on_the_node_ends_at_once() {
-    for settings in [bounded(T), sealed(MINUTE), settings(T)] {
-        let (simulation, nas, kernel) = world(settings, Options { granularity: 1_000_000_000, ..Options::default() });
+    let modes =
+        [bounded(T), sealed(MINUTE), settings(T)].map(|settings| [(settings.clone(), 1), (settings, 1_000_000_000)]);
+    for (settings, granularity) in modes.into_iter().flatten() {
+        let (simulation, nas, kernel) = world(settings, Options { granularity, ..Options::default() });
         make_files(&nas);
         let task = Task::new(7);
         simulation.run(async {
             use_until_known(&kernel, task).await;
             let change = SetAttr { mode: Some(0o600), ..SetAttr::default() };
-            kernel.setattr(Task::root(), "dir/small", change).await.unwrap();
-            assert_eq!(open(&kernel, task, "dir/small", READ).await, Err(libc::EACCES));
+            for path in ["dir/small", "dir/large"] {
+                kernel.setattr(Task::root(), path, change).await.unwrap();
+                assert_eq!(open(&kernel, task, path, READ).await, Err(libc::EACCES), "{path}");
+            }
         });
     }
 }

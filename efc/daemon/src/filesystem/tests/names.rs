@@ -67,7 +67,13 @@ async fn create(kernel: &Kernel, path: &str) {
 
 #[test]
 fn in_a_directory_of_our_own_no_name_is_asked_for() {
-    let (simulation, nas, kernel) = world(1);
+    for mkdir_has_before in [true, false] {
+        names_of_our_own(Options { mkdir_has_before, ..Options::default() });
+    }
+}
+
+fn names_of_our_own(options: Options) {
+    let (simulation, nas, kernel) = world_with(options, 1);
     let task = Task::root();
     simulation.run(async {
         kernel.mkdir(task, "dir").await.unwrap();
@@ -377,8 +383,14 @@ fn a_directory_that_another_node_has_replaced_is_listed() {
             nas.mkdir_outside("dir");
             nas.write_outside("dir/new", 0, b"");
             assert_eq!(kernel.list(task, "dir", 4096, plus).await.unwrap(), ["new"]);
+            // One that is opened while its listing is trusted is what it was then, and the next one the new one.
+            let dir = kernel.opendir(task, "dir").await.unwrap();
             assert!(nas.remove_outside("dir/new") && nas.rmdir_outside("dir"));
             pass(TTL * 2).await;
+            let listed = kernel.page(task, dir, 0, 4096, plus).await.unwrap();
+            assert!(listed.iter().any(|listed| listed.name == b"new"));
+            assert_eq!(kernel.page(task, dir, 0, 4096, plus).await.map(drop), Err(libc::ESTALE), "once");
+            kernel.closedir(task, dir).await;
         }
         kernel.settled().await;
     });

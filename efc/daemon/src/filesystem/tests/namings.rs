@@ -185,6 +185,7 @@ fn run(seed: u64) -> u64 {
     let options = Options {
         granularity,
         has_wcc: draw(4) != 0,
+        mkdir_has_before: draw(2) == 0,
         has_attributes: draw(4) != 0,
         checks_cookie_verifiers: draw(4) == 0,
         reuses_numbers: false,

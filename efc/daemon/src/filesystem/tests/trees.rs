@@ -341,6 +341,7 @@ fn run(seed: u64) -> (u64, u64) {
     let options = Options {
         granularity: times[draw(times.len())],
         has_wcc: draw(4) != 0,
+        mkdir_has_before: draw(2) == 0,
         has_attributes: draw(4) != 0,
         checks_cookie_verifiers: draw(2) == 0,
         page_entries_max: draw(5) + 1,
