@@ -253,8 +253,8 @@ _TABLE = (
         minimum=4,
         maximum=65_536,
         unit="MiB",
-        help="Memory for what the daemon knows of inodes, names and directories; what was not used for longest makes room. "
-        "The list of inodes that the kernel knows is not part of it.",
+        help="Memory for what the daemon knows of inodes, names and directories; what was not used for longest makes "
+        "room. The list of inodes that the kernel knows is not part of it.",
     ),
     Option(
         name="write-behind",

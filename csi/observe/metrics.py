@@ -139,8 +139,8 @@ _TABLE = (
         stability=Stability.BETA,
     ),
     *(
-        _dataset(f"efc_metadata_{name}_bytes", Kind.GAUGE, help, unit="bytes", stability=Stability.BETA)
-        for name, help in {
+        _dataset(f"efc_metadata_{name}_bytes", Kind.GAUGE, text, unit="bytes", stability=Stability.BETA)
+        for name, text in {
             "max": "Memory for what the daemon knows of inodes, names and directories (`metadata-memory`).",
             "inode": "Of that memory, what inodes take.",
             "name": "Of that memory, what names take.",

@@ -358,7 +358,7 @@ impl Shard {
             directory.long_bytes -= long_bytes(&name);
             if entry.object.is_some() {
                 directory.lose();
-                self.dropped.get_or_insert_with(Filter::new).insert((&*handle, &name[..]));
+                self.dropped.get_or_insert_with(Filter::new).insert((handle, &name[..]));
             }
         }
         !self.directories.is_empty()

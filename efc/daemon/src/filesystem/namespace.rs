@@ -24,6 +24,9 @@ use crate::errno::errno;
 /// How often a name is looked up that leads elsewhere each time.
 const SECOND_LOOKUPS_MAX: u32 = 16;
 
+/// A name in a directory.
+type Place<'a> = (&'a Arc<Inode>, &'a [u8]);
+
 /// An entry whose lookup is counted: given back, unless it is [given](Counted::give) to the kernel.
 pub struct Counted<'a, B: Backend> {
     inner: &'a Inner<B>,
@@ -769,7 +772,7 @@ impl<B: Backend> Inner<B> {
     async fn renamed(
         &self,
         caller: &Caller,
-        ((from_dir, from), (to_dir, to)): ((&Arc<Inode>, &[u8]), (&Arc<Inode>, &[u8])),
+        ((from_dir, from), (to_dir, to)): (Place<'_>, Place<'_>),
         object: &Arc<Inode>,
         (from_change, to_change): (Mutation, Option<Mutation>),
         renamed: Reply<(Wcc, Wcc)>,

@@ -40,6 +40,13 @@ enum Sight {
     Listed,
 }
 
+/// A change by a node.
+struct OwnChange {
+    /// When the NAS has executed it.
+    at: Instant,
+    returned: Instant,
+}
+
 struct World {
     nas: Nas,
     ttl: Duration,
@@ -47,8 +54,8 @@ struct World {
     slack: Duration,
     /// Versions of directories may be the same after a change.
     is_coarse: bool,
-    /// By node and path: when the NAS has executed changes of that node, and when these had returned.
-    own: RefCell<HashMap<(usize, String), Vec<(Instant, Instant)>>>,
+    /// By node and path.
+    own: RefCell<HashMap<(usize, String), Vec<OwnChange>>>,
     operations: Cell<u64>,
 }
 
@@ -71,7 +78,7 @@ impl World {
         states.extend(self.nas.history(path).into_iter().map(|(at, fileid)| (Some(at), fileid)));
         let own = self.own.borrow();
         let own = own.get(&(node, path.to_owned())).map_or(&[][..], Vec::as_slice).iter();
-        let own = own.filter(|(_, returned)| *returned <= begun).map(|(at, _)| *at).max();
+        let own = own.filter(|change| change.returned <= begun).map(|change| change.at).max();
         let fits = |fileid: Option<u64>| match sight {
             Sight::Absent => fileid.is_none(),
             Sight::Leads(seen) => fileid == Some(seen),
@@ -90,7 +97,7 @@ impl World {
     fn changed(&self, node: usize, path: &str, begun: Instant) {
         let changes = self.nas.history(path);
         if let Some((at, _)) = changes.into_iter().find(|(at, _)| *at >= begun) {
-            let change = (at, efc_tasks::time::now());
+            let change = OwnChange { at, returned: efc_tasks::time::now() };
             self.own.borrow_mut().entry((node, path.to_owned())).or_default().push(change);
         }
     }
