@@ -9,9 +9,9 @@ machine that is virtual itself a guest may hang in it before it boots.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from tests.support.paths import ROOT
+from tests.support.paths import RESULTS, ROOT
 
 _FOLDER = ROOT / ".tools" / "kernels"
 _HERE = ROOT / "tests" / "kernels"
@@ -122,9 +122,11 @@ def _emulator(command: list[str], *, limit_s: float) -> Iterator[tuple[IO[str], 
 
 
 def main(version: str, command: str) -> int:
-    """The command's exit status; the shared folder is removed afterwards."""
-    with tempfile.TemporaryDirectory(prefix="efc-kernels-") as name:
-        return Kernel.get(version).run(command, share=Path(name), limit_s=_LIMIT_BY_HAND_S)
+    """The command's exit status. What it leaves in its results/ is in results/guest afterwards."""
+    share = RESULTS / "guest"
+    shutil.rmtree(share, ignore_errors=True)
+    share.mkdir(parents=True)
+    return Kernel.get(version).run(command, share=share, limit_s=_LIMIT_BY_HAND_S)
 
 
 if __name__ == "__main__":
