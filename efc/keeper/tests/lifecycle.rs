@@ -44,7 +44,10 @@ fn a_stranger_is_refused_even_with_a_socket_that_lets_him_in() {
     fs::set_permissions(ground.base.join("run/keeper.sock"), Permissions::from_mode(0o666)).unwrap();
     // A copy, since the build's directory may be closed to others.
     let program = ground.base.join("stranger");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // Made by another process: a program that is open for writing cannot be started, and a child that another test begins
+    // just now may have inherited that descriptor.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+    assert!(copied.success());
     let output = Command::new(program)
         .args(["--exact", "stranger", "--ignored", "--nocapture"])
         .env(STRANGER, ground.base.join("run"))

@@ -34,6 +34,7 @@ type Work = Pin<Box<dyn Future<Output = ()>>>;
 /// What runs on a thread in place of the real executor and the real clock.
 pub struct World {
     tasks: RefCell<HashMap<u64, Task>>,
+    #[cfg_attr(feature = "shuttle", allow(dead_code))] // there the explorer has the tasks
     tasks_begun: Cell<u64>,
     ready: Arc<Mutex<Vec<u64>>>,
     timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
@@ -183,6 +184,7 @@ impl World {
         Alarm(self.passed.get() + duration, number)
     }
 
+    #[cfg_attr(feature = "shuttle", allow(dead_code))]
     fn add(&self, work: Work) {
         let process = self.process.get();
         if self.dead.borrow().contains(&process) {

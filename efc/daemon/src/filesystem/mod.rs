@@ -341,10 +341,10 @@ impl<B: Backend> Inner<B> {
             Some(Some(outcome)) => Ok(outcome),
         };
         match outcome {
-            Err(why) => self.abandon((unique, objects), &progress, operation, (reply, why)).await,
+            Err(why) => Box::pin(self.abandon((unique, objects), &progress, operation, (reply, why))).await,
             Ok(Ok(Answer { body: Response::Piped(pipe, read), permit })) => {
                 if let Err(reply) = reply.piped(read.name, pipe) {
-                    let again = self.read_to_buffer(&read);
+                    let again = Box::pin(self.read_to_buffer(&read)); // rare: it need not take room in each request
                     let again = interrupts::run(&self.interrupts, &progress, (unique, tid), again).await;
                     let data = again.map(|read| read.map(|(buffer, range)| Response::Data(buffer, range)));
                     let data = data.unwrap_or(Err(Errno(libc::EINTR)));
