@@ -25,7 +25,7 @@ def alternation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(autouse=True)
 def write_behind(alternation: Alternation, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The former release's command does not know the option; where a test does not give it, deaths may change the release."""
+    """The former release's command lacks the option; where a test does not give it, deaths may change the release."""
     keeper, _ = request.node.callspec.params["alternation"]
     mount = Keeper.mount
 

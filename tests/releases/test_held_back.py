@@ -1,5 +1,6 @@
-"""Data that is held back, and the way to a release that knows nothing of it: the NAS has it first, or the way is not taken."""
+"""Data that is held back, and a release that knows nothing of it: the NAS has it first, or that does not serve."""
 
+# ruff: noqa: F811 - a fixture of another module
 from __future__ import annotations
 
 import os
@@ -20,7 +21,7 @@ pytestmark = [
 ]
 
 
-def hold_back(scene: Scene, writer: Writer) -> None:  # noqa: F811
+def hold_back(scene: Scene, writer: Writer) -> None:
     """A file and a log, of which the NAS has nothing."""
     writer.open("file")
     writer.open("log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -30,13 +31,13 @@ def hold_back(scene: Scene, writer: Writer) -> None:  # noqa: F811
     assert (scene.behind / "file").stat().st_size == 0
 
 
-def upgrade_to_former(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def upgrade_to_former(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setenv("EFC_BIN_DIR", str(FOLDERS["former"]))
         scene.keeper.efc("upgrade", str(scene.mount))
 
 
-def test_an_upgrade_sends_it_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_an_upgrade_sends_it_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     with Writer(scene.mount) as writer:
         hold_back(scene, writer)
         upgrade_to_former(scene, monkeypatch)
@@ -53,7 +54,7 @@ def test_an_upgrade_sends_it_first(scene: Scene, monkeypatch: pytest.MonkeyPatch
 
 def test_a_daemon_that_dies_is_followed_by_one_that_knows_of_it(
     scene: Scene,
-    alternation: Alternation,  # noqa: F811
+    alternation: Alternation,
 ) -> None:
     with Writer(scene.mount) as writer:
         hold_back(scene, writer)
@@ -76,7 +77,7 @@ def test_a_daemon_that_dies_is_followed_by_one_that_knows_of_it(
 
 def test_an_upgrade_whose_data_the_nas_does_not_take_is_taken_back(
     scene: Scene,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with Writer(scene.mount) as writer:
         hold_back(scene, writer)
