@@ -1,5 +1,6 @@
 """Data that is held back: what it outlives, who sees it, and who hears when the NAS refuses it."""
 
+# ruff: noqa: F811 - a fixture of another module
 from __future__ import annotations
 
 import errno
@@ -33,14 +34,14 @@ EVENTS: dict[str, list[str]] = {
 }
 
 
-def unsent_bytes(scene: Scene) -> int:  # noqa: F811
+def unsent_bytes(scene: Scene) -> int:
     """As the daemon says."""
     return int(scene.keeper.status(scene.mount)["stats"]["writing"]["unsent_bytes"])
 
 
 @pytest.mark.parametrize("scene", [HELD], indirect=True)
 @pytest.mark.parametrize("events", EVENTS)
-def test_it_outlives_what_may_die(scene: Scene, events: str) -> None:  # noqa: F811
+def test_it_outlives_what_may_die(scene: Scene, events: str) -> None:
     with Writer(scene.mount) as writer:
         writer.open("small")
         writer.open("log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -61,14 +62,14 @@ def test_it_outlives_what_may_die(scene: Scene, events: str) -> None:  # noqa: F
 
 
 @pytest.mark.parametrize("scene", [HELD], indirect=True)
-def test_the_end_of_a_process_is_a_close(scene: Scene) -> None:  # noqa: F811
+def test_the_end_of_a_process_is_a_close(scene: Scene) -> None:
     for number in range(100):
         subprocess.run(["sh", "-c", f"echo {number} > {scene.mount}/file"], check=True, timeout=60)
         assert (scene.behind / "file").read_text() == f"{number}\n"
 
 
 @pytest.mark.parametrize("scene", [HELD], indirect=True)
-def test_times_and_modes_that_are_set_before_the_close_stay(scene: Scene) -> None:  # noqa: F811
+def test_times_and_modes_that_are_set_before_the_close_stay(scene: Scene) -> None:
     path = scene.mount / "file"
     with path.open("wb") as file:
         file.write(b"data")

@@ -259,6 +259,9 @@ impl<B: Backend> Inner<B> {
             if pending.is_empty() && !self.failures.is_unheard(file.node) {
                 self.state.set_uncommitted(file.node, Some(chunk.verifier));
             }
+            if self.writes.unanswered_bytes() == 0 {
+                self.state.set_holding(true);
+            }
             self.writes.add(&file.inode, &mut pending, chunk);
             pending.wrote(end, appends);
             let is_whole = pending.unsent_bytes() >= u64::from(self.limits.write_max);
@@ -382,9 +385,20 @@ impl<B: Backend> Inner<B> {
             earlier.into_iter().for_each(|(record, _)| self.state.end_call(record));
         }
         drop(shared);
+        self.note_holding();
         inode.writes().answered.notify_waiters();
         self.give_back_forgotten(inode);
         self.pump(inode);
+    }
+
+    /// Notes for the keeper when nothing is held back any more.
+    pub(super) fn note_holding(&self) {
+        if self.writes.unanswered_bytes() == 0 {
+            self.state.set_holding(false);
+            if self.writes.unanswered_bytes() > 0 {
+                self.state.set_holding(true); // written meanwhile
+            }
+        }
     }
 
     /// Publishes the call that carries a piece, for a successor.

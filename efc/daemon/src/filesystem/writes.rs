@@ -490,6 +490,7 @@ impl<B: Backend> Inner<B> {
         let (inner, inode) = (self.clone(), inode.clone());
         let repaired = efc_tasks::detached(async move {
             inner.write_again(&inode, failure).await;
+            inner.note_holding();
             inode.writes().answered.notify_waiters();
             inner.give_back_forgotten(&inode);
             drop(one);

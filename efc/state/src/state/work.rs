@@ -107,6 +107,11 @@ impl State {
         self.answered.get(record).map(|answered| answered.0)
     }
 
+    /// Notes for the keeper whether there is data that the server has not answered ([`crate::HOLDING_OFFSET`]).
+    pub fn set_holding(&self, is_holding: bool) {
+        self.header.set_holding(is_holding);
+    }
+
     /// Publishes a call that carries written data, before it leaves; its record, if there is room for one.
     pub fn begin_call(&self, call: &SentCall) -> Option<u64> {
         self.calls.as_ref()?.begin(call).ok()
