@@ -39,10 +39,10 @@ quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses 
 check: setup .tools/bin/cargo-deny ## after every change: lint, unit and Rust tests that need no root
 	@$(SUITE) lint unit rust
 test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## check, and all below but bench; sanity, faults and the cluster in their short forms
-	@$(SUITE) lint unit rust rust-root tools csi errors sanity posix integrity faults cluster-short
+	@$(SUITE) lint unit rust rust-root tools csi errors sanity posix consistency integrity faults cluster-short
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
-unit rust rust-root csi errors integrity: setup ## parts of test
+unit rust rust-root csi errors consistency integrity: setup ## parts of test
 	@$(SUITE) $@
 lint: setup .tools/bin/cargo-deny ## ruff, mypy, import-linter, rustfmt, clippy; licences and origins of the crates
 	@$(SUITE) $@
@@ -54,7 +54,7 @@ posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real 
 	@$(SUITE) $@
 faults: setup $(FILL_STATE) ## everything is killed again and again under verified work: daemons 500 times, the rest 100; an hour and more
 	@FAULTS_KILLS=$(or $(KILLS),100) $(SUITE) $@
-.PHONY: lint unit rust rust-root tools csi errors integrity sanity posix faults
+.PHONY: lint unit rust rust-root tools csi errors integrity sanity posix consistency faults
 
 # --- longer, or seldom -----------------------------------------------------------------------------------------------
 model: setup ## random stories of the file system between a kernel and a NAS that are played; RUNS=1000 of each kind; a short form is in check
@@ -67,14 +67,23 @@ coverage: setup ## lines of the daemon's file system that tests without root run
 
 # --- what is no part of `make test` ----------------------------------------------------------------------------------
 # A folder of a release's or another checkout's programs in AGAINST takes part in each row: that build is compared with this one.
-BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)'
-BENCH_ROWS := reads writes names reopening memory
+BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)' \
+        $(addprefix --variant=,$(VARIANTS)) $(if $(NEAR),--near)
+BENCH_ROWS := reads writes names programs reopening memory
 bench: setup ## side by side: ext4, the kernel's and the bare NFS client, the mount; PARTS="writes names" ONLY=append ROUNDS=5 AGAINST=bin-dir; report under results/
 	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(or $(PARTS),$(if $(ONLY),$(BENCH_ROWS)))
 bench-baseline: ROUNDS ?= 7
 bench-baseline: setup ## on a quiet machine: writes what make bench compares its rows with, bench/baseline.json; PARTS ONLY ROUNDS as there
 	@$(BENCH) --write-baseline $(or $(PARTS),$(BENCH_ROWS))
-.PHONY: bench-baseline
+bench-picture: setup ## docs/benchmarks.svg, of what the last make bench has measured
+	@$(PYTHON) -m bench.picture rate docs/benchmarks.svg
+.PHONY: bench-baseline bench-picture
+
+kernels: setup ## on Linux 6.1 and 6.12 in an emulated machine: calls beside the kernel's own NFS client, kills, mappings, efc doctor; ONLY=calls
+	@PYTEST_ADDOPTS='$(if $(ONLY),-k "$(ONLY)")' $(SUITE) $@
+kernels-short: setup ## a part of it, on 6.1 alone, in minutes
+	@$(SUITE) $@
+.PHONY: kernels kernels-short
 
 foreign: setup ## programs of others on ext4, on the mount, and while its daemon is killed each second; ONLY=sqlite (fio, git, ...)
 	@tests/foreign/setup

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use efc_fuse::Session;
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
 use efc_proto::{
-    DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, WritingStats, error::Code,
+    DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats, WritingStats,
+    error::Code,
 };
 use efc_state::State;
 
@@ -96,6 +97,17 @@ impl Served {
         }
     }
 
+    fn metadata_stats(&self) -> MetadataStats {
+        let used = self.efc.metadata();
+        MetadataStats {
+            bytes_max: used.max,
+            inode_bytes: used.inodes,
+            name_bytes: used.names,
+            listing_bytes: used.listings,
+            node_bytes: self.state.node_count() * memory::NODE_BYTES,
+        }
+    }
+
     fn writing_stats(&self) -> WritingStats {
         WritingStats {
             unsent_bytes: self.efc.unanswered_bytes(),
@@ -114,6 +126,7 @@ impl Serving for Served {
             fuse: Some(FuseStats { requests: self.session.requests() }),
             nfs: Some(self.nfs_stats()),
             state: Some(self.state_stats()),
+            metadata: Some(self.metadata_stats()),
             writing: Some(self.writing_stats()),
             ..Default::default()
         };

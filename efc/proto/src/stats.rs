@@ -59,6 +59,7 @@ impl DaemonStats {
             fuse: Some(fuse),
             nfs: Some(nfs),
             state: Some(state),
+            metadata: self.metadata,
             writing: self.writing,
         }
     }
@@ -66,11 +67,12 @@ impl DaemonStats {
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, writing, .. } = self;
+        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, .. } = self;
         if by_subsystem {
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, writing, ..Default::default() }
+            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, ..Default::default() }
         } else {
-            DaemonStats { fuse: None, nfs: None, state: None, writing: None, ..self.for_all_releases() }
+            let flat = self.for_all_releases();
+            DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat }
         }
     }
 

@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
+use super::payloads::SentAs;
 use super::record::Id;
 use super::region::Region;
 use super::regions::{ANSWERED, CALLS, Format};
@@ -18,9 +19,9 @@ const NODE: usize = 0;
 const OFFSET: usize = 1;
 const LENGTH: usize = 2;
 const WRITE: usize = 3;
-const NUMBER: usize = 4;
+const SENT: usize = 4;
 
-const _: () = assert!(CALLS.sealed() > NUMBER);
+const _: () = assert!(CALLS.sealed() > SENT);
 
 /// A call that carries written data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +34,8 @@ pub struct SentCall {
     pub length: u64,
     /// The record of the newest write in it.
     pub write: u64,
-    /// The number of the call.
-    pub number: u32,
+    /// By what the server knows the call again.
+    pub sent: SentAs,
 }
 
 /// What a predecessor left, and its record.
@@ -51,14 +52,11 @@ impl Calls {
         let damaged = region.scan(|id, record| {
             let read = record.read(id.generation, |sealed| {
                 let word = |index: usize| sealed[index].load(Ordering::Relaxed);
-                SentCall {
-                    node: word(NODE),
-                    offset: word(OFFSET),
-                    length: word(LENGTH),
-                    write: word(WRITE),
-                    number: word(NUMBER) as u32,
-                }
+                let sent = SentAs::from_word(word(SENT))?;
+                let (node, offset, length, write) = (word(NODE), word(OFFSET), word(LENGTH), word(WRITE));
+                Some(SentCall { node, offset, length, write, sent })
             });
+            let read = read.flatten();
             found.extend(read.map(|call| (u64::from(id), call)));
             read.is_some()
         });
@@ -72,7 +70,7 @@ impl Calls {
         sealed[OFFSET] = call.offset;
         sealed[LENGTH] = call.length;
         sealed[WRITE] = call.write;
-        sealed[NUMBER] = call.number.into();
+        sealed[SENT] = call.sent.to_word();
         let (id, record) = self.region.take()?;
         record.publish(id.generation, &[], &sealed);
         Ok(id.into())

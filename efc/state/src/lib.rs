@@ -47,7 +47,9 @@ pub use self::layout::{BEAT_OFFSET, HOLDING_OFFSET, SUPERSEDED_OFFSET, WITNESS_O
 pub use self::nodes::Node;
 pub use self::orphans::Orphan;
 pub use self::pages::DataVersion;
-pub use self::payloads::{KeptData, SavedWrite, UNANSWERED, UNSENT, UncommittedWrite, payload_checksum, payload_cost};
+pub use self::payloads::{
+    KeptData, SavedWrite, SentAs, UNANSWERED, UNSENT, UncommittedWrite, payload_checksum, payload_cost,
+};
 pub use self::regions::{FILE_HANDLE_MAX, GROUPS_MAX, PAYLOAD_MAX};
 pub use self::state::{LOST, State};
 pub use self::values::{AGREEMENT_WORDS, BLOB_MAX};

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use efc_backend::{Cred, FileHandle, Tick, Verifier, WccAttr};
+use efc_backend::{Cred, FileHandle, Tick, Ticket, Verifier, WccAttr};
 use tokio::sync::Notify;
 
 use crate::covered::Covered;
@@ -172,8 +172,8 @@ pub struct Chunk {
     pub cred: Cred,
     /// Of the data.
     pub checksum: u32,
-    /// The number of the call that the server has not answered, to an earlier process.
-    pub unanswered: Option<u32>,
+    /// The call of an earlier process that the server has not answered.
+    pub unanswered: Option<Ticket>,
     /// The number by which whoever keeps it for a later process knows it.
     pub record: Option<u64>,
     /// Its part of the memory in use.
@@ -701,7 +701,6 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Inodes;
     use crate::testing::handle;
 
     fn chunk(length: usize, memory: u64) -> Chunk {
@@ -730,7 +729,7 @@ mod tests {
         assert_eq!([room.take(20), room.take(u64::MAX)], [20, 40]);
         drop(room);
         assert!(writes.reserve(60).is_none(), "taken over by writes");
-        let inodes = Inodes::new(64);
+        let inodes = crate::testing::inodes();
         let file = inodes.of(&handle(b"file"));
         let mut pending = file.writes().pending.lock().expect("pending lock");
         for memory in [20, 40] {
@@ -756,7 +755,8 @@ mod tests {
 
     impl Scene {
         fn new(chunks: &[(u64, &[u8], u32)]) -> Scene {
-            let scene = Scene { writes: Writes::new(1 << 20, 100), file: Inodes::new(64).of(&handle(b"file")) };
+            let scene =
+                Scene { writes: Writes::new(1 << 20, 100), file: crate::testing::inodes().of(&handle(b"file")) };
             chunks.iter().for_each(|(offset, data, uid)| scene.add(held(*offset, data, *uid)));
             scene
         }
@@ -827,7 +827,7 @@ mod tests {
 
     #[test]
     fn neither_a_file_nor_a_user_takes_all_memory() {
-        let (writes, inodes) = (Writes::new(100, 1000), Inodes::new(64));
+        let (writes, inodes) = (Writes::new(100, 1000), crate::testing::inodes());
         let [one, other, third] = [b"one".as_slice(), b"other", b"third"].map(|name| inodes.of(&handle(name)));
         let add = |file: &Arc<Inode>, length: usize| {
             let mut pending = file.writes().pending.lock().expect("pending lock");
@@ -845,7 +845,7 @@ mod tests {
 
     #[test]
     fn files_with_uncommitted_data_are_listed_and_stay() {
-        let (writes, inodes) = (Writes::new(1 << 20, 100), Inodes::new(64));
+        let (writes, inodes) = (Writes::new(1 << 20, 100), crate::testing::inodes());
         let [small, large] = [(b"small", 10), (b"large", 1000)].map(|(name, length)| {
             let file = inodes.of(&handle(name));
             writes.add(&file, &mut file.writes().pending.lock().expect("pending lock"), chunk(length, 0));

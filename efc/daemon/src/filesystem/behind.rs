@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, Seen, Stable, Ticket, Verifier};
 use efc_cache::{Chunk, Inode, Pending, Piece, Stage};
 use efc_fuse::Errno;
-use efc_state::{SavedCall, SentCall, UNSENT, payload_checksum};
+use efc_state::{SavedCall, SentAs, SentCall, UNSENT, payload_checksum};
 
 use super::files::OpenFile;
-use super::writes::{Outgoing, WritePlace};
+use super::writes::{Outgoing, WritePlace, ticket_of};
 use super::{Inner, Told};
 use crate::errno::errno;
 
@@ -347,12 +347,13 @@ impl<B: Backend> Inner<B> {
     /// that the kernel was told last, so that it keeps its pages.
     pub(super) fn attributes_with_unsent(&self, inode: &Inode) -> Option<Told> {
         let end = pending_of(inode).unanswered_end()?;
-        let mut attr = inode.observed()?.seen.value;
+        let mut seen = inode.observed()?.seen;
+        let attr = &mut seen.value;
         if let Some(told) = inode.told() {
             (attr.mtime, attr.ctime) = (told.mtime, told.ctime);
         }
         attr.size = attr.size.max(end);
-        Some(Told::once(attr))
+        Some(Told::once(seen))
     }
 
     /// The end of the file for an append through `file`: our own, or the server's.
@@ -374,7 +375,7 @@ impl<B: Backend> Inner<B> {
     async fn send_piece(&self, inode: &Arc<Inode>, piece: &Piece, stable: Stable, earlier: Option<SavedCall>) {
         let shared = inode.writes().order.read().await;
         if pending_of(inode).is_in_flight(piece) {
-            let ticket = earlier.map_or_else(|| self.backend.ticket(), |(_, call)| Ticket::again(call.number));
+            let ticket = earlier.map_or_else(|| self.backend.ticket(), |(_, call)| ticket_of(call.sent).repeated());
             let record = earlier.map(|(record, _)| record).or_else(|| self.save_call(inode, piece, ticket));
             let written = self.write_piece(inode, piece, ticket, stable).await;
             self.note_answer(inode, piece, written);
@@ -403,7 +404,8 @@ impl<B: Backend> Inner<B> {
     /// Publishes the call that carries a piece, for a successor.
     fn save_call(&self, inode: &Inode, piece: &Piece, ticket: Ticket) -> Option<u64> {
         let (offset, length) = (piece.range.start, piece.range.end - piece.range.start);
-        let call = SentCall { node: inode.node()?, offset, length, write: piece.record?, number: ticket.number };
+        let sent = SentAs { number: ticket.number, connection: ticket.way };
+        let call = SentCall { node: inode.node()?, offset, length, write: piece.record?, sent };
         self.state.begin_call(&call)
     }
 

@@ -1,6 +1,7 @@
 //! Open files: opening, reading, closing.
 //!
-//! Opening asks the server, always: that is the open half of close-to-open consistency, and it lets the server refuse
+//! Opening asks the server, unless the consistency mode says that what is known will do: the attributes, and the caller's
+//! own verdict. Asking is the open half of close-to-open consistency, and it lets the server refuse
 //! a caller whom the mode bits alone would let through (root of a pod behind a root squash). For a small file opened
 //! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileType, Seen, Time, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Purpose, Room, SMALL, Sink};
-use efc_cache::{BeforeRead, Inode, Permit, Version};
+use efc_cache::{BeforeRead, Grant, Inode, Permit, Rights, Version};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
@@ -24,6 +25,9 @@ const READ_AT_OPEN_MAX: u64 = SMALL as u64;
 
 /// Smallest read whose data goes through a pipe, in bytes.
 const PIPED_MIN: u32 = 128 << 10;
+
+/// What ACCESS is asked of a file, if the answer is remembered.
+const ALL_OF_FILES: u32 = access::READ | access::EXECUTE | access::MODIFY | access::EXTEND;
 
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
@@ -65,6 +69,21 @@ impl OpenFile {
     /// May it be written through?
     pub(super) fn is_writable(&self) -> bool {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
+    }
+
+    /// What the server must let the caller do. A program that may be executed but not read is opened for reading to be
+    /// executed.
+    fn rights(&self) -> Rights {
+        match self.flags as i32 & libc::O_ACCMODE {
+            libc::O_RDONLY => Rights::OPEN,
+            libc::O_WRONLY => Rights::WRITE,
+            _ => Rights::READ.and(Rights::WRITE),
+        }
+    }
+
+    /// Is asking for all of its data a way to ask whether it may be opened?
+    fn is_read_at_open(&self, attr: &Attr) -> bool {
+        !self.is_writable() && fits_read_at_open(attr)
     }
 
     /// Is it opened to append?
@@ -121,7 +140,7 @@ impl<B: Backend> Inner<B> {
         let _opening = self.opening(caller, &inode).await;
         self.sent(&inode).await;
         let mut file = OpenFile::new(node, inode.clone(), caller.cred.clone(), flags);
-        let (seen, permit) = match self.freshness.on_open(&inode) {
+        let (seen, permit) = match self.open_unasked(&file) {
             Some(grant) => (Some(grant.seen), grant.permit),
             None => (self.ask_to_open(&file).await?, Permit::unconditional()),
         };
@@ -133,11 +152,21 @@ impl<B: Backend> Inner<B> {
         Ok(Answer { body: Response::Open(reply), permit })
     }
 
+    /// What the open may rely on without asking. Where the data has to be read anew, and comes with the answer to the
+    /// question, asking costs nothing.
+    fn open_unasked(&self, file: &OpenFile) -> Option<Grant> {
+        let grant = self.freshness.on_open(&file.inode, &file.cred, file.rights())?;
+        let is_read_anew = file.is_read_at_open(&grant.seen.value)
+            && !file.inode.is_settled(grant.seen.part(|attr| attr))
+            && !file.inode.has_whole();
+        (!is_read_anew).then_some(grant)
+    }
+
     /// Asks the server whether the caller may open the file, and of what version that is.
     async fn ask_to_open(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
         let before = file.inode.drop_whole();
         match file.inode.last_seen() {
-            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(file, before).await,
+            Some(attr) if file.is_read_at_open(&attr) => self.read_at_open(file, before).await,
             _ => self.ask_access(file).await,
         }
     }
@@ -174,21 +203,39 @@ impl<B: Backend> Inner<B> {
         }
     }
 
+    /// The kernel gets data that was read with these attributes. Within a bound they must not stand for it later, if another
+    /// change may have the same.
+    fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
+        let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
+        if self.freshness.data_ttl().is_some() && !is_settled() {
+            file.inode.read_unsettled(asked);
+        }
+    }
+
     /// ACCESS: may the caller do what it opens the file for?
     async fn ask_access(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
-        let needed = match file.flags as i32 & libc::O_ACCMODE {
+        let asked = match file.flags as i32 & libc::O_ACCMODE {
+            _ if self.freshness.opens_unasked() => ALL_OF_FILES, // for later opens of other kinds, too
             libc::O_RDONLY => access::READ | access::EXECUTE,
             libc::O_WRONLY => access::MODIFY | access::EXTEND,
             _ => access::READ | access::MODIFY | access::EXTEND,
         };
-        let answer = self.backend.access(Call::of(&file.cred), file.inode.handle(), needed).await;
+        let answer = self.backend.access(Call::of(&file.cred), file.inode.handle(), asked).await;
         let Seen { value: (granted, attr), asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &attr {
             file.inode.learn(Seen { value: attr, asked });
         }
-        // A program that may be executed but not read is opened for reading to be executed.
-        let is_granted = if needed & access::EXECUTE != 0 { granted != 0 } else { granted & needed == needed };
+        let rights = Rights::of_access(granted);
+        self.note_verdict(file, rights, Seen { value: attr.as_ref(), asked });
+        let is_granted = rights.contain(file.rights());
         if is_granted { Ok(attr.map(|value| Seen { value, asked })) } else { Err(Errno(libc::EACCES)) }
+    }
+
+    /// The server grants whoever opens a file these rights: later opens may rely on that.
+    fn note_verdict(&self, file: &OpenFile, rights: Rights, shown: Seen<Option<&Attr>>) {
+        if self.freshness.opens_unasked() {
+            file.inode.judged(&file.cred, rights, shown, self.freshness.verdict_ttl());
+        }
     }
 
     async fn read_at_open(&self, file: &OpenFile, before: BeforeRead) -> Result<Option<Seen<Attr>>, Errno> {
@@ -201,9 +248,10 @@ impl<B: Backend> Inner<B> {
         };
         let Some(attr) = read.attr else { return self.ask_access(file).await };
         file.inode.learn(Seen { value: &attr, asked });
+        self.note_verdict(file, Rights::OPEN, Seen { value: Some(&attr), asked });
         // What is written meanwhile, and held back, the data lacks.
         if u64::from(read.count) == attr.size && file.inode.shows_all(asked) {
-            file.inode.keep_whole(before, data, read.count as usize, Version::of(&attr));
+            file.inode.keep_whole(before, data, read.count as usize, Seen { value: Version::of(&attr), asked });
         }
         Ok(Some(Seen { value: attr, asked }))
     }
@@ -221,6 +269,9 @@ impl<B: Backend> Inner<B> {
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         self.failures.opened(fh, file.node);
+        if !keep_cache && file.inode.granted() == 0 {
+            file.inode.lets_pages_go();
+        }
         file.inode.count(file.cred.uid == 0);
         self.open.lock().expect("open files lock").files.insert(fh, Arc::new(file));
         Ok(OpenReply { fh, flags })
@@ -295,7 +346,9 @@ impl<B: Backend> Inner<B> {
             }
             self.sent(&file.inode).await;
         }
-        if let Some((buffer, range)) = file.inode.read_whole(read.offset, size) {
+        if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
+            let Seen { value: (buffer, range), asked } = whole;
+            self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
             return Ok(Response::Data(buffer, range));
         }
         let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
@@ -304,6 +357,7 @@ impl<B: Backend> Inner<B> {
         if let Some(attr) = &done.attr {
             file.inode.learn(Seen { value: attr, asked });
         }
+        self.note_read(&file, Seen { value: done.attr.as_ref(), asked });
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
             Payload::Buffer(buffer, _) => (buffer, done.count as usize),
@@ -350,6 +404,7 @@ impl<B: Backend> Inner<B> {
             if let Some(attr) = &read.attr {
                 file.inode.learn(Seen { value: attr, asked });
             }
+            self.note_read(file, Seen { value: read.attr.as_ref(), asked });
             filled += read.count as usize;
             if read.eof {
                 break;

@@ -39,9 +39,9 @@ use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
-use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
+use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
 
@@ -71,10 +71,8 @@ pub struct Settings {
     pub write_behind: Arc<WriteBehind>,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
-    /// Inodes that are remembered though nobody needs them.
-    pub inodes_max: usize,
-    /// Names that are remembered with what they led to.
-    pub names_max: usize,
+    /// Memory for what is known of inodes, names and directories, in bytes.
+    pub metadata_bytes_max: u64,
     /// Names that open directories remember to have given out.
     pub listed_names_max: usize,
     /// Memory for data on its way to applications.
@@ -99,6 +97,8 @@ struct Inner<B: Backend> {
     /// The consistency mode: what of that may be given without asking.
     freshness: Arc<dyn Freshness>,
     names: Names,
+    /// What they take.
+    memory: Arc<Memory>,
     callers: Arc<dyn Callers>,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
@@ -171,6 +171,8 @@ type Outcome = Result<Answer, Errno>;
 /// Attributes for the kernel.
 struct Told {
     attr: Attr,
+    /// Of the call whose answer they are.
+    asked: Tick,
     /// For how long the kernel may keep them.
     ttl: Duration,
     permit: Permit,
@@ -178,7 +180,7 @@ struct Told {
 
 impl From<Grant> for Told {
     fn from(Grant { seen, ttl, permit }: Grant) -> Told {
-        Told { attr: seen.value, ttl, permit }
+        Told { attr: seen.value, asked: seen.asked, ttl, permit }
     }
 }
 
@@ -188,8 +190,8 @@ impl Told {
     }
 
     /// For this answer alone.
-    fn once(attr: Attr) -> Told {
-        Told { attr, ttl: Duration::ZERO, permit: Permit::unconditional() }
+    fn once(Seen { value: attr, asked }: Seen<Attr>) -> Told {
+        Told { attr, asked, ttl: Duration::ZERO, permit: Permit::unconditional() }
     }
 }
 
@@ -218,15 +220,17 @@ impl<B: Backend> Efc<B> {
     ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         listing::limit_remembered(settings.listed_names_max);
+        let memory = Arc::new(Memory::new(settings.metadata_bytes_max));
         let inner = Arc::new_cyclic(|own| Inner {
             own: own.clone(),
             backend,
             limits,
             notifier,
-            inodes: Inodes::new(settings.inodes_max),
+            inodes: Inodes::new(memory.clone()),
             freshness: settings.freshness,
             buffers: settings.buffers,
-            names: Names::new(settings.names_max),
+            names: Names::new(memory.clone()),
+            memory,
             interrupts: Arc::new(Interrupts::new(callers.clone())),
             callers,
             open: Mutex::default(),
@@ -275,6 +279,11 @@ impl<B: Backend> Efc<B> {
     /// Files open now.
     pub fn open_files(&self) -> u64 {
         self.0.open.lock().expect("open files lock").files.len() as u64
+    }
+
+    /// Memory of what is known of inodes, names and directories.
+    pub fn metadata(&self) -> MemoryUse {
+        self.0.memory.used()
     }
 
     /// Holds no written data back from now on, and sends what is, waiting at most `limit`.
@@ -410,6 +419,9 @@ impl<B: Backend> Inner<B> {
             return Err(errno);
         }
         let outcome = self.perform(request, progress, note.as_ref().is_some_and(Note::is_second_walk)).await;
+        if let (Err(Errno(libc::ESTALE)), Ok(inode)) = (&outcome, self.inode(node)) {
+            inode.expire(); // it is gone: no name that led to it is answered with it any more
+        }
         match (note, &outcome) {
             (Some(Note::Held { .. }), Err(Errno(libc::ESTALE))) if step == Step::Open => Err(Errno(libc::ENOENT)),
             (Some(note), Err(Errno(libc::ESTALE))) if is_readlink && note.is_second_walk() => Err(Errno(libc::ENOENT)),
@@ -528,23 +540,28 @@ impl<B: Backend> Inner<B> {
 
     /// Counts a lookup of the object `handle`, seen in `directory`, and describes it to the kernel.
     fn entry(&self, directory: &Arc<Inode>, handle: &FileHandle, seen: Seen<&Attr>) -> Result<Counted<'_, B>, Errno> {
-        let attr = seen.value;
-        let node =
-            efc_state::Node { handle: handle.as_bytes().to_vec(), fileid: attr.fileid, kind: format_bits(attr.kind) };
+        let (attr, inode) = (seen.value, self.inodes.of(handle));
+        let counted = self.count_lookup(directory, &inode, attr)?;
+        inode.learn(seen);
+        let told = self.granted(&inode).unwrap_or_else(|| Told::once(Seen { value: *attr, asked: seen.asked }));
+        let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
+        Ok(counted.described(told, entry_ttl, name_permit))
+    }
+
+    /// Counts a lookup of an object that was seen in `directory`, and is like `attr` there.
+    fn count_lookup(&self, directory: &Inode, inode: &Arc<Inode>, attr: &Attr) -> Result<Counted<'_, B>, Errno> {
+        let (handle, kind) = (inode.handle().as_bytes().to_vec(), format_bits(attr.kind));
+        let node = efc_state::Node { handle, fileid: attr.fileid, kind };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
-        let inode = self.inodes.of(handle);
         let counted = Counted::new(self, id, inode.clone());
         if inode.node() != Some(id) {
-            self.inodes.bind(&inode, id, self.state.node_kind(id).and_then(attributes::file_type));
+            self.inodes.bind(inode, id, self.state.node_kind(id).and_then(attributes::file_type));
         }
         if !inode.is_plausible(attr) {
             return Err(Errno(libc::EIO));
         }
         self.note_parent(id, directory, attr);
-        inode.learn(seen);
-        let told = self.granted(&inode).unwrap_or_else(|| Told::once(*attr));
-        let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
-        Ok(counted.described(told, entry_ttl, name_permit))
+        Ok(counted)
     }
 
     /// Notes where the node was seen last.
@@ -558,7 +575,8 @@ impl<B: Backend> Inner<B> {
     /// Attributes that may be given as they are known now.
     fn granted(&self, inode: &Arc<Inode>) -> Option<Told> {
         match self.freshness.admit(inode) {
-            Admission::Hit(grant) => Some(Told::from(grant)),
+            // What is held back of a file is missing in what the server shows.
+            Admission::Hit(grant) => inode.shows_all(grant.seen.asked).then(|| Told::from(grant)),
             Admission::Ask | Admission::Wait(_) => None,
         }
     }
@@ -611,7 +629,7 @@ impl<B: Backend> Inner<B> {
             return Err(Errno(libc::EIO));
         }
         inode.learn(answer.part(|attr| attr));
-        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer.value)))
+        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer)))
     }
 
     async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<Told, Errno> {
@@ -642,7 +660,7 @@ impl<B: Backend> Inner<B> {
             None => self.drop_before_growth(&inode, &told.attr).await,
         };
         if is_told {
-            inode.tell(&told.attr);
+            inode.tell(&told.attr, told.asked);
         }
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told })
     }
@@ -663,23 +681,48 @@ impl<B: Backend> Inner<B> {
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
         caller.progress.set_sent();
-        self.change_attributes(cred, &inode, &server_change).await?;
-        let told = self.attributes(cred, &inode).await?;
-        inode.tell(&told.attr);
+        let changed = self.change_attributes(cred, &inode, &server_change).await?;
+        let told = self.attributes_after(cred, &inode, changed).await?;
+        inode.tell(&told.attr, told.asked);
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))
     }
 
-    async fn change_attributes(&self, cred: &Cred, inode: &Arc<Inode>, to: &efc_backend::SetAttr) -> Result<(), Errno> {
+    /// Changes attributes; what they are like since, if the answer says so.
+    async fn change_attributes(
+        &self,
+        cred: &Cred,
+        inode: &Arc<Inode>,
+        to: &efc_backend::SetAttr,
+    ) -> Result<Option<Seen<Attr>>, Errno> {
         let mutation = inode.mutate();
-        match self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await {
+        let mutation = if to.changes_permissions() { mutation.of_permissions() } else { mutation };
+        let changed = self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await;
+        if to.changes_permissions() {
+            inode.void_searches();
+        }
+        match changed {
             Ok(wcc) => {
                 mutation.answered(wcc.part(|wcc| wcc));
-                Ok(())
+                let after = wcc.value.after.filter(|attr| inode.is_plausible(attr));
+                Ok(after.map(|value| Seen { value, asked: wcc.asked }))
             }
             Err(error) => {
                 mutation.failed(&error);
                 Err(errno(&error))
             }
+        }
+    }
+
+    /// The attributes after a change: asked for only if its answer did not show them, or others have overtaken it.
+    async fn attributes_after(
+        &self,
+        cred: &Cred,
+        inode: &Arc<Inode>,
+        shown: Option<Seen<Attr>>,
+    ) -> Result<Told, Errno> {
+        match shown.filter(|shown| inode.last_seen() == Some(shown.value)) {
+            Some(shown) => Ok(self.granted(inode).unwrap_or_else(|| Told::once(shown))),
+            None => self.attributes(cred, inode).await,
         }
     }
 

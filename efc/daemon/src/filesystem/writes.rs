@@ -25,7 +25,7 @@ use bytes::Bytes;
 use efc_backend::{Backend, Call, Cred, Seen, Stable, Ticket, Verifier};
 use efc_cache::{Chunk, Covered, Inode, Pending, Room, Stage};
 use efc_fuse::Errno;
-use efc_state::{KeptData, UNANSWERED, UNSENT, UncommittedWrite, payload_checksum, payload_cost};
+use efc_state::{KeptData, SentAs, UNANSWERED, UNSENT, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
 use super::files::OpenFile;
@@ -64,6 +64,11 @@ impl WritePlace {
 /// In `write_flags`: the data comes from the page cache.
 const FUSE_WRITE_CACHE: u32 = 1 << 0;
 
+/// The ticket of a call that was saved.
+pub(super) fn ticket_of(SentAs { number, connection }: SentAs) -> Ticket {
+    Ticket { number, way: connection, is_repeated: false }
+}
+
 /// Data on its way to the server.
 pub struct Outgoing {
     pub(super) data: Bytes,
@@ -97,7 +102,7 @@ impl<B: Backend> Inner<B> {
                 verifier: answered.unwrap_or(write.verifier),
                 cred: Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() },
                 checksum: write.checksum,
-                unanswered: write.unanswered,
+                unanswered: write.unanswered.map(|call| ticket_of(call).repeated()),
                 record: Some(record),
                 memory,
             };
@@ -137,9 +142,9 @@ impl<B: Backend> Inner<B> {
         let _shared = inode.writes().order.read().await;
         let chunks = inode.writes().pending.lock().expect("pending lock").chunks().to_vec();
         for chunk in chunks {
-            let (Some(number), Some(record)) = (chunk.unanswered, chunk.record) else { continue };
+            let (Some(ticket), Some(record)) = (chunk.unanswered, chunk.record) else { continue };
             log::info!("{inode:?}: a write that was sent for a killed caller is asked for again");
-            let verifier = self.repeat(inode, &chunk, number).await;
+            let verifier = self.repeat(inode, &chunk, ticket).await;
             let mut pending = inode.writes().pending.lock().expect("pending lock");
             if verifier.is_none() {
                 // It was not executed, and nobody waits for it. Damage of it is as good as a refusal.
@@ -149,13 +154,13 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// Sends a write again, the first of it under its old number; the server's verifier, or `None` if it was refused.
-    async fn repeat(&self, inode: &Arc<Inode>, chunk: &Chunk, number: u32) -> Option<Verifier> {
+    /// Sends a write again, the first of it under its old ticket; the server's verifier, or `None` if it was refused.
+    async fn repeat(&self, inode: &Arc<Inode>, chunk: &Chunk, ticket: Ticket) -> Option<Verifier> {
         if payload_checksum(&chunk.data) != chunk.checksum {
             return None;
         }
         let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
-        let mut call = Call::of(&chunk.cred).patient().under(Ticket::again(number));
+        let mut call = Call::of(&chunk.cred).patient().under(ticket);
         while !data.is_empty() {
             let part = data.slice(..data.len().min(self.limits.write_max as usize));
             let mutation = inode.mutate();
@@ -188,7 +193,7 @@ impl<B: Backend> Inner<B> {
             data,
             verifier: UNANSWERED,
             cred: sending.cred.clone(),
-            unanswered: Some(sending.number),
+            unanswered: Some(sending.ticket),
             record: None,
             memory: 0,
         };
@@ -287,7 +292,7 @@ impl<B: Backend> Inner<B> {
             node: file.node,
             offset: at,
             cred: file.cred.clone(),
-            number: ticket.number,
+            ticket,
         }));
         let result = self.write_all(file, (at, ticket), outgoing).await;
         self.behind.note_outcome(&file.cred, result.as_ref().err().copied());
@@ -403,7 +408,7 @@ impl<B: Backend> Inner<B> {
             uid: chunk.cred.uid,
             gid: chunk.cred.gid,
             groups: chunk.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
-            unanswered: chunk.unanswered,
+            unanswered: chunk.unanswered.map(|ticket| SentAs { number: ticket.number, connection: ticket.way }),
         };
         self.state.save_write(kept, &write).ok()
     }

@@ -15,7 +15,8 @@ fn a_successor_finds_calls_that_were_not_answered_and_the_answers_to_the_others(
         UncommittedWrite { node: 5, offset, data, checksum, verifier: UNSENT, uid, gid, groups, unanswered }
     };
     let [answered, in_flight] = [0, 4].map(|offset| state.save_write(&kept, &write(offset)).unwrap());
-    let call = |write, number| SentCall { node: 5, offset: 4, length: 4, write, number };
+    let call =
+        |write, number| SentCall { node: 5, offset: 4, length: 4, write, sent: SentAs { number, connection: Some(3) } };
     let [first, second] = [call(answered, 77), call(in_flight, 78)].map(|call| state.begin_call(&call).unwrap());
     assert_eq!(state.answered(answered), None);
     state.set_answered(answered, [9; 8]);

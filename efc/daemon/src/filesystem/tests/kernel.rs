@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use efc_backend::{Cred, Limits};
 use efc_buffer::Budget;
-use efc_cache::CloseToOpen;
+use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_fuse::simulated::{Content, Listed, name_of_resent};
 use efc_fuse::{Attr, Entry, Errno, Filesystem, Operation, Request, Session, SessionConfig, SetAttr};
 use efc_model::{Client, Nas};
@@ -320,22 +320,39 @@ impl Shared {
     }
 }
 
-/// How long what the daemon tells holds.
+/// Close-to-open, with how long what the daemon tells holds.
 pub fn settings(ttl: Duration) -> Settings {
+    let attr_ttl_max = Duration::from_secs(60);
+    settings_of(Arc::new(CloseToOpen::new(Times { attr_ttl: ttl, attr_ttl_max, entry_ttl: ttl })))
+}
+
+/// The other modes.
+pub fn bounded(ttl: Duration) -> Settings {
+    settings_of(Arc::new(Bounded::new(Times { attr_ttl: ttl, ..Times::default() })))
+}
+
+pub fn sealed(kernel_ttl: Duration) -> Settings {
+    settings_of(Arc::new(Sealed::new(Times { attr_ttl_max: kernel_ttl, ..Times::default() })))
+}
+
+pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
     Settings {
-        freshness: Arc::new(CloseToOpen::new(ttl, ttl)),
+        freshness,
         write_behind: Arc::new(WriteBehind::new(Duration::ZERO)),
         uncommitted_bytes_max: 1 << 20,
-        inodes_max: 4096,
-        names_max: 4096,
+        metadata_bytes_max: 4 << 20,
         listed_names_max: 4096,
         buffers: Budget::default(),
     }
 }
 
 /// How long what the daemon tells holds, and for how long it may hold written data back.
+pub fn behind(write_behind: Duration, settings: Settings) -> Settings {
+    Settings { write_behind: Arc::new(WriteBehind::new(write_behind)), ..settings }
+}
+
 pub fn settings_behind(ttl: Duration, write_behind: Duration) -> Settings {
-    Settings { write_behind: Arc::new(WriteBehind::new(write_behind)), ..settings(ttl) }
+    behind(write_behind, settings(ttl))
 }
 
 impl Kernel {

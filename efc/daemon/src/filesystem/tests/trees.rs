@@ -43,6 +43,8 @@ struct Process {
     files: Vec<Content>,
     open: Vec<(File, usize)>,
     operations: Rc<Cell<u64>>,
+    /// Whether the NAS tells how many names a file has: else any name may be the last.
+    has_attributes: bool,
     /// Whether the directory is read in pages so small that it takes many.
     page: u32,
 }
@@ -151,7 +153,8 @@ impl Process {
                 let is_empty = self.children(&path).is_empty();
                 let expected = if is_empty { Ok(()) } else { Err(libc::ENOTEMPTY) };
                 let prefix = format!("{path}/");
-                if is_empty && self.open.iter().any(|(_, file)| self.files[*file].links == 0) {
+                let may_be_unlinked = |(_, file): &(File, usize)| !self.has_attributes || self.files[*file].links == 0;
+                if is_empty && self.open.iter().any(may_be_unlinked) {
                     // What is open and unlinked may have its silly name in there.
                     while let Some((file, _)) = self.open.pop() {
                         self.kernel.close(task, file).await.expect("close");
@@ -338,6 +341,7 @@ fn run(seed: u64) -> (u64, u64) {
     let options = Options {
         granularity: times[draw(times.len())],
         has_wcc: draw(4) != 0,
+        mkdir_has_before: draw(2) == 0,
         has_attributes: draw(4) != 0,
         checks_cookie_verifiers: draw(2) == 0,
         page_entries_max: draw(5) + 1,
@@ -362,6 +366,7 @@ fn run(seed: u64) -> (u64, u64) {
                 files: Vec::new(),
                 open: Vec::new(),
                 operations: operations.clone(),
+                has_attributes: options.has_attributes,
                 page: 700,
             };
             spawn_local(process.run(60))
