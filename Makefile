@@ -67,14 +67,23 @@ coverage: setup ## lines of the daemon's file system that tests without root run
 
 # --- what is no part of `make test` ----------------------------------------------------------------------------------
 # A folder of a release's or another checkout's programs in AGAINST takes part in each row: that build is compared with this one.
-BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)'
-BENCH_ROWS := reads writes names reopening memory
+BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)' \
+        $(addprefix --variant=,$(VARIANTS)) $(if $(NEAR),--near)
+BENCH_ROWS := reads writes names programs reopening memory
 bench: setup ## side by side: ext4, the kernel's and the bare NFS client, the mount; PARTS="writes names" ONLY=append ROUNDS=5 AGAINST=bin-dir; report under results/
 	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(or $(PARTS),$(if $(ONLY),$(BENCH_ROWS)))
 bench-baseline: ROUNDS ?= 7
 bench-baseline: setup ## on a quiet machine: writes what make bench compares its rows with, bench/baseline.json; PARTS ONLY ROUNDS as there
 	@$(BENCH) --write-baseline $(or $(PARTS),$(BENCH_ROWS))
-.PHONY: bench-baseline
+bench-picture: setup ## docs/benchmarks.svg, of what the last make bench has measured
+	@$(PYTHON) -m bench.picture rate docs/benchmarks.svg
+.PHONY: bench-baseline bench-picture
+
+kernels: setup ## on Linux 6.1 and 6.12 in an emulated machine: calls beside the kernel's own NFS client, kills, mappings, efc doctor; ONLY=calls
+	@PYTEST_ADDOPTS='$(if $(ONLY),-k "$(ONLY)")' $(SUITE) $@
+kernels-short: setup ## a part of it, on 6.1 alone, in minutes
+	@$(SUITE) $@
+.PHONY: kernels kernels-short
 
 foreign: setup ## programs of others on ext4, on the mount, and while its daemon is killed each second; ONLY=sqlite (fio, git, ...)
 	@tests/foreign/setup

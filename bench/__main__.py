@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench import bare, comparing, gate, memory, pauses, publishing
 from bench.bare import Case, unit
-from bench.clients import MOUNT, contenders
+from bench.clients import MOUNT, VARIANTS, contenders
 from bench.rows import families
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
@@ -61,7 +61,8 @@ def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Conso
     with_memory = "memory" in parts and any(arguments.only in f"memory: {step}" for step in memory.STEPS)
     if not rows and not with_memory:
         return Rows()
-    with contenders(against=arguments.against) as those:
+    variants = VARIANTS if arguments.variant is None else arguments.variant
+    with contenders(against=arguments.against, variants=variants, with_far=not arguments.near) as those:
         for name, why in those.skipped.items():
             console.print(f"SKIPPED {name}, in every row: {why}")
         results = list(comparing.run_rows(rows, those, rounds=arguments.rounds, console=console))
@@ -132,6 +133,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="of each contender in each case (default: 3)")
     parser.add_argument("--only", default="", metavar="TEXT", help="only rows with this in their names")
     parser.add_argument("--against", type=Path, metavar="DIR", help="programs of another build, to compare with")
+    parser.add_argument(
+        "--variant", action="append", metavar="OPTIONS", help=f"the mount once more, with these (default: {VARIANTS})"
+    )
+    parser.add_argument("--near", action="store_true", help="without those that have a round trip to the server")
     parser.add_argument("--baseline", type=Path, default=gate.BASELINE, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--write-baseline", action="store_true", help="with what this run measures; nothing is gated")
     parser.add_argument("--results", type=Path, default=RESULTS / "bench.json", metavar="FILE", help=argparse.SUPPRESS)

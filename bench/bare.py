@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.clients import MOUNT, NATIVE
-from bench.network import round_trip
+from bench.clients import MOUNT, NATIVE, ROUND_TRIP_US
+from bench.network import delayed
 from bench.runs import Contender, Programs, Round, idle_daemon_mib, run_bare, run_fresh_mount, run_mount, run_native
 from tests.support.keeper import Keeper
 from tests.support.nas import Export, Nas
@@ -22,7 +22,6 @@ from tests.support.netns import netns_pair
 BIG_BYTES = 2 << 30
 SMALL_DIRECTORIES, SMALL_PER_DIRECTORY, SMALL_BYTES = 50, 100, 4096
 LINK_BYTES_PER_S = 650_000_000
-ROUND_TRIP_US = 1000
 JUMBO_FRAME_BYTES = 9000  # as storage networks have them: headers then take under 1 % of the link
 
 BARE = "bare NFS client"
@@ -120,7 +119,8 @@ class Bench:
             idle_mib = idle_daemon_mib(nas.url, keeper=keeper)
             case.gates.append(Gate(text="MiB of an idle daemon", value=idle_mib, limit=16, at_most=True))
             yield case
-            with round_trip(nas, program=self.programs.delay_proxy, round_trip_us=ROUND_TRIP_US) as url:
+            with delayed(nas, round_trip_us=ROUND_TRIP_US) as port:
+                url = nas.url_of(nas.exports[0].name, port=port)
                 case = self.compare("small files, 1 ms round trip", "small", "small", url=url, keeper=keeper)
                 case.gates.append(Gate(text="files/s to the bare client's", value=case.ratio(), limit=0.4))
                 yield case

@@ -1,4 +1,4 @@
-"""The contenders of the rows: the mount, another build's, the kernel's NFS client, and the server's own folder.
+"""The contenders of the rows: our mounts, the kernel's NFS client, and the server's own folder.
 
 Each can be mounted afresh as often as one likes, and says what it has asked of the server so far.
 """
@@ -11,16 +11,23 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from bench.network import delayed
 from csi._proto import efc_pb2
+from csi.base.errors import DriverError
+from csi.config.options import parse, parse_list
 from csi.node import keeper
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 
 NATIVE, KERNEL, MOUNT, AGAINST = "native ext4", "kernel's NFS client", "mount", "mount, other build"
+#: Lists of mount options by which the mount takes part once more, if this build knows them.
+VARIANTS = ("write-behind=0s",)
+#: Added to the names of contenders that have a round trip of 1 ms to the server.
+FAR, ROUND_TRIP_US = ", 1 ms", 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +89,20 @@ class Native:
 
 @dataclass(frozen=True, kw_only=True)
 class Fuse:
-    """A mount of ours, made by a keeper that runs."""
+    """A mount of ours, made by a keeper that runs; default options but for `options`."""
 
     nas: Nas
     keeper: Keeper
     name: str = MOUNT
+    options: Sequence[str] = ()
+    port: int = 0  # of NFS, if it is not the server's own
     has_daemon: bool = True
 
     @contextmanager
     def mounted(self) -> Iterator[Mounted]:
-        """With default options."""
-        with self.keeper.mounted(self.nas.url) as path:
+        """A mount of the first export."""
+        url = self.nas.url_of(self.nas.exports[0].name, port=self.port)
+        with self.keeper.mounted(url, options=self.options) as path:
             yield Mounted(
                 path=path,
                 counters=lambda: self._counters(path),
@@ -118,13 +128,15 @@ class Fuse:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelNfs:
-    """The kernel's own client, NFSv3 over one connection, with default options.
+    """The kernel's own client, NFSv3 over one connection, with default options but for `options`.
 
-    But soft: a mount whose server was killed before it goes away by itself.
+    And soft: a mount whose server was killed before it goes away by itself.
     """
 
     nas: Nas
     name: str = KERNEL
+    options: Sequence[str] = ()
+    port: int = 0
     has_daemon: bool = False
 
     @contextmanager
@@ -132,9 +144,10 @@ class KernelNfs:
         """Without mount.nfs and its package: the kernel asks mountd itself. Locks stay local, as ours do."""
         host = self.nas.address
         options = (
-            f"vers=3,proto=tcp,nolock,soft,addr={host},port={self.nas.port},"
+            f"vers=3,proto=tcp,nolock,soft,addr={host},port={self.port or self.nas.port},"
             f"mountaddr={host},mountproto=tcp,mountport={self.nas.mount_port}"
         )
+        options = ",".join([options, *self.options])
         with tempfile.TemporaryDirectory(prefix="efc-bench-nfs-") as name:
             source = f"{host}:/{self.nas.exports[0].name}"
             subprocess.run(["mount", "-i", "-t", "nfs", "-o", options, source, name], check=True, timeout=60)
@@ -183,15 +196,40 @@ class Contenders:
 
 
 @contextmanager
-def contenders(*, against: Path | None) -> Iterator[Contenders]:
-    """All that can run here; `against` is a folder of programs of another build."""
+def contenders(*, against: Path | None, variants: Sequence[str] = (), with_far: bool = False) -> Iterator[Contenders]:
+    """All that can run here; `against` is a folder of programs of another build.
+
+    `variants` are lists of mount options, each one contender more. With `with_far` the clients take part a second time,
+    with a round trip to the server.
+    """
     with ExitStack() as stack:
         nas = stack.enter_context(Nas())
-        clients: list[Client] = [Native(nas=nas), Fuse(nas=nas, keeper=stack.enter_context(Keeper()))]
+        keeper = stack.enter_context(Keeper())
+        clients: list[Client] = [Native(nas=nas), Fuse(nas=nas, keeper=keeper)]
         if against is not None:
             other = stack.enter_context(Keeper(programs=against))
             clients.append(Fuse(nas=nas, keeper=other, name=AGAINST))
-        why_not = no_kernel_nfs()
-        if not why_not:
+        skipped = {}
+        for variant in variants:
+            if why_not := why_not_mounted_with(variant):
+                skipped[f"{MOUNT}, {variant}"] = why_not
+            else:
+                clients.append(Fuse(nas=nas, keeper=keeper, name=f"{MOUNT}, {variant}", options=variant.split(",")))
+        if why_not := no_kernel_nfs():
+            skipped[KERNEL] = why_not
+        else:
             clients.append(KernelNfs(nas=nas))
-        yield Contenders(nas=nas, clients=clients, skipped={KERNEL: why_not} if why_not else {})
+        if with_far:
+            port = stack.enter_context(delayed(nas, round_trip_us=ROUND_TRIP_US))
+            near = [one for one in clients if isinstance(one, Fuse | KernelNfs) and one.name != AGAINST]
+            clients += [replace(one, name=f"{one.name}{FAR}", port=port) for one in near]
+        yield Contenders(nas=nas, clients=clients, skipped=skipped)
+
+
+def why_not_mounted_with(variant: str) -> str:
+    """Why this build does not take such mount options; "" if it does."""
+    try:
+        parse(parse_list(variant), origin="the variant")
+    except DriverError as error:
+        return error.message.partition(";")[0]
+    return ""

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import gate, memory
-from bench.clients import AGAINST, KERNEL, MOUNT, NATIVE, Contenders
+from bench.clients import AGAINST, FAR, KERNEL, MOUNT, NATIVE, Contenders
 from bench.measuring import Round, can_run, make_data, run_round
 from bench.rows import Row
 
@@ -60,7 +60,11 @@ def run_rows(rows: Sequence[Row], contenders: Contenders, *, rounds: int, consol
     for row in rows:
         make_data(row, contenders.nas)
         result = Result(row=row)
-        clients = [client for client in contenders.clients if can_run(row, client)]
+        clients = [
+            client
+            for client in contenders.clients
+            if can_run(row, client) and not (row.once and client.name.endswith(FAR))
+        ]
         for number in range(1 if row.once else rounds):
             for client in clients if number % 2 == 0 else clients[::-1]:
                 done = run_round(row, client, contenders.nas)
@@ -73,7 +77,7 @@ def run_memory(contenders: Contenders, *, console: Console) -> dict[str, dict[st
     """Row -> contender -> bytes. Once: it is no time."""
     found: dict[str, dict[str, Any]] = {}
     for client in contenders.clients:
-        if client.name != NATIVE:
+        if client.name in (MOUNT, AGAINST, KERNEL):
             for step, taken in memory.measure(client, contenders.nas):
                 found.setdefault(f"memory: {step}", {})[client.name] = asdict(taken)
     for name, by_client in found.items():
@@ -112,7 +116,7 @@ def show(results: Sequence[Result], console: Console, baseline: Mapping[str, gat
     for result in results:
         for name in result.rounds:
             cpu = [result.per_operation(name, f"{who}_cpu_s") * 1e6 for who in ("client", "daemon", "machine")]
-            figure = "all_but_server_cpu_s" if name == KERNEL else "client_cpu_s"
+            figure = "all_but_server_cpu_s" if name.startswith(KERNEL) else "client_cpu_s"
             ratio = result.cpu_ratio(name, figure) if name != MOUNT else None
             table.add_row(
                 f"{result.row.name}\n({result.row.state}; per {result.row.unit})" if name == MOUNT else "", name,

@@ -80,6 +80,9 @@ DATA = {
 
 def families() -> dict[str, tuple[Row, ...]]:
     """All rows, by family."""
-    from bench import names, reads, reopening, writes
+    from bench import names, programs, reads, reopening, writes
 
-    return {"reads": reads.ROWS, "writes": writes.ROWS, "names": names.ROWS, "reopening": reopening.ROWS}
+    return {
+        "reads": reads.ROWS, "writes": writes.ROWS, "names": names.ROWS, "programs": programs.ROWS,
+        "reopening": reopening.ROWS,
+    }  # fmt: skip

@@ -72,22 +72,20 @@ class Programs:
     """The programs of the benchmark, built once."""
 
     reader: Path
-    delay_proxy: Path
     bare_client: Path
 
     @classmethod
     def build(cls, folder: Path) -> Programs:
         """Compiles what is C into `folder` and the bare client with cargo. Raises CalledProcessError."""
-        for name in ("reader", "delay_proxy"):
-            source = ROOT / "bench" / f"{name}.c"
-            subprocess.run(["gcc", "-O2", "-pthread", "-o", folder / name, source], check=True, timeout=60)
+        source = ROOT / "bench" / "reader.c"
+        subprocess.run(["gcc", "-O2", "-pthread", "-o", folder / "reader", source], check=True, timeout=60)
         command = ["cargo", "build", "--release", "--locked", "--quiet", "--message-format=json", "-p", "efc-nfs"]
         done = subprocess.run(
             [*command, "--example", "bare_client"], cwd=ROOT, check=True, capture_output=True, timeout=900
         )
         artifacts = [json.loads(line) for line in done.stdout.splitlines()]
         executable = next(artifact["executable"] for artifact in artifacts if artifact.get("executable"))
-        return cls(reader=folder / "reader", delay_proxy=folder / "delay_proxy", bare_client=Path(executable))
+        return cls(reader=folder / "reader", bare_client=Path(executable))
 
 
 def run_native(programs: Programs, command: str, path: Path) -> Round:

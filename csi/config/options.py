@@ -190,8 +190,8 @@ _TABLE = (
         help="What one node sees of another's changes. `cto` (close-to-open): who opens a file sees all that was "
         "written before its last close; each open asks the NAS. `bounded`: what the NAS said within `attr-ttl` is "
         "given without asking, opens included; permissions that are taken away at the NAS (also by its exports and "
-        "groups) are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until the "
-        "daemon is replaced.",
+        "groups) are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until "
+        "the daemon is replaced.",
     ),
     Option(
         name="attr-ttl",
@@ -255,6 +255,16 @@ _TABLE = (
         unit="MiB",
         help="Memory for what the daemon knows of inodes, names and directories; what was not used for longest makes "
         "room. The list of inodes that the kernel knows is not part of it.",
+    ),
+    Option(
+        name="write-behind",
+        kind=Kind.DURATION,
+        field="write_behind_ms",
+        default="1s",
+        maximum=60_000,
+        unit="ms",
+        help="How long the node may hold written data back to send it in larger pieces, 0s for not at all. `fsync(2)` "
+        "and `close(2)` send it at once, and what must not come before it does. With `soft` nothing is held back.",
     ),
     Option(
         name="threads",
@@ -339,6 +349,7 @@ class MountOptions:
     read_ahead_kib: int = 8192
     uncommitted_mib: int = 64
     metadata_mib: int = 128
+    write_behind_ms: int = 1000
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -384,6 +395,7 @@ class MountOptions:
                 consistency="" if self.consistency == _CLOSE_TO_OPEN else self.consistency,
                 attr_ttl_max_ms=self.attr_ttl_max_ms,
             ),
+            writing=efc_pb2.WritingConfig(write_behind_ms=self.write_behind_ms),
         )
 
 

@@ -151,6 +151,26 @@ _TABLE = (
     _dataset(
         "efc_uncommitted_bytes", Kind.GAUGE, "Data written that the NAS has not put on stable storage.", unit="bytes"
     ),
+    _dataset(
+        "efc_writing_unsent_bytes",
+        Kind.GAUGE,
+        "Data written that the NAS has not answered: held back by `write-behind`, or in flight.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_writing_unsent_age_seconds",
+        Kind.GAUGE,
+        "Age of the oldest data that is held back by `write-behind`; 0 if there is none.",
+        unit="seconds",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_writing_append_overlaps_total",
+        Kind.COUNTER,
+        "Appends that met another node's append to the same file, so that they may have overwritten each other.",
+        stability=Stability.BETA,
+    ),
     _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),
     _dataset(
         "efc_nfs_oldest_call_age_seconds",

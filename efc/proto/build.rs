@@ -69,7 +69,7 @@ fn write_message(code: &mut String, pool: &DescriptorPool, message: &MessageDesc
             }
             None => {
                 "{
-            merged.FIELD = wish.FIELD;
+            merged.FIELD.clone_from(&wish.FIELD);
         }"
             }
         };

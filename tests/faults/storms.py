@@ -28,7 +28,7 @@ from tests.support.driver import Driver, static_volume
 from tests.support.mounts import remove_mounts
 from tests.support.nas import Nas
 from tests.support.paths import program
-from tests.support.processes import TimeLimitError, wait_until
+from tests.support.processes import SLOWNESS, TimeLimitError, wait_until
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "5"))
 #: `make faults`: what takes minutes, and gates on times.
@@ -130,7 +130,7 @@ def upgrade(driver: Driver, number: int) -> None:
     chosen, version = (folder, _NEXT_RELEASE) if number % 2 == 0 else (program("efcd").parent, _RELEASE)
     command = [str(program("efc")), "upgrade", "--all", "--run-dir", str(driver.run_dir)]
     environment = {**os.environ, "EFC_BIN_DIR": str(chosen)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False)
     assert done.returncode == 0, done.stderr
     assert f"-> {version.decode()}," in done.stdout, done.stdout
 
@@ -146,7 +146,7 @@ def storm(
     mount_options: Sequence[str] = (),
     kinds: Sequence[str] = load.KINDS,
     calm_s_max: float = CALM_S_MAX,
-    finish_limit_s: float = 120,
+    finish_limit_s: float = 120 * SLOWNESS,
     seed: int = 1,
 ) -> Outcome:
     """Strikes `kills` times while a worker of each of `kinds` works on a volume mounted with `mount_options`."""

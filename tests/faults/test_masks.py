@@ -6,22 +6,17 @@ FAULTS_KILLS says how often in each storm.
 
 from __future__ import annotations
 
-import json
 import os
-import random
-import shutil
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 
 from tests.faults import figures
-from tests.faults.storms import CALM_S_MAX, DAEMON_KILLS, KILLS, Strike, kill, storm, upgrade
+from tests.faults.block_storm import REPLAYS, block_storm
+from tests.faults.storms import DAEMON_KILLS, KILLS, Strike, kill, storm, upgrade
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.paths import ROOT
 
 #: As on these kernels, and whether a killed daemon's requests have to be replayed there.
 MASKS = {"5.10": True, "6.1": True, "6.18": False}
@@ -30,9 +25,6 @@ STORMS: dict[str, tuple[Strike, int]] = {
     "keeper and daemon": (kill("keeper", daemons=True), KILLS),
     "upgrade": (upgrade, KILLS),
 }
-#: What a daemon logs that executes what its predecessor had read.
-_REPLAYS = "requests of a predecessor go on"
-_FINISH_LIMIT_S = 60
 
 
 @pytest.mark.timeout(180 + 10 * DAEMON_KILLS)
@@ -45,37 +37,16 @@ def test_nobody_notices(nas: Nas, mask: str, name: str) -> None:
     outcome.check()
     assert outcome.kills == kills
     if name != "upgrade":  # a daemon that drains leaves nothing, or nearly nothing
-        assert (_REPLAYS in outcome.log) is MASKS[mask]
+        assert (REPLAYS in outcome.log) is MASKS[mask]
 
 
 @pytest.mark.timeout(120 + 15 * KILLS)
 @pytest.mark.parametrize("mask", MASKS)
 def test_no_write_is_lost_or_executed_late(nas: Nas, mask: str) -> None:
-    folder = nas.export_folder() / f"blocks-{mask}"
-    folder.mkdir()
-    moments = random.Random(mask)
-    url, options = nas.url_of(f"export/{folder.name}"), [f"fuse-features={mask}"]
-    with Keeper() as keeper, keeper.mounted(url, options=options) as mount:
-        command = [sys.executable, "-m", "tests.faults.blocks", mount]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as worker:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "ready\n"
-            for _ in range(KILLS):
-                time.sleep(moments.uniform(0, CALM_S_MAX))
-                for pid in keeper.daemon_pids():
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(CALM_S_MAX)
-            worker.send_signal(signal.SIGTERM)
-            try:
-                result = json.loads(worker.communicate(timeout=_FINISH_LIMIT_S)[0])
-            finally:
-                worker.kill()
-        log = keeper.log.read_text(errors="replace")
-    shutil.rmtree(folder)
-    print(f"{mask}: {KILLS} kills, {result['turns']} turns, the longest {result['longest_turn_ms']} ms")
-    assert result["errors"] == []
-    assert result["turns"] > 0
-    assert (_REPLAYS in log) is MASKS[mask]
+    outcome = block_storm(nas, mask, kills=KILLS, options=[f"fuse-features={mask}"])
+    assert outcome.errors == []
+    assert outcome.turns > 0
+    assert (REPLAYS in outcome.log) is MASKS[mask]
 
 
 @pytest.mark.parametrize("mask", MASKS)

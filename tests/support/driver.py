@@ -31,9 +31,9 @@ from csi.node.keeper import Keeper
 from tests.support.environment import clean_environment
 from tests.support.mounts import Mount, mounts_below, remove_mounts
 from tests.support.paths import program
-from tests.support.processes import Process, end_process, processes, wait_until
+from tests.support.processes import SLOWNESS, Process, end_process, processes, wait_until
 
-CALL_LIMIT_S = 60.0
+CALL_LIMIT_S = 60.0 * SLOWNESS
 SERVICE_START_LIMIT_S = 20.0
 
 MULTI_WRITER = csi_pb2.VolumeCapability.AccessMode.MULTI_NODE_MULTI_WRITER
@@ -213,7 +213,7 @@ class Driver:
         # A socket may be a dead predecessor's: only an answer proves that somebody serves it.
         with grpc.insecure_channel(f"unix:{self.socket(name)}") as channel:
             try:
-                csi_pb2_grpc.IdentityStub(channel).GetPluginInfo(csi_pb2.GetPluginInfoRequest(), timeout=1)
+                csi_pb2_grpc.IdentityStub(channel).GetPluginInfo(csi_pb2.GetPluginInfoRequest(), timeout=SLOWNESS)
             except grpc.RpcError:
                 return False
         return True

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tests.support.mounts import remove_mounts
 from tests.support.paths import program
-from tests.support.processes import end_process, processes, wait_until
+from tests.support.processes import SLOWNESS, end_process, processes, wait_until
 
 
 @dataclass(kw_only=True)
@@ -127,7 +127,7 @@ class Keeper:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=limit_s,
+            timeout=limit_s * SLOWNESS,
         )
         if done.returncode != 0:
             error = subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)

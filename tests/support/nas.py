@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.paths import RESULTS, SUPPORT
-from tests.support.processes import TimeLimitError, cpu_s, end_process, thread_states, wait_until
+from tests.support.processes import SLOWNESS, TimeLimitError, cpu_s, end_process, thread_states, wait_until
 
 NFS_PROGRAM = 100003
 MOUNT_PROGRAM = 100005
@@ -254,10 +254,10 @@ LOG {{ Default_Log_Level = EVENT; }}
 
 
 def answers_null(address: str, port: int, *, program: int) -> bool:
-    """Whether an RPC program, version 3, answers NULL (RFC 5531, section 12.1) within a second."""
+    """Whether an RPC program, version 3, answers NULL (RFC 5531, section 12.1) within a second (times SLOWNESS)."""
     call = struct.pack(">10I", 1, 0, 2, program, 3, 0, 0, 0, 0, 0)
     try:
-        with socket.create_connection((address, port), timeout=1) as connection:
+        with socket.create_connection((address, port), timeout=SLOWNESS) as connection:
             connection.sendall(struct.pack(">I", 0x80000000 | len(call)) + call)
             return len(connection.recv(28)) == 28
     except OSError:

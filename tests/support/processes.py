@@ -11,13 +11,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+#: So many times as long as on real hardware everything may take: in an emulated machine, whose tests set this.
+SLOWNESS = float(os.environ.get("EFC_TEST_SLOWNESS", "1"))
+
 
 class TimeLimitError(AssertionError):
     """Something that a test waited for did not come in time; the message says what."""
 
 
 def wait_until(condition: Callable[[], object], *, what: str, limit_s: float = 10.0, interval_s: float = 0.02) -> None:
-    """Polls until `condition()` is true. Raises TimeLimitError naming `what` after `limit_s` seconds."""
+    """Polls until `condition()` is true.
+
+    Raises TimeLimitError naming `what` after `limit_s` (times SLOWNESS) seconds.
+    """
+    limit_s *= SLOWNESS
     end = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > end:
@@ -26,7 +33,11 @@ def wait_until(condition: Callable[[], object], *, what: str, limit_s: float = 1
 
 
 def end_process(process: subprocess.Popen[bytes], *, limit_s: float = 10.0) -> int:
-    """SIGTERM, then SIGKILL after `limit_s` seconds; also when it is stopped by SIGSTOP. Returns the exit status."""
+    """SIGTERM, then SIGKILL after `limit_s` (times SLOWNESS) seconds; also when it is stopped by SIGSTOP.
+
+    Returns the exit status.
+    """
+    limit_s *= SLOWNESS
     if process.poll() is None:
         process.send_signal(signal.SIGCONT)
         process.terminate()

@@ -72,17 +72,22 @@ def _pytest(
     report = RESULTS / f"{name}.xml"
 
     def read(status: int, _output: str) -> Figures:
-        if not report.exists():
-            return Figures(failed=1)
-        suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
-        total, bad, skipped = (
-            sum(int(suite.get(key, 0)) for suite in suites for key in keys)
-            for keys in (("tests",), ("failures", "errors"), ("skipped",))
-        )
-        return Figures(passed=total - bad - skipped, failed=bad or int(status != 0), skipped=skipped)
+        return figures_of_pytest(report, status)
 
     command = [sys.executable, "-m", *runner, "--durations=5", f"--junit-xml={report}", *paths]
     return Part(commands=[command], read=read, limit_s=limit_s, needs_root=needs_root)
+
+
+def figures_of_pytest(report: Path, status: int) -> Figures:
+    """Of its report in junit's form, and its exit status; one that left no report has failed."""
+    if not report.exists():
+        return Figures(failed=1)
+    suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
+    total, bad, skipped = (
+        sum(int(suite.get(key, 0)) for suite in suites for key in keys)
+        for keys in (("tests",), ("failures", "errors"), ("skipped",))
+    )
+    return Figures(passed=total - bad - skipped, failed=bad or int(status != 0), skipped=skipped)
 
 
 def _read_cargo(status: int, output: str) -> Figures:
@@ -144,6 +149,15 @@ PARTS = {
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
     "faults": _pytest("faults", "tests/faults", limit_s=7200),
     "releases": _pytest("releases", "tests/releases", limit_s=3 * 3600),
+    # Each kernel is a machine of its own.
+    "kernels": Part(
+        commands=[[sys.executable, "-m", "tests.kernels", version] for version in ("6.1", "6.12")],
+        read=_read_last_line,
+        limit_s=6 * 3600,
+    ),
+    "kernels-short": Part(
+        commands=[[sys.executable, "-m", "tests.kernels", "--short", "6.1"]], read=_read_last_line, limit_s=2700
+    ),
     "foreign": _pytest("foreign", "tests/foreign", limit_s=3 * 3600),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
     # The limits of short.py, and ten minutes for the tests.

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from bench import gate
-from bench.clients import NATIVE, Counters, parse_mountstats
+from bench import gate, picture
+from bench.clients import KERNEL, MOUNT, NATIVE, Counters, parse_mountstats, why_not_mounted_with
 from bench.memory import STEPS
 from bench.rows import families
 from tests.support.paths import ROOT
@@ -105,10 +106,36 @@ def test_a_new_baseline_keeps_what_was_not_measured(tmp_path: Path) -> None:
     assert gate.read_baseline(path) == {"a": {"calls": 5, "kernel": {"calls": 2}, "cpu_to": {}}, "b": {"calls": 3}}
 
 
+@pytest.mark.parametrize(("variant", "why_not"), [
+    ("attr-ttl=5s,entry-ttl=5s", ""),
+    ("no-such-option=1", "unknown option 'no-such-option' in the variant"),
+    ("attr-ttl=long", "option 'attr-ttl' in the variant has value 'long'"),
+])  # fmt: skip
+def test_options_that_this_build_does_not_take_are_no_contender(variant: str, why_not: str) -> None:
+    assert why_not_mounted_with(variant) == why_not
+
+
+def test_a_picture_has_a_bar_for_each_figure(tmp_path: Path) -> None:
+    out, file = tmp_path / "calls.svg", tmp_path / "baseline.json"
+    rows = {
+        "create < write": {"calls": 100.0, "kernel": {"calls": 10.0}},
+        "stat": {"calls": 1.0, "kernel": {"calls": 0.0}},
+        "without the other client": {"calls": 5.0},
+    }
+    file.write_text(json.dumps(rows))
+    picture.main(["calls", str(out), str(file)])
+    drawing = ElementTree.parse(out).getroot()
+    texts = [element.text for element in drawing.findall(".//{*}text")]
+    assert {"create < write", "stat", KERNEL, MOUNT, "100", "10", "1", "0"} <= set(texts)
+    assert "without the other client" not in texts
+    widths = [int(element.get("width", "0")) for element in drawing.findall(".//{*}rect")][3:]  # after paper and legend
+    assert widths == [260, 520, 1, 1], "each power of ten is as long as the other, and nothing is nothing"
+
+
 def test_the_whole_command_fails_on_a_worse_count(tmp_path: Path) -> None:
     """One row, for real: against its own figures it holds, against half the calls it does not."""
     path = tmp_path / "baseline.json"
-    bench = [sys.executable, "-m", "bench", "names", "--only=symlink", "--rounds=1", f"--baseline={path}"]
+    bench = [sys.executable, "-m", "bench", "names", "--only=symlink", "--rounds=1", "--near", f"--baseline={path}"]
     bench += [f"--results={tmp_path / 'bench.json'}"]
 
     def run(*more: str) -> tuple[int, str]:

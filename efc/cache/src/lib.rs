@@ -39,7 +39,7 @@ pub use inode::table::{INODE_BYTES, Inodes};
 pub use inode::uses::Removal;
 pub use inode::verdicts::Rights;
 pub use inode::whole_files::BeforeRead;
-pub use inode::writes::{Chunk, FileWrites, Pending, Room, Writes};
+pub use inode::writes::{Chunk, FileWrites, Pending, Piece, Room, Stage, Writes};
 pub use memory::{Memory, MemoryUse};
 pub use names::{Gathering, KnownName, ListedName, Listing, Named, Names, Reading};
 pub use sealed::Sealed;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_proto::{Change, DaemonConfig};
 
+use crate::filesystem::WriteBehind;
 use crate::privileges;
 
 /// What this daemon takes of its options at any time.
@@ -16,6 +17,8 @@ use crate::privileges;
 pub struct Live {
     /// The consistency mode, with its times.
     pub freshness: Arc<dyn Freshness>,
+    /// For how long written data may be held back.
+    pub write_behind: Arc<WriteBehind>,
 }
 
 impl Live {
@@ -28,7 +31,7 @@ impl Live {
                 "sealed" => Arc::new(Sealed::new(times)),
                 _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
             };
-        Live { freshness }
+        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))) }
     }
 
     /// Takes `options` in place of `current`.
@@ -42,12 +45,18 @@ impl Live {
             return Err(fixed);
         }
         self.freshness.set_times(times(options));
+        self.write_behind.set_limit(write_behind(options));
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
         }
         Ok(())
     }
+}
+
+/// For how long written data may be held back.
+fn write_behind(config: &DaemonConfig) -> Duration {
+    Duration::from_millis(config.writing.unwrap_or_default().write_behind_ms.into())
 }
 
 /// The times of the consistency mode.

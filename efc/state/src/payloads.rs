@@ -62,6 +62,10 @@ const _: () = assert!(WRITES.sealed() > CALL);
 /// writes sends the data again before it takes it for committed.
 pub const UNANSWERED: [u8; 8] = *b"EFC sent";
 
+/// The verifier of a write that is held back: no call has carried it. No server has it either, so a release that knows nothing
+/// of such writes sends the data at the next COMMIT.
+pub const UNSENT: [u8; 8] = *b"EFC held";
+
 /// Memory that a payload of `length` bytes takes.
 pub fn payload_cost(length: usize) -> u64 {
     (PAGE as u64) << order_of(length)
@@ -112,27 +116,29 @@ pub struct UncommittedWrite {
     /// Supplementary groups of the writer, at most [`GROUPS_MAX`].
     pub groups: Vec<u32>,
     /// The call that the server has not answered. The verifier is [`UNANSWERED`] then.
-    pub unanswered: Option<SentCall>,
+    pub unanswered: Option<SentAs>,
 }
 
-/// A call that was sent, and by what a server knows it again.
+/// By what a server knows a call again that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SentCall {
+pub struct SentAs {
     /// Its xid.
     pub number: u32,
     /// The connection on which it was sent, if that is known.
     pub connection: Option<u8>,
 }
 
-impl SentCall {
-    fn word(self) -> u64 {
+impl SentAs {
+    pub(crate) fn to_word(self) -> u64 {
         let connection = self.connection.map_or(0, |connection| u32::from(connection) + 1);
         pair(self.number, IS_UNANSWERED | connection << CONNECTION_SHIFT)
     }
 
-    fn of((number, rest): (u32, u32)) -> Option<SentCall> {
+    /// `None`: in this word there is none.
+    pub(crate) fn from_word(word: u64) -> Option<SentAs> {
+        let (number, rest) = (word as u32, (word >> 32) as u32);
         let connection = (rest >> CONNECTION_SHIFT).checked_sub(1).and_then(|connection| connection.try_into().ok());
-        (rest & IS_UNANSWERED != 0).then_some(SentCall { number, connection })
+        (rest & IS_UNANSWERED != 0).then_some(SentAs { number, connection })
     }
 }
 
@@ -235,7 +241,7 @@ impl Payloads {
         }
         if let Some(call) = write.unanswered {
             debug_assert!(write.verifier == UNANSWERED, "another release would take it for answered");
-            sealed[CALL] = call.word();
+            sealed[CALL] = call.to_word();
         }
         let (id, record) = self.index.take()?;
         record.publish(id.generation, &[write.node], &sealed);
@@ -288,7 +294,7 @@ fn decode(
         uid,
         gid,
         groups: (0..(count as usize).min(GROUPS_MAX)).map(group).collect(),
-        unanswered: SentCall::of(halves(CALL)),
+        unanswered: SentAs::from_word(word(CALL)),
     };
     Some((word(SEQUENCE), write))
 }

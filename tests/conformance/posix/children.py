@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tests.support.processes import SLOWNESS
+
 Result = TypeVar("Result")
 
 
@@ -44,7 +46,7 @@ def all_in_children(
     children = [_start(function, user=user, gate=gate_read, keeper=gate_write) for function in functions]
     os.close(gate_read)
     os.close(gate_write)
-    end = time.monotonic() + limit_s
+    end = time.monotonic() + limit_s * SLOWNESS
     try:
         return [_result(pid, channel, end=end) for pid, channel in children]
     finally:

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.paths import ROOT
+from tests.support.processes import SLOWNESS
 
 #: What a storm runs.
 KINDS = (
@@ -50,7 +51,7 @@ LISTED = 10_000
 
 _START_LIMIT_S = 60
 #: The slowest, git and fio, end what they have begun.
-_FINISH_LIMIT_S = 120
+_FINISH_LIMIT_S = 120 * SLOWNESS
 
 Report = dict[str, Any]
 

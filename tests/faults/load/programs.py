@@ -10,6 +10,7 @@ import zlib
 
 from tests.faults.load import contents, digest
 from tests.faults.load.worker import Worker
+from tests.support.processes import SLOWNESS
 
 
 class Fio(Worker):
@@ -101,7 +102,7 @@ class Sqlite(Worker):
     def begin(self) -> None:
         self._random = random.Random(5)
         self._transactions = 0
-        self._base = sqlite3.connect(self.folder / "base", timeout=60, isolation_level=None)
+        self._base = sqlite3.connect(self.folder / "base", timeout=60 * SLOWNESS, isolation_level=None)
         self._base.execute("CREATE TABLE accounts (id INTEGER PRIMARY KEY, amount INTEGER)")
         self._base.execute("CREATE TABLE moves (number INTEGER PRIMARY KEY, content BLOB, checksum INTEGER)")
         self._base.executemany("INSERT INTO accounts VALUES (?, ?)", [(n, self.AMOUNT) for n in range(self.ACCOUNTS)])

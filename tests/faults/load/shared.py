@@ -10,9 +10,10 @@ from pathlib import Path
 
 from tests.faults.load import LISTED, Report, digest, end, ready, start
 from tests.faults.load.worker import Worker
+from tests.support.processes import SLOWNESS
 
 #: A lock that somebody holds is free again soon; who waits longer has lost it.
-_LOCK_LIMIT_S = 60
+_LOCK_LIMIT_S = 60 * SLOWNESS
 
 
 class Locks(Worker):

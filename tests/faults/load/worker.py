@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.load import Report
+from tests.support.processes import SLOWNESS
 
 #: More are not told.
 _ERRORS_MAX = 100
@@ -80,7 +81,7 @@ class Worker:
         """Runs a program to its end. Raises RuntimeError with what it said if it fails."""
         done = subprocess.run(
             [str(part) for part in command], cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=100, env=options or None,
+            text=True, timeout=100 * SLOWNESS, env=options or None,
         )  # fmt: skip
         if done.returncode != 0:
             raise RuntimeError(f"{command} ended with {done.returncode}: {(done.stderr + done.stdout)[-500:]}")

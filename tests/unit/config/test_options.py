@@ -204,7 +204,9 @@ def test_what_it_takes_to_change_an_option() -> None:
     def of_change(change: Change) -> set[str]:
         return {name for name, option in OPTIONS.items() if option.change is change}
 
-    assert of_change(Change.LIVE) == {"attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "hang-limit", "log-level"}
+    assert of_change(Change.LIVE) == {
+        "attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "write-behind", "hang-limit", "log-level"
+    }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
         "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
     }  # fmt: skip

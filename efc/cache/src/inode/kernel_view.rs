@@ -106,6 +106,11 @@ impl Inode {
         facts.is_plausible(attr) && facts.kernel.told.replace(version) == Some(version)
     }
 
+    /// The version that the kernel was told last.
+    pub fn told(&self) -> Option<Version> {
+        self.facts().kernel.told
+    }
+
     /// The kernel has written up to `end`, and believes that the file is as long.
     pub fn wrote(&self, end: u64) {
         let kernel = &mut self.facts().kernel;

@@ -212,8 +212,9 @@ impl<B: Backend> Inner<B> {
         let looked_up = match (&listed.found, asked, page.plus) {
             (Found::Shown(shown), Some(asked), true) => {
                 let (handle, attr) = &**shown;
-                // A size that has grown must not be told yet: a name alone tells the kernel nothing.
-                let is_hidden = self.has_grown_unseen(handle, attr);
+                // A size that has grown must not be told yet, nor one without data that is held back: a name alone tells the kernel
+                // nothing.
+                let is_hidden = self.has_grown_unseen(handle, attr) || self.is_shown_without_data(handle, asked);
                 (!is_hidden).then(|| self.entry(&directory.inode, handle, Seen { value: attr, asked }))
             }
             (Found::Known, _, true) => self.look_up_listed(directory, name),

@@ -138,6 +138,7 @@ impl<B: Backend> Inner<B> {
         self.check_path(caller, node).await?;
         let inode = self.inode(node)?;
         let _opening = self.opening(caller, &inode).await;
+        self.sent(&inode).await;
         let mut file = OpenFile::new(node, inode.clone(), caller.cred.clone(), flags);
         let (seen, permit) = match self.open_unasked(&file) {
             Some(grant) => (Some(grant.seen), grant.permit),
@@ -248,7 +249,8 @@ impl<B: Backend> Inner<B> {
         let Some(attr) = read.attr else { return self.ask_access(file).await };
         file.inode.learn(Seen { value: &attr, asked });
         self.note_verdict(file, Rights::OPEN, Seen { value: Some(&attr), asked });
-        if u64::from(read.count) == attr.size {
+        // What is written meanwhile, and held back, the data lacks.
+        if u64::from(read.count) == attr.size && file.inode.shows_all(asked) {
             file.inode.keep_whole(before, data, read.count as usize, Seen { value: Version::of(&attr), asked });
         }
         Ok(Some(Seen { value: attr, asked }))
@@ -338,6 +340,12 @@ impl<B: Backend> Inner<B> {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
+        if file.inode.has_unanswered() {
+            if let Some(data) = self.read_held(&file, read.offset, size).await? {
+                return Ok(data);
+            }
+            self.sent(&file.inode).await;
+        }
         if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
             let Seen { value: (buffer, range), asked } = whole;
             self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
@@ -359,6 +367,13 @@ impl<B: Backend> Inner<B> {
         }
         let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..size).await?;
         Ok(Response::Data(buffer, range))
+    }
+
+    /// Answers a read from data that the server has not got, if that is all of it.
+    async fn read_held(&self, file: &OpenFile, offset: u64, size: usize) -> Result<Option<Response>, Errno> {
+        let mut buffer = self.room_for_data(size).await?.buffer().map_err(|_| Errno(libc::ENOMEM))?;
+        let is_held = file.inode.read_unanswered(offset, &mut buffer[..size]);
+        Ok(is_held.then(|| Response::Data(buffer, 0..size)))
     }
 
     /// Reads into memory of ours what the kernel did not take from a pipe.
@@ -401,12 +416,11 @@ impl<B: Backend> Inner<B> {
     /// FLUSH: one descriptor of this open is closed.
     ///
     /// The files of a process that ends are closed by its exit, which no signal interrupts and whose result nobody
-    /// reads: there the commit goes on in the background, so that a killed process does not wait for an absent server.
-    pub(super) async fn flush(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64, tid: u32) -> Outcome {
+    /// reads: there only the writes are waited for, so that what a program has written is seen by whoever runs after it, on
+    /// any node; and by an exit after SIGKILL nothing is, so that a killed process does not wait for an absent server. The commit goes
+    /// on in the background.
+    pub(super) async fn flush(self: &Arc<Self>, fh: u64, tid: u32) -> Outcome {
         let file = self.file(fh)?;
-        if resent {
-            self.tell_again(unique, fh, file.node)?;
-        }
         let (has_uncommitted, is_untold) =
             (self.has_uncommitted(&file.inode), self.failures.unheard(fh, file.node).is_some());
         if !has_uncommitted && !is_untold {
@@ -414,12 +428,15 @@ impl<B: Backend> Inner<B> {
         }
         if self.callers.is_exiting(tid) {
             if has_uncommitted {
+                if !self.callers.was_killed(tid) {
+                    self.sent(&file.inode).await; // or others would open the file, and miss it
+                }
                 self.commit_detached(file.inode.clone());
             }
             return Ok(Response::Empty.into()); // and what it would be told, others with this open description still hear
         }
         self.commit(&file.inode).await;
-        self.tell_failure(unique, fh, file.node)?;
+        self.report_failure(fh, file.node)?;
         Ok(Response::Empty.into())
     }
 

@@ -13,6 +13,7 @@
 //! node all pods share this one session, so they see each other's writes at once.
 
 mod attributes;
+mod behind;
 mod callers;
 mod directories;
 mod failures;
@@ -35,7 +36,7 @@ use efc_tasks::sync::{Mutex, OnceLock};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
@@ -46,6 +47,7 @@ use efc_state::{Intent, State};
 
 use crate::errno::errno;
 use crate::saved_server;
+use behind::Behind;
 use failures::Failures;
 use interrupts::{Interrupts, Progress};
 use mutations::Objects;
@@ -55,6 +57,7 @@ use walks::{Note, Step, Walks};
 use writes::WritePlace;
 
 pub use attributes::format_bits;
+pub use behind::WriteBehind;
 pub use callers::{Credentials, id_maps};
 pub use once::SessionIdentity;
 pub use outside::{Callers, Notify};
@@ -64,6 +67,8 @@ pub use outside::{Callers, Notify};
 pub struct Settings {
     /// The consistency mode.
     pub freshness: Arc<dyn Freshness>,
+    /// For how long written data may be held back.
+    pub write_behind: Arc<WriteBehind>,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Memory for what is known of inodes, names and directories, in bytes.
@@ -79,6 +84,8 @@ pub struct Efc<B: Backend>(Arc<Inner<B>>);
 
 /// Everything that tasks share.
 struct Inner<B: Backend> {
+    /// This.
+    own: Weak<Inner<B>>,
     backend: B,
     limits: Limits,
     state: Arc<State>,
@@ -96,6 +103,7 @@ struct Inner<B: Backend> {
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     writes: Writes,
+    behind: Behind,
     failures: Failures,
     orphans: Orphans,
     walks: Walks,
@@ -213,7 +221,8 @@ impl<B: Backend> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         listing::limit_remembered(settings.listed_names_max);
         let memory = Arc::new(Memory::new(settings.metadata_bytes_max));
-        let inner = Inner {
+        let inner = Arc::new_cyclic(|own| Inner {
+            own: own.clone(),
             backend,
             limits,
             notifier,
@@ -226,16 +235,17 @@ impl<B: Backend> Efc<B> {
             callers,
             open: Mutex::default(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
+            behind: Behind::new(settings.write_behind),
             failures: Failures::load(state.clone()),
             orphans: Orphans::load(&state),
             walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,
             state,
-        };
+        });
         inner.reopen();
         let unanswered = inner.restore_writes();
-        let inner = Arc::new(inner);
+        inner.resume_sending();
         inner.answer_abandoned(unanswered);
         Efc(inner)
     }
@@ -271,6 +281,26 @@ impl<B: Backend> Efc<B> {
     /// Memory of what is known of inodes, names and directories.
     pub fn metadata(&self) -> MemoryUse {
         self.0.memory.used()
+    }
+
+    /// Holds no written data back from now on, and sends what is, waiting at most `limit`.
+    pub fn stop_holding_back(&self, limit: Duration) {
+        efc_tasks::block_on(efc_tasks::time::in_time(self.0.stop_holding_back(), Some(limit)));
+    }
+
+    /// Written bytes that the server has not answered.
+    pub fn unanswered_bytes(&self) -> u64 {
+        self.0.writes.unanswered_bytes()
+    }
+
+    /// The age of the oldest written data that was not sent.
+    pub fn oldest_unsent(&self) -> Option<Duration> {
+        self.0.writes.unsent_since().map(efc_tasks::time::since)
+    }
+
+    /// Appends that may overlap another node's.
+    pub fn append_overlaps(&self) -> u64 {
+        self.0.behind.append_overlaps()
     }
 
     /// Written bytes that wait for COMMIT.
@@ -334,6 +364,11 @@ impl<B: Backend> Inner<B> {
         }
     }
 
+    /// This, for a task of its own.
+    fn arc(&self) -> Arc<Self> {
+        self.own.upgrade().expect("whoever runs this holds it")
+    }
+
     /// Tells the kernel. The permit of the answer is held until the kernel has it.
     fn give(&self, reply: Reply, outcome: Outcome) {
         let Answer { body, permit } = match outcome {
@@ -359,6 +394,13 @@ impl<B: Backend> Inner<B> {
 
     /// The kernel gives lookups of a node back, or was not told of them.
     fn forget_lookups(&self, node: u64, lookups: u64) {
+        if !self.writes.is_empty()
+            && let Some(inode) = self.inodes.by_node(node)
+            && inode.has_uncommitted()
+        {
+            self.behind.defer_forget(node, lookups); // a successor must know the file
+            return self.give_back_forgotten(&inode);
+        }
         if self.state.forget_node(node, lookups) {
             self.inodes.forget(node, |inode| matches!(self.freshness.admit(inode), Admission::Hit(_)));
             self.failures.forget(node);
@@ -465,7 +507,7 @@ impl<B: Backend> Inner<B> {
                 let place = WritePlace::of(offset, flags, write_flags);
                 self.write((unique, resent, progress), fh, place, data).await
             }
-            Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,
+            Operation::Flush { fh } => self.flush(fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync((unique, resent), fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
             Operation::Opendir { flags } => self.opendir(&caller()?, node, flags).await,
@@ -530,7 +572,8 @@ impl<B: Backend> Inner<B> {
     /// Attributes that may be given as they are known now.
     fn granted(&self, inode: &Arc<Inode>) -> Option<Told> {
         match self.freshness.admit(inode) {
-            Admission::Hit(grant) => Some(Told::from(grant)),
+            // What is held back of a file is missing in what the server shows.
+            Admission::Hit(grant) => inode.shows_all(grant.seen.asked).then(|| Told::from(grant)),
             Admission::Ask | Admission::Wait(_) => None,
         }
     }
@@ -570,6 +613,7 @@ impl<B: Backend> Inner<B> {
 
     /// Current attributes, as they are known if that will do.
     async fn attributes(&self, cred: &Cred, inode: &Arc<Inode>) -> Result<Told, Errno> {
+        self.sent(inode).await;
         loop {
             match self.freshness.admit(inode) {
                 Admission::Hit(grant) => return Ok(Told::from(grant)),
@@ -596,6 +640,11 @@ impl<B: Backend> Inner<B> {
         if !self.orphans.is_empty() {
             self.settle_orphan(inode.handle()).await;
         }
+        if opened.is_some()
+            && let Some(told) = self.attributes_with_unsent(&inode)
+        {
+            return Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told });
+        }
         let mut told = self.attributes(cred, &inode).await?;
         // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
         let is_told = match opened {
@@ -619,9 +668,11 @@ impl<B: Backend> Inner<B> {
         if change.fh.is_none() {
             self.check_path_or_open(caller, node).await?;
         }
+        self.sent(&inode).await;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(&inode).await;
+            inode.writes().pending.lock().expect("pending lock").forget_end();
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();

@@ -304,6 +304,7 @@ impl<B: Backend> Inner<B> {
             Some(attr) => Seen { value: attr, asked: found.asked },
             None => self.backend.getattr(call, &handle).await.map_err(|error| errno(&error))?,
         };
+        let attr = self.shown(&caller.cred, &handle, attr).await?;
         self.drop_before_look_up(&handle, &attr.value).await;
         self.entry(directory, &handle, attr.part(|attr| attr)).map(|entry| (entry, attr.value))
     }
@@ -332,11 +333,12 @@ impl<B: Backend> Inner<B> {
         let standing = self.has_changed(caller, directory, change, created.part(|created| &created.dir));
         if let (Some(handle), Some(attr)) = (created.value.handle, created.value.attr) {
             self.names.changed(directory, name, Some(&handle), &standing);
-            let entry = self.entry(directory, &handle, Seen { value: &attr, asked: created.asked })?;
-            if attr.kind == FileType::Directory {
+            let seen = self.shown(&caller.cred, &handle, Seen { value: attr, asked: created.asked }).await?;
+            let entry = self.entry(directory, &handle, seen.part(|attr| attr))?;
+            if seen.value.kind == FileType::Directory {
                 self.names.made_directory(entry.inode(), &standing);
             }
-            return Ok((entry, attr));
+            return Ok((entry, seen.value));
         }
         self.names.forget(directory.handle(), name);
         self.look_up(caller, directory, name).await
@@ -531,6 +533,7 @@ impl<B: Backend> Inner<B> {
         self.check_path(caller, file).await?;
         self.check_path(caller, parent).await?;
         let (file, directory) = (self.inode(file)?, self.inode(parent)?);
+        self.sent(&file).await;
         let call = self.begin(caller, Intent::default())?;
         let (linked, change) = (file.mutate(), directory.mutate());
         match self.backend.link(call, file.handle(), directory.handle(), name).await {
@@ -576,6 +579,7 @@ impl<B: Backend> Inner<B> {
             going => going?,
         };
         let Going { object, removal, is_last_of_open } = going;
+        self.sent(&object).await;
         let call = self.begin_with(caller, &object)?;
         // The reply says nothing of the object: its attributes expire when these are dropped.
         let (_object, change) = (object.mutate(), directory.mutate());
@@ -731,6 +735,7 @@ impl<B: Backend> Inner<B> {
         }
         let named = self.names.known(&from_dir, from);
         let object = self.object_of(caller, &from_dir, from).await?;
+        self.sent(&object).await;
         let replacement = self.begin_replacement(caller, (&to_dir, to), &object).await?;
         let is_same_file = matches!(replacement, Replacement::OfItself);
         let replaced = match replacement {
@@ -740,6 +745,7 @@ impl<B: Backend> Inner<B> {
         let saved = replaced.as_ref().filter(|going| going.is_last_of_open).map(|going| going.object.clone());
         let other = saved.as_ref().map_or(Vec::new(), |file| file.handle().as_bytes().to_vec());
         if let Some(going) = &replaced {
+            self.sent(&going.object).await;
             self.await_removals(going.object.handle()).await; // a directory is replaced only if it is empty
         }
         let intent = Intent { object: object.handle().as_bytes().to_vec(), other, ..Intent::default() };

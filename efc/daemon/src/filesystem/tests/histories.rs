@@ -3,8 +3,9 @@
 //!
 //! A file has slots, and a write gives one slot a value that no other write has. A write is *known* to a reader that must see it,
 //! or a later one: on its own node when it has returned; elsewhere by the [`Rule`] of the mode. What a reader sees
-//! must not be older than what is known to it: it must not have returned before a write began that is known. After a NAS has lost its memory
-//! only what had been synced is known until it is written again.
+//! must not be older than what is known to it: it must not have returned before a write began that is known (nor, if it was another node's
+//! that holds data back, have been closed before). After a NAS has lost its memory only what had been synced is known until it is written
+//! again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,7 +15,7 @@ use efc_model::{Nas, Options};
 use efc_tasks::simulation::{self, Simulation};
 use efc_tasks::spawn_local;
 
-use super::kernel::{Done, File, Kernel, Task, bounded, sealed, settings};
+use super::kernel::{Done, File, Kernel, Task, behind, bounded, sealed, settings};
 use super::with_seeds;
 
 const SLOT: usize = 8;
@@ -70,6 +71,8 @@ struct History {
     writes: RefCell<Vec<Write>>,
     /// When the NAS last lost its memory.
     crashed: Cell<Option<u64>>,
+    /// Nodes hold written data back.
+    holds_back: Cell<bool>,
     operations: Cell<u64>,
 }
 
@@ -137,9 +140,11 @@ impl History {
         assert!(seen.is_none_or(|seen| (seen.file, seen.slot) == (file, slot)), "{value} was never written there");
         // What one node has written before a crash of the NAS, and sends again, may end up over what another has written since.
         let is_sent_again = |seen: &Write, write: &Write| self.crashed.get().is_some() && seen.node != write.node;
+        // What is held back gets to the NAS at any time until its close.
+        let may_follow = |seen: &Write, write: &Write| self.holds_back.get() && seen.node != write.node;
         let seen_done = |write: &Write| match &seen {
             None => Some(0),
-            Some(seen) if is_sent_again(seen, write) => seen.closed,
+            Some(seen) if is_sent_again(seen, write) || may_follow(seen, write) => seen.closed,
             Some(seen) => seen.returned,
         };
         let of_slot = writes.iter().filter(|write| (write.file, write.slot) == (file, slot) && write.value != value);
@@ -292,12 +297,15 @@ fn run(seed: u64, mode: Mode) -> u64 {
     nas.network().set_lost(draw(100) as u32);
     let ttls = [0, 5, 1000];
     let ttl = Duration::from_millis(ttls[draw(ttls.len())]);
+    let write_behinds = [0, 10, 1000];
+    let write_behind = Duration::from_millis(write_behinds[draw(write_behinds.len())]);
     // Of a sealed file nobody else sees changes.
     let (settings, rule, nodes) = match mode {
         Mode::CloseToOpen => (settings(ttl), Rule::CloseToOpen, draw(2) + 1),
         Mode::Bounded => (bounded(ttl), Rule::Bounded(ttl), draw(2) + 1),
         Mode::Sealed => (sealed(ttl), Rule::Sealed, 1),
     };
+    let settings = behind(write_behind, settings);
     let nodes: Vec<Kernel> = (0..nodes).map(|node| Kernel::mount(&nas, node as u32, settings.clone(), None)).collect();
     let trouble = Trouble {
         elsewhere: !matches!(mode, Mode::Sealed) && draw(2) == 0,
@@ -306,7 +314,8 @@ fn run(seed: u64, mode: Mode) -> u64 {
         kills_daemons: draw(3) == 0,
     };
     let (events, writes, crashed, operations) = Default::default();
-    let history = Rc::new(History { rule: Cell::new(rule), events, writes, crashed, operations });
+    let holds_back = Cell::new(!write_behind.is_zero());
+    let history = Rc::new(History { rule: Cell::new(rule), events, writes, crashed, holds_back, operations });
     let processes: Vec<Rc<Process>> = (0..4)
         .map(|number| {
             let node = number % nodes.len();

@@ -11,7 +11,7 @@ use efc_model::{Nas, Options};
 use efc_tasks::simulation::{self, Simulation};
 use efc_tasks::spawn_local;
 
-use super::kernel::{File, Kernel, Task, settings};
+use super::kernel::{File, Kernel, Task, settings_behind};
 use super::with_seeds;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -353,7 +353,8 @@ fn run(seed: u64) -> (u64, u64) {
         nas.network().set_twice(draw(20) as u32);
     }
     let ttls = [0, 1, 1000];
-    let kernel = Kernel::mount(&nas, 1, settings(Duration::from_millis(ttls[draw(ttls.len())])), None);
+    let [ttl, write_behind] = [ttls[draw(ttls.len())], ttls[draw(ttls.len())]].map(Duration::from_millis);
+    let kernel = Kernel::mount(&nas, 1, settings_behind(ttl, write_behind), None);
     let operations = Rc::new(Cell::new(0));
     let processes: Vec<_> = (0..3)
         .map(|number| {
