@@ -39,8 +39,8 @@ const SHARDS: usize = 16;
 const STEPS_MAX: usize = 256;
 /// Shards that are looked at to make room for one more name or page.
 const ROUNDS_MAX: usize = 64;
-/// A directory whose table has room for this many times its names gives memory back.
-const SPARE_MAX: usize = 4;
+/// A directory whose table has room for more than this many times its names gives memory back.
+const SPARE_MAX: usize = 2;
 
 /// A name. A short one lies in its table: each in memory of its own, between inodes, they would keep the system from getting
 /// the memory of inodes back.
@@ -312,9 +312,15 @@ impl Directory {
         }
     }
 
-    /// What it takes of memory, in bytes, without its listing.
+    /// What it takes of memory, in bytes, without its listing. A table has room for up to twice its names.
     fn bytes_now(&self) -> u64 {
-        DIRECTORY_BYTES + self.names.capacity() as u64 * NAME_BYTES + self.long_bytes
+        DIRECTORY_BYTES + self.names.len() as u64 * NAME_BYTES * 3 / 2 + self.long_bytes
+    }
+
+    /// Counts what it takes now.
+    fn count(&mut self, memory: &Memory) {
+        let bytes = self.bytes_now();
+        memory.change_names(std::mem::replace(&mut self.bytes, bytes), bytes);
     }
 
     fn is_empty(&self) -> bool {
@@ -355,11 +361,13 @@ impl Shard {
                 continue;
             }
             let (name, entry) = directory.names.swap_remove_index(directory.hand).expect("within");
+            directory.hand += 1; // past the newest name, if that is in its place now
             directory.long_bytes -= long_bytes(&name);
             if entry.object.is_some() {
                 directory.lose();
                 self.dropped.get_or_insert_with(Filter::new).insert((handle, &name[..]));
             }
+            directory.count(memory);
         }
         !self.directories.is_empty()
     }
@@ -371,14 +379,15 @@ fn pass(directory: &mut Directory, memory: &Memory) -> bool {
     directory.hand = 0;
     let is_used = std::mem::take(&mut directory.is_used);
     if directory.names.capacity() > 8.max(directory.names.len() * SPARE_MAX) {
-        directory.names.shrink_to(directory.names.len() * 2);
+        directory.names.shrink_to(directory.names.len() * 3 / 2);
     }
     if !is_used && let Some(listing) = directory.listing.take() {
         memory.change_listings(listing.bytes(), 0);
     }
     let is_gone = !is_used && directory.is_empty();
-    let bytes = if is_gone { 0 } else { directory.bytes_now() };
-    memory.change_names(std::mem::replace(&mut directory.bytes, bytes), bytes);
+    if is_gone {
+        memory.change_names(directory.bytes, 0);
+    }
     is_gone
 }
 
@@ -408,8 +417,7 @@ impl Names {
                 .or_insert_with(|| Directory::new(directory, self.readings.fetch_add(1, Ordering::Relaxed) << 32));
             debug_assert!(Arc::ptr_eq(&found.inode, directory), "there is no second inode of a handle that is held");
             let result = change(found);
-            let bytes = found.bytes_now();
-            self.memory.change_names(std::mem::replace(&mut found.bytes, bytes), bytes);
+            found.count(&self.memory);
             result
         };
         self.make_room();
@@ -447,6 +455,17 @@ impl Names {
                 Whole { asked, version: None, is_kept: true, is_frozen, ..whole }
             });
             known.learn(name, object, standing);
+        });
+    }
+
+    /// The name leads to what another name has led to, by this proof: what it leads to is known for no longer than that was.
+    pub fn moved(&self, directory: &Arc<Inode>, name: &[u8], proof: Option<NameProof>) {
+        self.look(directory.handle(), |known| {
+            let Some(entry) = known.names.get_mut(name) else { return };
+            match proof {
+                Some(proof) => (entry.asked, entry.since) = (entry.asked.min(proof.asked), proof.asked),
+                None => entry.is_proof = false,
+            }
         });
     }
 
@@ -667,7 +686,7 @@ mod tests {
             if number % 100 == 0 {
                 assert_eq!(names.get(first.handle(), b"mount point"), object(b"object"), "after {number} others");
             }
-            assert!(memory.used().names <= 5 << 18, "{:?}", memory.used());
+            assert!(memory.used().names <= (1 << 20) + 1000, "{:?}", memory.used());
         }
         let (last, name) = (directory(49_999).0, 49_999_u64.to_le_bytes());
         assert_eq!(names.get(last.handle(), &name), object(b"object"));
@@ -826,6 +845,20 @@ mod tests {
         let copy = world.change(2, 3).doubted_if(true);
         world.names.made_directory(&made, &copy);
         assert!(known(b"x").proof.is_none(), "the server may have answered that long ago");
+    }
+
+    #[test]
+    fn what_has_moved_is_known_as_long_as_what_its_former_name_led_to() {
+        let world = World::new();
+        world.learn(b"from", Some(b"a"), &world.answer(1));
+        let before = world.names.known(&world.directory, b"from").proof.expect("proven");
+        std::thread::sleep(Duration::from_millis(1));
+        for (name, proof) in [(&b"to"[..], Some(before)), (b"other", None)] {
+            let standing = world.change(1, 1);
+            world.names.changed(&world.directory, name, Some(&handle(b"a")), &standing);
+            world.names.moved(&world.directory, name, proof);
+        }
+        assert_eq!((world.asked(b"to"), world.known(b"other")), (before.asked, (object(b"a"), false)));
     }
 
     #[test]

@@ -733,6 +733,7 @@ impl<B: Backend> Inner<B> {
             Moved::Lost => return Err(Errno(libc::ENOENT)),
             Moved::NotYet => {}
         }
+        let named = self.names.known(&from_dir, from);
         let object = self.object_of(caller, &from_dir, from).await?;
         self.sent(&object).await;
         let replacement = self.begin_replacement(caller, (&to_dir, to), &object).await?;
@@ -761,6 +762,10 @@ impl<B: Backend> Inner<B> {
             self.names.forget(to_dir.handle(), to);
         } else if let Some(going) = &replaced {
             self.names.forget_directory(going.object.handle());
+        }
+        if result.is_ok() && !is_same_file {
+            // The answer does not say what it was that has moved.
+            self.names.moved(&to_dir, to, named.proof.filter(|_| named.named == Named::Object(*object.handle())));
         }
         if let (Some(file), Some(going)) = (saved, replaced) {
             self.replaced(&file, has_failed && result.is_err(), going.removal).await;
