@@ -58,6 +58,14 @@ pub(crate) struct Shared {
     pub whole_files: WholeFiles,
 }
 
+impl Shared {
+    /// Of no inodes yet, which take of this memory.
+    pub fn new(memory: Arc<Memory>) -> Shared {
+        let (clock, uses, abandoned, whole_files) = Default::default();
+        Shared { memory, clock, uses, abandoned, whole_files }
+    }
+}
+
 /// What is known of an object.
 #[derive(Default)]
 pub(crate) struct Facts {

@@ -17,13 +17,9 @@ use std::sync::Arc;
 use efc_backend::{FileHandle, FileType};
 use indexmap::IndexSet;
 
-use crate::inode::abandoned::AllAbandoned;
 use crate::inode::kernel_view::KernelView;
-use crate::inode::uses::AllUses;
-use crate::inode::whole_files::WholeFiles;
 use crate::inode::{Inode, Shared};
 use crate::memory::Memory;
-use crate::version::ServerClock;
 
 /// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that
 /// was written to takes half as much again.
@@ -83,14 +79,7 @@ impl Inodes {
     /// An empty table. When there is no `memory` for more, those go that nobody needs and that were not used for
     /// longest.
     pub fn new(memory: Arc<Memory>) -> Inodes {
-        let shared = Shared {
-            memory,
-            clock: ServerClock::default(),
-            uses: AllUses::default(),
-            abandoned: AllAbandoned::default(),
-            whole_files: WholeFiles::default(),
-        };
-        Inodes { by_handle: Default::default(), by_node: Default::default(), shared: Arc::new(shared) }
+        Inodes { by_handle: Default::default(), by_node: Default::default(), shared: Arc::new(Shared::new(memory)) }
     }
 
     fn shard(&self, handle: &FileHandle) -> MutexGuard<'_, Shard> {
