@@ -20,7 +20,7 @@ from tests.support.nas import Nas
 KILLS = int(os.environ.get("KERNELS_KILLS", "20"))
 #: Work between two strikes, at random up to this: an emulated daemon needs a second or two until it serves.
 CALM_S_MAX = 6.0
-#: Work that takes no program of others, each start of which takes seconds there: half an hour of git and fio is one storm.
+#: Work without git and fio, each start of which takes seconds there.
 _KINDS = ("reads", "files", "mapping", "renames", "append", "unlinked", "sqlite")
 STORMS: dict[str, tuple[Strike, int]] = {
     "daemon": (kill(daemons=True), KILLS),
