@@ -39,10 +39,10 @@ quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses 
 check: setup .tools/bin/cargo-deny ## after every change: lint, unit and Rust tests that need no root
 	@$(SUITE) lint unit rust
 test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## check, and all below but bench; sanity, faults and the cluster in their short forms
-	@$(SUITE) lint unit rust rust-root tools csi errors sanity posix integrity faults cluster-short
+	@$(SUITE) lint unit rust rust-root tools csi errors sanity posix consistency integrity faults cluster-short
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
-unit rust rust-root csi errors integrity: setup ## parts of test
+unit rust rust-root csi errors consistency integrity: setup ## parts of test
 	@$(SUITE) $@
 lint: setup .tools/bin/cargo-deny ## ruff, mypy, import-linter, rustfmt, clippy; licences and origins of the crates
 	@$(SUITE) $@
@@ -54,7 +54,7 @@ posix: setup .tools/bin/pjdfstest .tools/bin/fsx ## pjdfstest and fsx on a real 
 	@$(SUITE) $@
 faults: setup $(FILL_STATE) ## everything is killed again and again under verified work: daemons 500 times, the rest 100; an hour and more
 	@FAULTS_KILLS=$(or $(KILLS),100) $(SUITE) $@
-.PHONY: lint unit rust rust-root tools csi errors integrity sanity posix faults
+.PHONY: lint unit rust rust-root tools csi errors integrity sanity posix consistency faults
 
 # --- longer, or seldom -----------------------------------------------------------------------------------------------
 model: setup ## random stories of the file system between a kernel and a NAS that are played; RUNS=1000 of each kind; a short form is in check

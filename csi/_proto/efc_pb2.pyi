@@ -372,7 +372,7 @@ class Stop(_message.Message):
     def __init__(self) -> None: ...
 
 class DaemonConfig(_message.Message):
-    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features")
+    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features", "freshness", "writing", "metadata_mib")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -390,6 +390,9 @@ class DaemonConfig(_message.Message):
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     HANG_LIMIT_MS_FIELD_NUMBER: _ClassVar[int]
     FUSE_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    FRESHNESS_FIELD_NUMBER: _ClassVar[int]
+    WRITING_FIELD_NUMBER: _ClassVar[int]
+    METADATA_MIB_FIELD_NUMBER: _ClassVar[int]
     source: Source
     connections: int
     read_only: bool
@@ -407,7 +410,24 @@ class DaemonConfig(_message.Message):
     network: str
     hang_limit_ms: int
     fuse_features: str
-    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ...) -> None: ...
+    freshness: FreshnessConfig
+    writing: WritingConfig
+    metadata_mib: int
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ..., freshness: _Optional[_Union[FreshnessConfig, _Mapping]] = ..., writing: _Optional[_Union[WritingConfig, _Mapping]] = ..., metadata_mib: _Optional[int] = ...) -> None: ...
+
+class FreshnessConfig(_message.Message):
+    __slots__ = ("consistency", "attr_ttl_max_ms")
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    ATTR_TTL_MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    consistency: str
+    attr_ttl_max_ms: int
+    def __init__(self, consistency: _Optional[str] = ..., attr_ttl_max_ms: _Optional[int] = ...) -> None: ...
+
+class WritingConfig(_message.Message):
+    __slots__ = ("write_behind_ms",)
+    WRITE_BEHIND_MS_FIELD_NUMBER: _ClassVar[int]
+    write_behind_ms: int
+    def __init__(self, write_behind_ms: _Optional[int] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("host", "port", "mount_port", "path")
@@ -422,12 +442,14 @@ class Source(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DaemonStats(_message.Message):
-    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
+    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FUSE_FIELD_NUMBER: _ClassVar[int]
     NFS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    WRITING_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
     NFS_RETRANSMITS_FIELD_NUMBER: _ClassVar[int]
@@ -447,6 +469,8 @@ class DaemonStats(_message.Message):
     fuse: FuseStats
     nfs: NfsStats
     state: StateStats
+    metadata: MetadataStats
+    writing: WritingStats
     fuse_requests: int
     nfs_calls: int
     nfs_retransmits: int
@@ -461,7 +485,7 @@ class DaemonStats(_message.Message):
     bytes_spliced: int
     pipe_misfits: int
     nodes_max: int
-    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
 
 class FuseStats(_message.Message):
     __slots__ = ("requests",)
@@ -502,6 +526,30 @@ class StateStats(_message.Message):
     open_files: int
     uncommitted_bytes: int
     def __init__(self, nodes: _Optional[int] = ..., nodes_max: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ...) -> None: ...
+
+class MetadataStats(_message.Message):
+    __slots__ = ("bytes_max", "inode_bytes", "name_bytes", "listing_bytes", "node_bytes")
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    INODE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LISTING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NODE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    bytes_max: int
+    inode_bytes: int
+    name_bytes: int
+    listing_bytes: int
+    node_bytes: int
+    def __init__(self, bytes_max: _Optional[int] = ..., inode_bytes: _Optional[int] = ..., name_bytes: _Optional[int] = ..., listing_bytes: _Optional[int] = ..., node_bytes: _Optional[int] = ...) -> None: ...
+
+class WritingStats(_message.Message):
+    __slots__ = ("unsent_bytes", "oldest_unsent_ms", "append_overlaps")
+    UNSENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_UNSENT_MS_FIELD_NUMBER: _ClassVar[int]
+    APPEND_OVERLAPS_FIELD_NUMBER: _ClassVar[int]
+    unsent_bytes: int
+    oldest_unsent_ms: int
+    append_overlaps: int
+    def __init__(self, unsent_bytes: _Optional[int] = ..., oldest_unsent_ms: _Optional[int] = ..., append_overlaps: _Optional[int] = ...) -> None: ...
 
 class NetworkOffer(_message.Message):
     __slots__ = ("version",)

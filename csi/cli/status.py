@@ -11,8 +11,10 @@ from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.base.text import printable
+from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
+from csi.node.conditions import suggestion_of
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.node.records import Publication, Publications
@@ -22,7 +24,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).
 _KUBELETS_TARGET = re.compile(r"/pods/([^/]+)/volumes/[^/]+/([^/]+)/mount")
 _VOLUME_COLUMNS = ("VOLUME", "POD", "NAME", "SOURCE", "PATH", "ACCESS")
-_COLUMNS = ("SOURCE", "TARGET", "STATE", "PID", "RESTARTS", "READ", "WRITTEN", "REASON")
+_COLUMNS = ("SOURCE", "TARGET", "STATE", "MODE", "PID", "RESTARTS", "READ", "WRITTEN", "REASON")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -44,7 +46,8 @@ def run(parsed: argparse.Namespace) -> int:
     reports = Reports(parsed.run_dir)
     published = volumes(parsed.run_dir)
     mounts = [
-        described(mount, status, reports) | {"volumes": published.get(mount.target, [])}
+        described(mount, status, reports, published.get(mount.target, []))
+        | {"volumes": published.get(mount.target, [])}
         for mount in sorted(status.mounts, key=lambda mount: mount.target)
     ]
     if parsed.json:
@@ -52,7 +55,7 @@ def run(parsed: argparse.Namespace) -> int:
     elif not mounts:
         print(f"Nothing is mounted (run directory {parsed.run_dir}).")
     else:
-        _print_table(_COLUMNS, [_row(mount, reports) for mount in status.mounts])
+        _print_table(_COLUMNS, [_row(mount, reports, published.get(mount.target, [])) for mount in status.mounts])
         if rows := [_volume_row(volume) for mount in sorted(published) for volume in published[mount]]:
             print()
             _print_table(_VOLUME_COLUMNS, rows)
@@ -110,7 +113,14 @@ def _volume_row(volume: dict[str, object]) -> tuple[str, ...]:
     )
 
 
-def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports) -> dict[str, object]:
+def _suggestion(mount: efc_pb2.MountStatus, volumes: Sequence[dict[str, object]]) -> str:
+    is_read_only = mount.config.read_only or (bool(volumes) and all(volume["read_only"] for volume in volumes))
+    return suggestion_of(mount, is_read_only=is_read_only)
+
+
+def described(
+    mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports, volumes: Sequence[dict[str, object]] = ()
+) -> dict[str, object]:
     """One element of ``efc status --json``. Keys are only ever added."""
     report = reports.get(mount.target, device=f"0:{mount.connection}")
     return {
@@ -127,28 +137,27 @@ def described(mount: efc_pb2.MountStatus, status: KeeperStatus, reports: Reports
         "connection": mount.connection,
         "mounted_at_unix_ms": mount.mounted_at_unix_ms,
         "read_only": mount.config.read_only,
-        "options": {
-            field.name: value
-            for field, value in options_of(mount).ListFields()
-            if field.name not in ("source", "read_only")
-        },
+        "consistency": consistency_of(options_of(mount)),
+        "suggestion": _suggestion(mount, volumes) or None,
+        "options": {name: value for name, value in settings_of(options_of(mount)).items() if name != "read_only"},
         "stats": statistics.described(mount.stats) if mount.HasField("stats") else None,
         "repair": asdict(report) if report else None,
     }
 
 
-def _row(mount: efc_pb2.MountStatus, reports: Reports) -> tuple[str, ...]:
+def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[str, object]]) -> tuple[str, ...]:
     report = reports.get(mount.target, device=f"0:{mount.connection}")
     repaired = [report.failure(), report.note()] if report else []
     return (
         source_of(mount),
         mount.target + (" (ro)" if mount.config.read_only else ""),
         efc_pb2.MountStatus.State.Name(mount.state).lower().replace("_", " "),
+        consistency_of(options_of(mount)),
         str(mount.pid or "-"),
         str(mount.restarts),
         _bytes(mount.stats.nfs.bytes_read),
         _bytes(mount.stats.nfs.bytes_written),
-        "; ".join(part for part in (mount.reason, *repaired) if part),
+        "; ".join(part for part in (mount.reason, *repaired, _suggestion(mount, volumes)) if part),
     )
 
 

@@ -16,6 +16,8 @@ from csi.base.errors import invalid
 Item = tuple[str, str | None]
 #: Value of nfs(5)'s `retrans` unless it is given.
 _RETRANS = 2
+#: `attr-ttl` unless it is given.
+_ATTR_TTL_SECONDS = 3
 #: Longest `attr-ttl`, `entry-ttl` and `timeout`.
 _SECONDS_MAX = 3600
 _NUMBER = re.compile(r"[0-9]{1,10}")
@@ -97,14 +99,20 @@ _TABLE = (
     Word(
         names=("actimeo",),
         is_number=True,
-        help="`attr-ttl=Ns` and `entry-ttl=Ns`, an hour at most.",
-        becomes=(("attr-ttl", "{seconds}s"), ("entry-ttl", "{seconds}s")),
+        help="`attr-ttl=Ns`, `attr-ttl-max=Ns` and `entry-ttl=Ns`, an hour at most.",
+        becomes=(("attr-ttl", "{seconds}s"), ("attr-ttl-max", "{seconds}s"), ("entry-ttl", "{seconds}s")),
+    ),
+    Word(
+        names=("acregmin",),
+        is_number=True,
+        help="`attr-ttl=Ns`, an hour at most.",
+        becomes=(("attr-ttl", "{seconds}s"),),
     ),
     Word(
         names=("acregmax",),
         is_number=True,
-        help="`attr-ttl=Ns`, an hour at most.",
-        becomes=(("attr-ttl", "{seconds}s"),),
+        help="`attr-ttl-max=Ns`, an hour at most; without `acregmin` and below 3 also `attr-ttl=Ns`.",
+        becomes=(("attr-ttl-max", "{seconds}s"),),
     ),
     Word(
         names=("acdirmax",),
@@ -113,11 +121,11 @@ _TABLE = (
         becomes=(("entry-ttl", "{seconds}s"),),
     ),
     Word(
-        names=("acregmin", "acdirmin"),
+        names=("acdirmin",),
         is_number=True,
-        help="Nothing: a TTL is one time here, that of `acregmax` and `acdirmax`, and does not grow from a least one.",
+        help="Nothing: for directories and names a TTL does not grow.",
     ),
-    Word(names=("ac",), help="Nothing: attributes are trusted for `attr-ttl`."),
+    Word(names=("ac",), help="Nothing: attributes are trusted for `attr-ttl` to `attr-ttl-max`."),
     Word(
         names=("noac",),
         help="`attr-ttl=0s` and `entry-ttl=0s`. A write is on the NAS when `write(2)` returns, as always here; on its "
@@ -167,8 +175,7 @@ def own_options(items: Iterable[Item], *, origin: str, is_soft: bool = False) ->
     ``is_soft``: whether `soft` is in force unless the items say otherwise. Raises INVALID_ARGUMENT for a word that is
     refused, and for a value that a word cannot have.
     """
-    tenths: str | None = None
-    retrans = _RETRANS
+    numbers: dict[str, int] = {}
     for name, value in items:
         if name in ("soft", "hard") and value in (None, "true", "false"):
             is_soft = (name == "soft") is (value != "false")
@@ -177,16 +184,20 @@ def own_options(items: Iterable[Item], *, origin: str, is_soft: bool = False) ->
             yield OwnOption(word=name, name=name, value=value)
             continue
         _check(word, name, value, origin=origin)
-        number = int(value) if word.is_number and value is not None else 0
-        if name == "timeo":
-            tenths = value
-        elif name == "retrans":
-            retrans = number
+        number = numbers[name] = int(value) if word.is_number and value is not None else 0
         for own_name, form in word.becomes:
             text = form and form.format(value=number, seconds=min(number, _SECONDS_MAX))
             yield OwnOption(word=name, name=own_name, value=text)
-    if tenths is not None and is_soft:
-        milliseconds = int(tenths) * 100 * (retrans + 1)
+    yield from _of_several(numbers, is_soft=is_soft)
+
+
+def _of_several(numbers: Mapping[str, int], *, is_soft: bool) -> Iterator[OwnOption]:
+    """What words mean together; ``numbers`` are those that they were given."""
+    most = numbers.get("acregmax", _ATTR_TTL_SECONDS)
+    if "acregmin" not in numbers and most < _ATTR_TTL_SECONDS:
+        yield OwnOption(word="acregmax", name="attr-ttl", value=f"{most}s")
+    if "timeo" in numbers and is_soft:
+        milliseconds = numbers["timeo"] * 100 * (numbers.get("retrans", _RETRANS) + 1)
         timeout = min(max(milliseconds, 1000), _SECONDS_MAX * 1000)
         yield OwnOption(word="timeo", name="timeout", value=f"{timeout}ms")
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from typing import cast
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError, invalid
@@ -29,6 +30,8 @@ VALUE_LENGTH_MAX = 256
 _SHOWN_LENGTH_MAX = 64
 #: `network` unless it is given.
 _KEEPERS_NETWORK = "host"
+#: `consistency` unless it is given.
+_CLOSE_TO_OPEN = "cto"
 #: `fuse-features` unless it is given.
 _RUNNING_KERNELS = "running"
 
@@ -79,6 +82,8 @@ class Option:
     maximum: int = 0
     unit: str = ""
     choices: tuple[str, ...] = ()
+    #: Other words for choices.
+    synonyms: tuple[tuple[str, str], ...] = ()
     #: For flags: what naming the option without a value sets `field` to (``rw`` sets ``read_only`` to False).
     sets: bool = True
 
@@ -92,7 +97,7 @@ class Option:
         if self.kind is Kind.FLAG:
             return "no value, true or false"
         if self.kind is Kind.CHOICE:
-            return " or ".join(self.choices)
+            return " or ".join([*self.choices, *(word for word, _ in self.synonyms)])
         low, high = self._written(self.minimum), self._written(self.maximum)
         form = {
             Kind.INTEGER: "a whole number",
@@ -179,19 +184,35 @@ _TABLE = (
         name="consistency",
         kind=Kind.CHOICE,
         field="consistency",
-        default="close-to-open",
-        choices=("close-to-open",),
-        help="What one node sees of another's writes. With `close-to-open`, who opens a file sees all that was written "
-        "before its last close.",
+        default=_CLOSE_TO_OPEN,
+        choices=(_CLOSE_TO_OPEN, "bounded", "sealed"),
+        synonyms=(("close-to-open", _CLOSE_TO_OPEN),),
+        help="What one node sees of another's changes. `cto` (close-to-open): who opens a file sees all that was "
+        "written before its last close; each open asks the NAS. `bounded`: what the NAS said within `attr-ttl` is "
+        "given without asking, opens included; permissions that are taken away at the NAS (also by its exports and "
+        "groups) are seen after that time, too. `sealed`: for data that nobody changes; nothing is asked twice until "
+        "the daemon is replaced.",
     ),
     Option(
         name="attr-ttl",
         kind=Kind.DURATION,
         field="attr_ttl_ms",
-        default="1s",
+        default="3s",
         maximum=3_600_000,
         unit="ms",
-        help="How long size, times and permissions are trusted without asking the NAS (opening a file always asks).",
+        help="How long size, times and permissions are trusted without asking the NAS: with `cto` at least, 0s for "
+        "never; with `bounded` at most.",
+    ),
+    Option(
+        name="attr-ttl-max",
+        kind=Kind.DURATION,
+        field="attr_ttl_max_ms",
+        default="60s",
+        maximum=3_600_000,
+        unit="ms",
+        help="With `cto`, how long size, times and permissions of a file are trusted at most: as long as they are "
+        "known not to have changed, within `attr-ttl` and this. With `sealed`, after which time the kernel asks the "
+        "daemon again. Less than `attr-ttl` is as much.",
     ),
     Option(
         name="entry-ttl",
@@ -200,7 +221,8 @@ _TABLE = (
         default="1s",
         maximum=3_600_000,
         unit="ms",
-        help="How long a name is trusted to be there without asking the NAS.",
+        help="With `cto`, how long the kernel trusts a name to be there, and how long the NAS's word on who may search "
+        "a directory holds. `bounded` and `sealed` have the times of attributes for that.",
     ),
     Option(
         name="read-ahead",
@@ -222,6 +244,27 @@ _TABLE = (
         unit="MiB",
         help="Memory for written data that the NAS has not put on stable storage yet: if NAS and daemon crash, so much "
         "is sent again. A write takes a power of two, 4 KiB at least. It counts to the daemon's memory.",
+    ),
+    Option(
+        name="metadata-memory",
+        kind=Kind.SIZE,
+        field="metadata_mib",
+        default="128MiB",
+        minimum=4,
+        maximum=65_536,
+        unit="MiB",
+        help="Memory for what the daemon knows of inodes, names and directories; what was not used for longest makes "
+        "room. The list of inodes that the kernel knows is not part of it.",
+    ),
+    Option(
+        name="write-behind",
+        kind=Kind.DURATION,
+        field="write_behind_ms",
+        default="1s",
+        maximum=60_000,
+        unit="ms",
+        help="How long the node may hold written data back to send it in larger pieces, 0s for not at all. `fsync(2)` "
+        "and `close(2)` send it at once, and what must not come before it does. With `soft` nothing is held back.",
     ),
     Option(
         name="threads",
@@ -299,11 +342,14 @@ class MountOptions:
     connections: int = 4
     soft: bool = False
     timeout_ms: int = 30_000
-    consistency: str = "close-to-open"
-    attr_ttl_ms: int = 1000
+    consistency: str = _CLOSE_TO_OPEN
+    attr_ttl_ms: int = 3000
+    attr_ttl_max_ms: int = 60_000
     entry_ttl_ms: int = 1000
     read_ahead_kib: int = 8192
     uncommitted_mib: int = 64
+    metadata_mib: int = 128
+    write_behind_ms: int = 1000
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -337,6 +383,7 @@ class MountOptions:
             entry_ttl_ms=self.entry_ttl_ms,
             read_ahead_kib=self.read_ahead_kib,
             uncommitted_mib=self.uncommitted_mib,
+            metadata_mib=self.metadata_mib,
             threads=self.threads,
             hang_limit_ms=self.hang_limit_ms,
             unprivileged_port=self.unprivileged_port,
@@ -344,6 +391,11 @@ class MountOptions:
             log_level=self.log_level,
             network="" if self.network == _KEEPERS_NETWORK else self.network,
             fuse_features="" if self.fuse_features == _RUNNING_KERNELS else self.fuse_features,
+            freshness=efc_pb2.FreshnessConfig(
+                consistency="" if self.consistency == _CLOSE_TO_OPEN else self.consistency,
+                attr_ttl_max_ms=self.attr_ttl_max_ms,
+            ),
+            writing=efc_pb2.WritingConfig(write_behind_ms=self.write_behind_ms),
         )
 
 
@@ -383,7 +435,7 @@ def changed(
     for option, value in _values(given, origin=origin):
         if option.change is Change.NEW_MOUNT:
             raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
-        setattr(result, option.field, value)
+        setattr(_holder(result, option.field), option.field, value)
         has_timeout |= option.field == "timeout_ms"
     _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
     if not result.soft:
@@ -391,6 +443,31 @@ def changed(
     elif not result.timeout_ms:
         result.timeout_ms = MountOptions().timeout_ms
     return result
+
+
+def settings_of(config: efc_pb2.DaemonConfig) -> dict[str, bool | int | str]:
+    """Field name -> value of all that is set in ``config``, but for the source; those of messages within included."""
+    values: dict[str, bool | int | str] = {}
+    for descriptor, value in config.ListFields():
+        if descriptor.name == "source":
+            continue
+        within = value.ListFields() if isinstance(value, Message) else [(descriptor, value)]
+        values |= {inner.name: set_value for inner, set_value in within}
+    return values
+
+
+def consistency_of(config: efc_pb2.DaemonConfig) -> str:
+    """The consistency mode that ``config`` asks for, as it is written."""
+    return config.freshness.consistency or _CLOSE_TO_OPEN
+
+
+def _holder(config: efc_pb2.DaemonConfig, name: str) -> Message:
+    """``config`` itself, or the message in it that has the field."""
+    for descriptor in config.DESCRIPTOR.fields:
+        inner = descriptor.message_type
+        if inner is not None and name in inner.fields_by_name:
+            return getattr(config, descriptor.name)  # type: ignore[no-any-return]
+    return config
 
 
 def own_words(options: Mapping[str, str], *, origin: str) -> dict[str, str]:
@@ -458,6 +535,7 @@ def _parsed(option: Option, text: str | None) -> bool | int | str | None:
     if text is None or len(text) > VALUE_LENGTH_MAX:
         return None
     if option.kind is Kind.CHOICE:
+        text = dict(option.synonyms).get(text, text)
         return text if text in option.choices else None
     number = _number(option, text)
     return number if number is not None and option.minimum <= number <= option.maximum else None

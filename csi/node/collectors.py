@@ -30,11 +30,22 @@ _STATISTICS = {
     "efc_nfs_pipe_misfits_total": "nfs.pipe_misfits",
     "efc_inodes": "state.nodes",
     "efc_state_inodes_max": "state.nodes_max",
+    "efc_state_inode_bytes": "metadata.node_bytes",
+    "efc_metadata_max_bytes": "metadata.bytes_max",
+    "efc_metadata_inode_bytes": "metadata.inode_bytes",
+    "efc_metadata_name_bytes": "metadata.name_bytes",
+    "efc_metadata_listing_bytes": "metadata.listing_bytes",
     "efc_open_files": "state.open_files",
     "efc_uncommitted_bytes": "state.uncommitted_bytes",
+    "efc_writing_unsent_bytes": "writing.unsent_bytes",
+    "efc_writing_append_overlaps_total": "writing.append_overlaps",
     "efc_nas_responding": "nfs.responding",
 }
-_MILLISECONDS = {"efc_daemon_uptime_seconds": "uptime_ms", "efc_nfs_oldest_call_age_seconds": "nfs.oldest_call_ms"}
+_MILLISECONDS = {
+    "efc_daemon_uptime_seconds": "uptime_ms",
+    "efc_nfs_oldest_call_age_seconds": "nfs.oldest_call_ms",
+    "efc_writing_unsent_age_seconds": "writing.oldest_unsent_ms",
+}
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 
 

@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from csi.base.statvfs import Statvfs
+from csi.config.options import consistency_of
 from csi.node.daemons import Daemons
-from csi.node.keeper import Keeper
+from csi.node.keeper import Keeper, options_of
 from csi.node.mounts import Mounts
 from csi.node.records import Publication
 from csi.node.reports import Reports
@@ -35,9 +36,17 @@ class Conditions:
     """Asks file systems, daemons and reports of repairs how a volume does."""
 
     def __init__(
-        self, *, mounts: Mounts, daemons: Daemons, keeper: Keeper, reports: Reports, kubelet_roots: Sequence[str]
+        self,
+        *,
+        mounts: Mounts,
+        daemons: Daemons,
+        keeper: Keeper,
+        reports: Reports,
+        publications: Iterable[Publication],
+        kubelet_roots: Sequence[str],
     ) -> None:
-        """``kubelet_roots`` are kubelet's directories, where they are."""
+        """``kubelet_roots`` are kubelet's directories, where they are; ``publications`` are all there are each time."""
+        self._publications = publications
         self._mounts = mounts
         self._daemons = daemons
         self._keeper = keeper
@@ -53,7 +62,7 @@ class Conditions:
             reason = reason and f": {reason}"
             return VolumeStatus(sizes=None, abnormal=f"nobody holds its session any more; it is being replaced{reason}")
         asked = asyncio.create_task(self._sizes(publication.target))
-        abnormal = await self.of_daemon(publication.key)
+        abnormal, suggestion = await self._of_dataset(publication.key)
         if not abnormal and not (await asyncio.wait({asked}, timeout=UNRESPONSIVE_SECONDS))[0]:
             # While statvfs waits still, the daemon knows what for.
             abnormal = await self.of_daemon(publication.key)
@@ -63,9 +72,10 @@ class Conditions:
             abnormal = "the file system does not answer"
         report = self._reports.get(self._daemons.mount_of(publication.key), device=mount.device)
         if report is None:
-            return VolumeStatus(sizes=sizes, abnormal=abnormal)
+            return VolumeStatus(sizes=sizes, abnormal=abnormal, note=suggestion)
         abnormal = abnormal or report.failure(publication.path)
-        return VolumeStatus(sizes=sizes, abnormal=abnormal, note=report.note())
+        note = "; ".join(part for part in (report.note(), suggestion) if part)
+        return VolumeStatus(sizes=sizes, abnormal=abnormal, note=note)
 
     async def _sizes(self, target: str) -> Statvfs | None:
         if self._mounts.is_asking(target):
@@ -78,13 +88,26 @@ class Conditions:
 
     async def of_daemon(self, key: str) -> str:
         """Why the daemon of the dataset ``key`` is not as it should be, in one sentence, or "" if it is."""
+        return (await self._of_dataset(key))[0]
+
+    async def _of_dataset(self, key: str) -> tuple[str, str]:
+        """Why the daemon of the dataset ``key`` is not as it should be, and what would serve its volumes better."""
         try:
             status = await self._keeper.status(self._daemons.mount_of(key), limit_seconds=_STATUS_SECONDS_MAX)
         except DriverError as error:
-            return error.message
+            return error.message, ""
         if not status.mounts:
-            return "nobody holds its session any more; it will be mounted anew"
-        return condition_of(status.mounts[0])
+            return "nobody holds its session any more; it will be mounted anew", ""
+        volumes = [publication.read_only for publication in self._publications if publication.key == key]
+        mount = status.mounts[0]
+        return condition_of(mount), suggestion_of(mount, is_read_only=bool(volumes) and all(volumes))
+
+
+def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
+    """What would serve a dataset better, or "" if nothing would. ``is_read_only``: nobody here writes to it."""
+    if not is_read_only or consistency_of(options_of(status)) != "cto":
+        return ""
+    return "nobody here writes to it: with consistency=bounded the NAS is asked less"
 
 
 def condition_of(status: efc_pb2.MountStatus) -> str:

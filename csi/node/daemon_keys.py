@@ -21,7 +21,6 @@ _FIRST_DEFAULTS: dict[str, bool | int | str] = {
     "connections": 4,
     "soft": False,
     "timeout_ms": 30_000,
-    "consistency": "close-to-open",
     "attr_ttl_ms": 1000,
     "entry_ttl_ms": 1000,
     "read_ahead_kib": 8192,

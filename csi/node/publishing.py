@@ -57,7 +57,12 @@ class Publisher:
         self._translated = kubelet_roots.translated
         self._reports = reports
         self._conditions = Conditions(
-            mounts=mounts, daemons=daemons, keeper=keeper, reports=reports, kubelet_roots=kubelet_roots.resolved
+            publications=publications,
+            mounts=mounts,
+            daemons=daemons,
+            keeper=keeper,
+            reports=reports,
+            kubelet_roots=kubelet_roots.resolved,
         )
         self._locks = KeyedLocks("target")
         self._operations: set[asyncio.Task[None]] = set()

@@ -5,6 +5,8 @@ Release 0.1.0 has one flat message. Its names stay keys of ``efc status --json``
 
 from collections.abc import Mapping
 
+from google.protobuf.message import Message
+
 from csi._proto import efc_pb2
 
 #: Field of the flat form -> subsystem, and field there. Nothing is ever added: what is new has no flat form.
@@ -42,5 +44,5 @@ def described(stats: efc_pb2.DaemonStats) -> dict[str, object]:
     return {"uptime_ms": stats.uptime_ms, "resumed": stats.resumed, **flat, **subsystems}
 
 
-def _fields(message: efc_pb2.FuseStats | efc_pb2.NfsStats | efc_pb2.StateStats) -> dict[str, object]:
+def _fields(message: Message) -> dict[str, object]:
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

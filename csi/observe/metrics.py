@@ -131,9 +131,45 @@ _TABLE = (
         "Most inodes that the kernel may know, by the daemon's memory limit; 0 if there is none.",
         stability=Stability.BETA,
     ),
+    _dataset(
+        "efc_state_inode_bytes",
+        Kind.GAUGE,
+        "Memory for the inodes that the kernel knows, which outlives the daemon.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    *(
+        _dataset(f"efc_metadata_{name}_bytes", Kind.GAUGE, text, unit="bytes", stability=Stability.BETA)
+        for name, text in {
+            "max": "Memory for what the daemon knows of inodes, names and directories (`metadata-memory`).",
+            "inode": "Of that memory, what inodes take.",
+            "name": "Of that memory, what names take.",
+            "listing": "Of that memory, what listings take.",
+        }.items()
+    ),
     _dataset("efc_open_files", Kind.GAUGE, "Files that are open."),
     _dataset(
         "efc_uncommitted_bytes", Kind.GAUGE, "Data written that the NAS has not put on stable storage.", unit="bytes"
+    ),
+    _dataset(
+        "efc_writing_unsent_bytes",
+        Kind.GAUGE,
+        "Data written that the NAS has not answered: held back by `write-behind`, or in flight.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_writing_unsent_age_seconds",
+        Kind.GAUGE,
+        "Age of the oldest data that is held back by `write-behind`; 0 if there is none.",
+        unit="seconds",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_writing_append_overlaps_total",
+        Kind.COUNTER,
+        "Appends that met another node's append to the same file, so that they may have overwritten each other.",
+        stability=Stability.BETA,
     ),
     _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),
     _dataset(

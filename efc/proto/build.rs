@@ -63,13 +63,13 @@ fn write_message(code: &mut String, pool: &DescriptorPool, message: &MessageDesc
         let changed = match nested(&field) {
             Some(_) => {
                 "{
-            let [own, wish, base] = [self, &wish, base].map(|all| all.FIELD.clone().unwrap_or_default());
-            merged.FIELD = Some(own.merged(wish, &base));
+            let [own, base] = [self, base].map(|all| all.FIELD.clone().unwrap_or_default());
+            merged.FIELD = Some(own.merged(wish.FIELD.unwrap_or_default(), &base));
         }"
             }
             None => {
                 "{
-            merged.FIELD = wish.FIELD;
+            merged.FIELD.clone_from(&wish.FIELD);
         }"
             }
         };

@@ -113,7 +113,14 @@ def scene(server: Nas, request: pytest.FixtureRequest) -> Iterator[Scene]:
     with Proxy(server.port) as proxy, Keeper() as keeper:
         url = server.url_of("export", port=proxy.port)
         # Names and attributes are trusted for long, so that a call is not preceded by questions.
-        options = ["connections=2", "entry-ttl=60s", "attr-ttl=60s", f"fuse-features={request.param}"]
+        # Writes are calls of their requests.
+        options = [
+            "connections=2",
+            "entry-ttl=60s",
+            "attr-ttl=60s",
+            "write-behind=0s",
+            f"fuse-features={request.param}",
+        ]
         with keeper.mounted(url, options=options) as mount:
             name = f"{request.node.originalname}-{request.param}-{uuid.uuid4().hex[:8]}"
             (mount / name).mkdir(exist_ok=True)

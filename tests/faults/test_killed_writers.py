@@ -85,7 +85,8 @@ def held_nas() -> Iterator[HeldNas]:
 
 @pytest.fixture
 def mounted(held_nas: HeldNas) -> Iterator[tuple[Keeper, Path]]:
-    with Keeper() as keeper, keeper.mounted(held_nas.url, options=["connections=4"]) as path:
+    # Writes are calls of their callers.
+    with Keeper() as keeper, keeper.mounted(held_nas.url, options=["connections=4", "write-behind=0s"]) as path:
         yield keeper, path
 
 

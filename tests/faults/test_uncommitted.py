@@ -284,7 +284,7 @@ def test_what_finds_no_room_is_committed_before_its_write_returns(nas: Nas, keep
     room, count = 4, 8
     with (
         Proxy(nas.port) as proxy,
-        keeper.mounted(nas.url_of("export", port=proxy.port), options=["uncommitted=4MiB"]) as mount,
+        keeper.mounted(nas.url_of("export", port=proxy.port), options=["uncommitted=4MiB", "write-behind=0s"]) as mount,
         ExitStack() as stack,
     ):
         writers = [stack.enter_context(Writer(mount)) for _ in range(count)]

@@ -60,14 +60,22 @@ impl<'a> From<&'a Cred> for Call<'a> {
 pub struct Ticket {
     /// Of the call; saved by those who may have to repeat it.
     pub number: u32,
+    /// Which of the ways to the server a call takes that may take any: a server may know a call again on its way only.
+    /// Saved with the number.
+    pub way: Option<u8>,
     /// A process before this one may have sent the call.
     pub is_repeated: bool,
 }
 
 impl Ticket {
-    /// The ticket of a call that a process before this one may have sent.
+    /// The ticket of a call that a process before this one may have sent, if it has but one way to take.
     pub fn again(number: u32) -> Ticket {
-        Ticket { number, is_repeated: true }
+        Ticket { number, way: None, is_repeated: true }
+    }
+
+    /// The ticket of a call that a process before this one may have sent, its way with it.
+    pub fn repeated(self) -> Ticket {
+        Ticket { is_repeated: true, ..self }
     }
 }
 

@@ -169,6 +169,13 @@ pub struct SetAttr {
     pub mtime: SetTime,
 }
 
+impl SetAttr {
+    /// May others be allowed what they were not before, or the other way round?
+    pub fn changes_permissions(&self) -> bool {
+        self.mode.is_some() || self.uid.is_some() || self.gid.is_some()
+    }
+}
+
 /// How a file that exists is treated by making one of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreateHow {

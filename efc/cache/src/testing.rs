@@ -4,15 +4,20 @@ use std::sync::Arc;
 
 use efc_backend::{Attr, FileHandle, FileType, Seen, Tick, Time};
 
-use crate::{Inode, Inodes};
+use crate::{Inode, Inodes, Memory};
 
 pub fn handle(name: &[u8]) -> FileHandle {
     FileHandle::new(name).expect("short")
 }
 
+/// A table of inodes with room for many.
+pub fn inodes() -> Inodes {
+    Inodes::new(Arc::new(Memory::new(1 << 20)))
+}
+
 /// An inode of a table of its own.
 pub fn inode() -> Arc<Inode> {
-    Inodes::new(64).of(&handle(b"inode"))
+    inodes().of(&handle(b"inode"))
 }
 
 /// A regular file of this size that was last changed then.
@@ -35,6 +40,11 @@ pub fn attr(size: u64, ctime: u32) -> Attr {
     }
 }
 
+/// A directory that was last changed then.
+pub fn directory_attr(ctime: u32) -> Attr {
+    Attr { kind: FileType::Directory, ..attr(0, ctime) }
+}
+
 /// When a call that leaves now was asked.
 pub fn tick() -> Tick {
     seen(&()).asked
@@ -43,4 +53,9 @@ pub fn tick() -> Tick {
 /// An answer that comes at once.
 pub fn seen<T>(value: &T) -> Seen<&T> {
     futures_lite::future::block_on(Seen::of(async { Ok(value) })).expect("no call fails")
+}
+
+/// Some answer is taken in.
+pub fn answer() {
+    Tick::of_answer();
 }

@@ -19,6 +19,7 @@ const THREADS_DEFAULT: usize = 2;
 /// 40 KiB of kernel memory each.
 const PIPES_MAX: usize = 16;
 const UNCOMMITTED_MIB_DEFAULT: u64 = 64;
+const METADATA_MIB_DEFAULT: u64 = 128;
 const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long the first connection to the NAS may take; the keeper has a limit of its own.
 const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
@@ -26,7 +27,8 @@ const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
 /// What may be used of a limit of memory in bytes; 0: there is none.
 pub fn parts(config: &DaemonConfig, memory_max_bytes: u64) -> Parts {
     let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
-    Parts::of(memory_max_bytes, uncommitted_bytes_max)
+    let metadata_bytes_max = or_default(u64::from(config.metadata_mib), METADATA_MIB_DEFAULT) << 20;
+    Parts::of(memory_max_bytes, uncommitted_bytes_max, metadata_bytes_max)
 }
 
 /// Pipes for large reads that are worth having: each thread that receives uses one at a time.
@@ -79,9 +81,9 @@ pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) ->
 pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
     Settings {
         freshness: live.freshness.clone(),
+        write_behind: live.write_behind.clone(),
         uncommitted_bytes_max: parts.uncommitted_bytes_max,
-        inodes_max: parts.inodes_max,
-        names_max: parts.names_max,
+        metadata_bytes_max: parts.metadata_bytes_max,
         listed_names_max: parts.listed_names_max,
         buffers,
     }

@@ -74,7 +74,10 @@ pub fn check_state() -> ExitCode {
     // knows that number.
     let memfd = unsafe { OwnedFd::from_raw_fd(CONTROL_FD) };
     match State::check(memfd) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            println!("{}", efc_proto::TAKES_HELD_DATA);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE

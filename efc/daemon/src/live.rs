@@ -6,24 +6,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_cache::CloseToOpen;
+use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_proto::{Change, DaemonConfig};
 
+use crate::filesystem::WriteBehind;
 use crate::privileges;
 
 /// What this daemon takes of its options at any time.
 #[derive(Clone, Debug)]
 pub struct Live {
-    /// The consistency mode, with how long names and attributes are trusted.
-    pub freshness: Arc<CloseToOpen>,
+    /// The consistency mode, with its times.
+    pub freshness: Arc<dyn Freshness>,
+    /// For how long written data may be held back.
+    pub write_behind: Arc<WriteBehind>,
 }
 
 impl Live {
     /// As configured.
     pub fn new(config: &DaemonConfig) -> Live {
-        let live = Live { freshness: Arc::new(CloseToOpen::new(Duration::ZERO, Duration::ZERO)) };
-        live.set_ttls(config);
-        live
+        let times = times(config);
+        let freshness: Arc<dyn Freshness> =
+            match config.freshness.as_ref().map_or("", |freshness| &freshness.consistency) {
+                "bounded" => Arc::new(Bounded::new(times)),
+                "sealed" => Arc::new(Sealed::new(times)),
+                _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
+            };
+        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))) }
     }
 
     /// Takes `options` in place of `current`.
@@ -36,17 +44,29 @@ impl Live {
         if !fixed.is_empty() {
             return Err(fixed);
         }
-        self.set_ttls(options);
+        self.freshness.set_times(times(options));
+        self.write_behind.set_limit(write_behind(options));
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
         }
         Ok(())
     }
+}
 
-    fn set_ttls(&self, config: &DaemonConfig) {
-        let ttl = |ttl_ms: u32| Duration::from_millis(ttl_ms.into());
-        self.freshness.set_ttl(ttl(config.attr_ttl_ms), ttl(config.entry_ttl_ms));
+/// For how long written data may be held back.
+fn write_behind(config: &DaemonConfig) -> Duration {
+    Duration::from_millis(config.writing.unwrap_or_default().write_behind_ms.into())
+}
+
+/// The times of the consistency mode.
+fn times(config: &DaemonConfig) -> Times {
+    let time = |time_ms: u32| Duration::from_millis(time_ms.into());
+    let attr_ttl_max_ms = config.freshness.as_ref().map_or(0, |freshness| freshness.attr_ttl_max_ms);
+    Times {
+        attr_ttl: time(config.attr_ttl_ms),
+        attr_ttl_max: time(attr_ttl_max_ms.max(config.attr_ttl_ms)),
+        entry_ttl: time(config.entry_ttl_ms),
     }
 }
 
@@ -64,14 +84,45 @@ pub fn is_debugged(config: &DaemonConfig) -> bool {
 mod tests {
     use super::*;
 
+    use efc_proto::FreshnessConfig;
+
+    fn with_max(attr_ttl_ms: u32, attr_ttl_max_ms: u32) -> DaemonConfig {
+        let freshness = Some(FreshnessConfig { attr_ttl_max_ms, ..Default::default() });
+        DaemonConfig { attr_ttl_ms, entry_ttl_ms: 6, freshness, threads: 2, ..Default::default() }
+    }
+
+    fn as_times(attr_ttl_ms: u64, attr_ttl_max_ms: u64) -> Times {
+        let [attr_ttl, attr_ttl_max, entry_ttl] = [attr_ttl_ms, attr_ttl_max_ms, 6].map(Duration::from_millis);
+        Times { attr_ttl, attr_ttl_max, entry_ttl }
+    }
+
     #[test]
     fn what_is_not_live_changes_nothing() {
-        let current = DaemonConfig { attr_ttl_ms: 5, entry_ttl_ms: 6, threads: 2, ..Default::default() };
+        let current = with_max(5, 50);
         let live = Live::new(&current);
-        let options = DaemonConfig { attr_ttl_ms: 7, threads: 3, read_only: true, ..current.clone() };
+        let options = DaemonConfig { threads: 3, read_only: true, ..with_max(7, 70) };
         assert_eq!(live.take(&current, &options), Err(vec![3, 10]));
-        assert_eq!(live.freshness.ttl(), (Duration::from_millis(5), Duration::from_millis(6)));
+        assert_eq!(live.freshness.times(), as_times(5, 50));
         assert_eq!(live.take(&current, &DaemonConfig { threads: 2, read_only: false, ..options }), Ok(()));
-        assert_eq!(live.freshness.ttl(), (Duration::from_millis(7), Duration::from_millis(6)));
+        assert_eq!(live.freshness.times(), as_times(7, 70));
+    }
+
+    #[test]
+    fn who_says_nothing_of_a_longest_time_has_one_time() {
+        let config = DaemonConfig { freshness: None, ..with_max(5, 50) };
+        assert_eq!(Live::new(&config).freshness.times(), as_times(5, 5));
+        assert_eq!(Live::new(&with_max(5, 3)).freshness.times(), as_times(5, 5));
+    }
+
+    #[test]
+    fn the_mode_is_that_of_the_session() {
+        let mode = |consistency: &str| {
+            let freshness = Some(FreshnessConfig { consistency: consistency.into(), attr_ttl_max_ms: 9 });
+            DaemonConfig { freshness, ..DaemonConfig::default() }
+        };
+        let opens_unasked = |consistency| Live::new(&mode(consistency)).freshness.opens_unasked();
+        assert_eq!(["", "bounded", "sealed", "one of a later release"].map(opens_unasked), [false, true, true, false]);
+        let live = Live::new(&mode("bounded"));
+        assert_eq!(live.take(&mode("bounded"), &mode("sealed")), Err(vec![18_001]));
     }
 }

@@ -42,6 +42,7 @@ const LOG_LIMITS: LogLimits = LogLimits { burst: 10, pause: Duration::from_secs(
 const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
 
 const _: () = assert!(efc_proto::BEAT_OFFSET == efc_state::BEAT_OFFSET);
+const _: () = assert!(efc_proto::HOLDING_OFFSET == efc_state::HOLDING_OFFSET);
 const _: () = assert!(efc_proto::WITNESS_OFFSET == efc_state::WITNESS_OFFSET);
 const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == efc_state::SUPERSEDED_OFFSET);
 

@@ -6,19 +6,12 @@
 
 use efc_buffer::{BudgetLimits, LARGE, SMALL};
 
-use efc_cache::INODE_BYTES;
-
 /// What a node takes: its record, its place in the index with room to grow, and the version of its pages.
-const NODE_BYTES: u64 = 128 + 16 + 32;
-/// What a name takes that is remembered with what it led to.
-const NAME_BYTES: u64 = 176;
+pub const NODE_BYTES: u64 = 128 + 16 + 32;
 /// What a name takes that an open directory has given out.
 const LISTED_NAME_BYTES: u64 = 40;
 
-/// Inodes that are remembered without a limit.
-const INODES_MAX: u64 = 1 << 17;
-/// Names that are remembered without a limit, and those of listings.
-const NAMES_MAX: u64 = 1 << 15;
+/// Names that open directories remember to have given out, without a limit.
 const LISTED_NAMES_MAX: u64 = 1 << 18;
 /// Read-ahead and other requests that no application waits for, in the kernel's queue at once, without a limit.
 const BACKGROUND_MAX: u64 = 64;
@@ -42,10 +35,8 @@ pub fn trim() {
 pub struct Parts {
     /// Inodes that the kernel may know; `None`: as many as the saved state can hold.
     pub nodes_max: Option<u64>,
-    /// Inodes that are remembered though nobody needs them.
-    pub inodes_max: usize,
-    /// Names that are remembered with what they led to.
-    pub names_max: usize,
+    /// What is known of inodes, names and directories, in bytes.
+    pub metadata_bytes_max: u64,
     /// Names that open directories remember to have given out.
     pub listed_names_max: usize,
     /// Written data that the server has not committed, in bytes.
@@ -57,13 +48,12 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Of a limit in bytes, 0 if there is none, and of what was configured for uncommitted data.
-    pub fn of(memory_max_bytes: u64, uncommitted_bytes_max: u64) -> Parts {
+    /// Of a limit in bytes, 0 if there is none, and of what was configured for uncommitted data and for metadata.
+    pub fn of(memory_max_bytes: u64, uncommitted_bytes_max: u64, metadata_bytes_max: u64) -> Parts {
         if memory_max_bytes == 0 {
             return Parts {
                 nodes_max: None,
-                inodes_max: INODES_MAX as usize,
-                names_max: NAMES_MAX as usize,
+                metadata_bytes_max,
                 listed_names_max: LISTED_NAMES_MAX as usize,
                 uncommitted_bytes_max,
                 background_max: BACKGROUND_MAX as u16,
@@ -83,8 +73,7 @@ impl Parts {
         };
         Parts {
             nodes_max: Some(part(12) / NODE_BYTES),
-            inodes_max: (part(2) / INODE_BYTES).min(INODES_MAX) as usize,
-            names_max: (part(1) / NAME_BYTES).min(NAMES_MAX) as usize,
+            metadata_bytes_max: metadata_bytes_max.min(part(3)),
             listed_names_max: (part(1) / LISTED_NAME_BYTES).min(LISTED_NAMES_MAX) as usize,
             uncommitted_bytes_max: uncommitted_bytes_max.min(part(6)),
             // More than there are buffers for would only wait.
@@ -101,15 +90,14 @@ mod tests {
     #[test]
     fn the_parts_fit_the_limit() {
         for limit in [64 << 20, 100 << 20, 1 << 30, 64 << 30] {
-            let parts = Parts::of(limit, u64::MAX);
+            let parts = Parts::of(limit, u64::MAX, u64::MAX);
             let nodes = parts.nodes_max.expect("a limit") * NODE_BYTES;
-            let inodes = parts.inodes_max as u64 * INODE_BYTES;
-            let names = parts.names_max as u64 * NAME_BYTES + parts.listed_names_max as u64 * LISTED_NAME_BYTES;
-            let sum = nodes + inodes + names + parts.buffers.sum() + parts.uncommitted_bytes_max;
+            let metadata = parts.metadata_bytes_max + parts.listed_names_max as u64 * LISTED_NAME_BYTES;
+            let sum = nodes + metadata + parts.buffers.sum() + parts.uncommitted_bytes_max;
             assert!(sum <= limit / 32 * 29);
             assert!(parts.buffers.demand_bytes >= 4 * LARGE as u64);
         }
-        let unlimited = Parts::of(0, 7);
-        assert_eq!((unlimited.uncommitted_bytes_max, unlimited.nodes_max), (7, None));
+        let unlimited = Parts::of(0, 7, 8);
+        assert_eq!((unlimited.uncommitted_bytes_max, unlimited.metadata_bytes_max, unlimited.nodes_max), (7, 8, None));
     }
 }

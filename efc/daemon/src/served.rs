@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use efc_fuse::Session;
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
-use efc_proto::{DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, NfsStats, StateStats, error::Code};
+use efc_proto::{
+    DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats, WritingStats,
+    error::Code,
+};
 use efc_state::State;
 
 use crate::configuration::client_config;
@@ -22,7 +25,9 @@ const NODES_WORTH_A_TRIM: u64 = 4096;
 /// A NAS that lets a call wait longer than this is reported as not responding.
 const RESPONDING_MAX: Duration = Duration::from_secs(5);
 /// How long a drained daemon's successor waits for the answers that are still due; then it executes the rest itself.
-const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(500);
+const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(400);
+/// Time for data that is held back before a drain.
+const SEND_TIME_LIMIT: Duration = Duration::from_millis(150);
 
 /// What the control thread speaks for.
 pub struct Served {
@@ -91,6 +96,25 @@ impl Served {
             uncommitted_bytes: self.efc.uncommitted_bytes(),
         }
     }
+
+    fn metadata_stats(&self) -> MetadataStats {
+        let used = self.efc.metadata();
+        MetadataStats {
+            bytes_max: used.max,
+            inode_bytes: used.inodes,
+            name_bytes: used.names,
+            listing_bytes: used.listings,
+            node_bytes: self.state.node_count() * memory::NODE_BYTES,
+        }
+    }
+
+    fn writing_stats(&self) -> WritingStats {
+        WritingStats {
+            unsent_bytes: self.efc.unanswered_bytes(),
+            oldest_unsent_ms: self.efc.oldest_unsent().map_or(0, milliseconds),
+            append_overlaps: self.efc.append_overlaps(),
+        }
+    }
 }
 
 impl Serving for Served {
@@ -102,6 +126,8 @@ impl Serving for Served {
             fuse: Some(FuseStats { requests: self.session.requests() }),
             nfs: Some(self.nfs_stats()),
             state: Some(self.state_stats()),
+            metadata: Some(self.metadata_stats()),
+            writing: Some(self.writing_stats()),
             ..Default::default()
         };
         stats.for_all_releases()
@@ -128,6 +154,8 @@ impl Serving for Served {
     }
 
     fn drain(&self) {
+        // The next daemon may be of a release that does not lay held data over what it reads.
+        self.efc.stop_holding_back(SEND_TIME_LIMIT);
         let begin = Instant::now();
         let all = self.session.drain(DRAIN_TIME_LIMIT);
         self.efc.settle(DRAIN_TIME_LIMIT.saturating_sub(begin.elapsed()));

@@ -110,24 +110,27 @@ impl Program {
         command
     }
 
-    /// Asks the program whether its daemons can go on with what another's has saved.
+    /// Asks the program whether its daemons can go on with what another's has saved; and, of that, with data of which applications
+    /// were told before the NAS has it.
     ///
     /// # Errors
     /// Its reason, or why it could not be asked.
-    pub fn check_state(&self, state: &OwnedFd) -> io::Result<()> {
+    pub fn check_state(&self, state: &OwnedFd) -> io::Result<bool> {
         let mut command = self.command();
         let state = state.try_clone()?;
         command.fd_mappings(vec![FdMapping { parent_fd: state, child_fd: STATE_FD }]).map_err(io::Error::other)?;
-        let mut child = command.arg("--check-state").stderr(Stdio::piped()).spawn()?;
+        let mut child = command.arg("--check-state").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         if !wait_readable(&process, VERSION_TIME_LIMIT) {
             child.kill()?;
             leave_to_a_thread(child, || {})?;
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
         }
-        let mut reason = String::new();
+        let (mut reason, mut printed) = (String::new(), String::new());
+        child.stdout.take().map(|stdout| stdout.take(REASON_LENGTH_MAX).read_to_string(&mut printed)).transpose()?;
         child.stderr.take().map(|stderr| stderr.take(REASON_LENGTH_MAX).read_to_string(&mut reason)).transpose()?;
-        if child.wait()?.success() { Ok(()) } else { Err(io::Error::other(reason.trim().to_owned())) }
+        let takes_held_data = printed.trim_end() == efc_proto::TAKES_HELD_DATA;
+        if child.wait()?.success() { Ok(takes_held_data) } else { Err(io::Error::other(reason.trim().to_owned())) }
     }
 
     fn printed_version(&self) -> io::Result<String> {

@@ -57,6 +57,9 @@ impl Nas {
     }
 }
 
+/// Ways of a client to the server, which knows a call again on its own only.
+const WAYS: u8 = 4;
+
 /// A client of the model. Clones are the same one.
 #[derive(Clone)]
 pub struct Client {
@@ -76,7 +79,9 @@ fn execute<T: Clone + Send + 'static>(
     call: &impl Fn(&mut Server) -> Done<T>,
 ) -> Result<T> {
     let mut server = nas.server();
-    let key = ticket.map(|ticket| (client, ticket.number));
+    // A WRITE may take any way, and takes another one than before if nobody says which that was.
+    let way = |ticket: Ticket| if procedure == Procedure::Write { ticket.way.unwrap_or(WAYS) } else { 0 };
+    let key = ticket.map(|ticket| (client, way(ticket), ticket.number));
     let remembered = key.and_then(|key| server.replies.get(&key)?.downcast_ref::<Done<T>>().cloned());
     let is_repeated = ticket.is_some_and(|ticket| ticket.is_repeated);
     let done = remembered.unwrap_or_else(|| {
@@ -148,7 +153,8 @@ fn changes(procedure: Procedure) -> bool {
 
 impl Backend for Client {
     fn ticket(&self) -> Ticket {
-        Ticket { number: self.tickets.fetch_add(1, Ordering::Relaxed), is_repeated: false }
+        let number = self.tickets.fetch_add(1, Ordering::Relaxed);
+        Ticket { number, way: Some((number % u32::from(WAYS)) as u8), is_repeated: false }
     }
 
     fn time_limit(&self) -> Option<Duration> {

@@ -19,6 +19,8 @@ pub struct Options {
     pub granularity: u32,
     /// Answers of changes come with attributes before and after.
     pub has_wcc: bool,
+    /// So do those to MKDIR. (nfs-ganesha says only what the directory is like afterwards.)
+    pub mkdir_has_before: bool,
     /// LOOKUP, READDIRPLUS and what makes objects answer with handles and attributes.
     pub has_attributes: bool,
     /// A listing goes on only while the directory has not changed.
@@ -38,6 +40,7 @@ impl Default for Options {
         Options {
             granularity: 1,
             has_wcc: true,
+            mkdir_has_before: true,
             has_attributes: true,
             checks_cookie_verifiers: false,
             squashes_root: false,
@@ -64,12 +67,23 @@ pub(crate) struct Server {
     next: u64,
     generations: u64,
     write_verifier: Verifier,
-    /// Answers to calls with tickets, by client and number.
-    pub replies: HashMap<(u32, u32), Box<dyn Any + Send>>,
+    /// Answers to calls with tickets, by client, way and number.
+    pub replies: HashMap<(u32, u8, u32), Box<dyn Any + Send>>,
     pub faults: Vec<(Fault, u32)>,
     pub executed: HashMap<Procedure, u64>,
+    /// All changes of names so far.
+    names: Vec<NameChange>,
     begin: Instant,
     dice: u64,
+}
+
+/// A name leads elsewhere from now on.
+struct NameChange {
+    at: Instant,
+    directory: u64,
+    name: Vec<u8>,
+    /// `None`: nowhere.
+    fileid: Option<u64>,
 }
 
 const ROOT: u64 = 2;
@@ -97,6 +111,7 @@ impl Nas {
             replies: HashMap::new(),
             faults: Vec::new(),
             executed: HashMap::new(),
+            names: Vec::new(),
             begin: efc_tasks::time::now(),
             dice: seed,
         };
@@ -169,6 +184,11 @@ impl Nas {
         self.server().executed.get(&procedure).copied().unwrap_or(0)
     }
 
+    /// How many calls were executed.
+    pub fn calls(&self) -> u64 {
+        self.server().executed.values().sum()
+    }
+
     /// Objects on the disk, the root directory with them.
     pub fn objects(&self) -> usize {
         self.server().objects.len()
@@ -206,6 +226,15 @@ impl Nas {
     pub fn attr(&self, path: &str) -> Option<Attr> {
         let server = self.server();
         Some(server.objects[&server.walk(path)?].attr())
+    }
+
+    /// Where a name has led, and since when: to which file number, or nowhere. It begins as nothing.
+    pub fn history(&self, path: &str) -> Vec<(Instant, Option<u64>)> {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let server = self.server();
+        let directory = server.walk(dir);
+        let is_meant = |change: &&NameChange| Some(change.directory) == directory && change.name == name.as_bytes();
+        server.names.iter().filter(is_meant).map(|change| (change.at, change.fileid)).collect()
     }
 
     /// Names in a directory, in order.
@@ -264,6 +293,12 @@ impl Nas {
     pub fn remove_outside(&self, path: &str) -> bool {
         let (dir, name) = self.split(path);
         self.outside(|server, root| server.remove(root, &dir, name.as_bytes())).is_ok()
+    }
+
+    /// Another client removes a directory; `false` if there is none, or it is not empty.
+    pub fn rmdir_outside(&self, path: &str) -> bool {
+        let (dir, name) = self.split(path);
+        self.outside(|server, root| server.rmdir(root, &dir, name.as_bytes())).is_ok()
     }
 
     /// Another client renames; `false` if it cannot.
@@ -549,6 +584,21 @@ impl Server {
         }
     }
 
+    fn insert_name(&mut self, directory: u64, name: &[u8], object: u64) {
+        self.directory_mut(directory).insert(name, object);
+        self.log_name(directory, name, Some(object));
+    }
+
+    fn remove_name(&mut self, directory: u64, name: &[u8]) {
+        self.directory_mut(directory).remove(name);
+        self.log_name(directory, name, None);
+    }
+
+    fn log_name(&mut self, directory: u64, name: &[u8], object: Option<u64>) {
+        let fileid = object.map(|object| self.objects[&object].attr.fileid);
+        self.names.push(NameChange { at: efc_tasks::time::now(), directory, name: name.to_vec(), fileid });
+    }
+
     fn names_changed(&mut self, number: u64) {
         let now = self.now();
         self.objects.get_mut(&number).expect("a directory that is there").data_changed(now);
@@ -577,7 +627,7 @@ impl Server {
             object.body = Body::Directory(Directory { last_cookie: FIRST_COOKIE, parent: dir, ..Directory::default() });
             self.objects.get_mut(&dir).expect("a directory that is there").attr.nlink += 1;
         }
-        self.directory_mut(dir).insert(name, number);
+        self.insert_name(dir, name, number);
         self.names_changed(dir);
         number
     }
@@ -637,7 +687,9 @@ impl Server {
     }
 
     pub fn mkdir(&mut self, cred: &Cred, dir: &FileHandle, name: &[u8], attr: &SetAttr) -> Done<Created> {
-        self.make_other(cred, (dir, name), FileType::Directory, attr, |_| {})
+        let mut made = self.make_other(cred, (dir, name), FileType::Directory, attr, |_| {})?;
+        made.dir.before = made.dir.before.filter(|_| self.options.mkdir_has_before);
+        Ok(made)
     }
 
     pub fn symlink(
@@ -683,7 +735,7 @@ impl Server {
     /// One name of an object less.
     fn unlink(&mut self, parent: u64, name: &[u8], number: u64) {
         let now = self.now();
-        self.directory_mut(parent).remove(name);
+        self.remove_name(parent, name);
         self.names_changed(parent);
         let object = self.objects.get_mut(&number).expect("it had a name");
         object.attr.ctime = now;
@@ -750,8 +802,8 @@ impl Server {
             }
             self.unlink(to_parent, to, replaced);
         }
-        self.directory_mut(from_parent).remove(from);
-        self.directory_mut(to_parent).insert(to, number);
+        self.remove_name(from_parent, from);
+        self.insert_name(to_parent, to, number);
         self.names_changed(from_parent);
         self.names_changed(to_parent);
         if is_directory && from_parent != to_parent {
@@ -788,7 +840,7 @@ impl Server {
             return Err(Status::Exist);
         }
         let (parent, now) = (self.changeable(&cred, dir, name)?, self.now());
-        self.directory_mut(parent).insert(name, number);
+        self.insert_name(parent, name, number);
         self.names_changed(parent);
         let object = self.objects.get_mut(&number).expect("there");
         object.attr.nlink += 1;

@@ -102,7 +102,7 @@ impl Client {
     /// A number that no other call has: its xid. (A call that is answered with JUKEBOX was not executed, and is made
     /// again under another.)
     pub fn ticket(&self) -> Ticket {
-        Ticket { number: self.inner.transport.shared.next_call().1, is_repeated: false }
+        self.inner.transport.ticket()
     }
 
     /// How long a call waits that is not patient; `None`: for ever.

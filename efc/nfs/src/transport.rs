@@ -20,11 +20,12 @@ use crate::rpc::{self, Program};
 use crate::shared::Shared;
 use crate::xdr::{Encoder, padding};
 
-/// Most connections of a client.
+/// Most connections of a client: their numbers fit a [`Ticket`].
 const CONNECTIONS_MAX: usize = 64;
+const _: () = assert!(CONNECTIONS_MAX <= u8::MAX as usize);
 
 /// Which connection a call takes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
     /// The one of its object.
     Home,
@@ -64,6 +65,22 @@ impl Transport {
         self.choose(object, Route::Home).index
     }
 
+    /// A number that no other call has, and the connection that has the least to do now.
+    pub(crate) fn ticket(&self) -> Ticket {
+        let standing = self.connections.iter().filter(|connection| !connection.is_down());
+        let way = standing.min_by_key(|connection| connection.outstanding()).map(|connection| connection.index as u8);
+        Ticket { number: self.shared.next_call().1, way, is_repeated: false }
+    }
+
+    /// The connection that the call of a ticket takes. A repeated one waits for its own, by whose port it is known.
+    fn chosen(&self, object: &FileHandle, route: Route, ticket: Option<Ticket>) -> &Arc<Connection> {
+        let own = ticket.filter(|_| route == Route::LeastBusy).and_then(|ticket| {
+            let connection = self.connections.get(usize::from(ticket.way?))?;
+            (ticket.is_repeated || !connection.is_down()).then_some(connection)
+        });
+        own.unwrap_or_else(|| self.choose(object, route))
+    }
+
     fn choose(&self, object: &FileHandle, route: Route) -> &Arc<Connection> {
         let count = self.connections.len();
         let home = (hash(object.as_bytes()) % count as u64) as usize;
@@ -89,7 +106,7 @@ impl Transport {
         if request.ticket.is_some_and(|ticket| ticket.is_repeated) {
             call.set_repeated();
         }
-        let connection = self.choose(request.object, request.route);
+        let connection = self.chosen(request.object, request.route, request.ticket);
         self.shared.stats.calls.fetch_add(1, Ordering::Relaxed);
         connection.submit(&call);
         Reply::new(call, Arc::clone(&self.peers), request.limit)

@@ -18,6 +18,11 @@ pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allow
 pub const BEAT_OFFSET: u64 = 40;
 /// Where it notes a node that the kernel knew lately as a regular file, which a beat can be about.
 pub const WITNESS_OFFSET: u64 = 48;
+/// Where a daemon notes in the state, as a number that is not 0, that it has told applications of writes that the NAS has not answered:
+/// its successor must be of a release that knows of such data ([`TAKES_HELD_DATA`]).
+pub const HOLDING_OFFSET: u64 = 4088;
+/// What `efcd --check-state` prints if its release knows of such data.
+pub const TAKES_HELD_DATA: &str = "takes held data";
 /// Where daemons are counted that found that they had a successor. What they had read must be delivered again.
 pub const SUPERSEDED_OFFSET: u64 = 56;
 

@@ -4,7 +4,7 @@
 //! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
 //! missing, and looks at nothing else.
 
-use crate::{DaemonStats, FuseStats, NfsStats, StateStats};
+use crate::{DaemonStats, FuseStats, NfsStats, StateStats, WritingStats};
 
 impl DaemonStats {
     /// As it was received, by subsystem.
@@ -59,17 +59,20 @@ impl DaemonStats {
             fuse: Some(fuse),
             nfs: Some(nfs),
             state: Some(state),
+            metadata: self.metadata,
+            writing: self.writing,
         }
     }
 
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, .. } = self;
+        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, .. } = self;
         if by_subsystem {
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() }
+            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, ..Default::default() }
         } else {
-            DaemonStats { fuse: None, nfs: None, state: None, ..self.for_all_releases() }
+            let flat = self.for_all_releases();
+            DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat }
         }
     }
 
@@ -92,7 +95,13 @@ impl DaemonStats {
             responding: nfs.responding,
             oldest_call_ms: nfs.oldest_call_ms,
         };
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), ..*self }
+        let (writing, before) = (self.writing, former.writing.unwrap_or_default());
+        let writing = writing.map(|WritingStats { unsent_bytes, oldest_unsent_ms, append_overlaps }| WritingStats {
+            unsent_bytes,
+            oldest_unsent_ms,
+            append_overlaps: append_overlaps.saturating_add(before.append_overlaps),
+        });
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, ..*self }
     }
 }
 
@@ -149,6 +158,10 @@ mod tests {
         let nfs = sum.nfs.unwrap();
         assert_eq!((sum.fuse.unwrap().requests, nfs.calls, nfs.responding), (2, 13, false));
         assert_eq!((sum.state.unwrap().nodes, sum.uptime_ms), (5, 9));
+        let writing =
+            |unsent_bytes, append_overlaps| Some(WritingStats { unsent_bytes, append_overlaps, ..Default::default() });
+        let [own_writing, former] = [writing(1, 2), writing(4, 8)].map(|writing| DaemonStats { writing, ..own });
+        assert_eq!(own_writing.on_top_of(&former).writing, writing(1, 10));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
     }
 }

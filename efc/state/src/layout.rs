@@ -10,6 +10,7 @@
 //! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
 //! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
 //! | 7 | how many daemons have found that a later one had opened the state ([`SUPERSEDED_OFFSET`]) |
+//! | 511 | is there written data that the server has not answered ([`HOLDING_OFFSET`]) |
 //! | 8.. | table of regions: tag and words of a slot, capacity, first word, slots with memory (ARENA: its last daemon) |
 //!
 //! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without
@@ -30,7 +31,7 @@ use super::regions::{Format, PAGE, REGIONS};
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
 const VERSION: u64 = 2;
 /// Regions that a state of another release may have.
-const REGIONS_MAX: usize = (PAGE / WORD - TABLE) / ROW;
+const REGIONS_MAX: usize = (HOLDING - TABLE) / ROW;
 
 const VERSION_AND_COUNT: usize = 1;
 const SESSION: usize = 2;
@@ -41,6 +42,7 @@ const WITNESS: usize = 6;
 const SUPERSEDED: usize = 7;
 const TABLE: usize = 8;
 const ROW: usize = 4;
+const HOLDING: usize = PAGE / WORD - 1;
 
 const _: () = assert!(REGIONS.len() <= REGIONS_MAX);
 
@@ -50,6 +52,10 @@ pub const BEAT_OFFSET: u64 = (BEAT * WORD) as u64;
 pub const WITNESS_OFFSET: u64 = (WITNESS * WORD) as u64;
 /// Where it finds how many daemons ended as they had a successor: what they had read has to be delivered again.
 pub const SUPERSEDED_OFFSET: u64 = (SUPERSEDED * WORD) as u64;
+
+/// Where it finds whether there is written data that the server has not answered, if not 0: no daemon may be started then of a
+/// release that knows nothing of such data.
+pub const HOLDING_OFFSET: u64 = (HOLDING * WORD) as u64;
 
 /// The table's words but for its last column, and the size of it all in bytes.
 fn table(regions: &[Format]) -> (Vec<[u64; ROW]>, usize) {
@@ -232,6 +238,11 @@ impl Header {
     /// Shows whoever looks at the memfd that the beat has come.
     pub fn set_beat(&self, number: u64) {
         self.set(BEAT, number);
+    }
+
+    /// Notes whether there is data that the server has not answered.
+    pub fn set_holding(&self, is_holding: bool) {
+        self.set(HOLDING, is_holding.into());
     }
 
     /// Counts a daemon that has a successor and ends for it.

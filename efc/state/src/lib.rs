@@ -15,6 +15,7 @@
 //! finds out that it is superseded before it serves another request.
 
 mod arena;
+mod calls;
 mod failures;
 mod floor;
 mod free;
@@ -38,14 +39,17 @@ mod state;
 mod tests;
 mod values;
 
+pub use self::calls::{SavedCall, SentCall};
 pub use self::failures::FailureOf;
 pub use self::handles::OpenHandle;
 pub use self::journal::{Intent, Journal};
-pub use self::layout::{BEAT_OFFSET, SUPERSEDED_OFFSET, WITNESS_OFFSET};
+pub use self::layout::{BEAT_OFFSET, HOLDING_OFFSET, SUPERSEDED_OFFSET, WITNESS_OFFSET};
 pub use self::nodes::Node;
 pub use self::orphans::Orphan;
 pub use self::pages::DataVersion;
-pub use self::payloads::{KeptData, SavedWrite, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
+pub use self::payloads::{
+    KeptData, SavedWrite, SentAs, UNANSWERED, UNSENT, UncommittedWrite, payload_checksum, payload_cost,
+};
 pub use self::regions::{FILE_HANDLE_MAX, GROUPS_MAX, PAYLOAD_MAX};
 pub use self::state::{LOST, State};
 pub use self::values::{AGREEMENT_WORDS, BLOB_MAX};

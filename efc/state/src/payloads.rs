@@ -49,15 +49,22 @@ const OWNER: usize = 6;
 const CHECKSUM_AND_COUNT: usize = 7;
 /// Two to a word.
 const GROUPS: usize = 8;
-/// Number of the call, above it whether the server owes an answer to it. 0 in what older releases have saved.
+/// Number of the call; above it whether the server owes an answer to it, and the connection. 0 in what older releases have
+/// saved.
 const CALL: usize = GROUPS + GROUPS_MAX / 2;
 const IS_UNANSWERED: u32 = 1;
+/// Where the connection's number begins, one more than it is: 0, it is not known.
+const CONNECTION_SHIFT: u32 = 8;
 
 const _: () = assert!(WRITES.sealed() > CALL);
 
 /// The verifier of a write that was sent and not answered. No server has it, so a release that knows nothing of such
 /// writes sends the data again before it takes it for committed.
 pub const UNANSWERED: [u8; 8] = *b"EFC sent";
+
+/// The verifier of a write that is held back: no call has carried it. No server has it either, so a release that knows nothing
+/// of such writes sends the data at the next COMMIT.
+pub const UNSENT: [u8; 8] = *b"EFC held";
 
 /// Memory that a payload of `length` bytes takes.
 pub fn payload_cost(length: usize) -> u64 {
@@ -108,8 +115,31 @@ pub struct UncommittedWrite {
     pub gid: u32,
     /// Supplementary groups of the writer, at most [`GROUPS_MAX`].
     pub groups: Vec<u32>,
-    /// The number of the call that the server has not answered. The verifier is [`UNANSWERED`] then.
-    pub unanswered: Option<u32>,
+    /// The call that the server has not answered. The verifier is [`UNANSWERED`] then.
+    pub unanswered: Option<SentAs>,
+}
+
+/// By what a server knows a call again that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SentAs {
+    /// Its xid.
+    pub number: u32,
+    /// The connection on which it was sent, if that is known.
+    pub connection: Option<u8>,
+}
+
+impl SentAs {
+    pub(crate) fn to_word(self) -> u64 {
+        let connection = self.connection.map_or(0, |connection| u32::from(connection) + 1);
+        pair(self.number, IS_UNANSWERED | connection << CONNECTION_SHIFT)
+    }
+
+    /// `None`: in this word there is none.
+    pub(crate) fn from_word(word: u64) -> Option<SentAs> {
+        let (number, rest) = (word as u32, (word >> 32) as u32);
+        let connection = (rest >> CONNECTION_SHIFT).checked_sub(1).and_then(|connection| connection.try_into().ok());
+        (rest & IS_UNANSWERED != 0).then_some(SentAs { number, connection })
+    }
 }
 
 /// What a predecessor left, and its record.
@@ -209,9 +239,9 @@ impl Payloads {
         for (index, group) in write.groups.iter().enumerate() {
             sealed[GROUPS + index / 2] |= u64::from(*group) << (32 * (index % 2));
         }
-        if let Some(number) = write.unanswered {
+        if let Some(call) = write.unanswered {
             debug_assert!(write.verifier == UNANSWERED, "another release would take it for answered");
-            sealed[CALL] = pair(number, IS_UNANSWERED);
+            sealed[CALL] = call.to_word();
         }
         let (id, record) = self.index.take()?;
         record.publish(id.generation, &[write.node], &sealed);
@@ -264,7 +294,7 @@ fn decode(
         uid,
         gid,
         groups: (0..(count as usize).min(GROUPS_MAX)).map(group).collect(),
-        unanswered: (halves(CALL).1 == IS_UNANSWERED).then_some(halves(CALL).0),
+        unanswered: SentAs::from_word(word(CALL)),
     };
     Some((word(SEQUENCE), write))
 }

@@ -106,6 +106,10 @@ regions! {
     FAILURES:  12, 1,      8,                  1,      0,       64,   1 << 16,   SECOND, OPTIONAL;
     /// Facts about nodes: the version of the pages that the kernel holds.
     PAGES:     13, 1,      4,                  0,      0,       128,  NODES_MAX, SECOND, OPTIONAL;
+    /// Records of calls in flight that carry data of which the application was told before it was sent.
+    CALLS:     14, 1,      8,                  1,      0,       64,   1 << 14,   SECOND, OPTIONAL;
+    /// Facts about records of WRITES that were made before the server had the data: the verifier of its answer.
+    ANSWERED:  15, 1,      2,                  0,      0,       256,  1 << 17,   SECOND, OPTIONAL;
     /// Requests that were read and not answered, in a form of their own.
     REQUESTS:  8,  1,      576,                0,      0,       16,   1 << 16,   FIRST,  OPTIONAL;
     /// Areas that requests are read into. At the end of the state: memory from here on is no words
@@ -116,6 +120,8 @@ regions! {
 const _: () = assert!(are_tags_unique(REGIONS), "two regions have one tag");
 const _: () = assert!(REGIONS[REGIONS.len() - 1].tag == AREAS.tag, "the areas must be the last region");
 const _: () = assert!(are_later_ones_optional(REGIONS), "no state of an earlier release could be used");
+
+const _: () = assert!(ANSWERED.capacity == WRITES.capacity);
 
 const fn are_tags_unique(regions: &[Format]) -> bool {
     let mut used = [false; u8::MAX as usize + 1];

@@ -1,4 +1,5 @@
-//! Side regions: facts about nodes, for which their records have no room. One region for each kind of fact.
+//! Side regions: facts about nodes, for which their records have no room. One region for each kind of fact. (Facts about other
+//! records are kept in the same way: they are named by the record's number instead of the node's.)
 //!
 //! The fact about a node lies at the node's slot, so it is found without an index; it names the node's id, so what is
 //! noted of a node says nothing of the next one in its slot. It is replaced in place:

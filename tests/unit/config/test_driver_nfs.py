@@ -157,7 +157,9 @@ def test_documented_volumes() -> None:
     kernels = before["spec"]["nfs"]
     assert volume.source.beneath(volume.path).canonical() == f"nfs://{kernels['server']}{kernels['path']}"
     assert before["spec"]["mountOptions"] == after["spec"]["mountOptions"]
-    assert volume.options == parse(parse_list("unprivileged-port,attr-ttl=30s,entry-ttl=30s"), origin="")
+    assert volume.options == parse(
+        parse_list("unprivileged-port,attr-ttl=30s,attr-ttl-max=30s,entry-ttl=30s"), origin=""
+    )
 
 
 def test_documented_inline_volume() -> None:

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.config.options import OPTIONS, Change, Kind, MountOptions, changed, markdown, parse, parse_item, parse_list
+from csi.config.options import (
+    OPTIONS,
+    Change,
+    Kind,
+    MountOptions,
+    changed,
+    consistency_of,
+    markdown,
+    parse,
+    parse_item,
+    parse_list,
+    settings_of,
+)
 from csi.config.sources import Source
 
 SOURCE = Source.parse("nfs://nas/data")
@@ -66,7 +78,7 @@ def test_all_forms() -> None:
         ("read-ahead=5", ["read-ahead", "'5'", "128KiB to 256MiB"]),
         ("uncommitted=5000KiB", ["uncommitted", "MiB"]),
         ("attr-ttl=1h", ["attr-ttl", "'1h'", "ms, s or m"]),
-        ("consistency=strong", ["consistency", "'strong'", "close-to-open"]),
+        ("consistency=strong", ["consistency", "'strong'", "cto or bounded or sealed or close-to-open"]),
         ("ro=yes", ["ro", "'yes'", "true or false"]),
         ("ro,rw", ["'rw'", "contradicts", "'ro'"]),
         ("threads=2,threads=3", ["threads", "contradicts"]),
@@ -132,7 +144,7 @@ def test_daemon_config_has_everything() -> None:
         "/data",
     )
     assert (config.read_only, config.soft, config.timeout_ms, config.threads) == (True, True, 3000, 4)
-    assert (config.unprivileged_port, config.log_level, config.attr_ttl_ms) == (True, "debug", 1000)
+    assert (config.unprivileged_port, config.log_level, config.attr_ttl_ms) == (True, "debug", 3000)
     assert of("").daemon_config(SOURCE).timeout_ms == 0
 
 
@@ -176,7 +188,7 @@ def fields_of(message: Descriptor) -> dict[str, FieldDescriptor]:
 def test_the_table_and_the_protocol_agree() -> None:
     fields = fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]
     options = {option.field: option for option in OPTIONS.values()}
-    assert options.keys() - fields.keys() == {"consistency"}, "which has one value only"
+    assert not options.keys() - fields.keys()
     assert fields.keys() - options.keys() == {"host", "path", "no_splice"}, "of the source, and of tests"
     types = {Kind.FLAG: FieldDescriptor.TYPE_BOOL, Kind.CHOICE: FieldDescriptor.TYPE_STRING}
     for name, field in fields.items():
@@ -192,11 +204,33 @@ def test_what_it_takes_to_change_an_option() -> None:
     def of_change(change: Change) -> set[str]:
         return {name for name, option in OPTIONS.items() if option.change is change}
 
-    assert of_change(Change.LIVE) == {"attr-ttl", "entry-ttl", "read-ahead", "hang-limit", "log-level"}
+    assert of_change(Change.LIVE) == {
+        "attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "write-behind", "hang-limit", "log-level"
+    }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
         "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
     }  # fmt: skip
-    # What a mounted dataset can be told is set on DaemonConfig itself.
-    assert {OPTIONS[name].field for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON)} <= set(
-        efc_pb2.DaemonConfig.DESCRIPTOR.fields_by_name
-    )
+    for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON):
+        assert OPTIONS[name].field in fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]
+
+
+def test_the_consistency_mode_is_one_of_three() -> None:
+    assert of("consistency=close-to-open") == of("consistency=cto") == of("")
+    config = of("consistency=bounded,attr-ttl=5s,attr-ttl-max=2m").daemon_config(SOURCE)
+    assert (config.freshness.consistency, config.attr_ttl_ms, config.freshness.attr_ttl_max_ms) == (
+        "bounded", 5000, 120_000
+    )  # fmt: skip
+    assert consistency_of(config) == "bounded"
+    assert consistency_of(of("").daemon_config(SOURCE)) == "cto"
+    other = changed(config, parse_list("attr-ttl-max=10s"), origin=ORIGIN)
+    assert (other.freshness.consistency, other.freshness.attr_ttl_max_ms) == ("bounded", 10_000)
+    with pytest.raises(DriverError, match="cannot change"):
+        changed(config, parse_list("consistency=cto"), origin=ORIGIN)
+
+
+def test_settings_of_a_configuration_are_flat() -> None:
+    settings = settings_of(of("ro,consistency=sealed").daemon_config(SOURCE))
+    assert settings["consistency"] == "sealed"
+    assert (settings["read_only"], settings["attr_ttl_max_ms"]) == (True, 60_000)
+    assert "source" not in settings
+    assert "freshness" not in settings

@@ -120,7 +120,7 @@ def test_parameters() -> None:
         ({"gid": "staff"}, ["gid", "'staff'"]),
         ({"mode": "999"}, ["mode", "'999'", "octal"]),
         ({"mode": "rwx"}, ["mode"]),
-        ({"consistency": "strong"}, ["consistency", "'strong'", "close-to-open"]),
+        ({"consistency": "strong"}, ["consistency", "'strong'", "bounded"]),
         ({"connections": "1,soft"}, ["connections", "1 to 16"]),
         ({"pathPattern": "${pvc.uid}"}, ["${pvc.uid}", "${pvc.name}"]),
         ({"pathPattern": "a/$x"}, ["$"]),

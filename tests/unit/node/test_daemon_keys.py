@@ -22,11 +22,17 @@ def key(text: str, url: str = "nfs://nas/data") -> str:
 
 
 def test_a_key_is_equal_exactly_for_equal_behaviour() -> None:
-    assert key("") == key("connections=4") == key("ro") == key("rw,hard,attr-ttl=1000ms")
+    assert (
+        key("")
+        == key("connections=4")
+        == key("ro")
+        == key("rw,hard,attr-ttl=3000ms,attr-ttl-max=60s,consistency=close-to-open")
+    )
     assert len(key("")) == 16
     different = ["", "connections=5", "soft", "soft,timeout=5s", "attr-ttl=0s", "entry-ttl=0s", "read-ahead=1MiB",
                  "uncommitted=8MiB", "threads=3", "unprivileged-port", "port=1", "mountport=1", "log-level=debug",
-                 "network=pod", "idmap", "hang-limit=1s", "fuse-features=6.1"]  # fmt: skip
+                 "network=pod", "idmap", "hang-limit=1s", "fuse-features=6.1", "attr-ttl=1s", "attr-ttl-max=2m",
+                 "consistency=bounded", "consistency=sealed", "consistency=bounded,attr-ttl=5s"]  # fmt: skip
     assert len({key(text) for text in different}) == len(different)
     assert key("", "nfs://nas/data2") != key("") != key("", "nfs://nas2/data")
     assert key("port=2050") == key("", "nfs://nas:2050/data")

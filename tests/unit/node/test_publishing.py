@@ -17,8 +17,10 @@ from csi._proto import csi_pb2, efc_pb2
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.base.statvfs import Statvfs
+from csi.config.options import MountOptions
+from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
-from csi.node.conditions import condition_of
+from csi.node.conditions import condition_of, suggestion_of
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, top
@@ -461,6 +463,19 @@ async def test_status(node: Node) -> None:
     assert "NAS" in status.abnormal
     node.table[:] = [mount for mount in node.table if mount.target != node.target()]
     assert "gone" in (await node.publisher.status("v", target=node.target())).abnormal
+
+
+async def test_a_dataset_that_nobody_writes_to_is_better_served_within_a_bound(node: Node) -> None:
+    await node.publish()
+    assert (await node.publisher.status("v", target=node.target())).note == ""
+    record = next(iter(node.publications))
+    node.publications.put(dataclasses.replace(record, read_only=True))
+    status = await node.publisher.status("v", target=node.target())
+    assert "consistency=bounded" in status.note
+    assert status.abnormal == ""
+    mount = efc_pb2.MountStatus(config=MountOptions(consistency="sealed").daemon_config(Source.parse("nfs://nas/x")))
+    assert suggestion_of(mount, is_read_only=True) == ""
+    assert suggestion_of(efc_pb2.MountStatus(), is_read_only=False) == ""
 
 
 def test_every_state_has_a_condition() -> None:

@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn later_mutations_of_the_object_wait_for_those_abandoned_before_and_no_others() {
-        let inodes = Inodes::new(64);
+        let inodes = crate::testing::inodes();
         let [file, other, another] = [b"file" as &[u8], b"other", b"another"].map(|name| inodes.of(&handle(name)));
         assert!(!inodes.is_any_abandoned());
         let first = block_on(inodes.abandon(vec![file.clone()]));
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many() {
-        let inodes = Inodes::new(64);
+        let inodes = crate::testing::inodes();
         let file = inodes.of(&handle(b"file"));
         let mut all: Vec<Abandoned> =
             (0..ABANDONED_MAX).map(|_| block_on(inodes.abandon(vec![file.clone()]))).collect();

@@ -21,27 +21,28 @@ use crate::version::Version;
 pub(crate) struct Shown {
     pub attr: Attr,
     /// Of the call whose reply showed it last.
-    asked: Tick,
+    pub asked: Tick,
     /// When a reply first showed the version of `attr`.
     first_seen: Instant,
-    /// When a reply last showed it; `None`: not to be answered from.
-    fetched_at: Option<Instant>,
+    /// May it be answered from?
+    is_valid: bool,
     /// The place of the reply among all answers.
     received: u64,
 }
 
-/// Attributes that nothing is known to have changed, and when a reply has shown them.
+/// Attributes that nothing is known to have changed, and when their version was first and last shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed {
     /// The attributes.
     pub seen: Seen<Attr>,
-    /// When the reply came.
-    pub at: Instant,
+    /// When a reply has first shown their version, and none since has shown another.
+    pub since: Instant,
 }
 
 impl Facts {
-    /// Takes in `attr`, an answer with the tick `answered` to a call of the tick `asked`.
-    fn learn(&mut self, attr: &Attr, asked: Tick, answered: Tick) {
+    /// Takes in `attr`, an answer with the tick `answered` to a call of the tick `asked`. If a change of ours has left them,
+    /// permissions are as they were.
+    fn learn(&mut self, attr: &Attr, (asked, answered): (Tick, Tick), is_ours: bool) {
         let Tick { order: received, at: now } = answered;
         let before = self.known;
         let overlapped = before.is_some_and(|known| known.received > asked.order);
@@ -50,12 +51,15 @@ impl Facts {
             return;
         }
         let is_tie = before.is_some_and(|known| known.attr.ctime == attr.ctime) && !is_same;
+        if !is_ours && before.is_some_and(|known| known.attr.ctime != attr.ctime) {
+            self.permissions.change(received);
+        }
         let is_void = asked.order < self.expired || (overlapped && is_tie);
         self.known = Some(Shown {
             attr: *attr,
             asked,
             first_seen: before.filter(|_| is_same).map_or(now, |known| known.first_seen),
-            fetched_at: (!is_void).then_some(now),
+            is_valid: !is_void,
             received,
         });
     }
@@ -63,13 +67,13 @@ impl Facts {
     pub(crate) fn expire(&mut self) {
         self.expired = Tick::of_answer().order;
         if let Some(known) = &mut self.known {
-            known.fetched_at = None;
+            known.is_valid = false;
         }
     }
 
     pub(crate) fn observed(&self) -> Option<Observed> {
-        let known = self.known?;
-        known.fetched_at.map(|at| Observed { seen: Seen { value: known.attr, asked: known.asked }, at })
+        let Shown { attr, asked, first_seen, .. } = self.known.filter(|known| known.is_valid)?;
+        Some(Observed { seen: Seen { value: attr, asked }, since: first_seen })
     }
 }
 
@@ -89,12 +93,15 @@ impl Inode {
 
     /// Takes in what a reply shows of the object, unless that cannot be.
     pub fn learn(&self, Seen { value: attr, asked }: Seen<&Attr>) {
-        self.take_in(attr, asked, |facts, received| facts.lineage.shown(&Version::of(attr), asked.order, received));
+        self.take_in(attr, asked, |facts, received| {
+            facts.lineage.shown(&Version::of(attr), asked.order, received);
+            false
+        });
     }
 
-    /// Takes in attributes; `judge`, which is given the place of the reply among all answers, says whose changes they
-    /// show.
-    pub(crate) fn take_in(&self, attr: &Attr, asked: Tick, judge: impl FnOnce(&mut Facts, u64)) {
+    /// Takes in attributes; `judge`, which is given the place of the reply among all answers, notes whose changes they
+    /// show, and tells whether they are ours alone, which leave permissions as they are.
+    pub(crate) fn take_in(&self, attr: &Attr, asked: Tick, judge: impl FnOnce(&mut Facts, u64) -> bool) {
         let mut facts = self.facts();
         if !facts.is_plausible(attr) {
             return;
@@ -102,8 +109,14 @@ impl Inode {
         // Taken with the lock held: answers about one object have one order.
         let answered = Tick::of_answer();
         self.shared.clock.observe(attr.ctime, answered.at);
-        judge(&mut facts, answered.order);
-        facts.learn(attr, asked, answered);
+        let is_ours = judge(&mut facts, answered.order);
+        facts.learn(attr, (asked, answered), is_ours);
+    }
+
+    /// [`Inode::learn`] of a reply that came at `answered`.
+    #[cfg(test)]
+    pub fn learn_at(&self, seen: Seen<&Attr>, answered: Tick) {
+        self.facts().learn(seen.value, (seen.asked, Tick { at: answered.at, ..Tick::of_answer() }), false);
     }
 
     /// What may be answered from, if [`Freshness`](crate::Freshness) finds it young enough.

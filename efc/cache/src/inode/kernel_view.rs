@@ -4,7 +4,7 @@
 //! attributes must go. Which version its *pages* are of is another question, which the saved state answers: attributes
 //! are told without a page being read.
 
-use efc_backend::{Attr, FileType};
+use efc_backend::{Attr, FileType, Tick};
 
 use crate::inode::{Facts, Inode};
 use crate::version::Version;
@@ -34,6 +34,15 @@ impl Sizes {
     }
 }
 
+/// Writes that have ended: the kernel takes no attributes any more that were asked for before.
+#[derive(Clone, Copy, Default)]
+struct Wrote {
+    /// Where the farthest of them has ended.
+    end: u64,
+    /// The place of the last of them among all answers; 0: there is none.
+    order: u64,
+}
+
 /// What the kernel knows of an inode, since it knows its node.
 #[derive(Default)]
 pub(crate) struct KernelView {
@@ -43,6 +52,11 @@ pub(crate) struct KernelView {
     pub kind: Option<FileType>,
     told: Option<Version>,
     sizes: Option<Sizes>,
+    /// Writes of which no answer to a later question has told the kernel.
+    wrote: Wrote,
+    /// The place of the first READ since pages were dropped that no settled version stands for, and one more; 0: there is
+    /// none.
+    unsettled: u64,
     /// Its pages are being dropped for a reader.
     is_dropping: bool,
 }
@@ -75,11 +89,14 @@ impl Inode {
         Some(self.facts().kernel.node).filter(|node| *node != 0)
     }
 
-    /// Records that the kernel is told `attr` now.
-    pub fn tell(&self, attr: &Attr) {
+    /// Records that the kernel is told `attr` now, which was asked for then.
+    pub fn tell(&self, attr: &Attr, asked: Tick) {
         let kernel = &mut self.facts().kernel;
         kernel.told = Some(Version::of(attr));
-        kernel.sizes = Some(Sizes::after_telling(kernel.sizes, attr.size));
+        if asked.order >= kernel.wrote.order {
+            kernel.wrote = Wrote::default();
+        }
+        kernel.sizes = Some(Sizes::after_telling(kernel.sizes, attr.size.max(kernel.wrote.end)));
     }
 
     /// Is `attr` the version that the kernel was told last? If not it counts as told from now on.
@@ -89,11 +106,18 @@ impl Inode {
         facts.is_plausible(attr) && facts.kernel.told.replace(version) == Some(version)
     }
 
+    /// The version that the kernel was told last.
+    pub fn told(&self) -> Option<Version> {
+        self.facts().kernel.told
+    }
+
     /// The kernel has written up to `end`, and believes that the file is as long.
     pub fn wrote(&self, end: u64) {
-        if let Some(sizes) = self.facts().kernel.sizes.as_mut() {
+        let kernel = &mut self.facts().kernel;
+        if let Some(sizes) = kernel.sizes.as_mut() {
             sizes.told = sizes.told.max(end);
         }
+        kernel.wrote = Wrote { end: kernel.wrote.end.max(end), order: Tick::of_answer().order };
     }
 
     /// What the kernel believes of the file's size, if it was told anything.
@@ -107,6 +131,28 @@ impl Inode {
         let mut facts = self.facts();
         let sizes = facts.kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
         sizes.dropped_at = sizes.dropped_at.max(size);
+        facts.kernel.unsettled = 0;
+    }
+
+    /// The kernel fills pages with what was read then, under a version that was not settled.
+    pub fn read_unsettled(&self, asked: Tick) {
+        let unsettled = &mut self.facts().kernel.unsettled;
+        if *unsettled == 0 {
+            *unsettled = asked.order + 1;
+        }
+    }
+
+    /// The kernel lets all pages go, and nobody has the file open who could read others meanwhile.
+    pub fn lets_pages_go(&self) {
+        self.facts().kernel.unsettled = 0;
+    }
+
+    /// May the kernel have pages that were read under a version which was not settled, before what is known of the file was
+    /// asked for? Who tells it that now says that they are of that version.
+    pub fn has_unsettled_pages(&self) -> bool {
+        let facts = self.facts();
+        let unsettled = facts.kernel.unsettled;
+        unsettled != 0 && facts.known.is_some_and(|known| known.asked.order >= unsettled)
     }
 
     /// Begins to drop pages for a reader; `false` if that is going on.
@@ -123,17 +169,55 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attr, inode};
+    use crate::testing::{attr, inode, tick};
+    use efc_backend::Seen;
 
     #[test]
     fn a_change_from_outside_is_noticed_once() {
         let inode = inode();
         assert!(!inode.is_told(&attr(1, 1)));
-        inode.tell(&attr(1, 1));
+        inode.tell(&attr(1, 1), tick());
         assert!(inode.is_told(&attr(1, 1)));
         assert!(!inode.is_told(&attr(1, 2)));
         assert!(inode.is_told(&attr(1, 2)));
         assert!(!inode.is_told(&attr(1 << 63, 2)), "what cannot be");
+    }
+
+    #[test]
+    fn what_was_asked_for_before_a_write_had_ended_does_not_take_its_growth_back() {
+        let inode = inode();
+        let told = || inode.sizes().expect("told").told;
+        inode.tell(&attr(10, 1), tick());
+        let (before, between) = (tick(), {
+            inode.wrote(100);
+            tick()
+        });
+        inode.wrote(50);
+        inode.tell(&attr(10, 1), before);
+        assert_eq!(told(), 100);
+        inode.tell(&attr(10, 1), between);
+        assert_eq!(told(), 100, "the second write had not ended, and the kernel has written so far");
+        inode.tell(&attr(120, 2), before);
+        assert_eq!(told(), 120);
+        inode.tell(&attr(20, 3), tick());
+        assert_eq!(told(), 20, "shortened elsewhere since");
+        inode.tell(&attr(10, 1), before);
+        assert_eq!(told(), 10, "of no write is this the news");
+    }
+
+    #[test]
+    fn what_was_read_before_its_version_was_settled_is_not_told_to_be_of_it() {
+        let inode = inode();
+        let read = tick();
+        inode.learn(Seen { value: &attr(1, 1), asked: read });
+        inode.read_unsettled(read);
+        assert!(!inode.has_unsettled_pages(), "nothing newer is known");
+        drop(inode.mutate()); // answers go on
+        inode.read_unsettled(tick());
+        inode.learn(Seen { value: &attr(1, 1), asked: tick() });
+        assert!(inode.has_unsettled_pages(), "the first of them is older");
+        inode.dropped_pages(1);
+        assert!(!inode.has_unsettled_pages());
     }
 
     #[test]

@@ -25,7 +25,11 @@ pub(crate) struct Lineage {
     /// Own changes that do not follow on `at`; hardly ever any.
     steps: Option<Box<Steps>>,
     in_flight: u32,
+    /// The place among all answers of the last end of a change of ours.
+    ended: u64,
     by_others: u32,
+    /// Of these, changes of ours whose answers did not say what they had found.
+    unseen: u32,
 }
 
 /// From which version to which.
@@ -36,6 +40,21 @@ impl Lineage {
     /// Changes by others that were noticed so far.
     pub fn by_others(&self) -> u32 {
         self.by_others
+    }
+
+    /// Changes that others are known to have made, without what they may have done just before changes of ours.
+    pub fn known_by_others(&self) -> u32 {
+        self.by_others.wrapping_sub(self.unseen)
+    }
+
+    /// Is this the version up to which all changes are known?
+    pub fn is_at(&self, version: &Version) -> bool {
+        self.at.as_ref() == Some(version)
+    }
+
+    /// Has no change of ours been under way since this place among all answers?
+    pub fn is_quiet_since(&self, order: u64) -> bool {
+        self.in_flight == 0 && self.ended <= order
     }
 
     /// A reply of the place `received`, to a question of the place `asked`, shows this version.
@@ -60,10 +79,16 @@ impl Lineage {
         match (from, to) {
             (_, Some(to)) if self.at.is_none() => self.move_to(Some(to), received),
             (Some(from), Some(to)) if self.at == Some(from) => self.move_to(Some(to), received),
+            (None, Some(to)) if self.at == Some(to) => {}
             (Some(from), Some(to)) if self.in_flight > 1 && self.waiting() < STEPS_MAX => {
                 self.steps.get_or_insert_default().0.push((from, to));
             }
-            (_, to) => self.changed_by_others(to, received),
+            (from, to) => {
+                if from.is_none() && to.is_some() {
+                    self.unseen = self.unseen.wrapping_add(1);
+                }
+                self.changed_by_others(to, received);
+            }
         }
     }
 
@@ -76,6 +101,7 @@ impl Lineage {
     pub fn end(&mut self, received: u64) {
         debug_assert!(self.in_flight > 0, "a change ends once");
         self.in_flight -= 1;
+        self.ended = received;
         if self.in_flight == 0 && self.waiting() > 0 {
             self.changed_by_others(None, received);
         }
@@ -164,11 +190,11 @@ mod tests {
         lineage.begin();
         lineage.changed(None, Some(version(1)), 2);
         lineage.end(2);
-        assert_eq!(lineage.by_others(), 1);
+        assert_eq!((lineage.by_others(), lineage.known_by_others()), (1, 0));
         lineage.begin();
         lineage.lost(3);
         lineage.end(3);
-        assert_eq!(lineage.by_others(), 2);
+        assert_eq!((lineage.by_others(), lineage.known_by_others()), (2, 1));
         lineage.begin();
         for _ in 0..2 * STEPS_MAX as u32 {
             lineage.begin();

@@ -7,8 +7,10 @@ pub(crate) mod kernel_view;
 pub(crate) mod lineage;
 pub(crate) mod mutation;
 pub(crate) mod searches;
+pub(crate) mod standing;
 pub(crate) mod table;
 pub(crate) mod uses;
+pub(crate) mod verdicts;
 pub(crate) mod whole_files;
 pub(crate) mod writes;
 
@@ -16,17 +18,19 @@ use efc_tasks::sync::atomic::{AtomicBool, AtomicU64};
 use efc_tasks::sync::{Mutex, MutexGuard, OnceLock};
 use std::sync::Arc;
 
-use efc_backend::FileHandle;
+use efc_backend::{Cred, FileHandle};
 
 use crate::inode::abandoned::{AllAbandoned, Settled};
 use crate::inode::attributes::Shown;
 use crate::inode::in_flight::Writings;
 use crate::inode::kernel_view::KernelView;
 use crate::inode::lineage::Lineage;
-use crate::inode::searches::Searches;
+use crate::inode::searches::{Search, Searches};
 use crate::inode::uses::{AllUses, Uses};
+use crate::inode::verdicts::{Permissions, Verdict, Verdicts};
 use crate::inode::whole_files::WholeFiles;
 use crate::inode::writes::FileWrites;
+use crate::memory::Memory;
 use crate::version::ServerClock;
 
 /// One object of the server, named by its handle. The kernel's node ids only point at it.
@@ -46,8 +50,8 @@ pub struct Inode {
 }
 
 /// What all inodes share.
-#[derive(Default)]
 pub(crate) struct Shared {
+    pub memory: Arc<Memory>,
     pub clock: ServerClock,
     pub uses: AllUses,
     pub abandoned: AllAbandoned,
@@ -61,6 +65,7 @@ pub(crate) struct Facts {
     /// Replies to calls from before this place among all answers are not answered from.
     pub expired: u64,
     pub lineage: Lineage,
+    pub permissions: Permissions,
     pub kernel: KernelView,
 }
 
@@ -69,11 +74,21 @@ pub(crate) struct Facts {
 pub(crate) struct Busy {
     pub uses: Uses,
     pub searches: Searches,
+    pub verdicts: Verdicts,
     pub writings: Writings,
     pub abandoned: Vec<Settled>,
+    /// What is counted of it, in bytes.
+    counted: u64,
 }
 
 impl Busy {
+    /// What it takes of memory, in bytes, as far as that stays when nothing is under way.
+    fn bytes(&self) -> u64 {
+        let (searches, verdicts) = (self.searches.capacity(), self.verdicts.capacity());
+        let lists = searches * size_of::<Search>() + verdicts * size_of::<(Cred, Verdict)>();
+        (size_of::<Busy>() + lists) as u64
+    }
+
     fn is_idle(&self) -> bool {
         self.uses.is_idle() && self.writings.is_empty() && self.abandoned.is_empty()
     }
@@ -116,10 +131,21 @@ impl Inode {
         let mut busy = self.busy.lock().expect("busy lock");
         let found = busy.get_or_insert_default();
         let result = change(found);
-        if found.is_idle() && found.searches.is_empty() {
+        let is_over = found.is_idle() && found.searches.is_empty() && found.verdicts.is_empty();
+        let bytes = if is_over { 0 } else { found.bytes() };
+        self.shared.memory.change_inodes(std::mem::replace(&mut found.counted, bytes), bytes);
+        if is_over {
             *busy = None;
         }
         result
+    }
+}
+
+impl Drop for Inode {
+    fn drop(&mut self) {
+        if let Some(busy) = self.busy.get_mut().expect("busy lock").as_deref() {
+            self.shared.memory.change_inodes(busy.counted, 0);
+        }
     }
 }
 

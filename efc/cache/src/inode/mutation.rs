@@ -6,22 +6,28 @@
 
 use std::sync::Arc;
 
-use efc_backend::{Error, Seen, Tick, Wcc};
+use efc_backend::{Error, Seen, Tick, Wcc, WccAttr};
 
 use crate::inode::Inode;
+use crate::inode::standing::Standing;
 use crate::version::Version;
 
 /// A change of one object, in flight until this is dropped.
 pub struct Mutation {
     inode: Arc<Inode>,
+    /// Changes by others that were known before it.
+    changes: u32,
     is_known: bool,
+    changes_permissions: bool,
 }
 
 impl Inode {
     /// A call is about to leave that changes the object.
     pub fn mutate(self: &Arc<Self>) -> Mutation {
-        self.facts().lineage.begin();
-        Mutation { inode: self.clone(), is_known: false }
+        let mut facts = self.facts();
+        facts.lineage.begin();
+        let changes = facts.lineage.known_by_others();
+        Mutation { inode: self.clone(), changes, is_known: false, changes_permissions: false }
     }
 
     /// How many changes of the object by others than this node were noticed so far. What is cached of its content, and
@@ -31,24 +37,61 @@ impl Inode {
     }
 }
 
+impl Inode {
+    /// How many changes of the object others are known to have made. What they may have done just before a change of ours whose
+    /// answer does not say what it found (some servers' answers to MKDIR) is not known: whoever relies on this number
+    /// asks again in time.
+    pub fn known_changes_by_others(&self) -> u32 {
+        self.facts().lineage.known_by_others()
+    }
+}
+
 impl Mutation {
-    /// The answer says what the object was like before and after the change.
-    pub fn answered(mut self, Seen { value: wcc, asked }: Seen<&Wcc>) {
+    /// This one, which changes who may do what with the object: verdicts of before do not outlive it.
+    pub fn of_permissions(mut self) -> Mutation {
+        self.changes_permissions = true;
+        self
+    }
+
+    /// The answer says what the object was like before and after the change. What it has made of a directory's names
+    /// rests on that.
+    pub fn answered(mut self, Seen { value: wcc, asked }: Seen<&Wcc>) -> Standing {
         let from = wcc.before.as_ref().map(Version::before);
-        match wcc.after.filter(|attr| self.inode.is_plausible(attr)) {
+        let after = wcc.after.filter(|attr| self.inode.is_plausible(attr));
+        match &after {
             Some(after) => {
-                let to = Some(Version::of(&after));
-                self.inode.take_in(&after, asked, |facts, received| facts.lineage.changed(from, to, received));
+                let to = Some(Version::of(after));
+                self.inode.take_in(after, asked, |facts, received| {
+                    let by_others = facts.lineage.by_others();
+                    facts.lineage.changed(from, to, received);
+                    // A server that does not say what it found says nothing against it either.
+                    from.is_none() || facts.lineage.by_others() == by_others
+                });
                 self.is_known = true;
             }
             None => self.lose(),
+        }
+        let changes = self.inode.changes_as_of(self.changes, after.as_ref());
+        let (order, shown) = (Tick::of_answer().order, after.as_ref().map(Version::of));
+        Standing {
+            asked,
+            order,
+            changes,
+            shown,
+            version: None,
+            is_ours: true,
+            is_chained: from.is_some(),
+            is_proof: true,
         }
     }
 
     /// The call failed. What its answer shows is taken in; if it shows nothing, the object may have changed.
     pub fn failed(self, error: &Error) {
-        if let (Some(asked), Some(_)) = (error.asked, error.wcc.after) {
-            self.answered(Seen { value: &error.wcc, asked });
+        if let (Some(asked), Some(after)) = (error.asked, error.wcc.after) {
+            // What it is like now it was before.
+            let before = WccAttr { size: after.size, mtime: after.mtime, ctime: after.ctime };
+            let before = error.wcc.before.or(Some(before));
+            self.answered(Seen { value: &Wcc { before, ..error.wcc }, asked });
         }
     }
 
@@ -78,7 +121,13 @@ impl Drop for Mutation {
         if !self.is_known {
             self.lose();
         }
-        self.inode.facts().lineage.end(Tick::of_answer().order);
+        let now = Tick::of_answer().order;
+        let mut facts = self.inode.facts();
+        facts.lineage.end(now);
+        if self.changes_permissions {
+            facts.permissions.change(now);
+        }
+        drop(facts);
         self.inode.drop_whole();
     }
 }
@@ -87,7 +136,7 @@ impl Drop for Mutation {
 mod tests {
     use super::*;
     use crate::testing::{attr, inode, seen, tick};
-    use efc_backend::{Attr, ErrorKind, Status, WccAttr};
+    use efc_backend::{Attr, ErrorKind, Status};
 
     fn wcc(before: &Attr, after: &Attr) -> Wcc {
         let before = WccAttr { size: before.size, mtime: before.mtime, ctime: before.ctime };

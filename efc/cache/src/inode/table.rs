@@ -17,12 +17,17 @@ use std::sync::Arc;
 use efc_backend::{FileHandle, FileType};
 use indexmap::IndexSet;
 
+use crate::inode::abandoned::AllAbandoned;
 use crate::inode::kernel_view::KernelView;
+use crate::inode::uses::AllUses;
+use crate::inode::whole_files::WholeFiles;
 use crate::inode::{Inode, Shared};
+use crate::memory::Memory;
+use crate::version::ServerClock;
 
 /// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that
 /// was written to takes half as much again.
-pub const INODE_BYTES: u64 = 480;
+pub const INODE_BYTES: u64 = 520;
 
 const SHARDS: usize = 16;
 /// Entries that one more entry looks at to make room: the hand goes on from there.
@@ -72,18 +77,20 @@ pub struct Inodes {
     /// Never without the same inode in `by_handle`. This lock is taken after that of `by_handle`.
     by_node: [Mutex<HashMap<u64, Arc<Inode>>>; SHARDS],
     pub(crate) shared: Arc<Shared>,
-    per_shard_max: usize,
 }
 
 impl Inodes {
-    /// An empty table. Beyond `inodes_max` those go that nobody needs and that were not used for longest.
-    pub fn new(inodes_max: usize) -> Inodes {
-        Inodes {
-            by_handle: Default::default(),
-            by_node: Default::default(),
-            shared: Arc::default(),
-            per_shard_max: (inodes_max / SHARDS).max(1),
-        }
+    /// An empty table. When there is no `memory` for more, those go that nobody needs and that were not used for
+    /// longest.
+    pub fn new(memory: Arc<Memory>) -> Inodes {
+        let shared = Shared {
+            memory,
+            clock: ServerClock::default(),
+            uses: AllUses::default(),
+            abandoned: AllAbandoned::default(),
+            whole_files: WholeFiles::default(),
+        };
+        Inodes { by_handle: Default::default(), by_node: Default::default(), shared: Arc::new(shared) }
     }
 
     fn shard(&self, handle: &FileHandle) -> MutexGuard<'_, Shard> {
@@ -100,13 +107,14 @@ impl Inodes {
         let mut shard = self.shard(handle);
         if let Some(ByHandle(found)) = shard.inodes.get(handle) {
             found.is_used.store(true, Ordering::Relaxed);
-            return found.clone();
-        }
-        if shard.inodes.len() >= self.per_shard_max {
-            self.make_room(&mut shard);
+            let found = found.clone();
+            self.make_room(&mut shard); // for names: these need not come with inodes
+            return found;
         }
         let inode = Arc::new(Inode::new(*handle, self.shared.clone()));
         shard.inodes.insert(ByHandle(inode.clone()));
+        self.shared.memory.change_inodes(0, INODE_BYTES);
+        self.make_room(&mut shard);
         inode
     }
 
@@ -152,24 +160,26 @@ impl Inodes {
             let mut shard = self.shard(inode.handle());
             if inode.node().is_none() && Arc::strong_count(&inode) == 2 && inode.is_idle() {
                 shard.remove(inode.handle());
+                self.shared.memory.change_inodes(INODE_BYTES, 0);
             }
         }
     }
 
-    /// Takes out what nobody needs and nobody has used of late.
+    /// Takes out what nobody needs and nobody has used of late, if there is not room for all.
     fn make_room(&self, shard: &mut Shard) {
         let mut evicted = 0;
         for _ in 0..STEPS_MAX.min(2 * shard.inodes.len()) {
+            if evicted == EVICTED_MAX || !self.shared.memory.has_too_many_inodes() {
+                return;
+            }
             if shard.hand >= shard.inodes.len() {
                 shard.hand = 0;
             }
             let Some(ByHandle(inode)) = shard.inodes.get_index(shard.hand) else { return };
             if !inode.is_used.swap(false, Ordering::Relaxed) && self.unbind_if_unneeded(inode) {
                 shard.inodes.swap_remove_index(shard.hand);
+                self.shared.memory.change_inodes(INODE_BYTES, 0);
                 evicted += 1;
-                if evicted == EVICTED_MAX || shard.inodes.len() < self.per_shard_max {
-                    return;
-                }
             }
             shard.hand += 1; // past the newest entry, if that is in its place now
         }
@@ -201,9 +211,14 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attr, handle, seen};
+    use crate::testing::{attr, handle, seen, tick};
+    use efc_backend::Cred;
 
     const INODES_MAX: usize = 1 << 10;
+
+    fn room_for(inodes: usize) -> Inodes {
+        Inodes::new(Arc::new(Memory::new(inodes as u64 * INODE_BYTES)))
+    }
 
     fn numbered(inodes: &Inodes, number: u64) -> Arc<Inode> {
         let inode = inodes.of(&handle(&number.to_le_bytes()));
@@ -219,7 +234,7 @@ mod tests {
 
     #[test]
     fn those_that_are_used_or_needed_stay() {
-        let inodes = Inodes::new(INODES_MAX);
+        let inodes = room_for(INODES_MAX);
         let held = numbered(&inodes, 1);
         numbered(&inodes, 2).count(false);
         for number in 3..INODES_MAX as u64 * 8 {
@@ -233,8 +248,21 @@ mod tests {
     }
 
     #[test]
+    fn what_inodes_take_is_counted_and_given_back() {
+        let memory = Arc::new(Memory::new(1 << 20));
+        let inodes = Inodes::new(memory.clone());
+        let inode = numbered(&inodes, 1);
+        assert_eq!(memory.used().inodes, INODE_BYTES);
+        (0..50).for_each(|gid| inode.searched_path(&Cred { gid, ..Cred::root() }, std::time::Instant::now()));
+        assert!(memory.used().inodes > INODE_BYTES + 50 * 64, "{:?}", memory.used());
+        drop(inode);
+        inodes.forget(3, |_| false);
+        assert_eq!(memory.used().inodes, 0);
+    }
+
+    #[test]
     fn a_table_of_inodes_that_are_all_needed_grows() {
-        let inodes = Inodes::new(SHARDS);
+        let inodes = room_for(SHARDS);
         let all: Vec<Arc<Inode>> = (0..1000).map(|number| numbered(&inodes, number)).collect();
         assert!(all.iter().all(|inode| Arc::ptr_eq(inode, &inodes.of(inode.handle()))));
         drop(all);
@@ -244,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_inode_outlives_its_node_while_it_is_needed_or_worth_keeping() {
-        let inodes = Inodes::new(1 << 16);
+        let inodes = room_for(1 << 16);
         for number in 0..4000 {
             numbered(&inodes, number).expire();
         }
@@ -262,9 +290,9 @@ mod tests {
 
     #[test]
     fn a_node_that_is_known_anew_is_not_forgotten_with_the_old_one() {
-        let inodes = Inodes::new(INODES_MAX);
+        let inodes = room_for(INODES_MAX);
         let inode = numbered(&inodes, 1);
-        inode.tell(&attr(1, 1));
+        inode.tell(&attr(1, 1), tick());
         inodes.bind(&inode, 99, Some(FileType::Directory));
         assert!(inode.sizes().is_none(), "the kernel knows nothing of a new node");
         inodes.forget(3, |_| true);

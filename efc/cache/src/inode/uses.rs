@@ -232,13 +232,12 @@ impl Drop for Removal {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::testing::{handle, inode};
     use futures_lite::future::{block_on, poll_once};
 
     #[test]
     fn an_open_waits_for_a_removal_and_counts_after_it() {
-        let inodes = Inodes::new(64);
+        let inodes = crate::testing::inodes();
         let (a, b) = (inodes.of(&handle(b"a")), inodes.of(&handle(b"b")));
         let removal = block_on(a.remove());
         assert!(!removal.is_open());
@@ -283,7 +282,7 @@ mod tests {
 
     #[test]
     fn nothing_stays_behind() {
-        let inodes = Inodes::new(64);
+        let inodes = crate::testing::inodes();
         let a = inodes.of(&handle(b"a"));
         block_on(a.open(true));
         assert!(inodes.is_any_open() && a.is_open_by_root());

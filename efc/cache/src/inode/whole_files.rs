@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use efc_backend::FileHandle;
+use efc_backend::{FileHandle, Seen, Tick};
 use efc_buffer::Buffer;
 
 use crate::inode::Inode;
@@ -27,6 +27,7 @@ struct WholeFile {
     data: Buffer,
     size: usize,
     version: Version,
+    asked: Tick,
     read_at: Instant,
 }
 
@@ -66,8 +67,15 @@ impl Inode {
         BeforeRead(self.changes.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// Takes in the first `size` bytes of `data`, the whole file, asked for with this ticket.
-    pub fn keep_whole(&self, before: BeforeRead, data: Buffer, size: usize, version: Version) {
+    /// Does the file's data wait for its reader?
+    pub fn has_whole(&self) -> bool {
+        let files = self.shared.whole_files.files();
+        files.get(self.handle()).is_some_and(|whole| efc_tasks::time::since(whole.read_at) < TTL)
+    }
+
+    /// Takes in the first `size` bytes of `data`, the whole file in the version that was `seen` with it, asked for with this
+    /// ticket.
+    pub fn keep_whole(&self, before: BeforeRead, data: Buffer, size: usize, seen: Seen<Version>) {
         let mut files = self.shared.whole_files.files();
         if self.changes.load(Ordering::Relaxed) != before.0 {
             return;
@@ -75,27 +83,36 @@ impl Inode {
         if files.len() >= FILES_MAX {
             drop_oldest(&mut files);
         }
-        files.insert(*self.handle(), WholeFile { data, size, version, read_at: efc_tasks::time::now() });
+        let (version, asked, read_at) = (seen.value, seen.asked, efc_tasks::time::now());
+        files.insert(*self.handle(), WholeFile { data, size, version, asked, read_at });
     }
 
-    /// Answers a read of `length` bytes at `offset`, if the data is there and of the last version seen.
-    pub fn read_whole(&self, offset: u64, length: usize) -> Option<(Buffer, Range<usize>)> {
+    /// Answers a read of `length` bytes at `offset`, if the data is there, of the last version seen, and not older than
+    /// `data_ttl` allows.
+    pub fn read_whole(
+        &self,
+        offset: u64,
+        length: usize,
+        data_ttl: Option<Duration>,
+    ) -> Option<Seen<(Buffer, Range<usize>)>> {
         let mut files = self.shared.whole_files.files();
         let whole = files.remove(self.handle())?;
         let is_last_seen = self.last_seen().is_some_and(|attr| Version::of(&attr) == whole.version);
-        if efc_tasks::time::since(whole.read_at) >= TTL || !is_last_seen {
+        let is_old = |ttl| efc_tasks::time::since(whole.asked.at) >= ttl;
+        if efc_tasks::time::since(whole.read_at) >= TTL || data_ttl.is_some_and(is_old) || !is_last_seen {
             return None;
         }
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
         let end = whole.size.min(start.saturating_add(length));
         if start == 0 && end == whole.size {
-            return Some((whole.data, 0..end)); // the kernel keeps it from here on
+            return Some(Seen { value: (whole.data, 0..end), asked: whole.asked }); // the kernel keeps it from here on
         }
         // For the moment until the kernel has it.
         let mut part = Buffer::new(end - start).ok()?;
         part[..end - start].copy_from_slice(&whole.data[start..end]);
+        let asked = whole.asked;
         files.insert(*self.handle(), whole);
-        Some((part, 0..end - start))
+        Some(Seen { value: (part, 0..end - start), asked })
     }
 }
 
@@ -105,7 +122,7 @@ mod tests {
 
     use super::*;
     use crate::Inodes;
-    use crate::testing::{attr, handle, seen};
+    use crate::testing::{attr, handle, seen, tick};
 
     fn inode(inodes: &Inodes, name: u64) -> Arc<Inode> {
         let inode = inodes.of(&handle(&name.to_le_bytes()));
@@ -116,18 +133,18 @@ mod tests {
     fn keep(inode: &Inode, before: BeforeRead) {
         let mut data = Buffer::new(4096).expect("memory");
         data[..4].copy_from_slice(b"data");
-        inode.keep_whole(before, data, 4, Version::of(&attr(4, 1)));
+        inode.keep_whole(before, data, 4, Seen { value: Version::of(&attr(4, 1)), asked: tick() });
     }
 
     fn read(inode: &Inode) -> Option<Vec<u8>> {
-        inode.read_whole(0, 100).map(|(data, range)| data[range].to_vec())
+        inode.read_whole(0, 100, None).map(|Seen { value: (data, range), .. }| data[range].to_vec())
     }
 
     #[test]
     fn data_is_given_once_as_a_whole_and_in_parts_before() {
-        let inode = inode(&Inodes::new(64), 7);
+        let inode = inode(&crate::testing::inodes(), 7);
         keep(&inode, inode.drop_whole());
-        let (part, range) = inode.read_whole(1, 2).expect("there");
+        let (part, range) = inode.read_whole(1, 2, None).expect("there").value;
         assert_eq!(&part[range], b"at");
         assert_eq!(read(&inode).as_deref(), Some(&b"data"[..]));
         assert_eq!(read(&inode), None);
@@ -135,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_change_or_a_later_open_ends_what_was_read_and_what_is_being_read() {
-        let inode = inode(&Inodes::new(64), 7);
+        let inode = inode(&crate::testing::inodes(), 7);
         let before = inode.drop_whole();
         keep(&inode, before);
         drop(inode.mutate());
@@ -149,8 +166,17 @@ mod tests {
     }
 
     #[test]
+    fn data_is_given_no_longer_than_a_bound_allows() {
+        let inode = inode(&crate::testing::inodes(), 7);
+        keep(&inode, inode.drop_whole());
+        assert!(inode.has_whole());
+        assert!(inode.read_whole(1, 2, Some(Duration::from_secs(60))).is_some());
+        assert!(inode.read_whole(1, 2, Some(Duration::ZERO)).is_none() && !inode.has_whole());
+    }
+
+    #[test]
     fn the_oldest_make_room() {
-        let inodes = Inodes::new(1024);
+        let inodes = crate::testing::inodes();
         let all: Vec<Arc<Inode>> = (0..FILES_MAX as u64 + 10).map(|name| inode(&inodes, name)).collect();
         all.iter().for_each(|inode| keep(inode, inode.drop_whole()));
         assert_eq!(all[0].shared.whole_files.files().len(), FILES_MAX);
@@ -160,7 +186,7 @@ mod tests {
 
     #[test]
     fn data_of_another_version_is_dropped() {
-        let inode = inode(&Inodes::new(64), 7);
+        let inode = inode(&crate::testing::inodes(), 7);
         keep(&inode, inode.drop_whole());
         inode.learn(seen(&attr(4, 2)));
         assert_eq!(read(&inode), None);

@@ -6,17 +6,27 @@
 //!
 //! A listing is whole or it fails: a page that brings nothing and is not the last, a cookie that is void or that leads
 //! in a circle is never the end. What is known of a stream for that is in [`super::listing`].
+//!
+//! What was read from begin to end while nothing changed is kept ([`efc_cache::Names`]), and given again without asking for as long as
+//! the directory's version may be trusted, to callers whom the server has let list the directory. A listing with attributes is given so only
+//! if these are known as well: one page of the server brings many. So as not to give out what is old in
+//! a new form, what has changed here since is read anew.
+//!
+//! opendir(3) reads the first page if the listing is not kept: a directory that another node has replaced is found out there,
+//! where the kernel walks the path again. The kernel itself keeps no listing (FOPEN_CACHE_DIR): it could not be told in
+//! time that another caller may not have it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Backend, Call, Cred, DirEntry, Error, Seen, Status, Tick};
-use efc_cache::{Inode, Permit};
+use efc_backend::{Attr, Backend, Call, Cred, DirEntry, DirPage, Error, FileHandle, Seen, Status, Tick, access};
+use efc_cache::{Gathering, Inode, ListedName, Listing, Named, Permit, Reading, Standing, Version};
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
 use efc_tasks::Backoff;
 
 use super::listing::{History, Resumption};
+use super::namespace::Counted;
 use super::{Answer, Caller, Inner, Outcome, Response, attributes};
 use crate::errno::errno;
 
@@ -26,6 +36,8 @@ const PAGE_BYTES: u32 = 256 << 10;
 const RESTARTS_MAX: u32 = 10;
 /// Pauses before all of them but the first.
 const RESTARTS: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(5));
+/// How long the page that opendir(3) has read is as good as one that is read now.
+const FIRST_PAGE_AGE_MAX: Duration = Duration::from_millis(100);
 /// How often a listing is read anew though it is not known what was given out, so that names may come twice.
 const BLIND_RESTARTS_MAX: u32 = 16;
 
@@ -42,7 +54,7 @@ struct Stream {
     verifier: [u8; 8],
     /// The verifier in the saved state: that of the place that the kernel holds.
     saved_verifier: [u8; 8],
-    entries: Vec<DirEntry>,
+    entries: Vec<Listed>,
     /// The next entry to give out.
     next: usize,
     /// The place behind the last entry given out.
@@ -53,11 +65,37 @@ struct Stream {
     is_last: bool,
     /// When this page was asked for.
     asked: Option<Tick>,
+    /// The page was read by opendir(3), and nothing was given out yet.
+    is_first: bool,
+    /// The listing that pages are taken from.
+    kept: Option<Arc<Listing>>,
+    /// The listing that opendir(3) has relied on, until the first page was read.
+    opened_with: Option<Arc<Listing>>,
+    /// The directory is gone: this listing of it is the last.
+    is_gone: bool,
+    /// What is kept of a listing that is being read.
+    reading: Option<(Reading, Option<Gathering>)>,
     history: History,
     circle: Circle,
     /// Times that the listing was read anew since a name was given out.
     restarts: u32,
     blind_restarts: u32,
+}
+
+/// An entry of a page.
+struct Listed {
+    entry: ListedName,
+    found: Found,
+}
+
+/// What is known of the object of an entry.
+enum Found {
+    /// What came with the page.
+    Shown(Box<(FileHandle, Attr)>),
+    /// What is known by now.
+    Known,
+    /// Nothing.
+    Nothing,
 }
 
 /// A page for the kernel that is being filled.
@@ -81,6 +119,11 @@ impl OpenDirectory {
             next_page: 0,
             is_last: false,
             asked: None,
+            is_first: false,
+            kept: None,
+            opened_with: None,
+            is_gone: false,
+            reading: None,
             history: History::unknown(),
             circle: Circle::default(),
             restarts: 0,
@@ -94,9 +137,12 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Outcome {
         self.check_path(caller, node).await?;
         let inode = self.inode(node)?;
+        let directory = OpenDirectory::resumed(node, inode, caller.cred.clone(), [0; 8]);
+        if let Err(Errno(libc::ESTALE)) = self.fetch_first(&directory).await {
+            return Err(Errno(libc::ESTALE));
+        }
         let saved = super::files::saved_handle(caller.unique, node, flags, &caller.cred, true);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
-        let directory = OpenDirectory::resumed(node, inode, caller.cred.clone(), [0; 8]);
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());
         Ok(Response::Open(OpenReply { fh, flags: 0 }).into())
     }
@@ -117,7 +163,9 @@ impl<B: Backend> Inner<B> {
         let directory = self.open.lock().expect("open files lock").directories.get(&fh).cloned();
         let directory = directory.ok_or(Errno(libc::EBADF))?;
         let mut stream = directory.stream.lock().await;
-        if offset == 0 || offset != stream.position {
+        let is_first = std::mem::take(&mut stream.is_first) && offset == 0;
+        let is_new = is_first && stream.asked.is_none_or(|asked| is_new(&directory.inode, asked));
+        if !is_new && (offset == 0 || offset != stream.position) {
             stream.go_to(offset);
         }
         if stream.verifier != stream.saved_verifier && stream.history.is_valid() {
@@ -132,14 +180,14 @@ impl<B: Backend> Inner<B> {
             if is_full || stream.is_last || !page.entries.is_empty() {
                 return Ok(Answer { body: Response::Directory(page.entries), permit: page.permit });
             }
-            self.fetch(&directory, &mut stream).await?;
+            self.fetch(&directory, &mut stream, plus).await?;
         }
     }
 
     /// Gives out entries while they fit; `true` when the page is full.
     fn fill(&self, directory: &OpenDirectory, stream: &mut Stream, page: &mut Page) -> Result<bool, Errno> {
         while let Some(entry) = stream.entries.get(stream.next) {
-            if !self.is_silly_name(&entry.name) {
+            if !self.is_silly_name(&entry.entry.name) {
                 match self.push(directory, page, entry, stream.asked) {
                     Ok(true) => {}
                     Ok(false) => return Ok(true),
@@ -157,35 +205,49 @@ impl<B: Backend> Inner<B> {
         &self,
         directory: &OpenDirectory,
         page: &mut Page,
-        entry: &DirEntry,
+        listed: &Listed,
         asked: Option<Tick>,
     ) -> Result<bool, Errno> {
-        let is_dots = entry.name == b"." || entry.name == b"..";
-        let mut looked_up = None;
-        // A size that has grown must not be told yet: a name alone tells the kernel nothing.
-        if let (Some(handle), Some(attr), Some(asked), true, false) =
-            (entry.handle, entry.attr, asked, page.plus, is_dots)
-            && !self.has_grown_unseen(&handle, &attr)
-        {
-            match self.entry(&directory.inode, &handle, Seen { value: &attr, asked }) {
-                Ok(found) => looked_up = Some((found, handle)),
-                // Attributes that cannot be, or no memory for a node: the name is told alone, and who wants to know
-                // more asks for more.
-                Err(Errno(libc::EIO | libc::ENOMEM)) => {}
-                Err(errno) => return Err(errno),
+        let ListedName { name, cookie, ino, kind } = &listed.entry;
+        let looked_up = match (&listed.found, asked, page.plus) {
+            (Found::Shown(shown), Some(asked), true) => {
+                let (handle, attr) = &**shown;
+                // A size that has grown must not be told yet, nor one without data that is held back: a name alone tells the kernel
+                // nothing.
+                let is_hidden = self.has_grown_unseen(handle, attr) || self.is_shown_without_data(handle, asked);
+                (!is_hidden).then(|| self.entry(&directory.inode, handle, Seen { value: attr, asked }))
             }
-        }
-        let (ino, kind) = self.number_and_kind(directory, entry);
-        let found = looked_up.as_ref().map(|(found, _)| &**found);
-        let fits = page.entries.push(ino, entry.cookie, kind, &entry.name, found);
-        if let Some((found, handle)) = looked_up
+            (Found::Known, _, true) => self.look_up_listed(directory, name),
+            _ => None,
+        };
+        let looked_up = match looked_up.transpose() {
+            Ok(found) => found,
+            // Attributes that cannot be, or no memory for a node: the name is told alone, and who wants to know
+            // more asks for more.
+            Err(Errno(libc::EIO | libc::ENOMEM)) => None,
+            Err(errno) => return Err(errno),
+        };
+        let fits = page.entries.push(*ino, *cookie, *kind, name, looked_up.as_deref());
+        if let Some(found) = looked_up
             && fits
         {
-            self.names.learn(directory.inode.handle(), &entry.name, &handle);
             let (_, permit) = found.give();
             page.permit = std::mem::take(&mut page.permit).and(permit);
         }
         Ok(fits)
+    }
+
+    /// An entry for a name of a kept listing, of what is known of its object.
+    fn look_up_listed(&self, directory: &OpenDirectory, name: &[u8]) -> Option<Result<Counted<'_, B>, Errno>> {
+        let known = self.names.known(&directory.inode, name);
+        let (entry_ttl, permit) = self.freshness.admit_name(&directory.inode, &known.proof?)?;
+        let inode = self.inodes.get(&known.named.object()?)?;
+        let told = self.granted(&inode)?;
+        if self.has_grown_unseen(inode.handle(), &told.attr) {
+            return None;
+        }
+        let counted = self.count_lookup(&directory.inode, &inode, &told.attr);
+        Some(counted.map(|counted| counted.described(told, entry_ttl, permit)))
     }
 
     /// The inode number of an entry, and its DT_* type if that is known. A listing without attributes has the number that
@@ -205,18 +267,123 @@ impl<B: Backend> Inner<B> {
         }
     }
 
+    /// opendir(3) reads the first page, if that is not kept; the kernel asks for that with attributes. What else than ESTALE is wrong with it the first readdir(3) tells.
+    async fn fetch_first(&self, directory: &OpenDirectory) -> Result<(), Errno> {
+        let mut stream = directory.stream.lock().await;
+        stream.go_to(0);
+        stream.opened_with = self.kept_listing(directory, true).await;
+        if stream.opened_with.is_some() {
+            return Ok(());
+        }
+        self.fetch_from_server(directory, &mut stream).await.inspect_err(|_| stream.go_to(0))?;
+        stream.is_first = true;
+        Ok(())
+    }
+
     /// Fetches the page behind the last one. It may be empty, of names that were given out already.
-    async fn fetch(&self, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
-        let (cookie, verifier) = (stream.next_page, stream.verifier);
-        let call = Call::of(&directory.cred);
-        let page = match self.backend.list(call, directory.inode.handle(), cookie, verifier, PAGE_BYTES).await {
-            Ok(Seen { value: page, asked }) => {
-                stream.asked = Some(asked);
-                page
+    async fn fetch(&self, directory: &OpenDirectory, stream: &mut Stream, plus: bool) -> Result<(), Errno> {
+        if stream.next_page == 0 {
+            stream.kept = self.kept_listing(directory, plus).await;
+        } else if !plus && stream.kept.is_none() {
+            stream.kept = self.granted_listing(directory); // pages of the server have validated it
+        }
+        if let Some(kept) = stream.kept.clone() {
+            if self.fetch_from_kept(directory, stream, &kept, plus) {
+                return Ok(());
             }
-            Err(error) if is_void(&error) => return stream.begin_anew().await,
-            Err(error) => return Err(errno(&error)),
-        };
+            stream.kept = None; // the server goes on
+        }
+        match (self.fetch_from_server(directory, stream).await, stream.opened_with.take()) {
+            // Another node has removed the directory since it was opened: it is what it was then.
+            (Err(Errno(libc::ESTALE)), Some(kept)) if stream.next_page == 0 => {
+                stream.is_gone = self.fetch_from_kept(directory, stream, &kept, false);
+                stream.kept = Some(kept);
+                if stream.is_gone { Ok(()) } else { Err(Errno(libc::ESTALE)) }
+            }
+            (fetched, _) => fetched,
+        }
+    }
+
+    /// Takes the page behind the last one from a kept listing; `false` if that cannot be.
+    fn fetch_from_kept(&self, directory: &OpenDirectory, stream: &mut Stream, kept: &Listing, plus: bool) -> bool {
+        let Some((page, is_last)) = kept.page(stream.next_page) else { return false };
+        let Some(page) = self.page_to_give(directory, page, plus && !stream.is_gone) else { return false };
+        stream.verifier = kept.verifier();
+        stream.reading = None;
+        stream.take(page, is_last);
+        true
+    }
+
+    /// The kept listing of a directory, if it may be given to this caller. One call validates it, whatever its size: that pays if it
+    /// has more than one page.
+    async fn kept_listing(&self, directory: &OpenDirectory, plus: bool) -> Option<Arc<Listing>> {
+        let listing = self.names.listing(&directory.inode)?.0;
+        if let Some(listing) = self.granted_listing(directory) {
+            return Some(listing);
+        }
+        let (first, is_all) = listing.page(0)?;
+        if is_all || self.page_to_give(directory, first, plus).is_none() {
+            return None;
+        }
+        self.ask_to_list(directory).await.ok()?;
+        self.granted_listing(directory)
+    }
+
+    /// The kept listing, if what is known lets it be given to this caller.
+    fn granted_listing(&self, directory: &OpenDirectory) -> Option<Arc<Listing>> {
+        let (inode, cred) = (&directory.inode, &directory.cred);
+        let (listing, proof) = self.names.listing(inode)?;
+        let is_allowed = inode.lists(cred, self.freshness.verdict_ttl());
+        let is_granted = is_allowed && self.freshness.admit_name(inode, &proof).is_some();
+        is_granted.then_some(listing)
+    }
+
+    /// Asks whether the caller may list the directory, and of what version that is.
+    async fn ask_to_list(&self, directory: &OpenDirectory) -> Result<(), Error> {
+        let (inode, cred, question) = (&directory.inode, &directory.cred, directory.inode.ask_names());
+        let asked = access::READ | access::LOOKUP;
+        let Seen { value: (granted, attr), asked } = self.backend.access(Call::of(cred), inode.handle(), asked).await?;
+        let standing = question.answered(asked, attr.as_ref());
+        if granted & access::READ != 0 {
+            inode.listed(cred, &standing);
+        }
+        if granted & access::LOOKUP != 0 {
+            inode.searched(cred, &standing);
+        }
+        Ok(())
+    }
+
+    /// Entries of a kept listing; with attributes only if most of these are known.
+    fn page_to_give(
+        &self,
+        directory: &OpenDirectory,
+        page: impl Iterator<Item = ListedName>,
+        plus: bool,
+    ) -> Option<Vec<Listed>> {
+        let page: Vec<Listed> = page.map(|entry| Listed { entry, found: Found::Known }).map(Listed::checked).collect();
+        let is_known =
+            |listed: &&Listed| match (&listed.found, self.names.get(directory.inode.handle(), &listed.entry.name)) {
+                (Found::Nothing, _) => true,
+                (_, Named::Object(handle)) => {
+                    self.inodes.get(&handle).is_some_and(|inode| self.granted(&inode).is_some())
+                }
+                _ => false,
+            };
+        let known = if plus { page.iter().filter(is_known).count() } else { page.len() };
+        (known >= page.len() - page.len() / 16).then_some(page)
+    }
+
+    async fn fetch_from_server(&self, directory: &OpenDirectory, stream: &mut Stream) -> Result<(), Errno> {
+        let (inode, cookie, verifier) = (&directory.inode, stream.next_page, stream.verifier);
+        let (call, question) = (Call::of(&directory.cred), inode.ask_names());
+        let Seen { value: page, asked } =
+            match self.backend.list(call, inode.handle(), cookie, verifier, PAGE_BYTES).await {
+                Ok(page) => page,
+                Err(error) if is_void(&error) => return stream.begin_anew().await,
+                Err(error) => return Err(errno(&error)),
+            };
+        let standing = question.answered(asked, page.dir_attr.as_ref());
+        inode.listed(&directory.cred, &standing);
         if let Some(last) = page.entries.last() {
             if stream.circle.closes(last.cookie) {
                 log::warn!("a listing of the server goes in a circle: it ends with an error");
@@ -224,13 +391,71 @@ impl<B: Backend> Inner<B> {
             }
             stream.next_page = last.cookie;
         }
-        stream.verifier = page.verifier;
-        stream.is_last = page.eof;
-        stream.entries = page.entries;
-        stream.entries.retain(|entry| !stream.history.skips(&entry.name));
-        stream.next = 0;
+        stream.asked = Some(asked);
+        let (verifier, is_last) = (page.verifier, page.eof);
+        let entries = self.learn_page(directory, stream, (cookie, page), &standing);
+        stream.verifier = verifier;
+        stream.take(entries, is_last);
         Ok(())
     }
+
+    /// Takes in what a page says, which begins behind the place `cookie`, and what it is good for later.
+    fn learn_page(
+        &self,
+        directory: &OpenDirectory,
+        stream: &mut Stream,
+        (cookie, page): (u64, DirPage),
+        standing: &Standing,
+    ) -> Vec<Listed> {
+        let inode = &directory.inode;
+        let DirPage { dir_attr, verifier, entries, eof } = page;
+        if cookie == 0 {
+            let gathering = dir_attr.map(|attr| Gathering::new(Version::of(&attr), self.names.listing_bytes_max()));
+            stream.reading = Some((self.names.begin_reading(inode, standing), gathering));
+        }
+        let named = entries.iter().filter(|entry| !is_dots(&entry.name));
+        if named.clone().any(|entry| entry.handle.is_none()) {
+            stream.reading = None; // names that lead nobody knows where
+        }
+        let leading = named.filter_map(|entry| Some((&entry.name[..], entry.handle.as_ref()?)));
+        self.names.learn_page(inode, leading, standing);
+        let listed: Vec<Listed> = entries.into_iter().map(|entry| self.listed(directory, entry)).collect();
+        if let Some((_, gathering)) = &mut stream.reading {
+            let add = |gathering: &mut Gathering| gathering.add(cookie, listed.iter().map(|listed| &listed.entry));
+            *gathering = gathering.take().and_then(|mut gathering| add(&mut gathering).then_some(gathering));
+        }
+        if eof && let Some((reading, gathering)) = stream.reading.take() {
+            let listing = gathering.map(|gathering| gathering.finish(verifier));
+            self.names.finish_reading(inode, (&reading, standing), listing);
+        }
+        listed
+    }
+
+    fn listed(&self, directory: &OpenDirectory, entry: DirEntry) -> Listed {
+        let (ino, kind) = self.number_and_kind(directory, &entry);
+        let found = match (entry.handle, entry.attr) {
+            (Some(handle), Some(attr)) => Found::Shown(Box::new((handle, attr))),
+            _ => Found::Nothing,
+        };
+        Listed { entry: ListedName { name: entry.name, cookie: entry.cookie, ino, kind }, found }.checked()
+    }
+}
+
+impl Listed {
+    /// `.` and `..` are told as names alone.
+    fn checked(self) -> Listed {
+        let found = if is_dots(&self.entry.name) { Found::Nothing } else { self.found };
+        Listed { found, ..self }
+    }
+}
+
+fn is_dots(name: &[u8]) -> bool {
+    name == b"." || name == b".."
+}
+
+/// Is the page that opendir(3) has read as good as one of now?
+fn is_new(directory: &Inode, asked: Tick) -> bool {
+    efc_tasks::time::since(asked.at) < FIRST_PAGE_AGE_MAX && directory.is_quiet_since(asked.order)
 }
 
 /// Does the server not know the cookie any more?
@@ -239,9 +464,18 @@ fn is_void(error: &Error) -> bool {
 }
 
 impl Stream {
+    /// These are the entries of the next page.
+    fn take(&mut self, mut entries: Vec<Listed>, is_last: bool) {
+        if let Some(last) = entries.last() {
+            self.next_page = last.entry.cookie;
+        }
+        entries.retain(|listed| !self.history.skips(&listed.entry.name));
+        (self.entries, self.next, self.is_last) = (entries, 0, is_last);
+    }
+
     /// The next entry is given out, or is one that nobody sees.
     fn give_out(&mut self) {
-        let entry = &self.entries[self.next];
+        let Listed { entry, .. } = &self.entries[self.next];
         self.position = entry.cookie;
         self.history.add(&entry.name, entry.cookie);
         self.next += 1;
@@ -256,7 +490,7 @@ impl Stream {
             self.restarts = 0;
             return self.turn_to(0, 0, [0; 8]);
         }
-        if let Some(index) = self.entries.iter().position(|entry| entry.cookie == offset) {
+        if let Some(index) = self.entries.iter().position(|listed| listed.entry.cookie == offset) {
             while self.next <= index {
                 self.give_out();
             }
@@ -284,6 +518,7 @@ impl Stream {
         self.position = position;
         self.next_page = cookie;
         self.verifier = verifier;
+        (self.kept, self.reading, self.is_first, self.is_gone) = (None, None, false, false);
     }
 
     /// The cookies are void: the listing is read from its beginning, without the names that were given out.

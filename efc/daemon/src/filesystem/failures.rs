@@ -1,8 +1,9 @@
 //! Who is told that written data is lost: as Linux does it with local files (errseq_t), each open description once.
 //!
 //! A failure belongs to its file, not to whom it happens to meet: a COMMIT in the background, or another's. It is noted before the
-//! data is forgotten. Each description that is open then hears of it once, from its next write, fsync or close; so does the first
-//! one that is opened later, if nobody has heard before it. Truncation and the writes of others take nothing away.
+//! data is forgotten. Each description that is open then hears of it once from its next write or fsync, and from every close of a
+//! descriptor before that, which takes nothing away: a descriptor may be a child's. So does the first one that is opened later, if nobody
+//! has heard before it. Truncation and the writes of others take nothing away, nor does the end of a process.
 //!
 //! A file has a failure, the last, with its number among the file's failures; an open has the number of the last one that it has
 //! heard of, none if it has heard of none. Only opens of files with failures take part in that. Both are saved, so they outlive the
@@ -202,6 +203,16 @@ impl<B: Backend> Inner<B> {
         let intent = Intent { place: failure.to_word(), other: TELLING.to_vec(), ..Intent::default() };
         self.state.begin(unique, &intent).map_err(|_| Errno(libc::ENOMEM))?;
         self.hear(fh, node, failure);
+        Err(failure.errno)
+    }
+
+    /// Fails with what this open has not heard of yet, as often as it is asked: close(2) of one descriptor is not that of another, which
+    /// may be a child's.
+    pub(super) fn report_failure(&self, fh: u64, node: u64) -> Result<(), Errno> {
+        let Some(failure) = self.failures.unheard(fh, node) else { return Ok(()) };
+        if !failure.is_heard {
+            self.unmark_lost(node, failure);
+        }
         Err(failure.errno)
     }
 

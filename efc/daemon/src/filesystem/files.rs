@@ -1,6 +1,7 @@
 //! Open files: opening, reading, closing.
 //!
-//! Opening asks the server, always: that is the open half of close-to-open consistency, and it lets the server refuse
+//! Opening asks the server, unless the consistency mode says that what is known will do: the attributes, and the caller's
+//! own verdict. Asking is the open half of close-to-open consistency, and it lets the server refuse
 //! a caller whom the mode bits alone would let through (root of a pod behind a root squash). For a small file opened
 //! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileType, Seen, Time, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Purpose, Room, SMALL, Sink};
-use efc_cache::{BeforeRead, Inode, Permit, Version};
+use efc_cache::{BeforeRead, Grant, Inode, Permit, Rights, Version};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
@@ -24,6 +25,9 @@ const READ_AT_OPEN_MAX: u64 = SMALL as u64;
 
 /// Smallest read whose data goes through a pipe, in bytes.
 const PIPED_MIN: u32 = 128 << 10;
+
+/// What ACCESS is asked of a file, if the answer is remembered.
+const ALL_OF_FILES: u32 = access::READ | access::EXECUTE | access::MODIFY | access::EXTEND;
 
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
@@ -65,6 +69,21 @@ impl OpenFile {
     /// May it be written through?
     pub(super) fn is_writable(&self) -> bool {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
+    }
+
+    /// What the server must let the caller do. A program that may be executed but not read is opened for reading to be
+    /// executed.
+    fn rights(&self) -> Rights {
+        match self.flags as i32 & libc::O_ACCMODE {
+            libc::O_RDONLY => Rights::OPEN,
+            libc::O_WRONLY => Rights::WRITE,
+            _ => Rights::READ.and(Rights::WRITE),
+        }
+    }
+
+    /// Is asking for all of its data a way to ask whether it may be opened?
+    fn is_read_at_open(&self, attr: &Attr) -> bool {
+        !self.is_writable() && fits_read_at_open(attr)
     }
 
     /// Is it opened to append?
@@ -119,8 +138,9 @@ impl<B: Backend> Inner<B> {
         self.check_path(caller, node).await?;
         let inode = self.inode(node)?;
         let _opening = self.opening(caller, &inode).await;
+        self.sent(&inode).await;
         let mut file = OpenFile::new(node, inode.clone(), caller.cred.clone(), flags);
-        let (seen, permit) = match self.freshness.on_open(&inode) {
+        let (seen, permit) = match self.open_unasked(&file) {
             Some(grant) => (Some(grant.seen), grant.permit),
             None => (self.ask_to_open(&file).await?, Permit::unconditional()),
         };
@@ -132,11 +152,21 @@ impl<B: Backend> Inner<B> {
         Ok(Answer { body: Response::Open(reply), permit })
     }
 
+    /// What the open may rely on without asking. Where the data has to be read anew, and comes with the answer to the
+    /// question, asking costs nothing.
+    fn open_unasked(&self, file: &OpenFile) -> Option<Grant> {
+        let grant = self.freshness.on_open(&file.inode, &file.cred, file.rights())?;
+        let is_read_anew = file.is_read_at_open(&grant.seen.value)
+            && !file.inode.is_settled(grant.seen.part(|attr| attr))
+            && !file.inode.has_whole();
+        (!is_read_anew).then_some(grant)
+    }
+
     /// Asks the server whether the caller may open the file, and of what version that is.
     async fn ask_to_open(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
         let before = file.inode.drop_whole();
         match file.inode.last_seen() {
-            Some(attr) if !file.is_writable() && fits_read_at_open(&attr) => self.read_at_open(file, before).await,
+            Some(attr) if file.is_read_at_open(&attr) => self.read_at_open(file, before).await,
             _ => self.ask_access(file).await,
         }
     }
@@ -173,21 +203,39 @@ impl<B: Backend> Inner<B> {
         }
     }
 
+    /// The kernel gets data that was read with these attributes. Within a bound they must not stand for it later, if another
+    /// change may have the same.
+    fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
+        let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
+        if self.freshness.data_ttl().is_some() && !is_settled() {
+            file.inode.read_unsettled(asked);
+        }
+    }
+
     /// ACCESS: may the caller do what it opens the file for?
     async fn ask_access(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
-        let needed = match file.flags as i32 & libc::O_ACCMODE {
+        let asked = match file.flags as i32 & libc::O_ACCMODE {
+            _ if self.freshness.opens_unasked() => ALL_OF_FILES, // for later opens of other kinds, too
             libc::O_RDONLY => access::READ | access::EXECUTE,
             libc::O_WRONLY => access::MODIFY | access::EXTEND,
             _ => access::READ | access::MODIFY | access::EXTEND,
         };
-        let answer = self.backend.access(Call::of(&file.cred), file.inode.handle(), needed).await;
+        let answer = self.backend.access(Call::of(&file.cred), file.inode.handle(), asked).await;
         let Seen { value: (granted, attr), asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &attr {
             file.inode.learn(Seen { value: attr, asked });
         }
-        // A program that may be executed but not read is opened for reading to be executed.
-        let is_granted = if needed & access::EXECUTE != 0 { granted != 0 } else { granted & needed == needed };
+        let rights = Rights::of_access(granted);
+        self.note_verdict(file, rights, Seen { value: attr.as_ref(), asked });
+        let is_granted = rights.contain(file.rights());
         if is_granted { Ok(attr.map(|value| Seen { value, asked })) } else { Err(Errno(libc::EACCES)) }
+    }
+
+    /// The server grants whoever opens a file these rights: later opens may rely on that.
+    fn note_verdict(&self, file: &OpenFile, rights: Rights, shown: Seen<Option<&Attr>>) {
+        if self.freshness.opens_unasked() {
+            file.inode.judged(&file.cred, rights, shown, self.freshness.verdict_ttl());
+        }
     }
 
     async fn read_at_open(&self, file: &OpenFile, before: BeforeRead) -> Result<Option<Seen<Attr>>, Errno> {
@@ -200,8 +248,10 @@ impl<B: Backend> Inner<B> {
         };
         let Some(attr) = read.attr else { return self.ask_access(file).await };
         file.inode.learn(Seen { value: &attr, asked });
-        if u64::from(read.count) == attr.size {
-            file.inode.keep_whole(before, data, read.count as usize, Version::of(&attr));
+        self.note_verdict(file, Rights::OPEN, Seen { value: Some(&attr), asked });
+        // What is written meanwhile, and held back, the data lacks.
+        if u64::from(read.count) == attr.size && file.inode.shows_all(asked) {
+            file.inode.keep_whole(before, data, read.count as usize, Seen { value: Version::of(&attr), asked });
         }
         Ok(Some(Seen { value: attr, asked }))
     }
@@ -219,6 +269,9 @@ impl<B: Backend> Inner<B> {
         let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         self.failures.opened(fh, file.node);
+        if !keep_cache && file.inode.granted() == 0 {
+            file.inode.lets_pages_go();
+        }
         file.inode.count(file.cred.uid == 0);
         self.open.lock().expect("open files lock").files.insert(fh, Arc::new(file));
         Ok(OpenReply { fh, flags })
@@ -287,7 +340,15 @@ impl<B: Backend> Inner<B> {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
-        if let Some((buffer, range)) = file.inode.read_whole(read.offset, size) {
+        if file.inode.has_unanswered() {
+            if let Some(data) = self.read_held(&file, read.offset, size).await? {
+                return Ok(data);
+            }
+            self.sent(&file.inode).await;
+        }
+        if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
+            let Seen { value: (buffer, range), asked } = whole;
+            self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
             return Ok(Response::Data(buffer, range));
         }
         let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
@@ -296,6 +357,7 @@ impl<B: Backend> Inner<B> {
         if let Some(attr) = &done.attr {
             file.inode.learn(Seen { value: attr, asked });
         }
+        self.note_read(&file, Seen { value: done.attr.as_ref(), asked });
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
             Payload::Buffer(buffer, _) => (buffer, done.count as usize),
@@ -305,6 +367,13 @@ impl<B: Backend> Inner<B> {
         }
         let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..size).await?;
         Ok(Response::Data(buffer, range))
+    }
+
+    /// Answers a read from data that the server has not got, if that is all of it.
+    async fn read_held(&self, file: &OpenFile, offset: u64, size: usize) -> Result<Option<Response>, Errno> {
+        let mut buffer = self.room_for_data(size).await?.buffer().map_err(|_| Errno(libc::ENOMEM))?;
+        let is_held = file.inode.read_unanswered(offset, &mut buffer[..size]);
+        Ok(is_held.then(|| Response::Data(buffer, 0..size)))
     }
 
     /// Reads into memory of ours what the kernel did not take from a pipe.
@@ -335,6 +404,7 @@ impl<B: Backend> Inner<B> {
             if let Some(attr) = &read.attr {
                 file.inode.learn(Seen { value: attr, asked });
             }
+            self.note_read(file, Seen { value: read.attr.as_ref(), asked });
             filled += read.count as usize;
             if read.eof {
                 break;
@@ -346,12 +416,11 @@ impl<B: Backend> Inner<B> {
     /// FLUSH: one descriptor of this open is closed.
     ///
     /// The files of a process that ends are closed by its exit, which no signal interrupts and whose result nobody
-    /// reads: there the commit goes on in the background, so that a killed process does not wait for an absent server.
-    pub(super) async fn flush(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64, tid: u32) -> Outcome {
+    /// reads: there only the writes are waited for, so that what a program has written is seen by whoever runs after it, on
+    /// any node; and by an exit after SIGKILL nothing is, so that a killed process does not wait for an absent server. The commit goes
+    /// on in the background.
+    pub(super) async fn flush(self: &Arc<Self>, fh: u64, tid: u32) -> Outcome {
         let file = self.file(fh)?;
-        if resent {
-            self.tell_again(unique, fh, file.node)?;
-        }
         let (has_uncommitted, is_untold) =
             (self.has_uncommitted(&file.inode), self.failures.unheard(fh, file.node).is_some());
         if !has_uncommitted && !is_untold {
@@ -359,12 +428,15 @@ impl<B: Backend> Inner<B> {
         }
         if self.callers.is_exiting(tid) {
             if has_uncommitted {
+                if !self.callers.was_killed(tid) {
+                    self.sent(&file.inode).await; // or others would open the file, and miss it
+                }
                 self.commit_detached(file.inode.clone());
             }
             return Ok(Response::Empty.into()); // and what it would be told, others with this open description still hear
         }
         self.commit(&file.inode).await;
-        self.tell_failure(unique, fh, file.node)?;
+        self.report_failure(fh, file.node)?;
         Ok(Response::Empty.into())
     }
 

@@ -39,14 +39,23 @@ impl<B: Backend> Inner<B> {
         (inode.granted() >= opens_min).then_some(sizes)
     }
 
+    /// Would the kernel take pages for what they need not be, if it were told what is known of the file now? Where data is
+    /// good for a while only, each question of the kernel begins a new one, but for what was read before its version
+    /// was settled: that must be read again.
+    fn has_doubtful_pages(&self, inode: &Inode) -> bool {
+        self.freshness.data_ttl().is_some() && inode.granted() > 0 && inode.has_unsettled_pages()
+    }
+
     /// A file that is open, and that the kernel knows; the others' pages nobody reads.
     fn inode_if_open(&self, handle: &FileHandle) -> Option<Arc<Inode>> {
         self.inodes.get(handle).filter(|inode| inode.granted() > 0 && inode.node().is_some())
     }
 
-    /// Has the file grown elsewhere, while it is open here?
+    /// Has the file grown elsewhere, while it is open here, or must its pages go for another reason?
     pub(super) fn has_grown_unseen(&self, handle: &FileHandle, attr: &Attr) -> bool {
-        self.inode_if_open(handle).is_some_and(|inode| self.hidden_growth(&inode, attr, 1).is_some())
+        let must_drop =
+            |inode: Arc<Inode>| self.hidden_growth(&inode, attr, 1).is_some() || self.has_doubtful_pages(&inode);
+        self.inode_if_open(handle).is_some_and(must_drop)
     }
 
     /// [`Inner::drop_before_growth`] of a file that was looked up.
@@ -58,11 +67,16 @@ impl<B: Backend> Inner<B> {
 
     /// Before the kernel is told these attributes in an answer to anything but a read. `false`: it will ignore them.
     pub(super) async fn drop_before_growth(&self, inode: &Inode, attr: &Attr) -> bool {
-        self.hidden_growth(inode, attr, 1).is_none() || !self.drop_pages(inode, attr.size).await
+        let must_drop = self.hidden_growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode);
+        !must_drop || !self.drop_pages(inode, attr.size).await
     }
 
     /// The size to tell a read that comes through an open file.
     pub(super) async fn size_for_reader(self: &Arc<Self>, inode: &Arc<Inode>, attr: &Attr) -> u64 {
+        if self.has_doubtful_pages(inode) {
+            self.drop_pages(inode, attr.size).await;
+            return attr.size;
+        }
         // The only reader raises the size itself, and finds the pages gone when it goes on.
         let Some(sizes) = self.hidden_growth(inode, attr, 2) else { return attr.size };
         if inode.sizes().is_none() {

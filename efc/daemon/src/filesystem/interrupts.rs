@@ -18,7 +18,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use super::outside::Callers;
-use efc_backend::Cred;
+use efc_backend::{Cred, Ticket};
 use efc_state::KeptData;
 
 /// How often an interrupted request's caller is looked at.
@@ -43,8 +43,8 @@ pub struct Sending {
     pub offset: u64,
     /// By whose rights.
     pub cred: Cred,
-    /// The number of the first call, which has all of it unless the server takes less at a time.
-    pub number: u32,
+    /// Of the first call, which has all of it unless the server takes less at a time.
+    pub ticket: Ticket,
 }
 
 /// How far a request has come, and whether its caller was killed.

@@ -13,6 +13,7 @@
 //! node all pods share this one session, so they see each other's writes at once.
 
 mod attributes;
+mod behind;
 mod callers;
 mod directories;
 mod failures;
@@ -35,17 +36,18 @@ use efc_tasks::sync::{Mutex, OnceLock};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen};
+use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
-use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Names, Permit, Writes};
+use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
 
 use crate::errno::errno;
 use crate::saved_server;
+use behind::Behind;
 use failures::Failures;
 use interrupts::{Interrupts, Progress};
 use mutations::Objects;
@@ -55,6 +57,7 @@ use walks::{Note, Step, Walks};
 use writes::WritePlace;
 
 pub use attributes::format_bits;
+pub use behind::WriteBehind;
 pub use callers::{Credentials, id_maps};
 pub use once::SessionIdentity;
 pub use outside::{Callers, Notify};
@@ -64,12 +67,12 @@ pub use outside::{Callers, Notify};
 pub struct Settings {
     /// The consistency mode.
     pub freshness: Arc<dyn Freshness>,
+    /// For how long written data may be held back.
+    pub write_behind: Arc<WriteBehind>,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
-    /// Inodes that are remembered though nobody needs them.
-    pub inodes_max: usize,
-    /// Names that are remembered with what they led to.
-    pub names_max: usize,
+    /// Memory for what is known of inodes, names and directories, in bytes.
+    pub metadata_bytes_max: u64,
     /// Names that open directories remember to have given out.
     pub listed_names_max: usize,
     /// Memory for data on its way to applications.
@@ -81,6 +84,8 @@ pub struct Efc<B: Backend>(Arc<Inner<B>>);
 
 /// Everything that tasks share.
 struct Inner<B: Backend> {
+    /// This.
+    own: Weak<Inner<B>>,
     backend: B,
     limits: Limits,
     state: Arc<State>,
@@ -92,10 +97,13 @@ struct Inner<B: Backend> {
     /// The consistency mode: what of that may be given without asking.
     freshness: Arc<dyn Freshness>,
     names: Names,
+    /// What they take.
+    memory: Arc<Memory>,
     callers: Arc<dyn Callers>,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     writes: Writes,
+    behind: Behind,
     failures: Failures,
     orphans: Orphans,
     walks: Walks,
@@ -163,6 +171,8 @@ type Outcome = Result<Answer, Errno>;
 /// Attributes for the kernel.
 struct Told {
     attr: Attr,
+    /// Of the call whose answer they are.
+    asked: Tick,
     /// For how long the kernel may keep them.
     ttl: Duration,
     permit: Permit,
@@ -170,7 +180,7 @@ struct Told {
 
 impl From<Grant> for Told {
     fn from(Grant { seen, ttl, permit }: Grant) -> Told {
-        Told { attr: seen.value, ttl, permit }
+        Told { attr: seen.value, asked: seen.asked, ttl, permit }
     }
 }
 
@@ -180,8 +190,8 @@ impl Told {
     }
 
     /// For this answer alone.
-    fn once(attr: Attr) -> Told {
-        Told { attr, ttl: Duration::ZERO, permit: Permit::unconditional() }
+    fn once(Seen { value: attr, asked }: Seen<Attr>) -> Told {
+        Told { attr, asked, ttl: Duration::ZERO, permit: Permit::unconditional() }
     }
 }
 
@@ -210,28 +220,32 @@ impl<B: Backend> Efc<B> {
     ) -> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         listing::limit_remembered(settings.listed_names_max);
-        let inner = Inner {
+        let memory = Arc::new(Memory::new(settings.metadata_bytes_max));
+        let inner = Arc::new_cyclic(|own| Inner {
+            own: own.clone(),
             backend,
             limits,
             notifier,
-            inodes: Inodes::new(settings.inodes_max),
+            inodes: Inodes::new(memory.clone()),
             freshness: settings.freshness,
             buffers: settings.buffers,
-            names: Names::new(settings.names_max),
+            names: Names::new(memory.clone()),
+            memory,
             interrupts: Arc::new(Interrupts::new(callers.clone())),
             callers,
             open: Mutex::default(),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
+            behind: Behind::new(settings.write_behind),
             failures: Failures::load(state.clone()),
             orphans: Orphans::load(&state),
             walks: Walks::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,
             state,
-        };
+        });
         inner.reopen();
         let unanswered = inner.restore_writes();
-        let inner = Arc::new(inner);
+        inner.resume_sending();
         inner.answer_abandoned(unanswered);
         Efc(inner)
     }
@@ -262,6 +276,31 @@ impl<B: Backend> Efc<B> {
     /// Files open now.
     pub fn open_files(&self) -> u64 {
         self.0.open.lock().expect("open files lock").files.len() as u64
+    }
+
+    /// Memory of what is known of inodes, names and directories.
+    pub fn metadata(&self) -> MemoryUse {
+        self.0.memory.used()
+    }
+
+    /// Holds no written data back from now on, and sends what is, waiting at most `limit`.
+    pub fn stop_holding_back(&self, limit: Duration) {
+        efc_tasks::block_on(efc_tasks::time::in_time(self.0.stop_holding_back(), Some(limit)));
+    }
+
+    /// Written bytes that the server has not answered.
+    pub fn unanswered_bytes(&self) -> u64 {
+        self.0.writes.unanswered_bytes()
+    }
+
+    /// The age of the oldest written data that was not sent.
+    pub fn oldest_unsent(&self) -> Option<Duration> {
+        self.0.writes.unsent_since().map(efc_tasks::time::since)
+    }
+
+    /// Appends that may overlap another node's.
+    pub fn append_overlaps(&self) -> u64 {
+        self.0.behind.append_overlaps()
     }
 
     /// Written bytes that wait for COMMIT.
@@ -325,6 +364,11 @@ impl<B: Backend> Inner<B> {
         }
     }
 
+    /// This, for a task of its own.
+    fn arc(&self) -> Arc<Self> {
+        self.own.upgrade().expect("whoever runs this holds it")
+    }
+
     /// Tells the kernel. The permit of the answer is held until the kernel has it.
     fn give(&self, reply: Reply, outcome: Outcome) {
         let Answer { body, permit } = match outcome {
@@ -350,6 +394,13 @@ impl<B: Backend> Inner<B> {
 
     /// The kernel gives lookups of a node back, or was not told of them.
     fn forget_lookups(&self, node: u64, lookups: u64) {
+        if !self.writes.is_empty()
+            && let Some(inode) = self.inodes.by_node(node)
+            && inode.has_uncommitted()
+        {
+            self.behind.defer_forget(node, lookups); // a successor must know the file
+            return self.give_back_forgotten(&inode);
+        }
         if self.state.forget_node(node, lookups) {
             self.inodes.forget(node, |inode| matches!(self.freshness.admit(inode), Admission::Hit(_)));
             self.failures.forget(node);
@@ -365,6 +416,9 @@ impl<B: Backend> Inner<B> {
             return Err(errno);
         }
         let outcome = self.perform(request, progress, note.as_ref().is_some_and(Note::is_second_walk)).await;
+        if let (Err(Errno(libc::ESTALE)), Ok(inode)) = (&outcome, self.inode(node)) {
+            inode.expire(); // it is gone: no name that led to it is answered with it any more
+        }
         match (note, &outcome) {
             (Some(Note::Held { .. }), Err(Errno(libc::ESTALE))) if step == Step::Open => Err(Errno(libc::ENOENT)),
             (Some(note), Err(Errno(libc::ESTALE))) if is_readlink && note.is_second_walk() => Err(Errno(libc::ENOENT)),
@@ -453,7 +507,7 @@ impl<B: Backend> Inner<B> {
                 let place = WritePlace::of(offset, flags, write_flags);
                 self.write((unique, resent, progress), fh, place, data).await
             }
-            Operation::Flush { fh } => self.flush((unique, resent), fh, pid).await,
+            Operation::Flush { fh } => self.flush(fh, pid).await,
             Operation::Fsync { fh, .. } => self.sync((unique, resent), fh).await,
             Operation::Release { fh, .. } => self.release(fh).await,
             Operation::Opendir { flags } => self.opendir(&caller()?, node, flags).await,
@@ -483,23 +537,28 @@ impl<B: Backend> Inner<B> {
 
     /// Counts a lookup of the object `handle`, seen in `directory`, and describes it to the kernel.
     fn entry(&self, directory: &Arc<Inode>, handle: &FileHandle, seen: Seen<&Attr>) -> Result<Counted<'_, B>, Errno> {
-        let attr = seen.value;
-        let node =
-            efc_state::Node { handle: handle.as_bytes().to_vec(), fileid: attr.fileid, kind: format_bits(attr.kind) };
+        let (attr, inode) = (seen.value, self.inodes.of(handle));
+        let counted = self.count_lookup(directory, &inode, attr)?;
+        inode.learn(seen);
+        let told = self.granted(&inode).unwrap_or_else(|| Told::once(Seen { value: *attr, asked: seen.asked }));
+        let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
+        Ok(counted.described(told, entry_ttl, name_permit))
+    }
+
+    /// Counts a lookup of an object that was seen in `directory`, and is like `attr` there.
+    fn count_lookup(&self, directory: &Inode, inode: &Arc<Inode>, attr: &Attr) -> Result<Counted<'_, B>, Errno> {
+        let (handle, kind) = (inode.handle().as_bytes().to_vec(), format_bits(attr.kind));
+        let node = efc_state::Node { handle, fileid: attr.fileid, kind };
         let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
-        let inode = self.inodes.of(handle);
         let counted = Counted::new(self, id, inode.clone());
         if inode.node() != Some(id) {
-            self.inodes.bind(&inode, id, self.state.node_kind(id).and_then(attributes::file_type));
+            self.inodes.bind(inode, id, self.state.node_kind(id).and_then(attributes::file_type));
         }
         if !inode.is_plausible(attr) {
             return Err(Errno(libc::EIO));
         }
         self.note_parent(id, directory, attr);
-        inode.learn(seen);
-        let told = self.granted(&inode).unwrap_or_else(|| Told::once(*attr));
-        let (entry_ttl, name_permit) = self.freshness.name_ttl(directory);
-        Ok(counted.described(told, entry_ttl, name_permit))
+        Ok(counted)
     }
 
     /// Notes where the node was seen last.
@@ -513,7 +572,8 @@ impl<B: Backend> Inner<B> {
     /// Attributes that may be given as they are known now.
     fn granted(&self, inode: &Arc<Inode>) -> Option<Told> {
         match self.freshness.admit(inode) {
-            Admission::Hit(grant) => Some(Told::from(grant)),
+            // What is held back of a file is missing in what the server shows.
+            Admission::Hit(grant) => inode.shows_all(grant.seen.asked).then(|| Told::from(grant)),
             Admission::Ask | Admission::Wait(_) => None,
         }
     }
@@ -553,6 +613,7 @@ impl<B: Backend> Inner<B> {
 
     /// Current attributes, as they are known if that will do.
     async fn attributes(&self, cred: &Cred, inode: &Arc<Inode>) -> Result<Told, Errno> {
+        self.sent(inode).await;
         loop {
             match self.freshness.admit(inode) {
                 Admission::Hit(grant) => return Ok(Told::from(grant)),
@@ -565,7 +626,7 @@ impl<B: Backend> Inner<B> {
             return Err(Errno(libc::EIO));
         }
         inode.learn(answer.part(|attr| attr));
-        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer.value)))
+        Ok(self.granted(inode).unwrap_or_else(|| Told::once(answer)))
     }
 
     async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<Told, Errno> {
@@ -579,6 +640,11 @@ impl<B: Backend> Inner<B> {
         if !self.orphans.is_empty() {
             self.settle_orphan(inode.handle()).await;
         }
+        if opened.is_some()
+            && let Some(told) = self.attributes_with_unsent(&inode)
+        {
+            return Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told });
+        }
         let mut told = self.attributes(cred, &inode).await?;
         // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
         let is_told = match opened {
@@ -591,7 +657,7 @@ impl<B: Backend> Inner<B> {
             None => self.drop_before_growth(&inode, &told.attr).await,
         };
         if is_told {
-            inode.tell(&told.attr);
+            inode.tell(&told.attr, told.asked);
         }
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told })
     }
@@ -602,31 +668,58 @@ impl<B: Backend> Inner<B> {
         if change.fh.is_none() {
             self.check_path_or_open(caller, node).await?;
         }
+        self.sent(&inode).await;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(&inode).await;
+            inode.writes().pending.lock().expect("pending lock").forget_end();
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
         caller.progress.set_sent();
-        self.change_attributes(cred, &inode, &server_change).await?;
-        let told = self.attributes(cred, &inode).await?;
-        inode.tell(&told.attr);
+        let changed = self.change_attributes(cred, &inode, &server_change).await?;
+        let told = self.attributes_after(cred, &inode, changed).await?;
+        inode.tell(&told.attr, told.asked);
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))
     }
 
-    async fn change_attributes(&self, cred: &Cred, inode: &Arc<Inode>, to: &efc_backend::SetAttr) -> Result<(), Errno> {
+    /// Changes attributes; what they are like since, if the answer says so.
+    async fn change_attributes(
+        &self,
+        cred: &Cred,
+        inode: &Arc<Inode>,
+        to: &efc_backend::SetAttr,
+    ) -> Result<Option<Seen<Attr>>, Errno> {
         let mutation = inode.mutate();
-        match self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await {
+        let mutation = if to.changes_permissions() { mutation.of_permissions() } else { mutation };
+        let changed = self.backend.setattr(Call::of(cred).patient(), inode.handle(), to).await;
+        if to.changes_permissions() {
+            inode.void_searches();
+        }
+        match changed {
             Ok(wcc) => {
                 mutation.answered(wcc.part(|wcc| wcc));
-                Ok(())
+                let after = wcc.value.after.filter(|attr| inode.is_plausible(attr));
+                Ok(after.map(|value| Seen { value, asked: wcc.asked }))
             }
             Err(error) => {
                 mutation.failed(&error);
                 Err(errno(&error))
             }
+        }
+    }
+
+    /// The attributes after a change: asked for only if its answer did not show them, or others have overtaken it.
+    async fn attributes_after(
+        &self,
+        cred: &Cred,
+        inode: &Arc<Inode>,
+        shown: Option<Seen<Attr>>,
+    ) -> Result<Told, Errno> {
+        match shown.filter(|shown| inode.last_seen() == Some(shown.value)) {
+            Some(shown) => Ok(self.granted(inode).unwrap_or_else(|| Told::once(shown))),
+            None => self.attributes(cred, inode).await,
         }
     }
 

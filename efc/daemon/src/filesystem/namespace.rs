@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use efc_backend::{
     Attr, Backend, Call, CreateHow, Created, Cred, Error, FileHandle, FileType, Lookup, NodeKind, Reply, Seen, SetAttr,
-    SetTime, Status, Time, Wcc,
+    SetTime, Status, Tick, Time, Wcc,
 };
-use efc_cache::{Inode, Mutation, Named, Permit, Removal};
+use efc_cache::{Inode, Mutation, NameProof, Named, Permit, Removal, Standing};
 use efc_fuse::{Entry, Errno};
 use efc_state::Intent;
 
@@ -23,6 +23,9 @@ use crate::errno::errno;
 
 /// How often a name is looked up that leads elsewhere each time.
 const SECOND_LOOKUPS_MAX: u32 = 16;
+
+/// A name in a directory.
+type Place<'a> = (&'a Arc<Inode>, &'a [u8]);
 
 /// An entry whose lookup is counted: given back, unless it is [given](Counted::give) to the kernel.
 pub struct Counted<'a, B: Backend> {
@@ -49,7 +52,7 @@ impl<'a, B: Backend> Counted<'a, B> {
 
     /// This entry, with these attributes.
     fn with_attributes(mut self, told: Told) -> Counted<'a, B> {
-        self.inode.tell(&told.attr);
+        self.inode.tell(&told.attr, told.asked);
         let attr = self.inner.for_kernel(&self.inner.seen_by_kernel(&self.inode, told.attr));
         self.entry = Entry { attr, attr_ttl: told.ttl, ..self.entry };
         self.permit = std::mem::take(&mut self.permit).and(told.permit);
@@ -109,11 +112,59 @@ impl<B: Backend> Inner<B> {
 
     async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_, B>, Errno> {
         let directory = self.inode(parent)?;
-        let found = self.look_up(caller, &directory, name).await;
+        let found = match self.look_up_without_asking(caller, &directory, name).await {
+            Some(known) => known,
+            None => self.look_up(caller, &directory, name).await.map(|(entry, _)| entry),
+        };
         if found.as_ref().err().is_none_or(|errno| *errno == Errno(libc::ENOENT)) {
             self.check_path(caller, parent).await?; // afterwards: whoever may not know gets the same error for both
         }
-        found.map(|(entry, _)| entry)
+        found
+    }
+
+    /// What is known of a name, if that may be given to this caller without asking the server: the consistency mode lets it be
+    /// given, and the server has let the caller look into the directory as it is.
+    ///
+    /// In a second walk of a path nothing is: what was known has led to something that is gone.
+    async fn look_up_without_asking(
+        &self,
+        caller: &Caller,
+        directory: &Arc<Inode>,
+        name: &[u8],
+    ) -> Option<Result<Counted<'_, B>, Errno>> {
+        if caller.is_second_walk {
+            return None;
+        }
+        directory.search(&caller.cred, self.freshness.verdict_ttl())?;
+        let known = self.names.known(directory, name);
+        let granted = self.freshness.admit_name(directory, &known.proof?)?;
+        match known.named {
+            Named::Unknown => None,
+            // The kernel may have a name of a predecessor that this daemon has not heard of.
+            Named::Absent if directory.node().is_some_and(|node| self.state.has_unseen_child(node)) => None,
+            Named::Absent => Some(Err(Errno(libc::ENOENT))),
+            Named::Object(handle) => {
+                let inode = self.inodes.get(&handle)?;
+                self.drop_before_look_up(&handle, &self.granted(&inode)?.attr).await;
+                let told = self.granted(&inode)?;
+                Some(self.count_lookup(directory, &inode, &told.attr).map(|counted| {
+                    let (entry_ttl, permit) = granted;
+                    counted.described(told, entry_ttl, permit)
+                }))
+            }
+        }
+    }
+
+    /// The object that a name leads to for certain, as of not longer ago than attributes are trusted: what nobody on this node can
+    /// have learned to be otherwise.
+    fn certain_name(&self, caller: &Caller, directory: &Arc<Inode>, name: &[u8]) -> Named {
+        let known = self.names.known(directory, name);
+        let proof = known.proof.filter(|_| caller.earlier.is_none());
+        let proof = proof.map(|proof| NameProof { since: proof.asked, ..proof });
+        match proof.and_then(|proof| self.freshness.admit_name(directory, &proof)) {
+            Some(_) => known.named,
+            None => Named::Unknown,
+        }
     }
 
     /// In a second walk: what was looked up counts as open until the thread's next request, and was there since it does.
@@ -176,12 +227,9 @@ impl<B: Backend> Inner<B> {
 
     /// Counts a lookup of an object that the kernel knows, and describes it for this once: nothing is learned, and the kernel keeps nothing.
     fn known_entry(&self, directory: &Inode, inode: &Arc<Inode>, attr: Attr) -> Result<Counted<'_, B>, Errno> {
-        let (handle, kind) = (inode.handle().as_bytes().to_vec(), attributes::format_bits(attr.kind));
-        let node = efc_state::Node { handle, fileid: attr.fileid, kind };
-        let id = self.state.lookup_node(&node).map_err(|_| Errno(libc::ENOMEM))?;
-        let counted = Counted::new(self, id, inode.clone());
-        self.note_parent(id, directory, &attr);
-        Ok(counted.described(Told::once(attr), Duration::ZERO, Permit::unconditional()))
+        let counted = self.count_lookup(directory, inode, &attr)?;
+        let seen = Seen { value: attr, asked: Tick::of_answer() }; // the kernel is told what is known now
+        Ok(counted.described(Told::once(seen), Duration::ZERO, Permit::unconditional()))
     }
 
     /// What a LOOKUP is answered that failed with `errno`, of a name that is not among those learned.
@@ -236,25 +284,27 @@ impl<B: Backend> Inner<B> {
         directory: &Arc<Inode>,
         name: &[u8],
     ) -> Result<(Counted<'_, B>, Attr), Errno> {
-        let call = Call::of(&caller.cred);
+        let (call, question) = (Call::of(&caller.cred), directory.ask_names());
         let found = match self.backend.lookup(call, directory.handle(), name).await {
             Ok(found) => found,
             Err(error) => {
                 if let (true, Some(asked)) = (error.is(Status::NoEnt), error.asked) {
-                    self.has_searched(caller, directory, asked);
-                    self.names.learn_absent(directory.handle(), name);
+                    let standing = question.answered(asked, error.attr.as_ref());
+                    directory.searched(&caller.cred, &standing);
+                    self.names.learn(directory, name, None, &standing);
                 }
                 return Err(errno(&error));
             }
         };
         let Lookup { handle, attr, dir_attr } = found.value;
-        self.has_searched(caller, directory, found.asked);
-        dir_attr.iter().for_each(|dir_attr| self.inodes.observe_clock(dir_attr));
+        let standing = question.answered(found.asked, dir_attr.as_ref());
+        directory.searched(&caller.cred, &standing);
+        self.names.learn(directory, name, Some(&handle), &standing);
         let attr = match attr {
             Some(attr) => Seen { value: attr, asked: found.asked },
             None => self.backend.getattr(call, &handle).await.map_err(|error| errno(&error))?,
         };
-        self.names.learn(directory.handle(), name, &handle);
+        let attr = self.shown(&caller.cred, &handle, attr).await?;
         self.drop_before_look_up(&handle, &attr.value).await;
         self.entry(directory, &handle, attr.part(|attr| attr)).map(|entry| (entry, attr.value))
     }
@@ -280,13 +330,26 @@ impl<B: Backend> Inner<B> {
         name: &[u8],
         (change, created): (Mutation, Seen<Created>),
     ) -> Result<(Counted<'_, B>, Attr), Errno> {
-        change.answered(created.part(|created| &created.dir));
+        let standing = self.has_changed(caller, directory, change, created.part(|created| &created.dir));
         if let (Some(handle), Some(attr)) = (created.value.handle, created.value.attr) {
-            self.names.learn(directory.handle(), name, &handle);
-            let entry = self.entry(directory, &handle, Seen { value: &attr, asked: created.asked })?;
-            return Ok((entry, attr));
+            self.names.changed(directory, name, Some(&handle), &standing);
+            let seen = self.shown(&caller.cred, &handle, Seen { value: attr, asked: created.asked }).await?;
+            let entry = self.entry(directory, &handle, seen.part(|attr| attr))?;
+            if seen.value.kind == FileType::Directory {
+                self.names.made_directory(entry.inode(), &standing);
+            }
+            return Ok((entry, seen.value));
         }
+        self.names.forget(directory.handle(), name);
         self.look_up(caller, directory, name).await
+    }
+
+    /// A change of a directory's names was answered: what is known of them stands on that. The caller may search the directory.
+    fn has_changed(&self, caller: &Caller, directory: &Arc<Inode>, change: Mutation, wcc: Seen<&Wcc>) -> Standing {
+        // The answer to a predecessor's call may be from then.
+        let standing = change.answered(wcc).doubted_if(caller.earlier.is_some());
+        directory.searched(&caller.cred, &standing);
+        standing
     }
 
     /// The object of that name, if it looks as if an earlier copy of the call, which failed now, had made it.
@@ -306,7 +369,16 @@ impl<B: Backend> Inner<B> {
             }
         }
         change.refused(&error);
+        self.doubt_name(directory, name, &error);
         Err(errno(&error))
+    }
+
+    /// A change of a name has failed: was it not what it was known to be?
+    fn doubt_name(&self, directory: &Inode, name: &[u8], error: &Error) {
+        use Status::{Exist, IsDir, NoEnt, NotDir, Stale};
+        if error.status().is_none_or(|status| matches!(status, Exist | IsDir | NoEnt | NotDir | Stale)) {
+            self.names.forget(directory.handle(), name);
+        }
     }
 
     pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Outcome {
@@ -388,6 +460,7 @@ impl<B: Backend> Inner<B> {
             Ok(created) => self.made(caller, &directory, name, (change, created)).await,
             Err(error) => {
                 change.refused(&error);
+                self.doubt_name(&directory, name, &error);
                 Err(errno(&error))
             }
         }
@@ -429,6 +502,7 @@ impl<B: Backend> Inner<B> {
             }
             Err(error) => {
                 change.refused(&error);
+                self.doubt_name(directory, name, &error);
                 Err(errno(&error))
             }
         }
@@ -442,8 +516,8 @@ impl<B: Backend> Inner<B> {
         mode: u32,
     ) -> Result<(Counted<'a, B>, Attr), Errno> {
         let change = SetAttr { atime: SetTime::Now, mtime: SetTime::Now, ..with_mode(mode) };
-        self.change_attributes(&caller.cred, entry.inode(), &change).await?;
-        let told = self.attributes(&caller.cred, entry.inode()).await?;
+        let changed = self.change_attributes(&caller.cred, entry.inode(), &change).await?;
+        let told = self.attributes_after(&caller.cred, entry.inode(), changed).await?;
         let attr = told.attr;
         Ok((entry.with_attributes(told), attr))
     }
@@ -459,13 +533,14 @@ impl<B: Backend> Inner<B> {
         self.check_path(caller, file).await?;
         self.check_path(caller, parent).await?;
         let (file, directory) = (self.inode(file)?, self.inode(parent)?);
+        self.sent(&file).await;
         let call = self.begin(caller, Intent::default())?;
         let (linked, change) = (file.mutate(), directory.mutate());
         match self.backend.link(call, file.handle(), directory.handle(), name).await {
             Ok(Seen { value: (attr, dir), asked }) => {
                 linked.answered(Seen { value: &Wcc { before: None, after: attr }, asked });
-                change.answered(Seen { value: &dir, asked });
-                self.names.learn(directory.handle(), name, file.handle());
+                let standing = self.has_changed(caller, &directory, change, Seen { value: &dir, asked });
+                self.names.changed(&directory, name, Some(file.handle()), &standing);
                 let attr = match attr {
                     Some(attr) => Seen { value: attr, asked },
                     None => {
@@ -486,7 +561,7 @@ impl<B: Backend> Inner<B> {
 
     pub(super) async fn unlink(self: &Arc<Self>, caller: &Caller, parent: u64, name: &[u8]) -> Outcome {
         let outcome = self.unlink_name(caller, parent, name).await;
-        if let Ok(directory) = self.inode(parent) {
+        if let (Err(_), Ok(directory)) = (&outcome, self.inode(parent)) {
             self.names.forget(directory.handle(), name);
         }
         outcome
@@ -504,15 +579,16 @@ impl<B: Backend> Inner<B> {
             going => going?,
         };
         let Going { object, removal, is_last_of_open } = going;
+        self.sent(&object).await;
         let call = self.begin_with(caller, &object)?;
         // The reply says nothing of the object: its attributes expire when these are dropped.
         let (_object, change) = (object.mutate(), directory.mutate());
         if is_last_of_open {
-            self.unlink_open_file(call, (directory.handle(), name), &object, removal).await?;
+            self.unlink_open_file(call, (&directory, name, change), &object, removal).await?;
             return Ok(Response::Empty.into());
         }
         let removed = self.backend.remove(call, directory.handle(), name).await;
-        self.removed(caller, change, removed)
+        self.removed(caller, (&directory, name, change), removed)
     }
 
     /// The answer to an unlink that a predecessor's call has done.
@@ -528,8 +604,13 @@ impl<B: Backend> Inner<B> {
 
     /// Finds what `name` leads to, and begins the removal of that name.
     async fn begin_removal(&self, caller: &Caller, (directory, name): (&Arc<Inode>, &[u8])) -> Result<Going, Errno> {
-        if !self.inodes.is_any_open() {
-            let object = self.object_of(caller, directory, name).await?;
+        // Where nothing is open no file can lose its last name under its reader. Else it must be certain which file it is.
+        let object = match self.certain_name(caller, directory, name) {
+            Named::Object(object) => Some(self.inodes.of(&object)),
+            _ if !self.inodes.is_any_open() => Some(self.object_of(caller, directory, name).await?),
+            _ => None,
+        };
+        if let Some(object) = object {
             let removal = object.remove().await;
             if !removal.is_open() {
                 return Ok(Going { object, removal, is_last_of_open: false });
@@ -549,6 +630,15 @@ impl<B: Backend> Inner<B> {
     ) -> Result<Option<Going>, Errno> {
         let look = async || match self.backend.lookup(Call::of(&caller.cred), directory, name).await {
             Ok(Seen { value: Lookup { handle, attr, .. }, .. }) => {
+                let is_open = || self.inodes.get(&handle).is_some_and(|inode| inode.is_open());
+                let attr = match attr {
+                    // A silly name beside another name would stay in its directory for as long as the file is open.
+                    None if is_open() => {
+                        let asked = self.backend.getattr(Call::of(&caller.cred), &handle).await;
+                        asked.ok().map(|seen| seen.value)
+                    }
+                    attr => attr,
+                };
                 let is_only = attr.is_none_or(|attr| attr.kind == FileType::Regular && attr.nlink <= 1);
                 // One that has its silly name has another: RENAME of one name of a file to another of it does nothing.
                 let is_last = is_only && !self.orphans.contains(&handle);
@@ -592,19 +682,31 @@ impl<B: Backend> Inner<B> {
         let call = self.begin_with(caller, &object)?;
         let (_object, change) = (object.mutate(), directory.mutate());
         let removed = self.backend.rmdir(call, directory.handle(), name).await;
-        self.names.forget(directory.handle(), name);
-        self.removed(caller, change, removed)
+        if removed.is_ok() {
+            self.names.forget_directory(object.handle());
+        }
+        self.removed(caller, (&directory, name, change), removed)
     }
 
-    fn removed(&self, caller: &Caller, change: Mutation, removed: Reply<Wcc>) -> Outcome {
+    fn removed(
+        &self,
+        caller: &Caller,
+        (directory, name, change): (&Arc<Inode>, &[u8], Mutation),
+        removed: Reply<Wcc>,
+    ) -> Outcome {
         match removed {
             Ok(wcc) => {
-                change.answered(wcc.part(|wcc| wcc));
+                let standing = self.has_changed(caller, directory, change, wcc.part(|wcc| wcc));
+                self.names.changed(directory, name, None, &standing);
                 Ok(Response::Empty.into())
             }
-            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => Ok(Response::Empty.into()),
+            Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
+                self.names.forget(directory.handle(), name);
+                Ok(Response::Empty.into())
+            }
             Err(error) => {
                 change.refused(&error);
+                self.doubt_name(directory, name, &error);
                 Err(errno(&error))
             }
         }
@@ -632,11 +734,17 @@ impl<B: Backend> Inner<B> {
             Moved::NotYet => {}
         }
         let object = self.object_of(caller, &from_dir, from).await?;
-        let replaced = self.begin_replacement(caller, (&to_dir, to), &object).await?;
-        self.names.forget(from_dir.handle(), from);
+        self.sent(&object).await;
+        let replacement = self.begin_replacement(caller, (&to_dir, to), &object).await?;
+        let is_same_file = matches!(replacement, Replacement::OfItself);
+        let replaced = match replacement {
+            Replacement::Of(going) => Some(going),
+            Replacement::OfNothing | Replacement::OfItself => None,
+        };
         let saved = replaced.as_ref().filter(|going| going.is_last_of_open).map(|going| going.object.clone());
         let other = saved.as_ref().map_or(Vec::new(), |file| file.handle().as_bytes().to_vec());
         if let Some(going) = &replaced {
+            self.sent(&going.object).await;
             self.await_removals(going.object.handle()).await; // a directory is replaced only if it is empty
         }
         let intent = Intent { object: object.handle().as_bytes().to_vec(), other, ..Intent::default() };
@@ -647,8 +755,13 @@ impl<B: Backend> Inner<B> {
         let renamed = self.backend.rename(call, (from_dir.handle(), from), (to_dir.handle(), to)).await;
         // Without the server's word the file may be replaced, and keeps its silly name until its last close.
         let has_failed = renamed.as_ref().is_err_and(|error| error.status().is_some());
-        self.names.forget(to_dir.handle(), to);
-        let result = self.renamed(caller, (&to_dir, to), &object, changes, renamed).await;
+        let result = self.renamed(caller, ((&from_dir, from), (&to_dir, to)), &object, changes, renamed).await;
+        if result.is_err() || is_same_file {
+            self.names.forget(from_dir.handle(), from);
+            self.names.forget(to_dir.handle(), to);
+        } else if let Some(going) = &replaced {
+            self.names.forget_directory(going.object.handle());
+        }
         if let (Some(file), Some(going)) = (saved, replaced) {
             self.replaced(&file, has_failed && result.is_err(), going.removal).await;
         }
@@ -659,7 +772,7 @@ impl<B: Backend> Inner<B> {
     async fn renamed(
         &self,
         caller: &Caller,
-        (to_dir, to): (&Arc<Inode>, &[u8]),
+        ((from_dir, from), (to_dir, to)): (Place<'_>, Place<'_>),
         object: &Arc<Inode>,
         (from_change, to_change): (Mutation, Option<Mutation>),
         renamed: Reply<(Wcc, Wcc)>,
@@ -668,12 +781,16 @@ impl<B: Backend> Inner<B> {
             Ok(wcc) => {
                 // Of one directory both parts tell the same.
                 let is_told_by_other = to_change.is_none() && wcc.value.0.after.is_none();
-                from_change.answered(wcc.part(|(from, to)| if is_told_by_other { to } else { from }));
-                to_change.into_iter().for_each(|change| change.answered(wcc.part(|(_, to)| to)));
-                self.names.learn(to_dir.handle(), to, object.handle());
+                let part = wcc.part(|(from, to)| if is_told_by_other { to } else { from });
+                let left = self.has_changed(caller, from_dir, from_change, part);
+                let entered = to_change.map(|change| self.has_changed(caller, to_dir, change, wcc.part(|(_, to)| to)));
+                self.names.changed(from_dir, from, None, &left);
+                self.names.changed(to_dir, to, Some(object.handle()), &entered.unwrap_or(left));
                 Ok(())
             }
             Err(error) if error.is(Status::NoEnt) && caller.may_have_succeeded(&error) => {
+                self.names.forget(from_dir.handle(), from);
+                self.names.forget(to_dir.handle(), to);
                 match self.backend.lookup(Call::of(&caller.cred), to_dir.handle(), to).await {
                     Ok(moved) if moved.value.handle == *object.handle() => Ok(()),
                     _ => Err(errno(&error)),
@@ -707,31 +824,48 @@ impl<B: Backend> Inner<B> {
         caller: &Caller,
         (directory, name): (&Arc<Inode>, &[u8]),
         object: &Arc<Inode>,
-    ) -> Result<Option<Going>, Errno> {
-        if !self.inodes.is_any_open() {
+    ) -> Result<Replacement, Errno> {
+        let known = match self.certain_name(caller, directory, name) {
             // The kernel has looked the name up just now.
-            match self.names.get(directory.handle(), name) {
-                Named::Absent => return Ok(None),
-                Named::Object(known) => {
-                    let known = self.inodes.of(&known);
-                    let removal = known.remove().await;
-                    if !removal.is_open() {
-                        return Ok(Some(Going { object: known, removal, is_last_of_open: false }));
-                    }
-                }
-                Named::Unknown => {} // a predecessor has, or it has made room for others
-            }
-        }
-        let found = self.begin_removal_of_found(caller, (directory.handle(), name)).await?;
-        let Some(going) = found.filter(|going| going.object != *object) else {
-            return Ok(None); // one file under both names: nothing is replaced
+            Named::Unknown if !self.inodes.is_any_open() => self.names.get(directory.handle(), name),
+            known => known,
         };
+        match known {
+            Named::Absent => return Ok(Replacement::OfNothing),
+            Named::Object(known) => {
+                let known = self.inodes.of(&known);
+                if known == *object {
+                    return Ok(Replacement::OfItself);
+                }
+                let removal = known.remove().await;
+                if !removal.is_open() {
+                    return Ok(Replacement::Of(Going { object: known, removal, is_last_of_open: false }));
+                }
+            }
+            Named::Unknown => {} // a predecessor has, or it has made room for others
+        }
+        let Some(going) = self.begin_removal_of_found(caller, (directory.handle(), name)).await? else {
+            return Ok(Replacement::OfNothing);
+        };
+        if going.object == *object {
+            return Ok(Replacement::OfItself);
+        }
         if going.is_last_of_open {
             caller.progress.set_sent();
-            self.save_replaced_file(&caller.cred, directory.handle(), &going.object).await?;
+            self.save_replaced_file(&caller.cred, directory, &going.object).await?;
         }
-        Ok(Some(going))
+        Ok(Replacement::Of(going))
     }
+}
+
+/// What a rename replaces.
+enum Replacement {
+    /// There is no such name.
+    OfNothing,
+    /// Both names are of one file: nothing happens.
+    OfItself,
+    /// The name that is being removed.
+    Of(Going),
 }
 
 /// A name that is being removed, with what it leads to.

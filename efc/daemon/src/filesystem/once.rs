@@ -175,7 +175,7 @@ impl<B: Backend> Inner<B> {
         file: &OpenFile,
         data: &[u8],
     ) -> Result<u64, Errno> {
-        let end = self.end_of_file(file).await?;
+        let end = self.end_for_append(file, resent).await?;
         if let Some(earlier) = resent.then(|| self.state.intent(unique)).flatten()
             && end >= earlier.place
             && self.holds(file, earlier.place, end, data).await?

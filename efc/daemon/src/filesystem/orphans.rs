@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{Backend, Call, Cred, Error, FileHandle, Status};
-use efc_cache::{Inode, Removal};
+use efc_cache::{Inode, Mutation, Removal};
 use efc_fuse::Errno;
 use efc_state::State;
 
@@ -115,12 +115,20 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn unlink_open_file(
         self: &Arc<Self>,
         call: Call<'_>,
-        (directory, name): (&FileHandle, &[u8]),
+        (directory, name, change): (&Arc<Inode>, &[u8], Mutation),
         file: &Arc<Inode>,
         removal: Removal,
     ) -> Result<(), Errno> {
-        let silly = self.adopt_orphan(call.cred, directory, file.handle())?;
-        let renamed = self.backend.rename(call, (directory, name), (directory, &silly)).await.map(drop);
+        let handle = directory.handle();
+        let silly = self.adopt_orphan(call.cred, handle, file.handle())?;
+        let is_copy = call.ticket.is_some_and(|ticket| ticket.is_repeated);
+        let renamed = self.backend.rename(call, (handle, name), (handle, &silly)).await.map(|wcc| {
+            let is_told_by_other = wcc.value.0.after.is_none();
+            let wcc = wcc.part(|(from, to)| if is_told_by_other { to } else { from });
+            let standing = change.answered(wcc).doubted_if(is_copy);
+            self.names.changed(directory, name, None, &standing);
+            self.names.changed(directory, &silly, Some(file.handle()), &standing);
+        });
         let outcome = self.named(file, renamed, Status::NoEnt).await;
         drop(removal);
         self.remove_if_closed(file);
@@ -132,11 +140,15 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn save_replaced_file(
         self: &Arc<Self>,
         cred: &Cred,
-        directory: &FileHandle,
+        directory: &Arc<Inode>,
         file: &Arc<Inode>,
     ) -> Result<(), Errno> {
-        let silly = self.adopt_orphan(cred, directory, file.handle())?;
-        let linked = self.backend.link(Call::of(cred), file.handle(), directory, &silly).await.map(drop);
+        let silly = self.adopt_orphan(cred, directory.handle(), file.handle())?;
+        let change = directory.mutate();
+        let linked = self.backend.link(Call::of(cred), file.handle(), directory.handle(), &silly).await.map(|linked| {
+            let standing = change.answered(linked.part(|(_, wcc)| wcc));
+            self.names.changed(directory, &silly, Some(file.handle()), &standing);
+        });
         self.named(file, linked, Status::Exist).await
     }
 
@@ -272,13 +284,23 @@ impl<B: Backend> Inner<B> {
     /// The entry goes only when the name has: until then a successor tries again. The caller has begun the removal.
     async fn remove_silly_name(&self, file: &FileHandle) {
         let Some(orphan) = self.orphans.get(file) else { return };
-        match self.backend.remove(Call::of(&orphan.cred), &orphan.directory, &orphan.name).await {
+        let directory = self.inodes.of(&orphan.directory);
+        let change = directory.mutate();
+        let removed = self.backend.remove(Call::of(&orphan.cred), &orphan.directory, &orphan.name).await;
+        if let Ok(wcc) = &removed {
+            let standing = change.answered(wcc.part(|wcc| wcc));
+            self.names.changed(&directory, &orphan.name, None, &standing);
+        }
+        match removed {
             Err(error) if !error.is(Status::NoEnt) && !error.is(Status::Stale) => {
                 log::warn!("cannot remove {}: {error}", String::from_utf8_lossy(&orphan.name));
                 self.orphans.change(file, |orphan| orphan.has_failed = true);
                 self.inodes.announce();
             }
-            _ => drop(self.disown_orphan(file)),
+            _ => {
+                self.inodes.of(file).expire(); // it may have other names, one less by now
+                drop(self.disown_orphan(file));
+            }
         }
     }
 

@@ -38,6 +38,8 @@ pub trait Callers: Send + Sync + 'static {
     fn cred(&self, tid: u32, uid: u32, gid: u32) -> Result<Cred, Errno>;
     /// SIGKILL is pending, or there is no such thread any more.
     fn is_killed(&self, tid: u32) -> bool;
+    /// Did SIGKILL end the process of this thread?
+    fn was_killed(&self, tid: u32) -> bool;
     /// Has the thread given up its memory already, as it does at exit before it closes its files?
     fn is_exiting(&self, tid: u32) -> bool;
 }
@@ -49,6 +51,10 @@ impl Callers for Credentials {
 
     fn is_killed(&self, tid: u32) -> bool {
         signals::is_killed(tid)
+    }
+
+    fn was_killed(&self, tid: u32) -> bool {
+        signals::was_killed(tid)
     }
 
     fn is_exiting(&self, tid: u32) -> bool {

@@ -23,9 +23,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use efc_backend::{Backend, Call, Cred, Seen, Stable, Ticket, Verifier};
-use efc_cache::{Chunk, Covered, Inode, Pending, Room};
-use efc_fuse::{Errno, maps_direct_io};
-use efc_state::{KeptData, UNANSWERED, UncommittedWrite, payload_checksum, payload_cost};
+use efc_cache::{Chunk, Covered, Inode, Pending, Room, Stage};
+use efc_fuse::Errno;
+use efc_state::{KeptData, SentAs, UNANSWERED, UNSENT, UncommittedWrite, payload_checksum, payload_cost};
 
 use super::failures::Failure;
 use super::files::OpenFile;
@@ -41,6 +41,8 @@ pub struct WritePlace {
     appends: bool,
     /// From the page cache: it names whichever open is at hand, and its caller is none that could be told anything.
     is_cached: bool,
+    /// Whoever writes waits for stable storage, or wants no cache.
+    is_direct: bool,
 }
 
 impl WritePlace {
@@ -48,19 +50,31 @@ impl WritePlace {
     /// of the page cache, which come from mappings, go where they belong.
     pub fn of(offset: u64, flags: u32, write_flags: u32) -> WritePlace {
         let is_cached = write_flags & FUSE_WRITE_CACHE != 0;
-        WritePlace { offset, appends: flags & libc::O_APPEND as u32 != 0 && !is_cached, is_cached }
+        let has = |flag: i32| flags & flag as u32 != 0;
+        let is_direct = has(libc::O_DSYNC) || has(libc::O_DIRECT); // O_SYNC has the bit of O_DSYNC
+        WritePlace { offset, appends: has(libc::O_APPEND) && !is_cached, is_cached, is_direct }
+    }
+
+    /// May the server get the data later? Pages of mappings have nobody who flushes them after munmap(2).
+    pub fn may_wait(&self) -> bool {
+        !self.is_cached && !self.is_direct
     }
 }
 
 /// In `write_flags`: the data comes from the page cache.
 const FUSE_WRITE_CACHE: u32 = 1 << 0;
 
+/// The ticket of a call that was saved.
+pub(super) fn ticket_of(SentAs { number, connection }: SentAs) -> Ticket {
+    Ticket { number, way: connection, is_repeated: false }
+}
+
 /// Data on its way to the server.
-struct Outgoing {
-    data: Bytes,
+pub struct Outgoing {
+    pub(super) data: Bytes,
     /// The copy that outlives this daemon, of which `data` is a part.
-    kept: Option<KeptData>,
-    room: Option<Room>,
+    pub(super) kept: Option<KeptData>,
+    pub(super) room: Option<Room>,
 }
 
 impl<B: Backend> Inner<B> {
@@ -77,20 +91,27 @@ impl<B: Backend> Inner<B> {
             let memory = payload_cost(write.data.len());
             self.writes.inherit(memory);
             (count, bytes) = (count + 1, bytes + write.data.len());
+            let answered = if write.verifier == UNSENT { self.state.answered(record) } else { Some(write.verifier) };
             let chunk = Chunk {
+                id: 0,
+                stage: if answered.is_some() { Stage::Written } else { Stage::Unsent },
+                written_at: efc_tasks::time::now(),
+                appends: false,
                 offset: write.offset,
                 data: write.data,
-                verifier: write.verifier,
+                verifier: answered.unwrap_or(write.verifier),
                 cred: Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() },
                 checksum: write.checksum,
-                unanswered: write.unanswered,
+                unanswered: write.unanswered.map(|call| ticket_of(call).repeated()),
                 record: Some(record),
                 memory,
             };
+            let mut pending = self.pending(&inode);
             if write.unanswered.is_some() && !unanswered.contains(&inode) {
                 unanswered.push(inode.clone());
+                pending.is_blocked = true;
             }
-            self.writes.add(&inode, &mut self.pending(&inode), chunk);
+            self.writes.add(&inode, &mut pending, chunk);
         }
         if count > 0 {
             log::info!("{count} writes of a predecessor, {bytes} bytes, wait for COMMIT");
@@ -106,6 +127,8 @@ impl<B: Backend> Inner<B> {
             efc_tasks::spawn(async move {
                 let abandoned = inner.inodes.abandon(vec![file.clone()]).await;
                 inner.repeat_unanswered(&file).await;
+                file.writes().pending.lock().expect("pending lock").is_blocked = false;
+                inner.pump(&file);
                 drop(abandoned);
                 inner.commit(&file).await;
                 if let Some(node) = file.node() {
@@ -119,9 +142,9 @@ impl<B: Backend> Inner<B> {
         let _shared = inode.writes().order.read().await;
         let chunks = inode.writes().pending.lock().expect("pending lock").chunks().to_vec();
         for chunk in chunks {
-            let (Some(number), Some(record)) = (chunk.unanswered, chunk.record) else { continue };
+            let (Some(ticket), Some(record)) = (chunk.unanswered, chunk.record) else { continue };
             log::info!("{inode:?}: a write that was sent for a killed caller is asked for again");
-            let verifier = self.repeat(inode, &chunk, number).await;
+            let verifier = self.repeat(inode, &chunk, ticket).await;
             let mut pending = inode.writes().pending.lock().expect("pending lock");
             if verifier.is_none() {
                 // It was not executed, and nobody waits for it. Damage of it is as good as a refusal.
@@ -131,13 +154,13 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// Sends a write again, the first of it under its old number; the server's verifier, or `None` if it was refused.
-    async fn repeat(&self, inode: &Arc<Inode>, chunk: &Chunk, number: u32) -> Option<Verifier> {
+    /// Sends a write again, the first of it under its old ticket; the server's verifier, or `None` if it was refused.
+    async fn repeat(&self, inode: &Arc<Inode>, chunk: &Chunk, ticket: Ticket) -> Option<Verifier> {
         if payload_checksum(&chunk.data) != chunk.checksum {
             return None;
         }
         let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
-        let mut call = Call::of(&chunk.cred).patient().under(Ticket::again(number));
+        let mut call = Call::of(&chunk.cred).patient().under(ticket);
         while !data.is_empty() {
             let part = data.slice(..data.len().min(self.limits.write_max as usize));
             let mutation = inode.mutate();
@@ -161,12 +184,16 @@ impl<B: Backend> Inner<B> {
     pub(super) fn save_unanswered(&self, sending: &Sending) -> Option<u64> {
         let data = sending.kept.bytes().clone();
         let chunk = Chunk {
+            id: 0,
+            stage: Stage::Written,
+            written_at: efc_tasks::time::now(),
+            appends: false,
             offset: sending.offset,
             checksum: payload_checksum(&data),
             data,
             verifier: UNANSWERED,
             cred: sending.cred.clone(),
-            unanswered: Some(sending.number),
+            unanswered: Some(sending.ticket),
             record: None,
             memory: 0,
         };
@@ -174,7 +201,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// What waits for COMMIT of a file, with the mark of what is not kept, if there is one and nothing else waits.
-    fn pending<'a>(&self, inode: &'a Inode) -> MutexGuard<'a, Pending> {
+    pub(super) fn pending<'a>(&self, inode: &'a Inode) -> MutexGuard<'a, Pending> {
         let mut pending = inode.writes().pending.lock().expect("pending lock");
         if pending.is_empty() {
             pending.unkept = inode.node().and_then(|node| self.unkept(node));
@@ -197,8 +224,16 @@ impl<B: Backend> Inner<B> {
             self.tell_failure(unique, fh, file.node)?;
         }
         let length = data.len();
-        let outgoing = self.keep(data).await;
+        let mut outgoing = self.keep(&file, data).await;
+        self.watch_space(&file.inode, &file.cred, length as u64);
         drop(self.pending(&file.inode)); // what an earlier daemon has not kept is known before it is marked otherwise
+        if self.holds_back(&file, place) {
+            match self.hold_in_place((unique, resent), &file, place, outgoing).await? {
+                None => return Ok(Response::Written(length as u32).into()),
+                Some(refused) => outgoing = refused,
+            }
+        }
+        let _through = self.begin_through(&file.inode).await;
         let is_kept = self.write_in_order((unique, resent, progress), &file, place, outgoing).await?;
         file.inode.wrote(place.offset + length as u64); // where the kernel believes that it was
         if is_kept || !self.state.keeps_payloads() {
@@ -212,6 +247,34 @@ impl<B: Backend> Inner<B> {
         Ok(Response::Written(length as u32).into())
     }
 
+    /// Holds the data back, for where it goes. `Some`: it cannot be held back.
+    async fn hold_in_place(
+        self: &Arc<Self>,
+        (unique, resent): (u64, bool),
+        file: &OpenFile,
+        WritePlace { offset, appends, .. }: WritePlace,
+        outgoing: Outgoing,
+    ) -> Result<Option<Outgoing>, Errno> {
+        let length = outgoing.data.len() as u64;
+        let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
+        if let Some(refused) = self.hold_back(file, (at, appends), outgoing) {
+            return Ok(Some(refused));
+        }
+        file.inode.wrote(offset + length); // where the kernel believes that it was
+        self.drop_appended(file, (offset, at), length, appends);
+        self.commit_in_background(&file.inode);
+        Ok(None)
+    }
+
+    /// What the kernel keeps is wrong where appended data went, and where the kernel believes that it did. The pages of a mapping of
+    /// another open lack it, where the kernel writes past them.
+    fn drop_appended(&self, file: &OpenFile, (offset, at): (u64, u64), length: u64, appends: bool) {
+        if at != offset || (appends && file.inode.granted() > 1) {
+            let end = at.max(offset) + length;
+            self.notifier.inval_inode(file.node, at.min(offset) as i64, (end - at.min(offset)) as i64);
+        }
+    }
+
     /// Sends the data where it goes, while nothing is sent again; answers as [`Inner::write_all`].
     async fn write_in_order(
         &self,
@@ -221,7 +284,7 @@ impl<B: Backend> Inner<B> {
         outgoing: Outgoing,
     ) -> Result<bool, Errno> {
         let _shared = file.inode.writes().order.read().await;
-        let length = outgoing.data.len();
+        let length = outgoing.data.len() as u64;
         let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
         let ticket = self.backend.ticket();
         progress.set_sending(outgoing.kept.as_ref().map(|kept| Sending {
@@ -229,21 +292,23 @@ impl<B: Backend> Inner<B> {
             node: file.node,
             offset: at,
             cred: file.cred.clone(),
-            number: ticket.number,
+            ticket,
         }));
         let result = self.write_all(file, (at, ticket), outgoing).await;
-        let passes_pages = appends && file.inode.granted() > 1 && !maps_direct_io(&self.state);
-        if at != offset || passes_pages {
-            // What the kernel keeps is wrong where the data went, and where the kernel believes that it did. Before Linux 6.6 it
-            // also leaves the pages of another open's mapping as they are, which it writes past.
-            let end = at.max(offset) + length as u64;
-            self.notifier.inval_inode(file.node, at.min(offset) as i64, (end - at.min(offset)) as i64);
+        self.behind.note_outcome(&file.cred, result.as_ref().err().copied());
+        match result {
+            Ok(_) => file.inode.writes().pending.lock().expect("pending lock").wrote(at + length, appends),
+            Err(_) => file.inode.writes().pending.lock().expect("pending lock").forget_end(),
         }
+        self.drop_appended(file, (offset, at), length, appends);
         result
     }
 
-    /// Copies data to where it outlives this daemon, if there is room.
-    async fn keep(self: &Arc<Self>, data: Bytes) -> Outgoing {
+    /// Copies data to where it outlives this daemon, if there is room. Neither one file nor one user takes all of that.
+    async fn keep(self: &Arc<Self>, file: &OpenFile, data: Bytes) -> Outgoing {
+        while let Some(large) = self.writes.too_large(&file.inode, file.cred.uid) {
+            self.commit(&large).await;
+        }
         let room = self.make_room(payload_cost(data.len())).await;
         let kept = room.as_ref().and_then(|_| self.state.keep(&data).ok());
         let data = kept.as_ref().map_or(data, |kept| kept.bytes().clone());
@@ -288,6 +353,10 @@ impl<B: Backend> Inner<B> {
             outgoing.data = outgoing.data.slice(taken.len()..);
             let next = offset + taken.len() as u64;
             let chunk = Chunk {
+                id: 0,
+                stage: Stage::Written,
+                written_at: efc_tasks::time::now(),
+                appends: false,
                 offset,
                 checksum: payload_checksum(&taken),
                 data: taken,
@@ -324,7 +393,7 @@ impl<B: Backend> Inner<B> {
         is_kept
     }
 
-    fn save(&self, node: u64, kept: &KeptData, chunk: &Chunk) -> Option<u64> {
+    pub(super) fn save(&self, node: u64, kept: &KeptData, chunk: &Chunk) -> Option<u64> {
         let write = UncommittedWrite {
             node,
             offset: chunk.offset,
@@ -334,7 +403,7 @@ impl<B: Backend> Inner<B> {
             uid: chunk.cred.uid,
             gid: chunk.cred.gid,
             groups: chunk.cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
-            unanswered: chunk.unanswered,
+            unanswered: chunk.unanswered.map(|ticket| SentAs { number: ticket.number, connection: ticket.way }),
         };
         self.state.save_write(kept, &write).ok()
     }
@@ -380,10 +449,12 @@ impl<B: Backend> Inner<B> {
             return;
         }
         let one = inode.writes().committing.clone().lock_owned().await;
+        self.sent_last(inode).await;
         let (count, cred, unkept) = {
             let pending = self.pending(inode);
-            let cred = pending.chunks().last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
-            (pending.chunks().len(), cred, pending.unkept)
+            let count = pending.answered_first();
+            let cred = pending.chunks()[..count].last().map_or_else(Cred::root, |chunk| chunk.cred.clone());
+            (count, cred, pending.unkept)
         };
         if count == 0 && unkept.is_none() {
             return;
@@ -397,6 +468,7 @@ impl<B: Backend> Inner<B> {
                 }
                 let verifier = committed.verifier;
                 if self.settle(inode, count, verifier) {
+                    self.give_back_forgotten(inode);
                     return;
                 }
                 unkept.is_some_and(|unkept| unkept != verifier).then_some(Errno(libc::EIO))
@@ -418,6 +490,9 @@ impl<B: Backend> Inner<B> {
         let (inner, inode) = (self.clone(), inode.clone());
         let repaired = efc_tasks::detached(async move {
             inner.write_again(&inode, failure).await;
+            inner.note_holding();
+            inode.writes().answered.notify_waiters();
+            inner.give_back_forgotten(&inode);
             drop(one);
         });
         repaired.end().await;
@@ -512,7 +587,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Takes the mark off a file whose data is all committed, or has a later write's verifier as its new mark.
-    fn unmark(&self, inode: &Inode, pending: &mut Pending) {
+    pub(super) fn unmark(&self, inode: &Inode, pending: &mut Pending) {
         pending.unkept = None;
         if let Some(node) = inode.node().filter(|node| !self.failures.is_unheard(*node)) {
             self.mark_first(node, pending);

@@ -307,9 +307,28 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Starts the next daemon, with the program that is installed now.
+    /// Starts the next daemon, with the program that is installed now; with the former one as long as there is data that only that
+    /// knows of.
     fn spawn(&mut self) -> io::Result<()> {
-        self.spawn_program(self.programs.daemon.get(), RESUME_TIME_LIMIT)
+        let next = self.programs.daemon.get();
+        let program = if self.can_take_data(&next) { next } else { self.program.clone() };
+        self.spawn_program(program, RESUME_TIME_LIMIT)
+    }
+
+    /// Can daemons of this program go on with data of which applications were told before the NAS has it, if there is any?
+    pub(super) fn can_take_data(&self, program: &Arc<Program>) -> bool {
+        let is_held = kernel::read_note(&self.held.state, efc_proto::HOLDING_OFFSET).is_ok_and(|held| held != 0);
+        if !is_held || Arc::ptr_eq(program, &self.program) {
+            return true;
+        }
+        let can_take = program.check_state(&self.held.state).unwrap_or(true); // whatever else is wrong shows when it starts
+        if !can_take {
+            log::warn!(
+                "{}: the installed program knows nothing of data that is held back: the former one goes on until the NAS has it",
+                self.entry.target().display()
+            );
+        }
+        can_take
     }
 
     fn spawn_program(&mut self, program: Arc<Program>, limit: Duration) -> io::Result<()> {

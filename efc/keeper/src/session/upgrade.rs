@@ -3,7 +3,8 @@
 //! First the new program is asked whether it can take over what the daemon has saved; one that cannot is refused, and
 //! nothing was touched. Then the daemon drains: it begins nothing more, answers what it has begun, and ends. The new one
 //! goes on like any successor, so an application waits for as long as that takes. If it is not ready in time, or dies
-//! before it is, the former program gets the session back and keeps it until the next upgrade or death.
+//! before it is, the former program gets the session back and keeps it until the next upgrade or death. So it does if the new one is of
+//! a release that knows nothing of data that is held back, and the NAS has not taken all of that when the daemon is drained.
 //!
 //! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
 //! ones are what the way back leads to. Where the client lets it stay, and it can take all that changes, the daemon is told of
@@ -28,6 +29,9 @@ const DRAIN_TIME_LIMIT: Duration = Duration::from_millis(700);
 const CONFIGURE_TIME_LIMIT: Duration = Duration::from_secs(2);
 /// How long the new one may take to serve.
 const READY_TIME_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why an upgrade is taken back that would lose data.
+const DATA_IS_HELD: &str = "the NAS has not taken written data in time, of which the program's release knows nothing";
 
 /// An upgrade under way.
 #[derive(Debug)]
@@ -147,6 +151,9 @@ impl SessionRun<'_> {
 
     /// The daemon has gone: starts the next one, if that is what the upgrade wants.
     pub(super) fn go_on_with_upgrade(&mut self, how: &str) -> bool {
+        let next = self.programs.daemon.get();
+        let is_drained = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.step == Step::Draining);
+        let has_data = is_drained && !self.can_take_data(&next);
         let Some(upgrade) = &mut self.upgrade else { return false };
         let program = match &upgrade.step {
             // Killed while it was told: the next one is started with them.
@@ -154,14 +161,14 @@ impl SessionRun<'_> {
                 let options = options.clone();
                 upgrade.step = Step::Starting;
                 self.serve_with(Some(options));
-                self.programs.daemon.get()
+                next
             }
-            Step::Draining => {
+            Step::Draining if !has_data => {
                 upgrade.step = Step::Starting;
-                self.programs.daemon.get()
+                next
             }
-            Step::Starting => {
-                upgrade.step = Step::GoingBack(how.to_owned());
+            Step::Draining | Step::Starting => {
+                upgrade.step = Step::GoingBack(if has_data { DATA_IS_HELD } else { how }.to_owned());
                 let (program, options) = (upgrade.former.clone(), upgrade.former_options.take());
                 self.serve_with(options);
                 program

@@ -224,3 +224,52 @@ fn a_connection_that_falls_silent_is_made_anew() {
     assert!(client.counters().reconnects >= 1 && client.counters().retransmits >= 1);
     server.join().unwrap();
 }
+
+/// Notes from which port each connection goes out.
+#[derive(Debug, Default)]
+struct Ports(Mutex<std::collections::HashMap<usize, u16>>);
+
+impl crate::shared::Identity for Ports {
+    fn stamp(&self) -> u32 {
+        1
+    }
+
+    fn source_port(&self, _: usize) -> Option<u16> {
+        None
+    }
+
+    fn connected(&self, connection: usize, source_port: u16) {
+        self.0.lock().unwrap().insert(connection, source_port);
+    }
+
+    fn fence(&self) {}
+}
+
+#[test]
+fn a_write_takes_the_connection_of_its_ticket_and_so_does_its_repetition_by_another_process() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let asked_there = Arc::clone(&asked);
+    let (port, _) = serve(move |from, _, procedure| {
+        asked_there.lock().unwrap().extend((procedure == procedure::WRITE).then_some(from));
+        true
+    });
+    let ports = Arc::new(Ports::default());
+    let client = || {
+        let shared = Shared::new(("127.0.0.1", port), false, SILENCE * 100, Some(ports.clone()));
+        Client { inner: Arc::new(Inner { transport: Transport::new(shared, 4) }), time_limit: None }
+    };
+    let (first, cred, file) = (client(), Cred::root(), FileHandle::new(b"file").unwrap());
+    let write = |client: &Client, ticket: Ticket| {
+        let (call, data) = (Call::of(&cred).under(ticket), Bytes::from_static(b"data"));
+        assert!(run(client.write(call, &file, 0, data, Stable::Unstable)).unwrap_err().is(Status::Stale));
+        asked.lock().unwrap().pop().expect("it was asked for")
+    };
+    for way in [2, 1, 3] {
+        let ticket = Ticket { way: Some(way), ..first.ticket() };
+        assert_eq!(write(&first, ticket), ports.0.lock().unwrap()[&usize::from(way)]);
+        let successor = client();
+        assert_eq!(write(&successor, ticket.repeated()), ports.0.lock().unwrap()[&usize::from(way)]);
+    }
+    let elsewhere = Ticket { way: Some(200), ..first.ticket() }.repeated();
+    write(&first, elsewhere); // its process had more connections
+}

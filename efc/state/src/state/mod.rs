@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 
+use super::calls::{Answered, Calls, SavedCall};
 use super::failures::Failures;
 use super::handles::Handles;
 use super::journal::Journal;
@@ -16,7 +17,7 @@ use super::nodes::Nodes;
 use super::orphans::Orphans;
 use super::pages::PageVersions;
 use super::payloads::{Payloads, SavedWrite};
-use super::regions::{FAILURES, Format, HANDLES, JOURNAL, ORPHANS, REGIONS};
+use super::regions::{CALLS, FAILURES, Format, HANDLES, JOURNAL, ORPHANS, REGIONS};
 use super::requests::Requests;
 use super::side::Side;
 use super::values::{AGREEMENT_WORDS, Values};
@@ -46,6 +47,12 @@ pub struct State {
     pub(crate) payloads: Option<Payloads>,
     /// Writes that a predecessor has left.
     saved_writes: Mutex<Vec<SavedWrite>>,
+    /// `None`: the state was made by a release without such records.
+    calls: Option<Calls>,
+    /// Of the records of writes.
+    answered: Side<Answered, 1>,
+    /// Calls that a predecessor has left.
+    saved_calls: Mutex<Vec<SavedCall>>,
     /// `None`: the state was made by a release without them.
     requests: Option<Arc<Requests>>,
 }
@@ -94,8 +101,11 @@ impl State {
         let opened = Payloads::open(&header, |node| nodes.distrust(node))?;
         let (payloads, saved_writes, damaged_writes) =
             opened.map_or((None, Vec::new(), 0), |(payloads, saved, damaged)| (Some(payloads), saved, damaged));
-        let damaged =
-            damaged_handles + damaged_orphans + damaged_values + damaged_intents + damaged_failures + damaged_writes;
+        let opened_calls = header.region_if_any(&CALLS)?.map(Calls::open);
+        let (calls, saved_calls, damaged_calls) =
+            opened_calls.map_or((None, Vec::new(), 0), |(calls, saved, damaged)| (Some(calls), saved, damaged));
+        let damaged_files = damaged_handles + damaged_orphans + damaged_failures;
+        let damaged = damaged_files + damaged_values + damaged_intents + damaged_writes + damaged_calls;
         log_damage(damaged);
         index(&nodes)?;
         header.mapping().mark_used()?; // before anybody learns of this daemon
@@ -103,7 +113,6 @@ impl State {
         let requests = Requests::open(&header, daemon)?.map(Arc::new);
         let is_resumed = values.agreement().is_some();
         Ok(State {
-            header,
             daemon,
             is_resumed,
             damaged,
@@ -116,6 +125,10 @@ impl State {
             journal,
             payloads,
             saved_writes: Mutex::new(saved_writes),
+            calls,
+            answered: Side::open(&header)?,
+            saved_calls: Mutex::new(saved_calls),
+            header,
             requests,
         })
     }

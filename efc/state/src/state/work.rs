@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::super::calls::{Answered, SavedCall, SentCall};
 use super::super::journal::{Intent, Journal};
 use super::super::payloads::{KeptData, SavedWrite, UncommittedWrite};
 use super::super::requests::Requests;
@@ -88,6 +89,42 @@ impl State {
     /// Writes that a predecessor saved, in order of writing. They are the caller's from now on.
     pub fn take_saved_writes(&self) -> Vec<SavedWrite> {
         std::mem::take(&mut *self.saved_writes.lock().expect("saved writes lock"))
+    }
+
+    /// Whether data may be held back of which the application is told that it is written: not in a state that an older
+    /// release has made.
+    pub fn may_hold_back(&self) -> bool {
+        self.keeps_payloads() && self.calls.is_some()
+    }
+
+    /// The server has answered the data of this record, which was held back when that was made.
+    pub fn set_answered(&self, record: u64, verifier: [u8; 8]) {
+        self.answered.set(record, Answered(verifier));
+    }
+
+    /// What [`State::set_answered`] noted.
+    pub fn answered(&self, record: u64) -> Option<[u8; 8]> {
+        self.answered.get(record).map(|answered| answered.0)
+    }
+
+    /// Notes for the keeper whether there is data that the server has not answered ([`crate::HOLDING_OFFSET`]).
+    pub fn set_holding(&self, is_holding: bool) {
+        self.header.set_holding(is_holding);
+    }
+
+    /// Publishes a call that carries written data, before it leaves; its record, if there is room for one.
+    pub fn begin_call(&self, call: &SentCall) -> Option<u64> {
+        self.calls.as_ref()?.begin(call).ok()
+    }
+
+    /// The call of this record is answered.
+    pub fn end_call(&self, record: u64) {
+        self.calls.iter().for_each(|calls| calls.end(record));
+    }
+
+    /// Calls that a predecessor had in flight. They are the caller's from now on.
+    pub fn take_saved_calls(&self) -> Vec<SavedCall> {
+        std::mem::take(&mut *self.saved_calls.lock().expect("saved calls lock"))
     }
 
     /// Written data that is not committed: the first verifier since the last commit. Noted beside the node, after the

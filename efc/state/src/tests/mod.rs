@@ -1,5 +1,6 @@
 //! Tests of the whole saved state. That a real SIGKILL leaves it whole is tested with real processes, in `tests/mount`.
 
+mod calls;
 mod payloads;
 mod releases;
 mod shrinking;

@@ -37,7 +37,8 @@ fn bytes(seed: u64, length: usize) -> Vec<u8> {
 
 /// Every third is not answered.
 fn write(node: u64, offset: u64, kept: &KeptData) -> UncommittedWrite {
-    let unanswered = (offset % 3 == 2).then_some(offset as u32);
+    let connection = (offset % 2 == 0).then_some((offset % 256) as u8);
+    let unanswered = (offset % 3 == 2).then_some(SentAs { number: offset as u32, connection });
     UncommittedWrite {
         node,
         offset,

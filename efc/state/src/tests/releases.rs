@@ -57,6 +57,7 @@ fn all_that_the_first_release_has_saved_is_found() {
     assert_eq!((state.source_port(3), state.source_port(2)), (Some(1003), None));
     let begun = Intent { xid: 77, place: 88, object: vec![4; 20], other: vec![5; 30], made: vec![6; 40] };
     assert_eq!((state.intent(82), state.journal().answer(82)), (Some(begun), Some((17, b"answered".to_vec()))));
+    assert!(!state.may_hold_back(), "0.1.0 has left no room for calls in flight");
     let [(_, write)] = state.take_saved_writes().try_into().unwrap();
     assert_eq!(
         (&write.data[..], write.node, write.offset, write.verifier),

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use efc_backend::{Backend, Call, Seen, Status, Tick, access};
+use efc_backend::{Backend, Call, Seen, Status, access};
 use efc_cache::{Inode, Verdict};
 use efc_fuse::Errno;
 
@@ -49,7 +49,7 @@ impl<B: Backend> Inner<B> {
             return Ok(()); // where a predecessor had begun something, it had looked before
         }
         let Some(first) = self.state.parent(node) else { return Ok(()) };
-        let ttl = self.freshness.search_ttl();
+        let ttl = self.freshness.verdict_ttl();
         let (mut directory, mut oldest, mut circle) = (first, efc_tasks::time::now(), Circle::new(first));
         loop {
             let inode = self.inode(directory).ok(); // one that is forgotten is not what it was reached by
@@ -91,27 +91,19 @@ impl<B: Backend> Inner<B> {
         is_open || self.has_directory_open(0, node)
     }
 
-    /// The server has let the caller look up something in this directory.
-    pub(in super::super) fn has_searched(&self, caller: &Caller, directory: &Inode, asked: Tick) {
-        if caller.cred.uid == 0 {
-            directory.searched(&caller.cred, asked.at);
-        }
-    }
-
     async fn ask_to_search(&self, caller: &Caller, directory: &Arc<Inode>) -> Result<(), Errno> {
+        let question = directory.ask_names();
         let answer = self.backend.access(Call::of(&caller.cred), directory.handle(), access::LOOKUP).await;
         let Seen { value: (granted, attr), asked } = match answer {
             Ok(answer) => answer,
             Err(error) if error.is(Status::Stale) => return Ok(()), // gone: the file has moved since
             Err(error) => return Err(errno(&error)),
         };
-        if let Some(attr) = &attr {
-            directory.learn(Seen { value: attr, asked });
-        }
+        let standing = question.answered(asked, attr.as_ref());
         if granted & access::LOOKUP == 0 {
             return Err(Errno(libc::EACCES));
         }
-        directory.searched(&caller.cred, asked.at);
+        directory.searched(&caller.cred, &standing);
         Ok(())
     }
 }

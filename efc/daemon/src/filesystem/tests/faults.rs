@@ -53,6 +53,34 @@ fn what_is_written_is_read_and_durable_after_close() {
 }
 
 #[test]
+fn what_is_written_is_read_at_once_whatever_older_answer_comes_later() {
+    let mut overtaken = 0;
+    for seed in 0..100 {
+        let simulation = Simulation::new(seed);
+        let nas = Nas::new(Options::default(), seed);
+        let kernel = Kernel::mount(&nas, 1, settings(Duration::ZERO), None);
+        let (writer, reader, other) = (Task::root(), Task::root(), Task::root());
+        nas.write_outside("file", 0, b"head");
+        nas.network().set_delay(Duration::from_millis(5));
+        simulation.run(async {
+            let written = kernel.open(writer, "file", libc::O_RDWR).await.unwrap();
+            let read = kernel.open(reader, "file", libc::O_RDONLY).await.unwrap();
+            assert_eq!(kernel.read(reader, read, 0, 100).await.unwrap(), b"head");
+            let looking = kernel.clone();
+            let asked = async move { looking.attributes(other, written.node, None).await.unwrap().size };
+            let looked = spawn_local(asked);
+            kernel.write(writer, written, 4, b" and tail").await.unwrap();
+            overtaken += u32::from(looked.await == 4);
+            assert_eq!(kernel.read(reader, read, 0, 100).await.unwrap(), b"head and tail", "seed {seed}");
+            kernel.close(writer, written).await.unwrap();
+            kernel.close(reader, read).await.unwrap();
+            kernel.settled().await;
+        });
+    }
+    assert!((5..95).contains(&overtaken), "{overtaken} of 100 saw the file as it was before");
+}
+
+#[test]
 fn what_a_predecessor_had_begun_is_done_once() {
     let (simulation, nas, kernel) = world(2);
     let task = Task::root();
@@ -105,6 +133,28 @@ fn a_write_of_a_killed_caller_is_executed_before_what_is_written_later() {
         kernel.settled().await;
     });
     kernel.assert_nothing_leaked();
+}
+
+#[test]
+fn a_write_of_a_killed_caller_of_a_killed_daemon_is_known_to_the_server_again() {
+    let (simulation, nas, kernel) = world(8);
+    let (dying, living) = (Task::root(), Task::root());
+    simulation.run(async {
+        let file = kernel.open(living, "file", RW).await.unwrap();
+        nas.network().set_delay(Duration::from_millis(20));
+        let writer = kernel.clone();
+        let killed = spawn_local(async move { writer.write(dying, file, 0, b"AAAA").await });
+        while nas.executed(Procedure::Write) == 0 {
+            efc_tasks::time::sleep(Duration::from_micros(10)).await;
+        }
+        kernel.kill(dying);
+        assert_eq!(killed.await, Err(libc::EINTR), "not answered yet");
+        kernel.kill_daemon();
+        kernel.fsync(living, file).await.unwrap();
+        assert_eq!((nas.executed(Procedure::Write), nas.durable("file").unwrap()), (1, b"AAAA".to_vec()));
+        kernel.close(living, file).await.unwrap();
+        kernel.settled().await;
+    });
 }
 
 #[test]
@@ -263,7 +313,9 @@ fn a_listing_is_whole_or_an_error() {
     (0..count).for_each(|number| nas.write_outside(&format!("file-{number}"), 0, b""));
     simulation.run(async {
         for plus in [false, true] {
-            nas.fault(Fault::Garbled(Procedure::Readdirplus), 1);
+            nas.write_outside("file-0", 0, b""); // what was listed before is void
+            efc_tasks::time::sleep(TTL * 2).await;
+            nas.fault(Fault::Garbled(Procedure::Readdirplus), 2); // opendir(3) has a try of its own
             assert_eq!(kernel.list(task, "", 4096, plus).await, Err(libc::EIO));
             nas.fault(Fault::Circle, 1000);
             assert_eq!(kernel.list(task, "", 4096, plus).await, Err(libc::EIO));
@@ -458,6 +510,7 @@ fn a_look_up_that_fails_does_not_take_a_known_name_away() {
         nas.mkdir_outside("mounted");
         let node = kernel.walk_name(task, 1, "mounted", true).await.unwrap();
         for status in [Status::Acces, Status::Io, Status::Perm, Status::ServerFault] {
+            efc_tasks::time::sleep(TTL * 2).await;
             nas.fault(Fault::Status(Procedure::Lookup, status), 1);
             // A walk that only passes the name gets there, and stays where it was.
             assert_eq!(kernel.walk_name(task, 1, "mounted", false).await, Ok(node), "{status:?}");
@@ -467,6 +520,7 @@ fn a_look_up_that_fails_does_not_take_a_known_name_away() {
         let other = Task::new(7);
         assert_eq!(kernel.walk_name(other, 1, "mounted", false).await, Ok(node));
         nas.mend();
+        efc_tasks::time::sleep(TTL * 2).await;
         nas.fault(Fault::Status(Procedure::Lookup, Status::NoEnt), 1);
         assert_eq!(kernel.walk_name(task, 1, "mounted", false).await, Err(libc::ENOENT), "that is proof");
     });

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use efc_backend::{Cred, Limits};
 use efc_buffer::Budget;
-use efc_cache::CloseToOpen;
+use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_fuse::simulated::{Content, Listed, name_of_resent};
 use efc_fuse::{Attr, Entry, Errno, Filesystem, Operation, Request, Session, SessionConfig, SetAttr};
 use efc_model::{Client, Nas};
@@ -22,7 +22,7 @@ use efc_tasks::simulation::{self, Process};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use tokio::sync::{Notify as Wakeup, RwLock, oneshot};
 
-use crate::filesystem::{Callers, Efc, Notify, ROOT, Settings, drop_unclaimed};
+use crate::filesystem::{Callers, Efc, Notify, ROOT, Settings, WriteBehind, drop_unclaimed};
 
 pub const PAGE: u64 = 4096;
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
@@ -55,6 +55,7 @@ impl Task {
 #[derive(Default)]
 pub struct TestCallers {
     killed: Mutex<HashSet<u32>>,
+    exiting: Mutex<HashSet<u32>>,
 }
 
 impl Callers for TestCallers {
@@ -66,8 +67,12 @@ impl Callers for TestCallers {
         self.killed.lock().unwrap().contains(&tid)
     }
 
-    fn is_exiting(&self, tid: u32) -> bool {
+    fn was_killed(&self, tid: u32) -> bool {
         self.is_killed(tid)
+    }
+
+    fn is_exiting(&self, tid: u32) -> bool {
+        self.is_killed(tid) || self.exiting.lock().unwrap().contains(&tid)
     }
 }
 
@@ -315,16 +320,39 @@ impl Shared {
     }
 }
 
-/// How long what the daemon tells holds.
+/// Close-to-open, with how long what the daemon tells holds.
 pub fn settings(ttl: Duration) -> Settings {
+    let attr_ttl_max = Duration::from_secs(60);
+    settings_of(Arc::new(CloseToOpen::new(Times { attr_ttl: ttl, attr_ttl_max, entry_ttl: ttl })))
+}
+
+/// The other modes.
+pub fn bounded(ttl: Duration) -> Settings {
+    settings_of(Arc::new(Bounded::new(Times { attr_ttl: ttl, ..Times::default() })))
+}
+
+pub fn sealed(kernel_ttl: Duration) -> Settings {
+    settings_of(Arc::new(Sealed::new(Times { attr_ttl_max: kernel_ttl, ..Times::default() })))
+}
+
+pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
     Settings {
-        freshness: Arc::new(CloseToOpen::new(ttl, ttl)),
+        freshness,
+        write_behind: Arc::new(WriteBehind::new(Duration::ZERO)),
         uncommitted_bytes_max: 1 << 20,
-        inodes_max: 4096,
-        names_max: 4096,
+        metadata_bytes_max: 4 << 20,
         listed_names_max: 4096,
         buffers: Budget::default(),
     }
+}
+
+/// How long what the daemon tells holds, and for how long it may hold written data back.
+pub fn behind(write_behind: Duration, settings: Settings) -> Settings {
+    Settings { write_behind: Arc::new(WriteBehind::new(write_behind)), ..settings }
+}
+
+pub fn settings_behind(ttl: Duration, write_behind: Duration) -> Settings {
+    behind(write_behind, settings(ttl))
 }
 
 impl Kernel {
@@ -455,6 +483,11 @@ impl Kernel {
             tables.pending.iter().filter(|(_, pending)| pending.tid == task.tid).map(|(unique, _)| *unique).collect()
         };
         self.with_daemon(|daemon| uniques.iter().for_each(|unique| daemon.efc.interrupt(*unique)));
+    }
+
+    /// The process of an application's task ends by itself, and closes its files.
+    pub fn set_exiting(&self, task: Task) {
+        self.0.callers.exiting.lock().unwrap().insert(task.tid);
     }
 
     /// Sends a request and waits for its answer.
@@ -782,14 +815,15 @@ impl Kernel {
 
     /// close(2) of the only descriptor; the RELEASE goes out without being waited for.
     pub async fn close(&self, task: Task, file: File) -> Done<()> {
-        let fh = file.fh;
-        let flushed = if file.open_flags & FOPEN_NOFLUSH != 0 {
-            Ok(())
-        } else {
-            self.ask(task, file.node, move || Operation::Flush { fh }).await.map(drop)
-        };
+        let flushed = if file.open_flags & FOPEN_NOFLUSH != 0 { Ok(()) } else { self.flush(task, file).await };
         self.release(file);
         flushed
+    }
+
+    /// close(2) of one of several descriptors.
+    pub async fn flush(&self, task: Task, file: File) -> Done<()> {
+        let fh = file.fh;
+        self.ask(task, file.node, move || Operation::Flush { fh }).await.map(drop)
     }
 
     fn release(&self, file: File) {

@@ -1,16 +1,24 @@
 //! The file system between a kernel and a NAS that are both played: without root, without a server, under whatever
 //! schedule a seed makes.
 //!
-//! [`faults`] has stories; [`trees`] and [`histories`] make random ones and compare with a reference. Each of these has a seed, which a
+//! [`behind`], [`faults`] and [`names`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and compare with a reference. Each of these has a seed, which a
 //! failure prints: `EFC_MODEL_SEED=N cargo test -p efcd model` runs it again, `EFC_MODEL_RUNS=N` runs so many,
 //! `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
 
+#[cfg(not(feature = "shuttle"))]
+mod behind;
 #[cfg(not(feature = "shuttle"))]
 mod faults;
 #[cfg(not(feature = "shuttle"))]
 mod histories;
 #[cfg_attr(feature = "shuttle", allow(dead_code))] // schedules need less of it
 mod kernel;
+#[cfg(not(feature = "shuttle"))]
+mod modes;
+#[cfg(not(feature = "shuttle"))]
+mod names;
+#[cfg(not(feature = "shuttle"))]
+mod namings;
 #[cfg(feature = "shuttle")]
 mod schedules;
 #[cfg(not(feature = "shuttle"))]

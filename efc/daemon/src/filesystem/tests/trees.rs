@@ -11,7 +11,7 @@ use efc_model::{Nas, Options};
 use efc_tasks::simulation::{self, Simulation};
 use efc_tasks::spawn_local;
 
-use super::kernel::{File, Kernel, Task, settings};
+use super::kernel::{File, Kernel, Task, settings_behind};
 use super::with_seeds;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -43,6 +43,8 @@ struct Process {
     files: Vec<Content>,
     open: Vec<(File, usize)>,
     operations: Rc<Cell<u64>>,
+    /// Whether the NAS tells how many names a file has: else any name may be the last.
+    has_attributes: bool,
     /// Whether the directory is read in pages so small that it takes many.
     page: u32,
 }
@@ -151,7 +153,8 @@ impl Process {
                 let is_empty = self.children(&path).is_empty();
                 let expected = if is_empty { Ok(()) } else { Err(libc::ENOTEMPTY) };
                 let prefix = format!("{path}/");
-                if is_empty && self.open.iter().any(|(_, file)| self.files[*file].links == 0) {
+                let may_be_unlinked = |(_, file): &(File, usize)| !self.has_attributes || self.files[*file].links == 0;
+                if is_empty && self.open.iter().any(may_be_unlinked) {
                     // What is open and unlinked may have its silly name in there.
                     while let Some((file, _)) = self.open.pop() {
                         self.kernel.close(task, file).await.expect("close");
@@ -338,6 +341,7 @@ fn run(seed: u64) -> (u64, u64) {
     let options = Options {
         granularity: times[draw(times.len())],
         has_wcc: draw(4) != 0,
+        mkdir_has_before: draw(2) == 0,
         has_attributes: draw(4) != 0,
         checks_cookie_verifiers: draw(2) == 0,
         page_entries_max: draw(5) + 1,
@@ -349,7 +353,8 @@ fn run(seed: u64) -> (u64, u64) {
         nas.network().set_twice(draw(20) as u32);
     }
     let ttls = [0, 1, 1000];
-    let kernel = Kernel::mount(&nas, 1, settings(Duration::from_millis(ttls[draw(ttls.len())])), None);
+    let [ttl, write_behind] = [ttls[draw(ttls.len())], ttls[draw(ttls.len())]].map(Duration::from_millis);
+    let kernel = Kernel::mount(&nas, 1, settings_behind(ttl, write_behind), None);
     let operations = Rc::new(Cell::new(0));
     let processes: Vec<_> = (0..3)
         .map(|number| {
@@ -361,6 +366,7 @@ fn run(seed: u64) -> (u64, u64) {
                 files: Vec::new(),
                 open: Vec::new(),
                 operations: operations.clone(),
+                has_attributes: options.has_attributes,
                 page: 700,
             };
             spawn_local(process.run(60))

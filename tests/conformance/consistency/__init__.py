@@ -1,0 +1,1 @@
+"""What each consistency mode promises, on a real NAS."""
