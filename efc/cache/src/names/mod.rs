@@ -39,8 +39,8 @@ const SHARDS: usize = 16;
 const STEPS_MAX: usize = 256;
 /// Shards that are looked at to make room for one more name or page.
 const ROUNDS_MAX: usize = 64;
-/// A directory whose table has room for this many times its names gives memory back.
-const SPARE_MAX: usize = 4;
+/// A directory whose table has room for more than this many times its names gives memory back.
+const SPARE_MAX: usize = 2;
 
 /// A name. A short one lies in its table: each in memory of its own, between inodes, they would keep the system from getting
 /// the memory of inodes back.
@@ -312,9 +312,15 @@ impl Directory {
         }
     }
 
-    /// What it takes of memory, in bytes, without its listing.
+    /// What it takes of memory, in bytes, without its listing. A table has room for up to twice its names.
     fn bytes_now(&self) -> u64 {
-        DIRECTORY_BYTES + self.names.capacity() as u64 * NAME_BYTES + self.long_bytes
+        DIRECTORY_BYTES + self.names.len() as u64 * NAME_BYTES * 3 / 2 + self.long_bytes
+    }
+
+    /// Counts what it takes now.
+    fn count(&mut self, memory: &Memory) {
+        let bytes = self.bytes_now();
+        memory.change_names(std::mem::replace(&mut self.bytes, bytes), bytes);
     }
 
     fn is_empty(&self) -> bool {
@@ -355,11 +361,13 @@ impl Shard {
                 continue;
             }
             let (name, entry) = directory.names.swap_remove_index(directory.hand).expect("within");
+            directory.hand += 1; // past the newest name, if that is in its place now
             directory.long_bytes -= long_bytes(&name);
             if entry.object.is_some() {
                 directory.lose();
                 self.dropped.get_or_insert_with(Filter::new).insert((handle, &name[..]));
             }
+            directory.count(memory);
         }
         !self.directories.is_empty()
     }
@@ -371,14 +379,15 @@ fn pass(directory: &mut Directory, memory: &Memory) -> bool {
     directory.hand = 0;
     let is_used = std::mem::take(&mut directory.is_used);
     if directory.names.capacity() > 8.max(directory.names.len() * SPARE_MAX) {
-        directory.names.shrink_to(directory.names.len() * 2);
+        directory.names.shrink_to(directory.names.len() * 3 / 2);
     }
     if !is_used && let Some(listing) = directory.listing.take() {
         memory.change_listings(listing.bytes(), 0);
     }
     let is_gone = !is_used && directory.is_empty();
-    let bytes = if is_gone { 0 } else { directory.bytes_now() };
-    memory.change_names(std::mem::replace(&mut directory.bytes, bytes), bytes);
+    if is_gone {
+        memory.change_names(directory.bytes, 0);
+    }
     is_gone
 }
 
@@ -408,8 +417,7 @@ impl Names {
                 .or_insert_with(|| Directory::new(directory, self.readings.fetch_add(1, Ordering::Relaxed) << 32));
             debug_assert!(Arc::ptr_eq(&found.inode, directory), "there is no second inode of a handle that is held");
             let result = change(found);
-            let bytes = found.bytes_now();
-            self.memory.change_names(std::mem::replace(&mut found.bytes, bytes), bytes);
+            found.count(&self.memory);
             result
         };
         self.make_room();
@@ -678,7 +686,7 @@ mod tests {
             if number % 100 == 0 {
                 assert_eq!(names.get(first.handle(), b"mount point"), object(b"object"), "after {number} others");
             }
-            assert!(memory.used().names <= 5 << 18, "{:?}", memory.used());
+            assert!(memory.used().names <= (1 << 20) + 1000, "{:?}", memory.used());
         }
         let (last, name) = (directory(49_999).0, 49_999_u64.to_le_bytes());
         assert_eq!(names.get(last.handle(), &name), object(b"object"));

@@ -264,7 +264,10 @@ impl<B: Backend> Efc<B> {
             self.0.reap_all_orphans().await;
         };
         if efc_tasks::block_on(efc_tasks::time::in_time(all, Some(limit))).is_none() {
-            log::error!("the server did not answer in time: uncommitted data may be lost if it restarts");
+            log::error!(
+                "the server did not answer in time: {} written bytes are lost, and uncommitted data may be if it restarts",
+                self.unanswered_bytes()
+            );
         }
     }
 

@@ -307,7 +307,12 @@ impl<B: Backend> Inner<B> {
     /// Copies data to where it outlives this daemon, if there is room. Neither one file nor one user takes all of that.
     async fn keep(self: &Arc<Self>, file: &OpenFile, data: Bytes) -> Outgoing {
         while let Some(large) = self.writes.too_large(&file.inode, file.cred.uid) {
-            self.commit(&large).await;
+            let is_being_committed = large.writes().committing.try_lock().is_err();
+            if is_being_committed {
+                drop(large.writes().committing.lock().await); // that may do
+            } else {
+                self.commit(&large).await;
+            }
         }
         let room = self.make_room(payload_cost(data.len())).await;
         let kept = room.as_ref().and_then(|_| self.state.keep(&data).ok());
