@@ -112,10 +112,10 @@ def test_restarts_grow_and_counters_go_on_with_the_next_daemon(driver: Driver, n
     volume, target = static_volume("restarts", nas.url), driver.target()
     wait_until(lambda: not driver.daemons(), what="earlier daemons to be released")
     driver.publish(volume, target)
-    for number in range(200):
-        os.listdir(target)
-        with suppress(FileNotFoundError):
-            os.stat(target / f"missing-{number}")
+    with open(target / "log", "wb", buffering=0) as log:
+        for _ in range(200):
+            log.write(b"a line\n")
+            os.fsync(log)
     before = samples_of(driver)
     (daemon,) = driver.daemons()
     os.kill(daemon.pid, signal.SIGKILL)

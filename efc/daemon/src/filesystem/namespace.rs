@@ -18,7 +18,7 @@ use efc_state::Intent;
 
 use super::once::{Moved, noted, place_of, shows, with_mark};
 use super::walks::{Note, WALK_TIME_MAX};
-use super::{Answer, Caller, Inner, Outcome, Response, Told, attributes};
+use super::{Answer, Caller, Inner, NAME_MAX, Outcome, Response, Told, attributes};
 use crate::errno::errno;
 
 /// How often a name is looked up that leads elsewhere each time.
@@ -132,7 +132,8 @@ impl<B: Backend> Inner<B> {
         directory: &Arc<Inode>,
         name: &[u8],
     ) -> Option<Result<Counted<'_, B>, Errno>> {
-        if caller.is_second_walk {
+        // What is wrong with a name that is too long, the server says: not that there is none.
+        if caller.is_second_walk || name.len() > NAME_MAX as usize {
             return None;
         }
         directory.search(&caller.cred, self.freshness.verdict_ttl())?;
