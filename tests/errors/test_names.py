@@ -22,7 +22,20 @@ import pytest
 from tests.support.keeper import Keeper
 from tests.support.mounts import mounts_below
 from tests.support.processes import wait_until
-from tests.support.scripted_nas import ACCES, DIRECTORY, IO, NOENT, OK, Arguments, Call, Node, ScriptedNas, post, send, u32
+from tests.support.scripted_nas import (
+    ACCES,
+    DIRECTORY,
+    IO,
+    NOENT,
+    OK,
+    Arguments,
+    Call,
+    Node,
+    ScriptedNas,
+    post,
+    send,
+    u32,
+)
 
 SERVERFAULT = 10006
 LIMIT_S = 20
