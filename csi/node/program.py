@@ -9,10 +9,12 @@ A keeper is told from the one before by its socket, which each makes anew.
 """
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
 import subprocess
+import time
 
 from csi.base import programs
 from csi.base.errors import Code, DriverError
@@ -23,6 +25,8 @@ _LOGGER = logging.getLogger(__name__)
 _MFD_EXEC = 0x10
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _VERSION_SECONDS_MAX = 10.0
+_SEAL_SECONDS_MAX = 10.0
+_SEAL_AGAIN_SECONDS = 0.02
 #: How soon a new keeper has the program if nobody mounts anything.
 _LOOK_SECONDS = 1.0
 
@@ -107,5 +111,19 @@ def _sealed_memory(path: str) -> int:
             if copied == 0:
                 raise DriverError(Code.FAILED_PRECONDITION, f"{path} changed while it was read")
             size -= copied
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+    _seal(memory)
     return memory
+
+
+def _seal(memory: int) -> None:
+    """Seals a memfd, also while the kernel holds a page of it for a moment, to move it for example: that is EBUSY."""
+    deadline = time.monotonic() + _SEAL_SECONDS_MAX
+    while True:
+        try:
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_SEAL_AGAIN_SECONDS)
+        else:
+            return

@@ -189,7 +189,9 @@ def test_one_that_was_out_of_reach_does_no_harm(nas: Nas) -> None:
         os.kill(daemon, signal.SIGCONT)
         with suppress(TimeLimitError):
             wait_until(lambda: is_gone(daemon), what="the predecessor's end", limit_s=5)
-        assert (nas.export_folder() / "log").read_bytes() == b"anew", "it has appended"
+        stored = nas.export_folder() / "log"
+        wait_until(lambda: stored.stat().st_size > 0, what="what the successor has held back")
+        assert stored.read_bytes() == b"anew", "it has appended"
         assert (nas.export_folder() / "made").is_dir()
         assert is_gone(daemon), "it does not notice that it has a successor"
 
