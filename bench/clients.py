@@ -9,6 +9,7 @@ import asyncio
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from tests.support.nas import Nas
 NATIVE, KERNEL, MOUNT, AGAINST = "native ext4", "kernel's NFS client", "mount", "mount, other build"
 #: Lists of mount options by which the mount takes part once more, if this build knows them.
 VARIANTS = ("write-behind=0s",)
+#: Of counters, until it is said that calls go on.
+_READINGS_MAX = 600
 #: Added to the names of contenders that have a round trip of 1 ms to the server.
 FAR, ROUND_TRIP_US = ", 1 ms", 1000
 
@@ -56,6 +59,16 @@ class Mounted:
     known: Callable[[], int] = int  # how many files the daemon knows
     kill_daemon: Callable[[], None] | None = None
     state: Callable[[], Sequence[Path]] = tuple  # the memory that outlives the daemon
+
+    def calm_counters(self, *, pause_s: float = 0.02) -> Counters:
+        """The counters, when two readings agree: what was closed or forgotten may still be on its way."""
+        before = self.counters()
+        for _ in range(_READINGS_MAX):
+            time.sleep(pause_s)
+            if (now := self.counters()) == before:
+                return now
+            before = now
+        raise AssertionError(f"calls go on without any work: {before}")
 
 
 class Client(Protocol):

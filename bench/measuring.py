@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO
 
-from bench.clients import Client, Counters, Mounted
+from bench.clients import Client, Mounted
 from bench.rows import DATA, Row
 from tests.support.nas import Nas
 from tests.support.paths import ROOT
@@ -30,7 +30,6 @@ from tests.support.processes import TimeLimitError
 
 #: Ends hangs only.
 _LOAD_LIMIT_S = 900
-_CALM_S = 0.02
 #: As long as clocks of one server's machines may be apart, and longer than their ticks.
 _PAST_S = 1.1
 
@@ -112,25 +111,14 @@ def make_data(row: Row, nas: Nas) -> None:
 
 def _segment(load: _Load, mounted: Mounted, nas: Nas) -> Round:
     daemon = mounted.daemon()
-    counters = _calm_counters(mounted)
+    counters = mounted.calm_counters()
     before = _cost(daemon, nas)
     load.go_on()
     found = json.loads(load.line() or load.end())
     after = _cost(daemon, nas)
-    asked = _calm_counters(mounted) - counters
+    asked = mounted.calm_counters() - counters
     load.go_on()
     return Round(**found, **vars(asked), **vars(after - before))
-
-
-def _calm_counters(mounted: Mounted) -> Counters:
-    """The counters, when two readings agree."""
-    before = mounted.counters()
-    for _ in range(100):
-        time.sleep(_CALM_S)
-        if (now := mounted.counters()) == before:
-            break
-        before = now
-    return before
 
 
 _numbers = itertools.count()

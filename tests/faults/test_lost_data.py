@@ -57,16 +57,6 @@ def lossy() -> Iterator[tuple[LossyNas, Keeper, Path]]:
         yield nas, keeper, path
 
 
-def errno_of(writer: Writer, *command: object) -> int:
-    """What the command fails with, or 0."""
-    writer.begin(*command)
-    try:
-        writer.end()
-    except OSError as error:
-        return error.errno or -1
-    return 0
-
-
 def open_all(stack: ExitStack, folder: Path, count: int) -> list[Writer]:
     writers = [stack.enter_context(Writer(folder)) for _ in range(count)]
     for writer in writers:
@@ -81,26 +71,26 @@ def test_each_open_hears_once(lossy: tuple[LossyNas, Keeper, Path], deaths: int)
         first, second, third, fourth = open_all(stack, path, 4)
         first.write("file", 0, 1, 100)
         nas.lose()
-        assert errno_of(first, "sync", "file") == errno.ENOSPC
-        assert errno_of(first, "sync", "file") == 0
+        assert first.errno_of("sync", "file") == errno.ENOSPC
+        assert first.errno_of("sync", "file") == 0
         for _ in range(deaths):
             keeper.replace_daemon(path)
-        assert errno_of(first, "sync", "file") == 0
-        assert errno_of(second, "sync", "file") == errno.ENOSPC
-        assert errno_of(second, "close", "file") == 0
-        assert errno_of(third, "close", "file") == errno.ENOSPC
-        assert errno_of(fourth, "write", "file", 0, 2, 10) == errno.ENOSPC
-        assert errno_of(fourth, "write", "file", 0, 2, 10) == 0
-        assert errno_of(fourth, "sync", "file") == 0
+        assert first.errno_of("sync", "file") == 0
+        assert second.errno_of("sync", "file") == errno.ENOSPC
+        assert second.errno_of("close", "file") == 0
+        assert third.errno_of("close", "file") == errno.ENOSPC
+        assert fourth.errno_of("write", "file", 0, 2, 10) == errno.ENOSPC
+        assert fourth.errno_of("write", "file", 0, 2, 10) == 0
+        assert fourth.errno_of("sync", "file") == 0
         for _ in range(deaths):
             keeper.replace_daemon(path)
-        assert errno_of(fourth, "close", "file") == 0
+        assert fourth.errno_of("close", "file") == 0
         third.open("file", os.O_RDWR)
-        assert errno_of(third, "sync", "file") == 0, "others had heard before it was opened"
+        assert third.errno_of("sync", "file") == 0, "others had heard before it was opened"
         third.write("file", 0, 3, 100)
         nas.lose()
-        assert errno_of(third, "close", "file") == errno.ENOSPC, "the next failure"
-        assert errno_of(first, "sync", "file") == errno.ENOSPC
+        assert third.errno_of("close", "file") == errno.ENOSPC, "the next failure"
+        assert first.errno_of("sync", "file") == errno.ENOSPC
 
 
 @pytest.mark.parametrize("deaths", [0, 1], ids=["one daemon", "killed in between"])
@@ -119,12 +109,12 @@ def test_neither_a_truncation_nor_the_end_of_a_process_nor_anothers_write_takes_
         for _ in range(deaths):
             keeper.replace_daemon(path)
         os.truncate(path / "file", 50)
-        assert errno_of(other, "write", "file", 0, 2, 10) == errno.ENOSPC
-        assert errno_of(other, "truncate", "file", 20) == 0
-        assert errno_of(other, "write", "file", 0, 2, 10) == 0
-        assert errno_of(other, "sync", "file") == 0
-        assert errno_of(holder, "sync", "file") == errno.ENOSPC
-        assert errno_of(holder, "close", "file") == 0
+        assert other.errno_of("write", "file", 0, 2, 10) == errno.ENOSPC
+        assert other.errno_of("truncate", "file", 20) == 0
+        assert other.errno_of("write", "file", 0, 2, 10) == 0
+        assert other.errno_of("sync", "file") == 0
+        assert holder.errno_of("sync", "file") == errno.ENOSPC
+        assert holder.errno_of("close", "file") == 0
 
 
 def test_who_opens_before_anybody_has_heard_is_told(lossy: tuple[LossyNas, Keeper, Path]) -> None:
@@ -138,10 +128,10 @@ def test_who_opens_before_anybody_has_heard_is_told(lossy: tuple[LossyNas, Keepe
         wait_until(lambda: keeper.status(path)["stats"]["uncommitted_bytes"] == 0, what="the commit of a dead process")
         (late,) = open_all(stack, path, 1)
         keeper.replace_daemon(path)
-        assert errno_of(late, "sync", "file") == errno.ENOSPC
+        assert late.errno_of("sync", "file") == errno.ENOSPC
         (later,) = open_all(stack, path, 1)
-        assert errno_of(later, "sync", "file") == 0
-        assert errno_of(holder, "sync", "file") == errno.ENOSPC
+        assert later.errno_of("sync", "file") == 0
+        assert holder.errno_of("sync", "file") == errno.ENOSPC
 
 
 def test_a_reader_hears_from_fsync(lossy: tuple[LossyNas, Keeper, Path]) -> None:
@@ -153,9 +143,9 @@ def test_a_reader_hears_from_fsync(lossy: tuple[LossyNas, Keeper, Path]) -> None
         reader.open("file", os.O_RDONLY)
         writer.write("file", 0, 1, 100)
         nas.lose()
-        assert errno_of(writer, "close", "file") == errno.ENOSPC
-        assert errno_of(reader, "sync", "file") == errno.ENOSPC
-        assert errno_of(reader, "close", "file") == 0
+        assert writer.errno_of("close", "file") == errno.ENOSPC
+        assert reader.errno_of("sync", "file") == errno.ENOSPC
+        assert reader.errno_of("close", "file") == 0
 
 
 def test_after_a_crash_of_a_real_nas(nas: Nas, keeper: Keeper) -> None:
@@ -169,7 +159,7 @@ def test_after_a_crash_of_a_real_nas(nas: Nas, keeper: Keeper) -> None:
         nas.kill()
         (folder / "file").unlink()  # its handle is worth nothing now
         nas.start()
-        assert errno_of(writers[0], "sync", "file") == errno.ESTALE
+        assert writers[0].errno_of("sync", "file") == errno.ESTALE
         keeper.replace_daemon(path)
-        assert [errno_of(writer, "sync", "file") for writer in writers] == [0, errno.ESTALE, errno.ESTALE]
-        assert [errno_of(writer, "close", "file") for writer in writers] == [0, 0, 0]
+        assert [writer.errno_of("sync", "file") for writer in writers] == [0, errno.ESTALE, errno.ESTALE]
+        assert [writer.errno_of("close", "file") for writer in writers] == [0, 0, 0]

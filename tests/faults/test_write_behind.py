@@ -161,21 +161,12 @@ def test_every_open_hears_what_was_refused(
         nas.status = status
         for _ in range(deaths):
             keeper.replace_daemon(path)  # the next one sends at once
-        assert _errno_of(writers[0], "sync", "file") == heard
+        assert writers[0].errno_of("sync", "file") == heard
         nas.status = 0
-        assert _errno_of(writers[0], "sync", "file") == 0, "once"
+        assert writers[0].errno_of("sync", "file") == 0, "once"
         for _ in range(deaths):
             keeper.replace_daemon(path)
-        assert _errno_of(writers[1], "write", "file", 0, 7, 10) == heard
-        assert _errno_of(writers[1], "write", "file", 0, 7, 10) == 0
-        assert _errno_of(writers[1], "close", "file") == 0
-        assert _errno_of(writers[2], "close", "file") == heard
-
-
-def _errno_of(writer: Writer, *command: object) -> int:
-    writer.begin(*command)
-    try:
-        writer.end()
-    except OSError as error:
-        return error.errno or -1
-    return 0
+        assert writers[1].errno_of("write", "file", 0, 7, 10) == heard
+        assert writers[1].errno_of("write", "file", 0, 7, 10) == 0
+        assert writers[1].errno_of("close", "file") == 0
+        assert writers[2].errno_of("close", "file") == heard

@@ -57,6 +57,15 @@ class Writer:
         assert self._call("write", name, offset, seed, length) == length
         return content(seed, length)
 
+    def errno_of(self, *command: object) -> int:
+        """What a command that is given as to `begin` fails with, or 0."""
+        self.begin(*command)
+        try:
+            self.end()
+        except OSError as error:
+            return error.errno or -1
+        return 0
+
     def begin_burst(self, writes: Sequence[Write], *, pause_s: float) -> None:
         """One write after the other, with pauses; `end` waits for the last."""
         self.begin("burst", list(writes), pause_s)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.clients import Client, Counters, Mounted
+from bench.clients import Client, Mounted
 from tests.kernels.operations import FOREIGN, OPERATIONS, OWN, REPETITIONS, Operation, Place, make_foreign, other
 from tests.support.nas import Nas
 from tests.support.paths import RESULTS
@@ -26,8 +25,8 @@ Counts = dict[str, dict[str, float]]
 #: More is worse. A client asks now and then whether its directory is still what it was: so many calls do not count.
 MARGIN, CALLS_OF_CHANCE = 0.03, 2
 _AIM_MARGIN = 0.05
+#: Between readings of counters, on an emulated machine.
 _CALM_S = 0.1
-_READINGS_MAX = 600
 _numbers = itertools.count()
 
 
@@ -88,20 +87,9 @@ def _place(operation: Operation, place: str, work: Path) -> Place:
 def _count_one(operation: Operation, place: Place, mounted: Mounted) -> tuple[int, int]:
     steps = operation.load(place)
     next(steps)
-    before = _calm_counters(mounted)
+    before = mounted.calm_counters(pause_s=_CALM_S)
     repetitions = next(steps)
-    return (_calm_counters(mounted) - before).calls, repetitions
-
-
-def _calm_counters(mounted: Mounted) -> Counters:
-    """When two readings agree: what was closed or forgotten may still be on its way."""
-    before = mounted.counters()
-    for _ in range(_READINGS_MAX):
-        time.sleep(_CALM_S)
-        if (now := mounted.counters()) == before:
-            return now
-        before = now
-    raise AssertionError(f"calls go on without any work: {before}")
+    return (mounted.calm_counters(pause_s=_CALM_S) - before).calls, repetitions
 
 
 def worse(measured: Counts, expected: Table, repetitions: Mapping[str, int]) -> list[str]:

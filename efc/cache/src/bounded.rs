@@ -3,8 +3,6 @@
 //! What is answered was true at the server at most T ago, through this node and through no other's cache. Changes of this
 //! node are known from their own answers. A caller is let in by its own verdict, which is as old as T at most.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,16 +56,8 @@ impl Freshness for Bounded {
         Some(self.bound())
     }
 
-    fn times(&self) -> Times {
-        self.0.get()
-    }
-
-    fn set_times(&self, times: Times) {
-        self.0.set(times);
-    }
-
-    fn before_change(&self, _: &[Arc<Inode>]) -> Option<Pin<Box<dyn Future<Output = Permit> + Send>>> {
-        None
+    fn live_times(&self) -> &LiveTimes {
+        &self.0
     }
 }
 

@@ -117,17 +117,23 @@ pub trait Freshness: Debug + Send + Sync + 'static {
 
     /// For how long data that was read may be given until the version that it was read under is shown again; `None`: for
     /// as long as the file stays open.
-    fn data_ttl(&self) -> Option<Duration>;
+    fn data_ttl(&self) -> Option<Duration> {
+        None
+    }
 
     /// The times in force.
-    fn times(&self) -> Times;
+    fn live_times(&self) -> &LiveTimes;
 
     /// Takes other times, while it is in force. What the kernel was given before it keeps for as long as it was told.
-    fn set_times(&self, times: Times);
+    fn set_times(&self, times: Times) {
+        self.live_times().set(times);
+    }
 
-    /// Before a call leaves that changes `objects`. The permit is held until the change is answered; `None`: there is
+    /// Before a call leaves that changes these objects. The permit is held until the change is answered; `None`: there is
     /// nothing to wait for, nor to hold.
-    fn before_change(&self, objects: &[Arc<Inode>]) -> Option<Pin<Box<dyn Future<Output = Permit> + Send>>>;
+    fn before_change(&self, _objects: &[Arc<Inode>]) -> Option<Pin<Box<dyn Future<Output = Permit> + Send>>> {
+        None
+    }
 }
 
 /// Close-to-open: names and attributes are trusted for a while, an open always asks.
@@ -186,20 +192,8 @@ impl Freshness for CloseToOpen {
         false
     }
 
-    fn data_ttl(&self) -> Option<Duration> {
-        None
-    }
-
-    fn times(&self) -> Times {
-        self.0.get()
-    }
-
-    fn set_times(&self, times: Times) {
-        self.0.set(times);
-    }
-
-    fn before_change(&self, _: &[Arc<Inode>]) -> Option<Pin<Box<dyn Future<Output = Permit> + Send>>> {
-        None
+    fn live_times(&self) -> &LiveTimes {
+        &self.0
     }
 }
 

@@ -43,5 +43,5 @@ pub use inode::writes::{Chunk, FileWrites, Pending, Piece, Room, Stage, Writes};
 pub use memory::{Memory, MemoryUse};
 pub use names::{Gathering, KnownName, ListedName, Listing, Named, Names, Reading};
 pub use sealed::Sealed;
-pub use times::Times;
+pub use times::{LiveTimes, Times};
 pub use version::Version;

@@ -3,8 +3,6 @@
 //! A successor asks again: that is how somebody who has changed such data after all has it seen. The kernel, which nobody
 //! could tell of that, keeps nothing for longer than `attr_ttl_max`, and then asks this process, which costs no call.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,20 +47,8 @@ impl Freshness for Sealed {
         true
     }
 
-    fn data_ttl(&self) -> Option<Duration> {
-        None
-    }
-
-    fn times(&self) -> Times {
-        self.0.get()
-    }
-
-    fn set_times(&self, times: Times) {
-        self.0.set(times);
-    }
-
-    fn before_change(&self, _: &[Arc<Inode>]) -> Option<Pin<Box<dyn Future<Output = Permit> + Send>>> {
-        None
+    fn live_times(&self) -> &LiveTimes {
+        &self.0
     }
 }
 

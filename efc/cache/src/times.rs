@@ -16,15 +16,17 @@ pub struct Times {
 
 /// [`Times`] that are read anew at each use. Two that are changed at once are not seen at once.
 #[derive(Debug)]
-pub(crate) struct LiveTimes([AtomicU64; 3]);
+pub struct LiveTimes([AtomicU64; 3]);
 
 impl LiveTimes {
+    /// These times.
     pub fn new(times: Times) -> LiveTimes {
         let live = LiveTimes(Default::default());
         live.set(times);
         live
     }
 
+    /// Takes other times.
     pub fn set(&self, Times { attr_ttl, attr_ttl_max, entry_ttl }: Times) {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         for (live, time) in self.0.iter().zip([attr_ttl, attr_ttl_max, entry_ttl]) {
@@ -32,6 +34,7 @@ impl LiveTimes {
         }
     }
 
+    /// The times as they are now.
     pub fn get(&self) -> Times {
         let [attr_ttl, attr_ttl_max, entry_ttl] = self.0.each_ref().map(|live| live.load(Ordering::Relaxed));
         let [attr_ttl, attr_ttl_max, entry_ttl] = [attr_ttl, attr_ttl_max, entry_ttl].map(Duration::from_nanos);

@@ -102,16 +102,16 @@ mod tests {
         let live = Live::new(&current);
         let options = DaemonConfig { threads: 3, read_only: true, ..with_max(7, 70) };
         assert_eq!(live.take(&current, &options), Err(vec![3, 10]));
-        assert_eq!(live.freshness.times(), as_times(5, 50));
+        assert_eq!(live.freshness.live_times().get(), as_times(5, 50));
         assert_eq!(live.take(&current, &DaemonConfig { threads: 2, read_only: false, ..options }), Ok(()));
-        assert_eq!(live.freshness.times(), as_times(7, 70));
+        assert_eq!(live.freshness.live_times().get(), as_times(7, 70));
     }
 
     #[test]
     fn who_says_nothing_of_a_longest_time_has_one_time() {
         let config = DaemonConfig { freshness: None, ..with_max(5, 50) };
-        assert_eq!(Live::new(&config).freshness.times(), as_times(5, 5));
-        assert_eq!(Live::new(&with_max(5, 3)).freshness.times(), as_times(5, 5));
+        assert_eq!(Live::new(&config).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(Live::new(&with_max(5, 3)).freshness.live_times().get(), as_times(5, 5));
     }
 
     #[test]

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.keeper import Keeper
-from tests.support.leaks import no_leaks, require_sandbox
-from tests.support.nas import Export, Nas
+from tests.support.nas import Nas
 
 #: Counters of daemons are as old as their last report, which comes each second.
 _REPORT_S = 1.2
@@ -49,26 +48,6 @@ class World:
         keeper = self._stack.enter_context(Keeper())
         url = self.nas.url_of(f"{export}/{self.folder.name}")
         return Node(keeper=keeper, mount=self._stack.enter_context(keeper.mounted(url, options=options)))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Fails the session when it leaves anything behind."""
-    require_sandbox()
-    Path(tempfile.gettempdir()).chmod(0o755)  # the sandbox's own folder: other users than root take part
-    with no_leaks():
-        yield
-
-
-@pytest.fixture(scope="session")
-def nas(nothing_left: None) -> Iterator[Nas]:
-    """A NAS for the whole session, with one export that squashes root onto the folder of the other."""
-    with Nas(exports=[Export()]) as first:
-        shared = first.export_folder()
-        shared.chmod(0o755)
-        first.exports = [Export(), Export(name="squashed", path=shared, squash="Root_Squash")]
-        first.restart()
-        yield first
 
 
 @pytest.fixture

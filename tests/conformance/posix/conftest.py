@@ -11,34 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.keeper import Keeper
-from tests.support.leaks import no_leaks, require_sandbox
-from tests.support.nas import Export, Nas
+from tests.support.nas import Nas
 from tests.support.paths import RESULTS
 
 NATIVE, MOUNT = "ext4", "nfs"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def nothing_left() -> Iterator[None]:
-    """Fails the session when it leaves anything behind."""
-    require_sandbox()
-    Path(tempfile.gettempdir()).chmod(0o755)  # the sandbox's own folder: other users than root take part
-    with no_leaks():
-        yield
-
-
-@pytest.fixture(scope="session")
-def nas(nothing_left: None) -> Iterator[Nas]:
-    """A NAS for the whole session, with exports that squash root and that are read-only onto the same folder."""
-    with Nas(exports=[Export()]) as first:
-        shared = first.export_folder()
-        first.exports = [
-            Export(),
-            Export(name="squashed", path=shared, squash="Root_Squash"),
-            Export(name="read-only", path=shared, access="RO"),
-        ]
-        first.restart()
-        yield first
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +27,6 @@ def keeper(nothing_left: None) -> Iterator[Keeper]:
 @pytest.fixture(scope="session")
 def mount(nas: Nas, keeper: Keeper) -> Iterator[Path]:
     """The mount of the NAS's first export."""
-    nas.export_folder().chmod(0o755)
     with keeper.mounted(nas.url) as path:
         yield path
 

@@ -65,7 +65,7 @@ pub struct FileWrites {
     /// Of what is pending.
     bytes: AtomicU64,
     /// What waits.
-    pub pending: Mutex<Pending>,
+    pending: Mutex<Pending>,
     /// A piece was answered.
     pub answered: Notify,
     /// The place among all answers of the last answer to a piece: what was asked before does not show the piece.
@@ -151,6 +151,13 @@ impl Piece {
     }
 }
 
+impl FileWrites {
+    /// What waits, as long as this is held.
+    pub fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().expect("pending lock")
+    }
+}
+
 /// One write.
 #[derive(Clone)]
 pub struct Chunk {
@@ -216,6 +223,24 @@ impl Usage {
 }
 
 impl Chunk {
+    /// Data with this checksum that the server has taken, written now and known to nobody else.
+    pub fn new(offset: u64, (data, checksum): (Bytes, u32), cred: Cred, verifier: Verifier) -> Chunk {
+        Chunk {
+            id: 0,
+            stage: Stage::Written,
+            written_at: efc_tasks::time::now(),
+            appends: false,
+            offset,
+            data,
+            verifier,
+            cred,
+            checksum,
+            unanswered: None,
+            record: None,
+            memory: 0,
+        }
+    }
+
     /// Its bytes of the file.
     pub fn range(&self) -> Range<u64> {
         self.offset..self.offset + self.data.len() as u64
@@ -502,7 +527,7 @@ impl Writes {
 
     /// When the oldest data was written that is held back.
     pub fn unsent_since(&self) -> Option<Instant> {
-        let since = |file: Arc<Inode>| file.writes().pending.lock().expect("pending lock").unsent_since();
+        let since = |file: Arc<Inode>| file.writes().pending().unsent_since();
         self.files().into_iter().filter_map(since).min()
     }
 
@@ -517,7 +542,7 @@ impl Writes {
             return None;
         }
         let bytes_of = |file: &Arc<Inode>| {
-            let pending = file.writes().pending.lock().expect("pending lock");
+            let pending = file.writes().pending();
             let own = pending.chunks.iter().filter(|chunk| chunk.cred.uid == uid);
             own.map(|chunk| chunk.data.len() as u64).sum::<u64>()
         };
@@ -677,12 +702,12 @@ impl Inode {
 
     /// Does any of it wait?
     pub fn has_uncommitted(&self) -> bool {
-        self.writes.get().is_some_and(|writes| !writes.pending.lock().expect("pending lock").is_empty())
+        self.writes.get().is_some_and(|writes| !writes.pending().is_empty())
     }
 
     /// Is there written data that the server has not answered?
     pub fn has_unanswered(&self) -> bool {
-        self.writes.get().is_some_and(|writes| writes.pending.lock().expect("pending lock").has_unanswered())
+        self.writes.get().is_some_and(|writes| writes.pending().has_unanswered())
     }
 
     /// Does an answer to a call of this tick show all that was written when its caller asked for it? Not while data is held back
@@ -694,7 +719,7 @@ impl Inode {
 
     /// Fills `into` with the file's bytes from `offset` on, if all of them are data that the server has not answered.
     pub fn read_unanswered(&self, offset: u64, into: &mut [u8]) -> bool {
-        self.writes.get().is_some_and(|writes| writes.pending.lock().expect("pending lock").read(offset, into))
+        self.writes.get().is_some_and(|writes| writes.pending().read(offset, into))
     }
 }
 
@@ -705,20 +730,7 @@ mod tests {
 
     fn chunk(length: usize, memory: u64) -> Chunk {
         let data = Bytes::from(vec![7; length]);
-        Chunk {
-            id: 0,
-            stage: Stage::Written,
-            written_at: efc_tasks::time::now(),
-            appends: false,
-            offset: 0,
-            data,
-            verifier: [0; 8],
-            cred: Cred::root(),
-            checksum: 0,
-            unanswered: None,
-            record: None,
-            memory,
-        }
+        Chunk { memory, ..Chunk::new(0, (data, 0), Cred::root(), [0; 8]) }
     }
 
     #[test]
@@ -731,7 +743,7 @@ mod tests {
         assert!(writes.reserve(60).is_none(), "taken over by writes");
         let inodes = crate::testing::inodes();
         let file = inodes.of(&handle(b"file"));
-        let mut pending = file.writes().pending.lock().expect("pending lock");
+        let mut pending = file.writes().pending();
         for memory in [20, 40] {
             writes.add(&file, &mut pending, chunk(memory as usize, memory));
         }
@@ -762,7 +774,7 @@ mod tests {
         }
 
         fn pending(&self) -> MutexGuard<'_, Pending> {
-            self.file.writes().pending.lock().expect("pending lock")
+            self.file.writes().pending()
         }
 
         fn add(&self, chunk: Chunk) {
@@ -830,7 +842,7 @@ mod tests {
         let (writes, inodes) = (Writes::new(100, 1000), crate::testing::inodes());
         let [one, other, third] = [b"one".as_slice(), b"other", b"third"].map(|name| inodes.of(&handle(name)));
         let add = |file: &Arc<Inode>, length: usize| {
-            let mut pending = file.writes().pending.lock().expect("pending lock");
+            let mut pending = file.writes().pending();
             writes.add(file, &mut pending, held(0, &vec![0; length], 7));
         };
         add(&one, 40);
@@ -848,13 +860,13 @@ mod tests {
         let (writes, inodes) = (Writes::new(1 << 20, 100), crate::testing::inodes());
         let [small, large] = [(b"small", 10), (b"large", 1000)].map(|(name, length)| {
             let file = inodes.of(&handle(name));
-            writes.add(&file, &mut file.writes().pending.lock().expect("pending lock"), chunk(length, 0));
+            writes.add(&file, &mut file.writes().pending(), chunk(length, 0));
             file
         });
         assert_eq!(writes.largest().expect("two").handle(), large.handle());
         assert_eq!(writes.files().len(), 2);
         assert!(!small.is_idle());
-        writes.remove(&large, &mut large.writes().pending.lock().expect("pending lock"), 1, |_| {});
+        writes.remove(&large, &mut large.writes().pending(), 1, |_| {});
         assert_eq!(writes.largest().expect("one").handle(), small.handle());
         assert!(large.is_idle());
     }

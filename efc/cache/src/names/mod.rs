@@ -323,6 +323,14 @@ impl Directory {
         memory.change_names(std::mem::replace(&mut self.bytes, bytes), bytes);
     }
 
+    /// Keeps this listing in place of the one that was kept.
+    fn keep(&mut self, listing: Option<Arc<Listing>>, memory: &Memory) {
+        let bytes = |listing: &Option<Arc<Listing>>| listing.as_ref().map_or(0, |listing| listing.bytes());
+        let before = bytes(&self.listing);
+        self.listing = listing;
+        memory.change_listings(before, bytes(&self.listing));
+    }
+
     fn is_empty(&self) -> bool {
         self.names.is_empty() && self.listing.is_none()
     }
@@ -381,8 +389,8 @@ fn pass(directory: &mut Directory, memory: &Memory) -> bool {
     if directory.names.capacity() > 8.max(directory.names.len() * SPARE_MAX) {
         directory.names.shrink_to(directory.names.len() * 3 / 2);
     }
-    if !is_used && let Some(listing) = directory.listing.take() {
-        memory.change_listings(listing.bytes(), 0);
+    if !is_used {
+        directory.keep(None, memory);
     }
     let is_gone = !is_used && directory.is_empty();
     if is_gone {
@@ -443,9 +451,7 @@ impl Names {
     /// known of the directory stays so, if nobody else has changed it.
     pub fn changed(&self, directory: &Arc<Inode>, name: &[u8], object: Option<&FileHandle>, standing: &Standing) {
         self.change(directory, |known| {
-            if let Some(listing) = known.listing.take() {
-                self.memory.change_listings(listing.bytes(), 0);
-            }
+            known.keep(None, &self.memory);
             known.losses += 1; // what is being read may lack it, or have it
             let asked = standing.asked.at;
             known.whole = known.whole.filter(|whole| standing.is_proof && whole.changes == standing.changes);
@@ -497,11 +503,9 @@ impl Names {
 
     /// The directory has been removed.
     pub fn forget_directory(&self, directory: &FileHandle) {
-        let Some(known) = self.shard(directory).directories.swap_remove(directory) else { return };
+        let Some(mut known) = self.shard(directory).directories.swap_remove(directory) else { return };
         self.memory.change_names(known.bytes, 0);
-        if let Some(listing) = &known.listing {
-            self.memory.change_listings(listing.bytes(), 0);
-        }
+        known.keep(None, &self.memory);
     }
 
     /// What the name led to when it was last learned.
@@ -571,9 +575,7 @@ impl Names {
                 is_frozen: false,
             });
             known.is_used = true;
-            let before = std::mem::replace(&mut known.listing, listing.map(Arc::new));
-            let bytes = |listing: &Option<Arc<Listing>>| listing.as_ref().map_or(0, Listing::bytes);
-            self.memory.change_listings(bytes(&before), bytes(&known.listing));
+            known.keep(listing.map(Arc::new), &self.memory);
             true
         })
     }

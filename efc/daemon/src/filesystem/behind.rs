@@ -184,12 +184,8 @@ pub struct Through(Arc<Inode>);
 
 impl Drop for Through {
     fn drop(&mut self) {
-        pending_of(&self.0).end_through();
+        self.0.writes().pending().end_through();
     }
-}
-
-fn pending_of(inode: &Inode) -> MutexGuard<'_, Pending> {
-    inode.writes().pending.lock().expect("pending lock")
 }
 
 impl<B: Backend> Inner<B> {
@@ -230,20 +226,8 @@ impl<B: Backend> Inner<B> {
         mut outgoing: Outgoing,
     ) -> Option<Outgoing> {
         let (Some(kept), Some(room)) = (&outgoing.kept, &mut outgoing.room) else { return Some(outgoing) };
-        let mut chunk = Chunk {
-            id: 0,
-            stage: Stage::Unsent,
-            written_at: efc_tasks::time::now(),
-            appends,
-            offset: at,
-            checksum: payload_checksum(&outgoing.data),
-            data: outgoing.data.clone(),
-            verifier: UNSENT,
-            cred: file.cred.clone(),
-            unanswered: None,
-            record: None,
-            memory: 0,
-        };
+        let data = (outgoing.data.clone(), payload_checksum(&outgoing.data));
+        let mut chunk = Chunk { stage: Stage::Unsent, appends, ..Chunk::new(at, data, file.cred.clone(), UNSENT) };
         let end = chunk.range().end;
         self.state.fence(); // the records of a session with a later daemon are that daemon's
         let is_whole = {
@@ -281,7 +265,7 @@ impl<B: Backend> Inner<B> {
     /// Sends what is to be sent now, as far as there is room for calls of this file.
     pub(super) fn pump(&self, inode: &Arc<Inode>) {
         loop {
-            let piece = pending_of(inode).take_piece(self.limits.write_max.into());
+            let piece = inode.writes().pending().take_piece(self.limits.write_max.into());
             let Some(piece) = piece else { return };
             self.start_piece(inode, piece, Stable::Unstable, None);
         }
@@ -303,7 +287,7 @@ impl<B: Backend> Inner<B> {
             return;
         }
         let (until, only) = {
-            let mut pending = pending_of(inode);
+            let mut pending = inode.writes().pending();
             let is_only = is_last && pending.is_all_unsent();
             let until = pending.want_all();
             let first = if is_only { pending.take_piece(self.limits.write_max.into()) } else { None };
@@ -315,7 +299,7 @@ impl<B: Backend> Inner<B> {
         loop {
             let mut answered = pin!(inode.writes().answered.notified());
             answered.as_mut().enable();
-            if !pending_of(inode).has_unanswered_before(until) {
+            if !inode.writes().pending().has_unanswered_before(until) {
                 return;
             }
             answered.await;
@@ -324,7 +308,7 @@ impl<B: Backend> Inner<B> {
 
     /// Begins a write that is not held back, when all that was is answered.
     pub(super) async fn begin_through(&self, inode: &Arc<Inode>) -> Through {
-        pending_of(inode).begin_through();
+        inode.writes().pending().begin_through();
         let through = Through(inode.clone());
         self.sent(inode).await;
         through
@@ -346,7 +330,7 @@ impl<B: Backend> Inner<B> {
     /// For read(2) and lseek(2): the attributes of a file with data that the server has not got, without sending it. The times are those
     /// that the kernel was told last, so that it keeps its pages.
     pub(super) fn attributes_with_unsent(&self, inode: &Inode) -> Option<Told> {
-        let end = pending_of(inode).unanswered_end()?;
+        let end = inode.writes().pending().unanswered_end()?;
         let mut seen = inode.observed()?.seen;
         let attr = &mut seen.value;
         if let Some(told) = inode.told() {
@@ -360,7 +344,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn end_for_append(&self, file: &OpenFile, is_resent: bool) -> Result<u64, Errno> {
         let limit = self.behind.limit();
         let since = efc_tasks::time::now().checked_sub(limit).filter(|_| !limit.is_zero() && !is_resent);
-        if let Some(end) = since.and_then(|since| pending_of(&file.inode).own_end(since)) {
+        if let Some(end) = since.and_then(|since| file.inode.writes().pending().own_end(since)) {
             return Ok(end);
         }
         self.sent(&file.inode).await;
@@ -374,14 +358,14 @@ impl<B: Backend> Inner<B> {
 
     async fn send_piece(&self, inode: &Arc<Inode>, piece: &Piece, stable: Stable, earlier: Option<SavedCall>) {
         let shared = inode.writes().order.read().await;
-        if pending_of(inode).is_in_flight(piece) {
+        if inode.writes().pending().is_in_flight(piece) {
             let ticket = earlier.map_or_else(|| self.backend.ticket(), |(_, call)| ticket_of(call.sent).repeated());
             let record = earlier.map(|(record, _)| record).or_else(|| self.save_call(inode, piece, ticket));
             let written = self.write_piece(inode, piece, ticket, stable).await;
             self.note_answer(inode, piece, written);
             record.into_iter().for_each(|record| self.state.end_call(record));
         } else {
-            pending_of(inode).land(piece); // all was sent again meanwhile
+            inode.writes().pending().land(piece); // all was sent again meanwhile
             earlier.into_iter().for_each(|(record, _)| self.state.end_call(record));
         }
         drop(shared);
@@ -421,24 +405,14 @@ impl<B: Backend> Inner<B> {
         let (mut verifier, mut is_stable) = (None, true);
         let mut call = Call::of(&piece.cred).patient().under(ticket);
         while !data.is_empty() {
-            let part = data.slice(..data.len().min(self.limits.write_max as usize));
-            let mutation = inode.mutate();
-            let written = match self.backend.write(call, inode.handle(), offset, part, stable).await {
-                Ok(written) if written.value.count > 0 => written,
-                Ok(_) => return Err(Errno(libc::EIO)),
-                Err(error) => {
-                    mutation.failed(&error);
-                    return Err(errno(&error));
-                }
-            };
-            mutation.answered(written.part(|written| &written.wcc));
-            let written = written.value;
+            let written = self.write_once(call, inode, (offset, &data), stable).await;
+            let written = written.map_err(|error| errno(&error))?;
             let before = written.wcc.before.filter(|_| verifier.is_none());
-            if pending_of(inode).sized(piece, before, written.wcc.after.map(|after| after.size)) {
+            if inode.writes().pending().sized(piece, before, written.wcc.after.map(|after| after.size)) {
                 self.behind.append_overlaps.fetch_add(1, Ordering::Relaxed);
                 log::warn!("{inode:?}: another node appends to this file at the same time: appends may overlap");
             }
-            let count = (written.count as usize).min(data.len());
+            let count = written.count as usize;
             // Of two server lifetimes the first counts: what it had may be lost.
             verifier = verifier.or(Some(written.verifier));
             is_stable &= written.stable != Stable::Unstable;
@@ -455,7 +429,7 @@ impl<B: Backend> Inner<B> {
         let retire = |chunk: &Chunk| chunk.record.into_iter().for_each(|record| self.state.remove_write(record));
         match written {
             Ok((verifier, is_stable)) => {
-                let mut pending = pending_of(inode);
+                let mut pending = inode.writes().pending();
                 for record in pending.records_of(piece) {
                     self.state.set_answered(record, verifier);
                 }
@@ -466,7 +440,7 @@ impl<B: Backend> Inner<B> {
             }
             Err(errno) => {
                 self.note_lost(inode, errno);
-                let mut pending = pending_of(inode);
+                let mut pending = inode.writes().pending();
                 self.writes.refused(inode, &mut pending, piece, retire);
                 drop(pending);
                 inode.expire();
@@ -514,7 +488,7 @@ impl<B: Backend> Inner<B> {
         for file in self.writes.files() {
             let due = |pending: &Pending| pending.unsent_since().map(|since| since + limit);
             let is_due = {
-                let mut pending = pending_of(&file);
+                let mut pending = file.writes().pending();
                 let is_due = due(&pending).is_some_and(|due| due <= now);
                 if is_due {
                     pending.want_all();
@@ -524,7 +498,7 @@ impl<B: Backend> Inner<B> {
             if is_due {
                 self.pump(&file);
             }
-            let file_next = due(&pending_of(&file));
+            let file_next = due(&file.writes().pending());
             next = [next, file_next].into_iter().flatten().min();
         }
         next
@@ -535,7 +509,7 @@ impl<B: Backend> Inner<B> {
         self.behind.is_over.store(true, Ordering::Release);
         let files = self.writes.files();
         for file in &files {
-            pending_of(file).want_all();
+            file.writes().pending().want_all();
             self.pump(file);
         }
         for file in &files {
@@ -548,14 +522,15 @@ impl<B: Backend> Inner<B> {
         for saved in self.state.take_saved_calls() {
             let (record, SentCall { node, offset, length, write, .. }) = saved;
             let inode = self.inode(node).ok().filter(|inode| inode.has_unanswered());
-            let piece = inode.as_ref().and_then(|inode| pending_of(inode).take_sent(offset..offset + length, write));
+            let piece =
+                inode.as_ref().and_then(|inode| inode.writes().pending().take_sent(offset..offset + length, write));
             match inode.zip(piece) {
                 Some((inode, piece)) => self.start_piece(&inode, piece, Stable::Unstable, Some(saved)),
                 None => self.state.end_call(record), // it was answered
             }
         }
         for file in self.writes.files() {
-            pending_of(&file).want_all();
+            file.writes().pending().want_all();
             self.pump(&file);
         }
         self.watch_age();

@@ -108,8 +108,8 @@ struct Page {
 }
 
 impl OpenDirectory {
-    /// A directory that was open when a predecessor died.
-    pub fn resumed(node: u64, inode: Arc<Inode>, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
+    /// Nothing of it was read through this open; `verifier` is what its cookies come with if a predecessor has read some.
+    pub fn new(node: u64, inode: Arc<Inode>, cred: Cred, verifier: [u8; 8]) -> OpenDirectory {
         let stream = Stream {
             verifier,
             saved_verifier: verifier,
@@ -137,7 +137,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn opendir(&self, caller: &Caller, node: u64, flags: u32) -> Outcome {
         self.check_path(caller, node).await?;
         let inode = self.inode(node)?;
-        let directory = OpenDirectory::resumed(node, inode, caller.cred.clone(), [0; 8]);
+        let directory = OpenDirectory::new(node, inode, caller.cred.clone(), [0; 8]);
         if let Err(Errno(libc::ESTALE)) = self.fetch_first(&directory).await {
             return Err(Errno(libc::ESTALE));
         }
@@ -267,7 +267,8 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// opendir(3) reads the first page, if that is not kept; the kernel asks for that with attributes. What else than ESTALE is wrong with it the first readdir(3) tells.
+    /// opendir(3) reads the first page, if that is not kept; the kernel asks for that with attributes. What else than ESTALE is
+    /// wrong with it the first readdir(3) tells.
     async fn fetch_first(&self, directory: &OpenDirectory) -> Result<(), Errno> {
         let mut stream = directory.stream.lock().await;
         stream.go_to(0);

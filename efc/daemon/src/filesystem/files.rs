@@ -111,7 +111,7 @@ impl<B: Backend> Inner<B> {
             let mut open = self.open.lock().expect("open files lock");
             if opened.directory {
                 let directory =
-                    super::directories::OpenDirectory::resumed(opened.node, inode, cred, opened.cookie_verifier);
+                    super::directories::OpenDirectory::new(opened.node, inode, cred, opened.cookie_verifier);
                 open.directories.insert(fh, Arc::new(directory));
             } else {
                 inode.count(cred.uid == 0);

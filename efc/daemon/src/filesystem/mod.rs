@@ -675,7 +675,7 @@ impl<B: Backend> Inner<B> {
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(&inode).await;
-            inode.writes().pending.lock().expect("pending lock").forget_end();
+            inode.writes().pending().forget_end();
         }
         let opened = change.fh.and_then(|fh| self.file(fh).ok());
         let only_size = change.size.is_some() && change.mode.or(change.uid).or(change.gid).is_none();

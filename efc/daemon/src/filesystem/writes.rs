@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use efc_backend::{Backend, Call, Cred, Seen, Stable, Ticket, Verifier};
+use efc_backend::{Backend, Call, Cred, Error, ErrorKind, Seen, Stable, Ticket, Verifier, Written};
 use efc_cache::{Chunk, Covered, Inode, Pending, Room, Stage};
 use efc_fuse::Errno;
 use efc_state::{KeptData, SentAs, UNANSWERED, UNSENT, UncommittedWrite, payload_checksum, payload_cost};
@@ -92,19 +92,14 @@ impl<B: Backend> Inner<B> {
             self.writes.inherit(memory);
             (count, bytes) = (count + 1, bytes + write.data.len());
             let answered = if write.verifier == UNSENT { self.state.answered(record) } else { Some(write.verifier) };
+            let cred = Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() };
+            let data = (write.data, write.checksum);
             let chunk = Chunk {
-                id: 0,
                 stage: if answered.is_some() { Stage::Written } else { Stage::Unsent },
-                written_at: efc_tasks::time::now(),
-                appends: false,
-                offset: write.offset,
-                data: write.data,
-                verifier: answered.unwrap_or(write.verifier),
-                cred: Cred { uid: write.uid, gid: write.gid, groups: write.groups.into() },
-                checksum: write.checksum,
                 unanswered: write.unanswered.map(|call| ticket_of(call).repeated()),
                 record: Some(record),
                 memory,
+                ..Chunk::new(write.offset, data, cred, answered.unwrap_or(write.verifier))
             };
             let mut pending = self.pending(&inode);
             if write.unanswered.is_some() && !unanswered.contains(&inode) {
@@ -127,7 +122,7 @@ impl<B: Backend> Inner<B> {
             efc_tasks::spawn(async move {
                 let abandoned = inner.inodes.abandon(vec![file.clone()]).await;
                 inner.repeat_unanswered(&file).await;
-                file.writes().pending.lock().expect("pending lock").is_blocked = false;
+                file.writes().pending().is_blocked = false;
                 inner.pump(&file);
                 drop(abandoned);
                 inner.commit(&file).await;
@@ -140,12 +135,12 @@ impl<B: Backend> Inner<B> {
 
     async fn repeat_unanswered(&self, inode: &Arc<Inode>) {
         let _shared = inode.writes().order.read().await;
-        let chunks = inode.writes().pending.lock().expect("pending lock").chunks().to_vec();
+        let chunks = inode.writes().pending().chunks().to_vec();
         for chunk in chunks {
             let (Some(ticket), Some(record)) = (chunk.unanswered, chunk.record) else { continue };
             log::info!("{inode:?}: a write that was sent for a killed caller is asked for again");
             let verifier = self.repeat(inode, &chunk, ticket).await;
-            let mut pending = inode.writes().pending.lock().expect("pending lock");
+            let mut pending = inode.writes().pending();
             if verifier.is_none() {
                 // It was not executed, and nobody waits for it. Damage of it is as good as a refusal.
                 self.state.remove_write(record);
@@ -162,19 +157,12 @@ impl<B: Backend> Inner<B> {
         let (mut offset, mut data, mut verifier) = (chunk.offset, chunk.data.clone(), None);
         let mut call = Call::of(&chunk.cred).patient().under(ticket);
         while !data.is_empty() {
-            let part = data.slice(..data.len().min(self.limits.write_max as usize));
-            let mutation = inode.mutate();
-            let written = self.backend.write(call, inode.handle(), offset, part, Stable::Unstable).await;
+            let written = self.write_once(call, inode, (offset, &data), Stable::Unstable).await;
             let written = written.inspect_err(|error| log::warn!("{inode:?}: {error}")).ok()?;
-            mutation.answered(written.part(|written| &written.wcc));
-            let count = (written.value.count as usize).min(data.len());
-            if count == 0 {
-                return None;
-            }
             // Of two server lifetimes the first counts: what it had may be lost.
-            verifier = verifier.or(Some(written.value.verifier));
-            offset += count as u64;
-            data = data.slice(count..);
+            verifier = verifier.or(Some(written.verifier));
+            offset += u64::from(written.count);
+            data = data.slice(written.count as usize..);
             call = Call::of(&chunk.cred).patient();
         }
         verifier
@@ -183,26 +171,17 @@ impl<B: Backend> Inner<B> {
     /// Saves a write whose caller is gone, until it is answered; its record, if it could be saved.
     pub(super) fn save_unanswered(&self, sending: &Sending) -> Option<u64> {
         let data = sending.kept.bytes().clone();
+        let checksum = payload_checksum(&data);
         let chunk = Chunk {
-            id: 0,
-            stage: Stage::Written,
-            written_at: efc_tasks::time::now(),
-            appends: false,
-            offset: sending.offset,
-            checksum: payload_checksum(&data),
-            data,
-            verifier: UNANSWERED,
-            cred: sending.cred.clone(),
             unanswered: Some(sending.ticket),
-            record: None,
-            memory: 0,
+            ..Chunk::new(sending.offset, (data, checksum), sending.cred.clone(), UNANSWERED)
         };
         self.save(sending.node, &sending.kept, &chunk)
     }
 
     /// What waits for COMMIT of a file, with the mark of what is not kept, if there is one and nothing else waits.
     pub(super) fn pending<'a>(&self, inode: &'a Inode) -> MutexGuard<'a, Pending> {
-        let mut pending = inode.writes().pending.lock().expect("pending lock");
+        let mut pending = inode.writes().pending();
         if pending.is_empty() {
             pending.unkept = inode.node().and_then(|node| self.unkept(node));
         }
@@ -297,8 +276,8 @@ impl<B: Backend> Inner<B> {
         let result = self.write_all(file, (at, ticket), outgoing).await;
         self.behind.note_outcome(&file.cred, result.as_ref().err().copied());
         match result {
-            Ok(_) => file.inode.writes().pending.lock().expect("pending lock").wrote(at + length, appends),
-            Err(_) => file.inode.writes().pending.lock().expect("pending lock").forget_end(),
+            Ok(_) => file.inode.writes().pending().wrote(at + length, appends),
+            Err(_) => file.inode.writes().pending().forget_end(),
         }
         self.drop_appended(file, (offset, at), length, appends);
         result
@@ -331,6 +310,30 @@ impl<B: Backend> Inner<B> {
         Ok(seen.value.size)
     }
 
+    /// Sends as much of the data as one call carries, and takes in what the answer says of the file. A server that takes none
+    /// of it has failed.
+    pub(super) async fn write_once(
+        &self,
+        call: Call<'_>,
+        inode: &Arc<Inode>,
+        (offset, data): (u64, &Bytes),
+        stable: Stable,
+    ) -> Result<Written, Error> {
+        let part = data.slice(..data.len().min(self.limits.write_max as usize));
+        let (length, mutation) = (part.len() as u32, inode.mutate());
+        match self.backend.write(call, inode.handle(), offset, part, stable).await {
+            Ok(written) if written.value.count > 0 => {
+                mutation.answered(written.part(|written| &written.wcc));
+                Ok(Written { count: written.value.count.min(length), ..written.value })
+            }
+            Ok(_) => Err(Error::new(ErrorKind::Garbled("WRITE of nothing"))),
+            Err(error) => {
+                mutation.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
     /// Sends all of it; answers whether all that waits for COMMIT now is kept.
     async fn write_all(
         &self,
@@ -341,36 +344,12 @@ impl<B: Backend> Inner<B> {
         let mut is_kept = true;
         let mut call = Call::of(&file.cred).patient().under(ticket);
         while !outgoing.data.is_empty() {
-            let part = outgoing.data.slice(..outgoing.data.len().min(self.limits.write_max as usize));
-            let mutation = file.inode.mutate();
-            let written =
-                match self.backend.write(call, file.inode.handle(), offset, part.clone(), Stable::Unstable).await {
-                    Ok(written) if written.value.count > 0 => written,
-                    Ok(_) => return Err(Errno(libc::EIO)),
-                    Err(error) => {
-                        mutation.failed(&error);
-                        return Err(errno(&error));
-                    }
-                };
-            mutation.answered(written.part(|written| &written.wcc));
-            let written = written.value;
-            let taken = part.slice(..part.len().min(written.count as usize));
-            outgoing.data = outgoing.data.slice(taken.len()..);
+            let written = self.write_once(call, &file.inode, (offset, &outgoing.data), Stable::Unstable).await;
+            let written = written.map_err(|error| errno(&error))?;
+            let taken = outgoing.data.split_to(written.count as usize);
             let next = offset + taken.len() as u64;
-            let chunk = Chunk {
-                id: 0,
-                stage: Stage::Written,
-                written_at: efc_tasks::time::now(),
-                appends: false,
-                offset,
-                checksum: payload_checksum(&taken),
-                data: taken,
-                verifier: written.verifier,
-                cred: file.cred.clone(),
-                unanswered: None,
-                record: None,
-                memory: 0,
-            };
+            let checksum = payload_checksum(&taken);
+            let chunk = Chunk::new(offset, (taken, checksum), file.cred.clone(), written.verifier);
             is_kept &= self.record(file, chunk, written.stable, &mut outgoing);
             offset = next;
             call = Call::of(&file.cred).patient();
@@ -381,7 +360,7 @@ impl<B: Backend> Inner<B> {
     /// Notes what the server has only in memory, for a successor too, before the application hears of the write. Answers
     /// whether a successor can send it.
     fn record(&self, file: &OpenFile, mut chunk: Chunk, stable: Stable, outgoing: &mut Outgoing) -> bool {
-        let mut pending = file.inode.writes().pending.lock().expect("pending lock");
+        let mut pending = file.inode.writes().pending();
         // An earlier write that waits may be sent again: this one must follow it then, stable or not.
         if stable != Stable::Unstable && pending.chunks().is_empty() {
             return true;
@@ -505,7 +484,7 @@ impl<B: Backend> Inner<B> {
 
     /// Drops the first `count` chunks if the server committed them all; `true` if nothing that waited before is lost.
     fn settle(&self, inode: &Inode, count: usize, verifier: Verifier) -> bool {
-        let mut pending = inode.writes().pending.lock().expect("pending lock");
+        let mut pending = inode.writes().pending();
         if pending.chunks()[..count].iter().any(|chunk| chunk.verifier != verifier) {
             return false;
         }
@@ -528,7 +507,7 @@ impl<B: Backend> Inner<B> {
     async fn write_again(&self, inode: &Arc<Inode>, failure: Option<Errno>) {
         let _no_new_writes = inode.writes().order.write().await;
         // They stay recorded until the end, for a successor.
-        let chunks = inode.writes().pending.lock().expect("pending lock").chunks().to_vec();
+        let chunks = inode.writes().pending().chunks().to_vec();
         if !chunks.is_empty() {
             log::warn!("{inode:?}: sending {} uncommitted writes again", chunks.len());
         }
@@ -537,7 +516,7 @@ impl<B: Backend> Inner<B> {
         if let Some(errno) = failure {
             self.note_lost(inode, errno);
         }
-        let mut pending = inode.writes().pending.lock().expect("pending lock");
+        let mut pending = inode.writes().pending();
         self.forget_chunks(inode, &mut pending, chunks.len());
         self.unmark(inode, &mut pending);
     }
@@ -567,17 +546,10 @@ impl<B: Backend> Inner<B> {
         let within = (part.start - chunk.offset) as usize..(part.end - chunk.offset) as usize;
         let (mut offset, mut data) = (part.start, chunk.data.slice(within));
         while !data.is_empty() {
-            let mutation = inode.mutate();
-            let call = Call::of(&chunk.cred);
-            let written = self.backend.write(call, inode.handle(), offset, data.clone(), Stable::File).await;
-            let written = written.map_err(|error| errno(&error))?;
-            mutation.answered(written.part(|written| &written.wcc));
-            let count = written.value.count as usize;
-            if count == 0 {
-                return Err(Errno(libc::EIO));
-            }
-            offset += count as u64;
-            data = data.slice(count.min(data.len())..);
+            let written = self.write_once(Call::of(&chunk.cred), inode, (offset, &data), Stable::File).await;
+            let count = written.map_err(|error| errno(&error))?.count;
+            offset += u64::from(count);
+            data = data.slice(count as usize..);
         }
         Ok(())
     }
@@ -585,7 +557,7 @@ impl<B: Backend> Inner<B> {
     /// Somebody hears that data of the file is lost: it need not be marked so any more.
     pub(super) fn unmark_lost(&self, node: u64, failure: Failure) {
         let Ok(inode) = self.inode(node) else { return };
-        let pending = inode.writes().pending.lock().expect("pending lock");
+        let pending = inode.writes().pending();
         // In this order: nobody may take the mark for that of data which an earlier daemon has lost (`Inner::unkept`).
         self.mark_first(node, &pending);
         self.failures.set_heard(node, failure);

@@ -8,7 +8,8 @@ use efc_model::{Fault, Nas, Options, Procedure};
 use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
-use super::kernel::{File, Kernel, Task, settings_behind};
+use super::common::{self, pause};
+use super::kernel::{File, Kernel, Task, behind, settings};
 
 const TTL: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(1);
@@ -16,18 +17,11 @@ const RW: i32 = libc::O_RDWR | libc::O_CREAT;
 const APPEND: i32 = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND;
 
 fn world(seed: u64) -> (Simulation, Nas, Kernel) {
-    let simulation = Simulation::new(seed);
-    let nas = Nas::new(Options::default(), seed);
-    let kernel = Kernel::mount(&nas, 1, settings_behind(TTL, LIMIT), None);
-    (simulation, nas, kernel)
+    common::world(seed, Options::default(), behind(LIMIT, settings(TTL)))
 }
 
 fn other_node(nas: &Nas) -> Kernel {
-    Kernel::mount(nas, 2, settings_behind(TTL, LIMIT), None)
-}
-
-async fn pause() {
-    efc_tasks::time::sleep(Duration::from_millis(1)).await;
+    Kernel::mount(nas, 2, behind(LIMIT, settings(TTL)), None)
 }
 
 async fn write(kernel: &Kernel, task: Task, file: File, offset: u64, data: &[u8]) {
@@ -35,10 +29,7 @@ async fn write(kernel: &Kernel, task: Task, file: File, offset: u64, data: &[u8]
 }
 
 async fn whole(kernel: &Kernel, task: Task, path: &str) -> Vec<u8> {
-    let file = kernel.open(task, path, libc::O_RDONLY).await.unwrap();
-    let data = kernel.read(task, file, 0, 1 << 16).await.unwrap();
-    kernel.close(task, file).await.unwrap();
-    data
+    common::head(kernel, task, path, 1 << 16).await.unwrap()
 }
 
 /// Runs a story with one file that is open for reading and writing, and closes it.

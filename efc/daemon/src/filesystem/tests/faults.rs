@@ -8,32 +8,22 @@ use efc_model::{Fault, Nas, Options, Procedure};
 use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
-use super::kernel::{File, Kernel, Task, settings};
+use super::common::{self, pause};
+use super::kernel::{Done, File, Kernel, Task, settings};
 
 const TTL: Duration = Duration::from_secs(1);
 const RW: i32 = libc::O_RDWR | libc::O_CREAT;
 
 fn world_with(options: Options, seed: u64) -> (Simulation, Nas, Kernel) {
-    let simulation = Simulation::new(seed);
-    let nas = Nas::new(options, seed);
-    let kernel = Kernel::mount(&nas, 1, settings(TTL), None);
-    (simulation, nas, kernel)
+    common::world(seed, options, settings(TTL))
+}
+
+async fn whole(kernel: &Kernel, task: Task, path: &str) -> Done<Vec<u8>> {
+    common::head(kernel, task, path, 1 << 16).await
 }
 
 fn world(seed: u64) -> (Simulation, Nas, Kernel) {
     world_with(Options::default(), seed)
-}
-
-/// Lets all go on that can, for a while in which nobody's patience ends.
-async fn pause() {
-    efc_tasks::time::sleep(Duration::from_millis(1)).await;
-}
-
-async fn whole(kernel: &Kernel, task: Task, path: &str) -> Result<Vec<u8>, i32> {
-    let file = kernel.open(task, path, libc::O_RDONLY).await?;
-    let data = kernel.read(task, file, 0, 1 << 16).await;
-    kernel.close(task, file).await?;
-    data
 }
 
 #[test]

@@ -12,9 +12,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use efc_model::{Nas, Options};
-use efc_tasks::simulation::{self, Simulation};
+use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
+use super::common::draw;
 use super::kernel::{Done, File, Kernel, Task, behind, bounded, sealed, settings};
 use super::with_seeds;
 
@@ -74,10 +75,6 @@ struct History {
     /// Nodes hold written data back.
     holds_back: Cell<bool>,
     operations: Cell<u64>,
-}
-
-fn draw(end: usize) -> usize {
-    simulation::current().expect("a simulation").draw(end as u64) as usize
 }
 
 fn name(file: usize) -> String {

@@ -346,13 +346,9 @@ pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
     }
 }
 
-/// How long what the daemon tells holds, and for how long it may hold written data back.
+/// These settings, and for how long the daemon may hold written data back.
 pub fn behind(write_behind: Duration, settings: Settings) -> Settings {
     Settings { write_behind: Arc::new(WriteBehind::new(write_behind)), ..settings }
-}
-
-pub fn settings_behind(ttl: Duration, write_behind: Duration) -> Settings {
-    behind(write_behind, settings(ttl))
 }
 
 impl Kernel {

@@ -7,6 +7,7 @@ use efc_fuse::SetAttr;
 use efc_model::{Nas, Options};
 use efc_tasks::simulation::Simulation;
 
+use super::common::{self, pass};
 use super::kernel::{Done, Kernel, Task, bounded, sealed, settings};
 use crate::filesystem::Settings;
 
@@ -16,30 +17,18 @@ const MINUTE: Duration = Duration::from_secs(60);
 const READ: i32 = libc::O_RDONLY;
 
 fn world(settings: Settings, options: Options) -> (Simulation, Nas, Kernel) {
-    let simulation = Simulation::new(1);
-    let nas = Nas::new(options, 1);
-    let kernel = Kernel::mount(&nas, 1, settings, None);
+    let (simulation, nas, kernel) = common::world(1, options, settings);
     simulation.run(pass(Duration::from_micros(1500))); // its times show that they are no whole seconds
     (simulation, nas, kernel)
 }
 
-async fn pass(time: Duration) {
-    efc_tasks::time::sleep(time).await;
-}
-
 /// The calls that something takes.
 async fn calls<T>(nas: &Nas, of: impl Future<Output = T>) -> u64 {
-    let before = nas.calls();
-    of.await;
-    nas.calls() - before
+    common::calls(nas, of).await.0
 }
 
-/// Opens, reads and closes a file.
 async fn read(kernel: &Kernel, task: Task, path: &str) -> Done<Vec<u8>> {
-    let file = kernel.open(task, path, READ).await?;
-    let data = kernel.read(task, file, 0, 1 << 17).await;
-    kernel.close(task, file).await?;
-    data
+    common::head(kernel, task, path, 1 << 17).await
 }
 
 async fn open(kernel: &Kernel, task: Task, path: &str, flags: i32) -> Done<()> {

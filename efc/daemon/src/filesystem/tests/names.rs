@@ -8,6 +8,7 @@ use efc_model::{Fault, Nas, Options, Procedure};
 use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
+use super::common::{self, calls, pass};
 use super::kernel::{Kernel, Task, settings};
 
 const TTL: Duration = Duration::from_secs(3);
@@ -16,30 +17,16 @@ const TRUST_MAX: Duration = Duration::from_secs(60);
 const EXCLUSIVE: i32 = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
 
 fn world_with(options: Options, seed: u64) -> (Simulation, Nas, Kernel) {
-    let simulation = Simulation::new(seed);
-    let nas = Nas::new(options, seed);
-    let kernel = Kernel::mount(&nas, 1, settings(TTL), None);
-    (simulation, nas, kernel)
+    common::world(seed, options, settings(TTL))
 }
 
 fn world(seed: u64) -> (Simulation, Nas, Kernel) {
     world_with(Options::default(), seed)
 }
 
-async fn pass(time: Duration) {
-    efc_tasks::time::sleep(time).await;
-}
-
 /// Lets all go on that can, and versions be settled.
 async fn pause() {
     pass(Duration::from_millis(100)).await;
-}
-
-/// The calls that something takes.
-async fn calls<T>(nas: &Nas, of: impl Future<Output = T>) -> (u64, T) {
-    let before = nas.calls();
-    let result = of.await;
-    (nas.calls() - before, result)
 }
 
 async fn is_there(kernel: &Kernel, path: &str) -> bool {

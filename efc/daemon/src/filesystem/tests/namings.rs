@@ -10,9 +10,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use efc_model::{Nas, Options};
-use efc_tasks::simulation::{self, Simulation};
+use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
+use super::common::draw;
 use super::kernel::{Kernel, Task, settings};
 use super::with_seeds;
 
@@ -20,10 +21,6 @@ const DIRECTORIES: [&str; 2] = ["ours", "theirs"];
 const NAMES: usize = 4;
 /// For how long a name is trusted at most.
 const TRUST_MAX: Duration = Duration::from_secs(60);
-
-fn draw(end: usize) -> usize {
-    simulation::current().expect("a simulation").draw(end as u64) as usize
-}
 
 fn any_path() -> String {
     format!("{}/{}", DIRECTORIES[draw(DIRECTORIES.len())], draw(NAMES))

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use efc_fuse::{SetAttr, SetTime};
 use efc_model::{Nas, Options};
-use efc_tasks::simulation::{self, Simulation};
+use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
-use super::kernel::{File, Kernel, Task, settings_behind};
+use super::common::draw;
+use super::kernel::{File, Kernel, Task, behind, settings};
 use super::with_seeds;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -47,10 +48,6 @@ struct Process {
     has_attributes: bool,
     /// Whether the directory is read in pages so small that it takes many.
     page: u32,
-}
-
-fn draw(end: usize) -> usize {
-    simulation::current().expect("a simulation").draw(end as u64) as usize
 }
 
 impl Process {
@@ -354,7 +351,7 @@ fn run(seed: u64) -> (u64, u64) {
     }
     let ttls = [0, 1, 1000];
     let [ttl, write_behind] = [ttls[draw(ttls.len())], ttls[draw(ttls.len())]].map(Duration::from_millis);
-    let kernel = Kernel::mount(&nas, 1, settings_behind(ttl, write_behind), None);
+    let kernel = Kernel::mount(&nas, 1, behind(write_behind, settings(ttl)), None);
     let operations = Rc::new(Cell::new(0));
     let processes: Vec<_> = (0..3)
         .map(|number| {
