@@ -54,7 +54,10 @@ impl Facts {
         if !is_ours && before.is_some_and(|known| known.attr.ctime != attr.ctime) {
             self.permissions.change(received);
         }
-        let is_void = asked.order < self.expired || (overlapped && is_tie);
+        if overlapped && is_tie {
+            self.expired = received; // nor does an answer to an older question tell which of the two came last
+        }
+        let is_void = asked.order < self.expired;
         self.known = Some(Shown {
             attr: *attr,
             asked,
@@ -172,6 +175,17 @@ mod tests {
         assert!(inode.observed().is_none());
         inode.learn(seen(&attr(300, 10)));
         assert_eq!(inode.observed().expect("known").seen.value.size, 300);
+    }
+
+    #[test]
+    fn a_tie_is_not_decided_by_an_answer_to_an_older_question() {
+        let inode = inode();
+        let oldest = tick();
+        let (first, second) = (tick(), tick());
+        inode.learn(Seen { value: &attr(200, 10), asked: second });
+        inode.learn(Seen { value: &attr(100, 10), asked: first });
+        inode.learn(Seen { value: &attr(100, 10), asked: oldest });
+        assert!(inode.observed().is_none(), "the same size, of before both");
     }
 
     #[test]
