@@ -532,6 +532,9 @@ impl<B: Backend> Inner<B> {
         for file in self.writes.files() {
             file.writes().pending().want_all();
             self.pump(&file);
+            if !file.is_open() {
+                self.arc().commit_detached(file); // its last close was under way: nobody will ask for that again
+            }
         }
         self.watch_age();
     }

@@ -148,6 +148,29 @@ fn a_write_of_a_killed_caller_of_a_killed_daemon_is_known_to_the_server_again() 
 }
 
 #[test]
+fn what_was_written_to_a_file_whose_close_its_daemon_has_not_survived_is_committed() {
+    let (simulation, nas, kernel) = world(9);
+    let dying = Task::root();
+    simulation.run(async {
+        let file = kernel.open(dying, "file", RW).await.unwrap();
+        kernel.write(dying, file, 0, b"data").await.unwrap();
+        let hold = nas.hold(Procedure::Commit);
+        let closer = kernel.clone();
+        let closing = spawn_local(async move { closer.close(dying, file).await });
+        pause().await;
+        kernel.kill(dying);
+        assert_eq!(closing.await, Err(libc::EINTR), "whoever is killed does not wait for the NAS");
+        pause().await;
+        kernel.kill_daemon();
+        drop(hold);
+        kernel.settled().await;
+        pause().await;
+        assert_eq!(nas.durable("file").unwrap(), b"data");
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
 fn a_truncation_of_a_killed_caller_is_executed_before_what_is_written_later() {
     let (simulation, nas, kernel) = world(4);
     let (dying, living) = (Task::root(), Task::root());
