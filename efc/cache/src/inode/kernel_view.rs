@@ -4,7 +4,7 @@
 //! attributes must go. Which version its *pages* are of is another question, which the saved state answers: attributes
 //! are told without a page being read.
 
-use efc_backend::{Attr, FileType, Tick};
+use efc_backend::{Attr, FileType, Seen, Tick};
 
 use crate::inode::{Facts, Inode};
 use crate::version::Version;
@@ -50,7 +50,8 @@ pub(crate) struct KernelView {
     pub node: u64,
     /// What the kernel takes the object for.
     pub kind: Option<FileType>,
-    told: Option<Version>,
+    /// And when that was asked for last.
+    told: Option<Seen<Version>>,
     sizes: Option<Sizes>,
     /// Writes of which no answer to a later question has told the kernel.
     wrote: Wrote,
@@ -92,22 +93,23 @@ impl Inode {
     /// Records that the kernel is told `attr` now, which was asked for then.
     pub fn tell(&self, attr: &Attr, asked: Tick) {
         let kernel = &mut self.facts().kernel;
-        kernel.told = Some(Version::of(attr));
+        kernel.told = Some(Seen { value: Version::of(attr), asked });
         if asked.order >= kernel.wrote.order {
             kernel.wrote = Wrote::default();
         }
         kernel.sizes = Some(Sizes::after_telling(kernel.sizes, attr.size.max(kernel.wrote.end)));
     }
 
-    /// Is `attr` the version that the kernel was told last? If not it counts as told from now on.
-    pub fn is_told(&self, attr: &Attr) -> bool {
+    /// Is this the version that the kernel was told last? If not it counts as told from now on.
+    pub fn is_told(&self, Seen { value: attr, asked }: Seen<&Attr>) -> bool {
         let mut facts = self.facts();
-        let version = Version::of(attr);
-        facts.is_plausible(attr) && facts.kernel.told.replace(version) == Some(version)
+        let value = Version::of(attr);
+        let told = |facts: &mut Facts| facts.kernel.told.replace(Seen { value, asked });
+        facts.is_plausible(attr) && told(&mut facts).is_some_and(|told| told.value == value)
     }
 
-    /// The version that the kernel was told last.
-    pub fn told(&self) -> Option<Version> {
+    /// The version that the kernel was told last, and when the server was last asked for it.
+    pub fn told(&self) -> Option<Seen<Version>> {
         self.facts().kernel.told
     }
 
@@ -134,11 +136,12 @@ impl Inode {
         facts.kernel.unsettled = 0;
     }
 
-    /// The kernel fills pages with what was read then, under a version that was not settled.
+    /// The kernel fills pages with what was asked for then and has been read now, under a version that was not settled.
     pub fn read_unsettled(&self, asked: Tick) {
-        let unsettled = &mut self.facts().kernel.unsettled;
-        if *unsettled == 0 {
-            *unsettled = asked.order + 1;
+        let mut facts = self.facts();
+        Tick::of_answer(); // which shows no attributes, maybe: all the same, whatever is asked for from now on is younger
+        if facts.kernel.unsettled == 0 {
+            facts.kernel.unsettled = asked.order + 1;
         }
     }
 
@@ -169,18 +172,17 @@ impl Inode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{attr, inode, tick};
-    use efc_backend::Seen;
+    use crate::testing::{attr, inode, seen, tick};
 
     #[test]
     fn a_change_from_outside_is_noticed_once() {
         let inode = inode();
-        assert!(!inode.is_told(&attr(1, 1)));
+        assert!(!inode.is_told(seen(&attr(1, 1))));
         inode.tell(&attr(1, 1), tick());
-        assert!(inode.is_told(&attr(1, 1)));
-        assert!(!inode.is_told(&attr(1, 2)));
-        assert!(inode.is_told(&attr(1, 2)));
-        assert!(!inode.is_told(&attr(1 << 63, 2)), "what cannot be");
+        assert!(inode.is_told(seen(&attr(1, 1))));
+        assert!(!inode.is_told(seen(&attr(1, 2))));
+        assert!(inode.is_told(seen(&attr(1, 2))));
+        assert!(!inode.is_told(seen(&attr(1 << 63, 2))), "what cannot be");
     }
 
     #[test]
@@ -212,8 +214,6 @@ mod tests {
         inode.learn(Seen { value: &attr(1, 1), asked: read });
         inode.read_unsettled(read);
         assert!(!inode.has_unsettled_pages(), "nothing newer is known");
-        drop(inode.mutate()); // answers go on
-        inode.read_unsettled(tick());
         inode.learn(Seen { value: &attr(1, 1), asked: tick() });
         assert!(inode.has_unsettled_pages(), "the first of them is older");
         inode.dropped_pages(1);

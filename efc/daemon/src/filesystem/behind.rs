@@ -328,12 +328,18 @@ impl<B: Backend> Inner<B> {
     }
 
     /// For read(2) and lseek(2): the attributes of a file with data that the server has not got, without sending it. The times are those
-    /// that the kernel was told last, so that it keeps its pages.
+    /// that the kernel was told last, so that it keeps its pages. Where data is good for a while only, they are not said to be
+    /// of that version for longer.
     pub(super) fn attributes_with_unsent(&self, inode: &Inode) -> Option<Told> {
         let end = inode.writes().pending().unanswered_end()?;
-        let mut seen = inode.observed()?.seen;
+        let (mut seen, told) = (inode.observed()?.seen, inode.told());
+        if let Some(bound) = self.freshness.data_ttl()
+            && told.is_none_or(|told| efc_tasks::time::since(told.asked.at) >= bound)
+        {
+            return None;
+        }
         let attr = &mut seen.value;
-        if let Some(told) = inode.told() {
+        if let Some(Seen { value: told, .. }) = told {
             (attr.mtime, attr.ctime) = (told.mtime, told.ctime);
         }
         attr.size = attr.size.max(end);

@@ -178,7 +178,7 @@ impl<B: Backend> Inner<B> {
     /// server shows this one again, it is this one. Unless a change of the same tick has the same version too, which is why
     /// only a settled one is noted.
     fn keeps_pages(&self, file: &mut OpenFile, seen: Option<Seen<Attr>>) -> bool {
-        if !seen.is_some_and(|seen| file.inode.is_told(&seen.value)) {
+        if !seen.is_some_and(|seen| file.inode.is_told(seen.part(|attr| attr))) {
             // The next read compares size and time with the server's.
             self.notifier.inval_attributes(file.node);
         }

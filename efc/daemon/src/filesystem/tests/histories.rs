@@ -195,8 +195,11 @@ impl Process {
                 break;
             }
         }
-        let closed = self.kernel.close(self.task.get(), open).await;
-        if self.survives(closed).is_some() {
+        let closer = self.task.get();
+        let closed = self.survives(self.kernel.close(closer, open).await);
+        if self.kernel.is_killed(closer) {
+            self.task.set(Task::root()); // its exit waits for nothing
+        } else if closed.is_some() {
             self.history.close(&written);
         }
     }

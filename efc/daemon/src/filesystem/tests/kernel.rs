@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -179,15 +179,18 @@ impl Drop for Held {
 }
 
 /// The kernel as the daemon notifies it.
-struct Notified(Arc<Shared>);
+struct Notified(Weak<Shared>);
 
 impl Notify for Notified {
     fn inval_attributes(&self, node: u64) {
-        self.0.tables().inval_attributes(node);
+        if let Some(kernel) = self.0.upgrade() {
+            kernel.tables().inval_attributes(node);
+        }
     }
 
     fn inval_inode(&self, node: u64, offset: i64, length: i64) {
-        let mut tables = self.0.tables();
+        let Some(kernel) = self.0.upgrade() else { return };
+        let mut tables = kernel.tables();
         tables.inval_attributes(node);
         if offset >= 0 {
             let first = offset as u64 / PAGE;
@@ -197,11 +200,13 @@ impl Notify for Notified {
     }
 
     fn drop_pages(&self, node: u64) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
-        self.0.tables().inval_attributes(node);
+        let kernel = self.0.upgrade();
+        kernel.iter().for_each(|kernel| kernel.tables().inval_attributes(node));
         Box::pin(async move {
-            let is_read = || self.0.tables().inodes.get(&node).is_some_and(|inode| inode.reads > 0);
-            self.0.until(|| !is_read()).await;
-            self.0.tables().drop_pages(node, 0, u64::MAX);
+            let Some(kernel) = kernel else { return false };
+            let is_read = || kernel.tables().inodes.get(&node).is_some_and(|inode| inode.reads > 0);
+            kernel.until(|| !is_read()).await;
+            kernel.tables().drop_pages(node, 0, u64::MAX);
             true
         })
     }
@@ -314,7 +319,7 @@ impl Shared {
         }
         let pending = tables.pending.remove(&unique).unwrap();
         drop(tables);
-        log::debug!("{unique}: errno {} and {} bytes", -error, content.len());
+        log::debug!("{unique}: errno {} and {} bytes at {:?}", -error, content.len(), efc_tasks::time::now());
         let _ = pending.answer.send(if error == 0 { Ok(content.to_vec()) } else { Err(-error) });
         true
     }
@@ -404,7 +409,7 @@ impl Kernel {
             let session = Session::simulated(state.clone(), SessionConfig::default(), Box::new(tap)).unwrap();
             let limits = Limits { read_max: 1 << 17, write_max: 1 << 17 };
             let client = self.0.nas.client(self.0.number, self.0.time_limit);
-            let (notify, callers) = (Arc::new(Notified(self.0.clone())), self.0.callers.clone());
+            let (notify, callers) = (Arc::new(Notified(Arc::downgrade(&self.0))), self.0.callers.clone());
             let efc = Arc::new(Efc::new(client, limits, state.clone(), notify, callers, self.0.settings.clone()));
             if is_successor {
                 efc.reap_orphans();
@@ -479,6 +484,11 @@ impl Kernel {
             tables.pending.iter().filter(|(_, pending)| pending.tid == task.tid).map(|(unique, _)| *unique).collect()
         };
         self.with_daemon(|daemon| uniques.iter().for_each(|unique| daemon.efc.interrupt(*unique)));
+    }
+
+    /// Has the process of this task been killed?
+    pub fn is_killed(&self, task: Task) -> bool {
+        self.0.callers.is_killed(task.tid)
     }
 
     /// The process of an application's task ends by itself, and closes its files.
