@@ -210,9 +210,8 @@ mod tests {
     #[test]
     fn what_was_read_before_its_version_was_settled_is_not_told_to_be_of_it() {
         let inode = inode();
-        let read = tick();
-        inode.learn(Seen { value: &attr(1, 1), asked: read });
-        inode.read_unsettled(read);
+        inode.learn(seen(&attr(1, 1)));
+        inode.read_unsettled(tick());
         assert!(!inode.has_unsettled_pages(), "nothing newer is known");
         inode.learn(Seen { value: &attr(1, 1), asked: tick() });
         assert!(inode.has_unsettled_pages(), "the first of them is older");
