@@ -12,6 +12,7 @@
 //! What may be given without asking the server is decided by a [`Freshness`], the consistency mode, and by nothing
 //! else.
 
+pub mod blocks;
 mod bounded;
 mod covered;
 mod freshness;

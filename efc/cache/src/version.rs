@@ -25,7 +25,7 @@ const SKEW_MAX: Duration = Duration::from_secs(1);
 const NODE_SKEW_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What tells two contents of a file apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Version {
     /// Last modification of the data.
     pub mtime: Time,

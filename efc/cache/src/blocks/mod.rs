@@ -1,0 +1,133 @@
+//! The data of files in blocks, and the levels of cache that may have them.
+//!
+//! A block is named by the file's handle, the version of the file and its number in it ([`BlockKey`]): under another
+//! version it is another block, so nothing that a level keeps ever has to be taken back. Only a *settled* version names
+//! blocks (see [`Version`]): one that every later change of the file replaces.
+//!
+//! A [`Level`] is asked for a block, and either has it, or says where it would like to have it put ([`Fill`]) once another
+//! level or the backend has given it. Levels may fail, be slow or lie; what a level must do about that itself stands at
+//! [`Level::get`].
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use efc_backend::FileHandle;
+use efc_buffer::{Buffer, PAYLOAD_MAX};
+
+use crate::version::Version;
+
+/// Bytes of a block. The last block of a file has what is left.
+pub const BLOCK_BYTES: usize = PAYLOAD_MAX;
+
+/// What names a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockKey {
+    /// Of the file.
+    pub file: FileHandle,
+    /// A settled version of it.
+    pub version: Version,
+    /// The block begins with the file's byte `index * BLOCK_BYTES`.
+    pub index: u64,
+}
+
+impl BlockKey {
+    /// The file's byte with which the block begins.
+    pub fn offset(&self) -> u64 {
+        self.index.saturating_mul(BLOCK_BYTES as u64)
+    }
+
+    /// Bytes of the block; 0 for one behind the end of the file.
+    pub fn length(&self) -> usize {
+        self.version.size.saturating_sub(self.offset()).min(BLOCK_BYTES as u64) as usize
+    }
+}
+
+/// The bytes of a block, in memory.
+#[derive(Debug)]
+pub struct Block {
+    data: Buffer,
+    length: usize,
+}
+
+impl Block {
+    /// The first `length` bytes of `data`.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn new(data: Buffer, length: usize) -> Block {
+        assert!(length <= data.len(), "a block lies in its buffer");
+        Block { data, length }
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.data[..self.length]
+    }
+}
+
+/// What a level answers.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The block: [`BlockKey::length`] bytes.
+    Hit(Block),
+    /// It has not got it, or not in time.
+    Miss(Miss),
+}
+
+/// A level has not got a block.
+#[derive(Debug, Default)]
+pub struct Miss {
+    /// The memory that it was given for it; `None` if that is still in use, for an answer that may come late.
+    pub room: Option<Buffer>,
+    /// Takes the block for the level; `None` if the level does not want it.
+    pub fill: Option<Box<dyn Fill>>,
+}
+
+/// A place at a level for a block that it had not got. Dropped without a block it gives the place up.
+pub trait Fill: Debug + Send {
+    /// Takes the block in, later and elsewhere: this waits for nothing, and may come to nothing.
+    fn fill(self: Box<Self>, block: &Arc<Block>);
+}
+
+/// What a level gives back when it has answered.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Lookup> + Send + 'a>>;
+
+/// A level of cache for blocks.
+pub trait Level: Debug + Send + Sync + 'static {
+    /// Names the level in figures and logs.
+    fn name(&self) -> &'static str;
+
+    /// Gives the block of `key`, in the memory `room`, which has at least `BLOCK_BYTES` and a page more.
+    ///
+    /// What a level gives, somebody once filled it with under the same key: it checks that by itself where its store is not
+    /// its own, and gives nothing in doubt. It answers in bounded time, and not much later than the backend would:
+    /// a level that is slow says that it has not got the block. The future may be dropped at any time.
+    fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_>;
+}
+
+#[cfg(test)]
+mod tests {
+    use efc_backend::Time;
+
+    use super::*;
+    use crate::testing::handle;
+
+    #[test]
+    fn the_last_block_has_what_is_left_and_none_lies_behind_it() {
+        let time = Time { seconds: 1, nanos: 0 };
+        let of = |size, index| {
+            let key = BlockKey { file: handle(b"f"), version: Version { mtime: time, ctime: time, size }, index };
+            (key.offset(), key.length())
+        };
+        let block = BLOCK_BYTES as u64;
+        assert_eq!(of(block + 7, 0), (0, BLOCK_BYTES));
+        assert_eq!(of(block + 7, 1), (block, 7));
+        assert_eq!((of(block, 1).1, of(0, 0).1, of(7, u64::MAX).1), (0, 0, 0));
+    }
+}
