@@ -299,3 +299,6 @@ impl Chain {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
