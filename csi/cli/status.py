@@ -133,7 +133,7 @@ def described(
         "state": efc_pb2.MountStatus.State.Name(mount.state).lower(),
         "restarts": mount.restarts,
         "reason": mount.reason or None,
-        "cache": None,
+        "cache": statistics.cache_of(mount.stats),
         "connection": mount.connection,
         "mounted_at_unix_ms": mount.mounted_at_unix_ms,
         "read_only": mount.config.read_only,

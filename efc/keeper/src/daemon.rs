@@ -82,6 +82,23 @@ impl Ending {
     }
 }
 
+/// What the file with the key of the workers' blocks holds. Without it the daemon serves without workers, and says so.
+fn workers_key(config: &DaemonConfig) -> Vec<u8> {
+    let path = config.cache.as_ref().map_or("", |cache| &cache.workers_key);
+    if path.is_empty() {
+        return Vec::new();
+    }
+    let read = File::open(path).and_then(|file| {
+        let mut content = Vec::new();
+        file.take(WORKERS_KEY_FILE_MAX).read_to_end(&mut content)?;
+        Ok(content)
+    });
+    read.unwrap_or_else(|error| {
+        log::error!("the key of the workers cannot be read from {path:?}: {error}");
+        Vec::new()
+    })
+}
+
 impl Daemon {
     /// Starts `program`, apart from others as `isolation` says, and sends it the session: what it is, and its descriptors.
     ///
@@ -106,8 +123,14 @@ impl Daemon {
             isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
             let config = session.options.clone().or_else(|| session.config.clone());
             let memory_max_bytes = isolation.cgroup().and_then(Cgroup::memory_max_bytes).unwrap_or(0);
-            let session_now = Some(session.clone());
-            let start = Start { config, uid: session.uid, session: session_now, predecessor_remains, memory_max_bytes };
+            let start = Start {
+                workers_key: config.as_ref().map_or_else(Vec::new, workers_key),
+                config,
+                uid: session.uid,
+                session: Some(session.clone()),
+                predecessor_remains,
+                memory_max_bytes,
+            };
             let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
             efc_proto::send(&control, &message, &held.descriptors())?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)

@@ -233,8 +233,12 @@ impl Chain {
     where
         F: Future<Output = Option<Fetched>>,
     {
-        let fetched = fetch(room.or_else(|| self.room(key))?).await?;
+        let room = room.or_else(|| self.room(key))?;
+        let begun = efc_tasks::time::now();
+        let fetched = fetch(room).await?;
         self.from_backend.count(&fetched.block);
+        let (length, took) = (fetched.block.len(), efc_tasks::time::since(begun));
+        self.levels.iter().for_each(|(level, _)| level.backend_took(length, took));
         Some(fetched)
     }
 

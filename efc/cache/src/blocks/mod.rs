@@ -15,6 +15,7 @@ use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use efc_backend::FileHandle;
 use efc_buffer::{Buffer, PAYLOAD_MAX};
@@ -124,6 +125,9 @@ pub trait Level: Debug + Send + Sync + 'static {
     fn serves(&self) -> bool {
         true
     }
+
+    /// The backend took so long to give a block of `length` bytes: nobody should wait longer for a level.
+    fn backend_took(&self, _length: usize, _took: Duration) {}
 
     /// Gives the block of `key`, in the memory `room`, which has at least [`BlockKey::length`] bytes and a page more.
     ///
