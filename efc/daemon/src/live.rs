@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_proto::{Change, DaemonConfig};
+use efc_workers::Workers;
 
 use crate::filesystem::WriteBehind;
 use crate::privileges;
+use crate::workers::endpoints;
 
 /// What this daemon takes of its options at any time.
 #[derive(Clone, Debug)]
@@ -19,11 +21,13 @@ pub struct Live {
     pub freshness: Arc<dyn Freshness>,
     /// For how long written data may be held back.
     pub write_behind: Arc<WriteBehind>,
+    /// Caches of blocks on other nodes, if there is a key for them.
+    pub workers: Option<Arc<Workers>>,
 }
 
 impl Live {
     /// As configured.
-    pub fn new(config: &DaemonConfig) -> Live {
+    pub fn new(config: &DaemonConfig, workers: Option<Arc<Workers>>) -> Live {
         let times = times(config);
         let freshness: Arc<dyn Freshness> =
             match config.freshness.as_ref().map_or("", |freshness| &freshness.consistency) {
@@ -31,7 +35,7 @@ impl Live {
                 "sealed" => Arc::new(Sealed::new(times)),
                 _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
             };
-        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))) }
+        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))), workers }
     }
 
     /// Takes `options` in place of `current`.
@@ -46,6 +50,7 @@ impl Live {
         }
         self.freshness.set_times(times(options));
         self.write_behind.set_limit(write_behind(options));
+        self.workers.iter().for_each(|workers| workers.follow(endpoints(options)));
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
@@ -99,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_not_live_changes_nothing() {
         let current = with_max(5, 50);
-        let live = Live::new(&current);
+        let live = Live::new(&current, None);
         let options = DaemonConfig { threads: 3, read_only: true, ..with_max(7, 70) };
         assert_eq!(live.take(&current, &options), Err(vec![3, 10]));
         assert_eq!(live.freshness.live_times().get(), as_times(5, 50));
@@ -110,8 +115,8 @@ mod tests {
     #[test]
     fn who_says_nothing_of_a_longest_time_has_one_time() {
         let config = DaemonConfig { freshness: None, ..with_max(5, 50) };
-        assert_eq!(Live::new(&config).freshness.live_times().get(), as_times(5, 5));
-        assert_eq!(Live::new(&with_max(5, 3)).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(Live::new(&config, None).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(Live::new(&with_max(5, 3), None).freshness.live_times().get(), as_times(5, 5));
     }
 
     #[test]
@@ -120,9 +125,9 @@ mod tests {
             let freshness = Some(FreshnessConfig { consistency: consistency.into(), attr_ttl_max_ms: 9 });
             DaemonConfig { freshness, ..DaemonConfig::default() }
         };
-        let opens_unasked = |consistency| Live::new(&mode(consistency)).freshness.opens_unasked();
+        let opens_unasked = |consistency| Live::new(&mode(consistency), None).freshness.opens_unasked();
         assert_eq!(["", "bounded", "sealed", "one of a later release"].map(opens_unasked), [false, true, true, false]);
-        let live = Live::new(&mode("bounded"));
+        let live = Live::new(&mode("bounded"), None);
         assert_eq!(live.take(&mode("bounded"), &mode("sealed")), Err(vec![18_001]));
     }
 }

@@ -6,7 +6,8 @@
 //! socket. A daemon that another keeper has started is known by its pidfd only: how it ended is not for us to learn.
 
 use std::cell::OnceCell;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -14,7 +15,7 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use efc_proto::{MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
+use efc_proto::{DaemonConfig, MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -32,6 +33,9 @@ use crate::waiting::{leave_to_a_thread, wait_readable};
 const CONTROL_FD: i32 = 3;
 /// How long a process that was sent SIGKILL is waited for: its threads end at once but for those that hang in the kernel.
 const KILL_TIME_LIMIT: Duration = Duration::from_millis(100);
+
+/// More of a key's file is not read, in bytes.
+const WORKERS_KEY_FILE_MAX: u64 = 4096;
 
 /// What a daemon calls the thread that talks with us.
 const CONTROL_THREAD: &str = "control";

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
-use efc_cache::blocks::{Chain, Level};
+use efc_cache::blocks::{Chain, Given, Level};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
@@ -313,6 +313,11 @@ impl<B: Backend> Efc<B> {
     /// Appends that may overlap another node's.
     pub fn append_overlaps(&self) -> u64 {
         self.0.behind.append_overlaps()
+    }
+
+    /// What each level of the chain of caches has given; `None`: there is no chain.
+    pub fn given_blocks(&self) -> Option<Vec<(&'static str, Given)>> {
+        self.0.blocks.as_ref().map(|chain| chain.given())
     }
 
     /// Written bytes that wait for COMMIT.

@@ -1,0 +1,217 @@
+"""Nodes that share what they read through workers: what comes from where, and that it is always right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.keeper import Keeper
+from tests.support.nas import Nas
+from tests.support.processes import wait_until
+from tests.support.workers import Worker, new_key
+
+MIB = 1 << 20
+_SIZE = 48 * MIB
+#: Counters of daemons are as old as their last report, which comes each second.
+_REPORT_S = 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A mount of the dataset by a keeper of its own: it has no pages of another's."""
+
+    keeper: Keeper
+    mount: Path
+
+    def read(self, name: str) -> str:
+        """A digest of the file's data, read as programs read: from its beginning to its end."""
+        with (self.mount / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def cache(self) -> dict[str, int]:
+        """The daemon's figures, after its next report."""
+        time.sleep(_REPORT_S)
+        cache = self.keeper.status(self.mount)["cache"]
+        assert cache is not None
+        return dict(cache)
+
+
+class World:
+    """The NAS, a key, and nodes and workers as they are asked for."""
+
+    def __init__(self, nas: Nas, folder: Path, stack: ExitStack) -> None:
+        """``folder`` is the dataset where the NAS has it."""
+        self.folder, self.stack = folder, stack
+        self._url = nas.url_of(f"export/{folder.name}")
+        self._key = new_key(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+
+    def worker(self) -> Worker:
+        """One more worker."""
+        return self.stack.enter_context(Worker())
+
+    def node(self, *workers: Worker, key: Path | None = None) -> Node:
+        """One more node."""
+        keeper = self.stack.enter_context(Keeper())
+        endpoints = "+".join(worker.endpoint for worker in workers)
+        options = (f"workers={endpoints}", f"workers-key={key or self._key}")
+        node = Node(keeper=keeper, mount=self.stack.enter_context(keeper.mounted(self._url, options=options)))
+        wait_until(lambda: node.cache()["workers_ready"] == len(workers), what="the workers")
+        return node
+
+    def write(self, name: str, size: int = _SIZE) -> str:
+        """Writes a file where the NAS has it; the digest of its data."""
+        data = os.urandom(size)
+        (self.folder / name).write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+    def filled(self, worker: Worker, name: str = "file") -> tuple[str, Node]:
+        """A file that a node has read onto the worker: the digest of its data, and the node."""
+        digest, node = self.write(name), self.node(worker)
+        os.stat(node.mount / name)
+        time.sleep(0.1)  # when its version is seen again, it is settled
+        assert node.read(name) == digest
+        wait_until(lambda: worker.blocks() == _SIZE // MIB, what="the blocks at the worker")
+        return digest, node
+
+
+@pytest.fixture
+def world(nas: Nas) -> Iterator[World]:
+    """A dataset of its own for each test."""
+    folder = Path(tempfile.mkdtemp(dir=nas.export_folder()))
+    folder.chmod(0o777)
+    with ExitStack() as stack:
+        yield World(nas, folder, stack)
+
+
+def test_a_second_node_reads_from_the_workers_and_not_from_the_nas(world: World) -> None:
+    """And neither do the third and the fourth; what the first has read it has read once."""
+    worker = world.worker()
+    digest, first = world.filled(worker)
+    assert first.cache()["nas_bytes"] == _SIZE
+    for _ in range(2):
+        other = world.node(worker)
+        assert other.read("file") == digest
+        cache = other.cache()
+        assert (cache["workers_bytes"], cache["nas_bytes"]) == (_SIZE, 0)
+    assert cache["workers_capacity_bytes"] == 256 * MIB
+    assert _SIZE <= cache["workers_held_bytes"] <= 1.1 * _SIZE
+
+
+def test_what_changes_is_read_anew_whatever_its_size_and_time(world: World) -> None:
+    """An open after the change sees it, as without workers, also when size and modification time are as before."""
+    worker = world.worker()
+    _, first = world.filled(worker)
+    second = world.node(worker)
+    second.read("file")
+    status = (world.folder / "file").stat()
+    for _ in range(5):
+        digest = world.write("file")
+        os.utime(world.folder / "file", ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert [node.read("file") for node in (second, first, second)] == [digest] * 3
+
+
+def test_what_a_node_writes_the_others_read(world: World) -> None:
+    """Rounds of write, close, open and read on three nodes, in a file that lies at the worker."""
+    worker = world.worker()
+    _, first = world.filled(worker)
+    nodes = [first, world.node(worker), world.node(worker)]
+    for number in range(30):
+        writer = nodes[number % 3]
+        with (writer.mount / "file").open("r+b") as file:
+            file.seek((number * 7 % 48) * MIB + 12_345)
+            file.write(os.urandom(100_000))
+        expected = hashlib.sha256((world.folder / "file").read_bytes()).hexdigest()
+        assert [node.read("file") for node in nodes] == [expected] * 3, f"round {number}"
+
+
+def test_damaged_blocks_are_refused_and_read_from_the_nas(world: World) -> None:
+    """One flipped bit in each: no byte of them is given to anybody, and the figures say so."""
+    worker = world.worker()
+    digest, _ = world.filled(worker)
+    spoiled = worker.spoil()
+    assert spoiled == _SIZE // MIB
+    second = world.node(worker)
+    assert second.read("file") == digest
+    cache = second.cache()
+    assert (cache["workers_refused"], cache["nas_bytes"]) == (spoiled, _SIZE)
+    wait_until(lambda: worker.blocks() == _SIZE // MIB, what="good blocks in their place")
+    assert world.node(worker).read("file") == digest
+
+
+def test_a_node_with_another_key_finds_nothing_and_harms_nothing(world: World) -> None:
+    """It has other names for its blocks."""
+    worker = world.worker()
+    digest, _ = world.filled(worker)
+    stranger = world.node(worker, key=new_key(Path(world.stack.enter_context(tempfile.TemporaryDirectory()))))
+    assert stranger.read("file") == digest
+    assert stranger.cache()["workers_bytes"] == 0
+    friend = world.node(worker)
+    assert friend.read("file") == digest
+    assert friend.cache()["nas_bytes"] == 0
+
+
+@pytest.mark.parametrize("fate", ["killed", "frozen", "emptied"])
+def test_a_worker_that_fails_while_it_is_read_from_costs_no_error(world: World, fate: str) -> None:
+    """Of two workers one is lost in the middle of a file: the rest comes from the other and from the NAS."""
+    workers = [world.worker(), world.worker()]
+    digest = world.write("file")
+    first = world.node(*workers)
+    os.stat(first.mount / "file")
+    time.sleep(0.1)
+    assert first.read("file") == digest
+    wait_until(lambda: sum(worker.blocks() for worker in workers) == _SIZE // MIB, what="the blocks at the workers")
+    second = world.node(*workers)
+    found = hashlib.sha256()
+    with (second.mount / "file").open("rb", buffering=0) as file:
+        found.update(file.read(8 * MIB))
+        match fate:
+            case "killed":
+                workers[0].end()
+            case "frozen":
+                workers[0].freeze()
+            case _:
+                workers[0].end()
+                workers[0].start()
+        while data := file.read(MIB):
+            found.update(data)
+    assert found.hexdigest() == digest
+    if fate == "frozen":
+        workers[0].thaw()
+    elif fate == "killed":
+        workers[0].start()
+    wait_until(lambda: second.cache()["workers_ready"] == len(workers), what="the worker's return", limit_s=30)
+
+
+def test_workers_come_and_go_while_the_dataset_is_mounted(world: World) -> None:
+    """The option changes in place: the daemon stays."""
+    old, new = world.worker(), world.worker()
+    digest, node = world.filled(old)
+    daemon = node.keeper.daemon_pid(node.mount)
+    node.keeper.efc("upgrade", str(node.mount), "-o", f"workers={new.endpoint}")
+    wait_until(lambda: node.cache()["workers_ready"] == 1, what="the new worker")
+    os.posix_fadvise(fd := os.open(node.mount / "file", os.O_RDONLY), 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    assert node.read("file") == digest
+    wait_until(lambda: new.blocks() == _SIZE // MIB, what="the blocks at the new worker")
+    node.keeper.efc("upgrade", str(node.mount), "-o", "workers=")
+    assert node.cache()["workers"] == 0
+    assert node.read("file") == digest
+    assert node.keeper.daemon_pid(node.mount) == daemon
+
+
+def test_a_key_that_cannot_be_used_is_said_when_mounting(world: World, nas: Nas, tmp_path: Path) -> None:
+    """A file that is not there, and one that holds no key."""
+    (tmp_path / "short").write_text("1234\n")
+    keeper = world.stack.enter_context(Keeper())
+    for name, reason in {"missing": "cannot be read", "short": "64 hexadecimal digits"}.items():
+        options = ("workers=127.0.0.1:1", f"workers-key={tmp_path / name}")
+        with pytest.raises(AssertionError, match=reason), keeper.mounted(nas.url, options=options):
+            pass
