@@ -8,9 +8,8 @@
 //! What may be answered without asking the server is decided by the consistency mode ([`Freshness`]). The permit that it gives goes with
 //! the [`Answer`], and is held until the kernel has that.
 //!
-//! Consistency is close-to-open, like that of the kernel's NFS client: data is at the server when `write(2)` returns
-//! and on its stable storage when `fsync(2)` or `close(2)` does; an open sees what was closed before it. Within one
-//! node all pods share this one session, so they see each other's writes at once.
+//! What is written lies in the saved state when `write(2)` returns, and on the server's stable storage when `fsync(2)` or `close(2)`
+//! does ([`behind`]). Within one node all pods share this one session, so they see each other's writes at once.
 
 mod attributes;
 mod behind;
