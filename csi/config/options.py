@@ -26,7 +26,8 @@ from csi.config import nfs_words
 from csi.config.sources import Source
 
 Item = nfs_words.Item
-#: Longest value that is looked at at all.
+#: Longest name and value that are looked at at all.
+NAME_LENGTH_MAX = 256
 VALUE_LENGTH_MAX = 4096
 _SHOWN_LENGTH_MAX = 64
 #: `network` unless it is given.
@@ -277,7 +278,7 @@ _TABLE = (
         name="workers",
         kind=Kind.ENDPOINTS,
         field="workers",
-        default="",
+        default="none",
         help="Workers (memcached) in whose memory the nodes share what they read of large files, in blocks of 1 MiB: "
         "`HOST:PORT`, several with `+` between them, all nodes alike; `*WEIGHT` behind one gives it more than others. "
         "Needs `workers-key`.",
@@ -286,7 +287,7 @@ _TABLE = (
         name="workers-key",
         kind=Kind.PATH,
         field="workers_key",
-        default="",
+        default="none",
         help="File on the node, readable for root, with the key under which blocks lie at the workers: "
         "64 hexadecimal digits, as `efc worker key FILE` writes them. Who has it reads the dataset's cached blocks.",
     ),
