@@ -5,7 +5,7 @@
 //! is known of the file. A level that has a block under a version has what that version will always stand for,
 //! so the version need not be settled for us to use it; what the server gives under one that is not goes to nobody else.
 //!
-//! Whatever is in doubt is read from the server, as without caches.
+//! Whatever is in doubt is read from the server, as without caches, and so is what is read through O_DIRECT.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) type Part = (Arc<Block>, Range<usize>);
 impl<B: Backend> Inner<B> {
     /// Answers a read from blocks. `None`: the server is to be asked for just what is read.
     pub(super) async fn read_by_blocks(self: &Arc<Self>, file: &Arc<OpenFile>, read: &ReadRequest) -> Option<Response> {
-        let chain = self.blocks.as_ref().filter(|chain| chain.serves())?;
+        let chain = self.blocks.as_ref().filter(|chain| chain.serves() && !file.is_direct())?;
         let seen = self.seen_to_read(&file.inode)?;
         let version = Version::of(&seen.value);
         if read.size < PIPED_MIN && version.size > WHOLE_FILE_MAX {

@@ -86,6 +86,11 @@ impl OpenFile {
         !self.is_writable() && fits_read_at_open(attr)
     }
 
+    /// Is it opened to read past all caches?
+    pub(super) fn is_direct(&self) -> bool {
+        self.flags & libc::O_DIRECT as u32 != 0
+    }
+
     /// Is it opened to append?
     fn appends(&self) -> bool {
         self.flags & libc::O_APPEND as u32 != 0

@@ -156,6 +156,22 @@ fn what_this_node_writes_is_read_and_not_what_was_cached_before() {
 }
 
 #[test]
+fn who_reads_past_caches_asks_the_server() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(6, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        reads(&nas, &first, 1).await;
+        let task = Task::root();
+        let file = first.open(task, "file", libc::O_RDONLY | libc::O_DIRECT).await.unwrap();
+        write(&nas, 2);
+        assert!(first.ask_read(task, file, 0, AHEAD).await.unwrap() == content(2)[..AHEAD]);
+        first.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
 fn a_server_that_refuses_is_heard_through_the_chain() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, _]) = world(5, &pool);
