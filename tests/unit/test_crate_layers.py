@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "fs": {"backend", "buffer", "nfs"},
     "model": {"backend", "buffer", "tasks"},
     "mount-helper": {"privileges", "statmount"},
+    "workers": {"backend", "buffer", "cache", "tasks"},
     "cache": {"backend", "buffer", "tasks"},
     "nfs": {"backend", "buffer", "tasks"},
     "fuse": {"buffer", "state"},
