@@ -10,7 +10,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +49,7 @@ class Worker:
 
     def start(self) -> None:
         """Starts it, empty."""
-        command = [sys.executable, "-m", "csi.cli", "worker", f"--listen={self.endpoint}", f"--memory={self._memory_mib}MiB"]
+        command = ["memcached", "-u", "nobody", "-U", "0", "-I", "2m", "-m", str(self._memory_mib), "-l", "127.0.0.1", "-p", str(self.port)]
         self._server = subprocess.Popen(command)
         wait_until(self._answers, what=f"the worker at {self.endpoint}", limit_s=_SECONDS_MAX)
 

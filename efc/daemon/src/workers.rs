@@ -18,8 +18,10 @@ pub fn workers(config: &DaemonConfig, key: &[u8], budget: &Budget) -> io::Result
         let message = format!("workers-key: {path} cannot be read, or does not hold 64 hexadecimal digits");
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })?;
-    let source = config.source.as_ref().map(|source| format!("{}:{}", source.host, source.port)).unwrap_or_default();
-    let workers = Workers::new(Settings { key: parsed, source: source.into_bytes(), budget: budget.clone() })?;
+    let server = config.source.as_ref().map(|source| format!("{}:{}", source.host, source.port)).unwrap_or_default();
+    let settings =
+        Settings { key: parsed.of_server(&server), budget: budget.clone(), wait_max: efc_workers::health::WAIT_MAX };
+    let workers = Workers::new(settings)?;
     workers.follow(endpoints(config));
     Ok(Some(Arc::new(workers)))
 }

@@ -88,9 +88,11 @@ impl Blocks {
         }
     }
 
-    fn drop_oldest(&mut self) {
-        let oldest = self.order.pop_front().and_then(|key| self.recent.remove(&key));
-        self.recent_bytes -= oldest.map_or(0, |oldest| oldest.block.room());
+    /// `false`: there is none.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(oldest) = self.order.pop_front().and_then(|key| self.recent.remove(&key)) else { return false };
+        self.recent_bytes -= oldest.block.room();
+        true
     }
 
     /// Drops what is old; `false`: nothing is left.
@@ -242,9 +244,14 @@ impl Chain {
         Some(fetched)
     }
 
-    /// Memory for this block, if there is some now.
+    /// Memory for this block, if there is some now, or if those that were just read can give it.
     fn room(&self, key: &BlockKey) -> Option<Buffer> {
-        self.budget.take(Purpose::Ahead, room_of(key.length()))?.buffer().ok()
+        let room = || self.budget.take(Purpose::Ahead, room_of(key.length()));
+        let mut taken = room();
+        while taken.is_none() && self.blocks().drop_oldest() {
+            taken = room();
+        }
+        taken?.buffer().ok()
     }
 
     /// Asks the levels, and collects the places at those that have not got the block; `Err`: none has it, and there may

@@ -1,0 +1,57 @@
+//! What all workers of a data set share.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use efc_buffer::Budget;
+
+use crate::connection::lock;
+use crate::gate::Gate;
+use crate::health::Usual;
+use crate::keys::Keys;
+use crate::lanes::Lanes;
+use crate::resolve::Resolver;
+use crate::seals::Seals;
+
+/// What all workers of a data set share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) budget: Budget,
+    /// Longest wait for an answer.
+    pub(crate) wait_max: Duration,
+    pub(crate) lanes: Lanes,
+    pub(crate) resolver: Resolver,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) seals: Seals,
+    /// What the backend takes.
+    pub(crate) backend: Mutex<Usual>,
+    /// What any worker takes.
+    usual: Mutex<Usual>,
+}
+
+impl Context {
+    pub(crate) fn new(keys: Keys, budget: Budget, wait_max: Duration) -> io::Result<Context> {
+        Ok(Context {
+            keys: Arc::new(keys),
+            budget,
+            wait_max,
+            lanes: Lanes::start()?,
+            resolver: Resolver::new(),
+            gate: Gate::new(),
+            seals: Seals::start()?,
+            backend: Mutex::default(),
+            usual: Mutex::default(),
+        })
+    }
+
+    /// Some worker's answer of `length` bytes took so long.
+    pub(crate) fn answered(&self, length: usize, took: Duration, load: u64) {
+        let mut usual = lock(&self.usual);
+        usual.add(length, took, load);
+        let alone = usual.large_alone();
+        drop(usual);
+        alone.inspect(|alone| self.gate.adjust(*alone));
+    }
+}

@@ -1,0 +1,149 @@
+//! Workers: memcached servers, unmodified, whose memory is one pool for the blocks that the nodes of a data set have read.
+//!
+//! [`Workers`] is a [`Level`] of the chain of blocks. Each block has its place at one worker (`placement`), under a name
+//! that tells nothing (`keys`), sealed (`seal`): workers and what lies there are not trusted. What is believed of a worker
+//! beyond that is only how fast it is (`health`): a worker may be away, slow, damaged, or somebody else's, and costs reads
+//! a bounded time once, never an error. Nothing here is promised to be kept: a worker evicts what it likes.
+//!
+//! Of all nodes that want a block at once, one fetches it (`markers`): who finds none leaves a marker, and the others wait
+//! a little for what that node puts in its place.
+//!
+//! Data goes one way without being copied: from the socket into the memory of the reader, opened there, and from the
+//! memory of a block, sealed into a buffer of the budget, to the socket.
+
+mod connection;
+mod context;
+mod endpoint;
+mod figures;
+mod gate;
+pub mod health;
+mod incoming;
+mod keys;
+mod lanes;
+mod look_up;
+pub mod markers;
+pub mod placement;
+mod protocol;
+mod resolve;
+mod seal;
+mod seals;
+mod socket;
+#[cfg(test)]
+mod testing;
+mod worker;
+
+use std::io;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use efc_buffer::{Budget, Buffer};
+use efc_cache::blocks::{Answer, BlockKey, Level, Lookup, Miss};
+
+pub use endpoint::Endpoint;
+pub use figures::{Counts, WorkerFigures, WorkerState};
+pub use keys::DataSetKey;
+
+use crate::connection::lock;
+use crate::context::Context;
+use crate::keys::Keys;
+use crate::look_up::LookUp;
+use crate::worker::Worker;
+
+/// How the workers of a data set are used.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Blocks are sealed with it.
+    pub key: DataSetKey,
+    /// What waits to be put on workers is memory of [`Purpose::Ahead`](efc_buffer::Purpose::Ahead) of this.
+    pub budget: Budget,
+    /// No answer is waited for longer; [`health::WAIT_MAX`] unless there is a reason.
+    pub wait_max: Duration,
+}
+
+/// The workers of a data set.
+#[derive(Debug)]
+pub struct Workers {
+    context: Arc<Context>,
+    workers: RwLock<Arc<[Arc<Worker>]>>,
+}
+
+impl Workers {
+    /// No workers yet.
+    ///
+    /// # Errors
+    /// No thread, or no descriptor, is to be had.
+    pub fn new(settings: Settings) -> io::Result<Workers> {
+        let context = Arc::new(Context::new(Keys::new(&settings.key), settings.budget, settings.wait_max)?);
+        Ok(Workers { context, workers: RwLock::new(Arc::new([])) })
+    }
+
+    /// Uses these workers from now on: connects to those that are new, and lets go of those that are not among them once
+    /// what is under way there has ended. An endpoint that is named twice counts once.
+    pub fn follow(&self, endpoints: Vec<Endpoint>) {
+        let mut current = self.workers.write().expect("no panic under this lock");
+        let mut next: Vec<Arc<Worker>> = Vec::with_capacity(endpoints.len());
+        for endpoint in endpoints {
+            let is_named = |worker: &&Arc<Worker>| worker.endpoint.address() == endpoint.address();
+            if next.iter().any(|worker| is_named(&worker)) {
+                continue;
+            }
+            let known = current.iter().find(|worker| worker.endpoint == endpoint).cloned();
+            next.push(known.unwrap_or_else(|| Worker::new(endpoint, &self.context)));
+        }
+        let before = std::mem::replace(&mut *current, next.into());
+        let after = current.clone();
+        drop(current);
+        without(&before, &after).for_each(|worker| worker.leave());
+        without(&after, &before).for_each(Worker::start);
+    }
+
+    /// Each worker, as this node sees it.
+    pub fn figures(&self) -> Vec<WorkerFigures> {
+        self.current().iter().map(|worker| worker.figures()).collect()
+    }
+
+    fn current(&self) -> Arc<[Arc<Worker>]> {
+        self.workers.read().expect("no panic under this lock").clone()
+    }
+
+    async fn look_up(&self, key: BlockKey, room: Buffer) -> Lookup {
+        let name = self.context.keys.name(&key);
+        let workers = self.current();
+        let place = placement::choose(workers.iter().map(|worker| worker.seat), name.hash);
+        let Some(place) = place.filter(|_| key.length() > 0) else {
+            return Lookup::Miss(Miss { room: Some(room), fill: None });
+        };
+        let worker = workers[place].clone();
+        drop(workers);
+        LookUp { worker, key, name }.run(room).await
+    }
+}
+
+/// Those of `some` that are not among `others`.
+fn without<'a>(some: &'a [Arc<Worker>], others: &'a [Arc<Worker>]) -> impl Iterator<Item = &'a Arc<Worker>> {
+    some.iter().filter(|worker| !others.iter().any(|other| Arc::ptr_eq(worker, other)))
+}
+
+impl Level for Workers {
+    fn name(&self) -> &'static str {
+        "workers"
+    }
+
+    fn serves(&self) -> bool {
+        self.current().iter().any(|worker| worker.serves())
+    }
+
+    fn backend_took(&self, length: usize, took: Duration) {
+        lock(&self.context.backend).add(length, took, health::weight(length));
+    }
+
+    fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
+        Box::pin(self.look_up(key, room))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.current().iter().for_each(|worker| worker.leave());
+    }
+}

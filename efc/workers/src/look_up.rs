@@ -1,0 +1,180 @@
+//! Looking a block up at the worker that has it, if any has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use efc_buffer::{Buffer, LARGE, Purpose};
+use efc_cache::blocks::{Block, BlockKey, Lookup, Miss};
+use efc_tasks::time::{in_time, now, since, sleep};
+
+use crate::connection::lock;
+use crate::figures::{add, count};
+use crate::health::{Advice, weight};
+use crate::incoming::{Reply, Value};
+use crate::keys::Name;
+use crate::markers::WAIT_MAX;
+use crate::seal;
+use crate::seals::Filling;
+use crate::worker::Worker;
+
+/// Longest wait for the turn to ask.
+const TURN_MAX: Duration = Duration::from_millis(100);
+/// Pauses between looks at a block that another node fetches.
+const LOOKS: [Duration; 5] = {
+    let millis = Duration::from_millis;
+    [millis(4), millis(8), millis(16), millis(32), millis(40)]
+};
+
+/// A block that is looked up at its worker.
+#[derive(Clone, Debug)]
+pub(crate) struct LookUp {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) key: BlockKey,
+    pub(crate) name: Name,
+}
+
+/// What came of asking once.
+enum Found {
+    Block(Block),
+    Nothing(Miss),
+    /// Another node fetches it.
+    Awaited(Buffer),
+}
+
+fn miss(room: Option<Buffer>) -> Miss {
+    Miss { room, fill: None }
+}
+
+impl LookUp {
+    /// Looks it up, and waits a little if another node fetches it.
+    pub(crate) async fn run(self, room: Buffer) -> Lookup {
+        let mut found = self.ask(room).await;
+        if let Found::Awaited(room) = found {
+            found = self.wait(room).await;
+        }
+        match found {
+            Found::Block(block) => Lookup::Hit(block),
+            Found::Nothing(miss) => Lookup::Miss(miss),
+            Found::Awaited(room) => Lookup::Miss(miss(Some(room))),
+        }
+    }
+
+    async fn wait(&self, mut room: Buffer) -> Found {
+        let (tally, begin) = (&self.worker.tally, now());
+        if !lock(&self.worker.markers).is_waited_for(begin, self.name.hash) {
+            return Found::Awaited(room);
+        }
+        for pause in LOOKS {
+            sleep(pause.min(WAIT_MAX.saturating_sub(since(begin)))).await;
+            match self.ask(room).await {
+                Found::Awaited(memory) if since(begin) < WAIT_MAX => room = memory,
+                Found::Awaited(memory) => return self.waited_in_vain(memory),
+                found => {
+                    if let Found::Block(_) = &found {
+                        lock(&self.worker.markers).came();
+                        count(&tally.waits);
+                    }
+                    return found;
+                }
+            }
+        }
+        self.waited_in_vain(room)
+    }
+
+    fn waited_in_vain(&self, room: Buffer) -> Found {
+        count(&self.worker.tally.vain_waits);
+        lock(&self.worker.markers).waited_in_vain(now(), self.name.hash);
+        Found::Awaited(room)
+    }
+
+    async fn ask(&self, room: Buffer) -> Found {
+        let (worker, length) = (&self.worker, self.key.length());
+        let Some(passage) = worker.context.gate.pass(length, TURN_MAX).await else { return self.skipped(room) };
+        match worker.advise(length, passage.load) {
+            Advice::Ask(deadline) => {
+                let marks = lock(&worker.markers).are_used(now());
+                match self.answer(room, marks, passage.load, deadline).await {
+                    Some(reply) => self.judge(reply, marks),
+                    None => Found::Nothing(miss(None)),
+                }
+            }
+            Advice::Probe(deadline) => {
+                self.probe(deadline);
+                self.skipped(room)
+            }
+            Advice::Skip => self.skipped(room),
+        }
+    }
+
+    fn skipped(&self, room: Buffer) -> Found {
+        count(&self.worker.tally.skipped);
+        Found::Nothing(miss(Some(room)))
+    }
+
+    /// Asks, and lets nobody wait: what comes of it, the worker remembers.
+    fn probe(&self, deadline: Duration) {
+        let room = self.worker.context.budget.take(Purpose::Ahead, LARGE);
+        let Some(memory) = room.and_then(|room| room.buffer().ok()) else { return };
+        let (probe, load) = (self.clone(), weight(self.key.length()));
+        efc_tasks::spawn(async move { drop(probe.answer(memory, false, load, deadline).await) });
+    }
+
+    /// The answer; `None` if it comes too late.
+    async fn answer(&self, room: Buffer, marks: bool, load: u64, deadline: Duration) -> Option<Reply> {
+        let (worker, length, asked) = (&self.worker, self.key.length(), now());
+        let answer = match worker.get(&self.name, marks, weight(length), room) {
+            Ok(answer) => answer,
+            Err(room) => return Some(Reply::Lost(Some(room))),
+        };
+        let Some(reply) = in_time(answer, Some(deadline)).await else {
+            worker.late(length, deadline, load, asked);
+            return None;
+        };
+        let reply = reply.unwrap_or(Reply::Lost(None));
+        let length = match &reply {
+            Reply::Value(value) => value.length,
+            Reply::Missing(_) => 0,
+            _ => return Some(reply),
+        };
+        worker.answered(length, since(asked), load);
+        worker.context.answered(length, since(asked), load);
+        Some(reply)
+    }
+
+    fn judge(&self, reply: Reply, marks: bool) -> Found {
+        let tally = &self.worker.tally;
+        match reply {
+            Reply::Value(value) if value.length == 0 && marks && !value.is_won => Found::Awaited(value.memory),
+            Reply::Value(value) if value.length == 0 => self.missing(value.memory, value.is_won.then_some(value.cas)),
+            Reply::Value(value) => self.open(value),
+            Reply::Missing(Some(room)) => self.missing(room, None),
+            Reply::Lost(room) => {
+                count(&tally.lost);
+                Found::Nothing(miss(room))
+            }
+            _ => Found::Nothing(miss(None)),
+        }
+    }
+
+    fn missing(&self, room: Buffer, marker: Option<u64>) -> Found {
+        count(&self.worker.tally.misses);
+        Found::Nothing(Miss { room: Some(room), fill: Some(Box::new(self.filling(marker))) })
+    }
+
+    fn filling(&self, marker: Option<u64>) -> Filling {
+        Filling { worker: self.worker.clone(), key: self.key, name: self.name, marker }
+    }
+
+    fn open(&self, mut value: Value) -> Found {
+        let (tally, keys) = (&self.worker.tally, &self.worker.context.keys);
+        let opened = value.sealed().and_then(|(header, sealed)| seal::open(keys, &self.key, header, sealed));
+        if opened.is_none() {
+            count(&tally.refused_blocks);
+            self.worker.delete(&self.name, value.cas);
+            return self.missing(value.memory, None);
+        }
+        count(&tally.hits);
+        add(&tally.hit_bytes, self.key.length() as u64);
+        Found::Block(Block::new(value.memory, self.key.length()))
+    }
+}

@@ -1,0 +1,107 @@
+//! Blocks on their way to workers: sealed by a thread of their own, so that no read pays for it, in memory that a budget
+//! counts.
+
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use efc_buffer::{Buffer, Purpose, Room};
+use efc_cache::blocks::{Block, BlockKey, Fill};
+
+use crate::connection::Piece;
+use crate::figures::count;
+use crate::keys::Name;
+use crate::protocol::{self, Cas, END_OF_LINE};
+use crate::seal::{self, HEADER, SEAL_BYTES, VALUE_MAX};
+use crate::worker::Worker;
+
+/// Room for the command before a value.
+const COMMAND_MAX: usize = 128;
+const _: () = assert!(COMMAND_MAX + VALUE_MAX + END_OF_LINE.len() <= efc_buffer::LARGE, "a command fits a buffer");
+const STACK: usize = 256 << 10;
+
+/// A place at a worker for a block that it had not got.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) key: BlockKey,
+    pub(crate) name: Name,
+    /// The marker that this node has left there, which goes if no block comes.
+    pub(crate) marker: Option<Cas>,
+}
+
+impl Fill for Filling {
+    fn fill(self: Box<Self>, block: &Arc<Block>) {
+        let length = self.key.length();
+        if block.len() != length {
+            return; // the chain has something else than it asked for
+        }
+        let tally = &self.worker.tally;
+        if !self.worker.takes(length) {
+            return count(&tally.fills_unsent);
+        }
+        let size = COMMAND_MAX + length + SEAL_BYTES + END_OF_LINE.len();
+        let Some(room) = self.worker.context.budget.take(Purpose::Ahead, size) else {
+            return count(&tally.fills_without_budget);
+        };
+        let (block, worker) = (block.clone(), self.worker.clone());
+        worker.context.seals.add(Work { filling: *self, room, block });
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if let Some(marker) = self.marker.take() {
+            self.worker.delete(&self.name, marker);
+        }
+    }
+}
+
+/// A block that is to be sealed and sent.
+struct Work {
+    filling: Filling,
+    room: Room,
+    block: Arc<Block>,
+}
+
+/// The thread that seals. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Seals(mpsc::Sender<Work>);
+
+impl Seals {
+    pub(crate) fn start() -> io::Result<Seals> {
+        let (adds, added) = mpsc::channel::<Work>();
+        let thread = thread::Builder::new().name("worker-seals".into()).stack_size(STACK);
+        thread.spawn(move || added.into_iter().for_each(Work::finish))?;
+        Ok(Seals(adds))
+    }
+
+    fn add(&self, work: Work) {
+        let _ = self.0.send(work); // it goes on until this is dropped
+    }
+}
+
+impl Work {
+    fn finish(self) {
+        let Work { mut filling, room, block } = self;
+        let Ok(mut memory) = room.buffer() else { return count(&filling.worker.tally.fills_without_budget) };
+        let value = COMMAND_MAX..COMMAND_MAX + block.len() + SEAL_BYTES;
+        memory[value.start + HEADER..][..block.len()].copy_from_slice(&block);
+        drop(block);
+        if !seal::seal(&filling.worker.context.keys, &filling.key, 1, &mut memory[value.clone()]) {
+            return count(&filling.worker.tally.fills_unsent);
+        }
+        let (marker, name) = (filling.marker.take(), filling.name);
+        filling.worker.set(value.len(), |opaque| command(memory, value, &name, opaque, marker));
+    }
+}
+
+/// Puts the command before the value and the line's end behind it.
+fn command(mut memory: Buffer, value: Range<usize>, name: &Name, opaque: u32, marker: Option<Cas>) -> Piece {
+    let line = protocol::set(name, opaque, value.len(), marker);
+    let begin = value.start - line.len();
+    memory[begin..value.start].copy_from_slice(&line);
+    memory[value.end..][..END_OF_LINE.len()].copy_from_slice(END_OF_LINE);
+    Piece::Memory(memory, begin..value.end + END_OF_LINE.len())
+}

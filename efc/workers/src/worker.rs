@@ -1,0 +1,457 @@
+//! One worker: its connections, its state, and the task that looks after both.
+//!
+//! The task connects, asks what the worker's settings are, and goes on trying with growing pauses while that fails: no
+//! read ever waits for it. A worker that has said nothing for as long as an answer may take is down at once, and with it
+//! all that waits for it; when it can be reached again, a question that nobody waits for is the first.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use efc_tasks::Backoff;
+use efc_tasks::time::{in_time, now, since};
+use tokio::sync::{Notify, oneshot};
+
+use crate::connection::{Connection, Piece, lock, statistics};
+use crate::context::Context;
+use crate::endpoint::Endpoint;
+use crate::figures::{Tally, WorkerFigures, WorkerState, add, count};
+use crate::health::{Advice, Health};
+use crate::incoming::{Expected, Reply};
+use crate::keys::Name;
+use crate::markers::Markers;
+use crate::placement::Seat;
+use crate::protocol::{self, Cas};
+use crate::seal::VALUE_MAX;
+
+/// Connections for questions, at most; there is one until that has too much to do.
+const CONNECTIONS_MAX: usize = 3;
+/// With more than this under way on each, there is another connection.
+const CROWDED: u64 = 4 << 20;
+/// Blocks on their way to one worker, in bytes.
+const FILLING_MAX: u64 = 16 << 20;
+/// Connecting, and asking for the settings.
+const GREETING_MAX: Duration = Duration::from_secs(2);
+/// Pauses between attempts to connect.
+const RECONNECT: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(5));
+/// How often connections are looked at while nothing happens.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that has said nothing for so long is given up, whoever waits.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// How often the worker is asked what it holds.
+const STATISTICS_INTERVAL: Duration = Duration::from_secs(10);
+/// What is under way at a worker that leaves may go on for so long.
+const LEAVING_MAX: Duration = Duration::from_secs(1);
+/// What memcached keeps beside a value, in bytes: its own header, the key, numbers.
+const ITEM_OVERHEAD: u64 = 256;
+/// What small questions weigh.
+const SMALL_WEIGHT: u64 = 1024;
+
+/// Why a worker is not used.
+#[derive(Debug)]
+enum Trouble {
+    Down(String),
+    Unfit(String),
+}
+
+/// What connects this node to a worker.
+#[derive(Debug)]
+struct Links {
+    questions: Vec<Arc<Connection>>,
+    /// For blocks that are put there: no question stands behind them.
+    fills: Option<Arc<Connection>>,
+    /// Another connection is wanted: for questions, for fills.
+    wanted: (bool, bool),
+    state: WorkerState,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) seat: Seat,
+    pub(crate) context: Arc<Context>,
+    pub(crate) tally: Tally,
+    pub(crate) markers: Mutex<Markers>,
+    health: Mutex<Health>,
+    /// Why the worker could not take a block, the last time.
+    fill_trouble: Mutex<Option<String>>,
+    links: Mutex<Links>,
+    capacity_bytes: AtomicU64,
+    held_bytes: AtomicU64,
+    filling_bytes: AtomicU64,
+    is_leaving: AtomicBool,
+    /// Something has changed that the task must see.
+    changed: Arc<Notify>,
+}
+
+impl Worker {
+    pub(crate) fn new(endpoint: Endpoint, context: &Arc<Context>) -> Arc<Worker> {
+        let links =
+            Links { questions: Vec::new(), fills: None, wanted: (false, false), state: WorkerState::Connecting };
+        Arc::new(Worker {
+            seat: Seat::new(&endpoint.address(), endpoint.weight),
+            endpoint,
+            context: context.clone(),
+            tally: Tally::default(),
+            markers: Mutex::default(),
+            health: Mutex::new(Health::new(context.wait_max)),
+            fill_trouble: Mutex::default(),
+            links: Mutex::new(links),
+            capacity_bytes: AtomicU64::new(0),
+            held_bytes: AtomicU64::new(0),
+            filling_bytes: AtomicU64::new(0),
+            is_leaving: AtomicBool::new(false),
+            changed: Arc::default(),
+        })
+    }
+
+    /// Starts the task that looks after it until it leaves.
+    pub(crate) fn start(self: &Arc<Self>) {
+        efc_tasks::spawn(self.clone().look_after());
+    }
+
+    /// It is not asked any more; its connections end after what is under way.
+    pub(crate) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// It is connected to, and keeps blocks.
+    pub(crate) fn serves(&self) -> bool {
+        lock(&self.links).state == WorkerState::Serving
+    }
+
+    pub(crate) fn figures(&self) -> WorkerFigures {
+        let (latency, is_slow) = {
+            let health = lock(&self.health);
+            (health.latency(), health.is_slow(usize::MAX, &lock(&self.context.backend)))
+        };
+        let state = match lock(&self.links).state.clone() {
+            WorkerState::Serving if is_slow => WorkerState::Slow,
+            state => state,
+        };
+        WorkerFigures {
+            address: self.endpoint.address(),
+            weight: self.endpoint.weight,
+            state,
+            latency,
+            capacity_bytes: self.capacity_bytes.load(Ordering::Relaxed),
+            held_bytes: self.held_bytes.load(Ordering::Relaxed),
+            fill_trouble: lock(&self.fill_trouble).clone(),
+            counts: self.tally.read(),
+        }
+    }
+
+    // --- asking -----------------------------------------------------------------------------------------------------
+
+    /// Whether to ask for a block of `length` bytes while answers of the weight `load` are under way.
+    pub(crate) fn advise(&self, length: usize, load: u64) -> Advice {
+        if lock(&self.links).questions.is_empty() {
+            return Advice::Skip;
+        }
+        lock(&self.health).advise(now(), length, load, &lock(&self.context.backend))
+    }
+
+    /// The answer came within its time.
+    pub(crate) fn answered(&self, length: usize, took: Duration, load: u64) {
+        lock(&self.health).answered(length, took, load);
+    }
+
+    /// The answer to what was asked at `asked` of `connection` did not come within `deadline`. If nothing has come at all
+    /// since, the worker is down, and whoever else waits for it need not.
+    pub(crate) fn late(&self, length: usize, deadline: Duration, load: u64, asked: Instant) {
+        count(&self.tally.timeouts);
+        let silence_min = {
+            let mut health = lock(&self.health);
+            health.late(length, deadline, load);
+            health.silence_min()
+        };
+        if deadline < silence_min {
+            return; // any machine stands still for so long now and then
+        }
+        let links = lock(&self.links);
+        let has_spoken = links.questions.iter().chain(&links.fills).any(|connection| connection.heard() > asked);
+        drop(links);
+        if !has_spoken {
+            self.fall_silent(deadline);
+        }
+    }
+
+    fn fall_silent(&self, deadline: Duration) {
+        lock(&self.health).silent();
+        let why = format!("it has said nothing for {} ms", deadline.as_millis());
+        self.end_all(&why, WorkerState::Down(why.clone()));
+    }
+
+    fn end_all(&self, why: &str, state: WorkerState) {
+        let mut links = lock(&self.links);
+        let ended: Vec<_> = links.questions.drain(..).collect();
+        let ended: Vec<_> = ended.into_iter().chain(links.fills.take()).collect();
+        if !ended.is_empty() {
+            links.state = state;
+        }
+        drop(links);
+        ended.iter().for_each(|connection| connection.close(why));
+        self.changed.notify_one();
+    }
+
+    /// The connection for questions with the least to do.
+    fn best(&self) -> Option<Arc<Connection>> {
+        let mut links = lock(&self.links);
+        let best = links.questions.iter().min_by_key(|connection| connection.outstanding())?.clone();
+        let is_wanted = best.outstanding() > CROWDED && links.questions.len() < CONNECTIONS_MAX && !links.wanted.0;
+        links.wanted.0 |= is_wanted;
+        drop(links);
+        if is_wanted {
+            self.changed.notify_one();
+        }
+        Some(best)
+    }
+
+    /// Asks for a value, in this memory.
+    ///
+    /// # Errors
+    /// There is no connection that would take the question: the memory comes back.
+    pub(crate) fn get(
+        &self,
+        name: &Name,
+        marks: bool,
+        weight: u64,
+        memory: efc_buffer::Buffer,
+    ) -> Result<oneshot::Receiver<Reply>, efc_buffer::Buffer> {
+        let Some(connection) = self.best() else { return Err(memory) };
+        let opaque = connection.opaque();
+        let line = Piece::Line(protocol::get(name, opaque, marks));
+        connection.ask(opaque, line, weight, Expected::Get(memory)).map_err(|expected| match expected {
+            Expected::Get(memory) => memory,
+            _ => unreachable!("what was expected comes back"),
+        })
+    }
+
+    /// Deletes this value, if it is still the same; what comes of it does not matter.
+    pub(crate) fn delete(&self, name: &Name, cas: Cas) {
+        if let Some(connection) = self.best() {
+            let opaque = connection.opaque();
+            let line = Piece::Line(protocol::delete(name, opaque, cas));
+            drop(connection.ask(opaque, line, SMALL_WEIGHT, Expected::Delete));
+        }
+    }
+
+    // --- filling ----------------------------------------------------------------------------------------------------
+
+    /// Whether so many bytes may be on their way to the worker, with those that are.
+    pub(crate) fn takes(&self, length: usize) -> bool {
+        let is_there = !lock(&self.links).questions.is_empty();
+        is_there && self.filling_bytes.load(Ordering::Relaxed) + length as u64 <= FILLING_MAX
+    }
+
+    /// Sends a command with a value of `length` bytes, made by `command` from its opaque number.
+    pub(crate) fn set(self: &Arc<Self>, length: usize, command: impl FnOnce(u32) -> Piece) {
+        let Some(connection) = self.for_fills() else { return count(&self.tally.fills_unsent) };
+        let opaque = connection.opaque();
+        let Ok(answer) = connection.ask(opaque, command(opaque), length as u64, Expected::Set) else {
+            return count(&self.tally.fills_unsent);
+        };
+        self.filling_bytes.fetch_add(length as u64, Ordering::Relaxed);
+        let worker = self.clone();
+        efc_tasks::spawn(async move {
+            let reply = answer.await;
+            worker.filling_bytes.fetch_sub(length as u64, Ordering::Relaxed);
+            worker.filled(length, reply.ok());
+        });
+    }
+
+    fn filled(&self, length: usize, reply: Option<Reply>) {
+        match reply {
+            Some(Reply::Done) => {
+                count(&self.tally.fills_done);
+                add(&self.tally.fill_bytes, length as u64);
+            }
+            Some(Reply::Unchanged | Reply::Missing(_)) => count(&self.tally.fills_overtaken),
+            Some(Reply::Failed(why)) => {
+                count(&self.tally.fills_failed);
+                *lock(&self.fill_trouble) = Some(why);
+            }
+            _ => count(&self.tally.lost),
+        }
+    }
+
+    fn for_fills(&self) -> Option<Arc<Connection>> {
+        let mut links = lock(&self.links);
+        if let Some(fills) = &links.fills {
+            return Some(fills.clone());
+        }
+        links.wanted.1 = true;
+        drop(links);
+        self.changed.notify_one();
+        self.best()
+    }
+
+    // --- connections ------------------------------------------------------------------------------------------------
+
+    async fn look_after(self: Arc<Self>) {
+        let mut failures = 0;
+        while !self.is_leaving.load(Ordering::Relaxed) {
+            let answers = self.tally.read().hits + self.tally.read().misses;
+            match self.connect().await {
+                Ok(connection) => self.attend(connection).await,
+                Err(trouble) => self.note(trouble),
+            }
+            // A worker that lets itself be connected to and then answers nothing is as good as one that is away.
+            let has_answered = self.tally.read().hits + self.tally.read().misses > answers;
+            failures = if has_answered { 0 } else { failures + 1 };
+            self.pause(RECONNECT.jittered(failures)).await;
+        }
+        self.drain().await;
+    }
+
+    /// Waits, unless the worker leaves.
+    async fn pause(&self, duration: Duration) {
+        let begin = now();
+        while !self.is_leaving.load(Ordering::Relaxed)
+            && let Some(left) = duration.checked_sub(since(begin)).filter(|left| !left.is_zero())
+        {
+            in_time(self.changed.notified(), Some(left)).await;
+        }
+    }
+
+    fn note(&self, trouble: Trouble) {
+        let state = match trouble {
+            Trouble::Down(why) => WorkerState::Down(why),
+            Trouble::Unfit(why) => WorkerState::Unfit(why),
+        };
+        let mut links = lock(&self.links);
+        if links.state != state {
+            log::warn!("worker {}: {state:?}", self.endpoint);
+            links.state = state;
+        }
+    }
+
+    /// Looks after the connections until there is none for questions, or the worker leaves.
+    async fn attend(self: &Arc<Self>, first: Arc<Connection>) {
+        {
+            let mut links = lock(&self.links);
+            links.questions.push(first);
+            links.state = WorkerState::Serving;
+        }
+        let mut asked = None::<Instant>;
+        while !self.is_leaving.load(Ordering::Relaxed) && self.let_go() {
+            if asked.is_none_or(|asked| since(asked) >= STATISTICS_INTERVAL) {
+                asked = Some(now());
+                self.ask_what_it_holds();
+            }
+            if !self.grow().await {
+                in_time(self.changed.notified(), Some(LOOK_INTERVAL)).await;
+            }
+        }
+    }
+
+    /// Lets go of connections that have ended or say nothing; `false` if there is none for questions any more.
+    fn let_go(&self) -> bool {
+        let mut links = lock(&self.links);
+        let all: Vec<_> = links.questions.iter().chain(&links.fills).cloned().collect();
+        drop(links);
+        for silent in all.iter().filter(|one| one.silent_since().is_some_and(|begin| since(begin) > SILENCE_MAX)) {
+            lock(&self.health).silent();
+            silent.close("it has said nothing for too long");
+        }
+        links = lock(&self.links);
+        let ended = all.iter().filter_map(|connection| connection.why()).next().map(str::to_owned);
+        links.questions.retain(|connection| connection.why().is_none());
+        links.fills.take_if(|connection| connection.why().is_some());
+        if let Some(why) = ended {
+            count(&self.tally.broken_connections);
+            if links.questions.is_empty() {
+                log::warn!("worker {}: {why}", self.endpoint);
+                links.state = WorkerState::Down(why);
+            }
+        }
+        !links.questions.is_empty()
+    }
+
+    /// Makes another connection if one is wanted; `false` if none is.
+    async fn grow(&self) -> bool {
+        let wanted = std::mem::take(&mut lock(&self.links).wanted);
+        if wanted == (false, false) {
+            return false;
+        }
+        if let Ok(connection) = self.connect().await {
+            let mut links = lock(&self.links);
+            if wanted.1 && links.fills.is_none() {
+                links.fills = Some(connection);
+            } else {
+                links.questions.push(connection);
+            }
+        }
+        true
+    }
+
+    async fn connect(&self) -> Result<Arc<Connection>, Trouble> {
+        let addresses = self.context.resolver.addresses(&self.endpoint).await.map_err(Trouble::Down)?;
+        let mut trouble = Trouble::Down("it has no address".into());
+        for address in addresses {
+            let opened = Connection::open(address, self.changed.clone());
+            let opened = opened.and_then(|one| {
+                let connection = Arc::new(one);
+                self.context.lanes.add(&connection).map(|()| connection)
+            });
+            let connection = opened.map_err(|error| Trouble::Down(error.to_string()))?;
+            match greet(&connection).await {
+                Ok(()) => return Ok(connection),
+                Err(why) => trouble = why,
+            }
+            connection.close("it is of no use");
+        }
+        Err(trouble)
+    }
+
+    fn ask_what_it_holds(self: &Arc<Self>) {
+        let connection = lock(&self.links).questions.first().cloned();
+        let Some(Ok(answer)) = connection.map(|connection| ask_statistics(&connection, "")) else { return };
+        let worker = self.clone();
+        efc_tasks::spawn(async move {
+            if let Ok(Reply::Statistics(known)) = answer.await {
+                let number = |name| known.get(name).and_then(|text: &String| text.parse().ok()).unwrap_or(0);
+                worker.capacity_bytes.store(number("limit_maxbytes"), Ordering::Relaxed);
+                worker.held_bytes.store(number("bytes"), Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Ends all connections after what is under way on them.
+    async fn drain(&self) {
+        let begin = now();
+        while since(begin) < LEAVING_MAX && self.is_busy() {
+            efc_tasks::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.end_all("it is not a worker any more", WorkerState::Down("it is not a worker any more".into()));
+    }
+
+    fn is_busy(&self) -> bool {
+        let links = lock(&self.links);
+        links.questions.iter().chain(&links.fills).any(|one| one.why().is_none() && one.outstanding() > 0)
+    }
+}
+
+fn ask_statistics(connection: &Connection, kind: &str) -> Result<oneshot::Receiver<Reply>, Expected> {
+    let line = Piece::Line(protocol::statistics(kind));
+    connection.ask(connection.opaque(), line, SMALL_WEIGHT, statistics())
+}
+
+/// Waits until the connection stands, and looks whether the worker can keep blocks.
+async fn greet(connection: &Arc<Connection>) -> Result<(), Trouble> {
+    let lost = || Trouble::Down(connection.why().unwrap_or("it has closed the connection").into());
+    let answer = ask_statistics(connection, "settings").map_err(|_| lost())?;
+    let reply = in_time(answer, Some(GREETING_MAX)).await;
+    let Some(reply) = reply else { return Err(Trouble::Down("it does not answer".into())) };
+    let Ok(Reply::Statistics(settings)) = reply else { return Err(lost()) };
+    let item_size_max = settings.get("item_size_max").and_then(|text| text.parse::<u64>().ok());
+    match item_size_max {
+        Some(bytes) if bytes >= VALUE_MAX as u64 + ITEM_OVERHEAD => Ok(()),
+        Some(bytes) => {
+            Err(Trouble::Unfit(format!("it takes values of {bytes} bytes at most: start memcached with -I 2m")))
+        }
+        None => Err(Trouble::Unfit("it does not say how large values may be".into())),
+    }
+}
