@@ -39,13 +39,20 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) enum Piece {
     Line(Vec<u8>),
     Memory(Buffer, Range<usize>),
+    /// So many, but not more than [`ZEROS_MAX`].
+    Zeros(usize),
 }
+
+/// The most zeros of one piece.
+pub(crate) const ZEROS_MAX: usize = 64 << 10;
+static ZEROS: [u8; ZEROS_MAX] = [0; ZEROS_MAX];
 
 impl Piece {
     fn as_bytes(&self) -> &[u8] {
         match self {
             Piece::Line(line) => line,
             Piece::Memory(memory, range) => &memory[range.clone()],
+            Piece::Zeros(count) => &ZEROS[..*count],
         }
     }
 }
@@ -142,7 +149,7 @@ impl Connection {
     pub(crate) fn ask(
         &self,
         opaque: u32,
-        piece: Piece,
+        pieces: impl IntoIterator<Item = Piece>,
         weight: u64,
         expected: Expected,
     ) -> Result<oneshot::Receiver<Reply>, Expected> {
@@ -155,7 +162,7 @@ impl Connection {
         self.outstanding.fetch_add(weight, Ordering::Relaxed); // first: a server may answer what it was not asked yet
         questions.push_back(Question { opaque, asked: now(), weight, expected, answered });
         drop(questions);
-        sender.pieces.push_back(piece);
+        sender.pieces.extend(pieces);
         let sent = self.send(&mut sender);
         drop(sender);
         if let Err(error) = sent {

@@ -54,16 +54,18 @@ pub(crate) struct Value {
     pub(crate) header: Header,
     /// Begins with what follows the header.
     pub(crate) memory: Buffer,
-    /// With its header; if that is more than fits, nothing of it is there.
+    /// With its header; what does not fit the memory is not there.
     pub(crate) length: usize,
     pub(crate) cas: Cas,
     pub(crate) is_won: bool,
 }
 
 impl Value {
-    /// What follows the header; `None` if the value is shorter than a header, or longer than its memory.
-    pub(crate) fn sealed(&mut self) -> Option<(&Header, &mut [u8])> {
-        let length = self.length.checked_sub(HEADER)?;
+    /// What follows the header, so many bytes of it; `None` if the value has not so many.
+    pub(crate) fn sealed(&mut self, length: usize) -> Option<(&Header, &mut [u8])> {
+        if self.length < HEADER + length {
+            return None;
+        }
         Some((&self.header, self.memory.get_mut(..length)?))
     }
 }
@@ -104,10 +106,10 @@ impl Default for Incoming {
 impl Incoming {
     /// Where the next bytes belong, if they are a value's; bytes behind these go to [`Incoming::take`].
     pub(crate) fn place(&mut self) -> &mut [u8] {
-        match &mut self.stage {
-            Stage::Value(value, received) if *received >= HEADER && value.length - HEADER <= value.memory.len() => {
-                &mut value.memory[*received - HEADER..value.length - HEADER]
-            }
+        let Stage::Value(value, received) = &mut self.stage else { return &mut [] };
+        let end = value.length.saturating_sub(HEADER).min(value.memory.len());
+        match received.checked_sub(HEADER) {
+            Some(begin) if begin < end => &mut value.memory[begin..end],
             _ => &mut [],
         }
     }
@@ -338,7 +340,7 @@ mod tests {
             feed(&stream, || drawn.next().map_or(1, |size| size as usize % largest + 1), &mut asked).expect("no fault");
             let mut replies = asked.replies.into_iter();
             let Some(Reply::Value(mut value)) = replies.next() else { panic!("no value") };
-            let (header, sealed) = value.sealed().expect("fits");
+            let (header, sealed) = value.sealed(long.len()).expect("fits");
             assert_eq!((header, &*sealed), (&[7; HEADER], &long[..]), "seed {seed}");
             let rest: Vec<String> = replies.map(|reply| format!("{reply:?}")).collect();
             assert!(rest[0].starts_with("Missing(Some") && rest[1].contains("length: 0, cas: 2, is_won: true"));
@@ -388,12 +390,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_longer_than_its_place_is_read_over() {
+    fn what_of_a_value_does_not_fit_its_place_is_read_over() {
         let stream = [b"VA 100000 c3 O0\r\n", &bytes(1, 100_000)[..], b"\r\nEN\r\n"].concat();
         let mut asked = asked([memory(), memory()]);
         feed(&stream, || 3000, &mut asked).expect("no fault");
         let Reply::Value(value) = &mut asked.replies[0] else { panic!("no value") };
-        assert!(value.length == 100_000 && value.sealed().is_none());
+        assert!(value.length == 100_000 && value.sealed(70_000).is_none());
+        assert_eq!(value.sealed(60_000).expect("fits").1, &bytes(1, 100_000)[HEADER..60_000 + HEADER]);
+        assert!(value.sealed(100_000).is_none());
         assert_eq!(asked.replies.len(), 2);
     }
 }

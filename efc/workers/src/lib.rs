@@ -27,6 +27,7 @@ mod protocol;
 mod resolve;
 mod seal;
 mod seals;
+mod slabs;
 mod socket;
 #[cfg(test)]
 mod testing;

@@ -167,7 +167,8 @@ impl LookUp {
 
     fn open(&self, mut value: Value) -> Found {
         let (tally, keys) = (&self.worker.tally, &self.worker.context.keys);
-        let opened = value.sealed().and_then(|(header, sealed)| seal::open(keys, &self.key, header, sealed));
+        let sealed = value.sealed(seal::sealed_length(self.key.length()));
+        let opened = sealed.and_then(|(header, sealed)| seal::open(keys, &self.key, header, sealed));
         if opened.is_none() {
             count(&tally.refused_blocks);
             self.worker.delete(&self.name, value.cas);

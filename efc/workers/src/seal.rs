@@ -42,10 +42,15 @@ pub(crate) fn seal(keys: &Keys, key: &BlockKey, copies: u8, value: &mut [u8]) ->
     true
 }
 
-/// Opens a value where it lies: `sealed` begins with what follows its header, and ends with the value. The block's bytes
-/// are the first of it then. Answers the number of copies; `None` if this was not sealed for `key`.
+/// Bytes of a value of `length` bytes of a block behind the header.
+pub(crate) fn sealed_length(length: usize) -> usize {
+    length + TAG
+}
+
+/// Opens a value where it lies: `sealed` is what follows its header, [`sealed_length`] bytes. The block's bytes are the
+/// first of it then. Answers the number of copies; `None` if this was not sealed for `key`.
 pub(crate) fn open(keys: &Keys, key: &BlockKey, header: &Header, sealed: &mut [u8]) -> Option<u8> {
-    if header[0] != FORMAT || sealed.len() != key.length() + TAG {
+    if header[0] != FORMAT || sealed.len() != sealed_length(key.length()) {
         return None;
     }
     let (secret, identity) = keys.seal(key);

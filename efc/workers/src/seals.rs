@@ -18,7 +18,7 @@ use crate::worker::Worker;
 
 /// Room for the command before a value.
 const COMMAND_MAX: usize = 128;
-const _: () = assert!(COMMAND_MAX + VALUE_MAX + END_OF_LINE.len() <= efc_buffer::LARGE, "a command fits a buffer");
+const _: () = assert!(COMMAND_MAX + VALUE_MAX <= efc_buffer::LARGE, "a command fits a buffer");
 const STACK: usize = 256 << 10;
 
 /// A place at a worker for a block that it had not got.
@@ -41,7 +41,7 @@ impl Fill for Filling {
         if !self.worker.takes(length) {
             return count(&tally.fills_unsent);
         }
-        let size = COMMAND_MAX + length + SEAL_BYTES + END_OF_LINE.len();
+        let size = COMMAND_MAX + length + SEAL_BYTES;
         let Some(room) = self.worker.context.budget.take(Purpose::Ahead, size) else {
             return count(&tally.fills_without_budget);
         };
@@ -93,15 +93,17 @@ impl Work {
             return count(&filling.worker.tally.fills_unsent);
         }
         let (marker, name) = (filling.marker.take(), filling.name);
-        filling.worker.set(value.len(), |opaque| command(memory, value, &name, opaque, marker));
+        let zeros = filling.worker.slabs().padding(value.len());
+        filling.worker.set(value.len(), |opaque| {
+            let line = protocol::set(&name, opaque, value.len() + zeros, marker);
+            command(line, memory, value, zeros)
+        });
     }
 }
 
-/// Puts the command before the value and the line's end behind it.
-fn command(mut memory: Buffer, value: Range<usize>, name: &Name, opaque: u32, marker: Option<Cas>) -> Piece {
-    let line = protocol::set(name, opaque, value.len(), marker);
+/// A command with the value that lies in `memory`, and so many zeros behind it.
+fn command(line: Vec<u8>, mut memory: Buffer, value: Range<usize>, zeros: usize) -> [Piece; 3] {
     let begin = value.start - line.len();
     memory[begin..value.start].copy_from_slice(&line);
-    memory[value.end..][..END_OF_LINE.len()].copy_from_slice(END_OF_LINE);
-    Piece::Memory(memory, begin..value.end + END_OF_LINE.len())
+    [Piece::Memory(memory, begin..value.end), Piece::Zeros(zeros), Piece::Line(END_OF_LINE.to_vec())]
 }

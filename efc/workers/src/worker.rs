@@ -22,7 +22,7 @@ use crate::keys::Name;
 use crate::markers::Markers;
 use crate::placement::Seat;
 use crate::protocol::{self, Cas};
-use crate::seal::VALUE_MAX;
+use crate::slabs::Slabs;
 
 /// Connections for questions, at most; there is one until that has too much to do.
 const CONNECTIONS_MAX: usize = 3;
@@ -42,8 +42,6 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(10);
 /// What is under way at a worker that leaves may go on for so long.
 const LEAVING_MAX: Duration = Duration::from_secs(1);
-/// What memcached keeps beside a value, in bytes: its own header, the key, numbers.
-const ITEM_OVERHEAD: u64 = 256;
 /// What small questions weigh.
 const SMALL_WEIGHT: u64 = 1024;
 
@@ -80,6 +78,7 @@ pub(crate) struct Worker {
     capacity_bytes: AtomicU64,
     held_bytes: AtomicU64,
     filling_bytes: AtomicU64,
+    slabs: Mutex<Slabs>,
     is_leaving: AtomicBool,
     /// Something has changed that the task must see.
     changed: Arc<Notify>,
@@ -101,6 +100,7 @@ impl Worker {
             capacity_bytes: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
             filling_bytes: AtomicU64::new(0),
+            slabs: Mutex::default(),
             is_leaving: AtomicBool::new(false),
             changed: Arc::default(),
         })
@@ -222,7 +222,7 @@ impl Worker {
     ) -> Result<oneshot::Receiver<Reply>, efc_buffer::Buffer> {
         let Some(connection) = self.best() else { return Err(memory) };
         let opaque = connection.opaque();
-        let line = Piece::Line(protocol::get(name, opaque, marks));
+        let line = [Piece::Line(protocol::get(name, opaque, marks))];
         connection.ask(opaque, line, weight, Expected::Get(memory)).map_err(|expected| match expected {
             Expected::Get(memory) => memory,
             _ => unreachable!("what was expected comes back"),
@@ -233,7 +233,7 @@ impl Worker {
     pub(crate) fn delete(&self, name: &Name, cas: Cas) {
         if let Some(connection) = self.best() {
             let opaque = connection.opaque();
-            let line = Piece::Line(protocol::delete(name, opaque, cas));
+            let line = [Piece::Line(protocol::delete(name, opaque, cas))];
             drop(connection.ask(opaque, line, SMALL_WEIGHT, Expected::Delete));
         }
     }
@@ -246,8 +246,13 @@ impl Worker {
         is_there && self.filling_bytes.load(Ordering::Relaxed) + length as u64 <= FILLING_MAX
     }
 
+    /// How its memory is divided.
+    pub(crate) fn slabs(&self) -> Slabs {
+        *lock(&self.slabs)
+    }
+
     /// Sends a command with a value of `length` bytes, made by `command` from its opaque number.
-    pub(crate) fn set(self: &Arc<Self>, length: usize, command: impl FnOnce(u32) -> Piece) {
+    pub(crate) fn set<P: IntoIterator<Item = Piece>>(self: &Arc<Self>, length: usize, command: impl FnOnce(u32) -> P) {
         let Some(connection) = self.for_fills() else { return count(&self.tally.fills_unsent) };
         let opaque = connection.opaque();
         let Ok(answer) = connection.ask(opaque, command(opaque), length as u64, Expected::Set) else {
@@ -398,7 +403,10 @@ impl Worker {
             });
             let connection = opened.map_err(|error| Trouble::Down(error.to_string()))?;
             match greet(&connection).await {
-                Ok(()) => return Ok(connection),
+                Ok(slabs) => {
+                    *lock(&self.slabs) = slabs;
+                    return Ok(connection);
+                }
                 Err(why) => trouble = why,
             }
             connection.close("it is of no use");
@@ -435,23 +443,16 @@ impl Worker {
 }
 
 fn ask_statistics(connection: &Connection, kind: &str) -> Result<oneshot::Receiver<Reply>, Expected> {
-    let line = Piece::Line(protocol::statistics(kind));
+    let line = [Piece::Line(protocol::statistics(kind))];
     connection.ask(connection.opaque(), line, SMALL_WEIGHT, statistics())
 }
 
-/// Waits until the connection stands, and looks whether the worker can keep blocks.
-async fn greet(connection: &Arc<Connection>) -> Result<(), Trouble> {
+/// Waits until the connection stands, and looks whether the worker can keep blocks, and how.
+async fn greet(connection: &Arc<Connection>) -> Result<Slabs, Trouble> {
     let lost = || Trouble::Down(connection.why().unwrap_or("it has closed the connection").into());
     let answer = ask_statistics(connection, "settings").map_err(|_| lost())?;
     let reply = in_time(answer, Some(GREETING_MAX)).await;
     let Some(reply) = reply else { return Err(Trouble::Down("it does not answer".into())) };
     let Ok(Reply::Statistics(settings)) = reply else { return Err(lost()) };
-    let item_size_max = settings.get("item_size_max").and_then(|text| text.parse::<u64>().ok());
-    match item_size_max {
-        Some(bytes) if bytes >= VALUE_MAX as u64 + ITEM_OVERHEAD => Ok(()),
-        Some(bytes) => {
-            Err(Trouble::Unfit(format!("it takes values of {bytes} bytes at most: start memcached with -I 2m")))
-        }
-        None => Err(Trouble::Unfit("it does not say how large values may be".into())),
-    }
+    Slabs::read(&settings).map_err(Trouble::Unfit)
 }
