@@ -6,8 +6,10 @@ import hashlib
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +215,34 @@ def test_a_worker_that_fails_while_it_is_read_from_costs_no_error(world: World, 
         return second.cache()["workers_ready"] == len(workers)
 
     wait_until(is_back, what="the worker's return", limit_s=30)
+
+
+def test_a_daemon_that_is_killed_while_it_reads_is_followed_by_one_that_has_workers(world: World) -> None:
+    """Ten deaths under readers that check each byte."""
+    worker = world.worker()
+    digest, _ = world.filled(worker)
+    node = world.node(worker)
+    is_over, found = threading.Event(), set()
+
+    def keep_reading() -> None:
+        while not is_over.is_set():
+            found.add(node.read("file"))
+            node.forget("file")
+
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(keep_reading) for _ in range(2)]
+        try:
+            for _ in range(10):
+                node.keeper.replace_daemon(node.mount)
+                time.sleep(0.3)
+        finally:
+            is_over.set()
+        for reader in reading:
+            reader.result()
+    assert found == {digest}
+    node.forget("file")
+    node.read("file")
+    assert node.cache()["workers_bytes"] > 0
 
 
 def test_workers_come_and_go_while_the_dataset_is_mounted(world: World) -> None:

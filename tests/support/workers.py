@@ -49,7 +49,21 @@ class Worker:
 
     def start(self) -> None:
         """Starts it, empty."""
-        command = ["memcached", "-u", "nobody", "-U", "0", "-I", "2m", "-m", str(self._memory_mib), "-l", "127.0.0.1", "-p", str(self.port)]
+        command = [
+            "memcached",
+            "-u",
+            "nobody",
+            "-U",
+            "0",
+            "-I",
+            "2m",
+            "-m",
+            str(self._memory_mib),
+            "-l",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+        ]
         self._server = subprocess.Popen(command)
         wait_until(self._answers, what=f"the worker at {self.endpoint}", limit_s=_SECONDS_MAX)
 
