@@ -2,9 +2,15 @@
 
 mod support;
 
-use efc_cache::blocks::Lookup;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+
+use efc_buffer::Purpose;
+use efc_cache::blocks::{Level, Lookup};
 use efc_workers::WorkerState;
-use support::{Memcached, Node, block_key, bytes, until};
+use rustix::process::Signal;
+use support::{Memcached, Node, block, block_key, bytes, room, until};
 
 const MIB: usize = 1 << 20;
 /// As `efc worker` starts it.
@@ -65,4 +71,194 @@ fn a_worker_that_refuses_large_values_is_not_used_and_says_why() {
     assert!(why.contains("-I 2m"), "{why}");
     let Lookup::Miss(miss) = node.get(block_key("file", 1, 0)) else { panic!("nobody has it") };
     assert!(miss.room.is_some() && miss.fill.is_none());
+}
+
+#[test]
+fn of_two_nodes_one_fetches_a_block_and_the_other_waits_for_it() {
+    let server = Memcached::start(64);
+    let [first, second] = [(); 2].map(|()| Node::new(1, &[server.endpoint()]).serving());
+    // A busy machine may let the time pass in which a node waits: then it is another block's turn.
+    let mut blocks = 0..;
+    until("a node has waited for another one's block", || {
+        let key = block_key("file", u64::MAX, blocks.next()?);
+        let place = first.place(key);
+        let found = std::thread::scope(|scope| {
+            let found = scope.spawn(|| second.bytes(key));
+            until("the second node waits, or not any more", || {
+                let asked = server.client().statistic("get_hits");
+                (asked > 0 || found.is_finished()).then_some(())
+            });
+            place.fill(&Arc::new(block(&bytes(7, MIB))));
+            found.join().expect("no panic")
+        });
+        found.inspect(|found| assert!(*found == bytes(7, MIB)))
+    });
+    assert_eq!((second.counts().waits, second.counts().misses), (1, 0));
+}
+
+#[test]
+fn a_marker_whose_node_gives_up_goes_and_one_whose_node_is_gone_costs_a_bounded_time() {
+    let server = Memcached::start(64);
+    let [first, second] = [(); 2].map(|()| Node::new(1, &[server.endpoint()]).serving());
+    let key = |index| block_key("file", u64::MAX, index);
+    drop(first.place(key(0)));
+    until("the marker is gone", || server.client().keys().is_empty().then_some(()));
+    drop(second.place(key(0)));
+    assert_eq!(second.counts().vain_waits, 0);
+
+    let places: Vec<_> = (1..20).map(|index| first.place(key(index))).collect();
+    for index in 1..20 {
+        let Lookup::Miss(miss) = second.get(key(index)) else { panic!("nobody has it") };
+        assert!(miss.room.is_some());
+        // A marker is forgotten after two seconds, so a slow machine may find none any more.
+        assert!(miss.fill.is_none() || second.counts().vain_waits + second.counts().misses >= 8, "block {index}");
+    }
+    assert!(second.counts().vain_waits <= 8);
+    drop(places);
+}
+
+#[test]
+fn who_comes_late_with_a_block_changes_nothing() {
+    let server = Memcached::start(64);
+    let [first, second] = [(); 2].map(|()| Node::new(1, &[server.endpoint()]).serving());
+    let key = block_key("file", 1000, 0);
+    let late = first.place(key);
+    let name = server.client().keys().remove(0);
+    server.client().ask(format!("delete {name}\r\n").as_bytes(), b"\r\n");
+    second.put(key, &bytes(1, 1000));
+    let value = server.client().value(&name);
+    late.fill(&Arc::new(block(&bytes(1, 1000))));
+    until("the late block is refused", || (first.counts().fills_overtaken == 1).then_some(()));
+    drop(first.place(block_key("other", 1, 0)));
+    assert!(server.client().value(&name) == value, "nor does it delete what is there");
+}
+
+#[test]
+fn nothing_can_be_read_on_a_worker_and_nothing_that_others_put_there_is_believed() {
+    let server = Memcached::start(64);
+    let node = Node::new(1, &[server.endpoint()]).serving();
+    let (key, text) = (block_key("secret-name", 64 << 10, 0), b"secret data ".repeat(6_000));
+    let text = &text[..key.length()];
+    node.put(key, text);
+    let other = block_key("secret-name", 64 << 10 | 1, 0);
+    node.put(other, &bytes(1, other.length()));
+    let mut rogue = server.client();
+    let values: Vec<(String, Vec<u8>)> = rogue.keys().into_iter().map(|key| (key.clone(), rogue.value(&key))).collect();
+    for (name, value) in &values {
+        assert!(!value.windows(8).any(|part| text.windows(8).take(12).any(|other| part == other)));
+        assert!(!name.contains("secret") && name.len() == 32);
+    }
+    let (name, value) = values.iter().find(|(_, value)| value.len() == text.len() + 32).expect("it is there");
+    let mut flipped = value.clone();
+    flipped[value.len() / 2] ^= 1;
+    let foreign = &values.iter().find(|(other, _)| other != name).expect("two").1[..];
+    let forged = [&flipped[..], &value[1..], text, b"x", foreign, &bytes(3, 2_000_000)];
+    for (count, forged) in (1..).zip(forged) {
+        rogue.set(name, forged);
+        assert_eq!(node.bytes(key), None);
+        assert_eq!(node.counts().refused_blocks, count);
+        until("it is deleted", || (!rogue.keys().contains(name)).then_some(()));
+    }
+    rogue.set(name, &[value, &b"and more"[..]].concat());
+    assert!(node.bytes(key).as_deref() == Some(text), "what follows the seal is nothing");
+    node.put(block_key("another", 10, 0), &bytes(1, 10));
+}
+
+#[test]
+fn questions_that_are_given_up_leave_the_others_whole() {
+    let server = Memcached::start(64);
+    let node = Node::new(1, &[server.endpoint()]).serving();
+    let key = |index: u64| block_key("file", 20 * MIB as u64 - 9_000, index % 20);
+    (0..20).for_each(|index| node.put(key(index), &bytes(index, key(index).length())));
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let node = &node;
+            scope.spawn(move || {
+                for index in (0..40).map(|step| step * 7 + thread) {
+                    let mut given_up = pin!(node.workers.get(key(index), room()));
+                    let _ = given_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                    let found = node.bytes(key(index + 1));
+                    assert!(found == Some(bytes((index + 1) % 20, key(index + 1).length())));
+                }
+            });
+        }
+    });
+    let counts = node.counts();
+    assert_eq!((counts.refused_blocks, counts.broken_connections, counts.misses), (0, 0, 20));
+}
+
+#[test]
+fn blocks_for_which_there_is_no_room_are_not_put_there() {
+    let server = Memcached::start(64);
+    let node = Node::new(1, &[server.endpoint()]).serving();
+    let place = node.place(block_key("file", MIB as u64, 0));
+    let taken: Vec<_> = std::iter::from_fn(|| node.budget.take(Purpose::Ahead, MIB)).collect();
+    place.fill(&Arc::new(block(&bytes(1, MIB))));
+    assert_eq!(node.counts().fills_without_budget, 1);
+    drop(taken);
+    until("the marker is gone", || server.client().keys().is_empty().then_some(()));
+    node.put(block_key("file", MIB as u64, 0), &bytes(1, MIB));
+}
+
+#[test]
+fn a_stopped_worker_is_waited_for_a_few_times_and_a_dead_one_not_at_all() {
+    let server = Memcached::start(64);
+    let node = Node::in_a_hurry(1, &[server.endpoint()]).serving();
+    let key = |index| block_key("file", u64::MAX, index);
+    until("a block is there", || {
+        if let Lookup::Miss(miss) = node.get(key(0)) {
+            miss.fill?.fill(&Arc::new(block(&bytes(1, MIB))));
+        }
+        node.bytes(key(0))
+    });
+    let before = node.counts();
+    server.signal(Signal::STOP);
+    (1..200).for_each(|index| assert_eq!(node.bytes(key(index)), None));
+    let after = node.counts();
+    assert!((1..=3).contains(&(after.timeouts - before.timeouts)), "{before:?} {after:?}");
+    assert!(after.skipped - before.skipped >= 190);
+    server.signal(Signal::CONT);
+    until("it is asked again", || node.bytes(key(0)));
+
+    let port = server.port;
+    drop(server);
+    (1..200).for_each(|index| assert_eq!(node.bytes(key(index)), None));
+    assert!(matches!(node.figures()[0].state, WorkerState::Down(_)));
+    let server = Memcached::again(port, 64);
+    until("the next one is filled", || {
+        if let Lookup::Miss(miss) = node.get(key(0)) {
+            miss.fill?.fill(&Arc::new(block(&bytes(1, MIB))));
+        }
+        node.bytes(key(0))
+    });
+    drop(server);
+}
+
+#[test]
+fn workers_come_and_go_while_blocks_are_read() {
+    let servers = [(); 3].map(|()| Memcached::start(64));
+    let all: Vec<_> = servers.iter().map(Memcached::endpoint).collect();
+    let node = Node::new(1, &all[..2]).serving();
+    let key = |index| block_key(&format!("file {index}"), 409_600, 0);
+    (0..60).for_each(|file| node.put(key(file), &bytes(file, 409_600)));
+    let found = |node: &Node| (0..60).filter(|file| node.bytes(key(*file)).is_some()).count();
+    assert_eq!(found(&node), 60);
+    node.workers.follow(all.clone());
+    let node = node.serving();
+    let moved = 60 - found(&node);
+    assert!((5..=35).contains(&moved), "a third: {moved}");
+    node.workers.follow(all[1..].to_vec());
+    assert_eq!(node.figures().len(), 2);
+    until("nobody is connected to the one that left", || {
+        (servers[0].client().statistic("curr_connections") <= 2).then_some(())
+    });
+    node.workers.follow(vec![]);
+    assert_eq!(found(&node), 0);
+    node.workers.follow(all[..2].to_vec());
+    let node = node.serving();
+    assert_eq!(found(&node), 60, "nothing was lost meanwhile");
+    drop(node);
+    until("nobody is connected any more", || {
+        servers.iter().all(|server| server.client().statistic("curr_connections") <= 2).then_some(())
+    });
 }

@@ -43,13 +43,22 @@ impl Memcached {
 
     /// With these arguments, on a port of its own choice.
     pub fn with(arguments: &[&str]) -> Memcached {
+        Memcached::on("-1", arguments)
+    }
+
+    /// On this port, which another has left.
+    pub fn again(port: u16, mib: u32) -> Memcached {
+        Memcached::on(&port.to_string(), &["-m", &mib.to_string(), "-I", "2m"])
+    }
+
+    fn on(port: &str, arguments: &[&str]) -> Memcached {
         let folder = tempfile::tempdir().expect("a folder");
         let ports = folder.path().join("ports");
         let mut command = Command::new("memcached");
-        command.args(["-l", "127.0.0.1", "-p", "-1", "-U", "0", "-u", "root"]).args(arguments);
+        command.args(["-l", "127.0.0.1", "-p", port, "-U", "0", "-u", "root"]).args(arguments);
         let command = command.env("MEMCACHED_PORT_FILENAME", &ports).stdin(Stdio::null()).stdout(Stdio::null());
         let server = Server(command.spawn().expect("memcached is installed"));
-        let port = until("memcached listens", || port(&ports));
+        let port = until("memcached listens", || listening(&ports));
         Memcached { server, port, _folder: folder }
     }
 
@@ -68,7 +77,7 @@ impl Memcached {
     }
 }
 
-fn port(ports: &Path) -> Option<u16> {
+fn listening(ports: &Path) -> Option<u16> {
     let text = std::fs::read_to_string(ports).ok()?;
     let port = text.lines().find_map(|line| line.strip_prefix("TCP INET: "))?;
     port.parse().ok()
@@ -107,6 +116,13 @@ impl Client {
         let answer = self.ask(format!("get {key}\r\n").as_bytes(), b"END\r\n");
         let begin = answer.iter().position(|byte| *byte == b'\n').expect("a line") + 1;
         answer[begin..answer.len() - b"\r\nEND\r\n".len()].to_vec()
+    }
+
+    /// One of the statistics.
+    pub fn statistic(&mut self, name: &str) -> u64 {
+        let text = String::from_utf8(self.ask(b"stats\r\n", b"END\r\n")).expect("text");
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+        line.expect("memcached tells it").parse().expect("a number")
     }
 
     pub fn set(&mut self, key: &str, value: &[u8]) {
