@@ -26,8 +26,8 @@ from csi.config import nfs_words
 from csi.config.sources import Source
 
 Item = nfs_words.Item
-#: Longest name and value that are looked at at all.
-NAME_LENGTH_MAX = 256
+#: Longest word and value of an option that are looked at at all.
+WORD_LENGTH_MAX = 256
 VALUE_LENGTH_MAX = 4096
 _SHOWN_LENGTH_MAX = 64
 #: `network` unless it is given.
