@@ -23,6 +23,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::incoming::{Expected, Incoming, Questions, Reply};
 use crate::socket;
+use crate::tls::{Tls, Wire};
 
 /// Questions of one connection without an answer. Whoever would ask more goes without.
 const QUESTIONS_MAX: usize = 64;
@@ -86,6 +87,7 @@ struct Receiving {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) socket: TcpStream,
+    wire: Wire,
     made: Instant,
     sender: Mutex<Sender>,
     questions: Mutex<VecDeque<Question>>,
@@ -99,10 +101,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Begins to connect; `ended` is told when it ends.
-    pub(crate) fn open(address: SocketAddr, ended: Arc<Notify>) -> io::Result<Connection> {
+    /// Begins to connect, by TLS if the worker has a name for that; `ended` is told when it ends.
+    pub(crate) fn open(address: SocketAddr, tls: Option<(&Tls, &str)>, ended: Arc<Notify>) -> io::Result<Connection> {
         Ok(Connection {
             socket: socket::connect(address)?,
+            wire: tls.map_or(Ok(Wire::Plain), |(tls, host)| tls.wire(host))?,
             made: now(),
             sender: Mutex::default(),
             questions: Mutex::default(),
@@ -118,6 +121,11 @@ impl Connection {
     /// Why it has ended, if it has.
     pub(crate) fn why(&self) -> Option<&str> {
         self.why.get().map(String::as_str)
+    }
+
+    /// It speaks TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        !matches!(self.wire, Wire::Plain)
     }
 
     /// The sum of the weights of all questions without an answer.
@@ -180,11 +188,12 @@ impl Connection {
     }
 
     fn send(&self, sender: &mut Sender) -> io::Result<()> {
+        self.wire.flush(&self.socket)?;
         while !sender.pieces.is_empty() {
             let mut slices: Vec<IoSlice<'_>> =
                 sender.pieces.iter().take(PIECES_MAX).map(|piece| IoSlice::new(piece.as_bytes())).collect();
             slices[0].advance(sender.sent);
-            let sent = socket::send(&self.socket, &slices)?;
+            let sent = self.wire.send(&self.socket, &slices)?;
             if sent == 0 {
                 return Ok(());
             }
@@ -218,7 +227,7 @@ impl Connection {
         while self.why.get().is_none() {
             let place = incoming.place();
             let room = place.len();
-            let Some(received) = socket::receive(&self.socket, place, scratch)? else { return Ok(()) };
+            let Some(received) = self.wire.receive(&self.socket, place, scratch)? else { return Ok(()) };
             if received == 0 {
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server has closed the connection"));
             }

@@ -105,10 +105,11 @@ impl Lane {
 
     fn serve_one(&self, name: u64, flags: epoll::EventFlags, scratch: &mut [u8]) {
         let Some(connection) = lock(&self.connections).get(&name).cloned() else { return };
-        if flags.contains(epoll::EventFlags::OUT) {
+        connection.receive(scratch);
+        // What was received may be the rest of a TLS handshake, before which nothing is sent.
+        if flags.contains(epoll::EventFlags::OUT) || connection.is_encrypted() {
             connection.flush();
         }
-        connection.receive(scratch);
         if connection.why().is_some() {
             let connection = lock(&self.connections).remove(&name);
             drop(connection);

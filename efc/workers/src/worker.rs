@@ -129,6 +129,7 @@ impl Worker {
         WorkerFigures {
             address: self.endpoint.address(),
             weight: self.endpoint.weight,
+            tls: self.context.tls.is_some(),
             state,
             latency,
             capacity_bytes: self.capacity_bytes.load(Ordering::Relaxed),
@@ -391,7 +392,8 @@ impl Worker {
         let addresses = self.context.resolver.addresses(&self.endpoint).await.map_err(Trouble::Down)?;
         let mut trouble = Trouble::Down("it has no address".into());
         for address in addresses {
-            let opened = Connection::open(address, self.changed.clone());
+            let tls = self.context.tls.as_ref().map(|tls| (tls, self.endpoint.host.as_str()));
+            let opened = Connection::open(address, tls, self.changed.clone());
             let opened = opened.and_then(|one| {
                 let connection = Arc::new(one);
                 self.context.lanes.add(&connection).map(|()| connection)
