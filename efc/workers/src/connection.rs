@@ -14,13 +14,14 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use efc_buffer::Buffer;
 use efc_tasks::time::{now, since};
 use tokio::sync::{Notify, oneshot};
 
+use crate::basics::lock;
 use crate::incoming::{Expected, Incoming, Questions, Reply};
 use crate::socket;
 use crate::tls::{Tls, Wire};
@@ -29,11 +30,6 @@ use crate::tls::{Tls, Wire};
 const QUESTIONS_MAX: usize = 64;
 /// Pieces that are sent by one system call.
 const PIECES_MAX: usize = 16;
-
-/// Locks a mutex under which nothing panics.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no panic under this lock")
-}
 
 /// Bytes to be sent.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use efc_buffer::Budget;
 
-use crate::connection::lock;
+use crate::basics::lock;
 use crate::gate::Gate;
 use crate::health::Usual;
 use crate::keys::Keys;

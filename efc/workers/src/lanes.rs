@@ -12,7 +12,8 @@ use std::thread;
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fd::OwnedFd;
 
-use crate::connection::{Connection, lock};
+use crate::basics::lock;
+use crate::connection::Connection;
 
 /// Threads, at most.
 const LANES_MAX: usize = 4;

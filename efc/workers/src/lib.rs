@@ -11,10 +11,12 @@
 //! Data goes one way without being copied: from the socket into the memory of the reader, opened there, and from the
 //! memory of a block, sealed into a buffer of the budget, to the socket.
 
+mod basics;
 mod connection;
 mod context;
 mod endpoint;
 mod figures;
+mod filling;
 mod gate;
 pub mod health;
 mod incoming;
@@ -48,7 +50,7 @@ pub use keys::DataSetKey;
 pub use settings::Settings;
 pub use tls::Tls;
 
-use crate::connection::lock;
+use crate::basics::lock;
 use crate::context::Context;
 use crate::look_up::LookUp;
 use crate::worker::Worker;

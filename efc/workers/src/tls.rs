@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use crate::connection::lock;
+use crate::basics::lock;
 use crate::socket;
 
 /// What is received at once, before it is decrypted: some records.

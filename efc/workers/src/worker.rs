@@ -12,7 +12,8 @@ use efc_tasks::Backoff;
 use efc_tasks::time::{in_time, now, since};
 use tokio::sync::{Notify, oneshot};
 
-use crate::connection::{Connection, Piece, lock, statistics};
+use crate::basics::lock;
+use crate::connection::{Connection, Piece, statistics};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::figures::{Tally, WorkerFigures, WorkerState, add, count};
