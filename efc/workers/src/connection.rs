@@ -28,6 +28,8 @@ use crate::tls::{Tls, Wire};
 
 /// Questions of one connection without an answer. Whoever would ask more goes without.
 const QUESTIONS_MAX: usize = 64;
+/// Bytes that are received before it is another connection's turn.
+const TURN: usize = 1 << 20;
 /// Pieces that are sent by one system call.
 const PIECES_MAX: usize = 16;
 
@@ -204,9 +206,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Receives what is there, and completes what that answers. For the connection's thread.
-    pub(crate) fn receive(&self, scratch: &mut [u8]) {
-        if let Err(error) = self.receive_all(scratch) {
+    /// Receives what is there, as far as it is this connection's turn, and completes what that answers; `true` if there
+    /// may be more. For the connection's thread.
+    pub(crate) fn receive(&self, scratch: &mut [u8]) -> bool {
+        let received = self.receive_some(scratch);
+        if let Err(error) = &received {
             self.close(&error.to_string());
         }
         if self.why.get().is_some() {
@@ -214,25 +218,31 @@ impl Connection {
             let receiving = std::mem::take(&mut *lock(&self.receiving));
             drop(receiving);
         }
+        received.unwrap_or(false)
     }
 
-    fn receive_all(&self, scratch: &mut [u8]) -> io::Result<()> {
+    fn receive_some(&self, scratch: &mut [u8]) -> io::Result<bool> {
         let mut receiving = lock(&self.receiving);
         let Receiving { incoming, current } = &mut *receiving;
         let mut questions = InOrder { connection: self, current };
+        let mut turn = TURN;
         while self.why.get().is_none() {
+            if turn == 0 {
+                return Ok(true);
+            }
             let place = incoming.place();
             let room = place.len();
-            let Some(received) = self.wire.receive(&self.socket, place, scratch)? else { return Ok(()) };
+            let Some(received) = self.wire.receive(&self.socket, place, scratch)? else { return Ok(false) };
             if received == 0 {
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server has closed the connection"));
             }
             self.heard.store(since(self.made).as_micros() as u64, Ordering::Relaxed);
+            turn = turn.saturating_sub(received);
             incoming.placed(received.min(room));
             let taken = incoming.take(&scratch[..received.saturating_sub(room)], &mut questions);
             taken.map_err(|fault| io::Error::new(ErrorKind::InvalidData, fault.0))?;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Ends it; all questions are lost.

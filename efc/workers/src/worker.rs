@@ -161,7 +161,7 @@ impl Worker {
         count(&self.tally.timeouts);
         let silence_min = {
             let mut health = lock(&self.health);
-            health.late(length, deadline, load);
+            health.late(length, asked, deadline, load);
             health.silence_min()
         };
         if deadline < silence_min {
