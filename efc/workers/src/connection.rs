@@ -14,25 +14,24 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use efc_buffer::Buffer;
 use efc_tasks::time::{now, since};
 use tokio::sync::{Notify, oneshot};
 
+use crate::basics::lock;
 use crate::incoming::{Expected, Incoming, Questions, Reply};
 use crate::socket;
+use crate::tls::{Tls, Wire};
 
 /// Questions of one connection without an answer. Whoever would ask more goes without.
 const QUESTIONS_MAX: usize = 64;
+/// Bytes that are received before it is another connection's turn.
+const TURN: usize = 1 << 20;
 /// Pieces that are sent by one system call.
 const PIECES_MAX: usize = 16;
-
-/// Locks a mutex under which nothing panics.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("no panic under this lock")
-}
 
 /// Bytes to be sent.
 #[derive(Debug)]
@@ -86,6 +85,7 @@ struct Receiving {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) socket: TcpStream,
+    wire: Wire,
     made: Instant,
     sender: Mutex<Sender>,
     questions: Mutex<VecDeque<Question>>,
@@ -99,10 +99,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Begins to connect; `ended` is told when it ends.
-    pub(crate) fn open(address: SocketAddr, ended: Arc<Notify>) -> io::Result<Connection> {
+    /// Begins to connect, by TLS if the worker has a name for that; `ended` is told when it ends.
+    pub(crate) fn open(address: SocketAddr, tls: Option<(&Tls, &str)>, ended: Arc<Notify>) -> io::Result<Connection> {
         Ok(Connection {
             socket: socket::connect(address)?,
+            wire: tls.map_or(Ok(Wire::Plain), |(tls, host)| tls.wire(host))?,
             made: now(),
             sender: Mutex::default(),
             questions: Mutex::default(),
@@ -118,6 +119,11 @@ impl Connection {
     /// Why it has ended, if it has.
     pub(crate) fn why(&self) -> Option<&str> {
         self.why.get().map(String::as_str)
+    }
+
+    /// It speaks TLS.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        !matches!(self.wire, Wire::Plain)
     }
 
     /// The sum of the weights of all questions without an answer.
@@ -180,11 +186,12 @@ impl Connection {
     }
 
     fn send(&self, sender: &mut Sender) -> io::Result<()> {
+        self.wire.flush(&self.socket)?;
         while !sender.pieces.is_empty() {
             let mut slices: Vec<IoSlice<'_>> =
                 sender.pieces.iter().take(PIECES_MAX).map(|piece| IoSlice::new(piece.as_bytes())).collect();
             slices[0].advance(sender.sent);
-            let sent = socket::send(&self.socket, &slices)?;
+            let sent = self.wire.send(&self.socket, &slices)?;
             if sent == 0 {
                 return Ok(());
             }
@@ -199,9 +206,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Receives what is there, and completes what that answers. For the connection's thread.
-    pub(crate) fn receive(&self, scratch: &mut [u8]) {
-        if let Err(error) = self.receive_all(scratch) {
+    /// Receives what is there, as far as it is this connection's turn, and completes what that answers; `true` if there
+    /// may be more. For the connection's thread.
+    pub(crate) fn receive(&self, scratch: &mut [u8]) -> bool {
+        let received = self.receive_some(scratch);
+        if let Err(error) = &received {
             self.close(&error.to_string());
         }
         if self.why.get().is_some() {
@@ -209,25 +218,31 @@ impl Connection {
             let receiving = std::mem::take(&mut *lock(&self.receiving));
             drop(receiving);
         }
+        received.unwrap_or(false)
     }
 
-    fn receive_all(&self, scratch: &mut [u8]) -> io::Result<()> {
+    fn receive_some(&self, scratch: &mut [u8]) -> io::Result<bool> {
         let mut receiving = lock(&self.receiving);
         let Receiving { incoming, current } = &mut *receiving;
         let mut questions = InOrder { connection: self, current };
+        let mut turn = TURN;
         while self.why.get().is_none() {
+            if turn == 0 {
+                return Ok(true);
+            }
             let place = incoming.place();
             let room = place.len();
-            let Some(received) = socket::receive(&self.socket, place, scratch)? else { return Ok(()) };
+            let Some(received) = self.wire.receive(&self.socket, place, scratch)? else { return Ok(false) };
             if received == 0 {
                 return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server has closed the connection"));
             }
             self.heard.store(since(self.made).as_micros() as u64, Ordering::Relaxed);
+            turn = turn.saturating_sub(received);
             incoming.placed(received.min(room));
             let taken = incoming.take(&scratch[..received.saturating_sub(room)], &mut questions);
             taken.map_err(|fault| io::Error::new(ErrorKind::InvalidData, fault.0))?;
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Ends it; all questions are lost.

@@ -6,19 +6,22 @@ use std::time::Duration;
 
 use efc_buffer::Budget;
 
-use crate::connection::lock;
+use crate::basics::lock;
 use crate::gate::Gate;
 use crate::health::Usual;
 use crate::keys::Keys;
 use crate::lanes::Lanes;
 use crate::resolve::Resolver;
 use crate::seals::Seals;
+use crate::settings::Settings;
+use crate::tls::Tls;
 
 /// What all workers of a data set share.
 #[derive(Debug)]
 pub(crate) struct Context {
-    pub(crate) keys: Arc<Keys>,
+    pub(crate) keys: Keys,
     pub(crate) budget: Budget,
+    pub(crate) tls: Option<Tls>,
     /// Longest wait for an answer.
     pub(crate) wait_max: Duration,
     pub(crate) lanes: Lanes,
@@ -32,11 +35,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(keys: Keys, budget: Budget, wait_max: Duration) -> io::Result<Context> {
+    pub(crate) fn new(settings: Settings) -> io::Result<Context> {
         Ok(Context {
-            keys: Arc::new(keys),
-            budget,
-            wait_max,
+            keys: Keys::new(&settings.key),
+            budget: settings.budget,
+            tls: settings.tls,
+            wait_max: settings.wait_max,
             lanes: Lanes::start()?,
             resolver: Resolver::new(),
             gate: Gate::new(),

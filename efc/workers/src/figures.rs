@@ -10,6 +10,8 @@ pub struct WorkerFigures {
     pub address: String,
     /// Beside other workers.
     pub weight: u32,
+    /// It is spoken to by TLS.
+    pub tls: bool,
     /// Whether it is used, and if not, why.
     pub state: WorkerState,
     /// What an answer with a block takes that comes alone.

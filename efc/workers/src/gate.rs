@@ -8,7 +8,7 @@ use std::time::Duration;
 use efc_tasks::time::in_time;
 use tokio::sync::oneshot;
 
-use crate::connection::lock;
+use crate::basics::lock;
 use crate::health::weight;
 
 /// What is under way should be answered within this time.

@@ -21,10 +21,9 @@ const PATIENCE: u32 = 4;
 pub const WAIT_MAX: Duration = Duration::from_millis(200);
 /// ... nor less than this part of the most, as any machine stands still for 30 ms now and then. ...
 const WAIT_MIN_PART: f64 = 0.15;
-/// ... As long as nothing is known, it is this part of the most; and who says nothing at all for so long is silent.
+/// ... As long as nothing is known, it is this part of the most. With no answer in time for so long, nobody waits for the
+/// worker before there is one again.
 const WAIT_FIRST_PART: f64 = 0.5;
-/// So many answers in a row that were too late, and nobody waits for the worker before one has come in time.
-const LATES_MAX: u32 = 2;
 /// A worker that nobody waits for is asked so often.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -97,14 +96,16 @@ pub enum Advice {
 pub struct Health {
     wait_max: Duration,
     usual: Usual,
-    lates_in_row: u32,
+    /// Since when no answer has come in time.
+    late_since: Option<Instant>,
+    is_late: bool,
     probed: Option<Instant>,
 }
 
 impl Health {
     /// Nothing is known yet; no answer is waited for longer than `wait_max`.
     pub fn new(wait_max: Duration) -> Health {
-        Health { wait_max, usual: Usual::default(), lates_in_row: 0, probed: None }
+        Health { wait_max, usual: Usual::default(), late_since: None, is_late: false, probed: None }
     }
 
     /// What to do about a block of `length` bytes, with answers of the weight `load` under way, this one among them, and a
@@ -127,7 +128,7 @@ impl Health {
             (Some(own), Some(backend)) => own > backend.mul_f64(1.5) + Duration::from_micros(500),
             _ => false,
         };
-        self.lates_in_row >= LATES_MAX || is_behind
+        self.is_late || is_behind
     }
 
     fn deadline(&self, length: usize, load: u64) -> Duration {
@@ -144,18 +145,19 @@ impl Health {
     /// An answer came in time.
     pub fn answered(&mut self, length: usize, took: Duration, load: u64) {
         self.usual.add(length, took, load);
-        self.lates_in_row = 0;
+        (self.late_since, self.is_late) = (None, false);
     }
 
-    /// An answer did not come within `deadline`.
-    pub fn late(&mut self, length: usize, deadline: Duration, load: u64) {
+    /// An answer to what was asked at `asked` did not come within `deadline`.
+    pub fn late(&mut self, length: usize, asked: Instant, deadline: Duration, load: u64) {
         self.usual.add(length, deadline, load);
-        self.lates_in_row += 1;
+        let since = *self.late_since.get_or_insert(asked);
+        self.is_late |= (asked + deadline).saturating_duration_since(since) >= self.silence_min();
     }
 
     /// It has said nothing at all: nobody waits for it before it has answered in time.
     pub fn silent(&mut self) {
-        self.lates_in_row = LATES_MAX;
+        self.is_late = true;
     }
 
     /// What an answer with a block takes alone; of large ones if there were any.
@@ -202,16 +204,20 @@ mod tests {
     }
 
     #[test]
-    fn single_late_answers_change_nothing_and_two_in_a_row_end_the_waiting() {
+    fn late_answers_end_the_waiting_once_there_was_none_in_time_for_a_while() {
         let (mut health, backend, begin) = (Health::new(WAIT_MAX), usual(millis(5)), Instant::now());
         (0..SAMPLES).for_each(|_| health.answered(MIB, millis(2), weight(MIB)));
-        for _ in 0..5 {
-            health.late(MIB, millis(100), weight(MIB));
-            assert!(is_asked(&mut health, begin, &backend));
+        for round in 0..5 {
+            (0..20).for_each(|_| health.late(MIB, begin + millis(round), millis(30), weight(MIB)));
+            (0..SAMPLES).for_each(|_| health.usual.add(MIB, millis(2), weight(MIB)));
+            assert!(is_asked(&mut health, begin, &backend), "many at once are one moment");
             health.answered(MIB, millis(2), weight(MIB));
         }
-        (0..2).for_each(|_| health.late(MIB, millis(100), weight(MIB)));
-        assert!(!is_asked(&mut health, begin, &backend));
+        for (late, is_enough) in [(0, false), (30, false), (60, false), (90, true)] {
+            health.late(MIB, begin + millis(late), millis(30), weight(MIB));
+            (0..SAMPLES).for_each(|_| health.usual.add(MIB, millis(2), weight(MIB)));
+            assert_eq!(is_asked(&mut health, begin, &backend), !is_enough);
+        }
         health.answered(MIB, millis(2), weight(MIB));
         assert!(is_asked(&mut health, begin + millis(1), &backend));
         health.silent();

@@ -3,16 +3,17 @@
 //! A thread receives what comes, completes the questions that it answers and runs their tasks inline, as those of the
 //! NFS client do, and goes on sending where a socket was full. There are few, whatever the number of workers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::fd::OwnedFd;
 
-use crate::connection::{Connection, lock};
+use crate::basics::lock;
+use crate::connection::Connection;
 
 /// Threads, at most.
 const LANES_MAX: usize = 4;
@@ -22,6 +23,7 @@ const STACK: usize = 2 << 20;
 const SCRATCH: usize = 64 << 10;
 /// Connections that are looked at in one turn.
 const EVENTS: usize = 64;
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// The name of what ends a thread; connections have other ones.
 const END: u64 = 0;
 
@@ -88,30 +90,38 @@ impl Lane {
 
     fn serve(&self) {
         let mut scratch = vec![0; SCRATCH];
-        let mut events = Vec::with_capacity(EVENTS);
+        let (mut events, mut ready) = (Vec::with_capacity(EVENTS), VecDeque::new());
         while !self.is_ended.load(Ordering::Acquire) {
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            let limit = if ready.is_empty() { None } else { Some(&NO_TIME) };
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), limit) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return log::error!("workers are not served any more: {error}"),
             }
-            for event in &events {
-                self.serve_one(event.data.u64(), event.flags, &mut scratch);
+            ready.extend(events.iter().map(|event| (event.data.u64(), event.flags)));
+            // Those that have more to say are served again after all others.
+            for (name, flags) in std::mem::take(&mut ready) {
+                if self.serve_one(name, flags, &mut scratch) {
+                    ready.push_back((name, epoll::EventFlags::IN));
+                }
             }
         }
         let connections = std::mem::take(&mut *lock(&self.connections));
         connections.values().for_each(|connection| connection.close("nobody wants it any more"));
     }
 
-    fn serve_one(&self, name: u64, flags: epoll::EventFlags, scratch: &mut [u8]) {
-        let Some(connection) = lock(&self.connections).get(&name).cloned() else { return };
-        if flags.contains(epoll::EventFlags::OUT) {
+    /// `true` if the connection may have more to say.
+    fn serve_one(&self, name: u64, flags: epoll::EventFlags, scratch: &mut [u8]) -> bool {
+        let Some(connection) = lock(&self.connections).get(&name).cloned() else { return false };
+        let has_more = connection.receive(scratch);
+        // What was received may be the rest of a TLS handshake, before which nothing is sent.
+        if flags.contains(epoll::EventFlags::OUT) || connection.is_encrypted() {
             connection.flush();
         }
-        connection.receive(scratch);
         if connection.why().is_some() {
             let connection = lock(&self.connections).remove(&name);
             drop(connection);
         }
+        has_more
     }
 }

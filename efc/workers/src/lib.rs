@@ -11,10 +11,12 @@
 //! Data goes one way without being copied: from the socket into the memory of the reader, opened there, and from the
 //! memory of a block, sealed into a buffer of the budget, to the socket.
 
+mod basics;
 mod connection;
 mod context;
 mod endpoint;
 mod figures;
+mod filling;
 mod gate;
 pub mod health;
 mod incoming;
@@ -27,39 +29,31 @@ mod protocol;
 mod resolve;
 mod seal;
 mod seals;
+mod settings;
 mod slabs;
 mod socket;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod worker;
 
 use std::io;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use efc_buffer::{Budget, Buffer};
+use efc_buffer::Buffer;
 use efc_cache::blocks::{Answer, BlockKey, Level, Lookup, Miss};
 
 pub use endpoint::Endpoint;
 pub use figures::{Counts, WorkerFigures, WorkerState};
 pub use keys::DataSetKey;
+pub use settings::Settings;
+pub use tls::Tls;
 
-use crate::connection::lock;
+use crate::basics::lock;
 use crate::context::Context;
-use crate::keys::Keys;
 use crate::look_up::LookUp;
 use crate::worker::Worker;
-
-/// How the workers of a data set are used.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Blocks are sealed with it.
-    pub key: DataSetKey,
-    /// What waits to be put on workers is memory of [`Purpose::Ahead`](efc_buffer::Purpose::Ahead) of this.
-    pub budget: Budget,
-    /// No answer is waited for longer; [`health::WAIT_MAX`] unless there is a reason.
-    pub wait_max: Duration,
-}
 
 /// The workers of a data set.
 #[derive(Debug)]
@@ -74,7 +68,7 @@ impl Workers {
     /// # Errors
     /// No thread, or no descriptor, is to be had.
     pub fn new(settings: Settings) -> io::Result<Workers> {
-        let context = Arc::new(Context::new(Keys::new(&settings.key), settings.budget, settings.wait_max)?);
+        let context = Arc::new(Context::new(settings)?);
         Ok(Workers { context, workers: RwLock::new(Arc::new([])) })
     }
 

@@ -7,14 +7,14 @@ use efc_buffer::{Buffer, LARGE, Purpose};
 use efc_cache::blocks::{Block, BlockKey, Lookup, Miss};
 use efc_tasks::time::{in_time, now, since, sleep};
 
-use crate::connection::lock;
+use crate::basics::lock;
 use crate::figures::{add, count};
+use crate::filling::Filling;
 use crate::health::{Advice, weight};
 use crate::incoming::{Reply, Value};
 use crate::keys::Name;
 use crate::markers::WAIT_MAX;
 use crate::seal;
-use crate::seals::Filling;
 use crate::worker::Worker;
 
 /// Longest wait for the turn to ask.

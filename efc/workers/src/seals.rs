@@ -1,109 +1,33 @@
-//! Blocks on their way to workers: sealed by a thread of their own, so that no read pays for it, in memory that a budget
-//! counts.
+//! The thread that seals blocks for workers, so that no read pays for it.
 
+use std::fmt;
 use std::io;
-use std::ops::Range;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread;
 
-use efc_buffer::{Buffer, Purpose, Room};
-use efc_cache::blocks::{Block, BlockKey, Fill};
-
-use crate::connection::Piece;
-use crate::figures::count;
-use crate::keys::Name;
-use crate::protocol::{self, Cas, END_OF_LINE};
-use crate::seal::{self, HEADER, SEAL_BYTES, VALUE_MAX};
-use crate::worker::Worker;
-
-/// Room for the command before a value.
-const COMMAND_MAX: usize = 128;
-const _: () = assert!(COMMAND_MAX + VALUE_MAX <= efc_buffer::LARGE, "a command fits a buffer");
 const STACK: usize = 256 << 10;
 
-/// A place at a worker for a block that it had not got.
-#[derive(Debug)]
-pub(crate) struct Filling {
-    pub(crate) worker: Arc<Worker>,
-    pub(crate) key: BlockKey,
-    pub(crate) name: Name,
-    /// The marker that this node has left there, which goes if no block comes.
-    pub(crate) marker: Option<Cas>,
-}
+type Work = Box<dyn FnOnce() + Send>;
 
-impl Fill for Filling {
-    fn fill(self: Box<Self>, block: &Arc<Block>) {
-        let length = self.key.length();
-        if block.len() != length {
-            return; // the chain has something else than it asked for
-        }
-        let tally = &self.worker.tally;
-        if !self.worker.takes(length) {
-            return count(&tally.fills_unsent);
-        }
-        let size = COMMAND_MAX + length + SEAL_BYTES;
-        let Some(room) = self.worker.context.budget.take(Purpose::Ahead, size) else {
-            return count(&tally.fills_without_budget);
-        };
-        let (block, worker) = (block.clone(), self.worker.clone());
-        worker.context.seals.add(Work { filling: *self, room, block });
-    }
-}
-
-impl Drop for Filling {
-    fn drop(&mut self) {
-        if let Some(marker) = self.marker.take() {
-            self.worker.delete(&self.name, marker);
-        }
-    }
-}
-
-/// A block that is to be sealed and sent.
-struct Work {
-    filling: Filling,
-    room: Room,
-    block: Arc<Block>,
-}
-
-/// The thread that seals. It ends when this is dropped.
-#[derive(Debug)]
+/// The thread. It ends when this is dropped, after what it was given.
 pub(crate) struct Seals(mpsc::Sender<Work>);
 
 impl Seals {
     pub(crate) fn start() -> io::Result<Seals> {
         let (adds, added) = mpsc::channel::<Work>();
         let thread = thread::Builder::new().name("worker-seals".into()).stack_size(STACK);
-        thread.spawn(move || added.into_iter().for_each(Work::finish))?;
+        thread.spawn(move || added.into_iter().for_each(|work| work()))?;
         Ok(Seals(adds))
     }
 
-    fn add(&self, work: Work) {
-        let _ = self.0.send(work); // it goes on until this is dropped
+    /// Has it do this, in its turn.
+    pub(crate) fn add(&self, work: impl FnOnce() + Send + 'static) {
+        let _ = self.0.send(Box::new(work)); // it goes on until this is dropped
     }
 }
 
-impl Work {
-    fn finish(self) {
-        let Work { mut filling, room, block } = self;
-        let Ok(mut memory) = room.buffer() else { return count(&filling.worker.tally.fills_without_budget) };
-        let value = COMMAND_MAX..COMMAND_MAX + block.len() + SEAL_BYTES;
-        memory[value.start + HEADER..][..block.len()].copy_from_slice(&block);
-        drop(block);
-        if !seal::seal(&filling.worker.context.keys, &filling.key, 1, &mut memory[value.clone()]) {
-            return count(&filling.worker.tally.fills_unsent);
-        }
-        let (marker, name) = (filling.marker.take(), filling.name);
-        let zeros = filling.worker.slabs().padding(value.len());
-        filling.worker.set(value.len(), |opaque| {
-            let line = protocol::set(&name, opaque, value.len() + zeros, marker);
-            command(line, memory, value, zeros)
-        });
+impl fmt::Debug for Seals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seals")
     }
-}
-
-/// A command with the value that lies in `memory`, and so many zeros behind it.
-fn command(line: Vec<u8>, mut memory: Buffer, value: Range<usize>, zeros: usize) -> [Piece; 3] {
-    let begin = value.start - line.len();
-    memory[begin..value.start].copy_from_slice(&line);
-    [Piece::Memory(memory, begin..value.end), Piece::Zeros(zeros), Piece::Line(END_OF_LINE.to_vec())]
 }

@@ -88,7 +88,7 @@ mod tests {
         for length in (1..70_000).step_by(7).chain([VALUE_MAX - 1, VALUE_MAX]) {
             let padded = length + slabs.padding(length);
             let is_one = padded == 16384 - ITEM_OVERHEAD;
-            assert!(is_one || (padded + 2) % (16384 - CHUNK_OVERHEAD) == 0, "{length}");
+            assert!(is_one || (padded + 2).is_multiple_of(16384 - CHUNK_OVERHEAD), "{length}");
             assert!(padded >= length && padded - length < 16384, "{length}");
         }
         assert_eq!(Slabs::default().padding(100), 0);

@@ -12,7 +12,8 @@ use efc_tasks::Backoff;
 use efc_tasks::time::{in_time, now, since};
 use tokio::sync::{Notify, oneshot};
 
-use crate::connection::{Connection, Piece, lock, statistics};
+use crate::basics::lock;
+use crate::connection::{Connection, Piece, statistics};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::figures::{Tally, WorkerFigures, WorkerState, add, count};
@@ -134,6 +135,7 @@ impl Worker {
         WorkerFigures {
             address: self.endpoint.address(),
             weight: self.endpoint.weight,
+            tls: self.context.tls.is_some(),
             state,
             latency,
             capacity_bytes: self.capacity_bytes.load(Ordering::Relaxed),
@@ -164,7 +166,7 @@ impl Worker {
         count(&self.tally.timeouts);
         let silence_min = {
             let mut health = lock(&self.health);
-            health.late(length, deadline, load);
+            health.late(length, asked, deadline, load);
             health.silence_min()
         };
         if deadline < silence_min {
@@ -396,7 +398,8 @@ impl Worker {
         let addresses = self.context.resolver.addresses(&self.endpoint).await.map_err(Trouble::Down)?;
         let mut trouble = Trouble::Down("it has no address".into());
         for address in addresses {
-            let opened = Connection::open(address, self.changed.clone());
+            let tls = self.context.tls.as_ref().map(|tls| (tls, self.endpoint.host.as_str()));
+            let opened = Connection::open(address, tls, self.changed.clone());
             let opened = opened.and_then(|one| {
                 let connection = Arc::new(one);
                 self.context.lanes.add(&connection).map(|()| connection)

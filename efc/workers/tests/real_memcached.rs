@@ -2,13 +2,15 @@
 
 mod support;
 
+use std::path::Path;
 use std::pin::pin;
+use std::process::Command;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use efc_buffer::Purpose;
 use efc_cache::blocks::{Level, Lookup};
-use efc_workers::WorkerState;
+use efc_workers::{Tls, WorkerState};
 use rustix::process::Signal;
 use support::{Memcached, Node, block, block_key, bytes, room, until};
 
@@ -261,4 +263,62 @@ fn workers_come_and_go_while_blocks_are_read() {
     until("nobody is connected any more", || {
         servers.iter().all(|server| server.client().statistic("curr_connections") <= 2).then_some(())
     });
+}
+
+/// Runs openssl in a folder.
+fn openssl(folder: &Path, arguments: &str) {
+    let mut command = Command::new("openssl");
+    let done = command.args(arguments.split(' ')).current_dir(folder).output().expect("openssl is installed");
+    assert!(done.status.success(), "{arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// An authority of this name, and a certificate and key that it has signed for 127.0.0.1.
+fn sign(folder: &Path, authority: &str, name: &str) {
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    if !folder.join(format!("{authority}.pem")).exists() {
+        openssl(
+            folder,
+            &format!("req -x509 {new_key} -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"),
+        );
+    }
+    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1\n").expect("written");
+    openssl(folder, &format!("req {new_key} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+    let signed_by = format!("-CA {authority}.pem -CAkey {authority}.key -CAcreateserial");
+    openssl(folder, &format!("x509 -req -in {name}.csr {signed_by} -extfile names -out {name}.pem"));
+}
+
+#[test]
+fn by_tls_only_nodes_and_workers_of_one_authority_meet() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    for (authority, name) in [("ours", "worker"), ("ours", "node"), ("theirs", "stranger")] {
+        sign(folder.path(), authority, name);
+    }
+    let read = |name: &str| std::fs::read(path(name)).expect("it was made");
+    let tls = |authority: &str, name: &str| {
+        Tls::new(&read(&format!("{authority}.pem")), &read(&format!("{name}.pem")), &read(&format!("{name}.key")))
+    };
+    let [certificate, key, authority] =
+        ["worker.pem", "worker.key", "ours.pem"].map(|name| path(name).display().to_string());
+    let files = format!("ssl_chain_cert={certificate},ssl_key={key},ssl_ca_cert={authority},ssl_verify_mode=2");
+    let server = Memcached::with(&["-m", "64", "-I", "2m", "-Z", "-o", &files]);
+
+    let node = Node::by_tls(1, &[server.endpoint()], tls("ours", "node").expect("good")).serving();
+    let key = |index| block_key("file", 9 * MIB as u64 + 5_000, index);
+    (0..10).for_each(|index| node.put(key(index), &bytes(index, key(index).length())));
+    for _ in 0..5 {
+        (0..10).for_each(|index| assert!(node.bytes(key(index)) == Some(bytes(index, key(index).length()))));
+    }
+    assert!(node.figures()[0].tls);
+    let strangers = [
+        Node::new(1, &[server.endpoint()]),
+        { Node::by_tls(1, &[server.endpoint()], tls("ours", "stranger").expect("good")) },
+        Node::by_tls(1, &[server.endpoint()], tls("theirs", "node").expect("good")),
+    ];
+    for stranger in strangers {
+        until("it is turned away", || matches!(stranger.figures()[0].state, WorkerState::Down(_)).then_some(()));
+        assert_eq!(stranger.bytes(key(0)), None);
+    }
+    assert!(Tls::new(&read("ours.pem"), &read("node.pem"), &read("worker.key")).is_err(), "another's key");
+    assert!(Tls::new(b"", &read("node.pem"), &read("node.key")).expect_err("empty").contains("authority"));
 }

@@ -17,6 +17,9 @@ const SETTINGS: &[u8] = b"STAT item_size_max 2097152\r\nSTAT slab_chunk_max 5242
 /// What a server does with a command: the command's line, and where to answer.
 type Script = dyn Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + Sync;
 
+/// What a server answers to a command that asks for a block.
+type Lie = Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
+
 /// A server that does what it is told. It ends with this.
 struct Scripted {
     port: u16,
@@ -111,7 +114,7 @@ fn answer(line: &str, value: &[u8]) -> Vec<u8> {
 #[test]
 fn whatever_a_server_answers_reads_go_on_without_it() {
     let value = sealed_value();
-    let lies: Vec<Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>> = vec![
+    let lies: Vec<Lie> = vec![
         Box::new(|_| b"ERROR\r\n".to_vec()),
         Box::new(|_| b"\0\xff\x80garbage".repeat(1_000)),
         Box::new(|_| b"EN O4294967295\r\n".to_vec()),

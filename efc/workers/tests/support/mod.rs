@@ -14,7 +14,7 @@ use efc_buffer::{Budget, BudgetLimits, Buffer, LARGE};
 use efc_cache::Version;
 use efc_cache::blocks::{Block, BlockKey, Fill, Level, Lookup};
 use efc_tasks::block_on;
-use efc_workers::{Counts, DataSetKey, Endpoint, Settings, WorkerFigures, WorkerState, Workers};
+use efc_workers::{Counts, DataSetKey, Endpoint, Settings, Tls, WorkerFigures, WorkerState, Workers};
 
 /// Ends hangs only.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -152,18 +152,23 @@ pub struct Node {
 impl Node {
     /// The node knows the key made of this seed, and uses these workers; it has all the time of the world for them.
     pub fn new(seed: u8, endpoints: &[Endpoint]) -> Node {
-        Node::with(seed, endpoints, LIMIT / 2)
+        Node::with(seed, endpoints, LIMIT / 2, None)
+    }
+
+    /// The same, by TLS.
+    pub fn by_tls(seed: u8, endpoints: &[Endpoint], tls: Tls) -> Node {
+        Node::with(seed, endpoints, LIMIT / 2, Some(tls))
     }
 
     /// The same, but it waits no longer for answers than other nodes do.
     pub fn in_a_hurry(seed: u8, endpoints: &[Endpoint]) -> Node {
-        Node::with(seed, endpoints, efc_workers::health::WAIT_MAX)
+        Node::with(seed, endpoints, efc_workers::health::WAIT_MAX, None)
     }
 
-    fn with(seed: u8, endpoints: &[Endpoint], wait_max: Duration) -> Node {
+    fn with(seed: u8, endpoints: &[Endpoint], wait_max: Duration, tls: Option<Tls>) -> Node {
         let budget = Budget::new(BudgetLimits { ahead_bytes: 64 << 20, ..BudgetLimits::NONE });
         let key = DataSetKey::new([seed; DataSetKey::BYTES]);
-        let workers = Workers::new(Settings { key, budget: budget.clone(), wait_max }).expect("threads");
+        let workers = Workers::new(Settings { key, budget: budget.clone(), tls, wait_max }).expect("threads");
         workers.follow(endpoints.to_vec());
         Node { workers, budget }
     }
