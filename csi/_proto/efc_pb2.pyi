@@ -292,20 +292,32 @@ class ToKeeper(_message.Message):
     def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers_key")
+    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREDECESSOR_REMAINS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
-    WORKERS_KEY_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     config: DaemonConfig
     uid: int
     session: MountStatus
     predecessor_remains: bool
     memory_max_bytes: int
-    workers_key: bytes
-    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers_key: _Optional[bytes] = ...) -> None: ...
+    workers: WorkersSecrets
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ...) -> None: ...
+
+class WorkersSecrets(_message.Message):
+    __slots__ = ("key", "authority", "certificate", "private_key")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    authority: bytes
+    certificate: bytes
+    private_key: bytes
+    def __init__(self, key: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., private_key: _Optional[bytes] = ...) -> None: ...
 
 class Connected(_message.Message):
     __slots__ = ("root_mode",)
@@ -434,12 +446,14 @@ class WritingConfig(_message.Message):
     def __init__(self, write_behind_ms: _Optional[int] = ...) -> None: ...
 
 class CacheConfig(_message.Message):
-    __slots__ = ("workers", "workers_key")
+    __slots__ = ("workers", "workers_key", "workers_tls")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_KEY_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_TLS_FIELD_NUMBER: _ClassVar[int]
     workers: str
     workers_key: str
-    def __init__(self, workers: _Optional[str] = ..., workers_key: _Optional[str] = ...) -> None: ...
+    workers_tls: str
+    def __init__(self, workers: _Optional[str] = ..., workers_key: _Optional[str] = ..., workers_tls: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("host", "port", "mount_port", "path")

@@ -292,6 +292,15 @@ _TABLE = (
         "64 hexadecimal digits, as `efc worker key FILE` writes them. Who has it reads the dataset's cached blocks.",
     ),
     Option(
+        name="workers-tls",
+        kind=Kind.PATH,
+        field="workers_tls",
+        default="none",
+        help="Directory on the node, readable for root, with `ca.crt`, `tls.crt` and `tls.key` (PEM; a Secret of "
+        "Kubernetes for TLS has them): workers are spoken to by TLS 1.3, and both sides show certificates that the authority has signed. "
+        "A worker's must have its host as it stands in `workers`.",
+    ),
+    Option(
         name="threads",
         kind=Kind.INTEGER,
         field="threads",
@@ -377,6 +386,7 @@ class MountOptions:
     write_behind_ms: int = 1000
     workers: str = ""
     workers_key: str = ""
+    workers_tls: str = ""
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -427,7 +437,9 @@ class MountOptions:
         )
 
     def _cache_config(self) -> efc_pb2.CacheConfig | None:
-        return efc_pb2.CacheConfig(workers=self.workers, workers_key=self.workers_key) if self.workers_key else None
+        if not self.workers_key:
+            return None
+        return efc_pb2.CacheConfig(workers=self.workers, workers_key=self.workers_key, workers_tls=self.workers_tls)
 
 
 def parse_list(text: str) -> list[tuple[str, str | None]]:

@@ -163,7 +163,8 @@ def test_damaged_blocks_are_refused_and_read_from_the_nas(world: World) -> None:
     second = world.node(worker)
     assert second.read("file") == digest
     cache = second.cache()
-    assert (cache["workers_refused"], cache["workers_bytes"]) == (spoiled, 0)
+    assert cache["workers_bytes"] == 0
+    assert 0.5 * spoiled <= cache["workers_refused"] <= spoiled, "a worker that is slow is not asked for each"
     second.fill("file", digest, worker)
     other = world.node(worker)
     assert other.read("file") == digest
@@ -209,10 +210,12 @@ def test_a_worker_that_fails_while_it_is_read_from_costs_no_error(world: World, 
     elif fate == "killed":
         workers[0].start()
 
+    before = workers[0].questions()
+
     def is_back() -> bool:
         second.forget("file")
         assert second.read("file") == digest
-        return second.cache()["workers_ready"] == len(workers)
+        return workers[0].questions() >= before + 10
 
     wait_until(is_back, what="the worker's return", limit_s=30)
 

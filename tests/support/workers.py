@@ -1,4 +1,4 @@
-"""Workers: real memcached servers, unmodified, started as `efc worker` starts them, on loopback.
+"""Workers: real memcached servers, unmodified and set up as anybody may, on loopback.
 
 A worker can be treated badly: killed, frozen, started anew without what it held; and what it holds can be read and
 changed by whoever reaches its port, which is what :meth:`Worker.spoil` does.
@@ -86,6 +86,10 @@ class Worker:
     def blocks(self) -> int:
         """How many values it holds."""
         return int(self._stats()["curr_items"])
+
+    def questions(self) -> int:
+        """How often it was asked for a value since it was started."""
+        return int(self._stats()["cmd_meta"])
 
     def spoil(self) -> int:
         """Flips one byte in the middle of each value; how many there were."""

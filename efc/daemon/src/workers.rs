@@ -4,26 +4,45 @@ use std::io;
 use std::sync::Arc;
 
 use efc_buffer::Budget;
-use efc_proto::{CacheStats, DaemonConfig};
-use efc_workers::{DataSetKey, Endpoint, Settings, WorkerState, Workers};
+use efc_proto::{CacheStats, DaemonConfig, WorkersSecrets};
+use efc_workers::{DataSetKey, Endpoint, Settings, Tls, WorkerState, Workers};
 
 /// The workers, if there is a key for what lies there.
 ///
 /// # Errors
-/// `InvalidInput`: `key`, which is what the key's file holds, is no key. Others: there is no thread for them.
-pub fn workers(config: &DaemonConfig, key: &[u8], budget: &Budget) -> io::Result<Option<Arc<Workers>>> {
+/// `InvalidInput`: the key or the files of TLS are not what they should be. Others: there is no thread for them.
+pub fn workers(config: &DaemonConfig, secrets: &WorkersSecrets, budget: &Budget) -> io::Result<Option<Arc<Workers>>> {
     let Some(cache) = config.cache.as_ref().filter(|cache| !cache.workers_key.is_empty()) else { return Ok(None) };
-    let parsed = std::str::from_utf8(key).ok().and_then(DataSetKey::parse).ok_or_else(|| {
-        let path = &cache.workers_key;
-        let message = format!("workers-key: {path} cannot be read, or does not hold 64 hexadecimal digits");
-        io::Error::new(io::ErrorKind::InvalidInput, message)
+    let key = key(&secrets.key).ok_or_else(|| {
+        let what = "cannot be read, or does not hold 64 hexadecimal digits";
+        invalid(format!("workers-key: {} {what}", cache.workers_key))
     })?;
+    let tls = match cache.workers_tls.as_str() {
+        "" => None,
+        path => Some(tls(secrets).map_err(|error| invalid(format!("workers-tls: {path}: {error}")))?),
+    };
     let server = config.source.as_ref().map(|source| format!("{}:{}", source.host, source.port)).unwrap_or_default();
     let settings =
-        Settings { key: parsed.of_server(&server), budget: budget.clone(), wait_max: efc_workers::health::WAIT_MAX };
+        Settings { key: key.of_server(&server), budget: budget.clone(), tls, wait_max: efc_workers::health::WAIT_MAX };
     let workers = Workers::new(settings)?;
     workers.follow(endpoints(config));
     Ok(Some(Arc::new(workers)))
+}
+
+fn key(text: &[u8]) -> Option<DataSetKey> {
+    DataSetKey::parse(std::str::from_utf8(text).ok()?)
+}
+
+fn tls(secrets: &WorkersSecrets) -> Result<Tls, String> {
+    let files = [(&secrets.authority, "ca.crt"), (&secrets.certificate, "tls.crt"), (&secrets.private_key, "tls.key")];
+    match files.iter().find(|(content, _)| content.is_empty()) {
+        Some((_, name)) => Err(format!("{name} cannot be read, or is empty")),
+        None => Tls::new(&secrets.authority, &secrets.certificate, &secrets.private_key),
+    }
+}
+
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
 /// Where the workers listen. What names none is left out.

@@ -6,8 +6,7 @@
 //! socket. A daemon that another keeper has started is known by its pidfd only: how it ended is not for us to learn.
 
 use std::cell::OnceCell;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -15,7 +14,7 @@ use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use efc_proto::{DaemonConfig, MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
+use efc_proto::{MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -26,6 +25,7 @@ use crate::held::{Held, TakenOver};
 use crate::inheritance;
 use crate::isolation::Isolation;
 use crate::program::Program;
+use crate::secrets;
 use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
@@ -33,9 +33,6 @@ use crate::waiting::{leave_to_a_thread, wait_readable};
 const CONTROL_FD: i32 = 3;
 /// How long a process that was sent SIGKILL is waited for: its threads end at once but for those that hang in the kernel.
 const KILL_TIME_LIMIT: Duration = Duration::from_millis(100);
-
-/// More of a key's file is not read, in bytes.
-const WORKERS_KEY_FILE_MAX: u64 = 4096;
 
 /// What a daemon calls the thread that talks with us.
 const CONTROL_THREAD: &str = "control";
@@ -86,23 +83,6 @@ impl Ending {
     }
 }
 
-/// What the file with the key of the workers' blocks holds. Without it the daemon serves without workers, and says so.
-fn workers_key(config: &DaemonConfig) -> Vec<u8> {
-    let path = config.cache.as_ref().map_or("", |cache| &cache.workers_key);
-    if path.is_empty() {
-        return Vec::new();
-    }
-    let read = File::open(path).and_then(|file| {
-        let mut content = Vec::new();
-        file.take(WORKERS_KEY_FILE_MAX).read_to_end(&mut content)?;
-        Ok(content)
-    });
-    read.unwrap_or_else(|error| {
-        log::error!("the key of the workers cannot be read from {path:?}: {error}");
-        Vec::new()
-    })
-}
-
 impl Daemon {
     /// Starts `program`, apart from others as `isolation` says, and sends it the session: what it is, and its descriptors.
     ///
@@ -128,7 +108,7 @@ impl Daemon {
             let config = session.options.clone().or_else(|| session.config.clone());
             let memory_max_bytes = isolation.cgroup().and_then(Cgroup::memory_max_bytes).unwrap_or(0);
             let start = Start {
-                workers_key: config.as_ref().map_or_else(Vec::new, workers_key),
+                workers: config.as_ref().and_then(secrets::of_workers),
                 config,
                 uid: session.uid,
                 session: Some(session.clone()),
