@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use efc_cache::blocks::Level;
 use efc_fuse::Session;
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
 use efc_proto::{
-    CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats, WritingStats,
-    error::Code,
+    CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats,
+    WritingStats, error::Code,
 };
-use efc_cache::blocks::Level;
 use efc_state::State;
 
 use crate::configuration::client_config;
