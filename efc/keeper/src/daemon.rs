@@ -8,7 +8,7 @@
 use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
 use efc_proto::{DaemonConfig, MountStatus, Start, ToDaemon, ToKeeper, to_daemon, to_keeper};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -92,15 +92,24 @@ fn workers_key(config: &DaemonConfig) -> Vec<u8> {
     if path.is_empty() {
         return Vec::new();
     }
-    let read = File::open(path).and_then(|file| {
+    let read = || -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
-        file.take(WORKERS_KEY_FILE_MAX).read_to_end(&mut content)?;
+        open_regular(path)?.take(WORKERS_KEY_FILE_MAX).read_to_end(&mut content)?;
         Ok(content)
-    });
-    read.unwrap_or_else(|error| {
+    };
+    read().unwrap_or_else(|error| {
         log::error!("the key of the workers cannot be read from {path:?}: {error}");
         Vec::new()
     })
+}
+
+/// Opens a regular file to read it. Nothing else is opened: a pipe would be waited for, and of a device that may do anything.
+fn open_regular(path: &str) -> io::Result<File> {
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
 impl Daemon {
@@ -269,6 +278,8 @@ fn open_thread(pid: i32, tid: i32) -> Option<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use efc_proto::CacheConfig;
+
     use super::*;
 
     #[test]
@@ -276,5 +287,21 @@ mod tests {
         let exited = |status| Ending::Exited(ExitStatus::from_raw(status)).to_string();
         assert_eq!(exited(7 << 8), "exited with status 7");
         assert_eq!(exited(9), "was killed by signal 9");
+    }
+
+    #[test]
+    fn the_key_of_the_workers_is_read_from_a_regular_file_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |path: &Path| {
+            let cache = CacheConfig { workers_key: path.to_str().unwrap().into(), ..Default::default() };
+            workers_key(&DaemonConfig { cache: Some(cache), ..Default::default() })
+        };
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| directory.path().join(name));
+        std::fs::write(&file, "key").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!([read(&file), read(&link)], [b"key", b"key"]);
+        assert_eq!(read(Path::new("/dev/zero")), b"");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR).unwrap();
+        assert_eq!([read(&pipe), read(directory.path()), read(&directory.path().join("none"))], [b"", b"", b""]);
     }
 }
