@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use efc_proto::{DaemonConfig, WorkersSecrets};
+use rustix::fs::{FileType, Mode, OFlags};
 
 /// More of a file is not read, in bytes.
 const SIZE_MAX: u64 = 64 << 10;
@@ -28,13 +30,22 @@ pub fn of_workers(config: &DaemonConfig) -> Option<WorkersSecrets> {
 fn contents(path: &Path) -> Vec<u8> {
     let read = || -> io::Result<Vec<u8>> {
         let mut contents = Vec::new();
-        File::open(path)?.take(SIZE_MAX).read_to_end(&mut contents)?;
+        open_regular(path)?.take(SIZE_MAX).read_to_end(&mut contents)?;
         Ok(contents)
     };
     read().unwrap_or_else(|error| {
         log::error!("{path:?} cannot be read: {error}");
         Vec::new()
     })
+}
+
+/// Opens a regular file to read it. Nothing else is opened: a pipe would be waited for, and of a device that may do anything.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -60,5 +71,15 @@ mod tests {
         assert_eq!(read(path("key"), path("")), Some(secrets));
         assert_eq!(read(path("none"), String::new()), Some(WorkersSecrets::default()));
         assert_eq!((read(String::new(), path("")), of_workers(&DaemonConfig::default())), (None, None));
+    }
+    #[test]
+    fn only_regular_files_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| directory.path().join(name));
+        std::fs::write(&file, "key").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!([contents(&file), contents(&link)], [b"key", b"key"]);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR).unwrap();
+        assert_eq!([&pipe, directory.path(), Path::new("/dev/zero")].map(contents), [b"", b"", b""]);
     }
 }

@@ -150,6 +150,15 @@ struct ReadRequest {
     fh: u64,
     offset: u64,
     size: u32,
+    /// Those that the file has now: fcntl(2) may have changed those of its open.
+    flags: u32,
+}
+
+impl ReadRequest {
+    /// Is it past all caches?
+    fn is_direct(&self) -> bool {
+        self.flags & libc::O_DIRECT as u32 != 0
+    }
 }
 
 /// An answer of an operation that has succeeded.
@@ -515,11 +524,11 @@ impl<B: Backend> Inner<B> {
             Operation::Link { node: file, new_name } => self.link(&caller()?, file, node, &new_name).await,
             Operation::Open { flags } => self.open(&caller()?, node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
-            Operation::Read { fh, offset, size, .. } => {
+            Operation::Read { fh, offset, size, flags } => {
                 let file = self.file(fh)?;
                 let earlier_writes = file.inode.written(offset, size);
                 efc_tasks::time::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
-                self.read(ReadRequest { name, fh, offset, size }).await
+                self.read(ReadRequest { name, fh, offset, size, flags }).await
             }
             Operation::Write { fh, offset, data, flags, write_flags } => {
                 let place = WritePlace::of(offset, flags, write_flags);

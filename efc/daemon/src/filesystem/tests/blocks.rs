@@ -172,6 +172,78 @@ fn who_reads_past_caches_asks_the_server() {
 }
 
 #[test]
+fn a_file_that_stays_open_is_seen_to_change_within_the_longest_time_by_readers_who_ask_for_no_attributes() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(7, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        reads(&nas, &first, 1).await;
+        let task = Task::root();
+        let file = second.open(task, "file", libc::O_RDONLY).await.unwrap();
+        write(&nas, 2);
+        pass(61 * SECOND).await;
+        let seen = second.ask_read(task, file, 0, AHEAD).await.unwrap();
+        assert!(seen == content(2)[..AHEAD], "through a mapping, or without the kernel's cache");
+        second.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn who_turns_caches_off_for_an_open_file_asks_the_server() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(8, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        reads(&nas, &first, 1).await;
+        let task = Task::root();
+        let file = first.open(task, "file", libc::O_RDONLY).await.unwrap();
+        write(&nas, 2);
+        let direct = file.with_flags(libc::O_RDONLY | libc::O_DIRECT);
+        assert!(first.ask_read(task, direct, 0, AHEAD).await.unwrap() == content(2)[..AHEAD]);
+        first.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn who_reads_from_a_server_that_has_gone_waits_for_one_limit_whoever_began_to_read() {
+    let pool = Pool::reliable();
+    let (simulation, nas, _) = world(9, &pool);
+    let limited = Kernel::mount(&nas, 3, with_pool(&pool), Some(5 * SECOND));
+    simulation.run(async {
+        reads(&nas, &limited, 1).await;
+        pass(3 * SECOND).await;
+        let task = Task::root();
+        let file = limited.open(task, "file", libc::O_RDONLY).await.unwrap();
+        let hold = nas.hold(Procedure::Read);
+        let read = |after| {
+            let kernel = limited.clone();
+            spawn_local(async move {
+                pass(after).await;
+                let begun = efc_tasks::time::now();
+                let read = kernel.ask_read(Task::root(), file, 0, AHEAD).await;
+                (read, efc_tasks::time::since(begun))
+            })
+        };
+        for reader in [Duration::ZERO, SECOND, 2 * SECOND].map(read) {
+            let (read, took) = reader.await;
+            assert_eq!(read, Err(libc::EIO));
+            assert!(took >= 5 * SECOND && took < 6 * SECOND, "{took:?}");
+        }
+        let [_, later] = [Duration::ZERO, SECOND].map(read);
+        pass(11 * SECOND / 2).await;
+        hold.pass();
+        drop(hold);
+        let (read, took) = later.await;
+        assert!(read.is_err() || took < 6 * SECOND);
+        limited.close(task, file).await.unwrap();
+        limited.settled().await;
+    });
+    limited.assert_nothing_leaked();
+}
+
+#[test]
 fn a_server_that_refuses_is_heard_through_the_chain() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, _]) = world(5, &pool);
