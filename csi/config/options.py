@@ -297,7 +297,8 @@ _TABLE = (
         field="workers_tls",
         default="none",
         help="Directory on the node, readable for root, with `ca.crt`, `tls.crt` and `tls.key` (PEM; a Secret of "
-        "Kubernetes for TLS has them): workers are spoken to by TLS 1.3, and both sides show certificates that the authority has signed. "
+        "Kubernetes for TLS has them): workers are spoken to by TLS 1.3, and both sides show certificates that the "
+        "authority has signed. "
         "A worker's must have its host as it stands in `workers`.",
     ),
     Option(
