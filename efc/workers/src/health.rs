@@ -18,9 +18,9 @@ const SURCHARGE: u64 = 64 << 10;
 /// An answer is waited for so many times as long as it should take ...
 const PATIENCE: u32 = 4;
 /// ... but not more than this, unless it is set otherwise, ...
-pub const WAIT_MAX: Duration = Duration::from_millis(200);
+pub const WAIT_MAX: Duration = Duration::from_millis(150);
 /// ... nor less than this part of the most, as any machine stands still for 30 ms now and then. ...
-const WAIT_MIN_PART: f64 = 0.15;
+const WAIT_MIN_PART: f64 = 0.2;
 /// ... As long as nothing is known, it is this part of the most. With no answer in time for so long, nobody waits for the
 /// worker before there is one again.
 const WAIT_FIRST_PART: f64 = 0.5;
@@ -213,7 +213,7 @@ mod tests {
             assert!(is_asked(&mut health, begin, &backend), "many at once are one moment");
             health.answered(MIB, millis(2), weight(MIB));
         }
-        for (late, is_enough) in [(0, false), (30, false), (60, false), (90, true)] {
+        for (late, is_enough) in [(0, false), (30, false), (44, false), (45, true)] {
             health.late(MIB, begin + millis(late), millis(30), weight(MIB));
             (0..SAMPLES).for_each(|_| health.usual.add(MIB, millis(2), weight(MIB)));
             assert_eq!(is_asked(&mut health, begin, &backend), !is_enough);

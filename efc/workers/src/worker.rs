@@ -237,10 +237,14 @@ impl Worker {
 
     // --- filling ----------------------------------------------------------------------------------------------------
 
-    /// Whether so many bytes may be on their way to the worker, with those that are.
-    pub(crate) fn takes(&self, length: usize) -> bool {
-        let is_there = !lock(&self.links).questions.is_empty();
-        is_there && self.filling_bytes.load(Ordering::Relaxed) + length as u64 <= FILLING_MAX
+    /// Lets so many bytes be on their way to the worker; `None` if there are too many already, or if it is not there.
+    pub(crate) fn take(self: &Arc<Self>, length: usize) -> Option<OnTheWay> {
+        if lock(&self.links).questions.is_empty() {
+            return None;
+        }
+        let way = OnTheWay { worker: self.clone(), length: length as u64 };
+        let before = self.filling_bytes.fetch_add(way.length, Ordering::Relaxed);
+        (before + way.length <= FILLING_MAX).then_some(way) // or it is taken back at once
     }
 
     /// How its memory is divided.
@@ -248,27 +252,20 @@ impl Worker {
         *lock(&self.slabs)
     }
 
-    /// Sends a command with a value of `length` bytes, made by `command` from its opaque number.
-    pub(crate) fn set<P: IntoIterator<Item = Piece>>(self: &Arc<Self>, length: usize, command: impl FnOnce(u32) -> P) {
-        let Some(connection) = self.for_fills() else { return count(&self.tally.fills_unsent) };
+    /// Sends a command with a value, made by `command` from its opaque number; `false` if that cannot be done.
+    pub(crate) fn set<P: IntoIterator<Item = Piece>>(way: OnTheWay, command: impl FnOnce(u32) -> P) -> bool {
+        let Some(connection) = way.worker.for_fills() else { return false };
         let opaque = connection.opaque();
-        let Ok(answer) = connection.ask(opaque, command(opaque), length as u64, Expected::Set) else {
-            return count(&self.tally.fills_unsent);
-        };
-        self.filling_bytes.fetch_add(length as u64, Ordering::Relaxed);
-        let worker = self.clone();
-        efc_tasks::spawn(async move {
-            let reply = answer.await;
-            worker.filling_bytes.fetch_sub(length as u64, Ordering::Relaxed);
-            worker.filled(length, reply.ok());
-        });
+        let Ok(answer) = connection.ask(opaque, command(opaque), way.length, Expected::Set) else { return false };
+        efc_tasks::spawn(async move { way.worker.filled(way.length, answer.await.ok()) });
+        true
     }
 
-    fn filled(&self, length: usize, reply: Option<Reply>) {
+    fn filled(&self, length: u64, reply: Option<Reply>) {
         match reply {
             Some(Reply::Done) => {
                 count(&self.tally.fills_done);
-                add(&self.tally.fill_bytes, length as u64);
+                add(&self.tally.fill_bytes, length);
             }
             Some(Reply::Unchanged | Reply::Missing(_)) => count(&self.tally.fills_overtaken),
             Some(Reply::Failed(why)) => {
@@ -437,6 +434,19 @@ impl Worker {
     fn is_busy(&self) -> bool {
         let links = lock(&self.links);
         links.questions.iter().chain(&links.fills).any(|one| one.why().is_none() && one.outstanding() > 0)
+    }
+}
+
+/// Bytes on their way to a worker, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OnTheWay {
+    worker: Arc<Worker>,
+    length: u64,
+}
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        self.worker.filling_bytes.fetch_sub(self.length, Ordering::Relaxed);
     }
 }
 

@@ -161,6 +161,14 @@ fn nothing_can_be_read_on_a_worker_and_nothing_that_others_put_there_is_believed
         assert_eq!(node.counts().refused_blocks, count);
         until("it is deleted", || (!rogue.keys().contains(name)).then_some(()));
     }
+    for marker in [format!("set {name} 0 0 0\r\n\r\n"), format!("mg {name} v N1000000\r\n")] {
+        let end = if marker.starts_with("mg") { &b"\r\n\r\n"[..] } else { b"\r\n" };
+        rogue.ask(marker.as_bytes(), end);
+        let refused = node.counts().refused_blocks;
+        assert_eq!(node.bytes(key), None);
+        assert_eq!((node.counts().refused_blocks, node.counts().vain_waits), (refused + 1, 0), "no marker of ours");
+        until("it is deleted", || (!rogue.keys().contains(name)).then_some(()));
+    }
     rogue.set(name, &[value, &b"and more"[..]].concat());
     assert!(node.bytes(key).as_deref() == Some(text), "what follows the seal is nothing");
     node.put(block_key("another", 10, 0), &bytes(1, 10));
