@@ -86,6 +86,7 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
         metadata_bytes_max: parts.metadata_bytes_max,
         listed_names_max: parts.listed_names_max,
         buffers,
+        levels: Vec::new(),
     }
 }
 

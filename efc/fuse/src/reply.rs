@@ -22,6 +22,12 @@ use crate::wire::{self, Inline};
 use crate::{abi, abi::Field};
 use efc_state::State;
 
+/// The bulk data of an answer: up to two pieces of memory, one behind the other, and empty ones last.
+pub type Data<'a> = [&'a [u8]; 2];
+
+/// An answer without bulk data.
+pub const NO_DATA: Data<'static> = [&[], &[]];
+
 /// How a request has come.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Coming {
@@ -80,9 +86,9 @@ impl Channel {
                 return Some(Reply { channel: Arc::clone(self), unique: name & !abi::UNIQUE_RESENT, due: true });
             }
             Arrival::Redelivered => log::debug!("request {name:#x} was delivered again while we work on it"),
-            Arrival::Answered(mut answer) => self.answer(name, answer.error, &mut answer.content, &[]),
+            Arrival::Answered(mut answer) => self.answer(name, answer.error, &mut answer.content, NO_DATA),
             Arrival::Full => {
-                self.write(name, -libc::ENOMEM, &mut Inline::new(), &[]);
+                self.write(name, -libc::ENOMEM, &mut Inline::new(), NO_DATA);
                 self.end_kept(slot);
             }
         }
@@ -98,16 +104,16 @@ impl Channel {
         let Some((errno, content)) = kept.or_else(|| journal.answer(request)) else { return false };
         let Some(mut content) = Inline::copy(&content) else { return false };
         log::info!("request {request:#x} was answered by a predecessor: errno {errno}");
-        self.answer(name, -errno, &mut content, &[]);
+        self.answer(name, -errno, &mut content, NO_DATA);
         true
     }
 
     /// Answers a request of the in-flight table.
-    fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
+    fn answer(&self, unique: u64, error: i32, content: &mut Inline, data: Data) {
         self.state.fence();
         let request = unique & !abi::UNIQUE_RESENT;
         let slot = self.in_flight.delivery(unique).and_then(|delivery| delivery.slot);
-        if data.is_empty() {
+        if data == NO_DATA {
             self.state.journal().save_answer(request, -error, content.content());
             if let Some((slot, kept)) = slot.zip(self.state.requests()) {
                 kept.save_answer(slot, request, -error, content.content());
@@ -127,7 +133,7 @@ impl Channel {
         }
     }
 
-    fn write_in_flight(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) {
+    fn write_in_flight(&self, unique: u64, error: i32, content: &mut Inline, data: Data) {
         let mut next: Option<Delivery> = self.in_flight.delivery(unique);
         while let Some(delivery) = next {
             if self.write(delivery.unique, error, content, data) {
@@ -140,15 +146,16 @@ impl Channel {
     }
 
     /// Writes an answer under exactly this unique; `false` if the kernel does not know it.
-    pub fn write(&self, unique: u64, error: i32, content: &mut Inline, data: &[u8]) -> bool {
+    pub fn write(&self, unique: u64, error: i32, content: &mut Inline, data: Data) -> bool {
         #[cfg(feature = "simulation")]
         if let Some(tap) = self.tap.get() {
-            return tap(unique, error, &[content.content(), data].concat());
+            return tap(unique, error, &[content.content(), data[0], data[1]].concat());
         }
-        let head = content.sealed(unique, error, data.len());
-        let parts = [IoSlice::new(head), IoSlice::new(data)];
+        let head = content.sealed(unique, error, data.iter().map(|part| part.len()).sum());
+        let parts = [head, data[0], data[1]].map(IoSlice::new);
+        let filled = 1 + data.iter().take_while(|part| !part.is_empty()).count();
         loop {
-            match rustix::io::writev(&self.device, if data.is_empty() { &parts[..1] } else { &parts }) {
+            match rustix::io::writev(&self.device, &parts[..filled]) {
                 Ok(_) => return true,
                 Err(SystemErrno::INTR) => {}
                 Err(SystemErrno::NOENT) => return false,
@@ -162,9 +169,13 @@ impl Channel {
     }
 }
 
-fn small(error: i32, content: &Inline, data: &[u8]) -> Option<Box<KeptAnswer>> {
-    let bytes = if data.is_empty() { content.content() } else { data };
-    Inline::copy(bytes).map(|content| Box::new(KeptAnswer { error, content }))
+fn small(error: i32, content: &Inline, data: Data) -> Option<Box<KeptAnswer>> {
+    let copied = match data {
+        NO_DATA => Inline::copy(content.content()),
+        [data, []] => Inline::copy(data),
+        _ => None,
+    };
+    copied.map(|content| Box::new(KeptAnswer { error, content }))
 }
 
 /// The one answer of a request. Dropped unanswered, it answers EIO. Answers to a request that the kernel gave up are ignored.
@@ -175,24 +186,24 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn finish(mut self, error: i32, mut content: Inline, data: &[u8]) {
+    fn finish(mut self, error: i32, mut content: Inline, data: Data) {
         self.due = false;
         self.channel.answer(self.unique, error, &mut content, data);
     }
 
     fn fixed<T: Field>(self, value: T) {
-        self.finish(0, Inline::new().with(value, 0), &[]);
+        self.finish(0, Inline::new().with(value, 0), NO_DATA);
     }
 
     /// The request failed. A number that is no errno becomes EIO.
     pub fn error(self, errno: Errno) {
         let number = if (1..512).contains(&errno.0) { errno.0 } else { libc::EIO };
-        self.finish(-number, Inline::new(), &[]);
+        self.finish(-number, Inline::new(), NO_DATA);
     }
 
     /// Success, for requests that have no result.
     pub fn empty(self) {
-        self.finish(0, Inline::new(), &[]);
+        self.finish(0, Inline::new(), NO_DATA);
     }
 
     /// LOOKUP, MKNOD, MKDIR, SYMLINK, LINK. The node's lookup count must be raised already.
@@ -207,7 +218,7 @@ impl Reply {
 
     /// STATX.
     pub fn statx(self, attr: &Attr, ttl: Duration) {
-        self.finish(0, Inline::new().with(wire::statx_out(attr, ttl), abi::STATX_SPARE), &[]);
+        self.finish(0, Inline::new().with(wire::statx_out(attr, ttl), abi::STATX_SPARE), NO_DATA);
     }
 
     /// OPEN and OPENDIR.
@@ -218,11 +229,11 @@ impl Reply {
     /// CREATE.
     pub fn create(self, entry: &Entry, open: &OpenReply) {
         let opened = abi::OpenOut { fh: open.fh, flags: open.flags, backing: 0 };
-        self.finish(0, Inline::new().with(wire::entry(entry), 0).with(opened, 0), &[]);
+        self.finish(0, Inline::new().with(wire::entry(entry), 0).with(opened, 0), NO_DATA);
     }
 
     /// READ and READLINK. More than a few bytes must lie in resident memory.
-    pub fn data(self, data: &[u8]) {
+    pub fn data(self, data: Data) {
         self.finish(0, Inline::new(), data);
     }
 
@@ -255,12 +266,12 @@ impl Reply {
 
     /// STATFS.
     pub fn statfs(self, statfs: &Statfs) {
-        self.finish(0, Inline::new().with(wire::statfs(statfs), abi::STATFS_SPARE), &[]);
+        self.finish(0, Inline::new().with(wire::statfs(statfs), abi::STATFS_SPARE), NO_DATA);
     }
 
     /// READDIR and READDIRPLUS; an empty page is the end.
     pub fn directory(self, page: &Directory) {
-        self.finish(0, Inline::new(), page.bytes());
+        self.finish(0, Inline::new(), [page.bytes(), &[]]);
     }
 }
 
@@ -279,7 +290,7 @@ fn is_unknown(error: &io::Error) -> bool {
 impl Drop for Reply {
     fn drop(&mut self) {
         if self.due {
-            self.channel.answer(self.unique, -libc::EIO, &mut Inline::new(), &[]);
+            self.channel.answer(self.unique, -libc::EIO, &mut Inline::new(), NO_DATA);
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::filesystem::Filesystem;
 use crate::inbox::{Inbox, NotKept, payload_of};
 use crate::negotiation::{self, Negotiated};
 use crate::notify::{self, Notifier};
-use crate::reply::{Channel, Coming};
+use crate::reply::{Channel, Coming, NO_DATA};
 use crate::request::{Errno, Operation, Request};
 use crate::shortage::Shortage;
 use crate::wire::{self, Inline, Malformed, Message};
@@ -245,12 +245,12 @@ impl Shared {
             Ok((out, negotiated)) => {
                 // Saved first: a successor that finds it asks for redelivery, of INIT too if this answer never went out.
                 negotiated.save(&self.state);
-                self.channel.write(unique, 0, &mut Inline::new().with(out, 0), &[]);
+                self.channel.write(unique, 0, &mut Inline::new().with(out, 0), NO_DATA);
                 log::info!("FUSE 7.{}, flags {:#x} of {flags:#x}", negotiated.minor, negotiated.flags);
                 Ok(())
             }
             Err(errno) => {
-                self.channel.write(unique, -errno.0, &mut Inline::new(), &[]);
+                self.channel.write(unique, -errno.0, &mut Inline::new(), NO_DATA);
                 Err(io::Error::from_raw_os_error(errno.0))
             }
         }
@@ -348,7 +348,7 @@ impl Shared {
                 self.kept_requests().inspect(|requests| requests.trim());
             }
             Ok(Message::Destroy { unique }) => {
-                self.channel.write(unique, 0, &mut Inline::new(), &[]);
+                self.channel.write(unique, 0, &mut Inline::new(), NO_DATA);
                 return Ok(false);
             }
             Err(malformed) => self.refuse(&malformed),
@@ -370,7 +370,7 @@ impl Shared {
             Err(NotKept::Superseded) => return false,
             Err(NotKept::NoMemory) => {
                 log::error!("a write fails with ENOMEM: there is no memory for what applications write at once");
-                self.channel.write(request.unique, -libc::ENOMEM, &mut Inline::new(), &[]);
+                self.channel.write(request.unique, -libc::ENOMEM, &mut Inline::new(), NO_DATA);
                 return inbox.again();
             }
         };
@@ -384,7 +384,7 @@ impl Shared {
     fn refuse(&self, malformed: &Malformed) {
         log::error!("malformed request {:#x} of operation {}", malformed.unique, malformed.opcode);
         if malformed.unique != 0 {
-            self.channel.write(malformed.unique, -libc::EPROTO, &mut Inline::new(), &[]);
+            self.channel.write(malformed.unique, -libc::EPROTO, &mut Inline::new(), NO_DATA);
         }
     }
 

@@ -8,6 +8,8 @@
 //! level or the backend has given it. Levels may fail, be slow or lie; what a level must do about that itself stands at
 //! [`Level::get`].
 
+mod chain;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::ops::Deref;
@@ -19,8 +21,18 @@ use efc_buffer::{Buffer, PAYLOAD_MAX};
 
 use crate::version::Version;
 
+pub use chain::{Chain, Fetched, Given};
+
 /// Bytes of a block. The last block of a file has what is left.
 pub const BLOCK_BYTES: usize = PAYLOAD_MAX;
+
+/// What a level may need beside a block, in the memory for it: a page.
+const BESIDE: usize = 4096;
+
+/// Bytes of memory for a block of `length`.
+fn room_of(length: usize) -> usize {
+    length + BESIDE
+}
 
 /// What names a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +72,11 @@ impl Block {
     pub fn new(data: Buffer, length: usize) -> Block {
         assert!(length <= data.len(), "a block lies in its buffer");
         Block { data, length }
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn room(&self) -> usize {
+        self.data.len()
     }
 }
 
@@ -103,7 +120,12 @@ pub trait Level: Debug + Send + Sync + 'static {
     /// Names the level in figures and logs.
     fn name(&self) -> &'static str;
 
-    /// Gives the block of `key`, in the memory `room`, which has at least `BLOCK_BYTES` and a page more.
+    /// Would it answer or take anything now?
+    fn serves(&self) -> bool {
+        true
+    }
+
+    /// Gives the block of `key`, in the memory `room`, which has at least [`BlockKey::length`] bytes and a page more.
     ///
     /// What a level gives, somebody once filled it with under the same key: it checks that by itself where its store is not
     /// its own, and gives nothing in doubt. It answers in bounded time, and not much later than the backend would:

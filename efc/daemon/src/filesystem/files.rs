@@ -24,7 +24,7 @@ use crate::errno::errno;
 const READ_AT_OPEN_MAX: u64 = SMALL as u64;
 
 /// Smallest read whose data goes through a pipe, in bytes.
-const PIPED_MIN: u32 = 128 << 10;
+pub(super) const PIPED_MIN: u32 = 128 << 10;
 
 /// What ACCESS is asked of a file, if the answer is remembered.
 const ALL_OF_FILES: u32 = access::READ | access::EXECUTE | access::MODIFY | access::EXTEND;
@@ -84,6 +84,11 @@ impl OpenFile {
     /// Is asking for all of its data a way to ask whether it may be opened?
     fn is_read_at_open(&self, attr: &Attr) -> bool {
         !self.is_writable() && fits_read_at_open(attr)
+    }
+
+    /// Is it opened to read past all caches?
+    pub(super) fn is_direct(&self) -> bool {
+        self.flags & libc::O_DIRECT as u32 != 0
     }
 
     /// Is it opened to append?
@@ -205,7 +210,7 @@ impl<B: Backend> Inner<B> {
 
     /// The kernel gets data that was read with these attributes. Within a bound they must not stand for it later, if another
     /// change may have the same.
-    fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
+    pub(super) fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
         let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
         if self.freshness.data_ttl().is_some() && !is_settled() {
             file.inode.read_unsettled(asked);
@@ -332,11 +337,11 @@ impl<B: Backend> Inner<B> {
         Ok(Sink::Buffer(buffer, 0..read.size.min(one_call_max) as usize))
     }
 
-    pub(super) async fn read(&self, read: ReadRequest) -> Outcome {
+    pub(super) async fn read(self: &Arc<Self>, read: ReadRequest) -> Outcome {
         self.read_somewhere(read).await.map(Answer::from)
     }
 
-    async fn read_somewhere(&self, read: ReadRequest) -> Result<Response, Errno> {
+    async fn read_somewhere(self: &Arc<Self>, read: ReadRequest) -> Result<Response, Errno> {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
@@ -350,6 +355,9 @@ impl<B: Backend> Inner<B> {
             let Seen { value: (buffer, range), asked } = whole;
             self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
             return Ok(Response::Data(buffer, range));
+        }
+        if let Some(data) = self.read_by_blocks(&file, &read).await {
+            return Ok(data);
         }
         let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
         let (payload, answer) = self.backend.read(Call::of(&file.cred), file.inode.handle(), read.offset, sink).await;

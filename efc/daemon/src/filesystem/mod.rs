@@ -14,6 +14,7 @@
 
 mod attributes;
 mod behind;
+mod blocks;
 mod callers;
 mod directories;
 mod failures;
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
+use efc_cache::blocks::{Chain, Level};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
@@ -77,6 +79,8 @@ pub struct Settings {
     pub listed_names_max: usize,
     /// Memory for data on its way to applications.
     pub buffers: Budget,
+    /// Caches for blocks of data, in the order in which they are asked.
+    pub levels: Vec<Arc<dyn Level>>,
 }
 
 /// The dataset as a file system.
@@ -92,6 +96,8 @@ struct Inner<B: Backend> {
     notifier: Arc<dyn Notify>,
     /// Memory for data on its way to applications.
     buffers: Budget,
+    /// Caches for blocks of data, if there are any.
+    blocks: Option<Arc<Chain>>,
     /// All that is known of files, each at its inode.
     inodes: Inodes,
     /// The consistency mode: what of that may be given without asking.
@@ -128,6 +134,8 @@ enum Response {
     Open(OpenReply),
     Create(Entry, OpenReply),
     Data(Buffer, Range<usize>),
+    /// Parts of blocks, one behind the other.
+    Blocks(blocks::Part, Option<blocks::Part>),
     /// A whole answer to this READ.
     Piped(Pipe, ReadRequest),
     Bytes(Vec<u8>),
@@ -228,6 +236,7 @@ impl<B: Backend> Efc<B> {
             notifier,
             inodes: Inodes::new(memory.clone()),
             freshness: settings.freshness,
+            blocks: Chain::new(settings.levels, settings.buffers.clone()),
             buffers: settings.buffers,
             names: Names::new(memory.clone()),
             memory,
@@ -385,9 +394,11 @@ impl<B: Backend> Inner<B> {
             Response::Statx(attr, ttl) => reply.statx(&self.for_kernel(&attr), ttl),
             Response::Open(open) => reply.open(&open),
             Response::Create(entry, open) => reply.create(&entry, &open),
-            Response::Data(buffer, range) => reply.data(&buffer[range]),
+            Response::Data(buffer, range) => reply.data([&buffer[range], &[]]),
+            Response::Blocks((first, range), None) => reply.data([&first[range], &[]]),
+            Response::Blocks((first, begin), Some((second, end))) => reply.data([&first[begin], &second[end]]),
             Response::Piped(..) => unreachable!("given by the caller, who can read again"),
-            Response::Bytes(bytes) => reply.data(&bytes),
+            Response::Bytes(bytes) => reply.data([&bytes, &[]]),
             Response::Written(count) => reply.written(count),
             Response::Statfs(statfs) => reply.statfs(&statfs),
             Response::Directory(page) => reply.directory(&page),

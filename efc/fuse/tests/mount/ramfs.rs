@@ -277,7 +277,7 @@ impl RamFs {
             Operation::Readlink => (|| match tree.inodes.get(&self.ino(request.node)?) {
                 Some(Inode { content: Content::Link(target), .. }) => {
                     let target = target.clone();
-                    answer(move |reply| reply.data(&target))
+                    answer(move |reply| reply.data([&target, &[]]))
                 }
                 _ => Err(Errno(libc::EINVAL)),
             })(),
@@ -311,7 +311,7 @@ impl RamFs {
         let end = (start + size as usize).min(bytes.len());
         let mut buffer = Buffer::new(end - start).unwrap();
         buffer[..end - start].copy_from_slice(&bytes[start..end]);
-        answer(move |reply| reply.data(&buffer[..end - start]))
+        answer(move |reply| reply.data([&buffer[..end - start], &[]]))
     }
 
     fn write(&self, tree: &mut Tree, fh: u64, offset: u64, data: &[u8]) -> Answer {

@@ -17,7 +17,9 @@ use efc_tasks::spawn_local;
 
 use super::common::draw;
 use super::kernel::{Done, File, Kernel, Task, behind, bounded, sealed, settings};
+use super::pool::Pool;
 use super::with_seeds;
+use crate::filesystem::Settings;
 
 const SLOT: usize = 8;
 const SLOTS: usize = 3;
@@ -306,6 +308,10 @@ fn run(seed: u64, mode: Mode) -> u64 {
         Mode::Sealed => (sealed(ttl), Rule::Sealed, 1),
     };
     let settings = behind(write_behind, settings);
+    // The files are small: whatever is read of them goes through the chain.
+    let pool = [None, Some(Pool::whimsical())][draw(2)].take();
+    let levels = pool.iter().map(Pool::level).collect();
+    let settings = Settings { levels, ..settings };
     let nodes: Vec<Kernel> = (0..nodes).map(|node| Kernel::mount(&nas, node as u32, settings.clone(), None)).collect();
     let trouble = Trouble {
         elsewhere: !matches!(mode, Mode::Sealed) && draw(2) == 0,

@@ -348,6 +348,7 @@ pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
         metadata_bytes_max: 4 << 20,
         listed_names_max: 4096,
         buffers: Budget::default(),
+        levels: Vec::new(),
     }
 }
 

@@ -1,13 +1,15 @@
 //! The file system between a kernel and a NAS that are both played: without root, without a server, under whatever
 //! schedule a seed makes.
 //!
-//! [`behind`], [`faults`], [`modes`] and [`names`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
+//! [`behind`], [`blocks`], [`faults`], [`modes`] and [`names`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
 //! compare with a reference. Each of these has a seed, which a
 //! failure prints: `EFC_MODEL_SEED=N cargo test -p efcd model` runs it again, `EFC_MODEL_RUNS=N` runs so many,
 //! `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
 
 #[cfg(not(feature = "shuttle"))]
 mod behind;
+#[cfg(not(feature = "shuttle"))]
+mod blocks;
 #[cfg(not(feature = "shuttle"))]
 mod common;
 #[cfg(not(feature = "shuttle"))]
@@ -22,6 +24,8 @@ mod modes;
 mod names;
 #[cfg(not(feature = "shuttle"))]
 mod namings;
+#[cfg(not(feature = "shuttle"))]
+mod pool;
 #[cfg(feature = "shuttle")]
 mod schedules;
 #[cfg(not(feature = "shuttle"))]

@@ -1,0 +1,304 @@
+//! The chain of levels through which blocks are read: what is being read or was just read, each [`Level`] in its order, and
+//! the backend last.
+//!
+//! A block is fetched once at a time: whoever asks for it meanwhile waits for the first. The fetch is a task of its own, so it
+//! goes on when the one who began it is killed. What the levels above had not got they are given on the way back, but for
+//! what the backend does not show to be of a settled version: that is for the one who began the fetch alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use efc_buffer::{Budget, Buffer, Purpose};
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use efc_tasks::sync::{Mutex, MutexGuard};
+use tokio::sync::oneshot;
+
+use super::{Block, BlockKey, Fill, Level, Lookup, Miss, room_of};
+
+/// Memory of blocks that were just read, in bytes: those who read in turn find them, and a reader whose reads end amid one.
+const RECENT_BYTES_MAX: usize = 32 << 20;
+/// How long it keeps one.
+const RECENT_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What the backend has given for a block.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Where it lies.
+    pub block: Block,
+    /// It is of the version that it was asked for under, and that is settled.
+    pub is_settled: bool,
+}
+
+/// How often a level, or the backend, has given a block, and how many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Blocks.
+    pub blocks: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+#[derive(Default)]
+struct Counter {
+    blocks: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Counter {
+    fn count(&self, block: &Block) {
+        self.blocks.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Given {
+        Given { blocks: self.blocks.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+}
+
+type Waiter = oneshot::Sender<Option<Arc<Block>>>;
+
+struct Recent {
+    block: Arc<Block>,
+    read_at: Instant,
+}
+
+#[derive(Default)]
+struct Blocks {
+    /// Who waits for a block that is being read.
+    fetches: HashMap<BlockKey, Vec<Waiter>>,
+    recent: HashMap<BlockKey, Recent>,
+    /// Their keys, the oldest first.
+    order: VecDeque<BlockKey>,
+    recent_bytes: usize,
+}
+
+impl Blocks {
+    fn keep(&mut self, key: BlockKey, block: &Arc<Block>) {
+        let recent = Recent { block: block.clone(), read_at: efc_tasks::time::now() };
+        self.recent_bytes += block.room();
+        if let Some(before) = self.recent.insert(key, recent) {
+            self.recent_bytes -= before.block.room();
+        } else {
+            self.order.push_back(key);
+        }
+        while self.recent_bytes > RECENT_BYTES_MAX {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let oldest = self.order.pop_front().and_then(|key| self.recent.remove(&key));
+        self.recent_bytes -= oldest.map_or(0, |oldest| oldest.block.room());
+    }
+
+    /// Drops what is old; `false`: nothing is left.
+    fn drop_old(&mut self) -> bool {
+        let is_old = |recent: &Recent| efc_tasks::time::since(recent.read_at) >= RECENT_TIME_MAX;
+        while self.order.front().is_some_and(|key| self.recent.get(key).is_none_or(is_old)) {
+            self.drop_oldest();
+        }
+        !self.order.is_empty()
+    }
+}
+
+/// What somebody who asks for a block finds.
+enum Place {
+    There(Arc<Block>),
+    /// Another fetches it.
+    Awaited(oneshot::Receiver<Option<Arc<Block>>>),
+    /// It is to be fetched.
+    First,
+}
+
+/// The levels of a dataset, in front of its backend.
+pub struct Chain {
+    levels: Vec<(Arc<dyn Level>, Counter)>,
+    budget: Budget,
+    blocks: Mutex<Blocks>,
+    from_recent: Counter,
+    from_backend: Counter,
+    is_sweeping: AtomicBool,
+}
+
+impl std::fmt::Debug for Chain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.levels.iter().map(|(level, _)| level)).finish()
+    }
+}
+
+impl Chain {
+    /// These levels, in this order; `None`: there are none. Blocks take memory of the purpose `Ahead` from `budget`.
+    pub fn new(levels: Vec<Arc<dyn Level>>, budget: Budget) -> Option<Arc<Chain>> {
+        if levels.is_empty() {
+            return None;
+        }
+        Some(Arc::new(Chain {
+            levels: levels.into_iter().map(|level| (level, Counter::default())).collect(),
+            budget,
+            blocks: Mutex::default(),
+            from_recent: Counter::default(),
+            from_backend: Counter::default(),
+            is_sweeping: AtomicBool::new(false),
+        }))
+    }
+
+    /// Is there a level that would answer or take anything now? If not, reads are better off without the chain.
+    pub fn serves(&self) -> bool {
+        self.levels.iter().any(|(level, _)| level.serves())
+    }
+
+    /// What has come from where: by the name of the level, `memory` for what had just been read, and `backend`.
+    pub fn given(&self) -> Vec<(&'static str, Given)> {
+        let levels = self.levels.iter().map(|(level, counter)| (level.name(), counter.get()));
+        let ends = [("memory", self.from_recent.get()), ("backend", self.from_backend.get())];
+        ends.into_iter().chain(levels).collect()
+    }
+
+    /// The block of `key`, from whoever has it first; `fetch` reads it from the backend, into the memory that it is given.
+    ///
+    /// `None`: there is no memory, or what the backend gave is not good for those who have not asked it themselves, or it
+    /// gave nothing. The reader then asks the backend itself.
+    pub async fn get<F>(
+        self: &Arc<Self>,
+        key: BlockKey,
+        fetch: impl FnOnce(Buffer) -> F + Send + 'static,
+    ) -> Option<Arc<Block>>
+    where
+        F: Future<Output = Option<Fetched>> + Send + 'static,
+    {
+        match self.place(&key) {
+            Place::There(block) => {
+                self.from_recent.count(&block);
+                Some(block)
+            }
+            Place::Awaited(end) => {
+                let block = end.await.ok()??;
+                self.from_recent.count(&block);
+                Some(block)
+            }
+            Place::First => {
+                let chain = self.clone();
+                efc_tasks::detached(async move { chain.fetch(key, fetch).await }).end().await
+            }
+        }
+    }
+
+    fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        self.blocks.lock().expect("blocks lock")
+    }
+
+    fn place(&self, key: &BlockKey) -> Place {
+        let mut blocks = self.blocks();
+        if let Some(recent) = blocks.recent.get(key) {
+            return Place::There(recent.block.clone());
+        }
+        if let Some(waiters) = blocks.fetches.get_mut(key) {
+            let (waiter, end) = oneshot::channel();
+            waiters.push(waiter);
+            return Place::Awaited(end);
+        }
+        blocks.fetches.insert(*key, Vec::new());
+        Place::First
+    }
+
+    /// Fetches a block, and gives it to all who wait for it.
+    async fn fetch<F>(self: &Arc<Self>, key: BlockKey, fetch: impl FnOnce(Buffer) -> F) -> Option<Arc<Block>>
+    where
+        F: Future<Output = Option<Fetched>>,
+    {
+        let mut fills = Vec::new();
+        let (block, is_settled) = match self.search(&key, &mut fills).await {
+            Ok(block) => (Some(Arc::new(block)), true),
+            Err(room) => match self.fetch_from_backend(&key, room, fetch).await {
+                Some(Fetched { block, is_settled }) => (Some(Arc::new(block)), is_settled),
+                None => (None, false),
+            },
+        };
+        let shared = block.clone().filter(|_| is_settled);
+        self.finish(&key, shared.as_ref());
+        if let Some(block) = shared {
+            fills.into_iter().for_each(|fill| fill.fill(&block));
+        }
+        block
+    }
+
+    async fn fetch_from_backend<F>(
+        &self,
+        key: &BlockKey,
+        room: Option<Buffer>,
+        fetch: impl FnOnce(Buffer) -> F,
+    ) -> Option<Fetched>
+    where
+        F: Future<Output = Option<Fetched>>,
+    {
+        let fetched = fetch(room.or_else(|| self.room(key))?).await?;
+        self.from_backend.count(&fetched.block);
+        Some(fetched)
+    }
+
+    /// Memory for this block, if there is some now.
+    fn room(&self, key: &BlockKey) -> Option<Buffer> {
+        self.budget.take(Purpose::Ahead, room_of(key.length()))?.buffer().ok()
+    }
+
+    /// Asks the levels, and collects the places at those that have not got the block; `Err`: none has it, and there may
+    /// be memory for it.
+    async fn search(&self, key: &BlockKey, fills: &mut Vec<Box<dyn Fill>>) -> Result<Block, Option<Buffer>> {
+        let mut room = self.room(key);
+        for (level, counter) in self.levels.iter().filter(|(level, _)| level.serves()) {
+            let Some(given) = room.take().or_else(|| self.room(key)) else { break };
+            match level.get(*key, given).await {
+                Lookup::Hit(block) if block.len() == key.length() => {
+                    counter.count(&block);
+                    return Ok(block);
+                }
+                Lookup::Hit(block) => {
+                    log::error!("{} gave {} bytes for a block of {}", level.name(), block.len(), key.length());
+                }
+                Lookup::Miss(Miss { room: left, fill }) => {
+                    room = left;
+                    fills.extend(fill);
+                }
+            }
+        }
+        Err(room)
+    }
+
+    /// The end of a fetch.
+    fn finish(self: &Arc<Self>, key: &BlockKey, block: Option<&Arc<Block>>) {
+        let mut blocks = self.blocks();
+        if let Some(block) = block {
+            blocks.keep(*key, block);
+        }
+        let waiters = blocks.fetches.remove(key).unwrap_or_default();
+        drop(blocks);
+        waiters.into_iter().for_each(|waiter| drop(waiter.send(block.cloned())));
+        if block.is_some() {
+            self.sweep();
+        }
+    }
+
+    /// Lets blocks go when they are old, as long as there are any.
+    fn sweep(self: &Arc<Self>) {
+        if self.is_sweeping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let chain = Arc::downgrade(self);
+        efc_tasks::spawn(async move {
+            loop {
+                efc_tasks::time::sleep(RECENT_TIME_MAX).await;
+                let Some(chain) = chain.upgrade() else { return };
+                let mut blocks = chain.blocks();
+                if !blocks.drop_old() {
+                    chain.is_sweeping.store(false, Ordering::Release); // with the lock held: who keeps another one starts anew
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+use std::sync::Mutex;
+
+use efc_backend::Time;
+use efc_buffer::{BudgetLimits, LARGE};
+use efc_tasks::simulation::Simulation;
+use efc_tasks::spawn_local;
+
+use super::super::{Answer, BLOCK_BYTES};
+use super::*;
+use crate::testing::handle;
+use crate::version::Version;
+
+fn key(index: u64) -> BlockKey {
+    let time = Time { seconds: 1, nanos: 0 };
+    BlockKey { file: handle(b"file"), version: Version { mtime: time, ctime: time, size: 1 << 40 }, index }
+}
+
+/// What happened, in its order.
+type Story = Arc<Mutex<Vec<String>>>;
+
+/// A level that has blocks of one number, or none, and tells what it is asked.
+#[derive(Debug)]
+struct Told {
+    name: &'static str,
+    has: Option<u64>,
+    serves: bool,
+    story: Story,
+}
+
+impl Told {
+    fn level(name: &'static str, has: Option<u64>, story: &Story) -> Arc<dyn Level> {
+        Arc::new(Told { name, has, serves: true, story: story.clone() })
+    }
+}
+
+impl Level for Told {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn serves(&self) -> bool {
+        self.serves
+    }
+
+    fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
+        Box::pin(async move {
+            tell(&self.story, format!("{} asked", self.name));
+            if self.has == Some(key.index) {
+                return Lookup::Hit(Block::new(room, BLOCK_BYTES));
+            }
+            let place = Place { name: self.name, story: self.story.clone(), is_filled: false };
+            Lookup::Miss(Miss { room: Some(room), fill: Some(Box::new(place)) })
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Place {
+    name: &'static str,
+    story: Story,
+    is_filled: bool,
+}
+
+impl Fill for Place {
+    fn fill(mut self: Box<Self>, _: &Arc<Block>) {
+        self.is_filled = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        tell(&self.story, format!("{} {}", self.name, if self.is_filled { "filled" } else { "given up" }));
+    }
+}
+
+fn tell(story: &Story, what: String) {
+    story.lock().unwrap().push(what);
+}
+
+fn told(story: &Story) -> String {
+    std::mem::take(&mut *story.lock().unwrap()).join(", ")
+}
+
+fn whole(room: Buffer, is_settled: bool) -> Option<Fetched> {
+    Some(Fetched { block: Block::new(room, BLOCK_BYTES), is_settled })
+}
+
+async fn get(chain: &Arc<Chain>, index: u64) -> Option<Arc<Block>> {
+    chain.get(key(index), async |room| whole(room, true)).await
+}
+
+fn limited(blocks: usize) -> Budget {
+    Budget::new(BudgetLimits { ahead_bytes: (blocks * LARGE) as u64, ..BudgetLimits::NONE })
+}
+
+fn amount(chain: &Chain, name: &str) -> u64 {
+    chain.given().iter().find(|(of, _)| *of == name).expect("named").1.blocks
+}
+
+#[test]
+fn levels_are_asked_in_their_order_and_those_above_the_one_that_has_it_are_filled() {
+    let (simulation, story) = (Simulation::new(1), Story::default());
+    let absent = Told { name: "absent", has: Some(7), serves: false, story: story.clone() };
+    let levels = vec![
+        Arc::new(absent) as Arc<dyn Level>,
+        Told::level("near", None, &story),
+        Told::level("far", Some(7), &story),
+        Told::level("farthest", None, &story),
+    ];
+    let chain = Chain::new(levels, Budget::default()).expect("levels");
+    simulation.run(async {
+        assert!(get(&chain, 7).await.is_some());
+        assert_eq!(told(&story), "near asked, far asked, near filled");
+        assert!(get(&chain, 8).await.is_some());
+        let asked = "near asked, far asked, farthest asked";
+        assert_eq!(told(&story), format!("{asked}, near filled, far filled, farthest filled"));
+        assert!(get(&chain, 8).await.is_some());
+        assert_eq!(told(&story), "", "it was just read");
+        assert!(chain.get(key(9), async |_| None).await.is_none());
+        assert_eq!(told(&story), format!("{asked}, near given up, far given up, farthest given up"));
+        let unsettled = chain.get(key(9), async |room| whole(room, false)).await;
+        assert!(unsettled.is_some(), "for whoever has asked the backend");
+        assert_eq!(told(&story), format!("{asked}, near given up, far given up, farthest given up"));
+    });
+    assert_eq!(["memory", "backend", "far", "near"].map(|name| amount(&chain, name)), [1, 2, 1, 0]);
+}
+
+#[test]
+fn where_no_level_serves_there_is_none() {
+    let story = Story::default();
+    let absent = Told { name: "absent", has: None, serves: false, story: story.clone() };
+    assert!(!Chain::new(vec![Arc::new(absent)], Budget::default()).expect("a level").serves());
+    assert!(Chain::new(Vec::new(), Budget::default()).is_none());
+}
+
+#[test]
+fn whoever_waits_for_a_block_that_is_not_for_all_asks_the_backend_himself() {
+    let (simulation, story) = (Simulation::new(2), Story::default());
+    let chain = Chain::new(vec![Told::level("near", None, &story)], Budget::default()).expect("a level");
+    simulation.run(async {
+        for is_settled in [false, true] {
+            let slow = async move |room| {
+                efc_tasks::time::sleep(Duration::from_millis(1)).await;
+                whole(room, is_settled)
+            };
+            let first = chain.clone();
+            let first = spawn_local(async move { first.get(key(1), slow).await.is_some() });
+            let second = chain.clone();
+            let second = spawn_local(async move {
+                efc_tasks::time::sleep(Duration::from_micros(1)).await;
+                second.get(key(1), async |_| unreachable!("another has begun")).await.is_some()
+            });
+            assert_eq!((first.await, second.await), (true, is_settled));
+        }
+    });
+}
+
+#[test]
+fn blocks_that_were_just_read_have_an_end_of_memory_and_of_time() {
+    let (simulation, story) = (Simulation::new(3), Story::default());
+    let chain = Chain::new(vec![Told::level("near", None, &story)], Budget::default()).expect("a level");
+    let most = (RECENT_BYTES_MAX / LARGE) as u64;
+    let recent = |chain: &Arc<Chain>| {
+        let blocks = chain.blocks();
+        assert_eq!(blocks.recent.len(), blocks.order.len());
+        (blocks.recent.len(), blocks.recent_bytes)
+    };
+    simulation.run(async {
+        for index in 0..most + 10 {
+            assert!(get(&chain, index).await.is_some());
+        }
+        assert_eq!(recent(&chain), (most as usize, most as usize * LARGE));
+        get(&chain, 0).await;
+        assert_eq!(amount(&chain, "memory"), 0, "the first have gone");
+        get(&chain, most + 9).await;
+        assert_eq!(amount(&chain, "memory"), 1);
+        efc_tasks::time::sleep(3 * RECENT_TIME_MAX).await;
+        assert_eq!(recent(&chain), (0, 0));
+        get(&chain, 1).await;
+        efc_tasks::time::sleep(3 * RECENT_TIME_MAX).await;
+        assert_eq!(recent(&chain), (0, 0), "another time, too");
+    });
+}
+
+#[test]
+fn without_memory_nothing_is_read_by_blocks_and_who_reads_waits_for_none() {
+    let (simulation, story) = (Simulation::new(4), Story::default());
+    let chain = Chain::new(vec![Told::level("near", None, &story)], limited(2)).expect("a level");
+    simulation.run(async {
+        let held = [get(&chain, 0).await, get(&chain, 1).await];
+        told(&story);
+        assert!(held.iter().all(Option::is_some));
+        assert!(get(&chain, 2).await.is_none());
+        assert_eq!(told(&story), "");
+        drop(held);
+        efc_tasks::time::sleep(3 * RECENT_TIME_MAX).await;
+        assert!(get(&chain, 2).await.is_some());
+    });
+}

@@ -1,0 +1,187 @@
+//! Stories of reads through the chain of caches.
+
+use std::time::Duration;
+
+use efc_backend::Status;
+use efc_model::{Fault, Nas, Options, Procedure};
+use efc_tasks::simulation::Simulation;
+use efc_tasks::spawn_local;
+
+use super::common::{pass, pause};
+use super::kernel::{Kernel, Task, settings};
+use super::pool::Pool;
+use crate::filesystem::Settings;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Larger than what is read when a file is opened.
+const LARGE: usize = 3 << 20;
+/// As much as the kernel's read-ahead asks for at once.
+const AHEAD: usize = 1 << 17;
+
+fn with_pool(pool: &Pool) -> Settings {
+    Settings { levels: vec![pool.level()], ..settings(SECOND) }
+}
+
+/// Two nodes with a pool, and a NAS with a file of an hour ago.
+fn world(seed: u64, pool: &Pool) -> (Simulation, Nas, [Kernel; 2]) {
+    let simulation = Simulation::new(seed);
+    let nas = Nas::new(Options::default(), seed);
+    write(&nas, 1);
+    let nodes = [1, 2].map(|number| Kernel::mount(&nas, number, with_pool(pool), None));
+    (simulation, nas, nodes)
+}
+
+/// Writes the whole file elsewhere.
+fn write(nas: &Nas, value: u8) {
+    for (index, block) in content(value).chunks(1 << 20).enumerate() {
+        nas.write_outside("file", (index << 20) as u64, block);
+    }
+}
+
+fn content(value: u8) -> Vec<u8> {
+    (0..LARGE).map(|at| (at / 7) as u8 ^ value).collect()
+}
+
+/// Opens the file, reads all of it as the kernel's read-ahead does, and closes it.
+async fn read(node: &Kernel, name: &str) -> Vec<u8> {
+    let task = Task::root();
+    let file = node.open(task, name, libc::O_RDONLY).await.unwrap();
+    let mut data = Vec::new();
+    loop {
+        let part = node.ask_read(task, file, data.len() as u64, AHEAD).await.unwrap();
+        data.extend_from_slice(&part);
+        if part.len() < AHEAD {
+            break;
+        }
+    }
+    node.close(task, file).await.unwrap();
+    data
+}
+
+/// Reads the file as it is known to be `value`; answers how many READs that cost the NAS.
+async fn reads(nas: &Nas, node: &Kernel, value: u8) -> u64 {
+    let before = nas.executed(Procedure::Read);
+    assert!(read(node, "file").await == content(value), "other data");
+    pause().await;
+    nas.executed(Procedure::Read) - before
+}
+
+/// READs of one pass over the file, and one to see its end.
+const ALL: u64 = (LARGE / AHEAD) as u64 + 1;
+/// READs of one block.
+const BLOCK: u64 = ((1 << 20) / AHEAD) as u64;
+
+#[test]
+fn what_one_node_has_read_another_reads_without_the_server_until_it_changes() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(1, &pool);
+    simulation.run(async {
+        assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 0), "its version is not settled");
+        pass(3 * SECOND).await;
+        assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 3));
+        assert_eq!((reads(&nas, &second, 1).await, pool.hits()), (1, 3), "each block once");
+        write(&nas, 2);
+        assert_eq!(reads(&nas, &second, 2).await, ALL);
+    });
+}
+
+#[test]
+fn a_block_is_read_once_for_all_who_ask_meanwhile_and_the_death_of_the_first_is_none_of_theirs() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(2, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        let dying = Task::root();
+        let file = first.open(dying, "file", libc::O_RDONLY).await.unwrap();
+        let (before, hold) = (nas.executed(Procedure::Read), nas.hold(Procedure::Read));
+        let read = |task| {
+            let kernel = first.clone();
+            spawn_local(async move { kernel.ask_read(task, file, 0, AHEAD).await })
+        };
+        let (killed, others) = (read(dying), [(); 3].map(|()| read(Task::root())));
+        pause().await;
+        first.kill(dying);
+        assert!(killed.await == Err(libc::EINTR));
+        drop(hold);
+        for other in others {
+            assert!(other.await.unwrap() == content(1)[..AHEAD]);
+        }
+        assert_eq!(nas.executed(Procedure::Read) - before, BLOCK);
+        first.close(Task::root(), file).await.unwrap();
+        first.settled().await;
+    });
+    first.assert_nothing_leaked();
+}
+
+#[test]
+fn a_level_that_gives_too_little_or_too_much_is_not_believed() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(3, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        reads(&nas, &first, 1).await;
+        for length in [0, 7, (1 << 20) + 1] {
+            pass(3 * SECOND).await;
+            pool.spoil(length);
+            assert_eq!((reads(&nas, &second, 1).await, pool.filled()), (ALL, 3));
+        }
+    });
+}
+
+#[test]
+fn what_this_node_writes_is_read_and_not_what_was_cached_before() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(4, &pool);
+    simulation.run(async {
+        for node in [&first, &first, &second] {
+            reads(&nas, node, 1).await;
+            pass(3 * SECOND).await;
+        }
+        let task = Task::root();
+        let file = second.open(task, "file", libc::O_RDWR).await.unwrap();
+        second.write(task, file, 5, b"new").await.unwrap();
+        let head = async |node: &Kernel, file| node.ask_read(task, file, 0, AHEAD).await.unwrap()[..8].to_vec();
+        let (mut old, mut new) = (content(1)[..8].to_vec(), content(1)[..8].to_vec());
+        new[5..].copy_from_slice(b"new");
+        assert_eq!(head(&second, file).await, new);
+        second.close(task, file).await.unwrap();
+        let file = first.open(task, "file", libc::O_RDWR).await.unwrap();
+        assert_eq!(head(&first, file).await, new);
+        first.write(task, file, 5, &old.split_off(5)).await.unwrap();
+        first.close(task, file).await.unwrap();
+        assert_eq!(reads(&nas, &second, 1).await, ALL, "of a version that is not settled");
+    });
+}
+
+#[test]
+fn who_reads_past_caches_asks_the_server() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(6, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        reads(&nas, &first, 1).await;
+        let task = Task::root();
+        let file = first.open(task, "file", libc::O_RDONLY | libc::O_DIRECT).await.unwrap();
+        write(&nas, 2);
+        assert!(first.ask_read(task, file, 0, AHEAD).await.unwrap() == content(2)[..AHEAD]);
+        first.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn a_server_that_refuses_is_heard_through_the_chain() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(5, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        let task = Task::root();
+        let file = first.open(task, "file", libc::O_RDONLY).await.unwrap();
+        nas.fault(Fault::Status(Procedure::Read, Status::Io), 2);
+        assert_eq!(first.ask_read(task, file, 0, AHEAD).await, Err(libc::EIO));
+        first.close(task, file).await.unwrap();
+    });
+}
