@@ -137,6 +137,10 @@ impl Level for Workers {
         "workers"
     }
 
+    fn serves(&self) -> bool {
+        self.context.serves()
+    }
+
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
         Box::pin(self.look_up(key, room))
     }

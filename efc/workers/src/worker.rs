@@ -334,7 +334,7 @@ impl Worker {
             links.questions.push(first);
             links.state = WorkerState::Serving;
         }
-        let mut asked = None::<Instant>;
+        let (mut asked, _serving) = (None::<Instant>, self.context.begin_serving());
         while !self.is_leaving.load(Ordering::Relaxed) && self.let_go() {
             if asked.is_none_or(|asked| since(asked) >= STATISTICS_INTERVAL) {
                 asked = Some(now());

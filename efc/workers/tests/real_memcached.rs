@@ -72,7 +72,7 @@ fn a_worker_that_refuses_large_values_is_not_used_and_says_why() {
     });
     assert!(why.contains("-I 2m"), "{why}");
     let Lookup::Miss(miss) = node.get(block_key("file", 1, 0)) else { panic!("nobody has it") };
-    assert!(miss.room.is_some() && miss.fill.is_none());
+    assert!(miss.room.is_some() && miss.fill.is_none() && !node.workers.serves());
 }
 
 #[test]
@@ -234,6 +234,7 @@ fn a_stopped_worker_is_waited_for_a_few_times_and_a_dead_one_not_at_all() {
     drop(server);
     (1..200).for_each(|index| assert_eq!(node.bytes(key(index)), None));
     assert!(matches!(node.figures()[0].state, WorkerState::Down(_)));
+    until("no worker serves", || (!node.workers.serves()).then_some(()));
     let server = Memcached::again(port, 64);
     until("the next one is filled", || {
         if let Lookup::Miss(miss) = node.get(key(0)) {

@@ -175,7 +175,10 @@ impl Node {
 
     /// Waits until all workers serve.
     pub fn serving(self) -> Node {
-        until("all workers serve", || self.figures().iter().all(|one| one.state == WorkerState::Serving).then_some(()));
+        until("all workers serve", || {
+            let is_serving = |one: &WorkerFigures| one.state == WorkerState::Serving;
+            (self.figures().iter().all(is_serving) && self.workers.serves()).then_some(())
+        });
         self
     }
 
@@ -189,7 +192,7 @@ impl Node {
     }
 
     pub fn get(&self, key: BlockKey) -> Lookup {
-        block_on(self.workers.get(key, room()))
+        block_on(self.workers.get(key, Buffer::new(key.length() + 4096).expect("memory")))
     }
 
     /// The bytes of a block, if a worker has it; a place for it is given up.
