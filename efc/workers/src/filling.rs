@@ -68,7 +68,7 @@ impl Work {
         memory[value.start + HEADER..][..block.len()].copy_from_slice(&block);
         drop(block);
         let zeros = worker.slabs().padding(value.len());
-        let is_sent = seal::seal(&worker.context.keys, &filling.key, 1, &mut memory[value.clone()])
+        let is_sent = seal::seal(&worker.context.keys, &filling.key, &mut memory[value.clone()])
             && Worker::set(way, |opaque| {
                 let line = protocol::set(&filling.name, opaque, value.len() + zeros, filling.marker);
                 command(line, memory, value, zeros)

@@ -37,6 +37,7 @@ mod testing;
 mod tls;
 mod worker;
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -84,15 +85,14 @@ impl Workers {
     /// what is under way there has ended. An endpoint that is named twice counts once.
     pub fn follow(&self, endpoints: Vec<Endpoint>) {
         let mut current = self.current.write().expect("no panic under this lock");
-        let mut next: Vec<Arc<Worker>> = Vec::with_capacity(endpoints.len());
-        for endpoint in endpoints {
-            let is_named = |worker: &&Arc<Worker>| worker.endpoint.address() == endpoint.address();
-            if next.iter().any(|worker| is_named(&worker)) {
-                continue;
-            }
-            let known = current.workers.iter().find(|worker| worker.endpoint == endpoint).cloned();
-            next.push(known.unwrap_or_else(|| Worker::new(endpoint, &self.context)));
-        }
+        let known: HashMap<_, _> = current.workers.iter().map(|worker| (&worker.endpoint, worker)).collect();
+        let mut named = HashSet::new();
+        let named = endpoints.into_iter().filter(|endpoint| named.insert(endpoint.address()));
+        let worker = |endpoint| match known.get(&endpoint) {
+            Some(worker) => Arc::clone(worker),
+            None => Worker::new(endpoint, &self.context),
+        };
+        let next: Vec<Arc<Worker>> = named.map(worker).collect();
         let seats = Seats::new(next.iter().map(|worker| worker.seat).collect());
         let after = Arc::new(Current { workers: next, seats });
         let before = std::mem::replace(&mut *current, after.clone());

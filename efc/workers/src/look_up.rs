@@ -57,7 +57,10 @@ impl LookUp {
         match found {
             Found::Block(block) => Lookup::Hit(block),
             Found::Nothing(miss) => Lookup::Miss(miss),
-            Found::Awaited(room) => Lookup::Miss(miss(Some(room))),
+            Found::Awaited(room) => {
+                count(&self.worker.tally.misses);
+                Lookup::Miss(miss(Some(room)))
+            }
         }
     }
 
@@ -97,7 +100,9 @@ impl LookUp {
         let Some(passage) = turn else { return self.skipped(room) };
         match worker.advise(length, passage.load) {
             Advice::Ask(deadline) => {
-                let deadline = deadline.min(left());
+                if deadline > left() {
+                    return self.skipped(room);
+                }
                 let marks = lock(&worker.markers).are_used(now());
                 match self.answer(room, marks, passage.load, deadline).await {
                     Some(reply) => self.judge(reply, marks),
@@ -137,11 +142,12 @@ impl LookUp {
             return None;
         };
         let reply = reply.unwrap_or(Reply::Lost(None));
-        let length = match &reply {
+        let came = match &reply {
             Reply::Value(value) => value.length,
             Reply::Missing(_) => 0,
             _ => return Some(reply),
         };
+        let (length, load) = (came, load - weight(length) + weight(came));
         worker.answered(length, since(asked), load);
         worker.context.answered(length, since(asked), load);
         Some(reply)
@@ -177,8 +183,7 @@ impl LookUp {
     fn open(&self, mut value: Value) -> Found {
         let (tally, keys) = (&self.worker.tally, &self.worker.context.keys);
         let sealed = value.sealed(seal::sealed_length(self.key.length()));
-        let opened = sealed.and_then(|(header, sealed)| seal::open(keys, &self.key, header, sealed));
-        if opened.is_none() {
+        if !sealed.is_some_and(|(header, sealed)| seal::open(keys, &self.key, header, sealed)) {
             count(&tally.refused_blocks);
             self.worker.delete(&self.name, value.flags.cas);
             return self.missing(value.memory, None);

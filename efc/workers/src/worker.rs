@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use efc_buffer::Buffer;
 use efc_tasks::Backoff;
 use efc_tasks::time::{in_time, now, since};
 use tokio::sync::{Notify, oneshot};
@@ -35,6 +36,8 @@ const FILLING_MAX: u64 = 16 << 20;
 const GREETING_MAX: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect.
 const RECONNECT: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(5));
+/// With as many connections as it gives, a worker is not asked for another one for so long.
+const GROWTH_PAUSE: Duration = Duration::from_secs(5);
 /// How often connections are looked at while nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection that has said nothing for so long is given up, whoever waits.
@@ -61,6 +64,8 @@ struct Links {
     fills: Option<Arc<Connection>>,
     /// Another connection is wanted: for questions, for fills.
     wanted: (bool, bool),
+    /// There was none to be had.
+    refused: Option<Instant>,
     state: WorkerState,
 }
 
@@ -87,8 +92,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(endpoint: Endpoint, context: &Arc<Context>) -> Arc<Worker> {
-        let links =
-            Links { questions: Vec::new(), fills: None, wanted: (false, false), state: WorkerState::Connecting };
+        let links = Links {
+            questions: Vec::new(),
+            fills: None,
+            wanted: (false, false),
+            refused: None,
+            state: WorkerState::Connecting,
+        };
         Arc::new(Worker {
             seat: Seat::new(&endpoint.address(), endpoint.weight),
             endpoint,
@@ -155,7 +165,7 @@ impl Worker {
         lock(&self.health).answered(length, took, load);
     }
 
-    /// The answer to what was asked at `asked` of `connection` did not come within `deadline`. If nothing has come at all
+    /// The answer to what was asked at `asked` did not come within `deadline`. If nothing has come at all
     /// since, the worker is down, and whoever else waits for it need not.
     pub(crate) fn late(&self, length: usize, deadline: Duration, load: u64, asked: Instant) {
         count(&self.tally.timeouts);
@@ -215,8 +225,8 @@ impl Worker {
         name: &Name,
         marks: bool,
         weight: u64,
-        memory: efc_buffer::Buffer,
-    ) -> Result<oneshot::Receiver<Reply>, efc_buffer::Buffer> {
+        memory: Buffer,
+    ) -> Result<oneshot::Receiver<Reply>, Buffer> {
         let Some(connection) = self.best() else { return Err(memory) };
         let opaque = connection.opaque();
         let line = [Piece::Line(protocol::get(name, opaque, marks))];
@@ -371,17 +381,20 @@ impl Worker {
 
     /// Makes another connection if one is wanted; `false` if none is.
     async fn grow(&self) -> bool {
-        let wanted = std::mem::take(&mut lock(&self.links).wanted);
-        if wanted == (false, false) {
+        let (wanted, refused) = {
+            let mut links = lock(&self.links);
+            (std::mem::take(&mut links.wanted), links.refused)
+        };
+        if wanted == (false, false) || refused.is_some_and(|when| since(when) < GROWTH_PAUSE) {
             return false;
         }
-        if let Ok(connection) = self.connect().await {
-            let mut links = lock(&self.links);
-            if wanted.1 && links.fills.is_none() {
-                links.fills = Some(connection);
-            } else {
-                links.questions.push(connection);
-            }
+        let connection = self.connect().await.ok();
+        let mut links = lock(&self.links);
+        links.refused = if connection.is_some() { None } else { Some(now()) };
+        if wanted.1 && links.fills.is_none() {
+            links.fills = connection;
+        } else {
+            links.questions.extend(connection);
         }
         true
     }

@@ -104,11 +104,16 @@ impl Client {
         answer
     }
 
-    /// All keys of a worker.
+    /// The keys of a worker, but for those that are in use just now.
     pub fn keys(&mut self) -> Vec<String> {
         let dump = self.ask(b"lru_crawler metadump all\r\n", b"END\r\n");
         let dump = String::from_utf8(dump).expect("text");
         dump.lines().filter_map(|line| line.strip_prefix("key=")?.split(' ').next()).map(str::to_owned).collect()
+    }
+
+    /// There is a value of this key.
+    pub fn has(&mut self, key: &str) -> bool {
+        self.ask(format!("mg {key} s\r\n").as_bytes(), b"\r\n").starts_with(b"HD")
     }
 
     /// The bytes of a value.
