@@ -165,30 +165,19 @@ impl Worker {
         lock(&self.health).answered(length, took, load);
     }
 
-    /// The answer to what was asked at `asked` did not come within `deadline`. If nothing has come at all
-    /// since, the worker is down, and whoever else waits for it need not.
+    /// The answer to what was asked at `asked` did not come within `deadline`. If nothing has come at all for a while, the
+    /// worker is down, and whoever else waits for it need not.
     pub(crate) fn late(&self, length: usize, deadline: Duration, load: u64, asked: Instant) {
         count(&self.tally.timeouts);
-        let silence_min = {
-            let mut health = lock(&self.health);
-            health.late(length, asked, deadline, load);
-            health.silence_min()
-        };
-        if deadline < silence_min {
-            return; // any machine stands still for so long now and then
-        }
+        let late = lock(&self.health).late(length, asked, deadline, load);
+        let Some(begin) = late else { return }; // any machine stands still for so long now and then
         let links = lock(&self.links);
-        let has_spoken = links.questions.iter().chain(&links.fills).any(|connection| connection.heard() > asked);
+        let has_spoken = links.questions.iter().chain(&links.fills).any(|connection| connection.heard() > begin);
         drop(links);
         if !has_spoken {
-            self.fall_silent(deadline);
+            let why = format!("it has said nothing for {} ms", since(begin).as_millis());
+            self.end_all(&why, WorkerState::Down(why.clone()));
         }
-    }
-
-    fn fall_silent(&self, deadline: Duration) {
-        lock(&self.health).silent();
-        let why = format!("it has said nothing for {} ms", deadline.as_millis());
-        self.end_all(&why, WorkerState::Down(why.clone()));
     }
 
     fn end_all(&self, why: &str, state: WorkerState) {

@@ -104,7 +104,7 @@ fn a_marker_whose_node_gives_up_goes_and_one_whose_node_is_gone_costs_a_bounded_
     let [first, second] = [(); 2].map(|()| Node::new(1, &[server.endpoint()]).serving());
     let key = |index| block_key("file", u64::MAX, index);
     drop(first.place(key(0)));
-    until("the marker is gone", || (server.client().statistic("curr_items") == 0).then_some(()));
+    until("the marker is deleted", || (server.client().statistic("delete_hits") == 1).then_some(()));
     drop(second.place(key(0)));
     assert_eq!(second.counts().vain_waits, 0);
 
@@ -125,7 +125,7 @@ fn who_comes_late_with_a_block_changes_nothing() {
     let [first, second] = [(); 2].map(|()| Node::new(1, &[server.endpoint()]).serving());
     let key = block_key("file", 1000, 0);
     let late = first.place(key);
-    let name = server.client().keys().remove(0);
+    let name = until("the marker is there", || server.client().keys().pop());
     server.client().ask(format!("delete {name}\r\n").as_bytes(), b"\r\n");
     second.put(key, &bytes(1, 1000));
     let value = server.client().value(&name);
@@ -145,6 +145,7 @@ fn nothing_can_be_read_on_a_worker_and_nothing_that_others_put_there_is_believed
     let other = block_key("secret-name", 64 << 10 | 1, 0);
     node.put(other, &bytes(1, other.length()));
     let mut rogue = server.client();
+    until("both blocks are seen", || (rogue.keys().len() == 2).then_some(()));
     let values: Vec<(String, Vec<u8>)> = rogue.keys().into_iter().map(|key| (key.clone(), rogue.value(&key))).collect();
     for (name, value) in &values {
         assert!(!value.windows(8).any(|part| text.windows(8).take(12).any(|other| part == other)));
@@ -211,7 +212,7 @@ fn blocks_for_which_there_is_no_room_are_not_put_there() {
     place.fill(&Arc::new(block(&bytes(1, MIB))));
     assert_eq!(node.counts().fills_without_budget, 1);
     drop(taken);
-    until("the marker is gone", || (server.client().statistic("curr_items") == 0).then_some(()));
+    until("the marker is deleted", || (server.client().statistic("delete_hits") == 1).then_some(()));
     node.put(block_key("file", MIB as u64, 0), &bytes(1, MIB));
 }
 
@@ -232,6 +233,7 @@ fn a_stopped_worker_is_waited_for_a_few_times_and_a_dead_one_not_at_all() {
     let after = node.counts();
     assert!((1..=3).contains(&(after.timeouts - before.timeouts)), "{before:?} {after:?}");
     assert!(after.skipped - before.skipped >= 190);
+    assert!(matches!(node.figures()[0].state, WorkerState::Down(_)), "what it holds of this node's memory is free");
     server.signal(Signal::CONT);
     until("it is asked again", || node.bytes(key(0)));
 
