@@ -1,6 +1,7 @@
 //! What all workers of a data set share.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +33,18 @@ pub(crate) struct Context {
     pub(crate) backend: Mutex<Usual>,
     /// What any worker takes.
     usual: Mutex<Usual>,
+    /// Workers that are asked.
+    serving: AtomicUsize,
+}
+
+/// A worker is asked, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Serving(Arc<Context>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.serving.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Context {
@@ -47,7 +60,19 @@ impl Context {
             seals: Seals::start()?,
             backend: Mutex::default(),
             usual: Mutex::default(),
+            serving: AtomicUsize::new(0),
         })
+    }
+
+    /// A worker is asked from now on.
+    pub(crate) fn begin_serving(self: &Arc<Self>) -> Serving {
+        self.serving.fetch_add(1, Ordering::Relaxed);
+        Serving(self.clone())
+    }
+
+    /// There is a worker that is asked.
+    pub(crate) fn serves(&self) -> bool {
+        self.serving.load(Ordering::Relaxed) > 0
     }
 
     /// Some worker's answer of `length` bytes took so long.

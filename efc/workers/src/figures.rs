@@ -64,7 +64,7 @@ counts! {
     hits,
     /// Bytes of these blocks.
     hit_bytes,
-    /// Blocks that it had not got.
+    /// Blocks that it had not got, those that another node was fetching among them.
     misses,
     /// Blocks that it was not asked for, as it was slow, down or unfit, or as too much was under way.
     skipped,

@@ -11,7 +11,7 @@ use crate::figures::count;
 use crate::keys::Name;
 use crate::protocol::{self, Cas, END_OF_LINE};
 use crate::seal::{self, HEADER, SEAL_BYTES, VALUE_MAX};
-use crate::worker::Worker;
+use crate::worker::{OnTheWay, Worker};
 
 /// Room for the command before a value.
 const COMMAND_MAX: usize = 128;
@@ -33,17 +33,13 @@ impl Fill for Filling {
         if block.len() != length {
             return; // the chain has something else than it asked for
         }
-        let tally = &self.worker.tally;
-        if !self.worker.takes(length) {
-            return count(&tally.fills_unsent);
-        }
+        let (tally, context) = (&self.worker.tally, &self.worker.context);
+        let Some(way) = self.worker.take(length) else { return count(&tally.fills_unsent) };
         let size = COMMAND_MAX + length + SEAL_BYTES;
-        let Some(room) = self.worker.context.budget.take(Purpose::Ahead, size) else {
-            return count(&tally.fills_without_budget);
-        };
-        let (block, worker) = (block.clone(), self.worker.clone());
-        let work = Work { filling: *self, room, block };
-        worker.context.seals.add(move || work.finish());
+        let Some(room) = context.budget.take(Purpose::Ahead, size) else { return count(&tally.fills_without_budget) };
+        let (context, block) = (context.clone(), block.clone());
+        let work = Work { filling: *self, way, room, block };
+        context.seals.add(move || work.finish());
     }
 }
 
@@ -58,26 +54,30 @@ impl Drop for Filling {
 /// A block that is to be sealed and sent.
 struct Work {
     filling: Filling,
+    way: OnTheWay,
     room: Room,
     block: Arc<Block>,
 }
 
 impl Work {
     fn finish(self) {
-        let Work { mut filling, room, block } = self;
-        let Ok(mut memory) = room.buffer() else { return count(&filling.worker.tally.fills_without_budget) };
+        let Work { mut filling, way, room, block } = self;
+        let worker = filling.worker.clone();
+        let Ok(mut memory) = room.buffer() else { return count(&worker.tally.fills_without_budget) };
         let value = COMMAND_MAX..COMMAND_MAX + block.len() + SEAL_BYTES;
         memory[value.start + HEADER..][..block.len()].copy_from_slice(&block);
         drop(block);
-        if !seal::seal(&filling.worker.context.keys, &filling.key, 1, &mut memory[value.clone()]) {
-            return count(&filling.worker.tally.fills_unsent);
+        let zeros = worker.slabs().padding(value.len());
+        let is_sent = seal::seal(&worker.context.keys, &filling.key, &mut memory[value.clone()])
+            && Worker::set(way, |opaque| {
+                let line = protocol::set(&filling.name, opaque, value.len() + zeros, filling.marker);
+                command(line, memory, value, zeros)
+            });
+        if is_sent {
+            filling.marker = None; // the block is in its place, or will be
+        } else {
+            count(&worker.tally.fills_unsent);
         }
-        let (marker, name) = (filling.marker.take(), filling.name);
-        let zeros = filling.worker.slabs().padding(value.len());
-        filling.worker.set(value.len(), |opaque| {
-            let line = protocol::set(&name, opaque, value.len() + zeros, marker);
-            command(line, memory, value, zeros)
-        });
     }
 }
 

@@ -18,9 +18,9 @@ const SURCHARGE: u64 = 64 << 10;
 /// An answer is waited for so many times as long as it should take ...
 const PATIENCE: u32 = 4;
 /// ... but not more than this, unless it is set otherwise, ...
-pub const WAIT_MAX: Duration = Duration::from_millis(200);
+pub const WAIT_MAX: Duration = Duration::from_millis(150);
 /// ... nor less than this part of the most, as any machine stands still for 30 ms now and then. ...
-const WAIT_MIN_PART: f64 = 0.15;
+const WAIT_MIN_PART: f64 = 0.2;
 /// ... As long as nothing is known, it is this part of the most. With no answer in time for so long, nobody waits for the
 /// worker before there is one again.
 const WAIT_FIRST_PART: f64 = 0.5;
@@ -132,13 +132,12 @@ impl Health {
     }
 
     fn deadline(&self, length: usize, load: u64) -> Duration {
-        let Some(alone) = self.usual.alone(length) else { return self.silence_min() };
+        let Some(alone) = self.usual.alone(length) else { return self.wait_first() };
         let expected = alone.mul_f64(load.max(1) as f64 / weight(length) as f64);
         expected.saturating_mul(PATIENCE).clamp(self.wait_max.mul_f64(WAIT_MIN_PART), self.wait_max)
     }
 
-    /// A worker that says nothing for so long after a question does not answer.
-    pub fn silence_min(&self) -> Duration {
+    fn wait_first(&self) -> Duration {
         self.wait_max.mul_f64(WAIT_FIRST_PART)
     }
 
@@ -148,11 +147,13 @@ impl Health {
         (self.late_since, self.is_late) = (None, false);
     }
 
-    /// An answer to what was asked at `asked` did not come within `deadline`.
-    pub fn late(&mut self, length: usize, asked: Instant, deadline: Duration, load: u64) {
+    /// An answer to what was asked at `asked` did not come within `deadline`. Answers since when none has come in time, if
+    /// that is so long that nobody waits for the worker any more.
+    pub fn late(&mut self, length: usize, asked: Instant, deadline: Duration, load: u64) -> Option<Instant> {
         self.usual.add(length, deadline, load);
         let since = *self.late_since.get_or_insert(asked);
-        self.is_late |= (asked + deadline).saturating_duration_since(since) >= self.silence_min();
+        self.is_late |= (asked + deadline).saturating_duration_since(since) >= self.wait_first();
+        self.is_late.then_some(since)
     }
 
     /// It has said nothing at all: nobody waits for it before it has answered in time.
@@ -208,13 +209,15 @@ mod tests {
         let (mut health, backend, begin) = (Health::new(WAIT_MAX), usual(millis(5)), Instant::now());
         (0..SAMPLES).for_each(|_| health.answered(MIB, millis(2), weight(MIB)));
         for round in 0..5 {
-            (0..20).for_each(|_| health.late(MIB, begin + millis(round), millis(30), weight(MIB)));
+            let late = |_| health.late(MIB, begin + millis(round), millis(30), weight(MIB));
+            assert!((0..20).filter_map(late).next().is_none());
             (0..SAMPLES).for_each(|_| health.usual.add(MIB, millis(2), weight(MIB)));
             assert!(is_asked(&mut health, begin, &backend), "many at once are one moment");
             health.answered(MIB, millis(2), weight(MIB));
         }
-        for (late, is_enough) in [(0, false), (30, false), (60, false), (90, true)] {
-            health.late(MIB, begin + millis(late), millis(30), weight(MIB));
+        for (late, is_enough) in [(0, false), (30, false), (44, false), (45, true)] {
+            let since = health.late(MIB, begin + millis(late), millis(30), weight(MIB));
+            assert_eq!(since, is_enough.then_some(begin));
             (0..SAMPLES).for_each(|_| health.usual.add(MIB, millis(2), weight(MIB)));
             assert_eq!(is_asked(&mut health, begin, &backend), !is_enough);
         }

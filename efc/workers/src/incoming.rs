@@ -8,11 +8,14 @@ use std::collections::HashMap;
 
 use efc_buffer::Buffer;
 
-use crate::protocol::{Cas, END_OF_LINE, Flags, LINE_MAX, Line};
+use crate::protocol::{END_OF_LINE, Flags, LINE_MAX, Line};
 use crate::seal::{HEADER, Header};
 
 /// The longest value that is received, and thrown away, if somebody has put it there in place of a block.
 const FOREIGN_MAX: usize = 4 << 20;
+
+/// The statistics that anybody wants.
+const WANTED: [&str; 4] = ["item_size_max", "slab_chunk_max", "limit_maxbytes", "bytes"];
 
 /// A server does not keep to the protocol: how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +59,7 @@ pub(crate) struct Value {
     pub(crate) memory: Buffer,
     /// With its header; what does not fit the memory is not there.
     pub(crate) length: usize,
-    pub(crate) cas: Cas,
-    pub(crate) is_won: bool,
+    pub(crate) flags: Flags,
 }
 
 impl Value {
@@ -87,6 +89,8 @@ pub(crate) struct Incoming {
     stage: Stage,
     /// Statistics that have begun.
     statistics: Option<HashMap<String, String>>,
+    /// Lines of these.
+    lines: usize,
 }
 
 /// What the next answer must be to, and what becomes of it.
@@ -99,7 +103,7 @@ pub(crate) trait Questions {
 
 impl Default for Incoming {
     fn default() -> Incoming {
-        Incoming { stage: Stage::Line(Vec::new()), statistics: None }
+        Incoming { stage: Stage::Line(Vec::new()), statistics: None, lines: 0 }
     }
 }
 
@@ -194,11 +198,17 @@ impl Incoming {
         /// memcached has some hundred.
         const STATISTICS_MAX: usize = 4096;
         match line {
-            Line::Statistic(name, value) if statistics.len() < STATISTICS_MAX => {
-                statistics.insert(name, value);
+            Line::Statistic(name, value) if self.lines < STATISTICS_MAX => {
+                self.lines += 1;
+                if WANTED.contains(&name.as_str()) {
+                    statistics.insert(name, value);
+                }
                 self.statistics = Some(statistics);
             }
-            Line::End => questions.answer(Reply::Statistics(statistics)),
+            Line::End => {
+                self.lines = 0;
+                questions.answer(Reply::Statistics(statistics));
+            }
             line => return fault(format!("no statistics: {line:?}")),
         }
         Ok(())
@@ -208,7 +218,7 @@ impl Incoming {
         if length > FOREIGN_MAX {
             return fault(format!("a value of {length} bytes"));
         }
-        let value = Value { header: [0; HEADER], memory, length, cas: flags.cas, is_won: flags.is_won };
+        let value = Value { header: [0; HEADER], memory, length, flags };
         self.stage = Stage::Value(value, 0);
         self.finish_value();
         Ok(())
@@ -343,7 +353,10 @@ mod tests {
             let (header, sealed) = value.sealed(long.len()).expect("fits");
             assert_eq!((header, &*sealed), (&[7; HEADER], &long[..]), "seed {seed}");
             let rest: Vec<String> = replies.map(|reply| format!("{reply:?}")).collect();
-            assert!(rest[0].starts_with("Missing(Some") && rest[1].contains("length: 0, cas: 2, is_won: true"));
+            assert!(
+                rest[0].starts_with("Missing(Some")
+                    && rest[1].contains("length: 0, flags: Flags { opaque: Some(2), cas: 2")
+            );
             assert_eq!(rest[2..5], ["Done", "Missing(None)", "Unchanged"]);
             assert!(rest[5].starts_with("Failed(\"out of") && rest[6].contains("\"item_size_max\": \"100\""));
             assert!(rest[7].contains("length: 5") && rest[8] == "Done" && rest.len() == 9);
@@ -359,6 +372,7 @@ mod tests {
             (b"VA 5\r\n", "another question"),
             (b"EN O9\r\n", "something else"),
             (b"HD O0\r\n", "something else"),
+            (b"STAT bytes 1\r\n", "something else"),
             (b"SERVER_ERROR out of memory writing get response\r\n", "something else"),
             (b"END\r\n", "something else"),
             (b"ERROR\r\n", "no answer"),
@@ -370,6 +384,9 @@ mod tests {
             assert!(why.contains(what), "{why} for {}", String::from_utf8_lossy(stream));
         }
         let why = feed(b"STAT a b\r\nHD\r\n", || 9, &mut asked([Expected::Statistics(HashMap::new())]));
+        assert!(why.expect_err("a fault").0.contains("no statistics"));
+        let endless = b"STAT a b\r\n".repeat(5_000);
+        let why = feed(&endless, || 999, &mut asked([Expected::Statistics(HashMap::new())]));
         assert!(why.expect_err("a fault").0.contains("no statistics"));
     }
 

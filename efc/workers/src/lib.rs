@@ -37,6 +37,7 @@ mod testing;
 mod tls;
 mod worker;
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -53,13 +54,21 @@ pub use tls::Tls;
 use crate::basics::lock;
 use crate::context::Context;
 use crate::look_up::LookUp;
+use crate::placement::Seats;
 use crate::worker::Worker;
 
 /// The workers of a data set.
 #[derive(Debug)]
 pub struct Workers {
     context: Arc<Context>,
-    workers: RwLock<Arc<[Arc<Worker>]>>,
+    current: RwLock<Arc<Current>>,
+}
+
+/// The workers that are used now.
+#[derive(Debug, Default)]
+struct Current {
+    workers: Vec<Arc<Worker>>,
+    seats: Seats,
 }
 
 impl Workers {
@@ -69,47 +78,46 @@ impl Workers {
     /// No thread, or no descriptor, is to be had.
     pub fn new(settings: Settings) -> io::Result<Workers> {
         let context = Arc::new(Context::new(settings)?);
-        Ok(Workers { context, workers: RwLock::new(Arc::new([])) })
+        Ok(Workers { context, current: RwLock::default() })
     }
 
     /// Uses these workers from now on: connects to those that are new, and lets go of those that are not among them once
     /// what is under way there has ended. An endpoint that is named twice counts once.
     pub fn follow(&self, endpoints: Vec<Endpoint>) {
-        let mut current = self.workers.write().expect("no panic under this lock");
-        let mut next: Vec<Arc<Worker>> = Vec::with_capacity(endpoints.len());
-        for endpoint in endpoints {
-            let is_named = |worker: &&Arc<Worker>| worker.endpoint.address() == endpoint.address();
-            if next.iter().any(|worker| is_named(&worker)) {
-                continue;
-            }
-            let known = current.iter().find(|worker| worker.endpoint == endpoint).cloned();
-            next.push(known.unwrap_or_else(|| Worker::new(endpoint, &self.context)));
-        }
-        let before = std::mem::replace(&mut *current, next.into());
-        let after = current.clone();
+        let mut current = self.current.write().expect("no panic under this lock");
+        let known: HashMap<_, _> = current.workers.iter().map(|worker| (&worker.endpoint, worker)).collect();
+        let mut named = HashSet::new();
+        let named = endpoints.into_iter().filter(|endpoint| named.insert(endpoint.address()));
+        let worker = |endpoint| match known.get(&endpoint) {
+            Some(worker) => Arc::clone(worker),
+            None => Worker::new(endpoint, &self.context),
+        };
+        let next: Vec<Arc<Worker>> = named.map(worker).collect();
+        let seats = Seats::new(next.iter().map(|worker| worker.seat).collect());
+        let after = Arc::new(Current { workers: next, seats });
+        let before = std::mem::replace(&mut *current, after.clone());
         drop(current);
-        without(&before, &after).for_each(|worker| worker.leave());
-        without(&after, &before).for_each(Worker::start);
+        without(&before.workers, &after.workers).for_each(|worker| worker.leave());
+        without(&after.workers, &before.workers).for_each(Worker::start);
     }
 
     /// Each worker, as this node sees it.
     pub fn figures(&self) -> Vec<WorkerFigures> {
-        self.current().iter().map(|worker| worker.figures()).collect()
+        self.current().workers.iter().map(|worker| worker.figures()).collect()
     }
 
-    fn current(&self) -> Arc<[Arc<Worker>]> {
-        self.workers.read().expect("no panic under this lock").clone()
+    fn current(&self) -> Arc<Current> {
+        self.current.read().expect("no panic under this lock").clone()
     }
 
     async fn look_up(&self, key: BlockKey, room: Buffer) -> Lookup {
         let name = self.context.keys.name(&key);
-        let workers = self.current();
-        let place = placement::choose(workers.iter().map(|worker| worker.seat), name.hash);
-        let Some(place) = place.filter(|_| key.length() > 0) else {
+        let current = self.current();
+        let Some(place) = current.seats.choose(name.hash).filter(|_| key.length() > 0) else {
             return Lookup::Miss(Miss { room: Some(room), fill: None });
         };
-        let worker = workers[place].clone();
-        drop(workers);
+        let worker = current.workers[place].clone();
+        drop(current);
         LookUp { worker, key, name }.run(room).await
     }
 }
@@ -125,7 +133,7 @@ impl Level for Workers {
     }
 
     fn serves(&self) -> bool {
-        self.current().iter().any(|worker| worker.serves())
+        self.context.serves()
     }
 
     fn backend_took(&self, length: usize, took: Duration) {
@@ -139,6 +147,6 @@ impl Level for Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.current().iter().for_each(|worker| worker.leave());
+        self.current().workers.iter().for_each(|worker| worker.leave());
     }
 }

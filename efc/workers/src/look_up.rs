@@ -1,7 +1,7 @@
 //! Looking a block up at the worker that has it, if any has.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efc_buffer::{Buffer, LARGE, Purpose};
 use efc_cache::blocks::{Block, BlockKey, Lookup, Miss};
@@ -14,6 +14,7 @@ use crate::health::{Advice, weight};
 use crate::incoming::{Reply, Value};
 use crate::keys::Name;
 use crate::markers::WAIT_MAX;
+use crate::protocol::Token;
 use crate::seal;
 use crate::worker::Worker;
 
@@ -46,27 +47,31 @@ fn miss(room: Option<Buffer>) -> Miss {
 }
 
 impl LookUp {
-    /// Looks it up, and waits a little if another node fetches it.
+    /// Looks it up, and waits a little if another node fetches it; all of that in a bounded time.
     pub(crate) async fn run(self, room: Buffer) -> Lookup {
-        let mut found = self.ask(room).await;
+        let limit = now() + self.worker.context.wait_max + WAIT_MAX;
+        let mut found = self.ask(room, limit).await;
         if let Found::Awaited(room) = found {
-            found = self.wait(room).await;
+            found = self.wait(room, limit).await;
         }
         match found {
             Found::Block(block) => Lookup::Hit(block),
             Found::Nothing(miss) => Lookup::Miss(miss),
-            Found::Awaited(room) => Lookup::Miss(miss(Some(room))),
+            Found::Awaited(room) => {
+                count(&self.worker.tally.misses);
+                Lookup::Miss(miss(Some(room)))
+            }
         }
     }
 
-    async fn wait(&self, mut room: Buffer) -> Found {
+    async fn wait(&self, mut room: Buffer, limit: Instant) -> Found {
         let (tally, begin) = (&self.worker.tally, now());
         if !lock(&self.worker.markers).is_waited_for(begin, self.name.hash) {
             return Found::Awaited(room);
         }
         for pause in LOOKS {
             sleep(pause.min(WAIT_MAX.saturating_sub(since(begin)))).await;
-            match self.ask(room).await {
+            match self.ask(room, limit).await {
                 Found::Awaited(memory) if since(begin) < WAIT_MAX => room = memory,
                 Found::Awaited(memory) => return self.waited_in_vain(memory),
                 found => {
@@ -87,11 +92,17 @@ impl LookUp {
         Found::Awaited(room)
     }
 
-    async fn ask(&self, room: Buffer) -> Found {
+    /// Asks once, and is through by `limit`.
+    async fn ask(&self, room: Buffer, limit: Instant) -> Found {
         let (worker, length) = (&self.worker, self.key.length());
-        let Some(passage) = worker.context.gate.pass(length, TURN_MAX).await else { return self.skipped(room) };
+        let left = || limit.saturating_duration_since(now());
+        let turn = worker.context.gate.pass(length, TURN_MAX.min(left())).await;
+        let Some(passage) = turn else { return self.skipped(room) };
         match worker.advise(length, passage.load) {
             Advice::Ask(deadline) => {
+                if deadline > left() {
+                    return self.skipped(room);
+                }
                 let marks = lock(&worker.markers).are_used(now());
                 match self.answer(room, marks, passage.load, deadline).await {
                     Some(reply) => self.judge(reply, marks),
@@ -131,11 +142,12 @@ impl LookUp {
             return None;
         };
         let reply = reply.unwrap_or(Reply::Lost(None));
-        let length = match &reply {
+        let came = match &reply {
             Reply::Value(value) => value.length,
             Reply::Missing(_) => 0,
             _ => return Some(reply),
         };
+        let (length, load) = (came, load - weight(length) + weight(came));
         worker.answered(length, since(asked), load);
         worker.context.answered(length, since(asked), load);
         Some(reply)
@@ -144,8 +156,11 @@ impl LookUp {
     fn judge(&self, reply: Reply, marks: bool) -> Found {
         let tally = &self.worker.tally;
         match reply {
-            Reply::Value(value) if value.length == 0 && marks && !value.is_won => Found::Awaited(value.memory),
-            Reply::Value(value) if value.length == 0 => self.missing(value.memory, value.is_won.then_some(value.cas)),
+            Reply::Value(value) if value.length == 0 && value.flags.is_marker() => match value.flags.token {
+                Token::Won => self.missing(value.memory, Some(value.flags.cas)),
+                _ if marks => Found::Awaited(value.memory),
+                _ => self.missing(value.memory, None),
+            },
             Reply::Value(value) => self.open(value),
             Reply::Missing(Some(room)) => self.missing(room, None),
             Reply::Lost(room) => {
@@ -168,10 +183,9 @@ impl LookUp {
     fn open(&self, mut value: Value) -> Found {
         let (tally, keys) = (&self.worker.tally, &self.worker.context.keys);
         let sealed = value.sealed(seal::sealed_length(self.key.length()));
-        let opened = sealed.and_then(|(header, sealed)| seal::open(keys, &self.key, header, sealed));
-        if opened.is_none() {
+        if !sealed.is_some_and(|(header, sealed)| seal::open(keys, &self.key, header, sealed)) {
             count(&tally.refused_blocks);
-            self.worker.delete(&self.name, value.cas);
+            self.worker.delete(&self.name, value.flags.cas);
             return self.missing(value.memory, None);
         }
         count(&tally.hits);

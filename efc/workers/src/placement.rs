@@ -33,15 +33,28 @@ impl Seat {
     }
 }
 
-/// The place among `seats` of the one that has the block of this hash; `None` if none has any.
-pub fn choose(seats: impl Iterator<Item = Seat> + Clone, hash: u64) -> Option<usize> {
-    let mut weights = seats.clone().map(|seat| seat.weight);
-    let first = weights.next()?;
-    let is_even = weights.all(|weight| weight == first);
-    let scored = seats.enumerate().filter(|(_, seat)| seat.weight > 0);
-    let scored = scored.map(|(place, seat)| (place, seat.score(hash, is_even), seat.id));
-    let best = scored.max_by(|one, other| one.1.total_cmp(&other.1).then(one.2.cmp(&other.2)));
-    best.map(|(place, ..)| place)
+/// The seats of all workers.
+#[derive(Clone, Debug, Default)]
+pub struct Seats {
+    seats: Vec<Seat>,
+    /// All have the same weight.
+    is_even: bool,
+}
+
+impl Seats {
+    /// Of these workers.
+    pub fn new(seats: Vec<Seat>) -> Seats {
+        let is_even = seats.windows(2).all(|two| two[0].weight == two[1].weight);
+        Seats { seats, is_even }
+    }
+
+    /// The place of the worker that has the block of this hash; `None` if there is none.
+    pub fn choose(&self, hash: u64) -> Option<usize> {
+        let scored = self.seats.iter().enumerate().filter(|(_, seat)| seat.weight > 0);
+        let scored = scored.map(|(place, seat)| (place, seat.score(hash, self.is_even), seat.id));
+        let best = scored.max_by(|one, other| one.1.total_cmp(&other.1).then(one.2.cmp(&other.2)));
+        best.map(|(place, ..)| place)
+    }
 }
 
 /// Spreads each bit over all (the finalizer of splitmix64).
@@ -64,7 +77,8 @@ mod tests {
 
     /// The id of the worker that has each block.
     fn places(seats: &[Seat]) -> Vec<u64> {
-        (0..BLOCKS).map(|block| seats[choose(seats.iter().copied(), mix(block)).expect("one")].id).collect()
+        let all = Seats::new(seats.to_vec());
+        (0..BLOCKS).map(|block| seats[all.choose(mix(block)).expect("one")].id).collect()
     }
 
     #[test]
@@ -78,8 +92,8 @@ mod tests {
                 assert!((count - share).abs() <= 5.0 * share.sqrt(), "{count} blocks for a share of {share}");
             }
         }
-        assert_eq!(choose([].into_iter(), 1), None);
-        assert_eq!(choose(self::seats(&[0, 0]).into_iter(), 1), None);
+        assert_eq!(Seats::default().choose(1), None);
+        assert_eq!(Seats::new(self::seats(&[0, 0])).choose(1), None);
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::str::{self, FromStr};
 
 use crate::keys::Name;
 
-/// The longest line of an answer: those of memcached have some dozen bytes, statistics a few hundred.
-pub(crate) const LINE_MAX: usize = 1024;
+/// The longest line of an answer: those of memcached have some dozen bytes, but settings have paths of files in them.
+pub(crate) const LINE_MAX: usize = 8192;
 /// Seconds after which memcached forgets a marker whose owner is gone. Its clock goes in seconds.
-const MARKER_SECONDS: u32 = 2;
+const MARKER_SECONDS: i64 = 2;
 
 /// The number of a value at memcached: another one for each time it is set.
 pub(crate) type Cas = u64;
@@ -19,7 +19,7 @@ pub(crate) type Cas = u64;
 /// Asks for a value; with `marks`, whoever finds none gets an empty one made, the marker, and is told whether he is the first.
 pub(crate) fn get(name: &Name, opaque: u32, marks: bool) -> Vec<u8> {
     let mut line = command("mg", name);
-    line.extend_from_slice(format!(" v c O{opaque}").as_bytes());
+    line.extend_from_slice(format!(" v c t O{opaque}").as_bytes());
     if marks {
         line.extend_from_slice(format!(" N{MARKER_SECONDS}").as_bytes());
     }
@@ -90,8 +90,33 @@ pub(crate) enum Line {
 pub(crate) struct Flags {
     pub(crate) opaque: Option<u32>,
     pub(crate) cas: Cas,
-    /// This asker made the marker (W).
-    pub(crate) is_won: bool,
+    /// Seconds until it is forgotten; -1: never.
+    pub(crate) seconds_left: i64,
+    pub(crate) token: Token,
+}
+
+/// What an asker is told of a value that was made as a marker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Token {
+    /// It was not made so.
+    #[default]
+    None,
+    /// This asker made it (W).
+    Won,
+    /// Another did (Z).
+    Given,
+}
+
+impl Flags {
+    /// An empty value with these flags is a marker as [`get`] leaves one: others might stay for ever. Who makes one is
+    /// told -1 for its time.
+    pub(crate) fn is_marker(&self) -> bool {
+        match self.token {
+            Token::None => false,
+            Token::Won => true,
+            Token::Given => (0..=MARKER_SECONDS).contains(&self.seconds_left),
+        }
+    }
 }
 
 impl Line {
@@ -126,8 +151,10 @@ impl Flags {
             match flag {
                 "O" => flags.opaque = Some(number(value)?),
                 "c" => flags.cas = number(value)?,
-                "W" => flags.is_won = true,
-                _ => {} // Z and X say nothing that the value does not
+                "t" => flags.seconds_left = if value == "-1" { -1 } else { number(value)? },
+                "W" => flags.token = Token::Won,
+                "Z" => flags.token = Token::Given,
+                _ => {} // nothing else was asked for
             }
         }
         Some(flags)
@@ -150,8 +177,8 @@ mod tests {
         let name = Keys::new(&data_set_key(1)).name(&block_key(b"file", 1, 0));
         let key = str::from_utf8(name.as_bytes()).expect("text");
         let text = |line: Vec<u8>| String::from_utf8(line).expect("text");
-        assert_eq!(text(get(&name, 7, false)), format!("mg {key} v c O7\r\n"));
-        assert_eq!(text(get(&name, 7, true)), format!("mg {key} v c O7 N2\r\n"));
+        assert_eq!(text(get(&name, 7, false)), format!("mg {key} v c t O7\r\n"));
+        assert_eq!(text(get(&name, 7, true)), format!("mg {key} v c t O7 N2\r\n"));
         assert_eq!(text(set(&name, 8, 20, None)), format!("ms {key} 20 T0 O8\r\n"));
         assert_eq!(text(set(&name, 8, 20, Some(3))), format!("ms {key} 20 T0 O8 C3\r\n"));
         assert_eq!(text(delete(&name, 9, 4)), format!("md {key} O9 C4\r\n"));
@@ -163,16 +190,16 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        let flags = |opaque, cas, is_won| Flags { opaque: Some(opaque), cas, is_won };
+        let flags = |opaque, cas, token| Flags { opaque: Some(opaque), cas, token, seconds_left: 0 };
         for (line, read) in [
-            ("VA 0 c1 O12 W", Line::Value(0, flags(12, 1, true))),
-            ("VA 70 c2 O12 Z", Line::Value(70, flags(12, 2, false))),
+            ("VA 0 c1 O12 W", Line::Value(0, flags(12, 1, Token::Won))),
+            ("VA 70 c2 O12 Z", Line::Value(70, flags(12, 2, Token::Given))),
             ("VA 70", Line::Value(70, Flags::default())),
             ("EN", Line::Missing(Flags::default())),
-            ("EN O5", Line::Missing(flags(5, 0, false))),
-            ("NF O5", Line::Missing(flags(5, 0, false))),
-            ("EX O5", Line::Unchanged(flags(5, 0, false))),
-            ("HD O5", Line::Done(flags(5, 0, false))),
+            ("EN O5", Line::Missing(flags(5, 0, Token::None))),
+            ("NF O5", Line::Missing(flags(5, 0, Token::None))),
+            ("EX O5", Line::Unchanged(flags(5, 0, Token::None))),
+            ("HD O5", Line::Done(flags(5, 0, Token::None))),
             ("STAT threads 4 of 5", Line::Statistic("threads".into(), "4 of 5".into())),
             ("END", Line::End),
             ("SERVER_ERROR out of memory", Line::Failed("out of memory".into())),
@@ -185,6 +212,20 @@ mod tests {
             assert_eq!(Line::parse(line.as_bytes()), None, "{line}");
         }
         assert_eq!(Line::parse(b"HD \xff"), None);
+    }
+
+    #[test]
+    fn only_what_memcached_forgets_soon_is_a_marker() {
+        for (line, is_marker) in [
+            ("VA 0 c1 t-1 O1 W", true),
+            ("VA 0 c1 t0 O1 Z", true),
+            ("VA 0 c1 t2 O1", false),
+            ("VA 0 c1 t-1 O1 Z", false),
+            ("VA 0 c1 t3 O1 Z", false),
+        ] {
+            let Some(Line::Value(0, flags)) = Line::parse(line.as_bytes()) else { panic!("no value: {line}") };
+            assert_eq!(flags.is_marker(), is_marker, "{line}");
+        }
     }
 
     #[test]

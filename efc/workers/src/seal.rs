@@ -1,7 +1,7 @@
 //! The form in which blocks lie on workers: sealed, so that only what somebody with the data set's key has put there under
 //! this very name is believed.
 //!
-//! A value is a header (format, number of copies, two zeros, nonce), the block's bytes encrypted by AES-256-GCM, and the
+//! A value is a header (format, three zeros, nonce), the block's bytes encrypted by AES-256-GCM, and the
 //! tag, which also covers the header and all that names the block.
 
 use efc_cache::blocks::{BLOCK_BYTES, BlockKey};
@@ -26,10 +26,9 @@ const NONCE_AT: usize = HEADER - aead::NONCE_LEN;
 
 /// Seals the block in `value`, behind the room for the header: `value` is exactly as long as what comes of it. `false`
 /// if the system has no random numbers.
-pub(crate) fn seal(keys: &Keys, key: &BlockKey, copies: u8, value: &mut [u8]) -> bool {
+pub(crate) fn seal(keys: &Keys, key: &BlockKey, value: &mut [u8]) -> bool {
     let mut header = [0; HEADER];
     header[0] = FORMAT;
-    header[1] = copies;
     if SystemRandom::new().fill(&mut header[NONCE_AT..]).is_err() {
         return false;
     }
@@ -48,14 +47,10 @@ pub(crate) fn sealed_length(length: usize) -> usize {
 }
 
 /// Opens a value where it lies: `sealed` is what follows its header, [`sealed_length`] bytes. The block's bytes are the
-/// first of it then. Answers the number of copies; `None` if this was not sealed for `key`.
-pub(crate) fn open(keys: &Keys, key: &BlockKey, header: &Header, sealed: &mut [u8]) -> Option<u8> {
-    if header[0] != FORMAT || sealed.len() != sealed_length(key.length()) {
-        return None;
-    }
+/// first of it then. `false` if this was not sealed for `key`.
+pub(crate) fn open(keys: &Keys, key: &BlockKey, header: &Header, sealed: &mut [u8]) -> bool {
     let (secret, identity) = keys.seal(key);
-    secret.open_in_place(nonce(header), sealed_to(header, &identity), sealed).ok()?;
-    Some(header[1])
+    header[0] == FORMAT && secret.open_in_place(nonce(header), sealed_to(header, &identity), sealed).is_ok()
 }
 
 fn nonce(header: &Header) -> aead::Nonce {
@@ -73,15 +68,15 @@ mod tests {
 
     fn sealed(keys: &Keys, key: &BlockKey, block: &[u8]) -> Vec<u8> {
         let mut value = [&[0; HEADER], block, &[0; TAG]].concat();
-        assert!(seal(keys, key, 1, &mut value));
+        assert!(seal(keys, key, &mut value));
         value
     }
 
     fn opened(keys: &Keys, key: &BlockKey, value: &[u8]) -> Option<Vec<u8>> {
         let (header, sealed) = value.split_at_checked(HEADER)?;
         let mut sealed = sealed.to_vec();
-        open(keys, key, header.try_into().expect("as long"), &mut sealed)?;
-        Some(sealed[..key.length()].to_vec())
+        let is_open = open(keys, key, header.try_into().expect("as long"), &mut sealed);
+        is_open.then(|| sealed[..key.length()].to_vec())
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use efc_buffer::Buffer;
 use efc_tasks::Backoff;
 use efc_tasks::time::{in_time, now, since};
 use tokio::sync::{Notify, oneshot};
@@ -35,6 +36,8 @@ const FILLING_MAX: u64 = 16 << 20;
 const GREETING_MAX: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect.
 const RECONNECT: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(5));
+/// With as many connections as it gives, a worker is not asked for another one for so long.
+const GROWTH_PAUSE: Duration = Duration::from_secs(5);
 /// How often connections are looked at while nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// A connection that has said nothing for so long is given up, whoever waits.
@@ -61,6 +64,8 @@ struct Links {
     fills: Option<Arc<Connection>>,
     /// Another connection is wanted: for questions, for fills.
     wanted: (bool, bool),
+    /// There was none to be had.
+    refused: Option<Instant>,
     state: WorkerState,
 }
 
@@ -87,8 +92,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(endpoint: Endpoint, context: &Arc<Context>) -> Arc<Worker> {
-        let links =
-            Links { questions: Vec::new(), fills: None, wanted: (false, false), state: WorkerState::Connecting };
+        let links = Links {
+            questions: Vec::new(),
+            fills: None,
+            wanted: (false, false),
+            refused: None,
+            state: WorkerState::Connecting,
+        };
         Arc::new(Worker {
             seat: Seat::new(&endpoint.address(), endpoint.weight),
             endpoint,
@@ -116,11 +126,6 @@ impl Worker {
     pub(crate) fn leave(&self) {
         self.is_leaving.store(true, Ordering::Relaxed);
         self.changed.notify_one();
-    }
-
-    /// It is connected to, and keeps blocks.
-    pub(crate) fn serves(&self) -> bool {
-        lock(&self.links).state == WorkerState::Serving
     }
 
     pub(crate) fn figures(&self) -> WorkerFigures {
@@ -160,30 +165,19 @@ impl Worker {
         lock(&self.health).answered(length, took, load);
     }
 
-    /// The answer to what was asked at `asked` of `connection` did not come within `deadline`. If nothing has come at all
-    /// since, the worker is down, and whoever else waits for it need not.
+    /// The answer to what was asked at `asked` did not come within `deadline`. If nothing has come at all for a while, the
+    /// worker is down, and whoever else waits for it need not.
     pub(crate) fn late(&self, length: usize, deadline: Duration, load: u64, asked: Instant) {
         count(&self.tally.timeouts);
-        let silence_min = {
-            let mut health = lock(&self.health);
-            health.late(length, asked, deadline, load);
-            health.silence_min()
-        };
-        if deadline < silence_min {
-            return; // any machine stands still for so long now and then
-        }
+        let late = lock(&self.health).late(length, asked, deadline, load);
+        let Some(begin) = late else { return }; // any machine stands still for so long now and then
         let links = lock(&self.links);
-        let has_spoken = links.questions.iter().chain(&links.fills).any(|connection| connection.heard() > asked);
+        let has_spoken = links.questions.iter().chain(&links.fills).any(|connection| connection.heard() > begin);
         drop(links);
         if !has_spoken {
-            self.fall_silent(deadline);
+            let why = format!("it has said nothing for {} ms", since(begin).as_millis());
+            self.end_all(&why, WorkerState::Down(why.clone()));
         }
-    }
-
-    fn fall_silent(&self, deadline: Duration) {
-        lock(&self.health).silent();
-        let why = format!("it has said nothing for {} ms", deadline.as_millis());
-        self.end_all(&why, WorkerState::Down(why.clone()));
     }
 
     fn end_all(&self, why: &str, state: WorkerState) {
@@ -220,8 +214,8 @@ impl Worker {
         name: &Name,
         marks: bool,
         weight: u64,
-        memory: efc_buffer::Buffer,
-    ) -> Result<oneshot::Receiver<Reply>, efc_buffer::Buffer> {
+        memory: Buffer,
+    ) -> Result<oneshot::Receiver<Reply>, Buffer> {
         let Some(connection) = self.best() else { return Err(memory) };
         let opaque = connection.opaque();
         let line = [Piece::Line(protocol::get(name, opaque, marks))];
@@ -242,10 +236,14 @@ impl Worker {
 
     // --- filling ----------------------------------------------------------------------------------------------------
 
-    /// Whether so many bytes may be on their way to the worker, with those that are.
-    pub(crate) fn takes(&self, length: usize) -> bool {
-        let is_there = !lock(&self.links).questions.is_empty();
-        is_there && self.filling_bytes.load(Ordering::Relaxed) + length as u64 <= FILLING_MAX
+    /// Lets so many bytes be on their way to the worker; `None` if there are too many already, or if it is not there.
+    pub(crate) fn take(self: &Arc<Self>, length: usize) -> Option<OnTheWay> {
+        if lock(&self.links).questions.is_empty() {
+            return None;
+        }
+        let way = OnTheWay { worker: self.clone(), length: length as u64 };
+        let before = self.filling_bytes.fetch_add(way.length, Ordering::Relaxed);
+        (before + way.length <= FILLING_MAX).then_some(way) // or it is taken back at once
     }
 
     /// How its memory is divided.
@@ -253,27 +251,20 @@ impl Worker {
         *lock(&self.slabs)
     }
 
-    /// Sends a command with a value of `length` bytes, made by `command` from its opaque number.
-    pub(crate) fn set<P: IntoIterator<Item = Piece>>(self: &Arc<Self>, length: usize, command: impl FnOnce(u32) -> P) {
-        let Some(connection) = self.for_fills() else { return count(&self.tally.fills_unsent) };
+    /// Sends a command with a value, made by `command` from its opaque number; `false` if that cannot be done.
+    pub(crate) fn set<P: IntoIterator<Item = Piece>>(way: OnTheWay, command: impl FnOnce(u32) -> P) -> bool {
+        let Some(connection) = way.worker.for_fills() else { return false };
         let opaque = connection.opaque();
-        let Ok(answer) = connection.ask(opaque, command(opaque), length as u64, Expected::Set) else {
-            return count(&self.tally.fills_unsent);
-        };
-        self.filling_bytes.fetch_add(length as u64, Ordering::Relaxed);
-        let worker = self.clone();
-        efc_tasks::spawn(async move {
-            let reply = answer.await;
-            worker.filling_bytes.fetch_sub(length as u64, Ordering::Relaxed);
-            worker.filled(length, reply.ok());
-        });
+        let Ok(answer) = connection.ask(opaque, command(opaque), way.length, Expected::Set) else { return false };
+        efc_tasks::spawn(async move { way.worker.filled(way.length, answer.await.ok()) });
+        true
     }
 
-    fn filled(&self, length: usize, reply: Option<Reply>) {
+    fn filled(&self, length: u64, reply: Option<Reply>) {
         match reply {
             Some(Reply::Done) => {
                 count(&self.tally.fills_done);
-                add(&self.tally.fill_bytes, length as u64);
+                add(&self.tally.fill_bytes, length);
             }
             Some(Reply::Unchanged | Reply::Missing(_)) => count(&self.tally.fills_overtaken),
             Some(Reply::Failed(why)) => {
@@ -342,7 +333,7 @@ impl Worker {
             links.questions.push(first);
             links.state = WorkerState::Serving;
         }
-        let mut asked = None::<Instant>;
+        let (mut asked, _serving) = (None::<Instant>, self.context.begin_serving());
         while !self.is_leaving.load(Ordering::Relaxed) && self.let_go() {
             if asked.is_none_or(|asked| since(asked) >= STATISTICS_INTERVAL) {
                 asked = Some(now());
@@ -379,17 +370,20 @@ impl Worker {
 
     /// Makes another connection if one is wanted; `false` if none is.
     async fn grow(&self) -> bool {
-        let wanted = std::mem::take(&mut lock(&self.links).wanted);
-        if wanted == (false, false) {
+        let (wanted, refused) = {
+            let mut links = lock(&self.links);
+            (std::mem::take(&mut links.wanted), links.refused)
+        };
+        if wanted == (false, false) || refused.is_some_and(|when| since(when) < GROWTH_PAUSE) {
             return false;
         }
-        if let Ok(connection) = self.connect().await {
-            let mut links = lock(&self.links);
-            if wanted.1 && links.fills.is_none() {
-                links.fills = Some(connection);
-            } else {
-                links.questions.push(connection);
-            }
+        let connection = self.connect().await.ok();
+        let mut links = lock(&self.links);
+        links.refused = if connection.is_some() { None } else { Some(now()) };
+        if wanted.1 && links.fills.is_none() {
+            links.fills = connection;
+        } else {
+            links.questions.extend(connection);
         }
         true
     }
@@ -442,6 +436,19 @@ impl Worker {
     fn is_busy(&self) -> bool {
         let links = lock(&self.links);
         links.questions.iter().chain(&links.fills).any(|one| one.why().is_none() && one.outstanding() > 0)
+    }
+}
+
+/// Bytes on their way to a worker, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct OnTheWay {
+    worker: Arc<Worker>,
+    length: u64,
+}
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        self.worker.filling_bytes.fetch_sub(self.length, Ordering::Relaxed);
     }
 }
 

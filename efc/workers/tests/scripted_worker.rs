@@ -102,7 +102,7 @@ fn sealed_value() -> Vec<u8> {
     let node = Node::new(1, &[server.endpoint()]).serving();
     node.put(key(0), &bytes(0, LENGTH));
     let mut client = server.client();
-    let name = client.keys().remove(0);
+    let name = until("the block is there", || client.keys().pop());
     client.value(&name)
 }
 

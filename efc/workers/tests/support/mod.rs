@@ -104,11 +104,16 @@ impl Client {
         answer
     }
 
-    /// All keys of a worker.
+    /// The keys of a worker, but for those that are in use just now.
     pub fn keys(&mut self) -> Vec<String> {
         let dump = self.ask(b"lru_crawler metadump all\r\n", b"END\r\n");
         let dump = String::from_utf8(dump).expect("text");
         dump.lines().filter_map(|line| line.strip_prefix("key=")?.split(' ').next()).map(str::to_owned).collect()
+    }
+
+    /// There is a value of this key.
+    pub fn has(&mut self, key: &str) -> bool {
+        self.ask(format!("mg {key} s\r\n").as_bytes(), b"\r\n").starts_with(b"HD")
     }
 
     /// The bytes of a value.
@@ -175,7 +180,10 @@ impl Node {
 
     /// Waits until all workers serve.
     pub fn serving(self) -> Node {
-        until("all workers serve", || self.figures().iter().all(|one| one.state == WorkerState::Serving).then_some(()));
+        until("all workers serve", || {
+            let is_serving = |one: &WorkerFigures| one.state == WorkerState::Serving;
+            (self.figures().iter().all(is_serving) && self.workers.serves()).then_some(())
+        });
         self
     }
 
@@ -189,7 +197,7 @@ impl Node {
     }
 
     pub fn get(&self, key: BlockKey) -> Lookup {
-        block_on(self.workers.get(key, room()))
+        block_on(self.workers.get(key, Buffer::new(key.length() + 4096).expect("memory")))
     }
 
     /// The bytes of a block, if a worker has it; a place for it is given up.
