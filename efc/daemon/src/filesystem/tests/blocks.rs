@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use efc_backend::Status;
+use efc_backend::{SetAttr, Status};
+use efc_buffer::{Budget, BudgetLimits};
 use efc_model::{Fault, Nas, Options, Procedure};
 use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
 use super::common::{pass, pause};
-use super::kernel::{Kernel, Task, settings};
+use super::kernel::{Kernel, Task, bounded, settings};
 use super::pool::Pool;
 use crate::filesystem::Settings;
 
@@ -241,6 +242,110 @@ fn who_reads_from_a_server_that_has_gone_waits_for_one_limit_whoever_began_to_re
         limited.settled().await;
     });
     limited.assert_nothing_leaked();
+}
+
+#[test]
+fn who_reads_when_the_daemon_is_killed_amid_a_fetch_is_answered_by_the_next() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(10, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        let file = first.open(Task::root(), "file", libc::O_RDONLY).await.unwrap();
+        let hold = nas.hold(Procedure::Read);
+        let readers = [0, 0, 1, 2].map(|block: u64| {
+            let kernel = first.clone();
+            spawn_local(async move { (block, kernel.ask_read(Task::root(), file, block << 20, AHEAD).await) })
+        });
+        pause().await;
+        first.kill_daemon();
+        pause().await;
+        first.kill_daemon();
+        drop(hold);
+        for reader in readers {
+            let (block, data) = reader.await;
+            let begin = (block << 20) as usize;
+            assert!(data.unwrap() == content(1)[begin..begin + AHEAD]);
+        }
+        first.close(Task::root(), file).await.unwrap();
+        first.settled().await;
+    });
+    first.assert_nothing_leaked();
+}
+
+#[test]
+fn many_read_at_once_with_memory_for_one_block() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(11, &pool);
+    let limits = BudgetLimits { demand_bytes: 0, ahead_bytes: 0, ..BudgetLimits::NONE };
+    let settings = || Settings { buffers: Budget::new(limits), ..with_pool(&pool) };
+    let small = [3, 4].map(|number| Kernel::mount(&nas, number, settings(), None));
+    simulation.run(async {
+        for node in [&first, &small[0], &second] {
+            reads(&nas, node, 1).await;
+            pass(3 * SECOND).await;
+        }
+        let readers: Vec<_> = (0..64)
+            .map(|number| {
+                let kernel = small[number % 2].clone();
+                spawn_local(async move { read(&kernel, "file").await == content(1) })
+            })
+            .collect();
+        for reader in readers {
+            assert!(reader.await);
+        }
+    });
+}
+
+#[test]
+fn a_file_that_shrinks_and_grows_while_a_block_of_it_is_fetched_is_read_as_it_is() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(12, &pool);
+    simulation.run(async {
+        for size in [0, 5, AHEAD as u64 + 5, (1 << 20) - 1, LARGE as u64 * 2] {
+            write(&nas, 1);
+            let set = |size| nas.set_outside("file", &SetAttr { size: Some(size), ..SetAttr::default() });
+            set(LARGE as u64);
+            for _ in 0..2 {
+                read(&first, "file").await;
+                pass(3 * SECOND).await;
+            }
+            let file = second.open(Task::root(), "file", libc::O_RDONLY).await.unwrap();
+            pass(3 * SECOND).await;
+            second.stat(Task::root(), "file").await.unwrap();
+            let hold = nas.hold(Procedure::Read);
+            pool.forget();
+            let reader = {
+                let kernel = second.clone();
+                spawn_local(async move { kernel.ask_read(Task::root(), file, 0, AHEAD).await })
+            };
+            pause().await;
+            set(size);
+            drop(hold);
+            let seen = reader.await.unwrap();
+            assert!(seen == content(1)[..AHEAD.min(size as usize)], "{size}: {}", seen.len());
+            second.close(Task::root(), file).await.unwrap();
+            let whole = nas.content("file").unwrap();
+            assert!(read(&second, "file").await == whole && read(&first, "file").await == whole);
+        }
+    });
+}
+
+#[test]
+fn who_may_not_read_a_file_gets_none_of_its_blocks() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(13, &pool);
+    let bounded = Kernel::mount(&nas, 3, Settings { levels: vec![pool.level()], ..bounded(SECOND) }, None);
+    simulation.run(async {
+        nas.set_outside("file", &SetAttr { mode: Some(0o600), ..SetAttr::default() });
+        for node in [&first, &bounded] {
+            reads(&nas, node, 1).await;
+            pass(3 * SECOND).await;
+            reads(&nas, node, 1).await;
+            let other = node.open(Task::new(1000), "file", libc::O_RDONLY).await;
+            assert_eq!(other.err(), Some(libc::EACCES));
+        }
+    });
 }
 
 #[test]
