@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use efc_buffer::{Budget, BudgetLimits, Buffer};
-use efc_cache::blocks::{Block, BlockKey, Chain, Fetched};
+use efc_cache::blocks::{Absent, Block, BlockKey, Chain, Fetched};
 use efc_tasks::block_on;
 use support::{Memcached, Node, block_key, bytes, until};
 
@@ -40,7 +40,7 @@ impl Reader {
             let fetch = async move |mut room: Buffer| {
                 fetches.fetch_add(1, Ordering::Relaxed);
                 room[..LENGTH].copy_from_slice(&bytes(index, LENGTH));
-                Some(Fetched { block: Block::new(room, LENGTH), is_settled: true })
+                Ok::<_, Absent>(Fetched { block: Block::new(room, LENGTH), is_settled: true })
             };
             let block = block_on(self.chain.get(key(index), fetch)).expect("a block");
             assert!(block[..] == bytes(index, LENGTH), "block {index}");
