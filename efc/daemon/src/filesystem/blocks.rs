@@ -7,7 +7,8 @@
 //!
 //! Whatever is in doubt is read from the server, as without caches, and so is what is read through O_DIRECT. The version is in doubt
 //! when the consistency mode would not let its attributes be given any more: page faults of a mapping, and reads past the kernel's
-//! cache, come without a question for attributes before them.
+//! cache, come without a question for attributes before them. A server whose answers to READ show no attributes has no block
+//! fetched from it: nobody else could be given that.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use efc_backend::{Attr, Backend, Call, Error, ErrorKind, FileType, Seen};
 use efc_buffer::{Buffer, Payload, SMALL, Sink};
 use efc_cache::blocks::{Absent, BLOCK_BYTES, Block, BlockKey, Chain, Fetched};
 use efc_cache::{Admission, Grant, Inode, Version};
+use efc_tasks::sync::atomic::Ordering;
 
 use super::files::{OpenFile, PIPED_MIN};
 use super::{Answer, Inner, ReadRequest, Response};
@@ -70,7 +72,8 @@ impl<B: Backend> Inner<B> {
     ) -> Result<Part, Absent> {
         let (version, index) = (Version::of(&seen.value), bytes.start / BLOCK_BYTES as u64);
         let key = BlockKey { file: *file.inode.handle(), version, index };
-        let is_settled = file.inode.is_settled(seen.part(|attr| attr));
+        let shows_versions = !self.reads_without_version.load(Ordering::Relaxed);
+        let is_settled = shows_versions && file.inode.is_settled(seen.part(|attr| attr));
         let (inner, file) = (Arc::clone(self), Arc::clone(file));
         let fetch = async move |room| {
             if is_settled { inner.fetch_block(&file, key, room).await } else { Err(Absent::Unshared) }

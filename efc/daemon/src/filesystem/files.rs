@@ -212,6 +212,7 @@ impl<B: Backend> Inner<B> {
     /// The kernel gets data that was read with these attributes. Within a bound they must not stand for it later, if another
     /// change may have the same.
     pub(super) fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
+        self.reads_without_version.store(attr.is_none(), Ordering::Relaxed);
         let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
         if self.freshness.data_ttl().is_some() && !is_settled() {
             file.inode.read_unsettled(asked);

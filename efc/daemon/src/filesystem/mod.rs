@@ -31,7 +31,7 @@ mod tests;
 mod walks;
 mod writes;
 
-use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, OnceLock};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -97,6 +97,8 @@ struct Inner<B: Backend> {
     buffers: Budget,
     /// Caches for blocks of data, if there are any.
     blocks: Option<Arc<Chain>>,
+    /// The last READ has come without attributes: what is read is known to be of no version.
+    reads_without_version: AtomicBool,
     /// All that is known of files, each at its inode.
     inodes: Inodes,
     /// The consistency mode: what of that may be given without asking.
@@ -245,6 +247,7 @@ impl<B: Backend> Efc<B> {
             inodes: Inodes::new(memory.clone()),
             freshness: settings.freshness,
             blocks: Chain::new(settings.levels, settings.buffers.clone()),
+            reads_without_version: AtomicBool::new(false),
             buffers: settings.buffers,
             names: Names::new(memory.clone()),
             memory,

@@ -349,6 +349,19 @@ fn who_may_not_read_a_file_gets_none_of_its_blocks() {
 }
 
 #[test]
+fn a_server_whose_answers_show_no_attributes_is_read_once_for_what_is_asked() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(14, &pool);
+    simulation.run(async {
+        nas.configure(|options| options.has_attributes = false);
+        for node in [&first, &first, &first, &second] {
+            assert!(reads(&nas, node, 1).await <= ALL + BLOCK);
+            pass(3 * SECOND).await;
+        }
+    });
+}
+
+#[test]
 fn a_server_that_refuses_is_heard_through_the_chain() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, _]) = world(5, &pool);
