@@ -34,8 +34,6 @@ struct State {
 pub(crate) struct Passage {
     gate: Arc<Gate>,
     weight: u64,
-    /// What was under way when this began, itself included.
-    pub(crate) load: u64,
 }
 
 impl Gate {
@@ -65,9 +63,20 @@ impl Gate {
             u64::try_from(blocks).unwrap_or(u64::MAX).saturating_mul(LARGE).clamp(LIMIT_MIN, LIMIT_MAX);
     }
 
+    /// The weight of what is under way.
+    pub(crate) fn load(&self) -> u64 {
+        lock(&self.0).load
+    }
+
+    /// The weight of what is or may come to be under way before what begins now has ended.
+    pub(crate) fn load_max(&self) -> u64 {
+        let state = lock(&self.0);
+        state.load.max(state.limit)
+    }
+
     fn begin(self: &Arc<Self>, state: &mut State, weight: u64) -> Passage {
         state.load += weight;
-        Passage { gate: self.clone(), weight, load: state.load }
+        Passage { gate: self.clone(), weight }
     }
 }
 
@@ -119,7 +128,7 @@ mod tests {
         let gate = Gate::new();
         let all: Vec<Passage> = std::iter::from_fn(|| pass(&gate)).collect();
         assert_eq!(all.len() as u64, LIMIT_MAX / LARGE);
-        assert_eq!(all[9].load, 10 * LARGE);
+        assert_eq!((gate.load(), gate.load_max()), (LIMIT_MAX, LIMIT_MAX));
         let gone = gate.clone();
         let mut gone = Box::pin(gone.pass(1, Duration::from_secs(60)));
         assert!(poll(gone.as_mut()).is_none());

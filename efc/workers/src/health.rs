@@ -108,8 +108,8 @@ impl Health {
         Health { wait_max, usual: Usual::default(), late_since: None, is_late: false, probed: None }
     }
 
-    /// What to do about a block of `length` bytes, with answers of the weight `load` under way, this one among them, and a
-    /// backend that usually takes so long.
+    /// What to do about a block of `length` bytes, with answers of the weight `load` under way before this one has ended,
+    /// itself among them, and a backend that usually takes so long.
     pub fn advise(&mut self, at: Instant, length: usize, load: u64, backend: &Usual) -> Advice {
         let deadline = self.deadline(length, load);
         if !self.is_slow(length, backend) {

@@ -18,8 +18,8 @@ use crate::protocol::Token;
 use crate::seal;
 use crate::worker::Worker;
 
-/// Longest wait for the turn to ask.
-const TURN_MAX: Duration = Duration::from_millis(100);
+/// Longest wait for the turn to ask: on a slow network reads in flight wait for each other, whomever they ask.
+const TURN_MAX: Duration = Duration::from_millis(150);
 /// Pauses between looks at a block that another node fetches.
 const LOOKS: [Duration; 5] = {
     let millis = Duration::from_millis;
@@ -96,15 +96,16 @@ impl LookUp {
     async fn ask(&self, room: Buffer, limit: Instant) -> Found {
         let (worker, length) = (&self.worker, self.key.length());
         let left = || limit.saturating_duration_since(now());
-        let turn = worker.context.gate.pass(length, TURN_MAX.min(left())).await;
-        let Some(passage) = turn else { return self.skipped(room) };
-        match worker.advise(length, passage.load) {
+        let gate = &worker.context.gate;
+        let Some(_passage) = gate.pass(length, TURN_MAX.min(left())).await else { return self.skipped(room) };
+        match worker.advise(length, gate.load_max()) {
             Advice::Ask(deadline) => {
-                if deadline > left() {
+                if deadline / 2 > left() {
                     return self.skipped(room);
                 }
+                let deadline = deadline.min(left());
                 let marks = lock(&worker.markers).are_used(now());
-                match self.answer(room, marks, passage.load, deadline).await {
+                match self.answer(room, marks, deadline, 0).await {
                     Some(reply) => self.judge(reply, marks),
                     None => Found::Nothing(miss(None)),
                 }
@@ -126,19 +127,21 @@ impl LookUp {
     fn probe(&self, deadline: Duration) {
         let room = self.worker.context.budget.take(Purpose::Ahead, LARGE);
         let Some(memory) = room.and_then(|room| room.buffer().ok()) else { return };
-        let (probe, load) = (self.clone(), weight(self.key.length()));
-        efc_tasks::spawn(async move { drop(probe.answer(memory, false, load, deadline).await) });
+        let (probe, beside) = (self.clone(), weight(self.key.length()));
+        efc_tasks::spawn(async move { drop(probe.answer(memory, false, deadline, beside).await) });
     }
 
-    /// The answer; `None` if it comes too late.
-    async fn answer(&self, room: Buffer, marks: bool, load: u64, deadline: Duration) -> Option<Reply> {
+    /// The answer; `None` if it comes too late. Something of the weight `beside` is under way that the gate does not count.
+    async fn answer(&self, room: Buffer, marks: bool, deadline: Duration, beside: u64) -> Option<Reply> {
         let (worker, length, asked) = (&self.worker, self.key.length(), now());
+        let load_at_begin = worker.context.gate.load();
+        let load = || (load_at_begin + worker.context.gate.load()) / 2 + beside;
         let answer = match worker.get(&self.name, marks, weight(length), room) {
             Ok(answer) => answer,
             Err(room) => return Some(Reply::Lost(Some(room))),
         };
         let Some(reply) = in_time(answer, Some(deadline)).await else {
-            worker.late(length, deadline, load, asked);
+            worker.late(length, deadline, load(), asked);
             return None;
         };
         let reply = reply.unwrap_or(Reply::Lost(None));
@@ -147,7 +150,7 @@ impl LookUp {
             Reply::Missing(_) => 0,
             _ => return Some(reply),
         };
-        let (length, load) = (came, load - weight(length) + weight(came));
+        let (length, load) = (came, load().saturating_sub(weight(length)) + weight(came));
         worker.answered(length, since(asked), load);
         worker.context.answered(length, since(asked), load);
         Some(reply)

@@ -28,8 +28,11 @@ use crate::slabs::Slabs;
 
 /// Connections for questions, at most; there is one until that has too much to do.
 const CONNECTIONS_MAX: usize = 3;
-/// With more than this under way on each, there is another connection.
+/// With more than this under way on each, there is another connection ...
 const CROWDED: u64 = 4 << 20;
+/// ... to a worker whose large answers come in this time: on a slower network the first answers of a new connection, which
+/// TCP starts slowly, would come much too late beside those of others.
+const GROWTH_LATENCY_MAX: Duration = Duration::from_millis(1);
 /// Blocks on their way to one worker, in bytes.
 const FILLING_MAX: u64 = 16 << 20;
 /// Connecting, and asking for the settings.
@@ -196,7 +199,8 @@ impl Worker {
     fn best(&self) -> Option<Arc<Connection>> {
         let mut links = lock(&self.links);
         let best = links.questions.iter().min_by_key(|connection| connection.outstanding())?.clone();
-        let is_wanted = best.outstanding() > CROWDED && links.questions.len() < CONNECTIONS_MAX && !links.wanted.0;
+        let may_grow = best.outstanding() > CROWDED && links.questions.len() < CONNECTIONS_MAX && !links.wanted.0;
+        let is_wanted = may_grow && lock(&self.health).latency().is_some_and(|latency| latency <= GROWTH_LATENCY_MAX);
         links.wanted.0 |= is_wanted;
         drop(links);
         if is_wanted {
