@@ -25,6 +25,9 @@ const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long the first connection to the NAS may take; the keeper has a limit of its own.
 const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
 
+/// A file must have been unchanged for so long before its blocks are shared: longer than a write on the NAS takes.
+const REST: Duration = Duration::from_secs(10);
+
 /// What may be used of a limit of memory in bytes; 0: there is none.
 pub fn parts(config: &DaemonConfig, memory_max_bytes: u64) -> Parts {
     let uncommitted_bytes_max = or_default(u64::from(config.uncommitted_mib), UNCOMMITTED_MIB_DEFAULT) << 20;
@@ -88,6 +91,7 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
         listed_names_max: parts.listed_names_max,
         buffers,
         levels: live.workers.iter().map(|workers| workers.clone() as Arc<dyn Level>).collect(),
+        rest: REST,
     }
 }
 

@@ -35,7 +35,7 @@ impl Fill for Filling {
         }
         let (tally, context) = (&self.worker.tally, &self.worker.context);
         let Some(way) = self.worker.take(length) else { return count(&tally.fills_unsent) };
-        let size = COMMAND_MAX + length + SEAL_BYTES;
+        let size = efc_buffer::buffer_size(COMMAND_MAX + length + SEAL_BYTES);
         let Some(room) = context.budget.take(Purpose::Ahead, size) else { return count(&tally.fills_without_budget) };
         let (context, block) = (context.clone(), block.clone());
         let work = Work { filling: *self, way, room, block };

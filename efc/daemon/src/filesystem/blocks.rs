@@ -73,7 +73,7 @@ impl<B: Backend> Inner<B> {
         let (version, index) = (Version::of(&seen.value), bytes.start / BLOCK_BYTES as u64);
         let key = BlockKey { file: *file.inode.handle(), version, index };
         let shows_versions = !self.reads_without_version.load(Ordering::Relaxed);
-        let is_settled = shows_versions && file.inode.is_settled(seen.part(|attr| attr));
+        let is_settled = shows_versions && file.inode.is_at_rest(seen.part(|attr| attr), self.rest);
         let (inner, file) = (Arc::clone(self), Arc::clone(file));
         let fetch = async move |room| {
             if is_settled { inner.fetch_block(&file, key, room).await } else { Err(Absent::Unshared) }
@@ -98,7 +98,7 @@ impl<B: Backend> Inner<B> {
             (buffer, _) = payload.and_then(Payload::into_buffer).ok_or(Absent::Unshared)?;
             if let Some(attr) = &read.attr {
                 file.inode.learn(Seen { value: attr, asked });
-                is_settled &= file.inode.is_settled(Seen { value: attr, asked });
+                is_settled &= file.inode.is_at_rest(Seen { value: attr, asked }, self.rest);
             }
             if read.count == 0 || read.attr.is_some_and(|attr| Version::of(&attr) != key.version) {
                 return Err(Absent::Unshared);

@@ -80,6 +80,8 @@ pub struct Settings {
     pub buffers: Budget,
     /// Caches for blocks of data, in the order in which they are asked.
     pub levels: Vec<Arc<dyn Level>>,
+    /// For how long a file must have been unchanged before its blocks are read for others.
+    pub rest: Duration,
 }
 
 /// The dataset as a file system.
@@ -97,6 +99,8 @@ struct Inner<B: Backend> {
     buffers: Budget,
     /// Caches for blocks of data, if there are any.
     blocks: Option<Arc<Chain>>,
+    /// How long a file has been unchanged whose blocks are for others, too.
+    rest: Duration,
     /// The last READ has come without attributes: what is read is known to be of no version.
     reads_without_version: AtomicBool,
     /// All that is known of files, each at its inode.
@@ -246,6 +250,7 @@ impl<B: Backend> Efc<B> {
             notifier,
             inodes: Inodes::new(memory.clone()),
             freshness: settings.freshness,
+            rest: settings.rest,
             blocks: Chain::new(settings.levels, settings.buffers.clone()),
             reads_without_version: AtomicBool::new(false),
             buffers: settings.buffers,

@@ -23,12 +23,16 @@ fn with_pool(pool: &Pool) -> Settings {
     Settings { levels: vec![pool.level()], ..settings(SECOND) }
 }
 
-/// Two nodes with a pool, and a NAS with a file of an hour ago.
+/// Two nodes with a pool, and a NAS with a file.
 fn world(seed: u64, pool: &Pool) -> (Simulation, Nas, [Kernel; 2]) {
+    world_with(seed, with_pool(pool))
+}
+
+fn world_with(seed: u64, settings: Settings) -> (Simulation, Nas, [Kernel; 2]) {
     let simulation = Simulation::new(seed);
     let nas = Nas::new(Options::default(), seed);
     write(&nas, 1);
-    let nodes = [1, 2].map(|number| Kernel::mount(&nas, number, with_pool(pool), None));
+    let nodes = [1, 2].map(|number| Kernel::mount(&nas, number, settings.clone(), None));
     (simulation, nas, nodes)
 }
 
@@ -373,5 +377,19 @@ fn a_server_that_refuses_is_heard_through_the_chain() {
         nas.fault(Fault::Status(Procedure::Read, Status::Io), 2);
         assert_eq!(first.ask_read(task, file, 0, AHEAD).await, Err(libc::EIO));
         first.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn blocks_of_a_file_that_has_changed_lately_are_for_nobody_else() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world_with(7, Settings { rest: 10 * SECOND, ..with_pool(&pool) });
+    simulation.run(async {
+        for _ in 0..3 {
+            assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 0), "its last write may go on");
+            pass(3 * SECOND).await;
+        }
+        pass(10 * SECOND).await;
+        assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 3));
     });
 }
