@@ -89,7 +89,7 @@ class Worker:
 
     def questions(self) -> int:
         """How often it was asked for a value since it was started."""
-        return int(self._stats()["cmd_meta"])
+        return int(self._stats()["cmd_get"])
 
     def spoil(self) -> int:
         """Flips one byte in the middle of each value; how many there were."""
