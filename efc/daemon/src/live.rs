@@ -14,6 +14,9 @@ use crate::filesystem::WriteBehind;
 use crate::privileges;
 use crate::workers::endpoints;
 
+/// The number of the option that says where workers are. Without a key a daemon has none, whatever it says.
+const WORKERS: u32 = 20_001;
+
 /// What this daemon takes of its options at any time.
 #[derive(Clone, Debug)]
 pub struct Live {
@@ -43,7 +46,10 @@ impl Live {
     /// # Errors
     /// Numbers of fields that only another daemon can have otherwise; nothing is changed then.
     pub fn take(&self, current: &DaemonConfig, options: &DaemonConfig) -> Result<(), Vec<u32>> {
-        let fixed = current.differences(options).into_iter().filter(|(_, change)| *change != Change::Live);
+        let is_fixed = |(number, change): &(u32, Change)| {
+            *change != Change::Live || (*number == WORKERS && self.workers.is_none())
+        };
+        let fixed = current.differences(options).into_iter().filter(is_fixed);
         let fixed: Vec<u32> = fixed.map(|(number, _)| number).collect();
         if !fixed.is_empty() {
             return Err(fixed);
@@ -89,7 +95,7 @@ pub fn is_debugged(config: &DaemonConfig) -> bool {
 mod tests {
     use super::*;
 
-    use efc_proto::FreshnessConfig;
+    use efc_proto::{CacheConfig, FreshnessConfig};
 
     fn with_max(attr_ttl_ms: u32, attr_ttl_max_ms: u32) -> DaemonConfig {
         let freshness = Some(FreshnessConfig { attr_ttl_max_ms, ..Default::default() });
@@ -110,6 +116,16 @@ mod tests {
         assert_eq!(live.freshness.live_times().get(), as_times(5, 50));
         assert_eq!(live.take(&current, &DaemonConfig { threads: 2, read_only: false, ..options }), Ok(()));
         assert_eq!(live.freshness.live_times().get(), as_times(7, 70));
+    }
+
+    #[test]
+    fn a_daemon_without_a_key_leaves_other_workers_to_the_next_one() {
+        let with = |workers: &str| {
+            let cache = CacheConfig { workers: workers.into(), workers_key: "/key".into(), ..Default::default() };
+            DaemonConfig { cache: Some(cache), ..with_max(5, 50) }
+        };
+        assert!(DaemonConfig::LIVE_FIELDS.contains(&WORKERS));
+        assert_eq!(Live::new(&with("a:1"), None).take(&with("a:1"), &with("b:1")), Err(vec![WORKERS]));
     }
 
     #[test]
