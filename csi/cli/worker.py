@@ -34,6 +34,8 @@ _KEY_BYTES = 32
 _BYTES_PER_HEADER = 32 << 10
 _PRIMING_SECONDS_MAX = 300.0
 _UNPRIVILEGED = ("memcache", "nobody")
+#: CAP_SETGID and CAP_SETUID, as bits (capabilities(7)).
+_SETTING_IDS = 1 << 6 | 1 << 7
 #: Where a container's limit stands: cgroup v2, v1.
 _MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -79,7 +81,7 @@ def memcached_arguments(parsed: argparse.Namespace, *, host: str, port: int, tls
     if tls:
         arguments.append("-Z")
     if os.geteuid() == 0:
-        arguments += ["-u", _unprivileged_user()]
+        arguments += ["-u", _unprivileged_user() if _may_change_user() else "root"]
     return arguments
 
 
@@ -92,6 +94,12 @@ def _program() -> str:
     if program is None:
         raise _refuse("memcached is not installed: apt-get install memcached (or what your system calls it)")
     return program
+
+
+def _may_change_user() -> bool:
+    """Whether root has its right to: in a container without capabilities root has nothing to drop."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(encoding="ascii"), re.MULTILINE)
+    return found is not None and int(found[1], 16) & _SETTING_IDS == _SETTING_IDS
 
 
 def _unprivileged_user() -> str:

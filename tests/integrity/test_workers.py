@@ -150,6 +150,16 @@ def test_a_second_node_reads_from_the_workers_and_not_from_the_nas(world: World)
     wait_until(lambda: _SIZE <= other.cache()["workers_held_bytes"] <= 1.1 * _SIZE, what="its bytes", limit_s=20)
 
 
+def test_a_worker_as_efc_starts_it(world: World) -> None:
+    """It is not root's, and gives what was put there."""
+    worker = world.stack.enter_context(Worker(is_ours=True))
+    assert worker.user() != 0
+    digest, node = world.digest(), world.node(worker)
+    os.stat(node.mount / "clock")
+    node.read_from_workers(digest)
+    world.node(worker).read_from_workers(digest)
+
+
 def test_what_changes_is_read_anew_whatever_its_size_and_time(world: World) -> None:
     """An open after the change sees it, as without workers, also when size and modification time are as before."""
     worker = world.worker()

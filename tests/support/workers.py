@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.nas import free_ports
+from tests.support.paths import program
 from tests.support.processes import end_process, wait_until
 
 _SECONDS_MAX = 20.0
@@ -25,10 +26,10 @@ _SECONDS_MAX = 20.0
 class Worker:
     """A worker that runs inside a `with` block."""
 
-    def __init__(self, *, memory_mib: int = 256) -> None:
-        """It may be started and ended in between."""
+    def __init__(self, *, memory_mib: int = 256, is_ours: bool = False) -> None:
+        """It may be started and ended in between. ``is_ours``: `efc worker` starts it."""
         self.port = free_ports("127.0.0.1", count=1)[0]
-        self._memory_mib = memory_mib
+        self._memory_mib, self._is_ours = memory_mib, is_ours
         self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -49,21 +50,9 @@ class Worker:
 
     def start(self) -> None:
         """Starts it, empty."""
-        command = [
-            "memcached",
-            "-u",
-            "nobody",
-            "-U",
-            "0",
-            "-I",
-            "2m",
-            "-m",
-            str(self._memory_mib),
-            "-l",
-            "127.0.0.1",
-            "-p",
-            str(self.port),
-        ]
+        command = ["memcached", "-u", "nobody", "-U", "0", "-I", "2m", "-m", str(self._memory_mib), "-l", self.endpoint]
+        if self._is_ours:
+            command = [str(program("efc")), "worker", f"--memory={self._memory_mib}MiB", f"--listen={self.endpoint}"]
         self._server = subprocess.Popen(command)
         wait_until(self._answers, what=f"the worker at {self.endpoint}", limit_s=_SECONDS_MAX)
 
@@ -82,6 +71,10 @@ class Worker:
         """After :meth:`freeze`."""
         assert self._server is not None
         self._server.send_signal(signal.SIGCONT)
+
+    def user(self) -> int:
+        """Whose process it is."""
+        return Path(f"/proc/{self._stats()['pid']}").stat().st_uid
 
     def blocks(self) -> int:
         """How many values it holds."""
