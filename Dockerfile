@@ -31,6 +31,9 @@ LABEL org.opencontainers.image.title="EFC-CSI" \
       org.opencontainers.image.description="A NAS directory as a POSIX volume, through one FUSE daemon per node" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
+# For `efc worker`, if the base has not got it.
+RUN command -v memcached >/dev/null \
+ || { apt-get update && apt-get install -y --no-install-recommends memcached && rm -rf /var/lib/apt/lists/*; }
 COPY --from=installed /opt/efc /opt/efc
 # Byte code was compiled when it was installed; containers have no place to write it.
 ENV PATH=/opt/efc/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

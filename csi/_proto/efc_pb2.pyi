@@ -292,18 +292,32 @@ class ToKeeper(_message.Message):
     def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes")
+    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREDECESSOR_REMAINS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
     config: DaemonConfig
     uid: int
     session: MountStatus
     predecessor_remains: bool
     memory_max_bytes: int
-    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ...) -> None: ...
+    workers: WorkersSecrets
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ...) -> None: ...
+
+class WorkersSecrets(_message.Message):
+    __slots__ = ("key", "authority", "certificate", "private_key")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    AUTHORITY_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    authority: bytes
+    certificate: bytes
+    private_key: bytes
+    def __init__(self, key: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., private_key: _Optional[bytes] = ...) -> None: ...
 
 class Connected(_message.Message):
     __slots__ = ("root_mode",)
@@ -372,7 +386,7 @@ class Stop(_message.Message):
     def __init__(self) -> None: ...
 
 class DaemonConfig(_message.Message):
-    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features", "freshness", "writing", "metadata_mib")
+    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features", "freshness", "writing", "cache", "metadata_mib")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -392,6 +406,7 @@ class DaemonConfig(_message.Message):
     FUSE_FEATURES_FIELD_NUMBER: _ClassVar[int]
     FRESHNESS_FIELD_NUMBER: _ClassVar[int]
     WRITING_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     METADATA_MIB_FIELD_NUMBER: _ClassVar[int]
     source: Source
     connections: int
@@ -412,8 +427,9 @@ class DaemonConfig(_message.Message):
     fuse_features: str
     freshness: FreshnessConfig
     writing: WritingConfig
+    cache: CacheConfig
     metadata_mib: int
-    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ..., freshness: _Optional[_Union[FreshnessConfig, _Mapping]] = ..., writing: _Optional[_Union[WritingConfig, _Mapping]] = ..., metadata_mib: _Optional[int] = ...) -> None: ...
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ..., freshness: _Optional[_Union[FreshnessConfig, _Mapping]] = ..., writing: _Optional[_Union[WritingConfig, _Mapping]] = ..., cache: _Optional[_Union[CacheConfig, _Mapping]] = ..., metadata_mib: _Optional[int] = ...) -> None: ...
 
 class FreshnessConfig(_message.Message):
     __slots__ = ("consistency", "attr_ttl_max_ms")
@@ -429,6 +445,16 @@ class WritingConfig(_message.Message):
     write_behind_ms: int
     def __init__(self, write_behind_ms: _Optional[int] = ...) -> None: ...
 
+class CacheConfig(_message.Message):
+    __slots__ = ("workers", "workers_key", "workers_tls")
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_KEY_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_TLS_FIELD_NUMBER: _ClassVar[int]
+    workers: str
+    workers_key: str
+    workers_tls: str
+    def __init__(self, workers: _Optional[str] = ..., workers_key: _Optional[str] = ..., workers_tls: _Optional[str] = ...) -> None: ...
+
 class Source(_message.Message):
     __slots__ = ("host", "port", "mount_port", "path")
     HOST_FIELD_NUMBER: _ClassVar[int]
@@ -442,7 +468,7 @@ class Source(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DaemonStats(_message.Message):
-    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
+    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FUSE_FIELD_NUMBER: _ClassVar[int]
@@ -450,6 +476,7 @@ class DaemonStats(_message.Message):
     STATE_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     WRITING_FIELD_NUMBER: _ClassVar[int]
+    CACHE_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
     NFS_RETRANSMITS_FIELD_NUMBER: _ClassVar[int]
@@ -471,6 +498,7 @@ class DaemonStats(_message.Message):
     state: StateStats
     metadata: MetadataStats
     writing: WritingStats
+    cache: CacheStats
     fuse_requests: int
     nfs_calls: int
     nfs_retransmits: int
@@ -485,7 +513,7 @@ class DaemonStats(_message.Message):
     bytes_spliced: int
     pipe_misfits: int
     nodes_max: int
-    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
 
 class FuseStats(_message.Message):
     __slots__ = ("requests",)
@@ -550,6 +578,26 @@ class WritingStats(_message.Message):
     oldest_unsent_ms: int
     append_overlaps: int
     def __init__(self, unsent_bytes: _Optional[int] = ..., oldest_unsent_ms: _Optional[int] = ..., append_overlaps: _Optional[int] = ...) -> None: ...
+
+class CacheStats(_message.Message):
+    __slots__ = ("memory_bytes", "workers_bytes", "nas_bytes", "workers_refused", "workers_capacity_bytes", "workers_held_bytes", "workers", "workers_ready")
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NAS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_READY_FIELD_NUMBER: _ClassVar[int]
+    memory_bytes: int
+    workers_bytes: int
+    nas_bytes: int
+    workers_refused: int
+    workers_capacity_bytes: int
+    workers_held_bytes: int
+    workers: int
+    workers_ready: int
+    def __init__(self, memory_bytes: _Optional[int] = ..., workers_bytes: _Optional[int] = ..., nas_bytes: _Optional[int] = ..., workers_refused: _Optional[int] = ..., workers_capacity_bytes: _Optional[int] = ..., workers_held_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_ready: _Optional[int] = ...) -> None: ...
 
 class NetworkOffer(_message.Message):
     __slots__ = ("version",)

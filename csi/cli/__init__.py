@@ -17,6 +17,7 @@ from csi.base.text import printable
 
 _RUN_DIR = "/run/efc"
 _IDLE_GRACE_SECONDS_MAX = 86_400
+_DIGITS_MAX = 9
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     _add_upgrade(commands)
     _add_metrics(commands)
     _add_doctor(commands)
+    _add_worker(commands)
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
     _add_csi(commands)
     _add_operator(commands)
@@ -138,6 +140,30 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = _command(commands, "doctor", "find out what is wrong on this machine, and how to mend it")
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="also try to reach this directory of a NAS")
     parser.add_argument("--json", action="store_true", help="as an array of objects")
+
+
+def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "run memcached here as a worker, whose memory nodes share"
+    parser = commands.add_parser("worker", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(module="csi.cli.worker", worker_command=None)
+    parser.add_argument(
+        "--memory", type=_mebibytes, default=1024, metavar="SIZE", help="for what nodes put there (1GiB)"
+    )
+    parser.add_argument("--listen", metavar="ADDRESS:PORT", default="127.0.0.1:11211", help="where (%(default)s)")
+    parser.add_argument("--threads", type=_count, metavar="N", help="how many serve (one for each processor, up to 8)")
+    parser.add_argument(
+        "--connections", type=_count, default=16_384, metavar="N", help="how many at most (%(default)s)"
+    )
+    for name, what in (
+        ("certificate", "of this worker, with what leads to the nodes' authority"),
+        ("key", "private, of the certificate"),
+        ("ca", "the authority that signs the nodes' certificates"),
+    ):
+        parser.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=f"{what}; PEM")
+    key = parser.add_subparsers(metavar="key", dest="worker_command").add_parser(
+        "key", help="write a new key for a data set into a new file, instead"
+    )
+    key.add_argument("file", type=Path, metavar="FILE")
 
 
 def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -241,6 +267,20 @@ def _add_clean_node(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--kubelet-root", required=True, help="that of kubelet (its plugins and plugins_registry will do)"
     )
     parser.set_defaults(module="csi.cli.clean_node")
+
+
+def _mebibytes(text: str) -> int:
+    units = {"MiB": 1, "GiB": 1024, "TiB": 1024 * 1024}
+    digits, unit = text[:-3], text[-3:]
+    if not (digits.isascii() and digits.isdecimal() and len(digits) < _DIGITS_MAX and unit in units):
+        raise argparse.ArgumentTypeError("expected a whole number with unit MiB, GiB or TiB")
+    return int(digits) * units[unit]
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < _DIGITS_MAX and int(text) > 0):
+        raise argparse.ArgumentTypeError("expected a number from 1 on")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -23,7 +23,8 @@ def run(parsed: argparse.Namespace) -> int:
         raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or say --all")
     targets = [_mount_point(parsed.target)] if parsed.target else []
     items = parse_list(",".join(parsed.options))
-    changed(efc_pb2.DaemonConfig(soft=True), items, origin="-o")  # what is wrong in itself, before anything is touched
+    any_mount = efc_pb2.DaemonConfig(soft=True, cache=efc_pb2.CacheConfig(workers_key="/"))
+    changed(any_mount, items, origin="-o")  # what is wrong in itself, before anything is touched
     asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items))
     return 0
 

@@ -11,6 +11,7 @@ are taken beside them, and become options of the table (:mod:`csi.config.nfs_wor
 
 import difflib
 import enum
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -25,8 +26,9 @@ from csi.config import nfs_words
 from csi.config.sources import Source
 
 Item = nfs_words.Item
-#: Longest value that is looked at at all.
-VALUE_LENGTH_MAX = 256
+#: Longest word and value of an option that are looked at at all.
+WORD_LENGTH_MAX = 256
+VALUE_LENGTH_MAX = 4096
 _SHOWN_LENGTH_MAX = 64
 #: `network` unless it is given.
 _KEEPERS_NETWORK = "host"
@@ -44,6 +46,8 @@ class Kind(enum.Enum):
     DURATION = "duration"
     SIZE = "size"
     CHOICE = "choice"
+    ENDPOINTS = "endpoints"
+    PATH = "path"
 
 
 class Change(enum.Enum):
@@ -98,6 +102,10 @@ class Option:
             return "no value, true or false"
         if self.kind is Kind.CHOICE:
             return " or ".join([*self.choices, *(word for word, _ in self.synonyms)])
+        if self.kind is Kind.ENDPOINTS:
+            return "HOST:PORT or HOST:PORT*WEIGHT, several with '+' between them"
+        if self.kind is Kind.PATH:
+            return "an absolute path"
         low, high = self._written(self.minimum), self._written(self.maximum)
         form = {
             Kind.INTEGER: "a whole number",
@@ -267,6 +275,33 @@ _TABLE = (
         "and `close(2)` send it at once, and what must not come before it does. With `soft` nothing is held back.",
     ),
     Option(
+        name="workers",
+        kind=Kind.ENDPOINTS,
+        field="workers",
+        default="none",
+        help="Workers (memcached) in whose memory the nodes share what they read of large files, in blocks of 1 MiB: "
+        "`HOST:PORT`, several with `+` between them, all nodes alike; `*WEIGHT` behind one gives it more than others. "
+        "Needs `workers-key`.",
+    ),
+    Option(
+        name="workers-key",
+        kind=Kind.PATH,
+        field="workers_key",
+        default="none",
+        help="File on the node, readable for root, with the key under which blocks lie at the workers: "
+        "64 hexadecimal digits, as `efc worker key FILE` writes them. Who has it reads the dataset's cached blocks.",
+    ),
+    Option(
+        name="workers-tls",
+        kind=Kind.PATH,
+        field="workers_tls",
+        default="none",
+        help="Directory on the node, readable for root, with `ca.crt`, `tls.crt` and `tls.key` (PEM; a Secret of "
+        "Kubernetes for TLS has them): workers are spoken to by TLS 1.3, and both sides show certificates that the "
+        "authority has signed. "
+        "A worker's must have its host as it stands in `workers`.",
+    ),
+    Option(
         name="threads",
         kind=Kind.INTEGER,
         field="threads",
@@ -350,6 +385,9 @@ class MountOptions:
     uncommitted_mib: int = 64
     metadata_mib: int = 128
     write_behind_ms: int = 1000
+    workers: str = ""
+    workers_key: str = ""
+    workers_tls: str = ""
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -396,7 +434,13 @@ class MountOptions:
                 attr_ttl_max_ms=self.attr_ttl_max_ms,
             ),
             writing=efc_pb2.WritingConfig(write_behind_ms=self.write_behind_ms),
+            cache=self._cache_config(),
         )
+
+    def _cache_config(self) -> efc_pb2.CacheConfig | None:
+        if not self.workers_key:
+            return None
+        return efc_pb2.CacheConfig(workers=self.workers, workers_key=self.workers_key, workers_tls=self.workers_tls)
 
 
 def parse_list(text: str) -> list[tuple[str, str | None]]:
@@ -418,6 +462,7 @@ def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptio
     given = nfs_words.own_options(items, origin=origin)
     values = {option.field: value for option, value in _values(given, origin=origin)}
     _check_timeout("timeout_ms" in values, is_soft=bool(values.get("soft")), origin=origin)
+    _check_key(values, origin=origin)
     return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
 
 
@@ -438,6 +483,7 @@ def changed(
         setattr(_holder(result, option.field), option.field, value)
         has_timeout |= option.field == "timeout_ms"
     _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
+    _check_key(settings_of(result), origin=origin)
     if not result.soft:
         result.timeout_ms = 0
     elif not result.timeout_ms:
@@ -508,6 +554,11 @@ def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  #
         raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS is back")
 
 
+def _check_key(values: Mapping[str, bool | int | str], *, origin: str) -> None:
+    if values.get("workers") and not values.get("workers_key"):
+        raise invalid(f"option 'workers' in {origin} needs 'workers-key': what lies at workers is sealed with a key")
+
+
 def unknown(name: str, *, known: Iterable[str], also: Iterable[str] = (), noun: str, origin: str) -> DriverError:
     """INVALID_ARGUMENT for a name that is not in an allow-list, with the nearest that is.
 
@@ -537,8 +588,34 @@ def _parsed(option: Option, text: str | None) -> bool | int | str | None:
     if option.kind is Kind.CHOICE:
         text = dict(option.synonyms).get(text, text)
         return text if text in option.choices else None
+    if option.kind is Kind.ENDPOINTS:
+        return text if not text or all(_is_endpoint(part) for part in text.split("+")) else None
+    if option.kind is Kind.PATH:
+        return text if _PATH.fullmatch(text) else None
     number = _number(option, text)
     return number if number is not None and option.minimum <= number <= option.maximum else None
+
+
+_PATH = re.compile(r"/[!-~]*")
+_ENDPOINT = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})(?:\*([0-9]{1,7}))?")
+_PORT_MAX = 65_535
+_WEIGHT_MAX = 1_000_000
+
+
+def _is_endpoint(text: str) -> bool:
+    match = _ENDPOINT.fullmatch(text)
+    if match is None or (match[1] and not _is_ipv6(match[1])):
+        return False
+    port, weight = int(match[2]), int(match[3] or 1)
+    return 1 <= port <= _PORT_MAX and 1 <= weight <= _WEIGHT_MAX
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 _UNITS = {

@@ -15,7 +15,16 @@ from typing import Self
 from csi.base.errors import Code, DriverError, invalid
 from csi.base.saved import DamagedError, checked, decoded
 from csi.config import driver_nfs, pods
-from csi.config.options import OPTIONS, VALUE_LENGTH_MAX, MountOptions, is_option, parse, parse_item, unknown
+from csi.config.options import (
+    OPTIONS,
+    VALUE_LENGTH_MAX,
+    WORD_LENGTH_MAX,
+    MountOptions,
+    is_option,
+    parse,
+    parse_item,
+    unknown,
+)
 from csi.config.parameters import OnDelete
 from csi.config.paths import check_relative
 from csi.config.pods import Pod
@@ -111,7 +120,8 @@ class VolumeRecord:
             if not 0 <= getattr(self, name) < _NUMBER_LIMITS.get(name, 1 << 63):
                 raise DamagedError(f"field {name!r} is out of range")
         for name, value in self.options.items():
-            if max(len(name), len(value)) > VALUE_LENGTH_MAX or not (name + value).isprintable():
+            is_too_long = len(name) > WORD_LENGTH_MAX or len(value) > VALUE_LENGTH_MAX
+            if is_too_long or not (name + value).isprintable():
                 raise DamagedError("one of its options is too long or cannot be printed")
         OnDelete(self.on_delete)
 

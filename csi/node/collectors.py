@@ -7,7 +7,7 @@ last report is served.
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 
 from csi._proto import efc_pb2
@@ -46,6 +46,16 @@ _MILLISECONDS = {
     "efc_nfs_oldest_call_age_seconds": "nfs.oldest_call_ms",
     "efc_writing_unsent_age_seconds": "writing.oldest_unsent_ms",
 }
+#: The same, of a dataset with workers.
+_CACHE_STATISTICS = {
+    "efc_cache_refused_blocks_total": "workers_refused",
+    "efc_cache_workers": "workers",
+    "efc_cache_workers_ready": "workers_ready",
+    "efc_cache_workers_capacity_bytes": "workers_capacity_bytes",
+    "efc_cache_workers_held_bytes": "workers_held_bytes",
+}
+#: Label of efc_cache_read_bytes_total -> field of CacheStats.
+_CACHE_LEVELS = {"memory": "memory_bytes", "workers": "workers_bytes", "nas": "nas_bytes"}
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 
 
@@ -76,6 +86,15 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
                 page.put(name, attrgetter(field)(mount.stats), **labels)
             for name, field in _MILLISECONDS.items():
                 page.put(name, attrgetter(field)(mount.stats) / 1000, **labels)
+            if mount.stats.HasField("cache"):
+                _put_cache(page, mount.stats.cache, labels)
+
+
+def _put_cache(page: Page, cache: efc_pb2.CacheStats, labels: Mapping[str, str]) -> None:
+    for level, field in _CACHE_LEVELS.items():
+        page.put("efc_cache_read_bytes_total", getattr(cache, field), **labels, level=level)
+    for name, field in _CACHE_STATISTICS.items():
+        page.put(name, getattr(cache, field), **labels)
 
 
 def put_publications(page: Page, publications: Iterable[Publication]) -> None:

@@ -100,7 +100,8 @@ class Conditions:
             return "nobody holds its session any more; it will be mounted anew", ""
         volumes = [publication.read_only for publication in self._publications if publication.key == key]
         mount = status.mounts[0]
-        return condition_of(mount), suggestion_of(mount, is_read_only=bool(volumes) and all(volumes))
+        suggestion = suggestion_of(mount, is_read_only=bool(volumes) and all(volumes))
+        return condition_of(mount), "; ".join(part for part in (workers_of(mount), suggestion) if part)
 
 
 def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
@@ -108,6 +109,17 @@ def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
     if not is_read_only or consistency_of(options_of(status)) != "cto":
         return ""
     return "nobody here writes to it: with consistency=bounded the NAS is asked less"
+
+
+def workers_of(status: efc_pb2.MountStatus) -> str:
+    """Which workers of a dataset are not used, and what that means; "" if all are."""
+    options, cache = options_of(status).cache, status.stats.cache
+    if options.workers and status.HasField("stats") and not status.stats.HasField("cache"):
+        return f"its workers are not used: there is no key in {options.workers_key}"
+    if cache.workers_ready == cache.workers:
+        return ""
+    missing = cache.workers - cache.workers_ready
+    return f"{missing} of {cache.workers} workers do not answer, or later than the NAS: it is read instead"
 
 
 def condition_of(status: efc_pb2.MountStatus) -> str:

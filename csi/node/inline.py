@@ -13,6 +13,9 @@ A volume is allowed at and beneath a listed source of the same host and ports; h
 written. The daemon then mounts the *listed* source and the volume is a path beneath it, opened without following links:
 if the NAS were asked for the volume's own path, it would follow a link that a tenant made, out of what the tenant may
 see.
+
+Nor does a pod say which workers its dataset has: `workers-key` is a file of the node, and `workers` is where the node
+connects to.
 """
 
 import json
@@ -58,11 +61,19 @@ class AllowedSources:
     def admit(self, volume: NodeVolume) -> NodeVolume:
         """The volume as a path beneath the listed source that is nearest to it.
 
-        Raises PERMISSION_DENIED if no rule allows it, FAILED_PRECONDITION if the list cannot be read.
+        Raises PERMISSION_DENIED if no rule allows it or it names workers, FAILED_PRECONDITION if the list cannot be
+        read.
         """
         namespace = volume.inline_in
         if namespace is None:
             raise ValueError("not an inline volume")
+        if volume.options.workers_key or volume.options.workers_tls:
+            # Which file of the node is read, and where its daemon connects to, is an administrator's to say.
+            raise DriverError(
+                Code.PERMISSION_DENIED,
+                "an inline volume has none of the options 'workers', 'workers-key' and 'workers-tls': "
+                "use a PersistentVolumeClaim",
+            )
         wanted = volume.source.beneath(volume.path)
         allowed = [source for rule in self.rules() if rule.is_for(namespace) for source in rule.sources]
         near = sorted(allowed, key=lambda source: len(source.path), reverse=True)

@@ -44,5 +44,10 @@ def described(stats: efc_pb2.DaemonStats) -> dict[str, object]:
     return {"uptime_ms": stats.uptime_ms, "resumed": stats.resumed, **flat, **subsystems}
 
 
+def cache_of(stats: efc_pb2.DaemonStats) -> dict[str, object] | None:
+    """What the caches of blocks have given; None where there are none."""
+    return _fields(stats.cache) if stats.HasField("cache") else None
+
+
 def _fields(message: Message) -> dict[str, object]:
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

@@ -171,6 +171,42 @@ _TABLE = (
         "Appends that met another node's append to the same file, so that they may have overwritten each other.",
         stability=Stability.BETA,
     ),
+    _dataset(
+        "efc_cache_read_bytes_total",
+        Kind.COUNTER,
+        "Bytes of blocks that were read through the caches, by what gave them: `memory` had just read them, `workers`, "
+        "or the `nas`. Only of datasets with workers, as are the other `efc_cache` metrics.",
+        unit="bytes",
+        labels=("level",),
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_cache_refused_blocks_total",
+        Kind.COUNTER,
+        "Blocks at workers that were not what they should be (damaged, or put there by others), and so were not used.",
+        stability=Stability.BETA,
+    ),
+    _dataset("efc_cache_workers", Kind.GAUGE, "Workers that the dataset has.", stability=Stability.BETA),
+    _dataset(
+        "efc_cache_workers_ready",
+        Kind.GAUGE,
+        "Workers that answer this node in time.",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_cache_workers_capacity_bytes",
+        Kind.GAUGE,
+        "Memory for blocks at the workers that answer this node, for all who use them.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_cache_workers_held_bytes",
+        Kind.GAUGE,
+        "What lies in that memory, of all who use it.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
     _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),
     _dataset(
         "efc_nfs_oldest_call_age_seconds",

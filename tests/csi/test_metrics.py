@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import grpc
 import pytest
@@ -20,6 +21,7 @@ from tests.support.metrics import Samples, families, parsed, scrape, total
 from tests.support.nas import Nas
 from tests.support.paths import program
 from tests.support.processes import wait_until
+from tests.support.workers import new_key
 
 MIB = 1 << 20
 FILE_BYTES = 8 * MIB
@@ -42,10 +44,13 @@ def scraped_in_time(driver: Driver, limit_s: float = SCRAPE_S_MAX) -> Iterator[S
     yield samples
 
 
-def test_every_documented_metric_is_served(driver: Driver, nas: Nas) -> None:
+def test_every_documented_metric_is_served(driver: Driver, nas: Nas, tmp_path: Path) -> None:
+    """Those of caches need a dataset that has workers, if they answer or not."""
     volume = driver.create("documented")
-    target = driver.target()
+    target, with_workers = driver.target(), driver.target()
     driver.publish(volume, target)
+    options = {"workers": "127.0.0.1:1", "workers-key": str(new_key(tmp_path))}
+    driver.publish(static_volume("workers", nas.url, **options), with_workers)
     node, controller = (scrape(driver.metrics_ports[name]) for name in ("node", "controller"))
     assert families(node) == names(Section.DATASET, Section.NODE, Section.SERVICE)
     assert families(controller) == names(Section.CONTROLLER, Section.SERVICE)
@@ -55,6 +60,7 @@ def test_every_documented_metric_is_served(driver: Driver, nas: Nas) -> None:
     )  # fmt: skip
     assert families(by_hand.stdout) == names(Section.DATASET)
     assert set(parsed(by_hand.stdout)) <= set(parsed(node)), "the same series under the same names"
+    driver.unpublish(static_volume("workers", nas.url), with_workers)
     driver.unpublish(volume, target)
     driver.delete(volume.volume_id)
 

@@ -47,14 +47,14 @@ def test_files_stay_open_and_the_next_daemon_serves_with_them(nas: Nas, keeper: 
         assert (target / "old").stat().st_size == 5
         former = keeper.daemon_pid(target)
         use_all_connections(target)
-        assert connections(former, nas.port) == 2
+        wait_until(lambda: connections(former, nas.port) == 2, what="both connections")
         keeper.efc("upgrade", str(target), "-o", "connections=5,attr-ttl=0s")
         file.write("and after\n")
     status = keeper.status(target)
     assert status["pid"] != former
     assert (status["options"]["connections"], status["options"].get("attr_ttl_ms", 0)) == (5, 0)
     use_all_connections(target)
-    assert connections(status["pid"], nas.port) == 5
+    wait_until(lambda: connections(status["pid"], nas.port) == 5, what="all connections")
     assert (target / "open").read_text() == "before\nand after\n"
     # From now on nothing is trusted unasked; what the kernel was told before is, as long as it was told.
     (folder / "new").write_text("1")

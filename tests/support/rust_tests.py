@@ -18,7 +18,7 @@ from tests.support.nas import Nas
 from tests.support.paths import ROOT
 
 #: Integration tests that need neither root nor a NAS.
-WITHOUT_ROOT = ("pipes", "scripted_server")
+WITHOUT_ROOT = ("chain", "pipes", "real_memcached", "scripted_server", "scripted_worker")
 _AS_ROOT = "_as_root"
 
 

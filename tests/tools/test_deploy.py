@@ -135,7 +135,9 @@ def test_node_parts_have_no_way_to_the_api() -> None:
         assert pod["automountServiceAccountToken"] is (name == "efc-operator")
         assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
         if name in accounts:
-            assert all(set(volume) in ({"name", "hostPath"}, {"name", "configMap"}) for volume in pod["volumes"])
+            assert all(
+                set(volume) in ({"name", "hostPath"}, {"name", "configMap"}) for volume in pod.get("volumes", ())
+            )
     bindings = [item for item in objects if item["kind"].endswith("RoleBinding")]
     bound = {binding["roleRef"]["name"]: [subject["name"] for subject in binding["subjects"]] for binding in bindings}
     assert bound == {role: [account] for role, account in ACCOUNTS.items()}
@@ -247,6 +249,18 @@ def test_more_storage_classes() -> None:
     assert [name for name, item in found.items() if "annotations" in item["metadata"]] == ["efc"], "one is the default"
     for item in found.values():
         VolumeParameters.parse(item["parameters"])
+
+
+def test_keys_of_workers_are_a_secret_that_the_keeper_alone_sees() -> None:
+    """Not readable for the users of daemons; and without the value there is none."""
+    for name, pod in pods(rendered("--set", "keeper.secretName=workers")):
+        secrets = [volume["secret"] for volume in pod.get("volumes", ()) if "secret" in volume]
+        assert secrets == ([{"secretName": "workers", "defaultMode": 0o400}] if name == "efc-keeper" else [])
+        mounts = [mount for container in pod["containers"] for mount in container.get("volumeMounts", ())]
+        found = [mount for mount in mounts if mount["name"] == "secrets"]
+        path = {"name": "secrets", "mountPath": "/etc/efc/secrets", "readOnly": True}
+        assert found == ([path] if name == "efc-keeper" else [])
+    assert not any("secret" in volume for _, pod in pods(rendered()) for volume in pod.get("volumes", ()))
 
 
 PARTS = ("keeper", "node", "network", "controller", "operator")

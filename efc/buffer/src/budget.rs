@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Buffer, LARGE, limit_pool, mapped_size};
+use crate::{Buffer, LARGE, buffer_size, limit_pool};
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl Budget {
 
     /// Room for a buffer of at least `size` bytes (or [`LARGE`], if that is less), when it is its turn.
     pub async fn wait(&self, purpose: Purpose, size: usize) -> Room {
-        let (pot, size) = (&self.0[purpose as usize], mapped_size(size.min(LARGE)));
+        let (pot, size) = (&self.0[purpose as usize], buffer_size(size.min(LARGE)));
         let permit = pot.free.clone().acquire_many_owned(pages(size).min(pot.pages)).await;
         Room { size, _permit: Some(permit.expect("this semaphore is never closed")) }
     }

@@ -156,7 +156,7 @@ pub struct Buffer {
 }
 
 /// The size of the buffer that holds `size` bytes.
-fn mapped_size(size: usize) -> usize {
+pub fn buffer_size(size: usize) -> usize {
     if size <= SMALL { SMALL } else { LARGE }
 }
 
@@ -171,7 +171,7 @@ impl Buffer {
     /// If `size` exceeds [`LARGE`].
     pub fn new(size: usize) -> io::Result<Buffer> {
         assert!(size <= LARGE, "{size} bytes do not fit a buffer");
-        let size = mapped_size(size);
+        let size = buffer_size(size);
         let idle = POOL.shelf(size).take();
         let memory = idle.map_or_else(|| map_resident(size), Ok)?;
         Ok(Buffer { memory: Some(memory), room: None })

@@ -80,13 +80,13 @@ impl ServerClock {
         }
     }
 
-    /// Is the server's clock past the tick of this version, at the time `at` of ours?
-    pub fn is_past(&self, version: &Version, at: Instant) -> bool {
+    /// Is the server's clock past the tick of this version by as much as `rest`, at the time `at` of ours?
+    pub fn is_past(&self, version: &Version, at: Instant, rest: Duration) -> bool {
         let changed_ns = since_epoch_ns(version.ctime);
         let ahead_ns = self.ahead_ns.load(Ordering::Relaxed);
         let server_ns = ahead_ns.saturating_add(self.elapsed_ns(at));
-        let is_past_here = ahead_ns != i64::MIN && server_ns >= changed_ns + nanos(version.tick() + SKEW_MAX);
-        is_past_here || changed_ns <= node_ns() - nanos(NODE_SKEW_MAX)
+        let is_past_here = ahead_ns != i64::MIN && server_ns >= changed_ns + nanos(version.tick() + SKEW_MAX + rest);
+        is_past_here || changed_ns <= node_ns() - nanos(NODE_SKEW_MAX + rest)
     }
 }
 
@@ -119,22 +119,22 @@ mod tests {
     fn a_version_is_past_when_the_server_has_shown_a_later_time() {
         let (clock, now, start) = (ServerClock::default(), Instant::now(), node_ns() / 2_000_000_000 * 2_000_000_000);
         let fine = version(start + 500_000_000);
-        assert!(!clock.is_past(&fine, now), "nothing is known");
+        assert!(!clock.is_past(&fine, now, Duration::ZERO), "nothing is known");
         clock.observe(fine.ctime, now);
-        assert!(!clock.is_past(&fine, now));
-        assert!(clock.is_past(&fine, now + FINE_TICK + SKEW_MAX), "its clock goes on");
+        assert!(!clock.is_past(&fine, now, Duration::ZERO));
+        assert!(clock.is_past(&fine, now + FINE_TICK + SKEW_MAX, Duration::ZERO), "its clock goes on");
         clock.observe(version(start + 1_600_000_000).ctime, now);
-        assert!(clock.is_past(&fine, now));
+        assert!(clock.is_past(&fine, now, Duration::ZERO));
         let coarse = version(start);
-        assert!(!clock.is_past(&coarse, now), "whole seconds take longer");
-        assert!(clock.is_past(&coarse, now + COARSE_TICK));
+        assert!(!clock.is_past(&coarse, now, Duration::ZERO), "whole seconds take longer");
+        assert!(clock.is_past(&coarse, now + COARSE_TICK, Duration::ZERO));
     }
 
     #[test]
     fn a_file_of_long_ago_is_past_and_a_stamp_of_the_future_says_nothing() {
         let (clock, now) = (ServerClock::default(), Instant::now());
-        assert!(clock.is_past(&version(node_ns() - nanos(NODE_SKEW_MAX) - 1), now));
+        assert!(clock.is_past(&version(node_ns() - nanos(NODE_SKEW_MAX) - 1), now, Duration::ZERO));
         clock.observe(version(node_ns() + nanos(NODE_SKEW_MAX) * 2).ctime, now);
-        assert!(!clock.is_past(&version(node_ns() - 1), now));
+        assert!(!clock.is_past(&version(node_ns() - 1), now, Duration::ZERO));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use efc_buffer::Budget;
+use efc_cache::blocks::Level;
 use efc_fuse::{Features, SessionConfig};
 use efc_nfs::Config;
 use efc_proto::DaemonConfig;
@@ -23,6 +24,9 @@ const METADATA_MIB_DEFAULT: u64 = 128;
 const SOFT_TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// How long the first connection to the NAS may take; the keeper has a limit of its own.
 const CONNECT_TIME_LIMIT: Duration = Duration::from_secs(25);
+
+/// A file must have been unchanged for so long before its blocks are shared: longer than a write on the NAS takes.
+const REST: Duration = Duration::from_secs(10);
 
 /// What may be used of a limit of memory in bytes; 0: there is none.
 pub fn parts(config: &DaemonConfig, memory_max_bytes: u64) -> Parts {
@@ -86,7 +90,8 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
         metadata_bytes_max: parts.metadata_bytes_max,
         listed_names_max: parts.listed_names_max,
         buffers,
-        levels: Vec::new(),
+        levels: live.workers.iter().map(|workers| workers.clone() as Arc<dyn Level>).collect(),
+        rest: REST,
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use efc_proto::{
     Configure, Configured, Connected, DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon,
-    ToKeeper,
+    ToKeeper, WorkersSecrets,
 };
 use efc_proto::{to_daemon, to_keeper};
 use efc_state::State;
@@ -36,6 +36,8 @@ pub struct Held {
     pub predecessor_remains: bool,
     /// Memory that this process may use; 0: no limit.
     pub memory_max_bytes: u64,
+    /// What using workers takes.
+    pub workers: WorkersSecrets,
     /// `/dev/fuse`.
     pub device: OwnedFd,
     /// The saved state.
@@ -104,10 +106,11 @@ impl Control {
         };
         let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
-        let Start { config, uid, session, predecessor_remains, memory_max_bytes } = start;
+        let Start { config, uid, session, predecessor_remains, memory_max_bytes, workers } = start;
+        let workers = workers.unwrap_or_default();
         let status = session.unwrap_or_default();
         let config = config.unwrap_or_default();
-        Ok(Held { config, uid, predecessor_remains, memory_max_bytes, device, memfd, listener, status })
+        Ok(Held { config, uid, predecessor_remains, memory_max_bytes, workers, device, memfd, listener, status })
     }
 
     /// Waits until the keeper has called `mount(2)`.

@@ -8,9 +8,14 @@ use std::time::Duration;
 
 use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_proto::{Change, DaemonConfig};
+use efc_workers::Workers;
 
 use crate::filesystem::WriteBehind;
 use crate::privileges;
+use crate::workers::endpoints;
+
+/// The number of the option that says where workers are. Without a key a daemon has none, whatever it says.
+const WORKERS: u32 = 20_001;
 
 /// What this daemon takes of its options at any time.
 #[derive(Clone, Debug)]
@@ -19,11 +24,13 @@ pub struct Live {
     pub freshness: Arc<dyn Freshness>,
     /// For how long written data may be held back.
     pub write_behind: Arc<WriteBehind>,
+    /// Caches of blocks on other nodes, if there is a key for them.
+    pub workers: Option<Arc<Workers>>,
 }
 
 impl Live {
     /// As configured.
-    pub fn new(config: &DaemonConfig) -> Live {
+    pub fn new(config: &DaemonConfig, workers: Option<Arc<Workers>>) -> Live {
         let times = times(config);
         let freshness: Arc<dyn Freshness> =
             match config.freshness.as_ref().map_or("", |freshness| &freshness.consistency) {
@@ -31,7 +38,7 @@ impl Live {
                 "sealed" => Arc::new(Sealed::new(times)),
                 _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
             };
-        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))) }
+        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))), workers }
     }
 
     /// Takes `options` in place of `current`.
@@ -39,13 +46,17 @@ impl Live {
     /// # Errors
     /// Numbers of fields that only another daemon can have otherwise; nothing is changed then.
     pub fn take(&self, current: &DaemonConfig, options: &DaemonConfig) -> Result<(), Vec<u32>> {
-        let fixed = current.differences(options).into_iter().filter(|(_, change)| *change != Change::Live);
+        let is_fixed = |(number, change): &(u32, Change)| {
+            *change != Change::Live || (*number == WORKERS && self.workers.is_none())
+        };
+        let fixed = current.differences(options).into_iter().filter(is_fixed);
         let fixed: Vec<u32> = fixed.map(|(number, _)| number).collect();
         if !fixed.is_empty() {
             return Err(fixed);
         }
         self.freshness.set_times(times(options));
         self.write_behind.set_limit(write_behind(options));
+        self.workers.iter().for_each(|workers| workers.follow(endpoints(options)));
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
@@ -84,7 +95,7 @@ pub fn is_debugged(config: &DaemonConfig) -> bool {
 mod tests {
     use super::*;
 
-    use efc_proto::FreshnessConfig;
+    use efc_proto::{CacheConfig, FreshnessConfig};
 
     fn with_max(attr_ttl_ms: u32, attr_ttl_max_ms: u32) -> DaemonConfig {
         let freshness = Some(FreshnessConfig { attr_ttl_max_ms, ..Default::default() });
@@ -99,7 +110,7 @@ mod tests {
     #[test]
     fn what_is_not_live_changes_nothing() {
         let current = with_max(5, 50);
-        let live = Live::new(&current);
+        let live = Live::new(&current, None);
         let options = DaemonConfig { threads: 3, read_only: true, ..with_max(7, 70) };
         assert_eq!(live.take(&current, &options), Err(vec![3, 10]));
         assert_eq!(live.freshness.live_times().get(), as_times(5, 50));
@@ -108,10 +119,20 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_without_a_key_leaves_other_workers_to_the_next_one() {
+        let with = |workers: &str| {
+            let cache = CacheConfig { workers: workers.into(), workers_key: "/key".into(), ..Default::default() };
+            DaemonConfig { cache: Some(cache), ..with_max(5, 50) }
+        };
+        assert!(DaemonConfig::LIVE_FIELDS.contains(&WORKERS));
+        assert_eq!(Live::new(&with("a:1"), None).take(&with("a:1"), &with("b:1")), Err(vec![WORKERS]));
+    }
+
+    #[test]
     fn who_says_nothing_of_a_longest_time_has_one_time() {
         let config = DaemonConfig { freshness: None, ..with_max(5, 50) };
-        assert_eq!(Live::new(&config).freshness.live_times().get(), as_times(5, 5));
-        assert_eq!(Live::new(&with_max(5, 3)).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(Live::new(&config, None).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(Live::new(&with_max(5, 3), None).freshness.live_times().get(), as_times(5, 5));
     }
 
     #[test]
@@ -120,9 +141,9 @@ mod tests {
             let freshness = Some(FreshnessConfig { consistency: consistency.into(), attr_ttl_max_ms: 9 });
             DaemonConfig { freshness, ..DaemonConfig::default() }
         };
-        let opens_unasked = |consistency| Live::new(&mode(consistency)).freshness.opens_unasked();
+        let opens_unasked = |consistency| Live::new(&mode(consistency), None).freshness.opens_unasked();
         assert_eq!(["", "bounded", "sealed", "one of a later release"].map(opens_unasked), [false, true, true, false]);
-        let live = Live::new(&mode("bounded"));
+        let live = Live::new(&mode("bounded"), None);
         assert_eq!(live.take(&mode("bounded"), &mode("sealed")), Err(vec![18_001]));
     }
 }

@@ -14,6 +14,7 @@ mod memory;
 mod privileges;
 mod saved_server;
 mod served;
+mod workers;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,6 +29,7 @@ use efc_nfs::{Client, ConnectError, Mounted};
 use efc_process::{LimitedLog, LogLimits};
 use efc_proto::{DaemonConfig, Error, error::Code};
 use efc_state::State;
+use efc_workers::Workers;
 
 use configuration::{client_config, session_config, settings};
 use control::Control;
@@ -86,10 +88,11 @@ fn serve(control: Control) -> io::Result<()> {
     parts.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
     let is_successor = state.is_resumed();
+    let workers = start_workers(&control, &held, &buffers, is_successor)?;
     let (client, limits) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
-    let live = Live::new(&config);
+    let live = Live::new(&config, workers);
     let settings = settings(&live, &parts, buffers);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
     let efc = Arc::new(Efc::new(client.clone(), limits, state.clone(), notifier, callers, settings));
@@ -107,6 +110,25 @@ fn serve(control: Control) -> io::Result<()> {
         }
     }
     serve_requests(&efc, &session, &state)
+}
+
+/// The workers, if there are any. A successor does without them if need be: nobody may notice that it is another.
+fn start_workers(
+    control: &Control,
+    held: &control::Held,
+    buffers: &Budget,
+    is_successor: bool,
+) -> io::Result<Option<Arc<Workers>>> {
+    let started = workers::workers(&held.config, &held.workers, buffers);
+    match started {
+        Err(error) if is_successor => {
+            log::error!("{error}: serving without workers");
+            Ok(None)
+        }
+        started => started.inspect_err(|error| {
+            control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
+        }),
+    }
 }
 
 /// Does what needs privileges, and drops them. The way to know callers behind id-mapped mounts, if these are wanted.

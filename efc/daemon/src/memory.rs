@@ -18,8 +18,8 @@ const BACKGROUND_MAX: u64 = 64;
 const BACKGROUND_MIN: u64 = 4;
 /// Buffers for data that applications read, without a limit of memory, in bytes: what a link of 10 Gbit/s brings in 400 ms.
 const DEMAND_BYTES_MAX: u64 = 512 << 20;
-/// Buffers for data that is read before anybody asks for it, without a limit of memory, in bytes.
-const AHEAD_BYTES_MAX: u64 = 32 << 20;
+/// Buffers for data that is read before anybody asks for it, and for blocks of caches on their way, without a limit of memory, in bytes.
+const AHEAD_BYTES_MAX: u64 = 128 << 20;
 
 /// Gives the system what the allocator holds and nobody uses, page by page.
 pub fn trim() {

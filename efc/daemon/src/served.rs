@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use efc_cache::blocks::Level;
 use efc_fuse::Session;
 use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
 use efc_proto::{
-    DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats, WritingStats,
-    error::Code,
+    CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats,
+    WritingStats, error::Code,
 };
 use efc_state::State;
 
@@ -17,6 +18,7 @@ use crate::control::Serving;
 use crate::filesystem::{self, Efc, ROOT};
 use crate::live::Live;
 use crate::memory;
+use crate::workers::add_figures;
 
 /// How long looking for the dataset's root once more may take: somebody waits for it who wants to start a pod.
 const FIND_TIME_LIMIT: Duration = Duration::from_millis(1500);
@@ -115,6 +117,15 @@ impl Served {
             append_overlaps: self.efc.append_overlaps(),
         }
     }
+
+    fn cache_stats(&self) -> Option<CacheStats> {
+        let (given, workers) = (self.efc.given_blocks()?, self.live.workers.as_ref()?);
+        let bytes = |name: &str| given.iter().find(|(of, _)| *of == name).map_or(0, |(_, given)| given.bytes);
+        let [memory_bytes, workers_bytes, nas_bytes] = ["memory", workers.name(), "backend"].map(bytes);
+        let mut stats = CacheStats { memory_bytes, workers_bytes, nas_bytes, ..Default::default() };
+        add_figures(&mut stats, workers);
+        Some(stats)
+    }
 }
 
 impl Serving for Served {
@@ -128,6 +139,7 @@ impl Serving for Served {
             state: Some(self.state_stats()),
             metadata: Some(self.metadata_stats()),
             writing: Some(self.writing_stats()),
+            cache: self.cache_stats(),
             ..Default::default()
         };
         stats.for_all_releases()

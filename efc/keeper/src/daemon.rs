@@ -25,6 +25,7 @@ use crate::held::{Held, TakenOver};
 use crate::inheritance;
 use crate::isolation::Isolation;
 use crate::program::Program;
+use crate::secrets;
 use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
@@ -106,8 +107,14 @@ impl Daemon {
             isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
             let config = session.options.clone().or_else(|| session.config.clone());
             let memory_max_bytes = isolation.cgroup().and_then(Cgroup::memory_max_bytes).unwrap_or(0);
-            let session_now = Some(session.clone());
-            let start = Start { config, uid: session.uid, session: session_now, predecessor_remains, memory_max_bytes };
+            let start = Start {
+                workers: config.as_ref().and_then(secrets::of_workers),
+                config,
+                uid: session.uid,
+                session: Some(session.clone()),
+                predecessor_remains,
+                memory_max_bytes,
+            };
             let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
             efc_proto::send(&control, &message, &held.descriptors())?;
             Ok(pidfd_open(pid, PidfdFlags::empty())?)

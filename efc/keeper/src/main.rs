@@ -23,6 +23,7 @@ mod network;
 mod privileges;
 mod program;
 mod programs;
+mod secrets;
 mod session;
 mod socket;
 mod takeover;

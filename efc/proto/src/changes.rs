@@ -1,11 +1,11 @@
 //! Which options a running daemon takes, which ones the next daemon, and which ones belong to the session: what the option
 //! `change` of `proto/efc.proto` says of each field. All but this file is made of that at build time (`build.rs`).
 
-use crate::{Change, DaemonConfig, FreshnessConfig, Source, WritingConfig};
+use crate::{CacheConfig, Change, DaemonConfig, FreshnessConfig, Source, WritingConfig};
 
 #[allow(clippy::clone_on_copy)] // some messages are small
 mod generated {
-    use super::{Change, DaemonConfig, FreshnessConfig, Source, WritingConfig};
+    use super::{CacheConfig, Change, DaemonConfig, FreshnessConfig, Source, WritingConfig};
 
     include!(concat!(env!("OUT_DIR"), "/changes.rs"));
 }

@@ -61,18 +61,19 @@ impl DaemonStats {
             state: Some(state),
             metadata: self.metadata,
             writing: self.writing,
+            cache: self.cache,
         }
     }
 
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, .. } = self;
+        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, .. } = self;
         if by_subsystem {
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, ..Default::default() }
+            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, ..Default::default() }
         } else {
             let flat = self.for_all_releases();
-            DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat }
+            DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, cache: None, ..flat }
         }
     }
 

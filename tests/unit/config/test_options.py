@@ -43,7 +43,7 @@ def test_table_and_fields_agree() -> None:
     kinds = {field.name: field.type for field in dataclasses.fields(MountOptions)}
     assert {option.field for option in OPTIONS.values()} == set(kinds)
     for option in OPTIONS.values():
-        expected = {Kind.FLAG: bool, Kind.CHOICE: str}.get(option.kind, int)
+        expected = {Kind.FLAG: bool, Kind.CHOICE: str, Kind.ENDPOINTS: str, Kind.PATH: str}.get(option.kind, int)
         assert kinds[option.field] is expected, option.name
 
 
@@ -190,7 +190,9 @@ def test_the_table_and_the_protocol_agree() -> None:
     options = {option.field: option for option in OPTIONS.values()}
     assert not options.keys() - fields.keys()
     assert fields.keys() - options.keys() == {"host", "path", "no_splice"}, "of the source, and of tests"
-    types = {Kind.FLAG: FieldDescriptor.TYPE_BOOL, Kind.CHOICE: FieldDescriptor.TYPE_STRING}
+    types = {Kind.FLAG: FieldDescriptor.TYPE_BOOL} | dict.fromkeys(
+        (Kind.CHOICE, Kind.ENDPOINTS, Kind.PATH), FieldDescriptor.TYPE_STRING
+    )
     for name, field in fields.items():
         value: efc_pb2.Change = field.GetOptions().Extensions[efc_pb2.change]  # type: ignore[index]
         change = efc_pb2.Change.Name(value)
@@ -205,13 +207,42 @@ def test_what_it_takes_to_change_an_option() -> None:
         return {name for name, option in OPTIONS.items() if option.change is change}
 
     assert of_change(Change.LIVE) == {
-        "attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "write-behind", "hang-limit", "log-level"
+        "attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "write-behind", "workers", "hang-limit",
+        "log-level",
     }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
         "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
     }  # fmt: skip
     for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON):
         assert OPTIONS[name].field in fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]
+
+
+def test_workers_need_a_key_and_may_change() -> None:
+    text = "workers=10.0.0.7:11211+cache-1.example:11211*2+[fd00::7]:11211"
+    config = of(f"{text},workers-key=/etc/efc/key").daemon_config(SOURCE)
+    assert (f"workers={config.cache.workers}", config.cache.workers_key) == (text, "/etc/efc/key")
+    assert not of("").daemon_config(SOURCE).HasField("cache")
+    with pytest.raises(DriverError, match="needs 'workers-key'"):
+        of(text)
+    with pytest.raises(DriverError, match="needs 'workers-key'"):
+        changed(of("").daemon_config(SOURCE), parse_list(text), origin=ORIGIN)
+    assert changed(config, parse_list("workers="), origin=ORIGIN).cache.workers == ""
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["nas", "nas:0", "nas:65536", ":1", "a:1+", "+a:1", "a:1++b:1", "a b:1", "[10.0.0.1]:1", "fd00::7:1", "a:1*0",
+     "a:1*1000001", "a:1*", "a:1;b:1", "a:" + "1" * 5000],
+)  # fmt: skip
+def test_workers_are_endpoints(value: str) -> None:
+    with pytest.raises(DriverError, match="HOST:PORT"):
+        parse([("workers", value), ("workers-key", "/key")], origin=ORIGIN)
+
+
+@pytest.mark.parametrize("value", ["", "key", "./key", "/a\nb", "/a b"])
+def test_a_key_is_a_file_by_its_absolute_path(value: str) -> None:
+    with pytest.raises(DriverError, match="an absolute path"):
+        parse([("workers-key", value)], origin=ORIGIN)
 
 
 def test_the_consistency_mode_is_one_of_three() -> None:

@@ -52,6 +52,15 @@ def test_allowed(listed: AllowedSources, source: str, path: str, namespace: str,
     assert (admitted.source.canonical(), admitted.path) == mounted
 
 
+def test_a_pod_names_no_workers_and_no_file_of_the_node(listed: AllowedSources) -> None:
+    volume = inline_volume(TEAM, **{"workers": "10.0.0.1:22", "workers-key": "/dev/watchdog"})
+    with pytest.raises(DriverError, match="workers-key") as refusal:
+        listed.admit(volume)
+    assert refusal.value.code is Code.PERMISSION_DENIED
+    with pytest.raises(DriverError, match="workers-key"):
+        listed.admit(inline_volume(TEAM, **{"workers-key": "/etc/shadow"}))
+
+
 @pytest.mark.parametrize(
     ("source", "path", "namespace"),
     [

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from csi.base.statvfs import Statvfs
 from csi.config.options import MountOptions
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
-from csi.node.conditions import condition_of, suggestion_of
+from csi.node.conditions import condition_of, suggestion_of, workers_of
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, top
@@ -476,6 +477,17 @@ async def test_a_dataset_that_nobody_writes_to_is_better_served_within_a_bound(n
     mount = efc_pb2.MountStatus(config=MountOptions(consistency="sealed").daemon_config(Source.parse("nfs://nas/x")))
     assert suggestion_of(mount, is_read_only=True) == ""
     assert suggestion_of(efc_pb2.MountStatus(), is_read_only=False) == ""
+
+
+def test_workers_that_are_not_used_are_said() -> None:
+    options = efc_pb2.DaemonConfig(cache=efc_pb2.CacheConfig(workers="a:1+b:1", workers_key="/key"))
+    ready, keyless = efc_pb2.CacheStats(workers=2, workers_ready=2), efc_pb2.DaemonStats()
+    of = partial(efc_pb2.MountStatus, config=options)
+    assert workers_of(efc_pb2.MountStatus()) == workers_of(of()) == ""
+    assert workers_of(of(stats=efc_pb2.DaemonStats(cache=ready))) == ""
+    ready.workers_ready = 1
+    assert workers_of(of(stats=efc_pb2.DaemonStats(cache=ready))).startswith("1 of 2 workers do not answer")
+    assert "no key in /key" in workers_of(of(stats=keyless))
 
 
 def test_every_state_has_a_condition() -> None:

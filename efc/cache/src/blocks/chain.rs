@@ -57,7 +57,16 @@ impl Counter {
     }
 }
 
-type Waiter = oneshot::Sender<Option<Arc<Block>>>;
+/// Why there is no block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absent {
+    /// There is no memory for it, the backend gave nothing, or nothing that is good for those who have not asked it themselves.
+    Unshared,
+    /// The backend has not answered within its time limit.
+    TimedOut,
+}
+
+type Waiter = oneshot::Sender<Result<Arc<Block>, Absent>>;
 
 struct Recent {
     block: Arc<Block>,
@@ -88,9 +97,11 @@ impl Blocks {
         }
     }
 
-    fn drop_oldest(&mut self) {
-        let oldest = self.order.pop_front().and_then(|key| self.recent.remove(&key));
-        self.recent_bytes -= oldest.map_or(0, |oldest| oldest.block.room());
+    /// `false`: there is none.
+    fn drop_oldest(&mut self) -> bool {
+        let Some(oldest) = self.order.pop_front().and_then(|key| self.recent.remove(&key)) else { return false };
+        self.recent_bytes -= oldest.block.room();
+        true
     }
 
     /// Drops what is old; `false`: nothing is left.
@@ -107,7 +118,7 @@ impl Blocks {
 enum Place {
     There(Arc<Block>),
     /// Another fetches it.
-    Awaited(oneshot::Receiver<Option<Arc<Block>>>),
+    Awaited(oneshot::Receiver<Result<Arc<Block>, Absent>>),
     /// It is to be fetched.
     First,
 }
@@ -158,25 +169,25 @@ impl Chain {
 
     /// The block of `key`, from whoever has it first; `fetch` reads it from the backend, into the memory that it is given.
     ///
-    /// `None`: there is no memory, or what the backend gave is not good for those who have not asked it themselves, or it
-    /// gave nothing. The reader then asks the backend itself.
+    /// # Errors
+    /// [`Absent::Unshared`]: the reader asks the backend itself. [`Absent::TimedOut`]: it has waited for the backend.
     pub async fn get<F>(
         self: &Arc<Self>,
         key: BlockKey,
         fetch: impl FnOnce(Buffer) -> F + Send + 'static,
-    ) -> Option<Arc<Block>>
+    ) -> Result<Arc<Block>, Absent>
     where
-        F: Future<Output = Option<Fetched>> + Send + 'static,
+        F: Future<Output = Result<Fetched, Absent>> + Send + 'static,
     {
         match self.place(&key) {
             Place::There(block) => {
                 self.from_recent.count(&block);
-                Some(block)
+                Ok(block)
             }
             Place::Awaited(end) => {
-                let block = end.await.ok()??;
+                let block = end.await.unwrap_or(Err(Absent::Unshared))?;
                 self.from_recent.count(&block);
-                Some(block)
+                Ok(block)
             }
             Place::First => {
                 let chain = self.clone();
@@ -204,24 +215,27 @@ impl Chain {
     }
 
     /// Fetches a block, and gives it to all who wait for it.
-    async fn fetch<F>(self: &Arc<Self>, key: BlockKey, fetch: impl FnOnce(Buffer) -> F) -> Option<Arc<Block>>
+    async fn fetch<F>(self: &Arc<Self>, key: BlockKey, fetch: impl FnOnce(Buffer) -> F) -> Result<Arc<Block>, Absent>
     where
-        F: Future<Output = Option<Fetched>>,
+        F: Future<Output = Result<Fetched, Absent>>,
     {
         let mut fills = Vec::new();
-        let (block, is_settled) = match self.search(&key, &mut fills).await {
-            Ok(block) => (Some(Arc::new(block)), true),
-            Err(room) => match self.fetch_from_backend(&key, room, fetch).await {
-                Some(Fetched { block, is_settled }) => (Some(Arc::new(block)), is_settled),
-                None => (None, false),
-            },
+        let fetched = match self.search(&key, &mut fills).await {
+            Ok(block) => Ok((Arc::new(block), true)),
+            Err(room) => {
+                let fetched = self.fetch_from_backend(&key, room, fetch).await;
+                fetched.map(|Fetched { block, is_settled }| (Arc::new(block), is_settled))
+            }
         };
-        let shared = block.clone().filter(|_| is_settled);
-        self.finish(&key, shared.as_ref());
-        if let Some(block) = shared {
+        let shared = match &fetched {
+            Ok((block, is_settled)) => Some(block.clone()).filter(|_| *is_settled).ok_or(Absent::Unshared),
+            Err(absent) => Err(*absent),
+        };
+        self.finish(&key, &shared);
+        if let Ok(block) = shared {
             fills.into_iter().for_each(|fill| fill.fill(&block));
         }
-        block
+        fetched.map(|(block, _)| block)
     }
 
     async fn fetch_from_backend<F>(
@@ -229,18 +243,27 @@ impl Chain {
         key: &BlockKey,
         room: Option<Buffer>,
         fetch: impl FnOnce(Buffer) -> F,
-    ) -> Option<Fetched>
+    ) -> Result<Fetched, Absent>
     where
-        F: Future<Output = Option<Fetched>>,
+        F: Future<Output = Result<Fetched, Absent>>,
     {
-        let fetched = fetch(room.or_else(|| self.room(key))?).await?;
+        let room = room.or_else(|| self.room(key)).ok_or(Absent::Unshared)?;
+        let begun = efc_tasks::time::now();
+        let fetched = fetch(room).await?;
         self.from_backend.count(&fetched.block);
-        Some(fetched)
+        let (length, took) = (fetched.block.len(), efc_tasks::time::since(begun));
+        self.levels.iter().for_each(|(level, _)| level.backend_took(length, took));
+        Ok(fetched)
     }
 
-    /// Memory for this block, if there is some now.
+    /// Memory for this block, if there is some now, or if those that were just read can give it.
     fn room(&self, key: &BlockKey) -> Option<Buffer> {
-        self.budget.take(Purpose::Ahead, room_of(key.length()))?.buffer().ok()
+        let room = || self.budget.take(Purpose::Ahead, room_of(key.length()));
+        let mut taken = room();
+        while taken.is_none() && self.blocks().drop_oldest() {
+            taken = room();
+        }
+        taken?.buffer().ok()
     }
 
     /// Asks the levels, and collects the places at those that have not got the block; `Err`: none has it, and there may
@@ -267,15 +290,15 @@ impl Chain {
     }
 
     /// The end of a fetch.
-    fn finish(self: &Arc<Self>, key: &BlockKey, block: Option<&Arc<Block>>) {
+    fn finish(self: &Arc<Self>, key: &BlockKey, shared: &Result<Arc<Block>, Absent>) {
         let mut blocks = self.blocks();
-        if let Some(block) = block {
+        if let Ok(block) = shared {
             blocks.keep(*key, block);
         }
         let waiters = blocks.fetches.remove(key).unwrap_or_default();
         drop(blocks);
-        waiters.into_iter().for_each(|waiter| drop(waiter.send(block.cloned())));
-        if block.is_some() {
+        waiters.into_iter().for_each(|waiter| drop(waiter.send(shared.clone())));
+        if shared.is_ok() {
             self.sweep();
         }
     }

@@ -15,13 +15,14 @@ use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use efc_backend::FileHandle;
-use efc_buffer::{Buffer, PAYLOAD_MAX};
+use efc_buffer::{Buffer, PAYLOAD_MAX, buffer_size};
 
 use crate::version::Version;
 
-pub use chain::{Chain, Fetched, Given};
+pub use chain::{Absent, Chain, Fetched, Given};
 
 /// Bytes of a block. The last block of a file has what is left.
 pub const BLOCK_BYTES: usize = PAYLOAD_MAX;
@@ -29,9 +30,9 @@ pub const BLOCK_BYTES: usize = PAYLOAD_MAX;
 /// What a level may need beside a block, in the memory for it: a page.
 const BESIDE: usize = 4096;
 
-/// Bytes of memory for a block of `length`.
+/// Bytes of the buffer for a block of `length`: all of it counts, whatever the block leaves.
 fn room_of(length: usize) -> usize {
-    length + BESIDE
+    buffer_size(length + BESIDE)
 }
 
 /// What names a block.
@@ -124,6 +125,9 @@ pub trait Level: Debug + Send + Sync + 'static {
     fn serves(&self) -> bool {
         true
     }
+
+    /// The backend took so long to give a block of `length` bytes: nobody should wait longer for a level.
+    fn backend_took(&self, _length: usize, _took: Duration) {}
 
     /// Gives the block of `key`, in the memory `room`, which has at least [`BlockKey::length`] bytes and a page more.
     ///

@@ -8,7 +8,7 @@
 //! For how long attributes may be given is not decided here but by [`Freshness`](crate::Freshness): this module only
 //! says what is known and since when.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use efc_backend::{Attr, Seen, Tick};
 
@@ -141,19 +141,23 @@ impl Inode {
     ///
     /// It will if the server's clock has been past the tick of that version: another reply has shown so much, or has
     /// shown the version itself a tick before.
-    pub fn is_settled(&self, Seen { value: attr, asked }: Seen<&Attr>) -> bool {
+    pub fn is_settled(&self, seen: Seen<&Attr>) -> bool {
+        self.is_at_rest(seen, Duration::ZERO)
+    }
+
+    /// [`Inode::is_settled`], and for as long as `rest` already. A server may stamp a write when it begins, and have its
+    /// data come into sight for as long as it lasts.
+    pub fn is_at_rest(&self, Seen { value: attr, asked }: Seen<&Attr>, rest: Duration) -> bool {
         let version = Version::of(attr);
         let known = self.facts().known.filter(|known| Version::of(&known.attr) == version);
         let was_seen =
-            known.is_some_and(|known| asked.at.saturating_duration_since(known.first_seen) >= version.tick());
-        was_seen || self.shared.clock.is_past(&version, asked.at)
+            known.is_some_and(|known| asked.at.saturating_duration_since(known.first_seen) >= version.tick() + rest);
+        was_seen || self.shared.clock.is_past(&version, asked.at, rest)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::testing::{attr, inode, seen, tick};
 
@@ -197,7 +201,10 @@ mod tests {
         inode.learn(Seen { value: &fresh, asked: at_once });
         let later = |seconds| Tick { at: at_once.at + Duration::from_secs(seconds), ..tick() };
         assert!(!inode.is_settled(Seen { value: &fresh, asked: at_once }));
-        assert!(inode.is_settled(Seen { value: &fresh, asked: later(3) }));
+        let seen_later = Seen { value: &fresh, asked: later(3) };
+        assert!(inode.is_settled(seen_later));
+        let at_rest = [500, 2000].map(|millis| inode.is_at_rest(seen_later, Duration::from_millis(millis)));
+        assert_eq!(at_rest, [true, false], "after a tick of two seconds");
         fresh.size = 2;
         assert!(!inode.is_settled(Seen { value: &fresh, asked: at_once }), "another version");
     }

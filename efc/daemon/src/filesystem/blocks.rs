@@ -5,18 +5,22 @@
 //! is known of the file. A level that has a block under a version has what that version will always stand for,
 //! so the version need not be settled for us to use it; what the server gives under one that is not goes to nobody else.
 //!
-//! Whatever is in doubt is read from the server, as without caches, and so is what is read through O_DIRECT.
+//! Whatever is in doubt is read from the server, as without caches, and so is what is read through O_DIRECT. The version is in doubt
+//! when the consistency mode would not let its attributes be given any more: page faults of a mapping, and reads past the kernel's
+//! cache, come without a question for attributes before them. A server whose answers to READ show no attributes has no block
+//! fetched from it: nobody else could be given that.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use efc_backend::{Attr, Backend, Call, FileType, Seen};
+use efc_backend::{Attr, Backend, Call, Error, ErrorKind, FileType, Seen};
 use efc_buffer::{Buffer, Payload, SMALL, Sink};
-use efc_cache::blocks::{BLOCK_BYTES, Block, BlockKey, Chain, Fetched};
-use efc_cache::{Inode, Version};
+use efc_cache::blocks::{Absent, BLOCK_BYTES, Block, BlockKey, Chain, Fetched};
+use efc_cache::{Admission, Grant, Inode, Version};
+use efc_tasks::sync::atomic::Ordering;
 
 use super::files::{OpenFile, PIPED_MIN};
-use super::{Inner, ReadRequest, Response};
+use super::{Answer, Inner, ReadRequest, Response};
 
 /// A file of so many bytes or less is read as a whole.
 const WHOLE_FILE_MAX: u64 = SMALL as u64;
@@ -25,30 +29,37 @@ const WHOLE_FILE_MAX: u64 = SMALL as u64;
 pub(super) type Part = (Arc<Block>, Range<usize>);
 
 impl<B: Backend> Inner<B> {
-    /// Answers a read from blocks. `None`: the server is to be asked for just what is read.
-    pub(super) async fn read_by_blocks(self: &Arc<Self>, file: &Arc<OpenFile>, read: &ReadRequest) -> Option<Response> {
-        let chain = self.blocks.as_ref().filter(|chain| chain.serves() && !file.is_direct())?;
-        let seen = self.seen_to_read(&file.inode)?;
+    /// Answers a read from blocks.
+    ///
+    /// # Errors
+    /// [`Absent::Unshared`]: the server is to be asked for just what is read. [`Absent::TimedOut`]: it was waited for in vain.
+    pub(super) async fn read_by_blocks(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        read: &ReadRequest,
+    ) -> Result<Answer, Absent> {
+        let is_past_caches = file.is_direct() || read.is_direct();
+        let chain = self.blocks.as_ref().filter(|chain| chain.serves() && !is_past_caches).ok_or(Absent::Unshared)?;
+        let Grant { seen, permit, .. } = self.version_to_read(&file.inode).ok_or(Absent::Unshared)?;
         let version = Version::of(&seen.value);
-        if read.size < PIPED_MIN && version.size > WHOLE_FILE_MAX {
-            return None;
-        }
         let end = version.size.min(read.offset.saturating_add(read.size.into()));
-        if read.offset >= end {
-            return None; // the server says where the file ends
+        let is_small = read.size < PIPED_MIN && version.size > WHOLE_FILE_MAX;
+        // Where the file ends the server says.
+        if is_small || read.offset >= end {
+            return Err(Absent::Unshared);
         }
         let first = self.part(chain, file, seen, read.offset..end).await?;
         let next = read.offset + first.1.len() as u64;
         let second = if next < end { Some(self.part(chain, file, seen, next..end).await?) } else { None };
-        Some(Response::Blocks(first, second))
+        Ok(Answer { body: Response::Blocks(first, second), permit })
     }
 
     /// The attributes of the version whose data a reader may be given, as far as it is known here.
-    fn seen_to_read(&self, inode: &Inode) -> Option<Seen<Attr>> {
-        let seen = inode.observed()?.seen;
-        let is_old = |ttl| efc_tasks::time::since(seen.asked.at) >= ttl;
-        let is_good = seen.value.kind == FileType::Regular && !self.freshness.data_ttl().is_some_and(is_old);
-        is_good.then_some(seen)
+    fn version_to_read(&self, inode: &Arc<Inode>) -> Option<Grant> {
+        match self.freshness.admit(inode) {
+            Admission::Hit(grant) => Some(grant).filter(|grant| grant.seen.value.kind == FileType::Regular),
+            Admission::Ask | Admission::Wait(_) => None,
+        }
     }
 
     /// What the block that has the first of these bytes of a file has of them.
@@ -58,38 +69,49 @@ impl<B: Backend> Inner<B> {
         file: &Arc<OpenFile>,
         seen: Seen<Attr>,
         bytes: Range<u64>,
-    ) -> Option<Part> {
+    ) -> Result<Part, Absent> {
         let (version, index) = (Version::of(&seen.value), bytes.start / BLOCK_BYTES as u64);
         let key = BlockKey { file: *file.inode.handle(), version, index };
-        let is_settled = file.inode.is_settled(seen.part(|attr| attr));
+        let shows_versions = !self.reads_without_version.load(Ordering::Relaxed);
+        let is_settled = shows_versions && file.inode.is_at_rest(seen.part(|attr| attr), self.rest);
         let (inner, file) = (Arc::clone(self), Arc::clone(file));
-        let fetch = async move |room| if is_settled { inner.fetch_block(&file, key, room).await } else { None };
+        let fetch = async move |room| {
+            if is_settled { inner.fetch_block(&file, key, room).await } else { Err(Absent::Unshared) }
+        };
         let block = chain.get(key, fetch).await?;
         let begin = (bytes.start - key.offset()) as usize;
         let end = block.len().min((bytes.end - key.offset()) as usize);
-        Some((block, begin..end))
+        Ok((block, begin..end))
     }
 
-    /// Reads a block from the server. `None`: that fails, or it has another version by now.
-    async fn fetch_block(&self, file: &OpenFile, key: BlockKey, mut buffer: Buffer) -> Option<Fetched> {
+    /// Reads a block from the server.
+    ///
+    /// # Errors
+    /// That fails, or it has another version by now.
+    async fn fetch_block(&self, file: &OpenFile, key: BlockKey, mut buffer: Buffer) -> Result<Fetched, Absent> {
         let (mut filled, mut is_settled) = (0, true);
         while filled < key.length() {
             let end = key.length().min(filled + self.limits.read_max as usize);
             let (at, sink) = (key.offset() + filled as u64, Sink::Buffer(buffer, filled..end));
             let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), at, sink).await;
-            let Seen { value: read, asked } = read.ok()?;
-            (buffer, _) = payload.and_then(Payload::into_buffer)?;
+            let Seen { value: read, asked } = read.map_err(|error| absent(&error))?;
+            (buffer, _) = payload.and_then(Payload::into_buffer).ok_or(Absent::Unshared)?;
             if let Some(attr) = &read.attr {
                 file.inode.learn(Seen { value: attr, asked });
-                is_settled &= file.inode.is_settled(Seen { value: attr, asked });
+                is_settled &= file.inode.is_at_rest(Seen { value: attr, asked }, self.rest);
             }
             if read.count == 0 || read.attr.is_some_and(|attr| Version::of(&attr) != key.version) {
-                return None;
+                return Err(Absent::Unshared);
             }
             self.note_read(file, Seen { value: read.attr.as_ref(), asked });
             is_settled &= read.attr.is_some();
             filled += read.count as usize;
         }
-        Some(Fetched { block: Block::new(buffer, filled), is_settled })
+        Ok(Fetched { block: Block::new(buffer, filled), is_settled })
     }
+}
+
+/// What a failure of the server's leaves to whoever reads.
+fn absent(error: &Error) -> Absent {
+    if error.kind == ErrorKind::TimedOut { Absent::TimedOut } else { Absent::Unshared }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileType, Seen, Time, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Purpose, Room, SMALL, Sink};
+use efc_cache::blocks::Absent;
 use efc_cache::{BeforeRead, Grant, Inode, Permit, Rights, Version};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
@@ -211,6 +212,7 @@ impl<B: Backend> Inner<B> {
     /// The kernel gets data that was read with these attributes. Within a bound they must not stand for it later, if another
     /// change may have the same.
     pub(super) fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
+        self.reads_without_version.store(attr.is_none(), Ordering::Relaxed);
         let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
         if self.freshness.data_ttl().is_some() && !is_settled() {
             file.inode.read_unsettled(asked);
@@ -338,43 +340,52 @@ impl<B: Backend> Inner<B> {
     }
 
     pub(super) async fn read(self: &Arc<Self>, read: ReadRequest) -> Outcome {
-        self.read_somewhere(read).await.map(Answer::from)
-    }
-
-    async fn read_somewhere(self: &Arc<Self>, read: ReadRequest) -> Result<Response, Errno> {
         let file = self.file(read.fh)?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
         if file.inode.has_unanswered() {
             if let Some(data) = self.read_held(&file, read.offset, size).await? {
-                return Ok(data);
+                return Ok(data.into());
             }
             self.sent(&file.inode).await;
         }
         if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
             let Seen { value: (buffer, range), asked } = whole;
             self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
-            return Ok(Response::Data(buffer, range));
+            return Ok(Response::Data(buffer, range).into());
         }
-        if let Some(data) = self.read_by_blocks(&file, &read).await {
-            return Ok(data);
+        let begun = efc_tasks::time::now();
+        match self.read_by_blocks(&file, &read).await {
+            Ok(answer) => Ok(answer),
+            Err(Absent::Unshared) => self.read_from_server(&file, read).await,
+            // Who has waited for the server already waits for what is left of its time.
+            Err(Absent::TimedOut) => {
+                let limit = self.backend.time_limit().unwrap_or_default();
+                let left = limit.saturating_sub(efc_tasks::time::since(begun));
+                let late = Box::pin(self.read_from_server(&file, read)); // rare: it need not take room in each request
+                efc_tasks::time::in_time(late, Some(left)).await.ok_or(Errno(libc::EIO))?
+            }
         }
+    }
+
+    async fn read_from_server(self: &Arc<Self>, file: &OpenFile, read: ReadRequest) -> Outcome {
+        let size = (read.size as usize).min(PAYLOAD_MAX);
         let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
         let (payload, answer) = self.backend.read(Call::of(&file.cred), file.inode.handle(), read.offset, sink).await;
         let Seen { value: done, asked } = answer.map_err(|error| errno(&error))?;
         if let Some(attr) = &done.attr {
             file.inode.learn(Seen { value: attr, asked });
         }
-        self.note_read(&file, Seen { value: done.attr.as_ref(), asked });
+        self.note_read(file, Seen { value: done.attr.as_ref(), asked });
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
-            Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read)),
+            Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read).into()),
             Payload::Buffer(buffer, _) => (buffer, done.count as usize),
         };
         if done.eof {
-            return Ok(Response::Data(buffer, 0..filled));
+            return Ok(Response::Data(buffer, 0..filled).into());
         }
-        let (buffer, range) = self.read_rest(&file, read.offset, buffer, filled..size).await?;
-        Ok(Response::Data(buffer, range))
+        let (buffer, range) = self.read_rest(file, read.offset, buffer, filled..size).await?;
+        Ok(Response::Data(buffer, range).into())
     }
 
     /// Answers a read from data that the server has not got, if that is all of it.

@@ -8,9 +8,8 @@
 //! What may be answered without asking the server is decided by the consistency mode ([`Freshness`]). The permit that it gives goes with
 //! the [`Answer`], and is held until the kernel has that.
 //!
-//! Consistency is close-to-open, like that of the kernel's NFS client: data is at the server when `write(2)` returns
-//! and on its stable storage when `fsync(2)` or `close(2)` does; an open sees what was closed before it. Within one
-//! node all pods share this one session, so they see each other's writes at once.
+//! What is written lies in the saved state when `write(2)` returns, and on the server's stable storage when `fsync(2)` or `close(2)`
+//! does ([`behind`]). Within one node all pods share this one session, so they see each other's writes at once.
 
 mod attributes;
 mod behind;
@@ -32,7 +31,7 @@ mod tests;
 mod walks;
 mod writes;
 
-use efc_tasks::sync::atomic::{AtomicU64, Ordering};
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, OnceLock};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -42,7 +41,7 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
-use efc_cache::blocks::{Chain, Level};
+use efc_cache::blocks::{Chain, Given, Level};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
@@ -81,6 +80,8 @@ pub struct Settings {
     pub buffers: Budget,
     /// Caches for blocks of data, in the order in which they are asked.
     pub levels: Vec<Arc<dyn Level>>,
+    /// For how long a file must have been unchanged before its blocks are read for others.
+    pub rest: Duration,
 }
 
 /// The dataset as a file system.
@@ -98,6 +99,10 @@ struct Inner<B: Backend> {
     buffers: Budget,
     /// Caches for blocks of data, if there are any.
     blocks: Option<Arc<Chain>>,
+    /// How long a file has been unchanged whose blocks are for others, too.
+    rest: Duration,
+    /// The last READ has come without attributes: what is read is known to be of no version.
+    reads_without_version: AtomicBool,
     /// All that is known of files, each at its inode.
     inodes: Inodes,
     /// The consistency mode: what of that may be given without asking.
@@ -151,6 +156,15 @@ struct ReadRequest {
     fh: u64,
     offset: u64,
     size: u32,
+    /// Those that the file has now: fcntl(2) may have changed those of its open.
+    flags: u32,
+}
+
+impl ReadRequest {
+    /// Is it past all caches?
+    fn is_direct(&self) -> bool {
+        self.flags & libc::O_DIRECT as u32 != 0
+    }
 }
 
 /// An answer of an operation that has succeeded.
@@ -236,7 +250,9 @@ impl<B: Backend> Efc<B> {
             notifier,
             inodes: Inodes::new(memory.clone()),
             freshness: settings.freshness,
+            rest: settings.rest,
             blocks: Chain::new(settings.levels, settings.buffers.clone()),
+            reads_without_version: AtomicBool::new(false),
             buffers: settings.buffers,
             names: Names::new(memory.clone()),
             memory,
@@ -313,6 +329,11 @@ impl<B: Backend> Efc<B> {
     /// Appends that may overlap another node's.
     pub fn append_overlaps(&self) -> u64 {
         self.0.behind.append_overlaps()
+    }
+
+    /// What each level of the chain of caches has given; `None`: there is no chain.
+    pub fn given_blocks(&self) -> Option<Vec<(&'static str, Given)>> {
+        self.0.blocks.as_ref().map(|chain| chain.given())
     }
 
     /// Written bytes that wait for COMMIT.
@@ -511,11 +532,11 @@ impl<B: Backend> Inner<B> {
             Operation::Link { node: file, new_name } => self.link(&caller()?, file, node, &new_name).await,
             Operation::Open { flags } => self.open(&caller()?, node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
-            Operation::Read { fh, offset, size, .. } => {
+            Operation::Read { fh, offset, size, flags } => {
                 let file = self.file(fh)?;
                 let earlier_writes = file.inode.written(offset, size);
                 efc_tasks::time::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
-                self.read(ReadRequest { name, fh, offset, size }).await
+                self.read(ReadRequest { name, fh, offset, size, flags }).await
             }
             Operation::Write { fh, offset, data, flags, write_flags } => {
                 let place = WritePlace::of(offset, flags, write_flags);

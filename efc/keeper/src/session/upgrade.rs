@@ -45,7 +45,7 @@ pub struct Upgrade {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     /// The daemon is told of these options.
-    Configuring(DaemonConfig),
+    Configuring(Box<DaemonConfig>),
     Draining,
     Starting,
     /// To the former program and options, for this reason.
@@ -89,7 +89,7 @@ impl SessionRun<'_> {
 
     /// Tells the daemon of its options.
     fn configure(&mut self, options: DaemonConfig) {
-        self.note_upgrade(Step::Configuring(options.clone()));
+        self.note_upgrade(Step::Configuring(Box::new(options.clone())));
         self.deadline = Some(Instant::now() + CONFIGURE_TIME_LIMIT);
         self.send(to_daemon::Message::Configure(Configure { options: Some(options) }));
     }
@@ -111,13 +111,13 @@ impl SessionRun<'_> {
         let target = self.entry.target().display();
         if let Some(why) = failure {
             log::warn!("{target}: the daemon does not take other options ({why}) and is replaced");
-            if let Err(error) = self.begin_replacing(Some(options)) {
+            if let Err(error) = self.begin_replacing(Some(*options)) {
                 self.entry.upgraded(Err(error));
             }
             return;
         }
         log::info!("{target}: serves with other options");
-        self.serve_with(Some(options));
+        self.serve_with(Some(*options));
         self.entry.upgraded(Ok(()));
     }
 
@@ -160,7 +160,7 @@ impl SessionRun<'_> {
             Step::Configuring(options) => {
                 let options = options.clone();
                 upgrade.step = Step::Starting;
-                self.serve_with(Some(options));
+                self.serve_with(Some(*options));
                 next
             }
             Step::Draining if !has_data => {

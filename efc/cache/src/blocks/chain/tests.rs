@@ -81,12 +81,12 @@ fn told(story: &Story) -> String {
     std::mem::take(&mut *story.lock().unwrap()).join(", ")
 }
 
-fn whole(room: Buffer, is_settled: bool) -> Option<Fetched> {
-    Some(Fetched { block: Block::new(room, BLOCK_BYTES), is_settled })
+fn whole(room: Buffer, is_settled: bool) -> Result<Fetched, Absent> {
+    Ok(Fetched { block: Block::new(room, BLOCK_BYTES), is_settled })
 }
 
 async fn get(chain: &Arc<Chain>, index: u64) -> Option<Arc<Block>> {
-    chain.get(key(index), async |room| whole(room, true)).await
+    chain.get(key(index), async |room| whole(room, true)).await.ok()
 }
 
 fn limited(blocks: usize) -> Budget {
@@ -116,10 +116,10 @@ fn levels_are_asked_in_their_order_and_those_above_the_one_that_has_it_are_fille
         assert_eq!(told(&story), format!("{asked}, near filled, far filled, farthest filled"));
         assert!(get(&chain, 8).await.is_some());
         assert_eq!(told(&story), "", "it was just read");
-        assert!(chain.get(key(9), async |_| None).await.is_none());
+        assert!(chain.get(key(9), async |_| Err(Absent::Unshared)).await.is_err());
         assert_eq!(told(&story), format!("{asked}, near given up, far given up, farthest given up"));
         let unsettled = chain.get(key(9), async |room| whole(room, false)).await;
-        assert!(unsettled.is_some(), "for whoever has asked the backend");
+        assert!(unsettled.is_ok(), "for whoever has asked the backend");
         assert_eq!(told(&story), format!("{asked}, near given up, far given up, farthest given up"));
     });
     assert_eq!(["memory", "backend", "far", "near"].map(|name| amount(&chain, name)), [1, 2, 1, 0]);
@@ -144,11 +144,11 @@ fn whoever_waits_for_a_block_that_is_not_for_all_asks_the_backend_himself() {
                 whole(room, is_settled)
             };
             let first = chain.clone();
-            let first = spawn_local(async move { first.get(key(1), slow).await.is_some() });
+            let first = spawn_local(async move { first.get(key(1), slow).await.is_ok() });
             let second = chain.clone();
             let second = spawn_local(async move {
                 efc_tasks::time::sleep(Duration::from_micros(1)).await;
-                second.get(key(1), async |_| unreachable!("another has begun")).await.is_some()
+                second.get(key(1), async |_| unreachable!("another has begun")).await.is_ok()
             });
             assert_eq!((first.await, second.await), (true, is_settled));
         }
@@ -183,6 +183,23 @@ fn blocks_that_were_just_read_have_an_end_of_memory_and_of_time() {
 }
 
 #[test]
+fn a_block_counts_for_as_much_memory_as_it_takes() {
+    let (simulation, story) = (Simulation::new(5), Story::default());
+    let chain = Chain::new(vec![Told::level("near", None, &story)], limited(2)).expect("a level");
+    let length = 100 << 10;
+    simulation.run(async {
+        let mut held = Vec::new();
+        for name in [b"1", b"2", b"3"] {
+            let version = Version { size: length as u64, ..key(0).version };
+            let key = BlockKey { file: handle(name), version, index: 0 };
+            let fetched = async move |room| Ok(Fetched { block: Block::new(room, length), is_settled: true });
+            held.extend(chain.get(key, fetched).await);
+        }
+        assert!(held.iter().map(|block| block.room()).sum::<usize>() <= 2 * LARGE);
+    });
+}
+
+#[test]
 fn without_memory_nothing_is_read_by_blocks_and_who_reads_waits_for_none() {
     let (simulation, story) = (Simulation::new(4), Story::default());
     let chain = Chain::new(vec![Told::level("near", None, &story)], limited(2)).expect("a level");
@@ -193,7 +210,7 @@ fn without_memory_nothing_is_read_by_blocks_and_who_reads_waits_for_none() {
         assert!(get(&chain, 2).await.is_none());
         assert_eq!(told(&story), "");
         drop(held);
-        efc_tasks::time::sleep(3 * RECENT_TIME_MAX).await;
         assert!(get(&chain, 2).await.is_some());
+        assert!(get(&chain, 3).await.is_some() && get(&chain, 4).await.is_some(), "what was just read makes room");
     });
 }

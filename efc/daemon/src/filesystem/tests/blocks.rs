@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use efc_backend::Status;
+use efc_backend::{SetAttr, Status};
+use efc_buffer::{Budget, BudgetLimits};
 use efc_model::{Fault, Nas, Options, Procedure};
 use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
 use super::common::{pass, pause};
-use super::kernel::{Kernel, Task, settings};
+use super::kernel::{Kernel, Task, bounded, settings};
 use super::pool::Pool;
 use crate::filesystem::Settings;
 
@@ -22,12 +23,16 @@ fn with_pool(pool: &Pool) -> Settings {
     Settings { levels: vec![pool.level()], ..settings(SECOND) }
 }
 
-/// Two nodes with a pool, and a NAS with a file of an hour ago.
+/// Two nodes with a pool, and a NAS with a file.
 fn world(seed: u64, pool: &Pool) -> (Simulation, Nas, [Kernel; 2]) {
+    world_with(seed, with_pool(pool))
+}
+
+fn world_with(seed: u64, settings: Settings) -> (Simulation, Nas, [Kernel; 2]) {
     let simulation = Simulation::new(seed);
     let nas = Nas::new(Options::default(), seed);
     write(&nas, 1);
-    let nodes = [1, 2].map(|number| Kernel::mount(&nas, number, with_pool(pool), None));
+    let nodes = [1, 2].map(|number| Kernel::mount(&nas, number, settings.clone(), None));
     (simulation, nas, nodes)
 }
 
@@ -172,6 +177,195 @@ fn who_reads_past_caches_asks_the_server() {
 }
 
 #[test]
+fn a_file_that_stays_open_is_seen_to_change_within_the_longest_time_by_readers_who_ask_for_no_attributes() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(7, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        reads(&nas, &first, 1).await;
+        let task = Task::root();
+        let file = second.open(task, "file", libc::O_RDONLY).await.unwrap();
+        write(&nas, 2);
+        pass(61 * SECOND).await;
+        let seen = second.ask_read(task, file, 0, AHEAD).await.unwrap();
+        assert!(seen == content(2)[..AHEAD], "through a mapping, or without the kernel's cache");
+        second.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn who_turns_caches_off_for_an_open_file_asks_the_server() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(8, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        reads(&nas, &first, 1).await;
+        let task = Task::root();
+        let file = first.open(task, "file", libc::O_RDONLY).await.unwrap();
+        write(&nas, 2);
+        let direct = file.with_flags(libc::O_RDONLY | libc::O_DIRECT);
+        assert!(first.ask_read(task, direct, 0, AHEAD).await.unwrap() == content(2)[..AHEAD]);
+        first.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn who_reads_from_a_server_that_has_gone_waits_for_one_limit_whoever_began_to_read() {
+    let pool = Pool::reliable();
+    let (simulation, nas, _) = world(9, &pool);
+    let limited = Kernel::mount(&nas, 3, with_pool(&pool), Some(5 * SECOND));
+    simulation.run(async {
+        reads(&nas, &limited, 1).await;
+        pass(3 * SECOND).await;
+        let task = Task::root();
+        let file = limited.open(task, "file", libc::O_RDONLY).await.unwrap();
+        let hold = nas.hold(Procedure::Read);
+        let read = |after| {
+            let kernel = limited.clone();
+            spawn_local(async move {
+                pass(after).await;
+                let begun = efc_tasks::time::now();
+                let read = kernel.ask_read(Task::root(), file, 0, AHEAD).await;
+                (read, efc_tasks::time::since(begun))
+            })
+        };
+        for reader in [Duration::ZERO, SECOND, 2 * SECOND].map(read) {
+            let (read, took) = reader.await;
+            assert_eq!(read, Err(libc::EIO));
+            assert!(took >= 5 * SECOND && took < 6 * SECOND, "{took:?}");
+        }
+        let [_, later] = [Duration::ZERO, SECOND].map(read);
+        pass(11 * SECOND / 2).await;
+        hold.pass();
+        drop(hold);
+        let (read, took) = later.await;
+        assert!(read.is_err() || took < 6 * SECOND);
+        limited.close(task, file).await.unwrap();
+        limited.settled().await;
+    });
+    limited.assert_nothing_leaked();
+}
+
+#[test]
+fn who_reads_when_the_daemon_is_killed_amid_a_fetch_is_answered_by_the_next() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(10, &pool);
+    simulation.run(async {
+        reads(&nas, &first, 1).await;
+        pass(3 * SECOND).await;
+        let file = first.open(Task::root(), "file", libc::O_RDONLY).await.unwrap();
+        let hold = nas.hold(Procedure::Read);
+        let readers = [0, 0, 1, 2].map(|block: u64| {
+            let kernel = first.clone();
+            spawn_local(async move { (block, kernel.ask_read(Task::root(), file, block << 20, AHEAD).await) })
+        });
+        pause().await;
+        first.kill_daemon();
+        pause().await;
+        first.kill_daemon();
+        drop(hold);
+        for reader in readers {
+            let (block, data) = reader.await;
+            let begin = (block << 20) as usize;
+            assert!(data.unwrap() == content(1)[begin..begin + AHEAD]);
+        }
+        first.close(Task::root(), file).await.unwrap();
+        first.settled().await;
+    });
+    first.assert_nothing_leaked();
+}
+
+#[test]
+fn many_read_at_once_with_memory_for_one_block() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(11, &pool);
+    let limits = BudgetLimits { demand_bytes: 0, ahead_bytes: 0, ..BudgetLimits::NONE };
+    let settings = || Settings { buffers: Budget::new(limits), ..with_pool(&pool) };
+    let small = [3, 4].map(|number| Kernel::mount(&nas, number, settings(), None));
+    simulation.run(async {
+        for node in [&first, &small[0], &second] {
+            reads(&nas, node, 1).await;
+            pass(3 * SECOND).await;
+        }
+        let readers: Vec<_> = (0..64)
+            .map(|number| {
+                let kernel = small[number % 2].clone();
+                spawn_local(async move { read(&kernel, "file").await == content(1) })
+            })
+            .collect();
+        for reader in readers {
+            assert!(reader.await);
+        }
+    });
+}
+
+#[test]
+fn a_file_that_shrinks_and_grows_while_a_block_of_it_is_fetched_is_read_as_it_is() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(12, &pool);
+    simulation.run(async {
+        for size in [0, 5, AHEAD as u64 + 5, (1 << 20) - 1, LARGE as u64 * 2] {
+            write(&nas, 1);
+            let set = |size| nas.set_outside("file", &SetAttr { size: Some(size), ..SetAttr::default() });
+            set(LARGE as u64);
+            for _ in 0..2 {
+                read(&first, "file").await;
+                pass(3 * SECOND).await;
+            }
+            let file = second.open(Task::root(), "file", libc::O_RDONLY).await.unwrap();
+            pass(3 * SECOND).await;
+            second.stat(Task::root(), "file").await.unwrap();
+            let hold = nas.hold(Procedure::Read);
+            pool.forget();
+            let reader = {
+                let kernel = second.clone();
+                spawn_local(async move { kernel.ask_read(Task::root(), file, 0, AHEAD).await })
+            };
+            pause().await;
+            set(size);
+            drop(hold);
+            let seen = reader.await.unwrap();
+            assert!(seen == content(1)[..AHEAD.min(size as usize)], "{size}: {}", seen.len());
+            second.close(Task::root(), file).await.unwrap();
+            let whole = nas.content("file").unwrap();
+            assert!(read(&second, "file").await == whole && read(&first, "file").await == whole);
+        }
+    });
+}
+
+#[test]
+fn who_may_not_read_a_file_gets_none_of_its_blocks() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world(13, &pool);
+    let bounded = Kernel::mount(&nas, 3, Settings { levels: vec![pool.level()], ..bounded(SECOND) }, None);
+    simulation.run(async {
+        nas.set_outside("file", &SetAttr { mode: Some(0o600), ..SetAttr::default() });
+        for node in [&first, &bounded] {
+            reads(&nas, node, 1).await;
+            pass(3 * SECOND).await;
+            reads(&nas, node, 1).await;
+            let other = node.open(Task::new(1000), "file", libc::O_RDONLY).await;
+            assert_eq!(other.err(), Some(libc::EACCES));
+        }
+    });
+}
+
+#[test]
+fn a_server_whose_answers_show_no_attributes_is_read_once_for_what_is_asked() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(14, &pool);
+    simulation.run(async {
+        nas.configure(|options| options.has_attributes = false);
+        for node in [&first, &first, &first, &second] {
+            assert!(reads(&nas, node, 1).await <= ALL + BLOCK);
+            pass(3 * SECOND).await;
+        }
+    });
+}
+
+#[test]
 fn a_server_that_refuses_is_heard_through_the_chain() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, _]) = world(5, &pool);
@@ -183,5 +377,19 @@ fn a_server_that_refuses_is_heard_through_the_chain() {
         nas.fault(Fault::Status(Procedure::Read, Status::Io), 2);
         assert_eq!(first.ask_read(task, file, 0, AHEAD).await, Err(libc::EIO));
         first.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn blocks_of_a_file_that_has_changed_lately_are_for_nobody_else() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, _]) = world_with(7, Settings { rest: 10 * SECOND, ..with_pool(&pool) });
+    simulation.run(async {
+        for _ in 0..3 {
+            assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 0), "its last write may go on");
+            pass(3 * SECOND).await;
+        }
+        pass(10 * SECOND).await;
+        assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 3));
     });
 }

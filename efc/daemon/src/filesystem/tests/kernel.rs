@@ -349,6 +349,7 @@ pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
         listed_names_max: 4096,
         buffers: Budget::default(),
         levels: Vec::new(),
+        rest: Duration::ZERO,
     }
 }
 

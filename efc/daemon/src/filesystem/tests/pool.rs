@@ -49,6 +49,11 @@ impl Pool {
         self.memory.lock().unwrap().blocks.len()
     }
 
+    /// Loses all that it has.
+    pub fn forget(&self) {
+        self.memory.lock().unwrap().blocks.clear();
+    }
+
     /// Makes each block that it has another one, of this many bytes.
     pub fn spoil(&self, length: usize) {
         self.memory.lock().unwrap().blocks.values_mut().for_each(|block| *block = vec![0; length]);

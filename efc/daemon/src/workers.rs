@@ -1,0 +1,66 @@
+//! The workers of the dataset, as its options name them.
+
+use std::io;
+use std::sync::Arc;
+
+use efc_buffer::Budget;
+use efc_proto::{CacheStats, DaemonConfig, WorkersSecrets};
+use efc_workers::{DataSetKey, Endpoint, Settings, Tls, WorkerState, Workers};
+
+/// The workers, if there is a key for what lies there.
+///
+/// # Errors
+/// `InvalidInput`: the key or the files of TLS are not what they should be. Others: there is no thread for them.
+pub fn workers(config: &DaemonConfig, secrets: &WorkersSecrets, budget: &Budget) -> io::Result<Option<Arc<Workers>>> {
+    let Some(cache) = config.cache.as_ref().filter(|cache| !cache.workers_key.is_empty()) else { return Ok(None) };
+    let key = key(&secrets.key).ok_or_else(|| {
+        let what = "cannot be read, or does not hold 64 hexadecimal digits";
+        invalid(format!("workers-key: {} {what}", cache.workers_key))
+    })?;
+    let tls = match cache.workers_tls.as_str() {
+        "" => None,
+        path => Some(tls(secrets).map_err(|error| invalid(format!("workers-tls: {path}: {error}")))?),
+    };
+    let server = config.source.as_ref().map(|source| format!("{}:{}", source.host, source.port)).unwrap_or_default();
+    let settings =
+        Settings { key: key.of_server(&server), budget: budget.clone(), tls, wait_max: efc_workers::health::WAIT_MAX };
+    let workers = Workers::new(settings)?;
+    workers.follow(endpoints(config));
+    Ok(Some(Arc::new(workers)))
+}
+
+fn key(text: &[u8]) -> Option<DataSetKey> {
+    DataSetKey::parse(std::str::from_utf8(text).ok()?)
+}
+
+fn tls(secrets: &WorkersSecrets) -> Result<Tls, String> {
+    let files = [(&secrets.authority, "ca.crt"), (&secrets.certificate, "tls.crt"), (&secrets.private_key, "tls.key")];
+    match files.iter().find(|(content, _)| content.is_empty()) {
+        Some((_, name)) => Err(format!("{name} cannot be read, or is empty")),
+        None => Tls::new(&secrets.authority, &secrets.certificate, &secrets.private_key),
+    }
+}
+
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// Where the workers listen. What names none is left out.
+pub fn endpoints(config: &DaemonConfig) -> Vec<Endpoint> {
+    let names = config.cache.as_ref().map_or("", |cache| &cache.workers);
+    let parse = |name: &str| name.parse().inspect_err(|error| log::error!("workers: {error}")).ok();
+    names.split('+').filter(|name| !name.is_empty()).filter_map(parse).collect()
+}
+
+/// Adds what this node knows of the workers.
+pub fn add_figures(stats: &mut CacheStats, workers: &Workers) {
+    for worker in workers.figures() {
+        stats.workers += 1;
+        stats.workers_refused += worker.counts.refused_blocks;
+        if worker.state == WorkerState::Serving {
+            stats.workers_ready += 1;
+            stats.workers_capacity_bytes += worker.capacity_bytes;
+            stats.workers_held_bytes += worker.held_bytes;
+        }
+    }
+}

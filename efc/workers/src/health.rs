@@ -1,0 +1,257 @@
+//! Whether a worker is worth asking, and for how long: decided from what its answers took beside those of the backend.
+//! Nothing here has a clock or a socket.
+//!
+//! Answers that come together share the network, so what an answer took says little by itself: what counts is the time
+//! that it would have taken alone, which is its part of all that was under way. Medians of the last answers are kept, as
+//! single ones may be anything.
+
+use std::time::{Duration, Instant};
+
+/// Answers that a median is of.
+const SAMPLES: usize = 15;
+/// Fewer say nothing yet.
+const SAMPLES_MIN: usize = 8;
+/// Up to so many bytes an answer counts as small: what it takes is mostly the way.
+const SMALL_MAX: usize = 64 << 10;
+/// What any answer costs beside its bytes, counted in bytes.
+const SURCHARGE: u64 = 64 << 10;
+/// An answer is waited for so many times as long as it should take ...
+const PATIENCE: u32 = 4;
+/// ... but not more than this, unless it is set otherwise, ...
+pub const WAIT_MAX: Duration = Duration::from_millis(150);
+/// ... nor less than this part of the most, as any machine stands still for 30 ms now and then. ...
+const WAIT_MIN_PART: f64 = 0.2;
+/// ... As long as nothing is known, it is this part of the most. With no answer in time for so long, nobody waits for the
+/// worker before there is one again.
+const WAIT_FIRST_PART: f64 = 0.5;
+/// A worker that nobody waits for is asked so often.
+const PROBE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How much an answer of `length` bytes asks of a network, in bytes.
+pub fn weight(length: usize) -> u64 {
+    length as u64 + SURCHARGE
+}
+
+/// The last times of something.
+#[derive(Clone, Debug, Default)]
+struct Window {
+    last: [Duration; SAMPLES],
+    count: usize,
+}
+
+impl Window {
+    fn add(&mut self, took: Duration) {
+        self.last[self.count % SAMPLES] = took;
+        self.count += 1;
+    }
+
+    fn median(&self) -> Option<Duration> {
+        let mut last = self.last;
+        let known = &mut last[..self.count.min(SAMPLES)];
+        known.sort_unstable();
+        known.get(known.len() / 2).copied()
+    }
+}
+
+/// What answers take that come alone, small ones and large ones apart.
+#[derive(Clone, Debug, Default)]
+pub struct Usual([Window; 2]);
+
+impl Usual {
+    /// An answer of `length` bytes took so long, while answers of the weight `load` were under way, itself among them.
+    pub fn add(&mut self, length: usize, took: Duration, load: u64) {
+        let part = weight(length) as f64 / load.max(weight(length)) as f64;
+        self.window_mut(length).add(took.mul_f64(part));
+    }
+
+    /// What one of this length takes alone, once enough is known.
+    pub fn alone(&self, length: usize) -> Option<Duration> {
+        let window = &self.0[usize::from(length > SMALL_MAX)];
+        if window.count < SAMPLES_MIN { None } else { window.median() }
+    }
+
+    /// What a large one takes alone, once enough is known.
+    pub fn large_alone(&self) -> Option<Duration> {
+        self.alone(usize::MAX)
+    }
+
+    fn window_mut(&mut self, length: usize) -> &mut Window {
+        &mut self.0[usize::from(length > SMALL_MAX)]
+    }
+}
+
+/// What to do with a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Ask it, and wait for so long.
+    Ask(Duration),
+    /// Ask it, but let nobody wait: an answer within this time says that it is well again.
+    Probe(Duration),
+    /// Leave it alone.
+    Skip,
+}
+
+/// What is known of one worker's speed.
+#[derive(Clone, Debug)]
+pub struct Health {
+    wait_max: Duration,
+    usual: Usual,
+    /// Since when no answer has come in time.
+    late_since: Option<Instant>,
+    is_late: bool,
+    probed: Option<Instant>,
+}
+
+impl Health {
+    /// Nothing is known yet; no answer is waited for longer than `wait_max`.
+    pub fn new(wait_max: Duration) -> Health {
+        Health { wait_max, usual: Usual::default(), late_since: None, is_late: false, probed: None }
+    }
+
+    /// What to do about a block of `length` bytes, with answers of the weight `load` under way before this one has ended,
+    /// itself among them, and a backend that usually takes so long.
+    pub fn advise(&mut self, at: Instant, length: usize, load: u64, backend: &Usual) -> Advice {
+        let deadline = self.deadline(length, load);
+        if !self.is_slow(length, backend) {
+            return Advice::Ask(deadline);
+        }
+        if self.probed.is_some_and(|probed| at.saturating_duration_since(probed) < PROBE_INTERVAL) {
+            return Advice::Skip;
+        }
+        self.probed = Some(at);
+        Advice::Probe(deadline)
+    }
+
+    /// Nobody should wait for it: it was late too often, or takes longer than the backend.
+    pub fn is_slow(&self, length: usize, backend: &Usual) -> bool {
+        let is_behind = match (self.usual.alone(length), backend.alone(length)) {
+            (Some(own), Some(backend)) => own > backend.mul_f64(1.5) + Duration::from_micros(500),
+            _ => false,
+        };
+        self.is_late || is_behind
+    }
+
+    fn deadline(&self, length: usize, load: u64) -> Duration {
+        let Some(alone) = self.usual.alone(length) else { return self.wait_first() };
+        let expected = alone.mul_f64(load.max(1) as f64 / weight(length) as f64);
+        expected.saturating_mul(PATIENCE).clamp(self.wait_max.mul_f64(WAIT_MIN_PART), self.wait_max)
+    }
+
+    fn wait_first(&self) -> Duration {
+        self.wait_max.mul_f64(WAIT_FIRST_PART)
+    }
+
+    /// An answer came in time.
+    pub fn answered(&mut self, length: usize, took: Duration, load: u64) {
+        self.usual.add(length, took, load);
+        (self.late_since, self.is_late) = (None, false);
+    }
+
+    /// An answer to what was asked at `asked` did not come within `deadline`. Answers since when none has come in time, if
+    /// that is so long that nobody waits for the worker any more.
+    pub fn late(&mut self, length: usize, asked: Instant, deadline: Duration, load: u64) -> Option<Instant> {
+        self.usual.add(length, deadline, load);
+        let since = *self.late_since.get_or_insert(asked);
+        self.is_late |= (asked + deadline).saturating_duration_since(since) >= self.wait_first();
+        self.is_late.then_some(since)
+    }
+
+    /// It has said nothing at all: nobody waits for it before it has answered in time.
+    pub fn silent(&mut self) {
+        self.is_late = true;
+    }
+
+    /// What an answer with a block takes alone; of large ones if there were any.
+    pub fn latency(&self) -> Option<Duration> {
+        self.usual.0[1].median().or(self.usual.0[0].median())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn millis(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn usual(took: Duration) -> Usual {
+        let mut usual = Usual::default();
+        (0..SAMPLES).for_each(|_| usual.add(MIB, took, weight(MIB)));
+        usual
+    }
+
+    fn is_asked(health: &mut Health, at: Instant, backend: &Usual) -> bool {
+        matches!(health.advise(at, MIB, weight(MIB), backend), Advice::Ask(_))
+    }
+
+    #[test]
+    fn a_worker_slower_than_the_backend_is_left_alone_but_for_probes_and_comes_back() {
+        let (mut health, backend, begin) = (Health::new(WAIT_MAX), usual(millis(5)), Instant::now());
+        (0..SAMPLES).for_each(|_| health.answered(MIB, millis(7), weight(MIB)));
+        assert!(is_asked(&mut health, begin, &backend), "not much slower");
+        (0..SAMPLES).for_each(|_| health.answered(MIB, millis(20), weight(MIB)));
+        assert!(matches!(health.advise(begin, MIB, weight(MIB), &backend), Advice::Probe(_)));
+        assert_eq!(health.advise(begin + millis(10), MIB, weight(MIB), &backend), Advice::Skip);
+        assert!(is_asked(&mut health, begin, &Usual::default()), "nothing is known of the backend");
+        let mut at = begin;
+        while !is_asked(&mut health, at, &backend) {
+            health.answered(MIB, millis(2), weight(MIB));
+            at += PROBE_INTERVAL;
+        }
+        assert!(at - begin < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn late_answers_end_the_waiting_once_there_was_none_in_time_for_a_while() {
+        let (mut health, backend, begin) = (Health::new(WAIT_MAX), usual(millis(5)), Instant::now());
+        (0..SAMPLES).for_each(|_| health.answered(MIB, millis(2), weight(MIB)));
+        for round in 0..5 {
+            let late = |_| health.late(MIB, begin + millis(round), millis(30), weight(MIB));
+            assert!((0..20).filter_map(late).next().is_none());
+            (0..SAMPLES).for_each(|_| health.usual.add(MIB, millis(2), weight(MIB)));
+            assert!(is_asked(&mut health, begin, &backend), "many at once are one moment");
+            health.answered(MIB, millis(2), weight(MIB));
+        }
+        for (late, is_enough) in [(0, false), (30, false), (44, false), (45, true)] {
+            let since = health.late(MIB, begin + millis(late), millis(30), weight(MIB));
+            assert_eq!(since, is_enough.then_some(begin));
+            (0..SAMPLES).for_each(|_| health.usual.add(MIB, millis(2), weight(MIB)));
+            assert_eq!(is_asked(&mut health, begin, &backend), !is_enough);
+        }
+        health.answered(MIB, millis(2), weight(MIB));
+        assert!(is_asked(&mut health, begin + millis(1), &backend));
+        health.silent();
+        assert!(!is_asked(&mut health, begin + millis(2), &Usual::default()), "silence is enough");
+    }
+
+    #[test]
+    fn answers_that_share_a_network_are_neither_slow_nor_late() {
+        let (mut health, backend, begin) = (Health::new(WAIT_MAX), usual(millis(5)), Instant::now());
+        // Thirty at a time, at 650 MiB/s.
+        let (load, took) = (30 * weight(MIB), millis(46));
+        (0..SAMPLES).for_each(|_| health.answered(MIB, took, load));
+        let Advice::Ask(deadline) = health.advise(begin, MIB, load, &backend) else { panic!("it is faster") };
+        assert!(deadline > took * 3);
+        let Advice::Ask(alone) = health.advise(begin, MIB, weight(MIB), &backend) else { panic!("it is faster") };
+        assert_eq!(alone, WAIT_MAX.mul_f64(WAIT_MIN_PART));
+    }
+
+    #[test]
+    fn small_and_large_answers_are_told_apart() {
+        let (mut health, mut backend) = (Health::new(WAIT_MAX), usual(millis(5)));
+        (0..SAMPLES).for_each(|_| health.answered(MIB, millis(4), weight(MIB)));
+        (0..SAMPLES).for_each(|_| health.answered(4096, millis(4), weight(4096)));
+        (0..SAMPLES).for_each(|_| backend.add(4096, millis(1), weight(4096)));
+        assert!(!health.is_slow(MIB, &backend) && health.is_slow(4096, &backend));
+    }
+
+    #[test]
+    fn no_answer_is_waited_for_longer_than_the_longest_time() {
+        let mut health = Health::new(WAIT_MAX);
+        (0..SAMPLES).for_each(|_| health.answered(MIB, millis(500), weight(MIB)));
+        assert_eq!(health.advise(Instant::now(), MIB, u64::MAX / 2, &Usual::default()), Advice::Ask(WAIT_MAX));
+    }
+}

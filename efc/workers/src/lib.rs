@@ -1,0 +1,152 @@
+//! Workers: memcached servers, unmodified, whose memory is one pool for the blocks that the nodes of a data set have read.
+//!
+//! [`Workers`] is a [`Level`] of the chain of blocks. Each block has its place at one worker (`placement`), under a name
+//! that tells nothing (`keys`), sealed (`seal`): workers and what lies there are not trusted. What is believed of a worker
+//! beyond that is only how fast it is (`health`): a worker may be away, slow, damaged, or somebody else's, and costs reads
+//! a bounded time once, never an error. Nothing here is promised to be kept: a worker evicts what it likes.
+//!
+//! Of all nodes that want a block at once, one fetches it (`markers`): who finds none leaves a marker, and the others wait
+//! a little for what that node puts in its place.
+//!
+//! Data goes one way without being copied: from the socket into the memory of the reader, opened there, and from the
+//! memory of a block, sealed into a buffer of the budget, to the socket.
+
+mod basics;
+mod connection;
+mod context;
+mod endpoint;
+mod figures;
+mod filling;
+mod gate;
+pub mod health;
+mod incoming;
+mod keys;
+mod lanes;
+mod look_up;
+pub mod markers;
+pub mod placement;
+mod protocol;
+mod resolve;
+mod seal;
+mod seals;
+mod settings;
+mod slabs;
+mod socket;
+#[cfg(test)]
+mod testing;
+mod tls;
+mod worker;
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use efc_buffer::Buffer;
+use efc_cache::blocks::{Answer, BlockKey, Level, Lookup, Miss};
+
+pub use endpoint::Endpoint;
+pub use figures::{Counts, WorkerFigures, WorkerState};
+pub use keys::DataSetKey;
+pub use settings::Settings;
+pub use tls::Tls;
+
+use crate::basics::lock;
+use crate::context::Context;
+use crate::look_up::LookUp;
+use crate::placement::Seats;
+use crate::worker::Worker;
+
+/// The workers of a data set.
+#[derive(Debug)]
+pub struct Workers {
+    context: Arc<Context>,
+    current: RwLock<Arc<Current>>,
+}
+
+/// The workers that are used now.
+#[derive(Debug, Default)]
+struct Current {
+    workers: Vec<Arc<Worker>>,
+    seats: Seats,
+}
+
+impl Workers {
+    /// No workers yet.
+    ///
+    /// # Errors
+    /// No thread, or no descriptor, is to be had.
+    pub fn new(settings: Settings) -> io::Result<Workers> {
+        let context = Arc::new(Context::new(settings)?);
+        Ok(Workers { context, current: RwLock::default() })
+    }
+
+    /// Uses these workers from now on: connects to those that are new, and lets go of those that are not among them once
+    /// what is under way there has ended. An endpoint that is named twice counts once.
+    pub fn follow(&self, endpoints: Vec<Endpoint>) {
+        let mut current = self.current.write().expect("no panic under this lock");
+        let known: HashMap<_, _> = current.workers.iter().map(|worker| (&worker.endpoint, worker)).collect();
+        let mut named = HashSet::new();
+        let named = endpoints.into_iter().filter(|endpoint| named.insert(endpoint.address()));
+        let worker = |endpoint| match known.get(&endpoint) {
+            Some(worker) => Arc::clone(worker),
+            None => Worker::new(endpoint, &self.context),
+        };
+        let next: Vec<Arc<Worker>> = named.map(worker).collect();
+        let seats = Seats::new(next.iter().map(|worker| worker.seat).collect());
+        let after = Arc::new(Current { workers: next, seats });
+        let before = std::mem::replace(&mut *current, after.clone());
+        drop(current);
+        without(&before.workers, &after.workers).for_each(|worker| worker.leave());
+        without(&after.workers, &before.workers).for_each(Worker::start);
+    }
+
+    /// Each worker, as this node sees it.
+    pub fn figures(&self) -> Vec<WorkerFigures> {
+        self.current().workers.iter().map(|worker| worker.figures()).collect()
+    }
+
+    fn current(&self) -> Arc<Current> {
+        self.current.read().expect("no panic under this lock").clone()
+    }
+
+    async fn look_up(&self, key: BlockKey, room: Buffer) -> Lookup {
+        let name = self.context.keys.name(&key);
+        let current = self.current();
+        let Some(place) = current.seats.choose(name.hash).filter(|_| key.length() > 0) else {
+            return Lookup::Miss(Miss { room: Some(room), fill: None });
+        };
+        let worker = current.workers[place].clone();
+        drop(current);
+        LookUp { worker, key, name }.run(room).await
+    }
+}
+
+/// Those of `some` that are not among `others`.
+fn without<'a>(some: &'a [Arc<Worker>], others: &'a [Arc<Worker>]) -> impl Iterator<Item = &'a Arc<Worker>> {
+    some.iter().filter(|worker| !others.iter().any(|other| Arc::ptr_eq(worker, other)))
+}
+
+impl Level for Workers {
+    fn name(&self) -> &'static str {
+        "workers"
+    }
+
+    fn serves(&self) -> bool {
+        self.context.serves()
+    }
+
+    fn backend_took(&self, length: usize, took: Duration) {
+        lock(&self.context.backend).add(length, took, health::weight(length));
+    }
+
+    fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
+        Box::pin(self.look_up(key, room))
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.current().workers.iter().for_each(|worker| worker.leave());
+    }
+}

@@ -1,0 +1,302 @@
+"""Nodes that share what they read through workers: what comes from where, and that it is always right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.keeper import Keeper
+from tests.support.nas import Nas
+from tests.support.processes import wait_until
+from tests.support.workers import Worker, new_key
+
+MIB = 1 << 20
+_SIZE = 16 * MIB
+#: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put at no worker.
+_REST_S = 12.0
+_DATASETS = 16
+#: Counters of daemons are as old as their last report, which comes each second.
+_REPORT_S = 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A mount of the dataset by a keeper of its own: it has no pages of another's."""
+
+    keeper: Keeper
+    mount: Path
+
+    def read(self) -> str:
+        """A digest of the file's data, read as programs read: from its beginning to its end."""
+        with (self.mount / "file").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def forget(self) -> None:
+        """Lets the kernel's pages of the file go."""
+        descriptor = os.open(self.mount / "file", os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+    def fill(self, digest: str, *workers: Worker) -> None:
+        """Reads the file until all of it lies at the workers: not each block is put there that is read in a hurry."""
+        os.stat(self.mount / "clock")
+
+        def is_full() -> bool:
+            self.forget()
+            assert self.read() == digest
+            return sum(worker.blocks() for worker in workers) == _SIZE // MIB
+
+        wait_until(is_full, what="all blocks at the workers", interval_s=0.2, limit_s=30)
+
+    def read_from_workers(self, digest: str) -> None:
+        """Reads the file until all of it comes from workers: a worker that is slow for once is not waited for."""
+        before = self.cache()["nas_bytes"]
+
+        def has_asked_nobody_else() -> bool:
+            nonlocal before
+            self.forget()
+            assert self.read() == digest
+            last, before = before, self.cache()["nas_bytes"]
+            return bool(last == before)
+
+        wait_until(has_asked_nobody_else, what="a file from workers", limit_s=60)
+
+    def ready(self) -> int:
+        """Workers that answer, by its daemon's last report."""
+        cache = self.keeper.status(self.mount)["cache"]
+        return int(cache["workers_ready"]) if cache else -1
+
+    def cache(self) -> dict[str, int]:
+        """The daemon's figures, after its next report."""
+        time.sleep(_REPORT_S)
+        cache = self.keeper.status(self.mount)["cache"]
+        assert cache is not None
+        return dict(cache)
+
+
+class World:
+    """The NAS, a key, and nodes and workers as they are asked for."""
+
+    def __init__(self, nas: Nas, folder: Path, stack: ExitStack) -> None:
+        """``folder`` is the dataset where the NAS has it."""
+        self.folder, self.stack = folder, stack
+        self.url = nas.url_of(f"export/{folder.name}")
+        self._key = new_key(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+
+    def worker(self) -> Worker:
+        """One more worker."""
+        return self.stack.enter_context(Worker())
+
+    def node(self, *workers: Worker, key: Path | None = None) -> Node:
+        """One more node."""
+        keeper = self.stack.enter_context(Keeper())
+        endpoints = "+".join(worker.endpoint for worker in workers)
+        options = (f"workers={endpoints}", f"workers-key={key or self._key}")
+        node = Node(keeper=keeper, mount=self.stack.enter_context(keeper.mounted(self.url, options=options)))
+        wait_until(lambda: node.ready() == len(workers), what="the workers", interval_s=0.2)
+        return node
+
+    def write(self) -> str:
+        """Writes the file anew where the NAS has it; the digest of its data."""
+        (self.folder / "file").write_bytes(os.urandom(_SIZE))
+        return self.digest()
+
+    def digest(self) -> str:
+        """Of the file that has rested."""
+        return hashlib.sha256((self.folder / "file").read_bytes()).hexdigest()
+
+    def filled(self, *workers: Worker) -> tuple[str, Node]:
+        """A node has read the file onto the workers: the digest of its data, and the node."""
+        digest, node = self.digest(), self.node(*workers)
+        node.fill(digest, *workers)
+        return digest, node
+
+
+@pytest.fixture(scope="module")
+def datasets() -> Iterator[tuple[Nas, list[Path]]]:
+    """A server, and datasets with a file each that has rested."""
+    with Nas() as nas:
+        folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(_DATASETS)]
+        for folder in folders:
+            folder.chmod(0o777)
+            (folder / "file").write_bytes(os.urandom(_SIZE))
+        time.sleep(_REST_S)
+        for folder in folders:
+            (folder / "clock").touch()  # tells what the server's clock shows by now
+        yield nas, folders
+
+
+@pytest.fixture
+def world(datasets: tuple[Nas, list[Path]]) -> Iterator[World]:
+    """A dataset of its own for each test."""
+    nas, folders = datasets
+    with ExitStack() as stack:
+        yield World(nas, folders.pop(), stack)
+
+
+def test_a_second_node_reads_from_the_workers_and_not_from_the_nas(world: World) -> None:
+    """And neither does the third."""
+    worker = world.worker()
+    digest, _ = world.filled(worker)
+    for _ in range(2):
+        other = world.node(worker)
+        other.read_from_workers(digest)
+    assert other.cache()["workers_bytes"] >= _SIZE
+    assert other.cache()["workers_capacity_bytes"] == 256 * MIB
+    wait_until(lambda: _SIZE <= other.cache()["workers_held_bytes"] <= 1.1 * _SIZE, what="its bytes", limit_s=20)
+
+
+def test_a_worker_as_efc_starts_it(world: World) -> None:
+    """It is not root's, and gives what was put there."""
+    worker = world.stack.enter_context(Worker(is_ours=True))
+    assert worker.user() != 0
+    digest, node = world.digest(), world.node(worker)
+    os.stat(node.mount / "clock")
+    node.read_from_workers(digest)
+    world.node(worker).read_from_workers(digest)
+
+
+def test_what_changes_is_read_anew_whatever_its_size_and_time(world: World) -> None:
+    """An open after the change sees it, as without workers, also when size and modification time are as before."""
+    worker = world.worker()
+    _, first = world.filled(worker)
+    second = world.node(worker)
+    second.read()
+    status = (world.folder / "file").stat()
+    for _ in range(3):
+        digest = world.write()
+        os.utime(world.folder / "file", ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert [node.read() for node in (second, first, second)] == [digest] * 3
+
+
+def test_what_a_node_writes_the_others_read(world: World) -> None:
+    """Rounds of write, close, open and read on three nodes, in a file that lies at the worker."""
+    worker = world.worker()
+    _, first = world.filled(worker)
+    nodes = [first, world.node(worker), world.node(worker)]
+    for number in range(12):
+        writer = nodes[number % 3]
+        with (writer.mount / "file").open("r+b") as file:
+            file.seek((number * 7 % 16) * MIB + 12_345)
+            file.write(os.urandom(100_000))
+        expected = hashlib.sha256((world.folder / "file").read_bytes()).hexdigest()
+        assert [node.read() for node in nodes] == [expected] * 3, f"round {number}"
+
+
+def test_damaged_blocks_are_refused_and_read_from_the_nas(world: World) -> None:
+    """One flipped bit in each: no byte of them is given to anybody, and the figures say so."""
+    worker = world.worker()
+    digest, _ = world.filled(worker)
+    spoiled = worker.spoil()
+    assert spoiled == _SIZE // MIB
+    second = world.node(worker)
+    assert second.read() == digest
+    cache = second.cache()
+    assert cache["workers_bytes"] == 0
+    assert 0.5 * spoiled <= cache["workers_refused"] <= spoiled, "a worker that is slow is not asked for each"
+    second.fill(digest, worker)
+    world.node(worker).read_from_workers(digest)
+
+
+def test_a_node_with_another_key_finds_nothing_and_harms_nothing(world: World) -> None:
+    """It has other names for its blocks."""
+    worker = world.worker()
+    digest, _ = world.filled(worker)
+    stranger = world.node(worker, key=new_key(Path(world.stack.enter_context(tempfile.TemporaryDirectory()))))
+    assert stranger.read() == digest
+    assert stranger.cache()["workers_bytes"] == 0
+    world.node(worker).read_from_workers(digest)
+
+
+@pytest.mark.parametrize("fate", ["killed", "frozen", "emptied"])
+def test_a_worker_that_fails_while_it_is_read_from_costs_no_error(world: World, fate: str) -> None:
+    """Of two workers one is lost in the middle of a file: the rest comes from the other and from the NAS."""
+    workers = [world.worker(), world.worker()]
+    digest, _ = world.filled(*workers)
+    second = world.node(*workers)
+    found = hashlib.sha256()
+    with (second.mount / "file").open("rb", buffering=0) as file:
+        found.update(file.read(4 * MIB))
+        match fate:
+            case "killed":
+                workers[0].end()
+            case "frozen":
+                workers[0].freeze()
+            case _:
+                workers[0].end()
+                workers[0].start()
+        while data := file.read(MIB):
+            found.update(data)
+    assert found.hexdigest() == digest
+    if fate == "frozen":
+        workers[0].thaw()
+    elif fate == "killed":
+        workers[0].start()
+
+    second.read_from_workers(digest)
+    assert workers[0].questions() > 0
+
+
+def test_a_daemon_that_is_killed_while_it_reads_is_followed_by_one_that_has_workers(world: World) -> None:
+    """Deaths under readers that check each byte."""
+    worker = world.worker()
+    digest, _ = world.filled(worker)
+    node = world.node(worker)
+    is_over, found = threading.Event(), set()
+
+    def keep_reading() -> None:
+        while not is_over.is_set():
+            found.add(node.read())
+            node.forget()
+
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(keep_reading) for _ in range(2)]
+        try:
+            for _ in range(3):
+                node.keeper.replace_daemon(node.mount)
+                time.sleep(0.3)
+        finally:
+            is_over.set()
+        for reader in reading:
+            reader.result()
+    assert found == {digest}
+    node.forget()
+    node.read()
+    assert node.cache()["workers_bytes"] > 0
+
+
+def test_workers_come_and_go_while_the_dataset_is_mounted(world: World) -> None:
+    """The option changes in place: the daemon stays."""
+    old, new = world.worker(), world.worker()
+    digest, node = world.filled(old)
+    daemon = node.keeper.daemon_pid(node.mount)
+    node.keeper.efc("upgrade", str(node.mount), "-o", f"workers={new.endpoint}")
+    wait_until(lambda: node.cache()["workers_ready"] == 1, what="the new worker")
+    node.fill(digest, new)
+    node.keeper.efc("upgrade", str(node.mount), "-o", "workers=")
+    assert node.cache()["workers"] == 0
+    node.forget()
+    assert node.read() == digest
+    assert node.keeper.daemon_pid(node.mount) == daemon
+
+
+def test_a_key_that_cannot_be_used_is_said_when_mounting(world: World, tmp_path: Path) -> None:
+    """A file that is not there, and one that holds no key."""
+    (tmp_path / "short").write_text("1234\n")
+    keeper = world.stack.enter_context(Keeper())
+    for name, reason in {"missing": "cannot be read", "short": "64 hexadecimal digits"}.items():
+        options = ("workers=127.0.0.1:1", f"workers-key={tmp_path / name}")
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            keeper.mount(world.url, options=options)
+        assert reason in caught.value.stderr

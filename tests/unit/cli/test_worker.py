@@ -1,0 +1,151 @@
+"""`efc worker`, with the real memcached."""
+
+import argparse
+import contextlib
+import os
+import re
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csi.cli import main, worker
+
+
+def _free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _started(*arguments: str) -> Iterator[int]:
+    """A worker, and its port."""
+    port = _free_port()
+    command = [sys.executable, "-c", "import sys; from csi.cli import main; sys.exit(main(sys.argv[1:]))", "worker"]
+    process = subprocess.Popen([*command, "--listen", f"127.0.0.1:{port}", *arguments])
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ask(port: int, command: str, end: str, tls: ssl.SSLContext | None = None) -> str:
+    """What a worker answers, once it listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            plain = socket.create_connection(("127.0.0.1", port), timeout=60)
+            with plain if tls is None else tls.wrap_socket(plain) as client:
+                client.sendall(command.encode())
+                answer = ""
+                while not answer.endswith(end):
+                    answer += client.recv(65_536).decode()
+                return answer
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def _statistic(port: int, name: str, kind: str = "") -> str:
+    found = re.search(rf"STAT {name} (\S+)", _ask(port, f"stats {kind}".strip() + "\r\n", "END\r\n"))
+    assert found
+    return found[1]
+
+
+def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["worker", *arguments]) == 1
+    return capsys.readouterr().err
+
+
+def test_memcached_is_set_up_as_daemons_want_it() -> None:
+    with _started("--memory", "128MiB", "--threads", "3", "--connections", "500") as port:
+        settings = {
+            "maxbytes": "134217728", "item_size_max": "2097152", "slab_chunk_max": "16384", "slab_automove": "0",
+            "num_threads": "3", "maxconns": "500", "udpport": "0", "flush_enabled": "no", "dump_enabled": "no",
+        }  # fmt: skip
+        assert {name: _statistic(port, name, "settings") for name in settings} == settings
+        deadline = time.monotonic() + 60
+        while int(_statistic(port, "curr_items")) < 4096:
+            assert time.monotonic() < deadline, "memory is set aside for headers"
+            time.sleep(0.02)
+        process = Path(f"/proc/{_statistic(port, 'pid')}")
+        is_powerless = re.search(r"^CapEff:\s*0+$", (process / "status").read_text(), re.MULTILINE)
+        assert process.stat().st_uid != 0 or is_powerless, "it has what root may do"
+
+
+def test_a_key_is_written_once_for_its_owner_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [tmp_path / "one", tmp_path / "two"]
+    before = os.umask(0)
+    try:
+        assert [main(["worker", "key", str(file)]) for file in files] == [0, 0]
+    finally:
+        os.umask(before)
+    texts = [file.read_text() for file in files]
+    assert all(re.fullmatch(r"[0-9a-f]{64}\n", text) for text in texts)
+    assert texts[0] != texts[1]
+    assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
+    assert "never replaced" in _fails(capsys, "key", str(files[0]))
+    assert files[0].read_text() == texts[0]
+    assert "cannot be written" in _fails(capsys, "key", str(tmp_path / "none" / "key"))
+
+
+def test_what_cannot_work_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen = ["--listen", f"127.0.0.1:{_free_port()}"]
+    assert "1000000000 MiB" not in (refused := _fails(capsys, *listen, "--memory", "900TiB"))
+    assert "this machine or container has" in refused
+    assert "too little" in _fails(capsys, *listen, "--memory", "63MiB")
+    for wrong in ("11211", "host:", "host:0", "host:65536", "a,b:1", "fd00::1:7"):
+        assert "ADDRESS:PORT is expected" in _fails(capsys, "--listen", wrong)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert "in use" in _fails(capsys, "--listen", f"127.0.0.1:{other.getsockname()[1]}")
+    assert "cannot be listened on" in _fails(capsys, "--listen", "192.0.2.1:11211")
+    assert "--tls-key and --tls-ca must be given too" in _fails(capsys, *listen, "--tls-certificate", "a")
+    files = [item for name in ("certificate", "key", "ca") for item in (f"--tls-{name}", str(tmp_path / name))]
+    assert f"{tmp_path}/ca cannot be used for TLS" in _fails(capsys, *listen, *files)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "memcached is not installed" in _fails(capsys, *listen)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--memory", "1"], ["--memory", "1.5GiB"], ["--threads", "0"], ["--connections", "x"]]
+)
+def test_a_wrong_command_line_is_one(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["worker", *wrong])
+    assert ended.value.code == 2
+
+
+def _openssl(folder: Path, command: str) -> None:
+    subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+
+
+def test_by_tls_memory_is_set_aside_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    for name in ("ca", "other"):
+        _openssl(tmp_path, f"req -x509 {new} -subj /CN={name} -keyout {name}.key -out {name}.pem")
+    _openssl(tmp_path, f"req {new} -subj /CN=worker -keyout worker.key -out worker.csr")
+    _openssl(tmp_path, "x509 -req -in worker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out worker.pem")
+    certificate = ["--tls-ca", f"{tmp_path}/ca.pem", "--tls-certificate", f"{tmp_path}/worker.pem"]
+    assert "KEY_VALUES_MISMATCH" in _fails(
+        capsys, "--listen", f"127.0.0.1:{_free_port()}", *certificate, "--tls-key", f"{tmp_path}/other.key"
+    )
+    with _started("--memory", "64MiB", *certificate, "--tls-key", f"{tmp_path}/worker.key") as port:
+        parsed = argparse.Namespace(
+            tls_ca=tmp_path / "ca.pem", tls_certificate=tmp_path / "worker.pem", tls_key=tmp_path / "worker.key"
+        )
+        context, deadline = worker.tls_context(parsed), time.monotonic() + 60
+        while "STAT curr_items 2048\r\n" not in _ask(port, "stats\r\n", "END\r\n", context):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
