@@ -1,19 +1,19 @@
 //! Reads by blocks, through the chain of caches ([`Chain`]).
 //!
 //! A read goes this way if there is a level that serves, and it is large, as the kernel's read-ahead is, or the file is small: a
-//! whole block for a few bytes of a large file would cost more than it saves. The block is that of the version which
-//! is known of the file. A level that has a block under a version has what that version will always stand for,
-//! so the version need not be settled for us to use it; what the server gives under one that is not goes to nobody else.
+//! whole block for a few bytes of a large file would cost more than it saves. The block is that of the version which is known of
+//! the file. A level that has a block under a version has what that version will always stand for, so the version need not be settled
+//! for us to use it. The server is asked for a block only when the file has been unchanged for a while: nobody else
+//! could be given it otherwise, and so it is with a server whose answers to READ show no attributes.
 //!
 //! Whatever is in doubt is read from the server, as without caches, and so is what is read through O_DIRECT. The version is in doubt
 //! when the consistency mode would not let its attributes be given any more: page faults of a mapping, and reads past the kernel's
-//! cache, come without a question for attributes before them. A server whose answers to READ show no attributes has no block
-//! fetched from it: nobody else could be given that.
+//! cache, come without a question for attributes before them.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use efc_backend::{Attr, Backend, Call, Error, ErrorKind, FileType, Seen};
+use efc_backend::{Attr, Backend, Error, ErrorKind, FileType, Seen};
 use efc_buffer::{Buffer, Payload, SMALL, Sink};
 use efc_cache::blocks::{Absent, BLOCK_BYTES, Block, BlockKey, Chain, Fetched};
 use efc_cache::{Admission, Grant, Inode, Version};
@@ -38,8 +38,7 @@ impl<B: Backend> Inner<B> {
         file: &Arc<OpenFile>,
         read: &ReadRequest,
     ) -> Result<Answer, Absent> {
-        let is_past_caches = file.is_direct() || read.is_direct();
-        let chain = self.blocks.as_ref().filter(|chain| chain.serves() && !is_past_caches).ok_or(Absent::Unshared)?;
+        let chain = self.blocks.as_ref().filter(|chain| chain.serves() && !read.is_direct()).ok_or(Absent::Unshared)?;
         let Grant { seen, permit, .. } = self.version_to_read(&file.inode).ok_or(Absent::Unshared)?;
         let version = Version::of(&seen.value);
         let end = version.size.min(read.offset.saturating_add(read.size.into()));
@@ -93,18 +92,14 @@ impl<B: Backend> Inner<B> {
         while filled < key.length() {
             let end = key.length().min(filled + self.limits.read_max as usize);
             let (at, sink) = (key.offset() + filled as u64, Sink::Buffer(buffer, filled..end));
-            let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), at, sink).await;
-            let Seen { value: read, asked } = read.map_err(|error| absent(&error))?;
+            let asked = self.read_once(file, at, sink).await;
+            let (payload, Seen { value: read, asked }) = asked.map_err(|error| absent(&error))?;
             (buffer, _) = payload.and_then(Payload::into_buffer).ok_or(Absent::Unshared)?;
-            if let Some(attr) = &read.attr {
-                file.inode.learn(Seen { value: attr, asked });
-                is_settled &= file.inode.is_at_rest(Seen { value: attr, asked }, self.rest);
-            }
             if read.count == 0 || read.attr.is_some_and(|attr| Version::of(&attr) != key.version) {
                 return Err(Absent::Unshared);
             }
-            self.note_read(file, Seen { value: read.attr.as_ref(), asked });
-            is_settled &= read.attr.is_some();
+            let is_at_rest = |attr: &Attr| file.inode.is_at_rest(Seen { value: attr, asked }, self.rest);
+            is_settled &= read.attr.as_ref().is_some_and(is_at_rest);
             filled += read.count as usize;
         }
         Ok(Fetched { block: Block::new(buffer, filled), is_settled })

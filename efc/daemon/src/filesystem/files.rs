@@ -10,7 +10,7 @@ use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::ops::Range;
 use std::sync::Arc;
 
-use efc_backend::{Attr, Backend, Call, Cred, FileType, Seen, Time, access};
+use efc_backend::{Attr, Backend, Call, Cred, Error, FileType, Read, Seen, Time, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Purpose, Room, SMALL, Sink};
 use efc_cache::blocks::Absent;
 use efc_cache::{BeforeRead, Grant, Inode, Permit, Rights, Version};
@@ -85,11 +85,6 @@ impl OpenFile {
     /// Is asking for all of its data a way to ask whether it may be opened?
     fn is_read_at_open(&self, attr: &Attr) -> bool {
         !self.is_writable() && fits_read_at_open(attr)
-    }
-
-    /// Is it opened to read past all caches?
-    pub(super) fn is_direct(&self) -> bool {
-        self.flags & libc::O_DIRECT as u32 != 0
     }
 
     /// Is it opened to append?
@@ -211,7 +206,7 @@ impl<B: Backend> Inner<B> {
 
     /// The kernel gets data that was read with these attributes. Within a bound they must not stand for it later, if another
     /// change may have the same.
-    pub(super) fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
+    fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
         self.reads_without_version.store(attr.is_none(), Ordering::Relaxed);
         let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
         if self.freshness.data_ttl().is_some() && !is_settled() {
@@ -371,12 +366,8 @@ impl<B: Backend> Inner<B> {
     async fn read_from_server(self: &Arc<Self>, file: &OpenFile, read: ReadRequest) -> Outcome {
         let size = (read.size as usize).min(PAYLOAD_MAX);
         let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
-        let (payload, answer) = self.backend.read(Call::of(&file.cred), file.inode.handle(), read.offset, sink).await;
-        let Seen { value: done, asked } = answer.map_err(|error| errno(&error))?;
-        if let Some(attr) = &done.attr {
-            file.inode.learn(Seen { value: attr, asked });
-        }
-        self.note_read(file, Seen { value: done.attr.as_ref(), asked });
+        let asked = self.read_once(file, read.offset, sink).await;
+        let (payload, Seen { value: done, .. }) = asked.map_err(|error| errno(&error))?;
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read).into()),
             Payload::Buffer(buffer, _) => (buffer, done.count as usize),
@@ -386,6 +377,22 @@ impl<B: Backend> Inner<B> {
         }
         let (buffer, range) = self.read_rest(file, read.offset, buffer, filled..size).await?;
         Ok(Response::Data(buffer, range).into())
+    }
+
+    /// Asks the server once for what the sink takes, and takes in what the answer says of the file.
+    pub(super) async fn read_once(
+        &self,
+        file: &OpenFile,
+        offset: u64,
+        sink: Sink,
+    ) -> Result<(Option<Payload>, Seen<Read>), Error> {
+        let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), offset, sink).await;
+        let Seen { value: read, asked } = read?;
+        if let Some(attr) = &read.attr {
+            file.inode.learn(Seen { value: attr, asked });
+        }
+        self.note_read(file, Seen { value: read.attr.as_ref(), asked });
+        Ok((payload, Seen { value: read, asked }))
     }
 
     /// Answers a read from data that the server has not got, if that is all of it.
@@ -417,13 +424,9 @@ impl<B: Backend> Inner<B> {
             let end = size.min(filled + self.limits.read_max as usize);
             let at = offset + filled as u64;
             let sink = Sink::Buffer(buffer, filled..end);
-            let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), at, sink).await;
-            let Seen { value: read, asked } = read.map_err(|error| errno(&error))?;
+            let asked = self.read_once(file, at, sink).await;
+            let (payload, Seen { value: read, .. }) = asked.map_err(|error| errno(&error))?;
             (buffer, _) = payload.and_then(Payload::into_buffer).ok_or(Errno(libc::EIO))?;
-            if let Some(attr) = &read.attr {
-                file.inode.learn(Seen { value: attr, asked });
-            }
-            self.note_read(file, Seen { value: read.attr.as_ref(), asked });
             filled += read.count as usize;
             if read.eof {
                 break;

@@ -71,6 +71,12 @@ async fn reads(nas: &Nas, node: &Kernel, value: u8) -> u64 {
     nas.executed(Procedure::Read) - before
 }
 
+/// The node sees the file long before what follows: by then it knows that the version is settled.
+async fn watch(nas: &Nas, node: &Kernel) {
+    reads(nas, node, 1).await;
+    pass(3 * SECOND).await;
+}
+
 /// READs of one pass over the file, and one to see its end.
 const ALL: u64 = (LARGE / AHEAD) as u64 + 1;
 /// READs of one block.
@@ -95,8 +101,7 @@ fn a_block_is_read_once_for_all_who_ask_meanwhile_and_the_death_of_the_first_is_
     let pool = Pool::reliable();
     let (simulation, nas, [first, _]) = world(2, &pool);
     simulation.run(async {
-        reads(&nas, &first, 1).await;
-        pass(3 * SECOND).await;
+        watch(&nas, &first).await;
         let dying = Task::root();
         let file = first.open(dying, "file", libc::O_RDONLY).await.unwrap();
         let (before, hold) = (nas.executed(Procedure::Read), nas.hold(Procedure::Read));
@@ -124,8 +129,7 @@ fn a_level_that_gives_too_little_or_too_much_is_not_believed() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, second]) = world(3, &pool);
     simulation.run(async {
-        reads(&nas, &first, 1).await;
-        pass(3 * SECOND).await;
+        watch(&nas, &first).await;
         reads(&nas, &first, 1).await;
         for length in [0, 7, (1 << 20) + 1] {
             pass(3 * SECOND).await;
@@ -141,8 +145,7 @@ fn what_this_node_writes_is_read_and_not_what_was_cached_before() {
     let (simulation, nas, [first, second]) = world(4, &pool);
     simulation.run(async {
         for node in [&first, &first, &second] {
-            reads(&nas, node, 1).await;
-            pass(3 * SECOND).await;
+            watch(&nas, node).await;
         }
         let task = Task::root();
         let file = second.open(task, "file", libc::O_RDWR).await.unwrap();
@@ -160,20 +163,30 @@ fn what_this_node_writes_is_read_and_not_what_was_cached_before() {
     });
 }
 
-#[test]
-fn who_reads_past_caches_asks_the_server() {
+/// A file that has changed is read anew by whoever opens it with these flags, or has them when it is read.
+fn read_past_caches(seed: u64, at_open: i32, at_read: i32) {
     let pool = Pool::reliable();
-    let (simulation, nas, [first, _]) = world(6, &pool);
+    let (simulation, nas, [first, _]) = world(seed, &pool);
     simulation.run(async {
-        reads(&nas, &first, 1).await;
-        pass(3 * SECOND).await;
+        watch(&nas, &first).await;
         reads(&nas, &first, 1).await;
         let task = Task::root();
-        let file = first.open(task, "file", libc::O_RDONLY | libc::O_DIRECT).await.unwrap();
+        let file = first.open(task, "file", at_open).await.unwrap();
         write(&nas, 2);
-        assert!(first.ask_read(task, file, 0, AHEAD).await.unwrap() == content(2)[..AHEAD]);
+        let seen = first.ask_read(task, file.with_flags(at_read), 0, AHEAD).await.unwrap();
+        assert!(seen == content(2)[..AHEAD]);
         first.close(task, file).await.unwrap();
     });
+}
+
+#[test]
+fn who_reads_past_caches_asks_the_server() {
+    read_past_caches(6, libc::O_RDONLY | libc::O_DIRECT, libc::O_RDONLY | libc::O_DIRECT);
+}
+
+#[test]
+fn who_turns_caches_off_for_an_open_file_asks_the_server() {
+    read_past_caches(8, libc::O_RDONLY, libc::O_RDONLY | libc::O_DIRECT);
 }
 
 #[test]
@@ -181,8 +194,7 @@ fn a_file_that_stays_open_is_seen_to_change_within_the_longest_time_by_readers_w
     let pool = Pool::reliable();
     let (simulation, nas, [first, second]) = world(7, &pool);
     simulation.run(async {
-        reads(&nas, &first, 1).await;
-        pass(3 * SECOND).await;
+        watch(&nas, &first).await;
         reads(&nas, &first, 1).await;
         let task = Task::root();
         let file = second.open(task, "file", libc::O_RDONLY).await.unwrap();
@@ -195,30 +207,12 @@ fn a_file_that_stays_open_is_seen_to_change_within_the_longest_time_by_readers_w
 }
 
 #[test]
-fn who_turns_caches_off_for_an_open_file_asks_the_server() {
-    let pool = Pool::reliable();
-    let (simulation, nas, [first, _]) = world(8, &pool);
-    simulation.run(async {
-        reads(&nas, &first, 1).await;
-        pass(3 * SECOND).await;
-        reads(&nas, &first, 1).await;
-        let task = Task::root();
-        let file = first.open(task, "file", libc::O_RDONLY).await.unwrap();
-        write(&nas, 2);
-        let direct = file.with_flags(libc::O_RDONLY | libc::O_DIRECT);
-        assert!(first.ask_read(task, direct, 0, AHEAD).await.unwrap() == content(2)[..AHEAD]);
-        first.close(task, file).await.unwrap();
-    });
-}
-
-#[test]
 fn who_reads_from_a_server_that_has_gone_waits_for_one_limit_whoever_began_to_read() {
     let pool = Pool::reliable();
     let (simulation, nas, _) = world(9, &pool);
     let limited = Kernel::mount(&nas, 3, with_pool(&pool), Some(5 * SECOND));
     simulation.run(async {
-        reads(&nas, &limited, 1).await;
-        pass(3 * SECOND).await;
+        watch(&nas, &limited).await;
         let task = Task::root();
         let file = limited.open(task, "file", libc::O_RDONLY).await.unwrap();
         let hold = nas.hold(Procedure::Read);
@@ -253,8 +247,7 @@ fn who_reads_when_the_daemon_is_killed_amid_a_fetch_is_answered_by_the_next() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, _]) = world(10, &pool);
     simulation.run(async {
-        reads(&nas, &first, 1).await;
-        pass(3 * SECOND).await;
+        watch(&nas, &first).await;
         let file = first.open(Task::root(), "file", libc::O_RDONLY).await.unwrap();
         let hold = nas.hold(Procedure::Read);
         let readers = [0, 0, 1, 2].map(|block: u64| {
@@ -286,8 +279,7 @@ fn many_read_at_once_with_memory_for_one_block() {
     let small = [3, 4].map(|number| Kernel::mount(&nas, number, settings(), None));
     simulation.run(async {
         for node in [&first, &small[0], &second] {
-            reads(&nas, node, 1).await;
-            pass(3 * SECOND).await;
+            watch(&nas, node).await;
         }
         let readers: Vec<_> = (0..64)
             .map(|number| {
@@ -343,8 +335,7 @@ fn who_may_not_read_a_file_gets_none_of_its_blocks() {
     simulation.run(async {
         nas.set_outside("file", &SetAttr { mode: Some(0o600), ..SetAttr::default() });
         for node in [&first, &bounded] {
-            reads(&nas, node, 1).await;
-            pass(3 * SECOND).await;
+            watch(&nas, node).await;
             reads(&nas, node, 1).await;
             let other = node.open(Task::new(1000), "file", libc::O_RDONLY).await;
             assert_eq!(other.err(), Some(libc::EACCES));
@@ -370,8 +361,7 @@ fn a_server_that_refuses_is_heard_through_the_chain() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, _]) = world(5, &pool);
     simulation.run(async {
-        reads(&nas, &first, 1).await;
-        pass(3 * SECOND).await;
+        watch(&nas, &first).await;
         let task = Task::root();
         let file = first.open(task, "file", libc::O_RDONLY).await.unwrap();
         nas.fault(Fault::Status(Procedure::Read, Status::Io), 2);
