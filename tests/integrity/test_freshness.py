@@ -10,8 +10,7 @@ import mmap
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -20,24 +19,13 @@ import pytest
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
+from tests.support.nodes import two_nodes
 from tests.support.scripted_nas import Node, ScriptedNas
 
 FORK = multiprocessing.get_context("fork")
 SECOND_NS = 10**9
 _MAP_LOCKED = 0x2000  # Linux: mmap(2)
 HOUR_NS = 3600 * SECOND_NS
-
-
-@contextmanager
-def two_nodes(url: str, *, options: tuple[str, ...]) -> Iterator[tuple[Path, Path]]:
-    """The same dataset, mounted by two keepers: two nodes that know nothing of each other."""
-    with (
-        Keeper() as one,
-        Keeper() as other,
-        one.mounted(url, options=options) as first,
-        other.mounted(url, options=options) as second,
-    ):
-        yield first, second
 
 
 @pytest.fixture

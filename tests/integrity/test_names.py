@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
+from tests.support.nodes import two_nodes
 from tests.support.processes import wait_until
 
 #: For how long what is known is trusted at least, as an option and in seconds.
@@ -24,16 +25,10 @@ Counted = tuple[Path, Callable[[Callable[[], object]], int]]
 
 
 @contextmanager
-def two_nodes() -> Iterator[tuple[Path, Path]]:
-    """One dataset, mounted by two keepers that know nothing of each other."""
-    with (
-        Nas() as nas,
-        Keeper() as one,
-        Keeper() as other,
-        one.mounted(nas.url, options=OPTIONS) as first,
-        other.mounted(nas.url, options=OPTIONS) as second,
-    ):
-        yield first, second
+def nodes() -> Iterator[tuple[Path, Path]]:
+    """The mounts of a NAS of its own."""
+    with Nas() as nas, two_nodes(nas.url, options=OPTIONS) as mounts:
+        yield mounts
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +103,7 @@ def test_calls_of_a_listing(counted: Counted) -> None:
 
 @pytest.mark.parametrize("is_own", [True, False])
 def test_who_waits_for_a_file_of_another_node_sees_it(*, is_own: bool) -> None:
-    with two_nodes() as (here, elsewhere):
+    with nodes() as (here, elsewhere):
         ((here if is_own else elsewhere) / "folder").mkdir()
         for number in range(5):
             (here / "folder" / f"ours-{number}").write_text("")
@@ -121,7 +116,7 @@ def test_who_waits_for_a_file_of_another_node_sees_it(*, is_own: bool) -> None:
 
 
 def test_listings_follow_another_node() -> None:
-    with two_nodes() as (here, elsewhere):
+    with nodes() as (here, elsewhere):
         (elsewhere / "folder").mkdir()
         for number in range(10):
             (elsewhere / "folder" / str(number)).write_text("")
@@ -138,7 +133,7 @@ def is_listed(mount: Path, number: int) -> bool:
 
 
 def test_a_directory_that_another_node_makes_anew_is_listed() -> None:
-    with two_nodes() as (here, elsewhere):
+    with nodes() as (here, elsewhere):
         for number in range(20):
             folder = elsewhere / "folder"
             folder.mkdir()
@@ -152,7 +147,7 @@ def test_a_directory_that_another_node_makes_anew_is_listed() -> None:
 
 
 def test_files_that_another_node_puts_under_a_known_name_are_opened() -> None:
-    with two_nodes() as (here, elsewhere):
+    with nodes() as (here, elsewhere):
         (elsewhere / "file").write_text("first")
         for number in range(50):
             (here / "file").stat()

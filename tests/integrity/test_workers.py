@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
+from tests.support.nodes import REPORT_S, Node
 from tests.support.processes import wait_until
 from tests.support.workers import Worker, new_key
 
@@ -26,16 +27,13 @@ _SIZE = 16 * MIB
 #: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put at no worker.
 _REST_S = 12.0
 _DATASETS = 16
-#: Counters of daemons are as old as their last report, which comes each second.
-_REPORT_S = 1.2
+#: A daemon keeps blocks that it has just read for two seconds at most.
+_RECENT_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
-    """A mount of the dataset by a keeper of its own: it has no pages of another's."""
-
-    keeper: Keeper
-    mount: Path
+class Reader(Node):
+    """A node that reads the dataset's file."""
 
     def read(self) -> str:
         """A digest of the file's data, read as programs read: from its beginning to its end."""
@@ -48,29 +46,20 @@ class Node:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(descriptor)
 
-    def fill(self, digest: str, *workers: Worker) -> None:
-        """Reads the file until all of it lies at the workers: not each block is put there that is read in a hurry."""
-        os.stat(self.mount / "clock")
-
-        def is_full() -> bool:
-            self.forget()
-            assert self.read() == digest
-            return sum(worker.blocks() for worker in workers) == _SIZE // MIB
-
-        wait_until(is_full, what="all blocks at the workers", interval_s=0.2, limit_s=30)
-
     def read_from_workers(self, digest: str) -> None:
-        """Reads the file until all of it comes from workers: a worker that is slow for once is not waited for."""
-        before = self.cache()["nas_bytes"]
+        """Reads the file until all of it comes from workers: not each block is put there that is read in a hurry."""
+        os.stat(self.mount / "clock")
+        before = self.cache()["workers_bytes"]
 
-        def has_asked_nobody_else() -> bool:
+        def is_from_workers() -> bool:
             nonlocal before
+            time.sleep(_RECENT_S - REPORT_S)
             self.forget()
             assert self.read() == digest
-            last, before = before, self.cache()["nas_bytes"]
-            return bool(last == before)
+            last, before = before, self.cache()["workers_bytes"]
+            return before - last == _SIZE
 
-        wait_until(has_asked_nobody_else, what="a file from workers", limit_s=60)
+        wait_until(is_from_workers, what="a file from workers", limit_s=60)
 
     def ready(self) -> int:
         """Workers that answer, by its daemon's last report."""
@@ -79,7 +68,7 @@ class Node:
 
     def cache(self) -> dict[str, int]:
         """The daemon's figures, after its next report."""
-        time.sleep(_REPORT_S)
+        time.sleep(REPORT_S)
         cache = self.keeper.status(self.mount)["cache"]
         assert cache is not None
         return dict(cache)
@@ -98,12 +87,11 @@ class World:
         """One more worker."""
         return self.stack.enter_context(Worker())
 
-    def node(self, *workers: Worker, key: Path | None = None) -> Node:
+    def node(self, *workers: Worker, key: Path | None = None) -> Reader:
         """One more node."""
-        keeper = self.stack.enter_context(Keeper())
         endpoints = "+".join(worker.endpoint for worker in workers)
         options = (f"workers={endpoints}", f"workers-key={key or self._key}")
-        node = Node(keeper=keeper, mount=self.stack.enter_context(keeper.mounted(self.url, options=options)))
+        node = self.stack.enter_context(Reader.mounted(self.url, options=options))
         wait_until(lambda: node.ready() == len(workers), what="the workers", interval_s=0.2)
         return node
 
@@ -116,10 +104,10 @@ class World:
         """Of the file that has rested."""
         return hashlib.sha256((self.folder / "file").read_bytes()).hexdigest()
 
-    def filled(self, *workers: Worker) -> tuple[str, Node]:
+    def filled(self, *workers: Worker) -> tuple[str, Reader]:
         """A node has read the file onto the workers: the digest of its data, and the node."""
         digest, node = self.digest(), self.node(*workers)
-        node.fill(digest, *workers)
+        node.read_from_workers(digest)
         return digest, node
 
 
@@ -205,7 +193,7 @@ def test_damaged_blocks_are_refused_and_read_from_the_nas(world: World) -> None:
     cache = second.cache()
     assert cache["workers_bytes"] == 0
     assert 0.5 * spoiled <= cache["workers_refused"] <= spoiled, "a worker that is slow is not asked for each"
-    second.fill(digest, worker)
+    second.read_from_workers(digest)
     world.node(worker).read_from_workers(digest)
 
 
@@ -283,7 +271,7 @@ def test_workers_come_and_go_while_the_dataset_is_mounted(world: World) -> None:
     daemon = node.keeper.daemon_pid(node.mount)
     node.keeper.efc("upgrade", str(node.mount), "-o", f"workers={new.endpoint}")
     wait_until(lambda: node.cache()["workers_ready"] == 1, what="the new worker")
-    node.fill(digest, new)
+    node.read_from_workers(digest)
     node.keeper.efc("upgrade", str(node.mount), "-o", "workers=")
     assert node.cache()["workers"] == 0
     node.forget()

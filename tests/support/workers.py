@@ -6,7 +6,6 @@ changed by whoever reaches its port, which is what :meth:`Worker.spoil` does.
 
 from __future__ import annotations
 
-import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from csi.cli.worker import write_key
 from tests.support.nas import free_ports
 from tests.support.paths import program
 from tests.support.processes import end_process, wait_until
@@ -76,10 +76,6 @@ class Worker:
         """Whose process it is."""
         return Path(f"/proc/{self._stats()['pid']}").stat().st_uid
 
-    def blocks(self) -> int:
-        """How many values it holds."""
-        return int(self._stats()["curr_items"])
-
     def questions(self) -> int:
         """How often it was asked for a value since it was started."""
         return int(self._stats()["cmd_get"])
@@ -127,6 +123,5 @@ class Worker:
 def new_key(folder: Path) -> Path:
     """A key file."""
     path = folder / "workers.key"
-    path.write_text(secrets.token_hex(32) + "\n")
-    path.chmod(0o600)
+    write_key(path)
     return path

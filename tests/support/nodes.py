@@ -1,0 +1,45 @@
+"""Nodes: mounts of one dataset by a keeper each, which know nothing of each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from tests.support.keeper import Keeper
+
+#: Counters of daemons are as old as their last report, which comes each second.
+REPORT_S = 1.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A mount of a dataset by a keeper of its own, with a daemon and kernel's pages of its own."""
+
+    keeper: Keeper
+    mount: Path
+
+    @classmethod
+    @contextmanager
+    def mounted(cls, url: str, *, options: Sequence[str] = ()) -> Iterator[Self]:
+        """One more node, with these mount options, for the time of the block."""
+        with Keeper() as keeper, keeper.mounted(url, options=options) as mount:
+            yield cls(keeper=keeper, mount=mount)
+
+    def calls(self) -> int:
+        """How many calls its daemons have made. Takes seconds, so that nothing that was done before is left out."""
+        before = -1
+        while (count := int(self.keeper.status(self.mount)["stats"]["nfs"]["calls"])) != before:
+            before = count
+            time.sleep(REPORT_S)
+        return count
+
+
+@contextmanager
+def two_nodes(url: str, *, options: Sequence[str] = ()) -> Iterator[tuple[Path, Path]]:
+    """The mounts of two nodes."""
+    with Node.mounted(url, options=options) as first, Node.mounted(url, options=options) as second:
+        yield first.mount, second.mount
