@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.clients import MOUNT, NATIVE, ROUND_TRIP_US
-from bench.network import delayed
 from bench.runs import Contender, Programs, Round, idle_daemon_mib, run_bare, run_fresh_mount, run_mount, run_native
+from tests.support.delay import delayed
 from tests.support.keeper import Keeper
 from tests.support.nas import Export, Nas
 from tests.support.netns import netns_pair
@@ -119,7 +119,7 @@ class Bench:
             idle_mib = idle_daemon_mib(nas.url, keeper=keeper)
             case.gates.append(Gate(text="MiB of an idle daemon", value=idle_mib, limit=16, at_most=True))
             yield case
-            with delayed(nas, round_trip_us=ROUND_TRIP_US) as port:
+            with delayed(nas.port, round_trip_us=ROUND_TRIP_US) as port:
                 url = nas.url_of(nas.exports[0].name, port=port)
                 case = self.compare("small files, 1 ms round trip", "small", "small", url=url, keeper=keeper)
                 case.gates.append(Gate(text="files/s to the bare client's", value=case.ratio(), limit=0.4))

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from bench.network import delayed
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from csi.config.options import parse, parse_list
 from csi.node import keeper
+from tests.support.delay import delayed
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 
@@ -233,7 +233,7 @@ def contenders(*, against: Path | None, variants: Sequence[str] = (), with_far: 
         else:
             clients.append(KernelNfs(nas=nas))
         if with_far:
-            port = stack.enter_context(delayed(nas, round_trip_us=ROUND_TRIP_US))
+            port = stack.enter_context(delayed(nas.port, round_trip_us=ROUND_TRIP_US))
             near = [one for one in clients if isinstance(one, Fuse | KernelNfs) and one.name != AGAINST]
             clients += [replace(one, name=f"{one.name}{FAR}", port=port) for one in near]
         yield Contenders(nas=nas, clients=clients, skipped=skipped)

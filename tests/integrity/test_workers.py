@@ -40,12 +40,6 @@ class Reader(Node):
         with (self.mount / "file").open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def forget(self) -> None:
-        """Lets the kernel's pages of the file go."""
-        descriptor = os.open(self.mount / "file", os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
-
     def read_from_workers(self, digest: str) -> None:
         """Reads the file until all of it comes from workers: not each block is put there that is read in a hurry."""
         os.stat(self.mount / "clock")
@@ -54,24 +48,12 @@ class Reader(Node):
         def is_from_workers() -> bool:
             nonlocal before
             time.sleep(_RECENT_S - REPORT_S)
-            self.forget()
+            self.forget("file")
             assert self.read() == digest
             last, before = before, self.cache()["workers_bytes"]
             return before - last == _SIZE
 
         wait_until(is_from_workers, what="a file from workers", limit_s=60)
-
-    def ready(self) -> int:
-        """Workers that answer, by its daemon's last report."""
-        cache = self.keeper.status(self.mount)["cache"]
-        return int(cache["workers_ready"]) if cache else -1
-
-    def cache(self) -> dict[str, int]:
-        """The daemon's figures, after its next report."""
-        time.sleep(REPORT_S)
-        cache = self.keeper.status(self.mount)["cache"]
-        assert cache is not None
-        return dict(cache)
 
 
 class World:
@@ -92,7 +74,7 @@ class World:
         endpoints = "+".join(worker.endpoint for worker in workers)
         options = (f"workers={endpoints}", f"workers-key={key or self._key}")
         node = self.stack.enter_context(Reader.mounted(self.url, options=options))
-        wait_until(lambda: node.ready() == len(workers), what="the workers", interval_s=0.2)
+        node.await_workers(len(workers))
         return node
 
     def write(self) -> str:
@@ -246,7 +228,7 @@ def test_a_daemon_that_is_killed_while_it_reads_is_followed_by_one_that_has_work
     def keep_reading() -> None:
         while not is_over.is_set():
             found.add(node.read())
-            node.forget()
+            node.forget("file")
 
     with ThreadPoolExecutor(2) as readers:
         reading = [readers.submit(keep_reading) for _ in range(2)]
@@ -259,7 +241,7 @@ def test_a_daemon_that_is_killed_while_it_reads_is_followed_by_one_that_has_work
         for reader in reading:
             reader.result()
     assert found == {digest}
-    node.forget()
+    node.forget("file")
     node.read()
     assert node.cache()["workers_bytes"] > 0
 
@@ -274,7 +256,7 @@ def test_workers_come_and_go_while_the_dataset_is_mounted(world: World) -> None:
     node.read_from_workers(digest)
     node.keeper.efc("upgrade", str(node.mount), "-o", "workers=")
     assert node.cache()["workers"] == 0
-    node.forget()
+    node.forget("file")
     assert node.read() == digest
     assert node.keeper.daemon_pid(node.mount) == daemon
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.keeper import Keeper
+from tests.support.netns import Host
+from tests.support.processes import wait_until
 
 #: Counters of daemons are as old as their last report, which comes each second.
 REPORT_S = 1.2
@@ -17,16 +20,19 @@ REPORT_S = 1.2
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A mount of a dataset by a keeper of its own, with a daemon and kernel's pages of its own."""
+    """A mount of a dataset by a keeper of its own, with a daemon and pages in the kernel of its own."""
 
     keeper: Keeper
     mount: Path
 
     @classmethod
     @contextmanager
-    def mounted(cls, url: str, *, options: Sequence[str] = ()) -> Iterator[Self]:
-        """One more node, with these mount options, for the time of the block."""
-        with Keeper() as keeper, keeper.mounted(url, options=options) as mount:
+    def mounted(cls, url: str, *, options: Sequence[str] = (), host: Host | None = None) -> Iterator[Self]:
+        """One more node, with these mount options, for the time of the block; `host` is its network namespace."""
+        with (
+            Keeper(command_prefix=host.prefix if host else ()) as keeper,
+            keeper.mounted(url, options=options) as mount,
+        ):
             yield cls(keeper=keeper, mount=mount)
 
     def calls(self) -> int:
@@ -36,6 +42,28 @@ class Node:
             before = count
             time.sleep(REPORT_S)
         return count
+
+    def ready(self) -> int:
+        """Workers that answer, by its daemon's last report."""
+        cache = self.keeper.status(self.mount)["cache"]
+        return int(cache["workers_ready"]) if cache else -1
+
+    def await_workers(self, count: int) -> None:
+        """Returns when so many answer."""
+        wait_until(lambda: self.ready() == count, what="the workers", interval_s=0.2)
+
+    def cache(self) -> dict[str, int]:
+        """Its daemon's figures of blocks, after its next report."""
+        time.sleep(REPORT_S)
+        cache = self.keeper.status(self.mount)["cache"]
+        assert cache is not None
+        return dict(cache)
+
+    def forget(self, name: str) -> None:
+        """Lets the kernel's pages of a file go."""
+        descriptor = os.open(self.mount / name, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
-/* A TCP proxy on loopback that adds a delay each way, and no limit to the bandwidth: a round trip of 2 x DELAY_US.
+/* A TCP proxy between two ports of one address that adds a delay each way, and no limit to the bandwidth: a round trip of
+ * 2 x DELAY_US.
  *
- *   delay_proxy LISTEN_PORT TARGET_PORT DELAY_US
+ *   delay_proxy ADDRESS LISTEN_PORT TARGET_PORT DELAY_US
  *
  * Per connection and direction, one thread takes bytes and notes when they came, another passes them on when their time
  * has come. Ends with its process; a connection that ends is shut down on the other side.
@@ -116,14 +117,14 @@ static void start(int from, int to)
 int main(int count, char **arguments)
 {
     int yes = 1;
-    if (count != 4) {
-        fprintf(stderr, "usage: delay_proxy LISTEN_PORT TARGET_PORT DELAY_US\n");
+    if (count != 5) {
+        fprintf(stderr, "usage: delay_proxy ADDRESS LISTEN_PORT TARGET_PORT DELAY_US\n");
         return 2;
     }
-    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(atoi(arguments[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_port = htons(atoi(arguments[2])), .sin_addr.s_addr = inet_addr(arguments[1])};
     struct sockaddr_in there = here;
-    there.sin_port = htons(atoi(arguments[2]));
-    delay_ns = atol(arguments[3]) * 1000;
+    there.sin_port = htons(atoi(arguments[3]));
+    delay_ns = atol(arguments[4]) * 1000;
     prctl(PR_SET_TIMERSLACK, 1000L); /* the delay is half a millisecond: the usual slack of 50 us is a tenth of it */
     int listener = socket(AF_INET, SOCK_STREAM, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
