@@ -68,7 +68,8 @@ coverage: setup ## lines of the daemon's file system that tests without root run
 # --- what is no part of `make test` ----------------------------------------------------------------------------------
 # A folder of a release's or another checkout's programs in AGAINST takes part in each row: that build is compared with this one.
 BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUNDS)) --only '$(ONLY)' \
-        $(addprefix --variant=,$(VARIANTS)) $(if $(NEAR),--near)
+        $(addprefix --variant=,$(VARIANTS)) $(if $(NEAR),--near) \
+        $(if $(DATA_MIB),--data-mib $(DATA_MIB)) $(if $(SMALL_FILES),--small-files $(SMALL_FILES))
 BENCH_ROWS := reads writes names programs reopening memory
 bench: setup ## side by side: ext4, the kernel's and the bare NFS client, the mount; PARTS="writes names" ONLY=append ROUNDS=5 AGAINST=bin-dir; report under results/
 	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(or $(PARTS),$(if $(ONLY),$(BENCH_ROWS)))

@@ -13,16 +13,17 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import bare, comparing, gate, memory, pauses, publishing
+from bench import bare, comparing, gate, memory, nodes, pauses, publishing
 from bench.bare import Case, unit
 from bench.clients import MOUNT, VARIANTS, contenders
 from bench.rows import families
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
 
-#: What can be run alone: comparisons with the bare client; families of rows; figures by themselves.
+#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; figures by themselves.
 COMPARED, FAMILIES, OTHERS = ("loopback", "link"), (*families(), "memory"), ("publishing", "pauses")
-PARTS = (*COMPARED, *FAMILIES, *OTHERS)
+NODES = "nodes"
+PARTS = (*COMPARED, *FAMILIES, NODES, *OTHERS)
 
 
 def other_figures(part: str, console: Console) -> dict[str, dict[str, object]]:
@@ -72,8 +73,9 @@ def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Conso
 
 
 def write(
-    path: Path, cases: list[Case], rows: Rows, others: dict[str, dict[str, dict[str, object]]], *, load_before: float
-) -> None:
+    path: Path, cases: list[Case], rows: Rows, shared: list[nodes.Case],
+    others: dict[str, dict[str, dict[str, object]]], *, load_before: float,
+) -> None:  # fmt: skip
     """All that was measured, as JSON."""
     document = {
         "conditions": "server's page cache warm, rounds interleaved; client cold unless a row says otherwise",
@@ -92,6 +94,7 @@ def write(
         **comparing.as_json(rows.results, rows.memories),
         "skipped": rows.skipped,
         "worse": rows.worse,
+        NODES: {case.name: case.as_json() for case in shared},
         **others,
     }
     path.parent.mkdir(exist_ok=True)
@@ -115,17 +118,22 @@ def main() -> int:
                 for name in compared:
                     cases.extend(getattr(workshop, name)())
         rows = run_rows([part for part in FAMILIES if part in parts], arguments, console)
+        sizes = nodes.Sizes(data_bytes=arguments.data_mib << 20, small_files=arguments.small_files)
+        of_nodes = {"sizes": sizes, "rounds": arguments.rounds, "only": arguments.only}
+        shared = nodes.measure(**of_nodes, console=console) if NODES in parts else []
         others = {part: other_figures(part, console) for part in OTHERS if part in parts}
     if cases:
         bare.show(cases, console)
     if rows.results:
         comparing.show(rows.results, console, gate.read_baseline(arguments.baseline))
-    write(arguments.results, cases, rows, others, load_before=load_before)
+    if shared:
+        nodes.show(shared, console)
+    write(arguments.results, cases, rows, shared, others, load_before=load_before)
     if arguments.write_baseline:
         gate.write_baseline(rows.baseline(), arguments.baseline)
         console.print(f"{len(rows)} rows written to {arguments.baseline}")
         return 0
-    return _verdict(arguments, cases, rows, console)
+    return _verdict(arguments, cases, rows, shared, console)
 
 
 def _arguments() -> argparse.Namespace:
@@ -137,6 +145,8 @@ def _arguments() -> argparse.Namespace:
         "--variant", action="append", metavar="OPTIONS", help=f"the mount once more, with these (default: {VARIANTS})"
     )
     parser.add_argument("--near", action="store_true", help="without those that have a round trip to the server")
+    parser.add_argument("--data-mib", type=int, default=4096, help="that nodes share (default: 4096); less for tries")
+    parser.add_argument("--small-files", type=int, default=100_000, help="that nodes share (default: 100,000)")
     parser.add_argument("--baseline", type=Path, default=gate.BASELINE, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--write-baseline", action="store_true", help="with what this run measures; nothing is gated")
     parser.add_argument("--results", type=Path, default=RESULTS / "bench.json", metavar="FILE", help=argparse.SUPPRESS)
@@ -144,11 +154,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _verdict(arguments: argparse.Namespace, cases: list[Case], rows: Rows, console: Console) -> int:
+def _verdict(
+    arguments: argparse.Namespace, cases: list[Case], rows: Rows, shared: list[nodes.Case], console: Console
+) -> int:
     """Says what holds, the last line in figures; 1 if something does not."""
-    gates = [(case, gate) for case in cases for gate in case.gates]
-    for case, one in gates:
-        console.print(f"{case.name}: {one}")
+    gates = [(case.name, gate) for case in (*cases, *shared) for gate in case.gates]
+    for name, one in gates:
+        console.print(f"{name}: {one}", soft_wrap=True)
     for line in rows.worse:
         console.print(f"WORSE {line}", soft_wrap=True)
     failed = [one for _, one in gates if not one.holds and not one.only_aimed_at]

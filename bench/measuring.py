@@ -179,17 +179,21 @@ class _Load:
 
 def _cost(daemon: int, nas: Nas) -> Cost:
     """Now; the daemon is asked nothing, which would cost it something."""
-    daemon_cpu_s = _threads_cpu_s(daemon) if daemon else 0
-    return Cost(daemon_cpu_s=daemon_cpu_s, server_cpu_s=nas.cpu_s(), machine_cpu_s=_machine_cpu_s())
+    daemon_cpu_s = threads_cpu_s(daemon) if daemon else 0
+    return Cost(daemon_cpu_s=daemon_cpu_s, server_cpu_s=nas.cpu_s(), machine_cpu_s=machine_cpu_s())
 
 
-def _threads_cpu_s(pid: int) -> float:
-    """CPU seconds of a process whose threads all live, to the nanosecond: proc(5) counts in hundredths elsewhere."""
-    paths = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(path.read_text().split()[0]) for path in paths) / 1e9
+def threads_cpu_s(pid: int, *, name: str = "") -> float:
+    """CPU seconds of a process whose threads all live, to the nanosecond: proc(5) counts in hundredths elsewhere.
+
+    Of those threads alone that are called `name`, if one is given.
+    """
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    counted = (task for task in tasks if name in ("", (task / "comm").read_text().strip()))
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in counted) / 1e9
 
 
-def _machine_cpu_s() -> float:
+def machine_cpu_s() -> float:
     """Seconds in which a processor worked: user, nice, system, irq, softirq (proc(5))."""
     numbers = Path("/proc/stat").read_text().split(maxsplit=11)[1:11]
     return sum(int(numbers[index]) for index in (0, 1, 2, 5, 6)) / os.sysconf("SC_CLK_TCK")

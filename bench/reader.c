@@ -1,6 +1,7 @@
 /* A reader that costs next to nothing itself: open, read, close. Prints one line of JSON as bare_client does.
  *
  *   reader read FILE     one file from front to back in reads of 1 MiB
+ *   reader stream FILE   the same, and what was read is let go of the page cache, so that a large file costs little memory
  *   reader small DIR     every DIR/x/y once in directory order; the time of listing the names is not counted, as in bare_client
  */
 #define _GNU_SOURCE
@@ -13,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BLOCK = 1 << 20, FILES_MAX = 1 << 20 };
+enum { BLOCK = 1 << 20, KEPT_BYTES = 64 << 20, FILES_MAX = 1 << 20 };
 
 static char buffer[BLOCK];
 
@@ -30,15 +31,20 @@ static double seconds(void)
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-static long long read_all(int directory, const char *name)
+static long long read_all(int directory, const char *name, int lets_go)
 {
-    long long bytes = 0;
+    long long bytes = 0, dropped = 0;
     ssize_t count;
     int file = openat(directory, name, O_RDONLY);
     if (file < 0)
         stop(name);
-    while ((count = read(file, buffer, BLOCK)) > 0)
+    while ((count = read(file, buffer, BLOCK)) > 0) {
         bytes += count;
+        if (lets_go && bytes - dropped >= KEPT_BYTES) {
+            posix_fadvise(file, 0, bytes, POSIX_FADV_DONTNEED);
+            dropped = bytes;
+        }
+    }
     if (count < 0)
         stop(name);
     close(file);
@@ -59,10 +65,10 @@ static void report(double elapsed, long long bytes, long files)
            elapsed, bytes, files, cpu, usage.ru_maxrss);
 }
 
-static void read_one(const char *path)
+static void read_one(const char *path, int lets_go)
 {
     double begin = seconds();
-    long long bytes = read_all(AT_FDCWD, path);
+    long long bytes = read_all(AT_FDCWD, path, lets_go);
     report(seconds() - begin, bytes, 1);
 }
 
@@ -89,18 +95,20 @@ static void read_small(const char *path)
     }
     double begin = seconds();
     for (long i = 0; i < files; i++)
-        bytes += read_all(directories[i], names[i]);
+        bytes += read_all(directories[i], names[i], 0);
     report(seconds() - begin, bytes, files);
 }
 
 int main(int count, char **arguments)
 {
     if (count == 3 && !strcmp(arguments[1], "read"))
-        read_one(arguments[2]);
+        read_one(arguments[2], 0);
+    else if (count == 3 && !strcmp(arguments[1], "stream"))
+        read_one(arguments[2], 1);
     else if (count == 3 && !strcmp(arguments[1], "small"))
         read_small(arguments[2]);
     else {
-        fprintf(stderr, "usage: reader read FILE | small DIR\n");
+        fprintf(stderr, "usage: reader read FILE | stream FILE | small DIR\n");
         return 2;
     }
     return 0;

@@ -21,7 +21,7 @@ from csi.cli.worker import write_key
 from tests.support.nas import free_ports
 from tests.support.netns import Host
 from tests.support.paths import program
-from tests.support.processes import end_process, wait_until
+from tests.support.processes import end_process, processes, wait_until
 
 _SECONDS_MAX = 20.0
 
@@ -68,6 +68,8 @@ class Worker:
             command += [f"--tls-{option}={self._tls / name}" for option, name in names]
         self._server = subprocess.Popen([*(self._host.prefix if self._host else ()), *command])
         wait_until(self._answers, what=f"the worker at {self.endpoint}", limit_s=_SECONDS_MAX)
+        if self._is_ours:  # its child sets memory aside
+            wait_until(lambda: self.pid not in [one.parent_pid for one in processes()], what="its memory", limit_s=300)
 
     def end(self) -> None:
         """Kills it, if it runs."""
@@ -85,9 +87,15 @@ class Worker:
         assert self._server is not None
         self._server.send_signal(signal.SIGCONT)
 
+    @property
+    def pid(self) -> int:
+        """Process id of memcached."""
+        assert self._server is not None
+        return self._server.pid
+
     def user(self) -> int:
         """Whose process it is."""
-        return Path(f"/proc/{self._stats()['pid']}").stat().st_uid
+        return Path(f"/proc/{self.pid}").stat().st_uid
 
     def questions(self) -> int:
         """How often it was asked for a value since it was started."""

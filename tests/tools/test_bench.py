@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import gate, picture
+from bench import gate, nodes, picture
 from bench.clients import KERNEL, MOUNT, NATIVE, Counters, parse_mountstats, why_not_mounted_with
 from bench.memory import STEPS
 from bench.rows import families
+from bench.runs import GIB, Round
 from tests.support.paths import ROOT
 
 _BEFORE = {
@@ -130,6 +132,65 @@ def test_a_picture_has_a_bar_for_each_figure(tmp_path: Path) -> None:
     assert "without the other client" not in texts
     widths = [int(element.get("width", "0")) for element in drawing.findall(".//{*}rect")][3:]  # after paper and legend
     assert widths == [260, 520, 1, 1], "each power of ten is as long as the other, and nothing is nothing"
+
+
+def _reading(**changes: Any) -> nodes.Reading:
+    """One GiB from the NAS within a second."""
+    some = dict.fromkeys((each.name for each in fields(nodes.Reading)), 0) | {"seconds": 1.0, "bytes": GIB}
+    return nodes.Reading(**some | {"nas_bytes": GIB} | changes)
+
+
+def _failing(case: nodes.Case) -> list[str]:
+    return [gate.text for gate in case.gates if not gate.holds]
+
+
+@pytest.mark.parametrize(("changes", "failing"), [
+    ({"seconds": GIB / 600e6, "nas_bytes": 0}, []),
+    ({"seconds": GIB / 580e6, "nas_bytes": 0}, ["the second node's part of its link"]),
+    ({"seconds": GIB / 600e6, "nas_bytes": GIB // 50}, ["part that it had from the NAS"]),
+])  # fmt: skip
+def test_a_second_node_is_judged_by_its_link_and_by_what_the_nas_gave(
+    changes: dict[str, Any], failing: list[str]
+) -> None:
+    case = nodes.Case(name="case", readings={"second node": [_reading(**changes)]})
+    nodes.judge_slow_nas(case)
+    assert _failing(case) == failing
+
+
+@pytest.mark.parametrize(("changes", "failing"), [
+    ({"seconds": 0.62, "daemons_cpu_s": 0.74}, []),
+    ({"seconds": 0.65, "daemons_cpu_s": 0.74}, ["the second node's time to the first's"]),
+    ({"seconds": 0.62, "daemons_cpu_s": 0.76},
+     ["CPU per GiB from a worker, to 1.3 times that from the NAS into memory and the seal"]),
+])  # fmt: skip
+def test_a_second_node_is_judged_by_time_and_cpu_of_the_first(changes: dict[str, Any], failing: list[str]) -> None:
+    first, second = _reading(daemons_cpu_s=0.6, seals_cpu_s=0.2), _reading(**changes)
+    case = nodes.Case(name="case", readings={"first node": [first], "second node": [second]})
+    case.readings["second node, TLS"] = [second]
+    case.bare.append(
+        Round(seconds=1, bytes=GIB, files=1, cpu_s=0.3, reader_cpu_s=0, memory_mib_max=0)
+    )  # says what it is beside
+    nodes.judge_free_links(case, seal_cpu_s=0.23)
+    assert _failing(case) == failing
+
+
+def test_nodes_at_once_are_judged_by_what_the_nas_gave_and_by_growth() -> None:
+    """Of four nodes two had each block from the NAS, and they read no more together than three."""
+    case = nodes.Case(name="case")
+    for count in nodes.CROWDS:
+        times = 2 if count == 4 else 1
+        for link_mbit in (nodes.LINK_MBIT, nodes.SHORT_LINK_MBIT):
+            shared = _reading(bytes=count * GIB, nas_bytes=times * GIB)
+            case.readings[nodes.crowd(count, "empty workers", link_mbit)] = [shared]
+        full = _reading(bytes=min(count, 3) * GIB)
+        case.readings[nodes.crowd(count, "full workers", nodes.SHORT_LINK_MBIT)] = [full]
+    nodes.judge_crowds(case)
+    assert _failing(case) == [
+        "times that 4 nodes had each block from the NAS, links 650 MB/s",
+        "times that 4 nodes had each block from the NAS, links 100 MB/s",
+        "throughput of 4 nodes to 3",
+    ]
+    assert [gate.only_aimed_at for gate in case.gates] == [False] * 3 + [True] * 3 + [False] * 2
 
 
 def test_the_whole_command_fails_on_a_worse_count(tmp_path: Path) -> None:
