@@ -16,7 +16,7 @@ _FILE = RESULTS / "faults.details.json"
 
 
 def record(part: str, name: str, figures: dict[str, Any]) -> None:
-    """Adds the figures of one test to a part, `storms` or `pauses`."""
+    """Adds the figures of one test to a part, `storms`, `pauses` or `workers`."""
     RESULTS.mkdir(exist_ok=True)
     details = recorded()
     details.setdefault(part, {})[name] = figures
@@ -54,6 +54,8 @@ def table() -> list[str]:
             f"{'pause of a read':32} {'kills':>5} {'p50':>7} {'p99':>7} {'max ms':>7}   without kills: p50, p99, max"
         )
         lines += [_pause_line(name, figures) for name, figures in pauses.items()]
+    for name, found in details.get("workers", {}).items():
+        lines += _worker_lines(name, found)
     return lines
 
 
@@ -72,3 +74,17 @@ def _pause_line(name: str, figures: dict[str, Any]) -> str:
         f"{name:32} {figures['kills']:5} {pauses['p50_ms']:7.1f} {pauses['p99_ms']:7.1f} {pauses['max_ms']:7.1f}"
         f"   {calm['p50_ms']:.1f}, {calm['p99_ms']:.1f}, {calm['max_ms']:.1f}"
     )
+
+
+def _worker_lines(name: str, found: dict[str, Any]) -> list[str]:
+    total = (
+        f"workers, {name}: {sum(found['struck'].values())} faults, {found['reads']} reads, {found['errors']} errors, "
+        f"{found['wrong_bytes']} wrong bytes, {found['refused']} blocks refused"
+    )
+    heading = f"{'fault':32} {'times':>5}    longest wait p50, max ms   throughput back after, s at most"
+    lines = [
+        f"{fault:32} {found['struck'].get(fault, 0):5}    {waits['p50_ms']:16.0f}, {waits['max_ms']:6.0f}"
+        f"   {found['back_s_max'].get(fault, 0.0):10.1f}"
+        for fault, waits in found["waits"].items()
+    ]
+    return [total, heading, *lines]

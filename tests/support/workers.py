@@ -71,8 +71,15 @@ class Worker:
         if self._is_ours:  # its child sets memory aside
             wait_until(lambda: self.pid not in [one.parent_pid for one in processes()], what="its memory", limit_s=300)
 
+    def kill(self) -> None:
+        """SIGKILL; :meth:`start` makes the next one."""
+        assert self._server is not None
+        self._server.kill()
+        self._server.wait()
+        self._server = None
+
     def end(self) -> None:
-        """Kills it, if it runs."""
+        """Ends it, if it runs."""
         if self._server is not None:
             end_process(self._server)
             self._server = None
