@@ -16,7 +16,7 @@ _FILE = RESULTS / "faults.details.json"
 
 
 def record(part: str, name: str, figures: dict[str, Any]) -> None:
-    """Adds the figures of one test to a part, `storms`, `pauses` or `workers`."""
+    """Adds the figures of one test to a part, `storms`, `pauses`, `workers` or `writer`."""
     RESULTS.mkdir(exist_ok=True)
     details = recorded()
     details.setdefault(part, {})[name] = figures
@@ -56,6 +56,11 @@ def table() -> list[str]:
         lines += [_pause_line(name, figures) for name, figures in pauses.items()]
     for name, found in details.get("workers", {}).items():
         lines += _worker_lines(name, found)
+    lines += [
+        f"one writer, three readers, {kind}: {found['rounds']} rounds, {found['reads']} reads, {found['stale']} stale; "
+        f"MiB from workers {found['workers_bytes'] >> 20}, from the NAS by blocks {found['nas_bytes'] >> 20}"
+        for kind, found in details.get("writer", {}).items()
+    ]
     return lines
 
 

@@ -5,7 +5,6 @@ Servers here tell less than one would like: times that were set back, whole seco
 
 from __future__ import annotations
 
-import dataclasses
 import mmap
 import multiprocessing
 import os
@@ -31,13 +30,7 @@ HOUR_NS = 3600 * SECOND_NS
 @pytest.fixture
 def whole_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scripted server's times have no fractions of a second."""
-    truthful = Node.attributes
-
-    def attributes(node: Node) -> bytes:
-        times = {name: getattr(node, name) // SECOND_NS * SECOND_NS for name in ("atime_ns", "mtime_ns", "ctime_ns")}
-        return truthful(dataclasses.replace(node, **times))
-
-    monkeypatch.setattr(Node, "attributes", attributes)
+    monkeypatch.setattr(Node, "granularity_ns", SECOND_NS)
 
 
 @pytest.mark.parametrize("size", [100, 300_000])

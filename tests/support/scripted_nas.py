@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 PROCEDURES = (
     "NULL", "GETATTR", "SETATTR", "LOOKUP", "ACCESS", "READLINK", "READ", "WRITE", "CREATE", "MKDIR", "SYMLINK",
@@ -82,9 +82,16 @@ class Arguments:
         return self.data[self.offset - length : self.offset]
 
 
+def now_ns() -> int:
+    """The server's clock, in ns since the epoch: a test may put another one in its place."""
+    return time.time_ns()
+
+
 @dataclass(kw_only=True, eq=False)
 class Node:
     """A file, directory or symbolic link. A test may change any of it; times are in ns since the epoch."""
+
+    granularity_ns: ClassVar[int] = 1  # of times, as clients are shown them
 
     fileid: int
     kind: int = REGULAR
@@ -95,9 +102,9 @@ class Node:
     uid: int = 0
     gid: int = 0
     fsid: int = 1
-    mtime_ns: int = field(default_factory=time.time_ns)
-    ctime_ns: int = field(default_factory=time.time_ns)
-    atime_ns: int = field(default_factory=time.time_ns)
+    mtime_ns: int = field(default_factory=lambda: now_ns())
+    ctime_ns: int = field(default_factory=lambda: now_ns())
+    atime_ns: int = field(default_factory=lambda: now_ns())
     verifier: bytes = b""  # of an exclusive create
 
     @property
@@ -107,7 +114,7 @@ class Node:
 
     def changed(self) -> None:
         """Sets mtime and ctime to now."""
-        self.mtime_ns = self.ctime_ns = time.time_ns()
+        self.mtime_ns = self.ctime_ns = now_ns()
 
     def attributes(self) -> bytes:
         """Its fattr3."""
@@ -115,7 +122,7 @@ class Node:
         times = (self.atime_ns, self.mtime_ns, self.ctime_ns)
         return struct.pack(
             ">5I5Q6I", self.kind, self.mode, self.nlink, self.uid, self.gid, size, size, 0, self.fsid, self.fileid,
-            *(part for ns in times for part in divmod(ns, 10**9)),
+            *(part for ns in times for part in divmod(ns // self.granularity_ns * self.granularity_ns, 10**9)),
         )  # fmt: skip
 
 
@@ -370,7 +377,7 @@ class ScriptedNas:
     def _unlink(self, directory: Node, name: bytes) -> None:
         node = directory.children.pop(name)
         node.nlink -= 1
-        node.ctime_ns = time.time_ns()
+        node.ctime_ns = now_ns()
         directory.changed()
         if node.nlink == 0 or node.kind == DIRECTORY:
             del self._nodes[node.handle]
@@ -385,7 +392,7 @@ class ScriptedNas:
             self._unlink(target, new)
         del source.children[old]
         target.children[new] = node
-        node.ctime_ns = time.time_ns()
+        node.ctime_ns = now_ns()
         source.changed()
         target.changed()
         return u32(OK) + wcc(source) + wcc(target)
@@ -396,7 +403,7 @@ class ScriptedNas:
             return u32(STALE if node is None or directory is None else EXIST) + post(node) + wcc(directory)
         directory.children[name] = node
         node.nlink += 1
-        node.ctime_ns = time.time_ns()
+        node.ctime_ns = now_ns()
         directory.changed()
         return u32(OK) + post(node) + wcc(directory)
 
@@ -493,10 +500,10 @@ def _set_attributes(node: Node, arguments: Arguments) -> None:
     for which in ("atime_ns", "mtime_ns"):
         how = arguments.u32()
         if how == 1:
-            setattr(node, which, time.time_ns())
+            setattr(node, which, now_ns())
         elif how == 2:
             setattr(node, which, arguments.u32() * 10**9 + arguments.u32())
-    node.ctime_ns = time.time_ns()
+    node.ctime_ns = now_ns()
 
 
 def _record(read: Callable[[int], bytes]) -> bytes | None:

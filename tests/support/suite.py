@@ -147,7 +147,7 @@ PARTS = {
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "consistency": _pytest("consistency", "tests/conformance/consistency", limit_s=900),
     "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
-    "faults": _pytest("faults", "tests/faults", limit_s=7200),
+    "faults": _pytest("faults", "tests/faults", limit_s=3 * 3600),
     "releases": _pytest("releases", "tests/releases", limit_s=3 * 3600),
     # Each kernel is a machine of its own.
     "kernels": Part(
