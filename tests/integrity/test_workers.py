@@ -31,35 +31,54 @@ _DATASETS = 16
 _RECENT_S = 2.0
 
 
+#: Of the files in the dataset's folder of small ones, in bytes: up to 64 KiB they are read when they are opened.
+_SMALL_SIZES = tuple(range(4 << 10, 150 << 10, 5 << 10))
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or those in a folder."""
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def digest_of(path: Path) -> str:
+    """A digest of the data of a file or of those in a folder, read as programs read: from the beginning to the end."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        with file.open("rb") as data:
+            while part := data.read(MIB):
+                digest.update(part)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reader(Node):
     """A node that reads the dataset's file."""
 
-    def read(self) -> str:
-        """A digest of the file's data, read as programs read: from its beginning to its end."""
-        with (self.mount / "file").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def read(self, name: str = "file") -> str:
+        """A digest of the data."""
+        return digest_of(self.mount / name)
 
-    def forget(self) -> None:
-        """Lets the kernel's pages of the file go."""
-        descriptor = os.open(self.mount / "file", os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
+    def forget(self, name: str = "file") -> None:
+        """The kernel lets its pages of it go."""
+        for file in files_of(self.mount / name):
+            descriptor = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
 
-    def read_from_workers(self, digest: str) -> None:
-        """Reads the file until all of it comes from workers: not each block is put there that is read in a hurry."""
+    def read_from_workers(self, digest: str, name: str = "file", size: int = _SIZE) -> None:
+        """Reads it until all of it comes from workers: not each block is put there that is read in a hurry."""
         os.stat(self.mount / "clock")
         before = self.cache()["workers_bytes"]
 
         def is_from_workers() -> bool:
             nonlocal before
             time.sleep(_RECENT_S - REPORT_S)
-            self.forget()
-            assert self.read() == digest
+            self.forget(name)
+            assert self.read(name) == digest
             last, before = before, self.cache()["workers_bytes"]
-            return before - last == _SIZE
+            return before - last == size
 
-        wait_until(is_from_workers, what="a file from workers", limit_s=60)
+        wait_until(is_from_workers, what="all of it from workers", limit_s=60)
 
     def ready(self) -> int:
         """Workers that answer, by its daemon's last report."""
@@ -102,7 +121,7 @@ class World:
 
     def digest(self) -> str:
         """Of the file that has rested."""
-        return hashlib.sha256((self.folder / "file").read_bytes()).hexdigest()
+        return digest_of(self.folder / "file")
 
     def filled(self, *workers: Worker) -> tuple[str, Reader]:
         """A node has read the file onto the workers: the digest of its data, and the node."""
@@ -119,6 +138,9 @@ def datasets() -> Iterator[tuple[Nas, list[Path]]]:
         for folder in folders:
             folder.chmod(0o777)
             (folder / "file").write_bytes(os.urandom(_SIZE))
+            (folder / "small").mkdir()
+            for size in _SMALL_SIZES:
+                (folder / "small" / str(size)).write_bytes(os.urandom(size))
         time.sleep(_REST_S)
         for folder in folders:
             (folder / "clock").touch()  # tells what the server's clock shows by now
@@ -143,6 +165,17 @@ def test_a_second_node_reads_from_the_workers_and_not_from_the_nas(world: World)
     assert other.cache()["workers_bytes"] >= _SIZE
     assert other.cache()["workers_capacity_bytes"] == 256 * MIB
     wait_until(lambda: _SIZE <= other.cache()["workers_held_bytes"] <= 1.1 * _SIZE, what="its bytes", limit_s=20)
+
+
+def test_small_files_come_from_workers_too(world: World) -> None:
+    """Also those that would come with their open."""
+    worker = world.worker()
+    digest, size = digest_of(world.folder / "small"), sum(_SMALL_SIZES)
+    world.node(worker).read_from_workers(digest, "small", size)
+    second = world.node(worker)
+    before = second.cache()
+    second.read_from_workers(digest, "small", size)
+    assert second.cache()["nas_bytes"] - before["nas_bytes"] <= 0.1 * size
 
 
 def test_a_worker_as_efc_starts_it(world: World) -> None:
