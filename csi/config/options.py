@@ -279,7 +279,7 @@ _TABLE = (
         kind=Kind.ENDPOINTS,
         field="workers",
         default="none",
-        help="Workers (memcached) in whose memory the nodes share what they read of large files, in blocks of 1 MiB: "
+        help="Workers (memcached) in whose memory the nodes share what they read, in blocks of 1 MiB: "
         "`HOST:PORT`, several with `+` between them, all nodes alike; `*WEIGHT` behind one gives it more than others. "
         "Needs `workers-key`.",
     ),
