@@ -292,20 +292,22 @@ class ToKeeper(_message.Message):
     def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers")
+    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers", "workers_file")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREDECESSOR_REMAINS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FILE_FIELD_NUMBER: _ClassVar[int]
     config: DaemonConfig
     uid: int
     session: MountStatus
     predecessor_remains: bool
     memory_max_bytes: int
     workers: WorkersSecrets
-    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ...) -> None: ...
+    workers_file: bytes
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ..., workers_file: _Optional[bytes] = ...) -> None: ...
 
 class WorkersSecrets(_message.Message):
     __slots__ = ("key", "authority", "certificate", "private_key")
@@ -352,10 +354,12 @@ class Drain(_message.Message):
     def __init__(self) -> None: ...
 
 class Configure(_message.Message):
-    __slots__ = ("options",)
+    __slots__ = ("options", "workers_file")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FILE_FIELD_NUMBER: _ClassVar[int]
     options: DaemonConfig
-    def __init__(self, options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    workers_file: bytes
+    def __init__(self, options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., workers_file: _Optional[bytes] = ...) -> None: ...
 
 class Configured(_message.Message):
     __slots__ = ("error",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -27,6 +28,8 @@ _SIZE = 16 * MIB
 #: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put at no worker.
 _REST_S = 12.0
 _DATASETS = 16
+#: A file that says where workers are is looked at so often, and a little more.
+_FOLLOWED_S = 2.5
 #: A daemon keeps blocks that it has just read for two seconds at most.
 _RECENT_S = 2.0
 
@@ -108,11 +111,14 @@ class World:
 
     def node(self, *workers: Worker, key: Path | None = None) -> Reader:
         """One more node."""
-        endpoints = "+".join(worker.endpoint for worker in workers)
-        options = (f"workers={endpoints}", f"workers-key={key or self._key}")
-        node = self.stack.enter_context(Reader.mounted(self.url, options=options))
+        node = self.mounted("+".join(worker.endpoint for worker in workers), key or self._key)
         wait_until(lambda: node.ready() == len(workers), what="the workers", interval_s=0.2)
         return node
+
+    def mounted(self, workers: str, key: Path | None = None) -> Reader:
+        """One more node, with this option."""
+        options = (f"workers={workers}", f"workers-key={key or self._key}")
+        return self.stack.enter_context(Reader.mounted(self.url, options=options))
 
     def write(self) -> str:
         """Writes the file anew where the NAS has it; the digest of its data."""
@@ -321,3 +327,23 @@ def test_a_key_that_cannot_be_used_is_said_when_mounting(world: World, tmp_path:
         with pytest.raises(subprocess.CalledProcessError) as caught:
             keeper.mount(world.url, options=options)
         assert reason in caught.value.stderr
+
+
+def test_a_file_that_says_where_workers_are_is_followed(world: World, tmp_path: Path) -> None:
+    """By the daemon that serves, and by the next one from its start."""
+    path, new = tmp_path / "workers", tmp_path / "new"
+    path.write_text("# none yet\n")
+    node = world.mounted(str(path))
+    assert node.cache()["workers"] == 0
+    worker, daemon = world.worker(), node.keeper.daemon_pid(node.mount)
+    new.write_text(f"{worker.endpoint}  # the first\n")
+    new.rename(path)
+    wait_until(lambda: node.ready() == 1, what="the worker", interval_s=0.2, limit_s=20)
+    node.read_from_workers(world.digest())
+    path.unlink()
+    time.sleep(_FOLLOWED_S)
+    assert (node.ready(), node.keeper.daemon_pid(node.mount)) == (1, daemon)
+    path.write_text(f"{worker.endpoint}\n{world.worker().endpoint}")
+    os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: node.ready() == 2, what="both workers", interval_s=0.2, limit_s=20)
+    assert node.read() == world.digest()

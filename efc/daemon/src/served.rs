@@ -145,14 +145,16 @@ impl Serving for Served {
         stats.for_all_releases()
     }
 
-    fn configure(&self, options: &DaemonConfig) -> Result<(), Error> {
+    fn configure(&self, options: &DaemonConfig, workers_file: &[u8]) -> Result<(), Error> {
         let mut config = self.config();
-        self.live.take(&config, options).map_err(|fixed| {
+        self.live.take(&config, options, workers_file).map_err(|fixed| {
             let message = format!("a running daemon does not take other values of the fields {fixed:?}");
             Error { code: Code::InvalidArgument.into(), message }
         })?;
+        if *config != *options {
+            log::info!("serving with other options");
+        }
         *config = options.clone();
-        log::info!("serving with other options");
         Ok(())
     }
 

@@ -272,6 +272,11 @@ impl Mounts {
             .map_err(|error| failure(Code::Internal, format!("cannot abort FUSE connection {connection}: {error}")))
     }
 
+    /// Those of now.
+    pub(crate) fn all(&self) -> Vec<Arc<MountEntry>> {
+        self.lock().clone()
+    }
+
     pub(crate) fn find(&self, path: &Path) -> Option<Arc<MountEntry>> {
         self.lock().iter().find(|entry| entry.target() == path && entry.is_attached()).cloned()
     }
