@@ -92,24 +92,28 @@ class UnmountReply(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ("target", "by_subsystem")
+    __slots__ = ("target", "by_subsystem", "after")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     BY_SUBSYSTEM_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     target: str
     by_subsystem: bool
-    def __init__(self, target: _Optional[str] = ..., by_subsystem: _Optional[bool] = ...) -> None: ...
+    after: str
+    def __init__(self, target: _Optional[str] = ..., by_subsystem: _Optional[bool] = ..., after: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("mounts", "keeper_pid", "keeper_version", "program_version")
+    __slots__ = ("mounts", "keeper_pid", "keeper_version", "program_version", "last")
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
     KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
     mounts: _containers.RepeatedCompositeFieldContainer[MountStatus]
     keeper_pid: int
     keeper_version: str
     program_version: str
-    def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ..., program_version: _Optional[str] = ...) -> None: ...
+    last: str
+    def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ..., program_version: _Optional[str] = ..., last: _Optional[str] = ...) -> None: ...
 
 class HoldRequest(_message.Message):
     __slots__ = ("target",)

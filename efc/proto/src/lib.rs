@@ -11,6 +11,7 @@ mod messages {
 }
 
 pub use messages::*;
+pub use prost::Message;
 
 impl std::fmt::Debug for WorkersSecrets {
     /// Says nothing of what they are: messages come into logs.
