@@ -1,1 +1,1 @@
-"""Unit tests of csi.base."""
+"""What all packages share: csi/base."""

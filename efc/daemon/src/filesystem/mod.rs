@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
-use efc_cache::blocks::{Chain, Given, Level};
+use efc_cache::blocks::{Chain, GivenBy, Level};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
@@ -332,7 +332,7 @@ impl<B: Backend> Efc<B> {
     }
 
     /// What each level of the chain of caches has given; `None`: there is no chain.
-    pub fn given_blocks(&self) -> Option<Vec<(&'static str, Given)>> {
+    pub fn given_blocks(&self) -> Option<GivenBy> {
         self.0.blocks.as_ref().map(|chain| chain.given())
     }
 
