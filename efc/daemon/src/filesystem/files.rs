@@ -64,7 +64,7 @@ impl<B: Backend> Drop for Opening<B> {
 }
 
 impl OpenFile {
-    fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
+    pub(super) fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
         OpenFile { node, inode, cred, flags, dropped_for: OnceLock::new(), is_noted: AtomicBool::new(false) }
     }
 
@@ -142,13 +142,14 @@ impl<B: Backend> Inner<B> {
         let _opening = self.opening(caller, &inode).await;
         self.sent(&inode).await;
         let file = Arc::new(OpenFile::new(node, inode.clone(), caller.cred.clone(), flags));
-        let (seen, permit) = match self.open_unasked(&file) {
+        let (seen, permit) = match self.open_with_what_is_known(&file).await {
             Some(grant) => (Some(grant.seen), grant.permit),
             None => (self.ask_to_open(&file).await?, Permit::unconditional()),
         };
         if let Some(seen) = &seen {
             self.drop_before_growth(&inode, &seen.value).await;
         }
+        self.open_ahead(&file);
         let keeps_pages = self.keeps_pages(&file, seen);
         let reply = self.remember_open(caller.unique, file, keeps_pages)?;
         Ok(Answer { body: Response::Open(reply), permit })
@@ -156,7 +157,7 @@ impl<B: Backend> Inner<B> {
 
     /// What the open may rely on without asking. Where the data has to be read anew, and comes with the answer to the
     /// question, asking costs nothing.
-    fn open_unasked(&self, file: &OpenFile) -> Option<Grant> {
+    pub(super) fn open_unasked(&self, file: &OpenFile) -> Option<Grant> {
         let grant = self.freshness.on_open(&file.inode, &file.cred, file.rights())?;
         let is_read_anew = file.is_read_at_open(&grant.seen.value)
             && !file.inode.is_settled(grant.seen.part(|attr| attr))
@@ -165,7 +166,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Asks the server whether the caller may open the file, and of what version that is.
-    async fn ask_to_open(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<Option<Seen<Attr>>, Errno> {
+    pub(super) async fn ask_to_open(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<Option<Seen<Attr>>, Errno> {
         let before = file.inode.drop_whole();
         let known = file.inode.last_shown().filter(|known| file.is_read_at_open(&known.value));
         let Some(known) = known else { return self.ask_access(file).await };
