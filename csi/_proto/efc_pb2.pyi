@@ -92,24 +92,28 @@ class UnmountReply(_message.Message):
     def __init__(self) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ("target", "by_subsystem")
+    __slots__ = ("target", "by_subsystem", "after")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     BY_SUBSYSTEM_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
     target: str
     by_subsystem: bool
-    def __init__(self, target: _Optional[str] = ..., by_subsystem: _Optional[bool] = ...) -> None: ...
+    after: str
+    def __init__(self, target: _Optional[str] = ..., by_subsystem: _Optional[bool] = ..., after: _Optional[str] = ...) -> None: ...
 
 class StatusReply(_message.Message):
-    __slots__ = ("mounts", "keeper_pid", "keeper_version", "program_version")
+    __slots__ = ("mounts", "keeper_pid", "keeper_version", "program_version", "last")
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
     KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
     KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROGRAM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
     mounts: _containers.RepeatedCompositeFieldContainer[MountStatus]
     keeper_pid: int
     keeper_version: str
     program_version: str
-    def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ..., program_version: _Optional[str] = ...) -> None: ...
+    last: str
+    def __init__(self, mounts: _Optional[_Iterable[_Union[MountStatus, _Mapping]]] = ..., keeper_pid: _Optional[int] = ..., keeper_version: _Optional[str] = ..., program_version: _Optional[str] = ..., last: _Optional[str] = ...) -> None: ...
 
 class HoldRequest(_message.Message):
     __slots__ = ("target",)
@@ -292,20 +296,22 @@ class ToKeeper(_message.Message):
     def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers")
+    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers", "workers_file")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PREDECESSOR_REMAINS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FILE_FIELD_NUMBER: _ClassVar[int]
     config: DaemonConfig
     uid: int
     session: MountStatus
     predecessor_remains: bool
     memory_max_bytes: int
     workers: WorkersSecrets
-    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ...) -> None: ...
+    workers_file: bytes
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ..., workers_file: _Optional[bytes] = ...) -> None: ...
 
 class WorkersSecrets(_message.Message):
     __slots__ = ("key", "authority", "certificate", "private_key")
@@ -352,10 +358,12 @@ class Drain(_message.Message):
     def __init__(self) -> None: ...
 
 class Configure(_message.Message):
-    __slots__ = ("options",)
+    __slots__ = ("options", "workers_file")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FILE_FIELD_NUMBER: _ClassVar[int]
     options: DaemonConfig
-    def __init__(self, options: _Optional[_Union[DaemonConfig, _Mapping]] = ...) -> None: ...
+    workers_file: bytes
+    def __init__(self, options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., workers_file: _Optional[bytes] = ...) -> None: ...
 
 class Configured(_message.Message):
     __slots__ = ("error",)

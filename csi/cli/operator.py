@@ -2,7 +2,7 @@
 
 import argparse
 
-from csi.observe.scraping import parse_address
+from csi.base.addresses import parse_address
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from csi.base.addresses import parse_address
 from csi.base.errors import Code, DriverError
 
 _MEMORY_MIB_MIN = 64
@@ -113,11 +114,7 @@ def _unprivileged_user() -> str:
 
 
 def _listening_address(listen: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\[\]:,]+)):([0-9]{1,5})", listen)
-    if match is None or not 1 <= int(match[3]) <= 65_535:  # noqa: PLR2004 - the largest port
-        message = f"--listen {listen}: ADDRESS:PORT is expected, with brackets around an address of IPv6"
-        raise DriverError(Code.INVALID_ARGUMENT, message)
-    host, port = match[1] or match[2], int(match[3])
+    host, port = parse_address(listen, noun="--listen")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

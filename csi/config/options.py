@@ -103,7 +103,7 @@ class Option:
         if self.kind is Kind.CHOICE:
             return " or ".join([*self.choices, *(word for word, _ in self.synonyms)])
         if self.kind is Kind.ENDPOINTS:
-            return "HOST:PORT or HOST:PORT*WEIGHT, several with '+' between them"
+            return "HOST:PORT or HOST:PORT*WEIGHT, several with '+' between them, or an absolute path"
         if self.kind is Kind.PATH:
             return "an absolute path"
         low, high = self._written(self.minimum), self._written(self.maximum)
@@ -279,8 +279,9 @@ _TABLE = (
         kind=Kind.ENDPOINTS,
         field="workers",
         default="none",
-        help="Workers (memcached) in whose memory the nodes share what they read of large files, in blocks of 1 MiB: "
+        help="Workers (memcached) in whose memory the nodes share what they read, in blocks of 1 MiB: "
         "`HOST:PORT`, several with `+` between them, all nodes alike; `*WEIGHT` behind one gives it more than others. "
+        "Or the path of a file on the node, readable for root, with one in each line: what changes there is followed. "
         "Needs `workers-key`.",
     ),
     Option(
@@ -589,7 +590,8 @@ def _parsed(option: Option, text: str | None) -> bool | int | str | None:
         text = dict(option.synonyms).get(text, text)
         return text if text in option.choices else None
     if option.kind is Kind.ENDPOINTS:
-        return text if not text or all(_is_endpoint(part) for part in text.split("+")) else None
+        is_known = not text or _PATH.fullmatch(text) or all(_is_endpoint(part) for part in text.split("+"))
+        return text if is_known else None
     if option.kind is Kind.PATH:
         return text if _PATH.fullmatch(text) else None
     number = _number(option, text)

@@ -88,14 +88,20 @@ class Keeper:
 
     async def status(self, target: str = "", *, limit_seconds: float = STATUS_SECONDS_MAX) -> KeeperStatus:
         """All mounts, or the one at ``target``."""
+        mounts: list[efc_pb2.MountStatus] = []
         request = efc_pb2.StatusRequest(target=target, by_subsystem=True)
-        reply, _ = await self._ask(efc_pb2.KeeperRequest(status=request), limit_seconds=limit_seconds)
-        status = reply.status
+        while True:
+            reply, _ = await self._ask(efc_pb2.KeeperRequest(status=request), limit_seconds=limit_seconds)
+            status = reply.status
+            mounts += [_by_subsystem(mount) for mount in status.mounts]
+            if not status.last:
+                break
+            request.after = status.last
         return KeeperStatus(
             pid=status.keeper_pid,
             version=status.keeper_version,
             program_version=status.program_version,
-            mounts=[_by_subsystem(mount) for mount in status.mounts],
+            mounts=mounts,
         )
 
     async def install(self, *, version: str, memory: int) -> None:

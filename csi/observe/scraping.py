@@ -10,11 +10,10 @@ log, and tried again.
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 
-from csi.base.errors import invalid
+from csi.base.addresses import parse_address
 from csi.observe.exposition import CONTENT_TYPE
 
 _LOGGER = logging.getLogger(__name__)
@@ -22,28 +21,14 @@ CONNECTIONS_MAX = 8
 REQUEST_BYTES_MAX = 8192
 CONNECTION_SECONDS_MAX = 10.0
 RETRY_SECONDS = 30.0
-_PORT_MAX = 65535
 _REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error"}
-
-
-def parse_address(text: str, *, noun: str = "metrics address") -> tuple[str, int]:
-    """Address and port of ``IPv4:PORT`` or ``IPv6:PORT``, brackets or not; raises INVALID_ARGUMENT.
-
-    Not a name: it would have to be looked up. ``0.0.0.0`` and ``::`` are all addresses.
-    """
-    host, _, port = text.rpartition(":")
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-        if port.isascii() and port.isdecimal() and 0 < int(port) <= _PORT_MAX:
-            return str(address), int(port)
-    raise invalid(f"{noun} {text!r}: expected an IP address and a port, for example 127.0.0.1:9820")
 
 
 class MetricsServer:
     """Answers with what ``collect`` makes, anew for each request; a context manager."""
 
     def __init__(self, address: str, collect: Callable[[], Awaitable[str]]) -> None:
-        self._host, self._port = parse_address(address)
+        self._host, self._port = parse_address(address, noun="metrics address")
         self._collect = collect
         self._connections = 0
         self._task: asyncio.Task[None] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import tempfile
 import threading
@@ -27,33 +28,60 @@ _SIZE = 16 * MIB
 #: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put at no worker.
 _REST_S = 12.0
 _DATASETS = 16
+#: A file that says where workers are is looked at so often, and a little more.
+_FOLLOWED_S = 2.5
 #: A daemon keeps blocks that it has just read for two seconds at most.
 _RECENT_S = 2.0
+
+
+#: Of the files in the dataset's folder of small ones, in bytes: up to 64 KiB they are read when they are opened.
+_SMALL_SIZES = tuple(range(4 << 10, 150 << 10, 5 << 10))
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or those in a folder."""
+    return sorted(path.iterdir()) if path.is_dir() else [path]
+
+
+def digest_of(path: Path) -> str:
+    """A digest of the data of a file or of those in a folder, read as programs read: from the beginning to the end."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        with file.open("rb") as data:
+            while part := data.read(MIB):
+                digest.update(part)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader(Node):
     """A node that reads the dataset's file."""
 
-    def read(self) -> str:
-        """A digest of the file's data, read as programs read: from its beginning to its end."""
-        with (self.mount / "file").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+    def read(self, name: str = "file") -> str:
+        """A digest of the data."""
+        return digest_of(self.mount / name)
 
-    def read_from_workers(self, digest: str) -> None:
-        """Reads the file until all of it comes from workers: not each block is put there that is read in a hurry."""
+    def forget(self, name: str = "file") -> None:
+        """The kernel lets its pages of it go."""
+        for file in files_of(self.mount / name):
+            descriptor = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+    def read_from_workers(self, digest: str, name: str = "file", size: int = _SIZE) -> None:
+        """Reads it until all of it comes from workers: not each block is put there that is read in a hurry."""
         os.stat(self.mount / "clock")
         before = self.cache()["workers_bytes"]
 
         def is_from_workers() -> bool:
             nonlocal before
             time.sleep(_RECENT_S - REPORT_S)
-            self.forget("file")
-            assert self.read() == digest
+            self.forget(name)
+            assert self.read(name) == digest
             last, before = before, self.cache()["workers_bytes"]
-            return before - last == _SIZE
+            return before - last == size
 
-        wait_until(is_from_workers, what="a file from workers", limit_s=60)
+        wait_until(is_from_workers, what="all of it from workers", limit_s=60)
 
 
 class World:
@@ -71,11 +99,14 @@ class World:
 
     def node(self, *workers: Worker, key: Path | None = None) -> Reader:
         """One more node."""
-        endpoints = "+".join(worker.endpoint for worker in workers)
-        options = (f"workers={endpoints}", f"workers-key={key or self._key}")
-        node = self.stack.enter_context(Reader.mounted(self.url, options=options))
+        node = self.mounted("+".join(worker.endpoint for worker in workers), key or self._key)
         node.await_workers(len(workers))
         return node
+
+    def mounted(self, workers: str, key: Path | None = None) -> Reader:
+        """One more node, with this option."""
+        options = (f"workers={workers}", f"workers-key={key or self._key}")
+        return self.stack.enter_context(Reader.mounted(self.url, options=options))
 
     def write(self) -> str:
         """Writes the file anew where the NAS has it; the digest of its data."""
@@ -84,7 +115,7 @@ class World:
 
     def digest(self) -> str:
         """Of the file that has rested."""
-        return hashlib.sha256((self.folder / "file").read_bytes()).hexdigest()
+        return digest_of(self.folder / "file")
 
     def filled(self, *workers: Worker) -> tuple[str, Reader]:
         """A node has read the file onto the workers: the digest of its data, and the node."""
@@ -101,6 +132,9 @@ def datasets() -> Iterator[tuple[Nas, list[Path]]]:
         for folder in folders:
             folder.chmod(0o777)
             (folder / "file").write_bytes(os.urandom(_SIZE))
+            (folder / "small").mkdir()
+            for size in _SMALL_SIZES:
+                (folder / "small" / str(size)).write_bytes(os.urandom(size))
         time.sleep(_REST_S)
         for folder in folders:
             (folder / "clock").touch()  # tells what the server's clock shows by now
@@ -125,6 +159,17 @@ def test_a_second_node_reads_from_the_workers_and_not_from_the_nas(world: World)
     assert other.cache()["workers_bytes"] >= _SIZE
     assert other.cache()["workers_capacity_bytes"] == 256 * MIB
     wait_until(lambda: _SIZE <= other.cache()["workers_held_bytes"] <= 1.1 * _SIZE, what="its bytes", limit_s=20)
+
+
+def test_small_files_come_from_workers_too(world: World) -> None:
+    """Also those that would come with their open."""
+    worker = world.worker()
+    digest, size = digest_of(world.folder / "small"), sum(_SMALL_SIZES)
+    world.node(worker).read_from_workers(digest, "small", size)
+    second = world.node(worker)
+    before = second.cache()
+    second.read_from_workers(digest, "small", size)
+    assert second.cache()["nas_bytes"] - before["nas_bytes"] <= 0.1 * size
 
 
 def test_a_worker_as_efc_starts_it(world: World) -> None:
@@ -270,3 +315,23 @@ def test_a_key_that_cannot_be_used_is_said_when_mounting(world: World, tmp_path:
         with pytest.raises(subprocess.CalledProcessError) as caught:
             keeper.mount(world.url, options=options)
         assert reason in caught.value.stderr
+
+
+def test_a_file_that_says_where_workers_are_is_followed(world: World, tmp_path: Path) -> None:
+    """By the daemon that serves, and by the next one from its start."""
+    path, new = tmp_path / "workers", tmp_path / "new"
+    path.write_text("# none yet\n")
+    node = world.mounted(str(path))
+    assert node.cache()["workers"] == 0
+    worker, daemon = world.worker(), node.keeper.daemon_pid(node.mount)
+    new.write_text(f"{worker.endpoint}  # the first\n")
+    new.rename(path)
+    wait_until(lambda: node.ready() == 1, what="the worker", interval_s=0.2, limit_s=20)
+    node.read_from_workers(world.digest())
+    path.unlink()
+    time.sleep(_FOLLOWED_S)
+    assert (node.ready(), node.keeper.daemon_pid(node.mount)) == (1, daemon)
+    path.write_text(f"{worker.endpoint}\n{world.worker().endpoint}")
+    os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: node.ready() == 2, what="both workers", interval_s=0.2, limit_s=20)
+    assert node.read() == world.digest()

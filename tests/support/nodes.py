@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,12 +57,6 @@ class Node:
         cache = self.keeper.status(self.mount)["cache"]
         assert cache is not None
         return dict(cache)
-
-    def forget(self, name: str) -> None:
-        """Lets the kernel's pages of a file go."""
-        descriptor = os.open(self.mount / name, os.O_RDONLY)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(descriptor)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from csi import cli
+from csi.base.addresses import parse_address
 from csi.observe.metrics import METRICS, Kind
-from csi.observe.scraping import parse_address
 from tests.support.paths import ROOT
 from tests.tools.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
 
@@ -56,7 +56,7 @@ def test_metrics_are_served_where_the_values_say() -> None:
         assert address["valueFrom"]["fieldRef"]["fieldPath"] == field
         given = arguments(objects, name)["--metrics-address"]
         for ip in ("10.1.2.3", "fd00::1"):
-            assert parse_address(given.replace(f"$({variable})", ip)) == (ip, port)
+            assert parse_address(given.replace(f"$({variable})", ip), noun="address") == (ip, port)
 
 
 def test_metrics_can_be_off() -> None:

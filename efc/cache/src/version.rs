@@ -9,7 +9,7 @@
 //! does ([`ServerClock`]). Only ctime is believed: every other time can be set by anybody.
 
 use efc_tasks::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use efc_backend::{Attr, Time, WccAttr};
 
@@ -99,7 +99,7 @@ fn since_epoch_ns(time: Time) -> i64 {
 }
 
 fn node_ns() -> i64 {
-    nanos(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    nanos(efc_tasks::time::since_1970())
 }
 
 fn latest_ns() -> i64 {

@@ -38,6 +38,8 @@ pub struct Held {
     pub memory_max_bytes: u64,
     /// What using workers takes.
     pub workers: WorkersSecrets,
+    /// What the file holds that says where they are.
+    pub workers_file: Vec<u8>,
     /// `/dev/fuse`.
     pub device: OwnedFd,
     /// The saved state.
@@ -55,7 +57,7 @@ pub trait Serving {
     ///
     /// # Errors
     /// Why nothing has changed.
-    fn configure(&self, options: &DaemonConfig) -> Result<(), Error>;
+    fn configure(&self, options: &DaemonConfig, workers_file: &[u8]) -> Result<(), Error>;
     /// See `Resend`.
     fn resend(&self, predecessor_remains: bool);
     /// See `Drain`: returns when nothing is left to answer here. No request is read any more.
@@ -106,11 +108,22 @@ impl Control {
         };
         let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
-        let Start { config, uid, session, predecessor_remains, memory_max_bytes, workers } = start;
+        let Start { config, uid, session, predecessor_remains, memory_max_bytes, workers, workers_file } = start;
         let workers = workers.unwrap_or_default();
         let status = session.unwrap_or_default();
         let config = config.unwrap_or_default();
-        Ok(Held { config, uid, predecessor_remains, memory_max_bytes, workers, device, memfd, listener, status })
+        Ok(Held {
+            config,
+            uid,
+            predecessor_remains,
+            memory_max_bytes,
+            workers,
+            workers_file,
+            device,
+            memfd,
+            listener,
+            status,
+        })
     }
 
     /// Waits until the keeper has called `mount(2)`.
@@ -184,8 +197,8 @@ fn converse(keeper: &OwnedFd, session: &mut Held, serving: &dyn Serving) -> bool
         };
         match message {
             Some(to_daemon::Message::Report(_)) => report(keeper, serving),
-            Some(to_daemon::Message::Configure(Configure { options })) => {
-                let error = configure(session, serving, options.unwrap_or_default()).err();
+            Some(to_daemon::Message::Configure(message)) => {
+                let error = configure(session, serving, message).err();
                 if let Err(error) = send(keeper, to_keeper::Message::Configured(Configured { error }), &[]) {
                     log::warn!("cannot tell the keeper of other options: {error}");
                 }
@@ -217,8 +230,10 @@ fn report(keeper: &OwnedFd, serving: &dyn Serving) {
 }
 
 /// Serves with other options from now on, of which later keepers are told too.
-fn configure(session: &mut Held, serving: &dyn Serving, options: DaemonConfig) -> Result<(), Error> {
-    serving.configure(&options)?;
+fn configure(session: &mut Held, serving: &dyn Serving, message: Configure) -> Result<(), Error> {
+    let Configure { options, workers_file } = message;
+    let options = options.unwrap_or_default();
+    serving.configure(&options, &workers_file)?;
     session.status.options = Some(options);
     Ok(())
 }

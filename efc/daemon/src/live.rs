@@ -41,11 +41,11 @@ impl Live {
         Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))), workers }
     }
 
-    /// Takes `options` in place of `current`.
+    /// Takes `options` in place of `current`, and what the file of workers holds, if they name one.
     ///
     /// # Errors
     /// Numbers of fields that only another daemon can have otherwise; nothing is changed then.
-    pub fn take(&self, current: &DaemonConfig, options: &DaemonConfig) -> Result<(), Vec<u32>> {
+    pub fn take(&self, current: &DaemonConfig, options: &DaemonConfig, workers_file: &[u8]) -> Result<(), Vec<u32>> {
         let is_fixed = |(number, change): &(u32, Change)| {
             *change != Change::Live || (*number == WORKERS && self.workers.is_none())
         };
@@ -56,7 +56,7 @@ impl Live {
         }
         self.freshness.set_times(times(options));
         self.write_behind.set_limit(write_behind(options));
-        self.workers.iter().for_each(|workers| workers.follow(endpoints(options)));
+        self.workers.iter().for_each(|workers| workers.follow(endpoints(options, workers_file)));
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
@@ -112,9 +112,9 @@ mod tests {
         let current = with_max(5, 50);
         let live = Live::new(&current, None);
         let options = DaemonConfig { threads: 3, read_only: true, ..with_max(7, 70) };
-        assert_eq!(live.take(&current, &options), Err(vec![3, 10]));
+        assert_eq!(live.take(&current, &options, &[]), Err(vec![3, 10]));
         assert_eq!(live.freshness.live_times().get(), as_times(5, 50));
-        assert_eq!(live.take(&current, &DaemonConfig { threads: 2, read_only: false, ..options }), Ok(()));
+        assert_eq!(live.take(&current, &DaemonConfig { threads: 2, read_only: false, ..options }, &[]), Ok(()));
         assert_eq!(live.freshness.live_times().get(), as_times(7, 70));
     }
 
@@ -125,7 +125,7 @@ mod tests {
             DaemonConfig { cache: Some(cache), ..with_max(5, 50) }
         };
         assert!(DaemonConfig::LIVE_FIELDS.contains(&WORKERS));
-        assert_eq!(Live::new(&with("a:1"), None).take(&with("a:1"), &with("b:1")), Err(vec![WORKERS]));
+        assert_eq!(Live::new(&with("a:1"), None).take(&with("a:1"), &with("b:1"), &[]), Err(vec![WORKERS]));
     }
 
     #[test]
@@ -144,6 +144,6 @@ mod tests {
         let opens_unasked = |consistency| Live::new(&mode(consistency), None).freshness.opens_unasked();
         assert_eq!(["", "bounded", "sealed", "one of a later release"].map(opens_unasked), [false, true, true, false]);
         let live = Live::new(&mode("bounded"), None);
-        assert_eq!(live.take(&mode("bounded"), &mode("sealed")), Err(vec![18_001]));
+        assert_eq!(live.take(&mode("bounded"), &mode("sealed"), &[]), Err(vec![18_001]));
     }
 }

@@ -119,7 +119,7 @@ fn start_workers(
     buffers: &Budget,
     is_successor: bool,
 ) -> io::Result<Option<Arc<Workers>>> {
-    let started = workers::workers(&held.config, &held.workers, buffers);
+    let started = workers::workers(&held.config, (&held.workers, &held.workers_file), buffers);
     match started {
         Err(error) if is_successor => {
             log::error!("{error}: serving without workers");

@@ -120,9 +120,12 @@ impl Served {
 
     fn cache_stats(&self) -> Option<CacheStats> {
         let (given, workers) = (self.efc.given_blocks()?, self.live.workers.as_ref()?);
-        let bytes = |name: &str| given.iter().find(|(of, _)| *of == name).map_or(0, |(_, given)| given.bytes);
-        let [memory_bytes, workers_bytes, nas_bytes] = ["memory", workers.name(), "backend"].map(bytes);
-        let mut stats = CacheStats { memory_bytes, workers_bytes, nas_bytes, ..Default::default() };
+        let mut stats = CacheStats {
+            memory_bytes: given.memory.bytes,
+            workers_bytes: given.level(workers.name()).bytes,
+            nas_bytes: given.backend.bytes,
+            ..Default::default()
+        };
         add_figures(&mut stats, workers);
         Some(stats)
     }
@@ -145,14 +148,16 @@ impl Serving for Served {
         stats.for_all_releases()
     }
 
-    fn configure(&self, options: &DaemonConfig) -> Result<(), Error> {
+    fn configure(&self, options: &DaemonConfig, workers_file: &[u8]) -> Result<(), Error> {
         let mut config = self.config();
-        self.live.take(&config, options).map_err(|fixed| {
+        self.live.take(&config, options, workers_file).map_err(|fixed| {
             let message = format!("a running daemon does not take other values of the fields {fixed:?}");
             Error { code: Code::InvalidArgument.into(), message }
         })?;
+        if *config != *options {
+            log::info!("serving with other options");
+        }
         *config = options.clone();
-        log::info!("serving with other options");
         Ok(())
     }
 

@@ -11,7 +11,11 @@ use efc_workers::{DataSetKey, Endpoint, Settings, Tls, WorkerState, Workers};
 ///
 /// # Errors
 /// `InvalidInput`: the key or the files of TLS are not what they should be. Others: there is no thread for them.
-pub fn workers(config: &DaemonConfig, secrets: &WorkersSecrets, budget: &Budget) -> io::Result<Option<Arc<Workers>>> {
+pub fn workers(
+    config: &DaemonConfig,
+    (secrets, file): (&WorkersSecrets, &[u8]),
+    budget: &Budget,
+) -> io::Result<Option<Arc<Workers>>> {
     let Some(cache) = config.cache.as_ref().filter(|cache| !cache.workers_key.is_empty()) else { return Ok(None) };
     let key = key(&secrets.key).ok_or_else(|| {
         let what = "cannot be read, or does not hold 64 hexadecimal digits";
@@ -25,7 +29,7 @@ pub fn workers(config: &DaemonConfig, secrets: &WorkersSecrets, budget: &Budget)
     let settings =
         Settings { key: key.of_server(&server), budget: budget.clone(), tls, wait_max: efc_workers::health::WAIT_MAX };
     let workers = Workers::new(settings)?;
-    workers.follow(endpoints(config));
+    workers.follow(endpoints(config, file));
     Ok(Some(Arc::new(workers)))
 }
 
@@ -45,11 +49,17 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// Where the workers listen. What names none is left out.
-pub fn endpoints(config: &DaemonConfig) -> Vec<Endpoint> {
-    let names = config.cache.as_ref().map_or("", |cache| &cache.workers);
+/// Where the workers listen, by the option, or by the `file` that it names. What names none is left out.
+///
+/// The file has them in lines, or between blanks or `+`; what follows a `#` in a line is for people.
+pub fn endpoints(config: &DaemonConfig, file: &[u8]) -> Vec<Endpoint> {
+    let option = config.cache.as_ref().map_or("", |cache| &cache.workers);
+    let file = String::from_utf8_lossy(file);
+    let text = if option.starts_with('/') { &file } else { option };
     let parse = |name: &str| name.parse().inspect_err(|error| log::error!("workers: {error}")).ok();
-    names.split('+').filter(|name| !name.is_empty()).filter_map(parse).collect()
+    let without_comments = text.lines().map(|line| line.split('#').next().unwrap_or_default());
+    let names = without_comments.flat_map(|line| line.split(|letter: char| letter == '+' || letter.is_whitespace()));
+    names.filter(|name| !name.is_empty()).filter_map(parse).collect()
 }
 
 /// Adds what this node knows of the workers.
@@ -62,5 +72,27 @@ pub fn add_figures(stats: &mut CacheStats, workers: &Workers) {
             stats.workers_capacity_bytes += worker.capacity_bytes;
             stats.workers_held_bytes += worker.held_bytes;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use efc_proto::CacheConfig;
+
+    use super::*;
+
+    #[test]
+    fn endpoints_are_those_of_the_option_or_of_its_file() {
+        let of = |workers: &str, file: &str| {
+            let cache = Some(CacheConfig { workers: workers.into(), ..Default::default() });
+            let found = endpoints(&DaemonConfig { cache, ..Default::default() }, file.as_bytes());
+            found.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of("a:1+b:2*3", "c:4"), "a:1 b:2*3");
+        assert_eq!(
+            of("/file", "# all of them\na:1\n\n  b:2*3 # the large one\nc:4+d:5 e:6\nnonsense\n"),
+            "a:1 b:2*3 c:4 d:5 e:6"
+        );
+        assert_eq!((of("/file", ""), of("", "a:1")), (String::new(), String::new()));
     }
 }

@@ -121,12 +121,16 @@ fn answer(request: Option<Request>, descriptors: Vec<OwnedFd>, mounts: &Arc<Moun
             mounts.unmount(&request)?;
             Ok(Reply::Unmount(UnmountReply {}))
         }
-        Some(Request::Status(request)) => Ok(Reply::Status(StatusReply {
-            mounts: mounts.status(&request)?,
-            keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
-            keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
-            program_version: mounts.programs().daemon.get().installed_version().unwrap_or_default().to_owned(),
-        })),
+        Some(Request::Status(request)) => {
+            let (statuses, last) = mounts.status(&request)?;
+            Ok(Reply::Status(StatusReply {
+                mounts: statuses,
+                keeper_pid: rustix::process::getpid().as_raw_nonzero().get(),
+                keeper_version: env!("CARGO_PKG_VERSION").to_owned(),
+                program_version: mounts.programs().daemon.get().installed_version().unwrap_or_default().to_owned(),
+                last,
+            }))
+        }
         Some(Request::Adopt(request)) => {
             Ok(Reply::Adopt(AdoptReply { status: Some(mounts.adopt(request.status, descriptors)?) }))
         }

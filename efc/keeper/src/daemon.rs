@@ -21,11 +21,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::cgroups::Cgroup;
+use crate::files::{self, OfWorkers};
 use crate::held::{Held, TakenOver};
 use crate::inheritance;
 use crate::isolation::Isolation;
 use crate::program::Program;
-use crate::secrets;
 use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
@@ -107,8 +107,10 @@ impl Daemon {
             isolation.cgroup().map_or(Ok(()), |cgroup| cgroup.take_in(pid.as_raw_nonzero().get()))?;
             let config = session.options.clone().or_else(|| session.config.clone());
             let memory_max_bytes = isolation.cgroup().and_then(Cgroup::memory_max_bytes).unwrap_or(0);
+            let OfWorkers { secrets, endpoints } = config.as_ref().and_then(files::of_workers).unwrap_or_default();
             let start = Start {
-                workers: config.as_ref().and_then(secrets::of_workers),
+                workers: Some(secrets),
+                workers_file: endpoints,
                 config,
                 uid: session.uid,
                 session: Some(session.clone()),

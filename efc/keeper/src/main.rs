@@ -2,7 +2,7 @@
 //!
 //! The session outlives its daemons because the keeper holds it too. So the keeper does as little as it can: it opens no
 //! path below a mount of its own, has no working directory there, never waits for a daemon without a limit, and leaves
-//! what may hang (umount2) to a child process. Each client has a thread and each mount has one; there is nothing else.
+//! what may hang (umount2) to a child process. Each client has a thread and each mount has one, and one follows files that options name.
 //!
 //! On the first SIGTERM or SIGINT it takes no new mounts and ends when the last one is gone; on the second it ends at
 //! once. Its daemons serve on without it, and the next keeper takes them over.
@@ -12,6 +12,8 @@ mod clients;
 mod daemon;
 mod entry;
 mod failure;
+mod files;
+mod following;
 mod held;
 mod helper;
 mod identity;
@@ -23,7 +25,6 @@ mod network;
 mod privileges;
 mod program;
 mod programs;
-mod secrets;
 mod session;
 mod socket;
 mod takeover;
@@ -171,6 +172,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     mounts.take_over(TAKE_OVER_TIME_LIMIT)?;
     let listener = place.listen()?;
     log::info!("serving {}", arguments.run_dir.display());
+    let followed = Arc::downgrade(&mounts);
+    waiting::start_thread("following", move || following::follow(&followed))?;
     let clients = Clients::new(mounts.clone());
     let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
     keeper.serve(&mut signals)?;

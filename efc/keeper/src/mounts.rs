@@ -12,7 +12,8 @@ use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use efc_proto::{
-    Change, DaemonConfig, Error, FindRootRequest, FoundRoot, MountRequest, MountStatus, StatusRequest, UnmountRequest,
+    Change, DaemonConfig, Error, FindRootRequest, FoundRoot, MESSAGE_MAX, Message, MountRequest, MountStatus,
+    StatusRequest, UnmountRequest,
 };
 
 use crate::entry::{Claim, End, MountEntry};
@@ -23,8 +24,12 @@ use crate::session::{self, Origin};
 use crate::waiting::start_thread;
 use crate::{kernel, target};
 
-/// Most mounts; their status fits one message.
+/// Most mounts; their status in the form of 0.1.0 fits one message if options are not very long.
 const MOUNTS_MAX: usize = 1_000;
+/// Bytes of mounts' statuses in one message, which has a little beside them.
+const PAGE_BYTES: usize = MESSAGE_MAX - 4096;
+/// What each of them takes in a message beside its own bytes: its number and its length.
+const STATUS_HEAD_BYTES: usize = 8;
 const TIME_LIMIT_DEFAULT: Duration = Duration::from_secs(30);
 /// A client that asks for more gets this.
 const TIME_LIMIT_MAX: Duration = Duration::from_secs(600);
@@ -146,12 +151,13 @@ impl Mounts {
         Ok(true)
     }
 
-    /// What is known of one mount, or of all, with reports of the daemons that answer in time.
+    /// What is known of one mount, or of as many as one message holds, with reports of the daemons that answer in time; and the target of
+    /// the last one, if there are more.
     ///
     /// # Errors
     /// INVALID_ARGUMENT and the like for a path that cannot be a target.
-    pub fn status(&self, request: &StatusRequest) -> Result<Vec<MountStatus>, Error> {
-        let entries = if request.target.is_empty() {
+    pub fn status(&self, request: &StatusRequest) -> Result<(Vec<MountStatus>, String), Error> {
+        let mut entries = if request.target.is_empty() {
             self.lock().clone()
         } else {
             match target::resolve(&request.target) {
@@ -159,6 +165,8 @@ impl Mounts {
                 resolved => self.find(resolved?.path()).into_iter().collect(),
             }
         };
+        entries.retain(|entry| request.after.is_empty() || entry.target() > Path::new(&request.after));
+        entries.sort_by(|one, other| one.target().cmp(other.target()));
         let deadline = Instant::now() + REPORT_TIME_LIMIT;
         let asked: Vec<u64> = entries.iter().map(|entry| entry.request_report()).collect();
         let status = |(entry, reports): (&Arc<MountEntry>, u64)| {
@@ -170,7 +178,9 @@ impl Mounts {
             }
             status
         };
-        Ok(entries.iter().zip(asked).map(status).collect())
+        let statuses = entries.iter().zip(asked).map(status);
+        // Who asks for the form of 0.1.0 knows no second page.
+        Ok(if request.by_subsystem { first_page(statuses) } else { (statuses.collect(), String::new()) })
     }
 
     /// Where the path of the dataset at a target leads now.
@@ -272,6 +282,11 @@ impl Mounts {
             .map_err(|error| failure(Code::Internal, format!("cannot abort FUSE connection {connection}: {error}")))
     }
 
+    /// Those of now.
+    pub(crate) fn all(&self) -> Vec<Arc<MountEntry>> {
+        self.lock().clone()
+    }
+
     pub(crate) fn find(&self, path: &Path) -> Option<Arc<MountEntry>> {
         self.lock().iter().find(|entry| entry.target() == path && entry.is_attached()).cloned()
     }
@@ -290,6 +305,22 @@ impl Mounts {
 }
 
 /// Why a dataset is not mounted where one is that it takes `change` to make the same.
+/// As many as one message holds, and the target of the last one if there are more.
+fn first_page(statuses: impl Iterator<Item = MountStatus>) -> (Vec<MountStatus>, String) {
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    let mut statuses = statuses.peekable();
+    // One that is too large for any message comes alone, and is refused as such.
+    let fits = |bytes: usize, is_first: bool| is_first || bytes <= PAGE_BYTES;
+    while let Some(status) = statuses.peek()
+        && fits(bytes + STATUS_HEAD_BYTES + status.encoded_len(), page.is_empty())
+    {
+        bytes += STATUS_HEAD_BYTES + status.encoded_len();
+        page.extend(statuses.next());
+    }
+    let last = page.last().filter(|_| statuses.peek().is_some()).map(|last: &MountStatus| last.target.clone());
+    (page, last.unwrap_or_default())
+}
+
 fn mounted_otherwise(path: &Path, change: Option<Change>) -> Error {
     let way = match change {
         Some(Change::NewMount) => "unmount it first",
@@ -323,7 +354,24 @@ pub(crate) fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use efc_proto::Source;
+    use efc_proto::{Source, StatusReply};
+
+    #[test]
+    fn statuses_that_one_message_does_not_hold_come_in_several() {
+        let reason = "r".repeat(3_000);
+        let all = (0..1_000).map(|number| MountStatus {
+            target: format!("/mounts/{number:04}"),
+            reason: reason.clone(),
+            ..Default::default()
+        });
+        let (page, last) = first_page(all.clone());
+        let reply = StatusReply { mounts: page.clone(), last: last.clone(), ..Default::default() };
+        assert!((MESSAGE_MAX - 8192..MESSAGE_MAX).contains(&reply.encoded_len()), "{}", reply.encoded_len());
+        assert_eq!(last, page.last().unwrap().target);
+        let (rest, end) = first_page(all.skip(page.len()).take(10));
+        assert_eq!((rest.len(), end.as_str()), (10, ""));
+        assert_eq!(first_page(std::iter::empty()), (Vec::new(), String::new()));
+    }
 
     #[test]
     fn a_source_has_a_host_and_an_absolute_path() {

@@ -5,13 +5,13 @@ mod support;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use efc_proto::error::Code;
 use efc_proto::keeper_request::Request;
-use efc_proto::{StatusRequest, keeper_reply::Reply};
+use efc_proto::{CacheConfig, DaemonConfig, StatusRequest, keeper_reply::Reply};
 use rustix::process::Signal;
 use support::{Client, Ground, config, is_running, kill, wait_until};
 
@@ -80,6 +80,27 @@ fn unknown_requests_get_an_answer() {
     assert_eq!(status.mounts, []);
     client.send(Request::Unmount(Default::default()));
     assert_eq!(client.receive().unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[test]
+fn a_status_that_one_message_does_not_hold_comes_in_several() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let targets: Vec<_> = (0..30).map(|number| ground.base.join(format!("mount-{number:02}"))).collect();
+    for (number, target) in targets.iter().enumerate() {
+        fs::create_dir(target).unwrap();
+        let cache = Some(CacheConfig { workers: "a:1+".repeat(10_000), ..Default::default() });
+        client.mount(target, DaemonConfig { cache, ..config(&format!("nas{number}")) }).unwrap();
+    }
+    let (mut found, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    while pages == 0 || !after.is_empty() {
+        let request = StatusRequest { by_subsystem: true, after, ..Default::default() };
+        let Ok(Reply::Status(reply)) = client.call(Request::Status(request)) else { panic!() };
+        found.extend(reply.mounts.into_iter().map(|mount| PathBuf::from(mount.target)));
+        (after, pages) = (reply.last, pages + 1);
+    }
+    assert_eq!((found, pages), (targets.clone(), 2));
+    targets.iter().for_each(|target| client.unmount(target, false).unwrap());
 }
 
 #[test]

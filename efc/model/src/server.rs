@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use efc_backend::*;
+use efc_tasks::simulation::EPOCH;
 
 use crate::dice::roll;
 use crate::faults::{Fault, Procedure};
@@ -88,8 +89,6 @@ struct NameChange {
 
 const ROOT: u64 = 2;
 const FSID: u64 = 77;
-/// The time at which the world begins, in seconds since 1970.
-const EPOCH: u32 = 1_800_000_000;
 const NAME_MAX: usize = 255;
 /// What the cookies of `.` and `..` are.
 const FIRST_COOKIE: u64 = 2;
@@ -332,8 +331,8 @@ impl Server {
     }
 
     fn now(&self) -> Time {
-        let passed = efc_tasks::time::since(self.begin);
-        let time = Time { seconds: EPOCH + passed.as_secs() as u32, nanos: passed.subsec_nanos() };
+        let now = EPOCH + efc_tasks::time::since(self.begin);
+        let time = Time { seconds: now.as_secs() as u32, nanos: now.subsec_nanos() };
         cut(time, self.options.granularity)
     }
 

@@ -11,6 +11,15 @@ mod messages {
 }
 
 pub use messages::*;
+pub use prost::Message;
+
+impl std::fmt::Debug for WorkersSecrets {
+    /// Says nothing of what they are: messages come into logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WorkersSecrets")
+    }
+}
+
 pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allowed_peer, listen_at, receive, send};
 
 /// Where a daemon notes, in the state memfd, the number of the last beat that came through its queue of requests: a u64

@@ -29,6 +29,9 @@ const POLLS_MAX: u64 = 50_000_000;
 /// Simulated time after which a run in which nothing else happens counts as hung.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 
+/// The time at which the world begins, since 1970.
+pub const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What runs on a thread in place of the real executor and the real clock.
@@ -157,6 +160,11 @@ impl World {
     /// Simulated time.
     pub fn now(&self) -> Instant {
         self.begin + self.passed.get()
+    }
+
+    /// The simulated time of the clock of the system, and of all other machines that are simulated.
+    pub fn since_1970(&self) -> Duration {
+        EPOCH + self.passed.get()
     }
 
     /// Simulated time since the beginning.

@@ -1,6 +1,6 @@
 //! Time as tasks see it: one place that asks the clock and that waits, so that a test can let time pass as it likes.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The time by the clock that does not go back.
 pub fn now() -> Instant {
@@ -12,6 +12,15 @@ pub fn now() -> Instant {
     return crate::explored::now();
     #[cfg(not(feature = "shuttle"))]
     Instant::now()
+}
+
+/// The time since 1970 by the clock of the system, which may be wrong, and set.
+pub fn since_1970() -> Duration {
+    #[cfg(feature = "simulation")]
+    if let Some(simulation) = crate::simulation::current() {
+        return simulation.since_1970();
+    }
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The time since `earlier`.

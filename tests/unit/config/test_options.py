@@ -227,12 +227,14 @@ def test_workers_need_a_key_and_may_change() -> None:
     with pytest.raises(DriverError, match="needs 'workers-key'"):
         changed(of("").daemon_config(SOURCE), parse_list(text), origin=ORIGIN)
     assert changed(config, parse_list("workers="), origin=ORIGIN).cache.workers == ""
+    of_file = changed(config, parse_list("workers=/etc/efc/workers"), origin=ORIGIN)
+    assert of_file.cache.workers == "/etc/efc/workers"
 
 
 @pytest.mark.parametrize(
     "value",
     ["nas", "nas:0", "nas:65536", ":1", "a:1+", "+a:1", "a:1++b:1", "a b:1", "[10.0.0.1]:1", "fd00::7:1", "a:1*0",
-     "a:1*1000001", "a:1*", "a:1;b:1", "a:" + "1" * 5000],
+     "a:1*1000001", "a:1*", "a:1;b:1", "/a b", "a:1+/file", "file", "a:" + "1" * 5000],
 )  # fmt: skip
 def test_workers_are_endpoints(value: str) -> None:
     with pytest.raises(DriverError, match="HOST:PORT"):

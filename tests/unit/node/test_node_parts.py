@@ -307,7 +307,7 @@ def test_errors_of_programs(stderr: bytes, code: Code) -> None:
 
 
 class ScriptedKeeper:
-    """A keeper's socket that answers each connection with what ``answer`` makes of the request."""
+    """A keeper's socket that answers each connection with ``reply``, after ``first`` have been given."""
 
     def __init__(self, run_dir: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -316,6 +316,7 @@ class ScriptedKeeper:
         self.socket.settimeout(0)
         self.requests: list[efc_pb2.KeeperRequest] = []
         self.reply: bytes | None = efc_pb2.KeeperReply(mount=efc_pb2.MountReply()).SerializeToString()
+        self.first: list[bytes] = []
         self.delay_seconds = 0.0
 
     async def serve(self) -> None:
@@ -325,8 +326,9 @@ class ScriptedKeeper:
             with connection:
                 self.requests.append(efc_pb2.KeeperRequest.FromString(await loop.sock_recv(connection, 1 << 20)))
                 await asyncio.sleep(self.delay_seconds)
-                if self.reply is not None:
-                    await loop.sock_sendall(connection, self.reply)
+                reply = self.first.pop(0) if self.first else self.reply
+                if reply is not None:
+                    await loop.sock_sendall(connection, reply)
 
 
 @pytest.fixture
@@ -350,6 +352,21 @@ async def test_keeper_answers(scripted: ScriptedKeeper, tmp_path: Path) -> None:
     assert (await ask(scripted, tmp_path)).pid == 7
     (request,) = scripted.requests
     assert (request.mount.target, request.mount.config.threads, request.mount.time_limit_ms) == ("/t", 3, 500)
+
+
+async def test_a_status_of_several_messages(scripted: ScriptedKeeper, tmp_path: Path) -> None:
+    def page(target: str, last: str) -> bytes:
+        mounts = [efc_pb2.MountStatus(target=target)]
+        return efc_pb2.KeeperReply(status=efc_pb2.StatusReply(mounts=mounts, last=last)).SerializeToString()
+
+    scripted.first = [page("/a", "/a"), page("/b", "")]
+    serving = asyncio.create_task(scripted.serve())
+    try:
+        status = await Keeper(str(tmp_path)).status()
+    finally:
+        serving.cancel()
+    assert [mount.target for mount in status.mounts] == ["/a", "/b"]
+    assert [request.status.after for request in scripted.requests] == ["", "/a"]
 
 
 @pytest.mark.parametrize(

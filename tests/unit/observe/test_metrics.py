@@ -20,7 +20,7 @@ from csi.observe import scraping
 from csi.observe.exposition import Page, Recorder
 from csi.observe.metrics import METRICS, Kind, Section, markdown
 from csi.observe.process import counted_children
-from csi.observe.scraping import CONNECTIONS_MAX, MetricsServer, parse_address
+from csi.observe.scraping import CONNECTIONS_MAX, MetricsServer
 from tests.support.driver import free_port
 from tests.support.metrics import parsed
 from tests.support.paths import ROOT
@@ -243,11 +243,3 @@ async def test_an_address_that_is_taken_is_tried_again(
         assert reply.startswith(b"HTTP/1.1 404 ")
     finally:
         await server.__aexit__()
-
-
-def test_addresses() -> None:
-    assert parse_address("127.0.0.1:9820") == ("127.0.0.1", 9820)
-    assert parse_address("[fd00::1]:9820") == parse_address("fd00::1:9820") == ("fd00::1", 9820)
-    for wrong in ("", "9820", ":9820", "localhost:9820", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x"):
-        with pytest.raises(DriverError, match="metrics address"):
-            parse_address(wrong)

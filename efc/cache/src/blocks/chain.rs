@@ -40,6 +40,24 @@ pub struct Given {
     pub bytes: u64,
 }
 
+/// The same, of all of a chain.
+#[derive(Clone, Debug)]
+pub struct GivenBy {
+    /// What had just been read.
+    pub memory: Given,
+    /// Each level, with its name.
+    pub levels: Vec<(&'static str, Given)>,
+    /// The backend.
+    pub backend: Given,
+}
+
+impl GivenBy {
+    /// What the level of this name has given.
+    pub fn level(&self, name: &str) -> Given {
+        self.levels.iter().find(|(of, _)| *of == name).map(|(_, given)| *given).unwrap_or_default()
+    }
+}
+
 #[derive(Default)]
 struct Counter {
     blocks: AtomicU64,
@@ -160,11 +178,10 @@ impl Chain {
         self.levels.iter().any(|(level, _)| level.serves())
     }
 
-    /// What has come from where: by the name of the level, `memory` for what had just been read, and `backend`.
-    pub fn given(&self) -> Vec<(&'static str, Given)> {
-        let levels = self.levels.iter().map(|(level, counter)| (level.name(), counter.get()));
-        let ends = [("memory", self.from_recent.get()), ("backend", self.from_backend.get())];
-        ends.into_iter().chain(levels).collect()
+    /// What has come from where.
+    pub fn given(&self) -> GivenBy {
+        let levels = self.levels.iter().map(|(level, counter)| (level.name(), counter.get())).collect();
+        GivenBy { memory: self.from_recent.get(), levels, backend: self.from_backend.get() }
     }
 
     /// The block of `key`, from whoever has it first; `fetch` reads it from the backend, into the memory that it is given.

@@ -129,7 +129,12 @@ impl Inode {
 
     /// The last attributes seen, however old.
     pub fn last_seen(&self) -> Option<Attr> {
-        self.facts().known.map(|known| known.attr)
+        self.last_shown().map(|shown| shown.value)
+    }
+
+    /// The same, and when they were asked for.
+    pub fn last_shown(&self) -> Option<Seen<Attr>> {
+        self.facts().known.map(|Shown { attr, asked, .. }| Seen { value: attr, asked })
     }
 
     /// The object has changed, or may have, and no reply has described that.

@@ -16,7 +16,7 @@ pub(crate) mod writes;
 
 use efc_tasks::sync::atomic::{AtomicBool, AtomicU64};
 use efc_tasks::sync::{Mutex, MutexGuard, OnceLock};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use efc_backend::{Cred, FileHandle};
 
@@ -74,6 +74,8 @@ pub(crate) struct Facts {
     pub expired: u64,
     pub lineage: Lineage,
     pub permissions: Permissions,
+    /// The file behind it in the last listing that has shown both.
+    pub next: Weak<Inode>,
     pub kernel: KernelView,
 }
 
@@ -118,6 +120,16 @@ impl Inode {
     /// The server's name of the object.
     pub fn handle(&self) -> &FileHandle {
         &self.handle
+    }
+
+    /// A listing shows this file behind the other.
+    pub fn is_listed_behind(self: &Arc<Self>, former: &Inode) {
+        former.facts().next = Arc::downgrade(self);
+    }
+
+    /// The file behind this one in the last listing that has shown both, if it is still known.
+    pub fn next_listed(&self) -> Option<Arc<Inode>> {
+        self.facts().next.upgrade()
     }
 
     /// Is the object neither open nor being removed, and is nothing under way at it or uncommitted?

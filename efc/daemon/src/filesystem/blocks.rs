@@ -1,7 +1,8 @@
 //! Reads by blocks, through the chain of caches ([`Chain`]).
 //!
-//! A read goes this way if there is a level that serves, and it is large, as the kernel's read-ahead is, or the file is small: a
-//! whole block for a few bytes of a large file would cost more than it saves. The block is that of the version which is known of
+//! A read goes this way if there is a level that serves, and it is for a good part of its block, as the kernel's read-ahead is, or the
+//! block is that of a small file: a whole block for a few bytes of a large file would cost more than it saves. A small file is looked for in
+//! the chain when it is opened, so that it costs its reader one call of the server's, of a few bytes if a level has the file. The block is that of the version which is known of
 //! the file. A level that has a block under a version has what that version will always stand for, so the version need not be settled
 //! for us to use it. The server is asked for a block only when the file has been unchanged for a while: nobody else
 //! could be given it otherwise, and so it is with a server whose answers to READ show no attributes.
@@ -17,13 +18,16 @@ use efc_backend::{Attr, Backend, Error, ErrorKind, FileType, Seen};
 use efc_buffer::{Buffer, Payload, SMALL, Sink};
 use efc_cache::blocks::{Absent, BLOCK_BYTES, Block, BlockKey, Chain, Fetched};
 use efc_cache::{Admission, Grant, Inode, Version};
+use efc_tasks::sync::OnceLock;
 use efc_tasks::sync::atomic::Ordering;
 
 use super::files::{OpenFile, PIPED_MIN};
 use super::{Answer, Inner, ReadRequest, Response};
 
-/// A file of so many bytes or less is read as a whole.
-const WHOLE_FILE_MAX: u64 = SMALL as u64;
+/// A block of so many bytes or less is read as a whole, however little of it is read.
+const SMALL_BLOCK_MAX: usize = SMALL;
+/// Of a larger one a read must be for one of so many parts.
+const PARTS_MAX: usize = BLOCK_BYTES / PIPED_MIN as usize;
 
 /// A part of a block.
 pub(super) type Part = (Arc<Block>, Range<usize>);
@@ -42,9 +46,8 @@ impl<B: Backend> Inner<B> {
         let Grant { seen, permit, .. } = self.version_to_read(&file.inode).ok_or(Absent::Unshared)?;
         let version = Version::of(&seen.value);
         let end = version.size.min(read.offset.saturating_add(read.size.into()));
-        let is_small = read.size < PIPED_MIN && version.size > WHOLE_FILE_MAX;
         // Where the file ends the server says.
-        if is_small || read.offset >= end {
+        if read.offset >= end || !is_worth_a_block(&key_of(file, version, read.offset), read.size as usize) {
             return Err(Absent::Unshared);
         }
         let first = self.part(chain, file, seen, read.offset..end).await?;
@@ -69,25 +72,62 @@ impl<B: Backend> Inner<B> {
         seen: Seen<Attr>,
         bytes: Range<u64>,
     ) -> Result<Part, Absent> {
-        let (version, index) = (Version::of(&seen.value), bytes.start / BLOCK_BYTES as u64);
-        let key = BlockKey { file: *file.inode.handle(), version, index };
-        let shows_versions = !self.reads_without_version.load(Ordering::Relaxed);
-        let is_settled = shows_versions && file.inode.is_at_rest(seen.part(|attr| attr), self.rest);
-        let (inner, file) = (Arc::clone(self), Arc::clone(file));
-        let fetch = async move |room| {
-            if is_settled { inner.fetch_block(&file, key, room).await } else { Err(Absent::Unshared) }
-        };
-        let block = chain.get(key, fetch).await?;
+        let key = key_of(file, Version::of(&seen.value), bytes.start);
+        let (block, _) = self.block(chain, file, seen, key).await?;
         let begin = (bytes.start - key.offset()) as usize;
         let end = block.len().min((bytes.end - key.offset()) as usize);
         Ok((block, begin..end))
     }
 
-    /// Reads a block from the server.
+    /// Sees to it that the reads which follow the open of a small file find it in memory. The answer is what the server has shown if
+    /// it was read for this open, and so allows it.
+    ///
+    /// # Errors
+    /// [`Absent::Unshared`]: nobody but the caller may be given what is read now. [`Absent::TimedOut`]: the server was waited for in vain.
+    pub(super) async fn have_block(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        known: Seen<Attr>,
+    ) -> Result<Option<Seen<Attr>>, Absent> {
+        let is_direct = file.flags & libc::O_DIRECT as u32 != 0;
+        let chain = self.blocks.as_ref().filter(|chain| chain.serves() && !is_direct).ok_or(Absent::Unshared)?;
+        let key = key_of(file, Version::of(&known.value), 0);
+        let (_, shown) = self.block(chain, file, known, key).await?;
+        Ok(shown)
+    }
+
+    /// A block of the version `seen`, and what the server has shown if it was read from there for this caller.
+    async fn block(
+        self: &Arc<Self>,
+        chain: &Arc<Chain>,
+        file: &Arc<OpenFile>,
+        seen: Seen<Attr>,
+        key: BlockKey,
+    ) -> Result<(Arc<Block>, Option<Seen<Attr>>), Absent> {
+        let shows_versions = !self.reads_without_version.load(Ordering::Relaxed);
+        let is_settled = shows_versions && file.inode.is_at_rest(seen.part(|attr| attr), self.rest);
+        let shown = Arc::new(OnceLock::new());
+        let fetch = {
+            let (inner, file, shown) = (Arc::clone(self), Arc::clone(file), Arc::clone(&shown));
+            async move |room| {
+                if is_settled { inner.fetch_block(&file, key, room, &shown).await } else { Err(Absent::Unshared) }
+            }
+        };
+        let block = chain.get(key, fetch).await?;
+        Ok((block, shown.get().copied()))
+    }
+
+    /// Reads a block from the server, which has `shown` these attributes with the last of it.
     ///
     /// # Errors
     /// That fails, or it has another version by now.
-    async fn fetch_block(&self, file: &OpenFile, key: BlockKey, mut buffer: Buffer) -> Result<Fetched, Absent> {
+    async fn fetch_block(
+        &self,
+        file: &OpenFile,
+        key: BlockKey,
+        mut buffer: Buffer,
+        shown: &OnceLock<Seen<Attr>>,
+    ) -> Result<Fetched, Absent> {
         let (mut filled, mut is_settled) = (0, true);
         while filled < key.length() {
             let end = key.length().min(filled + self.limits.read_max as usize);
@@ -101,9 +141,23 @@ impl<B: Backend> Inner<B> {
             let is_at_rest = |attr: &Attr| file.inode.is_at_rest(Seen { value: attr, asked }, self.rest);
             is_settled &= read.attr.as_ref().is_some_and(is_at_rest);
             filled += read.count as usize;
+            if let Some(attr) = read.attr.filter(|_| filled == key.length()) {
+                let _ = shown.set(Seen { value: attr, asked });
+            }
         }
         Ok(Fetched { block: Block::new(buffer, filled), is_settled })
     }
+}
+
+/// The block that has the file's byte `offset`.
+fn key_of(file: &OpenFile, version: Version, offset: u64) -> BlockKey {
+    BlockKey { file: *file.inode.handle(), version, index: offset / BLOCK_BYTES as u64 }
+}
+
+/// Is a whole block worth reading for `size` bytes of it?
+fn is_worth_a_block(key: &BlockKey, size: usize) -> bool {
+    let length = key.length();
+    length <= SMALL_BLOCK_MAX || size >= length / PARTS_MAX
 }
 
 /// What a failure of the server's leaves to whoever reads.

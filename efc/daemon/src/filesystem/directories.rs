@@ -19,7 +19,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Call, Cred, DirEntry, DirPage, Error, FileHandle, Seen, Status, Tick, access};
+use efc_backend::{
+    Attr, Backend, Call, Cred, DirEntry, DirPage, Error, FileHandle, FileType, Seen, Status, Tick, access,
+};
 use efc_cache::{Gathering, Inode, ListedName, Listing, Named, Permit, Reading, Standing, Version};
 use efc_fuse::{Directory, Errno, OpenReply};
 use efc_nfs::Circle;
@@ -76,6 +78,8 @@ struct Stream {
     /// What is kept of a listing that is being read.
     reading: Option<(Reading, Option<Gathering>)>,
     history: History,
+    /// The last file of the page before.
+    last_file: Option<Arc<Inode>>,
     circle: Circle,
     /// Times that the listing was read anew since a name was given out.
     restarts: u32,
@@ -125,6 +129,7 @@ impl OpenDirectory {
             is_gone: false,
             reading: None,
             history: History::unknown(),
+            last_file: None,
             circle: Circle::default(),
             restarts: 0,
             blind_restarts: 0,
@@ -420,6 +425,7 @@ impl<B: Backend> Inner<B> {
         }
         let leading = named.filter_map(|entry| Some((&entry.name[..], entry.handle.as_ref()?)));
         self.names.learn_page(inode, leading, standing);
+        self.learn_objects(stream, &entries);
         let listed: Vec<Listed> = entries.into_iter().map(|entry| self.listed(directory, entry)).collect();
         if let Some((_, gathering)) = &mut stream.reading {
             let add = |gathering: &mut Gathering| gathering.add(cookie, listed.iter().map(|listed| &listed.entry));
@@ -430,6 +436,26 @@ impl<B: Backend> Inner<B> {
             self.names.finish_reading(inode, (&reading, standing), listing);
         }
         listed
+    }
+
+    /// Takes in what a page shows of the objects, which the kernel need not have asked for: it looks them up later, one by one.
+    fn learn_objects(&self, stream: &mut Stream, entries: &[DirEntry]) {
+        let Some(asked) = stream.asked else { return };
+        let shown = entries.iter().filter(|entry| !is_dots(&entry.name));
+        for (handle, attr) in shown.filter_map(|entry| entry.handle.as_ref().zip(entry.attr.as_ref())) {
+            // What such entries show, nobody may be told yet.
+            if self.has_grown_unseen(handle, attr) || self.is_shown_without_data(handle, asked) {
+                stream.last_file = None;
+                continue;
+            }
+            let inode = self.inodes.of(handle);
+            inode.learn(Seen { value: attr, asked });
+            if attr.kind == FileType::Regular
+                && let Some(former) = stream.last_file.replace(inode.clone())
+            {
+                inode.is_listed_behind(&former);
+            }
+        }
     }
 
     fn listed(&self, directory: &OpenDirectory, entry: DirEntry) -> Listed {
@@ -519,7 +545,7 @@ impl Stream {
         self.position = position;
         self.next_page = cookie;
         self.verifier = verifier;
-        (self.kept, self.reading, self.is_first, self.is_gone) = (None, None, false, false);
+        (self.kept, self.reading, self.is_first, self.is_gone, self.last_file) = (None, None, false, false, None);
     }
 
     /// The cookies are void: the listing is read from its beginning, without the names that were given out.

@@ -6,6 +6,7 @@
 //! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
 
+use efc_tasks::sync::OnceLock;
 use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use std::ops::Range;
 use std::sync::Arc;
@@ -42,7 +43,7 @@ pub struct OpenFile {
     pub(super) cred: Cred,
     pub(super) flags: u32,
     /// The open lets the kernel's pages go, and those that come later are of this version or a later one.
-    dropped_for: Option<Version>,
+    dropped_for: OnceLock<Version>,
     /// That is noted.
     is_noted: AtomicBool,
 }
@@ -63,8 +64,8 @@ impl<B: Backend> Drop for Opening<B> {
 }
 
 impl OpenFile {
-    fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
-        OpenFile { node, inode, cred, flags, dropped_for: None, is_noted: AtomicBool::new(false) }
+    pub(super) fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
+        OpenFile { node, inode, cred, flags, dropped_for: OnceLock::new(), is_noted: AtomicBool::new(false) }
     }
 
     /// May it be written through?
@@ -140,22 +141,23 @@ impl<B: Backend> Inner<B> {
         let inode = self.inode(node)?;
         let _opening = self.opening(caller, &inode).await;
         self.sent(&inode).await;
-        let mut file = OpenFile::new(node, inode.clone(), caller.cred.clone(), flags);
-        let (seen, permit) = match self.open_unasked(&file) {
+        let file = Arc::new(OpenFile::new(node, inode.clone(), caller.cred.clone(), flags));
+        let (seen, permit) = match self.open_with_what_is_known(&file).await {
             Some(grant) => (Some(grant.seen), grant.permit),
             None => (self.ask_to_open(&file).await?, Permit::unconditional()),
         };
         if let Some(seen) = &seen {
             self.drop_before_growth(&inode, &seen.value).await;
         }
-        let keeps_pages = self.keeps_pages(&mut file, seen);
+        self.open_ahead(&file);
+        let keeps_pages = self.keeps_pages(&file, seen);
         let reply = self.remember_open(caller.unique, file, keeps_pages)?;
         Ok(Answer { body: Response::Open(reply), permit })
     }
 
     /// What the open may rely on without asking. Where the data has to be read anew, and comes with the answer to the
     /// question, asking costs nothing.
-    fn open_unasked(&self, file: &OpenFile) -> Option<Grant> {
+    pub(super) fn open_unasked(&self, file: &OpenFile) -> Option<Grant> {
         let grant = self.freshness.on_open(&file.inode, &file.cred, file.rights())?;
         let is_read_anew = file.is_read_at_open(&grant.seen.value)
             && !file.inode.is_settled(grant.seen.part(|attr| attr))
@@ -164,11 +166,17 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Asks the server whether the caller may open the file, and of what version that is.
-    async fn ask_to_open(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
+    pub(super) async fn ask_to_open(self: &Arc<Self>, file: &Arc<OpenFile>) -> Result<Option<Seen<Attr>>, Errno> {
         let before = file.inode.drop_whole();
-        match file.inode.last_seen() {
-            Some(attr) if file.is_read_at_open(&attr) => self.read_at_open(file, before).await,
-            _ => self.ask_access(file).await,
+        let known = file.inode.last_shown().filter(|known| file.is_read_at_open(&known.value));
+        let Some(known) = known else { return self.ask_access(file).await };
+        match self.have_block(file, known).await {
+            Ok(Some(read)) => {
+                self.note_verdict(file, Rights::OPEN, Seen { value: Some(&read.value), asked: read.asked });
+                Ok(Some(read))
+            }
+            Ok(None) => self.ask_access(file).await,
+            Err(_) => self.read_at_open(file, before).await,
         }
     }
 
@@ -178,7 +186,7 @@ impl<B: Backend> Inner<B> {
     /// the first read through this open on ([`Inner::note_pages`]) they are known to be of this version or a later one: if the
     /// server shows this one again, it is this one. Unless a change of the same tick has the same version too, which is why
     /// only a settled one is noted.
-    fn keeps_pages(&self, file: &mut OpenFile, seen: Option<Seen<Attr>>) -> bool {
+    fn keeps_pages(&self, file: &OpenFile, seen: Option<Seen<Attr>>) -> bool {
         if !seen.is_some_and(|seen| file.inode.is_told(seen.part(|attr| attr))) {
             // The next read compares size and time with the server's.
             self.notifier.inval_attributes(file.node);
@@ -189,14 +197,14 @@ impl<B: Backend> Inner<B> {
             return true;
         }
         if file.inode.is_settled(seen.part(|attr| attr)) {
-            file.dropped_for = Some(version);
+            let _ = file.dropped_for.set(version);
         }
         false
     }
 
     /// A read came through this open: open(2) has returned, and whatever pages there were are gone.
     fn note_pages(&self, file: &OpenFile) {
-        if let Some(version) = &file.dropped_for
+        if let Some(version) = file.dropped_for.get()
             && !file.is_noted.load(Ordering::Relaxed)
             && !file.is_noted.swap(true, Ordering::Relaxed)
         {
@@ -259,7 +267,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Records an open in the saved state before the kernel hears of it.
-    pub(super) fn remember_open(&self, unique: u64, file: OpenFile, keep_cache: bool) -> Result<OpenReply, Errno> {
+    pub(super) fn remember_open(&self, unique: u64, file: Arc<OpenFile>, keep_cache: bool) -> Result<OpenReply, Errno> {
         let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
         if !file.is_writable() {
             flags |= FOPEN_NOFLUSH; // nothing to write at close
@@ -275,7 +283,7 @@ impl<B: Backend> Inner<B> {
             file.inode.lets_pages_go();
         }
         file.inode.count(file.cred.uid == 0);
-        self.open.lock().expect("open files lock").files.insert(fh, Arc::new(file));
+        self.open.lock().expect("open files lock").files.insert(fh, file);
         Ok(OpenReply { fh, flags })
     }
 
@@ -300,7 +308,7 @@ impl<B: Backend> Inner<B> {
             // The file may have been there, and have lost its last name before it counted as open.
             self.backend.getattr(Call::of(&caller.cred), inode.handle()).await.map_err(|error| errno(&error))?;
         }
-        let file = OpenFile::new(entry.node, inode, caller.cred.clone(), flags);
+        let file = Arc::new(OpenFile::new(entry.node, inode, caller.cred.clone(), flags));
         let reply = self.remember_open(caller.unique, file, false)?;
         let (entry, permit) = entry.give();
         Ok(Answer { body: Response::Create(entry, reply), permit })

@@ -11,6 +11,7 @@
 //! What is written lies in the saved state when `write(2)` returns, and on the server's stable storage when `fsync(2)` or `close(2)`
 //! does ([`behind`]). Within one node all pods share this one session, so they see each other's writes at once.
 
+mod ahead;
 mod attributes;
 mod behind;
 mod blocks;
@@ -41,13 +42,14 @@ use std::time::Duration;
 
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
-use efc_cache::blocks::{Chain, Given, Level};
+use efc_cache::blocks::{Chain, GivenBy, Level};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
 
 use crate::errno::errno;
 use crate::saved_server;
+use ahead::Ahead;
 use behind::Behind;
 use failures::Failures;
 use interrupts::{Interrupts, Progress};
@@ -118,6 +120,7 @@ struct Inner<B: Backend> {
     failures: Failures,
     orphans: Orphans,
     walks: Walks,
+    ahead: Ahead,
     silly_names: AtomicU64,
     /// The file system of the dataset's root; empty until a session that 0.1.0 has begun has asked for it.
     root_fsid: OnceLock<u64>,
@@ -264,6 +267,7 @@ impl<B: Backend> Efc<B> {
             failures: Failures::load(state.clone()),
             orphans: Orphans::load(&state),
             walks: Walks::default(),
+            ahead: Ahead::default(),
             silly_names: AtomicU64::new(0),
             root_fsid,
             state,
@@ -332,7 +336,7 @@ impl<B: Backend> Efc<B> {
     }
 
     /// What each level of the chain of caches has given; `None`: there is no chain.
-    pub fn given_blocks(&self) -> Option<Vec<(&'static str, Given)>> {
+    pub fn given_blocks(&self) -> Option<GivenBy> {
         self.0.blocks.as_ref().map(|chain| chain.given())
     }
 

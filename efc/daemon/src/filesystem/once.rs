@@ -75,7 +75,7 @@ impl Caller {
 
 /// Now, within 2 ms, with digits below the millisecond that name the request: it is a time of access like another.
 fn new_mark(session: u64, unique: u64) -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = efc_tasks::time::since_1970();
     let mixed = (session ^ unique).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     let marked = Duration::from_millis(now.as_millis() as u64 + 1) + Duration::from_nanos(mixed % 1_000_000);
     place_of(Time { seconds: marked.as_secs() as u32, nanos: marked.subsec_nanos() })

@@ -19,6 +19,7 @@ use efc_proto::{Configure, DaemonConfig, Drain, Error, to_daemon};
 
 use super::SessionRun;
 use crate::failure::failure;
+use crate::files;
 use crate::kernel;
 use crate::program::Program;
 use crate::wishes::Wish;
@@ -91,7 +92,8 @@ impl SessionRun<'_> {
     fn configure(&mut self, options: DaemonConfig) {
         self.note_upgrade(Step::Configuring(Box::new(options.clone())));
         self.deadline = Some(Instant::now() + CONFIGURE_TIME_LIMIT);
-        self.send(to_daemon::Message::Configure(Configure { options: Some(options) }));
+        let workers_file = files::of_workers(&options).unwrap_or_default().endpoints;
+        self.send(to_daemon::Message::Configure(Configure { options: Some(options), workers_file }));
     }
 
     /// Whether the daemon was told of other options and has not answered.

@@ -264,7 +264,7 @@ impl Client {
         }
     }
 
-    fn call(&self, request: Request) -> Result<Reply, Error> {
+    pub fn call(&self, request: Request) -> Result<Reply, Error> {
         self.send(request);
         self.receive()
     }

@@ -94,7 +94,12 @@ fn limited(blocks: usize) -> Budget {
 }
 
 fn amount(chain: &Chain, name: &str) -> u64 {
-    chain.given().iter().find(|(of, _)| *of == name).expect("named").1.blocks
+    let given = chain.given();
+    match name {
+        "memory" => given.memory.blocks,
+        "backend" => given.backend.blocks,
+        level => given.level(level).blocks,
+    }
 }
 
 #[test]

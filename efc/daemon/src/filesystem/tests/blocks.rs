@@ -383,3 +383,78 @@ fn blocks_of_a_file_that_has_changed_lately_are_for_nobody_else() {
         assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 3));
     });
 }
+
+/// Reads a file, known to have `content`; answers how many calls of these procedures that costs the NAS.
+async fn asks(nas: &Nas, node: &Kernel, (name, content): (&str, &[u8]), procedures: [Procedure; 2]) -> [u64; 2] {
+    let executed = || procedures.map(|procedure| nas.executed(procedure));
+    let before = executed();
+    assert!(read(node, name).await == content, "other data");
+    pause().await;
+    let after = executed();
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+#[test]
+fn a_small_file_costs_another_node_the_question_for_permission_alone() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(15, &pool);
+    let procedures = [Procedure::Access, Procedure::Read];
+    let (small, other) = (vec![7; 5000], vec![8; 5000]);
+    nas.write_outside("small", 0, &small);
+    simulation.run(async {
+        assert_eq!(asks(&nas, &first, ("small", &small), procedures).await, [0, 1]);
+        assert_eq!(pool.filled(), 0, "its version is not settled");
+        pass(3 * SECOND).await;
+        assert_eq!(asks(&nas, &first, ("small", &small), procedures).await, [0, 1]);
+        assert_eq!(pool.filled(), 1);
+        pass(3 * SECOND).await;
+        for node in [&first, &second] {
+            assert_eq!(asks(&nas, node, ("small", &small), procedures).await, [1, 0]);
+        }
+        nas.write_outside("small", 0, &other);
+        for node in [&second, &first] {
+            assert!(read(node, "small").await == other, "what the node knew when it was opened");
+        }
+    });
+}
+
+#[test]
+fn a_file_of_less_than_a_read_ahead_comes_from_its_block() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(16, &pool);
+    let data = vec![7; 100_000];
+    nas.write_outside("middle", 0, &data);
+    let procedures = [Procedure::Access, Procedure::Read];
+    simulation.run(async {
+        asks(&nas, &first, ("middle", &data), procedures).await;
+        pass(3 * SECOND).await;
+        assert_eq!(asks(&nas, &first, ("middle", &data), procedures).await, [1, 1]);
+        assert_eq!(asks(&nas, &second, ("middle", &data), procedures).await, [1, 0]);
+        let task = Task::root();
+        let file = second.open(task, "middle", libc::O_RDONLY).await.unwrap();
+        pass(3 * SECOND).await; // what was just read is gone
+        let hits = pool.hits();
+        assert!(second.ask_read(task, file, 4096, 4096).await.unwrap() == data[4096..8192]);
+        assert_eq!(pool.hits(), hits, "the block for so little of it");
+        second.close(task, file).await.unwrap();
+    });
+}
+
+#[test]
+fn who_may_not_read_a_small_file_gets_nothing_of_it() {
+    let pool = Pool::reliable();
+    let (simulation, nas, [first, second]) = world(17, &pool);
+    let small = vec![7; 5000];
+    nas.write_outside("small", 0, &small);
+    nas.set_outside("small", &SetAttr { mode: Some(0o600), ..SetAttr::default() });
+    simulation.run(async {
+        read(&first, "small").await;
+        pass(3 * SECOND).await;
+        assert!(read(&first, "small").await == small && pool.filled() == 1);
+        for node in [&first, &second] {
+            let other = node.open(Task::new(1000), "small", libc::O_RDONLY).await;
+            assert_eq!(other.err(), Some(libc::EACCES));
+            assert!(read(node, "small").await == small);
+        }
+    });
+}

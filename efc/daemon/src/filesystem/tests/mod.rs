@@ -7,6 +7,7 @@
 //! `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
 
 #[cfg(not(feature = "shuttle"))]
+mod ahead;
 mod behind;
 #[cfg(not(feature = "shuttle"))]
 mod blocks;

@@ -1,0 +1,21 @@
+"""Addresses that somebody listens at."""
+
+import contextlib
+import ipaddress
+
+from csi.base.errors import invalid
+
+_PORT_MAX = 65535
+
+
+def parse_address(text: str, *, noun: str) -> tuple[str, int]:
+    """Address and port of ``IPv4:PORT`` or ``IPv6:PORT``, brackets or not; raises INVALID_ARGUMENT.
+
+    Not a name: it would have to be looked up. ``0.0.0.0`` and ``::`` are all addresses.
+    """
+    host, _, port = text.rpartition(":")
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        if port.isascii() and port.isdecimal() and 0 < int(port) <= _PORT_MAX:
+            return str(address), int(port)
+    raise invalid(f"{noun} {text!r}: expected an IP address and a port, for example 127.0.0.1:9820")

@@ -1,0 +1,137 @@
+//! Files of the node whose contents go to daemons, which open none: what lies at workers is sealed with, and where workers are.
+//!
+//! Options name them, since options are written down and contents need not be. A file is read by a thread of its own, which nobody
+//! waits for any longer than a moment: its file system may hang.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use efc_proto::{CacheConfig, DaemonConfig, WorkersSecrets};
+use rustix::fs::{FileType, Mode, OFlags};
+
+use crate::waiting::start_thread;
+
+/// More of a file is not read, in bytes.
+const SIZE_MAX: u64 = 64 << 10;
+/// How long files are waited for when a daemon is to be told of them.
+const TIME_LIMIT: Duration = Duration::from_millis(500);
+
+/// What a daemon needs to use the workers of a dataset.
+#[derive(Debug, Default, PartialEq)]
+pub struct OfWorkers {
+    /// What the files of the key and of TLS hold; one that cannot be read is empty: the daemon says what that means.
+    pub secrets: WorkersSecrets,
+    /// What the file says of where they are.
+    pub endpoints: Vec<u8>,
+}
+
+/// What a daemon of this configuration needs; `None`: it has no workers.
+pub fn of_workers(config: &DaemonConfig) -> Option<OfWorkers> {
+    let cache = config.cache.clone().filter(|cache| !cache.workers_key.is_empty())?;
+    let name = cache.workers_key.clone();
+    let (done, read) = mpsc::channel();
+    let read_all = move || {
+        let endpoints = endpoints(&cache).unwrap_or_else(|error| unreadable(Path::new(&cache.workers), &error));
+        let of_workers = OfWorkers { secrets: secrets(&cache), endpoints };
+        // Who waits no longer does without.
+        let _ = done.send(of_workers);
+    };
+    let started = start_thread("files", read_all).map_err(|error| error.to_string());
+    let came = started.and_then(|()| read.recv_timeout(TIME_LIMIT).map_err(|error| error.to_string()));
+    Some(came.unwrap_or_else(|error| {
+        log::error!("{name}, or what else is needed for workers, is not read in time: {error}");
+        OfWorkers::default()
+    }))
+}
+
+fn secrets(cache: &CacheConfig) -> WorkersSecrets {
+    let of_tls = |name: &str| match cache.workers_tls.as_str() {
+        "" => Vec::new(),
+        directory => secret(&Path::new(directory).join(name)),
+    };
+    WorkersSecrets {
+        key: secret(Path::new(&cache.workers_key)),
+        authority: of_tls("ca.crt"),
+        certificate: of_tls("tls.crt"),
+        private_key: of_tls("tls.key"),
+    }
+}
+
+fn secret(path: &Path) -> Vec<u8> {
+    contents(path).unwrap_or_else(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Vec<u8> {
+    log::error!("{path:?} cannot be read: {error}");
+    Vec::new()
+}
+
+/// What the file holds that says where workers are; nothing if no file does. It may hang with its file system.
+///
+/// # Errors
+/// Those of reading it.
+pub fn endpoints(cache: &CacheConfig) -> io::Result<Vec<u8>> {
+    if cache.workers.starts_with('/') { contents(Path::new(&cache.workers)) } else { Ok(Vec::new()) }
+}
+
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    let mut contents = Vec::new();
+    open_regular(path)?.take(SIZE_MAX).read_to_end(&mut contents)?;
+    Ok(contents)
+}
+
+/// Opens a regular file to read it. Nothing else is opened: a pipe would be waited for, and of a device that may do anything.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(cache: CacheConfig) -> Option<OfWorkers> {
+        of_workers(&DaemonConfig { cache: Some(cache), ..Default::default() })
+    }
+
+    #[test]
+    fn what_is_named_is_read_and_what_is_not_there_is_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in [("key", "digits"), ("tls.crt", "certificate"), ("workers", "a:1\n")] {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let with = |workers: String, workers_key: String, workers_tls: String| {
+            read(CacheConfig { workers, workers_key, workers_tls })
+        };
+        let key = b"digits".to_vec();
+        let of_key = || WorkersSecrets { key: key.clone(), ..Default::default() };
+        let found = with("a:1".into(), path("key"), String::new());
+        assert_eq!(found, Some(OfWorkers { secrets: of_key(), endpoints: Vec::new() }));
+        let secrets = WorkersSecrets { certificate: b"certificate".to_vec(), ..of_key() };
+        assert_eq!(
+            with(path("workers"), path("key"), path("")),
+            Some(OfWorkers { secrets, endpoints: b"a:1\n".to_vec() })
+        );
+        assert_eq!(with(path("none"), path("none"), String::new()), Some(OfWorkers::default()));
+        assert_eq!((with("a:1".into(), String::new(), path("")), of_workers(&DaemonConfig::default())), (None, None));
+    }
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| directory.path().join(name));
+        std::fs::write(&file, "key").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!([&file, &link].map(|path| contents(path).unwrap()), [b"key", b"key"]);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR).unwrap();
+        assert!([&pipe, directory.path(), Path::new("/dev/zero")].iter().all(|path| contents(path).is_err()));
+    }
+}

@@ -1,0 +1,16 @@
+"""Addresses that somebody listens at."""
+
+import pytest
+
+from csi.base.addresses import parse_address
+from csi.base.errors import DriverError
+
+
+def test_addresses() -> None:
+    assert parse_address("127.0.0.1:9820", noun="address") == ("127.0.0.1", 9820)
+    assert [parse_address(text, noun="address") for text in ("[fd00::1]:9820", "fd00::1:9820")] == [
+        ("fd00::1", 9820)
+    ] * 2
+    for wrong in ("", "9820", ":9820", "localhost:9820", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:x"):
+        with pytest.raises(DriverError, match="metrics address"):
+            parse_address(wrong, noun="metrics address")
