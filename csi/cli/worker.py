@@ -34,6 +34,9 @@ _KEY_BYTES = 32
 #: Bytes of values for each header of a value of several chunks that memory is set aside for: two chunks.
 _BYTES_PER_HEADER = 32 << 10
 _PRIMING_SECONDS_MAX = 300.0
+#: Items for which commands are sent at once: they fit into one record of TLS, and into what memcached reads at once
+#: (16 KiB both). What does not fit memcached 1.6.18 may leave in OpenSSL's buffer, and wait at the socket for more.
+_PRIMING_BATCH = 150
 _UNPRIVILEGED = ("memcache", "nobody")
 #: CAP_SETGID and CAP_SETUID, as bits (capabilities(7)).
 _SETTING_IDS = 1 << 6 | 1 << 7
@@ -208,10 +211,9 @@ def _set_memory_aside(parsed: argparse.Namespace, *, host: str, port: int) -> No
 def prime(host: str, port: int, *, items: int, context: ssl.SSLContext | None) -> None:
     """Sets so many items of the size of a header. Raises OSError."""
     with _connection(host, port, context) as worker:
-        for begin in range(0, items, 10_000):
-            commands = (
-                f"ms efc-{number:028d} 40 q\r\n{'-' * 40}\r\n" for number in range(begin, min(items, begin + 10_000))
-            )
+        for begin in range(0, items, _PRIMING_BATCH):
+            batch = range(begin, min(items, begin + _PRIMING_BATCH))
+            commands = (f"ms efc-{number:028d} 40 q\r\n{'-' * 40}\r\n" for number in batch)
             worker.sendall("".join(commands).encode() + b"mn\r\n")
             answer = b""
             while not answer.endswith(b"MN\r\n"):

@@ -141,11 +141,11 @@ def test_by_tls_memory_is_set_aside_too(tmp_path: Path, capsys: pytest.CaptureFi
     assert "KEY_VALUES_MISMATCH" in _fails(
         capsys, "--listen", f"127.0.0.1:{_free_port()}", *certificate, "--tls-key", f"{tmp_path}/other.key"
     )
-    with _started("--memory", "64MiB", *certificate, "--tls-key", f"{tmp_path}/worker.key") as port:
+    with _started("--memory", "512MiB", *certificate, "--tls-key", f"{tmp_path}/worker.key") as port:
         parsed = argparse.Namespace(
             tls_ca=tmp_path / "ca.pem", tls_certificate=tmp_path / "worker.pem", tls_key=tmp_path / "worker.key"
         )
         context, deadline = worker.tls_context(parsed), time.monotonic() + 60
-        while "STAT curr_items 2048\r\n" not in _ask(port, "stats\r\n", "END\r\n", context):
+        while "STAT curr_items 16384\r\n" not in _ask(port, "stats\r\n", "END\r\n", context):
             assert time.monotonic() < deadline
             time.sleep(0.02)
