@@ -89,6 +89,7 @@ class Real:
             names = [f"file-{number}" for number in range(_REAL_FILES)]
             for name in names:
                 (nas.export_folder() / name).write_bytes(bytes(_SIZE))
+                os.utime(nas.export_folder() / name, ns=(_HOUR_NS, _HOUR_NS))  # as after each write
             yield cls(nas=nas, url=nas.url, turns=[(time.monotonic(), name) for name in names])
 
     def next(self) -> str:
@@ -117,7 +118,7 @@ class Scripted:
         self._number = 0
         self._files = [f"file-{number}" for number in range(4)]
         for name in self._files:
-            nas.add(nas.root, name, data=bytes(_SIZE))
+            nas.add(nas.root, name, data=bytes(_SIZE)).mtime_ns = _HOUR_NS  # as after each write
 
     @classmethod
     @contextmanager
