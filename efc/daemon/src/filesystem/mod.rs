@@ -220,6 +220,12 @@ impl Told {
     }
 }
 
+/// The last that is known of an object that has no name any more, for one answer alone.
+fn told_as_removed(inode: &Inode) -> Result<Told, Errno> {
+    let Seen { value: attr, asked } = inode.last_shown().ok_or(Errno(libc::ESTALE))?;
+    Ok(Told::once(Seen { value: Attr { nlink: 0, ..attr }, asked }))
+}
+
 /// Who asks, and whether the work may have been done already.
 struct Caller {
     cred: Cred,
@@ -684,7 +690,11 @@ impl<B: Backend> Inner<B> {
         {
             return Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told });
         }
-        let mut told = self.attributes(cred, &inode).await?;
+        let mut told = match self.attributes(cred, &inode).await {
+            // Another node has removed the directory since it was opened.
+            Err(Errno(libc::ESTALE)) if self.has_directory_open(cred.uid, node) => return told_as_removed(&inode),
+            told => told?,
+        };
         // read(2) and lseek(2) ask with the open file, stat(2) and fstat(2) without.
         let is_told = match opened {
             Some(_) => {

@@ -374,6 +374,9 @@ fn a_directory_that_another_node_has_replaced_is_listed() {
             let dir = kernel.opendir(task, "dir").await.unwrap();
             assert!(nas.remove_outside("dir/new") && nas.rmdir_outside("dir"));
             pass(TTL * 2).await;
+            // opendir(3) asks what it has opened.
+            assert_eq!(kernel.attributes(task, dir.node, None).await.map(|attr| attr.nlink), Ok(0));
+            assert_eq!(kernel.attributes(Task::new(7), dir.node, None).await.map(drop), Err(libc::ESTALE));
             let listed = kernel.page(task, dir, 0, 4096, plus).await.unwrap();
             assert!(listed.iter().any(|listed| listed.name == b"new"));
             assert_eq!(kernel.page(task, dir, 0, 4096, plus).await.map(drop), Err(libc::ESTALE), "once");
