@@ -47,6 +47,8 @@ ROUND_TRIP_US = 1000
 #: So many nodes read at once.
 CROWDS = (2, 3, 4)
 SMALL_MIN, SMALL_MAX, SMALL_PER_DIRECTORY = 4 << 10, 150 << 10, 100
+#: That is 40 KiB in the mean, and 16 KiB at most for what a worker rounds up.
+_SMALL_KIB_AT_WORKER = 64
 #: Ends hangs only.
 _READING_LIMIT_S = 3600
 _SEALING_THREAD = "worker-seals"
@@ -207,9 +209,10 @@ class Bench:
 
             read("NAS alone", second)
             for state in ("empty", "that was full of large blocks"):
-                with self._worker(shelf) as worker:
+                memory_mib = 256 + self.sizes.small_files * _SMALL_KIB_AT_WORKER // 1024
+                with self.site.worker(shelf, memory_mib=memory_mib, is_ours=True) as worker:
                     if state != "empty":
-                        self._read([first], [worker])
+                        worker.fill(memory_mib, MIB)
                     read(f"first node, worker {state}", first, worker)
                     read(f"second node, worker {state}", second, worker)
         for contender in [name for name in case.readings if name.startswith("second")]:
