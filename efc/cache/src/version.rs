@@ -46,6 +46,11 @@ impl Version {
         Version { mtime: attr.mtime, ctime: attr.ctime, size: attr.size }
     }
 
+    /// Is it of so long ago, by the clock of this node? That one may be wrong.
+    pub fn looks_older_than(&self, age: Duration) -> bool {
+        node_ns() >= since_epoch_ns(self.ctime) + nanos(age)
+    }
+
     /// For how long after its ctime a change may still have this version.
     pub fn tick(&self) -> Duration {
         if self.ctime.nanos == 0 { COARSE_TICK } else { FINE_TICK }

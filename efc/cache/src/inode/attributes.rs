@@ -159,6 +159,12 @@ impl Inode {
             known.is_some_and(|known| asked.at.saturating_duration_since(known.first_seen) >= version.tick() + rest);
         was_seen || self.shared.clock.is_past(&version, asked.at, rest)
     }
+
+    /// Can it be that somebody knows this version to be [at rest](Inode::is_at_rest)? A clock of this node that is wrong makes the answer
+    /// wrong.
+    pub fn may_be_at_rest(&self, seen: Seen<&Attr>, rest: Duration) -> bool {
+        Version::of(seen.value).looks_older_than(rest) || self.is_at_rest(seen, rest)
+    }
 }
 
 #[cfg(test)]

@@ -74,7 +74,8 @@ pub(crate) struct Facts {
     pub expired: u64,
     pub lineage: Lineage,
     pub permissions: Permissions,
-    /// The file behind it in the last listing that has shown both.
+    /// The file behind it in the last listing that has shown both. (Its memory stays for as long, but it is the older inode that makes room
+    /// first.)
     pub next: Weak<Inode>,
     pub kernel: KernelView,
 }

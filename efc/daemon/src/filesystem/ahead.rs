@@ -145,8 +145,10 @@ impl<B: Backend> Inner<B> {
 
     /// What an open may rely on: what is known, or is about to be.
     pub(super) async fn open_with_what_is_known(&self, file: &OpenFile) -> Option<Grant> {
-        if let Some(grant) = self.open_unasked(file) {
-            return Some(grant);
+        let known = self.open_unasked(file);
+        // Who has a time limit asks at once, and waits for that alone.
+        if known.is_some() || self.backend.time_limit().is_some() {
+            return known;
         }
         self.ahead.answered(file).await?;
         self.open_unasked(file)

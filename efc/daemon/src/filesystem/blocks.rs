@@ -104,8 +104,12 @@ impl<B: Backend> Inner<B> {
         seen: Seen<Attr>,
         key: BlockKey,
     ) -> Result<(Arc<Block>, Option<Seen<Attr>>), Absent> {
+        let attr = seen.part(|attr| attr);
+        if !file.inode.may_be_at_rest(attr, self.rest) {
+            return Err(Absent::Unshared); // nobody can have put it anywhere
+        }
         let shows_versions = !self.reads_without_version.load(Ordering::Relaxed);
-        let is_settled = shows_versions && file.inode.is_at_rest(seen.part(|attr| attr), self.rest);
+        let is_settled = shows_versions && file.inode.is_at_rest(attr, self.rest);
         let shown = Arc::new(OnceLock::new());
         let fetch = {
             let (inner, file, shown) = (Arc::clone(self), Arc::clone(file), Arc::clone(&shown));

@@ -377,6 +377,7 @@ fn blocks_of_a_file_that_has_changed_lately_are_for_nobody_else() {
     simulation.run(async {
         for _ in 0..3 {
             assert_eq!((reads(&nas, &first, 1).await, pool.filled()), (ALL, 0), "its last write may go on");
+            assert_eq!(pool.questions(), 0, "nobody can have put it there");
             pass(3 * SECOND).await;
         }
         pass(10 * SECOND).await;

@@ -14,6 +14,7 @@ use super::common::draw;
 struct Memory {
     blocks: HashMap<BlockKey, Vec<u8>>,
     hits: u64,
+    questions: u64,
 }
 
 /// The nodes' common memory. Clones share it.
@@ -44,6 +45,11 @@ impl Pool {
         self.memory.lock().unwrap().hits
     }
 
+    /// How often it was asked for a block.
+    pub fn questions(&self) -> u64 {
+        self.memory.lock().unwrap().questions
+    }
+
     /// How many blocks it has.
     pub fn filled(&self) -> usize {
         self.memory.lock().unwrap().blocks.len()
@@ -71,6 +77,7 @@ impl Pool {
 
     fn give(&self, key: &BlockKey, mut room: Buffer) -> Lookup {
         let mut memory = self.memory.lock().unwrap();
+        memory.questions += 1;
         let Some(block) = memory.blocks.get(key).filter(|_| self.is_willing()) else {
             let place = self.is_willing().then(|| Box::new(Place { pool: self.clone(), key: *key }) as Box<dyn Fill>);
             return Lookup::Miss(Miss { room: self.is_willing().then_some(room), fill: place });
