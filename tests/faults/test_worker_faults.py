@@ -44,7 +44,6 @@ def test_readers_notice_nothing_of_what_happens_to_workers(stage: Stage) -> None
     assert (outcome.errors, outcome.wrong_bytes) == ([], 0)
     assert set(outcome.struck) == set(_FAULTS)
     assert outcome.longest_wait_ms < _HANGS_MS
-    assert outcome.refused > 0
     assert outcome.workers_bytes > 0
 
 

@@ -29,7 +29,7 @@ from tests.faults.block_reads import BIN_S
 from tests.support.netns import Host
 from tests.support.nodes import Node
 from tests.support.paths import ROOT
-from tests.support.processes import SLOWNESS
+from tests.support.processes import SLOWNESS, wait_until
 from tests.support.site import CLOCK, REST_S, Site
 from tests.support.workers import Worker
 
@@ -239,17 +239,26 @@ def storm(
             end = FAULTS[name](stage, moments.randrange(WORKERS))
             try:
                 time.sleep(moments.uniform(*fault_s))
-                if turn % _KILLS_EVERY == 0:
+                if turn % _KILLS_EVERY == _KILLS_EVERY - 1:
                     stage.nodes[0].keeper.replace_daemon(stage.nodes[0].mount)
             finally:
                 end()
             blows.append(_Blow(name=name, began=began, ended=time.monotonic()))
             outcome.struck[name] += 1
             time.sleep(moments.uniform(*calm_s))
+        wait_until(lambda: _refuses(stage), what="a damaged block to be refused", limit_s=60)
         cache = stage.nodes[1].cache()
         outcome.refused, outcome.workers_bytes = cache["workers_refused"], cache["workers_bytes"]
     _judge(outcome, reports, blows)
     return outcome
+
+
+def _refuses(stage: Stage) -> bool:
+    """Whether a node has met a damaged block. If not, all are damaged once more: it may have read from elsewhere."""
+    has_refused = stage.nodes[1].cache()["workers_refused"] > 0
+    if not has_refused:
+        flipped(stage, 0)
+    return has_refused
 
 
 def _judge(outcome: Outcome, reports: Sequence[dict[str, Any]], blows: Sequence[_Blow]) -> None:
