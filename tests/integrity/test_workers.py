@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.nodes import REPORT_S, Node
+from tests.support.nodes import Node
 from tests.support.processes import wait_until
 from tests.support.workers import Worker, new_key
 
@@ -75,7 +75,7 @@ class Reader(Node):
 
         def is_from_workers() -> bool:
             nonlocal before
-            time.sleep(_RECENT_S - REPORT_S)
+            time.sleep(_RECENT_S)
             self.forget(name)
             assert self.read(name) == digest
             last, before = before, self.cache()["workers_bytes"]
@@ -84,13 +84,12 @@ class Reader(Node):
         wait_until(is_from_workers, what="all of it from workers", limit_s=60)
 
     def ready(self) -> int:
-        """Workers that answer, by its daemon's last report."""
+        """Workers that answer."""
         cache = self.keeper.status(self.mount)["cache"]
         return int(cache["workers_ready"]) if cache else -1
 
     def cache(self) -> dict[str, int]:
-        """The daemon's figures, after its next report."""
-        time.sleep(REPORT_S)
+        """The daemon's figures."""
         cache = self.keeper.status(self.mount)["cache"]
         assert cache is not None
         return dict(cache)

@@ -11,8 +11,8 @@ from typing import Self
 
 from tests.support.keeper import Keeper
 
-#: Counters of daemons are as old as their last report, which comes each second.
-REPORT_S = 1.2
+#: Between two looks at a counter: what a daemon does later, it does within a second.
+_PAUSE_S = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Node:
         before = -1
         while (count := int(self.keeper.status(self.mount)["stats"]["nfs"]["calls"])) != before:
             before = count
-            time.sleep(REPORT_S)
+            time.sleep(_PAUSE_S)
         return count
 
 
