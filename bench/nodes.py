@@ -33,7 +33,7 @@ from bench.measuring import machine_cpu_s, threads_cpu_s
 from bench.runs import GIB, Programs, Round, run_bare
 from tests.support.nas import Export
 from tests.support.netns import Host
-from tests.support.nodes import REPORT_S, Node
+from tests.support.nodes import Node
 from tests.support.processes import cpu_s
 from tests.support.site import CLOCK, REST_S, Site
 from tests.support.workers import Worker
@@ -52,6 +52,8 @@ _SMALL_KIB_AT_WORKER = 64
 #: Ends hangs only.
 _READING_LIMIT_S = 3600
 _SEALING_THREAD = "worker-seals"
+#: What is still being sealed and sent when a reader has ended counts too.
+_BEHIND_S = 1.0
 #: From one crowd to the next: 1.125 and 1.185 if links are all that limits them, as n nodes get n/(n-1) of a link each.
 _GROWTH_MIN = 1.05
 
@@ -273,7 +275,6 @@ class Bench:
             ]
             for node in nodes:
                 os.stat(node.mount / CLOCK)
-            time.sleep(REPORT_S)  # counters say what was before
             before = self._costs(nodes, workers)
             busy_s, began = machine_cpu_s(), time.monotonic()
             command = (self.programs.reader, "small" if what == "small" else "stream")
@@ -284,7 +285,7 @@ class Bench:
                 for reader in readers:
                     reader.kill()
             busy = (machine_cpu_s() - busy_s) / (time.monotonic() - began) / (os.cpu_count() or 1)
-            time.sleep(REPORT_S)  # what is sealed and sent behind the reader counts; so do the last counters
+            time.sleep(_BEHIND_S)
             spent = self._costs(nodes, workers) - before
             return Reading(
                 seconds=max(one["seconds"] for one in found),

@@ -246,7 +246,7 @@ def storm(
             blows.append(_Blow(name=name, began=began, ended=time.monotonic()))
             outcome.struck[name] += 1
             time.sleep(moments.uniform(*calm_s))
-        wait_until(lambda: _refuses(stage), what="a damaged block to be refused", limit_s=60)
+        wait_until(lambda: _refuses(stage), what="a damaged block to be refused", limit_s=60, interval_s=1)
         cache = stage.nodes[1].cache()
         outcome.refused, outcome.workers_bytes = cache["workers_refused"], cache["workers_bytes"]
     _judge(outcome, reports, blows)

@@ -19,7 +19,7 @@ import pytest
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.nodes import REPORT_S, Node
+from tests.support.nodes import Node
 from tests.support.processes import wait_until
 from tests.support.workers import Worker, new_key
 
@@ -75,7 +75,7 @@ class Reader(Node):
 
         def is_from_workers() -> bool:
             nonlocal before
-            time.sleep(_RECENT_S - REPORT_S)
+            time.sleep(_RECENT_S)
             self.forget(name)
             assert self.read(name) == digest
             last, before = before, self.cache()["workers_bytes"]

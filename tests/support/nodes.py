@@ -13,8 +13,8 @@ from tests.support.keeper import Keeper
 from tests.support.netns import Host
 from tests.support.processes import wait_until
 
-#: Counters of daemons are as old as their last report, which comes each second.
-REPORT_S = 1.2
+#: Between two looks at a counter: what a daemon does later, it does within a second.
+_PAUSE_S = 1.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,11 @@ class Node:
         before = -1
         while (count := int(self.keeper.status(self.mount)["stats"]["nfs"]["calls"])) != before:
             before = count
-            time.sleep(REPORT_S)
+            time.sleep(_PAUSE_S)
         return count
 
     def ready(self) -> int:
-        """Workers that answer, by its daemon's last report."""
+        """Workers that answer."""
         cache = self.keeper.status(self.mount)["cache"]
         return int(cache["workers_ready"]) if cache else -1
 
@@ -52,8 +52,7 @@ class Node:
         wait_until(lambda: self.ready() == count, what="the workers", interval_s=0.2)
 
     def cache(self) -> dict[str, int]:
-        """Its daemon's figures of blocks, after its next report."""
-        time.sleep(REPORT_S)
+        """Its daemon's figures of blocks."""
         cache = self.keeper.status(self.mount)["cache"]
         assert cache is not None
         return dict(cache)
