@@ -56,6 +56,23 @@ impl Piece {
     }
 }
 
+/// A piece of a command.
+#[derive(Debug)]
+struct Part {
+    piece: Piece,
+    /// The command ends with it, and has a value.
+    ends_value: bool,
+}
+
+/// How many parts are handed over to be sent at once.
+///
+/// What follows a value must not share a record of TLS with it: memcached 1.6.18 leaves what it does not take of a record in OpenSSL's
+/// buffer, and waits for the socket.
+fn parts_at_once(parts: &VecDeque<Part>, is_encrypted: bool) -> usize {
+    let ends_record = |part: &Part| is_encrypted && part.ends_value;
+    parts.iter().take(PIECES_MAX).position(ends_record).map_or(PIECES_MAX, |last| last + 1)
+}
+
 /// A question without an answer.
 #[derive(Debug)]
 struct Question {
@@ -68,10 +85,20 @@ struct Question {
 
 #[derive(Debug, Default)]
 struct Sender {
-    pieces: VecDeque<Piece>,
-    /// Bytes of the first piece that have left.
+    parts: VecDeque<Part>,
+    /// Bytes of the first part that have left.
     sent: usize,
     is_closed: bool,
+}
+
+impl Sender {
+    /// Adds a command.
+    fn add(&mut self, pieces: impl IntoIterator<Item = Piece>) {
+        let before = self.parts.len();
+        self.parts.extend(pieces.into_iter().map(|piece| Part { piece, ends_value: false }));
+        let has_value = self.parts.len() > before + 1;
+        self.parts.back_mut().into_iter().for_each(|last| last.ends_value = has_value);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -168,7 +195,7 @@ impl Connection {
         self.outstanding.fetch_add(weight, Ordering::Relaxed); // first: a server may answer what it was not asked yet
         questions.push_back(Question { opaque, asked: now(), weight, expected, answered });
         drop(questions);
-        sender.pieces.extend(pieces);
+        sender.add(pieces);
         let sent = self.send(&mut sender);
         drop(sender);
         if let Err(error) = sent {
@@ -187,20 +214,20 @@ impl Connection {
 
     fn send(&self, sender: &mut Sender) -> io::Result<()> {
         self.wire.flush(&self.socket)?;
-        while !sender.pieces.is_empty() {
-            let mut slices: Vec<IoSlice<'_>> =
-                sender.pieces.iter().take(PIECES_MAX).map(|piece| IoSlice::new(piece.as_bytes())).collect();
+        while !sender.parts.is_empty() {
+            let parts = sender.parts.iter().take(parts_at_once(&sender.parts, self.is_encrypted()));
+            let mut slices: Vec<IoSlice<'_>> = parts.map(|part| IoSlice::new(part.piece.as_bytes())).collect();
             slices[0].advance(sender.sent);
             let sent = self.wire.send(&self.socket, &slices)?;
             if sent == 0 {
                 return Ok(());
             }
             sender.sent += sent;
-            while let Some(first) = sender.pieces.front().map(|piece| piece.as_bytes().len())
+            while let Some(first) = sender.parts.front().map(|part| part.piece.as_bytes().len())
                 && sender.sent >= first
             {
                 sender.sent -= first;
-                sender.pieces.pop_front();
+                sender.parts.pop_front();
             }
         }
         Ok(())
@@ -249,10 +276,10 @@ impl Connection {
     pub(crate) fn close(&self, why: &str) {
         let mut sender = lock(&self.sender);
         sender.is_closed = true;
-        let pieces = std::mem::take(&mut sender.pieces);
+        let parts = std::mem::take(&mut sender.parts);
         let questions = std::mem::take(&mut *lock(&self.questions));
         drop(sender);
-        drop(pieces);
+        drop(parts);
         if self.why.set(why.into()).is_ok() {
             let _ = self.socket.shutdown(Shutdown::Both); // its thread sees it, and lets go of it
         }
@@ -288,4 +315,22 @@ impl Questions for InOrder<'_> {
 /// Statistics that are to be answered.
 pub(crate) fn statistics() -> Expected {
     Expected::Statistics(HashMap::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_a_value_has_a_record_of_its_own() {
+        let mut sender = Sender::default();
+        let line = |text: &str| Piece::Line(text.into());
+        sender.add([line("mg a")]);
+        sender.add([line("mg b")]);
+        sender.add([line("ms c"), Piece::Zeros(100), line("end")]);
+        sender.add([line("mg d")]);
+        assert_eq!([true, false].map(|is_encrypted| parts_at_once(&sender.parts, is_encrypted)), [5, PIECES_MAX]);
+        sender.parts.drain(..5);
+        assert_eq!(parts_at_once(&sender.parts, true), PIECES_MAX);
+    }
 }
