@@ -322,11 +322,6 @@ impl<B: Backend> Inner<B> {
         self.backend.getattr(Call::of(cred), handle).await.map_err(|error| errno(&error))
     }
 
-    /// Is written data missing in what an answer to a call of this tick shows of an object?
-    pub(super) fn is_shown_without_data(&self, handle: &FileHandle, asked: efc_backend::Tick) -> bool {
-        self.inodes.get(handle).is_some_and(|inode| !inode.shows_all(asked))
-    }
-
     /// For read(2) and lseek(2): the attributes of a file with data that the server has not got, without sending it. The times are those
     /// that the kernel was told last, so that it keeps its pages. Where data is good for a while only, they are not said to be
     /// of that version for longer.

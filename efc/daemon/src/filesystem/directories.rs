@@ -217,9 +217,9 @@ impl<B: Backend> Inner<B> {
         let looked_up = match (&listed.found, asked, page.plus) {
             (Found::Shown(shown), Some(asked), true) => {
                 let (handle, attr) = &**shown;
-                // A size that has grown must not be told yet, nor one without data that is held back: a name alone tells the kernel
-                // nothing.
-                let is_hidden = self.has_grown_unseen(handle, attr) || self.is_shown_without_data(handle, asked);
+                // A name alone tells the kernel nothing.
+                let known = self.inodes.get(handle);
+                let is_hidden = known.is_some_and(|inode| self.is_hidden(&inode, Seen { value: attr, asked }));
                 (!is_hidden).then(|| self.entry(&directory.inode, handle, Seen { value: attr, asked }))
             }
             (Found::Known, _, true) => self.look_up_listed(directory, name),
@@ -248,7 +248,7 @@ impl<B: Backend> Inner<B> {
         let (entry_ttl, permit) = self.freshness.admit_name(&directory.inode, &known.proof?)?;
         let inode = self.inodes.get(&known.named.object()?)?;
         let told = self.granted(&inode)?;
-        if self.has_grown_unseen(inode.handle(), &told.attr) {
+        if self.has_grown_unseen(&inode, &told.attr) {
             return None;
         }
         let counted = self.count_lookup(&directory.inode, &inode, &told.attr);
@@ -443,19 +443,23 @@ impl<B: Backend> Inner<B> {
         let Some(asked) = stream.asked else { return };
         let shown = entries.iter().filter(|entry| !is_dots(&entry.name));
         for (handle, attr) in shown.filter_map(|entry| entry.handle.as_ref().zip(entry.attr.as_ref())) {
-            // What such entries show, nobody may be told yet.
-            if self.has_grown_unseen(handle, attr) || self.is_shown_without_data(handle, asked) {
+            let (inode, shown) = (self.inodes.of(handle), Seen { value: attr, asked });
+            if self.is_hidden(&inode, shown) {
                 stream.last_file = None;
                 continue;
             }
-            let inode = self.inodes.of(handle);
-            inode.learn(Seen { value: attr, asked });
+            inode.learn(shown);
             if attr.kind == FileType::Regular
                 && let Some(former) = stream.last_file.replace(inode.clone())
             {
                 inode.is_listed_behind(&former);
             }
         }
+    }
+
+    /// Must nobody be told what a listing shows of an object: a size that has grown unseen, or one without data that is held back?
+    fn is_hidden(&self, inode: &Inode, shown: Seen<&Attr>) -> bool {
+        self.has_grown_unseen(inode, shown.value) || !inode.shows_all(shown.asked)
     }
 
     fn listed(&self, directory: &OpenDirectory, entry: DirEntry) -> Listed {

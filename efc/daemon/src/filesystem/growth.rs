@@ -46,21 +46,14 @@ impl<B: Backend> Inner<B> {
         self.freshness.data_ttl().is_some() && inode.granted() > 0 && inode.has_unsettled_pages()
     }
 
-    /// A file that is open, and that the kernel knows; the others' pages nobody reads.
-    fn inode_if_open(&self, handle: &FileHandle) -> Option<Arc<Inode>> {
-        self.inodes.get(handle).filter(|inode| inode.granted() > 0 && inode.node().is_some())
-    }
-
     /// Has the file grown elsewhere, while it is open here, or must its pages go for another reason?
-    pub(super) fn has_grown_unseen(&self, handle: &FileHandle, attr: &Attr) -> bool {
-        let must_drop =
-            |inode: Arc<Inode>| self.hidden_growth(&inode, attr, 1).is_some() || self.has_doubtful_pages(&inode);
-        self.inode_if_open(handle).is_some_and(must_drop)
+    pub(super) fn has_grown_unseen(&self, inode: &Inode, attr: &Attr) -> bool {
+        is_open(inode) && (self.hidden_growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode))
     }
 
     /// [`Inner::drop_before_growth`] of a file that was looked up.
     pub(super) async fn drop_before_look_up(&self, handle: &FileHandle, attr: &Attr) {
-        if let Some(inode) = self.inode_if_open(handle) {
+        if let Some(inode) = self.inodes.get(handle).filter(|inode| is_open(inode)) {
             self.drop_before_growth(&inode, attr).await;
         }
     }
@@ -103,4 +96,9 @@ impl<B: Backend> Inner<B> {
         }
         are_dropped
     }
+}
+
+/// Is a file open, and known to the kernel? The others' pages nobody reads.
+fn is_open(inode: &Inode) -> bool {
+    inode.granted() > 0 && inode.node().is_some()
 }
