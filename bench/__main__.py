@@ -17,20 +17,23 @@ from bench import bare, comparing, gate, memory, nodes, pauses, publishing
 from bench.bare import Case, unit
 from bench.clients import MOUNT, VARIANTS, contenders
 from bench.rows import families
+from tests.scale import simulation
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
 
 #: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; figures by themselves.
-COMPARED, FAMILIES, OTHERS = ("loopback", "link"), (*families(), "memory"), ("publishing", "pauses")
+COMPARED, FAMILIES, OTHERS = ("loopback", "link"), (*families(), "memory"), ("publishing", "pauses", "scale")
 NODES = "nodes"
 PARTS = (*COMPARED, *FAMILIES, NODES, *OTHERS)
 
 
-def other_figures(part: str, console: Console) -> dict[str, dict[str, object]]:
-    """Of `publishing` or `pauses`: compared with nothing, so they pass no gate."""
-    measured: dict[str, dict[str, object]] = {}
+def other_figures(part: str, console: Console) -> dict[str, dict[str, Any]]:
+    """Of `publishing`, `pauses` or `scale`: compared with nothing; only those of `scale` pass gates of their own."""
+    measured: dict[str, dict[str, Any]] = {}
     if part == "publishing":
         measured = {name: vars(result) for name, result in publishing.measure()}
+    elif part == "scale":
+        measured = dict(simulation.measure_all())
     else:
         measured = dict(pauses.measure_all())
     for name, figures in measured.items():
@@ -74,7 +77,7 @@ def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Conso
 
 def write(
     path: Path, cases: list[Case], rows: Rows, shared: list[nodes.Case],
-    others: dict[str, dict[str, dict[str, object]]], *, load_before: float,
+    others: dict[str, dict[str, dict[str, Any]]], *, load_before: float,
 ) -> None:  # fmt: skip
     """All that was measured, as JSON."""
     document = {
@@ -121,7 +124,11 @@ def main() -> int:
         sizes = nodes.Sizes(data_bytes=arguments.data_mib << 20, small_files=arguments.small_files)
         of_nodes = {"sizes": sizes, "rounds": arguments.rounds, "only": arguments.only}
         shared = nodes.measure(**of_nodes, console=console) if NODES in parts else []
-        others = {part: other_figures(part, console) for part in OTHERS if part in parts}
+        others: dict[str, dict[str, dict[str, Any]]] = {
+            part: other_figures(part, console) for part in OTHERS if part in parts
+        }
+    for figures in others.get("scale", {}).values():
+        rows.worse.extend(figures["fails"])
     if cases:
         bare.show(cases, console)
     if rows.results:

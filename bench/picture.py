@@ -1,7 +1,8 @@
 """Draws rows of a run as bars: `python -m bench.picture FIGURE OUT.svg [--rows TEXT...] [FILE]`.
 
-FIGURE is `rate`, operations per second of each contender, of results/bench.json, or `calls`, calls of NFS per
-operation, of bench/baseline.json, which knows those of the kernel's client too. Lengths are logarithms.
+FIGURE is `rate`, operations per second of each contender, of results/bench.json, `calls`, calls of NFS per
+operation, of bench/baseline.json, which knows those of the kernel's client too, or `scale`, what the simulation of
+many nodes came to, of results/bench.json. Lengths are logarithms.
 """
 
 from __future__ import annotations
@@ -43,6 +44,19 @@ def calls(baseline: Mapping[str, Any]) -> Bars:
     """Of the rows that both clients have figures of."""
     return {
         name: {KERNEL: row["kernel"]["calls"], MOUNT: row["calls"]} for name, row in baseline.items() if "kernel" in row
+    }
+
+
+def scales(document: Mapping[str, Any]) -> Bars:
+    """What was simulated, beside what it is compared with."""
+    figures = {
+        "throughput / sum of networks": "throughput",
+        "busiest worker / mean, whole run": "busiest",
+        "busiest worker / mean, worst 100 ms": "busiest_in_window",
+        "bytes from the NAS / data set": "nas",
+    }
+    return {
+        case: {label: values[name] for label, name in figures.items()} for case, values in document["scale"].items()
     }
 
 
@@ -94,13 +108,15 @@ def _line(x: float, top: float, bottom: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m bench.picture", description=__doc__)
-    parser.add_argument("figure", choices=("rate", "calls"))
+    parser.add_argument("figure", choices=("rate", "calls", "scale"))
     parser.add_argument("out", type=Path)
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--rows", nargs="+", default=[""], metavar="TEXT", help="only rows with one of these in them")
     parsed = parser.parse_args(arguments)
     if parsed.figure == "rate":
         bars, title = rates(json.loads((parsed.file or RESULTS / "bench.json").read_text())), "Operations per second"
+    elif parsed.figure == "scale":
+        bars, title = scales(json.loads((parsed.file or RESULTS / "bench.json").read_text())), "Simulated nodes"
     else:
         bars, title = calls(json.loads((parsed.file or BASELINE).read_text())), "Calls of NFS per operation"
     chosen = {name: row for name, row in bars.items() if any(text in name for text in parsed.rows)}

@@ -1,7 +1,7 @@
 //! What all workers of a data set share.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,9 +9,13 @@ use efc_buffer::Budget;
 
 use crate::basics::lock;
 use crate::gate::Gate;
-use crate::health::Usual;
+use crate::held::AllHeld;
 use crate::keys::Keys;
 use crate::lanes::Lanes;
+use crate::policy::copies::Copies;
+use crate::policy::health::Usual;
+use crate::policy::hedges::Hedges;
+use crate::policy::markers::Backend;
 use crate::resolve::Resolver;
 use crate::seals::Seals;
 use crate::settings::Settings;
@@ -29,10 +33,16 @@ pub(crate) struct Context {
     pub(crate) resolver: Resolver,
     pub(crate) gate: Arc<Gate>,
     pub(crate) seals: Seals,
-    /// What the backend takes.
-    pub(crate) backend: Mutex<Usual>,
+    pub(crate) backend: Mutex<Backend>,
     /// What any worker takes.
-    usual: Mutex<Usual>,
+    pub(crate) usual: Mutex<Usual>,
+    /// How many copies files' blocks have.
+    pub(crate) copies: Mutex<Copies>,
+    pub(crate) hedges: Mutex<Hedges>,
+    /// Markers that this node has left.
+    pub(crate) held: Mutex<AllHeld>,
+    /// Draws one of several copies: another one each time.
+    draws: AtomicU64,
     /// Workers that are asked.
     serving: AtomicUsize,
 }
@@ -60,6 +70,10 @@ impl Context {
             seals: Seals::start()?,
             backend: Mutex::default(),
             usual: Mutex::default(),
+            copies: Mutex::default(),
+            hedges: Mutex::default(),
+            held: Mutex::default(),
+            draws: AtomicU64::new(0),
             serving: AtomicUsize::new(0),
         })
     }
@@ -73,6 +87,11 @@ impl Context {
     /// There is a worker that is asked.
     pub(crate) fn serves(&self) -> bool {
         self.serving.load(Ordering::Relaxed) > 0
+    }
+
+    /// A number that nobody else draws just now.
+    pub(crate) fn draw(&self) -> u64 {
+        self.draws.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Some worker's answer of `length` bytes took so long.

@@ -70,6 +70,8 @@ counts! {
     skipped,
     /// Answers that did not come in time.
     timeouts,
+    /// Of these, those that were not waited for to the end, in favour of the backend.
+    hedged,
     /// Answers that were lost with their connection.
     lost,
     /// Values that were not sealed for the name under which they were: damaged, or put there by others. Each is deleted.
@@ -78,6 +80,8 @@ counts! {
     waits,
     /// Blocks that another node was fetching, and that did not come in time.
     vain_waits,
+    /// Further copies of hot blocks that were put there.
+    copies_done,
     /// Blocks that were put there.
     fills_done,
     /// Bytes of these blocks.

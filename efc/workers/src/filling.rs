@@ -8,9 +8,11 @@ use efc_cache::blocks::{Block, BlockKey, Fill};
 
 use crate::connection::Piece;
 use crate::figures::count;
+use crate::held::Held;
 use crate::keys::Name;
 use crate::protocol::{self, Cas, END_OF_LINE};
 use crate::seal::{self, HEADER, SEAL_BYTES, VALUE_MAX};
+use crate::spreading::Copied;
 use crate::worker::{OnTheWay, Worker};
 
 /// Room for the command before a value.
@@ -23,8 +25,14 @@ pub(crate) struct Filling {
     pub(crate) worker: Arc<Worker>,
     pub(crate) key: BlockKey,
     pub(crate) name: Name,
+    /// How many copies of the block there are, as far as this node knows.
+    pub(crate) copies: u8,
     /// The marker that this node has left there, which goes if no block comes.
-    pub(crate) marker: Option<Cas>,
+    pub(crate) marker: Option<Held>,
+    /// What it takes the place of, and of nothing else.
+    pub(crate) replaces: Option<Cas>,
+    /// What follows when it is there.
+    pub(crate) copied: Option<Copied>,
 }
 
 impl Fill for Filling {
@@ -43,14 +51,6 @@ impl Fill for Filling {
     }
 }
 
-impl Drop for Filling {
-    fn drop(&mut self) {
-        if let Some(marker) = self.marker.take() {
-            self.worker.delete(&self.name, marker);
-        }
-    }
-}
-
 /// A block that is to be sealed and sent.
 struct Work {
     filling: Filling,
@@ -62,19 +62,20 @@ struct Work {
 impl Work {
     fn finish(self) {
         let Work { mut filling, way, room, block } = self;
-        let worker = filling.worker.clone();
+        let (worker, copied) = (filling.worker.clone(), filling.copied.take());
+        let cas = filling.marker.as_ref().map(|marker| marker.cas).or(filling.replaces);
         let Ok(mut memory) = room.buffer() else { return count(&worker.tally.fills_without_budget) };
         let value = COMMAND_MAX..COMMAND_MAX + block.len() + SEAL_BYTES;
         memory[value.start + HEADER..][..block.len()].copy_from_slice(&block);
         drop(block);
         let zeros = worker.slabs().padding(value.len());
-        let is_sent = seal::seal(&worker.context.keys, &filling.key, &mut memory[value.clone()])
-            && Worker::set(way, |opaque| {
-                let line = protocol::set(&filling.name, opaque, value.len() + zeros, filling.marker);
+        let is_sent = seal::seal(&worker.context.keys, &filling.key, filling.copies, &mut memory[value.clone()])
+            && Worker::set(way, copied, |opaque| {
+                let line = protocol::set(&filling.name, opaque, value.len() + zeros, cas);
                 command(line, memory, value, zeros)
             });
         if is_sent {
-            filling.marker = None; // the block is in its place, or will be
+            filling.marker.into_iter().for_each(Held::filled); // the block is in its place, or will be
         } else {
             count(&worker.tally.fills_unsent);
         }

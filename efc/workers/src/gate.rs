@@ -9,14 +9,8 @@ use efc_tasks::time::in_time;
 use tokio::sync::oneshot;
 
 use crate::basics::lock;
-use crate::health::weight;
-
-/// What is under way should be answered within this time.
-const TARGET: Duration = Duration::from_millis(50);
-/// Weights that may be under way: at least a few large blocks, at most what the fastest networks need.
-const LIMIT_MIN: u64 = 4 * LARGE;
-const LIMIT_MAX: u64 = 64 * LARGE;
-const LARGE: u64 = (1 << 20) + (64 << 10);
+use crate::policy::health::weight;
+use crate::policy::limit::Limit;
 
 /// Lets through what may be asked now.
 #[derive(Debug)]
@@ -24,8 +18,7 @@ pub(crate) struct Gate(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    load: u64,
-    limit: u64,
+    limit: Limit,
     waiting: VecDeque<(u64, oneshot::Sender<Passage>)>,
 }
 
@@ -38,7 +31,7 @@ pub(crate) struct Passage {
 
 impl Gate {
     pub(crate) fn new() -> Arc<Gate> {
-        Arc::new(Gate(Mutex::new(State { load: 0, limit: LIMIT_MAX, waiting: VecDeque::new() })))
+        Arc::new(Gate(Mutex::new(State { limit: Limit::default(), waiting: VecDeque::new() })))
     }
 
     /// Waits for its turn to ask for `length` bytes, but not for longer than `limit`.
@@ -46,7 +39,7 @@ impl Gate {
         let weight = weight(length);
         let turn = {
             let mut state = lock(&self.0);
-            if state.waiting.is_empty() && state.has_room(weight) {
+            if state.waiting.is_empty() && state.limit.has_room(weight) {
                 return Some(self.begin(&mut state, weight));
             }
             let (passes, turn) = oneshot::channel();
@@ -58,41 +51,32 @@ impl Gate {
 
     /// A large block takes so long when it comes alone.
     pub(crate) fn adjust(&self, alone: Duration) {
-        let blocks = TARGET.as_nanos() / alone.as_nanos().max(1);
-        lock(&self.0).limit =
-            u64::try_from(blocks).unwrap_or(u64::MAX).saturating_mul(LARGE).clamp(LIMIT_MIN, LIMIT_MAX);
+        lock(&self.0).limit.adjust(alone);
     }
 
     /// The weight of what is under way.
     pub(crate) fn load(&self) -> u64 {
-        lock(&self.0).load
+        lock(&self.0).limit.load()
     }
 
     /// The weight of what is or may come to be under way before what begins now has ended.
     pub(crate) fn load_max(&self) -> u64 {
-        let state = lock(&self.0);
-        state.load.max(state.limit)
+        lock(&self.0).limit.load_max()
     }
 
     fn begin(self: &Arc<Self>, state: &mut State, weight: u64) -> Passage {
-        state.load += weight;
+        state.limit.begin(weight);
         Passage { gate: self.clone(), weight }
-    }
-}
-
-impl State {
-    fn has_room(&self, weight: u64) -> bool {
-        self.load == 0 || self.load + weight <= self.limit
     }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
         let mut state = lock(&self.gate.0);
-        state.load -= self.weight;
+        state.limit.end(self.weight);
         let mut next = Vec::new();
         while let Some((weight, _)) = state.waiting.front()
-            && state.has_room(*weight)
+            && state.limit.has_room(*weight)
             && let Some((weight, passes)) = state.waiting.pop_front()
         {
             if !passes.is_closed() {
@@ -111,6 +95,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+    use crate::policy::limit::{LARGE, LIMIT_MAX, LIMIT_MIN};
 
     fn poll<T>(future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         match future.poll(&mut Context::from_waker(Waker::noop())) {

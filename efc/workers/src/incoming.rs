@@ -32,6 +32,8 @@ pub(crate) enum Expected {
     Get(Buffer),
     Set,
     Delete,
+    /// What a value is, without it.
+    Flags,
     Statistics(HashMap<String, String>),
 }
 
@@ -42,6 +44,8 @@ pub(crate) enum Reply {
     /// There is none; the memory that was for it, if there was any.
     Missing(Option<Buffer>),
     Done,
+    /// There is one, and this is what it is.
+    Flags(Flags),
     /// Another value is there.
     Unchanged,
     /// The server could not do it.
@@ -174,6 +178,10 @@ impl Incoming {
             (Line::Missing(flags), Expected::Get(memory)) if flags.opaque.is_none_or(|number| number == opaque) => {
                 Reply::Missing(Some(memory))
             }
+            (Line::Missing(flags), Expected::Flags) if flags.opaque.is_none_or(|number| number == opaque) => {
+                Reply::Missing(None)
+            }
+            (Line::Done(flags), Expected::Flags) => agree(flags, opaque).map(|()| Reply::Flags(flags))?,
             (Line::Missing(flags), Expected::Set | Expected::Delete) => {
                 agree(flags, opaque).map(|()| Reply::Missing(None))?
             }

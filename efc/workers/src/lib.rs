@@ -1,12 +1,13 @@
 //! Workers: memcached servers, unmodified, whose memory is one pool for the blocks that the nodes of a data set have read.
 //!
-//! [`Workers`] is a [`Level`] of the chain of blocks. Each block has its place at one worker (`placement`), under a name
+//! [`Workers`] is a [`Level`] of the chain of blocks. Each block has its place at one worker (`policy::placement`), under a name
 //! that tells nothing (`keys`), sealed (`seal`): workers and what lies there are not trusted. What is believed of a worker
-//! beyond that is only how fast it is (`health`): a worker may be away, slow, damaged, or somebody else's, and costs reads
+//! beyond that is only how fast it is (`policy::health`): a worker may be away, slow, damaged, or somebody else's, and costs reads
 //! a bounded time once, never an error. Nothing here is promised to be kept: a worker evicts what it likes.
 //!
-//! Of all nodes that want a block at once, one fetches it (`markers`): who finds none leaves a marker, and the others wait
-//! a little for what that node puts in its place.
+//! Of all nodes that want a block at once, one fetches it (`policy::markers`): who finds none leaves a marker, and the others
+//! wait a little for what that node puts in its place. A block that many want has copies at several workers
+//! (`policy::copies`, `spreading`).
 //!
 //! Data goes one way without being copied: from the socket into the memory of the reader, opened there, and from the
 //! memory of a block, sealed into a buffer of the budget, to the socket.
@@ -18,13 +19,12 @@ mod endpoint;
 mod figures;
 mod filling;
 mod gate;
-pub mod health;
+mod held;
 mod incoming;
 mod keys;
 mod lanes;
 mod look_up;
-pub mod markers;
-pub mod placement;
+pub mod policy;
 mod protocol;
 mod resolve;
 mod seal;
@@ -32,6 +32,7 @@ mod seals;
 mod settings;
 mod slabs;
 mod socket;
+mod spreading;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -44,17 +45,21 @@ use std::time::Duration;
 
 use efc_buffer::Buffer;
 use efc_cache::blocks::{Answer, BlockKey, Level, Lookup, Miss};
+use efc_tasks::time::now;
 
 pub use endpoint::Endpoint;
 pub use figures::{Counts, WorkerFigures, WorkerState};
 pub use keys::DataSetKey;
+pub use policy::health;
 pub use settings::Settings;
 pub use tls::Tls;
 
 use crate::basics::lock;
 use crate::context::Context;
 use crate::look_up::LookUp;
-use crate::placement::Seats;
+use crate::policy::copies::COPIES_MAX;
+use crate::policy::course::FIRST;
+use crate::policy::placement::Seats;
 use crate::worker::Worker;
 
 /// The workers of a data set.
@@ -69,6 +74,22 @@ pub struct Workers {
 struct Current {
     workers: Vec<Arc<Worker>>,
     seats: Seats,
+}
+
+impl Current {
+    /// The worker that has the copy of this number of the block of this hash; the first is 1.
+    fn copy(&self, hash: u64, number: u8) -> Option<&Arc<Worker>> {
+        let place = match number {
+            FIRST => self.seats.choose(hash),
+            _ => self.seats.choose_all(hash, usize::from(number)).get(usize::from(number) - 1).copied(),
+        };
+        place.map(|place| &self.workers[place])
+    }
+
+    /// Copies that a block can have.
+    fn copies_max(&self) -> u8 {
+        self.workers.len().min(usize::from(COPIES_MAX)) as u8
+    }
 }
 
 impl Workers {
@@ -111,14 +132,12 @@ impl Workers {
     }
 
     async fn look_up(&self, key: BlockKey, room: Buffer) -> Lookup {
-        let name = self.context.keys.name(&key);
-        let current = self.current();
-        let Some(place) = current.seats.choose(name.hash).filter(|_| key.length() > 0) else {
+        if key.length() == 0 {
             return Lookup::Miss(Miss { room: Some(room), fill: None });
-        };
-        let worker = current.workers[place].clone();
-        drop(current);
-        LookUp { worker, key, name }.run(room).await
+        }
+        let (context, current) = (self.context.clone(), self.current());
+        let name = context.keys.name(&key);
+        LookUp { context, current, key, name }.run(room).await
     }
 }
 
@@ -137,7 +156,7 @@ impl Level for Workers {
     }
 
     fn backend_took(&self, length: usize, took: Duration) {
-        lock(&self.context.backend).add(length, took, health::weight(length));
+        lock(&self.context.backend).answered(now(), length, took);
     }
 
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {

@@ -1,198 +1,267 @@
-//! Looking a block up at the worker that has it, if any has.
+//! Looking a block up at the workers that may have it: what [`Course`] says, step by step.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efc_buffer::{Buffer, LARGE, Purpose};
-use efc_cache::blocks::{Block, BlockKey, Lookup, Miss};
+use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
 use efc_tasks::time::{in_time, now, since, sleep};
 
+use crate::Current;
 use crate::basics::lock;
+use crate::context::Context;
 use crate::figures::{add, count};
 use crate::filling::Filling;
-use crate::health::{Advice, weight};
+use crate::held::Held;
 use crate::incoming::{Reply, Value};
 use crate::keys::Name;
-use crate::markers::WAIT_MAX;
-use crate::protocol::Token;
+use crate::policy::course::{Course, FIRST, Found, Outcome, Step};
+use crate::policy::health::{Advice, WAIT_MAX, weight};
+use crate::policy::{ASK_MAX, TURN_MAX};
+use crate::protocol::{Cas, Token};
 use crate::seal;
+use crate::spreading::Spreading;
 use crate::worker::Worker;
 
-/// Longest wait for the turn to ask: on a slow network reads in flight wait for each other, whomever they ask.
-const TURN_MAX: Duration = Duration::from_millis(150);
-/// Pauses between looks at a block that another node fetches.
-const LOOKS: [Duration; 5] = {
-    let millis = Duration::from_millis;
-    [millis(4), millis(8), millis(16), millis(32), millis(40)]
-};
-
-/// A block that is looked up at its worker.
+/// A block that is looked up.
 #[derive(Clone, Debug)]
 pub(crate) struct LookUp {
-    pub(crate) worker: Arc<Worker>,
+    pub(crate) context: Arc<Context>,
+    pub(crate) current: Arc<Current>,
     pub(crate) key: BlockKey,
     pub(crate) name: Name,
 }
 
-/// What came of asking once.
-enum Found {
-    Block(Block),
-    Nothing(Miss),
+/// What came of asking one worker once.
+enum Asked {
+    /// The block, how many copies it says that it has, whether the wait was long, and its number.
+    Block(Block, u8, bool, Cas),
+    Missing(Buffer, Option<Held>),
     /// Another node fetches it.
     Awaited(Buffer),
+    /// The memory, if nothing may come there any more.
+    Nothing(Option<Buffer>),
 }
 
-fn miss(room: Option<Buffer>) -> Miss {
-    Miss { room, fill: None }
+impl Asked {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Asked::Block(_, copies, was_long, _) => Outcome::Found { copies: *copies, was_long: *was_long },
+            Asked::Missing(..) => Outcome::Missing,
+            Asked::Awaited(_) => Outcome::Awaited,
+            Asked::Nothing(_) => Outcome::Unasked,
+        }
+    }
+
+    fn room(self) -> Option<Buffer> {
+        match self {
+            Asked::Missing(room, _) | Asked::Awaited(room) => Some(room),
+            Asked::Nothing(room) => room,
+            Asked::Block(..) => None,
+        }
+    }
+}
+
+/// An answer, and whether the wait for it was long.
+struct Answered {
+    reply: Reply,
+    was_long: bool,
+}
+
+impl Answered {
+    fn lost(room: Option<Buffer>) -> Answered {
+        Answered { reply: Reply::Lost(room), was_long: false }
+    }
 }
 
 impl LookUp {
-    /// Looks it up, and waits a little if another node fetches it; all of that in a bounded time.
-    pub(crate) async fn run(self, room: Buffer) -> Lookup {
-        let limit = now() + self.worker.context.wait_max + WAIT_MAX;
-        let mut found = self.ask(room, limit).await;
-        if let Found::Awaited(room) = found {
-            found = self.wait(room, limit).await;
-        }
-        match found {
-            Found::Block(block) => Lookup::Hit(block),
-            Found::Nothing(miss) => Lookup::Miss(miss),
-            Found::Awaited(room) => {
-                count(&self.worker.tally.misses);
-                Lookup::Miss(miss(Some(room)))
+    /// Looks it up. No worker is waited for longer than a bounded time, and no other node longer than the backend.
+    pub(crate) async fn run(self, mut room: Buffer) -> Lookup {
+        let Some(first) = self.current.copy(self.name.hash, FIRST).cloned() else { return miss(Some(room), None) };
+        let (mut course, mut limit) = (self.course(), self.limit());
+        let mut step = Step::Ask(course.copy());
+        loop {
+            if let Step::Pause(pause) = step {
+                sleep(pause).await;
+                limit = self.limit();
+            }
+            let copy = if let Step::Ask(copy) = step { copy } else { FIRST };
+            let asked = self.ask(&first, copy, room, limit).await;
+            let mut markers = lock(&first.markers);
+            step = course.next(now(), asked.outcome(), &mut markers, &mut lock(&self.context.backend));
+            drop(markers);
+            match (step, asked) {
+                (Step::Take(found), Asked::Block(block, _, _, cas)) => return self.take(&first, found, block, cas),
+                (Step::Fetch, Asked::Missing(room, marker)) => return self.fetch(first, room, marker),
+                (Step::GiveUp { waited }, asked) => return give_up(&first, waited, asked),
+                (_, asked) => match asked.room() {
+                    Some(memory) => room = memory,
+                    None => return miss(None, None),
+                },
             }
         }
     }
 
-    async fn wait(&self, mut room: Buffer, limit: Instant) -> Found {
-        let (tally, begin) = (&self.worker.tally, now());
-        if !lock(&self.worker.markers).is_waited_for(begin, self.name.hash) {
-            return Found::Awaited(room);
-        }
-        for pause in LOOKS {
-            sleep(pause.min(WAIT_MAX.saturating_sub(since(begin)))).await;
-            match self.ask(room, limit).await {
-                Found::Awaited(memory) if since(begin) < WAIT_MAX => room = memory,
-                Found::Awaited(memory) => return self.waited_in_vain(memory),
-                found => {
-                    if let Found::Block(_) = &found {
-                        lock(&self.worker.markers).came();
-                        count(&tally.waits);
-                    }
-                    return found;
-                }
-            }
-        }
-        self.waited_in_vain(room)
+    fn course(&self) -> Course {
+        lock(&self.context.hedges).looked_up();
+        let known = lock(&self.context.copies).known(&self.key.file, now());
+        Course::new(self.name.hash, known.min(self.current.copies_max()), self.context.draw())
     }
 
-    fn waited_in_vain(&self, room: Buffer) -> Found {
-        count(&self.worker.tally.vain_waits);
-        lock(&self.worker.markers).waited_in_vain(now(), self.name.hash);
-        Found::Awaited(room)
+    fn limit(&self) -> Instant {
+        now() + self.context.wait_max + (ASK_MAX - WAIT_MAX)
     }
 
-    /// Asks once, and is through by `limit`.
-    async fn ask(&self, room: Buffer, limit: Instant) -> Found {
-        let (worker, length) = (&self.worker, self.key.length());
+    fn take(&self, first: &Arc<Worker>, found: Found, block: Block, cas: Cas) -> Lookup {
+        lock(&self.context.copies).saw(&self.key.file, found.copies, now());
+        if found.waited {
+            count(&first.tally.waits);
+        }
+        let add = found.add.and_then(|number| {
+            let worker = self.current.copy(self.name.hash, number)?.clone();
+            let is_more = number > found.copies;
+            let first = is_more.then(|| (first.clone(), cas));
+            let copies = found.copies.max(number);
+            Some(Box::new(Spreading { worker, key: self.key, name: self.name, copies, first }) as Box<dyn Fill>)
+        });
+        Lookup::Hit { block, fill: add }
+    }
+
+    fn fetch(&self, first: Arc<Worker>, room: Buffer, marker: Option<Held>) -> Lookup {
+        let LookUp { key, name, .. } = *self;
+        let fill = Filling { worker: first, key, name, copies: FIRST, marker, replaces: None, copied: None };
+        miss(Some(room), Some(Box::new(fill)))
+    }
+
+    /// Asks the worker of a copy once, and is through by `limit`.
+    async fn ask(&self, first: &Arc<Worker>, copy: u8, room: Buffer, limit: Instant) -> Asked {
+        let is_first = copy == FIRST;
+        let worker = if is_first { Some(first) } else { self.current.copy(self.name.hash, copy) };
+        let Some(worker) = worker else { return Asked::Nothing(Some(room)) };
+        let (gate, length) = (&self.context.gate, self.key.length());
         let left = || limit.saturating_duration_since(now());
-        let gate = &worker.context.gate;
-        let Some(_passage) = gate.pass(length, TURN_MAX.min(left())).await else { return self.skipped(room) };
+        let Some(_passage) = gate.pass(length, TURN_MAX.min(left())).await else { return skipped(worker, room) };
         match worker.advise(length, gate.load_max()) {
             Advice::Ask(deadline) => {
                 if deadline / 2 > left() {
-                    return self.skipped(room);
+                    return skipped(worker, room);
                 }
-                let deadline = deadline.min(left());
-                let marks = lock(&worker.markers).are_used(now());
-                match self.answer(room, marks, deadline, 0).await {
-                    Some(reply) => self.judge(reply, marks),
-                    None => Found::Nothing(miss(None)),
+                let marks = is_first && lock(&worker.markers).are_used(now());
+                match self.answer(worker, room, marks, (deadline, left()), 0).await {
+                    Some(answered) => self.judge(worker, answered, is_first, marks),
+                    None => Asked::Nothing(None),
                 }
             }
             Advice::Probe(deadline) => {
-                self.probe(deadline);
-                self.skipped(room)
+                self.probe(worker, deadline);
+                skipped(worker, room)
             }
-            Advice::Skip => self.skipped(room),
+            Advice::Skip => skipped(worker, room),
         }
-    }
-
-    fn skipped(&self, room: Buffer) -> Found {
-        count(&self.worker.tally.skipped);
-        Found::Nothing(miss(Some(room)))
     }
 
     /// Asks, and lets nobody wait: what comes of it, the worker remembers.
-    fn probe(&self, deadline: Duration) {
-        let room = self.worker.context.budget.take(Purpose::Ahead, LARGE);
+    fn probe(&self, worker: &Arc<Worker>, deadline: Duration) {
+        let room = self.context.budget.take(Purpose::Ahead, LARGE);
         let Some(memory) = room.and_then(|room| room.buffer().ok()) else { return };
-        let (probe, beside) = (self.clone(), weight(self.key.length()));
-        efc_tasks::spawn(async move { drop(probe.answer(memory, false, deadline, beside).await) });
+        let (probe, worker, beside) = (self.clone(), worker.clone(), weight(self.key.length()));
+        efc_tasks::spawn(async move { drop(probe.answer(&worker, memory, false, (deadline, deadline), beside).await) });
     }
 
-    /// The answer; `None` if it comes too late. Something of the weight `beside` is under way that the gate does not count.
-    async fn answer(&self, room: Buffer, marks: bool, deadline: Duration, beside: u64) -> Option<Reply> {
-        let (worker, length, asked) = (&self.worker, self.key.length(), now());
-        let load_at_begin = worker.context.gate.load();
-        let load = || (load_at_begin + worker.context.gate.load()) / 2 + beside;
-        let answer = match worker.get(&self.name, marks, weight(length), room) {
+    /// The answer; `None` if it comes too late: not by the first of these times, if the look-up may be given up then, nor
+    /// by the second. Something of the weight `beside` is under way that the gate does not count.
+    async fn answer(
+        &self,
+        worker: &Arc<Worker>,
+        room: Buffer,
+        marks: bool,
+        (deadline, last): (Duration, Duration),
+        beside: u64,
+    ) -> Option<Answered> {
+        let (context, length, asked) = (&self.context, self.key.length(), now());
+        let load_at_begin = context.gate.load();
+        let load = || (load_at_begin + context.gate.load()) / 2 + beside;
+        let mut answer = match worker.get(&self.name, marks, weight(length), room) {
             Ok(answer) => answer,
-            Err(room) => return Some(Reply::Lost(Some(room))),
+            Err(room) => return Some(Answered::lost(Some(room))),
         };
-        let Some(reply) = in_time(answer, Some(deadline)).await else {
+        let deadline = deadline.min(last);
+        let mut reply = in_time(&mut answer, Some(deadline)).await;
+        if reply.is_none() {
             worker.late(length, deadline, load(), asked);
-            return None;
-        };
-        let reply = reply.unwrap_or(Reply::Lost(None));
+            let last = last.min(context.wait_max).saturating_sub(deadline);
+            if !last.is_zero() && lock(&context.hedges).take() {
+                count(&worker.tally.hedged);
+                return None;
+            }
+            reply = in_time(&mut answer, Some(last)).await;
+        }
+        let reply = reply?.unwrap_or(Reply::Lost(None));
         let came = match &reply {
             Reply::Value(value) => value.length,
             Reply::Missing(_) => 0,
-            _ => return Some(reply),
+            _ => return Some(Answered { reply, was_long: false }),
         };
         let (length, load) = (came, load().saturating_sub(weight(length)) + weight(came));
-        worker.answered(length, since(asked), load);
-        worker.context.answered(length, since(asked), load);
-        Some(reply)
+        let wait = worker.answered(length, since(asked), load);
+        let was_long = wait.is_some_and(|wait| lock(&context.copies).is_wanted(&wait));
+        context.answered(length, since(asked), load);
+        Some(Answered { reply, was_long })
     }
 
-    fn judge(&self, reply: Reply, marks: bool) -> Found {
-        let tally = &self.worker.tally;
-        match reply {
+    fn judge(&self, worker: &Arc<Worker>, answered: Answered, is_first: bool, marks: bool) -> Asked {
+        match answered.reply {
             Reply::Value(value) if value.length == 0 && value.flags.is_marker() => match value.flags.token {
-                Token::Won => self.missing(value.memory, Some(value.flags.cas)),
-                _ if marks => Found::Awaited(value.memory),
-                _ => self.missing(value.memory, None),
+                Token::Won => self.missing(worker, value.memory, Some(value.flags.cas)),
+                _ if marks || !is_first => Asked::Awaited(value.memory),
+                _ => self.missing(worker, value.memory, None),
             },
-            Reply::Value(value) => self.open(value),
-            Reply::Missing(Some(room)) => self.missing(room, None),
+            Reply::Value(value) => self.open(worker, value, answered.was_long),
+            Reply::Missing(Some(room)) => self.missing(worker, room, None),
             Reply::Lost(room) => {
-                count(&tally.lost);
-                Found::Nothing(miss(room))
+                count(&worker.tally.lost);
+                Asked::Nothing(room)
             }
-            _ => Found::Nothing(miss(None)),
+            _ => Asked::Nothing(None),
         }
     }
 
-    fn missing(&self, room: Buffer, marker: Option<u64>) -> Found {
-        count(&self.worker.tally.misses);
-        Found::Nothing(Miss { room: Some(room), fill: Some(Box::new(self.filling(marker))) })
+    fn missing(&self, worker: &Arc<Worker>, room: Buffer, marker: Option<Cas>) -> Asked {
+        count(&worker.tally.misses);
+        Asked::Missing(room, marker.map(|cas| Held::new(worker, &self.name, cas)))
     }
 
-    fn filling(&self, marker: Option<u64>) -> Filling {
-        Filling { worker: self.worker.clone(), key: self.key, name: self.name, marker }
-    }
-
-    fn open(&self, mut value: Value) -> Found {
-        let (tally, keys) = (&self.worker.tally, &self.worker.context.keys);
+    fn open(&self, worker: &Arc<Worker>, mut value: Value, was_long: bool) -> Asked {
         let sealed = value.sealed(seal::sealed_length(self.key.length()));
-        if !sealed.is_some_and(|(header, sealed)| seal::open(keys, &self.key, header, sealed)) {
-            count(&tally.refused_blocks);
-            self.worker.delete(&self.name, value.flags.cas);
-            return self.missing(value.memory, None);
-        }
-        count(&tally.hits);
-        add(&tally.hit_bytes, self.key.length() as u64);
-        Found::Block(Block::new(value.memory, self.key.length()))
+        let copies = sealed.and_then(|(header, sealed)| {
+            seal::open(&self.context.keys, &self.key, header, sealed).then(|| seal::copies(header))
+        });
+        let Some(copies) = copies else {
+            count(&worker.tally.refused_blocks);
+            worker.delete(&self.name, value.flags.cas);
+            return self.missing(worker, value.memory, None);
+        };
+        count(&worker.tally.hits);
+        add(&worker.tally.hit_bytes, self.key.length() as u64);
+        Asked::Block(Block::new(value.memory, self.key.length()), copies, was_long, value.flags.cas)
     }
+}
+
+fn miss(room: Option<Buffer>, fill: Option<Box<dyn Fill>>) -> Lookup {
+    Lookup::Miss(Miss { room, fill })
+}
+
+fn give_up(first: &Worker, waited: bool, asked: Asked) -> Lookup {
+    if waited {
+        count(&first.tally.vain_waits);
+    }
+    if let Asked::Awaited(_) = &asked {
+        count(&first.tally.misses);
+    }
+    miss(asked.room(), None)
+}
+
+fn skipped(worker: &Worker, room: Buffer) -> Asked {
+    count(&worker.tally.skipped);
+    Asked::Nothing(Some(room))
 }

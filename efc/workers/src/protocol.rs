@@ -7,11 +7,12 @@
 use std::str::{self, FromStr};
 
 use crate::keys::Name;
+use crate::policy::markers::LIFE;
 
 /// The longest line of an answer: those of memcached have some dozen bytes, but settings have paths of files in them.
 pub(crate) const LINE_MAX: usize = 8192;
-/// Seconds after which memcached forgets a marker whose owner is gone. Its clock goes in seconds.
-const MARKER_SECONDS: i64 = 2;
+/// Seconds after which memcached forgets a marker.
+const MARKER_SECONDS: i64 = LIFE.as_secs() as i64;
 
 /// The number of a value at memcached: another one for each time it is set.
 pub(crate) type Cas = u64;
@@ -23,6 +24,29 @@ pub(crate) fn get(name: &Name, opaque: u32, marks: bool) -> Vec<u8> {
     if marks {
         line.extend_from_slice(format!(" N{MARKER_SECONDS}").as_bytes());
     }
+    line.extend_from_slice(END_OF_LINE);
+    line
+}
+
+/// Makes a marker, if there is nothing, and asks for no value.
+pub(crate) fn claim(name: &Name, opaque: u32) -> Vec<u8> {
+    meta(name, opaque, &format!("N{MARKER_SECONDS}"))
+}
+
+/// Lets a marker stand as long as a new one.
+pub(crate) fn renew(name: &Name, opaque: u32) -> Vec<u8> {
+    meta(name, opaque, &format!("T{MARKER_SECONDS}"))
+}
+
+/// Lets a value stay for ever.
+pub(crate) fn keep(name: &Name, opaque: u32) -> Vec<u8> {
+    meta(name, opaque, "T0")
+}
+
+/// Does something with what stands under a name, and asks for its number and time alone.
+fn meta(name: &Name, opaque: u32, flag: &str) -> Vec<u8> {
+    let mut line = command("mg", name);
+    line.extend_from_slice(format!(" c t O{opaque} {flag}").as_bytes());
     line.extend_from_slice(END_OF_LINE);
     line
 }
@@ -179,6 +203,9 @@ mod tests {
         let text = |line: Vec<u8>| String::from_utf8(line).expect("text");
         assert_eq!(text(get(&name, 7, false)), format!("mg {key} v c t O7\r\n"));
         assert_eq!(text(get(&name, 7, true)), format!("mg {key} v c t O7 N2\r\n"));
+        assert_eq!(text(claim(&name, 7)), format!("mg {key} c t O7 N2\r\n"));
+        assert_eq!(text(renew(&name, 7)), format!("mg {key} c t O7 T2\r\n"));
+        assert_eq!(text(keep(&name, 7)), format!("mg {key} c t O7 T0\r\n"));
         assert_eq!(text(set(&name, 8, 20, None)), format!("ms {key} 20 T0 O8\r\n"));
         assert_eq!(text(set(&name, 8, 20, Some(3))), format!("ms {key} 20 T0 O8 C3\r\n"));
         assert_eq!(text(delete(&name, 9, 4)), format!("md {key} O9 C4\r\n"));

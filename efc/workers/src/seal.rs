@@ -1,8 +1,8 @@
 //! The form in which blocks lie on workers: sealed, so that only what somebody with the data set's key has put there under
 //! this very name is believed.
 //!
-//! A value is a header (format, three zeros, nonce), the block's bytes encrypted by AES-256-GCM, and the
-//! tag, which also covers the header and all that names the block.
+//! A value is a header (format, number of further copies of the block, two zeros, nonce), the block's bytes encrypted by
+//! AES-256-GCM, and the tag, which also covers the header and all that names the block.
 
 use efc_cache::blocks::{BLOCK_BYTES, BlockKey};
 use ring::aead;
@@ -24,11 +24,14 @@ pub(crate) type Header = [u8; HEADER];
 
 const NONCE_AT: usize = HEADER - aead::NONCE_LEN;
 
-/// Seals the block in `value`, behind the room for the header: `value` is exactly as long as what comes of it. `false`
-/// if the system has no random numbers.
-pub(crate) fn seal(keys: &Keys, key: &BlockKey, value: &mut [u8]) -> bool {
+const FURTHER_AT: usize = 1;
+
+/// Seals the block in `value`, behind the room for the header, as one of so many copies: `value` is exactly as long as what
+/// comes of it. `false` if the system has no random numbers.
+pub(crate) fn seal(keys: &Keys, key: &BlockKey, copies: u8, value: &mut [u8]) -> bool {
     let mut header = [0; HEADER];
     header[0] = FORMAT;
+    header[FURTHER_AT] = copies.saturating_sub(1);
     if SystemRandom::new().fill(&mut header[NONCE_AT..]).is_err() {
         return false;
     }
@@ -39,6 +42,11 @@ pub(crate) fn seal(keys: &Keys, key: &BlockKey, value: &mut [u8]) -> bool {
     front.copy_from_slice(&header);
     tag.copy_from_slice(sealed.expect("a block is not too long").as_ref());
     true
+}
+
+/// How many copies of the block there are, by the header of one that was opened.
+pub(crate) fn copies(header: &Header) -> u8 {
+    header[FURTHER_AT].saturating_add(1)
 }
 
 /// Bytes of a value of `length` bytes of a block behind the header.
@@ -68,7 +76,7 @@ mod tests {
 
     fn sealed(keys: &Keys, key: &BlockKey, block: &[u8]) -> Vec<u8> {
         let mut value = [&[0; HEADER], block, &[0; TAG]].concat();
-        assert!(seal(keys, key, &mut value));
+        assert!(seal(keys, key, 3, &mut value));
         value
     }
 
@@ -87,6 +95,7 @@ mod tests {
             let values = [sealed(&keys, &key, &block), sealed(&keys, &key, &block)];
             assert_ne!(values[0], values[1]);
             assert_eq!(values[0].len(), length + SEAL_BYTES);
+            assert!(values.iter().all(|value| copies(value.first_chunk().expect("a header")) == 3));
             assert!(values.iter().all(|value| opened(&keys, &key, value).as_deref() == Some(&block)));
             assert!(length < 16 || !values[0].windows(16).any(|part| block.starts_with(part)), "no plain text");
         }

@@ -18,13 +18,15 @@ use crate::connection::{Connection, Piece, statistics};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::figures::{Tally, WorkerFigures, WorkerState, add, count};
-use crate::health::{Advice, Health};
 use crate::incoming::{Expected, Reply};
 use crate::keys::Name;
-use crate::markers::Markers;
-use crate::placement::Seat;
-use crate::protocol::{self, Cas};
+use crate::policy::copies::Wait;
+use crate::policy::health::{Advice, Health};
+use crate::policy::markers::Markers;
+use crate::policy::placement::Seat;
+use crate::protocol::{self, Cas, Flags, Token};
 use crate::slabs::Slabs;
+use crate::spreading::Copied;
 
 /// Connections for questions, at most; there is one until that has too much to do.
 const CONNECTIONS_MAX: usize = 3;
@@ -134,7 +136,7 @@ impl Worker {
     pub(crate) fn figures(&self) -> WorkerFigures {
         let (latency, is_slow) = {
             let health = lock(&self.health);
-            (health.latency(), health.is_slow(usize::MAX, &lock(&self.context.backend)))
+            (health.latency(), health.is_slow(usize::MAX, &lock(&self.context.backend).usual))
         };
         let state = match lock(&self.links).state.clone() {
             WorkerState::Serving if is_slow => WorkerState::Slow,
@@ -160,12 +162,14 @@ impl Worker {
         if lock(&self.links).questions.is_empty() {
             return Advice::Skip;
         }
-        lock(&self.health).advise(now(), length, load, &lock(&self.context.backend))
+        lock(&self.health).advise(now(), length, load, &lock(&self.context.backend).usual)
     }
 
-    /// The answer came within its time.
-    pub(crate) fn answered(&self, length: usize, took: Duration, load: u64) {
-        lock(&self.health).answered(length, took, load);
+    /// The answer came within its time; what the wait was like beside others, if that is known.
+    pub(crate) fn answered(&self, length: usize, took: Duration, load: u64) -> Option<Wait> {
+        let mut health = lock(&self.health);
+        health.answered(length, took, load);
+        health.wait(length, took, load, &lock(&self.context.usual))
     }
 
     /// The answer to what was asked at `asked` did not come within `deadline`. If nothing has come at all for a while, the
@@ -229,6 +233,34 @@ impl Worker {
         })
     }
 
+    /// Leaves a marker where nothing is; what stands there then, unless the worker does not say.
+    pub(crate) async fn claim(&self, name: &Name) -> Option<Flags> {
+        match self.ask_flags(|opaque| protocol::claim(name, opaque))?.await {
+            Ok(Reply::Flags(flags)) => Some(flags),
+            _ => None,
+        }
+    }
+
+    /// Lets the marker of this number stand as long as a new one. What has come in its place meanwhile stays for ever.
+    pub(crate) fn renew(self: &Arc<Self>, name: &Name, cas: Cas) {
+        let Some(answer) = self.ask_flags(|opaque| protocol::renew(name, opaque)) else { return };
+        let (worker, name) = (self.clone(), *name);
+        efc_tasks::spawn(async move {
+            if let Ok(Reply::Flags(flags)) = answer.await
+                && flags.cas != cas
+                && flags.token == Token::None
+            {
+                drop(worker.ask_flags(|opaque| protocol::keep(&name, opaque)));
+            }
+        });
+    }
+
+    fn ask_flags(&self, line: impl FnOnce(u32) -> Vec<u8>) -> Option<oneshot::Receiver<Reply>> {
+        let connection = self.best()?;
+        let opaque = connection.opaque();
+        connection.ask(opaque, [Piece::Line(line(opaque))], SMALL_WEIGHT, Expected::Flags).ok()
+    }
+
     /// Deletes this value, if it is still the same; what comes of it does not matter.
     pub(crate) fn delete(&self, name: &Name, cas: Cas) {
         if let Some(connection) = self.best() {
@@ -256,17 +288,26 @@ impl Worker {
     }
 
     /// Sends a command with a value, made by `command` from its opaque number; `false` if that cannot be done.
-    pub(crate) fn set<P: IntoIterator<Item = Piece>>(way: OnTheWay, command: impl FnOnce(u32) -> P) -> bool {
+    /// `copied` follows when the value is there.
+    pub(crate) fn set<P: IntoIterator<Item = Piece>>(
+        way: OnTheWay,
+        copied: Option<Copied>,
+        command: impl FnOnce(u32) -> P,
+    ) -> bool {
         let Some(connection) = way.worker.for_fills() else { return false };
         let opaque = connection.opaque();
         let Ok(answer) = connection.ask(opaque, command(opaque), way.length, Expected::Set) else { return false };
-        efc_tasks::spawn(async move { way.worker.filled(way.length, answer.await.ok()) });
+        efc_tasks::spawn(async move { way.worker.filled(way.length, answer.await.ok(), copied) });
         true
     }
 
-    fn filled(&self, length: u64, reply: Option<Reply>) {
+    fn filled(&self, length: u64, reply: Option<Reply>, copied: Option<Copied>) {
         match reply {
             Some(Reply::Done) => {
+                if let Some(copied) = copied {
+                    count(&self.tally.copies_done);
+                    copied.done();
+                }
                 count(&self.tally.fills_done);
                 add(&self.tally.fill_bytes, length);
             }

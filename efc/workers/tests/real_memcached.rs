@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use efc_buffer::Purpose;
 use efc_cache::blocks::{Level, Lookup};
@@ -107,6 +108,7 @@ fn a_marker_whose_node_gives_up_goes_and_one_whose_node_is_gone_costs_a_bounded_
     until("the marker is deleted", || (server.client().statistic("delete_hits") == 1).then_some(()));
     drop(second.place(key(0)));
     assert_eq!(second.counts().vain_waits, 0);
+    second.workers.backend_took(MIB, Duration::from_millis(5));
 
     let places: Vec<_> = (1..20).map(|index| first.place(key(index))).collect();
     for index in 1..20 {

@@ -290,11 +290,12 @@ impl Chain {
         for (level, counter) in self.levels.iter().filter(|(level, _)| level.serves()) {
             let Some(given) = room.take().or_else(|| self.room(key)) else { break };
             match level.get(*key, given).await {
-                Lookup::Hit(block) if block.len() == key.length() => {
+                Lookup::Hit { block, fill } if block.len() == key.length() => {
                     counter.count(&block);
+                    fills.extend(fill);
                     return Ok(block);
                 }
-                Lookup::Hit(block) => {
+                Lookup::Hit { block, .. } => {
                     log::error!("{} gave {} bytes for a block of {}", level.name(), block.len(), key.length());
                 }
                 Lookup::Miss(Miss { room: left, fill }) => {

@@ -92,8 +92,13 @@ impl Deref for Block {
 /// What a level answers.
 #[derive(Debug)]
 pub enum Lookup {
-    /// The block: [`BlockKey::length`] bytes.
-    Hit(Block),
+    /// It has it.
+    Hit {
+        /// [`BlockKey::length`] bytes.
+        block: Block,
+        /// Takes the block for another place of the level, where it should lie, too.
+        fill: Option<Box<dyn Fill>>,
+    },
     /// It has not got it, or not in time.
     Miss(Miss),
 }
@@ -107,7 +112,7 @@ pub struct Miss {
     pub fill: Option<Box<dyn Fill>>,
 }
 
-/// A place at a level for a block that it had not got. Dropped without a block it gives the place up.
+/// A place at a level for a block that is not there. Dropped without a block it gives the place up.
 pub trait Fill: Debug + Send {
     /// Takes the block in, later and elsewhere: this waits for nothing, and may come to nothing.
     fn fill(self: Box<Self>, block: &Arc<Block>);

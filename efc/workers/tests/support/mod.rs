@@ -203,7 +203,7 @@ impl Node {
     /// The bytes of a block, if a worker has it; a place for it is given up.
     pub fn bytes(&self, key: BlockKey) -> Option<Vec<u8>> {
         match self.get(key) {
-            Lookup::Hit(block) => Some(block.to_vec()),
+            Lookup::Hit { block, .. } => Some(block.to_vec()),
             Lookup::Miss(_) => None,
         }
     }
@@ -211,7 +211,7 @@ impl Node {
     /// The place that a worker offers for a block that it has not got.
     pub fn place(&self, key: BlockKey) -> Box<dyn Fill> {
         match self.get(key) {
-            Lookup::Hit(_) => panic!("nobody has put this block there"),
+            Lookup::Hit { .. } => panic!("nobody has put this block there"),
             Lookup::Miss(miss) => miss.fill.unwrap_or_else(|| panic!("no worker takes it: {:?}", self.figures())),
         }
     }

@@ -46,7 +46,7 @@ impl Level for Told {
         Box::pin(async move {
             tell(&self.story, format!("{} asked", self.name));
             if self.has == Some(key.index) {
-                return Lookup::Hit(Block::new(room, BLOCK_BYTES));
+                return Lookup::Hit { block: Block::new(room, BLOCK_BYTES), fill: None };
             }
             let place = Place { name: self.name, story: self.story.clone(), is_filled: false };
             Lookup::Miss(Miss { room: Some(room), fill: Some(Box::new(place)) })

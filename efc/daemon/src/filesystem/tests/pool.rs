@@ -85,7 +85,7 @@ impl Pool {
         room[..block.len()].copy_from_slice(block);
         let block = Block::new(room, block.len());
         memory.hits += 1;
-        Lookup::Hit(block)
+        Lookup::Hit { block, fill: None }
     }
 }
 

@@ -2,7 +2,10 @@
 //!
 //! Each worker draws a score from its own id and the block's hash, and the highest has the block. A worker that joins
 //! takes its part of the blocks from all others, one that leaves gives its part to all others, and nothing else moves.
+//! The copies of a hot block lie at the workers of the next scores, so that one which leaves gives its place to the next.
 //! Ids come from how the endpoint is written, so all nodes of a data set must write it alike.
+
+use std::cmp::Ordering;
 
 use ring::digest;
 
@@ -50,11 +53,38 @@ impl Seats {
 
     /// The place of the worker that has the block of this hash; `None` if there is none.
     pub fn choose(&self, hash: u64) -> Option<usize> {
-        let scored = self.seats.iter().enumerate().filter(|(_, seat)| seat.weight > 0);
-        let scored = scored.map(|(place, seat)| (place, seat.score(hash, self.is_even), seat.id));
-        let best = scored.max_by(|one, other| one.1.total_cmp(&other.1).then(one.2.cmp(&other.2)));
-        best.map(|(place, ..)| place)
+        self.scored(hash).max_by(order).map(|scored| scored.place)
     }
+
+    /// The places of the workers that have the first copies of the block, `count` of them, the first one first; fewer if
+    /// there are not so many workers.
+    pub fn choose_all(&self, hash: u64, count: usize) -> Vec<usize> {
+        let mut best: Vec<Scored> = Vec::with_capacity(count + 1);
+        for scored in self.scored(hash) {
+            let place = best.iter().position(|better| order(&scored, better).is_gt()).unwrap_or(best.len());
+            if place < count {
+                best.insert(place, scored);
+                best.truncate(count);
+            }
+        }
+        best.into_iter().map(|scored| scored.place).collect()
+    }
+
+    fn scored(&self, hash: u64) -> impl Iterator<Item = Scored> {
+        let seats = self.seats.iter().enumerate().filter(|(_, seat)| seat.weight > 0);
+        seats.map(move |(place, seat)| Scored { score: seat.score(hash, self.is_even), id: seat.id, place })
+    }
+}
+
+/// A worker's score for a block.
+struct Scored {
+    score: f64,
+    id: u64,
+    place: usize,
+}
+
+fn order(one: &Scored, other: &Scored) -> Ordering {
+    one.score.total_cmp(&other.score).then(one.id.cmp(&other.id))
 }
 
 /// Spreads each bit over all (the finalizer of splitmix64).
@@ -107,6 +137,27 @@ mod tests {
             assert!(moved.iter().all(|new| *new == joined.id));
             assert!((moved.len() as f64 - share).abs() <= 5.0 * share.sqrt(), "{} of {share}", moved.len());
         }
+    }
+
+    #[test]
+    fn copies_lie_at_different_workers_and_when_one_leaves_the_next_takes_its_place() {
+        for weights in [vec![1; 11], vec![3, 1, 0, 4, 1, 1, 2]] {
+            let seats = seats(&weights);
+            let all = Seats::new(seats.clone());
+            for hash in (0..500).map(mix) {
+                let order = all.choose_all(hash, 20);
+                assert_eq!(order.len(), weights.iter().filter(|weight| **weight > 0).count());
+                assert_eq!(order.iter().copied().collect::<std::collections::HashSet<_>>().len(), order.len());
+                assert_eq!((order.first().copied(), &order[..3]), (all.choose(hash), &all.choose_all(hash, 3)[..]));
+                let mut others = seats.clone();
+                let gone = others.remove(order[1]);
+                let left = Seats::new(others.clone()).choose_all(hash, 20);
+                let ids = |seats: &[Seat], order: &[usize]| order.iter().map(|one| seats[*one].id).collect::<Vec<_>>();
+                let expected: Vec<u64> = ids(&seats, &order).into_iter().filter(|id| *id != gone.id).collect();
+                assert_eq!(ids(&others, &left), expected);
+            }
+        }
+        assert!(Seats::default().choose_all(1, 3).is_empty());
     }
 
     #[test]

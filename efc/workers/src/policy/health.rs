@@ -7,6 +7,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::copies::Wait;
+
 /// Answers that a median is of.
 const SAMPLES: usize = 15;
 /// Fewer say nothing yet.
@@ -32,25 +34,44 @@ pub fn weight(length: usize) -> u64 {
     length as u64 + SURCHARGE
 }
 
-/// The last times of something.
+/// What an answer of `length` bytes would have taken alone that took so long while answers of the weight `load` were under
+/// way, itself among them.
+pub fn alone(length: usize, took: Duration, load: u64) -> Duration {
+    took.mul_f64(weight(length) as f64 / load.max(weight(length)) as f64)
+}
+
+/// The last times of something, in microseconds: every worker has two of these.
 #[derive(Clone, Debug, Default)]
 struct Window {
-    last: [Duration; SAMPLES],
-    count: usize,
+    last: [u32; SAMPLES],
+    count: u32,
 }
 
 impl Window {
     fn add(&mut self, took: Duration) {
-        self.last[self.count % SAMPLES] = took;
-        self.count += 1;
+        self.last[self.count as usize % SAMPLES] = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        // All that counts of more than the window holds is whose turn it is.
+        self.count = if self.count as usize == 2 * SAMPLES - 1 { SAMPLES as u32 } else { self.count + 1 };
+    }
+
+    fn known(&self) -> usize {
+        (self.count as usize).min(SAMPLES)
+    }
+
+    fn longest(&self) -> Option<Duration> {
+        self.last[..self.known()].iter().max().copied().map(micros)
     }
 
     fn median(&self) -> Option<Duration> {
         let mut last = self.last;
-        let known = &mut last[..self.count.min(SAMPLES)];
+        let known = &mut last[..self.known()];
         known.sort_unstable();
-        known.get(known.len() / 2).copied()
+        known.get(known.len() / 2).copied().map(micros)
     }
+}
+
+fn micros(count: u32) -> Duration {
+    Duration::from_micros(count.into())
 }
 
 /// What answers take that come alone, small ones and large ones apart.
@@ -60,19 +81,27 @@ pub struct Usual([Window; 2]);
 impl Usual {
     /// An answer of `length` bytes took so long, while answers of the weight `load` were under way, itself among them.
     pub fn add(&mut self, length: usize, took: Duration, load: u64) {
-        let part = weight(length) as f64 / load.max(weight(length)) as f64;
-        self.window_mut(length).add(took.mul_f64(part));
+        self.window_mut(length).add(alone(length, took, load));
     }
 
     /// What one of this length takes alone, once enough is known.
     pub fn alone(&self, length: usize) -> Option<Duration> {
-        let window = &self.0[usize::from(length > SMALL_MAX)];
-        if window.count < SAMPLES_MIN { None } else { window.median() }
+        let window = self.window(length);
+        if window.known() < SAMPLES_MIN { None } else { window.median() }
+    }
+
+    /// What the slowest of the last ones took alone, small or large.
+    pub fn slowest(&self) -> Option<Duration> {
+        self.0.iter().filter_map(Window::longest).max()
     }
 
     /// What a large one takes alone, once enough is known.
     pub fn large_alone(&self) -> Option<Duration> {
         self.alone(usize::MAX)
+    }
+
+    fn window(&self, length: usize) -> &Window {
+        &self.0[usize::from(length > SMALL_MAX)]
     }
 
     fn window_mut(&mut self, length: usize) -> &mut Window {
@@ -141,6 +170,11 @@ impl Health {
         self.wait_max.mul_f64(WAIT_FIRST_PART)
     }
 
+    /// No answer is waited for longer, whatever else is known.
+    pub fn wait_max(&self) -> Duration {
+        self.wait_max
+    }
+
     /// An answer came in time.
     pub fn answered(&mut self, length: usize, took: Duration, load: u64) {
         self.usual.add(length, took, load);
@@ -159,6 +193,13 @@ impl Health {
     /// It has said nothing at all: nobody waits for it before it has answered in time.
     pub fn silent(&mut self) {
         self.is_late = true;
+    }
+
+    /// The wait for an answer that has come, beside those for other answers of this worker and for the `pool`'s; `None` as long as
+    /// there is nothing to compare it with.
+    pub fn wait(&self, length: usize, took: Duration, load: u64, pool: &Usual) -> Option<Wait> {
+        let worker = self.usual.window(length).median()?;
+        Some(Wait { took, alone: alone(length, took, load), worker, pool: pool.alone(length)? })
     }
 
     /// What an answer with a block takes alone; of large ones if there were any.

@@ -1,0 +1,54 @@
+//! How many look-ups are given up in favour of the backend before the longest wait: a worker that is late now and then
+//! costs less so, and a pool that is overloaded does not put its load on the backend.
+
+/// One of so many look-ups may be given up early: what few nodes can do to a backend without harm, thousands cannot.
+const LOOK_UPS: u32 = 1000;
+/// So many may be given up one after the other. More that wait for a worker that has died need none: it is down before they
+/// have waited for the longest time (`health`).
+const BURST: u32 = 2;
+
+/// What may be given up still.
+#[derive(Clone, Debug)]
+pub struct Hedges {
+    /// In look-ups.
+    credit: u32,
+}
+
+impl Default for Hedges {
+    fn default() -> Hedges {
+        Hedges { credit: LOOK_UPS * BURST }
+    }
+}
+
+impl Hedges {
+    /// A block is looked up.
+    pub fn looked_up(&mut self) {
+        self.credit = (self.credit + 1).min(LOOK_UPS * BURST);
+    }
+
+    /// Whether one that is late may be given up.
+    pub fn take(&mut self) -> bool {
+        let left = self.credit.checked_sub(LOOK_UPS);
+        self.credit = left.unwrap_or(self.credit);
+        left.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_a_thousand_is_given_up_and_a_few_at_once() {
+        let mut hedges = Hedges::default();
+        assert_eq!((0..1000).filter(|_| hedges.take()).count(), BURST as usize);
+        let mut taken = 0;
+        for _ in 0..1000 {
+            hedges.looked_up();
+            taken += u32::from(hedges.take());
+        }
+        assert_eq!(taken, 1);
+        (0..100_000).for_each(|_| hedges.looked_up());
+        assert_eq!((0..1000).filter(|_| hedges.take()).count(), BURST as usize, "it is not saved up");
+    }
+}

@@ -1,0 +1,70 @@
+//! Further copies of a block that is hot: one is put at the next worker, and the first copy told of it then.
+//!
+//! Of all nodes that want to put one there, one does: the one whose marker it is. A number in the first copy that promises a
+//! copy which is not there costs a small question, so nothing here is undone.
+
+use std::sync::Arc;
+
+use efc_cache::blocks::{Block, BlockKey, Fill};
+
+use crate::filling::Filling;
+use crate::held::Held;
+use crate::keys::Name;
+use crate::protocol::{Cas, Token};
+use crate::worker::Worker;
+
+/// A place at a worker for a copy of a block that was found elsewhere.
+#[derive(Debug)]
+pub(crate) struct Spreading {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) key: BlockKey,
+    pub(crate) name: Name,
+    /// How many there are then.
+    pub(crate) copies: u8,
+    /// What is told, if it is not known there: the first copy, of this number, at this worker.
+    pub(crate) first: Option<(Arc<Worker>, Cas)>,
+}
+
+impl Fill for Spreading {
+    fn fill(self: Box<Self>, block: &Arc<Block>) {
+        let block = block.clone();
+        efc_tasks::spawn(async move { self.put(&block).await });
+    }
+}
+
+impl Spreading {
+    async fn put(self, block: &Arc<Block>) {
+        let Some(flags) = self.worker.claim(&self.name).await.filter(|flags| flags.token == Token::Won) else { return };
+        let Spreading { worker, key, name, copies, first } = self;
+        let marker = Some(Held::new(&worker, &name, flags.cas));
+        let raise = first.map(|(first, cas)| Raise { first, key, name, copies, cas, block: block.clone() });
+        let copied = Some(Copied { raise });
+        Box::new(Filling { worker, key, name, copies, marker, replaces: None, copied }).fill(block);
+    }
+}
+
+/// What is done when a copy is in its place.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    raise: Option<Raise>,
+}
+
+impl Copied {
+    pub(crate) fn done(self) {
+        if let Some(Raise { first, key, name, copies, cas, block }) = self.raise {
+            let first = Filling { worker: first, key, name, copies, marker: None, replaces: Some(cas), copied: None };
+            Box::new(first).fill(&block);
+        }
+    }
+}
+
+/// The first copy, in whose place one is put that says how many there are.
+#[derive(Debug)]
+struct Raise {
+    first: Arc<Worker>,
+    key: BlockKey,
+    name: Name,
+    copies: u8,
+    cas: Cas,
+    block: Arc<Block>,
+}
