@@ -9,7 +9,6 @@ use efc_buffer::Budget;
 
 use crate::basics::lock;
 use crate::gate::Gate;
-use crate::held::AllHeld;
 use crate::keys::Keys;
 use crate::lanes::Lanes;
 use crate::policy::copies::Copies;
@@ -39,8 +38,6 @@ pub(crate) struct Context {
     /// How many copies files' blocks have.
     pub(crate) copies: Mutex<Copies>,
     pub(crate) hedges: Mutex<Hedges>,
-    /// Markers that this node has left.
-    pub(crate) held: Mutex<AllHeld>,
     /// Draws one of several copies: another one each time.
     draws: AtomicU64,
     /// Workers that are asked.
@@ -72,7 +69,6 @@ impl Context {
             usual: Mutex::default(),
             copies: Mutex::default(),
             hedges: Mutex::default(),
-            held: Mutex::default(),
             draws: AtomicU64::new(0),
             serving: AtomicUsize::new(0),
         })

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use efc_buffer::{Buffer, Purpose, Room};
 use efc_cache::blocks::{Block, BlockKey, Fill};
 
+use crate::basics::Then;
 use crate::connection::Piece;
 use crate::figures::count;
 use crate::held::Held;
 use crate::keys::Name;
 use crate::protocol::{self, Cas, END_OF_LINE};
 use crate::seal::{self, HEADER, SEAL_BYTES, VALUE_MAX};
-use crate::spreading::Copied;
 use crate::worker::{OnTheWay, Worker};
 
 /// Room for the command before a value.
@@ -32,7 +32,7 @@ pub(crate) struct Filling {
     /// What it takes the place of, and of nothing else.
     pub(crate) replaces: Option<Cas>,
     /// What follows when it is there.
-    pub(crate) copied: Option<Copied>,
+    pub(crate) then: Option<Then>,
 }
 
 impl Fill for Filling {
@@ -62,7 +62,7 @@ struct Work {
 impl Work {
     fn finish(self) {
         let Work { mut filling, way, room, block } = self;
-        let (worker, copied) = (filling.worker.clone(), filling.copied.take());
+        let (worker, then) = (filling.worker.clone(), filling.then.take());
         let cas = filling.marker.as_ref().map(|marker| marker.cas).or(filling.replaces);
         let Ok(mut memory) = room.buffer() else { return count(&worker.tally.fills_without_budget) };
         let value = COMMAND_MAX..COMMAND_MAX + block.len() + SEAL_BYTES;
@@ -70,7 +70,7 @@ impl Work {
         drop(block);
         let zeros = worker.slabs().padding(value.len());
         let is_sent = seal::seal(&worker.context.keys, &filling.key, filling.copies, &mut memory[value.clone()])
-            && Worker::set(way, copied, |opaque| {
+            && Worker::set(way, then, |opaque| {
                 let line = protocol::set(&filling.name, opaque, value.len() + zeros, cas);
                 command(line, memory, value, zeros)
             });

@@ -24,6 +24,7 @@ mod incoming;
 mod keys;
 mod lanes;
 mod look_up;
+mod marks;
 pub mod policy;
 mod protocol;
 mod resolve;

@@ -129,7 +129,7 @@ impl LookUp {
 
     fn fetch(&self, first: Arc<Worker>, room: Buffer, marker: Option<Held>) -> Lookup {
         let LookUp { key, name, .. } = *self;
-        let fill = Filling { worker: first, key, name, copies: FIRST, marker, replaces: None, copied: None };
+        let fill = Filling { worker: first, key, name, copies: FIRST, marker, replaces: None, then: None };
         miss(Some(room), Some(Box::new(fill)))
     }
 

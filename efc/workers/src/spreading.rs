@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use efc_cache::blocks::{Block, BlockKey, Fill};
 
+use crate::basics::Then;
+use crate::figures::count;
 use crate::filling::Filling;
 use crate::held::Held;
 use crate::keys::Name;
@@ -37,34 +39,15 @@ impl Spreading {
         let Some(flags) = self.worker.claim(&self.name).await.filter(|flags| flags.token == Token::Won) else { return };
         let Spreading { worker, key, name, copies, first } = self;
         let marker = Some(Held::new(&worker, &name, flags.cas));
-        let raise = first.map(|(first, cas)| Raise { first, key, name, copies, cas, block: block.clone() });
-        let copied = Some(Copied { raise });
-        Box::new(Filling { worker, key, name, copies, marker, replaces: None, copied }).fill(block);
+        let (holder, kept) = (worker.clone(), block.clone());
+        let then = Then::new(move || {
+            count(&holder.tally.copies_done);
+            if let Some((worker, cas)) = first {
+                // In place of the first copy, one that says how many there are.
+                let first = Filling { worker, key, name, copies, marker: None, replaces: Some(cas), then: None };
+                Box::new(first).fill(&kept);
+            }
+        });
+        Box::new(Filling { worker, key, name, copies, marker, replaces: None, then: Some(then) }).fill(block);
     }
-}
-
-/// What is done when a copy is in its place.
-#[derive(Debug)]
-pub(crate) struct Copied {
-    raise: Option<Raise>,
-}
-
-impl Copied {
-    pub(crate) fn done(self) {
-        if let Some(Raise { first, key, name, copies, cas, block }) = self.raise {
-            let first = Filling { worker: first, key, name, copies, marker: None, replaces: Some(cas), copied: None };
-            Box::new(first).fill(&block);
-        }
-    }
-}
-
-/// The first copy, in whose place one is put that says how many there are.
-#[derive(Debug)]
-struct Raise {
-    first: Arc<Worker>,
-    key: BlockKey,
-    name: Name,
-    copies: u8,
-    cas: Cas,
-    block: Arc<Block>,
 }

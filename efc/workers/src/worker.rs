@@ -13,20 +13,20 @@ use efc_tasks::Backoff;
 use efc_tasks::time::{in_time, now, since};
 use tokio::sync::{Notify, oneshot};
 
-use crate::basics::lock;
+use crate::basics::{Then, lock};
 use crate::connection::{Connection, Piece, statistics};
 use crate::context::Context;
 use crate::endpoint::Endpoint;
 use crate::figures::{Tally, WorkerFigures, WorkerState, add, count};
 use crate::incoming::{Expected, Reply};
 use crate::keys::Name;
+use crate::marks::Marks;
 use crate::policy::copies::Wait;
 use crate::policy::health::{Advice, Health};
 use crate::policy::markers::Markers;
 use crate::policy::placement::Seat;
 use crate::protocol::{self, Cas, Flags, Token};
 use crate::slabs::Slabs;
-use crate::spreading::Copied;
 
 /// Connections for questions, at most; there is one until that has too much to do.
 const CONNECTIONS_MAX: usize = 3;
@@ -82,6 +82,8 @@ pub(crate) struct Worker {
     pub(crate) context: Arc<Context>,
     pub(crate) tally: Tally,
     pub(crate) markers: Mutex<Markers>,
+    /// Those that this node has left there.
+    pub(crate) marks: Mutex<Marks>,
     health: Mutex<Health>,
     /// Why the worker could not take a block, the last time.
     fill_trouble: Mutex<Option<String>>,
@@ -110,6 +112,7 @@ impl Worker {
             context: context.clone(),
             tally: Tally::default(),
             markers: Mutex::default(),
+            marks: Mutex::default(),
             health: Mutex::new(Health::new(context.wait_max)),
             fill_trouble: Mutex::default(),
             links: Mutex::new(links),
@@ -288,26 +291,23 @@ impl Worker {
     }
 
     /// Sends a command with a value, made by `command` from its opaque number; `false` if that cannot be done.
-    /// `copied` follows when the value is there.
+    /// `then` follows when the value is there.
     pub(crate) fn set<P: IntoIterator<Item = Piece>>(
         way: OnTheWay,
-        copied: Option<Copied>,
+        then: Option<Then>,
         command: impl FnOnce(u32) -> P,
     ) -> bool {
         let Some(connection) = way.worker.for_fills() else { return false };
         let opaque = connection.opaque();
         let Ok(answer) = connection.ask(opaque, command(opaque), way.length, Expected::Set) else { return false };
-        efc_tasks::spawn(async move { way.worker.filled(way.length, answer.await.ok(), copied) });
+        efc_tasks::spawn(async move { way.worker.filled(way.length, answer.await.ok(), then) });
         true
     }
 
-    fn filled(&self, length: u64, reply: Option<Reply>, copied: Option<Copied>) {
+    fn filled(&self, length: u64, reply: Option<Reply>, then: Option<Then>) {
         match reply {
             Some(Reply::Done) => {
-                if let Some(copied) = copied {
-                    count(&self.tally.copies_done);
-                    copied.done();
-                }
+                then.into_iter().for_each(Then::run);
                 count(&self.tally.fills_done);
                 add(&self.tally.fill_bytes, length);
             }
