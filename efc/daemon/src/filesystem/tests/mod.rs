@@ -8,6 +8,7 @@
 
 #[cfg(not(feature = "shuttle"))]
 mod ahead;
+#[cfg(not(feature = "shuttle"))]
 mod behind;
 #[cfg(not(feature = "shuttle"))]
 mod blocks;
