@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bench.bare import Gate
 from bench.measuring import machine_cpu_s, threads_cpu_s
-from bench.runs import GIB, Programs, Round, run_bare
+from bench.runs import GIB, Amount, Programs, Round, run_bare
 from tests.support.nas import Export
 from tests.support.netns import Host
 from tests.support.nodes import Node
@@ -67,12 +67,9 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(Amount):
     """What it took. Bytes and CPU seconds are sums over the nodes that read at once; `seconds` is of the last one."""
 
-    seconds: float
-    bytes: int
-    files: int
     nas_bytes: int  # of READ
     workers_bytes: int
     refused: int
@@ -82,16 +79,6 @@ class Reading:
     workers_cpu_s: float
     nas_cpu_s: float
     busy: float  # how much of all processors' time was used meanwhile, by others too
-
-    @property
-    def mb_per_s(self) -> float:
-        """Throughput in 10**6 bytes."""
-        return self.bytes / self.seconds / 1e6
-
-    @property
-    def files_per_s(self) -> float:
-        """Files read per second."""
-        return self.files / self.seconds
 
     @property
     def cpu_s_per_gib(self) -> float:

@@ -20,16 +20,12 @@ LIMIT_S = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class Round:
-    """What one round measured. CPU is that of the client's side: daemon and reader, or the bare client."""
+class Amount:
+    """How much was read, and in which time."""
 
     seconds: float
     bytes: int
     files: int
-    cpu_s: float  # of daemon or bare client; of the reader when there is neither
-    reader_cpu_s: float
-    memory_mib_max: float
-    nfs_calls: int = 0  # of the daemon
 
     @property
     def mb_per_s(self) -> float:
@@ -40,6 +36,16 @@ class Round:
     def files_per_s(self) -> float:
         """Files read per second."""
         return self.files / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round(Amount):
+    """What one round measured. CPU is that of the client's side: daemon and reader, or the bare client."""
+
+    cpu_s: float  # of daemon or bare client; of the reader when there is neither
+    reader_cpu_s: float
+    memory_mib_max: float
+    nfs_calls: int = 0  # of the daemon
 
     @property
     def cpu_s_per_gib(self) -> float:
