@@ -93,8 +93,13 @@ impl Ahead {
 
     /// Waits for the answer, if this file is asked for now for this caller.
     async fn answered(&self, file: &OpenFile) -> Option<()> {
-        let (waiting, end) = oneshot::channel();
-        self.questions().iter_mut().find(|question| question.is_for(file))?.waiting.push(waiting);
+        let end = {
+            let mut questions = self.questions();
+            let question = questions.iter_mut().find(|question| question.is_for(file))?;
+            let (waiting, end) = oneshot::channel();
+            question.waiting.push(waiting);
+            end
+        };
         let _ = end.await; // dropped at the end
         Some(())
     }
