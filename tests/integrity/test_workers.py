@@ -331,6 +331,8 @@ def test_a_file_that_says_where_workers_are_is_followed(world: World, tmp_path: 
     path.unlink()
     time.sleep(_FOLLOWED_S)
     assert (node.ready(), node.keeper.daemon_pid(node.mount)) == (1, daemon)
+    node.keeper.efc("upgrade", str(node.mount), "-o", "attr-ttl=4s")
+    assert (node.ready(), node.keeper.daemon_pid(node.mount)) == (1, daemon)
     path.write_text(f"{worker.endpoint}\n{world.worker().endpoint}")
     os.kill(daemon, signal.SIGKILL)
     wait_until(lambda: node.ready() == 2, what="both workers", interval_s=0.2, limit_s=20)

@@ -12,7 +12,7 @@ use efc_workers::Workers;
 
 use crate::filesystem::WriteBehind;
 use crate::privileges;
-use crate::workers::endpoints;
+use crate::workers::{endpoints, names_file};
 
 /// The number of the option that says where workers are. Without a key a daemon has none, whatever it says.
 const WORKERS: u32 = 20_001;
@@ -56,7 +56,10 @@ impl Live {
         }
         self.freshness.set_times(times(options));
         self.write_behind.set_limit(write_behind(options));
-        self.workers.iter().for_each(|workers| workers.follow(endpoints(options, workers_file)));
+        // A file that cannot be read just now says nothing of where they are.
+        if !names_file(options) || !workers_file.is_empty() {
+            self.workers.iter().for_each(|workers| workers.follow(endpoints(options, workers_file)));
+        }
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");

@@ -49,13 +49,21 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
+fn option(config: &DaemonConfig) -> &str {
+    config.cache.as_ref().map_or("", |cache| &cache.workers)
+}
+
+/// Does the option name a file that says where the workers listen?
+pub fn names_file(config: &DaemonConfig) -> bool {
+    option(config).starts_with('/')
+}
+
 /// Where the workers listen, by the option, or by the `file` that it names. What names none is left out.
 ///
 /// The file has them in lines, or between blanks or `+`; what follows a `#` in a line is for people.
 pub fn endpoints(config: &DaemonConfig, file: &[u8]) -> Vec<Endpoint> {
-    let option = config.cache.as_ref().map_or("", |cache| &cache.workers);
     let file = String::from_utf8_lossy(file);
-    let text = if option.starts_with('/') { &file } else { option };
+    let text = if names_file(config) { &file } else { option(config) };
     let parse = |name: &str| name.parse().inspect_err(|error| log::error!("workers: {error}")).ok();
     let without_comments = text.lines().map(|line| line.split('#').next().unwrap_or_default());
     let names = without_comments.flat_map(|line| line.split(|letter: char| letter == '+' || letter.is_whitespace()));

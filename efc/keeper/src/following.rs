@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use efc_proto::DaemonConfig;
@@ -31,19 +31,20 @@ pub fn follow(mounts: &Weak<Mounts>) {
         let Some(mounts) = mounts.upgrade() else { return };
         let entries = mounts.all();
         told.retain(|target, _| entries.iter().any(|entry| entry.target() == target));
-        // A daemon of another release would be replaced; the next one reads the file when it starts.
-        let version = mounts.programs().daemon.get().version().to_owned();
-        let can_be_told = |entry: &&Arc<MountEntry>| entry.status().version == version;
-        entries.iter().filter(can_be_told).for_each(|entry| look(entry, &mut told));
+        entries.iter().for_each(|entry| look(entry, &mounts, &mut told));
     }
 }
 
 /// Tells the daemon what its file holds, if that may be new to it. A file that is empty is being written.
-fn look(entry: &Arc<MountEntry>, told: &mut Told) {
+fn look(entry: &MountEntry, mounts: &Mounts, told: &mut Told) {
     let options = entry.options();
     let Some(cache) = &options.cache else { return };
     let found = files::endpoints(cache).map_err(|error| format!("{} cannot be read: {error}", cache.workers));
     if found.as_ref().is_ok_and(Vec::is_empty) || told.get(entry.target()) == Some(&found) {
+        return;
+    }
+    // A daemon of another release would be replaced; the next one reads the file when it starts.
+    if entry.status().version != mounts.programs().daemon.get().version() {
         return;
     }
     if let Err(error) = tell(entry, &options, &found) {
@@ -56,7 +57,7 @@ fn look(entry: &Arc<MountEntry>, told: &mut Told) {
 }
 
 fn tell(entry: &MountEntry, options: &DaemonConfig, found: &Result<Vec<u8>, String>) -> Result<(), String> {
-    found.as_ref().map_err(Clone::clone)?;
-    let wish = Wish { options: Some(options.clone()), base: Some(options.clone()), in_place: true };
+    let workers_file = Some(found.clone()?);
+    let wish = Wish { options: Some(options.clone()), base: Some(options.clone()), in_place: true, workers_file };
     entry.upgrade(wish, Instant::now() + TIME_LIMIT).map(drop).map_err(|error| error.message)
 }

@@ -89,7 +89,7 @@ impl Mounts {
                 format!("source, ro, idmap, network and fuse-features of {target} cannot change while it is mounted");
             return Err(failure(Code::InvalidArgument, message));
         }
-        entry.upgrade(Wish { options, base, in_place }, Instant::now() + UPGRADE_TIME_LIMIT)
+        entry.upgrade(Wish { options, base, in_place, workers_file: None }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
     fn mounted(&self, path: &str) -> Result<Arc<MountEntry>, Error> {

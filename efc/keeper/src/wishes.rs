@@ -25,6 +25,8 @@ pub struct Wish {
     pub base: Option<DaemonConfig>,
     /// The daemon may stay, and take the options.
     pub in_place: bool,
+    /// What the file holds that says where workers are, if it has been read.
+    pub workers_file: Option<Vec<u8>>,
 }
 
 impl Wish {
@@ -116,7 +118,7 @@ mod tests {
     }
 
     fn wish(options: DaemonConfig, base: DaemonConfig) -> Wish {
-        Wish { options: Some(options), base: Some(base), in_place: true }
+        Wish { options: Some(options), base: Some(base), in_place: true, workers_file: None }
     }
 
     #[test]

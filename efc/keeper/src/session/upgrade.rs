@@ -73,7 +73,7 @@ impl SessionRun<'_> {
         }
         match wish.options_over(&self.entry.options()) {
             Some(options) if wish.in_place && self.can_take(&options) => {
-                self.configure(options);
+                self.configure(options, wish.workers_file);
                 Ok(())
             }
             options => self.begin_replacing(options),
@@ -88,11 +88,12 @@ impl SessionRun<'_> {
             && differences.iter().all(|(number, _)| status.live_fields.contains(number))
     }
 
-    /// Tells the daemon of its options.
-    fn configure(&mut self, options: DaemonConfig) {
+    /// Tells the daemon of its options, and of what the file of workers holds, which is read if nobody has.
+    fn configure(&mut self, options: DaemonConfig, workers_file: Option<Vec<u8>>) {
         self.note_upgrade(Step::Configuring(Box::new(options.clone())));
         self.deadline = Some(Instant::now() + CONFIGURE_TIME_LIMIT);
-        let workers_file = files::of_workers(&options).unwrap_or_default().endpoints;
+        let read = || files::of_workers(&options).unwrap_or_default().endpoints;
+        let workers_file = workers_file.unwrap_or_else(read);
         self.send(to_daemon::Message::Configure(Configure { options: Some(options), workers_file }));
     }
 
