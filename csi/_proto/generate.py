@@ -13,7 +13,7 @@ from pathlib import Path
 #: The only version whose output is committed (it brings its own protoc).
 GRPCIO_TOOLS = "1.85.1"
 #: Name of the .proto file, and whether it defines gRPC services.
-SOURCES = {"csi": True, "efc": False, "pluginregistration": True}
+SOURCES = {"csi": True, "dataset": True, "efc": False, "pluginregistration": True}
 
 _PACKAGE = Path(__file__).resolve().parent
 _PROTO = _PACKAGE.parent.parent / "proto"
