@@ -111,7 +111,7 @@ cluster-down: ## ends it
 	@tests/cluster/down
 .PHONY: cluster cluster-short cluster-up cluster-down
 
-$(CLUSTER)/ready: $(CLUSTER)/bin/kubelet $(CLUSTER)/images/busybox.tar $(CLUSTER)/images/efc-csi.tar
+$(CLUSTER)/ready: $(CLUSTER)/bin/kubelet $(CLUSTER)/images/busybox.tar $(CLUSTER)/images/efc-csi.tar $(CLUSTER)/images/nginx.tar
 	@touch $@
 $(CLUSTER)/packages: tests/cluster/packages
 	@mkdir -p $(CLUSTER)
@@ -125,6 +125,9 @@ $(CLUSTER)/images/busybox.tar: tests/cluster/images.py $(CLUSTER)/packages $(CLU
 $(CLUSTER)/images/efc-csi.tar: $(SOURCES) Dockerfile deploy/image $(CLUSTER)/packages
 	@mkdir -p $(@D)
 	deploy/image $(CURDIR)/$@
+# The root directory is the one that the driver's image is built on.
+$(CLUSTER)/images/nginx.tar: tests/cluster/images.py | $(CLUSTER)/images/efc-csi.tar
+	@$(PYTHON) -m tests.cluster.images .tools/image/bookworm-memcached.tar $(@D)
 
 lock: ## makes requirements/*.txt from pyproject.toml; ARGS=--upgrade takes newer releases
 	@requirements/renew $(ARGS)
