@@ -247,7 +247,7 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("in-use", help="fail while a pod of the cluster uses a volume of EFC, and say which")
+    parser = commands.add_parser("in-use", help="fail while a cluster uses EFC, and say what does")
     parser.add_argument(
         "--again-after",
         type=_seconds,

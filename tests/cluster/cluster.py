@@ -154,7 +154,7 @@ class Cluster:
     # ------------------------------------------------------------ the driver
 
     def await_driver(self, *components: str, limit_s: float = 120) -> None:
-        """Returns when these parts of the driver (`node`, `keeper`, `controller`) are Ready in their newest form."""
+        """Returns when these parts of the driver (`node`, `keeper`, `controller`, ...) are Ready in their newest form."""
         for component in components:
             wait_until(
                 lambda component=component: self._is_ready(component),  # type: ignore[misc]
@@ -173,7 +173,7 @@ class Cluster:
         self.kubectl("wait", "--for=condition=Ready", "pods", *chosen, "--timeout=90s", limit_s=100)
 
     def _is_ready(self, component: str) -> bool:
-        kind = "deployment" if component == "controller" else "daemonset"
+        kind = "deployment" if component in {"controller", "operator"} else "daemonset"
         found = self.get(kind, f"efc-{component}", namespace=SYSTEM_NAMESPACE)
         assert found is not None, f"there is no {kind} efc-{component}"
         status = found["status"]

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -66,19 +65,7 @@ def install(cluster: Cluster) -> None:
         text = text.replace('allowed-sources.json: "[]"', f"allowed-sources.json: {json.dumps(json.dumps(rules))}")
         text = text.replace("--idle-grace=30", f"--idle-grace={_IDLE_GRACE_S}")
         cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", text))
-    cluster.await_driver("keeper", "node", "controller")
-
-
-@pytest.fixture(scope="module")
-def pod_network(cluster: Cluster) -> Iterator[None]:
-    """The optional pod whose network daemons can use, as the chart makes it."""
-    options = ("--set", "network.enabled=true", "--show-only", "templates/network.yaml")
-    done = subprocess.run([ROOT / "deploy" / "render", *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", done.stdout))
-    cluster.await_driver("network")
-    yield
-    cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "daemonset", "efc-network", "--ignore-not-found", "--wait")
+    cluster.await_driver("keeper", "node", "network", "controller", "operator")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -185,7 +185,6 @@ with grpc.insecure_channel("unix:{_KUBELET}/plugins/{DRIVER}/csi.sock") as chann
         asking.join()
 
 
-@pytest.mark.usefixtures("pod_network")
 def test_the_tables_are_true(namespace: Namespace, shared: str) -> None:
     cluster = namespace.cluster
     source = cluster.nas_url
