@@ -17,7 +17,7 @@ from tests.support.leaks import require_sandbox
 from tests.support.paths import RESULTS, ROOT
 from tests.support.processes import wait_until
 
-NODES = 2
+NODES = 3
 _TEST_LIMIT_S = 180
 _FAILED = pytest.StashKey[bool]()
 _IDLE_GRACE_S = 3  # how long daemons outlive their last volume
@@ -54,8 +54,9 @@ def cluster(bare_cluster: Cluster) -> Cluster:
 def install(cluster: Cluster) -> None:
     """deploy/efc-csi.yaml, with what a user changes (NAS, image, sources allowed inline), and a short idle grace.
 
-    A cluster that has the driver already keeps it.
+    The CRDs of Datasets are there before. A cluster that has the driver already keeps it.
     """
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=(ROOT / "deploy" / "crds.yaml").read_text())
     if cluster.get("daemonset", "efc-node", namespace=SYSTEM_NAMESPACE) is None:
         text = (ROOT / "deploy" / "efc-csi.yaml").read_text()
         source = '- "--source=nfs://nas.example.com/data"'

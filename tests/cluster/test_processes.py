@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
 from tests.cluster.cluster import DRIVER, Cluster, Namespace, pod
 from tests.support.paths import ROOT
 from tests.support.processes import TimeLimitError, wait_until
