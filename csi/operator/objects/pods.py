@@ -104,7 +104,7 @@ def _stateful_set(
     pod: Mapping[str, Any],
 ) -> dict[str, Any]:
     names = Names.of(dataset.metadata)
-    labels = names.pod_labels(role, placement=placement_of(dataset))
+    labels = names.pod_labels(role, placement=placement_of(dataset).value)
     theirs, here = runtime.spec.pod_metadata, component.pod_metadata
     metadata: dict[str, Any] = {"labels": {**theirs.labels, **here.labels, **labels}}
     if annotations := {**theirs.annotations, **here.annotations}:
@@ -193,7 +193,7 @@ def _affinity(dataset: Dataset) -> dict[str, Any]:
         others = [workers, {"key": DATASET_LABEL, "operator": "Exists"}]
         affinity["podAntiAffinity"] = _required(others)
         return affinity
-    exclusive = {"key": PLACEMENT_LABEL, "operator": "In", "values": [str(Placement.EXCLUSIVE)]}
+    exclusive = {"key": PLACEMENT_LABEL, "operator": "In", "values": [Placement.EXCLUSIVE.value]}
     affinity["podAntiAffinity"] = _required([workers, exclusive])
     # Packs: nodes that have workers are better ones.
     affinity["podAffinity"] = {
