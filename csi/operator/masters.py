@@ -6,9 +6,11 @@ master that is away costs the figures their freshness, and nodes go on with what
 """
 
 import asyncio
+import datetime
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -29,10 +31,10 @@ _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Master:
-    """Where a master is (HOST:PORT), who we are there, and what it shall know; its revision is ours to set."""
+    """Where a master is (HOST:PORT), the Dataset's authority, and what it shall know; its revision is ours to set."""
 
     address: str
-    identity: Mapping[str, bytes]
+    authority: pki.Files
     configuration: dataset_pb2.Configuration
 
 
@@ -47,26 +49,38 @@ class Masters:
         #: Where a count of totals stood, for the next master.
         self._checkpoints: dict[str, bytes] = {}
         self._revision = 0
+        # Who we are at each master; made by the Dataset's authority, and in no Secret.
+        self._identities: dict[str, pki.Files] = {}
 
     def set(self, uid: str, master: Master | None) -> None:
         """Has a master told what is said here from now on; None: there is none that could be told."""
+        identity: pki.Files = {}
+        if master is not None:
+            identity = self._identity(uid, master.authority)
         connection = self._connections.get(uid)
-        if connection is not None and (master is None or not connection.is_for(master)):
+        if connection is not None and (master is None or not connection.is_for(master.address, identity)):
             connection.cancel()
             del self._connections[uid]
             connection = None
         if master is None:
             return
         if connection is None:
-            connection = _Connection(uid, master, self)
+            connection = _Connection(uid, master.address, identity, master.configuration, self)
             self._connections[uid] = connection
         connection.set(master.configuration)
+
+    def _identity(self, uid: str, authority: pki.Files) -> pki.Files:
+        now = datetime.datetime.now(datetime.UTC)
+        found = pki.operator_identity(authority, self._identities.get(uid, {}), now=now, random=os.urandom)
+        self._identities[uid] = found
+        return found
 
     def forget(self, uid: str) -> None:
         """Drops all about a Dataset that is no more."""
         self.set(uid, None)
         self.figures.pop(uid, None)
         self._checkpoints.pop(uid, None)
+        self._identities.pop(uid, None)
 
     def is_connected(self, uid: str) -> bool:
         """Whether the master has answered, and its figures come."""
@@ -104,17 +118,24 @@ class Masters:
 class _Connection:
     """One master, for as long as its address and our identity stay."""
 
-    def __init__(self, uid: str, master: Master, owner: Masters) -> None:
+    def __init__(
+        self,
+        uid: str,
+        address: str,
+        identity: pki.Files,
+        configuration: dataset_pb2.Configuration,
+        owner: Masters,
+    ) -> None:
         self._uid, self._owner = uid, owner
-        self._address, self._identity = master.address, dict(master.identity)
-        self._wanted = master.configuration
+        self._address, self._identity = address, identity
+        self._wanted = configuration
         self._said: dataset_pb2.Configuration | None = None
         self._new = asyncio.Event()
         self._task = asyncio.create_task(self._run())
         self.connected = False
 
-    def is_for(self, master: Master) -> bool:
-        return master.address == self._address and dict(master.identity) == self._identity
+    def is_for(self, address: str, identity: pki.Files) -> bool:
+        return address == self._address and identity == self._identity
 
     def set(self, configuration: dataset_pb2.Configuration) -> None:
         self._wanted = configuration
