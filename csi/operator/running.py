@@ -34,7 +34,15 @@ def run(*, log_level: str, liveness: tuple[str, int] | None) -> None:
 
 def refuse_if_used(*, again_after_seconds: float) -> None:
     """What :func:`csi.operator.volume_users.refuse_if_used` says of the cluster that the credentials are for."""
-    asyncio.run(volume_users.refuse_if_used(_logged_in(Cluster()), again_after_seconds=again_after_seconds))
+
+    async def refuse() -> None:
+        cluster = _logged_in(Cluster())
+        try:
+            await volume_users.refuse_if_used(cluster, again_after_seconds=again_after_seconds)
+        finally:
+            await cluster.close()
+
+    asyncio.run(refuse())
 
 
 def _logged_in(cluster: Cluster) -> Cluster:
