@@ -136,7 +136,7 @@ def test_quick_start(namespace: Namespace, data: str, figures: dict[str, object]
     assert len(nodes) == 2, "the reads are on different nodes"
     figures["dataset_first_byte_s"] = round(time.monotonic() - began, 1)
     assert namespace.run("efc-app-0", "du -h --apparent-size /data/allzero-demo").split()[0] == f"{FILE_MIB}M"
-    await_row(namespace, f"get efc {_NAME} -o wide", _NAME, "Ready", "1", "1", "Ready", "3", "3", "Ready", "2", "2")
+    await_row(namespace, f"get efc {_NAME} -o wide", _NAME, "1", "1", "Ready", "3", "3", "Ready", "2", "2", "Ready")
     times = []
     for name in ("efc-app-0", "efc-app-1"):
         script = 'bash -c "time cat /data/allzero-demo > /dev/null" 2>&1'
