@@ -260,9 +260,36 @@ def _add_csi_probe(services: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("operator", help="serve a cluster as a whole: removes startup taints from nodes")
+    parser = commands.add_parser(
+        "operator", help="serve a cluster as a whole: Datasets and their runtimes, and startup taints of nodes"
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
+    parser.add_argument("--image", metavar="IMAGE", help="of masters and workers; without it no Datasets are served")
+    parser.add_argument(
+        "--image-pull-policy",
+        choices=("Always", "IfNotPresent", "Never"),
+        default="IfNotPresent",
+        help="of masters and workers (%(default)s)",
+    )
+    parser.add_argument(
+        "--image-pull-secret",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="of masters and workers, a Secret in each Dataset's namespace; may be repeated",
+    )
+    parser.add_argument(
+        "--network-pod",
+        action="store_true",
+        help="each node has a pod efc-network: fuse.networkMode ContainerNetwork uses it",
+    )
+    parser.add_argument(
+        "--namespace",
+        metavar="NAMESPACE",
+        default="",
+        help="where the Lease is (the pod's own; outside of one efc-system)",
+    )
     parser.set_defaults(module="csi.cli.operator")
 
 

@@ -158,9 +158,7 @@ class Cluster:
         With ``metadata.uid`` in ``wanted`` it is ABORTED when there is no such object, or another one.
         """
         query = f"fieldManager={FIELD_MANAGER}&force=true"
-        status, answer = await self._request(
-            "PATCH", f"{path}?{query}", wanted, content="application/apply-patch+yaml"
-        )
+        status, answer = await self._request("PATCH", f"{path}?{query}", wanted, content="application/apply-patch+yaml")
         return _successful(status, answer, what=f"APPLY {path}")
 
     async def merge(self, path: str, changes: Json) -> Json:

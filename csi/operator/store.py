@@ -61,7 +61,9 @@ class Store:
         self._owned: dict[str, set[Name]] = defaultdict(set)  # pods of ours, by the UID of the Dataset
         self._volumes: dict[Key, set[Name]] = defaultdict(set)  # by the claim that they are for
         self._watching = {
-            resource.name: Watching(resource, reduce=_REDUCERS.get(resource.name, _reduced), changed=self._notice(resource.name))
+            resource.name: Watching(
+                resource, reduce=_REDUCERS.get(resource.name, _reduced), changed=self._notice(resource.name)
+            )
             for resource in RESOURCES
         }
 
@@ -196,7 +198,11 @@ def _reduced(found: Json) -> Json:
 
 def _existence(found: Json) -> Json:
     metadata = found["metadata"]
-    return {"metadata": {name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in metadata}}
+    return {
+        "metadata": {
+            name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in metadata
+        }
+    }
 
 
 def _reduced_pod(pod: Json) -> Json | None:

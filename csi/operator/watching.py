@@ -53,7 +53,11 @@ class Watching:
     """
 
     def __init__(
-        self, resource: Resource, *, reduce: Callable[[Json], Json | None], changed: Callable[[Json | None, Json | None], None]
+        self,
+        resource: Resource,
+        *,
+        reduce: Callable[[Json], Json | None],
+        changed: Callable[[Json | None, Json | None], None],
     ) -> None:
         self.resource = resource
         self.objects: dict[Name, Json] = {}

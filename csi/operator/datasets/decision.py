@@ -368,11 +368,13 @@ class _Both:
         wanted = self._wanted
         assert wanted is not None
         due = [
-            pki.renewal_due(pki.files(secret), self._seen.now)
+            pki.renewal_time(secret)
             for secret in (wanted.authority, wanted.node_secret, wanted.master_secret, wanted.worker_secret)
         ]
         first = min((moment for moment in due if moment is not None), default=None)
-        return max(60.0, (first - self._seen.now).total_seconds()) if first else _DAY_SECONDS
+        if first is None:
+            return _DAY_SECONDS
+        return min(_DAY_SECONDS, max(60.0, (first - self._seen.now).total_seconds()))
 
     # ----- the source
 
@@ -479,9 +481,7 @@ class _Both:
         verdict = Verdict(phase=phase, said=said, ufs_total=total, file_num=files, cache=cache)
         decision.dataset_status = statuses.dataset_status(self._dataset, self._runtime, verdict, seen)
         runtime_said = [*self._parts_said(parts), *ignored]
-        decision.runtime_status = statuses.runtime_status(
-            self._runtime, self._names, parts, cache, runtime_said, seen
-        )
+        decision.runtime_status = statuses.runtime_status(self._runtime, self._names, parts, cache, runtime_said, seen)
         self._announce(decision.dataset_status)
         if parts.workers.ready < parts.workers.desired or parts.master.ready < parts.master.desired:
             decision.again_in(REFUSED_AGAIN_SECONDS)
