@@ -65,7 +65,7 @@ def install(cluster: Cluster) -> None:
         rules = [{"namespaces": ["inline-*"], "sources": [cluster.nas_url]}]
         text = text.replace('allowed-sources.json: "[]"', f"allowed-sources.json: {json.dumps(json.dumps(rules))}")
         text = text.replace("--idle-grace=30", f"--idle-grace={_IDLE_GRACE_S}")
-        cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", text))
+        cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"\bimage([:=] ?)efc-csi:\S+", rf"image\g<1>{IMAGE}", text))
     cluster.await_driver("keeper", "node", "network", "controller", "operator")
 
 

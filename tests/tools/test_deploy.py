@@ -19,6 +19,7 @@ from csi.base import driver
 from csi.config.parameters import VolumeParameters
 from csi.node import inline
 from csi.operator.startup_taint import TAINT_KEY
+from csi.operator.store import OTHER_RUNTIMES
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -52,11 +53,13 @@ RULES = {
         "csinodes": {"get", "list", "watch"},
         "datasets": {"get", "list", "watch", "update", "patch"},
         "efcruntimes": {"get", "list", "watch", "update", "patch"},
+        **{kind: {"get", "list", "watch"} for kind in OTHER_RUNTIMES},
         "datasets/status": {"get", "update", "patch"},
         "efcruntimes/status": {"get", "update", "patch"},
         "datasets/finalizers": {"update"},
         "efcruntimes/finalizers": {"update"},
         "statefulsets": WRITE,
+        "deployments": {"get", "list", "watch"},
         "services": WRITE,
         "persistentvolumeclaims": WRITE,
         "persistentvolumes": WRITE,
