@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from csi.api.common import GROUP, VERSION, Model
 from csi.api.dataset import DatasetSpec
 from csi.api.efcruntime import EFCRuntimeSpec
-from csi.api.fields import Doc, Schema
+from csi.api.fields import Schema, doc_of
 from csi.api.status import CacheStates, DatasetStatus, RuntimeStatus
 
 _SCALARS: Mapping[type, str] = {str: "string", int: "integer", bool: "boolean"}
@@ -164,11 +164,6 @@ def _field(field: FieldInfo) -> dict[str, Any]:
     if doc.item_rules:
         schema["items"]["x-kubernetes-validations"] = [rule.validation() for rule in doc.item_rules]
     return schema
-
-
-def doc_of(field: FieldInfo) -> Doc:
-    """What stands beside a field's type; a field of spec or status without it is an error."""
-    return next(part for part in field.metadata if isinstance(part, Doc))
 
 
 def _type(annotation: Any) -> dict[str, Any]:  # noqa: ANN401

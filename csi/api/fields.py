@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from csi.api.rules import Rule
 
 
@@ -40,3 +42,8 @@ class Schema:
     """The OpenAPI schema of a type of Kubernetes' own that is handed on as it was written."""
 
     schema: Mapping[str, Any]
+
+
+def doc_of(described: FieldInfo) -> Doc:
+    """What stands beside a field's type; each field of a spec or status has it."""
+    return next(part for part in described.metadata if isinstance(part, Doc))

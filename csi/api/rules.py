@@ -1,7 +1,7 @@
 """What Kubernetes' schemas cannot say: one rule for each wrong input, in CEL and in Python, with its words.
 
-The CRDs have the rules as ``x-kubernetes-validations``, so that ``kubectl create`` refuses. Where Fluid's CRDs are those
-that are installed, :mod:`csi.api.checks` finds the same and says it with the same words, which stand only here.
+The CRDs have the rules as ``x-kubernetes-validations``, so that ``kubectl create`` refuses. Where Fluid's CRDs are
+installed, :mod:`csi.api.checks` finds the same and says it with the same words, which stand only here.
 
 The API server takes no rule that could become dear: it reckons with the longest lists and texts that the schema lets
 through. So these have limits, and a message has the value in it only where the value's length has one.

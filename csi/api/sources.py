@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from csi.api.common import NetworkMode
 from csi.api.dataset import Dataset, EncryptOption, Mount
 from csi.api.efcruntime import EFCRuntime
+from csi.api.ignored import CLOSED_OPTIONS, ignored_fields
 from csi.base.errors import Code, DriverError, invalid
 from csi.config import nfs_words
 from csi.config.options import OPTIONS, parse, unknown
 from csi.config.paths import check_relative
 from csi.config.sources import Source
+
+__all__ = ["ClaimSource", "access_modes", "ignored_fields", "is_writable", "options_of", "secrets_of", "source_of"]
 
 READ_ONLY_MANY = "ReadOnlyMany"
 #: Access modes of core/v1, and whether they let write.
@@ -104,7 +107,7 @@ def options_of(
     """
     spec, found = dataset.spec, secrets or {}
     layers: list[tuple[str, Mapping[str, str]]] = [
-        ("fuse.properties", runtime.spec.fuse.properties if runtime else {}),
+        ("fuse.properties", _own_properties(runtime) if runtime else {}),
         ("sharedOptions", spec.shared_options),
         ("options", mount.options),
         ("sharedEncryptOptions", _decrypted(spec.shared_encrypt_options, found)),
@@ -119,6 +122,11 @@ def options_of(
     words = dict(chosen.values())
     parse(words.items(), origin="the Dataset's options")
     return words
+
+
+def _own_properties(runtime: EFCRuntime) -> dict[str, str]:
+    """``fuse.properties`` without what is for a closed client."""
+    return {name: value for name, value in runtime.spec.fuse.properties.items() if not name.startswith(CLOSED_OPTIONS)}
 
 
 def _decrypted(options: Iterable[EncryptOption], secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
