@@ -30,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(parsed.module, parsed)
 
 
+def master(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``efc-master ARGUMENTS``, which is ``efc master ARGUMENTS``; returns the exit status."""
+    return main(["master", *(sys.argv[1:] if arguments is None else arguments)])
+
+
 def _run(module: str, parsed: argparse.Namespace) -> int:
     if module == "csi.cli.serve":
         _do_without_openssl()
@@ -79,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     _add_metrics(commands)
     _add_doctor(commands)
     _add_worker(commands)
+    _add_master(commands)
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
     _add_csi(commands)
     _add_operator(commands)
@@ -164,6 +170,20 @@ def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "key", help="write a new key for a data set into a new file, instead"
     )
     key.add_argument("file", type=Path, metavar="FILE")
+
+
+def _add_master(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "serve one Dataset: tell its nodes what to do, and the operator how they do"
+    parser = commands.add_parser("master", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--listen", metavar="ADDRESS:PORT", default="[::]:9810", help="where (%(default)s)")
+    parser.add_argument(
+        "--tls", type=Path, metavar="DIR", required=True, help="folder with ca.crt, tls.crt and tls.key"
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", required=True, help="folder for what the next process goes on with"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.set_defaults(module="csi.cli.master")
 
 
 def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
