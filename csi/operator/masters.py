@@ -1,4 +1,4 @@
-"""The operator's side of the channel to each Dataset's master: orders go there, figures come back (proto/dataset.proto).
+"""The operator's side of the channel to each Dataset's master, proto/dataset.proto: orders go there, figures come back.
 
 One task for each master that is to be talked to. It connects, says the configuration, watches figures, and says the
 configuration anew whenever it changed; when anything fails it begins again, later and later. Nothing waits for it: a
@@ -97,7 +97,11 @@ class Masters:
             self.set(uid, None)
 
     def came(self, uid: str, figures: dataset_pb2.Figures) -> None:
-        """Notes figures."""
+        """Notes figures; what a worker held that does not answer just now it is taken to hold still."""
+        held = {worker.name: worker.cached_bytes for worker in self.figures.get(uid, figures).workers}
+        for worker in figures.workers:
+            if not worker.reachable:
+                worker.cached_bytes = held.get(worker.name, 0)
         if figures.totals.checkpoint:
             self._checkpoints[uid] = figures.totals.checkpoint
         before = self.figures.get(uid)
@@ -151,7 +155,7 @@ class _Connection:
             began = time.monotonic()
             try:
                 async with self._channel() as channel:
-                    await self._serve(dataset_pb2_grpc.MasterStub(channel))
+                    await self._serve(dataset_pb2_grpc.MasterStub(channel))  # type: ignore[no-untyped-call]  # generated
             except grpc.aio.AioRpcError as error:
                 _LOGGER.info("master of %s at %s: %s", self._uid, self._address, error.details() or error.code().name)
             except Exception:

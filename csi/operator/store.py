@@ -245,11 +245,17 @@ def _claims(pod: str, spec: Json) -> Iterator[str]:
 
 
 def _waiting(status: Json) -> str:
-    """Why a container of the pod does not run, in kubelet's words."""
+    """Why a container of the pod does not run, without what changes from one try to the next."""
     for container in status.get("containerStatuses") or ():
         waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            return ": ".join(filter(None, (waiting["reason"], waiting.get("message"))))
+        reason = waiting.get("reason")
+        if reason in (None, "ContainerCreating", "PodInitializing"):
+            continue
+        ended = (container.get("lastState") or {}).get("terminated") or {}
+        if reason == "CrashLoopBackOff" and ended:
+            words = ended.get("message") or f"{ended.get('reason', 'Error')}, status {ended.get('exitCode')}"
+            return f"{reason}: container {container['name']} ends again and again: {words}"
+        return ": ".join(filter(None, (reason, waiting.get("message"))))
     return ""
 
 

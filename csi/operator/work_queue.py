@@ -1,4 +1,4 @@
-"""A queue of keys: each is worked on by one worker at a time, as soon as possible, and again when something came meanwhile.
+"""A queue of keys: each is worked on by one worker at a time, and again when something came meanwhile.
 
 A key that is added while it waits is still one; added while it is worked on, it is worked on once more. What fails is
 tried again later and later; what asks for it, at a given time. Of several times for one key the earliest holds.

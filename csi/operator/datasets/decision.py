@@ -8,6 +8,7 @@ have mounted is never taken from under them but by deletion, which waits for the
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from csi.api.common import API_VERSION
@@ -43,6 +44,10 @@ from csi.operator.watching import name_of
 PROBE_AGAIN_SECONDS = 5.0
 #: After which an object that the API server refused is tried again, and a name that is taken is looked at again.
 REFUSED_AGAIN_SECONDS = 10.0
+#: How long a deletion waits for daemons that stay without pods.
+RETIRE_SECONDS_MAX = 10.0
+#: Within which an object that is alone may get what it belongs to without a warning.
+ALONE_SECONDS = 5.0
 #: Most pods that a message names.
 _NAMED_MAX = 5
 #: A certificate that is not renewed in time for other reasons is looked at so often at least.
@@ -55,7 +60,7 @@ def decide(seen: Seen, settings: Settings) -> Decision:
     if seen.dataset is None and seen.runtime is None:
         _clear_away(seen, decision)
     elif _is_deleting(seen.dataset) or _is_deleting(seen.runtime):
-        _delete(seen, decision)
+        _delete(seen, settings, decision)
     elif seen.dataset is None:
         _without_dataset(seen, decision)
     elif seen.runtime is None:
@@ -87,15 +92,21 @@ def _delete_volumes(volumes: Iterable[Json], decision: Decision) -> None:
             decision.deletions.append(Deletion(resource=store.VOLUMES, name=name_of(volume), uid=uid))
 
 
-def _delete(seen: Seen, decision: Decision) -> None:
+def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
     """Waits for pods, then has claim and volume deleted, then lets Dataset and runtime go.
 
-    All the rest belongs to the runtime, and goes after it.
+    All the rest belongs to the runtime, and goes after it. Meanwhile all works on, and nodes are told that their
+    daemons need not stay.
     """
+    if seen.dataset is not None and seen.runtime is not None and seen.rival is None:
+        _Both(seen, settings, decision).keep_up()
     users = [pod for pod in seen.users if not statuses.has_ended(pod)]
     claim = seen.claim
     if claim is not None and users:
         _say_who(seen, users, decision)
+        return
+    if _daemons_serve(seen):
+        decision.again_in(1.0)
         return
     if claim is not None:
         if not _is_deleting(claim):
@@ -106,6 +117,7 @@ def _delete(seen: Seen, decision: Decision) -> None:
         _delete_volumes(seen.volumes, decision)
         return
     dataset, runtime = seen.dataset, seen.runtime
+    decision.dataset_status = decision.runtime_status = None
     if dataset is not None:
         decision.forget = dataset["metadata"]["uid"]
         decision.dataset_metadata = _metadata(DATASET_KIND, dataset, finalizers=[])
@@ -115,6 +127,19 @@ def _delete(seen: Seen, decision: Decision) -> None:
         if _is_deleting(dataset) and not _is_deleting(runtime):
             uid = runtime["metadata"]["uid"]
             decision.deletions.append(Deletion(resource=store.RUNTIMES, name=name_of(runtime), uid=uid))
+
+
+def _daemons_serve(seen: Seen) -> bool:
+    """Whether nodes that have been told to let their daemons go still have some, and it is not too long ago."""
+    began = [
+        datetime.fromisoformat(found["metadata"]["deletionTimestamp"])
+        for found in (seen.dataset, seen.runtime)
+        if found is not None and _is_deleting(found)
+    ]
+    figures = seen.figures.latest
+    if figures is None or not seen.figures.connected or (seen.now - min(began)).total_seconds() > RETIRE_SECONDS_MAX:
+        return False
+    return any(node.serving and node.connected for node in figures.nodes)
 
 
 def _say_who(seen: Seen, users: list[Json], decision: Decision) -> None:
@@ -174,7 +199,8 @@ def _without_dataset(seen: Seen, decision: Decision) -> None:
     decision.runtime_status = status
     if seen.claim is None:
         _delete_volumes(seen.volumes, decision)
-    _tell(seen.runtime, RUNTIME_KIND, WARNING, "DatasetNotFound", message, decision)
+    if _is_alone_for_long(seen.runtime, seen, decision):
+        _tell(seen.runtime, RUNTIME_KIND, WARNING, "DatasetNotFound", message, decision)
 
 
 def _without_runtime(seen: Seen, decision: Decision) -> None:
@@ -194,12 +220,21 @@ def _without_runtime(seen: Seen, decision: Decision) -> None:
     else:
         reason = "NoRuntime"
         message = f"there is no EFCRuntime {seen.name[1]!r} in namespace {seen.name[0]!r}: create one"
-    _tell(seen.dataset, DATASET_KIND, WARNING, reason, message, decision)
+    if _is_alone_for_long(seen.dataset, seen, decision):
+        _tell(seen.dataset, DATASET_KIND, WARNING, reason, message, decision)
     verdict = Verdict(
         phase=Phase.NOT_BOUND,
         said=[Said(type=ConditionType.READY, status=False, reason=reason, message=message)],
     )
     decision.dataset_status = statuses.dataset_status(dataset, None, verdict, seen)
+
+
+def _is_alone_for_long(found: Json, seen: Seen, decision: Decision) -> bool:
+    """Whether an object waits for what it belongs to longer than two objects of one file do."""
+    age = (seen.now - datetime.fromisoformat(found["metadata"]["creationTimestamp"])).total_seconds()
+    if age < ALONE_SECONDS:
+        decision.again_in(ALONE_SECONDS - age)
+    return age >= ALONE_SECONDS
 
 
 def _stay_away(seen: Seen, decision: Decision) -> None:
@@ -265,11 +300,21 @@ class _Both:
         self._instruct()
         self._say(obstacle)
 
+    def keep_up(self) -> None:
+        """All that goes on while a deletion waits: nothing is made, but what is there is looked after."""
+        obstacle = self._spec_obstacle()
+        self._look_at_source()
+        obstacle = obstacle or self._source_obstacle()
+        self._lead()
+        self._instruct(is_retired=True)
+        self._say(obstacle)
+        self._decision.probe = None
+
     # ----- what they say
 
     def _spec_obstacle(self) -> _No | None:
         seen = self._seen
-        found = told.problem(self._dataset, self._runtime, options=seen.options)
+        found = told.problem(self._dataset, self._runtime, self._settings, secrets=seen.options)
         if found:
             return _No(reason="InvalidSpec", message=found)
         if seen.origin is None:
@@ -440,7 +485,7 @@ class _Both:
                 self._decision.labels.append((name_of(pod), {LEADER_LABEL: "true" if should else None}))
         self._leader = leader
 
-    def _instruct(self) -> None:
+    def _instruct(self, *, is_retired: bool = False) -> None:
         wanted, seen, leader = self._wanted, self._seen, self._leader
         if wanted is None or leader is None or seen.secrets.authority is None or seen.secrets.node is None:
             return
@@ -451,6 +496,7 @@ class _Both:
             source=self._source(),
             seen=seen,
             cache=wanted.cache,
+            is_retired=is_retired,
         )
         port = next(iter(leader["ports"]), 0)
         address = leader["address"]
@@ -493,8 +539,9 @@ class _Both:
             return Phase.BOUND
         if not self._was_bound:
             return Phase.NOT_BOUND
-        # What only takes its time does not make a failure of what worked.
-        return Phase.BOUND if obstacle.reason == "Preparing" and self._seen.claim is not None else Phase.FAILED
+        if obstacle.reason == "Preparing" and self._dataset.status.get("phase") == Phase.BOUND:
+            return Phase.BOUND  # what only takes its time does not make a failure of what worked
+        return Phase.FAILED
 
     def _ready(self, obstacle: _No | None) -> Said:
         if obstacle is None:
@@ -507,10 +554,10 @@ class _Both:
         return Said(type=ConditionType.INITIALIZED, status=False, reason="NotBoundYet")
 
     def _ignored(self) -> list[Said]:
-        fields = told.ignored(self._dataset, self._runtime, self._wanted)
+        fields = told.ignored(self._dataset, self._runtime, self._settings)
         if not fields:
             return []
-        message = "; ".join(fields)
+        message = f"these fields have no effect: {', '.join(fields)}"
         return [Said(type=ConditionType.FIELDS_IGNORED, status=True, reason="NoEffect", message=message)]
 
     def _parts_said(self, parts: Parts) -> list[Said]:

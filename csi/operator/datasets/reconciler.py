@@ -164,7 +164,7 @@ class Reconciler:
             "other_runtimes": tuple(store.other_runtimes(key)) if runtime is None else (),
             "rival": store.rival(),
         }
-        if dataset is not None and runtime is not None and not _is_going(dataset, runtime):
+        if dataset is not None and runtime is not None:
             names = Names(namespace=key[0], name=key[1], uid=dataset["metadata"]["uid"])
             service = store.get(stores.SERVICES, (key[0], names.master))
             workers = store.get(stores.STATEFUL_SETS, (key[0], names.workers))
@@ -583,10 +583,6 @@ class _Owner:
 
 def _clock() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _is_going(*found: Json) -> bool:
-    return any(one["metadata"].get("deletionTimestamp") for one in found)
 
 
 def _model(dataset: Json) -> Dataset | None:

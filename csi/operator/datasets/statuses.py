@@ -79,9 +79,10 @@ def _set_part(seen: Seen, stateful_set: Json | None, role: str, *, desired: int)
     pods = [pod for pod in seen.pods if pod["metadata"]["labels"].get(ROLE_LABEL) == role]
     status = stateful_set.get("status") or {}
     ready = sum(1 for pod in pods if is_ready(pod))
-    reasons = [pod["unschedulable"] or pod["waiting"] for pod in pods if not is_ready(pod)]
+    waiting = [pod for pod in pods if not is_ready(pod)]
     refused = seen.pods_refused.get(stateful_set["metadata"]["name"], "")
-    reason = next(filter(None, [*reasons, refused]), "")
+    words = [*(pod["unschedulable"] for pod in waiting), refused, *(pod["waiting"] for pod in waiting)]
+    reason = next(filter(None, words), "")
     return Part(
         desired=desired,
         current=max(int(status.get("replicas") or 0), len(pods)),
