@@ -230,8 +230,9 @@ def _check_memory(memory: int, *, disk: int) -> None:
     needed = workers.process_memory_mib(memory, disk)
     there = min(_memory_limits())
     if needed > there:
+        with_disk = f" with --disk of {disk} MiB" if disk else ""
         message = (
-            f"--memory {memory}MiB needs {needed} MiB with what memcached takes beside values, "
+            f"--memory {memory}MiB{with_disk} needs {needed} MiB with what memcached takes beside values, "
             f"and this machine or container has {there} MiB"
         )
         raise _refuse(message)

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import socket
 import ssl
 import stat
@@ -163,7 +164,9 @@ def test_what_memory_has_no_room_for_is_in_a_file_without_a_name(tmp_path: Path)
 def test_a_file_that_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listen = ["--listen", f"127.0.0.1:{_free_port()}", "--memory", "64MiB"]
     assert "too little: 64MiB or more" in _fails(capsys, *listen, "--disk", f"{tmp_path}=63MiB")
-    assert "are free there" in _fails(capsys, *listen, "--disk", f"{tmp_path}=900TiB")
+    assert "with --disk of 943718400 MiB needs" in _fails(capsys, *listen, "--disk", f"{tmp_path}=900TiB")
+    more = (shutil.disk_usage(tmp_path).free >> 30) + 64
+    assert "are free there" in _fails(capsys, *listen, "--disk", f"{tmp_path}={more}GiB")
     assert "no file can be made there: No such" in _fails(capsys, *listen, "--disk", f"{tmp_path}/none=64MiB")
 
 
