@@ -74,7 +74,7 @@ def test_memcached_is_set_up_as_daemons_want_it() -> None:
         }  # fmt: skip
         assert {name: _statistic(port, name, "settings") for name in settings} == settings
         deadline = time.monotonic() + 60
-        while int(_statistic(port, "curr_items")) < 4096:
+        while int(_statistic(port, "total_items")) < 4096:
             assert time.monotonic() < deadline, "memory is set aside for headers"
             time.sleep(0.02)
         process = Path(f"/proc/{_statistic(port, 'pid')}")
@@ -142,7 +142,7 @@ def test_what_memory_has_no_room_for_is_in_a_file_without_a_name(tmp_path: Path)
     value = "v" * 15_000
     with _started("--memory", "64MiB", "--disk", f"{tmp_path}=256MiB", "--connections", "100") as port:
         deadline = time.monotonic() + 60
-        while int(_statistic(port, "curr_items")) < 2048 + 4096:
+        while int(_statistic(port, "total_items")) < 2048 + 4096:
             assert time.monotonic() < deadline, "memory is set aside for headers, and for names of what is in files"
             time.sleep(0.02)
         assert list(tmp_path.iterdir()) == []
