@@ -252,7 +252,7 @@ def _check_descriptors(connections: int) -> None:
 
 
 def _set_memory_aside(parsed: argparse.Namespace, *, host: str, port: int) -> None:
-    """Has a child of this process fill memcached with small items, once it listens, in whose place headers come."""
+    """Has a child of this process make memcached set memory aside for headers, once it listens."""
     context = tls_context(parsed) if parsed.tls_ca else None
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # memcached inherits that, and has no child to wait for
     if os.fork() != 0:
@@ -273,18 +273,27 @@ def _set_memory_aside(parsed: argparse.Namespace, *, host: str, port: int) -> No
 
 
 def prime(host: str, port: int, *, items: int, context: ssl.SSLContext | None, length: int = _HEADER_LENGTH) -> None:
-    """Sets so many items of ``length`` bytes: of the size of a header, unless it is given. Raises OSError."""
+    """Sets so many items of ``length`` bytes, a header's unless it is given, and deletes them: their memory stays theirs.
+
+    The worker then holds nothing, and says so. Raises OSError.
+    """
+    key = f"efc{length:02}-{{:026d}}"
     with _connection(host, port, context) as worker:
-        for begin in range(0, items, _PRIMING_BATCH):
-            batch = range(begin, min(items, begin + _PRIMING_BATCH))
-            commands = (f"ms efc{length:02}-{number:026d} {length} q\r\n{'-' * length}\r\n" for number in batch)
-            worker.sendall("".join(commands).encode() + b"mn\r\n")
-            answer = b""
-            while not answer.endswith(b"MN\r\n"):
-                piece = worker.recv(4096)
-                if not piece:
-                    raise ConnectionResetError("the connection was closed")
-                answer += piece
+        for command in (f"ms {key} {length} q\r\n{'-' * length}\r\n", f"md {key} q\r\n"):
+            for begin in range(0, items, _PRIMING_BATCH):
+                batch = range(begin, min(items, begin + _PRIMING_BATCH))
+                worker.sendall("".join(map(command.format, batch)).encode() + b"mn\r\n")
+                _await_end(worker)
+
+
+def _await_end(worker: socket.socket) -> None:
+    """Returns when commands that say nothing, and the one behind them, are done."""
+    answer = b""
+    while not answer.endswith(b"MN\r\n"):
+        piece = worker.recv(4096)
+        if not piece:
+            raise ConnectionResetError("the connection was closed")
+        answer += piece
 
 
 @contextlib.contextmanager
