@@ -59,8 +59,10 @@ def test_a_password_is_not_repeated() -> None:
 
 
 def test_a_problem_in_one_line() -> None:
-    problem = Problem(field="spec.placement", value="Both", message="is unknown")
-    assert str(problem) == "spec.placement: is unknown"
+    said = str(Problem(field="spec.placement", value="Both", message="'Both' is unknown"))
+    assert said == "spec.placement: 'Both' is unknown"
+    (problem,) = problems(_read(level(quota="1Mi")))
+    assert str(problem).startswith("spec.tieredstore.levels[0].quota: '1Mi': a quota this small")
 
 
 def test_nothing_is_ignored_of_the_quick_start() -> None:

@@ -61,7 +61,8 @@ def test_a_time_that_is_not_known_is_left_out(condition: type[Condition]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("ready", "desired", "phase"), [(0, 0, "Ready"), (0, 1, "NotReady"), (1, 3, "PartialReady"), (3, 3, "Ready"), (3, 1, "Ready")]
-)  # fmt: skip
+    ("ready", "desired", "phase"),
+    [(0, 0, "Ready"), (0, 1, "NotReady"), (1, 3, "PartialReady"), (3, 3, "Ready"), (3, 1, "Ready")],
+)
 def test_phases_of_parts(ready: int, desired: int, phase: str) -> None:
     assert PartPhase.of(ready=ready, desired=desired) == phase
