@@ -103,12 +103,18 @@ def secrets_of(dataset: Dataset) -> frozenset[str]:
 
 
 def options_of(
-    dataset: Dataset, mount: Mount, *, runtime: EFCRuntime | None = None, has_pod_network: bool = True
+    dataset: Dataset,
+    mount: Mount,
+    *,
+    runtime: EFCRuntime | None = None,
+    secrets: Mapping[str, Mapping[str, str]] | None = None,
+    has_pod_network: bool = True,
 ) -> dict[str, str]:
     """The mount options of one mount, in words of CONFIGURATION.md; a flag without a value has "true".
 
-    Those whose values stand in Secrets are not among them, since these may be seen. ``has_pod_network``: whether nodes
-    have pods ``efc-network``. Raises INVALID_ARGUMENT for an option that is unknown or wrong.
+    Without ``secrets``, those whose values stand in Secrets are not among them, and the options may be seen by anybody.
+    ``has_pod_network``: whether nodes have pods ``efc-network``. Raises INVALID_ARGUMENT for an option that is unknown
+    or wrong, and what :func:`secret_options_of` does.
     """
     words: dict[str, str] = {}
     if runtime is not None:
@@ -117,6 +123,8 @@ def options_of(
     words = overlaid(words, mount.options, origin="options")
     if has_pod_network and runtime is not None and runtime.spec.fuse.network_mode == NetworkMode.CONTAINER:
         words.setdefault("network", "pod")
+    if secrets is not None:
+        words = overlaid(words, secret_options_of(dataset, mount, secrets), origin="encryptOptions")
     return _with_access(words, is_writable=is_writable(dataset), is_read_only=mount.read_only)
 
 

@@ -75,7 +75,7 @@ def test_fields_that_do_nothing_are_listed() -> None:
     mount = {"mountPoint": "nfs://nas/a", "shared": True}
     data = dataset(mount, runtimes=[{"name": "other"}], owner={"uid": 0, "gid": 0, "user": "root"})
     served = runtime(
-        worker={"replicas": 2, "ports": {"rpc": 14555}, "version": {"image": "closed"}, "properties": {}},
+        worker={"replicas": 2, "ports": {"rpc": 14555, "web": 80}, "version": {"image": "closed"}, "properties": {}},
         master={"replicas": 5},
         initFuse={"version": {"image": "closed"}},
         osAdvise={"osVersion": "centos"},
@@ -90,7 +90,7 @@ def test_fields_that_do_nothing_are_listed() -> None:
                 "claims": [{"name": "a"}],
             },
         },
-        tieredstore={"levels": [{"mediumtype": "MEM", "high": "0.9", "volumeSource": {"emptyDir": {}, "nfs": {}}}]},
+        tieredstore={"levels": [{"mediumtype": "MEM", "high": "0.9", "volumeSource": {"emptyDir": {}}}]},
     )
     found = ignored_fields(Dataset.model_validate(data), EFCRuntime.model_validate(served), has_pod_network=False)
     assert found == [
@@ -99,8 +99,8 @@ def test_fields_that_do_nothing_are_listed() -> None:
         "spec.runtimes",
         "spec.worker.replicas",
         "spec.worker.version",
-        "spec.worker.ports",
         "spec.initFuse",
+        "spec.tieredstore.levels[0].volumeSource",
         "spec.tieredstore.levels[0].high",
         "spec.osAdvise",
         "spec.master.replicas",
@@ -110,12 +110,5 @@ def test_fields_that_do_nothing_are_listed() -> None:
         "spec.fuse.resources.requests.memory",
         "spec.fuse.cleanPolicy",
         "spec.fuse.networkMode",
-        "spec.tieredstore.levels[0].volumeSource.emptyDir",
-        "spec.tieredstore.levels[0].volumeSource.nfs",
+        "spec.worker.ports.web",
     ]
-
-
-def test_an_empty_directory_with_limits_is_used() -> None:
-    emptied = {"emptyDir": {"sizeLimit": "1Gi"}}
-    served = level(mediumtype="SSD", volumeType="emptyDir", path="/cache", volumeSource=emptied)
-    assert ignored_fields(Dataset.model_validate(dataset("nfs://nas/a")), EFCRuntime.model_validate(served)) == []

@@ -174,10 +174,12 @@ def test_secrets_win() -> None:
     shared = [_secret("port", "q"), _secret("connections", "q")]
     hidden = _secret_options({"nas": {"p": "2", "q": "3"}}, mount=mount, sharedEncryptOptions=shared)
     assert hidden == {"port": "2", "connections": "3"}
-    seen = _options(mount=mount, sharedEncryptOptions=shared)
+    data = _read(mount, sharedEncryptOptions=shared)
+    seen = options_of(data, data.spec.mounts[0])
     assert (seen["port"], seen["connections"]) == ("1", "9")
     both = overlaid(seen, hidden, origin="Secrets")
     assert (both["port"], both["connections"], both["consistency"]) == ("2", "3", "bounded")
+    assert options_of(data, data.spec.mounts[0], secrets={"nas": {"p": "2", "q": "3"}}) == both
 
 
 @pytest.mark.parametrize(("secrets", "words"), [({}, "no Secret 'nas'"), ({"nas": {"q": "3"}}, "has no key 'p'")])
