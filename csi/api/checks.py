@@ -31,7 +31,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
+        shown = "" if not self.value or self.value in self.message else f"'{self.value}': "
+        return f"{self.field}: {shown}{self.message}"
 
 
 def problems(wrong: Dataset | EFCRuntime) -> list[Problem]:

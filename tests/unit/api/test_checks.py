@@ -59,8 +59,10 @@ def test_a_password_is_not_repeated() -> None:
 
 
 def test_a_problem_in_one_line() -> None:
-    problem = Problem(field="spec.placement", value="Both", message="is unknown")
-    assert str(problem) == "spec.placement: is unknown"
+    said = str(Problem(field="spec.placement", value="Both", message="'Both' is unknown"))
+    assert said == "spec.placement: 'Both' is unknown"
+    (problem,) = problems(_read(level(quota="1Mi")))
+    assert str(problem).startswith("spec.tieredstore.levels[0].quota: '1Mi': a quota this small")
 
 
 def test_nothing_is_ignored_of_the_quick_start() -> None:
@@ -73,7 +75,7 @@ def test_fields_that_do_nothing_are_listed() -> None:
     mount = {"mountPoint": "nfs://nas/a", "shared": True}
     data = dataset(mount, runtimes=[{"name": "other"}], owner={"uid": 0, "gid": 0, "user": "root"})
     served = runtime(
-        worker={"replicas": 2, "ports": {"rpc": 14555}, "version": {"image": "closed"}, "properties": {}},
+        worker={"replicas": 2, "ports": {"rpc": 14555, "web": 80}, "version": {"image": "closed"}, "properties": {}},
         master={"replicas": 5},
         initFuse={"version": {"image": "closed"}},
         osAdvise={"osVersion": "centos"},
@@ -88,7 +90,7 @@ def test_fields_that_do_nothing_are_listed() -> None:
                 "claims": [{"name": "a"}],
             },
         },
-        tieredstore={"levels": [{"mediumtype": "MEM", "high": "0.9", "volumeSource": {"emptyDir": {}, "nfs": {}}}]},
+        tieredstore={"levels": [{"mediumtype": "MEM", "high": "0.9", "volumeSource": {"emptyDir": {}}}]},
     )
     found = ignored_fields(Dataset.model_validate(data), EFCRuntime.model_validate(served), has_pod_network=False)
     assert found == [
@@ -97,8 +99,8 @@ def test_fields_that_do_nothing_are_listed() -> None:
         "spec.runtimes",
         "spec.worker.replicas",
         "spec.worker.version",
-        "spec.worker.ports",
         "spec.initFuse",
+        "spec.tieredstore.levels[0].volumeSource",
         "spec.tieredstore.levels[0].high",
         "spec.osAdvise",
         "spec.master.replicas",
@@ -108,12 +110,5 @@ def test_fields_that_do_nothing_are_listed() -> None:
         "spec.fuse.resources.requests.memory",
         "spec.fuse.cleanPolicy",
         "spec.fuse.networkMode",
-        "spec.tieredstore.levels[0].volumeSource.emptyDir",
-        "spec.tieredstore.levels[0].volumeSource.nfs",
+        "spec.worker.ports.web",
     ]
-
-
-def test_an_empty_directory_with_limits_is_used() -> None:
-    emptied = {"emptyDir": {"sizeLimit": "1Gi"}}
-    served = level(mediumtype="SSD", volumeType="emptyDir", path="/cache", volumeSource=emptied)
-    assert ignored_fields(Dataset.model_validate(dataset("nfs://nas/a")), EFCRuntime.model_validate(served)) == []
