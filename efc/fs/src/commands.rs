@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 
 use bytes::Bytes;
-use efc_backend::{Attr, Error, ErrorKind, FileHandle, FileType, SetAttr, Status, Time};
+use efc_backend::{Attr, Cred, Error, ErrorKind, FileHandle, FileType, SetAttr, Status, Time};
 use efc_buffer::{Buffer, PAYLOAD_MAX};
 use serde::Serialize;
 
@@ -11,6 +11,7 @@ use crate::error::Failure;
 use crate::nas::{ListPosition, Nas, Object};
 use crate::path::Path;
 use crate::publish::Draft;
+use crate::walk::{self, Reports};
 
 /// Permissions of directories that nobody named permissions for.
 pub const DIRECTORY_MODE: u32 = 0o755;
@@ -59,6 +60,15 @@ pub enum Command {
     },
     /// Size of the file system.
     Sizes(Path),
+    /// Number and sizes of the files of a tree.
+    Walk {
+        /// Its top.
+        path: Path,
+        /// As whom.
+        cred: Cred,
+        /// What it tells meanwhile.
+        reports: Reports,
+    },
 }
 
 #[derive(Serialize)]
@@ -108,7 +118,18 @@ impl Command {
             Command::Show { path, bytes_max } => show(nas, path, *bytes_max).await,
             Command::Put { path, exclusive, mode } => put(nas, path, *exclusive, *mode).await,
             Command::Sizes(path) => sizes(nas, path).await,
+            Command::Walk { path, reports, .. } => walk::walk(nas, path, reports).await,
         }
+    }
+
+    /// As whom it is done.
+    pub fn cred(&self) -> Cred {
+        if let Command::Walk { cred, .. } = self { cred.clone() } else { Cred::root() }
+    }
+
+    /// It goes on for as long as every single call is answered in time.
+    pub fn is_endless(&self) -> bool {
+        matches!(self, Command::Walk { .. })
     }
 }
 

@@ -1,7 +1,7 @@
 //! `efc-fs`: file operations on a NAS without a mount, for the CSI controller and for people.
 //!
-//! One process does one command on one connection and ends. It never follows symbolic links, never leaves the URL's
-//! directory, and gives up after its time limit instead of waiting for ever. Results are JSON on stdout (`cat` prints
+//! One process does one command and ends. It never follows symbolic links, never leaves the URL's directory, and gives up
+//! after its time limit instead of waiting for ever. Results are JSON on stdout (`cat` prints
 //! the file); a failure is exit status 1 and one line of JSON on stderr, a wrong command line exit status 2.
 
 mod commands;
@@ -9,6 +9,7 @@ mod error;
 mod nas;
 mod path;
 mod publish;
+mod walk;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use async_io::Timer;
-use efc_backend::SetAttr;
+use efc_backend::{Cred, SetAttr};
 use efc_nfs::{Client, Config, url};
 use futures_lite::future;
 use lexopt::{Arg, ValueExt};
@@ -25,6 +26,7 @@ use crate::commands::{Command, DIRECTORY_MODE, FILE_MODE};
 use crate::error::Failure;
 use crate::nas::Nas;
 use crate::path::Path;
+use crate::walk::Reports;
 
 const USAGE: &str = "\
 usage: efc-fs COMMAND [flags] URL PATH...
@@ -38,11 +40,18 @@ usage: efc-fs COMMAND [flags] URL PATH...
   cat [--bytes-max N] URL PATH      nothing of a file that is longer
   put [--exclusive] [--mode OCTAL] URL PATH      standard input to a file, whole or not at all
   df URL [PATH]                     size of the file system
+  walk [--uid N] [--gid N] [--interval-ms N] [--resume CHECKPOINT] URL [PATH]
+                                    number and sizes of the regular files of a tree, as that user: a line of JSON each
+                                    interval (default 500) and at the end; with the checkpoint of a line it goes on
 
 URL is nfs://host[:port]/directory[?mountport=N]; PATH is relative to that directory.
-Every command takes --timeout-ms N (default 15000).";
+Every command takes --timeout-ms N (default 15000; of walk: for each call) and --unprivileged-port.";
 
 const TIME_LIMIT_DEFAULT_MS: u64 = 15_000;
+/// Between two lines of a walk.
+const INTERVAL_DEFAULT_MS: u64 = 500;
+/// Connections of a walk, which has many calls in flight.
+const WALK_CONNECTIONS: usize = 4;
 /// Longest time limit: a day.
 const TIME_LIMIT_MAX_MS: u64 = 86_400_000;
 
@@ -72,6 +81,7 @@ struct Invocation {
     url: url::Url,
     command: Command,
     time_limit: Duration,
+    unprivileged_port: bool,
 }
 
 /// Flags as they stand on the command line.
@@ -84,6 +94,9 @@ struct Flags {
     uid: Option<u32>,
     gid: Option<u32>,
     bytes_max: Option<u64>,
+    interval_ms: Option<u64>,
+    resume: Option<String>,
+    unprivileged_port: bool,
     time_limit_ms: Option<u64>,
 }
 
@@ -95,9 +108,12 @@ impl Flags {
             ("rm", "recursive") => self.recursive = true,
             ("put", "exclusive") => self.exclusive = true,
             ("mkdir" | "put", "mode") => self.mode = Some(parser.value()?.parse_with(parse_mode)?),
-            ("mkdir", "uid") => self.uid = Some(parser.value()?.parse()?),
-            ("mkdir", "gid") => self.gid = Some(parser.value()?.parse()?),
+            ("mkdir" | "walk", "uid") => self.uid = Some(parser.value()?.parse()?),
+            ("mkdir" | "walk", "gid") => self.gid = Some(parser.value()?.parse()?),
             ("cat", "bytes-max") => self.bytes_max = Some(parser.value()?.parse()?),
+            ("walk", "interval-ms") => self.interval_ms = Some(parser.value()?.parse()?),
+            ("walk", "resume") => self.resume = Some(parser.value()?.to_string_lossy().into_owned()),
+            (_, "unprivileged-port") => self.unprivileged_port = true,
             (_, "timeout-ms") => self.time_limit_ms = Some(parser.value()?.parse_with(parse_time_limit)?),
             _ => return Ok(false),
         }
@@ -139,13 +155,13 @@ fn parse(mut parser: lexopt::Parser) -> Result<Invocation, Refusal> {
     let url = url::parse_url(&url).map_err(Failure::invalid)?;
     let time_limit = Duration::from_millis(flags.time_limit_ms.unwrap_or(TIME_LIMIT_DEFAULT_MS));
     let command = command(&name, &flags, words.map(OsString::into_vec).collect())?;
-    Ok(Invocation { url, command, time_limit })
+    Ok(Invocation { url, command, time_limit, unprivileged_port: flags.unprivileged_port })
 }
 
 fn command(name: &str, flags: &Flags, paths: Vec<Vec<u8>>) -> Result<Command, Refusal> {
     let wanted = match name {
         "mv" | "cp" => 2..=2,
-        "df" => 0..=1,
+        "df" | "walk" => 0..=1,
         "stat" | "ls" | "mkdir" | "rm" | "cat" | "put" => 1..=1,
         _ => return Err(Refusal::Usage(format!("{name:?} is no command"))),
     };
@@ -171,26 +187,40 @@ fn command(name: &str, flags: &Flags, paths: Vec<Vec<u8>>) -> Result<Command, Re
         "cp" => Command::Copy(path, next()?),
         "cat" => Command::Show { path, bytes_max: flags.bytes_max.unwrap_or(u64::MAX) },
         "put" => Command::Put { path, exclusive: flags.exclusive, mode: flags.mode.unwrap_or(FILE_MODE) },
+        "walk" => Command::Walk { path, cred: cred(flags), reports: reports(flags)? },
         _ => Command::Sizes(path),
     })
 }
 
+fn cred(flags: &Flags) -> Cred {
+    Cred { uid: flags.uid.unwrap_or(0), gid: flags.gid.unwrap_or(0), ..Cred::root() }
+}
+
+fn reports(flags: &Flags) -> Result<Reports, Failure> {
+    flags.resume.iter().try_for_each(|text| walk::check(text))?;
+    let interval = Duration::from_millis(flags.interval_ms.unwrap_or(INTERVAL_DEFAULT_MS));
+    Ok(Reports { interval, resume: flags.resume.clone() })
+}
+
 async fn perform(invocation: &Invocation) -> Result<(), Failure> {
-    let Invocation { url, command, time_limit } = invocation;
+    let Invocation { url, command, time_limit, unprivileged_port } = invocation;
     let deadline = Instant::now() + *time_limit;
     let config = Config {
         host: url.host.clone(),
         port: url.port,
         mount_port: url.mount_port,
         path: url.path.clone().into_bytes(),
-        connections: 1,
+        connections: if command.is_endless() { WALK_CONNECTIONS } else { 1 },
         time_limit: Some(*time_limit),
         connect_time_limit: *time_limit,
-        privileged_port: true,
+        privileged_port: !unprivileged_port,
         identity: None,
     };
     let (client, mounted) = Client::connect(&config).await.map_err(Failure::from_connect)?;
-    let nas = Nas::new(client, mounted);
+    let nas = Nas::new(client, mounted, command.cred());
+    if command.is_endless() {
+        return command.run(&nas).await;
+    }
     let too_late = async {
         Timer::at(deadline).await;
         Err(give_up(&nas, url, *time_limit))

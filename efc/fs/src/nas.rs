@@ -1,6 +1,6 @@
 //! The directory that the URL names, and the few steps that all commands are made of.
 //!
-//! Everything is done as root by handles, one component at a time: a symbolic link is an object like others here, and a
+//! Everything is done as root (but for `walk --uid`), by handles, one component at a time: a symbolic link is an object like others here, and a
 //! path through one fails, since LOOKUP in it is NOTDIR.
 
 use bytes::Bytes;
@@ -12,13 +12,13 @@ use crate::error::Failure;
 use crate::path::Path;
 
 /// Size of the READDIRPLUS replies that are asked for, in bytes.
-const PAGE: u32 = 64 << 10;
+pub const PAGE: u32 = 64 << 10;
 
 /// A connected dataset.
 pub struct Nas {
     /// Its client.
     pub client: Client,
-    /// Root's credential: the export's squash option decides what it is worth.
+    /// As whom: of root the export's squash option decides what it is worth.
     pub cred: Cred,
     mounted: Mounted,
 }
@@ -34,8 +34,8 @@ pub struct Object {
 
 impl Nas {
     /// Around a connected client.
-    pub fn new(client: Client, mounted: Mounted) -> Nas {
-        Nas { client, cred: Cred::root(), mounted }
+    pub fn new(client: Client, mounted: Mounted, cred: Cred) -> Nas {
+        Nas { client, cred, mounted }
     }
 
     /// The object `name` in `dir`.
