@@ -4,6 +4,7 @@ Under CRDs of ours little is left to find: what no schema can say of a source, a
 Fluid's, nothing of what :mod:`csi.api.rules` knows was refused.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -115,4 +116,4 @@ def _enumeration(field: FieldInfo) -> tuple[str, ...]:
 def _unsupported(value: str, words: tuple[str, ...]) -> str:
     """What the API server says of a word that is not in an enumeration."""
     allowed = ", ".join(f'"{word}"' for word in words)
-    return f'Unsupported value: "{value}": supported values: {allowed}'
+    return f"Unsupported value: {json.dumps(value, ensure_ascii=False)}: supported values: {allowed}"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from csi.api.checks import problems
+from csi.api.checks import Problem, problems
 from csi.api.dataset import MOUNTS_MAX, Dataset
 from csi.api.efcruntime import LEVELS_MAX, EFCRuntime
 from csi.api.status import CacheStates, DatasetCondition, DatasetStatus, PartPhase, RuntimeStatus
 from tests.cluster.cluster import Cluster
-from tests.support.dataset_objects import RIGHT, WRONG, Object
+from tests.support.dataset_objects import RIGHT, WRONG, Object, dataset, level
 from tests.support.paths import ROOT
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.short
 _KINDS: Mapping[str, type[Dataset | EFCRuntime]] = {"Dataset": Dataset, "EFCRuntime": EFCRuntime}
@@ -30,7 +33,8 @@ def nothing_left() -> None:
 def served(bare_cluster: Cluster) -> Cluster:
     """The cluster with both CRDs."""
     crds = (ROOT / "deploy" / "crds.yaml").read_text()
-    bare_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=crds)
+    # Another test may have installed them by Helm.
+    bare_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crds)
     for name in ("datasets", "efcruntimes"):
         bare_cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}.data.fluid.io", "--timeout=30s")
     return bare_cluster
@@ -75,6 +79,69 @@ def test_the_longest_lists_and_texts_are_taken(served: Cluster) -> None:
         "spec": {"tieredstore": {"levels": levels}},
     }
     assert _tried(served, {"mounts": whole, "levels": runtime}) == {}
+
+
+def _at_random(story: random.Random) -> Object:
+    """A Dataset or a runtime, likely wrong."""
+    parts = [
+        "nfs://",
+        "cpfs://",
+        "pvc://",
+        "nas",
+        "[::1]",
+        ":",
+        "2049",
+        "/",
+        "..",
+        "a",
+        "-",
+        ".",
+        "?",
+        "\\",
+        "@",
+        "\n",
+        "é",
+    ]
+
+    def text(*, longest: int) -> str:
+        return "".join(story.choices(parts, k=story.randint(1, longest)))
+
+    def mount() -> dict[str, str]:
+        places = {
+            name: story.choice(["", "/", "a", "/a", "/a/", "/a/b", "a/b", "/ab", "//a"]) for name in ("path", "name")
+        }
+        kept = {name: place for name, place in places.items() if story.random() < 0.7}
+        return {"mountPoint": story.choice(["nfs://nas/a", text(longest=6).ljust(5, "x")])} | kept
+
+    if story.random() < 0.6:
+        return dataset(*(mount() for _ in range(story.choice([1, 2, 3]))))
+    quotas = ["64Mi", "63Mi", "67108864", "6.4e7", "7e7", "0.0625Gi", "0.06Gi", "68M", "67M", "1m", "0", "1Ei"]
+    fields = {
+        "quota": story.choice(quotas),
+        "quotaList": ",".join(story.choices(["1Gi", "64Mi", "1Mi", "70M"], k=story.choice([2, 3]))),
+        "path": story.choice(["/a", "/a,/b", "/a,/b,/c"]),
+        "high": story.choice(["", "0.9", "1", "1.", ".5", "x", "0.70"]),
+        "low": story.choice(["", "0.7", "2", "y"]),
+    }
+    return level(**{name: value for name, value in fields.items() if story.random() < 0.6})
+
+
+def test_the_api_server_and_the_operator_agree(served: Cluster) -> None:
+    """What CEL refuses is what Python finds, but for what only parsing tells."""
+    story = random.Random(1)
+    tried = {f"story-{number}": _at_random(story) for number in range(200)}
+    said = _tried(served, tried)
+    for name, written in tried.items():
+        wrong = [
+            problem for problem in problems(_KINDS[written["kind"]].model_validate(written)) if _is_of_a_rule(problem)
+        ]
+        assert (name in said) == bool(wrong), (written, said.get(name), wrong)
+        for problem in wrong:
+            assert problem.message in said[name], (written, said[name])
+
+
+def _is_of_a_rule(problem: Problem) -> bool:
+    return not problem.message.startswith("source ") and not problem.message.startswith("the directory ")
 
 
 @pytest.fixture
@@ -137,6 +204,29 @@ def test_scale(bound: Cluster) -> None:
     scale = json.loads(bound.kubectl("get", "--raw", path))
     assert scale["spec"]["replicas"] == 1
     assert scale["status"] == {"replicas": 3, "selector": "app=efc,release=tried,role=efc-worker"}
+
+
+def test_who_may_edit_a_namespace_may_edit_its_datasets(served: Cluster) -> None:
+    options = ("--show-only", "templates/datasets.yaml")
+    done = subprocess.run([ROOT / "deploy" / "render", *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    served.kubectl("apply", "-f", "-", stdin=done.stdout)
+
+    def rules(role: str) -> dict[str, set[str]]:
+        found = served.get("clusterrole", role) or {"rules": []}
+        ours = [rule for rule in found["rules"] if rule.get("apiGroups") == ["data.fluid.io"]]
+        verbs: dict[str, set[str]] = {}
+        for rule in ours:
+            for resource in rule["resources"]:
+                verbs.setdefault(resource, set()).update(rule["verbs"])
+        return verbs
+
+    wait_until(lambda: bool(rules("view") and rules("admin")), what="the roles' aggregation", limit_s=30)
+    assert rules("view")["datasets"] == {"get", "list", "watch"}
+    for role in ("edit", "admin"):
+        assert rules(role)["datasets"] >= {"get", "create", "patch", "delete"}
+        assert rules(role)["efcruntimes/scale"] >= {"get", "patch"}
+        assert rules(role)["datasets/status"] == {"get", "list", "watch"}
 
 
 def test_explained(served: Cluster) -> None:

@@ -217,6 +217,7 @@ def test_users_roles_become_part_of_kubernetes_own() -> None:
     [
         (["--set", "crds.install=auto"], True),
         (["--set", "crds.install=auto", "--kube-version", "1.28.0"], False),
+        (["--set", "crds.install=auto", "--set", "dataset.enabled=false"], False),
         (["--set", "crds.install=always", "--kube-version", "1.28.0"], True),
         ([], False),
     ],

@@ -48,7 +48,7 @@ def test_the_quick_starts_manifests() -> None:
 
 
 def test_the_application_uses_the_examples_claim() -> None:
-    app = yaml.safe_load((ROOT / "deploy" / "examples" / "app.yaml").read_text())
+    app = yaml.safe_load((ROOT / "deploy" / "examples" / "dataset-app.yaml").read_text())
     (volume,) = app["spec"]["template"]["spec"]["volumes"]
     assert volume["persistentVolumeClaim"]["claimName"] == "efc-demo"
 
