@@ -89,8 +89,7 @@ def _broken(rules: tuple[Rule, ...], value: Any, path: str) -> Iterator[Problem]
     """The rules that a value, as JSON, does not keep."""
     for rule in rules:
         if not rule.holds(value):
-            wrong = value[rule.at.removeprefix(".")] if rule.at else value
-            shown = "" if isinstance(wrong, list | dict) else str(wrong)
+            shown = rule.shown(value)
             yield Problem(field=path + rule.at, value=shown, message=rule.says(shown))
 
 

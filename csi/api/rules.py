@@ -27,17 +27,26 @@ class Rule:
     """What is right, for one field or object: ``cel`` is true of it, and ``holds`` of the same as JSON.
 
     ``words`` say of what is wrong what to write instead. ``{value}`` in them stands for the field's value, or for that
-    of the field ``at`` (``.high``) within the object that the rule is of.
+    of the field ``at`` (``.high``) within the object that the rule is of; of a list, ``cel_value`` and ``value`` say
+    what it stands for.
     """
 
     cel: str
     holds: Callable[[Any], bool]
     words: str
     at: str = ""
+    cel_value: str = ""
+    value: Callable[[Any], str] | None = None
+
+    def shown(self, wrong: Any) -> str:  # noqa: ANN401
+        """The value, as JSON is given, that does not keep the rule."""
+        if self.value is not None:
+            return self.value(wrong)
+        return str(wrong[self.at.removeprefix(".")] if self.at else wrong)
 
     def says(self, value: str) -> str:
-        """The message about ``value``, as the API server gives it."""
-        if any(character in value for character in "\n\r"):
+        """The message about ``value``, as the API server gives it; what may have a password in it is not repeated."""
+        if any(character in value for character in "\n\r@"):
             return self.general()
         return self.words.format(value=value[:_SHOWN_LENGTH_MAX])
 
@@ -50,7 +59,7 @@ class Rule:
         validation = {"rule": self.cel, "message": self.general()}
         if _VALUE in self.words:
             before, after = self.words.split(_VALUE)
-            value = f"self{self.at}"
+            value = self.cel_value or f"self{self.at}"
             shown = f"(size({value}) > {_SHOWN_LENGTH_MAX} ? {value}.substring(0, {_SHOWN_LENGTH_MAX}) : {value})"
             validation["messageExpression"] = f"{_quoted(before + chr(39))} + {shown} + {_quoted(chr(39) + after)}"
         if self.at:
@@ -119,26 +128,29 @@ def _given(mount: Mapping[str, Any]) -> str:
 PLACED = Rule(
     cel=f"self.size() < 2 || self.all(m, {_GIVEN})",
     holds=lambda mounts: len(mounts) < 2 or all(map(_given, mounts)),  # noqa: PLR2004
-    words="one of several mounts has neither path nor name: give each a path, or a name, which stands for /NAME",
+    words="'{value}' has neither path nor name: of several mounts give each a path, or a name, which stands for /NAME",
+    cel_value=f"self.map(m, !{_GIVEN}, m.mountPoint)[0]",
+    value=lambda mounts: next(str(mount["mountPoint"]) for mount in mounts if not _given(mount)),
 )
 
+# Where the mounts show, with a slash at both ends; found once for all pairs, since each pair costs.
+_PLACE = "(has(m.path) && m.path != '' ? m.path : has(m.name) ? m.name : '')"
+_PLACES = f"self.map(m, ({_PLACE}.startsWith('/') ? '' : '/') + {_PLACE} + ({_PLACE}.endsWith('/') ? '' : '/'))"
+_IS_ALONE = "places.exists_one(other, other.startsWith(place))"
 
-def _place(mount: str) -> str:
-    """Where a mount shows, with a slash at both ends, in CEL."""
-    given = "(has(m.path) && m.path != '' ? m.path : has(m.name) ? m.name : '')".replace("m.", f"{mount}.")
-    return f"(({given}.startsWith('/') ? '' : '/') + {given} + ({given}.endsWith('/') ? '' : '/'))"
 
-
-def _is_apart(mounts: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether no mount is at or inside another's place; slashes too many count for nothing."""
+def _shared_places(mounts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The mounts' places at or inside which there is another mount; slashes too many count for nothing."""
     places = ["".join(f"/{part}" for part in _given(mount).split("/") if part) + "/" for mount in mounts]
-    return all(sum(other.startswith(place) for other in places) == 1 for place in places)
+    return [place for place in places if sum(other.startswith(place) for other in places) > 1]
 
 
 APART = Rule(
-    cel=f"self.size() < 2 || self.all(m, self.exists_one(n, {_place('n')}.startsWith({_place('m')})))",
-    holds=lambda mounts: len(mounts) < 2 or _is_apart(mounts),  # noqa: PLR2004
-    words="two mounts have one path, or one lies inside the other: give each a path of its own, outside all others",
+    cel=f"self.size() < 2 || !self.all(m, {_GIVEN}) || [{_PLACES}].all(places, places.all(place, {_IS_ALONE}))",
+    holds=lambda mounts: not all(map(_given, mounts)) or not _shared_places(mounts),
+    words="two mounts are at '{value}', or one there and one inside: give each a path of its own, outside all others",
+    cel_value=f"[{_PLACES}].map(places, places.filter(place, !{_IS_ALONE}))[0][0]",
+    value=lambda mounts: _shared_places(mounts)[0],
 )
 
 _CLEAN_POLICIES = ("", "OnDemand", "OnRuntimeDeleted", "OnFuseChanged")
