@@ -1,1 +1,1 @@
-"""The operator as a process against a real API server: real watches, real garbage collector, a real NAS, no fake of any."""
+"""The operator as a process against a real API server with its controllers, and a real NAS."""

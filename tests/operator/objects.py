@@ -50,7 +50,9 @@ def condition(found: Manifest, kind: str) -> dict[str, Any]:
 
 def await_phase(namespace: Namespace, name: str, phase: str, *, limit_s: float = 30) -> dict[str, Any]:
     """The Dataset, once it is in a phase."""
-    return await_status(namespace, "dataset", name, lambda found: found["status"].get("phase") == phase, phase, limit_s)
+    return await_status(
+        namespace, "dataset", name, lambda found: found["status"].get("phase") == phase, what=phase, limit_s=limit_s
+    )
 
 
 def await_said(
@@ -62,11 +64,11 @@ def await_said(
         one = condition(found, type_)
         return one.get("status") == status and all(word in one.get("message", "") for word in words)
 
-    return await_status(namespace, kind, name, says, f"{type_} to be {status} and say {words}", limit_s)
+    return await_status(namespace, kind, name, says, what=f"{type_} to be {status} and say {words}", limit_s=limit_s)
 
 
 def await_status(
-    namespace: Namespace, kind: str, name: str, is_so: Any, what: str, limit_s: float = 30
+    namespace: Namespace, kind: str, name: str, is_so: Any, *, what: str, limit_s: float = 30
 ) -> dict[str, Any]:
     """The object, once something is so of it."""
     found: dict[str, Any] = {}

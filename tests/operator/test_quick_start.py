@@ -80,7 +80,7 @@ def test_a_scaled_runtime(namespace: Namespace) -> None:
     await_phase(namespace, "demo", "Bound")
     namespace.cluster.kubectl("-n", namespace.name, "scale", "efc", "demo", "--replicas=1")
     await_status(
-        namespace, "statefulset", "demo-worker", lambda found: found["spec"]["replicas"] == 1, "one replica", 10
+        namespace, "statefulset", "demo-worker", lambda found: found["spec"]["replicas"] == 1, what="one replica"
     )
     await_said(namespace, "efc", "demo", "WorkersScaledIn", "from 3 to 1", status="True")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from tests.operator.objects import (
     runtime,
     source_of,
 )
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -155,9 +156,7 @@ def test_a_quota_that_refuses_workers(namespace: Namespace) -> None:
 
 def test_workers_that_fit_on_no_node(namespace: Namespace) -> None:
     levels = [{"mediumtype": "MEM", "path": "/dev/shm", "quota": "900Ti"}]
-    namespace.apply(
-        dataset("demo", source_of(namespace)), runtime("demo", replicas=1, tieredstore={"levels": levels})
-    )
+    namespace.apply(dataset("demo", source_of(namespace)), runtime("demo", replicas=1, tieredstore={"levels": levels}))
     await_said(namespace, "efc", "demo", "WorkersReady", "Insufficient memory")
     await_phase(namespace, "demo", "Bound")
 
@@ -175,21 +174,9 @@ def test_a_source_that_changes(namespace: Namespace) -> None:
         volume = namespace.cluster.get("persistentvolume", str((claim or {}).get("spec", {}).get("volumeName")))
         return bool(volume and "other" in volume["spec"]["csi"]["volumeAttributes"]["source"])
 
-    found = await_phase(namespace, "demo", "Bound")
-    from tests.support.processes import wait_until
-
     wait_until(is_other, what="another volume", limit_s=30, interval_s=0.3)
     found = await_phase(namespace, "demo", "Bound")
     assert condition(found, "Ready")["status"] == "True"
-
-
-def test_a_directory_that_goes_and_comes_back(namespace: Namespace) -> None:
-    folder = namespace.cluster.nas_folder / namespace.name / "data"
-    folder.mkdir()
-    whole, _, query = source_of(namespace).partition("?")
-    namespace.apply(dataset("demo", f"{whole}/data?{query}"), runtime("demo"))
-    await_phase(namespace, "demo", "Bound")
-    shutil.rmtree(folder)
 
 
 def test_a_runtime_of_another_kind(namespace: Namespace) -> None:
@@ -206,7 +193,7 @@ def test_a_runtime_of_another_kind(namespace: Namespace) -> None:
             }],
         },
     }  # fmt: skip
-    namespace.cluster.kubectl("apply", "-f", "-", stdin=__import__("json").dumps(crd))
+    namespace.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(crd))
     try:
         namespace.cluster.kubectl("wait", "--for=condition=Established", "crd/jindoruntimes.data.fluid.io")
         namespace.apply({"apiVersion": API_VERSION, "kind": "JindoRuntime", "metadata": {"name": "demo"}})
@@ -219,7 +206,12 @@ def test_a_runtime_of_another_kind(namespace: Namespace) -> None:
 
 def test_where_fluids_own_controller_runs(namespace: Namespace) -> None:
     labels = {"control-plane": "efcruntime-controller"}
-    container = {"name": "manager", "image": "efc.test/busybox:1", "imagePullPolicy": "Never", "command": ["sleep", "9"]}
+    container = {
+        "name": "manager",
+        "image": "efc.test/busybox:1",
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "9"],
+    }
     namespace.apply({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "efcruntime-controller", "labels": labels},
         "spec": {

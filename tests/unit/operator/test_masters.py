@@ -39,7 +39,7 @@ def wanted(program: DatasetMaster, authority: Authority, *workers: str) -> Maste
 
 async def until(condition: Callable[[], bool], *, limit_s: float = 20) -> None:
     async with asyncio.timeout(limit_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # of what tells nobody
             await asyncio.sleep(0.01)
 
 

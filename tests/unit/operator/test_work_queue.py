@@ -15,7 +15,9 @@ from csi.operator.work_queue import WorkQueue
 
 
 @contextlib.asynccontextmanager
-async def running(queue: WorkQueue[str], work: Callable[[str], Awaitable[None]], workers: int = 4) -> AsyncIterator[None]:
+async def running(
+    queue: WorkQueue[str], work: Callable[[str], Awaitable[None]], workers: int = 4
+) -> AsyncIterator[None]:
     task = asyncio.create_task(queue.run(work, workers=workers))
     try:
         yield
@@ -27,7 +29,7 @@ async def running(queue: WorkQueue[str], work: Callable[[str], Awaitable[None]],
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # of what tells nobody
             await asyncio.sleep(0.001)
 
 
