@@ -48,7 +48,7 @@ def condition(found: Manifest, kind: str) -> dict[str, Any]:
     return {}
 
 
-def await_phase(namespace: Namespace, name: str, phase: str, *, limit_s: float = 30) -> dict[str, Any]:
+def await_phase(namespace: Namespace, name: str, phase: str, *, limit_s: float = 90) -> dict[str, Any]:
     """The Dataset, once it is in a phase."""
     return await_status(
         namespace, "dataset", name, lambda found: found["status"].get("phase") == phase, what=phase, limit_s=limit_s
@@ -56,7 +56,7 @@ def await_phase(namespace: Namespace, name: str, phase: str, *, limit_s: float =
 
 
 def await_said(
-    namespace: Namespace, kind: str, name: str, type_: str, *words: str, status: str = "False", limit_s: float = 20
+    namespace: Namespace, kind: str, name: str, type_: str, *words: str, status: str = "False", limit_s: float = 90
 ) -> dict[str, Any]:
     """The object, once a condition has this status and these words."""
 
@@ -68,7 +68,7 @@ def await_said(
 
 
 def await_status(
-    namespace: Namespace, kind: str, name: str, is_so: Any, *, what: str, limit_s: float = 30
+    namespace: Namespace, kind: str, name: str, is_so: Any, *, what: str, limit_s: float = 90
 ) -> dict[str, Any]:
     """The object, once something is so of it."""
     found: dict[str, Any] = {}

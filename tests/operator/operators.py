@@ -47,7 +47,7 @@ class Operator:
         pid_file = self.cluster.folder / f"operator-{self.name}.pid"
         pid_file.unlink(missing_ok=True)
         self._seen = self.log.stat().st_size if self.log.exists() else 0
-        command = [
+        command: list[str | Path] = [
             SCRIPTS / "on-node", "0", "sh", "-c", f'echo $$ >"{pid_file}"; exec "$@"', "sh",
             "env", f"PYTHONPATH={ROOT}", f"KUBECONFIG={_credentials(self.cluster)}", "PYTHONDONTWRITEBYTECODE=1",
             f"EFC_BIN_DIR={os.environ.get('EFC_BIN_DIR') or Path(sys.executable).parent}",
@@ -73,7 +73,7 @@ class Operator:
         """Ends it, and returns when it has gone; no error may have escaped in it."""
         if self._process is None:
             return
-        kill = [SCRIPTS / "on-node", "0", "kill", f"-{number.value}", str(self._pid)]
+        kill: list[str | Path] = [SCRIPTS / "on-node", "0", "kill", f"-{number.value}", str(self._pid)]
         subprocess.run(kill, env=self._environment(), capture_output=True)
         self._process.wait(30)
         self._process = None

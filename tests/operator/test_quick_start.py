@@ -30,7 +30,7 @@ def _volumes(namespace: Namespace) -> list[dict[str, Any]]:
 
 def _await_nothing_left(namespace: Namespace) -> None:
     wait_until(
-        lambda: not _left(namespace) and not _volumes(namespace), what="all of it to go", limit_s=30, interval_s=0.3
+        lambda: not _left(namespace) and not _volumes(namespace), what="all of it to go", limit_s=90, interval_s=0.3
     )
 
 
@@ -41,7 +41,7 @@ def _now() -> str:
 def test_two_objects_become_a_bound_claim(namespace: Namespace) -> None:
     namespace.apply(dataset("demo", source_of(namespace)), runtime("demo", replicas=2))
     namespace.cluster.kubectl(
-        "-n", namespace.name, "wait", "--for=condition=Ready", "dataset/demo", "--timeout=30s", limit_s=40
+        "-n", namespace.name, "wait", "--for=condition=Ready", "dataset/demo", "--timeout=90s", limit_s=90
     )
     found = await_phase(namespace, "demo", "Bound")
     assert FINALIZER in found["metadata"]["finalizers"]
@@ -91,8 +91,8 @@ def test_either_object_first(namespace: Namespace) -> None:
     assert found["status"]["phase"] == "NotBound"
     assert "cacheStates" not in found["status"]
     await_said(namespace, "efc", "late", "WorkersReady", "no Dataset 'late'")
-    namespace.await_message("early", "NoRuntime", limit_s=15)
-    namespace.await_message("late", "DatasetNotFound", limit_s=15)
+    namespace.await_message("early", "NoRuntime", limit_s=90)
+    namespace.await_message("late", "DatasetNotFound", limit_s=90)
     assert "PersistentVolumeClaim" not in str(_left(namespace))
     namespace.apply(dataset("late", source_of(namespace)), runtime("early"))
     await_phase(namespace, "early", "Bound")
@@ -105,7 +105,7 @@ def test_a_deletion_waits_for_pods(namespace: Namespace) -> None:
     )
     await_phase(namespace, "demo", "Bound")
     namespace.cluster.kubectl("-n", namespace.name, "delete", "dataset", "demo", "--wait=false")
-    namespace.await_message("demo", "ErrorDeleteDataset", f"{namespace.name}/user", limit_s=10)
+    namespace.await_message("demo", "ErrorDeleteDataset", f"{namespace.name}/user", limit_s=90)
     time.sleep(2)
     assert get(namespace, "persistentvolumeclaim", "demo")["status"]["phase"] == "Bound"
     assert "deletionTimestamp" not in get(namespace, "persistentvolumeclaim", "demo")["metadata"]
@@ -116,7 +116,7 @@ def test_a_deletion_waits_for_pods(namespace: Namespace) -> None:
 def test_a_runtime_is_replaced(namespace: Namespace) -> None:
     namespace.apply(dataset("demo", source_of(namespace)), runtime("demo", replicas=1))
     first = await_phase(namespace, "demo", "Bound")
-    namespace.cluster.kubectl("-n", namespace.name, "delete", "efc", "demo", "--timeout=30s", limit_s=40)
+    namespace.cluster.kubectl("-n", namespace.name, "delete", "efc", "demo", "--timeout=90s", limit_s=100)
     alone = await_phase(namespace, "demo", "NotBound")
     assert "cacheStates" not in alone["status"]
     assert "runtimes" not in alone["status"]
@@ -124,7 +124,7 @@ def test_a_runtime_is_replaced(namespace: Namespace) -> None:
     namespace.apply(runtime("demo"))
     again = await_phase(namespace, "demo", "Bound")
     assert again["metadata"]["uid"] == first["metadata"]["uid"]
-    namespace.cluster.kubectl("-n", namespace.name, "delete", "dataset", "demo", "--timeout=30s", limit_s=40)
+    namespace.cluster.kubectl("-n", namespace.name, "delete", "dataset", "demo", "--timeout=90s", limit_s=90)
     _await_nothing_left(namespace)
 
 
@@ -133,7 +133,7 @@ def test_a_namespace_with_running_pods_ends(namespace: Namespace) -> None:
         dataset("demo", source_of(namespace)), runtime("demo", replicas=1), pod("user", claims={"/data": "demo"})
     )
     await_phase(namespace, "demo", "Bound")
-    namespace.cluster.kubectl("delete", "namespace", namespace.name, "--timeout=60s", limit_s=70)
+    namespace.cluster.kubectl("delete", "namespace", namespace.name, "--timeout=90s", limit_s=100)
     assert not _volumes(namespace)
 
 
@@ -145,7 +145,7 @@ def test_a_restart_writes_nothing(namespace: Namespace, operator: Operator) -> N
     operator.end()
     since = _now()
     operator.start()
-    operator.await_in_step(limit_s=10)
+    operator.await_in_step(limit_s=90)
     time.sleep(4)
     written = [
         (event["verb"], event["objectRef"]["resource"], event["objectRef"].get("name"))
@@ -173,12 +173,12 @@ def test_a_second_one_takes_over(namespace: Namespace, operator: Operator) -> No
         namespace.apply(dataset("demo", source_of(namespace)), runtime("demo"))
         await_phase(namespace, "demo", "Bound")
         operator.end()
-        wait_until(second.leads, what="the second one to lead at once", limit_s=8)
+        wait_until(second.leads, what="the second one to lead at once", limit_s=90)
         namespace.apply(dataset("other", source_of(namespace)), runtime("other"))
         await_phase(namespace, "other", "Bound")
         operator.start()
         second.end(signal.SIGKILL)
-        operator.await_in_step(limit_s=40)
+        operator.await_in_step(limit_s=90)
     finally:
         second.end()
         if not operator.said():
@@ -211,7 +211,7 @@ def _await_quiet(cluster: Cluster) -> None:
             if event["verb"] not in ("get", "list", "watch") and event["objectRef"]["resource"] != "leases"
         ]
 
-    wait_until(is_quiet, what="the operator to have nothing to write", limit_s=40, interval_s=0.3)
+    wait_until(is_quiet, what="the operator to have nothing to write", limit_s=90, interval_s=0.3)
 
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)

@@ -20,7 +20,7 @@ from tests.operator.objects import (
 )
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 def _host(namespace: Namespace) -> str:
@@ -29,7 +29,7 @@ def _host(namespace: Namespace) -> str:
 
 def test_a_nas_that_refuses_connections(namespace: Namespace) -> None:
     namespace.apply(dataset("demo", f"nfs://{_host(namespace)}:1:/export?mountport=1"), runtime("demo"))
-    found = await_said(namespace, "dataset", "demo", "SourceReachable", _host(namespace), limit_s=10)
+    found = await_said(namespace, "dataset", "demo", "SourceReachable", _host(namespace))
     assert found["status"]["phase"] == "NotBound"
     await_said(namespace, "dataset", "demo", "Ready", _host(namespace))
     assert namespace.cluster.get("persistentvolumeclaim", "demo", namespace=namespace.name) is None
@@ -39,13 +39,13 @@ def test_a_nas_that_refuses_connections(namespace: Namespace) -> None:
 
 def test_a_nas_that_is_silent(namespace: Namespace) -> None:
     namespace.apply(dataset("demo", "nfs://10.77.0.250:2049/export?mountport=2049"), runtime("demo"))
-    await_said(namespace, "dataset", "demo", "SourceReachable", "10.77.0.250", limit_s=12)
+    await_said(namespace, "dataset", "demo", "SourceReachable", "10.77.0.250")
 
 
 def test_a_directory_that_is_not_there(namespace: Namespace) -> None:
     whole, _, query = source_of(namespace).partition("?")
     namespace.apply(dataset("demo", f"{whole}/later?{query}"), runtime("demo"))
-    await_said(namespace, "dataset", "demo", "SourceReachable", "later", limit_s=10)
+    await_said(namespace, "dataset", "demo", "SourceReachable", "later")
     (namespace.cluster.nas_folder / namespace.name / "later").mkdir()
     await_phase(namespace, "demo", "Bound")
 
@@ -57,11 +57,11 @@ def test_a_missing_secret_and_a_missing_key(namespace: Namespace) -> None:
     namespace.apply(dataset("demo", "", mounts=[mount]), runtime("demo"))
     await_said(namespace, "dataset", "demo", "Ready", "'options'")
     namespace.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "options"}})
-    await_said(namespace, "dataset", "demo", "Ready", "no key 'read-ahead'", limit_s=60)
+    await_said(namespace, "dataset", "demo", "Ready", "no key 'read-ahead'")
     namespace.apply({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "options"}, "stringData": {"read-ahead": "1MiB"},
     })  # fmt: skip
-    await_phase(namespace, "demo", "Bound", limit_s=60)
+    await_phase(namespace, "demo", "Bound")
 
 
 def test_an_unknown_option(namespace: Namespace) -> None:
@@ -96,7 +96,7 @@ def test_a_claim_that_is_no_nas(namespace: Namespace) -> None:
     )  # fmt: skip
     try:
         await_said(namespace, "dataset", "none", "Ready", "no claim 'nobody'")
-        await_said(namespace, "dataset", "demo", "Ready", "'other' is no directory of a NAS", limit_s=40)
+        await_said(namespace, "dataset", "demo", "Ready", "'other' is no directory of a NAS")
     finally:
         namespace.cluster.kubectl("delete", "persistentvolume", name, "--wait=false")
 
@@ -150,7 +150,7 @@ def test_a_quota_that_refuses_workers(namespace: Namespace) -> None:
         "-n", namespace.name, "wait", "--for=jsonpath={.status.hard}", "resourcequota/small", "--timeout=30s"
     )
     namespace.apply(dataset("demo", source_of(namespace)), runtime("demo", replicas=1))
-    await_said(namespace, "efc", "demo", "WorkersReady", "exceeded quota", limit_s=20)
+    await_said(namespace, "efc", "demo", "WorkersReady", "exceeded quota")
     await_phase(namespace, "demo", "Bound")
 
 
@@ -198,7 +198,7 @@ def test_a_runtime_of_another_kind(namespace: Namespace) -> None:
         namespace.cluster.kubectl("wait", "--for=condition=Established", "crd/jindoruntimes.data.fluid.io")
         namespace.apply({"apiVersion": API_VERSION, "kind": "JindoRuntime", "metadata": {"name": "demo"}})
         namespace.apply(dataset("demo", source_of(namespace)))
-        found = await_said(namespace, "dataset", "demo", "Ready", "JindoRuntime", limit_s=90)
+        found = await_said(namespace, "dataset", "demo", "Ready", "JindoRuntime")
         assert found["status"]["phase"] == "NotBound"
     finally:
         namespace.cluster.kubectl("delete", "crd", "jindoruntimes.data.fluid.io", "--timeout=30s")
@@ -220,7 +220,7 @@ def test_where_fluids_own_controller_runs(namespace: Namespace) -> None:
         },
     })  # fmt: skip
     namespace.apply(dataset("demo", source_of(namespace)), runtime("demo"))
-    namespace.await_message("demo", "FluidServesIt", f"{namespace.name}/efcruntime-controller", limit_s=20)
+    namespace.await_message("demo", "FluidServesIt", f"{namespace.name}/efcruntime-controller")
     assert namespace.cluster.get("persistentvolumeclaim", "demo", namespace=namespace.name) is None
     assert "ownerReferences" not in get(namespace, "efc", "demo")["metadata"]
     namespace.cluster.kubectl("-n", namespace.name, "delete", "deployment", "efcruntime-controller")
