@@ -43,9 +43,9 @@ RESOURCES = (
     Resource(name=CLAIMS, path="/api/v1/persistentvolumeclaims", labels=names.UID_LABEL),
     Resource(name=VOLUMES, path="/api/v1/persistentvolumes", labels=names.UID_LABEL),
     Resource(name=PODS, path="/api/v1/pods"),
-    Resource(name=RIVALS, path="/apis/apps/v1/deployments", labels=RIVAL_LABEL),
+    Resource(name=RIVALS, path="/apis/apps/v1/deployments", labels=RIVAL_LABEL, optional=True),
     *(
-        Resource(name=plural, path=f"{_FLUID}/{plural}", absent_seconds=_OTHER_RUNTIMES_ABSENT_SECONDS)
+        Resource(name=plural, path=f"{_FLUID}/{plural}", optional=True, absent_seconds=_OTHER_RUNTIMES_ABSENT_SECONDS)
         for plural in OTHER_RUNTIMES
     ),
 )

@@ -394,3 +394,15 @@ def test_another_source_waits_for_pods_and_is_refused_meanwhile() -> None:
     assert [one.resource for one in idle.deletions] == ["persistentvolumeclaims"]
     assert idle.dataset_status is not None
     assert idle.dataset_status["phase"] == "Updating"
+
+
+def test_a_refused_source_is_not_the_one_that_is_looked_at() -> None:
+    bound = dataset(status={"phase": "Bound", "conditions": [BOUND, {"type": "SourceReachable", "status": "True"}]})
+    other = Origin(source="nfs://nas/other")
+    seen = settled(dataset=bound, origin=other, probe=Probe(source=other.source, reason="no"), users=(user("app"),))
+    decision = decide(seen, SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "Bound"
+    assert said(decision, "SourceReachable")["status"] == "True"
+    assert decision.master is not None
+    assert decision.master.configuration.mounts[0].source == SOURCE
