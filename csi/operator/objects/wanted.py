@@ -14,7 +14,6 @@ from csi.operator import pki
 from csi.operator.names import APPLIED_ANNOTATION, RUNTIME_KIND, Names, owner_reference
 from csi.operator.objects import volume as volumes
 from csi.operator.objects.levels import Cache, cache_of
-from csi.operator.objects.options import Ignored, ignored_options
 from csi.operator.objects.pods import master_set, worker_set
 from csi.operator.objects.settings import Known, Settings
 
@@ -38,7 +37,6 @@ class Wanted:
     claim: dict[str, Any]
     cache: Cache
     needs_new_volume: tuple[str, ...] = ()
-    ignored: tuple[Ignored, ...] = ()
 
     def objects(self) -> list[dict[str, Any]]:
         """In the order in which they are to be applied."""
@@ -72,7 +70,6 @@ def wanted_objects(dataset: Dataset, runtime: EFCRuntime, settings: Settings, *,
         claim=_owned(volumes.claim(dataset, known), owner),
         cache=cache,
         needs_new_volume=volumes.differences(dataset, runtime, settings, known),
-        ignored=tuple(ignored_options(runtime, settings)),
     )
 
 
