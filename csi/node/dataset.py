@@ -15,7 +15,7 @@ from csi._proto import dataset_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.adjusting import adjusted
 from csi.config.datasets import DatasetVolume
-from csi.config.options import MountOptions, parse
+from csi.config.options import OPTIONS, MountOptions, parse
 from csi.config.sources import Source
 from csi.node.conditions import condition_of, workers_of
 from csi.node.daemons import Daemons
@@ -120,7 +120,13 @@ class Dataset:
             message = "a Dataset has workers of its own: leave 'workers', 'workers-key' and 'workers-tls' out"
             raise DriverError(Code.INVALID_ARGUMENT, message)
         workers, key, tls = own
-        return replace(options, network=self.network, workers=workers, workers_key=key, workers_tls=tls)
+        memory_max_mib = options.memory_max_mib
+        if wanted := self._record.volume.memory_max:
+            memory_max_mib = max(OPTIONS["memory-max"].minimum, wanted >> 20)
+        return replace(
+            options, network=self.network, memory_max_mib=memory_max_mib, workers=workers, workers_key=key,
+            workers_tls=tls,
+        )  # fmt: skip
 
     # ------------------------------------------------------------ its life
 
@@ -326,7 +332,8 @@ class Dataset:
             # Without a worker that answers, what the NAS gives goes around blocks.
             counted.bytes_read += cache.memory_bytes + cache.workers_bytes + stats.nfs.bytes_read
             counted.bytes_from_workers += cache.workers_bytes
-            counted.changes += stats.nfs.bytes_written
+            # Daemons of releases that count no changes count bytes.
+            counted.changes += stats.writing.changes or stats.nfs.bytes_written
         counted.daemon_session = "+".join(sessions) or _NO_DAEMON
         self._counted = counted
         self._note("daemon", "; ".join(filter(None, map(condition_of, mounts))))
@@ -344,8 +351,6 @@ class Dataset:
             "fuse.networkMode is ContainerNetwork, and this node has no efc-network (chart value network.enabled): "
         )
         self._note("network", f"{network}the node's network is used" if self._record.lacks_network else "")
-        memory = "fuse.resources has no effect: the keeper's --daemon-memory-max holds for every daemon alike"
-        self._note("memory", memory if self._record.volume.memory_max else "")
 
     def _problem(self, what: str, error: DriverError) -> None:
         if self._problems.get(what) != error.message:
