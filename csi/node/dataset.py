@@ -33,6 +33,7 @@ _RETRY_SECONDS = 10.0
 #: A daemon that stays without volumes goes when nobody has said for so long that it shall stay.
 _FORSAKEN_SECONDS = 600.0
 _CONDITIONS_MAX = 8
+_SERVING = (efc_pb2.MountStatus.SERVING, efc_pb2.MountStatus.UNRESPONSIVE_NAS)
 #: Session of a node that has no daemon of the Dataset: what the next one counts, it has counted since.
 _NO_DAEMON = "none"
 
@@ -232,8 +233,9 @@ class Dataset:
             return
         self._problems.pop("keeper", None)
         self._count(mounts)
-        if mounts and asyncio.get_running_loop().time() >= self._retry_at:
-            await self._obey(mounts)
+        serving = [mount for mount in mounts if mount.state in _SERVING]
+        if serving and asyncio.get_running_loop().time() >= self._retry_at:
+            await self._obey(serving)
 
     async def _mounts(self) -> list[efc_pb2.MountStatus]:
         mounts: list[efc_pb2.MountStatus] = []
