@@ -15,7 +15,7 @@ from csi._proto import dataset_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.adjusting import adjusted
 from csi.config.datasets import DatasetVolume
-from csi.config.options import MountOptions, parse
+from csi.config.options import OPTIONS, MountOptions, parse
 from csi.config.sources import Source
 from csi.node.conditions import condition_of, workers_of
 from csi.node.daemons import Daemons
@@ -33,6 +33,7 @@ _RETRY_SECONDS = 10.0
 #: A daemon that stays without volumes goes when nobody has said for so long that it shall stay.
 _FORSAKEN_SECONDS = 600.0
 _CONDITIONS_MAX = 8
+_SERVING = (efc_pb2.MountStatus.SERVING, efc_pb2.MountStatus.UNRESPONSIVE_NAS)
 #: Session of a node that has no daemon of the Dataset: what the next one counts, it has counted since.
 _NO_DAEMON = "none"
 
@@ -120,7 +121,13 @@ class Dataset:
             message = "a Dataset has workers of its own: leave 'workers', 'workers-key' and 'workers-tls' out"
             raise DriverError(Code.INVALID_ARGUMENT, message)
         workers, key, tls = own
-        return replace(options, network=self.network, workers=workers, workers_key=key, workers_tls=tls)
+        memory_max_mib = options.memory_max_mib
+        if wanted := self._record.volume.memory_max:
+            memory_max_mib = max(OPTIONS["memory-max"].minimum, wanted >> 20)
+        return replace(
+            options, network=self.network, memory_max_mib=memory_max_mib, workers=workers, workers_key=key,
+            workers_tls=tls,
+        )  # fmt: skip
 
     # ------------------------------------------------------------ its life
 
@@ -226,8 +233,9 @@ class Dataset:
             return
         self._problems.pop("keeper", None)
         self._count(mounts)
-        if mounts and asyncio.get_running_loop().time() >= self._retry_at:
-            await self._obey(mounts)
+        serving = [mount for mount in mounts if mount.state in _SERVING]
+        if serving and asyncio.get_running_loop().time() >= self._retry_at:
+            await self._obey(serving)
 
     async def _mounts(self) -> list[efc_pb2.MountStatus]:
         mounts: list[efc_pb2.MountStatus] = []
@@ -326,7 +334,8 @@ class Dataset:
             # Without a worker that answers, what the NAS gives goes around blocks.
             counted.bytes_read += cache.memory_bytes + cache.workers_bytes + stats.nfs.bytes_read
             counted.bytes_from_workers += cache.workers_bytes
-            counted.changes += stats.nfs.bytes_written
+            # Daemons of releases that count no changes count bytes.
+            counted.changes += stats.writing.changes or stats.nfs.bytes_written
         counted.daemon_session = "+".join(sessions) or _NO_DAEMON
         self._counted = counted
         self._note("daemon", "; ".join(filter(None, map(condition_of, mounts))))
@@ -344,8 +353,6 @@ class Dataset:
             "fuse.networkMode is ContainerNetwork, and this node has no efc-network (chart value network.enabled): "
         )
         self._note("network", f"{network}the node's network is used" if self._record.lacks_network else "")
-        memory = "fuse.resources has no effect: the keeper's --daemon-memory-max holds for every daemon alike"
-        self._note("memory", memory if self._record.volume.memory_max else "")
 
     def _problem(self, what: str, error: DriverError) -> None:
         if self._problems.get(what) != error.message:

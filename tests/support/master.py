@@ -53,7 +53,7 @@ class Authority:
         path = self.folder / (folder or name)
         path.mkdir(exist_ok=True)
         path.chmod(0o755)
-        (path / "names").write_text(f"subjectAltName=DNS:{name}.efc,IP:127.0.0.1\n")
+        (path / "names").write_text(f"subjectAltName=DNS:{name}.efc\n")
         self._openssl(path, f"req {{new}} -subj /CN={name} -keyout new.key -out tls.csr")
         ca = f"-CA {self.folder}/ca.crt -CAkey {self.folder}/ca.key -CAcreateserial"
         self._openssl(path, f"x509 -req -in tls.csr {ca} -extfile names -out new.crt")
@@ -210,7 +210,7 @@ class DatasetMaster:
 
     def worker(self) -> Worker:
         """A worker of this Dataset, to be started by a `with` block."""
-        return Worker(tls=self.authority.folder / "worker", is_ours=True)
+        return Worker(tls=self.authority.folder / "worker", is_ours=True, tls_name="worker.efc")
 
     def _answers(self) -> bool:
         with channel_to(self.port, self.authority.folder / "operator") as channel:
