@@ -73,6 +73,11 @@ def _changes(fields: Iterable[FieldDescriptor]) -> dict[str, Change]:
 _CHANGES: Mapping[str, Change] = _changes(cast("Iterable[FieldDescriptor]", efc_pb2.DaemonConfig.DESCRIPTOR.fields))
 
 
+def change_of(field: str) -> Change:
+    """What it takes to change a field of DaemonConfig, as proto/efc.proto says; others belong to the mount."""
+    return _CHANGES.get(field, Change.NEW_MOUNT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One row of the table; ``minimum``, ``maximum`` and values count in ``unit`` (ms, KiB or MiB)."""
@@ -93,8 +98,8 @@ class Option:
 
     @property
     def change(self) -> Change:
-        """What it takes to change it, as proto/efc.proto says; what is no field there belongs to the mount."""
-        return _CHANGES.get(self.field, Change.NEW_MOUNT)
+        """What it takes to change it."""
+        return change_of(self.field)
 
     def allowed(self) -> str:
         """What may be given, for people."""

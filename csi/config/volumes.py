@@ -14,7 +14,8 @@ from typing import Self
 
 from csi.base.errors import Code, DriverError, invalid
 from csi.base.saved import DamagedError, checked, decoded
-from csi.config import driver_nfs, pods
+from csi.config import datasets, driver_nfs, pods
+from csi.config.datasets import DatasetVolume
 from csi.config.options import (
     OPTIONS,
     VALUE_LENGTH_MAX,
@@ -39,6 +40,8 @@ RECORD_VERSION = 1
 KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 #: Limits of some numbers in a record; all others fit an int64, as the CSI specification's do.
 _NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
+#: Attributes of a volume beside options.
+_ATTRIBUTES = ("source", "path", *datasets.ATTRIBUTES)
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
 #: As kubelet names inline volumes.
@@ -136,6 +139,7 @@ class NodeVolume:
 
     ``inline_in`` is the pod's namespace if its own specification says what to mount (see csi.node.inline), and None if
     a PersistentVolume does. ``pod`` is who it is published for, None if kubelet does not say; nothing is decided by it.
+    ``dataset`` is the Dataset whose volume it is, None if it is none's.
     """
 
     id: str
@@ -144,6 +148,7 @@ class NodeVolume:
     options: MountOptions
     inline_in: str | None = None
     pod: Pod | None = None
+    dataset: DatasetVolume | None = None
 
     @classmethod
     def from_context(
@@ -160,19 +165,24 @@ class NodeVolume:
         for name, value in context.items():
             if is_option(name):
                 items.append((name, value or None))
-            elif name not in ("source", "path") and not name.startswith(KUBERNETES_PREFIXES):
+            elif name not in _ATTRIBUTES and not name.startswith(KUBERNETES_PREFIXES):
                 raise unknown(
                     name, known=["source", "path", *OPTIONS], noun="attribute", origin="the volume's attributes"
                 )
         items += [parse_item(flag) for flag in mount_flags]
         options = parse(items, origin="the volume's attributes and mount options")
+        inline_in = _namespace_of_inline(volume_id, context, target=target)
+        dataset = DatasetVolume.from_attributes(volume_id, context)
+        if dataset is not None and inline_in is not None:
+            raise invalid("an inline volume is no volume of a Dataset: mount the Dataset's claim")
         return cls(
             id=volume_id,
             source=options.source_with_ports(Source.parse(context["source"])),
             path=check_relative(context.get("path", ""), noun="the volume's path"),
             options=options,
-            inline_in=_namespace_of_inline(volume_id, context, target=target),
+            inline_in=inline_in,
             pod=pods.pod_of(context, target=target),
+            dataset=dataset,
         )
 
 

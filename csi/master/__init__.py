@@ -1,1 +1,1 @@
-"""The master of one Dataset: the channel between the operator and the nodes that have it mounted (proto/dataset.proto)."""
+"""The master of one Dataset: the channel between the operator and its nodes (proto/dataset.proto)."""

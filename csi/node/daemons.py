@@ -122,6 +122,16 @@ class Daemons:
             daemon.users.add(user)
         self._release_later(key)
 
+    def keep(self, key: str, *, user: str) -> None:
+        """Keeps the daemon for ``user`` too, who has no target, for as long as it is there."""
+        daemon = self._daemons.get(key)
+        if daemon is None or user in daemon.users:
+            return
+        daemon.users.add(user)
+        if daemon.timer is not None:
+            daemon.timer.cancel()
+            daemon.timer = None
+
     def give_up(self, key: str, *, user: str) -> None:
         """``user`` needs the daemon no more; that it was no user is success."""
         daemon = self._daemons.get(key)

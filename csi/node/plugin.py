@@ -9,6 +9,7 @@ from csi.base import programs
 from csi.base.errors import DriverError
 from csi.node import collectors
 from csi.node.daemons import Daemons
+from csi.node.datasets import Datasets
 from csi.node.inline import AllowedSources
 from csi.node.keeper import Keeper
 from csi.node.mounts import Mounts
@@ -65,6 +66,13 @@ class NodePlugin:
             kubelet_roots=settings.kubelet_roots,
             reports=reports,
         )
+        self._datasets = Datasets(
+            run_dir=self._run_dir,
+            node=settings.node_id,
+            keeper=self._keeper,
+            daemons=self._daemons,
+            publications=publications,
+        )
         self._repairer = Repairer(
             publications=publications,
             mounts=mounts,
@@ -79,16 +87,20 @@ class NodePlugin:
             publisher=self._publisher,
             kubelet_roots=settings.kubelet_roots,
             allowed_sources=AllowedSources(settings.allowed_sources),
+            datasets=self._datasets,
         )
 
     async def __aenter__(self) -> "NodePlugin":
         await self._publisher.recover()
-        self._watches = [asyncio.create_task(watch) for watch in (self._daemons.watch(), self._repairer.watch())]
+        self._datasets.recover()
+        watches = (self._daemons.watch(), self._repairer.watch(), self._datasets.watch())
+        self._watches = [asyncio.create_task(watch) for watch in watches]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for watch in self._watches:
             watch.cancel()
+        await self._datasets.close()
         await self._publisher.close()
 
     async def is_ready(self) -> bool:

@@ -10,6 +10,7 @@ from csi._proto import csi_pb2
 from csi.base.errors import invalid
 from csi.config import capabilities
 from csi.config.volumes import NodeVolume, check_volume_id
+from csi.node.datasets import Datasets
 from csi.node.inline import AllowedSources
 from csi.node.publishing import Publisher
 from csi.node.targets import KubeletRoots
@@ -23,12 +24,19 @@ class NodeService:
     """The Node service of one node. Errors are DriverErrors; csi.rpc.server makes statuses of them."""
 
     def __init__(
-        self, *, node_id: str, publisher: Publisher, kubelet_roots: KubeletRoots, allowed_sources: AllowedSources
+        self,
+        *,
+        node_id: str,
+        publisher: Publisher,
+        kubelet_roots: KubeletRoots,
+        allowed_sources: AllowedSources,
+        datasets: Datasets,
     ) -> None:
         self._node_id = node_id
         self._publisher = publisher
         self._kubelet_roots = kubelet_roots
         self._allowed_sources = allowed_sources
+        self._datasets = datasets
 
     async def NodePublishVolume(self, request: csi_pb2.NodePublishVolumeRequest) -> csi_pb2.NodePublishVolumeResponse:
         """Makes the volume visible at the target path (CSI specification, NodePublishVolume)."""
@@ -50,7 +58,8 @@ class NodeService:
             volume = self._publisher.as_published(volume, target=target) or self._allowed_sources.admit(volume)
         mode = capability.access_mode.mode
         read_only = request.readonly or volume.options.read_only or mode in capabilities.READ_ONLY_MODES
-        await self._publisher.publish(volume, target=target, read_only=read_only, access_mode=mode)
+        async with self._datasets.prepared(volume, request.secrets) as prepared:
+            await self._publisher.publish(prepared, target=target, read_only=read_only, access_mode=mode)
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(
@@ -62,6 +71,7 @@ class NodeService:
             raise invalid("the request has no target path")
         target = self._kubelet_roots.check_target(request.target_path)
         await self._publisher.unpublish(request.volume_id, target=target)
+        self._datasets.look(request.volume_id)
         return csi_pb2.NodeUnpublishVolumeResponse()
 
     async def NodeGetVolumeStats(

@@ -61,6 +61,8 @@ class Driver:
     source: str
     keeper_options: Sequence[str] = ()
     node_programs: Path | None = None
+    #: The node's name.
+    node_id: str = "node-1"
     #: kubelet's directory is a link to where it is, as administrators make it when it shall be on another disk.
     is_kubelet_linked: bool = False
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="drv-")))
@@ -200,8 +202,8 @@ class Driver:
         common = [f"--endpoint=unix://{self.socket(name)}", f"--metrics-address=127.0.0.1:{self.metrics_ports[name]}"]
         if name == "node":
             return [
-                str(program("efc")), "csi", "node", *common, "--node-id=node-1", f"--kubelet-root={self.kubelet_root}",
-                "--idle-grace=2", f"--allowed-sources={self.allowed_sources}",
+                str(program("efc")), "csi", "node", *common, f"--node-id={self.node_id}",
+                f"--kubelet-root={self.kubelet_root}", "--idle-grace=2", f"--allowed-sources={self.allowed_sources}",
             ]  # fmt: skip
         return [str(program("efc")), "csi", "controller", *common, f"--source={self.source}"]
 
