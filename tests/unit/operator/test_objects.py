@@ -14,7 +14,7 @@ from csi.base.errors import DriverError
 from csi.base.workers import process_memory_mib
 from csi.cli import parser
 from csi.config.volumes import NodeVolume
-from csi.operator.names import APPLIED_ANNOTATION, Names
+from csi.operator.names import APPLIED_ANNOTATION, LINE_ANNOTATION, Names
 from csi.operator.objects.pods import worker_port
 from csi.operator.objects.settings import Settings
 from csi.operator.objects.wanted import Wanted, applied_hash, wanted_objects
@@ -182,7 +182,7 @@ def test_labels_of_users_stand_but_for_ours() -> None:
     wanted = _wanted(podMetadata=everybody, worker={"podMetadata": {"labels": labels, "annotations": annotations}})
     metadata = wanted.workers["spec"]["template"]["metadata"]
     assert metadata["labels"].items() >= {("team", "a"), ("tier", "cache"), ("role", "efc-worker"), ("app", "efc")}
-    assert metadata["annotations"] == annotations
+    assert metadata["annotations"].items() >= annotations.items()
     assert wanted.master["spec"]["template"]["metadata"]["labels"]["team"] == "all"
 
 
@@ -544,3 +544,16 @@ def test_keys_are_in_their_secrets_and_nowhere_else() -> None:
         assert base64.b64decode(key).decode() not in others
     assert ["ca.key" in secret["data"] for secret in secrets] == [True, False, False, False]
     assert SERVICE["spec"]["clusterIP"] in others
+
+
+def test_pods_start_anew_with_an_authority_that_they_do_not_know() -> None:
+    def line(wanted: Wanted) -> set[str]:
+        sets = (wanted.master, wanted.workers)
+        return {one["spec"]["template"]["metadata"]["annotations"][LINE_ANNOTATION] for one in sets}
+
+    before = _wanted()
+    others = {"authority": None}, {"worker_secret": None}
+    lost, renewed = (wanted_objects(dataset(), runtime(), SETTINGS, known=known(before, **other)) for other in others)
+    assert line(renewed) == line(before) != line(lost)
+    assert renewed.worker_secret != before.worker_secret
+    assert renewed.workers == before.workers
