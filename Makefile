@@ -105,11 +105,13 @@ cluster: setup $(CLUSTER)/ready .tools/bin/helm ## installs the driver on a real
 	@$(SUITE) cluster
 cluster-short: setup ## the same in four minutes, if Kubernetes can be built in ten; otherwise SKIPPED
 	@$(SUITE) $@
+operator: setup $(CLUSTER)/ready ## the operator as a process against a real API server, with one node
+	@$(SUITE) $@
 cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=1 to 9
 	@PYTHON=$(PYTHON) tests/cluster/up $(or $(NODES),2)
 cluster-down: ## ends it
 	@tests/cluster/down
-.PHONY: cluster cluster-short cluster-up cluster-down
+.PHONY: cluster cluster-short operator cluster-up cluster-down
 
 $(CLUSTER)/ready: $(CLUSTER)/bin/kubelet $(CLUSTER)/images/busybox.tar $(CLUSTER)/images/efc-csi.tar $(CLUSTER)/images/nginx.tar
 	@touch $@
