@@ -78,7 +78,7 @@ class Mount(Model):
     name: Annotated[
         str,
         Doc(
-            "Of several mounts, one without a `path` shows at `/NAME`. Of a single mount the name means nothing.",
+            "Of a single mount the name means nothing; of several, one without a `path` will show at `/NAME`.",
             Change.LIVE,
             {"minLength": 0, "maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
@@ -87,7 +87,7 @@ class Mount(Model):
     path: Annotated[
         str,
         Doc(
-            "Directory of the volume in which the source shows; a single mount without one is the volume's root.",
+            "Directory of the volume in which the source shows. By now that is the root, `/`, also unless given.",
             Change.LIVE,
             {"maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),

@@ -133,10 +133,6 @@ RIGHT: Mapping[str, Object] = {
     "cpfs": dataset("cpfs://cpfs-01.cn-hangzhou.example.com:/share"),
     "claim": dataset("pvc://data"),
     "directory-of-a-claim": dataset("pvc://data.v2/a/b"),
-    "three-mounts": dataset(
-        _at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/ab"), _at("nfs://nas/c", name="c", path="")
-    ),
-    "nested-path-of-one": dataset(_at("nfs://nas/a", path="/x/y")),
     "numbers-of-an-owner": dataset("nfs://nas/a", owner={"uid": 1000, "gid": 1000}),
     "places": dataset(
         "nfs://nas/a",
@@ -157,4 +153,12 @@ RIGHT: Mapping[str, Object] = {
     "watermarks-that-are-no-numbers": level(high="most", low="0.7"),
     "resources": runtime(worker={"resources": {"requests": {"cpu": 1, "memory": "1Gi"}}}),
     "no-workers": runtime(replicas=0, worker={"disabled": True}),
+}
+
+#: What the API server takes and the operator does not serve yet.
+LATER: Mapping[str, Object] = {
+    "three-mounts": dataset(
+        _at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/ab"), _at("nfs://nas/c", name="c", path="")
+    ),
+    "nested-path-of-one": dataset(_at("nfs://nas/a", path="/x/y")),
 }
