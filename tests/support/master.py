@@ -171,12 +171,12 @@ class DatasetMaster:
             revision=self._revision, dataset=self.name, uid=self.uid, **self._fields
         )  # fmt: skip
         with channel_to(self.port, self.authority.folder / "operator") as channel:
-            _stub(channel).Configure(configuration, timeout=10)
+            _stub(channel).Configure(configuration, timeout=60)
 
     def figures(self) -> dataset_pb2.Figures:
         """Figures as they are now."""
         with channel_to(self.port, self.authority.folder / "operator") as channel:
-            for figures in _stub(channel).WatchFigures(dataset_pb2.WatchFiguresRequest(), timeout=10):
+            for figures in _stub(channel).WatchFigures(dataset_pb2.WatchFiguresRequest(), timeout=60):
                 return figures  # type: ignore[no-any-return]
         raise AssertionError("no figures")
 
