@@ -1,22 +1,34 @@
-"""What both kinds share: the base of all models, and the pieces that Dataset and EFCRuntime have in common."""
+"""What both kinds share: the base of all models, and the pieces that Dataset and EFCRuntime have in common.
 
-from collections.abc import Mapping
+A model takes whatever the API server let through under CRDs of ours or of Fluid's: an unknown word of an enumeration
+stays a text, and :mod:`csi.api.checks` says what is wrong with it.
+"""
+
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
+
+from csi.api.fields import Change, Doc
+from csi.api.kubernetes import Json
 
 GROUP, VERSION = "data.fluid.io", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
-#: A piece of Kubernetes' own API that is handed on to it as it was written.
-Json = Mapping[str, Any]
+
+__all__ = ["API_VERSION", "GROUP", "VERSION", "Json", "Model", "NetworkMode", "ObjectMeta", "PodMetadata"]
 
 
 class Model(BaseModel):
     """A part of an object: camelCase in JSON, never changed after it was read; fields unknown to us are left out."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:  # noqa: ANN401
+        """A field that is null is not given, as for the API server."""
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class NetworkMode(StrEnum):
@@ -30,8 +42,12 @@ class NetworkMode(StrEnum):
 class PodMetadata(Model):
     """Labels and annotations that pods get as well."""
 
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: Annotated[
+        dict[str, str], Doc("Labels of the pods; those that the driver selects by cannot change.", Change.ROLLING)
+    ] = Field(default_factory=dict)
+    annotations: Annotated[dict[str, str], Doc("Annotations of the pods.", Change.ROLLING)] = Field(
+        default_factory=dict
+    )
 
 
 class ObjectMeta(Model):

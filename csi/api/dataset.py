@@ -1,11 +1,19 @@
 """Dataset: where the data is, and who may have it how."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
-from csi.api.common import Json, Model, ObjectMeta
+from csi.api import rules
+from csi.api.common import Model, ObjectMeta
+from csi.api.fields import Change, Doc
+from csi.api.kubernetes import Int32, Int64, NodeSelector, Toleration
+
+#: Most mounts of a Dataset, and longest texts: what the API server's estimate of the rules' cost allows.
+MOUNTS_MAX = 64
+MOUNT_POINT_LENGTH_MAX = 2048
+PATH_LENGTH_MAX = 1024
 
 
 class Placement(StrEnum):
@@ -28,63 +36,152 @@ class Phase(StrEnum):
 class SecretKeySelector(Model):
     """One key of a Secret of the Dataset's namespace."""
 
-    name: str
-    key: str = ""
+    name: Annotated[str, Doc("Name of the Secret, in the Dataset's namespace.", Change.LIVE)]
+    key: Annotated[str, Doc("Key of the Secret whose value is the option's.", Change.LIVE)] = ""
 
 
 class EncryptOptionSource(Model):
     """Where an option's value comes from."""
 
-    secret_key_ref: SecretKeySelector | None = None
+    secret_key_ref: Annotated[SecretKeySelector | None, Doc("A key of a Secret.")] = None
 
 
 class EncryptOption(Model):
     """An option whose value stands in a Secret."""
 
-    name: str
-    value_from: EncryptOptionSource = EncryptOptionSource()
+    name: Annotated[str, Doc("A mount option, as in `options`.", Change.LIVE)]
+    value_from: Annotated[EncryptOptionSource, Doc("Where the option's value stands.")] = EncryptOptionSource()
 
 
 class Mount(Model):
     """One source of the Dataset, and where its files show."""
 
-    mount_point: str = Field(min_length=5)
-    options: dict[str, str] = Field(default_factory=dict)
-    name: str = ""
-    path: str = ""
-    read_only: bool = False
-    shared: bool = False
-    encrypt_options: tuple[EncryptOption, ...] = ()
+    mount_point: Annotated[
+        str,
+        Doc(
+            "Where the data is: `nfs://HOST[:PORT]:/DIR` or `nfs://HOST[:PORT]/DIR`; `cpfs://` likewise, which is "
+            "served over NFSv3; `pvc://CLAIM[/DIR]` for a claim of the same namespace whose volume is NFS. Another is "
+            "refused while pods use the Dataset.",
+            Change.LIVE,
+            {"minLength": 5, "maxLength": MOUNT_POINT_LENGTH_MAX},
+            (rules.SCHEME, rules.HOST, rules.DIRECTORY, rules.CLAIM, rules.UPWARDS),
+        ),
+    ]
+    options: Annotated[
+        dict[str, str],
+        Doc(
+            "Mount options of CONFIGURATION.md, which also says which of them change live; they win over "
+            "`sharedOptions`.",
+            Change.LIVE,
+        ),
+    ] = Field(default_factory=dict)
+    name: Annotated[
+        str,
+        Doc(
+            "Of several mounts, one without a `path` shows at `/NAME`. Of a single mount the name means nothing.",
+            Change.LIVE,
+            {"minLength": 0, "maxLength": PATH_LENGTH_MAX},
+            (rules.UPWARDS,),
+        ),
+    ] = ""
+    path: Annotated[
+        str,
+        Doc(
+            "Directory of the volume in which the source shows; a single mount without one is the volume's root.",
+            Change.LIVE,
+            {"maxLength": PATH_LENGTH_MAX},
+            (rules.UPWARDS,),
+        ),
+    ] = ""
+    read_only: Annotated[
+        bool, Doc("Nobody writes through this mount, whatever `accessModes` allows.", Change.CREATION)
+    ] = False
+    shared: Annotated[bool, Doc("Means nothing here: access is a matter of `accessModes`.", Change.IGNORED)] = False
+    encrypt_options: Annotated[
+        tuple[EncryptOption, ...], Doc("Options whose values stand in Secrets; they win over `options`.")
+    ] = ()
 
 
 class User(Model):
     """As whom the totals are counted."""
 
-    uid: int | None = None
-    gid: int | None = None
-    user: str = ""
-    group: str = ""
+    uid: Annotated[
+        Int64 | None, Doc("User id as whom the source is walked for its totals, where root may not.", Change.LIVE)
+    ] = None
+    gid: Annotated[Int64 | None, Doc("Group id as whom the source is walked.", Change.LIVE)] = None
+    user: Annotated[str, Doc("A name means nothing to a NAS: the number `uid` counts.", Change.IGNORED)] = ""
+    group: Annotated[str, Doc("A name means nothing to a NAS: the number `gid` counts.", Change.IGNORED)] = ""
 
 
 class CacheableNodeAffinity(Model):
     """On which nodes the Dataset may be cached: a NodeSelector of core/v1."""
 
-    required: Json | None = None
+    required: Annotated[
+        NodeSelector | None, Doc("A NodeSelector that each node with a worker meets.", Change.ROLLING)
+    ] = None
+
+
+class RuntimeReference(Model):
+    """A runtime of a Dataset, as its status has it."""
+
+    name: Annotated[str, Doc("Name of the runtime.")] = ""
+    namespace: Annotated[str, Doc("Namespace of the runtime.")] = ""
+    category: Annotated[str, Doc("Category of the runtime: Accelerate.")] = ""
+    type: Annotated[str, Doc("Kind of the runtime: efc.")] = ""
+    master_replicas: Annotated[Int32, Doc("How many masters the runtime has.")] = 0
+
+
+class DataRestoreLocation(Model):
+    """Where a backup of Fluid's lies."""
+
+    path: Annotated[str, Doc("Where the backup is.")] = ""
+    node_name: Annotated[str, Doc("On which node the backup is.")] = ""
 
 
 class DatasetSpec(Model):
     """What a user asks for."""
 
-    mounts: tuple[Mount, ...] = ()
-    owner: User | None = None
-    node_affinity: CacheableNodeAffinity | None = None
-    tolerations: tuple[Json, ...] = ()
-    access_modes: tuple[str, ...] = ()
-    runtimes: tuple[Json, ...] = ()
-    placement: Placement = Placement.UNSET
-    data_restore_location: Json | None = None
-    shared_options: dict[str, str] = Field(default_factory=dict)
-    shared_encrypt_options: tuple[EncryptOption, ...] = ()
+    mounts: Annotated[
+        tuple[Mount, ...],
+        Doc(
+            "The sources, and where their files show.",
+            schema={"minItems": 1, "maxItems": MOUNTS_MAX},
+            rules=(rules.PLACED, rules.APART),
+        ),
+    ] = ()
+    owner: Annotated[User | None, Doc("As whom the sources are walked for UFS TOTAL SIZE and TOTAL FILES.")] = None
+    node_affinity: Annotated[CacheableNodeAffinity | None, Doc("On which nodes the Dataset may be cached.")] = None
+    tolerations: Annotated[
+        tuple[Toleration, ...], Doc("Taints of nodes that master and workers put up with.", Change.ROLLING)
+    ] = ()
+    access_modes: Annotated[
+        tuple[str, ...],
+        Doc(
+            "Access modes of claim and volume: ReadOnlyMany unless given, and enforced; ReadWriteMany for writing.",
+            Change.CREATION,
+        ),
+    ] = ()
+    runtimes: Annotated[
+        tuple[RuntimeReference, ...],
+        Doc("Means nothing, as in Fluid: a Dataset's runtime is the one of its name and namespace.", Change.IGNORED),
+    ] = ()
+    placement: Annotated[
+        Annotated[Placement | str, Field(union_mode="left_to_right")],
+        Doc(
+            "`Exclusive` (also unless given): no worker of another Dataset runs on a node with a worker of this one. "
+            "`Shared`: workers of several Datasets may run on one node.",
+            Change.ROLLING,
+        ),
+    ] = Placement.UNSET
+    data_restore_location: Annotated[
+        DataRestoreLocation | None, Doc("Backups are Alluxio's: there is nothing to restore.", Change.IGNORED)
+    ] = None
+    shared_options: Annotated[dict[str, str], Doc("Mount options of all mounts.", Change.LIVE)] = Field(
+        default_factory=dict
+    )
+    shared_encrypt_options: Annotated[
+        tuple[EncryptOption, ...], Doc("Options of all mounts whose values stand in Secrets; they win over options.")
+    ] = ()
 
 
 class Dataset(Model):

@@ -155,6 +155,14 @@ def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--memory", type=_mebibytes, default=1024, metavar="SIZE", help="for what nodes put there (1GiB)"
     )
+    parser.add_argument(
+        "--disk",
+        type=_disk,
+        action="append",
+        default=[],
+        metavar="DIR=SIZE",
+        help="for what memory has no room for: so much in a file of its own in a directory; may be repeated",
+    )
     parser.add_argument("--listen", metavar="ADDRESS:PORT", default="127.0.0.1:11211", help="where (%(default)s)")
     parser.add_argument("--threads", type=_count, metavar="N", help="how many serve (one for each processor, up to 8)")
     parser.add_argument(
@@ -260,14 +268,41 @@ def _add_csi_probe(services: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("operator", help="serve a cluster as a whole: removes startup taints from nodes")
+    parser = commands.add_parser(
+        "operator", help="serve a cluster as a whole: Datasets and their runtimes, and startup taints of nodes"
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
+    parser.add_argument("--image", metavar="IMAGE", help="of masters and workers; without it no Datasets are served")
+    parser.add_argument(
+        "--image-pull-policy",
+        choices=("Always", "IfNotPresent", "Never"),
+        default="IfNotPresent",
+        help="of masters and workers (%(default)s)",
+    )
+    parser.add_argument(
+        "--image-pull-secret",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="of masters and workers, a Secret in each Dataset's namespace; may be repeated",
+    )
+    parser.add_argument(
+        "--network-pod",
+        action="store_true",
+        help="each node has a pod efc-network: fuse.networkMode ContainerNetwork uses it",
+    )
+    parser.add_argument(
+        "--namespace",
+        metavar="NAMESPACE",
+        default="",
+        help="where the Lease is (the pod's own; outside of one efc-system)",
+    )
     parser.set_defaults(module="csi.cli.operator")
 
 
 def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("in-use", help="fail while a pod of the cluster uses a volume of EFC, and say which")
+    parser = commands.add_parser("in-use", help="fail while a cluster uses EFC, and say what does")
     parser.add_argument(
         "--again-after",
         type=_seconds,
@@ -295,6 +330,13 @@ def _mebibytes(text: str) -> int:
     if not (digits.isascii() and digits.isdecimal() and len(digits) < _DIGITS_MAX and unit in units):
         raise argparse.ArgumentTypeError("expected a whole number with unit MiB, GiB or TiB")
     return int(digits) * units[unit]
+
+
+def _disk(text: str) -> tuple[Path, int]:
+    directory, equals, size = text.rpartition("=")
+    if not (equals and directory.startswith("/")):
+        raise argparse.ArgumentTypeError("expected an absolute path, '=' and a size, for example /data/cache=100GiB")
+    return Path(directory), _mebibytes(size)
 
 
 def _count(text: str) -> int:

@@ -8,8 +8,18 @@ from csi.base.addresses import parse_address
 def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc operator`` until a signal."""
     from csi.operator import running
+    from csi.operator.objects.settings import Settings
 
     address = parsed.liveness_address
     liveness = None if address is None else parse_address(address, noun="liveness address")
-    running.run(log_level=parsed.log_level, liveness=liveness)
+    datasets = None
+    if parsed.image:
+        settings = Settings(
+            image=parsed.image,
+            image_pull_policy=parsed.image_pull_policy,
+            image_pull_secrets=tuple(parsed.image_pull_secret),
+            has_pod_network=parsed.network_pod,
+        )
+        datasets = running.Datasets(settings=settings, namespace=parsed.namespace)
+    running.run(log_level=parsed.log_level, liveness=liveness, datasets=datasets)
     return 0

@@ -3,6 +3,9 @@
 memcached takes this process over. What it could not work with is refused before that, in one sentence. The flags are
 those that matter: values of 1 MiB and their seal fit (``-I``); chunks of 16 KiB, in which blocks of all sizes share one
 class of memory (``efc/workers/src/slabs.rs`` says why); no UDP; no command that lists keys or empties the worker.
+
+With ``--disk`` what memory has no room for goes to files (memcached's extstore). Each is a file without a name in the
+directory that is given, which ends with the process: nothing is left behind, and two workers never share one.
 """
 
 import argparse
@@ -18,21 +21,27 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from csi.base import workers
 from csi.base.addresses import parse_address
 from csi.base.errors import Code, DriverError
 
-_MEMORY_MIB_MIN = 64
-_MIB = 1 << 20
-#: Beside values: connections' buffers, the hash table, threads.
-_OVERHEAD_MIB = 64
 _THREADS_MAX = 8
 _KEY_BYTES = 32
-#: Bytes of values for each header of a value of several chunks that memory is set aside for: two chunks.
-_BYTES_PER_HEADER = 32 << 10
+#: Lengths of values that make an item of the size of a header, and of the size of what is kept of a value in a file.
+_HEADER_LENGTH, _PLACE_LENGTH = 40, 20
+#: Pages of files in MiB, each written as a whole (in pieces of 16 MiB at most). A value lies in one piece, so smaller
+#: ones waste space: of blocks of 1 MiB, with what goes with them, 7 are in 8 MiB, and 15 in 16.
+_PAGE_MIB, _SMALL_PAGE_MIB, _PIECE_MIB_MAX = 16, 8, 16
+_SMALL_DISK_MIB = 1024
+#: memcached counts pages with 16 bits.
+_PAGES_MAX = 60_000
+#: Free pages below which memcached drops the oldest page; its default is a quarter of all.
+_FREE_PAGES = 3
 _PRIMING_SECONDS_MAX = 300.0
 #: Items for which commands are sent at once: they fit into one record of TLS, and into what memcached reads at once
 #: (16 KiB both). What does not fit memcached 1.6.18 may leave in OpenSSL's buffer, and wait at the socket for more.
@@ -51,9 +60,12 @@ def run(parsed: argparse.Namespace) -> int:
     program = _program()
     host, port = _listening_address(parsed.listen)
     tls = _tls(parsed, program)
-    _check_memory(parsed.memory)
+    _check_memory(parsed.memory, disk=sum(size for _, size in parsed.disk))
     _check_descriptors(parsed.connections)
-    arguments = memcached_arguments(parsed, host=host, port=port, tls=tls)
+    if parsed.disk and "ext_path" not in _help(program):
+        raise _refuse(f"{program} was built without extstore: take Debian's, or leave --disk out")
+    disks = [(_nameless_file(directory, size), size) for directory, size in parsed.disk]
+    arguments = memcached_arguments(parsed, host=host, port=port, tls=tls, disks=disks)
     _set_memory_aside(parsed, host=host, port=port)
     return os.execv(program, arguments)  # no shell is what is wanted
 
@@ -75,18 +87,61 @@ def write_key(file: Path) -> int:
     return 0
 
 
-def memcached_arguments(parsed: argparse.Namespace, *, host: str, port: int, tls: Sequence[str] = ()) -> list[str]:
-    """The command line of memcached."""
-    settings = ["slab_chunk_max=16384", "slab_automove=0", *tls]
-    listen = f"[{host}]" if ":" in host else host
-    arguments = ["memcached", "-l", f"{listen}:{port}", "-U", "0", "-m", str(parsed.memory), "-I", "2m"]
+def memcached_arguments(
+    parsed: argparse.Namespace,
+    *,
+    host: str,
+    port: int,
+    tls: Sequence[str] = (),
+    disks: Sequence[tuple[int, int]] = (),
+) -> list[str]:
+    """The command line of memcached; ``disks`` are descriptors of files, and how many MiB each may have."""
     threads = parsed.threads or min(_THREADS_MAX, len(os.sched_getaffinity(0)))
+    settings = ["slab_chunk_max=16384", "slab_automove=0", *_disk_settings(disks, threads), *tls]
+    memory = workers.item_memory_mib(parsed.memory, sum(size for _, size in disks))
+    listen = f"[{host}]" if ":" in host else host
+    arguments = ["memcached", "-l", f"{listen}:{port}", "-U", "0", "-m", str(memory), "-I", "2m"]
     arguments += ["-t", str(threads), "-c", str(parsed.connections), "-F", "-X", "-o", ",".join(settings)]
     if tls:
         arguments.append("-Z")
     if os.geteuid() == 0:
         arguments += ["-u", _unprivileged_user() if _may_change_user() else "root"]
     return arguments
+
+
+def _disk_settings(disks: Sequence[tuple[int, int]], threads: int) -> list[str]:
+    """The settings of memcached's extstore; it takes sizes before files."""
+    if not disks:
+        return []
+    total = sum(size for _, size in disks)
+    page = _SMALL_PAGE_MIB if min(size for _, size in disks) < _SMALL_DISK_MIB else _PAGE_MIB
+    while total // page > _PAGES_MAX:
+        page *= 2
+    return [
+        f"ext_page_size={page}", f"ext_wbuf_size={min(page, _PIECE_MIB_MAX)}", f"ext_threads={threads}",
+        f"ext_drop_under={_FREE_PAGES}", f"ext_compact_under={_FREE_PAGES + 1}",
+        *(f"ext_path=/proc/self/fd/{descriptor}:{size}m" for descriptor, size in disks),
+    ]  # fmt: skip
+
+
+def _nameless_file(directory: Path, size: int) -> int:
+    """The descriptor of a new file below ``directory`` that memcached, which inherits it, opens by that."""
+    if size < workers.DISK_MIB_MIN:
+        message = f"--disk {directory}={size}MiB is too little: {workers.DISK_MIB_MIN}MiB or more"
+        raise DriverError(Code.INVALID_ARGUMENT, message)
+    try:
+        found = os.statvfs(directory)
+        descriptor, name = tempfile.mkstemp(prefix=".efc-worker-", dir=directory)
+        os.unlink(name)
+    except OSError as error:
+        raise _refuse(f"--disk {directory}: no file can be made there: {error.strerror}") from error
+    free = found.f_bavail * found.f_frsize // workers.MIB
+    if free < size:
+        raise _refuse(f"--disk {directory}={size}MiB: only {free} MiB are free there")
+    if os.geteuid() == 0 and _may_change_user():
+        os.fchown(descriptor, pwd.getpwnam(_unprivileged_user()).pw_uid, -1)
+    os.set_inheritable(descriptor, True)  # noqa: FBT003  # it takes no keyword
+    return descriptor
 
 
 def _refuse(message: str) -> DriverError:
@@ -140,7 +195,7 @@ def _tls(parsed: argparse.Namespace, program: str) -> list[str]:
         raise DriverError(Code.INVALID_ARGUMENT, message)
     if any("," in str(file) for file in files.values()):
         raise DriverError(Code.INVALID_ARGUMENT, "memcached takes no files for TLS with a comma in their paths")
-    if "--enable-ssl" not in subprocess.run([program, "-h"], capture_output=True, text=True, check=False).stdout:
+    if "--enable-ssl" not in _help(program):
         raise _refuse(f"{program} was built without TLS: take Debian's, or leave --tls-certificate and the others out")
     tls_context(parsed)
     return [
@@ -164,24 +219,30 @@ def tls_context(parsed: argparse.Namespace) -> ssl.SSLContext:
     return context
 
 
-def _check_memory(memory: int) -> None:
-    if memory < _MEMORY_MIB_MIN:
-        raise DriverError(Code.INVALID_ARGUMENT, f"--memory {memory}MiB is too little: {_MEMORY_MIB_MIN}MiB or more")
-    needed = memory + memory // 50 + _OVERHEAD_MIB
+def _help(program: str) -> str:
+    return subprocess.run([program, "-h"], capture_output=True, text=True, check=False).stdout
+
+
+def _check_memory(memory: int, *, disk: int) -> None:
+    if memory < workers.MEMORY_MIB_MIN:
+        message = f"--memory {memory}MiB is too little: {workers.MEMORY_MIB_MIN}MiB or more"
+        raise DriverError(Code.INVALID_ARGUMENT, message)
+    needed = workers.process_memory_mib(memory, disk)
     there = min(_memory_limits())
     if needed > there:
+        with_disk = f" with --disk of {disk} MiB" if disk else ""
         message = (
-            f"--memory {memory}MiB needs {needed} MiB with what memcached takes beside values, "
+            f"--memory {memory}MiB{with_disk} needs {needed} MiB with what memcached takes beside values, "
             f"and this machine or container has {there} MiB"
         )
         raise _refuse(message)
 
 
 def _memory_limits() -> Iterator[int]:
-    yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
+    yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // workers.MIB
     for file in _MEMORY_LIMITS:
         with contextlib.suppress(OSError, ValueError):
-            yield int(file.read_text()) // _MIB
+            yield int(file.read_text()) // workers.MIB
 
 
 def _check_descriptors(connections: int) -> None:
@@ -198,7 +259,10 @@ def _set_memory_aside(parsed: argparse.Namespace, *, host: str, port: int) -> No
         return
     status = 0
     try:
-        prime(host, port, items=parsed.memory * _MIB // _BYTES_PER_HEADER, context=context)
+        headers = parsed.memory * workers.MIB // workers.BYTES_PER_HEADER
+        prime(host, port, items=headers, context=context)
+        places = sum(size for _, size in parsed.disk) * workers.MIB // workers.BYTES_PER_PLACE
+        prime(host, port, items=places, context=context, length=_PLACE_LENGTH)
     except OSError as error:
         print(
             f"efc: no memory was set aside for headers, so the worker may refuse small files: {error}", file=sys.stderr
@@ -208,13 +272,14 @@ def _set_memory_aside(parsed: argparse.Namespace, *, host: str, port: int) -> No
         os._exit(status)
 
 
-def prime(host: str, port: int, *, items: int, context: ssl.SSLContext | None) -> None:
-    """Sets so many items of the size of a header, and deletes them: memory of a size stays memory of that size.
+def prime(host: str, port: int, *, items: int, context: ssl.SSLContext | None, length: int = _HEADER_LENGTH) -> None:
+    """Sets so many items of ``length`` bytes, a header's unless it is given, and deletes them: their memory stays theirs.
 
     The worker then holds nothing, and says so. Raises OSError.
     """
+    key = f"efc{length:02}-{{:026d}}"
     with _connection(host, port, context) as worker:
-        for command in ("ms efc-{:028d} 40 q\r\n" + "-" * 40 + "\r\n", "md efc-{:028d} q\r\n"):
+        for command in (f"ms {key} {length} q\r\n{'-' * length}\r\n", f"md {key} q\r\n"):
             for begin in range(0, items, _PRIMING_BATCH):
                 batch = range(begin, min(items, begin + _PRIMING_BATCH))
                 worker.sendall("".join(map(command.format, batch)).encode() + b"mn\r\n")

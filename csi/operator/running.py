@@ -3,24 +3,54 @@
 kopf watches, connects again when the API server went away, and logs in anew when a token has expired. It is kept from
 all else that it would do: no peering, no Kubernetes events, no watching of CRDs and namespaces, which would need rights
 that no duty does. What it cannot get over ends the process; the pod's restart begins anew, with nothing lost.
+
+Datasets have watches of their own (:mod:`csi.operator.watching`), and are served by one process of several, by a Lease.
+They need no CRD to be there yet, and nothing of theirs keeps taints on nodes.
 """
 
 import asyncio
+import contextlib
 import logging
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
 
 import kopf
 
+from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.operator import volume_users
 from csi.operator.cluster import Cluster
+from csi.operator.datasets.reconciler import Reconciler
+from csi.operator.lease import Leadership
+from csi.operator.objects.settings import Settings
 from csi.operator.startup_taint import StartupTaint
 
 #: How often a request is tried while the API server is away; after that, the process ends.
 _BACKOFF_SECONDS = (1, 1, 2, 3, *[5] * 120)
 
 
-def run(*, log_level: str, liveness: tuple[str, int] | None) -> None:
-    """Runs until a signal; ``liveness`` is where to answer GET /healthz. FAILED_PRECONDITION without credentials."""
+#: Where kubelet tells a container in which namespace it is.
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_NAMESPACE = "efc-system"
+_LEASE = "efc-operator"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Datasets:
+    """How Datasets are served; ``namespace`` is the Lease's, the operator's own unless given."""
+
+    settings: Settings
+    namespace: str = ""
+
+
+def run(*, log_level: str, liveness: tuple[str, int] | None, datasets: Datasets | None = None) -> None:
+    """Runs until a signal; ``liveness`` is where to answer GET /healthz. FAILED_PRECONDITION without credentials.
+
+    Without ``datasets`` none are served.
+    """
     _configure_logging(log_level)
     registry, settings, cluster = kopf.OperatorRegistry(), _settings(), _logged_in(Cluster())
     kopf.on.login(id="login", registry=registry)(cluster.login)
@@ -29,12 +59,59 @@ def run(*, log_level: str, liveness: tuple[str, int] | None) -> None:
     if liveness is not None:
         host, port = liveness
         endpoint = f"http://[{host}]:{port}/healthz" if ":" in host else f"http://{host}:{port}/healthz"
-    kopf.run(registry=registry, settings=settings, clusterwide=True, standalone=True, liveness_endpoint=endpoint)
+
+    async def serve() -> None:
+        # kopf ends at a signal, and with it all that runs beside it.
+        ended = asyncio.Event()
+        beside = asyncio.create_task(_serve_datasets(cluster, datasets, ended)) if datasets is not None else None
+        try:
+            await kopf.operator(
+                registry=registry, settings=settings, clusterwide=True, standalone=True, liveness_endpoint=endpoint,
+                stop_flag=ended,
+            )  # fmt: skip
+        finally:
+            if beside is not None:
+                beside.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await beside
+            await cluster.close()
+
+    asyncio.run(serve())
+
+
+async def _serve_datasets(cluster: Cluster, datasets: Datasets, ended: asyncio.Event) -> None:
+    """Until cancelled; what it cannot get over sets ``ended``."""
+    leadership = Leadership(cluster, namespace=datasets.namespace or _namespace(), name=_LEASE, identity=_identity())
+    children = Children()
+    try:
+        await leadership.run(lambda: Reconciler(cluster, datasets.settings, children=children).run())
+    finally:
+        ended.set()
+
+
+def _namespace() -> str:
+    try:
+        return _NAMESPACE_FILE.read_text().strip() or _NAMESPACE
+    except OSError:
+        return _NAMESPACE
+
+
+def _identity() -> str:
+    """A name that no other process has, nor one of the same pod before."""
+    return f"{os.environ.get('HOSTNAME') or socket.gethostname()}_{secrets.token_hex(4)}"
 
 
 def refuse_if_used(*, again_after_seconds: float) -> None:
     """What :func:`csi.operator.volume_users.refuse_if_used` says of the cluster that the credentials are for."""
-    asyncio.run(volume_users.refuse_if_used(_logged_in(Cluster()), again_after_seconds=again_after_seconds))
+
+    async def refuse() -> None:
+        cluster = _logged_in(Cluster())
+        try:
+            await volume_users.refuse_if_used(cluster, again_after_seconds=again_after_seconds)
+        finally:
+            await cluster.close()
+
+    asyncio.run(refuse())
 
 
 def _logged_in(cluster: Cluster) -> Cluster:

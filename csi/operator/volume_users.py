@@ -1,10 +1,11 @@
-"""Which pods of a cluster use volumes of the driver: what keeps it from being uninstalled.
+"""What keeps the driver from being uninstalled: pods of a cluster that use its volumes, and its Datasets.
 
-Without the driver their volumes could not be unmounted: the pods would hang in Terminating, for ever.
+Without the driver the volumes of pods could not be unmounted: the pods would hang in Terminating, for ever. Without the
+operator Datasets could not be deleted.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import quote
 
 from csi.base import driver
@@ -15,7 +16,7 @@ from csi.operator.cluster import Cluster, Json
 _PAGE_OBJECTS_MAX = 500
 _PAGES_MAX = 10_000
 _ENDED = ("Succeeded", "Failed")
-#: Most users that one message names.
+#: Most users or Datasets that one message names.
 _NAMED_MAX = 20
 
 
@@ -45,8 +46,22 @@ def _uses(pod: Json, node: str, claims: dict[tuple[str, str], str]) -> Iterator[
             yield f"pod {namespace}/{name} on node {node} uses claim {claim} (volume {bound})"
 
 
+def own_datasets(*, datasets: Iterable[Json], runtimes: Iterable[Json]) -> Iterator[str]:
+    """One line for each Dataset that has an EFCRuntime, and for each EFCRuntime that has lost its Dataset."""
+    names = {_place(runtime) for runtime in runtimes}
+    for dataset in datasets:
+        if _place(dataset) in names:
+            names.remove(_place(dataset))
+            yield f"Dataset {_place(dataset)} is there"
+    yield from (f"EFCRuntime {name} is there" for name in sorted(names))
+
+
+def _place(found: Json) -> str:
+    return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+
+
 async def refuse_if_used(cluster: Cluster, *, again_after_seconds: float) -> None:
-    """Raises FAILED_PRECONDITION that names the pods, now or at a second look, or the API server's error."""
+    """Raises FAILED_PRECONDITION that names pods and Datasets, now or at a second look, or the API server's error."""
     await _refuse_if_used(cluster)
     if again_after_seconds:
         await asyncio.sleep(again_after_seconds)
@@ -55,20 +70,32 @@ async def refuse_if_used(cluster: Cluster, *, again_after_seconds: float) -> Non
 
 async def _refuse_if_used(cluster: Cluster) -> None:
     volumes = await _all(cluster, "/api/v1/persistentvolumes")
-    found = list(users(volumes=volumes, pods=await _all(cluster, "/api/v1/pods")))
+    pods = users(volumes=volumes, pods=await _all(cluster, "/api/v1/pods"))
+    _refuse(list(pods), "volumes are in use: end these pods first")
+    # There are none where nobody has installed their CRDs.
+    datasets, runtimes = [
+        await _all(cluster, f"/apis/data.fluid.io/v1alpha1/{kind}", missing_ok=True)
+        for kind in ("datasets", "efcruntimes")
+    ]
+    _refuse(
+        list(own_datasets(datasets=datasets, runtimes=runtimes)),
+        "Datasets are there, which nobody could delete afterwards: delete them first",
+    )
+
+
+def _refuse(found: Sequence[str], words: str) -> None:
     if found:
         more = f"\nand {len(found) - _NAMED_MAX} more" if len(found) > _NAMED_MAX else ""
-        raise DriverError(
-            Code.FAILED_PRECONDITION,
-            "\n".join(["volumes are in use: end these pods first", *found[:_NAMED_MAX]]) + more,
-        )
+        raise DriverError(Code.FAILED_PRECONDITION, "\n".join([words, *found[:_NAMED_MAX]]) + more)
 
 
-async def _all(cluster: Cluster, path: str) -> list[Json]:
+async def _all(cluster: Cluster, path: str, *, missing_ok: bool = False) -> list[Json]:
     items: list[Json] = []
     token = ""
     for _ in range(_PAGES_MAX):
         page = await cluster.get(f"{path}?limit={_PAGE_OBJECTS_MAX}&continue={quote(token)}")
+        if page is None and missing_ok:
+            return []
         if page is None:
             raise DriverError(Code.UNAVAILABLE, f"the API server has no {path}")
         items += page.get("items") or ()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tests.support.paths import ROOT
 from tests.support.processes import TimeLimitError, wait_until
@@ -46,6 +47,13 @@ class Cluster:
     def nas_url(self) -> str:
         """The NFS server's export, as pods and nodes reach it."""
         return (self.folder / "nas-url").read_text().strip()
+
+    @property
+    def nas_address(self) -> str:
+        """The NFS server's address, where also a port mapper answers."""
+        host = urlsplit(self.nas_url).hostname
+        assert host is not None
+        return host
 
     @property
     def small_url(self) -> str:
@@ -154,7 +162,7 @@ class Cluster:
     # ------------------------------------------------------------ the driver
 
     def await_driver(self, *components: str, limit_s: float = 120) -> None:
-        """Returns when these parts of the driver (`node`, `keeper`, `controller`) are Ready in their newest form."""
+        """Returns when these parts of the driver (`node`, `controller`, ...) are Ready in their newest form."""
         for component in components:
             wait_until(
                 lambda component=component: self._is_ready(component),  # type: ignore[misc]
@@ -173,7 +181,7 @@ class Cluster:
         self.kubectl("wait", "--for=condition=Ready", "pods", *chosen, "--timeout=90s", limit_s=100)
 
     def _is_ready(self, component: str) -> bool:
-        kind = "deployment" if component == "controller" else "daemonset"
+        kind = "deployment" if component in {"controller", "operator"} else "daemonset"
         found = self.get(kind, f"efc-{component}", namespace=SYSTEM_NAMESPACE)
         assert found is not None, f"there is no {kind} efc-{component}"
         status = found["status"]

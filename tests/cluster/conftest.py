@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.support.leaks import require_sandbox
 from tests.support.paths import RESULTS, ROOT
 from tests.support.processes import wait_until
 
-NODES = 2
+NODES = 3
 _TEST_LIMIT_S = 180
 _FAILED = pytest.StashKey[bool]()
 _IDLE_GRACE_S = 3  # how long daemons outlive their last volume
@@ -55,8 +54,9 @@ def cluster(bare_cluster: Cluster) -> Cluster:
 def install(cluster: Cluster) -> None:
     """deploy/efc-csi.yaml, with what a user changes (NAS, image, sources allowed inline), and a short idle grace.
 
-    A cluster that has the driver already keeps it.
+    The CRDs of Datasets are there before. A cluster that has the driver already keeps it.
     """
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=(ROOT / "deploy" / "crds.yaml").read_text())
     if cluster.get("daemonset", "efc-node", namespace=SYSTEM_NAMESPACE) is None:
         text = (ROOT / "deploy" / "efc-csi.yaml").read_text()
         source = '- "--source=nfs://nas.example.com/data"'
@@ -65,20 +65,8 @@ def install(cluster: Cluster) -> None:
         rules = [{"namespaces": ["inline-*"], "sources": [cluster.nas_url]}]
         text = text.replace('allowed-sources.json: "[]"', f"allowed-sources.json: {json.dumps(json.dumps(rules))}")
         text = text.replace("--idle-grace=30", f"--idle-grace={_IDLE_GRACE_S}")
-        cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", text))
-    cluster.await_driver("keeper", "node", "controller")
-
-
-@pytest.fixture(scope="module")
-def pod_network(cluster: Cluster) -> Iterator[None]:
-    """The optional pod whose network daemons can use, as the chart makes it."""
-    options = ("--set", "network.enabled=true", "--show-only", "templates/network.yaml")
-    done = subprocess.run([ROOT / "deploy" / "render", *options], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"image: efc-csi:\S+", f"image: {IMAGE}", done.stdout))
-    cluster.await_driver("network")
-    yield
-    cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "daemonset", "efc-network", "--ignore-not-found", "--wait")
+        cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"\bimage([:=] ?)efc-csi:\S+", rf"image\g<1>{IMAGE}", text))
+    cluster.await_driver("keeper", "node", "network", "controller", "operator")
 
 
 @pytest.fixture(scope="module", autouse=True)

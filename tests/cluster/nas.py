@@ -9,8 +9,9 @@ import argparse
 import signal
 from pathlib import Path
 
+from tests.cluster.port_mapper import port_mapper
 from tests.support.mounts import small_disk
-from tests.support.nas import Export, Nas
+from tests.support.nas import MOUNT_PROGRAM, NFS_PROGRAM, Export, Nas
 
 ADDRESS = "10.77.0.1"  # of the bridge between the nodes; the namespace is the cluster's, so fixed ports are free
 NFS_PORT, MOUNT_PORT = 2049, 20048
@@ -30,6 +31,7 @@ def main() -> None:
             address=ADDRESS, folder=arguments.folder, port=NFS_PORT, mount_port=MOUNT_PORT,
             exports=(Export(), Export(name="small", path=small)),
         ) as nas,
+        port_mapper(ADDRESS, {NFS_PROGRAM: NFS_PORT, MOUNT_PROGRAM: MOUNT_PORT}),
     ):  # fmt: skip
         while True:
             arguments.url_file.write_text(f"{nas.url}\n")

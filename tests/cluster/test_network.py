@@ -58,7 +58,6 @@ def elsewhere(namespace: Namespace) -> str:
     return "elsewhere"
 
 
-@pytest.mark.usefixtures("pod_network")
 def test_the_nas_sees_the_pods_address(namespace: Namespace, elsewhere: str) -> None:
     cluster = namespace.cluster
     address = _address(namespace)

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
 from tests.cluster.cluster import DRIVER, Cluster, Namespace, pod
 from tests.support.paths import ROOT
 from tests.support.processes import TimeLimitError, wait_until
@@ -185,7 +183,6 @@ with grpc.insecure_channel("unix:{_KUBELET}/plugins/{DRIVER}/csi.sock") as chann
         asking.join()
 
 
-@pytest.mark.usefixtures("pod_network")
 def test_the_tables_are_true(namespace: Namespace, shared: str) -> None:
     cluster = namespace.cluster
     source = cluster.nas_url

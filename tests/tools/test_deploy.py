@@ -19,6 +19,7 @@ from csi.base import driver
 from csi.config.parameters import VolumeParameters
 from csi.node import inline
 from csi.operator.startup_taint import TAINT_KEY
+from csi.operator.store import OTHER_RUNTIMES
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -35,7 +36,10 @@ PRIVILEGED = {
     },
 }
 #: Capabilities of the others.
-CAPABILITIES: dict[str, list[str]] = {"controller": ["NET_BIND_SERVICE"], "provisioner": [], "operator": []}
+CAPABILITIES: dict[str, list[str]] = {
+    "controller": ["NET_BIND_SERVICE"], "provisioner": [], "operator": [], "network": [],
+}  # fmt: skip
+WRITE = {"get", "list", "watch", "create", "update", "patch", "delete"}
 #: Role -> resource -> verbs.
 RULES = {
     "efc-provisioner": {
@@ -44,8 +48,28 @@ RULES = {
         "storageclasses": {"get", "list", "watch"},
         "events": {"create", "patch"},
     },
-    "efc-operator": {"nodes": {"get", "list", "watch", "patch"}, "csinodes": {"get", "list", "watch"}},
+    "efc-operator": {
+        "nodes": {"get", "list", "watch", "patch"},
+        "csinodes": {"get", "list", "watch"},
+        "datasets": {"get", "list", "watch", "update", "patch"},
+        "efcruntimes": {"get", "list", "watch", "update", "patch"},
+        **{kind: {"get", "list", "watch"} for kind in OTHER_RUNTIMES},
+        "datasets/status": {"get", "update", "patch"},
+        "efcruntimes/status": {"get", "update", "patch"},
+        "datasets/finalizers": {"update"},
+        "efcruntimes/finalizers": {"update"},
+        "statefulsets": WRITE,
+        "deployments": {"get", "list", "watch"},
+        "services": WRITE,
+        "persistentvolumeclaims": WRITE,
+        "persistentvolumes": WRITE,
+        "pods": {"get", "list", "watch", "patch", "delete"},
+        "secrets": WRITE - {"list", "watch"},
+        "events": {"create", "patch"},
+    },
 }
+#: In the driver's own namespace: role -> resource -> verbs.
+OWN_RULES = {"efc-operator": {"leases": {"get", "list", "watch", "create", "update", "patch"}}}
 ACCOUNTS = {"efc-provisioner": "efc-controller", "efc-operator": "efc-operator"}
 
 
@@ -97,7 +121,7 @@ def test_every_manifest_is_one() -> None:
     for item in committed():
         assert item["metadata"].get("namespace") == (None if item["kind"] in CLUSTER_WIDE else NAMESPACE), item
     names = sorted(name for name, _ in pods(committed()))
-    assert names == ["efc-controller", "efc-keeper", "efc-node", "efc-operator"]
+    assert names == ["efc-controller", "efc-keeper", "efc-network", "efc-node", "efc-operator"]
 
 
 def test_no_container_may_do_more_than_it_needs() -> None:
@@ -119,7 +143,8 @@ def test_host_paths_are_where_the_node_has_them() -> None:
     for name, pod in pods(committed()):
         volumes = pod.get("volumes", [])
         paths = {volume["name"]: volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume}
-        assert set(paths.values()) == PRIVILEGED.get(name.removeprefix("efc-"), set())
+        part = name.removeprefix("efc-")
+        assert set(paths.values()) == PRIVILEGED.get(part, {"/run/efc/network"} if part == "network" else set())
         for container in pod["containers"]:
             for mount in container.get("volumeMounts", []):
                 path = mount["mountPath"]
@@ -129,7 +154,7 @@ def test_host_paths_are_where_the_node_has_them() -> None:
 
 def test_node_parts_have_no_way_to_the_api() -> None:
     objects = committed()
-    accounts = {"efc-keeper", "efc-node"}
+    accounts = {"efc-keeper", "efc-node", "efc-network"}
     for name, pod in pods(objects):
         assert pod["serviceAccountName"] == name
         assert pod["automountServiceAccountToken"] is (name == "efc-operator")
@@ -146,11 +171,23 @@ def test_node_parts_have_no_way_to_the_api() -> None:
 
 
 def test_provisioner_and_operator_have_the_rules_that_they_need() -> None:
-    roles = {item["metadata"]["name"]: item for item in committed() if item["kind"] in {"Role", "ClusterRole"}}
-    assert roles.keys() == RULES.keys()
-    for name, role in roles.items():
-        given = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
-        assert given == RULES[name]
+    for kind, rules in (("ClusterRole", RULES), ("Role", OWN_RULES)):
+        roles = {item["metadata"]["name"]: item for item in committed() if item["kind"] == kind}
+        assert roles.keys() == rules.keys()
+        for name, role in roles.items():
+            given = [(resource, set(rule["verbs"])) for rule in role["rules"] for resource in rule["resources"]]
+            assert dict(given) == rules[name]
+            assert len(given) == len(rules[name]), "none is there twice"
+
+
+def test_without_datasets_the_operator_may_touch_nothing_but_taints() -> None:
+    objects = rendered("--set", "dataset.enabled=false")
+    assert not [item for item in objects if item["kind"] == "Role"]
+    given = [
+        resource for rule in one(objects, "ClusterRole", "efc-operator")["rules"] for resource in rule["resources"]
+    ]
+    assert given == ["nodes", "csinodes"]
+    assert "sysctls" not in dict(pods(objects))["efc-operator"]["securityContext"]
 
 
 def test_everything_in_the_way_of_the_startup_taints_removal_tolerates_it() -> None:
@@ -188,13 +225,13 @@ def test_another_kubelet_root_and_run_directory_are_used_everywhere() -> None:
 
 def test_without_sources_there_is_no_controller() -> None:
     objects = rendered("--set-json", "controller.sources=[]", "--set", "operator.enabled=false")
-    assert {name for name, _ in pods(objects)} == {"efc-keeper", "efc-node"}
+    assert {name for name, _ in pods(objects)} == {"efc-keeper", "efc-node", "efc-network"}
     assert not [item for item in objects if "Role" in item["kind"] or item["kind"] == "NetworkPolicy"]
 
 
 def test_a_network_of_daemons() -> None:
     name = "efc-network"
-    objects = rendered("--set", "network.enabled=true")
+    objects = committed()
     (pod,) = (pod for found, pod in pods(objects) if found == name)
     assert one(objects, "ServiceAccount", name)["automountServiceAccountToken"] is False
     assert "hostNetwork" not in pod
@@ -278,7 +315,7 @@ def test_each_part_has_settings_of_its_own(part: str) -> None:
         "env": [{"name": "NAME", "value": "value"}],
         "serviceAccount": {"create": True, "name": "own"},
     }
-    objects = rendered("--set", "network.enabled=true", "--set-json", f"{part}={json.dumps(given)}")
+    objects = rendered("--set-json", f"{part}={json.dumps(given)}")
     for name in PARTS:
         (item,) = (found for found in objects if found["metadata"]["name"] == f"efc-{name}" and "spec" in found
                    and "template" in found["spec"])  # fmt: skip
@@ -302,7 +339,7 @@ def test_each_part_has_settings_of_its_own(part: str) -> None:
 def test_accounts_that_are_there_already_are_not_made() -> None:
     objects = rendered("--set", "node.serviceAccount.create=false,node.serviceAccount.name=theirs")
     names = {item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount"}
-    assert names == {"efc-keeper", "efc-controller", "efc-operator"}
+    assert names == {"efc-keeper", "efc-network", "efc-controller", "efc-operator"}
     assert dict(pods(objects))["efc-node"]["serviceAccountName"] == "theirs"
 
 
@@ -310,14 +347,14 @@ def test_accounts_that_are_there_already_are_not_made() -> None:
     "setting", ["imageRegistry=r.example.com/mirror/", "global.imageRegistry=r.example.com/mirror"]
 )
 def test_a_registry_in_front_of_all_images(setting: str) -> None:
-    objects = rendered("--set", setting, "--set", "network.enabled=true", "--no-hooks=false")
+    objects = rendered("--set", setting, "--no-hooks=false")
     images = re.findall(r"image: (\S+)", yaml.safe_dump_all(objects))
     assert len(images) == 7
     assert all(image.startswith("r.example.com/mirror/") and "//" not in image for image in images), images
 
 
 def test_labels_of_everything() -> None:
-    for item in rendered("--set", "commonLabels.owner=storage", "--set", "network.enabled=true", "--no-hooks=false"):
+    for item in rendered("--set", "commonLabels.owner=storage", "--no-hooks=false"):
         if item["kind"] != "Namespace":
             assert item["metadata"]["labels"]["owner"] == "storage", item
         if item["kind"] in {"DaemonSet", "Deployment"}:
@@ -358,7 +395,8 @@ def test_helm_uninstall_asks_first() -> None:
     grace = cli.parser().parse_args(containers(committed())["node"]["args"]).idle_grace
     assert grace < parsed.again_after < job["activeDeadlineSeconds"] - 60
     assert [(rule["resources"], rule["verbs"]) for rule in hooks[1]["rules"]] == [
-        (["persistentvolumes", "pods"], ["list"])
+        (["persistentvolumes", "pods"], ["list"]),
+        (["datasets", "efcruntimes"], ["list"]),
     ]
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert pod["securityContext"]["runAsNonRoot"]
@@ -392,14 +430,16 @@ def notes(tmp_path: Path) -> Callable[..., str]:
 def test_notes(notes: Callable[..., str]) -> None:
     installed = notes()
     assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=privileged" in installed
-    assert "delete" not in installed
+    assert "delete pod" not in installed
+    assert "kubectl apply --server-side -f deploy/crds.yaml" in installed
+    assert "crds.yaml" not in notes("--set", "dataset.enabled=false")
     assert "nas.example.com is a placeholder" in installed
     assert "placeholder" not in notes("--set", "controller.sources={nfs://10.0.0.1/export}")
     upgraded = notes("--is-upgrade", "--set", "image.tag=new")
-    assert "efc-keeper is not rolled by itself" in upgraded
+    assert "efc-keeper and efc-network are not rolled by itself" in upgraded
     assert "efc-csi:new" in upgraded
-    assert "component in (keeper)" in upgraded
-    assert "component in (keeper,network)" in notes("--is-upgrade", "--set", "network.enabled=true")
+    assert "component in (keeper,network)" in upgraded
+    assert "component in (keeper)" in notes("--is-upgrade", "--set", "network.enabled=false")
 
 
 @pytest.mark.parametrize(
@@ -440,12 +480,15 @@ def test_values_are_refused_in_words(setting: str, words: str) -> None:
     assert "^" not in done.stderr, "a regular expression is no message"
 
 
-#: In kubectl's place: what a cluster would answer to the script's three questions, and a note of anything else.
+#: In kubectl's place: what a cluster would answer to the script's questions, and a note of anything else.
 KUBECTL = """#!/bin/sh
 case "$*" in
     "get persistentvolumes"*) cat "$ANSWERS/volumes" ;;
     "get pods"*) cat "$ANSWERS/pods" ;;
     "get daemonsets"*) ;;
+    "get customresourcedefinitions"*) cat "$ANSWERS/crds" 2>/dev/null || true ;;
+    "get datasets"*) cat "$ANSWERS/datasets" ;;
+    "get efcruntimes"*) cat "$ANSWERS/efcruntimes" ;;
     *) echo "$*" >>"$ANSWERS/done" ;;
 esac
 """
@@ -478,6 +521,8 @@ if command.startswith("get daemonsets"):
     for name in re.findall(r"[a-zA-Z]+|[0-9]+", re.search(r"jsonpath=[{].items.0.(.*)[}]", command)[1]):
         value = value[int(name)] if name.isdecimal() else value.get(name, "")
     print(value if isinstance(value, str) else json.dumps(value), end="")
+elif command.startswith("get customresourcedefinitions"):
+    pass
 elif command.startswith("get "):
     print(open(folder + ("/pods" if command.startswith("get pods") else "/volumes")).read(), end="")
 else:
@@ -565,6 +610,35 @@ def test_uninstall_removes_what_nobody_uses(
     assert (tmp_path / "done").read_text() == f"delete --ignore-not-found -f {DEPLOY}/efc-csi.yaml\n"
     assert uninstall("touch", str(tmp_path / "other-command"), pods=pods).returncode == 0
     assert (tmp_path / "other-command").exists()
+
+
+def test_uninstall_refuses_while_there_are_datasets(
+    uninstall: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    kinds = ("datasets", "efcruntimes")
+    (tmp_path / "crds").write_text("".join(f"customresourcedefinition/{kind}.data.fluid.io\n" for kind in kinds))
+    (tmp_path / "datasets").write_text("shop demo\nshop of-another-runtime\n")
+    (tmp_path / "efcruntimes").write_text("shop demo\nshop without-dataset\n")
+    done = uninstall(pods="")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[:-1] == [
+        "dataset shop/demo is there", "efcruntime shop/demo is there", "efcruntime shop/without-dataset is there",
+    ]  # fmt: skip
+    assert "--with-datasets" in done.stderr
+    assert not (tmp_path / "done").exists()
+
+    assert uninstall("--with-datasets", "touch", str(tmp_path / "removed"), pods="").returncode == 0
+    assert (tmp_path / "removed").exists()
+    assert [line.split(" --ignore")[0] for line in (tmp_path / "done").read_text().splitlines()] == [
+        "--namespace shop delete dataset.data.fluid.io demo",
+        "--namespace shop delete efcruntime.data.fluid.io demo",
+        "--namespace shop delete efcruntime.data.fluid.io without-dataset",
+    ]
+
+    (tmp_path / "efcruntimes").write_text("")
+    assert uninstall("touch", str(tmp_path / "again"), pods="").returncode == 0, (
+        "a Dataset of another runtime is not ours"
+    )
 
 
 def test_uninstall_removes_nothing_when_the_cluster_does_not_answer(

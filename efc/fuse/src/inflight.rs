@@ -10,10 +10,11 @@
 //!
 //! The table is bounded. A request beyond the bound is refused, except those that give something back.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use foldhash::HashMap;
 
 use crate::abi::UNIQUE_RESENT;
 use crate::wire::Inline;

@@ -18,7 +18,7 @@
 //!
 //! Locks: `sender` before `pending` before a call's own; nothing of a caller's is dropped or woken under any of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use efc_tasks::Backoff;
 use efc_tasks::time::now;
+use foldhash::HashMap;
 
 use crate::basics::lock;
 use crate::call::Call;

@@ -1,10 +1,11 @@
 //! Open files and directories, with the credential that opened them: writeback and read-ahead have no caller of their
 //! own.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::{HashMap, HashMapExt as _};
 
 use super::record::{Id, Record};
 use super::region::Region;

@@ -13,10 +13,11 @@
 //! A request may never be delivered again: its caller was killed, or the kernel had taken the answer and only the end
 //! was not saved. Entries of a predecessor that nobody claims are dropped ([`Journal::drop_unclaimed`]).
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
+
+use foldhash::HashMap;
 
 use super::mapping::WORD;
 use super::record::{Id, Record, pack, unpack};

@@ -16,11 +16,12 @@
 //!
 //! A new kind of fact is a row of the table of regions, with the capacity of NODES, and a type that is a [`Fact`].
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use foldhash::HashMap;
 
 use super::layout::Header;
 use super::mapping::Mapping;

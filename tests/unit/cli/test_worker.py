@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import re
+import shutil
 import socket
 import ssl
 import stat
@@ -37,7 +38,7 @@ def _started(*arguments: str) -> Iterator[int]:
         process.wait(30)
 
 
-def _ask(port: int, command: str, end: str, tls: ssl.SSLContext | None = None) -> str:
+def _ask(port: int, command: str, end: str | tuple[str, ...], tls: ssl.SSLContext | None = None) -> str:
     """What a worker answers, once it listens."""
     deadline = time.monotonic() + 60
     while True:
@@ -122,12 +123,54 @@ def test_what_cannot_work_is_refused(
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--memory", "1"], ["--memory", "1.5GiB"], ["--threads", "0"], ["--connections", "x"]]
+    "wrong",
+    [
+        ["--memory", "1"],
+        ["--memory", "1.5GiB"],
+        ["--threads", "0"],
+        ["--connections", "x"],
+        ["--disk", "/tmp"],
+        ["--disk", "tmp=1GiB"],
+        ["--disk", "/tmp=1"],
+    ],
 )
 def test_a_wrong_command_line_is_one(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["worker", *wrong])
     assert ended.value.code == 2
+
+
+def test_what_memory_has_no_room_for_is_in_a_file_without_a_name(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    value = "v" * 15_000
+    with _started("--memory", "64MiB", "--disk", f"{tmp_path}=256MiB", "--connections", "100") as port:
+        deadline = time.monotonic() + 60
+        while int(_statistic(port, "curr_items")) < 2048 + 4096:
+            assert time.monotonic() < deadline, "memory is set aside for headers, and for names of what is in files"
+            time.sleep(0.02)
+        assert list(tmp_path.iterdir()) == []
+        assert _statistic(port, "extstore_limit_maxbytes") == str(256 << 20)
+        assert _statistic(port, "limit_maxbytes") == str(65 << 20)
+        for number in range(4300):
+            assert _ask(port, f"ms key-{number} {len(value)}\r\n{value}\r\n", "\r\n") == "HD\r\n"
+        deadline = time.monotonic() + 60
+        while int(_statistic(port, "extstore_objects_used")) < 400:
+            assert time.monotonic() < deadline, "values go to the file"
+            time.sleep(0.02)
+        ends = (f"{value}\r\n", "EN\r\n")
+        found = [number for number in range(4300) if value in _ask(port, f"mg key-{number} v\r\n", ends)]
+        assert int(_statistic(port, "get_extstore")) > 0
+        assert int(_statistic(port, "badcrc_from_extstore")) == 0
+        assert len(found) * 15_000 > 20 << 20
+
+
+def test_a_file_that_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listen = ["--listen", f"127.0.0.1:{_free_port()}", "--memory", "64MiB"]
+    assert "too little: 64MiB or more" in _fails(capsys, *listen, "--disk", f"{tmp_path}=63MiB")
+    assert "with --disk of 943718400 MiB needs" in _fails(capsys, *listen, "--disk", f"{tmp_path}=900TiB")
+    more = (shutil.disk_usage(tmp_path).free >> 30) + 64
+    assert "are free there" in _fails(capsys, *listen, "--disk", f"{tmp_path}={more}GiB")
+    assert "no file can be made there: No such" in _fails(capsys, *listen, "--disk", f"{tmp_path}/none=64MiB")
 
 
 def _openssl(folder: Path, command: str) -> None:

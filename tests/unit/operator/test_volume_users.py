@@ -63,14 +63,18 @@ def test_users(used: dict[str, Any], lines: list[str]) -> None:
 
 
 class Api(Cluster):
-    """Lists in pages of two; ``looks`` is what pods there are, one look after the other."""
+    """Lists in pages of two; ``looks`` is what pods there are, one look after the other; ``own`` our own objects."""
 
-    def __init__(self, *looks: list[dict[str, Any]]) -> None:
+    def __init__(self, *looks: list[dict[str, Any]], **own: list[dict[str, Any]]) -> None:
         super().__init__()
+        self.own = own
         self.looks = list(looks)
 
     async def get(self, path: str) -> Json | None:
         kind, _, query = path.partition("?")
+        if kind.startswith("/apis/data.fluid.io/"):
+            found = self.own.get(kind.rpartition("/")[2])
+            return None if found is None else {"items": found}
         token = int(query.partition("continue=")[2] or 0)
         items = VOLUMES if kind == "/api/v1/persistentvolumes" else self.looks[0]
         if token + 2 >= len(items) and items is self.looks[0] and len(self.looks) > 1:
@@ -96,3 +100,17 @@ async def test_many_are_counted() -> None:
     pods = [pod(f"p{number}", claim("data")) for number in range(volume_users._NAMED_MAX + 5)]
     with pytest.raises(DriverError, match="and 5 more"):
         await refuse_if_used(Api(pods), again_after_seconds=0)
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"metadata": {"namespace": "shop", "name": name}}
+
+
+async def test_datasets_of_ours_are_named() -> None:
+    """Those with an EFCRuntime; a Dataset of another runtime is somebody else's."""
+    datasets, runtimes = [named("demo"), named("theirs")], [named("demo"), named("alone")]
+    with pytest.raises(DriverError) as caught:
+        await refuse_if_used(Api([], datasets=datasets, efcruntimes=runtimes), again_after_seconds=0)
+    assert caught.value.message.splitlines()[1:] == ["Dataset shop/demo is there", "EFCRuntime shop/alone is there"]
+    await refuse_if_used(Api([], datasets=datasets, efcruntimes=[]), again_after_seconds=0)
+    await refuse_if_used(Api([], datasets=datasets), again_after_seconds=0)

@@ -10,11 +10,11 @@
 use efc_tasks::sync::atomic::Ordering;
 use efc_tasks::sync::{Mutex, MutexGuard};
 use std::borrow::Borrow;
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use efc_backend::{FileHandle, FileType};
+use foldhash::{HashMap, fast::RandomState};
 use indexmap::IndexSet;
 
 use crate::inode::kernel_view::KernelView;
@@ -63,7 +63,7 @@ impl Eq for ByHandle {}
 /// Some of the inodes, with the hand of the clock.
 #[derive(Default)]
 struct Shard {
-    inodes: IndexSet<ByHandle>,
+    inodes: IndexSet<ByHandle, RandomState>,
     hand: usize,
 }
 

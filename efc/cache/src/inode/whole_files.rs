@@ -7,12 +7,12 @@
 
 use efc_tasks::sync::atomic::Ordering;
 use efc_tasks::sync::{Mutex, MutexGuard};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use efc_backend::{FileHandle, Seen, Tick};
 use efc_buffer::Buffer;
+use foldhash::HashMap;
 
 use crate::inode::Inode;
 use crate::inode::table::Inodes;

@@ -10,13 +10,13 @@
 
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use efc_backend::{Cred, FileHandle, Tick, Ticket, Verifier, WccAttr};
+use foldhash::HashMap;
 use tokio::sync::Notify;
 
 use crate::covered::Covered;

@@ -1,6 +1,8 @@
 //! A set of names that takes little memory, and now and then holds one that was never put into it.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
+
+use foldhash::quality::FixedState;
 
 /// With 60,000 names that goes for one in eight others.
 pub(super) struct Filter(Box<[u64]>);
@@ -14,9 +16,7 @@ impl Filter {
     }
 
     fn bits(key: impl Hash) -> [u64; 2] {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = FixedState::default().hash_one(key);
         [hash % Filter::BITS, (hash >> 32) % Filter::BITS]
     }
 

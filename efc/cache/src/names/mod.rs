@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use efc_backend::FileHandle;
+use foldhash::quality::RandomState;
 use indexmap::IndexMap;
 use smallvec::SmallVec;
 
@@ -103,7 +104,7 @@ struct Whole {
 struct Directory {
     /// Held, so that its number of changes by others goes on for as long as names are compared with it.
     inode: Arc<Inode>,
-    names: IndexMap<Name, Entry>,
+    names: IndexMap<Name, Entry, RandomState>,
     hand: usize,
     /// The last version to which names are known to belong, and its number.
     version: Option<Version>,
@@ -121,7 +122,7 @@ struct Directory {
 /// The directories of a shard, with the hand of the clock.
 #[derive(Default)]
 struct Shard {
-    directories: IndexMap<FileHandle, Directory>,
+    directories: IndexMap<FileHandle, Directory, RandomState>,
     hand: usize,
     /// Names that have led somewhere and made room; made for the first of them.
     dropped: Option<Filter>,
@@ -200,7 +201,7 @@ impl Directory {
     fn new(inode: &Arc<Inode>, losses: u64) -> Directory {
         Directory {
             inode: inode.clone(),
-            names: IndexMap::new(),
+            names: IndexMap::default(),
             hand: 0,
             version: None,
             number: 0,

@@ -11,11 +11,12 @@
 
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicBool, Ordering};
-use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
+
+use foldhash::HashMap;
 
 use super::outside::Callers;
 use efc_backend::{Cred, Ticket};

@@ -34,7 +34,6 @@ mod writes;
 
 use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, OnceLock};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -46,6 +45,7 @@ use efc_cache::blocks::{Chain, GivenBy, Level};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
 use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
 use efc_state::{Intent, State};
+use foldhash::HashMap;
 
 use crate::errno::errno;
 use crate::saved_server;

@@ -15,10 +15,10 @@
 
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::collections::HashMap;
 use std::time::Duration;
 
 use efc_fuse::{Errno, Operation};
+use foldhash::HashMap;
 
 /// Threads with a note, at most; what more would be noted is not.
 const NOTES_MAX: usize = 4096;

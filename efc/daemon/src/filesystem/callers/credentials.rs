@@ -11,7 +11,6 @@
 //!
 //! Where mounts may be id-mapped a request carries neither uid nor gid: [`super::mapped_callers`].
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -20,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use efc_backend::Cred;
 use efc_fuse::Errno;
+use foldhash::HashMap;
 
 use super::id_maps::IdMaps;
 use super::mapped_callers::MappedCallers;

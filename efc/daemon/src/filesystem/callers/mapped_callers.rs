@@ -5,7 +5,6 @@
 //! when the thread is first seen, when its ids have changed, and every [`MAP_TTL`]: a container's first process is the
 //! runtime's own until it becomes the container's user. The question takes the time of two process switches.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use efc_backend::Cred;
 use efc_fuse::{Errno, UNTOLD};
+use foldhash::HashMap;
 
 use super::credentials::Unknown;
 use super::id_maps::{IdMap, IdMaps};

@@ -1,0 +1,211 @@
+"""What the operator writes into ``status``: valid under CRDs of ours, and under Fluid's, which may be those installed.
+
+Fluid's require a Dataset's ``conditions``, and of an EFCRuntime ``valueFile``, the three phases and nine numbers: a
+status always has them, also when there is nothing to say. What Fluid's do not have is left out for them on request,
+since server-side apply refuses a field that it finds in no schema.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from csi.api.common import Model
+from csi.api.dataset import Mount, RuntimeReference
+from csi.api.fields import Doc
+from csi.api.kubernetes import Int32, Int64, NodeAffinity, Time
+
+
+class ConditionType(StrEnum):
+    """Types of conditions. Those without a note are Fluid's."""
+
+    # Of a Dataset.
+    READY = "Ready"
+    NOT_READY = "NotReady"
+    INITIALIZED = "Initialized"
+    UPDATING = "Updating"
+    # Of a Dataset, and ours.
+    SOURCE_REACHABLE = "SourceReachable"
+    TOTALS_KNOWN = "TotalsKnown"
+    # Of both, and ours.
+    FIELDS_IGNORED = "FieldsIgnored"
+    # Of an EFCRuntime.
+    MASTER_READY = "MasterReady"
+    WORKERS_READY = "WorkersReady"
+    FUSES_READY = "FusesReady"
+    WORKERS_SCALED_IN = "WorkersScaledIn"
+    WORKERS_SCALED_OUT = "WorkersScaledOut"
+
+
+class ConditionStatus(StrEnum):
+    """Whether a condition holds."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class PartPhase(StrEnum):
+    """How much of a runtime's masters, workers or fuses is ready. None desired is READY."""
+
+    NONE = ""
+    NOT_READY = "NotReady"
+    PARTIAL_READY = "PartialReady"
+    READY = "Ready"
+
+    @classmethod
+    def of(cls, *, ready: int, desired: int) -> "PartPhase":
+        """The phase of a part of which ``ready`` out of ``desired`` are ready."""
+        if ready >= desired:
+            return cls.READY
+        return cls.PARTIAL_READY if ready > 0 else cls.NOT_READY
+
+
+class Condition(Model):
+    """One condition. Times are RFC 3339, and empty times are left out."""
+
+    type: Annotated[str, Doc("What is said something about.")]
+    status: Annotated[str, Doc("`True`, `False` or `Unknown`.")]
+    reason: Annotated[str, Doc("Why, in one word.")] = ""
+    message: Annotated[str, Doc("Why, for people.")] = ""
+    last_transition_time: Annotated[Time, Doc("When `status` last changed.")] = ""
+
+
+class DatasetCondition(Condition):
+    """A condition of a Dataset."""
+
+    last_update_time: Annotated[Time, Doc("When anything of the condition last changed.")] = ""
+
+
+class RuntimeCondition(Condition):
+    """A condition of an EFCRuntime."""
+
+    last_probe_time: Annotated[Time, Doc("When anything of the condition last changed.")] = ""
+
+
+class CacheStates(Model):
+    """Figures of the cache as people read them (:mod:`csi.api.quantities`); "" is not known, and left out."""
+
+    cached: str = ""
+    cache_capacity: str = ""
+    cached_percentage: str = ""
+    cache_hit_ratio: str = ""
+    local_hit_ratio: str = ""
+    remote_hit_ratio: str = ""
+    cache_throughput_ratio: str = ""
+    local_throughput_ratio: str = ""
+    remote_throughput_ratio: str = ""
+
+
+class Hcfs(Model):
+    """Never set: there is no HCFS here."""
+
+    endpoint: Annotated[str, Doc("Stays empty.")] = ""
+    underlayer_file_system_version: Annotated[str, Doc("Stays empty.")] = ""
+
+
+class ApiGateway(Model):
+    """Never set: there is no gateway here."""
+
+    endpoint: Annotated[str, Doc("Stays empty.")] = ""
+
+
+_CacheStates = Annotated[
+    CacheStates, Doc("Figures of the cache: sizes such as `10.00GiB`, percentages such as `99.5%`.")
+]
+
+
+class DatasetStatus(Model):
+    """The status of a Dataset."""
+
+    observed_generation: Annotated[Int64, Doc("The generation of the Dataset that this is the status of.")] = 0
+    phase: Annotated[str, Doc("`NotBound`, `Bound`, `Updating` or `Failed`.")] = ""
+    conditions: Annotated[tuple[DatasetCondition, ...], Doc("What holds now, and why.")] = ()
+    mounts: Annotated[tuple[Mount, ...], Doc("The mounts that are in force.")] = ()
+    ufs_total: Annotated[str, Doc("Sum of the sizes of all regular files, such as `10.00GiB`.")] = ""
+    file_num: Annotated[str, Doc("Number of regular files.")] = ""
+    cache_states: _CacheStates = CacheStates()
+    runtimes: Annotated[tuple[RuntimeReference, ...], Doc("The runtime that serves the Dataset.")] = ()
+    hcfs: Annotated[Hcfs | None, Doc("Stays empty.")] = None
+    data_load_ref: Annotated[str, Doc("Stays empty.")] = ""
+    data_backup_ref: Annotated[str, Doc("Stays empty.")] = ""
+    operation_ref: Annotated[dict[str, str], Doc("Stays empty.")] = Field(default_factory=dict)
+    dataset_ref: Annotated[tuple[str, ...], Doc("Stays empty.")] = ()
+
+    def written(self, *, is_ours: bool = True) -> dict[str, Any]:
+        """The status as JSON, ``conditions`` always in it; ``is_ours``: whether the installed CRD is ours."""
+        written = _written(self, required=("conditions",))
+        return written if is_ours else _without_ours(written)
+
+
+#: What Fluid's CRD of EFCRuntime requires.
+_RUNTIME_REQUIRES = (
+    "value_file", "master_phase", "worker_phase", "fuse_phase",
+    "desired_master_number_scheduled", "current_master_number_scheduled", "master_number_ready",
+    "desired_worker_number_scheduled", "current_worker_number_scheduled", "worker_number_ready",
+    "desired_fuse_number_scheduled", "current_fuse_number_scheduled", "fuse_number_ready",
+)  # fmt: skip
+
+
+class RuntimeStatus(Model):
+    """The status of an EFCRuntime.
+
+    *Fuses* are nodes: desired where pods use the Dataset, ready where its daemon serves.
+    """
+
+    observed_generation: Annotated[Int64, Doc("The generation of the runtime that this is the status of.")] = 0
+    master_phase: Annotated[str, Doc("`NotReady`, `PartialReady` or `Ready`: of the masters.")] = PartPhase.NONE
+    master_reason: Annotated[str, Doc("Why masters are not ready.")] = ""
+    worker_phase: Annotated[str, Doc("`NotReady`, `PartialReady` or `Ready`: of the workers.")] = PartPhase.NONE
+    worker_reason: Annotated[str, Doc("Why workers are not ready.")] = ""
+    fuse_phase: Annotated[str, Doc("`NotReady`, `PartialReady` or `Ready`: of the daemons.")] = PartPhase.NONE
+    fuse_reason: Annotated[str, Doc("Why daemons are not ready.")] = ""
+    desired_master_number_scheduled: Annotated[Int32, Doc("How many masters there shall be.")] = 0
+    current_master_number_scheduled: Annotated[Int32, Doc("How many masters there are.")] = 0
+    master_number_ready: Annotated[Int32, Doc("How many masters are ready.")] = 0
+    desired_worker_number_scheduled: Annotated[Int32, Doc("How many workers there shall be.")] = 0
+    current_worker_number_scheduled: Annotated[Int32, Doc("How many workers there are.")] = 0
+    worker_number_ready: Annotated[Int32, Doc("How many workers are ready.")] = 0
+    worker_number_available: Annotated[Int32, Doc("As many as are ready.")] = 0
+    worker_number_unavailable: Annotated[Int32, Doc("How many of the desired workers are not ready.")] = 0
+    desired_fuse_number_scheduled: Annotated[Int32, Doc("On how many nodes pods use the Dataset.")] = 0
+    current_fuse_number_scheduled: Annotated[Int32, Doc("On how many nodes there is a daemon of the Dataset.")] = 0
+    fuse_number_ready: Annotated[Int32, Doc("On how many nodes the Dataset's daemon serves.")] = 0
+    fuse_number_available: Annotated[Int32, Doc("As many as are ready.")] = 0
+    fuse_number_unavailable: Annotated[Int32, Doc("On how many of the desired nodes no daemon serves.")] = 0
+    conditions: Annotated[tuple[RuntimeCondition, ...], Doc("What holds now, and why.")] = ()
+    cache_states: _CacheStates = CacheStates()
+    selector: Annotated[str, Doc("The labels of the workers, for autoscalers.")] = ""
+    value_file: Annotated[str, Doc("Stays empty: Fluid's Helm values.")] = ""
+    setup_duration: Annotated[str, Doc("How long it took until the Dataset was Bound.")] = ""
+    api_gateway: Annotated[ApiGateway | None, Doc("Stays empty.")] = None
+    mount_time: Annotated[Time, Doc("Stays empty.")] = ""
+    mounts: Annotated[tuple[Mount, ...], Doc("Stays empty.")] = ()
+    cache_affinity: Annotated[NodeAffinity | None, Doc("Where workers may run.")] = None
+
+    def written(self, *, is_ours: bool = True) -> dict[str, Any]:
+        """The status as JSON, with all that Fluid's CRD requires; ``is_ours``: whether the installed CRD is ours."""
+        written = _written(self, required=_RUNTIME_REQUIRES)
+        return written if is_ours else _without_ours(written)
+
+
+def _written(status: Model, *, required: tuple[str, ...]) -> dict[str, Any]:
+    """What is not empty, and what is required."""
+    full = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    kept = {type(status).model_fields[name].alias for name in required}
+    return {
+        name: _filled(value) for name, value in full.items() if name in kept or _filled(value) not in ("", [], {}, 0)
+    }
+
+
+def _filled(value: Any) -> Any:  # noqa: ANN401
+    """JSON without the empty texts, lists and objects in it."""
+    if isinstance(value, dict):
+        within = {name: _filled(inner) for name, inner in value.items()}
+        return {name: inner for name, inner in within.items() if inner not in ("", [], {})}
+    return [_filled(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _without_ours(written: dict[str, Any]) -> dict[str, Any]:
+    """A status without the fields that Fluid's CRDs do not have."""
+    return {name: value for name, value in written.items() if name != "observedGeneration"}

@@ -1,0 +1,628 @@
+"""What is to be done for one key, from what is seen of it: a pure function.
+
+The order of the questions is the order of the functions: is anything being deleted, are there both objects, does
+somebody else serve them, can what they say be done, can the source be reached, are the objects there and bound. Each
+answer that is no stops there, is said in the condition ``Ready``, and leaves what is there already as it is: what users
+have mounted is never taken from under them but by deletion, which waits for them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from csi.api.common import API_VERSION
+from csi.api.dataset import Dataset, Phase
+from csi.api.efcruntime import EFCRuntime
+from csi.api.status import CacheStates, ConditionType
+from csi.base import driver
+from csi.base.errors import DriverError
+from csi.operator import pki, store
+from csi.operator.cluster import Json
+from csi.operator.datasets import conditions, statuses, told
+from csi.operator.datasets.conditions import Said
+from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, Seen
+from csi.operator.datasets.statuses import Part, Parts, Verdict
+from csi.operator.masters import Master
+from csi.operator.names import (
+    DATASET_KIND,
+    LEADER_LABEL,
+    MASTER_ROLE,
+    ROLE_LABEL,
+    RUNTIME_KIND,
+    UID_LABEL,
+    Names,
+    is_our_volume,
+    is_owned,
+    owner_reference,
+)
+from csi.operator.objects.settings import Known, Settings
+from csi.operator.objects.wanted import Wanted, wanted_objects
+from csi.operator.watching import name_of
+
+#: Between two tries to reach a source that could not be reached.
+PROBE_AGAIN_SECONDS = 5.0
+#: After which an object that the API server refused is tried again, and a name that is taken is looked at again.
+REFUSED_AGAIN_SECONDS = 10.0
+#: How long a deletion waits for daemons that stay without pods.
+RETIRE_SECONDS_MAX = 10.0
+#: Within which an object that is alone may get what it belongs to without a warning.
+ALONE_SECONDS = 5.0
+#: Most pods that a message names.
+_NAMED_MAX = 5
+#: A certificate that is not renewed in time for other reasons is looked at so often at least.
+_DAY_SECONDS = 86_400.0
+
+
+def decide(seen: Seen, settings: Settings) -> Decision:
+    """What is to be done."""
+    decision = Decision()
+    if seen.dataset is None and seen.runtime is None:
+        _clear_away(seen, decision)
+    elif _is_deleting(seen.dataset) or _is_deleting(seen.runtime):
+        _delete(seen, settings, decision)
+    elif seen.dataset is None:
+        _without_dataset(seen, decision)
+    elif seen.runtime is None:
+        _without_runtime(seen, decision)
+    elif seen.rival is not None:
+        _stay_away(seen, decision)
+    else:
+        _Both(seen, settings, decision).decide()
+    return decision
+
+
+# ------------------------------------------------------------ deletion
+
+
+def _is_deleting(found: Json | None) -> bool:
+    return found is not None and bool(found["metadata"].get("deletionTimestamp"))
+
+
+def _clear_away(seen: Seen, decision: Decision) -> None:
+    """Deletes volumes whose Dataset and claim are no more: no owner can do that, a volume is in no namespace."""
+    if seen.claim is None:
+        _delete_volumes(seen.volumes, decision)
+
+
+def _delete_volumes(volumes: Iterable[Json], decision: Decision) -> None:
+    for volume in volumes:
+        if (volume["spec"].get("csi") or {}).get("driver") == driver.NAME and not _is_deleting(volume):
+            uid = volume["metadata"]["uid"]
+            decision.deletions.append(Deletion(resource=store.VOLUMES, name=name_of(volume), uid=uid))
+
+
+def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
+    """Waits for pods, then has claim and volume deleted, then lets Dataset and runtime go.
+
+    All the rest belongs to the runtime, and goes after it. Meanwhile all works on, and nodes are told that their
+    daemons need not stay.
+    """
+    if seen.dataset is not None and seen.runtime is not None and seen.rival is None:
+        _Both(seen, settings, decision).keep_up()
+    users = [pod for pod in seen.users if not statuses.has_ended(pod)]
+    claim = seen.claim
+    if claim is not None and users:
+        _say_who(seen, users, decision)
+        return
+    if _daemons_serve(seen):
+        decision.again_in(1.0)
+        return
+    if claim is not None:
+        if not _is_deleting(claim):
+            uid = claim["metadata"]["uid"]
+            decision.deletions.append(Deletion(resource=store.CLAIMS, name=name_of(claim), uid=uid))
+        return
+    if seen.volumes:
+        _delete_volumes(seen.volumes, decision)
+        return
+    dataset, runtime = seen.dataset, seen.runtime
+    decision.dataset_status = decision.runtime_status = None
+    if dataset is not None:
+        decision.forget = dataset["metadata"]["uid"]
+        decision.dataset_metadata = _metadata(DATASET_KIND, dataset, finalizers=[])
+    if runtime is not None:
+        owners = [owner_reference(DATASET_KIND, _dataset(dataset).metadata)] if dataset is not None else []
+        decision.runtime_metadata = _metadata(RUNTIME_KIND, runtime, finalizers=[], owners=owners)
+        if _is_deleting(dataset) and not _is_deleting(runtime):
+            uid = runtime["metadata"]["uid"]
+            decision.deletions.append(Deletion(resource=store.RUNTIMES, name=name_of(runtime), uid=uid))
+
+
+def _daemons_serve(seen: Seen) -> bool:
+    """Whether nodes that have been told to let their daemons go still have some, and it is not too long ago."""
+    began = [
+        datetime.fromisoformat(found["metadata"]["deletionTimestamp"])
+        for found in (seen.dataset, seen.runtime)
+        if found is not None and _is_deleting(found)
+    ]
+    figures = seen.figures.latest
+    if figures is None or not seen.figures.connected or (seen.now - min(began)).total_seconds() > RETIRE_SECONDS_MAX:
+        return False
+    return any(node.serving and node.connected for node in figures.nodes)
+
+
+def _say_who(seen: Seen, users: list[Json], decision: Decision) -> None:
+    named = ", ".join(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in users[:_NAMED_MAX])
+    more = f" and {len(users) - _NAMED_MAX} more" if len(users) > _NAMED_MAX else ""
+    message = f"the deletion waits for pods that use claim {seen.name[1]}: end {named}{more}"
+    for kind, found in ((DATASET_KIND, seen.dataset), (RUNTIME_KIND, seen.runtime)):
+        if found is not None and _is_deleting(found):
+            decision.events.append(
+                Event(about=found, kind=kind, type=WARNING, reason="ErrorDeleteDataset", message=message)
+            )
+
+
+def _metadata(
+    kind: str, found: Json, *, finalizers: list[str], owners: list[dict[str, Any]] | None = None
+) -> dict[str, Any] | None:
+    """What is applied to have these finalizers of ours and owners; None if that is so already."""
+    metadata = found["metadata"]
+    has = FINALIZER in (metadata.get("finalizers") or ())
+    present = {reference["uid"] for reference in metadata.get("ownerReferences") or ()}
+    wanted = {reference["uid"] for reference in owners or ()}
+    if has == (FINALIZER in finalizers) and wanted <= present:
+        return None
+    applied: dict[str, Any] = {name: metadata[name] for name in ("name", "namespace", "uid")}
+    applied["finalizers"] = finalizers
+    if owners is not None:
+        # Fluid's controller sets no blockOwnerDeletion either: the garbage collector needs no right on finalizers.
+        applied["ownerReferences"] = owners
+    return {"apiVersion": API_VERSION, "kind": kind, "metadata": applied}
+
+
+# ------------------------------------------------------------ one without the other
+
+
+def _dataset(found: Json) -> Dataset:
+    return Dataset.model_validate(found)
+
+
+def _runtime(found: Json) -> EFCRuntime:
+    return EFCRuntime.model_validate(found)
+
+
+def _without_dataset(seen: Seen, decision: Decision) -> None:
+    assert seen.runtime is not None
+    runtime = _runtime(seen.runtime)
+    message = f"there is no Dataset {seen.name[1]!r} in namespace {seen.name[0]!r}: create one, nothing is made before"
+    parts = Parts(
+        master=Part(desired=max(1, runtime.spec.master.replicas), reason=message),
+        workers=Part(desired=max(0, runtime.spec.replicas), reason=message),
+    )
+    said = [
+        Said(type=kind, status=False, reason="DatasetNotFound", message=message)
+        for kind in (ConditionType.MASTER_READY, ConditionType.WORKERS_READY)
+    ]
+    decision.runtime_metadata = _metadata(RUNTIME_KIND, seen.runtime, finalizers=[])
+    status = statuses.runtime_status(runtime, None, parts, CacheStates(), said, seen)
+    decision.runtime_status = status
+    if seen.claim is None:
+        _delete_volumes(seen.volumes, decision)
+    if _is_alone_for_long(seen.runtime, seen, decision):
+        _tell(seen.runtime, RUNTIME_KIND, WARNING, "DatasetNotFound", message, decision)
+
+
+def _without_runtime(seen: Seen, decision: Decision) -> None:
+    """A Dataset of which nothing is ours to serve; what its runtime left goes first."""
+    assert seen.dataset is not None
+    dataset = _dataset(seen.dataset)
+    decision.forget = dataset.metadata.uid
+    decision.dataset_metadata = _metadata(DATASET_KIND, seen.dataset, finalizers=[])
+    if seen.claim is None:
+        _delete_volumes(seen.volumes, decision)
+    if seen.other_runtimes:
+        kinds = " and ".join(seen.other_runtimes)
+        reason = "OtherRuntime"
+        message = f"its runtime is of kind {kinds}, which is not served here: create an EFCRuntime {seen.name[1]!r}"
+        if dataset.status.get("phase", "") not in ("", Phase.NOT_BOUND):
+            return  # somebody else serves it
+    else:
+        reason = "NoRuntime"
+        message = f"there is no EFCRuntime {seen.name[1]!r} in namespace {seen.name[0]!r}: create one"
+    if _is_alone_for_long(seen.dataset, seen, decision):
+        _tell(seen.dataset, DATASET_KIND, WARNING, reason, message, decision)
+    verdict = Verdict(
+        phase=Phase.NOT_BOUND,
+        said=[Said(type=ConditionType.READY, status=False, reason=reason, message=message)],
+    )
+    decision.dataset_status = statuses.dataset_status(dataset, None, verdict, seen)
+
+
+def _is_alone_for_long(found: Json, seen: Seen, decision: Decision) -> bool:
+    """Whether an object waits for what it belongs to longer than two objects of one file do."""
+    age = (seen.now - datetime.fromisoformat(found["metadata"]["creationTimestamp"])).total_seconds()
+    if age < ALONE_SECONDS:
+        decision.again_in(ALONE_SECONDS - age)
+    return age >= ALONE_SECONDS
+
+
+def _stay_away(seen: Seen, decision: Decision) -> None:
+    assert seen.dataset is not None
+    assert seen.runtime is not None
+    message = (
+        f"Fluid's own controller of EFCRuntimes runs here (Deployment {seen.rival}), so the driver's operator leaves "
+        "this one alone: scale that Deployment to 0 to have it served by the driver"
+    )
+    decision.master = None
+    for kind, found in ((DATASET_KIND, seen.dataset), (RUNTIME_KIND, seen.runtime)):
+        _tell(found, kind, WARNING, "FluidServesIt", message, decision)
+
+
+def _tell(about: Json, kind: str, type: str, reason: str, message: str, decision: Decision) -> None:  # noqa: A002
+    decision.events.append(Event(about=about, kind=kind, type=type, reason=reason, message=message))
+
+
+# ------------------------------------------------------------ both are there
+
+
+@dataclass(frozen=True, kw_only=True)
+class _No:
+    """Why a Dataset cannot be used now: a reason in one word, and for people."""
+
+    reason: str
+    message: str
+
+
+class _Both:
+    """A Dataset with its runtime, none of them being deleted."""
+
+    def __init__(self, seen: Seen, settings: Settings, decision: Decision) -> None:
+        assert seen.dataset is not None
+        assert seen.runtime is not None
+        self._seen, self._settings, self._decision = seen, settings, decision
+        self._dataset_json, self._runtime_json = seen.dataset, seen.runtime
+        self._dataset, self._runtime = _dataset(seen.dataset), _runtime(seen.runtime)
+        self._names = Names.of(self._dataset.metadata)
+        self._was_bound = conditions.holds(self._dataset.status, ConditionType.INITIALIZED)
+        self._wanted: Wanted | None = None
+        self._updating: Said | None = None
+        self._reachable: Said | None = None
+        self._leader: Json | None = None
+
+    def decide(self) -> None:
+        """Fills the decision in."""
+        seen, decision = self._seen, self._decision
+        decision.dataset_metadata = _metadata(DATASET_KIND, self._dataset_json, finalizers=[FINALIZER])
+        decision.runtime_metadata = _metadata(
+            RUNTIME_KIND,
+            self._runtime_json,
+            finalizers=[FINALIZER],
+            owners=[owner_reference(DATASET_KIND, self._dataset.metadata)],
+        )
+        # Of a Dataset of this name that was before.
+        if seen.claim is None:
+            _delete_volumes((one for one in seen.volumes if not self._is_ours(one)), decision)
+        obstacle = self._spec_obstacle() or self._objects_obstacle()
+        self._look_at_source()
+        obstacle = obstacle or self._source_obstacle() or self._bound_obstacle()
+        self._lead()
+        self._instruct()
+        self._say(obstacle)
+
+    def keep_up(self) -> None:
+        """All that goes on while a deletion waits: nothing is made, but what is there is looked after."""
+        obstacle = self._spec_obstacle()
+        self._look_at_source()
+        obstacle = obstacle or self._source_obstacle()
+        self._lead()
+        self._instruct(is_retired=True)
+        self._say(obstacle)
+        self._decision.probe = None
+
+    # ----- what they say
+
+    def _spec_obstacle(self) -> _No | None:
+        seen = self._seen
+        found = told.problem(self._dataset, self._runtime, self._settings, secrets=seen.options)
+        if found:
+            return _No(reason="InvalidSpec", message=found)
+        if seen.origin is None:
+            self._decision.again_in(1.0)
+            return _No(reason="Preparing", message="the source is being looked up")
+        if seen.origin.reason:
+            self._decision.again_in(PROBE_AGAIN_SECONDS)
+            return _No(reason="SourceUnknown", message=seen.origin.reason)
+        try:
+            self._wanted = wanted_objects(self._dataset, self._runtime, self._settings, known=self._known())
+        except DriverError as error:
+            return _No(reason="InvalidSpec", message=error.message)
+        return None
+
+    def _known(self) -> Known:
+        seen = self._seen
+        return Known(
+            source=seen.origin.source if seen.origin else "",
+            now=seen.now,
+            random=seen.random,
+            authority=seen.secrets.authority,
+            node_secret=seen.secrets.node,
+            master_secret=seen.secrets.master,
+            worker_secret=seen.secrets.worker,
+            service=self._own(seen.service),
+            volume=next((one for one in seen.volumes if self._is_ours(one)), None),
+            claim=self._own(seen.claim),
+        )
+
+    def _own(self, found: Json | None) -> Json | None:
+        return found if found is not None and is_owned(found["metadata"], self._runtime.metadata) else None
+
+    def _is_ours(self, volume: Json) -> bool:
+        return is_our_volume(volume, self._names, driver=self._settings.driver)
+
+    # ----- the objects
+
+    def _objects_obstacle(self) -> _No | None:
+        """Has objects made; says which of them cannot be."""
+        seen, wanted, decision = self._seen, self._wanted, self._decision
+        if wanted is None:
+            return None
+        if self._leftovers():
+            return _No(reason="Preparing", message="objects of a runtime of this name that was before are going")
+        may_bind = self._may_bind()
+        needed = {"PersistentVolumeClaim", "PersistentVolume"}
+        for one in wanted.objects():
+            if one["kind"] not in needed or may_bind:
+                decision.objects.append(one)
+        if wanted.needs_new_volume:
+            self._renew_volume(wanted.needs_new_volume)
+        decision.again_in(self._renewal_seconds())
+        for label, words in sorted({**seen.taken, **seen.refused}.items()):
+            decision.again_in(REFUSED_AGAIN_SECONDS)
+            kind, _, name = label.partition("/")
+            if label in seen.taken:
+                return _No(reason="NameTaken", message=words)
+            if kind != "StatefulSet":
+                return _No(reason="Refused", message=f"{kind} {name!r} cannot be made: {words}")
+        return None
+
+    def _leftovers(self) -> bool:
+        """Whether objects of a former runtime of this name are still there: the garbage collector is about to come."""
+        seen = self._seen
+        present = (seen.service, seen.master, seen.workers, seen.claim)
+        return any(one is not None and self._own(one) is None for one in present)
+
+    def _may_bind(self) -> bool:
+        """Whether claim and volume are to be there: from when the source was reached first."""
+        return self._seen.claim is not None or self._was_bound or self._is_reached()
+
+    def _renew_volume(self, differences: tuple[str, ...]) -> None:
+        """A volume cannot be changed: another one is made when nobody uses it."""
+        seen, decision = self._seen, self._decision
+        named = ", ".join(differences)
+        decision.objects = [
+            one for one in decision.objects if one["kind"] not in {"PersistentVolumeClaim", "PersistentVolume"}
+        ]
+        users = [pod for pod in seen.users if not statuses.has_ended(pod)]
+        if users:
+            first = users[0]["metadata"]["name"]
+            more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+            message = f"{named} cannot change while pods use the Dataset: end pod {first}{more}, or change it back"
+            self._updating = Said(type=ConditionType.UPDATING, status=False, reason="InUse", message=message)
+            return
+        message = f"claim and volume are made anew, with another {named}"
+        self._updating = Said(type=ConditionType.UPDATING, status=True, reason="NewVolume", message=message)
+        if seen.claim is not None:
+            if not _is_deleting(seen.claim):
+                uid = seen.claim["metadata"]["uid"]
+                decision.deletions.append(Deletion(resource=store.CLAIMS, name=name_of(seen.claim), uid=uid))
+            return
+        _delete_volumes(seen.volumes, decision)
+
+    def _renewal_seconds(self) -> float:
+        wanted = self._wanted
+        assert wanted is not None
+        due = [
+            pki.renewal_time(secret)
+            for secret in (wanted.authority, wanted.node_secret, wanted.master_secret, wanted.worker_secret)
+        ]
+        first = min((moment for moment in due if moment is not None), default=None)
+        if first is None:
+            return _DAY_SECONDS
+        return min(_DAY_SECONDS, max(60.0, (first - self._seen.now).total_seconds()))
+
+    # ----- the source
+
+    def _source(self) -> str:
+        return self._seen.origin.source if self._seen.origin else ""
+
+    def _is_reached(self) -> bool:
+        probe = self._seen.probe
+        return probe is not None and probe.source == self._source() and not probe.reason
+
+    def _look_at_source(self) -> None:
+        """What is known of the source: by the master once it looks, before that by ourselves."""
+        seen, before = self._seen, self._dataset.status
+        source = self._source()
+        if not source or self._wanted is None:
+            return
+        figures = seen.figures.latest
+        if figures is not None and seen.figures.connected and figures.source.known:
+            self._reachable = _reachability(reason="" if figures.source.reachable else figures.source.reason)
+            return
+        if seen.probe is not None and seen.probe.source == source:
+            self._reachable = _reachability(reason=seen.probe.reason)
+            if seen.probe.reason:
+                self._decision.probe = source
+            return
+        if self._was_bound and conditions.holds(before, ConditionType.SOURCE_REACHABLE) and not self._updating:
+            # It was reached by an operator before this one: no reason to ask all sources at once.
+            self._reachable = _reachability(reason="")
+            return
+        self._decision.probe = source
+
+    def _source_obstacle(self) -> _No | None:
+        if self._wanted is None:
+            return None
+        if self._reachable is None:
+            return _No(reason="Preparing", message="the source is being tried")
+        if not self._reachable.status:
+            return _No(reason="SourceUnreachable", message=self._reachable.message)
+        return None
+
+    def _bound_obstacle(self) -> _No | None:
+        if self._wanted is None:
+            return None
+        seen = self._seen
+        claim = self._own(seen.claim)
+        volume = next((one for one in seen.volumes if self._is_ours(one)), None)
+        if claim is None or volume is None:
+            return _No(reason="Preparing", message="claim and volume are being made")
+        if (claim.get("status") or {}).get("phase") != "Bound":
+            return _No(reason="Preparing", message="Kubernetes has not bound the claim to its volume yet")
+        return None
+
+    # ----- the master
+
+    def _lead(self) -> None:
+        """One ready master leads: the Service selects it by its label."""
+        masters = [pod for pod in self._seen.pods if pod["metadata"]["labels"].get(ROLE_LABEL) == MASTER_ROLE]
+        leader = _leader(masters)
+        for pod in masters:
+            has = pod["metadata"]["labels"].get(LEADER_LABEL) == "true"
+            should = leader is not None and name_of(pod) == name_of(leader)
+            if should != has and (should or leader is not None):
+                self._decision.labels.append((name_of(pod), {LEADER_LABEL: "true" if should else None}))
+        self._leader = leader
+
+    def _instruct(self, *, is_retired: bool = False) -> None:
+        wanted, seen, leader = self._wanted, self._seen, self._leader
+        if wanted is None or leader is None or seen.secrets.authority is None or seen.secrets.node is None:
+            return
+        configuration = told.configuration(
+            self._dataset,
+            self._runtime,
+            self._settings,
+            source=self._source(),
+            seen=seen,
+            cache=wanted.cache,
+            is_retired=is_retired,
+        )
+        port = next(iter(leader["ports"]), 0)
+        address = leader["address"]
+        self._decision.master = Master(
+            address=f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
+            authority=pki.files(seen.secrets.authority),
+            configuration=configuration,
+        )
+
+    # ----- what is said
+
+    def _say(self, obstacle: _No | None) -> None:
+        seen, decision = self._seen, self._decision
+        phase = self._phase(obstacle)
+        masters = min(3, max(1, self._runtime.spec.master.replicas))
+        replicas = 0 if self._runtime.spec.worker.disabled else max(0, self._runtime.spec.replicas)
+        parts = statuses.parts_of(seen, replicas=replicas, masters=masters)
+        quota = self._wanted.cache.quota_bytes if self._wanted else 0
+        total, files, cache, totals_known = statuses.figures_of(seen, quota_bytes=quota, workers=parts.workers)
+        if phase is Phase.NOT_BOUND:
+            total, files, cache = "", "", CacheStates()
+        ignored = self._ignored()
+        said = [self._ready(obstacle), self._initialized(obstacle)]
+        said += [one for one in (self._updating, self._reachable) if one is not None]
+        if phase is not Phase.NOT_BOUND:
+            said.append(totals_known)
+        said += ignored
+        verdict = Verdict(phase=phase, said=said, ufs_total=total, file_num=files, cache=cache)
+        decision.dataset_status = statuses.dataset_status(self._dataset, self._runtime, verdict, seen)
+        runtime_said = [*self._parts_said(parts), *ignored]
+        decision.runtime_status = statuses.runtime_status(self._runtime, self._names, parts, cache, runtime_said, seen)
+        self._announce(decision.dataset_status)
+        if parts.workers.ready < parts.workers.desired or parts.master.ready < parts.master.desired:
+            decision.again_in(REFUSED_AGAIN_SECONDS)
+
+    def _phase(self, obstacle: _No | None) -> Phase:
+        if self._updating is not None and self._updating.status:
+            return Phase.UPDATING
+        if obstacle is None:
+            return Phase.BOUND
+        if not self._was_bound:
+            return Phase.NOT_BOUND
+        if obstacle.reason == "Preparing" and self._dataset.status.get("phase") == Phase.BOUND:
+            return Phase.BOUND  # what only takes its time does not make a failure of what worked
+        return Phase.FAILED
+
+    def _ready(self, obstacle: _No | None) -> Said:
+        if obstacle is None:
+            return Said(type=ConditionType.READY, status=True, reason="DatasetReady", message="pods can use it")
+        return Said(type=ConditionType.READY, status=False, reason=obstacle.reason, message=obstacle.message)
+
+    def _initialized(self, obstacle: _No | None) -> Said:
+        if obstacle is None or self._was_bound:
+            return Said(type=ConditionType.INITIALIZED, status=True, reason="DatasetInitialized")
+        return Said(type=ConditionType.INITIALIZED, status=False, reason="NotBoundYet")
+
+    def _ignored(self) -> list[Said]:
+        fields = told.ignored(self._dataset, self._runtime, self._settings)
+        if not fields:
+            return []
+        message = f"these fields have no effect: {', '.join(fields)}"
+        return [Said(type=ConditionType.FIELDS_IGNORED, status=True, reason="NoEffect", message=message)]
+
+    def _parts_said(self, parts: Parts) -> list[Said]:
+        refused = {label: words for label, words in self._seen.refused.items() if label.startswith("StatefulSet/")}
+        said = []
+        for kind, part, name in (
+            (ConditionType.MASTER_READY, parts.master, self._names.master),
+            (ConditionType.WORKERS_READY, parts.workers, self._names.workers),
+            (ConditionType.FUSES_READY, parts.fuses, ""),
+        ):
+            ready = part.ready >= part.desired
+            message = refused.get(f"StatefulSet/{name}", "") or part.reason
+            message = message or ("" if ready else f"{part.ready} of {part.desired} are ready")
+            said.append(Said(type=kind, status=ready, reason=str(part.phase), message=message))
+        said += self._scaled(parts.workers)
+        return said
+
+    def _scaled(self, workers: Part) -> list[Said]:
+        """Whether workers were taken or added since the first time."""
+        before = self._runtime.status
+        former = before.get("desiredWorkerNumberScheduled")
+        kept = []
+        for kind, happened in (
+            (ConditionType.WORKERS_SCALED_IN, former is not None and workers.desired < former),
+            (ConditionType.WORKERS_SCALED_OUT, bool(former) and workers.desired > (former or 0)),
+        ):
+            present = conditions.present(before, kind)
+            if happened:
+                message = f"from {former} to {workers.desired}"
+                kept.append(Said(type=kind, status=True, reason="ReplicasChanged", message=message))
+            elif present:
+                kept.append(
+                    Said(
+                        type=kind,
+                        status=True,
+                        reason=str(present.get("reason", "")),
+                        message=str(present.get("message", "")),
+                    )
+                )
+        return kept
+
+    def _announce(self, status: Mapping[str, Any]) -> None:
+        """An event for each change of what people are waiting for."""
+        before = conditions.present(self._dataset.status, ConditionType.READY)
+        after = conditions.present(status, ConditionType.READY)
+        same = all(before.get(name) == after.get(name) for name in ("status", "reason", "message"))
+        if not same and after.get("reason") != "Preparing":
+            type_, reason = (NORMAL, "DatasetReady") if after["status"] == "True" else (WARNING, str(after["reason"]))
+            _tell(self._dataset_json, DATASET_KIND, type_, reason, str(after.get("message", "")), self._decision)
+        refusal = self._updating
+        if refusal is not None and not refusal.status:
+            _tell(self._dataset_json, DATASET_KIND, WARNING, refusal.reason, refusal.message, self._decision)
+
+
+def _reachability(*, reason: str) -> Said:
+    return Said(
+        type=ConditionType.SOURCE_REACHABLE,
+        status=not reason,
+        reason="Unreachable" if reason else "Reachable",
+        message=reason,
+    )
+
+
+def _leader(masters: list[Json]) -> Json | None:
+    """The master that leads: the one that does, as long as it is ready; else the first that is."""
+    ready = [pod for pod in masters if statuses.is_ready(pod)]
+    leading = [pod for pod in ready if pod["metadata"]["labels"].get(LEADER_LABEL) == "true"]
+    return next(iter([*leading, *ready]), None)

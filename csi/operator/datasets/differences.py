@@ -1,0 +1,55 @@
+"""Whether an object is as it is wanted: what is wanted has the hash of all of it in an annotation of the object.
+
+The hash says whether what was applied last is what is wanted now. That somebody else changed a field since is found by
+looking at each wanted field; the API server's own additions do not count, nor how a quantity is written.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from csi.api import quantities
+from csi.base.errors import DriverError
+from csi.operator.cluster import Json
+from csi.operator.names import APPLIED_ANNOTATION
+
+#: Fields that hold quantities, by name.
+_QUANTITIES = frozenset({"cpu", "memory", "storage", "ephemeral-storage", "sizeLimit"})
+
+
+def is_as_wanted(found: Json, wanted: Json) -> bool:
+    """Whether an object of the API server's has all that is wanted, and nothing of what was wanted before."""
+    applied = (found["metadata"].get("annotations") or {}).get(APPLIED_ANNOTATION)
+    if applied != wanted["metadata"]["annotations"][APPLIED_ANNOTATION]:
+        return False
+    return all(
+        _has(found.get(name), value, name) for name, value in wanted.items() if name not in ("kind", "apiVersion")
+    )
+
+
+def _has(found: object, wanted: object, name: str) -> bool:
+    if isinstance(wanted, Mapping):
+        if not wanted and found is None:
+            return True
+        return isinstance(found, Mapping) and all(_has(found.get(key), value, key) for key, value in wanted.items())
+    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
+        if name in ("ownerReferences",):
+            # Others may be there as well.
+            return isinstance(found, Sequence) and all(any(_has(one, item, "") for one in found) for item in wanted)
+        if not wanted and not found:
+            return True
+        return (
+            isinstance(found, Sequence)
+            and len(found) == len(wanted)
+            and all(_has(one, item, "") for one, item in zip(found, wanted, strict=True))
+        )
+    if found is None and wanted in ("", 0, False):
+        return True
+    if name in _QUANTITIES and found is not None:
+        return _quantity(found) == _quantity(wanted)
+    return found == wanted
+
+
+def _quantity(written: object) -> object:
+    try:
+        return quantities.bytes_of(str(written))
+    except DriverError:
+        return written

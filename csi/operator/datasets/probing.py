@@ -1,0 +1,43 @@
+"""Whether a source can be reached: one run of ``efc-fs``, which mounts nothing, for each try.
+
+Before a Dataset is bound for the first time there may be no master yet, so the operator looks itself.
+"""
+
+import asyncio
+import json
+
+from csi.base import programs
+from csi.base.children import Children
+from csi.base.errors import DriverError, from_child
+
+#: A NAS that answers no sooner counts as silent; people are told within 10 s.
+TRY_SECONDS_MAX = 6.0
+_GRACE_SECONDS = 2.0
+#: Most tries at once.
+TRIES_MAX = 16
+
+
+class Prober:
+    """Tries sources, a few at a time."""
+
+    def __init__(self, children: Children) -> None:
+        self._children = children
+        self._turns = asyncio.Semaphore(TRIES_MAX)
+
+    async def reason(self, source: str) -> str:
+        """Why the directory ``source`` cannot be reached; empty if it can."""
+        async with self._turns:
+            try:
+                await self._look(source)
+            except DriverError as error:
+                return error.message
+        return ""
+
+    async def _look(self, source: str) -> None:
+        arguments = [programs.find(programs.NAS_CLIENT), "stat", "--timeout-ms", str(int(TRY_SECONDS_MAX * 1000))]
+        finished = await self._children.run(
+            [*arguments, "--", source, "."], deadline_seconds=TRY_SECONDS_MAX + _GRACE_SECONDS
+        )
+        if finished.exit_status != 0:
+            raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
+        json.loads(finished.stdout)

@@ -1,0 +1,117 @@
+"""What Dataset and runtime say, checked, and as the master is told it."""
+
+import re
+from collections.abc import Mapping
+
+from csi._proto import dataset_pb2
+from csi.api.checks import problems
+from csi.api.dataset import Dataset
+from csi.api.efcruntime import CleanPolicy, EFCRuntime
+from csi.api.ignored import ignored_fields
+from csi.api.sources import options_of, secrets_of
+from csi.base.errors import DriverError
+from csi.operator import pki
+from csi.operator.datasets import statuses
+from csi.operator.datasets.seen import Seen
+from csi.operator.names import ROLE_LABEL, WORKER_ROLE
+from csi.operator.objects.levels import Cache
+from csi.operator.objects.options import mount_options
+from csi.operator.objects.settings import Settings
+
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000}
+_DURATION = re.compile(r"([0-9]{1,6})([smh])")
+#: Of a Dataset: how often its totals are counted anew, such as "10m".
+WALK_ANNOTATION = "efc.data.fluid.io/walk-every"
+
+
+def problem(
+    dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, secrets: Mapping[str, Mapping[str, str]]
+) -> str:
+    """What of them cannot be, in words that say how to mend it; empty if all can be.
+
+    ``secrets`` are those of users that the Dataset names, by name and key.
+    """
+    found = [str(one) for one in problems(dataset)] + [f"EFCRuntime: {one}" for one in problems(runtime)]
+    if not found:
+        try:
+            _options(dataset, runtime, settings, secrets)
+        except DriverError as error:
+            found = [error.message]
+    return "; ".join(found)
+
+
+def ignored(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> list[str]:
+    """Fields that are given and have no effect."""
+    return ignored_fields(dataset, runtime, has_pod_network=settings.has_pod_network)
+
+
+def _options(
+    dataset: Dataset, runtime: EFCRuntime, settings: Settings, secrets: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """The mount options in force, those out of Secrets included. Raises INVALID_ARGUMENT, FAILED_PRECONDITION."""
+    options = mount_options(dataset, runtime, settings)
+    for mount in dataset.spec.mounts:
+        # What stands in Secrets wins; that it is right together with all else is checked here as well.
+        given = options_of(dataset, mount, runtime=runtime, secrets=secrets, has_pod_network=settings.has_pod_network)
+        if secrets_of(dataset):
+            options |= given
+    return options
+
+
+def configuration(
+    dataset: Dataset,
+    runtime: EFCRuntime,
+    settings: Settings,
+    *,
+    source: str,
+    seen: Seen,
+    cache: Cache,
+    is_retired: bool,
+) -> dataset_pb2.Configuration:
+    """What the master is told; its revision and checkpoint are left out. Raises as :func:`problem` finds."""
+    owner = dataset.spec.owner
+    return dataset_pb2.Configuration(
+        dataset=f"{seen.name[0]}/{seen.name[1]}",
+        uid=dataset.metadata.uid,
+        mounts=[dataset_pb2.SourceMount(source=source, path="/")],
+        workers=[
+            dataset_pb2.Worker(
+                name=pod["metadata"]["name"],
+                address=f"{_bracketed(pod['address'])}:{next(iter(pod['ports']), 0)}",
+                capacity_bytes=cache.quota_bytes,
+            )
+            for pod in seen.pods
+            if pod["metadata"]["labels"].get(ROLE_LABEL) == WORKER_ROLE and statuses.is_ready(pod)
+        ],
+        orders=_orders(dataset, runtime, settings, seen, is_retired=is_retired),
+        owner_uid=(owner.uid if owner else None) or 0,
+        owner_gid=(owner.gid if owner else None) or 0,
+        walk_every_ms=_walk_every_ms(dataset),
+    )
+
+
+def _orders(
+    dataset: Dataset, runtime: EFCRuntime, settings: Settings, seen: Seen, *, is_retired: bool
+) -> dataset_pb2.Orders:
+    files = pki.files(seen.secrets.node)
+    return dataset_pb2.Orders(
+        options=_options(dataset, runtime, settings, seen.options),
+        secrets=dataset_pb2.Secrets(
+            block_key=bytes.fromhex(files.get(pki.BLOCK_KEY, b"").decode()),
+            authority=files.get(pki.AUTHORITY, b""),
+            certificate=files.get(pki.CERTIFICATE, b""),
+            private_key=files.get(pki.PRIVATE_KEY, b""),
+        ),
+        retired=is_retired,
+        keep_daemon=runtime.spec.fuse.clean_policy is not CleanPolicy.ON_DEMAND,
+    )
+
+
+def _walk_every_ms(dataset: Dataset) -> int:
+    """How often totals are counted anew; 0, also for what makes no sense: as the master has it."""
+    match = _DURATION.fullmatch(dataset.metadata.annotations.get(WALK_ANNOTATION, ""))
+    return int(match[1]) * _UNITS_MS[match[2]] if match else 0
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

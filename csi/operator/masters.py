@@ -1,0 +1,224 @@
+"""The operator's side of the channel to each Dataset's master, proto/dataset.proto: orders go there, figures come back.
+
+One task for each master that is to be talked to. It connects, says the configuration, watches figures, and says the
+configuration anew whenever it changed; when anything fails it begins again, later and later. Nothing waits for it: a
+master that is away costs the figures their freshness, and nodes go on with what they know.
+"""
+
+import asyncio
+import datetime
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from csi._proto import dataset_pb2, dataset_pb2_grpc
+from csi.operator import pki
+from csi.operator.names import MASTER_HOST
+
+_LOGGER = logging.getLogger(__name__)
+CALL_SECONDS_MAX = 5.0
+_RETRY_SECONDS_MIN = 0.5
+_RETRY_SECONDS_MAX = 20.0
+#: A master that says nothing for so long is connected to anew; keepalive notices a dead connection.
+_KEEPALIVE_MS = 20_000
+_MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Master:
+    """Where a master is (HOST:PORT), the Dataset's authority, and what it shall know; its revision is ours to set."""
+
+    address: str
+    authority: pki.Files
+    configuration: dataset_pb2.Configuration
+
+
+class Masters:
+    """Connections to masters, by the UID of the Dataset; ``changed`` is called with the UID when figures came."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._connections: dict[str, _Connection] = {}
+        #: The latest figures of each Dataset.
+        self.figures: dict[str, dataset_pb2.Figures] = {}
+        #: Where a count of totals stood, for the next master.
+        self._checkpoints: dict[str, bytes] = {}
+        self._revision = 0
+        # Who we are at each master; made by the Dataset's authority, and in no Secret.
+        self._identities: dict[str, pki.Files] = {}
+
+    def set(self, uid: str, master: Master | None) -> None:
+        """Has a master told what is said here from now on; None: there is none that could be told."""
+        identity: pki.Files = {}
+        if master is not None:
+            identity = self._identity(uid, master.authority)
+        connection = self._connections.get(uid)
+        if connection is not None and (master is None or not connection.is_for(master.address, identity)):
+            connection.cancel()
+            del self._connections[uid]
+            connection = None
+        if master is None:
+            return
+        if connection is None:
+            connection = _Connection(uid, master.address, identity, master.configuration, self)
+            self._connections[uid] = connection
+        connection.set(master.configuration)
+
+    def _identity(self, uid: str, authority: pki.Files) -> pki.Files:
+        now = datetime.datetime.now(datetime.UTC)
+        found = pki.operator_identity(authority, self._identities.get(uid, {}), now=now, random=os.urandom)
+        self._identities[uid] = found
+        return found
+
+    def forget(self, uid: str) -> None:
+        """Drops all about a Dataset that is no more."""
+        self.set(uid, None)
+        self.figures.pop(uid, None)
+        self._checkpoints.pop(uid, None)
+        self._identities.pop(uid, None)
+
+    def is_connected(self, uid: str) -> bool:
+        """Whether the master has answered, and its figures come."""
+        connection = self._connections.get(uid)
+        return connection is not None and connection.connected
+
+    def checkpoint(self, uid: str) -> bytes:
+        """Where the count of totals stood when it was last told."""
+        return self._checkpoints.get(uid, b"")
+
+    def close(self) -> None:
+        """Ends all connections."""
+        for uid in list(self._connections):
+            self.set(uid, None)
+
+    def came(self, uid: str, figures: dataset_pb2.Figures) -> None:
+        """Notes figures; what a worker held that does not answer just now it is taken to hold still."""
+        held = {worker.name: worker.cached_bytes for worker in self.figures.get(uid, figures).workers}
+        for worker in figures.workers:
+            if not worker.reachable:
+                worker.cached_bytes = held.get(worker.name, 0)
+        if figures.totals.checkpoint:
+            self._checkpoints[uid] = figures.totals.checkpoint
+        before = self.figures.get(uid)
+        self.figures[uid] = figures
+        if before != figures:
+            self._changed(uid)
+
+    def next_revision(self) -> int:
+        """A number that is greater than all before, also than those of an operator before this one."""
+        self._revision = max(self._revision + 1, time.time_ns() // 1_000_000)
+        return self._revision
+
+    def connection_changed(self, uid: str) -> None:
+        """Notes that a master answers, or no more."""
+        self._changed(uid)
+
+
+class _Connection:
+    """One master, for as long as its address and our identity stay."""
+
+    def __init__(
+        self,
+        uid: str,
+        address: str,
+        identity: pki.Files,
+        configuration: dataset_pb2.Configuration,
+        owner: Masters,
+    ) -> None:
+        self._uid, self._owner = uid, owner
+        self._address, self._identity = address, identity
+        self._wanted = configuration
+        self._said: dataset_pb2.Configuration | None = None
+        self._new = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+        self.connected = False
+
+    def is_for(self, address: str, identity: pki.Files) -> bool:
+        return address == self._address and identity == self._identity
+
+    def set(self, configuration: dataset_pb2.Configuration) -> None:
+        self._wanted = configuration
+        if self._said != configuration:
+            self._new.set()
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        delay = _RETRY_SECONDS_MIN
+        while True:
+            began = time.monotonic()
+            try:
+                async with self._channel() as channel:
+                    await self._serve(dataset_pb2_grpc.MasterStub(channel))  # type: ignore[no-untyped-call]  # generated
+            except grpc.aio.AioRpcError as error:
+                _LOGGER.info("master of %s at %s: %s", self._uid, self._address, error.details() or error.code().name)
+            except Exception:
+                _LOGGER.exception("master of %s at %s", self._uid, self._address)
+            self._note(connected=False)
+            self._said = None
+            if time.monotonic() - began > _RETRY_SECONDS_MAX:
+                delay = _RETRY_SECONDS_MIN
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _RETRY_SECONDS_MAX)
+
+    def _channel(self) -> grpc.aio.Channel:
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=self._identity[pki.AUTHORITY],
+            private_key=self._identity[pki.PRIVATE_KEY],
+            certificate_chain=self._identity[pki.CERTIFICATE],
+        )
+        options = [
+            ("grpc.ssl_target_name_override", MASTER_HOST),
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+            ("grpc.enable_http_proxy", 0),
+            # One connection for each channel: channels to one address would share a broken one otherwise.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        return grpc.aio.secure_channel(self._address, credentials, options=options)
+
+    async def _serve(self, stub: dataset_pb2_grpc.MasterStub) -> None:
+        await self._tell(stub)
+        parts = {asyncio.create_task(self._keep_telling(stub)), asyncio.create_task(self._listen(stub))}
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _keep_telling(self, stub: dataset_pb2_grpc.MasterStub) -> None:
+        while True:
+            await self._new.wait()
+            if self._said != self._wanted:
+                await self._tell(stub)
+            else:
+                self._new.clear()
+
+    async def _tell(self, stub: dataset_pb2_grpc.MasterStub) -> None:
+        self._new.clear()
+        wanted = self._wanted
+        message = dataset_pb2.Configuration()
+        message.CopyFrom(wanted)
+        message.revision = self._owner.next_revision()
+        message.checkpoint = self._owner.checkpoint(self._uid)
+        await stub.Configure(message, timeout=CALL_SECONDS_MAX)
+        self._said = wanted
+
+    async def _listen(self, stub: dataset_pb2_grpc.MasterStub) -> None:
+        async for figures in stub.WatchFigures(dataset_pb2.WatchFiguresRequest()):
+            self._note(connected=True)
+            self._owner.came(self._uid, figures)
+
+    def _note(self, *, connected: bool) -> None:
+        if connected != self.connected:
+            self.connected = connected
+            self._owner.connection_changed(self._uid)

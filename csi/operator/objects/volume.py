@@ -1,0 +1,200 @@
+"""A Dataset's PersistentVolume and PersistentVolumeClaim, and the Service that the volume names.
+
+The API server lets next to nothing of a volume and a claim change. So what is there stays as it is, whatever the
+Dataset says by now; :func:`differences` says what would need a new volume. Options that can change while mounted reach
+nodes through the master.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from csi.api.dataset import Dataset
+from csi.api.efcruntime import CleanPolicy, EFCRuntime
+from csi.base.errors import invalid
+from csi.config.options import OPTIONS, Change
+from csi.operator.names import LEADER_LABEL, MASTER_PORT, MASTER_ROLE, STORAGE_CLASS, Names
+from csi.operator.objects.levels import MIB
+from csi.operator.objects.options import access_modes, mount_options
+from csi.operator.objects.pods import port_of
+from csi.operator.objects.settings import Known, Object, Settings
+from csi.operator.quantities import quantity
+
+CAPACITY_ANNOTATION = "pvc.fluid.io/resources.requests.storage"
+_CAPACITY_DEFAULT = "100Pi"
+#: Attributes of the volume beside options.
+SOURCE, DATASET, MASTER, CLEAN_POLICY, MEMORY_MAX = "source", "dataset", "master", "clean-policy", "fuse-memory-max"
+#: What a daemon needs at least (efc-keeper --daemon-memory-max).
+_DAEMON_MIB_MIN = 64
+#: Attributes that nodes are told anew through the master.
+_TOLD = frozenset({MEMORY_MAX, CLEAN_POLICY})
+
+
+def service(dataset: Dataset, runtime: EFCRuntime, known: Known) -> dict[str, Any]:
+    """The master's Service: the pod that leads. A new one asks for the address that the volume has."""
+    names = Names.of(dataset.metadata)
+    spec: dict[str, Any] = {
+        "type": "ClusterIP",
+        "selector": {**names.selector(MASTER_ROLE), LEADER_LABEL: "true"},
+        "ports": [
+            {
+                "name": "grpc",
+                "port": MASTER_PORT,
+                "targetPort": port_of(runtime.spec.master, MASTER_ROLE, names),
+                "protocol": "TCP",
+            }
+        ],
+    }
+    if known.volume is not None and known.service is None:
+        endpoint = _attributes(known.volume).get(MASTER, "")
+        if address := endpoint.rpartition(":")[0].strip("[]"):
+            spec["clusterIP"] = address
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": names.master, "labels": names.labels()},
+        "spec": spec,
+    }
+
+
+def volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Known) -> dict[str, Any] | None:
+    """The PersistentVolume; None while the Service has no address yet."""
+    if known.volume is None:
+        return _new_volume(dataset, runtime, settings, known)
+    names = Names.of(dataset.metadata)
+    return _volume(names, _kept(known.volume["spec"], _VOLUME_FIXED))
+
+
+def claim(dataset: Dataset, known: Known) -> dict[str, Any]:
+    """The PersistentVolumeClaim."""
+    names = Names.of(dataset.metadata)
+    spec = {
+        "accessModes": list(access_modes(dataset)),
+        "resources": {"requests": {"storage": capacity(dataset)}},
+        "storageClassName": STORAGE_CLASS,
+        "volumeMode": "Filesystem",
+        "volumeName": names.volume,
+    }
+    if known.claim is not None:
+        spec = _kept(known.claim["spec"], tuple(spec))
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": names.claim, "labels": names.volume_labels()},
+        "spec": spec,
+    }
+
+
+def capacity(dataset: Dataset) -> str:
+    """Size of claim and volume, as the Dataset's annotation says; raises INVALID_ARGUMENT."""
+    text = dataset.metadata.annotations.get(CAPACITY_ANNOTATION, _CAPACITY_DEFAULT).strip()
+    if quantity(text, noun=f"the Dataset's annotation {CAPACITY_ANNOTATION}") <= 0:
+        raise invalid(f"the Dataset's annotation {CAPACITY_ANNOTATION} is {text!r}: expected more than 0")
+    return text
+
+
+def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Known) -> tuple[str, ...]:
+    """What the volume that is there has otherwise than one made now would, and nodes cannot be told; for people."""
+    made = _new_volume(dataset, runtime, settings, known)
+    if known.volume is None or made is None:
+        return ()
+    present, wanted = known.volume["spec"], made["spec"]
+    before, after = _attributes(known.volume), wanted["csi"]["volumeAttributes"]
+    names = [
+        name for name in ("accessModes", "nodeAffinity", "capacity") if not _alike(present.get(name), wanted.get(name))
+    ]
+    names += [
+        name
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name) and name not in _TOLD and not _is_live(name)
+    ]
+    return tuple(names)
+
+
+_VOLUME_FIXED = ("capacity", "accessModes", "csi", "nodeAffinity")
+
+
+def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Known) -> dict[str, Any] | None:
+    names, address = Names.of(dataset.metadata), _service_address(known)
+    if not address:
+        return None
+    spec: dict[str, Any] = {
+        "capacity": {"storage": capacity(dataset)},
+        "accessModes": list(access_modes(dataset)),
+        "csi": {
+            "driver": settings.driver,
+            "volumeHandle": names.volume_handle,
+            "volumeAttributes": {
+                **mount_options(dataset, runtime, settings),
+                SOURCE: known.source,
+                DATASET: names.dataset,
+                MASTER: f"[{address}]:{MASTER_PORT}" if ":" in address else f"{address}:{MASTER_PORT}",
+                CLEAN_POLICY: clean_policy(runtime),
+                **_memory_max(runtime),
+            },
+            "nodePublishSecretRef": {"name": names.node_secret, "namespace": names.namespace},
+        },
+    }
+    if selector := runtime.spec.fuse.node_selector:
+        expressions = [{"key": key, "operator": "In", "values": [value]} for key, value in sorted(selector.items())]
+        spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": expressions}]}}
+    return _volume(names, spec)
+
+
+def _volume(names: Names, fixed: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": names.volume, "labels": names.volume_labels()},
+        "spec": {
+            **fixed,
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": STORAGE_CLASS,
+            "volumeMode": "Filesystem",
+            "claimRef": {
+                "apiVersion": "v1",
+                "kind": "PersistentVolumeClaim",
+                "namespace": names.namespace,
+                "name": names.claim,
+            },
+        },
+    }
+
+
+def clean_policy(runtime: EFCRuntime) -> str:
+    """When a node's daemon ends: with its last pod, or with the runtime."""
+    on_demand = runtime.spec.fuse.clean_policy is CleanPolicy.ON_DEMAND
+    return str(CleanPolicy.ON_DEMAND if on_demand else CleanPolicy.ON_RUNTIME_DELETED)
+
+
+def _memory_max(runtime: EFCRuntime) -> dict[str, str]:
+    limit = (runtime.spec.fuse.resources.get("limits") or {}).get("memory")
+    if limit is None:
+        return {}
+    size = quantity(limit, noun="fuse.resources.limits.memory")
+    if size < _DAEMON_MIB_MIN * MIB:
+        raise invalid(f"fuse.resources.limits.memory is {limit}: a daemon needs {_DAEMON_MIB_MIN}Mi or more")
+    return {MEMORY_MAX: str(size)}
+
+
+def _service_address(known: Known) -> str:
+    address = str(((known.service or {}).get("spec") or {}).get("clusterIP") or "")
+    return "" if address == "None" else address
+
+
+def _attributes(present: Object) -> Mapping[str, str]:
+    return (present["spec"].get("csi") or {}).get("volumeAttributes") or {}
+
+
+def _kept(spec: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: spec[name] for name in names if name in spec}
+
+
+def _is_live(name: str) -> bool:
+    return name in OPTIONS and OPTIONS[name].change is not Change.NEW_MOUNT
+
+
+def _alike(one: object, other: object) -> bool:
+    """Whether two values are equal; quantities by what they are, not how they are written."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping) and set(one) == set(other) == {"storage"}:
+        return quantity(one["storage"], noun="storage") == quantity(other["storage"], noun="storage")
+    return one == other

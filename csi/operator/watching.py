@@ -1,0 +1,140 @@
+"""One collection of the API, kept in step: listed once, then watched, for as long as the process lives.
+
+What a watch missed is found by listing anew and comparing, also that objects went. A resource that does not exist (its
+CRD is not installed) is an empty collection that is asked for again; nothing else waits for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from csi.base.errors import Code, DriverError
+from csi.operator.cluster import Cluster, Json
+
+_LOGGER = logging.getLogger(__name__)
+#: Between two questions for a resource that does not exist.
+ABSENT_SECONDS = 3.0
+_RETRY_SECONDS_MIN = 0.2
+_RETRY_SECONDS_MAX = 10.0
+#: Namespace ("" for what has none) and name.
+Name = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """What is watched: a collection at ``path`` of all namespaces, those of its objects that have the labels."""
+
+    name: str
+    path: str
+    labels: str = ""
+    absent_seconds: float = ABSENT_SECONDS
+
+
+def name_of(found: Json) -> Name:
+    """Namespace and name of an object."""
+    metadata = found["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+def is_newer(found: Json, known: Json | None) -> bool:
+    """Whether an object is newer than what is known of it, or another one of its name."""
+    if known is None:
+        return True
+    new, old = found["metadata"], known["metadata"]
+    return int(new["resourceVersion"]) > int(old["resourceVersion"])
+
+
+class Watching:
+    """Objects of one resource, as last seen.
+
+    ``reduce`` makes of an object what is kept of it, None if nothing is; ``changed`` is called with what was known of an
+    object before and what is now, None for nothing.
+    """
+
+    def __init__(
+        self,
+        resource: Resource,
+        *,
+        reduce: Callable[[Json], Json | None],
+        changed: Callable[[Json | None, Json | None], None],
+    ) -> None:
+        self.resource = resource
+        self.objects: dict[Name, Json] = {}
+        #: Whether the resource exists, as last seen.
+        self.exists = False
+        self.listed = asyncio.Event()
+        self._reduce, self._changed = reduce, changed
+        # Versions of objects that were deleted, so that an answer that comes late does not bring them back.
+        self._gone: dict[Name, int] = {}
+
+    async def run(self, cluster: Cluster) -> None:
+        """Keeps in step until cancelled."""
+        delay = _RETRY_SECONDS_MIN
+        since = ""
+        while True:
+            try:
+                if not since:
+                    since = await self._list(cluster)
+                async for kind, found in cluster.watch(self.resource.path, since=since, labels=self.resource.labels):
+                    since = str(found["metadata"]["resourceVersion"])
+                    delay = _RETRY_SECONDS_MIN
+                    if kind != "BOOKMARK":
+                        self.saw(found, deleted=kind == "DELETED")
+                await asyncio.sleep(0)  # a server that ends each watch at once
+            except DriverError as error:
+                if error.code in (Code.OUT_OF_RANGE, Code.NOT_FOUND):
+                    since = ""
+                if error.code is Code.NOT_FOUND:
+                    self._is_absent()
+                    await asyncio.sleep(self.resource.absent_seconds)
+                    continue
+                if error.code is not Code.OUT_OF_RANGE:
+                    _LOGGER.warning("%s", error.message)
+                await asyncio.sleep(delay)
+                delay = min(_RETRY_SECONDS_MAX, delay * 2)
+
+    def saw(self, found: Json, *, deleted: bool = False) -> None:
+        """Notes an object that a watch or an answer to a request of ours has shown."""
+        name = name_of(found)
+        known = self.objects.get(name)
+        version = int(found["metadata"]["resourceVersion"])
+        if deleted:
+            if known is not None and known["metadata"]["uid"] == found["metadata"]["uid"]:
+                self._forget(name, version)
+            return
+        if version <= self._gone.get(name, 0) or not is_newer(found, known):
+            return
+        self._gone.pop(name, None)
+        kept = self._reduce(found)
+        if kept is not None:
+            self.objects[name] = kept
+            self._changed(known, kept)
+        elif known is not None:
+            self._forget(name, version)
+
+    async def _list(self, cluster: Cluster) -> str:
+        listed = await cluster.list(self.resource.path, labels=self.resource.labels)
+        names = {name_of(found) for found in listed.items}
+        for name in [name for name in self.objects if name not in names]:
+            self._forget(name, int(listed.resource_version))
+        self._gone.clear()
+        for found in listed.items:
+            self.saw(found)
+        self.exists = True
+        self.listed.set()
+        return listed.resource_version
+
+    def _is_absent(self) -> None:
+        self.exists = False
+        for name in list(self.objects):
+            self._forget(name, 0)
+        self.listed.set()
+
+    def _forget(self, name: Name, version: int) -> None:
+        known = self.objects.pop(name)
+        # Bounded: what is so many deletions ago is no more on its way.
+        if len(self._gone) > 10_000:  # noqa: PLR2004
+            self._gone.clear()
+        self._gone[name] = version
+        self._changed(known, None)

@@ -1,0 +1,1 @@
+"""Models of Dataset and EFCRuntime, and what is made of them."""
