@@ -8,7 +8,7 @@ the same session. None of it waits for a publish, and a failure is a condition i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from csi._proto import dataset_pb2, efc_pb2
@@ -23,7 +23,7 @@ from csi.node.dataset_folder import DatasetFolder, DatasetRecord
 from csi.node.dataset_stream import DatasetStream
 from csi.node.keeper import Keeper, KeeperUnreachableError, options_of
 from csi.node.records import Publication, Publications
-from csi.rpc.redaction import redact_text
+from csi.rpc.redaction import STRIPPED, redact_text
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
@@ -33,6 +33,7 @@ _RETRY_SECONDS = 10.0
 #: A daemon that stays without volumes goes when nobody has said for so long that it shall stay.
 _FORSAKEN_SECONDS = 30.0
 _CONDITIONS_MAX = 8
+_KEY_BYTES = 32
 _SERVING = (efc_pb2.MountStatus.SERVING, efc_pb2.MountStatus.UNRESPONSIVE_NAS)
 #: Session of a node that has no daemon of the Dataset: what the next one counts, it has counted since.
 _NO_DAEMON = "none"
@@ -106,7 +107,7 @@ class Dataset:
             self._record.volume = volume
             self._save()
             self._note_shortcomings()
-        if self._orders is None or not self._orders.HasField("secrets"):
+        if self._orders is None or not _is_whole(self._orders.secrets):
             self._put_secrets(secrets)
         if former.master != volume.master:
             await self._stream.close()
@@ -183,7 +184,7 @@ class Dataset:
         self._retry_at = 0.0
         try:
             self._folder.put_workers(orders.workers)
-            if orders.HasField("secrets"):
+            if _is_whole(orders.secrets):
                 self._put_secrets(orders.secrets)
             stays = orders.keep_daemon and not orders.retired
             if stays != self._record.stays:
@@ -270,8 +271,7 @@ class Dataset:
         """
         if self._orders is None or not self._orders.options:
             return []
-        items = [(name, value or None) for name, value in self._orders.options.items()]
-        ordered = self.options(parse(items, origin="the Dataset's options"))
+        ordered = self.options(_parsed(self._orders.options))
         current = options_of(mount)
         source = mount.config.source
         wanted = ordered.daemon_config(
@@ -293,6 +293,10 @@ class Dataset:
             self._daemons.keep(key, user=self._user)
         for key in kept - wanted:
             self._daemons.give_up(key, user=self._user)
+        if self._orders is not None and self._orders.retired and not with_volumes and not self.publishing:
+            # Its runtime waits for that.
+            for key in self._had:
+                self._daemons.release(key)
         if wanted != kept:
             self._record.keys = sorted(wanted)
             with contextlib.suppress(DriverError):
@@ -358,3 +362,20 @@ class Dataset:
         if self._problems.get(what) != error.message:
             _LOGGER.warning("%s: %s", self._record.volume.name, error.message)
         self._problems[what] = error.message
+
+
+def _is_whole(secrets: dataset_pb2.Secrets) -> bool:
+    """Whether nothing is missing: an operator that has not read all of them yet says the rest later."""
+    parts = (secrets.authority, secrets.certificate, secrets.private_key)
+    return len(secrets.block_key) == _KEY_BYTES and all(parts)
+
+
+def _parsed(options: Mapping[str, str]) -> MountOptions:
+    """Checked options; INVALID_ARGUMENT that does not repeat their values, which may have come out of a Secret."""
+    try:
+        return parse([(name, value or None) for name, value in options.items()], origin="the Dataset's options")
+    except DriverError as error:
+        message = error.message
+        for value in filter(None, options.values()):
+            message = message.replace(repr(value), STRIPPED)
+        raise DriverError(error.code, message) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from csi.api import crds
 from csi.api.checks import Problem, problems
 from csi.api.dataset import MOUNTS_MAX, Dataset
 from csi.api.efcruntime import LEVELS_MAX, EFCRuntime
@@ -32,9 +33,9 @@ def nothing_left() -> None:
 @pytest.fixture(scope="module")
 def served(bare_cluster: Cluster) -> Cluster:
     """The cluster with both CRDs."""
-    crds = (ROOT / "deploy" / "crds.yaml").read_text()
     # Another test may have installed them by Helm.
-    bare_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crds)
+    written = (ROOT / "deploy" / "crds.yaml").read_text()
+    bare_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=written)
     for name in ("datasets", "efcruntimes"):
         bare_cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}.data.fluid.io", "--timeout=30s")
     return bare_cluster
@@ -204,6 +205,32 @@ def test_scale(bound: Cluster) -> None:
     scale = json.loads(bound.kubectl("get", "--raw", path))
     assert scale["spec"]["replicas"] == 1
     assert scale["status"] == {"replicas": 3, "selector": "app=efc,release=tried,role=efc-worker"}
+
+
+def _without_rules(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {name: _without_rules(inner) for name, inner in schema.items() if name != "x-kubernetes-validations"}
+    return [_without_rules(inner) for inner in schema] if isinstance(schema, list) else schema
+
+
+def test_crds_of_somebody_else_are_not_replaced_by_mistake_and_old_objects_stay(served: Cluster) -> None:
+    """Under CRDs without rules a Dataset is made that ours refuse: it can still be changed, and deleted."""
+    apply = ("apply", "--server-side", "-f", "-")
+    theirs = json.dumps({"apiVersion": "v1", "kind": "List", "items": _without_rules(crds.crds())})
+    served.kubectl(*apply, "--field-manager=somebody", "--force-conflicts", stdin=theirs)
+    refused = {**dataset("s3://bucket/data"), "metadata": {"name": "older", "namespace": "default"}}
+
+    def is_made() -> bool:
+        served.kubectl("create", "-f", "-", stdin=json.dumps(refused), check=False)
+        return served.get("dataset", "older") is not None
+
+    wait_until(is_made, what="CRDs without rules in force", limit_s=30, interval_s=0.5)
+    done = served.script("kubectl", *apply, stdin=crds.text(), limit_s=60, check=False)
+    assert 'conflict with "somebody"' in done.stderr
+    served.kubectl(*apply, "--force-conflicts", stdin=crds.text())
+    wait_until(lambda: "web" in _tried(served, {"web": WRONG[0].object}), what="rules in force", limit_s=30)
+    served.kubectl("label", "dataset", "older", "changed=yes")
+    served.kubectl("delete", "dataset", "older", "--timeout=30s")
 
 
 def test_who_may_edit_a_namespace_may_edit_its_datasets(served: Cluster) -> None:

@@ -70,7 +70,7 @@ def requests(cluster: Cluster) -> list[dict[str, Any]]:
     events = (json.loads(line) for line in lines if _OPERATOR in line)
     return [
         event for event in events
-        if event["user"]["username"] == _OPERATOR and event["objectRef"]["resource"] in {"nodes", "csinodes"}
+        if event["user"]["username"] == _OPERATOR and event.get("objectRef", {}).get("resource") in {"nodes", "csinodes"}
     ]  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def restart_operator(cluster: Cluster) -> None:
     cluster.kubectl(
         "-n", SYSTEM_NAMESPACE, "rollout", "status", "deployment/efc-operator", "--timeout=90s", limit_s=100
     )
-    # Nodes and CSINodes; those of the one before ended with it.
-    wait_until(lambda: watches(cluster) >= before + 2, what="the operator to watch", limit_s=60, interval_s=0.5)
+    # Nodes and CSINodes, of both pods; those of the ones before ended with them.
+    wait_until(lambda: watches(cluster) >= before + 4, what="the operator to watch", limit_s=60, interval_s=0.5)
 
 
 def restart_api_server(cluster: Cluster, *, away_s: float) -> None:

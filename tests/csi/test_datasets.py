@@ -64,7 +64,7 @@ def read(target: Path) -> str:
 @pytest.fixture(scope="module")
 def datasets(nas: Nas) -> list[Path]:
     """Directories with a file each that has rested."""
-    folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(8)]
+    folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(9)]
     for folder in folders:
         folder.chmod(0o777)
         (folder / "file").write_bytes(os.urandom(_SIZE))
@@ -256,9 +256,11 @@ def test_a_daemon_stays_until_the_runtime_is_retired(world: World) -> None:
     node, _ = world.nodes
     master = world.master
     master.configure(orders=dataset_pb2.Orders(keep_daemon=True))
-    volume, target = world.publish(node, **{"clean-policy": "OnRuntimeDeleted"})
+    (volume, target), (_, other) = (world.publish(node, **{"clean-policy": "OnRuntimeDeleted"}) for _ in range(2))
     daemon = mount_on(node).pid
-    node.unpublish(volume, target)
+    master.await_figures(lambda figures: [one.volumes for one in figures.nodes] == [2], what="volumes of one node")
+    for one in (target, other):
+        node.unpublish(volume, one)
     time.sleep(3 * _RECENT_S)  # longer than what daemons of other volumes have
     node.crash("node")
     time.sleep(3 * _RECENT_S)
@@ -270,6 +272,17 @@ def test_a_daemon_stays_until_the_runtime_is_retired(world: World) -> None:
     master.configure(orders=dataset_pb2.Orders(keep_daemon=True, retired=True))
     wait_until(lambda: not node.daemons() and not world.folder_on(node).exists(), what="its end", limit_s=30)
     master.await_figures(lambda figures: not figures.nodes[0].connected, what="a node that has gone")
+
+
+def test_a_daemon_goes_at_once_when_the_runtime_is_retired(world: World, nas: Nas) -> None:
+    """Whatever the grace is that daemons have after their last volume."""
+    master = world.master
+    with Driver(source=nas.url, idle_grace_s=600) as node:
+        volume, target = world.publish(node)
+        node.unpublish(volume, target)
+        assert node.daemons()
+        master.configure(orders=dataset_pb2.Orders(retired=True))
+        wait_until(lambda: not node.daemons() and not world.folder_on(node).exists(), what="its end", limit_s=60)
 
 
 def test_options_that_cannot_be_are_told_and_others_hold(world: World) -> None:
@@ -288,6 +301,7 @@ def test_options_that_cannot_be_are_told_and_others_hold(world: World) -> None:
     for options, words in (
         ({"attr-ttl": "7s", "consistency": "bounded"}, ()),
         ({"attr-tll": "7s"}, ("attr-tll", "did you mean 'attr-ttl'")),
+        ({"attr-ttl": "7 days"}, ("option 'attr-ttl'", "has value ***stripped***")),
         ({"attr-ttl": "9s", "consistency": "cto"}, ("consistency", "last volume")),
     ):
         master.configure(orders=dataset_pb2.Orders(options=options))

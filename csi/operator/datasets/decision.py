@@ -47,6 +47,8 @@ REFUSED_AGAIN_SECONDS = 10.0
 RETIRE_SECONDS_MAX = 10.0
 #: Within which an object that is alone may get what it belongs to without a warning.
 ALONE_SECONDS = 5.0
+#: How long a new Dataset has no status while it is being prepared.
+QUIET_SECONDS = 2.0
 #: Most pods that a message names.
 _NAMED_MAX = 5
 #: A certificate that is not renewed in time for other reasons is looked at so often at least.
@@ -234,9 +236,13 @@ def _without_runtime(seen: Seen, decision: Decision) -> None:
     decision.dataset_status = statuses.dataset_status(dataset, None, verdict, seen)
 
 
+def _age_seconds(found: Json, seen: Seen) -> float:
+    return (seen.now - datetime.fromisoformat(found["metadata"]["creationTimestamp"])).total_seconds()
+
+
 def _is_alone_for_long(found: Json, seen: Seen, decision: Decision) -> bool:
     """Whether an object waits for what it belongs to longer than two objects of one file do."""
-    age = (seen.now - datetime.fromisoformat(found["metadata"]["creationTimestamp"])).total_seconds()
+    age = _age_seconds(found, seen)
     if age < ALONE_SECONDS:
         decision.again_in(ALONE_SECONDS - age)
     return age >= ALONE_SECONDS
@@ -524,6 +530,12 @@ class _Both:
 
     def _say(self, obstacle: _No | None) -> None:
         seen, decision = self._seen, self._decision
+        if obstacle is not None and obstacle.reason == "Preparing" and not self._dataset.status.get("phase"):
+            # In a moment there is more to say; objects that are made by the hundred are told of once.
+            age = _age_seconds(self._dataset_json, seen)
+            if age < QUIET_SECONDS:
+                decision.again_in(QUIET_SECONDS - age)
+                return
         phase = self._phase(obstacle)
         masters = min(3, max(1, self._runtime.spec.master.replicas))
         replicas = 0 if self._runtime.spec.worker.disabled else max(0, self._runtime.spec.replicas)

@@ -421,3 +421,15 @@ def test_a_refused_source_is_not_the_one_that_is_looked_at() -> None:
     assert said(decision, "SourceReachable")["status"] == "True"
     assert decision.master is not None
     assert decision.master.configuration.mounts[0].source == SOURCE
+
+
+def test_what_stands_in_secrets_reaches_nodes_and_no_object() -> None:
+    option = {"name": "read-ahead", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    mount = {"mountPoint": "nfs://nas:/data", "options": {"read-ahead": "1MiB"}, "encryptOptions": [option]}
+    missing = decide(settled(dataset=dataset(spec={"mounts": [mount]})), SETTINGS)
+    assert "there is no Secret 's'" in said(missing, "Ready")["message"]
+    decision = decide(settled(dataset=dataset(spec={"mounts": [mount]}), options={"s": {"k": "3MiB"}}), SETTINGS)
+    assert decision.master is not None
+    assert decision.master.configuration.orders.options["read-ahead"] == "3MiB"
+    assert "3MiB" not in str(decision.objects)
+    assert "3MiB" not in str(decision.dataset_status)
