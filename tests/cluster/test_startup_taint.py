@@ -70,7 +70,8 @@ def requests(cluster: Cluster) -> list[dict[str, Any]]:
     events = (json.loads(line) for line in lines if _OPERATOR in line)
     return [
         event for event in events
-        if event["user"]["username"] == _OPERATOR and event.get("objectRef", {}).get("resource") in {"nodes", "csinodes"}
+        if event["user"]["username"] == _OPERATOR
+        and event.get("objectRef", {}).get("resource") in {"nodes", "csinodes"}
     ]  # fmt: skip
 
 
