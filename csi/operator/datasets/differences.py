@@ -4,7 +4,7 @@ The hash says whether what was applied last is what is wanted now. That somebody
 looking at each wanted field; the API server's own additions do not count, nor how a quantity is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from csi.api import quantities
 from csi.base.errors import DriverError
@@ -26,26 +26,20 @@ def is_as_wanted(found: Json, wanted: Json) -> bool:
 
 
 def _has(found: object, wanted: object, name: str) -> bool:
-    if isinstance(wanted, Mapping):
-        if not wanted and found is None:
-            return True
-        return isinstance(found, Mapping) and all(_has(found.get(key), value, key) for key, value in wanted.items())
-    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-        if name in ("ownerReferences",):
-            # Others may be there as well.
-            return isinstance(found, Sequence) and all(any(_has(one, item, "") for one in found) for item in wanted)
-        if not wanted and not found:
-            return True
-        return (
-            isinstance(found, Sequence)
-            and len(found) == len(wanted)
-            and all(_has(one, item, "") for one, item in zip(found, wanted, strict=True))
-        )
-    if found is None and wanted in ("", 0, False):
-        return True
-    if name in _QUANTITIES and found is not None:
-        return _quantity(found) == _quantity(wanted)
-    return found == wanted
+    if found is None:
+        return not wanted  # what is empty or 0 is left out
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(_has(found.get(key), value, key) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and _has_all(found, wanted, name)
+    return _quantity(found) == _quantity(wanted) if name in _QUANTITIES else found == wanted
+
+
+def _has_all(found: Sequence[object], wanted: Sequence[object], name: str) -> bool:
+    if name == "ownerReferences":
+        # Others may be there as well.
+        return all(any(_has(one, item, "") for one in found) for item in wanted)
+    return len(found) == len(wanted) and all(_has(one, item, "") for one, item in zip(found, wanted, strict=True))
 
 
 def _quantity(written: object) -> object:

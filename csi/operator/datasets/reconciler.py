@@ -6,7 +6,7 @@ import binascii
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from csi._proto import dataset_pb2
 from csi.api.dataset import Dataset
 from csi.api.sources import secrets_of
 from csi.api.status import DatasetStatus, RuntimeStatus
@@ -27,7 +28,7 @@ from csi.operator.datasets.differences import is_as_wanted
 from csi.operator.datasets.probing import Prober
 from csi.operator.datasets.seen import Decision, Event, Figures, Origin, Probe, Secrets, Seen
 from csi.operator.masters import Masters
-from csi.operator.names import UID_LABEL, Names, is_our_volume, is_owned
+from csi.operator.names import APPLIED_ANNOTATION, UID_LABEL, Names, is_our_volume, is_owned
 from csi.operator.objects.settings import Settings
 from csi.operator.store import Key, Store
 from csi.operator.watching import name_of
@@ -40,6 +41,9 @@ WORKERS = 24
 _PASSES_MAX = 6
 #: Shortest time between two writes of figures into one object.
 FIGURES_SECONDS = 5.0
+#: How long figures that changed wait for more of them.
+_GATHER_SECONDS = 1.5
+_MOMENT_SECONDS = 0.2
 #: How old what was read of users' Secrets and claims may be.
 _USERS_SECONDS = 25.0
 #: How many Secrets of ours are read again in a second, over all Datasets, and how often each at most.
@@ -72,6 +76,7 @@ class _Notes:
     refused: dict[str, str] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
     tried_at: dict[str, float] = field(default_factory=dict)
+    settled: dict[str, tuple[str, str]] = field(default_factory=dict)
     tried: dict[str, tuple[str, str]] = field(default_factory=dict)
     words: dict[str, tuple[float, str]] = field(default_factory=dict)
     figures_at: dict[str, float] = field(default_factory=dict)
@@ -84,7 +89,7 @@ class Reconciler:
         self._cluster, self._settings = cluster, settings
         self._prober = Prober(children)
         self._queue: WorkQueue[Key] = WorkQueue()
-        self._store = Store(self._queue.add)
+        self._store = Store(self._changed)
         self._masters = Masters(self._figures_came)
         self._notes: dict[Key, _Notes] = {}
         self._keys: dict[str, Key] = {}
@@ -97,8 +102,8 @@ class Reconciler:
             async with asyncio.TaskGroup() as group:
                 group.create_task(stores.keep_in_step(self._store, self._cluster))
                 await self._store.complete()
-                _LOGGER.info("in step with the API server: %d Datasets and runtimes", len(self._store.keys()))
-                for key in self._store.keys():
+                _LOGGER.info("in step with the API server: %d Datasets and runtimes", len(self._store.all_keys()))
+                for key in sorted(self._store.all_keys()):
                     self._queue.add(key)
                 group.create_task(self._queue.run(self._work, workers=WORKERS))
                 group.create_task(self._read_secrets_again())
@@ -141,9 +146,22 @@ class Reconciler:
             self._masters.forget(notes.uid)
             self._keys.pop(notes.uid, None)
 
-    def _figures_came(self, uid: str) -> None:
-        if (key := self._keys.get(uid)) is not None:
+    def _changed(self, resource: str, key: Key) -> None:
+        """Something was seen; of pods and what they belong to more comes in a moment."""
+        if resource in (stores.PODS, stores.STATEFUL_SETS, stores.SERVICES):
+            self._queue.add_later(key, _MOMENT_SECONDS)
+        else:
             self._queue.add(key)
+
+    def _figures_came(self, uid: str, is_urgent: bool) -> None:  # noqa: FBT001  # called back with both
+        key = self._keys.get(uid)
+        if key is None:
+            return
+        if is_urgent:
+            self._queue.add(key)
+        else:
+            # While data is read they change each second; they are written every few.
+            self._queue.add_later(key, _GATHER_SECONDS)
 
     # ------------------------------------------------------------ looking
 
@@ -170,6 +188,10 @@ class Reconciler:
             workers = store.get(stores.STATEFUL_SETS, (key[0], names.workers))
             master = store.get(stores.STATEFUL_SETS, (key[0], names.master))
             model = _model(dataset)
+            figures = self._masters.figures.get(names.uid)
+            connected = self._masters.is_connected(names.uid)
+            if connected:
+                _note_source(notes, figures)
             seen |= {
                 "service": service,
                 "master": master,
@@ -179,9 +201,7 @@ class Reconciler:
                 "options": await self._options(notes, model),
                 "origin": await self._origin(notes, model),
                 "probe": notes.probe,
-                "figures": Figures(
-                    latest=self._masters.figures.get(names.uid), connected=self._masters.is_connected(names.uid)
-                ),
+                "figures": Figures(latest=figures, connected=connected),
                 "refused": dict(notes.refused),
                 "taken": dict(notes.taken),
                 "pods_refused": await self._words(notes, key, (master, workers)),
@@ -327,20 +347,31 @@ class Reconciler:
             await self._cluster.delete(path, uid=deletion.uid)
         for name, labels in decision.labels:
             await self._label(name, labels)
-        if notes.uid:
-            if decision.forget is not None:
-                self._masters.forget(notes.uid)
-            else:
-                self._masters.set(notes.uid, decision.master)
-        for event in decision.events:
-            await self._post(event)
-        if seen.dataset is not None and decision.dataset_status is not None:
-            await self._write_status(key, notes, paths.DATASET, seen.dataset, decision.dataset_status, DatasetStatus)
-        if seen.runtime is not None and decision.runtime_status is not None:
-            await self._write_status(key, notes, paths.RUNTIME, seen.runtime, decision.runtime_status, RuntimeStatus)
+        self._instruct(notes, decision)
         if decision.probe is not None:
             self._probe(key, notes, decision.probe)
+        if not changed:
+            # Otherwise the next decision, in a moment, says more.
+            for event in decision.events:
+                await self._post(event)
+            await self._write_statuses(notes, seen, decision)
         return changed
+
+    def _instruct(self, notes: _Notes, decision: Decision) -> None:
+        if not notes.uid:
+            return
+        if decision.forget is not None:
+            self._masters.forget(notes.uid)
+        else:
+            self._masters.set(notes.uid, decision.master)
+
+    async def _write_statuses(self, notes: _Notes, seen: Seen, decision: Decision) -> None:
+        models: tuple[type[DatasetStatus] | type[RuntimeStatus], ...] = (DatasetStatus, RuntimeStatus)
+        both = ((seen.dataset, decision.dataset_status), (seen.runtime, decision.runtime_status))
+        for (found, status), kind, model in zip(both, (paths.DATASET, paths.RUNTIME), models, strict=True):
+            if found is not None and status is not None:
+                fields = {str(one.alias) for one in model.model_fields.values()}
+                await self._write_status(notes, kind, found, wanted=status, fields=fields)
 
     async def _apply_metadata(self, metadata: Json) -> bool:
         kind = paths.KINDS[metadata["kind"]]
@@ -364,8 +395,10 @@ class Reconciler:
         notes.taken.pop(label, None)
         if found["metadata"].get("deletionTimestamp"):
             return False
-        if is_as_wanted(found, wanted):
+        settled = (str(found["metadata"]["resourceVersion"]), wanted["metadata"]["annotations"][APPLIED_ANNOTATION])
+        if notes.settled.get(label) == settled or is_as_wanted(found, wanted):
             notes.refused.pop(label, None)
+            notes.settled[label] = settled
             return False
         mark = (_hash(wanted), str(found["metadata"]["resourceVersion"]))
         if notes.tried.get(label) == mark or not self._is_turn(notes, label):
@@ -529,17 +562,11 @@ class Reconciler:
                 _LOGGER.info("event of %s/%s: %s", metadata["namespace"], metadata["name"], error.message)
 
     async def _write_status(
-        self,
-        key: Key,
-        notes: _Notes,
-        kind: paths.Kind,
-        found: Json,
-        wanted: Mapping[str, Any],
-        model: type[DatasetStatus] | type[RuntimeStatus],
+        self, notes: _Notes, kind: paths.Kind, found: Json, *, wanted: Mapping[str, Any], fields: set[str]
     ) -> None:
-        before = found.get("status") or {}
-        ours = {str(one.alias) for one in model.model_fields.values()}
-        kept = {name: value for name, value in before.items() if name in ours}
+        """Writes a status if it is another one; of ``fields`` those go that are not wanted, what others wrote stays."""
+        key = name_of(found)
+        kept = {name: value for name, value in (found.get("status") or {}).items() if name in fields}
         if kept == wanted:
             return
         if statuses.differs_in_figures_only(kept, wanted):
@@ -551,6 +578,7 @@ class Reconciler:
             "metadata": {"uid": found["metadata"]["uid"]},
             "status": _merging(kept, wanted),
         }
+        _LOGGER.debug("%s %s/%s: %s", kind.plural, *key, changes["status"])
         notes.figures_at[kind.plural] = _clock()
         try:
             answer = await self._cluster.merge(f"{kind.path(key)}/status", changes)
@@ -579,6 +607,13 @@ class Reconciler:
 @dataclass(frozen=True)
 class _Owner:
     uid: str
+
+
+def _note_source(notes: _Notes, figures: dataset_pb2.Figures | None) -> None:
+    """What the master says of the source holds, once it has gone, until somebody has looked again."""
+    source = figures.source if figures is not None else dataset_pb2.Reachability()
+    if source.known and not source.reachable and notes.origin is not None:
+        notes.probe = Probe(source=notes.origin.source, reason=source.reason)
 
 
 def _clock() -> float:
