@@ -29,7 +29,7 @@ BLOCK_KEY = "block-key"
 OPERATOR, MASTER, WORKER, NODE = "operator", "master", "worker", "node"
 CERTIFICATE_DAYS, AUTHORITY_DAYS = 365, 3650
 #: A certificate begins so long before it is made: clocks differ.
-_CLOCKS_DIFFER = timedelta(minutes=10)
+CLOCKS_DIFFER = timedelta(minutes=10)
 _HOSTS = {MASTER: MASTER_HOST, WORKER: WORKER_HOST}
 _BLOCK_KEY_BYTES = 32
 _BLOCK_KEY_FORM = re.compile(rb"[0-9a-fA-F]{64}\s*")
@@ -54,7 +54,7 @@ class Identities:
 
 def identities(present: Identities, *, now: datetime, random: Random) -> Identities:
     """Those that are wanted: what is present and good stays to the byte; what is missing or due is made anew."""
-    authority = _authority(present.authority, now=now, random=random)
+    authority = authority_files(present.authority, now=now, random=random)
     issuer = _issuer(authority, now=now, random=random)
     return Identities(
         authority=authority,
@@ -70,6 +70,20 @@ def operator_identity(authority: Files, present: Files, *, now: datetime, random
     FAILED_PRECONDITION if the authority's are not whole: :func:`identities` makes a new one.
     """
     return _issuer(authority, now=now, random=random).identity(OPERATOR, present)
+
+
+def server_identity(authority: Files, name: str, host: str, *, now: datetime, random: Random) -> Files:
+    """A new ``tls.crt`` and ``tls.key`` of a server that is known by the name ``host``."""
+    certificate, key = _issuer(authority, now=now, random=random).issue(name, host)
+    return {CERTIFICATE: _pem([certificate]), PRIVATE_KEY: _key_pem(key)}
+
+
+def is_good_pair(present: Files, *, now: datetime) -> bool:
+    """Whether ``tls.crt`` and ``tls.key`` belong together, and hold."""
+    certificate, key = _certificate(present, CERTIFICATE), _key(present, PRIVATE_KEY)
+    if certificate is None or key is None or not _same(certificate, key):
+        return False
+    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
 def nobody() -> Identities:
@@ -93,7 +107,7 @@ def renewal_time(secret: Mapping[str, object] | None) -> datetime | None:
     """When the first certificate of a Secret is to be renewed; None if it has none that can be read."""
     found = files(secret)
     certificates = [_certificate(found, name) for name in (AUTHORITY, CERTIFICATE)]
-    return min((_renewal(one) for one in certificates if one is not None), default=None)
+    return min((renewal(one) for one in certificates if one is not None), default=None)
 
 
 def renewal_due(secret: Mapping[str, object] | None, now: datetime) -> bool:
@@ -107,7 +121,8 @@ def new_block_key(random: Random) -> bytes:
     return random(_BLOCK_KEY_BYTES).hex().encode()
 
 
-def _renewal(certificate: x509.Certificate) -> datetime:
+def renewal(certificate: x509.Certificate) -> datetime:
+    """When a certificate is to be renewed: when a third of its time is left."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return end - (end - begin) / 3
 
@@ -117,10 +132,11 @@ def _block_key(present: Files, random: Random) -> bytes:
     return key if _BLOCK_KEY_FORM.fullmatch(key) else new_block_key(random)
 
 
-def _authority(present: Files, *, now: datetime, random: Random) -> Files:
+def authority_files(present: Files, *, now: datetime, random: Random) -> Files:
+    """``ca.crt`` and ``ca.key`` of an authority: the present ones as long as they do; the newest comes first."""
     certificate, key = _certificate(present, AUTHORITY), _key(present, AUTHORITY_KEY)
     whole = certificate is not None and key is not None and _same(certificate, key)
-    if whole and certificate is not None and now < _renewal(certificate):
+    if whole and certificate is not None and now < renewal(certificate):
         return {name: present[name] for name in (AUTHORITY, AUTHORITY_KEY)}
     made, new_key = _new_authority(now=now, random=random)
     former = [certificate] if whole and certificate is not None and now < certificate.not_valid_after_utc else []
@@ -146,7 +162,7 @@ class _Issuer:
         if self._will_do(name, present):
             pair = {part: present[part] for part in (CERTIFICATE, PRIVATE_KEY)}
         else:
-            certificate, key = self._issue(name)
+            certificate, key = self.issue(name, _HOSTS.get(name))
             pair = {CERTIFICATE: _pem([certificate]), PRIVATE_KEY: _key_pem(key)}
         return {AUTHORITY: self._bundle, **pair}
 
@@ -158,15 +174,16 @@ class _Issuer:
             certificate.verify_directly_issued_by(self._authority)
         except (InvalidSignature, TypeError, ValueError):
             return False
-        in_time = certificate.not_valid_before_utc <= self._now < _renewal(certificate)
+        in_time = certificate.not_valid_before_utc <= self._now < renewal(certificate)
         return in_time and certificate.subject == _name(name)
 
-    def _issue(self, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    def issue(self, name: str, host: str | None) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """A new certificate; ``host`` is the name by which clients know a server."""
         key = _new_key(self._random)
         end = min(self._now + timedelta(days=CERTIFICATE_DAYS), self._authority.not_valid_after_utc)
         builder = (
             _builder(_name(name), key, issuer=self._authority.subject, random=self._random)
-            .not_valid_before(self._now - _CLOCKS_DIFFER)
+            .not_valid_before(self._now - CLOCKS_DIFFER)
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -176,7 +193,7 @@ class _Issuer:
             )
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if host := _HOSTS.get(name):
+        if host is not None:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         return builder.sign(self._key, hashes.SHA256()), key
 
@@ -194,7 +211,7 @@ def _new_authority(*, now: datetime, random: Random) -> tuple[x509.Certificate, 
     name = _name(f"efc-authority-{random(8).hex()}")
     builder = (
         _builder(name, key, issuer=name, random=random)
-        .not_valid_before(now - _CLOCKS_DIFFER)
+        .not_valid_before(now - CLOCKS_DIFFER)
         .not_valid_after(now + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
