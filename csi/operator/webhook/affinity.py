@@ -60,7 +60,7 @@ def is_concerned(pod: Json) -> bool:
 
 
 def mutate(pod: Json, datasets: Mapping[str, Names | None]) -> Admitted | Refused:
-    """What becomes of a new pod; ``datasets`` are those that it uses, by the names of their claims.
+    """What becomes of a new pod; ``datasets`` has those that it uses, by the names of their claims.
 
     None is a Dataset that has a runtime of another kind: others place its pods.
     """
@@ -72,15 +72,16 @@ def mutate(pod: Json, datasets: Mapping[str, Names | None]) -> Admitted | Refuse
             reason=f"the label {SIDECAR_LABEL}: there are no sidecars here. Take the label away: each node mounts the"
             f" Dataset's claim for any pod. For pods at the Dataset's workers there is {PLACED_LABEL}"
         )
+    used = {name: datasets[name] for name in claims(pod) if name in datasets}
     required = {dataset for dataset in map(_required_by, labels.items()) if dataset}
-    if missing := sorted(required - datasets.keys()):
+    if missing := sorted(required - used.keys()):
         return Refused(
             reason=f"the label {_REQUIRED_LABEL_BEGIN}{missing[0]}{_REQUIRED_LABEL_END}: the pod has no claim"
             f" {missing[0]!r} of a Dataset of that name. Create the Dataset before the pod, or take the label away"
         )
     affinity = (pod.get("spec") or {}).get("affinity") or {}
     changed = affinity
-    for name, dataset in datasets.items():
+    for name, dataset in used.items():
         if dataset is None:
             continue
         term = _at_workers(dataset)
