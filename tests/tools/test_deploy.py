@@ -600,6 +600,7 @@ case "$*" in
     *) echo "$*" >>"$ANSWERS/done" ;;
 esac
 """
+WITHOUT_WEBHOOK = "delete mutatingwebhookconfigurations -l app.kubernetes.io/name=efc-csi --ignore-not-found\n"
 VOLUMES = "shop/data pv-1 Delete\nshop/web-0-scratch pv-2 Delete\n"
 
 
@@ -663,8 +664,9 @@ def test_uninstall_cleans_the_nodes(
     commands = (tmp_path / "done").read_text().splitlines()
     assert commands[0].startswith(f"--namespace {NAMESPACE} delete daemonsets -l app.kubernetes.io/name=efc-csi")
     assert commands[-1].startswith("delete --ignore-not-found -f")
+    assert f"{commands[-2]}\n" == WITHOUT_WEBHOOK
     if fails != "apply":
-        assert commands[-2].startswith(f"--namespace {NAMESPACE} delete daemonset efc-clean")
+        assert commands[-3].startswith(f"--namespace {NAMESPACE} delete daemonset efc-clean")
     cleaner = yaml.safe_load((tmp_path / "applied").read_text())
     pod, template = cleaner["spec"]["template"]["spec"], node["spec"]["template"]["spec"]
     assert cleaner["metadata"]["namespace"] == NAMESPACE
@@ -715,7 +717,7 @@ def test_uninstall_removes_what_nobody_uses(
     done = uninstall(pods=pods)
     assert (done.returncode, done.stderr) == (0, "")
     assert "shop/data pv-1 Delete" in done.stdout  # said to stay
-    assert (tmp_path / "done").read_text() == f"delete --ignore-not-found -f {DEPLOY}/efc-csi.yaml\n"
+    assert (tmp_path / "done").read_text() == (f"{WITHOUT_WEBHOOK}delete --ignore-not-found -f {DEPLOY}/efc-csi.yaml\n")
     assert uninstall("touch", str(tmp_path / "other-command"), pods=pods).returncode == 0
     assert (tmp_path / "other-command").exists()
 
@@ -741,6 +743,7 @@ def test_uninstall_refuses_while_there_are_datasets(
         "--namespace shop delete dataset.data.fluid.io demo",
         "--namespace shop delete efcruntime.data.fluid.io demo",
         "--namespace shop delete efcruntime.data.fluid.io without-dataset",
+        WITHOUT_WEBHOOK.split(" --ignore")[0],
     ]
 
     (tmp_path / "efcruntimes").write_text("")
