@@ -19,7 +19,7 @@ from tests.support.processes import wait_until
 PLACED = {"fuse.serverful.fluid.io/inject": "true"}
 REQUIRED = PLACED | {"fluid.io/dataset.data.sched": "required"}
 _WORKERS_LIMIT_S = 60.0
-#: The operator makes the certificate, and kubelet brings it to the webhook's pods, a changed one as late as this.
+#: Until the operator has made a certificate, and kubelet has brought it to the pods of the webhook.
 _CERTIFICATE_LIMIT_S = 240.0
 
 
@@ -122,7 +122,7 @@ def with_webhook(cluster: Cluster) -> Iterator[Cluster]:
         [ROOT / "deploy" / "render", "--set", "webhook.enabled=true"], capture_output=True, text=True, check=True
     )
     cluster.kubectl("apply", "-f", "-", stdin=fitted(cluster, rendered.stdout))
-    cluster.await_driver("operator")
+    cluster.await_driver("operator", limit_s=_CERTIFICATE_LIMIT_S)
     await_webhook(cluster)
     yield cluster
     kinds = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings"
@@ -135,7 +135,7 @@ def with_webhook(cluster: Cluster) -> Iterator[Cluster]:
         what="the Secret to go with the configuration", limit_s=60,
     )  # fmt: skip
     cluster.kubectl("apply", "-f", "-", stdin=fitted(cluster, (ROOT / "deploy" / "efc-csi.yaml").read_text()))
-    cluster.await_driver("operator")
+    cluster.await_driver("operator", limit_s=_CERTIFICATE_LIMIT_S)
 
 
 def await_webhook(cluster: Cluster) -> None:
