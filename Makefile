@@ -105,11 +105,13 @@ cluster: setup $(CLUSTER)/ready .tools/bin/helm ## installs the driver on a real
 	@$(SUITE) cluster
 cluster-short: setup ## the same in four minutes, if Kubernetes can be built in ten; otherwise SKIPPED
 	@$(SUITE) $@
+operator: setup $(CLUSTER)/ready ## the operator as a process against a real API server, with one node
+	@$(SUITE) $@
 cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=1 to 9
 	@PYTHON=$(PYTHON) tests/cluster/up $(or $(NODES),2)
 cluster-down: ## ends it
 	@tests/cluster/down
-.PHONY: cluster cluster-short cluster-up cluster-down
+.PHONY: cluster cluster-short operator cluster-up cluster-down
 
 $(CLUSTER)/ready: $(CLUSTER)/bin/kubelet $(CLUSTER)/images/busybox.tar $(CLUSTER)/images/efc-csi.tar $(CLUSTER)/images/nginx.tar
 	@touch $@
@@ -136,7 +138,8 @@ advisories: setup .tools/bin/cargo-deny ## asks which crates and Python packages
 proto: setup ## generates csi/_proto from proto/
 	@$(PYTHON) csi/_proto/generate.py
 
-manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
+manifests: setup .tools/bin/helm ## makes deploy/crds.yaml from the models in csi/api, and deploy/efc-csi.yaml from deploy/chart
+	@$(PYTHON) -m csi.api.crds > deploy/.crds.yaml && mv deploy/.crds.yaml deploy/crds.yaml && cp deploy/crds.yaml deploy/chart
 	@deploy/render > deploy/.efc-csi.yaml && mv deploy/.efc-csi.yaml deploy/efc-csi.yaml
 .PHONY: manifests
 

@@ -199,10 +199,10 @@ def _written(status: Model, *, required: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _filled(value: Any) -> Any:  # noqa: ANN401
-    """JSON without the empty texts, lists and objects in it."""
+    """JSON without what is empty or false in it."""
     if isinstance(value, dict):
         within = {name: _filled(inner) for name, inner in value.items()}
-        return {name: inner for name, inner in within.items() if inner not in ("", [], {})}
+        return {name: inner for name, inner in within.items() if inner not in ("", [], {}, False)}
     return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 

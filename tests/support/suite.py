@@ -163,6 +163,7 @@ PARTS = {
         commands=[[sys.executable, "-m", "tests.kernels", "--short", "6.1"]], read=_read_last_line, limit_s=2700
     ),
     "foreign": _pytest("foreign", "tests/foreign", limit_s=3 * 3600),
+    "operator": _pytest("operator", "tests/operator", limit_s=1800),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
     # The limits of short.py, and ten minutes for the tests.
     "cluster-short": _pytest("cluster-short", "tests/cluster", limit_s=3600, runner=("tests.cluster.short",)),
