@@ -789,7 +789,7 @@ def test_uninstall_refuses_while_there_are_datasets(
         "--namespace shop delete dataset.data.fluid.io demo",
         "--namespace shop delete efcruntime.data.fluid.io demo",
         "--namespace shop delete efcruntime.data.fluid.io without-dataset",
-        WITHOUT_WEBHOOK.split(" --ignore")[0],
+        WITHOUT_WEBHOOK.split(" --ignore", maxsplit=1)[0],
     ]
 
     (tmp_path / "efcruntimes").write_text("")
