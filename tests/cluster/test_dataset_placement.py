@@ -45,7 +45,9 @@ def dataset(place: Namespace, name: str, *, placement: str, workers: int) -> Non
         },
         {
             "apiVersion": "data.fluid.io/v1alpha1", "kind": "EFCRuntime", "metadata": metadata,
-            "spec": {"replicas": workers, "tieredstore": {"levels": levels}},
+            "spec": {
+                "replicas": workers, "tieredstore": {"levels": levels}, "fuse": {"cleanPolicy": "OnDemand"},
+            },
         },
     )  # fmt: skip
 
