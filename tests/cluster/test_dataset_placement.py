@@ -178,6 +178,15 @@ def node_of(place: Namespace, name: str) -> str:
     return str(found["spec"]["nodeName"])
 
 
+def await_unschedulable(place: Namespace, name: str, words: str) -> None:
+    """Returns once the scheduler says so of a pod; its events keep the words of the first refusal."""
+    path = '{.status.conditions[?(@.type=="PodScheduled")].message}'
+    wait_until(
+        lambda: words in place.cluster.kubectl("-n", place.name, "get", "pod", name, "-o", f"jsonpath={path}"),
+        what=f"the scheduler to say {words!r} of {name}", limit_s=60,
+    )  # fmt: skip
+
+
 def on_node(name: str) -> Mapping[str, Any]:
     """A pod's own affinity to one node."""
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [name]}]}
@@ -202,7 +211,7 @@ def test_labelled_pods_run_at_the_workers(with_webhook: Cluster, namespace: Name
     )
     # What a pod says itself holds, too: it wins over a preference, and together with a requirement nothing is left.
     assert node_of(namespace, "own") == elsewhere
-    namespace.await_message("own-required", "FailedScheduling", "affinity")
+    await_unschedulable(namespace, "own-required", "pod affinity")
     assert node_of(namespace, "left-alone") == elsewhere
     untouched = with_webhook.get("pod", "left-alone", namespace=namespace.name)
     assert untouched is not None
@@ -215,7 +224,7 @@ def test_labelled_pods_run_at_the_workers(with_webhook: Cluster, namespace: Name
 def test_a_pod_that_requires_workers_waits_for_them(with_webhook: Cluster, namespace: Namespace) -> None:
     dataset(namespace, "data", placement="Shared", workers=0)
     namespace.apply(labelled("required", REQUIRED), labelled("preferred", PLACED))
-    namespace.await_message("required", "FailedScheduling", "pod affinity")
+    await_unschedulable(namespace, "required", "pod affinity")
     node_of(namespace, "preferred")
     with_webhook.kubectl("-n", namespace.name, "scale", "efc", "data", "--replicas=1")
     assert node_of(namespace, "required") == worker_node(with_webhook)
