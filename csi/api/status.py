@@ -177,11 +177,11 @@ class RuntimeStatus(Model):
     cache_states: _CacheStates = CacheStates()
     selector: Annotated[str, Doc("The labels of the workers, for autoscalers.")] = ""
     value_file: Annotated[str, Doc("Stays empty: Fluid's Helm values.")] = ""
-    setup_duration: Annotated[str, Doc("How long it took until the Dataset was Bound.")] = ""
+    setup_duration: Annotated[str, Doc("Stays empty.")] = ""
     api_gateway: Annotated[ApiGateway | None, Doc("Stays empty.")] = None
     mount_time: Annotated[Time, Doc("Stays empty.")] = ""
     mounts: Annotated[tuple[Mount, ...], Doc("Stays empty.")] = ()
-    cache_affinity: Annotated[NodeAffinity | None, Doc("Where workers may run.")] = None
+    cache_affinity: Annotated[NodeAffinity | None, Doc("Stays empty.")] = None
 
     def written(self, *, is_ours: bool = True) -> dict[str, Any]:
         """The status as JSON, with all that Fluid's CRD requires; ``is_ours``: whether the installed CRD is ours."""

@@ -54,7 +54,7 @@ def step(present: pki.Files, bundle: bytes, *, host: str, now: datetime, random:
     ``host`` is the name by which the API server knows the webhook. Repeated after each write until nothing changes, it
     ends with a certificate and the one authority that has made it.
     """
-    authority = pki.authority_files(present, now=now, random=random)
+    authority = pki.server_authority(present, now=now, random=random)
     signer = _certificates(authority[pki.AUTHORITY])[0]
     known = _certificates(bundle)
     pair = {name: present[name] for name in (pki.CERTIFICATE, pki.PRIVATE_KEY) if name in present}

@@ -132,7 +132,7 @@ def test_an_authority_is_replaced_while_its_certificate_serves() -> None:
 def _aged(world: World) -> pki.Files:
     """An authority in its last third, and a certificate that it has made just now."""
     old = world.now - timedelta(days=pki.AUTHORITY_DAYS * 0.7)
-    authority = pki.authority_files({}, now=old, random=os.urandom)
+    authority = pki.server_authority({}, now=old, random=os.urandom)
     return {**authority, **pki.server_identity(authority, NAME, HOST, now=world.now, random=os.urandom)}
 
 

@@ -99,7 +99,7 @@ def write(folder: Path, authority: pki.Files) -> None:
 
 
 def new_authority() -> pki.Files:
-    return pki.authority_files({}, now=datetime.now(UTC), random=os.urandom)
+    return pki.server_authority({}, now=datetime.now(UTC), random=os.urandom)
 
 
 class Server:
