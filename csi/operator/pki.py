@@ -141,7 +141,7 @@ def _block_key(present: Files, random: Random) -> bytes:
 
 
 def server_authority(present: Files, *, now: datetime, random: Random) -> Files:
-    """``ca.crt`` and ``ca.key`` of a server alone: the present ones as long as they do; the newest certificate is first."""
+    """``ca.crt`` and ``ca.key`` of a server alone: the present ones as long as they do; the newest one is first."""
     certificate, key = _certificate(present, AUTHORITY), _key(present, AUTHORITY_KEY)
     whole = certificate is not None and key is not None and _same(certificate, key)
     if whole and certificate is not None and now < renewal(certificate):
