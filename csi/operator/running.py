@@ -28,6 +28,9 @@ from csi.operator.datasets.reconciler import Reconciler
 from csi.operator.lease import Leadership
 from csi.operator.objects.settings import Settings
 from csi.operator.startup_taint import StartupTaint
+from csi.operator.webhook import serving
+from csi.operator.webhook.certificates import Certificates
+from csi.operator.webhook.serving import Listening
 
 #: How often a request is tried while the API server is away; after that, the process ends.
 _BACKOFF_SECONDS = (1, 1, 2, 3, *[5] * 120)
@@ -41,10 +44,14 @@ _LEASE = "efc-operator"
 
 @dataclass(frozen=True, kw_only=True)
 class Datasets:
-    """How Datasets are served; ``namespace`` is the Lease's, the operator's own unless given."""
+    """How Datasets are served; ``namespace`` is the Lease's, the operator's own unless given.
+
+    With ``has_webhook``, the webhook's certificate is kept in that namespace, too.
+    """
 
     settings: Settings
     namespace: str = ""
+    has_webhook: bool = False
 
 
 def run(*, log_level: str, liveness: tuple[str, int] | None, datasets: Datasets | None = None) -> None:
@@ -107,12 +114,30 @@ async def _ended(task: "asyncio.Task[None] | None") -> None:
 
 async def _serve_datasets(cluster: Cluster, datasets: Datasets, ended: asyncio.Event) -> None:
     """Until cancelled; what it cannot get over sets ``ended``."""
-    leadership = Leadership(cluster, namespace=datasets.namespace or _namespace(), name=_LEASE, identity=_identity())
+    namespace = datasets.namespace or _namespace()
+    leadership = Leadership(cluster, namespace=namespace, name=_LEASE, identity=_identity())
     children = Children()
+
+    async def duties() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(Reconciler(cluster, datasets.settings, children=children).run())
+            if datasets.has_webhook:
+                group.create_task(Certificates(cluster, namespace=namespace).run())
+
     try:
-        await leadership.run(lambda: Reconciler(cluster, datasets.settings, children=children).run())
+        await leadership.run(duties)
     finally:
         ended.set()
+
+
+def serve_webhook(listening: Listening, *, log_level: str) -> None:
+    """Runs :func:`csi.operator.webhook.serving.serve`; FAILED_PRECONDITION without credentials."""
+    _configure_logging(log_level)
+
+    async def serve() -> None:
+        await serving.serve(listening, _logged_in(Cluster()))
+
+    asyncio.run(serve())
 
 
 def _namespace() -> str:
