@@ -31,7 +31,7 @@ _STATUS_SECONDS_MAX = 1.5
 #: After an order that could not be obeyed.
 _RETRY_SECONDS = 10.0
 #: A daemon that stays without volumes goes when nobody has said for so long that it shall stay.
-_FORSAKEN_SECONDS = 600.0
+_FORSAKEN_SECONDS = 30.0
 _CONDITIONS_MAX = 8
 _KEY_BYTES = 32
 _SERVING = (efc_pb2.MountStatus.SERVING, efc_pb2.MountStatus.UNRESPONSIVE_NAS)

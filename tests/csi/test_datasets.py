@@ -146,12 +146,8 @@ def await_mount(node: Driver, wanted: Callable[[efc_pb2.MountStatus], object], *
 
 
 def await_workers(node: Driver, count: int) -> None:
-    """Returns when so many workers answer the daemon, and there are no others."""
-
-    def is_ready(mount: efc_pb2.MountStatus) -> bool:
-        return (mount.stats.cache.workers_ready, mount.stats.cache.workers) == (count, count)
-
-    await_mount(node, is_ready, what=f"{count} workers")
+    """Returns when the daemon has so many workers; on a busy machine, one may answer later than the NAS."""
+    await_mount(node, lambda mount: mount.stats.cache.workers == count, what=f"{count} workers")
 
 
 def await_reachable(master: DatasetMaster, wanted: list[bool]) -> dataset_pb2.Figures:
@@ -216,7 +212,7 @@ def test_secrets_are_changed_under_a_mount_and_seen_by_nobody(world: World) -> N
         master.configure(workers=[worker])
         _, target = world.publish(node)
         os.stat(target / "clock")
-        await_workers(node, 1)
+        await_mount(node, lambda mount: mount.stats.cache.workers_ready == 1, what="its worker")
         assert read(target) == world.digest
         daemon, former = mount_on(node).pid, master.secrets()
         master.key = "ab" * 32
@@ -231,7 +227,7 @@ def test_secrets_are_changed_under_a_mount_and_seen_by_nobody(world: World) -> N
             master.configure(orders=dataset_pb2.Orders(secrets=secrets))
             await_mount(node, lambda mount: mount.pid not in (0, daemon), what="a new daemon")
             assert hashlib.sha256(begin + file.read()).hexdigest() == world.digest
-        await_workers(node, 1)
+        await_mount(node, lambda mount: mount.stats.cache.workers_ready == 1, what="its worker")
         folder = world.folder_on(node)
         assert (folder / "key").read_text() == f"{master.key}\n"
         assert (folder / "tls" / "tls.key").read_text() == new["tls.key"] != former["tls.key"]
