@@ -81,6 +81,9 @@ def settled(**others: Any) -> Seen:
         probe=Probe(source=SOURCE),
         service={"metadata": {"ownerReferences": [{"uid": RUNTIME_UID}]}, "spec": {"clusterIP": "10.96.0.7"}},
     )
+    (volume,) = [one for one in decide(seen, SETTINGS).objects if one["kind"] == "PersistentVolume"]
+    # The claim comes when Kubernetes knows the volume.
+    seen = replace(seen, volumes=(with_identity(volume, "volume", status={"phase": "Available"}),))
     objects = {(one["kind"], one["metadata"]["name"]): one for one in decide(seen, SETTINGS).objects}
     found = {kind: one for (kind, _), one in objects.items() if kind in ("PersistentVolume", "PersistentVolumeClaim")}
     sets = {name: one for (kind, name), one in objects.items() if kind == "StatefulSet"}
@@ -90,7 +93,7 @@ def settled(**others: Any) -> Seen:
         seen,
         service=with_identity({**objects["Service", "efc-demo-master"], "spec": seen.service["spec"]}, "service"),
         claim=with_identity(found["PersistentVolumeClaim"], "claim", status={"phase": "Bound"}),
-        volumes=(with_identity(found["PersistentVolume"], "volume"),),
+        volumes=(with_identity(found["PersistentVolume"], "volume", status={"phase": "Bound"}),),
         master=with_identity(sets["efc-demo-master"], "master", status={"replicas": 1}),
         workers=with_identity(sets["efc-demo-worker"], "workers", status={"replicas": 2}),
         secrets=Secrets(
