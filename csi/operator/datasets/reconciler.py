@@ -425,6 +425,8 @@ class Reconciler:
         if not self._is_turn(notes, label):
             return False
         name = (wanted["metadata"].get("namespace", ""), wanted["metadata"]["name"])
+        if kind is paths.VOLUME and (changed := await self._claim_taken(notes, seen)) is not None:
+            return changed
         notes.tried_at[label] = _clock()
         try:
             answer = await self._cluster.create(kind.collection(name[0]), wanted)
@@ -445,6 +447,18 @@ class Reconciler:
         notes.taken.pop(label, None)
         self._note_object(notes, seen, kind, wanted, answer)
         return True
+
+    async def _claim_taken(self, notes: _Notes, seen: Seen) -> bool | None:
+        """Whether it is news that the claim is somebody else's, to whom the volume would be bound; None: it is free."""
+        label = f"PersistentVolumeClaim/{seen.name[1]}"
+        found = None if seen.claim is not None else await self._cluster.get(paths.CLAIM.path(seen.name))
+        if found is None or self._is_ours(seen, paths.CLAIM, found):
+            notes.taken.pop(label, None)
+            return None
+        words = f"PersistentVolumeClaim {seen.name[1]!r} is there already, and is somebody else's: delete or rename it"
+        changed = notes.taken.get(label) != words
+        notes.taken[label] = words
+        return changed
 
     def _is_ours(self, seen: Seen, kind: paths.Kind, found: Json) -> bool:
         if seen.runtime is None or seen.dataset is None:

@@ -81,22 +81,18 @@ def settled(**others: Any) -> Seen:
         probe=Probe(source=SOURCE),
         service={"metadata": {"ownerReferences": [{"uid": RUNTIME_UID}]}, "spec": {"clusterIP": "10.96.0.7"}},
     )
+    (volume,) = [one for one in decide(seen, SETTINGS).objects if one["kind"] == "PersistentVolume"]
+    # The claim comes when Kubernetes knows the volume.
+    seen = replace(seen, volumes=(with_identity(volume, "volume", status={"phase": "Available"}),))
     objects = {(one["kind"], one["metadata"]["name"]): one for one in decide(seen, SETTINGS).objects}
     found = {kind: one for (kind, _), one in objects.items() if kind in ("PersistentVolume", "PersistentVolumeClaim")}
     sets = {name: one for (kind, name), one in objects.items() if kind == "StatefulSet"}
     secrets = {name: with_identity(one, name) for (kind, name), one in objects.items() if kind == "Secret"}
     assert seen.service is not None
-    # A claim comes when Kubernetes offers the volume.
-    assert "PersistentVolumeClaim" not in found
-    offered = with_identity(found["PersistentVolume"], "volume", status={"phase": "Available"})
-    (claim,) = (
-        one for one in decide(replace(seen, volumes=(offered,)), SETTINGS).objects
-        if one["kind"] == "PersistentVolumeClaim"
-    )  # fmt: skip
     seen = replace(
         seen,
         service=with_identity({**objects["Service", "efc-demo-master"], "spec": seen.service["spec"]}, "service"),
-        claim=with_identity(claim, "claim", status={"phase": "Bound"}),
+        claim=with_identity(found["PersistentVolumeClaim"], "claim", status={"phase": "Bound"}),
         volumes=(with_identity(found["PersistentVolume"], "volume", status={"phase": "Bound"}),),
         master=with_identity(sets["efc-demo-master"], "master", status={"replicas": 1}),
         workers=with_identity(sets["efc-demo-worker"], "workers", status={"replicas": 2}),
@@ -149,14 +145,6 @@ def test_a_source_that_cannot_be_reached_is_said_with_the_reason_and_tried_again
 def test_the_probe_of_another_source_says_nothing() -> None:
     decision = decide(fresh(probe=Probe(source="nfs://nas/other")), SETTINGS)
     assert decision.probe == SOURCE
-    assert made(decision, "PersistentVolumeClaim") == []
-
-
-def test_a_volume_whose_claim_somebody_has_deleted_is_made_anew() -> None:
-    seen = settled(claim=None)
-    released = {**seen.volumes[0], "status": {"phase": "Released"}}
-    decision = decide(replace(seen, volumes=(released,)), SETTINGS)
-    assert [(one.resource, one.uid) for one in decision.deletions] == [("persistentvolumes", "volume")]
     assert made(decision, "PersistentVolumeClaim") == []
 
 

@@ -248,7 +248,7 @@ def test_levels(levels: list[dict[str, Any]], quota: str, disks: list[str]) -> N
     wanted = _wanted(**_levels(*levels))
     assert wanted.cache.quota_bytes == bytes_of(quota)
     assert [disk.directory for disk in wanted.cache.disks] == disks
-    volumes = [volume.get("hostPath", {}).get("path", "") for volume in _pod(wanted.workers)["volumes"][1:]]
+    volumes = [volume.get("hostPath", {}).get("path", "") for volume in _pod(wanted.workers)["volumes"][2:]]
     assert volumes == disks
 
 
