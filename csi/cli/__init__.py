@@ -169,6 +169,9 @@ def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--connections", type=_count, default=16_384, metavar="N", help="how many at most (%(default)s)"
     )
+    parser.add_argument(
+        "--ready-file", type=Path, metavar="FILE", help="made anew as soon as the worker is as it is to be; empty"
+    )
     for name, what in (
         ("certificate", "of this worker, with what leads to the nodes' authority"),
         ("key", "private, of the certificate"),

@@ -66,6 +66,8 @@ def run(parsed: argparse.Namespace) -> int:
         raise _refuse(f"{program} was built without extstore: take Debian's, or leave --disk out")
     disks = [(_nameless_file(directory, size), size) for directory, size in parsed.disk]
     arguments = memcached_arguments(parsed, host=host, port=port, tls=tls, disks=disks)
+    if parsed.ready_file is not None:
+        _remove(parsed.ready_file)
     _set_memory_aside(parsed, host=host, port=port)
     return os.execv(program, arguments)  # no shell is what is wanted
 
@@ -269,7 +271,19 @@ def _set_memory_aside(parsed: argparse.Namespace, *, host: str, port: int) -> No
         )
         status = 1
     finally:
+        if parsed.ready_file is not None:
+            with contextlib.suppress(OSError):
+                parsed.ready_file.touch()
         os._exit(status)
+
+
+def _remove(file: Path) -> None:
+    """Removes what a worker before this one has left, where another can be made."""
+    try:
+        file.touch()
+        file.unlink()
+    except OSError as error:
+        raise _refuse(f"--ready-file {file} cannot be made: {error.strerror}") from error
 
 
 def prime(host: str, port: int, *, items: int, context: ssl.SSLContext | None, length: int = _HEADER_LENGTH) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.cluster.cluster import IMAGE, SCRIPTS, Cluster
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
@@ -112,7 +114,7 @@ def account(cluster: Cluster) -> None:
         },
         {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
-            "metadata": {"name": "efc-test-operator"}, "rules": RULES,
+            "metadata": {"name": "efc-test-operator"}, "rules": _rules(),
         },
         {
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
@@ -123,30 +125,14 @@ def account(cluster: Cluster) -> None:
     )  # fmt: skip
 
 
-def _rule(group: str, resources: str, verbs: str) -> dict[str, list[str]]:
-    return {"apiGroups": [group], "resources": resources.split(), "verbs": verbs.split()}
-
-
-#: All that the operator does. Secrets are read by their names only: there is no right to list or watch them.
-RULES = [
-    _rule("", "nodes", "get list watch patch"),
-    _rule("storage.k8s.io", "csinodes", "get list watch"),
-    _rule("data.fluid.io", "datasets efcruntimes", "get list watch patch delete"),
-    _rule("data.fluid.io", "datasets/status efcruntimes/status", "patch"),
-    _rule(
-        "data.fluid.io",
-        "alluxioruntimes cacheruntimes jindoruntimes juicefsruntimes thinruntimes vineyardruntimes",
-        "list watch",
-    ),
-    _rule("apps", "statefulsets", "get list watch create patch"),
-    _rule("apps", "deployments", "list watch"),
-    _rule("", "services", "get list watch create patch"),
-    _rule("", "persistentvolumes persistentvolumeclaims", "get list watch create patch delete"),
-    _rule("", "pods", "list watch patch"),
-    _rule("", "secrets", "get create patch"),
-    _rule("", "events", "create list"),
-    _rule("coordination.k8s.io", "leases", "get create patch"),
-]
+def _rules() -> list[dict[str, Any]]:
+    """All that the operator of the default installation may do, in every namespace here."""
+    objects = list(yaml.safe_load_all((ROOT / "deploy" / "efc-csi.yaml").read_text()))
+    roles = [
+        one for one in objects if one["kind"] in ("ClusterRole", "Role") and one["metadata"]["name"] == "efc-operator"
+    ]
+    assert len(roles) == 2
+    return [rule for role in roles for rule in role["rules"]]
 
 
 def requests(cluster: Cluster, *, since: str, user: str = USER) -> list[dict[str, Any]]:

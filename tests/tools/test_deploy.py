@@ -43,7 +43,7 @@ PRIVILEGED = {
 CAPABILITIES: dict[str, list[str]] = {
     "controller": ["NET_BIND_SERVICE"], "provisioner": [], "operator": [], "network": [],
 }  # fmt: skip
-WRITE = {"get", "list", "watch", "create", "update", "patch", "delete"}
+SEEN = {"get", "list", "watch"}
 #: Role -> resource -> verbs.
 RULES = {
     "efc-provisioner": {
@@ -55,21 +55,19 @@ RULES = {
     "efc-operator": {
         "nodes": {"get", "list", "watch", "patch"},
         "csinodes": {"get", "list", "watch"},
-        "datasets": {"get", "list", "watch", "update", "patch"},
-        "efcruntimes": {"get", "list", "watch", "update", "patch"},
-        **{kind: {"get", "list", "watch"} for kind in OTHER_RUNTIMES},
-        "datasets/status": {"get", "update", "patch"},
-        "efcruntimes/status": {"get", "update", "patch"},
-        "datasets/finalizers": {"update"},
-        "efcruntimes/finalizers": {"update"},
-        "statefulsets": WRITE,
-        "deployments": {"get", "list", "watch"},
-        "services": WRITE,
-        "persistentvolumeclaims": WRITE,
-        "persistentvolumes": WRITE,
-        "pods": {"get", "list", "watch", "patch", "delete"},
-        "secrets": WRITE - {"list", "watch"},
-        "events": {"create", "patch"},
+        "datasets": SEEN | {"patch", "delete"},
+        "efcruntimes": SEEN | {"patch", "delete"},
+        **{kind: {"list", "watch"} for kind in OTHER_RUNTIMES},
+        "datasets/status": {"patch"},
+        "efcruntimes/status": {"patch"},
+        "statefulsets": SEEN | {"create", "patch"},
+        "deployments": {"list", "watch"},
+        "services": SEEN | {"create", "patch"},
+        "persistentvolumeclaims": SEEN | {"create", "patch", "delete"},
+        "persistentvolumes": SEEN | {"create", "patch", "delete"},
+        "pods": {"list", "watch", "patch"},
+        "secrets": {"get", "create", "patch"},
+        "events": {"create", "list"},
     },
     "efc-datasets-view": {
         resource: {"get", "list", "watch"}

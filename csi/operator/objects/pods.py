@@ -28,7 +28,9 @@ from csi.operator.objects.settings import Settings
 _USER = 65534
 _TLS = "/etc/efc/tls"
 _STATE, _DISK = "/var/lib/efc", "/var/lib/efc/disk-{}"
+_READY = "/run/efc-worker"
 _GRACE_SECONDS = 10
+_READINESS = {"periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2}
 _MASTER_RESOURCES = {"requests": {"cpu": "10m", "memory": "96Mi"}}
 _HOST_TOPOLOGY = "kubernetes.io/hostname"
 
@@ -64,6 +66,9 @@ def master_set(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> dic
     pod = _pod(
         dataset, master, settings, role="master", secret=names.master_secret, container=container, volumes=volumes
     )
+    if master.network_mode != NetworkMode.HOST:
+        # It counts what is on the NAS, which may want to be asked from a port below 1024.
+        pod["securityContext"]["sysctls"] = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
     replicas = min(max(master.replicas, 1), MASTERS_MAX)
     return _stateful_set(dataset, runtime, master, MASTER_ROLE, name=names.master, replicas=replicas, pod=pod)
 
@@ -78,17 +83,22 @@ def worker_set(dataset: Dataset, runtime: EFCRuntime, settings: Settings, cache:
             f"--memory={cache.memory_mib + cache.buffer_mib}MiB",
             *(f"--disk={_DISK.format(number)}={disk.size_mib}MiB" for number, disk in enumerate(cache.disks)),
             f"--listen=[$(POD_ADDRESS)]:{port}",
+            f"--ready-file={_READY}/ready",
             *(f"--tls-{part}={_TLS}/{file}" for part, file in _TLS_FILES),
         ],
         "env": [{"name": "POD_ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
         "ports": [{"name": "memcached", "containerPort": port, "protocol": "TCP"}],
         "resources": worker_resources(runtime, cache),
         "volumeMounts": [
-            {"name": f"disk-{number}", "mountPath": _DISK.format(number)} for number in range(len(cache.disks))
+            {"name": "ready", "mountPath": _READY},
+            *({"name": f"disk-{number}", "mountPath": _DISK.format(number)} for number in range(len(cache.disks))),
         ],
+        # Not before its memory is set aside: until then it holds what is no data of anybody.
+        "readinessProbe": {**_READINESS, "exec": {"command": ["test", "-e", f"{_READY}/ready"]}},
     }
+    volumes = [{"name": "ready", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}, *_disks(cache)]
     pod = _pod(
-        dataset, worker, settings, role="worker", secret=names.worker_secret, container=container, volumes=_disks(cache)
+        dataset, worker, settings, role="worker", secret=names.worker_secret, container=container, volumes=volumes
     )
     if any(disk.directory for disk in cache.disks):
         # kubelet makes directories of the node for root alone. Root without a capability may do no more there.
@@ -158,6 +168,8 @@ def _pod(
         "name": role,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
+        # A connection is all that kubelet can try: it has no certificate. Nodes find out by themselves what answers.
+        "readinessProbe": {**port, **_READINESS},
         **container,
         "volumeMounts": [{"name": "tls", "mountPath": _TLS, "readOnly": True}, *container["volumeMounts"]],
         "securityContext": {
@@ -166,8 +178,6 @@ def _pod(
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        # A connection is all that kubelet can try: it has no certificate. Nodes find out by themselves what answers.
-        "readinessProbe": {**port, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
         "livenessProbe": {
             **port,
             "initialDelaySeconds": 20,

@@ -96,6 +96,20 @@ def test_memcached_is_set_up_as_daemons_want_it() -> None:
         assert process.stat().st_uid != 0 or is_powerless, "it has what root may do"
 
 
+def test_a_file_says_when_memory_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "ready"
+    file.touch()
+    with _started("--memory", "512MiB", "--ready-file", str(file)) as port:
+        assert _statistic(port, "pid"), "it runs, and has removed the file of the worker before it"
+        deadline = time.monotonic() + 60
+        while not file.exists():
+            assert time.monotonic() < deadline, "the file is made"
+            time.sleep(0.001)
+        assert _statistic(port, "delete_hits") == "16384"
+    listen = ["--listen", f"127.0.0.1:{_free_port()}"]
+    assert "none/ready cannot be made: No such" in _fails(capsys, *listen, "--ready-file", f"{tmp_path}/none/ready")
+
+
 def test_a_key_is_written_once_for_its_owner_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / "one", tmp_path / "two"]
     before = os.umask(0)

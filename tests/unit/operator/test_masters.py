@@ -33,7 +33,7 @@ def wanted(program: DatasetMaster, authority: Authority, *workers: str) -> Maste
         uid=program.uid,
         workers=[dataset_pb2.Worker(name=name, address="127.0.0.1:1", capacity_bytes=1) for name in workers],
     )
-    files = {name: (authority.folder / name).read_bytes() for name in ("ca.crt", "ca.key")}
+    files = dict(authority.files)
     return Master(address=f"127.0.0.1:{program.port}", authority=files, configuration=configuration)
 
 

@@ -195,6 +195,14 @@ def test_pods_pass_restricted_and_can_write_nowhere() -> None:
         assert {"readinessProbe", "livenessProbe"} <= _container(stateful_set).keys()
 
 
+def test_a_worker_is_ready_when_its_memory_is_set_aside_and_holds_nothing() -> None:
+    container = _container(_wanted().workers)
+    probe = container["readinessProbe"]
+    assert "tcpSocket" not in probe
+    assert f"--ready-file={probe['exec']['command'][-1]}" in container["args"]
+    assert any(probe["exec"]["command"][-1].startswith(f"{mount['mountPath']}/") for mount in container["volumeMounts"])
+
+
 def test_who_needs_more_than_restricted() -> None:
     disks = _wanted(**_levels({"mediumtype": "HDD", "path": "/data", "quota": "64Gi"}))
     assert _breaches_of_restricted(_pod(disks.workers)) == ["root", "hostPath"]
@@ -213,7 +221,8 @@ def test_the_command_lines_are_those_that_the_command_has() -> None:
     assert parsed.listen == "[fd00::7]:11211"
     assert str(parsed.tls_ca) == "/etc/efc/tls/ca.crt"
     mounted = {mount["mountPath"] for mount in _container(_wanted(**levels).workers)["volumeMounts"]}
-    assert {str(directory) for directory, _ in parsed.disk} | {"/etc/efc/tls"} == mounted
+    written = {str(directory) for directory, _ in parsed.disk} | {str(parsed.ready_file.parent)}
+    assert written | {"/etc/efc/tls"} == mounted
 
 
 @unhurried
