@@ -10,7 +10,6 @@ Objects are written in two ways that never touch what is somebody else's: :meth:
 name is taken, and :meth:`Cluster.apply` (server-side apply) with the UID of the object that is meant.
 """
 
-import asyncio
 import dataclasses
 import json
 import os

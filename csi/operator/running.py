@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,22 +62,47 @@ def run(*, log_level: str, liveness: tuple[str, int] | None, datasets: Datasets 
         endpoint = f"http://[{host}]:{port}/healthz" if ":" in host else f"http://{host}:{port}/healthz"
 
     async def serve() -> None:
-        # kopf ends at a signal, and with it all that runs beside it.
-        ended = asyncio.Event()
+        ended, ready = asyncio.Event(), asyncio.Event()
         beside = asyncio.create_task(_serve_datasets(cluster, datasets, ended)) if datasets is not None else None
-        try:
-            await kopf.operator(
-                registry=registry, settings=settings, clusterwide=True, standalone=True, liveness_endpoint=endpoint,
+        watching = asyncio.create_task(
+            kopf.operator(
+                registry=registry,
+                settings=settings,
+                clusterwide=True,
+                standalone=True,
+                liveness_endpoint=endpoint,
+                ready_flag=ready,
                 stop_flag=ended,
-            )  # fmt: skip
+            )
+        )
+        try:
+            await _first(watching, ready, ended)
+            # kopf takes seconds to end at a signal; whoever leads gives its Lease up at once.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, ended.set)
+            await _first(watching, ended)
         finally:
-            if beside is not None:
-                beside.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await beside
+            ended.set()
+            await _ended(beside)
             await cluster.close()
+            await watching
 
     asyncio.run(serve())
+
+
+async def _first(task: "asyncio.Task[None]", *events: asyncio.Event) -> None:
+    """Returns when the task has ended, or one of the events is there."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait([task, *waits], return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
+async def _ended(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def _serve_datasets(cluster: Cluster, datasets: Datasets, ended: asyncio.Event) -> None:

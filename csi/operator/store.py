@@ -84,7 +84,7 @@ class Store:
         """One object."""
         return self._watching[resource].objects.get(name)
 
-    def keys(self) -> set[Key]:
+    def all_keys(self) -> set[Key]:
         """All that there is something for."""
         datasets, runtimes = self._watching[DATASETS].objects, self._watching[RUNTIMES].objects
         return {*datasets, *runtimes, *(key for key, volumes in self._volumes.items() if volumes)}
@@ -148,7 +148,7 @@ class Store:
 
     def _keys_of(self, resource: str, found: Json) -> Iterator[Key]:
         if resource == RIVALS:
-            yield from self.keys()
+            yield from self.all_keys()
         elif resource == PODS:
             namespace = found["metadata"]["namespace"]
             datasets = self._watching[DATASETS].objects

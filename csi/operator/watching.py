@@ -48,8 +48,8 @@ def is_newer(found: Json, known: Json | None) -> bool:
 class Watching:
     """Objects of one resource, as last seen.
 
-    ``reduce`` makes of an object what is kept of it, None if nothing is; ``changed`` is called with what was known of an
-    object before and what is now, None for nothing.
+    ``reduce`` makes of an object what is kept of it, None if nothing is; ``changed`` is called with what was known of
+    an object before and what is now, None for nothing.
     """
 
     def __init__(

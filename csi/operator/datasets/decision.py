@@ -16,7 +16,7 @@ from csi.api.dataset import Dataset, Phase
 from csi.api.efcruntime import EFCRuntime
 from csi.api.status import CacheStates, ConditionType
 from csi.base import driver
-from csi.base.errors import DriverError
+from csi.base.errors import Code, DriverError
 from csi.operator import pki, store
 from csi.operator.cluster import Json
 from csi.operator.datasets import conditions, statuses, told
@@ -30,7 +30,6 @@ from csi.operator.names import (
     MASTER_ROLE,
     ROLE_LABEL,
     RUNTIME_KIND,
-    UID_LABEL,
     Names,
     is_our_volume,
     is_owned,
@@ -174,6 +173,13 @@ def _metadata(
 # ------------------------------------------------------------ one without the other
 
 
+def _there(found: Json | None) -> Json:
+    """An object that must be there."""
+    if found is None:
+        raise DriverError(Code.INTERNAL, "an object is missing that was there")
+    return found
+
+
 def _dataset(found: Json) -> Dataset:
     return Dataset.model_validate(found)
 
@@ -183,8 +189,8 @@ def _runtime(found: Json) -> EFCRuntime:
 
 
 def _without_dataset(seen: Seen, decision: Decision) -> None:
-    assert seen.runtime is not None
-    runtime = _runtime(seen.runtime)
+    found = _there(seen.runtime)
+    runtime = _runtime(found)
     message = f"there is no Dataset {seen.name[1]!r} in namespace {seen.name[0]!r}: create one, nothing is made before"
     parts = Parts(
         master=Part(desired=max(1, runtime.spec.master.replicas), reason=message),
@@ -194,21 +200,20 @@ def _without_dataset(seen: Seen, decision: Decision) -> None:
         Said(type=kind, status=False, reason="DatasetNotFound", message=message)
         for kind in (ConditionType.MASTER_READY, ConditionType.WORKERS_READY)
     ]
-    decision.runtime_metadata = _metadata(RUNTIME_KIND, seen.runtime, finalizers=[])
-    status = statuses.runtime_status(runtime, None, parts, CacheStates(), said, seen)
-    decision.runtime_status = status
+    decision.runtime_metadata = _metadata(RUNTIME_KIND, found, finalizers=[])
+    decision.runtime_status = statuses.runtime_status(runtime, seen, parts=parts, said=said)
     if seen.claim is None:
         _delete_volumes(seen.volumes, decision)
-    if _is_alone_for_long(seen.runtime, seen, decision):
-        _tell(seen.runtime, RUNTIME_KIND, WARNING, "DatasetNotFound", message, decision)
+    if _is_alone_for_long(found, seen, decision):
+        _tell(found, RUNTIME_KIND, "DatasetNotFound", message, decision)
 
 
 def _without_runtime(seen: Seen, decision: Decision) -> None:
     """A Dataset of which nothing is ours to serve; what its runtime left goes first."""
-    assert seen.dataset is not None
-    dataset = _dataset(seen.dataset)
+    found = _there(seen.dataset)
+    dataset = _dataset(found)
     decision.forget = dataset.metadata.uid
-    decision.dataset_metadata = _metadata(DATASET_KIND, seen.dataset, finalizers=[])
+    decision.dataset_metadata = _metadata(DATASET_KIND, found, finalizers=[])
     if seen.claim is None:
         _delete_volumes(seen.volumes, decision)
     if seen.other_runtimes:
@@ -220,8 +225,8 @@ def _without_runtime(seen: Seen, decision: Decision) -> None:
     else:
         reason = "NoRuntime"
         message = f"there is no EFCRuntime {seen.name[1]!r} in namespace {seen.name[0]!r}: create one"
-    if _is_alone_for_long(seen.dataset, seen, decision):
-        _tell(seen.dataset, DATASET_KIND, WARNING, reason, message, decision)
+    if _is_alone_for_long(found, seen, decision):
+        _tell(found, DATASET_KIND, reason, message, decision)
     verdict = Verdict(
         phase=Phase.NOT_BOUND,
         said=[Said(type=ConditionType.READY, status=False, reason=reason, message=message)],
@@ -238,19 +243,17 @@ def _is_alone_for_long(found: Json, seen: Seen, decision: Decision) -> bool:
 
 
 def _stay_away(seen: Seen, decision: Decision) -> None:
-    assert seen.dataset is not None
-    assert seen.runtime is not None
     message = (
         f"Fluid's own controller of EFCRuntimes runs here (Deployment {seen.rival}), so the driver's operator leaves "
         "this one alone: scale that Deployment to 0 to have it served by the driver"
     )
     decision.master = None
-    for kind, found in ((DATASET_KIND, seen.dataset), (RUNTIME_KIND, seen.runtime)):
-        _tell(found, kind, WARNING, "FluidServesIt", message, decision)
+    for kind, found in ((DATASET_KIND, _there(seen.dataset)), (RUNTIME_KIND, _there(seen.runtime))):
+        _tell(found, kind, "FluidServesIt", message, decision)
 
 
-def _tell(about: Json, kind: str, type: str, reason: str, message: str, decision: Decision) -> None:  # noqa: A002
-    decision.events.append(Event(about=about, kind=kind, type=type, reason=reason, message=message))
+def _tell(about: Json, kind: str, reason: str, message: str, decision: Decision) -> None:
+    decision.events.append(Event(about=about, kind=kind, type=WARNING, reason=reason, message=message))
 
 
 # ------------------------------------------------------------ both are there
@@ -268,11 +271,9 @@ class _Both:
     """A Dataset with its runtime, none of them being deleted."""
 
     def __init__(self, seen: Seen, settings: Settings, decision: Decision) -> None:
-        assert seen.dataset is not None
-        assert seen.runtime is not None
         self._seen, self._settings, self._decision = seen, settings, decision
-        self._dataset_json, self._runtime_json = seen.dataset, seen.runtime
-        self._dataset, self._runtime = _dataset(seen.dataset), _runtime(seen.runtime)
+        self._dataset_json, self._runtime_json = _there(seen.dataset), _there(seen.runtime)
+        self._dataset, self._runtime = _dataset(self._dataset_json), _runtime(self._runtime_json)
         self._names = Names.of(self._dataset.metadata)
         self._was_bound = conditions.holds(self._dataset.status, ConditionType.INITIALIZED)
         self._wanted: Wanted | None = None
@@ -366,7 +367,7 @@ class _Both:
                 decision.objects.append(one)
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
-        decision.again_in(self._renewal_seconds())
+        decision.again_in(self._renewal_seconds(wanted))
         for label, words in sorted({**seen.taken, **seen.refused}.items()):
             decision.again_in(REFUSED_AGAIN_SECONDS)
             kind, _, name = label.partition("/")
@@ -409,9 +410,7 @@ class _Both:
             return
         _delete_volumes(seen.volumes, decision)
 
-    def _renewal_seconds(self) -> float:
-        wanted = self._wanted
-        assert wanted is not None
+    def _renewal_seconds(self, wanted: Wanted) -> float:
         due = [
             pki.renewal_time(secret)
             for secret in (wanted.authority, wanted.node_secret, wanted.master_secret, wanted.worker_secret)
@@ -527,7 +526,9 @@ class _Both:
         verdict = Verdict(phase=phase, said=said, ufs_total=total, file_num=files, cache=cache)
         decision.dataset_status = statuses.dataset_status(self._dataset, self._runtime, verdict, seen)
         runtime_said = [*self._parts_said(parts), *ignored]
-        decision.runtime_status = statuses.runtime_status(self._runtime, self._names, parts, cache, runtime_said, seen)
+        decision.runtime_status = statuses.runtime_status(
+            self._runtime, seen, parts=parts, said=runtime_said, cache=cache
+        )
         self._announce(decision.dataset_status)
         if parts.workers.ready < parts.workers.desired or parts.master.ready < parts.master.desired:
             decision.again_in(REFUSED_AGAIN_SECONDS)
@@ -605,11 +606,19 @@ class _Both:
         after = conditions.present(status, ConditionType.READY)
         same = all(before.get(name) == after.get(name) for name in ("status", "reason", "message"))
         if not same and after.get("reason") != "Preparing":
-            type_, reason = (NORMAL, "DatasetReady") if after["status"] == "True" else (WARNING, str(after["reason"]))
-            _tell(self._dataset_json, DATASET_KIND, type_, reason, str(after.get("message", "")), self._decision)
+            is_ready = after["status"] == "True"
+            self._decision.events.append(
+                Event(
+                    about=self._dataset_json,
+                    kind=DATASET_KIND,
+                    type=NORMAL if is_ready else WARNING,
+                    reason=str(after["reason"]),
+                    message=str(after.get("message", "")),
+                )
+            )
         refusal = self._updating
         if refusal is not None and not refusal.status:
-            _tell(self._dataset_json, DATASET_KIND, WARNING, refusal.reason, refusal.message, self._decision)
+            _tell(self._dataset_json, DATASET_KIND, refusal.reason, refusal.message, self._decision)
 
 
 def _reachability(*, reason: str) -> Said:

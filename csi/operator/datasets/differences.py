@@ -26,26 +26,20 @@ def is_as_wanted(found: Json, wanted: Json) -> bool:
 
 
 def _has(found: object, wanted: object, name: str) -> bool:
+    if found is None:
+        return not wanted  # what is empty or 0 is left out
     if isinstance(wanted, Mapping):
-        if not wanted and found is None:
-            return True
         return isinstance(found, Mapping) and all(_has(found.get(key), value, key) for key, value in wanted.items())
     if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-        if name in ("ownerReferences",):
-            # Others may be there as well.
-            return isinstance(found, Sequence) and all(any(_has(one, item, "") for one in found) for item in wanted)
-        if not wanted and not found:
-            return True
-        return (
-            isinstance(found, Sequence)
-            and len(found) == len(wanted)
-            and all(_has(one, item, "") for one, item in zip(found, wanted, strict=True))
-        )
-    if found is None and wanted in ("", 0, False):
-        return True
-    if name in _QUANTITIES and found is not None:
-        return _quantity(found) == _quantity(wanted)
-    return found == wanted
+        return isinstance(found, Sequence) and _has_all(found, wanted, name)
+    return _quantity(found) == _quantity(wanted) if name in _QUANTITIES else found == wanted
+
+
+def _has_all(found: Sequence[object], wanted: Sequence[object], name: str) -> bool:
+    if name == "ownerReferences":
+        # Others may be there as well.
+        return all(any(_has(one, item, "") for one in found) for item in wanted)
+    return len(found) == len(wanted) and all(_has(one, item, "") for one, item in zip(found, wanted, strict=True))
 
 
 def _quantity(written: object) -> object:

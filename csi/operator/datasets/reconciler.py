@@ -6,7 +6,7 @@ import binascii
 import hashlib
 import logging
 import os
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -97,8 +97,8 @@ class Reconciler:
             async with asyncio.TaskGroup() as group:
                 group.create_task(stores.keep_in_step(self._store, self._cluster))
                 await self._store.complete()
-                _LOGGER.info("in step with the API server: %d Datasets and runtimes", len(self._store.keys()))
-                for key in self._store.keys():
+                _LOGGER.info("in step with the API server: %d Datasets and runtimes", len(self._store.all_keys()))
+                for key in sorted(self._store.all_keys()):
                     self._queue.add(key)
                 group.create_task(self._queue.run(self._work, workers=WORKERS))
                 group.create_task(self._read_secrets_again())
@@ -327,20 +327,31 @@ class Reconciler:
             await self._cluster.delete(path, uid=deletion.uid)
         for name, labels in decision.labels:
             await self._label(name, labels)
-        if notes.uid:
-            if decision.forget is not None:
-                self._masters.forget(notes.uid)
-            else:
-                self._masters.set(notes.uid, decision.master)
-        for event in decision.events:
-            await self._post(event)
-        if seen.dataset is not None and decision.dataset_status is not None:
-            await self._write_status(key, notes, paths.DATASET, seen.dataset, decision.dataset_status, DatasetStatus)
-        if seen.runtime is not None and decision.runtime_status is not None:
-            await self._write_status(key, notes, paths.RUNTIME, seen.runtime, decision.runtime_status, RuntimeStatus)
+        self._instruct(notes, decision)
         if decision.probe is not None:
             self._probe(key, notes, decision.probe)
+        if not changed:
+            # Otherwise the next decision, in a moment, says more.
+            for event in decision.events:
+                await self._post(event)
+            await self._write_statuses(notes, seen, decision)
         return changed
+
+    def _instruct(self, notes: _Notes, decision: Decision) -> None:
+        if not notes.uid:
+            return
+        if decision.forget is not None:
+            self._masters.forget(notes.uid)
+        else:
+            self._masters.set(notes.uid, decision.master)
+
+    async def _write_statuses(self, notes: _Notes, seen: Seen, decision: Decision) -> None:
+        models: tuple[type[DatasetStatus] | type[RuntimeStatus], ...] = (DatasetStatus, RuntimeStatus)
+        both = ((seen.dataset, decision.dataset_status), (seen.runtime, decision.runtime_status))
+        for (found, status), kind, model in zip(both, (paths.DATASET, paths.RUNTIME), models, strict=True):
+            if found is not None and status is not None:
+                fields = {str(one.alias) for one in model.model_fields.values()}
+                await self._write_status(notes, kind, found, wanted=status, fields=fields)
 
     async def _apply_metadata(self, metadata: Json) -> bool:
         kind = paths.KINDS[metadata["kind"]]
@@ -529,17 +540,11 @@ class Reconciler:
                 _LOGGER.info("event of %s/%s: %s", metadata["namespace"], metadata["name"], error.message)
 
     async def _write_status(
-        self,
-        key: Key,
-        notes: _Notes,
-        kind: paths.Kind,
-        found: Json,
-        wanted: Mapping[str, Any],
-        model: type[DatasetStatus] | type[RuntimeStatus],
+        self, notes: _Notes, kind: paths.Kind, found: Json, *, wanted: Mapping[str, Any], fields: set[str]
     ) -> None:
-        before = found.get("status") or {}
-        ours = {str(one.alias) for one in model.model_fields.values()}
-        kept = {name: value for name, value in before.items() if name in ours}
+        """Writes a status if it is another one; of ``fields`` those go that are not wanted, what others wrote stays."""
+        key = name_of(found)
+        kept = {name: value for name, value in (found.get("status") or {}).items() if name in fields}
         if kept == wanted:
             return
         if statuses.differs_in_figures_only(kept, wanted):
@@ -551,6 +556,7 @@ class Reconciler:
             "metadata": {"uid": found["metadata"]["uid"]},
             "status": _merging(kept, wanted),
         }
+        _LOGGER.debug("%s %s/%s: %s", kind.plural, *key, changes["status"])
         notes.figures_at[kind.plural] = _clock()
         try:
             answer = await self._cluster.merge(f"{kind.path(key)}/status", changes)

@@ -56,7 +56,7 @@ class Verdict:
     said: list[Said] = field(default_factory=list)
     ufs_total: str = ""
     file_num: str = ""
-    cache: CacheStates = CacheStates()
+    cache: CacheStates = field(default_factory=CacheStates)
 
 
 def has_ended(pod: Json) -> bool:
@@ -126,8 +126,8 @@ def figures_of(seen: Seen, *, quota_bytes: int, workers: Part) -> tuple[str, str
         said = Said(
             type=ConditionType.TOTALS_KNOWN,
             status=known.get("status") == "True",
-            reason=str(known.get("reason") or "NotCounted"),
-            message=str(known.get("message") or "the count begins when the master is ready"),
+            reason=str(known.get("reason", "")) if known else "NotCounted",
+            message=str(known.get("message", "")) if known else "the count begins when the master is ready",
         )
         return str(before.get("ufsTotal", "")), str(before.get("fileNum", "")), states, said
     total, files, said = _totals(latest.totals, before)
@@ -209,10 +209,13 @@ def dataset_status(dataset: Dataset, runtime: EFCRuntime | None, verdict: Verdic
 
 
 def runtime_status(
-    runtime: EFCRuntime, names: Names | None, parts: Parts, cache: CacheStates, said: Sequence[Said], seen: Seen
+    runtime: EFCRuntime, seen: Seen, *, parts: Parts, said: Sequence[Said], cache: CacheStates | None = None
 ) -> dict[str, Any]:
     """The status of a runtime, as it is to be written."""
-    selector = names.selector(WORKER_ROLE) if names is not None else {}
+    selector: Mapping[str, str] = {}
+    if seen.dataset is not None:
+        uid = seen.dataset["metadata"]["uid"]
+        selector = Names(namespace=seen.name[0], name=seen.name[1], uid=uid).selector(WORKER_ROLE)
     master, workers, fuses = parts.master, parts.workers, parts.fuses
     status = RuntimeStatus(
         observed_generation=runtime.metadata.generation,
@@ -236,7 +239,7 @@ def runtime_status(
         fuse_number_available=fuses.ready,
         fuse_number_unavailable=fuses.desired - fuses.ready,
         conditions=conditions.of_runtime(said, runtime.status, now=seen.now),
-        cache_states=cache,
+        cache_states=cache or CacheStates(),
         selector=",".join(f"{name}={value}" for name, value in sorted(selector.items())),
     )
     return status.written(is_ours=seen.crds_are_ours)
