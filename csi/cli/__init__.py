@@ -250,6 +250,10 @@ def _add_serving(parser: argparse.ArgumentParser, *, service: str) -> None:
     parser.set_defaults(module="csi.cli.serve", service=service)
     parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    _add_metrics_address(parser)
+
+
+def _add_metrics_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-address",
         metavar="ADDRESS:PORT",
@@ -273,6 +277,7 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
+    _add_metrics_address(parser)
     parser.add_argument("--image", metavar="IMAGE", help="of masters and workers; without it no Datasets are served")
     parser.add_argument(
         "--image-pull-policy",
