@@ -39,7 +39,7 @@ quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses 
 check: setup .tools/bin/cargo-deny ## after every change: lint, unit and Rust tests that need no root
 	@$(SUITE) lint unit rust
 test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## check, and all below but bench; sanity, faults and the cluster in their short forms
-	@$(SUITE) lint unit rust rust-root tools csi errors sanity posix consistency integrity faults cluster-short
+	@$(SUITE) lint unit rust rust-root tools cluster-short + csi errors sanity posix consistency integrity faults
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
 unit rust rust-root csi errors consistency integrity: setup ## parts of test
@@ -105,11 +105,13 @@ cluster: setup $(CLUSTER)/ready .tools/bin/helm ## installs the driver on a real
 	@$(SUITE) cluster
 cluster-short: setup ## the same in four minutes, if Kubernetes can be built in ten; otherwise SKIPPED
 	@$(SUITE) $@
+operator: setup $(CLUSTER)/ready ## the operator as a process against a real API server, with one node
+	@$(SUITE) $@
 cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=1 to 9
 	@PYTHON=$(PYTHON) tests/cluster/up $(or $(NODES),2)
 cluster-down: ## ends it
 	@tests/cluster/down
-.PHONY: cluster cluster-short cluster-up cluster-down
+.PHONY: cluster cluster-short operator cluster-up cluster-down
 
 $(CLUSTER)/ready: $(CLUSTER)/bin/kubelet $(CLUSTER)/images/busybox.tar $(CLUSTER)/images/efc-csi.tar $(CLUSTER)/images/nginx.tar
 	@touch $@

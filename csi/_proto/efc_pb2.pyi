@@ -314,16 +314,18 @@ class Start(_message.Message):
     def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ..., workers_file: _Optional[bytes] = ...) -> None: ...
 
 class WorkersSecrets(_message.Message):
-    __slots__ = ("key", "authority", "certificate", "private_key")
+    __slots__ = ("key", "authority", "certificate", "private_key", "server_name")
     KEY_FIELD_NUMBER: _ClassVar[int]
     AUTHORITY_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_KEY_FIELD_NUMBER: _ClassVar[int]
+    SERVER_NAME_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     authority: bytes
     certificate: bytes
     private_key: bytes
-    def __init__(self, key: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., private_key: _Optional[bytes] = ...) -> None: ...
+    server_name: bytes
+    def __init__(self, key: _Optional[bytes] = ..., authority: _Optional[bytes] = ..., certificate: _Optional[bytes] = ..., private_key: _Optional[bytes] = ..., server_name: _Optional[bytes] = ...) -> None: ...
 
 class Connected(_message.Message):
     __slots__ = ("root_mode",)
@@ -394,7 +396,7 @@ class Stop(_message.Message):
     def __init__(self) -> None: ...
 
 class DaemonConfig(_message.Message):
-    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features", "freshness", "writing", "cache", "metadata_mib")
+    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features", "freshness", "writing", "cache", "metadata_mib", "memory_max_mib")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -416,6 +418,7 @@ class DaemonConfig(_message.Message):
     WRITING_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
     METADATA_MIB_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MAX_MIB_FIELD_NUMBER: _ClassVar[int]
     source: Source
     connections: int
     read_only: bool
@@ -437,7 +440,8 @@ class DaemonConfig(_message.Message):
     writing: WritingConfig
     cache: CacheConfig
     metadata_mib: int
-    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ..., freshness: _Optional[_Union[FreshnessConfig, _Mapping]] = ..., writing: _Optional[_Union[WritingConfig, _Mapping]] = ..., cache: _Optional[_Union[CacheConfig, _Mapping]] = ..., metadata_mib: _Optional[int] = ...) -> None: ...
+    memory_max_mib: int
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ..., freshness: _Optional[_Union[FreshnessConfig, _Mapping]] = ..., writing: _Optional[_Union[WritingConfig, _Mapping]] = ..., cache: _Optional[_Union[CacheConfig, _Mapping]] = ..., metadata_mib: _Optional[int] = ..., memory_max_mib: _Optional[int] = ...) -> None: ...
 
 class FreshnessConfig(_message.Message):
     __slots__ = ("consistency", "attr_ttl_max_ms")
@@ -578,14 +582,16 @@ class MetadataStats(_message.Message):
     def __init__(self, bytes_max: _Optional[int] = ..., inode_bytes: _Optional[int] = ..., name_bytes: _Optional[int] = ..., listing_bytes: _Optional[int] = ..., node_bytes: _Optional[int] = ...) -> None: ...
 
 class WritingStats(_message.Message):
-    __slots__ = ("unsent_bytes", "oldest_unsent_ms", "append_overlaps")
+    __slots__ = ("unsent_bytes", "oldest_unsent_ms", "append_overlaps", "changes")
     UNSENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     OLDEST_UNSENT_MS_FIELD_NUMBER: _ClassVar[int]
     APPEND_OVERLAPS_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
     unsent_bytes: int
     oldest_unsent_ms: int
     append_overlaps: int
-    def __init__(self, unsent_bytes: _Optional[int] = ..., oldest_unsent_ms: _Optional[int] = ..., append_overlaps: _Optional[int] = ...) -> None: ...
+    changes: int
+    def __init__(self, unsent_bytes: _Optional[int] = ..., oldest_unsent_ms: _Optional[int] = ..., append_overlaps: _Optional[int] = ..., changes: _Optional[int] = ...) -> None: ...
 
 class CacheStats(_message.Message):
     __slots__ = ("memory_bytes", "workers_bytes", "nas_bytes", "workers_refused", "workers_capacity_bytes", "workers_held_bytes", "workers", "workers_ready")

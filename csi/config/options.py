@@ -270,6 +270,18 @@ _TABLE = (
         "room. The list of inodes that the kernel knows is not part of it.",
     ),
     Option(
+        name="memory-max",
+        kind=Kind.SIZE,
+        field="memory_max_mib",
+        default="none",
+        minimum=64,
+        maximum=1_048_576,
+        unit="MiB",
+        help="Most memory of the daemon; inodes, `uncommitted`, `metadata-memory`, read-ahead and data on its "
+        "way adapt to it. It does not raise `--daemon-memory-max` of the keeper. Needs `--daemon-cgroup` there, and a "
+        "keeper as new as the option: an older one sets no limit.",
+    ),
+    Option(
         name="write-behind",
         kind=Kind.DURATION,
         field="write_behind_ms",
@@ -305,7 +317,8 @@ _TABLE = (
         help="Directory on the node, readable for root, with `ca.crt`, `tls.crt` and `tls.key` (PEM; a Secret of "
         "Kubernetes for TLS has them): workers are spoken to by TLS 1.3, and both sides show certificates that the "
         "authority has signed. "
-        "A worker's must have its host as it stands in `workers`.",
+        "A worker's must have its host as it stands in `workers`, or, if there is a file `server-name` in the "
+        "directory, the DNS name in it, wherever the worker is.",
     ),
     Option(
         name="threads",
@@ -390,6 +403,7 @@ class MountOptions:
     read_ahead_kib: int = 8192
     uncommitted_mib: int = 64
     metadata_mib: int = 128
+    memory_max_mib: int = 0
     write_behind_ms: int = 1000
     workers: str = ""
     workers_key: str = ""
@@ -428,6 +442,7 @@ class MountOptions:
             read_ahead_kib=self.read_ahead_kib,
             uncommitted_mib=self.uncommitted_mib,
             metadata_mib=self.metadata_mib,
+            memory_max_mib=self.memory_max_mib,
             threads=self.threads,
             hang_limit_ms=self.hang_limit_ms,
             unprivileged_port=self.unprivileged_port,

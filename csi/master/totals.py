@@ -3,10 +3,9 @@
 Pure: time is an argument, in seconds. Counting itself is ``efc-fs walk`` (:mod:`csi.master.walking`).
 """
 
-import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 from csi._proto import dataset_pb2
@@ -27,6 +26,8 @@ class Counted:
     bytes: int = 0
     files: int = 0
     directories: int = 0
+    #: Directories and files that the owner may not see.
+    skipped: int = 0
     checkpoint: str = ""
 
 
@@ -52,7 +53,8 @@ class Totals:
     current: Counted = field(default_factory=Counted)
     reason: str = ""
     _is_counting: bool = False
-    _began: float = 0.0
+    #: When the count under way began; None if a master before this one began it.
+    _began: float | None = None
     _ended: float | None = None
     _took: float = 0.0
     _failures: int = 0
@@ -131,12 +133,12 @@ class Totals:
         self.current, self.reason, self._failures, self._retry_at = counted, "", 0, 0.0
         if not is_done:
             return
-        self.finished.append(counted)
+        self.finished.append(replace(counted, checkpoint=""))
         self.current = Counted()
         if len(self.finished) == len(self.sources):
             self.known = _sum(self.finished)
             self.finished, self._is_counting = [], False
-            self._ended, self._took = now, max(0.0, now - (self._began or now))
+            self._ended, self._took = now, 0.0 if self._began is None else max(0.0, now - self._began)
 
     def fail(self, walk: Walk, reason: str, *, is_checkpoint_bad: bool, now: float) -> None:
         """A walk has failed: it goes on later, from the beginning if its checkpoint was refused."""
@@ -157,7 +159,7 @@ class Totals:
             known=self.known is not None,
             directories_done=so_far.directories,
             checkpoint=checkpoint if len(checkpoint) <= _CHECKPOINT_BYTES_MAX else b"",
-            reason=self.reason,
+            reason=self.reason or _incompleteness(shown),
         )
 
 
@@ -166,18 +168,22 @@ def _sum(parts: Sequence[Counted]) -> Counted:
         bytes=sum(part.bytes for part in parts),
         files=sum(part.files for part in parts),
         directories=sum(part.directories for part in parts),
+        skipped=sum(part.skipped for part in parts),
     )
+
+
+def _incompleteness(counted: Counted) -> str:
+    what = "the owner of the Dataset (spec.owner) may not read all of it"
+    return f"{counted.skipped} files and directories are left out: {what}" if counted.skipped else ""
 
 
 def _counted(saved: object) -> Counted:
     if not isinstance(saved, dict):
         raise TypeError
-    counted = Counted(
+    return Counted(
         bytes=int(saved["bytes"]), files=int(saved["files"]), directories=int(saved["directories"]),
-        checkpoint=str(saved["checkpoint"]),
+        skipped=int(saved.get("skipped", 0)), checkpoint=str(saved["checkpoint"]),
     )  # fmt: skip
-    base64.b64decode(counted.checkpoint, validate=True)
-    return counted
 
 
 @dataclass(frozen=True, kw_only=True)

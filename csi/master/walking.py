@@ -52,16 +52,16 @@ class Walking:
             if configuration is None or not configuration.mounts:
                 await self._changes.after(count)
                 continue
-            found = await self._reachability([mount.source for mount in configuration.mounts])
+            found = await self._reachability(configuration)
             if found != self._core.source:
                 self._core.source = found
                 self._changes.note()
             await asyncio.sleep(_PROBE_INTERVAL_SECONDS)
 
-    async def _reachability(self, sources: list[str]) -> dataset_pb2.Reachability:
-        for source in sources:
-            limit = str(int(_PROBE_SECONDS_MAX * 1000))
-            arguments = [self._program, "stat", "--timeout-ms", limit, "--", source, "."]
+    async def _reachability(self, configuration: dataset_pb2.Configuration) -> dataset_pb2.Reachability:
+        flags = ["--timeout-ms", str(int(_PROBE_SECONDS_MAX * 1000)), *_port_flags(configuration)]
+        for source in [mount.source for mount in configuration.mounts]:
+            arguments = [self._program, "stat", *flags, "--", source, "."]
             try:
                 finished = await self._children.run(arguments, deadline_seconds=_PROBE_SECONDS_MAX + 1)
                 if finished.exit_status != 0:
@@ -78,9 +78,7 @@ class Walking:
         if configuration is None:
             return
         owner = (configuration.owner_uid, configuration.owner_gid)
-        arguments = ["walk", "--uid", str(owner[0]), "--gid", str(owner[1])]
-        if configuration.orders.options.get("unprivileged-port", "false") != "false":
-            arguments.append("--unprivileged-port")
+        arguments = ["walk", "--uid", str(owner[0]), "--gid", str(owner[1]), *_port_flags(configuration)]
         if walk.checkpoint:
             arguments += ["--resume", walk.checkpoint]
         walking = asyncio.create_task(self._run([*arguments, "--", walk.source], walk))
@@ -151,3 +149,9 @@ class Walking:
             is_done = line.is_done
             self._core.totals.progress(walk, line.counted, is_done=is_done, now=time.time())
             self._changes.note()
+
+
+def _port_flags(configuration: dataset_pb2.Configuration) -> list[str]:
+    """As the daemons do: from any port, or from one below 1024."""
+    is_any = configuration.orders.options.get("unprivileged-port", "false") != "false"
+    return ["--unprivileged-port"] if is_any else []

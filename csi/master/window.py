@@ -2,7 +2,7 @@
 
 Pure: time is an argument, in seconds. A node's counters belong to a session of its daemon; those of another session
 started from 0. Of a node that is seen for the first time it is not known when it read what it has counted, so that is
-left out.
+left out; a node without a daemon has a session as well, in which it counts nothing.
 """
 
 from collections import deque
@@ -39,7 +39,7 @@ class Window:
     _buckets: deque[tuple[float, Counts]] = field(default_factory=deque)
 
     def count(self, node: str, session: str, counts: Counts, *, now: float) -> None:
-        """Takes a node's counters; an empty ``session`` is that of no daemon."""
+        """Takes a node's counters; an empty ``session`` is one that the node does not know yet."""
         if not session:
             return
         known = self._last.get(node)

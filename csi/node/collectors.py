@@ -39,6 +39,7 @@ _STATISTICS = {
     "efc_uncommitted_bytes": "state.uncommitted_bytes",
     "efc_writing_unsent_bytes": "writing.unsent_bytes",
     "efc_writing_append_overlaps_total": "writing.append_overlaps",
+    "efc_writing_changes_total": "writing.changes",
     "efc_nas_responding": "nfs.responding",
 }
 _MILLISECONDS = {

@@ -138,6 +138,6 @@ def condition_of(status: efc_pb2.MountStatus) -> str:
     if state.nodes_max and state.nodes >= state.nodes_max:
         return (
             f"the kernel knows {state.nodes} files, as many as the daemon's memory limit allows: look-ups of "
-            "others fail with ENOMEM until it forgets some; raise --daemon-memory-max"
+            "others fail with ENOMEM until it forgets some; raise --daemon-memory-max, or memory-max"
         )
     return ""

@@ -33,6 +33,8 @@ _RETRY_SECONDS = 10.0
 #: A daemon that stays without volumes goes when nobody has said for so long that it shall stay.
 _FORSAKEN_SECONDS = 600.0
 _CONDITIONS_MAX = 8
+#: Session of a node that has no daemon of the Dataset: what the next one counts, it has counted since.
+_NO_DAEMON = "none"
 
 
 class Dataset:
@@ -47,7 +49,9 @@ class Dataset:
         keeper: Keeper,
         daemons: Daemons,
         publications: Publications,
+        is_new: bool,
     ) -> None:
+        """``is_new``: it had nothing here before."""
         self._record = record
         self._node = node
         self._folder = folder
@@ -58,7 +62,8 @@ class Dataset:
         self._user = f"dataset {record.volume.uid}"
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._counted = dataset_pb2.NodeReport(node=node)
+        #: Before the first look it is not known whether there is a daemon from before this process.
+        self._counted = dataset_pb2.NodeReport(node=node, daemon_session=_NO_DAEMON if is_new else "")
         self._problems: dict[str, str] = {}
         self._retry_at = 0.0
         self._forsaken_at: float | None = None
@@ -318,13 +323,11 @@ class Dataset:
         for mount in mounts:
             sessions.append(f"{mount.mounted_at_unix_ms}-{mount.connection}")
             stats, cache = mount.stats, mount.stats.cache
-            if stats.HasField("cache"):
-                counted.bytes_read += cache.memory_bytes + cache.workers_bytes + cache.nas_bytes
-                counted.bytes_from_workers += cache.workers_bytes
-            else:
-                counted.bytes_read += stats.nfs.bytes_read
+            # Without a worker that answers, what the NAS gives goes around blocks.
+            counted.bytes_read += cache.memory_bytes + cache.workers_bytes + stats.nfs.bytes_read
+            counted.bytes_from_workers += cache.workers_bytes
             counted.changes += stats.nfs.bytes_written
-        counted.daemon_session = "+".join(sessions)
+        counted.daemon_session = "+".join(sessions) or _NO_DAEMON
         self._counted = counted
         self._note("daemon", "; ".join(filter(None, map(condition_of, mounts))))
         self._note("workers", "; ".join(filter(None, map(workers_of, mounts))))

@@ -68,7 +68,8 @@ class DatasetFolder:
     def make(self) -> None:
         """Makes it, with no workers yet."""
         with self._reported():
-            (self._path / "tls").mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self._path.parent, self._path, self._path / "tls"):
+                folder.mkdir(mode=0o700, exist_ok=True)
             if not (self._path / "workers").exists():
                 self._replace("workers", _NO_WORKERS.encode())
 

@@ -72,7 +72,7 @@ class Datasets:
             except (DamagedError, FileNotFoundError) as error:
                 _LOGGER.warning("the Dataset in %s is let be: %s", folder, error)
                 continue
-            self._made(record).start()
+            self._made(record, is_new=False).start()
 
     async def watch(self) -> None:
         """Removes what is left of Datasets that have gone from this node; never returns."""
@@ -114,9 +114,9 @@ class Datasets:
         folder = DatasetFolder(self._folder / volume.uid)
         folder.make()
         folder.put_record(record)
-        return self._made(record)
+        return self._made(record, is_new=True)
 
-    def _made(self, record: DatasetRecord) -> Dataset:
+    def _made(self, record: DatasetRecord, *, is_new: bool) -> Dataset:
         dataset = Dataset(
             record,
             node=self._node,
@@ -124,6 +124,7 @@ class Datasets:
             keeper=self._keeper,
             daemons=self._daemons,
             publications=self._publications,
+            is_new=is_new,
         )
         self._datasets[record.volume.uid] = dataset
         return dataset

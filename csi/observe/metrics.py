@@ -188,6 +188,12 @@ _TABLE = (
         stability=Stability.BETA,
     ),
     _dataset(
+        "efc_writing_changes_total",
+        Kind.COUNTER,
+        "Calls that have changed something at the NAS: written, truncated, set attributes, made, removed or renamed.",
+        stability=Stability.BETA,
+    ),
+    _dataset(
         "efc_cache_read_bytes_total",
         Kind.COUNTER,
         "Bytes of blocks that were read through the caches, by what gave them: `memory` had just read them, `workers`, "

@@ -43,9 +43,9 @@ RESOURCES = (
     Resource(name=CLAIMS, path="/api/v1/persistentvolumeclaims", labels=names.UID_LABEL),
     Resource(name=VOLUMES, path="/api/v1/persistentvolumes", labels=names.UID_LABEL),
     Resource(name=PODS, path="/api/v1/pods"),
-    Resource(name=RIVALS, path="/apis/apps/v1/deployments", labels=RIVAL_LABEL),
+    Resource(name=RIVALS, path="/apis/apps/v1/deployments", labels=RIVAL_LABEL, optional=True),
     *(
-        Resource(name=plural, path=f"{_FLUID}/{plural}", absent_seconds=_OTHER_RUNTIMES_ABSENT_SECONDS)
+        Resource(name=plural, path=f"{_FLUID}/{plural}", optional=True, absent_seconds=_OTHER_RUNTIMES_ABSENT_SECONDS)
         for plural in OTHER_RUNTIMES
     ),
 )
@@ -253,17 +253,16 @@ def _claims(pod: str, spec: Json) -> Iterator[str]:
 
 
 def _waiting(status: Json) -> str:
-    """Why a container of the pod does not run, without what changes from one try to the next."""
+    """Why a container of the pod does not serve, in words that are the same from one try to the next."""
     for container in status.get("containerStatuses") or ():
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        reason = waiting.get("reason")
-        if reason in (None, "ContainerCreating", "PodInitializing"):
-            continue
-        ended = (container.get("lastState") or {}).get("terminated") or {}
-        if reason == "CrashLoopBackOff" and ended:
+        state, last = container.get("state") or {}, container.get("lastState") or {}
+        ended = state.get("terminated") or last.get("terminated")
+        if ended and not container.get("ready"):
             words = ended.get("message") or f"{ended.get('reason', 'Error')}, status {ended.get('exitCode')}"
-            return f"{reason}: container {container['name']} ends again and again: {words}"
-        return ": ".join(filter(None, (reason, waiting.get("message"))))
+            return f"container {container['name']} ends again and again: {words}"
+        waiting = state.get("waiting") or {}
+        if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            return ": ".join(filter(None, (waiting["reason"], waiting.get("message"))))
     return ""
 
 

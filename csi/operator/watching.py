@@ -28,6 +28,8 @@ class Resource:
     name: str
     path: str
     labels: str = ""
+    #: Whether all goes on without the right to look at it.
+    optional: bool = False
     absent_seconds: float = ABSENT_SECONDS
 
 
@@ -67,6 +69,8 @@ class Watching:
         self._reduce, self._changed = reduce, changed
         # Versions of objects that were deleted, so that an answer that comes late does not bring them back.
         self._gone: dict[Name, int] = {}
+        # How often in a row there was no such resource.
+        self._missed = 0
 
     async def run(self, cluster: Cluster) -> None:
         """Keeps in step until cancelled."""
@@ -85,8 +89,7 @@ class Watching:
             except DriverError as error:
                 if error.code in (Code.OUT_OF_RANGE, Code.NOT_FOUND):
                     since = ""
-                if error.code is Code.NOT_FOUND:
-                    self._is_absent()
+                if self._is_absent(error):
                     await asyncio.sleep(self.resource.absent_seconds)
                     continue
                 if error.code is not Code.OUT_OF_RANGE:
@@ -122,14 +125,26 @@ class Watching:
         for found in listed.items:
             self.saw(found)
         self.exists = True
+        self._missed = 0
         self.listed.set()
         return listed.resource_version
 
-    def _is_absent(self) -> None:
-        self.exists = False
-        for name in list(self.objects):
-            self._forget(name, 0)
-        self.listed.set()
+    def _is_absent(self, error: DriverError) -> bool:
+        """Whether an error says that there is no such resource; what was there is forgotten when it says so twice.
+
+        An API server that has just started may not know its CRDs for a moment.
+        """
+        denied = self.resource.optional and error.code is Code.PERMISSION_DENIED
+        if error.code is not Code.NOT_FOUND and not denied:
+            self._missed = 0
+            return False
+        self._missed += 1
+        if not self.exists or self._missed > 1:
+            self.exists = False
+            for name in list(self.objects):
+                self._forget(name, 0)
+            self.listed.set()
+        return True
 
     def _forget(self, name: Name, version: int) -> None:
         known = self.objects.pop(name)

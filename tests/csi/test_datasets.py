@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 
-from csi._proto import csi_pb2, dataset_pb2
-from tests.support.driver import MULTI_READER, Driver
+from csi._proto import csi_pb2, dataset_pb2, efc_pb2
+from csi.node.keeper import Keeper, options_of
+from tests.support.driver import MULTI_READER, Driver, refused
 from tests.support.master import Authority, DatasetMaster
 from tests.support.nas import Nas
 from tests.support.processes import wait_until
@@ -115,3 +118,177 @@ def test_what_one_node_has_read_others_have_from_workers_and_figures_say_so(worl
         ]
         assert not [condition for node in figures.nodes for condition in node.conditions]
         assert figures.source == dataset_pb2.Reachability(known=True, reachable=True)
+
+
+def mount_on(node: Driver) -> efc_pb2.MountStatus:
+    """The Dataset's daemon on a node, as the keeper tells it."""
+    (mount,) = asyncio.run(Keeper(str(node.run_dir)).status()).mounts
+    return mount
+
+
+def await_mount(node: Driver, wanted: Callable[[efc_pb2.MountStatus], object], *, what: str) -> None:
+    """Returns when the daemon on a node is as wanted."""
+    wait_until(lambda: wanted(mount_on(node)), what=what, limit_s=30, interval_s=0.2)
+
+
+def await_workers(node: Driver, count: int) -> None:
+    """Returns when so many workers answer the daemon, and there are no others."""
+
+    def is_ready(mount: efc_pb2.MountStatus) -> bool:
+        return (mount.stats.cache.workers_ready, mount.stats.cache.workers) == (count, count)
+
+    await_mount(node, is_ready, what=f"{count} workers")
+
+
+def await_reachable(master: DatasetMaster, wanted: list[bool]) -> dataset_pb2.Figures:
+    """Figures by which workers can be reached as wanted."""
+    return master.await_figures(
+        lambda figures: [worker.reachable for worker in figures.workers] == wanted, what="answers of workers"
+    )
+
+
+def test_workers_come_and_go_under_a_mount(world: World) -> None:
+    node, _ = world.nodes
+    master = world.master
+    _, target = world.publish(node)
+    assert (world.folder_on(node) / "workers").read_text() == "# none\n"
+    assert read(target) == world.digest
+    with master.worker() as first, master.worker() as second:
+        daemon = mount_on(node).pid
+        for workers in ([first], [first, second], [second], []):
+            master.configure(workers=workers)
+            await_workers(node, len(workers))
+            assert read(target) == world.digest
+            figures = await_reachable(master, [True] * len(workers))
+            assert sum(worker.capacity_bytes for worker in figures.workers) == len(workers) * 256 * MIB
+        assert mount_on(node).pid == daemon
+        master.configure(workers=[first, second])
+        second.freeze()
+        await_reachable(master, [True, False])
+        second.thaw()
+        await_reachable(master, [True, True])
+
+
+def test_nothing_notices_that_the_master_is_away(world: World) -> None:
+    first, second = world.nodes
+    master = world.master
+    mounts = [dataset_pb2.SourceMount(source=world.url, path="/")]
+    master.configure(mounts=mounts, orders=dataset_pb2.Orders(options={"attr-ttl": "7s"}))
+    volume, one = world.publish(first)
+    assert read(one) == world.digest
+    master.await_figures(lambda figures: figures.totals.known and figures.read.total >= _SIZE, what="figures")
+    await_mount(first, lambda mount: options_of(mount).attr_ttl_ms == 7000, what="the options")
+    master.kill()
+    _, two = world.publish(second)
+    assert read(two) == read(one) == world.digest
+    first.crash("node")
+    first.unpublish(volume, one)
+    _, one = world.publish(first)
+    assert read(one) == world.digest
+    master.start()
+    master.configure()
+    figures = master.await_figures(
+        lambda figures: [node.connected for node in figures.nodes] == [True, True] and figures.read.total >= _SIZE,
+        what="all nodes again",
+    )
+    assert (figures.totals.bytes, figures.totals.files, figures.totals.known) == (_SIZE, 2, True)
+    assert [node.volumes for node in figures.nodes] == [1, 1]
+
+
+def test_secrets_are_changed_under_a_mount_and_seen_by_nobody(world: World) -> None:
+    node, _ = world.nodes
+    master = world.master
+    with master.worker() as worker:
+        master.configure(workers=[worker])
+        _, target = world.publish(node)
+        os.stat(target / "clock")
+        await_workers(node, 1)
+        assert read(target) == world.digest
+        daemon, former = mount_on(node).pid, master.secrets()
+        master.key = "ab" * 32
+        master.authority.signed("node")
+        new = master.secrets()
+        secrets = dataset_pb2.Secrets(
+            block_key=bytes.fromhex(master.key), authority=new["ca.crt"].encode(),
+            certificate=new["tls.crt"].encode(), private_key=new["tls.key"].encode(),
+        )  # fmt: skip
+        with (target / "file").open("rb") as file:
+            begin = file.read(MIB)
+            master.configure(orders=dataset_pb2.Orders(secrets=secrets))
+            await_mount(node, lambda mount: mount.pid not in (0, daemon), what="a new daemon")
+            assert hashlib.sha256(begin + file.read()).hexdigest() == world.digest
+        await_workers(node, 1)
+        folder = world.folder_on(node)
+        assert (folder / "key").read_text() == f"{master.key}\n"
+        assert (folder / "tls" / "tls.key").read_text() == new["tls.key"] != former["tls.key"]
+        modes = {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
+        assert modes == {0o600}
+        assert folder.stat().st_mode & 0o777 == 0o700
+        words = [one for given in (former, new) for one in (given["block-key"], given["tls.key"].splitlines()[1])]
+        shown = [path for path in node.run_dir.rglob("*") if path.is_file() and folder not in path.parents]
+        texts = [
+            path.read_bytes() for path in [*shown, folder / "dataset.json", master.log, *node.folder.glob("*.log")]
+        ]
+        texts += [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+        assert not [word for word in words for text in texts if word.encode() in text]
+        with refused(grpc.StatusCode.INVALID_ARGUMENT) as message:
+            node.publish(
+                master.volume(world.url), node.target(), mode=MULTI_READER, secrets=new | {"block-key": "short"}
+            )
+        assert "short" not in message[0]
+
+
+def test_a_daemon_stays_until_the_runtime_is_retired(world: World) -> None:
+    node, _ = world.nodes
+    master = world.master
+    master.configure(orders=dataset_pb2.Orders(keep_daemon=True))
+    volume, target = world.publish(node, **{"clean-policy": "OnRuntimeDeleted"})
+    daemon = mount_on(node).pid
+    node.unpublish(volume, target)
+    time.sleep(3 * _RECENT_S)  # longer than what daemons of other volumes have
+    node.crash("node")
+    time.sleep(3 * _RECENT_S)
+    assert mount_on(node).pid == daemon
+    figures = master.await_figures(
+        lambda figures: [one.connected for one in figures.nodes] == [True], what="the node after its restart"
+    )
+    assert [(one.volumes, one.serving) for one in figures.nodes] == [(0, True)]
+    master.configure(orders=dataset_pb2.Orders(keep_daemon=True, retired=True))
+    wait_until(lambda: not node.daemons() and not world.folder_on(node).exists(), what="its end", limit_s=30)
+    master.await_figures(lambda figures: not figures.nodes[0].connected, what="a node that has gone")
+
+
+def test_options_that_cannot_be_are_told_and_others_hold(world: World) -> None:
+    node, _ = world.nodes
+    master = world.master
+    _, target = world.publish(node, network="pod", consistency="bounded")
+    daemon = mount_on(node).pid
+
+    def await_told(*words: str) -> None:
+        def are_told(figures: dataset_pb2.Figures) -> bool:
+            conditions = " ".join(condition for one in figures.nodes for condition in one.conditions)
+            return all(word in conditions for word in words)
+
+        master.await_figures(are_told, what=f"conditions {words}")
+
+    for options, words in (
+        ({"attr-ttl": "7s", "consistency": "bounded"}, ()),
+        ({"attr-tll": "7s"}, ("attr-tll", "did you mean 'attr-ttl'")),
+        ({"attr-ttl": "9s", "consistency": "cto"}, ("consistency", "last volume")),
+    ):
+        master.configure(orders=dataset_pb2.Orders(options=options))
+        await_told("efc-network", *words)
+    await_mount(node, lambda mount: options_of(mount).attr_ttl_ms == 9000, what="the options")
+    assert mount_on(node).pid == daemon, "live options take no new daemon"
+    assert options_of(mount_on(node)).network == ""
+    assert read(target) == world.digest
+
+
+def test_a_master_that_nobody_reaches_keeps_no_volume_waiting(world: World) -> None:
+    node, _ = world.nodes
+    volume = world.master.volume(world.url, master="192.0.2.1:9810")  # TEST-NET-1: nobody answers
+    target = node.target()
+    node.publish(volume, target, mode=MULTI_READER, secrets=world.master.secrets())
+    assert read(target) == world.digest
+    node.unpublish(volume, target)
+    wait_until(lambda: not world.folder_on(node).exists(), what="its folder's end", limit_s=30)

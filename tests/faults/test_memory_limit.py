@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import subprocess
 import threading
 import uuid
 from collections import Counter
@@ -27,10 +28,10 @@ PARALLEL = 64
 FORGOTTEN, NODE_BYTES, KEPT_BYTES = 10_000, 128, 512 << 10
 
 
-def keeper_with_limit(memory_max: int) -> Keeper:
-    """A keeper whose daemons may use so much memory, in bytes."""
+def keeper_with_limit(memory_max: int | None) -> Keeper:
+    """A keeper whose daemons may use so much memory, in bytes; None: as much as they like."""
     cgroup = f"efc-test-{uuid.uuid4().hex[:8]}"
-    command = f'exec "$@" --daemon-cgroup "$0" --daemon-memory-max {memory_max}'
+    command = 'exec "$@" --daemon-cgroup "$0"' + (f" --daemon-memory-max {memory_max}" if memory_max else "")
     return Keeper(command_prefix=("sh", "-c", command, cgroup))
 
 
@@ -197,6 +198,51 @@ def test_memory_of_forgotten_names_goes_back() -> None:
             keeper.replace_daemon(mount)
             assert (mount / "first").read_bytes() == b"first"
             assert saved_bytes(keeper) - before < KEPT_BYTES, "the next daemon has looked at what had gone"
+
+
+def memory_limit_of(pid: int) -> int:
+    """Of the cgroup of a process, in bytes."""
+    lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in lines:
+        if controllers == "memory":
+            return int(Path(f"/sys/fs/cgroup/memory{path}/memory.limit_in_bytes").read_text())
+    (path,) = [path for number, _, path in lines if number == "0"]
+    return int(Path(f"/sys/fs/cgroup{path}/memory.max").read_text())
+
+
+@pytest.mark.parametrize(("keepers_mib", "wanted_mib", "limit_mib"), [(None, 96, 96), (256, 96, 96), (96, 256, 96)])
+def test_a_mount_has_a_limit_of_its_own(keepers_mib: int | None, wanted_mib: int, limit_mib: int) -> None:
+    """It is the daemon's, and each successor's, also under the next keeper; the keeper's own is never exceeded."""
+    with ScriptedNas() as nas, keeper_with_limit(keepers_mib and keepers_mib * MIB) as keeper:
+        nas.add(nas.root, "file", data=b"data")
+        nodes_max = []
+        with keeper.mounted(nas.url) as mount:
+            nodes_max.append(keeper.status(mount)["stats"]["state"]["nodes_max"])
+        with keeper.mounted(nas.url, options=(f"memory-max={wanted_mib}MiB",)) as mount:
+            nodes_max.append(keeper.status(mount)["stats"]["state"]["nodes_max"])
+            assert memory_limit_of(keeper.daemon_pid(mount)) == limit_mib * MIB
+            keeper.replace_daemon(mount)
+            assert memory_limit_of(keeper.daemon_pid(mount)) == limit_mib * MIB
+            keeper.kill()
+            keeper.start()
+            keeper.replace_daemon(mount)
+            assert memory_limit_of(keeper.daemon_pid(mount)) == limit_mib * MIB
+            nodes_max.append(keeper.status(mount)["stats"]["state"]["nodes_max"])
+            assert (mount / "file").read_bytes() == b"data"
+            with pytest.raises(subprocess.CalledProcessError, match="cannot change while mounted"):
+                keeper.efc("upgrade", str(mount), "-o", "memory-max=1GiB")
+    of_keeper, own, own_of_successor = map(int, nodes_max)
+    assert own == own_of_successor > 0
+    assert (own == of_keeper) == (keepers_mib == limit_mib)
+
+
+def test_a_limit_that_nobody_can_keep_is_refused() -> None:
+    """By a keeper that makes no cgroups; no mount is left."""
+    with ScriptedNas() as nas, Keeper() as keeper:
+        with pytest.raises(subprocess.CalledProcessError, match="--daemon-cgroup"):
+            keeper.mount(nas.url, options=("memory-max=64MiB",))
+        with pytest.raises(subprocess.CalledProcessError, match="64MiB to 1024GiB"):
+            keeper.mount(nas.url, options=("memory-max=63MiB",))
 
 
 def test_a_full_table_of_files_is_a_condition() -> None:

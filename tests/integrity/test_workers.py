@@ -21,7 +21,7 @@ from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.nodes import Node
 from tests.support.processes import wait_until
-from tests.support.workers import Worker, new_key
+from tests.support.workers import Worker, certificates, new_key
 
 MIB = 1 << 20
 _SIZE = 16 * MIB
@@ -91,7 +91,7 @@ class World:
         """``folder`` is the dataset where the NAS has it."""
         self.folder, self.stack = folder, stack
         self.url = nas.url_of(f"export/{folder.name}")
-        self._key = new_key(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        self.key = new_key(Path(stack.enter_context(tempfile.TemporaryDirectory())))
 
     def worker(self) -> Worker:
         """One more worker."""
@@ -99,13 +99,13 @@ class World:
 
     def node(self, *workers: Worker, key: Path | None = None) -> Reader:
         """One more node."""
-        node = self.mounted("+".join(worker.endpoint for worker in workers), key or self._key)
+        node = self.mounted("+".join(worker.endpoint for worker in workers), key or self.key)
         node.await_workers(len(workers))
         return node
 
     def mounted(self, workers: str, key: Path | None = None) -> Reader:
         """One more node, with this option."""
-        options = (f"workers={workers}", f"workers-key={key or self._key}")
+        options = (f"workers={workers}", f"workers-key={key or self.key}")
         return self.stack.enter_context(Reader.mounted(self.url, options=options))
 
     def write(self) -> str:
@@ -315,6 +315,33 @@ def test_a_key_that_cannot_be_used_is_said_when_mounting(world: World, tmp_path:
         with pytest.raises(subprocess.CalledProcessError) as caught:
             keeper.mount(world.url, options=options)
         assert reason in caught.value.stderr
+
+
+def test_workers_of_one_name_whatever_their_addresses(world: World, tmp_path: Path) -> None:
+    """Certificates without an address are good for nodes that have `server-name`, and only with that name."""
+    tls = certificates(tmp_path, names=["worker.efc"])
+    worker = world.stack.enter_context(Worker(is_ours=True, tls=tls, tls_name="worker.efc"))
+
+    def node() -> Reader:
+        options = [f"workers={worker.endpoint}", f"workers-key={world.key}", f"workers-tls={tls}"]
+        return world.stack.enter_context(Reader.mounted(world.url, options=options))
+
+    strangers = [node()]
+    (tls / "server-name").write_text("master.efc\n")
+    strangers.append(node())
+    (tls / "server-name").write_text("worker.efc\n")
+    friend = node()
+    friend.await_workers(1)
+    friend.read_from_workers(world.digest())
+    for stranger in strangers:
+        assert stranger.read() == world.digest()
+        assert (stranger.cache()["workers_ready"], stranger.cache()["workers_bytes"]) == (0, 0)
+    # A daemon that comes later has the file as it is then.
+    strangers[0].keeper.replace_daemon(strangers[0].mount)
+    strangers[0].await_workers(1)
+    (tls / "server-name").write_text("no name\n")
+    with pytest.raises(subprocess.CalledProcessError, match=r"server-name: .*no name"):
+        node()
 
 
 def test_a_file_that_says_where_workers_are_is_followed(world: World, tmp_path: Path) -> None:

@@ -77,6 +77,12 @@ def channel_to(port: int, folder: Path) -> grpc.Channel:
     return grpc.secure_channel(f"127.0.0.1:{port}", credentials, options)
 
 
+def _described(worker: Worker | dataset_pb2.Worker) -> dataset_pb2.Worker:
+    if isinstance(worker, dataset_pb2.Worker):
+        return worker
+    return dataset_pb2.Worker(name=f"worker-{worker.port}", address=worker.endpoint, capacity_bytes=256 << 20)
+
+
 def _stub(channel: grpc.Channel) -> Any:
     return dataset_pb2_grpc.MasterStub(channel)  # type: ignore[no-untyped-call]
 
@@ -147,14 +153,16 @@ class DatasetMaster:
             end_process(self._process)
             self._process = None
 
-    def configure(self, *, orders: dataset_pb2.Orders | None = None, workers: Sequence[Worker] | None = None,
-                  **fields: Any) -> None:  # fmt: skip
+    def configure(
+        self,
+        *,
+        orders: dataset_pb2.Orders | None = None,
+        workers: Sequence[Worker | dataset_pb2.Worker] | None = None,
+        **fields: Any,
+    ) -> None:
         """What the operator says from now on: what is not given stays as it was."""
         if workers is not None:
-            self._fields["workers"] = [
-                dataset_pb2.Worker(name=f"worker-{worker.port}", address=worker.endpoint, capacity_bytes=256 << 20)
-                for worker in workers
-            ]
+            self._fields["workers"] = [_described(worker) for worker in workers]
         if orders is not None:
             self._fields["orders"] = orders
         self._fields |= fields

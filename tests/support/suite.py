@@ -1,4 +1,7 @@
-"""Runs the parts of `make test` one after another: `python -m tests.support.suite PART...`.
+"""Runs the parts of `make test`: `python -m tests.support.suite PART... [+ PART...]`.
+
+Parts run one after another; those behind a "+" beside those before it, since most tests wait more than they work. Then
+each line of output begins with its part.
 
 Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
 kills everything that it started. Parts of `make check` need no root: any user can run them, then without a sandbox, and
@@ -23,6 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -159,35 +163,48 @@ PARTS = {
         commands=[[sys.executable, "-m", "tests.kernels", "--short", "6.1"]], read=_read_last_line, limit_s=2700
     ),
     "foreign": _pytest("foreign", "tests/foreign", limit_s=3 * 3600),
+    "operator": _pytest("operator", "tests/operator", limit_s=1800),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
     # The limits of short.py, and ten minutes for the tests.
     "cluster-short": _pytest("cluster-short", "tests/cluster", limit_s=3600, runner=("tests.cluster.short",)),
 }
 
 
-def run_part(name: str, part: Part) -> tuple[Figures, str]:
+@dataclass(kw_only=True)
+class _Output:
+    """What a part prints: as it is, or with the part's name before each line where several run side by side."""
+
+    prefix: str = ""
+
+    def line(self, text: str) -> None:
+        sys.stdout.write("".join(f"{self.prefix}{line}" for line in f"{text}\n".splitlines(keepends=True)))
+        sys.stdout.flush()
+
+
+def run_part(name: str, part: Part, *, beside_others: bool = False) -> tuple[Figures, str]:
     """Runs one part, prints its line of figures and writes results/NAME.json; why it was skipped, or ""."""
     started = time.monotonic()
-    print(f"\n== {name}", flush=True)
+    output = _Output(prefix=f"{name}: " if beside_others else "")
+    output.line(f"\n== {name}")
     _details_path(name).unlink(missing_ok=True)
     total = Figures()
     why_skipped = ""
     for command in part.commands:
         wrapped = [*_wrapper(needs_root=part.needs_root), *command]
-        status, output = _run(wrapped, limit_s=part.limit_s - (time.monotonic() - started))
+        status, printed = _run(wrapped, limit_s=part.limit_s - (time.monotonic() - started), output=output)
         if status == SKIP_STATUS:
-            why_skipped = output.strip().rpartition("\n")[2]
+            why_skipped = printed.strip().rpartition("\n")[2]
             total += Figures(skipped=1)
             continue
-        figures = part.read(status, output)
+        figures = part.read(status, printed)
         if status != 0:
-            print(f"-- exit status {status}: {' '.join(command)}", flush=True)
+            output.line(f"-- exit status {status}: {' '.join(command)}")
         total += figures
     if total == Figures(skipped=total.skipped) and not why_skipped:
         total += Figures(failed=1)
-        print(f"-- {name} ran no test", flush=True)
+        output.line(f"-- {name} ran no test")
     duration_s = time.monotonic() - started
-    print(f"== {name}: {total} in {duration_s:.0f} s", flush=True)
+    output.line(f"== {name}: {total} in {duration_s:.0f} s")
     result = {"part": name, **dataclasses.asdict(total), "duration_s": round(duration_s, 1)}
     (RESULTS / f"{name}.json").write_text(json.dumps(result | _details(name), indent=2) + "\n")
     return total, why_skipped
@@ -214,10 +231,44 @@ def _wrapper(*, needs_root: bool) -> Sequence[str]:
     return [str(SUPPORT / "sandbox"), *([] if needs_root else without_privileges)]
 
 
-def _run(command: Sequence[str], *, limit_s: float) -> tuple[int, str]:
+class _Running:
+    """The commands that run now; once they have been ended, no other begins."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._is_over = False
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._processes.add(process)
+            is_over = self._is_over
+        if is_over:
+            _kill_group(process)
+
+    def remove(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._processes.discard(process)
+
+    def end(self) -> None:
+        with self._lock:
+            self._is_over = True
+            processes = list(self._processes)
+        for process in processes:
+            _kill_group(process)
+
+    @property
+    def is_over(self) -> bool:
+        return self._is_over
+
+
+_RUNNING = _Running()
+
+
+def _run(command: Sequence[str], *, limit_s: float, output: _Output) -> tuple[int, str]:
     """Exit status (124 past the limit) and output, which is printed as it comes."""
-    output: list[str] = []
-    timed_out = False
+    lines: list[str] = []
+    timed_out = threading.Event()
     folder = tempfile.mkdtemp(prefix="efc-test.")  # the sandbox removes it, unless it is killed
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -225,29 +276,25 @@ def _run(command: Sequence[str], *, limit_s: float) -> tuple[int, str]:
         env={**os.environ, "EFC_TEST_FOLDER": folder, "TMPDIR": folder},
     ) as process:  # fmt: skip
 
-        def stop(_signal: int, _frame: object) -> None:
-            nonlocal timed_out
-            timed_out = True
+        def stop() -> None:
+            timed_out.set()
             _kill_group(process)
 
-        signal.signal(signal.SIGALRM, stop)
-        signal.setitimer(signal.ITIMER_REAL, max(limit_s, 1))
+        limit = threading.Timer(max(limit_s, 1), stop)
+        _RUNNING.add(process)
+        limit.start()
         assert process.stdout is not None
         try:
-            for line in process.stdout:
-                sys.stdout.write(line)
-                sys.stdout.flush()
-                output.append(line)
-        except BaseException:
-            _kill_group(process)
-            process.stdout.read()  # ends when everything that writes to it is gone
-            raise
+            for line in process.stdout:  # ends when everything that writes to it is gone
+                output.line(line.rstrip("\n"))
+                lines.append(line)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            limit.cancel()
+            _RUNNING.remove(process)
             shutil.rmtree(folder, ignore_errors=True)
-    if timed_out:
-        print(f"-- stopped at its time limit: {' '.join(command)}", flush=True)
-    return (124 if timed_out else process.returncode), "".join(output)
+    if timed_out.is_set():
+        output.line(f"-- stopped at its time limit: {' '.join(command)}")
+    return (124 if timed_out.is_set() else process.returncode), "".join(lines)
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
@@ -270,23 +317,77 @@ def _end_on_signals() -> None:
             signal.signal(number, end)
 
 
-def main(names: Sequence[str]) -> int:
+@dataclass
+class _Lane:
+    """Parts that run one after another, and what came of them."""
+
+    names: list[str]
+    beside_others: bool
+    total: Figures = Figures()
+    durations: list[str] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    #: What the lane itself failed with, a fault of the suite.
+    fault: BaseException | None = None
+    ended: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        try:
+            self._run_all()
+        except BaseException as fault:
+            self.fault = fault
+        finally:
+            self.ended.set()
+
+    def _run_all(self) -> None:
+        for name in self.names:
+            if _RUNNING.is_over:
+                return
+            for leftover in Path(RESULTS).glob(f"{name}.*"):
+                leftover.unlink()
+            started = time.monotonic()
+            figures, why_skipped = run_part(name, PARTS[name], beside_others=self.beside_others)
+            self.total += figures
+            self.skipped += [f"SKIPPED {name}: {why_skipped}"] if why_skipped else []
+            self.durations.append(f"{name} {time.monotonic() - started:.0f} s")
+
+
+def lanes_of(words: Sequence[str]) -> list[list[str]]:
+    """Names of parts between "+"; raises KeyError for one that is no part."""
+    lanes: list[list[str]] = [[]]
+    for word in words:
+        if word == "+":
+            lanes.append([])
+        else:
+            PARTS[word]
+            lanes[-1].append(word)
+    return [lane for lane in lanes if lane]
+
+
+def _run_lanes(lanes: Sequence[_Lane]) -> None:
+    """Runs all of them, each by a thread; whatever ends this ends them, and waits for them."""
+    try:
+        for lane in lanes:
+            threading.Thread(target=lane.run).start()
+        for lane in lanes:
+            lane.ended.wait()  # not join(): one that a signal has interrupted may not wait again (Python 3.11)
+    except BaseException:
+        _RUNNING.end()  # and the interpreter waits for the threads
+        raise
+    for lane in lanes:
+        if lane.fault is not None:
+            raise lane.fault
+
+
+def main(words: Sequence[str]) -> int:
     """Runs the named parts; 0 when nothing failed."""
     _end_on_signals()
     RESULTS.mkdir(exist_ok=True)
-    total = Figures()
-    durations: list[str] = []
-    skipped: list[str] = []
-    for name in names:
-        for leftover in Path(RESULTS).glob(f"{name}.*"):
-            leftover.unlink()
-        started = time.monotonic()
-        figures, why_skipped = run_part(name, PARTS[name])
-        total += figures
-        skipped += [f"SKIPPED {name}: {why_skipped}"] if why_skipped else []
-        durations.append(f"{name} {time.monotonic() - started:.0f} s")
-    print(f"\nDurations: {', '.join(durations)}")
-    for line in skipped:
+    names = lanes_of(words)
+    lanes = [_Lane(lane, beside_others=len(names) > 1) for lane in names]
+    _run_lanes(lanes)
+    total = sum((lane.total for lane in lanes), Figures())
+    print(f"\nDurations: {', '.join(duration for lane in lanes for duration in lane.durations)}")
+    for line in [line for lane in lanes for line in lane.skipped]:
         print(line)
     print(total, flush=True)
     return 1 if total.failed else 0

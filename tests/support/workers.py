@@ -11,7 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,16 +30,19 @@ class Worker:
     """A worker that runs inside a `with` block."""
 
     def __init__(
-        self, *, memory_mib: int = 256, is_ours: bool = False, host: Host | None = None, tls: Path | None = None
-    ) -> None:
+        self, *, memory_mib: int = 256, is_ours: bool = False, host: Host | None = None, tls: Path | None = None,
+        tls_name: str = "",
+    ) -> None:  # fmt: skip
         """It may be started and ended in between. ``is_ours``: `efc worker` starts it.
 
         ``host`` is the network namespace in which it runs, ``tls`` a folder of :func:`certificates` of its address: it
-        speaks nothing but TLS then, and :meth:`questions` and the like cannot ask it.
+        speaks nothing but TLS then, and :meth:`questions` and the like cannot ask it. ``tls_name`` is what its
+        certificate names if that is not its address.
         """
         self.address = host.address if host else "127.0.0.1"
         self.port = free_ports("127.0.0.1", count=1)[0]
         self._memory_mib, self._is_ours, self._host, self._tls = memory_mib, is_ours, host, tls
+        self._tls_name = tls_name or self.address
         self._server: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -164,7 +167,7 @@ class Worker:
                 return
             context = ssl.create_default_context(cafile=self._tls / "ca.crt")
             context.load_cert_chain(self._tls / "tls.crt", self._tls / "tls.key")
-            with context.wrap_socket(plain, server_hostname=self.address) as sealed:
+            with context.wrap_socket(plain, server_hostname=self._tls_name) as sealed:
                 yield sealed
 
 
@@ -203,12 +206,16 @@ class _Conversation:
         assert self._line().startswith((b"HD", b"SERVER_ERROR"))
 
 
-def certificates(folder: Path, *addresses: str) -> Path:
-    """A new authority's `ca.crt`, and `tls.crt` with its `tls.key`, for these IP addresses. Nodes may show it too."""
+def certificates(folder: Path, *addresses: str, names: Sequence[str] = ()) -> Path:
+    """A new authority's `ca.crt`, and `tls.crt` with its `tls.key`, for these IP addresses and DNS names.
+
+    Nodes may show it too.
+    """
     new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
     _openssl(folder, f"req -x509 {new} -subj /CN=authority -keyout ca.key -out ca.crt")
     _openssl(folder, f"req {new} -subj /CN=worker -keyout tls.key -out tls.csr")
-    (folder / "names").write_text("subjectAltName=" + ",".join(f"IP:{address}" for address in addresses) + "\n")
+    alternatives = [*(f"IP:{address}" for address in addresses), *(f"DNS:{name}" for name in names)]
+    (folder / "names").write_text(f"subjectAltName={','.join(alternatives)}\n")
     _openssl(folder, "x509 -req -in tls.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile names -out tls.crt")
     return folder
 

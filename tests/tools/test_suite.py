@@ -61,6 +61,35 @@ def test_a_part_that_cannot_run_says_so_at_the_end(status: int, ends_with: list[
     assert done.returncode == (0 if status == 77 else 1)
 
 
+_TWO_LANES = """
+import sys
+from pathlib import Path
+from tests.support import suite
+suite.RESULTS = Path(sys.argv[1])
+def part(command):
+    return suite.Part(commands=[["sh", "-c", command]], read=suite._read_status, limit_s=30)
+meet = "touch {0}; for i in $(seq 200); do [ -e {1} ] && exit 0; sleep 0.1; done; echo nobody came; exit 1"
+suite.PARTS = {
+    "first": part("echo of the first"),
+    "here": part(meet.format(f"{sys.argv[1]}/here", f"{sys.argv[1]}/there")),
+    "there": part(meet.format(f"{sys.argv[1]}/there", f"{sys.argv[1]}/here")),
+    "late": part("exit 1"),
+}
+sys.exit(suite.main(["first", "here", "+", "there", "late"]))
+"""
+
+
+def test_lanes_run_side_by_side_and_their_lines_say_whose_they_are(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _TWO_LANES, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    assert "first: of the first" in lines
+    assert [line for line in lines if "nobody came" in line] == []
+    assert [line for line in lines if line.startswith("late: -- exit status 1")]
+    assert lines[-1] == "3 passed, 1 failed"
+    assert done.returncode == 1
+
+
 def _short(folder: Path, **programs: str) -> subprocess.CompletedProcess[str]:
     """tests.cluster.short where these programs, as shell scripts, are all that there is."""
     for name, script in programs.items():

@@ -423,7 +423,14 @@ class _Both:
     # ----- the source
 
     def _source(self) -> str:
+        """The source in force: another one that is refused for the pods that use the Dataset is none."""
+        volume = next((one for one in self._seen.volumes if self._is_ours(one)), None)
+        if volume is not None and self._updating is not None and not self._updating.status:
+            return str(volume["spec"]["csi"]["volumeAttributes"].get("source", ""))
         return self._seen.origin.source if self._seen.origin else ""
+
+    def _is_updating(self) -> bool:
+        return self._updating is not None and bool(self._updating.status)
 
     def _is_reached(self) -> bool:
         probe = self._seen.probe
@@ -444,7 +451,7 @@ class _Both:
             if seen.probe.reason:
                 self._decision.probe = source
             return
-        if self._was_bound and conditions.holds(before, ConditionType.SOURCE_REACHABLE) and not self._updating:
+        if self._was_bound and conditions.holds(before, ConditionType.SOURCE_REACHABLE) and not self._is_updating():
             # It was reached by an operator before this one: no reason to ask all sources at once.
             self._reachable = _reachability(reason="")
             return
@@ -534,7 +541,7 @@ class _Both:
             decision.again_in(REFUSED_AGAIN_SECONDS)
 
     def _phase(self, obstacle: _No | None) -> Phase:
-        if self._updating is not None and self._updating.status:
+        if self._is_updating():
             return Phase.UPDATING
         if obstacle is None:
             return Phase.BOUND

@@ -13,6 +13,8 @@ from csi.base.errors import DriverError, from_child
 #: A NAS that answers no sooner counts as silent; people are told within 10 s.
 TRY_SECONDS_MAX = 6.0
 _GRACE_SECONDS = 2.0
+#: What fails sooner is tried again after so long.
+_AT_ONCE_SECONDS = 0.5
 #: Most tries at once.
 TRIES_MAX = 16
 
@@ -26,6 +28,15 @@ class Prober:
 
     async def reason(self, source: str) -> str:
         """Why the directory ``source`` cannot be reached; empty if it can."""
+        began = asyncio.get_running_loop().time()
+        reason = await self._try(source)
+        if reason and asyncio.get_running_loop().time() < began + _AT_ONCE_SECONDS:
+            # A server that has just been changed may say anything for a moment: what it says twice is so.
+            await asyncio.sleep(_AT_ONCE_SECONDS)
+            reason = await self._try(source)
+        return reason
+
+    async def _try(self, source: str) -> str:
         async with self._turns:
             try:
                 await self._look(source)

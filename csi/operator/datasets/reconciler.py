@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
+from csi._proto import dataset_pb2
 from csi.api.dataset import Dataset
 from csi.api.sources import secrets_of
 from csi.api.status import DatasetStatus, RuntimeStatus
@@ -182,6 +183,10 @@ class Reconciler:
             workers = store.get(stores.STATEFUL_SETS, (key[0], names.workers))
             master = store.get(stores.STATEFUL_SETS, (key[0], names.master))
             model = _model(dataset)
+            figures = self._masters.figures.get(names.uid)
+            connected = self._masters.is_connected(names.uid)
+            if connected:
+                _note_source(notes, figures)
             seen |= {
                 "service": service,
                 "master": master,
@@ -191,9 +196,7 @@ class Reconciler:
                 "options": await self._options(notes, model),
                 "origin": await self._origin(notes, model),
                 "probe": notes.probe,
-                "figures": Figures(
-                    latest=self._masters.figures.get(names.uid), connected=self._masters.is_connected(names.uid)
-                ),
+                "figures": Figures(latest=figures, connected=connected),
                 "refused": dict(notes.refused),
                 "taken": dict(notes.taken),
                 "pods_refused": await self._words(notes, key, (master, workers)),
@@ -597,6 +600,13 @@ class Reconciler:
 @dataclass(frozen=True)
 class _Owner:
     uid: str
+
+
+def _note_source(notes: _Notes, figures: dataset_pb2.Figures | None) -> None:
+    """What the master says of the source holds, once it has gone, until somebody has looked again."""
+    source = figures.source if figures is not None else dataset_pb2.Reachability()
+    if source.known and not source.reachable and notes.origin is not None:
+        notes.probe = Probe(source=notes.origin.source, reason=source.reason)
 
 
 def _clock() -> float:

@@ -108,7 +108,7 @@ def _fuses(seen: Seen) -> Part:
     words = [f"{node.node}: {said}" for node in figures.nodes for said in node.conditions if node.node in nodes]
     missing = sorted(nodes - serving)
     reason = "; ".join(words) or (f"no daemon serves yet on {', '.join(missing[:5])}" if missing else "")
-    return Part(desired=len(nodes), current=len(nodes), ready=len(nodes & serving), reason=reason if missing else "")
+    return Part(desired=len(nodes), current=len(nodes), ready=len(nodes & serving), reason=reason)
 
 
 def figures_of(seen: Seen, *, quota_bytes: int, workers: Part) -> tuple[str, str, CacheStates, Said]:

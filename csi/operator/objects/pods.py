@@ -1,7 +1,8 @@
 """The StatefulSets of a Dataset's master and workers.
 
 Their pods have no right that they do not use: no root, no capability, no file system to write to, no token for the
-Kubernetes API. Those of masters and of workers in memory pass the Pod Security level `restricted`.
+Kubernetes API. They pass the Pod Security level `restricted`, but for workers with files in directories of their nodes,
+and for pods in the network of their node: these need `privileged`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +27,11 @@ from csi.operator.objects.settings import Settings
 #: `nobody` of every distribution.
 _USER = 65534
 _TLS = "/etc/efc/tls"
-_STATE = "/var/lib/efc"
+_STATE, _DISK = "/var/lib/efc", "/var/lib/efc/disk-{}"
 _GRACE_SECONDS = 10
 _MASTERS_MAX = 3
 _MASTER_RESOURCES = {"requests": {"cpu": "10m", "memory": "96Mi"}}
+_FLUIDS_PORT = "rpc"
 _HOST_TOPOLOGY = "kubernetes.io/hostname"
 
 
@@ -39,7 +41,9 @@ def placement_of(dataset: Dataset) -> Placement:
 
 
 def port_of(component: Component, role: str, names: Names) -> int:
-    """Where pods of this role listen."""
+    """Where pods of this role listen: what `ports.rpc` says, as in Fluid, else what is free in their network."""
+    if _FLUIDS_PORT in component.ports:
+        return component.ports[_FLUIDS_PORT]
     if component.network_mode is NetworkMode.HOST:
         return names.host_port(role)
     return MASTER_PORT if role == MASTER_ROLE else WORKER_PORT
@@ -75,19 +79,37 @@ def worker_set(dataset: Dataset, runtime: EFCRuntime, settings: Settings, cache:
     container = {
         "args": [
             "worker",
-            f"--memory={cache.memory_mib}MiB",
+            f"--memory={cache.memory_mib + cache.buffer_mib}MiB",
+            *(f"--disk={_DISK.format(number)}={disk.size_mib}MiB" for number, disk in enumerate(cache.disks)),
             f"--listen=[$(POD_ADDRESS)]:{port}",
             *(f"--tls-{part}={_TLS}/{file}" for part, file in _TLS_FILES),
         ],
         "env": [{"name": "POD_ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
         "ports": [{"name": "memcached", "containerPort": port, "protocol": "TCP"}],
         "resources": worker_resources(runtime, cache),
-        "volumeMounts": [],
+        "volumeMounts": [
+            {"name": f"disk-{number}", "mountPath": _DISK.format(number)} for number in range(len(cache.disks))
+        ],
     }
-    pod = _pod(dataset, worker, settings, role="worker", secret=names.worker_secret, container=container, volumes=[])
+    pod = _pod(
+        dataset, worker, settings, role="worker", secret=names.worker_secret, container=container, volumes=_disks(cache)
+    )
+    if any(disk.directory for disk in cache.disks):
+        # kubelet makes directories of the node for root alone. Root without a capability may do no more there.
+        pod["securityContext"] |= {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
     pod["affinity"] = _affinity(dataset)
     replicas = 0 if worker.disabled else max(runtime.spec.replicas, 0)
     return _stateful_set(dataset, runtime, worker, WORKER_ROLE, name=names.workers, replicas=replicas, pod=pod)
+
+
+def _disks(cache: Cache) -> list[dict[str, Any]]:
+    """Volumes; what workers make there ends with them, since it has no name."""
+    return [
+        {"name": f"disk-{number}", "hostPath": {"path": disk.directory, "type": "DirectoryOrCreate"}}
+        if disk.directory
+        else {"name": f"disk-{number}", "emptyDir": {}}
+        for number, disk in enumerate(cache.disks)
+    ]
 
 
 _TLS_FILES = (("certificate", "tls.crt"), ("key", "tls.key"), ("ca", "ca.crt"))
@@ -147,6 +169,7 @@ def _pod(
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         # A connection is all that kubelet can try: it has no certificate. Nodes find out by themselves what answers.
         "readinessProbe": {**port, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
         "livenessProbe": {

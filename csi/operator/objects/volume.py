@@ -60,14 +60,17 @@ def volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Kno
     """The PersistentVolume; None while the Service has no address yet."""
     if known.volume is None:
         return _new_volume(dataset, runtime, settings, known)
-    names = Names.of(dataset.metadata)
-    return _volume(names, _kept(known.volume["spec"], _VOLUME_FIXED))
+    spec = known.volume["spec"]
+    fixed = _kept(spec, ("accessModes", "nodeAffinity"))
+    fixed["capacity"] = {"storage": _as_written(spec["capacity"]["storage"], dataset)}
+    fixed["csi"] = _kept(spec["csi"], _CSI_FIXED)
+    return _volume(Names.of(dataset.metadata), fixed)
 
 
 def claim(dataset: Dataset, known: Known) -> dict[str, Any]:
     """The PersistentVolumeClaim."""
     names = Names.of(dataset.metadata)
-    spec = {
+    spec: dict[str, Any] = {
         "accessModes": list(access_modes(dataset)),
         "resources": {"requests": {"storage": capacity(dataset)}},
         "storageClassName": STORAGE_CLASS,
@@ -75,7 +78,9 @@ def claim(dataset: Dataset, known: Known) -> dict[str, Any]:
         "volumeName": names.volume,
     }
     if known.claim is not None:
-        spec = _kept(known.claim["spec"], tuple(spec))
+        present = known.claim["spec"]
+        size = _as_written(present["resources"]["requests"]["storage"], dataset)
+        spec = _kept(present, tuple(spec)) | {"resources": {"requests": {"storage": size}}}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -99,9 +104,9 @@ def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
         return ()
     present, wanted = known.volume["spec"], made["spec"]
     before, after = _attributes(known.volume), wanted["csi"]["volumeAttributes"]
-    names = [
-        name for name in ("accessModes", "nodeAffinity", "capacity") if not _alike(present.get(name), wanted.get(name))
-    ]
+    names = [name for name in ("accessModes", "nodeAffinity") if present.get(name) != wanted.get(name)]
+    if not _same_size(present["capacity"]["storage"], wanted["capacity"]["storage"]):
+        names.append("capacity")
     names += [
         name
         for name in sorted({*before, *after})
@@ -110,7 +115,7 @@ def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
     return tuple(names)
 
 
-_VOLUME_FIXED = ("capacity", "accessModes", "csi", "nodeAffinity")
+_CSI_FIXED = ("driver", "volumeHandle", "volumeAttributes", "nodePublishSecretRef")
 
 
 def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Known) -> dict[str, Any] | None:
@@ -185,16 +190,19 @@ def _attributes(present: Object) -> Mapping[str, str]:
     return (present["spec"].get("csi") or {}).get("volumeAttributes") or {}
 
 
+def _as_written(present: str, dataset: Dataset) -> str:
+    """The size that is there, in the Dataset's words if it is the same: the API server writes 100Pi for 102400Ti."""
+    wanted = capacity(dataset)
+    return wanted if _same_size(present, wanted) else present
+
+
+def _same_size(one: str, other: str) -> bool:
+    return quantity(one, noun="a size") == quantity(other, noun="a size")
+
+
 def _kept(spec: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: spec[name] for name in names if name in spec}
 
 
 def _is_live(name: str) -> bool:
     return name in OPTIONS and OPTIONS[name].change is not Change.NEW_MOUNT
-
-
-def _alike(one: object, other: object) -> bool:
-    """Whether two values are equal; quantities by what they are, not how they are written."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping) and set(one) == set(other) == {"storage"}:
-        return quantity(one["storage"], noun="storage") == quantity(other["storage"], noun="storage")
-    return one == other

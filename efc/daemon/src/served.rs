@@ -115,6 +115,7 @@ impl Served {
             unsent_bytes: self.efc.unanswered_bytes(),
             oldest_unsent_ms: self.efc.oldest_unsent().map_or(0, milliseconds),
             append_overlaps: self.efc.append_overlaps(),
+            changes: self.efc.changes(),
         }
     }
 

@@ -39,9 +39,15 @@ fn key(text: &[u8]) -> Option<DataSetKey> {
 
 fn tls(secrets: &WorkersSecrets) -> Result<Tls, String> {
     let files = [(&secrets.authority, "ca.crt"), (&secrets.certificate, "tls.crt"), (&secrets.private_key, "tls.key")];
-    match files.iter().find(|(content, _)| content.is_empty()) {
-        Some((_, name)) => Err(format!("{name} cannot be read, or is empty")),
-        None => Tls::new(&secrets.authority, &secrets.certificate, &secrets.private_key),
+    let tls = match files.iter().find(|(content, _)| content.is_empty()) {
+        Some((_, name)) => return Err(format!("{name} cannot be read, or is empty")),
+        None => Tls::new(&secrets.authority, &secrets.certificate, &secrets.private_key)?,
+    };
+    match &secrets.server_name[..] {
+        b"" => Ok(tls),
+        name => {
+            tls.with_server_name(String::from_utf8_lossy(name).trim()).map_err(|error| format!("server-name: {error}"))
+        }
     }
 }
 

@@ -60,6 +60,7 @@ struct Hierarchy {
 pub struct Cgroups {
     name: String,
     hierarchies: Vec<Hierarchy>,
+    /// Of each daemon, whatever its mount wants.
     memory_max_bytes: Option<u64>,
 }
 
@@ -68,6 +69,7 @@ pub struct Cgroups {
 pub struct Cgroup<'a> {
     cgroups: &'a Cgroups,
     id: String,
+    memory_max_bytes: Option<u64>,
 }
 
 impl Cgroups {
@@ -79,32 +81,42 @@ impl Cgroups {
     pub fn new(name: &str, root: &Path, memory_max_bytes: Option<u64>) -> io::Result<Cgroups> {
         let hierarchies = find(root)?;
         let cgroups = Cgroups { name: name.to_owned(), hierarchies, memory_max_bytes };
-        if memory_max_bytes.is_some() && !cgroups.hierarchies.iter().any(Hierarchy::limits_memory) {
+        if memory_max_bytes.is_some() && !cgroups.limits_memory() {
             let message = format!("no hierarchy below {} can limit a daemon's memory", root.display());
             return Err(io::Error::new(ErrorKind::InvalidInput, message));
         }
         for hierarchy in &cgroups.hierarchies {
-            cgroups.make_parent(hierarchy)?;
+            cgroups.make_parent(hierarchy, memory_max_bytes)?;
             cgroups.sweep(&hierarchy.root.join(name))?;
         }
         log::info!("daemons belong to cgroups below {name} in {} hierarchies", cgroups.hierarchies.len());
         Ok(cgroups)
     }
 
-    /// A place for the daemons of the mount on `target`.
+    /// Whether a daemon's memory can be limited.
+    pub fn limits_memory(&self) -> bool {
+        self.hierarchies.iter().any(Hierarchy::limits_memory)
+    }
+
+    /// A place for the daemons of the mount on `target`, which may use so much memory, or less if no daemon may.
     ///
     /// # Errors
     /// Those of getrandom(2).
-    pub fn cgroup(&self, target: &Path) -> io::Result<Cgroup<'_>> {
+    pub fn cgroup(&self, target: &Path, memory_max_bytes: Option<u64>) -> io::Result<Cgroup<'_>> {
         let mut random = [0; ID_DIGITS / 2];
         getrandom(&mut random, GetRandomFlags::empty())?;
-        Ok(Cgroup { cgroups: self, id: identifier(target, u64::from_ne_bytes(random)) })
+        Ok(self.place_of(identifier(target, u64::from_ne_bytes(random)), memory_max_bytes))
     }
 
     /// The place that an earlier keeper of the same options had, by [`Cgroup::place`].
-    pub fn former(&self, place: &str) -> Option<Cgroup<'_>> {
+    pub fn former(&self, place: &str, memory_max_bytes: Option<u64>) -> Option<Cgroup<'_>> {
         let id = place.strip_prefix(&self.name)?.strip_prefix('/')?;
-        is_identifier(id).then(|| Cgroup { cgroups: self, id: id.to_owned() })
+        is_identifier(id).then(|| self.place_of(id.to_owned(), memory_max_bytes))
+    }
+
+    fn place_of(&self, id: String, memory_max_bytes: Option<u64>) -> Cgroup<'_> {
+        let memory_max_bytes = memory_max_bytes.into_iter().chain(self.memory_max_bytes).min();
+        Cgroup { cgroups: self, id, memory_max_bytes }
     }
 
     /// Takes away the common parent, if no other keeper's daemons and none of ours are there.
@@ -115,9 +127,9 @@ impl Cgroups {
         }
     }
 
-    fn make_parent(&self, hierarchy: &Hierarchy) -> io::Result<()> {
+    fn make_parent(&self, hierarchy: &Hierarchy, memory_max_bytes: Option<u64>) -> io::Result<()> {
         hierarchy.make(&hierarchy.root, &self.name)?;
-        if self.memory_max_bytes.is_some() && hierarchy.version == Version::V2 && hierarchy.limits_memory() {
+        if memory_max_bytes.is_some() && hierarchy.version == Version::V2 && hierarchy.limits_memory() {
             for directory in [hierarchy.root.clone(), hierarchy.root.join(&self.name)] {
                 write(&directory.join("cgroup.subtree_control"), "+memory")?;
             }
@@ -171,7 +183,7 @@ impl Cgroup<'_> {
 
     /// What the processes in it may use together; `None`: there is no limit.
     pub fn memory_max_bytes(&self) -> Option<u64> {
-        self.cgroups.memory_max_bytes
+        self.memory_max_bytes
     }
 
     /// Below the root of each hierarchy.
@@ -194,9 +206,9 @@ impl Cgroup<'_> {
 
     fn make(&self) -> io::Result<()> {
         for hierarchy in &self.cgroups.hierarchies {
-            self.cgroups.make_parent(hierarchy)?;
+            self.cgroups.make_parent(hierarchy, self.memory_max_bytes)?;
             hierarchy.make(&hierarchy.root.join(&self.cgroups.name), &self.id)?;
-            if let Some(memory_max_bytes) = self.cgroups.memory_max_bytes
+            if let Some(memory_max_bytes) = self.memory_max_bytes
                 && hierarchy.limits_memory()
             {
                 let file = match hierarchy.version {

@@ -58,6 +58,19 @@ fn secrets(cache: &CacheConfig) -> WorkersSecrets {
         authority: of_tls("ca.crt"),
         certificate: of_tls("tls.crt"),
         private_key: of_tls("tls.key"),
+        server_name: server_name(&cache.workers_tls),
+    }
+}
+
+/// The name that all workers' certificates have, if a file says it.
+fn server_name(directory: &str) -> Vec<u8> {
+    if directory.is_empty() {
+        return Vec::new();
+    }
+    let path = Path::new(directory).join("server-name");
+    match contents(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found.unwrap_or_else(|error| unreadable(&path, &error)),
     }
 }
 
@@ -104,7 +117,8 @@ mod tests {
     #[test]
     fn what_is_named_is_read_and_what_is_not_there_is_empty() {
         let folder = tempfile::tempdir().unwrap();
-        for (name, content) in [("key", "digits"), ("tls.crt", "certificate"), ("workers", "a:1\n")] {
+        let files = [("key", "digits"), ("tls.crt", "certificate"), ("server-name", "worker"), ("workers", "a:1\n")];
+        for (name, content) in files {
             std::fs::write(folder.path().join(name), content).unwrap();
         }
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -115,7 +129,8 @@ mod tests {
         let of_key = || WorkersSecrets { key: key.clone(), ..Default::default() };
         let found = with("a:1".into(), path("key"), String::new());
         assert_eq!(found, Some(OfWorkers { secrets: of_key(), endpoints: Vec::new() }));
-        let secrets = WorkersSecrets { certificate: b"certificate".to_vec(), ..of_key() };
+        let secrets =
+            WorkersSecrets { certificate: b"certificate".to_vec(), server_name: b"worker".to_vec(), ..of_key() };
         assert_eq!(
             with(path("workers"), path("key"), path("")),
             Some(OfWorkers { secrets, endpoints: b"a:1\n".to_vec() })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use efc_proto::error::Code;
 use efc_proto::{Error, MountStatus};
 
-use crate::cgroups::Cgroup;
+use crate::cgroups::{Cgroup, Cgroups};
 use crate::entry::MountEntry;
 use crate::failure::failure;
 use crate::identity::Identity;
@@ -22,15 +22,27 @@ pub struct Isolation<'a> {
     network: Option<Network<'a>>,
 }
 
+/// What the mount wants its daemons to keep to.
+fn memory_max_bytes(entry: &MountEntry) -> Option<u64> {
+    let memory_max_mib = entry.config().memory_max_mib;
+    (memory_max_mib > 0).then(|| u64::from(memory_max_mib) << 20)
+}
+
 impl<'a> Isolation<'a> {
     /// What the keeper's command line and the mount's configuration ask for.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED without a free user; FAILED_PRECONDITION for a network that is not there.
+    /// RESOURCE_EXHAUSTED without a free user; FAILED_PRECONDITION for a network that is not there, and for a memory limit that
+    /// cannot be kept.
     pub fn new(programs: &'a Programs, entry: &MountEntry) -> Result<Isolation<'a>, Error> {
         let network = entry.config().network.as_str();
         let network = (!network.is_empty()).then(|| programs.networks.find(network)).transpose()?;
-        let cgroup = programs.cgroups.as_ref().map(|cgroups| cgroups.cgroup(entry.target())).transpose();
+        let memory_max = memory_max_bytes(entry);
+        if memory_max.is_some() && !programs.cgroups.as_ref().is_some_and(Cgroups::limits_memory) {
+            let message = "memory-max needs a keeper with --daemon-cgroup, and cgroups on the node that limit memory";
+            return Err(failure(Code::FailedPrecondition, message));
+        }
+        let cgroup = programs.cgroups.as_ref().map(|cgroups| cgroups.cgroup(entry.target(), memory_max)).transpose();
         let cgroup = cgroup.map_err(|error| failure(Code::Internal, format!("cannot name a cgroup: {error}")))?;
         let identity = programs.identities.as_ref().map(|identities| identities.take()).transpose()?;
         Ok(Isolation { cgroup, identity, network })
@@ -46,7 +58,9 @@ impl<'a> Isolation<'a> {
         let network = (!network.is_empty()).then(|| programs.networks.former(network, status.pid));
         let network = network.and_then(|found| found.inspect_err(|e| missing("the keeper's network", &e.message)).ok());
         let cgroup = programs.cgroups.as_ref().and_then(|cgroups| {
-            let former = cgroups.former(&status.cgroup).map_or_else(|| cgroups.cgroup(entry.target()), Ok);
+            let memory_max = memory_max_bytes(entry);
+            let former = cgroups.former(&status.cgroup, memory_max);
+            let former = former.map_or_else(|| cgroups.cgroup(entry.target(), memory_max), Ok);
             former.inspect_err(|error| missing("the keeper's cgroup", error)).ok()
         });
         let identity = programs.identities.as_ref().and_then(|identities| {

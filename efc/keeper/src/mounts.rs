@@ -41,6 +41,9 @@ const REPORT_TIME_LIMIT: Duration = Duration::from_millis(200);
 /// How long a daemon may look for its dataset's root.
 const FIND_TIME_LIMIT: Duration = Duration::from_secs(2);
 
+/// A daemon needs this much memory, in MiB.
+const MEMORY_MAX_MIB_MIN: u32 = 64;
+
 /// All mounts of this keeper.
 #[derive(Debug)]
 pub struct Mounts {
@@ -347,6 +350,10 @@ pub(crate) fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Er
     }
     if !source.path.starts_with('/') || source.path.contains('\0') {
         return Err(invalid(&format!("source path {:?} is not an absolute path", source.path)));
+    }
+    if (1..MEMORY_MAX_MIB_MIN).contains(&config.memory_max_mib) {
+        let message = format!("memory_max_mib is {}: {MEMORY_MAX_MIB_MIN} or more", config.memory_max_mib);
+        return Err(invalid(&message));
     }
     Ok(config)
 }

@@ -4,7 +4,7 @@
 //! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
 //! missing, and looks at nothing else.
 
-use crate::{DaemonStats, FuseStats, NfsStats, StateStats, WritingStats};
+use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, StateStats, WritingStats};
 
 impl DaemonStats {
     /// As it was received, by subsystem.
@@ -97,12 +97,27 @@ impl DaemonStats {
             oldest_call_ms: nfs.oldest_call_ms,
         };
         let (writing, before) = (self.writing, former.writing.unwrap_or_default());
-        let writing = writing.map(|WritingStats { unsent_bytes, oldest_unsent_ms, append_overlaps }| WritingStats {
-            unsent_bytes,
-            oldest_unsent_ms,
-            append_overlaps: append_overlaps.saturating_add(before.append_overlaps),
+        let writing = writing.map(|writing| {
+            let WritingStats { unsent_bytes, oldest_unsent_ms, append_overlaps, changes } = writing;
+            WritingStats {
+                unsent_bytes,
+                oldest_unsent_ms,
+                append_overlaps: append_overlaps.saturating_add(before.append_overlaps),
+                changes: changes.saturating_add(before.changes),
+            }
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, ..*self }
+        let before = former.cache.unwrap_or_default();
+        let cache = self.cache.map(|cache| CacheStats {
+            memory_bytes: cache.memory_bytes.saturating_add(before.memory_bytes),
+            workers_bytes: cache.workers_bytes.saturating_add(before.workers_bytes),
+            nas_bytes: cache.nas_bytes.saturating_add(before.nas_bytes),
+            workers_refused: cache.workers_refused.saturating_add(before.workers_refused),
+            workers_capacity_bytes: cache.workers_capacity_bytes,
+            workers_held_bytes: cache.workers_held_bytes,
+            workers: cache.workers,
+            workers_ready: cache.workers_ready,
+        });
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, ..*self }
     }
 }
 
@@ -159,10 +174,20 @@ mod tests {
         let nfs = sum.nfs.unwrap();
         assert_eq!((sum.fuse.unwrap().requests, nfs.calls, nfs.responding), (2, 13, false));
         assert_eq!((sum.state.unwrap().nodes, sum.uptime_ms), (5, 9));
-        let writing =
-            |unsent_bytes, append_overlaps| Some(WritingStats { unsent_bytes, append_overlaps, ..Default::default() });
+        let writing = |unsent_bytes, counter| {
+            Some(WritingStats { unsent_bytes, append_overlaps: counter, changes: 2 * counter, ..Default::default() })
+        };
         let [own_writing, former] = [writing(1, 2), writing(4, 8)].map(|writing| DaemonStats { writing, ..own });
         assert_eq!(own_writing.on_top_of(&former).writing, writing(1, 10));
+        let cache = |workers, counter| {
+            let (memory_bytes, workers_bytes, nas_bytes, workers_refused) =
+                (counter, counter + 1, counter + 2, counter + 3);
+            Some(CacheStats { memory_bytes, workers_bytes, nas_bytes, workers_refused, workers, ..Default::default() })
+        };
+        let [with_cache, former] = [cache(1, 10), cache(2, 20)].map(|cache| DaemonStats { cache, ..own });
+        let sum = with_cache.on_top_of(&former).cache.unwrap();
+        assert_eq!((sum.memory_bytes, sum.workers_bytes, sum.nas_bytes, sum.workers_refused), (30, 32, 34, 36));
+        assert_eq!((sum.workers, own.on_top_of(&former).cache), (1, None));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
     }
 }

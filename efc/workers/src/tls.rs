@@ -20,7 +20,11 @@ const CIPHERED: usize = 64 << 10;
 
 /// Whom this node trusts, and how it shows who it is.
 #[derive(Clone)]
-pub struct Tls(Arc<ClientConfig>);
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    /// All workers' certificates have this name, in place of each worker's host.
+    server_name: Option<ServerName<'static>>,
+}
 
 impl Tls {
     /// From PEM files' contents: the authority that signs workers' certificates, this node's certificate (with what leads
@@ -43,13 +47,27 @@ impl Tls {
             .with_root_certificates(authorities)
             .with_client_auth_cert(chain, key)
             .map_err(|error| format!("the node's certificate and private key are of no use: {error}"))?;
-        Ok(Tls(Arc::new(config)))
+        Ok(Tls { config: Arc::new(config), server_name: None })
     }
 
-    /// A wire to the worker of this name, which its certificate must have.
+    /// Workers' certificates must have this name, wherever a worker is: the addresses of containers change.
+    ///
+    /// # Errors
+    /// One sentence: it is neither a DNS name nor an address.
+    pub fn with_server_name(self, name: &str) -> Result<Tls, String> {
+        let server_name = ServerName::try_from(name.to_owned()).map_err(|_| {
+            format!("{name:?} is no name that a certificate can have: one DNS name, worker.efc for example")
+        })?;
+        Ok(Tls { server_name: Some(server_name), ..self })
+    }
+
+    /// A wire to the worker at this host, whose certificate must have that name, or the one of all workers.
     pub(crate) fn wire(&self, host: &str) -> io::Result<Wire> {
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let session = ClientConnection::new(self.0.clone(), name).map_err(io::Error::other)?;
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+        };
+        let session = ClientConnection::new(self.config.clone(), name).map_err(io::Error::other)?;
         let ciphered = vec![0; CIPHERED].into_boxed_slice();
         Ok(Wire::Tls(Box::new(Mutex::new(Session { session, ciphered, begin: 0, end: 0 }))))
     }

@@ -74,9 +74,12 @@ def test_memcached_is_set_up_as_daemons_want_it() -> None:
         }  # fmt: skip
         assert {name: _statistic(port, name, "settings") for name in settings} == settings
         deadline = time.monotonic() + 60
-        while int(_statistic(port, "curr_items")) < 4096:
-            assert time.monotonic() < deadline, "memory is set aside for headers"
+        while (_statistic(port, "total_items"), _statistic(port, "curr_items")) != ("4096", "0"):
+            assert time.monotonic() < deadline, "memory is set aside for headers, and nothing is there then"
             time.sleep(0.02)
+        free = re.findall(r"free_chunks (\d+)", _ask(port, "stats slabs\r\n", "END\r\n"))
+        assert [int(chunks) >= 4096 for chunks in free] == [True]
+        assert _statistic(port, "bytes") == "0"
         process = Path(f"/proc/{_statistic(port, 'pid')}")
         is_powerless = re.search(r"^CapEff:\s*0+$", (process / "status").read_text(), re.MULTILINE)
         assert process.stat().st_uid != 0 or is_powerless, "it has what root may do"
@@ -189,6 +192,6 @@ def test_by_tls_memory_is_set_aside_too(tmp_path: Path, capsys: pytest.CaptureFi
             tls_ca=tmp_path / "ca.pem", tls_certificate=tmp_path / "worker.pem", tls_key=tmp_path / "worker.key"
         )
         context, deadline = worker.tls_context(parsed), time.monotonic() + 60
-        while "STAT curr_items 16384\r\n" not in _ask(port, "stats\r\n", "END\r\n", context):
+        while "STAT total_items 16384\r\n" not in _ask(port, "stats\r\n", "END\r\n", context):
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -148,6 +148,13 @@ def test_daemon_config_has_everything() -> None:
     assert of("").daemon_config(SOURCE).timeout_ms == 0
 
 
+def test_a_limit_of_memory_is_in_mib() -> None:
+    assert of("memory-max=1GiB").daemon_config(SOURCE).memory_max_mib == 1024
+    assert of("").daemon_config(SOURCE).memory_max_mib == 0
+    with pytest.raises(DriverError, match="64MiB"):
+        of("memory-max=32MiB")
+
+
 def test_ports_are_given_once() -> None:
     source = Source.parse("nfs://nas:2050/data")
     assert of("port=2050").daemon_config(source).source.port == 2050
@@ -211,7 +218,7 @@ def test_what_it_takes_to_change_an_option() -> None:
         "log-level",
     }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
-        "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
+        "ro", "rw", "port", "mountport", "consistency", "memory-max", "idmap", "network", "fuse-features"
     }  # fmt: skip
     for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON):
         assert OPTIONS[name].field in fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]

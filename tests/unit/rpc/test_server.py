@@ -216,6 +216,7 @@ NODE = NodeService(
     publisher=NoPublisher(),  # type: ignore[arg-type]
     kubelet_roots=KubeletRoots(["/var/lib/kubelet"]),
     allowed_sources=AllowedSources(None),
+    datasets=NoPublisher(),  # type: ignore[arg-type]
 )
 TARGET = "/var/lib/kubelet/pods/1/mount"
 CONTEXT = {"source": "nfs://nas/data"}

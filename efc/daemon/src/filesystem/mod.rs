@@ -122,6 +122,8 @@ struct Inner<B: Backend> {
     walks: Walks,
     ahead: Ahead,
     silly_names: AtomicU64,
+    /// Calls that have changed something at the server.
+    changes: AtomicU64,
     /// The file system of the dataset's root; empty until a session that 0.1.0 has begun has asked for it.
     root_fsid: OnceLock<u64>,
 }
@@ -275,6 +277,7 @@ impl<B: Backend> Efc<B> {
             walks: Walks::default(),
             ahead: Ahead::default(),
             silly_names: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             root_fsid,
             state,
         });
@@ -339,6 +342,11 @@ impl<B: Backend> Efc<B> {
     /// Appends that may overlap another node's.
     pub fn append_overlaps(&self) -> u64 {
         self.0.behind.append_overlaps()
+    }
+
+    /// Calls that have changed something at the server: data, attributes or names.
+    pub fn changes(&self) -> u64 {
+        self.0.changes.load(Ordering::Relaxed)
     }
 
     /// What each level of the chain of caches has given; `None`: there is no chain.
@@ -494,7 +502,17 @@ impl<B: Backend> Inner<B> {
         }
         self.after_abandoned(objects).await;
         let permit = self.before_change(objects).await;
-        self.dispatch(request, progress, is_second_walk).await.map(|answer| answer.under(permit))
+        let is_of_names = !matches!(request.operation, Operation::Write { .. } | Operation::Setattr(_));
+        let outcome = self.dispatch(request, progress, is_second_walk).await;
+        if is_of_names && outcome.is_ok() {
+            self.count_change();
+        }
+        outcome.map(|answer| answer.under(permit))
+    }
+
+    /// Something has changed at the server.
+    fn count_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn dispatch(self: &Arc<Self>, request: Request, progress: &Arc<Progress>, is_second_walk: bool) -> Outcome {
@@ -748,6 +766,7 @@ impl<B: Backend> Inner<B> {
         }
         match changed {
             Ok(wcc) => {
+                self.count_change();
                 mutation.answered(wcc.part(|wcc| wcc));
                 let after = wcc.value.after.filter(|attr| inode.is_plausible(attr));
                 Ok(after.map(|value| Seen { value, asked: wcc.asked }))

@@ -288,6 +288,7 @@ impl<B: Backend> Inner<B> {
         let change = directory.mutate();
         let removed = self.backend.remove(Call::of(&orphan.cred), &orphan.directory, &orphan.name).await;
         if let Ok(wcc) = &removed {
+            self.count_change();
             let standing = change.answered(wcc.part(|wcc| wcc));
             self.names.changed(&directory, &orphan.name, None, &standing);
         }

@@ -323,6 +323,7 @@ impl<B: Backend> Inner<B> {
         let (length, mutation) = (part.len() as u32, inode.mutate());
         match self.backend.write(call, inode.handle(), offset, part, stable).await {
             Ok(written) if written.value.count > 0 => {
+                self.count_change();
                 mutation.answered(written.part(|written| &written.wcc));
                 Ok(Written { count: written.value.count.min(length), ..written.value })
             }

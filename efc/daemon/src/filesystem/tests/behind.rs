@@ -57,6 +57,32 @@ fn a_write_is_answered_before_the_server_has_it_and_sent_when_it_is_old() {
 }
 
 #[test]
+fn what_changes_at_the_server_is_counted_when_it_does() {
+    story(21, async |_, kernel, task, file| {
+        let mut before = kernel.efc().changes();
+        let mut since = || kernel.efc().changes() - std::mem::replace(&mut before, kernel.efc().changes());
+        write(kernel, task, file, 0, b"hello").await;
+        assert_eq!(since(), 0);
+        kernel.fsync(task, file).await.unwrap();
+        assert_eq!(since(), 1);
+        kernel.setattr(task, "file", SetAttr { size: Some(2), ..SetAttr::default() }).await.unwrap();
+        assert_eq!(since(), 1);
+        kernel.mkdir(task, "directory").await.unwrap();
+        kernel.link(task, "file", "directory/link").await.unwrap();
+        kernel.rename(task, "directory/link", "other").await.unwrap();
+        assert_eq!(since(), 3);
+        kernel.unlink(task, "other").await.unwrap();
+        kernel.rmdir(task, "directory").await.unwrap();
+        assert_eq!(since(), 2);
+        assert!(kernel.rmdir(task, "directory").await.is_err() && kernel.mkdir(task, "file").await.is_err());
+        kernel.stat(task, "file").await.unwrap();
+        kernel.list(task, "", 4096, true).await.unwrap();
+        whole(kernel, task, "file").await;
+        assert_eq!(since(), 0);
+    });
+}
+
+#[test]
 fn small_writes_leave_together() {
     story(2, async |nas, kernel, task, file| {
         let whole: Vec<u8> = (0..64 * 1024_u32).map(|number| number as u8).collect();

@@ -1,0 +1,408 @@
+"""What is done for a Dataset, from what is seen of it."""
+
+from __future__ import annotations
+
+import datetime
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from csi._proto import dataset_pb2
+from csi.base import driver
+from csi.operator.datasets.decision import RETIRE_SECONDS_MAX, decide
+from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Probe, Secrets, Seen
+from csi.operator.names import LEADER_LABEL, MASTER_ROLE, ROLE_LABEL, UID_LABEL, WORKER_ROLE
+from tests.unit.operator.samples import NOW, RUNTIME_UID, SETTINGS, UID
+
+NAME = ("default", "efc-demo")
+SOURCE = "nfs://nas/data"
+CREATED = "2026-11-29T11:00:00Z"
+BOUND = {"type": "Initialized", "status": "True"}
+
+
+def metadata(name: str, uid: str, **others: Any) -> dict[str, Any]:
+    return {
+        "name": name, "namespace": NAME[0], "uid": uid, "resourceVersion": "1", "generation": 1,
+        "creationTimestamp": CREATED, **others,
+    }  # fmt: skip
+
+
+def dataset(*, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **others: Any) -> Any:
+    mounts = [{"mountPoint": "nfs://nas:/data"}]
+    return {
+        "apiVersion": "data.fluid.io/v1alpha1", "kind": "Dataset", "metadata": metadata(NAME[1], UID, **others),
+        "spec": {"mounts": mounts, "placement": "Shared", **(spec or {})}, "status": status or {},
+    }  # fmt: skip
+
+
+def runtime(*, status: dict[str, Any] | None = None, spec: dict[str, Any] | None = None, **others: Any) -> Any:
+    return {
+        "apiVersion": "data.fluid.io/v1alpha1", "kind": "EFCRuntime",
+        "metadata": metadata(NAME[1], RUNTIME_UID, **others),
+        "spec": {"replicas": 2, **(spec or {})}, "status": status or {},
+    }  # fmt: skip
+
+
+def made(decision: Decision, kind: str) -> list[str]:
+    return [one["metadata"]["name"] for one in decision.objects if one["kind"] == kind]
+
+
+def with_identity(wanted: dict[str, Any], uid: str, **others: Any) -> dict[str, Any]:
+    return {**wanted, "metadata": {**wanted["metadata"], "uid": uid, "resourceVersion": "1"}, **others}
+
+
+def fresh(**others: Any) -> Seen:
+    """Two objects that were made a moment ago, of a source that has been found."""
+    given: dict[str, Any] = {
+        "name": NAME, "now": NOW, "random": random.Random(1).randbytes, "dataset": dataset(), "runtime": runtime(),
+        "origin": Origin(source=SOURCE),
+    }  # fmt: skip
+    return Seen(**given | others)
+
+
+def pod(name: str, role: str, *, ready: bool = True, leads: bool = False, **others: Any) -> dict[str, Any]:
+    labels = {UID_LABEL: UID, ROLE_LABEL: role} | ({LEADER_LABEL: "true"} if leads else {})
+    return {
+        "metadata": {"name": name, "namespace": NAME[0], "uid": name, "labels": labels, "deletionTimestamp": None},
+        "claims": [], "node": "n1", "phase": "Running", "address": "10.0.0.1", "ready": ready, "unschedulable": "",
+        "waiting": "", "ports": [9810 if role == MASTER_ROLE else 11211], **others,
+    }  # fmt: skip
+
+
+def user(name: str = "app", *, phase: str = "Running", node: str = "n1") -> dict[str, Any]:
+    return pod(name, "", phase=phase, node=node) | {"claims": [NAME[1]]}
+
+
+def settled(**others: Any) -> Seen:
+    """All objects are there and bound, and the source has been reached."""
+    seen = fresh(
+        probe=Probe(source=SOURCE),
+        service={"metadata": {"ownerReferences": [{"uid": RUNTIME_UID}]}, "spec": {"clusterIP": "10.96.0.7"}},
+    )
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in decide(seen, SETTINGS).objects}
+    found = {kind: one for (kind, _), one in objects.items() if kind in ("PersistentVolume", "PersistentVolumeClaim")}
+    sets = {name: one for (kind, name), one in objects.items() if kind == "StatefulSet"}
+    secrets = {name: with_identity(one, name) for (kind, name), one in objects.items() if kind == "Secret"}
+    assert seen.service is not None
+    seen = replace(
+        seen,
+        service=with_identity({**objects["Service", "efc-demo-master"], "spec": seen.service["spec"]}, "service"),
+        claim=with_identity(found["PersistentVolumeClaim"], "claim", status={"phase": "Bound"}),
+        volumes=(with_identity(found["PersistentVolume"], "volume"),),
+        master=with_identity(sets["efc-demo-master"], "master", status={"replicas": 1}),
+        workers=with_identity(sets["efc-demo-worker"], "workers", status={"replicas": 2}),
+        secrets=Secrets(
+            authority=secrets["efc-demo-efc-authority"], node=secrets["efc-demo-efc-node"],
+            master=secrets["efc-demo-efc-master"], worker=secrets["efc-demo-efc-worker"],
+        ),
+        pods=(
+            pod("efc-demo-master-0", MASTER_ROLE, leads=True), pod("efc-demo-worker-0", WORKER_ROLE),
+            pod("efc-demo-worker-1", WORKER_ROLE),
+        ),
+    )  # fmt: skip
+    return replace(seen, **others)
+
+
+def said(decision: Decision, kind: str) -> dict[str, Any]:
+    assert decision.dataset_status is not None
+    assert decision.runtime_status is not None
+    both = [*decision.dataset_status["conditions"], *decision.runtime_status["conditions"]]
+    found = [one for one in both if one["type"] == kind]
+    return dict(found[0]) if found else {}
+
+
+# ------------------------------------------------------------ being made
+
+
+def test_before_the_source_was_reached_nothing_is_made_that_pods_could_use() -> None:
+    decision = decide(fresh(), SETTINGS)
+    assert decision.probe == SOURCE
+    assert made(decision, "StatefulSet") == ["efc-demo-master", "efc-demo-worker"]
+    assert made(decision, "PersistentVolumeClaim") == made(decision, "PersistentVolume") == []
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "NotBound"
+    assert said(decision, "SourceReachable") == {}
+    for applied in (decision.dataset_metadata, decision.runtime_metadata):
+        assert applied is not None
+        assert applied["metadata"]["finalizers"] == [FINALIZER]
+    assert decision.runtime_metadata is not None
+    assert [owner["uid"] for owner in decision.runtime_metadata["metadata"]["ownerReferences"]] == [UID]
+
+
+def test_a_source_that_cannot_be_reached_is_said_with_the_reason_and_tried_again() -> None:
+    decision = decide(fresh(probe=Probe(source=SOURCE, reason="nas refuses")), SETTINGS)
+    assert decision.probe == SOURCE
+    assert said(decision, "SourceReachable")["message"] == "nas refuses"
+    assert said(decision, "Ready")["status"] == "False"
+    assert [event.reason for event in decision.events] == ["SourceUnreachable"]
+
+
+def test_the_probe_of_another_source_says_nothing() -> None:
+    decision = decide(fresh(probe=Probe(source="nfs://nas/other")), SETTINGS)
+    assert decision.probe == SOURCE
+    assert made(decision, "PersistentVolumeClaim") == []
+
+
+def test_bound_waits_for_neither_master_nor_workers() -> None:
+    decision = decide(settled(pods=()), SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "Bound"
+    assert said(decision, "Ready")["status"] == "True"
+    assert said(decision, "WorkersReady")["status"] == "False"
+    assert decision.master is None
+
+
+def test_a_settled_dataset_needs_nothing_but_what_it_has() -> None:
+    seen = settled()
+    once = decide(seen, SETTINGS)
+    assert once.dataset_status is not None
+    assert once.runtime_status is not None
+    seen = replace(
+        seen,
+        dataset=dataset(status=once.dataset_status, finalizers=[FINALIZER]),
+        runtime=runtime(status=once.runtime_status, finalizers=[FINALIZER], ownerReferences=[{"uid": UID}]),
+        now=NOW + datetime.timedelta(hours=1),
+        probe=None,
+    )
+    again = decide(seen, SETTINGS)
+    assert again.dataset_metadata is None
+    assert again.runtime_metadata is None
+    assert (again.dataset_status, again.runtime_status) == (once.dataset_status, once.runtime_status)
+    assert not again.events
+    assert not again.deletions
+    assert not again.labels
+    assert again.probe is None  # it was reached by an operator before this one
+
+
+@pytest.mark.parametrize("what", ["refused", "taken"])
+def test_what_cannot_be_made_is_said(what: str) -> None:
+    seen = settled(claim=None, **{what: {"PersistentVolumeClaim/efc-demo": "words of the API server"}})
+    decision = decide(seen, SETTINGS)
+    assert "words of the API server" in said(decision, "Ready")["message"]
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "NotBound"
+    after = replace(seen, dataset=dataset(status={"conditions": [BOUND], "phase": "Bound"}))
+    failed = decide(after, SETTINGS).dataset_status
+    assert failed is not None
+    assert failed["phase"] == "Failed"
+
+
+def test_workers_that_are_refused_do_not_keep_it_from_being_bound() -> None:
+    decision = decide(settled(pods=(), refused={"StatefulSet/efc-demo-worker": "violates PodSecurity"}), SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "Bound"
+    assert said(decision, "WorkersReady")["message"] == "violates PodSecurity"
+
+
+def test_what_fluids_crds_let_pass_is_said_and_nothing_is_made() -> None:
+    decision = decide(fresh(dataset=dataset(spec={"mounts": [{"mountPoint": "https://example.com/x"}]})), SETTINGS)
+    assert "https://example.com/x" in said(decision, "Ready")["message"]
+    assert not decision.objects
+    assert decision.probe is None
+
+
+# ------------------------------------------------------------ who is alone, who is elsewhere
+
+
+def test_one_without_the_other() -> None:
+    decision = decide(fresh(runtime=None), SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "NotBound"
+    assert "cacheStates" not in decision.dataset_status
+    assert [event.reason for event in decision.events] == ["NoRuntime"]
+    assert not decision.objects
+    alone = decide(fresh(dataset=None), SETTINGS)
+    assert [event.reason for event in alone.events] == ["DatasetNotFound"]
+    assert not alone.objects
+    young = decide(fresh(runtime=None, now=datetime.datetime.fromisoformat(CREATED)), SETTINGS)
+    assert not young.events
+    assert young.again_seconds is not None
+
+
+def test_a_dataset_that_others_serve_is_left_alone() -> None:
+    theirs = dataset(status={"phase": "Bound", "conditions": []})
+    decision = decide(fresh(dataset=theirs, runtime=None, other_runtimes=("JindoRuntime",)), SETTINGS)
+    assert decision.dataset_status is None
+    assert not decision.objects
+    assert not decision.events
+
+
+def test_where_fluids_own_controller_runs_nothing_is_written() -> None:
+    decision = decide(fresh(rival="fluid-system/efcruntime-controller"), SETTINGS)
+    assert {event.reason for event in decision.events} == {"FluidServesIt"}
+    assert decision.dataset_status is decision.runtime_status is None
+    assert not decision.objects
+    assert decision.dataset_metadata is decision.runtime_metadata is None
+
+
+# ------------------------------------------------------------ masters and figures
+
+
+def test_one_ready_master_leads() -> None:
+    pods = [pod(f"efc-demo-master-{number}", MASTER_ROLE, ready=number != 0) for number in range(3)]
+    pods[0]["metadata"]["labels"][LEADER_LABEL] = "true"
+    decision = decide(settled(pods=tuple(pods)), SETTINGS)
+    assert decision.labels == [
+        ((NAME[0], "efc-demo-master-0"), {LEADER_LABEL: None}),
+        ((NAME[0], "efc-demo-master-1"), {LEADER_LABEL: "true"}),
+    ]
+    for one in pods:
+        one["ready"] = False
+    assert decide(settled(pods=tuple(pods)), SETTINGS).labels == []
+
+
+def test_the_master_is_told_of_ready_workers_only() -> None:
+    pods = (
+        pod("efc-demo-master-0", MASTER_ROLE, leads=True),
+        pod("efc-demo-worker-0", WORKER_ROLE),
+        pod("efc-demo-worker-1", WORKER_ROLE, ready=False),
+    )
+    master = decide(settled(pods=pods), SETTINGS).master
+    assert master is not None
+    assert master.address == "10.0.0.1:9810"
+    assert [worker.name for worker in master.configuration.workers] == ["efc-demo-worker-0"]
+    assert master.configuration.mounts[0].source == SOURCE
+    assert len(master.configuration.orders.secrets.block_key) == 32
+    assert master.configuration.orders.keep_daemon
+    assert not master.configuration.orders.retired
+
+
+def figures(**totals: Any) -> Figures:
+    latest = dataset_pb2.Figures(
+        totals=dataset_pb2.Totals(**totals),
+        workers=[dataset_pb2.WorkerFigures(name="w", cached_bytes=512 << 20, reachable=True)],
+        read=dataset_pb2.ReadFigures(total=1000, from_node=100, from_workers=400),
+        nodes=[dataset_pb2.NodeFigures(node="n1", volumes=1, serving=True, connected=True)],
+    )
+    return Figures(latest=latest, connected=True)
+
+
+def test_columns() -> None:
+    users = (user("a", node="n1"), user("b", node="n2"), user("c", phase="Succeeded", node="n3"))
+    seen = settled(figures=figures(bytes=1 << 30, files=7, known=True), users=users)
+    decision = decide(seen, SETTINGS)
+    status, served = decision.dataset_status, decision.runtime_status
+    assert status is not None
+    assert served is not None
+    assert (status["ufsTotal"], status["fileNum"]) == ("1.00GiB", "7")
+    assert status["cacheStates"] == {
+        "cached": "512.00MiB", "cacheCapacity": "2.00GiB", "cachedPercentage": "50.0%", "cacheHitRatio": "50.0%",
+        "localHitRatio": "10.0%", "remoteHitRatio": "40.0%", "cacheThroughputRatio": "50.0%",
+        "localThroughputRatio": "10.0%", "remoteThroughputRatio": "40.0%",
+    }  # fmt: skip
+    assert (served["desiredFuseNumberScheduled"], served["fuseNumberReady"]) == (2, 1)
+    assert served["fusePhase"] == "PartialReady"
+    assert "n2" in served["fuseReason"]
+    assert said(decision, "TotalsKnown")["status"] == "True"
+
+
+def test_a_count_under_way_says_how_far_it_is_and_known_totals_stay_while_a_new_master_counts() -> None:
+    counting = figures(bytes=5, files=2, directories_done=1)
+    decision = decide(settled(figures=counting), SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["ufsTotal"] == "5.00B"
+    assert "2 files in 1 directories" in said(decision, "TotalsKnown")["message"]
+    known = {
+        "phase": "Bound", "ufsTotal": "1.00GiB", "fileNum": "7",
+        "conditions": [BOUND, {"type": "TotalsKnown", "status": "True", "reason": "Counted"}],
+    }  # fmt: skip
+    later = decide(settled(figures=counting, dataset=dataset(status=known)), SETTINGS).dataset_status
+    assert later is not None
+    assert (later["ufsTotal"], later["fileNum"]) == ("1.00GiB", "7")
+
+
+def test_the_masters_word_about_the_source_counts_once_it_looks() -> None:
+    lost = figures()
+    assert lost.latest is not None
+    lost.latest.source.CopyFrom(dataset_pb2.Reachability(known=True, reachable=False, reason="gone"))
+    bound = dataset(status={"phase": "Bound", "conditions": [BOUND]})
+    decision = decide(settled(figures=lost, dataset=bound), SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "Failed"
+    assert said(decision, "Ready")["message"] == "gone"
+    assert decision.probe is None
+
+
+# ------------------------------------------------------------ deletion
+
+DELETED = "2026-11-29T11:59:59Z"
+
+
+def test_a_deletion_waits_for_pods_that_have_not_ended() -> None:
+    seen = settled(
+        dataset=dataset(deletionTimestamp=DELETED, finalizers=[FINALIZER]),
+        users=(user("app"), user("done", phase="Succeeded")),
+    )
+    decision = decide(seen, SETTINGS)
+    assert not decision.deletions
+    assert decision.dataset_metadata is None
+    (event,) = [one for one in decision.events if one.reason == "ErrorDeleteDataset"]
+    assert "default/app" in event.message
+    assert "done" not in event.message
+    assert decision.master is not None
+    assert decision.master.configuration.orders.retired
+
+
+def test_then_claim_volume_and_both_objects_go_in_this_order() -> None:
+    seen = settled(dataset=dataset(deletionTimestamp=DELETED, finalizers=[FINALIZER]))
+    seen = replace(seen, runtime=runtime(finalizers=[FINALIZER], ownerReferences=[{"uid": UID}]))
+    assert [one.resource for one in decide(seen, SETTINGS).deletions] == ["persistentvolumeclaims"]
+    seen = replace(seen, claim=None)
+    assert [one.resource for one in decide(seen, SETTINGS).deletions] == ["persistentvolumes"]
+    seen = replace(seen, volumes=())
+    last = decide(seen, SETTINGS)
+    assert [one.resource for one in last.deletions] == ["efcruntimes"]
+    for applied in (last.dataset_metadata, last.runtime_metadata):
+        assert applied is not None
+        assert applied["metadata"]["finalizers"] == []
+    assert last.forget == UID
+    assert last.dataset_status is None
+
+
+def test_a_deletion_gives_idle_daemons_time_to_go_but_not_for_ever() -> None:
+    seen = settled(dataset=dataset(deletionTimestamp=DELETED), figures=figures(known=True))
+    decision = decide(seen, SETTINGS)
+    assert not decision.deletions
+    assert decision.again_seconds is not None
+    late = replace(seen, now=NOW + datetime.timedelta(seconds=RETIRE_SECONDS_MAX))
+    assert [one.resource for one in decide(late, SETTINGS).deletions] == ["persistentvolumeclaims"]
+
+
+def test_only_volumes_of_ours_are_cleared_away() -> None:
+    def volume(name: str, of: str) -> dict[str, Any]:
+        return {"metadata": {"name": name, "uid": name}, "spec": {"csi": {"driver": of}}}
+
+    both = (volume("ours", driver.NAME), volume("theirs", "other.example.com"))
+    decision = decide(fresh(dataset=None, runtime=None, volumes=both), SETTINGS)
+    assert [one.uid for one in decision.deletions] == ["ours"]
+
+
+# ------------------------------------------------------------ changes
+
+
+def test_another_source_waits_for_pods_and_is_refused_meanwhile() -> None:
+    bound = dataset(status={"phase": "Bound", "conditions": [BOUND]})
+    other = Origin(source="nfs://nas/other")
+    seen = settled(dataset=bound, origin=other, probe=Probe(source=other.source), users=(user("app"),))
+    decision = decide(seen, SETTINGS)
+    assert not decision.deletions
+    assert said(decision, "Updating")["status"] == "False"
+    assert "app" in said(decision, "Updating")["message"]
+    idle = decide(replace(seen, users=()), SETTINGS)
+    assert [one.resource for one in idle.deletions] == ["persistentvolumeclaims"]
+    assert idle.dataset_status is not None
+    assert idle.dataset_status["phase"] == "Updating"
+
+
+def test_a_refused_source_is_not_the_one_that_is_looked_at() -> None:
+    bound = dataset(status={"phase": "Bound", "conditions": [BOUND, {"type": "SourceReachable", "status": "True"}]})
+    other = Origin(source="nfs://nas/other")
+    seen = settled(dataset=bound, origin=other, probe=Probe(source=other.source, reason="no"), users=(user("app"),))
+    decision = decide(seen, SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "Bound"
+    assert said(decision, "SourceReachable")["status"] == "True"
+    assert decision.master is not None
+    assert decision.master.configuration.mounts[0].source == SOURCE

@@ -1,0 +1,108 @@
+"""The operator's connection to a master, with the real program at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from csi._proto import dataset_pb2
+from csi.operator import masters
+from csi.operator.masters import Master, Masters
+from tests.support.master import Authority, DatasetMaster
+
+
+@pytest.fixture
+def authority() -> Iterator[Authority]:
+    """A Dataset's authority, as in its Secret."""
+    with Authority.made() as made:
+        yield made
+
+
+@pytest.fixture
+def program(authority: Authority) -> Iterator[DatasetMaster]:
+    """Its master."""
+    with DatasetMaster(authority=authority) as running:
+        yield running
+
+
+def wanted(program: DatasetMaster, authority: Authority, *workers: str) -> Master:
+    configuration = dataset_pb2.Configuration(
+        dataset="shop/data",
+        uid=program.uid,
+        workers=[dataset_pb2.Worker(name=name, address="127.0.0.1:1", capacity_bytes=1) for name in workers],
+    )
+    files = {name: (authority.folder / name).read_bytes() for name in ("ca.crt", "ca.key")}
+    return Master(address=f"127.0.0.1:{program.port}", authority=files, configuration=configuration)
+
+
+async def until(condition: Callable[[], bool], *, limit_s: float = 20) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110  # of what tells nobody
+            await asyncio.sleep(0.01)
+
+
+def workers_of(talking: Masters, uid: str) -> list[str]:
+    figures = talking.figures.get(uid, dataset_pb2.Figures())
+    return [worker.name for worker in figures.workers]
+
+
+async def test_a_change_reaches_the_master_and_its_figures_come_back(
+    program: DatasetMaster, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masters, "_RETRY_SECONDS_MAX", 0.5)
+    told: list[str] = []
+    talking = Masters(told.append)
+    try:
+        talking.set(program.uid, wanted(program, authority, "w-0"))
+        await until(lambda: workers_of(talking, program.uid) == ["w-0"])
+        assert talking.is_connected(program.uid)
+        first = talking.figures[program.uid].revision
+        talking.set(program.uid, wanted(program, authority, "w-0", "w-1"))
+        await until(lambda: workers_of(talking, program.uid) == ["w-0", "w-1"])
+        assert talking.figures[program.uid].revision > first
+        # Said again, it is no change.
+        second = talking.figures[program.uid].revision
+        talking.set(program.uid, wanted(program, authority, "w-0", "w-1"))
+        await asyncio.sleep(0.3)
+        assert talking.figures[program.uid].revision == second
+        assert set(told) == {program.uid}
+
+        program.stop()
+        await until(lambda: not talking.is_connected(program.uid))
+        assert workers_of(talking, program.uid) == ["w-0", "w-1"]  # what is known stays
+        program.start()
+        await until(lambda: talking.is_connected(program.uid) and talking.figures[program.uid].revision > second)
+        talking.forget(program.uid)
+        assert program.uid not in talking.figures
+    finally:
+        talking.close()
+
+
+async def test_a_master_of_another_authority_is_not_believed(program: DatasetMaster, authority: Authority) -> None:
+    talking = Masters(lambda _: None)
+    with Authority.made() as stranger:
+        try:
+            talking.set(program.uid, wanted(program, stranger, "w-0"))
+            await asyncio.sleep(1.5)
+            assert not talking.is_connected(program.uid)
+            assert program.uid not in talking.figures
+            talking.set(program.uid, wanted(program, authority, "w-0"))
+            await until(lambda: talking.is_connected(program.uid))
+        finally:
+            talking.close()
+
+
+async def test_what_a_worker_held_that_does_not_answer_now_it_still_holds() -> None:
+    talking = Masters(lambda _: None)
+
+    def figures(cached: int, *, reachable: bool) -> dataset_pb2.Figures:
+        worker = dataset_pb2.WorkerFigures(name="w-0", cached_bytes=cached, reachable=reachable)
+        return dataset_pb2.Figures(workers=[worker])
+
+    talking.came("uid", figures(500, reachable=True))
+    talking.came("uid", figures(0, reachable=False))
+    assert talking.figures["uid"].workers[0].cached_bytes == 500
+    talking.came("uid", figures(100, reachable=True))
+    assert talking.figures["uid"].workers[0].cached_bytes == 100
