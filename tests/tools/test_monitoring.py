@@ -18,6 +18,8 @@ from tests.tools.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers,
 
 DASHBOARDS = [json.loads(path.read_text()) for path in sorted((DEPLOY / "dashboards").glob("*.json"))]
 ALERTS = yaml.safe_load((DEPLOY / "chart" / "alerts.yaml").read_text())
+EXAMPLES = DEPLOY / "examples"
+ADAPTER = yaml.safe_load((EXAMPLES / "prometheus-adapter" / "values.yaml").read_text())
 VALUES = yaml.safe_load((DEPLOY / "chart" / "values.yaml").read_text())
 SCHEMA = json.loads((DEPLOY / "chart" / "values.schema.json").read_text())
 REACHABLE = ("--set", "metrics.node.bind=node")
@@ -166,7 +168,27 @@ def test_alerts_are_the_rules_of_the_chart() -> None:
         assert set(used) <= {label.strip() for label in kept[1].split(",")}, alert["alert"]
 
 
+def test_the_autoscaler_goes_by_what_the_adapter_makes() -> None:
+    """prometheus-adapter puts labels and selectors into its template: as for the runtime of dataset.yaml."""
+    (rule,) = ADAPTER["rules"]["custom"]
+    assert rule["seriesQuery"] in METRICS
+    series = set(METRICS[rule["seriesQuery"]].labels)
+    assert set(rule["resources"]["overrides"]) == series
+    runtime = rule["resources"]["overrides"]["dataset_name"]
+    scaler = yaml.safe_load((EXAMPLES / "hpa.yaml").read_text())
+    target = scaler["spec"]["scaleTargetRef"]
+    assert (runtime["group"], runtime["resource"]) == (target["apiVersion"].partition("/")[0], target["kind"].lower())
+    (metric,) = scaler["spec"]["metrics"]
+    assert metric["object"]["metric"]["name"] == rule["name"]["as"]
+    assert metric["object"]["describedObject"] == target
+    named = [found["metadata"]["name"] for found in yaml.safe_load_all((EXAMPLES / "dataset.yaml").read_text())]
+    assert named == [target["name"]] * 2
+
+
 def expressions() -> Iterator[tuple[str, str]]:
+    for rule in ADAPTER["rules"]["custom"]:
+        query = rule["metricsQuery"].replace("<<.GroupBy>>", "dataset_namespace, dataset_name")
+        yield rule["name"]["as"], query.replace("<<.LabelMatchers>>", 'dataset_name="efc-demo"')
     for alert in ALERTS:
         yield alert["alert"], alert["expr"]
     for dashboard in DASHBOARDS:

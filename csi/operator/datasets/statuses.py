@@ -240,6 +240,7 @@ def runtime_status(
         fuse_number_unavailable=fuses.desired - fuses.ready,
         conditions=conditions.of_runtime(said, runtime.status, now=seen.now),
         cache_states=cache or CacheStates(),
+        workers=_workers(seen) if cache is not None and cache.cached else (),
         selector=",".join(f"{name}={value}" for name, value in sorted(selector.items())),
     )
     return status.written(is_ours=seen.crds_are_ours)
