@@ -138,7 +138,8 @@ advisories: setup .tools/bin/cargo-deny ## asks which crates and Python packages
 proto: setup ## generates csi/_proto from proto/
 	@$(PYTHON) csi/_proto/generate.py
 
-manifests: .tools/bin/helm ## makes deploy/efc-csi.yaml from deploy/chart
+manifests: setup .tools/bin/helm ## makes deploy/crds.yaml from the models in csi/api, and deploy/efc-csi.yaml from deploy/chart
+	@$(PYTHON) -m csi.api.crds > deploy/.crds.yaml && mv deploy/.crds.yaml deploy/crds.yaml && cp deploy/crds.yaml deploy/chart
 	@deploy/render > deploy/.efc-csi.yaml && mv deploy/.efc-csi.yaml deploy/efc-csi.yaml
 .PHONY: manifests
 

@@ -4,6 +4,7 @@ Under CRDs of ours little is left to find: what no schema can say of a source, a
 Fluid's, nothing of what :mod:`csi.api.rules` knows was refused.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,7 +32,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
+        shown = "" if not self.value or self.value in self.message else f"'{self.value}': "
+        return f"{self.field}: {shown}{self.message}"
 
 
 def problems(wrong: Dataset | EFCRuntime) -> list[Problem]:
@@ -41,7 +43,8 @@ def problems(wrong: Dataset | EFCRuntime) -> list[Problem]:
 
 
 def _of_dataset(dataset: Dataset, found: list[Problem]) -> Iterator[Problem]:
-    """What only parsing tells, of fields with which nothing else is wrong."""
+    """What only parsing tells, of fields with which nothing else is wrong, and what is not served yet."""
+    yield from _not_yet(dataset)
     if not dataset.spec.mounts:
         message = "there is nothing to mount: write one with a mountPoint such as nfs://HOST:/DIR"
         yield Problem(field="spec.mounts", value="", message=message)
@@ -54,6 +57,17 @@ def _of_dataset(dataset: Dataset, found: list[Problem]) -> Iterator[Problem]:
     size = dataset.metadata.annotations.get(sources.SIZE_ANNOTATION)
     if size is not None:
         yield from _unless_parsed(f"metadata.annotations[{sources.SIZE_ANNOTATION}]", size, partial(bytes_of, size))
+
+
+def _not_yet(dataset: Dataset) -> Iterator[Problem]:
+    """What the CRDs take and is not served yet: anything but one mount at the volume's root."""
+    mounts = dataset.spec.mounts
+    if len(mounts) > 1:
+        message = "one mount is served by now: make a Dataset for each source"
+        yield Problem(field="spec.mounts", value=f"{len(mounts)} mounts", message=message)
+    elif mounts and mounts[0].path.strip("/"):
+        message = "a single mount shows at the root by now: leave path out"
+        yield Problem(field="spec.mounts[0].path", value=mounts[0].path, message=message)
 
 
 def _unless_parsed(field: str, value: str, parse: Callable[[], object]) -> Iterator[Problem]:
@@ -114,4 +128,4 @@ def _enumeration(field: FieldInfo) -> tuple[str, ...]:
 def _unsupported(value: str, words: tuple[str, ...]) -> str:
     """What the API server says of a word that is not in an enumeration."""
     allowed = ", ".join(f'"{word}"' for word in words)
-    return f'Unsupported value: "{value}": supported values: {allowed}'
+    return f"Unsupported value: {json.dumps(value, ensure_ascii=False)}: supported values: {allowed}"

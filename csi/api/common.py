@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
-from csi.api.fields import Change, Doc
+from csi.api.fields import Doc
 from csi.api.kubernetes import Json
 
 GROUP, VERSION = "data.fluid.io", "v1alpha1"
@@ -42,12 +42,8 @@ class NetworkMode(StrEnum):
 class PodMetadata(Model):
     """Labels and annotations that pods get as well."""
 
-    labels: Annotated[
-        dict[str, str], Doc("Labels of the pods; those that the driver selects by cannot change.", Change.ROLLING)
-    ] = Field(default_factory=dict)
-    annotations: Annotated[dict[str, str], Doc("Annotations of the pods.", Change.ROLLING)] = Field(
-        default_factory=dict
-    )
+    labels: Annotated[dict[str, str], Doc("Labels of the pods.")] = Field(default_factory=dict)
+    annotations: Annotated[dict[str, str], Doc("Annotations of the pods.")] = Field(default_factory=dict)
 
 
 class ObjectMeta(Model):

@@ -36,8 +36,8 @@ class Phase(StrEnum):
 class SecretKeySelector(Model):
     """One key of a Secret of the Dataset's namespace."""
 
-    name: Annotated[str, Doc("Name of the Secret, in the Dataset's namespace.", Change.LIVE)]
-    key: Annotated[str, Doc("Key of the Secret whose value is the option's.", Change.LIVE)] = ""
+    name: Annotated[str, Doc("Name of the Secret, in the Dataset's namespace.")]
+    key: Annotated[str, Doc("Key of the Secret whose value is the option's.")] = ""
 
 
 class EncryptOptionSource(Model):
@@ -49,7 +49,7 @@ class EncryptOptionSource(Model):
 class EncryptOption(Model):
     """An option whose value stands in a Secret."""
 
-    name: Annotated[str, Doc("A mount option, as in `options`.", Change.LIVE)]
+    name: Annotated[str, Doc("A mount option, as in `options`.")]
     value_from: Annotated[EncryptOptionSource, Doc("Where the option's value stands.")] = EncryptOptionSource()
 
 
@@ -60,8 +60,8 @@ class Mount(Model):
         str,
         Doc(
             "Where the data is: `nfs://HOST[:PORT]:/DIR` or `nfs://HOST[:PORT]/DIR`; `cpfs://` likewise, which is "
-            "served over NFSv3; `pvc://CLAIM[/DIR]` for a claim of the same namespace whose volume is NFS. Another is "
-            "refused while pods use the Dataset.",
+            "served over NFSv3; `pvc://CLAIM[/DIR]` for a claim of the same namespace whose volume is NFS. "
+            "Another source is refused while pods use the Dataset.",
             Change.LIVE,
             {"minLength": 5, "maxLength": MOUNT_POINT_LENGTH_MAX},
             (rules.SCHEME, rules.HOST, rules.DIRECTORY, rules.CLAIM, rules.UPWARDS),
@@ -78,7 +78,7 @@ class Mount(Model):
     name: Annotated[
         str,
         Doc(
-            "Of several mounts, one without a `path` shows at `/NAME`. Of a single mount the name means nothing.",
+            "Of a single mount the name means nothing; of several, one without a `path` will show at `/NAME`.",
             Change.LIVE,
             {"minLength": 0, "maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
@@ -87,7 +87,7 @@ class Mount(Model):
     path: Annotated[
         str,
         Doc(
-            "Directory of the volume in which the source shows; a single mount without one is the volume's root.",
+            "Directory of the volume in which the source shows. By now that is the root, `/`, also unless given.",
             Change.LIVE,
             {"maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
@@ -98,7 +98,7 @@ class Mount(Model):
     ] = False
     shared: Annotated[bool, Doc("Means nothing here: access is a matter of `accessModes`.", Change.IGNORED)] = False
     encrypt_options: Annotated[
-        tuple[EncryptOption, ...], Doc("Options whose values stand in Secrets; they win over `options`.")
+        tuple[EncryptOption, ...], Doc("Options whose values stand in Secrets; they win over `options`.", Change.LIVE)
     ] = ()
 
 
@@ -180,7 +180,8 @@ class DatasetSpec(Model):
         default_factory=dict
     )
     shared_encrypt_options: Annotated[
-        tuple[EncryptOption, ...], Doc("Options of all mounts whose values stand in Secrets; they win over options.")
+        tuple[EncryptOption, ...],
+        Doc("Options of all mounts whose values stand in Secrets; they win over any `options`.", Change.LIVE),
     ] = ()
 
 

@@ -16,6 +16,8 @@ TEXT_LENGTH_MAX = 1024
 QUOTA_LIST_LENGTH_MAX = 512
 #: Masters beyond these are not made.
 MASTERS_MAX = 3
+#: The name of a port of master or worker that counts.
+PORT = "rpc"
 
 
 class MediumType(StrEnum):
@@ -63,12 +65,17 @@ class Component(Model):
     properties: Annotated[dict[str, str], Doc("Options of closed programs.", Change.IGNORED)] = Field(
         default_factory=dict
     )
-    ports: Annotated[dict[str, int], Doc("Ports of closed programs; the driver's own are fixed.", Change.IGNORED)] = (
-        Field(default_factory=dict)
-    )
-    resources: Annotated[Resources, Doc("CPU and memory of each pod's container.", Change.ROLLING)] = Field(
-        default_factory=dict
-    )
+    ports: Annotated[
+        dict[str, int],
+        Doc(
+            f"`{PORT}`: where the pods listen, in place of a port of the driver's; others are `FieldsIgnored`.",
+            Change.ROLLING,
+        ),
+    ] = Field(default_factory=dict)
+    resources: Annotated[
+        Resources,
+        Doc("CPU and memory of each pod's container.", Change.ROLLING),
+    ] = Field(default_factory=dict)
     disabled: Annotated[bool, Doc("None of them run.")] = False
     node_selector: Annotated[dict[str, str], Doc("Labels of nodes where the pods may run.", Change.ROLLING)] = Field(
         default_factory=dict
@@ -81,7 +88,8 @@ class Component(Model):
         ),
     ] = NetworkMode.UNSET
     pod_metadata: Annotated[
-        PodMetadata, Doc("Labels and annotations of these pods; they win over those of `spec.podMetadata`.")
+        PodMetadata,
+        Doc("`labels` and `annotations` of these pods; they win over those of `spec.podMetadata`.", Change.ROLLING),
     ] = PodMetadata()
 
 
@@ -96,7 +104,7 @@ class Master(Component):
             {"minimum": 1},
         ),
     ] = 0
-    disabled: Annotated[bool, Doc("Must not be true: without a master nodes know no workers.", Change.CREATION)] = False
+    disabled: Annotated[bool, Doc("Must not be true: without a master nodes know no workers.", Change.REFUSED)] = False
 
 
 class Worker(Component):
@@ -106,6 +114,10 @@ class Worker(Component):
         Int32,
         Doc("Does nothing, as in Fluid: `spec.replicas` is the number of workers.", Change.IGNORED, {"minimum": 1}),
     ] = 0
+    resources: Annotated[
+        Resources,
+        Doc("CPU and memory of each worker; what it needs for its levels is added to memory.", Change.ROLLING),
+    ] = Field(default_factory=dict)
     disabled: Annotated[bool, Doc("There are no workers: everything is read from the NAS.", Change.LIVE)] = False
 
 
@@ -187,9 +199,9 @@ class Level(Model):
             {"enum": ["hostPath", "emptyDir"], "default": "hostPath"},
         ),
     ] = VolumeType.UNSET
-    volume_source: Annotated[VolumeSource, Doc("With `volumeType: emptyDir`, its `emptyDir`.", Change.ROLLING)] = Field(
-        default_factory=dict
-    )
+    volume_source: Annotated[
+        VolumeSource, Doc("Of a volume nothing is needed but room for `quota`.", Change.IGNORED)
+    ] = Field(default_factory=dict)
     path: Annotated[
         str,
         Doc(
@@ -199,7 +211,12 @@ class Level(Model):
         ),
     ] = ""
     quota: Annotated[
-        Quantity, Doc("Size of the level in each worker, over all its paths.", Change.ROLLING, rules=(rules.QUOTA,))
+        Quantity,
+        Doc(
+            "Size of the level in each worker, over all its paths: 64Mi or more for each.",
+            Change.ROLLING,
+            rules=(rules.QUOTA,),
+        ),
     ] = ""
     quota_list: Annotated[
         str,
@@ -269,7 +286,9 @@ class EFCRuntimeSpec(Model):
     clean_cache_policy: Annotated[
         CleanCachePolicy, Doc("There is nothing to clean: a worker's cache goes with the worker.", Change.IGNORED)
     ] = CleanCachePolicy()
-    pod_metadata: Annotated[PodMetadata, Doc("Labels and annotations of master and workers.")] = PodMetadata()
+    pod_metadata: Annotated[PodMetadata, Doc("`labels` and `annotations` of masters and workers.", Change.ROLLING)] = (
+        PodMetadata()
+    )
 
 
 class EFCRuntime(Model):

@@ -20,6 +20,7 @@ class Change(Enum):
     ROLLING = "live, pod by pod"
     CREATION = "at creation"
     IGNORED = "`FieldsIgnored`"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: a schema is no key
@@ -27,7 +28,7 @@ class Doc:
     """A field's description, in Markdown; ``schema`` are further words of its OpenAPI schema, ``rules`` its CEL rules.
 
     ``item_rules`` are those of each item of a list.
-    A field without a ``change`` is a group of fields that have one, or part of the status.
+    A field without a ``change`` is a group of fields that have one, or a part of what has one, or of the status.
     """
 
     text: str

@@ -8,7 +8,7 @@ from typing import Any
 
 from csi.api.common import Model, NetworkMode
 from csi.api.dataset import Dataset
-from csi.api.efcruntime import MASTERS_MAX, CleanPolicy, EFCRuntime, Fuse, Level, VolumeType
+from csi.api.efcruntime import MASTERS_MAX, PORT, CleanPolicy, EFCRuntime, Fuse
 from csi.api.fields import Change, doc_of
 
 #: How names begin of options in ``fuse.properties`` that are of the closed client of Fluid's EFC.
@@ -54,8 +54,10 @@ def _partly(runtime: EFCRuntime, *, has_pod_network: bool) -> Iterator[str]:
     if spec.master.replicas > MASTERS_MAX:
         yield "spec.master.replicas"
     yield from _of_fuse(spec.fuse, has_pod_network=has_pod_network)
-    for index, level in enumerate(spec.tieredstore.levels):
-        yield from _of_level(level, f"spec.tieredstore.levels[{index}]")
+    for part, component in (("master", spec.master), ("worker", spec.worker)):
+        for name in sorted(component.ports):
+            if name != PORT:
+                yield f"spec.{part}.ports.{name}"
 
 
 def _of_fuse(fuse: Fuse, *, has_pod_network: bool) -> Iterator[str]:
@@ -70,9 +72,3 @@ def _of_fuse(fuse: Fuse, *, has_pod_network: bool) -> Iterator[str]:
         yield "spec.fuse.cleanPolicy"
     if fuse.network_mode == NetworkMode.CONTAINER and not has_pod_network:
         yield "spec.fuse.networkMode"
-
-
-def _of_level(level: Level, place: str) -> Iterator[str]:
-    for name in sorted(level.volume_source):
-        if name != "emptyDir" or level.volume_type != VolumeType.EMPTY_DIR:
-            yield f"{place}.volumeSource.{name}"

@@ -61,7 +61,8 @@ class Rule:
             before, after = self.words.split(_VALUE)
             value = self.cel_value or f"self{self.at}"
             shown = f"(size({value}) > {_SHOWN_LENGTH_MAX} ? {value}.substring(0, {_SHOWN_LENGTH_MAX}) : {value})"
-            validation["messageExpression"] = f"{_quoted(before + chr(39))} + {shown} + {_quoted(chr(39) + after)}"
+            whole = f"{_quoted(before + chr(39))} + {shown} + {_quoted(chr(39) + after)}"
+            validation["messageExpression"] = f"{value}.contains('@') ? {_quoted(self.general())} : {whole}"
         if self.at:
             validation["fieldPath"] = self.at
         return validation
@@ -133,9 +134,9 @@ PLACED = Rule(
     value=lambda mounts: next(str(mount["mountPoint"]) for mount in mounts if not _given(mount)),
 )
 
-# Where the mounts show, with a slash at both ends; found once for all pairs, since each pair costs.
-_PLACE = "(has(m.path) && m.path != '' ? m.path : has(m.name) ? m.name : '')"
-_PLACES = f"self.map(m, ({_PLACE}.startsWith('/') ? '' : '/') + {_PLACE} + ({_PLACE}.endsWith('/') ? '' : '/'))"
+# Where the mounts show, with one slash at both ends; found once for all pairs, since each pair costs.
+_PLACE = "('/' + (has(m.path) && m.path != '' ? m.path : has(m.name) ? m.name : '') + '/')"
+_PLACES = f"self.map(m, {_PLACE}.replace('//', '/').replace('//', '/'))"
 _IS_ALONE = "places.exists_one(other, other.startsWith(place))"
 
 

@@ -2,11 +2,11 @@
 
 A mount's options come in layers, of which a later one wins option by option, whatever words it is written in: the
 runtime's ``fuse.properties``, the Dataset's ``sharedOptions``, the mount's ``options``, ``sharedEncryptOptions`` and
-the mount's ``encryptOptions``. Values of Secrets are given by whoever may read them.
+the mount's ``encryptOptions``. The last two are kept apart: their values are in no object but a Secret.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from csi.api.common import NetworkMode
@@ -15,11 +15,21 @@ from csi.api.efcruntime import EFCRuntime
 from csi.api.ignored import CLOSED_OPTIONS, ignored_fields
 from csi.base.errors import Code, DriverError, invalid
 from csi.config import nfs_words
-from csi.config.options import OPTIONS, parse, unknown
+from csi.config.options import OPTIONS, is_option, parse, unknown
 from csi.config.paths import check_relative
 from csi.config.sources import Source
 
-__all__ = ["ClaimSource", "access_modes", "ignored_fields", "is_writable", "options_of", "secrets_of", "source_of"]
+__all__ = [
+    "ClaimSource",
+    "access_modes",
+    "ignored_fields",
+    "is_writable",
+    "options_of",
+    "overlaid",
+    "secret_options_of",
+    "secrets_of",
+    "source_of",
+]
 
 READ_ONLY_MANY = "ReadOnlyMany"
 #: Access modes of core/v1, and whether they let write.
@@ -33,8 +43,8 @@ SIZE_DEFAULT = "100Pi"
 _OURS = ("workers", "workers-key", "workers-tls")
 
 
-#: An option and its value.
-Item = tuple[str, str]
+#: Options that say whether anybody writes, and those that say whether anybody waits for ever.
+_ACCESS, _SOFT = ("ro", "rw"), ("soft", "hard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,26 +112,55 @@ def options_of(
 ) -> dict[str, str]:
     """The mount options of one mount, in words of CONFIGURATION.md; a flag without a value has "true".
 
-    ``secrets`` are the Secrets of the Dataset's namespace, decoded, by name and key. Raises INVALID_ARGUMENT for an
-    option that is unknown or wrong, FAILED_PRECONDITION for a Secret or key that is not there.
+    Without ``secrets``, those whose values stand in Secrets are not among them, and the options may be seen by anybody.
+    ``has_pod_network``: whether nodes have pods ``efc-network``. Raises INVALID_ARGUMENT for an option that is unknown
+    or wrong, and what :func:`secret_options_of` does.
     """
-    spec, found = dataset.spec, secrets or {}
-    layers: list[tuple[str, Mapping[str, str]]] = [
-        ("fuse.properties", _own_properties(runtime) if runtime else {}),
-        ("sharedOptions", spec.shared_options),
-        ("options", mount.options),
-        ("sharedEncryptOptions", _decrypted(spec.shared_encrypt_options, found)),
-        ("encryptOptions", _decrypted(mount.encrypt_options, found)),
-    ]
-    chosen: dict[str, Item] = {}
-    for origin, given in layers:
-        chosen = _over(chosen, given, origin=origin)
-    _set_access(chosen, is_writable=is_writable(dataset), is_read_only=mount.read_only)
+    words: dict[str, str] = {}
+    if runtime is not None:
+        words = overlaid(words, _own_properties(runtime), origin="fuse.properties")
+    words = overlaid(words, dataset.spec.shared_options, origin="sharedOptions")
+    words = overlaid(words, mount.options, origin="options")
     if has_pod_network and runtime is not None and runtime.spec.fuse.network_mode == NetworkMode.CONTAINER:
-        chosen.setdefault("network", ("network", "pod"))
-    words = dict(chosen.values())
-    parse(words.items(), origin="the Dataset's options")
+        words.setdefault("network", "pod")
+    if secrets is not None:
+        words = overlaid(words, secret_options_of(dataset, mount, secrets), origin="encryptOptions")
+    return _with_access(words, is_writable=is_writable(dataset), is_read_only=mount.read_only)
+
+
+def secret_options_of(dataset: Dataset, mount: Mount, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The options of one mount whose values stand in Secrets, in words of CONFIGURATION.md; they win over the others.
+
+    ``secrets`` are the Secrets of the Dataset's namespace, decoded, by name and key. Raises INVALID_ARGUMENT, and
+    FAILED_PRECONDITION for a Secret or key that is not there; no value is in a message.
+    """
+    words: dict[str, str] = {}
+    layers = (("sharedEncryptOptions", dataset.spec.shared_encrypt_options), ("encryptOptions", mount.encrypt_options))
+    for origin, options in layers:
+        given = {option.name: _decrypted(option, secrets, origin=origin) for option in options}
+        words = overlaid(words, given, origin=origin)
     return words
+
+
+def overlaid(options: Mapping[str, str], over: Mapping[str, str], *, origin: str) -> dict[str, str]:
+    """Mount options with others that win, whatever words both are written in; in words of the driver's own table.
+
+    ``origin`` says where the others come from. Raises INVALID_ARGUMENT for what is wrong with them.
+    """
+    for name in over:
+        if name in _OURS:
+            raise invalid(f"option {name!r} in {origin} is the driver's own for a Dataset: leave it out")
+    items: list[tuple[str, str | None]] = [(name, value or None) for name, value in over.items()]
+    was_soft = parse(options.items(), origin="options").soft
+    # What is wrong within a layer is an error, as everywhere; whether `soft` is in force may be a lower layer's word.
+    is_soft_given = any(name in ("soft", "hard") for name in over)
+    parsed = parse([("soft", None), *items] if was_soft and not is_soft_given else items, origin=origin)
+    fields = {OPTIONS[name].field: (name, value) for name, value in options.items()}
+    if not parsed.soft:
+        fields.pop("timeout_ms", None)
+    for own in nfs_words.own_options(items, origin=origin, is_soft=was_soft):
+        fields[OPTIONS[own.name].field] = (own.name, "true" if own.value is None else own.value)
+    return dict(fields.values())
 
 
 def _own_properties(runtime: EFCRuntime) -> dict[str, str]:
@@ -129,53 +168,43 @@ def _own_properties(runtime: EFCRuntime) -> dict[str, str]:
     return {name: value for name, value in runtime.spec.fuse.properties.items() if not name.startswith(CLOSED_OPTIONS)}
 
 
-def _decrypted(options: Iterable[EncryptOption], secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """The options with their values out of Secrets."""
-    values: dict[str, str] = {}
-    for option in options:
-        reference = option.value_from.secret_key_ref
-        if reference is None:
-            raise invalid(f"option {option.name!r} has no valueFrom.secretKeyRef: name a Secret and its key")
-        secret = secrets.get(reference.name)
-        if secret is None:
-            raise _missing(f"option {option.name!r}: there is no Secret {reference.name!r} in the Dataset's namespace")
-        if reference.key not in secret:
-            raise _missing(f"option {option.name!r}: Secret {reference.name!r} has no key {reference.key!r}")
-        values[option.name] = secret[reference.key]
-    return values
+def _decrypted(option: EncryptOption, secrets: Mapping[str, Mapping[str, str]], *, origin: str) -> str:
+    """The option's value out of its Secret."""
+    name, reference = option.name, option.value_from.secret_key_ref
+    if reference is None:
+        raise invalid(f"option {name!r} in {origin} has no valueFrom.secretKeyRef: name a Secret and its key")
+    secret = secrets.get(reference.name)
+    if secret is None:
+        raise _missing(f"option {name!r} in {origin}: there is no Secret {reference.name!r} in the Dataset's namespace")
+    if reference.key not in secret:
+        raise _missing(f"option {name!r} in {origin}: Secret {reference.name!r} has no key {reference.key!r}")
+    if name in _ACCESS:
+        raise invalid(f"option {name!r} in {origin} is no secret: write readOnly or accessModes")
+    if not is_option(name):
+        raise unknown(name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin=origin)
+    value = secret[reference.key]
+    try:
+        # With `timeout` alone something else would be wrong.
+        parse([("soft", None), (name, value or None)] if name not in _SOFT else [(name, value or None)], origin=origin)
+    except DriverError:
+        where = f"value of Secret {reference.name!r}, key {reference.key!r}"
+        allowed = f"; allowed is {OPTIONS[name].allowed()}" if name in OPTIONS else ""
+        raise invalid(f"option {name!r} in {origin} cannot have the {where}{allowed}") from None
+    return value
 
 
 def _missing(message: str) -> DriverError:
     return DriverError(Code.FAILED_PRECONDITION, message)
 
 
-def _over(chosen: Mapping[str, Item], given: Mapping[str, str], *, origin: str) -> dict[str, Item]:
-    """The options by field, with those of one more layer, which win. Raises INVALID_ARGUMENT."""
-    for name in given:
-        if name in _OURS:
-            raise invalid(f"option {name!r} in {origin} is the driver's own for a Dataset: leave it out")
-    items: list[tuple[str, str | None]] = [(name, value or None) for name, value in given.items()]
-    was_soft = parse([chosen["soft"]], origin=origin).soft if "soft" in chosen else False
-    # What is wrong within a layer is an error, as everywhere; whether `soft` is in force may be a lower layer's word.
-    is_soft_given = any(name in ("soft", "hard") for name in given)
-    parsed = parse([("soft", None), *items] if was_soft and not is_soft_given else items, origin=origin)
-    fields = dict(chosen)
-    if not parsed.soft:
-        fields.pop("timeout_ms", None)
-    for own in nfs_words.own_options(items, origin=origin, is_soft=was_soft):
-        fields[OPTIONS[own.name].field] = (own.name, "true" if own.value is None else own.value)
-    return fields
-
-
-def _set_access(chosen: dict[str, Item], *, is_writable: bool, is_read_only: bool) -> None:
-    """Read-only or not, and the consistency that goes with it unless the options have one."""
-    asked = parse([chosen["read_only"]], origin="the Dataset's options").read_only if "read_only" in chosen else None
+def _with_access(words: dict[str, str], *, is_writable: bool, is_read_only: bool) -> dict[str, str]:
+    """The options with what access asks for: read-only or not, and, unless they have one, the consistency."""
+    given = {name for name in _ACCESS if name in words}
+    asked = parse(words.items(), origin="the Dataset's options").read_only
     reason = "accessModes has no mode that writes" if not is_writable else "the mount has readOnly: true"
-    if asked is False and (is_read_only or not is_writable):
+    if given and not asked and (is_read_only or not is_writable):
         raise invalid(f"option 'rw' cannot be had, since {reason}: leave it out, or change the other")
-    if is_read_only or not is_writable or asked:
-        chosen["read_only"] = ("ro", "true")
-        chosen.setdefault("consistency", ("consistency", "bounded"))
-        chosen.setdefault("attr_ttl_ms", ("attr-ttl", "3s"))
-    else:
-        chosen.setdefault("consistency", ("consistency", "cto"))
+    if not (is_read_only or asked) and is_writable:
+        return {"consistency": "cto"} | words
+    kept = {name: value for name, value in words.items() if name not in _ACCESS}
+    return {"ro": "true", "consistency": "bounded", "attr-ttl": "3s"} | kept

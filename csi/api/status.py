@@ -185,11 +185,11 @@ class RuntimeStatus(Model):
     workers: Annotated[tuple[WorkerCache, ...], Doc("What each worker holds.")] = ()
     selector: Annotated[str, Doc("The labels of the workers, for autoscalers.")] = ""
     value_file: Annotated[str, Doc("Stays empty: Fluid's Helm values.")] = ""
-    setup_duration: Annotated[str, Doc("How long it took until the Dataset was Bound.")] = ""
+    setup_duration: Annotated[str, Doc("Stays empty.")] = ""
     api_gateway: Annotated[ApiGateway | None, Doc("Stays empty.")] = None
     mount_time: Annotated[Time, Doc("Stays empty.")] = ""
     mounts: Annotated[tuple[Mount, ...], Doc("Stays empty.")] = ()
-    cache_affinity: Annotated[NodeAffinity | None, Doc("Where workers may run.")] = None
+    cache_affinity: Annotated[NodeAffinity | None, Doc("Stays empty.")] = None
 
     def written(self, *, is_ours: bool = True) -> dict[str, Any]:
         """The status as JSON, with all that Fluid's CRD requires; ``is_ours``: whether the installed CRD is ours."""
@@ -207,10 +207,10 @@ def _written(status: Model, *, required: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _filled(value: Any) -> Any:  # noqa: ANN401
-    """JSON without the empty texts, lists and objects in it."""
+    """JSON without what is empty or false in it."""
     if isinstance(value, dict):
         within = {name: _filled(inner) for name, inner in value.items()}
-        return {name: inner for name, inner in within.items() if inner not in ("", [], {})}
+        return {name: inner for name, inner in within.items() if inner not in ("", [], {}, False)}
     return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 

@@ -39,9 +39,12 @@ class Master:
 
 
 class Masters:
-    """Connections to masters, by the UID of the Dataset; ``changed`` is called with the UID when figures came."""
+    """Connections to masters, by the UID of the Dataset.
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
+    ``changed`` is called with the UID when figures came, and whether they say more than that figures grew or shrank.
+    """
+
+    def __init__(self, changed: Callable[[str, bool], None]) -> None:
         self._changed = changed
         self._connections: dict[str, _Connection] = {}
         #: The latest figures of each Dataset.
@@ -107,7 +110,7 @@ class Masters:
         before = self.figures.get(uid)
         self.figures[uid] = figures
         if before != figures:
-            self._changed(uid)
+            self._changed(uid, _without_figures(before) != _without_figures(figures))
 
     def next_revision(self) -> int:
         """A number that is greater than all before, also than those of an operator before this one."""
@@ -116,7 +119,15 @@ class Masters:
 
     def connection_changed(self, uid: str) -> None:
         """Notes that a master answers, or no more."""
-        self._changed(uid)
+        self._changed(uid, True)  # noqa: FBT003
+
+
+def _without_figures(figures: dataset_pb2.Figures | None) -> tuple[object, ...]:
+    """What is to be known at once: nodes, the source, and whether totals are known."""
+    if figures is None:
+        return ()
+    nodes = [node.SerializeToString() for node in figures.nodes]
+    return nodes, figures.source.SerializeToString(), figures.totals.known, figures.totals.reason
 
 
 class _Connection:

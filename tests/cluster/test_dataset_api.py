@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from csi.api.checks import problems
+from csi.api import crds
+from csi.api.checks import Problem, problems
 from csi.api.dataset import MOUNTS_MAX, Dataset
 from csi.api.efcruntime import LEVELS_MAX, EFCRuntime
 from csi.api.status import CacheStates, DatasetCondition, DatasetStatus, PartPhase, RuntimeStatus
 from tests.cluster.cluster import Cluster
-from tests.support.dataset_objects import RIGHT, WRONG, Object
+from tests.support.dataset_objects import LATER, RIGHT, WRONG, Object, dataset, level
 from tests.support.paths import ROOT
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.short
 _KINDS: Mapping[str, type[Dataset | EFCRuntime]] = {"Dataset": Dataset, "EFCRuntime": EFCRuntime}
@@ -29,8 +33,9 @@ def nothing_left() -> None:
 @pytest.fixture(scope="module")
 def served(bare_cluster: Cluster) -> Cluster:
     """The cluster with both CRDs."""
-    crds = (ROOT / "deploy" / "crds.yaml").read_text()
-    bare_cluster.kubectl("apply", "--server-side", "-f", "-", stdin=crds)
+    # Another test may have installed them by Helm.
+    written = (ROOT / "deploy" / "crds.yaml").read_text()
+    bare_cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=written)
     for name in ("datasets", "efcruntimes"):
         bare_cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}.data.fluid.io", "--timeout=30s")
     return bare_cluster
@@ -53,13 +58,13 @@ def _tried(cluster: Cluster, objects: Mapping[str, Object]) -> dict[str, str]:
 def test_wrong_input_is_refused_in_the_words_of_the_operator(served: Cluster) -> None:
     said = _tried(served, {wrong.case: wrong.object for wrong in WRONG})
     for wrong in WRONG:
-        (problem,) = problems(_KINDS[wrong.object["kind"]].model_validate(wrong.object))
+        problem, *_ = problems(_KINDS[wrong.object["kind"]].model_validate(wrong.object))
         assert f"{problem.field}: " in said[wrong.case]
         assert problem.message in said[wrong.case]
 
 
 def test_right_input_is_taken(served: Cluster) -> None:
-    assert _tried(served, RIGHT) == {}
+    assert _tried(served, {**RIGHT, **LATER}) == {}
 
 
 def test_the_longest_lists_and_texts_are_taken(served: Cluster) -> None:
@@ -75,6 +80,69 @@ def test_the_longest_lists_and_texts_are_taken(served: Cluster) -> None:
         "spec": {"tieredstore": {"levels": levels}},
     }
     assert _tried(served, {"mounts": whole, "levels": runtime}) == {}
+
+
+def _at_random(story: random.Random) -> Object:
+    """A Dataset or a runtime, likely wrong."""
+    parts = [
+        "nfs://",
+        "cpfs://",
+        "pvc://",
+        "nas",
+        "[::1]",
+        ":",
+        "2049",
+        "/",
+        "..",
+        "a",
+        "-",
+        ".",
+        "?",
+        "\\",
+        "@",
+        "\n",
+        "é",
+    ]
+
+    def text(*, longest: int) -> str:
+        return "".join(story.choices(parts, k=story.randint(1, longest)))
+
+    def mount() -> dict[str, str]:
+        places = {
+            name: story.choice(["", "/", "a", "/a", "/a/", "/a/b", "a/b", "/ab", "//a"]) for name in ("path", "name")
+        }
+        kept = {name: place for name, place in places.items() if story.random() < 0.7}
+        return {"mountPoint": story.choice(["nfs://nas/a", text(longest=6).ljust(5, "x")])} | kept
+
+    if story.random() < 0.6:
+        return dataset(*(mount() for _ in range(story.choice([1, 2, 3]))))
+    quotas = ["64Mi", "63Mi", "67108864", "6.4e7", "7e7", "0.0625Gi", "0.06Gi", "68M", "67M", "1m", "0", "1Ei"]
+    fields = {
+        "quota": story.choice(quotas),
+        "quotaList": ",".join(story.choices(["1Gi", "64Mi", "1Mi", "70M"], k=story.choice([2, 3]))),
+        "path": story.choice(["/a", "/a,/b", "/a,/b,/c"]),
+        "high": story.choice(["", "0.9", "1", "1.", ".5", "x", "0.70"]),
+        "low": story.choice(["", "0.7", "2", "y"]),
+    }
+    return level(**{name: value for name, value in fields.items() if story.random() < 0.6})
+
+
+def test_the_api_server_and_the_operator_agree(served: Cluster) -> None:
+    """What CEL refuses is what Python finds, but for what only parsing tells."""
+    story = random.Random(1)
+    tried = {f"story-{number}": _at_random(story) for number in range(200)}
+    said = _tried(served, tried)
+    for name, written in tried.items():
+        wrong = [
+            problem for problem in problems(_KINDS[written["kind"]].model_validate(written)) if _is_of_a_rule(problem)
+        ]
+        assert (name in said) == bool(wrong), (written, said.get(name), wrong)
+        for problem in wrong:
+            assert problem.message in said[name], (written, said[name])
+
+
+def _is_of_a_rule(problem: Problem) -> bool:
+    return not problem.message.startswith(("source ", "the directory ")) and "by now" not in problem.message
 
 
 @pytest.fixture
@@ -137,6 +205,55 @@ def test_scale(bound: Cluster) -> None:
     scale = json.loads(bound.kubectl("get", "--raw", path))
     assert scale["spec"]["replicas"] == 1
     assert scale["status"] == {"replicas": 3, "selector": "app=efc,release=tried,role=efc-worker"}
+
+
+def _without_rules(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {name: _without_rules(inner) for name, inner in schema.items() if name != "x-kubernetes-validations"}
+    return [_without_rules(inner) for inner in schema] if isinstance(schema, list) else schema
+
+
+def test_crds_of_somebody_else_are_not_replaced_by_mistake_and_old_objects_stay(served: Cluster) -> None:
+    """Under CRDs without rules a Dataset is made that ours refuse: it can still be changed, and deleted."""
+    apply = ("apply", "--server-side", "-f", "-")
+    theirs = json.dumps({"apiVersion": "v1", "kind": "List", "items": _without_rules(crds.crds())})
+    served.kubectl(*apply, "--field-manager=somebody", "--force-conflicts", stdin=theirs)
+    refused = {**dataset("s3://bucket/data"), "metadata": {"name": "older", "namespace": "default"}}
+
+    def is_made() -> bool:
+        served.kubectl("create", "-f", "-", stdin=json.dumps(refused), check=False)
+        return served.get("dataset", "older") is not None
+
+    wait_until(is_made, what="CRDs without rules in force", limit_s=30, interval_s=0.5)
+    done = served.script("kubectl", *apply, stdin=crds.text(), limit_s=60, check=False)
+    assert 'conflict with "somebody"' in done.stderr
+    served.kubectl(*apply, "--force-conflicts", stdin=crds.text())
+    wait_until(lambda: "web" in _tried(served, {"web": WRONG[0].object}), what="rules in force", limit_s=30)
+    served.kubectl("label", "dataset", "older", "changed=yes")
+    served.kubectl("delete", "dataset", "older", "--timeout=30s")
+
+
+def test_who_may_edit_a_namespace_may_edit_its_datasets(served: Cluster) -> None:
+    options = ("--show-only", "templates/datasets.yaml")
+    done = subprocess.run([ROOT / "deploy" / "render", *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    served.kubectl("apply", "-f", "-", stdin=done.stdout)
+
+    def rules(role: str) -> dict[str, set[str]]:
+        found = served.get("clusterrole", role) or {"rules": []}
+        ours = [rule for rule in found["rules"] if rule.get("apiGroups") == ["data.fluid.io"]]
+        verbs: dict[str, set[str]] = {}
+        for rule in ours:
+            for resource in rule["resources"]:
+                verbs.setdefault(resource, set()).update(rule["verbs"])
+        return verbs
+
+    wait_until(lambda: bool(rules("view") and rules("admin")), what="the roles' aggregation", limit_s=30)
+    assert rules("view")["datasets"] == {"get", "list", "watch"}
+    for role in ("edit", "admin"):
+        assert rules(role)["datasets"] >= {"get", "create", "patch", "delete"}
+        assert rules(role)["efcruntimes/scale"] >= {"get", "patch"}
+        assert rules(role)["datasets/status"] == {"get", "list", "watch"}
 
 
 def test_explained(served: Cluster) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -203,6 +204,22 @@ def test_it_goes_on_from_each_of_its_lines(nas: Nas, folder: Path) -> None:
         assert resumed[-1].totals == lines[-1].totals
         assert resumed[0].files >= line.files, "it does not begin anew"
         assert len(resumed) <= len(lines) + 1
+
+
+def test_more_names_than_a_checkpoint_holds(scripted: ScriptedNas) -> None:
+    """Lines keep the last checkpoint that was short enough, and nothing is counted twice from there."""
+    scripted.page_entries = 500
+    numbers = random.Random(1)
+    for _ in range(25_000):
+        file = scripted.add(scripted.root, f"{len(scripted.root.children)}", data=b"12", fileid=numbers.getrandbits(60))
+        file.nlink = 2  # the other name is elsewhere
+    lines = walk(scripted.url, "--interval-ms", "0")
+    assert lines[-1].totals == (25_000, 50_000, 1)
+    assert all(len(line.checkpoint) <= 64 << 10 for line in lines)
+    assert lines[-2].checkpoint == lines[-3].checkpoint != lines[1].checkpoint, "there was room for all"
+    scripted.counts.clear()
+    assert walk(scripted.url, "--resume", lines[-2].checkpoint)[-1].totals == lines[-1].totals
+    assert scripted.counts["READDIRPLUS"] < 50, "it begins anew"
 
 
 def test_it_is_killed_again_and_again(nas: Nas, folder: Path) -> None:

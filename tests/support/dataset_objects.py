@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 API_VERSION = "data.fluid.io/v1alpha1"
-Object = Mapping[str, Any]
+Object = dict[str, Any]
 
 
 def dataset(*mounts: Mapping[str, Any] | str, **spec: Any) -> Object:
@@ -77,9 +77,9 @@ WRONG = (
     Wrong("path-upwards", dataset(_at("nfs://nas/a", path="/../a")), "spec.mounts[0].path", "'/../a' contains '..'"),
     Wrong("one-path", dataset(_at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/a/")), _MOUNTS, _APART),
     Wrong("path-of-a-name", dataset(_at("nfs://nas/a", path="a"), _at("nfs://nas/b", name="a")), _MOUNTS, _APART),
-    Wrong("inside", dataset(_at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/a/b")), _MOUNTS, "are at '/a/', or"),
+    Wrong("inside", dataset(_at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/a/b")), _MOUNTS, "at '/a/', or"),
     Wrong("in-the-root", dataset(_at("nfs://nas/a", path="/"), _at("nfs://nas/b", path="/b")), _MOUNTS, _APART),
-    Wrong("nameless", dataset("nfs://nas/a", _at("nfs://nas/b", name="b")), _MOUNTS, "'nfs://nas/a' has neither path"),
+    Wrong("nameless", dataset("nfs://nas/a", _at("nfs://nas/b", name="b")), _MOUNTS, "'nfs://nas/a' has neither"),
     Wrong("placement", dataset("nfs://nas/a", placement="Both"), "spec.placement", '"Exclusive", "Shared"'),
     Wrong("medium", level(mediumtype="NVME"), f"{_LEVEL}.mediumtype", '"MEM", "SSD", "HDD"'),
     Wrong("volume-type", level(volumeType="pvc"), f"{_LEVEL}.volumeType", '"hostPath", "emptyDir"'),
@@ -133,10 +133,6 @@ RIGHT: Mapping[str, Object] = {
     "cpfs": dataset("cpfs://cpfs-01.cn-hangzhou.example.com:/share"),
     "claim": dataset("pvc://data"),
     "directory-of-a-claim": dataset("pvc://data.v2/a/b"),
-    "three-mounts": dataset(
-        _at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/ab"), _at("nfs://nas/c", name="c", path="")
-    ),
-    "nested-path-of-one": dataset(_at("nfs://nas/a", path="/x/y")),
     "numbers-of-an-owner": dataset("nfs://nas/a", owner={"uid": 1000, "gid": 1000}),
     "places": dataset(
         "nfs://nas/a",
@@ -157,4 +153,12 @@ RIGHT: Mapping[str, Object] = {
     "watermarks-that-are-no-numbers": level(high="most", low="0.7"),
     "resources": runtime(worker={"resources": {"requests": {"cpu": 1, "memory": "1Gi"}}}),
     "no-workers": runtime(replicas=0, worker={"disabled": True}),
+}
+
+#: What the API server takes and the operator does not serve yet.
+LATER: Mapping[str, Object] = {
+    "three-mounts": dataset(
+        _at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/ab"), _at("nfs://nas/c", name="c", path="")
+    ),
+    "nested-path-of-one": dataset(_at("nfs://nas/a", path="/x/y")),
 }

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from csi import cli
+from csi.api import crds
 from csi.base import driver
 from csi.config.parameters import VolumeParameters
 from csi.node import inline
@@ -66,6 +67,15 @@ RULES = {
         "pods": {"get", "list", "watch", "patch", "delete"},
         "secrets": WRITE - {"list", "watch"},
         "events": {"create", "patch"},
+    },
+    "efc-datasets-view": {
+        resource: {"get", "list", "watch"}
+        for resource in ("datasets", "datasets/status", "efcruntimes", "efcruntimes/status", "efcruntimes/scale")
+    },
+    "efc-datasets-edit": {
+        "datasets": {"create", "update", "patch", "delete", "deletecollection"},
+        "efcruntimes": {"create", "update", "patch", "delete", "deletecollection"},
+        "efcruntimes/scale": {"update", "patch"},
     },
 }
 #: In the driver's own namespace: role -> resource -> verbs.
@@ -188,6 +198,42 @@ def test_without_datasets_the_operator_may_touch_nothing_but_taints() -> None:
     ]
     assert given == ["nodes", "csinodes"]
     assert "sysctls" not in dict(pods(objects))["efc-operator"]["securityContext"]
+
+
+def test_users_roles_become_part_of_kubernetes_own() -> None:
+    roles = [item["metadata"] for item in committed() if item["kind"] == "ClusterRole"]
+    aggregated = {
+        role["name"]: {label.rpartition("-to-")[2] for label in role["labels"] if "/aggregate-to-" in label}
+        for role in roles
+    }
+    assert {name: targets for name, targets in aggregated.items() if targets} == {
+        "efc-datasets-view": {"view"},
+        "efc-datasets-edit": {"edit", "admin"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "is_there"),
+    [
+        (["--set", "crds.install=auto"], True),
+        (["--set", "crds.install=auto", "--kube-version", "1.28.0"], False),
+        (["--set", "crds.install=auto", "--set", "dataset.enabled=false"], False),
+        (["--set", "crds.install=always", "--kube-version", "1.28.0"], True),
+        ([], False),
+    ],
+)
+def test_crds_are_installed_on_request_and_stay(options: list[str], *, is_there: bool) -> None:
+    found = [item for item in rendered(*options) if item["kind"] == "CustomResourceDefinition"]
+    if not is_there:
+        assert found == []
+        return
+    for crd, expected in zip(found, crds.crds(), strict=True):
+        assert crd["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert crd == expected
+
+
+def test_the_charts_crds_are_those_of_the_file() -> None:
+    assert (DEPLOY / "chart" / "crds.yaml").read_text() == (DEPLOY / "crds.yaml").read_text(), "run make manifests"
 
 
 def test_everything_in_the_way_of_the_startup_taints_removal_tolerates_it() -> None:

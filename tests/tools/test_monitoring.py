@@ -137,7 +137,7 @@ def test_the_operator_can_be_off() -> None:
     assert not [item for item in objects if item["metadata"]["name"] == "efc-operator"]
     on = {(item["kind"], item["metadata"]["name"]) for item in rendered()}
     off = {(item["kind"], item["metadata"]["name"]) for item in objects}
-    assert {name for _, name in on - off} == {"efc-operator"}
+    assert {name for _, name in on - off} == {"efc-operator", "efc-datasets-view", "efc-datasets-edit"}
     assert off < on
 
 

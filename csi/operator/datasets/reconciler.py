@@ -42,6 +42,8 @@ WORKERS = 24
 _PASSES_MAX = 6
 #: Shortest time between two writes of figures into one object.
 FIGURES_SECONDS = 5.0
+#: How long figures that changed wait for more of them.
+_GATHER_SECONDS = 1.5
 #: How old what was read of users' Secrets and claims may be.
 _USERS_SECONDS = 25.0
 #: How many Secrets of ours are read again in a second, over all Datasets, and how often each at most.
@@ -154,9 +156,15 @@ class Reconciler:
             self._masters.forget(notes.uid)
             self._keys.pop(notes.uid, None)
 
-    def _figures_came(self, uid: str) -> None:
-        if (key := self._keys.get(uid)) is not None:
+    def _figures_came(self, uid: str, is_urgent: bool) -> None:  # noqa: FBT001  # called back with both
+        key = self._keys.get(uid)
+        if key is None:
+            return
+        if is_urgent:
             self._queue.add(key)
+        else:
+            # While data is read they change each second; they are written every few.
+            self._queue.add_later(key, _GATHER_SECONDS)
 
     # ------------------------------------------------------------ looking
 

@@ -302,6 +302,9 @@ mod tests {
             &["stat", "--recursive", "nfs://nas/x", "a"],
             &["rm", "-r", "nfs://nas/x", "a"],
             &["mkdir", "--mode", "8", "nfs://nas/x", "a"],
+            &["walk", "nfs://nas/x", "a", "b"],
+            &["stat", "--resume", "AAAA", "nfs://nas/x", "a"],
+            &["walk", "--interval-ms", "-1", "nfs://nas/x"],
             &["mkdir", "--mode", "+7", "nfs://nas/x", "a"],
             &["stat", "--timeout-ms", "0", "nfs://nas/x", "a"],
         ] {

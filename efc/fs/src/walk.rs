@@ -11,6 +11,8 @@
 mod base64;
 mod checkpoint;
 mod links;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::io::Write as _;

@@ -9,7 +9,7 @@ from csi.api.dataset import Dataset
 from csi.api.efcruntime import EFCRuntime
 from csi.api.ignored import ignored_fields
 from csi.api.sources import SIZE_ANNOTATION
-from tests.support.dataset_objects import RIGHT, WRONG, Object, Wrong, dataset, level, runtime
+from tests.support.dataset_objects import LATER, RIGHT, WRONG, Object, Wrong, dataset, level, runtime
 
 
 def _read(written: Object) -> Dataset | EFCRuntime:
@@ -19,9 +19,16 @@ def _read(written: Object) -> Dataset | EFCRuntime:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.case)
 def test_wrong(wrong: Wrong) -> None:
-    (problem,) = problems(_read(wrong.object))
+    problem, *others = problems(_read(wrong.object))
     assert problem.field == wrong.field
     assert wrong.words in problem.message
+    assert all("by now" in other.message for other in others)
+
+
+@pytest.mark.parametrize("written", LATER.values(), ids=LATER)
+def test_what_is_not_served_yet(written: Object) -> None:
+    (problem,) = problems(_read(written))
+    assert "by now" in problem.message
 
 
 @pytest.mark.parametrize("written", RIGHT.values(), ids=RIGHT)
@@ -59,8 +66,10 @@ def test_a_password_is_not_repeated() -> None:
 
 
 def test_a_problem_in_one_line() -> None:
-    problem = Problem(field="spec.placement", value="Both", message="is unknown")
-    assert str(problem) == "spec.placement: is unknown"
+    said = str(Problem(field="spec.placement", value="Both", message="'Both' is unknown"))
+    assert said == "spec.placement: 'Both' is unknown"
+    (problem,) = problems(_read(level(quota="1Mi")))
+    assert str(problem).startswith("spec.tieredstore.levels[0].quota: '1Mi': a quota this small")
 
 
 def test_nothing_is_ignored_of_the_quick_start() -> None:
@@ -73,7 +82,7 @@ def test_fields_that_do_nothing_are_listed() -> None:
     mount = {"mountPoint": "nfs://nas/a", "shared": True}
     data = dataset(mount, runtimes=[{"name": "other"}], owner={"uid": 0, "gid": 0, "user": "root"})
     served = runtime(
-        worker={"replicas": 2, "ports": {"rpc": 14555}, "version": {"image": "closed"}, "properties": {}},
+        worker={"replicas": 2, "ports": {"rpc": 14555, "web": 80}, "version": {"image": "closed"}, "properties": {}},
         master={"replicas": 5},
         initFuse={"version": {"image": "closed"}},
         osAdvise={"osVersion": "centos"},
@@ -88,7 +97,7 @@ def test_fields_that_do_nothing_are_listed() -> None:
                 "claims": [{"name": "a"}],
             },
         },
-        tieredstore={"levels": [{"mediumtype": "MEM", "high": "0.9", "volumeSource": {"emptyDir": {}, "nfs": {}}}]},
+        tieredstore={"levels": [{"mediumtype": "MEM", "high": "0.9", "volumeSource": {"emptyDir": {}}}]},
     )
     found = ignored_fields(Dataset.model_validate(data), EFCRuntime.model_validate(served), has_pod_network=False)
     assert found == [
@@ -97,8 +106,8 @@ def test_fields_that_do_nothing_are_listed() -> None:
         "spec.runtimes",
         "spec.worker.replicas",
         "spec.worker.version",
-        "spec.worker.ports",
         "spec.initFuse",
+        "spec.tieredstore.levels[0].volumeSource",
         "spec.tieredstore.levels[0].high",
         "spec.osAdvise",
         "spec.master.replicas",
@@ -108,12 +117,5 @@ def test_fields_that_do_nothing_are_listed() -> None:
         "spec.fuse.resources.requests.memory",
         "spec.fuse.cleanPolicy",
         "spec.fuse.networkMode",
-        "spec.tieredstore.levels[0].volumeSource.emptyDir",
-        "spec.tieredstore.levels[0].volumeSource.nfs",
+        "spec.worker.ports.web",
     ]
-
-
-def test_an_empty_directory_with_limits_is_used() -> None:
-    emptied = {"emptyDir": {"sizeLimit": "1Gi"}}
-    served = level(mediumtype="SSD", volumeType="emptyDir", path="/cache", volumeSource=emptied)
-    assert ignored_fields(Dataset.model_validate(dataset("nfs://nas/a")), EFCRuntime.model_validate(served)) == []

@@ -53,7 +53,7 @@ async def test_a_change_reaches_the_master_and_its_figures_come_back(
 ) -> None:
     monkeypatch.setattr(masters, "_RETRY_SECONDS_MAX", 0.5)
     told: list[str] = []
-    talking = Masters(told.append)
+    talking = Masters(lambda uid, _: told.append(uid))
     try:
         talking.set(program.uid, wanted(program, authority, "w-0"))
         await until(lambda: workers_of(talking, program.uid) == ["w-0"])
@@ -81,7 +81,7 @@ async def test_a_change_reaches_the_master_and_its_figures_come_back(
 
 
 async def test_a_master_of_another_authority_is_not_believed(program: DatasetMaster, authority: Authority) -> None:
-    talking = Masters(lambda _: None)
+    talking = Masters(lambda *_: None)
     with Authority.made() as stranger:
         try:
             talking.set(program.uid, wanted(program, stranger, "w-0"))
@@ -95,7 +95,7 @@ async def test_a_master_of_another_authority_is_not_believed(program: DatasetMas
 
 
 async def test_what_a_worker_held_that_does_not_answer_now_it_still_holds() -> None:
-    talking = Masters(lambda _: None)
+    talking = Masters(lambda *_: None)
 
     def figures(cached: int, *, reachable: bool) -> dataset_pb2.Figures:
         worker = dataset_pb2.WorkerFigures(name="w-0", cached_bytes=cached, reachable=reachable)
@@ -106,3 +106,18 @@ async def test_what_a_worker_held_that_does_not_answer_now_it_still_holds() -> N
     assert talking.figures["uid"].workers[0].cached_bytes == 500
     talking.came("uid", figures(100, reachable=True))
     assert talking.figures["uid"].workers[0].cached_bytes == 100
+
+
+async def test_what_only_figures_changed_in_can_wait() -> None:
+    told: list[bool] = []
+    talking = Masters(lambda _, is_urgent: told.append(is_urgent))
+    node = dataset_pb2.NodeFigures(node="n1", serving=True)
+    for figures in (
+        dataset_pb2.Figures(nodes=[node]),
+        dataset_pb2.Figures(nodes=[node], read=dataset_pb2.ReadFigures(total=1)),
+        dataset_pb2.Figures(nodes=[node], read=dataset_pb2.ReadFigures(total=1)),
+        dataset_pb2.Figures(nodes=[], read=dataset_pb2.ReadFigures(total=1)),
+        dataset_pb2.Figures(totals=dataset_pb2.Totals(known=True)),
+    ):
+        talking.came("uid", figures)
+    assert told == [True, False, True, True]

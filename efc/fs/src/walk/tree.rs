@@ -16,9 +16,9 @@ use efc_nfs::Circle;
 use super::links::{FileId, Links};
 
 /// Most directories that wait with their handles; beyond that the pages they came from are listed once more.
-const WAITING_MAX: usize = 1 << 18;
+const WAITING_MAX: usize = if cfg!(test) { 8 } else { 1 << 18 };
 /// Deepest level that is listed: a server that shows a directory below itself would have no end.
-const DEPTH_MAX: u32 = 1 << 16;
+const DEPTH_MAX: u32 = if cfg!(test) { 1 << 10 } else { 1 << 16 };
 /// How often a listing is begun anew.
 const RESTARTS_MAX: u32 = 8;
 
@@ -150,11 +150,10 @@ impl Open {
     /// All that is left to do in this directory, without the handles that wait.
     fn position(&self) -> Directory {
         let mut directory = self.directory.clone();
-        if self.waiting.is_empty() {
-            directory.taken = directory.taken.max(directory.place.index);
-        } else {
+        if !self.waiting.is_empty() {
             directory.place = self.page;
         }
+        directory.taken = directory.taken.max(directory.place.index);
         directory
     }
 
@@ -310,9 +309,10 @@ impl Tree {
         self.ready.push(id);
     }
 
-    /// Gives up half of the handles that wait, those first whose turn comes last.
+    /// Gives up half of the handles that wait, those first whose turn comes last; not those of the page that has just come, or
+    /// all might be listed again and again.
     fn forget_waiting(&mut self) {
-        for id in &self.ready {
+        for id in self.ready.iter().rev().skip(1).rev() {
             let open = self.open.get_mut(id).expect("what is ready is open");
             self.waiting -= open.waiting.len();
             open.forget_waiting();
