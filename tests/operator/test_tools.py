@@ -39,7 +39,7 @@ class Plugin:
         environment = os.environ | {
             "EFC_CLUSTER_DIR": str(self._namespace.cluster.folder), "PATH": f"{self._folder}:{os.environ['PATH']}",
         }  # fmt: skip
-        command = [SCRIPTS / "kubectl", "efc", *arguments]
+        command = [str(SCRIPTS / "kubectl"), "efc", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
 
     def rows(self, *arguments: str) -> list[list[str]]:
@@ -189,7 +189,7 @@ def test_who_may_not_look_is_told(namespace: Namespace, efc: Plugin) -> None:
 def _scraped(cluster: Cluster, port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """The samples that an operator serves."""
     command = [
-        SCRIPTS / "on-node",
+        str(SCRIPTS / "on-node"),
         "0",
         sys.executable,
         "-c",
