@@ -7,6 +7,8 @@ the other side has asked for eight blocks and reads none. With a file it has 16 
 pages are written.
 """
 
+from collections.abc import Mapping
+
 MIB = 1 << 20
 #: Least memory for values.
 MEMORY_MIB_MIN = 64
@@ -22,6 +24,18 @@ _MIB_PER_PLACES_MIB = 512
 _OVERHEAD_MIB = 64
 #: And for files.
 _DISK_OVERHEAD_MIB = 96
+
+
+def held_bytes(stats: Mapping[str, str]) -> int:
+    """Bytes of the items that a worker holds, by memcached's ``stats``; KeyError or ValueError if they do not say.
+
+    memcached counts a value that was dropped from a file until somebody asks for it, so with files the sum of what lies
+    in them and of all memory for items is the most. (Measured: of 1,064 MiB it is 1,069.)
+    """
+    held = int(stats["bytes"])
+    if "extstore_bytes_used" not in stats:
+        return held
+    return min(held, int(stats["extstore_bytes_used"]) + int(stats["limit_maxbytes"]))
 
 
 def item_memory_mib(memory_mib: int, disk_mib: int) -> int:

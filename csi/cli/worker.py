@@ -273,7 +273,7 @@ def _set_memory_aside(parsed: argparse.Namespace, *, host: str, port: int) -> No
 
 
 def prime(host: str, port: int, *, items: int, context: ssl.SSLContext | None, length: int = _HEADER_LENGTH) -> None:
-    """Sets so many items of ``length`` bytes, a header's unless it is given, and deletes them: their memory stays theirs.
+    """Sets so many items of ``length`` bytes, by default a header's, and deletes them: their memory stays theirs.
 
     The worker then holds nothing, and says so. Raises OSError.
     """

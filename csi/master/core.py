@@ -87,9 +87,10 @@ class Core:
         self._workers[name] = _Worker()
 
     def walk_due(self, now: float) -> float | None:
-        """When the mounts are to be walked, which may be in the past; None if there are none."""
-        every_ms = self.configuration.walk_every_ms if self.configuration is not None else 0
-        return self.totals.due(every_seconds=every_ms / 1000 or WALK_EVERY_SECONDS, now=now)
+        """When the mounts are to be walked, which may be in the past; None if there are none, or nobody has said so."""
+        if self.configuration is None:
+            return None
+        return self.totals.due(every_seconds=self.configuration.walk_every_ms / 1000 or WALK_EVERY_SECONDS, now=now)
 
     def figures(self, now: float) -> dataset_pb2.Figures:
         """All that the operator is told."""

@@ -16,6 +16,8 @@ _LOGGER = logging.getLogger(__name__)
 OPERATOR, NODE = "operator", "node"
 #: Who watches figures is told of changes at most so often.
 _FIGURES_INTERVAL_SECONDS = 1.0
+#: A master whose figures nobody has watched for so long may not be the one that leads any more: nodes look again.
+_UNWATCHED_SECONDS_MAX = 60.0
 Context = grpc.aio.ServicerContext[Message, Message]
 
 
@@ -25,6 +27,9 @@ class MasterService:
     def __init__(self, core: Core, changes: Changes) -> None:
         self._core = core
         self._changes = changes
+        self._watchers = 0
+        #: When the last one who watched figures went.
+        self._unwatched_since = 0.0
 
     async def Configure(self, request: dataset_pb2.Configuration, context: Context) -> dataset_pb2.ConfigureReply:
         """Takes the operator's configuration."""
@@ -41,6 +46,15 @@ class MasterService:
     ) -> AsyncIterator[dataset_pb2.Figures]:
         """Figures at once, and whenever they have changed."""
         await _require(context, OPERATOR)
+        self._watchers += 1
+        try:
+            async for figures in self._figures():
+                yield figures
+        finally:
+            self._watchers -= 1
+            self._unwatched_since = time.monotonic()
+
+    async def _figures(self) -> AsyncIterator[dataset_pb2.Figures]:
         last: dataset_pb2.Figures | None = None
         while True:
             count, now = self._changes.count, time.time()
@@ -58,23 +72,28 @@ class MasterService:
     ) -> AsyncIterator[dataset_pb2.Orders]:
         """A node's reports, and its orders."""
         await _require(context, NODE)
-        connection = object()
+        connection, began = object(), time.monotonic()
         taking = asyncio.create_task(self._take(reports, connection))
         taking.add_done_callback(lambda _: self._changes.note())
         try:
             last: dataset_pb2.Orders | None = None
-            while not taking.done():
+            while not taking.done() and not self._is_abandoned(began):
                 count = self._changes.count
                 orders = self._core.orders()
                 if orders is not None and orders != last:
                     last = orders
                     yield orders
                     continue
-                await self._changes.after(count)
+                await self._changes.after(count, limit_seconds=_UNWATCHED_SECONDS_MAX)
         finally:
             taking.cancel()
             self._core.lost(connection, now=time.time())
             self._changes.note()
+
+    def _is_abandoned(self, began: float) -> bool:
+        """Whether nobody has watched figures for long, since a connection ``began`` at least."""
+        since = max(began, self._unwatched_since)
+        return self._watchers == 0 and time.monotonic() - since > _UNWATCHED_SECONDS_MAX
 
     async def _take(self, reports: AsyncIterator[dataset_pb2.NodeReport], connection: object) -> None:
         async for report in reports:

@@ -75,8 +75,7 @@ class Walking:
 
     async def _walk(self, walk: Walk) -> None:
         configuration = self._core.configuration
-        if configuration is None:
-            return
+        assert configuration is not None, "no walk is due before there is one"  # noqa: S101
         owner = (configuration.owner_uid, configuration.owner_gid)
         arguments = ["walk", "--uid", str(owner[0]), "--gid", str(owner[1]), *_port_flags(configuration)]
         if walk.checkpoint:

@@ -1,4 +1,4 @@
-"""Asks each worker how much it holds: memcached's ``stats``, over TLS.
+"""Asks each worker how much it holds, and to read its certificates anew: memcached's ``stats``, over TLS.
 
 Each worker has a task of its own: none waits for one that hangs.
 """
@@ -10,12 +10,15 @@ import ssl
 from collections.abc import Mapping
 
 from csi._proto import dataset_pb2
+from csi.base import workers
 from csi.master.certificates import WORKERS_NAME, Certificates
 from csi.master.core import Core
 from csi.master.signal import Changes
 
 _LOGGER = logging.getLogger(__name__)
 INTERVAL_SECONDS = 2.0
+#: A worker reads its certificate, key and authorities again so often: kubelet renews the files.
+_REFRESH_SECONDS = 60.0
 #: Longest wait for one answer, the connection included.
 _ANSWER_SECONDS_MAX = 1.8
 #: A worker that has failed to answer so often is not reachable.
@@ -84,6 +87,7 @@ class _Connection:
         self._certificates = certificates
         self._context: ssl.SSLContext | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._refreshed = -_REFRESH_SECONDS
 
     async def stats(self) -> dict[str, str]:
         """The answer of memcached to ``stats``. Raises OSError, EOFError or ValueError."""
@@ -98,6 +102,11 @@ class _Connection:
                 host, int(port), ssl=context, server_hostname=WORKERS_NAME, ssl_handshake_timeout=_ANSWER_SECONDS_MAX
             )
         reader, writer = self._streams
+        if (now := asyncio.get_running_loop().time()) >= self._refreshed + _REFRESH_SECONDS:
+            self._refreshed = now
+            # Files that do not belong together for a moment are read again the next time.
+            writer.write(b"refresh_certs\r\n")
+            await reader.readuntil(b"\n")
         writer.write(b"stats\r\n")
         await writer.drain()
         stats: dict[str, str] = {}
@@ -122,7 +131,7 @@ class _Connection:
 def cached_bytes(stats: Mapping[str, str]) -> int:
     """Bytes of blocks that a worker holds: what memcached counts, less what it and padding add. Raises ValueError."""
     try:
-        return int(stats["bytes"]) * _BLOCK_BYTES // _BLOCK_ITEM_BYTES
+        return workers.held_bytes(stats) * _BLOCK_BYTES // _BLOCK_ITEM_BYTES
     except KeyError:
         raise ValueError("an answer that does not say how much there is") from None
 

@@ -139,6 +139,13 @@ class Daemons:
             daemon.users.discard(user)
             self._release_later(key)
 
+    def release(self, key: str) -> None:
+        """Releases the daemon now if it has no user, not after the grace; that there is none is success."""
+        daemon = self._daemons.get(key)
+        if daemon is not None and daemon.timer is not None:
+            daemon.timer.cancel()
+            self._start_release(key)
+
     async def settle(self) -> None:
         """Gives a new keeper the sessions held here: then it knows all that live. Raises KeeperUnreachableError."""
         await self._sessions.ensure()

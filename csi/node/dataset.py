@@ -8,14 +8,14 @@ the same session. None of it waits for a publish, and a failure is a condition i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from csi._proto import dataset_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.adjusting import adjusted
 from csi.config.datasets import DatasetVolume
-from csi.config.options import MountOptions, parse
+from csi.config.options import OPTIONS, MountOptions, parse
 from csi.config.sources import Source
 from csi.node.conditions import condition_of, workers_of
 from csi.node.daemons import Daemons
@@ -23,7 +23,7 @@ from csi.node.dataset_folder import DatasetFolder, DatasetRecord
 from csi.node.dataset_stream import DatasetStream
 from csi.node.keeper import Keeper, KeeperUnreachableError, options_of
 from csi.node.records import Publication, Publications
-from csi.rpc.redaction import redact_text
+from csi.rpc.redaction import STRIPPED, redact_text
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_SECONDS = 2.0
@@ -31,8 +31,10 @@ _STATUS_SECONDS_MAX = 1.5
 #: After an order that could not be obeyed.
 _RETRY_SECONDS = 10.0
 #: A daemon that stays without volumes goes when nobody has said for so long that it shall stay.
-_FORSAKEN_SECONDS = 600.0
+_FORSAKEN_SECONDS = 30.0
 _CONDITIONS_MAX = 8
+_KEY_BYTES = 32
+_SERVING = (efc_pb2.MountStatus.SERVING, efc_pb2.MountStatus.UNRESPONSIVE_NAS)
 #: Session of a node that has no daemon of the Dataset: what the next one counts, it has counted since.
 _NO_DAEMON = "none"
 
@@ -105,7 +107,7 @@ class Dataset:
             self._record.volume = volume
             self._save()
             self._note_shortcomings()
-        if self._orders is None or not self._orders.HasField("secrets"):
+        if self._orders is None or not _is_whole(self._orders.secrets):
             self._put_secrets(secrets)
         if former.master != volume.master:
             await self._stream.close()
@@ -120,7 +122,13 @@ class Dataset:
             message = "a Dataset has workers of its own: leave 'workers', 'workers-key' and 'workers-tls' out"
             raise DriverError(Code.INVALID_ARGUMENT, message)
         workers, key, tls = own
-        return replace(options, network=self.network, workers=workers, workers_key=key, workers_tls=tls)
+        memory_max_mib = options.memory_max_mib
+        if wanted := self._record.volume.memory_max:
+            memory_max_mib = max(OPTIONS["memory-max"].minimum, wanted >> 20)
+        return replace(
+            options, network=self.network, memory_max_mib=memory_max_mib, workers=workers, workers_key=key,
+            workers_tls=tls,
+        )  # fmt: skip
 
     # ------------------------------------------------------------ its life
 
@@ -176,7 +184,7 @@ class Dataset:
         self._retry_at = 0.0
         try:
             self._folder.put_workers(orders.workers)
-            if orders.HasField("secrets"):
+            if _is_whole(orders.secrets):
                 self._put_secrets(orders.secrets)
             stays = orders.keep_daemon and not orders.retired
             if stays != self._record.stays:
@@ -226,8 +234,9 @@ class Dataset:
             return
         self._problems.pop("keeper", None)
         self._count(mounts)
-        if mounts and asyncio.get_running_loop().time() >= self._retry_at:
-            await self._obey(mounts)
+        serving = [mount for mount in mounts if mount.state in _SERVING]
+        if serving and asyncio.get_running_loop().time() >= self._retry_at:
+            await self._obey(serving)
 
     async def _mounts(self) -> list[efc_pb2.MountStatus]:
         mounts: list[efc_pb2.MountStatus] = []
@@ -262,8 +271,7 @@ class Dataset:
         """
         if self._orders is None or not self._orders.options:
             return []
-        items = [(name, value or None) for name, value in self._orders.options.items()]
-        ordered = self.options(parse(items, origin="the Dataset's options"))
+        ordered = self.options(_parsed(self._orders.options))
         current = options_of(mount)
         source = mount.config.source
         wanted = ordered.daemon_config(
@@ -285,6 +293,10 @@ class Dataset:
             self._daemons.keep(key, user=self._user)
         for key in kept - wanted:
             self._daemons.give_up(key, user=self._user)
+        if self._orders is not None and self._orders.retired and not with_volumes and not self.publishing:
+            # Its runtime waits for that.
+            for key in self._had:
+                self._daemons.release(key)
         if wanted != kept:
             self._record.keys = sorted(wanted)
             with contextlib.suppress(DriverError):
@@ -326,7 +338,8 @@ class Dataset:
             # Without a worker that answers, what the NAS gives goes around blocks.
             counted.bytes_read += cache.memory_bytes + cache.workers_bytes + stats.nfs.bytes_read
             counted.bytes_from_workers += cache.workers_bytes
-            counted.changes += stats.nfs.bytes_written
+            # Daemons of releases that count no changes count bytes.
+            counted.changes += stats.writing.changes or stats.nfs.bytes_written
         counted.daemon_session = "+".join(sessions) or _NO_DAEMON
         self._counted = counted
         self._note("daemon", "; ".join(filter(None, map(condition_of, mounts))))
@@ -344,10 +357,25 @@ class Dataset:
             "fuse.networkMode is ContainerNetwork, and this node has no efc-network (chart value network.enabled): "
         )
         self._note("network", f"{network}the node's network is used" if self._record.lacks_network else "")
-        memory = "fuse.resources has no effect: the keeper's --daemon-memory-max holds for every daemon alike"
-        self._note("memory", memory if self._record.volume.memory_max else "")
 
     def _problem(self, what: str, error: DriverError) -> None:
         if self._problems.get(what) != error.message:
             _LOGGER.warning("%s: %s", self._record.volume.name, error.message)
         self._problems[what] = error.message
+
+
+def _is_whole(secrets: dataset_pb2.Secrets) -> bool:
+    """Whether nothing is missing: an operator that has not read all of them yet says the rest later."""
+    parts = (secrets.authority, secrets.certificate, secrets.private_key)
+    return len(secrets.block_key) == _KEY_BYTES and all(parts)
+
+
+def _parsed(options: Mapping[str, str]) -> MountOptions:
+    """Checked options; INVALID_ARGUMENT that does not repeat their values, which may have come out of a Secret."""
+    try:
+        return parse([(name, value or None) for name, value in options.items()], origin="the Dataset's options")
+    except DriverError as error:
+        message = error.message
+        for value in filter(None, options.values()):
+            message = message.replace(repr(value), STRIPPED)
+        raise DriverError(error.code, message) from None

@@ -10,6 +10,7 @@ Objects are written in two ways that never touch what is somebody else's: :meth:
 name is taken, and :meth:`Cluster.apply` (server-side apply) with the UID of the object that is meant.
 """
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -27,6 +28,9 @@ from csi.base.errors import Code, DriverError
 REQUEST_SECONDS_MAX = 30.0
 #: The field manager of all that is applied.
 FIELD_MANAGER = "efc-operator"
+#: Most requests at once, watches not counted.
+REQUESTS_MAX = 16
+_KEEPALIVE_SECONDS = 120.0
 #: Most objects in a page of a list.
 PAGE_OBJECTS_MAX = 500
 #: The server ends a watch after this long; a connection that died unseen is noticed then.
@@ -69,6 +73,7 @@ class Cluster:
         self._arguments: Mapping[str, Any] = {}
         self._tls: ssl.SSLContext | bool = True
         self._session: aiohttp.ClientSession | None = None
+        self._turns = asyncio.Semaphore(REQUESTS_MAX)
         #: Requests made so far, watches included.
         self.requests = 0
 
@@ -201,18 +206,22 @@ class Cluster:
             data = json.dumps(body, separators=(",", ":")).encode()
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS_MAX, sock_connect=_CONNECT_SECONDS_MAX)
         self.requests += 1
+        session = self._opened()
         try:
-            async with self._opened().request(
-                method, self._url(path), data=data, headers=headers, timeout=timeout
-            ) as response:
+            async with (
+                self._turns,
+                session.request(method, self._url(path), data=data, headers=headers, timeout=timeout) as response,
+            ):
                 return response.status, await _decoded(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DriverError(Code.UNAVAILABLE, f"{method} {path} at the API server: {error!r}") from None
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
-            # No limit of connections: watches keep theirs. Writers are limited by their number.
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._tls, limit=0))
+            # A handshake costs more than ten requests. Watches keep theirs, and do not count.
+            connector = aiohttp.TCPConnector(ssl=self._tls, limit=0, keepalive_timeout=_KEEPALIVE_SECONDS)
+            self._session = aiohttp.ClientSession(connector=connector)
+            self._turns = asyncio.Semaphore(REQUESTS_MAX)
         return self._session
 
     def _headers(self) -> dict[str, str]:

@@ -25,6 +25,8 @@ UID_LABEL = "efc.data.fluid.io/dataset-uid"
 LEADER_LABEL = "data.fluid.io/efc-leader"
 #: Of everything: the hash of what was wanted when the object was last applied.
 APPLIED_ANNOTATION = "efc.data.fluid.io/applied"
+#: Of pods: whose certificates they believe (:data:`csi.operator.pki.LINE`).
+LINE_ANNOTATION = "efc.data.fluid.io/authority-line"
 #: The class in whose name claims and volumes are bound; there is no object of it.
 STORAGE_CLASS = "fluid"
 DATASET_KIND, RUNTIME_KIND = "Dataset", "EFCRuntime"

@@ -1,9 +1,9 @@
 """Who is who in a Dataset: an authority of its own, and certificates for its master, workers, nodes, and the operator.
 
 Keys are ECDSA on P-256. A certificate holds a year and is renewed when a third of that is left, the authority holds ten
-years; while two authorities hold, ``ca.crt`` has both. Masters and workers are known by a fixed name, not by their
-addresses, which change (:data:`csi.operator.names.MASTER_HOST`). Time and randomness are arguments; signatures have a
-random number of their own by OpenSSL.
+years. Thirty days before another authority signs it is in everybody's ``ca.crt``, and the former stays there. Masters
+and workers are known by a fixed name, not by their addresses (:data:`csi.operator.names.MASTER_HOST`). Time and
+randomness are arguments; signatures have a random number of their own by OpenSSL.
 """
 
 import base64
@@ -24,12 +24,18 @@ from csi.operator.names import MASTER_HOST, WORKER_HOST
 
 #: Names of files in Secrets, as Kubernetes has them for TLS.
 AUTHORITY, AUTHORITY_KEY, CERTIFICATE, PRIVATE_KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
+#: Of the authority that follows, in the authority's Secret.
+NEXT, NEXT_KEY = "next.crt", "next.key"
+#: In the authority's Secret: random, and another one when an authority comes of which nobody has heard before.
+LINE = "line"
 #: The key under which blocks lie at workers, in the nodes' Secret: 64 hexadecimal digits.
 BLOCK_KEY = "block-key"
 OPERATOR, MASTER, WORKER, NODE = "operator", "master", "worker", "node"
 CERTIFICATE_DAYS, AUTHORITY_DAYS = 365, 3650
 #: A certificate begins so long before it is made: clocks differ.
 _CLOCKS_DIFFER = timedelta(minutes=10)
+#: For how long everybody knows an authority before it signs: whoever is mounted gets it through the master.
+_KNOWN_BEFORE = timedelta(days=30)
 _HOSTS = {MASTER: MASTER_HOST, WORKER: WORKER_HOST}
 _BLOCK_KEY_BYTES = 32
 _BLOCK_KEY_FORM = re.compile(rb"[0-9a-fA-F]{64}\s*")
@@ -92,6 +98,8 @@ def files(secret: Mapping[str, object] | None) -> Files:
 def renewal_time(secret: Mapping[str, object] | None) -> datetime | None:
     """When the first certificate of a Secret is to be renewed; None if it has none that can be read."""
     found = files(secret)
+    if (following := _certificate(found, NEXT)) is not None:
+        return following.not_valid_before_utc + _KNOWN_BEFORE
     certificates = [_certificate(found, name) for name in (AUTHORITY, CERTIFICATE)]
     return min((_renewal(one) for one in certificates if one is not None), default=None)
 
@@ -118,13 +126,26 @@ def _block_key(present: Files, random: Random) -> bytes:
 
 
 def _authority(present: Files, *, now: datetime, random: Random) -> Files:
+    """The authority's files; when it is due, with another that everybody gets to know before it signs."""
     certificate, key = _certificate(present, AUTHORITY), _key(present, AUTHORITY_KEY)
-    whole = certificate is not None and key is not None and _same(certificate, key)
-    if whole and certificate is not None and now < _renewal(certificate):
-        return {name: present[name] for name in (AUTHORITY, AUTHORITY_KEY)}
-    made, new_key = _new_authority(now=now, random=random)
-    former = [certificate] if whole and certificate is not None and now < certificate.not_valid_after_utc else []
-    return {AUTHORITY: _pem([made, *former]), AUTHORITY_KEY: _key_pem(new_key)}
+    if certificate is None or key is None or not _same(certificate, key) or now >= certificate.not_valid_after_utc:
+        made, new_key = _new_authority(now=now, random=random)
+        return {AUTHORITY: _pem([made]), AUTHORITY_KEY: _key_pem(new_key), LINE: random(8).hex().encode()}
+    line = {LINE: present.get(LINE) or random(8).hex().encode()}
+    following, following_key = _certificate(present, NEXT), _key(present, NEXT_KEY)
+    if now < _renewal(certificate):
+        return {AUTHORITY: present[AUTHORITY], AUTHORITY_KEY: present[AUTHORITY_KEY], **line}
+    if following is None or following_key is None or not _same(following, following_key):
+        following, following_key = _new_authority(now=now, random=random)
+    elif now >= following.not_valid_before_utc + _KNOWN_BEFORE:
+        return {AUTHORITY: _pem([following, certificate]), AUTHORITY_KEY: present[NEXT_KEY], **line}
+    return {
+        AUTHORITY: _pem([certificate, following]),
+        AUTHORITY_KEY: present[AUTHORITY_KEY],
+        NEXT: _pem([following]),
+        NEXT_KEY: _key_pem(following_key),
+        **line,
+    }
 
 
 class _Issuer:

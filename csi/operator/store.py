@@ -52,9 +52,9 @@ RESOURCES = (
 
 
 class Store:
-    """Objects as last seen; ``changed`` is called with each key that something changed for."""
+    """Objects as last seen; ``changed`` is called with the resource that something changed of, and the key."""
 
-    def __init__(self, changed: Callable[[Key], None]) -> None:
+    def __init__(self, changed: Callable[[str, Key], None]) -> None:
         self._changed = changed
         self._keys: dict[str, Key] = {}  # by the UID of a Dataset
         self._users: dict[Key, set[Name]] = defaultdict(set)  # pods, by namespace and claim
@@ -132,7 +132,7 @@ class Store:
     def _notice(self, resource: str) -> Callable[[Json | None, Json | None], None]:
         def changed(old: Json | None, new: Json | None) -> None:
             for key in self._concerned(resource, old, new):
-                self._changed(key)
+                self._changed(resource, key)
 
         return changed
 

@@ -116,6 +116,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
     if request.node.stash.get(_FAILED, True):
         cluster.gather(RESULTS / "logs" / f"cluster-{name}", namespace=name)
     cluster.kubectl("-n", name, "delete", "statefulsets,deployments,pods", "--all", "--timeout=60s", limit_s=70)
+    cluster.kubectl("-n", name, "delete", "datasets,efcruntimes", "--all", "--timeout=60s", limit_s=70)
     cluster.kubectl("-n", name, "delete", "persistentvolumeclaims", "--all", "--timeout=60s", limit_s=70)
     cluster.kubectl("delete", "namespace", name, "--wait=false")
     for kind in ("persistentvolume", "storageclass"):

@@ -64,7 +64,7 @@ def read(target: Path) -> str:
 @pytest.fixture(scope="module")
 def datasets(nas: Nas) -> list[Path]:
     """Directories with a file each that has rested."""
-    folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(8)]
+    folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(9)]
     for folder in folders:
         folder.chmod(0o777)
         (folder / "file").write_bytes(os.urandom(_SIZE))
@@ -98,21 +98,35 @@ def test_what_one_node_has_read_others_have_from_workers_and_figures_say_so(worl
         figures = master.await_figures(lambda figures: figures.totals.known, what="totals")
         assert (figures.totals.bytes, figures.totals.files) == (_SIZE, 2)
 
-        def cached() -> bool:
-            assert read(one) == world.digest
+        reads = 0
+
+        def counted(target: Path) -> dataset_pb2.ReadFigures:
+            """Figures with one read more."""
+            nonlocal reads
+            assert read(target) == world.digest
+            reads += 1
+            figures = master.await_figures(lambda figures: figures.read.total >= reads * _SIZE, what="what was read")
+            assert figures.read.total == reads * _SIZE
+            return figures.read
+
+        def is_cached() -> bool:
+            counted(one)
             time.sleep(_RECENT_S)
             return abs(master.figures().workers[0].cached_bytes - _SIZE) <= _SIZE * 0.02
 
-        wait_until(cached, what="all blocks at the worker", limit_s=60)
+        wait_until(is_cached, what="all blocks at the worker", limit_s=60)
         _, two = world.publish(second)
-        before = master.figures().read
-        assert read(two) == world.digest
-        figures = master.await_figures(
-            lambda figures: figures.read.from_workers - before.from_workers == _SIZE,
-            what="bytes from workers",
-            limit_s=5,
-        )
-        assert figures.read.total - before.total == _SIZE
+        before = counted(two)
+
+        def is_from_workers() -> bool:
+            """A worker that answers later than the NAS is not waited for."""
+            nonlocal before
+            time.sleep(_RECENT_S)
+            last, before = before, counted(two)
+            return before.from_workers - last.from_workers == _SIZE
+
+        wait_until(is_from_workers, what="all of it from workers", limit_s=60)
+        figures = master.figures()
         assert [(node.node, node.volumes, node.serving, node.connected) for node in figures.nodes] == [
             (name, 1, True, True) for name in _NODES
         ]
@@ -132,12 +146,8 @@ def await_mount(node: Driver, wanted: Callable[[efc_pb2.MountStatus], object], *
 
 
 def await_workers(node: Driver, count: int) -> None:
-    """Returns when so many workers answer the daemon, and there are no others."""
-
-    def is_ready(mount: efc_pb2.MountStatus) -> bool:
-        return (mount.stats.cache.workers_ready, mount.stats.cache.workers) == (count, count)
-
-    await_mount(node, is_ready, what=f"{count} workers")
+    """Returns when the daemon has so many workers; on a busy machine, one may answer later than the NAS."""
+    await_mount(node, lambda mount: mount.stats.cache.workers == count, what=f"{count} workers")
 
 
 def await_reachable(master: DatasetMaster, wanted: list[bool]) -> dataset_pb2.Figures:
@@ -202,7 +212,7 @@ def test_secrets_are_changed_under_a_mount_and_seen_by_nobody(world: World) -> N
         master.configure(workers=[worker])
         _, target = world.publish(node)
         os.stat(target / "clock")
-        await_workers(node, 1)
+        await_mount(node, lambda mount: mount.stats.cache.workers_ready == 1, what="its worker")
         assert read(target) == world.digest
         daemon, former = mount_on(node).pid, master.secrets()
         master.key = "ab" * 32
@@ -217,7 +227,7 @@ def test_secrets_are_changed_under_a_mount_and_seen_by_nobody(world: World) -> N
             master.configure(orders=dataset_pb2.Orders(secrets=secrets))
             await_mount(node, lambda mount: mount.pid not in (0, daemon), what="a new daemon")
             assert hashlib.sha256(begin + file.read()).hexdigest() == world.digest
-        await_workers(node, 1)
+        await_mount(node, lambda mount: mount.stats.cache.workers_ready == 1, what="its worker")
         folder = world.folder_on(node)
         assert (folder / "key").read_text() == f"{master.key}\n"
         assert (folder / "tls" / "tls.key").read_text() == new["tls.key"] != former["tls.key"]
@@ -242,9 +252,11 @@ def test_a_daemon_stays_until_the_runtime_is_retired(world: World) -> None:
     node, _ = world.nodes
     master = world.master
     master.configure(orders=dataset_pb2.Orders(keep_daemon=True))
-    volume, target = world.publish(node, **{"clean-policy": "OnRuntimeDeleted"})
+    (volume, target), (_, other) = (world.publish(node, **{"clean-policy": "OnRuntimeDeleted"}) for _ in range(2))
     daemon = mount_on(node).pid
-    node.unpublish(volume, target)
+    master.await_figures(lambda figures: [one.volumes for one in figures.nodes] == [2], what="volumes of one node")
+    for one in (target, other):
+        node.unpublish(volume, one)
     time.sleep(3 * _RECENT_S)  # longer than what daemons of other volumes have
     node.crash("node")
     time.sleep(3 * _RECENT_S)
@@ -256,6 +268,17 @@ def test_a_daemon_stays_until_the_runtime_is_retired(world: World) -> None:
     master.configure(orders=dataset_pb2.Orders(keep_daemon=True, retired=True))
     wait_until(lambda: not node.daemons() and not world.folder_on(node).exists(), what="its end", limit_s=30)
     master.await_figures(lambda figures: not figures.nodes[0].connected, what="a node that has gone")
+
+
+def test_a_daemon_goes_at_once_when_the_runtime_is_retired(world: World, nas: Nas) -> None:
+    """Whatever the grace is that daemons have after their last volume."""
+    master = world.master
+    with Driver(source=nas.url, idle_grace_s=600) as node:
+        volume, target = world.publish(node)
+        node.unpublish(volume, target)
+        assert node.daemons()
+        master.configure(orders=dataset_pb2.Orders(retired=True))
+        wait_until(lambda: not node.daemons() and not world.folder_on(node).exists(), what="its end", limit_s=60)
 
 
 def test_options_that_cannot_be_are_told_and_others_hold(world: World) -> None:
@@ -274,6 +297,7 @@ def test_options_that_cannot_be_are_told_and_others_hold(world: World) -> None:
     for options, words in (
         ({"attr-ttl": "7s", "consistency": "bounded"}, ()),
         ({"attr-tll": "7s"}, ("attr-tll", "did you mean 'attr-ttl'")),
+        ({"attr-ttl": "7 days"}, ("option 'attr-ttl'", "has value ***stripped***")),
         ({"attr-ttl": "9s", "consistency": "cto"}, ("consistency", "last volume")),
     ):
         master.configure(orders=dataset_pb2.Orders(options=options))
@@ -292,3 +316,19 @@ def test_a_master_that_nobody_reaches_keeps_no_volume_waiting(world: World) -> N
     assert read(target) == world.digest
     node.unpublish(volume, target)
     wait_until(lambda: not world.folder_on(node).exists(), what="its folder's end", limit_s=30)
+
+
+def test_what_passes_through_nodes_is_counted_anew(world: World) -> None:
+    node, _ = world.nodes
+    master = world.master
+    master.configure(mounts=[dataset_pb2.SourceMount(source=world.url, path="/")])
+    volume, target = world.master.volume(world.url), node.target()
+    node.publish(volume, target, secrets=master.secrets())
+    master.await_figures(lambda figures: figures.totals.known, what="totals")
+    (target / "made").write_bytes(bytes(MIB))
+    master.await_figures(lambda figures: figures.totals.bytes == _SIZE + MIB, what="a file that was made")
+    (target / "made").unlink()
+    figures = master.await_figures(lambda figures: figures.totals.bytes == _SIZE, what="a file that was removed")
+    assert figures.totals.files == 2
+    (target / "empty").touch()
+    master.await_figures(lambda figures: figures.totals.files == 3, what="an empty file")

@@ -63,6 +63,8 @@ class Driver:
     node_programs: Path | None = None
     #: The node's name.
     node_id: str = "node-1"
+    #: How long a daemon outlives its last volume.
+    idle_grace_s: int = 2
     #: kubelet's directory is a link to where it is, as administrators make it when it shall be on another disk.
     is_kubelet_linked: bool = False
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="drv-")))
@@ -203,7 +205,8 @@ class Driver:
         if name == "node":
             return [
                 str(program("efc")), "csi", "node", *common, f"--node-id={self.node_id}",
-                f"--kubelet-root={self.kubelet_root}", "--idle-grace=2", f"--allowed-sources={self.allowed_sources}",
+                f"--kubelet-root={self.kubelet_root}", f"--idle-grace={self.idle_grace_s}",
+                f"--allowed-sources={self.allowed_sources}",
             ]  # fmt: skip
         return [str(program("efc")), "csi", "controller", *common, f"--source={self.source}"]
 

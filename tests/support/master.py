@@ -7,6 +7,7 @@ with Authority.made() as authority, DatasetMaster(authority) as master:
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
@@ -15,7 +16,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +25,7 @@ from typing import Any, Self
 import grpc
 
 from csi._proto import csi_pb2, dataset_pb2, dataset_pb2_grpc
+from csi.operator import pki
 from tests.support.driver import free_port, static_volume
 from tests.support.environment import clean_environment
 from tests.support.paths import program
@@ -34,39 +37,37 @@ _FILES = ("ca.crt", "tls.crt", "tls.key")
 
 @dataclass(frozen=True, kw_only=True)
 class Authority:
-    """The authority of one Dataset: a folder for each certificate that it has signed."""
+    """The authority of one Dataset, and a folder for each certificate that it has signed, as the operator does."""
 
     folder: Path
+    files: pki.Files
 
     @classmethod
     @contextmanager
     def made(cls) -> Iterator[Self]:
         """For the time of the block."""
+        made = pki.identities(pki.nobody(), now=datetime.now(UTC), random=os.urandom).authority
         with tempfile.TemporaryDirectory(prefix="efc-authority-") as folder:
-            authority = cls(folder=Path(folder))
-            authority.folder.chmod(0o755)
-            authority._openssl(authority.folder, "req -x509 {new} -subj /CN=authority -keyout ca.key -out ca.crt")
-            yield authority
+            Path(folder).chmod(0o755)
+            (Path(folder) / "ca.crt").write_bytes(made[pki.AUTHORITY])
+            yield cls(folder=Path(folder), files=made)
 
     def signed(self, name: str, *, folder: str = "") -> Path:
-        """A folder with ca.crt, and a new tls.crt and tls.key of this common name, as the operator makes them."""
+        """A folder with ca.crt, and a new tls.crt and tls.key of the operator, the master, workers or nodes."""
+        now = datetime.now(UTC)
+        if name == pki.OPERATOR:
+            files = pki.operator_identity(self.files, {}, now=now, random=os.urandom)
+        else:
+            present = replace(pki.nobody(), authority=self.files)
+            files = getattr(pki.identities(present, now=now, random=os.urandom), name)
         path = self.folder / (folder or name)
         path.mkdir(exist_ok=True)
         path.chmod(0o755)
-        (path / "names").write_text(f"subjectAltName=DNS:{name}.efc,IP:127.0.0.1\n")
-        self._openssl(path, f"req {{new}} -subj /CN={name} -keyout new.key -out tls.csr")
-        ca = f"-CA {self.folder}/ca.crt -CAkey {self.folder}/ca.key -CAcreateserial"
-        self._openssl(path, f"x509 -req -in tls.csr {ca} -extfile names -out new.crt")
-        (path / "new.key").chmod(0o644)  # memcached is another user
-        (path / "ca.crt").write_bytes((self.folder / "ca.crt").read_bytes())
-        (path / "new.key").rename(path / "tls.key")
-        (path / "new.crt").rename(path / "tls.crt")
+        for file in _FILES:
+            (path / "new").write_bytes(files[file])
+            (path / "new").chmod(0o644)  # memcached is another user
+            (path / "new").rename(path / file)
         return path
-
-    def _openssl(self, folder: Path, command: str) -> None:
-        new = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-        words = command.format(new=new).split()
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
 def channel_to(port: int, folder: Path) -> grpc.Channel:
@@ -171,12 +172,12 @@ class DatasetMaster:
             revision=self._revision, dataset=self.name, uid=self.uid, **self._fields
         )  # fmt: skip
         with channel_to(self.port, self.authority.folder / "operator") as channel:
-            _stub(channel).Configure(configuration, timeout=10)
+            _stub(channel).Configure(configuration, timeout=60)
 
     def figures(self) -> dataset_pb2.Figures:
         """Figures as they are now."""
         with channel_to(self.port, self.authority.folder / "operator") as channel:
-            for figures in _stub(channel).WatchFigures(dataset_pb2.WatchFiguresRequest(), timeout=10):
+            for figures in _stub(channel).WatchFigures(dataset_pb2.WatchFiguresRequest(), timeout=60):
                 return figures  # type: ignore[no-any-return]
         raise AssertionError("no figures")
 
@@ -210,7 +211,7 @@ class DatasetMaster:
 
     def worker(self) -> Worker:
         """A worker of this Dataset, to be started by a `with` block."""
-        return Worker(tls=self.authority.folder / "worker", is_ours=True)
+        return Worker(tls=self.authority.folder / "worker", is_ours=True, tls_name="worker.efc")
 
     def _answers(self) -> bool:
         with channel_to(self.port, self.authority.folder / "operator") as channel:

@@ -36,6 +36,8 @@ def copy(tmp_path: Path) -> Path:
         ("controller.provisioning", "node.mounts"),
         ("controller.provisioning", "cli.finding"),
         ("node.publishing", "operator.cluster"),
+        ("operator.running", "master.core"),
+        ("api.rules", "rpc.server"),
         ("rpc.server", "node.keeper"),
         ("config.options", "observe.metrics"),
         ("observe.exposition", "config.options"),

@@ -47,6 +47,8 @@ REFUSED_AGAIN_SECONDS = 10.0
 RETIRE_SECONDS_MAX = 10.0
 #: Within which an object that is alone may get what it belongs to without a warning.
 ALONE_SECONDS = 5.0
+#: How long a new Dataset has no status while it is being prepared.
+QUIET_SECONDS = 2.0
 #: Most pods that a message names.
 _NAMED_MAX = 5
 #: A certificate that is not renewed in time for other reasons is looked at so often at least.
@@ -234,9 +236,13 @@ def _without_runtime(seen: Seen, decision: Decision) -> None:
     decision.dataset_status = statuses.dataset_status(dataset, None, verdict, seen)
 
 
+def _age_seconds(found: Json, seen: Seen) -> float:
+    return (seen.now - datetime.fromisoformat(found["metadata"]["creationTimestamp"])).total_seconds()
+
+
 def _is_alone_for_long(found: Json, seen: Seen, decision: Decision) -> bool:
     """Whether an object waits for what it belongs to longer than two objects of one file do."""
-    age = (seen.now - datetime.fromisoformat(found["metadata"]["creationTimestamp"])).total_seconds()
+    age = _age_seconds(found, seen)
     if age < ALONE_SECONDS:
         decision.again_in(ALONE_SECONDS - age)
     return age >= ALONE_SECONDS
@@ -291,9 +297,10 @@ class _Both:
             finalizers=[FINALIZER],
             owners=[owner_reference(DATASET_KIND, self._dataset.metadata)],
         )
-        # Of a Dataset of this name that was before.
+        # Of a Dataset of this name that was before, or of a claim that somebody has deleted.
         if seen.claim is None:
-            _delete_volumes((one for one in seen.volumes if not self._is_ours(one)), decision)
+            useless = (one for one in seen.volumes if not self._is_ours(one) or _volume_phase(one) == "Released")
+            _delete_volumes(useless, decision)
         obstacle = self._spec_obstacle() or self._objects_obstacle()
         self._look_at_source()
         obstacle = obstacle or self._source_obstacle() or self._bound_obstacle()
@@ -363,8 +370,11 @@ class _Both:
         may_bind = self._may_bind()
         needed = {"PersistentVolumeClaim", "PersistentVolume"}
         for one in wanted.objects():
-            if one["kind"] not in needed or may_bind:
-                decision.objects.append(one)
+            if one["kind"] in needed and not may_bind:
+                continue
+            if one["kind"] == "PersistentVolumeClaim" and seen.claim is None and not self._is_offered():
+                continue
+            decision.objects.append(one)
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
         decision.again_in(self._renewal_seconds(wanted))
@@ -386,6 +396,10 @@ class _Both:
     def _may_bind(self) -> bool:
         """Whether claim and volume are to be there: from when the source was reached first."""
         return self._seen.claim is not None or self._was_bound or self._is_reached()
+
+    def _is_offered(self) -> bool:
+        """Whether Kubernetes knows the volume: it looks at a claim that came before it again only after 15 s."""
+        return any(self._is_ours(one) and _volume_phase(one) == "Available" for one in self._seen.volumes)
 
     def _renew_volume(self, differences: tuple[str, ...]) -> None:
         """A volume cannot be changed: another one is made when nobody uses it."""
@@ -516,6 +530,12 @@ class _Both:
 
     def _say(self, obstacle: _No | None) -> None:
         seen, decision = self._seen, self._decision
+        if obstacle is not None and obstacle.reason == "Preparing" and not self._dataset.status.get("phase"):
+            # In a moment there is more to say; objects that are made by the hundred are told of once.
+            age = _age_seconds(self._dataset_json, seen)
+            if age < QUIET_SECONDS:
+                decision.again_in(QUIET_SECONDS - age)
+                return
         phase = self._phase(obstacle)
         masters = min(3, max(1, self._runtime.spec.master.replicas))
         replicas = 0 if self._runtime.spec.worker.disabled else max(0, self._runtime.spec.replicas)
@@ -626,6 +646,10 @@ class _Both:
         refusal = self._updating
         if refusal is not None and not refusal.status:
             _tell(self._dataset_json, DATASET_KIND, refusal.reason, refusal.message, self._decision)
+
+
+def _volume_phase(volume: Json) -> str:
+    return str((volume.get("status") or {}).get("phase", ""))
 
 
 def _reachability(*, reason: str) -> Said:

@@ -4,7 +4,7 @@ The hash says whether what was applied last is what is wanted now. That somebody
 looking at each wanted field; the API server's own additions do not count, nor how a quantity is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from csi.api import quantities
 from csi.base.errors import DriverError
@@ -28,10 +28,10 @@ def is_as_wanted(found: Json, wanted: Json) -> bool:
 def _has(found: object, wanted: object, name: str) -> bool:
     if found is None:
         return not wanted  # what is empty or 0 is left out
-    if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and all(_has(found.get(key), value, key) for key, value in wanted.items())
-    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-        return isinstance(found, Sequence) and _has_all(found, wanted, name)
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(_has(found.get(key), value, key) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(found, list) and _has_all(found, wanted, name)
     return _quantity(found) == _quantity(wanted) if name in _QUANTITIES else found == wanted
 
 

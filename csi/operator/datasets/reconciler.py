@@ -29,7 +29,7 @@ from csi.operator.datasets.differences import is_as_wanted
 from csi.operator.datasets.probing import Prober
 from csi.operator.datasets.seen import Decision, Event, Figures, Origin, Probe, Secrets, Seen
 from csi.operator.masters import Masters
-from csi.operator.names import UID_LABEL, Names, is_our_volume, is_owned
+from csi.operator.names import APPLIED_ANNOTATION, UID_LABEL, Names, is_our_volume, is_owned
 from csi.operator.objects.settings import Settings
 from csi.operator.store import Key, Store
 from csi.operator.watching import name_of
@@ -44,6 +44,7 @@ _PASSES_MAX = 6
 FIGURES_SECONDS = 5.0
 #: How long figures that changed wait for more of them.
 _GATHER_SECONDS = 1.5
+_MOMENT_SECONDS = 0.2
 #: How old what was read of users' Secrets and claims may be.
 _USERS_SECONDS = 25.0
 #: How many Secrets of ours are read again in a second, over all Datasets, and how often each at most.
@@ -76,6 +77,7 @@ class _Notes:
     refused: dict[str, str] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
     tried_at: dict[str, float] = field(default_factory=dict)
+    settled: dict[str, tuple[str, str]] = field(default_factory=dict)
     tried: dict[str, tuple[str, str]] = field(default_factory=dict)
     words: dict[str, tuple[float, str]] = field(default_factory=dict)
     figures_at: dict[str, float] = field(default_factory=dict)
@@ -88,7 +90,7 @@ class Reconciler:
         self._cluster, self._settings = cluster, settings
         self._prober = Prober(children)
         self._queue: WorkQueue[Key] = WorkQueue()
-        self._store = Store(self._queue.add)
+        self._store = Store(self._changed)
         self._masters = Masters(self._figures_came)
         self._notes: dict[Key, _Notes] = {}
         self._keys: dict[str, Key] = {}
@@ -155,6 +157,13 @@ class Reconciler:
         if notes.uid:
             self._masters.forget(notes.uid)
             self._keys.pop(notes.uid, None)
+
+    def _changed(self, resource: str, key: Key) -> None:
+        """Something was seen; of pods and what they belong to more comes in a moment."""
+        if resource in (stores.PODS, stores.STATEFUL_SETS, stores.SERVICES):
+            self._queue.add_later(key, _MOMENT_SECONDS)
+        else:
+            self._queue.add(key)
 
     def _figures_came(self, uid: str, is_urgent: bool) -> None:  # noqa: FBT001  # called back with both
         key = self._keys.get(uid)
@@ -398,8 +407,10 @@ class Reconciler:
         notes.taken.pop(label, None)
         if found["metadata"].get("deletionTimestamp"):
             return False
-        if is_as_wanted(found, wanted):
+        settled = (str(found["metadata"]["resourceVersion"]), wanted["metadata"]["annotations"][APPLIED_ANNOTATION])
+        if notes.settled.get(label) == settled or is_as_wanted(found, wanted):
             notes.refused.pop(label, None)
+            notes.settled[label] = settled
             return False
         mark = (_hash(wanted), str(found["metadata"]["resourceVersion"]))
         if notes.tried.get(label) == mark or not self._is_turn(notes, label):

@@ -10,7 +10,7 @@ from typing import Any
 
 from csi.api.common import NetworkMode
 from csi.api.dataset import Dataset, Placement
-from csi.api.efcruntime import Component, EFCRuntime
+from csi.api.efcruntime import MASTERS_MAX, Component, EFCRuntime
 from csi.operator.names import (
     DATASET_LABEL,
     MASTER_PORT,
@@ -29,22 +29,18 @@ _USER = 65534
 _TLS = "/etc/efc/tls"
 _STATE, _DISK = "/var/lib/efc", "/var/lib/efc/disk-{}"
 _GRACE_SECONDS = 10
-_MASTERS_MAX = 3
 _MASTER_RESOURCES = {"requests": {"cpu": "10m", "memory": "96Mi"}}
-_FLUIDS_PORT = "rpc"
 _HOST_TOPOLOGY = "kubernetes.io/hostname"
 
 
 def placement_of(dataset: Dataset) -> Placement:
     """Exclusive unless Shared is said, as in Fluid."""
-    return Placement.SHARED if dataset.spec.placement is Placement.SHARED else Placement.EXCLUSIVE
+    return Placement.SHARED if dataset.spec.placement == Placement.SHARED else Placement.EXCLUSIVE
 
 
 def port_of(component: Component, role: str, names: Names) -> int:
-    """Where pods of this role listen: what `ports.rpc` says, as in Fluid, else what is free in their network."""
-    if _FLUIDS_PORT in component.ports:
-        return component.ports[_FLUIDS_PORT]
-    if component.network_mode is NetworkMode.HOST:
+    """Where pods of this role listen."""
+    if component.network_mode == NetworkMode.HOST:
         return names.host_port(role)
     return MASTER_PORT if role == MASTER_ROLE else WORKER_PORT
 
@@ -68,7 +64,7 @@ def master_set(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> dic
     pod = _pod(
         dataset, master, settings, role="master", secret=names.master_secret, container=container, volumes=volumes
     )
-    replicas = min(max(master.replicas, 1), _MASTERS_MAX)
+    replicas = min(max(master.replicas, 1), MASTERS_MAX)
     return _stateful_set(dataset, runtime, master, MASTER_ROLE, name=names.master, replicas=replicas, pod=pod)
 
 
@@ -107,7 +103,7 @@ def _disks(cache: Cache) -> list[dict[str, Any]]:
     return [
         {"name": f"disk-{number}", "hostPath": {"path": disk.directory, "type": "DirectoryOrCreate"}}
         if disk.directory
-        else {"name": f"disk-{number}", "emptyDir": {}}
+        else {"name": f"disk-{number}", "emptyDir": dict(disk.empty_dir)}
         for number, disk in enumerate(cache.disks)
     ]
 
@@ -199,7 +195,7 @@ def _pod(
         pod["tolerations"] = [dict(toleration) for toleration in dataset.spec.tolerations]
     if settings.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
-    if component.network_mode is NetworkMode.HOST:
+    if component.network_mode == NetworkMode.HOST:
         pod |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
     return pod
 

@@ -10,23 +10,28 @@ from typing import Any
 
 from csi.api.dataset import Dataset
 from csi.api.efcruntime import CleanPolicy, EFCRuntime
+from csi.api.sources import SIZE_ANNOTATION, SIZE_DEFAULT, access_modes
 from csi.base.errors import invalid
 from csi.config.options import OPTIONS, Change
 from csi.operator.names import LEADER_LABEL, MASTER_PORT, MASTER_ROLE, STORAGE_CLASS, Names
 from csi.operator.objects.levels import MIB
-from csi.operator.objects.options import access_modes, mount_options
+from csi.operator.objects.options import mount_options
 from csi.operator.objects.pods import port_of
 from csi.operator.objects.settings import Known, Object, Settings
-from csi.operator.quantities import quantity
+from csi.operator.objects.sizes import size_of
 
-CAPACITY_ANNOTATION = "pvc.fluid.io/resources.requests.storage"
-_CAPACITY_DEFAULT = "100Pi"
 #: Attributes of the volume beside options.
 SOURCE, DATASET, MASTER, CLEAN_POLICY, MEMORY_MAX = "source", "dataset", "master", "clean-policy", "fuse-memory-max"
 #: What a daemon needs at least (efc-keeper --daemon-memory-max).
 _DAEMON_MIB_MIN = 64
 #: Attributes that nodes are told anew through the master.
-_TOLD = frozenset({MEMORY_MAX, CLEAN_POLICY})
+_TOLD = frozenset({CLEAN_POLICY})
+#: What users call attributes that are no options.
+_FIELDS = {
+    SOURCE: "spec.mounts[0].mountPoint",
+    MEMORY_MAX: "spec.fuse.resources.limits.memory",
+    MASTER: "the address of the master's Service",
+}
 
 
 def service(dataset: Dataset, runtime: EFCRuntime, known: Known) -> dict[str, Any]:
@@ -91,9 +96,12 @@ def claim(dataset: Dataset, known: Known) -> dict[str, Any]:
 
 def capacity(dataset: Dataset) -> str:
     """Size of claim and volume, as the Dataset's annotation says; raises INVALID_ARGUMENT."""
-    text = dataset.metadata.annotations.get(CAPACITY_ANNOTATION, _CAPACITY_DEFAULT).strip()
-    if quantity(text, noun=f"the Dataset's annotation {CAPACITY_ANNOTATION}") <= 0:
-        raise invalid(f"the Dataset's annotation {CAPACITY_ANNOTATION} is {text!r}: expected more than 0")
+    text, where = (
+        dataset.metadata.annotations.get(SIZE_ANNOTATION, SIZE_DEFAULT),
+        f"metadata.annotations[{SIZE_ANNOTATION}]",
+    )
+    if size_of(text, field=where) == 0:
+        raise invalid(f"{where} is {text!r}: the size of a volume is more than 0")
     return text
 
 
@@ -104,15 +112,18 @@ def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
         return ()
     present, wanted = known.volume["spec"], made["spec"]
     before, after = _attributes(known.volume), wanted["csi"]["volumeAttributes"]
-    names = [name for name in ("accessModes", "nodeAffinity") if present.get(name) != wanted.get(name)]
+    fields = {
+        "spec.accessModes": (present.get("accessModes"), wanted["accessModes"]),
+        "spec.fuse.nodeSelector": (present.get("nodeAffinity"), wanted.get("nodeAffinity")),
+        **{
+            _FIELDS.get(name, f"option {name}"): (before.get(name), after.get(name))
+            for name in sorted({*before, *after})
+            if name not in _TOLD and not _is_live(name)
+        },
+    }
     if not _same_size(present["capacity"]["storage"], wanted["capacity"]["storage"]):
-        names.append("capacity")
-    names += [
-        name
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name) and name not in _TOLD and not _is_live(name)
-    ]
-    return tuple(names)
+        fields[f"annotation {SIZE_ANNOTATION}"] = (present, wanted)
+    return tuple(name for name, (there, now) in fields.items() if there != now)
 
 
 _CSI_FIXED = ("driver", "volumeHandle", "volumeAttributes", "nodePublishSecretRef")
@@ -167,7 +178,7 @@ def _volume(names: Names, fixed: Mapping[str, Any]) -> dict[str, Any]:
 
 def clean_policy(runtime: EFCRuntime) -> str:
     """When a node's daemon ends: with its last pod, or with the runtime."""
-    on_demand = runtime.spec.fuse.clean_policy is CleanPolicy.ON_DEMAND
+    on_demand = runtime.spec.fuse.clean_policy == CleanPolicy.ON_DEMAND
     return str(CleanPolicy.ON_DEMAND if on_demand else CleanPolicy.ON_RUNTIME_DELETED)
 
 
@@ -175,9 +186,10 @@ def _memory_max(runtime: EFCRuntime) -> dict[str, str]:
     limit = (runtime.spec.fuse.resources.get("limits") or {}).get("memory")
     if limit is None:
         return {}
-    size = quantity(limit, noun="fuse.resources.limits.memory")
+    where = "spec.fuse.resources.limits.memory"
+    size = size_of(limit, field=where)
     if size < _DAEMON_MIB_MIN * MIB:
-        raise invalid(f"fuse.resources.limits.memory is {limit}: a daemon needs {_DAEMON_MIB_MIN}Mi or more")
+        raise invalid(f"{where} is {limit}: a daemon needs {_DAEMON_MIB_MIN}Mi or more")
     return {MEMORY_MAX: str(size)}
 
 
@@ -197,7 +209,7 @@ def _as_written(present: str, dataset: Dataset) -> str:
 
 
 def _same_size(one: str, other: str) -> bool:
-    return quantity(one, noun="a size") == quantity(other, noun="a size")
+    return size_of(one, field="a size") == size_of(other, field="a size")
 
 
 def _kept(spec: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

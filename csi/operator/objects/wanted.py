@@ -11,10 +11,9 @@ from csi.api.dataset import Dataset
 from csi.api.efcruntime import EFCRuntime
 from csi.base.errors import invalid
 from csi.operator import pki
-from csi.operator.names import APPLIED_ANNOTATION, RUNTIME_KIND, Names, owner_reference
+from csi.operator.names import APPLIED_ANNOTATION, LINE_ANNOTATION, RUNTIME_KIND, Names, owner_reference
 from csi.operator.objects import volume as volumes
 from csi.operator.objects.levels import Cache, cache_of
-from csi.operator.objects.options import Ignored, ignored_options
 from csi.operator.objects.pods import master_set, worker_set
 from csi.operator.objects.settings import Known, Settings
 
@@ -38,7 +37,6 @@ class Wanted:
     claim: dict[str, Any]
     cache: Cache
     needs_new_volume: tuple[str, ...] = ()
-    ignored: tuple[Ignored, ...] = ()
 
     def objects(self) -> list[dict[str, Any]]:
         """In the order in which they are to be applied."""
@@ -66,13 +64,12 @@ def wanted_objects(dataset: Dataset, runtime: EFCRuntime, settings: Settings, *,
         master_secret=_owned(_secret(names, names.master_secret, made.master), owner),
         worker_secret=_owned(_secret(names, names.worker_secret, made.worker), owner),
         service=_owned(volumes.service(dataset, runtime, known), owner),
-        master=_owned(master_set(dataset, runtime, settings), owner),
-        workers=_owned(worker_set(dataset, runtime, settings, cache), owner),
+        master=_owned(_of_line(master_set(dataset, runtime, settings), made.authority), owner),
+        workers=_owned(_of_line(worker_set(dataset, runtime, settings, cache), made.authority), owner),
         volume=None if volume is None else _marked(volume),
         claim=_owned(volumes.claim(dataset, known), owner),
         cache=cache,
         needs_new_volume=volumes.differences(dataset, runtime, settings, known),
-        ignored=tuple(ignored_options(runtime, settings)),
     )
 
 
@@ -89,6 +86,13 @@ def _secret(names: Names, name: str, files: pki.Files) -> dict[str, Any]:
         "type": "Opaque",
         "data": {file: base64.b64encode(content).decode() for file, content in files.items()},
     }
+
+
+def _of_line(stateful_set: dict[str, Any], authority: pki.Files) -> dict[str, Any]:
+    """With pods that start anew when an authority comes which those that run do not know, and so would refuse."""
+    annotations = stateful_set["spec"]["template"]["metadata"].setdefault("annotations", {})
+    annotations[LINE_ANNOTATION] = authority[pki.LINE].decode(errors="replace")
+    return stateful_set
 
 
 def _owned(wanted: dict[str, Any], owner: ObjectMeta) -> dict[str, Any]:

@@ -61,6 +61,22 @@ def _statistic(port: int, name: str, kind: str = "") -> str:
     return found[1]
 
 
+def _await_memory(port: int, items: int) -> None:
+    """Waits until the worker has set memory aside for so many items, and holds none."""
+    deadline = time.monotonic() + 60
+    while int(_statistic(port, "delete_hits")) < items:
+        assert time.monotonic() < deadline, "memory is set aside"
+        time.sleep(0.02)
+    assert _statistic(port, "curr_items") == "0"
+
+
+def _chunks(port: int, *, size: int) -> int:
+    """How many items of so many bytes there is memory for."""
+    slabs = _ask(port, "stats slabs\r\n", "END\r\n")
+    found = re.search(rf"STAT (\d+):chunk_size {size}\r\n(?:STAT \1:.*\r\n)*?STAT \1:total_chunks (\d+)", slabs)
+    return int(found[2]) if found else 0
+
+
 def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["worker", *arguments]) == 1
     return capsys.readouterr().err
@@ -73,13 +89,8 @@ def test_memcached_is_set_up_as_daemons_want_it() -> None:
             "num_threads": "3", "maxconns": "500", "udpport": "0", "flush_enabled": "no", "dump_enabled": "no",
         }  # fmt: skip
         assert {name: _statistic(port, name, "settings") for name in settings} == settings
-        deadline = time.monotonic() + 60
-        while (_statistic(port, "total_items"), _statistic(port, "curr_items")) != ("4096", "0"):
-            assert time.monotonic() < deadline, "memory is set aside for headers, and nothing is there then"
-            time.sleep(0.02)
-        free = re.findall(r"free_chunks (\d+)", _ask(port, "stats slabs\r\n", "END\r\n"))
-        assert [int(chunks) >= 4096 for chunks in free] == [True]
-        assert _statistic(port, "bytes") == "0"
+        _await_memory(port, 4096)
+        assert _chunks(port, size=152) >= 4096
         process = Path(f"/proc/{_statistic(port, 'pid')}")
         is_powerless = re.search(r"^CapEff:\s*0+$", (process / "status").read_text(), re.MULTILINE)
         assert process.stat().st_uid != 0 or is_powerless, "it has what root may do"
@@ -144,10 +155,9 @@ def test_what_memory_has_no_room_for_is_in_a_file_without_a_name(tmp_path: Path)
     tmp_path.chmod(0o755)
     value = "v" * 15_000
     with _started("--memory", "64MiB", "--disk", f"{tmp_path}=256MiB", "--connections", "100") as port:
-        deadline = time.monotonic() + 60
-        while int(_statistic(port, "curr_items")) < 2048 + 4096:
-            assert time.monotonic() < deadline, "memory is set aside for headers, and for names of what is in files"
-            time.sleep(0.02)
+        _await_memory(port, 2048 + 4096)
+        assert _chunks(port, size=152) >= 2048
+        assert _chunks(port, size=120) >= 4096, "for names of what is in files"
         assert list(tmp_path.iterdir()) == []
         assert _statistic(port, "extstore_limit_maxbytes") == str(256 << 20)
         assert _statistic(port, "limit_maxbytes") == str(65 << 20)
@@ -192,6 +202,6 @@ def test_by_tls_memory_is_set_aside_too(tmp_path: Path, capsys: pytest.CaptureFi
             tls_ca=tmp_path / "ca.pem", tls_certificate=tmp_path / "worker.pem", tls_key=tmp_path / "worker.key"
         )
         context, deadline = worker.tls_context(parsed), time.monotonic() + 60
-        while "STAT total_items 16384\r\n" not in _ask(port, "stats\r\n", "END\r\n", context):
+        while "STAT delete_hits 16384\r\n" not in _ask(port, "stats\r\n", "END\r\n", context):
             assert time.monotonic() < deadline
             time.sleep(0.02)

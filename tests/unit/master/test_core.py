@@ -280,6 +280,18 @@ def test_figures_come_back_after_a_restart() -> None:
     assert (figures.read.total, figures.read.from_workers) == (10, 5)
 
 
+def test_a_walk_that_was_under_way_waits_for_the_configuration() -> None:
+    core = Core()
+    core.configure(configuration(1, ONE))
+    core.totals.progress(core.totals.begin(0), Counted(bytes=1, checkpoint="p"), is_done=False, now=1)
+    later = Core()
+    later.restore(core.saved())
+    assert later.walk_due(2) is None
+    later.configure(configuration(1, ONE))
+    assert later.walk_due(2) == 2
+    assert later.totals.begin(2).checkpoint == "p"
+
+
 @pytest.mark.parametrize("saved", [b"", b"[]", b"{}", b"{", b'{"totals":"x"}', b'{"totals":"[]","window":3}'])
 def test_a_state_that_makes_no_sense_is_nothing(saved: bytes) -> None:
     core = Core()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ import pytest
 
 from csi._proto import dataset_pb2, dataset_pb2_grpc
 from csi.cli import main
+from csi.master.core import Core
+from csi.master.service import MasterService
+from csi.master.signal import Changes
 from tests.support.master import Authority, DatasetMaster, channel_to
 
 
@@ -144,6 +149,35 @@ def test_what_cannot_work_is_refused(authority: Authority, tmp_path: Path, capsy
     (tls / "tls.key").write_bytes(authority.signed("node").joinpath("tls.key").read_bytes())
     assert main([*arguments, str(tls)]) == 1
     assert "KEY_VALUES_MISMATCH" in capsys.readouterr().err
+
+
+async def test_nodes_look_again_for_a_master_that_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose figures nobody watches ends their connections; one that is watched does not."""
+    monkeypatch.setattr("csi.master.service._UNWATCHED_SECONDS_MAX", 0.3)
+    core, context = Core(), Caller()
+    service = MasterService(core, Changes())
+
+    async def reports() -> AsyncIterator[dataset_pb2.NodeReport]:
+        yield dataset_pb2.NodeReport(node="n")
+        await asyncio.sleep(30)
+
+    figures = service.WatchFigures(dataset_pb2.WatchFiguresRequest(), context)  # type: ignore[arg-type]
+    await anext(figures)
+    watched = asyncio.create_task(anext(service.Connect(reports(), context), None))  # type: ignore[arg-type]
+    await asyncio.sleep(1)
+    assert not watched.done()
+    assert core.figures(time.time()).nodes[0].connected
+    await figures.aclose()  # type: ignore[attr-defined]
+    async with asyncio.timeout(10):
+        assert await watched is None
+    assert not core.figures(time.time()).nodes[0].connected
+
+
+class Caller:
+    """The context of a call by somebody who may call everything."""
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {"x509_common_name": [b"operator"]}
 
 
 def test_its_state_is_written_when_it_ends(master: DatasetMaster) -> None:

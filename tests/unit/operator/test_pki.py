@@ -82,21 +82,33 @@ def test_a_certificate_is_renewed_when_a_third_of_its_time_is_left() -> None:
     assert renewed.node[pki.BLOCK_KEY] == made.node[pki.BLOCK_KEY], "what was sealed stays readable"
 
 
-def test_while_two_authorities_hold_both_are_believed() -> None:
+def _issued_by(files: pki.Files, authority: x509.Certificate) -> bool:
+    return _certificates(files)[0].issuer == authority.subject
+
+
+def test_another_authority_is_known_to_everybody_before_it_signs() -> None:
     made = _made()
-    later = NOW + 2434 * _DAY
-    renewed = _made(made, now=later, seed=2)
-    new, former = _certificates(renewed.authority, pki.AUTHORITY)
-    assert [former] == _certificates(made.authority, pki.AUTHORITY)
-    _certificates(renewed.worker)[0].verify_directly_issued_by(new)
-    after_that = _made(renewed, now=NOW + 3651 * _DAY, seed=3)
-    assert _certificates(after_that.authority, pki.AUTHORITY)[0] == new
-    assert _certificates(_made(renewed, now=later + 9999 * _DAY, seed=3).authority, pki.AUTHORITY) != [new, former]
+    (first,) = _certificates(made.authority, pki.AUTHORITY)
+    due = NOW + 2434 * _DAY
+    announced = _made(made, now=due, seed=2)
+    assert _issued_by(announced.worker, first)
+    assert announced.worker[pki.AUTHORITY] == announced.node[pki.AUTHORITY]
+    known, second = _certificates(announced.node, pki.AUTHORITY)
+    assert known == first
+    assert _made(announced, now=due + 29 * _DAY, seed=3) == announced
+    assert not pki.renewal_due(_secret(announced.authority), due + 29 * _DAY)
+    assert pki.renewal_due(_secret(announced.authority), due + 31 * _DAY)
+    signing = _made(announced, now=due + 31 * _DAY, seed=4)
+    assert _certificates(signing.authority, pki.AUTHORITY) == [second, first]
+    assert all(_issued_by(files, second) for files in (signing.worker, signing.master, signing.node))
+    assert pki.NEXT_KEY not in signing.authority
+    assert made.authority[pki.LINE] == announced.authority[pki.LINE] == signing.authority[pki.LINE]
+    assert _made(signing, now=due + 32 * _DAY, seed=5) == signing
 
 
 def test_no_certificate_outlives_its_authority() -> None:
     old = pki.identities(pki.nobody(), now=NOW, random=pseudo_random(1)).authority
-    late = NOW + 2430 * _DAY  # before its renewal
+    late = NOW + 3500 * _DAY  # nobody had looked for long
     made = _made(dataclasses.replace(pki.nobody(), authority=old), now=late, seed=2)
     end = _certificates(old, pki.AUTHORITY)[0].not_valid_after_utc
     assert all(_certificates(files)[0].not_valid_after_utc <= end for files in (made.master, made.worker, made.node))
@@ -123,6 +135,7 @@ def test_without_its_authority_everybody_gets_another(file: str) -> None:
     for spoilt in ({}, _without(made.authority, file), {**made.authority, file: b"garbage"}):
         mended = _made(dataclasses.replace(made, authority=spoilt), seed=2)
         (authority,) = _certificates(mended.authority, pki.AUTHORITY)
+        assert mended.authority[pki.LINE] != made.authority[pki.LINE], "so that pods start anew"
         for files in (mended.master, mended.worker, mended.node):
             _certificates(files)[0].verify_directly_issued_by(authority)
         assert mended.node[pki.BLOCK_KEY] == made.node[pki.BLOCK_KEY]
@@ -259,6 +272,11 @@ def test_memcached_takes_them_and_renewed_ones_without_a_restart(worker: tuple[i
     answer, after = _ask(port, made.node, b"mn", folder)
     assert answer == b"MN\r\n"
     assert before != after
+    newcomer = _now_made()
+    both = made.node[pki.AUTHORITY] + newcomer.node[pki.AUTHORITY]
+    (folder / pki.AUTHORITY).write_bytes(both)
+    assert _ask(port, made.node, b"refresh_certs", folder)[0] == b"OK\r\n"
+    assert _ask(port, {**newcomer.node, pki.AUTHORITY: both}, b"mn", folder)[0] == b"MN\r\n", "authorities too"
 
 
 def test_memcached_refuses_strangers(worker: tuple[int, Identities, Path]) -> None:
