@@ -99,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     _add_csi(commands)
     _add_operator(commands)
     _add_dataset(commands)
+    _add_webhook(commands)
     _add_in_use(commands)
     _add_clean_node(commands)
     return parser
@@ -314,12 +315,26 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         default="",
         help="where the Lease is (the pod's own; outside of one efc-system)",
     )
+    parser.add_argument(
+        "--webhook", action="store_true", help="keep the certificate of the admission webhook, with Datasets"
+    )
     parser.set_defaults(module="csi.cli.operator")
 
 
 def _add_dataset(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "the Datasets of a cluster: status, top, where, mounts, adopt (also as kubectl efc)"
     dataset_parser.add_commands(commands.add_parser("dataset", help=text, description=text[0].upper() + text[1:] + "."))
+
+
+def _add_webhook(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "tell the API server which affinity new pods get to the workers of their Datasets"
+    parser = commands.add_parser("webhook", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--listen", metavar="ADDRESS:PORT", default="[::]:9443", help="where (%(default)s)")
+    parser.add_argument(
+        "--certificate", type=Path, metavar="DIR", required=True, help="folder of tls.crt and tls.key; they may change"
+    )
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.set_defaults(module="csi.cli.webhook")
 
 
 def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

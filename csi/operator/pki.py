@@ -33,7 +33,7 @@ BLOCK_KEY = "block-key"
 OPERATOR, MASTER, WORKER, NODE = "operator", "master", "worker", "node"
 CERTIFICATE_DAYS, AUTHORITY_DAYS = 365, 3650
 #: A certificate begins so long before it is made: clocks differ.
-_CLOCKS_DIFFER = timedelta(minutes=10)
+CLOCKS_DIFFER = timedelta(minutes=10)
 #: For how long everybody knows an authority before it signs: whoever is mounted gets it through the master.
 _KNOWN_BEFORE = timedelta(days=30)
 _HOSTS = {MASTER: MASTER_HOST, WORKER: WORKER_HOST}
@@ -78,6 +78,20 @@ def operator_identity(authority: Files, present: Files, *, now: datetime, random
     return _issuer(authority, now=now, random=random).identity(OPERATOR, present)
 
 
+def server_identity(authority: Files, name: str, host: str, *, now: datetime, random: Random) -> Files:
+    """A new ``tls.crt`` and ``tls.key`` of a server that is known by the name ``host``."""
+    certificate, key = _issuer(authority, now=now, random=random).issue(name, host)
+    return {CERTIFICATE: _pem([certificate]), PRIVATE_KEY: _key_pem(key)}
+
+
+def is_good_pair(present: Files, *, now: datetime) -> bool:
+    """Whether ``tls.crt`` and ``tls.key`` belong together, and hold."""
+    certificate, key = _certificate(present, CERTIFICATE), _key(present, PRIVATE_KEY)
+    if certificate is None or key is None or not _same(certificate, key):
+        return False
+    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
+
+
 def nobody() -> Identities:
     """Those of a Dataset that has none yet."""
     return Identities(authority={}, node={}, master={}, worker={})
@@ -101,7 +115,7 @@ def renewal_time(secret: Mapping[str, object] | None) -> datetime | None:
     if (following := _certificate(found, NEXT)) is not None:
         return following.not_valid_before_utc + _KNOWN_BEFORE
     certificates = [_certificate(found, name) for name in (AUTHORITY, CERTIFICATE)]
-    return min((_renewal(one) for one in certificates if one is not None), default=None)
+    return min((renewal(one) for one in certificates if one is not None), default=None)
 
 
 def renewal_due(secret: Mapping[str, object] | None, now: datetime) -> bool:
@@ -115,7 +129,8 @@ def new_block_key(random: Random) -> bytes:
     return random(_BLOCK_KEY_BYTES).hex().encode()
 
 
-def _renewal(certificate: x509.Certificate) -> datetime:
+def renewal(certificate: x509.Certificate) -> datetime:
+    """When a certificate is to be renewed: when a third of its time is left."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return end - (end - begin) / 3
 
@@ -123,6 +138,17 @@ def _renewal(certificate: x509.Certificate) -> datetime:
 def _block_key(present: Files, random: Random) -> bytes:
     key = present.get(BLOCK_KEY, b"")
     return key if _BLOCK_KEY_FORM.fullmatch(key) else new_block_key(random)
+
+
+def server_authority(present: Files, *, now: datetime, random: Random) -> Files:
+    """``ca.crt`` and ``ca.key`` of a server alone: the present ones as long as they do; the newest one is first."""
+    certificate, key = _certificate(present, AUTHORITY), _key(present, AUTHORITY_KEY)
+    whole = certificate is not None and key is not None and _same(certificate, key)
+    if whole and certificate is not None and now < renewal(certificate):
+        return {name: present[name] for name in (AUTHORITY, AUTHORITY_KEY)}
+    made, new_key = _new_authority(now=now, random=random)
+    former = [certificate] if whole and certificate is not None and now < certificate.not_valid_after_utc else []
+    return {AUTHORITY: _pem([made, *former]), AUTHORITY_KEY: _key_pem(new_key)}
 
 
 def _authority(present: Files, *, now: datetime, random: Random) -> Files:
@@ -133,7 +159,7 @@ def _authority(present: Files, *, now: datetime, random: Random) -> Files:
         return {AUTHORITY: _pem([made]), AUTHORITY_KEY: _key_pem(new_key), LINE: random(8).hex().encode()}
     line = {LINE: present.get(LINE) or random(8).hex().encode()}
     following, following_key = _certificate(present, NEXT), _key(present, NEXT_KEY)
-    if now < _renewal(certificate):
+    if now < renewal(certificate):
         return {AUTHORITY: present[AUTHORITY], AUTHORITY_KEY: present[AUTHORITY_KEY], **line}
     if following is None or following_key is None or not _same(following, following_key):
         following, following_key = _new_authority(now=now, random=random)
@@ -167,7 +193,7 @@ class _Issuer:
         if self._will_do(name, present):
             pair = {part: present[part] for part in (CERTIFICATE, PRIVATE_KEY)}
         else:
-            certificate, key = self._issue(name)
+            certificate, key = self.issue(name, _HOSTS.get(name))
             pair = {CERTIFICATE: _pem([certificate]), PRIVATE_KEY: _key_pem(key)}
         return {AUTHORITY: self._bundle, **pair}
 
@@ -179,15 +205,16 @@ class _Issuer:
             certificate.verify_directly_issued_by(self._authority)
         except (InvalidSignature, TypeError, ValueError):
             return False
-        in_time = certificate.not_valid_before_utc <= self._now < _renewal(certificate)
+        in_time = certificate.not_valid_before_utc <= self._now < renewal(certificate)
         return in_time and certificate.subject == _name(name)
 
-    def _issue(self, name: str) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    def issue(self, name: str, host: str | None) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+        """A new certificate; ``host`` is the name by which clients know a server."""
         key = _new_key(self._random)
         end = min(self._now + timedelta(days=CERTIFICATE_DAYS), self._authority.not_valid_after_utc)
         builder = (
             _builder(_name(name), key, issuer=self._authority.subject, random=self._random)
-            .not_valid_before(self._now - _CLOCKS_DIFFER)
+            .not_valid_before(self._now - CLOCKS_DIFFER)
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
@@ -197,7 +224,7 @@ class _Issuer:
             )
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if host := _HOSTS.get(name):
+        if host is not None:
             builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         return builder.sign(self._key, hashes.SHA256()), key
 
@@ -215,7 +242,7 @@ def _new_authority(*, now: datetime, random: Random) -> tuple[x509.Certificate, 
     name = _name(f"efc-authority-{random(8).hex()}")
     builder = (
         _builder(name, key, issuer=name, random=random)
-        .not_valid_before(now - _CLOCKS_DIFFER)
+        .not_valid_before(now - CLOCKS_DIFFER)
         .not_valid_after(now + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)

@@ -31,6 +31,9 @@ from csi.operator.datasets.reconciler import Reconciler
 from csi.operator.lease import Leadership
 from csi.operator.objects.settings import Settings
 from csi.operator.startup_taint import StartupTaint
+from csi.operator.webhook import serving
+from csi.operator.webhook.certificates import Certificates
+from csi.operator.webhook.serving import Listening
 
 #: How often a request is tried while the API server is away; after that, the process ends.
 _BACKOFF_SECONDS = (1, 1, 2, 3, *[5] * 120)
@@ -44,10 +47,14 @@ _LEASE = "efc-operator"
 
 @dataclass(frozen=True, kw_only=True)
 class Datasets:
-    """How Datasets are served; ``namespace`` is the Lease's, the operator's own unless given."""
+    """How Datasets are served; ``namespace`` is the Lease's, the operator's own unless given.
+
+    With ``has_webhook``, the webhook's certificate is kept in that namespace, too.
+    """
 
     settings: Settings
     namespace: str = ""
+    has_webhook: bool = False
 
 
 def run(
@@ -148,10 +155,27 @@ async def _serve_datasets(serving: _Serving, datasets: Datasets, ended: asyncio.
     """Until cancelled; what it cannot get over sets ``ended``."""
     namespace = datasets.namespace or _namespace()
     leadership = Leadership(serving.cluster, namespace=namespace, name=_LEASE, identity=_identity())
+
+    async def duties() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(serving.lead(datasets.settings))
+            if datasets.has_webhook:
+                group.create_task(Certificates(serving.cluster, namespace=namespace).run())
+
     try:
-        await leadership.run(lambda: serving.lead(datasets.settings))
+        await leadership.run(duties)
     finally:
         ended.set()
+
+
+def serve_webhook(listening: Listening, *, log_level: str) -> None:
+    """Runs :func:`csi.operator.webhook.serving.serve`; FAILED_PRECONDITION without credentials."""
+    _configure_logging(log_level)
+
+    async def serve() -> None:
+        await serving.serve(listening, _logged_in(Cluster()))
+
+    asyncio.run(serve())
 
 
 def _namespace() -> str:

@@ -181,7 +181,7 @@ class Cluster:
         self.kubectl("wait", "--for=condition=Ready", "pods", *chosen, "--timeout=90s", limit_s=100)
 
     def _is_ready(self, component: str) -> bool:
-        kind = "deployment" if component in {"controller", "operator"} else "daemonset"
+        kind = "deployment" if component in {"controller", "operator", "webhook"} else "daemonset"
         found = self.get(kind, f"efc-{component}", namespace=SYSTEM_NAMESPACE)
         assert found is not None, f"there is no {kind} efc-{component}"
         status = found["status"]

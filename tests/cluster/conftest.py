@@ -58,15 +58,19 @@ def install(cluster: Cluster) -> None:
     """
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=(ROOT / "deploy" / "crds.yaml").read_text())
     if cluster.get("daemonset", "efc-node", namespace=SYSTEM_NAMESPACE) is None:
-        text = (ROOT / "deploy" / "efc-csi.yaml").read_text()
-        source = '- "--source=nfs://nas.example.com/data"'
-        sources = [f'- "--source={url}"' for url in (cluster.nas_url, cluster.small_url)]
-        text = text.replace(source, ("\n" + " " * 12).join(sources))
-        rules = [{"namespaces": ["inline-*"], "sources": [cluster.nas_url]}]
-        text = text.replace('allowed-sources.json: "[]"', f"allowed-sources.json: {json.dumps(json.dumps(rules))}")
-        text = text.replace("--idle-grace=30", f"--idle-grace={_IDLE_GRACE_S}")
-        cluster.kubectl("apply", "-f", "-", stdin=re.sub(r"\bimage([:=] ?)efc-csi:\S+", rf"image\g<1>{IMAGE}", text))
+        cluster.kubectl("apply", "-f", "-", stdin=fitted(cluster, (ROOT / "deploy" / "efc-csi.yaml").read_text()))
     cluster.await_driver("keeper", "node", "network", "controller", "operator")
+
+
+def fitted(cluster: Cluster, text: str) -> str:
+    """What `deploy/render` prints, changed as `install` says."""
+    source = '- "--source=nfs://nas.example.com/data"'
+    sources = [f'- "--source={url}"' for url in (cluster.nas_url, cluster.small_url)]
+    text = text.replace(source, ("\n" + " " * 12).join(sources))
+    rules = [{"namespaces": ["inline-*"], "sources": [cluster.nas_url]}]
+    text = text.replace('allowed-sources.json: "[]"', f"allowed-sources.json: {json.dumps(json.dumps(rules))}")
+    text = text.replace("--idle-grace=30", f"--idle-grace={_IDLE_GRACE_S}")
+    return re.sub(r"\bimage([:=] ?)efc-csi:\S+", rf"image\g<1>{IMAGE}", text)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -116,6 +120,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
     if request.node.stash.get(_FAILED, True):
         cluster.gather(RESULTS / "logs" / f"cluster-{name}", namespace=name)
     cluster.kubectl("-n", name, "delete", "statefulsets,deployments,pods", "--all", "--timeout=60s", limit_s=70)
+    # What their pods used goes with the Datasets; what was deleted of them alone would come again.
     cluster.kubectl("-n", name, "delete", "datasets,efcruntimes", "--all", "--timeout=60s", limit_s=70)
     cluster.kubectl("-n", name, "delete", "persistentvolumeclaims", "--all", "--timeout=60s", limit_s=70)
     cluster.kubectl("delete", "namespace", name, "--wait=false")

@@ -1,4 +1,4 @@
-"""Whatever happens to a Dataset's parts, who reads its files sees nothing of it: any pod of ours goes, workers as well."""
+"""Who reads a Dataset's files sees nothing of what happens to its parts: pods of ours go, workers are scaled."""
 
 from __future__ import annotations
 

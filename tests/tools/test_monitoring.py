@@ -26,7 +26,7 @@ REACHABLE = ("--set", "metrics.node.bind=node")
 #: What the schema leaves to Helm and the API server.
 OPEN = {"global", "networkPolicy.metricsFrom.[]", "networkPolicy.egress.[]"} | {
     f"{part}.{name}"
-    for part in ("keeper", "node", "network", "controller", "operator")
+    for part in ("keeper", "node", "network", "controller", "operator", "webhook")
     for name in ("affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "env.[].valueFrom")
 }
 #: What serves metrics, and on which port in these tests.

@@ -5,17 +5,16 @@ from collections.abc import Mapping
 
 from csi._proto import dataset_pb2
 from csi.api.checks import problems
-from csi.api.dataset import Dataset
+from csi.api.dataset import Dataset, Mount
 from csi.api.efcruntime import CleanPolicy, EFCRuntime
 from csi.api.ignored import ignored_fields
-from csi.api.sources import options_of, secrets_of
+from csi.api.sources import options_of
 from csi.base.errors import DriverError
 from csi.operator import pki
 from csi.operator.datasets import statuses
 from csi.operator.datasets.seen import Seen
 from csi.operator.names import ROLE_LABEL, WORKER_ROLE
 from csi.operator.objects.levels import Cache
-from csi.operator.objects.options import mount_options
 from csi.operator.objects.settings import Settings
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000}
@@ -34,7 +33,8 @@ def problem(
     found = [str(one) for one in problems(dataset)] + [f"EFCRuntime: {one}" for one in problems(runtime)]
     if not found:
         try:
-            _options(dataset, runtime, settings, secrets)
+            for mount in dataset.spec.mounts:
+                _options(dataset, mount, runtime, settings, secrets=secrets)
         except DriverError as error:
             found = [error.message]
     return "; ".join(found)
@@ -46,16 +46,15 @@ def ignored(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> list[s
 
 
 def _options(
-    dataset: Dataset, runtime: EFCRuntime, settings: Settings, secrets: Mapping[str, Mapping[str, str]]
+    dataset: Dataset,
+    mount: Mount,
+    runtime: EFCRuntime,
+    settings: Settings,
+    *,
+    secrets: Mapping[str, Mapping[str, str]],
 ) -> dict[str, str]:
     """The mount options in force, those out of Secrets included. Raises INVALID_ARGUMENT, FAILED_PRECONDITION."""
-    options = mount_options(dataset, runtime, settings)
-    for mount in dataset.spec.mounts:
-        # What stands in Secrets wins; that it is right together with all else is checked here as well.
-        given = options_of(dataset, mount, runtime=runtime, secrets=secrets, has_pod_network=settings.has_pod_network)
-        if secrets_of(dataset):
-            options |= given
-    return options
+    return options_of(dataset, mount, runtime=runtime, secrets=secrets, has_pod_network=settings.has_pod_network)
 
 
 def configuration(
@@ -95,7 +94,7 @@ def _orders(
 ) -> dataset_pb2.Orders:
     files = pki.files(seen.secrets.node)
     return dataset_pb2.Orders(
-        options=_options(dataset, runtime, settings, seen.options),
+        options=_options(dataset, dataset.spec.mounts[0], runtime, settings, secrets=seen.options),
         secrets=dataset_pb2.Secrets(
             block_key=bytes.fromhex(files.get(pki.BLOCK_KEY, b"").decode()),
             authority=files.get(pki.AUTHORITY, b""),

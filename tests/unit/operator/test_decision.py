@@ -86,11 +86,18 @@ def settled(**others: Any) -> Seen:
     sets = {name: one for (kind, name), one in objects.items() if kind == "StatefulSet"}
     secrets = {name: with_identity(one, name) for (kind, name), one in objects.items() if kind == "Secret"}
     assert seen.service is not None
+    # A claim comes when Kubernetes offers the volume.
+    assert "PersistentVolumeClaim" not in found
+    offered = with_identity(found["PersistentVolume"], "volume", status={"phase": "Available"})
+    (claim,) = (
+        one for one in decide(replace(seen, volumes=(offered,)), SETTINGS).objects
+        if one["kind"] == "PersistentVolumeClaim"
+    )  # fmt: skip
     seen = replace(
         seen,
         service=with_identity({**objects["Service", "efc-demo-master"], "spec": seen.service["spec"]}, "service"),
-        claim=with_identity(found["PersistentVolumeClaim"], "claim", status={"phase": "Bound"}),
-        volumes=(with_identity(found["PersistentVolume"], "volume"),),
+        claim=with_identity(claim, "claim", status={"phase": "Bound"}),
+        volumes=(with_identity(found["PersistentVolume"], "volume", status={"phase": "Bound"}),),
         master=with_identity(sets["efc-demo-master"], "master", status={"replicas": 1}),
         workers=with_identity(sets["efc-demo-worker"], "workers", status={"replicas": 2}),
         secrets=Secrets(
@@ -142,6 +149,14 @@ def test_a_source_that_cannot_be_reached_is_said_with_the_reason_and_tried_again
 def test_the_probe_of_another_source_says_nothing() -> None:
     decision = decide(fresh(probe=Probe(source="nfs://nas/other")), SETTINGS)
     assert decision.probe == SOURCE
+    assert made(decision, "PersistentVolumeClaim") == []
+
+
+def test_a_volume_whose_claim_somebody_has_deleted_is_made_anew() -> None:
+    seen = settled(claim=None)
+    released = {**seen.volumes[0], "status": {"phase": "Released"}}
+    decision = decide(replace(seen, volumes=(released,)), SETTINGS)
+    assert [(one.resource, one.uid) for one in decision.deletions] == [("persistentvolumes", "volume")]
     assert made(decision, "PersistentVolumeClaim") == []
 
 
@@ -406,3 +421,15 @@ def test_a_refused_source_is_not_the_one_that_is_looked_at() -> None:
     assert said(decision, "SourceReachable")["status"] == "True"
     assert decision.master is not None
     assert decision.master.configuration.mounts[0].source == SOURCE
+
+
+def test_what_stands_in_secrets_reaches_nodes_and_no_object() -> None:
+    option = {"name": "read-ahead", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
+    mount = {"mountPoint": "nfs://nas:/data", "options": {"read-ahead": "1MiB"}, "encryptOptions": [option]}
+    missing = decide(settled(dataset=dataset(spec={"mounts": [mount]})), SETTINGS)
+    assert "there is no Secret 's'" in said(missing, "Ready")["message"]
+    decision = decide(settled(dataset=dataset(spec={"mounts": [mount]}), options={"s": {"k": "3MiB"}}), SETTINGS)
+    assert decision.master is not None
+    assert decision.master.configuration.orders.options["read-ahead"] == "3MiB"
+    assert "3MiB" not in str(decision.objects)
+    assert "3MiB" not in str(decision.dataset_status)
