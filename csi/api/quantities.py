@@ -15,6 +15,8 @@ _FACTORS = {
     **{unit + "i": Decimal(1024) ** (power + 1) for power, unit in enumerate("KMGTPE")},
 }  # fmt: skip
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_SIZE = re.compile(rf"([0-9]{{1,30}}\.[0-9]{{2}})({'|'.join(_UNITS)})")
+_PERCENTAGE = re.compile(r"[0-9]{1,3}\.[0-9]%")
 
 
 def bytes_of(quantity: str | int) -> int:
@@ -39,6 +41,17 @@ def size(number: int) -> str:
     while value >= 1024 and unit + 1 < len(_UNITS):  # noqa: PLR2004
         value, unit = value / 1024, unit + 1
     return f"{value:.2f}{_UNITS[unit]}"
+
+
+def size_of(text: str) -> int | None:
+    """The bytes of what :func:`size` has printed, as near as two decimals say; None for what it does not print."""
+    match = _SIZE.fullmatch(text)
+    return round(float(match[1]) * 1024 ** _UNITS.index(match[2])) if match else None
+
+
+def ratio_of(text: str) -> float | None:
+    """What :func:`percentage` has printed, from 0 to 1; None for what it does not print."""
+    return float(text[:-1]) / 100 if _PERCENTAGE.fullmatch(text) else None
 
 
 def percentage(part: float, whole: float) -> str:

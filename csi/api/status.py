@@ -97,6 +97,13 @@ class CacheStates(Model):
     remote_throughput_ratio: str = ""
 
 
+class WorkerCache(Model):
+    """What one worker holds."""
+
+    name: Annotated[str, Doc("Name of the worker's pod.")] = ""
+    cached: Annotated[str, Doc("Size of the Dataset's blocks that it holds, such as `3.33GiB`.")] = ""
+
+
 class Hcfs(Model):
     """Never set: there is no HCFS here."""
 
@@ -175,6 +182,7 @@ class RuntimeStatus(Model):
     fuse_number_unavailable: Annotated[Int32, Doc("On how many of the desired nodes no daemon serves.")] = 0
     conditions: Annotated[tuple[RuntimeCondition, ...], Doc("What holds now, and why.")] = ()
     cache_states: _CacheStates = CacheStates()
+    workers: Annotated[tuple[WorkerCache, ...], Doc("What each worker holds.")] = ()
     selector: Annotated[str, Doc("The labels of the workers, for autoscalers.")] = ""
     value_file: Annotated[str, Doc("Stays empty: Fluid's Helm values.")] = ""
     setup_duration: Annotated[str, Doc("Stays empty.")] = ""
@@ -206,6 +214,10 @@ def _filled(value: Any) -> Any:  # noqa: ANN401
     return [_filled(inner) for inner in value] if isinstance(value, list) else value
 
 
+#: Fields that Fluid's CRDs do not have.
+_OURS = ("observedGeneration", "workers")
+
+
 def _without_ours(written: dict[str, Any]) -> dict[str, Any]:
     """A status without the fields that Fluid's CRDs do not have."""
-    return {name: value for name, value in written.items() if name != "observedGeneration"}
+    return {name: value for name, value in written.items() if name not in _OURS}

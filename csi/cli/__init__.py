@@ -14,6 +14,7 @@ from pathlib import Path
 from csi.base import driver
 from csi.base.errors import DriverError
 from csi.base.text import printable
+from csi.cli import dataset_parser
 
 _RUN_DIR = "/run/efc"
 _IDLE_GRACE_SECONDS_MAX = 86_400
@@ -33,6 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def master(arguments: Sequence[str] | None = None) -> int:
     """Runs ``efc-master ARGUMENTS``, which is ``efc master ARGUMENTS``; returns the exit status."""
     return main(["master", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def kubectl(arguments: Sequence[str] | None = None) -> int:
+    """Runs ``kubectl-efc ARGUMENTS``, kubectl's plugin, which is ``efc dataset ARGUMENTS``; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="kubectl efc", description="The Datasets of a cluster that EFC serves.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    dataset_parser.add_commands(parser)
+    parsed = parser.parse_args(arguments)
+    return _run(parsed.module, parsed)
 
 
 def _run(module: str, parsed: argparse.Namespace) -> int:
@@ -88,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("fs", help="work on a NAS without mounting it (efc fs --help)", add_help=False)
     _add_csi(commands)
     _add_operator(commands)
+    _add_dataset(commands)
     _add_webhook(commands)
     _add_in_use(commands)
     _add_clean_node(commands)
@@ -254,6 +265,10 @@ def _add_serving(parser: argparse.ArgumentParser, *, service: str) -> None:
     parser.set_defaults(module="csi.cli.serve", service=service)
     parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    _add_metrics_address(parser)
+
+
+def _add_metrics_address(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metrics-address",
         metavar="ADDRESS:PORT",
@@ -277,6 +292,7 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
+    _add_metrics_address(parser)
     parser.add_argument("--image", metavar="IMAGE", help="of masters and workers; without it no Datasets are served")
     parser.add_argument(
         "--image-pull-policy",
@@ -306,6 +322,11 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--webhook", action="store_true", help="keep the certificate of the admission webhook, with Datasets"
     )
     parser.set_defaults(module="csi.cli.operator")
+
+
+def _add_dataset(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "the Datasets of a cluster: status, top, where, mounts, adopt (also as kubectl efc)"
+    dataset_parser.add_commands(commands.add_parser("dataset", help=text, description=text[0].upper() + text[1:] + "."))
 
 
 def _add_webhook(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

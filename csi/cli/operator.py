@@ -21,5 +21,7 @@ def run(parsed: argparse.Namespace) -> int:
             has_pod_network=parsed.network_pod,
         )
         datasets = running.Datasets(settings=settings, namespace=parsed.namespace, has_webhook=parsed.webhook)
-    running.run(log_level=parsed.log_level, liveness=liveness, datasets=datasets)
+    running.run(
+        log_level=parsed.log_level, liveness=liveness, metrics_address=parsed.metrics_address, datasets=datasets
+    )
     return 0

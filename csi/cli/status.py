@@ -11,6 +11,7 @@ from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.base.text import printable
+from csi.cli.tables import print_table
 from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
@@ -55,10 +56,10 @@ def run(parsed: argparse.Namespace) -> int:
     elif not mounts:
         print(f"Nothing is mounted (run directory {parsed.run_dir}).")
     else:
-        _print_table(_COLUMNS, [_row(mount, reports, published.get(mount.target, [])) for mount in status.mounts])
+        print_table(_COLUMNS, [_row(mount, reports, published.get(mount.target, [])) for mount in status.mounts])
         if rows := [_volume_row(volume) for mount in sorted(published) for volume in published[mount]]:
             print()
-            _print_table(_VOLUME_COLUMNS, rows)
+            print_table(_VOLUME_COLUMNS, rows)
     return 0
 
 
@@ -166,26 +167,3 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} B"
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    # Names of processes, volumes and exports are chosen by others.
-    rows = [tuple(printable(cell) for cell in row) for row in rows]
-    if not sys.stdout.isatty():
-        # For pipes: plain columns, nothing cut off.
-        widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
-        for row in [columns, *rows]:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    state = columns.index("STATE") if "STATE" in columns else None
-    for row in rows:
-        cells = [escape(cell) for cell in row]
-        if state is not None and row[state] != "serving":
-            cells[state] = f"[bold red]{cells[state]}[/]"
-        table.add_row(*cells)
-    Console().print(table)

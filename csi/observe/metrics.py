@@ -4,7 +4,9 @@ A name that is not in the table cannot be served (:mod:`csi.observe.exposition` 
 that a sample has. Names follow Prometheus: base units, the unit last, ``_total`` for counters.
 
 Labels are few on purpose. A dataset has one series of each kind per node, however many pods use it; a volume has one;
-pods have none, since their names come and go with every rollout, and Prometheus keeps each for as long as its data.
+users' pods have none, since their names come and go with every rollout, and Prometheus keeps each for as long as its
+data. A Dataset of Kubernetes has one series of each kind in the whole cluster. Its namespace is ``dataset_namespace``:
+Prometheus gives ``namespace`` to that of the pod that it scrapes.
 
 ``python -m csi.observe.metrics`` prints docs/METRICS.md's tables.
 """
@@ -28,7 +30,9 @@ class Section(enum.Enum):
     DATASET = "Datasets: the node plugin and `efc metrics`"
     NODE = "Node plugin"
     CONTROLLER = "Controller"
+    OPERATOR = "Operator: Datasets of Kubernetes"
     SERVICE = "Node plugin and controller"
+    PROCESS = "Node plugin, controller and operator"
 
 
 class Stability(enum.Enum):
@@ -72,6 +76,18 @@ def _dataset(
     return Metric(
         name=name, kind=kind, section=Section.DATASET, help=text, unit=unit, labels=labels, stability=stability
     )
+
+
+#: Of a Dataset of Kubernetes.
+_OBJECT_LABELS = ("dataset_namespace", "dataset_name")
+
+
+def _object(name: str, text: str, *, unit: str = "", labels: tuple[str, ...] = ()) -> Metric:
+    labels = (*_OBJECT_LABELS, *labels)
+    return Metric(
+        name=f"efc_dataset_{name}", kind=Kind.GAUGE, section=Section.OPERATOR, help=text, unit=unit, labels=labels,
+        stability=Stability.BETA,
+    )  # fmt: skip
 
 
 _TABLE = (
@@ -272,6 +288,58 @@ _TABLE = (
         help="Directories of deleted volumes that wait for their removal, as of the last deletion or start.",
     ),
     Metric(
+        name="efc_operator_leads",
+        kind=Kind.GAUGE,
+        section=Section.OPERATOR,
+        stability=Stability.BETA,
+        help="1 if this operator serves Datasets and all below are its; 0 if it waits until the leading one ends.",
+    ),
+    Metric(
+        name="efc_operator_api_requests_total",
+        kind=Kind.COUNTER,
+        section=Section.OPERATOR,
+        stability=Stability.BETA,
+        help="Requests to the Kubernetes API for Datasets, their watches and the Lease included.",
+    ),
+    _object(
+        "phase",
+        "1 for the phase that the Dataset is in (`NotBound`, `Bound`, `Updating`, `Failed`), 0 for the others.",
+        labels=("phase",),
+    ),
+    _object("ready", "1 if condition Ready holds: pods can use the Dataset."),
+    _object("source_reachable", "1 if the NAS has what the Dataset names; not there while nobody has looked."),
+    _object(
+        "size_bytes",
+        "Sum of the sizes of all regular files, column UFS TOTAL SIZE; so far, while not `efc_dataset_size_known`.",
+        unit="bytes",
+    ),
+    _object("size_known", "1 if all files were counted once, condition TotalsKnown."),
+    _object("files", "Number of regular files, column TOTAL FILES."),
+    _object("cached_bytes", "Blocks of the Dataset at its workers, column CACHED.", unit="bytes"),
+    _object("worker_cached_bytes", "The same of each worker.", unit="bytes", labels=("worker",)),
+    _object("cache_capacity_bytes", "Quota of the workers that are ready, column CACHE CAPACITY.", unit="bytes"),
+    _object(
+        "cached_ratio",
+        "Cached part of the size, from 0 to 1; column CACHED PERCENTAGE. Not there before the size is known.",
+    ),
+    _object(
+        "cache_hit_ratio",
+        "Of the bytes that were read in the last 5 minutes, the part from any cache, from 0 to 1; column CACHE HIT "
+        "RATIO. 0 if nothing was read.",
+    ),
+    _object("cache_local_hit_ratio", "The part from caches of the node that read."),
+    _object("cache_remote_hit_ratio", "The part from workers."),
+    *(
+        _object(f"{part}_{what}", text)
+        for part, where in (("masters", "Masters"), ("workers", "Workers"), ("fuses", "Nodes"))
+        for what, text in {
+            "desired": f"{where} on which pods use the Dataset."
+            if part == "fuses"
+            else f"{where} that there shall be.",
+            "ready": f"{where} whose daemon serves the Dataset." if part == "fuses" else f"{where} that are ready.",
+        }.items()
+    ),
+    Metric(
         name="efc_csi_calls_total",
         kind=Kind.COUNTER,
         section=Section.SERVICE,
@@ -296,48 +364,48 @@ _TABLE = (
     Metric(
         name="efc_children",
         kind=Kind.GAUGE,
-        section=Section.SERVICE,
+        section=Section.PROCESS,
         help="Child processes that exist, hung ones included.",
     ),
     Metric(
         name="efc_children_killed_total",
         kind=Kind.COUNTER,
-        section=Section.SERVICE,
+        section=Section.PROCESS,
         labels=("program",),
         help="Child processes that were killed at their deadline.",
     ),
     Metric(
         name="efc_build_info",
         kind=Kind.GAUGE,
-        section=Section.SERVICE,
+        section=Section.PROCESS,
         labels=("version",),
         help="Always 1; this process's release.",
     ),
     Metric(
         name="process_start_time_seconds",
         kind=Kind.GAUGE,
-        section=Section.SERVICE,
+        section=Section.PROCESS,
         unit="seconds",
         help="When this process started, in Unix time.",
     ),
     Metric(
         name="process_cpu_seconds_total",
         kind=Kind.COUNTER,
-        section=Section.SERVICE,
+        section=Section.PROCESS,
         unit="seconds",
         help="User and system CPU time of this process; its children's and the daemons' are their own.",
     ),
     Metric(
         name="process_resident_memory_bytes",
         kind=Kind.GAUGE,
-        section=Section.SERVICE,
+        section=Section.PROCESS,
         unit="bytes",
         help="Resident memory of this process.",
     ),
     Metric(
         name="process_open_fds",
         kind=Kind.GAUGE,
-        section=Section.SERVICE,
+        section=Section.PROCESS,
         help="File descriptors that this process has open.",
     ),
 )

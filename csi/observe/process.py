@@ -1,4 +1,4 @@
-"""What a scrape reads of a process itself, be it the node plugin or the controller."""
+"""What a scrape reads of a process itself, be it the node plugin, the controller or the operator."""
 
 import os
 import resource

@@ -22,6 +22,9 @@ import kopf
 
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
+from csi.observe.exposition import Page, Recorder
+from csi.observe.process import put_process
+from csi.observe.scraping import MetricsServer
 from csi.operator import volume_users
 from csi.operator.cluster import Cluster
 from csi.operator.datasets.reconciler import Reconciler
@@ -54,10 +57,16 @@ class Datasets:
     has_webhook: bool = False
 
 
-def run(*, log_level: str, liveness: tuple[str, int] | None, datasets: Datasets | None = None) -> None:
+def run(
+    *,
+    log_level: str,
+    liveness: tuple[str, int] | None,
+    metrics_address: str | None = None,
+    datasets: Datasets | None = None,
+) -> None:
     """Runs until a signal; ``liveness`` is where to answer GET /healthz. FAILED_PRECONDITION without credentials.
 
-    Without ``datasets`` none are served.
+    Without ``datasets`` none are served, and without ``metrics_address`` (ADDRESS:PORT) no metrics.
     """
     _configure_logging(log_level)
     registry, settings, cluster = kopf.OperatorRegistry(), _settings(), _logged_in(Cluster())
@@ -70,7 +79,9 @@ def run(*, log_level: str, liveness: tuple[str, int] | None, datasets: Datasets 
 
     async def serve() -> None:
         ended, ready = asyncio.Event(), asyncio.Event()
-        beside = asyncio.create_task(_serve_datasets(cluster, datasets, ended)) if datasets is not None else None
+        serving = _Serving(cluster)
+        beside = asyncio.create_task(_serve_datasets(serving, datasets, ended)) if datasets is not None else None
+        metrics = MetricsServer(metrics_address, serving.page_text) if metrics_address else contextlib.nullcontext()
         watching = asyncio.create_task(
             kopf.operator(
                 registry=registry,
@@ -83,11 +94,12 @@ def run(*, log_level: str, liveness: tuple[str, int] | None, datasets: Datasets 
             )
         )
         try:
-            await _first(watching, ready, ended)
-            # kopf takes seconds to end at a signal; whoever leads gives its Lease up at once.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, ended.set)
-            await _first(watching, ended)
+            async with metrics:
+                await _first(watching, ready, ended)
+                # kopf takes seconds to end at a signal; whoever leads gives its Lease up at once.
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, ended.set)
+                await _first(watching, ended)
         finally:
             ended.set()
             await _ended(beside)
@@ -112,17 +124,43 @@ async def _ended(task: "asyncio.Task[None] | None") -> None:
             await task
 
 
-async def _serve_datasets(cluster: Cluster, datasets: Datasets, ended: asyncio.Event) -> None:
+class _Serving:
+    """What serves Datasets in this process, while it leads; and its metrics."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.children = cluster, Children()
+        self._recorder = Recorder()
+        self._leading: Reconciler | None = None
+
+    async def lead(self, settings: Settings) -> None:
+        """Serves until cancelled."""
+        self._leading = Reconciler(self.cluster, settings, children=self.children)
+        try:
+            await self._leading.run()
+        finally:
+            self._leading = None
+
+    async def page_text(self) -> str:
+        """The answer to a scrape; of Datasets only the leader knows anything."""
+        page = Page()
+        page.put("efc_operator_leads", self._leading is not None)
+        page.put("efc_operator_api_requests_total", self.cluster.requests)
+        if self._leading is not None:
+            self._leading.collect(page)
+        put_process(page, recorder=self._recorder, children=self.children)
+        return page.text()
+
+
+async def _serve_datasets(serving: _Serving, datasets: Datasets, ended: asyncio.Event) -> None:
     """Until cancelled; what it cannot get over sets ``ended``."""
     namespace = datasets.namespace or _namespace()
-    leadership = Leadership(cluster, namespace=namespace, name=_LEASE, identity=_identity())
-    children = Children()
+    leadership = Leadership(serving.cluster, namespace=namespace, name=_LEASE, identity=_identity())
 
     async def duties() -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(Reconciler(cluster, datasets.settings, children=children).run())
+            group.create_task(serving.lead(datasets.settings))
             if datasets.has_webhook:
-                group.create_task(Certificates(cluster, namespace=namespace).run())
+                group.create_task(Certificates(serving.cluster, namespace=namespace).run())
 
     try:
         await leadership.run(duties)

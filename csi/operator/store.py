@@ -7,7 +7,7 @@ of which only those of Datasets count, and of which nothing is kept but what is 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from csi.api.common import API_VERSION
@@ -76,6 +76,10 @@ class Store:
         for watching in self._watching.values():
             await watching.listed.wait()
 
+    def is_complete(self) -> bool:
+        """Whether everything was listed once."""
+        return all(watching.listed.is_set() for watching in self._watching.values())
+
     def saw(self, resource: str, found: Json) -> None:
         """Notes what a request of ours was answered with."""
         self._watching[resource].saw(found)
@@ -83,6 +87,10 @@ class Store:
     def get(self, resource: str, name: Name) -> Json | None:
         """One object."""
         return self._watching[resource].objects.get(name)
+
+    def all(self, resource: str) -> Mapping[Name, Json]:
+        """All objects of a resource."""
+        return self._watching[resource].objects
 
     def all_keys(self) -> set[Key]:
         """All that there is something for."""

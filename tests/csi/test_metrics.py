@@ -52,8 +52,8 @@ def test_every_documented_metric_is_served(driver: Driver, nas: Nas, tmp_path: P
     options = {"workers": "127.0.0.1:1", "workers-key": str(new_key(tmp_path))}
     driver.publish(static_volume("workers", nas.url, **options), with_workers)
     node, controller = (scrape(driver.metrics_ports[name]) for name in ("node", "controller"))
-    assert families(node) == names(Section.DATASET, Section.NODE, Section.SERVICE)
-    assert families(controller) == names(Section.CONTROLLER, Section.SERVICE)
+    assert families(node) == names(Section.DATASET, Section.NODE, Section.SERVICE, Section.PROCESS)
+    assert families(controller) == names(Section.CONTROLLER, Section.SERVICE, Section.PROCESS)
     by_hand = subprocess.run(
         [program("efc"), "metrics", "--run-dir", driver.run_dir], env=clean_environment(), capture_output=True,
         text=True, check=True, timeout=20,

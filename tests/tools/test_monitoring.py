@@ -16,17 +16,21 @@ from csi.observe.metrics import METRICS, Kind
 from tests.support.paths import ROOT
 from tests.tools.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
 
-DASHBOARD = json.loads((DEPLOY / "dashboards" / "efc-csi.json").read_text())
+DASHBOARDS = [json.loads(path.read_text()) for path in sorted((DEPLOY / "dashboards").glob("*.json"))]
 ALERTS = yaml.safe_load((DEPLOY / "chart" / "alerts.yaml").read_text())
+EXAMPLES = DEPLOY / "examples"
+ADAPTER = yaml.safe_load((EXAMPLES / "prometheus-adapter" / "values.yaml").read_text())
 VALUES = yaml.safe_load((DEPLOY / "chart" / "values.yaml").read_text())
 SCHEMA = json.loads((DEPLOY / "chart" / "values.schema.json").read_text())
 REACHABLE = ("--set", "metrics.node.bind=node")
 #: What the schema leaves to Helm and the API server.
-OPEN = {"global", "networkPolicy.metricsFrom.[]", "networkPolicy.egress.[]"} | {
+OPEN = {"global", *(f"networkPolicy.{name}.[]" for name in ("metricsFrom", "webhookFrom", "egress"))} | {
     f"{part}.{name}"
-    for part in ("keeper", "node", "network", "controller", "operator")
+    for part in ("keeper", "node", "network", "controller", "operator", "webhook")
     for name in ("affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "env.[].valueFrom")
 }
+#: What serves metrics, and on which port in these tests.
+_PORTS = {"node": 19820, "controller": 19821, "operator": 19823}
 #: Prometheus' own words and labels in expressions; a word before "(" is a function, one in quotes a value.
 _WORDS = {"by", "or", "sum", "max", "min", "count", "le"}
 _LABELS = {"node", "container", "job", *(label for metric in METRICS.values() for label in metric.labels)}
@@ -45,13 +49,17 @@ def test_metrics_are_served_where_the_values_say() -> None:
     objects = rendered()
     assert arguments(objects, "node")["--metrics-address"] == "127.0.0.1:9820"
     assert arguments(objects, "controller")["--metrics-address"] == "$(POD_ADDRESS):9821"
-    objects = monitored("--set", "metrics.node.port=19820,metrics.controller.port=19821")
-    for name, port, variable, field in (
-        ("node", 19820, "NODE_ADDRESS", "status.hostIP"),
-        ("controller", 19821, "POD_ADDRESS", "status.podIP"),
+    assert arguments(objects, "operator")["--metrics-address"] == "$(POD_ADDRESS):9823"
+    ports = ",".join(f"metrics.{name}.port={port}" for name, port in _PORTS.items())
+    objects = monitored("--set", ports)
+    for name, variable, field in (
+        ("node", "NODE_ADDRESS", "status.hostIP"),
+        ("controller", "POD_ADDRESS", "status.podIP"),
+        ("operator", "POD_ADDRESS", "status.podIP"),
     ):
+        port = _PORTS[name]
         container = containers(objects)[name]
-        assert container["ports"] == [{"name": "metrics", "containerPort": port}]
+        assert {"name": "metrics", "containerPort": port} in container["ports"]
         (address,) = (item for item in container["env"] if item["name"] == variable)
         assert address["valueFrom"]["fieldRef"]["fieldPath"] == field
         given = arguments(objects, name)["--metrics-address"]
@@ -60,16 +68,18 @@ def test_metrics_are_served_where_the_values_say() -> None:
 
 
 def test_metrics_can_be_off() -> None:
-    objects = rendered("--set", "metrics.node.enabled=false,metrics.controller.enabled=false")
-    for name in ("node", "controller"):
+    objects = rendered("--set", ",".join(f"metrics.{name}.enabled=false" for name in _PORTS))
+    for name in _PORTS:
         assert "--metrics-address" not in arguments(objects, name)
-        assert "ports" not in containers(objects)[name]
+        assert "metrics" not in [port["name"] for port in containers(objects)[name].get("ports", [])]
         cli.parser().parse_args(containers(objects)[name]["args"])
 
 
 def test_no_port_is_one_of_the_nodes_or_of_kubernetes() -> None:
     """Outside of what services (NodePort) and outgoing connections take."""
-    for port in (VALUES["metrics"]["node"]["port"], VALUES["metrics"]["controller"]["port"]):
+    ports = [*(VALUES["metrics"][name]["port"] for name in _PORTS), VALUES["operator"]["livenessPort"]]
+    assert len(ports) == len(set(ports))
+    for port in ports:
         assert 1024 <= port < 30000
         assert port not in {10248, 10249, 10250, 10256}
 
@@ -95,7 +105,7 @@ def test_a_pod_monitor_selects_what_serves() -> None:
                 }
                 assert endpoint["port"] in ports
                 chosen.add(item["metadata"]["name"])
-    assert chosen == {"efc-node", "efc-controller"}
+    assert chosen == {"efc-node", "efc-controller", "efc-operator"}
 
 
 def test_a_pod_monitor_needs_an_address_that_is_reached() -> None:
@@ -105,18 +115,19 @@ def test_a_pod_monitor_needs_an_address_that_is_reached() -> None:
     assert render("--set", "monitoring.podMonitor.enabled=true,metrics.node.enabled=false").returncode == 0
 
 
-def test_the_controllers_policy_admits_scrapes_and_nothing_else() -> None:
-    assert one(rendered(), "NetworkPolicy", "efc-controller")["spec"]["ingress"] == []
+@pytest.mark.parametrize("part", ["controller", "operator"])
+def test_policies_admit_scrapes_and_nothing_else(part: str) -> None:
+    assert one(rendered(), "NetworkPolicy", f"efc-{part}")["spec"]["ingress"] == []
     options = ("--set", "monitoring.podMonitor.enabled=true")
-    (rule,) = one(monitored(*options), "NetworkPolicy", "efc-controller")["spec"]["ingress"]
+    (rule,) = one(monitored(*options), "NetworkPolicy", f"efc-{part}")["spec"]["ingress"]
     assert rule == {"from": [{"namespaceSelector": {}}], "ports": [{"port": "metrics", "protocol": "TCP"}]}
     peers = '[{"podSelector": {"matchLabels": {"app": "prometheus"}}}]'
     (rule,) = one(
-        monitored(*options, "--set-json", f"networkPolicy.metricsFrom={peers}"), "NetworkPolicy", "efc-controller"
+        monitored(*options, "--set-json", f"networkPolicy.metricsFrom={peers}"), "NetworkPolicy", f"efc-{part}"
     )["spec"]["ingress"]
     assert rule["from"] == json.loads(peers)
-    for off in ("networkPolicy.metricsFrom=[]", "metrics.controller.enabled=false"):
-        policy = one(monitored(*options, "--set-json", off), "NetworkPolicy", "efc-controller")
+    for off in ("networkPolicy.metricsFrom=[]", f"metrics.{part}.enabled=false"):
+        policy = one(monitored(*options, "--set-json", off), "NetworkPolicy", f"efc-{part}")
         assert policy["spec"]["ingress"] == []
     assert not [item for item in rendered("--set", "networkPolicy.enabled=false") if item["kind"] == "NetworkPolicy"]
 
@@ -135,7 +146,7 @@ def test_the_operators_values_are_used() -> None:
     assert arguments(objects, "operator")["--liveness-address"] == "$(POD_ADDRESS):19822"
     assert arguments(objects, "operator")["--log-level"] == "debug"
     container = containers(objects)["operator"]
-    assert container["ports"] == [{"name": container["livenessProbe"]["httpGet"]["port"], "containerPort": 19822}]
+    assert {"name": container["livenessProbe"]["httpGet"]["port"], "containerPort": 19822} in container["ports"]
     pod = dict(pods(objects))["efc-operator"]
     assert pod["securityContext"]["runAsNonRoot"]
 
@@ -157,15 +168,36 @@ def test_alerts_are_the_rules_of_the_chart() -> None:
         assert set(used) <= {label.strip() for label in kept[1].split(",")}, alert["alert"]
 
 
+def test_the_autoscaler_goes_by_what_the_adapter_makes() -> None:
+    """prometheus-adapter puts labels and selectors into its template: as for the runtime of dataset.yaml."""
+    (rule,) = ADAPTER["rules"]["custom"]
+    assert rule["seriesQuery"] in METRICS
+    series = set(METRICS[rule["seriesQuery"]].labels)
+    assert set(rule["resources"]["overrides"]) == series
+    runtime = rule["resources"]["overrides"]["dataset_name"]
+    scaler = yaml.safe_load((EXAMPLES / "hpa.yaml").read_text())
+    target = scaler["spec"]["scaleTargetRef"]
+    assert (runtime["group"], runtime["resource"]) == (target["apiVersion"].partition("/")[0], target["kind"].lower())
+    (metric,) = scaler["spec"]["metrics"]
+    assert metric["object"]["metric"]["name"] == rule["name"]["as"]
+    assert metric["object"]["describedObject"] == target
+    named = [found["metadata"]["name"] for found in yaml.safe_load_all((EXAMPLES / "dataset.yaml").read_text())]
+    assert named == [target["name"]] * 2
+
+
 def expressions() -> Iterator[tuple[str, str]]:
+    for rule in ADAPTER["rules"]["custom"]:
+        query = rule["metricsQuery"].replace("<<.GroupBy>>", "dataset_namespace, dataset_name")
+        yield rule["name"]["as"], query.replace("<<.LabelMatchers>>", 'dataset_name="efc-demo"')
     for alert in ALERTS:
         yield alert["alert"], alert["expr"]
-    for panel in DASHBOARD["panels"]:
-        for target in panel.get("targets", []):
-            yield panel["title"], target["expr"]
-    for variable in DASHBOARD["templating"]["list"]:
-        if variable["type"] == "query":
-            yield variable["name"], variable["query"]["query"]
+    for dashboard in DASHBOARDS:
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", []):
+                yield panel["title"], target["expr"]
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                yield variable["name"], variable["query"]["query"]
 
 
 def known_names() -> set[str]:
@@ -190,11 +222,16 @@ def test_expressions_name_what_is_served(where: str, expression: str) -> None:
         assert name.endswith(("_total", "_bucket")), name
 
 
-def test_every_panel_shows_something() -> None:
-    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+def test_dashboards_are_several() -> None:
+    assert len({dashboard["uid"] for dashboard in DASHBOARDS}) == len(DASHBOARDS) >= 2
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: str(dashboard["uid"]))
+def test_every_panel_shows_something(dashboard: dict[str, Any]) -> None:
+    ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(ids) == len(set(ids))
     taken: set[tuple[int, int]] = set()
-    for panel in DASHBOARD["panels"]:
+    for panel in dashboard["panels"]:
         place = panel["gridPos"]
         cells = {
             (x, y)
@@ -242,6 +279,7 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
         "metrics.node.port=80",
         "metrics.node.prot=9820",
         "metrics.controller.port=70000",
+        "metrics.operator.bind=node",
         "monitoring.podMonitor.enable=true",
         "monitoring.prometheusRule.severity=high",
         "operator.livenessPort=0",

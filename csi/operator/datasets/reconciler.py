@@ -20,9 +20,10 @@ from csi.api.sources import secrets_of
 from csi.api.status import DatasetStatus, RuntimeStatus
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
+from csi.observe.exposition import Page
 from csi.operator import store as stores
 from csi.operator.cluster import Cluster, Json
-from csi.operator.datasets import origins, paths, statuses
+from csi.operator.datasets import measures, origins, paths, statuses
 from csi.operator.datasets.decision import PROBE_AGAIN_SECONDS, decide
 from csi.operator.datasets.differences import is_as_wanted
 from csi.operator.datasets.probing import Prober
@@ -112,6 +113,17 @@ class Reconciler:
             for notes in self._notes.values():
                 if notes.probing is not None:
                     notes.probing.cancel()
+
+    def collect(self, page: Page) -> None:
+        """Puts the metrics of all Datasets that are ours on ``page``: nothing before all of them were seen once."""
+        store = self._store
+        if not store.is_complete() or store.rival() is not None:
+            return
+        for key, dataset in sorted(store.all(stores.DATASETS).items()):
+            runtime = store.get(stores.RUNTIMES, key)
+            if runtime is not None or not store.other_runtimes(key):
+                latest = self._masters.figures.get(dataset["metadata"]["uid"])
+                measures.put(page, measures.Measured(dataset=dataset, runtime=runtime, latest=latest))
 
     # ------------------------------------------------------------ one key
 

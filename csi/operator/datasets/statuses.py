@@ -8,7 +8,7 @@ from csi._proto import dataset_pb2
 from csi.api import quantities
 from csi.api.dataset import Dataset, Phase, RuntimeReference
 from csi.api.efcruntime import EFCRuntime
-from csi.api.status import CacheStates, ConditionType, DatasetStatus, PartPhase, RuntimeStatus
+from csi.api.status import CacheStates, ConditionType, DatasetStatus, PartPhase, RuntimeStatus, WorkerCache
 from csi.operator.cluster import Json
 from csi.operator.datasets import conditions
 from csi.operator.datasets.conditions import Said
@@ -19,7 +19,7 @@ _ENDED = ("Succeeded", "Failed")
 #: How a runtime's reference says what it is, as Fluid has it.
 _CATEGORY, _TYPE = "Accelerate", "efc"
 #: Fields of a status that are figures: a change of one of them can wait.
-_FIGURES = ("ufsTotal", "fileNum", "cacheStates")
+_FIGURES = ("ufsTotal", "fileNum", "cacheStates", "workers")
 #: Of the figures the one that follows from what is ready: it cannot wait.
 _CAPACITY = "cacheCapacity"
 
@@ -240,9 +240,22 @@ def runtime_status(
         fuse_number_unavailable=fuses.desired - fuses.ready,
         conditions=conditions.of_runtime(said, runtime.status, now=seen.now),
         cache_states=cache or CacheStates(),
+        workers=_workers(seen) if cache is not None and cache.cached else (),
         selector=",".join(f"{name}={value}" for name, value in sorted(selector.items())),
     )
     return status.written(is_ours=seen.crds_are_ours)
+
+
+def _workers(seen: Seen) -> tuple[WorkerCache, ...]:
+    """What each worker holds; what no master has told since the operator began stays as it was."""
+    latest = seen.figures.latest
+    if latest is None:
+        before = ((seen.runtime or {}).get("status") or {}).get("workers") or ()
+        return tuple(WorkerCache.model_validate(worker) for worker in before)
+    return tuple(
+        WorkerCache(name=worker.name, cached=quantities.size(worker.cached_bytes))
+        for worker in sorted(latest.workers, key=lambda worker: worker.name)
+    )
 
 
 def differs_in_figures_only(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

@@ -71,7 +71,7 @@ def test_what_is_more_than_fluids() -> None:
         f"{kind} {path}"
         for kind in ("datasets", "efcruntimes")
         for path in ("", ".apiVersion", ".kind", ".metadata", ".status.observedGeneration")
-    }
+    } | {f"efcruntimes .status.workers{path}" for path in ("", "[]", "[].name", "[].cached")}
 
 
 def test_every_field_is_described() -> None:

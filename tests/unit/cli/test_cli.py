@@ -233,9 +233,9 @@ def test_doctor_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
 
 
 def test_names_that_others_chose_are_printable(capsys: pytest.CaptureFixture[str]) -> None:
-    from csi.cli.status import _print_table
+    from csi.cli.tables import print_table
 
-    _print_table(["NAME", "STATE"], [("evil\x1b[2J\u2028\r", "serving\n")])
+    print_table(["NAME", "STATE"], [("evil\x1b[2J\u2028\r", "serving\n")])
     shown = capsys.readouterr().out
     assert "evil\\x1b[2J\\u2028\\r" in shown
     assert all(line.isprintable() for line in shown.splitlines())
