@@ -80,7 +80,7 @@ RULES = {
     },
 }
 #: In the driver's own namespace: role -> resource -> verbs.
-OWN_RULES = {"efc-operator": {"leases": {"get", "list", "watch", "create", "update", "patch"}}}
+OWN_RULES = {"efc-operator": {"leases": {"get", "create", "patch"}}}
 ACCOUNTS = {"efc-provisioner": "efc-controller", "efc-operator": "efc-operator"}
 
 
