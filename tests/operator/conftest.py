@@ -13,11 +13,16 @@ import pytest
 
 from tests.cluster.cluster import Cluster, Namespace
 from tests.operator.operators import Operator, account
-from tests.support.leaks import require_sandbox
+from tests.support.leaks import no_leaks, require_sandbox
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
 
 CRDS = ROOT / "deploy" / "crds.yaml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left() -> None:
+    """Instead of the check of each module: the operator that they share may become another process in one of them."""
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +32,15 @@ def bare_cluster() -> Iterator[Cluster]:
         yield Cluster(folder=Path(running))
         return
     require_sandbox()
-    cluster = Cluster(folder=Path(tempfile.mkdtemp(prefix="cluster-")))
-    cluster.boot(nodes=1)
-    try:
-        yield cluster
-    finally:
-        cluster.end()
+    with no_leaks():
+        folder = Path(tempfile.mkdtemp(prefix="cluster-"))
+        cluster = Cluster(folder=folder)
+        cluster.boot(nodes=1)
+        try:
+            yield cluster
+        finally:
+            cluster.end()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

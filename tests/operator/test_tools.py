@@ -28,11 +28,6 @@ PYTHONSAFEPATH=1 PYTHONPATH={ROOT} PYTHONDONTWRITEBYTECODE=1 exec {sys.executabl
 _FLUID = {"Dataset": "fluid-dataset-controller-finalizer", "EFCRuntime": "efc-runtime-controller-finalizer"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_left() -> None:
-    """Instead of the check of other tests: the operator that tests share is started anew here, as another process."""
-
-
 class Plugin:
     """`kubectl efc`, found by kubectl on its PATH, in a namespace."""
 
