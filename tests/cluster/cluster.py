@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Cluster:
         """Runs one of this folder's scripts for this cluster."""
         return subprocess.run(
             [SCRIPTS / name, *arguments], input=stdin, capture_output=True, text=True, timeout=limit_s, check=check,
-            env=os.environ | {"EFC_CLUSTER_DIR": str(self.folder)},
+            env=os.environ | {"EFC_CLUSTER_DIR": str(self.folder), "PYTHON": sys.executable},
         )  # fmt: skip
 
     # ------------------------------------------------------------ objects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socketserver
 import struct
 import threading
@@ -22,6 +23,10 @@ def port_mapper(address: str, ports: Mapping[int, int]) -> Iterator[None]:
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):
+                self._answer_all()
+
+        def _answer_all(self) -> None:
             while len(header := self.rfile.read(4)) == 4:
                 size = struct.unpack(">I", header)[0] & ~_LAST_FRAGMENT
                 if size > _REQUEST_BYTES_MAX:
