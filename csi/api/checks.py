@@ -63,10 +63,10 @@ def _not_yet(dataset: Dataset) -> Iterator[Problem]:
     """What the CRDs take and is not served yet: anything but one mount at the volume's root."""
     mounts = dataset.spec.mounts
     if len(mounts) > 1:
-        message = "one mount is served by now: make a Dataset for each source"
+        message = "one mount is served for now: make a Dataset for each source"
         yield Problem(field="spec.mounts", value=f"{len(mounts)} mounts", message=message)
     elif mounts and mounts[0].path.strip("/"):
-        message = "a single mount shows at the root by now: leave path out"
+        message = "a single mount shows at the root for now: leave path out"
         yield Problem(field="spec.mounts[0].path", value=mounts[0].path, message=message)
 
 

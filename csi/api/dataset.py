@@ -60,9 +60,8 @@ class Mount(Model):
         str,
         Doc(
             "Where the data is: `nfs://HOST[:PORT]:/DIR` or `nfs://HOST[:PORT]/DIR`; `cpfs://` likewise, which is "
-            "served over NFSv3; `pvc://CLAIM[/DIR]` for a claim of the same namespace whose volume is NFS. "
-            "Another source is refused while pods use the Dataset.",
-            Change.LIVE,
+            "served over NFSv3; `pvc://CLAIM[/DIR]` for a claim of the same namespace whose volume is NFS.",
+            Change.CREATION,
             {"minLength": 5, "maxLength": MOUNT_POINT_LENGTH_MAX},
             (rules.SCHEME, rules.HOST, rules.DIRECTORY, rules.CLAIM, rules.UPWARDS),
         ),
@@ -87,7 +86,7 @@ class Mount(Model):
     path: Annotated[
         str,
         Doc(
-            "Directory of the volume in which the source shows. By now that is the root, `/`, also unless given.",
+            "Directory of the volume in which the source shows. For now that is the root, `/`, also unless given.",
             Change.LIVE,
             {"maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
@@ -168,7 +167,8 @@ class DatasetSpec(Model):
     placement: Annotated[
         Annotated[Placement | str, Field(union_mode="left_to_right")],
         Doc(
-            "`Exclusive` (also unless given): no worker of another Dataset runs on a node with a worker of this one. "
+            "`Exclusive` (also unless given): a node with a worker of this Dataset has no other worker, neither "
+            "another Dataset's nor a second of its own. "
             "`Shared`: workers of several Datasets may run on one node.",
             Change.ROLLING,
         ),

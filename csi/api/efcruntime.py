@@ -16,8 +16,6 @@ TEXT_LENGTH_MAX = 1024
 QUOTA_LIST_LENGTH_MAX = 512
 #: Masters beyond these are not made.
 MASTERS_MAX = 3
-#: The name of a port of master or worker that counts.
-PORT = "rpc"
 
 
 class MediumType(StrEnum):
@@ -67,10 +65,7 @@ class Component(Model):
     )
     ports: Annotated[
         dict[str, int],
-        Doc(
-            f"`{PORT}`: where the pods listen, in place of a port of the driver's; others are `FieldsIgnored`.",
-            Change.ROLLING,
-        ),
+        Doc("Where the pods listen is the driver's to say.", Change.IGNORED),
     ] = Field(default_factory=dict)
     resources: Annotated[
         Resources,
@@ -155,7 +150,7 @@ class Fuse(Model):
             "`OnRuntimeDeleted` (also unless given): a node's daemon stays, with its caches, until the runtime is "
             "deleted. `OnDemand`: it ends 30 s after its node's last pod. `OnFuseChanged` counts as the first, and "
             "is `FieldsIgnored`.",
-            Change.CREATION,
+            Change.LIVE,
             {"maxLength": TEXT_LENGTH_MAX},
             (rules.CLEAN_POLICY,),
         ),
@@ -200,7 +195,12 @@ class Level(Model):
         ),
     ] = VolumeType.UNSET
     volume_source: Annotated[
-        VolumeSource, Doc("Of a volume nothing is needed but room for `quota`.", Change.IGNORED)
+        VolumeSource,
+        Doc(
+            "`emptyDir` of an `SSD` or `HDD` level with `volumeType: emptyDir`: as in a pod, but not in memory. "
+            "Anything else is `FieldsIgnored`.",
+            Change.ROLLING,
+        ),
     ] = Field(default_factory=dict)
     path: Annotated[
         str,

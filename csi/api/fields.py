@@ -18,7 +18,7 @@ class Change(Enum):
 
     LIVE = "live"
     ROLLING = "live, pod by pod"
-    CREATION = "at creation"
+    CREATION = "without pods"
     IGNORED = "`FieldsIgnored`"
     REFUSED = "refused"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from csi.api.common import Model, NetworkMode
 from csi.api.dataset import Dataset
-from csi.api.efcruntime import MASTERS_MAX, PORT, CleanPolicy, EFCRuntime, Fuse
+from csi.api.efcruntime import MASTERS_MAX, CleanPolicy, EFCRuntime, Fuse, MediumType, VolumeType
 from csi.api.fields import Change, doc_of
 
 #: How names begin of options in ``fuse.properties`` that are of the closed client of Fluid's EFC.
@@ -54,10 +54,11 @@ def _partly(runtime: EFCRuntime, *, has_pod_network: bool) -> Iterator[str]:
     if spec.master.replicas > MASTERS_MAX:
         yield "spec.master.replicas"
     yield from _of_fuse(spec.fuse, has_pod_network=has_pod_network)
-    for part, component in (("master", spec.master), ("worker", spec.worker)):
-        for name in sorted(component.ports):
-            if name != PORT:
-                yield f"spec.{part}.ports.{name}"
+    for index, level in enumerate(spec.tieredstore.levels):
+        is_empty_dir = level.volume_type == VolumeType.EMPTY_DIR and level.mediumtype != MediumType.MEM
+        for name in sorted(level.volume_source):
+            if name != "emptyDir" or not is_empty_dir:
+                yield f"spec.tieredstore.levels[{index}].volumeSource.{name}"
 
 
 def _of_fuse(fuse: Fuse, *, has_pod_network: bool) -> Iterator[str]:

@@ -142,7 +142,7 @@ def test_the_api_server_and_the_operator_agree(served: Cluster) -> None:
 
 
 def _is_of_a_rule(problem: Problem) -> bool:
-    return not problem.message.startswith(("source ", "the directory ")) and "by now" not in problem.message
+    return not problem.message.startswith(("source ", "the directory ")) and "for now" not in problem.message
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ async def source(cluster: Cluster, dataset: Dataset) -> str:
     mounts = dataset.spec.mounts
     if len(mounts) != 1:
         raise invalid(
-            f"the Dataset has {len(mounts)} mounts: exactly one is served by now; make a Dataset for each source"
+            f"the Dataset has {len(mounts)} mounts: exactly one is served for now; make a Dataset for each source"
         )
     found = source_of(mounts[0].mount_point)
     if isinstance(found, ClaimSource):

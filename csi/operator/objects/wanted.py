@@ -47,7 +47,7 @@ class Wanted:
 def wanted_objects(dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, known: Known) -> Wanted:
     """What is wanted for this Dataset and its runtime; INVALID_ARGUMENT says which field cannot be as it is."""
     if len(dataset.spec.mounts) != 1:
-        raise invalid(f"the Dataset has {len(dataset.spec.mounts)} mounts: exactly one is served by now")
+        raise invalid(f"the Dataset has {len(dataset.spec.mounts)} mounts: exactly one is served for now")
     names, owner = Names.of(dataset.metadata), runtime.metadata
     cache = cache_of(runtime)
     present = pki.Identities(
