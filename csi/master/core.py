@@ -16,6 +16,8 @@ from csi.master.window import Counts, Window
 REMEMBERED_SECONDS = 300.0
 #: A node that has said nothing for so long is taken to be gone: each reports every 10 s.
 SILENT_SECONDS = 30.0
+#: What a message can say at most: nodes and workers may claim more between them.
+_UINT64_MAX = (1 << 64) - 1
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Core:
 
     def worker_answered(self, name: str, cached_bytes: int) -> None:
         """A worker has said how much it holds."""
-        self._workers[name] = _Worker(cached_bytes=cached_bytes, is_reachable=True)
+        self._workers[name] = _Worker(cached_bytes=min(max(cached_bytes, 0), _UINT64_MAX), is_reachable=True)
 
     def worker_silent(self, name: str) -> None:
         """A worker has not answered in time: what it held it may still hold, but nobody reads it there."""
@@ -102,7 +104,8 @@ class Core:
             totals=self.totals.figures(),
             workers=[self._worker_figures(worker) for worker in configuration.workers],
             read=dataset_pb2.ReadFigures(
-                total=read.total, from_node=read.from_node, from_workers=read.from_workers
+                total=min(read.total, _UINT64_MAX), from_node=min(read.from_node, _UINT64_MAX),
+                from_workers=min(read.from_workers, _UINT64_MAX),
             ),
             nodes=[self._node_figures(name, now) for name in sorted(self._nodes)],
             source=self.source,

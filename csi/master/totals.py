@@ -79,9 +79,9 @@ class Totals:
             restored = (
                 None if known is None else _counted(known), [_counted(one) for one in finished], _counted(current)
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             return
-        if len(restored[1]) <= len(self.sources):
+        if len(restored[1]) < len(self.sources):
             self.known, self.finished, self.current = restored
             # A count that was under way goes on.
             self._is_counting = bool(self.finished) or self.current != Counted()

@@ -65,7 +65,7 @@ class Workers:
                         held = cached_bytes(await connection.stats())
                     failures = 0
                     self._core.worker_answered(name, held)
-                except (OSError, ValueError, EOFError) as error:
+                except (OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
                     await connection.close()
                     failures, held = failures + 1, -1
                     if failures == _FAILURES_MAX:

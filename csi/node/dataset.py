@@ -68,6 +68,8 @@ class Dataset:
         self._counted = dataset_pb2.NodeReport(node=node, daemon_session=_NO_DAEMON if is_new else "")
         self._problems: dict[str, str] = {}
         self._retry_at = 0.0
+        #: How often secrets have become others.
+        self._secrets_changes = 0
         self._forsaken_at: float | None = None
         #: Keys of its daemons that there may be still.
         self._had: set[str] = set(record.keys)
@@ -107,8 +109,11 @@ class Dataset:
             self._record.volume = volume
             self._save()
             self._note_shortcomings()
-        if self._orders is None or not _is_whole(self._orders.secrets):
+        if self._orders is None or not _is_whole(self._orders.secrets) or not self._stream.is_connected:
+            # While no master says newer ones, those that the API server has now are the latest.
             self._put_secrets(secrets)
+            if self._orders is not None:
+                self._orders.ClearField("secrets")
         if former.master != volume.master:
             await self._stream.close()
             self._stream = self._new_stream()
@@ -182,23 +187,26 @@ class Dataset:
     def _take(self, orders: dataset_pb2.Orders) -> None:
         self._orders = orders
         self._retry_at = 0.0
+        self._put_orders(orders)
+        self.look()
+
+    def _put_orders(self, orders: dataset_pb2.Orders) -> None:
+        """Puts orders into files; what cannot be written is tried again at the next look."""
+        self._record.stays = orders.keep_daemon and not orders.retired  # in force whether it can be saved or not
         try:
             self._folder.put_workers(orders.workers)
             if _is_whole(orders.secrets):
                 self._put_secrets(orders.secrets)
-            stays = orders.keep_daemon and not orders.retired
-            if stays != self._record.stays:
-                self._record.stays = stays
-                self._save()
+            self._save()
             self._problems.pop("orders", None)
         except DriverError as error:
             self._problem("orders", error)
-        self.look()
 
     def _put_secrets(self, secrets: dataset_pb2.Secrets) -> None:
         former = self._folder.secrets()
         if former == secrets:
             return
+        self._secrets_changes += 1
         if former is not None and not self._record.is_stale:
             self._record.is_stale = True
             self._save()
@@ -218,6 +226,8 @@ class Dataset:
                     await self._wake.wait()
             self._wake.clear()
             try:
+                if self._orders is not None and "orders" in self._problems:
+                    self._put_orders(self._orders)
                 self._keep()
                 await self._look()
             except Exception:
@@ -248,11 +258,14 @@ class Dataset:
     async def _obey(self, mounts: Sequence[efc_pb2.MountStatus]) -> None:
         try:
             if self._record.is_stale:
+                changes = self._secrets_changes
                 for mount in mounts:
                     await self._keeper.upgrade(target=mount.target)
                     _LOGGER.info("%s: a new daemon has its new secrets", self._record.volume.name)
-                self._record.is_stale = False
-                self._save()
+                # Others may have come while a daemon started, which has read the former ones.
+                if changes == self._secrets_changes and "orders" not in self._problems:
+                    self._record.is_stale = False
+                    self._save()
             fixed = [name for mount in mounts for name in await self._adjust(mount)]
         except DriverError as error:
             if not isinstance(error, KeeperUnreachableError):

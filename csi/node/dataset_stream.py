@@ -108,6 +108,10 @@ class DatasetStream:
                 reason = "it has ended the connection"
             except (grpc.RpcError, OSError, ValueError) as error:
                 reason = _reason(error)
+            except Exception as error:
+                # Whatever it is: it is connected to anew in a moment.
+                _LOGGER.exception("%s: the connection to its master has failed", self._name)
+                reason = type(error).__name__
             if loop.time() - began > _PAUSE_SECONDS_MAX:
                 pause = _PAUSE_SECONDS
             self._connected.clear()
@@ -139,6 +143,8 @@ class DatasetStream:
             reporting = asyncio.create_task(self._report_always(call))
             try:
                 while (orders := await call.read()) is not grpc.aio.EOF:
+                    if orders is None:  # as gRPC says it
+                        raise ValueError("it has sent orders that cannot be read")
                     self._take(orders)
                     self._settled.set()
                 if (code := await call.code()) is not grpc.StatusCode.OK:

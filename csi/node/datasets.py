@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from csi.base.saved import DamagedError
-from csi.config.datasets import DatasetVolume, secrets_of
+from csi.config.datasets import VOLUME_ID_PREFIX, DatasetVolume, secrets_of
 from csi.config.volumes import NodeVolume
 from csi.node.daemons import Daemons
 from csi.node.dataset import Dataset
@@ -55,8 +55,8 @@ class Datasets:
         dataset = self._dataset(volume.dataset, wanted_network=volume.options.network)
         dataset.publishing += 1
         try:
-            options = dataset.options(volume.options)
             await dataset.describe(volume.dataset, given)
+            options = dataset.options(volume.options)
             await dataset.settle()
             yield replace(volume, options=options)
         finally:
@@ -69,7 +69,12 @@ class Datasets:
         for folder in self._folders():
             try:
                 record = DatasetFolder(folder).record()
-            except (DamagedError, FileNotFoundError) as error:
+            except FileNotFoundError:
+                # Its making or its removal was cut off: nothing of it may stay, keys above all.
+                if not self._publications.of_volume(VOLUME_ID_PREFIX + folder.name):
+                    DatasetFolder(folder).remove()
+                continue
+            except DamagedError as error:
                 _LOGGER.warning("the Dataset in %s is let be: %s", folder, error)
                 continue
             self._made(record, is_new=False).start()
