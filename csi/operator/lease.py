@@ -51,6 +51,10 @@ class Election:
         """Whether this one leads at this time."""
         return self._renewed_at is not None and now < self._renewed_at + RENEW_SECONDS_MAX
 
+    def left_seconds(self, *, now: float) -> float:
+        """How long it leads from this time on, unless it renews the Lease."""
+        return 0.0 if self._renewed_at is None else max(0.0, self._renewed_at + RENEW_SECONDS_MAX - now)
+
     def step(self, lease: Json | None, *, now: float, wall: datetime.datetime) -> Write | None:
         """What to write, after a look at the Lease; None: another one leads."""
         if lease is None:
@@ -145,14 +149,19 @@ class Leadership:
         task = asyncio.create_task(all_duties())
         try:
             while self._leads():
-                done, _ = await asyncio.wait([task], timeout=PERIOD_SECONDS)
+                done, _ = await asyncio.wait([task], timeout=min(PERIOD_SECONDS, self._left_seconds()))
                 if done:
                     task.result()
                     raise DriverError(Code.INTERNAL, "the operator's duties ended by themselves")
-                await self._look()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._left_seconds()):
+                        await self._look()
         finally:
             task.cancel()
             await asyncio.wait([task])
+
+    def _left_seconds(self) -> float:
+        return self._election.left_seconds(now=asyncio.get_running_loop().time())
 
     def _leads(self) -> bool:
         return self._election.leads(now=asyncio.get_running_loop().time())

@@ -152,9 +152,13 @@ class Names:
         return value if len(value) <= _LABEL_LENGTH_MAX else self.uid
 
 
-def owner_reference(kind: str, owner: ObjectMeta) -> dict[str, Any]:
-    """The entry of ``metadata.ownerReferences`` of what belongs to a Dataset or an EFCRuntime."""
-    return {"apiVersion": API_VERSION, "kind": kind, "name": owner.name, "uid": owner.uid, "controller": True}
+def owner_reference(kind: str, owner: ObjectMeta, *, is_controller: bool = True) -> dict[str, Any]:
+    """The entry of ``metadata.ownerReferences`` of what belongs to a Dataset or an EFCRuntime.
+
+    An object has one controller at most.
+    """
+    reference = {"apiVersion": API_VERSION, "kind": kind, "name": owner.name, "uid": owner.uid}
+    return reference | {"controller": True} if is_controller else reference
 
 
 def is_owned(metadata: Mapping[str, Any], owner: ObjectMeta) -> bool:

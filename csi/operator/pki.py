@@ -135,6 +135,12 @@ def renewal(certificate: x509.Certificate) -> datetime:
     return end - (end - begin) / 3
 
 
+def block_key(found: Files) -> bytes:
+    """The key of the blocks; empty if it is damaged: then another one is about to be made."""
+    text = found.get(BLOCK_KEY, b"")
+    return bytes.fromhex(text.decode()) if _BLOCK_KEY_FORM.fullmatch(text) else b""
+
+
 def _block_key(present: Files, random: Random) -> bytes:
     key = present.get(BLOCK_KEY, b"")
     return key if _BLOCK_KEY_FORM.fullmatch(key) else new_block_key(random)

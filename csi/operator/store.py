@@ -23,6 +23,8 @@ DATASETS, RUNTIMES = "datasets", "efcruntimes"
 CLAIMS, VOLUMES, SERVICES, STATEFUL_SETS = "persistentvolumeclaims", "persistentvolumes", "services", "statefulsets"
 #: Fluid's controller of the same EFCRuntimes.
 RIVALS = "deployments"
+#: Where Fluid is installed, by its own documents.
+FLUID_NAMESPACE = "fluid-system"
 RIVAL_LABEL = "control-plane=efcruntime-controller"
 #: Other kinds that can be a Dataset's runtime; served by Fluid, or by nobody.
 OTHER_RUNTIMES = {
@@ -119,7 +121,8 @@ class Store:
     def rival(self) -> str | None:
         """Where Fluid's own controller of EFCRuntimes runs: NAMESPACE/NAME of its Deployment."""
         for (namespace, name), deployment in self._watching[RIVALS].objects.items():
-            if deployment["spec"].get("replicas", 1) > 0:
+            # A label can be anybody's: Fluid is in its own namespace.
+            if namespace == FLUID_NAMESPACE and deployment["spec"].get("replicas", 1) > 0:
                 return f"{namespace}/{name}"
         return None
 

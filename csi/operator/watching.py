@@ -119,9 +119,9 @@ class Watching:
     async def _list(self, cluster: Cluster) -> str:
         listed = await cluster.list(self.resource.path, labels=self.resource.labels)
         names = {name_of(found) for found in listed.items}
+        self._gone.clear()
         for name in [name for name in self.objects if name not in names]:
             self._forget(name, int(listed.resource_version))
-        self._gone.clear()
         for found in listed.items:
             self.saw(found)
         self.exists = True

@@ -123,11 +123,22 @@ def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
         decision.forget = dataset["metadata"]["uid"]
         decision.dataset_metadata = _metadata(DATASET_KIND, dataset, finalizers=[])
     if runtime is not None:
-        owners = [owner_reference(DATASET_KIND, _dataset(dataset).metadata)] if dataset is not None else []
+        owners = [_dataset_reference(_dataset(dataset))] if dataset is not None else []
         decision.runtime_metadata = _metadata(RUNTIME_KIND, runtime, finalizers=[], owners=owners)
         if _is_deleting(dataset) and not _is_deleting(runtime):
             uid = runtime["metadata"]["uid"]
             decision.deletions.append(Deletion(resource=store.RUNTIMES, name=name_of(runtime), uid=uid))
+
+
+def _dataset_reference(dataset: Dataset) -> dict[str, Any]:
+    """To the owner of a runtime, which may have a controller already: whatever made it for its user."""
+    return owner_reference(DATASET_KIND, dataset.metadata, is_controller=False)
+
+
+def _is_stored(wanted: Json, found: Json | None) -> bool:
+    """Whether a Secret has all that it is to have."""
+    data = (found or {}).get("data") or {}
+    return all(data.get(name) == text for name, text in wanted["data"].items())
 
 
 def _daemons_serve(seen: Seen) -> bool:
@@ -295,7 +306,7 @@ class _Both:
             RUNTIME_KIND,
             self._runtime_json,
             finalizers=[FINALIZER],
-            owners=[owner_reference(DATASET_KIND, self._dataset.metadata)],
+            owners=[_dataset_reference(self._dataset)],
         )
         # Of a Dataset of this name that was before, or of a claim that somebody has deleted.
         if seen.claim is None:
@@ -367,14 +378,7 @@ class _Both:
             return None
         if self._leftovers():
             return _No(reason="Preparing", message="objects of a runtime of this name that was before are going")
-        may_bind = self._may_bind()
-        needed = {"PersistentVolumeClaim", "PersistentVolume"}
-        for one in wanted.objects():
-            if one["kind"] in needed and not may_bind:
-                continue
-            if one["kind"] == "PersistentVolumeClaim" and seen.claim is None and not self._is_offered():
-                continue
-            decision.objects.append(one)
+        decision.objects.extend(one for one in wanted.objects() if self._is_due(one, wanted))
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
         decision.again_in(self._renewal_seconds(wanted))
@@ -386,6 +390,17 @@ class _Both:
             if kind != "StatefulSet":
                 return _No(reason="Refused", message=f"{kind} {name!r} cannot be made: {words}")
         return None
+
+    def _is_due(self, one: Json, wanted: Wanted) -> bool:
+        """Whether an object is to be there by now, and as it is wanted."""
+        kind, authority = one["kind"], wanted.authority
+        if kind in {"PersistentVolumeClaim", "PersistentVolume"}:
+            is_new_claim = kind == "PersistentVolumeClaim" and self._seen.claim is None
+            return self._may_bind() and (not is_new_claim or self._is_offered())
+        if kind in {"Secret", "StatefulSet"} and one is not authority:
+            # An authority that is not stored is another one at the next look, and so is what it signs.
+            return _is_stored(authority, self._seen.secrets.authority)
+        return True
 
     def _leftovers(self) -> bool:
         """Whether objects of a former runtime of this name are still there: the garbage collector is about to come."""

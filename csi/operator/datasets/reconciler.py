@@ -27,7 +27,7 @@ from csi.operator.datasets import measures, origins, paths, statuses
 from csi.operator.datasets.decision import PROBE_AGAIN_SECONDS, decide
 from csi.operator.datasets.differences import is_as_wanted
 from csi.operator.datasets.probing import Prober
-from csi.operator.datasets.seen import Decision, Event, Figures, Origin, Probe, Secrets, Seen
+from csi.operator.datasets.seen import FINALIZER, Decision, Event, Figures, Origin, Probe, Secrets, Seen
 from csi.operator.masters import Masters
 from csi.operator.names import APPLIED_ANNOTATION, UID_LABEL, Names, is_our_volume, is_owned
 from csi.operator.objects.settings import Settings
@@ -73,6 +73,8 @@ class _Notes:
     origin_at: float = float("-inf")
     probe: Probe | None = None
     probe_at: float = float("-inf")
+    #: The probe is the word of a master.
+    is_masters: bool = False
     probing: asyncio.Task[None] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     taken: dict[str, str] = field(default_factory=dict)
@@ -208,7 +210,8 @@ class Reconciler:
                 "service": service,
                 "master": master,
                 "workers": workers,
-                "pods": tuple(store.pods(names.uid)),
+                # A label can be anybody's: pods of ours are in the Dataset's namespace.
+                "pods": tuple(pod for pod in store.pods(names.uid) if pod["metadata"]["namespace"] == key[0]),
                 "secrets": await self._secrets(notes, names, are_fresh=service is None),
                 "options": await self._options(notes, model),
                 "origin": await self._origin(notes, model),
@@ -389,6 +392,7 @@ class Reconciler:
         kind = paths.KINDS[metadata["kind"]]
         try:
             answer = await self._cluster.apply(kind.path(name_of(metadata)), metadata)
+            answer = await self._without_finalizer(kind.path(name_of(metadata)), metadata, answer)
         except DriverError as error:
             if error.code in (Code.ABORTED, Code.NOT_FOUND):
                 return False  # it has gone; the watch says so
@@ -397,6 +401,18 @@ class Reconciler:
             return False
         self._store.saw(kind.resource, answer)
         return True
+
+    async def _without_finalizer(self, path: str, applied: Json, answer: Json) -> Json:
+        """Takes our finalizer off if somebody else has it, too, and applying has left it.
+
+        It is so in a manifest that was made by ``kubectl get --output yaml``.
+        """
+        present = answer["metadata"].get("finalizers") or []
+        if FINALIZER not in present or FINALIZER in applied["metadata"]["finalizers"]:
+            return answer
+        kept = {name: answer["metadata"][name] for name in ("uid", "resourceVersion")}
+        left = [one for one in present if one != FINALIZER]
+        return await self._cluster.merge(path, {"metadata": {**kept, "finalizers": left}})
 
     async def _settle(self, notes: _Notes, seen: Seen, wanted: Json) -> bool:
         """Makes or changes one object; whether it is another one now."""
@@ -624,7 +640,7 @@ class Reconciler:
         async def look() -> None:
             await asyncio.sleep(delay)
             reason = await self._prober.reason(source)
-            notes.probe, notes.probe_at = Probe(source=source, reason=reason), _clock()
+            notes.probe, notes.probe_at, notes.is_masters = Probe(source=source, reason=reason), _clock(), False
             self._queue.add(key)
 
         notes.probing = asyncio.create_task(look())
@@ -638,8 +654,12 @@ class _Owner:
 def _note_source(notes: _Notes, figures: dataset_pb2.Figures | None) -> None:
     """What the master says of the source holds, once it has gone, until somebody has looked again."""
     source = figures.source if figures is not None else dataset_pb2.Reachability()
-    if source.known and not source.reachable and notes.origin is not None:
-        notes.probe = Probe(source=notes.origin.source, reason=source.reason)
+    if not source.known or notes.origin is None:
+        return
+    if not source.reachable:
+        notes.probe, notes.is_masters = Probe(source=notes.origin.source, reason=source.reason), True
+    elif notes.is_masters:
+        notes.probe, notes.is_masters = None, False
 
 
 def _clock() -> float:

@@ -96,7 +96,7 @@ def _orders(
     return dataset_pb2.Orders(
         options=_options(dataset, dataset.spec.mounts[0], runtime, settings, secrets=seen.options),
         secrets=dataset_pb2.Secrets(
-            block_key=bytes.fromhex(files.get(pki.BLOCK_KEY, b"").decode()),
+            block_key=pki.block_key(files),
             authority=files.get(pki.AUTHORITY, b""),
             certificate=files.get(pki.CERTIFICATE, b""),
             private_key=files.get(pki.PRIVATE_KEY, b""),

@@ -53,13 +53,26 @@ def with_identity(wanted: dict[str, Any], uid: str, **others: Any) -> dict[str, 
     return {**wanted, "metadata": {**wanted["metadata"], "uid": uid, "resourceVersion": "1"}, **others}
 
 
-def fresh(**others: Any) -> Seen:
+def first(**others: Any) -> Seen:
     """Two objects that were made a moment ago, of a source that has been found."""
     given: dict[str, Any] = {
         "name": NAME, "now": NOW, "random": random.Random(1).randbytes, "dataset": dataset(), "runtime": runtime(),
         "origin": Origin(source=SOURCE),
     }  # fmt: skip
     return Seen(**given | others)
+
+
+def fresh(**others: Any) -> Seen:
+    """The same when their authority has been made."""
+    (authority,) = (one for one in decide(first(), SETTINGS).objects if one["kind"] == "Secret")
+    return first(**{"secrets": Secrets(authority=with_identity(authority, "authority"))} | others)
+
+
+def test_nothing_is_signed_by_an_authority_that_is_not_stored() -> None:
+    decision = decide(first(), SETTINGS)
+    assert made(decision, "Secret") == ["efc-demo-efc-authority"]
+    assert made(decision, "StatefulSet") == []
+    assert len(made(decide(fresh(), SETTINGS), "Secret")) == 4
 
 
 def pod(name: str, role: str, *, ready: bool = True, leads: bool = False, **others: Any) -> dict[str, Any]:
@@ -421,3 +434,23 @@ def test_what_stands_in_secrets_reaches_nodes_and_no_object() -> None:
     assert decision.master.configuration.orders.options["read-ahead"] == "3MiB"
     assert "3MiB" not in str(decision.objects)
     assert "3MiB" not in str(decision.dataset_status)
+
+
+def test_a_damaged_block_key_is_made_anew_and_keeps_nothing_from_being_deleted() -> None:
+    seen = settled()
+    node = seen.secrets.node
+    assert node is not None
+    damaged = {**node, "data": {**node["data"], "block-key": "bm90IGhleA=="}}
+    decision = decide(replace(seen, secrets=replace(seen.secrets, node=damaged)), SETTINGS)
+    (mended,) = (one for one in decision.objects if one["metadata"]["name"] == "efc-demo-efc-node")
+    assert mended["data"]["block-key"] != damaged["data"]["block-key"]
+    going = replace(seen, dataset=dataset(deletionTimestamp=CREATED), secrets=replace(seen.secrets, node=damaged))
+    assert decide(going, SETTINGS).deletions
+
+
+def test_a_runtime_may_have_a_controller_of_its_users() -> None:
+    metadata = decide(fresh(), SETTINGS).runtime_metadata
+    assert metadata is not None
+    (owner,) = metadata["metadata"]["ownerReferences"]
+    assert owner["uid"] == UID
+    assert "controller" not in owner

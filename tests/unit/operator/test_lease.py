@@ -90,3 +90,11 @@ def test_clocks_of_others_do_not_count() -> None:
         server.look(one, now - 86_400)
         server.look(two, now)
         assert not two.leads(now=now)
+
+
+def test_how_long_is_left_without_renewing() -> None:
+    election = Election(identity="a")
+    assert election.left_seconds(now=5.0) == 0.0
+    election.renewed(sent_at=10.0)
+    assert election.left_seconds(now=12.0) == RENEW_SECONDS_MAX - 2.0
+    assert election.left_seconds(now=10.0 + 2 * RENEW_SECONDS_MAX) == 0.0
