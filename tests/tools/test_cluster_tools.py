@@ -18,18 +18,18 @@ _MOUNTINFO = """\
 22 21 0:5 / /proc rw - proc proc rw
 23 21 0:6 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
 24 21 0:7 / /dev/shm rw - tmpfs tmpfs rw
-25 21 254:1 / /work rw - ext4 /dev/vdb rw
+25 21 254:1 / /srv rw - ext4 /dev/vdb rw
 26 21 0:8 / /mnt/a\\040b rw shared:1 - fuse.sshfs host:/ rw
-27 21 7:0 / /work/disk rw - ext4 /dev/loop0 rw
+27 21 7:0 / /srv/disk rw - ext4 /dev/loop0 rw
 28 21 0:9 / /dev/other rw - fuse other rw
 29 21 0:10 / /var rw - ext4 /dev/vdc rw
-30 21 0:11 / /workers rw - tmpfs tmpfs rw
+30 21 0:11 / /srv-2 rw - tmpfs tmpfs rw
 """
 
 
 def test_only_mounts_that_something_lies_on_stay() -> None:
-    needed = [*SYSTEM, "/work/cluster"]
-    assert list(foreign(_MOUNTINFO.splitlines(), needed=needed)) == ["/mnt/a b", "/work/disk", "/dev/other", "/workers"]
+    needed = [*SYSTEM, "/srv/cluster"]
+    assert list(foreign(_MOUNTINFO.splitlines(), needed=needed)) == ["/mnt/a b", "/srv/disk", "/dev/other", "/srv-2"]
 
 
 def test_names_without_a_registry_are_of_docker_hub() -> None:
