@@ -19,3 +19,8 @@ def parse_address(text: str, *, noun: str) -> tuple[str, int]:
         if port.isascii() and port.isdecimal() and 0 < int(port) <= _PORT_MAX:
             return str(address), int(port)
     raise invalid(f"{noun} {text!r}: expected an IP address and a port, for example 127.0.0.1:9820")
+
+
+def joined_address(host: str, port: int) -> str:
+    """``HOST:PORT``, with an IPv6 address in brackets: what :func:`parse_address` and URLs take."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

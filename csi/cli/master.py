@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 
-from csi.base.addresses import parse_address
+from csi.base.addresses import joined_address, parse_address
 from csi.rpc.server import StopSignal, configure_logging
 
 
@@ -11,7 +11,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc master`` until a signal."""
     configure_logging(parsed.log_level)
     host, port = parse_address(parsed.listen, noun="--listen")
-    asyncio.run(_serve(parsed, listen=f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
+    asyncio.run(_serve(parsed, listen=joined_address(host, port)))
     return 0
 
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from csi.base import workers
-from csi.base.addresses import parse_address
+from csi.base.addresses import joined_address, parse_address
 from csi.base.errors import Code, DriverError
 
 _THREADS_MAX = 8
@@ -101,8 +101,7 @@ def memcached_arguments(
     threads = parsed.threads or min(_THREADS_MAX, len(os.sched_getaffinity(0)))
     settings = ["slab_chunk_max=16384", "slab_automove=0", *_disk_settings(disks, threads), *tls]
     memory = workers.item_memory_mib(parsed.memory, sum(size for _, size in disks))
-    listen = f"[{host}]" if ":" in host else host
-    arguments = ["memcached", "-l", f"{listen}:{port}", "-U", "0", "-m", str(memory), "-I", "2m"]
+    arguments = ["memcached", "-l", joined_address(host, port), "-U", "0", "-m", str(memory), "-I", "2m"]
     arguments += ["-t", str(threads), "-c", str(parsed.connections), "-F", "-X", "-o", ",".join(settings)]
     if tls:
         arguments.append("-Z")

@@ -49,7 +49,7 @@ class Election:
 
     def leads(self, *, now: float) -> bool:
         """Whether this one leads at this time."""
-        return self._renewed_at is not None and now < self._renewed_at + RENEW_SECONDS_MAX
+        return self.left_seconds(now=now) > 0
 
     def left_seconds(self, *, now: float) -> float:
         """How long it leads from this time on, unless it renews the Lease."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import kopf
 
+from csi.base.addresses import joined_address
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.observe.exposition import Page, Recorder
@@ -75,7 +76,7 @@ def run(
     endpoint = None
     if liveness is not None:
         host, port = liveness
-        endpoint = f"http://[{host}]:{port}/healthz" if ":" in host else f"http://{host}:{port}/healthz"
+        endpoint = f"http://{joined_address(host, port)}/healthz"
 
     async def serve() -> None:
         ended, ready = asyncio.Event(), asyncio.Event()

@@ -191,8 +191,7 @@ def test_quick_start(namespace: Namespace, data: str, figures: dict[str, object]
     assert (cluster.nas_folder / namespace.name / "allzero-demo").stat().st_size == FILE_MIB << 20
 
 
-#: As in Fluid's repository, samples/efc: nothing is changed but the NAS.
-_FLUIDS_SAMPLE = """
+_BOTH = """
 apiVersion: data.fluid.io/v1alpha1
 kind: Dataset
 metadata:
@@ -205,7 +204,11 @@ apiVersion: data.fluid.io/v1alpha1
 kind: EFCRuntime
 metadata:
   name: {name}
-spec:
+"""
+#: As in Fluid's repository, samples/efc: nothing is changed but the NAS.
+_FLUIDS_SAMPLE = (
+    _BOTH
+    + """spec:
   replicas: 1
   tieredstore:
     levels:
@@ -216,21 +219,8 @@ spec:
   fuse:
     properties: null
 """
-_EMPTY = """
-apiVersion: data.fluid.io/v1alpha1
-kind: Dataset
-metadata:
-  name: {name}
-spec:
-  mounts:
-    - mountPoint: "{source}"
----
-apiVersion: data.fluid.io/v1alpha1
-kind: EFCRuntime
-metadata:
-  name: {name}
-spec: {{}}
-"""
+)
+_EMPTY = _BOTH + "spec: {{}}\n"
 
 
 def reads(namespace: Namespace, name: str) -> None:

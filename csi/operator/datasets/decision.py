@@ -16,6 +16,7 @@ from csi.api.dataset import Dataset, Phase
 from csi.api.efcruntime import EFCRuntime
 from csi.api.status import CacheStates, ConditionType
 from csi.base import driver
+from csi.base.addresses import joined_address
 from csi.base.errors import Code, DriverError
 from csi.operator import pki, store
 from csi.operator.cluster import Json
@@ -534,9 +535,8 @@ class _Both:
             is_retired=is_retired,
         )
         port = next(iter(leader["ports"]), 0)
-        address = leader["address"]
         self._decision.master = Master(
-            address=f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
+            address=joined_address(leader["address"], port),
             authority=pki.files(seen.secrets.authority),
             configuration=configuration,
         )

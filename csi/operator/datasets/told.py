@@ -9,6 +9,7 @@ from csi.api.dataset import Dataset, Mount
 from csi.api.efcruntime import CleanPolicy, EFCRuntime
 from csi.api.ignored import ignored_fields
 from csi.api.sources import options_of
+from csi.base.addresses import joined_address
 from csi.base.errors import DriverError
 from csi.operator import pki
 from csi.operator.datasets import statuses
@@ -76,7 +77,7 @@ def configuration(
         workers=[
             dataset_pb2.Worker(
                 name=pod["metadata"]["name"],
-                address=f"{_bracketed(pod['address'])}:{next(iter(pod['ports']), 0)}",
+                address=joined_address(pod["address"], next(iter(pod["ports"]), 0)),
                 capacity_bytes=cache.quota_bytes,
             )
             for pod in seen.pods
@@ -110,7 +111,3 @@ def _walk_every_ms(dataset: Dataset) -> int:
     """How often totals are counted anew; 0, also for what makes no sense: as the master has it."""
     match = _DURATION.fullmatch(dataset.metadata.annotations.get(WALK_ANNOTATION, ""))
     return int(match[1]) * _UNITS_MS[match[2]] if match else 0
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

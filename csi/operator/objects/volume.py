@@ -11,6 +11,7 @@ from typing import Any
 from csi.api.dataset import Dataset
 from csi.api.efcruntime import CleanPolicy, EFCRuntime
 from csi.api.sources import SIZE_ANNOTATION, SIZE_DEFAULT, access_modes
+from csi.base.addresses import joined_address
 from csi.base.errors import invalid
 from csi.config.options import OPTIONS, Change
 from csi.operator.names import LEADER_LABEL, MASTER_PORT, MASTER_ROLE, STORAGE_CLASS, Names
@@ -143,7 +144,7 @@ def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
                 **mount_options(dataset, runtime, settings),
                 SOURCE: known.source,
                 DATASET: names.dataset,
-                MASTER: f"[{address}]:{MASTER_PORT}" if ":" in address else f"{address}:{MASTER_PORT}",
+                MASTER: joined_address(address, MASTER_PORT),
                 CLEAN_POLICY: clean_policy(runtime),
                 **_memory_max(runtime),
             },
