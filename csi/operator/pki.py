@@ -118,12 +118,6 @@ def renewal_time(secret: Mapping[str, object] | None) -> datetime | None:
     return min((renewal(one) for one in certificates if one is not None), default=None)
 
 
-def renewal_due(secret: Mapping[str, object] | None, now: datetime) -> bool:
-    """Whether :func:`identities` would renew a certificate of this Secret; also if it has none."""
-    time = renewal_time(secret)
-    return time is None or time <= now
-
-
 def new_block_key(random: Random) -> bytes:
     """The file with a new key for a Dataset's blocks."""
     return random(_BLOCK_KEY_BYTES).hex().encode()

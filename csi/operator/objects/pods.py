@@ -47,11 +47,6 @@ def port_of(component: Component, role: str, names: Names) -> int:
     return MASTER_PORT if role == MASTER_ROLE else WORKER_PORT
 
 
-def worker_port(dataset: Dataset, runtime: EFCRuntime) -> int:
-    """The port of each worker's endpoint; its address is the pod's."""
-    return port_of(runtime.spec.worker, WORKER_ROLE, Names.of(dataset.metadata))
-
-
 def master_set(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> dict[str, Any]:
     """The StatefulSet of the masters, without metadata but for its name."""
     names, master = Names.of(dataset.metadata), runtime.spec.master

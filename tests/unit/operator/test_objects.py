@@ -15,7 +15,7 @@ from csi.base.workers import process_memory_mib
 from csi.cli import parser
 from csi.config.volumes import NodeVolume
 from csi.operator.names import APPLIED_ANNOTATION, LINE_ANNOTATION, Names
-from csi.operator.objects.pods import worker_port
+from csi.operator.objects.pods import port_of
 from csi.operator.objects.settings import Settings
 from csi.operator.objects.wanted import Wanted, applied_hash, wanted_objects
 from tests.unit.operator.samples import (
@@ -353,7 +353,7 @@ def test_in_the_network_of_nodes_each_dataset_has_ports_of_its_own() -> None:
     wanted = wanted_objects(dataset(), spec, SETTINGS, known=known())
     names = Names.of(dataset().metadata)
     port = names.host_port("efc-worker")
-    assert worker_port(dataset(), spec) == port
+    assert port_of(spec.spec.worker, "efc-worker", names) == port
     assert _container(wanted.workers)["ports"][0]["containerPort"] == port
     assert any(argument.endswith(f":{port}") for argument in _container(wanted.workers)["args"])
     assert wanted.service["spec"]["ports"][0]["targetPort"] == names.host_port("efc-master")
