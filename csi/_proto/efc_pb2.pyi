@@ -182,7 +182,7 @@ class FindRootReply(_message.Message):
     def __init__(self, root: _Optional[_Union[FoundRoot, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
-    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options", "live_fields")
+    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options", "live_fields", "store", "store_missing")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[MountStatus.State]
@@ -211,6 +211,8 @@ class MountStatus(_message.Message):
     UID_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     LIVE_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    STORE_MISSING_FIELD_NUMBER: _ClassVar[int]
     target: str
     config: DaemonConfig
     pid: int
@@ -225,7 +227,9 @@ class MountStatus(_message.Message):
     uid: int
     options: DaemonConfig
     live_fields: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., live_fields: _Optional[_Iterable[int]] = ...) -> None: ...
+    store: str
+    store_missing: str
+    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., live_fields: _Optional[_Iterable[int]] = ..., store: _Optional[str] = ..., store_missing: _Optional[str] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message")
@@ -296,7 +300,7 @@ class ToKeeper(_message.Message):
     def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers", "workers_file")
+    __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers", "workers_file", "has_store")
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +308,7 @@ class Start(_message.Message):
     MEMORY_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FILE_FIELD_NUMBER: _ClassVar[int]
+    HAS_STORE_FIELD_NUMBER: _ClassVar[int]
     config: DaemonConfig
     uid: int
     session: MountStatus
@@ -311,7 +316,8 @@ class Start(_message.Message):
     memory_max_bytes: int
     workers: WorkersSecrets
     workers_file: bytes
-    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ..., workers_file: _Optional[bytes] = ...) -> None: ...
+    has_store: bool
+    def __init__(self, config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., uid: _Optional[int] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., predecessor_remains: _Optional[bool] = ..., memory_max_bytes: _Optional[int] = ..., workers: _Optional[_Union[WorkersSecrets, _Mapping]] = ..., workers_file: _Optional[bytes] = ..., has_store: _Optional[bool] = ...) -> None: ...
 
 class WorkersSecrets(_message.Message):
     __slots__ = ("key", "authority", "certificate", "private_key", "server_name")
@@ -458,14 +464,20 @@ class WritingConfig(_message.Message):
     def __init__(self, write_behind_ms: _Optional[int] = ...) -> None: ...
 
 class CacheConfig(_message.Message):
-    __slots__ = ("workers", "workers_key", "workers_tls")
+    __slots__ = ("workers", "workers_key", "workers_tls", "store_dir", "store_mib", "store_free_percent")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_KEY_FIELD_NUMBER: _ClassVar[int]
     WORKERS_TLS_FIELD_NUMBER: _ClassVar[int]
+    STORE_DIR_FIELD_NUMBER: _ClassVar[int]
+    STORE_MIB_FIELD_NUMBER: _ClassVar[int]
+    STORE_FREE_PERCENT_FIELD_NUMBER: _ClassVar[int]
     workers: str
     workers_key: str
     workers_tls: str
-    def __init__(self, workers: _Optional[str] = ..., workers_key: _Optional[str] = ..., workers_tls: _Optional[str] = ...) -> None: ...
+    store_dir: str
+    store_mib: int
+    store_free_percent: int
+    def __init__(self, workers: _Optional[str] = ..., workers_key: _Optional[str] = ..., workers_tls: _Optional[str] = ..., store_dir: _Optional[str] = ..., store_mib: _Optional[int] = ..., store_free_percent: _Optional[int] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("host", "port", "mount_port", "path")
@@ -480,7 +492,7 @@ class Source(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DaemonStats(_message.Message):
-    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
+    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "store", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FUSE_FIELD_NUMBER: _ClassVar[int]
@@ -489,6 +501,7 @@ class DaemonStats(_message.Message):
     METADATA_FIELD_NUMBER: _ClassVar[int]
     WRITING_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
+    STORE_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
     NFS_RETRANSMITS_FIELD_NUMBER: _ClassVar[int]
@@ -511,6 +524,7 @@ class DaemonStats(_message.Message):
     metadata: MetadataStats
     writing: WritingStats
     cache: CacheStats
+    store: StoreStats
     fuse_requests: int
     nfs_calls: int
     nfs_retransmits: int
@@ -525,7 +539,7 @@ class DaemonStats(_message.Message):
     bytes_spliced: int
     pipe_misfits: int
     nodes_max: int
-    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., store: _Optional[_Union[StoreStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
 
 class FuseStats(_message.Message):
     __slots__ = ("requests",)
@@ -594,7 +608,7 @@ class WritingStats(_message.Message):
     def __init__(self, unsent_bytes: _Optional[int] = ..., oldest_unsent_ms: _Optional[int] = ..., append_overlaps: _Optional[int] = ..., changes: _Optional[int] = ...) -> None: ...
 
 class CacheStats(_message.Message):
-    __slots__ = ("memory_bytes", "workers_bytes", "nas_bytes", "workers_refused", "workers_capacity_bytes", "workers_held_bytes", "workers", "workers_ready")
+    __slots__ = ("memory_bytes", "workers_bytes", "nas_bytes", "workers_refused", "workers_capacity_bytes", "workers_held_bytes", "workers", "workers_ready", "store_bytes")
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_BYTES_FIELD_NUMBER: _ClassVar[int]
     NAS_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -603,6 +617,7 @@ class CacheStats(_message.Message):
     WORKERS_HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_READY_FIELD_NUMBER: _ClassVar[int]
+    STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
     memory_bytes: int
     workers_bytes: int
     nas_bytes: int
@@ -611,7 +626,52 @@ class CacheStats(_message.Message):
     workers_held_bytes: int
     workers: int
     workers_ready: int
-    def __init__(self, memory_bytes: _Optional[int] = ..., workers_bytes: _Optional[int] = ..., nas_bytes: _Optional[int] = ..., workers_refused: _Optional[int] = ..., workers_capacity_bytes: _Optional[int] = ..., workers_held_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_ready: _Optional[int] = ...) -> None: ...
+    store_bytes: int
+    def __init__(self, memory_bytes: _Optional[int] = ..., workers_bytes: _Optional[int] = ..., nas_bytes: _Optional[int] = ..., workers_refused: _Optional[int] = ..., workers_capacity_bytes: _Optional[int] = ..., workers_held_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_ready: _Optional[int] = ..., store_bytes: _Optional[int] = ...) -> None: ...
+
+class StoreStats(_message.Message):
+    __slots__ = ("state", "capacity_bytes", "held_bytes", "files", "hits", "misses", "filled_bytes", "refused", "evicted_bytes", "damaged", "late")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[StoreStats.State]
+        WAITING: _ClassVar[StoreStats.State]
+        LOADING: _ClassVar[StoreStats.State]
+        SERVING: _ClassVar[StoreStats.State]
+        SLOW: _ClassVar[StoreStats.State]
+        READ_ONLY: _ClassVar[StoreStats.State]
+        FULL: _ClassVar[StoreStats.State]
+        FAILED: _ClassVar[StoreStats.State]
+    STATE_UNSPECIFIED: StoreStats.State
+    WAITING: StoreStats.State
+    LOADING: StoreStats.State
+    SERVING: StoreStats.State
+    SLOW: StoreStats.State
+    READ_ONLY: StoreStats.State
+    FULL: StoreStats.State
+    FAILED: StoreStats.State
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HELD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    MISSES_FIELD_NUMBER: _ClassVar[int]
+    FILLED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    state: StoreStats.State
+    capacity_bytes: int
+    held_bytes: int
+    files: int
+    hits: int
+    misses: int
+    filled_bytes: int
+    refused: int
+    evicted_bytes: int
+    damaged: int
+    late: int
+    def __init__(self, state: _Optional[_Union[StoreStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., files: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., filled_bytes: _Optional[int] = ..., refused: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., late: _Optional[int] = ...) -> None: ...
 
 class NetworkOffer(_message.Message):
     __slots__ = ("version",)

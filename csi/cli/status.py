@@ -15,7 +15,7 @@ from csi.cli.tables import print_table
 from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
-from csi.node.conditions import suggestion_of, workers_of
+from csi.node.conditions import store_of, suggestion_of, workers_of
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.node.records import Publication, Publications
@@ -135,6 +135,7 @@ def described(
         "restarts": mount.restarts,
         "reason": mount.reason or None,
         "cache": statistics.cache_of(mount.stats),
+        "store": {"directory": mount.store, **(statistics.store_of(mount.stats) or {})} if mount.store else None,
         "connection": mount.connection,
         "mounted_at_unix_ms": mount.mounted_at_unix_ms,
         "read_only": mount.config.read_only,
@@ -158,7 +159,9 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[st
         str(mount.restarts),
         _bytes(mount.stats.nfs.bytes_read),
         _bytes(mount.stats.nfs.bytes_written),
-        "; ".join(part for part in (mount.reason, *repaired, workers_of(mount), _suggestion(mount, volumes)) if part),
+        "; ".join(
+            filter(None, (mount.reason, *repaired, workers_of(mount), store_of(mount), _suggestion(mount, volumes)))
+        ),
     )
 
 

@@ -115,7 +115,7 @@ class Option:
         form = {
             Kind.INTEGER: "a whole number",
             Kind.DURATION: "a whole number with unit ms, s or m",
-            Kind.SIZE: "a whole number with unit KiB, MiB or GiB",
+            Kind.SIZE: "a whole number with unit KiB, MiB, GiB or TiB",
         }[self.kind]
         return f"{form}, {low} to {high}"
 
@@ -123,7 +123,7 @@ class Option:
         if self.kind is Kind.DURATION:
             return f"{value // 1000}s" if value % 1000 == 0 else f"{value}ms"
         if self.kind is Kind.SIZE:
-            units = ["KiB", "MiB", "GiB"]
+            units = ["KiB", "MiB", "GiB", "TiB"]
             index = units.index(self.unit)
             while value and value % 1024 == 0 and index + 1 < len(units):
                 value, index = value // 1024, index + 1
@@ -321,6 +321,36 @@ _TABLE = (
         "directory, the DNS name in it, wherever the worker is.",
     ),
     Option(
+        name="cache-size",
+        kind=Kind.SIZE,
+        field="store_mib",
+        default="none",
+        minimum=64,
+        maximum=1 << 30,
+        unit="MiB",
+        help="A local store of this size: what was read stays in a directory of the node for the next pod, the next "
+        "epoch and after restarts. Not of what changes all the time: a file must have been unchanged for ten seconds.",
+    ),
+    Option(
+        name="cache-dir",
+        kind=Kind.PATH,
+        field="store_dir",
+        default="the node's",
+        help="Directory of the node, of root's and writable for nobody else, for the local store: on an SSD, an HDD or "
+        "a tmpfs. Without it the first that the node has for caches (`efc-keeper --cache-dir`, chart value "
+        "`keeper.cacheDirs`), which also say what may be named here. Needs `cache-size`.",
+    ),
+    Option(
+        name="cache-free",
+        kind=Kind.INTEGER,
+        field="store_free_percent",
+        default="15",
+        minimum=1,
+        maximum=90,
+        help="Percent of that directory's file system that the local store leaves free, whatever `cache-size` says: "
+        "kubelet evicts pods when its disk has less than 10 or 15. Needs `cache-size`.",
+    ),
+    Option(
         name="threads",
         kind=Kind.INTEGER,
         field="threads",
@@ -408,6 +438,9 @@ class MountOptions:
     workers: str = ""
     workers_key: str = ""
     workers_tls: str = ""
+    store_mib: int = 0
+    store_dir: str = ""
+    store_free_percent: int = 15
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -459,9 +492,16 @@ class MountOptions:
         )
 
     def _cache_config(self) -> efc_pb2.CacheConfig | None:
-        if not self.workers_key:
+        if not self.workers_key and not self.store_mib:
             return None
-        return efc_pb2.CacheConfig(workers=self.workers, workers_key=self.workers_key, workers_tls=self.workers_tls)
+        return efc_pb2.CacheConfig(
+            workers=self.workers,
+            workers_key=self.workers_key,
+            workers_tls=self.workers_tls,
+            store_mib=self.store_mib,
+            store_dir=self.store_dir,
+            store_free_percent=self.store_free_percent if self.store_mib else 0,
+        )
 
 
 def parse_list(text: str) -> list[tuple[str, str | None]]:
@@ -483,7 +523,7 @@ def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptio
     given = nfs_words.own_options(items, origin=origin)
     values = {option.field: value for option, value in _values(given, origin=origin)}
     _check_timeout("timeout_ms" in values, is_soft=bool(values.get("soft")), origin=origin)
-    _check_key(values, origin=origin)
+    _check_caches(values, origin=origin)
     return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
 
 
@@ -504,7 +544,7 @@ def changed(
         setattr(_holder(result, option.field), option.field, value)
         has_timeout |= option.field == "timeout_ms"
     _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
-    _check_key(settings_of(result), origin=origin)
+    _check_caches(settings_of(result), origin=origin)
     if not result.soft:
         result.timeout_ms = 0
     elif not result.timeout_ms:
@@ -575,9 +615,12 @@ def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  #
         raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS is back")
 
 
-def _check_key(values: Mapping[str, bool | int | str], *, origin: str) -> None:
+def _check_caches(values: Mapping[str, bool | int | str], *, origin: str) -> None:
     if values.get("workers") and not values.get("workers_key"):
         raise invalid(f"option 'workers' in {origin} needs 'workers-key': what lies at workers is sealed with a key")
+    for name in ("cache-dir", "cache-free"):
+        if values.get(OPTIONS[name].field) and not values.get("store_mib"):
+            raise invalid(f"option {name!r} in {origin} needs 'cache-size': without it there is no local store")
 
 
 def unknown(name: str, *, known: Iterable[str], also: Iterable[str] = (), noun: str, origin: str) -> DriverError:
@@ -643,7 +686,7 @@ def _is_ipv6(text: str) -> bool:
 _UNITS = {
     Kind.INTEGER: {"": 1},
     Kind.DURATION: {"ms": 1, "s": 1000, "m": 60_000},
-    Kind.SIZE: {"KiB": 1, "MiB": 1024, "GiB": 1024 * 1024},
+    Kind.SIZE: {"KiB": 1, "MiB": 1024, "GiB": 1024 * 1024, "TiB": 1024 * 1024 * 1024},
 }
 
 

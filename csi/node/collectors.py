@@ -47,7 +47,7 @@ _MILLISECONDS = {
     "efc_nfs_oldest_call_age_seconds": "nfs.oldest_call_ms",
     "efc_writing_unsent_age_seconds": "writing.oldest_unsent_ms",
 }
-#: The same, of a dataset with workers.
+#: The same, of a dataset with caches.
 _CACHE_STATISTICS = {
     "efc_cache_refused_blocks_total": "workers_refused",
     "efc_cache_workers": "workers",
@@ -56,7 +56,26 @@ _CACHE_STATISTICS = {
     "efc_cache_workers_held_bytes": "workers_held_bytes",
 }
 #: Label of efc_cache_read_bytes_total -> field of CacheStats.
-_CACHE_LEVELS = {"memory": "memory_bytes", "workers": "workers_bytes", "nas": "nas_bytes"}
+_CACHE_LEVELS = {
+    "memory": "memory_bytes",
+    "store": "store_bytes",
+    "workers": "workers_bytes",
+    "nas": "nas_bytes",
+}
+#: Of a dataset with a local store.
+_STORE_STATISTICS = {
+    "efc_store_capacity_bytes": "capacity_bytes",
+    "efc_store_held_bytes": "held_bytes",
+    "efc_store_files": "files",
+    "efc_store_hits_total": "hits",
+    "efc_store_misses_total": "misses",
+    "efc_store_filled_bytes_total": "filled_bytes",
+    "efc_store_refused_blocks_total": "refused",
+    "efc_store_evicted_bytes_total": "evicted_bytes",
+    "efc_store_damaged_blocks_total": "damaged",
+    "efc_store_late_answers_total": "late",
+}
+_STORE_STATES = [pair for pair in efc_pb2.StoreStats.State.items() if pair[1] != efc_pb2.StoreStats.STATE_UNSPECIFIED]
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 
 
@@ -89,6 +108,8 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
                 page.put(name, attrgetter(field)(mount.stats) / 1000, **labels)
             if mount.stats.HasField("cache"):
                 _put_cache(page, mount.stats.cache, labels)
+            if mount.stats.HasField("store"):
+                _put_store(page, mount.stats.store, labels)
 
 
 def _put_cache(page: Page, cache: efc_pb2.CacheStats, labels: Mapping[str, str]) -> None:
@@ -96,6 +117,13 @@ def _put_cache(page: Page, cache: efc_pb2.CacheStats, labels: Mapping[str, str])
         page.put("efc_cache_read_bytes_total", getattr(cache, field), **labels, level=level)
     for name, field in _CACHE_STATISTICS.items():
         page.put(name, getattr(cache, field), **labels)
+
+
+def _put_store(page: Page, store: efc_pb2.StoreStats, labels: Mapping[str, str]) -> None:
+    for name, state in _STORE_STATES:
+        page.put("efc_store_state", state == store.state, **labels, state=name.lower())
+    for name, field in _STORE_STATISTICS.items():
+        page.put(name, getattr(store, field), **labels)
 
 
 def put_publications(page: Page, publications: Iterable[Publication]) -> None:

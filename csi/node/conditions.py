@@ -101,7 +101,7 @@ class Conditions:
         volumes = [publication.read_only for publication in self._publications if publication.key == key]
         mount = status.mounts[0]
         suggestion = suggestion_of(mount, is_read_only=bool(volumes) and all(volumes))
-        return condition_of(mount), "; ".join(part for part in (workers_of(mount), suggestion) if part)
+        return condition_of(mount), "; ".join(filter(None, (workers_of(mount), store_of(mount), suggestion)))
 
 
 def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
@@ -120,6 +120,25 @@ def workers_of(status: efc_pb2.MountStatus) -> str:
         return ""
     missing = cache.workers - cache.workers_ready
     return f"{missing} of {cache.workers} workers do not answer, or later than the NAS: it is read instead"
+
+
+_STORE = efc_pb2.StoreStats
+#: What it means that a local store is in this state.
+_STORE_STATES = {
+    _STORE.WAITING: "another daemon has its directory still",
+    _STORE.SLOW: "its disk is slower than the NAS, which is read instead",
+    _STORE.READ_ONLY: "its file system is read-only: it takes nothing in",
+    _STORE.FULL: "its file system is full: it takes nothing in",
+    _STORE.FAILED: "its disk fails: the NAS is read instead (the daemon's log says more)",
+}
+
+
+def store_of(status: efc_pb2.MountStatus) -> str:
+    """Why a dataset's local store does not do all that it should, or "" if it does."""
+    if status.store_missing:
+        return f"it has no local store: {status.store_missing}"
+    problem = _STORE_STATES.get(status.stats.store.state)
+    return f"its local store {status.store}: {problem}" if problem else ""
 
 
 def condition_of(status: efc_pb2.MountStatus) -> str:

@@ -17,7 +17,7 @@ from csi.config.adjusting import adjusted
 from csi.config.datasets import DatasetVolume
 from csi.config.options import OPTIONS, MountOptions, parse
 from csi.config.sources import Source
-from csi.node.conditions import condition_of, workers_of
+from csi.node.conditions import condition_of, store_of, workers_of
 from csi.node.daemons import Daemons
 from csi.node.dataset_folder import DatasetFolder, DatasetRecord
 from csi.node.dataset_stream import DatasetStream
@@ -349,7 +349,9 @@ class Dataset:
             sessions.append(f"{mount.mounted_at_unix_ms}-{mount.connection}")
             stats, cache = mount.stats, mount.stats.cache
             # Without a worker that answers, what the NAS gives goes around blocks.
-            counted.bytes_read += cache.memory_bytes + cache.workers_bytes + stats.nfs.bytes_read
+            from_node = cache.memory_bytes + cache.store_bytes
+            counted.bytes_read += from_node + cache.workers_bytes + stats.nfs.bytes_read
+            counted.bytes_from_node += from_node
             counted.bytes_from_workers += cache.workers_bytes
             # Daemons of releases that count no changes count bytes.
             counted.changes += stats.writing.changes or stats.nfs.bytes_written
@@ -357,6 +359,7 @@ class Dataset:
         self._counted = counted
         self._note("daemon", "; ".join(filter(None, map(condition_of, mounts))))
         self._note("workers", "; ".join(filter(None, map(workers_of, mounts))))
+        self._note("store", "; ".join(filter(None, map(store_of, mounts))))
 
     def _note(self, what: str, text: str) -> None:
         if text:

@@ -15,7 +15,7 @@ if the NAS were asked for the volume's own path, it would follow a link that a t
 see.
 
 Nor does a pod say which workers its dataset has: `workers-key` is a file of the node, and `workers` is where the node
-connects to.
+connects to. Nor how much of the node's disk it takes for a local store.
 """
 
 import json
@@ -61,18 +61,18 @@ class AllowedSources:
     def admit(self, volume: NodeVolume) -> NodeVolume:
         """The volume as a path beneath the listed source that is nearest to it.
 
-        Raises PERMISSION_DENIED if no rule allows it or it names workers, FAILED_PRECONDITION if the list cannot be
+        Raises PERMISSION_DENIED if no rule allows it or it wants caches, FAILED_PRECONDITION if the list cannot be
         read.
         """
         namespace = volume.inline_in
         if namespace is None:
             raise ValueError("not an inline volume")
-        if volume.options.workers_key or volume.options.workers_tls:
-            # Which file of the node is read, and where its daemon connects to, is an administrator's to say.
+        if volume.options.workers_key or volume.options.workers_tls or volume.options.store_mib:
+            # Which files of the node are used, and where its daemon connects to, is an administrator's to say.
             raise DriverError(
                 Code.PERMISSION_DENIED,
-                "an inline volume has none of the options 'workers', 'workers-key' and 'workers-tls': "
-                "use a PersistentVolumeClaim",
+                "an inline volume has none of the options 'workers', 'workers-key', 'workers-tls', 'cache-size' and "
+                "'cache-dir': use a PersistentVolumeClaim",
             )
         wanted = volume.source.beneath(volume.path)
         allowed = [source for rule in self.rules() if rule.is_for(namespace) for source in rule.sources]

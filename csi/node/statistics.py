@@ -49,5 +49,12 @@ def cache_of(stats: efc_pb2.DaemonStats) -> dict[str, object] | None:
     return _fields(stats.cache) if stats.HasField("cache") else None
 
 
+def store_of(stats: efc_pb2.DaemonStats) -> dict[str, object] | None:
+    """What the local store does; None where there is none."""
+    if not stats.HasField("store"):
+        return None
+    return {**_fields(stats.store), "state": efc_pb2.StoreStats.State.Name(stats.store.state).lower()}
+
+
 def _fields(message: Message) -> dict[str, object]:
     return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}

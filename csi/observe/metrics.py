@@ -196,8 +196,9 @@ _TABLE = (
     _dataset(
         "efc_cache_read_bytes_total",
         Kind.COUNTER,
-        "Bytes of blocks that were read through the caches, by what gave them: `memory` had just read them, `workers`, "
-        "or the `nas`. Only of datasets with workers, as are the other `efc_cache` metrics.",
+        "Bytes of blocks that were read through the caches, by what gave them: `memory` had just read them, the local "
+        "`store`, `workers`, or the `nas`. Only of datasets with workers or a local store, as are the other "
+        "`efc_cache` metrics.",
         unit="bytes",
         labels=("level",),
         stability=Stability.BETA,
@@ -227,6 +228,58 @@ _TABLE = (
         Kind.GAUGE,
         "What lies in that memory, of all who use it.",
         unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_store_state",
+        Kind.GAUGE,
+        "1 for the state that the local store is in: `loading` and `serving` are well. Only of datasets with one, as "
+        "are the other `efc_store` metrics.",
+        labels=("state",),
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_store_capacity_bytes",
+        Kind.GAUGE,
+        "What the local store may hold.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset("efc_store_held_bytes", Kind.GAUGE, "What it holds.", unit="bytes", stability=Stability.BETA),
+    _dataset("efc_store_files", Kind.GAUGE, "Files of which it holds something.", stability=Stability.BETA),
+    _dataset("efc_store_hits_total", Kind.COUNTER, "Blocks that it gave.", stability=Stability.BETA),
+    _dataset("efc_store_misses_total", Kind.COUNTER, "Blocks that it had not got.", stability=Stability.BETA),
+    _dataset(
+        "efc_store_filled_bytes_total",
+        Kind.COUNTER,
+        "What it took in.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_store_refused_blocks_total",
+        Kind.COUNTER,
+        "Blocks that it did not take in: its disk was busy, or what it has is read more often.",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_store_evicted_bytes_total",
+        Kind.COUNTER,
+        "What gave way to other files.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_store_damaged_blocks_total",
+        Kind.COUNTER,
+        "Blocks that were not what had been put there, and so were read elsewhere: its disk, or somebody, changes "
+        "them.",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_store_late_answers_total",
+        Kind.COUNTER,
+        "Reads that did not wait for its disk any longer, since the NAS would have answered earlier.",
         stability=Stability.BETA,
     ),
     _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use efc_buffer::Budget;
-use efc_cache::blocks::Level;
 use efc_fuse::{Features, SessionConfig};
 use efc_nfs::Config;
 use efc_proto::DaemonConfig;
@@ -90,7 +89,7 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
         metadata_bytes_max: parts.metadata_bytes_max,
         listed_names_max: parts.listed_names_max,
         buffers,
-        levels: live.workers.iter().map(|workers| workers.clone() as Arc<dyn Level>).collect(),
+        levels: live.levels(),
         rest: REST,
     }
 }

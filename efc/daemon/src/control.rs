@@ -40,6 +40,8 @@ pub struct Held {
     pub workers: WorkersSecrets,
     /// What the file holds that says where they are.
     pub workers_file: Vec<u8>,
+    /// The directory of the local store.
+    pub store: Option<OwnedFd>,
     /// `/dev/fuse`.
     pub device: OwnedFd,
     /// The saved state.
@@ -108,7 +110,9 @@ impl Control {
         };
         let [device, memfd, listener] = <[OwnedFd; 3]>::try_from(descriptors)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected three descriptors"))?;
-        let Start { config, uid, session, predecessor_remains, memory_max_bytes, workers, workers_file } = start;
+        let Start { config, uid, session, predecessor_remains, memory_max_bytes, workers, workers_file, has_store } =
+            start;
+        let store = if has_store { Some(rustix::stdio::stdin().try_clone_to_owned()?) } else { None };
         let workers = workers.unwrap_or_default();
         let status = session.unwrap_or_default();
         let config = config.unwrap_or_default();
@@ -119,6 +123,7 @@ impl Control {
             memory_max_bytes,
             workers,
             workers_file,
+            store,
             device,
             memfd,
             listener,

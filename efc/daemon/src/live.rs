@@ -6,16 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use efc_cache::blocks::Level;
 use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_proto::{Change, DaemonConfig};
+use efc_store::Store;
 use efc_workers::Workers;
 
 use crate::filesystem::WriteBehind;
 use crate::privileges;
+use crate::store::configured_bytes;
 use crate::workers::{endpoints, names_file};
 
 /// The number of the option that says where workers are. Without a key a daemon has none, whatever it says.
 const WORKERS: u32 = 20_001;
+/// The number of the option that says how large the local store is. A daemon has one from its start on, or none.
+const STORE_SIZE: u32 = 20_005;
 
 /// What this daemon takes of its options at any time.
 #[derive(Clone, Debug)]
@@ -26,11 +31,13 @@ pub struct Live {
     pub write_behind: Arc<WriteBehind>,
     /// Caches of blocks on other nodes, if there is a key for them.
     pub workers: Option<Arc<Workers>>,
+    /// The cache of blocks on this node, if it has one.
+    pub store: Option<Arc<Store>>,
 }
 
 impl Live {
     /// As configured.
-    pub fn new(config: &DaemonConfig, workers: Option<Arc<Workers>>) -> Live {
+    pub fn new(config: &DaemonConfig, workers: Option<Arc<Workers>>, store: Option<Arc<Store>>) -> Live {
         let times = times(config);
         let freshness: Arc<dyn Freshness> =
             match config.freshness.as_ref().map_or("", |freshness| &freshness.consistency) {
@@ -38,7 +45,13 @@ impl Live {
                 "sealed" => Arc::new(Sealed::new(times)),
                 _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
             };
-        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))), workers }
+        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))), workers, store }
+    }
+
+    /// The caches of blocks, the nearest first.
+    pub fn levels(&self) -> Vec<Arc<dyn Level>> {
+        let store = self.store.iter().map(|store| store.clone() as Arc<dyn Level>);
+        store.chain(self.workers.iter().map(|workers| workers.clone() as Arc<dyn Level>)).collect()
     }
 
     /// Takes `options` in place of `current`, and what the file of workers holds, if they name one.
@@ -46,8 +59,11 @@ impl Live {
     /// # Errors
     /// Numbers of fields that only another daemon can have otherwise; nothing is changed then.
     pub fn take(&self, current: &DaemonConfig, options: &DaemonConfig, workers_file: &[u8]) -> Result<(), Vec<u32>> {
-        let is_fixed = |(number, change): &(u32, Change)| {
-            *change != Change::Live || (*number == WORKERS && self.workers.is_none())
+        let is_fixed = |(number, change): &(u32, Change)| match *number {
+            _ if *change != Change::Live => true,
+            WORKERS => self.workers.is_none(),
+            STORE_SIZE => self.store.is_none() || configured_bytes(options) == 0,
+            _ => false,
         };
         let fixed = current.differences(options).into_iter().filter(is_fixed);
         let fixed: Vec<u32> = fixed.map(|(number, _)| number).collect();
@@ -60,6 +76,7 @@ impl Live {
         if !names_file(options) || !workers_file.is_empty() {
             self.workers.iter().for_each(|workers| workers.follow(endpoints(options, workers_file)));
         }
+        self.store.iter().for_each(|store| store.set_size_max(configured_bytes(options)));
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
@@ -113,7 +130,7 @@ mod tests {
     #[test]
     fn what_is_not_live_changes_nothing() {
         let current = with_max(5, 50);
-        let live = Live::new(&current, None);
+        let live = Live::new(&current, None, None);
         let options = DaemonConfig { threads: 3, read_only: true, ..with_max(7, 70) };
         assert_eq!(live.take(&current, &options, &[]), Err(vec![3, 10]));
         assert_eq!(live.freshness.live_times().get(), as_times(5, 50));
@@ -128,14 +145,24 @@ mod tests {
             DaemonConfig { cache: Some(cache), ..with_max(5, 50) }
         };
         assert!(DaemonConfig::LIVE_FIELDS.contains(&WORKERS));
-        assert_eq!(Live::new(&with("a:1"), None).take(&with("a:1"), &with("b:1"), &[]), Err(vec![WORKERS]));
+        assert_eq!(Live::new(&with("a:1"), None, None).take(&with("a:1"), &with("b:1"), &[]), Err(vec![WORKERS]));
+    }
+
+    #[test]
+    fn a_daemon_without_a_store_leaves_one_to_the_next() {
+        let with = |store_mib| {
+            let cache = CacheConfig { store_mib, ..Default::default() };
+            DaemonConfig { cache: Some(cache), ..with_max(5, 50) }
+        };
+        assert!(DaemonConfig::LIVE_FIELDS.contains(&STORE_SIZE));
+        assert_eq!(Live::new(&with(64), None, None).take(&with(64), &with(128), &[]), Err(vec![STORE_SIZE]));
     }
 
     #[test]
     fn who_says_nothing_of_a_longest_time_has_one_time() {
         let config = DaemonConfig { freshness: None, ..with_max(5, 50) };
-        assert_eq!(Live::new(&config, None).freshness.live_times().get(), as_times(5, 5));
-        assert_eq!(Live::new(&with_max(5, 3), None).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(Live::new(&config, None, None).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(Live::new(&with_max(5, 3), None, None).freshness.live_times().get(), as_times(5, 5));
     }
 
     #[test]
@@ -144,9 +171,9 @@ mod tests {
             let freshness = Some(FreshnessConfig { consistency: consistency.into(), attr_ttl_max_ms: 9 });
             DaemonConfig { freshness, ..DaemonConfig::default() }
         };
-        let opens_unasked = |consistency| Live::new(&mode(consistency), None).freshness.opens_unasked();
+        let opens_unasked = |consistency| Live::new(&mode(consistency), None, None).freshness.opens_unasked();
         assert_eq!(["", "bounded", "sealed", "one of a later release"].map(opens_unasked), [false, true, true, false]);
-        let live = Live::new(&mode("bounded"), None);
+        let live = Live::new(&mode("bounded"), None, None);
         assert_eq!(live.take(&mode("bounded"), &mode("sealed"), &[]), Err(vec![18_001]));
     }
 }

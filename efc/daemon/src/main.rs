@@ -14,6 +14,7 @@ mod memory;
 mod privileges;
 mod saved_server;
 mod served;
+mod store;
 mod workers;
 
 use std::io;
@@ -29,6 +30,7 @@ use efc_nfs::{Client, ConnectError, Mounted};
 use efc_process::{LimitedLog, LogLimits};
 use efc_proto::{DaemonConfig, Error, error::Code};
 use efc_state::State;
+use efc_store::Store;
 use efc_workers::Workers;
 
 use configuration::{client_config, session_config, settings};
@@ -36,6 +38,7 @@ use control::Control;
 use filesystem::id_maps::{self, IdMaps};
 use filesystem::{Credentials, Efc, ROOT};
 use live::{Live, is_debugged, log_level};
+use memory::Parts;
 use served::{Served, for_keeper};
 
 /// What goes wrong at a NAS may go wrong thousands of times a second.
@@ -92,7 +95,7 @@ fn serve(control: Control) -> io::Result<()> {
     let (client, limits) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
-    let live = Live::new(&config, workers);
+    let live = Live::new(&config, workers, open_store(&mut held, &parts, &buffers));
     let settings = settings(&live, &parts, buffers);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
     let efc = Arc::new(Efc::new(client.clone(), limits, state.clone(), notifier, callers, settings));
@@ -129,6 +132,15 @@ fn start_workers(
             control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
         }),
     }
+}
+
+/// The local store, if there is one. A dataset is served without if it has to be.
+fn open_store(held: &mut control::Held, parts: &Parts, buffers: &Budget) -> Option<Arc<Store>> {
+    let opened = store::store(&held.config, held.store.take(), (held.memory_max_bytes, parts), buffers);
+    opened.unwrap_or_else(|error| {
+        log::error!("serving without a local store: {error}");
+        None
+    })
 }
 
 /// Does what needs privileges, and drops them. The way to know callers behind id-mapped mounts, if these are wanted.

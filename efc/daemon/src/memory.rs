@@ -1,7 +1,7 @@
 //! What a daemon may use of a memory limit (`--daemon-memory-max`), so that it ends with ENOMEM for a caller and not with a
 //! SIGKILL for itself: what filled its memory is in the saved state, and would be there for each successor, to be killed too.
 //!
-//! The parts add up to 29/32 of the limit at most; the rest is for the program and what is bounded by number. Buffers are counted
+//! The parts add up to 30/32 of the limit at most; the rest is for the program and what is bounded by number. Buffers are counted
 //! one by one ([`efc_buffer::Budget`]).
 
 use efc_buffer::{BudgetLimits, LARGE, SMALL};
@@ -20,6 +20,9 @@ const BACKGROUND_MIN: u64 = 4;
 const DEMAND_BYTES_MAX: u64 = 512 << 20;
 /// Buffers for data that is read before anybody asks for it, and for blocks of caches on their way, without a limit of memory, in bytes.
 const AHEAD_BYTES_MAX: u64 = 128 << 20;
+
+/// The index of the local store, without a limit of memory, in bytes: a million small files.
+const STORE_INDEX_BYTES_MAX: u64 = 64 << 20;
 
 /// Gives the system what the allocator holds and nobody uses, page by page.
 pub fn trim() {
@@ -41,6 +44,8 @@ pub struct Parts {
     pub listed_names_max: usize,
     /// Written data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
+    /// The index of the local store, in bytes.
+    pub store_index_bytes_max: u64,
     /// Requests that no application waits for.
     pub background_max: u16,
     /// Buffers: data on its way.
@@ -56,6 +61,7 @@ impl Parts {
                 metadata_bytes_max,
                 listed_names_max: LISTED_NAMES_MAX as usize,
                 uncommitted_bytes_max,
+                store_index_bytes_max: STORE_INDEX_BYTES_MAX,
                 background_max: BACKGROUND_MAX as u16,
                 buffers: BudgetLimits {
                     demand_bytes: DEMAND_BYTES_MAX,
@@ -76,6 +82,7 @@ impl Parts {
             metadata_bytes_max: metadata_bytes_max.min(part(3)),
             listed_names_max: (part(1) / LISTED_NAME_BYTES).min(LISTED_NAMES_MAX) as usize,
             uncommitted_bytes_max: uncommitted_bytes_max.min(part(6)),
+            store_index_bytes_max: STORE_INDEX_BYTES_MAX.min(part(1)),
             // More than there are buffers for would only wait.
             background_max: (buffers.demand_bytes / LARGE as u64).clamp(BACKGROUND_MIN, BACKGROUND_MAX) as u16,
             buffers,

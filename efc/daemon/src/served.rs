@@ -18,6 +18,7 @@ use crate::control::Serving;
 use crate::filesystem::{self, Efc, ROOT};
 use crate::live::Live;
 use crate::memory;
+use crate::store::figures;
 use crate::workers::add_figures;
 
 /// How long looking for the dataset's root once more may take: somebody waits for it who wants to start a pod.
@@ -120,14 +121,17 @@ impl Served {
     }
 
     fn cache_stats(&self) -> Option<CacheStats> {
-        let (given, workers) = (self.efc.given_blocks()?, self.live.workers.as_ref()?);
+        let given = self.efc.given_blocks()?;
+        let bytes_of = |level: &dyn Level| given.level(level.name()).bytes;
+        let (store, workers) = (self.live.store.as_deref(), self.live.workers.as_deref());
         let mut stats = CacheStats {
             memory_bytes: given.memory.bytes,
-            workers_bytes: given.level(workers.name()).bytes,
+            store_bytes: store.map_or(0, |store| bytes_of(store)),
+            workers_bytes: workers.map_or(0, |workers| bytes_of(workers)),
             nas_bytes: given.backend.bytes,
             ..Default::default()
         };
-        add_figures(&mut stats, workers);
+        workers.inspect(|workers| add_figures(&mut stats, workers));
         Some(stats)
     }
 }
@@ -144,6 +148,7 @@ impl Serving for Served {
             metadata: Some(self.metadata_stats()),
             writing: Some(self.writing_stats()),
             cache: self.cache_stats(),
+            store: self.live.store.as_deref().map(figures),
             ..Default::default()
         };
         stats.for_all_releases()

@@ -1,7 +1,8 @@
 //! One daemon process: started, or taken over from an earlier keeper; talked to, ended.
 //!
-//! It inherits standard error, its end of the control socket as descriptor 3, and nothing else: everything that the
-//! keeper opens is close-on-exec, the environment is empty, the working directory is `/`. It has a session of its
+//! It inherits standard error, its end of the control socket as descriptor 3, the directory of its local store as standard
+//! input, and nothing else: everything that the keeper opens is close-on-exec, the environment is empty, the working
+//! directory is `/`. It has a session of its
 //! own and a cgroup of its own where that is wanted, and outlives the keeper; the session's descriptors come over the
 //! socket. A daemon that another keeper has started is known by its pidfd only: how it ended is not for us to learn.
 
@@ -26,6 +27,7 @@ use crate::held::{Held, TakenOver};
 use crate::inheritance;
 use crate::isolation::Isolation;
 use crate::program::Program;
+use crate::stores::Store;
 use crate::waiting::{leave_to_a_thread, wait_readable};
 
 /// Where the daemon finds its control socket. The keeper's own descriptor of this number, its lock file, is open for
@@ -94,12 +96,16 @@ impl Daemon {
         session: &MountStatus,
         predecessor_remains: bool,
         held: &Held,
+        store: Option<&Store>,
     ) -> io::Result<Daemon> {
         let (control, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let mapping = FdMapping { parent_fd: theirs, child_fd: CONTROL_FD };
         let mut command = program.command();
         command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
         inheritance::start_session(&mut command, isolation.network());
+        if let Some(store) = store {
+            command.stdin(store.directory().try_clone()?); // where releases that know of none take no notice
+        }
         rustix::io::ioctl_fionbio(&control, true)?;
         let mut child = command.spawn()?;
         let set_up = || {
@@ -116,6 +122,7 @@ impl Daemon {
                 session: Some(session.clone()),
                 predecessor_remains,
                 memory_max_bytes,
+                has_store: store.is_some(),
             };
             let message = ToDaemon { message: Some(to_daemon::Message::Start(start)) };
             efc_proto::send(&control, &message, &held.descriptors())?;

@@ -27,6 +27,7 @@ mod program;
 mod programs;
 mod session;
 mod socket;
+mod stores;
 mod takeover;
 mod target;
 mod waiting;
@@ -58,6 +59,7 @@ use crate::network::Networks;
 use crate::program::NextProgram;
 use crate::programs::Programs;
 use crate::socket::RunDir;
+use crate::stores::Stores;
 
 /// A line of each mount at once, and nothing that repeats for ever.
 const LOG_LIMITS: LogLimits = LogLimits { burst: 1_000, pause: Duration::from_secs(1) };
@@ -75,7 +77,7 @@ const TAKE_OVER_TIME_LIMIT: Duration = Duration::from_millis(500);
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 const USAGE: &str = "usage: efc-keeper [--run-dir DIR] [--daemon PATH] [--exit-when-idle] [--daemon-uids FIRST-LAST]
-                  [--daemon-cgroup NAME [--cgroup-root DIR] [--daemon-memory-max BYTES]]";
+                  [--daemon-cgroup NAME [--cgroup-root DIR] [--daemon-memory-max BYTES]] [--cache-dir DIR]...";
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Arguments {
@@ -86,6 +88,7 @@ struct Arguments {
     cgroup_root: Option<PathBuf>,
     daemon_memory_max_bytes: Option<u64>,
     daemon_uids: Option<(u32, u32)>,
+    cache_dirs: Vec<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -133,6 +136,13 @@ fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -
             Long("daemon-cgroup") => parsed.daemon_cgroup = Some(parser.value()?.string()?),
             Long("cgroup-root") => parsed.cgroup_root = Some(parser.value()?.into()),
             Long("daemon-memory-max") => parsed.daemon_memory_max_bytes = Some(parser.value()?.parse()?),
+            Long("cache-dir") => {
+                let directory = PathBuf::from(parser.value()?);
+                if !directory.is_absolute() {
+                    return Err(format!("--cache-dir: {directory:?} is no absolute path").into());
+                }
+                parsed.cache_dirs.push(directory);
+            }
             Long("daemon-uids") => {
                 let range = parser.value()?.string()?;
                 parsed.daemon_uids = Some(Identities::parse_range(&range).ok_or_else(|| {
@@ -208,6 +218,7 @@ fn find_programs(arguments: &Arguments, place: &RunDir) -> io::Result<Programs> 
         cgroups: cgroups.transpose()?,
         identities: identities.transpose()?,
         networks: Networks::new(place.run_dir()),
+        stores: Stores::new(arguments.cache_dirs.clone()),
         helper: Helper::new(beside("efc-mount-helper")),
         listeners: Listeners::new(place.run_dir())?,
     })
@@ -318,9 +329,11 @@ mod tests {
             cgroup_root: Some("/c".into()),
             daemon_memory_max_bytes: Some(1 << 30),
             daemon_uids: Some((5, 6)),
+            cache_dirs: vec!["/d".into(), "/e".into()],
         };
+        let caches = "--cache-dir /d --cache-dir=/e";
         let line = "--run-dir /a --daemon=d --exit-when-idle --daemon-uids 5-6 --daemon-cgroup efc --cgroup-root /c";
-        assert_eq!(parse_line(&format!("{line} --daemon-memory-max 1073741824"), Some("/r")), Ok(all));
+        assert_eq!(parse_line(&format!("{line} --daemon-memory-max 1073741824 {caches}"), Some("/r")), Ok(all));
         for bad in [
             "--run-dir",
             "--what",
@@ -329,6 +342,7 @@ mod tests {
             "--cgroup-root /c",
             "--daemon-memory-max 1",
             "--daemon-uids 0-6",
+            "--cache-dir relative",
         ] {
             assert!(parse_line(bad, None).is_err(), "{bad}");
         }

@@ -26,6 +26,8 @@ fn own() -> CapabilitySet {
         | CapabilitySet::DAC_READ_SEARCH
         // Daemons have users of their own.
         | CapabilitySet::KILL
+        // And so have their stores.
+        | CapabilitySet::CHOWN
         // Whose files keep a mount busy; the descriptors of daemons whose keeper died.
         | CapabilitySet::SYS_PTRACE
         // The status of a thousand mounts is one message, larger than sockets take by default (SO_SNDBUFFORCE).

@@ -6,6 +6,7 @@ use crate::helper::Helper;
 use crate::identity::Identities;
 use crate::network::Networks;
 use crate::program::NextProgram;
+use crate::stores::Stores;
 
 /// The programs that sessions run, and where.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Programs {
     pub identities: Option<Identities>,
     /// The daemons' networks, beside the keeper's own.
     pub networks: Networks,
+    /// Where the daemons keep what they have read.
+    pub stores: Stores,
     /// `efc-mount-helper`.
     pub helper: Helper,
     /// Where later keepers find daemons.

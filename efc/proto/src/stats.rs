@@ -4,7 +4,7 @@
 //! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
 //! missing, and looks at nothing else.
 
-use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, StateStats, WritingStats};
+use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, StateStats, StoreStats, WritingStats};
 
 impl DaemonStats {
     /// As it was received, by subsystem.
@@ -62,18 +62,20 @@ impl DaemonStats {
             metadata: self.metadata,
             writing: self.writing,
             cache: self.cache,
+            store: self.store,
         }
     }
 
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, .. } = self;
+        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, store, .. } = self;
         if by_subsystem {
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, ..Default::default() }
+            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, store, ..Default::default() }
         } else {
             let flat = self.for_all_releases();
-            DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, cache: None, ..flat }
+            let flat = DaemonStats { fuse: None, nfs: None, state: None, ..flat };
+            DaemonStats { metadata: None, writing: None, cache: None, store: None, ..flat }
         }
     }
 
@@ -116,8 +118,23 @@ impl DaemonStats {
             workers_held_bytes: cache.workers_held_bytes,
             workers: cache.workers,
             workers_ready: cache.workers_ready,
+            store_bytes: cache.store_bytes.saturating_add(before.store_bytes),
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, ..*self }
+        let before = former.store.unwrap_or_default();
+        let store = self.store.map(|store| StoreStats {
+            state: store.state,
+            capacity_bytes: store.capacity_bytes,
+            held_bytes: store.held_bytes,
+            files: store.files,
+            hits: store.hits.saturating_add(before.hits),
+            misses: store.misses.saturating_add(before.misses),
+            filled_bytes: store.filled_bytes.saturating_add(before.filled_bytes),
+            refused: store.refused.saturating_add(before.refused),
+            evicted_bytes: store.evicted_bytes.saturating_add(before.evicted_bytes),
+            damaged: store.damaged.saturating_add(before.damaged),
+            late: store.late.saturating_add(before.late),
+        });
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, ..*self }
     }
 }
 
@@ -188,6 +205,10 @@ mod tests {
         let sum = with_cache.on_top_of(&former).cache.unwrap();
         assert_eq!((sum.memory_bytes, sum.workers_bytes, sum.nas_bytes, sum.workers_refused), (30, 32, 34, 36));
         assert_eq!((sum.workers, own.on_top_of(&former).cache), (1, None));
+        let store = |held_bytes, hits| Some(StoreStats { held_bytes, hits, damaged: hits + 1, ..Default::default() });
+        let [with_store, former] = [store(1, 10), store(2, 20)].map(|store| DaemonStats { store, ..own });
+        let sum = with_store.on_top_of(&former).store.unwrap();
+        assert_eq!((sum.held_bytes, sum.hits, sum.damaged), (1, 30, 32));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
     }
 }

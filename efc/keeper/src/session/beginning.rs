@@ -75,6 +75,7 @@ impl<'a> SessionRun<'a> {
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64);
         });
         let mut session = SessionRun::new(entry, programs, isolation, Arc::new(held));
+        session.have_store()?;
         session.spawn().map_err(|error| internal("start the daemon", error))?;
         let mut is_mounted = false;
         match session.first_daemon(&directory, deadline, &mut is_mounted) {

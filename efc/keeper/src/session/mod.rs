@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use efc_proto::mount_status::State;
-use efc_proto::{FindRoot, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
+use efc_proto::{Error, FindRoot, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -29,6 +29,7 @@ use crate::isolation::Isolation;
 use crate::kernel;
 use crate::program::Program;
 use crate::programs::Programs;
+use crate::stores::Store;
 use crate::waiting::timespec;
 pub use beginning::Origin;
 use deaths::{Deaths, YOUNG_OF_MEMORY};
@@ -74,6 +75,8 @@ struct SessionRun<'a> {
     deadline: Option<Instant>,
     /// The program that the daemon runs.
     program: Arc<Program>,
+    /// Where daemons keep what they have read.
+    store: Option<Store>,
     upgrade: Option<Upgrade>,
 }
 
@@ -128,6 +131,7 @@ impl<'a> SessionRun<'a> {
             died_at: None,
             deadline: None,
             program: programs.daemon.get(),
+            store: None,
             upgrade: None,
         }
     }
@@ -338,14 +342,41 @@ impl<'a> SessionRun<'a> {
             status.live_fields.clear();
         });
         assert!(self.daemon.is_none(), "a session has one daemon at a time");
+        if let Err(error) = self.have_store() {
+            log::error!("{}: no local store: {}", self.entry.target().display(), error.message);
+        }
         let status = self.entry.status();
         let predecessor_remains = !self.predecessors.is_empty();
-        let daemon = Daemon::start(&program, &self.isolation, &status, predecessor_remains, &self.held)?;
+        let store = self.store.as_ref();
+        let daemon = Daemon::start(&program, &self.isolation, &status, predecessor_remains, &self.held, store)?;
         self.program = program;
         self.report_pending = false;
         self.entry.update(|status| status.pid = daemon.pid());
         self.daemon = Some(daemon);
         self.deadline = Some(Instant::now() + limit);
+        Ok(())
+    }
+
+    /// Has the store that the options ask for.
+    ///
+    /// # Errors
+    /// Why there is none. A mount that serves goes on without.
+    fn have_store(&mut self) -> Result<(), Error> {
+        let (options, stores) = (self.entry.options(), &self.programs.stores);
+        if self.store.as_ref().is_some_and(|store| stores.serves(store, &options)) {
+            return Ok(());
+        }
+        self.store = None;
+        let taken = stores.take(&options, self.isolation.uid(), &self.entry.status().store);
+        self.entry.update(|status| match &taken {
+            Ok(store) => {
+                status.store = store.as_ref().map_or_else(String::new, |store| store.path().to_string_lossy().into());
+                status.store_missing.clear();
+            }
+            // It may be back when the next daemon starts.
+            Err(error) => status.store_missing.clone_from(&error.message),
+        });
+        self.store = taken?;
         Ok(())
     }
 

@@ -1,0 +1,120 @@
+//! The dataset's local store: a directory of the node that the keeper has given (`efc/keeper/src/stores.rs`).
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use efc_buffer::Budget;
+use efc_proto::{CacheConfig, DaemonConfig, StoreStats, store_stats};
+use efc_store::{Settings, State, Store};
+
+use crate::memory::Parts;
+
+/// Of the file system, in percent.
+const FREE_MIN_PERCENT_DEFAULT: u8 = 15;
+
+/// The store, if the keeper has given a directory for it. `memory_max_bytes` is this process's limit; 0: there is none.
+///
+/// # Errors
+/// There is no thread for it.
+pub fn store(
+    config: &DaemonConfig,
+    directory: Option<OwnedFd>,
+    (memory_max_bytes, parts): (u64, &Parts),
+    budget: &Budget,
+) -> io::Result<Option<Arc<Store>>> {
+    let Some(directory) = directory else { return Ok(None) };
+    let size_max = size_max(config, is_memory(&directory).then_some(memory_max_bytes));
+    let settings = Settings {
+        directory,
+        size_max,
+        free_min_percent: free_min_percent(config),
+        budget: budget.clone(),
+        index_bytes_max: parts.store_index_bytes_max,
+    };
+    Store::open(settings).map(Some)
+}
+
+/// What the store may hold, in bytes. What lies on a tmpfs counts as memory of this process, whose limit is `memory_max_bytes`: the
+/// store gets half of it.
+fn size_max(config: &DaemonConfig, memory_max_bytes: Option<u64>) -> u64 {
+    let wanted = configured_bytes(config);
+    match memory_max_bytes.filter(|limit| *limit > 0) {
+        Some(limit) if limit / 2 < wanted => {
+            log::warn!(
+                "the local store is on a tmpfs, which counts as the daemon's memory: it holds {} MiB, half of the limit",
+                limit / 2 >> 20
+            );
+            limit / 2
+        }
+        _ => wanted,
+    }
+}
+
+/// What the options let the store hold, in bytes; 0: they want none.
+pub fn configured_bytes(config: &DaemonConfig) -> u64 {
+    cache(config).map_or(0, |cache| u64::from(cache.store_mib) << 20)
+}
+
+fn free_min_percent(config: &DaemonConfig) -> u8 {
+    let percent = cache(config).map_or(0, |cache| cache.store_free_percent);
+    u8::try_from(percent).ok().filter(|percent| (1..100).contains(percent)).unwrap_or(FREE_MIN_PERCENT_DEFAULT)
+}
+
+fn cache(config: &DaemonConfig) -> Option<&CacheConfig> {
+    config.cache.as_ref()
+}
+
+fn is_memory(directory: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(directory).is_ok_and(|found| found.f_type == libc::TMPFS_MAGIC)
+}
+
+/// What the store does, for the keeper.
+pub fn figures(store: &Store) -> StoreStats {
+    let figures = store.figures();
+    let state = match figures.state {
+        State::Waiting => store_stats::State::Waiting,
+        State::Loading => store_stats::State::Loading,
+        State::Serving => store_stats::State::Serving,
+        State::Slow => store_stats::State::Slow,
+        State::ReadOnly => store_stats::State::ReadOnly,
+        State::Full => store_stats::State::Full,
+        State::Failed(_) => store_stats::State::Failed,
+    };
+    StoreStats {
+        state: state.into(),
+        capacity_bytes: figures.size_max,
+        held_bytes: figures.held_bytes,
+        files: figures.files,
+        hits: figures.hits,
+        misses: figures.misses,
+        filled_bytes: figures.fill_bytes,
+        refused: figures.refused,
+        evicted_bytes: figures.evicted_bytes,
+        damaged: figures.damaged,
+        late: figures.late,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(store_mib: u32, store_free_percent: u32) -> DaemonConfig {
+        let cache = CacheConfig { store_mib, store_free_percent, ..Default::default() };
+        DaemonConfig { cache: Some(cache), ..Default::default() }
+    }
+
+    #[test]
+    fn a_store_in_memory_gets_half_of_the_limit_and_one_on_a_disk_what_it_wants() {
+        let wanted = config(512, 0);
+        let sizes = [None, Some(0), Some(2 << 30), Some(256 << 20)].map(|limit| size_max(&wanted, limit) >> 20);
+        assert_eq!(sizes, [512, 512, 512, 128]);
+        assert_eq!(size_max(&DaemonConfig::default(), None), 0);
+    }
+
+    #[test]
+    fn what_stays_free_is_a_part_of_the_disk() {
+        assert_eq!([0, 1, 90, 100, 300].map(|percent| free_min_percent(&config(64, percent))), [15, 1, 90, 15, 15]);
+    }
+}

@@ -1,0 +1,316 @@
+//! Directories of the node in which daemons keep what they have read: their local stores.
+//!
+//! A store is a directory below one of the keeper's `--cache-dir`, or below the one that the mount names where the keeper has
+//! none. It belongs to one source, which the file `source` in it says in full; its name begins with that source for people, and
+//! ends in a number, for several mounts of one source have a store each. The one with the lowest number that nobody uses is
+//! taken, so a dataset finds its store again after a reboot. The daemon gets the directory's descriptor and opens no path; it
+//! belongs to the daemon's user, of whom the next may be another: what lies in it is open to all who get into it, and
+//! that is its owner alone. Files in a store are the daemon's (`efc/store`), which has it to itself by a lock of its own.
+//!
+//! Disks may hang: each look at one is made by a thread that nobody waits for any longer than a moment.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use efc_proto::error::Code;
+use efc_proto::{CacheConfig, DaemonConfig, Error, Source};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, mkdirat, openat};
+use rustix::io::Errno;
+
+use crate::failure::{failure, path_code};
+use crate::waiting::start_thread;
+
+/// How long a disk is waited for.
+const TIME_LIMIT: Duration = Duration::from_millis(500);
+/// Stores of one source in one directory.
+const STORES_MAX: u32 = 64;
+/// What a store's name has of its source, in bytes.
+const NAME_BYTES_MAX: usize = 100;
+/// What the store's `source` may have, in bytes.
+const SOURCE_BYTES_MAX: u64 = 8192;
+/// The daemon's lock (`efc/store`).
+const LOCK: &str = "lock";
+/// Whose store it is.
+const SOURCE: &str = "source";
+/// The user of daemons that have none of their own (`efc/daemon/src/privileges.rs`).
+const UNPRIVILEGED: u32 = 65534;
+
+/// Where stores may be, and which are in use by this keeper's mounts.
+#[derive(Clone, Debug, Default)]
+pub struct Stores {
+    /// None: where mounts say.
+    directories: Vec<PathBuf>,
+    used: Arc<Mutex<BTreeSet<PathBuf>>>,
+}
+
+/// One mount's store, given back on drop.
+#[derive(Debug)]
+pub struct Store {
+    stores: Stores,
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+/// What a store is made for.
+#[derive(Clone, Debug)]
+struct Wanted {
+    directory: PathBuf,
+    source: String,
+    uid: u32,
+}
+
+impl Stores {
+    /// Stores below these directories; with none, below whichever a mount names.
+    pub fn new(directories: Vec<PathBuf>) -> Stores {
+        Stores { directories, used: Arc::default() }
+    }
+
+    /// The store for daemons of this configuration that run as `uid`, at `former` if that is one of its own still; `None`: it wants none.
+    ///
+    /// # Errors
+    /// FAILED_PRECONDITION, NOT_FOUND or PERMISSION_DENIED for a directory that cannot be used; DEADLINE_EXCEEDED for a disk that hangs.
+    pub fn take(&self, config: &DaemonConfig, uid: u32, former: &str) -> Result<Option<Store>, Error> {
+        let Some(cache) = config.cache.as_ref().filter(|cache| cache.store_mib > 0) else { return Ok(None) };
+        let source = source_name(config.source.as_ref());
+        let wanted = Wanted { directory: self.directory(cache)?.to_owned(), source, uid };
+        let (stores, former, directory) = (self.clone(), PathBuf::from(former), wanted.directory.clone());
+        let (done, opened) = mpsc::channel();
+        let open = move || {
+            // Who waits no longer does without; the store is given back then.
+            let _ = done.send(stores.open(&wanted, &former));
+        };
+        let at_fault = |error: io::Error| {
+            let message = format!("cache-dir {}: {error}", directory.display());
+            failure(
+                if error.kind() == io::ErrorKind::TimedOut { Code::DeadlineExceeded } else { path_code(&error) },
+                message,
+            )
+        };
+        start_thread("store", open).map_err(at_fault)?;
+        let hangs = |_| io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer");
+        opened.recv_timeout(TIME_LIMIT).map_err(hangs).and_then(|opened| opened).map(Some).map_err(at_fault)
+    }
+
+    /// Whether `store` is one that this configuration would be given, too.
+    pub fn serves(&self, store: &Store, config: &DaemonConfig) -> bool {
+        let cache = config.cache.as_ref().filter(|cache| cache.store_mib > 0);
+        cache.is_some_and(|cache| self.directory(cache).is_ok_and(|directory| store.path.parent() == Some(directory)))
+    }
+
+    fn directory<'a>(&'a self, cache: &'a CacheConfig) -> Result<&'a Path, Error> {
+        let named = (!cache.store_dir.is_empty()).then(|| Path::new(&cache.store_dir));
+        match (named, self.directories.first()) {
+            (None, None) => {
+                let message =
+                    "cache-size needs cache-dir: this node has no directory for caches (efc-keeper --cache-dir)";
+                Err(failure(Code::FailedPrecondition, message))
+            }
+            (Some(named), Some(_)) if !self.directories.iter().any(|directory| directory == named) => {
+                let known: Vec<_> = self.directories.iter().map(|known| known.display().to_string()).collect();
+                let message =
+                    format!("cache-dir {}: on this node caches lie in {}", named.display(), known.join(" or "));
+                Err(failure(Code::PermissionDenied, message))
+            }
+            (Some(named), _) => Ok(named),
+            (None, Some(first)) => Ok(first),
+        }
+    }
+
+    fn open(&self, wanted: &Wanted, former: &Path) -> io::Result<Store> {
+        let parent = open_directory(rustix::fs::CWD, &wanted.directory)?;
+        let found = fstat(&parent)?;
+        if found.st_uid != rustix::process::geteuid().as_raw() || found.st_mode & 0o022 != 0 {
+            let message =
+                "it must belong to root, and nobody else may write to it: whoever can changes what others read";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
+        let former = former.strip_prefix(&wanted.directory).ok().and_then(Path::to_str).filter(|name| !name.is_empty());
+        // Whoever has that one still is of the same mount, and about to end.
+        let former = former.map(|name| (name.to_owned(), true));
+        let names = (0..STORES_MAX).map(|number| (name_of(&wanted.source, number), false));
+        for (name, is_own) in former.into_iter().chain(names) {
+            let path = wanted.directory.join(&name);
+            if !self.used().insert(path.clone()) {
+                continue;
+            }
+            match open_store(&parent, &name, is_own, wanted) {
+                Ok(Some(directory)) => return Ok(Store { stores: self.clone(), path, directory }),
+                Ok(None) => drop(self.used().remove(&path)),
+                Err(error) => {
+                    self.used().remove(&path);
+                    return Err(error);
+                }
+            }
+        }
+        Err(io::Error::other(format!("all {STORES_MAX} stores of {} are in use", wanted.source)))
+    }
+
+    fn used(&self) -> std::sync::MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store {
+    /// What the daemon gets.
+    pub fn directory(&self) -> &OwnedFd {
+        &self.directory
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stores.used().remove(&self.path);
+    }
+}
+
+fn open_directory(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(at, path, flags, Mode::empty())?)
+}
+
+/// The store of this name, made if it is not there; `None` if it is of another source, or in use by others.
+fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io::Result<Option<OwnedFd>> {
+    match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let directory = match open_directory(parent, name) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => return Ok(None),
+        opened => opened?,
+    };
+    match source_of(&directory)? {
+        Some(source) if source != wanted.source => return Ok(None),
+        Some(_) => {}
+        None => write_source(&directory, &wanted.source)?,
+    }
+    if !is_own && is_in_use(&directory)? {
+        return Ok(None);
+    }
+    let owner = if wanted.uid == 0 { UNPRIVILEGED } else { wanted.uid };
+    if rustix::process::geteuid().is_root() {
+        fchown(&directory, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
+    }
+    Ok(Some(directory))
+}
+
+fn below(directory: &OwnedFd, name: &str) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+}
+
+fn source_of(directory: &OwnedFd) -> io::Result<Option<String>> {
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(below(directory, SOURCE));
+    let mut source = String::new();
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => drop(opened?.take(SOURCE_BYTES_MAX).read_to_string(&mut source)?),
+    }
+    // One that was being written when the node lost power says nothing.
+    Ok(source.strip_suffix('\n').map(str::to_owned))
+}
+
+fn write_source(directory: &OwnedFd, source: &str) -> io::Result<()> {
+    let path = below(directory, SOURCE);
+    let mut options = std::fs::OpenOptions::new();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    file.write_all(format!("{source}\n").as_bytes())
+}
+
+/// Does a daemon have it? One of another keeper, that is, or of one that has died.
+fn is_in_use(directory: &OwnedFd) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let lock = match openat(directory, LOCK, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(false),
+        lock => lock?,
+    };
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false), // and it is free again when `lock` is closed
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A source in full.
+fn source_name(source: Option<&Source>) -> String {
+    let Source { host, port, mount_port, path } = source.cloned().unwrap_or_default();
+    format!("nfs {host} {port} {mount_port} {path}")
+}
+
+/// What a store is called.
+fn name_of(source: &str, number: u32) -> String {
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() || letter == '.' { letter } else { '-' };
+    let name: String = source.chars().map(plain).take(NAME_BYTES_MAX).collect();
+    format!("{name}-{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn config(directory: &Path, path: &str) -> DaemonConfig {
+        let store_dir = directory.to_str().unwrap().to_owned();
+        let cache = CacheConfig { store_dir, store_mib: 64, ..Default::default() };
+        let source = Source { host: "nas".into(), path: path.into(), ..Default::default() };
+        DaemonConfig { cache: Some(cache), source: Some(source), ..Default::default() }
+    }
+
+    #[test]
+    fn a_source_finds_its_store_again_and_shares_it_with_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(Vec::new());
+        let take = |path: &str, former: &str| stores.take(&config(folder.path(), path), 0, former).unwrap().unwrap();
+        let (first, second) = (take("/data", ""), take("/data", ""));
+        let [first_path, second_path] = [&first, &second].map(|store| store.path().to_owned());
+        assert_ne!(first_path, second_path);
+        // "/data" and "-data" are called alike.
+        assert!(!["-0", "-1"].iter().any(|end| take("-data", "").path().to_str().unwrap().ends_with(end)));
+        drop((first, second));
+        assert_eq!(take("/data", "").path(), first_path);
+        assert_eq!(take("/data", second_path.to_str().unwrap()).path(), second_path);
+        assert_eq!(take("/data", "/elsewhere/store-0").path(), first_path);
+    }
+
+    #[test]
+    fn a_store_that_a_daemon_has_is_left_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(Vec::new());
+        let take = || stores.take(&config(folder.path(), "/data"), 0, "").unwrap().unwrap();
+        let path = take().path().to_owned();
+        let lock = std::fs::File::create(path.join(LOCK)).unwrap();
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert_ne!(take().path(), path);
+        drop(lock);
+        assert_eq!(take().path(), path);
+    }
+
+    #[test]
+    fn only_directories_that_may_be_used_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let code = |stores: &Stores, config: &DaemonConfig| stores.take(config, 0, "").unwrap_err().code();
+        let anywhere = Stores::new(Vec::new());
+        assert!(anywhere.take(&DaemonConfig::default(), 0, "").unwrap().is_none());
+        assert_eq!(code(&anywhere, &config(Path::new(""), "/d")), Code::FailedPrecondition);
+        assert_eq!(code(&anywhere, &config(Path::new("/no/such"), "/d")), Code::NotFound);
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(code(&anywhere, &config(folder.path(), "/d")), Code::PermissionDenied);
+        let given = Stores::new(vec![other.path().to_owned()]);
+        assert_eq!(code(&given, &config(folder.path(), "/d")), Code::PermissionDenied);
+        let store = given.take(&config(Path::new(""), "/d"), 0, "").unwrap().unwrap();
+        assert_eq!(store.path().parent(), Some(other.path()));
+        assert!(given.serves(&store, &config(other.path(), "/d")) && !given.serves(&store, &DaemonConfig::default()));
+    }
+}
