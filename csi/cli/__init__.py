@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     _add_mount(commands)
     _add_umount(commands)
     _add_status(commands)
+    _add_cache(commands)
     _add_upgrade(commands)
     _add_metrics(commands)
     _add_doctor(commands)
@@ -140,6 +141,27 @@ def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "status", "show what is mounted, and how it does")
     parser.add_argument("--json", action="store_true", help="as an array of objects")
+
+
+def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "cache", "show the local stores of this node, or remove some")
+    parser.add_argument("--json", action="store_true", help="as an array of objects")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="where stores are; may be repeated (where those of mounts are, and /var/cache/efc)",
+    )
+    actions = parser.add_subparsers(metavar="clear", dest="cache_command")
+    clear = actions.add_parser("clear", help="remove stores that no mount uses, instead")
+    which = clear.add_mutually_exclusive_group(required=True)
+    which.add_argument("--unused", action="store_true", help="all of them")
+    which.add_argument("stores", nargs="*", default=[], metavar="STORE", help="by directory or source")
+    clear.add_argument(
+        "--days", type=_count, default=0, metavar="N", help="with --unused: those that nobody has used for so long"
+    )
 
 
 def _add_upgrade(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

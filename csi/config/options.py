@@ -348,7 +348,7 @@ _TABLE = (
         minimum=1,
         maximum=90,
         help="Percent of that directory's file system that the local store leaves free, whatever `cache-size` says: "
-        "kubelet evicts pods when its disk has less than 10 or 15. Needs `cache-size`.",
+        "kubelet evicts pods when its disk has less than 10 or 15.",
     ),
     Option(
         name="threads",
@@ -618,9 +618,8 @@ def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  #
 def _check_caches(values: Mapping[str, bool | int | str], *, origin: str) -> None:
     if values.get("workers") and not values.get("workers_key"):
         raise invalid(f"option 'workers' in {origin} needs 'workers-key': what lies at workers is sealed with a key")
-    for name in ("cache-dir", "cache-free"):
-        if values.get(OPTIONS[name].field) and not values.get("store_mib"):
-            raise invalid(f"option {name!r} in {origin} needs 'cache-size': without it there is no local store")
+    if values.get("store_dir") and not values.get("store_mib"):
+        raise invalid(f"option 'cache-dir' in {origin} needs 'cache-size': without it there is no local store")
 
 
 def unknown(name: str, *, known: Iterable[str], also: Iterable[str] = (), noun: str, origin: str) -> DriverError:

@@ -214,7 +214,7 @@ def test_what_it_takes_to_change_an_option() -> None:
         return {name for name, option in OPTIONS.items() if option.change is change}
 
     assert of_change(Change.LIVE) == {
-        "attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "write-behind", "workers", "hang-limit",
+        "attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "write-behind", "workers", "cache-size", "hang-limit",
         "log-level",
     }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
