@@ -123,7 +123,7 @@ mod tests {
         }
         let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let with = |workers: String, workers_key: String, workers_tls: String| {
-            read(CacheConfig { workers, workers_key, workers_tls })
+            read(CacheConfig { workers, workers_key, workers_tls, ..Default::default() })
         };
         let key = b"digits".to_vec();
         let of_key = || WorkersSecrets { key: key.clone(), ..Default::default() };
