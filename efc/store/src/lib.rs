@@ -1,6 +1,7 @@
 //! The local store: a directory of the node in which blocks that were read stay for the next reader, and after restarts.
 
 mod figures;
+pub mod policy;
 
 use std::io;
 use std::os::fd::OwnedFd;
