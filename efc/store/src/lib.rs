@@ -1,6 +1,9 @@
 //! The local store: a directory of the node in which blocks that were read stay for the next reader, and after restarts.
 
+mod disk;
 mod figures;
+mod hash;
+mod layout;
 pub mod policy;
 
 use std::io;
