@@ -123,6 +123,16 @@ impl Queues {
         self.size_max = bytes;
     }
 
+    /// What may be held, in bytes.
+    pub fn size_max(&self) -> u64 {
+        self.size_max
+    }
+
+    /// What the unit has, in bytes.
+    pub fn bytes(&self, unit: Unit) -> u64 {
+        self.units.get(&unit).map_or(0, |standing| standing.bytes)
+    }
+
     /// What is held, in bytes.
     pub fn held(&self) -> u64 {
         self.once.bytes + self.again.bytes
