@@ -1,0 +1,57 @@
+//! The files of the store that are open for reading: opening one may have to wait for the disk.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::index::Source;
+
+/// Files that are kept open.
+const OPEN_MAX: usize = 256;
+
+/// What a file is known by: never two by the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Name {
+    Life(u64),
+    Segment(u64),
+}
+
+fn name(source: &Source) -> Name {
+    match source {
+        Source::Data { life, .. } => Name::Life(*life),
+        Source::Segment(number) => Name::Segment(*number),
+    }
+}
+
+/// Open files, the last used.
+#[derive(Debug, Default)]
+pub(crate) struct Opened {
+    files: HashMap<Name, (Arc<OwnedFd>, u64)>,
+    uses: u64,
+}
+
+impl Opened {
+    /// The file, if it is open.
+    pub(crate) fn get(&mut self, source: &Source) -> Option<Arc<OwnedFd>> {
+        self.uses += 1;
+        let (file, used) = self.files.get_mut(&name(source))?;
+        *used = self.uses;
+        Some(file.clone())
+    }
+
+    /// The file is open.
+    pub(crate) fn add(&mut self, source: &Source, file: &Arc<OwnedFd>) {
+        self.uses += 1;
+        self.files.insert(name(source), (file.clone(), self.uses));
+        if self.files.len() > OPEN_MAX {
+            let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name);
+            oldest.and_then(|oldest| self.files.remove(&oldest));
+        }
+    }
+
+    /// It is not there any more, so its room on the disk is to come free.
+    pub(crate) fn close(&mut self, source: &Source) {
+        self.files.remove(&name(source));
+    }
+}
