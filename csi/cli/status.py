@@ -11,6 +11,7 @@ from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.base.text import printable
+from csi.cli.figures import size
 from csi.cli.tables import print_table
 from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
@@ -156,14 +157,7 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[st
         consistency_of(options_of(mount)),
         str(mount.pid or "-"),
         str(mount.restarts),
-        _bytes(mount.stats.nfs.bytes_read),
-        _bytes(mount.stats.nfs.bytes_written),
+        size(mount.stats.nfs.bytes_read),
+        size(mount.stats.nfs.bytes_written),
         "; ".join(part for part in (mount.reason, *repaired, workers_of(mount), _suggestion(mount, volumes)) if part),
     )
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"

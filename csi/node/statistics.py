@@ -26,6 +26,9 @@ FLAT: Mapping[str, tuple[str, str]] = {
     "pipe_misfits": ("nfs", "pipe_misfits"),
     "nodes_max": ("state", "nodes_max"),
 }
+#: Where blocks come from, nearest first -> field of CacheStats that counts their bytes. A level that is added is shown
+#: by metrics (a label), `efc top` and `efc warmup`.
+CACHE_LEVELS: Mapping[str, str] = {"memory": "memory_bytes", "workers": "workers_bytes", "nas": "nas_bytes"}
 #: Names of the subsystems.
 SUBSYSTEMS = tuple(field.name for field in efc_pb2.DaemonStats.DESCRIPTOR.fields if field.message_type is not None)
 
@@ -47,6 +50,12 @@ def described(stats: efc_pb2.DaemonStats) -> dict[str, object]:
 def cache_of(stats: efc_pb2.DaemonStats) -> dict[str, object] | None:
     """What the caches of blocks have given; None where there are none."""
     return _fields(stats.cache) if stats.HasField("cache") else None
+
+
+def bytes_by_level(stats: efc_pb2.DaemonStats) -> dict[str, int]:
+    """Bytes that were read, by where they came from; the NAS's include what was read past the caches."""
+    levels = {level: int(getattr(stats.cache, field)) for level, field in CACHE_LEVELS.items()}
+    return levels | {"nas": stats.nfs.bytes_read}
 
 
 def _fields(message: Message) -> dict[str, object]:
