@@ -21,6 +21,7 @@ _IDLE_GRACE_SECONDS_MAX = 86_400
 _DIGITS_MAX = 9
 #: As csi.warming.warming has it, which is not imported for a command line.
 _JOBS_MAX = 256
+_BUDGET_BYTES_MIN = 1 << 20
 _INTERVAL_SECONDS_MIN, _INTERVAL_SECONDS_MAX = 0.1, 3600.0
 
 
@@ -172,7 +173,7 @@ def _add_warmup(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("--jobs", type=_jobs, default=16, metavar="N", help="how many read at a time (%(default)s)")
     parser.add_argument("--limit-rate", type=_rate, default=0, metavar="SIZE/s", help="such as 100MiB/s (no limit)")
-    parser.add_argument("--budget", type=_size, default=0, metavar="SIZE", help="end after so much, such as 10GiB")
+    parser.add_argument("--budget", type=_budget, default=0, metavar="SIZE", help="end after so much, such as 10GiB")
     parser.add_argument(
         "--passes",
         type=_count,
@@ -415,6 +416,12 @@ def _size(text: str) -> int:
     if not (_is_number(digits) and int(digits) and unit in units):
         raise argparse.ArgumentTypeError("expected a whole number with unit KiB, MiB, GiB or TiB")
     return int(digits) * units[unit]
+
+
+def _budget(text: str) -> int:
+    if (size := _size(text)) < _BUDGET_BYTES_MIN:
+        raise argparse.ArgumentTypeError("expected 1MiB, of which caches keep blocks, or more")
+    return size
 
 
 def _rate(text: str) -> int:

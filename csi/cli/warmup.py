@@ -141,12 +141,14 @@ class _Warmup:
 
     def __init__(self, places: Sequence[Place], served: Served, note: Note | None, parsed: argparse.Namespace) -> None:
         self._served, self._note, self._parsed = served, note, parsed
+        self._has_caches = any(_has_caches(mount) for mount in served.values())
         self._plan = Plan(
             roots=[Root(path=place.path, device=_device(place.mount.device)) for place in places],
             globs=parsed.glob,
             jobs=parsed.jobs,
             budget_bytes=parsed.budget,
             pace=Pace(parsed.limit_rate),
+            waits_for_rest=self._has_caches,
         )
         self._keeper = Keeper(parsed.run_dir)
         self._progress = Progress(None if parsed.quiet else sys.stderr)
@@ -177,7 +179,7 @@ class _Warmup:
         while True:
             number = len(missing) + 1
             figures, given = self._pass(with_changes(plan, jobs=jobs_of_pass(number, jobs=plan.jobs)), note, number)
-            if given is None:
+            if given is None or not self._has_caches:
                 return
             covered = figures.bytes_read + figures.bytes_noted
             missing.append(_missing(figures, given) if number > 1 else _missing_at_first(figures, given))
@@ -248,5 +250,7 @@ def _missing(figures: Figures, given: Mapping[str, int]) -> int:
 
 def _missing_at_first(figures: Figures, given: Mapping[str, int]) -> int:
     """The same of the first pass: nothing if caches gave all, otherwise all that it was about."""
-    is_from_caches = not figures.bytes_noted and not given["memory"] and not _missing(figures, given)
-    return 0 if is_from_caches else figures.bytes_read + figures.bytes_noted
+    covered = figures.bytes_read + figures.bytes_noted
+    # What the daemon's memory gave may be what it has read a moment before, and put nowhere.
+    from_caches = sum(count for level, count in given.items() if level not in ("memory", "nas"))
+    return covered if _missing(figures, given) or from_caches < covered else 0

@@ -1,6 +1,7 @@
 """Which files a run has read, so that the next one of the same arguments skips them: a file that is only appended to.
 
-Each file has a line of JSON: path, size, mtime in ns. A crash costs what was not written, at most half a line. Nothing
+Each file has a line of JSON: path, size, mtime in ns; one that was read up to an offset has that in a line of another
+form. A crash costs what was not written, at most half a line. Nothing
 is synced, for a power failure costs no more than reading again, from caches above all. A note says that something was
 read, not that caches have it still, so one that is a day old is not used.
 """
@@ -23,6 +24,7 @@ NOTE_BYTES_MAX = 64 << 20
 #: Notes in a folder; then the oldest go.
 NOTES_MAX = 32
 AGE_SECONDS_MAX = 24 * 3600.0
+_BEGUN = b"{"
 
 
 class Note:
@@ -33,6 +35,7 @@ class Note:
         self._size = os.fstat(descriptor).st_size
         #: Of lines, since a million paths would take more memory. Two lines of one hash cost a file that is not read.
         self._lines: frozenset[int] = frozenset()
+        self._begun: dict[str, int] = {}
 
     @classmethod
     def open(cls, folder: Path, arguments: Sequence[str], *, is_new: bool) -> Self:
@@ -55,7 +58,9 @@ class Note:
         with open(self._descriptor, "rb", closefd=False) as file:
             text = file.read(NOTE_BYTES_MAX + 1)
         whole = text.rfind(b"\n") + 1
-        self._lines = frozenset(hash(line) for line in text[:whole].splitlines(keepends=True))
+        lines = text[:whole].splitlines(keepends=True)
+        self._lines = frozenset(hash(line) for line in lines if not line.startswith(_BEGUN))
+        self._begun = dict(found for line in lines if line.startswith(_BEGUN) if (found := _parsed(line)) is not None)
         os.ftruncate(self._descriptor, whole)
         self._size = whole
 
@@ -63,9 +68,19 @@ class Note:
         """Whether an earlier run has read it as it is now."""
         return hash(_line(file)) in self._lines
 
+    def read_up_to(self, file: File) -> int:
+        """Before which offset in bytes an earlier run has read it, which was not to read all."""
+        return min(self._begun.get(_line(file).decode(), 0), file.size)
+
     def add(self, file: File) -> None:
         """It was read. Any thread may say so; a note that is full, or cannot be written, says nothing more."""
-        line = _line(file)
+        self._append(_line(file))
+
+    def begin(self, file: File, *, read_up_to: int) -> None:
+        """It was read up to an offset in bytes."""
+        self._append(json.dumps({"begun": _line(file).decode(), "read_up_to": read_up_to}).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
         if self._size + len(line) <= NOTE_BYTES_MAX:
             self._size += len(line)
             with contextlib.suppress(OSError):
@@ -74,7 +89,7 @@ class Note:
     def clear(self) -> None:
         """Nothing was read."""
         os.ftruncate(self._descriptor, 0)
-        self._size, self._lines = 0, frozenset()
+        self._size, self._lines, self._begun = 0, frozenset(), {}
 
     def remove(self) -> None:
         """All was read: the next run begins anew."""
@@ -89,6 +104,16 @@ class Note:
 
 def _line(file: File) -> bytes:
     return json.dumps([file.path, file.size, file.mtime_ns]).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> tuple[str, int] | None:
+    """The file's own line and the offset; None if it is damaged."""
+    try:
+        found = json.loads(line)
+        begun, read_up_to = found["begun"], found["read_up_to"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return (begun, read_up_to) if isinstance(begun, str) and type(read_up_to) is int and read_up_to > 0 else None
 
 
 def _locked(path: Path) -> int:

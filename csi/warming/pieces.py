@@ -37,16 +37,17 @@ def spans(size: int) -> Iterator[tuple[int, int]]:
 class OpenFile:
     """A file that is being read, by any number of threads."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, *, pieces: int) -> None:
+        """``pieces`` of it are to be read."""
         self.file = file
         #: It is not as it was found.
         self.is_changed = False
-        #: All of it has been, or is to be, read.
-        self.is_whole = True
+        #: All before this offset in bytes is read when it is closed: less than its size if that is not to be.
+        self.read_up_to = file.size
         self._lock = threading.Lock()
         self._descriptor = -1
         self._error: OSError | None = None
-        self._pieces_left = -(-file.size // BLOCK_BYTES)
+        self._pieces_left = pieces
 
     def descriptor(self) -> int:
         """Opens it if nobody has. Raises OSError, also what :meth:`fail` was told."""
@@ -73,13 +74,14 @@ class OpenFile:
         with self._lock:
             is_first = self._error is None
             self._error = self._error or error
-            self.is_whole = False
+            self.read_up_to = 0
             return is_first
 
-    def cut(self, pieces: int) -> None:
-        """So many pieces will not be read, for no fault of theirs."""
-        self.is_whole = False
-        self.finish(pieces)
+    def cut(self, pieces: int, *, at: int = 0) -> bool:
+        """So many pieces, from the offset ``at`` on, will not be read; whether there were no others, as of finish."""
+        with self._lock:
+            self.read_up_to = min(self.read_up_to, at)
+        return self.finish(pieces)
 
     def finish(self, pieces: int = 1) -> bool:
         """So many pieces are done with; whether these were the last, with which it is closed."""
@@ -98,6 +100,20 @@ class OpenFile:
             self.is_changed = True
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def settle(opened: OpenFile, *, note: Note | None, tally: Tally) -> None:
+    """Counts and notes a file of which nothing more is to be read. One that failed was counted then."""
+    file = opened.file
+    is_whole = opened.read_up_to == file.size
+    if is_whole:
+        tally.add(files_read=1)
+    if opened.is_changed and opened.read_up_to:
+        tally.add(files_changed=1, bytes_changed=file.size)
+    elif note is not None and is_whole:
+        note.add(file)
+    elif note is not None and opened.read_up_to:
+        note.begin(file, read_up_to=opened.read_up_to)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,7 +182,8 @@ class Pieces:
         self._is_at_end = True
         if self._current is not None:
             opened, left = self._current
-            opened.cut(len(left))
+            if left and opened.cut(len(left), at=left[0][0] if self.is_over_budget else 0):
+                settle(opened, note=self._note, tally=self._tally)
 
     def _next_file(self) -> tuple[OpenFile, deque[tuple[int, int]]] | None:
         """None: look again."""
@@ -181,8 +198,14 @@ class Pieces:
         elif file.size == 0:
             self._tally.add(files_read=1)
         elif self._rests(file):
-            return OpenFile(file), deque(spans(file.size))
+            return self._begun(file)
         return None
+
+    def _begun(self, file: File) -> tuple[OpenFile, deque[tuple[int, int]]]:
+        begin = self._note.read_up_to(file) if self._note is not None else 0
+        left = deque((offset, length) for offset, length in spans(file.size) if offset >= begin)
+        self._tally.add(bytes_noted=file.size - sum(length for _, length in left))
+        return OpenFile(file, pieces=len(left)), left
 
     def _rests(self, file: File) -> bool:
         """Waits until caches take it; False if it was stopped."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from csi.warming.note import Note
 from csi.warming.pace import Pace
-from csi.warming.pieces import BLOCK_BYTES, FILES_WAITING_MAX, Piece, Pieces
+from csi.warming.pieces import BLOCK_BYTES, FILES_WAITING_MAX, Piece, Pieces, settle
 from csi.warming.resting import ServerClock
 from csi.warming.tally import Figures, Tally
 from csi.warming.walking import File, Root, Walk, has_vanished
@@ -142,7 +142,7 @@ class Warming:
             self._failed(piece, error)
         self._tally.add(bytes_read=count, bytes_missed=piece.length - count)
         if opened.finish():
-            self._finished(piece)
+            settle(opened, note=self._note, tally=self._tally)
 
     def _failed(self, piece: Piece, error: OSError) -> None:
         opened = piece.opened
@@ -152,17 +152,6 @@ class Warming:
             self._tally.add(files_vanished=1)
         else:
             self._tally.fail(opened.file.path, error.errno or errno.EIO)
-
-    def _finished(self, piece: Piece) -> None:
-        opened = piece.opened
-        if not opened.is_whole:
-            return
-        if opened.is_changed:
-            self._tally.add(files_read=1, files_changed=1, bytes_changed=opened.file.size)
-            return
-        self._tally.add(files_read=1)
-        if self._note is not None:
-            self._note.add(opened.file)
 
 
 def _read_block(descriptor: int, piece: Piece, buffer: memoryview) -> int:
