@@ -89,11 +89,26 @@ impl Folder {
         Ok(Folder { files, segments, hasher, is_memory, _lock: lock })
     }
 
-    /// Of the file system: bytes, and those of them that this user may still take.
-    pub(crate) fn space(&self) -> Result<(u64, u64), Errno> {
+    /// What the file system has.
+    pub(crate) fn space(&self) -> Result<Space, Errno> {
         let of = rustix::fs::fstatvfs(&self.files)?;
-        Ok((of.f_blocks.saturating_mul(of.f_frsize), of.f_bavail.saturating_mul(of.f_frsize)))
+        Ok(Space {
+            size: of.f_blocks.saturating_mul(of.f_frsize),
+            free: of.f_bavail.saturating_mul(of.f_frsize),
+            is_read_only: of.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
+        })
     }
+}
+
+/// What a file system has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Space {
+    /// In bytes.
+    pub(crate) size: u64,
+    /// Of these, what this user may still take.
+    pub(crate) free: u64,
+    /// Nothing can be changed.
+    pub(crate) is_read_only: bool,
 }
 
 fn lock(directory: BorrowedFd<'_>) -> Result<OwnedFd, Unfit> {

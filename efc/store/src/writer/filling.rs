@@ -54,7 +54,9 @@ impl<D: Disk> Writer<D> {
         let admission = self.have_large(hash, &file, block.len());
         let (is_new, life) = {
             let index = lock(&self.engine.index);
-            let Some(large) = index.large(hash) else { return Err(Unwritten::Refused) };
+            let Some(large) = index.large(hash).filter(|large| large.key == file) else {
+                return Err(Unwritten::Refused);
+            };
             (large.sums.count() == 0, large.life)
         };
         let unit = Unit::File(hash);

@@ -18,7 +18,7 @@ use crate::figures::{add, count};
 use crate::files::{self, Writable};
 use crate::hash::FileKey;
 use crate::index::file;
-use crate::layout::{Folder, Unfit, names};
+use crate::layout::{Folder, Space, Unfit, names};
 use crate::loading;
 use crate::policy::queues::{Queue, Unit};
 use crate::policy::taking::Trouble;
@@ -219,10 +219,14 @@ impl<D: Disk> Writer<D> {
     fn look(&mut self) {
         self.written = 0;
         let configured = self.engine.size_max.load(Ordering::Relaxed);
+        let space = self.folder.space();
+        if space.is_ok_and(|space| space.is_read_only) {
+            return lock(&self.engine.taking).refused(Trouble::ReadOnly, now());
+        }
         let mut index = lock(&self.engine.index);
         let (held, before) = (index.queues.held(), index.queues.size_max());
-        let size_max = match self.folder.space() {
-            Ok((size, free)) => {
+        let size_max = match space {
+            Ok(Space { size, free, .. }) => {
                 let free_min = size / 100 * u64::from(self.engine.free_min_percent.min(100));
                 configured.min((held + free).saturating_sub(free_min))
             }
