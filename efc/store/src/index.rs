@@ -219,11 +219,14 @@ impl Index {
         }
     }
 
-    /// Forgets the record, if it is still this one.
-    pub(crate) fn forget_record(&mut self, hash: u64, record: &Record) {
-        if self.record(hash).is_some_and(|known| (known.segment, known.offset) == (record.segment, record.offset)) {
+    /// Forgets the record. `false`: it is not there any more.
+    pub(crate) fn forget_record(&mut self, hash: u64, record: &Record) -> bool {
+        let known = self.record(hash).map(|known| (known.segment, known.offset));
+        let is_there = known == Some((record.segment, record.offset));
+        if is_there {
             self.forget(hash);
         }
+        is_there
     }
 
     /// The records of a segment.

@@ -224,34 +224,33 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// The block goes.
+    /// The block goes, if it has not gone meanwhile.
     fn damaged(&self, target: &Target) {
-        count(&self.tally.damaged);
         let Target { hash, key, place } = target;
         let mut index = lock(&self.index);
-        match place {
+        let has_gone = match place {
             Place::Record(record) => index.forget_record(*hash, record),
-            Place::Block { life, .. } => {
-                let is_cleared = index.clear_block(*hash, key, *life);
-                drop(index);
-                if is_cleared {
-                    self.ask(Job::Clear { hash: *hash, life: *life, index: key.index });
-                }
-            }
+            Place::Block { life, .. } => index.clear_block(*hash, key, *life),
+        };
+        drop(index);
+        if !has_gone {
+            return;
+        }
+        count(&self.tally.damaged);
+        if let Place::Block { life, .. } = place {
+            self.ask(Job::Clear { hash: *hash, life: *life, index: key.index });
         }
     }
 
-    /// The file goes, if it is the file's fault.
+    /// The file goes, if it is the file's fault, and if it has not gone meanwhile.
     fn failed(&self, target: &Target, error: Errno) {
         if !is_lost(error) {
             return log::debug!("a block could not be read: {error}");
         }
-        match target.place {
-            Place::Record(_) => self.damaged(target),
-            Place::Block { life, .. } => {
-                count(&self.tally.damaged);
-                self.ask(Job::Drop { hash: target.hash, life });
-            }
+        let Place::Block { life, .. } = target.place else { return self.damaged(target) };
+        if lock(&self.index).large(target.hash).is_some_and(|large| large.life == life) {
+            count(&self.tally.damaged);
+            self.ask(Job::Drop { hash: target.hash, life });
         }
     }
 }

@@ -33,10 +33,7 @@ fn restore(path: &Path, files: &HashMap<PathBuf, Vec<u8>>) {
 fn a_flipped_byte_is_a_miss_that_is_counted_and_never_a_wrong_byte() {
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
     let keys = filled(directory.path());
-    {
-        // sealed segments, so that there is an index to damage
-        close(open(directory.path(), 1 << 30));
-    }
+    close(open(directory.path(), 1 << 30)); // its segments are sealed now: there are indexes to damage
     let files = snapshot(directory.path());
     let mut names: Vec<_> = files.keys().filter(|file| !file.ends_with("lock")).cloned().collect();
     names.sort();

@@ -1,8 +1,13 @@
-//! Processes that follow each other in a directory, in peace or not.
+//! Readers beside each other, and processes that follow each other in a directory, in peace or not.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use efc_buffer::Budget;
+use efc_cache::blocks::{Absent, Chain, Fetched, Lookup, Miss};
 
 use crate::testing::*;
 use crate::{State, Store};
@@ -27,6 +32,73 @@ fn a_second_store_waits_for_the_first_and_goes_on_with_what_it_has_left() {
     assert!(keys.iter().all(|key| hits(&*second, key)));
     let third = Store::open(settings(directory.path(), 1 << 30)).expect("threads");
     close(third);
+}
+
+#[test]
+fn readers_beside_each_other_while_all_changes_find_nothing_wrong() {
+    for root in ["/dev/shm", "/tmp"] {
+        let directory = tempfile::tempdir_in(root).expect("a directory");
+        let store = open(directory.path(), 20 * MIB);
+        let hits = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..6 {
+                let (store, hits) = (&store, &hits);
+                scope.spawn(move || {
+                    let mut dice = Dice(thread);
+                    for _ in 0..1500 {
+                        let file = dice.draw(25).min(dice.draw(25));
+                        let size = [700, 60_000, 300_000, 2 * MIB + 1][file as usize % 4];
+                        let key = changed_key(
+                            &format!("{file}"),
+                            size,
+                            dice.draw(size.div_ceil(MIB)),
+                            dice.draw(3) as u32 / 2,
+                        );
+                        match ask(store, &key) {
+                            Lookup::Hit { block, .. } => {
+                                assert!(block[..] == bytes_of(&key), "wrong bytes for {key:?}");
+                                hits.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Lookup::Miss(Miss { fill: Some(fill), .. }) => {
+                                fill.fill(&Arc::new(block_of(&bytes_of(&key))))
+                            }
+                            Lookup::Miss(_) => {}
+                        }
+                        if dice.draw(200) == 0 {
+                            store.set_size_max((5 + dice.draw(20)) * MIB);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(hits.into_inner() > 500);
+        assert_eq!(store.figures().damaged, 0);
+        close(store);
+    }
+}
+
+#[test]
+fn a_chain_reads_each_block_from_the_backend_once() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let keys: Vec<_> = (0..20).map(|file| key(&format!("file {file}"), 30_000 + file * 9000, 0)).collect();
+    let fetched = Arc::new(AtomicU64::new(0));
+    for _ in 0..2 {
+        let store = open(directory.path(), 1 << 30);
+        let chain = Chain::new(vec![store.clone()], Budget::default()).expect("a level");
+        for key in &keys {
+            let (fetched, key) = (fetched.clone(), *key);
+            let fetch = async move |_| {
+                fetched.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, Absent>(Fetched { block: block_of(&bytes_of(&key)), is_settled: true })
+            };
+            let block = efc_tasks::block_on(chain.get(key, fetch)).expect("a block");
+            assert!(block[..] == bytes_of(&key));
+        }
+        until("all are there", || store.figures().fills + store.figures().hits == keys.len() as u64);
+        drop(chain);
+        close(store);
+    }
+    assert_eq!(fetched.load(Ordering::Relaxed), keys.len() as u64);
 }
 
 #[test]
