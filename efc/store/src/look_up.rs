@@ -144,12 +144,23 @@ impl<D: Disk> Engine<D> {
     fn read(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
         let source = target.source();
         let opened = lock(&self.opened).get(&source);
-        let from = match opened.map_or_else(|| open_source(folder, &source).map(Arc::new), Ok) {
+        let from = match opened.map_or_else(|| self.open(folder, target.hash, &source), Ok) {
             Ok(from) => from,
             Err(error) => return Came::Failed(error),
         };
-        lock(&self.opened).add(&source, &from);
         target.read(&self.disk, folder, from.as_fd(), room, true).unwrap_or_else(Came::Failed)
+    }
+
+    /// Opens a file, and keeps it open unless it has gone meanwhile.
+    fn open(&self, folder: &Folder, hash: u64, source: &Source) -> Result<Arc<OwnedFd>, Errno> {
+        let file = Arc::new(open_source(folder, source)?);
+        let oldest = lock(&self.opened).add(source, &file);
+        drop(oldest);
+        if !lock(&self.index).has_source(hash, source) {
+            let gone = lock(&self.opened).close(source); // whoever has removed it may have looked before
+            drop(gone);
+        }
+        Ok(file)
     }
 
     async fn read_later(self: &Arc<Self>, folder: &Arc<Folder>, target: Target, room: Buffer) -> Lookup {

@@ -40,18 +40,21 @@ impl Opened {
         Some(file.clone())
     }
 
-    /// The file is open.
-    pub(crate) fn add(&mut self, source: &Source, file: &Arc<OwnedFd>) {
+    /// The file is open. What is to be closed for it, without the lock.
+    #[must_use]
+    pub(crate) fn add(&mut self, source: &Source, file: &Arc<OwnedFd>) -> Option<Arc<OwnedFd>> {
         self.uses += 1;
         self.files.insert(name(source), (file.clone(), self.uses));
-        if self.files.len() > OPEN_MAX {
-            let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name);
-            oldest.and_then(|oldest| self.files.remove(&oldest));
+        if self.files.len() <= OPEN_MAX {
+            return None;
         }
+        let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name)?;
+        self.files.remove(&oldest).map(|(file, _)| file)
     }
 
-    /// It is not there any more, so its room on the disk is to come free.
-    pub(crate) fn close(&mut self, source: &Source) {
-        self.files.remove(&name(source));
+    /// The file is not there any more: its room on the disk comes free when what this gives is closed, without the lock.
+    #[must_use]
+    pub(crate) fn close(&mut self, source: &Source) -> Option<Arc<OwnedFd>> {
+        self.files.remove(&name(source)).map(|(file, _)| file)
     }
 }

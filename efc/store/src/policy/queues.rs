@@ -339,7 +339,8 @@ impl Queues {
     fn refresh(&mut self, unit: Unit, at_s: u32) {
         let (clock, step) = (self.clock, self.size_max / 1024);
         let Some(standing) = self.units.get_mut(&unit) else { return };
-        if is_another(standing.used_s, at_s) && standing.queue == Queue::Again {
+        let is_known = standing.used >= BEGIN; // how far it was from a use in another life is not
+        if is_known && is_another(standing.used_s, at_s) && standing.queue == Queue::Again {
             let distance = (clock - standing.used).max(standing.bytes);
             standing.usual = Some(distance.max(standing.usual.map_or(0, |before| before / 4 * 3)));
         }
