@@ -70,6 +70,20 @@ fn a_flipped_byte_is_a_miss_that_is_counted_and_never_a_wrong_byte() {
 }
 
 #[test]
+fn a_damaged_record_of_a_sealed_segment_costs_no_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let keys = filled(directory.path());
+    close(open(directory.path(), 1 << 30)); // seals it
+    let segment = directory.path().join("segments/0000000000000000");
+    let mut bytes = std::fs::read(&segment).expect("the first");
+    bytes[128 + 30] ^= 1;
+    std::fs::write(&segment, bytes).expect("written");
+    let store = open(directory.path(), 1 << 30);
+    assert_eq!(keys.iter().filter(|key| !hits(&*store, key)).count(), 1);
+    assert_eq!(store.figures().damaged, 1);
+}
+
+#[test]
 fn what_was_found_damaged_once_is_forgotten_on_the_disk_too() {
     let directory = tempfile::tempdir().expect("a directory");
     let keys = filled(directory.path());
