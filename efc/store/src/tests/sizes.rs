@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use crate::policy::queues::{Queue, Unit};
 use crate::testing::*;
-use crate::{Settings, State};
+use crate::{Settings, State, Store};
 
 fn passes(size: u64, count: u64, size_max: u64) -> Vec<u64> {
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
@@ -97,4 +98,31 @@ fn small_files_that_are_read_again_outlive_their_segment() {
         let others = new.iter().skip(1).step_by(6).filter(|key| part == 6 && hits(&*store, key)).count();
         assert_eq!(others, 0, "what was not read again goes");
     }
+}
+
+#[test]
+fn where_a_file_stands_is_known_after_reopening() {
+    let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let store = open(directory.path(), 10 * MIB);
+    let large =
+        |name, count: u64| (0..count).map(|file| key(&format!("{name} {file}"), 300_000, 0)).collect::<Vec<_>>();
+    read_each(&*store, &large("there was room", 40));
+    read_each(&*store, &large("passes", 120));
+    let new = large("new", 2);
+    read_each(&*store, &new);
+    std::thread::sleep(Duration::from_millis(2100));
+    assert!(hits(&*store, &new[0]));
+    let queues = |store: &Store| {
+        let index = store.engine.index.lock().expect("no panic");
+        new.iter()
+            .map(|key| {
+                index.queues.queue(Unit::File(store.engine.folder.get().expect("it serves").hasher.file(&key.file)))
+            })
+            .collect::<Vec<_>>()
+    };
+    let expected = [Some(Queue::Again), Some(Queue::Once)];
+    assert_eq!(queues(&store), expected);
+    read(&*store, &key("another", 70_000, 0)); // what is to be noted comes before it
+    close(store);
+    assert_eq!(queues(&open(directory.path(), 10 * MIB)), expected);
 }
