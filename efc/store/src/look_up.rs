@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use efc_buffer::Buffer;
 use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
 use efc_tasks::time::in_time;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
@@ -14,11 +13,11 @@ use crate::basics::lock;
 use crate::disk::{Disk, read_all};
 use crate::engine::Engine;
 use crate::figures::{add, count};
-use crate::files::data_path;
 use crate::index::{Place, Source, file};
-use crate::layout::{Folder, open};
+use crate::layout::Folder;
+use crate::opened::open_source;
 use crate::probing;
-use crate::segments::{self, Record, read_record};
+use crate::segments::{Record, read_record};
 use crate::work::Job;
 
 /// What a read has found.
@@ -105,14 +104,6 @@ impl Target {
         }
         let is_sound = is_verified || folder.hasher.data(into) == sum;
         Ok(if is_sound { Came::Sound } else { Came::Damaged })
-    }
-}
-
-/// Opens a file of the store for reading.
-pub(crate) fn open_source(folder: &Folder, source: &Source) -> Result<OwnedFd, Errno> {
-    match source {
-        Source::Data { key, .. } => open(&folder.files, &data_path(&folder.hasher.name(key)), OFlags::RDONLY),
-        Source::Segment(number) => open(&folder.segments, &segments::path(*number), OFlags::RDONLY),
     }
 }
 

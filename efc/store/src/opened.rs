@@ -4,8 +4,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
+use crate::files::data_path;
 use crate::index::Source;
+use crate::layout::{Folder, open};
+use crate::segments;
 
 /// Files that are kept open.
 const OPEN_MAX: usize = 256;
@@ -21,6 +26,14 @@ fn name(source: &Source) -> Name {
     match source {
         Source::Data { life, .. } => Name::Life(*life),
         Source::Segment(number) => Name::Segment(*number),
+    }
+}
+
+/// Opens a file of the store for reading.
+pub(crate) fn open_source(folder: &Folder, source: &Source) -> Result<OwnedFd, Errno> {
+    match source {
+        Source::Data { key, .. } => open(&folder.files, &data_path(&folder.hasher.name(key)), OFlags::RDONLY),
+        Source::Segment(number) => open(&folder.segments, &segments::path(*number), OFlags::RDONLY),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use efc_cache::blocks::BlockKey;
 
-use crate::testing::*;
+use crate::testing::{Dice, MIB, changed_key, close, hits, key, open, read, read_each, snapshot};
 
 const PAGE: usize = 4096;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::policy::queues::{Queue, Unit};
-use crate::testing::*;
+use crate::testing::{MIB, close, hits, key, loaded, open, read, read_each, settings, until};
 use crate::{Settings, State, Store};
 
 fn passes(size: u64, count: u64, size_max: u64) -> Vec<u64> {

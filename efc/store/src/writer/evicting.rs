@@ -13,7 +13,7 @@ use crate::files;
 use crate::hash::FileKey;
 use crate::index::{self, Source, is_small, record_bytes};
 use crate::layout::remove;
-use crate::look_up::open_source;
+use crate::opened::open_source;
 use crate::policy::queues::{Admission, Queue, Unit};
 use crate::segments::{self, Record, read_record};
 
