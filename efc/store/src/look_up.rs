@@ -1,4 +1,5 @@
-//! Looking a block up: in memory at once, from the page cache at once, else from the disk, for as long as the backend would take.
+//! Looking a block up: in memory at once, from the page cache at once, else from the disk, for as long as the backend
+//! would take.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};

@@ -65,7 +65,8 @@ impl Opened {
         self.files.remove(&oldest).map(|(file, _)| file)
     }
 
-    /// The file is not there any more: its room on the disk comes free when what this gives is closed, without the lock.
+    /// The file is not there any more: its room on the disk comes free when what this gives is closed, without the
+    /// lock.
     #[must_use]
     pub(crate) fn close(&mut self, source: &Source) -> Option<Arc<OwnedFd>> {
         self.files.remove(&name(source)).map(|(file, _)| file)

@@ -85,8 +85,8 @@ pub(crate) struct Found {
     pub(crate) age_s: u64,
 }
 
-/// Looks at a segment; `None`: it is damaged. One without an index is read from header to header, cut where there is none,
-/// and sealed.
+/// Looks at a segment; `None`: it is damaged. One without an index is read from header to header, cut where there is
+/// none, and sealed.
 pub(crate) fn load(folder: &Folder, disk: &impl Disk, number: u64) -> Result<Option<Found>> {
     let path = path(number);
     let (file, is_writable) = match open(&folder.segments, &path, OFlags::RDWR) {

@@ -138,7 +138,8 @@ fn a_directory_of_two_moments_gives_misses_at_worst() {
     }
 }
 
-/// Files as they may be after a power cut: any page old or new, any file there or not, as long as one of both or shorter.
+/// Files as they may be after a power cut: any page old or new, any file there or not, as long as one of both or
+/// shorter.
 fn mixed(
     old: &HashMap<PathBuf, Vec<u8>>,
     new: &HashMap<PathBuf, Vec<u8>>,

@@ -1,4 +1,5 @@
-//! Letting go what has to go: large files by themselves, small ones with their segment, but for those that were read again.
+//! Letting go what has to go: large files by themselves, small ones with their segment, but for those that were read
+//! again.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -142,7 +143,8 @@ impl<D: Disk> Writer<D> {
         Ok(bytes)
     }
 
-    /// Closes what has gone, once nobody reads it any more: freeing its room may take time, which is none of the readers'.
+    /// Closes what has gone, once nobody reads it any more: freeing its room may take time, which is none of the
+    /// readers'.
     fn close(&mut self, source: &Source) {
         let file = lock(&self.engine.opened).close(source);
         self.closing.extend(file);

@@ -95,7 +95,8 @@ impl<D: Disk> Writer<D> {
         bytes
     }
 
-    /// Has an entry for the large file: that which is there, one that lies on the disk and was not loaded yet, or a new one.
+    /// Has an entry for the large file: that which is there, one that lies on the disk and was not loaded yet, or a new
+    /// one.
     fn have_large(&mut self, hash: u64, key: &FileKey, length: usize) -> Admission {
         let unit = Unit::File(hash);
         let mut index = lock(&self.engine.index);
