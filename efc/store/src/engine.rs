@@ -101,7 +101,7 @@ impl<D: Disk> Engine<D> {
 
     /// Is a block to be offered a place now? There may be trouble, and fills give way to reads that need memory.
     pub(crate) fn takes(&self) -> bool {
-        lock(&self.taking).tries(now()) && self.budget.take(Purpose::Ahead, LARGE).is_some()
+        self.budget.take(Purpose::Ahead, LARGE).is_some() && lock(&self.taking).tries(now())
     }
 
     /// Has the writer do something that may as well not be done.

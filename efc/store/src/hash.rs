@@ -1,7 +1,8 @@
 //! Hashes of what names files and of their data: XXH3 with a seed that each store draws when it is begun.
 //!
-//! They find damage, not malice: whoever may write to the directory may change what lies there. The seed keeps others from choosing names that collide, and
-//! a file of a former store in the same directory from being taken for one of this.
+//! They find damage, not malice: whoever may write to the directory may change what lies there. The seed keeps others
+//! from choosing names that collide, and a file of a former store in the same directory from being taken for one of
+//! this.
 
 use efc_backend::FileHandle;
 use efc_cache::Version;

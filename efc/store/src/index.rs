@@ -1,7 +1,7 @@
 //! What is known in memory of all that the store holds: which blocks, where, in which order they go.
 //!
-//! Of each file there is one version, by the hash of its handle. A file of the same hash is another one's enemy: each takes the
-//! other's place. For a large file the whole key is here; that of a small one stands before its data.
+//! Of each file there is one version, by the hash of its handle. A file of the same hash is another one's enemy: each
+//! takes the other's place. For a large file the whole key is here; that of a small one stands before its data.
 
 use foldhash::HashMap;
 use foldhash::HashSet;
@@ -10,6 +10,7 @@ use efc_cache::blocks::{BLOCK_BYTES, BlockKey};
 
 use crate::hash::FileKey;
 use crate::layout::header::HEADER_BYTES;
+use crate::layout::index::ENTRY_BYTES;
 use crate::policy::ghosts::GHOST_BYTES;
 use crate::policy::queues::{Queues, Unit};
 use crate::sums::Sums;
@@ -146,6 +147,14 @@ impl Index {
         match self.entries.get(&hash)? {
             Entry::Small(record) => Some(*record),
             Entry::Large(_) => None,
+        }
+    }
+
+    /// Is the file still one of the store's? Of a large one, the hash is that of its handle.
+    pub(crate) fn has_source(&self, hash: u64, source: &Source) -> bool {
+        match source {
+            Source::Data { life, .. } => self.large(hash).is_some_and(|large| large.life == *life),
+            Source::Segment(number) => self.queues.queue(Unit::Segment(*number)).is_some(),
         }
     }
 
@@ -315,9 +324,9 @@ pub(crate) fn file(key: &BlockKey) -> FileKey {
     FileKey { file: key.file, version: key.version }
 }
 
-/// Bytes of a record in its segment.
+/// Bytes of a record in its segment, and of its entry at the end.
 pub(crate) fn record_bytes(length: u32) -> u64 {
-    HEADER_BYTES as u64 + u64::from(length)
+    (HEADER_BYTES + ENTRY_BYTES) as u64 + u64::from(length)
 }
 
 /// What follows from a use.

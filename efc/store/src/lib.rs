@@ -1,14 +1,15 @@
-//! The local store: a directory of the node, on tmpfs, SSD or HDD, in which blocks that were read stay for the next pod, the
-//! next epoch, and after restarts.
+//! The local store: a directory of the node, on tmpfs, SSD or HDD, in which blocks that were read stay for the next
+//! pod, the next epoch, and after restarts.
 //!
 //! [`Store`] is a [`Level`] of the chain of blocks. How it lies in its directory stands in `layout`. A directory is one
 //! process's at a time; a second store waits until the first is gone, and serves nothing meanwhile. Nothing in it is
-//! promised to be kept, nothing is synced, and nothing is believed without its checksum: a power cut, a full or broken disk or a damaged file
-//! costs misses, never an error or a wrong byte. What somebody with the right to write there forges on purpose is believed.
+//! promised to be kept, nothing is synced, and nothing is believed without its checksum: a power cut, a full or broken
+//! disk or a damaged file costs misses, never an error or a wrong byte. What somebody with the right to write there
+//! forges on purpose is believed.
 //!
-//! No thread that polls tasks waits for the disk: what the page cache has is read at once, all else by a few threads (`reads`), for
-//! as long as the backend would take (`policy::patience`). One thread changes what is on the disk (`writer`), from a queue that
-//! refuses what does not fit. What is kept is decided by pure code (`policy::queues`).
+//! No thread that polls tasks waits for the disk: what the page cache has is read at once, all else by a few threads
+//! (`reads`), for as long as the backend would take (`policy::patience`). One thread changes what is on the disk
+//! (`writer`), from a queue that refuses what does not fit. What is kept is decided by pure code (`policy::queues`).
 
 mod basics;
 mod disk;
@@ -67,7 +68,8 @@ pub struct Settings {
     pub index_bytes_max: u64,
 }
 
-/// The store of one data set. Its threads end when this is dropped, and with the last of them it lets go of its directory.
+/// The store of one data set. Its threads end when this is dropped, and with the last of them it lets go of its
+/// directory.
 #[derive(Debug)]
 pub struct Store<D: Disk = Device> {
     engine: Arc<Engine<D>>,

@@ -1,5 +1,5 @@
-//! Looking at what lies in the directory, on a thread of its own: what has been seen serves, while the rest is still being
-//! looked at, and blocks are put there. Segments come first, as they are few.
+//! Looking at what lies in the directory, on a thread of its own: what has been seen serves, while the rest is still
+//! being looked at, and blocks are put there. Segments come first, as they are few.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -109,7 +109,8 @@ fn load_files<D: Disk>(engine: &Engine<D>, folder: &Folder, beneath: &str) -> Op
 }
 
 fn is_name(name: &str, beneath: &str) -> bool {
-    name.len() == 32 && name.starts_with(beneath) && hex(&name[..16]).is_some() && hex(&name[16..]).is_some()
+    let is_one = name.len() == 32 && name.is_ascii() && beneath.len() == 2 && name.starts_with(beneath);
+    is_one && hex(&name[..16]).is_some() && hex(&name[16..]).is_some()
 }
 
 /// Removes what is left of a file, unless it is one that has just been begun.

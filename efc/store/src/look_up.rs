@@ -1,4 +1,5 @@
-//! Looking a block up: in memory at once, from the page cache at once, else from the disk, for as long as the backend would take.
+//! Looking a block up: in memory at once, from the page cache at once, else from the disk, for as long as the backend
+//! would take.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
@@ -6,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use efc_buffer::Buffer;
 use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
 use efc_tasks::time::in_time;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
@@ -14,11 +14,11 @@ use crate::basics::lock;
 use crate::disk::{Disk, read_all};
 use crate::engine::Engine;
 use crate::figures::{add, count};
-use crate::files::data_path;
 use crate::index::{Place, Source, file};
-use crate::layout::{Folder, open};
+use crate::layout::Folder;
+use crate::opened::open_source;
 use crate::probing;
-use crate::segments::{self, Record, read_record};
+use crate::segments::{Record, read_record};
 use crate::work::Job;
 
 /// What a read has found.
@@ -108,14 +108,6 @@ impl Target {
     }
 }
 
-/// Opens a file of the store for reading.
-pub(crate) fn open_source(folder: &Folder, source: &Source) -> Result<OwnedFd, Errno> {
-    match source {
-        Source::Data { key, .. } => open(&folder.files, &data_path(&folder.hasher.name(key)), OFlags::RDONLY),
-        Source::Segment(number) => open(&folder.segments, &segments::path(*number), OFlags::RDONLY),
-    }
-}
-
 impl<D: Disk> Engine<D> {
     /// Gives the block, if it is there and comes in time.
     pub(crate) async fn look_up(self: &Arc<Self>, key: BlockKey, mut room: Buffer) -> Lookup {
@@ -144,12 +136,23 @@ impl<D: Disk> Engine<D> {
     fn read(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
         let source = target.source();
         let opened = lock(&self.opened).get(&source);
-        let from = match opened.map_or_else(|| open_source(folder, &source).map(Arc::new), Ok) {
+        let from = match opened.map_or_else(|| self.open(folder, target.hash, &source), Ok) {
             Ok(from) => from,
             Err(error) => return Came::Failed(error),
         };
-        lock(&self.opened).add(&source, &from);
         target.read(&self.disk, folder, from.as_fd(), room, true).unwrap_or_else(Came::Failed)
+    }
+
+    /// Opens a file, and keeps it open unless it has gone meanwhile.
+    fn open(&self, folder: &Folder, hash: u64, source: &Source) -> Result<Arc<OwnedFd>, Errno> {
+        let file = Arc::new(open_source(folder, source)?);
+        let oldest = lock(&self.opened).add(source, &file);
+        drop(oldest);
+        if !lock(&self.index).has_source(hash, source) {
+            let gone = lock(&self.opened).close(source); // whoever has removed it may have looked before
+            drop(gone);
+        }
+        Ok(file)
     }
 
     async fn read_later(self: &Arc<Self>, folder: &Arc<Folder>, target: Target, room: Buffer) -> Lookup {

@@ -4,8 +4,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
+use crate::files::data_path;
 use crate::index::Source;
+use crate::layout::{Folder, open};
+use crate::segments;
 
 /// Files that are kept open.
 const OPEN_MAX: usize = 256;
@@ -21,6 +26,14 @@ fn name(source: &Source) -> Name {
     match source {
         Source::Data { life, .. } => Name::Life(*life),
         Source::Segment(number) => Name::Segment(*number),
+    }
+}
+
+/// Opens a file of the store for reading.
+pub(crate) fn open_source(folder: &Folder, source: &Source) -> Result<OwnedFd, Errno> {
+    match source {
+        Source::Data { key, .. } => open(&folder.files, &data_path(&folder.hasher.name(key)), OFlags::RDONLY),
+        Source::Segment(number) => open(&folder.segments, &segments::path(*number), OFlags::RDONLY),
     }
 }
 
@@ -40,18 +53,22 @@ impl Opened {
         Some(file.clone())
     }
 
-    /// The file is open.
-    pub(crate) fn add(&mut self, source: &Source, file: &Arc<OwnedFd>) {
+    /// The file is open. What is to be closed for it, without the lock.
+    #[must_use]
+    pub(crate) fn add(&mut self, source: &Source, file: &Arc<OwnedFd>) -> Option<Arc<OwnedFd>> {
         self.uses += 1;
         self.files.insert(name(source), (file.clone(), self.uses));
-        if self.files.len() > OPEN_MAX {
-            let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name);
-            oldest.and_then(|oldest| self.files.remove(&oldest));
+        if self.files.len() <= OPEN_MAX {
+            return None;
         }
+        let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name)?;
+        self.files.remove(&oldest).map(|(file, _)| file)
     }
 
-    /// It is not there any more, so its room on the disk is to come free.
-    pub(crate) fn close(&mut self, source: &Source) {
-        self.files.remove(&name(source));
+    /// The file is not there any more: its room on the disk comes free when what this gives is closed, without the
+    /// lock.
+    #[must_use]
+    pub(crate) fn close(&mut self, source: &Source) -> Option<Arc<OwnedFd>> {
+        self.files.remove(&name(source)).map(|(file, _)| file)
     }
 }

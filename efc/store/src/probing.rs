@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::basics::lock;
 use crate::disk::{Disk, read_all};
 use crate::engine::Engine;
-use crate::look_up::open_source;
+use crate::opened::open_source;
 
 /// How often it is asked.
 const INTERVAL: Duration = Duration::from_secs(5);

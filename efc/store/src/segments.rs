@@ -9,7 +9,7 @@ use rustix::io::{Errno, Result};
 use crate::disk::{Disk, read_all, write_all};
 use crate::files::age_s;
 use crate::hash::{FileKey, Hasher};
-use crate::index::{SMALL_MAX, record_bytes};
+use crate::index::SMALL_MAX;
 use crate::layout::header::{HEADER_BYTES, Header};
 use crate::layout::index::{self, Entry, FOOTER_BYTES};
 use crate::layout::{Folder, open};
@@ -51,14 +51,14 @@ impl Appending {
             let rest = [&header[..], data].concat();
             write_all(disk, self.file.as_fd(), &rest[written..], self.tail + written as u64)?;
         }
-        self.tail += record_bytes(length);
+        self.tail += (HEADER_BYTES + data.len()) as u64;
         self.entries.push(Entry { hash: hasher.file(&key.file), offset, length });
         Ok(offset)
     }
 
-    /// Ends it with an index; the bytes of that.
-    pub(crate) fn seal(self, disk: &impl Disk, hasher: Hasher) -> Result<u64> {
-        seal(disk, self.file.as_fd(), hasher, self.tail, &self.entries)
+    /// Ends it with an index.
+    pub(crate) fn seal(self, disk: &impl Disk, hasher: Hasher) -> Result<()> {
+        seal(disk, self.file.as_fd(), hasher, self.tail, &self.entries).map(drop)
     }
 }
 
@@ -85,8 +85,8 @@ pub(crate) struct Found {
     pub(crate) age_s: u64,
 }
 
-/// Looks at a segment; `None`: it is damaged. One without an index is read from header to header, cut where there is none,
-/// and sealed.
+/// Looks at a segment; `None`: it is damaged. One without an index is read from header to header, cut where there is
+/// none, and sealed.
 pub(crate) fn load(folder: &Folder, disk: &impl Disk, number: u64) -> Result<Option<Found>> {
     let path = path(number);
     let (file, is_writable) = match open(&folder.segments, &path, OFlags::RDWR) {
@@ -136,7 +136,7 @@ fn scan(disk: &impl Disk, file: BorrowedFd<'_>, hasher: Hasher) -> Result<(Vec<E
         && let Ok(offset) = u32::try_from(tail)
     {
         entries.push(Entry { hash: hasher.file(&key.file), offset, length });
-        tail += record_bytes(length);
+        tail += HEADER_BYTES as u64 + u64::from(length);
     }
     Ok((entries, tail))
 }

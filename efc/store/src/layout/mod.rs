@@ -8,14 +8,14 @@
 //! segments/NUMBER           a header, then small files: for each a header and its bytes; a sealed one has an index last
 //! ```
 //!
-//! `NAME` is 32 hex digits of two hashes, of the file's handle and of handle and version; `XX` are its first two. `NUMBER` is 16
-//! hex digits. A header has 128 bytes ([`header`]), with all of the key that it stands for; numbers are little-endian, checksums
-//! XXH3 with the seed. The time of the last change of a map, or of a segment, is about when something of it was last used. What a
-//! store holds is the sum of what `du` says of `files` and `segments`.
+//! `NAME` is 32 hex digits of two hashes, of the file's handle and of handle and version; `XX` are its first two.
+//! `NUMBER` is 16 hex digits. A header has 128 bytes ([`header`]), with all of the key that it stands for; numbers are
+//! little-endian, checksums XXH3 with the seed. The time of the last change of a map, or of a segment, is about when
+//! something of it was last used. What a store holds is the sum of what `du` says of `files` and `segments`.
 //!
-//! Nothing is ever synced: after a power cut any page of any file may be what it was before. So nothing is believed without its
-//! checksum, and what has a wrong one is not there. A layout of another number is left alone; a directory without one, or
-//! with a damaged one, is begun anew.
+//! Nothing is ever synced: after a power cut any page of any file may be what it was before. So nothing is believed
+//! without its checksum, and what has a wrong one is not there. A layout of another number is left alone; a directory
+//! without one, or with a damaged one, is begun anew.
 
 pub(crate) mod header;
 pub(crate) mod index;

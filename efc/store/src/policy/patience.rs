@@ -1,6 +1,6 @@
-//! How long an answer of the disk is waited for: not much longer than the backend would take, as somebody who waits for a
-//! level has not asked the backend yet. And whether the disk is asked at all: a few late answers in a row end that, until
-//! one that nobody waits for has come in time.
+//! How long an answer of the disk is waited for: not much longer than the backend would take, as somebody who waits for
+//! a level has not asked the backend yet. And whether the disk is asked at all: a few late answers in a row end that,
+//! until one that nobody waits for has come in time.
 
 use std::time::Duration;
 

@@ -1,16 +1,17 @@
 //! What the store keeps, and what goes for what comes.
 //!
-//! What is kept or goes is a [`Unit`], a large file or a segment of small ones, in one of two queues. *Again* is for what was
-//! read again, up to nine tenths of the size; *once* has the rest, and what is new passes through it. So a scan can flush
-//! *once* only. What comes while *again* is not full belongs to it at once, as nothing has to go for it.
+//! What is kept or goes is a [`Unit`], a large file or a segment of small ones, in one of two queues. *Again* is for
+//! what was read again, up to nine tenths of the size; *once* has the rest, and what is new passes through it. So a
+//! scan can flush *once* only. What comes while *again* is not full belongs to it at once, as nothing has to go for it.
 //!
-//! What returns, from *once* or from among the [`Ghosts`], comes to *again* if it does so much sooner than the oldest there was last used
-//! ago, and if that one has not come back for longer than it usually takes. All that is measured in bytes that were used meanwhile, by which all files of a data set that is read over and over
-//! are equally far from their next use. There nothing changes its place then, and each pass finds all of *again*, where
-//! the last recently used going first would find nothing. (The idea is that of LIRS.)
+//! What returns, from *once* or from among the [`Ghosts`], comes to *again* if it does so much sooner than the oldest
+//! there was last used ago, and if that one has not come back for longer than it usually takes. All that is measured in
+//! bytes that were used meanwhile, by which all files of a data set that is read over and over are equally far from
+//! their next use. There nothing changes its place then, and each pass finds all of *again*, where the last recently
+//! used going first would find nothing. (The idea is that of LIRS.)
 //!
-//! One new file in [`LOT`] is let in as if it had returned from not far off: a data set so large that no ghost of it is left when
-//! it is read again replaces another of which nobody reads anything any more, in some passes.
+//! One new file in [`LOT`] is let in as if it had returned from not far off: a data set so large that no ghost of it is
+//! left when it is read again replaces another of which nobody reads anything any more, in some passes.
 
 use std::collections::BTreeSet;
 
@@ -339,7 +340,8 @@ impl Queues {
     fn refresh(&mut self, unit: Unit, at_s: u32) {
         let (clock, step) = (self.clock, self.size_max / 1024);
         let Some(standing) = self.units.get_mut(&unit) else { return };
-        if is_another(standing.used_s, at_s) && standing.queue == Queue::Again {
+        let is_known = standing.used >= BEGIN; // how far it was from a use in another life is not
+        if is_known && is_another(standing.used_s, at_s) && standing.queue == Queue::Again {
             let distance = (clock - standing.used).max(standing.bytes);
             standing.usual = Some(distance.max(standing.usual.map_or(0, |before| before / 4 * 3)));
         }

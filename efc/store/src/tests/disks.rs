@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use efc_cache::blocks::{BlockKey, Level, Lookup, Miss};
 use rustix::io::Errno;
 
-use crate::testing::*;
+use crate::testing::{Faults, MIB, ask, close, hits, key, loaded, open, read, read_each, settings, until};
 use crate::{State, Store};
 
 fn faulty(path: &std::path::Path) -> (Arc<Faults>, Arc<Store<Arc<Faults>>>) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::testing::*;
+use crate::testing::{Dice, MIB, changed_key, close, open, read, snapshot};
 
 /// Files of one byte to three blocks, small and large.
 const SIZES: [u64; 6] = [1, 5000, 64 << 10, (64 << 10) + 1, MIB, 3 * MIB - 7];

@@ -9,7 +9,9 @@ use std::time::Duration;
 use efc_buffer::Budget;
 use efc_cache::blocks::{Absent, Chain, Fetched, Lookup, Miss};
 
-use crate::testing::*;
+use crate::testing::{
+    Dice, MIB, ask, block_of, bytes_of, changed_key, close, hits, key, open, read, settings, snapshot, until,
+};
 use crate::{State, Store};
 
 /// Set in a process that is to be killed: the directory.

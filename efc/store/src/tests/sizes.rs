@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::testing::*;
-use crate::{Settings, State};
+use crate::policy::queues::{Queue, Unit};
+use crate::testing::{MIB, close, hits, key, loaded, open, read, read_each, settings, until};
+use crate::{Settings, State, Store};
 
 fn passes(size: u64, count: u64, size_max: u64) -> Vec<u64> {
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
@@ -24,7 +25,7 @@ fn passes(size: u64, count: u64, size_max: u64) -> Vec<u64> {
 
 #[test]
 fn a_scan_over_three_times_the_size_finds_what_fits_from_the_second_pass_on() {
-    for (size, count) in [(4000, 9000), (300_000, 120), (2 * MIB, 18), (40 * MIB, 1)] {
+    for (size, count) in [(4000, 4000), (300_000, 120), (2 * MIB, 18), (40 * MIB, 1)] {
         let hits = passes(size, count, size * count / 3);
         assert!(hits[1..].iter().all(|hits| *hits >= 25), "{hits:?} % of {count} files of {size}");
     }
@@ -77,16 +78,51 @@ fn a_part_of_the_file_system_stays_free_whatever_the_size() {
 
 #[test]
 fn small_files_that_are_read_again_outlive_their_segment() {
-    let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
-    let store = open(directory.path(), 8 * MIB);
-    let small = |name: &str, file| key(&format!("{name} {file}"), 16_000, 0);
-    read_each(&*store, &(0..600).map(|file| small("first", file)).collect::<Vec<_>>());
-    std::thread::sleep(Duration::from_millis(2100));
-    let hot: Vec<_> = (0..600).step_by(40).map(|file| small("first", file)).filter(|key| hits(&*store, key)).collect();
-    assert!(hot.len() >= 10);
-    for round in 0..6 {
-        let others: Vec<_> = (0..300).map(|file| small(&format!("round {round}"), file)).collect();
-        read_each(&*store, &others);
-        assert!(hot.iter().filter(|key| hits(&*store, key)).count() * 10 >= hot.len() * 8, "round {round}");
+    // Few of a segment are copied, of many the segment is kept.
+    for part in [6, 1] {
+        let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
+        let store = open(directory.path(), 8 * MIB);
+        let small = |name: &'static str, count: u64| {
+            (0..count).map(move |file| key(&format!("{name} {file}"), 16_000, 0)).collect::<Vec<_>>()
+        };
+        read_each(&*store, &small("there was room", 450));
+        read_each(&*store, &small("passes", 1500));
+        let new = small("new", 32);
+        read_each(&*store, &new);
+        std::thread::sleep(Duration::from_millis(2100));
+        let again: Vec<_> = new.iter().step_by(part).filter(|key| hits(&*store, key)).collect();
+        assert!(again.len() * part >= 16, "{} are still there", again.len());
+        read_each(&*store, &small("passes, too", 300));
+        let there = again.iter().filter(|key| hits(&*store, key)).count();
+        assert!(there * 10 >= again.len() * 8, "{there} of {} of one in {part}", again.len());
+        let others = new.iter().skip(1).step_by(6).filter(|key| part == 6 && hits(&*store, key)).count();
+        assert_eq!(others, 0, "what was not read again goes");
     }
+}
+
+#[test]
+fn where_a_file_stands_is_known_after_reopening() {
+    let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let store = open(directory.path(), 10 * MIB);
+    let large =
+        |name, count: u64| (0..count).map(|file| key(&format!("{name} {file}"), 300_000, 0)).collect::<Vec<_>>();
+    read_each(&*store, &large("there was room", 40));
+    read_each(&*store, &large("passes", 120));
+    let new = large("new", 2);
+    read_each(&*store, &new);
+    std::thread::sleep(Duration::from_millis(2100));
+    assert!(hits(&*store, &new[0]));
+    let queues = |store: &Store| {
+        let index = store.engine.index.lock().expect("no panic");
+        new.iter()
+            .map(|key| {
+                index.queues.queue(Unit::File(store.engine.folder.get().expect("it serves").hasher.file(&key.file)))
+            })
+            .collect::<Vec<_>>()
+    };
+    let expected = [Some(Queue::Again), Some(Queue::Once)];
+    assert_eq!(queues(&store), expected);
+    read(&*store, &key("another", 70_000, 0)); // what is to be noted comes before it
+    close(store);
+    assert_eq!(queues(&open(directory.path(), 10 * MIB)), expected);
 }

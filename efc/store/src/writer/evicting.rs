@@ -1,6 +1,8 @@
-//! Letting go what has to go: large files by themselves, small ones with their segment, but for those that were read again.
+//! Letting go what has to go: large files by themselves, small ones with their segment, but for those that were read
+//! again.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -12,7 +14,7 @@ use crate::files;
 use crate::hash::FileKey;
 use crate::index::{self, Source, is_small, record_bytes};
 use crate::layout::remove;
-use crate::look_up::open_source;
+use crate::opened::open_source;
 use crate::policy::queues::{Admission, Queue, Unit};
 use crate::segments::{self, Record, read_record};
 
@@ -107,7 +109,7 @@ impl<D: Disk> Writer<D> {
         let Some((key, bytes)) = index.forget_large(hash) else { return Ok(0) };
         drop(index);
         self.writable.retain(|held| held.life != life);
-        lock(&self.engine.opened).close(&Source::Data { key, life });
+        self.close(&Source::Data { key, life });
         files::discard(&self.folder, &self.folder.hasher.name(&key))?;
         Ok(bytes)
     }
@@ -136,9 +138,17 @@ impl<D: Disk> Writer<D> {
         let bytes = index.forget_segment(number);
         drop(index);
         self.keep(number, &read);
-        lock(&self.engine.opened).close(&Source::Segment(number));
+        self.close(&Source::Segment(number));
         remove(&self.folder.segments, &segments::path(number))?;
         Ok(bytes)
+    }
+
+    /// Closes what has gone, once nobody reads it any more: freeing its room may take time, which is none of the
+    /// readers'.
+    fn close(&mut self, source: &Source) {
+        let file = lock(&self.engine.opened).close(source);
+        self.closing.extend(file);
+        self.closing.retain(|file| Arc::strong_count(file) > 1);
     }
 
     /// Copies these records of a segment that goes. What cannot be copied goes, too.

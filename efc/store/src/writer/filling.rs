@@ -10,10 +10,15 @@ use crate::files;
 use crate::hash::FileKey;
 use crate::index::{Index, MAP_BYTES, Record, is_small, on_disk, record_bytes};
 use crate::layout::header::HEADER_BYTES;
+use crate::layout::index::FOOTER_BYTES;
 use crate::policy::queues::{Admission, Queue, Unit};
 use crate::segments::Appending;
 use crate::sums::Sums;
 
+/// What a segment has beside its records.
+const FRAME_BYTES: u64 = (HEADER_BYTES + FOOTER_BYTES) as u64;
+/// A map is read whole, so larger files are left to others.
+const FILE_BYTES_MAX: u64 = 64 << 40;
 /// Bytes of a segment: a part of the store, within these bounds.
 const SEGMENT_PART: u64 = 40;
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 256 << 10..=32 << 20;
@@ -36,6 +41,9 @@ impl<D: Disk> Writer<D> {
     /// The bytes that it takes on the disk.
     fn try_fill(&mut self, key: &BlockKey, block: &Block) -> Result<u64, Unwritten> {
         let file = file(key);
+        if file.version.size > FILE_BYTES_MAX {
+            return Err(Unwritten::Refused);
+        }
         let hash = self.folder.hasher.file(&file.file);
         self.drop_other_version(hash, &file)?;
         if is_small(&file) { self.fill_small(hash, file, block) } else { self.fill_large(hash, key, block) }
@@ -87,7 +95,8 @@ impl<D: Disk> Writer<D> {
         bytes
     }
 
-    /// Has an entry for the large file: that which is there, one that lies on the disk and was not loaded yet, or a new one.
+    /// Has an entry for the large file: that which is there, one that lies on the disk and was not loaded yet, or a new
+    /// one.
     fn have_large(&mut self, hash: u64, key: &FileKey, length: usize) -> Admission {
         let unit = Unit::File(hash);
         let mut index = lock(&self.engine.index);
@@ -123,15 +132,16 @@ impl<D: Disk> Writer<D> {
     }
 
     fn fill_small(&mut self, hash: u64, key: FileKey, block: &Block) -> Result<u64, Unwritten> {
-        let (bytes, at_s) = (record_bytes(block.len() as u32), self.engine.now_s());
-        let admission = lock(&self.engine.index).queues.admit(hash, bytes, at_s);
-        self.begin_segment(admission)?;
-        let Some(segment) = self.appending(admission.queue) else { return Err(Unwritten::Refused) };
-        let unit = Unit::Segment(segment.number);
+        let (record, at_s) = (record_bytes(block.len() as u32), self.engine.now_s());
+        let admission = lock(&self.engine.index).queues.admit(hash, record, at_s);
+        let open = self.appending(admission.queue).as_ref().map(|segment| segment.number);
+        let unit = Unit::Segment(open.unwrap_or(self.segments_next));
+        let bytes = record + if open.is_none() { FRAME_BYTES } else { 0 };
         if !self.make_room(unit, admission, bytes) {
             lock(&self.engine.index).queues.refused(hash, bytes, admission.distance, at_s);
             return Err(Unwritten::Refused);
         }
+        self.begin_segment(admission)?;
         self.append(admission.queue, hash, key, block, false)?;
         Ok(bytes)
     }
@@ -155,7 +165,7 @@ impl<D: Disk> Writer<D> {
         let mut index = lock(&self.engine.index);
         let at_s = self.engine.now_s();
         index.queues.add(Unit::Segment(number), Admission { usual: None, ..admission }, at_s);
-        index.queues.grew(Unit::Segment(number), HEADER_BYTES as u64, at_s);
+        index.queues.grew(Unit::Segment(number), FRAME_BYTES, at_s);
         drop(index);
         *self.appending(queue) = Some(segment);
         Ok(())
@@ -179,18 +189,16 @@ impl<D: Disk> Writer<D> {
         index.add_record(hash, Record { segment: number, offset, length, filled_s, was_read: false, was_kept });
         index.queues.grew(Unit::Segment(number), record_bytes(length), filled_s);
         drop(index);
-        if is_full { self.seal(queue) } else { Ok(()) }
+        if is_full && let Err(error) = self.seal(queue) {
+            log::debug!("a segment of the store could not be sealed: {error}");
+        }
+        Ok(())
     }
 
     /// One that cannot be sealed is read from record to record when it is loaded.
     fn seal(&mut self, queue: Queue) -> Result<(), Errno> {
         let Some(segment) = self.appending(queue).take() else { return Ok(()) };
-        let number = segment.number;
-        if let Ok(bytes) = segment.seal(&self.engine.disk, self.folder.hasher) {
-            let mut index = lock(&self.engine.index);
-            index.queues.grew(Unit::Segment(number), bytes, self.engine.now_s());
-        }
-        Ok(())
+        segment.seal(&self.engine.disk, self.folder.hasher)
     }
 
     fn segment_bytes(&self) -> u64 {

@@ -1,9 +1,10 @@
-//! The thread that changes what is on the disk: it writes blocks, and lets go what has to go for them. As there is one, nothing
-//! of what it does can meet anything else that it does.
+//! The thread that changes what is on the disk: it writes blocks, and lets go what has to go for them. As there is one,
+//! nothing of what it does can meet anything else that it does.
 
 mod evicting;
 mod filling;
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -65,6 +66,8 @@ pub(crate) struct Writer<D> {
     folder: Arc<Folder>,
     /// The last used comes last.
     writable: Vec<Held>,
+    /// What has gone, and is still read.
+    closing: Vec<Arc<OwnedFd>>,
     /// The segments that are appended to: of *once*, and of *again*.
     once: Option<Appending>,
     again: Option<Appending>,
@@ -78,8 +81,8 @@ pub(crate) fn run<D: Disk>(engine: Arc<Engine<D>>) {
     let segments = names(&folder.segments).unwrap_or_default();
     let segments: Vec<u64> = segments.iter().filter_map(|name| crate::layout::hex(name)).collect();
     let segments_next = segments.iter().max().map_or(0, |last| last.saturating_add(1));
-    let (once, again, writable, written) = (None, None, Vec::new(), 0);
-    let mut writer = Writer { engine, folder, writable, once, again, segments_next, written };
+    let (once, again, writable, closing, written) = (None, None, Vec::new(), Vec::new(), 0);
+    let mut writer = Writer { engine, folder, writable, closing, once, again, segments_next, written };
     writer.look();
     let engine = writer.engine.clone();
     engine.set_phase(Phase::Loading);
@@ -91,7 +94,6 @@ pub(crate) fn run<D: Disk>(engine: Arc<Engine<D>>) {
 
 /// The directory, once it is to be had; `None`: nobody wants it any more.
 fn take<D: Disk>(engine: &Engine<D>) -> Option<Arc<Folder>> {
-    use std::os::fd::AsFd;
     loop {
         let pause = match Folder::take(engine.directory.as_fd(), &engine.disk) {
             Ok(folder) => return Some(Arc::new(folder)),
@@ -218,6 +220,7 @@ impl<D: Disk> Writer<D> {
     /// Looks at what may be held, and lets go what is beyond that.
     fn look(&mut self) {
         self.written = 0;
+        self.closing.retain(|file| Arc::strong_count(file) > 1);
         let configured = self.engine.size_max.load(Ordering::Relaxed);
         let space = self.folder.space();
         if space.is_ok_and(|space| space.is_read_only) {
