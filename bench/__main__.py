@@ -21,8 +21,7 @@ from tests.scale import simulation
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
 
-#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; local stores; figures by
-#: themselves.
+#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; local stores; others.
 COMPARED, FAMILIES, OTHERS = ("loopback", "link"), (*families(), "memory"), ("publishing", "pauses", "scale")
 NODES, STORES = "nodes", "stores"
 PARTS = (*COMPARED, *FAMILIES, NODES, STORES, *OTHERS)
@@ -77,7 +76,7 @@ def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Conso
 
 
 def write(
-    path: Path, cases: list[Case], rows: Rows, shared: list[nodes.Case], stored: list[Case],
+    path: Path, cases: list[Case], rows: Rows, shared: list[nodes.Case],
     others: dict[str, dict[str, dict[str, Any]]], *, load_before: float,
 ) -> None:  # fmt: skip
     """All that was measured, as JSON."""
@@ -93,7 +92,7 @@ def write(
                 "contenders": {name: one.as_json(case.figure) for name, one in case.contenders.items()},
                 "gates": [vars(gate) | {"holds": gate.holds} for gate in case.gates],
             }
-            for case in (*cases, *stored)
+            for case in cases
         ],
         **comparing.as_json(rows.results, rows.memories),
         "skipped": rows.skipped,
@@ -140,7 +139,7 @@ def main() -> int:
         nodes.show(shared, console)
     if stored:
         stores.show(stored, console)
-    write(arguments.results, cases, rows, shared, stored, others, load_before=load_before)
+    write(arguments.results, [*cases, *stored], rows, shared, others, load_before=load_before)
     if arguments.write_baseline:
         gate.write_baseline(rows.baseline(), arguments.baseline)
         console.print(f"{len(rows)} rows written to {arguments.baseline}")
