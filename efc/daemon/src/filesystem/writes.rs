@@ -265,7 +265,7 @@ impl<B: Backend> Inner<B> {
         let _shared = file.inode.writes().order.read().await;
         let length = outgoing.data.len() as u64;
         let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
-        let ticket = self.backend.ticket();
+        let ticket = self.backend.ticket(file.inode.handle());
         progress.set_sending(outgoing.kept.as_ref().map(|kept| Sending {
             kept: kept.clone(),
             node: file.node,
@@ -319,7 +319,7 @@ impl<B: Backend> Inner<B> {
         (offset, data): (u64, &Bytes),
         stable: Stable,
     ) -> Result<Written, Error> {
-        let part = data.slice(..data.len().min(self.limits.write_max as usize));
+        let part = data.slice(..data.len().min(self.limits_of(inode).write_max as usize));
         let (length, mutation) = (part.len() as u32, inode.mutate());
         match self.backend.write(call, inode.handle(), offset, part, stable).await {
             Ok(written) if written.value.count > 0 => {

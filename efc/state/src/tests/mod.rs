@@ -126,11 +126,11 @@ fn an_id_never_names_another_file() {
 fn what_does_not_fit_is_refused() {
     let state = open(&memfd()).unwrap();
     let invalid = |error: io::Error| assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-    invalid(state.lookup_node(&Node { handle: vec![0; 65], fileid: 1, kind: 0 }).unwrap_err());
+    invalid(state.lookup_node(&Node { handle: vec![0; 66], fileid: 1, kind: 0 }).unwrap_err());
     invalid(state.open_handle(&OpenHandle { groups: vec![0; 17], ..handle(1) }).unwrap_err());
-    invalid(state.add_orphan(&[0; 65], b"n", b"f").unwrap_err());
+    invalid(state.add_orphan(&[0; 66], b"n", b"f").unwrap_err());
     invalid(state.add_orphan(b"d", &[b'n'; 256], b"f").unwrap_err());
-    assert_eq!(state.find_node(&[0; 65]), None);
+    assert_eq!(state.find_node(&[0; 66]), None);
     assert_eq!((state.node_count(), state.handles().len(), state.orphans().len()), (0, 0, 0));
 }
 
