@@ -15,7 +15,7 @@ from csi.cli.tables import print_table
 from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
-from csi.node.conditions import suggestion_of, workers_of
+from csi.node.conditions import missing_sources, suggestion_of, workers_of
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.node.records import Publication, Publications
@@ -126,6 +126,7 @@ def described(
     report = reports.get(mount.target, device=f"0:{mount.connection}")
     return {
         "source": source_of(mount),
+        "sources": statistics.sources_of(mount),
         "target": mount.target,
         "pid": mount.pid or None,
         "keeper_pid": status.pid,
@@ -158,8 +159,14 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[st
         str(mount.restarts),
         _bytes(mount.stats.nfs.bytes_read),
         _bytes(mount.stats.nfs.bytes_written),
-        "; ".join(part for part in (mount.reason, *repaired, workers_of(mount), _suggestion(mount, volumes)) if part),
+        "; ".join(
+            part for part in (*_reasons(mount), *repaired, workers_of(mount), _suggestion(mount, volumes)) if part
+        ),
     )
+
+
+def _reasons(mount: efc_pb2.MountStatus) -> tuple[str, ...]:
+    return mount.reason, *missing_sources(mount)
 
 
 def _bytes(count: int) -> str:

@@ -62,18 +62,41 @@ impl DaemonStats {
             metadata: self.metadata,
             writing: self.writing,
             cache: self.cache,
+            sources: self.sources,
         }
     }
 
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, .. } = self;
+        let all = self;
         if by_subsystem {
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, ..Default::default() }
+            let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, sources, .. } = all;
+            DaemonStats {
+                uptime_ms,
+                resumed,
+                fuse,
+                nfs,
+                state,
+                metadata,
+                writing,
+                cache,
+                sources,
+                ..Default::default()
+            }
         } else {
-            let flat = self.for_all_releases();
-            DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, cache: None, ..flat }
+            let flat = all.for_all_releases();
+            let sources = Vec::new();
+            DaemonStats {
+                fuse: None,
+                nfs: None,
+                state: None,
+                metadata: None,
+                writing: None,
+                cache: None,
+                sources,
+                ..flat
+            }
         }
     }
 
@@ -117,7 +140,7 @@ impl DaemonStats {
             workers: cache.workers,
             workers_ready: cache.workers_ready,
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, ..*self }
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, ..self.clone() }
     }
 }
 
@@ -144,10 +167,10 @@ mod tests {
         assert_eq!(stats.fuse, Some(FuseStats { requests: 2 }));
         assert_eq!(stats.nfs, Some(NfsStats { calls: 3, responding: true, ..Default::default() }));
         assert_eq!(stats.state, Some(StateStats { nodes: 8, ..Default::default() }));
-        let sent = DaemonStats { fuse_requests: 77, ..stats }.for_all_releases();
+        let sent = DaemonStats { fuse_requests: 77, ..stats.clone() }.for_all_releases();
         assert_eq!(sent, stats, "what is flat is made anew");
-        assert_eq!(sent.for_one_release(false), former_release());
-        assert_eq!(sent.for_one_release(true).for_all_releases(), sent);
+        assert_eq!(sent.clone().for_one_release(false), former_release());
+        assert_eq!(sent.clone().for_one_release(true).for_all_releases(), sent);
         assert_eq!(sent.for_one_release(true).nfs_calls, 0);
     }
 
@@ -164,7 +187,7 @@ mod tests {
             })
             .collect();
         let flat = DaemonStats::decode(bytes.as_slice()).unwrap();
-        assert_eq!(flat.by_subsystem().for_one_release(true).for_one_release(false), flat);
+        assert_eq!(flat.clone().by_subsystem().for_one_release(true).for_one_release(false), flat);
     }
 
     #[test]
@@ -177,14 +200,15 @@ mod tests {
         let writing = |unsent_bytes, counter| {
             Some(WritingStats { unsent_bytes, append_overlaps: counter, changes: 2 * counter, ..Default::default() })
         };
-        let [own_writing, former] = [writing(1, 2), writing(4, 8)].map(|writing| DaemonStats { writing, ..own });
+        let [own_writing, former] =
+            [writing(1, 2), writing(4, 8)].map(|writing| DaemonStats { writing, ..own.clone() });
         assert_eq!(own_writing.on_top_of(&former).writing, writing(1, 10));
         let cache = |workers, counter| {
             let (memory_bytes, workers_bytes, nas_bytes, workers_refused) =
                 (counter, counter + 1, counter + 2, counter + 3);
             Some(CacheStats { memory_bytes, workers_bytes, nas_bytes, workers_refused, workers, ..Default::default() })
         };
-        let [with_cache, former] = [cache(1, 10), cache(2, 20)].map(|cache| DaemonStats { cache, ..own });
+        let [with_cache, former] = [cache(1, 10), cache(2, 20)].map(|cache| DaemonStats { cache, ..own.clone() });
         let sum = with_cache.on_top_of(&former).cache.unwrap();
         assert_eq!((sum.memory_bytes, sum.workers_bytes, sum.nas_bytes, sum.workers_refused), (30, 32, 34, 36));
         assert_eq!((sum.workers, own.on_top_of(&former).cache), (1, None));

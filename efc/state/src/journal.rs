@@ -19,8 +19,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use foldhash::HashMap;
 
-use super::mapping::WORD;
 use super::file_handles::{HANDLE_WORDS, Rest, pack_handle, unpack_handle};
+use super::mapping::WORD;
 use super::record::{Id, Record, pack, unpack};
 use super::region::Region;
 use super::regions::JOURNAL;

@@ -25,9 +25,9 @@ use std::task::{Context, Poll};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::file_handles::{HANDLE_WORDS, Rest, pack_handle, unpack_handle};
 use super::gate::Gate;
 use super::layout::Header;
-use super::file_handles::{HANDLE_WORDS, Rest, pack_handle, unpack_handle};
 use super::record::{Id, Record};
 use super::region::Region;
 use super::regions::NODES;

@@ -155,7 +155,8 @@ mod tests {
     fn the_last_block_has_what_is_left_and_none_lies_behind_it() {
         let time = Time { seconds: 1, nanos: 0 };
         let of = |size, index| {
-            let key = BlockKey { storage: 0, file: handle(b"f"), version: Version { mtime: time, ctime: time, size }, index };
+            let key =
+                BlockKey { storage: 0, file: handle(b"f"), version: Version { mtime: time, ctime: time, size }, index };
             (key.offset(), key.length())
         };
         let block = BLOCK_BYTES as u64;

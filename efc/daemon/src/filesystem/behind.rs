@@ -360,7 +360,8 @@ impl<B: Backend> Inner<B> {
     async fn send_piece(&self, inode: &Arc<Inode>, piece: &Piece, stable: Stable, earlier: Option<SavedCall>) {
         let shared = inode.writes().order.read().await;
         if inode.writes().pending().is_in_flight(piece) {
-            let ticket = earlier.map_or_else(|| self.backend.ticket(inode.handle()), |(_, call)| ticket_of(call.sent).repeated());
+            let ticket = earlier
+                .map_or_else(|| self.backend.ticket(inode.handle()), |(_, call)| ticket_of(call.sent).repeated());
             let record = earlier.map(|(record, _)| record).or_else(|| self.save_call(inode, piece, ticket));
             let written = self.write_piece(inode, piece, ticket, stable).await;
             self.note_answer(inode, piece, written);
