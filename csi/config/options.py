@@ -534,7 +534,7 @@ def _holder(config: efc_pb2.DaemonConfig, name: str) -> Message:
     """``config`` itself, or the message in it that has the field."""
     for descriptor in config.DESCRIPTOR.fields:
         inner = descriptor.message_type
-        if inner is not None and name in inner.fields_by_name:
+        if inner is not None and not descriptor.is_repeated and name in inner.fields_by_name:
             return getattr(config, descriptor.name)  # type: ignore[no-any-return]
     return config
 

@@ -15,7 +15,7 @@ from csi.config.paths import check_components
 from csi.config.sources import PATH_LENGTH_MAX, Source
 
 #: As many as one daemon serves (SOURCES_MAX of efc/sources).
-SOURCES_MAX = 32
+SOURCES_MAX = 64
 _FORM = 'expected PATH=SOURCE, such as "/models=nfs://nas/models"'
 
 
@@ -120,6 +120,16 @@ class Sources:
 def origin_of(text: str) -> Source | Sources:
     """One source, or several, in their canonical form; raises INVALID_ARGUMENT."""
     return Sources.parse(text) if text.startswith("[") else Source.parse(text)
+
+
+def described_place(origin: Source | Sources, path: str) -> tuple[str, str]:
+    """The directory ``path`` below the root, and the servers that have it, for people."""
+    if isinstance(origin, Source):
+        return origin.beneath(path).canonical(), origin.host
+    for one in origin.mounted:
+        if f"/{path}/".startswith(f"{one.path}/"):
+            return one.source.beneath(f"/{path}".removeprefix(one.path).strip("/")).canonical(), one.source.host
+    return f"/{path} of {origin}", origin.hosts()
 
 
 def origin_of_wire(config: efc_pb2.DaemonConfig) -> Source | Sources:

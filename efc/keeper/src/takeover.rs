@@ -12,7 +12,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use efc_proto::error::Code;
-use efc_proto::{Change, Error, MountStatus, UpgradeRequest};
+use efc_proto::{Change, DaemonConfig, Error, MountStatus, UpgradeRequest};
 
 use crate::entry::MountEntry;
 use crate::failure::failure;

@@ -29,7 +29,7 @@ pub use several::Several;
 pub use table::{OWN_FSID, Path, Source, own_root};
 
 /// Most sources of one root, those included that have been taken away and are still in use.
-pub const SOURCES_MAX: usize = 32;
+pub const SOURCES_MAX: usize = 64;
 
 /// One source, or several under one root.
 pub enum Sources<B> {

@@ -16,10 +16,10 @@ pub const AGREEMENT_WORDS: usize = 3;
 /// Largest blob, in bytes.
 pub const BLOB_MAX: usize = 4000;
 /// Largest form of what is known of several sources, in bytes.
-pub const SOURCES_BYTES_MAX: usize = 96 << 10;
+pub const SOURCES_BYTES_MAX: usize = 192 << 10;
 /// Connections whose ports are remembered in any session. In one of several sources [`MORE_PORTS_MAX`] more are.
 pub const PORTS_OF_ONE: usize = 64;
-const MORE_PORTS_MAX: usize = 512;
+const MORE_PORTS_MAX: usize = 1024;
 /// Ports in a word.
 const PORTS_PER_WORD: usize = 4;
 
