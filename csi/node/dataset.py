@@ -288,15 +288,15 @@ class Dataset:
         self._note("fixed", text if names else "")
 
     async def _adjust(self, mount: efc_pb2.MountStatus) -> list[str]:
-        """Has a daemon serve with the options that are ordered; names of those that cannot change now.
+        """Has a daemon serve with the options and sources that are ordered; names of options that cannot change now.
 
-        Orders without any option leave all as the volume says.
+        Orders without any option leave these as the volume says.
         """
-        if self._orders is None or not self._orders.options:
+        if self._orders is None:
             return []
         ordered = self.options(_parsed(self._orders.options))
         current = options_of(mount)
-        wanted = ordered.daemon_config(origin_of_wire(current))
+        wanted = ordered.daemon_config(origin_of_wire(current)) if self._orders.options else current
         options, fixed = adjusted(current, wanted)
         sources = self.sources()
         if sources is not None and current.sources:

@@ -91,7 +91,7 @@ def user(name: str = "app", *, phase: str = "Running", node: str = "n1") -> dict
 
 
 def settled(*, made_of: dict[str, Any] | None = None, **others: Any) -> Seen:
-    """All objects are there and bound, and the source has been reached; ``made_of``: what is seen from the beginning."""
+    """All objects are there and bound, and the source has been reached; ``made_of``: what is seen from the first."""
     seen = fresh(
         **{"probe": Probe(source=SOURCE)} | (made_of or {}),
         service={"metadata": {"ownerReferences": [{"uid": RUNTIME_UID}]}, "spec": {"clusterIP": "10.96.0.7"}},
