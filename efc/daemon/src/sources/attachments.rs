@@ -283,7 +283,7 @@ impl Attachments {
         std::thread::scope(|scope| {
             let looks: Vec<_> =
                 asked.iter().map(|(attached, config)| scope.spawn(|| self.find_root(attached, config))).collect();
-            looks.into_iter().map(|look| look.join().expect("looking does not panic")).collect()
+            looks.into_iter().try_for_each(|look| look.join().expect("looking does not panic"))
         })
     }
 

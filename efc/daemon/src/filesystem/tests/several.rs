@@ -160,6 +160,44 @@ fn one_that_is_silent_holds_up_nobody_else() {
 }
 
 #[test]
+fn data_that_a_silent_one_does_not_take_leaves_room_for_the_others() {
+    let (simulation, nas, kernel) = world_with(6, behind(Duration::from_secs(1), settings(TTL)));
+    let task = Task::root();
+    simulation.run(async {
+        let hold = nas[0].hold(Procedure::Write);
+        let mut writers = Vec::new();
+        // More than there is memory for, in several files, by the user who writes to the other one, too.
+        for number in 0..8 {
+            let file = kernel.open(task, &format!("one/{number}"), RW).await.unwrap();
+            let writer = kernel.clone();
+            writers.push(spawn_local(async move {
+                let task = Task::root();
+                for part in 0..4 {
+                    writer.write(task, file, part << 16, &[number; 1 << 16]).await.unwrap();
+                }
+                writer.close(task, file).await.unwrap();
+            }));
+        }
+        pass(Duration::from_secs(5)).await;
+        for name in ["deep/a name/first", "deep/a name/second"] {
+            let file = kernel.open(task, name, RW).await.unwrap();
+            for part in 0..4 {
+                kernel.write(task, file, part << 16, &[7; 1 << 16]).await.unwrap();
+            }
+            kernel.close(task, file).await.unwrap();
+        }
+        assert_eq!(nas[1].durable("second").unwrap(), [7; 4 << 16]);
+        drop(hold);
+        for writer in writers {
+            writer.await;
+        }
+        assert_eq!(nas[0].durable("7").unwrap(), [7; 4 << 16]);
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
 fn a_directory_that_others_replace_is_found_anew_at_its_own_server() {
     let (simulation, nas, kernel) = world(5);
     let task = Task::root();
