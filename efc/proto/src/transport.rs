@@ -189,6 +189,8 @@ mod tests {
             state: crate::mount_status::State::Restarting.into(),
             restarts: u32::MAX,
             reason: "r".repeat(160),
+            store: format!("/var/cache/efc/{index:0>64}"),
+            store_missing: String::new(),
             connection: u32::MAX,
             mounted_at_unix_ms: u64::MAX,
             stats: Some(largest_stats()),
