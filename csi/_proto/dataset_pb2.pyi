@@ -35,12 +35,14 @@ class ConfigureReply(_message.Message):
     def __init__(self) -> None: ...
 
 class SourceMount(_message.Message):
-    __slots__ = ("source", "path")
+    __slots__ = ("source", "path", "root")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
     source: str
     path: str
-    def __init__(self, source: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    root: str
+    def __init__(self, source: _Optional[str] = ..., path: _Optional[str] = ..., root: _Optional[str] = ...) -> None: ...
 
 class Worker(_message.Message):
     __slots__ = ("name", "address", "weight", "capacity_bytes")

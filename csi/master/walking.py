@@ -10,6 +10,7 @@ from csi._proto import dataset_pb2
 from csi.base import programs
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError, from_child
+from csi.config.sources import Source
 from csi.master.core import Core
 from csi.master.signal import Changes
 from csi.master.totals import Line, Walk
@@ -60,8 +61,9 @@ class Walking:
 
     async def _reachability(self, configuration: dataset_pb2.Configuration) -> dataset_pb2.Reachability:
         flags = ["--timeout-ms", str(int(_PROBE_SECONDS_MAX * 1000)), *_port_flags(configuration)]
-        for source in [mount.source for mount in configuration.mounts]:
-            arguments = [self._program, "stat", *flags, "--", source, "."]
+        for mount in configuration.mounts:
+            source, (root, path) = mount.source, _opened(mount)
+            arguments = [self._program, "stat", *flags, "--", root, path or "."]
             try:
                 finished = await self._children.run(arguments, deadline_seconds=_PROBE_SECONDS_MAX + 1)
                 if finished.exit_status != 0:
@@ -80,7 +82,8 @@ class Walking:
         arguments = ["walk", "--uid", str(owner[0]), "--gid", str(owner[1]), *_port_flags(configuration)]
         if walk.checkpoint:
             arguments += ["--resume", walk.checkpoint]
-        walking = asyncio.create_task(self._run([*arguments, "--", walk.source], walk))
+        root, path = _opened(configuration.mounts[walk.mount])
+        walking = asyncio.create_task(self._run([*arguments, "--", root, *filter(None, [path])], walk))
         try:
             while not walking.done():
                 count = self._changes.count
@@ -148,6 +151,12 @@ class Walking:
             is_done = line.is_done
             self._core.totals.progress(walk, line.counted, is_done=is_done, now=time.time())
             self._changes.note()
+
+
+def _opened(mount: dataset_pb2.SourceMount) -> tuple[str, str]:
+    """The directory from which on a mount's source is opened, and the way down from there ("" if it is that itself)."""
+    root = mount.root or mount.source
+    return root, Source.parse(mount.source).relative_to(Source.parse(root)) or ""
 
 
 def _port_flags(configuration: dataset_pb2.Configuration) -> list[str]:

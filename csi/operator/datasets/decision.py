@@ -18,11 +18,13 @@ from csi.api.status import CacheStates, ConditionType
 from csi.base import driver
 from csi.base.addresses import joined_address
 from csi.base.errors import Code, DriverError
+from csi.config.options import parse
+from csi.config.sources import Source
 from csi.operator import pki, store
 from csi.operator.cluster import Json
 from csi.operator.datasets import conditions, statuses, told
 from csi.operator.datasets.conditions import Said
-from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, Seen
+from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, Place, Seen
 from csi.operator.datasets.statuses import Part, Parts, Verdict
 from csi.operator.masters import Master
 from csi.operator.names import (
@@ -36,6 +38,7 @@ from csi.operator.names import (
     is_owned,
     owner_reference,
 )
+from csi.operator.objects.options import mount_options
 from csi.operator.objects.settings import Known, Settings
 from csi.operator.objects.wanted import Wanted, wanted_objects
 from csi.operator.watching import name_of
@@ -294,6 +297,7 @@ class _Both:
         self._dataset, self._runtime = _dataset(self._dataset_json), _runtime(self._runtime_json)
         self._names = Names.of(self._dataset.metadata)
         self._was_bound = conditions.holds(self._dataset.status, ConditionType.INITIALIZED)
+        self._place = Place(source="", root="")
         self._wanted: Wanted | None = None
         self._updating: Said | None = None
         self._reachable: Said | None = None
@@ -344,15 +348,36 @@ class _Both:
             self._decision.again_in(PROBE_AGAIN_SECONDS)
             return _No(reason="SourceUnknown", message=seen.origin.reason)
         try:
+            self._place = self._wanted_place(seen.origin.source)
+        except DriverError as error:
+            refused = error.code is Code.PERMISSION_DENIED
+            return _No(reason="SourceNotAllowed" if refused else "InvalidSpec", message=error.message)
+        try:
             self._wanted = wanted_objects(self._dataset, self._runtime, self._settings, known=self._known())
         except DriverError as error:
             return _No(reason="InvalidSpec", message=error.message)
         return None
 
+    def _wanted_place(self, source: str) -> Place:
+        """Where the data is: with the ports that options name, and from a listed directory on where there is a list.
+
+        Raises PERMISSION_DENIED, INVALID_ARGUMENT.
+        """
+        options = mount_options(self._dataset, self._runtime, self._settings)
+        given = parse(options.items(), origin="the Dataset's options").source_with_ports(Source.parse(source))
+        volume = self._volume()
+        present = str(volume["spec"]["csi"]["volumeAttributes"].get("source", "")) if volume is not None else ""
+        root = self._seen.allowed.root(given, namespace=self._seen.name[0], present=present)
+        return Place(source=given.canonical(), root=root.canonical())
+
+    def _volume(self) -> Json | None:
+        return next((one for one in self._seen.volumes if self._is_ours(one)), None)
+
     def _known(self) -> Known:
         seen = self._seen
         return Known(
-            source=seen.origin.source if seen.origin else "",
+            source=self._place.root,
+            path=self._place.path,
             now=seen.now,
             random=seen.random,
             authority=seen.secrets.authority,
@@ -360,7 +385,7 @@ class _Both:
             master_secret=seen.secrets.master,
             worker_secret=seen.secrets.worker,
             service=self._own(seen.service),
-            volume=next((one for one in seen.volumes if self._is_ours(one)), None),
+            volume=self._volume(),
             claim=self._own(seen.claim),
         )
 
@@ -452,40 +477,43 @@ class _Both:
 
     # ----- the source
 
-    def _source(self) -> str:
+    def _place_in_force(self) -> Place:
         """The source in force: another one that is refused for the pods that use the Dataset is none."""
-        volume = next((one for one in self._seen.volumes if self._is_ours(one)), None)
+        volume = self._volume()
         if volume is not None and self._updating is not None and not self._updating.status:
-            return str(volume["spec"]["csi"]["volumeAttributes"].get("source", ""))
-        return self._seen.origin.source if self._seen.origin else ""
+            attributes = volume["spec"]["csi"]["volumeAttributes"]
+            root = Source.parse(attributes["source"])
+            return Place(source=root.beneath(attributes.get("path", "")).canonical(), root=root.canonical())
+        return self._place
 
     def _is_updating(self) -> bool:
         return self._updating is not None and bool(self._updating.status)
 
     def _is_reached(self) -> bool:
         probe = self._seen.probe
-        return probe is not None and probe.source == self._source() and not probe.reason
+        return probe is not None and probe.source == self._place_in_force().source and not probe.reason
 
     def _look_at_source(self) -> None:
         """What is known of the source: by the master once it looks, before that by ourselves."""
         seen, before = self._seen, self._dataset.status
-        source = self._source()
-        if not source or self._wanted is None:
+        if self._wanted is None:
             return
+        place = self._place_in_force()
+        self._decision.source = place.source
         figures = seen.figures.latest
         if figures is not None and seen.figures.connected and figures.source.known:
             self._reachable = _reachability(reason="" if figures.source.reachable else figures.source.reason)
             return
-        if seen.probe is not None and seen.probe.source == source:
+        if seen.probe is not None and seen.probe.source == place.source:
             self._reachable = _reachability(reason=seen.probe.reason)
             if seen.probe.reason:
-                self._decision.probe = source
+                self._decision.probe = place
             return
         if self._was_bound and conditions.holds(before, ConditionType.SOURCE_REACHABLE) and not self._is_updating():
             # It was reached by an operator before this one: no reason to ask all sources at once.
             self._reachable = _reachability(reason="")
             return
-        self._decision.probe = source
+        self._decision.probe = place
 
     def _source_obstacle(self) -> _No | None:
         if self._wanted is None:
@@ -529,7 +557,7 @@ class _Both:
             self._dataset,
             self._runtime,
             self._settings,
-            source=self._source(),
+            place=self._place_in_force(),
             seen=seen,
             cache=wanted.cache,
             is_retired=is_retired,

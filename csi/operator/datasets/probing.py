@@ -9,6 +9,7 @@ import json
 from csi.base import programs
 from csi.base.children import Children
 from csi.base.errors import DriverError, from_child
+from csi.operator.datasets.seen import Place
 
 #: A NAS that answers no sooner counts as silent; people are told within 10 s.
 TRY_SECONDS_MAX = 6.0
@@ -26,28 +27,28 @@ class Prober:
         self._children = children
         self._turns = asyncio.Semaphore(TRIES_MAX)
 
-    async def reason(self, source: str) -> str:
-        """Why the directory ``source`` cannot be reached; empty if it can."""
+    async def reason(self, place: Place) -> str:
+        """Why the directory ``place`` cannot be reached; empty if it can."""
         began = asyncio.get_running_loop().time()
-        reason = await self._try(source)
+        reason = await self._try(place)
         if reason and asyncio.get_running_loop().time() < began + _AT_ONCE_SECONDS:
             # A server that has just been changed may say anything for a moment: what it says twice is so.
             await asyncio.sleep(_AT_ONCE_SECONDS)
-            reason = await self._try(source)
+            reason = await self._try(place)
         return reason
 
-    async def _try(self, source: str) -> str:
+    async def _try(self, place: Place) -> str:
         async with self._turns:
             try:
-                await self._look(source)
+                await self._look(place)
             except DriverError as error:
                 return error.message
         return ""
 
-    async def _look(self, source: str) -> None:
+    async def _look(self, place: Place) -> None:
         arguments = [programs.find(programs.NAS_CLIENT), "stat", "--timeout-ms", str(int(TRY_SECONDS_MAX * 1000))]
         finished = await self._children.run(
-            [*arguments, "--", source, "."], deadline_seconds=TRY_SECONDS_MAX + _GRACE_SECONDS
+            [*arguments, "--", place.root, place.path or "."], deadline_seconds=TRY_SECONDS_MAX + _GRACE_SECONDS
         )
         if finished.exit_status != 0:
             raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)

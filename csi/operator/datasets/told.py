@@ -13,7 +13,7 @@ from csi.base.addresses import joined_address
 from csi.base.errors import DriverError
 from csi.operator import pki
 from csi.operator.datasets import statuses
-from csi.operator.datasets.seen import Seen
+from csi.operator.datasets.seen import Place, Seen
 from csi.operator.names import ROLE_LABEL, WORKER_ROLE
 from csi.operator.objects.levels import Cache
 from csi.operator.objects.settings import Settings
@@ -63,7 +63,7 @@ def configuration(
     runtime: EFCRuntime,
     settings: Settings,
     *,
-    source: str,
+    place: Place,
     seen: Seen,
     cache: Cache,
     is_retired: bool,
@@ -73,7 +73,7 @@ def configuration(
     return dataset_pb2.Configuration(
         dataset=f"{seen.name[0]}/{seen.name[1]}",
         uid=dataset.metadata.uid,
-        mounts=[dataset_pb2.SourceMount(source=source, path="/")],
+        mounts=[dataset_pb2.SourceMount(source=place.source, path="/", root=place.root)],
         workers=[
             dataset_pb2.Worker(
                 name=pod["metadata"]["name"],

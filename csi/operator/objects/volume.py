@@ -22,7 +22,8 @@ from csi.operator.objects.settings import Known, Object, Settings
 from csi.operator.objects.sizes import size_of
 
 #: Attributes of the volume beside options.
-SOURCE, DATASET, MASTER, CLEAN_POLICY, MEMORY_MAX = "source", "dataset", "master", "clean-policy", "fuse-memory-max"
+SOURCE, PATH, DATASET, MASTER = "source", "path", "dataset", "master"
+CLEAN_POLICY, MEMORY_MAX = "clean-policy", "fuse-memory-max"
 #: What a daemon needs at least (efc-keeper --daemon-memory-max).
 _DAEMON_MIB_MIN = 64
 #: Attributes that nodes are told anew through the master.
@@ -30,6 +31,7 @@ _TOLD = frozenset({CLEAN_POLICY})
 #: What users call attributes that are no options.
 _FIELDS = {
     SOURCE: "spec.mounts[0].mountPoint",
+    PATH: "spec.mounts[0].mountPoint",
     MEMORY_MAX: "spec.fuse.resources.limits.memory",
     MASTER: "the address of the master's Service",
 }
@@ -113,18 +115,18 @@ def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
         return ()
     present, wanted = known.volume["spec"], made["spec"]
     before, after = _attributes(known.volume), wanted["csi"]["volumeAttributes"]
-    fields = {
-        "spec.accessModes": (present.get("accessModes"), wanted["accessModes"]),
-        "spec.fuse.nodeSelector": (present.get("nodeAffinity"), wanted.get("nodeAffinity")),
-        **{
-            _FIELDS.get(name, f"option {name}"): (before.get(name), after.get(name))
+    fields = [
+        ("spec.accessModes", present.get("accessModes"), wanted["accessModes"]),
+        ("spec.fuse.nodeSelector", present.get("nodeAffinity"), wanted.get("nodeAffinity")),
+        *(
+            (_FIELDS.get(name, f"option {name}"), before.get(name), after.get(name))
             for name in sorted({*before, *after})
             if name not in _TOLD and not _is_live(name)
-        },
-    }
+        ),
+    ]
     if not _same_size(present["capacity"]["storage"], wanted["capacity"]["storage"]):
-        fields[f"annotation {SIZE_ANNOTATION}"] = (present, wanted)
-    return tuple(name for name, (there, now) in fields.items() if there != now)
+        fields.append((f"annotation {SIZE_ANNOTATION}", present, wanted))
+    return tuple(dict.fromkeys(name for name, there, now in fields if there != now))
 
 
 _CSI_FIXED = ("driver", "volumeHandle", "volumeAttributes", "nodePublishSecretRef")
@@ -143,6 +145,7 @@ def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
             "volumeAttributes": {
                 **mount_options(dataset, runtime, settings),
                 SOURCE: known.source,
+                **({PATH: known.path} if known.path else {}),
                 DATASET: names.dataset,
                 MASTER: joined_address(address, MASTER_PORT),
                 CLEAN_POLICY: clean_policy(runtime),

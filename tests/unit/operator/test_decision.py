@@ -12,7 +12,7 @@ import pytest
 from csi._proto import dataset_pb2
 from csi.base import driver
 from csi.operator.datasets.decision import RETIRE_SECONDS_MAX, decide
-from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Probe, Secrets, Seen
+from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Place, Probe, Secrets, Seen
 from csi.operator.names import LEADER_LABEL, MASTER_ROLE, ROLE_LABEL, UID_LABEL, WORKER_ROLE
 from tests.unit.operator.samples import NOW, RUNTIME_UID, SETTINGS, UID
 
@@ -134,7 +134,7 @@ def said(decision: Decision, kind: str) -> dict[str, Any]:
 
 def test_before_the_source_was_reached_nothing_is_made_that_pods_could_use() -> None:
     decision = decide(fresh(), SETTINGS)
-    assert decision.probe == SOURCE
+    assert decision.probe == Place(source=SOURCE, root=SOURCE)
     assert made(decision, "StatefulSet") == ["efc-demo-master", "efc-demo-worker"]
     assert made(decision, "PersistentVolumeClaim") == made(decision, "PersistentVolume") == []
     assert decision.dataset_status is not None
@@ -149,7 +149,7 @@ def test_before_the_source_was_reached_nothing_is_made_that_pods_could_use() -> 
 
 def test_a_source_that_cannot_be_reached_is_said_with_the_reason_and_tried_again() -> None:
     decision = decide(fresh(probe=Probe(source=SOURCE, reason="nas refuses")), SETTINGS)
-    assert decision.probe == SOURCE
+    assert decision.probe == Place(source=SOURCE, root=SOURCE)
     assert said(decision, "SourceReachable")["message"] == "nas refuses"
     assert said(decision, "Ready")["status"] == "False"
     assert [event.reason for event in decision.events] == ["SourceUnreachable"]
@@ -157,7 +157,7 @@ def test_a_source_that_cannot_be_reached_is_said_with_the_reason_and_tried_again
 
 def test_the_probe_of_another_source_says_nothing() -> None:
     decision = decide(fresh(probe=Probe(source="nfs://nas/other")), SETTINGS)
-    assert decision.probe == SOURCE
+    assert decision.probe == Place(source=SOURCE, root=SOURCE)
     assert made(decision, "PersistentVolumeClaim") == []
 
 
