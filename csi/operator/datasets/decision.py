@@ -402,8 +402,9 @@ class _Both:
         seen, wanted, decision = self._seen, self._wanted, self._decision
         if wanted is None:
             return None
-        if self._leftovers():
-            return _No(reason="Preparing", message="objects of a runtime of this name that was before are going")
+        if leftovers := self._leftovers():
+            decision.again_in(REFUSED_AGAIN_SECONDS)
+            return self._left_behind(leftovers)
         decision.objects.extend(one for one in wanted.objects() if self._is_due(one, wanted))
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
@@ -428,11 +429,25 @@ class _Both:
             return _is_stored(authority, self._seen.secrets.authority)
         return True
 
-    def _leftovers(self) -> bool:
-        """Whether objects of a former runtime of this name are still there: the garbage collector is about to come."""
-        seen = self._seen
-        present = (seen.service, seen.master, seen.workers, seen.claim)
-        return any(one is not None and self._own(one) is None for one in present)
+    def _leftovers(self) -> dict[str, Json]:
+        """Objects of a former runtime of this name that are still there, by KIND/NAME."""
+        seen, names = self._seen, self._names
+        present = {
+            f"service/{names.master}": seen.service,
+            f"statefulset/{names.master}": seen.master,
+            f"statefulset/{names.workers}": seen.workers,
+            f"persistentvolumeclaim/{names.claim}": seen.claim,
+        }
+        return {label: one for label, one in present.items() if one is not None and self._own(one) is None}
+
+    def _left_behind(self, leftovers: Mapping[str, Json]) -> _No:
+        """The garbage collector is about to come for what has an owner that is gone, and for nothing else."""
+        orphans = [label for label, one in leftovers.items() if not one["metadata"].get("ownerReferences")]
+        whose = "objects of a runtime of this name that was before"
+        if not orphans:
+            return _No(reason="Preparing", message=f"{whose} are going: {', '.join(leftovers)}")
+        command = f"kubectl -n {self._names.namespace} delete {' '.join(orphans)}"
+        return _No(reason="Orphaned", message=f"{whose} have no owner (--cascade=orphan), delete them: {command}")
 
     def _may_bind(self) -> bool:
         """Whether claim and volume are to be there: from when the source was reached first."""

@@ -219,6 +219,25 @@ def test_what_fluids_crds_let_pass_is_said_and_nothing_is_made() -> None:
     assert decision.probe is None
 
 
+@pytest.mark.parametrize("owners", [[{"uid": "former"}], []], ids=["going", "orphaned"])
+def test_what_a_former_runtime_left_keeps_anything_from_being_made(owners: list[dict[str, str]]) -> None:
+    """An owner that is gone has its objects collected; those that have none stay until somebody deletes them."""
+    seen = settled()
+    assert seen.workers is not None
+    assert seen.service is not None
+
+    def of_former(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "metadata": {**found["metadata"], "ownerReferences": owners}}
+
+    decision = decide(replace(seen, workers=of_former(seen.workers), service=of_former(seen.service)), SETTINGS)
+    assert decision.objects == []
+    ready = said(decision, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "Preparing" if owners else "Orphaned")
+    assert "statefulset/efc-demo-worker" in ready["message"]
+    command = "kubectl -n default delete service/efc-demo-master statefulset/efc-demo-worker"
+    assert (command in ready["message"]) == (not owners)
+
+
 # ------------------------------------------------------------ who is alone, who is elsewhere
 
 
