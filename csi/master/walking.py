@@ -9,6 +9,7 @@ import time
 from csi._proto import dataset_pb2
 from csi.base import programs
 from csi.base.children import Children
+from csi.base.directories import check_directory
 from csi.base.errors import Code, DriverError, from_child
 from csi.config.sources import Source
 from csi.master.core import Core
@@ -54,6 +55,9 @@ class Walking:
                 await self._changes.after(count)
                 continue
             found = await self._reachability(configuration)
+            now = self._core.configuration
+            if now is None or list(now.mounts) != list(configuration.mounts):
+                continue
             if found != self._core.source:
                 self._core.source = found
                 self._changes.note()
@@ -70,6 +74,7 @@ class Walking:
                     raise from_child(
                         program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr
                     )  # fmt: skip
+                check_directory(finished.stdout, source=source)
             except DriverError as error:
                 message = error.message if source in error.message else f"{source}: {error.message}"
                 return dataset_pb2.Reachability(known=True, reachable=False, reason=message)

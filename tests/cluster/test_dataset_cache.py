@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster, Namespace, pod
 from tests.cluster.machines import mounts_of
-from tests.cluster.test_dataset_quickstart import await_row, kubectl, old, row
+from tests.cluster.test_dataset_quickstart import await_rest, await_row, kubectl, old, row
 from tests.support.processes import TimeLimitError, wait_until
 
 FILE_MIB, PIECE_MIB = 1024, 64
@@ -58,6 +58,7 @@ def demo(namespace: Namespace) -> Namespace:
     namespace.await_pods("reader-0", "reader-1")
     columns = (_NAME, r"1\.00GiB", r"0\.00B", r"1\.50GiB", r"0\.0%", "Bound")
     await_row(namespace, f"get dataset {_NAME}", *columns, limit_s=30)
+    await_rest(folder / "file")
     return namespace
 
 

@@ -20,6 +20,8 @@ _READINGS_MAX = 8
 FIGURES_LIMIT_S = 5.0
 READY_LIMIT_S = 60
 DELETED_LIMIT_S = 30.0
+#: A little more than the ten seconds for which a file must have been at rest.
+_REST_S = 12
 _NAME = "efc-demo"
 
 
@@ -37,6 +39,11 @@ def data(namespace: Namespace) -> str:
 def old(path: Path) -> None:
     """What has changed a moment ago is not shared between nodes."""
     os.utime(path, (time.time() - 3600,) * 2)
+
+
+def await_rest(path: Path) -> None:
+    """Returns when a file has not been changed for so long that nodes share it, its ctime included."""
+    time.sleep(max(0.0, path.stat().st_ctime + _REST_S - time.time()))
 
 
 def example(name: str, *, source: str | None = None) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.cluster import Namespace, pod
-from tests.cluster.test_dataset_quickstart import kubectl, old
+from tests.cluster.test_dataset_quickstart import await_rest, kubectl, old
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
 
@@ -119,6 +119,7 @@ def tenants(namespace: Namespace) -> Iterator[tuple[Namespace, Namespace]]:
     for place in (namespace, other):
         kubectl(place, f"wait --for=condition=Ready dataset/{_NAME} --timeout=60s")
         kubectl(place, f"wait --for=condition=WorkersReady efc/{_NAME} --timeout=90s", limit_s=100)
+    await_rest(folder / "file")
     yield namespace, other
     cluster.kubectl("-n", other.name, "delete", "pods", "--all", "--timeout=60s", limit_s=70)
     cluster.kubectl("-n", other.name, "delete", "datasets,efcruntimes", "--all", "--timeout=60s", limit_s=70)

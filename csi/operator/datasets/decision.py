@@ -409,6 +409,8 @@ class _Both:
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
         decision.again_in(self._renewal_seconds(wanted))
+        if seen.claim is not None and (seen.claim.get("status") or {}).get("phase") == "Lost":
+            return self._replace_lost_claim(seen.claim)
         for label, words in sorted({**seen.taken, **seen.refused}.items()):
             decision.again_in(REFUSED_AGAIN_SECONDS)
             kind, _, name = label.partition("/")
@@ -480,6 +482,18 @@ class _Both:
             return
         _delete_volumes(seen.volumes, decision)
 
+    def _replace_lost_claim(self, claim: Json) -> _No:
+        """Another claim is made for one whose volume was taken away by force: Kubernetes never binds it again."""
+        users = [pod["metadata"]["name"] for pod in self._seen.users if not statuses.has_ended(pod)]
+        lost = f"the volume of claim {self._names.claim!r} was deleted by force, and Kubernetes binds it no more"
+        if users:
+            named = ", ".join(users[:_NAMED_MAX])
+            return _No(reason="ClaimLost", message=f"{lost}: end pods {named} to have it made anew")
+        if not _is_deleting(claim):
+            uid = claim["metadata"]["uid"]
+            self._decision.deletions.append(Deletion(resource=store.CLAIMS, name=name_of(claim), uid=uid))
+        return _No(reason="Preparing", message=f"{lost}: it is made anew")
+
     def _renewal_seconds(self, wanted: Wanted) -> float:
         due = [
             pki.renewal_time(secret)
@@ -505,7 +519,9 @@ class _Both:
         return self._updating is not None and bool(self._updating.status)
 
     def _is_reached(self) -> bool:
-        probe = self._seen.probe
+        seen, probe = self._seen, self._seen.probe
+        if seen.figures.latest is not None and seen.figures.connected and seen.figures.latest.source.known:
+            return seen.figures.latest.source.reachable
         return probe is not None and probe.source == self._place_in_force().source and not probe.reason
 
     def _look_at_source(self) -> None:

@@ -4,10 +4,10 @@ Before a Dataset is bound for the first time there may be no master yet, so the 
 """
 
 import asyncio
-import json
 
 from csi.base import programs
 from csi.base.children import Children
+from csi.base.directories import check_directory
 from csi.base.errors import DriverError, from_child
 from csi.operator.datasets.seen import Place
 
@@ -52,4 +52,4 @@ class Prober:
         )
         if finished.exit_status != 0:
             raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
-        json.loads(finished.stdout)
+        check_directory(finished.stdout, source=place.source)
