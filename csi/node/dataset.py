@@ -121,19 +121,19 @@ class Dataset:
 
     def options(self, options: MountOptions) -> MountOptions:
         """The options that its volumes are published with; raises INVALID_ARGUMENT if they name other workers."""
+        if wanted := self._record.volume.memory_max:
+            options = replace(options, memory_max_mib=max(OPTIONS["memory-max"].minimum, wanted >> 20))
+        return self._with_workers(options)
+
+    def _with_workers(self, options: MountOptions) -> MountOptions:
+        """The options with what is this Dataset's own; raises INVALID_ARGUMENT if they name other workers."""
         given = (options.workers, options.workers_key, options.workers_tls)
         own = (self._folder.workers, self._folder.key, self._folder.tls)
         if any(given) and given != own:
             message = "a Dataset has workers of its own: leave 'workers', 'workers-key' and 'workers-tls' out"
             raise DriverError(Code.INVALID_ARGUMENT, message)
         workers, key, tls = own
-        memory_max_mib = options.memory_max_mib
-        if wanted := self._record.volume.memory_max:
-            memory_max_mib = max(OPTIONS["memory-max"].minimum, wanted >> 20)
-        return replace(
-            options, network=self.network, memory_max_mib=memory_max_mib, workers=workers, workers_key=key,
-            workers_tls=tls,
-        )  # fmt: skip
+        return replace(options, network=self.network, workers=workers, workers_key=key, workers_tls=tls)
 
     # ------------------------------------------------------------ its life
 
@@ -284,7 +284,7 @@ class Dataset:
         """
         if self._orders is None or not self._orders.options:
             return []
-        ordered = self.options(_parsed(self._orders.options))
+        ordered = self._with_workers(_parsed(self._orders.options))
         current = options_of(mount)
         source = mount.config.source
         wanted = ordered.daemon_config(

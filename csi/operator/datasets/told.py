@@ -17,6 +17,7 @@ from csi.operator.datasets.seen import Place, Seen
 from csi.operator.names import ROLE_LABEL, WORKER_ROLE
 from csi.operator.objects.levels import Cache
 from csi.operator.objects.settings import Settings
+from csi.operator.objects.volume import memory_max
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000}
 _DURATION = re.compile(r"([0-9]{1,6})([smh])")
@@ -94,8 +95,11 @@ def _orders(
     dataset: Dataset, runtime: EFCRuntime, settings: Settings, seen: Seen, *, is_retired: bool
 ) -> dataset_pb2.Orders:
     files = pki.files(seen.secrets.node)
+    options = _options(dataset, dataset.spec.mounts[0], runtime, settings, secrets=seen.options)
+    if limit := memory_max(runtime):
+        options["memory-max"] = f"{limit >> 20}MiB"
     return dataset_pb2.Orders(
-        options=_options(dataset, dataset.spec.mounts[0], runtime, settings, secrets=seen.options),
+        options=options,
         secrets=dataset_pb2.Secrets(
             block_key=pki.block_key(files),
             authority=files.get(pki.AUTHORITY, b""),

@@ -27,12 +27,11 @@ CLEAN_POLICY, MEMORY_MAX = "clean-policy", "fuse-memory-max"
 #: What a daemon needs at least (efc-keeper --daemon-memory-max).
 _DAEMON_MIB_MIN = 64
 #: Attributes that nodes are told anew through the master.
-_TOLD = frozenset({CLEAN_POLICY})
+_TOLD = frozenset({CLEAN_POLICY, MEMORY_MAX})
 #: What users call attributes that are no options.
 _FIELDS = {
     SOURCE: "spec.mounts[0].mountPoint",
     PATH: "spec.mounts[0].mountPoint",
-    MEMORY_MAX: "spec.fuse.resources.limits.memory",
     MASTER: "the address of the master's Service",
 }
 
@@ -149,7 +148,7 @@ def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
                 DATASET: names.dataset,
                 MASTER: joined_address(address, MASTER_PORT),
                 CLEAN_POLICY: clean_policy(runtime),
-                **_memory_max(runtime),
+                **({MEMORY_MAX: str(limit)} if (limit := memory_max(runtime)) else {}),
             },
             "nodePublishSecretRef": {"name": names.node_secret, "namespace": names.namespace},
         },
@@ -186,15 +185,16 @@ def clean_policy(runtime: EFCRuntime) -> str:
     return str(CleanPolicy.ON_DEMAND if on_demand else CleanPolicy.ON_RUNTIME_DELETED)
 
 
-def _memory_max(runtime: EFCRuntime) -> dict[str, str]:
+def memory_max(runtime: EFCRuntime) -> int:
+    """Most bytes that a daemon may use, 0 without a limit; raises INVALID_ARGUMENT for one that is too low."""
     limit = (runtime.spec.fuse.resources.get("limits") or {}).get("memory")
     if limit is None:
-        return {}
+        return 0
     where = "spec.fuse.resources.limits.memory"
     size = size_of(limit, field=where)
     if size < _DAEMON_MIB_MIN * MIB:
         raise invalid(f"{where} is {limit}: a daemon needs {_DAEMON_MIB_MIN}Mi or more")
-    return {MEMORY_MAX: str(size)}
+    return size
 
 
 def _service_address(known: Known) -> str:

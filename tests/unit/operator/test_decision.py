@@ -155,6 +155,25 @@ def test_a_source_that_cannot_be_reached_is_said_with_the_reason_and_tried_again
     assert [event.reason for event in decision.events] == ["SourceUnreachable"]
 
 
+def test_a_masters_word_that_the_source_is_reached_is_enough() -> None:
+    """Of one that was not reached before: nobody else is asked while the master looks."""
+    latest = dataset_pb2.Figures(source=dataset_pb2.Reachability(known=True, reachable=True))
+    decision = decide(fresh(service=settled().service, figures=Figures(latest=latest, connected=True)), SETTINGS)
+    assert decision.probe is None
+    assert made(decision, "PersistentVolume")
+
+
+def test_a_claim_that_has_lost_its_volume_is_made_anew_when_nobody_uses_it() -> None:
+    seen = settled(volumes=())
+    assert seen.claim is not None
+    lost = {**seen.claim, "status": {"phase": "Lost"}}
+    used = decide(replace(seen, claim=lost, users=(user(),)), SETTINGS)
+    assert used.deletions == []
+    assert (said(used, "Ready")["reason"], "end pods app" in said(used, "Ready")["message"]) == ("ClaimLost", True)
+    unused = decide(replace(seen, claim=lost), SETTINGS)
+    assert [deletion.uid for deletion in unused.deletions] == ["claim"]
+
+
 def test_the_probe_of_another_source_says_nothing() -> None:
     decision = decide(fresh(probe=Probe(source="nfs://nas/other")), SETTINGS)
     assert decision.probe == Place(source=SOURCE, root=SOURCE)
@@ -453,6 +472,15 @@ def test_what_stands_in_secrets_reaches_nodes_and_no_object() -> None:
     assert decision.master.configuration.orders.options["read-ahead"] == "3MiB"
     assert "3MiB" not in str(decision.objects)
     assert "3MiB" not in str(decision.dataset_status)
+
+
+def test_a_limit_of_memory_is_an_order() -> None:
+    """It wins over the option, and nothing is made anew for it."""
+    fuse = {"resources": {"limits": {"memory": "1Gi"}}, "properties": {"memory-max": "2GiB"}}
+    decision = decide(settled(runtime=runtime(spec={"fuse": fuse})), SETTINGS)
+    assert decision.master is not None
+    assert decision.master.configuration.orders.options["memory-max"] == "1024MiB"
+    assert said(decision, "Updating") == {}
 
 
 def test_a_damaged_block_key_is_made_anew_and_keeps_nothing_from_being_deleted() -> None:
