@@ -58,7 +58,8 @@ def demo(namespace: Namespace) -> Namespace:
     namespace.await_pods("reader-0", "reader-1")
     columns = (_NAME, r"1\.00GiB", r"0\.00B", r"1\.50GiB", r"0\.0%", "Bound")
     await_row(namespace, f"get dataset {_NAME}", *columns, limit_s=30)
-    await_rest(folder / "file")
+    for number in range(2):
+        await_rest(namespace, f"reader-{number}", "/data/file")
     return namespace
 
 

@@ -121,6 +121,7 @@ def demo(namespace: Namespace) -> Iterator[Namespace]:
     kubectl(namespace, f"wait --for=condition=Ready dataset/{_NAME} --timeout=60s")
     kubectl(namespace, f"wait --for=condition=WorkersReady efc/{_NAME} --timeout=90s", limit_s=100)
     yield namespace
+    kubectl(namespace, "delete pods -l app,app!=efc --timeout=60s")
     kubectl(namespace, f"delete dataset {_NAME} --timeout=60s")
     wait_until(lambda: not _left(namespace), what="everything to be gone", limit_s=60, interval_s=0.5)
 
@@ -135,7 +136,9 @@ def busy(namespace: Namespace, nodes: Sequence[str]) -> Iterator[Work]:
     readers = [f"reader-{node}" for node in nodes]
     for node, name in zip(nodes, readers, strict=True):
         command = ["bash", "-c", _READING]
-        namespace.apply(pod(name, claims={"/data": _NAME}, node=node, image="nginx", command=command))
+        manifest = pod(name, claims={"/data": _NAME}, node=node, image="nginx", command=command)
+        manifest["spec"]["containers"][0]["imagePullPolicy"] = "IfNotPresent"
+        namespace.apply(manifest)
     namespace.await_pods(*readers)
     phases = Phases(namespace.cluster, namespace.name)
     with ExitStack() as loads:
@@ -218,12 +221,12 @@ def test_a_node_of_the_dataset_is_gone_for_two_minutes(demo: Namespace, figures:
 def test_a_secret_is_rotated(demo: Namespace, figures: dict[str, object]) -> None:
     nodes = demo.cluster.nodes()[:2]
     with busy(demo, nodes) as work:
-        assert all(_options(demo, node)["read_ahead_bytes"] == 1 << 20 for node in nodes)
+        assert all(_options(demo, node)["read_ahead_kib"] == 1024 for node in nodes)
         took = []
         for mib in (2, 4):
             patch = json.dumps({"stringData": {"read-ahead": f"{mib}MiB"}})
             kubectl(demo, f"patch secret options --type=merge -p {patch.replace(' ', '')}")
-            took.append(_await_options(demo, nodes, {"read_ahead_bytes": mib << 20}))
+            took.append(_await_options(demo, nodes, {"read_ahead_kib": mib << 10}))
     figures["dataset: secret rotated"] = _figures(work, in_force_s=took)
 
 

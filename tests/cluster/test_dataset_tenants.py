@@ -119,7 +119,6 @@ def tenants(namespace: Namespace) -> Iterator[tuple[Namespace, Namespace]]:
     for place in (namespace, other):
         kubectl(place, f"wait --for=condition=Ready dataset/{_NAME} --timeout=60s")
         kubectl(place, f"wait --for=condition=WorkersReady efc/{_NAME} --timeout=90s", limit_s=100)
-    await_rest(folder / "file")
     yield namespace, other
     cluster.kubectl("-n", other.name, "delete", "pods", "--all", "--timeout=60s", limit_s=70)
     cluster.kubectl("-n", other.name, "delete", "datasets,efcruntimes", "--all", "--timeout=60s", limit_s=70)
@@ -153,6 +152,7 @@ def _read(place: Namespace, node: str) -> str:
     """Digest of the file as a new pod of a node reads it."""
     place.apply(pod(f"reader-{node}", claims={"/data": _NAME}, node=node))
     place.await_pods(f"reader-{node}")
+    await_rest(place, f"reader-{node}", "/data/file")
     digest = place.run(f"reader-{node}", "sha256sum /data/file", limit_s=120).split()[0]
     place.delete("pod", f"reader-{node}")
     return digest
