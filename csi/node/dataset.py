@@ -348,8 +348,9 @@ class Dataset:
         for mount in mounts:
             sessions.append(f"{mount.mounted_at_unix_ms}-{mount.connection}")
             stats, cache = mount.stats, mount.stats.cache
-            # Without a worker that answers, what the NAS gives goes around blocks.
-            counted.bytes_read += cache.memory_bytes + cache.workers_bytes + stats.nfs.bytes_read
+            # Without a worker that answers, what the NAS gives goes around blocks. A block that was just read is given
+            # out in parts, and counts whole for each: all of it has come once, from a worker or from the NAS.
+            counted.bytes_read += cache.workers_bytes + stats.nfs.bytes_read
             counted.bytes_from_workers += cache.workers_bytes
             # Daemons of releases that count no changes count bytes.
             counted.changes += stats.writing.changes or stats.nfs.bytes_written
