@@ -89,7 +89,9 @@ impl<'a> Isolation<'a> {
             return Ok(());
         }
         let least_mib = (saved_bytes * 32 / SAVED_STATE_PART).div_ceil(1 << 20);
-        let message = format!("what is known of open and cached files needs a memory-max of {least_mib} MiB or more while it is mounted");
+        let message = format!(
+            "what is known of open and cached files needs a memory-max of {least_mib} MiB or more while it is mounted"
+        );
         Err(failure(Code::FailedPrecondition, message))
     }
 
