@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from csi._proto import dataset_pb2
+from csi._proto import dataset_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.datasets import DatasetVolume
 from csi.node.dataset import Dataset
@@ -87,6 +87,15 @@ async def test_orders_that_could_not_be_written_are_written_later(
     assert list(dataset._report().conditions) == []
     assert Path(folder.workers).read_text() == "10.0.0.7:11211\n"
     assert not folder.record().stays
+
+
+def test_a_block_that_is_given_out_in_parts_counts_once(dataset: Dataset) -> None:
+    """That it was in the memory of the node for a moment makes it no more than was read."""
+    cache = efc_pb2.CacheStats(memory_bytes=7 << 20, workers_bytes=1 << 20, nas_bytes=1 << 20)
+    stats = efc_pb2.DaemonStats(cache=cache, nfs=efc_pb2.NfsStats(bytes_read=1 << 20))
+    dataset._count([efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)])
+    report = dataset._report()
+    assert (report.bytes_read, report.bytes_from_workers) == (2 << 20, 1 << 20)
 
 
 def test_a_folder_whose_removal_was_cut_off_goes_at_the_next_start(folder: DatasetFolder, tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ _CHANGES: list[tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
     (
         {},
         {"fuse": {"networkMode": "ContainerNetwork", "resources": {"limits": {"memory": "1Gi"}}}},
-        ("spec.fuse.resources.limits.memory",),
+        (),
     ),
 ]
 
@@ -420,6 +420,13 @@ def test_another_source_needs_a_new_volume() -> None:
     before = _wanted()
     wanted = wanted_objects(dataset(), runtime(), SETTINGS, known=known(before, source="nfs://nas/other"))
     assert wanted.volume == before.volume
+    assert wanted.needs_new_volume == ("spec.mounts[0].mountPoint",)
+
+
+def test_the_same_source_opened_from_another_directory_needs_a_new_volume() -> None:
+    before = wanted_objects(dataset(), runtime(), SETTINGS, known=known(source="nfs://nas/data", path="a"))
+    assert _attributes(before)["path"] == "a"
+    wanted = wanted_objects(dataset(), runtime(), SETTINGS, known=known(before, path="b"))
     assert wanted.needs_new_volume == ("spec.mounts[0].mountPoint",)
 
 
