@@ -140,7 +140,9 @@ class Dataset:
 
     def sources(self) -> Sources | None:
         """The sources that its daemon is to serve by now; None: those that its volume names."""
-        return Sources.parse(self._record.sources, identity=self.volume_id) if self._record.sources else None
+        if not self._record.sources or not self._record.volume.live_sources:
+            return None
+        return Sources.parse(self._record.sources, identity=self.volume_id)
 
     # ------------------------------------------------------------ its life
 
@@ -274,9 +276,9 @@ class Dataset:
                 if changes == self._secrets_changes and "orders" not in self._problems:
                     self._record.is_stale = False
                     self._save()
-            sources = self._record.sources
+            sources = self.sources()
             fixed = [name for mount in mounts for name in await self._adjust(mount)]
-            self._told = sources
+            self._told = sources.canonical() if sources is not None else ""
         except DriverError as error:
             if not isinstance(error, KeeperUnreachableError):
                 self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS

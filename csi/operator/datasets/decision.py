@@ -388,6 +388,7 @@ class _Both:
         return Known(
             source=self._place.root,
             path=self._place.path,
+            are_listed=self._seen.allowed.rules is not None,
             now=seen.now,
             random=seen.random,
             authority=seen.secrets.authority,

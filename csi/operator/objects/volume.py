@@ -25,12 +25,16 @@ from csi.operator.objects.sizes import size_of
 #: Attributes of the volume beside options.
 SOURCE, SOURCES, PATH = "source", "sources", "path"
 DATASET, MASTER, CLEAN_POLICY, MEMORY_MAX = "dataset", "master", "clean-policy", "fuse-memory-max"
+#: Of several sources: nodes follow the master's word which they are by now.
+LIVE_SOURCES = "live-sources"
 #: Of a volume: the sources that nodes are told now, in canonical form; those of its attributes are the first ones.
 SOURCES_ANNOTATION = "efc.data.fluid.io/sources"
 #: What a daemon needs at least (efc-keeper --daemon-memory-max).
 _DAEMON_MIB_MIN = 64
 #: Attributes that nodes are told anew through the master, and where the data is, which is compared as a whole.
-_TOLD = frozenset({CLEAN_POLICY, MEMORY_MAX, SOURCE, SOURCES, PATH})
+_TOLD = frozenset({CLEAN_POLICY, MEMORY_MAX, SOURCE, SOURCES, PATH, LIVE_SOURCES})
+#: What users call sources that cannot come and go under pods.
+_LISTED = "spec.mounts (with dataset.allowedSources)"
 #: What users call attributes that are no options.
 _FIELDS = {
     MASTER: "the address of the master's Service",
@@ -72,9 +76,8 @@ def volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Kno
     fixed = _kept(spec, ("accessModes", "nodeAffinity"))
     fixed["capacity"] = {"storage": _as_written(spec["capacity"]["storage"], dataset)}
     fixed["csi"] = _kept(spec["csi"], _CSI_FIXED)
-    before = place_in_force(known.volume)
-    is_live = not _fixed_places(before, (known.source, known.path))
-    return _volume(Names.of(dataset.metadata), fixed, source=known.source if is_live else before[0])
+    source = place_in_force(known.volume)[0] if _fixed_places(known.volume, known) else known.source
+    return _volume(Names.of(dataset.metadata), fixed, source=source)
 
 
 def place_in_force(volume: Object) -> tuple[str, str]:
@@ -133,7 +136,7 @@ def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
             for name in sorted({*before, *after})
             if name not in _TOLD and not _is_live(name)
         ),
-        *((name, False, True) for name in _fixed_places(place_in_force(known.volume), (known.source, known.path))),
+        *((name, False, True) for name in _fixed_places(known.volume, known)),
     ]
     if not _same_size(present["capacity"]["storage"], wanted["capacity"]["storage"]):
         fields.append((f"annotation {SIZE_ANNOTATION}", present, wanted))
@@ -157,6 +160,7 @@ def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
                 **mount_options(dataset, runtime, settings),
                 SOURCES if _is_several(known.source) else SOURCE: known.source,
                 **({PATH: known.path} if known.path else {}),
+                **({LIVE_SOURCES: "true"} if _is_several(known.source) and not known.are_listed else {}),
                 DATASET: names.dataset,
                 MASTER: joined_address(address, MASTER_PORT),
                 CLEAN_POLICY: clean_policy(runtime),
@@ -198,15 +202,17 @@ def _is_several(source: str) -> bool:
     return source.startswith("[")
 
 
-def _fixed_places(before: tuple[str, str], after: tuple[str, str]) -> tuple[str, ...]:
+def _fixed_places(volume: Object, known: Known) -> tuple[str, ...]:
     """What of a Dataset's mounts is another by now and cannot change under pods; empty: all that has changed can."""
-    if before == after:
-        return ()
-    former, wanted = origin_of(before[0]), origin_of(after[0])
+    before, is_live = place_in_force(volume), LIVE_SOURCES in _attributes(volume)
+    if before == (known.source, known.path):
+        return (_LISTED,) if is_live and known.are_listed else ()
+    former, wanted = origin_of(before[0]), origin_of(known.source)
     if isinstance(former, Sources) and isinstance(wanted, Sources):
         sources = {one.path: one.source for one in former.mounted}
         changed = (one.path for one in wanted.mounted if sources.get(one.path, one.source) != one.source)
-        return tuple(f"spec.mounts: the mountPoint at {path}" for path in changed)
+        listed = () if is_live and not known.are_listed else (_LISTED,)
+        return (*(f"spec.mounts: the mountPoint at {path}" for path in changed), *listed)
     if isinstance(former, Sources):
         path = former.mounted[0].path
         return (f"spec.mounts: that mounts show below the root (of a single one, path: {path} keeps it where it is)",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from csi.config.allowed_sources import parse
 from csi.config.sources import Source
 from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.datasets.decision import decide
-from csi.operator.datasets.seen import Decision, Origin, Place, Probe
+from csi.operator.datasets.seen import Decision, Origin, Place, Probe, Seen
 from tests.unit.operator.samples import SETTINGS
-from tests.unit.operator.test_decision import BOUND, dataset, fresh, made, said, settled, user
+from tests.unit.operator.test_decision import BOUND, dataset, fresh, made, said, settled, several, user
 
 TEAM, SOURCE = "nfs://nas/data/team", "nfs://nas/data/team/x"
 
@@ -101,3 +102,83 @@ def test_a_list_that_comes_later_takes_nothing_away_and_opens_anew_when_nobody_u
     assert made(used, "PersistentVolume") == []
     unused = decide(settled(dataset=bound, allowed=beneath), SETTINGS)
     assert said(unused, "Updating")["reason"] == "NewVolume"
+
+
+X, Y = "nfs://nas/data/team", "nfs://nas/models"
+
+
+def of_both(**others: Any) -> dict[str, Any]:
+    """Of a Dataset with two mounts, that has pods or had some."""
+    spec = {"mounts": [{"mountPoint": X, "path": "/x"}, {"mountPoint": Y, "path": "/y"}]}
+    bound = dataset(spec=spec, status={"phase": "Bound", "conditions": [BOUND]})
+    source = several(x=X, y=Y)
+    return {"dataset": bound, "origin": Origin(source=source), "probe": Probe(source=source)} | others
+
+
+def settled_of(**others: Any) -> Seen:
+    return settled(made_of=of_both(**others))
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        ([X], f"may not name {Y} as one of several"),
+        ([Y], f"may not name {X} as one of several"),
+        (["nfs://nas/"], f"may not name {X} as one of several mounts, or one with a path"),
+        ([X, Y], ""),
+        ([X, Y, "nfs://nas/"], ""),
+    ],
+)
+def test_each_of_several_must_be_listed_itself(sources: list[str], words: str) -> None:
+    """What lies beneath a listed source may be a link that a tenant made, and each of several is opened as it is."""
+    decision = decide(settled(made_of=of_both(), allowed=listed(*sources)), SETTINGS)
+    ready = said(decision, "Ready")
+    assert (ready["reason"] == "SourceNotAllowed") == bool(words)
+    assert words in ready["message"]
+    assert (decision.master is None) == bool(words)
+
+
+def test_a_single_mount_with_a_path_is_as_one_of_several() -> None:
+    spec = {"mounts": [{"mountPoint": SOURCE, "path": "/x"}]}
+    given: dict[str, Any] = {"dataset": dataset(spec=spec), "origin": Origin(source=several(x=SOURCE))}
+    assert said(decide(fresh(allowed=listed(TEAM), **given), SETTINGS), "Ready")["reason"] == "SourceNotAllowed"
+    place = several(x=SOURCE)
+    assert decide(fresh(allowed=listed(SOURCE), **given), SETTINGS).probe == Place(source=place, root=place)
+
+
+def test_a_port_of_the_options_counts_for_each_of_several() -> None:
+    given = of_both()
+    given["dataset"] = dataset(spec=given["dataset"]["spec"] | {"sharedOptions": {"port": "2050"}})
+    assert said(decide(fresh(allowed=listed(X, Y), **given), SETTINGS), "Ready")["reason"] == "SourceNotAllowed"
+    ported = (X.replace("nas", "nas:2050"), Y.replace("nas", "nas:2050"))
+    probe = decide(fresh(allowed=listed(*ported), **given), SETTINGS).probe
+    assert probe is not None
+    assert probe.source == several(x=ported[0], y=ported[1])
+
+
+def test_with_a_list_nodes_take_several_sources_from_the_volume_alone() -> None:
+    """The master runs in the namespace of those whom the list is about."""
+    allowed, other = listed(X, Y, "nfs://nas/other"), "nfs://nas/other"
+    assert volume_attributes(decide(settled_of(), SETTINGS))["live-sources"] == "true"
+    seen = settled_of(allowed=allowed)
+    assert "live-sources" not in seen.volumes[0]["spec"]["csi"]["volumeAttributes"]
+    assert said(decide(seen, SETTINGS), "Updating") == {}
+    spec = {"mounts": [{"mountPoint": X, "path": "/x"}, {"mountPoint": other, "path": "/z"}]}
+    bound = dataset(spec=spec, status={"phase": "Bound", "conditions": [BOUND]})
+    changed = replace(seen, dataset=bound, origin=Origin(source=several(x=X, z=other)))
+    used = decide(replace(changed, users=(user(),)), SETTINGS)
+    assert said(used, "Updating")["reason"] == "InUse"
+    assert "dataset.allowedSources" in said(used, "Updating")["message"]
+    assert used.master is not None
+    assert [(one.path, one.source, one.root) for one in used.master.configuration.mounts] == [
+        ("/x", X, X), ("/y", Y, Y),
+    ]  # fmt: skip
+    assert said(decide(changed, SETTINGS), "Updating")["reason"] == "NewVolume"
+
+
+def test_a_list_that_comes_later_has_several_sources_fixed_when_nobody_uses_them() -> None:
+    seen = replace(settled_of(), allowed=listed(X, Y))
+    assert said(decide(replace(seen, users=(user(),)), SETTINGS), "Updating")["reason"] == "InUse"
+    assert said(decide(seen, SETTINGS), "Updating")["reason"] == "NewVolume"
+    without = replace(settled_of(allowed=listed(X, Y)), allowed=AllowedSources())
+    assert said(decide(without, SETTINGS), "Updating") == {}, "nothing is made anew because a list has gone"

@@ -458,7 +458,7 @@ def test_nodes_take_every_volume_and_nobody_writes_to_a_read_only_one(
     except DriverError as refused:
         assert "sharedOptions" in refused.message or "option 'rw' cannot be had" in refused.message
         return
-    own = ("dataset", "master", "clean-policy", "fuse-memory-max")
+    own = ("dataset", "master", "clean-policy", "fuse-memory-max", "live-sources")
     attributes = {name: value for name, value in _attributes(wanted).items() if name not in own}
     volume = NodeVolume.from_context("dataset-1", attributes, mount_flags=[])
     if set(modes) <= {"ReadOnlyMany"}:
