@@ -35,14 +35,16 @@ class ConfigureReply(_message.Message):
     def __init__(self) -> None: ...
 
 class SourceMount(_message.Message):
-    __slots__ = ("source", "path", "read_only")
+    __slots__ = ("source", "path", "read_only", "root")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    ROOT_FIELD_NUMBER: _ClassVar[int]
     source: str
     path: str
     read_only: bool
-    def __init__(self, source: _Optional[str] = ..., path: _Optional[str] = ..., read_only: _Optional[bool] = ...) -> None: ...
+    root: str
+    def __init__(self, source: _Optional[str] = ..., path: _Optional[str] = ..., read_only: _Optional[bool] = ..., root: _Optional[str] = ...) -> None: ...
 
 class Worker(_message.Message):
     __slots__ = ("name", "address", "weight", "capacity_bytes")

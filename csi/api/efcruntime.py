@@ -137,7 +137,7 @@ class Fuse(Model):
         Resources,
         Doc(
             "`limits.memory` is the most that the Dataset's daemon uses on a node; anything else is `FieldsIgnored`.",
-            Change.CREATION,
+            Change.LIVE,
         ),
     ] = Field(default_factory=dict)
     node_selector: Annotated[

@@ -399,6 +399,12 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="of masters and workers, a Secret in each Dataset's namespace; may be repeated",
     )
     parser.add_argument(
+        "--allowed-sources",
+        type=Path,
+        metavar="FILE",
+        help="which namespaces may name which sources in Datasets, as JSON; without it all may name all",
+    )
+    parser.add_argument(
         "--network-pod",
         action="store_true",
         help="each node has a pod efc-network: fuse.networkMode ContainerNetwork uses it",

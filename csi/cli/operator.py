@@ -20,7 +20,12 @@ def run(parsed: argparse.Namespace) -> int:
             image_pull_secrets=tuple(parsed.image_pull_secret),
             has_pod_network=parsed.network_pod,
         )
-        datasets = running.Datasets(settings=settings, namespace=parsed.namespace, has_webhook=parsed.webhook)
+        datasets = running.Datasets(
+            settings=settings,
+            namespace=parsed.namespace,
+            has_webhook=parsed.webhook,
+            allowed_sources=parsed.allowed_sources,
+        )
     running.run(
         log_level=parsed.log_level, liveness=liveness, metrics_address=parsed.metrics_address, datasets=datasets
     )

@@ -1,8 +1,9 @@
 """Volumes of Datasets: what their attributes say beside source and options, and what their Secret holds.
 
 The operator makes these PersistentVolumes. ``dataset`` is NAMESPACE/NAME, ``master`` where the Dataset's master is
-reached (HOST:PORT), ``clean-policy`` when its daemon goes, ``fuse-memory-max`` its limit in bytes. The volume's id is
-``dataset-UID``. The Secret has the keys below, and is only ever handed to the node plugin.
+reached (HOST:PORT), ``clean-policy`` when its daemon goes, ``fuse-memory-max`` its limit in bytes, ``live-sources``
+whether the master may say that it has other sources by now. The volume's id is ``dataset-UID``. The Secret has the keys
+below, and is only ever handed to the node plugin.
 """
 
 import re
@@ -14,7 +15,7 @@ from csi._proto import dataset_pb2
 from csi.base.errors import invalid
 
 #: Attributes that only volumes of Datasets have.
-ATTRIBUTES = ("dataset", "master", "clean-policy", "fuse-memory-max")
+ATTRIBUTES = ("dataset", "master", "clean-policy", "fuse-memory-max", "live-sources")
 ON_DEMAND, ON_RUNTIME_DELETED = "OnDemand", "OnRuntimeDeleted"
 VOLUME_ID_PREFIX = "dataset-"
 _BLOCK_KEY, _AUTHORITY, _CERTIFICATE, _PRIVATE_KEY = SECRET_KEYS = ("block-key", "ca.crt", "tls.crt", "tls.key")
@@ -28,13 +29,18 @@ _HEX_KEY = re.compile(r"[0-9A-Fa-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetVolume:
-    """A Dataset as its volume describes it. ``stays``: its daemon outlives its last volume; 0 is no limit of memory."""
+    """A Dataset as its volume describes it. ``stays``: its daemon outlives its last volume; 0 is no limit of memory.
+
+    Without ``live_sources`` its sources are those that the volume names, whatever a master says: a volume is the
+    administrator's and the operator's word, a master runs in the namespace of its Dataset's users.
+    """
 
     uid: str
     name: str
     master: str
     stays: bool
     memory_max: int = 0
+    live_sources: bool = False
 
     @classmethod
     def from_attributes(cls, volume_id: str, attributes: Mapping[str, str]) -> Self | None:
@@ -53,10 +59,13 @@ class DatasetVolume:
             raise invalid(f"attribute 'master' is {master[:320]!r}: expected HOST:PORT")
         if policy not in (ON_DEMAND, ON_RUNTIME_DELETED):
             raise invalid(f"attribute 'clean-policy' is {policy[:64]!r}: {ON_DEMAND} or {ON_RUNTIME_DELETED}")
+        if given.get("live-sources", "true") != "true":
+            raise invalid(f"attribute 'live-sources' is {given['live-sources'][:64]!r}: leave it out, or write true")
         if not _BYTES.fullmatch(memory_max):
             raise invalid(f"attribute 'fuse-memory-max' is {memory_max[:64]!r}: expected a number of bytes")
         return cls(
-            uid=uid, name=name, master=master, stays=policy == ON_RUNTIME_DELETED, memory_max=int(memory_max)
+            uid=uid, name=name, master=master, stays=policy == ON_RUNTIME_DELETED, memory_max=int(memory_max),
+            live_sources="live-sources" in given,
         )  # fmt: skip
 
     @property

@@ -280,7 +280,8 @@ _TABLE = (
         unit="MiB",
         help="Most memory of the daemon; inodes, `uncommitted`, `metadata-memory`, read-ahead and data on its "
         "way adapt to it. It does not raise `--daemon-memory-max` of the keeper. Needs `--daemon-cgroup` there, and a "
-        "keeper as new as the option: an older one sets no limit.",
+        "keeper as new as the option: an older one sets no limit. While it is mounted, less than what open and cached "
+        "files need is refused.",
     ),
     Option(
         name="write-behind",

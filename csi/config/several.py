@@ -57,7 +57,7 @@ class MountedSource:
 class Sources:
     """Sources that are served together, in the order of their paths.
 
-    ``identity`` names them as a whole where they come and go while they are mounted, as those of a Dataset do.
+    ``identity`` names them as a whole where they come and go while they are mounted, as those of a Dataset may.
     """
 
     mounted: tuple[MountedSource, ...]

@@ -185,7 +185,7 @@ class NodeVolume:
             raise invalid("an inline volume has one 'source', and no 'sources'")
         return cls(
             id=volume_id,
-            source=_origin(volume_id, context, options, is_of_dataset=dataset is not None),
+            source=_origin(volume_id, context, options, dataset=dataset),
             path=check_relative(context.get("path", ""), noun="the volume's path"),
             options=options,
             inline_in=inline_in,
@@ -195,12 +195,13 @@ class NodeVolume:
 
 
 def _origin(
-    volume_id: str, context: Mapping[str, str], options: MountOptions, *, is_of_dataset: bool
+    volume_id: str, context: Mapping[str, str], options: MountOptions, *, dataset: DatasetVolume | None
 ) -> Source | Sources:
-    """Where the volume's data is. Sources of a Dataset come and go, so that its id stands for them as a whole."""
+    """Where the volume's data is; a Dataset's id stands for its sources as a whole where they come and go."""
     if context.get("source"):
         return options.source_with_ports(Source.parse(context["source"]))
-    sources = Sources.parse(context["sources"], identity=volume_id if is_of_dataset else "")
+    are_live = dataset is not None and dataset.live_sources
+    sources = Sources.parse(context["sources"], identity=volume_id if are_live else "")
     return sources.with_ports(port=options.port, mount_port=options.mount_port)
 
 

@@ -49,6 +49,8 @@ class Core:
         """Takes a configuration; False if it is not newer than the one in force."""
         if self.configuration is not None and configuration.revision <= self.configuration.revision:
             return False
+        if self.configuration is not None and list(configuration.mounts) != list(self.configuration.mounts):
+            self.source = dataset_pb2.Reachability()  # it is about others
         self.configuration = configuration
         orders = dataset_pb2.Orders()
         orders.CopyFrom(configuration.orders)

@@ -9,7 +9,9 @@ import time
 from csi._proto import dataset_pb2
 from csi.base import programs
 from csi.base.children import Children
+from csi.base.directories import check_directory
 from csi.base.errors import Code, DriverError, from_child
+from csi.config.sources import Source
 from csi.master.core import Core
 from csi.master.signal import Changes
 from csi.master.totals import Line, Walk
@@ -53,6 +55,9 @@ class Walking:
                 await self._changes.after(count)
                 continue
             found = await self._reachability(configuration)
+            now = self._core.configuration
+            if now is None or list(now.mounts) != list(configuration.mounts):
+                continue
             if found != self._core.source:
                 self._core.source = found
                 self._changes.note()
@@ -60,14 +65,16 @@ class Walking:
 
     async def _reachability(self, configuration: dataset_pb2.Configuration) -> dataset_pb2.Reachability:
         flags = ["--timeout-ms", str(int(_PROBE_SECONDS_MAX * 1000)), *_port_flags(configuration)]
-        for source in [mount.source for mount in configuration.mounts]:
-            arguments = [self._program, "stat", *flags, "--", source, "."]
+        for mount in configuration.mounts:
+            source, (root, path) = mount.source, _opened(mount)
+            arguments = [self._program, "stat", *flags, "--", root, path or "."]
             try:
                 finished = await self._children.run(arguments, deadline_seconds=_PROBE_SECONDS_MAX + 1)
                 if finished.exit_status != 0:
                     raise from_child(
                         program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr
                     )  # fmt: skip
+                check_directory(finished.stdout, source=source)
             except DriverError as error:
                 message = error.message if source in error.message else f"{source}: {error.message}"
                 return dataset_pb2.Reachability(known=True, reachable=False, reason=message)
@@ -80,7 +87,8 @@ class Walking:
         arguments = ["walk", "--uid", str(owner[0]), "--gid", str(owner[1]), *_port_flags(configuration)]
         if walk.checkpoint:
             arguments += ["--resume", walk.checkpoint]
-        walking = asyncio.create_task(self._run([*arguments, "--", walk.source], walk))
+        root, path = _opened(configuration.mounts[walk.mount])
+        walking = asyncio.create_task(self._run([*arguments, "--", root, *filter(None, [path])], walk))
         try:
             while not walking.done():
                 count = self._changes.count
@@ -148,6 +156,12 @@ class Walking:
             is_done = line.is_done
             self._core.totals.progress(walk, line.counted, is_done=is_done, now=time.time())
             self._changes.note()
+
+
+def _opened(mount: dataset_pb2.SourceMount) -> tuple[str, str]:
+    """The directory from which on a mount's source is opened, and the way down from there ("" if it is that itself)."""
+    root = mount.root or mount.source
+    return root, Source.parse(mount.source).relative_to(Source.parse(root)) or ""
 
 
 def _port_flags(configuration: dataset_pb2.Configuration) -> list[str]:

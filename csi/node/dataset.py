@@ -124,23 +124,25 @@ class Dataset:
 
     def options(self, options: MountOptions) -> MountOptions:
         """The options that its volumes are published with; raises INVALID_ARGUMENT if they name other workers."""
+        if wanted := self._record.volume.memory_max:
+            options = replace(options, memory_max_mib=max(OPTIONS["memory-max"].minimum, wanted >> 20))
+        return self._with_workers(options)
+
+    def _with_workers(self, options: MountOptions) -> MountOptions:
+        """The options with what is this Dataset's own; raises INVALID_ARGUMENT if they name other workers."""
         given = (options.workers, options.workers_key, options.workers_tls)
         own = (self._folder.workers, self._folder.key, self._folder.tls)
         if any(given) and given != own:
             message = "a Dataset has workers of its own: leave 'workers', 'workers-key' and 'workers-tls' out"
             raise DriverError(Code.INVALID_ARGUMENT, message)
         workers, key, tls = own
-        memory_max_mib = options.memory_max_mib
-        if wanted := self._record.volume.memory_max:
-            memory_max_mib = max(OPTIONS["memory-max"].minimum, wanted >> 20)
-        return replace(
-            options, network=self.network, memory_max_mib=memory_max_mib, workers=workers, workers_key=key,
-            workers_tls=tls,
-        )  # fmt: skip
+        return replace(options, network=self.network, workers=workers, workers_key=key, workers_tls=tls)
 
     def sources(self) -> Sources | None:
         """The sources that its daemon is to serve by now; None: those that its volume names."""
-        return Sources.parse(self._record.sources, identity=self.volume_id) if self._record.sources else None
+        if not self._record.sources or not self._record.volume.live_sources:
+            return None
+        return Sources.parse(self._record.sources, identity=self.volume_id)
 
     # ------------------------------------------------------------ its life
 
@@ -274,9 +276,9 @@ class Dataset:
                 if changes == self._secrets_changes and "orders" not in self._problems:
                     self._record.is_stale = False
                     self._save()
-            sources = self._record.sources
+            sources = self.sources()
             fixed = [name for mount in mounts for name in await self._adjust(mount)]
-            self._told = sources
+            self._told = sources.canonical() if sources is not None else ""
         except DriverError as error:
             if not isinstance(error, KeeperUnreachableError):
                 self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
@@ -294,7 +296,7 @@ class Dataset:
         """
         if self._orders is None:
             return []
-        ordered = self.options(_parsed(self._orders.options))
+        ordered = self._with_workers(_parsed(self._orders.options))
         current = options_of(mount)
         wanted = ordered.daemon_config(origin_of_wire(current)) if self._orders.options else current
         options, fixed = adjusted(current, wanted)
@@ -359,10 +361,11 @@ class Dataset:
         for mount in mounts:
             sessions.append(f"{mount.mounted_at_unix_ms}-{mount.connection}")
             stats, cache = mount.stats, mount.stats.cache
-            # Without a worker that answers, what the NAS gives goes around blocks.
-            from_node = cache.memory_bytes + cache.store_bytes
-            counted.bytes_read += from_node + cache.workers_bytes + stats.nfs.bytes_read
-            counted.bytes_from_node += from_node
+            # Without a worker that answers, what the NAS gives goes around blocks. A block that was just read is given
+            # out of memory in parts, and counts whole for each: all of it has come once, from the node's store, from a
+            # worker or from the NAS.
+            counted.bytes_read += cache.store_bytes + cache.workers_bytes + stats.nfs.bytes_read
+            counted.bytes_from_node += cache.store_bytes
             counted.bytes_from_workers += cache.workers_bytes
             # Daemons of releases that count no changes count bytes.
             counted.changes += stats.writing.changes or stats.nfs.bytes_written

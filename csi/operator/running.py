@@ -50,12 +50,14 @@ _LEASE = "efc-operator"
 class Datasets:
     """How Datasets are served; ``namespace`` is the Lease's, the operator's own unless given.
 
-    With ``has_webhook``, the webhook's certificate is kept in that namespace, too.
+    With ``has_webhook``, the webhook's certificate is kept in that namespace, too. ``allowed_sources`` is a file that
+    says which namespaces may name which sources; without it all may name all.
     """
 
     settings: Settings
     namespace: str = ""
     has_webhook: bool = False
+    allowed_sources: Path | None = None
 
 
 def run(
@@ -133,9 +135,11 @@ class _Serving:
         self._recorder = Recorder()
         self._leading: Reconciler | None = None
 
-    async def lead(self, settings: Settings) -> None:
+    async def lead(self, datasets: Datasets) -> None:
         """Serves until cancelled."""
-        self._leading = Reconciler(self.cluster, settings, children=self.children)
+        self._leading = Reconciler(
+            self.cluster, datasets.settings, children=self.children, allowed_sources=datasets.allowed_sources
+        )
         try:
             await self._leading.run()
         finally:
@@ -159,7 +163,7 @@ async def _serve_datasets(serving: _Serving, datasets: Datasets, ended: asyncio.
 
     async def duties() -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(serving.lead(datasets.settings))
+            group.create_task(serving.lead(datasets))
             if datasets.has_webhook:
                 group.create_task(Certificates(serving.cluster, namespace=namespace).run())
 

@@ -20,6 +20,8 @@ _READINGS_MAX = 8
 FIGURES_LIMIT_S = 5.0
 READY_LIMIT_S = 60
 DELETED_LIMIT_S = 30.0
+#: A little more than the ten seconds for which a file must have been at rest, and what is added for clocks.
+_REST_S = 12
 _NAME = "efc-demo"
 
 
@@ -37,6 +39,15 @@ def data(namespace: Namespace) -> str:
 def old(path: Path) -> None:
     """What has changed a moment ago is not shared between nodes."""
     os.utime(path, (time.time() - 3600,) * 2)
+
+
+def await_rest(namespace: Namespace, pod: str, path: str) -> None:
+    """Returns when the node of a pod knows that a file has not been changed for so long that it is shared.
+
+    Its ctime is of today, so that only the NAS's clock counts: of that a node knows no more than what it has seen.
+    """
+    namespace.run(pod, f"ls -l {path}")
+    time.sleep(_REST_S)
 
 
 def example(name: str, *, source: str | None = None) -> str:

@@ -203,7 +203,7 @@ def test_mounts_come_and_go_under_a_pod(nas: Nas, world: World) -> None:
             lambda figures: [node.sources for node in figures.nodes] == [told(*paths)], what="nodes that have been told"
         )
 
-    volume = master.volume("", sources=told("/a", "/b"))
+    volume = master.volume("", sources=told("/a", "/b"), **{"live-sources": "true"})
     del volume.volume_context["source"]
     target = node.target()
     master.configure(mounts=mounts("/a", "/b"))

@@ -229,11 +229,30 @@ def test_a_mount_has_a_limit_of_its_own(keepers_mib: int | None, wanted_mib: int
             assert memory_limit_of(keeper.daemon_pid(mount)) == limit_mib * MIB
             nodes_max.append(keeper.status(mount)["stats"]["state"]["nodes_max"])
             assert (mount / "file").read_bytes() == b"data"
-            with pytest.raises(subprocess.CalledProcessError, match="cannot change while mounted"):
-                keeper.efc("upgrade", str(mount), "-o", "memory-max=1GiB")
+            for changed_mib in (128, 64):
+                keeper.efc("upgrade", str(mount), "-o", f"memory-max={changed_mib}MiB")
+                changed = min(changed_mib, keepers_mib or changed_mib)
+                assert memory_limit_of(keeper.daemon_pid(mount)) == changed * MIB
+                assert (mount / "file").read_bytes() == b"data"
+                keeper.replace_daemon(mount)
+                assert memory_limit_of(keeper.daemon_pid(mount)) == changed * MIB
     of_keeper, own, own_of_successor = map(int, nodes_max)
     assert own == own_of_successor > 0
     assert (own == of_keeper) == (keepers_mib == limit_mib)
+
+
+def test_no_limit_comes_into_force_that_the_saved_state_would_be_killed_for() -> None:
+    """What is refused changes nothing: the daemon goes on with the former limit."""
+    options = ("memory-max=1GiB", "uncommitted=256MiB")
+    with ScriptedNas() as nas, keeper_with_limit(None) as keeper, keeper.mounted(nas.url, options=options) as mount:
+        pid = keeper.daemon_pid(mount)
+        with (mount / "file").open("wb", buffering=0) as file:
+            for _ in range(64):
+                file.write(bytes(MIB))
+            with pytest.raises(subprocess.CalledProcessError, match="needs a memory-max of"):
+                keeper.efc("upgrade", str(mount), "-o", "memory-max=64MiB")
+            assert keeper.daemon_pid(mount) == pid
+            assert memory_limit_of(pid) == 1024 * MIB
 
 
 def test_a_limit_that_nobody_can_keep_is_refused() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from csi.operator.store import FLUID_NAMESPACE
 from tests.cluster.cluster import Namespace
 from tests.operator.objects import (
     API_VERSION,
@@ -212,16 +213,23 @@ def test_where_fluids_own_controller_runs(namespace: Namespace) -> None:
         "imagePullPolicy": "Never",
         "command": ["sleep", "9"],
     }
-    namespace.apply({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "efcruntime-controller", "labels": labels},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+    cluster = namespace.cluster
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": FLUID_NAMESPACE}},
+        {
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "efcruntime-controller", "namespace": FLUID_NAMESPACE, "labels": labels},
+            "spec": {
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+            },
         },
-    })  # fmt: skip
-    namespace.apply(dataset("demo", source_of(namespace)), runtime("demo"))
-    namespace.await_message("demo", "FluidServesIt", f"{namespace.name}/efcruntime-controller")
-    assert namespace.cluster.get("persistentvolumeclaim", "demo", namespace=namespace.name) is None
-    assert "ownerReferences" not in get(namespace, "efc", "demo")["metadata"]
-    namespace.cluster.kubectl("-n", namespace.name, "delete", "deployment", "efcruntime-controller")
+    )  # fmt: skip
+    try:
+        namespace.apply(dataset("demo", source_of(namespace)), runtime("demo"))
+        namespace.await_message("demo", "FluidServesIt", f"{FLUID_NAMESPACE}/efcruntime-controller")
+        assert cluster.get("persistentvolumeclaim", "demo", namespace=namespace.name) is None
+        assert "ownerReferences" not in get(namespace, "efc", "demo")["metadata"]
+    finally:
+        cluster.kubectl("delete", "namespace", FLUID_NAMESPACE, "--timeout=60s", limit_s=70)
     await_phase(namespace, "demo", "Bound")

@@ -17,8 +17,8 @@ import yaml
 from csi import cli
 from csi.api import crds
 from csi.base import driver
+from csi.config import allowed_sources
 from csi.config.parameters import VolumeParameters
-from csi.node import inline
 from csi.operator import pki
 from csi.operator.startup_taint import TAINT_KEY
 from csi.operator.store import OTHER_RUNTIMES
@@ -412,10 +412,26 @@ def test_allowed_sources_reach_the_node_part() -> None:
     for wanted, objects in (([], committed()), (rules, rendered(*options))):
         text = one(objects, "ConfigMap", "efc-inline")["data"]["allowed-sources.json"]
         assert json.loads(text) == wanted
-        assert len(inline.parse(text.encode())) == len(wanted)
+        assert len(allowed_sources.parse(text.encode())) == len(wanted)
         parsed = cli.parser().parse_args(containers(objects)["node"]["args"])
         assert parsed.allowed_sources == Path("/etc/efc/inline/allowed-sources.json")
     assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
+
+
+def test_allowed_sources_reach_the_operator() -> None:
+    """Without a list all is allowed; an empty one allows nothing."""
+    assert cli.parser().parse_args(containers(committed())["operator"]["args"]).allowed_sources is None
+    for rules in ([], [{"namespaces": ["team-a", "build-*"], "sources": ["nfs://nas/data/team"]}]):
+        objects = rendered("--set-json", f"dataset.allowedSources={json.dumps(rules)}")
+        text = one(objects, "ConfigMap", "efc-datasets")["data"]["allowed-sources.json"]
+        assert len(allowed_sources.parse(text.encode())) == len(rules)
+        operator = containers(objects)["operator"]
+        file = Path("/etc/efc/datasets/allowed-sources.json")
+        assert cli.parser().parse_args(operator["args"]).allowed_sources == file
+        assert [mount["mountPath"] for mount in operator["volumeMounts"]] == [str(file.parent)]
+        said = notes("--set-json", f"dataset.allowedSources={json.dumps(rules)}")
+        assert f"({len(rules)} rules), and nothing else" in said
+    assert "Every namespace may name every NAS" in notes()
 
 
 def test_more_storage_classes() -> None:
@@ -600,6 +616,9 @@ def test_notes(notes: Callable[..., str]) -> None:
         ("keeper.demonCgroup=x", "demonCgroup"),
         ("inline.allowedSources[0].namespaces={a*b},inline.allowedSources[0].sources={nfs://a/b}", "namespace"),
         ("inline.allowedSources[0].namespaces={a},inline.allowedSources[0].sources={nas:/x}", "nfs://HOST/PATH"),
+        ("dataset.allowedSources[0].namespaces={a*b},dataset.allowedSources[0].sources={nfs://a/b}", "namespace"),
+        ("dataset.allowedSources[0].namespaces={a},dataset.allowedSources[0].sources={nas:/x}", "nfs://HOST/PATH"),
+        ("dataset.allowedSources[0].namespaces={a}", "sources"),
         ("keeper.daemonCgroup=../x", "letters, digits"),
         ("keeper.daemonUids=0-5", "range of user ids without root"),
         ("keeper.daemonUids=2000-1000", "FIRST must not be larger than LAST"),

@@ -18,11 +18,13 @@ from csi.api.status import CacheStates, ConditionType
 from csi.base import driver
 from csi.base.addresses import joined_address
 from csi.base.errors import Code, DriverError
+from csi.config.options import parse
+from csi.config.several import Sources, origin_of
 from csi.operator import pki, store
 from csi.operator.cluster import Json
 from csi.operator.datasets import conditions, statuses, told
 from csi.operator.datasets.conditions import Said
-from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, Seen
+from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, Place, Seen
 from csi.operator.datasets.statuses import Part, Parts, Verdict
 from csi.operator.masters import Master
 from csi.operator.names import (
@@ -36,8 +38,9 @@ from csi.operator.names import (
     is_owned,
     owner_reference,
 )
+from csi.operator.objects.options import mount_options
 from csi.operator.objects.settings import Known, Settings
-from csi.operator.objects.volume import source_in_force
+from csi.operator.objects.volume import place_in_force
 from csi.operator.objects.wanted import Wanted, wanted_objects
 from csi.operator.watching import name_of
 
@@ -297,6 +300,7 @@ class _Both:
         self._dataset, self._runtime = _dataset(self._dataset_json), _runtime(self._runtime_json)
         self._names = Names.of(self._dataset.metadata)
         self._was_bound = conditions.holds(self._dataset.status, ConditionType.INITIALIZED)
+        self._place = Place(source="", root="")
         self._wanted: Wanted | None = None
         self._updating: Said | None = None
         self._reachable: Said | None = None
@@ -348,15 +352,43 @@ class _Both:
             self._decision.again_in(PROBE_AGAIN_SECONDS)
             return _No(reason="SourceUnknown", message=seen.origin.reason)
         try:
+            self._place = self._wanted_place(seen.origin.source)
+        except DriverError as error:
+            refused = error.code is Code.PERMISSION_DENIED
+            return _No(reason="SourceNotAllowed" if refused else "InvalidSpec", message=error.message)
+        try:
             self._wanted = wanted_objects(self._dataset, self._runtime, self._settings, known=self._known())
         except DriverError as error:
             return _No(reason="InvalidSpec", message=error.message)
         return None
 
+    def _wanted_place(self, source: str) -> Place:
+        """Where the data is: with the ports that options name, and from a listed directory on where there is a list.
+
+        Raises PERMISSION_DENIED, INVALID_ARGUMENT.
+        """
+        options = parse(
+            mount_options(self._dataset, self._runtime, self._settings).items(), origin="the Dataset's options"
+        )
+        given = origin_of(source).with_ports(port=options.port, mount_port=options.mount_port)
+        if isinstance(given, Sources):
+            for one in given.mounted:
+                self._seen.allowed.check_listed(one.source, namespace=self._seen.name[0])
+            return Place(source=given.canonical(), root=given.canonical())
+        volume = self._volume()
+        present = str(volume["spec"]["csi"]["volumeAttributes"].get("source", "")) if volume is not None else ""
+        root = self._seen.allowed.root(given, namespace=self._seen.name[0], present=present)
+        return Place(source=given.canonical(), root=root.canonical())
+
+    def _volume(self) -> Json | None:
+        return next((one for one in self._seen.volumes if self._is_ours(one)), None)
+
     def _known(self) -> Known:
         seen = self._seen
         return Known(
-            source=seen.origin.source if seen.origin else "",
+            source=self._place.root,
+            path=self._place.path,
+            are_listed=self._seen.allowed.rules is not None,
             now=seen.now,
             random=seen.random,
             authority=seen.secrets.authority,
@@ -364,7 +396,7 @@ class _Both:
             master_secret=seen.secrets.master,
             worker_secret=seen.secrets.worker,
             service=self._own(seen.service),
-            volume=next((one for one in seen.volumes if self._is_ours(one)), None),
+            volume=self._volume(),
             claim=self._own(seen.claim),
         )
 
@@ -381,12 +413,15 @@ class _Both:
         seen, wanted, decision = self._seen, self._wanted, self._decision
         if wanted is None:
             return None
-        if self._leftovers():
-            return _No(reason="Preparing", message="objects of a runtime of this name that was before are going")
+        if leftovers := self._leftovers():
+            decision.again_in(REFUSED_AGAIN_SECONDS)
+            return self._left_behind(leftovers)
         decision.objects.extend(one for one in wanted.objects() if self._is_due(one, wanted))
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
         decision.again_in(self._renewal_seconds(wanted))
+        if seen.claim is not None and (seen.claim.get("status") or {}).get("phase") == "Lost":
+            return self._replace_lost_claim(seen.claim)
         for label, words in sorted({**seen.taken, **seen.refused}.items()):
             decision.again_in(REFUSED_AGAIN_SECONDS)
             kind, _, name = label.partition("/")
@@ -407,11 +442,25 @@ class _Both:
             return _is_stored(authority, self._seen.secrets.authority)
         return True
 
-    def _leftovers(self) -> bool:
-        """Whether objects of a former runtime of this name are still there: the garbage collector is about to come."""
-        seen = self._seen
-        present = (seen.service, seen.master, seen.workers, seen.claim)
-        return any(one is not None and self._own(one) is None for one in present)
+    def _leftovers(self) -> dict[str, Json]:
+        """Objects of a former runtime of this name that are still there, by KIND/NAME."""
+        seen, names = self._seen, self._names
+        present = {
+            f"service/{names.master}": seen.service,
+            f"statefulset/{names.master}": seen.master,
+            f"statefulset/{names.workers}": seen.workers,
+            f"persistentvolumeclaim/{names.claim}": seen.claim,
+        }
+        return {label: one for label, one in present.items() if one is not None and self._own(one) is None}
+
+    def _left_behind(self, leftovers: Mapping[str, Json]) -> _No:
+        """The garbage collector is about to come for what has an owner that is gone, and for nothing else."""
+        orphans = [label for label, one in leftovers.items() if not one["metadata"].get("ownerReferences")]
+        whose = "objects of a runtime of this name that was before"
+        if not orphans:
+            return _No(reason="Preparing", message=f"{whose} are going: {', '.join(leftovers)}")
+        command = f"kubectl -n {self._names.namespace} delete {' '.join(orphans)}"
+        return _No(reason="Orphaned", message=f"{whose} have no owner (--cascade=orphan), delete them: {command}")
 
     def _may_bind(self) -> bool:
         """Whether claim and volume are to be there: from when the source was reached first."""
@@ -446,7 +495,7 @@ class _Both:
 
     def _look_at_nodes(self) -> None:
         """Sources that come or go are in force when all nodes that use the Dataset have been told."""
-        figures, source = self._seen.figures.latest, self._source()
+        figures, source = self._seen.figures.latest, self._place_in_force().source
         if self._updating is not None or figures is None or not source.startswith("["):
             return
         late = [node.node for node in figures.nodes if node.connected and node.sources and node.sources != source]
@@ -454,6 +503,18 @@ class _Both:
             message = f"nodes are being told of mounts that have come or gone: {', '.join(late[:_NODES_NAMED_MAX])}"
             self._updating = Said(type=ConditionType.UPDATING, status=True, reason="Mounts", message=message)
             self._decision.again_in(1.0)
+
+    def _replace_lost_claim(self, claim: Json) -> _No:
+        """Another claim is made for one whose volume was taken away by force: Kubernetes never binds it again."""
+        users = [pod["metadata"]["name"] for pod in self._seen.users if not statuses.has_ended(pod)]
+        lost = f"the volume of claim {self._names.claim!r} was deleted by force, and Kubernetes binds it no more"
+        if users:
+            named = ", ".join(users[:_NAMED_MAX])
+            return _No(reason="ClaimLost", message=f"{lost}: end pods {named} to have it made anew")
+        if not _is_deleting(claim):
+            uid = claim["metadata"]["uid"]
+            self._decision.deletions.append(Deletion(resource=store.CLAIMS, name=name_of(claim), uid=uid))
+        return _No(reason="Preparing", message=f"{lost}: it is made anew")
 
     def _renewal_seconds(self, wanted: Wanted) -> float:
         due = [
@@ -467,40 +528,43 @@ class _Both:
 
     # ----- the source
 
-    def _source(self) -> str:
+    def _place_in_force(self) -> Place:
         """The source in force: another one that is refused for the pods that use the Dataset is none."""
-        volume = next((one for one in self._seen.volumes if self._is_ours(one)), None)
+        volume = self._volume()
         if volume is not None and self._updating is not None and not self._updating.status:
-            return source_in_force(volume)
-        return self._seen.origin.source if self._seen.origin else ""
+            return _place_of(*place_in_force(volume))
+        return self._place
 
     def _is_updating(self) -> bool:
         return self._updating is not None and bool(self._updating.status)
 
     def _is_reached(self) -> bool:
-        probe = self._seen.probe
-        return probe is not None and probe.source == self._source() and not probe.reason
+        seen, probe = self._seen, self._seen.probe
+        if seen.figures.latest is not None and seen.figures.connected and seen.figures.latest.source.known:
+            return seen.figures.latest.source.reachable
+        return probe is not None and probe.source == self._place_in_force().source and not probe.reason
 
     def _look_at_source(self) -> None:
         """What is known of the source: by the master once it looks, before that by ourselves."""
         seen, before = self._seen, self._dataset.status
-        source = self._source()
-        if not source or self._wanted is None:
+        if self._wanted is None:
             return
+        place = self._place_in_force()
+        self._decision.source = place.source
         figures = seen.figures.latest
         if figures is not None and seen.figures.connected and figures.source.known:
             self._reachable = _reachability(reason="" if figures.source.reachable else figures.source.reason)
             return
-        if seen.probe is not None and seen.probe.source == source:
+        if seen.probe is not None and seen.probe.source == place.source:
             self._reachable = _reachability(reason=seen.probe.reason)
             if seen.probe.reason:
-                self._decision.probe = source
+                self._decision.probe = place
             return
         if self._was_bound and conditions.holds(before, ConditionType.SOURCE_REACHABLE) and not self._is_updating():
             # It was reached by an operator before this one: no reason to ask all sources at once.
             self._reachable = _reachability(reason="")
             return
-        self._decision.probe = source
+        self._decision.probe = place
 
     def _source_obstacle(self) -> _No | None:
         if self._wanted is None:
@@ -544,7 +608,7 @@ class _Both:
             self._dataset,
             self._runtime,
             self._settings,
-            source=self._source(),
+            place=self._place_in_force(),
             seen=seen,
             cache=wanted.cache,
             is_retired=is_retired,
@@ -676,6 +740,14 @@ class _Both:
         refusal = self._updating
         if refusal is not None and not refusal.status:
             _tell(self._dataset_json, DATASET_KIND, refusal.reason, refusal.message, self._decision)
+
+
+def _place_of(root: str, path: str) -> Place:
+    """What a volume says of where the data is."""
+    origin = origin_of(root)
+    if isinstance(origin, Sources):
+        return Place(source=root, root=root)
+    return Place(source=origin.beneath(path).canonical(), root=origin.canonical())
 
 
 def _volume_phase(volume: Json) -> str:

@@ -4,13 +4,14 @@ Before a Dataset is bound for the first time there may be no master yet, so the 
 """
 
 import asyncio
-import json
 
 from csi.base import programs
 from csi.base.children import Children
+from csi.base.directories import check_directory
 from csi.base.errors import DriverError, from_child
-from csi.config.several import origin_of
+from csi.config.several import MountedSource, origin_of
 from csi.config.sources import Source
+from csi.operator.datasets.seen import Place
 
 #: A NAS that answers no sooner counts as silent; people are told within 10 s.
 TRY_SECONDS_MAX = 6.0
@@ -28,31 +29,36 @@ class Prober:
         self._children = children
         self._turns = asyncio.Semaphore(TRIES_MAX)
 
-    async def reason(self, source: str) -> str:
-        """Why ``source``, or one of several in their canonical form, cannot be reached; empty if they can."""
+    async def reason(self, place: Place) -> str:
+        """Why the directory ``place``, or one of several, cannot be reached; empty if they can."""
         began = asyncio.get_running_loop().time()
-        reason = await self._try(source)
+        reason = await self._try(place)
         if reason and asyncio.get_running_loop().time() < began + _AT_ONCE_SECONDS:
             # A server that has just been changed may say anything for a moment: what it says twice is so.
             await asyncio.sleep(_AT_ONCE_SECONDS)
-            reason = await self._try(source)
+            reason = await self._try(place)
         return reason
 
-    async def _try(self, source: str) -> str:
+    async def _try(self, place: Place) -> str:
         async with self._turns:
-            origin = origin_of(source)
-            for one in [origin] if isinstance(origin, Source) else [mounted.source for mounted in origin.mounted]:
+            origin = origin_of(place.source)
+            for one in [place] if isinstance(origin, Source) else [_place_of(mounted) for mounted in origin.mounted]:
                 try:
-                    await self._look(one.canonical())
+                    await self._look(one)
                 except DriverError as error:
-                    return error.message if isinstance(origin, Source) else f"{one}: {error.message}"
+                    return error.message if isinstance(origin, Source) else f"{one.source}: {error.message}"
         return ""
 
-    async def _look(self, source: str) -> None:
+    async def _look(self, place: Place) -> None:
         arguments = [programs.find(programs.NAS_CLIENT), "stat", "--timeout-ms", str(int(TRY_SECONDS_MAX * 1000))]
         finished = await self._children.run(
-            [*arguments, "--", source, "."], deadline_seconds=TRY_SECONDS_MAX + _GRACE_SECONDS
+            [*arguments, "--", place.root, place.path or "."], deadline_seconds=TRY_SECONDS_MAX + _GRACE_SECONDS
         )
         if finished.exit_status != 0:
             raise from_child(program=programs.NAS_CLIENT, exit_status=finished.exit_status, stderr=finished.stderr)
-        json.loads(finished.stdout)
+        check_directory(finished.stdout, source=place.source)
+
+
+def _place_of(mounted: MountedSource) -> Place:
+    url = mounted.source.canonical()
+    return Place(source=url, root=url)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -24,10 +25,11 @@ from csi.observe.exposition import Page
 from csi.operator import store as stores
 from csi.operator.cluster import Cluster, Json
 from csi.operator.datasets import measures, origins, paths, statuses
+from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.datasets.decision import PROBE_AGAIN_SECONDS, decide
 from csi.operator.datasets.differences import is_as_wanted
 from csi.operator.datasets.probing import Prober
-from csi.operator.datasets.seen import FINALIZER, Decision, Event, Figures, Origin, Probe, Secrets, Seen
+from csi.operator.datasets.seen import FINALIZER, Decision, Event, Figures, Origin, Place, Probe, Secrets, Seen
 from csi.operator.masters import Masters
 from csi.operator.names import APPLIED_ANNOTATION, UID_LABEL, Names, is_our_volume, is_owned
 from csi.operator.objects.settings import Settings
@@ -53,6 +55,7 @@ _SECRETS_SECONDS_MIN = 20.0
 #: How long the words of Kubernetes about pods that it does not make are good for.
 _WORDS_SECONDS = 5.0
 _CRDS_SECONDS = 600.0
+_ALLOWED_SECONDS = 5.0
 _OPENAPI = "/openapi/v3/apis/data.fluid.io/v1alpha1"
 _EVENT_MESSAGE_MAX = 1024
 _EVENTS_REMEMBERED_MAX = 20_000
@@ -69,6 +72,8 @@ class _Notes:
     options: dict[str, dict[str, str]] = field(default_factory=dict)
     options_at: float = float("-inf")
     mount_point: str | None = None
+    #: The source in force, as last decided.
+    source: str = ""
     origin: Origin | None = None
     origin_at: float = float("-inf")
     probe: Probe | None = None
@@ -88,8 +93,13 @@ class _Notes:
 class Reconciler:
     """All Datasets of a cluster, while this process leads."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, *, children: Children) -> None:
+    def __init__(
+        self, cluster: Cluster, settings: Settings, *, children: Children, allowed_sources: Path | None = None
+    ) -> None:
+        """``allowed_sources`` is a list (:mod:`csi.operator.datasets.allowed`); without it all sources are allowed."""
         self._cluster, self._settings = cluster, settings
+        self._allowed_file = allowed_sources
+        self._allowed = AllowedSources.of(allowed_sources)
         self._prober = Prober(children)
         self._queue: WorkQueue[Key] = WorkQueue()
         self._store = Store(self._changed)
@@ -110,6 +120,7 @@ class Reconciler:
                     self._queue.add(key)
                 group.create_task(self._queue.run(self._work, workers=WORKERS))
                 group.create_task(self._read_secrets_again())
+                group.create_task(self._read_allowed_sources_again())
         finally:
             self._masters.close()
             for notes in self._notes.values():
@@ -215,6 +226,7 @@ class Reconciler:
                 "secrets": await self._secrets(notes, names, are_fresh=service is None),
                 "options": await self._options(notes, model),
                 "origin": await self._origin(notes, model),
+                "allowed": self._allowed,
                 "probe": notes.probe,
                 "figures": Figures(latest=figures, connected=connected),
                 "refused": dict(notes.refused),
@@ -270,6 +282,16 @@ class Reconciler:
                     self._queue.add(key)
                 await asyncio.sleep(4 / _SECRETS_PER_SECOND)
             await asyncio.sleep(max(1.0, began + 1.0 - _clock()))
+
+    async def _read_allowed_sources_again(self) -> None:
+        """Reads the list again and again: kubelet writes a ConfigMap that has changed into it."""
+        while self._allowed_file is not None:
+            await asyncio.sleep(_ALLOWED_SECONDS)
+            if (read := AllowedSources.of(self._allowed_file)) != self._allowed:
+                _LOGGER.info("the list of allowed sources has changed: %s", read.reason or "all of it can be read")
+                self._allowed = read
+                for key in sorted(self._store.all_keys()):
+                    self._queue.add(key)
 
     async def _options(self, notes: _Notes, dataset: Dataset | None) -> dict[str, dict[str, str]]:
         names = secrets_of(dataset) if dataset is not None else frozenset()
@@ -375,6 +397,7 @@ class Reconciler:
     def _instruct(self, notes: _Notes, decision: Decision) -> None:
         if not notes.uid:
             return
+        notes.source = decision.source
         if decision.forget is not None:
             self._masters.forget(notes.uid)
         else:
@@ -630,17 +653,17 @@ class Reconciler:
             raise
         self._store.saw(kind.resource, answer)
 
-    def _probe(self, key: Key, notes: _Notes, source: str) -> None:
+    def _probe(self, key: Key, notes: _Notes, place: Place) -> None:
         """Has a source tried, and the key looked at when that is known."""
         if notes.probing is not None and not notes.probing.done():
             return
-        is_same = notes.probe is not None and notes.probe.source == source
+        is_same = notes.probe is not None and notes.probe.source == place.source
         delay = max(0.0, notes.probe_at + PROBE_AGAIN_SECONDS - _clock()) if is_same else 0.0
 
         async def look() -> None:
             await asyncio.sleep(delay)
-            reason = await self._prober.reason(source)
-            notes.probe, notes.probe_at, notes.is_masters = Probe(source=source, reason=reason), _clock(), False
+            reason = await self._prober.reason(place)
+            notes.probe, notes.probe_at, notes.is_masters = Probe(source=place.source, reason=reason), _clock(), False
             self._queue.add(key)
 
         notes.probing = asyncio.create_task(look())
@@ -654,10 +677,10 @@ class _Owner:
 def _note_source(notes: _Notes, figures: dataset_pb2.Figures | None) -> None:
     """What the master says of the source holds, once it has gone, until somebody has looked again."""
     source = figures.source if figures is not None else dataset_pb2.Reachability()
-    if not source.known or notes.origin is None:
+    if not source.known or not notes.source:
         return
     if not source.reachable:
-        notes.probe, notes.is_masters = Probe(source=notes.origin.source, reason=source.reason), True
+        notes.probe, notes.is_masters = Probe(source=notes.source, reason=source.reason), True
     elif notes.is_masters:
         notes.probe, notes.is_masters = None, False
 

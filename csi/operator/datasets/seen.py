@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from csi._proto import dataset_pb2
+from csi.config.sources import Source
 from csi.operator.cluster import Json
+from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.masters import Master
 from csi.operator.pki import Random
 from csi.operator.watching import Name
@@ -26,10 +28,28 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a Dataset's only mount is: its canonical source, or why there is none."""
+    """Where a Dataset's mounts are: the canonical form of their source or sources, or why there is none."""
 
     source: str = ""
     reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A canonical source, and the one at or beneath which it is opened without following links: itself, or listed.
+
+    Several sources, in their canonical form, are each opened as they are, so that the two are one.
+    """
+
+    source: str
+    root: str
+
+    @property
+    def path(self) -> str:
+        """The way from the root down to the source, "" if they are one."""
+        if self.source == self.root:
+            return ""
+        return Source.parse(self.source).relative_to(Source.parse(self.root)) or ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +93,7 @@ class Seen:
     #: Secrets of users, decoded, by name and key; those that are not there are left out.
     options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     origin: Origin | None = None
+    allowed: AllowedSources = field(default_factory=AllowedSources)
     probe: Probe | None = None
     figures: Figures = field(default_factory=Figures)
     #: What the API server said when it refused an object (KIND/NAME), and whose name is taken.
@@ -122,8 +143,10 @@ class Decision:
     dataset_status: dict[str, Any] | None = None
     runtime_status: dict[str, Any] | None = None
     events: list[Event] = field(default_factory=list)
-    #: The source is to be tried.
-    probe: str | None = None
+    #: The source in force, "" while there is none.
+    source: str = ""
+    #: This is to be tried.
+    probe: Place | None = None
     #: Who is to be told what; None: nobody.
     master: Master | None = None
     #: The Dataset is no more: all about this UID is to be forgotten.

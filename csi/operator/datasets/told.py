@@ -15,10 +15,11 @@ from csi.config.several import origin_of
 from csi.config.sources import Source
 from csi.operator import pki
 from csi.operator.datasets import statuses
-from csi.operator.datasets.seen import Seen
+from csi.operator.datasets.seen import Place, Seen
 from csi.operator.names import ROLE_LABEL, WORKER_ROLE
 from csi.operator.objects.levels import Cache
 from csi.operator.objects.settings import Settings
+from csi.operator.objects.volume import memory_max
 
 _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000}
 _DURATION = re.compile(r"([0-9]{1,6})([smh])")
@@ -59,7 +60,7 @@ def configuration(
     runtime: EFCRuntime,
     settings: Settings,
     *,
-    source: str,
+    place: Place,
     seen: Seen,
     cache: Cache,
     is_retired: bool,
@@ -69,7 +70,7 @@ def configuration(
     return dataset_pb2.Configuration(
         dataset=f"{seen.name[0]}/{seen.name[1]}",
         uid=dataset.metadata.uid,
-        mounts=_mounts(source),
+        mounts=_mounts(place),
         workers=[
             dataset_pb2.Worker(
                 name=pod["metadata"]["name"],
@@ -86,13 +87,14 @@ def configuration(
     )
 
 
-def _mounts(source: str) -> list[dataset_pb2.SourceMount]:
-    origin = origin_of(source)
+def _mounts(place: Place) -> list[dataset_pb2.SourceMount]:
+    origin = origin_of(place.source)
     if isinstance(origin, Source):
-        return [dataset_pb2.SourceMount(source=origin.canonical(), path="/")]
+        return [dataset_pb2.SourceMount(source=place.source, path="/", root=place.root)]
     return [
-        dataset_pb2.SourceMount(source=one.source.canonical(), path=one.path, read_only=one.read_only)
+        dataset_pb2.SourceMount(source=url, path=one.path, read_only=one.read_only, root=url)
         for one in origin.mounted
+        for url in [one.source.canonical()]
     ]
 
 
@@ -100,8 +102,11 @@ def _orders(
     dataset: Dataset, runtime: EFCRuntime, settings: Settings, seen: Seen, *, is_retired: bool
 ) -> dataset_pb2.Orders:
     files = pki.files(seen.secrets.node)
+    options = _options(dataset, runtime, settings, secrets=seen.options)
+    if limit := memory_max(runtime):
+        options["memory-max"] = f"{limit >> 20}MiB"
     return dataset_pb2.Orders(
-        options=_options(dataset, runtime, settings, secrets=seen.options),
+        options=options,
         secrets=dataset_pb2.Secrets(
             block_key=pki.block_key(files),
             authority=files.get(pki.AUTHORITY, b""),

@@ -30,11 +30,17 @@ class Settings:
 class Known:
     """What is there already, and what is not decided by objects: where the data is, the time, randomness.
 
-    ``source`` is the canonical form of the Dataset's source or sources: for `pvc://` what its claim's volume names.
-    Secrets, Service, volume and claim are the objects of these names if they are the Dataset's own, else None.
+    ``source`` is the canonical form of the source that nodes mount, or of several: for `pvc://` what its claim's volume
+    names. The data of a single one is at ``path`` beneath, which nodes open without following links. Secrets, Service,
+    volume and claim are the objects of these names if they are the Dataset's own, else None.
+
+    ``are_listed``: an administrator says which sources there may be. Nodes take several from the volume alone then, not
+    from the master, for which whoever reads Secrets in the Dataset's namespace can speak.
     """
 
     source: str
+    path: str = ""
+    are_listed: bool = False
     now: datetime
     random: Random
     authority: Object | None = None

@@ -23,17 +23,20 @@ from csi.operator.objects.settings import Known, Object, Settings
 from csi.operator.objects.sizes import size_of
 
 #: Attributes of the volume beside options.
-SOURCE, SOURCES = "source", "sources"
+SOURCE, SOURCES, PATH = "source", "sources", "path"
 DATASET, MASTER, CLEAN_POLICY, MEMORY_MAX = "dataset", "master", "clean-policy", "fuse-memory-max"
+#: Of several sources: nodes follow the master's word which they are by now.
+LIVE_SOURCES = "live-sources"
 #: Of a volume: the sources that nodes are told now, in canonical form; those of its attributes are the first ones.
 SOURCES_ANNOTATION = "efc.data.fluid.io/sources"
 #: What a daemon needs at least (efc-keeper --daemon-memory-max).
 _DAEMON_MIB_MIN = 64
-#: Attributes that nodes are told anew through the master.
-_TOLD = frozenset({CLEAN_POLICY, SOURCE, SOURCES})
+#: Attributes that nodes are told anew through the master, and where the data is, which is compared as a whole.
+_TOLD = frozenset({CLEAN_POLICY, MEMORY_MAX, SOURCE, SOURCES, PATH, LIVE_SOURCES})
+#: What users call sources that cannot come and go under pods.
+_LISTED = "spec.mounts (with dataset.allowedSources)"
 #: What users call attributes that are no options.
 _FIELDS = {
-    MEMORY_MAX: "spec.fuse.resources.limits.memory",
     MASTER: "the address of the master's Service",
 }
 
@@ -73,16 +76,16 @@ def volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Kno
     fixed = _kept(spec, ("accessModes", "nodeAffinity"))
     fixed["capacity"] = {"storage": _as_written(spec["capacity"]["storage"], dataset)}
     fixed["csi"] = _kept(spec["csi"], _CSI_FIXED)
-    before = source_in_force(known.volume)
-    is_live = not _fixed_places(before, known.source)
-    return _volume(Names.of(dataset.metadata), fixed, source=known.source if is_live else before)
+    source = place_in_force(known.volume)[0] if _fixed_places(known.volume, known) else known.source
+    return _volume(Names.of(dataset.metadata), fixed, source=source)
 
 
-def source_in_force(volume: Object) -> str:
-    """The canonical form of the source or the sources that nodes are told by now."""
+def place_in_force(volume: Object) -> tuple[str, str]:
+    """The canonical form of the source or the sources that nodes are told by now, and the path beneath a single one."""
     attributes = _attributes(volume)
     annotations = volume["metadata"].get("annotations") or {}
-    return str(annotations.get(SOURCES_ANNOTATION) or attributes.get(SOURCES) or attributes.get(SOURCE) or "")
+    source = annotations.get(SOURCES_ANNOTATION) or attributes.get(SOURCES) or attributes.get(SOURCE) or ""
+    return str(source), str(attributes.get(PATH, ""))
 
 
 def claim(dataset: Dataset, known: Known) -> dict[str, Any]:
@@ -125,19 +128,19 @@ def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
         return ()
     present, wanted = known.volume["spec"], made["spec"]
     before, after = _attributes(known.volume), wanted["csi"]["volumeAttributes"]
-    fields = {
-        "spec.accessModes": (present.get("accessModes"), wanted["accessModes"]),
-        "spec.fuse.nodeSelector": (present.get("nodeAffinity"), wanted.get("nodeAffinity")),
-        **{
-            _FIELDS.get(name, f"option {name}"): (before.get(name), after.get(name))
+    fields = [
+        ("spec.accessModes", present.get("accessModes"), wanted["accessModes"]),
+        ("spec.fuse.nodeSelector", present.get("nodeAffinity"), wanted.get("nodeAffinity")),
+        *(
+            (_FIELDS.get(name, f"option {name}"), before.get(name), after.get(name))
             for name in sorted({*before, *after})
             if name not in _TOLD and not _is_live(name)
-        },
-        **dict.fromkeys(_fixed_places(source_in_force(known.volume), known.source), (False, True)),
-    }
+        ),
+        *((name, False, True) for name in _fixed_places(known.volume, known)),
+    ]
     if not _same_size(present["capacity"]["storage"], wanted["capacity"]["storage"]):
-        fields[f"annotation {SIZE_ANNOTATION}"] = (present, wanted)
-    return tuple(name for name, (there, now) in fields.items() if there != now)
+        fields.append((f"annotation {SIZE_ANNOTATION}", present, wanted))
+    return tuple(dict.fromkeys(name for name, there, now in fields if there != now))
 
 
 _CSI_FIXED = ("driver", "volumeHandle", "volumeAttributes", "nodePublishSecretRef")
@@ -156,10 +159,12 @@ def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
             "volumeAttributes": {
                 **mount_options(dataset, runtime, settings),
                 SOURCES if _is_several(known.source) else SOURCE: known.source,
+                **({PATH: known.path} if known.path else {}),
+                **({LIVE_SOURCES: "true"} if _is_several(known.source) and not known.are_listed else {}),
                 DATASET: names.dataset,
                 MASTER: joined_address(address, MASTER_PORT),
                 CLEAN_POLICY: clean_policy(runtime),
-                **_memory_max(runtime),
+                **({MEMORY_MAX: str(limit)} if (limit := memory_max(runtime)) else {}),
             },
             "nodePublishSecretRef": {"name": names.node_secret, "namespace": names.namespace},
         },
@@ -197,15 +202,17 @@ def _is_several(source: str) -> bool:
     return source.startswith("[")
 
 
-def _fixed_places(before: str, after: str) -> tuple[str, ...]:
+def _fixed_places(volume: Object, known: Known) -> tuple[str, ...]:
     """What of a Dataset's mounts is another by now and cannot change under pods; empty: all that has changed can."""
-    if before == after:
-        return ()
-    former, wanted = origin_of(before), origin_of(after)
+    before, is_live = place_in_force(volume), LIVE_SOURCES in _attributes(volume)
+    if before == (known.source, known.path):
+        return (_LISTED,) if is_live and known.are_listed else ()
+    former, wanted = origin_of(before[0]), origin_of(known.source)
     if isinstance(former, Sources) and isinstance(wanted, Sources):
         sources = {one.path: one.source for one in former.mounted}
         changed = (one.path for one in wanted.mounted if sources.get(one.path, one.source) != one.source)
-        return tuple(f"spec.mounts: the mountPoint at {path}" for path in changed)
+        listed = () if is_live and not known.are_listed else (_LISTED,)
+        return (*(f"spec.mounts: the mountPoint at {path}" for path in changed), *listed)
     if isinstance(former, Sources):
         path = former.mounted[0].path
         return (f"spec.mounts: that mounts show below the root (of a single one, path: {path} keeps it where it is)",)
@@ -220,15 +227,16 @@ def clean_policy(runtime: EFCRuntime) -> str:
     return str(CleanPolicy.ON_DEMAND if on_demand else CleanPolicy.ON_RUNTIME_DELETED)
 
 
-def _memory_max(runtime: EFCRuntime) -> dict[str, str]:
+def memory_max(runtime: EFCRuntime) -> int:
+    """Most bytes that a daemon may use, 0 without a limit; raises INVALID_ARGUMENT for one that is too low."""
     limit = (runtime.spec.fuse.resources.get("limits") or {}).get("memory")
     if limit is None:
-        return {}
+        return 0
     where = "spec.fuse.resources.limits.memory"
     size = size_of(limit, field=where)
     if size < _DAEMON_MIB_MIN * MIB:
         raise invalid(f"{where} is {limit}: a daemon needs {_DAEMON_MIB_MIN}Mi or more")
-    return {MEMORY_MAX: str(size)}
+    return size
 
 
 def _service_address(known: Known) -> str:

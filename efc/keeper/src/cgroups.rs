@@ -70,6 +70,8 @@ pub struct Cgroup<'a> {
     cgroups: &'a Cgroups,
     id: String,
     memory_max_bytes: Option<u64>,
+    /// It has had a limit, which has to be taken away where there is none any more.
+    was_limited: bool,
 }
 
 impl Cgroups {
@@ -116,7 +118,7 @@ impl Cgroups {
 
     fn place_of(&self, id: String, memory_max_bytes: Option<u64>) -> Cgroup<'_> {
         let memory_max_bytes = memory_max_bytes.into_iter().chain(self.memory_max_bytes).min();
-        Cgroup { cgroups: self, id, memory_max_bytes }
+        Cgroup { cgroups: self, id, memory_max_bytes, was_limited: false }
     }
 
     /// Takes away the common parent, if no other keeper's daemons and none of ours are there.
@@ -181,6 +183,17 @@ impl Cgroup<'_> {
         }
     }
 
+    /// Whether its processes' memory can be limited.
+    pub fn limits_memory(&self) -> bool {
+        self.cgroups.limits_memory()
+    }
+
+    /// The next process that comes to it brings this limit, or less if no daemon may use so much.
+    pub fn limit_memory(&mut self, memory_max_bytes: Option<u64>) {
+        self.was_limited |= self.memory_max_bytes.is_some();
+        self.memory_max_bytes = memory_max_bytes.into_iter().chain(self.cgroups.memory_max_bytes).min();
+    }
+
     /// What the processes in it may use together; `None`: there is no limit.
     pub fn memory_max_bytes(&self) -> Option<u64> {
         self.memory_max_bytes
@@ -208,14 +221,13 @@ impl Cgroup<'_> {
         for hierarchy in &self.cgroups.hierarchies {
             self.cgroups.make_parent(hierarchy, self.memory_max_bytes)?;
             hierarchy.make(&hierarchy.root.join(&self.cgroups.name), &self.id)?;
-            if let Some(memory_max_bytes) = self.memory_max_bytes
-                && hierarchy.limits_memory()
-            {
-                let file = match hierarchy.version {
-                    Version::V1 => "memory.limit_in_bytes",
-                    Version::V2 => "memory.max",
+            if (self.memory_max_bytes.is_some() || self.was_limited) && hierarchy.limits_memory() {
+                let (file, none) = match hierarchy.version {
+                    Version::V1 => ("memory.limit_in_bytes", "-1"),
+                    Version::V2 => ("memory.max", "max"),
                 };
-                write(&self.directory(hierarchy).join(file), &memory_max_bytes.to_string())?;
+                let limit = self.memory_max_bytes.map_or_else(|| none.to_owned(), |bytes| bytes.to_string());
+                write(&self.directory(hierarchy).join(file), &limit)?;
             }
         }
         Ok(())

@@ -12,6 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use efc_proto::{MountStatus, ToKeeper, to_keeper};
+use rustix::fs::fstat;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::kernel;
@@ -54,6 +55,11 @@ impl Held {
     /// What a daemon gets, in this order.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         [self.device.as_fd(), self.state.as_fd(), self.listener.as_fd()]
+    }
+
+    /// Memory that the saved state takes, in bytes.
+    pub fn saved_bytes(&self) -> u64 {
+        fstat(&self.state).map_or(0, |stat| stat.st_blocks as u64 * 512)
     }
 
     /// The session is over: nobody shall look for its daemon.

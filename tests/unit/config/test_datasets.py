@@ -6,6 +6,7 @@ import pytest
 
 from csi.base.errors import Code, DriverError
 from csi.config.datasets import DatasetVolume, secrets_of
+from csi.config.several import Sources
 from csi.config.volumes import NodeVolume
 
 UID = "1e63dbfd-326d-4fab-98e1-e40f2594e3a8"
@@ -26,6 +27,18 @@ def test_a_volume_of_a_dataset() -> None:
     )  # fmt: skip
     assert volume.dataset.volume_id == volume.id
     assert volume.options.attr_ttl_ms == 5000
+
+
+def test_only_sources_that_may_change_are_known_by_the_volumes_id() -> None:
+    several = {"sources": '[{"path": "/a", "source": "nfs://nas/x"}]'} | ATTRIBUTES
+    fixed = NodeVolume.from_context(f"dataset-{UID}", several, mount_flags=[])
+    live = NodeVolume.from_context(f"dataset-{UID}", several | {"live-sources": "true"}, mount_flags=[])
+    assert isinstance(fixed.source, Sources)
+    assert isinstance(live.source, Sources)
+    assert (fixed.source.identity, live.source.identity) == ("", live.id)
+    assert fixed.dataset is not None
+    assert live.dataset is not None
+    assert (fixed.dataset.live_sources, live.dataset.live_sources) == (False, True)
 
 
 def test_what_need_not_be_said() -> None:
@@ -53,6 +66,7 @@ def test_other_volumes_are_of_none() -> None:
         (f"dataset-{UID}", {"master": "host"}),
         (f"dataset-{UID}", {"clean-policy": "Never"}),
         (f"dataset-{UID}", {"fuse-memory-max": "1Gi"}),
+        (f"dataset-{UID}", {"live-sources": "false"}),
         (f"dataset-{UID}", {"csi.storage.k8s.io/ephemeral": "true", "csi.storage.k8s.io/pod.namespace": "ns"}),
     ],
 )

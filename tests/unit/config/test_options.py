@@ -219,7 +219,7 @@ def test_what_it_takes_to_change_an_option() -> None:
         "log-level",
     }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
-        "ro", "rw", "port", "mountport", "consistency", "memory-max", "idmap", "network", "fuse-features"
+        "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
     }  # fmt: skip
     for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON):
         assert OPTIONS[name].field in fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]

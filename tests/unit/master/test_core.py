@@ -325,3 +325,13 @@ def test_padding_of_blocks_is_not_cached() -> None:
     for stats in ({}, {"bytes": "x"}):
         with pytest.raises(ValueError):
             cached_bytes(stats)
+
+
+def test_what_is_known_of_a_source_is_not_said_of_another() -> None:
+    core = Core()
+    core.configure(configuration(1, ONE))
+    core.source = dataset_pb2.Reachability(known=True, reachable=True)
+    core.configure(configuration(2, ONE, workers=[dataset_pb2.Worker(name="w")]))
+    assert core.figures(0).source.known
+    core.configure(configuration(3, OTHER))
+    assert not core.figures(0).source.known

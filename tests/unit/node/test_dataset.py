@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from csi._proto import dataset_pb2
+from csi._proto import dataset_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.datasets import DatasetVolume
 from csi.node.dataset import Dataset
@@ -87,6 +88,30 @@ async def test_orders_that_could_not_be_written_are_written_later(
     assert list(dataset._report().conditions) == []
     assert Path(folder.workers).read_text() == "10.0.0.7:11211\n"
     assert not folder.record().stays
+
+
+def test_a_block_that_is_given_out_in_parts_counts_once(dataset: Dataset) -> None:
+    """That it was in the memory of the node for a moment makes it no more than was read."""
+    cache = efc_pb2.CacheStats(memory_bytes=7 << 20, store_bytes=4 << 20, workers_bytes=1 << 20, nas_bytes=1 << 20)
+    stats = efc_pb2.DaemonStats(cache=cache, nfs=efc_pb2.NfsStats(bytes_read=1 << 20))
+    dataset._count([efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, stats=stats)])
+    report = dataset._report()
+    read = (report.bytes_read, report.bytes_from_node, report.bytes_from_workers)
+    assert read == (6 << 20, 4 << 20, 1 << 20)
+
+
+def test_a_master_says_which_sources_there_are_only_where_the_volume_lets_it(
+    dataset: Dataset, folder: DatasetFolder
+) -> None:
+    """Whoever reads Secrets in the Dataset's namespace can speak for its master."""
+    mounts = [dataset_pb2.SourceMount(path="/x", source="nfs://nas/secret")]
+    dataset._take(dataset_pb2.Orders(revision=1, sources=mounts))
+    assert dataset.sources() is None
+    assert folder.record().volume == described()
+    dataset._record.volume = replace(described(), live_sources=True)
+    sources = dataset.sources()
+    assert sources is not None
+    assert [str(one) for one in sources.mounted] == ["/x=nfs://nas/secret"]
 
 
 def test_a_folder_whose_removal_was_cut_off_goes_at_the_next_start(folder: DatasetFolder, tmp_path: Path) -> None:

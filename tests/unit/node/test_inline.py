@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from csi.base.errors import Code, DriverError
+from csi.config.allowed_sources import parse
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
-from csi.node.inline import AllowedSources, parse
+from csi.node.inline import AllowedSources
 
 TEAM = "nfs://nas/data/team"
 RULES = [

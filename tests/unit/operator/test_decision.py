@@ -14,7 +14,7 @@ from csi.base import driver
 from csi.config.several import MountedSource, Sources
 from csi.config.sources import Source
 from csi.operator.datasets.decision import RETIRE_SECONDS_MAX, decide
-from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Probe, Secrets, Seen
+from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Place, Probe, Secrets, Seen
 from csi.operator.names import LEADER_LABEL, MASTER_ROLE, ROLE_LABEL, UID_LABEL, WORKER_ROLE
 from tests.unit.operator.samples import NOW, RUNTIME_UID, SETTINGS, UID
 
@@ -136,7 +136,7 @@ def said(decision: Decision, kind: str) -> dict[str, Any]:
 
 def test_before_the_source_was_reached_nothing_is_made_that_pods_could_use() -> None:
     decision = decide(fresh(), SETTINGS)
-    assert decision.probe == SOURCE
+    assert decision.probe == Place(source=SOURCE, root=SOURCE)
     assert made(decision, "StatefulSet") == ["efc-demo-master", "efc-demo-worker"]
     assert made(decision, "PersistentVolumeClaim") == made(decision, "PersistentVolume") == []
     assert decision.dataset_status is not None
@@ -151,15 +151,34 @@ def test_before_the_source_was_reached_nothing_is_made_that_pods_could_use() -> 
 
 def test_a_source_that_cannot_be_reached_is_said_with_the_reason_and_tried_again() -> None:
     decision = decide(fresh(probe=Probe(source=SOURCE, reason="nas refuses")), SETTINGS)
-    assert decision.probe == SOURCE
+    assert decision.probe == Place(source=SOURCE, root=SOURCE)
     assert said(decision, "SourceReachable")["message"] == "nas refuses"
     assert said(decision, "Ready")["status"] == "False"
     assert [event.reason for event in decision.events] == ["SourceUnreachable"]
 
 
+def test_a_masters_word_that_the_source_is_reached_is_enough() -> None:
+    """Of one that was not reached before: nobody else is asked while the master looks."""
+    latest = dataset_pb2.Figures(source=dataset_pb2.Reachability(known=True, reachable=True))
+    decision = decide(fresh(service=settled().service, figures=Figures(latest=latest, connected=True)), SETTINGS)
+    assert decision.probe is None
+    assert made(decision, "PersistentVolume")
+
+
+def test_a_claim_that_has_lost_its_volume_is_made_anew_when_nobody_uses_it() -> None:
+    seen = settled(volumes=())
+    assert seen.claim is not None
+    lost = {**seen.claim, "status": {"phase": "Lost"}}
+    used = decide(replace(seen, claim=lost, users=(user(),)), SETTINGS)
+    assert used.deletions == []
+    assert (said(used, "Ready")["reason"], "end pods app" in said(used, "Ready")["message"]) == ("ClaimLost", True)
+    unused = decide(replace(seen, claim=lost), SETTINGS)
+    assert [deletion.uid for deletion in unused.deletions] == ["claim"]
+
+
 def test_the_probe_of_another_source_says_nothing() -> None:
     decision = decide(fresh(probe=Probe(source="nfs://nas/other")), SETTINGS)
-    assert decision.probe == SOURCE
+    assert decision.probe == Place(source=SOURCE, root=SOURCE)
     assert made(decision, "PersistentVolumeClaim") == []
 
 
@@ -219,6 +238,25 @@ def test_what_fluids_crds_let_pass_is_said_and_nothing_is_made() -> None:
     assert "https://example.com/x" in said(decision, "Ready")["message"]
     assert not decision.objects
     assert decision.probe is None
+
+
+@pytest.mark.parametrize("owners", [[{"uid": "former"}], []], ids=["going", "orphaned"])
+def test_what_a_former_runtime_left_keeps_anything_from_being_made(owners: list[dict[str, str]]) -> None:
+    """An owner that is gone has its objects collected; those that have none stay until somebody deletes them."""
+    seen = settled()
+    assert seen.workers is not None
+    assert seen.service is not None
+
+    def of_former(found: dict[str, Any]) -> dict[str, Any]:
+        return {**found, "metadata": {**found["metadata"], "ownerReferences": owners}}
+
+    decision = decide(replace(seen, workers=of_former(seen.workers), service=of_former(seen.service)), SETTINGS)
+    assert decision.objects == []
+    ready = said(decision, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "Preparing" if owners else "Orphaned")
+    assert "statefulset/efc-demo-worker" in ready["message"]
+    command = "kubectl -n default delete service/efc-demo-master statefulset/efc-demo-worker"
+    assert (command in ready["message"]) == (not owners)
 
 
 # ------------------------------------------------------------ who is alone, who is elsewhere
@@ -510,6 +548,15 @@ def test_what_stands_in_secrets_reaches_nodes_and_no_object() -> None:
     assert decision.master.configuration.orders.options["read-ahead"] == "3MiB"
     assert "3MiB" not in str(decision.objects)
     assert "3MiB" not in str(decision.dataset_status)
+
+
+def test_a_limit_of_memory_is_an_order() -> None:
+    """It wins over the option, and nothing is made anew for it."""
+    fuse = {"resources": {"limits": {"memory": "1Gi"}}, "properties": {"memory-max": "2GiB"}}
+    decision = decide(settled(runtime=runtime(spec={"fuse": fuse})), SETTINGS)
+    assert decision.master is not None
+    assert decision.master.configuration.orders.options["memory-max"] == "1024MiB"
+    assert said(decision, "Updating") == {}
 
 
 def test_a_damaged_block_key_is_made_anew_and_keeps_nothing_from_being_deleted() -> None:

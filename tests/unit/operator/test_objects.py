@@ -400,7 +400,7 @@ _CHANGES: list[tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = [
     (
         {},
         {"fuse": {"networkMode": "ContainerNetwork", "resources": {"limits": {"memory": "1Gi"}}}},
-        ("spec.fuse.resources.limits.memory",),
+        (),
     ),
 ]
 
@@ -420,6 +420,13 @@ def test_another_source_needs_a_new_volume() -> None:
     before = _wanted()
     wanted = wanted_objects(dataset(), runtime(), SETTINGS, known=known(before, source="nfs://nas/other"))
     assert wanted.volume == before.volume
+    assert wanted.needs_new_volume == ("spec.mounts[0].mountPoint",)
+
+
+def test_the_same_source_opened_from_another_directory_needs_a_new_volume() -> None:
+    before = wanted_objects(dataset(), runtime(), SETTINGS, known=known(source="nfs://nas/data", path="a"))
+    assert _attributes(before)["path"] == "a"
+    wanted = wanted_objects(dataset(), runtime(), SETTINGS, known=known(before, path="b"))
     assert wanted.needs_new_volume == ("spec.mounts[0].mountPoint",)
 
 
@@ -451,7 +458,7 @@ def test_nodes_take_every_volume_and_nobody_writes_to_a_read_only_one(
     except DriverError as refused:
         assert "sharedOptions" in refused.message or "option 'rw' cannot be had" in refused.message
         return
-    own = ("dataset", "master", "clean-policy", "fuse-memory-max")
+    own = ("dataset", "master", "clean-policy", "fuse-memory-max", "live-sources")
     attributes = {name: value for name, value in _attributes(wanted).items() if name not in own}
     volume = NodeVolume.from_context("dataset-1", attributes, mount_flags=[])
     if set(modes) <= {"ReadOnlyMany"}:

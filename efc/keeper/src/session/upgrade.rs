@@ -141,6 +141,9 @@ impl SessionRun<'_> {
             let message = format!("the program cannot take {target} over: {error}; the daemon goes on with its own");
             return Err(failure(Code::FailedPrecondition, message));
         }
+        if let Some(options) = &options {
+            self.isolation.check_memory(options, self.held.saved_bytes())?;
+        }
         log::info!("{target}: upgrading{}", if options.is_some() { ", with other options" } else { "" });
         self.note_upgrade(Step::Draining);
         if options.is_some() {
@@ -193,7 +196,9 @@ impl SessionRun<'_> {
     fn serve_with(&mut self, options: Option<DaemonConfig>) {
         let options = options.filter(|options| options != self.entry.config());
         self.entry.update(|status| status.options = options);
-        self.heartbeat.set_limit(self.entry.options().hang_limit_ms);
+        let options = self.entry.options();
+        self.heartbeat.set_limit(options.hang_limit_ms);
+        self.isolation.limit_memory(&options);
         self.set_read_ahead();
     }
 

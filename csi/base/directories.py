@@ -1,0 +1,15 @@
+"""Whether what ``efc-fs stat`` has found is a directory: it says of a link that it is one, and follows none."""
+
+import json
+
+from csi.base.errors import Code, DriverError, invalid
+
+
+def check_directory(printed: bytes, *, source: str) -> None:
+    """Raises INVALID_ARGUMENT that names ``source`` if what ``efc-fs stat`` has printed of it is no directory."""
+    try:
+        kind = str(json.loads(printed)["kind"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DriverError(Code.INTERNAL, f"efc-fs stat printed what is no file: {error}") from None
+    if kind != "directory":
+        raise invalid(f"{source} is a {kind}, and no directory")
