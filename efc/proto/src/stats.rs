@@ -4,7 +4,7 @@
 //! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
 //! missing, and looks at nothing else.
 
-use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, StateStats, StoreStats, WritingStats};
+use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, PassthroughStats, StateStats, StoreStats, WritingStats};
 
 impl DaemonStats {
     /// As it was received, by subsystem.
@@ -63,19 +63,22 @@ impl DaemonStats {
             writing: self.writing,
             cache: self.cache,
             store: self.store,
+            passthrough: self.passthrough,
         }
     }
 
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, store, .. } = self;
+        let all = self.for_all_releases();
         if by_subsystem {
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, writing, cache, store, ..Default::default() }
+            let DaemonStats { uptime_ms, resumed, metadata, writing, cache, store, passthrough, .. } = self;
+            let (fuse, nfs, state) = (self.fuse, self.nfs, self.state);
+            let later = DaemonStats { metadata, writing, cache, store, passthrough, ..Default::default() };
+            DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..later }
         } else {
-            let flat = self.for_all_releases();
-            let flat = DaemonStats { fuse: None, nfs: None, state: None, ..flat };
-            DaemonStats { metadata: None, writing: None, cache: None, store: None, ..flat }
+            let flat = DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..all };
+            DaemonStats { cache: None, store: None, passthrough: None, ..flat }
         }
     }
 
@@ -134,7 +137,13 @@ impl DaemonStats {
             damaged: store.damaged.saturating_add(before.damaged),
             late: store.late.saturating_add(before.late),
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, ..*self }
+        let before = former.passthrough.unwrap_or_default();
+        let passthrough = self.passthrough.map(|passthrough| PassthroughStats {
+            state: passthrough.state,
+            opens: passthrough.opens.saturating_add(before.opens),
+            files: passthrough.files,
+        });
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, ..*self }
     }
 }
 
@@ -209,6 +218,9 @@ mod tests {
         let [with_store, former] = [store(1, 10), store(2, 20)].map(|store| DaemonStats { store, ..own });
         let sum = with_store.on_top_of(&former).store.unwrap();
         assert_eq!((sum.held_bytes, sum.hits, sum.damaged), (1, 30, 32));
+        let passed = |files, opens| Some(PassthroughStats { state: 1, opens, files });
+        let [passing, former] = [passed(1, 10), passed(2, 20)].map(|passthrough| DaemonStats { passthrough, ..own });
+        assert_eq!(passing.on_top_of(&former).passthrough, passed(1, 30));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
     }
 }

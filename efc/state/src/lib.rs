@@ -43,7 +43,7 @@ pub use self::calls::{SavedCall, SentCall};
 pub use self::failures::FailureOf;
 pub use self::handles::OpenHandle;
 pub use self::journal::{Intent, Journal};
-pub use self::layout::{BEAT_OFFSET, HOLDING_OFFSET, SUPERSEDED_OFFSET, WITNESS_OFFSET};
+pub use self::layout::{BEAT_OFFSET, HOLDING_OFFSET, HOLDS_DATA, HOLDS_PASSTHROUGH, SUPERSEDED_OFFSET, WITNESS_OFFSET};
 pub use self::nodes::Node;
 pub use self::orphans::Orphan;
 pub use self::pages::DataVersion;
