@@ -76,8 +76,17 @@ pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) ->
         max_background: parts.background_max,
         features,
         idmap: config.idmap,
+        passthrough: wants_passthrough(config),
         budget: buffers.clone(),
     })
+}
+
+/// Whether the kernel shall read files of the local store by itself. Nothing that the daemon decides reaches it when it does, so it
+/// is for data that nobody changes.
+pub fn wants_passthrough(config: &DaemonConfig) -> bool {
+    let is_sealed = config.freshness.as_ref().is_some_and(|freshness| freshness.consistency == "sealed");
+    let cache = config.cache.as_ref().filter(|cache| cache.store_mib > 0);
+    is_sealed && cache.is_some_and(|cache| !cache.no_passthrough)
 }
 
 /// How the file system behaves.
@@ -91,6 +100,7 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
         buffers,
         levels: live.levels(),
         rest: REST,
+        backings: Some(live.passthrough.clone()),
     }
 }
 

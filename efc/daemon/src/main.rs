@@ -9,8 +9,10 @@ mod control;
 mod descriptors;
 mod errno;
 mod filesystem;
+mod keeper;
 mod live;
 mod memory;
+mod passthrough;
 mod privileges;
 mod saved_server;
 mod served;
@@ -48,6 +50,8 @@ const FINISH_TIME_LIMIT: Duration = Duration::from_secs(4);
 
 const _: () = assert!(efc_proto::BEAT_OFFSET == efc_state::BEAT_OFFSET);
 const _: () = assert!(efc_proto::HOLDING_OFFSET == efc_state::HOLDING_OFFSET);
+const _: () = assert!(efc_proto::HOLDS_DATA == efc_state::HOLDS_DATA);
+const _: () = assert!(efc_proto::HOLDS_PASSTHROUGH == efc_state::HOLDS_PASSTHROUGH);
 const _: () = assert!(efc_proto::WITNESS_OFFSET == efc_state::WITNESS_OFFSET);
 const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == efc_state::SUPERSEDED_OFFSET);
 
@@ -95,7 +99,8 @@ fn serve(control: Control) -> io::Result<()> {
     let (client, limits) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
-    let live = Live::new(&config, workers, open_store(&mut held, &parts, &buffers));
+    let store = open_store(&mut held, &parts, &buffers);
+    let live = Live::new(&config, workers, store, control.keeper());
     let settings = settings(&live, &parts, buffers);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
     let efc = Arc::new(Efc::new(client.clone(), limits, state.clone(), notifier, callers, settings));

@@ -90,6 +90,11 @@ impl Negotiated {
         self.flags & init::PASSTHROUGH != 0
     }
 
+    /// The kernel could do that, as far as the session lets it seem.
+    pub fn offers_passthrough(&self) -> bool {
+        self.offered & init::PASSTHROUGH != 0 || self.has_passthrough()
+    }
+
     pub(crate) fn has_statx(&self) -> bool {
         self.minor >= STATX_MINOR
     }
@@ -98,6 +103,11 @@ impl Negotiated {
 /// Whether the kernel of this session maps files that are opened without its page cache, for several processes to share (Linux 6.6).
 pub fn maps_direct_io(state: &State) -> bool {
     Negotiated::of(state).is_some_and(|negotiated| negotiated.flags & init::DIRECT_IO_ALLOW_MMAP != 0)
+}
+
+/// Whether the kernel of this session reads files of the node by itself where an open is answered so (Linux 6.9).
+pub fn passes_through(state: &State) -> bool {
+    Negotiated::of(state).is_some_and(|negotiated| negotiated.has_passthrough())
 }
 
 /// Chooses what to answer to INIT.

@@ -350,6 +350,7 @@ pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
         buffers: Budget::default(),
         levels: Vec::new(),
         rest: Duration::ZERO,
+        backings: None,
     }
 }
 
