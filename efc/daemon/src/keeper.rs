@@ -138,11 +138,8 @@ impl Shared {
         self.tokens += 1;
         let token = self.tokens;
         let message = to_keeper::Message::BackingOpen(BackingOpen { token });
-        let asked = efc_proto::send_at_once(
-            self.socket.as_ref()?,
-            &ToKeeper { message: Some(message) },
-            &[file.as_fd()],
-        );
+        let asked =
+            efc_proto::send_at_once(self.socket.as_ref()?, &ToKeeper { message: Some(message) }, &[file.as_fd()]);
         asked.inspect_err(|error| log::debug!("the keeper is not asked: {error}")).ok()?;
         let (answer, answered) = oneshot::channel();
         self.asked.insert(token, Question { at: Instant::now(), answer, owner });

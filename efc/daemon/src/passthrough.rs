@@ -58,9 +58,8 @@ impl Passthrough {
 
 /// Whether it can be opened with O_DIRECT, which the kernel asks of it for whoever opens ours so.
 fn opens_direct(file: &OwnedFd) -> bool {
-    fcntl_getfl(file).is_ok_and(|flags| {
-        fcntl_setfl(file, flags | OFlags::DIRECT).and_then(|()| fcntl_setfl(file, flags)).is_ok()
-    })
+    fcntl_getfl(file)
+        .is_ok_and(|flags| fcntl_setfl(file, flags | OFlags::DIRECT).and_then(|()| fcntl_setfl(file, flags)).is_ok())
 }
 
 impl Backings for Passthrough {

@@ -191,7 +191,9 @@ impl Daemon {
     /// `WouldBlock` if there is none; `InvalidData` for one of a different protocol.
     pub fn receive(&self) -> io::Result<Option<(to_keeper::Message, Vec<OwnedFd>)>> {
         let Some((ToKeeper { message }, descriptors)) = efc_proto::receive(&self.control)? else { return Ok(None) };
-        message.map(|message| Some((message, descriptors))).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an unknown message"))
+        message
+            .map(|message| Some((message, descriptors)))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an unknown message"))
     }
 
     /// Sends SIGKILL.

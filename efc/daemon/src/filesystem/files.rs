@@ -19,8 +19,7 @@ use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
 use super::mutations::Objects;
-use super::outside::Backing;
-use super::passthrough::{Entered, Want};
+use super::passthrough::{Entered, Offered, Want};
 use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response};
 use crate::errno::errno;
 
@@ -168,7 +167,10 @@ impl<B: Backend> Inner<B> {
         self.open_ahead(&file);
         let (backing, _turn) = self.modes.ask(&file, seen.as_ref().map(|seen| &seen.value)).await;
         let keeps_pages = self.keeps_pages(&file, seen);
-        let reply = self.remember_open(caller.unique, file, keeps_pages, backing)?;
+        let asked = seen.map(|seen| Version::of(&seen.value));
+        let is_current = || self.granted(&inode).map(|told| Version::of(&told.attr)) == asked;
+        let offered = backing.map(|backing| Offered { backing, is_current: &is_current });
+        let reply = self.remember_open(caller.unique, file, keeps_pages, offered)?;
         Ok(Answer { body: Response::Open(reply), permit })
     }
 
@@ -283,15 +285,15 @@ impl<B: Backend> Inner<B> {
         Ok(Some(Seen { value: attr, asked }))
     }
 
-    /// Records an open in the saved state before the kernel hears of it. `backing` is what the kernel could read in place of the file.
+    /// Records an open in the saved state before the kernel hears of it. `offered` is what the kernel could read in place of the file.
     pub(super) fn remember_open(
         &self,
         unique: u64,
         file: Arc<OpenFile>,
         keep_cache: bool,
-        backing: Option<Backing>,
+        offered: Option<Offered<'_>>,
     ) -> Result<OpenReply, Errno> {
-        let entered = self.modes.enter(file.node, file.want(), backing)?;
+        let entered = self.modes.enter(file.node, file.want(), offered)?;
         let (keep_cache, backing) = (keep_cache && entered.backing == 0, entered.backing);
         let saved = OpenHandle { backing, ..saved_handle(unique, file.node, file.flags, &file.cred, false) };
         let opened = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM));

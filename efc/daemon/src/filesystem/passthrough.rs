@@ -76,6 +76,14 @@ pub enum Want {
     Write,
 }
 
+/// A number for an open, and whether what it stands for is the file's content as it is known now. That is asked under a lock.
+pub struct Offered<'a> {
+    /// The number.
+    pub backing: Backing,
+    /// Whether it is of use.
+    pub is_current: &'a dyn Fn() -> bool,
+}
+
 /// How an open is to be answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entered {
@@ -136,21 +144,23 @@ impl Modes {
         }
     }
 
-    /// How an open for `want` of this node is to be answered; it counts from now on. `backing` was asked for it.
+    /// How an open for `want` of this node is to be answered; it counts from now on. `offered` was asked for it: of use if that is the
+    /// file's content still, since somebody may have opened, written and closed it meanwhile.
     ///
     /// # Errors
     /// ETXTBSY.
-    pub fn enter(&self, node: u64, want: Want, backing: Option<Backing>) -> Result<Entered, Errno> {
+    pub fn enter(&self, node: u64, want: Want, offered: Option<Offered<'_>>) -> Result<Entered, Errno> {
         if !self.are_kept() {
             return Ok(Entered::default());
         }
         // What is not used is given back without the lock.
         let mut table = self.table.lock().expect("modes lock");
         let known = table.modes.get(&node).map(|mode| mode.backing);
-        let (id, unused) = match (known, backing) {
-            (Some(id), backing) => (id, backing),
-            (None, Some(backing)) if want == Want::Read => (backing.into_id(), None),
-            (None, backing) => (0, backing),
+        let (id, unused) = match (known, offered) {
+            (Some(id), offered) => (id, offered),
+            // Who has changed it and does not count any more has told the inode before.
+            (None, Some(Offered { backing, is_current })) if is_current() => (backing.into_id(), None),
+            (None, offered) => (0, offered),
         };
         if id != 0 && want == Want::Write {
             return Err(Errno(libc::ETXTBSY));

@@ -33,8 +33,7 @@ const CONFIGURE_TIME_LIMIT: Duration = Duration::from_secs(2);
 const READY_TIME_LIMIT: Duration = Duration::from_secs(3);
 
 /// Why an upgrade is taken back that would lose data.
-const DATA_IS_HELD: &str =
-    "the NAS has not taken written data in time, or files are open by passthrough: the program's release knows of neither";
+const DATA_IS_HELD: &str = "the NAS has not taken written data in time, or files are open by passthrough: the program's release knows of neither";
 
 /// Why an upgrade is refused that would cost applications errors.
 const PASSING_THROUGH: &str = "its release knows nothing of passthrough, by which files are open here";
