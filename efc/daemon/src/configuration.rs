@@ -86,7 +86,7 @@ pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) ->
 pub fn wants_passthrough(config: &DaemonConfig) -> bool {
     let is_sealed = config.freshness.as_ref().is_some_and(|freshness| freshness.consistency == "sealed");
     let cache = config.cache.as_ref().filter(|cache| cache.store_mib > 0);
-    is_sealed && cache.is_some_and(|cache| !cache.no_passthrough)
+    is_sealed && cache.is_some_and(|cache| cache.passthrough != "off")
 }
 
 /// How the file system behaves.
