@@ -7,9 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use efc_backend::FileHandle;
 use efc_buffer::{Budget, Buffer};
-use efc_cache::Version;
 use efc_cache::blocks::{Answer, BlockKey, Level, Lookup, Miss};
 
 pub use figures::{Figures, State};
@@ -48,11 +46,6 @@ impl Store {
     /// Changes what the store may hold, in bytes; what it holds beyond goes soon.
     pub fn set_size_max(&self, bytes: u64) {
         self.size_max.store(bytes, Ordering::Relaxed);
-    }
-
-    /// A file that holds all of this version of this file, open for reading alone, if the store has all its blocks and has verified them.
-    pub async fn whole_file(&self, _file: FileHandle, _version: Version) -> Option<OwnedFd> {
-        None
     }
 
     /// The figures as of now. It waits for no disk.
