@@ -1,16 +1,57 @@
-//! The local store: a directory of the node in which blocks that were read stay for the next reader, and after restarts.
+//! The local store: a directory of the node, on tmpfs, SSD or HDD, in which blocks that were read stay for the next
+//! pod, the next epoch, and after restarts.
+//!
+//! [`Store`] is a [`Level`] of the chain of blocks. How it lies in its directory stands in `layout`. A directory is one
+//! process's at a time; a second store waits until the first is gone, and serves nothing meanwhile. Nothing in it is
+//! promised to be kept, nothing is synced, and nothing is believed without its checksum: a power cut, a full or broken
+//! disk or a damaged file costs misses, never an error or a wrong byte. What somebody with the right to write there
+//! forges on purpose is believed.
+//!
+//! No thread that polls tasks waits for the disk: what the page cache has is read at once, all else by a few threads
+//! (`reads`), for as long as the backend would take (`policy::patience`). One thread changes what is on the disk
+//! (`writer`), from a queue that refuses what does not fit. What is kept is decided by pure code (`policy::queues`).
 
+mod basics;
+mod disk;
+mod engine;
 mod figures;
+mod files;
+mod hash;
+mod index;
+mod layout;
+mod loading;
+mod look_up;
+mod opened;
+pub mod policy;
+mod probing;
+mod reads;
+mod segments;
+mod sums;
+#[cfg(test)]
+mod testing;
+mod work;
+mod writer;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use efc_buffer::{Budget, Buffer};
-use efc_cache::blocks::{Answer, BlockKey, Level, Lookup, Miss};
+use efc_cache::blocks::{Answer, BlockKey, Level};
 
 pub use figures::{Figures, State};
+
+use crate::basics::lock;
+use crate::disk::{Device, Disk};
+use crate::engine::Engine;
+use crate::reads::Reads;
+use crate::work::Job;
+
+/// As much as writing and evicting needs, with some to spare.
+const WRITER_STACK: usize = 512 << 10;
 
 /// What a store is made of.
 #[derive(Debug)]
@@ -27,11 +68,11 @@ pub struct Settings {
     pub index_bytes_max: u64,
 }
 
-/// The store of one data set.
+/// The store of one data set. Its threads end when this is dropped, and with the last of them it lets go of its
+/// directory.
 #[derive(Debug)]
-pub struct Store {
-    size_max: AtomicU64,
-    tally: figures::Tally,
+pub struct Store<D: Disk = Device> {
+    engine: Arc<Engine<D>>,
 }
 
 impl Store {
@@ -40,30 +81,54 @@ impl Store {
     /// # Errors
     /// No thread is to be had.
     pub fn open(settings: Settings) -> io::Result<Arc<Store>> {
-        Ok(Arc::new(Store { size_max: AtomicU64::new(settings.size_max), tally: figures::Tally::default() }))
+        Store::on(settings, Device)
+    }
+}
+
+impl<D: Disk> Store<D> {
+    fn on(settings: Settings, disk: D) -> io::Result<Arc<Store<D>>> {
+        let engine = Arc::new(Engine::new(settings, disk, Reads::start()?));
+        let store = Arc::new(Store { engine: engine.clone() });
+        let thread = thread::Builder::new().name("store-writer".into()).stack_size(WRITER_STACK);
+        thread.spawn(move || writer::run(engine))?;
+        Ok(store)
     }
 
     /// Changes what the store may hold, in bytes; what it holds beyond goes soon.
     pub fn set_size_max(&self, bytes: u64) {
-        self.size_max.store(bytes, Ordering::Relaxed);
+        self.engine.size_max.store(bytes, Ordering::Relaxed);
+        self.engine.ask(Job::Look);
     }
 
     /// The figures as of now. It waits for no disk.
     pub fn figures(&self) -> Figures {
-        Figures { size_max: self.size_max.load(Ordering::Relaxed), ..self.tally.read() }
+        self.engine.figures()
     }
 }
 
-impl Level for Store {
+impl<D: Disk> Drop for Store<D> {
+    fn drop(&mut self) {
+        self.engine.end();
+    }
+}
+
+impl<D: Disk> Level for Store<D> {
     fn name(&self) -> &'static str {
         "store"
     }
 
     fn serves(&self) -> bool {
-        false
+        self.engine.serves()
     }
 
-    fn get(&self, _key: BlockKey, room: Buffer) -> Answer<'_> {
-        Box::pin(async { Lookup::Miss(Miss { room: Some(room), fill: None }) })
+    fn backend_took(&self, length: usize, took: Duration) {
+        lock(&self.engine.patience).backend_took(length, took);
+    }
+
+    fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
+        Box::pin(self.engine.look_up(key, room))
     }
 }
+
+#[cfg(test)]
+mod tests;

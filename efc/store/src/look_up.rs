@@ -1,0 +1,285 @@
+//! Looking a block up: in memory at once, from the page cache at once, else from the disk, for as long as the backend
+//! would take.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+use efc_buffer::Buffer;
+use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
+use efc_tasks::time::in_time;
+use rustix::io::Errno;
+use tokio::sync::oneshot;
+
+use crate::basics::lock;
+use crate::disk::{Disk, read_all};
+use crate::engine::Engine;
+use crate::figures::{add, count};
+use crate::index::{Place, Source, file};
+use crate::layout::Folder;
+use crate::opened::open_source;
+use crate::probing;
+use crate::segments::{Record, read_record};
+use crate::work::Job;
+
+/// What a read has found.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    /// The block.
+    Sound,
+    /// Another file's: the hashes of their handles are the same, or it is of another version.
+    Another,
+    /// Not what was written there.
+    Damaged,
+    /// Nothing yet: it would take time.
+    Waits,
+    /// It cannot be read.
+    Failed(Errno),
+}
+
+/// The memory for a read whose turn has not come yet. Nobody reads into it once this is dropped.
+struct Asked {
+    waiting: Arc<Mutex<Option<Buffer>>>,
+}
+
+impl Asked {
+    fn new(room: Buffer) -> Asked {
+        Asked { waiting: Arc::new(Mutex::new(Some(room))) }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        lock(&self.waiting).take();
+    }
+}
+
+/// A block that is there.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    hash: u64,
+    key: BlockKey,
+    place: Place,
+}
+
+impl Target {
+    fn source(&self) -> Source {
+        match self.place {
+            Place::Record(record) => Source::Segment(record.segment),
+            Place::Block { life, .. } => Source::Data { key: file(&self.key), life },
+        }
+    }
+
+    /// Reads it into `room`, and looks whether it is what it should be.
+    fn read(
+        &self,
+        disk: &impl Disk,
+        folder: &Folder,
+        from: BorrowedFd<'_>,
+        room: &mut Buffer,
+        waits: bool,
+    ) -> Result<Came, Errno> {
+        let into = &mut room[..self.key.length()];
+        let (sum, is_verified) = match self.place {
+            Place::Record(record) => {
+                let offset = u64::from(record.offset);
+                return Ok(match read_record(disk, from, folder.hasher, offset, into, waits)? {
+                    Record::Sound(key) if key == file(&self.key) => Came::Sound,
+                    Record::Sound(_) => Came::Another,
+                    Record::Damaged => Came::Damaged,
+                    Record::Waits => Came::Waits,
+                });
+            }
+            Place::Block { sum, is_verified, .. } => (sum, is_verified),
+        };
+        let offset = self.key.offset();
+        if waits {
+            if read_all(disk, from, into, offset)? < into.len() {
+                return Ok(Came::Damaged);
+            }
+        } else {
+            match disk.read_now(from, &mut [std::io::IoSliceMut::new(into)], offset) {
+                Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INTR) => return Ok(Came::Waits),
+                Ok(length) if length < into.len() => return Ok(Came::Waits),
+                read => read?,
+            };
+        }
+        let is_sound = is_verified || folder.hasher.data(into) == sum;
+        Ok(if is_sound { Came::Sound } else { Came::Damaged })
+    }
+}
+
+impl<D: Disk> Engine<D> {
+    /// Gives the block, if it is there and comes in time.
+    pub(crate) async fn look_up(self: &Arc<Self>, key: BlockKey, mut room: Buffer) -> Lookup {
+        let Some(folder) = self.folder.get().filter(|_| key.length() > 0) else {
+            return Lookup::Miss(Miss { room: Some(room), fill: None });
+        };
+        let hash = folder.hasher.file(&key.file);
+        let Some(place) = lock(&self.index).find(hash, &key) else { return self.miss(key, room) };
+        let target = Target { hash, key, place };
+        match self.read_now(folder, &target, &mut room) {
+            Came::Waits => self.read_later(folder, target, room).await,
+            came => self.settle(&target, came, room),
+        }
+    }
+
+    /// Reads what needs no waiting. What lies in memory is read in any case.
+    fn read_now(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
+        if folder.is_memory {
+            return self.read(folder, target, room);
+        }
+        let Some(from) = lock(&self.opened).get(&target.source()) else { return Came::Waits };
+        target.read(&self.disk, folder, from.as_fd(), room, false).unwrap_or_else(Came::Failed)
+    }
+
+    /// Reads, and waits for the disk.
+    fn read(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
+        let source = target.source();
+        let opened = lock(&self.opened).get(&source);
+        let from = match opened.map_or_else(|| self.open(folder, target.hash, &source), Ok) {
+            Ok(from) => from,
+            Err(error) => return Came::Failed(error),
+        };
+        target.read(&self.disk, folder, from.as_fd(), room, true).unwrap_or_else(Came::Failed)
+    }
+
+    /// Opens a file, and keeps it open unless it has gone meanwhile.
+    fn open(&self, folder: &Folder, hash: u64, source: &Source) -> Result<Arc<OwnedFd>, Errno> {
+        let file = Arc::new(open_source(folder, source)?);
+        let oldest = lock(&self.opened).add(source, &file);
+        drop(oldest);
+        if !lock(&self.index).has_source(hash, source) {
+            let gone = lock(&self.opened).close(source); // whoever has removed it may have looked before
+            drop(gone);
+        }
+        Ok(file)
+    }
+
+    async fn read_later(self: &Arc<Self>, folder: &Arc<Folder>, target: Target, room: Buffer) -> Lookup {
+        let (answers, mut answer) = oneshot::channel();
+        let (asked, engine, folder) = (Asked::new(room), self.clone(), folder.clone());
+        let waiting = asked.waiting.clone();
+        let read = move || {
+            let Some(mut room) = lock(&waiting).take() else { return };
+            let came = engine.read(&folder, &target, &mut room);
+            drop((engine, folder)); // the one who waits goes on here
+            let _ = answers.send((came, room)); // too late is too late
+        };
+        if !self.reads.add(Box::new(read)) {
+            return self.late(asked);
+        }
+        let wait = lock(&self.patience).wait(target.key.length());
+        match in_time(&mut answer, Some(wait)).await {
+            Some(Ok((came, room))) => {
+                lock(&self.patience).in_time();
+                self.settle(&target, came, room)
+            }
+            _ => self.late(asked),
+        }
+    }
+
+    fn late(self: &Arc<Self>, asked: Asked) -> Lookup {
+        count(&self.tally.late);
+        count(&self.tally.misses);
+        let is_too_late = lock(&self.patience).late();
+        if is_too_late {
+            probing::begin(self);
+        }
+        Lookup::Miss(Miss { room: lock(&asked.waiting).take(), fill: None })
+    }
+
+    fn miss(self: &Arc<Self>, key: BlockKey, room: Buffer) -> Lookup {
+        count(&self.tally.misses);
+        let fill = || Box::new(Filling { engine: self.clone(), key }) as Box<dyn Fill>;
+        Lookup::Miss(Miss { room: Some(room), fill: self.takes().then(fill) })
+    }
+
+    /// What follows from what was read.
+    fn settle(self: &Arc<Self>, target: &Target, came: Came, room: Buffer) -> Lookup {
+        match came {
+            Came::Sound => {
+                self.used(target);
+                return Lookup::Hit { block: Block::new(room, target.key.length()), fill: None };
+            }
+            Came::Damaged => self.damaged(target),
+            Came::Failed(error) => self.failed(target, error),
+            Came::Another | Came::Waits => {}
+        }
+        self.miss(target.key, room)
+    }
+
+    fn used(&self, target: &Target) {
+        let Target { hash, key, place } = target;
+        count(&self.tally.hits);
+        add(&self.tally.hit_bytes, key.length() as u64);
+        let at_s = self.now_s();
+        let mut index = lock(&self.index);
+        if let Place::Block { sum, is_verified: false, life } = place {
+            index.verify_block(*hash, key.index, *sum, *life);
+        }
+        let used = index.used(*hash, key, at_s);
+        drop(index);
+        if used.moves {
+            self.ask(Job::Mark(used.unit));
+        }
+        if used.is_old {
+            self.ask(Job::Touch(used.unit));
+        }
+    }
+
+    /// The block goes, if it has not gone meanwhile.
+    fn damaged(&self, target: &Target) {
+        let Target { hash, key, place } = target;
+        let mut index = lock(&self.index);
+        let has_gone = match place {
+            Place::Record(record) => index.forget_record(*hash, record),
+            Place::Block { life, .. } => index.clear_block(*hash, key, *life),
+        };
+        drop(index);
+        if !has_gone {
+            return;
+        }
+        count(&self.tally.damaged);
+        if let Place::Block { life, .. } = place {
+            self.ask(Job::Clear { hash: *hash, life: *life, index: key.index });
+        }
+    }
+
+    /// The file goes, if it is the file's fault, and if it has not gone meanwhile.
+    fn failed(&self, target: &Target, error: Errno) {
+        if !is_lost(error) {
+            return log::debug!("a block could not be read: {error}");
+        }
+        let Place::Block { life, .. } = target.place else { return self.damaged(target) };
+        if lock(&self.index).large(target.hash).is_some_and(|large| large.life == life) {
+            count(&self.tally.damaged);
+            self.ask(Job::Drop { hash: target.hash, life });
+        }
+    }
+}
+
+/// Does the error say that what was to be read will not be read later either?
+fn is_lost(error: Errno) -> bool {
+    // UCLEAN and BADMSG are what file systems say of damage that they have found.
+    matches!(
+        error,
+        Errno::IO | Errno::NOENT | Errno::UCLEAN | Errno::BADMSG | Errno::NODATA | Errno::LOOP | Errno::ISDIR
+    )
+}
+
+/// A place for a block that is not there.
+#[derive(Debug)]
+struct Filling<D> {
+    engine: Arc<Engine<D>>,
+    key: BlockKey,
+}
+
+impl<D: Disk> Fill for Filling<D> {
+    fn fill(self: Box<Self>, block: &Arc<Block>) {
+        let Filling { engine, key } = *self;
+        // The chain may have something else than it asked for.
+        if block.len() == key.length() && !engine.work.add(Job::Fill { key, block: block.clone() }) {
+            count(&engine.tally.refused);
+        }
+    }
+}

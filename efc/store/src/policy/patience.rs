@@ -1,0 +1,95 @@
+//! How long an answer of the disk is waited for: not much longer than the backend would take, as somebody who waits for
+//! a level has not asked the backend yet. And whether the disk is asked at all: a few late answers in a row end that,
+//! until one that nobody waits for has come in time.
+
+use std::time::Duration;
+
+/// Up to so many bytes a block counts as small: what it takes is mostly the way.
+const SMALL_MAX: usize = 64 << 10;
+/// An answer is waited for so many times as long as the backend takes for such a block, ...
+const PATIENCE: f64 = 1.2;
+/// ... but not less than this, as any machine stands still for some milliseconds now and then, ...
+const WAIT_MIN: Duration = Duration::from_millis(5);
+/// ... nor more than this. ...
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// ... As long as nothing is known of the backend, it is this.
+const WAIT_FIRST: Duration = Duration::from_millis(50);
+/// How much one answer of the backend counts among those before it.
+const WEIGHT: f64 = 0.1;
+/// Late answers in a row after which nobody waits for any.
+const LATE_MAX: u32 = 4;
+
+/// What is known of the speed of backend and disk.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    /// What the backend takes for small blocks, and for large ones.
+    backend: [Option<Duration>; 2],
+    late_in_row: u32,
+}
+
+impl Patience {
+    /// The backend took so long for a block of this length.
+    pub fn backend_took(&mut self, length: usize, took: Duration) {
+        let usual = &mut self.backend[class(length)];
+        *usual = Some(usual.map_or(took, |before| before.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT)));
+    }
+
+    /// How long an answer with a block of this length is waited for.
+    pub fn wait(&self, length: usize) -> Duration {
+        let Some(usual) = self.backend[class(length)] else { return WAIT_FIRST };
+        usual.min(WAIT_MAX).mul_f64(PATIENCE).clamp(WAIT_MIN, WAIT_MAX)
+    }
+
+    /// The disk has answered in time.
+    pub fn in_time(&mut self) {
+        self.late_in_row = 0;
+    }
+
+    /// The disk has not answered in time. `true`: from now on nobody waits for it.
+    pub fn late(&mut self) -> bool {
+        self.late_in_row = self.late_in_row.saturating_add(1);
+        self.late_in_row == LATE_MAX
+    }
+
+    /// Nobody waits for the disk.
+    pub fn is_slow(&self) -> bool {
+        self.late_in_row >= LATE_MAX
+    }
+}
+
+fn class(length: usize) -> usize {
+    usize::from(length > SMALL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn an_answer_is_waited_for_as_long_as_the_backend_takes_within_bounds() {
+        let mut patience = Patience::default();
+        assert_eq!(patience.wait(MIB), WAIT_FIRST);
+        patience.backend_took(MIB, Duration::from_millis(100));
+        assert_eq!((patience.wait(MIB), patience.wait(4096)), (Duration::from_millis(120), WAIT_FIRST));
+        (0..100).for_each(|_| patience.backend_took(MIB, Duration::from_micros(100)));
+        assert_eq!(patience.wait(MIB), WAIT_MIN);
+        (0..100).for_each(|_| patience.backend_took(MIB, Duration::MAX / 4));
+        assert_eq!(patience.wait(MIB), WAIT_MAX);
+    }
+
+    #[test]
+    fn four_late_answers_in_a_row_end_the_waiting_until_one_is_in_time() {
+        let mut patience = Patience::default();
+        let late = |patience: &mut Patience, times| (0..times).map(|_| patience.late()).collect::<Vec<_>>();
+        assert_eq!(late(&mut patience, 3), [false; 3]);
+        patience.in_time();
+        assert_eq!(late(&mut patience, 3), [false; 3]);
+        assert!(!patience.is_slow());
+        assert_eq!(late(&mut patience, 2), [true, false], "it is said once");
+        assert!(patience.is_slow());
+        patience.in_time();
+        assert!(!patience.is_slow());
+    }
+}

@@ -1,0 +1,7 @@
+//! The store as a whole, on the disk that is there and on one on which things go wrong.
+
+mod damage;
+mod disks;
+mod model;
+mod sharing;
+mod sizes;
