@@ -18,6 +18,7 @@ use crate::opened::Opened;
 use crate::policy::patience::Patience;
 use crate::policy::taking::{Taking, Trouble};
 use crate::reads::Reads;
+use crate::whole::Verifying;
 use crate::work::{Job, Work};
 
 /// How far the store has come.
@@ -51,6 +52,7 @@ pub(crate) struct Engine<D> {
     pub(crate) work: Work,
     pub(crate) reads: Arc<Reads>,
     pub(crate) tally: Tally,
+    pub(crate) verifying: Mutex<Verifying>,
     phase: Mutex<Phase>,
     /// What [`Patience::is_slow`] says.
     pub(crate) is_slow: AtomicBool,
@@ -75,6 +77,7 @@ impl<D: Disk> Engine<D> {
             work: Work::default(),
             reads,
             tally: Tally::default(),
+            verifying: Mutex::default(),
             phase: Mutex::new(Phase::Waiting),
             is_slow: AtomicBool::new(false),
             begun: now(),

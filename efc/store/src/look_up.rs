@@ -14,7 +14,7 @@ use crate::basics::lock;
 use crate::disk::{Disk, read_all};
 use crate::engine::Engine;
 use crate::figures::{add, count};
-use crate::index::{Place, Source, file};
+use crate::index::{Place, Source, Used, file};
 use crate::layout::Folder;
 use crate::opened::open_source;
 use crate::probing;
@@ -23,7 +23,7 @@ use crate::work::Job;
 
 /// What a read has found.
 #[derive(Debug, PartialEq, Eq)]
-enum Came {
+pub(crate) enum Came {
     /// The block.
     Sound,
     /// Another file's: the hashes of their handles are the same, or it is of another version.
@@ -55,10 +55,10 @@ impl Drop for Asked {
 
 /// A block that is there.
 #[derive(Clone, Copy, Debug)]
-struct Target {
-    hash: u64,
-    key: BlockKey,
-    place: Place,
+pub(crate) struct Target {
+    pub(crate) hash: u64,
+    pub(crate) key: BlockKey,
+    pub(crate) place: Place,
 }
 
 impl Target {
@@ -133,7 +133,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Reads, and waits for the disk.
-    fn read(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
+    pub(crate) fn read(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
         let source = target.source();
         let opened = lock(&self.opened).get(&source);
         let from = match opened.map_or_else(|| self.open(folder, target.hash, &source), Ok) {
@@ -219,6 +219,11 @@ impl<D: Disk> Engine<D> {
         }
         let used = index.used(*hash, key, at_s);
         drop(index);
+        self.follow_use(used);
+    }
+
+    /// What the disk is to know of a use.
+    pub(crate) fn follow_use(&self, used: Used) {
         if used.moves {
             self.ask(Job::Mark(used.unit));
         }
@@ -228,7 +233,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// The block goes, if it has not gone meanwhile.
-    fn damaged(&self, target: &Target) {
+    pub(crate) fn damaged(&self, target: &Target) {
         let Target { hash, key, place } = target;
         let mut index = lock(&self.index);
         let has_gone = match place {
@@ -246,7 +251,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// The file goes, if it is the file's fault, and if it has not gone meanwhile.
-    fn failed(&self, target: &Target, error: Errno) {
+    pub(crate) fn failed(&self, target: &Target, error: Errno) {
         if !is_lost(error) {
             return log::debug!("a block could not be read: {error}");
         }
