@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import bare, comparing, gate, memory, nodes, pauses, publishing
+from bench import bare, comparing, gate, memory, nodes, pauses, publishing, stores
 from bench.bare import Case, unit
 from bench.clients import MOUNT, VARIANTS, contenders
 from bench.rows import families
@@ -21,10 +21,10 @@ from tests.scale import simulation
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
 
-#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; figures by themselves.
+#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; local stores; others.
 COMPARED, FAMILIES, OTHERS = ("loopback", "link"), (*families(), "memory"), ("publishing", "pauses", "scale")
-NODES = "nodes"
-PARTS = (*COMPARED, *FAMILIES, NODES, *OTHERS)
+NODES, STORES = "nodes", "stores"
+PARTS = (*COMPARED, *FAMILIES, NODES, STORES, *OTHERS)
 
 
 def other_figures(part: str, console: Console) -> dict[str, dict[str, Any]]:
@@ -124,6 +124,8 @@ def main() -> int:
         sizes = nodes.Sizes(data_bytes=arguments.data_mib << 20, small_files=arguments.small_files)
         of_nodes = {"sizes": sizes, "rounds": arguments.rounds, "only": arguments.only}
         shared = nodes.measure(**of_nodes, console=console) if NODES in parts else []
+        of_stores = {"size_mib": arguments.data_mib // 4, "rounds": arguments.rounds, "only": arguments.only}
+        stored = stores.measure(**of_stores, console=console) if STORES in parts else []
         others: dict[str, dict[str, dict[str, Any]]] = {
             part: other_figures(part, console) for part in OTHERS if part in parts
         }
@@ -135,12 +137,14 @@ def main() -> int:
         comparing.show(rows.results, console, gate.read_baseline(arguments.baseline))
     if shared:
         nodes.show(shared, console)
-    write(arguments.results, cases, rows, shared, others, load_before=load_before)
+    if stored:
+        stores.show(stored, console)
+    write(arguments.results, [*cases, *stored], rows, shared, others, load_before=load_before)
     if arguments.write_baseline:
         gate.write_baseline(rows.baseline(), arguments.baseline)
         console.print(f"{len(rows)} rows written to {arguments.baseline}")
         return 0
-    return _verdict(arguments, cases, rows, shared, console)
+    return _verdict(arguments, cases, rows, [*shared, *stored], console)
 
 
 def _arguments() -> argparse.Namespace:
@@ -152,7 +156,9 @@ def _arguments() -> argparse.Namespace:
         "--variant", action="append", metavar="OPTIONS", help=f"the mount once more, with these (default: {VARIANTS})"
     )
     parser.add_argument("--near", action="store_true", help="without those that have a round trip to the server")
-    parser.add_argument("--data-mib", type=int, default=4096, help="that nodes share (default: 4096); less for tries")
+    parser.add_argument(
+        "--data-mib", type=int, default=4096, help="that nodes share (default: 4096), a quarter for stores"
+    )
     parser.add_argument("--small-files", type=int, default=100_000, help="that nodes share (default: 100,000)")
     parser.add_argument("--baseline", type=Path, default=gate.BASELINE, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--write-baseline", action="store_true", help="with what this run measures; nothing is gated")
@@ -162,7 +168,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _verdict(
-    arguments: argparse.Namespace, cases: list[Case], rows: Rows, shared: list[nodes.Case], console: Console
+    arguments: argparse.Namespace, cases: list[Case], rows: Rows, shared: Sequence[nodes.Case | Case], console: Console
 ) -> int:
     """Says what holds, the last line in figures; 1 if something does not."""
     gates = [(case.name, gate) for case in (*cases, *shared) for gate in case.gates]

@@ -19,6 +19,10 @@ from csi.cli import dataset_parser
 _RUN_DIR = "/run/efc"
 _IDLE_GRACE_SECONDS_MAX = 86_400
 _DIGITS_MAX = 9
+#: As csi.warming.warming has it, which is not imported for a command line.
+_JOBS_MAX = 256
+_BUDGET_BYTES_MIN = 1 << 20
+_INTERVAL_SECONDS_MIN, _INTERVAL_SECONDS_MAX = 0.1, 3600.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     _add_umount(commands)
     _add_status(commands)
     _add_cache(commands)
+    _add_top(commands)
+    _add_warmup(commands)
     _add_upgrade(commands)
     _add_metrics(commands)
     _add_doctor(commands)
@@ -162,6 +168,47 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     clear.add_argument(
         "--days", type=_count, default=0, metavar="N", help="with --unused: those that nobody has used for so long"
     )
+
+
+def _add_top(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _command(commands, "top", "show what each mount reads and writes per second, and from where; q ends it")
+    parser.add_argument(
+        "--interval", type=_interval, default=2.0, metavar="TIME", help="between two looks, such as 500ms or 10s (2s)"
+    )
+    parser.add_argument("--once", action="store_true", help="one interval, and end")
+    parser.add_argument("--json", action="store_true", help="an array of objects, on a line of its own each time")
+
+
+def _add_warmup(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    text = "read data once, so that it lies in the dataset's caches before anybody asks for it"
+    parser = _command(commands, "warmup", text)
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="a file or directory on a mount of EFC")
+    parser.add_argument(
+        "--list", metavar="FILE", help="a file with further paths, one on each line; - is standard input"
+    )
+    parser.add_argument(
+        "--glob",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="of directories only files of such names, or paths below PATH if there is a / in it; may be repeated",
+    )
+    parser.add_argument("--jobs", type=_jobs, default=16, metavar="N", help="how many read at a time (%(default)s)")
+    parser.add_argument("--limit-rate", type=_rate, default=0, metavar="SIZE/s", help="such as 100MiB/s (no limit)")
+    parser.add_argument("--budget", type=_budget, default=0, metavar="SIZE", help="end after so much, such as 10GiB")
+    parser.add_argument(
+        "--passes",
+        type=_count,
+        default=5,
+        metavar="N",
+        help="read it so often at most, until caches alone have given all of it (%(default)s)",
+    )
+    parser.add_argument(
+        "--no-resume", dest="resume", action="store_false", help="read also what an interrupted run has read"
+    )
+    parser.add_argument("--force", action="store_true", help="also where there are no caches")
+    parser.add_argument("--json", action="store_true", help="the summary as an object")
+    parser.add_argument("--quiet", action="store_true", help="say only what failed")
 
 
 def _add_upgrade(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -383,6 +430,46 @@ def _add_clean_node(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--kubelet-root", required=True, help="that of kubelet (its plugins and plugins_registry will do)"
     )
     parser.set_defaults(module="csi.cli.clean_node")
+
+
+def _size(text: str) -> int:
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+    digits, unit = text[:-3], text[-3:]
+    if not (_is_number(digits) and int(digits) and unit in units):
+        raise argparse.ArgumentTypeError("expected a whole number with unit KiB, MiB, GiB or TiB")
+    return int(digits) * units[unit]
+
+
+def _budget(text: str) -> int:
+    if (size := _size(text)) < _BUDGET_BYTES_MIN:
+        raise argparse.ArgumentTypeError("expected 1MiB, of which caches keep blocks, or more")
+    return size
+
+
+def _rate(text: str) -> int:
+    if not text.endswith("/s"):
+        raise argparse.ArgumentTypeError("expected a size per second, for example 100MiB/s")
+    return _size(text.removesuffix("/s"))
+
+
+def _jobs(text: str) -> int:
+    if not (_is_number(text) and 1 <= int(text) <= _JOBS_MAX):
+        raise argparse.ArgumentTypeError(f"expected a number, 1 to {_JOBS_MAX}")
+    return int(text)
+
+
+def _interval(text: str) -> float:
+    for unit, seconds in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
+        digits = text.removesuffix(unit)
+        if digits != text and _is_number(digits):
+            value = int(digits) * seconds
+            if _INTERVAL_SECONDS_MIN <= value <= _INTERVAL_SECONDS_MAX:
+                return value
+    raise argparse.ArgumentTypeError("expected a whole number with unit ms, s or m, 100ms to 60m")
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < _DIGITS_MAX
 
 
 def _mebibytes(text: str) -> int:

@@ -22,7 +22,8 @@ from pathlib import Path
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.base.text import printable
-from csi.cli.tables import print_table, size_text
+from csi.cli.figures import size
+from csi.cli.tables import print_table
 from csi.config.sources import Source
 from csi.node.keeper import Keeper, KeeperUnreachableError
 
@@ -172,7 +173,7 @@ def _clear(stores: Sequence[Store]) -> int:
                 print(f"{printable(str(store.path))}: in use by now, left alone")
                 continue
             shutil.rmtree(store.path)
-        print(f"{printable(str(store.path))}: removed, {size_text(store.held_bytes)}")
+        print(f"{printable(str(store.path))}: removed, {size(store.held_bytes)}")
     if not stores:
         print("Nothing to remove.")
     return 0
@@ -193,4 +194,4 @@ def _described(store: Store) -> dict[str, object]:
 def _row(store: Store) -> tuple[str, ...]:
     used_at = time.strftime("%Y-%m-%d %H:%M", time.localtime(store.used_at)) if store.used_at else "-"
     used_by = store.used_by or ("another keeper's mount" if store.is_used else "-")
-    return (store.source, str(store.path), size_text(store.held_bytes), used_at, used_by)
+    return (store.source, str(store.path), size(store.held_bytes), used_at, used_by)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.base.text import printable
-from csi.cli.tables import print_table, size_text
+from csi.cli.figures import size
+from csi.cli.tables import print_table
 from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
@@ -158,8 +159,8 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[st
         consistency_of(options_of(mount)),
         str(mount.pid or "-"),
         str(mount.restarts),
-        size_text(mount.stats.nfs.bytes_read),
-        size_text(mount.stats.nfs.bytes_written),
+        size(mount.stats.nfs.bytes_read),
+        size(mount.stats.nfs.bytes_written),
         "; ".join(
             filter(None, (mount.reason, *repaired, workers_of(mount), store_of(mount), _suggestion(mount, volumes)))
         ),

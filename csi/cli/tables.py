@@ -9,14 +9,6 @@ from csi.base.text import printable
 _WELL = {"STATE": ("serving",), "PHASE": ("Bound", "Running", "Pending", "Updating")}
 
 
-def size_text(count: int) -> str:
-    """A number of bytes, for people."""
-    for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
 def print_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     """Prints a table; what is not printable in a cell is escaped: names are chosen by others."""
     rows = [tuple(printable(cell) for cell in row) for row in rows]

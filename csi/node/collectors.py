@@ -14,6 +14,7 @@ from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from csi.node.keeper import Keeper, KeeperStatus, source_of
 from csi.node.records import Publication
+from csi.node.statistics import CACHE_LEVELS
 from csi.observe.exposition import Page
 
 #: Prometheus gives up after 10 s unless it is told otherwise.
@@ -54,13 +55,6 @@ _CACHE_STATISTICS = {
     "efc_cache_workers_ready": "workers_ready",
     "efc_cache_workers_capacity_bytes": "workers_capacity_bytes",
     "efc_cache_workers_held_bytes": "workers_held_bytes",
-}
-#: Label of efc_cache_read_bytes_total -> field of CacheStats.
-_CACHE_LEVELS = {
-    "memory": "memory_bytes",
-    "store": "store_bytes",
-    "workers": "workers_bytes",
-    "nas": "nas_bytes",
 }
 #: Of a dataset with a local store.
 _STORE_STATISTICS = {
@@ -121,7 +115,7 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
 
 
 def _put_cache(page: Page, cache: efc_pb2.CacheStats, labels: Mapping[str, str]) -> None:
-    for level, field in _CACHE_LEVELS.items():
+    for level, field in CACHE_LEVELS.items():
         page.put("efc_cache_read_bytes_total", getattr(cache, field), **labels, level=level)
     for name, field in _CACHE_STATISTICS.items():
         page.put(name, getattr(cache, field), **labels)

@@ -26,6 +26,14 @@ FLAT: Mapping[str, tuple[str, str]] = {
     "pipe_misfits": ("nfs", "pipe_misfits"),
     "nodes_max": ("state", "nodes_max"),
 }
+#: Where blocks come from, nearest first -> field of CacheStats that counts their bytes. A level that is added is shown
+#: by metrics (a label), `efc top` and `efc warmup`.
+CACHE_LEVELS: Mapping[str, str] = {
+    "memory": "memory_bytes",
+    "store": "store_bytes",
+    "workers": "workers_bytes",
+    "nas": "nas_bytes",
+}
 #: Names of the subsystems.
 SUBSYSTEMS = tuple(field.name for field in efc_pb2.DaemonStats.DESCRIPTOR.fields if field.message_type is not None)
 
@@ -54,6 +62,12 @@ def store_of(stats: efc_pb2.DaemonStats) -> dict[str, object] | None:
     if not stats.HasField("store"):
         return None
     return {**_fields(stats.store), "state": efc_pb2.StoreStats.State.Name(stats.store.state).lower()}
+
+
+def bytes_by_level(stats: efc_pb2.DaemonStats) -> dict[str, int]:
+    """Bytes that were read, by where they came from; the NAS's include what was read past the caches."""
+    levels = {level: int(getattr(stats.cache, field)) for level, field in CACHE_LEVELS.items()}
+    return levels | {"nas": stats.nfs.bytes_read}
 
 
 def _fields(message: Message) -> dict[str, object]:

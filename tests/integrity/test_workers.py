@@ -26,7 +26,7 @@ from tests.support.workers import Worker, certificates, new_key
 MIB = 1 << 20
 _SIZE = 16 * MIB
 #: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put at no worker.
-_REST_S = 12.0
+REST_S = 12.0
 _DATASETS = 16
 #: A file that says where workers are is looked at so often, and a little more.
 _FOLLOWED_S = 2.5
@@ -35,7 +35,7 @@ _RECENT_S = 2.0
 
 
 #: Of the files in the dataset's folder of small ones, in bytes: up to 64 KiB they are read when they are opened.
-_SMALL_SIZES = tuple(range(4 << 10, 150 << 10, 5 << 10))
+SMALL_SIZES = tuple(range(4 << 10, 150 << 10, 5 << 10))
 
 
 def files_of(path: Path) -> list[Path]:
@@ -133,9 +133,9 @@ def datasets() -> Iterator[tuple[Nas, list[Path]]]:
             folder.chmod(0o777)
             (folder / "file").write_bytes(os.urandom(_SIZE))
             (folder / "small").mkdir()
-            for size in _SMALL_SIZES:
+            for size in SMALL_SIZES:
                 (folder / "small" / str(size)).write_bytes(os.urandom(size))
-        time.sleep(_REST_S)
+        time.sleep(REST_S)
         for folder in folders:
             (folder / "clock").touch()  # tells what the server's clock shows by now
         yield nas, folders
@@ -164,7 +164,7 @@ def test_a_second_node_reads_from_the_workers_and_not_from_the_nas(world: World)
 def test_small_files_come_from_workers_too(world: World) -> None:
     """Also those that would come with their open."""
     worker = world.worker()
-    digest, size = digest_of(world.folder / "small"), sum(_SMALL_SIZES)
+    digest, size = digest_of(world.folder / "small"), sum(SMALL_SIZES)
     world.node(worker).read_from_workers(digest, "small", size)
     second = world.node(worker)
     before = second.cache()

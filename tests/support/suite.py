@@ -150,7 +150,7 @@ PARTS = {
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "consistency": _pytest("consistency", "tests/conformance/consistency", limit_s=900),
-    "integrity": _pytest("integrity", "tests/integrity", limit_s=900),
+    "integrity": _pytest("integrity", "tests/integrity", limit_s=1500),
     "faults": _pytest("faults", "tests/faults", limit_s=3 * 3600),
     "releases": _pytest("releases", "tests/releases", limit_s=3 * 3600),
     # Each kernel is a machine of its own.

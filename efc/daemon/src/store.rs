@@ -7,6 +7,7 @@ use std::sync::Arc;
 use efc_buffer::Budget;
 use efc_proto::{CacheConfig, DaemonConfig, StoreStats, store_stats};
 use efc_store::{Settings, State, Store};
+use rustix::fs::Mode;
 
 use crate::memory::Parts;
 
@@ -24,6 +25,8 @@ pub fn store(
     budget: &Budget,
 ) -> io::Result<Option<Arc<Store>>> {
     let Some(directory) = directory else { return Ok(None) };
+    // All that gets into the directory may read and write what lies there, and that is its owner alone: of the next daemon another user.
+    rustix::process::umask(Mode::empty());
     let size_max = size_max(config, is_memory(&directory).then_some(memory_max_bytes));
     let settings = Settings {
         directory,
@@ -43,7 +46,7 @@ fn size_max(config: &DaemonConfig, memory_max_bytes: Option<u64>) -> u64 {
         Some(limit) if limit / 2 < wanted => {
             log::warn!(
                 "the local store is on a tmpfs, which counts as the daemon's memory: it holds {} MiB, half of the limit",
-                limit / 2 >> 20
+                (limit / 2) >> 20
             );
             limit / 2
         }

@@ -200,7 +200,8 @@ fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io
         return Ok(None);
     }
     let owner = if wanted.uid == 0 { UNPRIVILEGED } else { wanted.uid };
-    if rustix::process::geteuid().is_root() {
+    // Of a read-only file system not even its owner can be set to what it is.
+    if rustix::process::geteuid().is_root() && fstat(&directory)?.st_uid != owner {
         fchown(&directory, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
     }
     Ok(Some(directory))

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::{Errno, Result};
 
 use efc_cache::blocks::BLOCK_BYTES;
@@ -143,7 +143,8 @@ pub(crate) fn age_s(file: BorrowedFd<'_>) -> Result<u64> {
 
 /// Notes that something of the file was used now.
 pub(crate) fn touch(folder: impl AsFd, path: &str) -> Result<()> {
-    let time = |nanos| Timespec { tv_sec: 0, tv_nsec: nanos };
-    let times = Timestamps { last_access: time(UTIME_OMIT), last_modification: time(UTIME_NOW) };
+    // Both, and to now: any other times only the file's owner may set, who may have been another process's user.
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
     rustix::fs::utimensat(folder, path, &times, AtFlags::SYMLINK_NOFOLLOW)
 }

@@ -34,6 +34,7 @@ mod work;
 mod writer;
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -137,6 +138,14 @@ impl<D: Disk> Level for Store<D> {
 
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
         Box::pin(self.engine.look_up(key, room))
+    }
+
+    fn gives_parts(&self) -> bool {
+        true
+    }
+
+    fn get_part(&self, key: BlockKey, part: Range<usize>, room: Buffer) -> Answer<'_> {
+        Box::pin(self.engine.look_part_up(key, part, room))
     }
 }
 

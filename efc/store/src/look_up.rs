@@ -1,10 +1,11 @@
 //! Looking a block up: in memory at once, from the page cache at once, else from the disk, for as long as the backend
 //! would take.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
-use efc_buffer::Buffer;
+use efc_buffer::{Buffer, Purpose};
 use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
 use efc_tasks::time::in_time;
 use rustix::io::Errno;
@@ -53,12 +54,14 @@ impl Drop for Asked {
     }
 }
 
-/// A block that is there.
-#[derive(Clone, Copy, Debug)]
+/// A block that is there, and what of it is wanted.
+#[derive(Clone, Debug)]
 pub(crate) struct Target {
     pub(crate) hash: u64,
     pub(crate) key: BlockKey,
     pub(crate) place: Place,
+    /// All of it, unless it was compared with its checksum before.
+    pub(crate) part: Range<usize>,
 }
 
 impl Target {
@@ -78,7 +81,7 @@ impl Target {
         room: &mut Buffer,
         waits: bool,
     ) -> Result<Came, Errno> {
-        let into = &mut room[..self.key.length()];
+        let into = &mut room[..self.part.len()];
         let (sum, is_verified) = match self.place {
             Place::Record(record) => {
                 let offset = u64::from(record.offset);
@@ -91,7 +94,7 @@ impl Target {
             }
             Place::Block { sum, is_verified, .. } => (sum, is_verified),
         };
-        let offset = self.key.offset();
+        let offset = self.key.offset() + self.part.start as u64;
         if waits {
             if read_all(disk, from, into, offset)? < into.len() {
                 return Ok(Came::Damaged);
@@ -110,13 +113,34 @@ impl Target {
 
 impl<D: Disk> Engine<D> {
     /// Gives the block, if it is there and comes in time.
-    pub(crate) async fn look_up(self: &Arc<Self>, key: BlockKey, mut room: Buffer) -> Lookup {
-        let Some(folder) = self.folder.get().filter(|_| key.length() > 0) else {
-            return Lookup::Miss(Miss { room: Some(room), fill: None });
-        };
+    pub(crate) async fn look_up(self: &Arc<Self>, key: BlockKey, room: Buffer) -> Lookup {
+        let Some(folder) = self.folder.get().filter(|_| key.length() > 0) else { return nothing(room) };
         let hash = folder.hasher.file(&key.file);
         let Some(place) = lock(&self.index).find(hash, &key) else { return self.miss(key, room) };
-        let target = Target { hash, key, place };
+        self.give(folder, Target { hash, key, place, part: 0..key.length() }, room).await
+    }
+
+    /// Gives a part of the block: alone if the block was compared with its checksum before, else by way of the whole of it.
+    pub(crate) async fn look_part_up(self: &Arc<Self>, key: BlockKey, part: Range<usize>, mut room: Buffer) -> Lookup {
+        let Some(folder) = self.folder.get().filter(|_| part.end <= key.length()) else { return nothing(room) };
+        let hash = folder.hasher.file(&key.file);
+        let Some(place) = lock(&self.index).find(hash, &key) else { return nothing(room) };
+        if matches!(place, Place::Block { is_verified: true, .. }) {
+            return self.give(folder, Target { hash, key, place, part }, room).await;
+        }
+        let whole = self.budget.take(Purpose::Ahead, key.length()).and_then(|whole| whole.buffer().ok());
+        let Some(whole) = whole else { return nothing(room) };
+        match self.look_up(key, whole).await {
+            Lookup::Hit { block, .. } => {
+                let length = part.len();
+                room[..length].copy_from_slice(&block[part]);
+                Lookup::Hit { block: Block::new(room, length), fill: None }
+            }
+            Lookup::Miss(_) => nothing(room),
+        }
+    }
+
+    async fn give(self: &Arc<Self>, folder: &Arc<Folder>, target: Target, mut room: Buffer) -> Lookup {
         match self.read_now(folder, &target, &mut room) {
             Came::Waits => self.read_later(folder, target, room).await,
             came => self.settle(&target, came, room),
@@ -158,17 +182,17 @@ impl<D: Disk> Engine<D> {
     async fn read_later(self: &Arc<Self>, folder: &Arc<Folder>, target: Target, room: Buffer) -> Lookup {
         let (answers, mut answer) = oneshot::channel();
         let (asked, engine, folder) = (Asked::new(room), self.clone(), folder.clone());
-        let waiting = asked.waiting.clone();
+        let (waiting, wanted) = (asked.waiting.clone(), target.clone());
         let read = move || {
             let Some(mut room) = lock(&waiting).take() else { return };
-            let came = engine.read(&folder, &target, &mut room);
+            let came = engine.read(&folder, &wanted, &mut room);
             drop((engine, folder)); // the one who waits goes on here
             let _ = answers.send((came, room)); // too late is too late
         };
         if !self.reads.add(Box::new(read)) {
             return self.late(asked);
         }
-        let wait = lock(&self.patience).wait(target.key.length());
+        let wait = lock(&self.patience).wait(target.part.len());
         match in_time(&mut answer, Some(wait)).await {
             Some(Ok((came, room))) => {
                 lock(&self.patience).in_time();
@@ -199,7 +223,7 @@ impl<D: Disk> Engine<D> {
         match came {
             Came::Sound => {
                 self.used(target);
-                return Lookup::Hit { block: Block::new(room, target.key.length()), fill: None };
+                return Lookup::Hit { block: Block::new(room, target.part.len()), fill: None };
             }
             Came::Damaged => self.damaged(target),
             Came::Failed(error) => self.failed(target, error),
@@ -209,9 +233,9 @@ impl<D: Disk> Engine<D> {
     }
 
     fn used(&self, target: &Target) {
-        let Target { hash, key, place } = target;
+        let Target { hash, key, place, part } = target;
         count(&self.tally.hits);
-        add(&self.tally.hit_bytes, key.length() as u64);
+        add(&self.tally.hit_bytes, part.len() as u64);
         let at_s = self.now_s();
         let mut index = lock(&self.index);
         if let Place::Block { sum, is_verified: false, life } = place {
@@ -234,7 +258,7 @@ impl<D: Disk> Engine<D> {
 
     /// The block goes, if it has not gone meanwhile.
     pub(crate) fn damaged(&self, target: &Target) {
-        let Target { hash, key, place } = target;
+        let Target { hash, key, place, .. } = target;
         let mut index = lock(&self.index);
         let has_gone = match place {
             Place::Record(record) => index.forget_record(*hash, record),
@@ -261,6 +285,10 @@ impl<D: Disk> Engine<D> {
             self.ask(Job::Drop { hash: target.hash, life });
         }
     }
+}
+
+fn nothing(room: Buffer) -> Lookup {
+    Lookup::Miss(Miss { room: Some(room), fill: None })
 }
 
 /// Does the error say that what was to be read will not be read later either?

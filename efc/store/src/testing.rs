@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -158,6 +159,17 @@ pub(crate) fn hits<D: Disk>(store: &Store<D>, key: &BlockKey) -> bool {
     match ask(store, key) {
         Lookup::Hit { block, .. } => {
             assert!(block[..] == bytes_of(key), "wrong bytes for {key:?}");
+            true
+        }
+        Lookup::Miss(_) => false,
+    }
+}
+
+/// Is this part of the block there? It is never a wrong one.
+pub(crate) fn hits_part<D: Disk>(store: &Store<D>, key: &BlockKey, part: Range<usize>) -> bool {
+    match block_on(store.get_part(*key, part.clone(), Buffer::new(part.len()).expect("memory"))) {
+        Lookup::Hit { block, .. } => {
+            assert!(block[..] == bytes_of(key)[part], "wrong bytes for a part of {key:?}");
             true
         }
         Lookup::Miss(_) => false,

@@ -128,7 +128,8 @@ impl<D: Disk> Engine<D> {
         let Some(Extent::Unverified { index, sum, life }) = self.extent(hash, key).filter(|_| self.serves()) else {
             return false;
         };
-        let target = Target { hash, key: block(key, index), place: Place::Block { sum, is_verified: false, life } };
+        let (key, place) = (block(key, index), Place::Block { sum, is_verified: false, life });
+        let target = Target { hash, key, place, part: 0..key.length() };
         if life != of_life {
             return false; // another one that has come in its place, for whom somebody else asks
         }

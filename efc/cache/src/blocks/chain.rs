@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -65,9 +66,9 @@ struct Counter {
 }
 
 impl Counter {
-    fn count(&self, block: &Block) {
+    fn count(&self, bytes: usize) {
         self.blocks.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn get(&self) -> Given {
@@ -198,12 +199,12 @@ impl Chain {
     {
         match self.place(&key) {
             Place::There(block) => {
-                self.from_recent.count(&block);
+                self.from_recent.count(block.len());
                 Ok(block)
             }
             Place::Awaited(end) => {
                 let block = end.await.unwrap_or(Err(Absent::Unshared))?;
-                self.from_recent.count(&block);
+                self.from_recent.count(block.len());
                 Ok(block)
             }
             Place::First => {
@@ -211,6 +212,26 @@ impl Chain {
                 efc_tasks::detached(async move { chain.fetch(key, fetch).await }).end().await
             }
         }
+    }
+
+    /// The bytes `part` of the block of `key`, from whoever can give them without reading all of it, and where they are in what is given;
+    /// `None`: nobody can now.
+    pub async fn get_part(&self, key: &BlockKey, part: Range<usize>) -> Option<(Arc<Block>, Range<usize>)> {
+        let recent = self.blocks().recent.get(key).map(|recent| recent.block.clone());
+        if let Some(block) = recent {
+            self.from_recent.count(part.len());
+            return Some((block, part));
+        }
+        for (level, counter) in self.levels.iter().filter(|(level, _)| level.gives_parts() && level.serves()) {
+            let room = self.room_for(part.len())?;
+            if let Lookup::Hit { block, .. } = level.get_part(*key, part.clone(), room).await
+                && block.len() == part.len()
+            {
+                counter.count(block.len());
+                return Some((Arc::new(block), 0..part.len()));
+            }
+        }
+        None
     }
 
     fn blocks(&self) -> MutexGuard<'_, Blocks> {
@@ -267,15 +288,20 @@ impl Chain {
         let room = room.or_else(|| self.room(key)).ok_or(Absent::Unshared)?;
         let begun = efc_tasks::time::now();
         let fetched = fetch(room).await?;
-        self.from_backend.count(&fetched.block);
+        self.from_backend.count(fetched.block.len());
         let (length, took) = (fetched.block.len(), efc_tasks::time::since(begun));
         self.levels.iter().for_each(|(level, _)| level.backend_took(length, took));
         Ok(fetched)
     }
 
-    /// Memory for this block, if there is some now, or if those that were just read can give it.
+    /// Memory for this block, if there is some now.
     fn room(&self, key: &BlockKey) -> Option<Buffer> {
-        let room = || self.budget.take(Purpose::Ahead, room_of(key.length()));
+        self.room_for(key.length())
+    }
+
+    /// Memory for so many bytes, if there is some now, or if the blocks that were just read can give it.
+    fn room_for(&self, length: usize) -> Option<Buffer> {
+        let room = || self.budget.take(Purpose::Ahead, room_of(length));
         let mut taken = room();
         while taken.is_none() && self.blocks().drop_oldest() {
             taken = room();
@@ -291,7 +317,7 @@ impl Chain {
             let Some(given) = room.take().or_else(|| self.room(key)) else { break };
             match level.get(*key, given).await {
                 Lookup::Hit { block, fill } if block.len() == key.length() => {
-                    counter.count(&block);
+                    counter.count(block.len());
                     fills.extend(fill);
                     return Ok(block);
                 }

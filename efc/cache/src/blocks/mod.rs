@@ -12,7 +12,7 @@ mod chain;
 
 use std::fmt::Debug;
 use std::future::Future;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,6 +140,17 @@ pub trait Level: Debug + Send + Sync + 'static {
     /// its own, and gives nothing in doubt. It answers in bounded time, and not much later than the backend would:
     /// a level that is slow says that it has not got the block. The future may be dropped at any time.
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_>;
+
+    /// Can it give a few bytes of a block without reading all of it?
+    fn gives_parts(&self) -> bool {
+        false
+    }
+
+    /// Gives the bytes `part` of the block of `key`, as a block of that length, in the memory `room`, which has a page more. What is
+    /// said of [`Level::get`] holds here, too; a miss has no place for the block.
+    fn get_part(&self, _key: BlockKey, _part: Range<usize>, room: Buffer) -> Answer<'_> {
+        Box::pin(async { Lookup::Miss(Miss { room: Some(room), fill: None }) })
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Reads by blocks, through the chain of caches ([`Chain`]).
 //!
 //! A read goes this way if there is a level that serves, and it is for a good part of its block, as the kernel's read-ahead is, or the
-//! block is that of a small file: a whole block for a few bytes of a large file would cost more than it saves. A small file is looked for in
+//! block is that of a small file: a whole block for a few bytes of a large file would cost more than it saves. Such bytes come from a
+//! level that can give them alone, or from the server. A small file is looked for in
 //! the chain when it is opened, so that it costs its reader one call of the server's, of a few bytes if a level has the file. The block is that of the version which is known of
 //! the file. A level that has a block under a version has what that version will always stand for, so the version need not be settled
 //! for us to use it. The server is asked for a block only when the file has been unchanged for a while: nobody else
@@ -46,9 +47,13 @@ impl<B: Backend> Inner<B> {
         let Grant { seen, permit, .. } = self.version_to_read(&file.inode).ok_or(Absent::Unshared)?;
         let version = Version::of(&seen.value);
         let end = version.size.min(read.offset.saturating_add(read.size.into()));
-        // Where the file ends the server says.
-        if read.offset >= end || !is_worth_a_block(&key_of(file, version, read.offset), read.size as usize) {
-            return Err(Absent::Unshared);
+        if read.offset >= end {
+            return Err(Absent::Unshared); // where the file ends the server says
+        }
+        let key = key_of(file, version, read.offset);
+        if !is_worth_a_block(&key, read.size as usize) {
+            let part = self.small_part(chain, file, seen, key, read.offset..end).await?;
+            return Ok(Answer { body: Response::Blocks(part, None), permit });
         }
         let first = self.part(chain, file, seen, read.offset..end).await?;
         let next = read.offset + first.1.len() as u64;
@@ -62,6 +67,22 @@ impl<B: Backend> Inner<B> {
             Admission::Hit(grant) => Some(grant).filter(|grant| grant.seen.value.kind == FileType::Regular),
             Admission::Ask | Admission::Wait(_) => None,
         }
+    }
+
+    /// A few bytes of a large block, if some level can give just these.
+    async fn small_part(
+        &self,
+        chain: &Chain,
+        file: &OpenFile,
+        seen: Seen<Attr>,
+        key: BlockKey,
+        bytes: Range<u64>,
+    ) -> Result<Part, Absent> {
+        let part = (bytes.start - key.offset()) as usize..(bytes.end - key.offset()) as usize;
+        if part.end > key.length() || !file.inode.may_be_at_rest(seen.part(|attr| attr), self.rest) {
+            return Err(Absent::Unshared);
+        }
+        chain.get_part(&key, part).await.ok_or(Absent::Unshared)
     }
 
     /// What the block that has the first of these bytes of a file has of them.

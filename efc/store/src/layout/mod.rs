@@ -112,7 +112,7 @@ pub(crate) struct Space {
 }
 
 fn lock(directory: BorrowedFd<'_>) -> Result<OwnedFd, Unfit> {
-    let open = |flags| rustix::fs::openat(directory, "lock", flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, PRIVATE);
+    let open = |flags| rustix::fs::openat(directory, "lock", flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, OPEN);
     let lock = match open(OFlags::RDWR | OFlags::CREATE) {
         Err(Errno::ROFS) => open(OFlags::RDONLY)?,
         opened => opened?,
@@ -123,13 +123,14 @@ fn lock(directory: BorrowedFd<'_>) -> Result<OwnedFd, Unfit> {
     }
 }
 
-/// The mode of files; folders have that of [`FOLDER`].
-pub(crate) const PRIVATE: Mode = Mode::from_raw_mode(0o600);
-const FOLDER: Mode = Mode::from_raw_mode(0o700);
+/// The mode of files; folders have that of [`FOLDER`]. Who may do anything with them is said by the directory that they are in, whose owner may
+/// change from one process to the next.
+pub(crate) const OPEN: Mode = Mode::from_raw_mode(0o666);
+const FOLDER: Mode = Mode::from_raw_mode(0o777);
 
 /// Opens a file or folder beneath another.
 pub(crate) fn open(folder: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(folder, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, PRIVATE)
+    rustix::fs::openat(folder, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, OPEN)
 }
 
 /// Removes a file; it is fine if there is none.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::testing::{Dice, MIB, changed_key, close, open, read, snapshot};
+use crate::testing::{Dice, MIB, changed_key, close, hits_part, open, read, snapshot};
 
 /// Files of one byte to three blocks, small and large.
 const SIZES: [u64; 6] = [1, 5000, 64 << 10, (64 << 10) + 1, MIB, 3 * MIB - 7];
@@ -26,6 +26,9 @@ fn what_was_put_there_is_there_and_after_reopening_too() {
             }
             let size = SIZES[file % SIZES.len()];
             let key = changed_key(&format!("file {file}"), size, dice.draw(size.div_ceil(MIB)), changes[file]);
+            let begin = dice.draw(key.length() as u64) as usize;
+            let part = begin..begin + 1 + dice.draw((key.length() - begin).min(9000) as u64) as usize;
+            assert_eq!(hits_part(&*store, &key, part), there.contains(&(file, changes[file], key.index)), "{key:?}");
             if there.iter().any(|(other, change, _)| *other == file && *change != changes[file]) {
                 assert!(!read(&*store, &key), "another version");
                 there.retain(|(other, ..)| *other != file);

@@ -125,6 +125,29 @@ fn a_block_is_read_once_for_all_who_ask_meanwhile_and_the_death_of_the_first_is_
 }
 
 #[test]
+fn a_few_bytes_come_from_a_level_that_can_give_them_alone() {
+    for (pool, hits) in [(Pool::in_parts(), 2), (Pool::reliable(), 0)] {
+        let (simulation, nas, [first, second]) = world(5, &pool);
+        simulation.run(async {
+            watch(&nas, &first).await;
+            reads(&nas, &first, 1).await;
+            watch(&nas, &second).await;
+            let (before, given) = (nas.executed(Procedure::Read), pool.hits());
+            let task = Task::root();
+            let file = second.open(task, "file", libc::O_RDONLY).await.unwrap();
+            // The second one ends with the file, the third spans two blocks.
+            for (offset, end) in [(4096, 8192), (LARGE as u64 - 100, LARGE as u64), ((1 << 20) - 100, (1 << 20) + 100)]
+            {
+                let found = second.ask_read(task, file, offset, (end - offset) as usize).await.unwrap();
+                assert!(found == content(1)[offset as usize..end as usize]);
+            }
+            assert_eq!((pool.hits() - given, nas.executed(Procedure::Read) - before), (hits, 3 - hits));
+            second.close(task, file).await.unwrap();
+        });
+    }
+}
+
+#[test]
 fn a_level_that_gives_too_little_or_too_much_is_not_believed() {
     let pool = Pool::reliable();
     let (simulation, nas, [first, second]) = world(3, &pool);

@@ -1,6 +1,7 @@
 //! A cache that nodes share, as a level of their chains: it forgets, is slow, and takes what it is given late or not at all.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,17 +23,23 @@ struct Memory {
 pub struct Pool {
     memory: Arc<Mutex<Memory>>,
     is_reliable: bool,
+    gives_parts: bool,
 }
 
 impl Pool {
     /// One that keeps all and answers at once.
     pub fn reliable() -> Pool {
-        Pool { memory: Arc::default(), is_reliable: true }
+        Pool { memory: Arc::default(), is_reliable: true, gives_parts: false }
+    }
+
+    /// One that gives parts of blocks, too.
+    pub fn in_parts() -> Pool {
+        Pool { gives_parts: true, ..Pool::reliable() }
     }
 
     /// One that does what it likes, but does not lie.
     pub fn whimsical() -> Pool {
-        Pool { memory: Arc::default(), is_reliable: false }
+        Pool { memory: Arc::default(), is_reliable: false, gives_parts: true }
     }
 
     /// A level of a node.
@@ -98,6 +105,27 @@ impl Level for Pool {
         Box::pin(async move {
             self.idle().await;
             self.give(&key, room)
+        })
+    }
+
+    fn gives_parts(&self) -> bool {
+        self.gives_parts
+    }
+
+    fn get_part(&self, key: BlockKey, part: Range<usize>, mut room: Buffer) -> Answer<'_> {
+        Box::pin(async move {
+            self.idle().await;
+            let mut memory = self.memory.lock().unwrap();
+            memory.questions += 1;
+            match memory.blocks.get(&key).and_then(|block| block.get(part)).filter(|_| self.is_willing()) {
+                None => Lookup::Miss(Miss { room: Some(room), fill: None }),
+                Some(bytes) => {
+                    let length = bytes.len();
+                    room[..length].copy_from_slice(bytes);
+                    memory.hits += 1;
+                    Lookup::Hit { block: Block::new(room, length), fill: None }
+                }
+            }
         })
     }
 }

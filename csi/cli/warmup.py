@@ -1,0 +1,258 @@
+"""``efc warmup``: reads data once, so that it lies in the dataset's caches before anybody asks for it.
+
+What is done to the mount is done by :mod:`csi.warming`; here is where paths lie, what the keeper counts meanwhile, and
+what is said. Exit status: 0 if all was read, 1 if some was not, 2 for what is refused, 130 if it was interrupted.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace as with_changes
+from pathlib import Path
+
+from csi._proto import efc_pb2
+from csi.base.children import Children
+from csi.base.errors import Code, DriverError
+from csi.base.text import printable
+from csi.cli.on_mount import Place, Places, without_nested
+from csi.cli.warmup_progress import DRAW_SECONDS, Progress
+from csi.cli.warmup_summary import Outcome, print_failures, print_summary
+from csi.node.conditions import workers_of
+from csi.node.keeper import STATUS_SECONDS_MAX, Keeper, KeeperUnreachableError, options_of, source_of
+from csi.node.mounts import Mounts, parse_mountinfo
+from csi.node.statistics import CACHE_LEVELS, bytes_by_level
+from csi.warming.note import Note
+from csi.warming.pace import Pace
+from csi.warming.passes import PAUSE_SECONDS, is_another_worth_it, jobs_of_pass
+from csi.warming.tally import Figures
+from csi.warming.walking import Root
+from csi.warming.warming import Plan, Warming
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+#: Longest list of paths.
+LIST_BYTES_MAX = 64 << 20
+#: For the counters after Ctrl-C.
+_LAST_STATUS_SECONDS_MAX = 0.5
+
+#: MAJOR:MINOR of a file system -> what the keeper says of it.
+Served = Mapping[str, efc_pb2.MountStatus]
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Runs ``efc warmup``; what is refused touches nothing."""
+    try:
+        places = _places(parsed)
+        served = asyncio.run(_served(places, parsed.run_dir, is_forced=parsed.force))
+        note = _note(places, served, parsed)
+    except DriverError as error:
+        print(f"efc: {printable(error.message)}", file=sys.stderr)
+        return 2
+    warmup = _Warmup(places, served, note, parsed)
+    outcome = warmup.run()
+    print_failures(outcome)
+    if parsed.json or not parsed.quiet:
+        print_summary(outcome, as_json=parsed.json)
+    return outcome.exit_status
+
+
+# ------------------------------------------------------------ before anything is read
+
+
+def _places(parsed: argparse.Namespace) -> list[Place]:
+    texts = [*parsed.paths, *(_listed(parsed.list) if parsed.list else [])]
+    if not texts:
+        raise DriverError(Code.INVALID_ARGUMENT, "name a PATH, or a file of paths (--list)")
+    places = Places(parse_mountinfo(MOUNTINFO.read_text(errors="surrogateescape")))
+    return without_nested(places.of(text) for text in texts)
+
+
+def _listed(name: str) -> list[str]:
+    """The paths in a file, one on each line; ``-`` is standard input."""
+    try:
+        if name == "-":
+            text = sys.stdin.buffer.read(LIST_BYTES_MAX + 1)
+        else:
+            with Path(name).open("rb") as file:
+                text = file.read(LIST_BYTES_MAX + 1)
+    except OSError as error:
+        raise DriverError(Code.INVALID_ARGUMENT, f"cannot read the list {name!r}: {error.strerror}") from None
+    if len(text) > LIST_BYTES_MAX:
+        raise DriverError(Code.INVALID_ARGUMENT, f"the list {name!r} is longer than {LIST_BYTES_MAX >> 20} MiB")
+    if b"\0" in text:
+        raise DriverError(Code.INVALID_ARGUMENT, f"the list {name!r} is no text: it has a NUL character")
+    return [os.fsdecode(line) for line in text.split(b"\n") if line]
+
+
+async def _served(places: Iterable[Place], run_dir: str, *, is_forced: bool) -> Served:
+    """What the keeper serves of these places; raises what is wrong with a mount, and FAILED_PRECONDITION.
+
+    ``is_forced``: neither a keeper nor caches are needed.
+    """
+    mounts = {place.mount.device: place.mount for place in places}
+    for mount in mounts.values():
+        await Mounts(children=Children()).statvfs(mount.target)
+    try:
+        found = {f"0:{one.connection}": one for one in (await Keeper(run_dir).status()).mounts}
+    except KeeperUnreachableError:
+        if not is_forced:
+            raise
+        return {}
+    for device, mount in mounts.items():
+        if is_forced:
+            break
+        if device not in found:
+            message = f"{mount.target} is of no keeper in {run_dir}: RUN_DIR or --run-dir names the right one"
+            raise DriverError(Code.FAILED_PRECONDITION, message)
+        if not _has_caches(found[device]):
+            place = f"{source_of(found[device])} at {mount.target}"
+            message = f"{place} has no caches (options workers, cache-size): nothing would stay"
+            raise DriverError(Code.FAILED_PRECONDITION, f"{message}; --force reads it all the same")
+    served = {device: found[device] for device in mounts if device in found}
+    for status in served.values():
+        if note := workers_of(status):
+            print(f"efc: {printable(note)}", file=sys.stderr)
+    return served
+
+
+def _has_caches(mount: efc_pb2.MountStatus) -> bool:
+    cache = options_of(mount).cache
+    return bool(cache.workers or cache.store_mib) or mount.stats.HasField("cache")
+
+
+def _note(places: Sequence[Place], served: Served, parsed: argparse.Namespace) -> Note | None:
+    """The note of what was read, where one can be kept."""
+    keys = []
+    for place in places:
+        status = served.get(place.mount.device)
+        keys += [source_of(status) if status else place.mount.source, place.path]
+    try:
+        return Note.open(Path(parsed.run_dir) / "warmup", [*keys, "", *parsed.glob], is_new=not parsed.resume)
+    except OSError as error:
+        print(f"efc: an interruption will cost all: no note in {parsed.run_dir}: {error.strerror}", file=sys.stderr)
+        return None
+
+
+# ------------------------------------------------------------ reading
+
+
+class _Warmup:
+    """The passes over what was named."""
+
+    def __init__(self, places: Sequence[Place], served: Served, note: Note | None, parsed: argparse.Namespace) -> None:
+        self._served, self._note, self._parsed = served, note, parsed
+        self._has_caches = any(_has_caches(mount) for mount in served.values())
+        self._plan = Plan(
+            roots=[Root(path=place.path, device=_device(place.mount.device)) for place in places],
+            globs=parsed.glob,
+            jobs=parsed.jobs,
+            budget_bytes=parsed.budget,
+            pace=Pace(parsed.limit_rate),
+            waits_for_rest=self._has_caches,
+        )
+        self._keeper = Keeper(parsed.run_dir)
+        self._progress = Progress(None if parsed.quiet else sys.stderr)
+        self._outcome = Outcome()
+
+    def run(self) -> Outcome:
+        """Reads all of it, as often as it takes."""
+        began, before = time.monotonic(), self._levels()
+        try:
+            self._passes()
+        except KeyboardInterrupt:
+            self._outcome.is_interrupted = True
+        self._progress.clear()
+        outcome = self._outcome
+        outcome.seconds = time.monotonic() - began
+        limit = _LAST_STATUS_SECONDS_MAX if outcome.is_interrupted else STATUS_SECONDS_MAX
+        outcome.levels = _difference(before, self._levels(limit_seconds=limit))
+        if self._note is not None and not outcome.is_interrupted:
+            if outcome.is_whole:
+                self._note.remove()
+            else:
+                self._note.close()
+        return outcome
+
+    def _passes(self) -> None:
+        missing = self._outcome.missing_bytes
+        plan, note = self._plan, self._note
+        while True:
+            number = len(missing) + 1
+            figures, given = self._pass(with_changes(plan, jobs=jobs_of_pass(number, jobs=plan.jobs)), note, number)
+            if given is None or not self._has_caches:
+                return
+            covered = figures.bytes_read + figures.bytes_noted
+            missing.append(_missing(figures, given) if number > 1 else _missing_at_first(figures, given))
+            if number == self._parsed.passes or not is_another_worth_it(missing) or not self._has_room(covered):
+                return
+            # What an earlier run has read is looked at, too; a budget ends where it has ended before.
+            plan = with_changes(plan, waits_for_rest=False, budget_bytes=covered if plan.budget_bytes else 0)
+            note = None
+            time.sleep(PAUSE_SECONDS)
+
+    def _pass(self, plan: Plan, note: Note | None, number: int) -> tuple[Figures, dict[str, int] | None]:
+        """One of them: its figures, and how many bytes came from where."""
+        before = self._levels()
+        warming = Warming(plan, note=note)
+        self._outcome.passes.append(warming.figures())
+        warming.start()
+        try:
+            while not warming.wait(DRAW_SECONDS):
+                self._progress.show(warming.figures(), is_waiting=warming.is_waiting_for_rest, number=number)
+        finally:
+            warming.stop()
+            self._outcome.passes[-1] = figures = warming.figures()
+            self._outcome.is_over_budget |= warming.is_over_budget
+        return figures, _difference(before, self._levels())
+
+    def _levels(self, *, limit_seconds: float = STATUS_SECONDS_MAX) -> dict[str, int] | None:
+        """How many bytes have come from where so far; None if the keeper does not say."""
+        if not self._served:
+            return None
+        try:
+            mounts = asyncio.run(self._keeper.status(limit_seconds=limit_seconds)).mounts
+        except DriverError:
+            return None
+        found = {f"0:{mount.connection}": mount for mount in mounts}
+        levels = dict.fromkeys(CACHE_LEVELS, 0)
+        for device in self._served:
+            if device not in found:
+                return None
+            for level, count in bytes_by_level(found[device].stats).items():
+                levels[level] += count
+        return levels
+
+    def _has_room(self, count: int) -> bool:
+        """Whether so many bytes can be in caches at all: reading more only drives out what is there."""
+        # What one of them has room for need not be in the other.
+        stats = [mount.stats for mount in self._served.values()]
+        capacities = [max(each.cache.workers_capacity_bytes, each.store.capacity_bytes) for each in stats]
+        self._outcome.room_bytes = room = sum(capacities) if all(capacities) else None
+        return room is None or count <= room
+
+
+def _device(text: str) -> int:
+    major, _, minor = text.partition(":")
+    return os.makedev(int(major), int(minor))
+
+
+def _difference(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> dict[str, int] | None:
+    """What was counted in between: never less than nothing, should a daemon have died before it reported."""
+    if before is None or after is None:
+        return None
+    return {level: max(0, count - before[level]) for level, count in after.items()}
+
+
+def _missing(figures: Figures, given: Mapping[str, int]) -> int:
+    """Bytes that were not in caches; those of files that change are left out."""
+    return max(0, given["nas"] - figures.bytes_changed)
+
+
+def _missing_at_first(figures: Figures, given: Mapping[str, int]) -> int:
+    """The same of the first pass: nothing if caches gave all, otherwise all that it was about."""
+    covered = figures.bytes_read + figures.bytes_noted
+    # What the daemon's memory gave may be what it has read a moment before, and put nowhere.
+    from_caches = sum(count for level, count in given.items() if level not in ("memory", "nas"))
+    return covered if _missing(figures, given) or from_caches < covered else 0

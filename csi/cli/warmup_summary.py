@@ -1,0 +1,157 @@
+"""What a warm-up has come to: for people, and as JSON."""
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from csi.base.text import printable
+from csi.cli.figures import duration, rate, size
+from csi.warming.tally import Failure, Figures
+
+_INTERRUPTED = 130
+#: As of a directory's entries: what an error means here, where strerror(3) would not say it.
+_WORDS = {
+    errno.ELOOP: "a symbolic link, which is not followed: name what it leads to",
+    errno.EXDEV: "it lies on another file system",
+    errno.ENOTSUP: "it is no regular file any more",
+    errno.ENOMEM: "too many directories, or no memory",
+}
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """How it ended; ``levels`` is where the bytes of all passes came from, None where nobody counts that."""
+
+    passes: list[Figures] = field(default_factory=list)
+    seconds: float = 0.0
+    levels: dict[str, int] | None = None
+    #: Bytes that each pass did not find in caches, as far as that is known; of the first it is all or nothing.
+    missing_bytes: list[int] = field(default_factory=list)
+    #: Of all workers, if that was asked for.
+    room_bytes: int | None = None
+    is_interrupted: bool = False
+    is_over_budget: bool = False
+
+    @property
+    def first(self) -> Figures:
+        """The pass that all is said of; others read the same once more."""
+        return self.passes[0] if self.passes else Figures()
+
+    @property
+    def failed(self) -> Figures:
+        """The pass with the most failures."""
+        return max(self.passes, key=lambda figures: figures.files_failed, default=Figures())
+
+    @property
+    def is_whole(self) -> bool:
+        """All that was named was read."""
+        return not (self.is_interrupted or self.is_over_budget or self.failed.files_failed)
+
+    @property
+    def exit_status(self) -> int:
+        """Of the command."""
+        return _INTERRUPTED if self.is_interrupted else int(self.failed.files_failed > 0)
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Of all passes together."""
+        return sum(figures.bytes_read for figures in self.passes) / self.seconds if self.seconds else 0.0
+
+
+def print_failures(outcome: Outcome) -> None:
+    """The first failures by name, on standard error."""
+    failed = outcome.failed
+    for failure in failed.failures:
+        print(f"efc: {printable(failure.path)}: {_word(failure)}", file=sys.stderr)
+    if (more := failed.files_failed - len(failed.failures)) > 0:
+        print(f"efc: {more} more could not be read", file=sys.stderr)
+
+
+def _word(failure: Failure) -> str:
+    return _WORDS.get(failure.error_number) or os.strerror(failure.error_number)
+
+
+def print_summary(outcome: Outcome, *, as_json: bool) -> None:
+    """All of it, on standard output."""
+    if as_json:
+        print(json.dumps(described(outcome), indent=2))
+        return
+    for line in _lines(outcome):
+        print(line)
+
+
+def described(outcome: Outcome) -> dict[str, object]:
+    """As JSON. Keys are only ever added."""
+    first, failed = outcome.first, outcome.failed
+    return {
+        "files": first.files_read,
+        "bytes": first.bytes_read,
+        "seconds": round(outcome.seconds, 3),
+        "bytes_per_second": round(outcome.bytes_per_second),
+        "levels": outcome.levels,
+        "passes": len(outcome.passes),
+        "missing_bytes": outcome.missing_bytes,
+        "files_noted": first.files_noted,
+        "bytes_noted": first.bytes_noted,
+        "files_changed": max((figures.files_changed for figures in outcome.passes), default=0),
+        "files_vanished": first.files_vanished,
+        "files_linked": first.files_linked,
+        "files_other": first.files_other,
+        "files_failed": failed.files_failed,
+        "failures": [
+            {
+                "path": one.path,
+                "errno": errno.errorcode.get(one.error_number, str(one.error_number)),
+                "message": _word(one),
+            }
+            for one in failed.failures
+        ],
+        "is_interrupted": outcome.is_interrupted,
+        "is_over_budget": outcome.is_over_budget,
+    }
+
+
+def _lines(outcome: Outcome) -> Iterator[str]:
+    first = outcome.first
+    ending = "Interrupted: read" if outcome.is_interrupted else "Read"
+    ended = f"{ending} {_count(first.files_read, 'file')}, {size(first.bytes_read)}, in {duration(outcome.seconds)}"
+    passes = f", {len(outcome.passes)} passes" if len(outcome.passes) > 1 else ""
+    yield f"{ended} ({rate(outcome.bytes_per_second)}{passes})."
+    if first.files_noted:
+        yield f"Noted as read before, and not changed: {_count(first.files_noted, 'file')}, {size(first.bytes_noted)}."
+    if outcome.levels is not None:
+        parts = [f"{_name(level)} {size(count)}" for level, count in outcome.levels.items()]
+        yield f"Through the mount meanwhile came from {', '.join(parts)}."
+    if outcome.is_over_budget:
+        yield "The budget is used; the next run goes on from here."
+    yield from _cached(outcome)
+    if changed := max((figures.files_changed for figures in outcome.passes), default=0):
+        yield f"Changed too lately to be cached: {_count(changed, 'file')}."
+    if first.files_vanished:
+        yield f"Removed before they were read: {_count(first.files_vanished, 'file')}."
+    if outcome.failed.files_failed:
+        yield f"Not read: {_count(outcome.failed.files_failed, 'file')}."
+
+
+def _cached(outcome: Outcome) -> Iterator[str]:
+    covered = outcome.first.bytes_read + outcome.first.bytes_noted
+    if outcome.is_interrupted or not covered:
+        return
+    if outcome.missing_bytes and outcome.missing_bytes[-1] == 0:
+        yield "All that was read is in the caches."
+    elif len(outcome.missing_bytes) > 1:
+        missing = size(outcome.missing_bytes[-1])
+        yield f"The last pass had {missing} from the NAS: it was not in the caches, or the NAS was quicker."
+    if outcome.room_bytes is not None and covered > outcome.room_bytes:
+        yield f"The workers have room for {size(outcome.room_bytes)}, less than was read."
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _name(level: str) -> str:
+    return {"nas": "the NAS", "memory": "the daemon's memory"}.get(level, level)

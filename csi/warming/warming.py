@@ -1,0 +1,168 @@
+"""One pass over the data: a thread that walks, threads that read, and a bounded queue between them.
+
+What is read goes nowhere: reading it through the mount is what fills the caches. The node's own page cache is emptied
+of each block before it is read, so that the read reaches the daemon, and after, so that it holds what applications use.
+
+A thread that waits for a NAS cannot be stopped. So whoever starts a pass never waits for its threads (they are
+daemons), and ends the process when he wants to: a read is killed with it.
+"""
+
+import errno
+import os
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from csi.warming.note import Note
+from csi.warming.pace import Pace
+from csi.warming.pieces import BLOCK_BYTES, FILES_WAITING_MAX, Piece, Pieces, settle
+from csi.warming.resting import ServerClock
+from csi.warming.tally import Figures, Tally
+from csi.warming.walking import File, Root, Walk, has_vanished
+
+#: Readers at most.
+JOBS_MAX = 256
+_PUT_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be read, and how; of ``globs``, ``budget_bytes`` and ``bytes_per_second`` none is no limit."""
+
+    roots: Sequence[Root]
+    globs: Sequence[str] = ()
+    jobs: int = 16
+    #: A file that caches may not take yet is waited for; False in a pass over what was read a moment ago.
+    waits_for_rest: bool = True
+    budget_bytes: int = 0
+    pace: Pace = field(default_factory=Pace)
+
+
+class Warming:
+    """A pass under way, from :meth:`start` on. With a note, what it has is skipped, and what is read is added."""
+
+    def __init__(self, plan: Plan, *, note: Note | None = None) -> None:
+        self._plan, self._note = plan, note
+        self._tally = Tally()
+        self._stop = threading.Event()
+        self._end = threading.Event()
+        self._lock = threading.Lock()
+        self._readers_left = plan.jobs
+        self._crash: BaseException | None = None
+        self._server_clock = ServerClock()
+        self._found: queue.Queue[File | None] = queue.Queue(FILES_WAITING_MAX)
+        self._pieces = Pieces(
+            self._found,
+            note=note,
+            tally=self._tally,
+            budget_bytes=plan.budget_bytes,
+            server_clock=self._server_clock if plan.waits_for_rest else None,
+            is_stopped=self._stop.is_set,
+        )
+
+    def start(self) -> None:
+        """Starts the threads."""
+        self._thread(self._walk, name="walk")
+        for number in range(self._plan.jobs):
+            self._thread(self._read_pieces, name=f"read-{number}")
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the pass has come to its end within this time. Raises what a thread has failed with, a bug."""
+        is_at_end = self._end.wait(seconds)
+        if self._crash is not None:
+            raise self._crash
+        return is_at_end
+
+    def stop(self) -> None:
+        """Nothing new is begun."""
+        self._stop.set()
+
+    def figures(self) -> Figures:
+        """What it has come to so far."""
+        return self._tally.figures()
+
+    @property
+    def is_over_budget(self) -> bool:
+        """It has ended, or will, since the budget is used."""
+        return self._pieces.is_over_budget
+
+    @property
+    def is_waiting_for_rest(self) -> bool:
+        """It reads nothing now, as the next file may have changed lately."""
+        return self._pieces.is_waiting_for_rest
+
+    def _thread(self, work: Callable[[], None], *, name: str) -> None:
+        threading.Thread(target=self._guarded, args=[work], name=name, daemon=True).start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            self._crash = error
+            self._stop.set()
+            self._end.set()
+
+    def _walk(self) -> None:
+        walk = Walk(self._plan.roots, globs=self._plan.globs, tally=self._tally)
+        for file in walk.files():
+            self._server_clock.observe(file)
+            if not self._put(file):
+                return
+        self._put(None)
+
+    def _put(self, file: File | None) -> bool:
+        """Puts it into the queue when there is room; False if nobody takes any more."""
+        while not self._stop.is_set() and not self._end.is_set():
+            try:
+                self._found.put(file, timeout=_PUT_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def _read_pieces(self) -> None:
+        buffer = memoryview(bytearray(BLOCK_BYTES))
+        while (piece := self._pieces.take()) is not None:
+            if self._stop.wait(self._plan.pace.delay(piece.length)):
+                piece.opened.cut(1)
+                break
+            self._read(piece, buffer)
+        with self._lock:
+            self._readers_left -= 1
+            if self._readers_left:
+                return
+        self._end.set()
+
+    def _read(self, piece: Piece, buffer: memoryview) -> None:
+        opened, count = piece.opened, 0
+        try:
+            count = _read_block(opened.descriptor(), piece, buffer)
+        except OSError as error:
+            self._failed(piece, error)
+        self._tally.add(bytes_read=count, bytes_missed=piece.length - count)
+        if opened.finish():
+            settle(opened, note=self._note, tally=self._tally)
+
+    def _failed(self, piece: Piece, error: OSError) -> None:
+        opened = piece.opened
+        if not opened.fail(error):
+            return
+        if has_vanished(error) and not opened.file.is_root:
+            self._tally.add(files_vanished=1)
+        else:
+            self._tally.fail(opened.file.path, error.errno or errno.EIO)
+
+
+def _read_block(descriptor: int, piece: Piece, buffer: memoryview) -> int:
+    """Reads a block into ``buffer``; how many bytes there were: fewer at the end of a file that has become shorter."""
+    # To the end of the block in both cases: a page that is only half named would stay.
+    os.posix_fadvise(descriptor, piece.offset, BLOCK_BYTES, os.POSIX_FADV_DONTNEED)
+    count = 0
+    while count < piece.length:
+        read = os.preadv(descriptor, [buffer[count : piece.length]], piece.offset + count)
+        if read == 0:
+            break
+        count += read
+    os.posix_fadvise(descriptor, piece.offset, BLOCK_BYTES, os.POSIX_FADV_DONTNEED)
+    return count

@@ -1,0 +1,289 @@
+"""`efc warmup`: what it has read lies in caches, so another node asks the NAS for none of it; and all its ends.
+
+Real workers, NAS, keepers and mounts. The files are of this minute, so the first pass waits until they have rested.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.environment import clean_environment
+from tests.support.nas import Export, Nas
+from tests.support.nodes import Node
+from tests.support.paths import program
+from tests.support.processes import wait_until
+from tests.support.workers import Worker, new_key
+
+MIB = 1 << 20
+_LARGE = 24 * MIB + 12_345
+_SMALL_COUNT = 40
+_LIMIT_S = 120.0
+
+
+def make_data(folder: Path) -> int:
+    """A large file and small ones in folders, one with two names, a link; bytes that there are to read."""
+    folder.chmod(0o755)
+    (folder / "large").write_bytes(os.urandom(_LARGE))
+    total = _LARGE
+    for number in range(_SMALL_COUNT):
+        below = folder / f"d{number % 4}"
+        below.mkdir(exist_ok=True)
+        size = number * 7_001
+        (below / f"{number}.bin").write_bytes(os.urandom(size))
+        total += size
+    os.link(folder / "d1" / "1.bin", folder / "again")
+    (folder / "link").symlink_to("large")
+    (folder / "pipe").touch()
+    (folder / "pipe").unlink()
+    os.mkfifo(folder / "pipe")
+    return total
+
+
+class World:
+    """A NAS with a dataset, a worker, and nodes as they are asked for."""
+
+    def __init__(self, nas: Nas, worker: Worker, key: Path, stack: ExitStack) -> None:
+        self.nas, self._stack = nas, stack
+        self._options = (f"workers={worker.endpoint}", f"workers-key={key}")
+
+    def node(self, *options: str) -> Node:
+        """One more node, whose daemon knows the worker."""
+        node = self._stack.enter_context(Node.mounted(self.nas.url, options=[*self._options, *options]))
+        node.await_workers(1)
+        return node
+
+
+def start(node: Node, *arguments: str) -> subprocess.Popen[str]:
+    """`efc warmup` with these arguments."""
+    return subprocess.Popen(
+        [program("efc"), "warmup", *arguments], env=clean_environment(RUN_DIR=str(node.keeper.run_dir)),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def warmup(node: Node, *arguments: str, status: int = 0) -> dict[str, Any]:
+    """Its summary, when it has ended with this status."""
+    with start(node, *arguments, "--json") as process:
+        out, err = process.communicate(timeout=_LIMIT_S)
+    assert process.returncode == status, err
+    found: dict[str, Any] = json.loads(out)
+    return found | {"stderr": err}
+
+
+def read_all(folder: Path) -> int:
+    """Reads the regular files below a folder; how many bytes they have."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(len(path.read_bytes()) for path in found)
+
+
+def resident_pages(path: Path) -> int:
+    """Pages of a file that are in this machine's page cache, by mincore(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
+    size = path.stat().st_size
+    with path.open("rb") as file, mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                                             flags=mmap.MAP_PRIVATE) as mapped:  # fmt: skip
+        there = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+        first = ctypes.c_char.from_buffer(mapped)
+        assert libc.mincore(ctypes.addressof(first), size, there) == 0
+        del first
+    return sum(byte & 1 for byte in there.raw)
+
+
+@pytest.fixture
+def world(nothing_left: None) -> Iterator[World]:
+    with Nas() as nas, Worker() as worker, ExitStack() as stack:
+        yield World(nas, worker, new_key(Path(stack.enter_context(tempfile.TemporaryDirectory()))), stack)
+
+
+@pytest.mark.timeout(400)
+def test_another_node_asks_the_nas_for_nothing(world: World) -> None:
+    total = make_data(world.nas.export_folder())
+    first = world.node()
+    done = warmup(first, str(first.mount))
+    assert (done["files"], done["bytes"]) == (_SMALL_COUNT + 1, total)
+    assert done["levels"]["nas"] >= total
+    assert (done["files_linked"], done["files_other"], done["files_changed"]) == (1, 2, 0)
+    assert resident_pages(first.mount / "large") == 0, "the page cache is left to applications"
+    assert not list((first.keeper.run_dir / "warmup").iterdir()), "a run that is whole leaves no note"
+
+    second = world.node()
+    assert read_all(second.mount) == total + 7_001  # by both names
+    status = second.keeper.status(second.mount)
+    assert status["stats"]["nfs"]["bytes_read"] == 0
+    assert status["cache"]["workers_bytes"] >= total
+
+    third = world.node()
+    done = warmup(third, str(third.mount / "large"), str(third.mount / "d1"))
+    assert (done["passes"], done["missing_bytes"], done["levels"]["nas"]) == (1, [0], 0), "caches give all at once"
+
+
+@pytest.mark.timeout(400)
+def test_what_was_interrupted_goes_on(world: World) -> None:
+    folder = world.nas.export_folder()
+    for number in range(12):
+        (folder / f"{number}").write_bytes(os.urandom(MIB))
+    node = world.node()
+    with start(node, str(node.mount), "--limit-rate=1MiB/s", "--jobs=2", "--json") as process:
+        wait_until(lambda: _noted(node) >= 3, what="some of it to be read", limit_s=_LIMIT_S)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=_LIMIT_S)
+    assert process.returncode == 130
+    interrupted = json.loads(out)
+    assert interrupted["is_interrupted"]
+    assert 3 <= interrupted["files"] < 12
+
+    read_first = Path(json.loads(_note_text(node).splitlines()[0])[0])
+    (folder / read_first.name).write_bytes(os.urandom(2 * MIB))
+    done = warmup(node, str(node.mount), "--passes=1")
+    assert done["files"] + done["files_noted"] == 12
+    assert 2 <= done["files_noted"] <= interrupted["files"] - 1
+    assert warmup(node, str(node.mount), "--passes=1")["files_noted"] == 0, "the note has gone with the whole run"
+
+
+def _noted(node: Node) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (node.keeper.run_dir / "warmup").glob("*.jsonl"))
+
+
+@pytest.mark.timeout(400)
+def test_a_budget_goes_on_where_it_ended(world: World) -> None:
+    folder = world.nas.export_folder()
+    for number in range(6):
+        (folder / f"{number}").write_bytes(os.urandom(MIB))
+    node = world.node()
+    first = warmup(node, str(node.mount), "--budget=4MiB", "--passes=1")
+    assert (first["files"], first["bytes"], first["is_over_budget"]) == (4, 4 * MIB, True)
+    assert warmup(node, str(node.mount), "--glob=x", "--passes=1")["files"] == 0, "other arguments, another note"
+    second = warmup(node, str(node.mount), "--budget=4MiB")
+    assert (second["files"], second["files_noted"], second["is_over_budget"]) == (2, 4, False)
+    assert second["passes"] > 1, "what a former run has read is looked at as well"
+
+
+@pytest.mark.timeout(400)
+def test_lists_and_patterns(world: World) -> None:
+    folder = world.nas.export_folder()
+    (folder / "below").mkdir()
+    for name in ("a", "b", "below/a.bin", "below/b.txt"):
+        (folder / name).write_bytes(b"x" * 1000)
+    node = world.node()
+    (node.keeper.folder / "list").write_text(f"{node.mount}/a\n\n{node.mount}/gone\n{node.mount}/a\n")
+    arguments = (f"{node.mount}/below", "--glob=*.bin", "--list", str(node.keeper.folder / "list"), "--passes=1")
+    done = warmup(node, *arguments, status=1)
+    assert (done["files"], done["files_failed"], done["failures"][0]["errno"]) == (2, 1, "ENOENT")
+
+
+@pytest.mark.timeout(400)
+def test_files_that_vanish_and_change_are_no_failures(world: World) -> None:
+    folder = world.nas.export_folder()
+    for number in range(8):
+        (folder / f"{number}").write_bytes(os.urandom(MIB))
+    node = world.node()
+    # Names and attributes stay what the walk has seen; what has become of the files is seen when they are opened.
+    with start(node, str(node.mount), "--limit-rate=1MiB/s", "--jobs=1", "--passes=1", "--json") as process:
+        wait_until(lambda: _noted(node) >= 1, what="the first to be read", limit_s=_LIMIT_S)
+        names = [path.name for path in folder.iterdir() if f'{path.name}"' not in _note_text(node)]
+        left = sorted(names, key=lambda name: _place(node, name))
+        (folder / left[-1]).unlink()
+        (folder / left[-2]).write_bytes(os.urandom(2 * MIB))
+        out, err = process.communicate(timeout=_LIMIT_S)
+    assert process.returncode == 0, err
+    done = json.loads(out)
+    assert (done["files_vanished"], done["files_changed"], done["files_failed"]) == (1, 1, 0)
+
+
+def _note_text(node: Node) -> str:
+    return "".join(path.read_text() for path in (node.keeper.run_dir / "warmup").glob("*.jsonl"))
+
+
+def _place(node: Node, name: str) -> int:
+    return [entry.name for entry in os.scandir(node.mount)].index(name)
+
+
+@pytest.mark.timeout(400)
+def test_what_the_nas_refuses_is_named(nothing_left: None) -> None:
+    with ExitStack() as stack:
+        nas = stack.enter_context(Nas(exports=(Export(squash="Root_Squash"),)))
+        worker = stack.enter_context(Worker())
+        world = World(nas, worker, new_key(Path(stack.enter_context(tempfile.TemporaryDirectory()))), stack)
+        folder = nas.export_folder()
+        folder.chmod(0o755)
+        for name in ("open", "shut", "large-shut"):
+            (folder / name).write_bytes(os.urandom(3 * MIB if name.startswith("large") else 1000))
+            (folder / name).chmod(0o644)
+        (folder / "closed").mkdir(mode=0o700)
+        for name in ("shut", "large-shut"):
+            (folder / name).chmod(0)
+            os.chown(folder / name, 1234, 1234)
+        node = world.node()
+        done = warmup(node, str(node.mount), status=1)
+        assert {(failure["path"], failure["errno"]) for failure in done["failures"]} == {
+            (f"{node.mount}/{name}", "EACCES") for name in ("shut", "large-shut", "closed")
+        }
+        assert (done["files"], done["files_failed"]) == (1, 3)
+        assert f"efc: {node.mount}/shut: Permission denied\n" in done["stderr"]
+        (folder / "shut").chmod(0o644)
+        done = warmup(node, str(node.mount), status=1)
+        assert (done["files"], done["files_noted"], done["files_failed"]) == (1, 1, 2), "what failed is tried again"
+
+
+@pytest.mark.timeout(400)
+def test_a_frozen_nas_does_not_keep_it_from_ending(world: World) -> None:
+    (world.nas.export_folder() / "file").write_bytes(os.urandom(64 * MIB))
+    node = world.node()
+    with start(node, str(node.mount), "--limit-rate=2MiB/s", "--passes=1") as process:
+        wait_until(lambda: node.keeper.status(node.mount)["stats"]["nfs"]["bytes_read"] > 0, what="it to read",
+                   limit_s=_LIMIT_S, interval_s=0.2)  # fmt: skip
+        world.nas.pause()
+        try:
+            wait_until(lambda: node.keeper.status(node.mount)["stats"]["nfs"]["oldest_call_ms"] > 1000,
+                       what="a call without an answer", limit_s=_LIMIT_S, interval_s=0.2)  # fmt: skip
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+            with start(node, str(node.mount)) as refused:
+                _, why = refused.communicate(timeout=_LIMIT_S)
+        finally:
+            world.nas.resume()
+    assert process.returncode == 130, err
+    assert out.startswith("Interrupted: read 0 files, "), out
+    assert "Traceback" not in err
+    assert refused.returncode == 2, "a mount that does not answer is not walked"
+    assert why.count("\n") == 1, why
+
+
+@pytest.mark.timeout(400)
+def test_two_of_the_same_are_not_run_at_once(world: World) -> None:
+    (world.nas.export_folder() / "file").write_bytes(os.urandom(8 * MIB))
+    node = world.node()
+    with start(node, str(node.mount)) as process:
+        wait_until(lambda: (node.keeper.run_dir / "warmup").exists(), what="its note", limit_s=_LIMIT_S)
+        with start(node, str(node.mount)) as other:
+            _, err = other.communicate(timeout=_LIMIT_S)
+        assert (other.returncode, err) == (2, "efc: another warm-up of the same is under way\n")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
+@pytest.mark.timeout(400)
+def test_a_daemon_that_is_killed_costs_nothing(world: World) -> None:
+    (world.nas.export_folder() / "file").write_bytes(os.urandom(40 * MIB))
+    node = world.node()
+    with start(node, str(node.mount), "--limit-rate=8MiB/s", "--passes=1", "--json") as process:
+        wait_until(lambda: node.keeper.status(node.mount)["stats"]["nfs"]["bytes_read"] > 0, what="it to read",
+                   limit_s=_LIMIT_S, interval_s=0.2)  # fmt: skip
+        node.keeper.replace_daemon(node.mount)
+        out, err = process.communicate(timeout=_LIMIT_S)
+    assert process.returncode == 0, err
+    assert json.loads(out)["bytes"] == 40 * MIB

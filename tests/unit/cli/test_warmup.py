@@ -1,0 +1,159 @@
+"""`efc warmup` without a mount: where paths lie, what is shown, what is refused on the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from csi.base.errors import DriverError
+from csi.cli import main, parser, warmup
+from csi.cli.figures import duration, rate, size
+from csi.cli.on_mount import Place, Places, without_nested
+from csi.cli.warmup_progress import Progress, Speed, line_of
+from csi.cli.warmup_summary import Outcome, described, print_summary
+from csi.node.mounts import Mount
+from csi.warming.tally import Failure, Figures
+
+
+def mount(target: str, *, device: str = "0:5", kind: str = "fuse.efc") -> Mount:
+    return Mount(device=device, root="/", target=target, read_only=False, file_system_type=kind, source="nfs://nas/d")
+
+
+def test_where_paths_lie(tmp_path: Path) -> None:
+    data, pod = str(tmp_path / "data"), str(tmp_path / "pod")
+    mounts = [
+        mount("/", kind="ext4"), mount(data), mount(f"{data}/other", kind="ext4"), mount(f"{data}/inner", device="0:6"),
+        mount(pod),
+    ]  # fmt: skip
+    (tmp_path / "link").symlink_to("data/below")
+    (tmp_path / "circle").symlink_to("circle")
+    places = Places(mounts)
+
+    def where(text: str) -> tuple[str, str]:
+        place = places.of(text)
+        return place.path, place.mount.device
+
+    # Nothing of these is there, and nothing is looked at on a mount.
+    assert where(data) == (data, "0:5")
+    assert where(f"{data}/x/../y//z") == (f"{data}/y/z", "0:5")
+    assert where(f"{tmp_path}/link/file") == (f"{data}/below/file", "0:5")
+    assert where(f"{data}/inner") == (f"{data}/inner", "0:6")
+    assert where(f"{data}/inner/x") == (f"{data}/inner/x", "0:6")
+    assert where(f"{pod}/a") == (f"{pod}/a", "0:5")
+    for wrong in ("/", str(tmp_path), f"{data}x", f"{data}/other", f"{data}/other/x", f"{tmp_path}/circle/x"):
+        with pytest.raises(DriverError, match="lies on no mount of EFC"):
+            places.of(wrong)
+
+
+def test_what_lies_below_another_path_is_read_once() -> None:
+    one, other = mount("/m"), mount("/m/o", device="0:6")
+    names = [("/m/a/b", one), ("/m/a", one), ("/m/a/b", one), ("/m/ab", one), ("/m/a/c", other)]
+    places = [Place(path=path, mount=found) for path, found in names]
+    assert [place.path for place in without_nested(places)] == ["/m/a", "/m/ab", "/m/a/c"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--jobs=0"], ["--jobs=257"], ["--limit-rate=5MiB"], ["--limit-rate=0MiB/s"], ["--budget=10"],
+        ["--budget=1e9GiB"], ["--passes=0"],
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["warmup", "/x", *arguments])
+    assert ended.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+def test_sizes_and_intervals() -> None:
+    parsed = parser().parse_args(["warmup", "/x", "--budget=2GiB", "--limit-rate=512KiB/s", "--no-resume"])
+    assert (parsed.budget, parsed.limit_rate, parsed.resume, parsed.jobs) == (2 << 30, 512 << 10, False, 16)
+    assert [parser().parse_args(["top", f"--interval={text}"]).interval for text in ("500ms", "2s", "1m")] == [
+        0.5, 2, 60,
+    ]  # fmt: skip
+    for wrong in ("2", "50ms", "2h", "-1s", "61m"):
+        with pytest.raises(SystemExit):
+            parser().parse_args(["top", f"--interval={wrong}"])
+
+
+def test_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list").write_bytes(b"/a b\n\n/c\xff\n/last")
+    assert warmup._listed(str(tmp_path / "list")) == ["/a b", "/c\udcff", "/last"]
+    (tmp_path / "nul").write_bytes(b"/a\0/b")
+    with pytest.raises(DriverError, match="NUL"):
+        warmup._listed(str(tmp_path / "nul"))
+    monkeypatch.setattr(warmup, "LIST_BYTES_MAX", 3)
+    with pytest.raises(DriverError, match="longer"):
+        warmup._listed(str(tmp_path / "list"))
+
+
+def test_figures_for_people() -> None:
+    assert [size(0), size(1023), size(1536), size(5 << 40)] == ["0 B", "1023 B", "1.5 KiB", "5.0 TiB"]
+    assert rate(1 << 20) == "1.0 MiB/s"
+    assert [duration(seconds) for seconds in (0.4, 59, 60, 3599, 7445, 3 * 86_400)] == [
+        "0 s", "59 s", "1:00", "59:59", "2:04:05", "3 d",
+    ]  # fmt: skip
+
+
+def test_a_line_says_what_is_known() -> None:
+    begun = Figures(files_found=10, bytes_found=10 << 20, files_read=2, bytes_read=2 << 20)
+    line = line_of(begun, bytes_per_second=1 << 20, is_waiting=False, number=1)
+    assert line == "2 files  2.0 MiB  1.0 MiB/s  (10 files, 10.0 MiB found so far)"
+    begun.is_walked, begun.bytes_noted, begun.bytes_missed = True, 2 << 20, 1 << 20
+    line = line_of(begun, bytes_per_second=1 << 20, is_waiting=False, number=2)
+    assert line == "check 1:  50%  2 of 10 files  5.0 MiB of 10.0 MiB  1.0 MiB/s  5 s left"
+    assert "left" not in line_of(begun, bytes_per_second=0, is_waiting=False, number=1)
+    assert line_of(Figures(is_walked=True), bytes_per_second=0, is_waiting=False, number=1).startswith("100%")
+
+
+def test_a_rate_is_that_of_the_last_while() -> None:
+    speed = Speed()
+    assert speed.at(0.0, 0) == 0
+    assert speed.at(1.0, 100) == 100
+    for second in range(2, 60):
+        speed.at(float(second), 100 + second)
+    assert speed.at(60.0, 160) == pytest.approx(1.0)
+    assert speed.at(61.0, 5) == 0, "another pass begins at nothing"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(_Terminal(), 5), (io.StringIO(), 1)])
+def test_how_often_it_is_shown(stream: io.StringIO, shown: int) -> None:
+    now = 0.0
+    progress = Progress(stream, clock=lambda: now)
+    for step in range(1, 101):
+        now = step * (0.01 if stream.isatty() else 0.1)
+        progress.show(Figures(), is_waiting=False, number=1)
+    progress.clear()
+    assert 1 <= stream.getvalue().count("found so far") <= shown
+    assert ("\r" in stream.getvalue()) is stream.isatty()
+
+
+def test_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    first = Figures(
+        files_read=2, bytes_read=3 << 20, files_failed=1, failures=[Failure(path="/m/\x1b", error_number=13)]
+    )
+    outcome = Outcome(
+        passes=[first, Figures(bytes_read=3 << 20)], seconds=3.0, missing_bytes=[3 << 20, 0],
+        levels={"memory": 0, "workers": 3 << 20, "nas": 3 << 20},
+    )  # fmt: skip
+    print_summary(outcome, as_json=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "Read 2 files, 3.0 MiB, in 3 s (2.0 MiB/s, 2 passes).",
+        "Through the mount meanwhile came from the daemon's memory 0 B, workers 3.0 MiB, the NAS 3.0 MiB.",
+        "All that was read is in the caches.",
+        "Not read: 1 file.",
+    ]
+    assert outcome.exit_status == 1
+    assert json.loads(json.dumps(described(outcome)))["failures"][0]["errno"] == "EACCES"
+    outcome.is_interrupted = True
+    assert (outcome.exit_status, outcome.is_whole) == (130, False)

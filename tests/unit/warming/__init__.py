@@ -1,0 +1,1 @@
+"""Reading data into caches, without mounts: csi/warming."""

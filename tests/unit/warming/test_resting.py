@@ -1,0 +1,77 @@
+"""When files may lie in caches, how fast is read, and how often."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csi.warming.pace import Pace
+from csi.warming.passes import is_another_worth_it, jobs_of_pass
+from csi.warming.resting import REST_SECONDS, SKEW_SECONDS_MAX, ServerClock
+from csi.warming.walking import File
+
+_NOW = 2_000_000_000.0
+
+
+def file(*, ctime: float, seen_at: float = 100.0) -> File:
+    nanoseconds = int(ctime * 1_000_000_000)
+    return File(path="/f", device=1, size=1, mtime_ns=nanoseconds, ctime_ns=nanoseconds, seen_at=seen_at)
+
+
+def clock(*, now: float = 100.0) -> ServerClock:
+    return ServerClock(clock=lambda: now, unix_clock=lambda: _NOW)
+
+
+def test_an_old_file_waits_for_nothing() -> None:
+    assert clock().rest_delay(file(ctime=_NOW - SKEW_SECONDS_MAX - REST_SECONDS)) == 0
+    assert clock().rest_delay(file(ctime=_NOW - SKEW_SECONDS_MAX)) == REST_SECONDS
+
+
+def test_another_waits_from_when_it_was_seen() -> None:
+    found = file(ctime=_NOW - 3600, seen_at=100.0)
+    assert clock(now=105.0).rest_delay(found) == pytest.approx(REST_SECONDS - 5)
+    assert clock(now=100.0 + REST_SECONDS).rest_delay(found) == 0
+
+
+def test_later_stamps_of_the_server_tell_that_it_has_rested() -> None:
+    late, early, between = file(ctime=_NOW - 1), file(ctime=_NOW - 60), file(ctime=_NOW - 5)
+    seen = clock()
+    seen.observe(late)
+    assert seen.rest_delay(early) == 0
+    assert seen.rest_delay(between) == pytest.approx(REST_SECONDS - 4)
+    assert seen.rest_delay(late) == pytest.approx(REST_SECONDS)
+
+
+def test_a_stamp_of_the_far_future_tells_nothing() -> None:
+    seen = clock()
+    seen.observe(file(ctime=_NOW + 10 * SKEW_SECONDS_MAX))
+    assert seen.rest_delay(file(ctime=_NOW - 60)) == pytest.approx(REST_SECONDS)
+
+
+@given(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=20), st.integers(1, 1 << 30))
+def test_a_pace_gives_each_as_long_as_his_bytes_take(lengths: list[int], rate: int) -> None:
+    pace = Pace(rate, clock=lambda: 7.0)
+    before = 0
+    for length in lengths:
+        assert pace.delay(length) == pytest.approx(before / rate, rel=1e-6, abs=1e-6)
+        before += length
+
+
+def test_a_pace_saves_nothing_up() -> None:
+    now = 0.0
+    pace = Pace(10, clock=lambda: now)
+    pace.delay(10)
+    now = 1000.0
+    assert pace.delay(10) == 0
+    assert pace.delay(10) == pytest.approx(1.0)
+    assert Pace(0).delay(1 << 40) == 0
+
+
+def test_passes() -> None:
+    assert [jobs_of_pass(number, jobs=16) for number in (1, 2, 3, 4)] == [16, 4, 1, 1]
+    assert is_another_worth_it([100])
+    assert not is_another_worth_it([0])
+    assert is_another_worth_it([100, 74])
+    assert not is_another_worth_it([100, 75]), "caches do not keep it"
+    assert not is_another_worth_it([100, 30, 0])

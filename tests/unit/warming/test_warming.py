@@ -1,0 +1,156 @@
+"""A pass over a local directory: everything but the caches."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from csi.warming import warming as module
+from csi.warming.note import Note
+from csi.warming.pieces import BLOCK_BYTES
+from csi.warming.tally import Figures
+from csi.warming.walking import Root
+from csi.warming.warming import Plan, Warming
+
+_LIMIT_S = 30.0
+
+
+def plan(*roots: Path, jobs: int = 4, budget_bytes: int = 0) -> Plan:
+    found = [Root(path=str(root), device=roots[0].stat().st_dev) for root in roots]
+    return Plan(roots=found, jobs=jobs, budget_bytes=budget_bytes, waits_for_rest=False)
+
+
+def run(plan: Plan, *, note: Note | None = None) -> Figures:
+    warming = Warming(plan, note=note)
+    warming.start()
+    assert warming.wait(_LIMIT_S)
+    return warming.figures()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize("jobs", [1, 16])
+def test_all_is_read(tmp_path: Path, jobs: int) -> None:
+    total = 0
+    for number in range(30):
+        size = number * 131_071
+        (tmp_path / str(number)).write_bytes(bytes(size))
+        total += size
+    before = descriptors()
+    figures = run(plan(tmp_path, jobs=jobs))
+    assert (figures.files_read, figures.bytes_read, figures.bytes_missed, figures.files_failed) == (30, total, 0, 0)
+    assert figures.bytes_settled == figures.bytes_found
+    assert descriptors() == before
+
+
+def test_a_note_is_made_and_followed(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for number in range(4):
+        (data / str(number)).write_bytes(bytes(BLOCK_BYTES))
+
+    def noted(budget: int = 0) -> Figures:
+        note = Note.open(tmp_path / "notes", ["x"], is_new=False)
+        try:
+            return run(plan(data, budget_bytes=budget), note=note)
+        finally:
+            note.close()
+
+    first = noted(2 * BLOCK_BYTES)
+    assert (first.files_read, first.files_noted) == (2, 0)
+    second = noted()
+    assert (second.files_read, second.files_noted, second.bytes_noted) == (2, 2, 2 * BLOCK_BYTES)
+
+
+def test_a_budget_gets_on_within_a_file(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "large").write_bytes(bytes(5 * BLOCK_BYTES + 7))
+
+    def noted() -> Figures:
+        note = Note.open(tmp_path / "notes", ["x"], is_new=False)
+        try:
+            return run(plan(data, budget_bytes=2 * BLOCK_BYTES), note=note)
+        finally:
+            note.close()
+
+    before = descriptors()
+    runs = [noted() for _ in range(4)]
+    assert [(run.bytes_read, run.bytes_noted, run.files_read, run.files_noted) for run in runs] == [
+        (2 * BLOCK_BYTES, 0, 0, 0), (2 * BLOCK_BYTES, 2 * BLOCK_BYTES, 0, 0), (BLOCK_BYTES + 7, 4 * BLOCK_BYTES, 1, 0),
+        (0, 5 * BLOCK_BYTES + 7, 0, 1),
+    ]  # fmt: skip
+    (data / "large").write_bytes(b"changed")
+    assert noted().bytes_read == 7
+    assert descriptors() == before
+
+
+def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of read(2), and files that go while they wait."""
+    for name in ("broken", "gone", "good", "short"):
+        (tmp_path / name).write_bytes(bytes(3 * BLOCK_BYTES))
+    broken = (tmp_path / "broken").stat().st_ino
+    real, opened = os.preadv, os.open
+
+    def preadv(descriptor: int, *arguments: object) -> int:
+        if os.fstat(descriptor).st_ino == broken:
+            raise OSError(errno.EIO, "EIO")
+        return real(descriptor, *arguments)  # type: ignore[arg-type]
+
+    def open_(path: str, *arguments: object) -> int:
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(errno.ENOENT, "ENOENT")
+        if str(path).endswith("short"):
+            os.truncate(path, BLOCK_BYTES + 5)
+        return opened(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    monkeypatch.setattr(os, "open", open_)
+    before = descriptors()
+    figures = run(plan(tmp_path))
+    assert [(failure.path, failure.error_number) for failure in figures.failures] == [
+        (str(tmp_path / "broken"), errno.EIO)
+    ]
+    assert (figures.files_failed, figures.files_vanished, figures.files_changed) == (1, 1, 1)
+    assert (figures.files_read, figures.bytes_settled) == (2, figures.bytes_found)
+    assert descriptors() == before
+
+
+def test_a_stop_ends_it_within_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    os.truncate(tmp_path / "file", 1 << 40)
+    reading = threading.Event()
+    real = module._read_block
+
+    def read(*arguments: object) -> int:
+        reading.set()
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "_read_block", read)
+    before = descriptors()
+    warming = Warming(plan(tmp_path))
+    warming.start()
+    assert reading.wait(_LIMIT_S)
+    warming.stop()
+    assert warming.wait(_LIMIT_S)
+    assert warming.figures().files_read == 0
+    assert descriptors() == before
+
+
+def test_a_bug_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+
+    def broken(*_: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "_read_block", broken)
+    warming = Warming(plan(tmp_path))
+    warming.start()
+    with pytest.raises(ZeroDivisionError):
+        warming.wait(_LIMIT_S)
