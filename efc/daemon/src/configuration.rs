@@ -13,6 +13,7 @@ use efc_state::State;
 use crate::filesystem::{SessionIdentity, Settings};
 use crate::live::Live;
 use crate::memory::Parts;
+use crate::passthrough::wants_passthrough;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -79,14 +80,6 @@ pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) ->
         passthrough: wants_passthrough(config),
         budget: buffers.clone(),
     })
-}
-
-/// Whether the kernel shall read files of the local store by itself. Nothing that the daemon decides reaches it when it does, so it
-/// is for data that nobody changes.
-pub fn wants_passthrough(config: &DaemonConfig) -> bool {
-    let is_sealed = config.freshness.as_ref().is_some_and(|freshness| freshness.consistency == "sealed");
-    let cache = config.cache.as_ref().filter(|cache| cache.store_mib > 0);
-    is_sealed && cache.is_some_and(|cache| cache.passthrough != "off")
 }
 
 /// How the file system behaves.

@@ -11,9 +11,16 @@ use efc_proto::{DaemonConfig, PassthroughStats, passthrough_stats};
 use efc_store::Store;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::configuration::wants_passthrough;
 use crate::filesystem::{Backing, Backings};
 use crate::keeper::{Keeper, Registering};
+
+/// Whether the kernel shall read files of the local store by itself. Nothing that the daemon decides reaches it when it does, so it
+/// is for data that nobody changes.
+pub fn wants_passthrough(config: &DaemonConfig) -> bool {
+    let is_sealed = config.freshness.as_ref().is_some_and(|freshness| freshness.consistency == "sealed");
+    let cache = config.cache.as_ref().filter(|cache| cache.store_mib > 0);
+    is_sealed && cache.is_some_and(|cache| cache.passthrough != "off")
+}
 
 /// Files of the store, for the kernel.
 pub struct Passthrough {

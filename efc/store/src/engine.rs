@@ -1,5 +1,6 @@
 //! What the threads of a store share, and its state.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,7 +19,6 @@ use crate::opened::Opened;
 use crate::policy::patience::Patience;
 use crate::policy::taking::{Taking, Trouble};
 use crate::reads::Reads;
-use crate::whole::Verifying;
 use crate::work::{Job, Work};
 
 /// How far the store has come.
@@ -52,7 +52,8 @@ pub(crate) struct Engine<D> {
     pub(crate) work: Work,
     pub(crate) reads: Arc<Reads>,
     pub(crate) tally: Tally,
-    pub(crate) verifying: Mutex<Verifying>,
+    /// The lives of files whose blocks are being compared, for whoever wants them whole.
+    pub(crate) verifying: Mutex<HashSet<u64>>,
     phase: Mutex<Phase>,
     /// What [`Patience::is_slow`] says.
     pub(crate) is_slow: AtomicBool,

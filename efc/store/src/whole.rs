@@ -5,7 +5,6 @@
 //! What happens to the disk after that is noticed by nobody. A file that goes or is damaged is removed by its name; whoever has it open keeps
 //! it as it is.
 
-use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -26,9 +25,6 @@ use crate::opened::open_source;
 
 /// Files whose blocks are compared at a time.
 const VERIFYING_MAX: usize = 4;
-
-/// The lives of files whose blocks are being compared.
-pub(crate) type Verifying = HashSet<u64>;
 
 /// What is there of a file.
 enum Extent {

@@ -165,7 +165,8 @@ impl<B: Backend> Inner<B> {
             self.drop_before_growth(&inode, &seen.value).await;
         }
         self.open_ahead(&file);
-        let (backing, _turn) = self.modes.ask(&file, seen.as_ref().map(|seen| &seen.value)).await;
+        let shown = seen.as_ref().map(|seen| &seen.value);
+        let (backing, _turn) = self.modes.ask((node, file.want()), inode.handle(), shown).await;
         let keeps_pages = self.keeps_pages(&file, seen);
         let asked = seen.map(|seen| Version::of(&seen.value));
         let is_current = || self.granted(&inode).map(|told| Version::of(&told.attr)) == asked;

@@ -22,7 +22,7 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, FileType};
+use efc_backend::{Attr, FileHandle, FileType};
 use efc_cache::Version;
 use efc_fuse::Errno;
 use efc_state::State;
@@ -31,7 +31,6 @@ use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use foldhash::HashMap;
 use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
 
-use super::files::OpenFile;
 use super::outside::{Backing, Backings};
 
 /// How long an open may wait for a number.
@@ -201,18 +200,23 @@ impl Modes {
 
     /// Asks for a number for an open of this file that is to be answered, if that may be of use. Whoever has the turn then enters
     /// before he gives it up.
-    pub async fn ask(&self, file: &OpenFile, attr: Option<&Attr>) -> (Option<Backing>, Option<Turn<'_>>) {
+    pub async fn ask(
+        &self,
+        (node, want): (u64, Want),
+        file: &FileHandle,
+        attr: Option<&Attr>,
+    ) -> (Option<Backing>, Option<Turn<'_>>) {
         let (Some(backings), Some(attr)) = (&self.backings, attr) else { return (None, None) };
-        let is_candidate = file.want() == Want::Read && attr.kind == FileType::Regular && attr.size >= SIZE_MIN;
-        if !is_candidate || self.is_decided(file.node) {
+        let is_candidate = want == Want::Read && attr.kind == FileType::Regular && attr.size >= SIZE_MIN;
+        if !is_candidate || self.is_decided(node) {
             return (None, None);
         }
         let asking = async {
-            let turn = self.turn(file.node).await;
-            if self.is_decided(file.node) {
+            let turn = self.turn(node).await;
+            if self.is_decided(node) {
                 return (None, Some(turn));
             }
-            let backing = backings.clone().open(file.inode.handle(), &Version::of(attr)).await;
+            let backing = backings.clone().open(file, &Version::of(attr)).await;
             (backing, Some(turn))
         };
         efc_tasks::time::in_time(asking, Some(OPEN_TIME_MAX)).await.unwrap_or((None, None))
