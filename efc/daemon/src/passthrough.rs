@@ -59,7 +59,7 @@ impl Passthrough {
     async fn file(&self, file: &FileHandle, version: &Version) -> Option<OwnedFd> {
         let is_of_use = self.is_wanted.load(Ordering::Relaxed) && self.keeper.registering() == Registering::On;
         let store = self.store.as_ref().filter(|_| is_of_use)?;
-        store.whole_file(file.clone(), *version).await.filter(opens_direct)
+        store.whole_file(*file, *version).await.filter(opens_direct)
     }
 }
 
