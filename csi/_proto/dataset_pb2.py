@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rdataset.proto\x12\x0e\x65\x66\x63.dataset.v1\"\x8e\x02\n\rConfiguration\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12+\n\x06mounts\x18\x04 \x03(\x0b\x32\x1b.efc.dataset.v1.SourceMount\x12\'\n\x07workers\x18\x05 \x03(\x0b\x32\x16.efc.dataset.v1.Worker\x12&\n\x06orders\x18\x06 \x01(\x0b\x32\x16.efc.dataset.v1.Orders\x12\x11\n\towner_uid\x18\x07 \x01(\r\x12\x11\n\towner_gid\x18\x08 \x01(\r\x12\x15\n\rwalk_every_ms\x18\t \x01(\x04\x12\x12\n\ncheckpoint\x18\n \x01(\x0c\"\x10\n\x0e\x43onfigureReply\"+\n\x0bSourceMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\"O\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x04 \x01(\x04\"\x15\n\x13WatchFiguresRequest\"\xf8\x01\n\x07\x46igures\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12&\n\x06totals\x18\x02 \x01(\x0b\x32\x16.efc.dataset.v1.Totals\x12.\n\x07workers\x18\x03 \x03(\x0b\x32\x1d.efc.dataset.v1.WorkerFigures\x12)\n\x04read\x18\x04 \x01(\x0b\x32\x1b.efc.dataset.v1.ReadFigures\x12*\n\x05nodes\x18\x05 \x03(\x0b\x32\x1b.efc.dataset.v1.NodeFigures\x12,\n\x06source\x18\x06 \x01(\x0b\x32\x1c.efc.dataset.v1.Reachability\"s\n\x06Totals\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\r\n\x05\x66iles\x18\x02 \x01(\x04\x12\r\n\x05known\x18\x03 \x01(\x08\x12\x18\n\x10\x64irectories_done\x18\x04 \x01(\x04\x12\x12\n\ncheckpoint\x18\x05 \x01(\x0c\x12\x0e\n\x06reason\x18\x06 \x01(\t\"^\n\rWorkerFigures\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61\x63hed_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x11\n\treachable\x18\x04 \x01(\x08\"E\n\x0bReadFigures\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x11\n\tfrom_node\x18\x02 \x01(\x04\x12\x14\n\x0c\x66rom_workers\x18\x03 \x01(\x04\"d\n\x0bNodeFigures\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07volumes\x18\x02 \x01(\r\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x12\n\nconditions\x18\x05 \x03(\t\"@\n\x0cReachability\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xc2\x01\n\nNodeReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07volumes\x18\x02 \x01(\r\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x16\n\x0e\x64\x61\x65mon_session\x18\x04 \x01(\t\x12\x12\n\nbytes_read\x18\x05 \x01(\x04\x12\x17\n\x0f\x62ytes_from_node\x18\x06 \x01(\x04\x12\x1a\n\x12\x62ytes_from_workers\x18\x07 \x01(\x04\x12\x0f\n\x07\x63hanges\x18\x08 \x01(\x04\x12\x12\n\nconditions\x18\t \x03(\t\"\xf9\x01\n\x06Orders\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\'\n\x07workers\x18\x02 \x03(\x0b\x32\x16.efc.dataset.v1.Worker\x12\x34\n\x07options\x18\x03 \x03(\x0b\x32#.efc.dataset.v1.Orders.OptionsEntry\x12(\n\x07secrets\x18\x04 \x01(\x0b\x32\x17.efc.dataset.v1.Secrets\x12\x0f\n\x07retired\x18\x05 \x01(\x08\x12\x13\n\x0bkeep_daemon\x18\x06 \x01(\x08\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x07Secrets\x12\x11\n\tblock_key\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x13\n\x0bprivate_key\x18\x04 \x01(\x0c\x32\xe7\x01\n\x06Master\x12J\n\tConfigure\x12\x1d.efc.dataset.v1.Configuration\x1a\x1e.efc.dataset.v1.ConfigureReply\x12N\n\x0cWatchFigures\x12#.efc.dataset.v1.WatchFiguresRequest\x1a\x17.efc.dataset.v1.Figures0\x01\x12\x41\n\x07\x43onnect\x12\x1a.efc.dataset.v1.NodeReport\x1a\x16.efc.dataset.v1.Orders(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rdataset.proto\x12\x0e\x65\x66\x63.dataset.v1\"\x8e\x02\n\rConfiguration\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\x12+\n\x06mounts\x18\x04 \x03(\x0b\x32\x1b.efc.dataset.v1.SourceMount\x12\'\n\x07workers\x18\x05 \x03(\x0b\x32\x16.efc.dataset.v1.Worker\x12&\n\x06orders\x18\x06 \x01(\x0b\x32\x16.efc.dataset.v1.Orders\x12\x11\n\towner_uid\x18\x07 \x01(\r\x12\x11\n\towner_gid\x18\x08 \x01(\r\x12\x15\n\rwalk_every_ms\x18\t \x01(\x04\x12\x12\n\ncheckpoint\x18\n \x01(\x0c\"\x10\n\x0e\x43onfigureReply\">\n\x0bSourceMount\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x11\n\tread_only\x18\x03 \x01(\x08\"O\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\r\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x04 \x01(\x04\"\x15\n\x13WatchFiguresRequest\"\xf8\x01\n\x07\x46igures\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12&\n\x06totals\x18\x02 \x01(\x0b\x32\x16.efc.dataset.v1.Totals\x12.\n\x07workers\x18\x03 \x03(\x0b\x32\x1d.efc.dataset.v1.WorkerFigures\x12)\n\x04read\x18\x04 \x01(\x0b\x32\x1b.efc.dataset.v1.ReadFigures\x12*\n\x05nodes\x18\x05 \x03(\x0b\x32\x1b.efc.dataset.v1.NodeFigures\x12,\n\x06source\x18\x06 \x01(\x0b\x32\x1c.efc.dataset.v1.Reachability\"s\n\x06Totals\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x12\r\n\x05\x66iles\x18\x02 \x01(\x04\x12\r\n\x05known\x18\x03 \x01(\x08\x12\x18\n\x10\x64irectories_done\x18\x04 \x01(\x04\x12\x12\n\ncheckpoint\x18\x05 \x01(\x0c\x12\x0e\n\x06reason\x18\x06 \x01(\t\"^\n\rWorkerFigures\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61\x63hed_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x11\n\treachable\x18\x04 \x01(\x08\"E\n\x0bReadFigures\x12\r\n\x05total\x18\x01 \x01(\x04\x12\x11\n\tfrom_node\x18\x02 \x01(\x04\x12\x14\n\x0c\x66rom_workers\x18\x03 \x01(\x04\"u\n\x0bNodeFigures\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07volumes\x18\x02 \x01(\r\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x12\n\nconditions\x18\x05 \x03(\t\x12\x0f\n\x07sources\x18\x06 \x01(\t\"@\n\x0cReachability\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xd3\x01\n\nNodeReport\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07volumes\x18\x02 \x01(\r\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x12\x16\n\x0e\x64\x61\x65mon_session\x18\x04 \x01(\t\x12\x12\n\nbytes_read\x18\x05 \x01(\x04\x12\x17\n\x0f\x62ytes_from_node\x18\x06 \x01(\x04\x12\x1a\n\x12\x62ytes_from_workers\x18\x07 \x01(\x04\x12\x0f\n\x07\x63hanges\x18\x08 \x01(\x04\x12\x12\n\nconditions\x18\t \x03(\t\x12\x0f\n\x07sources\x18\n \x01(\t\"\xa7\x02\n\x06Orders\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\'\n\x07workers\x18\x02 \x03(\x0b\x32\x16.efc.dataset.v1.Worker\x12\x34\n\x07options\x18\x03 \x03(\x0b\x32#.efc.dataset.v1.Orders.OptionsEntry\x12(\n\x07secrets\x18\x04 \x01(\x0b\x32\x17.efc.dataset.v1.Secrets\x12\x0f\n\x07retired\x18\x05 \x01(\x08\x12\x13\n\x0bkeep_daemon\x18\x06 \x01(\x08\x12,\n\x07sources\x18\x07 \x03(\x0b\x32\x1b.efc.dataset.v1.SourceMount\x1a.\n\x0cOptionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Y\n\x07Secrets\x12\x11\n\tblock_key\x18\x01 \x01(\x0c\x12\x11\n\tauthority\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x13\n\x0bprivate_key\x18\x04 \x01(\x0c\x32\xe7\x01\n\x06Master\x12J\n\tConfigure\x12\x1d.efc.dataset.v1.Configuration\x1a\x1e.efc.dataset.v1.ConfigureReply\x12N\n\x0cWatchFigures\x12#.efc.dataset.v1.WatchFiguresRequest\x1a\x17.efc.dataset.v1.Figures0\x01\x12\x41\n\x07\x43onnect\x12\x1a.efc.dataset.v1.NodeReport\x1a\x16.efc.dataset.v1.Orders(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,31 +38,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIGUREREPLY']._serialized_start=306
   _globals['_CONFIGUREREPLY']._serialized_end=322
   _globals['_SOURCEMOUNT']._serialized_start=324
-  _globals['_SOURCEMOUNT']._serialized_end=367
-  _globals['_WORKER']._serialized_start=369
-  _globals['_WORKER']._serialized_end=448
-  _globals['_WATCHFIGURESREQUEST']._serialized_start=450
-  _globals['_WATCHFIGURESREQUEST']._serialized_end=471
-  _globals['_FIGURES']._serialized_start=474
-  _globals['_FIGURES']._serialized_end=722
-  _globals['_TOTALS']._serialized_start=724
-  _globals['_TOTALS']._serialized_end=839
-  _globals['_WORKERFIGURES']._serialized_start=841
-  _globals['_WORKERFIGURES']._serialized_end=935
-  _globals['_READFIGURES']._serialized_start=937
-  _globals['_READFIGURES']._serialized_end=1006
-  _globals['_NODEFIGURES']._serialized_start=1008
-  _globals['_NODEFIGURES']._serialized_end=1108
-  _globals['_REACHABILITY']._serialized_start=1110
-  _globals['_REACHABILITY']._serialized_end=1174
-  _globals['_NODEREPORT']._serialized_start=1177
-  _globals['_NODEREPORT']._serialized_end=1371
-  _globals['_ORDERS']._serialized_start=1374
-  _globals['_ORDERS']._serialized_end=1623
-  _globals['_ORDERS_OPTIONSENTRY']._serialized_start=1577
-  _globals['_ORDERS_OPTIONSENTRY']._serialized_end=1623
-  _globals['_SECRETS']._serialized_start=1625
-  _globals['_SECRETS']._serialized_end=1714
-  _globals['_MASTER']._serialized_start=1717
-  _globals['_MASTER']._serialized_end=1948
+  _globals['_SOURCEMOUNT']._serialized_end=386
+  _globals['_WORKER']._serialized_start=388
+  _globals['_WORKER']._serialized_end=467
+  _globals['_WATCHFIGURESREQUEST']._serialized_start=469
+  _globals['_WATCHFIGURESREQUEST']._serialized_end=490
+  _globals['_FIGURES']._serialized_start=493
+  _globals['_FIGURES']._serialized_end=741
+  _globals['_TOTALS']._serialized_start=743
+  _globals['_TOTALS']._serialized_end=858
+  _globals['_WORKERFIGURES']._serialized_start=860
+  _globals['_WORKERFIGURES']._serialized_end=954
+  _globals['_READFIGURES']._serialized_start=956
+  _globals['_READFIGURES']._serialized_end=1025
+  _globals['_NODEFIGURES']._serialized_start=1027
+  _globals['_NODEFIGURES']._serialized_end=1144
+  _globals['_REACHABILITY']._serialized_start=1146
+  _globals['_REACHABILITY']._serialized_end=1210
+  _globals['_NODEREPORT']._serialized_start=1213
+  _globals['_NODEREPORT']._serialized_end=1424
+  _globals['_ORDERS']._serialized_start=1427
+  _globals['_ORDERS']._serialized_end=1722
+  _globals['_ORDERS_OPTIONSENTRY']._serialized_start=1676
+  _globals['_ORDERS_OPTIONSENTRY']._serialized_end=1722
+  _globals['_SECRETS']._serialized_start=1724
+  _globals['_SECRETS']._serialized_end=1813
+  _globals['_MASTER']._serialized_start=1816
+  _globals['_MASTER']._serialized_end=2047
 # @@protoc_insertion_point(module_scope)

@@ -35,12 +35,14 @@ class ConfigureReply(_message.Message):
     def __init__(self) -> None: ...
 
 class SourceMount(_message.Message):
-    __slots__ = ("source", "path")
+    __slots__ = ("source", "path", "read_only")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
     source: str
     path: str
-    def __init__(self, source: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+    read_only: bool
+    def __init__(self, source: _Optional[str] = ..., path: _Optional[str] = ..., read_only: _Optional[bool] = ...) -> None: ...
 
 class Worker(_message.Message):
     __slots__ = ("name", "address", "weight", "capacity_bytes")
@@ -113,18 +115,20 @@ class ReadFigures(_message.Message):
     def __init__(self, total: _Optional[int] = ..., from_node: _Optional[int] = ..., from_workers: _Optional[int] = ...) -> None: ...
 
 class NodeFigures(_message.Message):
-    __slots__ = ("node", "volumes", "serving", "connected", "conditions")
+    __slots__ = ("node", "volumes", "serving", "connected", "conditions", "sources")
     NODE_FIELD_NUMBER: _ClassVar[int]
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     node: str
     volumes: int
     serving: bool
     connected: bool
     conditions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, node: _Optional[str] = ..., volumes: _Optional[int] = ..., serving: _Optional[bool] = ..., connected: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ...) -> None: ...
+    sources: str
+    def __init__(self, node: _Optional[str] = ..., volumes: _Optional[int] = ..., serving: _Optional[bool] = ..., connected: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ..., sources: _Optional[str] = ...) -> None: ...
 
 class Reachability(_message.Message):
     __slots__ = ("known", "reachable", "reason")
@@ -137,7 +141,7 @@ class Reachability(_message.Message):
     def __init__(self, known: _Optional[bool] = ..., reachable: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class NodeReport(_message.Message):
-    __slots__ = ("node", "volumes", "serving", "daemon_session", "bytes_read", "bytes_from_node", "bytes_from_workers", "changes", "conditions")
+    __slots__ = ("node", "volumes", "serving", "daemon_session", "bytes_read", "bytes_from_node", "bytes_from_workers", "changes", "conditions", "sources")
     NODE_FIELD_NUMBER: _ClassVar[int]
     VOLUMES_FIELD_NUMBER: _ClassVar[int]
     SERVING_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +151,7 @@ class NodeReport(_message.Message):
     BYTES_FROM_WORKERS_FIELD_NUMBER: _ClassVar[int]
     CHANGES_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     node: str
     volumes: int
     serving: bool
@@ -156,10 +161,11 @@ class NodeReport(_message.Message):
     bytes_from_workers: int
     changes: int
     conditions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, node: _Optional[str] = ..., volumes: _Optional[int] = ..., serving: _Optional[bool] = ..., daemon_session: _Optional[str] = ..., bytes_read: _Optional[int] = ..., bytes_from_node: _Optional[int] = ..., bytes_from_workers: _Optional[int] = ..., changes: _Optional[int] = ..., conditions: _Optional[_Iterable[str]] = ...) -> None: ...
+    sources: str
+    def __init__(self, node: _Optional[str] = ..., volumes: _Optional[int] = ..., serving: _Optional[bool] = ..., daemon_session: _Optional[str] = ..., bytes_read: _Optional[int] = ..., bytes_from_node: _Optional[int] = ..., bytes_from_workers: _Optional[int] = ..., changes: _Optional[int] = ..., conditions: _Optional[_Iterable[str]] = ..., sources: _Optional[str] = ...) -> None: ...
 
 class Orders(_message.Message):
-    __slots__ = ("revision", "workers", "options", "secrets", "retired", "keep_daemon")
+    __slots__ = ("revision", "workers", "options", "secrets", "retired", "keep_daemon", "sources")
     class OptionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -173,13 +179,15 @@ class Orders(_message.Message):
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     RETIRED_FIELD_NUMBER: _ClassVar[int]
     KEEP_DAEMON_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     revision: int
     workers: _containers.RepeatedCompositeFieldContainer[Worker]
     options: _containers.ScalarMap[str, str]
     secrets: Secrets
     retired: bool
     keep_daemon: bool
-    def __init__(self, revision: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ..., options: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Union[Secrets, _Mapping]] = ..., retired: _Optional[bool] = ..., keep_daemon: _Optional[bool] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[SourceMount]
+    def __init__(self, revision: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ..., options: _Optional[_Mapping[str, str]] = ..., secrets: _Optional[_Union[Secrets, _Mapping]] = ..., retired: _Optional[bool] = ..., keep_daemon: _Optional[bool] = ..., sources: _Optional[_Iterable[_Union[SourceMount, _Mapping]]] = ...) -> None: ...
 
 class Secrets(_message.Message):
     __slots__ = ("block_key", "authority", "certificate", "private_key")

@@ -432,7 +432,7 @@ class Stop(_message.Message):
     def __init__(self) -> None: ...
 
 class DaemonConfig(_message.Message):
-    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features", "freshness", "writing", "cache", "metadata_mib", "memory_max_mib")
+    __slots__ = ("source", "connections", "read_only", "soft", "timeout_ms", "attr_ttl_ms", "entry_ttl_ms", "read_ahead_kib", "uncommitted_mib", "threads", "unprivileged_port", "log_level", "no_splice", "idmap", "network", "hang_limit_ms", "fuse_features", "freshness", "writing", "cache", "metadata_mib", "memory_max_mib", "sources")
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     READ_ONLY_FIELD_NUMBER: _ClassVar[int]
@@ -455,6 +455,7 @@ class DaemonConfig(_message.Message):
     CACHE_FIELD_NUMBER: _ClassVar[int]
     METADATA_MIB_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MAX_MIB_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     source: Source
     connections: int
     read_only: bool
@@ -477,7 +478,18 @@ class DaemonConfig(_message.Message):
     cache: CacheConfig
     metadata_mib: int
     memory_max_mib: int
-    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ..., freshness: _Optional[_Union[FreshnessConfig, _Mapping]] = ..., writing: _Optional[_Union[WritingConfig, _Mapping]] = ..., cache: _Optional[_Union[CacheConfig, _Mapping]] = ..., metadata_mib: _Optional[int] = ..., memory_max_mib: _Optional[int] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[MountedSource]
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., connections: _Optional[int] = ..., read_only: _Optional[bool] = ..., soft: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., attr_ttl_ms: _Optional[int] = ..., entry_ttl_ms: _Optional[int] = ..., read_ahead_kib: _Optional[int] = ..., uncommitted_mib: _Optional[int] = ..., threads: _Optional[int] = ..., unprivileged_port: _Optional[bool] = ..., log_level: _Optional[str] = ..., no_splice: _Optional[bool] = ..., idmap: _Optional[bool] = ..., network: _Optional[str] = ..., hang_limit_ms: _Optional[int] = ..., fuse_features: _Optional[str] = ..., freshness: _Optional[_Union[FreshnessConfig, _Mapping]] = ..., writing: _Optional[_Union[WritingConfig, _Mapping]] = ..., cache: _Optional[_Union[CacheConfig, _Mapping]] = ..., metadata_mib: _Optional[int] = ..., memory_max_mib: _Optional[int] = ..., sources: _Optional[_Iterable[_Union[MountedSource, _Mapping]]] = ...) -> None: ...
+
+class MountedSource(_message.Message):
+    __slots__ = ("source", "path", "read_only")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    READ_ONLY_FIELD_NUMBER: _ClassVar[int]
+    source: Source
+    path: str
+    read_only: bool
+    def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., path: _Optional[str] = ..., read_only: _Optional[bool] = ...) -> None: ...
 
 class FreshnessConfig(_message.Message):
     __slots__ = ("consistency", "attr_ttl_max_ms")
@@ -524,7 +536,7 @@ class Source(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DaemonStats(_message.Message):
-    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "store", "passthrough", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
+    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "store", "passthrough", "sources", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FUSE_FIELD_NUMBER: _ClassVar[int]
@@ -535,6 +547,7 @@ class DaemonStats(_message.Message):
     CACHE_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
     PASSTHROUGH_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
     NFS_RETRANSMITS_FIELD_NUMBER: _ClassVar[int]
@@ -559,6 +572,7 @@ class DaemonStats(_message.Message):
     cache: CacheStats
     store: StoreStats
     passthrough: PassthroughStats
+    sources: _containers.RepeatedCompositeFieldContainer[SourceStats]
     fuse_requests: int
     nfs_calls: int
     nfs_retransmits: int
@@ -573,7 +587,7 @@ class DaemonStats(_message.Message):
     bytes_spliced: int
     pipe_misfits: int
     nodes_max: int
-    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., store: _Optional[_Union[StoreStats, _Mapping]] = ..., passthrough: _Optional[_Union[PassthroughStats, _Mapping]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., store: _Optional[_Union[StoreStats, _Mapping]] = ..., passthrough: _Optional[_Union[PassthroughStats, _Mapping]] = ..., sources: _Optional[_Iterable[_Union[SourceStats, _Mapping]]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
 
 class FuseStats(_message.Message):
     __slots__ = ("requests",)
@@ -640,6 +654,18 @@ class WritingStats(_message.Message):
     append_overlaps: int
     changes: int
     def __init__(self, unsent_bytes: _Optional[int] = ..., oldest_unsent_ms: _Optional[int] = ..., append_overlaps: _Optional[int] = ..., changes: _Optional[int] = ...) -> None: ...
+
+class SourceStats(_message.Message):
+    __slots__ = ("path", "attached", "reason", "responding")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    ATTACHED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RESPONDING_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    attached: bool
+    reason: str
+    responding: bool
+    def __init__(self, path: _Optional[str] = ..., attached: _Optional[bool] = ..., reason: _Optional[str] = ..., responding: _Optional[bool] = ...) -> None: ...
 
 class CacheStats(_message.Message):
     __slots__ = ("memory_bytes", "workers_bytes", "nas_bytes", "workers_refused", "workers_capacity_bytes", "workers_held_bytes", "workers", "workers_ready", "store_bytes")
@@ -756,3 +782,31 @@ class SavedServer(_message.Message):
     root_fileid: int
     root_kind: int
     def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ..., root: _Optional[bytes] = ..., root_fileid: _Optional[int] = ..., root_kind: _Optional[int] = ...) -> None: ...
+
+class SavedSources(_message.Message):
+    __slots__ = ("sources", "last_number", "changed_at_unix_ns")
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    LAST_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
+    sources: _containers.RepeatedCompositeFieldContainer[SavedSource]
+    last_number: int
+    changed_at_unix_ns: int
+    def __init__(self, sources: _Optional[_Iterable[_Union[SavedSource, _Mapping]]] = ..., last_number: _Optional[int] = ..., changed_at_unix_ns: _Optional[int] = ...) -> None: ...
+
+class SavedSource(_message.Message):
+    __slots__ = ("number", "mounted", "taken_away", "server", "root_mode", "root_uid", "root_gid")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MOUNTED_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_AWAY_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    ROOT_MODE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_UID_FIELD_NUMBER: _ClassVar[int]
+    ROOT_GID_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    mounted: MountedSource
+    taken_away: bool
+    server: SavedServer
+    root_mode: int
+    root_uid: int
+    root_gid: int
+    def __init__(self, number: _Optional[int] = ..., mounted: _Optional[_Union[MountedSource, _Mapping]] = ..., taken_away: _Optional[bool] = ..., server: _Optional[_Union[SavedServer, _Mapping]] = ..., root_mode: _Optional[int] = ..., root_uid: _Optional[int] = ..., root_gid: _Optional[int] = ...) -> None: ...

@@ -43,8 +43,7 @@ def problems(wrong: Dataset | EFCRuntime) -> list[Problem]:
 
 
 def _of_dataset(dataset: Dataset, found: list[Problem]) -> Iterator[Problem]:
-    """What only parsing tells, of fields with which nothing else is wrong, and what is not served yet."""
-    yield from _not_yet(dataset)
+    """What only parsing tells, of fields with which nothing else is wrong."""
     if not dataset.spec.mounts:
         message = "there is nothing to mount: write one with a mountPoint such as nfs://HOST:/DIR"
         yield Problem(field="spec.mounts", value="", message=message)
@@ -52,22 +51,13 @@ def _of_dataset(dataset: Dataset, found: list[Problem]) -> Iterator[Problem]:
         field = f"spec.mounts[{index}].mountPoint"
         if all(problem.field != field for problem in found):
             yield from _unless_parsed(field, mount.mount_point, partial(sources.source_of, mount.mount_point))
+    if all(not problem.field.startswith("spec.mounts") for problem in found):
+        yield from _unless_parsed("spec.mounts", "", partial(sources.places_of, dataset))
     modes = ", ".join(dataset.spec.access_modes)
     yield from _unless_parsed("spec.accessModes", modes, partial(sources.access_modes, dataset))
     size = dataset.metadata.annotations.get(sources.SIZE_ANNOTATION)
     if size is not None:
         yield from _unless_parsed(f"metadata.annotations[{sources.SIZE_ANNOTATION}]", size, partial(bytes_of, size))
-
-
-def _not_yet(dataset: Dataset) -> Iterator[Problem]:
-    """What the CRDs take and is not served yet: anything but one mount at the volume's root."""
-    mounts = dataset.spec.mounts
-    if len(mounts) > 1:
-        message = "one mount is served for now: make a Dataset for each source"
-        yield Problem(field="spec.mounts", value=f"{len(mounts)} mounts", message=message)
-    elif mounts and mounts[0].path.strip("/"):
-        message = "a single mount shows at the root for now: leave path out"
-        yield Problem(field="spec.mounts[0].path", value=mounts[0].path, message=message)
 
 
 def _unless_parsed(field: str, value: str, parse: Callable[[], object]) -> Iterator[Problem]:

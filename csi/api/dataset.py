@@ -77,7 +77,7 @@ class Mount(Model):
     name: Annotated[
         str,
         Doc(
-            "Of a single mount the name means nothing; of several, one without a `path` will show at `/NAME`.",
+            "Of a single mount the name means nothing; of several, one without a `path` shows at `/NAME`.",
             Change.LIVE,
             {"minLength": 0, "maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
@@ -86,14 +86,19 @@ class Mount(Model):
     path: Annotated[
         str,
         Doc(
-            "Directory of the volume in which the source shows. For now that is the root, `/`, also unless given.",
+            "Directory of the volume in which the source shows; unless given, `/NAME` of several mounts, and the root, "
+            "`/`, of a single one.",
             Change.LIVE,
             {"maxLength": PATH_LENGTH_MAX},
             (rules.UPWARDS,),
         ),
     ] = ""
     read_only: Annotated[
-        bool, Doc("Nobody writes through this mount, whatever `accessModes` allows.", Change.CREATION)
+        bool,
+        Doc(
+            "Nobody writes through this mount, whatever `accessModes` allows. Below the root it changes live.",
+            Change.CREATION,
+        ),
     ] = False
     shared: Annotated[bool, Doc("Means nothing here: access is a matter of `accessModes`.", Change.IGNORED)] = False
     encrypt_options: Annotated[

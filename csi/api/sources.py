@@ -17,6 +17,7 @@ from csi.base.errors import Code, DriverError, invalid
 from csi.config import nfs_words
 from csi.config.options import OPTIONS, is_option, parse, unknown
 from csi.config.paths import check_relative
+from csi.config.several import SOURCES_MAX, checked_path
 from csi.config.sources import Source
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "ignored_fields",
     "is_writable",
     "options_of",
+    "options_of_all",
     "overlaid",
+    "places_of",
     "secret_options_of",
     "secrets_of",
     "source_of",
@@ -79,6 +82,16 @@ def source_of(mount_point: str) -> Source | ClaimSource:
     return Source.parse(mount_point)
 
 
+def places_of(dataset: Dataset) -> tuple[str, ...]:
+    """Where each mount shows below the root; "/" is the root itself, of a single one. Raises INVALID_ARGUMENT."""
+    mounts = dataset.spec.mounts
+    if len(mounts) == 1:
+        return (checked_path(mounts[0].path),)
+    if len(mounts) > SOURCES_MAX:
+        raise invalid(f"{len(mounts)} mounts are more than the {SOURCES_MAX} that one Dataset has: make another one")
+    return tuple(checked_path(mount.path or mount.name) for mount in mounts)
+
+
 def access_modes(dataset: Dataset) -> tuple[str, ...]:
     """Access modes of the Dataset's claim and volume. Raises INVALID_ARGUMENT for one that there is not."""
     for mode in dataset.spec.access_modes:
@@ -100,6 +113,41 @@ def secrets_of(dataset: Dataset) -> frozenset[str]:
     return frozenset(
         option.value_from.secret_key_ref.name for option in options if option.value_from.secret_key_ref is not None
     )
+
+
+def options_of_all(
+    dataset: Dataset,
+    *,
+    runtime: EFCRuntime | None = None,
+    secrets: Mapping[str, Mapping[str, str]] | None = None,
+    has_pod_network: bool = True,
+) -> dict[str, str]:
+    """The mount options of all mounts, which one daemon serves; that one of several is read-only is no option.
+
+    Raises INVALID_ARGUMENT for options that are not the same for all of them, and what :func:`options_of` does.
+    """
+    mounts = dataset.spec.mounts
+    if not mounts:
+        raise invalid("spec.mounts is empty: there is nothing to mount")
+    is_read_only = all(mount.read_only for mount in mounts)
+    found = [
+        options_of(
+            dataset,
+            mount.model_copy(update={"read_only": is_read_only}),
+            runtime=runtime,
+            secrets=secrets,
+            has_pod_network=has_pod_network,
+        )
+        for mount in mounts
+    ]
+    for place, words in zip(places_of(dataset), found, strict=True):
+        for name in sorted({*words, *found[0]}):
+            if words.get(name) != found[0].get(name):
+                raise invalid(
+                    f"option {name!r} of the mount at {place} is not that of the first one: one daemon serves all "
+                    "mounts, so write it in sharedOptions, or make another Dataset for it (readOnly alone may differ)"
+                )
+    return found[0]
 
 
 def options_of(

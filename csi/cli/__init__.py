@@ -133,9 +133,30 @@ def _add_options(parser: argparse.ArgumentParser, text: str) -> None:
 
 def _add_mount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "mount", "mount a directory of a NAS; returns when it can be used")
-    parser.add_argument("source", metavar="SOURCE", help="nfs://HOST[:PORT]/PATH[?mountport=PORT]")
-    parser.add_argument("target", metavar="TARGET", help="an existing directory")
+    parser.usage = "efc mount [SOURCE] TARGET [--source PATH=SOURCE ...] [-o OPTIONS]"
+    places = "nfs://HOST[:PORT]/PATH[?mountport=PORT], unless it is given by --source; and an existing directory"
+    parser.add_argument("places", metavar="[SOURCE] TARGET", nargs="+", help=places)
+    _add_sources(parser)
     _add_options(parser, "mount options (see docs/CONFIGURATION.md)")
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source",
+        metavar="PATH=SOURCE",
+        dest="sources",
+        action="append",
+        default=[],
+        help="a source that shows at PATH below TARGET; may be given several times",
+    )
+    parser.add_argument(
+        "--read-only-source",
+        metavar="PATH=SOURCE",
+        dest="read_only_sources",
+        action="append",
+        default=[],
+        help="the same, and nobody changes anything of it",
+    )
 
 
 def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -215,6 +236,7 @@ def _add_upgrade(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = _command(commands, "upgrade", "replace running daemons by ones of this release; applications only wait")
     parser.add_argument("target", metavar="TARGET", nargs="?", help="of one mount")
     parser.add_argument("--all", action="store_true", help="all mounts, one after the other")
+    _add_sources(parser)
     text = "with these options from now on, and the others as they are (docs/CONFIGURATION.md says which can change)"
     _add_options(parser, text)
 

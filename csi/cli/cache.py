@@ -112,6 +112,8 @@ def _source_of(path: Path) -> str | None:
             line = file.readline(_SOURCE_BYTES_MAX)
     except OSError:
         return None
+    if line.startswith("several "):
+        return f"those at {line.removeprefix('several ').rstrip()}"
     parts = line.rstrip("\n").split(" ", _SOURCE_FIELDS - 1)
     if len(parts) != _SOURCE_FIELDS or parts[0] != "nfs" or not (parts[2] + parts[3]).isdecimal():
         return None

@@ -27,9 +27,10 @@ from csi.base.text import printable
 from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.node_checks import Container
+from csi.config.several import described_place, origin_of_wire
 from csi.config.sources import Source
 from csi.node.conditions import condition_of
-from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, source_of
+from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
 from csi.node.targets import KUBELET_ROOT, KubeletRoots
 
@@ -285,8 +286,8 @@ def _of_mount(served: efc_pb2.MountStatus, *, in_cluster: bool) -> Finding:
     if not (reason := condition_of(served)):
         return Finding(check="mounts", level="ok", message=f"{what}: process {served.pid} serves it{restarts}")
     if served.state == efc_pb2.MountStatus.UNRESPONSIVE_NAS:
-        host = served.config.source.host
-        mend = f"is {host} up, and does it serve NFSv3 to this node? Its users wait, and go on by themselves"
+        _, servers = described_place(origin_of_wire(options_of(served)), "")
+        mend = f"is {servers} up, and does it serve NFSv3 to this node? Its users wait, and go on by themselves"
         return Finding(check="mounts", level="fail", message=f"{what}: {reason}", mend=mend)
     log = "kubectl logs of efc-keeper's pod on this node" if in_cluster else "the keeper's log"
     return Finding(check="mounts", level="warn", message=f"{what}: {reason}", mend=f"efc status; {log}")

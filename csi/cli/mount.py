@@ -16,8 +16,9 @@ from pathlib import Path
 from csi._proto import efc_pb2
 from csi.base import programs
 from csi.base.children import Children
-from csi.base.errors import Code, DriverError
+from csi.base.errors import Code, DriverError, invalid
 from csi.config.options import parse, parse_list
+from csi.config.several import MountedSource, Sources
 from csi.config.sources import Source
 from csi.node.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
@@ -32,14 +33,32 @@ _LINKS_MAX = 40
 def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc mount``: returns when the mount can be used; silent like mount(8)."""
     options = parse(parse_list(",".join(parsed.options)), origin="-o")
-    config = options.daemon_config(Source.parse(parsed.source))
-    path, mount = found_target(parsed.target)
+    origin, target = _origin_and_target(parsed)
+    config = options.daemon_config(origin)
+    path, mount = found_target(target)
     # A mount of ours is not looked at: it may be dead.
     if mount is None:
-        check_directory(path, text=parsed.target)
+        check_directory(path, text=target)
     keeper = Keeper(parsed.run_dir)
     asyncio.run(_mount(keeper, run_dir=parsed.run_dir, target=path, config=config, present=mount))
     return 0
+
+
+def _origin_and_target(parsed: argparse.Namespace) -> tuple[Source | Sources, str]:
+    """``SOURCE TARGET``, or ``TARGET`` with several sources as options. Raises INVALID_ARGUMENT."""
+    mounted = mounted_sources(parsed)
+    match parsed.places:
+        case [target] if mounted:
+            return Sources.of(mounted), target
+        case [source, target] if not mounted:
+            return Source.parse(source), target
+    raise invalid("expected SOURCE TARGET, or TARGET --source PATH=SOURCE ...")
+
+
+def mounted_sources(parsed: argparse.Namespace) -> list[MountedSource]:
+    """What ``--source`` and ``--read-only-source`` name; raises INVALID_ARGUMENT."""
+    mounted = [MountedSource.parse(text) for text in parsed.sources]
+    return mounted + [MountedSource.parse(text, read_only=True) for text in parsed.read_only_sources]
 
 
 def found_target(text: str) -> tuple[str, Mount | None]:

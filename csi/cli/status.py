@@ -16,7 +16,7 @@ from csi.cli.tables import print_table
 from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
-from csi.node.conditions import passthrough_of, store_of, suggestion_of, workers_of
+from csi.node.conditions import missing_sources, passthrough_of, store_of, suggestion_of, workers_of
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.node.records import Publication, Publications
@@ -127,6 +127,7 @@ def described(
     report = reports.get(mount.target, device=f"0:{mount.connection}")
     return {
         "source": source_of(mount),
+        "sources": statistics.sources_of(mount),
         "target": mount.target,
         "pid": mount.pid or None,
         "keeper_pid": status.pid,
@@ -161,7 +162,9 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[st
         str(mount.restarts),
         size(mount.stats.nfs.bytes_read),
         size(mount.stats.nfs.bytes_written),
-        "; ".join(
-            filter(None, (mount.reason, *repaired, workers_of(mount), store_of(mount), _suggestion(mount, volumes)))
-        ),
+        "; ".join(filter(None, (*_reasons(mount), *repaired, _suggestion(mount, volumes)))),
     )
+
+
+def _reasons(mount: efc_pb2.MountStatus) -> tuple[str, ...]:
+    return mount.reason, *missing_sources(mount), workers_of(mount), store_of(mount)

@@ -3,7 +3,7 @@
 One mount after the other. A program that cannot go on with what a daemon has saved is refused before anything is
 touched, and one that does not serve in time gives the mount back to the former. Options of a mounted dataset change on
 the same way: the next daemon serves with them. Where all of them are live and the daemon is of this release, it takes
-them and stays.
+them and stays. So it is with the sources of a dataset that has several: those that are named replace those before.
 """
 
 import argparse
@@ -11,8 +11,9 @@ import asyncio
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.cli.mount import found_target
+from csi.cli.mount import found_target, mounted_sources
 from csi.config.options import changed, parse_list
+from csi.config.several import Sources
 from csi.node.keeper import Keeper, options_of
 from csi.node.program import DaemonProgram
 
@@ -25,7 +26,11 @@ def run(parsed: argparse.Namespace) -> int:
     items = parse_list(",".join(parsed.options))
     any_mount = efc_pb2.DaemonConfig(soft=True, cache=efc_pb2.CacheConfig(workers_key="/"))
     changed(any_mount, items, origin="-o")  # what is wrong in itself, before anything is touched
-    asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items))
+    mounted = mounted_sources(parsed)
+    if mounted and not targets:
+        raise DriverError(Code.INVALID_ARGUMENT, "sources are those of one TARGET: name it")
+    sources = Sources.of(mounted).to_wire() if mounted else []
+    asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items, sources))
     return 0
 
 
@@ -36,13 +41,19 @@ def _mount_point(text: str) -> str:
     return path
 
 
-async def _upgrade(keeper: Keeper, targets: list[str], items: list[tuple[str, str | None]]) -> None:
+async def _upgrade(
+    keeper: Keeper, targets: list[str], items: list[tuple[str, str | None]], sources: list[efc_pb2.MountedSource]
+) -> None:
     """Upgrades the daemons at ``targets``, or without any those of all mounts."""
     mounts = {mount.target: mount for mount in (await keeper.status()).mounts}
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):
         before = mounts[target].version if target in mounts else ""
-        base = options_of(mounts[target]) if items and target in mounts else None
+        is_changed = bool(items or sources)
+        base = options_of(mounts[target]) if is_changed and target in mounts else None
         options = changed(base, items, origin="-o") if base is not None else None
-        status = await keeper.upgrade(target=target, options=options, base=base, in_place=bool(items))
+        if options is not None and sources:
+            del options.sources[:]
+            options.sources.extend(sources)
+        status = await keeper.upgrade(target=target, options=options, base=base, in_place=is_changed)
         print(f"{target}: {before} -> {status.version}, process {status.pid}")

@@ -10,7 +10,7 @@ from csi._proto import efc_pb2
 from csi.config.options import OPTIONS, Change, change_of
 
 #: What the session has, and not by a wish: where the data is, and read-only is each bind mount's own.
-_OTHERS = ("source", "read_only", "network")
+_OTHERS = ("source", "sources", "read_only", "network")
 
 
 def adjusted(current: efc_pb2.DaemonConfig, wanted: efc_pb2.DaemonConfig) -> tuple[efc_pb2.DaemonConfig, list[str]]:

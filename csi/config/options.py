@@ -23,6 +23,7 @@ from google.protobuf.message import Message
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError, invalid
 from csi.config import nfs_words
+from csi.config.several import Sources, source_to_wire
 from csi.config.sources import Source
 
 Item = nfs_words.Item
@@ -63,7 +64,7 @@ def _changes(fields: Iterable[FieldDescriptor]) -> dict[str, Change]:
     """What the option `change` says of each field, those of messages within included."""
     changes: dict[str, Change] = {}
     for field in fields:
-        if field.message_type is not None:
+        if field.message_type is not None and not field.is_repeated:
             changes.update(_changes(cast("Iterable[FieldDescriptor]", field.message_type.fields)))
         else:
             change: efc_pb2.Change = field.GetOptions().Extensions[efc_pb2.change]  # type: ignore[index]
@@ -473,11 +474,12 @@ class MountOptions:
         """``source`` with the ports that were given as options; INVALID_ARGUMENT if its URL has others."""
         return source.with_ports(port=self.port, mount_port=self.mount_port)
 
-    def daemon_config(self, source: Source) -> efc_pb2.DaemonConfig:
-        """What the daemon of ``source`` is told."""
-        source = self.source_with_ports(source)
+    def daemon_config(self, source: Source | Sources) -> efc_pb2.DaemonConfig:
+        """What the daemon of ``source`` is told, or of several sources."""
+        source = source.with_ports(port=self.port, mount_port=self.mount_port)
         return efc_pb2.DaemonConfig(
-            source=efc_pb2.Source(host=source.host, port=source.port, mount_port=source.mount_port, path=source.path),
+            source=source_to_wire(source) if isinstance(source, Source) else None,
+            sources=source.to_wire() if isinstance(source, Sources) else (),
             connections=self.connections,
             read_only=self.read_only,
             soft=self.soft,
@@ -566,10 +568,10 @@ def changed(
 
 
 def settings_of(config: efc_pb2.DaemonConfig) -> dict[str, bool | int | str]:
-    """Field name -> value of all that is set in ``config``, but for the source; those of messages within included."""
+    """Field name -> value of all that is set in ``config``, but for sources; those of messages within included."""
     values: dict[str, bool | int | str] = {}
     for descriptor, value in config.ListFields():
-        if descriptor.name == "source":
+        if descriptor.name in ("source", "sources"):
             continue
         within = value.ListFields() if isinstance(value, Message) else [(descriptor, value)]
         values |= {inner.name: set_value for inner, set_value in within}
@@ -585,7 +587,7 @@ def _holder(config: efc_pb2.DaemonConfig, name: str) -> Message:
     """``config`` itself, or the message in it that has the field."""
     for descriptor in config.DESCRIPTOR.fields:
         inner = descriptor.message_type
-        if inner is not None and name in inner.fields_by_name:
+        if inner is not None and not descriptor.is_repeated and name in inner.fields_by_name:
             return getattr(config, descriptor.name)  # type: ignore[no-any-return]
     return config
 

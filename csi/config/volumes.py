@@ -29,6 +29,7 @@ from csi.config.options import (
 from csi.config.parameters import OnDelete
 from csi.config.paths import check_relative
 from csi.config.pods import Pod
+from csi.config.several import Sources
 from csi.config.sources import Source
 
 #: Longest volume id in characters. The CSI specification allows 128; static PVs of other drivers have longer ones.
@@ -41,7 +42,7 @@ KUBERNETES_PREFIXES = ("csi.storage.k8s.io/", "storage.kubernetes.io/")
 #: Limits of some numbers in a record; all others fit an int64, as the CSI specification's do.
 _NUMBER_LIMITS = {"uid": 1 << 32, "gid": 1 << 32, "mode": 1 << 12, "fileid": 1 << 64}
 #: Attributes of a volume beside options.
-_ATTRIBUTES = ("source", "path", *datasets.ATTRIBUTES)
+_ATTRIBUTES = ("source", "sources", "path", *datasets.ATTRIBUTES)
 _OWN_ID = re.compile(r"efc-[0-9a-f]{32}")
 _EPHEMERAL = "csi.storage.k8s.io/ephemeral"
 #: As kubelet names inline volumes.
@@ -139,16 +140,18 @@ class NodeVolume:
 
     ``inline_in`` is the pod's namespace if its own specification says what to mount (see csi.node.inline), and None if
     a PersistentVolume does. ``pod`` is who it is published for, None if kubelet does not say; nothing is decided by it.
-    ``dataset`` is the Dataset whose volume it is, None if it is none's.
+    ``dataset`` is the Dataset whose volume it is, None if it is none's. ``serving`` are the sources that its daemon is
+    to serve by now, if they are others than those that the volume names.
     """
 
     id: str
-    source: Source
+    source: Source | Sources
     path: str
     options: MountOptions
     inline_in: str | None = None
     pod: Pod | None = None
     dataset: DatasetVolume | None = None
+    serving: Sources | None = None
 
     @classmethod
     def from_context(
@@ -160,14 +163,17 @@ class NodeVolume:
         """
         check_volume_id(volume_id)
         context, items = driver_nfs.own_attributes(context)
-        if not context.get("source"):
-            raise invalid("the volume's attributes have no 'source', such as nfs://nas/directory")
+        if bool(context.get("source")) == bool(context.get("sources")):
+            raise invalid("the volume's attributes must have 'source', such as nfs://nas/directory, or 'sources'")
         for name, value in context.items():
             if is_option(name):
                 items.append((name, value or None))
             elif name not in _ATTRIBUTES and not name.startswith(KUBERNETES_PREFIXES):
                 raise unknown(
-                    name, known=["source", "path", *OPTIONS], noun="attribute", origin="the volume's attributes"
+                    name,
+                    known=["source", "sources", "path", *OPTIONS],
+                    noun="attribute",
+                    origin="the volume's attributes",
                 )
         items += [parse_item(flag) for flag in mount_flags]
         options = parse(items, origin="the volume's attributes and mount options")
@@ -175,15 +181,27 @@ class NodeVolume:
         dataset = DatasetVolume.from_attributes(volume_id, context)
         if dataset is not None and inline_in is not None:
             raise invalid("an inline volume is no volume of a Dataset: mount the Dataset's claim")
+        if context.get("sources") and inline_in is not None:
+            raise invalid("an inline volume has one 'source', and no 'sources'")
         return cls(
             id=volume_id,
-            source=options.source_with_ports(Source.parse(context["source"])),
+            source=_origin(volume_id, context, options, is_of_dataset=dataset is not None),
             path=check_relative(context.get("path", ""), noun="the volume's path"),
             options=options,
             inline_in=inline_in,
             pod=pods.pod_of(context, target=target),
             dataset=dataset,
         )
+
+
+def _origin(
+    volume_id: str, context: Mapping[str, str], options: MountOptions, *, is_of_dataset: bool
+) -> Source | Sources:
+    """Where the volume's data is. Sources of a Dataset come and go, so that its id stands for them as a whole."""
+    if context.get("source"):
+        return options.source_with_ports(Source.parse(context["source"]))
+    sources = Sources.parse(context["sources"], identity=volume_id if is_of_dataset else "")
+    return sources.with_ports(port=options.port, mount_port=options.mount_port)
 
 
 def _namespace_of_inline(volume_id: str, context: Mapping[str, str], *, target: str) -> str | None:

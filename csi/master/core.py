@@ -54,6 +54,8 @@ class Core:
         orders.CopyFrom(configuration.orders)
         del orders.workers[:]
         orders.workers.extend(configuration.workers)
+        del orders.sources[:]
+        orders.sources.extend(mount for mount in configuration.mounts if mount.path.strip("/"))
         orders.revision = self._orders.revision if self._orders is not None else configuration.revision
         if orders != self._orders:
             orders.revision = configuration.revision
@@ -164,4 +166,5 @@ class Core:
             serving=node.report.serving,
             connected=node.connection is not None and now - node.heard <= SILENT_SECONDS,
             conditions=node.report.conditions,
+            sources=node.report.sources,
         )

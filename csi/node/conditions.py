@@ -166,6 +166,15 @@ def passthrough_of(status: efc_pb2.MountStatus) -> str:
     return "on" if stats.passthrough.state == _PASSTHROUGH.ON else _PASSTHROUGH_STATES[stats.passthrough.state]
 
 
+def missing_sources(status: efc_pb2.MountStatus) -> list[str]:
+    """Which of several sources are not there, and why; each in one sentence."""
+    sources = status.stats.sources
+    missing = [f"source {one.path} is missing: {one.reason}" for one in sources if not one.attached]
+    return missing + [
+        f"source {one.path}: its NAS does not answer" for one in sources if one.attached and not one.responding
+    ]
+
+
 def condition_of(status: efc_pb2.MountStatus) -> str:
     """Why a daemon is not as it should be, in one sentence, or "" if it is."""
     states = efc_pb2.MountStatus
@@ -173,15 +182,18 @@ def condition_of(status: efc_pb2.MountStatus) -> str:
     if status.state == states.RESTARTING:
         return f"the daemon is being restarted{reason}"
     if status.state == states.UNRESPONSIVE_NAS:
-        return f"the NAS does not answer{reason}"
+        silent = ", ".join(one.path for one in status.stats.sources if one.attached and not one.responding)
+        return f"the NAS{silent and f' of {silent}'} does not answer{reason}"
     if status.state == states.ABORTED:
         return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
     if status.state == states.STARTING:
         return f"the daemon is connecting to the NAS{reason}"
+    return "; ".join([*missing_sources(status), *_full_tables(status)])
+
+
+def _full_tables(status: efc_pb2.MountStatus) -> list[str]:
     state = status.stats.state
-    if state.nodes_max and state.nodes >= state.nodes_max:
-        return (
-            f"the kernel knows {state.nodes} files, as many as the daemon's memory limit allows: look-ups of "
-            "others fail with ENOMEM until it forgets some; raise --daemon-memory-max, or memory-max"
-        )
-    return ""
+    if not state.nodes_max or state.nodes < state.nodes_max:
+        return []
+    why = f"the kernel knows {state.nodes} files, as many as the daemon's memory limit allows: look-ups of others fail "
+    return [why + "with ENOMEM until it forgets some; raise --daemon-memory-max, or memory-max"]

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from csi._proto import efc_pb2
 from csi.config.options import MountOptions
+from csi.config.several import Sources
 from csi.config.sources import Source
 
 #: Release 0.1.0's options with their defaults, whatever they are today. Never changed.
@@ -42,12 +43,14 @@ _FIRST_FIELDS = frozenset({
 _ELSEWHERE = ("read_only", "port", "mount_port")
 
 
-def daemon_key(source: Source, options: MountOptions) -> str:
+def daemon_key(source: Source | Sources, options: MountOptions) -> str:
     """The key, 16 hexadecimal digits: equal exactly if source and all given options that change a daemon are equal."""
     given = {name: value for name, value in options.given().items() if name not in _ELSEWHERE}
     known = {name: given.get(name, default) for name, default in _FIRST_DEFAULTS.items()}
     config = replace(options, **known).daemon_config(source)  # type: ignore[arg-type]  # names of its fields
     lines = [f"{field.full_name}={value!r}" for field, value in _leaves(config)]
+    if isinstance(source, Sources):
+        lines.append(f"sources={source.identity or source.canonical()!r}")
     # Options that the first release did not know, or that were given with its default.
     lines += [f"{name}={value!r}" for name, value in sorted(given.items()) if _FIRST_DEFAULTS.get(name, value) == value]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@ the same session. None of it waits for a publish, and a failure is a condition i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from csi._proto import dataset_pb2, efc_pb2
@@ -16,6 +16,7 @@ from csi.base.errors import Code, DriverError
 from csi.config.adjusting import adjusted
 from csi.config.datasets import DatasetVolume
 from csi.config.options import OPTIONS, MountOptions, parse
+from csi.config.several import MountedSource, Sources, checked_path, origin_of_wire
 from csi.config.sources import Source
 from csi.node.conditions import condition_of, store_of, workers_of
 from csi.node.daemons import Daemons
@@ -68,6 +69,8 @@ class Dataset:
         self._counted = dataset_pb2.NodeReport(node=node, daemon_session=_NO_DAEMON if is_new else "")
         self._problems: dict[str, str] = {}
         self._retry_at = 0.0
+        #: The sources that its daemons were told last, in their canonical form.
+        self._told = ""
         #: How often secrets have become others.
         self._secrets_changes = 0
         self._forsaken_at: float | None = None
@@ -135,6 +138,10 @@ class Dataset:
             workers_tls=tls,
         )  # fmt: skip
 
+    def sources(self) -> Sources | None:
+        """The sources that its daemon is to serve by now; None: those that its volume names."""
+        return Sources.parse(self._record.sources, identity=self.volume_id) if self._record.sources else None
+
     # ------------------------------------------------------------ its life
 
     def start(self) -> None:
@@ -194,6 +201,7 @@ class Dataset:
         """Puts orders into files; what cannot be written is tried again at the next look."""
         self._record.stays = orders.keep_daemon and not orders.retired  # in force whether it can be saved or not
         try:
+            self._record.sources = _canonical(orders.sources)
             self._folder.put_workers(orders.workers)
             if _is_whole(orders.secrets):
                 self._put_secrets(orders.secrets)
@@ -266,7 +274,9 @@ class Dataset:
                 if changes == self._secrets_changes and "orders" not in self._problems:
                     self._record.is_stale = False
                     self._save()
+            sources = self._record.sources
             fixed = [name for mount in mounts for name in await self._adjust(mount)]
+            self._told = sources
         except DriverError as error:
             if not isinstance(error, KeeperUnreachableError):
                 self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
@@ -278,19 +288,20 @@ class Dataset:
         self._note("fixed", text if names else "")
 
     async def _adjust(self, mount: efc_pb2.MountStatus) -> list[str]:
-        """Has a daemon serve with the options that are ordered; names of those that cannot change now.
+        """Has a daemon serve with the options and sources that are ordered; names of options that cannot change now.
 
-        Orders without any option leave all as the volume says.
+        Orders without any option leave these as the volume says.
         """
-        if self._orders is None or not self._orders.options:
+        if self._orders is None:
             return []
         ordered = self.options(_parsed(self._orders.options))
         current = options_of(mount)
-        source = mount.config.source
-        wanted = ordered.daemon_config(
-            Source(host=source.host, port=source.port, mount_port=source.mount_port, path=source.path)
-        )  # fmt: skip
+        wanted = ordered.daemon_config(origin_of_wire(current)) if self._orders.options else current
         options, fixed = adjusted(current, wanted)
+        sources = self.sources()
+        if sources is not None and current.sources:
+            del options.sources[:]
+            options.sources.extend(sources.with_ports(port=ordered.port, mount_port=ordered.mount_port).to_wire())
         if options != current:
             await self._keeper.upgrade(target=mount.target, options=options, base=current, in_place=True)
             _LOGGER.info("%s is served with other options now", self._record.volume.name)
@@ -356,6 +367,7 @@ class Dataset:
             # Daemons of releases that count no changes count bytes.
             counted.changes += stats.writing.changes or stats.nfs.bytes_written
         counted.daemon_session = "+".join(sessions) or _NO_DAEMON
+        counted.sources = self._told if mounts else ""
         self._counted = counted
         self._note("daemon", "; ".join(filter(None, map(condition_of, mounts))))
         self._note("workers", "; ".join(filter(None, map(workers_of, mounts))))
@@ -378,6 +390,15 @@ class Dataset:
         if self._problems.get(what) != error.message:
             _LOGGER.warning("%s: %s", self._record.volume.name, error.message)
         self._problems[what] = error.message
+
+
+def _canonical(ordered: Iterable[dataset_pb2.SourceMount]) -> str:
+    """The canonical form of sources that are ordered, "" if none are. Raises INVALID_ARGUMENT."""
+    mounted = [
+        MountedSource(path=checked_path(one.path), source=Source.parse(one.source), read_only=one.read_only)
+        for one in ordered
+    ]
+    return Sources.of(mounted).canonical() if mounted else ""
 
 
 def _is_whole(secrets: dataset_pb2.Secrets) -> bool:

@@ -42,6 +42,8 @@ class DatasetRecord:
     is_stale: bool = False
     #: Whether the volumes ask for the pods' network, which this node did not have.
     lacks_network: bool = False
+    #: The sources that were ordered last, in their canonical form; "" if none were, or there is one at the root.
+    sources: str = ""
 
 
 class DatasetFolder:

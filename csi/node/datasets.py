@@ -14,6 +14,7 @@ from pathlib import Path
 
 from csi.base.saved import DamagedError
 from csi.config.datasets import VOLUME_ID_PREFIX, DatasetVolume, secrets_of
+from csi.config.several import Sources
 from csi.config.volumes import NodeVolume
 from csi.node.daemons import Daemons
 from csi.node.dataset import Dataset
@@ -58,7 +59,7 @@ class Datasets:
             await dataset.describe(volume.dataset, given)
             options = dataset.options(volume.options)
             await dataset.settle()
-            yield replace(volume, options=options)
+            yield replace(volume, options=options, serving=dataset.sources())
         finally:
             dataset.publishing -= 1
             dataset.start()
@@ -91,6 +92,11 @@ class Datasets:
     async def close(self) -> None:
         """Disconnects from all masters; volumes and daemons go on."""
         await asyncio.gather(*(dataset.close() for dataset in self._datasets.values()))
+
+    def sources(self, volume_id: str) -> Sources | None:
+        """The sources that the daemon of a volume is to serve by now; None: those that the volume names."""
+        found = (dataset for dataset in self._datasets.values() if dataset.volume_id == volume_id)
+        return next((dataset.sources() for dataset in found), None)
 
     def look(self, volume_id: str) -> None:
         """A volume was unpublished, of a Dataset perhaps."""

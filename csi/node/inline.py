@@ -74,6 +74,8 @@ class AllowedSources:
                 "an inline volume has none of the options 'workers', 'workers-key', 'workers-tls', 'cache-size' and "
                 "'cache-dir': use a PersistentVolumeClaim",
             )
+        if not isinstance(volume.source, Source):
+            raise invalid("an inline volume has one 'source', and no 'sources'")
         wanted = volume.source.beneath(volume.path)
         allowed = [source for rule in self.rules() if rule.is_for(namespace) for source in rule.sources]
         near = sorted(allowed, key=lambda source: len(source.path), reverse=True)

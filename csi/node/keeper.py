@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.config.sources import Source
+from csi.config.several import origin_of_wire
 from csi.node.statistics import sort_by_subsystem
 
 SOCKET_NAME = "keeper.sock"
@@ -56,9 +56,8 @@ class KeeperStatus:
 
 
 def source_of(mount: efc_pb2.MountStatus) -> str:
-    """The dataset's URL."""
-    source = mount.config.source
-    return Source(host=source.host, port=source.port, mount_port=source.mount_port, path=source.path).canonical()
+    """The dataset's URL; of several sources, where each of them shows."""
+    return str(origin_of_wire(options_of(mount)))
 
 
 def options_of(mount: efc_pb2.MountStatus) -> efc_pb2.DaemonConfig:

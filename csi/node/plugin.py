@@ -80,6 +80,7 @@ class NodePlugin:
             keeper=self._keeper,
             reports=reports,
             recorder=recorder,
+            serving=self._datasets.sources,
         )
         self._watches: list[asyncio.Task[None]] = []
         self.service = NodeService(

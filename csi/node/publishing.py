@@ -21,6 +21,7 @@ from csi._proto import csi_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.base.locks import KeyedLocks
 from csi.config.pods import Pod
+from csi.config.several import described_place, origin_of
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
 from csi.node import conditions
@@ -74,7 +75,7 @@ class Publisher:
         second target of a single-writer volume, NOT_FOUND if the volume's directory does not exist, ABORTED while
         another call for the target is under way, and the errors of the keeper. On an error nothing is left behind.
         """
-        config = volume.options.daemon_config(volume.source)
+        config = volume.options.daemon_config(volume.serving or volume.source)
         # Each bind mount is read-only or not by itself, so that both kinds share one daemon.
         config.read_only = False
         wanted = Publication(
@@ -94,7 +95,9 @@ class Publisher:
         present = self._publications.get(target)
         if present is None or present.volume_id != volume.id:
             return None
-        source = Source.parse(present.source)
+        source = origin_of(present.source)
+        if not isinstance(source, Source) or not isinstance(volume.source, Source):
+            return None
         if source.beneath(present.path) != volume.source.beneath(volume.path):
             return None
         return replace(volume, source=source, path=present.path)
@@ -282,21 +285,21 @@ def bind_failure(error: DriverError, wanted: Publication, *, dataset: str, condi
 
     ``condition`` is that of the daemon. One that waits for the NAS makes whoever binds wait, so it is the reason then.
     """
-    source = Source.parse(wanted.source)
-    place = source.beneath(wanted.path).canonical()
+    source = origin_of(wanted.source)
+    place, servers = described_place(source, wanted.path)
     if error.code is Code.DEADLINE_EXCEEDED or (error.code is Code.ABORTED and condition):
         reason = condition or "its daemon serves others, but did not open this directory in time"
         return DriverError(
             Code.UNAVAILABLE,
-            f"cannot mount {place}: {reason}. Check that {source.host} is up and serves NFSv3 to this node",
+            f"cannot mount {place}: {reason}. Check that {servers} is up and serves NFSv3 to this node",
         )
     own_path = f"{dataset}/{wanted.path}".rstrip("/")
     if error.code is Code.NOT_FOUND and own_path in error.message:
         return DriverError(
             Code.NOT_FOUND,
-            f"there is no directory {wanted.path!r} at {source.canonical()}: make it, or correct the volume's path",
+            f"there is no directory {wanted.path!r} at {source}: make it, or correct the volume's path",
         )
-    message = error.message.replace(own_path, place).replace(dataset, source.canonical())
+    message = error.message.replace(own_path, place).replace(dataset, str(source))
     return DriverError(error.code, message)
 
 

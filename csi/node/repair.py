@@ -14,13 +14,13 @@ Publishes and unpublishes of the same targets may go on meanwhile: whoever comes
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.options import MountOptions
-from csi.config.sources import Source
+from csi.config.several import Sources, origin_of
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mounts
@@ -64,8 +64,11 @@ class Repairer:
         keeper: Keeper,
         reports: Reports,
         recorder: Recorder,
+        serving: Callable[[str], Sources | None] = lambda _volume_id: None,
     ) -> None:
+        """``serving``: the sources that the daemon of a volume of several is to serve by now."""
         self._publications = publications
+        self._serving = serving
         self._mounts = mounts
         self._daemons = daemons
         self._keeper = keeper
@@ -169,7 +172,7 @@ class Repairer:
     async def _mount_anew(self, publication: Publication) -> str:
         try:
             options = MountOptions(**publication.options)  # type: ignore[arg-type]
-            config = options.daemon_config(Source.parse(publication.source))
+            config = options.daemon_config(self._serving(publication.volume_id) or origin_of(publication.source))
         except (TypeError, ValueError) as error:
             raise DriverError(Code.FAILED_PRECONDITION, f"its record is of another release: {error}") from None
         config.read_only = False

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from google.protobuf.message import Message
 
 from csi._proto import efc_pb2
+from csi.config.several import Sources, origin_of_wire
 
 #: Field of the flat form -> subsystem, and field there. Nothing is ever added: what is new has no flat form.
 FLAT: Mapping[str, tuple[str, str]] = {
@@ -35,7 +36,11 @@ CACHE_LEVELS: Mapping[str, str] = {
     "nas": "nas_bytes",
 }
 #: Names of the subsystems.
-SUBSYSTEMS = tuple(field.name for field in efc_pb2.DaemonStats.DESCRIPTOR.fields if field.message_type is not None)
+SUBSYSTEMS = tuple(
+    field.name
+    for field in efc_pb2.DaemonStats.DESCRIPTOR.fields
+    if field.message_type is not None and not field.is_repeated
+)
 
 
 def sort_by_subsystem(stats: efc_pb2.DaemonStats) -> None:
@@ -50,6 +55,28 @@ def described(stats: efc_pb2.DaemonStats) -> dict[str, object]:
     subsystems = {name: _fields(getattr(stats, name)) for name in SUBSYSTEMS}
     flat = {flat: subsystems[subsystem][name] for flat, (subsystem, name) in FLAT.items()}
     return {"uptime_ms": stats.uptime_ms, "resumed": stats.resumed, **flat, **subsystems}
+
+
+def sources_of(mount: efc_pb2.MountStatus) -> list[dict[str, object]] | None:
+    """Each of several sources and how it does, as JSON; None where there is one at the root."""
+    origin = origin_of_wire(mount.options if mount.HasField("options") else mount.config)
+    if not isinstance(origin, Sources):
+        return None
+    reported = {stats.path: stats for stats in mount.stats.sources}
+    described: list[dict[str, object]] = []
+    for one in origin.mounted:
+        stats = reported.get(one.path, efc_pb2.SourceStats())
+        described.append(
+            {
+                "path": one.path,
+                "source": one.source.canonical(),
+                "read_only": one.read_only,
+                "attached": stats.attached,
+                "responding": stats.responding,
+                "reason": stats.reason or None,
+            }
+        )
+    return described
 
 
 def cache_of(stats: efc_pb2.DaemonStats) -> dict[str, object] | None:

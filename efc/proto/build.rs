@@ -113,10 +113,10 @@ fn live_fields(pool: &DescriptorPool, message: &MessageDescriptor) -> Vec<u32> {
     message.fields().flat_map(live).collect()
 }
 
-/// The message that a field holds.
+/// The message that a field holds; a list of them is one value.
 fn nested(field: &FieldDescriptor) -> Option<MessageDescriptor> {
     match field.kind() {
-        Kind::Message(message) => Some(message),
+        Kind::Message(message) if !field.is_list() => Some(message),
         _ => None,
     }
 }

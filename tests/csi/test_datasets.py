@@ -16,6 +16,8 @@ import grpc
 import pytest
 
 from csi._proto import csi_pb2, dataset_pb2, efc_pb2
+from csi.config.several import MountedSource, Sources
+from csi.config.sources import Source
 from csi.node.keeper import Keeper, options_of
 from tests.support.driver import MULTI_READER, Driver, refused
 from tests.support.master import Authority, DatasetMaster
@@ -177,6 +179,60 @@ def test_workers_come_and_go_under_a_mount(world: World) -> None:
         await_reachable(master, [True, False])
         second.thaw()
         await_reachable(master, [True, True])
+
+
+def test_mounts_come_and_go_under_a_pod(nas: Nas, world: World) -> None:
+    """By the master's word; what it said last holds for pods that come later, whatever the volume says."""
+    node, _ = world.nodes
+    master = world.master
+    folders = {name: Path(tempfile.mkdtemp(dir=nas.export_folder())) for name in ("/a", "/b", "/deep/c")}
+    for path, folder in folders.items():
+        (folder / "file").write_text(path)
+    urls = {path: nas.url_of(f"export/{folder.name}") for path, folder in folders.items()}
+
+    def mounts(*paths: str) -> list[dataset_pb2.SourceMount]:
+        return [dataset_pb2.SourceMount(path=path, source=urls[path]) for path in paths]
+
+    def told(*paths: str) -> str:
+        mounted = [MountedSource(path=path, source=Source.parse(urls[path])) for path in paths]
+        return Sources.of(mounted).canonical()
+
+    def in_force(*paths: str) -> None:
+        master.configure(mounts=mounts(*paths))
+        master.await_figures(
+            lambda figures: [node.sources for node in figures.nodes] == [told(*paths)], what="nodes that have been told"
+        )
+
+    volume = master.volume("", sources=told("/a", "/b"))
+    del volume.volume_context["source"]
+    target = node.target()
+    master.configure(mounts=mounts("/a", "/b"))
+    node.publish(volume, target, mode=MULTI_READER, secrets=master.secrets())
+    daemon = mount_on(node).pid
+    assert [(target / name / "file").read_text() for name in ("a", "b")] == ["/a", "/b"]
+    with (target / "b" / "file").open() as held:
+        in_force("/a", "/deep/c")
+        wait_until(lambda: sorted(os.listdir(target)) == ["a", "deep"], what="the mounts", limit_s=10)
+        assert (target / "deep" / "c" / "file").read_text() == "/deep/c"
+        assert held.read() == "/b"
+    assert mount_on(node).pid == daemon
+    # The next pod of this node, and the same one after the node plugin has been killed: both see what is in force.
+    second = node.target()
+    node.publish(volume, second, mode=MULTI_READER, secrets=master.secrets())
+    node.crash("node")
+    node.publish(volume, target, mode=MULTI_READER, secrets=master.secrets())
+    assert sorted(os.listdir(second)) == sorted(os.listdir(target)) == ["a", "deep"]
+    urls["/late"] = nas.url_of("export/late")
+    in_force("/a", "/deep/c", "/late")
+    master.await_figures(
+        lambda figures: any("source /late is missing" in text for node in figures.nodes for text in node.conditions),
+        what="the condition",
+    )
+    (nas.export_folder() / "late").mkdir()
+    wait_until((target / "late").exists, what="the mount that is late", limit_s=30)
+    master.await_figures(lambda figures: not any(node.conditions for node in figures.nodes), what="no condition")
+    for one in (target, second):
+        node.unpublish(volume, one)
 
 
 def test_nothing_notices_that_the_master_is_away(world: World) -> None:

@@ -23,29 +23,17 @@ pytestmark = pytest.mark.timeout(120)
 
 #: How long a killed caller may take to end: its daemon looks at it every so often.
 _END_LIMIT_S = 5.0
-#: More than the next daemon takes to serve.
-_TAKEOVER_S = 0.5
 
 
-def kill_daemon(keeper: Keeper) -> None:
-    """SIGKILL; returns when there is another."""
-    before = keeper.daemon_pids()
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: set(keeper.daemon_pids()) - set(before), what="the next daemon")
-    time.sleep(_TAKEOVER_S)
-
-
-def kill_caller_first(keeper: Keeper, caller: int) -> None:
+def kill_caller_first(keeper: Keeper, mount: Path, caller: int) -> None:
     # Stopped, the daemon is not told in time to do anything about it: its successor has to.
-    for pid in keeper.daemon_pids():
-        os.kill(pid, signal.SIGSTOP)
+    os.kill(keeper.daemon_pid(mount), signal.SIGSTOP)
     os.kill(caller, signal.SIGKILL)
-    kill_daemon(keeper)
+    keeper.replace_daemon(mount)
 
 
-def kill_daemon_first(keeper: Keeper, caller: int) -> None:
-    kill_daemon(keeper)
+def kill_daemon_first(keeper: Keeper, mount: Path, caller: int) -> None:
+    keeper.replace_daemon(mount)
     os.kill(caller, signal.SIGKILL)
 
 
@@ -53,7 +41,7 @@ def kill_daemon_first(keeper: Keeper, caller: int) -> None:
 @pytest.mark.parametrize("kill", [kill_caller_first, kill_daemon_first])
 @pytest.mark.parametrize("name", ["read", "mkdir"])
 def test_a_killed_caller_ends(
-    paused_nas: Nas, keeper: Keeper, name: str, kill: Callable[[Keeper, int], None], features: str
+    paused_nas: Nas, keeper: Keeper, name: str, kill: Callable[[Keeper, Path, int], None], features: str
 ) -> None:
     path: Path
     with keeper.mounted(paused_nas.url, options=[f"fuse-features={features}"]) as path:
@@ -62,7 +50,7 @@ def test_a_killed_caller_ends(
         caller = start(lambda: REQUESTS[name](path))
         time.sleep(0.5)
         assert not ended(caller), "the request did not need the NAS"
-        kill(keeper, caller)
+        kill(keeper, path, caller)
         wait_until(
             lambda: ended(caller), what=f"the killed process to end (it waits in {name})", limit_s=_END_LIMIT_S
         )  # fmt: skip

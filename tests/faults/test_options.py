@@ -64,8 +64,7 @@ def test_files_stay_open_and_the_next_daemon_serves_with_them(nas: Nas, keeper: 
     (folder / "new").write_text("123")
     assert (target / "new").stat().st_size == 3
 
-    os.kill(status["pid"], signal.SIGKILL)
-    wait_until(lambda: keeper.daemon_pid(target) not in (0, status["pid"]), what="the next daemon")
+    keeper.replace_daemon(target)
     assert keeper.status(target)["options"]["connections"] == 5, "they stay with the mount, not the daemon"
     keeper.unmount(target)
 
@@ -96,8 +95,7 @@ def test_a_running_daemon_takes_live_options_and_stays(nas: Nas, keeper: Keeper)
     keeper.kill()
     keeper.start()
     assert keeper.status(target)["options"]["attr_ttl_ms"] == 3_600_000
-    os.kill(first["pid"], signal.SIGKILL)
-    wait_until(lambda: keeper.daemon_pid(target) not in (0, first["pid"]), what="the next daemon")
+    keeper.replace_daemon(target)
     assert calls_of_stats(keeper, target, "trusted-by-the-next") < LOOKS
 
     successor = keeper.status(target)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -44,9 +43,7 @@ class Scene:
 
     def daemon_dies(self) -> None:
         """SIGKILL; returns when the next one serves."""
-        before = self.keeper.daemon_pid(self.mount)
-        os.kill(before, signal.SIGKILL)
-        wait_until(lambda: self.keeper.daemon_pid(self.mount) not in (0, before), what="the next daemon")
+        self.keeper.replace_daemon(self.mount)
 
     def keeper_dies(self) -> None:
         """SIGKILL; returns when the next one has the mount."""

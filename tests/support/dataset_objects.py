@@ -153,10 +153,6 @@ RIGHT: Mapping[str, Object] = {
     "watermarks-that-are-no-numbers": level(high="most", low="0.7"),
     "resources": runtime(worker={"resources": {"requests": {"cpu": 1, "memory": "1Gi"}}}),
     "no-workers": runtime(replicas=0, worker={"disabled": True}),
-}
-
-#: What the API server takes and the operator does not serve yet.
-LATER: Mapping[str, Object] = {
     "three-mounts": dataset(
         _at("nfs://nas/a", path="/a"), _at("nfs://nas/b", path="/ab"), _at("nfs://nas/c", name="c", path="")
     ),

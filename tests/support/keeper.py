@@ -42,9 +42,13 @@ class Keeper:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if error is not None and self.log.exists():
-            error.add_note(f"end of the keeper's and the daemons' log:\n{self.log.read_text(errors='replace')[-3000:]}")
+        if error is not None:
+            self._note_log(error)
         self.close()
+
+    def _note_log(self, error: BaseException) -> None:
+        if self.log.exists():
+            error.add_note(f"end of the keeper's and the daemons' log:\n{self.log.read_text(errors='replace')[-3000:]}")
 
     @property
     def run_dir(self) -> Path:
@@ -103,6 +107,9 @@ class Keeper:
         target = self.mount(url, options=options)
         try:
             yield target
+        except BaseException as error:
+            self._note_log(error)  # the keeper may be a module's, which learns nothing of one test's failure
+            raise
         finally:
             self.unmount(target)
 
@@ -145,10 +152,15 @@ class Keeper:
         return int(self.status(target)["pid"] or 0)
 
     def replace_daemon(self, target: Path) -> None:
-        """SIGKILL to a mount's daemon; returns when the next one runs."""
+        """SIGKILL to a mount's daemon; returns when the next one serves."""
         killed = self.daemon_pid(target)
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: self.daemon_pid(target) not in (0, killed), what="the next daemon", limit_s=30)
+
+        def next_serves() -> bool:
+            status = self.status(target)  # of one moment: its pid is known before it serves
+            return status["pid"] not in (None, killed) and status["state"] in ("serving", "unresponsive_nas")
+
+        wait_until(next_serves, what="the next daemon", limit_s=30)
 
     def daemon_pids(self) -> list[int]:
         """Process ids of all its children, from /proc: also when the keeper does not answer."""

@@ -18,7 +18,7 @@ import socket
 import struct
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -158,6 +158,7 @@ class ScriptedNas:
         self.root = Node(fileid=2, kind=DIRECTORY, nlink=2)
         self.hook: Hook = lambda call: call.reply
         self.counts: Counter[str] = Counter()
+        self.latest: deque[str] = deque(maxlen=20)  # calls: for messages of failing tests
         self.verifier = b"VERIFIER"  # of WRITE and COMMIT
         self.cookie_verifier = bytes(8)
         self.checks_cookie_verifiers = False  # a directory's is its mtime then, and cookies die with each change of it
@@ -181,6 +182,8 @@ class ScriptedNas:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        # Closing alone does not end the accept(2) that waits: it would take one connection more, and serve it.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut_connections()
 
@@ -256,6 +259,7 @@ class ScriptedNas:
         with self.lock:
             self.counts[name] += 1
             number = self.counts[name]
+            self.latest.append(f"{name} {arguments!r}")
             body = run(Arguments(arguments))
         header = u32(xid) + u32(1) + u32(0) + u32(0) + u32(0) + u32(0)
         reply = self.hook(

@@ -37,9 +37,12 @@ from csi.operator.names import (
     owner_reference,
 )
 from csi.operator.objects.settings import Known, Settings
+from csi.operator.objects.volume import source_in_force
 from csi.operator.objects.wanted import Wanted, wanted_objects
 from csi.operator.watching import name_of
 
+#: Nodes that a condition names.
+_NODES_NAMED_MAX = 5
 #: Between two tries to reach a source that could not be reached.
 PROBE_AGAIN_SECONDS = 5.0
 #: After which an object that the API server refused is tried again, and a name that is taken is looked at again.
@@ -314,6 +317,7 @@ class _Both:
             useless = (one for one in seen.volumes if not self._is_ours(one) or _volume_phase(one) == "Released")
             _delete_volumes(useless, decision)
         obstacle = self._spec_obstacle() or self._objects_obstacle()
+        self._look_at_nodes()
         self._look_at_source()
         obstacle = obstacle or self._source_obstacle() or self._bound_obstacle()
         self._lead()
@@ -440,6 +444,17 @@ class _Both:
             return
         _delete_volumes(seen.volumes, decision)
 
+    def _look_at_nodes(self) -> None:
+        """Sources that come or go are in force when all nodes that use the Dataset have been told."""
+        figures, source = self._seen.figures.latest, self._source()
+        if self._updating is not None or figures is None or not source.startswith("["):
+            return
+        late = [node.node for node in figures.nodes if node.connected and node.sources and node.sources != source]
+        if late:
+            message = f"nodes are being told of mounts that have come or gone: {', '.join(late[:_NODES_NAMED_MAX])}"
+            self._updating = Said(type=ConditionType.UPDATING, status=True, reason="Mounts", message=message)
+            self._decision.again_in(1.0)
+
     def _renewal_seconds(self, wanted: Wanted) -> float:
         due = [
             pki.renewal_time(secret)
@@ -456,7 +471,7 @@ class _Both:
         """The source in force: another one that is refused for the pods that use the Dataset is none."""
         volume = next((one for one in self._seen.volumes if self._is_ours(one)), None)
         if volume is not None and self._updating is not None and not self._updating.status:
-            return str(volume["spec"]["csi"]["volumeAttributes"].get("source", ""))
+            return source_in_force(volume)
         return self._seen.origin.source if self._seen.origin else ""
 
     def _is_updating(self) -> bool:

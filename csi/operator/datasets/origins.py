@@ -1,10 +1,11 @@
-"""Where a Dataset's data is, as one canonical source: for ``pvc://`` what the volume of that claim names."""
+"""Where a Dataset's data is, in canonical form: for ``pvc://`` what the volume of that claim names."""
 
 from csi.api.dataset import Dataset
-from csi.api.sources import ClaimSource, source_of
+from csi.api.sources import ClaimSource, places_of, source_of
 from csi.base import driver
-from csi.base.errors import Code, DriverError, invalid
+from csi.base.errors import Code, DriverError
 from csi.config import driver_nfs
+from csi.config.several import MountedSource, Sources
 from csi.config.sources import Source
 from csi.operator.cluster import Cluster, Json
 from csi.operator.datasets import paths
@@ -14,16 +15,19 @@ _DRIVER_NFS = "nfs.csi.k8s.io"
 
 
 async def source(cluster: Cluster, dataset: Dataset) -> str:
-    """The canonical source of the Dataset's only mount; raises INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION."""
-    mounts = dataset.spec.mounts
-    if len(mounts) != 1:
-        raise invalid(
-            f"the Dataset has {len(mounts)} mounts: exactly one is served for now; make a Dataset for each source"
-        )
-    found = source_of(mounts[0].mount_point)
-    if isinstance(found, ClaimSource):
-        found = await _of_claim(cluster, dataset.metadata.namespace, found)
-    return found.canonical()
+    """The canonical form of the Dataset's source, or of its sources if one shows elsewhere than at the root.
+
+    Raises INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION.
+    """
+    mounted = []
+    for place, mount in zip(places_of(dataset), dataset.spec.mounts, strict=True):
+        found = source_of(mount.mount_point)
+        if isinstance(found, ClaimSource):
+            found = await _of_claim(cluster, dataset.metadata.namespace, found)
+        mounted.append(MountedSource(path=place, source=found, read_only=mount.read_only))
+    if len(mounted) == 1 and mounted[0].path == "/":
+        return mounted[0].source.canonical()
+    return Sources.of(mounted).canonical()
 
 
 async def _of_claim(cluster: Cluster, namespace: str, wanted: ClaimSource) -> Source:

@@ -9,6 +9,8 @@ import json
 from csi.base import programs
 from csi.base.children import Children
 from csi.base.errors import DriverError, from_child
+from csi.config.several import origin_of
+from csi.config.sources import Source
 
 #: A NAS that answers no sooner counts as silent; people are told within 10 s.
 TRY_SECONDS_MAX = 6.0
@@ -27,7 +29,7 @@ class Prober:
         self._turns = asyncio.Semaphore(TRIES_MAX)
 
     async def reason(self, source: str) -> str:
-        """Why the directory ``source`` cannot be reached; empty if it can."""
+        """Why ``source``, or one of several in their canonical form, cannot be reached; empty if they can."""
         began = asyncio.get_running_loop().time()
         reason = await self._try(source)
         if reason and asyncio.get_running_loop().time() < began + _AT_ONCE_SECONDS:
@@ -38,10 +40,12 @@ class Prober:
 
     async def _try(self, source: str) -> str:
         async with self._turns:
-            try:
-                await self._look(source)
-            except DriverError as error:
-                return error.message
+            origin = origin_of(source)
+            for one in [origin] if isinstance(origin, Source) else [mounted.source for mounted in origin.mounted]:
+                try:
+                    await self._look(one.canonical())
+                except DriverError as error:
+                    return error.message if isinstance(origin, Source) else f"{one}: {error.message}"
         return ""
 
     async def _look(self, source: str) -> None:

@@ -288,8 +288,8 @@ class Reconciler:
     async def _origin(self, notes: _Notes, dataset: Dataset | None) -> Origin | None:
         if dataset is None:
             return None
-        point = "\n".join(mount.mount_point for mount in dataset.spec.mounts)
-        is_claim = point.startswith("pvc://")
+        point = "\n".join(repr((one.mount_point, one.path, one.name, one.read_only)) for one in dataset.spec.mounts)
+        is_claim = any(mount.mount_point.startswith("pvc://") for mount in dataset.spec.mounts)
         if (
             notes.origin is None
             or notes.mount_point != point

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 
 from csi._proto import dataset_pb2
 from csi.api.checks import problems
-from csi.api.dataset import Dataset, Mount
+from csi.api.dataset import Dataset
 from csi.api.efcruntime import CleanPolicy, EFCRuntime
 from csi.api.ignored import ignored_fields
-from csi.api.sources import options_of
+from csi.api.sources import options_of_all
 from csi.base.addresses import joined_address
 from csi.base.errors import DriverError
+from csi.config.several import origin_of
+from csi.config.sources import Source
 from csi.operator import pki
 from csi.operator.datasets import statuses
 from csi.operator.datasets.seen import Seen
@@ -34,8 +36,7 @@ def problem(
     found = [str(one) for one in problems(dataset)] + [f"EFCRuntime: {one}" for one in problems(runtime)]
     if not found:
         try:
-            for mount in dataset.spec.mounts:
-                _options(dataset, mount, runtime, settings, secrets=secrets)
+            _options(dataset, runtime, settings, secrets=secrets)
         except DriverError as error:
             found = [error.message]
     return "; ".join(found)
@@ -47,15 +48,10 @@ def ignored(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> list[s
 
 
 def _options(
-    dataset: Dataset,
-    mount: Mount,
-    runtime: EFCRuntime,
-    settings: Settings,
-    *,
-    secrets: Mapping[str, Mapping[str, str]],
+    dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, secrets: Mapping[str, Mapping[str, str]]
 ) -> dict[str, str]:
     """The mount options in force, those out of Secrets included. Raises INVALID_ARGUMENT, FAILED_PRECONDITION."""
-    return options_of(dataset, mount, runtime=runtime, secrets=secrets, has_pod_network=settings.has_pod_network)
+    return options_of_all(dataset, runtime=runtime, secrets=secrets, has_pod_network=settings.has_pod_network)
 
 
 def configuration(
@@ -73,7 +69,7 @@ def configuration(
     return dataset_pb2.Configuration(
         dataset=f"{seen.name[0]}/{seen.name[1]}",
         uid=dataset.metadata.uid,
-        mounts=[dataset_pb2.SourceMount(source=source, path="/")],
+        mounts=_mounts(source),
         workers=[
             dataset_pb2.Worker(
                 name=pod["metadata"]["name"],
@@ -90,12 +86,22 @@ def configuration(
     )
 
 
+def _mounts(source: str) -> list[dataset_pb2.SourceMount]:
+    origin = origin_of(source)
+    if isinstance(origin, Source):
+        return [dataset_pb2.SourceMount(source=origin.canonical(), path="/")]
+    return [
+        dataset_pb2.SourceMount(source=one.source.canonical(), path=one.path, read_only=one.read_only)
+        for one in origin.mounted
+    ]
+
+
 def _orders(
     dataset: Dataset, runtime: EFCRuntime, settings: Settings, seen: Seen, *, is_retired: bool
 ) -> dataset_pb2.Orders:
     files = pki.files(seen.secrets.node)
     return dataset_pb2.Orders(
-        options=_options(dataset, dataset.spec.mounts[0], runtime, settings, secrets=seen.options),
+        options=_options(dataset, runtime, settings, secrets=seen.options),
         secrets=dataset_pb2.Secrets(
             block_key=pki.block_key(files),
             authority=files.get(pki.AUTHORITY, b""),

@@ -30,8 +30,8 @@ class Settings:
 class Known:
     """What is there already, and what is not decided by objects: where the data is, the time, randomness.
 
-    ``source`` is the canonical source of the Dataset's only mount: for `pvc://` what its claim's volume names. Secrets,
-    Service, volume and claim are the objects of these names if they are the Dataset's own, else None.
+    ``source`` is the canonical form of the Dataset's source or sources: for `pvc://` what its claim's volume names.
+    Secrets, Service, volume and claim are the objects of these names if they are the Dataset's own, else None.
     """
 
     source: str

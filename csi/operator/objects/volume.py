@@ -2,7 +2,7 @@
 
 The API server lets next to nothing of a volume and a claim change. So what is there stays as it is, whatever the
 Dataset says by now; :func:`differences` says what would need a new volume. Options that can change while mounted reach
-nodes through the master.
+nodes through the master, and so do sources that come and go: those in force stand in an annotation of the volume.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from csi.api.sources import SIZE_ANNOTATION, SIZE_DEFAULT, access_modes
 from csi.base.addresses import joined_address
 from csi.base.errors import invalid
 from csi.config.options import OPTIONS, Change
+from csi.config.several import Sources, origin_of
 from csi.operator.names import LEADER_LABEL, MASTER_PORT, MASTER_ROLE, STORAGE_CLASS, Names
 from csi.operator.objects.levels import MIB
 from csi.operator.objects.options import mount_options
@@ -22,14 +23,16 @@ from csi.operator.objects.settings import Known, Object, Settings
 from csi.operator.objects.sizes import size_of
 
 #: Attributes of the volume beside options.
-SOURCE, DATASET, MASTER, CLEAN_POLICY, MEMORY_MAX = "source", "dataset", "master", "clean-policy", "fuse-memory-max"
+SOURCE, SOURCES = "source", "sources"
+DATASET, MASTER, CLEAN_POLICY, MEMORY_MAX = "dataset", "master", "clean-policy", "fuse-memory-max"
+#: Of a volume: the sources that nodes are told now, in canonical form; those of its attributes are the first ones.
+SOURCES_ANNOTATION = "efc.data.fluid.io/sources"
 #: What a daemon needs at least (efc-keeper --daemon-memory-max).
 _DAEMON_MIB_MIN = 64
 #: Attributes that nodes are told anew through the master.
-_TOLD = frozenset({CLEAN_POLICY})
+_TOLD = frozenset({CLEAN_POLICY, SOURCE, SOURCES})
 #: What users call attributes that are no options.
 _FIELDS = {
-    SOURCE: "spec.mounts[0].mountPoint",
     MEMORY_MAX: "spec.fuse.resources.limits.memory",
     MASTER: "the address of the master's Service",
 }
@@ -70,7 +73,16 @@ def volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known: Kno
     fixed = _kept(spec, ("accessModes", "nodeAffinity"))
     fixed["capacity"] = {"storage": _as_written(spec["capacity"]["storage"], dataset)}
     fixed["csi"] = _kept(spec["csi"], _CSI_FIXED)
-    return _volume(Names.of(dataset.metadata), fixed)
+    before = source_in_force(known.volume)
+    is_live = not _fixed_places(before, known.source)
+    return _volume(Names.of(dataset.metadata), fixed, source=known.source if is_live else before)
+
+
+def source_in_force(volume: Object) -> str:
+    """The canonical form of the source or the sources that nodes are told by now."""
+    attributes = _attributes(volume)
+    annotations = volume["metadata"].get("annotations") or {}
+    return str(annotations.get(SOURCES_ANNOTATION) or attributes.get(SOURCES) or attributes.get(SOURCE) or "")
 
 
 def claim(dataset: Dataset, known: Known) -> dict[str, Any]:
@@ -121,6 +133,7 @@ def differences(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
             for name in sorted({*before, *after})
             if name not in _TOLD and not _is_live(name)
         },
+        **dict.fromkeys(_fixed_places(source_in_force(known.volume), known.source), (False, True)),
     }
     if not _same_size(present["capacity"]["storage"], wanted["capacity"]["storage"]):
         fields[f"annotation {SIZE_ANNOTATION}"] = (present, wanted)
@@ -142,7 +155,7 @@ def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
             "volumeHandle": names.volume_handle,
             "volumeAttributes": {
                 **mount_options(dataset, runtime, settings),
-                SOURCE: known.source,
+                SOURCES if _is_several(known.source) else SOURCE: known.source,
                 DATASET: names.dataset,
                 MASTER: joined_address(address, MASTER_PORT),
                 CLEAN_POLICY: clean_policy(runtime),
@@ -154,14 +167,17 @@ def _new_volume(dataset: Dataset, runtime: EFCRuntime, settings: Settings, known
     if selector := runtime.spec.fuse.node_selector:
         expressions = [{"key": key, "operator": "In", "values": [value]} for key, value in sorted(selector.items())]
         spec["nodeAffinity"] = {"required": {"nodeSelectorTerms": [{"matchExpressions": expressions}]}}
-    return _volume(names, spec)
+    return _volume(names, spec, source=known.source)
 
 
-def _volume(names: Names, fixed: Mapping[str, Any]) -> dict[str, Any]:
+def _volume(names: Names, fixed: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": names.volume, "labels": names.volume_labels()}
+    if _is_several(source):
+        metadata["annotations"] = {SOURCES_ANNOTATION: source}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": names.volume, "labels": names.volume_labels()},
+        "metadata": metadata,
         "spec": {
             **fixed,
             "persistentVolumeReclaimPolicy": "Retain",
@@ -175,6 +191,27 @@ def _volume(names: Names, fixed: Mapping[str, Any]) -> dict[str, Any]:
             },
         },
     }
+
+
+def _is_several(source: str) -> bool:
+    return source.startswith("[")
+
+
+def _fixed_places(before: str, after: str) -> tuple[str, ...]:
+    """What of a Dataset's mounts is another by now and cannot change under pods; empty: all that has changed can."""
+    if before == after:
+        return ()
+    former, wanted = origin_of(before), origin_of(after)
+    if isinstance(former, Sources) and isinstance(wanted, Sources):
+        sources = {one.path: one.source for one in former.mounted}
+        changed = (one.path for one in wanted.mounted if sources.get(one.path, one.source) != one.source)
+        return tuple(f"spec.mounts: the mountPoint at {path}" for path in changed)
+    if isinstance(former, Sources):
+        path = former.mounted[0].path
+        return (f"spec.mounts: that mounts show below the root (of a single one, path: {path} keeps it where it is)",)
+    if isinstance(wanted, Sources):
+        return ("spec.mounts: that the only mount shows at the root",)
+    return ("spec.mounts[0].mountPoint",)
 
 
 def clean_policy(runtime: EFCRuntime) -> str:

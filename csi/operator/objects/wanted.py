@@ -9,7 +9,6 @@ from typing import Any
 from csi.api.common import ObjectMeta
 from csi.api.dataset import Dataset
 from csi.api.efcruntime import EFCRuntime
-from csi.base.errors import invalid
 from csi.operator import pki
 from csi.operator.names import APPLIED_ANNOTATION, LINE_ANNOTATION, RUNTIME_KIND, Names, owner_reference
 from csi.operator.objects import volume as volumes
@@ -46,8 +45,6 @@ class Wanted:
 
 def wanted_objects(dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, known: Known) -> Wanted:
     """What is wanted for this Dataset and its runtime; INVALID_ARGUMENT says which field cannot be as it is."""
-    if len(dataset.spec.mounts) != 1:
-        raise invalid(f"the Dataset has {len(dataset.spec.mounts)} mounts: exactly one is served for now")
     names, owner = Names.of(dataset.metadata), runtime.metadata
     cache = cache_of(runtime)
     present = pki.Identities(
@@ -102,5 +99,6 @@ def _owned(wanted: dict[str, Any], owner: ObjectMeta) -> dict[str, Any]:
 
 
 def _marked(wanted: dict[str, Any]) -> dict[str, Any]:
-    wanted["metadata"]["annotations"] = {APPLIED_ANNOTATION: applied_hash(wanted)}
+    given = wanted["metadata"].get("annotations") or {}
+    wanted["metadata"]["annotations"] = {**given, APPLIED_ANNOTATION: applied_hash(wanted)}
     return wanted

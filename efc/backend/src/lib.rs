@@ -116,8 +116,34 @@ pub type Reply<T> = Result<Seen<T>>;
 
 /// A storage of files. Futures may be dropped at any point; whether the call is executed then is not known.
 pub trait Backend: Send + Sync + 'static {
-    /// A number that no other call has.
-    fn ticket(&self) -> Ticket;
+    /// A number that no other call has about this object, or about others of its storage.
+    fn ticket(&self, object: &FileHandle) -> Ticket;
+
+    /// What one call about this object can carry; `None`: as much as one about any other.
+    fn limits(&self, _object: &FileHandle) -> Option<Limits> {
+        None
+    }
+
+    /// May one call be about both objects, as RENAME and LINK are?
+    fn is_one_storage(&self, _one: &FileHandle, _other: &FileHandle) -> bool {
+        true
+    }
+
+    /// Does everybody find that this object cannot be changed, whatever its server would say?
+    fn is_read_only(&self, _object: &FileHandle) -> bool {
+        false
+    }
+
+    /// What names the object for all who use its storage: which of several that is, 0 for the only one; and its handle there.
+    fn shared_name(&self, object: &FileHandle) -> (u64, FileHandle) {
+        (0, *object)
+    }
+
+    /// Where a name leads of a directory that is no storage's but this backend's own; `None`: it is a storage's. This is known at once,
+    /// and the attributes are the last ones that were.
+    fn own_name(&self, _dir: &FileHandle, _name: &[u8]) -> Option<Result<(FileHandle, Attr)>> {
+        None
+    }
 
     /// How long a call waits that is not [patient](Call::patient); `None`: for ever.
     fn time_limit(&self) -> Option<std::time::Duration>;

@@ -4,8 +4,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// What names an object for as long as it lives: up to 64 opaque bytes of the storage, equal only for the same object.
-/// (NFSv3: `nfs_fh3`, RFC 1813, section 2.3.3.)
+/// What names an object for as long as it lives: up to 65 opaque bytes of the storage, equal only for the same object.
+/// (NFSv3: `nfs_fh3` of up to 64 bytes, RFC 1813, section 2.3.3; one more says which of several servers it is.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileHandle {
     len: u8,
@@ -14,7 +14,7 @@ pub struct FileHandle {
 
 impl FileHandle {
     /// Most bytes that a handle has.
-    pub const MAX: usize = 64;
+    pub const MAX: usize = 65;
 
     /// The handle made of `bytes`; `None` if there are more than [`FileHandle::MAX`].
     pub fn new(bytes: &[u8]) -> Option<FileHandle> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use efc_buffer::Budget;
 use efc_fuse::{Features, SessionConfig};
-use efc_nfs::Config;
-use efc_proto::DaemonConfig;
+use efc_nfs::{Config, Identity};
+use efc_proto::{DaemonConfig, Source};
 use efc_state::State;
 
 use crate::filesystem::{SessionIdentity, Settings};
@@ -43,22 +43,31 @@ pub fn pipes(config: &DaemonConfig) -> usize {
 /// How to reach the NAS.
 pub fn client_config(config: &DaemonConfig, state: &Arc<State>) -> Config {
     let source = config.source.clone().unwrap_or_default();
+    client_config_of(config, source, Arc::new(SessionIdentity(state.clone())))
+}
+
+/// How to reach the NAS of this source, to which the client is who `identity` says.
+pub fn client_config_of(config: &DaemonConfig, source: Source, identity: Arc<dyn Identity>) -> Config {
     let port = |port: u32| u16::try_from(port).ok().filter(|port| *port != 0);
-    let soft_time_limit = match config.timeout_ms {
-        0 => SOFT_TIME_LIMIT_DEFAULT,
-        limit_ms => Duration::from_millis(limit_ms.into()),
-    };
     Config {
         host: source.host,
         port: port(source.port),
         mount_port: port(source.mount_port),
         path: source.path.into_bytes(),
         connections: or_default(config.connections as usize, CONNECTIONS_DEFAULT),
-        time_limit: config.soft.then_some(soft_time_limit),
+        time_limit: soft_time_limit(config),
         connect_time_limit: CONNECT_TIME_LIMIT,
         privileged_port: !config.unprivileged_port,
-        identity: Some(Arc::new(SessionIdentity(state.clone()))),
+        identity: Some(identity),
     }
+}
+
+/// How long a call may wait; `None`: for ever.
+pub fn soft_time_limit(config: &DaemonConfig) -> Option<Duration> {
+    config.soft.then_some(match config.timeout_ms {
+        0 => SOFT_TIME_LIMIT_DEFAULT,
+        limit_ms => Duration::from_millis(limit_ms.into()),
+    })
 }
 
 /// How to speak with the kernel.

@@ -162,8 +162,7 @@ mod tests {
 
     use std::pin::Pin;
 
-    use efc_backend::FileHandle;
-    use efc_cache::Version;
+    use efc_cache::blocks::BlockKey;
     use futures_lite::future::{block_on, poll_once};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -171,11 +170,7 @@ mod tests {
     struct Owner(Arc<Keeper>);
 
     impl Backings for Owner {
-        fn open<'a>(
-            self: Arc<Self>,
-            _: &'a FileHandle,
-            _: &'a Version,
-        ) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send + 'a>> {
+        fn open(self: Arc<Self>, _: BlockKey) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send>> {
             Box::pin(async { None })
         }
 

@@ -16,6 +16,7 @@ mod passthrough;
 mod privileges;
 mod saved_server;
 mod served;
+mod sources;
 mod store;
 mod workers;
 
@@ -42,6 +43,7 @@ use filesystem::{Credentials, Efc, ROOT};
 use live::{Live, is_debugged, log_level};
 use memory::Parts;
 use served::{Served, for_keeper};
+use sources::{Root, Storage};
 
 /// What goes wrong at a NAS may go wrong thousands of times a second.
 const LOG_LIMITS: LogLimits = LogLimits { burst: 10, pause: Duration::from_secs(10) };
@@ -52,6 +54,8 @@ const _: () = assert!(efc_proto::BEAT_OFFSET == efc_state::BEAT_OFFSET);
 const _: () = assert!(efc_proto::HOLDING_OFFSET == efc_state::HOLDING_OFFSET);
 const _: () = assert!(efc_proto::HOLDS_DATA == efc_state::HOLDS_DATA);
 const _: () = assert!(efc_proto::HOLDS_PASSTHROUGH == efc_state::HOLDS_PASSTHROUGH);
+const _: () = assert!(efc_proto::LAYOUT_OFFSET == efc_state::LAYOUT_OFFSET);
+const _: () = assert!(efc_proto::LAYOUT_OF_ONE_SOURCE == efc_state::OF_ONE_SOURCE);
 const _: () = assert!(efc_proto::WITNESS_OFFSET == efc_state::WITNESS_OFFSET);
 const _: () = assert!(efc_proto::SUPERSEDED_OFFSET == efc_state::SUPERSEDED_OFFSET);
 
@@ -91,25 +95,26 @@ fn serve(control: Control) -> io::Result<()> {
         control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
     })?;
     let credentials = Credentials::new(use_privileges(&control, &held)?);
-    let state = Arc::new(open_state(&control, held.memfd.try_clone()?)?);
+    let state = Arc::new(open_state(&control, held.memfd.try_clone()?, !config.sources.is_empty())?);
     parts.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
     let is_successor = state.is_resumed();
     let workers = start_workers(&control, &held, &buffers, is_successor)?;
-    let (client, limits) = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
+    let root = if is_successor { resume(&config, &state)? } else { connect(&control, &mut held, &state)? };
     let session = Session::new(held.device.try_clone()?, state.clone(), session_config);
     session.start()?;
     let store = open_store(&mut held, &parts, &buffers);
     let live = Live::new(&config, workers, store, control.keeper());
     let settings = settings(&live, &parts, buffers);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
-    let efc = Arc::new(Efc::new(client.clone(), limits, state.clone(), notifier, callers, settings));
+    let watched = root.watched();
+    let efc = Arc::new(Efc::new(root.storage, root.limits, state.clone(), notifier, callers, settings));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
     // What a predecessor holds is delivered again only when it has gone.
     let is_all_delivered = !held.predecessor_remains;
-    let served = Served::new((client, efc.clone()), (session.clone(), state.clone()), (config, live), started_at);
+    let served = Served::new((watched, efc.clone()), (session.clone(), state.clone()), (config, live), started_at);
     start_control(control, held, served)?;
     if is_successor {
         efc.reap_orphans();
@@ -170,7 +175,7 @@ fn start_control(control: Control, mut held: control::Held, served: Served) -> i
 }
 
 /// Serves until the session is over, or goes on with the next daemon.
-fn serve_requests(efc: &Arc<Efc<Client>>, session: &Session, state: &State) -> io::Result<()> {
+fn serve_requests(efc: &Arc<Efc<Storage>>, session: &Session, state: &State) -> io::Result<()> {
     session.run(efc.clone())?;
     if !state.is_superseded() {
         efc.finish(FINISH_TIME_LIMIT);
@@ -210,13 +215,14 @@ fn start_id_maps(control: &Control) -> io::Result<IdMaps> {
 }
 
 /// Opens the saved state. Ends this process, with a status of its own, if that is damaged so that no daemon can serve with it.
-fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
+fn open_state(control: &Control, memfd: OwnedFd, is_of_several: bool) -> io::Result<State> {
     let unusable = |why: String| -> ! {
         log::error!("{why}");
         control.send_failed(Error { code: Code::Internal.into(), message: why });
         std::process::exit(efc_proto::STATE_UNUSABLE.into());
     };
-    match State::open(memfd) {
+    let opened = if is_of_several { State::open_of_several(memfd) } else { State::open(memfd) };
+    match opened {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => unusable(error.to_string()),
         // The first daemon of a session is the only one that agrees with the kernel on anything, or its mount fails.
         Ok(state) if state.daemon_number() > 1 && !state.is_resumed() => {
@@ -227,7 +233,10 @@ fn open_state(control: &Control, memfd: OwnedFd) -> io::Result<State> {
 }
 
 /// Finds the dataset, records what a successor needs, and waits for the mount.
-fn connect(control: &Control, held: &mut control::Held, state: &Arc<State>) -> io::Result<(Client, Limits)> {
+fn connect(control: &Control, held: &mut control::Held, state: &Arc<State>) -> io::Result<Root> {
+    if state.is_of_several() {
+        return connect_several(control, held, state);
+    }
     let (client, mounted) = find_dataset(&held.config, state).map_err(|error| {
         control.send_failed(for_keeper(&error));
         io::Error::other(error)
@@ -237,7 +246,18 @@ fn connect(control: &Control, held: &mut control::Held, state: &Arc<State>) -> i
     saved_server::save(state, &mounted);
     control.send_connected(root.kind | mounted.attr.mode)?;
     control.receive_mounted(held)?;
-    Ok((client, mounted.info.limits()))
+    Ok(Root::of_one(client, mounted.info.limits()))
+}
+
+/// The same for several sources, all of which must be there.
+fn connect_several(control: &Control, held: &mut control::Held, state: &Arc<State>) -> io::Result<Root> {
+    let root = Root::connect_several(&held.config, state).map_err(|error| {
+        control.send_failed(error.clone());
+        io::Error::other(error.message)
+    })?;
+    control.send_connected(sources::ROOT_MODE)?;
+    control.receive_mounted(held)?;
+    Ok(root)
 }
 
 fn find_dataset(config: &DaemonConfig, state: &Arc<State>) -> Result<(Client, Mounted), ConnectError> {
@@ -245,7 +265,10 @@ fn find_dataset(config: &DaemonConfig, state: &Arc<State>) -> Result<(Client, Mo
 }
 
 /// Goes on with what a predecessor found. What of that is damaged is found anew: from its copy, or from the NAS.
-fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, Limits)> {
+fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<Root> {
+    if state.is_of_several() {
+        return Root::resume_several(config, state);
+    }
     let server = saved_server::load(state).map_err(io::Error::other)?;
     let copy = server.as_ref().and_then(saved_server::saved_root);
     let (Some(server), Some(root)) = (server, state.node(ROOT).or_else(|| copy.clone())) else {
@@ -253,7 +276,7 @@ fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, Limi
         let (client, mounted) = find_dataset(config, state).map_err(io::Error::other)?;
         state.set_root(&saved_server::root_of(&mounted));
         saved_server::save(state, &mounted);
-        return Ok((client, mounted.info.limits()));
+        return Ok(Root::of_one(client, mounted.info.limits()));
     };
     if state.node(ROOT).is_none() {
         log::error!("the saved state has lost the dataset's root: it is made from its copy");
@@ -264,5 +287,5 @@ fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<(Client, Limi
     if copy.as_ref() != Some(&root) {
         saved_server::save_with_root(state, server, &root);
     }
-    Ok((Client::resume(&client_config(config, state), port), limits))
+    Ok(Root::of_one(Client::resume(&client_config(config, state), port), limits))
 }

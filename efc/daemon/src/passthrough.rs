@@ -5,8 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use efc_backend::FileHandle;
-use efc_cache::Version;
+use efc_cache::blocks::BlockKey;
 use efc_proto::{DaemonConfig, PassthroughStats, passthrough_stats};
 use efc_store::Store;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -56,10 +55,10 @@ impl Passthrough {
         Some(PassthroughStats { state: state.into(), opens, files })
     }
 
-    async fn file(&self, file: &FileHandle, version: &Version) -> Option<OwnedFd> {
+    async fn file(&self, of: &BlockKey) -> Option<OwnedFd> {
         let is_of_use = self.is_wanted.load(Ordering::Relaxed) && self.keeper.registering() == Registering::On;
         let store = self.store.as_ref().filter(|_| is_of_use)?;
-        store.whole_file(*file, *version).await.filter(opens_direct)
+        store.whole_file(of).await.filter(opens_direct)
     }
 }
 
@@ -70,13 +69,9 @@ fn opens_direct(file: &OwnedFd) -> bool {
 }
 
 impl Backings for Passthrough {
-    fn open<'a>(
-        self: Arc<Self>,
-        file: &'a FileHandle,
-        version: &'a Version,
-    ) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send + 'a>> {
+    fn open(self: Arc<Self>, of: BlockKey) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send>> {
         Box::pin(async move {
-            let found = self.file(file, version).await?;
+            let found = self.file(&of).await?;
             let keeper = self.keeper.clone();
             keeper.open(found, self).await
         })

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use efc_cache::blocks::Level;
 use efc_fuse::{Negotiated, Session};
-use efc_nfs::{Client, Config, ConnectError, ConnectErrorKind};
+use efc_nfs::{Config, ConnectError, ConnectErrorKind};
 use efc_proto::{
     CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, PassthroughStats,
     StateStats, WritingStats, error::Code,
@@ -18,6 +18,7 @@ use crate::control::Serving;
 use crate::filesystem::{self, Efc, ROOT};
 use crate::live::Live;
 use crate::memory;
+use crate::sources::{self, Storage, Watched};
 use crate::store::figures;
 use crate::workers::add_figures;
 
@@ -34,8 +35,8 @@ const SEND_TIME_LIMIT: Duration = Duration::from_millis(150);
 
 /// What the control thread speaks for.
 pub struct Served {
-    client: Client,
-    efc: Arc<Efc<Client>>,
+    root: Watched,
+    efc: Arc<Efc<Storage>>,
     session: Session,
     state: Arc<State>,
     /// In force now.
@@ -51,14 +52,14 @@ pub struct Served {
 impl Served {
     /// A daemon that was started at `started_at`, and serves with these options now.
     pub fn new(
-        (client, efc): (Client, Arc<Efc<Client>>),
+        (root, efc): (Watched, Arc<Efc<Storage>>),
         (session, state): (Session, Arc<State>),
         (config, live): (DaemonConfig, Live),
         started_at: Instant,
     ) -> Served {
         let (config, is_finding) = (Mutex::new(config), Arc::default());
         let nodes_peak = AtomicU64::new(0);
-        Served { client, efc, session, state, config, live, is_finding, nodes_peak, started_at }
+        Served { root, efc, session, state, config, live, is_finding, nodes_peak, started_at }
     }
 
     fn config(&self) -> MutexGuard<'_, DaemonConfig> {
@@ -66,7 +67,7 @@ impl Served {
     }
 
     fn nfs_stats(&self) -> NfsStats {
-        let counters = self.client.counters();
+        let counters = self.root.counters();
         NfsStats {
             calls: counters.calls,
             retransmits: counters.retransmits,
@@ -156,6 +157,7 @@ impl Serving for Served {
             cache: self.cache_stats(),
             store: self.live.store.as_deref().map(figures),
             passthrough: self.passthrough_stats(),
+            sources: self.root.stats(),
             ..Default::default()
         };
         stats.for_all_releases()
@@ -163,6 +165,7 @@ impl Serving for Served {
 
     fn configure(&self, options: &DaemonConfig, workers_file: &[u8]) -> Result<(), Error> {
         let mut config = self.config();
+        sources::check(&options.sources)?;
         self.live.take(&config, options, workers_file).map_err(|fixed| {
             let message = format!("a running daemon does not take other values of the fields {fixed:?}");
             Error { code: Code::InvalidArgument.into(), message }
@@ -171,6 +174,7 @@ impl Serving for Served {
             log::info!("serving with other options");
         }
         *config = options.clone();
+        self.root.follow(options);
         Ok(())
     }
 
@@ -196,15 +200,15 @@ impl Serving for Served {
         if self.is_finding.swap(true, Ordering::AcqRel) {
             return None;
         }
-        let (client, state, is_finding) = (self.client.clone(), self.state.clone(), self.is_finding.clone());
+        let (root, state, is_finding) = (self.root.clone(), self.state.clone(), self.is_finding.clone());
         let config = Config { connect_time_limit: FIND_TIME_LIMIT, ..client_config(&self.config(), &state) };
         Some(Box::new(move || {
             let served = state.node(ROOT).map(|root| root.handle).unwrap_or_default();
-            let found = futures_lite::future::block_on(client.find_root(&config));
+            let found = root.find(&config, &served);
             is_finding.store(false, Ordering::Release);
             match found {
-                Ok(root) => FoundRoot { served, found: root.as_bytes().to_vec(), error: None },
-                Err(error) => FoundRoot { served, found: Vec::new(), error: Some(for_keeper(&error)) },
+                Ok(found) => FoundRoot { served, found, error: None },
+                Err(error) => FoundRoot { served, found: Vec::new(), error: Some(error) },
             }
         }))
     }

@@ -370,7 +370,9 @@ impl MountEntry {
     /// The daemon has ended: the next one's counters go on from its last report.
     pub fn daemon_ended(&self) {
         let mut shared = self.lock();
-        shared.former = shared.status.stats.unwrap_or(shared.former);
+        if let Some(stats) = shared.status.stats.clone() {
+            shared.former = stats;
+        }
     }
 
     /// The session is there, and a daemon of it was ready at least once.

@@ -47,10 +47,13 @@ pub fn mount(directory: &OwnedFd, session: &OwnedFd, config: &DaemonConfig, root
     let options = CString::new(options)?;
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
     flags.set(MountFlags::RDONLY, config.read_only);
-    let source = config.source.as_ref().map(url).unwrap_or_default();
+    let source = config.source.as_ref().map_or_else(|| SEVERAL.to_owned(), url);
     rustix::mount::mount(source, descriptor_path(directory), FILESYSTEM, flags, options.as_c_str())?;
     Ok(())
 }
+
+/// A dataset of several sources, which come and go, as `mount` and `df` show it.
+const SEVERAL: &str = "efc";
 
 /// The dataset as `mount` and `df` show it.
 fn url(source: &Source) -> String {

@@ -12,7 +12,7 @@ use efc_mount_helper::target::Target;
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use efc_proto::{
-    Change, DaemonConfig, Error, FindRootRequest, FoundRoot, MESSAGE_MAX, Message, MountRequest, MountStatus,
+    Change, DaemonConfig, Error, FindRootRequest, FoundRoot, MESSAGE_MAX, Message, MountRequest, MountStatus, Source,
     StatusRequest, UnmountRequest,
 };
 
@@ -344,13 +344,12 @@ fn refuse_too_many(entries: &[Arc<MountEntry>]) -> Result<(), Error> {
 pub(crate) fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Error> {
     let invalid = |message: &str| failure(Code::InvalidArgument, message);
     let config = config.ok_or_else(|| invalid("the request has no configuration"))?;
-    let source = config.source.as_ref().ok_or_else(|| invalid("the request has no source"))?;
-    if source.host.is_empty() || source.host.contains(['\0', '/', ' ', '\n']) {
-        return Err(invalid(&format!("source host {:?} is not a host name or address", source.host)));
+    if config.sources.is_empty() {
+        check_source(config.source.as_ref())?;
+    } else if config.source.is_some() {
+        return Err(invalid("the request has one source and several"));
     }
-    if !source.path.starts_with('/') || source.path.contains('\0') {
-        return Err(invalid(&format!("source path {:?} is not an absolute path", source.path)));
-    }
+    config.sources.iter().try_for_each(|mounted| check_source(mounted.source.as_ref()))?;
     if (1..MEMORY_MAX_MIB_MIN).contains(&config.memory_max_mib) {
         let message = format!("memory_max_mib is {}: {MEMORY_MAX_MIB_MIN} or more", config.memory_max_mib);
         return Err(invalid(&message));
@@ -358,10 +357,22 @@ pub(crate) fn validated(config: Option<DaemonConfig>) -> Result<DaemonConfig, Er
     Ok(config)
 }
 
+fn check_source(source: Option<&Source>) -> Result<(), Error> {
+    let invalid = |message: &str| failure(Code::InvalidArgument, message);
+    let source = source.ok_or_else(|| invalid("the request has no source"))?;
+    if source.host.is_empty() || source.host.contains(['\0', '/', ' ', '\n']) {
+        return Err(invalid(&format!("source host {:?} is not a host name or address", source.host)));
+    }
+    if !source.path.starts_with('/') || source.path.contains('\0') {
+        return Err(invalid(&format!("source path {:?} is not an absolute path", source.path)));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use efc_proto::{Source, StatusReply};
+    use efc_proto::{MountedSource, StatusReply};
 
     #[test]
     fn statuses_that_one_message_does_not_hold_come_in_several() {
@@ -390,5 +401,13 @@ mod tests {
         for bad in [None, Some(DaemonConfig::default()), config("", "/x"), config("a/b", "/x"), config("nas", "x")] {
             assert_eq!(validated(bad).unwrap_err().code(), Code::InvalidArgument);
         }
+        let several = |host: &str| {
+            let source = Some(Source { host: host.into(), path: "/x".into(), ..Default::default() });
+            vec![MountedSource { source, path: "/a".into(), read_only: false }]
+        };
+        assert!(validated(Some(DaemonConfig { sources: several("nas"), ..Default::default() })).is_ok());
+        assert!(validated(Some(DaemonConfig { sources: several(""), ..Default::default() })).is_err());
+        let both = DaemonConfig { sources: several("nas"), ..config("nas", "/x").unwrap() };
+        assert!(validated(Some(both)).is_err());
     }
 }

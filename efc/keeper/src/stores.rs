@@ -1,7 +1,7 @@
 //! Directories of the node in which daemons keep what they have read: their local stores.
 //!
 //! A store is a directory below one of the keeper's `--cache-dir`, or below the one that the mount names where the keeper has
-//! none. It belongs to one source, which the file `source` in it says in full; its name begins with that source for people, and
+//! none. It belongs to one source, or to the several of one mount, which the file `source` in it says in full; its name begins with that source for people, and
 //! ends in a number, for several mounts of one source have a store each. The one with the lowest number that nobody uses is
 //! taken, so a dataset finds its store again after a reboot. The daemon gets the directory's descriptor and opens no path; it
 //! belongs to the daemon's user, of whom the next may be another: what lies in it is open to all who get into it, and
@@ -57,6 +57,15 @@ pub struct Store {
     directory: OwnedFd,
 }
 
+/// For whom a store is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct User<'a> {
+    /// Where the dataset is mounted.
+    pub target: &'a Path,
+    /// Its daemons' user; 0: nobody.
+    pub uid: u32,
+}
+
 /// What a store is made for.
 #[derive(Clone, Debug)]
 struct Wanted {
@@ -71,14 +80,14 @@ impl Stores {
         Stores { directories, used: Arc::default() }
     }
 
-    /// The store for daemons of this configuration that run as `uid`, at `former` if that is one of its own still; `None`: it wants none.
+    /// The store for daemons of this configuration, at `former` if that is one of its own still; `None`: it wants none.
     ///
     /// # Errors
     /// FAILED_PRECONDITION, NOT_FOUND or PERMISSION_DENIED for a directory that cannot be used; DEADLINE_EXCEEDED for a disk that hangs.
-    pub fn take(&self, config: &DaemonConfig, uid: u32, former: &str) -> Result<Option<Store>, Error> {
+    pub fn take(&self, config: &DaemonConfig, user: User<'_>, former: &str) -> Result<Option<Store>, Error> {
         let Some(cache) = config.cache.as_ref().filter(|cache| cache.store_mib > 0) else { return Ok(None) };
-        let source = source_name(config.source.as_ref());
-        let wanted = Wanted { directory: self.directory(cache)?.to_owned(), source, uid };
+        let source = source_name(config, user.target);
+        let wanted = Wanted { directory: self.directory(cache)?.to_owned(), source, uid: user.uid };
         let (stores, former, directory) = (self.clone(), PathBuf::from(former), wanted.directory.clone());
         let (done, opened) = mpsc::channel();
         let open = move || {
@@ -245,9 +254,12 @@ fn is_in_use(directory: &OwnedFd) -> io::Result<bool> {
     }
 }
 
-/// A source in full.
-fn source_name(source: Option<&Source>) -> String {
-    let Source { host, port, mount_port, path } = source.cloned().unwrap_or_default();
+/// A source in full. Of several, which come and go, all that stays the same is where they are mounted.
+fn source_name(config: &DaemonConfig, target: &Path) -> String {
+    if !config.sources.is_empty() {
+        return format!("several {}", target.display());
+    }
+    let Source { host, port, mount_port, path } = config.source.clone().unwrap_or_default();
     format!("nfs {host} {port} {mount_port} {path}")
 }
 
@@ -261,7 +273,12 @@ fn name_of(source: &str, number: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use efc_proto::MountedSource;
     use std::os::unix::fs::PermissionsExt;
+
+    fn user() -> User<'static> {
+        User { target: Path::new("/mnt"), uid: 0 }
+    }
 
     fn config(directory: &Path, path: &str) -> DaemonConfig {
         let store_dir = directory.to_str().unwrap().to_owned();
@@ -274,7 +291,8 @@ mod tests {
     fn a_source_finds_its_store_again_and_shares_it_with_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let stores = Stores::new(Vec::new());
-        let take = |path: &str, former: &str| stores.take(&config(folder.path(), path), 0, former).unwrap().unwrap();
+        let take =
+            |path: &str, former: &str| stores.take(&config(folder.path(), path), user(), former).unwrap().unwrap();
         let (first, second) = (take("/data", ""), take("/data", ""));
         let [first_path, second_path] = [&first, &second].map(|store| store.path().to_owned());
         assert_ne!(first_path, second_path);
@@ -284,13 +302,17 @@ mod tests {
         assert_eq!(take("/data", "").path(), first_path);
         assert_eq!(take("/data", second_path.to_str().unwrap()).path(), second_path);
         assert_eq!(take("/data", "/elsewhere/store-0").path(), first_path);
+        let several = DaemonConfig { sources: vec![MountedSource::default()], ..config(folder.path(), "/data") };
+        let at = |target| stores.take(&several, User { target: Path::new(target), uid: 0 }, "").unwrap().unwrap();
+        let (here, there) = (at("/mnt/here"), at("/mnt/there"));
+        assert!(here.path() != there.path() && ![first_path, second_path].contains(&here.path().to_owned()));
     }
 
     #[test]
     fn a_store_that_a_daemon_has_is_left_to_it() {
         let folder = tempfile::tempdir().unwrap();
         let stores = Stores::new(Vec::new());
-        let take = || stores.take(&config(folder.path(), "/data"), 0, "").unwrap().unwrap();
+        let take = || stores.take(&config(folder.path(), "/data"), user(), "").unwrap().unwrap();
         let path = take().path().to_owned();
         let lock = std::fs::File::create(path.join(LOCK)).unwrap();
         flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
@@ -303,16 +325,16 @@ mod tests {
     fn only_directories_that_may_be_used_are() {
         let folder = tempfile::tempdir().unwrap();
         let other = tempfile::tempdir().unwrap();
-        let code = |stores: &Stores, config: &DaemonConfig| stores.take(config, 0, "").unwrap_err().code();
+        let code = |stores: &Stores, config: &DaemonConfig| stores.take(config, user(), "").unwrap_err().code();
         let anywhere = Stores::new(Vec::new());
-        assert!(anywhere.take(&DaemonConfig::default(), 0, "").unwrap().is_none());
+        assert!(anywhere.take(&DaemonConfig::default(), user(), "").unwrap().is_none());
         assert_eq!(code(&anywhere, &config(Path::new(""), "/d")), Code::FailedPrecondition);
         assert_eq!(code(&anywhere, &config(Path::new("/no/such"), "/d")), Code::NotFound);
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(code(&anywhere, &config(folder.path(), "/d")), Code::PermissionDenied);
         let given = Stores::new(vec![other.path().to_owned()]);
         assert_eq!(code(&given, &config(folder.path(), "/d")), Code::PermissionDenied);
-        let store = given.take(&config(Path::new(""), "/d"), 0, "").unwrap().unwrap();
+        let store = given.take(&config(Path::new(""), "/d"), user(), "").unwrap().unwrap();
         assert_eq!(store.path().parent(), Some(other.path()));
         assert!(given.serves(&store, &config(other.path(), "/d")) && !given.serves(&store, &DaemonConfig::default()));
     }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use efc_proto::error::Code;
-use efc_proto::{Change, Error, MountStatus, UpgradeRequest};
+use efc_proto::{Change, DaemonConfig, Error, MountStatus, UpgradeRequest};
 
 use crate::entry::MountEntry;
 use crate::failure::failure;
@@ -84,6 +84,14 @@ impl Mounts {
         let UpgradeRequest { target, options, base, in_place } = request;
         let entry = self.mounted(&target)?;
         let change = options.as_ref().and_then(|options| entry.config().change_to(options));
+        let is_of_several = |config: &DaemonConfig| !config.sources.is_empty();
+        let is_other = |options: &DaemonConfig| is_of_several(options) != is_of_several(entry.config());
+        if options.as_ref().is_some_and(is_other) {
+            let message = format!(
+                "{target} cannot come to have one source at its root, or several below it, while it is mounted"
+            );
+            return Err(failure(Code::InvalidArgument, message));
+        }
         if change == Some(Change::NewMount) {
             let message =
                 format!("source, ro, idmap, network and fuse-features of {target} cannot change while it is mounted");

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use efc_proto::error::Code;
 use efc_proto::mount_status::State;
-use efc_proto::{DaemonConfig, Error, MountStatus};
+use efc_proto::{DaemonConfig, Error, MountStatus, MountedSource};
 use rustix::fs::SealFlags;
 use rustix::process::Signal;
 use support::programs::{OTHER, OWN, all_seals, memory, other_daemon, smallest_daemon};
@@ -145,6 +145,42 @@ fn a_program_of_a_release_without_passthrough_does_not_get_a_session_with_files_
     assert_eq!(client.serving_after(1).version, OWN, "the former program's successor");
     note(0);
     assert_eq!(client.upgrade(&ground.target()).unwrap().version, OTHER);
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn after_a_death_the_former_program_goes_on_with_a_state_that_the_installed_one_cannot_read() {
+    let ground = Ground::new();
+    let client = ground.client();
+    for (layout, version) in [(efc_proto::LAYOUT_OF_ONE_SOURCE, OTHER), (efc_proto::LAYOUT_OF_ONE_SOURCE + 1, OWN)] {
+        let first = client.mount(&ground.target(), config("stubborn")).unwrap();
+        assert_eq!(first.version, OWN);
+        let (_, descriptors) = client.hold(&ground.target()).unwrap();
+        // The other half of the word is none of the layout's.
+        let word = layout | 7 << 32;
+        rustix::io::pwrite(&descriptors[1], &word.to_ne_bytes(), efc_proto::LAYOUT_OFFSET).unwrap();
+        drop(descriptors);
+        install_other(&client);
+        kill(first.pid, Signal::KILL);
+        assert_eq!(client.serving_after(1).version, version, "layout {layout}");
+        client.unmount(&ground.target(), false).unwrap();
+        client.install(OWN, &[memory(&smallest_daemon(), all_seals()).as_fd()]).unwrap();
+    }
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn sources_at_the_root_and_below_it_are_two_kinds_of_mount() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("nas")).unwrap();
+    let mounted = MountedSource { source: config("nas").source, path: "/a".into(), read_only: false };
+    let several = DaemonConfig { source: None, sources: vec![mounted], ..config("nas") };
+    let error = client.upgrade_with(&ground.target(), Some(several)).unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message.contains("one source at its root, or several below it"), "{}", error.message);
+    assert_eq!(client.only().pid, first.pid);
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
 }

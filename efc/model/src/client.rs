@@ -152,7 +152,7 @@ fn changes(procedure: Procedure) -> bool {
 }
 
 impl Backend for Client {
-    fn ticket(&self) -> Ticket {
+    fn ticket(&self, _object: &FileHandle) -> Ticket {
         let number = self.tickets.fetch_add(1, Ordering::Relaxed);
         Ticket { number, way: Some((number % u32::from(WAYS)) as u8), is_repeated: false }
     }

@@ -92,7 +92,7 @@ fn an_exclusive_create_knows_its_own_file_and_a_ticket_its_answer() {
         let first = create([1; 8]).await.unwrap().value.handle;
         assert_eq!(create([1; 8]).await.unwrap().value.handle, first);
         assert_eq!(status(create([2; 8]).await), Some(Status::Exist));
-        let call = Call::of(&root).under(client.ticket());
+        let call = Call::of(&root).under(client.ticket(&dir));
         client.remove(call, &dir, b"a").await.unwrap();
         let again = Ticket::again(call.ticket.unwrap().number);
         client.remove(Call::of(&root).under(again), &dir, b"a").await.unwrap();

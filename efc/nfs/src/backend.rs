@@ -9,7 +9,7 @@ use efc_buffer::{Payload, Sink};
 use crate::client::Client;
 
 impl Backend for Client {
-    fn ticket(&self) -> Ticket {
+    fn ticket(&self, _object: &FileHandle) -> Ticket {
         Client::ticket(self)
     }
 

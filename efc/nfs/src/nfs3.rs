@@ -52,6 +52,8 @@ const TRANSFER_DEFAULT: u32 = 8192;
 pub(crate) const TRANSFER_MAX: u32 = efc_buffer::PAYLOAD_MAX as u32;
 /// READDIRPLUS size of a server that prefers none.
 const READDIR_DEFAULT: u32 = 64 << 10;
+/// Longest file handle, in bytes (NFS3_FHSIZE).
+const HANDLE_MAX: usize = 64;
 
 // ---------------------------------------------------------------- arguments
 
@@ -162,7 +164,7 @@ fn wcc(decoder: &mut Decoder<'_>) -> Decoded<Wcc> {
 }
 
 pub(crate) fn handle(decoder: &mut Decoder<'_>) -> Decoded<FileHandle> {
-    FileHandle::new(decoder.opaque(FileHandle::MAX)?).ok_or(Malformed("a file handle is too long"))
+    FileHandle::new(decoder.opaque(HANDLE_MAX)?).ok_or(Malformed("a file handle is too long"))
 }
 
 fn name(decoder: &mut Decoder<'_>) -> Decoded<Vec<u8>> {

@@ -38,6 +38,11 @@ pub const HOLDS_DATA: u64 = 1 << 0;
 pub const HOLDS_PASSTHROUGH: u64 = 1 << 1;
 /// What `efcd --check-state` prints if its release knows of both.
 pub const TAKES_HELD_DATA: &str = "takes held data";
+/// Where the state has the version of its layout, in the lower half of a u64; a larger one than [`LAYOUT_OF_ONE_SOURCE`] is for daemons
+/// of releases only that can say so (`efcd --check-state`).
+pub const LAYOUT_OFFSET: u64 = 8;
+/// The layout that daemons of every release know.
+pub const LAYOUT_OF_ONE_SOURCE: u64 = 2;
 /// Where daemons are counted that found that they had a successor. What they had read must be delivered again.
 pub const SUPERSEDED_OFFSET: u64 = 56;
 

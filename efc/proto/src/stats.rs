@@ -64,21 +64,22 @@ impl DaemonStats {
             cache: self.cache,
             store: self.store,
             passthrough: self.passthrough,
+            sources: self.sources,
         }
     }
 
     /// To be sent where there is no room for both forms: one of them.
     #[must_use]
     pub fn for_one_release(self, by_subsystem: bool) -> DaemonStats {
-        let all = self.for_all_releases();
+        let flat = self.for_all_releases();
         if by_subsystem {
-            let DaemonStats { uptime_ms, resumed, metadata, writing, cache, store, passthrough, .. } = self;
-            let (fuse, nfs, state) = (self.fuse, self.nfs, self.state);
-            let later = DaemonStats { metadata, writing, cache, store, passthrough, ..Default::default() };
-            DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..later }
+            let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, .. } = flat;
+            let DaemonStats { writing, cache, store, passthrough, sources, .. } = flat;
+            let base = DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() };
+            DaemonStats { metadata, writing, cache, store, passthrough, sources, ..base }
         } else {
-            let flat = DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..all };
-            DaemonStats { cache: None, store: None, passthrough: None, ..flat }
+            let flat = DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat };
+            DaemonStats { cache: None, store: None, passthrough: None, sources: Vec::new(), ..flat }
         }
     }
 
@@ -143,7 +144,7 @@ impl DaemonStats {
             opens: passthrough.opens.saturating_add(before.opens),
             files: passthrough.files,
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, ..*self }
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, ..self.clone() }
     }
 }
 
@@ -170,10 +171,10 @@ mod tests {
         assert_eq!(stats.fuse, Some(FuseStats { requests: 2 }));
         assert_eq!(stats.nfs, Some(NfsStats { calls: 3, responding: true, ..Default::default() }));
         assert_eq!(stats.state, Some(StateStats { nodes: 8, ..Default::default() }));
-        let sent = DaemonStats { fuse_requests: 77, ..stats }.for_all_releases();
+        let sent = DaemonStats { fuse_requests: 77, ..stats.clone() }.for_all_releases();
         assert_eq!(sent, stats, "what is flat is made anew");
-        assert_eq!(sent.for_one_release(false), former_release());
-        assert_eq!(sent.for_one_release(true).for_all_releases(), sent);
+        assert_eq!(sent.clone().for_one_release(false), former_release());
+        assert_eq!(sent.clone().for_one_release(true).for_all_releases(), sent);
         assert_eq!(sent.for_one_release(true).nfs_calls, 0);
     }
 
@@ -190,7 +191,7 @@ mod tests {
             })
             .collect();
         let flat = DaemonStats::decode(bytes.as_slice()).unwrap();
-        assert_eq!(flat.by_subsystem().for_one_release(true).for_one_release(false), flat);
+        assert_eq!(flat.clone().by_subsystem().for_one_release(true).for_one_release(false), flat);
     }
 
     #[test]
@@ -203,23 +204,25 @@ mod tests {
         let writing = |unsent_bytes, counter| {
             Some(WritingStats { unsent_bytes, append_overlaps: counter, changes: 2 * counter, ..Default::default() })
         };
-        let [own_writing, former] = [writing(1, 2), writing(4, 8)].map(|writing| DaemonStats { writing, ..own });
+        let [own_writing, former] =
+            [writing(1, 2), writing(4, 8)].map(|writing| DaemonStats { writing, ..own.clone() });
         assert_eq!(own_writing.on_top_of(&former).writing, writing(1, 10));
         let cache = |workers, counter| {
             let (memory_bytes, workers_bytes, nas_bytes, workers_refused) =
                 (counter, counter + 1, counter + 2, counter + 3);
             Some(CacheStats { memory_bytes, workers_bytes, nas_bytes, workers_refused, workers, ..Default::default() })
         };
-        let [with_cache, former] = [cache(1, 10), cache(2, 20)].map(|cache| DaemonStats { cache, ..own });
+        let [with_cache, former] = [cache(1, 10), cache(2, 20)].map(|cache| DaemonStats { cache, ..own.clone() });
         let sum = with_cache.on_top_of(&former).cache.unwrap();
         assert_eq!((sum.memory_bytes, sum.workers_bytes, sum.nas_bytes, sum.workers_refused), (30, 32, 34, 36));
         assert_eq!((sum.workers, own.on_top_of(&former).cache), (1, None));
         let store = |held_bytes, hits| Some(StoreStats { held_bytes, hits, damaged: hits + 1, ..Default::default() });
-        let [with_store, former] = [store(1, 10), store(2, 20)].map(|store| DaemonStats { store, ..own });
+        let [with_store, former] = [store(1, 10), store(2, 20)].map(|store| DaemonStats { store, ..own.clone() });
         let sum = with_store.on_top_of(&former).store.unwrap();
         assert_eq!((sum.held_bytes, sum.hits, sum.damaged), (1, 30, 32));
         let passed = |files, opens| Some(PassthroughStats { state: 1, opens, files });
-        let [passing, former] = [passed(1, 10), passed(2, 20)].map(|passthrough| DaemonStats { passthrough, ..own });
+        let [passing, former] =
+            [passed(1, 10), passed(2, 20)].map(|passthrough| DaemonStats { passthrough, ..own.clone() });
         assert_eq!(passing.on_top_of(&former).passthrough, passed(1, 30));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
     }

@@ -206,13 +206,14 @@ mod tests {
             state: crate::mount_status::State::Restarting.into(),
             restarts: u32::MAX,
             reason: "r".repeat(160),
+            store: format!("/var/cache/efc/{index:0>64}"),
+            store_missing: String::new(),
             connection: u32::MAX,
             mounted_at_unix_ms: u64::MAX,
             stats: Some(largest_stats()),
             live_fields: (1..20).collect(),
             cgroup: format!("efc/{}", "c".repeat(80)),
             uid: u32::MAX,
-            ..Default::default()
         };
         let mounts = (0..count).map(mount).collect();
         KeeperReply { reply: Some(keeper_reply::Reply::Status(StatusReply { mounts, ..Default::default() })) }

@@ -19,14 +19,14 @@ use std::sync::{Mutex, MutexGuard};
 
 use foldhash::HashMap;
 
+use super::file_handles::{HANDLE_WORDS, Rest, pack_handle, unpack_handle};
 use super::mapping::WORD;
 use super::record::{Id, Record, pack, unpack};
 use super::region::Region;
-use super::regions::{FILE_HANDLE_MAX, JOURNAL};
+use super::regions::JOURNAL;
 
 /// Longest answer, in bytes: that of CREATE has 144.
 pub const ANSWER_MAX: usize = 152;
-const HANDLE_WORDS: usize = FILE_HANDLE_MAX / WORD;
 const ANSWER_WORDS: usize = ANSWER_MAX / WORD;
 
 // Mutable words. A head word holds a checksum in its upper half; 0 is none.
@@ -36,7 +36,7 @@ const ANSWER_HEAD: usize = NOTE + HANDLE_WORDS;
 const ANSWER: usize = ANSWER_HEAD + 1;
 // Sealed words.
 const UNIQUE: usize = 0;
-/// xid in the lower half, then the bytes of both handles.
+/// xid in the lower half, then the lengths of both handles, and their last bytes if they have 65.
 const XID_AND_LENGTHS: usize = 1;
 const PLACE: usize = 2;
 const OBJECT: usize = 3;
@@ -46,6 +46,10 @@ const _: () = assert!(JOURNAL.mutable >= ANSWER + ANSWER_WORDS && JOURNAL.sealed
 
 /// In a head: there is one. Below it an errno, above it a length in bytes.
 const PRESENT: u32 = 1 << 15;
+/// In the number of a note: the byte below it is the 65th of the handle.
+const LAST: u32 = 1 << 8;
+/// Bytes of a handle that lie in a note's words.
+const NOTE_BYTES: usize = HANDLE_WORDS * WORD;
 const SHARDS: usize = 16;
 
 /// What is known of a call before it leaves. What a request has no use for stays empty.
@@ -55,7 +59,7 @@ pub struct Intent {
     pub xid: u32,
     /// Where an append goes, or a mark that what the call makes is known by.
     pub place: u64,
-    /// Handle of what the call removes or moves, at most [`FILE_HANDLE_MAX`] bytes.
+    /// Handle of what the call removes or moves, at most [`crate::FILE_HANDLE_MAX`] bytes.
     pub object: Vec<u8>,
     /// Handle of what it replaces.
     pub other: Vec<u8>,
@@ -107,16 +111,14 @@ impl Journal {
     /// Publishes an intent, in place of an earlier one of this request.
     pub fn begin(&self, unique: u64, intent: &Intent) -> io::Result<()> {
         let Some(region) = &self.region else { return Ok(()) };
-        if intent.object.len() > FILE_HANDLE_MAX || intent.other.len() > FILE_HANDLE_MAX {
-            return Err(rustix::io::Errno::INVAL.into());
-        }
         let mut sealed = [0; JOURNAL.sealed()];
         sealed[UNIQUE] = unique;
-        let lengths = intent.object.len() as u64 | (intent.other.len() as u64) << 8;
-        sealed[XID_AND_LENGTHS] = u64::from(intent.xid) | lengths << 32;
+        let invalid = || rustix::io::Errno::INVAL;
+        let object = pack_handle(&intent.object, &mut sealed[OBJECT..OTHER]).ok_or_else(invalid)?;
+        let other = pack_handle(&intent.other, &mut sealed[OTHER..]).ok_or_else(invalid)?;
+        let rests = [object.length, other.length, object.last, other.last];
+        sealed[XID_AND_LENGTHS] = u64::from(intent.xid) | u64::from(u32::from_le_bytes(rests)) << 32;
         sealed[PLACE] = intent.place;
-        pack(&intent.object, &mut sealed[OBJECT..OTHER]);
-        pack(&intent.other, &mut sealed[OTHER..]);
         let (id, record) = region.take()?;
         record.publish(id.generation, &[], &sealed);
         let earlier = self.shard(unique).insert(unique, OwnIntent { id, unclaimed: false });
@@ -136,14 +138,16 @@ impl Journal {
     pub fn intent(&self, unique: u64) -> Option<Intent> {
         self.with(unique, |id, record| {
             let intent = record.read(id.generation, decode)?;
-            let made = added(id, record, NOTE_HEAD, NOTE..ANSWER_HEAD).map_or(Vec::new(), |(_, handle)| handle);
+            let made = added(id, record, NOTE_HEAD, NOTE..ANSWER_HEAD).map_or(Vec::new(), whole_handle);
             Some(Intent { made, ..intent })
         })
     }
 
     /// Notes the handle of what the call has made. Ignored without an intent.
     pub fn note_made(&self, unique: u64, handle: &[u8]) {
-        self.with(unique, |id, record| add(id, record, NOTE_HEAD, NOTE..ANSWER_HEAD, 0, handle));
+        let number = handle.get(NOTE_BYTES).map_or(0, |last| LAST | u32::from(*last));
+        let first = &handle[..handle.len().min(NOTE_BYTES)];
+        self.with(unique, |id, record| add(id, record, NOTE_HEAD, NOTE..ANSWER_HEAD, number, first));
     }
 
     /// Saves the answer to a request that has an intent: an errno or 0, and its content.
@@ -195,15 +199,23 @@ fn free(region: &Region, id: Id) {
 
 fn decode(sealed: &[AtomicU64]) -> Intent {
     let word = |index: usize| sealed[index].load(Ordering::Relaxed);
-    let lengths = word(XID_AND_LENGTHS) >> 32;
-    let handle = |from: usize, length: u64| unpack(&sealed[from..], (length as usize & 0xff).min(FILE_HANDLE_MAX));
+    let [object, other, last_of_object, last_of_other] = ((word(XID_AND_LENGTHS) >> 32) as u32).to_le_bytes();
+    let handle = |from: usize, length, last| unpack_handle(&sealed[from..], Rest { length, last });
     Intent {
         xid: word(XID_AND_LENGTHS) as u32,
         place: word(PLACE),
-        object: handle(OBJECT, lengths),
-        other: handle(OTHER, lengths >> 8),
+        object: handle(OBJECT, object, last_of_object),
+        other: handle(OTHER, other, last_of_other),
         made: Vec::new(),
     }
+}
+
+/// The handle that was noted.
+fn whole_handle((number, mut handle): (u32, Vec<u8>)) -> Vec<u8> {
+    if number & LAST != 0 {
+        handle.push(number as u8);
+    }
+    handle
 }
 
 /// Adds a note or an answer to a live record. What does not fit is not added: the file system compares then.

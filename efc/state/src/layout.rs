@@ -29,7 +29,10 @@ use super::region::{Location, Region};
 use super::regions::{Format, PAGE, REGIONS};
 
 const MAGIC: u64 = u64::from_be_bytes(*b"EFCSTATE");
-const VERSION: u64 = 2;
+/// Layout version of a session of one source, which the first release opens.
+pub const OF_ONE_SOURCE: u64 = 2;
+/// Layout version of a session of several: the same layout, but what is saved is for those who know of several sources.
+pub const OF_SEVERAL_SOURCES: u64 = 3;
 /// Regions that a state of another release may have.
 const REGIONS_MAX: usize = (HOLDING - TABLE) / ROW;
 
@@ -53,6 +56,9 @@ pub const WITNESS_OFFSET: u64 = (WITNESS * WORD) as u64;
 /// Where it finds how many daemons ended as they had a successor: what they had read has to be delivered again.
 pub const SUPERSEDED_OFFSET: u64 = (SUPERSEDED * WORD) as u64;
 
+/// Where the keeper finds the layout version, in the lower half of a u64: a daemon of a release that knows of one source only must
+/// not be started if it is more than [`OF_ONE_SOURCE`].
+pub const LAYOUT_OFFSET: u64 = (VERSION_AND_COUNT * WORD) as u64;
 /// Where it finds, if not 0, what the first release knows nothing of: no daemon of that may be started then. Bits: [`HOLDS_DATA`] and
 /// [`HOLDS_PASSTHROUGH`].
 pub const HOLDING_OFFSET: u64 = (HOLDING * WORD) as u64;
@@ -79,8 +85,14 @@ pub struct Header {
 }
 
 impl Header {
-    /// Maps `memfd` and checks it, or formats it with these regions if it was never used.
+    /// [`Header::open_in_version`], for a session of one source.
+    #[cfg(test)]
     pub fn open(memfd: OwnedFd, regions: &[Format]) -> io::Result<Header> {
+        Header::open_in_version(memfd, regions, OF_ONE_SOURCE)
+    }
+
+    /// Maps `memfd` and checks it, or formats it with these regions, in this version, if it was never used.
+    pub fn open_in_version(memfd: OwnedFd, regions: &[Format], version: u64) -> io::Result<Header> {
         let mut magic = [0; WORD];
         let length = rustix::io::pread(&memfd, &mut magic, 0)?;
         let (table, planned) = table(regions);
@@ -95,7 +107,7 @@ impl Header {
         match u64::from_ne_bytes(magic) {
             // Nobody can have opened what was not formatted to its end.
             0 if header.last_daemon() != 0 => return Err(invalid("its beginning is damaged")),
-            0 => header.format(&table)?,
+            0 => header.format(&table, version)?,
             MAGIC => header.check(size)?,
             _ => return Err(invalid("it has no such beginning")),
         }
@@ -120,6 +132,11 @@ impl Header {
         Arc::clone(&self.mapping)
     }
 
+    /// The layout version.
+    pub fn version(&self) -> u64 {
+        u64::from(self.word(VERSION_AND_COUNT) as u32)
+    }
+
     fn word(&self, index: usize) -> u64 {
         self.mapping.words(index, 1)[0].load(Ordering::Acquire)
     }
@@ -128,10 +145,10 @@ impl Header {
         self.mapping.words(index, 1)[0].store(value, Ordering::Release);
     }
 
-    fn format(&self, table: &[[u64; ROW]]) -> io::Result<()> {
+    fn format(&self, table: &[[u64; ROW]], version: u64) -> io::Result<()> {
         let mut session = [0; WORD];
         rustix::rand::getrandom(&mut session, GetRandomFlags::empty())?;
-        self.set(VERSION_AND_COUNT, VERSION | (table.len() as u64) << 32);
+        self.set(VERSION_AND_COUNT, version | (table.len() as u64) << 32);
         self.set(SESSION, u64::from_ne_bytes(session));
         self.set(DAEMON, 0);
         for (index, value) in table.iter().flatten().enumerate() {
@@ -155,7 +172,7 @@ impl Header {
     }
 
     fn check(&self, size: usize) -> io::Result<()> {
-        if self.word(VERSION_AND_COUNT) as u32 as u64 != VERSION {
+        if !(OF_ONE_SOURCE..=OF_SEVERAL_SOURCES).contains(&self.version()) {
             return Err(invalid("its layout is of another version"));
         }
         if self.word(CHECKSUM) != self.checksum() {

@@ -17,6 +17,7 @@
 mod arena;
 mod calls;
 mod failures;
+mod file_handles;
 mod floor;
 mod free;
 mod gate;
@@ -43,7 +44,10 @@ pub use self::calls::{SavedCall, SentCall};
 pub use self::failures::FailureOf;
 pub use self::handles::OpenHandle;
 pub use self::journal::{Intent, Journal};
-pub use self::layout::{BEAT_OFFSET, HOLDING_OFFSET, HOLDS_DATA, HOLDS_PASSTHROUGH, SUPERSEDED_OFFSET, WITNESS_OFFSET};
+pub use self::layout::{
+    BEAT_OFFSET, HOLDING_OFFSET, HOLDS_DATA, HOLDS_PASSTHROUGH, LAYOUT_OFFSET, OF_ONE_SOURCE, SUPERSEDED_OFFSET,
+    WITNESS_OFFSET,
+};
 pub use self::nodes::Node;
 pub use self::orphans::Orphan;
 pub use self::pages::DataVersion;
@@ -52,4 +56,4 @@ pub use self::payloads::{
 };
 pub use self::regions::{FILE_HANDLE_MAX, GROUPS_MAX, PAYLOAD_MAX};
 pub use self::state::{LOST, State};
-pub use self::values::{AGREEMENT_WORDS, BLOB_MAX};
+pub use self::values::{AGREEMENT_WORDS, BLOB_MAX, PORTS_OF_ONE, SOURCES_BYTES_MAX};

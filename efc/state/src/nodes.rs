@@ -25,17 +25,17 @@ use std::task::{Context, Poll};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::file_handles::{HANDLE_WORDS, Rest, pack_handle, unpack_handle};
 use super::gate::Gate;
 use super::layout::Header;
-use super::mapping::WORD;
-use super::record::{Id, Record, pack, unpack};
+use super::record::{Id, Record};
 use super::region::Region;
-use super::regions::{FILE_HANDLE_MAX, NODES};
+use super::regions::NODES;
 
 /// What a node id stands for. Immutable while the node is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// The server's name of the file, at most [`FILE_HANDLE_MAX`] bytes.
+    /// The server's name of the file, at most [`crate::FILE_HANDLE_MAX`] bytes.
     pub handle: Vec<u8>,
     /// The inode number of the file.
     pub fileid: u64,
@@ -60,7 +60,6 @@ const KEPT: u64 = 2;
 const FILEID: usize = 0;
 const KIND_AND_LENGTH: usize = 1;
 const HANDLE: usize = 2;
-const HANDLE_WORDS: usize = FILE_HANDLE_MAX / WORD;
 
 const _: () = assert!(NODES.sealed() >= HANDLE + HANDLE_WORDS);
 
@@ -72,7 +71,7 @@ const SPARE_MIN: usize = 64;
 /// A file handle as it lies in a record, and its hash.
 struct Key {
     words: [u64; HANDLE_WORDS],
-    length: u64,
+    rest: Rest,
     hash: u64,
 }
 
@@ -201,12 +200,9 @@ impl Nodes {
     }
 
     fn key(&self, handle: &[u8]) -> io::Result<Key> {
-        if handle.len() > FILE_HANDLE_MAX {
-            return Err(rustix::io::Errno::INVAL.into());
-        }
         let mut words = [0; HANDLE_WORDS];
-        pack(handle, &mut words);
-        Ok(Key { words, length: handle.len() as u64, hash: hash_words(&self.hasher, &words) })
+        let rest = pack_handle(handle, &mut words).ok_or(rustix::io::Errno::INVAL)?;
+        Ok(Key { words, rest, hash: hash_words(&self.hasher, &words) })
     }
 
     fn hash_of(&self, record: &Record<'_>) -> u64 {
@@ -261,7 +257,7 @@ impl Nodes {
     fn publish(&self, shard: &mut Shard, id: Id, record: &Record<'_>, node: &Node, key: &Key) {
         let mut sealed = [0; NODES.sealed()];
         sealed[FILEID] = node.fileid;
-        sealed[KIND_AND_LENGTH] = u64::from(node.kind) | key.length << 32;
+        sealed[KIND_AND_LENGTH] = u64::from(node.kind) | key.rest.word() << 32;
         sealed[HANDLE..HANDLE + HANDLE_WORDS].copy_from_slice(&key.words);
         record.publish(id.generation, &[1], &sealed);
         shard.insert_unique(key.hash, id.slot, |slot| self.hash_of(&record_of(&self.region, *slot)));
@@ -306,9 +302,8 @@ impl Nodes {
     fn read(&self, id: Id) -> Option<Node> {
         self.region.record(id.slot)?.read(id.generation, |sealed| {
             let kind_and_length = sealed[KIND_AND_LENGTH].load(Ordering::Relaxed);
-            let length = ((kind_and_length >> 32) as usize).min(FILE_HANDLE_MAX);
             Node {
-                handle: unpack(&sealed[HANDLE..], length),
+                handle: unpack_handle(&sealed[HANDLE..], Rest::of_word(kind_and_length >> 32)),
                 fileid: sealed[FILEID].load(Ordering::Relaxed),
                 kind: kind_and_length as u32,
             }
@@ -449,6 +444,6 @@ fn hash_words(hasher: &DefaultHashBuilder, words: &[u64; HANDLE_WORDS]) -> u64 {
 fn is(record: &Record<'_>, key: &Key) -> bool {
     let sealed = record.sealed();
     let same = |(word, expected): (&AtomicU64, &u64)| word.load(Ordering::Relaxed) == *expected;
-    sealed[KIND_AND_LENGTH].load(Ordering::Relaxed) >> 32 == key.length
+    sealed[KIND_AND_LENGTH].load(Ordering::Relaxed) >> 32 == key.rest.word()
         && sealed[HANDLE..HANDLE + HANDLE_WORDS].iter().zip(&key.words).all(same)
 }

@@ -3,10 +3,11 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::file_handles::{HANDLE_WORDS, Rest, pack_handle, unpack_handle};
 use super::mapping::WORD;
 use super::record::{Id, pack, unpack};
 use super::region::Region;
-use super::regions::{FILE_HANDLE_MAX, ORPHANS};
+use super::regions::ORPHANS;
 
 /// Record, directory handle, name, file handle.
 pub type Orphan = (u64, Vec<u8>, Vec<u8>, Vec<u8>);
@@ -15,11 +16,11 @@ pub type Orphan = (u64, Vec<u8>, Vec<u8>, Vec<u8>);
 const NAME_MAX: usize = 255;
 
 // Sealed words.
-/// Bytes of directory, name and file, in 16 bits each.
+/// Bytes of directory, name and file, in 16 bits each; of the handles, those beyond 64 lie in bytes 6 and 7.
 const LENGTHS: usize = 0;
 const DIRECTORY: usize = 1;
-const FILE: usize = DIRECTORY + FILE_HANDLE_MAX / WORD;
-const NAME: usize = FILE + FILE_HANDLE_MAX / WORD;
+const FILE: usize = DIRECTORY + HANDLE_WORDS;
+const NAME: usize = FILE + HANDLE_WORDS;
 
 const _: () = assert!(ORPHANS.sealed() >= NAME + NAME_MAX.div_ceil(WORD));
 
@@ -36,15 +37,17 @@ impl Orphans {
 
     /// Saves an orphan, and names its record.
     pub fn add(&self, dir: &[u8], name: &[u8], file: &[u8]) -> io::Result<u64> {
-        if dir.len() > FILE_HANDLE_MAX || name.len() > NAME_MAX || file.len() > FILE_HANDLE_MAX {
-            return Err(rustix::io::Errno::INVAL.into());
+        let invalid = || rustix::io::Errno::INVAL;
+        if name.len() > NAME_MAX {
+            return Err(invalid().into());
         }
-        let (id, record) = self.region.take()?;
         let mut sealed = [0; ORPHANS.sealed()];
-        sealed[LENGTHS] = dir.len() as u64 | (name.len() as u64) << 16 | (file.len() as u64) << 32;
-        pack(dir, &mut sealed[DIRECTORY..FILE]);
-        pack(file, &mut sealed[FILE..NAME]);
+        let dir = pack_handle(dir, &mut sealed[DIRECTORY..FILE]).ok_or_else(invalid)?;
+        let file = pack_handle(file, &mut sealed[FILE..NAME]).ok_or_else(invalid)?;
         pack(name, &mut sealed[NAME..]);
+        let lengths = u64::from(dir.length) | (name.len() as u64) << 16 | u64::from(file.length) << 32;
+        sealed[LENGTHS] = lengths | u64::from(dir.last) << 48 | u64::from(file.last) << 56;
+        let (id, record) = self.region.take()?;
         record.publish(id.generation, &[], &sealed);
         Ok(id.into())
     }
@@ -72,6 +75,10 @@ impl Orphans {
 
 fn decode(sealed: &[AtomicU64]) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
     let lengths = sealed[LENGTHS].load(Ordering::Relaxed);
-    let part = |from: usize, to: usize, shift: u32| unpack(&sealed[from..to], (lengths >> shift & 0xffff) as usize);
-    (part(DIRECTORY, FILE, 0), part(NAME, sealed.len(), 16), part(FILE, NAME, 32))
+    let handle = |from: usize, to: usize, length: u32, last: u32| {
+        let rest = Rest { length: (lengths >> length) as u8, last: (lengths >> last) as u8 };
+        unpack_handle(&sealed[from..to], rest)
+    };
+    let name = unpack(&sealed[NAME..], (lengths >> 16 & 0xffff) as usize);
+    (handle(DIRECTORY, FILE, 0, 48), name, handle(FILE, NAME, 32, 56))
 }

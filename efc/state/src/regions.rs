@@ -8,8 +8,8 @@
 
 use super::mapping::WORD;
 
-/// Bytes of a file handle that a record holds: as many as NFSv3 has.
-pub const FILE_HANDLE_MAX: usize = 64;
+/// Bytes of a file handle that a record holds: as many as NFSv3 has, and one more ([`super::file_handles`]).
+pub const FILE_HANDLE_MAX: usize = 65;
 /// Supplementary groups that a record holds: as many as AUTH_SYS carries.
 pub const GROUPS_MAX: usize = 16;
 /// Regions start at multiples of this many bytes; it is also the size of the smallest block of the arena.
@@ -110,6 +110,10 @@ regions! {
     CALLS:     14, 1,      8,                  1,      0,       64,   1 << 14,   SECOND, OPTIONAL;
     /// Facts about records of WRITES that were made before the server had the data: the verifier of its answer.
     ANSWERED:  15, 1,      2,                  0,      0,       256,  1 << 17,   SECOND, OPTIONAL;
+    /// What the daemon knows of the servers of several sources, in a form of its own. It has memory where there are several.
+    SOURCES:   24, 1,      24_640,             0,      0,       2,    PAIR,      SECOND, OPTIONAL;
+    /// Source ports of connections beyond those of PORTS, four to a word. It has memory where there are several sources.
+    PORTS_OF_SOURCES: 25, 1, 264,              0,      0,       2,    PAIR,      SECOND, OPTIONAL;
     /// Requests that were read and not answered, in a form of their own.
     REQUESTS:  8,  1,      576,                0,      0,       16,   1 << 16,   FIRST,  OPTIONAL;
     /// Areas that requests are read into. At the end of the state: memory from here on is no words

@@ -316,12 +316,12 @@ impl Index {
 
 /// The key of a file's block.
 pub(crate) fn block(key: &FileKey, index: u64) -> BlockKey {
-    BlockKey { file: key.file, version: key.version, index }
+    BlockKey { storage: key.storage, file: key.file, version: key.version, index }
 }
 
 /// The key of a block's file.
 pub(crate) fn file(key: &BlockKey) -> FileKey {
-    FileKey { file: key.file, version: key.version }
+    FileKey { storage: key.storage, file: key.file, version: key.version }
 }
 
 /// Bytes of a record in its segment, and of its entry at the end.

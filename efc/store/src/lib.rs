@@ -41,9 +41,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use efc_backend::FileHandle;
 use efc_buffer::{Budget, Buffer};
-use efc_cache::Version;
 use efc_cache::blocks::{Answer, BlockKey, Level};
 
 pub use figures::{Figures, State};
@@ -104,11 +102,11 @@ impl<D: Disk> Store<D> {
         self.engine.ask(Job::Look);
     }
 
-    /// A file that holds all of this version of a file of more than 64 KiB, open for reading by nobody else; `None`: the store has not
-    /// got all of it, or has not compared all blocks with their checksums in this life, which it does then for the next who asks. It
-    /// ends when the disk has opened the file.
-    pub async fn whole_file(&self, file: FileHandle, version: Version) -> Option<OwnedFd> {
-        self.engine.whole_file(file, version).await
+    /// A file that holds all of the one that `of` is a block of, of more than 64 KiB, open for reading by nobody else; `None`: the store
+    /// has not got all of it, or has not compared all blocks with their checksums in this life, which it does then for the next who
+    /// asks. It ends when the disk has opened the file.
+    pub async fn whole_file(&self, of: &BlockKey) -> Option<OwnedFd> {
+        self.engine.whole_file(of).await
     }
 
     /// The figures as of now. It waits for no disk.

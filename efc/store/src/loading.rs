@@ -135,7 +135,7 @@ fn load_file<D: Disk>(engine: &Engine<D>, folder: &Folder, name: &str) {
         Ok(_) | Err(Errno::IO) => return discard(engine, folder, name),
         Err(error) => return log::debug!("a map of the store cannot be read: {error}"),
     };
-    let hash = folder.hasher.file(&found.key.file);
+    let hash = folder.hasher.file(&found.key);
     let mut index = lock(&engine.index);
     let known: Option<FileKey> = index.large(hash).map(|large| large.key);
     if known.is_none() {

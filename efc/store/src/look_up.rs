@@ -115,7 +115,7 @@ impl<D: Disk> Engine<D> {
     /// Gives the block, if it is there and comes in time.
     pub(crate) async fn look_up(self: &Arc<Self>, key: BlockKey, room: Buffer) -> Lookup {
         let Some(folder) = self.folder.get().filter(|_| key.length() > 0) else { return nothing(room) };
-        let hash = folder.hasher.file(&key.file);
+        let hash = folder.hasher.file(&file(&key));
         let Some(place) = lock(&self.index).find(hash, &key) else { return self.miss(key, room) };
         self.give(folder, Target { hash, key, place, part: 0..key.length() }, room).await
     }
@@ -123,7 +123,7 @@ impl<D: Disk> Engine<D> {
     /// Gives a part of the block: alone if the block was compared with its checksum before, else by way of the whole of it.
     pub(crate) async fn look_part_up(self: &Arc<Self>, key: BlockKey, part: Range<usize>, mut room: Buffer) -> Lookup {
         let Some(folder) = self.folder.get().filter(|_| part.end <= key.length()) else { return nothing(room) };
-        let hash = folder.hasher.file(&key.file);
+        let hash = folder.hasher.file(&file(&key));
         let Some(place) = lock(&self.index).find(hash, &key) else { return nothing(room) };
         if matches!(place, Place::Block { is_verified: true, .. }) {
             return self.give(folder, Target { hash, key, place, part }, room).await;

@@ -52,7 +52,7 @@ impl Appending {
             write_all(disk, self.file.as_fd(), &rest[written..], self.tail + written as u64)?;
         }
         self.tail += (HEADER_BYTES + data.len()) as u64;
-        self.entries.push(Entry { hash: hasher.file(&key.file), offset, length });
+        self.entries.push(Entry { hash: hasher.file(&key), offset, length });
         Ok(offset)
     }
 
@@ -135,7 +135,7 @@ fn scan(disk: &impl Disk, file: BorrowedFd<'_>, hasher: Hasher) -> Result<(Vec<E
         && u64::from(length) <= SMALL_MAX
         && let Ok(offset) = u32::try_from(tail)
     {
-        entries.push(Entry { hash: hasher.file(&key.file), offset, length });
+        entries.push(Entry { hash: hasher.file(&key), offset, length });
         tail += HEADER_BYTES as u64 + u64::from(length);
     }
     Ok((entries, tail))

@@ -33,7 +33,7 @@ pub(crate) fn key(name: &str, size: u64, index: u64) -> BlockKey {
 pub(crate) fn changed_key(name: &str, size: u64, index: u64, changes: u32) -> BlockKey {
     let time = |seconds| Time { seconds, nanos: 8 };
     let file = FileHandle::new(name.as_bytes()).expect("short");
-    BlockKey { file, version: Version { mtime: time(7), ctime: time(7 + changes), size }, index }
+    BlockKey { storage: 0, file, version: Version { mtime: time(7), ctime: time(7 + changes), size }, index }
 }
 
 /// A block of these bytes.

@@ -8,9 +8,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use efc_backend::FileHandle;
 use efc_buffer::{Buffer, LARGE, Purpose};
-use efc_cache::Version;
 use efc_cache::blocks::BlockKey;
 use tokio::sync::oneshot;
 
@@ -18,7 +16,7 @@ use crate::basics::lock;
 use crate::disk::Disk;
 use crate::engine::Engine;
 use crate::hash::FileKey;
-use crate::index::{Large, Place, Source, block, is_small};
+use crate::index::{Large, Place, Source, block, file, is_small};
 use crate::layout::Folder;
 use crate::look_up::{Came, Target};
 use crate::opened::open_source;
@@ -47,11 +45,11 @@ fn extent(large: &Large) -> Option<Extent> {
 }
 
 impl<D: Disk> Engine<D> {
-    /// A descriptor of a whole file, open for reading and nobody else's; `None`: it is not whole, or not known to be.
-    pub(crate) async fn whole_file(self: &Arc<Self>, file: FileHandle, version: Version) -> Option<OwnedFd> {
+    /// A descriptor of the whole file of this block, open for reading and nobody else's; `None`: it is not whole, or not known to be.
+    pub(crate) async fn whole_file(self: &Arc<Self>, of: &BlockKey) -> Option<OwnedFd> {
         let folder = self.folder.get().filter(|_| self.serves())?;
-        let key = FileKey { file, version };
-        let hash = folder.hasher.file(&file);
+        let key = file(of);
+        let hash = folder.hasher.file(&key);
         match self.extent(hash, &key).filter(|_| !is_small(&key))? {
             Extent::Whole(source) => self.open_whole(folder.clone(), hash, key, source).await,
             Extent::Unverified { life, .. } => {

@@ -53,8 +53,8 @@ impl fmt::Debug for DataSetKey {
 
 /// Of what names are made and how blocks are sealed. Another format has other names, so that releases never meet.
 pub(crate) const FORMAT: u8 = 1;
-/// Longest [`Identity`]: format, the handle's length, the handle, two times, size, index.
-const IDENTITY_MAX: usize = 2 + efc_backend::FileHandle::MAX + 2 * 8 + 2 * 8;
+/// Longest [`Identity`]: format, the handle's length, the handle, two times, size, index; and a storage that is one of several.
+const IDENTITY_MAX: usize = 2 + efc_backend::FileHandle::MAX + 2 * 8 + 2 * 8 + 8;
 /// Bytes of the hash in a [`Name`]: nobody finds two blocks of one name.
 const NAME_BYTES: usize = 24;
 const SALT: &[u8] = b"efc-workers";
@@ -78,6 +78,9 @@ impl Identity {
         }
         identity.push(&version.size.to_be_bytes());
         identity.push(&key.index.to_be_bytes());
+        if key.storage != 0 {
+            identity.push(&key.storage.to_be_bytes());
+        }
         identity
     }
 

@@ -13,7 +13,7 @@ pub fn data_set_key(seed: u8) -> DataSetKey {
 pub fn block_key(file: &[u8], size: u64, index: u64) -> BlockKey {
     let time = Time { seconds: 1_700_000_000, nanos: 5 };
     let version = Version { mtime: time, ctime: time, size };
-    BlockKey { file: FileHandle::new(file).expect("short"), version, index }
+    BlockKey { storage: 0, file: FileHandle::new(file).expect("short"), version, index }
 }
 
 /// So many bytes that look random.

@@ -9,7 +9,7 @@ from csi.api.dataset import Dataset
 from csi.api.efcruntime import EFCRuntime
 from csi.api.ignored import ignored_fields
 from csi.api.sources import SIZE_ANNOTATION
-from tests.support.dataset_objects import LATER, RIGHT, WRONG, Object, Wrong, dataset, level, runtime
+from tests.support.dataset_objects import RIGHT, WRONG, Object, Wrong, dataset, level, runtime
 
 
 def _read(written: Object) -> Dataset | EFCRuntime:
@@ -19,16 +19,9 @@ def _read(written: Object) -> Dataset | EFCRuntime:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: wrong.case)
 def test_wrong(wrong: Wrong) -> None:
-    problem, *others = problems(_read(wrong.object))
+    (problem,) = problems(_read(wrong.object))
     assert problem.field == wrong.field
     assert wrong.words in problem.message
-    assert all("for now" in other.message for other in others)
-
-
-@pytest.mark.parametrize("written", LATER.values(), ids=LATER)
-def test_what_is_not_served_yet(written: Object) -> None:
-    (problem,) = problems(_read(written))
-    assert "for now" in problem.message
 
 
 @pytest.mark.parametrize("written", RIGHT.values(), ids=RIGHT)

@@ -29,7 +29,7 @@ def test_a_report_by_subsystem_is_taken_as_it_is() -> None:
 
 def test_the_flat_names_are_all_that_the_first_release_had() -> None:
     fields = {field.name for field in efc_pb2.DaemonStats.DESCRIPTOR.fields}
-    assert fields == {"uptime_ms", "resumed", *FLAT, *SUBSYSTEMS}
+    assert fields == {"uptime_ms", "resumed", "sources", *FLAT, *SUBSYSTEMS}
 
 
 def test_json_has_both_forms() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from csi._proto import dataset_pb2
 from csi.base import driver
+from csi.config.several import MountedSource, Sources
+from csi.config.sources import Source
 from csi.operator.datasets.decision import RETIRE_SECONDS_MAX, decide
 from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Probe, Secrets, Seen
 from csi.operator.names import LEADER_LABEL, MASTER_ROLE, ROLE_LABEL, UID_LABEL, WORKER_ROLE
@@ -88,10 +90,10 @@ def user(name: str = "app", *, phase: str = "Running", node: str = "n1") -> dict
     return pod(name, "", phase=phase, node=node) | {"claims": [NAME[1]]}
 
 
-def settled(**others: Any) -> Seen:
-    """All objects are there and bound, and the source has been reached."""
+def settled(*, made_of: dict[str, Any] | None = None, **others: Any) -> Seen:
+    """All objects are there and bound, and the source has been reached; ``made_of``: what is seen from the first."""
     seen = fresh(
-        probe=Probe(source=SOURCE),
+        **{"probe": Probe(source=SOURCE)} | (made_of or {}),
         service={"metadata": {"ownerReferences": [{"uid": RUNTIME_UID}]}, "spec": {"clusterIP": "10.96.0.7"}},
     )
     (volume,) = [one for one in decide(seen, SETTINGS).objects if one["kind"] == "PersistentVolume"]
@@ -422,6 +424,80 @@ def test_a_refused_source_is_not_the_one_that_is_looked_at() -> None:
     assert said(decision, "SourceReachable")["status"] == "True"
     assert decision.master is not None
     assert decision.master.configuration.mounts[0].source == SOURCE
+
+
+def several(**paths: str) -> str:
+    mounted = (MountedSource(path=f"/{path}", source=Source.parse(url)) for path, url in paths.items())
+    return Sources.of(mounted).canonical()
+
+
+def of_sources(found: dict[str, Any], sources: str) -> dict[str, Any]:
+    return {"dataset": found, "origin": Origin(source=sources), "probe": Probe(source=sources)}
+
+
+def told(sources: str, **others: Any) -> Figures:
+    node = dataset_pb2.NodeFigures(node="node-1", connected=True, serving=True, sources=sources, **others)
+    reachable = dataset_pb2.Reachability(known=True, reachable=True)
+    return Figures(latest=dataset_pb2.Figures(nodes=[node], source=reachable), connected=True)
+
+
+def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
+    spec = {"mounts": [{"mountPoint": "nfs://nas/x", "path": "/a"}, {"mountPoint": "nfs://nas/y", "name": "b"}]}
+    bound = dataset(spec=spec, status={"phase": "Bound", "conditions": [BOUND]})
+    both = several(a="nfs://nas/x", b="nfs://nas/y")
+    seen = settled(made_of=of_sources(bound, both), users=(user("app"),))
+    attributes = seen.volumes[0]["spec"]["csi"]["volumeAttributes"]
+    assert (attributes["sources"], "source" in attributes) == (both, False)
+    more = several(a="nfs://nas/x", c="nfs://nas/z")
+    changed = replace(seen, origin=Origin(source=more), figures=told(both))
+    decision = decide(changed, SETTINGS)
+    assert decision.dataset_status is not None
+    assert (decision.dataset_status["phase"], decision.deletions) == ("Updating", [])
+    assert decision.master is not None
+    assert [mount.path for mount in decision.master.configuration.mounts] == ["/a", "/c"]
+    (volume,) = (one for one in decision.objects if one["kind"] == "PersistentVolume")
+    assert volume["metadata"]["annotations"]["efc.data.fluid.io/sources"] == more
+    assert volume["spec"]["csi"]["volumeAttributes"]["sources"] == both
+    done = decide(replace(changed, figures=told(more), volumes=(with_identity(volume, "volume"),)), SETTINGS)
+    assert done.dataset_status is not None
+    assert done.dataset_status["phase"] == "Bound"
+    # A node that is not there now, or has no daemon, is not waited for.
+    gone = told(both)
+    gone.latest.nodes[0].connected = False
+    decision = decide(replace(changed, figures=gone), SETTINGS)
+    assert decision.dataset_status is not None
+    assert decision.dataset_status["phase"] == "Bound"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (several(a="nfs://nas/other", b="nfs://nas/y"), "the mountPoint at /a"),
+        ("nfs://nas/x", "of a single one, path: /a keeps it where it is"),
+    ],
+)
+def test_what_is_at_a_path_does_not_change_under_pods(wanted: str, words: str) -> None:
+    spec = {"mounts": [{"mountPoint": "nfs://nas/x", "path": "/a"}, {"mountPoint": "nfs://nas/y", "name": "b"}]}
+    bound = dataset(spec=spec, status={"phase": "Bound", "conditions": [BOUND]})
+    before = several(a="nfs://nas/x", b="nfs://nas/y")
+    seen = settled(made_of=of_sources(bound, before), users=(user("app"),), figures=told(before))
+    decision = decide(replace(seen, origin=Origin(source=wanted)), SETTINGS)
+    assert said(decision, "Updating")["status"] == "False"
+    assert words in said(decision, "Updating")["message"]
+    assert decision.master is not None
+    assert [mount.path for mount in decision.master.configuration.mounts] == ["/a", "/b"]
+    idle = decide(replace(seen, origin=Origin(source=wanted), users=()), SETTINGS)
+    assert [one.resource for one in idle.deletions] == ["persistentvolumeclaims"]
+
+
+def test_options_that_one_daemon_cannot_have_twice_are_refused() -> None:
+    mounts = [
+        {"mountPoint": "nfs://nas/x", "path": "/a", "options": {"threads": "3"}},
+        {"mountPoint": "nfs://nas/y", "path": "/b", "readOnly": True},
+    ]
+    source = several(a="nfs://nas/x", b="nfs://nas/y")
+    decision = decide(first(dataset=dataset(spec={"mounts": mounts}), origin=Origin(source=source)), SETTINGS)
+    assert "option 'threads' of the mount at /b is not that of the first one" in said(decision, "Ready")["message"]
 
 
 def test_what_stands_in_secrets_reaches_nodes_and_no_object() -> None:

@@ -484,7 +484,7 @@ def test_of_the_same_option_the_nearest_wins() -> None:
             {},
             r"'workers-key' in sharedOptions is the driver's own",
         ),
-        ({"mounts": []}, {}, r"has 0 mounts"),
+        ({"mounts": []}, {}, r"nothing to mount"),
         (
             {"annotations": {"pvc.fluid.io/resources.requests.storage": "many"}},
             {},

@@ -38,7 +38,9 @@ fn room_of(length: usize) -> usize {
 /// What names a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockKey {
-    /// Of the file.
+    /// Which of several storages has the file; 0: the only one.
+    pub storage: u64,
+    /// Of the file, as all who use the storage know it.
     pub file: FileHandle,
     /// A settled version of it.
     pub version: Version,
@@ -164,7 +166,8 @@ mod tests {
     fn the_last_block_has_what_is_left_and_none_lies_behind_it() {
         let time = Time { seconds: 1, nanos: 0 };
         let of = |size, index| {
-            let key = BlockKey { file: handle(b"f"), version: Version { mtime: time, ctime: time, size }, index };
+            let key =
+                BlockKey { storage: 0, file: handle(b"f"), version: Version { mtime: time, ctime: time, size }, index };
             (key.offset(), key.length())
         };
         let block = BLOCK_BYTES as u64;

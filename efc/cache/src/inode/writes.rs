@@ -532,8 +532,13 @@ impl Writes {
     }
 
     /// What is to be committed before more is written to this file by this user: the file, if it alone takes three quarters of the
-    /// memory (at half of it all begins to be committed), or the largest file of the user who takes seven eighths.
-    pub fn too_large(&self, file: &Arc<Inode>, uid: u32) -> Option<Arc<Inode>> {
+    /// memory (at half of it all begins to be committed), or the largest file at its server of the user who takes seven eighths.
+    pub fn too_large(
+        &self,
+        file: &Arc<Inode>,
+        uid: u32,
+        is_of_its_server: impl Fn(&Inode) -> bool,
+    ) -> Option<Arc<Inode>> {
         if file.writes().bytes.load(Ordering::Relaxed) * 4 >= self.usage.memory_max * 3 {
             return Some(file.clone());
         }
@@ -546,7 +551,8 @@ impl Writes {
             let own = pending.chunks.iter().filter(|chunk| chunk.cred.uid == uid);
             own.map(|chunk| chunk.data.len() as u64).sum::<u64>()
         };
-        self.files().into_iter().max_by_key(bytes_of)
+        let files = self.files().into_iter().filter(|file| is_of_its_server(file));
+        files.max_by_key(bytes_of).filter(|file| bytes_of(file) > 0)
     }
 
     /// Bytes that wait for COMMIT.
@@ -572,11 +578,11 @@ impl Writes {
         self.usage.memory.fetch_add(memory, Ordering::Relaxed);
     }
 
-    /// The file with the most uncommitted bytes.
-    pub fn largest(&self) -> Option<Arc<Inode>> {
+    /// The file with the most uncommitted bytes, of those that are `among` the ones to look at.
+    pub fn largest(&self, among: impl Fn(&Inode) -> bool) -> Option<Arc<Inode>> {
         let files = self.files.lock().expect("writes lock");
         let bytes = |file: &&Arc<Inode>| file.writes().bytes.load(Ordering::Relaxed);
-        files.values().filter(|file| bytes(file) > 0).max_by_key(bytes).cloned()
+        files.values().filter(|file| bytes(file) > 0 && among(file)).max_by_key(bytes).cloned()
     }
 
     /// All files with uncommitted data.
@@ -847,12 +853,12 @@ mod tests {
         };
         add(&one, 40);
         add(&other, 45);
-        assert!(writes.too_large(&one, 7).is_none());
+        assert!(writes.too_large(&one, 7, |_| true).is_none());
         add(&third, 3);
-        assert_eq!(writes.too_large(&one, 7), Some(other));
-        assert!(writes.too_large(&one, 8).is_none(), "another user");
+        assert_eq!(writes.too_large(&one, 7, |_| true), Some(other));
+        assert!(writes.too_large(&one, 8, |_| true).is_none(), "another user");
         add(&one, 40);
-        assert_eq!(writes.too_large(&one, 8), Some(one));
+        assert_eq!(writes.too_large(&one, 8, |_| true), Some(one));
     }
 
     #[test]
@@ -863,11 +869,11 @@ mod tests {
             writes.add(&file, &mut file.writes().pending(), chunk(length, 0));
             file
         });
-        assert_eq!(writes.largest().expect("two").handle(), large.handle());
+        assert_eq!(writes.largest(|_| true).expect("two").handle(), large.handle());
         assert_eq!(writes.files().len(), 2);
         assert!(!small.is_idle());
         writes.remove(&large, &mut large.writes().pending(), 1, |_| {});
-        assert_eq!(writes.largest().expect("one").handle(), small.handle());
+        assert_eq!(writes.largest(|_| true).expect("one").handle(), small.handle());
         assert!(large.is_idle());
     }
 }

@@ -50,7 +50,7 @@ impl<B: Backend> Inner<B> {
         if read.offset >= end {
             return Err(Absent::Unshared); // where the file ends the server says
         }
-        let key = key_of(file, version, read.offset);
+        let key = self.key_of(file, version, read.offset);
         if !is_worth_a_block(&key, read.size as usize) {
             let part = self.small_part(chain, file, seen, key, read.offset..end).await?;
             return Ok(Answer { body: Response::Blocks(part, None), permit });
@@ -59,6 +59,12 @@ impl<B: Backend> Inner<B> {
         let next = read.offset + first.1.len() as u64;
         let second = if next < end { Some(self.part(chain, file, seen, next..end).await?) } else { None };
         Ok(Answer { body: Response::Blocks(first, second), permit })
+    }
+
+    /// The block that has the file's byte `offset`.
+    fn key_of(&self, file: &OpenFile, version: Version, offset: u64) -> BlockKey {
+        let (storage, file) = self.backend.shared_name(file.inode.handle());
+        BlockKey { storage, file, version, index: offset / BLOCK_BYTES as u64 }
     }
 
     /// The attributes of the version whose data a reader may be given, as far as it is known here.
@@ -93,7 +99,7 @@ impl<B: Backend> Inner<B> {
         seen: Seen<Attr>,
         bytes: Range<u64>,
     ) -> Result<Part, Absent> {
-        let key = key_of(file, Version::of(&seen.value), bytes.start);
+        let key = self.key_of(file, Version::of(&seen.value), bytes.start);
         let (block, _) = self.block(chain, file, seen, key).await?;
         let begin = (bytes.start - key.offset()) as usize;
         let end = block.len().min((bytes.end - key.offset()) as usize);
@@ -112,7 +118,7 @@ impl<B: Backend> Inner<B> {
     ) -> Result<Option<Seen<Attr>>, Absent> {
         let is_direct = file.flags & libc::O_DIRECT as u32 != 0;
         let chain = self.blocks.as_ref().filter(|chain| chain.serves() && !is_direct).ok_or(Absent::Unshared)?;
-        let key = key_of(file, Version::of(&known.value), 0);
+        let key = self.key_of(file, Version::of(&known.value), 0);
         let (_, shown) = self.block(chain, file, known, key).await?;
         Ok(shown)
     }
@@ -155,7 +161,7 @@ impl<B: Backend> Inner<B> {
     ) -> Result<Fetched, Absent> {
         let (mut filled, mut is_settled) = (0, true);
         while filled < key.length() {
-            let end = key.length().min(filled + self.limits.read_max as usize);
+            let end = key.length().min(filled + self.limits_of(&file.inode).read_max as usize);
             let (at, sink) = (key.offset() + filled as u64, Sink::Buffer(buffer, filled..end));
             let asked = self.read_once(file, at, sink).await;
             let (payload, Seen { value: read, asked }) = asked.map_err(|error| absent(&error))?;
@@ -172,11 +178,6 @@ impl<B: Backend> Inner<B> {
         }
         Ok(Fetched { block: Block::new(buffer, filled), is_settled })
     }
-}
-
-/// The block that has the file's byte `offset`.
-fn key_of(file: &OpenFile, version: Version, offset: u64) -> BlockKey {
-    BlockKey { file: *file.inode.handle(), version, index: offset / BLOCK_BYTES as u64 }
 }
 
 /// Is a whole block worth reading for `size` bytes of it?

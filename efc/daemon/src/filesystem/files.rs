@@ -157,6 +157,9 @@ impl<B: Backend> Inner<B> {
         let _opening = self.opening(caller, &inode).await;
         self.sent(&inode).await;
         let file = Arc::new(OpenFile::new(node, inode.clone(), caller.cred.clone(), flags));
+        if file.is_writable() && self.backend.is_read_only(inode.handle()) {
+            return Err(Errno(libc::EROFS));
+        }
         let (seen, permit) = match self.open_with_what_is_known(&file).await {
             Some(grant) => (Some(grant.seen), grant.permit),
             None => (self.ask_to_open(&file).await?, Permit::unconditional()),
@@ -166,7 +169,8 @@ impl<B: Backend> Inner<B> {
         }
         self.open_ahead(&file);
         let shown = seen.as_ref().map(|seen| &seen.value);
-        let (backing, _turn) = self.modes.ask((node, file.want()), inode.handle(), shown).await;
+        let name = self.backend.shared_name(inode.handle());
+        let (backing, _turn) = self.modes.ask((node, file.want()), name, shown).await;
         let keeps_pages = self.keeps_pages(&file, seen);
         let asked = seen.map(|seen| Version::of(&seen.value));
         let is_current = || self.granted(&inode).map(|told| Version::of(&told.attr)) == asked;
@@ -371,8 +375,8 @@ impl<B: Backend> Inner<B> {
 
     /// Where the data of a read goes: the one place that decides between memory of ours, where it can be kept, and a pipe, through
     /// which it passes without a copy.
-    fn sink_for(&self, read: &ReadRequest, room: Room) -> Result<Sink, Errno> {
-        let one_call_max = self.limits.read_max.min(PAYLOAD_MAX as u32);
+    fn sink_for(&self, file: &OpenFile, read: &ReadRequest, room: Room) -> Result<Sink, Errno> {
+        let one_call_max = self.limits_of(&file.inode).read_max.min(PAYLOAD_MAX as u32);
         if (PIPED_MIN..=one_call_max).contains(&read.size) {
             let (prefix, count) = (efc_fuse::data_head(read.name, read.size), read.size as usize);
             return Ok(Sink::Pipe { prefix, count, room });
@@ -412,7 +416,7 @@ impl<B: Backend> Inner<B> {
 
     async fn read_from_server(self: &Arc<Self>, file: &OpenFile, read: ReadRequest) -> Outcome {
         let size = (read.size as usize).min(PAYLOAD_MAX);
-        let sink = self.sink_for(&read, self.room_for_data(size).await?)?;
+        let sink = self.sink_for(file, &read, self.room_for_data(size).await?)?;
         let asked = self.read_once(file, read.offset, sink).await;
         let (payload, Seen { value: done, .. }) = asked.map_err(|error| errno(&error))?;
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
@@ -468,7 +472,7 @@ impl<B: Backend> Inner<B> {
         let Range { start: mut filled, end: size } = missing;
         // A short answer would be the end of the file for the kernel: ask until the server says that it is.
         while filled < size {
-            let end = size.min(filled + self.limits.read_max as usize);
+            let end = size.min(filled + self.limits_of(&file.inode).read_max as usize);
             let at = offset + filled as u64;
             let sink = Sink::Buffer(buffer, filled..end);
             let asked = self.read_once(file, at, sink).await;

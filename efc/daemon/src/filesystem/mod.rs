@@ -687,6 +687,11 @@ impl<B: Backend> Inner<B> {
         attr
     }
 
+    /// What one call about this object can carry.
+    fn limits_of(&self, inode: &Inode) -> Limits {
+        self.backend.limits(inode.handle()).unwrap_or(self.limits)
+    }
+
     /// Current attributes, as they are known if that will do.
     async fn attributes(&self, cred: &Cred, inode: &Arc<Inode>) -> Result<Told, Errno> {
         self.sent(inode).await;

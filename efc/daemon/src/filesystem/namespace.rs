@@ -24,6 +24,9 @@ use crate::errno::errno;
 /// How often a name is looked up that leads elsewhere each time.
 const SECOND_LOOKUPS_MAX: u32 = 16;
 
+/// How long the kernel keeps a name of a directory of the backend's own: what is added or taken away shows so soon.
+const OWN_NAME_TTL: Duration = Duration::from_secs(1);
+
 /// A name in a directory.
 type Place<'a> = (&'a Arc<Inode>, &'a [u8]);
 
@@ -112,6 +115,9 @@ impl<B: Backend> Inner<B> {
 
     async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_, B>, Errno> {
         let directory = self.inode(parent)?;
+        if let Some(found) = self.backend.own_name(directory.handle(), name) {
+            return self.own_entry(&directory, found.map_err(|error| errno(&error))?);
+        }
         let found = match self.look_up_without_asking(caller, &directory, name).await {
             Some(known) => known,
             None => self.look_up(caller, &directory, name).await.map(|(entry, _)| entry),
@@ -120,6 +126,22 @@ impl<B: Backend> Inner<B> {
             self.check_path(caller, parent).await?; // afterwards: whoever may not know gets the same error for both
         }
         found
+    }
+
+    /// The entry of an object that lies in a directory of the backend's own. What is there may change at any time, so the kernel asks
+    /// for the name again and again, and for the attributes if no answer of the object's own server lets them be given.
+    fn own_entry(&self, directory: &Arc<Inode>, (handle, attr): (FileHandle, Attr)) -> Result<Counted<'_, B>, Errno> {
+        let inode = self.inodes.of(&handle);
+        let counted = self.count_lookup(directory, &inode, &attr)?;
+        let seen = Seen { value: attr, asked: Tick::of_answer() };
+        let told = self.granted(&inode).unwrap_or_else(|| Told::once(seen));
+        Ok(counted.described(told, OWN_NAME_TTL, Permit::unconditional()))
+    }
+
+    /// Nothing is begun of a call that no server could execute.
+    fn check_one_storage(&self, one: &Inode, other: &Inode) -> Result<(), Errno> {
+        let is_one = self.backend.is_one_storage(one.handle(), other.handle());
+        if is_one { Ok(()) } else { Err(Errno(libc::EXDEV)) }
     }
 
     /// What is known of a name, if that may be given to this caller without asking the server: the consistency mode lets it be
@@ -316,10 +338,10 @@ impl<B: Backend> Inner<B> {
     }
 
     /// Publishes that an object is to be made; the call for that, and the mark by which it is known.
-    fn begin_to_make<'a>(&self, caller: &'a Caller) -> Result<(Call<'a>, Time), Errno> {
+    fn begin_to_make<'a>(&self, caller: &'a Caller, directory: &Inode) -> Result<(Call<'a>, Time), Errno> {
         self.check_room_for_node()?;
         let mark = caller.mark(self.state.session_id());
-        let call = self.begin(caller, Intent { place: place_of(mark), ..Intent::default() })?;
+        let call = self.begin(caller, directory, Intent { place: place_of(mark), ..Intent::default() })?;
         Ok((call, mark))
     }
 
@@ -385,7 +407,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Outcome {
         self.check_path(caller, parent).await?;
         let directory = self.inode(parent)?;
-        let (call, mark) = self.begin_to_make(caller)?;
+        let (call, mark) = self.begin_to_make(caller, &directory)?;
         let change = directory.mutate();
         let made = match self.backend.mkdir(call, directory.handle(), name, &with_mark(mode, mark)).await {
             Ok(created) => self.made(caller, &directory, name, (change, created)).await,
@@ -400,7 +422,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Outcome {
         self.check_path(caller, parent).await?;
         let directory = self.inode(parent)?;
-        let (call, mark) = self.begin_to_make(caller)?;
+        let (call, mark) = self.begin_to_make(caller, &directory)?;
         let change = directory.mutate();
         let made = match self.backend.symlink(call, directory.handle(), name, target, &with_mark(0o777, mark)).await {
             Ok(created) => self.made(caller, &directory, name, (change, created)).await,
@@ -427,7 +449,7 @@ impl<B: Backend> Inner<B> {
             _ => return Err(Errno(libc::EINVAL)),
         };
         let directory = self.inode(parent)?;
-        let (call, mark) = self.begin_to_make(caller)?;
+        let (call, mark) = self.begin_to_make(caller, &directory)?;
         let change = directory.mutate();
         let made = match self.backend.mknod(call, directory.handle(), name, kind, &with_mark(mode, mark)).await {
             Ok(created) => self.made(caller, &directory, name, (change, created)).await,
@@ -455,7 +477,7 @@ impl<B: Backend> Inner<B> {
         }
         self.check_room_for_node()?;
         let how = CreateHow::Unchecked(with_mode(mode));
-        let call = self.begin(caller, Intent::default())?;
+        let call = self.begin(caller, &directory, Intent::default())?;
         let change = directory.mutate();
         match self.backend.create(call, directory.handle(), name, how).await {
             Ok(created) => self.made(caller, &directory, name, (change, created)).await,
@@ -481,7 +503,7 @@ impl<B: Backend> Inner<B> {
             return self.finish_exclusive(caller, entry, mode).await;
         }
         let verifier = (self.state.session_id() ^ caller.unique.rotate_left(32)).to_be_bytes();
-        let (call, mark) = self.begin_to_make(caller)?;
+        let (call, mark) = self.begin_to_make(caller, directory)?;
         let change = directory.mutate();
         match self.backend.create(call, directory.handle(), name, CreateHow::Exclusive(verifier)).await {
             Ok(created) => {
@@ -534,8 +556,9 @@ impl<B: Backend> Inner<B> {
         self.check_path(caller, file).await?;
         self.check_path(caller, parent).await?;
         let (file, directory) = (self.inode(file)?, self.inode(parent)?);
+        self.check_one_storage(&file, &directory)?;
         self.sent(&file).await;
-        let call = self.begin(caller, Intent::default())?;
+        let call = self.begin(caller, &directory, Intent::default())?;
         let (linked, change) = (file.mutate(), directory.mutate());
         match self.backend.link(call, file.handle(), directory.handle(), name).await {
             Ok(Seen { value: (attr, dir), asked }) => {
@@ -668,7 +691,7 @@ impl<B: Backend> Inner<B> {
 
     /// Publishes that `object` is to be removed.
     fn begin_with<'a>(&self, caller: &'a Caller, object: &Inode) -> Result<Call<'a>, Errno> {
-        self.begin(caller, Intent { object: object.handle().as_bytes().to_vec(), ..Intent::default() })
+        self.begin(caller, object, Intent { object: object.handle().as_bytes().to_vec(), ..Intent::default() })
     }
 
     pub(super) async fn rmdir(&self, caller: &Caller, parent: u64, name: &[u8]) -> Outcome {
@@ -726,6 +749,7 @@ impl<B: Backend> Inner<B> {
         self.check_path(caller, from_parent).await?;
         self.check_path(caller, to_parent).await?;
         let (from_dir, to_dir) = (self.inode(from_parent)?, self.inode(to_parent)?);
+        self.check_one_storage(&from_dir, &to_dir)?;
         match self.was_moved(caller, (&from_dir, from), (&to_dir, to)).await? {
             Moved::Yes => {
                 self.was_renamed_before(caller);
@@ -750,7 +774,7 @@ impl<B: Backend> Inner<B> {
             self.await_removals(going.object.handle()).await; // a directory is replaced only if it is empty
         }
         let intent = Intent { object: object.handle().as_bytes().to_vec(), other, ..Intent::default() };
-        let call = self.begin(caller, intent)?;
+        let call = self.begin(caller, &from_dir, intent)?;
         // The reply says nothing of the objects: their attributes expire when these are dropped.
         let _objects = (object.mutate(), replaced.as_ref().map(|going| going.object.mutate()));
         let changes = (from_dir.mutate(), (from_dir != to_dir).then(|| to_dir.mutate()));

@@ -107,14 +107,14 @@ pub fn with_mark(mode: u32, mark: Time) -> SetAttr {
 }
 
 impl<B: Backend> Inner<B> {
-    /// Publishes the intent; the call, under its number. An intent of a predecessor stays, and so does its number.
-    pub(super) fn begin<'a>(&self, caller: &'a Caller, intent: Intent) -> Result<Call<'a>, Errno> {
+    /// Publishes the intent of a call about `directory`, or in it; the call, under its number. An intent of a predecessor stays, and so does its number.
+    pub(super) fn begin<'a>(&self, caller: &'a Caller, directory: &Inode, intent: Intent) -> Result<Call<'a>, Errno> {
         let call = Call::of(&caller.cred).patient();
         caller.progress.set_sent();
         if let Some(earlier) = &caller.earlier {
             return Ok(call.under(Ticket::again(earlier.xid)));
         }
-        let ticket = self.backend.ticket();
+        let ticket = self.backend.ticket(directory.handle());
         let intent = Intent { xid: ticket.number, ..intent };
         self.state.begin(caller.unique, &intent).map_err(|_| Errno(libc::ENOMEM))?;
         Ok(call.under(ticket))

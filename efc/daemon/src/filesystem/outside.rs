@@ -4,8 +4,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use efc_backend::{Cred, FileHandle};
-use efc_cache::Version;
+use efc_backend::Cred;
+use efc_cache::blocks::BlockKey;
 use efc_fuse::{Errno, Notifier};
 
 use super::callers::{Credentials, signals};
@@ -66,13 +66,9 @@ impl Callers for Credentials {
 
 /// Has the kernel read files of the node in place of ours.
 pub trait Backings: Send + Sync + 'static {
-    /// A file of the node that holds all of this version of this file, under a number of the kernel's; `None`: there is none now. It
-    /// may take its time, which its caller limits.
-    fn open<'a>(
-        self: Arc<Self>,
-        file: &'a FileHandle,
-        version: &'a Version,
-    ) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send + 'a>>;
+    /// A file of the node that holds all of the one that `of` is a block of, under a number of the kernel's; `None`: there is none now.
+    /// It may take its time, which its caller limits.
+    fn open(self: Arc<Self>, of: BlockKey) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send>>;
     /// No file is open by this number any more.
     fn close(&self, id: u32);
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use efc_backend::{Attr, FileHandle, FileType};
 use efc_cache::Version;
+use efc_cache::blocks::BlockKey;
 use efc_fuse::Errno;
 use efc_state::State;
 use efc_tasks::sync::Mutex;
@@ -198,12 +199,12 @@ impl Modes {
         closed.inspect(|id| backings.close(*id));
     }
 
-    /// Asks for a number for an open of this file that is to be answered, if that may be of use. Whoever has the turn then enters
-    /// before he gives it up.
+    /// Asks for a number for an open of this file, under the name that all who use its storage have for it, that is to be answered, if
+    /// that may be of use. Whoever has the turn then enters before he gives it up.
     pub async fn ask(
         &self,
         (node, want): (u64, Want),
-        file: &FileHandle,
+        (storage, file): (u64, FileHandle),
         attr: Option<&Attr>,
     ) -> (Option<Backing>, Option<Turn<'_>>) {
         let (Some(backings), Some(attr)) = (&self.backings, attr) else { return (None, None) };
@@ -216,7 +217,7 @@ impl Modes {
             if self.is_decided(node) {
                 return (None, Some(turn));
             }
-            let backing = backings.clone().open(file, &Version::of(attr)).await;
+            let backing = backings.clone().open(BlockKey { storage, file, version: Version::of(attr), index: 0 }).await;
             (backing, Some(turn))
         };
         efc_tasks::time::in_time(asking, Some(OPEN_TIME_MAX)).await.unwrap_or((None, None))

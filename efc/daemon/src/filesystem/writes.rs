@@ -265,7 +265,7 @@ impl<B: Backend> Inner<B> {
         let _shared = file.inode.writes().order.read().await;
         let length = outgoing.data.len() as u64;
         let at = if appends { self.place_append(unique, resent, file, &outgoing.data).await? } else { offset };
-        let ticket = self.backend.ticket();
+        let ticket = self.backend.ticket(file.inode.handle());
         progress.set_sending(outgoing.kept.as_ref().map(|kept| Sending {
             kept: kept.clone(),
             node: file.node,
@@ -285,7 +285,8 @@ impl<B: Backend> Inner<B> {
 
     /// Copies data to where it outlives this daemon, if there is room. Neither one file nor one user takes all of that.
     async fn keep(self: &Arc<Self>, file: &OpenFile, data: Bytes) -> Outgoing {
-        while let Some(large) = self.writes.too_large(&file.inode, file.cred.uid) {
+        let is_alike = |other: &Inode| self.backend.is_one_storage(other.handle(), file.inode.handle());
+        while let Some(large) = self.writes.too_large(&file.inode, file.cred.uid, is_alike) {
             let is_being_committed = large.writes().committing.try_lock().is_err();
             if is_being_committed {
                 drop(large.writes().committing.lock().await); // that may do
@@ -293,7 +294,7 @@ impl<B: Backend> Inner<B> {
                 self.commit(&large).await;
             }
         }
-        let room = self.make_room(payload_cost(data.len())).await;
+        let room = self.make_room(&file.inode, payload_cost(data.len())).await;
         let kept = room.as_ref().and_then(|_| self.state.keep(&data).ok());
         let data = kept.as_ref().map_or(data, |kept| kept.bytes().clone());
         Outgoing { data, kept, room }
@@ -319,7 +320,7 @@ impl<B: Backend> Inner<B> {
         (offset, data): (u64, &Bytes),
         stable: Stable,
     ) -> Result<Written, Error> {
-        let part = data.slice(..data.len().min(self.limits.write_max as usize));
+        let part = data.slice(..data.len().min(self.limits_of(inode).write_max as usize));
         let (length, mutation) = (part.len() as u32, inode.mutate());
         match self.backend.write(call, inode.handle(), offset, part, stable).await {
             Ok(written) if written.value.count > 0 => {
@@ -393,13 +394,15 @@ impl<B: Backend> Inner<B> {
         self.state.save_write(kept, &write).ok()
     }
 
-    /// Waits until as much more memory fits the budget; `None` if all that is in use belongs to writes on their way.
-    async fn make_room(self: &Arc<Self>, memory: u64) -> Option<Room> {
+    /// Waits until as much more memory fits the budget; `None` if all that is in use belongs to writes on their way, or to files of
+    /// other storages, which nobody waits for who writes to this one.
+    async fn make_room(self: &Arc<Self>, inode: &Inode, memory: u64) -> Option<Room> {
         loop {
             if let Some(room) = self.writes.reserve(memory) {
                 return Some(room);
             }
-            let file = self.writes.largest()?;
+            let is_alike = |other: &Inode| self.backend.is_one_storage(other.handle(), inode.handle());
+            let file = self.writes.largest(is_alike)?;
             self.commit(&file).await;
         }
     }

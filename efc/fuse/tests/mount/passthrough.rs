@@ -69,7 +69,7 @@ pub fn the_kernel_reads_a_file_of_the_node_by_itself() {
     let served = served();
     assert!(Negotiated::of(&served.state).unwrap().has_passthrough());
     let (file, content) = backing_file();
-    let id = register(served.device(), &file.reopen().unwrap()).unwrap();
+    let id = register(served.device(), file.reopen().unwrap()).unwrap();
     served.filesystem.open_with(FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, id);
     let mut opened = File::open(served.join(DATA)).unwrap();
     fs::remove_file(file.path()).unwrap();
@@ -88,7 +88,7 @@ pub fn the_kernel_reads_a_file_of_the_node_by_itself() {
 pub fn a_file_that_is_passed_through_is_opened_in_no_other_way() {
     let served = served();
     let (file, content) = backing_file();
-    let [id, other] = [(); 2].map(|()| register(served.device(), &file.reopen().unwrap()).unwrap());
+    let [id, other] = [(); 2].map(|()| register(served.device(), file.reopen().unwrap()).unwrap());
     let open = |flags, backing| {
         served.filesystem.open_with(flags, backing);
         File::open(served.join(DATA))
@@ -145,7 +145,7 @@ fn map(file: &File) -> Mapped {
 pub fn a_mapping_outlives_the_last_close_and_the_backing() {
     let served = served();
     let (file, content) = backing_file();
-    let id = register(served.device(), &file.reopen().unwrap()).unwrap();
+    let id = register(served.device(), file.reopen().unwrap()).unwrap();
     served.filesystem.open_with(FOPEN_PASSTHROUGH, id);
     let opened = File::open(served.join(DATA)).unwrap();
     let mapped = map(&opened);
@@ -166,7 +166,7 @@ pub fn reads_go_on_without_a_daemon_and_the_next_one_has_the_same_backing() {
     let mut daemon = Daemon::with_backing(1, &mount, &state);
     daemon.expect("serving, daemon 1, resumed false");
     let (file, content) = backing_file();
-    assert_eq!(register(&mount.device, &file.reopen().unwrap()).unwrap(), 1);
+    assert_eq!(register(&mount.device, file.reopen().unwrap()).unwrap(), 1);
     let (mut reading, mut waiting) = (Reader::open(&mount.join(DATA)), Reader::open(&mount.join(DATA)));
     daemon.kill();
     reading.go();
@@ -190,5 +190,5 @@ pub fn an_older_kernel_is_not_asked_for_it() {
     let served = Served::new(Duration::ZERO, config);
     assert!(!Negotiated::of(&served.state).unwrap().has_passthrough());
     let (file, _) = backing_file();
-    assert_eq!(register(served.device(), &file.reopen().unwrap()).unwrap_err().raw_os_error(), Some(libc::EPERM));
+    assert_eq!(register(served.device(), file.reopen().unwrap()).unwrap_err().raw_os_error(), Some(libc::EPERM));
 }

@@ -33,7 +33,7 @@ use crate::isolation::Isolation;
 use crate::kernel;
 use crate::program::Program;
 use crate::programs::Programs;
-use crate::stores::Store;
+use crate::stores::{Store, User};
 use crate::waiting::timespec;
 pub use beginning::Origin;
 use deaths::{Deaths, YOUNG_OF_MEMORY};
@@ -322,10 +322,11 @@ impl<'a> SessionRun<'a> {
     }
 
     /// Starts the next daemon, with the program that is installed now; with the former one as long as there is something that only that
-    /// knows of.
+    /// knows of, and where only that can read the state.
     fn spawn(&mut self) -> io::Result<()> {
         let next = self.programs.daemon.get();
-        let program = if self.can_go_on(&next) { next } else { self.program.clone() };
+        let can_take = self.can_go_on(&next) && self.can_take_layout(&next);
+        let program = if can_take { next } else { self.program.clone() };
         self.spawn_program(program, RESUME_TIME_LIMIT)
     }
 
@@ -348,6 +349,20 @@ impl<'a> SessionRun<'a> {
     /// What of that there is, as bits.
     pub(super) fn holdings(&self) -> u64 {
         kernel::read_note(&self.held.state, efc_proto::HOLDING_OFFSET).unwrap_or(0)
+    }
+
+    /// Can daemons of this program read the state, if that is not of the form which those of every release can?
+    fn can_take_layout(&self, program: &Arc<Program>) -> bool {
+        let layout = kernel::read_note(&self.held.state, efc_proto::LAYOUT_OFFSET).unwrap_or_default();
+        if u64::from(layout as u32) <= efc_proto::LAYOUT_OF_ONE_SOURCE || Arc::ptr_eq(program, &self.program) {
+            return true;
+        }
+        let checked = program.check_state(&self.held.state);
+        if let Err(error) = &checked {
+            let target = self.entry.target().display();
+            log::warn!("{target}: the installed program cannot go on with the state ({error}): the former one goes on");
+        }
+        checked.is_ok()
     }
 
     fn spawn_program(&mut self, program: Arc<Program>, limit: Duration) -> io::Result<()> {
@@ -382,7 +397,8 @@ impl<'a> SessionRun<'a> {
             return Ok(());
         }
         self.store = None;
-        let taken = stores.take(&options, self.isolation.uid(), &self.entry.status().store);
+        let user = User { target: self.entry.target(), uid: self.isolation.uid() };
+        let taken = stores.take(&options, user, &self.entry.status().store);
         self.entry.update(|status| match &taken {
             Ok(store) => {
                 status.store = store.as_ref().map_or_else(String::new, |store| store.path().to_string_lossy().into());
@@ -399,7 +415,8 @@ impl<'a> SessionRun<'a> {
     fn find_store(&mut self) {
         let path = self.entry.status().store;
         if !path.is_empty() {
-            let taken = self.programs.stores.take(&self.entry.options(), self.isolation.uid(), &path);
+            let user = User { target: self.entry.target(), uid: self.isolation.uid() };
+            let taken = self.programs.stores.take(&self.entry.options(), user, &path);
             self.store = taken.ok().flatten().filter(|store| store.path() == Path::new(&path));
         }
     }

@@ -47,7 +47,7 @@ pub struct Upgrade {
     step: Step,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Step {
     /// The daemon is told of these options.
     Configuring(Box<DaemonConfig>),

@@ -366,7 +366,7 @@ impl Client {
     /// Statistics of the only mount, by subsystem.
     pub fn stats(&self) -> Option<DaemonStats> {
         match self.call(Request::Status(StatusRequest { by_subsystem: true, ..Default::default() })) {
-            Ok(Reply::Status(reply)) => reply.mounts[0].stats,
+            Ok(Reply::Status(reply)) => reply.mounts[0].stats.clone(),
             other => panic!("{other:?}"),
         }
     }

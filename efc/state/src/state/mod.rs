@@ -12,7 +12,7 @@ use super::calls::{Answered, Calls, SavedCall};
 use super::failures::Failures;
 use super::handles::Handles;
 use super::journal::Journal;
-use super::layout::Header;
+use super::layout::{Header, OF_ONE_SOURCE, OF_SEVERAL_SOURCES};
 use super::nodes::Nodes;
 use super::orphans::Orphans;
 use super::pages::PageVersions;
@@ -85,12 +85,23 @@ impl State {
     ///
     /// Many nodes are found on a thread of their own: until then what needs their index waits ([`State::indexed`]).
     pub fn open(memfd: OwnedFd) -> io::Result<State> {
-        State::open_with(memfd, REGIONS)
+        State::open_in_version(memfd, REGIONS, OF_ONE_SOURCE)
+    }
+
+    /// Opens the state as [`State::open`] does; one that is empty becomes that of a session of several sources, which no daemon opens of
+    /// a release that knows of one only.
+    pub fn open_of_several(memfd: OwnedFd) -> io::Result<State> {
+        State::open_in_version(memfd, REGIONS, OF_SEVERAL_SOURCES)
     }
 
     /// Opens the state as [`State::open`] does; an empty one is formatted with these regions.
+    #[cfg(test)]
     pub(crate) fn open_with(memfd: OwnedFd, regions: &[Format]) -> io::Result<State> {
-        let header = Header::open(memfd, regions)?;
+        State::open_in_version(memfd, regions, OF_ONE_SOURCE)
+    }
+
+    fn open_in_version(memfd: OwnedFd, regions: &[Format], version: u64) -> io::Result<State> {
+        let header = Header::open_in_version(memfd, regions, version)?;
         let nodes = Arc::new(Nodes::open(&header)?);
         let (handles, damaged_handles) = Handles::open(header.region(&HANDLES)?);
         let (orphans, damaged_orphans) = Orphans::open(header.region(&ORPHANS)?);
@@ -218,6 +229,24 @@ impl State {
     /// The blob; empty if none was saved.
     pub fn blob(&self) -> Vec<u8> {
         self.values.blob()
+    }
+
+    /// Is this the session of several sources?
+    pub fn is_of_several(&self) -> bool {
+        self.values.is_of_several()
+    }
+
+    /// What the daemon knows of several sources, for its successor; at most [`crate::SOURCES_BYTES_MAX`] bytes.
+    ///
+    /// # Panics
+    /// If there are more, or the session is that of one source.
+    pub fn save_sources(&self, sources: &[u8]) {
+        self.values.save_sources(sources);
+    }
+
+    /// What was saved so; empty if nothing was.
+    pub fn sources(&self) -> Vec<u8> {
+        self.values.sources()
     }
 
     /// Remembers the source port of a connection to the server.

@@ -124,14 +124,51 @@ fn an_id_never_names_another_file() {
 }
 
 #[test]
+fn a_session_of_several_sources_keeps_what_others_have_no_room_for() {
+    let memfd = memfd();
+    let first = State::open_of_several(memfd.try_clone().unwrap()).unwrap();
+    let handle = |last| [&[7; 64][..], &[last]].concat();
+    let node = |last| Node { handle: handle(last), fileid: 1, kind: 0o100_000 };
+    let ids = [1, 2].map(|last| first.lookup_node(&node(last)).unwrap());
+    assert_ne!(ids[0], ids[1], "they differ in their last byte alone");
+    first.add_orphan(&handle(1), b"name", &handle(2)).unwrap();
+    first.begin(2, &Intent { object: handle(3), other: handle(4), ..intent() }).unwrap();
+    first.note_made(2, &handle(5));
+    first.save_sources(&[5; 100_000]);
+    for (place, port) in [(0, 7), (PORTS_OF_ONE, 8), (PORTS_OF_ONE + 1023, 9), (PORTS_OF_ONE + 1024, 10)] {
+        first.save_source_port(place, port);
+    }
+    drop(first);
+    // A daemon of the first release looks for version 2 here, and its keeper for what is not more.
+    let mut layout = [0; 8];
+    rustix::io::pread(&memfd, &mut layout, LAYOUT_OFFSET).unwrap();
+    assert!(u64::from(u64::from_ne_bytes(layout) as u32) > OF_ONE_SOURCE);
+    State::check(memfd.try_clone().unwrap()).unwrap();
+    let second = open(&memfd).unwrap();
+    assert!(second.is_of_several() && second.damaged_records() == 0);
+    assert_eq!(ids.map(|id| second.node(id).unwrap().handle), [handle(1), handle(2)]);
+    assert_eq!(second.find_node(&handle(2)), Some(ids[1]));
+    assert_eq!(second.orphans()[0].1, handle(1));
+    assert_eq!(second.orphans()[0].3, handle(2));
+    let found = second.intent(2).unwrap();
+    assert_eq!([found.object, found.other, found.made], [handle(3), handle(4), handle(5)]);
+    assert_eq!(second.sources(), [5; 100_000]);
+    let port = |place| second.source_port(place);
+    assert_eq!([0, PORTS_OF_ONE, PORTS_OF_ONE + 1023].map(port), [Some(7), Some(8), Some(9)]);
+    assert_eq!(port(PORTS_OF_ONE + 1024), None, "there is no room for so many");
+    let one = open(&super::tests::memfd()).unwrap();
+    assert!(!one.is_of_several() && one.sources().is_empty());
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let state = open(&memfd()).unwrap();
     let invalid = |error: io::Error| assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-    invalid(state.lookup_node(&Node { handle: vec![0; 65], fileid: 1, kind: 0 }).unwrap_err());
+    invalid(state.lookup_node(&Node { handle: vec![0; 66], fileid: 1, kind: 0 }).unwrap_err());
     invalid(state.open_handle(&OpenHandle { groups: vec![0; 17], ..handle(1) }).unwrap_err());
-    invalid(state.add_orphan(&[0; 65], b"n", b"f").unwrap_err());
+    invalid(state.add_orphan(&[0; 66], b"n", b"f").unwrap_err());
     invalid(state.add_orphan(b"d", &[b'n'; 256], b"f").unwrap_err());
-    assert_eq!(state.find_node(&[0; 65]), None);
+    assert_eq!(state.find_node(&[0; 66]), None);
     assert_eq!((state.node_count(), state.handles().len(), state.orphans().len()), (0, 0, 0));
 }
 

@@ -22,7 +22,7 @@ pub(crate) enum Header {
 }
 
 impl Header {
-    /// Magic (8), a number (8), another (4), key (92), zeros (8), checksum of these (8).
+    /// Magic (8), a number (8), another (4), key (100), checksum of these (8).
     pub(crate) fn encode(&self, hasher: Hasher) -> [u8; HEADER_BYTES] {
         let (magic, number, word, key) = match self {
             Header::Map { key, queue } => (MAP, 0, queue_word(*queue), key.encode()),
@@ -83,7 +83,7 @@ mod tests {
     fn a_header_is_what_it_was_and_any_flipped_bit_makes_it_none() {
         let time = Time { seconds: 1, nanos: 2 };
         let version = Version { mtime: time, ctime: time, size: 77 };
-        let key = FileKey { file: FileHandle::new(b"file").expect("short"), version };
+        let key = FileKey { storage: 3, file: FileHandle::new(b"file").expect("short"), version };
         for header in [
             Header::Map { key, queue: Queue::Once },
             Header::Record { key, length: 77, sum: 5 },

@@ -116,7 +116,9 @@ fn where_a_file_stands_is_known_after_reopening() {
         let index = store.engine.index.lock().expect("no panic");
         new.iter()
             .map(|key| {
-                index.queues.queue(Unit::File(store.engine.folder.get().expect("it serves").hasher.file(&key.file)))
+                index.queues.queue(Unit::File(
+                    store.engine.folder.get().expect("it serves").hasher.file(&crate::index::file(key)),
+                ))
             })
             .collect::<Vec<_>>()
     };

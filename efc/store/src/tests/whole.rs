@@ -17,8 +17,7 @@ fn keys(name: &str) -> Vec<efc_cache::blocks::BlockKey> {
 }
 
 fn whole<D: Disk>(store: &Store<D>, name: &str) -> Option<File> {
-    let key = key(name, SIZE, 0);
-    block_on(store.whole_file(key.file, key.version)).map(File::from)
+    block_on(store.whole_file(&key(name, SIZE, 0))).map(File::from)
 }
 
 fn content(name: &str) -> Vec<u8> {
@@ -40,8 +39,10 @@ fn a_file_is_given_when_all_is_there_and_was_compared_and_stays_as_it_is_when_it
     assert!(whole(&store, "file").is_none() && whole(&store, "other").is_none());
     read_each(&store, &keys[3..]);
     let mut file = wait_for_whole(&store, "file");
+    let elsewhere = efc_cache::blocks::BlockKey { storage: 1, ..keys[0] };
+    assert!(block_on(store.whole_file(&elsewhere)).is_none(), "the same handle at another storage");
     let other = changed_key("file", SIZE, 0, 1);
-    assert!(block_on(store.whole_file(other.file, other.version)).is_none(), "another version");
+    assert!(block_on(store.whole_file(&other)).is_none(), "another version");
     assert!(file.write_at(b"x", 0).is_err(), "for reading alone");
     read_each(&store, &[other]); // in its place
     assert!(whole(&store, "file").is_none());
@@ -58,7 +59,7 @@ fn small_files_lie_among_others_and_are_never_given() {
     let small = key("small", 64 << 10, 0);
     read_each(&store, &[small]);
     assert!(hits(&*store, &small));
-    assert!(block_on(store.whole_file(small.file, small.version)).is_none());
+    assert!(block_on(store.whole_file(&small)).is_none());
     close(store);
 }
 

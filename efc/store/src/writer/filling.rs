@@ -44,7 +44,7 @@ impl<D: Disk> Writer<D> {
         if file.version.size > FILE_BYTES_MAX {
             return Err(Unwritten::Refused);
         }
-        let hash = self.folder.hasher.file(&file.file);
+        let hash = self.folder.hasher.file(&file);
         self.drop_other_version(hash, &file)?;
         if is_small(&file) { self.fill_small(hash, file, block) } else { self.fill_large(hash, key, block) }
     }

@@ -239,7 +239,7 @@ pub fn block(bytes: &[u8]) -> Block {
 pub fn block_key(file: &str, size: u64, index: u64) -> BlockKey {
     let time = Time { seconds: 1_700_000_000, nanos: 5 };
     let version = Version { mtime: time, ctime: time, size };
-    BlockKey { file: FileHandle::new(file.as_bytes()).expect("short"), version, index }
+    BlockKey { storage: 0, file: FileHandle::new(file.as_bytes()).expect("short"), version, index }
 }
 
 /// So many bytes that look random.

@@ -12,7 +12,7 @@ use crate::version::Version;
 
 fn key(index: u64) -> BlockKey {
     let time = Time { seconds: 1, nanos: 0 };
-    BlockKey { file: handle(b"file"), version: Version { mtime: time, ctime: time, size: 1 << 40 }, index }
+    BlockKey { storage: 0, file: handle(b"file"), version: Version { mtime: time, ctime: time, size: 1 << 40 }, index }
 }
 
 /// What happened, in its order.
@@ -196,7 +196,7 @@ fn a_block_counts_for_as_much_memory_as_it_takes() {
         let mut held = Vec::new();
         for name in [b"1", b"2", b"3"] {
             let version = Version { size: length as u64, ..key(0).version };
-            let key = BlockKey { file: handle(name), version, index: 0 };
+            let key = BlockKey { storage: 0, file: handle(name), version, index: 0 };
             let fetched = async move |room| Ok(Fetched { block: Block::new(room, length), is_settled: true });
             held.extend(chain.get(key, fetched).await);
         }

@@ -11,12 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use efc_backend::{Cred, Limits};
+use efc_backend::{Cred, Limits, Time};
 use efc_buffer::Budget;
 use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_fuse::simulated::{Content, Listed, name_of_resent};
 use efc_fuse::{Attr, Entry, Errno, Filesystem, Operation, Request, Session, SessionConfig, SetAttr};
 use efc_model::{Client, Nas};
+use efc_sources::{Path, Several, Source, Sources, own_root};
 use efc_state::{Node, State};
 use efc_tasks::simulation::{self, Process};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
@@ -120,13 +121,15 @@ struct Tables {
 struct Daemon {
     process: Process,
     session: Session,
-    efc: Arc<Efc<Client>>,
+    efc: Arc<Efc<Sources<Client>>>,
     state: Arc<State>,
     memfd: OwnedFd,
 }
 
 pub struct Shared {
     pub nas: Nas,
+    /// Where several show, instead of the one at the root.
+    several: Vec<(Path, Nas)>,
     number: u32,
     settings: Settings,
     time_limit: Option<Duration>,
@@ -366,6 +369,23 @@ pub fn behind(write_behind: Duration, settings: Settings) -> Settings {
     Settings { write_behind: Arc::new(WriteBehind::new(write_behind)), ..settings }
 }
 
+impl Shared {
+    /// What a daemon stands on.
+    fn storage(&self) -> Sources<Client> {
+        if self.several.is_empty() {
+            return Sources::One(self.nas.client(self.number, self.time_limit));
+        }
+        let limits = Limits { read_max: 1 << 17, write_max: 1 << 16 };
+        let source = |(number, (path, nas)): (u8, &(Path, Nas))| {
+            let root = (nas.root(), nas.attr("").unwrap());
+            let client = nas.client(self.number, self.time_limit);
+            Source::new((number, path.clone()), root, (limits, false), (number.into(), client))
+        };
+        let list = (1..).zip(&self.several).map(source).collect();
+        Sources::Several(Several::new(list, Time::default(), self.time_limit))
+    }
+}
+
 impl Kernel {
     /// Mounts the NAS; each `number` is another node.
     pub fn mount(nas: &Nas, number: u32, settings: Settings, time_limit: Option<Duration>) -> Kernel {
@@ -380,10 +400,27 @@ impl Kernel {
         time_limit: Option<Duration>,
         registry: Option<Arc<Registry>>,
     ) -> Kernel {
+        Kernel::mount_at_paths((nas, Vec::new()), number, settings, time_limit, registry)
+    }
+
+    /// Mounts several, each at a path; it agrees on passthrough, if there are files for that.
+    pub fn mount_several(several: &[(&str, &Nas)], settings: Settings, registry: Option<Arc<Registry>>) -> Kernel {
+        let at_path = |(path, nas): &(&str, &Nas)| (Path::new(path.as_bytes()).expect("a path"), (*nas).clone());
+        Kernel::mount_at_paths((several[0].1, several.iter().map(at_path).collect()), 1, settings, None, registry)
+    }
+
+    fn mount_at_paths(
+        (nas, several): (&Nas, Vec<(Path, Nas)>),
+        number: u32,
+        settings: Settings,
+        time_limit: Option<Duration>,
+        registry: Option<Arc<Registry>>,
+    ) -> Kernel {
         let backings = registry.clone().map(|registry| registry as Arc<dyn Backings>);
         let settings = Settings { backings, ..settings };
         let kernel = Kernel(Arc::new(Shared {
             nas: nas.clone(),
+            several,
             number,
             settings,
             time_limit,
@@ -419,11 +456,16 @@ impl Kernel {
         let process = PROCESSES.fetch_add(1, Ordering::Relaxed);
         self.0.serving.store(process, Ordering::Relaxed);
         simulation::in_process(process, || {
-            let state = Arc::new(State::open(memfd.try_clone().unwrap()).expect("a state"));
+            let is_of_several = !self.0.several.is_empty();
+            let open = if is_of_several { State::open_of_several } else { State::open };
+            let state = Arc::new(open(memfd.try_clone().unwrap()).expect("a state"));
             let is_successor = state.is_resumed();
-            let root = self.0.nas.root();
+            let (root, fileid) = if is_of_several {
+                (own_root(), ROOT)
+            } else {
+                (self.0.nas.root(), self.0.nas.attr("").unwrap().fileid)
+            };
             if !is_successor {
-                let fileid = self.0.nas.attr("").unwrap().fileid;
                 state.set_root(&Node { handle: root.as_bytes().to_vec(), fileid, kind: libc::S_IFDIR });
             }
             let session_config = SessionConfig { passthrough: self.0.registry.is_some(), ..SessionConfig::default() };
@@ -434,7 +476,7 @@ impl Kernel {
             };
             let session = Session::simulated(state.clone(), session_config, Box::new(tap)).unwrap();
             let limits = Limits { read_max: 1 << 17, write_max: 1 << 17 };
-            let client = self.0.nas.client(self.0.number, self.0.time_limit);
+            let client = self.0.storage();
             let (notify, callers) = (Arc::new(Notified(Arc::downgrade(&self.0))), self.0.callers.clone());
             let efc = Arc::new(Efc::new(client, limits, state.clone(), notify, callers, self.0.settings.clone()));
             if is_successor {
@@ -493,7 +535,7 @@ impl Kernel {
     }
 
     /// The file system that is served now.
-    pub fn efc(&self) -> Arc<Efc<Client>> {
+    pub fn efc(&self) -> Arc<Efc<Sources<Client>>> {
         self.with_daemon(|daemon| daemon.efc.clone())
     }
 

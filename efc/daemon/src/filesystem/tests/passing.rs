@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use efc_backend::FileHandle;
 use efc_cache::Version;
+use efc_cache::blocks::BlockKey;
 use efc_fuse::OpenReply;
 use efc_model::Nas;
 use efc_tasks::simulation::current;
@@ -59,7 +59,7 @@ impl Registry {
         self.asked.load(Ordering::Relaxed)
     }
 
-    fn content(&self, file: &FileHandle, version: &Version) -> Option<Vec<u8>> {
+    fn content(&self, BlockKey { file, version, .. }: &BlockKey) -> Option<Vec<u8>> {
         let path = self.paths.iter().find(|path| self.nas.find(path).as_ref() == Some(file))?;
         let is_current = self.nas.attr(path).is_some_and(|attr| Version::of(&attr) == *version);
         let changed_at = Duration::new(version.ctime.seconds.into(), version.ctime.nanos);
@@ -73,17 +73,13 @@ impl Registry {
 }
 
 impl Backings for Registry {
-    fn open<'a>(
-        self: Arc<Self>,
-        file: &'a FileHandle,
-        version: &'a Version,
-    ) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send + 'a>> {
+    fn open(self: Arc<Self>, of: BlockKey) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
             if self.is_mute.load(Ordering::Relaxed) {
                 return std::future::pending().await;
             }
-            let content = self.content(file, version)?;
+            let content = self.content(&of)?;
             efc_tasks::time::sleep(Duration::from_millis(self.draw(70))).await;
             if self.draw(4) == 1 {
                 return None;
