@@ -132,7 +132,7 @@ PARTS = {
         limit_s=900,
         needs_root=False,
     ),
-    "unit": _pytest("unit", "tests/unit", limit_s=300, needs_root=False),
+    "unit": _pytest("unit", "tests/unit", limit_s=600, needs_root=False),
     "rust": Part(
         commands=[[sys.executable, "-m", "tests.support.rust_tests", "--without-root"]],
         read=_read_cargo,
@@ -146,7 +146,7 @@ PARTS = {
     ),
     "tools": _pytest("tools", "tests/tools", limit_s=300),
     "csi": _pytest("csi", "tests/csi", limit_s=900),
-    "errors": _pytest("errors", "tests/errors", limit_s=600),
+    "errors": _pytest("errors", "tests/errors", limit_s=900),
     "sanity": Part(commands=[[sys.executable, "-m", "tests.conformance.csi"]], read=_read_last_line, limit_s=900),
     "posix": _pytest("posix", "tests/conformance/posix", limit_s=600),
     "consistency": _pytest("consistency", "tests/conformance/consistency", limit_s=900),

@@ -275,3 +275,18 @@ def test_settings_of_a_configuration_are_flat() -> None:
     assert (settings["read_only"], settings["attr_ttl_max_ms"]) == (True, 60_000)
     assert "source" not in settings
     assert "freshness" not in settings
+
+
+def test_a_local_store_has_a_size_and_may_have_a_place() -> None:
+    assert of("cache-size=2TiB").store_mib == 2 << 20
+    config = of("cache-size=64MiB,cache-dir=/ssd/cache,cache-free=5").daemon_config(SOURCE)
+    assert (config.cache.store_mib, config.cache.store_dir, config.cache.store_free_percent) == (64, "/ssd/cache", 5)
+    assert of("cache-free=5").daemon_config(SOURCE).cache.store_free_percent == 0, "nobody asks"
+    for text, why in {
+        "cache-dir=/ssd": "needs 'cache-size'",
+        "cache-size=63MiB": "64MiB to 1024TiB",
+        "cache-size=64MiB,cache-dir=relative": "an absolute path",
+        "cache-size=64MiB,cache-free=0": "1 to 90",
+    }.items():
+        with pytest.raises(DriverError, match=why):
+            of(text)
