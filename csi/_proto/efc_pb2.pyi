@@ -262,7 +262,7 @@ class Error(_message.Message):
     def __init__(self, code: _Optional[_Union[Error.Code, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ToDaemon(_message.Message):
-    __slots__ = ("start", "mounted", "report", "stop", "resend", "drain", "find_root", "configure")
+    __slots__ = ("start", "mounted", "report", "stop", "resend", "drain", "find_root", "configure", "backing_opened")
     START_FIELD_NUMBER: _ClassVar[int]
     MOUNTED_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
@@ -271,6 +271,7 @@ class ToDaemon(_message.Message):
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     FIND_ROOT_FIELD_NUMBER: _ClassVar[int]
     CONFIGURE_FIELD_NUMBER: _ClassVar[int]
+    BACKING_OPENED_FIELD_NUMBER: _ClassVar[int]
     start: Start
     mounted: Mounted
     report: ReportRequest
@@ -279,10 +280,11 @@ class ToDaemon(_message.Message):
     drain: Drain
     find_root: FindRoot
     configure: Configure
-    def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., find_root: _Optional[_Union[FindRoot, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ...) -> None: ...
+    backing_opened: BackingOpened
+    def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., find_root: _Optional[_Union[FindRoot, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., backing_opened: _Optional[_Union[BackingOpened, _Mapping]] = ...) -> None: ...
 
 class ToKeeper(_message.Message):
-    __slots__ = ("failed", "connected", "ready", "stats", "session", "root", "configured")
+    __slots__ = ("failed", "connected", "ready", "stats", "session", "root", "configured", "backing_open", "backing_close")
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +292,8 @@ class ToKeeper(_message.Message):
     SESSION_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
     CONFIGURED_FIELD_NUMBER: _ClassVar[int]
+    BACKING_OPEN_FIELD_NUMBER: _ClassVar[int]
+    BACKING_CLOSE_FIELD_NUMBER: _ClassVar[int]
     failed: Error
     connected: Connected
     ready: Ready
@@ -297,7 +301,9 @@ class ToKeeper(_message.Message):
     session: MountStatus
     root: FoundRoot
     configured: Configured
-    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ...) -> None: ...
+    backing_open: BackingOpen
+    backing_close: BackingClose
+    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., backing_open: _Optional[_Union[BackingOpen, _Mapping]] = ..., backing_close: _Optional[_Union[BackingClose, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers", "workers_file", "has_store")
@@ -380,8 +386,32 @@ class Configured(_message.Message):
     def __init__(self, error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("opens_backing",)
+    OPENS_BACKING_FIELD_NUMBER: _ClassVar[int]
+    opens_backing: bool
+    def __init__(self, opens_backing: _Optional[bool] = ...) -> None: ...
+
+class BackingOpen(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    def __init__(self, token: _Optional[int] = ...) -> None: ...
+
+class BackingOpened(_message.Message):
+    __slots__ = ("token", "id", "error")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    token: int
+    id: int
+    error: str
+    def __init__(self, token: _Optional[int] = ..., id: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class BackingClose(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    def __init__(self, id: _Optional[int] = ...) -> None: ...
 
 class FindRoot(_message.Message):
     __slots__ = ()
@@ -476,20 +506,22 @@ class WritingConfig(_message.Message):
     def __init__(self, write_behind_ms: _Optional[int] = ...) -> None: ...
 
 class CacheConfig(_message.Message):
-    __slots__ = ("workers", "workers_key", "workers_tls", "store_dir", "store_mib", "store_free_percent")
+    __slots__ = ("workers", "workers_key", "workers_tls", "store_dir", "store_mib", "store_free_percent", "passthrough")
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_KEY_FIELD_NUMBER: _ClassVar[int]
     WORKERS_TLS_FIELD_NUMBER: _ClassVar[int]
     STORE_DIR_FIELD_NUMBER: _ClassVar[int]
     STORE_MIB_FIELD_NUMBER: _ClassVar[int]
     STORE_FREE_PERCENT_FIELD_NUMBER: _ClassVar[int]
+    PASSTHROUGH_FIELD_NUMBER: _ClassVar[int]
     workers: str
     workers_key: str
     workers_tls: str
     store_dir: str
     store_mib: int
     store_free_percent: int
-    def __init__(self, workers: _Optional[str] = ..., workers_key: _Optional[str] = ..., workers_tls: _Optional[str] = ..., store_dir: _Optional[str] = ..., store_mib: _Optional[int] = ..., store_free_percent: _Optional[int] = ...) -> None: ...
+    passthrough: str
+    def __init__(self, workers: _Optional[str] = ..., workers_key: _Optional[str] = ..., workers_tls: _Optional[str] = ..., store_dir: _Optional[str] = ..., store_mib: _Optional[int] = ..., store_free_percent: _Optional[int] = ..., passthrough: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("host", "port", "mount_port", "path")
@@ -504,7 +536,7 @@ class Source(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DaemonStats(_message.Message):
-    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "store", "sources", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
+    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "store", "passthrough", "sources", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FUSE_FIELD_NUMBER: _ClassVar[int]
@@ -514,6 +546,7 @@ class DaemonStats(_message.Message):
     WRITING_FIELD_NUMBER: _ClassVar[int]
     CACHE_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
+    PASSTHROUGH_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
@@ -538,6 +571,7 @@ class DaemonStats(_message.Message):
     writing: WritingStats
     cache: CacheStats
     store: StoreStats
+    passthrough: PassthroughStats
     sources: _containers.RepeatedCompositeFieldContainer[SourceStats]
     fuse_requests: int
     nfs_calls: int
@@ -553,7 +587,7 @@ class DaemonStats(_message.Message):
     bytes_spliced: int
     pipe_misfits: int
     nodes_max: int
-    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., store: _Optional[_Union[StoreStats, _Mapping]] = ..., sources: _Optional[_Iterable[_Union[SourceStats, _Mapping]]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., store: _Optional[_Union[StoreStats, _Mapping]] = ..., passthrough: _Optional[_Union[PassthroughStats, _Mapping]] = ..., sources: _Optional[_Iterable[_Union[SourceStats, _Mapping]]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
 
 class FuseStats(_message.Message):
     __slots__ = ("requests",)
@@ -698,6 +732,32 @@ class StoreStats(_message.Message):
     damaged: int
     late: int
     def __init__(self, state: _Optional[_Union[StoreStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., files: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., filled_bytes: _Optional[int] = ..., refused: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., late: _Optional[int] = ...) -> None: ...
+
+class PassthroughStats(_message.Message):
+    __slots__ = ("state", "opens", "files")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[PassthroughStats.State]
+        ON: _ClassVar[PassthroughStats.State]
+        KERNEL: _ClassVar[PassthroughStats.State]
+        MOUNT: _ClassVar[PassthroughStats.State]
+        KEEPER: _ClassVar[PassthroughStats.State]
+        REFUSED: _ClassVar[PassthroughStats.State]
+        STORE: _ClassVar[PassthroughStats.State]
+    STATE_UNSPECIFIED: PassthroughStats.State
+    ON: PassthroughStats.State
+    KERNEL: PassthroughStats.State
+    MOUNT: PassthroughStats.State
+    KEEPER: PassthroughStats.State
+    REFUSED: PassthroughStats.State
+    STORE: PassthroughStats.State
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    state: PassthroughStats.State
+    opens: int
+    files: int
+    def __init__(self, state: _Optional[_Union[PassthroughStats.State, str]] = ..., opens: _Optional[int] = ..., files: _Optional[int] = ...) -> None: ...
 
 class NetworkOffer(_message.Message):
     __slots__ = ("version",)

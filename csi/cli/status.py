@@ -16,7 +16,7 @@ from csi.cli.tables import print_table
 from csi.config.options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
-from csi.node.conditions import missing_sources, store_of, suggestion_of, workers_of
+from csi.node.conditions import missing_sources, passthrough_of, store_of, suggestion_of, workers_of
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
 from csi.node.records import Publication, Publications
@@ -138,6 +138,7 @@ def described(
         "reason": mount.reason or None,
         "cache": statistics.cache_of(mount.stats),
         "store": {"directory": mount.store, **(statistics.store_of(mount.stats) or {})} if mount.store else None,
+        "passthrough": passthrough_of(mount),
         "connection": mount.connection,
         "mounted_at_unix_ms": mount.mounted_at_unix_ms,
         "read_only": mount.config.read_only,

@@ -37,6 +37,7 @@ _KEEPERS_NETWORK = "host"
 _CLOSE_TO_OPEN = "cto"
 #: `fuse-features` unless it is given.
 _RUNNING_KERNELS = "running"
+_PASSTHROUGH = "auto"
 
 
 class Kind(enum.Enum):
@@ -353,6 +354,16 @@ _TABLE = (
         "kubelet evicts pods when its disk has less than 10 or 15.",
     ),
     Option(
+        name="passthrough",
+        kind=Kind.CHOICE,
+        field="passthrough",
+        default=_PASSTHROUGH,
+        choices=(_PASSTHROUGH, "off"),
+        help="With `auto`, `consistency=sealed` and a local store, the kernel reads files of more than 64 KiB that lie "
+        "there whole by itself, at the speed of its disk, whether a daemon runs or not; from Linux 6.9 on. Such a file "
+        "cannot be written to while somebody reads it. `off` stops that for files that are opened from then on.",
+    ),
+    Option(
         name="threads",
         kind=Kind.INTEGER,
         field="threads",
@@ -443,6 +454,7 @@ class MountOptions:
     store_mib: int = 0
     store_dir: str = ""
     store_free_percent: int = 15
+    passthrough: str = _PASSTHROUGH
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -504,6 +516,7 @@ class MountOptions:
             store_mib=self.store_mib,
             store_dir=self.store_dir,
             store_free_percent=self.store_free_percent if self.store_mib else 0,
+            passthrough=self.passthrough if self.store_mib else "",
         )
 
 

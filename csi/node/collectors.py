@@ -69,6 +69,11 @@ _STORE_STATISTICS = {
     "efc_store_damaged_blocks_total": "damaged",
     "efc_store_late_answers_total": "late",
 }
+#: Of a dataset of whose local store the kernel may read files by itself.
+_PASSTHROUGH_STATISTICS = {
+    "efc_passthrough_opens_total": "opens",
+    "efc_passthrough_files": "files",
+}
 _STORE_STATES = [pair for pair in efc_pb2.StoreStats.State.items() if pair[1] != efc_pb2.StoreStats.STATE_UNSPECIFIED]
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 
@@ -104,6 +109,9 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
                 _put_cache(page, mount.stats.cache, labels)
             if mount.stats.HasField("store"):
                 _put_store(page, mount.stats.store, labels)
+            if mount.stats.HasField("passthrough"):
+                for name, field in _PASSTHROUGH_STATISTICS.items():
+                    page.put(name, getattr(mount.stats.passthrough, field), **labels)
 
 
 def _put_cache(page: Page, cache: efc_pb2.CacheStats, labels: Mapping[str, str]) -> None:

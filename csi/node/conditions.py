@@ -141,6 +141,31 @@ def store_of(status: efc_pb2.MountStatus) -> str:
     return f"its local store {status.store}: {problem}" if problem else ""
 
 
+_PASSTHROUGH = efc_pb2.PassthroughStats
+#: Why the kernel does not read files of a local store by itself, though the options ask for it.
+_PASSTHROUGH_STATES = {
+    _PASSTHROUGH.KERNEL: "the kernel has no FUSE passthrough: it came with Linux 6.9",
+    _PASSTHROUGH.MOUNT: "it was mounted without, with other options or by an earlier release: unmount, and mount again",
+    _PASSTHROUGH.KEEPER: "the keeper does not answer, or is of an earlier release",
+    _PASSTHROUGH.REFUSED: "the kernel does not take files of the store (the daemon's log says why)",
+    _PASSTHROUGH.STORE: "it has no local store",
+}
+
+
+def passthrough_of(status: efc_pb2.MountStatus) -> str:
+    """Whether the kernel reads files of a dataset's local store by itself: "on", or why not."""
+    options, stats = options_of(status), status.stats
+    if not options.cache.store_mib:
+        return _PASSTHROUGH_STATES[_PASSTHROUGH.STORE]
+    if consistency_of(options) != "sealed":
+        return "it is for consistency=sealed"
+    if options.cache.passthrough == "off":
+        return "off"
+    if not stats.HasField("passthrough"):
+        return "the daemon has said nothing of it: it is of an earlier release, or starting"
+    return "on" if stats.passthrough.state == _PASSTHROUGH.ON else _PASSTHROUGH_STATES[stats.passthrough.state]
+
+
 def missing_sources(status: efc_pb2.MountStatus) -> list[str]:
     """Which of several sources are not there, and why; each in one sentence."""
     sources = status.stats.sources

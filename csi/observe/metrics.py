@@ -282,6 +282,14 @@ _TABLE = (
         "Reads that did not wait for its disk any longer, since the NAS would have answered earlier.",
         stability=Stability.BETA,
     ),
+    _dataset(
+        "efc_passthrough_opens_total",
+        Kind.COUNTER,
+        "Opens of files that the kernel reads from the local store by itself: what is read so, no other metric "
+        "counts. Only of datasets with `consistency=sealed` and a local store, as is `efc_passthrough_files`.",
+        stability=Stability.BETA,
+    ),
+    _dataset("efc_passthrough_files", Kind.GAUGE, "Files that are open so.", stability=Stability.BETA),
     _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),
     _dataset(
         "efc_nfs_oldest_call_age_seconds",

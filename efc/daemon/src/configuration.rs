@@ -13,6 +13,7 @@ use efc_state::State;
 use crate::filesystem::{SessionIdentity, Settings};
 use crate::live::Live;
 use crate::memory::Parts;
+use crate::passthrough::wants_passthrough;
 
 const CONNECTIONS_DEFAULT: usize = 4;
 const THREADS_DEFAULT: usize = 2;
@@ -85,6 +86,7 @@ pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) ->
         max_background: parts.background_max,
         features,
         idmap: config.idmap,
+        passthrough: wants_passthrough(config),
         budget: buffers.clone(),
     })
 }
@@ -100,6 +102,7 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
         buffers,
         levels: live.levels(),
         rest: REST,
+        backings: Some(live.passthrough.clone()),
     }
 }
 

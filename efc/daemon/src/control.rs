@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use efc_proto::{
     Configure, Configured, Connected, DaemonConfig, DaemonStats, Error, FoundRoot, MountStatus, Ready, Start, ToDaemon,
@@ -18,12 +19,16 @@ use efc_state::State;
 use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
+use crate::keeper::Keeper;
+
 /// Where the keeper leaves the control socket.
 const CONTROL_FD: i32 = 3;
 
 /// The control socket of the first keeper.
 pub struct Control {
     socket: OwnedFd,
+    /// The one there is, for other threads.
+    keeper: Arc<Keeper>,
 }
 
 /// What makes a session, for this daemon and for later keepers.
@@ -96,7 +101,12 @@ impl Control {
     pub fn inherited() -> Control {
         // SAFETY: the keeper starts this program with its end of a socket pair as descriptor 3, and nothing else in
         // this process knows that number. Were it closed, the first receive would fail.
-        Control { socket: unsafe { OwnedFd::from_raw_fd(CONTROL_FD) } }
+        Control { socket: unsafe { OwnedFd::from_raw_fd(CONTROL_FD) }, keeper: Arc::default() }
+    }
+
+    /// The keeper that there is at any time, to be asked from other threads.
+    pub fn keeper(&self) -> Arc<Keeper> {
+        self.keeper.clone()
     }
 
     /// Waits for Start: the configuration, and the session's descriptors.
@@ -175,11 +185,17 @@ impl Control {
 
     /// Answers keepers, one after the other, until one says Stop.
     pub fn serve(self, session: &mut Held, serving: &dyn Serving) {
-        let mut keeper = self.socket;
-        while !converse(&keeper, session, serving) {
+        let Control { mut socket, keeper } = self;
+        loop {
+            keeper.begin(&socket);
+            let is_over = converse(&socket, &keeper, session, serving);
+            keeper.end();
+            if is_over {
+                return;
+            }
             log::warn!("the keeper is gone; serving on");
             match next_keeper(session) {
-                Ok(next) => keeper = next,
+                Ok(next) => socket = next,
                 Err(error) => {
                     log::error!("no later keeper can take this session: {error}");
                     return;
@@ -190,9 +206,9 @@ impl Control {
 }
 
 /// Answers one keeper; `true` when it says that the session is over.
-fn converse(keeper: &OwnedFd, session: &mut Held, serving: &dyn Serving) -> bool {
+fn converse(socket: &OwnedFd, keeper: &Keeper, session: &mut Held, serving: &dyn Serving) -> bool {
     loop {
-        let message = match efc_proto::receive::<ToDaemon>(keeper) {
+        let message = match efc_proto::receive::<ToDaemon>(socket) {
             Ok(Some((ToDaemon { message }, _))) => message,
             Ok(None) => return false,
             Err(error) => {
@@ -201,21 +217,25 @@ fn converse(keeper: &OwnedFd, session: &mut Held, serving: &dyn Serving) -> bool
             }
         };
         match message {
-            Some(to_daemon::Message::Report(_)) => report(keeper, serving),
+            Some(to_daemon::Message::Report(asked)) => {
+                keeper.asks_for_report(asked.opens_backing);
+                report(socket, serving);
+            }
+            Some(to_daemon::Message::BackingOpened(opened)) => keeper.opened(opened),
             Some(to_daemon::Message::Configure(message)) => {
                 let error = configure(session, serving, message).err();
-                if let Err(error) = send(keeper, to_keeper::Message::Configured(Configured { error }), &[]) {
+                if let Err(error) = send(socket, to_keeper::Message::Configured(Configured { error }), &[]) {
                     log::warn!("cannot tell the keeper of other options: {error}");
                 }
             }
             Some(to_daemon::Message::Resend(resend)) => serving.resend(resend.predecessor_remains),
             Some(to_daemon::Message::Drain(_)) => {
                 serving.drain();
-                report(keeper, serving);
+                report(socket, serving);
                 std::process::exit(0);
             }
             Some(to_daemon::Message::FindRoot(_)) => {
-                if let Err(error) = answer_later(keeper, serving) {
+                if let Err(error) = answer_later(socket, serving) {
                     log::warn!("cannot look for the dataset's root: {error}");
                 }
             }

@@ -13,6 +13,8 @@ use efc_store::Store;
 use efc_workers::Workers;
 
 use crate::filesystem::WriteBehind;
+use crate::keeper::Keeper;
+use crate::passthrough::Passthrough;
 use crate::privileges;
 use crate::store::configured_bytes;
 use crate::workers::{endpoints, names_file};
@@ -23,7 +25,7 @@ const WORKERS: u32 = 20_001;
 const STORE_SIZE: u32 = 20_005;
 
 /// What this daemon takes of its options at any time.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Live {
     /// The consistency mode, with its times.
     pub freshness: Arc<dyn Freshness>,
@@ -33,11 +35,18 @@ pub struct Live {
     pub workers: Option<Arc<Workers>>,
     /// The cache of blocks on this node, if it has one.
     pub store: Option<Arc<Store>>,
+    /// Its files that the kernel reads by itself.
+    pub passthrough: Arc<Passthrough>,
 }
 
 impl Live {
     /// As configured.
-    pub fn new(config: &DaemonConfig, workers: Option<Arc<Workers>>, store: Option<Arc<Store>>) -> Live {
+    pub fn new(
+        config: &DaemonConfig,
+        workers: Option<Arc<Workers>>,
+        store: Option<Arc<Store>>,
+        keeper: Arc<Keeper>,
+    ) -> Live {
         let times = times(config);
         let freshness: Arc<dyn Freshness> =
             match config.freshness.as_ref().map_or("", |freshness| &freshness.consistency) {
@@ -45,7 +54,9 @@ impl Live {
                 "sealed" => Arc::new(Sealed::new(times)),
                 _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
             };
-        Live { freshness, write_behind: Arc::new(WriteBehind::new(write_behind(config))), workers, store }
+        let write_behind = Arc::new(WriteBehind::new(write_behind(config)));
+        let passthrough = Arc::new(Passthrough::new(config, store.clone(), keeper));
+        Live { freshness, write_behind, workers, store, passthrough }
     }
 
     /// The caches of blocks, the nearest first.
@@ -77,6 +88,7 @@ impl Live {
             self.workers.iter().for_each(|workers| workers.follow(endpoints(options, workers_file)));
         }
         self.store.iter().for_each(|store| store.set_size_max(configured_bytes(options)));
+        self.passthrough.follow(options);
         log::set_max_level(log_level(options));
         if let Err(error) = privileges::set_dumpable(is_debugged(options)) {
             log::warn!("whether this process may be traced stays as it was: {error}");
@@ -117,6 +129,10 @@ mod tests {
 
     use efc_proto::{CacheConfig, FreshnessConfig};
 
+    fn live(config: &DaemonConfig) -> Live {
+        Live::new(config, None, None, Arc::default())
+    }
+
     fn with_max(attr_ttl_ms: u32, attr_ttl_max_ms: u32) -> DaemonConfig {
         let freshness = Some(FreshnessConfig { attr_ttl_max_ms, ..Default::default() });
         DaemonConfig { attr_ttl_ms, entry_ttl_ms: 6, freshness, threads: 2, ..Default::default() }
@@ -130,7 +146,7 @@ mod tests {
     #[test]
     fn what_is_not_live_changes_nothing() {
         let current = with_max(5, 50);
-        let live = Live::new(&current, None, None);
+        let live = live(&current);
         let options = DaemonConfig { threads: 3, read_only: true, ..with_max(7, 70) };
         assert_eq!(live.take(&current, &options, &[]), Err(vec![3, 10]));
         assert_eq!(live.freshness.live_times().get(), as_times(5, 50));
@@ -145,7 +161,7 @@ mod tests {
             DaemonConfig { cache: Some(cache), ..with_max(5, 50) }
         };
         assert!(DaemonConfig::LIVE_FIELDS.contains(&WORKERS));
-        assert_eq!(Live::new(&with("a:1"), None, None).take(&with("a:1"), &with("b:1"), &[]), Err(vec![WORKERS]));
+        assert_eq!(live(&with("a:1")).take(&with("a:1"), &with("b:1"), &[]), Err(vec![WORKERS]));
     }
 
     #[test]
@@ -155,14 +171,14 @@ mod tests {
             DaemonConfig { cache: Some(cache), ..with_max(5, 50) }
         };
         assert!(DaemonConfig::LIVE_FIELDS.contains(&STORE_SIZE));
-        assert_eq!(Live::new(&with(64), None, None).take(&with(64), &with(128), &[]), Err(vec![STORE_SIZE]));
+        assert_eq!(live(&with(64)).take(&with(64), &with(128), &[]), Err(vec![STORE_SIZE]));
     }
 
     #[test]
     fn who_says_nothing_of_a_longest_time_has_one_time() {
         let config = DaemonConfig { freshness: None, ..with_max(5, 50) };
-        assert_eq!(Live::new(&config, None, None).freshness.live_times().get(), as_times(5, 5));
-        assert_eq!(Live::new(&with_max(5, 3), None, None).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(live(&config).freshness.live_times().get(), as_times(5, 5));
+        assert_eq!(live(&with_max(5, 3)).freshness.live_times().get(), as_times(5, 5));
     }
 
     #[test]
@@ -171,9 +187,9 @@ mod tests {
             let freshness = Some(FreshnessConfig { consistency: consistency.into(), attr_ttl_max_ms: 9 });
             DaemonConfig { freshness, ..DaemonConfig::default() }
         };
-        let opens_unasked = |consistency| Live::new(&mode(consistency), None, None).freshness.opens_unasked();
+        let opens_unasked = |consistency| live(&mode(consistency)).freshness.opens_unasked();
         assert_eq!(["", "bounded", "sealed", "one of a later release"].map(opens_unasked), [false, true, true, false]);
-        let live = Live::new(&mode("bounded"), None, None);
+        let live = live(&mode("bounded"));
         assert_eq!(live.take(&mode("bounded"), &mode("sealed"), &[]), Err(vec![18_001]));
     }
 }

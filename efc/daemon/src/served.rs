@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use efc_cache::blocks::Level;
-use efc_fuse::Session;
+use efc_fuse::{Negotiated, Session};
 use efc_nfs::{Config, ConnectError, ConnectErrorKind};
 use efc_proto::{
-    CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, StateStats,
-    WritingStats, error::Code,
+    CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, PassthroughStats,
+    StateStats, WritingStats, error::Code,
 };
 use efc_state::State;
 
@@ -121,6 +121,12 @@ impl Served {
         }
     }
 
+    fn passthrough_stats(&self) -> Option<PassthroughStats> {
+        let negotiated = Negotiated::of(&self.state).unwrap_or_default();
+        let session = (negotiated.has_passthrough(), negotiated.offers_passthrough());
+        self.live.passthrough.stats(session, self.efc.passed_through())
+    }
+
     fn cache_stats(&self) -> Option<CacheStats> {
         let given = self.efc.given_blocks()?;
         let bytes_of = |level: &dyn Level| given.level(level.name()).bytes;
@@ -150,6 +156,7 @@ impl Serving for Served {
             writing: Some(self.writing_stats()),
             cache: self.cache_stats(),
             store: self.live.store.as_deref().map(figures),
+            passthrough: self.passthrough_stats(),
             sources: self.root.stats(),
             ..Default::default()
         };

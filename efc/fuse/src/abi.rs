@@ -72,6 +72,7 @@ pub mod init {
     pub const INIT_EXT: u64 = 1 << 30;
     pub const HAS_EXPIRE_ONLY: u64 = 1 << 35;
     pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
+    pub const PASSTHROUGH: u64 = 1 << 37;
     pub const HAS_RESEND: u64 = 1 << 39;
     pub const ALLOW_IDMAP: u64 = 1 << 40;
 }
@@ -162,11 +163,11 @@ wire! {
     /// In front of every reply and notification. `error` is 0 or a negative errno.
     OutHeader { length: u32, error: i32, unique: u64 }
     InitIn { major: u32, minor: u32, max_readahead: u32, flags: u32 }
-    /// `fuse_init_out`; what follows `flags2` we leave 0.
+    /// `fuse_init_out`; what follows `stack_depth_max` we leave 0.
     InitOut {
         major: u32, minor: u32, max_readahead: u32, flags: u32, max_background: u16, congestion_threshold: u16,
         max_write: u32, time_granularity: u32, max_pages: u16, map_alignment: u16, flags2: u32,
-        unused0: u64, unused1: u64, unused2: u64, unused3: u32,
+        stack_depth_max: u32, unused0: u64, unused1: u64, unused2: u64,
     }
     Attr {
         ino: u64, size: u64, blocks: u64, atime: u64, mtime: u64, ctime: u64, atime_nanos: u32, mtime_nanos: u32,
@@ -197,7 +198,7 @@ wire! {
     Rename2In { new_parent: u64, flags: u32, padding: u32 }
     LinkIn { node: u64 }
     OpenIn { flags: u32, open_flags: u32 }
-    OpenOut { fh: u64, flags: u32, backing: i32 }
+    OpenOut { fh: u64, flags: u32, backing: u32 }
     CreateIn { flags: u32, mode: u32, umask: u32, open_flags: u32 }
     /// READ, READDIR, READDIRPLUS; and WRITE, whose data follows.
     TransferIn { fh: u64, offset: u64, size: u32, transfer_flags: u32, lock_owner: u64, flags: u32, padding: u32 }

@@ -51,6 +51,8 @@ pub struct SessionConfig {
     pub features: Features,
     /// The mount may be id-mapped; [`Request::uid`] and `gid` are [`crate::UNTOLD`] then but for requests that make an inode.
     pub idmap: bool,
+    /// Files may be answered with [`crate::OpenReply::backing`], where the kernel has that (Linux 6.9).
+    pub passthrough: bool,
     /// Memory for what applications write ([`efc_buffer::Purpose::Written`]), until the file system has done with it.
     pub budget: Budget,
 }
@@ -63,6 +65,7 @@ impl Default for SessionConfig {
             max_background: 64,
             features: Features::default(),
             idmap: false,
+            passthrough: false,
             budget: Budget::default(),
         }
     }

@@ -34,7 +34,7 @@ mod wire;
 pub use config::{Features, SessionConfig};
 pub use directory::Directory;
 pub use filesystem::Filesystem;
-pub use negotiation::{Negotiated, maps_direct_io};
+pub use negotiation::{Negotiated, maps_direct_io, passes_through};
 pub use notify::Notifier;
 pub use reply::{Reply, data_head};
 pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs, UNTOLD};

@@ -17,6 +17,10 @@
 //! ALLOW_IDMAP lets the mount be id-mapped, for pods with user namespaces. With it the kernel tells the caller's uid and gid only to
 //! requests that make an inode ([`crate::UNTOLD`] to the others), though every call to the NAS is made with the caller's
 //! credential. So it is asked for only where the configuration says so, and must be offered then.
+//!
+//! PASSTHROUGH lets the kernel read a file of the node in place of ours, without the daemon. It is asked for where the configuration says so,
+//! and done without where it is not offered; WRITEBACK_CACHE would exclude it. With it our file systems count as stacked on others: of two
+//! overlayfs, one on the other, ours cannot be the lowest any more.
 
 use efc_state::State;
 
@@ -47,6 +51,8 @@ const PAGES_MAX: u16 = 256;
 const READAHEAD_MAX: u32 = 64 << 20;
 /// Resolution of times, in nanoseconds.
 const TIME_GRANULARITY: u32 = 1;
+/// How deep file systems may be stacked: ours, on one of a disk. Files of overlayfs, for example, cannot be passed through.
+const STACK_DEPTH_MAX: u32 = 1;
 /// The minor version that brought STATX.
 const STATX_MINOR: u32 = 39;
 
@@ -79,6 +85,16 @@ impl Negotiated {
         self.flags & init::HAS_RESEND != 0
     }
 
+    /// Files of the node may be read in place of ours.
+    pub fn has_passthrough(&self) -> bool {
+        self.flags & init::PASSTHROUGH != 0
+    }
+
+    /// The kernel could do that, as far as the session lets it seem.
+    pub fn offers_passthrough(&self) -> bool {
+        self.offered & init::PASSTHROUGH != 0 || self.has_passthrough()
+    }
+
     pub(crate) fn has_statx(&self) -> bool {
         self.minor >= STATX_MINOR
     }
@@ -87,6 +103,11 @@ impl Negotiated {
 /// Whether the kernel of this session maps files that are opened without its page cache, for several processes to share (Linux 6.6).
 pub fn maps_direct_io(state: &State) -> bool {
     Negotiated::of(state).is_some_and(|negotiated| negotiated.flags & init::DIRECT_IO_ALLOW_MMAP != 0)
+}
+
+/// Whether the kernel of this session reads files of the node by itself where an open is answered so (Linux 6.9).
+pub fn passes_through(state: &State) -> bool {
+    Negotiated::of(state).is_some_and(|negotiated| negotiated.has_passthrough())
 }
 
 /// Chooses what to answer to INIT.
@@ -100,7 +121,8 @@ pub(crate) fn negotiate(
         log::error!("the kernel speaks FUSE {}.{}, and we 7.31 and later", offered.major, offered.minor);
         return Err(Errno(libc::EPROTO));
     }
-    let wanted = if config.idmap { WANTED | init::ALLOW_IDMAP } else { WANTED };
+    let on_demand = [(config.idmap, init::ALLOW_IDMAP), (config.passthrough, init::PASSTHROUGH)];
+    let wanted = on_demand.iter().filter(|(is_wanted, _)| *is_wanted).fold(WANTED, |all, (_, flag)| all | flag);
     let mut agreed = flags & wanted & config.features.flags;
     if agreed & init::INIT_EXT == 0 {
         agreed &= u64::from(u32::MAX);
@@ -120,6 +142,7 @@ pub(crate) fn negotiate(
         max_write: WRITE_MAX,
         time_granularity: TIME_GRANULARITY,
         max_pages: PAGES_MAX,
+        stack_depth_max: if agreed & init::PASSTHROUGH == 0 { 0 } else { STACK_DEPTH_MAX },
         ..abi::InitOut::default()
     };
     Ok((out, Negotiated { minor, flags: agreed, offered: flags }))
@@ -173,6 +196,20 @@ mod tests {
         let (high, flags) = agreed("6.18").unwrap();
         assert_eq!((flags, u64::from(high)), (WANTED | init::ALLOW_IDMAP, flags >> 32));
         assert_eq!(agreed("6.1").unwrap_err(), Errno(libc::EOPNOTSUPP));
+    }
+
+    #[test]
+    fn passthrough_is_had_where_it_is_wanted_and_offered() {
+        let offered = abi::InitIn { major: 7, minor: 45, max_readahead: 0, flags: u32::MAX };
+        let agreed = |kernel, passthrough| {
+            let config = SessionConfig { passthrough, ..config(Features::of_kernel(kernel).unwrap()) };
+            let (out, agreed) = negotiate(&offered, u64::MAX >> 1, &config).unwrap();
+            (agreed.has_passthrough(), out.stack_depth_max)
+        };
+        assert_eq!(
+            [agreed("6.18", true), agreed("6.18", false), agreed("6.1", true)],
+            [(true, 1), (false, 0), (false, 0)]
+        );
     }
 
     #[test]

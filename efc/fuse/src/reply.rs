@@ -223,12 +223,12 @@ impl Reply {
 
     /// OPEN and OPENDIR.
     pub fn open(self, open: &OpenReply) {
-        self.fixed(abi::OpenOut { fh: open.fh, flags: open.flags, backing: 0 });
+        self.fixed(abi::OpenOut { fh: open.fh, flags: open.flags, backing: open.backing });
     }
 
     /// CREATE.
     pub fn create(self, entry: &Entry, open: &OpenReply) {
-        let opened = abi::OpenOut { fh: open.fh, flags: open.flags, backing: 0 };
+        let opened = abi::OpenOut { fh: open.fh, flags: open.flags, backing: open.backing };
         self.finish(0, Inline::new().with(wire::entry(entry), 0).with(opened, 0), NO_DATA);
     }
 

@@ -244,6 +244,8 @@ pub struct OpenReply {
     pub fh: u64,
     /// FOPEN_* bits
     pub flags: u32,
+    /// With FOPEN_PASSTHROUGH, the kernel's number of the file that it reads in place of this one; else 0.
+    pub backing: u32,
 }
 
 /// The answer to STATFS.

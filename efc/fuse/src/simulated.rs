@@ -100,7 +100,7 @@ impl Content<'_> {
 
     /// Of OPEN and OPENDIR.
     pub fn open(&self) -> Option<OpenReply> {
-        abi::OpenOut::get(self.0).map(|wire| OpenReply { fh: wire.fh, flags: wire.flags })
+        abi::OpenOut::get(self.0).map(|wire| OpenReply { fh: wire.fh, flags: wire.flags, backing: wire.backing })
     }
 
     /// Of CREATE.

@@ -185,13 +185,15 @@ impl Daemon {
         efc_proto::send(&self.control, &ToDaemon { message: Some(message) }, &[])
     }
 
-    /// Takes a message without ever waiting; `None` when the daemon has closed the socket.
+    /// Takes a message, and the descriptors beside it, without ever waiting; `None` when the daemon has closed the socket.
     ///
     /// # Errors
     /// `WouldBlock` if there is none; `InvalidData` for one of a different protocol.
-    pub fn receive(&self) -> io::Result<Option<to_keeper::Message>> {
-        let Some((ToKeeper { message }, _)) = efc_proto::receive(&self.control)? else { return Ok(None) };
-        message.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an unknown message"))
+    pub fn receive(&self) -> io::Result<Option<(to_keeper::Message, Vec<OwnedFd>)>> {
+        let Some((ToKeeper { message }, descriptors)) = efc_proto::receive(&self.control)? else { return Ok(None) };
+        message
+            .map(|message| Some((message, descriptors)))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an unknown message"))
     }
 
     /// Sends SIGKILL.

@@ -92,9 +92,14 @@ impl Identities {
     /// The id that an earlier keeper gave to a mount, if it is of the range and no mount of ours has it: whoever runs under it
     /// is that mount's daemon.
     pub fn take_again(&self, id: u32) -> Option<Identity<'_>> {
-        let is_ours = (self.first..=self.last).contains(&id) && self.lock().taken.insert(id);
+        let is_ours = self.contains(id) && self.lock().taken.insert(id);
         // Not made to be dropped at once, which would give back what another mount has.
         is_ours.then(|| Identity { identities: self, id })
+    }
+
+    /// Whether it is a user of daemons, of whichever mount.
+    pub fn contains(&self, id: u32) -> bool {
+        (self.first..=self.last).contains(&id)
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {

@@ -1,5 +1,5 @@
-//! What processes inherit: the keeper from whoever started it, and a daemon from the keeper. The only unsafe code of
-//! this crate.
+//! What processes inherit: the keeper from whoever started it, and a daemon from the keeper. Beside `backing`, the only
+//! unsafe code of this crate.
 //!
 //! The keeper keeps no descriptor but the three standard ones, and makes standard error one that never blocks: behind a
 //! pipe is somebody, a container's runtime say, who may stop reading or go away, and neither keeper nor daemons may wait

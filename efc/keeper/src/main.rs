@@ -7,6 +7,7 @@
 //! On the first SIGTERM or SIGINT it takes no new mounts and ends when the last one is gone; on the second it ends at
 //! once. Its daemons serve on without it, and the next keeper takes them over.
 
+mod backing;
 mod cgroups;
 mod clients;
 mod daemon;

@@ -39,7 +39,7 @@ const LOCK: &str = "lock";
 /// Whose store it is.
 const SOURCE: &str = "source";
 /// The user of daemons that have none of their own (`efc/daemon/src/privileges.rs`).
-const UNPRIVILEGED: u32 = 65534;
+pub const UNPRIVILEGED: u32 = 65534;
 
 /// Where stores may be, and which are in use by this keeper's mounts.
 #[derive(Clone, Debug, Default)]

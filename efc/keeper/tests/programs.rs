@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::thread::JoinHandle;
 
 use efc_proto::error::Code;
@@ -122,6 +123,28 @@ fn a_program_that_cannot_take_the_state_over_touches_nothing() {
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message.contains("nobody understands this state"), "{}", error.message);
     assert_eq!((client.only().pid, client.only().restarts), (first.pid, 0));
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
+fn a_program_of_a_release_without_passthrough_does_not_get_a_session_with_files_open_so() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let first = client.mount(&ground.target(), config("nas")).unwrap();
+    install_other(&client);
+    let (_, descriptors) = client.hold(&ground.target()).unwrap();
+    let state = fs::File::from(descriptors.into_iter().nth(1).unwrap());
+    let note = |bits: u64| state.write_all_at(&bits.to_ne_bytes(), efc_proto::HOLDING_OFFSET).unwrap();
+    note(efc_proto::HOLDS_PASSTHROUGH);
+    let error = client.upgrade(&ground.target()).unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition);
+    assert!(error.message.contains("knows nothing of passthrough"), "{}", error.message);
+    assert_eq!((client.only().pid, client.only().restarts), (first.pid, 0));
+    kill(first.pid, Signal::KILL);
+    assert_eq!(client.serving_after(1).version, OWN, "the former program's successor");
+    note(0);
+    assert_eq!(client.upgrade(&ground.target()).unwrap().version, OTHER);
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
 }

@@ -20,17 +20,23 @@ impl std::fmt::Debug for WorkersSecrets {
     }
 }
 
-pub use transport::{DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allowed_peer, listen_at, receive, send};
+pub use transport::{
+    DESCRIPTORS_MAX, MESSAGE_MAX, allow_large_messages, is_allowed_peer, listen_at, receive, send, send_at_once,
+};
 
 /// Where a daemon notes, in the state memfd, the number of the last beat that came through its queue of requests: a u64
 /// at this byte.
 pub const BEAT_OFFSET: u64 = 40;
 /// Where it notes a node that the kernel knew lately as a regular file, which a beat can be about.
 pub const WITNESS_OFFSET: u64 = 48;
-/// Where a daemon notes in the state, as a number that is not 0, that it has told applications of writes that the NAS has not answered:
-/// its successor must be of a release that knows of such data ([`TAKES_HELD_DATA`]).
+/// Where a daemon notes in the state, as a number that is not 0, that its successor must be of a release that knows of
+/// what 0.1.0 did not ([`TAKES_HELD_DATA`]): bits, [`HOLDS_DATA`] and [`HOLDS_PASSTHROUGH`].
 pub const HOLDING_OFFSET: u64 = 4088;
-/// What `efcd --check-state` prints if its release knows of such data.
+/// The daemon has told applications of writes that the NAS has not answered.
+pub const HOLDS_DATA: u64 = 1 << 0;
+/// The kernel reads files by itself that are open: whoever opened them otherwise would get EIO.
+pub const HOLDS_PASSTHROUGH: u64 = 1 << 1;
+/// What `efcd --check-state` prints if its release knows of both.
 pub const TAKES_HELD_DATA: &str = "takes held data";
 /// Where the state has the version of its layout, in the lower half of a u64; a larger one than [`LAYOUT_OF_ONE_SOURCE`] is for daemons
 /// of releases only that can say so (`efcd --check-state`).

@@ -4,7 +4,7 @@
 //! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
 //! missing, and looks at nothing else.
 
-use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, StateStats, StoreStats, WritingStats};
+use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, PassthroughStats, StateStats, StoreStats, WritingStats};
 
 impl DaemonStats {
     /// As it was received, by subsystem.
@@ -63,6 +63,7 @@ impl DaemonStats {
             writing: self.writing,
             cache: self.cache,
             store: self.store,
+            passthrough: self.passthrough,
             sources: self.sources,
         }
     }
@@ -73,12 +74,12 @@ impl DaemonStats {
         let flat = self.for_all_releases();
         if by_subsystem {
             let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, .. } = flat;
-            let DaemonStats { writing, cache, store, sources, .. } = flat;
+            let DaemonStats { writing, cache, store, passthrough, sources, .. } = flat;
             let base = DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() };
-            DaemonStats { metadata, writing, cache, store, sources, ..base }
+            DaemonStats { metadata, writing, cache, store, passthrough, sources, ..base }
         } else {
-            let flat = DaemonStats { fuse: None, nfs: None, state: None, ..flat };
-            DaemonStats { metadata: None, writing: None, cache: None, store: None, sources: Vec::new(), ..flat }
+            let flat = DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat };
+            DaemonStats { cache: None, store: None, passthrough: None, sources: Vec::new(), ..flat }
         }
     }
 
@@ -137,7 +138,13 @@ impl DaemonStats {
             damaged: store.damaged.saturating_add(before.damaged),
             late: store.late.saturating_add(before.late),
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, ..self.clone() }
+        let before = former.passthrough.unwrap_or_default();
+        let passthrough = self.passthrough.map(|passthrough| PassthroughStats {
+            state: passthrough.state,
+            opens: passthrough.opens.saturating_add(before.opens),
+            files: passthrough.files,
+        });
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, ..self.clone() }
     }
 }
 
@@ -213,6 +220,10 @@ mod tests {
         let [with_store, former] = [store(1, 10), store(2, 20)].map(|store| DaemonStats { store, ..own.clone() });
         let sum = with_store.on_top_of(&former).store.unwrap();
         assert_eq!((sum.held_bytes, sum.hits, sum.damaged), (1, 30, 32));
+        let passed = |files, opens| Some(PassthroughStats { state: 1, opens, files });
+        let [passing, former] =
+            [passed(1, 10), passed(2, 20)].map(|passthrough| DaemonStats { passthrough, ..own.clone() });
+        assert_eq!(passing.on_top_of(&former).passthrough, passed(1, 30));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
     }
 }

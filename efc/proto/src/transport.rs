@@ -68,6 +68,23 @@ pub fn is_allowed_peer(socket: impl AsFd) -> io::Result<bool> {
 /// [`DESCRIPTORS_MAX`] descriptors, and for a message without content, which [`receive`] would take for the peer's end.
 /// Nothing was sent then.
 pub fn send(socket: impl AsFd, message: &impl Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, message, descriptors, SendFlags::NOSIGNAL)
+}
+
+/// As [`send`], without ever waiting for room.
+///
+/// # Errors
+/// `WouldBlock` if the peer has not taken what was sent before, and those of [`send`].
+pub fn send_at_once(socket: impl AsFd, message: &impl Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_with(socket, message, descriptors, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+}
+
+fn send_with(
+    socket: impl AsFd,
+    message: &impl Message,
+    descriptors: &[BorrowedFd<'_>],
+    flags: SendFlags,
+) -> io::Result<()> {
     let bytes = message.encode_to_vec();
     if bytes.len() > MESSAGE_MAX {
         return Err(Errno::MSGSIZE.into());
@@ -80,7 +97,7 @@ pub fn send(socket: impl AsFd, message: &impl Message, descriptors: &[BorrowedFd
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Errno::INVAL.into());
     }
-    rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL))?;
+    rustix::io::retry_on_intr(|| sendmsg(&socket, &[IoSlice::new(&bytes)], &mut ancillary, flags))?;
     Ok(())
 }
 
@@ -234,6 +251,15 @@ mod tests {
         // What would look like one is not sent.
         let (keeper, _daemon) = pair();
         assert_eq!(send(&keeper, &ToDaemon::default(), &[]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn who_may_not_wait_is_told_that_there_is_no_room() {
+        let (keeper, daemon) = pair();
+        let sent = (0..10_000).find_map(|_| send_at_once(&daemon, &start("nas"), &[]).err());
+        assert_eq!(sent.expect("a bounded queue").kind(), io::ErrorKind::WouldBlock);
+        assert!(receive::<ToDaemon>(&keeper).unwrap().is_some());
+        send_at_once(&daemon, &start("nas"), &[]).unwrap();
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub struct OpenHandle {
     pub cookie_verifier: [u8; 8],
     /// The request that opened it.
     pub unique: u64,
+    /// The kernel's number of the file of this node that it reads by itself in place of this one; 0: it asks the daemon. The kernel
+    /// holds whoever opens the same file to it, until the last of them has closed it.
+    pub backing: u32,
 }
 
 // The mutable word: the cookie verifier.
@@ -37,7 +40,8 @@ const VERIFIER: usize = 0;
 // Sealed words.
 const NODE: usize = 0;
 const FLAGS_AND_UID: usize = 1;
-const GID: usize = 2;
+/// In the lower half; the backing in the upper, where older releases look at nothing and have saved 0.
+const GID_AND_BACKING: usize = 2;
 const COUNT_AND_KIND: usize = 3;
 /// Two to a word.
 const GROUPS: usize = 4;
@@ -77,7 +81,7 @@ impl Handles {
         let mut sealed = [0; HANDLES.sealed()];
         sealed[NODE] = handle.node;
         sealed[FLAGS_AND_UID] = u64::from(handle.flags) | u64::from(handle.uid) << 32;
-        sealed[GID] = u64::from(handle.gid);
+        sealed[GID_AND_BACKING] = u64::from(handle.gid) | u64::from(handle.backing) << 32;
         sealed[COUNT_AND_KIND] = handle.groups.len() as u64 | u64::from(handle.directory) << 32;
         for (index, group) in handle.groups.iter().enumerate() {
             sealed[GROUPS + index / 2] |= u64::from(*group) << (32 * (index % 2));
@@ -139,10 +143,11 @@ fn decode(sealed: &[AtomicU64], verifier: u64) -> OpenHandle {
         node: word(NODE),
         flags: word(FLAGS_AND_UID) as u32,
         uid: (word(FLAGS_AND_UID) >> 32) as u32,
-        gid: word(GID) as u32,
+        gid: word(GID_AND_BACKING) as u32,
         groups: (0..count).map(|index| (word(GROUPS + index / 2) >> (32 * (index % 2))) as u32).collect(),
         directory: word(COUNT_AND_KIND) >> 32 != 0,
         cookie_verifier: verifier.to_le_bytes(),
         unique: word(UNIQUE),
+        backing: (word(GID_AND_BACKING) >> 32) as u32,
     }
 }

@@ -10,7 +10,7 @@
 //! | 5 | the last beat that came through the queue of requests ([`BEAT_OFFSET`]) |
 //! | 6 | a regular file that was used lately, of which the keeper's next beat can be about ([`WITNESS_OFFSET`]) |
 //! | 7 | how many daemons have found that a later one had opened the state ([`SUPERSEDED_OFFSET`]) |
-//! | 511 | is there written data that the server has not answered ([`HOLDING_OFFSET`]) |
+//! | 511 | what a successor of the first release would do wrong ([`HOLDING_OFFSET`]) |
 //! | 8.. | table of regions: tag and words of a slot, capacity, first word, slots with memory (ARENA: its last daemon) |
 //!
 //! Regions are found by their tags. A release may add one: its predecessor's states lack it, and it must do without
@@ -59,9 +59,13 @@ pub const SUPERSEDED_OFFSET: u64 = (SUPERSEDED * WORD) as u64;
 /// Where the keeper finds the layout version, in the lower half of a u64: a daemon of a release that knows of one source only must
 /// not be started if it is more than [`OF_ONE_SOURCE`].
 pub const LAYOUT_OFFSET: u64 = (VERSION_AND_COUNT * WORD) as u64;
-/// Where it finds whether there is written data that the server has not answered, if not 0: no daemon may be started then of a
-/// release that knows nothing of such data.
+/// Where it finds, if not 0, what the first release knows nothing of: no daemon of that may be started then. Bits: [`HOLDS_DATA`] and
+/// [`HOLDS_PASSTHROUGH`].
 pub const HOLDING_OFFSET: u64 = (HOLDING * WORD) as u64;
+/// There is written data that the server has not answered.
+pub const HOLDS_DATA: u64 = 1 << 0;
+/// The kernel reads files by itself that are open ([`crate::OpenHandle::backing`]).
+pub const HOLDS_PASSTHROUGH: u64 = 1 << 1;
 
 /// The table's words but for its last column, and the size of it all in bytes.
 fn table(regions: &[Format]) -> (Vec<[u64; ROW]>, usize) {
@@ -257,9 +261,14 @@ impl Header {
         self.set(BEAT, number);
     }
 
-    /// Notes whether there is data that the server has not answered.
-    pub fn set_holding(&self, is_holding: bool) {
-        self.set(HOLDING, is_holding.into());
+    /// Notes whether there is what this bit of the word says.
+    pub fn set_holding(&self, bit: u64, is_holding: bool) {
+        let word = &self.mapping.words(HOLDING, 1)[0];
+        if is_holding {
+            word.fetch_or(bit, Ordering::AcqRel)
+        } else {
+            word.fetch_and(!bit, Ordering::AcqRel)
+        };
     }
 
     /// Counts a daemon that has a successor and ends for it.

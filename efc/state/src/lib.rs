@@ -44,7 +44,10 @@ pub use self::calls::{SavedCall, SentCall};
 pub use self::failures::FailureOf;
 pub use self::handles::OpenHandle;
 pub use self::journal::{Intent, Journal};
-pub use self::layout::{BEAT_OFFSET, HOLDING_OFFSET, LAYOUT_OFFSET, OF_ONE_SOURCE, SUPERSEDED_OFFSET, WITNESS_OFFSET};
+pub use self::layout::{
+    BEAT_OFFSET, HOLDING_OFFSET, HOLDS_DATA, HOLDS_PASSTHROUGH, LAYOUT_OFFSET, OF_ONE_SOURCE, SUPERSEDED_OFFSET,
+    WITNESS_OFFSET,
+};
 pub use self::nodes::Node;
 pub use self::orphans::Orphan;
 pub use self::pages::DataVersion;

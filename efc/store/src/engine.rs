@@ -1,5 +1,6 @@
 //! What the threads of a store share, and its state.
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -51,6 +52,8 @@ pub(crate) struct Engine<D> {
     pub(crate) work: Work,
     pub(crate) reads: Arc<Reads>,
     pub(crate) tally: Tally,
+    /// The lives of files whose blocks are being compared, for whoever wants them whole.
+    pub(crate) verifying: Mutex<HashSet<u64>>,
     phase: Mutex<Phase>,
     /// What [`Patience::is_slow`] says.
     pub(crate) is_slow: AtomicBool,
@@ -75,6 +78,7 @@ impl<D: Disk> Engine<D> {
             work: Work::default(),
             reads,
             tally: Tally::default(),
+            verifying: Mutex::default(),
             phase: Mutex::new(Phase::Waiting),
             is_slow: AtomicBool::new(false),
             begun: now(),

@@ -8,7 +8,7 @@ use efc_backend::FileHandle;
 use efc_cache::Version;
 use twox_hash::XxHash3_64;
 
-const _: () = assert!(1 + FileHandle::MAX <= 68, "a handle stands before the storage");
+const _: () = assert!(FileHandle::MAX < 68, "a handle stands before the storage");
 
 /// Bytes of an encoded [`FileKey`]: length of the handle, handle, zeros; from 68 on storage, times, size.
 pub(crate) const KEY_BYTES: usize = 100;

@@ -29,6 +29,7 @@ mod segments;
 mod sums;
 #[cfg(test)]
 mod testing;
+mod whole;
 mod work;
 mod writer;
 
@@ -99,6 +100,13 @@ impl<D: Disk> Store<D> {
     pub fn set_size_max(&self, bytes: u64) {
         self.engine.size_max.store(bytes, Ordering::Relaxed);
         self.engine.ask(Job::Look);
+    }
+
+    /// A file that holds all of the one that `of` is a block of, of more than 64 KiB, open for reading by nobody else; `None`: the store
+    /// has not got all of it, or has not compared all blocks with their checksums in this life, which it does then for the next who
+    /// asks. It ends when the disk has opened the file.
+    pub async fn whole_file(&self, of: &BlockKey) -> Option<OwnedFd> {
+        self.engine.whole_file(of).await
     }
 
     /// The figures as of now. It waits for no disk.

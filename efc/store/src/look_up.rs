@@ -15,7 +15,7 @@ use crate::basics::lock;
 use crate::disk::{Disk, read_all};
 use crate::engine::Engine;
 use crate::figures::{add, count};
-use crate::index::{Place, Source, file};
+use crate::index::{Place, Source, Used, file};
 use crate::layout::Folder;
 use crate::opened::open_source;
 use crate::probing;
@@ -24,7 +24,7 @@ use crate::work::Job;
 
 /// What a read has found.
 #[derive(Debug, PartialEq, Eq)]
-enum Came {
+pub(crate) enum Came {
     /// The block.
     Sound,
     /// Another file's: the hashes of their handles are the same, or it is of another version.
@@ -56,12 +56,12 @@ impl Drop for Asked {
 
 /// A block that is there, and what of it is wanted.
 #[derive(Clone, Debug)]
-struct Target {
-    hash: u64,
-    key: BlockKey,
-    place: Place,
+pub(crate) struct Target {
+    pub(crate) hash: u64,
+    pub(crate) key: BlockKey,
+    pub(crate) place: Place,
     /// All of it, unless it was compared with its checksum before.
-    part: Range<usize>,
+    pub(crate) part: Range<usize>,
 }
 
 impl Target {
@@ -157,7 +157,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Reads, and waits for the disk.
-    fn read(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
+    pub(crate) fn read(&self, folder: &Folder, target: &Target, room: &mut Buffer) -> Came {
         let source = target.source();
         let opened = lock(&self.opened).get(&source);
         let from = match opened.map_or_else(|| self.open(folder, target.hash, &source), Ok) {
@@ -243,6 +243,11 @@ impl<D: Disk> Engine<D> {
         }
         let used = index.used(*hash, key, at_s);
         drop(index);
+        self.follow_use(used);
+    }
+
+    /// What the disk is to know of a use.
+    pub(crate) fn follow_use(&self, used: Used) {
         if used.moves {
             self.ask(Job::Mark(used.unit));
         }
@@ -252,7 +257,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// The block goes, if it has not gone meanwhile.
-    fn damaged(&self, target: &Target) {
+    pub(crate) fn damaged(&self, target: &Target) {
         let Target { hash, key, place, .. } = target;
         let mut index = lock(&self.index);
         let has_gone = match place {
@@ -270,7 +275,7 @@ impl<D: Disk> Engine<D> {
     }
 
     /// The file goes, if it is the file's fault, and if it has not gone meanwhile.
-    fn failed(&self, target: &Target, error: Errno) {
+    pub(crate) fn failed(&self, target: &Target, error: Errno) {
         if !is_lost(error) {
             return log::debug!("a block could not be read: {error}");
         }

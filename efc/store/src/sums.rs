@@ -76,6 +76,13 @@ impl Sums {
         }
     }
 
+    /// The first block that is there and was not compared with its checksum, and that.
+    pub(crate) fn first_unverified(&self) -> Option<(u64, u64)> {
+        let (number, chunk) = self.chunks.iter().find(|(_, chunk)| chunk.there != chunk.verified)?;
+        let bit = 1 << (chunk.there & !chunk.verified).trailing_zeros();
+        Some((number * CHUNK + u64::from(u64::trailing_zeros(bit)), chunk.sums[chunk.place(bit)]))
+    }
+
     /// How many blocks are there.
     pub(crate) fn count(&self) -> u64 {
         self.count
@@ -120,6 +127,8 @@ mod tests {
                 _ => assert_eq!(sums.set(index, sum), table.insert(index, (sum, false)).is_none()),
             }
             assert_eq!((sums.get(index), sums.count()), (table.get(&index).copied(), table.len() as u64));
+            let unverified = table.iter().filter(|(_, (_, is_verified))| !is_verified);
+            assert_eq!(sums.first_unverified(), unverified.map(|(index, (sum, _))| (*index, *sum)).min());
         }
         let mut indexes: Vec<u64> = table.keys().copied().collect();
         indexes.sort_unstable();

@@ -149,7 +149,7 @@ impl<B: Backend> Inner<B> {
         let saved = super::files::saved_handle(caller.unique, node, flags, &caller.cred, true);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());
-        Ok(Response::Open(OpenReply { fh, flags: 0 }).into())
+        Ok(Response::Open(OpenReply { fh, ..OpenReply::default() }).into())
     }
 
     /// Has a user this directory open?

@@ -255,8 +255,17 @@ mod tests {
 
         fn open(&self) -> u64 {
             let (flags, uid, gid, groups, directory) = (2, 0, 0, Vec::new(), false);
-            let opened =
-                OpenHandle { node: self.node, flags, uid, gid, groups, directory, cookie_verifier: [0; 8], unique: 2 };
+            let opened = OpenHandle {
+                node: self.node,
+                flags,
+                uid,
+                gid,
+                groups,
+                directory,
+                cookie_verifier: [0; 8],
+                unique: 2,
+                backing: 0,
+            };
             self.state.open_handle(&opened).unwrap()
         }
 

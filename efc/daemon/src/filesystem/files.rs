@@ -19,6 +19,7 @@ use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
 use super::mutations::Objects;
+use super::passthrough::{Entered, Offered, Want};
 use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response};
 use crate::errno::errno;
 
@@ -35,6 +36,7 @@ const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 const FOPEN_NOFLUSH: u32 = 1 << 5;
 const FOPEN_PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
+const FOPEN_PASSTHROUGH: u32 = 1 << 7;
 
 /// One open of a file. The credential is that of the open: later data calls may come from a kernel thread.
 pub struct OpenFile {
@@ -73,6 +75,15 @@ impl OpenFile {
         self.flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32
     }
 
+    /// What its mode depends on.
+    pub(super) fn want(&self) -> Want {
+        match self.flags as i32 {
+            flags if flags & libc::O_ACCMODE != libc::O_RDONLY => Want::Write,
+            flags if flags & libc::O_DIRECT != 0 => Want::ReadDirect,
+            _ => Want::Read,
+        }
+    }
+
     /// What the server must let the caller do. A program that may be executed but not read is opened for reading to be
     /// executed.
     fn rights(&self) -> Rights {
@@ -107,7 +118,10 @@ impl<B: Backend> Inner<B> {
 
     /// Opens again what was open when a predecessor died.
     pub(super) fn reopen(&self) {
-        for (fh, opened) in self.state.handles() {
+        let handles = self.state.handles();
+        let files = handles.iter().filter(|(_, opened)| !opened.directory);
+        self.modes.load(files.map(|(_, opened)| (opened.node, opened.backing)));
+        for (fh, opened) in handles {
             let Ok(inode) = self.inode(opened.node) else { continue };
             let cred = Cred { uid: opened.uid, gid: opened.gid, groups: opened.groups.into() };
             let mut open = self.open.lock().expect("open files lock");
@@ -131,6 +145,7 @@ impl<B: Backend> Inner<B> {
 
     /// One open less of the file.
     fn closed(self: &Arc<Self>, file: &OpenFile) {
+        self.modes.leave(file.node);
         if file.inode.uncount(file.cred.uid == 0) {
             self.remove_if_closed(&file.inode);
         }
@@ -153,8 +168,14 @@ impl<B: Backend> Inner<B> {
             self.drop_before_growth(&inode, &seen.value).await;
         }
         self.open_ahead(&file);
+        let shown = seen.as_ref().map(|seen| &seen.value);
+        let name = self.backend.shared_name(inode.handle());
+        let (backing, _turn) = self.modes.ask((node, file.want()), name, shown).await;
         let keeps_pages = self.keeps_pages(&file, seen);
-        let reply = self.remember_open(caller.unique, file, keeps_pages)?;
+        let asked = seen.map(|seen| Version::of(&seen.value));
+        let is_current = || self.granted(&inode).map(|told| Version::of(&told.attr)) == asked;
+        let offered = backing.map(|backing| Offered { backing, is_current: &is_current });
+        let reply = self.remember_open(caller.unique, file, keeps_pages, offered)?;
         Ok(Answer { body: Response::Open(reply), permit })
     }
 
@@ -269,25 +290,44 @@ impl<B: Backend> Inner<B> {
         Ok(Some(Seen { value: attr, asked }))
     }
 
-    /// Records an open in the saved state before the kernel hears of it.
-    pub(super) fn remember_open(&self, unique: u64, file: Arc<OpenFile>, keep_cache: bool) -> Result<OpenReply, Errno> {
-        let mut flags = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
-        if !file.is_writable() {
-            flags |= FOPEN_NOFLUSH; // nothing to write at close
-        } else if file.appends() && (!file.is_mappable() || maps_direct_io(&self.state)) {
-            // We place the data at the server's end of file, which the kernel may not know: its pages should not be
-            // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
-            flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
-        }
-        let saved = saved_handle(unique, file.node, file.flags, &file.cred, false);
-        let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
+    /// Records an open in the saved state before the kernel hears of it. `offered` is what the kernel could read in place of the file.
+    pub(super) fn remember_open(
+        &self,
+        unique: u64,
+        file: Arc<OpenFile>,
+        keep_cache: bool,
+        offered: Option<Offered<'_>>,
+    ) -> Result<OpenReply, Errno> {
+        let entered = self.modes.enter(file.node, file.want(), offered)?;
+        let (keep_cache, backing) = (keep_cache && entered.backing == 0, entered.backing);
+        let saved = OpenHandle { backing, ..saved_handle(unique, file.node, file.flags, &file.cred, false) };
+        let opened = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM));
+        let fh = opened.inspect_err(|_| self.modes.leave(file.node))?;
+        let flags = self.open_flags(&file, keep_cache, entered);
         self.failures.opened(fh, file.node);
         if !keep_cache && file.inode.granted() == 0 {
             file.inode.lets_pages_go();
         }
         file.inode.count(file.cred.uid == 0);
         self.open.lock().expect("open files lock").files.insert(fh, file);
-        Ok(OpenReply { fh, flags })
+        Ok(OpenReply { fh, flags, backing })
+    }
+
+    fn open_flags(&self, file: &OpenFile, keep_cache: bool, entered: Entered) -> u32 {
+        if entered.backing != 0 {
+            let direct = if entered.is_direct { FOPEN_DIRECT_IO } else { 0 };
+            return FOPEN_PASSTHROUGH | FOPEN_NOFLUSH | direct; // the kernel takes no others with it
+        }
+        let kept = if keep_cache { FOPEN_KEEP_CACHE } else { 0 };
+        if !file.is_writable() {
+            kept | FOPEN_NOFLUSH // nothing to write at close
+        } else if file.appends() && (!file.is_mappable() || maps_direct_io(&self.state)) {
+            // We place the data at the server's end of file, which the kernel may not know: its pages should not be
+            // filled at the place that it believes in. (Where they must be, they are dropped again: `Inner::write`.)
+            FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES
+        } else {
+            kept
+        }
     }
 
     pub(super) async fn create(
@@ -312,7 +352,7 @@ impl<B: Backend> Inner<B> {
             self.backend.getattr(Call::of(&caller.cred), inode.handle()).await.map_err(|error| errno(&error))?;
         }
         let file = Arc::new(OpenFile::new(entry.node, inode, caller.cred.clone(), flags));
-        let reply = self.remember_open(caller.unique, file, false)?;
+        let reply = self.remember_open(caller.unique, file, false, None)?;
         let (entry, permit) = entry.give();
         Ok(Answer { body: Response::Create(entry, reply), permit })
     }
@@ -545,5 +585,6 @@ pub(super) fn saved_handle(unique: u64, node: u64, flags: u32, cred: &Cred, dire
         directory,
         cookie_verifier: [0; 8],
         unique,
+        backing: 0,
     }
 }

@@ -27,6 +27,7 @@ mod namespace;
 mod once;
 mod orphans;
 mod outside;
+mod passthrough;
 #[cfg(test)]
 mod tests;
 mod walks;
@@ -43,7 +44,9 @@ use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen,
 use efc_buffer::{Budget, Buffer, Pipe};
 use efc_cache::blocks::{Chain, GivenBy, Level};
 use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
-use efc_fuse::{Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs};
+use efc_fuse::{
+    Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs, passes_through,
+};
 use efc_state::{Intent, State};
 use foldhash::HashMap;
 
@@ -56,6 +59,7 @@ use interrupts::{Interrupts, Progress};
 use mutations::Objects;
 use namespace::Counted;
 use orphans::Orphans;
+use passthrough::Modes;
 use walks::{Note, Step, Walks};
 use writes::WritePlace;
 
@@ -63,7 +67,7 @@ pub use attributes::format_bits;
 pub use behind::WriteBehind;
 pub use callers::{Credentials, id_maps};
 pub use once::SessionIdentity;
-pub use outside::{Callers, Notify};
+pub use outside::{Backing, Backings, Callers, Notify};
 
 /// How the file system behaves.
 #[derive(Clone)]
@@ -84,6 +88,8 @@ pub struct Settings {
     pub levels: Vec<Arc<dyn Level>>,
     /// For how long a file must have been unchanged before its blocks are read for others.
     pub rest: Duration,
+    /// Who has the kernel read files of the node by itself, in a session that has agreed on that.
+    pub backings: Option<Arc<dyn Backings>>,
 }
 
 /// The dataset as a file system.
@@ -115,6 +121,7 @@ struct Inner<B: Backend> {
     callers: Arc<dyn Callers>,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
+    modes: Modes,
     writes: Writes,
     behind: Behind,
     failures: Failures,
@@ -270,6 +277,7 @@ impl<B: Backend> Efc<B> {
             interrupts: Arc::new(Interrupts::new(callers.clone())),
             callers,
             open: Mutex::default(),
+            modes: Modes::new(settings.backings.filter(|_| passes_through(&state)), state.clone()),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             behind: Behind::new(settings.write_behind),
             failures: Failures::load(state.clone()),
@@ -317,6 +325,11 @@ impl<B: Backend> Efc<B> {
     /// Files open now.
     pub fn open_files(&self) -> u64 {
         self.0.open.lock().expect("open files lock").files.len() as u64
+    }
+
+    /// Opens that were answered by passthrough, and files that are open so.
+    pub fn passed_through(&self) -> (u64, u64) {
+        self.0.modes.figures()
     }
 
     /// Memory of what is known of inodes, names and directories.
@@ -741,6 +754,7 @@ impl<B: Backend> Inner<B> {
             self.check_path_or_open(caller, node).await?;
         }
         self.sent(&inode).await;
+        let writing = change.size.map(|_| self.modes.begin_writing(node)).transpose()?;
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(&inode).await;
@@ -751,6 +765,7 @@ impl<B: Backend> Inner<B> {
         let cred = opened.as_ref().filter(|_| only_size).map_or(&caller.cred, |file| &file.cred);
         caller.progress.set_sent();
         let changed = self.change_attributes(cred, &inode, &server_change).await?;
+        drop(writing);
         let told = self.attributes_after(cred, &inode, changed).await?;
         inode.tell(&told.attr, told.asked);
         Ok(Told { attr: self.seen_by_kernel(&inode, told.attr), ..told }.answer(Response::Attr))

@@ -1,9 +1,11 @@
-//! What the file system needs of the kernel beside requests: notifications, and what `/proc` says of callers. Tests put
-//! a kernel of their own in their place.
+//! What the file system needs of the kernel beside requests: notifications, what `/proc` says of callers, and files of the
+//! node that it reads by itself. Tests put a kernel of their own in their place.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use efc_backend::Cred;
+use efc_cache::blocks::BlockKey;
 use efc_fuse::{Errno, Notifier};
 
 use super::callers::{Credentials, signals};
@@ -59,5 +61,41 @@ impl Callers for Credentials {
 
     fn is_exiting(&self, tid: u32) -> bool {
         signals::is_exiting(tid)
+    }
+}
+
+/// Has the kernel read files of the node in place of ours.
+pub trait Backings: Send + Sync + 'static {
+    /// A file of the node that holds all of the one that `of` is a block of, under a number of the kernel's; `None`: there is none now.
+    /// It may take its time, which its caller limits.
+    fn open(self: Arc<Self>, of: BlockKey) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send>>;
+    /// No file is open by this number any more.
+    fn close(&self, id: u32);
+}
+
+/// A number of the kernel's for a file of the node, not 0. Dropped, it is given back.
+pub struct Backing {
+    id: u32,
+    owner: Option<Arc<dyn Backings>>,
+}
+
+impl Backing {
+    /// A number that `owner` takes back.
+    pub fn new(id: u32, owner: Arc<dyn Backings>) -> Backing {
+        Backing { id, owner: Some(owner) }
+    }
+
+    /// The number, for the caller to give back.
+    pub fn into_id(mut self) -> u32 {
+        self.owner = None;
+        self.id
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if let Some(owner) = self.owner.take() {
+            owner.close(self.id);
+        }
     }
 }

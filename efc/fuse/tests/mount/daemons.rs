@@ -12,6 +12,7 @@ use efc_state::State;
 
 use crate::ROLE;
 use crate::mounts::{LONG, Mount, own};
+use crate::passthrough::{FOPEN_NOFLUSH, FOPEN_PASSTHROUGH};
 use crate::ramfs::{Lever, RamFs, eventually};
 
 /// A daemon in a process of its own.
@@ -27,10 +28,18 @@ impl Daemon {
 
     /// As on this kernel.
     pub fn on(kernel: &str, role: &str, mount: &Mount, state: &OwnedFd, hold: &str) -> Daemon {
+        Daemon::with(&[(ROLE, role), ("HOLD", hold), ("KERNEL", kernel)], mount, state)
+    }
+
+    /// That answers opens with this backing.
+    pub fn with_backing(backing: u32, mount: &Mount, state: &OwnedFd) -> Daemon {
+        let environment = [(ROLE, "daemon"), ("HOLD", ""), ("KERNEL", ""), ("BACKING", &backing.to_string())];
+        Daemon::with(&environment, mount, state)
+    }
+
+    fn with(environment: &[(&str, &str)], mount: &Mount, state: &OwnedFd) -> Daemon {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(ROLE, role)
-            .env("HOLD", hold)
-            .env("KERNEL", kernel)
+            .envs(environment.iter().copied())
             .stdin(own(&mount.device))
             .stdout(own(state))
             .stderr(Stdio::piped())
@@ -68,7 +77,12 @@ pub fn daemon() -> ExitCode {
     let (device, state) = inherited();
     let filesystem = RamFs::new(Arc::clone(&state), LONG);
     let features = Features::of_kernel(&std::env::var("KERNEL").unwrap()).unwrap_or_default();
-    let session = Session::new(device, Arc::clone(&state), SessionConfig { features, ..SessionConfig::default() });
+    let backing = std::env::var("BACKING").map_or(0, |id| id.parse().unwrap());
+    if backing != 0 {
+        filesystem.open_with(FOPEN_PASSTHROUGH | FOPEN_NOFLUSH, backing); // close(2) asks nobody
+    }
+    let config = SessionConfig { features, passthrough: backing != 0, ..SessionConfig::default() };
+    let session = Session::new(device, Arc::clone(&state), config);
     let hold: &'static str = std::env::var("HOLD").unwrap().leak();
     filesystem.pull((!hold.is_empty()).then_some(Lever::Hold(hold)));
     session.start().unwrap();

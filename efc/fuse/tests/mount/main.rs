@@ -8,6 +8,7 @@
 
 mod daemons;
 mod mounts;
+mod passthrough;
 mod ramfs;
 mod saved_state;
 mod serving;
@@ -38,6 +39,20 @@ const TESTS: &[(&str, fn())] = &[
     ("older_kernels_have_their_requests_replayed", takeover::older_kernels_have_their_requests_replayed),
     ("what_an_ending_daemon_still_took_is_replayed", takeover::what_an_ending_daemon_still_took_is_replayed),
     ("a_successor_answers_init", takeover::a_successor_answers_init),
+    ("the_kernel_reads_a_file_of_the_node_by_itself", passthrough::the_kernel_reads_a_file_of_the_node_by_itself),
+    (
+        "a_file_that_is_passed_through_is_opened_in_no_other_way",
+        passthrough::a_file_that_is_passed_through_is_opened_in_no_other_way,
+    ),
+    (
+        "a_mapping_outlives_the_last_close_and_the_backing",
+        passthrough::a_mapping_outlives_the_last_close_and_the_backing,
+    ),
+    (
+        "reads_go_on_without_a_daemon_and_the_next_one_has_the_same_backing",
+        passthrough::reads_go_on_without_a_daemon_and_the_next_one_has_the_same_backing,
+    ),
+    ("an_older_kernel_is_not_asked_for_it", passthrough::an_older_kernel_is_not_asked_for_it),
     ("sigkill_tears_no_record", saved_state::sigkill_tears_no_record),
     ("sigkill_costs_no_acknowledged_write", saved_state::sigkill_costs_no_acknowledged_write),
 ];

@@ -92,6 +92,10 @@ impl Served {
     pub fn join(&self, name: &str) -> PathBuf {
         self.mount.as_ref().unwrap().join(name)
     }
+
+    pub fn device(&self) -> &OwnedFd {
+        &self.mount.as_ref().unwrap().device
+    }
 }
 
 impl Drop for Served {

@@ -63,6 +63,8 @@ pub struct RamFs {
     pub largest_write: AtomicU64,
     pub executed: Mutex<HashMap<&'static str, u64>>,
     pub resent: AtomicU64,
+    /// What opens of files are answered with.
+    opening: Mutex<OpenReply>,
 }
 
 fn name_of(operation: &Operation) -> &'static str {
@@ -73,6 +75,8 @@ fn name_of(operation: &Operation) -> &'static str {
         Operation::Readdirplus { .. } => "readdirplus",
         Operation::Statx { .. } => "statx",
         Operation::Fsync { .. } => "fsync",
+        Operation::Open { .. } => "open",
+        Operation::Release { .. } => "release",
         _ => "other",
     }
 }
@@ -103,7 +107,13 @@ impl RamFs {
             largest_write: AtomicU64::new(0),
             executed: Mutex::default(),
             resent: AtomicU64::new(0),
+            opening: Mutex::default(),
         })
+    }
+
+    /// Answers opens of files with these flags and this backing from now on.
+    pub fn open_with(&self, flags: u32, backing: u32) {
+        *self.opening.lock().unwrap() = OpenReply { fh: 0, flags, backing };
     }
 
     pub fn pull(&self, lever: Option<Lever>) {
@@ -174,6 +184,7 @@ impl RamFs {
     }
 
     fn open(&self, request: &Request, node: u64, directory: bool) -> Result<OpenReply, Errno> {
+        let opening = if directory { OpenReply::default() } else { *self.opening.lock().unwrap() };
         let handle = OpenHandle {
             node,
             flags: 0,
@@ -183,9 +194,10 @@ impl RamFs {
             directory,
             cookie_verifier: [0; 8],
             unique: 0,
+            backing: opening.backing,
         };
         let fh = self.state.open_handle(&handle).map_err(|_| Errno(libc::ENOMEM))?;
-        Ok(OpenReply { fh, flags: 0 })
+        Ok(OpenReply { fh, ..opening })
     }
 
     fn execute(&self, request: &Request, reply: Reply) {

@@ -97,6 +97,7 @@ impl<'a> SessionRun<'a> {
         let daemon = Daemon::taken_over(taken).map_err(|error| failure(Code::Internal, error.to_string()))?;
         log::info!("{}: taken over, with its daemon {}", entry.target().display(), daemon.pid());
         session.daemon = Some(daemon);
+        session.find_store();
         session.serves(Instant::now(), true);
         Ok(session)
     }
@@ -148,7 +149,7 @@ impl<'a> SessionRun<'a> {
         let message = loop {
             let target = self.entry.target().display();
             match self.next_event() {
-                Event::Message(message) => match *message {
+                Event::Message(message, _) => match *message {
                     to_keeper::Message::Failed(error) => return Err(error),
                     message => break message,
                 },

@@ -8,12 +8,15 @@
 //! and whose mount is no longer listed was unmounted by somebody else, and ends; one that is still listed was aborted, and
 //! stays, so that its applications get errors and not the empty directory below.
 
+mod backings;
 mod beginning;
 mod deaths;
 mod heartbeat;
 mod upgrade;
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ use efc_proto::{Error, FindRoot, Ready, ReportRequest, Resend, Stop, to_daemon, 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::backing::Backings;
 use crate::daemon::{Daemon, Ending};
 use crate::entry::{End, MountEntry};
 use crate::held::Held;
@@ -77,13 +81,16 @@ struct SessionRun<'a> {
     program: Arc<Program>,
     /// Where daemons keep what they have read.
     store: Option<Store>,
+    /// Files in it that the kernel reads by itself.
+    backings: Backings,
     upgrade: Option<Upgrade>,
 }
 
 enum Event {
     /// A client wants something.
     Wake,
-    Message(Box<to_keeper::Message>),
+    /// With the descriptors beside it.
+    Message(Box<to_keeper::Message>, Vec<OwnedFd>),
     Died(Ending),
     /// A predecessor has ended; by its place in the list.
     Gone(usize),
@@ -132,6 +139,7 @@ impl<'a> SessionRun<'a> {
             deadline: None,
             program: programs.daemon.get(),
             store: None,
+            backings: Backings::default(),
             upgrade: None,
         }
     }
@@ -143,7 +151,7 @@ impl<'a> SessionRun<'a> {
             match self.next_event() {
                 Event::Wake if self.entry.end_wanted().is_some() => return "unmounted",
                 Event::Wake => self.request_report(),
-                Event::Message(message) => self.handle(*message),
+                Event::Message(message, descriptors) => self.handle(*message, &descriptors),
                 Event::Died(ending) => {
                     if kernel::is_disconnected(&self.held.device) {
                         return self.disconnected(ABORTED.to_owned());
@@ -174,7 +182,7 @@ impl<'a> SessionRun<'a> {
     }
 
     /// Takes a serving or resuming daemon's message.
-    fn handle(&mut self, message: to_keeper::Message) {
+    fn handle(&mut self, message: to_keeper::Message, descriptors: &[OwnedFd]) {
         let target = self.entry.target().display();
         match message {
             to_keeper::Message::Ready(ready) if self.ready_at.is_none() => {
@@ -192,6 +200,8 @@ impl<'a> SessionRun<'a> {
             to_keeper::Message::Configured(configured) => {
                 self.configured(configured.error.map(|error| error.message));
             }
+            to_keeper::Message::BackingOpen(asked) => self.open_backing(asked.token, descriptors),
+            to_keeper::Message::BackingClose(closed) => self.close_backing(closed.id),
             to_keeper::Message::Failed(error) => {
                 log::error!("{target}: the daemon cannot go on: {}", error.message);
                 self.deaths.failed(&error);
@@ -311,30 +321,34 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Starts the next daemon, with the program that is installed now; with the former one as long as there is data that only that
-    /// knows of, and
-    /// where only that can read the state.
+    /// Starts the next daemon, with the program that is installed now; with the former one as long as there is something that only that
+    /// knows of, and where only that can read the state.
     fn spawn(&mut self) -> io::Result<()> {
         let next = self.programs.daemon.get();
-        let can_take = self.can_take_data(&next) && self.can_take_layout(&next);
+        let can_take = self.can_go_on(&next) && self.can_take_layout(&next);
         let program = if can_take { next } else { self.program.clone() };
         self.spawn_program(program, RESUME_TIME_LIMIT)
     }
 
-    /// Can daemons of this program go on with data of which applications were told before the NAS has it, if there is any?
-    pub(super) fn can_take_data(&self, program: &Arc<Program>) -> bool {
-        let is_held = kernel::read_note(&self.held.state, efc_proto::HOLDING_OFFSET).is_ok_and(|held| held != 0);
-        if !is_held || Arc::ptr_eq(program, &self.program) {
+    /// Can daemons of this program go on with what 0.1.0 knows nothing of, if there is any: data of which applications were told before
+    /// the NAS has it, files that the kernel reads by itself?
+    pub(super) fn can_go_on(&self, program: &Arc<Program>) -> bool {
+        if self.holdings() == 0 || Arc::ptr_eq(program, &self.program) {
             return true;
         }
         let can_take = program.check_state(&self.held.state).unwrap_or(true); // whatever else is wrong shows when it starts
         if !can_take {
             log::warn!(
-                "{}: the installed program knows nothing of data that is held back: the former one goes on until the NAS has it",
+                "{}: the installed program knows nothing of data that is held back, and of passthrough: the former one goes on",
                 self.entry.target().display()
             );
         }
         can_take
+    }
+
+    /// What of that there is, as bits.
+    pub(super) fn holdings(&self) -> u64 {
+        kernel::read_note(&self.held.state, efc_proto::HOLDING_OFFSET).unwrap_or(0)
     }
 
     /// Can daemons of this program read the state, if that is not of the form which those of every release can?
@@ -397,6 +411,16 @@ impl<'a> SessionRun<'a> {
         Ok(())
     }
 
+    /// Finds the store that the daemon of an earlier keeper has.
+    fn find_store(&mut self) {
+        let path = self.entry.status().store;
+        if !path.is_empty() {
+            let user = User { target: self.entry.target(), uid: self.isolation.uid() };
+            let taken = self.programs.stores.take(&self.entry.options(), user, &path);
+            self.store = taken.ok().flatten().filter(|store| store.path() == Path::new(&path));
+        }
+    }
+
     fn request_report(&mut self) {
         if self.entry.take_root_wanted() && self.ready_at.is_some() {
             self.send(to_daemon::Message::FindRoot(FindRoot {}));
@@ -409,7 +433,7 @@ impl<'a> SessionRun<'a> {
     fn ask_for_report(&mut self) {
         if !self.report_pending {
             self.report_pending = true;
-            self.send(to_daemon::Message::Report(ReportRequest {}));
+            self.send(to_daemon::Message::Report(ReportRequest { opens_backing: self.store.is_some() }));
         }
     }
 
@@ -478,7 +502,7 @@ impl<'a> SessionRun<'a> {
     fn daemon_event(&mut self, has_message: bool) -> Option<Event> {
         if has_message {
             match self.daemon.as_ref()?.receive() {
-                Ok(Some(message)) => return Some(Event::Message(Box::new(message))),
+                Ok(Some((message, descriptors))) => return Some(Event::Message(Box::new(message), descriptors)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Ok(None) => {}
                 Err(error) => log::error!("{}: from the daemon: {error}", self.entry.target().display()),

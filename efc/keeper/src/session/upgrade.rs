@@ -4,7 +4,8 @@
 //! nothing was touched. Then the daemon drains: it begins nothing more, answers what it has begun, and ends. The new one
 //! goes on like any successor, so an application waits for as long as that takes. If it is not ready in time, or dies
 //! before it is, the former program gets the session back and keeps it until the next upgrade or death. So it does if the new one is of
-//! a release that knows nothing of data that is held back, and the NAS has not taken all of that when the daemon is drained.
+//! a release that knows nothing of data that is held back, and the NAS has not taken all of that when the daemon is drained. Such a
+//! program is refused at once where the kernel reads open files by itself: that ends when applications close them.
 //!
 //! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
 //! ones are what the way back leads to. Where the client lets it stay, and it can take all that changes, the daemon is told of
@@ -32,7 +33,10 @@ const CONFIGURE_TIME_LIMIT: Duration = Duration::from_secs(2);
 const READY_TIME_LIMIT: Duration = Duration::from_secs(3);
 
 /// Why an upgrade is taken back that would lose data.
-const DATA_IS_HELD: &str = "the NAS has not taken written data in time, of which the program's release knows nothing";
+const DATA_IS_HELD: &str = "the NAS has not taken written data in time, or files are open by passthrough: the program's release knows of neither";
+
+/// Why an upgrade is refused that would cost applications errors.
+const PASSING_THROUGH: &str = "its release knows nothing of passthrough, by which files are open here";
 
 /// An upgrade under way.
 #[derive(Debug)]
@@ -137,9 +141,13 @@ impl SessionRun<'_> {
     /// Has the daemon drain, and the next one serve with these options, or as before.
     fn begin_replacing(&mut self, options: Option<DaemonConfig>) -> Result<(), Error> {
         let target = self.entry.target().display();
-        if let Err(error) = self.programs.daemon.get().check_state(&self.held.state) {
-            let message = format!("the program cannot take {target} over: {error}; the daemon goes on with its own");
-            return Err(failure(Code::FailedPrecondition, message));
+        let refused = |why: &dyn std::fmt::Display| {
+            let message = format!("the program cannot take {target} over: {why}; the daemon goes on with its own");
+            failure(Code::FailedPrecondition, message)
+        };
+        let knows_all = self.programs.daemon.get().check_state(&self.held.state).map_err(|error| refused(&error))?;
+        if !knows_all && self.holdings() & efc_proto::HOLDS_PASSTHROUGH != 0 {
+            return Err(refused(&PASSING_THROUGH));
         }
         if let Some(options) = &options {
             self.isolation.check_memory(options, self.held.saved_bytes())?;
@@ -159,7 +167,7 @@ impl SessionRun<'_> {
     pub(super) fn go_on_with_upgrade(&mut self, how: &str) -> bool {
         let next = self.programs.daemon.get();
         let is_drained = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.step == Step::Draining);
-        let has_data = is_drained && !self.can_take_data(&next);
+        let has_data = is_drained && !self.can_go_on(&next);
         let Some(upgrade) = &mut self.upgrade else { return false };
         let program = match &upgrade.step {
             // Killed while it was told: the next one is started with them.

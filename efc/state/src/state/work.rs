@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::super::calls::{Answered, SavedCall, SentCall};
 use super::super::journal::{Intent, Journal};
+use super::super::layout::{HOLDS_DATA, HOLDS_PASSTHROUGH};
 use super::super::payloads::{KeptData, SavedWrite, UncommittedWrite};
 use super::super::requests::Requests;
 use super::{LOST, State};
@@ -109,7 +110,12 @@ impl State {
 
     /// Notes for the keeper whether there is data that the server has not answered ([`crate::HOLDING_OFFSET`]).
     pub fn set_holding(&self, is_holding: bool) {
-        self.header.set_holding(is_holding);
+        self.header.set_holding(HOLDS_DATA, is_holding);
+    }
+
+    /// Notes for the keeper whether the kernel reads open files by itself ([`crate::HOLDING_OFFSET`]).
+    pub fn set_passing_through(&self, is_passing: bool) {
+        self.header.set_holding(HOLDS_PASSTHROUGH, is_passing);
     }
 
     /// Publishes a call that carries written data, before it leaves; its record, if there is room for one.

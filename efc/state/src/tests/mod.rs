@@ -51,6 +51,7 @@ pub fn handle(node: u64) -> OpenHandle {
         directory: node % 2 == 1,
         cookie_verifier: [3; 8],
         unique: node.wrapping_mul(8),
+        backing: u32::MAX - node as u32,
     }
 }
 

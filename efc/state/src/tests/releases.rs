@@ -47,6 +47,7 @@ fn all_that_the_first_release_has_saved_is_found() {
         directory: false,
         cookie_verifier: [3; 8],
         unique: 80,
+        backing: 0,
     };
     assert_eq!(state.handles(), [(0x1_0000_0000, opened)]);
     assert_eq!(state.orphans(), [(0x1_0000_0000, b"directory".to_vec(), b"name".to_vec(), b"file".to_vec())]);

@@ -5,3 +5,4 @@ mod disks;
 mod model;
 mod sharing;
 mod sizes;
+mod whole;

@@ -77,7 +77,7 @@ impl<D: Disk> Writer<D> {
 
     /// The file system is full: lets go a part of the store, but for this file. `true`: something has gone.
     pub(super) fn evict_some(&mut self, but: &FileKey) -> bool {
-        let hash = self.folder.hasher.file(&but);
+        let hash = self.folder.hasher.file(but);
         let but = if is_small(but) { None } else { Some(Unit::File(hash)) };
         let held = |writer: &Writer<D>| lock(&writer.engine.index).queues.held();
         let begin = held(self);

@@ -23,12 +23,14 @@ use efc_tasks::simulation::{self, Process};
 use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use tokio::sync::{Notify as Wakeup, RwLock, oneshot};
 
-use crate::filesystem::{Callers, Efc, Notify, ROOT, Settings, WriteBehind, drop_unclaimed};
+use super::passing::{Mode, Registry};
+use crate::filesystem::{Backings, Callers, Efc, Notify, ROOT, Settings, WriteBehind, drop_unclaimed};
 
 pub const PAGE: u64 = 4096;
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
 const FOPEN_NOFLUSH: u32 = 1 << 5;
+const FOPEN_PASSTHROUGH: u32 = 1 << 7;
 /// What a system call ends with.
 pub type Done<T> = Result<T, i32>;
 /// What a request was answered with: an errno or 0, and content.
@@ -97,6 +99,8 @@ struct Inode {
     epoch: u64,
     reads: u32,
     lock: Arc<RwLock<()>>,
+    /// How it is open.
+    mode: Mode,
 }
 
 struct Dentry {
@@ -129,6 +133,8 @@ pub struct Shared {
     number: u32,
     settings: Settings,
     time_limit: Option<Duration>,
+    /// Files of the node that it may read in place of ours.
+    registry: Option<Arc<Registry>>,
     tables: Mutex<Tables>,
     daemon: Mutex<Option<Daemon>>,
     callers: Arc<TestCallers>,
@@ -265,6 +271,7 @@ impl Tables {
             epoch: 0,
             reads: 0,
             lock: Arc::default(),
+            mode: Mode::default(),
         });
         inode.lookups += 1;
         self.take_attributes(entry.node, &entry.attr, entry.attr_ttl, version);
@@ -353,6 +360,7 @@ pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
         buffers: Budget::default(),
         levels: Vec::new(),
         rest: Duration::ZERO,
+        backings: None,
     }
 }
 
@@ -381,13 +389,24 @@ impl Shared {
 impl Kernel {
     /// Mounts the NAS; each `number` is another node.
     pub fn mount(nas: &Nas, number: u32, settings: Settings, time_limit: Option<Duration>) -> Kernel {
-        Kernel::mount_at_paths((nas, Vec::new()), number, settings, time_limit)
+        Kernel::mount_with(nas, number, settings, time_limit, None)
     }
 
-    /// Mounts several, each at a path.
-    pub fn mount_several(several: &[(&str, &Nas)], settings: Settings) -> Kernel {
+    /// One that agrees on passthrough, if there are files for that.
+    pub fn mount_with(
+        nas: &Nas,
+        number: u32,
+        settings: Settings,
+        time_limit: Option<Duration>,
+        registry: Option<Arc<Registry>>,
+    ) -> Kernel {
+        Kernel::mount_at_paths((nas, Vec::new()), number, settings, time_limit, registry)
+    }
+
+    /// Mounts several, each at a path; it agrees on passthrough, if there are files for that.
+    pub fn mount_several(several: &[(&str, &Nas)], settings: Settings, registry: Option<Arc<Registry>>) -> Kernel {
         let at_path = |(path, nas): &(&str, &Nas)| (Path::new(path.as_bytes()).expect("a path"), (*nas).clone());
-        Kernel::mount_at_paths((several[0].1, several.iter().map(at_path).collect()), 1, settings, None)
+        Kernel::mount_at_paths((several[0].1, several.iter().map(at_path).collect()), 1, settings, None, registry)
     }
 
     fn mount_at_paths(
@@ -395,13 +414,17 @@ impl Kernel {
         number: u32,
         settings: Settings,
         time_limit: Option<Duration>,
+        registry: Option<Arc<Registry>>,
     ) -> Kernel {
+        let backings = registry.clone().map(|registry| registry as Arc<dyn Backings>);
+        let settings = Settings { backings, ..settings };
         let kernel = Kernel(Arc::new(Shared {
             nas: nas.clone(),
             several,
             number,
             settings,
             time_limit,
+            registry,
             tables: Mutex::default(),
             daemon: Mutex::default(),
             callers: Arc::default(),
@@ -420,6 +443,7 @@ impl Kernel {
             epoch: 0,
             reads: 0,
             lock: Arc::default(),
+            mode: Mode::default(),
         };
         kernel.0.tables().inodes.insert(ROOT, root);
         kernel.start(memfd_new());
@@ -444,12 +468,13 @@ impl Kernel {
             if !is_successor {
                 state.set_root(&Node { handle: root.as_bytes().to_vec(), fileid, kind: libc::S_IFDIR });
             }
+            let session_config = SessionConfig { passthrough: self.0.registry.is_some(), ..SessionConfig::default() };
             let weak = Arc::downgrade(&self.0);
             let tap = move |name: u64, error: i32, content: &[u8]| {
                 let kernel = weak.upgrade().filter(|kernel| kernel.serving.load(Ordering::Relaxed) == process);
                 kernel.is_some_and(|kernel| kernel.answered(name, error, content))
             };
-            let session = Session::simulated(state.clone(), SessionConfig::default(), Box::new(tap)).unwrap();
+            let session = Session::simulated(state.clone(), session_config, Box::new(tap)).unwrap();
             let limits = Limits { read_max: 1 << 17, write_max: 1 << 17 };
             let client = self.0.storage();
             let (notify, callers) = (Arc::new(Notified(Arc::downgrade(&self.0))), self.0.callers.clone());
@@ -677,6 +702,7 @@ impl Kernel {
         }
         if let Some(inode) = tables.inodes.get_mut(&node) {
             inode.users += 1;
+            inode.mode.enter(&opened, self.0.registry.as_deref());
         }
         Ok(File { node, fh: opened.fh, flags, open_flags: opened.flags })
     }
@@ -701,7 +727,9 @@ impl Kernel {
             let (entry, opened) = Content(&content).create().ok_or(libc::EIO)?;
             let mut tables = self.0.tables();
             tables.take_entry(parent, name.as_bytes(), &entry, version);
-            tables.inodes.get_mut(&entry.node).expect("taken").users += 1;
+            let inode = tables.inodes.get_mut(&entry.node).expect("taken");
+            inode.users += 1;
+            inode.mode.enter(&opened, self.0.registry.as_deref());
             Ok(File { node: entry.node, fh: opened.fh, flags, open_flags: opened.flags })
         })
         .await
@@ -737,6 +765,10 @@ impl Kernel {
     pub async fn read(&self, task: Task, file: File, offset: u64, length: usize) -> Done<Vec<u8>> {
         if file.open_flags & FOPEN_DIRECT_IO != 0 {
             return self.ask_read(task, file, offset, length).await;
+        }
+        if file.open_flags & FOPEN_PASSTHROUGH != 0 {
+            let tables = self.0.tables();
+            return Ok(tables.inodes.get(&file.node).ok_or(libc::ESTALE)?.mode.read(offset, length));
         }
         let end = offset + length as u64;
         let is_known = {
@@ -876,7 +908,12 @@ impl Kernel {
     }
 
     fn release(&self, file: File) {
-        self.0.tables().releases += 1;
+        let mut tables = self.0.tables();
+        tables.releases += 1;
+        if let Some(inode) = tables.inodes.get_mut(&file.node) {
+            inode.mode.leave(file.open_flags);
+        }
+        drop(tables);
         let kernel = self.clone();
         efc_tasks::spawn_outside(async move {
             let (fh, flags) = (file.fh, file.flags as u32);

@@ -1,7 +1,7 @@
 //! The file system between a kernel and a NAS that are both played: without root, without a server, under whatever
 //! schedule a seed makes.
 //!
-//! [`behind`], [`blocks`], [`faults`], [`modes`], [`names`] and [`several`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
+//! [`behind`], [`blocks`], [`faults`], [`modes`], [`names`], [`passthrough`] and [`several`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
 //! compare with a reference. Each of these has a seed, which a
 //! failure prints: `EFC_MODEL_SEED=N cargo test -p efcd model` runs it again, `EFC_MODEL_RUNS=N` runs so many,
 //! `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
@@ -26,6 +26,10 @@ mod modes;
 mod names;
 #[cfg(not(feature = "shuttle"))]
 mod namings;
+#[cfg_attr(feature = "shuttle", allow(dead_code))] // as above
+mod passing;
+#[cfg(not(feature = "shuttle"))]
+mod passthrough;
 #[cfg(not(feature = "shuttle"))]
 mod pool;
 #[cfg(feature = "shuttle")]

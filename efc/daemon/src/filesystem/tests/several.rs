@@ -17,7 +17,7 @@ fn world_with(seed: u64, settings: Settings) -> (Simulation, [Nas; 2], Kernel) {
     let simulation = Simulation::new(seed);
     // Of the same seed: what one has, the other has under the same handle.
     let nas = [Nas::new(Options::default(), seed), Nas::new(Options::default(), seed)];
-    let kernel = Kernel::mount_several(&[("/one", &nas[0]), ("/deep/a name", &nas[1])], settings);
+    let kernel = Kernel::mount_several(&[("/one", &nas[0]), ("/deep/a name", &nas[1])], settings, None);
     (simulation, nas, kernel)
 }
 

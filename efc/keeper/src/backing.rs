@@ -1,0 +1,150 @@
+//! Files of a local store that the kernel reads in place of a session's own (FUSE passthrough): which ones a daemon may
+//! have registered, and how many. Beside `inheritance`, the only unsafe code of this crate.
+//!
+//! To register one takes CAP_SYS_ADMIN, and what is registered is more than its descriptor: the kernel opens that file
+//! anew for whoever opens the session's, for writing too, with the keeper's rights and without looking at permissions. So it
+//! must be one that the daemon could write to by itself: a regular file that belongs to a daemon's user, where its store is.
+//!
+//! Numbers that a daemon had no time to note when it was killed stay registered until the session ends.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Setter, opcode};
+
+/// Files that a session may have registered at a time: each is open in the kernel.
+const FILES_MAX: usize = 4096;
+/// The letter of ioctl(2) on `/dev/fuse` (FUSE_DEV_IOC_MAGIC of linux/fuse.h).
+const LETTER: u8 = 229;
+const OPEN: Opcode = opcode::write::<Map>(LETTER, 1);
+const CLOSE: Opcode = opcode::write::<u32>(LETTER, 2);
+
+/// `struct fuse_backing_map`.
+#[repr(C)]
+struct Map {
+    descriptor: i32,
+    flags: u32,
+    padding: u64,
+}
+
+// SAFETY: the kernel reads the map, writes nothing, and answers with a number.
+unsafe impl Ioctl for Map {
+    type Output = u32;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        OPEN
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self).cast()
+    }
+
+    unsafe fn output_from_ptr(output: IoctlOutput, _: *mut c_void) -> rustix::io::Result<u32> {
+        u32::try_from(output).map_err(|_| Errno::INVAL)
+    }
+}
+
+/// What one session has registered, as far as this keeper knows.
+#[derive(Debug, Default)]
+pub struct Backings(BTreeSet<u32>);
+
+impl Backings {
+    /// Registers a file that came with a message, for the session `device`. `store` is the directory of its store, and
+    /// `is_daemons` tells the users of daemons.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and those of the kernel: ELOOP for one of a stacked file system, EPERM if the session did not
+    /// agree on passthrough.
+    pub fn open(
+        &mut self,
+        device: impl AsFd,
+        store: impl AsFd,
+        files: &[OwnedFd],
+        is_daemons: impl Fn(u32) -> bool,
+    ) -> io::Result<u32> {
+        let [file] = files else { return Err(io::Error::other("one descriptor is to come with it")) };
+        check(file, store, is_daemons)?;
+        if self.0.len() >= FILES_MAX {
+            return Err(io::Error::other(format!("{FILES_MAX} files are registered already")));
+        }
+        let map = Map { descriptor: file.as_raw_fd(), flags: 0, padding: 0 };
+        // SAFETY: FUSE_DEV_IOC_BACKING_OPEN on /dev/fuse, as `Map` describes it; other devices refuse its number.
+        let id = unsafe { rustix::ioctl::ioctl(device, map) }?;
+        self.0.insert(id);
+        Ok(id)
+    }
+
+    /// Gives a number back, which an earlier keeper may have had registered. Files that are open by it stay open.
+    ///
+    /// # Errors
+    /// ENOENT if the kernel does not know it.
+    pub fn close(&mut self, device: impl AsFd, id: u32) -> io::Result<()> {
+        self.0.remove(&id);
+        // SAFETY: FUSE_DEV_IOC_BACKING_CLOSE on /dev/fuse reads a u32.
+        Ok(unsafe { rustix::ioctl::ioctl(device, Setter::<CLOSE, u32>::new(id)) }?)
+    }
+}
+
+fn check(file: &OwnedFd, store: impl AsFd, is_daemons: impl Fn(u32) -> bool) -> io::Result<()> {
+    let (found, place) = (fstat(file)?, fstat(store)?);
+    let flags = fcntl_getfl(file)?;
+    let why = if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        "it is no regular file"
+    } else if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE != OFlags::RDONLY {
+        "it is not open for reading alone"
+    } else if found.st_dev != place.st_dev {
+        "it is on another file system than the store"
+    } else if !is_daemons(found.st_uid) {
+        "it belongs to somebody else"
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn only_files_that_a_daemon_could_write_to_by_itself_are_registered() {
+        let store = tempfile::tempdir().unwrap();
+        let path = store.path().join("file");
+        let written = File::create(&path).unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        let refused = |file: OwnedFd, owner: u32| {
+            let directory = File::open(store.path()).unwrap();
+            check(&file, directory, |uid| uid == owner).err().map(|error| error.to_string())
+        };
+        let (read, directory) = (|| File::open(&path).unwrap().into(), File::open(store.path()).unwrap().into());
+        assert_eq!(refused(read(), own), None);
+        assert_eq!(refused(read(), own + 1).as_deref(), Some("it belongs to somebody else"));
+        assert_eq!(refused(written.into(), own).as_deref(), Some("it is not open for reading alone"));
+        assert_eq!(refused(directory, own).as_deref(), Some("it is no regular file"));
+        let only_named = rustix::fs::open(&path, OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+        assert_eq!(refused(only_named, own).as_deref(), Some("it is not open for reading alone"));
+        let elsewhere = File::open("/proc/self/status").unwrap().into();
+        assert_eq!(refused(elsewhere, own).as_deref(), Some("it is on another file system than the store"));
+    }
+
+    #[test]
+    fn what_was_not_agreed_on_is_refused_as_root() {
+        // Needs /dev/fuse. The session is not mounted, so it has agreed on nothing.
+        let (device, store) = (crate::kernel::open_fuse().unwrap(), tempfile::tempdir().unwrap());
+        let directory = File::open(store.path()).unwrap();
+        std::fs::write(store.path().join("file"), "content").unwrap();
+        let file = || File::open(store.path().join("file")).unwrap().into();
+        let mut backings = Backings::default();
+        assert!(backings.open(&device, &directory, &[file()], |_| true).is_err());
+        assert!(backings.open(&device, &directory, &[], |_| true).is_err());
+        assert!(backings.close(&device, 1).is_err());
+        assert!(backings.0.is_empty());
+    }
+}
