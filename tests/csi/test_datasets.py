@@ -66,7 +66,7 @@ def read(target: Path) -> str:
 @pytest.fixture(scope="module")
 def datasets(nas: Nas) -> list[Path]:
     """Directories with a file each that has rested."""
-    folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(9)]
+    folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(10)]
     for folder in folders:
         folder.chmod(0o777)
         (folder / "file").write_bytes(os.urandom(_SIZE))

@@ -184,3 +184,41 @@ def test_sources_that_are_allowed(namespace: Namespace, allowed: Path) -> None:
     assert get(namespace, "persistentvolumeclaim", "demo")["status"]["phase"] == "Bound"
     allowed.write_text(json.dumps([{"namespaces": ["*"], "sources": [f"{whole}/team?{query}"]}]))
     await_phase(namespace, "demo", "Bound")
+
+
+def test_of_several_mounts_each_is_allowed_by_itself(namespace: Namespace, allowed: Path) -> None:
+    """What lies beneath a listed source may be a link, and of several each is opened as the NAS finds it."""
+    folder = namespace.cluster.nas_folder / namespace.name
+    (folder / "team" / "data").mkdir(parents=True)
+    (folder / "secret").mkdir()
+    (folder / "team" / "link").symlink_to("../secret")
+    whole, _, query = source_of(namespace).partition("?")
+
+    def of(*names: str) -> None:
+        mounts = [{"mountPoint": f"{whole}/{name}?{query}", "path": f"/{number}"} for number, name in enumerate(names)]
+        namespace.apply(dataset("demo", "", mounts=mounts), runtime("demo"))
+
+    def listed(*names: str) -> None:
+        sources = [f"{whole}/{name}?{query}" for name in names]
+        allowed.write_text(json.dumps([{"namespaces": [namespace.name], "sources": sources}]))
+
+    listed("team")
+    of("team", "team/link")
+    found = await_said(namespace, "dataset", "demo", "Ready", "one of several mounts", "team/link")
+    assert condition(found, "Ready")["reason"] == "SourceNotAllowed"
+    of("team/data")
+    await_said(namespace, "dataset", "demo", "Ready", "or one with a path", "team/data")
+    listed("team", "team/data")
+    await_phase(namespace, "demo", "Bound")
+    volume = get(namespace, "persistentvolumeclaim", "demo")["spec"]["volumeName"]
+    attributes = get(namespace, "persistentvolume", volume)["spec"]["csi"]["volumeAttributes"]
+    assert "live-sources" not in attributes, "the master's word is none"
+    of("team/data", "team")
+    await_said(namespace, "dataset", "demo", "Ready", status="True")
+
+    def are_in_force() -> bool:
+        claim = namespace.cluster.get("persistentvolumeclaim", "demo", namespace=namespace.name)
+        found = claim and namespace.cluster.get("persistentvolume", claim["spec"]["volumeName"])
+        return bool(found) and len(json.loads(found["spec"]["csi"]["volumeAttributes"]["sources"])) == 2
+
+    wait_until(are_in_force, what="a volume with both mounts", limit_s=60, interval_s=0.5)

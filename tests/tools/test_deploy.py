@@ -31,7 +31,7 @@ NAMESPACE = "efc-system"
 CLUSTER_WIDE = {"Namespace", "CSIDriver", "ClusterRole", "ClusterRoleBinding", "StorageClass"}
 #: Containers that are privileged, for Bidirectional mount propagation, and host paths of their pods.
 PRIVILEGED = {
-    "keeper": {"/run/efc", "/sys/fs/cgroup"},
+    "keeper": {"/run/efc", "/sys/fs/cgroup", "/var/cache/efc"},
     "node": {
         "/run/efc",
         "/var/lib/kubelet/pods",
@@ -418,7 +418,7 @@ def test_allowed_sources_reach_the_node_part() -> None:
     assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
 
 
-def test_allowed_sources_reach_the_operator() -> None:
+def test_allowed_sources_reach_the_operator(notes: Callable[..., str]) -> None:
     """Without a list all is allowed; an empty one allows nothing."""
     assert cli.parser().parse_args(containers(committed())["operator"]["args"]).allowed_sources is None
     for rules in ([], [{"namespaces": ["team-a", "build-*"], "sources": ["nfs://nas/data/team"]}]):

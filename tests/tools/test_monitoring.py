@@ -24,7 +24,11 @@ VALUES = yaml.safe_load((DEPLOY / "chart" / "values.yaml").read_text())
 SCHEMA = json.loads((DEPLOY / "chart" / "values.schema.json").read_text())
 REACHABLE = ("--set", "metrics.node.bind=node")
 #: What the schema leaves to Helm and the API server.
-OPEN = {"global", *(f"networkPolicy.{name}.[]" for name in ("metricsFrom", "webhookFrom", "egress"))} | {
+OPEN = {
+    "global",
+    "keeper.cacheDirs.[].emptyDir",
+    *(f"networkPolicy.{name}.[]" for name in ("metricsFrom", "webhookFrom", "egress")),
+} | {
     f"{part}.{name}"
     for part in ("keeper", "node", "network", "controller", "operator", "webhook")
     for name in ("affinity.nodeAffinity", "affinity.podAffinity", "affinity.podAntiAffinity", "env.[].valueFrom")
