@@ -16,7 +16,7 @@ def of_mounts(namespace: Namespace, *mounts: Manifest) -> Manifest:
     whole, _, query = source_of(namespace).partition("?")
     for mount in mounts:
         (namespace.cluster.nas_folder / namespace.name / mount["mountPoint"]).mkdir(exist_ok=True)
-    placed = [mount | {"mountPoint": f"{whole}/{mount['mountPoint']}?{query}"} for mount in mounts]
+    placed = [{**mount, "mountPoint": f"{whole}/{mount['mountPoint']}?{query}"} for mount in mounts]
     return dataset("demo", "", mounts=placed)
 
 

@@ -219,6 +219,6 @@ def test_of_several_mounts_each_is_allowed_by_itself(namespace: Namespace, allow
     def are_in_force() -> bool:
         claim = namespace.cluster.get("persistentvolumeclaim", "demo", namespace=namespace.name)
         found = claim and namespace.cluster.get("persistentvolume", claim["spec"]["volumeName"])
-        return bool(found) and len(json.loads(found["spec"]["csi"]["volumeAttributes"]["sources"])) == 2
+        return found is not None and len(json.loads(found["spec"]["csi"]["volumeAttributes"]["sources"])) == 2
 
     wait_until(are_in_force, what="a volume with both mounts", limit_s=60, interval_s=0.5)

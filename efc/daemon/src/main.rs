@@ -8,6 +8,7 @@ mod configuration;
 mod control;
 mod descriptors;
 mod errno;
+mod failure;
 mod filesystem;
 mod keeper;
 mod live;
@@ -38,11 +39,12 @@ use efc_workers::Workers;
 
 use configuration::{client_config, session_config, settings};
 use control::Control;
+use failure::for_keeper;
 use filesystem::id_maps::{self, IdMaps};
 use filesystem::{Credentials, Efc, ROOT};
 use live::{Live, is_debugged, log_level};
 use memory::Parts;
-use served::{Served, for_keeper};
+use served::Served;
 use sources::{Root, Storage};
 
 /// What goes wrong at a NAS may go wrong thousands of times a second.

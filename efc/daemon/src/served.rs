@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use efc_cache::blocks::Level;
 use efc_fuse::{Negotiated, Session};
-use efc_nfs::{Config, ConnectError, ConnectErrorKind};
+use efc_nfs::Config;
 use efc_proto::{
     CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, PassthroughStats,
     StateStats, WritingStats, error::Code,
@@ -212,17 +212,6 @@ impl Serving for Served {
             }
         }))
     }
-}
-
-/// Why there is no connection, in the protocol's terms.
-pub fn for_keeper(error: &ConnectError) -> Error {
-    let code = match error.kind {
-        ConnectErrorKind::NotFound => Code::NotFound,
-        ConnectErrorKind::Refused => Code::PermissionDenied,
-        ConnectErrorKind::Unreachable => Code::Unavailable,
-        ConnectErrorKind::NotADirectory | ConnectErrorKind::Protocol => Code::FailedPrecondition,
-    };
-    Error { code: code.into(), message: error.message.clone() }
 }
 
 fn milliseconds(duration: Duration) -> u64 {

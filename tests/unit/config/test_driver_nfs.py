@@ -155,6 +155,7 @@ def test_documented_volumes() -> None:
         csi["volumeHandle"], csi["volumeAttributes"], mount_flags=after["spec"]["mountOptions"]
     )
     kernels = before["spec"]["nfs"]
+    assert isinstance(volume.source, Source)
     assert volume.source.beneath(volume.path).canonical() == f"nfs://{kernels['server']}{kernels['path']}"
     assert before["spec"]["mountOptions"] == after["spec"]["mountOptions"]
     assert volume.options == parse(

@@ -186,8 +186,8 @@ def fields_of(message: Descriptor) -> dict[str, FieldDescriptor]:
     """The fields that hold values, those of messages within included; a list is one value."""
     found: dict[str, FieldDescriptor] = {}
     for field in message.fields:
-        is_value = field.message_type is None or field.is_repeated
-        within = {field.name: field} if is_value else fields_of(field.message_type)
+        inner = None if field.is_repeated else field.message_type
+        within = {field.name: field} if inner is None else fields_of(inner)
         assert not found.keys() & within.keys(), "an option names its field"
         found |= within
     return found

@@ -91,7 +91,9 @@ def test_a_port_given_as_option_counts(listed: AllowedSources) -> None:
     with pytest.raises(DriverError) as caught:
         listed.admit(inline_volume(TEAM, port="2050"))
     assert caught.value.code is Code.PERMISSION_DENIED
-    assert listed.admit(inline_volume("nfs://nas/ports", port="2049")).source.port == 2049
+    admitted = listed.admit(inline_volume("nfs://nas/ports", port="2049")).source
+    assert isinstance(admitted, Source)
+    assert admitted.port == 2049
 
 
 def test_off_by_default() -> None:
@@ -187,6 +189,8 @@ def test_what_is_admitted_lies_beneath_a_source_of_a_rule(source: list[str], pat
     else:
         assert expected
         assert ".." not in admitted.path.split("/")
+        assert isinstance(admitted.source, Source)
+        assert isinstance(volume.source, Source)
         assert admitted.source.beneath(admitted.path) == volume.source.beneath(volume.path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -247,7 +248,7 @@ def test_what_a_former_runtime_left_keeps_anything_from_being_made(owners: list[
     assert seen.workers is not None
     assert seen.service is not None
 
-    def of_former(found: dict[str, Any]) -> dict[str, Any]:
+    def of_former(found: Mapping[str, Any]) -> dict[str, Any]:
         return {**found, "metadata": {**found["metadata"], "ownerReferences": owners}}
 
     decision = decide(replace(seen, workers=of_former(seen.workers), service=of_former(seen.service)), SETTINGS)
@@ -501,6 +502,7 @@ def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
     assert done.dataset_status["phase"] == "Bound"
     # A node that is not there now, or has no daemon, is not waited for.
     gone = told(both)
+    assert gone.latest is not None
     gone.latest.nodes[0].connected = False
     decision = decide(replace(changed, figures=gone), SETTINGS)
     assert decision.dataset_status is not None

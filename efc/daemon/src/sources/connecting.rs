@@ -10,8 +10,8 @@ use efc_sources::{Path, SOURCES_MAX};
 use efc_state::{PORTS_OF_ONE, State};
 
 use crate::configuration::client_config_of;
+use crate::failure::for_keeper;
 use crate::filesystem::SessionIdentity;
-use crate::served::for_keeper;
 
 /// What a call may carry about what is no source's: there is none.
 pub const LIMITS: Limits = Limits { read_max: 1 << 20, write_max: 1 << 20 };

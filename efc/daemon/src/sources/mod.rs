@@ -18,7 +18,7 @@ use efc_proto::{DaemonConfig, Error, SourceStats};
 use efc_sources::Sources;
 use efc_state::State;
 
-use crate::served::for_keeper;
+use crate::failure::for_keeper;
 pub use attachments::Attachments;
 pub use connecting::check;
 
