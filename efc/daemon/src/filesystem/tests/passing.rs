@@ -24,7 +24,8 @@ const REST: Duration = Duration::from_millis(50);
 
 /// The kernel's numbers, a keeper that gives them, and a store that holds every file as it is at the NAS.
 pub struct Registry {
-    nas: Nas,
+    /// By storage.
+    nas: BTreeMap<u64, Nas>,
     paths: Vec<String>,
     numbers: Mutex<BTreeMap<u32, Arc<Vec<u8>>>>,
     next: AtomicU32,
@@ -36,10 +37,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Of files with these paths.
-    pub fn new(nas: &Nas, paths: &[&str]) -> Arc<Registry> {
+    /// Of files with these paths; which storage each NAS is, its users know.
+    pub fn new(nas: &[(u64, &Nas)], paths: &[&str]) -> Arc<Registry> {
         Arc::new(Registry {
-            nas: nas.clone(),
+            nas: nas.iter().map(|(storage, nas)| (*storage, (*nas).clone())).collect(),
             paths: paths.iter().map(|path| (*path).to_owned()).collect(),
             numbers: Mutex::default(),
             next: AtomicU32::new(1),
@@ -59,12 +60,13 @@ impl Registry {
         self.asked.load(Ordering::Relaxed)
     }
 
-    fn content(&self, BlockKey { file, version, .. }: &BlockKey) -> Option<Vec<u8>> {
-        let path = self.paths.iter().find(|path| self.nas.find(path).as_ref() == Some(file))?;
-        let is_current = self.nas.attr(path).is_some_and(|attr| Version::of(&attr) == *version);
+    fn content(&self, BlockKey { storage, file, version, .. }: &BlockKey) -> Option<Vec<u8>> {
+        let nas = self.nas.get(storage)?;
+        let path = self.paths.iter().find(|path| nas.find(path).as_ref() == Some(file))?;
+        let is_current = nas.attr(path).is_some_and(|attr| Version::of(&attr) == *version);
         let changed_at = Duration::new(version.ctime.seconds.into(), version.ctime.nanos);
         let is_settled = efc_tasks::time::since_1970() >= changed_at + REST;
-        (is_current && is_settled).then(|| self.nas.content(path)).flatten()
+        (is_current && is_settled).then(|| nas.content(path)).flatten()
     }
 
     fn draw(&self, end: u64) -> u64 {

@@ -30,7 +30,7 @@ fn world(seed: u64) -> (Simulation, Nas, Kernel, Arc<Registry>) {
         nas.write_outside(name, 0, &content(0));
     }
     nas.write_outside("small", 0, b"small");
-    let registry = Registry::new(&nas, &["file", "other", "small"]);
+    let registry = Registry::new(&[(0, &nas)], &["file", "other", "small"]);
     let settings = behind(Duration::from_secs(1), sealed(MINUTE));
     let kernel = Kernel::mount_with(&nas, 1, settings, None, Some(registry.clone()));
     simulation.run(pass(Duration::from_secs(3))); // then no change can have their versions any more
@@ -77,6 +77,33 @@ fn a_file_that_the_node_holds_is_read_without_the_daemon_and_its_number_goes_wit
         assert_eq!((passing(&kernel), registry.left()), (0, 0));
         kernel.assert_nothing_left();
     });
+}
+
+#[test]
+fn files_of_two_servers_with_one_handle_are_passed_through_each_with_its_own_content() {
+    let simulation = Simulation::new(5);
+    let nas = [Nas::new(Options::default(), 5), Nas::new(Options::default(), 5)];
+    for (nas, value) in nas.iter().zip(1..) {
+        nas.write_outside("file", 0, &content(value));
+    }
+    assert_eq!(nas[0].find("file"), nas[1].find("file"));
+    let registry = Registry::new(&[(1, &nas[0]), (2, &nas[1])], &["file"]);
+    let several = [("/one", &nas[0]), ("/two", &nas[1])];
+    let kernel = Kernel::mount_several(&several, sealed(MINUTE), Some(registry.clone()));
+    simulation.run(async {
+        pass(Duration::from_secs(3)).await;
+        let task = Task::root();
+        let one = kernel.open(task, "one/file", READ).await.unwrap();
+        kernel.kill_daemon();
+        let two = kernel.open(task, "two/file", READ).await.unwrap();
+        assert_eq!((passing(&kernel), registry.left()), (2, 2));
+        assert_eq!((value(&kernel, task, one).await, value(&kernel, task, two).await), (Ok(1), Ok(2)));
+        assert_eq!(kernel.open(task, "one/file", libc::O_WRONLY).await.err(), Some(libc::ETXTBSY));
+        close(&kernel, &[one, two]).await;
+        assert_eq!((passing(&kernel), registry.left()), (0, 0));
+        kernel.settled().await;
+    });
+    kernel.assert_nothing_leaked();
 }
 
 #[test]
