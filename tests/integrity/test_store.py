@@ -25,7 +25,7 @@ from tests.support.processes import wait_until
 from tests.support.workers import Worker, new_key
 
 _SIZE = 16 * MIB
-_DATASETS = 18
+_DATASETS = 19
 #: A daemon keeps blocks that it has just read for two seconds at most.
 _RECENT_S = 2.0
 
@@ -41,6 +41,9 @@ class World:
 
     def node(self, *options: str, size: str = "64MiB", keeper: Keeper | None = None) -> Reader:
         """A node, or one more mount on one, with a store."""
+        # The machine's disk may be as full as it likes.
+        if not any(option.startswith("cache-free=") for option in options):
+            options = ("cache-free=1", *options)
         return self.mounted(f"cache-dir={self.caches}", f"cache-size={size}", *options, keeper=keeper)
 
     def mounted(self, *options: str, keeper: Keeper | None = None) -> Reader:
@@ -302,14 +305,14 @@ def test_what_is_in_the_store_is_not_read_from_workers(world: World) -> None:
 def test_a_disk_that_takes_nothing_in(world: World, what: str) -> None:
     """Reads are right, what is there is given, and the status says what is wrong."""
     with small_disk(world.caches, size_mib=24) as disk:
-        node, digest = world.node("cache-free=1"), digest_of(world.folder / "file")
+        node, digest = world.node(), digest_of(world.folder / "file")
         fill(node, digest)
         if what == "full":
             (disk / "ballast").write_bytes(bytes((os.statvfs(disk).f_bavail - 2) * 4096))
         else:
             node.keeper.unmount(node.mount)
             subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-            node = world.node("cache-free=1", keeper=node.keeper)
+            node = world.node(keeper=node.keeper)
         for number in range(3):
             (world.folder / f"new{number}").write_bytes(os.urandom(_SIZE))
         time.sleep(REST_S)
@@ -367,3 +370,18 @@ def test_stores_are_listed_and_removed(world: World) -> None:
 def names_of(folder: Path) -> Sequence[str]:
     """What lies in a folder."""
     return [path.name for path in files_of(folder)]
+
+
+def test_a_disk_with_less_free_than_is_asked_for_takes_nothing_in_and_the_status_says_so(world: World) -> None:
+    """It is not the store's to fill it."""
+    with small_disk(world.caches, size_mib=24) as disk:
+        (disk / "ballast").write_bytes(bytes(12 << 20))
+        node, digest = world.node("cache-free=60"), digest_of(world.folder / "file")
+        os.stat(node.mount / "clock")
+        assert node.read() == digest
+        wait_until(lambda: store(node)["state"] == "full", what="the store to be full", limit_s=20)
+        assert "cache-free" in node.keeper.efc("status")
+        assert store(node)["held_bytes"] == 0
+        (disk / "ballast").unlink()
+        fill(node, digest)
+        node.keeper.unmount(node.mount)

@@ -122,18 +122,16 @@ impl<D: Disk> Engine<D> {
     }
 
     fn state(&self) -> State {
-        let is_loading = match lock(&self.phase).clone() {
+        match lock(&self.phase).clone() {
             Phase::Waiting => return State::Waiting,
             Phase::Failed(why) => return State::Failed(why),
-            Phase::Loading => true,
-            Phase::Loaded => false,
-        };
-        let trouble = lock(&self.taking).trouble();
-        match trouble {
-            _ if self.is_slow.load(Ordering::Relaxed) => State::Slow,
+            _ if self.is_slow.load(Ordering::Relaxed) => return State::Slow,
+            Phase::Loading => return State::Loading,
+            Phase::Loaded => {}
+        }
+        match lock(&self.taking).trouble() {
             Some(Trouble::ReadOnly) => State::ReadOnly,
             Some(Trouble::Full) => State::Full,
-            None if is_loading => State::Loading,
             None => State::Serving,
         }
     }

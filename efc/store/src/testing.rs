@@ -137,9 +137,11 @@ pub(crate) fn loaded<D: Disk>(settings: Settings, disk: D) -> Arc<Store<D>> {
     store
 }
 
-/// The store of a directory.
+/// The store of a directory, whose disk is waited for on a busy machine, too.
 pub(crate) fn open(path: &Path, size_max: u64) -> Arc<Store> {
-    loaded(settings(path, size_max), Device)
+    let store = loaded(settings(path, size_max), Device);
+    [1, MIB as usize].into_iter().for_each(|length| store.backend_took(length, Duration::from_secs(1)));
+    store
 }
 
 /// Drops the store, and waits until its threads have ended.

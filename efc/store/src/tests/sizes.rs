@@ -73,7 +73,7 @@ fn a_part_of_the_file_system_stays_free_whatever_the_size() {
     let store = loaded(all, crate::disk::Device);
     let key = key("file", 100_000, 0);
     assert!(!read(&*store, &key) && !hits(&*store, &key));
-    assert_eq!((store.figures().refused, store.figures().fills), (1, 0));
+    assert_eq!((store.figures().state, store.figures().fills), (State::Full, 0));
 }
 
 #[test]

@@ -59,6 +59,9 @@ struct Held {
     file: Writable,
 }
 
+/// A store whose file system leaves it less than so many bytes is full.
+const ROOM_MIN: u64 = 2 << 20;
+
 /// The thread.
 #[derive(Debug)]
 pub(crate) struct Writer<D> {
@@ -237,6 +240,9 @@ impl<D: Disk> Writer<D> {
         };
         index.queues.set_size_max(size_max);
         drop(index);
+        if size_max < configured.min(ROOM_MIN) {
+            lock(&self.engine.taking).refused(Trouble::Full, now()); // to be seen: nothing else would say why nothing is kept
+        }
         self.shrink();
     }
 
