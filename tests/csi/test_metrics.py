@@ -45,12 +45,13 @@ def scraped_in_time(driver: Driver, limit_s: float = SCRAPE_S_MAX) -> Iterator[S
 
 
 def test_every_documented_metric_is_served(driver: Driver, nas: Nas, tmp_path: Path) -> None:
-    """Those of caches need a dataset that has workers, if they answer or not."""
+    """Those of caches need a dataset that has workers, if they answer or not, and a local store."""
     volume = driver.create("documented")
-    target, with_workers = driver.target(), driver.target()
+    target, with_caches = driver.target(), driver.target()
     driver.publish(volume, target)
-    options = {"workers": "127.0.0.1:1", "workers-key": str(new_key(tmp_path))}
-    driver.publish(static_volume("workers", nas.url, **options), with_workers)
+    options = {"workers": "127.0.0.1:1", "workers-key": str(new_key(tmp_path)), "consistency": "sealed"}
+    store = {"cache-dir": str(tmp_path), "cache-size": "64MiB"}
+    driver.publish(static_volume("caches", nas.url, **options, **store), with_caches)
     node, controller = (scrape(driver.metrics_ports[name]) for name in ("node", "controller"))
     assert families(node) == names(Section.DATASET, Section.NODE, Section.SERVICE, Section.PROCESS)
     assert families(controller) == names(Section.CONTROLLER, Section.SERVICE, Section.PROCESS)
@@ -60,7 +61,7 @@ def test_every_documented_metric_is_served(driver: Driver, nas: Nas, tmp_path: P
     )  # fmt: skip
     assert families(by_hand.stdout) == names(Section.DATASET)
     assert set(parsed(by_hand.stdout)) <= set(parsed(node)), "the same series under the same names"
-    driver.unpublish(static_volume("workers", nas.url), with_workers)
+    driver.unpublish(static_volume("caches", nas.url), with_caches)
     driver.unpublish(volume, target)
     driver.delete(volume.volume_id)
 
