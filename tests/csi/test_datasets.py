@@ -244,6 +244,7 @@ def test_nothing_notices_that_the_master_is_away(world: World) -> None:
     assert read(one) == world.digest
     master.await_figures(lambda figures: figures.totals.known and figures.read.total >= _SIZE, what="figures")
     await_mount(first, lambda mount: options_of(mount).attr_ttl_ms == 7000, what="the options")
+    master.await_saved_reads()
     master.kill()
     _, two = world.publish(second)
     assert read(two) == read(one) == world.digest

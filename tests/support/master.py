@@ -7,6 +7,7 @@ with Authority.made() as authority, DatasetMaster(authority) as master:
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -140,6 +141,15 @@ class DatasetMaster:
             )
         wait_until(lambda: process.poll() is not None or self._answers(), what="the master", limit_s=20)
         assert process.poll() is None, self.log.read_text()
+
+    def await_saved_reads(self) -> None:
+        """Returns when it has written down what nodes have read, as it does every few seconds."""
+        state = self.folder / "state" / "master.json"
+
+        def is_saved() -> bool:
+            return state.exists() and bool(json.loads(state.read_text())["window"]["buckets"])
+
+        wait_until(is_saved, what="the master's state", limit_s=20, interval_s=0.2)
 
     def kill(self) -> None:
         """SIGKILL; `start` makes the next one, which has to be configured again."""
