@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_finds_its_store_again_and_shares_it_with_nobody() {
+    fn a_source_finds_its_store_again_and_shares_it_with_nobody_as_root() {
         let folder = tempfile::tempdir().unwrap();
         let stores = Stores::new(Vec::new());
         let take =
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_a_daemon_has_is_left_to_it() {
+    fn a_store_that_a_daemon_has_is_left_to_it_as_root() {
         let folder = tempfile::tempdir().unwrap();
         let stores = Stores::new(Vec::new());
         let take = || stores.take(&config(folder.path(), "/data"), user(), "").unwrap().unwrap();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn only_directories_that_may_be_used_are() {
+    fn only_directories_that_may_be_used_are_as_root() {
         let folder = tempfile::tempdir().unwrap();
         let other = tempfile::tempdir().unwrap();
         let code = |stores: &Stores, config: &DaemonConfig| stores.take(config, user(), "").unwrap_err().code();
