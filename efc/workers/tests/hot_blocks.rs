@@ -122,9 +122,14 @@ fn hits(node: &Node) -> Vec<u64> {
 
 #[test]
 fn a_hot_block_gets_a_copy_at_each_worker_and_is_read_from_all() {
-    let (pool, node, name, others) = pool();
-    (0..20).for_each(|_| others.iter().chain(&[0]).for_each(|index| assert!(read(&node, *index))));
-    assert!(!pool[1].has(&name) && !pool[2].has(&name), "all workers are alike: nothing is hot");
+    // A machine that stands still for a moment makes one worker look slower than the others.
+    let calm = (0..5).find_map(|_| {
+        let (pool, node, name, others) = pool();
+        (0..20).for_each(|_| others.iter().chain(&[0]).for_each(|index| assert!(read(&node, *index))));
+        let is_calm = !pool[1].has(&name) && !pool[2].has(&name);
+        is_calm.then_some((pool, node, name, others))
+    });
+    let (pool, node, name, others) = calm.expect("all workers are alike: nothing is hot");
 
     make_hot(&pool, &node, &name, &others);
     let copies: u64 = node.figures().iter().map(|one| one.counts.copies_done).sum();
