@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import random
 import resource
+import shutil
 import subprocess
 import tempfile
 import time
@@ -36,6 +37,7 @@ MIB = 1 << 20
 UNCACHED = "mount, no store"
 ON_DISK, IN_PAGES, ON_TMPFS = "store on the disk", "store on the disk, in its page cache", "store on a tmpfs"
 SEALED = "store on the disk, sealed"
+NATIVE_TMPFS = "native tmpfs"
 ROUND_TRIP_US = 1000
 SMALL_DIRECTORIES, SMALL_PER_DIRECTORY, SMALL_BYTES = 100, 100, 4096
 RANDOM_READS, RANDOM_BYTES = 4000, 4096
@@ -151,10 +153,15 @@ class Bench:
         """A large file from front to back."""
         with ExitStack() as stack:
             readers = self._readers(stack, ["big"], with_sealed=True)
-            runs: dict[str, Callable[[], Round]] = {NATIVE: self._read_native}
+            runs: dict[str, Callable[[], Round]] = {
+                NATIVE: self._read_native,
+                NATIVE_TMPFS: lambda: run_native(self.programs, "read", self.tmpfs / "big"),
+            }
             runs |= {name: _reading(reader, "read", "big") for name, reader in readers.items()}
             case = self._run("second read of a large file", "mb_per_s", runs)
-        judge(case, {ON_DISK: 0.5, SEALED: 0.9, ON_TMPFS: 0.35}, calls_max=50)
+        judge(case, {ON_DISK: 0.5, SEALED: 0.9}, calls_max=50)
+        ratio = case.median(ON_TMPFS) / case.median(NATIVE_TMPFS)
+        case.gates.append(Gate(text=f"{ON_TMPFS}, to {NATIVE_TMPFS}", value=ratio, limit=0.35))
         return case
 
     def at_random(self) -> Case:
@@ -228,12 +235,15 @@ def _reading_at_random(reader: Reader, path: str) -> Callable[[], Round]:
 
 
 def judge(case: Case, least: dict[str, float], *, calls_max: int) -> None:
-    """Adds its gates: rates to native, and calls of the NAS, which validate and give no data."""
+    """Adds its gates: rates to native, and calls of the NAS, which validate and give no data.
+
+    A disk is not waited for longer than the NAS would take, so what has to be read from one is not all read there.
+    """
     for contender, limit in least.items():
         ratio = case.median(contender) / case.median(NATIVE)
         case.gates.append(Gate(text=f"{contender}, to {NATIVE}", value=ratio, limit=limit))
     for contender in case.contenders:
-        if contender not in (NATIVE, UNCACHED):
+        if contender in (IN_PAGES, ON_TMPFS, SEALED):
             calls = case.median(contender, "nfs_calls")
             case.gates.append(Gate(text=f"{contender}: calls", value=calls, limit=calls_max, at_most=True))
 
@@ -262,9 +272,10 @@ def workshop(*, size_mib: int, rounds: int, console: Console) -> Iterator[Bench]
         for place, path in places.items():
             path.mkdir(mode=0o755)
             if place in ("data", "tmpfs"):
-                stack.enter_context(small_disk(path, size_mib=3 * size_mib + 512))
+                stack.enter_context(small_disk(path, size_mib=4 * size_mib + 512))
         for place in ("data", "native"):
             make_data(places[place], size_mib=size_mib)
+        shutil.copy(places["data"] / "big", places["tmpfs"] / "big")
         subprocess.run(["sync", "-f", places["native"]], check=True, timeout=600)
         nas = stack.enter_context(Nas(exports=[Export(path=places["data"])]))
         time.sleep(_REST_S)
