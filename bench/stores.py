@@ -179,7 +179,7 @@ class Bench:
         with ExitStack() as stack:
             port = stack.enter_context(delayed(self.nas.port, round_trip_us=ROUND_TRIP_US))
             url = self.nas.url_of(self.nas.exports[0].name, port=port)
-            options = ("consistency=bounded", "attr-ttl=60s")
+            options = ("consistency=bounded", "attr-ttl=3600s")
             readers = self._readers(stack, ["small"], url=url, options=options)
             runs: dict[str, Callable[[], Round]] = {
                 NATIVE: lambda: run_native(self.programs, "small", self.native / "small")
