@@ -418,7 +418,7 @@ def test_allowed_sources_reach_the_node_part() -> None:
     assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
 
 
-def test_allowed_sources_reach_the_operator() -> None:
+def test_allowed_sources_reach_the_operator(notes: Callable[..., str]) -> None:
     """Without a list all is allowed; an empty one allows nothing."""
     assert cli.parser().parse_args(containers(committed())["operator"]["args"]).allowed_sources is None
     for rules in ([], [{"namespaces": ["team-a", "build-*"], "sources": ["nfs://nas/data/team"]}]):
