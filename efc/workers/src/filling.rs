@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use efc_buffer::{Buffer, Purpose, Room};
-use efc_cache::blocks::{Block, BlockKey, Fill};
+use efc_cache::blocks::{Block, BlockKey, Fill, Turn};
 
 use crate::basics::Then;
 use crate::connection::Piece;
@@ -33,16 +33,22 @@ pub(crate) struct Filling {
     pub(crate) replaces: Option<Cas>,
     /// What follows when it is there.
     pub(crate) then: Option<Then>,
+    /// It may be on its way.
+    pub(crate) way: Option<OnTheWay>,
 }
 
 impl Fill for Filling {
-    fn fill(self: Box<Self>, block: &Arc<Block>) {
+    fn turn(&mut self) -> Turn<'_> {
+        Box::pin(async { self.way = self.worker.turn(self.key.length()).await })
+    }
+
+    fn fill(mut self: Box<Self>, block: &Arc<Block>) {
         let length = self.key.length();
         if block.len() != length {
             return; // the chain has something else than it asked for
         }
         let (tally, context) = (&self.worker.tally, &self.worker.context);
-        let Some(way) = self.worker.take(length) else { return count(&tally.fills_unsent) };
+        let Some(way) = self.way.take().or_else(|| self.worker.take(length)) else { return count(&tally.fills_unsent) };
         let size = efc_buffer::buffer_size(COMMAND_MAX + length + SEAL_BYTES);
         let Some(room) = context.budget.take(Purpose::Ahead, size) else { return count(&tally.fills_without_budget) };
         let (context, block) = (context.clone(), block.clone());

@@ -23,6 +23,7 @@ mod held;
 mod incoming;
 mod keys;
 mod lanes;
+mod late;
 mod look_up;
 mod marks;
 pub mod policy;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use efc_buffer::{Buffer, LARGE, Purpose};
 use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
 use efc_tasks::time::{in_time, now, since, sleep};
+use tokio::sync::oneshot;
 
 use crate::Current;
 use crate::basics::lock;
@@ -15,6 +16,7 @@ use crate::filling::Filling;
 use crate::held::Held;
 use crate::incoming::{Reply, Value};
 use crate::keys::Name;
+use crate::late::Late;
 use crate::policy::course::{Course, FIRST, Found, Outcome, Step};
 use crate::policy::health::{Advice, WAIT_MAX, weight};
 use crate::policy::{ASK_MAX, TURN_MAX};
@@ -41,6 +43,8 @@ enum Asked {
     Awaited(Buffer),
     /// The memory, if nothing may come there any more.
     Nothing(Option<Buffer>),
+    /// The answer has not come in time, and will come into the memory.
+    Late(oneshot::Receiver<Reply>),
 }
 
 impl Asked {
@@ -49,7 +53,7 @@ impl Asked {
             Asked::Block(_, copies, was_long, _) => Outcome::Found { copies: *copies, was_long: *was_long },
             Asked::Missing(..) => Outcome::Missing,
             Asked::Awaited(_) => Outcome::Awaited,
-            Asked::Nothing(_) => Outcome::Unasked,
+            Asked::Nothing(_) | Asked::Late(_) => Outcome::Unasked,
         }
     }
 
@@ -57,7 +61,7 @@ impl Asked {
         match self {
             Asked::Missing(room, _) | Asked::Awaited(room) => Some(room),
             Asked::Nothing(room) => room,
-            Asked::Block(..) => None,
+            Asked::Block(..) | Asked::Late(_) => None,
         }
     }
 }
@@ -93,6 +97,10 @@ impl LookUp {
             match (step, asked) {
                 (Step::Take(found), Asked::Block(block, _, _, cas)) => return self.take(&first, found, block, cas),
                 (Step::Fetch, Asked::Missing(room, marker)) => return self.fetch(first, room, marker),
+                (Step::GiveUp { .. }, Asked::Late(answer)) if copy == FIRST => {
+                    let (worker, LookUp { key, name, .. }) = (first, self);
+                    return miss(None, Some(Box::new(Late { worker, key, name, answer })));
+                }
                 (Step::GiveUp { waited }, asked) => return give_up(&first, waited, asked),
                 (_, asked) => match asked.room() {
                     Some(memory) => room = memory,
@@ -129,7 +137,7 @@ impl LookUp {
 
     fn fetch(&self, first: Arc<Worker>, room: Buffer, marker: Option<Held>) -> Lookup {
         let LookUp { key, name, .. } = *self;
-        let fill = Filling { worker: first, key, name, copies: FIRST, marker, replaces: None, then: None };
+        let fill = Filling { worker: first, key, name, copies: FIRST, marker, replaces: None, then: None, way: None };
         miss(Some(room), Some(Box::new(fill)))
     }
 
@@ -148,8 +156,8 @@ impl LookUp {
                 }
                 let marks = is_first && lock(&worker.markers).are_used(now());
                 match self.answer(worker, room, marks, (deadline, left()), 0).await {
-                    Some(answered) => self.judge(worker, answered, is_first, marks),
-                    None => Asked::Nothing(None),
+                    Ok(answered) => self.judge(worker, answered, is_first, marks),
+                    Err(answer) => Asked::Late(answer),
                 }
             }
             Advice::Probe(deadline) => {
@@ -168,8 +176,11 @@ impl LookUp {
         efc_tasks::spawn(async move { drop(probe.answer(&worker, memory, false, (deadline, deadline), beside).await) });
     }
 
-    /// The answer; `None` if it comes too late: not by the first of these times, if the look-up may be given up then, nor
-    /// by the second. Something of the weight `beside` is under way that the gate does not count.
+    /// The answer.
+    ///
+    /// # Errors
+    /// It comes too late: not by the first of these times, if the look-up may be given up then, nor by the second. Something of the
+    /// weight `beside` is under way that the gate does not count.
     async fn answer(
         &self,
         worker: &Arc<Worker>,
@@ -177,13 +188,13 @@ impl LookUp {
         marks: bool,
         (deadline, last): (Duration, Duration),
         beside: u64,
-    ) -> Option<Answered> {
+    ) -> Result<Answered, oneshot::Receiver<Reply>> {
         let (context, length, asked) = (&self.context, self.key.length(), now());
         let load_at_begin = context.gate.load();
         let load = || (load_at_begin + context.gate.load()) / 2 + beside;
         let mut answer = match worker.get(&self.name, marks, weight(length), room) {
             Ok(answer) => answer,
-            Err(room) => return Some(Answered::lost(Some(room))),
+            Err(room) => return Ok(Answered::lost(Some(room))),
         };
         let deadline = deadline.min(last);
         let mut reply = in_time(&mut answer, Some(deadline)).await;
@@ -192,21 +203,22 @@ impl LookUp {
             let last = last.min(context.wait_max).saturating_sub(deadline);
             if !last.is_zero() && lock(&context.hedges).take() {
                 count(&worker.tally.hedged);
-                return None;
+                return Err(answer);
             }
             reply = in_time(&mut answer, Some(last)).await;
         }
-        let reply = reply?.unwrap_or(Reply::Lost(None));
+        let Some(reply) = reply else { return Err(answer) };
+        let reply = reply.unwrap_or(Reply::Lost(None));
         let came = match &reply {
             Reply::Value(value) => value.length,
             Reply::Missing(_) => 0,
-            _ => return Some(Answered { reply, was_long: false }),
+            _ => return Ok(Answered { reply, was_long: false }),
         };
         let (length, load) = (came, load().saturating_sub(weight(length)) + weight(came));
         let wait = worker.answered(length, since(asked), load);
         let was_long = wait.is_some_and(|wait| lock(&context.copies).is_wanted(&wait));
         context.answered(length, since(asked), load);
-        Some(Answered { reply, was_long })
+        Ok(Answered { reply, was_long })
     }
 
     fn judge(&self, worker: &Arc<Worker>, answered: Answered, is_first: bool, marks: bool) -> Asked {

@@ -44,10 +44,12 @@ impl Spreading {
             count(&holder.tally.copies_done);
             if let Some((worker, cas)) = first {
                 // In place of the first copy, one that says how many there are.
-                let first = Filling { worker, key, name, copies, marker: None, replaces: Some(cas), then: None };
+                let first =
+                    Filling { worker, key, name, copies, marker: None, replaces: Some(cas), then: None, way: None };
                 Box::new(first).fill(&kept);
             }
         });
-        Box::new(Filling { worker, key, name, copies, marker, replaces: None, then: Some(then) }).fill(block);
+        Box::new(Filling { worker, key, name, copies, marker, replaces: None, then: Some(then), way: None })
+            .fill(block);
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use efc_buffer::Buffer;
 use efc_tasks::Backoff;
 use efc_tasks::time::{in_time, now, since};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::basics::{Then, lock};
 use crate::connection::{Connection, Piece, statistics};
@@ -36,7 +36,7 @@ const CROWDED: u64 = 4 << 20;
 /// TCP starts slowly, would come much too late beside those of others.
 const GROWTH_LATENCY_MAX: Duration = Duration::from_millis(1);
 /// Blocks on their way to one worker, in bytes.
-const FILLING_MAX: u64 = 16 << 20;
+const FILLING_MAX: usize = 16 << 20;
 /// Connecting, and asking for the settings.
 const GREETING_MAX: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect.
@@ -90,7 +90,8 @@ pub(crate) struct Worker {
     links: Mutex<Links>,
     capacity_bytes: AtomicU64,
     held_bytes: AtomicU64,
-    filling_bytes: AtomicU64,
+    /// Bytes that may be put on their way still.
+    ways: Arc<Semaphore>,
     slabs: Mutex<Slabs>,
     is_leaving: AtomicBool,
     /// Something has changed that the task must see.
@@ -118,7 +119,7 @@ impl Worker {
             links: Mutex::new(links),
             capacity_bytes: AtomicU64::new(0),
             held_bytes: AtomicU64::new(0),
-            filling_bytes: AtomicU64::new(0),
+            ways: Arc::new(Semaphore::new(FILLING_MAX)),
             slabs: Mutex::default(),
             is_leaving: AtomicBool::new(false),
             changed: Arc::default(),
@@ -280,9 +281,18 @@ impl Worker {
         if lock(&self.links).questions.is_empty() {
             return None;
         }
-        let way = OnTheWay { worker: self.clone(), length: length as u64 };
-        let before = self.filling_bytes.fetch_add(way.length, Ordering::Relaxed);
-        (before + way.length <= FILLING_MAX).then_some(way) // or it is taken back at once
+        let permit = self.ways.clone().try_acquire_many_owned(length as u32).ok()?;
+        Some(OnTheWay { worker: self.clone(), length: length as u64, _permit: permit })
+    }
+
+    /// The same when it is its turn; `None` if nobody should wait for the worker.
+    pub(crate) async fn turn(self: &Arc<Self>, length: usize) -> Option<OnTheWay> {
+        let is_slow = lock(&self.health).is_slow(length, &lock(&self.context.backend).usual);
+        if is_slow || lock(&self.links).questions.is_empty() {
+            return None;
+        }
+        let permit = self.ways.clone().acquire_many_owned(length as u32).await.ok()?;
+        Some(OnTheWay { worker: self.clone(), length: length as u64, _permit: permit })
     }
 
     /// How its memory is divided.
@@ -489,12 +499,7 @@ impl Worker {
 pub(crate) struct OnTheWay {
     worker: Arc<Worker>,
     length: u64,
-}
-
-impl Drop for OnTheWay {
-    fn drop(&mut self) {
-        self.worker.filling_bytes.fetch_sub(self.length, Ordering::Relaxed);
-    }
+    _permit: OwnedSemaphorePermit,
 }
 
 fn ask_statistics(connection: &Connection, kind: &str) -> Result<oneshot::Receiver<Reply>, Expected> {

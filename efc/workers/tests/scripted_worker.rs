@@ -4,11 +4,11 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use efc_cache::blocks::{BlockKey, Lookup};
+use efc_cache::blocks::{BlockKey, Fill, Lookup};
 use efc_workers::{Endpoint, WorkerState};
 use support::{Memcached, Node, block_key, bytes, endpoint, until};
 
@@ -83,7 +83,8 @@ fn serve(mut stream: TcpStream, script: &Script) {
 
 /// The opaque number of a command.
 fn opaque(line: &str) -> &str {
-    line.split(' ').find_map(|token| token.strip_prefix('O')).expect("every command has one")
+    // Behind the command and a key, which may begin with anything.
+    line.split(' ').skip(2).find_map(|token| token.strip_prefix('O')).expect("every command has one")
 }
 
 fn end() -> std::io::Result<()> {
@@ -233,6 +234,40 @@ fn a_server_that_says_nothing_or_little_costs_few_waits() {
         let counts = node.counts();
         assert!(counts.timeouts + counts.lost <= 4 && counts.skipped >= 290, "{counts:?}");
     }
+}
+
+#[test]
+fn a_block_that_is_not_there_is_put_there_though_the_answer_came_late() {
+    let (is_late, put) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (late, puts) = (is_late.clone(), put.clone());
+    let server = Scripted::start(move |line, stream| {
+        let is_put = line.starts_with("ms ");
+        if !is_put && late.swap(false, Ordering::AcqRel) {
+            std::thread::sleep(2 * efc_workers::health::WAIT_MAX);
+        }
+        puts.fetch_add(usize::from(is_put), Ordering::Release);
+        stream.write_all(format!("{} O{}\r\n", if is_put { "HD" } else { "EN" }, opaque(line)).as_bytes())
+    });
+    let node = Node::in_a_hurry(1, &[server.endpoint()]).serving();
+    let block = |index| Arc::new(support::block(&bytes(index, LENGTH)));
+    let mut places: Vec<_> = (1..60).map(|index| (node.place(key(index)), block(index))).collect();
+    let fill_one = |places: &mut Vec<(Box<dyn Fill>, Arc<_>)>| {
+        let (place, block) = places.pop().expect("another place");
+        place.fill(&block);
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    // Blocks have a connection of their own by then, on which the worker goes on speaking.
+    (0..20).for_each(|_| fill_one(&mut places));
+    is_late.store(true, Ordering::Release);
+    let miss = std::thread::scope(|scope| {
+        scope.spawn(|| (0..20).for_each(|_| fill_one(&mut places)));
+        let Lookup::Miss(miss) = node.get(key(0)) else { panic!("it has nothing") };
+        miss
+    });
+    assert_eq!((node.counts().timeouts, node.counts().broken_connections), (1, 0));
+    let before = put.load(Ordering::Acquire);
+    miss.fill.expect("a place").fill(&block(0));
+    until("it is put there", || (put.load(Ordering::Acquire) > before).then_some(()));
 }
 
 #[test]

@@ -116,9 +116,18 @@ pub struct Miss {
 
 /// A place at a level for a block that is not there. Dropped without a block it gives the place up.
 pub trait Fill: Debug + Send {
+    /// Returns when the level can take the block in, which [`Fill::fill`] then does. Who has read the block waits for that a little, so
+    /// that what is read first comes no faster than levels can keep it; others do not.
+    fn turn(&mut self) -> Turn<'_> {
+        Box::pin(std::future::ready(()))
+    }
+
     /// Takes the block in, later and elsewhere: this waits for nothing, and may come to nothing.
     fn fill(self: Box<Self>, block: &Arc<Block>);
 }
+
+/// Ends when a level can take a block in.
+pub type Turn<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// What a level gives back when it has answered.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Lookup> + Send + 'a>>;

@@ -5,7 +5,7 @@ use efc_buffer::{BudgetLimits, LARGE};
 use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
 
-use super::super::{Answer, BLOCK_BYTES};
+use super::super::{Answer, BLOCK_BYTES, Turn};
 use super::*;
 use crate::testing::handle;
 use crate::version::Version;
@@ -24,12 +24,14 @@ struct Told {
     name: &'static str,
     has: Option<u64>,
     serves: bool,
+    /// How long it is not the turn of a block.
+    busy: Duration,
     story: Story,
 }
 
 impl Told {
     fn level(name: &'static str, has: Option<u64>, story: &Story) -> Arc<dyn Level> {
-        Arc::new(Told { name, has, serves: true, story: story.clone() })
+        Arc::new(Told { name, has, serves: true, busy: Duration::ZERO, story: story.clone() })
     }
 }
 
@@ -48,7 +50,7 @@ impl Level for Told {
             if self.has == Some(key.index) {
                 return Lookup::Hit { block: Block::new(room, BLOCK_BYTES), fill: None };
             }
-            let place = Place { name: self.name, story: self.story.clone(), is_filled: false };
+            let place = Place { name: self.name, busy: self.busy, story: self.story.clone(), is_filled: false };
             Lookup::Miss(Miss { room: Some(room), fill: Some(Box::new(place)) })
         })
     }
@@ -57,11 +59,16 @@ impl Level for Told {
 #[derive(Debug)]
 struct Place {
     name: &'static str,
+    busy: Duration,
     story: Story,
     is_filled: bool,
 }
 
 impl Fill for Place {
+    fn turn(&mut self) -> Turn<'_> {
+        Box::pin(efc_tasks::time::sleep(self.busy))
+    }
+
     fn fill(mut self: Box<Self>, _: &Arc<Block>) {
         self.is_filled = true;
     }
@@ -105,7 +112,7 @@ fn amount(chain: &Chain, name: &str) -> u64 {
 #[test]
 fn levels_are_asked_in_their_order_and_those_above_the_one_that_has_it_are_filled() {
     let (simulation, story) = (Simulation::new(1), Story::default());
-    let absent = Told { name: "absent", has: Some(7), serves: false, story: story.clone() };
+    let absent = Told { name: "absent", has: Some(7), serves: false, busy: Duration::ZERO, story: story.clone() };
     let levels = vec![
         Arc::new(absent) as Arc<dyn Level>,
         Told::level("near", None, &story),
@@ -133,7 +140,7 @@ fn levels_are_asked_in_their_order_and_those_above_the_one_that_has_it_are_fille
 #[test]
 fn where_no_level_serves_there_is_none() {
     let story = Story::default();
-    let absent = Told { name: "absent", has: None, serves: false, story: story.clone() };
+    let absent = Told { name: "absent", has: None, serves: false, busy: Duration::ZERO, story: story.clone() };
     assert!(!Chain::new(vec![Arc::new(absent)], Budget::default()).expect("a level").serves());
     assert!(Chain::new(Vec::new(), Budget::default()).is_none());
 }
@@ -158,6 +165,40 @@ fn whoever_waits_for_a_block_that_is_not_for_all_asks_the_backend_himself() {
             assert_eq!((first.await, second.await), (true, is_settled));
         }
     });
+}
+
+#[test]
+fn who_reads_first_waits_until_levels_take_the_block_but_no_longer_than_for_the_backend() {
+    const fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+    for (busy, waits) in [(0, 4), (3, 7), (9, 8)] {
+        let (simulation, story) = (Simulation::new(6), Story::default());
+        let level = |name| Told { name, has: None, serves: true, busy: ms(busy), story: story.clone() };
+        let chain = Chain::new(vec![Arc::new(level("near"))], Budget::default()).expect("a level");
+        simulation.run(async {
+            let begun = efc_tasks::time::now();
+            let slow = async |room| {
+                efc_tasks::time::sleep(ms(4)).await;
+                whole(room, true)
+            };
+            let first = chain.clone();
+            let first =
+                spawn_local(async move { first.get(key(1), slow).await.map(|_| efc_tasks::time::since(begun)) });
+            let second = chain.clone();
+            let second = spawn_local(async move {
+                efc_tasks::time::sleep(Duration::from_micros(1)).await;
+                second
+                    .get(key(1), async |_| unreachable!("another has begun"))
+                    .await
+                    .map(|_| efc_tasks::time::since(begun))
+            });
+            let near = |waited: Duration, expected| waited >= ms(expected) && waited < ms(expected + 1);
+            assert!(near(first.await.expect("the block"), waits), "{busy} ms");
+            assert!(near(second.await.expect("the block"), 4), "others do not wait: {busy} ms");
+            assert_eq!(told(&story), "near asked, near filled");
+        });
+    }
 }
 
 #[test]
