@@ -383,5 +383,11 @@ def test_a_disk_with_less_free_than_is_asked_for_takes_nothing_in_and_the_status
         assert "cache-free" in node.keeper.efc("status")
         assert store(node)["held_bytes"] == 0
         (disk / "ballast").unlink()
-        fill(node, digest)
+
+        def takes_some() -> bool:
+            node.forget()
+            assert node.read() == digest
+            return bool(store(node)["held_bytes"]) and store(node)["state"] == "serving"
+
+        wait_until(takes_some, what="the store to take something in", limit_s=60, interval_s=_RECENT_S)
         node.keeper.unmount(node.mount)
