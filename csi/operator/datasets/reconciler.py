@@ -43,7 +43,7 @@ WORKERS = 24
 #: Most times that a key is decided on in a row; what is left after that waits for its turn.
 _PASSES_MAX = 6
 #: Shortest time between two writes of figures into one object.
-FIGURES_SECONDS = 2.5
+FIGURES_SECONDS = 5.0
 #: How long figures that changed wait for more of them.
 _GATHER_SECONDS = 1.5
 _MOMENT_SECONDS = 0.2
