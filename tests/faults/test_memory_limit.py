@@ -260,7 +260,7 @@ def test_a_limit_that_nobody_can_keep_is_refused() -> None:
     with ScriptedNas() as nas, Keeper() as keeper:
         with pytest.raises(subprocess.CalledProcessError, match="--daemon-cgroup"):
             keeper.mount(nas.url, options=("memory-max=64MiB",))
-        with pytest.raises(subprocess.CalledProcessError, match="64MiB to 1024GiB"):
+        with pytest.raises(subprocess.CalledProcessError, match="64MiB to 1TiB"):
             keeper.mount(nas.url, options=("memory-max=63MiB",))
 
 
