@@ -23,7 +23,8 @@ from typing import Any
 
 import pytest
 
-from tests.integrity.test_workers import MIB, REST_S
+from tests.integrity.rested import rested_datasets
+from tests.integrity.test_workers import MIB
 from tests.support.keeper import Keeper
 from tests.support.mounts import mounts_below
 from tests.support.nas import Nas
@@ -105,15 +106,8 @@ def stop(reader: subprocess.Popen[str]) -> int:
 @pytest.fixture(scope="module")
 def datasets() -> Iterator[tuple[Nas, list[Path]]]:
     """A server, and datasets with a file each that has rested."""
-    with Nas() as nas:
-        folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(_DATASETS)]
-        for folder in folders:
-            folder.chmod(0o777)
-            (folder / "file").write_bytes(os.urandom(_SIZE))
-        time.sleep(REST_S)
-        for folder in folders:
-            (folder / "clock").touch()  # tells what the server's clock shows by now
-        yield nas, folders
+    with rested_datasets(_DATASETS, size=_SIZE) as made:
+        yield made
 
 
 @pytest.fixture

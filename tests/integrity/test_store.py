@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.integrity.test_workers import MIB, REST_S, SMALL_SIZES, Reader, digest_of, files_of
+from tests.integrity.rested import REST_S, rested_datasets
+from tests.integrity.test_workers import MIB, SMALL_SIZES, Reader, digest_of, files_of
 from tests.support.keeper import Keeper
 from tests.support.mounts import small_disk
 from tests.support.nas import Nas
@@ -61,18 +62,8 @@ class World:
 @pytest.fixture(scope="module")
 def datasets() -> Iterator[tuple[Nas, list[Path]]]:
     """A server, and datasets with a file each, and small ones, that have rested."""
-    with Nas() as nas:
-        folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(_DATASETS)]
-        for folder in folders:
-            folder.chmod(0o777)
-            (folder / "file").write_bytes(os.urandom(_SIZE))
-            (folder / "small").mkdir()
-            for size in SMALL_SIZES:
-                (folder / "small" / str(size)).write_bytes(os.urandom(size))
-        time.sleep(REST_S)
-        for folder in folders:
-            (folder / "clock").touch()  # tells what the server's clock shows by now
-        yield nas, folders
+    with rested_datasets(_DATASETS, size=_SIZE, small_sizes=SMALL_SIZES) as made:
+        yield made
 
 
 @pytest.fixture

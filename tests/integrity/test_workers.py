@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integrity.rested import rested_datasets
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.nodes import Node
@@ -25,8 +26,6 @@ from tests.support.workers import Worker, certificates, new_key
 
 MIB = 1 << 20
 _SIZE = 16 * MIB
-#: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put at no worker.
-REST_S = 12.0
 _DATASETS = 16
 #: A file that says where workers are is looked at so often, and a little more.
 _FOLLOWED_S = 2.5
@@ -127,18 +126,8 @@ class World:
 @pytest.fixture(scope="module")
 def datasets() -> Iterator[tuple[Nas, list[Path]]]:
     """A server, and datasets with a file each that has rested."""
-    with Nas() as nas:
-        folders = [Path(tempfile.mkdtemp(dir=nas.export_folder())) for _ in range(_DATASETS)]
-        for folder in folders:
-            folder.chmod(0o777)
-            (folder / "file").write_bytes(os.urandom(_SIZE))
-            (folder / "small").mkdir()
-            for size in SMALL_SIZES:
-                (folder / "small" / str(size)).write_bytes(os.urandom(size))
-        time.sleep(REST_S)
-        for folder in folders:
-            (folder / "clock").touch()  # tells what the server's clock shows by now
-        yield nas, folders
+    with rested_datasets(_DATASETS, size=_SIZE, small_sizes=SMALL_SIZES) as made:
+        yield made
 
 
 @pytest.fixture
