@@ -5,10 +5,8 @@ All that is written is read back, all that is read is compared, and the Dataset'
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.checked_reads import READING, write_checked_files
 from tests.cluster.cluster import Cluster, Namespace, pod
 from tests.cluster.machines import Node, mounts_of
-from tests.cluster.test_dataset_quickstart import kubectl, left, old
+from tests.cluster.test_dataset_quickstart import kubectl, left
 from tests.cluster.workload import HUNG_S, Report, verified_load
 from tests.support.processes import wait_until
 
@@ -51,18 +50,6 @@ metadata: {{name: demo}}
 spec:
   replicas: 2
   tieredstore: {{levels: [{{mediumtype: MEM, quota: 128Mi}}]}}
-"""
-#: Reads all files again and again, past the page cache, and compares each with its digest.
-_READING = """
-cd /data
-turns=0 errors=0
-while [ ! -e /tmp/stop ]; do
-    for file in *.bin; do dd if=$file iflag=nocache count=0 2>/dev/null || errors=$((errors + 1)); done
-    sha256sum --quiet -c sums || errors=$((errors + 1))
-    turns=$((turns + 1))
-    echo "$turns $errors" >/tmp/state.new && mv /tmp/state.new /tmp/state
-done
-sleep infinity
 """
 
 
@@ -108,14 +95,7 @@ def demo(namespace: Namespace) -> Iterator[Namespace]:
     folder = namespace.cluster.nas_folder / namespace.name
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
-    sums = []
-    for number in range(_FILES):
-        content = os.urandom(_FILE_BYTES)
-        path = folder / f"{number}.bin"
-        path.write_bytes(content)
-        old(path)
-        sums.append(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
-    (folder / "sums").write_text("".join(sums))
+    write_checked_files(folder, count=_FILES, size=_FILE_BYTES)
     source = f"nfs://{namespace.cluster.nas_address}:/export/{namespace.name}"
     kubectl(namespace, "create -f -", stdin=_MANIFEST.format(source=source))
     kubectl(namespace, f"wait --for=condition=Ready dataset/{_NAME} --timeout=60s")
@@ -135,7 +115,7 @@ def busy(namespace: Namespace, nodes: Sequence[str]) -> Iterator[Work]:
     """A reader and a writer on each node during the block: no error, no wrong byte, and no long time without Bound."""
     readers = [f"reader-{node}" for node in nodes]
     for node, name in zip(nodes, readers, strict=True):
-        command = ["bash", "-c", _READING]
+        command = ["bash", "-c", READING]
         manifest = pod(name, claims={"/data": _NAME}, node=node, image="nginx", command=command)
         manifest["spec"]["containers"][0]["imagePullPolicy"] = "IfNotPresent"
         namespace.apply(manifest)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 
 import pytest
 
+from tests.cluster.checked_reads import READING, write_checked_files
 from tests.cluster.cluster import SYSTEM_NAMESPACE, Namespace, pod
-from tests.cluster.test_dataset_quickstart import kubectl, left, old
+from tests.cluster.test_dataset_quickstart import kubectl, left
 from tests.support.processes import wait_until
 
 _FILES, _FILE_BYTES = 24, 1 << 20
@@ -30,18 +29,6 @@ spec:
   fuse: {{networkMode: ContainerNetwork}}
   tieredstore: {{levels: [{{mediumtype: MEM, quota: 128Mi}}]}}
 """
-#: Reads all files again and again, past the page cache, and compares each with its digest.
-_LOOP = """
-cd /data
-turns=0 errors=0
-while [ ! -e /tmp/stop ]; do
-    for file in *.bin; do dd if=$file iflag=nocache count=0 2>/dev/null || errors=$((errors + 1)); done
-    sha256sum --quiet -c sums || errors=$((errors + 1))
-    turns=$((turns + 1))
-    echo "$turns $errors" >/tmp/state.new && mv /tmp/state.new /tmp/state
-done
-sleep infinity
-"""
 
 
 @pytest.fixture
@@ -49,21 +36,14 @@ def readers(namespace: Namespace) -> list[str]:
     """Pods on two nodes that read all the time."""
     folder = namespace.cluster.nas_folder / namespace.name
     folder.mkdir(mode=0o755)
-    sums = []
-    for number in range(_FILES):
-        content = os.urandom(_FILE_BYTES)
-        path = folder / f"{number}.bin"
-        path.write_bytes(content)
-        old(path)
-        sums.append(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
-    (folder / "sums").write_text("".join(sums))
+    write_checked_files(folder, count=_FILES, size=_FILE_BYTES)
     source = f"nfs://{namespace.cluster.nas_address}:/export/{namespace.name}"
     kubectl(namespace, "create -f -", stdin=_MANIFEST.format(source=source))
     kubectl(namespace, f"wait --for=condition=Ready dataset/{_NAME} --timeout=60s")
     names = []
     for node in namespace.cluster.nodes()[:2]:
         manifest = pod(
-            f"reader-{node}", claims={"/data": _NAME}, node=node, image="nginx", command=["bash", "-c", _LOOP]
+            f"reader-{node}", claims={"/data": _NAME}, node=node, image="nginx", command=["bash", "-c", READING]
         )
         manifest["spec"]["containers"][0]["imagePullPolicy"] = "IfNotPresent"
         namespace.apply(manifest)
