@@ -7,13 +7,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use efc_proto::{CacheConfig, DaemonConfig, WorkersSecrets};
 use rustix::fs::{FileType, Mode, OFlags};
 
-use crate::waiting::start_thread;
+use crate::waiting::do_in_time;
 
 /// More of a file is not read, in bytes.
 const SIZE_MAX: u64 = 64 << 10;
@@ -33,16 +32,11 @@ pub struct OfWorkers {
 pub fn of_workers(config: &DaemonConfig) -> Option<OfWorkers> {
     let cache = config.cache.clone().filter(|cache| !cache.workers_key.is_empty())?;
     let name = cache.workers_key.clone();
-    let (done, read) = mpsc::channel();
     let read_all = move || {
         let endpoints = endpoints(&cache).unwrap_or_else(|error| unreadable(Path::new(&cache.workers), &error));
-        let of_workers = OfWorkers { secrets: secrets(&cache), endpoints };
-        // Who waits no longer does without.
-        let _ = done.send(of_workers);
+        OfWorkers { secrets: secrets(&cache), endpoints }
     };
-    let started = start_thread("files", read_all).map_err(|error| error.to_string());
-    let came = started.and_then(|()| read.recv_timeout(TIME_LIMIT).map_err(|error| error.to_string()));
-    Some(came.unwrap_or_else(|error| {
+    Some(do_in_time("files", TIME_LIMIT, read_all).unwrap_or_else(|error| {
         log::error!("{name}, or what else is needed for workers, is not read in time: {error}");
         OfWorkers::default()
     }))

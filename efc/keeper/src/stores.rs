@@ -14,7 +14,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, m
 use rustix::io::Errno;
 
 use crate::failure::{failure, path_code};
-use crate::waiting::start_thread;
+use crate::waiting::do_in_time;
 
 /// How long a disk is waited for.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
@@ -52,9 +51,15 @@ pub struct Stores {
 /// One mount's store, given back on drop.
 #[derive(Debug)]
 pub struct Store {
+    claim: Claim,
+    directory: OwnedFd,
+}
+
+/// That a path is in use by one mount.
+#[derive(Debug)]
+struct Claim {
     stores: Stores,
     path: PathBuf,
-    directory: OwnedFd,
 }
 
 /// For whom a store is wanted.
@@ -85,31 +90,22 @@ impl Stores {
     /// # Errors
     /// FAILED_PRECONDITION, NOT_FOUND or PERMISSION_DENIED for a directory that cannot be used; DEADLINE_EXCEEDED for a disk that hangs.
     pub fn take(&self, config: &DaemonConfig, user: User<'_>, former: &str) -> Result<Option<Store>, Error> {
-        let Some(cache) = config.cache.as_ref().filter(|cache| cache.store_mib > 0) else { return Ok(None) };
+        let Some(cache) = with_store(config) else { return Ok(None) };
         let source = source_name(config, user.target);
         let wanted = Wanted { directory: self.directory(cache)?.to_owned(), source, uid: user.uid };
         let (stores, former, directory) = (self.clone(), PathBuf::from(former), wanted.directory.clone());
-        let (done, opened) = mpsc::channel();
-        let open = move || {
-            // Who waits no longer does without; the store is given back then.
-            let _ = done.send(stores.open(&wanted, &former));
-        };
-        let at_fault = |error: io::Error| {
-            let message = format!("cache-dir {}: {error}", directory.display());
-            failure(
-                if error.kind() == io::ErrorKind::TimedOut { Code::DeadlineExceeded } else { path_code(&error) },
-                message,
-            )
-        };
-        start_thread("store", open).map_err(at_fault)?;
-        let hangs = |_| io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer");
-        opened.recv_timeout(TIME_LIMIT).map_err(hangs).and_then(|opened| opened).map(Some).map_err(at_fault)
+        let opened = do_in_time("store", TIME_LIMIT, move || stores.open(&wanted, &former));
+        opened.and_then(|opened| opened).map(Some).map_err(|error| {
+            let is_hanging = error.kind() == io::ErrorKind::TimedOut;
+            let code = if is_hanging { Code::DeadlineExceeded } else { path_code(&error) };
+            failure(code, format!("cache-dir {}: {error}", directory.display()))
+        })
     }
 
     /// Whether `store` is one that this configuration would be given, too.
     pub fn serves(&self, store: &Store, config: &DaemonConfig) -> bool {
-        let cache = config.cache.as_ref().filter(|cache| cache.store_mib > 0);
-        cache.is_some_and(|cache| self.directory(cache).is_ok_and(|directory| store.path.parent() == Some(directory)))
+        with_store(config)
+            .is_some_and(|cache| self.directory(cache).is_ok_and(|directory| store.path().parent() == Some(directory)))
     }
 
     fn directory<'a>(&'a self, cache: &'a CacheConfig) -> Result<&'a Path, Error> {
@@ -146,20 +142,18 @@ impl Stores {
         let former = former.map(|name| (name.to_owned(), true));
         let names = (0..STORES_MAX).map(|number| (name_of(&wanted.source, number), false));
         for (name, is_own) in former.into_iter().chain(names) {
-            let path = wanted.directory.join(&name);
-            if !self.used().insert(path.clone()) {
-                continue;
-            }
-            match open_store(&parent, &name, is_own, wanted) {
-                Ok(Some(directory)) => return Ok(Store { stores: self.clone(), path, directory }),
-                Ok(None) => drop(self.used().remove(&path)),
-                Err(error) => {
-                    self.used().remove(&path);
-                    return Err(error);
-                }
+            let Some(claim) = self.claim(wanted.directory.join(&name)) else { continue };
+            if let Some(directory) = open_store(&parent, &name, is_own, wanted)? {
+                return Ok(Store { claim, directory });
             }
         }
         Err(io::Error::other(format!("all {STORES_MAX} stores of {} are in use", wanted.source)))
+    }
+
+    /// Nobody else of this keeper has the store of this path until it is dropped; `None`: somebody has.
+    fn claim(&self, path: PathBuf) -> Option<Claim> {
+        // Not made to be dropped at once, which would give back what another mount has.
+        self.used().insert(path.clone()).then(|| Claim { stores: self.clone(), path })
     }
 
     fn used(&self) -> std::sync::MutexGuard<'_, BTreeSet<PathBuf>> {
@@ -175,14 +169,19 @@ impl Store {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.claim.path
     }
 }
 
-impl Drop for Store {
+impl Drop for Claim {
     fn drop(&mut self) {
         self.stores.used().remove(&self.path);
     }
+}
+
+/// How the configuration's caches are, if a local store is one of them.
+fn with_store(config: &DaemonConfig) -> Option<&CacheConfig> {
+    config.cache.as_ref().filter(|cache| cache.store_mib > 0)
 }
 
 fn open_directory(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::process::Child;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +21,22 @@ const STACK_BYTES: usize = 256 << 10;
 /// Those of pthread_create(3).
 pub fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(run).map(drop)
+}
+
+/// Has a thread do what may hang with a file system of the node, and waits for it so long.
+///
+/// # Errors
+/// Those of [`start_thread`]; `TimedOut`, and it goes on: what comes of it is dropped.
+pub fn do_in_time<T: Send + 'static>(
+    name: &str,
+    time_limit: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (done, outcome) = mpsc::channel();
+    // Who waits no longer does without.
+    start_thread(name, move || drop(done.send(work())))?;
+    let hangs = |_| io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer");
+    outcome.recv_timeout(time_limit).map_err(hangs)
 }
 
 /// Waits for a child that may take for ever, so that it is no zombie when it does end; then calls `ended`.

@@ -397,8 +397,7 @@ impl<'a> SessionRun<'a> {
             return Ok(());
         }
         self.store = None;
-        let user = User { target: self.entry.target(), uid: self.isolation.uid() };
-        let taken = stores.take(&options, user, &self.entry.status().store);
+        let taken = self.take_store();
         self.entry.update(|status| match &taken {
             Ok(store) => {
                 status.store = store.as_ref().map_or_else(String::new, |store| store.path().to_string_lossy().into());
@@ -415,10 +414,14 @@ impl<'a> SessionRun<'a> {
     fn find_store(&mut self) {
         let path = self.entry.status().store;
         if !path.is_empty() {
-            let user = User { target: self.entry.target(), uid: self.isolation.uid() };
-            let taken = self.programs.stores.take(&self.entry.options(), user, &path);
-            self.store = taken.ok().flatten().filter(|store| store.path() == Path::new(&path));
+            self.store = self.take_store().ok().flatten().filter(|store| store.path() == Path::new(&path));
         }
+    }
+
+    /// The store that the options ask for, the former one if it can be had.
+    fn take_store(&self) -> Result<Option<Store>, Error> {
+        let user = User { target: self.entry.target(), uid: self.isolation.uid() };
+        self.programs.stores.take(&self.entry.options(), user, &self.entry.status().store)
     }
 
     fn request_report(&mut self) {
