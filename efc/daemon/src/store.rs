@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use efc_buffer::Budget;
 use efc_proto::{CacheConfig, DaemonConfig, StoreStats, store_stats};
-use efc_store::{Settings, State, Store};
+use efc_store::{Settings, State, Store, is_memory};
 use rustix::fs::Mode;
 
 use crate::memory::Parts;
@@ -27,7 +27,7 @@ pub fn store(
     let Some(directory) = directory else { return Ok(None) };
     // All that gets into the directory may read and write what lies there, and that is its owner alone: of the next daemon another user.
     rustix::process::umask(Mode::empty());
-    let size_max = size_max(config, is_memory(&directory).then_some(memory_max_bytes));
+    let size_max = size_max(config, is_memory(&directory).is_ok_and(|is_memory| is_memory).then_some(memory_max_bytes));
     let settings = Settings {
         directory,
         size_max,
@@ -66,10 +66,6 @@ fn free_min_percent(config: &DaemonConfig) -> u8 {
 
 fn cache(config: &DaemonConfig) -> Option<&CacheConfig> {
     config.cache.as_ref()
-}
-
-fn is_memory(directory: &OwnedFd) -> bool {
-    rustix::fs::fstatfs(directory).is_ok_and(|found| found.f_type == libc::TMPFS_MAGIC)
 }
 
 /// What the store does, for the keeper.

@@ -45,6 +45,7 @@ use efc_buffer::{Budget, Buffer};
 use efc_cache::blocks::{Answer, BlockKey, Level};
 
 pub use figures::{Figures, State};
+pub use layout::is_memory;
 
 use crate::basics::lock;
 use crate::disk::{Device, Disk};

@@ -85,7 +85,7 @@ impl Folder {
         };
         let files = folder(directory, "files")?;
         let segments = folder(directory, "segments")?;
-        let is_memory = rustix::fs::fstatfs(&files)?.f_type as i64 == TMPFS;
+        let is_memory = is_memory(&files)?;
         Ok(Folder { files, segments, hasher, is_memory, _lock: lock })
     }
 
@@ -109,6 +109,14 @@ pub(crate) struct Space {
     pub(crate) free: u64,
     /// Nothing can be changed.
     pub(crate) is_read_only: bool,
+}
+
+/// Whether what lies in a directory is memory: a tmpfs.
+///
+/// # Errors
+/// Those of fstatfs(2).
+pub fn is_memory(directory: impl AsFd) -> Result<bool, Errno> {
+    Ok(rustix::fs::fstatfs(directory)?.f_type as i64 == TMPFS)
 }
 
 fn lock(directory: BorrowedFd<'_>) -> Result<OwnedFd, Unfit> {
