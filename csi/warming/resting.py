@@ -26,11 +26,11 @@ class ServerClock:
         #: How far it is ahead of the monotonic clock at least, in seconds.
         self._ahead = float("-inf")
 
-    def observe(self, file: File) -> None:
-        """A file has this ctime now."""
-        ctime = file.ctime_ns / 1e9
+    def observe(self, ctime_ns: int) -> None:
+        """A file or directory has this ctime, in ns since 1970, now."""
+        ctime = ctime_ns / 1e9
         if ctime <= self._unix_clock() + SKEW_SECONDS_MAX:
-            self._ahead = max(self._ahead, ctime - file.seen_at)
+            self._ahead = max(self._ahead, ctime - self._clock())
 
     def rest_delay(self, file: File) -> float:
         """Seconds until caches take it; 0 if they do."""

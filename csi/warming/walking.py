@@ -10,7 +10,7 @@ import fnmatch
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from csi.warming.tally import Tally
@@ -48,11 +48,20 @@ class File:
         return now == (self.size, self.mtime_ns, self.ctime_ns)
 
 
-class Walk:
-    """Finds the files of some roots, whose names match one of ``globs`` if there are any; counts them in a tally."""
+def _ignore(_ctime_ns: int) -> None:
+    """Shown to nobody."""
 
-    def __init__(self, roots: Sequence[Root], *, globs: Sequence[str], tally: Tally) -> None:
-        self._roots, self._globs, self._tally = roots, globs, tally
+
+class Walk:
+    """Finds the files of some roots, whose names match one of ``globs`` if there are any; counts them in a tally.
+
+    ``show_ctime`` is called with the ctime of each file and directory, in ns since 1970, as soon as it is known.
+    """
+
+    def __init__(
+        self, roots: Sequence[Root], *, globs: Sequence[str], tally: Tally, show_ctime: Callable[[int], None] = _ignore
+    ) -> None:
+        self._roots, self._globs, self._tally, self._show_ctime = roots, globs, tally, show_ctime
         self._linked: set[tuple[int, int]] = set()
 
     def files(self) -> Iterator[File]:
@@ -68,6 +77,7 @@ class Walk:
             elif status.st_dev != root.device:
                 self._tally.fail(root.path, errno.EXDEV)
             elif stat.S_ISDIR(status.st_mode):
+                self._show_ctime(status.st_ctime_ns)
                 yield from self._below(root)
             else:
                 yield from self._taken(root.path, status, root, is_root=True)
@@ -107,6 +117,7 @@ class Walk:
         if status.st_dev != root.device:
             self._tally.add(files_other=1)
         elif is_directory:
+            self._show_ctime(status.st_ctime_ns)
             directories.append(entry.path)
         else:
             yield from self._taken(entry.path, status, root)
@@ -125,6 +136,7 @@ class Walk:
         if status.st_nlink > 1 and not self._is_first_name(status):
             self._tally.add(files_linked=1)
             return
+        self._show_ctime(status.st_ctime_ns)
         self._tally.add(files_found=1, bytes_found=status.st_size)
         yield File(
             path=path,

@@ -104,9 +104,9 @@ class Warming:
             self._end.set()
 
     def _walk(self) -> None:
-        walk = Walk(self._plan.roots, globs=self._plan.globs, tally=self._tally)
+        show_ctime = self._server_clock.observe
+        walk = Walk(self._plan.roots, globs=self._plan.globs, tally=self._tally, show_ctime=show_ctime)
         for file in walk.files():
-            self._server_clock.observe(file)
             if not self._put(file):
                 return
         self._put(None)

@@ -12,6 +12,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,16 +242,24 @@ def test_inline_volume_that_is_not_allowed(driver: Driver, servers: Nas, case: s
 
 @pytest.mark.timeout(180)
 def test_hung_server(tmp_path: Path) -> None:
-    with Nas() as nas, Driver(source=nas.url) as driver:
+    def mount() -> None:
+        message = failing_mount(nas.url, tmp_path, limit_s=HUNG_S)
+        assert "127.0.0.1" in message
+        assert "DNS" not in message, "the address needs no name server: what hangs is the NAS"
+
+    def publish() -> None:
+        with refused(UNAVAILABLE, DEADLINE, limit_s=HUNG_S):
+            driver.publish(static_volume("hung", nas.url), driver.target())
+
+    def create() -> None:
+        with refused(UNAVAILABLE, DEADLINE, limit_s=HUNG_S):
+            driver.create("hung")
+
+    with Nas() as nas, Driver(source=nas.url) as driver, ThreadPoolExecutor() as pool:
         nas.pause()
         with nothing_of_ours_left(driver):
-            message = failing_mount(nas.url, tmp_path, limit_s=HUNG_S)
-            assert "127.0.0.1" in message
-            assert "DNS" not in message, "the address needs no name server: what hangs is the NAS"
-        with nothing_of_ours_left(driver), refused(UNAVAILABLE, DEADLINE, limit_s=HUNG_S):
-            driver.publish(static_volume("hung", nas.url), driver.target())
-        with nothing_of_ours_left(driver), refused(UNAVAILABLE, DEADLINE, limit_s=HUNG_S):
-            driver.create("hung")
+            for outcome in [pool.submit(call) for call in (mount, publish, create)]:
+                outcome.result()
 
 
 def test_read_only_export(driver: Driver, servers: Nas) -> None:

@@ -1,6 +1,6 @@
 """`efc warmup`: what it has read lies in caches, so another node asks the NAS for none of it; and all its ends.
 
-Real workers, NAS, keepers and mounts. The files are of this minute, so the first pass waits until they have rested.
+Real workers, NAS, keepers and mounts. A first pass waits until files have rested; those of most tests have.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from csi.warming.resting import REST_SECONDS
 from tests.support.environment import clean_environment
 from tests.support.nas import Export, Nas
 from tests.support.nodes import Node
@@ -32,35 +34,62 @@ _SMALL_COUNT = 40
 _LIMIT_S = 120.0
 
 
-def make_data(folder: Path) -> int:
-    """A large file and small ones in folders, one with two names, a link; bytes that there are to read."""
+def make_data(folder: Path) -> None:
+    """A large file and small ones in folders, one with two names, a link."""
     folder.chmod(0o755)
     (folder / "large").write_bytes(os.urandom(_LARGE))
-    total = _LARGE
     for number in range(_SMALL_COUNT):
         below = folder / f"d{number % 4}"
         below.mkdir(exist_ok=True)
-        size = number * 7_001
-        (below / f"{number}.bin").write_bytes(os.urandom(size))
-        total += size
+        (below / f"{number}.bin").write_bytes(os.urandom(number * 7_001))
     os.link(folder / "d1" / "1.bin", folder / "again")
     (folder / "link").symlink_to("large")
     (folder / "pipe").touch()
     (folder / "pipe").unlink()
     os.mkfifo(folder / "pipe")
-    return total
+
+
+def make_files(count: int, size: int) -> Callable[[Path], None]:
+    """Makes files of one size, named by numbers, in a folder."""
+
+    def make(folder: Path) -> None:
+        for number in range(count):
+            (folder / f"{number}").write_bytes(os.urandom(size))
+
+    return make
+
+
+def make_names(folder: Path) -> None:
+    """Two small files, and two in a folder."""
+    (folder / "below").mkdir()
+    for name in ("a", "b", "below/a.bin", "below/b.txt"):
+        (folder / name).write_bytes(b"x" * 1000)
+
+
+#: What the dataset of a test has in it.
+DATASETS: dict[str, Callable[[Path], object]] = {
+    "test_another_node_asks_the_nas_for_nothing": make_data,
+    "test_what_was_interrupted_goes_on": make_files(12, MIB),
+    "test_a_budget_goes_on_where_it_ended": make_files(6, MIB),
+    "test_lists_and_patterns": make_names,
+    "test_files_that_vanish_and_change_are_no_failures": make_files(8, MIB),
+    "test_a_frozen_nas_does_not_keep_it_from_ending": make_files(1, 64 * MIB),
+    "test_two_of_the_same_are_not_run_at_once": make_files(1, 8 * MIB),
+    "test_a_daemon_that_is_killed_costs_nothing": make_files(1, 40 * MIB),
+}
 
 
 class World:
     """A NAS with a dataset, a worker, and nodes as they are asked for."""
 
-    def __init__(self, nas: Nas, worker: Worker, key: Path, stack: ExitStack) -> None:
-        self.nas, self._stack = nas, stack
+    def __init__(self, nas: Nas, folder: Path, worker: Worker, key: Path, stack: ExitStack) -> None:
+        self.nas, self.folder, self._stack = nas, folder, stack
         self._options = (f"workers={worker.endpoint}", f"workers-key={key}")
 
     def node(self, *options: str) -> Node:
         """One more node, whose daemon knows the worker."""
-        node = self._stack.enter_context(Node.mounted(self.nas.url, options=[*self._options, *options]))
+        below = self.folder.relative_to(self.nas.export_folder().parent)
+        node = self._stack.enter_context(Node.mounted(self.nas.url_of(str(below)), options=[*self._options, *options]))
         node.await_workers(1)
         return node
 
@@ -102,15 +131,32 @@ def resident_pages(path: Path) -> int:
     return sum(byte & 1 for byte in there.raw)
 
 
+@pytest.fixture(scope="module")
+def datasets() -> Iterator[tuple[Nas, dict[str, Path]]]:
+    """A server, and the dataset of each test, whose files have rested."""
+    with Nas() as nas:
+        folders = {name: nas.export_folder() / name for name in DATASETS}
+        for name, folder in folders.items():
+            folder.mkdir()
+            DATASETS[name](folder)
+        time.sleep(REST_SECONDS)
+        for folder in folders.values():
+            for below, _, _ in os.walk(folder):
+                os.utime(below)  # tells what the server's clock shows by now
+        yield nas, folders
+
+
 @pytest.fixture
-def world(nothing_left: None) -> Iterator[World]:
-    with Nas() as nas, Worker() as worker, ExitStack() as stack:
-        yield World(nas, worker, new_key(Path(stack.enter_context(tempfile.TemporaryDirectory()))), stack)
+def world(nothing_left: None, datasets: tuple[Nas, dict[str, Path]], request: pytest.FixtureRequest) -> Iterator[World]:
+    nas, folders = datasets
+    with Worker() as worker, ExitStack() as stack:
+        key = new_key(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        yield World(nas, folders[request.function.__name__], worker, key, stack)
 
 
 @pytest.mark.timeout(400)
 def test_another_node_asks_the_nas_for_nothing(world: World) -> None:
-    total = make_data(world.nas.export_folder())
+    total = sum(number * 7_001 for number in range(_SMALL_COUNT)) + _LARGE
     first = world.node()
     done = warmup(first, str(first.mount))
     assert (done["files"], done["bytes"]) == (_SMALL_COUNT + 1, total)
@@ -132,9 +178,6 @@ def test_another_node_asks_the_nas_for_nothing(world: World) -> None:
 
 @pytest.mark.timeout(400)
 def test_what_was_interrupted_goes_on(world: World) -> None:
-    folder = world.nas.export_folder()
-    for number in range(12):
-        (folder / f"{number}").write_bytes(os.urandom(MIB))
     node = world.node()
     with start(node, str(node.mount), "--limit-rate=1MiB/s", "--jobs=2", "--json") as process:
         wait_until(lambda: _noted(node) >= 3, what="some of it to be read", limit_s=_LIMIT_S)
@@ -146,7 +189,7 @@ def test_what_was_interrupted_goes_on(world: World) -> None:
     assert 3 <= interrupted["files"] < 12
 
     read_first = Path(json.loads(_note_text(node).splitlines()[0])[0])
-    (folder / read_first.name).write_bytes(os.urandom(2 * MIB))
+    (world.folder / read_first.name).write_bytes(os.urandom(2 * MIB))
     done = warmup(node, str(node.mount), "--passes=1")
     assert done["files"] + done["files_noted"] == 12
     assert 2 <= done["files_noted"] <= interrupted["files"] - 1
@@ -159,9 +202,6 @@ def _noted(node: Node) -> int:
 
 @pytest.mark.timeout(400)
 def test_a_budget_goes_on_where_it_ended(world: World) -> None:
-    folder = world.nas.export_folder()
-    for number in range(6):
-        (folder / f"{number}").write_bytes(os.urandom(MIB))
     node = world.node()
     first = warmup(node, str(node.mount), "--budget=4MiB", "--passes=1")
     assert (first["files"], first["bytes"], first["is_over_budget"]) == (4, 4 * MIB, True)
@@ -173,10 +213,6 @@ def test_a_budget_goes_on_where_it_ended(world: World) -> None:
 
 @pytest.mark.timeout(400)
 def test_lists_and_patterns(world: World) -> None:
-    folder = world.nas.export_folder()
-    (folder / "below").mkdir()
-    for name in ("a", "b", "below/a.bin", "below/b.txt"):
-        (folder / name).write_bytes(b"x" * 1000)
     node = world.node()
     (node.keeper.folder / "list").write_text(f"{node.mount}/a\n\n{node.mount}/gone\n{node.mount}/a\n")
     arguments = (f"{node.mount}/below", "--glob=*.bin", "--list", str(node.keeper.folder / "list"), "--passes=1")
@@ -186,10 +222,7 @@ def test_lists_and_patterns(world: World) -> None:
 
 @pytest.mark.timeout(400)
 def test_files_that_vanish_and_change_are_no_failures(world: World) -> None:
-    folder = world.nas.export_folder()
-    for number in range(8):
-        (folder / f"{number}").write_bytes(os.urandom(MIB))
-    node = world.node()
+    folder, node = world.folder, world.node()
     # Names and attributes stay what the walk has seen; what has become of the files is seen when they are opened.
     with start(node, str(node.mount), "--limit-rate=1MiB/s", "--jobs=1", "--passes=1", "--json") as process:
         wait_until(lambda: _noted(node) >= 1, what="the first to be read", limit_s=_LIMIT_S)
@@ -216,7 +249,9 @@ def test_what_the_nas_refuses_is_named(nothing_left: None) -> None:
     with ExitStack() as stack:
         nas = stack.enter_context(Nas(exports=(Export(squash="Root_Squash"),)))
         worker = stack.enter_context(Worker())
-        world = World(nas, worker, new_key(Path(stack.enter_context(tempfile.TemporaryDirectory()))), stack)
+        world = World(
+            nas, nas.export_folder(), worker, new_key(Path(stack.enter_context(tempfile.TemporaryDirectory()))), stack
+        )
         folder = nas.export_folder()
         folder.chmod(0o755)
         for name in ("open", "shut", "large-shut"):
@@ -240,7 +275,6 @@ def test_what_the_nas_refuses_is_named(nothing_left: None) -> None:
 
 @pytest.mark.timeout(400)
 def test_a_frozen_nas_does_not_keep_it_from_ending(world: World) -> None:
-    (world.nas.export_folder() / "file").write_bytes(os.urandom(64 * MIB))
     node = world.node()
     with start(node, str(node.mount), "--limit-rate=2MiB/s", "--passes=1") as process:
         wait_until(lambda: node.keeper.status(node.mount)["stats"]["nfs"]["bytes_read"] > 0, what="it to read",
@@ -264,7 +298,6 @@ def test_a_frozen_nas_does_not_keep_it_from_ending(world: World) -> None:
 
 @pytest.mark.timeout(400)
 def test_two_of_the_same_are_not_run_at_once(world: World) -> None:
-    (world.nas.export_folder() / "file").write_bytes(os.urandom(8 * MIB))
     node = world.node()
     with start(node, str(node.mount)) as process:
         wait_until(lambda: (node.keeper.run_dir / "warmup").exists(), what="its note", limit_s=_LIMIT_S)
@@ -278,7 +311,6 @@ def test_two_of_the_same_are_not_run_at_once(world: World) -> None:
 
 @pytest.mark.timeout(400)
 def test_a_daemon_that_is_killed_costs_nothing(world: World) -> None:
-    (world.nas.export_folder() / "file").write_bytes(os.urandom(40 * MIB))
     node = world.node()
     with start(node, str(node.mount), "--limit-rate=8MiB/s", "--passes=1", "--json") as process:
         wait_until(lambda: node.keeper.status(node.mount)["stats"]["nfs"]["bytes_read"] > 0, what="it to read",

@@ -37,7 +37,7 @@ def test_another_waits_from_when_it_was_seen() -> None:
 def test_later_stamps_of_the_server_tell_that_it_has_rested() -> None:
     late, early, between = file(ctime=_NOW - 1), file(ctime=_NOW - 60), file(ctime=_NOW - 5)
     seen = clock()
-    seen.observe(late)
+    seen.observe(late.ctime_ns)
     assert seen.rest_delay(early) == 0
     assert seen.rest_delay(between) == pytest.approx(REST_SECONDS - 4)
     assert seen.rest_delay(late) == pytest.approx(REST_SECONDS)
@@ -45,7 +45,7 @@ def test_later_stamps_of_the_server_tell_that_it_has_rested() -> None:
 
 def test_a_stamp_of_the_far_future_tells_nothing() -> None:
     seen = clock()
-    seen.observe(file(ctime=_NOW + 10 * SKEW_SECONDS_MAX))
+    seen.observe(file(ctime=_NOW + 10 * SKEW_SECONDS_MAX).ctime_ns)
     assert seen.rest_delay(file(ctime=_NOW - 60)) == pytest.approx(REST_SECONDS)
 
 

@@ -23,6 +23,15 @@ def walk(*roots: Path, globs: tuple[str, ...] = ()) -> tuple[list[str], Tally]:
     return [file.path for file in found], tally
 
 
+def test_the_ctime_of_each_file_and_directory_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1").touch()
+    shown: list[int] = []
+    root = Root(path=str(tmp_path), device=tmp_path.lstat().st_dev)
+    list(Walk([root], globs=(), tally=Tally(), show_ctime=shown.append).files())
+    assert shown == [path.lstat().st_ctime_ns for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "1")]
+
+
 def test_directories_come_in_the_order_of_their_listing(tmp_path: Path) -> None:
     for name in ("a/1", "a/b/2", "a/c/3", "d/4", "5"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
