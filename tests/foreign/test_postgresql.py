@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from tests.foreign.places import Place, run
@@ -57,7 +58,8 @@ class Server:
         os.killpg(self._process.pid, signal.SIGKILL)
         for child in Path(f"/proc/{self._process.pid}/task/{self._process.pid}").glob("children"):
             for pid in child.read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
         self._process.wait(60)
 
     def stop(self) -> None:

@@ -37,6 +37,8 @@ use crate::errno::errno;
 const FULL_TIME: Duration = Duration::from_secs(10);
 /// Credentials of which that is remembered, at most.
 const FULL_MAX: usize = 1024;
+/// Files can be so large on each server: ext4's limit, in bytes. Whether a larger one can be is known when the server has said so.
+const FILE_SIZE_SURE: u64 = (16 << 40) - 4096;
 /// How often the server's free space is looked at while data is held back: after so many bytes, and so much time.
 const SPACE_BYTES: u64 = 16 << 20;
 const SPACE_TIME: Duration = Duration::from_secs(10);
@@ -232,7 +234,7 @@ impl<B: Backend> Inner<B> {
         self.state.fence(); // the records of a session with a later daemon are that daemon's
         let is_whole = {
             let mut pending = self.pending(&file.inode);
-            if !pending.may_hold_back() || (appends && pending.is_shared) {
+            if !pending.may_hold_back() || (appends && pending.is_shared) || end > FILE_SIZE_SURE {
                 return Some(outgoing);
             }
             chunk.record = self.save(file.node, kept, &chunk);

@@ -453,6 +453,18 @@ fn data_that_is_refused_is_told_to_each_open_and_consumed_by_write_and_fsync() {
 }
 
 #[test]
+fn a_write_that_makes_a_file_too_large_is_refused_itself() {
+    story(23, async |nas, kernel, task, file| {
+        let largest = (16 << 40) - 4096;
+        nas.fault(Fault::Status(Procedure::Write, Status::FBig), 1);
+        assert_eq!(kernel.write(task, file, largest - 1, b"ab").await, Err(libc::EFBIG), "told at once");
+        assert_eq!(kernel.write(task, file, 0, b"more").await, Ok(0));
+        kernel.fsync(task, file).await.unwrap();
+        assert_eq!(nas.content("file").unwrap(), b"more");
+    });
+}
+
+#[test]
 fn a_user_for_whom_there_was_no_room_writes_through_for_a_while() {
     story(22, async |nas, kernel, task, file| {
         write(kernel, task, file, 0, b"lost").await;
