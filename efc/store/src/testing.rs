@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use efc_backend::{FileHandle, Time};
 use efc_buffer::{Budget, Buffer, LARGE};
 use efc_cache::Version;
-use efc_cache::blocks::{Block, BlockKey, Level, Lookup, Miss};
+use efc_cache::blocks::{Block, BlockKey, Fill, Level, Lookup, Miss};
 use efc_tasks::block_on;
 use rustix::io::{Errno, Result};
 
@@ -165,6 +165,12 @@ pub(crate) fn hits<D: Disk>(store: &Store<D>, key: &BlockKey) -> bool {
         }
         Lookup::Miss(_) => false,
     }
+}
+
+/// Where a block is to be put that is not there.
+pub(crate) fn missed<D: Disk>(store: &Store<D>, key: &BlockKey) -> Box<dyn Fill> {
+    let Lookup::Miss(Miss { fill: Some(fill), .. }) = ask(store, key) else { panic!("it is to be put there") };
+    fill
 }
 
 /// Is this part of the block there? It is never a wrong one.
