@@ -132,6 +132,7 @@ impl<D: Disk> Engine<D> {
         match lock(&self.taking).trouble() {
             Some(Trouble::ReadOnly) => State::ReadOnly,
             Some(Trouble::Full) => State::Full,
+            Some(Trouble::Failed) => State::Failed("nothing can be put there".into()),
             None => State::Serving,
         }
     }
