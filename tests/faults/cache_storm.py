@@ -102,7 +102,7 @@ def storm(stage: Stage, mode: str, *, kills: int, calm_s_max: float) -> Outcome:
     options = [*stage.options, *MODES[mode]]
     with Keeper() as keeper, keeper.mounted(stage.nas.url, options=options) as mount:
         os.stat(mount / _CLOCK)
-        with _reading(mount, outcome) as waits:
+        with reading(mount, outcome) as waits:
             wait_until(lambda: _is_filled(_status(keeper), mode), what="the store to be in use", limit_s=60)
             for _ in range(kills):
                 time.sleep(moments.uniform(0, calm_s_max))
@@ -117,7 +117,7 @@ def storm(stage: Stage, mode: str, *, kills: int, calm_s_max: float) -> Outcome:
 
 
 @contextmanager
-def _reading(mount: Path, outcome: Outcome) -> Iterator[list[tuple[float, float]]]:
+def reading(mount: Path, outcome: Outcome) -> Iterator[list[tuple[float, float]]]:
     """A reader during the block, whose report comes to the outcome; then the waits of its reads are there."""
     waits: list[tuple[float, float]] = []
     command = [sys.executable, "-m", "tests.faults.cached_reads", str(mount), "1"]

@@ -127,7 +127,8 @@ impl Disk for Arc<Faults> {
 
 pub(crate) fn settings(path: &Path, size_max: u64) -> Settings {
     let directory = File::open(path).expect("a directory").into();
-    Settings { directory, size_max, free_min_percent: 0, budget: Budget::default(), index_bytes_max: 64 * MIB }
+    let (budget, index_bytes_max) = (Budget::default(), 64 * MIB);
+    Settings { directory, size_max, free_min_percent: 0, budget, index_bytes_max, open_files_max: 256 }
 }
 
 /// A store that has looked at all of its directory.

@@ -34,8 +34,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 const LOOK_BYTES: u64 = 64 << 20;
 /// ... and after so long without any.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// Large files that are kept open for writing.
-const WRITABLE_MAX: usize = 32;
+/// Of large files that are kept open, so many are for reading to one for writing.
+const READABLE_PER_WRITABLE: usize = 8;
 
 /// Why a block was not written.
 #[derive(Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl<D: Disk> Writer<D> {
                 Held { life, file }
             }
         };
-        if self.writable.len() >= WRITABLE_MAX {
+        if self.writable.len() >= (self.engine.open_files_max / READABLE_PER_WRITABLE).max(1) {
             self.writable.remove(0);
         }
         let done = work(&held.file, &self.engine.disk);
