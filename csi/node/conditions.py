@@ -129,7 +129,7 @@ _STORE_STATES = {
     _STORE.SLOW: "its disk is slower than the NAS, which is read instead",
     _STORE.READ_ONLY: "its file system is read-only: it takes nothing in",
     _STORE.FULL: "its file system is full, or has no more free than 'cache-free' asks for: it takes nothing in",
-    _STORE.FAILED: "its disk fails: the NAS is read instead (the daemon's log says more)",
+    _STORE.FAILED: "its disk fails, or its directory has gone: the NAS is read instead (the daemon's log says more)",
 }
 
 

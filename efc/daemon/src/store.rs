@@ -9,10 +9,15 @@ use efc_proto::{CacheConfig, DaemonConfig, StoreStats, store_stats};
 use efc_store::{Settings, State, Store, is_memory};
 use rustix::fs::Mode;
 
+use crate::descriptors;
 use crate::memory::Parts;
 
 /// Of the file system, in percent.
 const FREE_MIN_PERCENT_DEFAULT: u8 = 15;
+/// Files that the store keeps open for reading, ...
+const OPEN_FILES_MAX: usize = 256;
+/// ... and which part of all that may be open: connections to the NAS and requests need some.
+const DESCRIPTORS_PART: usize = 8;
 
 /// The store, if the keeper has given a directory for it. `memory_max_bytes` is this process's limit; 0: there is none.
 ///
@@ -34,6 +39,7 @@ pub fn store(
         free_min_percent: free_min_percent(config),
         budget: budget.clone(),
         index_bytes_max: parts.store_index_bytes_max,
+        open_files_max: OPEN_FILES_MAX.min(descriptors::limit() / DESCRIPTORS_PART),
     };
     Store::open(settings).map(Some)
 }

@@ -102,10 +102,11 @@ impl Stores {
         })
     }
 
-    /// Whether `store` is one that this configuration would be given, too.
+    /// Whether `store` is there, and one that this configuration would be given, too.
     pub fn serves(&self, store: &Store, config: &DaemonConfig) -> bool {
         with_store(config)
             .is_some_and(|cache| self.directory(cache).is_ok_and(|directory| store.path().parent() == Some(directory)))
+            && !store.has_gone()
     }
 
     fn directory<'a>(&'a self, cache: &'a CacheConfig) -> Result<&'a Path, Error> {
@@ -165,6 +166,13 @@ impl Store {
     /// What the daemon gets.
     pub fn directory(&self) -> &OwnedFd {
         &self.directory
+    }
+
+    /// Whether somebody has removed it. One whose disk does not answer is there.
+    fn has_gone(&self) -> bool {
+        let Ok(directory) = self.directory.try_clone() else { return false };
+        let links = do_in_time("store", TIME_LIMIT, move || fstat(&directory).map(|found| found.st_nlink));
+        matches!(links, Ok(Ok(0)))
     }
 
     /// Where it is.
@@ -336,5 +344,7 @@ mod tests {
         let store = given.take(&config(Path::new(""), "/d"), user(), "").unwrap().unwrap();
         assert_eq!(store.path().parent(), Some(other.path()));
         assert!(given.serves(&store, &config(other.path(), "/d")) && !given.serves(&store, &DaemonConfig::default()));
+        std::fs::remove_dir_all(store.path()).unwrap();
+        assert!(!given.serves(&store, &config(other.path(), "/d")), "it has gone");
     }
 }

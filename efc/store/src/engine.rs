@@ -42,6 +42,7 @@ pub(crate) struct Engine<D> {
     pub(crate) budget: Budget,
     pub(crate) free_min_percent: u8,
     pub(crate) index_bytes_max: u64,
+    pub(crate) open_files_max: usize,
     pub(crate) size_max: AtomicU64,
     /// Set once the directory is this store's.
     pub(crate) folder: OnceLock<Arc<Folder>>,
@@ -62,7 +63,7 @@ pub(crate) struct Engine<D> {
 
 impl<D: Disk> Engine<D> {
     pub(crate) fn new(settings: Settings, disk: D, reads: Arc<Reads>) -> Engine<D> {
-        let Settings { directory, size_max, free_min_percent, budget, index_bytes_max } = settings;
+        let Settings { directory, size_max, free_min_percent, budget, index_bytes_max, open_files_max } = settings;
         Engine {
             disk,
             directory,
@@ -72,7 +73,8 @@ impl<D: Disk> Engine<D> {
             size_max: AtomicU64::new(size_max),
             folder: OnceLock::new(),
             index: Mutex::new(Index::new(size_max, index_bytes_max)),
-            opened: Mutex::default(),
+            opened: Mutex::new(Opened::new(open_files_max)),
+            open_files_max,
             patience: Mutex::default(),
             taking: Mutex::default(),
             work: Work::default(),
@@ -132,6 +134,7 @@ impl<D: Disk> Engine<D> {
         match lock(&self.taking).trouble() {
             Some(Trouble::ReadOnly) => State::ReadOnly,
             Some(Trouble::Full) => State::Full,
+            Some(Trouble::Failed) => State::Failed("nothing can be put there".into()),
             None => State::Serving,
         }
     }

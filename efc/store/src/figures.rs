@@ -18,7 +18,7 @@ pub enum State {
     ReadOnly,
     /// The file system has no room, and nothing of the store's could make some: what is there is served.
     Full,
-    /// The directory cannot be used: why. It is tried again.
+    /// The directory cannot be used, or nothing can be put there: why. It is tried again; what is there is served if it can be read.
     Failed(String),
 }
 

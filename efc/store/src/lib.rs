@@ -69,6 +69,8 @@ pub struct Settings {
     pub budget: Budget,
     /// Memory for the index, in bytes.
     pub index_bytes_max: u64,
+    /// Files that are kept open for reading; for writing an eighth as many are. A few more are open for a moment.
+    pub open_files_max: usize,
 }
 
 /// The store of one data set. Its threads end when this is dropped, and with the last of them it lets go of its

@@ -12,9 +12,6 @@ use crate::index::Source;
 use crate::layout::{Folder, open};
 use crate::segments;
 
-/// Files that are kept open.
-const OPEN_MAX: usize = 256;
-
 /// What a file is known by: never two by the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Name {
@@ -38,13 +35,19 @@ pub(crate) fn open_source(folder: &Folder, source: &Source) -> Result<OwnedFd, E
 }
 
 /// Open files, the last used.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Opened {
+    files_max: usize,
     files: HashMap<Name, (Arc<OwnedFd>, u64)>,
     uses: u64,
 }
 
 impl Opened {
+    /// None yet; so many are kept.
+    pub(crate) fn new(files_max: usize) -> Opened {
+        Opened { files_max, files: HashMap::default(), uses: 0 }
+    }
+
     /// The file, if it is open.
     pub(crate) fn get(&mut self, source: &Source) -> Option<Arc<OwnedFd>> {
         self.uses += 1;
@@ -58,7 +61,7 @@ impl Opened {
     pub(crate) fn add(&mut self, source: &Source, file: &Arc<OwnedFd>) -> Option<Arc<OwnedFd>> {
         self.uses += 1;
         self.files.insert(name(source), (file.clone(), self.uses));
-        if self.files.len() <= OPEN_MAX {
+        if self.files.len() <= self.files_max {
             return None;
         }
         let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| *name)?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use efc_backend::{FileHandle, Time};
 use efc_buffer::{Budget, Buffer, LARGE};
 use efc_cache::Version;
-use efc_cache::blocks::{Block, BlockKey, Level, Lookup, Miss};
+use efc_cache::blocks::{Block, BlockKey, Fill, Level, Lookup, Miss};
 use efc_tasks::block_on;
 use rustix::io::{Errno, Result};
 
@@ -127,7 +127,8 @@ impl Disk for Arc<Faults> {
 
 pub(crate) fn settings(path: &Path, size_max: u64) -> Settings {
     let directory = File::open(path).expect("a directory").into();
-    Settings { directory, size_max, free_min_percent: 0, budget: Budget::default(), index_bytes_max: 64 * MIB }
+    let (budget, index_bytes_max) = (Budget::default(), 64 * MIB);
+    Settings { directory, size_max, free_min_percent: 0, budget, index_bytes_max, open_files_max: 256 }
 }
 
 /// A store that has looked at all of its directory.
@@ -165,6 +166,12 @@ pub(crate) fn hits<D: Disk>(store: &Store<D>, key: &BlockKey) -> bool {
         }
         Lookup::Miss(_) => false,
     }
+}
+
+/// Where a block is to be put that is not there.
+pub(crate) fn missed<D: Disk>(store: &Store<D>, key: &BlockKey) -> Box<dyn Fill> {
+    let Lookup::Miss(Miss { fill: Some(fill), .. }) = ask(store, key) else { panic!("it is to be put there") };
+    fill
 }
 
 /// Is this part of the block there? It is never a wrong one.

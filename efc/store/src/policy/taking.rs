@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 /// A full file system is tried again after so long; ...
 const FULL_PAUSE: Duration = Duration::from_secs(10);
-/// ... a read-only one after so long.
+/// ... one that fails after as long, ...
+const FAILED_PAUSE: Duration = Duration::from_secs(10);
+/// ... and a read-only one after so long.
 const READ_ONLY_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why blocks are not taken.
@@ -14,6 +16,8 @@ pub enum Trouble {
     Full,
     /// The file system is read-only.
     ReadOnly,
+    /// The disk fails, or the directory has gone.
+    Failed,
 }
 
 impl Trouble {
@@ -21,6 +25,7 @@ impl Trouble {
         match self {
             Trouble::Full => FULL_PAUSE,
             Trouble::ReadOnly => READ_ONLY_PAUSE,
+            Trouble::Failed => FAILED_PAUSE,
         }
     }
 }
@@ -32,9 +37,11 @@ pub struct Taking {
 }
 
 impl Taking {
-    /// A block was refused.
-    pub fn refused(&mut self, why: Trouble, at: Instant) {
+    /// A block was refused. `true`: of this trouble nothing was known.
+    pub fn refused(&mut self, why: Trouble, at: Instant) -> bool {
+        let is_new = self.trouble() != Some(why);
         self.trouble = Some((why, at));
+        is_new
     }
 
     /// A block was written.
@@ -66,7 +73,7 @@ mod tests {
     fn one_block_is_tried_in_each_pause_and_one_that_is_written_ends_the_trouble() {
         let (mut taking, begin) = (Taking::default(), Instant::now());
         assert!(taking.tries(begin) && taking.tries(begin));
-        for trouble in [Trouble::Full, Trouble::ReadOnly] {
+        for trouble in [Trouble::Full, Trouble::ReadOnly, Trouble::Failed] {
             taking.refused(trouble, begin);
             let before = begin + trouble.pause() - Duration::from_millis(1);
             assert_eq!((taking.tries(before), taking.trouble()), (false, Some(trouble)));

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use efc_cache::blocks::BlockKey;
 
-use crate::testing::{Dice, MIB, changed_key, close, hits, key, open, read, read_each, snapshot};
+use crate::testing::{
+    Dice, MIB, block_of, bytes_of, changed_key, close, hits, key, missed, open, read, read_each, snapshot, until,
+};
 
 const PAGE: usize = 4096;
 
@@ -198,4 +200,46 @@ fn what_is_not_of_the_store_and_what_is_left_of_files_does_no_harm() {
     }
     read_each(&*store, &keys);
     assert!(keys.iter().all(|key| hits(&*store, key)));
+}
+
+/// All fall due before the first is put there again: their files have been closed for writing by then.
+#[test]
+fn many_files_that_were_damaged_are_whole_again_once_they_were_read_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = open(directory.path(), 1 << 30);
+    let keys: Vec<_> = (0..100).map(|file| key(&format!("file {file}"), 70_000, 0)).collect();
+    read_each(&*store, &keys);
+    close(store);
+    for (name, mut bytes) in snapshot(directory.path()) {
+        if name.extension().is_some_and(|kind| kind == "data") {
+            bytes[0] ^= 1;
+            std::fs::write(name, bytes).expect("written");
+        }
+    }
+    let store = open(directory.path(), 1 << 30);
+    let fills: Vec<_> = keys.iter().map(|key| (key, missed(&*store, key))).collect();
+    for (count, (key, fill)) in fills.into_iter().enumerate() {
+        fill.fill(&std::sync::Arc::new(block_of(&bytes_of(key))));
+        until("it is written", || store.figures().fills > count as u64);
+    }
+    assert_eq!(keys.iter().filter(|key| !hits(&*store, key)).count(), 0);
+    assert_eq!(store.figures().damaged, 100);
+}
+
+/// What becomes of the disk while the store serves, which has compared all of it before.
+#[test]
+fn a_byte_that_flips_later_is_no_wrong_byte_either() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let keys = filled(directory.path());
+    let store = open(directory.path(), 1 << 30);
+    assert!(keys.iter().all(|key| hits(&*store, key)));
+    for (name, mut bytes) in snapshot(directory.path()) {
+        if name.extension().is_some_and(|kind| kind == "data") {
+            bytes.iter_mut().step_by(PAGE).for_each(|byte| *byte ^= 1);
+            std::fs::write(name, bytes).expect("written");
+        }
+    }
+    let large: Vec<_> = keys.iter().filter(|key| key.version.size > MIB).collect();
+    assert!(large.iter().all(|key| !hits(&*store, key)), "none is what was put there");
+    assert_eq!(store.figures().damaged, large.len() as u64);
 }

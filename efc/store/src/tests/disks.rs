@@ -91,6 +91,37 @@ fn a_full_disk_is_tried_again_later_and_what_is_there_is_read() {
 }
 
 #[test]
+fn a_disk_that_takes_no_writes_any_more_is_said_and_tried_again_later() {
+    for error in [Errno::IO, Errno::MFILE, Errno::ACCESS] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (faults, store) = faulty(directory.path());
+        let keys = fill(&store, "file");
+        faults.write_error.store(error.raw_os_error(), Ordering::Relaxed);
+        assert!(!read(&*store, &key("another", MIB, 0)));
+        let State::Failed(_) = store.figures().state else { panic!("nothing can be put there") };
+        assert!(store.figures().condition().is_some());
+        let Lookup::Miss(Miss { fill: None, .. }) = ask(&store, &key("another", MIB, 0)) else { panic!("not now") };
+        assert!(keys.iter().all(|key| hits(&*store, key)), "what is there is read");
+        faults.write_error.store(0, Ordering::Relaxed);
+        until("it is tried again", || read(&*store, &key("another", MIB, 0)));
+        assert_eq!(store.figures().state, State::Serving);
+    }
+}
+
+#[test]
+fn a_directory_that_is_removed_under_it_is_said() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (_, store) = faulty(directory.path());
+    fill(&store, "file");
+    std::fs::remove_dir_all(directory.path()).expect("removed");
+    for key in [key("another", MIB, 0), key("large file", MIB, 0)] {
+        read(&*store, &key); // is right, or not there
+    }
+    let State::Failed(_) = store.figures().state else { panic!("nothing can be put there") };
+    std::fs::create_dir(directory.path()).expect("made"); // to be removed
+}
+
+#[test]
 fn a_disk_that_becomes_read_only_is_read() {
     let directory = tempfile::tempdir().expect("a directory");
     let (faults, store) = faulty(directory.path());

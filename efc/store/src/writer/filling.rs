@@ -45,16 +45,17 @@ impl<D: Disk> Writer<D> {
             return Err(Unwritten::Refused);
         }
         let hash = self.folder.hasher.file(&file);
-        self.drop_other_version(hash, &file)?;
+        self.drop_what_is_over(hash, &file)?;
         if is_small(&file) { self.fill_small(hash, file, block) } else { self.fill_large(hash, key, block) }
     }
 
-    /// Another version goes with the first block of this one. A small one is forgotten where its new record is added.
-    fn drop_other_version(&mut self, hash: u64, key: &FileKey) -> Result<(), Errno> {
+    /// Another version goes with the first block of this one, and so does a file of which nothing is left, since all of it was damaged: the
+    /// next has files of its own, and nobody reads those of the former in their place. A small one is forgotten where its new record is added.
+    fn drop_what_is_over(&mut self, hash: u64, key: &FileKey) -> Result<(), Errno> {
         let index = lock(&self.engine.index);
-        let is_other = index.large(hash).is_some_and(|large| large.key != *key);
+        let is_over = index.large(hash).is_some_and(|large| large.key != *key || large.sums.count() == 0);
         drop(index);
-        if is_other { self.evict_large(hash).map(drop) } else { Ok(()) }
+        if is_over { self.evict_large(hash).map(drop) } else { Ok(()) }
     }
 
     fn fill_large(&mut self, hash: u64, key: &BlockKey, block: &Block) -> Result<u64, Unwritten> {

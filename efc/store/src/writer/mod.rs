@@ -34,8 +34,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 const LOOK_BYTES: u64 = 64 << 20;
 /// ... and after so long without any.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
-/// Large files that are kept open for writing.
-const WRITABLE_MAX: usize = 32;
+/// Of large files that are kept open, so many are for reading to one for writing.
+const READABLE_PER_WRITABLE: usize = 8;
 
 /// Why a block was not written.
 #[derive(Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl<D: Disk> Writer<D> {
                 Held { life, file }
             }
         };
-        if self.writable.len() >= WRITABLE_MAX {
+        if self.writable.len() >= (self.engine.open_files_max / READABLE_PER_WRITABLE).max(1) {
             self.writable.remove(0);
         }
         let done = work(&held.file, &self.engine.disk);
@@ -227,7 +227,8 @@ impl<D: Disk> Writer<D> {
         let configured = self.engine.size_max.load(Ordering::Relaxed);
         let space = self.folder.space();
         if space.is_ok_and(|space| space.is_read_only) {
-            return lock(&self.engine.taking).refused(Trouble::ReadOnly, now());
+            self.has_trouble(Trouble::ReadOnly);
+            return;
         }
         let mut index = lock(&self.engine.index);
         let (held, before) = (index.queues.held(), index.queues.size_max());
@@ -241,7 +242,7 @@ impl<D: Disk> Writer<D> {
         index.queues.set_size_max(size_max);
         drop(index);
         if size_max < configured.min(ROOM_MIN) {
-            lock(&self.engine.taking).refused(Trouble::Full, now()); // to be seen: nothing else would say why nothing is kept
+            self.has_trouble(Trouble::Full); // to be seen: nothing else would say why nothing is kept
         }
         self.shrink();
     }
@@ -249,13 +250,20 @@ impl<D: Disk> Writer<D> {
     /// Notes what the file system said.
     fn refused(&self, unwritten: Unwritten) {
         count(&self.engine.tally.refused);
-        let trouble = match unwritten {
-            Unwritten::Failed(Errno::NOSPC | Errno::DQUOT) => Trouble::Full,
-            Unwritten::Failed(Errno::ROFS) => Trouble::ReadOnly,
-            Unwritten::Failed(error) => return log::debug!("a block could not be put into the store: {error}"),
-            Unwritten::Refused => return,
+        let Unwritten::Failed(error) = unwritten else { return };
+        let trouble = match error {
+            Errno::NOSPC | Errno::DQUOT => Trouble::Full,
+            Errno::ROFS => Trouble::ReadOnly,
+            _ => Trouble::Failed,
         };
-        lock(&self.engine.taking).refused(trouble, now());
+        if self.has_trouble(trouble) && trouble == Trouble::Failed {
+            log::warn!("nothing can be put into the store: {error}");
+        }
+    }
+
+    /// Nothing is taken for a while. `true`: of this trouble nothing was known.
+    fn has_trouble(&self, trouble: Trouble) -> bool {
+        lock(&self.engine.taking).refused(trouble, now())
     }
 
     fn wrote(&mut self, bytes: u64, length: usize) {
