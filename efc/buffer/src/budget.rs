@@ -91,6 +91,11 @@ impl Budget {
         Room { size, _permit: Some(permit.expect("this semaphore is never closed")) }
     }
 
+    /// How many bytes all buffers of a purpose may take.
+    pub fn limit(&self, purpose: Purpose) -> u64 {
+        u64::from(self.0[purpose as usize].pages) * PAGE as u64
+    }
+
     /// Room for `size` bytes in a buffer, or for as many on the heap, if there is some now and nobody waits for it.
     pub fn take(&self, purpose: Purpose, size: usize) -> Option<Room> {
         let pot = &self.0[purpose as usize];

@@ -64,6 +64,7 @@ pub(crate) struct Engine<D> {
 impl<D: Disk> Engine<D> {
     pub(crate) fn new(settings: Settings, disk: D, reads: Arc<Reads>) -> Engine<D> {
         let Settings { directory, size_max, free_min_percent, budget, index_bytes_max, open_files_max } = settings;
+        let work = Work::new(&budget);
         Engine {
             disk,
             directory,
@@ -77,7 +78,7 @@ impl<D: Disk> Engine<D> {
             open_files_max,
             patience: Mutex::default(),
             taking: Mutex::default(),
-            work: Work::default(),
+            work,
             reads,
             tally: Tally::default(),
             verifying: Mutex::default(),
@@ -99,6 +100,10 @@ impl<D: Disk> Engine<D> {
         {
             log::warn!("the store's directory cannot be used: {why}");
         }
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        *lock(&self.phase) == Phase::Loading
     }
 
     pub(crate) fn serves(&self) -> bool {

@@ -22,6 +22,8 @@ const FILE_BYTES: u64 = 448;
 const RECORD_BYTES: u64 = 96;
 /// What the map of a large file takes on the disk.
 pub(crate) const MAP_BYTES: u64 = 4096;
+/// Samples are drawn from so many files.
+const SAMPLES_MAX: usize = 64;
 /// The most ghosts.
 const GHOSTS_MAX: u64 = 1 << 20;
 /// When something is used, its files are touched if they were not for so long, in seconds.
@@ -73,6 +75,16 @@ pub(crate) enum Source {
     Data { key: FileKey, life: u64 },
     /// A segment.
     Segment(u64),
+}
+
+/// A block that is read to see how long that takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sample {
+    /// Of its file.
+    pub(crate) hash: u64,
+    pub(crate) source: Source,
+    pub(crate) offset: u64,
+    pub(crate) length: usize,
 }
 
 /// Is the file one that is kept in a segment?
@@ -203,16 +215,18 @@ impl Index {
         Some(changed)
     }
 
-    /// Adds a small file, in place of what there was of its hash, which is no large file.
-    pub(crate) fn add_record(&mut self, hash: u64, record: Record) {
+    /// Adds a small file, in place of what there was of its hash: the large file, which is to be removed from the disk.
+    pub(crate) fn add_record(&mut self, hash: u64, record: Record) -> Option<Large> {
+        let replaced = self.forget_large(hash).map(|(large, _)| large);
         self.forget(hash);
         self.segments.entry(record.segment).or_default().hashes.insert(hash);
         self.memory += RECORD_BYTES;
         self.entries.insert(hash, Entry::Small(record));
+        replaced
     }
 
     /// Forgets a file. A large one is to be removed from the disk and from the queues by whoever calls this.
-    pub(crate) fn forget(&mut self, hash: u64) -> Option<FileKey> {
+    pub(crate) fn forget(&mut self, hash: u64) -> Option<Large> {
         match self.entries.remove(&hash)? {
             Entry::Small(record) => {
                 if let Some(segment) = self.segments.get_mut(&record.segment) {
@@ -223,7 +237,7 @@ impl Index {
             }
             Entry::Large(large) => {
                 self.memory -= FILE_BYTES + large.sums.memory();
-                Some(large.key)
+                Some(*large)
             }
         }
     }
@@ -254,12 +268,12 @@ impl Index {
         self.queues.remove(unit)
     }
 
-    /// Forgets what stands for a large file, and remembers it as a ghost. Its key, and its bytes.
-    pub(crate) fn forget_large(&mut self, hash: u64) -> Option<(FileKey, u64)> {
+    /// Forgets a large file, and remembers it as a ghost. What it was, and its bytes.
+    pub(crate) fn forget_large(&mut self, hash: u64) -> Option<(Large, u64)> {
         self.large(hash)?;
-        let key = self.forget(hash)?;
+        let large = self.forget(hash)?;
         self.queues.remember(hash, Unit::File(hash));
-        Some((key, self.queues.remove(Unit::File(hash))))
+        Some((large, self.queues.remove(Unit::File(hash))))
     }
 
     /// A block was read.
@@ -284,16 +298,18 @@ impl Index {
         Used { unit, is_old, moves: self.queues.used(unit, on_disk(key.length()), at_s) }
     }
 
-    /// Any block, to try how fast the disk is: the file that it lies in, where, and its bytes.
-    pub(crate) fn sample(&self) -> Option<(Source, u64, usize)> {
-        self.entries.values().find_map(|entry| match entry {
+    /// Some block, to try how fast the disk is: by the number of the try it is another one.
+    pub(crate) fn sample(&self, number: usize) -> Option<Sample> {
+        let few = self.entries.len().clamp(1, SAMPLES_MAX);
+        self.entries.iter().skip(number % few).find_map(|(&hash, entry)| match entry {
             Entry::Large(large) => {
                 let block = block(&large.key, large.sums.indexes().next()?);
-                Some((Source::Data { key: large.key, life: large.life }, block.offset(), block.length()))
+                let source = Source::Data { key: large.key, life: large.life };
+                Some(Sample { hash, source, offset: block.offset(), length: block.length() })
             }
             Entry::Small(record) => {
                 let offset = u64::from(record.offset) + HEADER_BYTES as u64;
-                Some((Source::Segment(record.segment), offset, record.length as usize))
+                Some(Sample { hash, source: Source::Segment(record.segment), offset, length: record.length as usize })
             }
         })
     }

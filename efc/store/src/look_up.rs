@@ -168,9 +168,13 @@ impl<D: Disk> Engine<D> {
         target.read(&self.disk, folder, from.as_fd(), room, true).unwrap_or_else(Came::Failed)
     }
 
-    /// Opens a file, and keeps it open unless it has gone meanwhile.
+    /// Opens a file, and keeps it open unless it goes meanwhile. If it has gone, what was opened by its name may be another one that has come
+    /// in its place: nobody gets that.
     fn open(&self, folder: &Folder, hash: u64, source: &Source) -> Result<Arc<OwnedFd>, Errno> {
         let file = Arc::new(open_source(folder, source)?);
+        if !lock(&self.index).has_source(hash, source) {
+            return Err(Errno::NOENT);
+        }
         let oldest = lock(&self.opened).add(source, &file);
         drop(oldest);
         if !lock(&self.index).has_source(hash, source) {
@@ -280,10 +284,17 @@ impl<D: Disk> Engine<D> {
         if !is_lost(error) {
             return log::debug!("a block could not be read: {error}");
         }
-        let Place::Block { life, .. } = target.place else { return self.damaged(target) };
-        if lock(&self.index).large(target.hash).is_some_and(|large| large.life == life) {
+        match target.place {
+            Place::Block { life, .. } => self.lose(target.hash, life),
+            Place::Record(_) => self.damaged(target),
+        }
+    }
+
+    /// The large file of this life cannot be read: it goes, if it has not gone.
+    pub(crate) fn lose(&self, hash: u64, life: u64) {
+        if lock(&self.index).large(hash).is_some_and(|large| large.life == life) {
             count(&self.tally.damaged);
-            self.ask(Job::Drop { hash: target.hash, life });
+            self.ask(Job::Drop { hash, life });
         }
     }
 }
@@ -293,7 +304,7 @@ fn nothing(room: Buffer) -> Lookup {
 }
 
 /// Does the error say that what was to be read will not be read later either?
-fn is_lost(error: Errno) -> bool {
+pub(crate) fn is_lost(error: Errno) -> bool {
     // UCLEAN and BADMSG are what file systems say of damage that they have found.
     matches!(
         error,

@@ -4,13 +4,16 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use efc_buffer::{Budget, LARGE, Purpose};
 use efc_cache::blocks::{Block, BlockKey};
 
 use crate::basics::lock;
 use crate::policy::queues::Unit;
 
-/// Blocks on their way to the disk, in bytes of their memory.
-const FILLING_BYTES_MAX: usize = 32 << 20;
+/// Blocks on their way to the disk, in bytes of their memory, ...
+const FILLING_BYTES_MAX: u64 = 32 << 20;
+/// ... and as a part of what all may have that is not read by anybody yet: a disk that hangs leaves the rest to others.
+const FILLING_PART: u64 = 4;
 /// All else that waits.
 const JOBS_MAX: usize = 4096;
 
@@ -58,18 +61,25 @@ struct Jobs {
 }
 
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Work {
+    filling_bytes_max: usize,
     jobs: Mutex<Jobs>,
     changed: Condvar,
 }
 
 impl Work {
+    /// Empty. Blocks come out of this budget.
+    pub(crate) fn new(budget: &Budget) -> Work {
+        let part = (budget.limit(Purpose::Ahead) / FILLING_PART).clamp(LARGE as u64, FILLING_BYTES_MAX);
+        Work { filling_bytes_max: part as usize, jobs: Mutex::default(), changed: Condvar::default() }
+    }
+
     /// `false`: there is too much already.
     pub(crate) fn add(&self, job: Job) -> bool {
         let mut jobs = lock(&self.jobs);
         let bytes = jobs.bytes + job.bytes();
-        let fits = jobs.jobs.len() < JOBS_MAX && (bytes <= FILLING_BYTES_MAX || job.bytes() == 0);
+        let fits = jobs.jobs.len() < JOBS_MAX && (bytes <= self.filling_bytes_max || job.bytes() == 0);
         if fits && !jobs.is_ended {
             jobs.bytes = bytes;
             jobs.jobs.push_back(job);
@@ -121,11 +131,11 @@ mod tests {
 
     #[test]
     fn blocks_have_a_limit_and_after_the_end_nothing_is_taken() {
-        let work = Work::default();
+        let work = Work::new(&Budget::default());
         let block = Arc::new(block_of(&[1; 70_000]));
         let fill = || Job::Fill { key: key("file", 70_000, 0), block: block.clone() };
         let taken = (0..100).take_while(|_| work.add(fill())).count();
-        assert_eq!(taken, FILLING_BYTES_MAX / block.room());
+        assert_eq!(taken, FILLING_BYTES_MAX as usize / block.room());
         assert!(work.add(Job::Look), "what has no bytes is taken");
         assert!(matches!(work.next(Duration::ZERO), Next::Job(Job::Fill { .. })));
         assert!(work.add(fill()) && !work.add(fill()));

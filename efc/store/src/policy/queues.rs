@@ -322,6 +322,8 @@ impl Queues {
     }
 
     fn insert(&mut self, unit: Unit, standing: Standing) {
+        debug_assert!(!self.units.contains_key(&unit), "a unit stands once");
+        self.detach(unit);
         let line = self.line(standing.queue);
         line.order.insert((standing.place, unit));
         line.bytes += standing.bytes;

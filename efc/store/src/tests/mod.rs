@@ -2,6 +2,7 @@
 
 mod damage;
 mod disks;
+mod lives;
 mod model;
 mod sharing;
 mod sizes;

@@ -105,13 +105,19 @@ impl<D: Disk> Writer<D> {
     /// Lets a large file go; its bytes.
     pub(super) fn evict_large(&mut self, hash: u64) -> Result<u64, Errno> {
         let mut index = lock(&self.engine.index);
-        let Some(life) = index.large(hash).map(|large| large.life) else { return Ok(0) };
-        let Some((key, bytes)) = index.forget_large(hash) else { return Ok(0) };
+        let Some((large, bytes)) = index.forget_large(hash) else {
+            return Ok(index.queues.remove(Unit::File(hash))); // or it would be the next to go for ever
+        };
         drop(index);
+        self.discard_large(large.key, large.life)?;
+        Ok(bytes)
+    }
+
+    /// Removes the files of a large file that the index knows no more.
+    pub(super) fn discard_large(&mut self, key: FileKey, life: u64) -> Result<(), Errno> {
         self.writable.retain(|held| held.life != life);
         self.close(&Source::Data { key, life });
-        files::discard(&self.folder, &self.folder.hasher.name(&key))?;
-        Ok(bytes)
+        files::discard(&self.folder, &self.folder.hasher.name(&key))
     }
 
     fn evict_segment(&mut self, number: u64) -> Result<u64, Errno> {

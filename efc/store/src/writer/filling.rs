@@ -41,7 +41,7 @@ impl<D: Disk> Writer<D> {
     /// The bytes that it takes on the disk.
     fn try_fill(&mut self, key: &BlockKey, block: &Block) -> Result<u64, Unwritten> {
         let file = file(key);
-        if file.version.size > FILE_BYTES_MAX {
+        if file.version.size > FILE_BYTES_MAX || self.is_short_while_loading {
             return Err(Unwritten::Refused);
         }
         let hash = self.folder.hasher.file(&file);
@@ -110,14 +110,19 @@ impl<D: Disk> Writer<D> {
         let found = files::load(&self.folder, &self.engine.disk, &name).ok().flatten();
         let at_s = self.engine.now_s();
         let mut index = lock(&self.engine.index);
-        if let Some(found) = found.filter(|found| found.key == *key && found.sums.count() > 0) {
-            let bytes = Index::large_bytes(key, &found.sums);
-            index.queues.load(unit, found.queue, bytes, found.age_s);
-            index.add_large(hash, *key, found.sums);
-        } else if !index.has(hash) {
-            let admission = index.queues.admit(hash, on_disk(length), at_s);
-            index.queues.add(unit, admission, at_s);
-            index.add_large(hash, *key, Sums::default());
+        let is_loaded = index.has(hash); // meanwhile, by the other thread
+        match found.filter(|found| found.key == *key && found.sums.count() > 0) {
+            _ if is_loaded => {}
+            Some(found) => {
+                let bytes = Index::large_bytes(key, &found.sums);
+                index.queues.load(unit, found.queue, bytes, found.age_s);
+                index.add_large(hash, *key, found.sums);
+            }
+            None => {
+                let admission = index.queues.admit(hash, on_disk(length), at_s);
+                index.queues.add(unit, admission, at_s);
+                index.add_large(hash, *key, Sums::default());
+            }
         }
         let never = Admission { queue: Queue::Once, distance: u64::MAX, usual: None };
         index.queues.admission(unit).unwrap_or(never)
@@ -187,9 +192,15 @@ impl<D: Disk> Writer<D> {
         let (length, filled_s) = (data.len() as u32, engine.now_s());
         let is_full = segment.tail >= self.segment_bytes();
         let mut index = lock(&engine.index);
-        index.add_record(hash, Record { segment: number, offset, length, filled_s, was_read: false, was_kept });
+        let record = Record { segment: number, offset, length, filled_s, was_read: false, was_kept };
+        let replaced = index.add_record(hash, record);
         index.queues.grew(Unit::Segment(number), record_bytes(length), filled_s);
         drop(index);
+        if let Some(large) = replaced
+            && let Err(error) = self.discard_large(large.key, large.life)
+        {
+            log::debug!("a file of the store stays whose place another one has: {error}");
+        }
         if is_full && let Err(error) = self.seal(queue) {
             log::debug!("a segment of the store could not be sealed: {error}");
         }

@@ -76,6 +76,8 @@ pub(crate) struct Writer<D> {
     again: Option<Appending>,
     segments_next: u64,
     written: u64,
+    /// The file system has less free than it is to have, and it is not known yet what there is that could go.
+    is_short_while_loading: bool,
 }
 
 /// Waits until the directory is this store's, has it loaded, and writes what comes.
@@ -85,10 +87,12 @@ pub(crate) fn run<D: Disk>(engine: Arc<Engine<D>>) {
     let segments: Vec<u64> = segments.iter().filter_map(|name| crate::layout::hex(name)).collect();
     let segments_next = segments.iter().max().map_or(0, |last| last.saturating_add(1));
     let (once, again, writable, closing, written) = (None, None, Vec::new(), Vec::new(), 0);
-    let mut writer = Writer { engine, folder, writable, closing, once, again, segments_next, written };
+    let is_short_while_loading = false;
+    engine.set_phase(Phase::Loading);
+    let mut writer =
+        Writer { engine, folder, writable, closing, once, again, segments_next, written, is_short_while_loading };
     writer.look();
     let engine = writer.engine.clone();
-    engine.set_phase(Phase::Loading);
     let _ = engine.folder.set(writer.folder.clone()); // once only
     loading::begin(&engine, segments);
     drop(engine);
@@ -230,13 +234,15 @@ impl<D: Disk> Writer<D> {
             self.has_trouble(Trouble::ReadOnly);
             return;
         }
+        let is_loading = self.engine.is_loading();
         let mut index = lock(&self.engine.index);
         let (held, before) = (index.queues.held(), index.queues.size_max());
+        let free_min = |size: u64| size / 100 * u64::from(self.engine.free_min_percent.min(100));
+        self.is_short_while_loading =
+            is_loading && space.is_ok_and(|Space { size, free, .. }| free < free_min(size).saturating_add(LOOK_BYTES));
         let size_max = match space {
-            Ok(Space { size, free, .. }) => {
-                let free_min = size / 100 * u64::from(self.engine.free_min_percent.min(100));
-                configured.min((held + free).saturating_sub(free_min))
-            }
+            _ if is_loading => configured, // what is held is not known
+            Ok(Space { size, free, .. }) => configured.min((held + free).saturating_sub(free_min(size))),
             Err(_) => configured.min(before),
         };
         index.queues.set_size_max(size_max);
