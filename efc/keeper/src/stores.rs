@@ -7,26 +7,32 @@
 //! belongs to the daemon's user, of whom the next may be another: what lies in it is open to all who get into it, and
 //! that is its owner alone. Files in a store are the daemon's (`efc/store`), which has it to itself by a lock of its own.
 //!
-//! Disks may hang: each look at one is made by a thread that nobody waits for any longer than a moment.
+//! Disks may hang: each look at one is made by a thread that nobody waits for any longer than a moment, and few hang at a time.
+//!
+//! What a daemon that was taken over says of its store, and of its configuration, is not believed: it gets a directory that is its user's
+//! already, or a new one. What lies in a store is a daemon's, so names in it are opened for what they should be, or not at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use efc_proto::error::Code;
 use efc_proto::{CacheConfig, DaemonConfig, Error, Source};
-use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, mkdirat, openat};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, mkdirat, openat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::failure::{failure, path_code};
-use crate::waiting::do_in_time;
+use crate::waiting::{HANGS, do_in_time};
 
 /// How long a disk is waited for.
 const TIME_LIMIT: Duration = Duration::from_millis(500);
+/// Looks at the disks of one directory that have not ended, at most.
+const LOOKS_MAX: usize = 32;
 /// Stores of one source in one directory.
 const STORES_MAX: u32 = 64;
 /// What a store's name has of its source, in bytes.
@@ -46,6 +52,15 @@ pub struct Stores {
     /// None: where mounts say.
     directories: Vec<PathBuf>,
     used: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Looks that have not ended, by the directory.
+    looks: Arc<Mutex<BTreeMap<PathBuf, usize>>>,
+}
+
+/// A look that has not ended.
+#[derive(Debug)]
+struct Look {
+    stores: Stores,
+    directory: PathBuf,
 }
 
 /// One mount's store, given back on drop.
@@ -77,24 +92,29 @@ struct Wanted {
     directory: PathBuf,
     source: String,
     uid: u32,
+    /// The store that the mount's daemon has, if one has: no other directory becomes its user's.
+    former: Option<String>,
 }
 
 impl Stores {
     /// Stores below these directories; with none, below whichever a mount names.
     pub fn new(directories: Vec<PathBuf>) -> Stores {
-        Stores { directories, used: Arc::default() }
+        Stores { directories, used: Arc::default(), looks: Arc::default() }
     }
 
-    /// The store for daemons of this configuration, at `former` if that is one of its own still; `None`: it wants none.
+    /// The store for daemons of this configuration; `None`: it wants none. If one of them says that it has one at `former`, that or a new
+    /// one; empty: there is none, and any that is free is given.
     ///
     /// # Errors
     /// FAILED_PRECONDITION, NOT_FOUND or PERMISSION_DENIED for a directory that cannot be used; DEADLINE_EXCEEDED for a disk that hangs.
     pub fn take(&self, config: &DaemonConfig, user: User<'_>, former: &str) -> Result<Option<Store>, Error> {
         let Some(cache) = with_store(config) else { return Ok(None) };
         let source = source_name(config, user.target);
-        let wanted = Wanted { directory: self.directory(cache)?.to_owned(), source, uid: user.uid };
-        let (stores, former, directory) = (self.clone(), PathBuf::from(former), wanted.directory.clone());
-        let opened = do_in_time("store", TIME_LIMIT, move || stores.open(&wanted, &former));
+        let directory = self.directory(cache)?.to_owned();
+        let former = (!former.is_empty()).then(|| former_name(former, &directory, &source));
+        let wanted = Wanted { directory: directory.clone(), source, uid: user.uid, former };
+        let stores = self.clone();
+        let opened = self.look(&directory, move || stores.open(&wanted));
         opened.and_then(|opened| opened).map(Some).map_err(|error| {
             let is_hanging = error.kind() == io::ErrorKind::TimedOut;
             let code = if is_hanging { Code::DeadlineExceeded } else { path_code(&error) };
@@ -128,7 +148,32 @@ impl Stores {
         }
     }
 
-    fn open(&self, wanted: &Wanted, former: &Path) -> io::Result<Store> {
+    /// Does what may hang with the disk of a directory.
+    fn look<T: Send + 'static>(&self, directory: &Path, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let directory = directory.to_owned();
+        let look = self.begin_look(directory).ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, HANGS))?;
+        do_in_time("store", TIME_LIMIT, move || {
+            let done = work();
+            drop(look);
+            done
+        })
+    }
+
+    fn begin_look(&self, directory: PathBuf) -> Option<Look> {
+        let mut looks = self.looks();
+        let count = looks.entry(directory.clone()).or_default();
+        if *count >= LOOKS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Look { stores: self.clone(), directory })
+    }
+
+    fn looks(&self) -> std::sync::MutexGuard<'_, BTreeMap<PathBuf, usize>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, wanted: &Wanted) -> io::Result<Store> {
         let parent = open_directory(rustix::fs::CWD, &wanted.directory)?;
         let found = fstat(&parent)?;
         // What the keeper's command line names may be a directory of its container, which only that gets into.
@@ -138,13 +183,11 @@ impl Stores {
                 "it must belong to root, and nobody else may write to it: whoever can changes what others read";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
-        let former = former.strip_prefix(&wanted.directory).ok().and_then(Path::to_str).filter(|name| !name.is_empty());
-        // Whoever has that one still is of the same mount, and about to end.
-        let former = former.map(|name| (name.to_owned(), true));
-        let names = (0..STORES_MAX).map(|number| (name_of(&wanted.source, number), false));
-        for (name, is_own) in former.into_iter().chain(names) {
+        let names = (0..STORES_MAX).map(|number| name_of(&wanted.source, number));
+        let former = wanted.former.iter().filter(|name| !name.is_empty()).cloned();
+        for name in former.chain(names) {
             let Some(claim) = self.claim(wanted.directory.join(&name)) else { continue };
-            if let Some(directory) = open_store(&parent, &name, is_own, wanted)? {
+            if let Some(directory) = open_store(&parent, &name, wanted)? {
                 return Ok(Store { claim, directory });
             }
         }
@@ -170,14 +213,24 @@ impl Store {
 
     /// Whether somebody has removed it. One whose disk does not answer is there.
     fn has_gone(&self) -> bool {
-        let Ok(directory) = self.directory.try_clone() else { return false };
-        let links = do_in_time("store", TIME_LIMIT, move || fstat(&directory).map(|found| found.st_nlink));
+        let (Ok(directory), Some(parent)) = (self.directory.try_clone(), self.path().parent()) else { return false };
+        let links = self.claim.stores.look(parent, move || fstat(&directory).map(|found| found.st_nlink));
         matches!(links, Ok(Ok(0)))
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.claim.path
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let mut looks = self.stores.looks();
+        if let Some(count) = looks.get_mut(&self.directory) {
+            *count -= 1;
+        }
+        looks.retain(|_, count| *count > 0);
     }
 }
 
@@ -197,25 +250,47 @@ fn open_directory(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<Own
     Ok(openat(at, path, flags, Mode::empty())?)
 }
 
-/// The store of this name, made if it is not there; `None` if it is of another source, or in use by others.
-fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io::Result<Option<OwnedFd>> {
-    match mkdirat(parent, name, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
+/// The name of the store that a daemon says it has; empty if that is none of its source's.
+fn former_name(former: &str, directory: &Path, source: &str) -> String {
+    let name = Path::new(former).strip_prefix(directory).ok().and_then(Path::to_str).unwrap_or_default();
+    let is_one = (0..STORES_MAX).any(|number| name_of(source, number) == name);
+    if is_one { name.to_owned() } else { String::new() }
+}
+
+/// The store of this name, made if it is not there; `None` if it is of another source, in use by others, or no store.
+fn open_store(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Option<OwnedFd>> {
+    let is_new = match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno.into()),
-    }
+    };
     let directory = match open_directory(parent, name) {
         Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => return Ok(None),
         opened => opened?,
     };
-    match source_of(&directory)? {
-        Some(source) if source != wanted.source => return Ok(None),
-        Some(_) => {}
-        None => write_source(&directory, &wanted.source)?,
-    }
-    if !is_own && is_in_use(&directory)? {
+    let owner = if wanted.uid == 0 { UNPRIVILEGED } else { wanted.uid };
+    let is_its_users = fstat(&directory)?.st_uid == owner || !rustix::process::geteuid().is_root();
+    if wanted.former.is_some() && !is_new && !is_its_users {
         return Ok(None);
     }
-    let owner = if wanted.uid == 0 { UNPRIVILEGED } else { wanted.uid };
+    match source_of(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
+        found => match found? {
+            Some(source) if source != wanted.source => return Ok(None),
+            Some(_) => {}
+            None => write_source(&directory, &wanted.source)?,
+        },
+    }
+    // Whoever has the former one still is of the same mount, and about to end.
+    let is_own = is_its_users && wanted.former.as_deref() == Some(name);
+    match is_in_use(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
+        is_in_use => {
+            if is_in_use? && !is_own {
+                return Ok(None);
+            }
+        }
+    }
     // Of a read-only file system not even its owner can be set to what it is.
     if rustix::process::geteuid().is_root() && fstat(&directory)?.st_uid != owner {
         fchown(&directory, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
@@ -223,37 +298,44 @@ fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io
     Ok(Some(directory))
 }
 
-fn below(directory: &OwnedFd, name: &str) -> PathBuf {
-    use std::os::fd::AsRawFd;
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
-}
-
 fn source_of(directory: &OwnedFd) -> io::Result<Option<String>> {
-    let opened = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(below(directory, SOURCE));
+    let Some(opened) = open_regular(directory, SOURCE)? else { return Ok(None) };
     let mut source = String::new();
-    match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => drop(opened?.take(SOURCE_BYTES_MAX).read_to_string(&mut source)?),
-    }
+    std::fs::File::from(opened).take(SOURCE_BYTES_MAX).read_to_string(&mut source)?;
     // One that was being written when the node lost power says nothing.
     Ok(source.strip_suffix('\n').map(str::to_owned))
 }
 
+/// Writes it into a new file: one of that name may be another's by a second name.
 fn write_source(directory: &OwnedFd, source: &str) -> io::Result<()> {
-    let path = below(directory, SOURCE);
-    let mut options = std::fs::OpenOptions::new();
-    let mut file =
-        options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path)?;
-    file.write_all(format!("{source}\n").as_bytes())
+    match unlinkat(directory, SOURCE, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = openat(directory, SOURCE, flags, Mode::from_raw_mode(0o644))?;
+    std::fs::File::from(file).write_all(format!("{source}\n").as_bytes())
+}
+
+/// A regular file of a store, open for reading; `None`: it is not there. Opening anything else might never end.
+///
+/// # Errors
+/// Those of openat(2); `InvalidData`: it is something else.
+fn open_regular(directory: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let is_no_file = || io::Error::new(io::ErrorKind::InvalidData, format!("{name} in a store is no file"));
+    let file = match openat(directory, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::LOOP | Errno::NXIO) => return Err(is_no_file()),
+        opened => opened?,
+    };
+    let is_file = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile;
+    if is_file { Ok(Some(file)) } else { Err(is_no_file()) }
 }
 
 /// Does a daemon have it? One of another keeper, that is, or of one that has died.
 fn is_in_use(directory: &OwnedFd) -> io::Result<bool> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lock = match openat(directory, LOCK, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(false),
-        lock => lock?,
-    };
+    let Some(lock) = open_regular(directory, LOCK)? else { return Ok(false) };
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(false), // and it is free again when `lock` is closed
         Err(Errno::WOULDBLOCK) => Ok(true),
@@ -281,7 +363,7 @@ fn name_of(source: &str, number: u32) -> String {
 mod tests {
     use super::*;
     use efc_proto::MountedSource;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn user() -> User<'static> {
         User { target: Path::new("/mnt"), uid: 0 }
@@ -326,6 +408,77 @@ mod tests {
         assert_ne!(take().path(), path);
         drop(lock);
         assert_eq!(take().path(), path);
+    }
+
+    #[test]
+    fn what_a_daemon_says_of_its_store_leads_to_no_other_as_root() {
+        let (folder, above) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let stores = Stores::new(Vec::new());
+        let directory = folder.path().to_str().unwrap();
+        let owner = |path: &Path| std::fs::metadata(path).unwrap().uid();
+        let outside = format!("{directory}/../{}", above.path().file_name().unwrap().to_str().unwrap());
+        for former in [outside.as_str(), &format!("{directory}/a/b"), &format!("{directory}/x"), directory] {
+            let store = stores.take(&config(folder.path(), "/data"), user(), former).unwrap().unwrap();
+            assert_eq!(store.path().parent(), Some(folder.path()));
+            assert!(store.path().file_name().unwrap().to_str().unwrap().starts_with("nfs-nas-0-0--data-"));
+        }
+        assert_eq!((owner(above.path()), std::fs::read_dir(above.path()).unwrap().count()), (0, 0));
+        assert!(!folder.path().join("x").exists());
+        // Another user's store of the same source stays that user's.
+        let user = |uid| User { target: Path::new("/mnt"), uid };
+        let take = |uid, former: &str| {
+            let store = stores.take(&config(folder.path(), "/data"), user(uid), former).unwrap().unwrap();
+            store.path().to_owned()
+        };
+        let of_one = take(4_000_001, "");
+        let of_other = take(4_000_002, of_one.to_str().unwrap());
+        assert_ne!(of_other, of_one);
+        assert_eq!((owner(&of_one), owner(&of_other)), (4_000_001, 4_000_002));
+        assert_eq!(take(4_000_002, of_other.to_str().unwrap()), of_other);
+        assert_eq!(take(4_000_003, ""), of_one, "whoever is mounted anew has what is there");
+    }
+
+    #[test]
+    fn what_is_no_store_is_left_alone_as_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(Vec::new());
+        let take = || stores.take(&config(folder.path(), "/data"), user(), "").unwrap().unwrap().path().to_owned();
+        for name in [SOURCE, LOCK] {
+            let path = take();
+            let _ = std::fs::remove_file(path.join(name));
+            let fifo = Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(rustix::fs::CWD, path.join(name), FileType::Fifo, fifo, 0).unwrap();
+            assert_ne!(take(), path);
+        }
+        let path = take();
+        std::fs::write(folder.path().join("other"), "mine").unwrap();
+        std::fs::remove_file(path.join(SOURCE)).unwrap();
+        std::fs::hard_link(folder.path().join("other"), path.join(SOURCE)).unwrap();
+        assert_eq!(take(), path);
+        assert_eq!(std::fs::read(folder.path().join("other")).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn few_looks_at_a_disk_that_hangs_are_under_way() {
+        let stores = Stores::new(Vec::new());
+        let (directory, (end, wait)) = (Path::new("/cache"), std::sync::mpsc::channel::<()>());
+        let wait = Arc::new(Mutex::new(wait));
+        for _ in 0..LOOKS_MAX {
+            let wait = wait.clone();
+            let look = stores.begin_look(directory.to_owned()).unwrap();
+            std::thread::spawn(move || {
+                let _ = wait.lock().unwrap().recv();
+                drop(look);
+            });
+        }
+        let looked = stores.look(directory, || ());
+        assert_eq!(looked.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        stores.look(Path::new("/other"), || ()).unwrap();
+        drop(end);
+        while !stores.looks().is_empty() {
+            std::thread::yield_now();
+        }
+        stores.look(directory, || ()).unwrap();
     }
 
     #[test]

@@ -15,6 +15,9 @@ use rustix::io::Errno;
 /// Stack of a thread, in bytes; none recurses.
 const STACK_BYTES: usize = 256 << 10;
 
+/// What [`do_in_time`] says of what it waits for no longer.
+pub const HANGS: &str = "its disk does not answer";
+
 /// Starts a thread of the keeper.
 ///
 /// # Errors
@@ -35,7 +38,7 @@ pub fn do_in_time<T: Send + 'static>(
     let (done, outcome) = mpsc::channel();
     // Who waits no longer does without.
     start_thread(name, move || drop(done.send(work())))?;
-    let hangs = |_| io::Error::new(io::ErrorKind::TimedOut, "its disk does not answer");
+    let hangs = |_| io::Error::new(io::ErrorKind::TimedOut, HANGS);
     outcome.recv_timeout(time_limit).map_err(hangs)
 }
 
