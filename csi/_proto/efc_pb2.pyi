@@ -794,7 +794,7 @@ class SavedSources(_message.Message):
     def __init__(self, sources: _Optional[_Iterable[_Union[SavedSource, _Mapping]]] = ..., last_number: _Optional[int] = ..., changed_at_unix_ns: _Optional[int] = ...) -> None: ...
 
 class SavedSource(_message.Message):
-    __slots__ = ("number", "mounted", "taken_away", "server", "root_mode", "root_uid", "root_gid")
+    __slots__ = ("number", "mounted", "taken_away", "server", "root_mode", "root_uid", "root_gid", "taken_away_unix_ns")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     MOUNTED_FIELD_NUMBER: _ClassVar[int]
     TAKEN_AWAY_FIELD_NUMBER: _ClassVar[int]
@@ -802,6 +802,7 @@ class SavedSource(_message.Message):
     ROOT_MODE_FIELD_NUMBER: _ClassVar[int]
     ROOT_UID_FIELD_NUMBER: _ClassVar[int]
     ROOT_GID_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_AWAY_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     number: int
     mounted: MountedSource
     taken_away: bool
@@ -809,4 +810,5 @@ class SavedSource(_message.Message):
     root_mode: int
     root_uid: int
     root_gid: int
-    def __init__(self, number: _Optional[int] = ..., mounted: _Optional[_Union[MountedSource, _Mapping]] = ..., taken_away: _Optional[bool] = ..., server: _Optional[_Union[SavedServer, _Mapping]] = ..., root_mode: _Optional[int] = ..., root_uid: _Optional[int] = ..., root_gid: _Optional[int] = ...) -> None: ...
+    taken_away_unix_ns: int
+    def __init__(self, number: _Optional[int] = ..., mounted: _Optional[_Union[MountedSource, _Mapping]] = ..., taken_away: _Optional[bool] = ..., server: _Optional[_Union[SavedServer, _Mapping]] = ..., root_mode: _Optional[int] = ..., root_uid: _Optional[int] = ..., root_gid: _Optional[int] = ..., taken_away_unix_ns: _Optional[int] = ...) -> None: ...

@@ -39,17 +39,30 @@ struct Inner {
     config: DaemonConfig,
     all: AllAttached,
     missing: Vec<Missing>,
+    /// How many were missing so far: each is told from the others by its number among them.
+    missed: u64,
+    /// Numbers that are being connected with, also for what is missing no more.
+    connecting: Vec<u8>,
     /// Counters of sources that were given up.
     given_up: Counters,
 }
 
 /// A source that is configured and not attached: a thread tries to reach it.
 struct Missing {
+    /// Whoever tries to reach it knows it by this: it may be taken away and come back meanwhile.
+    id: u64,
     wanted: MountedSource,
     /// Why it is not there.
     reason: String,
     /// That it is going to have; 0: none was free yet.
     number: u8,
+}
+
+/// A source that is connected to with this number, as it is configured.
+struct Numbered {
+    number: u8,
+    wanted: MountedSource,
+    config: DaemonConfig,
 }
 
 /// Is it the same source, whether it may be changed or not?
@@ -95,7 +108,8 @@ impl Attachments {
     fn new(config: DaemonConfig, state: Arc<State>, all: AllAttached) -> Arc<Attachments> {
         let time_limit = crate::configuration::soft_time_limit(&config);
         let several = Several::new(sources(&all), all.changed(), time_limit);
-        let inner = Inner { config, all, missing: Vec::new(), given_up: Counters::default() };
+        let (missing, connecting, given_up) = (Vec::new(), Vec::new(), Counters::default());
+        let inner = Inner { config, all, missing, missed: 0, connecting, given_up };
         Arc::new(Attachments { several, state, inner: Mutex::new(inner), changed: Condvar::new() })
     }
 
@@ -129,8 +143,10 @@ impl Attachments {
         let new: Vec<MountedSource> = config.sources.iter().filter(|wanted| !inner.knows(wanted)).cloned().collect();
         for wanted in new {
             let reason = "it is being connected to".to_owned();
-            inner.missing.push(Missing { wanted: wanted.clone(), reason, number: 0 });
-            self.reach_in_thread(wanted, &mut inner);
+            inner.missed += 1;
+            let id = inner.missed;
+            inner.missing.push(Missing { id, wanted: wanted.clone(), reason, number: 0 });
+            self.reach_in_thread(id, &wanted, &mut inner);
         }
         drop(inner);
         self.changed.notify_all();
@@ -146,69 +162,88 @@ impl Attachments {
         self.several.set(sources(all), all.changed());
     }
 
-    fn reach_in_thread(self: &Arc<Self>, wanted: MountedSource, inner: &mut Inner) {
+    fn reach_in_thread(self: &Arc<Self>, id: u64, wanted: &MountedSource, inner: &mut Inner) {
         let attachments = Arc::clone(self);
-        let named = wanted.clone();
-        let reach = move || attachments.reach(&wanted);
+        let reach = move || attachments.reach(id);
         if let Err(error) = std::thread::Builder::new().name("source".into()).spawn(reach) {
             // It is tried again with the next change.
-            log::error!("source {}: no thread to connect to it: {error}", name_of(&named));
-            inner.missing.retain(|missing| !is_same(&missing.wanted, &named));
+            log::error!("source {}: no thread to connect to it: {error}", name_of(wanted));
+            inner.missing.retain(|missing| missing.id != id);
         }
     }
 
     /// Tries to reach a source until it is there, or wanted no more.
-    fn reach(&self, wanted: &MountedSource) {
+    fn reach(&self, id: u64) {
         let mut said = String::new();
-        while let Some(numbered) = self.number_for(wanted) {
-            let connected = numbered.and_then(|(number, config)| {
-                connecting::one(&config, wanted, (number, &self.state)).map_err(|error| error.message)
-            });
-            let Err(message) = connected.and_then(|found| self.attach(found)) else { return };
+        while let Some(numbered) = self.number_for(id) {
+            let connected = numbered.and_then(|numbered| self.connect(&numbered));
+            let Err(message) = connected.and_then(|found| self.attach(id, found)) else { return };
             if message != said {
                 log::warn!("{message}");
                 said.clone_from(&message);
             }
-            self.wait_to_retry(wanted, message);
+            self.wait_to_retry(id, message);
         }
     }
 
     /// The number of a source that is still missing, and how it is configured; `None` if it is not. The error says why there is no number.
-    fn number_for(&self, wanted: &MountedSource) -> Option<Result<(u8, DaemonConfig), String>> {
+    fn number_for(&self, id: u64) -> Option<Result<Numbered, String>> {
         let mut inner = self.lock();
-        let place = inner.missing.iter().position(|missing| is_same(&missing.wanted, wanted))?;
+        let place = inner.missing.iter().position(|missing| missing.id == id)?;
+        let wanted = inner.missing[place].wanted.clone();
         if inner.missing[place].number == 0 {
             match self.free_number(&mut inner) {
                 Some(number) => inner.missing[place].number = number,
-                None => return Some(Err(format!("source {}: {NO_NUMBER}", name_of(wanted)))),
+                None => return Some(Err(format!("source {}: {NO_NUMBER}", name_of(&wanted)))),
             }
         }
-        let config = DaemonConfig { sources: vec![inner.missing[place].wanted.clone()], ..inner.config.clone() };
-        Some(Ok((inner.missing[place].number, config)))
+        let number = inner.missing[place].number;
+        inner.connecting.push(number);
+        let config = DaemonConfig { sources: vec![wanted.clone()], ..inner.config.clone() };
+        Some(Ok(Numbered { number, wanted, config }))
+    }
+
+    /// Connects to it. Until that has ended, nobody else gets its number, nor its place for what is saved of connections.
+    fn connect(&self, numbered: &Numbered) -> Result<Found, String> {
+        let Numbered { number, wanted, config } = numbered;
+        let found = connecting::one(config, wanted, (*number, &self.state));
+        let mut inner = self.lock();
+        if let Some(place) = inner.connecting.iter().position(|other| other == number) {
+            inner.connecting.swap_remove(place);
+        }
+        found.map_err(|error| error.message)
     }
 
     /// A number that no source of this session has had, whose place no other one has; one that was taken away gives up its own.
     fn free_number(&self, inner: &mut Inner) -> Option<u8> {
+        let next = inner.all.last_number.checked_add(1)?;
         if inner.all.sources.len() + inner.missing.len() > SOURCES_MAX {
-            let given_up = inner.all.sources.iter().position(|attached| attached.source.path.is_none())?;
-            let Attached { source, wanted, .. } = inner.all.sources.remove(given_up);
-            log::warn!("source {} was taken away, and is given up for another one", name_of(&wanted));
-            inner.given_up = added(inner.given_up, Counters { oldest_call: None, ..source.backend.counters() });
-            self.publish(inner);
+            self.give_up_one(inner)?;
         }
         let attached = inner.all.sources.iter().map(|attached| attached.source.number);
         let taken: Vec<u8> = attached.chain(inner.missing.iter().map(|missing| missing.number)).collect();
+        let taken = [taken, inner.connecting.clone()].concat();
         let is_free = |number: &u8| taken.iter().all(|other| *other == 0 || place_of(*other) != place_of(*number));
-        (inner.all.last_number.checked_add(1)?..=u8::MAX).find(is_free)
+        (next..=u8::MAX).find(is_free)
     }
 
-    /// Shows a source that was reached; nothing is done if it is wanted no more.
-    fn attach(&self, found: Found) -> Result<(), String> {
+    /// Gives up the source that was taken away first; `None`: all show.
+    fn give_up_one(&self, inner: &mut Inner) -> Option<()> {
+        let taken_away = inner.all.sources.iter().filter(|attached| attached.source.path.is_none());
+        let number = taken_away.min_by_key(|attached| attached.taken_away_at)?.source.number;
+        let place = inner.all.sources.iter().position(|attached| attached.source.number == number)?;
+        let Attached { source, wanted, .. } = inner.all.sources.remove(place);
+        log::warn!("source {} was taken away, and is given up for another one", name_of(&wanted));
+        inner.given_up = added(inner.given_up, Counters { oldest_call: None, ..source.backend.counters() });
+        self.publish(inner);
+        Some(())
+    }
+
+    /// Shows a source that was reached; nothing is done if it is wanted no more, or is another's to reach since it came back.
+    fn attach(&self, id: u64, found: Found) -> Result<(), String> {
         let name = name_of(&found.wanted);
         let mut inner = self.lock();
-        let Some(place) = inner.missing.iter().position(|missing| is_same(&missing.wanted, &found.wanted)) else {
-            return Ok(());
-        };
+        let Some(place) = inner.missing.iter().position(|missing| missing.id == id) else { return Ok(()) };
         let wanted = inner.missing[place].wanted.clone();
         let number = found.number;
         let attached = attached(Found { wanted, ..found }).ok_or_else(|| format!("source {name}: no such path"))?;
@@ -225,13 +260,13 @@ impl Attachments {
     }
 
     /// Notes why a source is missing, and waits a while, or until that is wanted no more.
-    fn wait_to_retry(&self, wanted: &MountedSource, message: String) {
+    fn wait_to_retry(&self, id: u64, message: String) {
         let until = Instant::now() + RETRY_PAUSE;
         let mut inner = self.lock();
-        if let Some(missing) = inner.missing.iter_mut().find(|missing| is_same(&missing.wanted, wanted)) {
+        if let Some(missing) = inner.missing.iter_mut().find(|missing| missing.id == id) {
             missing.reason = message;
         }
-        while inner.missing.iter().any(|missing| is_same(&missing.wanted, wanted)) {
+        while inner.missing.iter().any(|missing| missing.id == id) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -333,7 +368,7 @@ fn attached(found: Found) -> Option<Attached> {
     let about = (mounted.info.limits(), wanted.read_only);
     let root = (mounted.root, mounted.attr);
     let source = Source::new((number, path), root, about, (storage_of(&wanted), client));
-    Some(Attached { wanted, port: mounted.port, source })
+    Some(Attached { wanted, port: mounted.port, source, taken_away_at: Duration::ZERO })
 }
 
 /// Has a source that is attached show, or not, as it is configured. Did that change anything?
@@ -346,6 +381,7 @@ fn adjust(attached: &mut Attached, config: &DaemonConfig) -> bool {
     }
     let shown = if path.is_some() { "shows" } else { "was taken away" };
     log::info!("source {} {shown}{}", name_of(&attached.wanted), if is_read_only { ", read-only" } else { "" });
+    attached.taken_away_at = if path.is_some() { Duration::ZERO } else { efc_tasks::time::since_1970() };
     attached.wanted = wanted.unwrap_or(&attached.wanted).clone();
     attached.source = attached.source.clone().shown_at(path).with_read_only(is_read_only);
     true

@@ -24,6 +24,8 @@ pub struct Attached {
     pub port: u16,
     /// As it is served.
     pub source: Source<Client>,
+    /// When it was taken away, since 1970; zero: it shows, or nobody knows.
+    pub taken_away_at: Duration,
 }
 
 /// All sources of a session.
@@ -92,7 +94,7 @@ pub fn save_root(state: &State) {
 }
 
 fn saved(attached: &Attached) -> SavedSource {
-    let Attached { wanted, port, source } = attached;
+    let Attached { wanted, port, source, taken_away_at } = attached;
     let attr = source.root_attr();
     SavedSource {
         number: source.number.into(),
@@ -110,6 +112,7 @@ fn saved(attached: &Attached) -> SavedSource {
         root_mode: attr.mode,
         root_uid: attr.uid,
         root_gid: attr.gid,
+        taken_away_unix_ns: u64::try_from(taken_away_at.as_nanos()).unwrap_or(u64::MAX),
     }
 }
 
@@ -139,5 +142,5 @@ fn resumed(config: &DaemonConfig, saved: &SavedSource, state: &Arc<State>) -> Op
     let about = (limits, wanted.read_only);
     let source = Source::new((number, path.clone()), (root, attr), about, (storage_of(&wanted), client));
     let source = source.shown_at((!saved.taken_away).then_some(path));
-    Some(Attached { wanted, port, source })
+    Some(Attached { wanted, port, source, taken_away_at: Duration::from_nanos(saved.taken_away_unix_ns) })
 }
