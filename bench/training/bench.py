@@ -15,7 +15,17 @@ from rich.console import Console
 from bench.training import dlio, files
 from bench.training.case import NETWORKS, Case, Network, judge, profile
 from bench.training.clients import (
-    BOUNDED, BUCKET, DEFAULT, SEALED, Client, FuseNfs, Native, Ours, Place, Rclone, S3fs,
+    BOUNDED,
+    BUCKET,
+    DEFAULT,
+    SEALED,
+    Client,
+    FuseNfs,
+    Native,
+    Ours,
+    Place,
+    Rclone,
+    S3fs,
 )  # fmt: skip
 from bench.training.run import EPOCHS, run
 from tests.support.nas import Export

@@ -164,9 +164,10 @@ class Rclone:
                 f"use_server_modtime=true:{BUCKET}"
             )
             command = [
-                _program("rclone"), "mount", remote, str(target), "--config=/dev/null", "--read-only", "--vfs-cache-mode=full",
-                f"--cache-dir={cache}", "--vfs-cache-max-age=24h", "--dir-cache-time=24h", "--attr-timeout=1h",
-                "--poll-interval=0", "--vfs-fast-fingerprint", "--use-server-modtime",
+                _program("rclone"), "mount", remote, str(target), "--config=/dev/null", "--read-only",
+                "--vfs-cache-mode=full", f"--cache-dir={cache}", "--vfs-cache-max-age=24h",
+                "--dir-cache-time=24h", "--attr-timeout=1h", "--poll-interval=0",
+                "--vfs-fast-fingerprint", "--use-server-modtime",
             ]  # fmt: skip
             with _running(command, place.host) as daemon:
                 _await_mount(target)
@@ -214,7 +215,7 @@ def _port(url: str) -> str:
 
 @contextmanager
 def _s3(place: Place) -> Iterator[tuple[int, str]]:
-    """A server of S3 beside the NAS, whose buckets are the export's folders: its process, and its address for clients."""
+    """A server of S3 beside the NAS, whose buckets are the export's folders: its process, and its URL for clients."""
     nas_host = place.site.nas_host
     (port,) = free_ports("127.0.0.1", count=1)
     command = [

@@ -141,11 +141,14 @@ def _run(shape: Shape, data: Path, disk: Path, *, generates: bool) -> dict[str, 
     """Its summary; empty if it only generates. Raises RuntimeError with the end of what it said."""
     out = disk / "dlio-out"
     out.mkdir()
-    libraries = {"LD_LIBRARY_PATH": str(TOOLS.parent / "lib"), "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment = {
+        "PATH": f"{TOOLS}:{os.environ['PATH']}", "LD_LIBRARY_PATH": str(TOOLS.parent / "lib"),
+        "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3",
+    }  # fmt: skip
     try:
         done = subprocess.run(
             [TOOLS / "dlio_benchmark", *arguments(shape, data, out, generates=generates), f"hydra.run.dir={out}"],
-            cwd=out, env=dict(os.environ, **libraries), capture_output=True, text=True, timeout=_LIMIT_S, check=False,
+            cwd=out, env=dict(os.environ, **environment), capture_output=True, text=True, timeout=_LIMIT_S, check=False,
         )  # fmt: skip
         summary = out / "summary.json"
         if done.returncode != 0 or not (generates or summary.exists()):

@@ -36,7 +36,7 @@ class Batches:
     epoch: int = 0
 
     def __len__(self) -> int:
-        return -(-self.files // self.size)
+        return (self.files + self.size - 1) // self.size
 
     def __iter__(self) -> Iterator[Batch]:
         order = list(range(self.files))
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     try:
-        import torch.utils.data  # noqa: F401
+        import torch.utils.data  # type: ignore[import-not-found]  # noqa: F401
 
         start, name = epochs_of_torch, "torch's DataLoader"
     except ImportError:

@@ -8,8 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,9 @@ def run(client: Client, place: Place, *, epochs: int = EPOCHS) -> Run:
     """Raises RuntimeError if the loader fails, and whatever the mount fails with."""
     with client.mounted(place) as mounted:
         directories = max(round(DIRECTORIES * client.part), 1)
-        command = [
-            loaders_python(), "-W", "ignore", LOADER, mounted.path, f"--directories={directories}", f"--epochs={epochs}",
-            f"--readers={READERS}",
+        command: list[str | Path] = [
+            loaders_python(), "-W", "ignore", LOADER, mounted.path, f"--directories={directories}",
+            f"--epochs={epochs}", f"--readers={READERS}",
         ]  # fmt: skip
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
