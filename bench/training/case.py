@@ -107,4 +107,5 @@ def totals(document: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {
         case: {contender: run["total_s"] for contender, run in found["runs"].items()}
         for case, found in document["training"].items()
+        if found["runs"]
     }

@@ -135,9 +135,18 @@ class FuseNfs:
     @contextmanager
     def mounted(self, place: Place) -> Iterator[Mounted]:
         """It goes to the background by itself."""
-        url = place.url.replace("?", f"?nfsport={_port(place.url)}&", 1).replace(f":{_port(place.url)}/", "/", 1)
         with _mount_point(place) as target:
-            command = [*place.host.prefix, _program("fuse-nfs"), "-n", url, "-m", str(target), "-O", "-t", "0"]
+            command = [
+                *place.host.prefix,
+                _program("fuse-nfs"),
+                "-n",
+                libnfs_url(place.url),
+                "-m",
+                str(target),
+                "-O",
+                "-t",
+                "0",
+            ]
             subprocess.run(command, check=True, capture_output=True, timeout=_MOUNTED_LIMIT_S)
             _await_mount(target)
             daemon = next(one.pid for one in processes() if one.name == "fuse-nfs" and str(target) in one.command)
@@ -208,9 +217,12 @@ def _program(name: str) -> str:
     return shutil.which(name, path=TOOLS) or shutil.which(name) or ""
 
 
-def _port(url: str) -> str:
-    """`2049` of `nfs://HOST:2049/DIR?...`."""
-    return url.split("/")[2].rpartition(":")[2]
+def libnfs_url(url: str) -> str:
+    """Ours as libnfs writes it, whose ports are both arguments: `nfs://HOST:PORT/DIR?mountport=PORT`."""
+    address, _, mount_port = url.partition("?")
+    host, _, rest = address.removeprefix("nfs://").partition("/")
+    name, _, port = host.rpartition(":")
+    return f"nfs://{name}/{rest}?nfsport={port}&{mount_port}"
 
 
 @contextmanager
