@@ -126,7 +126,7 @@ class FuseNfs:
     """fuse-nfs on libnfs, in one thread: in several, each waits for the answers of others, which takes longer."""
 
     name: str = FUSE_NFS
-    part: float = 0.04
+    part: float = 0.02
 
     def why_not(self) -> str:
         """It is built by bench/training/setup."""
@@ -158,7 +158,7 @@ class Rclone:
     """`rclone mount` with all of its cache, and told that nothing changes."""
 
     name: str = RCLONE
-    part: float = 1
+    part: float = 0.2
 
     def why_not(self) -> str:
         """It is installed by bench/training/setup."""
@@ -188,7 +188,7 @@ class S3fs:
     """s3fs with a cache on the disk, and told that nothing changes."""
 
     name: str = S3FS
-    part: float = 1
+    part: float = 0.2
 
     def why_not(self) -> str:
         """It needs what gives it the data, too."""

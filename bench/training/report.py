@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bench.training import dlio
 from bench.training.case import Case, busy
-from bench.training.clients import DEFAULT, FUSE_NFS
+from bench.training.clients import FUSE_NFS
 from bench.training.run import EPOCHS, Run
 
 _MIB = 1 << 20
@@ -17,11 +17,9 @@ _MIB = 1 << 20
 
 def show(cases: Sequence[Case | dlio.Case], console: Console) -> None:
     """All of it; what holds our stores back comes after the tables."""
-    if trainings := [case for case in cases if isinstance(case, Case)]:
-        console.print(_trainings(trainings))
     for case in cases:
-        if isinstance(case, dlio.Case):
-            console.print(_workloads(case))
+        console.print(_workloads(case) if isinstance(case, dlio.Case) else _training(case))
+    for case in cases:
         for note in case.notes:
             console.print(f"{case.name}: {note}", soft_wrap=True)
 
@@ -31,40 +29,39 @@ def skipped(cases: Sequence[Case | dlio.Case]) -> dict[str, str]:
     return {f"{case.name}, {name}": why for case in cases for name, why in case.skipped.items()}
 
 
-def _trainings(cases: Sequence[Case]) -> Table:
-    loaders = {run.loader for case in cases for run in case.runs.values()}
+def _training(case: Case) -> Table:
+    loaders = sorted({run.loader for run in case.runs.values()})
     table = Table(
-        title=f"Trainings of {EPOCHS} epochs, read by {' and '.join(sorted(loaders))}; "
+        title=f"Training, {case.name}: {EPOCHS} epochs read by {' and '.join(loaders)}; "
         "seconds, calls and MiB of a part of the files are scaled to all",
         title_justify="left",
     )
-    headings = (
-        "network", "contender", "part", "listing", "epochs, s", "total, s", "to fuse-nfs", "to default",
-        "CPU s: daemon", "loader", "server", "memory MiB", "NFS calls", "MiB from the NAS", "busy", "load",
-    )  # fmt: skip
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in headings[:2] else "right")
-    for case in cases:
-        for number, (contender, run) in enumerate(case.runs.items()):
-            table.add_row("" if number else case.name, contender, *_row(case, contender, run))
-        for contender, why in case.skipped.items():
-            table.add_row("" if case.runs else case.name, contender, "SKIPPED", why[:60])
-        table.add_section()
+    for heading in ("contender", "part"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("listing and epochs, s", justify="right", no_wrap=True)
+    for heading in (
+        "total, s", "to fuse-nfs", "CPU s: daemon", "loader", "server", "memory MiB", "NFS calls", "MiB from NAS", "busy",
+        "load",
+    ):  # fmt: skip
+        table.add_column(heading, justify="right")
+    for contender, run in case.runs.items():
+        table.add_row(contender, *_row(case, contender, run))
+    for contender, why in case.skipped.items():
+        table.add_row(contender, "", f"SKIPPED: {why.splitlines()[0][:50]}")
     return table
 
 
 def _row(case: Case, contender: str, run: Run) -> list[str]:
     """A contender's figures."""
-    ratios = [case.ratio(contender, other) for other in (FUSE_NFS, DEFAULT)]
+    seconds = [run.listing.seconds / run.part, *(run.epoch_s(number) for number in range(len(run.epochs)))]
+    ratio, calls = case.ratio(contender, FUSE_NFS), run.total("nas_calls")
     cpu = [run.total(f"{who}_cpu_s") for who in ("daemon", "readers", "server")]
-    calls = run.total("nas_calls")
     return [
         f"{run.part:.0%}",
-        f"{run.listing.seconds / run.part:.1f}",
-        " ".join(f"{run.epoch_s(number):.1f}" for number in range(len(run.epochs))),
+        " ".join(f"{one:.1f}" for one in seconds),
         f"{run.total_s:.1f}",
-        *(f"{ratio:.3f}" if ratio else "" for ratio in ratios),
-        *(f"{seconds:.1f}" for seconds in cpu),
+        f"{ratio:.4f}" if ratio else "",
+        *(f"{one:.1f}" for one in cpu),
         f"{run.memory_mib_max:.0f}" if run.memory_mib_max else "",
         f"{calls:,.0f}" if calls else "",
         f"{run.total('sent_bytes') / _MIB:,.0f}",
