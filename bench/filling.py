@@ -1,8 +1,8 @@
 """What it costs that a store and workers fill while a node reads and writes: `python -m bench filling`.
 
 A large file of a NAS that has it in memory is read once through a fresh mount, over a link of 650 MB/s and without a
-limit, by turns through a mount of default options and through one whose store (on the disk of `/var/tmp`) and whose
-worker are empty. What is asked of filling is that a reader does not notice it. Then a node writes a large file and many
+limit, by turns through a mount of default options, through ones with an empty store (on the disk of `/var/tmp`) and with
+an empty worker, and through one with both. What is asked of filling is that a reader does not notice it. Then a node writes a large file and many
 small ones: nothing of that is kept anywhere, so it must not cost a call more.
 
 Gated are ratios of one run. The daemon's CPU has in it what it seals, sends and stores; a worker's is beside it.
@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from tests.support.workers import Worker
 
 MIB = 1 << 20
 UNCACHED, FILLING = "default options", "empty store and worker"
+#: Each level alone, which says what of it costs how much; only reads have them.
+STORE, WORKER = "empty store", "empty worker"
 #: Bytes of the large file that is written, small files, and bytes of each of these.
 WRITTEN_MIB, SMALL_FILES, SMALL_BYTES = 512, 1000, 16 << 10
 OF_LINK_MIN, CPU_READ_MAX, OF_FREE_MIN, CPU_WRITE_MAX = 0.95, 1.15, 0.95, 1.1
@@ -96,7 +98,7 @@ class Bench:
         (host,) = self.workshop.hosts(1)
         case = Writings()
         for number in range(self.workshop.rounds):
-            for contender in _in_turn(number):
+            for contender in in_turn((UNCACHED, FILLING), number):
                 with self._levels(contender) as (workers, options):
                     done = self._write(host, workers, options)
                 case.rounds.setdefault(contender, []).append(done)
@@ -113,23 +115,22 @@ class Bench:
         (host,) = self.workshop.hosts(1, rate_mbit=rate_mbit)
         case = nodes.Case(name=name)
         for number in range(self.workshop.rounds):
-            for contender in _in_turn(number):
+            for contender in in_turn((UNCACHED, STORE, WORKER, FILLING), number):
                 with self._levels(contender) as (workers, options):
                     case.add(contender, self.workshop.read([host], workers, options=options), self.workshop.console)
         return case
 
     @contextmanager
     def _levels(self, contender: str) -> Iterator[tuple[Sequence[Worker], Sequence[str]]]:
-        """A worker and a store's options, both empty, or neither."""
-        if contender == UNCACHED:
-            yield (), ()
-            return
-        mib = 2 * self.workshop.sizes.data_bytes // MIB
-        with (
-            tempfile.TemporaryDirectory(prefix="store-", dir=self.disk) as store,
-            self.workshop.worker(self.shelf) as worker,
-        ):
-            yield [worker], (f"cache-dir={store}", f"cache-size={mib}MiB", "cache-free=1")
+        """A worker and a store's options, both empty, as far as the contender has them."""
+        with ExitStack() as stack:
+            options: tuple[str, ...] = ()
+            if contender in (STORE, FILLING):
+                store = stack.enter_context(tempfile.TemporaryDirectory(prefix="store-", dir=self.disk))
+                mib = 2 * self.workshop.sizes.data_bytes // MIB
+                options = (f"cache-dir={store}", f"cache-size={mib}MiB", "cache-free=1")
+            with_worker = contender in (WORKER, FILLING)
+            yield [stack.enter_context(self.workshop.worker(self.shelf))] if with_worker else (), options
 
     def _write(self, host: Host, workers: Sequence[Worker], options: Sequence[str]) -> Writing:
         with self.workshop.site.node(host, workers=workers, options=options) as node:
@@ -156,9 +157,9 @@ def write_all(folder: Path) -> None:
         (folder / f"{number:04}").write_bytes(block[number : number + SMALL_BYTES])
 
 
-def _in_turn(number: int) -> Sequence[str]:
-    """Both, the other one first in every second round."""
-    return (UNCACHED, FILLING) if number % 2 == 0 else (FILLING, UNCACHED)
+def in_turn(contenders: Sequence[str], number: int) -> Sequence[str]:
+    """All, the last one first in every second round."""
+    return contenders if number % 2 == 0 else contenders[::-1]
 
 
 def judge_link(case: nodes.Case) -> None:

@@ -40,8 +40,8 @@ def _training(case: Case) -> Table:
         table.add_column(heading, no_wrap=True)
     table.add_column("listing and epochs, s", justify="right", no_wrap=True)
     for heading in (
-        "total, s", "to fuse-nfs", "CPU s: daemon", "loader", "server", "memory MiB", "NFS calls", "MiB from NAS", "busy",
-        "load",
+        "total, s", "to fuse-nfs", "CPU s: daemon", "loader", "server", "memory MiB", "NFS calls", "MiB from NAS",
+        "busy", "load",
     ):  # fmt: skip
         table.add_column(heading, justify="right")
     for contender, run in case.runs.items():
