@@ -1,9 +1,9 @@
 """What it costs that a store and workers fill while a node reads and writes: `python -m bench filling`.
 
 A large file of a NAS that has it in memory is read once through a fresh mount, over a link of 650 MB/s and without a
-limit, by turns through a mount of default options, through ones with an empty store (on the disk of `/var/tmp`) and with
-an empty worker, and through one with both. What is asked of filling is that a reader does not notice it. Then a node writes a large file and many
-small ones: nothing of that is kept anywhere, so it must not cost a call more.
+limit: in turn with default options, with an empty store on the disk of `/var/tmp`, with an empty worker, and with both.
+What is asked is that a reader does not notice it. Then a node writes a large file and many small ones: nothing of that
+is kept anywhere, so it must not cost a call more.
 
 Gated are ratios of one run. The daemon's CPU has in it what it seals, sends and stores; a worker's is beside it.
 """

@@ -15,6 +15,7 @@ from rich.console import Console
 from bench.training import dlio, files
 from bench.training.case import NETWORKS, Case, Network, judge, profile
 from bench.training.clients import (
+    ANEW,
     BOUNDED,
     BUCKET,
     DEFAULT,
@@ -27,7 +28,7 @@ from bench.training.clients import (
     Rclone,
     S3fs,
 )  # fmt: skip
-from bench.training.run import EPOCHS, run
+from bench.training.run import EPOCHS, run, run_anew
 from tests.support.nas import Export
 from tests.support.site import CLOCK, REST_S, Site
 
@@ -44,14 +45,14 @@ class Bench:
     site: Site
     disk: Path
     clients: Sequence[Client]
-    peers: Sequence[Client]
+    others: Sequence[Client]
     console: Console
 
     def at(self, network: Network) -> Case:
         """All contenders at one network."""
         case = Case(name=network.name)
         with self.place(network) as place:
-            for client in (*self.clients, *(self.peers if network.with_peers else ())):
+            for client in (*self.clients, *(self.others if network.with_others else ())):
                 self._run(case, client, place)
         if network.is_gated:
             judge(case)
@@ -63,12 +64,16 @@ class Bench:
         why_not = client.why_not()
         if not why_not:
             try:
-                case.runs[client.name] = done = run(client, place, epochs=EPOCHS)
+                if isinstance(client, Ours) and client.name == ANEW:
+                    done = run_anew(client, place)
+                else:
+                    done = run(client, place)
+                case.runs[client.name] = done
                 epochs = ", ".join(f"{done.epoch_s(number):.1f}" for number in range(EPOCHS))
                 self.console.print(f"  {case.name}, {client.name}: {done.total_s:.1f} s, epochs {epochs} s")
                 return
             except Exception as error:
-                if client not in self.peers and not isinstance(client, FuseNfs):
+                if isinstance(client, Native | Ours):
                     raise
                 why_not = f"{type(error).__name__}: {error} {' '.join(getattr(error, '__notes__', []))}"
         case.skipped[client.name] = why_not
@@ -88,7 +93,7 @@ class Bench:
 
 def contenders(count: int) -> list[Client]:
     """Those that take part at each network."""
-    cache_mib = max(count * _STORE_KIB_PER_FILE // 1024, _STORE_MIB_MIN)
+    cache_mib = _cache_mib(count)
     return [
         Native(),
         Ours(name=SEALED, options=("consistency=sealed",), cache_mib=cache_mib),
@@ -96,6 +101,15 @@ def contenders(count: int) -> list[Client]:
         Ours(name=DEFAULT),
         FuseNfs(),
     ]
+
+
+def others(count: int) -> list[Client]:
+    """Those that take part where the network says so."""
+    return [Ours(name=ANEW, options=("consistency=sealed",), cache_mib=_cache_mib(count)), Rclone(), S3fs()]
+
+
+def _cache_mib(count: int) -> int:
+    return max(count * _STORE_KIB_PER_FILE // 1024, _STORE_MIB_MIN)
 
 
 def measure(*, count: int, only: str, console: Console) -> list[Case | dlio.Case]:
@@ -128,5 +142,5 @@ def workshop(*, count: int, console: Console) -> Iterator[Bench]:
         time.sleep(REST_S)
         (folder / "data" / CLOCK).touch()
         yield Bench(
-            site=site, disk=folder / "disk", clients=contenders(count), peers=[Rclone(), S3fs()], console=console
-        )
+            site=site, disk=folder / "disk", clients=contenders(count), others=others(count), console=console
+        )  # fmt: skip

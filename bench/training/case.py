@@ -26,13 +26,13 @@ class Network:
     round_trip_us: int = 0
     rate_mbit: int = 0  # 10**6 bit per second; 0: no limit
     is_gated: bool = False
-    with_peers: bool = False
+    with_others: bool = False
 
 
 #: 200 MB/s is what a NAS of the cloud gives a node.
 NETWORKS = (
     Network(name="loopback"),
-    Network(name="1 ms", round_trip_us=1000, is_gated=True, with_peers=True),
+    Network(name="1 ms", round_trip_us=1000, is_gated=True, with_others=True),
     Network(name="link of 200 MB/s", rate_mbit=1600),
 )
 

@@ -7,6 +7,7 @@ each of them is given is in its command line here. Its mount is taken away also 
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -25,9 +26,10 @@ from tests.support.netns import Host
 from tests.support.nodes import Node
 from tests.support.paths import ROOT
 from tests.support.processes import end_process, processes, wait_until
-from tests.support.site import Site
+from tests.support.site import CLOCK, Site
 
 SEALED, BOUNDED, DEFAULT = "mount, store, sealed", "mount, store, bounded", "mount, default options, no store"
+ANEW = "mount, store, sealed, a new pod each epoch"
 FUSE_NFS, RCLONE, S3FS = "fuse-nfs", "rclone, cache full", "s3fs, use_cache"
 #: Where bench/training/setup puts programs and libraries.
 TOOLS = ROOT / ".tools" / "training" / "bin"
@@ -96,11 +98,12 @@ class Native:
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """A mount of ours, with a store of its own if `cache_mib` says so."""
+    """A mount of ours, with a store if `cache_mib` says so: in `store`, or empty and gone with the mount."""
 
     name: str
     options: Sequence[str] = ()
     cache_mib: int = 0
+    store: Path | None = None
     part: float = 1
 
     def why_not(self) -> str:
@@ -109,10 +112,12 @@ class Ours:
 
     @contextmanager
     def mounted(self, place: Place) -> Iterator[Mounted]:
-        """The store is empty and goes with the mount."""
+        """It knows from the beginning that the files have not changed for long enough to be kept."""
         with tempfile.TemporaryDirectory(prefix="store-", dir=place.disk) as folder:
-            store = (f"cache-dir={folder}", f"cache-size={self.cache_mib}MiB", "cache-free=1") if self.cache_mib else ()
+            where = self.store or folder
+            store = (f"cache-dir={where}", f"cache-size={self.cache_mib}MiB", "cache-free=1") if self.cache_mib else ()
             with Node.mounted(place.url, options=(*self.options, *store), host=place.host) as node:
+                os.stat(node.mount / CLOCK)
                 yield Mounted(
                     path=node.mount / BUCKET,
                     server=place.site.nas.pid,
@@ -136,18 +141,8 @@ class FuseNfs:
     def mounted(self, place: Place) -> Iterator[Mounted]:
         """It goes to the background by itself."""
         with _mount_point(place) as target:
-            command = [
-                *place.host.prefix,
-                _program("fuse-nfs"),
-                "-n",
-                libnfs_url(place.url),
-                "-m",
-                str(target),
-                "-O",
-                "-t",
-                "0",
-            ]
-            subprocess.run(command, check=True, capture_output=True, timeout=_MOUNTED_LIMIT_S)
+            command = [_program("fuse-nfs"), "-n", libnfs_url(place.url), "-m", str(target), "-O", "-t", "0"]
+            subprocess.run([*place.host.prefix, *command], check=True, capture_output=True, timeout=_MOUNTED_LIMIT_S)
             _await_mount(target)
             daemon = next(one.pid for one in processes() if one.name == "fuse-nfs" and str(target) in one.command)
             yield Mounted(path=target / BUCKET, server=place.site.nas.pid, daemon=daemon)

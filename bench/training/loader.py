@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("--directories", type=int, required=True)
     parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--first-epoch", type=int, default=0, help="of a training that goes on")
     parser.add_argument("--readers", type=int, required=True)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=1)
@@ -116,7 +117,7 @@ def main() -> None:
     began = time.monotonic()
     paths = list_files(arguments.folder, arguments.directories)
     _say({"seconds": time.monotonic() - began, "files": len(paths), "bytes": 0})
-    batches = Batches(files=len(paths), size=arguments.batch, seed=arguments.seed)
+    batches = Batches(files=len(paths), size=arguments.batch, seed=arguments.seed, epoch=arguments.first_epoch)
     epochs = start(Samples(paths), batches, arguments.readers)
     for _ in range(arguments.epochs):
         sys.stdin.readline()

@@ -7,15 +7,16 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from bench.measuring import machine_cpu_s
-from bench.runs import Amount, memory_kib_max
-from bench.training.clients import TOOLS, Client, Mounted, Place
+from bench.runs import Amount, drop_pages, memory_kib_max
+from bench.training.clients import TOOLS, Client, Mounted, Ours, Place
 from bench.training.files import DIRECTORIES
 from tests.support.netns import Host
 from tests.support.processes import cpu_s, processes
@@ -46,6 +47,11 @@ class Epoch(Amount, Costs):
     """What one of them took, or the listing before the first."""
 
     load: float  # of the machine at its end: whoever else works is in it
+
+    def __add__(self, later: Epoch) -> Epoch:
+        """Both, one after the other."""
+        sums = {each.name: getattr(self, each.name) + getattr(later, each.name) for each in fields(self)}
+        return Epoch(**sums | {"load": later.load})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +84,35 @@ class Run:
         return float(sum(getattr(one, figure) for one in (self.listing, *self.epochs)) / self.part)
 
 
-def run(client: Client, place: Place, *, epochs: int = EPOCHS) -> Run:
+def run(client: Client, place: Place, *, epochs: int = EPOCHS, first_epoch: int = 0) -> Run:
     """Raises RuntimeError if the loader fails, and whatever the mount fails with."""
     with client.mounted(place) as mounted:
         directories = max(round(DIRECTORIES * client.part), 1)
         command: list[str | Path] = [
             loaders_python(), "-W", "ignore", LOADER, mounted.path, f"--directories={directories}",
-            f"--epochs={epochs}", f"--readers={READERS}",
+            f"--epochs={epochs}", f"--first-epoch={first_epoch}", f"--readers={READERS}",
         ]  # fmt: skip
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             return _follow(process, mounted, client, place, epochs)
         finally:
             _end(process)
+
+
+def run_anew(client: Ours, place: Place, *, epochs: int = EPOCHS) -> Run:
+    """The same with a new mount and a new loader for each epoch, and of the store no page in memory when one begins."""
+    with tempfile.TemporaryDirectory(prefix="store-", dir=place.disk) as folder:
+        runs = []
+        for number in range(epochs):
+            subprocess.run(["sync", "-f", folder], check=True, timeout=600)
+            for path in Path(folder).rglob("*"):
+                drop_pages(path)
+            runs.append(run(replace(client, store=Path(folder)), place, epochs=1, first_epoch=number))
+    first, *later = runs
+    return replace(
+        first, epochs=[*first.epochs, *(one.listing + one.epochs[0] for one in later)],
+        memory_mib_max=max(one.memory_mib_max for one in runs), memory_after_mib=runs[-1].memory_after_mib,
+    )  # fmt: skip
 
 
 def loaders_python() -> str:
