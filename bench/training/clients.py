@@ -29,7 +29,7 @@ from tests.support.processes import end_process, processes, wait_until
 from tests.support.site import CLOCK, Site
 
 SEALED, BOUNDED, DEFAULT = "mount, store, sealed", "mount, store, bounded", "mount, default options, no store"
-ANEW = "mount, store, sealed, a new pod each epoch"
+ANEW = "mount, store, sealed, new pods"
 FUSE_NFS, RCLONE, S3FS = "fuse-nfs", "rclone, cache full", "s3fs, use_cache"
 #: Where bench/training/setup puts programs and libraries.
 TOOLS = ROOT / ".tools" / "training" / "bin"

@@ -36,18 +36,17 @@ def _training(case: Case) -> Table:
         "seconds, calls and MiB of a part of the files are scaled to all",
         title_justify="left",
     )
-    for heading in ("contender", "part"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("listing and epochs, s", justify="right", no_wrap=True)
+    table.add_column("contender")
     for heading in (
-        "total, s", "to fuse-nfs", "CPU s: daemon", "loader", "server", "memory MiB", "NFS calls", "MiB from NAS",
-        "busy", "load",
+        "listing and epochs, s", "total,\ns", "to fuse-\nnfs", "daemon's\nCPU, s", "loader's", "server's",
+        "memory,\nMiB", "NFS\ncalls", "MiB from\nthe NAS", "busy", "load",
     ):  # fmt: skip
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for contender, run in case.runs.items():
-        table.add_row(contender, *_row(case, contender, run))
+        of_files = "" if run.part == 1 else f" ({run.part:.0%} of files)"
+        table.add_row(f"{contender}{of_files}", *_row(case, contender, run))
     for contender, why in case.skipped.items():
-        table.add_row(contender, "", f"SKIPPED: {why.splitlines()[0][:50]}")
+        table.add_row(contender, f"SKIPPED: {why.splitlines()[0][:40]}")
     return table
 
 
@@ -57,7 +56,6 @@ def _row(case: Case, contender: str, run: Run) -> list[str]:
     ratio, calls = case.ratio(contender, FUSE_NFS), run.total("nas_calls")
     cpu = [run.total(f"{who}_cpu_s") for who in ("daemon", "readers", "server")]
     return [
-        f"{run.part:.0%}",
         " ".join(f"{one:.1f}" for one in seconds),
         f"{run.total_s:.1f}",
         f"{ratio:.4f}" if ratio else "",
