@@ -83,5 +83,5 @@ def _workloads(case: dlio.Case) -> Table:
             table.add_row("" if number else workload, contender, au, samples, f"{figures.seconds:.0f}")
         table.add_section()
     for name, why in case.skipped.items():
-        table.add_row(name, "SKIPPED", why)
+        table.add_row(name, f"SKIPPED: {why.splitlines()[0][:60]}")
     return table
