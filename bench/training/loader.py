@@ -7,7 +7,8 @@ DataLoader, which stay from epoch to epoch, or, where there is no torch, a pool 
 batches. What a reader hands over is how much it read: decoding and training would be the same work for everybody, and
 are left out. Whichever Python has torch runs this, so it imports nothing of ours.
 
-It prints a line of JSON when the folder is listed and after each epoch, and waits for a line of its input before each.
+It prints a line of JSON when it has started, when the folder is listed, and after each epoch, and after each line it
+waits for one of its input.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def main() -> None:
     except ImportError:
         start, name = epochs_of_pool, "a pool of processes"
     _say({"loader": name})
+    sys.stdin.readline()
     began = time.monotonic()
     paths = list_files(arguments.folder, arguments.directories)
     _say({"seconds": time.monotonic() - began, "files": len(paths), "bytes": 0})

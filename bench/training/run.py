@@ -126,17 +126,15 @@ def _follow(process: subprocess.Popen[str], mounted: Mounted, client: Client, pl
     name = _line(process)["loader"]
     before = _costs(process, mounted, place.site.nas_host)
 
-    def epoch() -> Epoch:
+    def next_one() -> Epoch:
         nonlocal before
+        _go_on(process)
         found = _line(process)
         now = _costs(process, mounted, place.site.nas_host)
         spent, before = now - before, now
         return Epoch(**found, **vars(spent), load=os.getloadavg()[0])
 
-    found = [epoch()]
-    for _ in range(epochs):
-        _go_on(process)
-        found.append(epoch())
+    found = [next_one() for _ in range(1 + epochs)]
     return Run(
         part=client.part, loader=name, listing=found[0], epochs=found[1:],
         memory_mib_max=memory_kib_max(mounted.daemon) / 1024 if mounted.daemon else 0,

@@ -60,8 +60,8 @@ def test_a_loader_reads_what_it_is_told_and_waits_between_epochs(tmp_path: Path)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        found = [json.loads(process.stdout.readline()) for _ in range(2)]
-        for _ in range(2):
+        found = [json.loads(process.stdout.readline())]
+        for _ in range(3):
             process.stdin.write("\n")
             process.stdin.flush()
             found.append(json.loads(process.stdout.readline()))
