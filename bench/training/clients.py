@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -145,7 +146,11 @@ class FuseNfs:
             subprocess.run([*place.host.prefix, *command], check=True, capture_output=True, timeout=_MOUNTED_LIMIT_S)
             _await_mount(target)
             daemon = next(one.pid for one in processes() if one.name == "fuse-nfs" and str(target) in one.command)
-            yield Mounted(path=target / BUCKET, server=place.site.nas.pid, daemon=daemon)
+            try:
+                yield Mounted(path=target / BUCKET, server=place.site.nas.pid, daemon=daemon)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.kill(daemon, signal.SIGKILL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,15 +268,15 @@ def _running(command: Sequence[str], host: Host) -> Iterator[int]:
 
 @contextmanager
 def _mount_point(place: Place) -> Iterator[Path]:
-    """A folder that nothing is mounted at afterwards: what does not go is aborted."""
-    target = Path(tempfile.mkdtemp(prefix="mount-", dir=place.disk))
+    """A folder that nothing is mounted at afterwards. Only the one above is looked at: a mount may hang."""
+    folder = Path(tempfile.mkdtemp(prefix="mount-", dir=place.disk))
+    (folder / "mnt").mkdir()
     try:
-        yield target
+        yield folder / "mnt"
     finally:
-        if mounts_below(target):
-            subprocess.run(["umount", target], check=False, capture_output=True, timeout=60)
-        remove_mounts(target)
-        target.rmdir()
+        remove_mounts(folder)
+        (folder / "mnt").rmdir()
+        folder.rmdir()
 
 
 @contextmanager
@@ -281,4 +286,4 @@ def _cache(place: Place) -> Iterator[Path]:
 
 
 def _await_mount(target: Path) -> None:
-    wait_until(lambda: bool(mounts_below(target)), what=f"a mount at {target}", limit_s=_MOUNTED_LIMIT_S)
+    wait_until(lambda: bool(mounts_below(target.parent)), what=f"a mount at {target}", limit_s=_MOUNTED_LIMIT_S)
