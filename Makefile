@@ -72,13 +72,16 @@ BENCH = tests/support/sandbox $(PYTHON) -m bench $(if $(ROUNDS),--rounds $(ROUND
         $(if $(DATA_MIB),--data-mib $(DATA_MIB)) $(if $(SMALL_FILES),--small-files $(SMALL_FILES))
 BENCH_ROWS := reads writes names programs reopening memory
 bench: setup ## side by side: ext4, the kernel's and the bare NFS client, the mount; PARTS="writes names" ONLY=append ROUNDS=5 AGAINST=bin-dir; report under results/
+	@$(if $(filter training,$(or $(PARTS),$(if $(ONLY),,training))),bench/training/setup $(if $(DLIO),dlio))
 	@$(BENCH) $(if $(AGAINST),--against '$(AGAINST)') $(or $(PARTS),$(if $(ONLY),$(BENCH_ROWS)))
 bench-baseline: ROUNDS ?= 7
 bench-baseline: setup ## on a quiet machine: writes what make bench compares its rows with, bench/baseline.json; PARTS ONLY ROUNDS as there
 	@$(BENCH) --write-baseline $(or $(PARTS),$(BENCH_ROWS))
 bench-picture: setup ## docs/benchmarks.svg, of what the last make bench has measured
 	@$(PYTHON) -m bench.picture rate docs/benchmarks.svg
-.PHONY: bench-baseline bench-picture
+training-picture: setup ## docs/training.svg, likewise
+	@$(PYTHON) -m bench.picture training docs/training.svg
+.PHONY: bench-baseline bench-picture training-picture
 
 kernels: setup ## on Linux 6.1 and 6.12 in an emulated machine: calls beside the kernel's own NFS client, kills, mappings, efc doctor; ONLY=calls
 	@PYTEST_ADDOPTS='$(if $(ONLY),-k "$(ONLY)")' $(SUITE) $@

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 
-from bench import bare, comparing, gate, memory, nodes, pauses, publishing, stores
+from bench import bare, comparing, filling, gate, memory, nodes, pauses, publishing, stores
 from bench.bare import Case, unit
 from bench.clients import MOUNT, VARIANTS, contenders
 from bench.rows import families
+from bench.training import bench as training
+from bench.training import report as training_report
 from tests.scale import simulation
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
 
-#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; local stores; others.
+#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; local stores; a
+#: training beside other clients; reads and writes while all levels fill; others.
 COMPARED, FAMILIES, OTHERS = ("loopback", "link"), (*families(), "memory"), ("publishing", "pauses", "scale")
-NODES, STORES = "nodes", "stores"
-PARTS = (*COMPARED, *FAMILIES, NODES, STORES, *OTHERS)
+NODES, STORES, TRAINING, FILLING = "nodes", "stores", "training", "filling"
+PARTS = (*COMPARED, *FAMILIES, NODES, STORES, TRAINING, FILLING, *OTHERS)
+
+
+class Judged(Protocol):
+    """A case of a part that has its own kind of figures."""
+
+    @property
+    def name(self) -> str:
+        """Of all its lines."""
+
+    @property
+    def gates(self) -> list[bare.Gate]:
+        """What must hold."""
 
 
 def other_figures(part: str, console: Console) -> dict[str, dict[str, Any]]:
@@ -75,8 +91,32 @@ def run_rows(parts: Sequence[str], arguments: argparse.Namespace, console: Conso
         return Rows(results=results, memories=memories, skipped=those.skipped, worse=worse)
 
 
+def run_judged(parts: Sequence[str], arguments: argparse.Namespace, console: Console) -> dict[str, Sequence[Any]]:
+    """The cases of parts that have figures of their own kind, by part: none of a part that is not asked for."""
+    rounds_and_rows = {"rounds": arguments.rounds, "only": arguments.only, "console": console}
+    of_nodes = {} if arguments.small_files is None else {"small_files": arguments.small_files}
+    sizes = nodes.Sizes(data_bytes=arguments.data_mib << 20, **of_nodes)
+    of_a_quarter = {"size_mib": arguments.data_mib // 4, **rounds_and_rows}
+    count = arguments.small_files or training.FILES
+    runs: dict[str, Callable[[], Sequence[Any]]] = {
+        NODES: lambda: nodes.measure(sizes=sizes, **rounds_and_rows),
+        STORES: lambda: stores.measure(**of_a_quarter),
+        TRAINING: lambda: training.measure(count=count, only=arguments.only, console=console),
+        FILLING: lambda: filling.measure(**of_a_quarter),
+    }
+    return {part: run() for part, run in runs.items() if part in parts}
+
+
+SHOWS: Mapping[str, Callable[[Sequence[Any], Console], None]] = {
+    NODES: nodes.show,
+    STORES: stores.show,
+    TRAINING: training_report.show,
+    FILLING: filling.show,
+}
+
+
 def write(
-    path: Path, cases: list[Case], rows: Rows, shared: list[nodes.Case],
+    path: Path, cases: list[Case], rows: Rows, judged: Mapping[str, Sequence[Any]],
     others: dict[str, dict[str, dict[str, Any]]], *, load_before: float,
 ) -> None:  # fmt: skip
     """All that was measured, as JSON."""
@@ -92,12 +132,12 @@ def write(
                 "contenders": {name: one.as_json(case.figure) for name, one in case.contenders.items()},
                 "gates": [vars(gate) | {"holds": gate.holds} for gate in case.gates],
             }
-            for case in cases
+            for case in (*cases, *judged.get(STORES, ()))
         ],
         **comparing.as_json(rows.results, rows.memories),
         "skipped": rows.skipped,
         "worse": rows.worse,
-        NODES: {case.name: case.as_json() for case in shared},
+        **{part: {case.name: case.as_json() for case in found} for part, found in judged.items() if part != STORES},
         **others,
     }
     path.parent.mkdir(exist_ok=True)
@@ -121,11 +161,7 @@ def main() -> int:
                 for name in compared:
                     cases.extend(getattr(workshop, name)())
         rows = run_rows([part for part in FAMILIES if part in parts], arguments, console)
-        sizes = nodes.Sizes(data_bytes=arguments.data_mib << 20, small_files=arguments.small_files)
-        of_nodes = {"sizes": sizes, "rounds": arguments.rounds, "only": arguments.only}
-        shared = nodes.measure(**of_nodes, console=console) if NODES in parts else []
-        of_stores = {"size_mib": arguments.data_mib // 4, "rounds": arguments.rounds, "only": arguments.only}
-        stored = stores.measure(**of_stores, console=console) if STORES in parts else []
+        judged = run_judged(parts, arguments, console)
         others: dict[str, dict[str, dict[str, Any]]] = {
             part: other_figures(part, console) for part in OTHERS if part in parts
         }
@@ -135,16 +171,16 @@ def main() -> int:
         bare.show(cases, console)
     if rows.results:
         comparing.show(rows.results, console, gate.read_baseline(arguments.baseline))
-    if shared:
-        nodes.show(shared, console)
-    if stored:
-        stores.show(stored, console)
-    write(arguments.results, [*cases, *stored], rows, shared, others, load_before=load_before)
+    for part, found in judged.items():
+        if found:
+            SHOWS[part](found, console)
+    rows.skipped.update(training_report.skipped(judged.get(TRAINING, [])))
+    write(arguments.results, cases, rows, judged, others, load_before=load_before)
     if arguments.write_baseline:
         gate.write_baseline(rows.baseline(), arguments.baseline)
         console.print(f"{len(rows)} rows written to {arguments.baseline}")
         return 0
-    return _verdict(arguments, cases, rows, [*shared, *stored], console)
+    return _verdict(arguments, cases, rows, [*itertools.chain(*judged.values())], console)
 
 
 def _arguments() -> argparse.Namespace:
@@ -159,7 +195,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data-mib", type=int, default=4096, help="that nodes share (default: 4096), a quarter for stores"
     )
-    parser.add_argument("--small-files", type=int, default=100_000, help="that nodes share (default: 100,000)")
+    parser.add_argument(
+        "--small-files", type=int, help="that nodes share (default: 100,000), and that a training reads (50,000)"
+    )
     parser.add_argument("--baseline", type=Path, default=gate.BASELINE, metavar="FILE", help="default: %(default)s")
     parser.add_argument("--write-baseline", action="store_true", help="with what this run measures; nothing is gated")
     parser.add_argument("--results", type=Path, default=RESULTS / "bench.json", metavar="FILE", help=argparse.SUPPRESS)
@@ -168,10 +206,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def _verdict(
-    arguments: argparse.Namespace, cases: list[Case], rows: Rows, shared: Sequence[nodes.Case | Case], console: Console
+    arguments: argparse.Namespace, cases: list[Case], rows: Rows, judged: Sequence[Judged], console: Console
 ) -> int:
     """Says what holds, the last line in figures; 1 if something does not."""
-    gates = [(case.name, gate) for case in (*cases, *shared) for gate in case.gates]
+    everything: Sequence[Judged] = [*cases, *judged]
+    gates = [(case.name, gate) for case in everything for gate in case.gates]
     for name, one in gates:
         console.print(f"{name}: {one}", soft_wrap=True)
     for line in rows.worse:

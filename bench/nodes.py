@@ -145,7 +145,7 @@ class Bench:
     def slow_nas(self) -> Case:
         """A NAS of 200 MB/s: the second node reads at the rate of its link."""
         case = Case(name="second node, NAS 200 MB/s, link 650 MB/s")
-        first, second = self._hosts(2, rate_mbit=LINK_MBIT)
+        first, second = self.hosts(2, rate_mbit=LINK_MBIT)
         self._pairs(case, first, second, nas_rate_mbit=SLOW_NAS_MBIT)
         judge_slow_nas(case)
         return case
@@ -153,7 +153,7 @@ class Bench:
     def free_links(self) -> Case:
         """A NAS of 648 MiB/s, and links without limits: what time and CPU a reading from workers takes."""
         case = Case(name="second node, NAS 648 MiB/s, links free")
-        first, second = self._hosts(2)
+        first, second = self.hosts(2)
         self._pairs(case, first, second, nas_rate_mbit=FAST_NAS_MBIT, with_tls=True, with_bare=True)
         judge_free_links(case, seal_cpu_s=_seal_cpu_s_per_gib())
         return case
@@ -165,12 +165,12 @@ class Bench:
         """
         case = Case(name="nodes at once, NAS 200 MB/s")
         self.site.network.limit(self.site.nas_host, SLOW_NAS_MBIT)
-        hosts = self._hosts(max(CROWDS))
+        hosts = self.hosts(max(CROWDS))
 
         def read(what: str, count: int, workers: Sequence[Worker] = (), *, link_mbit: int = SHORT_LINK_MBIT) -> None:
             for host in hosts[:count]:
                 self.site.network.limit(host, link_mbit)
-            case.add(crowd(count, what, link_mbit), self._read(hosts[:count], workers), self.console)
+            case.add(crowd(count, what, link_mbit), self.read(hosts[:count], workers), self.console)
 
         for _ in range(self.rounds):
             for count in CROWDS:
@@ -187,13 +187,13 @@ class Bench:
         """Many small files, one round trip from the NAS, in `bounded`; no gate. One round: each takes minutes."""
         case = Case(name=f"{self.sizes.small_files:,} files of 4 to 150 KiB, 1 ms from the NAS, bounded")
         self.site.network.limit(self.site.nas_host, 0)
-        shelf, first, second = self._hosts(3)
+        shelf, first, second = self.hosts(3)
         _make_small_files(self.site.nas.export_folder() / "small", self.sizes.small_files)
         self.rest()
         with self.site.far_nas(round_trip_us=ROUND_TRIP_US) as url:
 
             def read(contender: str, host: Host, *workers: Worker) -> None:
-                reading = self._read([host], workers, "small", url=url, options=("consistency=bounded",))
+                reading = self.read([host], workers, "small", url=url, options=("consistency=bounded",))
                 case.add(contender, reading, self.console)
 
             read("NAS alone", second)
@@ -217,30 +217,31 @@ class Bench:
     ) -> None:  # fmt: skip
         """In each round: a node without workers; one that fills a worker, and one that reads what it has left there."""
         self.site.network.limit(self.site.nas_host, nas_rate_mbit)
-        (shelf,) = self._hosts(1)
+        (shelf,) = self.hosts(1)
         tls = self.site.certificates(shelf) if with_tls else None
         for _ in range(self.rounds):
-            case.add("NAS alone", self._read([second]), self.console)
+            case.add("NAS alone", self.read([second]), self.console)
             if with_bare:
                 bare = run_bare(self.programs, "read", self.site.nas.url, "big", prefix=second.prefix)
                 case.bare.append(bare)
                 self.console.print(f"  {case.name}, bare client: {bare.mb_per_s:,.0f} MB/s")
             for folder in (None, tls) if tls else (None,):
-                with self._worker(shelf, tls=folder) as worker:
+                with self.worker(shelf, tls=folder) as worker:
                     for name, host in (("first node", first), ("second node", second)):
-                        reading = self._read([host], [worker], tls=folder)
+                        reading = self.read([host], [worker], tls=folder)
                         case.add(f"{name}, TLS" if folder else name, reading, self.console)
 
-    def _hosts(self, count: int, *, rate_mbit: int = 0) -> list[Host]:
+    def hosts(self, count: int, *, rate_mbit: int = 0) -> list[Host]:
+        """So many more, with such links; 0: no limit."""
         return [self.site.network.host(rate_mbit) for _ in range(count)]
 
     @contextmanager
     def _workers(self, hosts: Sequence[Host]) -> Iterator[list[Worker]]:
         """One beside each node."""
         with ExitStack() as stack:
-            yield [stack.enter_context(self._worker(host, among=len(hosts))) for host in hosts]
+            yield [stack.enter_context(self.worker(host, among=len(hosts))) for host in hosts]
 
-    def _worker(self, host: Host, *, among: int = 1, tls: Path | None = None) -> Worker:
+    def worker(self, host: Host, *, among: int = 1, tls: Path | None = None) -> Worker:
         """Empty; it has room for its part of the large file."""
         memory_mib = int(1.3 * self.sizes.data_bytes / MIB / among) + 256
         return self.site.worker(host, memory_mib=memory_mib, is_ours=True, tls=tls)
@@ -250,7 +251,7 @@ class Bench:
         time.sleep(REST_S)
         (self.site.nas.export_folder() / CLOCK).touch()
 
-    def _read(
+    def read(
         self, hosts: Sequence[Host], workers: Sequence[Worker] = (), what: str = "big", *, url: str = "",
         options: Sequence[str] = (), tls: Path | None = None,
     ) -> Reading:  # fmt: skip

@@ -1,8 +1,9 @@
 """Draws rows of a run as bars: `python -m bench.picture FIGURE OUT.svg [--rows TEXT...] [FILE]`.
 
 FIGURE is `rate`, operations per second of each contender, of results/bench.json, `calls`, calls of NFS per
-operation, of bench/baseline.json, which knows those of the kernel's client too, or `scale`, what the simulation of
-many nodes came to, of results/bench.json. Lengths are logarithms.
+operation, of bench/baseline.json, which knows those of the kernel's client too, `scale`, what the simulation of
+many nodes came to, of results/bench.json, or `training`, the seconds of each contender's training, likewise. Lengths
+are logarithms.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from bench.clients import KERNEL, MOUNT
 from bench.gate import BASELINE
+from bench.training.case import totals
 from tests.support.paths import RESULTS
 
 #: Row -> contender -> value.
@@ -108,7 +110,7 @@ def _line(x: float, top: float, bottom: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(prog="python -m bench.picture", description=__doc__)
-    parser.add_argument("figure", choices=("rate", "calls", "scale"))
+    parser.add_argument("figure", choices=("rate", "calls", "scale", "training"))
     parser.add_argument("out", type=Path)
     parser.add_argument("file", type=Path, nargs="?")
     parser.add_argument("--rows", nargs="+", default=[""], metavar="TEXT", help="only rows with one of these in them")
@@ -117,6 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bars, title = rates(json.loads((parsed.file or RESULTS / "bench.json").read_text())), "Operations per second"
     elif parsed.figure == "scale":
         bars, title = scales(json.loads((parsed.file or RESULTS / "bench.json").read_text())), "Simulated nodes"
+    elif parsed.figure == "training":
+        bars = totals(json.loads((parsed.file or RESULTS / "bench.json").read_text()))
+        title = "Seconds of a training of five epochs"
     else:
         bars, title = calls(json.loads((parsed.file or BASELINE).read_text())), "Calls of NFS per operation"
     chosen = {name: row for name, row in bars.items() if any(text in name for text in parsed.rows)}
