@@ -492,12 +492,14 @@ class MountedSource(_message.Message):
     def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., path: _Optional[str] = ..., read_only: _Optional[bool] = ...) -> None: ...
 
 class FreshnessConfig(_message.Message):
-    __slots__ = ("consistency", "attr_ttl_max_ms")
+    __slots__ = ("consistency", "attr_ttl_max_ms", "small_files")
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     ATTR_TTL_MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    SMALL_FILES_FIELD_NUMBER: _ClassVar[int]
     consistency: str
     attr_ttl_max_ms: int
-    def __init__(self, consistency: _Optional[str] = ..., attr_ttl_max_ms: _Optional[int] = ...) -> None: ...
+    small_files: str
+    def __init__(self, consistency: _Optional[str] = ..., attr_ttl_max_ms: _Optional[int] = ..., small_files: _Optional[str] = ...) -> None: ...
 
 class WritingConfig(_message.Message):
     __slots__ = ("write_behind_ms",)

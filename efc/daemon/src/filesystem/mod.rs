@@ -30,6 +30,7 @@ mod outside;
 mod passthrough;
 #[cfg(test)]
 mod tests;
+mod unopened;
 mod walks;
 mod writes;
 
@@ -60,6 +61,7 @@ use mutations::Objects;
 use namespace::Counted;
 use orphans::Orphans;
 use passthrough::Modes;
+use unopened::Unopened;
 use walks::{Note, Step, Walks};
 use writes::WritePlace;
 
@@ -90,6 +92,8 @@ pub struct Settings {
     pub rest: Duration,
     /// Who has the kernel read files of the node by itself, in a session that has agreed on that.
     pub backings: Option<Arc<dyn Backings>>,
+    /// The kernel opens files by itself, and all is asked in this name.
+    pub unopened: Option<Cred>,
 }
 
 /// The dataset as a file system.
@@ -122,6 +126,8 @@ struct Inner<B: Backend> {
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     modes: Modes,
+    /// `None`: each open of a file comes here.
+    unopened: Option<Unopened>,
     writes: Writes,
     behind: Behind,
     failures: Failures,
@@ -165,6 +171,7 @@ enum Response {
 #[derive(Clone, Copy)]
 struct ReadRequest {
     name: u64,
+    node: u64,
     fh: u64,
     offset: u64,
     size: u32,
@@ -278,6 +285,7 @@ impl<B: Backend> Efc<B> {
             callers,
             open: Mutex::default(),
             modes: Modes::new(settings.backings.filter(|_| passes_through(&state)), state.clone()),
+            unopened: settings.unopened.map(|cred| Unopened::new(cred, state.clone())),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             behind: Behind::new(settings.write_behind),
             failures: Failures::load(state.clone()),
@@ -574,10 +582,11 @@ impl<B: Backend> Inner<B> {
             Operation::Open { flags } => self.open(&caller()?, node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, flags } => {
-                let file = self.file(fh)?;
+                let read = ReadRequest { name, node, fh, offset, size, flags };
+                let file = self.file_read(&read)?;
                 let earlier_writes = file.inode.written(offset, size);
                 efc_tasks::time::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
-                self.read(ReadRequest { name, fh, offset, size, flags }).await
+                self.read(file, read).await
             }
             Operation::Write { fh, offset, data, flags, write_flags } => {
                 let place = WritePlace::of(offset, flags, write_flags);
@@ -712,7 +721,7 @@ impl<B: Backend> Inner<B> {
 
     async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<Told, Errno> {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
-        let opened = fh.and_then(|fh| self.file(fh).ok());
+        let opened = fh.and_then(|fh| self.file_of(node, fh, libc::O_RDONLY as u32).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
         if opened.is_none() {
             self.check_path_or_open(caller, node).await?;
