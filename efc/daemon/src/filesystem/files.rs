@@ -401,12 +401,13 @@ impl<B: Backend> Inner<B> {
             }
             self.sent(&file.inode).await;
         }
+        let begun = efc_tasks::time::now();
         if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
             let Seen { value: (buffer, range), asked } = whole;
             self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
+            self.latencies.memory.count(efc_tasks::time::since(begun));
             return Ok(Response::Data(buffer, range).into());
         }
-        let begun = efc_tasks::time::now();
         match self.read_by_blocks(&file, &read).await {
             Ok(answer) => Ok(answer),
             Err(Absent::Unshared) => self.read_from_server(&file, read).await,
@@ -423,8 +424,10 @@ impl<B: Backend> Inner<B> {
     async fn read_from_server(self: &Arc<Self>, file: &OpenFile, read: ReadRequest) -> Outcome {
         let size = (read.size as usize).min(PAYLOAD_MAX);
         let sink = self.sink_for(file, &read, self.room_for_data(size).await?)?;
+        let begun = efc_tasks::time::now();
         let asked = self.read_once(file, read.offset, sink).await;
         let (payload, Seen { value: done, .. }) = asked.map_err(|error| errno(&error))?;
+        self.latencies.backend.count(efc_tasks::time::since(begun));
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read).into()),
             Payload::Buffer(buffer, _) => (buffer, done.count as usize),

@@ -21,6 +21,7 @@ mod failures;
 mod files;
 mod growth;
 mod interrupts;
+mod latency;
 mod listing;
 mod mutations;
 mod namespace;
@@ -44,7 +45,7 @@ use std::time::Duration;
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
 use efc_cache::blocks::{Chain, GivenBy, Level};
-use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
+use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Took, Writes};
 use efc_fuse::{
     Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs, passes_through,
 };
@@ -57,6 +58,7 @@ use ahead::Ahead;
 use behind::Behind;
 use failures::Failures;
 use interrupts::{Interrupts, Progress};
+use latency::{Class, Latencies};
 use mutations::Objects;
 use namespace::Counted;
 use orphans::Orphans;
@@ -134,6 +136,7 @@ struct Inner<B: Backend> {
     orphans: Orphans,
     walks: Walks,
     ahead: Ahead,
+    latencies: Latencies,
     silly_names: AtomicU64,
     /// Calls that have changed something at the server.
     changes: AtomicU64,
@@ -292,6 +295,7 @@ impl<B: Backend> Efc<B> {
             orphans: Orphans::load(&state),
             walks: Walks::default(),
             ahead: Ahead::default(),
+            latencies: Latencies::default(),
             silly_names: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             root_fsid,
@@ -375,6 +379,16 @@ impl<B: Backend> Efc<B> {
         self.0.blocks.as_ref().map(|chain| chain.given())
     }
 
+    /// How long reads took that went past the chain of caches: from memory, and from the server.
+    pub fn read_latencies(&self) -> (Took, Took) {
+        (self.0.latencies.memory.took(), self.0.latencies.backend.took())
+    }
+
+    /// How long requests took, by class.
+    pub fn operation_latencies(&self) -> impl Iterator<Item = (&'static str, Took)> {
+        self.0.latencies.by_class()
+    }
+
     /// Written bytes that wait for COMMIT.
     pub fn uncommitted_bytes(&self) -> u64 {
         self.0.writes.bytes()
@@ -411,6 +425,7 @@ impl<B: Backend> Filesystem for Efc<B> {
 impl<B: Backend> Inner<B> {
     async fn serve(self: Arc<Self>, request: Request, reply: Reply) {
         let (unique, tid) = (request.unique, request.pid);
+        let (begun, class) = (efc_tasks::time::now(), Class::of(&request.operation));
         let (objects, progress) = (Objects::of(&request), Arc::default());
         let mut operation = pin!(self.execute(request, &progress));
         // Other calls of a soft mount have limits of their own ([`Backend::time_limit`]).
@@ -421,6 +436,9 @@ impl<B: Backend> Inner<B> {
             Some(None) => Err(Errno(libc::EIO)),
             Some(Some(outcome)) => Ok(outcome),
         };
+        if let Ok(Ok(_)) = &outcome {
+            self.latencies.count(class, efc_tasks::time::since(begun));
+        }
         match outcome {
             Err(why) => Box::pin(self.abandon((unique, objects), &progress, operation, (reply, why))).await,
             Ok(Ok(Answer { body: Response::Piped(pipe, read), permit })) => {

@@ -249,6 +249,9 @@ impl<D: Disk> Writer<D> {
     /// Notes what the file system said.
     fn refused(&self, unwritten: Unwritten) {
         count(&self.engine.tally.refused);
+        if matches!(unwritten, Unwritten::Failed(_)) {
+            count(&self.engine.tally.refused_disk);
+        }
         let trouble = match unwritten {
             Unwritten::Failed(Errno::NOSPC | Errno::DQUOT) => Trouble::Full,
             Unwritten::Failed(Errno::ROFS) => Trouble::ReadOnly,
