@@ -127,7 +127,8 @@ def test_a_second_reading_asks_the_daemon_for_nothing(nas: Nas, keeper: Keeper, 
     settle(keeper, mount)
     after = keeper.status(mount)["stats"]
     assert after["fuse"]["requests"] - before["fuse"]["requests"] < 50, "beats of the keeper, and status"
-    assert after["nfs"]["bytes_read"] == before["nfs"]["bytes_read"]
+    again = after["nfs"]["bytes_read"] - before["nfs"]["bytes_read"]
+    assert again < before["nfs"]["bytes_read"] / 20, "but for pages that the kernel has taken back"
     assert after["state"]["open_files"] == 0
 
 
