@@ -196,7 +196,7 @@ def test_readers_notice_no_death(nas: Nas, keeper: Keeper) -> None:
     mount = keeper.mount(nas.url, options=options)
     digest = read_all(nas.export_folder() / "small")
     with reading(mount / "small", digest) as first, reading(mount / "small", digest) as second:
-        for _ in range(8):
+        for _ in range(3):
             keeper.replace_daemon(mount)
             time.sleep(0.2)
         keeper.efc("upgrade", str(mount))
@@ -216,7 +216,7 @@ def test_a_daemon_on_a_kernel_without_resend_is_followed_by_another(nas: Nas, ke
     mount = keeper.mount(nas.url, options=(*_OPTIONS, "attr-ttl=0s", "fuse-features=5.10"))
     digest = read_all(nas.export_folder() / "small")
     with reading(mount / "small", digest) as rounds:
-        for _ in range(8):
+        for _ in range(4):
             keeper.replace_daemon(mount)
             time.sleep(0.2)
     assert rounds[0] > 0
