@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ from tests.support.processes import cpu_s
 MIB = 1 << 20
 UNCACHED = "mount, no store"
 ON_DISK, IN_PAGES, ON_TMPFS = "store on the disk", "store on the disk, in its page cache", "store on a tmpfs"
-SEALED = "store on the disk, sealed"
+SEALED, SMALL_FILES = "store on the disk, sealed", "store on the disk, small-files"
 NATIVE_TMPFS = "native tmpfs"
 ROUND_TRIP_US = 1000
 SMALL_DIRECTORIES, SMALL_PER_DIRECTORY, SMALL_BYTES = 100, 100, 4096
@@ -152,7 +152,7 @@ class Bench:
     def large(self) -> Case:
         """A large file from front to back."""
         with ExitStack() as stack:
-            readers = self._readers(stack, ["big"], with_sealed=True)
+            readers = self._readers(stack, ["big"], more={SEALED: ("consistency=sealed",)})
             runs: dict[str, Callable[[], Round]] = {
                 NATIVE: self._read_native,
                 NATIVE_TMPFS: lambda: run_native(self.programs, "read", self.tmpfs / "big"),
@@ -167,7 +167,7 @@ class Bench:
     def at_random(self) -> Case:
         """4 KiB at random."""
         with ExitStack() as stack:
-            readers = self._readers(stack, ["big"], with_sealed=True)
+            readers = self._readers(stack, ["big"], more={SEALED: ("consistency=sealed",)})
             runs: dict[str, Callable[[], Round]] = {NATIVE: self._read_native_at_random}
             runs |= {name: _reading_at_random(reader, "big") for name, reader in readers.items()}
             case = self._run("4 KiB at random in a file that was read", "files_per_s", runs)
@@ -180,13 +180,14 @@ class Bench:
             port = stack.enter_context(delayed(self.nas.port, round_trip_us=ROUND_TRIP_US))
             url = self.nas.url_of(self.nas.exports[0].name, port=port)
             options = ("consistency=bounded", "attr-ttl=3600s")
-            readers = self._readers(stack, ["small"], url=url, options=options)
+            more = {SMALL_FILES: ("ro", "small-files=0:0")}
+            readers = self._readers(stack, ["small"], url=url, options=options, more=more)
             runs: dict[str, Callable[[], Round]] = {
                 NATIVE: lambda: run_native(self.programs, "small", self.native / "small")
             }
             runs |= {name: _reading(reader, "small", "small") for name, reader in readers.items()}
             case = self._run("10,000 files of 4 KiB, second pass, bounded, 1 ms", "files_per_s", runs)
-        judge(case, {ON_DISK: 0.2}, calls_max=500)
+        judge(case, {ON_DISK: 0.2, SMALL_FILES: 0.6}, calls_max=500)
         return case
 
     # ------------------------------------------------------------ inside
@@ -204,22 +205,21 @@ class Bench:
 
     def _readers(
         self, stack: ExitStack, paths: Sequence[str], *, url: str = "", options: Sequence[str] = (),
-        with_sealed: bool = False,
+        more: Mapping[str, Sequence[str]] | None = None,
     ) -> dict[str, Reader]:  # fmt: skip
-        """All contenders, whose stores are full."""
+        """All contenders, whose stores are full; ``more`` have a store on the disk and these options besides."""
         wanted = {
             UNCACHED: (None, options), ON_DISK: (self.disk, options), IN_PAGES: (self.disk, options),
             ON_TMPFS: (self.tmpfs, options),
         }  # fmt: skip
-        if with_sealed:
-            wanted[SEALED] = (self.disk, (*options, "consistency=sealed"))
+        wanted |= {name: (self.disk, (*options, *besides)) for name, besides in (more or {}).items()}
         readers = {}
         for name, (caches, given) in wanted.items():
             store = (f"cache-dir={caches}", f"cache-size={2 * self.size_mib}MiB", "cache-free=1") if caches else ()
             keeper = stack.enter_context(Keeper())
             mount = stack.enter_context(keeper.mounted(url or self.nas.url, options=(*given, *store)))
             found = keeper.status(mount)["store"]
-            directory = Path(found["directory"]) if found and name in (ON_DISK, SEALED) else None
+            directory = Path(found["directory"]) if found and caches == self.disk and name != IN_PAGES else None
             readers[name] = Reader(keeper=keeper, mount=mount, programs=self.programs, directory=directory)
             if caches:
                 readers[name].fill(paths)
@@ -243,7 +243,7 @@ def judge(case: Case, least: dict[str, float], *, calls_max: int) -> None:
         ratio = case.median(contender) / case.median(NATIVE)
         case.gates.append(Gate(text=f"{contender}, to {NATIVE}", value=ratio, limit=limit))
     for contender in case.contenders:
-        if contender in (IN_PAGES, ON_TMPFS, SEALED):
+        if contender in (IN_PAGES, ON_TMPFS, SEALED, SMALL_FILES):
             calls = case.median(contender, "nfs_calls")
             case.gates.append(Gate(text=f"{contender}: calls", value=calls, limit=calls_max, at_most=True))
 

@@ -492,12 +492,14 @@ class MountedSource(_message.Message):
     def __init__(self, source: _Optional[_Union[Source, _Mapping]] = ..., path: _Optional[str] = ..., read_only: _Optional[bool] = ...) -> None: ...
 
 class FreshnessConfig(_message.Message):
-    __slots__ = ("consistency", "attr_ttl_max_ms")
+    __slots__ = ("consistency", "attr_ttl_max_ms", "small_files")
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
     ATTR_TTL_MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    SMALL_FILES_FIELD_NUMBER: _ClassVar[int]
     consistency: str
     attr_ttl_max_ms: int
-    def __init__(self, consistency: _Optional[str] = ..., attr_ttl_max_ms: _Optional[int] = ...) -> None: ...
+    small_files: str
+    def __init__(self, consistency: _Optional[str] = ..., attr_ttl_max_ms: _Optional[int] = ..., small_files: _Optional[str] = ...) -> None: ...
 
 class WritingConfig(_message.Message):
     __slots__ = ("write_behind_ms",)
@@ -536,7 +538,7 @@ class Source(_message.Message):
     def __init__(self, host: _Optional[str] = ..., port: _Optional[int] = ..., mount_port: _Optional[int] = ..., path: _Optional[str] = ...) -> None: ...
 
 class DaemonStats(_message.Message):
-    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "store", "passthrough", "sources", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
+    __slots__ = ("uptime_ms", "resumed", "fuse", "nfs", "state", "metadata", "writing", "cache", "store", "passthrough", "latency", "sources", "fuse_requests", "nfs_calls", "nfs_retransmits", "nfs_reconnects", "bytes_read", "bytes_written", "nodes", "open_files", "uncommitted_bytes", "nas_responding", "oldest_call_ms", "bytes_spliced", "pipe_misfits", "nodes_max")
     UPTIME_MS_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FUSE_FIELD_NUMBER: _ClassVar[int]
@@ -547,6 +549,7 @@ class DaemonStats(_message.Message):
     CACHE_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
     PASSTHROUGH_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_FIELD_NUMBER: _ClassVar[int]
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     FUSE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NFS_CALLS_FIELD_NUMBER: _ClassVar[int]
@@ -572,6 +575,7 @@ class DaemonStats(_message.Message):
     cache: CacheStats
     store: StoreStats
     passthrough: PassthroughStats
+    latency: LatencyStats
     sources: _containers.RepeatedCompositeFieldContainer[SourceStats]
     fuse_requests: int
     nfs_calls: int
@@ -587,7 +591,7 @@ class DaemonStats(_message.Message):
     bytes_spliced: int
     pipe_misfits: int
     nodes_max: int
-    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., store: _Optional[_Union[StoreStats, _Mapping]] = ..., passthrough: _Optional[_Union[PassthroughStats, _Mapping]] = ..., sources: _Optional[_Iterable[_Union[SourceStats, _Mapping]]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
+    def __init__(self, uptime_ms: _Optional[int] = ..., resumed: _Optional[bool] = ..., fuse: _Optional[_Union[FuseStats, _Mapping]] = ..., nfs: _Optional[_Union[NfsStats, _Mapping]] = ..., state: _Optional[_Union[StateStats, _Mapping]] = ..., metadata: _Optional[_Union[MetadataStats, _Mapping]] = ..., writing: _Optional[_Union[WritingStats, _Mapping]] = ..., cache: _Optional[_Union[CacheStats, _Mapping]] = ..., store: _Optional[_Union[StoreStats, _Mapping]] = ..., passthrough: _Optional[_Union[PassthroughStats, _Mapping]] = ..., latency: _Optional[_Union[LatencyStats, _Mapping]] = ..., sources: _Optional[_Iterable[_Union[SourceStats, _Mapping]]] = ..., fuse_requests: _Optional[int] = ..., nfs_calls: _Optional[int] = ..., nfs_retransmits: _Optional[int] = ..., nfs_reconnects: _Optional[int] = ..., bytes_read: _Optional[int] = ..., bytes_written: _Optional[int] = ..., nodes: _Optional[int] = ..., open_files: _Optional[int] = ..., uncommitted_bytes: _Optional[int] = ..., nas_responding: _Optional[bool] = ..., oldest_call_ms: _Optional[int] = ..., bytes_spliced: _Optional[int] = ..., pipe_misfits: _Optional[int] = ..., nodes_max: _Optional[int] = ...) -> None: ...
 
 class FuseStats(_message.Message):
     __slots__ = ("requests",)
@@ -668,7 +672,7 @@ class SourceStats(_message.Message):
     def __init__(self, path: _Optional[str] = ..., attached: _Optional[bool] = ..., reason: _Optional[str] = ..., responding: _Optional[bool] = ...) -> None: ...
 
 class CacheStats(_message.Message):
-    __slots__ = ("memory_bytes", "workers_bytes", "nas_bytes", "workers_refused", "workers_capacity_bytes", "workers_held_bytes", "workers", "workers_ready", "store_bytes")
+    __slots__ = ("memory_bytes", "workers_bytes", "nas_bytes", "workers_refused", "workers_capacity_bytes", "workers_held_bytes", "workers", "workers_ready", "store_bytes", "memory_blocks", "store_blocks", "workers_blocks", "nas_blocks", "workers_misses", "workers_filled_bytes", "workers_unfilled_overtaken", "workers_unfilled_full", "workers_unfilled_memory", "workers_unfilled_busy")
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     WORKERS_BYTES_FIELD_NUMBER: _ClassVar[int]
     NAS_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -678,6 +682,16 @@ class CacheStats(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_READY_FIELD_NUMBER: _ClassVar[int]
     STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    STORE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NAS_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_MISSES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FILLED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_UNFILLED_OVERTAKEN_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_UNFILLED_FULL_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_UNFILLED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_UNFILLED_BUSY_FIELD_NUMBER: _ClassVar[int]
     memory_bytes: int
     workers_bytes: int
     nas_bytes: int
@@ -687,10 +701,40 @@ class CacheStats(_message.Message):
     workers: int
     workers_ready: int
     store_bytes: int
-    def __init__(self, memory_bytes: _Optional[int] = ..., workers_bytes: _Optional[int] = ..., nas_bytes: _Optional[int] = ..., workers_refused: _Optional[int] = ..., workers_capacity_bytes: _Optional[int] = ..., workers_held_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_ready: _Optional[int] = ..., store_bytes: _Optional[int] = ...) -> None: ...
+    memory_blocks: int
+    store_blocks: int
+    workers_blocks: int
+    nas_blocks: int
+    workers_misses: int
+    workers_filled_bytes: int
+    workers_unfilled_overtaken: int
+    workers_unfilled_full: int
+    workers_unfilled_memory: int
+    workers_unfilled_busy: int
+    def __init__(self, memory_bytes: _Optional[int] = ..., workers_bytes: _Optional[int] = ..., nas_bytes: _Optional[int] = ..., workers_refused: _Optional[int] = ..., workers_capacity_bytes: _Optional[int] = ..., workers_held_bytes: _Optional[int] = ..., workers: _Optional[int] = ..., workers_ready: _Optional[int] = ..., store_bytes: _Optional[int] = ..., memory_blocks: _Optional[int] = ..., store_blocks: _Optional[int] = ..., workers_blocks: _Optional[int] = ..., nas_blocks: _Optional[int] = ..., workers_misses: _Optional[int] = ..., workers_filled_bytes: _Optional[int] = ..., workers_unfilled_overtaken: _Optional[int] = ..., workers_unfilled_full: _Optional[int] = ..., workers_unfilled_memory: _Optional[int] = ..., workers_unfilled_busy: _Optional[int] = ...) -> None: ...
+
+class LatencyStats(_message.Message):
+    __slots__ = ("bounds_us", "reads", "operations")
+    BOUNDS_US_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    bounds_us: _containers.RepeatedScalarFieldContainer[int]
+    reads: _containers.RepeatedCompositeFieldContainer[Latency]
+    operations: _containers.RepeatedCompositeFieldContainer[Latency]
+    def __init__(self, bounds_us: _Optional[_Iterable[int]] = ..., reads: _Optional[_Iterable[_Union[Latency, _Mapping]]] = ..., operations: _Optional[_Iterable[_Union[Latency, _Mapping]]] = ...) -> None: ...
+
+class Latency(_message.Message):
+    __slots__ = ("of", "sum_us", "buckets")
+    OF_FIELD_NUMBER: _ClassVar[int]
+    SUM_US_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    of: str
+    sum_us: int
+    buckets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, of: _Optional[str] = ..., sum_us: _Optional[int] = ..., buckets: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StoreStats(_message.Message):
-    __slots__ = ("state", "capacity_bytes", "held_bytes", "files", "hits", "misses", "filled_bytes", "refused", "evicted_bytes", "damaged", "late")
+    __slots__ = ("state", "capacity_bytes", "held_bytes", "files", "hits", "misses", "filled_bytes", "refused", "evicted_bytes", "damaged", "late", "refused_busy", "refused_disk")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[StoreStats.State]
@@ -720,6 +764,8 @@ class StoreStats(_message.Message):
     EVICTED_BYTES_FIELD_NUMBER: _ClassVar[int]
     DAMAGED_FIELD_NUMBER: _ClassVar[int]
     LATE_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_BUSY_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_DISK_FIELD_NUMBER: _ClassVar[int]
     state: StoreStats.State
     capacity_bytes: int
     held_bytes: int
@@ -731,7 +777,9 @@ class StoreStats(_message.Message):
     evicted_bytes: int
     damaged: int
     late: int
-    def __init__(self, state: _Optional[_Union[StoreStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., files: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., filled_bytes: _Optional[int] = ..., refused: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., late: _Optional[int] = ...) -> None: ...
+    refused_busy: int
+    refused_disk: int
+    def __init__(self, state: _Optional[_Union[StoreStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., files: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., filled_bytes: _Optional[int] = ..., refused: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., late: _Optional[int] = ..., refused_busy: _Optional[int] = ..., refused_disk: _Optional[int] = ...) -> None: ...
 
 class PassthroughStats(_message.Message):
     __slots__ = ("state", "opens", "files")

@@ -23,7 +23,7 @@ from csi.cli.terminal import Screen
 from csi.node.keeper import Keeper, source_of
 from csi.node.rates import Rates, Sampler
 
-_COLUMNS = ("SOURCE", "STATE", "USED BY", "READ/s", "WRITE/s", "REQ/s", "NAS/s", "FROM", "OLDEST", "MEMORY")
+_COLUMNS = ("SOURCE", "STATE", "USED BY", "READ/s", "WRITE/s", "REQ/s", "NAS/s", "FROM", "TOOK", "OLDEST", "MEMORY")
 _MS = 1000
 _PODS_SHOWN_MAX = 2
 _KIB = 1024
@@ -103,6 +103,7 @@ def view_of(mount: efc_pb2.MountStatus, rates: Rates | None, users: Sequence[Map
         "requests_per_second": None if rates is None else round(rates.requests, 1),
         "nas_calls_per_second": None if rates is None else round(rates.calls, 1),
         "levels": None if rates is None else {level: round(share, 4) for level, share in rates.shares().items()},
+        "level_ms": None if rates is None else {level: round(mean, 3) for level, mean in rates.level_ms.items()},
         "oldest_call_ms": nfs.oldest_call_ms,
         "memory_bytes": _memory_bytes(mount.pid),
     }
@@ -134,6 +135,7 @@ def _row(view: View) -> tuple[str, ...]:
     pods, levels = view["pods"], view["levels"]
     assert isinstance(pods, list)  # noqa: S101 - for mypy: view_of makes it
     shares = {level: share for level, share in levels.items() if share} if isinstance(levels, dict) else {}
+    took = view["level_ms"] if isinstance(view["level_ms"], dict) else {}
     oldest, memory = view["oldest_call_ms"], view["memory_bytes"]
     used_by = pods[:_PODS_SHOWN_MAX] or [str(view["target"])]
     more = f" +{len(pods) - _PODS_SHOWN_MAX}" if len(pods) > _PODS_SHOWN_MAX else ""
@@ -146,6 +148,7 @@ def _row(view: View) -> tuple[str, ...]:
         _number(view["requests_per_second"]),
         _number(view["nas_calls_per_second"]),
         " ".join(f"{level} {share:.0%}" for level, share in shares.items()) or "-",
+        " ".join(f"{level} {float(str(mean)):.3g} ms" for level, mean in took.items()) or "-",
         duration(int(str(oldest)) / _MS) if int(str(oldest)) >= _MS else f"{oldest} ms" if oldest else "-",
         _size(memory),
     )

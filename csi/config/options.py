@@ -50,6 +50,7 @@ class Kind(enum.Enum):
     CHOICE = "choice"
     ENDPOINTS = "endpoints"
     PATH = "path"
+    IDS = "ids"
 
 
 class Change(enum.Enum):
@@ -113,6 +114,8 @@ class Option:
             return "HOST:PORT or HOST:PORT*WEIGHT, several with '+' between them, or an absolute path"
         if self.kind is Kind.PATH:
             return "an absolute path"
+        if self.kind is Kind.IDS:
+            return "UID:GID, two whole numbers"
         low, high = self._written(self.minimum), self._written(self.maximum)
         form = {
             Kind.INTEGER: "a whole number",
@@ -238,6 +241,16 @@ _TABLE = (
         unit="ms",
         help="With `cto`, how long the kernel trusts a name to be there, and how long the NAS's word on who may search "
         "a directory holds. `bounded` and `sealed` have the times of attributes for that.",
+    ),
+    Option(
+        name="small-files",
+        kind=Kind.IDS,
+        field="small_files",
+        default="none",
+        help="For many small files that are read again and again: the kernel opens files without asking, and reads "
+        "what it has in memory at the speed of a local file system. All of the mount is read from the NAS in the name "
+        "of this user and group, whoever asks; what the kernel has in memory nobody's rights are checked for but by "
+        "the mode bits. Needs `ro`, and `consistency=bounded` or `sealed`. There is no passthrough beside it.",
     ),
     Option(
         name="read-ahead",
@@ -443,6 +456,7 @@ class MountOptions:
     attr_ttl_ms: int = 3000
     attr_ttl_max_ms: int = 60_000
     entry_ttl_ms: int = 1000
+    small_files: str = ""
     read_ahead_kib: int = 8192
     uncommitted_mib: int = 64
     metadata_mib: int = 128
@@ -501,6 +515,7 @@ class MountOptions:
             freshness=efc_pb2.FreshnessConfig(
                 consistency="" if self.consistency == _CLOSE_TO_OPEN else self.consistency,
                 attr_ttl_max_ms=self.attr_ttl_max_ms,
+                small_files=self.small_files,
             ),
             writing=efc_pb2.WritingConfig(write_behind_ms=self.write_behind_ms),
             cache=self._cache_config(),
@@ -540,6 +555,7 @@ def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptio
     values = {option.field: value for option, value in _values(given, origin=origin)}
     _check_timeout("timeout_ms" in values, is_soft=bool(values.get("soft")), origin=origin)
     _check_caches(values, origin=origin)
+    _check_small_files(values, origin=origin)
     return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
 
 
@@ -638,6 +654,19 @@ def _check_caches(values: Mapping[str, bool | int | str], *, origin: str) -> Non
         raise invalid(f"option 'cache-dir' in {origin} needs 'cache-size': without it there is no local store")
 
 
+def _check_small_files(values: Mapping[str, bool | int | str], *, origin: str) -> None:
+    if not values.get("small_files"):
+        return
+    if not values.get("read_only"):
+        raise invalid(f"option 'small-files' in {origin} needs 'ro': nobody may write through this mount; add ro")
+    if values.get("consistency", _CLOSE_TO_OPEN) == _CLOSE_TO_OPEN:
+        message = (
+            f"option 'small-files' in {origin} needs 'consistency=bounded' or 'consistency=sealed': "
+            "with cto each open asks the NAS, which small-files does without"
+        )
+        raise invalid(message)
+
+
 def unknown(name: str, *, known: Iterable[str], also: Iterable[str] = (), noun: str, origin: str) -> DriverError:
     """INVALID_ARGUMENT for a name that is not in an allow-list, with the nearest that is.
 
@@ -670,14 +699,18 @@ def _parsed(option: Option, text: str | None) -> bool | int | str | None:
     if option.kind is Kind.ENDPOINTS:
         is_known = not text or _PATH.fullmatch(text) or all(_is_endpoint(part) for part in text.split("+"))
         return text if is_known else None
-    if option.kind is Kind.PATH:
-        return text if _PATH.fullmatch(text) else None
+    if option.kind in (Kind.PATH, Kind.IDS):
+        is_right = _are_ids(text) if option.kind is Kind.IDS else _PATH.fullmatch(text) is not None
+        return text if is_right else None
     number = _number(option, text)
     return number if number is not None and option.minimum <= number <= option.maximum else None
 
 
 _PATH = re.compile(r"/[!-~]*")
 _ENDPOINT = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})(?:\*([0-9]{1,7}))?")
+_IDS = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
+#: The next number means nobody.
+_ID_MAX = (1 << 32) - 2
 _PORT_MAX = 65_535
 _WEIGHT_MAX = 1_000_000
 
@@ -688,6 +721,11 @@ def _is_endpoint(text: str) -> bool:
         return False
     port, weight = int(match[2]), int(match[3] or 1)
     return 1 <= port <= _PORT_MAX and 1 <= weight <= _WEIGHT_MAX
+
+
+def _are_ids(text: str) -> bool:
+    match = _IDS.fullmatch(text)
+    return match is not None and all(int(one) <= _ID_MAX for one in match.groups())
 
 
 def _is_ipv6(text: str) -> bool:

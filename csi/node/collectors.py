@@ -15,7 +15,8 @@ from csi.base.errors import DriverError
 from csi.node.keeper import Keeper, KeeperStatus, source_of
 from csi.node.records import Publication
 from csi.node.statistics import CACHE_LEVELS
-from csi.observe.exposition import Page
+from csi.observe.exposition import Histogram, Page
+from csi.observe.metrics import LATENCY_SECONDS
 
 #: Prometheus gives up after 10 s unless it is told otherwise.
 KEEPER_SECONDS_MAX = 2.0
@@ -51,11 +52,17 @@ _MILLISECONDS = {
 #: The same, of a dataset with caches.
 _CACHE_STATISTICS = {
     "efc_cache_refused_blocks_total": "workers_refused",
+    "efc_cache_workers_misses_total": "workers_misses",
+    "efc_cache_workers_filled_bytes_total": "workers_filled_bytes",
     "efc_cache_workers": "workers",
     "efc_cache_workers_ready": "workers_ready",
     "efc_cache_workers_capacity_bytes": "workers_capacity_bytes",
     "efc_cache_workers_held_bytes": "workers_held_bytes",
 }
+#: Why a block was not put at workers -> field of CacheStats.
+_WORKERS_UNFILLED = {
+    reason: f"workers_unfilled_{reason}" for reason in ("overtaken", "full", "memory", "busy")
+}  # fmt: skip
 #: Of a dataset with a local store.
 _STORE_STATISTICS = {
     "efc_store_capacity_bytes": "capacity_bytes",
@@ -64,7 +71,6 @@ _STORE_STATISTICS = {
     "efc_store_hits_total": "hits",
     "efc_store_misses_total": "misses",
     "efc_store_filled_bytes_total": "filled_bytes",
-    "efc_store_refused_blocks_total": "refused",
     "efc_store_evicted_bytes_total": "evicted_bytes",
     "efc_store_damaged_blocks_total": "damaged",
     "efc_store_late_answers_total": "late",
@@ -74,6 +80,9 @@ _PASSTHROUGH_STATISTICS = {
     "efc_passthrough_opens_total": "opens",
     "efc_passthrough_files": "files",
 }
+_MICROSECONDS = 1_000_000
+#: The table's buckets as daemons have them.
+_BOUNDS_US = [round(bound * _MICROSECONDS) for bound in LATENCY_SECONDS]
 _STORE_STATES = [pair for pair in efc_pb2.StoreStats.State.items() if pair[1] != efc_pb2.StoreStats.STATE_UNSPECIFIED]
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 
@@ -105,6 +114,7 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
                 page.put(name, attrgetter(field)(mount.stats), **labels)
             for name, field in _MILLISECONDS.items():
                 page.put(name, attrgetter(field)(mount.stats) / 1000, **labels)
+            _put_latency(page, mount.stats.latency, labels)
             if mount.stats.HasField("cache"):
                 _put_cache(page, mount.stats.cache, labels)
             if mount.stats.HasField("store"):
@@ -117,8 +127,25 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
 def _put_cache(page: Page, cache: efc_pb2.CacheStats, labels: Mapping[str, str]) -> None:
     for level, field in CACHE_LEVELS.items():
         page.put("efc_cache_read_bytes_total", getattr(cache, field), **labels, level=level)
+        page.put("efc_cache_read_blocks_total", getattr(cache, f"{level}_blocks"), **labels, level=level)
+    for reason, field in _WORKERS_UNFILLED.items():
+        page.put("efc_cache_workers_unfilled_blocks_total", getattr(cache, field), **labels, reason=reason)
     for name, field in _CACHE_STATISTICS.items():
         page.put(name, getattr(cache, field), **labels)
+
+
+def _put_latency(page: Page, latency: efc_pb2.LatencyStats, labels: Mapping[str, str]) -> None:
+    """Nothing for a daemon that counts in other buckets than the table's: one of another release."""
+    if list(latency.bounds_us) != _BOUNDS_US:
+        return
+    for name, histograms in (
+        ("efc_latency_operation_seconds", latency.operations),
+        ("efc_latency_read_seconds", latency.reads),
+    ):
+        for one in histograms:
+            if any(one.buckets) and len(one.buckets) == len(_BOUNDS_US) + 1:
+                histogram = Histogram(counts=list(one.buckets), total=one.sum_us / _MICROSECONDS)
+                page.put_histogram(name, (*labels.values(), one.of), histogram)
 
 
 def _put_store(page: Page, store: efc_pb2.StoreStats, labels: Mapping[str, str]) -> None:
@@ -126,6 +153,10 @@ def _put_store(page: Page, store: efc_pb2.StoreStats, labels: Mapping[str, str])
         page.put("efc_store_state", state == store.state, **labels, state=name.lower())
     for name, field in _STORE_STATISTICS.items():
         page.put(name, getattr(store, field), **labels)
+    refused = {"busy": store.refused_busy, "disk": store.refused_disk}
+    refused["room"] = max(0, store.refused - sum(refused.values()))
+    for reason, count in refused.items():
+        page.put("efc_store_refused_blocks_total", count, **labels, reason=reason)
 
 
 def put_publications(page: Page, publications: Iterable[Publication]) -> None:

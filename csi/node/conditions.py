@@ -161,6 +161,8 @@ def passthrough_of(status: efc_pb2.MountStatus) -> str:
         return "it is for consistency=sealed"
     if options.cache.passthrough == "off":
         return "off"
+    if options.freshness.small_files:
+        return "it was mounted with small-files, with which the kernel opens files by itself"
     if not stats.HasField("passthrough"):
         return "the daemon has said nothing of it: it is of an earlier release, or starting"
     return "on" if stats.passthrough.state == _PASSTHROUGH.ON else _PASSTHROUGH_STATES[stats.passthrough.state]

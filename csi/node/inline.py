@@ -10,7 +10,7 @@ of the list, so that a change never ends or blocks a pod that runs.
 The daemon mounts the *listed* source, and the volume is a path beneath it, opened without following links.
 
 Nor does a pod say which workers its dataset has: `workers-key` is a file of the node, and `workers` is where the node
-connects to. Nor how much of the node's disk it takes for a local store.
+connects to. Nor how much of the node's disk it takes for a local store, nor in whose name the NAS is asked.
 """
 
 import json
@@ -45,6 +45,12 @@ class AllowedSources:
                 Code.PERMISSION_DENIED,
                 "an inline volume has none of the options 'workers', 'workers-key', 'workers-tls', 'cache-size' and "
                 "'cache-dir': use a PersistentVolumeClaim",
+            )
+        if volume.options.small_files:
+            raise DriverError(
+                Code.PERMISSION_DENIED,
+                "an inline volume has no option 'small-files', which says in whose name all is read: use a "
+                "PersistentVolumeClaim",
             )
         if not isinstance(volume.source, Source):
             raise invalid("an inline volume has one 'source', and no 'sources'")

@@ -76,8 +76,8 @@ class Publisher:
         another call for the target is under way, and the errors of the keeper. On an error nothing is left behind.
         """
         config = volume.options.daemon_config(volume.serving or volume.source)
-        # Each bind mount is read-only or not by itself, so that both kinds share one daemon.
-        config.read_only = False
+        # Each bind mount is read-only or not by itself, so that both kinds share one daemon. `small-files` is for one.
+        config.read_only = bool(volume.options.small_files)
         wanted = Publication(
             volume_id=volume.id,
             target=target,

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from csi._proto import efc_pb2
-from csi.node.statistics import bytes_by_level
+from csi.node.statistics import bytes_by_level, times_by_level
 
 _MS = 1000
+_US_PER_MS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,8 @@ class Rates:
     requests: float = 0.0
     calls: float = 0.0
     levels: dict[str, float] = field(default_factory=dict)
+    #: Level -> what a read that it answered took on the average, in ms; not those that answered none.
+    level_ms: dict[str, float] = field(default_factory=dict)
 
     def shares(self) -> dict[str, float]:
         """Which part of the bytes read came from which level; empty if none were read."""
@@ -40,6 +43,7 @@ class _Report:
     uptime_ms: int
     counters: dict[str, int]
     levels: dict[str, int]
+    times: dict[str, tuple[int, int]]
 
 
 class Sampler:
@@ -77,6 +81,7 @@ def _report(mount: efc_pb2.MountStatus, now: float) -> _Report:
         uptime_ms=stats.uptime_ms,
         counters={"bytes_written": stats.nfs.bytes_written, "requests": stats.fuse.requests, "calls": stats.nfs.calls},
         levels=bytes_by_level(stats),
+        times=times_by_level(stats),
     )
 
 
@@ -90,5 +95,15 @@ def _between(earlier: _Report, later: _Report) -> Rates:
 
     levels = per_second(earlier.levels, later.levels)
     return Rates(
-        bytes_read=sum(levels.values()), levels=levels, **per_second(earlier.counters, later.counters)
+        bytes_read=sum(levels.values()), levels=levels, level_ms=_means_ms(earlier.times, later.times),
+        **per_second(earlier.counters, later.counters),
     )  # fmt: skip
+
+
+def _means_ms(earlier: dict[str, tuple[int, int]], later: dict[str, tuple[int, int]]) -> dict[str, float]:
+    means: dict[str, float] = {}
+    for level, (sum_us, count) in later.items():
+        sum_before_us, count_before = earlier.get(level, (0, 0))
+        if count > count_before and sum_us >= sum_before_us:
+            means[level] = (sum_us - sum_before_us) / (count - count_before) / _US_PER_MS
+    return means

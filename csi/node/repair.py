@@ -175,7 +175,7 @@ class Repairer:
             config = options.daemon_config(self._serving(publication.volume_id) or origin_of(publication.source))
         except (TypeError, ValueError) as error:
             raise DriverError(Code.FAILED_PRECONDITION, f"its record is of another release: {error}") from None
-        config.read_only = False
+        config.read_only = bool(options.small_files)
         dataset = await self._daemons.acquire(publication.key, config=config, user=publication.target)
         if self._publications.get(publication.target) is None:
             self._daemons.give_up(publication.key, user=publication.target)

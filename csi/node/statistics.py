@@ -3,7 +3,8 @@
 Release 0.1.0 has one flat message. Its names stay keys of ``efc status --json``, beside an object for each subsystem.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 from google.protobuf.message import Message
 
@@ -97,5 +98,21 @@ def bytes_by_level(stats: efc_pb2.DaemonStats) -> dict[str, int]:
     return levels | {"nas": stats.nfs.bytes_read}
 
 
+def times_by_level(stats: efc_pb2.DaemonStats) -> dict[str, tuple[int, int]]:
+    """How long reads took that each level answered, in microseconds together, and how many there were."""
+    return {one.of: (one.sum_us, sum(one.buckets)) for one in stats.latency.reads}
+
+
 def _fields(message: Message) -> dict[str, object]:
-    return {field.name: getattr(message, field.name) for field in message.DESCRIPTOR.fields}
+    return {field.name: _as_json(getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, Message):
+        return _fields(value)
+    # What is repeated is a sequence of the protocol's own.
+    return (
+        value
+        if isinstance(value, str | bytes | int | float)
+        else [_as_json(one) for one in cast("Iterable[object]", value)]
+    )

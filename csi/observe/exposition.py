@@ -26,7 +26,7 @@ _Labels = tuple[str, ...]
 
 
 @dataclass(kw_only=True)
-class _Histogram:
+class Histogram:
     """One series of a histogram; ``counts`` has one bucket more than the table: +Inf."""
 
     counts: list[int]
@@ -44,7 +44,7 @@ class Page:
         metric = METRICS[name]
         self._add(metric, metric.name, dict(zip(metric.labels, values_of(metric, labels), strict=True)), value)
 
-    def put_histogram(self, name: str, values: _Labels, histogram: _Histogram) -> None:
+    def put_histogram(self, name: str, values: _Labels, histogram: Histogram) -> None:
         """All samples of one histogram: cumulative buckets, sum and count."""
         metric = METRICS[name]
         labels, seen = dict(zip(metric.labels, values, strict=True)), 0
@@ -74,7 +74,7 @@ class Recorder:
     """Counters, gauges and histograms of what happened in this process since it started."""
 
     _counts: dict[tuple[str, _Labels], float] = field(default_factory=dict)
-    _histograms: dict[tuple[str, _Labels], _Histogram] = field(default_factory=dict)
+    _histograms: dict[tuple[str, _Labels], Histogram] = field(default_factory=dict)
 
     def count(self, name: str, by: float = 1, /, **labels: str) -> None:
         """Adds to a counter or gauge; 0 makes the series, so that its first event is seen as an increase."""
@@ -88,7 +88,7 @@ class Recorder:
         if metric.kind is not Kind.HISTOGRAM:
             raise TypeError(f"{name} is no histogram")
         key = name, values_of(metric, labels)
-        histogram = self._histograms.setdefault(key, _Histogram(counts=[0] * (len(metric.buckets) + 1)))
+        histogram = self._histograms.setdefault(key, Histogram(counts=[0] * (len(metric.buckets) + 1)))
         histogram.counts[bisect.bisect_left(metric.buckets, value)] += 1
         histogram.total += value
 

@@ -60,6 +60,8 @@ class Metric:
 
 #: From a publish with a running daemon (2 ms) to kubelet's patience (2 minutes).
 _CALL_SECONDS = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+#: As daemons count them (efc/cache/src/histogram.rs): from a block in memory to a NAS that hesitates.
+LATENCY_SECONDS = (0.00005, 0.00025, 0.001, 0.005, 0.02, 0.1, 0.5, 2.5)
 _DATASET_LABELS = ("dataset", "source")
 
 
@@ -72,10 +74,11 @@ def _dataset(
     labels: tuple[str, ...] = (),
     stability: Stability = Stability.STABLE,
 ) -> Metric:
-    labels = (*_DATASET_LABELS, *labels)
+    labels, buckets = (*_DATASET_LABELS, *labels), LATENCY_SECONDS if kind is Kind.HISTOGRAM else ()
     return Metric(
-        name=name, kind=kind, section=Section.DATASET, help=text, unit=unit, labels=labels, stability=stability
-    )
+        name=name, kind=kind, section=Section.DATASET, help=text, unit=unit, labels=labels, stability=stability,
+        buckets=buckets,
+    )  # fmt: skip
 
 
 #: Of a Dataset of Kubernetes.
@@ -138,6 +141,25 @@ _TABLE = (
         "efc_nfs_pipe_misfits_total",
         Kind.COUNTER,
         "Large reads whose data did not fit a pipe and went through the daemon's memory after all.",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_latency_operation_seconds",
+        Kind.HISTOGRAM,
+        "How long requests of the kernel took that succeeded, by what they were: `lookup`, `attributes`, `open`, "
+        "`list`, `read`, `write`, `sync`, `change` (of names and attributes), `other`. Those of which there were any.",
+        unit="seconds",
+        labels=("operation",),
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_latency_read_seconds",
+        Kind.HISTOGRAM,
+        "How long it took to read data, by what gave it: `memory`, the local `store`, `workers`, or the `nas`; those "
+        "that gave any. A read that waits for what another fetches is that one's. What the kernel has in its own "
+        "pages, or reads by itself, no daemon sees.",
+        unit="seconds",
+        labels=("level",),
         stability=Stability.BETA,
     ),
     _dataset("efc_inodes", Kind.GAUGE, "Inodes that the kernel knows, and the daemon with it."),
@@ -204,6 +226,34 @@ _TABLE = (
         stability=Stability.BETA,
     ),
     _dataset(
+        "efc_cache_read_blocks_total",
+        Kind.COUNTER,
+        "The blocks that these bytes are of: the hits of each level.",
+        labels=("level",),
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_cache_workers_misses_total",
+        Kind.COUNTER,
+        "Blocks that workers had not got, those that another node was fetching among them.",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_cache_workers_filled_bytes_total",
+        Kind.COUNTER,
+        "What this node put at workers.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_cache_workers_unfilled_blocks_total",
+        Kind.COUNTER,
+        "Blocks that it did not put there: another node had done so (`overtaken`), the worker had no room (`full`), "
+        "this node had no memory to seal them in (`memory`), or too many were on their way (`busy`).",
+        labels=("reason",),
+        stability=Stability.BETA,
+    ),
+    _dataset(
         "efc_cache_refused_blocks_total",
         Kind.COUNTER,
         "Blocks at workers that were not what they should be (damaged, or put there by others), and so were not used.",
@@ -259,7 +309,9 @@ _TABLE = (
     _dataset(
         "efc_store_refused_blocks_total",
         Kind.COUNTER,
-        "Blocks that it did not take in: its disk was busy, or what it has is read more often.",
+        "Blocks that it did not take in: too much was on its way to the disk (`busy`), the disk is full, read-only or "
+        "fails (`disk`), or what the store has is read more often (`room`).",
+        labels=("reason",),
         stability=Stability.BETA,
     ),
     _dataset(

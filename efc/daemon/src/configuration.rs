@@ -4,8 +4,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use efc_backend::Cred;
 use efc_buffer::Budget;
-use efc_fuse::{Features, SessionConfig};
+use efc_fuse::{Features, SessionConfig, UNTOLD};
 use efc_nfs::{Config, Identity};
 use efc_proto::{DaemonConfig, Source};
 use efc_state::State;
@@ -91,8 +92,28 @@ pub fn session_config(config: &DaemonConfig, parts: &Parts, buffers: &Budget) ->
     })
 }
 
+/// In whose name all is asked where the kernel shall open files by itself; `None`: it shall not.
+///
+/// # Errors
+/// What cannot be meant, or would let a writer believe in what nobody has.
+pub fn small_files(config: &DaemonConfig) -> io::Result<Option<Cred>> {
+    let Some(freshness) = config.freshness.as_ref().filter(|freshness| !freshness.small_files.is_empty()) else {
+        return Ok(None);
+    };
+    if !config.read_only || !matches!(freshness.consistency.as_str(), "bounded" | "sealed") {
+        return Err(io::Error::other("the option small-files needs ro, and consistency=bounded or consistency=sealed"));
+    }
+    let ids = freshness.small_files.split_once(':').map(|(uid, gid)| (uid.parse(), gid.parse()));
+    match ids {
+        Some((Ok(uid), Ok(gid))) if uid != UNTOLD && gid != UNTOLD => {
+            Ok(Some(Cred { uid, gid, groups: Arc::from([]) }))
+        }
+        _ => Err(io::Error::other(format!("small-files is UID:GID, not {:?}", freshness.small_files))),
+    }
+}
+
 /// How the file system behaves.
-pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
+pub fn settings(live: &Live, parts: &Parts, buffers: Budget, unopened: Option<Cred>) -> Settings {
     Settings {
         freshness: live.freshness.clone(),
         write_behind: live.write_behind.clone(),
@@ -103,9 +124,41 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget) -> Settings {
         levels: live.levels(),
         rest: REST,
         backings: Some(live.passthrough.clone()),
+        unopened,
     }
 }
 
 fn or_default<T: Default + PartialEq>(value: T, default: T) -> T {
     if value == T::default() { default } else { value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use efc_proto::FreshnessConfig;
+
+    fn config(read_only: bool, consistency: &str, small_files: &str) -> DaemonConfig {
+        let freshness = FreshnessConfig {
+            consistency: consistency.into(),
+            small_files: small_files.into(),
+            ..FreshnessConfig::default()
+        };
+        DaemonConfig { read_only, freshness: Some(freshness), ..DaemonConfig::default() }
+    }
+
+    #[test]
+    fn files_are_opened_unasked_in_one_name_only_where_nobody_writes_and_opens_need_not_ask() {
+        let found = |read_only, consistency, ids| small_files(&config(read_only, consistency, ids)).map_err(drop);
+        let cred = Cred { uid: 1000, gid: 0, groups: Arc::from([]) };
+        assert_eq!(found(true, "bounded", "1000:0"), Ok(Some(cred.clone())));
+        assert_eq!(found(true, "sealed", "1000:0"), Ok(Some(cred)));
+        assert_eq!([true, false].map(|read_only| found(read_only, "", "")), [Ok(None), Ok(None)]);
+        assert_eq!(small_files(&DaemonConfig::default()).map_err(drop), Ok(None));
+        assert_eq!(found(true, "", "1000:0"), Err(()), "close-to-open asks at each open");
+        assert_eq!(found(false, "bounded", "1000:0"), Err(()));
+        for ids in ["1000", "1000:", ":5", "-1:5", "4294967295:5", "5:4294967295", "a:b", "1:2:3", "4294967296:1"] {
+            assert_eq!(found(true, "bounded", ids), Err(()), "{ids}");
+        }
+    }
 }

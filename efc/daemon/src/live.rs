@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn the_mode_is_that_of_the_session() {
         let mode = |consistency: &str| {
-            let freshness = Some(FreshnessConfig { consistency: consistency.into(), attr_ttl_max_ms: 9 });
+            let freshness =
+                Some(FreshnessConfig { consistency: consistency.into(), attr_ttl_max_ms: 9, ..Default::default() });
             DaemonConfig { freshness, ..DaemonConfig::default() }
         };
         let opens_unasked = |consistency| live(&mode(consistency)).freshness.opens_unasked();

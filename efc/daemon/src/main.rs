@@ -37,7 +37,7 @@ use efc_state::State;
 use efc_store::Store;
 use efc_workers::Workers;
 
-use configuration::{client_config, session_config, settings};
+use configuration::{client_config, session_config, settings, small_files};
 use control::Control;
 use failure::for_keeper;
 use filesystem::id_maps::{self, IdMaps};
@@ -56,6 +56,7 @@ const _: () = assert!(efc_proto::BEAT_OFFSET == efc_state::BEAT_OFFSET);
 const _: () = assert!(efc_proto::HOLDING_OFFSET == efc_state::HOLDING_OFFSET);
 const _: () = assert!(efc_proto::HOLDS_DATA == efc_state::HOLDS_DATA);
 const _: () = assert!(efc_proto::HOLDS_PASSTHROUGH == efc_state::HOLDS_PASSTHROUGH);
+const _: () = assert!(efc_proto::HOLDS_UNOPENED == efc_state::HOLDS_UNOPENED);
 const _: () = assert!(efc_proto::LAYOUT_OFFSET == efc_state::LAYOUT_OFFSET);
 const _: () = assert!(efc_proto::LAYOUT_OF_ONE_SOURCE == efc_state::OF_ONE_SOURCE);
 const _: () = assert!(efc_proto::WITNESS_OFFSET == efc_state::WITNESS_OFFSET);
@@ -93,11 +94,17 @@ fn serve(control: Control) -> io::Result<()> {
     descriptors::raise_limit();
     let parts = configuration::parts(&config, held.memory_max_bytes);
     let buffers = Budget::new(parts.buffers);
-    let session_config = session_config(&config, &parts, &buffers).inspect_err(|error| {
+    let refused = |error: &io::Error| {
         control.send_failed(Error { code: Code::InvalidArgument.into(), message: error.to_string() });
-    })?;
-    let credentials = Credentials::new(use_privileges(&control, &held)?);
+    };
+    let session_config = session_config(&config, &parts, &buffers).inspect_err(refused)?;
+    let unopened = small_files(&config).inspect_err(refused)?;
+    let id_maps = use_privileges(&control, &held, config.idmap && unopened.is_none())?;
+    let credentials = unopened.clone().map_or_else(|| Credentials::new(id_maps), Credentials::fixed);
     let state = Arc::new(open_state(&control, held.memfd.try_clone()?, !config.sources.is_empty())?);
+    if unopened.is_some() {
+        state.set_unopened();
+    }
     parts.nodes_max.inspect(|nodes_max| state.limit_nodes(*nodes_max));
 
     let is_successor = state.is_resumed();
@@ -107,7 +114,7 @@ fn serve(control: Control) -> io::Result<()> {
     session.start()?;
     let store = open_store(&mut held, &parts, &buffers);
     let live = Live::new(&config, workers, store, control.keeper());
-    let settings = settings(&live, &parts, buffers);
+    let settings = settings(&live, &parts, buffers, unopened);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
     let watched = root.watched();
     let efc = Arc::new(Efc::new(root.storage, root.limits, state.clone(), notifier, callers, settings));
@@ -156,12 +163,12 @@ fn open_store(held: &mut control::Held, parts: &Parts, buffers: &Budget) -> Opti
 }
 
 /// Does what needs privileges, and drops them. The way to know callers behind id-mapped mounts, if these are wanted.
-fn use_privileges(control: &Control, held: &control::Held) -> io::Result<Option<IdMaps>> {
+fn use_privileges(control: &Control, held: &control::Held, is_mapped: bool) -> io::Result<Option<IdMaps>> {
     let config = &held.config;
     if !config.no_splice {
         reserve_pipes(config);
     }
-    let id_maps = if config.idmap { Some(start_id_maps(control)?) } else { None };
+    let id_maps = if is_mapped { Some(start_id_maps(control)?) } else { None };
     privileges::drop_unneeded(held.uid, is_debugged(config))?;
     Ok(id_maps)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use efc_cache::blocks::BlockKey;
-use efc_proto::{DaemonConfig, PassthroughStats, passthrough_stats};
+use efc_proto::{DaemonConfig, FreshnessConfig, PassthroughStats, passthrough_stats};
 use efc_store::Store;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
@@ -16,7 +16,9 @@ use crate::keeper::{Keeper, Registering};
 /// Whether the kernel shall read files of the local store by itself. Nothing that the daemon decides reaches it when it does, so it
 /// is for data that nobody changes.
 pub fn wants_passthrough(config: &DaemonConfig) -> bool {
-    let is_sealed = config.freshness.as_ref().is_some_and(|freshness| freshness.consistency == "sealed");
+    // A file that the kernel opens without asking cannot be given another in its place.
+    let is_sealed = |freshness: &FreshnessConfig| freshness.consistency == "sealed" && freshness.small_files.is_empty();
+    let is_sealed = config.freshness.as_ref().is_some_and(is_sealed);
     let cache = config.cache.as_ref().filter(|cache| cache.store_mib > 0);
     is_sealed && cache.is_some_and(|cache| cache.passthrough != "off")
 }

@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use efc_cache::blocks::Level;
+use efc_cache::blocks::{Given, GivenBy, Level};
+use efc_cache::{BOUNDS_US, Took};
 use efc_fuse::{Negotiated, Session};
 use efc_nfs::Config;
 use efc_proto::{
-    CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, PassthroughStats,
-    StateStats, WritingStats, error::Code,
+    CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, Latency, LatencyStats, MetadataStats, NfsStats,
+    PassthroughStats, StateStats, WritingStats, error::Code,
 };
 use efc_state::State;
 
@@ -129,18 +130,50 @@ impl Served {
 
     fn cache_stats(&self) -> Option<CacheStats> {
         let given = self.efc.given_blocks()?;
-        let bytes_of = |level: &dyn Level| given.level(level.name()).bytes;
-        let (store, workers) = (self.live.store.as_deref(), self.live.workers.as_deref());
+        let [by_store, by_workers] = self.given_by_levels(&given);
         let mut stats = CacheStats {
             memory_bytes: given.memory.bytes,
-            store_bytes: store.map_or(0, |store| bytes_of(store)),
-            workers_bytes: workers.map_or(0, |workers| bytes_of(workers)),
+            memory_blocks: given.memory.blocks,
+            store_bytes: by_store.bytes,
+            store_blocks: by_store.blocks,
+            workers_bytes: by_workers.bytes,
+            workers_blocks: by_workers.blocks,
             nas_bytes: given.backend.bytes,
+            nas_blocks: given.backend.blocks,
             ..Default::default()
         };
-        workers.inspect(|workers| add_figures(&mut stats, workers));
+        self.live.workers.iter().for_each(|workers| add_figures(&mut stats, workers));
         Some(stats)
     }
+
+    /// What the local store has given, and what workers have.
+    fn given_by_levels(&self, given: &GivenBy) -> [Given; 2] {
+        let of = |level: Option<&dyn Level>| level.map_or_else(Given::default, |level| given.level(level.name()));
+        let (store, workers) = (self.live.store.as_deref(), self.live.workers.as_deref());
+        [of(store.map(|store| store as &dyn Level)), of(workers.map(|workers| workers as &dyn Level))]
+    }
+
+    fn latency_stats(&self) -> LatencyStats {
+        let given = self.efc.given_blocks();
+        let [store, workers] = given.as_ref().map(|given| self.given_by_levels(given)).unwrap_or_default();
+        let (memory, nas) = given.map(|given| (given.memory.took, given.backend.took)).unwrap_or_default();
+        let (memory_alone, nas_alone) = self.efc.read_latencies();
+        let reads = [
+            ("memory", memory.and(memory_alone)),
+            ("store", store.took),
+            ("workers", workers.took),
+            ("nas", nas.and(nas_alone)),
+        ];
+        LatencyStats {
+            bounds_us: BOUNDS_US.to_vec(),
+            reads: reads.into_iter().map(latency).collect(),
+            operations: self.efc.operation_latencies().map(latency).collect(),
+        }
+    }
+}
+
+fn latency((of, took): (&str, Took)) -> Latency {
+    Latency { of: of.to_owned(), sum_us: took.sum_us, buckets: took.buckets.to_vec() }
 }
 
 impl Serving for Served {
@@ -157,6 +190,7 @@ impl Serving for Served {
             cache: self.cache_stats(),
             store: self.live.store.as_deref().map(figures),
             passthrough: self.passthrough_stats(),
+            latency: Some(self.latency_stats()),
             sources: self.root.stats(),
             ..Default::default()
         };

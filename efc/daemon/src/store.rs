@@ -98,6 +98,8 @@ pub fn figures(store: &Store) -> StoreStats {
         evicted_bytes: figures.evicted_bytes,
         damaged: figures.damaged,
         late: figures.late,
+        refused_busy: figures.refused_busy,
+        refused_disk: figures.refused_disk,
     }
 }
 

@@ -80,7 +80,14 @@ pub fn endpoints(config: &DaemonConfig, file: &[u8]) -> Vec<Endpoint> {
 pub fn add_figures(stats: &mut CacheStats, workers: &Workers) {
     for worker in workers.figures() {
         stats.workers += 1;
-        stats.workers_refused += worker.counts.refused_blocks;
+        let counts = &worker.counts;
+        stats.workers_refused += counts.refused_blocks;
+        stats.workers_misses += counts.misses;
+        stats.workers_filled_bytes += counts.fill_bytes;
+        stats.workers_unfilled_overtaken += counts.fills_overtaken;
+        stats.workers_unfilled_full += counts.fills_failed;
+        stats.workers_unfilled_memory += counts.fills_without_budget;
+        stats.workers_unfilled_busy += counts.fills_unsent;
         if worker.state == WorkerState::Serving {
             stats.workers_ready += 1;
             stats.workers_capacity_bytes += worker.capacity_bytes;

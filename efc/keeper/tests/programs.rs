@@ -128,7 +128,7 @@ fn a_program_that_cannot_take_the_state_over_touches_nothing() {
 }
 
 #[test]
-fn a_program_of_a_release_without_passthrough_does_not_get_a_session_with_files_open_so() {
+fn a_program_of_a_release_without_passthrough_or_small_files_does_not_get_a_session_with_files_open_so() {
     let ground = Ground::new();
     let client = ground.client();
     let first = client.mount(&ground.target(), config("nas")).unwrap();
@@ -136,10 +136,15 @@ fn a_program_of_a_release_without_passthrough_does_not_get_a_session_with_files_
     let (_, descriptors) = client.hold(&ground.target()).unwrap();
     let state = fs::File::from(descriptors.into_iter().nth(1).unwrap());
     let note = |bits: u64| state.write_all_at(&bits.to_ne_bytes(), efc_proto::HOLDING_OFFSET).unwrap();
-    note(efc_proto::HOLDS_PASSTHROUGH);
-    let error = client.upgrade(&ground.target()).unwrap_err();
-    assert_eq!(error.code(), Code::FailedPrecondition);
-    assert!(error.message.contains("knows nothing of passthrough"), "{}", error.message);
+    for (bit, why) in [
+        (efc_proto::HOLDS_PASSTHROUGH, "knows nothing of passthrough"),
+        (efc_proto::HOLDS_UNOPENED, "knows nothing of the option small-files"),
+    ] {
+        note(bit);
+        let error = client.upgrade(&ground.target()).unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert!(error.message.contains(why), "{}", error.message);
+    }
     assert_eq!((client.only().pid, client.only().restarts), (first.pid, 0));
     kill(first.pid, Signal::KILL);
     assert_eq!(client.serving_after(1).version, OWN, "the former program's successor");

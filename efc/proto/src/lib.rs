@@ -30,13 +30,15 @@ pub const BEAT_OFFSET: u64 = 40;
 /// Where it notes a node that the kernel knew lately as a regular file, which a beat can be about.
 pub const WITNESS_OFFSET: u64 = 48;
 /// Where a daemon notes in the state, as a number that is not 0, that its successor must be of a release that knows of
-/// what 0.1.0 did not ([`TAKES_HELD_DATA`]): bits, [`HOLDS_DATA`] and [`HOLDS_PASSTHROUGH`].
+/// what 0.1.0 did not ([`TAKES_HELD_DATA`]): bits, [`HOLDS_DATA`], [`HOLDS_PASSTHROUGH`] and [`HOLDS_UNOPENED`].
 pub const HOLDING_OFFSET: u64 = 4088;
 /// The daemon has told applications of writes that the NAS has not answered.
 pub const HOLDS_DATA: u64 = 1 << 0;
 /// The kernel reads files by itself that are open: whoever opened them otherwise would get EIO.
 pub const HOLDS_PASSTHROUGH: u64 = 1 << 1;
-/// What `efcd --check-state` prints if its release knows of both.
+/// The kernel opens files without asking, and reads them through no handle, for as long as the session lives.
+pub const HOLDS_UNOPENED: u64 = 1 << 2;
+/// What `efcd --check-state` prints if its release knows of all of them.
 pub const TAKES_HELD_DATA: &str = "takes held data";
 /// Where the state has the version of its layout, in the lower half of a u64; a larger one than [`LAYOUT_OF_ONE_SOURCE`] is for daemons
 /// of releases only that can say so (`efcd --check-state`).

@@ -4,7 +4,10 @@
 //! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
 //! missing, and looks at nothing else.
 
-use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, PassthroughStats, StateStats, StoreStats, WritingStats};
+use crate::{
+    CacheStats, DaemonStats, FuseStats, Latency, LatencyStats, NfsStats, PassthroughStats, StateStats, StoreStats,
+    WritingStats,
+};
 
 impl DaemonStats {
     /// As it was received, by subsystem.
@@ -64,6 +67,7 @@ impl DaemonStats {
             cache: self.cache,
             store: self.store,
             passthrough: self.passthrough,
+            latency: self.latency,
             sources: self.sources,
         }
     }
@@ -74,12 +78,12 @@ impl DaemonStats {
         let flat = self.for_all_releases();
         if by_subsystem {
             let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, .. } = flat;
-            let DaemonStats { writing, cache, store, passthrough, sources, .. } = flat;
+            let DaemonStats { writing, cache, store, passthrough, latency, sources, .. } = flat;
             let base = DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() };
-            DaemonStats { metadata, writing, cache, store, passthrough, sources, ..base }
+            DaemonStats { metadata, writing, cache, store, passthrough, latency, sources, ..base }
         } else {
             let flat = DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat };
-            DaemonStats { cache: None, store: None, passthrough: None, sources: Vec::new(), ..flat }
+            DaemonStats { cache: None, store: None, passthrough: None, latency: None, sources: Vec::new(), ..flat }
         }
     }
 
@@ -123,6 +127,18 @@ impl DaemonStats {
             workers: cache.workers,
             workers_ready: cache.workers_ready,
             store_bytes: cache.store_bytes.saturating_add(before.store_bytes),
+            memory_blocks: cache.memory_blocks.saturating_add(before.memory_blocks),
+            store_blocks: cache.store_blocks.saturating_add(before.store_blocks),
+            workers_blocks: cache.workers_blocks.saturating_add(before.workers_blocks),
+            nas_blocks: cache.nas_blocks.saturating_add(before.nas_blocks),
+            workers_misses: cache.workers_misses.saturating_add(before.workers_misses),
+            workers_filled_bytes: cache.workers_filled_bytes.saturating_add(before.workers_filled_bytes),
+            workers_unfilled_overtaken: cache
+                .workers_unfilled_overtaken
+                .saturating_add(before.workers_unfilled_overtaken),
+            workers_unfilled_full: cache.workers_unfilled_full.saturating_add(before.workers_unfilled_full),
+            workers_unfilled_memory: cache.workers_unfilled_memory.saturating_add(before.workers_unfilled_memory),
+            workers_unfilled_busy: cache.workers_unfilled_busy.saturating_add(before.workers_unfilled_busy),
         });
         let before = former.store.unwrap_or_default();
         let store = self.store.map(|store| StoreStats {
@@ -137,6 +153,8 @@ impl DaemonStats {
             evicted_bytes: store.evicted_bytes.saturating_add(before.evicted_bytes),
             damaged: store.damaged.saturating_add(before.damaged),
             late: store.late.saturating_add(before.late),
+            refused_busy: store.refused_busy.saturating_add(before.refused_busy),
+            refused_disk: store.refused_disk.saturating_add(before.refused_disk),
         });
         let before = former.passthrough.unwrap_or_default();
         let passthrough = self.passthrough.map(|passthrough| PassthroughStats {
@@ -144,7 +162,38 @@ impl DaemonStats {
             opens: passthrough.opens.saturating_add(before.opens),
             files: passthrough.files,
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, ..self.clone() }
+        let latency = self.latency.as_ref().map(|latency| latency.on_top_of(former.latency.as_ref()));
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, latency, ..self.clone() }
+    }
+}
+
+impl LatencyStats {
+    /// These on top of `former`, as far as they were counted in the same buckets.
+    fn on_top_of(&self, former: Option<&LatencyStats>) -> LatencyStats {
+        let Some(former) = former.filter(|former| former.bounds_us == self.bounds_us) else { return self.clone() };
+        let sum = |own: &[Latency], former: &[Latency]| {
+            let with_former = |own: &Latency| match former.iter().find(|former| former.of == own.of) {
+                Some(former) => own.on_top_of(former),
+                None => own.clone(),
+            };
+            own.iter().map(with_former).collect()
+        };
+        LatencyStats {
+            bounds_us: self.bounds_us.clone(),
+            reads: sum(&self.reads, &former.reads),
+            operations: sum(&self.operations, &former.operations),
+        }
+    }
+}
+
+impl Latency {
+    fn on_top_of(&self, former: &Latency) -> Latency {
+        let pairs = self.buckets.iter().zip(former.buckets.iter().chain(std::iter::repeat(&0)));
+        Latency {
+            of: self.of.clone(),
+            sum_us: self.sum_us.saturating_add(former.sum_us),
+            buckets: pairs.map(|(own, former)| own.saturating_add(*former)).collect(),
+        }
     }
 }
 
@@ -225,5 +274,17 @@ mod tests {
             [passed(1, 10), passed(2, 20)].map(|passthrough| DaemonStats { passthrough, ..own.clone() });
         assert_eq!(passing.on_top_of(&former).passthrough, passed(1, 30));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
+        let latency = |bounds_us: &[u64], count| {
+            let of = |of: &str| Latency { of: of.into(), sum_us: 3 * count, buckets: vec![count, 2 * count] };
+            let (reads, operations) = (vec![of("nas")], vec![of("open"), of("read")]);
+            Some(LatencyStats { bounds_us: bounds_us.to_vec(), reads, operations })
+        };
+        let on_top = |own_bounds: &[u64], bounds: &[u64]| {
+            let [own, former] = [latency(own_bounds, 10), latency(bounds, 20)]
+                .map(|latency| DaemonStats { latency, ..DaemonStats::default() });
+            own.on_top_of(&former).latency
+        };
+        assert_eq!(on_top(&[50], &[50]), latency(&[50], 30));
+        assert_eq!(on_top(&[50], &[60]), latency(&[50], 10), "other buckets, of another release");
     }
 }

@@ -59,13 +59,15 @@ pub const SUPERSEDED_OFFSET: u64 = (SUPERSEDED * WORD) as u64;
 /// Where the keeper finds the layout version, in the lower half of a u64: a daemon of a release that knows of one source only must
 /// not be started if it is more than [`OF_ONE_SOURCE`].
 pub const LAYOUT_OFFSET: u64 = (VERSION_AND_COUNT * WORD) as u64;
-/// Where it finds, if not 0, what the first release knows nothing of: no daemon of that may be started then. Bits: [`HOLDS_DATA`] and
-/// [`HOLDS_PASSTHROUGH`].
+/// Where it finds, if not 0, what the first release knows nothing of: no daemon of that may be started then. Bits: [`HOLDS_DATA`],
+/// [`HOLDS_PASSTHROUGH`] and [`HOLDS_UNOPENED`].
 pub const HOLDING_OFFSET: u64 = (HOLDING * WORD) as u64;
 /// There is written data that the server has not answered.
 pub const HOLDS_DATA: u64 = 1 << 0;
 /// The kernel reads files by itself that are open ([`crate::OpenHandle::backing`]).
 pub const HOLDS_PASSTHROUGH: u64 = 1 << 1;
+/// The kernel opens files without asking, and reads them through no handle.
+pub const HOLDS_UNOPENED: u64 = 1 << 2;
 
 /// The table's words but for its last column, and the size of it all in bytes.
 fn table(regions: &[Format]) -> (Vec<[u64; ROW]>, usize) {

@@ -45,8 +45,8 @@ pub use self::failures::FailureOf;
 pub use self::handles::OpenHandle;
 pub use self::journal::{Intent, Journal};
 pub use self::layout::{
-    BEAT_OFFSET, HOLDING_OFFSET, HOLDS_DATA, HOLDS_PASSTHROUGH, LAYOUT_OFFSET, OF_ONE_SOURCE, SUPERSEDED_OFFSET,
-    WITNESS_OFFSET,
+    BEAT_OFFSET, HOLDING_OFFSET, HOLDS_DATA, HOLDS_PASSTHROUGH, HOLDS_UNOPENED, LAYOUT_OFFSET, OF_ONE_SOURCE,
+    SUPERSEDED_OFFSET, WITNESS_OFFSET,
 };
 pub use self::nodes::Node;
 pub use self::orphans::Orphan;

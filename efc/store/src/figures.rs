@@ -45,6 +45,10 @@ pub struct Figures {
     pub fill_bytes: u64,
     /// Blocks that were not put there: too much was on its way, or there was no room that was to be had for them.
     pub refused: u64,
+    /// Of these, as too much was on its way to the disk.
+    pub refused_busy: u64,
+    /// Of these, as the file system did not take them.
+    pub refused_disk: u64,
     /// Bytes that were let go to make room.
     pub evicted_bytes: u64,
     /// Blocks that were not what had been put there, or could not be read. Each counts as a miss, too.
@@ -82,7 +86,7 @@ macro_rules! tally {
     };
 }
 
-tally! { hits, hit_bytes, misses, fills, fill_bytes, refused, evicted_bytes, damaged, late }
+tally! { hits, hit_bytes, misses, fills, fill_bytes, refused, refused_busy, refused_disk, evicted_bytes, damaged, late }
 
 pub(crate) fn count(counter: &AtomicU64) {
     add(counter, 1);

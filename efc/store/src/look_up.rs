@@ -325,6 +325,7 @@ impl<D: Disk> Fill for Filling<D> {
         // The chain may have something else than it asked for.
         if block.len() == key.length() && !engine.work.add(Job::Fill { key, block: block.clone() }) {
             count(&engine.tally.refused);
+            count(&engine.tally.refused_busy);
         }
     }
 }

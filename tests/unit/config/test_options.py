@@ -43,7 +43,8 @@ def test_table_and_fields_agree() -> None:
     kinds = {field.name: field.type for field in dataclasses.fields(MountOptions)}
     assert {option.field for option in OPTIONS.values()} == set(kinds)
     for option in OPTIONS.values():
-        expected = {Kind.FLAG: bool, Kind.CHOICE: str, Kind.ENDPOINTS: str, Kind.PATH: str}.get(option.kind, int)
+        of_text = dict.fromkeys((Kind.CHOICE, Kind.ENDPOINTS, Kind.PATH, Kind.IDS), str)
+        expected = ({Kind.FLAG: bool} | of_text).get(option.kind, int)
         assert kinds[option.field] is expected, option.name
 
 
@@ -199,7 +200,7 @@ def test_the_table_and_the_protocol_agree() -> None:
     assert not options.keys() - fields.keys()
     assert fields.keys() - options.keys() == {"host", "path", "sources", "no_splice"}, "of sources, and of tests"
     types = {Kind.FLAG: FieldDescriptor.TYPE_BOOL} | dict.fromkeys(
-        (Kind.CHOICE, Kind.ENDPOINTS, Kind.PATH), FieldDescriptor.TYPE_STRING
+        (Kind.CHOICE, Kind.ENDPOINTS, Kind.PATH, Kind.IDS), FieldDescriptor.TYPE_STRING
     )
     for name, field in fields.items():
         value: efc_pb2.Change = field.GetOptions().Extensions[efc_pb2.change]  # type: ignore[index]
@@ -219,10 +220,23 @@ def test_what_it_takes_to_change_an_option() -> None:
         "log-level", "passthrough",
     }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
-        "ro", "rw", "port", "mountport", "consistency", "idmap", "network", "fuse-features"
+        "ro", "rw", "port", "mountport", "consistency", "small-files", "idmap", "network", "fuse-features"
     }  # fmt: skip
     for name in of_change(Change.LIVE) | of_change(Change.NEW_DAEMON):
         assert OPTIONS[name].field in fields_of(efc_pb2.DaemonConfig.DESCRIPTOR)  # type: ignore[arg-type]
+
+
+def test_small_files_are_read_only_in_one_name_and_not_in_close_to_open() -> None:
+    for mode in ("bounded", "sealed"):
+        config = of(f"ro,consistency={mode},small-files=1000:0").daemon_config(SOURCE)
+        assert config.freshness.small_files == "1000:0"
+    with pytest.raises(DriverError, match="needs 'ro'"):
+        of("consistency=bounded,small-files=1000:1000")
+    with pytest.raises(DriverError, match="needs 'consistency=bounded' or 'consistency=sealed'"):
+        of("ro,small-files=1000:1000")
+    for ids in ("", "1000", "1000:", "-1:0", "4294967295:0", "0:4294967295", "99999999999:0", "a:b", "1:2:3"):
+        with pytest.raises(DriverError, match="allowed is UID:GID"):
+            of(f"ro,consistency=bounded,small-files={ids}")
 
 
 def test_workers_need_a_key_and_may_change() -> None:

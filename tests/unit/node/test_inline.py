@@ -60,6 +60,10 @@ def test_a_pod_names_no_workers_and_no_file_of_the_node(listed: AllowedSources) 
     assert refusal.value.code is Code.PERMISSION_DENIED
     with pytest.raises(DriverError, match="workers-key"):
         listed.admit(inline_volume(TEAM, **{"workers-key": "/etc/shadow"}))
+    small = {"ro": "", "consistency": "bounded", "small-files": "0:0"}
+    with pytest.raises(DriverError, match="in whose name") as refusal:
+        listed.admit(inline_volume(TEAM, **small))
+    assert refusal.value.code is Code.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,21 @@ def test_rates_are_by_the_daemons_own_clock() -> None:
     assert Rates().shares() == {}
 
 
+def test_what_a_read_took_is_the_average_of_those_in_between() -> None:
+    def timed(uptime_ms: int, **took: tuple[int, list[int]]) -> efc_pb2.MountStatus:
+        one = status(uptime_ms=uptime_ms)
+        for level, (sum_us, buckets) in took.items():
+            one.stats.latency.reads.add(of=level, sum_us=sum_us, buckets=buckets)
+        return one
+
+    first = timed(1000, nas=(1000, [1, 0]), store=(50, [1, 0]))
+    rates = between(first, timed(3000, nas=(9000, [2, 3]), store=(50, [1, 0]), workers=(300, [0, 2])))
+    assert rates is not None
+    assert rates.level_ms == {"nas": 2.0, "workers": 0.15}
+    view = view_of(first, rates, [])
+    assert view["level_ms"] == {"nas": 2.0, "workers": 0.15}
+
+
 @pytest.mark.parametrize("nas", [500, 2000])
 def test_a_replaced_daemon_gives_no_negative_rate(nas: int) -> None:
     """It died before it had reported all; its successor's uptime is less."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from csi._proto import efc_pb2
 from csi.node.statistics import FLAT, SUBSYSTEMS, described, sort_by_subsystem
 
@@ -39,3 +41,6 @@ def test_json_has_both_forms() -> None:
     assert shown["nfs"] == {name: getattr(report.nfs, name) for name in (f.name for f in report.nfs.DESCRIPTOR.fields)}
     assert {name: shown[name] for name in FLAT} == {name: getattr(report, name) for name in FLAT}
     assert described(efc_pb2.DaemonStats())["nfs_calls"] == 0
+    latency = efc_pb2.LatencyStats(bounds_us=[50], reads=[efc_pb2.Latency(of="nas", sum_us=3, buckets=[1, 0])])
+    shown = json.loads(json.dumps(described(efc_pb2.DaemonStats(latency=latency))))["latency"]
+    assert shown == {"bounds_us": [50], "reads": [{"of": "nas", "sum_us": 3, "buckets": [1, 0]}], "operations": []}

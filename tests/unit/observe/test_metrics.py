@@ -132,6 +132,41 @@ def test_datasets() -> None:
     assert ("efc_nfs_read_bytes_total", by_hand) not in samples, "it has not reported"
 
 
+def test_times_are_of_the_buckets_that_daemons_have() -> None:
+    source = (ROOT / "efc" / "cache" / "src" / "histogram.rs").read_text()
+    bounds = re.search(r"BOUNDS_US: \[u64; [0-9]+\] = \[([^]]*)\]", source)
+    assert bounds
+    bounds_us = [int(bound.replace("_", "")) for bound in bounds[1].split(",")]
+    buckets = [2, *[0] * (len(bounds_us) - 2), 3, 4]
+    latency = efc_pb2.LatencyStats(
+        bounds_us=bounds_us,
+        reads=[
+            efc_pb2.Latency(of="nas", sum_us=2_500_000, buckets=buckets),
+            efc_pb2.Latency(of="store", buckets=[0] * 9),
+        ],
+        operations=[efc_pb2.Latency(of="open", sum_us=7, buckets=buckets)],
+    )
+    config = efc_pb2.DaemonConfig(source=efc_pb2.Source(host="nas", path="/x"))
+    mount = efc_pb2.MountStatus(target="/m", config=config, stats=efc_pb2.DaemonStats(latency=latency))
+
+    def samples() -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        page = Page()
+        collectors.put_status(page, KeeperStatus(pid=1, version="1", mounts=[mount]), run_dir="/run/efc")
+        return parsed(page.text())
+
+    found = samples()
+    labels = (("dataset", "/m"), ("source", "nfs://nas/x"), ("level", "nas"))
+    assert found["efc_latency_read_seconds_sum", tuple(sorted(labels))] == 2.5
+    assert found["efc_latency_read_seconds_count", tuple(sorted(labels))] == 9
+    cumulative = {
+        dict(pairs)["le"]: value for (name, pairs), value in found.items() if name.endswith("read_seconds_bucket")
+    }
+    assert (cumulative["5e-05"], cumulative["2.5"], cumulative["+Inf"]) == (2, 5, 9)
+    assert not [pairs for _, pairs in found if dict(pairs).get("level") == "store"], "of which there was none"
+    mount.stats.latency.bounds_us[0] += 1
+    assert not [name for name, _ in samples() if name.startswith("efc_latency")], "of another release"
+
+
 async def test_a_keeper_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collectors, "KEEPER_SECONDS_MAX", 0.1)
     page = Page()

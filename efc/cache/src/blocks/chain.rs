@@ -17,6 +17,7 @@ use efc_tasks::sync::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::{Block, BlockKey, Fill, Level, Lookup, Miss, room_of};
+use crate::histogram::{Histogram, Took};
 
 /// Memory of blocks that were just read, in bytes: those who read in turn find them, and a reader whose reads end amid one.
 const RECENT_BYTES_MAX: usize = 32 << 20;
@@ -32,13 +33,15 @@ pub struct Fetched {
     pub is_settled: bool,
 }
 
-/// How often a level, or the backend, has given a block, and how many bytes.
+/// How often a level, or the backend, has given a block, how many bytes, and how long that took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     /// Blocks.
     pub blocks: u64,
     /// Bytes of them.
     pub bytes: u64,
+    /// Who waited for a block that another fetched is not among these: that wait is the fetch's.
+    pub took: Took,
 }
 
 /// The same, of all of a chain.
@@ -63,6 +66,7 @@ impl GivenBy {
 struct Counter {
     blocks: AtomicU64,
     bytes: AtomicU64,
+    took: Histogram,
 }
 
 impl Counter {
@@ -71,8 +75,15 @@ impl Counter {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Given since `begun`.
+    fn count_since(&self, begun: Instant, bytes: usize) {
+        self.count(bytes);
+        self.took.count(efc_tasks::time::since(begun));
+    }
+
     fn get(&self) -> Given {
-        Given { blocks: self.blocks.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Given { blocks: load(&self.blocks), bytes: load(&self.bytes), took: self.took.took() }
     }
 }
 
@@ -197,9 +208,10 @@ impl Chain {
     where
         F: Future<Output = Result<Fetched, Absent>> + Send + 'static,
     {
+        let begun = efc_tasks::time::now();
         match self.place(&key) {
             Place::There(block) => {
-                self.from_recent.count(block.len());
+                self.from_recent.count_since(begun, block.len());
                 Ok(block)
             }
             Place::Awaited(end) => {
@@ -217,17 +229,18 @@ impl Chain {
     /// The bytes `part` of the block of `key`, from whoever can give them without reading all of it, and where they are in what is given;
     /// `None`: nobody can now.
     pub async fn get_part(&self, key: &BlockKey, part: Range<usize>) -> Option<(Arc<Block>, Range<usize>)> {
+        let begun = efc_tasks::time::now();
         let recent = self.blocks().recent.get(key).map(|recent| recent.block.clone());
         if let Some(block) = recent {
-            self.from_recent.count(part.len());
+            self.from_recent.count_since(begun, part.len());
             return Some((block, part));
         }
         for (level, counter) in self.levels.iter().filter(|(level, _)| level.gives_parts() && level.serves()) {
-            let room = self.room_for(part.len())?;
+            let (room, begun) = (self.room_for(part.len())?, efc_tasks::time::now());
             if let Lookup::Hit { block, .. } = level.get_part(*key, part.clone(), room).await
                 && block.len() == part.len()
             {
-                counter.count(block.len());
+                counter.count_since(begun, block.len());
                 return Some((Arc::new(block), 0..part.len()));
             }
         }
@@ -290,7 +303,7 @@ impl Chain {
         let room = room.or_else(|| self.room(key)).ok_or(Absent::Unshared)?;
         let begun = efc_tasks::time::now();
         let fetched = fetch(room).await?;
-        self.from_backend.count(fetched.block.len());
+        self.from_backend.count_since(begun, fetched.block.len());
         let (length, took) = (fetched.block.len(), efc_tasks::time::since(begun));
         self.levels.iter().for_each(|(level, _)| level.backend_took(length, took));
         Ok(fetched)
@@ -317,9 +330,10 @@ impl Chain {
         let mut room = self.room(key);
         for (level, counter) in self.levels.iter().filter(|(level, _)| level.serves()) {
             let Some(given) = room.take().or_else(|| self.room(key)) else { break };
+            let begun = efc_tasks::time::now();
             match level.get(*key, given).await {
                 Lookup::Hit { block, fill } if block.len() == key.length() => {
-                    counter.count(block.len());
+                    counter.count_since(begun, block.len());
                     fills.extend(fill);
                     return Ok(block);
                 }

@@ -43,6 +43,18 @@ struct Question {
     waiting: Vec<oneshot::Sender<()>>,
 }
 
+/// A file is asked for until this is dropped: answered, or given up.
+pub(super) struct Asking<'a> {
+    ahead: &'a Ahead,
+    file: &'a OpenFile,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.ahead.end(self.file);
+    }
+}
+
 /// Who opens files in order.
 #[derive(Default)]
 pub(super) struct Ahead {
@@ -85,6 +97,11 @@ impl Ahead {
         }
         questions.push(Question { cred: file.cred.clone(), inode: file.inode.clone(), waiting: Vec::new() });
         true
+    }
+
+    /// Begins to ask for a file for whoever needs it now, until that is dropped; `None`: as [`Ahead::begin`].
+    pub(super) fn asking<'a>(&'a self, file: &'a OpenFile) -> Option<Asking<'a>> {
+        self.begin(file).then_some(Asking { ahead: self, file })
     }
 
     fn end(&self, file: &OpenFile) {

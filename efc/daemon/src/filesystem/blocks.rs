@@ -50,6 +50,7 @@ impl<B: Backend> Inner<B> {
         if read.offset >= end {
             return Err(Absent::Unshared); // where the file ends the server says
         }
+        self.note_unopened(file, Some(version)); // what lies in a block was at rest
         let key = self.key_of(file, version, read.offset);
         if !is_worth_a_block(&key, read.size as usize) {
             let part = self.small_part(chain, file, seen, key, read.offset..end).await?;

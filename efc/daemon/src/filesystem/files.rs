@@ -152,6 +152,9 @@ impl<B: Backend> Inner<B> {
     }
 
     pub(super) async fn open(self: &Arc<Self>, caller: &Caller, node: u64, flags: u32) -> Outcome {
+        if self.is_unopened() {
+            return Err(Errno(libc::ENOSYS)); // for all to come
+        }
         self.check_path(caller, node).await?;
         let inode = self.inode(node)?;
         let _opening = self.opening(caller, &inode).await;
@@ -240,8 +243,11 @@ impl<B: Backend> Inner<B> {
     /// change may have the same.
     fn note_read(&self, file: &OpenFile, Seen { value: attr, asked }: Seen<Option<&Attr>>) {
         self.reads_without_version.store(attr.is_none(), Ordering::Relaxed);
-        let is_settled = || attr.is_some_and(|attr| file.inode.is_settled(Seen { value: attr, asked }));
-        if self.freshness.data_ttl().is_some() && !is_settled() {
+        let settled = attr.filter(|attr| file.inode.is_settled(Seen { value: *attr, asked }));
+        if !self.note_unopened(file, settled.map(Version::of))
+            && self.freshness.data_ttl().is_some()
+            && settled.is_none()
+        {
             file.inode.read_unsettled(asked);
         }
     }
@@ -385,8 +391,8 @@ impl<B: Backend> Inner<B> {
         Ok(Sink::Buffer(buffer, 0..read.size.min(one_call_max) as usize))
     }
 
-    pub(super) async fn read(self: &Arc<Self>, read: ReadRequest) -> Outcome {
-        let file = self.file(read.fh)?;
+    pub(super) async fn read(self: &Arc<Self>, file: Arc<OpenFile>, read: ReadRequest) -> Outcome {
+        self.admit_read(&file, &read).await?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
         if file.inode.has_unanswered() {
@@ -395,12 +401,13 @@ impl<B: Backend> Inner<B> {
             }
             self.sent(&file.inode).await;
         }
+        let begun = efc_tasks::time::now();
         if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
             let Seen { value: (buffer, range), asked } = whole;
             self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
+            self.latencies.memory.count(efc_tasks::time::since(begun));
             return Ok(Response::Data(buffer, range).into());
         }
-        let begun = efc_tasks::time::now();
         match self.read_by_blocks(&file, &read).await {
             Ok(answer) => Ok(answer),
             Err(Absent::Unshared) => self.read_from_server(&file, read).await,
@@ -417,8 +424,10 @@ impl<B: Backend> Inner<B> {
     async fn read_from_server(self: &Arc<Self>, file: &OpenFile, read: ReadRequest) -> Outcome {
         let size = (read.size as usize).min(PAYLOAD_MAX);
         let sink = self.sink_for(file, &read, self.room_for_data(size).await?)?;
+        let begun = efc_tasks::time::now();
         let asked = self.read_once(file, read.offset, sink).await;
         let (payload, Seen { value: done, .. }) = asked.map_err(|error| errno(&error))?;
+        self.latencies.backend.count(efc_tasks::time::since(begun));
         let (buffer, filled) = match payload.ok_or(Errno(libc::EIO))? {
             Payload::Pipe(pipe) => return Ok(Response::Piped(pipe, read).into()),
             Payload::Buffer(buffer, _) => (buffer, done.count as usize),
@@ -455,7 +464,7 @@ impl<B: Backend> Inner<B> {
 
     /// Reads into memory of ours what the kernel did not take from a pipe.
     pub(super) async fn read_to_buffer(&self, read: &ReadRequest) -> Result<(Buffer, Range<usize>), Errno> {
-        let file = self.file(read.fh)?;
+        let file = self.file_read(read)?;
         let size = (read.size as usize).min(PAYLOAD_MAX);
         let buffer = self.room_for_data(size).await?.buffer().map_err(|_| Errno(libc::ENOMEM))?;
         self.read_rest(&file, read.offset, buffer, 0..size).await
@@ -493,6 +502,9 @@ impl<B: Backend> Inner<B> {
     /// any node; and by an exit after SIGKILL nothing is, so that a killed process does not wait for an absent server. The commit goes
     /// on in the background.
     pub(super) async fn flush(self: &Arc<Self>, fh: u64, tid: u32) -> Outcome {
+        if self.is_unopened() {
+            return Err(Errno(libc::ENOSYS)); // for all to come
+        }
         let file = self.file(fh)?;
         let (has_uncommitted, is_untold) =
             (self.has_uncommitted(&file.inode), self.failures.unheard(fh, file.node).is_some());
@@ -515,6 +527,9 @@ impl<B: Backend> Inner<B> {
 
     /// FSYNC: what was written through this file is on stable storage.
     pub(super) async fn sync(self: &Arc<Self>, (unique, resent): (u64, bool), fh: u64) -> Outcome {
+        if self.is_unopened() {
+            return Ok(Response::Empty.into()); // nothing is written
+        }
         let file = self.file(fh)?;
         if resent {
             self.tell_again(unique, fh, file.node)?;
@@ -565,7 +580,7 @@ impl<B: Backend> Inner<B> {
 }
 
 /// A version as the saved state keeps it.
-fn saved_version(version: &Version) -> DataVersion {
+pub(super) fn saved_version(version: &Version) -> DataVersion {
     let word = |time: Time| u64::from(time.seconds) << 32 | u64::from(time.nanos);
     DataVersion { mtime: word(version.mtime), ctime: word(version.ctime), size: version.size }
 }

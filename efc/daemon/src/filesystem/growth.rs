@@ -12,6 +12,9 @@
 //!
 //! A successor does not know what its predecessors have told the kernel, nor what the kernel has written since: a size made up
 //! of that could be less than the kernel has, which would cut off pages with written data. There a reader waits for the drop, too.
+//!
+//! Where the kernel opens files by itself nobody knows which are open, but of which version the pages of each are ([`super::unopened`]): they are dropped
+//! before it is told of any other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +30,7 @@ const DROP_TIME_LIMIT: Duration = Duration::from_secs(1);
 impl<B: Backend> Inner<B> {
     /// The sizes of a file that must not be told to be as long as `attr` says, if at least so many have it open.
     fn hidden_growth(&self, inode: &Inode, attr: &Attr, opens_min: u32) -> Option<Sizes> {
-        if attr.kind != FileType::Regular {
+        if attr.kind != FileType::Regular || self.is_unopened() {
             return None;
         }
         // A successor knows only of pages that were noted.
@@ -42,31 +45,33 @@ impl<B: Backend> Inner<B> {
     /// Would the kernel take pages for what they need not be, if it were told what is known of the file now? Where data is
     /// good for a while only, each question of the kernel begins a new one, but for what was read before its version
     /// was settled: that must be read again.
-    fn has_doubtful_pages(&self, inode: &Inode) -> bool {
-        self.freshness.data_ttl().is_some() && inode.granted() > 0 && inode.has_unsettled_pages()
+    fn has_doubtful_pages(&self, inode: &Inode, attr: &Attr) -> bool {
+        let is_unsettled = || self.freshness.data_ttl().is_some() && inode.granted() > 0 && inode.has_unsettled_pages();
+        self.has_unopened_pages(inode, attr) || is_unsettled()
     }
 
     /// Has the file grown elsewhere, while it is open here, or must its pages go for another reason?
     pub(super) fn has_grown_unseen(&self, inode: &Inode, attr: &Attr) -> bool {
-        is_open(inode) && (self.hidden_growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode))
+        self.is_open(inode) && (self.hidden_growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode, attr))
     }
 
     /// [`Inner::drop_before_growth`] of a file that was looked up.
     pub(super) async fn drop_before_look_up(&self, handle: &FileHandle, attr: &Attr) {
-        if let Some(inode) = self.inodes.get(handle).filter(|inode| is_open(inode)) {
+        let known = if self.is_unopened() { Some(self.inodes.of(handle)) } else { self.inodes.get(handle) };
+        if let Some(inode) = known.filter(|inode| self.is_open(inode)) {
             self.drop_before_growth(&inode, attr).await;
         }
     }
 
     /// Before the kernel is told these attributes in an answer to anything but a read. `false`: it will ignore them.
     pub(super) async fn drop_before_growth(&self, inode: &Inode, attr: &Attr) -> bool {
-        let must_drop = self.hidden_growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode);
+        let must_drop = self.hidden_growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode, attr);
         !must_drop || !self.drop_pages(inode, attr.size).await
     }
 
     /// The size to tell a read that comes through an open file.
     pub(super) async fn size_for_reader(self: &Arc<Self>, inode: &Arc<Inode>, attr: &Attr) -> u64 {
-        if self.has_doubtful_pages(inode) {
+        if self.has_doubtful_pages(inode, attr) {
             self.drop_pages(inode, attr.size).await;
             return attr.size;
         }
@@ -88,17 +93,17 @@ impl<B: Backend> Inner<B> {
 
     /// Drops the kernel's pages of a file that has been seen to be `size` long. `false`: not all, or not in time.
     async fn drop_pages(&self, inode: &Inode, size: u64) -> bool {
-        let Some(node) = inode.node() else { return false };
+        let Some(node) = self.node_in_kernel(inode) else { return false };
         let dropped = efc_tasks::time::in_time(self.notifier.drop_pages(node), Some(DROP_TIME_LIMIT));
-        let are_dropped = dropped.await.unwrap_or(false);
+        let are_dropped = self.note_drop(node, async { dropped.await.unwrap_or(false) }).await;
         if are_dropped {
             inode.dropped_pages(size);
         }
         are_dropped
     }
-}
 
-/// Is a file open, and known to the kernel? The others' pages nobody reads.
-fn is_open(inode: &Inode) -> bool {
-    inode.granted() > 0 && inode.node().is_some()
+    /// Is a file open, or may it be, and known to the kernel? The others' pages nobody reads.
+    fn is_open(&self, inode: &Inode) -> bool {
+        (self.is_unopened() || inode.granted() > 0) && self.node_in_kernel(inode).is_some()
+    }
 }

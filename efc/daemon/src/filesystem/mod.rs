@@ -21,6 +21,7 @@ mod failures;
 mod files;
 mod growth;
 mod interrupts;
+mod latency;
 mod listing;
 mod mutations;
 mod namespace;
@@ -30,6 +31,7 @@ mod outside;
 mod passthrough;
 #[cfg(test)]
 mod tests;
+mod unopened;
 mod walks;
 mod writes;
 
@@ -43,7 +45,7 @@ use std::time::Duration;
 use efc_backend::{Attr, Backend, Call, Cred, FileHandle, FileType, Limits, Seen, Tick};
 use efc_buffer::{Budget, Buffer, Pipe};
 use efc_cache::blocks::{Chain, GivenBy, Level};
-use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Writes};
+use efc_cache::{Admission, Freshness, Grant, Inode, Inodes, Memory, MemoryUse, Names, Permit, Took, Writes};
 use efc_fuse::{
     Directory, Entry, Errno, Filesystem, OpenReply, Operation, Reply, Request, Session, Statfs, passes_through,
 };
@@ -56,10 +58,12 @@ use ahead::Ahead;
 use behind::Behind;
 use failures::Failures;
 use interrupts::{Interrupts, Progress};
+use latency::{Class, Latencies};
 use mutations::Objects;
 use namespace::Counted;
 use orphans::Orphans;
 use passthrough::Modes;
+use unopened::Unopened;
 use walks::{Note, Step, Walks};
 use writes::WritePlace;
 
@@ -90,6 +94,8 @@ pub struct Settings {
     pub rest: Duration,
     /// Who has the kernel read files of the node by itself, in a session that has agreed on that.
     pub backings: Option<Arc<dyn Backings>>,
+    /// The kernel opens files by itself, and all is asked in this name.
+    pub unopened: Option<Cred>,
 }
 
 /// The dataset as a file system.
@@ -122,12 +128,15 @@ struct Inner<B: Backend> {
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     modes: Modes,
+    /// `None`: each open of a file comes here.
+    unopened: Option<Unopened>,
     writes: Writes,
     behind: Behind,
     failures: Failures,
     orphans: Orphans,
     walks: Walks,
     ahead: Ahead,
+    latencies: Latencies,
     silly_names: AtomicU64,
     /// Calls that have changed something at the server.
     changes: AtomicU64,
@@ -165,6 +174,7 @@ enum Response {
 #[derive(Clone, Copy)]
 struct ReadRequest {
     name: u64,
+    node: u64,
     fh: u64,
     offset: u64,
     size: u32,
@@ -278,12 +288,14 @@ impl<B: Backend> Efc<B> {
             callers,
             open: Mutex::default(),
             modes: Modes::new(settings.backings.filter(|_| passes_through(&state)), state.clone()),
+            unopened: settings.unopened.map(|cred| Unopened::new(cred, state.clone())),
             writes: Writes::new(settings.uncommitted_bytes_max, state.kept_writes_max()),
             behind: Behind::new(settings.write_behind),
             failures: Failures::load(state.clone()),
             orphans: Orphans::load(&state),
             walks: Walks::default(),
             ahead: Ahead::default(),
+            latencies: Latencies::default(),
             silly_names: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             root_fsid,
@@ -367,6 +379,16 @@ impl<B: Backend> Efc<B> {
         self.0.blocks.as_ref().map(|chain| chain.given())
     }
 
+    /// How long reads took that went past the chain of caches: from memory, and from the server.
+    pub fn read_latencies(&self) -> (Took, Took) {
+        (self.0.latencies.memory.took(), self.0.latencies.backend.took())
+    }
+
+    /// How long requests took, by class.
+    pub fn operation_latencies(&self) -> impl Iterator<Item = (&'static str, Took)> {
+        self.0.latencies.by_class()
+    }
+
     /// Written bytes that wait for COMMIT.
     pub fn uncommitted_bytes(&self) -> u64 {
         self.0.writes.bytes()
@@ -403,6 +425,7 @@ impl<B: Backend> Filesystem for Efc<B> {
 impl<B: Backend> Inner<B> {
     async fn serve(self: Arc<Self>, request: Request, reply: Reply) {
         let (unique, tid) = (request.unique, request.pid);
+        let (begun, class) = (efc_tasks::time::now(), Class::of(&request.operation));
         let (objects, progress) = (Objects::of(&request), Arc::default());
         let mut operation = pin!(self.execute(request, &progress));
         // Other calls of a soft mount have limits of their own ([`Backend::time_limit`]).
@@ -413,6 +436,9 @@ impl<B: Backend> Inner<B> {
             Some(None) => Err(Errno(libc::EIO)),
             Some(Some(outcome)) => Ok(outcome),
         };
+        if let Ok(Ok(_)) = &outcome {
+            self.latencies.count(class, efc_tasks::time::since(begun));
+        }
         match outcome {
             Err(why) => Box::pin(self.abandon((unique, objects), &progress, operation, (reply, why))).await,
             Ok(Ok(Answer { body: Response::Piped(pipe, read), permit })) => {
@@ -574,10 +600,11 @@ impl<B: Backend> Inner<B> {
             Operation::Open { flags } => self.open(&caller()?, node, flags).await,
             Operation::Create { name, mode, flags, .. } => self.create(&caller()?, node, &name, mode, flags).await,
             Operation::Read { fh, offset, size, flags } => {
-                let file = self.file(fh)?;
+                let read = ReadRequest { name, node, fh, offset, size, flags };
+                let file = self.file_read(&read)?;
                 let earlier_writes = file.inode.written(offset, size);
                 efc_tasks::time::in_time(earlier_writes, self.backend.time_limit()).await.ok_or(Errno(libc::EIO))?;
-                self.read(ReadRequest { name, fh, offset, size, flags }).await
+                self.read(file, read).await
             }
             Operation::Write { fh, offset, data, flags, write_flags } => {
                 let place = WritePlace::of(offset, flags, write_flags);
@@ -712,7 +739,7 @@ impl<B: Backend> Inner<B> {
 
     async fn getattr(self: &Arc<Self>, caller: &Caller, node: u64, fh: Option<u64>) -> Result<Told, Errno> {
         // An open file's attributes are read with the credential of its open: fstat needs no search permission now.
-        let opened = fh.and_then(|fh| self.file(fh).ok());
+        let opened = fh.and_then(|fh| self.file_of(node, fh, libc::O_RDONLY as u32).ok());
         let cred = opened.as_ref().map_or(&caller.cred, |file| &file.cred);
         if opened.is_none() {
             self.check_path_or_open(caller, node).await?;

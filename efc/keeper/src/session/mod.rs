@@ -331,7 +331,7 @@ impl<'a> SessionRun<'a> {
     }
 
     /// Can daemons of this program go on with what 0.1.0 knows nothing of, if there is any: data of which applications were told before
-    /// the NAS has it, files that the kernel reads by itself?
+    /// the NAS has it, files that the kernel reads or opens by itself?
     pub(super) fn can_go_on(&self, program: &Arc<Program>) -> bool {
         if self.holdings() == 0 || Arc::ptr_eq(program, &self.program) {
             return true;
@@ -339,7 +339,7 @@ impl<'a> SessionRun<'a> {
         let can_take = program.check_state(&self.held.state).unwrap_or(true); // whatever else is wrong shows when it starts
         if !can_take {
             log::warn!(
-                "{}: the installed program knows nothing of data that is held back, and of passthrough: the former one goes on",
+                "{}: the installed program knows nothing of data that is held back, of passthrough and of small-files: the former one goes on",
                 self.entry.target().display()
             );
         }

@@ -5,7 +5,8 @@
 //! goes on like any successor, so an application waits for as long as that takes. If it is not ready in time, or dies
 //! before it is, the former program gets the session back and keeps it until the next upgrade or death. So it does if the new one is of
 //! a release that knows nothing of data that is held back, and the NAS has not taken all of that when the daemon is drained. Such a
-//! program is refused at once where the kernel reads open files by itself: that ends when applications close them.
+//! program is refused at once where the kernel reads open files by itself, which ends when applications close them, and where it opens files without
+//! asking, which ends with the mount.
 //!
 //! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
 //! ones are what the way back leads to. Where the client lets it stay, and it can take all that changes, the daemon is told of
@@ -37,6 +38,9 @@ const DATA_IS_HELD: &str = "the NAS has not taken written data in time, or files
 
 /// Why an upgrade is refused that would cost applications errors.
 const PASSING_THROUGH: &str = "its release knows nothing of passthrough, by which files are open here";
+
+/// Why an upgrade is refused after which every read would fail.
+const UNOPENED: &str = "its release knows nothing of the option small-files, with which this is mounted; unmount first";
 
 /// An upgrade under way.
 #[derive(Debug)]
@@ -146,8 +150,10 @@ impl SessionRun<'_> {
             failure(Code::FailedPrecondition, message)
         };
         let knows_all = self.programs.daemon.get().check_state(&self.held.state).map_err(|error| refused(&error))?;
-        if !knows_all && self.holdings() & efc_proto::HOLDS_PASSTHROUGH != 0 {
-            return Err(refused(&PASSING_THROUGH));
+        for (bit, why) in [(efc_proto::HOLDS_PASSTHROUGH, PASSING_THROUGH), (efc_proto::HOLDS_UNOPENED, UNOPENED)] {
+            if !knows_all && self.holdings() & bit != 0 {
+                return Err(refused(&why));
+            }
         }
         if let Some(options) = &options {
             self.isolation.check_memory(options, self.held.saved_bytes())?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::calls::{Answered, SavedCall, SentCall};
 use super::super::journal::{Intent, Journal};
-use super::super::layout::{HOLDS_DATA, HOLDS_PASSTHROUGH};
+use super::super::layout::{HOLDS_DATA, HOLDS_PASSTHROUGH, HOLDS_UNOPENED};
 use super::super::payloads::{KeptData, SavedWrite, UncommittedWrite};
 use super::super::requests::Requests;
 use super::{LOST, State};
@@ -116,6 +116,11 @@ impl State {
     /// Notes for the keeper whether the kernel reads open files by itself ([`crate::HOLDING_OFFSET`]).
     pub fn set_passing_through(&self, is_passing: bool) {
         self.header.set_holding(HOLDS_PASSTHROUGH, is_passing);
+    }
+
+    /// Notes for the keeper that the kernel opens files without asking, which lasts as long as the session ([`crate::HOLDING_OFFSET`]).
+    pub fn set_unopened(&self) {
+        self.header.set_holding(HOLDS_UNOPENED, true);
     }
 
     /// Publishes a call that carries written data, before it leaves; its record, if there is room for one.

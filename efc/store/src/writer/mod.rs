@@ -257,6 +257,7 @@ impl<D: Disk> Writer<D> {
     fn refused(&self, unwritten: Unwritten) {
         count(&self.engine.tally.refused);
         let Unwritten::Failed(error) = unwritten else { return };
+        count(&self.engine.tally.refused_disk);
         let trouble = match error {
             Errno::NOSPC | Errno::DQUOT => Trouble::Full,
             Errno::ROFS => Trouble::ReadOnly,

@@ -9,7 +9,8 @@
 //! Each caller that is remembered costs a descriptor. They are given up before others are short of them; where there is
 //! none even so, the request fails: without its groups it would be refused what its caller may do.
 //!
-//! Where mounts may be id-mapped a request carries neither uid nor gid: [`super::mapped_callers`].
+//! Where mounts may be id-mapped a request carries neither uid nor gid: [`super::mapped_callers`]. With the option `small-files` all of this is
+//! left out: one credential stands for whoever asks.
 
 use std::fs::{self, File};
 use std::io;
@@ -65,6 +66,8 @@ pub struct Credentials {
     callers: Mutex<HashMap<Thread, KnownCaller>>,
     callers_max: usize,
     mapped: Option<MappedCallers>,
+    /// Of all callers alike.
+    fixed: Option<Cred>,
 }
 
 impl Credentials {
@@ -73,12 +76,20 @@ impl Credentials {
         // At most half of all descriptors: connections, pipes and the kernel's device need some too.
         let callers_max = CALLERS_MAX.min(descriptors::limit() / 2);
         let mapped = id_maps.map(|id_maps| MappedCallers::new(id_maps, callers_max));
-        Credentials { callers: Mutex::default(), callers_max, mapped }
+        Credentials { callers: Mutex::default(), callers_max, mapped, fixed: None }
+    }
+
+    /// Whoever asks, it is in this name.
+    pub fn fixed(cred: Cred) -> Credentials {
+        Credentials { fixed: Some(cred), ..Credentials::new(None) }
     }
 
     /// The credential of a request. A caller that cannot be looked up (a kernel thread, another pid namespace, dead
     /// by now) has no supplementary groups. EIO if this process has no descriptor left to look.
     pub fn of(&self, tid: u32, uid: u32, gid: u32) -> Result<Cred, Errno> {
+        if let Some(cred) = &self.fixed {
+            return Ok(cred.clone());
+        }
         if let Some(mapped) = &self.mapped {
             return mapped.of(tid, uid, gid);
         }
@@ -145,6 +156,15 @@ mod tests {
         for unknown in [0, u32::MAX >> 1] {
             assert!(credentials.of(unknown, 1, 2).expect("nobody's").groups.is_empty());
         }
+    }
+
+    #[test]
+    fn one_credential_may_stand_for_all() {
+        let cred = Cred { uid: 7, gid: 8, groups: Arc::from([]) };
+        let credentials = Credentials::fixed(cred.clone());
+        assert!(
+            [0, 1, u32::MAX].map(|uid| credentials.of(uid, uid, uid)).iter().all(|found| *found == Ok(cred.clone()))
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use efc_backend::{Cred, SetAttr, SetTime};
 use efc_model::{Nas, Options};
 use efc_tasks::simulation::Simulation;
 use efc_tasks::spawn_local;
@@ -171,6 +172,7 @@ struct Process {
     history: Rc<History>,
     task: Cell<Task>,
     may_be_killed: bool,
+    may_write: bool,
 }
 
 impl Process {
@@ -188,7 +190,7 @@ impl Process {
 
     async fn session(&self) {
         let (file, task, opened) = (draw(FILES), self.task.get(), self.history.event());
-        let writes = draw(2) == 0;
+        let writes = self.may_write && draw(2) == 0;
         let flags = if writes { libc::O_RDWR } else { libc::O_RDONLY };
         let Some(open) = self.survives(self.kernel.open(task, &name(file), flags).await) else { return };
         let mut written = Vec::new();
@@ -262,12 +264,16 @@ impl Process {
 enum Mode {
     CloseToOpen,
     Bounded,
+    /// Bounded, and the kernel opens files without asking: nobody writes here.
+    Unopened,
     Sealed,
 }
 
 /// What happens beside the processes.
 struct Trouble {
     elsewhere: bool,
+    /// Writers elsewhere put the modification time back: the time of change alone tells.
+    hides: bool,
     crashes: bool,
     kills_callers: bool,
     kills_daemons: bool,
@@ -282,7 +288,11 @@ async fn make_trouble(trouble: Trouble, nas: Nas, processes: Vec<Rc<Process>>, i
             0 | 1 if trouble.elsewhere => {
                 let (file, slot) = (draw(FILES), draw(SLOTS));
                 let (write, value) = history.begin(ELSEWHERE, file, slot);
+                let before = nas.attr(&name(file)).expect("a file").mtime;
                 nas.write_outside(&name(file), history.place(slot), &value.to_le_bytes());
+                if trouble.hides {
+                    nas.set_outside(&name(file), &SetAttr { mtime: SetTime::To(before), ..SetAttr::default() });
+                }
                 history.end(write, true);
                 history.close(&[write]);
                 history.operations.set(history.operations.get() + 1);
@@ -321,8 +331,11 @@ fn run(seed: u64, mode: Mode, by_blocks: bool) -> u64 {
     let (settings, rule, nodes) = match mode {
         Mode::CloseToOpen => (settings(ttl), Rule::CloseToOpen, draw(2) + 1),
         Mode::Bounded => (bounded(ttl), Rule::Bounded(ttl), draw(2) + 1),
+        Mode::Unopened => (bounded(ttl), Rule::Bounded(ttl), draw(2) + 1),
         Mode::Sealed => (sealed(ttl), Rule::Sealed, 1),
     };
+    let is_unopened = matches!(mode, Mode::Unopened);
+    let settings = Settings { unopened: is_unopened.then(Cred::root), ..settings };
     let settings = behind(write_behind, settings);
     // The files are small: whatever is read of them goes through the chain.
     let pool = [None, Some(Pool::whimsical())][draw(2)].take().or_else(|| by_blocks.then(Pool::whimsical));
@@ -330,7 +343,8 @@ fn run(seed: u64, mode: Mode, by_blocks: bool) -> u64 {
     let settings = Settings { levels, ..settings };
     let nodes: Vec<Kernel> = (0..nodes).map(|node| Kernel::mount(&nas, node as u32, settings.clone(), None)).collect();
     let trouble = Trouble {
-        elsewhere: !matches!(mode, Mode::Sealed) && draw(2) == 0,
+        elsewhere: is_unopened || !matches!(mode, Mode::Sealed) && draw(2) == 0,
+        hides: is_unopened && draw(2) == 0,
         crashes: draw(4) == 0,
         kills_callers: draw(3) == 0,
         kills_daemons: draw(3) == 0,
@@ -343,7 +357,14 @@ fn run(seed: u64, mode: Mode, by_blocks: bool) -> u64 {
         .map(|number| {
             let node = number % nodes.len();
             let (kernel, history, task) = (nodes[node].clone(), history.clone(), Cell::new(Task::root()));
-            Rc::new(Process { kernel, node, history, task, may_be_killed: trouble.kills_callers })
+            Rc::new(Process {
+                kernel,
+                node,
+                history,
+                task,
+                may_be_killed: trouble.kills_callers,
+                may_write: !is_unopened,
+            })
         })
         .collect();
     let is_over = Rc::new(Cell::new(false));
@@ -387,6 +408,12 @@ fn model_of_histories() {
 #[test]
 fn model_of_histories_within_a_bound() {
     let operations = with_seeds(120, |seed| run(seed, Mode::Bounded, false));
+    assert!(operations > 0);
+}
+
+#[test]
+fn model_of_histories_of_files_opened_without_asking() {
+    let operations = with_seeds(120, |seed| run(seed, Mode::Unopened, seed % 4 == 3));
     assert!(operations > 0);
 }
 

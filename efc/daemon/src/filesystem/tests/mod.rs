@@ -1,7 +1,7 @@
 //! The file system between a kernel and a NAS that are both played: without root, without a server, under whatever
 //! schedule a seed makes.
 //!
-//! [`behind`], [`blocks`], [`faults`], [`modes`], [`names`], [`passthrough`] and [`several`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
+//! [`behind`], [`blocks`], [`faults`], [`modes`], [`names`], [`passthrough`], [`several`] and [`unopened`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
 //! compare with a reference. Each of these has a seed, which a
 //! failure prints: `EFC_MODEL_SEED=N cargo test -p efcd model` runs it again, `EFC_MODEL_RUNS=N` runs so many,
 //! `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
@@ -38,6 +38,8 @@ mod schedules;
 mod several;
 #[cfg(not(feature = "shuttle"))]
 mod trees;
+#[cfg(not(feature = "shuttle"))]
+mod unopened;
 
 /// Runs `story` with seeds, or with the one that the environment names; a failure says which.
 #[cfg(not(feature = "shuttle"))]

@@ -1,0 +1,159 @@
+//! Files that the kernel opens without asking (FUSE no_open), in a session with the option `small-files`: what an open would have done
+//! is done when a READ comes, and what it would have told the kernel is seen to before the kernel is told of another version.
+//!
+//! The first OPEN is answered with ENOSYS, and so is the first FLUSH. From then on the kernel opens and closes regular files by itself
+//! for as long as the session lives, whichever daemon serves it: READs come with the handle 0, about the node that they name. A read
+//! of what the kernel has in its pages comes here not at all. So a permission that the server takes away holds only for what has to
+//! be read anew; that is what the option is for, and why it names the one credential in which everything is asked.
+//!
+//! A READ that comes is let through as an open would be ([`Inner::admit_read`]): by what is known of the file within the mode's time, or by the
+//! server. What it was given is noted in the saved state ([`Unopened::note`]), for each inode one of these:
+//!
+//! | noted | its pages |
+//! |---|---|
+//! | nothing, or [`NO_PAGES`] | there are none |
+//! | a version | are of that version, all of them |
+//! | [`DOUBTFUL`] | may be of several, or of one that others may share |
+//! | [`DROPPING`] | are being dropped |
+//!
+//! The kernel itself drops pages when it is told another size or modification time, and knows no time of change. So who tells it attributes
+//! has the pages dropped before, unless they are of just that version ([`super::growth`]). A successor finds all this where it was.
+//!
+//! Not guaranteed: that there is memory for the note of an inode. Without one the kernel's own comparison is what is left. Directories are
+//! opened as ever: their listings go on from where they are by their handles.
+
+use std::sync::Arc;
+
+use efc_backend::{Attr, Backend, Cred, FileType};
+use efc_cache::{Inode, Version};
+use efc_fuse::Errno;
+use efc_state::{DataVersion, State};
+use efc_tasks::sync::Mutex;
+
+use super::files::{OpenFile, saved_version};
+use super::{Inner, ReadRequest};
+
+/// No file with pages has this version: it is that of an empty one of 1970.
+const NO_PAGES: DataVersion = DataVersion { mtime: 0, ctime: 0, size: 0 };
+/// No file is of these sizes.
+const DOUBTFUL: DataVersion = DataVersion { mtime: 0, ctime: 0, size: u64::MAX };
+const DROPPING: DataVersion = DataVersion { mtime: 0, ctime: 0, size: u64::MAX - 1 };
+
+/// In whose name everything is asked, and of which versions the kernel has pages.
+pub(super) struct Unopened {
+    cred: Cred,
+    state: Arc<State>,
+    /// Guards what is noted of all nodes: two READs may end at once.
+    notes: Mutex<()>,
+}
+
+impl Unopened {
+    /// What predecessors have noted is in `state`.
+    pub(super) fn new(cred: Cred, state: Arc<State>) -> Unopened {
+        Unopened { cred, state, notes: Mutex::default() }
+    }
+
+    fn noted(&self, node: u64) -> DataVersion {
+        self.state.page_version(node).unwrap_or(NO_PAGES)
+    }
+
+    /// The kernel is about to fill pages of this version; `None`: of none that stands for them.
+    fn note(&self, node: u64, version: Option<DataVersion>) {
+        let _guard = self.notes.lock().expect("notes lock");
+        let (noted, filled) = (self.noted(node), version.unwrap_or(DOUBTFUL));
+        if noted != filled {
+            self.state.set_page_version(node, if noted == NO_PAGES { filled } else { DOUBTFUL });
+        }
+    }
+
+    /// Has the kernel pages that need not be of this version?
+    fn has_others(&self, node: u64, version: DataVersion) -> bool {
+        ![NO_PAGES, version].contains(&self.noted(node))
+    }
+
+    /// All pages of a node are dropped from now on, until [`Unopened::dropped`].
+    fn begin_drop(&self, node: u64) {
+        let _guard = self.notes.lock().expect("notes lock");
+        self.state.set_page_version(node, DROPPING);
+    }
+
+    /// They are gone, but for those that were noted meanwhile; or they are not.
+    fn dropped(&self, node: u64, are_gone: bool) {
+        let _guard = self.notes.lock().expect("notes lock");
+        if self.noted(node) == DROPPING {
+            self.state.set_page_version(node, if are_gone { NO_PAGES } else { DOUBTFUL });
+        }
+    }
+}
+
+impl<B: Backend> Inner<B> {
+    /// Does the kernel open files without asking?
+    pub(super) fn is_unopened(&self) -> bool {
+        self.unopened.is_some()
+    }
+
+    /// The open file of a READ, or what stands for it.
+    pub(super) fn file_read(&self, read: &ReadRequest) -> Result<Arc<OpenFile>, Errno> {
+        self.file_of(read.node, read.fh, read.flags)
+    }
+
+    /// The open file of `fh`, or what stands for it where the kernel opens files by itself.
+    pub(super) fn file_of(&self, node: u64, fh: u64, flags: u32) -> Result<Arc<OpenFile>, Errno> {
+        match &self.unopened {
+            Some(unopened) => Ok(Arc::new(OpenFile::new(node, self.inode(node)?, unopened.cred.clone(), flags))),
+            None => self.file(fh),
+        }
+    }
+
+    /// May a READ be answered through a file that the kernel has opened by itself? Asks as an open would. Of many that come at once, one asks.
+    ///
+    /// # Errors
+    /// What the server says to an open.
+    pub(super) async fn admit_read(self: &Arc<Self>, file: &Arc<OpenFile>, read: &ReadRequest) -> Result<(), Errno> {
+        if !self.is_unopened() {
+            return Ok(());
+        }
+        if self.open_with_what_is_known(file).await.is_none() {
+            let _asking = self.ahead.asking(file);
+            self.ask_to_open(file).await?;
+        }
+        if read.offset == 0 {
+            self.open_ahead(file);
+        }
+        Ok(())
+    }
+
+    /// The kernel fills pages with what was read, of this version; `None`: of none that stands for it. `false`: files are opened
+    /// here, and what is noted of their pages is their opens' matter.
+    pub(super) fn note_unopened(&self, file: &OpenFile, version: Option<Version>) -> bool {
+        let Some(unopened) = &self.unopened else { return false };
+        unopened.note(file.node, version.as_ref().map(saved_version));
+        if version.is_some() && file.inode.told().is_some_and(|told| Some(told.value) != version) {
+            self.notifier.inval_attributes(file.node); // it asks before it goes on with the pages
+        }
+        true
+    }
+
+    /// The node by which the kernel knows the inode. Where it opens files by itself, it may do so since a predecessor's time, when nothing but the
+    /// saved state knows of that.
+    pub(super) fn node_in_kernel(&self, inode: &Inode) -> Option<u64> {
+        let saved = || self.state.find_node(inode.handle().as_bytes());
+        inode.node().or_else(|| self.is_unopened().then(saved).flatten())
+    }
+
+    /// Has the kernel pages of a file that it has opened by itself, and that need not be of the version of `attr`?
+    pub(super) fn has_unopened_pages(&self, inode: &Inode, attr: &Attr) -> bool {
+        let Some(unopened) = &self.unopened else { return false };
+        let Some(node) = self.node_in_kernel(inode) else { return false };
+        attr.kind == FileType::Regular && unopened.has_others(node, saved_version(&Version::of(attr)))
+    }
+
+    /// Notes what becomes of all pages of a node while `dropping` drops them.
+    pub(super) async fn note_drop(&self, node: u64, dropping: impl Future<Output = bool>) -> bool {
+        let Some(unopened) = &self.unopened else { return dropping.await };
+        unopened.begin_drop(node);
+        let are_gone = dropping.await;
+        unopened.dropped(node, are_gone);
+        are_gone
+    }
+}
