@@ -129,7 +129,10 @@ impl Stores {
     }
 
     fn open(&self, wanted: &Wanted, former: &Path) -> io::Result<Store> {
-        let parent = open_directory(rustix::fs::CWD, &wanted.directory)?;
+        let parent = open_directory(rustix::fs::CWD, &wanted.directory).map_err(|error| {
+            let is_link = wanted.directory.symlink_metadata().is_ok_and(|found| found.is_symlink());
+            if is_link { io::Error::other("it is a symbolic link: name the directory that it leads to") } else { error }
+        })?;
         let found = fstat(&parent)?;
         // What the keeper's command line names may be a directory of its container, which only that gets into.
         let is_named_by_mount = self.directories.is_empty();
@@ -339,6 +342,9 @@ mod tests {
         assert_eq!(code(&anywhere, &config(Path::new("/no/such"), "/d")), Code::NotFound);
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(code(&anywhere, &config(folder.path(), "/d")), Code::PermissionDenied);
+        let link = other.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+        assert!(anywhere.take(&config(&link, "/d"), user(), "").unwrap_err().message.contains("symbolic link"));
         let given = Stores::new(vec![other.path().to_owned()]);
         assert_eq!(code(&given, &config(folder.path(), "/d")), Code::PermissionDenied);
         let store = given.take(&config(Path::new(""), "/d"), user(), "").unwrap().unwrap();
