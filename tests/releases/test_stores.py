@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,8 @@ def test_the_former_release_does_not_serve_what_the_kernel_reads_by_itself(stage
         return keeper.mount_status(target).stats.passthrough.opens > before
 
     wait_until(is_passed, what="an open that is passed through", limit_s=60, interval_s=0.5)
-    with subprocess.Popen(["sleep", "300"], stdin=file.open("rb")) as holder:
+    with file.open("rb") as opened, subprocess.Popen(["sleep", "300"], stdin=opened) as holder:
+        opened.close()
         try:
             with pytest.raises(subprocess.CalledProcessError) as caught:
                 changed(keeper, target, "former")
@@ -120,6 +122,41 @@ def test_the_former_release_does_not_serve_what_the_kernel_reads_by_itself(stage
     assert file.read_bytes() == content
     changed(keeper, target, "this")
     wait_until(is_passed, what="an open that is passed through again", limit_s=60, interval_s=0.5)
+    keeper.unmount(target)
+
+
+@_ONLY_THIS
+def test_under_a_former_keeper_a_file_that_the_kernel_reads_can_be_read_or_not_be_opened(
+    stage: Stage, keeper: Keeper
+) -> None:
+    """It takes the session over, and its daemons are of its own release, as after a rollback of everything."""
+    target = keeper.mount(stage.nas.url, options=[*stage.options, *cache_storm.MODES["sealed"]])
+    (target / "clock").stat()
+    file, other, *_ = target.glob("a-file*")
+    content = file.read_bytes()
+
+    def is_passed() -> bool:
+        before = keeper.mount_status(target).stats.passthrough.opens
+        assert file.read_bytes() == content
+        return keeper.mount_status(target).stats.passthrough.opens > before
+
+    wait_until(is_passed, what="an open that is passed through", limit_s=60, interval_s=0.5)
+    with file.open("rb") as opened, subprocess.Popen(["sleep", "300"], stdin=opened) as holder:
+        opened.close()
+        try:
+            keeper.kill()
+            keeper.programs = FOLDERS["former"]
+            keeper.start()
+            before = keeper.mount_status(target).pid
+            assert file.read_bytes() == content
+            os.kill(before, signal.SIGKILL)
+            wait_until(lambda: keeper.mount_status(target).pid not in (0, before), what="a daemon", limit_s=30)
+            with suppress(OSError):
+                assert file.read_bytes() == content
+            assert other.read_bytes() == (stage.nas.export_folder() / other.name).read_bytes()
+        finally:
+            holder.kill()
+    assert file.read_bytes() == content, "after the last close"
     keeper.unmount(target)
 
 
