@@ -208,13 +208,12 @@ def test_few_descriptors_are_not_all_the_stores(world: World) -> None:
     node = world.node(keeper=keeper)
     (node.mount / "clock").stat()
     digests = [digest_of(world.folder / f"large{number}") for number in range(count)]
-    for turn in range(3):
+    for _ in range(3):
         for number in range(count):
             node.forget(f"large{number}")
             assert node.read(f"large{number}") == digests[number]
         time.sleep(2)
         opened = len(os.listdir(f"/proc/{keeper.mount_status(node.mount).pid}/fd"))
-        print(f"turn {turn}: {opened} descriptors, {store(node)}")
         assert opened <= 96, "some are left for the NAS"
     assert store(node).state == _STATE.SERVING
 
