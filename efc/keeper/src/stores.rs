@@ -52,7 +52,14 @@ pub struct Stores {
 #[derive(Debug)]
 pub struct Store {
     claim: Claim,
+    opened: Opened,
+}
+
+/// A store's directory, which no other keeper gives to anybody.
+#[derive(Debug)]
+struct Opened {
     directory: OwnedFd,
+    _lock: OwnedFd,
 }
 
 /// That a path is in use by one mount.
@@ -147,8 +154,8 @@ impl Stores {
         let names = (0..STORES_MAX).map(|number| (name_of(&wanted.source, number), false));
         for (name, is_own) in former.into_iter().chain(names) {
             let Some(claim) = self.claim(wanted.directory.join(&name)) else { continue };
-            if let Some(directory) = open_store(&parent, &name, is_own, wanted)? {
-                return Ok(Store { claim, directory });
+            if let Some(opened) = open_store(&parent, &name, is_own, wanted)? {
+                return Ok(Store { claim, opened });
             }
         }
         Err(io::Error::other(format!("all {STORES_MAX} stores of {} are in use", wanted.source)))
@@ -168,12 +175,12 @@ impl Stores {
 impl Store {
     /// What the daemon gets.
     pub fn directory(&self) -> &OwnedFd {
-        &self.directory
+        &self.opened.directory
     }
 
     /// Whether somebody has removed it. One whose disk does not answer is there.
     fn has_gone(&self) -> bool {
-        let Ok(directory) = self.directory.try_clone() else { return false };
+        let Ok(directory) = self.opened.directory.try_clone() else { return false };
         let links = do_in_time("store", TIME_LIMIT, move || fstat(&directory).map(|found| found.st_nlink));
         matches!(links, Ok(Ok(0)))
     }
@@ -201,7 +208,7 @@ fn open_directory(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<Own
 }
 
 /// The store of this name, made if it is not there; `None` if it is of another source, or in use by others.
-fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io::Result<Option<OwnedFd>> {
+fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io::Result<Option<Opened>> {
     match mkdirat(parent, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno.into()),
@@ -215,6 +222,7 @@ fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io
         Some(_) => {}
         None => write_source(&directory, &wanted.source)?,
     }
+    let Some(lock) = lock_for_keeper(parent, name)? else { return Ok(None) };
     if !is_own && is_in_use(&directory)? {
         return Ok(None);
     }
@@ -223,7 +231,16 @@ fn open_store(parent: &OwnedFd, name: &str, is_own: bool, wanted: &Wanted) -> io
     if rustix::process::geteuid().is_root() && fstat(&directory)?.st_uid != owner {
         fchown(&directory, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
     }
-    Ok(Some(directory))
+    Ok(Some(Opened { directory, _lock: lock }))
+}
+
+/// No other keeper takes the store as long as this is there, whether its daemon has locked it already or not; `None`: one has.
+fn lock_for_keeper(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
+    let lock = open_directory(parent, name)?; // not what daemons get, who would keep it locked
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        locked => Ok(locked.map(|()| Some(lock))?),
+    }
 }
 
 fn below(directory: &OwnedFd, name: &str) -> PathBuf {
@@ -329,6 +346,20 @@ mod tests {
         assert_ne!(take().path(), path);
         drop(lock);
         assert_eq!(take().path(), path);
+    }
+
+    #[test]
+    fn keepers_that_take_a_store_at_the_same_time_have_one_each_as_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| Stores::new(Vec::new()));
+        let take =
+            |stores: &Stores, former: &str| stores.take(&config(folder.path(), "/d"), user(), former).unwrap().unwrap();
+        let (first, second) = (take(&one, ""), take(&other, ""));
+        let path = first.path().to_owned();
+        assert_ne!(path, second.path());
+        assert_ne!(take(&other, path.to_str().unwrap()).path(), path, "nor by the name of a former one");
+        drop(first);
+        assert_eq!(take(&other, path.to_str().unwrap()).path(), path);
     }
 
     #[test]
