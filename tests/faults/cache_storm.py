@@ -6,7 +6,7 @@ itself. After each kill the next daemon must have found the store: it has given 
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import json
 import os
 import random
@@ -23,7 +23,6 @@ from typing import Any
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
-from csi.node.keeper import Keeper as Asked
 from tests.faults import block_reads, cached_reads, figures
 from tests.integrity.rested import REST_S
 from tests.support.keeper import Keeper
@@ -83,6 +82,7 @@ class Outcome:
     errors: list[str] = field(default_factory=list)
     wrong_bytes: int = 0
     stalls_ms: list[float] = field(default_factory=list)  # the longest wait of a read that a kill fell into
+    calm_ms: list[float] = field(default_factory=list)  # of one that a moment between two kills fell into
     seconds: float = 0.0
 
     def as_figures(self) -> dict[str, Any]:
@@ -91,6 +91,7 @@ class Outcome:
             "kills": self.kills, "found_again": self.found_again, "blocks_of_store": self.blocks_of_store,
             "passed_through": self.passed_through, "operations": self.reads, "errors": len(self.errors),
             "wrong_bytes": self.wrong_bytes, "stalls": figures.spread(self.stalls_ms or [0.0]),
+            "without_kills": figures.spread(self.calm_ms or [0.0]),
             "seconds": round(self.seconds, 1),
         }  # fmt: skip
 
@@ -103,17 +104,22 @@ def storm(stage: Stage, mode: str, *, kills: int, calm_s_max: float) -> Outcome:
     with Keeper() as keeper, keeper.mounted(stage.nas.url, options=options) as mount:
         os.stat(mount / _CLOCK)
         with reading(mount, outcome) as waits:
-            wait_until(lambda: _is_filled(_status(keeper), mode), what="the store to be in use", limit_s=60)
+            wait_until(lambda: _is_filled(keeper.mount_status(mount), mode), what="the store to be in use", limit_s=60)
             for _ in range(kills):
                 time.sleep(moments.uniform(0, calm_s_max))
                 struck_at.append(time.monotonic())
-                outcome.found_again += _kill(keeper, outcome)
-        stats = _status(keeper).stats
+                outcome.found_again += _kill(keeper, mount, outcome)
+        stats = keeper.mount_status(mount).stats
         outcome.blocks_of_store, outcome.passed_through = stats.store.hits, stats.passthrough.opens
     outcome.seconds = time.monotonic() - began
-    for struck in struck_at:
-        outcome.stalls_ms.append(max((ms for since, ms in waits if since <= struck < since + ms / 1000), default=0.0))
+    outcome.stalls_ms = [_longest_at(moment, waits) for moment in struck_at]
+    outcome.calm_ms = [_longest_at((one + next_one) / 2, waits) for one, next_one in itertools.pairwise(struck_at)]
     return outcome
+
+
+def _longest_at(moment: float, waits: Sequence[tuple[float, float]]) -> float:
+    """The longest wait of a read that was under way then, in ms."""
+    return max((ms for since, ms in waits if since <= moment < since + ms / 1000), default=0.0)
 
 
 @contextmanager
@@ -135,27 +141,29 @@ def reading(mount: Path, outcome: Outcome) -> Iterator[list[tuple[float, float]]
     outcome.errors += report["errors"]
 
 
-def _kill(keeper: Keeper, outcome: Outcome) -> bool:
+def _kill(keeper: Keeper, mount: Path, outcome: Outcome) -> bool:
     """Kills the daemon. Whether the next one has found the store."""
     (before,) = keeper.daemon_pids()
     os.kill(before, signal.SIGKILL)
 
     def next_one() -> efc_pb2.MountStatus | None:
-        status = _status(keeper)
+        status = keeper.mount_status(mount)
         return status if status.pid not in (0, before) and status.stats.HasField("store") else None
 
     try:
         wait_until(lambda: next_one() is not None, what="the next daemon", limit_s=30)
-        _await_use(keeper, _used(_status(keeper)))
+        _await_use(keeper, mount, _used(keeper.mount_status(mount)))
     except (TimeLimitError, DriverError) as error:
         outcome.errors.append(f"kill: {error}")
         return False
     return True
 
 
-def _await_use(keeper: Keeper, before: int) -> None:
+def _await_use(keeper: Keeper, mount: Path, before: int) -> None:
     """Returns when something has come from the store that had not before."""
-    wait_until(lambda: _used(_status(keeper)) > before, what="something from the store", limit_s=30, interval_s=0.02)
+    wait_until(
+        lambda: _used(keeper.mount_status(mount)) > before, what="something from the store", limit_s=30, interval_s=0.02
+    )
 
 
 def _is_filled(status: efc_pb2.MountStatus, mode: str) -> bool:
@@ -164,8 +172,3 @@ def _is_filled(status: efc_pb2.MountStatus, mode: str) -> bool:
 
 def _used(status: efc_pb2.MountStatus) -> int:
     return status.stats.store.hits + status.stats.passthrough.opens
-
-
-def _status(keeper: Keeper) -> efc_pb2.MountStatus:
-    [mount] = asyncio.run(Asked(str(keeper.run_dir)).status()).mounts
-    return mount

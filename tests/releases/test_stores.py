@@ -1,4 +1,4 @@
-"""Local stores, files that the kernel reads by itself, several sources: and a release that knows nothing of any of them.
+"""Local stores, files that the kernel reads by itself, several sources: and a release that knows nothing of them.
 
 Reads go on, whichever release the daemon is of; where the former could not serve it is not started, and the upgrade to
 it is refused.
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,9 @@ def changed(keeper: Keeper, target: Path, release: str, *arguments: str) -> None
 
 def serves(keeper: Keeper, target: Path, release: str) -> None:
     """Waits for it."""
-    wait_until(lambda: runs(keeper.daemon_pid(target), release), what=f"a daemon of {release} release", limit_s=30)
+    wait_until(
+        lambda: runs(keeper.mount_status(target).pid, release), what=f"a daemon of {release} release", limit_s=30
+    )
 
 
 @pytest.fixture
@@ -66,21 +69,21 @@ def test_readers_of_a_store_notice_no_change_of_the_release(
         for number in range(STRIKES):
             time.sleep(0.3)
             if number % 2:
-                os.kill(keeper.daemon_pid(target), signal.SIGKILL)
+                os.kill(keeper.mount_status(target).pid, signal.SIGKILL)
             else:
                 try:
                     changed(keeper, target, "former" if number % 4 == 0 else "this")
                 except subprocess.CalledProcessError as error:
                     assert "passthrough" in error.stderr or "kernel reads" in error.stderr, error.stderr
                     refused += 1
-            wait_until(lambda: keeper.daemon_pid(target) != 0, what="a daemon", limit_s=30)
-            former += runs(keeper.daemon_pid(target), "former")
+            wait_until(lambda: keeper.mount_status(target).pid != 0, what="a daemon", limit_s=30)
+            former += runs(keeper.mount_status(target).pid, "former")
         changed(keeper, target, "this")
-        before = keeper.status(target)["cache"]["store_bytes"]
-        opens = keeper.status(target)["stats"]["passthrough"]["opens"]
+        before = keeper.mount_status(target).stats.cache.store_bytes
+        opens = keeper.mount_status(target).stats.passthrough.opens
         wait_until(
-            lambda: keeper.status(target)["cache"]["store_bytes"] > before
-            or keeper.status(target)["stats"]["passthrough"]["opens"] > opens,
+            lambda: keeper.mount_status(target).stats.cache.store_bytes > before
+            or keeper.mount_status(target).stats.passthrough.opens > opens,
             what="something from the store", limit_s=60,
         )  # fmt: skip
     print(f"{mode}: {STRIKES} strikes, {refused} refused, {former} times the former release, {outcome.as_figures()}")
@@ -98,26 +101,62 @@ def test_the_former_release_does_not_serve_what_the_kernel_reads_by_itself(stage
     content = file.read_bytes()
 
     def is_passed() -> bool:
-        before = keeper.status(target)["stats"]["passthrough"]["opens"]
+        before = keeper.mount_status(target).stats.passthrough.opens
         assert file.read_bytes() == content
-        return bool(keeper.status(target)["stats"]["passthrough"]["opens"] > before)
+        return keeper.mount_status(target).stats.passthrough.opens > before
 
     wait_until(is_passed, what="an open that is passed through", limit_s=60, interval_s=0.5)
-    with subprocess.Popen(["sleep", "300"], stdin=file.open("rb")) as holder:
+    with file.open("rb") as opened, subprocess.Popen(["sleep", "300"], stdin=opened) as holder:
+        opened.close()
         try:
             with pytest.raises(subprocess.CalledProcessError) as caught:
                 changed(keeper, target, "former")
             assert "former" not in caught.value.stdout
-            os.kill(keeper.daemon_pid(target), signal.SIGKILL)
+            os.kill(keeper.mount_status(target).pid, signal.SIGKILL)
             serves(keeper, target, "this")
             assert file.read_bytes() == content
         finally:
             holder.kill()
-    wait_until(lambda: keeper.status(target)["stats"]["passthrough"]["files"] == 0, what="the last close")
+    wait_until(lambda: keeper.mount_status(target).stats.passthrough.files == 0, what="the last close")
     changed(keeper, target, "former")
     assert file.read_bytes() == content
     changed(keeper, target, "this")
     wait_until(is_passed, what="an open that is passed through again", limit_s=60, interval_s=0.5)
+    keeper.unmount(target)
+
+
+@_ONLY_THIS
+def test_under_a_former_keeper_a_file_that_the_kernel_reads_can_be_read_or_not_be_opened(
+    stage: Stage, keeper: Keeper
+) -> None:
+    """It takes the session over, and its daemons are of its own release, as after a rollback of everything."""
+    target = keeper.mount(stage.nas.url, options=[*stage.options, *cache_storm.MODES["sealed"]])
+    (target / "clock").stat()
+    file, other, *_ = target.glob("a-file*")
+    content = file.read_bytes()
+
+    def is_passed() -> bool:
+        before = keeper.mount_status(target).stats.passthrough.opens
+        assert file.read_bytes() == content
+        return keeper.mount_status(target).stats.passthrough.opens > before
+
+    wait_until(is_passed, what="an open that is passed through", limit_s=60, interval_s=0.5)
+    with file.open("rb") as opened, subprocess.Popen(["sleep", "300"], stdin=opened) as holder:
+        opened.close()
+        try:
+            keeper.kill()
+            keeper.programs = FOLDERS["former"]
+            keeper.start()
+            before = keeper.mount_status(target).pid
+            assert file.read_bytes() == content
+            os.kill(before, signal.SIGKILL)
+            wait_until(lambda: keeper.mount_status(target).pid not in (0, before), what="a daemon", limit_s=30)
+            with suppress(OSError):
+                assert file.read_bytes() == content
+            assert other.read_bytes() == (stage.nas.export_folder() / other.name).read_bytes()
+        finally:
+            holder.kill()
+    assert file.read_bytes() == content, "after the last close"
     keeper.unmount(target)
 
 
@@ -131,7 +170,7 @@ def test_the_former_release_does_not_serve_several_sources(stage: Stage, keeper:
     for _ in range(2):
         with pytest.raises(subprocess.CalledProcessError):
             changed(keeper, target, "former")
-        os.kill(keeper.daemon_pid(target), signal.SIGKILL)
+        os.kill(keeper.mount_status(target).pid, signal.SIGKILL)
         serves(keeper, target, "this")
         assert [(target / path / "small" / "1").read_bytes() for path in ("one", "two")] == [content] * 2
     keeper.unmount(target)
@@ -144,16 +183,16 @@ def test_a_store_can_be_had_after_an_upgrade(stage: Stage, keeper: Keeper, alter
     keeper.kill()
     keeper.start()
     target = keeper.mount(stage.nas.url, options=["write-behind=0s"])
-    assert runs(keeper.daemon_pid(target), "former")
+    assert runs(keeper.mount_status(target).pid, "former")
     outcome = Outcome(kills=0)
     with reading(target, outcome):
         time.sleep(1)
         changed(keeper, target, "this", "-o", ",".join([*stage.options, "cache-size=64MiB"]))
         (target / "clock").stat()
         wait_until(
-            lambda: keeper.status(target)["cache"]["store_bytes"] > 0, what="something from the store", limit_s=60
+            lambda: keeper.mount_status(target).stats.cache.store_bytes > 0, what="something from the store", limit_s=60
         )
-        os.kill(keeper.daemon_pid(target), signal.SIGKILL)
+        os.kill(keeper.mount_status(target).pid, signal.SIGKILL)
         time.sleep(1)
     assert (outcome.errors, outcome.wrong_bytes) == ([], 0)
     keeper.unmount(target)

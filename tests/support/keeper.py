@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from csi._proto import efc_pb2
+from csi.node.keeper import Keeper as Asked
 from tests.support.mounts import remove_mounts
 from tests.support.paths import program
 from tests.support.processes import SLOWNESS, end_process, processes, wait_until
@@ -146,6 +149,10 @@ class Keeper:
         """What `efc status --json` says about one mount."""
         mounts = json.loads(self.efc("status", "--json"))
         return next(mount for mount in mounts if mount["target"] == str(target))
+
+    def mount_status(self, target: Path) -> efc_pb2.MountStatus:
+        """What the keeper says about one mount, without the command."""
+        return asyncio.run(Asked(str(self.run_dir)).status(str(target))).mounts[0]
 
     def daemon_pid(self, target: Path) -> int:
         """Process id of a mount's daemon; 0 while none runs."""

@@ -67,7 +67,14 @@ struct Look {
 #[derive(Debug)]
 pub struct Store {
     claim: Claim,
+    opened: Opened,
+}
+
+/// A store's directory, which no other keeper gives to anybody.
+#[derive(Debug)]
+struct Opened {
     directory: OwnedFd,
+    _lock: OwnedFd,
 }
 
 /// That a path is in use by one mount.
@@ -174,7 +181,10 @@ impl Stores {
     }
 
     fn open(&self, wanted: &Wanted) -> io::Result<Store> {
-        let parent = open_directory(rustix::fs::CWD, &wanted.directory)?;
+        let parent = open_directory(rustix::fs::CWD, &wanted.directory).map_err(|error| {
+            let is_link = wanted.directory.symlink_metadata().is_ok_and(|found| found.is_symlink());
+            if is_link { io::Error::other("it is a symbolic link: name the directory that it leads to") } else { error }
+        })?;
         let found = fstat(&parent)?;
         // What the keeper's command line names may be a directory of its container, which only that gets into.
         let is_named_by_mount = self.directories.is_empty();
@@ -187,8 +197,8 @@ impl Stores {
         let former = wanted.former.iter().filter(|name| !name.is_empty()).cloned();
         for name in former.chain(names) {
             let Some(claim) = self.claim(wanted.directory.join(&name)) else { continue };
-            if let Some(directory) = open_store(&parent, &name, wanted)? {
-                return Ok(Store { claim, directory });
+            if let Some(opened) = open_store(&parent, &name, wanted)? {
+                return Ok(Store { claim, opened });
             }
         }
         Err(io::Error::other(format!("all {STORES_MAX} stores of {} are in use", wanted.source)))
@@ -208,12 +218,14 @@ impl Stores {
 impl Store {
     /// What the daemon gets.
     pub fn directory(&self) -> &OwnedFd {
-        &self.directory
+        &self.opened.directory
     }
 
     /// Whether somebody has removed it. One whose disk does not answer is there.
     fn has_gone(&self) -> bool {
-        let (Ok(directory), Some(parent)) = (self.directory.try_clone(), self.path().parent()) else { return false };
+        let (Ok(directory), Some(parent)) = (self.opened.directory.try_clone(), self.path().parent()) else {
+            return false;
+        };
         let links = self.claim.stores.look(parent, move || fstat(&directory).map(|found| found.st_nlink));
         matches!(links, Ok(Ok(0)))
     }
@@ -258,7 +270,7 @@ fn former_name(former: &str, directory: &Path, source: &str) -> String {
 }
 
 /// The store of this name, made if it is not there; `None` if it is of another source, in use by others, or no store.
-fn open_store(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Option<OwnedFd>> {
+fn open_store(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Option<Opened>> {
     let is_new = match mkdirat(parent, name, Mode::RWXU) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
@@ -273,6 +285,7 @@ fn open_store(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Optio
     if wanted.former.is_some() && !is_new && !is_its_users {
         return Ok(None);
     }
+    let Some(lock) = lock_for_keeper(parent, name)? else { return Ok(None) };
     match source_of(&directory) {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
         found => match found? {
@@ -295,7 +308,16 @@ fn open_store(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Optio
     if rustix::process::geteuid().is_root() && fstat(&directory)?.st_uid != owner {
         fchown(&directory, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
     }
-    Ok(Some(directory))
+    Ok(Some(Opened { directory, _lock: lock }))
+}
+
+/// No other keeper takes the store as long as this is there, whether its daemon has locked it already or not; `None`: one has.
+fn lock_for_keeper(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
+    let lock = open_directory(parent, name)?; // not what daemons get, who would keep it locked
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        locked => Ok(locked.map(|()| Some(lock))?),
+    }
 }
 
 fn source_of(directory: &OwnedFd) -> io::Result<Option<String>> {
@@ -482,6 +504,20 @@ mod tests {
     }
 
     #[test]
+    fn keepers_that_take_a_store_at_the_same_time_have_one_each_as_root() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| Stores::new(Vec::new()));
+        let take =
+            |stores: &Stores, former: &str| stores.take(&config(folder.path(), "/d"), user(), former).unwrap().unwrap();
+        let (first, second) = (take(&one, ""), take(&other, ""));
+        let path = first.path().to_owned();
+        assert_ne!(path, second.path());
+        assert_ne!(take(&other, path.to_str().unwrap()).path(), path, "nor by the name of a former one");
+        drop(first);
+        assert_eq!(take(&other, path.to_str().unwrap()).path(), path);
+    }
+
+    #[test]
     fn only_directories_that_may_be_used_are_as_root() {
         let folder = tempfile::tempdir().unwrap();
         let other = tempfile::tempdir().unwrap();
@@ -492,6 +528,9 @@ mod tests {
         assert_eq!(code(&anywhere, &config(Path::new("/no/such"), "/d")), Code::NotFound);
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(code(&anywhere, &config(folder.path(), "/d")), Code::PermissionDenied);
+        let link = other.path().join("link");
+        std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+        assert!(anywhere.take(&config(&link, "/d"), user(), "").unwrap_err().message.contains("symbolic link"));
         let given = Stores::new(vec![other.path().to_owned()]);
         assert_eq!(code(&given, &config(folder.path(), "/d")), Code::PermissionDenied);
         let store = given.take(&config(Path::new(""), "/d"), user(), "").unwrap().unwrap();

@@ -56,7 +56,7 @@ async fn probe_later<D: Disk>(engine: &Weak<Engine<D>>, asked: &mut Asked) -> Op
     let mut patience = lock(&engine.patience);
     let is_in_time = took <= patience.wait(length);
     if is_in_time {
-        patience.in_time();
+        patience.recovered();
         engine.is_slow.store(false, Ordering::Release);
         log::info!("the store is in time again");
     }

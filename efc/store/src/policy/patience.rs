@@ -1,6 +1,7 @@
 //! How long an answer of the disk is waited for: not much longer than the backend would take, as somebody who waits for
-//! a level has not asked the backend yet. And whether the disk is asked at all: a few late answers in a row end that,
-//! until one that nobody waits for has come in time.
+//! a level has not asked the backend yet. And whether the disk is asked at all: a few late answers in a row end that, and
+//! so do more than one of six, until one that nobody waits for has come in time. One of six that are waited for 1.2
+//! times as long as the backend takes cost all readers a fifth of what it takes.
 
 use std::time::Duration;
 
@@ -16,7 +17,9 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 const WAIT_FIRST: Duration = Duration::from_millis(50);
 /// How much one answer of the backend counts among those before it.
 const WEIGHT: f64 = 0.1;
-/// Late answers in a row after which nobody waits for any.
+/// A late answer counts as much as so many in time, ...
+const LATE_WEIGHT: u32 = 5;
+/// ... and after so many more late ones than that nobody waits for any.
 const LATE_MAX: u32 = 4;
 
 /// What is known of the speed of backend and disk.
@@ -24,7 +27,8 @@ const LATE_MAX: u32 = 4;
 pub struct Patience {
     /// What the backend takes for small blocks, and for large ones.
     backend: [Option<Duration>; 2],
-    late_in_row: u32,
+    /// What late answers count, less those in time; no less than 0.
+    lateness: u32,
 }
 
 impl Patience {
@@ -40,20 +44,28 @@ impl Patience {
         usual.min(WAIT_MAX).mul_f64(PATIENCE).clamp(WAIT_MIN, WAIT_MAX)
     }
 
-    /// The disk has answered in time.
+    /// The disk has answered in time somebody who waited.
     pub fn in_time(&mut self) {
-        self.late_in_row = 0;
+        if !self.is_slow() {
+            self.lateness = self.lateness.saturating_sub(1);
+        }
     }
 
     /// The disk has not answered in time. `true`: from now on nobody waits for it.
     pub fn late(&mut self) -> bool {
-        self.late_in_row = self.late_in_row.saturating_add(1);
-        self.late_in_row == LATE_MAX
+        let was_slow = self.is_slow();
+        self.lateness = (self.lateness + LATE_WEIGHT).min(LATE_MAX * LATE_WEIGHT);
+        self.is_slow() && !was_slow
     }
 
     /// Nobody waits for the disk.
     pub fn is_slow(&self) -> bool {
-        self.late_in_row >= LATE_MAX
+        self.lateness >= LATE_MAX * LATE_WEIGHT
+    }
+
+    /// It is in time again: it is waited for as if it had never been late.
+    pub fn recovered(&mut self) {
+        self.lateness = 0;
     }
 }
 
@@ -80,16 +92,33 @@ mod tests {
     }
 
     #[test]
-    fn four_late_answers_in_a_row_end_the_waiting_until_one_is_in_time() {
+    fn four_late_answers_in_a_row_end_the_waiting_until_the_disk_is_in_time_again() {
         let mut patience = Patience::default();
         let late = |patience: &mut Patience, times| (0..times).map(|_| patience.late()).collect::<Vec<_>>();
         assert_eq!(late(&mut patience, 3), [false; 3]);
-        patience.in_time();
+        (0..15).for_each(|_| patience.in_time());
         assert_eq!(late(&mut patience, 3), [false; 3]);
         assert!(!patience.is_slow());
         assert_eq!(late(&mut patience, 2), [true, false], "it is said once");
+        patience.in_time(); // somebody who had begun to wait before
         assert!(patience.is_slow());
-        patience.in_time();
+        patience.recovered();
         assert!(!patience.is_slow());
+    }
+
+    /// Whatever the order: of all answers, one of six may be late for long.
+    #[test]
+    fn late_answers_cost_a_fifth_of_what_the_backend_takes_at_most() {
+        let is_slow_after = |late: u32, in_time: u32| {
+            let mut patience = Patience::default();
+            (0..1000).any(|_| {
+                (0..late).for_each(|_| _ = patience.late());
+                let is_slow = patience.is_slow();
+                (0..in_time).for_each(|_| patience.in_time());
+                is_slow
+            })
+        };
+        assert!(is_slow_after(3, 1) && is_slow_after(1, 1) && is_slow_after(1, 4));
+        assert!(!is_slow_after(1, 5) && !is_slow_after(3, 15));
     }
 }

@@ -1,12 +1,15 @@
 //! Damaged files, and a directory that is not of one moment: what is there is what was put there, or it is not there.
 
 use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use efc_cache::blocks::BlockKey;
 
+use crate::Store;
 use crate::testing::{
-    Dice, MIB, block_of, bytes_of, changed_key, close, hits, key, missed, open, read, read_each, snapshot, until,
+    Dice, MIB, block_of, bytes_of, changed_key, close, hits, hits_part, key, missed, open, read, read_each, snapshot,
+    until,
 };
 
 const PAGE: usize = 4096;
@@ -131,7 +134,11 @@ fn a_directory_of_two_moments_gives_misses_at_worst() {
             for key in keys() {
                 for changes in 0..2 {
                     let version = changed_key("", key.version.size, 0, changes).version;
-                    read(&*store, &BlockKey { version, ..key }); // hits are compared
+                    let key = BlockKey { version, ..key };
+                    let begin = dice.draw(key.length() as u64) as usize;
+                    hits_part(&*store, &key, begin..key.length()); // hits are compared
+                    read(&*store, &key);
+                    compare_whole(&store, &key);
                 }
             }
             assert!(store.figures().held_bytes <= size_max && store.figures().condition().is_none());
@@ -140,8 +147,16 @@ fn a_directory_of_two_moments_gives_misses_at_worst() {
     }
 }
 
+/// The file of this block, if it is given whole, is what was put there.
+fn compare_whole(store: &Store, key: &BlockKey) {
+    let Some(file) = efc_tasks::block_on(store.whole_file(key)) else { return };
+    let mut block = vec![0; key.length()];
+    std::fs::File::from(file).read_exact_at(&mut block, key.offset()).expect("all of it");
+    assert!(block == bytes_of(key), "wrong bytes in the file of {key:?}");
+}
+
 /// Files as they may be after a power cut: any page old or new, any file there or not, as long as one of both or
-/// shorter.
+/// shorter, cut anywhere.
 fn mixed(
     old: &HashMap<PathBuf, Vec<u8>>,
     new: &HashMap<PathBuf, Vec<u8>>,
@@ -168,6 +183,9 @@ fn mixed(
                 1 if dice.draw(10) == 0 => page.fill(0), // never written
                 _ => {}
             }
+        }
+        if dice.draw(8) == 0 {
+            bytes.truncate(dice.draw(bytes.len() as u64 + 1) as usize);
         }
         files.insert(name.clone(), bytes);
     }
