@@ -72,7 +72,7 @@ def run(
     Without ``datasets`` none are served, and without ``metrics_address`` (ADDRESS:PORT) no metrics.
     """
     _configure_logging(log_level)
-    registry, settings, cluster = kopf.OperatorRegistry(), _settings(), _logged_in(Cluster())
+    registry, settings, cluster = kopf.OperatorRegistry(), _settings(), logged_in(Cluster())
     kopf.on.login(id="login", registry=registry)(cluster.login)
     StartupTaint(cluster).attach(registry)
     endpoint = None
@@ -178,7 +178,7 @@ def serve_webhook(listening: Listening, *, log_level: str) -> None:
     _configure_logging(log_level)
 
     async def serve() -> None:
-        await serving.serve(listening, _logged_in(Cluster()))
+        await serving.serve(listening, logged_in(Cluster()))
 
     asyncio.run(serve())
 
@@ -199,7 +199,7 @@ def refuse_if_used(*, again_after_seconds: float) -> None:
     """What :func:`csi.operator.volume_users.refuse_if_used` says of the cluster that the credentials are for."""
 
     async def refuse() -> None:
-        cluster = _logged_in(Cluster())
+        cluster = logged_in(Cluster())
         try:
             await volume_users.refuse_if_used(cluster, again_after_seconds=again_after_seconds)
         finally:
@@ -208,7 +208,8 @@ def refuse_if_used(*, again_after_seconds: float) -> None:
     asyncio.run(refuse())
 
 
-def _logged_in(cluster: Cluster) -> Cluster:
+def logged_in(cluster: Cluster) -> Cluster:
+    """``cluster`` with credentials; FAILED_PRECONDITION if there are none."""
     if cluster.login(settings=_settings()) is None:
         raise DriverError(
             Code.FAILED_PRECONDITION,

@@ -32,7 +32,7 @@ class Operator:
     name: str
     arguments: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = None
-    _pid: int = 0  # in the cluster's pid namespace
+    pid: int = 0  # in the cluster's pid namespace
     _seen: int = 0  # bytes of the log before this start
 
     @property
@@ -61,7 +61,7 @@ class Operator:
                 command, env=self._environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         wait_until(lambda: pid_file.exists() and pid_file.read_text().strip(), what="the operator to start")
-        self._pid = int(pid_file.read_text())
+        self.pid = int(pid_file.read_text())
 
     def leads(self) -> bool:
         """Whether it has said so."""
@@ -75,7 +75,7 @@ class Operator:
         """Ends it, and returns when it has gone; no error may have escaped in it."""
         if self._process is None:
             return
-        kill: list[str | Path] = [SCRIPTS / "on-node", "0", "kill", f"-{number.value}", str(self._pid)]
+        kill: list[str | Path] = [SCRIPTS / "on-node", "0", "kill", f"-{number.value}", str(self.pid)]
         subprocess.run(kill, env=self._environment(), capture_output=True)
         self._process.wait(30)
         self._process = None
