@@ -100,8 +100,9 @@ class Nodes:
     async def run(self) -> None:
         """Until cancelled."""
         for name in self._names:
-            await self._api.create("/api/v1/nodes", _node(name))
-            await self._api.create(_LEASES, _lease(name))
+            for path, new in (("/api/v1/nodes", _node(name)), (_LEASES, _lease(name))):
+                if await self._api.get(f"{path}/{name}") is None:
+                    await self._api.create(path, new)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._pods.run(self._api))
             group.create_task(self._queue.run(self._work, workers=_WORKERS))
@@ -161,8 +162,9 @@ def _now() -> str:
 def _node(name: str) -> dict[str, Any]:
     room = {"cpu": "1000", "memory": "1Pi", "pods": str(_PODS_MAX)}
     ready = {"type": "Ready", "status": "True", "reason": "Played", "lastHeartbeatTime": _now()}
+    labels = {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"}
     return {
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels},
         "status": {"capacity": room, "allocatable": room, "conditions": [ready]},
     }  # fmt: skip
 
@@ -201,6 +203,6 @@ async def _main(count: int) -> None:
 
 
 if __name__ == "__main__":
-    subprocess.run(["ip", "route", "add", "local", _NETWORK, "dev", "lo"], check=True)
+    subprocess.run(["ip", "route", "replace", "local", _NETWORK, "dev", "lo"], check=True)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_main(int(sys.argv[1])))

@@ -36,6 +36,7 @@ _MEMORY_MIB_MAX = 300
 #: Of the operator, from a Dataset's creation to its last status, and for its deletion.
 _REQUESTS_MAX = {"making": 26, "deleting": 10}
 _WRITES = {"create", "update", "patch", "delete", "deletecollection"}
+pytestmark = pytest.mark.timeout(1800)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -94,6 +95,15 @@ def _writes(asked: collections.Counter[tuple[str, str]]) -> dict[str, int]:
     return {" ".join(what): count for what, count in asked.items() if what[0] in _WRITES}
 
 
+def _served(cluster: Cluster) -> int:
+    """Datasets whose master has told their size, and whose workers are ready."""
+    sized = {one["metadata"]["name"] for one in cluster.objects("datasets") if one["status"].get("ufsTotal")}
+    return sum(
+        one["status"].get("workerPhase") == "Ready" and one["metadata"]["name"] in sized
+        for one in cluster.objects("efcruntimes")
+    )
+
+
 @pytest.fixture(scope="module")
 def site(cluster: Cluster) -> Iterator[Site]:
     """All of it, without a Dataset."""
@@ -135,6 +145,7 @@ def test_all_are_bound(site: Site) -> None:
     """Each within so many requests."""
     since, (cpu_s, _) = _now(), site.usage()
     said = site.run("make", _NAMESPACE, str(DATASETS), str(PER_SECOND), site.cluster.nas_url)
+    wait_until(lambda: _served(site.cluster) == DATASETS, what="masters and workers", limit_s=600, interval_s=5)
     _await_rest(site)
     asked, (cpu_after_s, memory_mib) = site.asked(since), site.usage()
     times = sorted(said["bound_s"])
