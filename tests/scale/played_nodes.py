@@ -63,7 +63,9 @@ class _Answering(MasterService):
         super().__init__(core, changes)
         self._known = core, changes
 
-    async def Configure(self, request: dataset_pb2.Configuration, context: Context) -> dataset_pb2.ConfigureReply:
+    async def Configure(  # noqa: N802  # the name in proto/dataset.proto
+        self, request: dataset_pb2.Configuration, context: Context
+    ) -> dataset_pb2.ConfigureReply:
         reply = await super().Configure(request, context)
         core, changes = self._known
         core.source = dataset_pb2.Reachability(known=True, reachable=True)
@@ -93,9 +95,7 @@ class Nodes:
         self._queue: WorkQueue[Name] = WorkQueue()
         self._addresses = self._free()
         self._masters: dict[str, grpc.aio.Server] = {}  # by the UID of the pod
-        self._pods = Watching(
-            Resource(name="pods", path="/api/v1/pods"), reduce=lambda pod: pod, changed=self._changed
-        )
+        self._pods = Watching(Resource(name="pods", path="/api/v1/pods"), reduce=lambda pod: pod, changed=self._changed)
 
     async def run(self) -> None:
         """Until cancelled."""

@@ -26,10 +26,22 @@ from csi.operator import store as stores
 from csi.operator.cluster import Cluster, Json
 from csi.operator.datasets import measures, origins, paths, statuses
 from csi.operator.datasets.allowed import AllowedSources
-from csi.operator.datasets.decision import PROBE_AGAIN_SECONDS, decide
+from csi.operator.datasets.decision import decide
 from csi.operator.datasets.differences import is_as_wanted
+from csi.operator.datasets.preparing import PROBE_AGAIN_SECONDS
 from csi.operator.datasets.probing import Prober
-from csi.operator.datasets.seen import FINALIZER, Decision, Event, Figures, Origin, Place, Probe, Secrets, Seen
+from csi.operator.datasets.seen import (
+    FINALIZER,
+    Decision,
+    Event,
+    Figures,
+    Origin,
+    Place,
+    Prepared,
+    Probe,
+    Secrets,
+    Seen,
+)
 from csi.operator.masters import Masters
 from csi.operator.names import APPLIED_ANNOTATION, UID_LABEL, Names, is_our_volume, is_owned
 from csi.operator.objects.settings import Settings
@@ -42,6 +54,8 @@ _LOGGER = logging.getLogger(__name__)
 WORKERS = 24
 #: Most times that a key is decided on in a row; what is left after that waits for its turn.
 _PASSES_MAX = 6
+#: Datasets of which is kept what their decisions are prepared from.
+_PREPARED_MAX = 256
 #: Shortest time between two writes of figures into one object.
 FIGURES_SECONDS = 5.0
 #: How long figures that changed wait for more of them.
@@ -106,6 +120,7 @@ class Reconciler:
         self._masters = Masters(self._figures_came)
         self._notes: dict[Key, _Notes] = {}
         self._keys: dict[str, Key] = {}
+        self._prepared: dict[Key, Prepared] = {}  # the latest last
         self._events: set[str] = set()
         self._crds: tuple[float, bool] = (float("-inf"), True)
 
@@ -147,6 +162,7 @@ class Reconciler:
         for _ in range(_PASSES_MAX):
             seen = await self._look(key)
             decision = decide(seen, self._settings)
+            self._keep_prepared(key, decision.prepared)
             changed = await self._carry_out(key, seen, decision)
             if decision.again_seconds is not None:
                 self._queue.add_later(key, decision.again_seconds)
@@ -154,12 +170,21 @@ class Reconciler:
                 return
         self._queue.add_later(key, 0.2)
 
+    def _keep_prepared(self, key: Key, prepared: Prepared | None) -> None:
+        """Of those that were decided on last; others rest, and it would be as large as the objects that are watched."""
+        self._prepared.pop(key, None)
+        if prepared is not None:
+            self._prepared[key] = prepared
+        if len(self._prepared) > _PREPARED_MAX:
+            del self._prepared[next(iter(self._prepared))]
+
     def _concerns(self, key: Key) -> bool:
         store = self._store
         return bool(store.get(stores.DATASETS, key) or store.get(stores.RUNTIMES, key) or store.volumes(key))
 
     def _drop(self, key: Key) -> None:
         notes = self._notes.pop(key, None)
+        self._prepared.pop(key, None)
         self._queue.forget(key)
         if notes is not None:
             self._forget(notes)
@@ -206,6 +231,7 @@ class Reconciler:
             "users": tuple(store.users(key)),
             "other_runtimes": tuple(store.other_runtimes(key)) if runtime is None else (),
             "rival": store.rival(),
+            "prepared": self._prepared.get(key),
         }
         if dataset is not None and runtime is not None:
             names = Names(namespace=key[0], name=key[1], uid=dataset["metadata"]["uid"])
