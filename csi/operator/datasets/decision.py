@@ -22,7 +22,7 @@ from csi.operator import pki, store
 from csi.operator.cluster import Json
 from csi.operator.datasets import conditions, statuses, told
 from csi.operator.datasets.conditions import Said
-from csi.operator.datasets.preparing import prepared
+from csi.operator.datasets.preparing import is_stored, prepared
 from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, No, Place, Seen
 from csi.operator.datasets.statuses import Part, Parts, Verdict
 from csi.operator.masters import Master
@@ -136,12 +136,6 @@ def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
 def _dataset_reference(dataset: Dataset) -> dict[str, Any]:
     """To the owner of a runtime, which may have a controller already: whatever made it for its user."""
     return owner_reference(DATASET_KIND, dataset.metadata, is_controller=False)
-
-
-def _is_stored(wanted: Json, found: Json | None) -> bool:
-    """Whether a Secret has all that it is to have."""
-    data = (found or {}).get("data") or {}
-    return all(data.get(name) == text for name, text in wanted["data"].items())
 
 
 def _daemons_serve(seen: Seen) -> bool:
@@ -376,7 +370,7 @@ class _Both:
             return self._may_bind() and (not is_new_claim or self._is_offered())
         if kind in {"Secret", "StatefulSet"} and one is not authority:
             # An authority that is not stored is another one at the next look, and so is what it signs.
-            return _is_stored(authority, self._seen.secrets.authority)
+            return is_stored(authority, self._seen.secrets.authority)
         return True
 
     def _leftovers(self) -> dict[str, Json]:

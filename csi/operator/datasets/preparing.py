@@ -5,6 +5,7 @@ objects built), and the same from one decision to the next, of which a Dataset s
 made anew only when something that it is made of has changed, or a certificate is due.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -30,24 +31,43 @@ PROBE_AGAIN_SECONDS = 5.0
 def prepared(seen: Seen, settings: Settings, dataset: Json, runtime: Json) -> Prepared:
     """Of these two objects, which are those of ``seen``: what was prepared before, if that is good still."""
     made_of, former = _made_of(seen, settings, dataset, runtime), seen.prepared
-    if former is not None and former.made_of == made_of and (former.due is None or seen.now < former.due):
-        return former
-    return _Preparing(seen, settings, Dataset.model_validate(dataset), EFCRuntime.model_validate(runtime)).done(made_of)
+    stored = tuple(one is not None for one in seen.secrets.all())
+    identities = None if former is None else _identities(former, seen)
+    if former is not None and former.made_of == made_of and (former.wanted is None or identities is not None):
+        return replace(former, stored=stored)
+    preparing = _Preparing(seen, settings, Dataset.model_validate(dataset), EFCRuntime.model_validate(runtime))
+    return preparing.done(made_of=made_of, stored=stored, identities=identities)
 
 
 def _made_of(seen: Seen, settings: Settings, dataset: Json, runtime: Json) -> tuple[object, ...]:
-    """All that :func:`prepared` looks at, but for the time."""
-    secrets = seen.secrets
+    """All that :func:`prepared` looks at, but for Secrets of ours and the time."""
     return (
         settings,
         *((_metadata(one), one.get("spec")) for one in (dataset, runtime)),
         seen.options,
         seen.origin,
         seen.allowed,
-        *(_version(one) for one in (secrets.authority, secrets.node, secrets.master, secrets.worker)),
         *(None if one is None else (_metadata(one), one["spec"]) for one in (seen.service, seen.claim)),
         *((_metadata(one), one["spec"]) for one in seen.volumes),
     )
+
+
+def _identities(former: Prepared, seen: Seen) -> pki.Identities | None:
+    """Those that were wanted before, while they hold and nobody has changed or deleted a Secret of them."""
+    wanted = former.wanted
+    if wanted is None or (former.due is not None and seen.now >= former.due):
+        return None
+    secrets = (wanted.authority, wanted.node_secret, wanted.master_secret, wanted.worker_secret)
+    for one, found, was_stored in zip(secrets, seen.secrets.all(), former.stored, strict=True):
+        if was_stored if found is None else not is_stored(one, found):
+            return None
+    return wanted.identities
+
+
+def is_stored(wanted: Json, found: Json | None) -> bool:
+    """Whether a Secret has all that it is to have."""
+    data = (found or {}).get("data") or {}
+    return all(data.get(name) == text for name, text in wanted["data"].items())
 
 
 def _metadata(found: Json) -> dict[str, Any]:
@@ -60,12 +80,6 @@ def _metadata(found: Json) -> dict[str, Any]:
     return kept | {"annotations": annotations}
 
 
-def _version(secret: Json | None) -> tuple[str, str] | None:
-    if secret is None:
-        return None
-    return str(secret["metadata"].get("uid")), str(secret["metadata"].get("resourceVersion"))
-
-
 class _Preparing:
     """One time that it is made."""
 
@@ -74,11 +88,14 @@ class _Preparing:
         self._dataset, self._runtime = dataset, runtime
         self._names = Names.of(dataset.metadata)
 
-    def done(self, made_of: tuple[object, ...]) -> Prepared:
-        """All of it."""
+    def done(
+        self, *, made_of: tuple[object, ...], stored: tuple[bool, ...], identities: pki.Identities | None
+    ) -> Prepared:
+        """All of it, with ``identities`` if they are known to be good."""
         ignored = tuple(told.ignored(self._dataset, self._runtime, self._settings))
         found: dict[str, Any] = {
-            "made_of": made_of, "dataset": self._dataset, "runtime": self._runtime, "ignored": ignored,
+            "made_of": made_of, "stored": stored, "dataset": self._dataset, "runtime": self._runtime,
+            "ignored": ignored,
         }  # fmt: skip
         seen, origin = self._seen, self._seen.origin
         problem, options = told.options(self._dataset, self._runtime, self._settings, secrets=seen.options)
@@ -92,7 +109,8 @@ class _Preparing:
             return Prepared(**found, no=no, again_seconds=PROBE_AGAIN_SECONDS)
         try:
             found["place"] = place = self._place(origin.source)
-            wanted = wanted_objects(self._dataset, self._runtime, self._settings, known=self._known(place))
+            known = self._known(place)
+            wanted = wanted_objects(self._dataset, self._runtime, self._settings, known=known, identities=identities)
         except DriverError as error:
             refused = error.code is Code.PERMISSION_DENIED
             return Prepared(

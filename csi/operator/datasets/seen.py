@@ -64,6 +64,10 @@ class Secrets:
     master: Json | None = None
     worker: Json | None = None
 
+    def all(self) -> tuple[Json | None, ...]:
+        """In the order of the fields."""
+        return self.authority, self.node, self.master, self.worker
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
@@ -83,12 +87,13 @@ class No:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """``made_of`` says of what; ``due`` is when the first certificate is to be renewed.
+    """``made_of`` says of what, and ``stored`` which Secrets were there; ``due``: when a certificate is to be renewed.
 
     Without ``wanted`` there is ``no``, and after ``again_seconds`` it may be otherwise.
     """
 
     made_of: tuple[object, ...]
+    stored: tuple[bool, ...]
     dataset: Dataset
     runtime: EFCRuntime
     no: No | None = None
