@@ -21,7 +21,7 @@ from csi.operator.running import logged_in
 from csi.operator.watching import Name, Resource, Watching
 from tests.operator.objects import API_VERSION, dataset, runtime
 
-LIMIT_S = 600.0
+LIMIT_S = 1500.0
 _FLUID = f"/apis/{API_VERSION}"
 _OURS = (
     Resource(name="datasets", path=f"{_FLUID}/datasets"),
