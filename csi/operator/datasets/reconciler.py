@@ -55,7 +55,7 @@ WORKERS = 24
 #: Most times that a key is decided on in a row; what is left after that waits for its turn.
 _PASSES_MAX = 6
 #: Datasets of which is kept what their decisions are prepared from.
-_PREPARED_MAX = 256
+_PREPARED_MAX = 64
 #: Shortest time between two writes of figures into one object.
 FIGURES_SECONDS = 5.0
 #: How long figures that changed wait for more of them.

@@ -36,7 +36,7 @@ def test_the_second_decision_makes_nothing_anew() -> None:
 
 def _changes(seen: Seen) -> dict[str, Seen]:
     assert seen.service is not None
-    other = with_identity({**seen.service, "spec": {"clusterIP": "10.96.0.8"}}, "service")
+    other = with_identity({**dict(seen.service), "spec": {"clusterIP": "10.96.0.8"}}, "service")
     (volume,) = seen.volumes
     secrets = seen.secrets
     assert secrets.worker is not None
@@ -50,7 +50,7 @@ def _changes(seen: Seen) -> dict[str, Seen]:
         "that there is none": replace(seen, origin=Origin(reason="no such claim")),
         "what is allowed": replace(seen, allowed=AllowedSources(rules=(Rule(namespaces=("x",), sources=()),))),
         "the Service's address": replace(seen, service=other),
-        "the volume": replace(seen, volumes=(with_identity(volume, "another"),)),
+        "the volume": replace(seen, volumes=(with_identity(dict(volume), "another"),)),
         "that there is no claim": replace(seen, claim=None),
         "a Secret": replace(seen, secrets=replace(secrets, worker=damaged)),
         "a certificate is due": replace(seen, now=seen.now + datetime.timedelta(days=300)),
