@@ -117,7 +117,7 @@ def run(
 
 
 def _use_one_heap() -> None:
-    """Has all threads allocate from one heap: what gRPC's threads give back of a thousand connections stays in theirs."""
+    """Has all threads allocate from one heap: what one of gRPC's gives back of its own, no other would get."""
     with contextlib.suppress(OSError, AttributeError):  # a C library that has only one
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
