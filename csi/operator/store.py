@@ -67,7 +67,7 @@ class Store:
         self._volumes: dict[Key, set[Name]] = defaultdict(set)  # by the claim that they are for
         self._watching = {
             resource.name: Watching(
-                resource, reduce=_REDUCERS.get(resource.name, _reduced), changed=self._notice(resource.name)
+                resource, reduce=_REDUCERS.get(resource.name, reduced), changed=self._notice(resource.name)
             )
             for resource in RESOURCES
         }
@@ -204,7 +204,7 @@ def _claim_of(volume: Json) -> Key:
     return claim.get("namespace", ""), claim.get("name", "")
 
 
-def _reduced(found: Json) -> Json:
+def reduced(found: Json) -> Json:
     """An object without the notes of who set which field, which are more than half of it."""
     metadata = {name: value for name, value in found["metadata"].items() if name != "managedFields"}
     return dict(_shared({**found, "metadata": metadata}))

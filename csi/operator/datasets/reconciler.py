@@ -288,7 +288,7 @@ class Reconciler:
         found = await asyncio.gather(
             *(self._cluster.get(paths.SECRET.path((names.namespace, name))) for name in wanted)
         )
-        ours = [one if one is not None and _is_labelled(one, names.uid) else None for one in found]
+        ours = [stores.reduced(one) if one is not None and _is_labelled(one, names.uid) else None for one in found]
         return Secrets(authority=ours[0], node=ours[1], master=ours[2], worker=ours[3])
 
     async def _read_secrets_again(self) -> None:
@@ -600,7 +600,7 @@ class Reconciler:
             return
         part = _part_of(wanted["metadata"]["name"], seen)
         present = notes.secrets or Secrets()
-        notes.secrets = Secrets(**{**_parts(present), part: answer})
+        notes.secrets = Secrets(**{**_parts(present), part: stores.reduced(answer)})
 
     async def _label(self, name: tuple[str, str], labels: Mapping[str, str | None]) -> None:
         pod = self._store.get(stores.PODS, name)
