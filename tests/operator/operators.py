@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -137,12 +138,20 @@ def _rules() -> list[dict[str, Any]]:
 
 def requests(cluster: Cluster, *, since: str, user: str = USER) -> list[dict[str, Any]]:
     """What the API server was asked by the operator after a moment (RFC 3339)."""
+    began = datetime.datetime.fromisoformat(since).timestamp()
     found = []
-    for line in (cluster.folder / "log" / "audit.jsonl").read_text().splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # it is being written
-        if event["user"].get("username") == user and event["requestReceivedTimestamp"] >= since:
-            found.append(event)
+    # The API server begins another file when one has 100 MB.
+    for file in (cluster.folder / "log").glob("audit*.jsonl"):
+        if file.stat().st_mtime < began:
+            continue
+        with file.open() as lines:
+            for line in lines:
+                if user not in line:
+                    continue
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # it is being written
+                if event["user"].get("username") == user and event["requestReceivedTimestamp"] >= since:
+                    found.append(event)
     return found
