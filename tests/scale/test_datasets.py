@@ -33,8 +33,9 @@ _NODES = 4
 _NAMESPACE = "scale"
 _IDLE_S = 60.0
 _MEMORY_MIB_MAX = 300
-#: Of the operator, from a Dataset's creation to its last status, and for its deletion.
-_REQUESTS_MAX = {"making": 26, "deleting": 10}
+#: Of the operator, from a Dataset's creation to its last status, and for its deletion. Reads are told and not gated:
+#: Secrets are read again all the time, and everything by an operator that has lost its Lease for want of a processor.
+_WRITES_MAX = {"making": 22, "deleting": 8}
 _WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 pytestmark = pytest.mark.timeout(1800)
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -157,7 +158,7 @@ def test_all_are_bound(site: Site) -> None:
         memory_mib=round(memory_mib),
         requests={" ".join(what): round(count / DATASETS, 2) for what, count in asked.most_common()},
     )  # fmt: skip
-    assert per_dataset <= _REQUESTS_MAX["making"]
+    assert sum(_writes(asked).values()) <= _WRITES_MAX["making"] * DATASETS
     assert memory_mib < _MEMORY_MIB_MAX
 
 
@@ -207,4 +208,4 @@ def test_all_are_deleted(site: Site) -> None:
         requests={" ".join(what): round(count / DATASETS, 2) for what, count in asked.most_common()},
     )  # fmt: skip
     assert said["deleted"] == DATASETS
-    assert per_dataset <= _REQUESTS_MAX["deleting"]
+    assert sum(_writes(asked).values()) <= _WRITES_MAX["deleting"] * DATASETS
