@@ -110,11 +110,13 @@ cluster-short: setup ## the same in four minutes, if Kubernetes can be built in 
 	@$(SUITE) $@
 operator: setup $(CLUSTER)/ready ## the operator as a process against a real API server, with one node
 	@$(SUITE) $@
-cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=1 to 9
+scale: setup $(CLUSTER)/ready ## 1,000 Datasets on a real API server, nodes and pods are played; DATASETS=1000 PER_SECOND=20; no part of test
+	@SCALE_DATASETS=$(DATASETS) SCALE_PER_SECOND=$(PER_SECOND) $(SUITE) $@
+cluster-up: setup $(CLUSTER)/ready ## boots such a cluster and leaves it running: tests/cluster/kubectl, tests/cluster/on-node; NODES=0 to 9
 	@PYTHON=$(PYTHON) tests/cluster/up $(or $(NODES),2)
 cluster-down: ## ends it
 	@tests/cluster/down
-.PHONY: cluster cluster-short operator cluster-up cluster-down
+.PHONY: cluster cluster-short operator scale cluster-up cluster-down
 
 $(CLUSTER)/ready: $(CLUSTER)/bin/kubelet $(CLUSTER)/images/busybox.tar $(CLUSTER)/images/efc-csi.tar $(CLUSTER)/images/nginx.tar
 	@touch $@

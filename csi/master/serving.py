@@ -23,7 +23,8 @@ _STATE_BYTES_MAX = 16 << 20
 #: The state is written at most so often.
 _SAVE_INTERVAL_SECONDS = 5.0
 _STOP_SECONDS_MAX = 2.0
-_OPTIONS = (
+#: Of a master's gRPC server.
+OPTIONS = (
     ("grpc.so_reuseport", 0),
     # Nodes and operators find out by pings that a master is gone, and a master that a node is.
     ("grpc.keepalive_time_ms", 20_000),
@@ -51,7 +52,7 @@ class Master:
 
     async def __aenter__(self) -> "Master":
         self._restore()
-        self._server = grpc.aio.server(options=_OPTIONS)
+        self._server = grpc.aio.server(options=OPTIONS)
         service = MasterService(self._core, self._changes)
         dataset_pb2_grpc.add_MasterServicer_to_server(service, self._server)  # type: ignore[no-untyped-call]
         try:

@@ -32,7 +32,7 @@ FIELD_MANAGER = "efc-operator"
 REQUESTS_MAX = 16
 _KEEPALIVE_SECONDS = 120.0
 #: Most objects in a page of a list.
-PAGE_OBJECTS_MAX = 500
+PAGE_OBJECTS_MAX = 200
 #: The server ends a watch after this long; a connection that died unseen is noticed then.
 WATCH_SECONDS_MAX = 300
 _WATCH_GRACE_SECONDS = 10.0
@@ -54,7 +54,7 @@ _CODE_OF_STATUS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """All objects of a collection at ``resource_version``, from which a watch goes on."""
+    """Objects of a collection at ``resource_version``, from which a watch goes on."""
 
     items: Sequence[Json]
     resource_version: str
@@ -101,14 +101,22 @@ class Cluster:
     async def list(self, path: str, *, labels: str = "") -> Listed:
         """All objects at ``path`` that have the labels; NOT_FOUND if there is no such resource."""
         items: list[Json] = []
+        version = ""
+        async for page in self.pages(path, labels=labels):
+            items += page.items
+            version = page.resource_version
+        return Listed(items=items, resource_version=version)
+
+    async def pages(self, path: str, *, labels: str = "") -> AsyncIterator[Listed]:
+        """The same, a part after the other: whoever keeps little of each object never has all of them."""
         query = {"limit": str(PAGE_OBJECTS_MAX)} | ({"labelSelector": labels} if labels else {})
         while True:
             status, answer = await self._request("GET", f"{path}?{urlencode(query)}")
             page = _successful(status, answer, what=f"GET {path}")
-            items += page.get("items") or ()
             metadata = page.get("metadata") or {}
+            yield Listed(items=page.get("items") or (), resource_version=str(metadata.get("resourceVersion", "")))
             if not metadata.get("continue"):
-                return Listed(items=items, resource_version=str(metadata.get("resourceVersion", "")))
+                return
             query["continue"] = metadata["continue"]
 
     async def watch(self, path: str, *, since: str, labels: str = "") -> AsyncIterator[tuple[str, Json]]:

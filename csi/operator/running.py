@@ -10,6 +10,7 @@ They need no CRD to be there yet, and nothing of theirs keeps taints on nodes.
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import secrets
@@ -44,6 +45,8 @@ _BACKOFF_SECONDS = (1, 1, 2, 3, *[5] * 120)
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _NAMESPACE = "efc-system"
 _LEASE = "efc-operator"
+#: Of mallopt(3).
+_M_ARENA_MAX = -8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,8 @@ def run(
     Without ``datasets`` none are served, and without ``metrics_address`` (ADDRESS:PORT) no metrics.
     """
     _configure_logging(log_level)
-    registry, settings, cluster = kopf.OperatorRegistry(), _settings(), _logged_in(Cluster())
+    _use_one_heap()
+    registry, settings, cluster = kopf.OperatorRegistry(), _settings(), logged_in(Cluster())
     kopf.on.login(id="login", registry=registry)(cluster.login)
     StartupTaint(cluster).attach(registry)
     endpoint = None
@@ -110,6 +114,12 @@ def run(
             await watching
 
     asyncio.run(serve())
+
+
+def _use_one_heap() -> None:
+    """Has all threads allocate from one heap: what one of gRPC's gives back of its own, no other would get."""
+    with contextlib.suppress(OSError, AttributeError):  # a C library that has only one
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 async def _first(task: "asyncio.Task[None]", *events: asyncio.Event) -> None:
@@ -178,7 +188,7 @@ def serve_webhook(listening: Listening, *, log_level: str) -> None:
     _configure_logging(log_level)
 
     async def serve() -> None:
-        await serving.serve(listening, _logged_in(Cluster()))
+        await serving.serve(listening, logged_in(Cluster()))
 
     asyncio.run(serve())
 
@@ -199,7 +209,7 @@ def refuse_if_used(*, again_after_seconds: float) -> None:
     """What :func:`csi.operator.volume_users.refuse_if_used` says of the cluster that the credentials are for."""
 
     async def refuse() -> None:
-        cluster = _logged_in(Cluster())
+        cluster = logged_in(Cluster())
         try:
             await volume_users.refuse_if_used(cluster, again_after_seconds=again_after_seconds)
         finally:
@@ -208,7 +218,8 @@ def refuse_if_used(*, again_after_seconds: float) -> None:
     asyncio.run(refuse())
 
 
-def _logged_in(cluster: Cluster) -> Cluster:
+def logged_in(cluster: Cluster) -> Cluster:
+    """``cluster`` with credentials; FAILED_PRECONDITION if there are none."""
     if cluster.login(settings=_settings()) is None:
         raise DriverError(
             Code.FAILED_PRECONDITION,

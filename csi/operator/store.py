@@ -6,6 +6,7 @@ of which only those of Datasets count, and of which nothing is kept but what is 
 """
 
 import asyncio
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -23,6 +24,8 @@ DATASETS, RUNTIMES = "datasets", "efcruntimes"
 CLAIMS, VOLUMES, SERVICES, STATEFUL_SETS = "persistentvolumeclaims", "persistentvolumes", "services", "statefulsets"
 #: Fluid's controller of the same EFCRuntimes.
 RIVALS = "deployments"
+#: Longest text that is kept once for all objects that have it.
+_SHARED_LENGTH_MAX = 40
 #: Where Fluid is installed, by its own documents.
 FLUID_NAMESPACE = "fluid-system"
 RIVAL_LABEL = "control-plane=efcruntime-controller"
@@ -64,7 +67,7 @@ class Store:
         self._volumes: dict[Key, set[Name]] = defaultdict(set)  # by the claim that they are for
         self._watching = {
             resource.name: Watching(
-                resource, reduce=_REDUCERS.get(resource.name, _reduced), changed=self._notice(resource.name)
+                resource, reduce=_REDUCERS.get(resource.name, reduced), changed=self._notice(resource.name)
             )
             for resource in RESOURCES
         }
@@ -201,10 +204,19 @@ def _claim_of(volume: Json) -> Key:
     return claim.get("namespace", ""), claim.get("name", "")
 
 
-def _reduced(found: Json) -> Json:
+def reduced(found: Json) -> Json:
     """An object without the notes of who set which field, which are more than half of it."""
     metadata = {name: value for name, value in found["metadata"].items() if name != "managedFields"}
-    return {**found, "metadata": metadata}
+    return dict(_shared({**found, "metadata": metadata}))
+
+
+def _shared(value: Any) -> Any:  # noqa: ANN401  # any part of an object
+    """The same, with its names and short words as strings that all objects share: half of its memory otherwise."""
+    if isinstance(value, dict):
+        return {sys.intern(name): _shared(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_shared(one) for one in value]
+    return sys.intern(value) if isinstance(value, str) and len(value) <= _SHARED_LENGTH_MAX else value
 
 
 def _existence(found: Json) -> Json:

@@ -117,17 +117,20 @@ class Watching:
             self._forget(name, version)
 
     async def _list(self, cluster: Cluster) -> str:
-        listed = await cluster.list(self.resource.path, labels=self.resource.labels)
-        names = {name_of(found) for found in listed.items}
         self._gone.clear()
+        names: set[Name] = set()
+        version = ""
+        async for page in cluster.pages(self.resource.path, labels=self.resource.labels):
+            version = page.resource_version
+            for found in page.items:
+                names.add(name_of(found))
+                self.saw(found)
         for name in [name for name in self.objects if name not in names]:
-            self._forget(name, int(listed.resource_version))
-        for found in listed.items:
-            self.saw(found)
+            self._forget(name, int(version))
         self.exists = True
         self._missed = 0
         self.listed.set()
-        return listed.resource_version
+        return version
 
     def _is_absent(self, error: DriverError) -> bool:
         """Whether an error says that there is no such resource; what was there is forgotten when it says so twice.

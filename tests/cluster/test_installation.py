@@ -14,9 +14,12 @@ import pytest
 
 from tests.cluster.cluster import IMAGE, SCRIPTS, SYSTEM_NAMESPACE, Cluster, Namespace, pod
 from tests.cluster.conftest import install
+from tests.cluster.workload import HUNG_S, verified_load
+from tests.operator.objects import await_phase, dataset, runtime, source_of
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
 
+CRDS = ROOT / "deploy" / "crds.yaml"
 IDLE_GRACE_S = 3
 #: The same image by another name, which Kubernetes knows it by too.
 OTHER_NAME = f"docker.io/library/{IMAGE}"
@@ -80,6 +83,57 @@ def by_helm(cluster: Cluster) -> Iterator[str]:
     helm(cluster, "uninstall", "efc", "--ignore-not-found", "--no-hooks")
     cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--wait", limit_s=120)
     install(cluster)
+
+
+@pytest.fixture
+def without_datasets(cluster: Cluster) -> Iterator[None]:
+    """The driver without operator, pod networks and CRDs, as release 0.1.0 was; in the end all of it again."""
+    uninstall(cluster)
+    require_clean_nodes(cluster)
+    cluster.kubectl("delete", "-f", "-", stdin=CRDS.read_text(), limit_s=90)
+    cluster.kubectl("create", "namespace", SYSTEM_NAMESPACE)
+    cluster.kubectl("label", "namespace", SYSTEM_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
+    off = ("operator.enabled=false", "dataset.enabled=false", "network.enabled=false", "crds.install=never")
+    switched = [word for value in off for word in ("--set", value)]
+    helm(cluster, "install", "efc", "deploy/chart", *settings(cluster, image=IMAGE), *switched)
+    cluster.await_driver("keeper", "node", "controller")
+    yield
+    helm(cluster, "uninstall", "efc", "--ignore-not-found", "--no-hooks")
+    cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--wait", limit_s=120)
+    install(cluster)
+
+
+def _keepers(cluster: Cluster) -> dict[str, tuple[str, int]]:
+    """Of each keeper's pod: its UID, and how often its container has started."""
+    found = cluster.objects("pods", namespace=SYSTEM_NAMESPACE, selector="app.kubernetes.io/component=keeper")
+    return {
+        one["metadata"]["name"]: (one["metadata"]["uid"], one["status"]["containerStatuses"][0]["restartCount"])
+        for one in found
+    }
+
+
+@pytest.mark.timeout(900)
+def test_datasets_come_to_an_installation_in_use(
+    without_datasets: None, namespace: Namespace, shared: str, figures: dict[str, object]
+) -> None:
+    """An upgrade brings operator and CRDs: who works on a volume notices nothing, and no keeper starts anew."""
+    cluster = namespace.cluster
+    keepers = _keepers(cluster)
+    assert len(keepers) == len(cluster.nodes())
+    with verified_load(namespace, claim=shared, node="n1") as report:
+        daemons = cluster.daemons("n1")
+        helm(cluster, "upgrade", "efc", "deploy/chart", *settings(cluster, image=IMAGE))
+        cluster.await_driver("node", "controller", "network", "operator")
+        namespace.apply(
+            dataset("demo", source_of(namespace)),
+            runtime("demo"),
+        )
+        await_phase(namespace, "demo", "Bound")
+        assert cluster.daemons("n1") == daemons
+    figures["operator and CRDs come to an installation in use"] = vars(report)
+    assert report.errors == 0, report
+    assert report.longest_pause_s < HUNG_S, report
+    assert _keepers(cluster) == keepers
 
 
 @pytest.mark.timeout(900)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -32,7 +33,7 @@ class Operator:
     name: str
     arguments: Sequence[str] = ()
     _process: subprocess.Popen[bytes] | None = None
-    _pid: int = 0  # in the cluster's pid namespace
+    pid: int = 0  # in the cluster's pid namespace
     _seen: int = 0  # bytes of the log before this start
 
     @property
@@ -61,7 +62,7 @@ class Operator:
                 command, env=self._environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         wait_until(lambda: pid_file.exists() and pid_file.read_text().strip(), what="the operator to start")
-        self._pid = int(pid_file.read_text())
+        self.pid = int(pid_file.read_text())
 
     def leads(self) -> bool:
         """Whether it has said so."""
@@ -75,7 +76,7 @@ class Operator:
         """Ends it, and returns when it has gone; no error may have escaped in it."""
         if self._process is None:
             return
-        kill: list[str | Path] = [SCRIPTS / "on-node", "0", "kill", f"-{number.value}", str(self._pid)]
+        kill: list[str | Path] = [SCRIPTS / "on-node", "0", "kill", f"-{number.value}", str(self.pid)]
         subprocess.run(kill, env=self._environment(), capture_output=True)
         self._process.wait(30)
         self._process = None
@@ -137,12 +138,20 @@ def _rules() -> list[dict[str, Any]]:
 
 def requests(cluster: Cluster, *, since: str, user: str = USER) -> list[dict[str, Any]]:
     """What the API server was asked by the operator after a moment (RFC 3339)."""
+    began = datetime.datetime.fromisoformat(since).timestamp()
     found = []
-    for line in (cluster.folder / "log" / "audit.jsonl").read_text().splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # it is being written
-        if event["user"].get("username") == user and event["requestReceivedTimestamp"] >= since:
-            found.append(event)
+    # The API server begins another file when one has 100 MB.
+    for file in (cluster.folder / "log").glob("audit*.jsonl"):
+        if file.stat().st_mtime < began:
+            continue
+        with file.open() as lines:
+            for line in lines:
+                if user not in line:
+                    continue
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # it is being written
+                if event["user"].get("username") == user and event["requestReceivedTimestamp"] >= since:
+                    found.append(event)
     return found

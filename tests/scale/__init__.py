@@ -1,1 +1,1 @@
-"""More nodes and workers than any machine here has, played by the daemon's own policy."""
+"""More nodes, workers and Datasets than any machine here has: played, each by the part of the product that decides."""

@@ -164,6 +164,7 @@ PARTS = {
     ),
     "foreign": _pytest("foreign", "tests/foreign", limit_s=3 * 3600),
     "operator": _pytest("operator", "tests/operator", limit_s=1800),
+    "scale": _pytest("scale", "tests/scale", limit_s=7200),
     "cluster": _pytest("cluster", "tests/cluster", limit_s=3600),
     # The limits of short.py, and ten minutes for the tests.
     "cluster-short": _pytest("cluster-short", "tests/cluster", limit_s=3600, runner=("tests.cluster.short",)),

@@ -7,7 +7,6 @@ have mounted is never taken from under them but by deletion, which waits for the
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,13 +17,13 @@ from csi.api.status import CacheStates, ConditionType
 from csi.base import driver
 from csi.base.addresses import joined_address
 from csi.base.errors import Code, DriverError
-from csi.config.options import parse
 from csi.config.several import Sources, origin_of
 from csi.operator import pki, store
 from csi.operator.cluster import Json
 from csi.operator.datasets import conditions, statuses, told
 from csi.operator.datasets.conditions import Said
-from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, Place, Seen
+from csi.operator.datasets.preparing import is_stored, prepared
+from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, No, Place, Seen
 from csi.operator.datasets.statuses import Part, Parts, Verdict
 from csi.operator.masters import Master
 from csi.operator.names import (
@@ -38,16 +37,13 @@ from csi.operator.names import (
     is_owned,
     owner_reference,
 )
-from csi.operator.objects.options import mount_options
-from csi.operator.objects.settings import Known, Settings
+from csi.operator.objects.settings import Settings
 from csi.operator.objects.volume import place_in_force
-from csi.operator.objects.wanted import Wanted, wanted_objects
+from csi.operator.objects.wanted import Wanted
 from csi.operator.watching import name_of
 
 #: Nodes that a condition names.
 _NODES_NAMED_MAX = 5
-#: Between two tries to reach a source that could not be reached.
-PROBE_AGAIN_SECONDS = 5.0
 #: After which an object that the API server refused is tried again, and a name that is taken is looked at again.
 REFUSED_AGAIN_SECONDS = 10.0
 #: How long a deletion waits for daemons that stay without pods.
@@ -140,12 +136,6 @@ def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
 def _dataset_reference(dataset: Dataset) -> dict[str, Any]:
     """To the owner of a runtime, which may have a controller already: whatever made it for its user."""
     return owner_reference(DATASET_KIND, dataset.metadata, is_controller=False)
-
-
-def _is_stored(wanted: Json, found: Json | None) -> bool:
-    """Whether a Secret has all that it is to have."""
-    data = (found or {}).get("data") or {}
-    return all(data.get(name) == text for name, text in wanted["data"].items())
 
 
 def _daemons_serve(seen: Seen) -> bool:
@@ -283,25 +273,18 @@ def _tell(about: Json, kind: str, reason: str, message: str, decision: Decision)
 # ------------------------------------------------------------ both are there
 
 
-@dataclass(frozen=True, kw_only=True)
-class _No:
-    """Why a Dataset cannot be used now: a reason in one word, and for people."""
-
-    reason: str
-    message: str
-
-
 class _Both:
     """A Dataset with its runtime, none of them being deleted."""
 
     def __init__(self, seen: Seen, settings: Settings, decision: Decision) -> None:
         self._seen, self._settings, self._decision = seen, settings, decision
         self._dataset_json, self._runtime_json = _there(seen.dataset), _there(seen.runtime)
-        self._dataset, self._runtime = _dataset(self._dataset_json), _runtime(self._runtime_json)
+        self._prepared = prepared(seen, settings, self._dataset_json, self._runtime_json)
+        decision.prepared = self._prepared
+        self._dataset, self._runtime = self._prepared.models(seen)
         self._names = Names.of(self._dataset.metadata)
         self._was_bound = conditions.holds(self._dataset.status, ConditionType.INITIALIZED)
-        self._place = Place(source="", root="")
-        self._wanted: Wanted | None = None
+        self._place, self._wanted = self._prepared.place, self._prepared.wanted
         self._updating: Said | None = None
         self._reachable: Said | None = None
         self._leader: Json | None = None
@@ -340,65 +323,13 @@ class _Both:
 
     # ----- what they say
 
-    def _spec_obstacle(self) -> _No | None:
-        seen = self._seen
-        found = told.problem(self._dataset, self._runtime, self._settings, secrets=seen.options)
-        if found:
-            return _No(reason="InvalidSpec", message=found)
-        if seen.origin is None:
-            self._decision.again_in(1.0)
-            return _No(reason="Preparing", message="the source is being looked up")
-        if seen.origin.reason:
-            self._decision.again_in(PROBE_AGAIN_SECONDS)
-            return _No(reason="SourceUnknown", message=seen.origin.reason)
-        try:
-            self._place = self._wanted_place(seen.origin.source)
-        except DriverError as error:
-            refused = error.code is Code.PERMISSION_DENIED
-            return _No(reason="SourceNotAllowed" if refused else "InvalidSpec", message=error.message)
-        try:
-            self._wanted = wanted_objects(self._dataset, self._runtime, self._settings, known=self._known())
-        except DriverError as error:
-            return _No(reason="InvalidSpec", message=error.message)
-        return None
-
-    def _wanted_place(self, source: str) -> Place:
-        """Where the data is: with the ports that options name, and from a listed directory on where there is a list.
-
-        Raises PERMISSION_DENIED, INVALID_ARGUMENT.
-        """
-        options = parse(
-            mount_options(self._dataset, self._runtime, self._settings).items(), origin="the Dataset's options"
-        )
-        given = origin_of(source).with_ports(port=options.port, mount_port=options.mount_port)
-        if isinstance(given, Sources):
-            for one in given.mounted:
-                self._seen.allowed.check_listed(one.source, namespace=self._seen.name[0])
-            return Place(source=given.canonical(), root=given.canonical())
-        volume = self._volume()
-        present = str(volume["spec"]["csi"]["volumeAttributes"].get("source", "")) if volume is not None else ""
-        root = self._seen.allowed.root(given, namespace=self._seen.name[0], present=present)
-        return Place(source=given.canonical(), root=root.canonical())
+    def _spec_obstacle(self) -> No | None:
+        if self._prepared.again_seconds is not None:
+            self._decision.again_in(self._prepared.again_seconds)
+        return self._prepared.no
 
     def _volume(self) -> Json | None:
         return next((one for one in self._seen.volumes if self._is_ours(one)), None)
-
-    def _known(self) -> Known:
-        seen = self._seen
-        return Known(
-            source=self._place.root,
-            path=self._place.path,
-            are_listed=self._seen.allowed.rules is not None,
-            now=seen.now,
-            random=seen.random,
-            authority=seen.secrets.authority,
-            node_secret=seen.secrets.node,
-            master_secret=seen.secrets.master,
-            worker_secret=seen.secrets.worker,
-            service=self._own(seen.service),
-            volume=self._volume(),
-            claim=self._own(seen.claim),
-        )
 
     def _own(self, found: Json | None) -> Json | None:
         return found if found is not None and is_owned(found["metadata"], self._runtime.metadata) else None
@@ -408,7 +339,7 @@ class _Both:
 
     # ----- the objects
 
-    def _objects_obstacle(self) -> _No | None:
+    def _objects_obstacle(self) -> No | None:
         """Has objects made; says which of them cannot be."""
         seen, wanted, decision = self._seen, self._wanted, self._decision
         if wanted is None:
@@ -419,16 +350,16 @@ class _Both:
         decision.objects.extend(one for one in wanted.objects() if self._is_due(one, wanted))
         if wanted.needs_new_volume:
             self._renew_volume(wanted.needs_new_volume)
-        decision.again_in(self._renewal_seconds(wanted))
+        decision.again_in(self._renewal_seconds())
         if seen.claim is not None and (seen.claim.get("status") or {}).get("phase") == "Lost":
             return self._replace_lost_claim(seen.claim)
         for label, words in sorted({**seen.taken, **seen.refused}.items()):
             decision.again_in(REFUSED_AGAIN_SECONDS)
             kind, _, name = label.partition("/")
             if label in seen.taken:
-                return _No(reason="NameTaken", message=words)
+                return No(reason="NameTaken", message=words)
             if kind != "StatefulSet":
-                return _No(reason="Refused", message=f"{kind} {name!r} cannot be made: {words}")
+                return No(reason="Refused", message=f"{kind} {name!r} cannot be made: {words}")
         return None
 
     def _is_due(self, one: Json, wanted: Wanted) -> bool:
@@ -439,7 +370,7 @@ class _Both:
             return self._may_bind() and (not is_new_claim or self._is_offered())
         if kind in {"Secret", "StatefulSet"} and one is not authority:
             # An authority that is not stored is another one at the next look, and so is what it signs.
-            return _is_stored(authority, self._seen.secrets.authority)
+            return is_stored(authority, self._seen.secrets.authority)
         return True
 
     def _leftovers(self) -> dict[str, Json]:
@@ -453,14 +384,14 @@ class _Both:
         }
         return {label: one for label, one in present.items() if one is not None and self._own(one) is None}
 
-    def _left_behind(self, leftovers: Mapping[str, Json]) -> _No:
+    def _left_behind(self, leftovers: Mapping[str, Json]) -> No:
         """The garbage collector is about to come for what has an owner that is gone, and for nothing else."""
         orphans = [label for label, one in leftovers.items() if not one["metadata"].get("ownerReferences")]
         whose = "objects of a runtime of this name that was before"
         if not orphans:
-            return _No(reason="Preparing", message=f"{whose} are going: {', '.join(leftovers)}")
+            return No(reason="Preparing", message=f"{whose} are going: {', '.join(leftovers)}")
         command = f"kubectl -n {self._names.namespace} delete {' '.join(orphans)}"
-        return _No(reason="Orphaned", message=f"{whose} have no owner (--cascade=orphan), delete them: {command}")
+        return No(reason="Orphaned", message=f"{whose} have no owner (--cascade=orphan), delete them: {command}")
 
     def _may_bind(self) -> bool:
         """Whether claim and volume are to be there: from when the source was reached first."""
@@ -504,27 +435,21 @@ class _Both:
             self._updating = Said(type=ConditionType.UPDATING, status=True, reason="Mounts", message=message)
             self._decision.again_in(1.0)
 
-    def _replace_lost_claim(self, claim: Json) -> _No:
+    def _replace_lost_claim(self, claim: Json) -> No:
         """Another claim is made for one whose volume was taken away by force: Kubernetes never binds it again."""
         users = [pod["metadata"]["name"] for pod in self._seen.users if not statuses.has_ended(pod)]
         lost = f"the volume of claim {self._names.claim!r} was deleted by force, and Kubernetes binds it no more"
         if users:
             named = ", ".join(users[:_NAMED_MAX])
-            return _No(reason="ClaimLost", message=f"{lost}: end pods {named} to have it made anew")
+            return No(reason="ClaimLost", message=f"{lost}: end pods {named} to have it made anew")
         if not _is_deleting(claim):
             uid = claim["metadata"]["uid"]
             self._decision.deletions.append(Deletion(resource=store.CLAIMS, name=name_of(claim), uid=uid))
-        return _No(reason="Preparing", message=f"{lost}: it is made anew")
+        return No(reason="Preparing", message=f"{lost}: it is made anew")
 
-    def _renewal_seconds(self, wanted: Wanted) -> float:
-        due = [
-            pki.renewal_time(secret)
-            for secret in (wanted.authority, wanted.node_secret, wanted.master_secret, wanted.worker_secret)
-        ]
-        first = min((moment for moment in due if moment is not None), default=None)
-        if first is None:
-            return _DAY_SECONDS
-        return min(_DAY_SECONDS, max(60.0, (first - self._seen.now).total_seconds()))
+    def _renewal_seconds(self) -> float:
+        due = self._prepared.due
+        return _DAY_SECONDS if due is None else min(_DAY_SECONDS, max(60.0, (due - self._seen.now).total_seconds()))
 
     # ----- the source
 
@@ -566,25 +491,25 @@ class _Both:
             return
         self._decision.probe = place
 
-    def _source_obstacle(self) -> _No | None:
+    def _source_obstacle(self) -> No | None:
         if self._wanted is None:
             return None
         if self._reachable is None:
-            return _No(reason="Preparing", message="the source is being tried")
+            return No(reason="Preparing", message="the source is being tried")
         if not self._reachable.status:
-            return _No(reason="SourceUnreachable", message=self._reachable.message)
+            return No(reason="SourceUnreachable", message=self._reachable.message)
         return None
 
-    def _bound_obstacle(self) -> _No | None:
+    def _bound_obstacle(self) -> No | None:
         if self._wanted is None:
             return None
         seen = self._seen
         claim = self._own(seen.claim)
         volume = next((one for one in seen.volumes if self._is_ours(one)), None)
         if claim is None or volume is None:
-            return _No(reason="Preparing", message="claim and volume are being made")
+            return No(reason="Preparing", message="claim and volume are being made")
         if (claim.get("status") or {}).get("phase") != "Bound":
-            return _No(reason="Preparing", message="Kubernetes has not bound the claim to its volume yet")
+            return No(reason="Preparing", message="Kubernetes has not bound the claim to its volume yet")
         return None
 
     # ----- the master
@@ -607,8 +532,8 @@ class _Both:
         configuration = told.configuration(
             self._dataset,
             self._runtime,
-            self._settings,
             place=self._place_in_force(),
+            options=self._prepared.options,
             seen=seen,
             cache=wanted.cache,
             is_retired=is_retired,
@@ -622,7 +547,7 @@ class _Both:
 
     # ----- what is said
 
-    def _say(self, obstacle: _No | None) -> None:
+    def _say(self, obstacle: No | None) -> None:
         seen, decision = self._seen, self._decision
         if obstacle is not None and obstacle.reason == "Preparing" and not self._dataset.status.get("phase"):
             # In a moment there is more to say; objects that are made by the hundred are told of once.
@@ -654,7 +579,7 @@ class _Both:
         if parts.workers.ready < parts.workers.desired or parts.master.ready < parts.master.desired:
             decision.again_in(REFUSED_AGAIN_SECONDS)
 
-    def _phase(self, obstacle: _No | None) -> Phase:
+    def _phase(self, obstacle: No | None) -> Phase:
         if self._is_updating():
             return Phase.UPDATING
         if obstacle is None:
@@ -665,18 +590,18 @@ class _Both:
             return Phase.BOUND  # what only takes its time does not make a failure of what worked
         return Phase.FAILED
 
-    def _ready(self, obstacle: _No | None) -> Said:
+    def _ready(self, obstacle: No | None) -> Said:
         if obstacle is None:
             return Said(type=ConditionType.READY, status=True, reason="DatasetReady", message="pods can use it")
         return Said(type=ConditionType.READY, status=False, reason=obstacle.reason, message=obstacle.message)
 
-    def _initialized(self, obstacle: _No | None) -> Said:
+    def _initialized(self, obstacle: No | None) -> Said:
         if obstacle is None or self._was_bound:
             return Said(type=ConditionType.INITIALIZED, status=True, reason="DatasetInitialized")
         return Said(type=ConditionType.INITIALIZED, status=False, reason="NotBoundYet")
 
     def _ignored(self) -> list[Said]:
-        fields = told.ignored(self._dataset, self._runtime, self._settings)
+        fields = self._prepared.ignored
         if not fields:
             return []
         message = f"these fields have no effect: {', '.join(fields)}"

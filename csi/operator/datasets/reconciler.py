@@ -26,10 +26,22 @@ from csi.operator import store as stores
 from csi.operator.cluster import Cluster, Json
 from csi.operator.datasets import measures, origins, paths, statuses
 from csi.operator.datasets.allowed import AllowedSources
-from csi.operator.datasets.decision import PROBE_AGAIN_SECONDS, decide
+from csi.operator.datasets.decision import decide
 from csi.operator.datasets.differences import is_as_wanted
+from csi.operator.datasets.preparing import PROBE_AGAIN_SECONDS
 from csi.operator.datasets.probing import Prober
-from csi.operator.datasets.seen import FINALIZER, Decision, Event, Figures, Origin, Place, Probe, Secrets, Seen
+from csi.operator.datasets.seen import (
+    FINALIZER,
+    Decision,
+    Event,
+    Figures,
+    Origin,
+    Place,
+    Prepared,
+    Probe,
+    Secrets,
+    Seen,
+)
 from csi.operator.masters import Masters
 from csi.operator.names import APPLIED_ANNOTATION, UID_LABEL, Names, is_our_volume, is_owned
 from csi.operator.objects.settings import Settings
@@ -42,11 +54,16 @@ _LOGGER = logging.getLogger(__name__)
 WORKERS = 24
 #: Most times that a key is decided on in a row; what is left after that waits for its turn.
 _PASSES_MAX = 6
+#: Datasets of which is kept what their decisions are prepared from.
+_PREPARED_MAX = 64
 #: Shortest time between two writes of figures into one object.
 FIGURES_SECONDS = 5.0
 #: How long figures that changed wait for more of them.
 _GATHER_SECONDS = 1.5
 _MOMENT_SECONDS = 0.2
+#: How long anything else that was seen waits for more of its kind: a Dataset and its runtime are made together, and
+#: Kubernetes binds a claim and its volume in four steps.
+_INSTANT_SECONDS = 0.03
 #: How old what was read of users' Secrets and claims may be.
 _USERS_SECONDS = 25.0
 #: How many Secrets of ours are read again in a second, over all Datasets, and how often each at most.
@@ -106,6 +123,7 @@ class Reconciler:
         self._masters = Masters(self._figures_came)
         self._notes: dict[Key, _Notes] = {}
         self._keys: dict[str, Key] = {}
+        self._prepared: dict[Key, Prepared] = {}  # the latest last
         self._events: set[str] = set()
         self._crds: tuple[float, bool] = (float("-inf"), True)
 
@@ -147,6 +165,7 @@ class Reconciler:
         for _ in range(_PASSES_MAX):
             seen = await self._look(key)
             decision = decide(seen, self._settings)
+            self._keep_prepared(key, decision.prepared)
             changed = await self._carry_out(key, seen, decision)
             if decision.again_seconds is not None:
                 self._queue.add_later(key, decision.again_seconds)
@@ -154,12 +173,21 @@ class Reconciler:
                 return
         self._queue.add_later(key, 0.2)
 
+    def _keep_prepared(self, key: Key, prepared: Prepared | None) -> None:
+        """Of those that were decided on last; others rest, and it would be as large as the objects that are watched."""
+        self._prepared.pop(key, None)
+        if prepared is not None:
+            self._prepared[key] = prepared
+        if len(self._prepared) > _PREPARED_MAX:
+            del self._prepared[next(iter(self._prepared))]
+
     def _concerns(self, key: Key) -> bool:
         store = self._store
         return bool(store.get(stores.DATASETS, key) or store.get(stores.RUNTIMES, key) or store.volumes(key))
 
     def _drop(self, key: Key) -> None:
         notes = self._notes.pop(key, None)
+        self._prepared.pop(key, None)
         self._queue.forget(key)
         if notes is not None:
             self._forget(notes)
@@ -172,11 +200,9 @@ class Reconciler:
             self._keys.pop(notes.uid, None)
 
     def _changed(self, resource: str, key: Key) -> None:
-        """Something was seen; of pods and what they belong to more comes in a moment."""
-        if resource in (stores.PODS, stores.STATEFUL_SETS, stores.SERVICES):
-            self._queue.add_later(key, _MOMENT_SECONDS)
-        else:
-            self._queue.add(key)
+        """Something was seen, of which more comes in an instant; of pods and what they belong to, in a moment."""
+        is_slow = resource in (stores.PODS, stores.STATEFUL_SETS, stores.SERVICES)
+        self._queue.add_later(key, _MOMENT_SECONDS if is_slow else _INSTANT_SECONDS)
 
     def _figures_came(self, uid: str, is_urgent: bool) -> None:  # noqa: FBT001  # called back with both
         key = self._keys.get(uid)
@@ -206,6 +232,7 @@ class Reconciler:
             "users": tuple(store.users(key)),
             "other_runtimes": tuple(store.other_runtimes(key)) if runtime is None else (),
             "rival": store.rival(),
+            "prepared": self._prepared.get(key),
         }
         if dataset is not None and runtime is not None:
             names = Names(namespace=key[0], name=key[1], uid=dataset["metadata"]["uid"])
@@ -261,7 +288,7 @@ class Reconciler:
         found = await asyncio.gather(
             *(self._cluster.get(paths.SECRET.path((names.namespace, name))) for name in wanted)
         )
-        ours = [one if one is not None and _is_labelled(one, names.uid) else None for one in found]
+        ours = [stores.reduced(one) if one is not None and _is_labelled(one, names.uid) else None for one in found]
         return Secrets(authority=ours[0], node=ours[1], master=ours[2], worker=ours[3])
 
     async def _read_secrets_again(self) -> None:
@@ -573,7 +600,7 @@ class Reconciler:
             return
         part = _part_of(wanted["metadata"]["name"], seen)
         present = notes.secrets or Secrets()
-        notes.secrets = Secrets(**{**_parts(present), part: answer})
+        notes.secrets = Secrets(**{**_parts(present), part: stores.reduced(answer)})
 
     async def _label(self, name: tuple[str, str], labels: Mapping[str, str | None]) -> None:
         pod = self._store.get(stores.PODS, name)

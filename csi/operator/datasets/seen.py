@@ -6,10 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from csi._proto import dataset_pb2
+from csi.api.dataset import Dataset
+from csi.api.efcruntime import EFCRuntime
 from csi.config.sources import Source
 from csi.operator.cluster import Json
 from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.masters import Master
+from csi.operator.objects.wanted import Wanted
 from csi.operator.pki import Random
 from csi.operator.watching import Name
 
@@ -61,6 +64,10 @@ class Secrets:
     master: Json | None = None
     worker: Json | None = None
 
+    def all(self) -> tuple[Json | None, ...]:
+        """In the order of the fields."""
+        return self.authority, self.node, self.master, self.worker
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
@@ -68,6 +75,41 @@ class Figures:
 
     latest: dataset_pb2.Figures | None = None
     connected: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class No:
+    """Why a Dataset cannot be used now: a reason in one word, and for people."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """``made_of`` says of what, and ``stored`` which Secrets were there; ``due``: when a certificate is to be renewed.
+
+    Without ``wanted`` there is ``no``, and after ``again_seconds`` it may be otherwise.
+    """
+
+    made_of: tuple[object, ...]
+    stored: tuple[bool, ...]
+    dataset: Dataset
+    runtime: EFCRuntime
+    no: No | None = None
+    again_seconds: float | None = None
+    place: Place = field(default_factory=lambda: Place(source="", root=""))
+    wanted: Wanted | None = None
+    due: datetime | None = None
+    #: In force, those out of Secrets included.
+    options: Mapping[str, str] = field(default_factory=dict)
+    #: Fields that are given and have no effect.
+    ignored: tuple[str, ...] = ()
+
+    def models(self, seen: "Seen") -> tuple[Dataset, EFCRuntime]:
+        """Dataset and runtime, each with the status that it has now."""
+        dataset, runtime = ({"status": (found or {}).get("status") or {}} for found in (seen.dataset, seen.runtime))
+        return self.dataset.model_copy(update=dataset), self.runtime.model_copy(update=runtime)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +148,8 @@ class Seen:
     rival: str | None = None
     #: Whether the installed CRDs are ours, and not Fluid's.
     crds_are_ours: bool = True
+    #: What was prepared for a decision before this one.
+    prepared: Prepared | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +196,8 @@ class Decision:
     #: The Dataset is no more: all about this UID is to be forgotten.
     forget: str | None = None
     again_seconds: float | None = None
+    #: For the next decision.
+    prepared: Prepared | None = None
 
     def again_in(self, seconds: float) -> None:
         """Has the key looked at again after so long at the latest."""

@@ -27,20 +27,20 @@ _DURATION = re.compile(r"([0-9]{1,6})([smh])")
 WALK_ANNOTATION = "efc.data.fluid.io/walk-every"
 
 
-def problem(
+def options(
     dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, secrets: Mapping[str, Mapping[str, str]]
-) -> str:
-    """What of them cannot be, in words that say how to mend it; empty if all can be.
+) -> tuple[str, dict[str, str]]:
+    """What of them cannot be, in words that say how to mend it; if all can be, "" and the mount options in force.
 
-    ``secrets`` are those of users that the Dataset names, by name and key.
+    ``secrets`` are those of users that the Dataset names, by name and key; what they hold is among the options.
     """
     found = [str(one) for one in problems(dataset)] + [f"EFCRuntime: {one}" for one in problems(runtime)]
-    if not found:
-        try:
-            _options(dataset, runtime, settings, secrets=secrets)
-        except DriverError as error:
-            found = [error.message]
-    return "; ".join(found)
+    if found:
+        return "; ".join(found), {}
+    try:
+        return "", options_of_all(dataset, runtime=runtime, secrets=secrets, has_pod_network=settings.has_pod_network)
+    except DriverError as error:
+        return error.message, {}
 
 
 def ignored(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> list[str]:
@@ -48,24 +48,17 @@ def ignored(dataset: Dataset, runtime: EFCRuntime, settings: Settings) -> list[s
     return ignored_fields(dataset, runtime, has_pod_network=settings.has_pod_network)
 
 
-def _options(
-    dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, secrets: Mapping[str, Mapping[str, str]]
-) -> dict[str, str]:
-    """The mount options in force, those out of Secrets included. Raises INVALID_ARGUMENT, FAILED_PRECONDITION."""
-    return options_of_all(dataset, runtime=runtime, secrets=secrets, has_pod_network=settings.has_pod_network)
-
-
 def configuration(
     dataset: Dataset,
     runtime: EFCRuntime,
-    settings: Settings,
     *,
     place: Place,
+    options: Mapping[str, str],
     seen: Seen,
     cache: Cache,
     is_retired: bool,
 ) -> dataset_pb2.Configuration:
-    """What the master is told; its revision and checkpoint are left out. Raises as :func:`problem` finds."""
+    """What the master is told, with the mount options in force; its revision and checkpoint are left out."""
     owner = dataset.spec.owner
     return dataset_pb2.Configuration(
         dataset=f"{seen.name[0]}/{seen.name[1]}",
@@ -80,7 +73,7 @@ def configuration(
             for pod in seen.pods
             if pod["metadata"]["labels"].get(ROLE_LABEL) == WORKER_ROLE and statuses.is_ready(pod)
         ],
-        orders=_orders(dataset, runtime, settings, seen, is_retired=is_retired),
+        orders=_orders(runtime, options, seen, is_retired=is_retired),
         owner_uid=(owner.uid if owner else None) or 0,
         owner_gid=(owner.gid if owner else None) or 0,
         walk_every_ms=_walk_every_ms(dataset),
@@ -98,15 +91,11 @@ def _mounts(place: Place) -> list[dataset_pb2.SourceMount]:
     ]
 
 
-def _orders(
-    dataset: Dataset, runtime: EFCRuntime, settings: Settings, seen: Seen, *, is_retired: bool
-) -> dataset_pb2.Orders:
+def _orders(runtime: EFCRuntime, options: Mapping[str, str], seen: Seen, *, is_retired: bool) -> dataset_pb2.Orders:
     files = pki.files(seen.secrets.node)
-    options = _options(dataset, runtime, settings, secrets=seen.options)
-    if limit := memory_max(runtime):
-        options["memory-max"] = f"{limit >> 20}MiB"
+    limit = memory_max(runtime)
     return dataset_pb2.Orders(
-        options=options,
+        options={**options, **({"memory-max": f"{limit >> 20}MiB"} if limit else {})},
         secrets=dataset_pb2.Secrets(
             block_key=pki.block_key(files),
             authority=files.get(pki.AUTHORITY, b""),

@@ -35,6 +35,8 @@ class Wanted:
     volume: dict[str, Any] | None
     claim: dict[str, Any]
     cache: Cache
+    #: What the Secrets hold.
+    identities: pki.Identities
     needs_new_volume: tuple[str, ...] = ()
 
     def objects(self) -> list[dict[str, Any]]:
@@ -43,17 +45,16 @@ class Wanted:
         return [*found, *([] if self.volume is None else [self.volume]), self.claim, self.master, self.workers]
 
 
-def wanted_objects(dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, known: Known) -> Wanted:
-    """What is wanted for this Dataset and its runtime; INVALID_ARGUMENT says which field cannot be as it is."""
+def wanted_objects(
+    dataset: Dataset, runtime: EFCRuntime, settings: Settings, *, known: Known, identities: pki.Identities | None = None
+) -> Wanted:
+    """What is wanted for this Dataset and its runtime; INVALID_ARGUMENT says which field cannot be as it is.
+
+    ``identities`` are those that are known to be good; without them the Secrets that are there are looked at.
+    """
     names, owner = Names.of(dataset.metadata), runtime.metadata
     cache = cache_of(runtime)
-    present = pki.Identities(
-        authority=pki.files(known.authority),
-        node=pki.files(known.node_secret),
-        master=pki.files(known.master_secret),
-        worker=pki.files(known.worker_secret),
-    )
-    made = pki.identities(present, now=known.now, random=known.random)
+    made = identities or _identities(known)
     volume = volumes.volume(dataset, runtime, settings, known)
     return Wanted(
         authority=_owned(_secret(names, names.authority, made.authority), owner),
@@ -66,8 +67,19 @@ def wanted_objects(dataset: Dataset, runtime: EFCRuntime, settings: Settings, *,
         volume=None if volume is None else _marked(volume),
         claim=_owned(volumes.claim(dataset, known), owner),
         cache=cache,
+        identities=made,
         needs_new_volume=volumes.differences(dataset, runtime, settings, known),
     )
+
+
+def _identities(known: Known) -> pki.Identities:
+    present = pki.Identities(
+        authority=pki.files(known.authority),
+        node=pki.files(known.node_secret),
+        master=pki.files(known.master_secret),
+        worker=pki.files(known.worker_secret),
+    )
+    return pki.identities(present, now=known.now, random=known.random)
 
 
 def applied_hash(wanted: dict[str, Any]) -> str:

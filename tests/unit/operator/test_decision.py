@@ -355,6 +355,31 @@ def test_columns() -> None:
     assert said(decision, "TotalsKnown")["status"] == "True"
 
 
+def test_the_capacity_is_that_of_workers_that_are_ready() -> None:
+    pods = (
+        pod("efc-demo-master-0", MASTER_ROLE),
+        pod("efc-demo-worker-0", WORKER_ROLE),
+        pod("efc-demo-worker-1", WORKER_ROLE, ready=False),
+    )
+    status = decide(settled(figures=figures(bytes=1 << 30, files=7, known=True), pods=pods), SETTINGS).dataset_status
+    assert status is not None
+    assert status["cacheStates"]["cacheCapacity"] == "1.00GiB"
+
+
+def test_no_more_than_all_is_cached_and_one_column_stays_blank() -> None:
+    """Workers may hold what is no more at the source."""
+    status = decide(settled(figures=figures(bytes=1 << 20, files=1, known=True)), SETTINGS).dataset_status
+    assert status is not None
+    assert status["cacheStates"]["cachedPercentage"] == "100.0%"
+    assert "hcfs" not in status
+
+
+def test_fuses_are_ready_where_no_pod_uses_it() -> None:
+    served = decide(settled(), SETTINGS).runtime_status
+    assert served is not None
+    assert (served["desiredFuseNumberScheduled"], served["fusePhase"]) == (0, "Ready")
+
+
 def test_a_count_under_way_says_how_far_it_is_and_known_totals_stay_while_a_new_master_counts() -> None:
     counting = figures(bytes=5, files=2, directories_done=1)
     decision = decide(settled(figures=counting), SETTINGS)
