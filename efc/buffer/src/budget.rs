@@ -84,6 +84,11 @@ impl Budget {
         Budget(Arc::new([limits.demand_bytes, limits.written_bytes, limits.ahead_bytes].map(Pot::new)))
     }
 
+    /// How many bytes all buffers of this purpose may take.
+    pub fn bytes_max(&self, purpose: Purpose) -> u64 {
+        u64::from(self.0[purpose as usize].pages) * PAGE as u64
+    }
+
     /// Room for a buffer of at least `size` bytes (or [`LARGE`], if that is less), when it is its turn.
     pub async fn wait(&self, purpose: Purpose, size: usize) -> Room {
         let (pot, size) = (&self.0[purpose as usize], buffer_size(size.min(LARGE)));

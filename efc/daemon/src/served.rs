@@ -9,13 +9,13 @@ use efc_fuse::{Negotiated, Session};
 use efc_nfs::Config;
 use efc_proto::{
     CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, MetadataStats, NfsStats, PassthroughStats,
-    StateStats, WritingStats, error::Code,
+    PrefetchStats, StateStats, WritingStats, error::Code,
 };
 use efc_state::State;
 
 use crate::configuration::client_config;
 use crate::control::Serving;
-use crate::filesystem::{self, Efc, ROOT};
+use crate::filesystem::{self, AheadFigures, Efc, ROOT};
 use crate::live::Live;
 use crate::memory;
 use crate::sources::{self, Storage, Watched};
@@ -127,6 +127,19 @@ impl Served {
         self.live.passthrough.stats(session, self.efc.passed_through())
     }
 
+    fn prefetch_stats(&self) -> PrefetchStats {
+        let AheadFigures { order, directory, held_bytes } = self.efc.asked_ahead();
+        PrefetchStats {
+            order_asked: order.asked,
+            order_used: order.used,
+            order_wasted: order.wasted,
+            directory_asked: directory.asked,
+            directory_used: directory.used,
+            directory_wasted: directory.wasted,
+            held_bytes,
+        }
+    }
+
     fn cache_stats(&self) -> Option<CacheStats> {
         let given = self.efc.given_blocks()?;
         let bytes_of = |level: &dyn Level| given.level(level.name()).bytes;
@@ -157,6 +170,7 @@ impl Serving for Served {
             cache: self.cache_stats(),
             store: self.live.store.as_deref().map(figures),
             passthrough: self.passthrough_stats(),
+            prefetch: Some(self.prefetch_stats()),
             sources: self.root.stats(),
             ..Default::default()
         };

@@ -4,7 +4,9 @@
 //! and clients of all releases understand each other; whoever receives makes the subsystems from the flat form if they are
 //! missing, and looks at nothing else.
 
-use crate::{CacheStats, DaemonStats, FuseStats, NfsStats, PassthroughStats, StateStats, StoreStats, WritingStats};
+use crate::{
+    CacheStats, DaemonStats, FuseStats, NfsStats, PassthroughStats, PrefetchStats, StateStats, StoreStats, WritingStats,
+};
 
 impl DaemonStats {
     /// As it was received, by subsystem.
@@ -64,6 +66,7 @@ impl DaemonStats {
             cache: self.cache,
             store: self.store,
             passthrough: self.passthrough,
+            prefetch: self.prefetch,
             sources: self.sources,
         }
     }
@@ -74,12 +77,12 @@ impl DaemonStats {
         let flat = self.for_all_releases();
         if by_subsystem {
             let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, .. } = flat;
-            let DaemonStats { writing, cache, store, passthrough, sources, .. } = flat;
+            let DaemonStats { writing, cache, store, passthrough, prefetch, sources, .. } = flat;
             let base = DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() };
-            DaemonStats { metadata, writing, cache, store, passthrough, sources, ..base }
+            DaemonStats { metadata, writing, cache, store, passthrough, prefetch, sources, ..base }
         } else {
             let flat = DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat };
-            DaemonStats { cache: None, store: None, passthrough: None, sources: Vec::new(), ..flat }
+            DaemonStats { cache: None, store: None, passthrough: None, prefetch: None, sources: Vec::new(), ..flat }
         }
     }
 
@@ -144,7 +147,17 @@ impl DaemonStats {
             opens: passthrough.opens.saturating_add(before.opens),
             files: passthrough.files,
         });
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, ..self.clone() }
+        let before = former.prefetch.unwrap_or_default();
+        let prefetch = self.prefetch.map(|prefetch| PrefetchStats {
+            order_asked: prefetch.order_asked.saturating_add(before.order_asked),
+            order_used: prefetch.order_used.saturating_add(before.order_used),
+            order_wasted: prefetch.order_wasted.saturating_add(before.order_wasted),
+            directory_asked: prefetch.directory_asked.saturating_add(before.directory_asked),
+            directory_used: prefetch.directory_used.saturating_add(before.directory_used),
+            directory_wasted: prefetch.directory_wasted.saturating_add(before.directory_wasted),
+            held_bytes: prefetch.held_bytes,
+        });
+        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, prefetch, ..self.clone() }
     }
 }
 
@@ -224,6 +237,12 @@ mod tests {
         let [passing, former] =
             [passed(1, 10), passed(2, 20)].map(|passthrough| DaemonStats { passthrough, ..own.clone() });
         assert_eq!(passing.on_top_of(&former).passthrough, passed(1, 30));
+        let prefetched = |held_bytes, order_asked, directory_wasted| {
+            Some(PrefetchStats { order_asked, directory_wasted, held_bytes, ..Default::default() })
+        };
+        let [asking, former] =
+            [prefetched(1, 10, 3), prefetched(2, 20, 4)].map(|prefetch| DaemonStats { prefetch, ..own.clone() });
+        assert_eq!(asking.on_top_of(&former).prefetch, prefetched(1, 30, 7));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
     }
 }
