@@ -160,11 +160,17 @@ impl Asked {
         self.trust[reason as usize].allows(efc_tasks::time::now())
     }
 
-    /// These are to be asked for.
-    pub fn want(&mut self, wanted: impl Iterator<Item = Wanted>) {
-        for wanted in wanted {
-            if self.queues[wanted.reason as usize].len() < QUEUE_MAX {
-                self.queues[wanted.reason as usize].push_back(wanted);
+    /// These are to be asked for, after the open of this place among all.
+    pub fn want(
+        &mut self,
+        files: Vec<Arc<Inode>>,
+        (cred, reason, place): (&Cred, Reason, u32),
+        visitor: Option<&Visitor>,
+    ) {
+        for inode in files {
+            let wanted = Wanted { inode, cred: cred.clone(), reason, visitor: visitor.cloned(), place };
+            if self.queues[reason as usize].len() < QUEUE_MAX {
+                self.queues[reason as usize].push_back(wanted);
             } else {
                 self.pass_over(&wanted);
             }

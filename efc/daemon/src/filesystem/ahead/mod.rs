@@ -32,7 +32,7 @@ use efc_tasks::sync::{Mutex, MutexGuard};
 
 use super::Inner;
 use super::files::{OpenFile, fits_read_at_open};
-use asked::{AGE_MAX, Asked, Data, Lacking, Reason, Wanted};
+use asked::{AGE_MAX, Asked, Data, Lacking, Reason};
 use scans::Scans;
 use visits::Next;
 
@@ -143,16 +143,19 @@ impl Ahead {
         let mut locked = self.lock();
         let (scans, asked) = &mut *locked;
         let next = scans.opened(cred, inode).filter(|_| asked.is_trusted(Reason::Order));
-        let is_ordered = next.is_some();
-        let wanted =
-            |inode, reason, visitor| Wanted { inode, cred: cred.clone(), reason, visitor, place: places.place };
-        asked.want(next.into_iter().flatten().map(|inode| wanted(inode, Reason::Order, None)));
-        let Some((directory, is_known)) = directory else { return false };
-        let is_open_to_others = !is_ordered && asked.is_trusted(Reason::Directory);
+        let is_open_to_others = next.is_none() && asked.is_trusted(Reason::Directory);
+        let (mut next, place) = (next.unwrap_or_default(), places.place);
+        let Some((directory, is_known)) = directory else {
+            asked.want(next, (cred, Reason::Order, place), None);
+            return false;
+        };
+        let visitor = (*directory.handle(), cred.clone());
         let questions = is_open_to_others.then_some((is_small as fn(&Inode) -> bool, is_known));
-        let Next { files, lists } = asked.visits.opened((directory, cred), (places.former, places.place), questions);
-        let visitor = Some((*directory.handle(), cred.clone()));
-        asked.want(files.into_iter().map(|inode| wanted(inode, Reason::Directory, visitor.clone())));
+        let (Next { files, lists }, began) =
+            asked.visits.opened((directory, &visitor), (places.former, place), questions);
+        next.retain(|file| file.last_open() < began); // two that are next to each other may be so by chance
+        asked.want(next, (cred, Reason::Order, place), None);
+        asked.want(files, (cred, Reason::Directory, place), Some(&visitor));
         lists
     }
 }

@@ -1,6 +1,6 @@
 //! Programs that open the files of a directory in no order that is known: its small files are asked for ahead all together.
 //!
-//! Each open in a directory is a credit for one file of it that is asked for ahead, and each file that was asked for in vain costs two.
+//! Each open in a directory is a credit for one file of it that is asked for ahead, and each file that was asked for in vain costs four.
 //! So whoever visits a directory for the first time has as many files asked for as were opened, and who has visited it before has
 //! all of them asked for, after a few opens: with each of them twice as many as before are.
 //!
@@ -15,11 +15,11 @@ use foldhash::{HashMap, HashMapExt};
 /// Files of a directory that are asked for and were not opened, at most.
 const WINDOW_MAX: usize = 1024;
 /// What a file costs that was asked for in vain.
-const WASTE: u32 = 2;
+const WASTE: i64 = 4;
 /// Who opens a file again after fewer opens of others is the same that has just opened it.
 const SAME_OPENS_MAX: u32 = 16;
 /// After so many opens it is worth while to list a directory whose files are not known.
-const OPENS_TO_LIST: u32 = 8;
+const OPENS_TO_LIST: i64 = 8;
 /// Files that are looked at after an open, to find those that are to be asked for.
 const STEPS_MAX: usize = 1024;
 /// Directories, by caller, that are known: of more, those that were used most lately.
@@ -48,14 +48,16 @@ pub struct Next {
 
 /// What is known of a visitor.
 struct Visit {
-    /// Opens that may be paid with.
-    credit: u32,
+    /// Opens that may be paid with; negative: more was asked for in vain.
+    credit: i64,
     window: usize,
     /// Asked for, and not opened.
     ahead: usize,
     /// The place of its first open among all opens.
     began: u32,
     opened: u32,
+    /// Since this place all opens were of files that were opened in this visit: another one has begun, or somebody opens some twice.
+    again_since: Option<u32>,
     place: Place,
     /// It was to be listed, in this visit.
     is_listed: bool,
@@ -64,18 +66,30 @@ struct Visit {
 
 impl Visit {
     fn new(began: u32) -> Visit {
-        Visit { credit: 0, window: 0, ahead: 0, began, opened: 0, place: Place::Begin, is_listed: false, is_used: true }
+        Visit {
+            credit: 0,
+            window: 0,
+            ahead: 0,
+            began,
+            opened: 0,
+            again_since: None,
+            place: Place::Begin,
+            is_listed: false,
+            is_used: true,
+        }
     }
 
     /// A file is opened, as the open of this place among all, and was opened before at the place `former`.
     fn count(&mut self, former: u32, place: u32) {
         let is_again = former != 0 && former >= self.began;
+        let since = self.again_since.filter(|_| is_again).unwrap_or(place);
+        self.again_since = is_again.then_some(since);
         if is_again && place.saturating_sub(former) >= SAME_OPENS_MAX.min(self.opened) {
-            (self.began, self.opened, self.window) = (place, 0, 0);
-            (self.place, self.is_listed) = (Place::Begin, false);
+            (self.began, self.opened, self.window) = (since, 0, 0);
+            (self.again_since, self.place, self.is_listed) = (None, Place::Begin, false);
         }
         self.opened += 1;
-        self.credit = self.credit.saturating_add(1);
+        self.credit += 1;
         self.is_used = true;
     }
 
@@ -83,7 +97,7 @@ impl Visit {
     /// for certain.
     fn advance(&mut self, directory: &Inode, (is_wanted, is_known): (fn(&Inode) -> bool, &dyn Fn() -> bool)) -> Next {
         self.window = if self.opened < 2 { 0 } else { WINDOW_MAX.min((self.window * 2).max(1)) };
-        let most = self.window.min(self.credit as usize);
+        let most = self.window.min(usize::try_from(self.credit).unwrap_or(0));
         if matches!(self.place, Place::End) && self.ahead == 0 {
             self.place = Place::Begin;
         }
@@ -119,20 +133,20 @@ pub struct Visits(HashMap<Visitor, Visit>);
 
 impl Visits {
     /// A file of a directory is opened, in no order if there are `questions`: whether a file is small, and whether the names of the directory
-    /// are known for certain. What is to be asked for now.
+    /// are known for certain. What is to be asked for now, and the place of the first open of this visit among all opens.
     pub fn opened(
         &mut self,
-        (directory, cred): (&Inode, &Cred),
+        (directory, visitor): (&Inode, &Visitor),
         (former, place): (u32, u32),
         questions: Option<(fn(&Inode) -> bool, &dyn Fn() -> bool)>,
-    ) -> Next {
-        let visitor = (*directory.handle(), cred.clone());
-        if self.0.len() >= VISITS_MAX && !self.0.contains_key(&visitor) {
+    ) -> (Next, u32) {
+        if self.0.len() >= VISITS_MAX && !self.0.contains_key(visitor) {
             self.make_room();
         }
-        let visit = self.0.entry(visitor).or_insert_with(|| Visit::new(place));
+        let visit = self.0.entry(visitor.clone()).or_insert_with(|| Visit::new(place));
         visit.count(former, place);
-        questions.map_or_else(Next::default, |questions| visit.advance(directory, questions))
+        let next = questions.map_or_else(Next::default, |questions| visit.advance(directory, questions));
+        (next, visit.began)
     }
 
     /// A file is not asked for any more: it was opened, or it need not be asked for.
@@ -146,7 +160,7 @@ impl Visits {
     pub fn wasted(&mut self, visitor: &Visitor) {
         if let Some(visit) = self.0.get_mut(visitor) {
             visit.ahead = visit.ahead.saturating_sub(1);
-            visit.credit = visit.credit.saturating_sub(WASTE);
+            visit.credit -= WASTE;
             visit.window = 0;
         }
     }
