@@ -419,7 +419,7 @@ impl<B: Backend> Inner<B> {
             self.sent(&file.inode).await;
         }
         let whole = match file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
-            None => self.read_asked(&file, read.offset, size).await,
+            None if !read.is_direct() => self.read_asked(&file, read.offset, size).await,
             whole => whole,
         };
         if let Some(whole) = whole {

@@ -306,6 +306,26 @@ fn what_was_asked_for_ahead_is_not_given_after_a_change_of_this_node() {
 }
 
 #[test]
+fn who_reads_past_all_caches_is_given_nothing_that_was_asked_for_ahead() {
+    let (simulation, nas, kernel) = world(sealed(T));
+    let task = Task::new(7);
+    simulation.run(async {
+        visit(&kernel, task, shuffled(1)).await;
+        let order = shuffled(2);
+        read(&kernel, task, order[..20].iter().copied()).await;
+        pass(Duration::from_secs(1)).await;
+        assert!(kernel.efc().asked_ahead().held_bytes > 0);
+        for number in &order[20..] {
+            let reads = nas.executed(Procedure::Read);
+            let file = kernel.open(task, &path(*number), libc::O_RDONLY | libc::O_DIRECT).await.unwrap();
+            assert!(kernel.ask_read(task, file, 0, 1 << 17).await.unwrap() == content(*number));
+            kernel.close(task, file).await.unwrap();
+            assert!(nas.executed(Procedure::Read) > reads, "file {number}");
+        }
+    });
+}
+
+#[test]
 fn a_daemon_that_is_killed_while_files_are_asked_for_costs_no_error() {
     let (simulation, _, kernel) = world(bounded(T));
     let task = Task::new(7);
