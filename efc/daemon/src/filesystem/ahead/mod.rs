@@ -34,7 +34,7 @@ use super::Inner;
 use super::files::{OpenFile, fits_read_at_open};
 use asked::{AGE_MAX, Asked, Data, Lacking, Reason};
 use scans::Scans;
-use visits::Next;
+use visits::{Next, Questions};
 
 pub use asked::Figures;
 
@@ -145,12 +145,13 @@ impl Ahead {
         let next = scans.opened(cred, inode).filter(|_| asked.is_trusted(Reason::Order));
         let is_open_to_others = next.is_none() && asked.is_trusted(Reason::Directory);
         let (mut next, place) = (next.unwrap_or_default(), places.place);
-        let Some((directory, is_known)) = directory else {
+        let Some((directory, knows_names)) = directory else {
             asked.want(next, (cred, Reason::Order, place), None);
             return false;
         };
         let visitor = (*directory.handle(), cred.clone());
-        let questions = is_open_to_others.then_some((is_small as fn(&Inode) -> bool, is_known));
+        let questions = Questions { is_small, knows_names };
+        let questions = Some(&questions).filter(|_| is_open_to_others);
         let (Next { files, lists }, began) =
             asked.visits.opened((directory, &visitor), (places.former, place), questions);
         next.retain(|file| file.last_open() < began); // two that are next to each other may be so by chance
@@ -201,8 +202,8 @@ impl<B: Backend> Inner<B> {
 
     fn follow(self: &Arc<Self>, file: &OpenFile, places: Places) {
         let directory = self.state.parent(file.node).and_then(|node| self.inode(node).ok());
-        let is_known = || directory.as_ref().is_some_and(|directory| self.knows_names(directory));
-        let visited = directory.as_deref().map(|directory| (directory, &is_known as &dyn Fn() -> bool));
+        let knows_names = || directory.as_ref().is_some_and(|directory| self.knows_names(directory));
+        let visited = directory.as_deref().map(|directory| (directory, &knows_names as &dyn Fn() -> bool));
         let lists = self.ahead.follow((&file.inode, &file.cred), visited, places);
         if let Some(directory) = directory.filter(|_| lists) {
             let (inner, cred) = (Arc::clone(self), file.cred.clone());

@@ -38,6 +38,14 @@ enum Place {
     End,
 }
 
+/// What others know.
+pub struct Questions<'a> {
+    /// Is a file small?
+    pub is_small: fn(&Inode) -> bool,
+    /// Are the names of the directory known for certain?
+    pub knows_names: &'a dyn Fn() -> bool,
+}
+
 /// What is to be asked for.
 #[derive(Default)]
 pub struct Next {
@@ -93,16 +101,18 @@ impl Visit {
         self.is_used = true;
     }
 
-    /// What is to be asked for, of those that are wanted, after an open that was in no order, and whether the names of the directory are known
-    /// for certain.
-    fn advance(&mut self, directory: &Inode, (is_wanted, is_known): (fn(&Inode) -> bool, &dyn Fn() -> bool)) -> Next {
+    /// What is to be asked for after an open that was in no order.
+    fn advance(&mut self, directory: &Inode, questions: &Questions<'_>) -> Next {
         self.window = if self.opened < 2 { 0 } else { WINDOW_MAX.min((self.window * 2).max(1)) };
         let most = self.window.min(usize::try_from(self.credit).unwrap_or(0));
         if matches!(self.place, Place::End) && self.ahead == 0 {
             self.place = Place::Begin;
         }
         let is_unknown = matches!(self.place, Place::Begin) && directory.next_listed().is_none();
-        let lists = self.window > 0 && self.credit >= OPENS_TO_LIST && !self.is_listed && (is_unknown || !is_known());
+        let lists = self.window > 0
+            && self.credit >= OPENS_TO_LIST
+            && !self.is_listed
+            && (is_unknown || !(questions.knows_names)());
         self.is_listed |= lists;
         if is_unknown {
             return Next { files: Vec::new(), lists };
@@ -118,7 +128,7 @@ impl Visit {
                 Place::End => break,
             };
             self.place = next.as_ref().map_or(Place::End, |next| Place::Behind(Arc::downgrade(next)));
-            if let Some(file) = next.filter(|file| file.last_open() < self.began && is_wanted(file)) {
+            if let Some(file) = next.filter(|file| file.last_open() < self.began && (questions.is_small)(file)) {
                 self.ahead += 1;
                 files.push(file);
             }
@@ -132,13 +142,13 @@ impl Visit {
 pub struct Visits(HashMap<Visitor, Visit>);
 
 impl Visits {
-    /// A file of a directory is opened, in no order if there are `questions`: whether a file is small, and whether the names of the directory
-    /// are known for certain. What is to be asked for now, and the place of the first open of this visit among all opens.
+    /// A file of a directory is opened, in no order if there are `questions`. What is to be asked for now, and the place of the first open
+    /// of this visit among all opens.
     pub fn opened(
         &mut self,
         (directory, visitor): (&Inode, &Visitor),
         (former, place): (u32, u32),
-        questions: Option<(fn(&Inode) -> bool, &dyn Fn() -> bool)>,
+        questions: Option<&Questions<'_>>,
     ) -> (Next, u32) {
         if self.0.len() >= VISITS_MAX && !self.0.contains_key(visitor) {
             self.make_room();
