@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from rich.console import Console
 
-from bench import bare, comparing, filling, gate, memory, nodes, pauses, publishing, stores
+from bench import bare, comparing, filling, gate, memory, nodes, pauses, prefetch, publishing, stores
 from bench.bare import Case, unit
 from bench.clients import MOUNT, VARIANTS, contenders
 from bench.rows import families
@@ -24,11 +24,11 @@ from tests.scale import simulation
 from tests.support.leaks import no_leaks
 from tests.support.paths import RESULTS
 
-#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; local stores; a
-#: training beside other clients; reads and writes while all levels fill; others.
+#: What can be run alone: comparisons with the bare client; families of rows; nodes with workers; local stores; files
+#: that are asked for ahead; a training beside other clients; reads and writes while all levels fill; others.
 COMPARED, FAMILIES, OTHERS = ("loopback", "link"), (*families(), "memory"), ("publishing", "pauses", "scale")
-NODES, STORES, TRAINING, FILLING = "nodes", "stores", "training", "filling"
-PARTS = (*COMPARED, *FAMILIES, NODES, STORES, TRAINING, FILLING, *OTHERS)
+NODES, STORES, PREFETCH, TRAINING, FILLING = "nodes", "stores", "prefetch", "training", "filling"
+PARTS = (*COMPARED, *FAMILIES, NODES, STORES, PREFETCH, TRAINING, FILLING, *OTHERS)
 
 
 class Judged(Protocol):
@@ -55,6 +55,18 @@ def other_figures(part: str, console: Console) -> dict[str, dict[str, Any]]:
     for name, figures in measured.items():
         console.print(f"{part}, {name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     return measured
+
+
+def run_compared(parts: Sequence[str], arguments: argparse.Namespace, console: Console) -> list[Case]:
+    """Those beside the bare client."""
+    cases: list[Case] = []
+    if compared := [part for part in COMPARED if part in parts]:
+        with bare.workshop(rounds=arguments.rounds, console=console) as workshop:
+            for name in compared:
+                cases.extend(getattr(workshop, name)())
+    if PREFETCH in parts:
+        cases.extend(prefetch.measure(rounds=arguments.rounds, only=arguments.only, console=console))
+    return cases
 
 
 @dataclass(kw_only=True)
@@ -156,10 +168,7 @@ def main() -> int:
         )
     parts = arguments.part or PARTS
     with no_leaks():
-        if compared := [part for part in COMPARED if part in parts]:
-            with bare.workshop(rounds=arguments.rounds, console=console) as workshop:
-                for name in compared:
-                    cases.extend(getattr(workshop, name)())
+        cases.extend(run_compared(parts, arguments, console))
         rows = run_rows([part for part in FAMILIES if part in parts], arguments, console)
         judged = run_judged(parts, arguments, console)
         others: dict[str, dict[str, dict[str, Any]]] = {

@@ -3,6 +3,10 @@
  *   reader read FILE     one file from front to back in reads of 1 MiB
  *   reader stream FILE   the same, and what was read is let go of the page cache, so that a large file costs little memory
  *   reader small DIR     every DIR/x/y once in directory order; the time of listing the names is not counted, as in bare_client
+ *   reader walk DIR      the same, but each directory is listed when it is its turn, and that counts
+ *   reader shuffled NAMES DIR SEED  every DIR/x/y once: x in random order, and in each x all y in random order. The names are those
+ *                        of the directory NAMES, which looks like DIR; what was read is let go of the page cache
+ *   reader mixed NAMES DIR SEED     the same, with all x/y in one random order
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -31,6 +35,8 @@ static double seconds(void)
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
+enum { KEEPS = 0, LETS_GO = 1, LETS_ALL_GO = 2 };
+
 static long long read_all(int directory, const char *name, int lets_go)
 {
     long long bytes = 0, dropped = 0;
@@ -40,13 +46,15 @@ static long long read_all(int directory, const char *name, int lets_go)
         stop(name);
     while ((count = read(file, buffer, BLOCK)) > 0) {
         bytes += count;
-        if (lets_go && bytes - dropped >= KEPT_BYTES) {
+        if (lets_go == LETS_GO && bytes - dropped >= KEPT_BYTES) {
             posix_fadvise(file, 0, bytes, POSIX_FADV_DONTNEED);
             dropped = bytes;
         }
     }
     if (count < 0)
         stop(name);
+    if (lets_go == LETS_ALL_GO)
+        posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
     close(file);
     return bytes;
 }
@@ -95,20 +103,87 @@ static void read_small(const char *path)
     }
     double begin = seconds();
     for (long i = 0; i < files; i++)
-        bytes += read_all(directories[i], names[i], 0);
+        bytes += read_all(directories[i], names[i], KEEPS);
+    report(seconds() - begin, bytes, files);
+}
+
+static void read_walking(const char *path)
+{
+    struct dirent **subdirectories, **entries;
+    long files = 0;
+    long long bytes = 0;
+    double begin = seconds();
+    int root = open(path, O_RDONLY | O_DIRECTORY);
+    int count = scandirat(root, ".", &subdirectories, visible, NULL);
+    if (root < 0 || count < 0)
+        stop(path);
+    for (int i = 0; i < count; i++) {
+        int directory = openat(root, subdirectories[i]->d_name, O_RDONLY | O_DIRECTORY);
+        int inside = scandirat(directory, ".", &entries, visible, NULL);
+        if (directory < 0 || inside < 0)
+            stop(subdirectories[i]->d_name);
+        for (int j = 0; j < inside; j++, files++)
+            bytes += read_all(directory, entries[j]->d_name, KEEPS);
+        close(directory);
+    }
+    report(seconds() - begin, bytes, files);
+}
+
+static void shuffle(char **texts, long count)
+{
+    for (long i = count - 1; i > 0; i--) {
+        long other = random() % (i + 1);
+        char *text = texts[i];
+        texts[i] = texts[other];
+        texts[other] = text;
+    }
+}
+
+static void read_at_random(const char *names, const char *path, int is_mixed)
+{
+    static char *all[FILES_MAX];
+    struct dirent **subdirectories, **entries;
+    long files = 0;
+    long long bytes = 0;
+    int listed = open(names, O_RDONLY | O_DIRECTORY), root = open(path, O_RDONLY | O_DIRECTORY);
+    int count = scandirat(listed, ".", &subdirectories, visible, NULL);
+    if (root < 0 || count < 0)
+        stop(path);
+    shuffle((char **)subdirectories, count);
+    for (int i = 0; i < count; i++) {
+        const char *directory = subdirectories[i]->d_name;
+        long first = files;
+        int inside = scandirat(openat(listed, directory, O_RDONLY | O_DIRECTORY), ".", &entries, visible, NULL);
+        if (inside < 0)
+            stop(directory);
+        for (int j = 0; j < inside && files < FILES_MAX; j++, files++)
+            if (asprintf(&all[files], "%s/%s", directory, entries[j]->d_name) < 0)
+                stop(directory);
+        shuffle(all + first, files - first);
+    }
+    if (is_mixed)
+        shuffle(all, files);
+    double begin = seconds();
+    for (long i = 0; i < files; i++)
+        bytes += read_all(root, all[i], LETS_ALL_GO);
     report(seconds() - begin, bytes, files);
 }
 
 int main(int count, char **arguments)
 {
     if (count == 3 && !strcmp(arguments[1], "read"))
-        read_one(arguments[2], 0);
+        read_one(arguments[2], KEEPS);
     else if (count == 3 && !strcmp(arguments[1], "stream"))
-        read_one(arguments[2], 1);
+        read_one(arguments[2], LETS_GO);
     else if (count == 3 && !strcmp(arguments[1], "small"))
         read_small(arguments[2]);
-    else {
-        fprintf(stderr, "usage: reader read FILE | stream FILE | small DIR\n");
+    else if (count == 3 && !strcmp(arguments[1], "walk"))
+        read_walking(arguments[2]);
+    else if (count == 5 && (!strcmp(arguments[1], "shuffled") || !strcmp(arguments[1], "mixed"))) {
+        srandom(atoi(arguments[4]));
+        read_at_random(arguments[2], arguments[3], !strcmp(arguments[1], "mixed"));
+    } else {
+        fprintf(stderr, "usage: reader read FILE | stream FILE | small DIR | walk DIR | shuffled|mixed NAMES DIR SEED\n");
         return 2;
     }
     return 0;

@@ -114,10 +114,15 @@ def run_fresh_mount(programs: Programs, command: str, url: str, path: str, *, ke
 
 def run_mount(programs: Programs, command: str, mount: Path, path: str, *, keeper: Keeper) -> Round:
     """The reader on a mount, without anything of the file in the page cache."""
-    (daemon,) = keeper.daemon_pids()
     drop_pages(mount / path)
+    return run_reader([programs.reader, command, mount / path], mount, keeper=keeper)
+
+
+def run_reader(command: Sequence[str | Path], mount: Path, *, keeper: Keeper) -> Round:
+    """A command that prints what the reader prints, on a mount of this keeper's, which has no other."""
+    (daemon,) = keeper.daemon_pids()
     before_s, before_calls = cpu_s(daemon), nfs_calls(keeper, mount)
-    found = _run([programs.reader, command, mount / path])
+    found = _run(command)
     used_s = cpu_s(daemon) - before_s
     calls = nfs_calls(keeper, mount) - before_calls
     return _round(found, cpu=used_s, memory_kib=memory_kib_max(daemon), calls=calls)

@@ -38,6 +38,7 @@ _CLOSE_TO_OPEN = "cto"
 #: `fuse-features` unless it is given.
 _RUNNING_KERNELS = "running"
 _PASSTHROUGH = "auto"
+_PREFETCH = "auto"
 
 
 class Kind(enum.Enum):
@@ -377,6 +378,17 @@ _TABLE = (
         "cannot be written to while somebody reads it. `off` stops that for files that are opened from then on.",
     ),
     Option(
+        name="prefetch",
+        kind=Kind.CHOICE,
+        field="prefetch",
+        default=_PREFETCH,
+        choices=(_PREFETCH, "off"),
+        help="With `auto` and `consistency=bounded` or `sealed`, files are asked for before a program opens them: the "
+        "next ones in the order of the directory, with their data if they have up to 64 KiB, and where files of a "
+        "directory are opened in another order, the other small ones of it. Wrong guesses end that. `off`: nothing is "
+        "asked for that nobody has opened.",
+    ),
+    Option(
         name="threads",
         kind=Kind.INTEGER,
         field="threads",
@@ -469,6 +481,7 @@ class MountOptions:
     store_dir: str = ""
     store_free_percent: int = 15
     passthrough: str = _PASSTHROUGH
+    prefetch: str = _PREFETCH
     threads: int = 2
     hang_limit_ms: int = 10_000
     unprivileged_port: bool = False
@@ -519,6 +532,7 @@ class MountOptions:
             ),
             writing=efc_pb2.WritingConfig(write_behind_ms=self.write_behind_ms),
             cache=self._cache_config(),
+            prefetch="" if self.prefetch == _PREFETCH else self.prefetch,
         )
 
     def _cache_config(self) -> efc_pb2.CacheConfig | None:

@@ -42,6 +42,7 @@ _STATISTICS = {
     "efc_writing_unsent_bytes": "writing.unsent_bytes",
     "efc_writing_append_overlaps_total": "writing.append_overlaps",
     "efc_writing_changes_total": "writing.changes",
+    "efc_prefetch_held_bytes": "prefetch.held_bytes",
     "efc_nas_responding": "nfs.responding",
 }
 _MILLISECONDS = {
@@ -83,6 +84,7 @@ _PASSTHROUGH_STATISTICS = {
 _MICROSECONDS = 1_000_000
 #: The table's buckets as daemons have them.
 _BOUNDS_US = [round(bound * _MICROSECONDS) for bound in LATENCY_SECONDS]
+_PREFETCH_REASONS, _PREFETCH_OUTCOMES = ("order", "directory"), ("asked", "used", "wasted")
 _STORE_STATES = [pair for pair in efc_pb2.StoreStats.State.items() if pair[1] != efc_pb2.StoreStats.STATE_UNSPECIFIED]
 _STATES = [pair for pair in efc_pb2.MountStatus.State.items() if pair[1] != efc_pb2.MountStatus.STATE_UNSPECIFIED]
 
@@ -115,6 +117,7 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
             for name, field in _MILLISECONDS.items():
                 page.put(name, attrgetter(field)(mount.stats) / 1000, **labels)
             _put_latency(page, mount.stats.latency, labels)
+            _put_prefetch(page, mount.stats.prefetch, labels)
             if mount.stats.HasField("cache"):
                 _put_cache(page, mount.stats.cache, labels)
             if mount.stats.HasField("store"):
@@ -122,6 +125,13 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
             if mount.stats.HasField("passthrough"):
                 for name, field in _PASSTHROUGH_STATISTICS.items():
                     page.put(name, getattr(mount.stats.passthrough, field), **labels)
+
+
+def _put_prefetch(page: Page, prefetch: efc_pb2.PrefetchStats, labels: Mapping[str, str]) -> None:
+    for reason in _PREFETCH_REASONS:
+        for outcome in _PREFETCH_OUTCOMES:
+            value = getattr(prefetch, f"{reason}_{outcome}")
+            page.put("efc_prefetch_files_total", value, **labels, reason=reason, outcome=outcome)
 
 
 def _put_cache(page: Page, cache: efc_pb2.CacheStats, labels: Mapping[str, str]) -> None:

@@ -342,6 +342,22 @@ _TABLE = (
         stability=Stability.BETA,
     ),
     _dataset("efc_passthrough_files", Kind.GAUGE, "Files that are open so.", stability=Stability.BETA),
+    _dataset(
+        "efc_prefetch_files_total",
+        Kind.COUNTER,
+        "Files that were asked for before they were opened, and what came of them: `asked` for, `used` (opened or read "
+        "then), `wasted` (not in time, or changed by then). `reason` is `order` for those that are next in the order "
+        "of a listing, `directory` for others of a directory in which files are opened in another order.",
+        labels=("reason", "outcome"),
+        stability=Stability.BETA,
+    ),
+    _dataset(
+        "efc_prefetch_held_bytes",
+        Kind.GAUGE,
+        "Memory of data that was asked for so and that nobody has read yet.",
+        unit="bytes",
+        stability=Stability.BETA,
+    ),
     _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),
     _dataset(
         "efc_nfs_oldest_call_age_seconds",

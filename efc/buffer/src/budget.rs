@@ -84,16 +84,16 @@ impl Budget {
         Budget(Arc::new([limits.demand_bytes, limits.written_bytes, limits.ahead_bytes].map(Pot::new)))
     }
 
+    /// How many bytes all buffers of this purpose may take.
+    pub fn bytes_max(&self, purpose: Purpose) -> u64 {
+        u64::from(self.0[purpose as usize].pages) * PAGE as u64
+    }
+
     /// Room for a buffer of at least `size` bytes (or [`LARGE`], if that is less), when it is its turn.
     pub async fn wait(&self, purpose: Purpose, size: usize) -> Room {
         let (pot, size) = (&self.0[purpose as usize], buffer_size(size.min(LARGE)));
         let permit = pot.free.clone().acquire_many_owned(pages(size).min(pot.pages)).await;
         Room { size, _permit: Some(permit.expect("this semaphore is never closed")) }
-    }
-
-    /// How many bytes all buffers of a purpose may take.
-    pub fn limit(&self, purpose: Purpose) -> u64 {
-        u64::from(self.0[purpose as usize].pages) * PAGE as u64
     }
 
     /// Room for `size` bytes in a buffer, or for as many on the heap, if there is some now and nobody waits for it.

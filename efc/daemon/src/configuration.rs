@@ -117,6 +117,7 @@ pub fn settings(live: &Live, parts: &Parts, buffers: Budget, unopened: Option<Cr
     Settings {
         freshness: live.freshness.clone(),
         write_behind: live.write_behind.clone(),
+        ahead: live.ahead.clone(),
         uncommitted_bytes_max: parts.uncommitted_bytes_max,
         metadata_bytes_max: parts.metadata_bytes_max,
         listed_names_max: parts.listed_names_max,

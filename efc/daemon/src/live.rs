@@ -12,7 +12,7 @@ use efc_proto::{Change, DaemonConfig};
 use efc_store::Store;
 use efc_workers::Workers;
 
-use crate::filesystem::WriteBehind;
+use crate::filesystem::{AheadSwitch, WriteBehind};
 use crate::keeper::Keeper;
 use crate::passthrough::Passthrough;
 use crate::privileges;
@@ -31,6 +31,8 @@ pub struct Live {
     pub freshness: Arc<dyn Freshness>,
     /// For how long written data may be held back.
     pub write_behind: Arc<WriteBehind>,
+    /// Whether files are asked for before they are opened.
+    pub ahead: Arc<AheadSwitch>,
     /// Caches of blocks on other nodes, if there is a key for them.
     pub workers: Option<Arc<Workers>>,
     /// The cache of blocks on this node, if it has one.
@@ -55,8 +57,9 @@ impl Live {
                 _ => Arc::new(CloseToOpen::new(times)), // asks more than any other
             };
         let write_behind = Arc::new(WriteBehind::new(write_behind(config)));
+        let ahead = Arc::new(AheadSwitch::new(asks_ahead(config)));
         let passthrough = Arc::new(Passthrough::new(config, store.clone(), keeper));
-        Live { freshness, write_behind, workers, store, passthrough }
+        Live { freshness, write_behind, ahead, workers, store, passthrough }
     }
 
     /// The caches of blocks, the nearest first.
@@ -83,6 +86,7 @@ impl Live {
         }
         self.freshness.set_times(times(options));
         self.write_behind.set_limit(write_behind(options));
+        self.ahead.set(asks_ahead(options));
         // A file that cannot be read just now says nothing of where they are.
         if !names_file(options) || !workers_file.is_empty() {
             self.workers.iter().for_each(|workers| workers.follow(endpoints(options, workers_file)));
@@ -100,6 +104,11 @@ impl Live {
 /// For how long written data may be held back.
 fn write_behind(config: &DaemonConfig) -> Duration {
     Duration::from_millis(config.writing.unwrap_or_default().write_behind_ms.into())
+}
+
+/// Whether files are asked for before they are opened.
+fn asks_ahead(config: &DaemonConfig) -> bool {
+    config.prefetch != "off"
 }
 
 /// The times of the consistency mode.

@@ -10,13 +10,13 @@ use efc_fuse::{Negotiated, Session};
 use efc_nfs::Config;
 use efc_proto::{
     CacheStats, DaemonConfig, DaemonStats, Error, FoundRoot, FuseStats, Latency, LatencyStats, MetadataStats, NfsStats,
-    PassthroughStats, StateStats, WritingStats, error::Code,
+    PassthroughStats, PrefetchStats, StateStats, WritingStats, error::Code,
 };
 use efc_state::State;
 
 use crate::configuration::client_config;
 use crate::control::Serving;
-use crate::filesystem::{self, Efc, ROOT};
+use crate::filesystem::{self, AheadFigures, Efc, ROOT};
 use crate::live::Live;
 use crate::memory;
 use crate::sources::{self, Storage, Watched};
@@ -128,6 +128,19 @@ impl Served {
         self.live.passthrough.stats(session, self.efc.passed_through())
     }
 
+    fn prefetch_stats(&self) -> PrefetchStats {
+        let AheadFigures { order, directory, held_bytes } = self.efc.asked_ahead();
+        PrefetchStats {
+            order_asked: order.asked,
+            order_used: order.used,
+            order_wasted: order.wasted,
+            directory_asked: directory.asked,
+            directory_used: directory.used,
+            directory_wasted: directory.wasted,
+            held_bytes,
+        }
+    }
+
     fn cache_stats(&self) -> Option<CacheStats> {
         let given = self.efc.given_blocks()?;
         let [by_store, by_workers] = self.given_by_levels(&given);
@@ -190,6 +203,7 @@ impl Serving for Served {
             cache: self.cache_stats(),
             store: self.live.store.as_deref().map(figures),
             passthrough: self.passthrough_stats(),
+            prefetch: Some(self.prefetch_stats()),
             latency: Some(self.latency_stats()),
             sources: self.root.stats(),
             ..Default::default()

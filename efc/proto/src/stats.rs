@@ -5,8 +5,8 @@
 //! missing, and looks at nothing else.
 
 use crate::{
-    CacheStats, DaemonStats, FuseStats, Latency, LatencyStats, NfsStats, PassthroughStats, StateStats, StoreStats,
-    WritingStats,
+    CacheStats, DaemonStats, FuseStats, Latency, LatencyStats, NfsStats, PassthroughStats, PrefetchStats, StateStats,
+    StoreStats, WritingStats,
 };
 
 impl DaemonStats {
@@ -68,6 +68,7 @@ impl DaemonStats {
             store: self.store,
             passthrough: self.passthrough,
             latency: self.latency,
+            prefetch: self.prefetch,
             sources: self.sources,
         }
     }
@@ -78,12 +79,20 @@ impl DaemonStats {
         let flat = self.for_all_releases();
         if by_subsystem {
             let DaemonStats { uptime_ms, resumed, fuse, nfs, state, metadata, .. } = flat;
-            let DaemonStats { writing, cache, store, passthrough, latency, sources, .. } = flat;
+            let DaemonStats { writing, cache, store, passthrough, prefetch, latency, sources, .. } = flat;
             let base = DaemonStats { uptime_ms, resumed, fuse, nfs, state, ..Default::default() };
-            DaemonStats { metadata, writing, cache, store, passthrough, latency, sources, ..base }
+            DaemonStats { metadata, writing, cache, store, passthrough, prefetch, latency, sources, ..base }
         } else {
             let flat = DaemonStats { fuse: None, nfs: None, state: None, metadata: None, writing: None, ..flat };
-            DaemonStats { cache: None, store: None, passthrough: None, latency: None, sources: Vec::new(), ..flat }
+            DaemonStats {
+                cache: None,
+                store: None,
+                passthrough: None,
+                prefetch: None,
+                latency: None,
+                sources: Vec::new(),
+                ..flat
+            }
         }
     }
 
@@ -162,8 +171,28 @@ impl DaemonStats {
             opens: passthrough.opens.saturating_add(before.opens),
             files: passthrough.files,
         });
+        let before = former.prefetch.unwrap_or_default();
+        let prefetch = self.prefetch.map(|prefetch| PrefetchStats {
+            order_asked: prefetch.order_asked.saturating_add(before.order_asked),
+            order_used: prefetch.order_used.saturating_add(before.order_used),
+            order_wasted: prefetch.order_wasted.saturating_add(before.order_wasted),
+            directory_asked: prefetch.directory_asked.saturating_add(before.directory_asked),
+            directory_used: prefetch.directory_used.saturating_add(before.directory_used),
+            directory_wasted: prefetch.directory_wasted.saturating_add(before.directory_wasted),
+            held_bytes: prefetch.held_bytes,
+        });
         let latency = self.latency.as_ref().map(|latency| latency.on_top_of(former.latency.as_ref()));
-        DaemonStats { fuse: Some(fuse), nfs: Some(nfs), writing, cache, store, passthrough, latency, ..self.clone() }
+        DaemonStats {
+            fuse: Some(fuse),
+            nfs: Some(nfs),
+            writing,
+            cache,
+            store,
+            passthrough,
+            prefetch,
+            latency,
+            ..self.clone()
+        }
     }
 }
 
@@ -273,6 +302,12 @@ mod tests {
         let [passing, former] =
             [passed(1, 10), passed(2, 20)].map(|passthrough| DaemonStats { passthrough, ..own.clone() });
         assert_eq!(passing.on_top_of(&former).passthrough, passed(1, 30));
+        let prefetched = |held_bytes, order_asked, directory_wasted| {
+            Some(PrefetchStats { order_asked, directory_wasted, held_bytes, ..Default::default() })
+        };
+        let [asking, former] =
+            [prefetched(1, 10, 3), prefetched(2, 20, 4)].map(|prefetch| DaemonStats { prefetch, ..own.clone() });
+        assert_eq!(asking.on_top_of(&former).prefetch, prefetched(1, 30, 7));
         assert_eq!(own.on_top_of(&DaemonStats::default()), own);
         let latency = |bounds_us: &[u64], count| {
             let of = |of: &str| Latency { of: of.into(), sum_us: 3 * count, buckets: vec![count, 2 * count] };

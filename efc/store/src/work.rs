@@ -71,7 +71,7 @@ pub(crate) struct Work {
 impl Work {
     /// Empty. Blocks come out of this budget.
     pub(crate) fn new(budget: &Budget) -> Work {
-        let part = (budget.limit(Purpose::Ahead) / FILLING_PART).clamp(LARGE as u64, FILLING_BYTES_MAX);
+        let part = (budget.bytes_max(Purpose::Ahead) / FILLING_PART).clamp(LARGE as u64, FILLING_BYTES_MAX);
         Work { filling_bytes_max: part as usize, jobs: Mutex::default(), changed: Condvar::default() }
     }
 

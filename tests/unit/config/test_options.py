@@ -217,7 +217,7 @@ def test_what_it_takes_to_change_an_option() -> None:
 
     assert of_change(Change.LIVE) == {
         "attr-ttl", "attr-ttl-max", "entry-ttl", "read-ahead", "write-behind", "workers", "cache-size", "hang-limit",
-        "log-level", "passthrough",
+        "log-level", "passthrough", "prefetch",
     }  # fmt: skip
     assert of_change(Change.NEW_MOUNT) == {
         "ro", "rw", "port", "mountport", "consistency", "small-files", "idmap", "network", "fuse-features"

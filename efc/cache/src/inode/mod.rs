@@ -14,7 +14,7 @@ pub(crate) mod verdicts;
 pub(crate) mod whole_files;
 pub(crate) mod writes;
 
-use efc_tasks::sync::atomic::{AtomicBool, AtomicU64};
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard, OnceLock};
 use std::sync::{Arc, Weak};
 
@@ -46,6 +46,8 @@ pub struct Inode {
     busy: Mutex<Option<Box<Busy>>>,
     /// Opens and changes so far: what was asked for before the last of them is not kept for a reader.
     pub(crate) changes: AtomicU64,
+    /// The place of the last open of it among all opens; 0: there was none.
+    opened: AtomicU32,
     pub(crate) writes: OnceLock<Box<FileWrites>>,
 }
 
@@ -74,7 +76,7 @@ pub(crate) struct Facts {
     pub expired: u64,
     pub lineage: Lineage,
     pub permissions: Permissions,
-    /// The file behind it in the last listing that has shown both. (Its memory stays for as long, but it is the older inode that makes room
+    /// The file behind it in the last listing that has shown both; of a directory, the first of its listing. (Its memory stays for as long, but it is the older inode that makes room
     /// first.)
     pub next: Weak<Inode>,
     pub kernel: KernelView,
@@ -114,6 +116,7 @@ impl Inode {
             facts: Mutex::default(),
             busy: Mutex::default(),
             changes: AtomicU64::new(0),
+            opened: AtomicU32::new(0),
             writes: OnceLock::new(),
         }
     }
@@ -123,14 +126,25 @@ impl Inode {
         &self.handle
     }
 
-    /// A listing shows this file behind the other.
+    /// A listing shows this file behind the other, or first in that directory.
     pub fn is_listed_behind(self: &Arc<Self>, former: &Inode) {
         former.facts().next = Arc::downgrade(self);
     }
 
-    /// The file behind this one in the last listing that has shown both, if it is still known.
+    /// The first file of a listing of this directory, if it is still known; then the one behind this, in the last listing that has
+    /// shown both.
     pub fn next_listed(&self) -> Option<Arc<Inode>> {
         self.facts().next.upgrade()
+    }
+
+    /// It is opened, as the open of this place among all. Answers the place of the one before.
+    pub fn note_open(&self, place: u32) -> u32 {
+        self.opened.swap(place, Ordering::Relaxed)
+    }
+
+    /// The place of the last open among all opens; 0: there was none.
+    pub fn last_open(&self) -> u32 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Is the object neither open nor being removed, and is nothing under way at it or uncommitted?

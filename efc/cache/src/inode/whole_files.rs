@@ -67,6 +67,16 @@ impl Inode {
         BeforeRead(self.changes.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
+    /// The file's data is about to be asked for by nobody's open.
+    pub fn before_read(&self) -> BeforeRead {
+        BeforeRead(self.changes.load(Ordering::Relaxed))
+    }
+
+    /// Has nobody opened the file anew since, by asking the server, nor changed it here?
+    pub fn is_as_before(&self, before: BeforeRead) -> bool {
+        self.changes.load(Ordering::Relaxed) == before.0
+    }
+
     /// Does the file's data wait for its reader?
     pub fn has_whole(&self) -> bool {
         let files = self.shared.whole_files.files();

@@ -34,6 +34,8 @@ use crate::errno::errno;
 
 /// Bytes asked of the server per page.
 const PAGE_BYTES: u32 = 256 << 10;
+/// Pages that are read of a directory that nobody lists.
+const PAGES_AHEAD_MAX: usize = 16;
 /// How often a listing is read anew without a name that is new.
 const RESTARTS_MAX: u32 = 10;
 /// Pauses before all of them but the first.
@@ -78,7 +80,7 @@ struct Stream {
     /// What is kept of a listing that is being read.
     reading: Option<(Reading, Option<Gathering>)>,
     history: History,
-    /// The last file of the page before.
+    /// The last file of the page before; of the first page, the directory.
     last_file: Option<Arc<Inode>>,
     circle: Circle,
     /// Times that the listing was read anew since a name was given out.
@@ -286,6 +288,19 @@ impl<B: Backend> Inner<B> {
         Ok(())
     }
 
+    /// Lists a directory for nobody, as this caller may: to learn what files there are. Of a large one it is the beginning.
+    pub(super) async fn list_ahead(&self, inode: &Arc<Inode>, cred: Cred) {
+        let directory = OpenDirectory::new(inode.node().unwrap_or(0), inode.clone(), cred, [0; 8]);
+        let mut stream = directory.stream.lock().await;
+        stream.go_to(0);
+        for _ in 0..PAGES_AHEAD_MAX {
+            // Whatever is wrong, who lists it hears it again.
+            if self.fetch_from_server(&directory, &mut stream).await.is_err() || stream.is_last {
+                return;
+            }
+        }
+    }
+
     /// Fetches the page behind the last one. It may be empty, of names that were given out already.
     async fn fetch(&self, directory: &OpenDirectory, stream: &mut Stream, plus: bool) -> Result<(), Errno> {
         if stream.next_page == 0 {
@@ -418,6 +433,7 @@ impl<B: Backend> Inner<B> {
         if cookie == 0 {
             let gathering = dir_attr.map(|attr| Gathering::new(Version::of(&attr), self.names.listing_bytes_max()));
             stream.reading = Some((self.names.begin_reading(inode, standing), gathering));
+            stream.last_file = Some(inode.clone());
         }
         let named = entries.iter().filter(|entry| !is_dots(&entry.name));
         if named.clone().any(|entry| entry.handle.is_none()) {

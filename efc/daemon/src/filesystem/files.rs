@@ -7,7 +7,7 @@
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
 
 use efc_tasks::sync::OnceLock;
-use efc_tasks::sync::atomic::{AtomicBool, Ordering};
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -48,7 +48,12 @@ pub struct OpenFile {
     dropped_for: OnceLock<Version>,
     /// That is noted.
     is_noted: AtomicBool,
+    /// Its place among all opens, for its first read ([`super::ahead`]); 0: that is of no interest.
+    pub(super) places: AtomicU64,
 }
+
+/// What the server has shown of a small file, and its data and size, if that is all of it.
+pub(super) type AllOfFile = (Option<Seen<Attr>>, Option<(Buffer, usize)>);
 
 /// An open that is being asked for: it counts as one, so that the file's last name stays, until this is dropped.
 pub struct Opening<B: Backend> {
@@ -67,7 +72,8 @@ impl<B: Backend> Drop for Opening<B> {
 
 impl OpenFile {
     pub(super) fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
-        OpenFile { node, inode, cred, flags, dropped_for: OnceLock::new(), is_noted: AtomicBool::new(false) }
+        let (dropped_for, is_noted, places) = (OnceLock::new(), AtomicBool::new(false), AtomicU64::new(0));
+        OpenFile { node, inode, cred, flags, dropped_for, is_noted, places }
     }
 
     /// May it be written through?
@@ -163,14 +169,16 @@ impl<B: Backend> Inner<B> {
         if file.is_writable() && self.backend.is_read_only(inode.handle()) {
             return Err(Errno(libc::EROFS));
         }
-        let (seen, permit) = match self.open_with_what_is_known(&file).await {
+        let known = self.open_with_what_is_known(&file).await;
+        let is_asked = known.is_none();
+        let (seen, permit) = match known {
             Some(grant) => (Some(grant.seen), grant.permit),
             None => (self.ask_to_open(&file).await?, Permit::unconditional()),
         };
         if let Some(seen) = &seen {
             self.drop_before_growth(&inode, &seen.value).await;
         }
-        self.open_ahead(&file);
+        self.open_ahead(&file, is_asked);
         let shown = seen.as_ref().map(|seen| &seen.value);
         let name = self.backend.shared_name(inode.handle());
         let (backing, _turn) = self.modes.ask((node, file.want()), name, shown).await;
@@ -188,7 +196,8 @@ impl<B: Backend> Inner<B> {
         let grant = self.freshness.on_open(&file.inode, &file.cred, file.rights())?;
         let is_read_anew = file.is_read_at_open(&grant.seen.value)
             && !file.inode.is_settled(grant.seen.part(|attr| attr))
-            && !file.inode.has_whole();
+            && !file.inode.has_whole()
+            && !self.ahead.has_data(&file.inode, self.freshness.data_ttl());
         (!is_read_anew).then_some(grant)
     }
 
@@ -198,13 +207,20 @@ impl<B: Backend> Inner<B> {
         let known = file.inode.last_shown().filter(|known| file.is_read_at_open(&known.value));
         let Some(known) = known else { return self.ask_access(file).await };
         match self.have_block(file, known).await {
-            Ok(Some(read)) => {
-                self.note_verdict(file, Rights::OPEN, Seen { value: Some(&read.value), asked: read.asked });
-                Ok(Some(read))
-            }
-            Ok(None) => self.ask_access(file).await,
+            Ok(shown) => self.note_block(file, shown).await,
             Err(_) => self.read_at_open(file, before).await,
         }
+    }
+
+    /// The block of a small file that is being opened is there. If the server has shown this with it, it allows the open; else it is asked.
+    pub(super) async fn note_block(
+        &self,
+        file: &OpenFile,
+        shown: Option<Seen<Attr>>,
+    ) -> Result<Option<Seen<Attr>>, Errno> {
+        let Some(read) = shown else { return self.ask_access(file).await };
+        self.note_verdict(file, Rights::OPEN, Seen { value: Some(&read.value), asked: read.asked });
+        Ok(Some(read))
     }
 
     /// May the kernel keep its pages of a file that is being opened, of which the server has shown what is in `seen`?
@@ -253,7 +269,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// ACCESS: may the caller do what it opens the file for?
-    async fn ask_access(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
+    pub(super) async fn ask_access(&self, file: &OpenFile) -> Result<Option<Seen<Attr>>, Errno> {
         let asked = match file.flags as i32 & libc::O_ACCMODE {
             _ if self.freshness.opens_unasked() => ALL_OF_FILES, // for later opens of other kinds, too
             libc::O_RDONLY => access::READ | access::EXECUTE,
@@ -280,20 +296,27 @@ impl<B: Backend> Inner<B> {
 
     async fn read_at_open(&self, file: &OpenFile, before: BeforeRead) -> Result<Option<Seen<Attr>>, Errno> {
         let Some(buffer) = self.buffer_ahead(SMALL) else { return self.ask_access(file).await };
+        let (shown, data) = self.read_all(file, buffer).await?;
+        if let (Some(Seen { value: attr, asked }), Some((data, size))) = (&shown, data) {
+            file.inode.keep_whole(before, data, size, Seen { value: Version::of(attr), asked: *asked });
+        }
+        Ok(shown)
+    }
+
+    /// Reads all of a small file, to ask whether the caller may open it: what the server shows of it, and its data if that is all of it.
+    pub(super) async fn read_all(&self, file: &OpenFile, buffer: Buffer) -> Result<AllOfFile, Errno> {
         let sink = Sink::Buffer(buffer, 0..SMALL);
         let (payload, read) = self.backend.read(Call::of(&file.cred), file.inode.handle(), 0, sink).await;
         let (Ok(Seen { value: read, asked }), Some((data, _))) = (read, payload.and_then(Payload::into_buffer)) else {
             // May be executed but not read, or something else that ACCESS tells better.
-            return self.ask_access(file).await;
+            return Ok((self.ask_access(file).await?, None));
         };
-        let Some(attr) = read.attr else { return self.ask_access(file).await };
+        let Some(attr) = read.attr else { return Ok((self.ask_access(file).await?, None)) };
         file.inode.learn(Seen { value: &attr, asked });
         self.note_verdict(file, Rights::OPEN, Seen { value: Some(&attr), asked });
         // What is written meanwhile, and held back, the data lacks.
-        if u64::from(read.count) == attr.size && file.inode.shows_all(asked) {
-            file.inode.keep_whole(before, data, read.count as usize, Seen { value: Version::of(&attr), asked });
-        }
-        Ok(Some(Seen { value: attr, asked }))
+        let is_all = u64::from(read.count) == attr.size && file.inode.shows_all(asked);
+        Ok((Some(Seen { value: attr, asked }), is_all.then_some((data, read.count as usize))))
     }
 
     /// Records an open in the saved state before the kernel hears of it. `offered` is what the kernel could read in place of the file.
@@ -402,20 +425,32 @@ impl<B: Backend> Inner<B> {
             self.sent(&file.inode).await;
         }
         let begun = efc_tasks::time::now();
-        if let Some(whole) = file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
+        let whole = match file.inode.read_whole(read.offset, size, self.freshness.data_ttl()) {
+            None if !read.is_direct() => self.read_asked(&file, read.offset, size).await,
+            whole => whole,
+        };
+        if let Some(whole) = whole {
             let Seen { value: (buffer, range), asked } = whole;
             self.note_read(&file, Seen { value: file.inode.last_seen().as_ref(), asked });
             self.latencies.memory.count(efc_tasks::time::since(begun));
             return Ok(Response::Data(buffer, range).into());
         }
-        match self.read_by_blocks(&file, &read).await {
+        let outcome = self.read_what_nobody_has(&file, &read).await;
+        self.read_ahead(&file);
+        outcome
+    }
+
+    /// Reads from levels of cache or from the server.
+    async fn read_what_nobody_has(self: &Arc<Self>, file: &Arc<OpenFile>, read: &ReadRequest) -> Outcome {
+        let begun = efc_tasks::time::now();
+        match self.read_by_blocks(file, read).await {
             Ok(answer) => Ok(answer),
-            Err(Absent::Unshared) => self.read_from_server(&file, read).await,
+            Err(Absent::Unshared) => self.read_from_server(file, *read).await,
             // Who has waited for the server already waits for what is left of its time.
             Err(Absent::TimedOut) => {
                 let limit = self.backend.time_limit().unwrap_or_default();
                 let left = limit.saturating_sub(efc_tasks::time::since(begun));
-                let late = Box::pin(self.read_from_server(&file, read)); // rare: it need not take room in each request
+                let late = Box::pin(self.read_from_server(file, *read)); // rare: it need not take room in each request
                 efc_tasks::time::in_time(late, Some(left)).await.ok_or(Errno(libc::EIO))?
             }
         }
@@ -585,7 +620,7 @@ pub(super) fn saved_version(version: &Version) -> DataVersion {
     DataVersion { mtime: word(version.mtime), ctime: word(version.ctime), size: version.size }
 }
 
-fn fits_read_at_open(attr: &Attr) -> bool {
+pub(super) fn fits_read_at_open(attr: &Attr) -> bool {
     attr.kind == FileType::Regular && (1..=READ_AT_OPEN_MAX).contains(&attr.size)
 }
 

@@ -67,6 +67,7 @@ use unopened::Unopened;
 use walks::{Note, Step, Walks};
 use writes::WritePlace;
 
+pub use ahead::{AheadSwitch, Figures as AheadFigures};
 pub use attributes::format_bits;
 pub use behind::WriteBehind;
 pub use callers::{Credentials, id_maps};
@@ -80,6 +81,8 @@ pub struct Settings {
     pub freshness: Arc<dyn Freshness>,
     /// For how long written data may be held back.
     pub write_behind: Arc<WriteBehind>,
+    /// Whether files are asked for before they are opened.
+    pub ahead: Arc<AheadSwitch>,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Memory for what is known of inodes, names and directories, in bytes.
@@ -271,6 +274,7 @@ impl<B: Backend> Efc<B> {
         let root_fsid = saved_server::root_fsid(&state).map_or_else(OnceLock::new, OnceLock::from);
         listing::limit_remembered(settings.listed_names_max);
         let memory = Arc::new(Memory::new(settings.metadata_bytes_max));
+        let ahead = Ahead::new(settings.ahead, &settings.buffers);
         let inner = Arc::new_cyclic(|own| Inner {
             own: own.clone(),
             backend,
@@ -294,7 +298,7 @@ impl<B: Backend> Efc<B> {
             failures: Failures::load(state.clone()),
             orphans: Orphans::load(&state),
             walks: Walks::default(),
-            ahead: Ahead::default(),
+            ahead,
             latencies: Latencies::default(),
             silly_names: AtomicU64::new(0),
             changes: AtomicU64::new(0),
@@ -372,6 +376,11 @@ impl<B: Backend> Efc<B> {
     /// Calls that have changed something at the server: data, attributes or names.
     pub fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::Relaxed)
+    }
+
+    /// What came of files that were asked for before they were opened.
+    pub fn asked_ahead(&self) -> AheadFigures {
+        self.0.ahead.figures()
     }
 
     /// What each level of the chain of caches has given; `None`: there is no chain.

@@ -28,7 +28,8 @@ use efc_backend::{Attr, Backend, Cred, FileType};
 use efc_cache::{Inode, Version};
 use efc_fuse::Errno;
 use efc_state::{DataVersion, State};
-use efc_tasks::sync::Mutex;
+use efc_tasks::sync::{Mutex, MutexGuard};
+use tokio::sync::oneshot;
 
 use super::files::{OpenFile, saved_version};
 use super::{Inner, ReadRequest};
@@ -45,12 +46,50 @@ pub(super) struct Unopened {
     state: Arc<State>,
     /// Guards what is noted of all nodes: two READs may end at once.
     notes: Mutex<()>,
+    /// Files that a READ asks the server for, and who waits for the end of that.
+    asked: Mutex<Vec<(Arc<Inode>, Vec<oneshot::Sender<()>>)>>,
+}
+
+/// A READ asks the server for a file until this is dropped: answered, or given up.
+struct Asking<'a> {
+    unopened: &'a Unopened,
+    inode: &'a Arc<Inode>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.unopened.asked().retain(|(inode, _)| !Arc::ptr_eq(inode, self.inode));
+    }
 }
 
 impl Unopened {
     /// What predecessors have noted is in `state`.
     pub(super) fn new(cred: Cred, state: Arc<State>) -> Unopened {
-        Unopened { cred, state, notes: Mutex::default() }
+        Unopened { cred, state, notes: Mutex::default(), asked: Mutex::default() }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Vec<(Arc<Inode>, Vec<oneshot::Sender<()>>)>> {
+        self.asked.lock().expect("asked lock")
+    }
+
+    /// Begins to ask for a file; if another READ does, waits for the end of that.
+    async fn ask<'a>(&'a self, inode: &'a Arc<Inode>) -> Option<Asking<'a>> {
+        let end = {
+            let mut asked = self.asked();
+            match asked.iter_mut().find(|(other, _)| Arc::ptr_eq(other, inode)) {
+                Some((_, waiting)) => {
+                    let (ends, end) = oneshot::channel();
+                    waiting.push(ends);
+                    end
+                }
+                None => {
+                    asked.push((inode.clone(), Vec::new()));
+                    return Some(Asking { unopened: self, inode });
+                }
+            }
+        };
+        let _ = end.await; // dropped at the end
+        None
     }
 
     fn noted(&self, node: u64) -> DataVersion {
@@ -110,17 +149,25 @@ impl<B: Backend> Inner<B> {
     /// # Errors
     /// What the server says to an open.
     pub(super) async fn admit_read(self: &Arc<Self>, file: &Arc<OpenFile>, read: &ReadRequest) -> Result<(), Errno> {
-        if !self.is_unopened() {
-            return Ok(());
-        }
-        if self.open_with_what_is_known(file).await.is_none() {
-            let _asking = self.ahead.asking(file);
-            self.ask_to_open(file).await?;
+        let Some(unopened) = &self.unopened else { return Ok(()) };
+        let is_asked = self.open_with_what_is_known(file).await.is_none();
+        if is_asked {
+            self.ask_for_read(unopened, file).await?;
         }
         if read.offset == 0 {
-            self.open_ahead(file);
+            self.open_ahead(file, is_asked);
         }
         Ok(())
+    }
+
+    async fn ask_for_read(self: &Arc<Self>, unopened: &Unopened, file: &Arc<OpenFile>) -> Result<(), Errno> {
+        // Who has a time limit asks at once, and waits for that alone.
+        let waits = self.backend.time_limit().is_none();
+        let asking = if waits { unopened.ask(&file.inode).await } else { None };
+        if waits && asking.is_none() && self.open_unasked(file).is_some() {
+            return Ok(());
+        }
+        self.ask_to_open(file).await.map(drop)
     }
 
     /// The kernel fills pages with what was read, of this version; `None`: of none that stands for it. `false`: files are opened

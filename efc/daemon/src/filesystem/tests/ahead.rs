@@ -1,15 +1,17 @@
 //! Stories of programs that open the files of a directory one after the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::SetAttr;
+use efc_buffer::{Budget, BudgetLimits};
 use efc_model::{Nas, Options, Procedure};
 use efc_tasks::simulation::Simulation;
 
 use super::common::{self, pass};
-use super::kernel::{Kernel, Task, bounded, settings};
+use super::kernel::{Kernel, Task, bounded, sealed, settings};
 use super::pool::Pool;
-use crate::filesystem::Settings;
+use crate::filesystem::{AheadFigures, AheadSwitch, Settings};
 
 /// The T of `bounded`.
 const T: Duration = Duration::from_secs(60);
@@ -64,19 +66,26 @@ async fn cost(nas: &Nas, of: impl Future<Output = ()>) -> (u64, Duration) {
 fn who_opens_files_in_the_order_of_their_listing_waits_for_few_of_them() {
     let (simulation, nas, kernel) = world(bounded(T));
     let task = Task::new(7);
-    simulation.run(async {
+    let took = simulation.run(async {
         kernel.list(task, "dir", 4096, false).await.unwrap();
         let lookups = nas.executed(Procedure::Lookup);
         let (asked, took) = cost(&nas, read(&kernel, task, 0..FILES)).await;
         // One question for a small file, and two for a larger one.
         assert_eq!(asked, FILES as u64 * 3 / 2);
         assert!(nas.executed(Procedure::Lookup) <= lookups + 1, "the listing has shown them");
-        let stranger = Task::new(8);
-        kernel.list(stranger, "dir", 4096, false).await.unwrap();
-        let out_of_order = (0..FILES).map(|number| number * 37 % FILES);
-        let (asked, took_out_of_order) = cost(&nas, read(&kernel, stranger, out_of_order)).await;
-        assert!(asked <= SEARCH + FILES as u64 * 3 / 2, "{asked}: nothing in vain");
-        assert!(took * 2 < took_out_of_order, "{took:?} against {took_out_of_order:?}");
+        let order = kernel.efc().asked_ahead().order;
+        assert_eq!((order.asked, order.used, order.wasted), (FILES as u64 - 2, FILES as u64 - 2, 0));
+        took
+    });
+    drop((simulation, nas, kernel));
+    let off = Settings { ahead: Arc::new(AheadSwitch::new(false)), ..bounded(T) };
+    let (simulation, nas, kernel) = world(off);
+    simulation.run(async {
+        kernel.list(task, "dir", 4096, false).await.unwrap();
+        let (asked, took_without) = cost(&nas, read(&kernel, task, 0..FILES)).await;
+        assert_eq!(asked, FILES as u64 * 3 / 2);
+        assert!(took * 2 < took_without, "{took:?} against {took_without:?}");
+        assert_eq!(kernel.efc().asked_ahead(), AheadFigures::default());
     });
 }
 
@@ -161,4 +170,174 @@ fn who_reads_in_order_from_a_pool_asks_the_nas_for_permission_alone_and_does_not
             assert!(asked > FILES || nas.executed(Procedure::Read) == reads);
         }
     });
+}
+
+/// The small files, in an order that is drawn by `seed`.
+fn shuffled(seed: usize) -> Vec<usize> {
+    let mut numbers: Vec<usize> = (0..FILES).filter(|number| number.is_multiple_of(2)).collect();
+    numbers.sort_by_key(|number| (number * 7919 + seed * 104_729) % 997);
+    numbers
+}
+
+/// Opens and reads these, and answers how long that takes.
+async fn visit(kernel: &Kernel, task: Task, numbers: Vec<usize>) -> Duration {
+    let begun = efc_tasks::time::now();
+    read(kernel, task, numbers).await;
+    efc_tasks::time::since(begun)
+}
+
+/// How long each of four visits takes, each in another order, with such pauses between them.
+fn visits(settings: Settings, pause: Duration) -> Vec<Duration> {
+    let (simulation, nas, kernel) = world(settings);
+    let task = Task::new(7);
+    simulation.run(async {
+        let mut took = Vec::new();
+        for seed in 1..5 {
+            let calls = nas.calls();
+            took.push(visit(&kernel, task, shuffled(seed)).await);
+            pass(pause).await;
+            let calls = nas.calls() - calls;
+            assert!(calls <= if seed == 1 { 2 } else { 1 } * FILES as u64 + 30, "{calls} calls in visit {seed}");
+        }
+        pass(T).await;
+        let AheadFigures { directory: all, held_bytes, .. } = kernel.efc().asked_ahead();
+        assert!(all.used + all.wasted == all.asked && all.wasted * 10 <= all.asked && held_bytes == 0, "{all:?}");
+        took
+    })
+}
+
+#[test]
+fn who_opens_files_at_random_waits_for_few_of_them_from_the_second_visit_on() {
+    for (settings, pause) in [(bounded(T), T), (bounded(T * 100), T), (sealed(T), T)] {
+        let off = Settings { ahead: Arc::new(AheadSwitch::new(false)), ..settings.clone() };
+        let (with, without) = (visits(settings, pause), visits(off, pause));
+        for (with, without) in with.iter().zip(&without).skip(1) {
+            assert!(*with * 2 < *without, "{with:?} and not {without:?}");
+        }
+    }
+}
+
+#[test]
+fn who_opens_a_few_files_again_and_again_has_few_others_asked_for() {
+    let (simulation, nas, kernel) = world(sealed(T));
+    let task = Task::new(7);
+    simulation.run(async {
+        kernel.list(task, "dir", 4096, true).await.unwrap();
+        let (asked_at_once, _) = cost(&nas, read(&kernel, task, [0, 50, 24, 98, 10])).await;
+        assert!(asked_at_once <= SEARCH + 10, "{asked_at_once}");
+        for _ in 0..40 {
+            pass(Duration::from_secs(70)).await;
+            read(&kernel, task, [50, 24, 0, 98, 10]).await;
+        }
+        let asked = kernel.efc().asked_ahead().directory.asked;
+        assert!(asked < 100, "{asked} for 200 opens");
+    });
+}
+
+#[test]
+fn a_prefetcher_that_is_wrong_stops_and_tries_again_later() {
+    let (simulation, nas, kernel) = world(bounded(T));
+    simulation.run(async {
+        for number in 0..200 {
+            nas.mkdir_outside(&format!("many{number}"));
+            (0..20).for_each(|file| nas.write_outside(&format!("many{number}/{file:02}"), 0, b"small"));
+        }
+        pass(Duration::from_secs(10)).await;
+        let task = Task::new(7);
+        let mut asked = Vec::new();
+        for number in 0..200 {
+            kernel.list(task, &format!("many{number}"), 4096, true).await.unwrap();
+            for file in [3, 17, 9, 5] {
+                whole(&kernel, task, &format!("many{number}/{file:02}")).await;
+            }
+            pass(Duration::from_secs(1)).await;
+            asked.push(kernel.efc().asked_ahead().directory.asked);
+        }
+        let all = kernel.efc().asked_ahead().directory;
+        assert!(all.asked > 20 && all.used * 2 < all.asked, "{all:?}: of no use");
+        let most = (1..asked.len()).map(|number| asked[number] - asked[number - 1]).max().unwrap();
+        let in_vain = asked.windows(2).filter(|pair| pair[0] == pair[1]).count();
+        assert!(most <= 4 && in_vain > 20, "{asked:?}");
+    });
+}
+
+#[test]
+fn data_that_was_asked_for_ahead_takes_no_more_memory_than_it_may() {
+    let buffers = Budget::new(BudgetLimits { ahead_bytes: 2 << 20, ..BudgetLimits::NONE });
+    let (simulation, nas, kernel) = world(Settings { buffers, ..sealed(T) });
+    let task = Task::new(7);
+    simulation.run(async {
+        nas.mkdir_outside("much");
+        (0..200).for_each(|file| nas.write_outside(&format!("much/{file:03}"), 0, &vec![file as u8; 50_000]));
+        pass(Duration::from_secs(10)).await;
+        for round in 0..2 {
+            for file in 0..200 {
+                let file = (file * 37 + round) % 200;
+                let data = whole(&kernel, task, &format!("much/{file:03}")).await;
+                assert!(data.len() == 50_000 && data.iter().all(|byte| *byte == file as u8));
+                assert!(kernel.efc().asked_ahead().held_bytes <= 1 << 20);
+            }
+        }
+        assert!(kernel.efc().asked_ahead().directory.used > 20);
+    });
+}
+
+#[test]
+fn what_was_asked_for_ahead_is_not_given_after_a_change_of_this_node() {
+    let (simulation, nas, kernel) = world(bounded(T));
+    let task = Task::root();
+    simulation.run(async {
+        for seed in 1..4 {
+            visit(&kernel, task, shuffled(1)).await;
+            pass(T).await;
+            let order = shuffled(seed + 1);
+            read(&kernel, task, order[..20].iter().copied()).await;
+            for number in &order[20..] {
+                let file = kernel.open(task, &path(*number), libc::O_WRONLY).await.unwrap();
+                kernel.write(task, file, 0, &[0xee; 5_000]).await.unwrap();
+                kernel.close(task, file).await.unwrap();
+                let data = whole(&kernel, task, &path(*number)).await;
+                assert!(data.iter().all(|byte| *byte == 0xee), "file {number}");
+                nas.write_outside(&path(*number), 0, &content(*number));
+            }
+            pass(T).await;
+        }
+    });
+}
+
+#[test]
+fn who_reads_past_all_caches_is_given_nothing_that_was_asked_for_ahead() {
+    let (simulation, nas, kernel) = world(sealed(T));
+    let task = Task::new(7);
+    simulation.run(async {
+        visit(&kernel, task, shuffled(1)).await;
+        let order = shuffled(2);
+        read(&kernel, task, order[..20].iter().copied()).await;
+        pass(Duration::from_secs(1)).await;
+        assert!(kernel.efc().asked_ahead().held_bytes > 0);
+        for number in &order[20..] {
+            let reads = nas.executed(Procedure::Read);
+            let file = kernel.open(task, &path(*number), libc::O_RDONLY | libc::O_DIRECT).await.unwrap();
+            assert!(kernel.ask_read(task, file, 0, 1 << 17).await.unwrap() == content(*number));
+            kernel.close(task, file).await.unwrap();
+            assert!(nas.executed(Procedure::Read) > reads, "file {number}");
+        }
+    });
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_files_are_asked_for_costs_no_error() {
+    let (simulation, _, kernel) = world(bounded(T));
+    let task = Task::new(7);
+    simulation.run(async {
+        visit(&kernel, task, shuffled(1)).await;
+        pass(T).await;
+        for (count, number) in shuffled(2).into_iter().enumerate() {
+            if count % 7 == 5 {
+                kernel.kill_daemon();
+            }
+            read(&kernel, task, [number]).await;
+        }
+    });
+    assert!(kernel.kills() > 5);
 }

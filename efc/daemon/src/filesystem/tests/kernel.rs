@@ -24,7 +24,7 @@ use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use tokio::sync::{Notify as Wakeup, RwLock, oneshot};
 
 use super::passing::{Mode, Registry};
-use crate::filesystem::{Backings, Callers, Efc, Notify, ROOT, Settings, WriteBehind, drop_unclaimed};
+use crate::filesystem::{AheadSwitch, Backings, Callers, Efc, Notify, ROOT, Settings, WriteBehind, drop_unclaimed};
 
 pub const PAGE: u64 = 4096;
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
@@ -357,6 +357,7 @@ pub fn settings_of(freshness: Arc<dyn Freshness>) -> Settings {
     Settings {
         freshness,
         write_behind: Arc::new(WriteBehind::new(Duration::ZERO)),
+        ahead: Arc::new(AheadSwitch::new(true)),
         uncommitted_bytes_max: 1 << 20,
         metadata_bytes_max: 4 << 20,
         listed_names_max: 4096,

@@ -1,0 +1,339 @@
+//! Files that were asked for ahead and are not open yet, with the data of the small ones; those that are still to be asked for; and what
+//! came of all of them.
+//!
+//! Data may be given while the file is as it was when that was asked for, as far as this node knows, and no longer than the consistency mode
+//! lets it be given. It goes when the kernel has it, or with its age. Its memory is counted: where there is none, nothing is asked for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use efc_backend::{Cred, FileHandle, Tick};
+use efc_buffer::Room;
+use efc_cache::{BeforeRead, Inode, Version};
+use foldhash::HashMap;
+use tokio::sync::oneshot;
+
+use super::pace::Pace;
+use super::trust::Trust;
+use super::visits::{Visitor, Visits};
+
+/// Files that are asked for and not opened, or whose data waits for its reader.
+const FILES_MAX: usize = 16_384;
+/// Files that are still to be asked for, for each reason.
+const QUEUE_MAX: usize = 4096;
+/// For how long a file waits to be opened.
+pub const AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Places of files that have gone, in the order of their ages.
+const GONE_MAX: usize = 1024;
+/// Memory is counted in pages.
+const PAGE: u64 = 4096;
+
+/// Why a file is asked for ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is the next of an order in which files are opened.
+    Order,
+    /// Others of its directory are opened.
+    Directory,
+}
+
+impl Reason {
+    const ALL: [Reason; 2] = [Reason::Order, Reason::Directory];
+}
+
+/// What came of what was asked for ahead, in files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// Asked for.
+    pub asked: u64,
+    /// Opened or read then, without a call of their own.
+    pub used: u64,
+    /// Not opened in time, changed before they were, or refused.
+    pub wasted: u64,
+}
+
+/// The same for each reason, and what is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Files that are next.
+    pub order: Outcomes,
+    /// Other files of a directory.
+    pub directory: Outcomes,
+    /// Memory of data that waits for its reader, in bytes.
+    pub held_bytes: u64,
+}
+
+/// A file that is to be asked for.
+pub struct Wanted {
+    pub inode: Arc<Inode>,
+    pub cred: Cred,
+    pub reason: Reason,
+    /// Whose directory it is of, if that is why.
+    pub visitor: Option<Visitor>,
+    /// The place among all opens of the one after which it was wanted.
+    pub place: u32,
+}
+
+/// What of a file is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacking {
+    /// Whether the caller may open it; and its data, if it is small.
+    Verdict,
+    /// Its data alone.
+    Data,
+}
+
+/// The data of a small file.
+pub struct Data {
+    pub bytes: Box<[u8]>,
+    pub _room: Room,
+    pub before: BeforeRead,
+    pub version: Version,
+    pub asked: Tick,
+}
+
+impl Data {
+    /// May it be given, which must not be older than that?
+    fn is_good(&self, inode: &Inode, data_ttl: Option<Duration>) -> bool {
+        let is_last_seen = || inode.last_seen().is_some_and(|attr| Version::of(&attr) == self.version);
+        let is_young = data_ttl.is_none_or(|ttl| efc_tasks::time::since(self.asked.at) < ttl);
+        is_young && inode.is_as_before(self.before) && is_last_seen()
+    }
+}
+
+enum State {
+    /// It is being asked for; who waits for the end.
+    UnderWay(Vec<oneshot::Sender<()>>),
+    Answered(Option<Arc<Data>>),
+}
+
+struct File {
+    wanted: Wanted,
+    lacking: Lacking,
+    number: u64,
+    begun: Instant,
+    state: State,
+    /// Memory that is counted for it, in bytes.
+    bytes: u64,
+    is_used: bool,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Asked {
+    files: HashMap<FileHandle, File>,
+    /// With their numbers, the oldest first; some have gone.
+    ages: VecDeque<(FileHandle, u64)>,
+    numbers: u64,
+    queues: [VecDeque<Wanted>; 2],
+    pace: Pace,
+    trust: [Trust; 2],
+    outcomes: [Outcomes; 2],
+    held_bytes: u64,
+    held_bytes_max: u64,
+    pub visits: Visits,
+}
+
+impl Asked {
+    /// Data takes no more than so many bytes.
+    pub fn new(held_bytes_max: u64) -> Asked {
+        Asked { held_bytes_max, ..Asked::default() }
+    }
+
+    pub fn figures(&self) -> Figures {
+        let [order, directory] = self.outcomes;
+        Figures { order, directory, held_bytes: self.held_bytes }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Has asking for this reason been of use?
+    pub fn is_trusted(&self, reason: Reason) -> bool {
+        self.trust[reason as usize].allows(efc_tasks::time::now())
+    }
+
+    /// These are to be asked for, after the open of this place among all.
+    pub fn want(
+        &mut self,
+        files: Vec<Arc<Inode>>,
+        (cred, reason, place): (&Cred, Reason, u32),
+        visitor: Option<&Visitor>,
+    ) {
+        for inode in files {
+            let wanted = Wanted { inode, cred: cred.clone(), reason, visitor: visitor.cloned(), place };
+            if self.queues[reason as usize].len() < QUEUE_MAX {
+                self.queues[reason as usize].push_back(wanted);
+            } else {
+                self.pass_over(&wanted);
+            }
+        }
+    }
+
+    /// What is to be asked for next, if there is room for a question: it is under way from now on.
+    pub fn next(&mut self) -> Option<Wanted> {
+        if !self.pace.has_room() {
+            return None;
+        }
+        let has_memory = self.files.len() < FILES_MAX && self.held_bytes < self.held_bytes_max;
+        for reason in Reason::ALL {
+            while let Some(wanted) = self.queues[reason as usize].pop_front() {
+                let is_late = wanted.inode.last_open() > wanted.place;
+                if has_memory && !is_late && !self.files.contains_key(wanted.inode.handle()) {
+                    self.pace.begin();
+                    return Some(wanted);
+                }
+                self.pass_over(&wanted);
+            }
+        }
+        None
+    }
+
+    /// A file need not be asked for, after all.
+    fn pass_over(&mut self, wanted: &Wanted) {
+        wanted.visitor.iter().for_each(|visitor| self.visits.settled(visitor));
+    }
+
+    /// What [`Asked::next`] has given need not be asked for.
+    pub fn give_up(&mut self, wanted: &Wanted) {
+        self.pace.give_up();
+        self.pass_over(wanted);
+    }
+
+    /// It is asked for, as so much of it is not known, with data of that size; `false`: it is already, or there is no memory for that.
+    pub fn begin(&mut self, wanted: Wanted, lacking: Lacking, size: u64) -> bool {
+        let (handle, bytes) = (*wanted.inode.handle(), size.next_multiple_of(PAGE));
+        if self.files.contains_key(&handle) || self.held_bytes + bytes > self.held_bytes_max {
+            self.give_up(&wanted);
+            return false;
+        }
+        self.held_bytes += bytes;
+        self.numbers += 1;
+        self.outcomes[wanted.reason as usize].asked += 1;
+        self.ages.push_back((handle, self.numbers));
+        let (number, begun, state) = (self.numbers, efc_tasks::time::now(), State::UnderWay(Vec::new()));
+        self.files.insert(handle, File { wanted, lacking, number, begun, state, bytes, is_used: false });
+        true
+    }
+
+    /// The answer is there: with the data of a small file, if it has brought any; `None`: it was no permission. Those who have waited
+    /// for it go on when what this returns is dropped, which is not to be done with a lock held.
+    pub fn end(&mut self, handle: &FileHandle, answer: Option<Option<Data>>) -> Vec<oneshot::Sender<()>> {
+        let Some(file) = self.files.get_mut(handle) else { return Vec::new() };
+        let now = efc_tasks::time::now();
+        self.pace.end(now.saturating_duration_since(file.begun), now);
+        let is_granted = answer.is_some();
+        let data = answer.flatten().map(Arc::new);
+        let bytes = data.as_ref().map_or(0, |data| data.bytes.len() as u64).next_multiple_of(PAGE);
+        self.held_bytes = self.held_bytes - file.bytes + bytes;
+        file.bytes = bytes;
+        let former = std::mem::replace(&mut file.state, State::Answered(data));
+        if !is_granted {
+            self.remove(handle);
+        }
+        match former {
+            State::UnderWay(waiting) => waiting,
+            State::Answered(_) => Vec::new(),
+        }
+    }
+
+    /// Waits for the answer, if this file is asked for now for this caller.
+    pub fn answer(&mut self, inode: &Inode, cred: &Cred) -> Option<oneshot::Receiver<()>> {
+        let file = self.files.get_mut(inode.handle()).filter(|file| file.wanted.cred == *cred)?;
+        let State::UnderWay(waiting) = &mut file.state else { return None };
+        let (waiter, end) = oneshot::channel();
+        waiting.push(waiter);
+        Some(end)
+    }
+
+    /// The file was opened by this caller, without asking the server or not; `true`: that it was asked for ahead was of use.
+    pub fn opened(&mut self, inode: &Inode, cred: &Cred, is_asked: bool) -> bool {
+        let Some(file) = self.files.get(inode.handle()) else { return false };
+        let State::Answered(data) = &file.state else { return false };
+        if file.wanted.cred != *cred {
+            return false;
+        }
+        if is_asked {
+            self.remove(inode.handle());
+            return false;
+        }
+        let (has_data, is_use) = (data.is_some(), file.lacking == Lacking::Verdict && !file.is_used);
+        if is_use {
+            self.used(inode.handle());
+        }
+        if !has_data {
+            self.remove(inode.handle());
+        }
+        is_use
+    }
+
+    /// The file's data, if it may be given and must not be older than that.
+    pub fn data(&mut self, inode: &Inode, data_ttl: Option<Duration>) -> Option<Arc<Data>> {
+        let file = self.files.get(inode.handle())?;
+        let State::Answered(Some(data)) = &file.state else { return None };
+        let data = data.clone();
+        if data.is_good(inode, data_ttl) {
+            return Some(data);
+        }
+        self.remove(inode.handle());
+        None
+    }
+
+    /// Data was given, to the end of the file or not; `true`: only now it is known that it was of use.
+    pub fn given(&mut self, inode: &Inode, is_end: bool) -> bool {
+        let is_use = self.files.get(inode.handle()).is_some_and(|file| !file.is_used);
+        if is_use {
+            self.used(inode.handle());
+        }
+        if is_end {
+            self.remove(inode.handle());
+        }
+        is_use
+    }
+
+    /// Lets go what is older than that.
+    pub fn drop_old(&mut self, age_max: Duration) {
+        for _ in 0..self.ages.len() {
+            let Some((handle, number)) = self.ages.pop_front() else { break };
+            let Some(file) = self.files.get(&handle).filter(|file| file.number == number) else { continue };
+            if efc_tasks::time::since(file.begun) < age_max {
+                self.ages.push_front((handle, number));
+                break;
+            }
+            match file.state {
+                State::UnderWay(_) => self.ages.push_back((handle, number)),
+                State::Answered(_) => self.remove(&handle),
+            }
+        }
+    }
+
+    fn used(&mut self, handle: &FileHandle) {
+        let Some(file) = self.files.get_mut(handle) else { return };
+        file.is_used = true;
+        let reason = file.wanted.reason as usize;
+        self.outcomes[reason].used += 1;
+        self.trust[reason].used(efc_tasks::time::now());
+        file.wanted.visitor.iter().for_each(|visitor| self.visits.settled(visitor));
+    }
+
+    fn remove(&mut self, handle: &FileHandle) {
+        let Some(file) = self.files.remove(handle) else { return };
+        self.held_bytes -= file.bytes;
+        if !file.is_used {
+            let reason = file.wanted.reason as usize;
+            self.outcomes[reason].wasted += 1;
+            self.trust[reason].wasted(efc_tasks::time::now());
+            file.wanted.visitor.iter().for_each(|visitor| self.visits.wasted(visitor));
+        }
+        if self.ages.len() > 2 * self.files.len() + GONE_MAX {
+            self.ages.retain(|(handle, number)| self.files.get(handle).is_some_and(|file| file.number == *number));
+        }
+    }
+}

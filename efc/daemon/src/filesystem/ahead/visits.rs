@@ -1,0 +1,184 @@
+//! Programs that open the files of a directory in no order that is known: its small files are asked for ahead all together.
+//!
+//! Each open in a directory is a credit for one file of it that is asked for ahead, and each file that was asked for in vain costs four.
+//! So whoever visits a directory for the first time has as many files asked for as were opened, and who has visited it before has
+//! all of them asked for, after a few opens: with each of them twice as many as before are.
+//!
+//! A *visit* ends when a file is opened once more that was opened in it. Files that were opened in this visit are not asked for.
+
+use std::sync::{Arc, Weak};
+
+use efc_backend::{Cred, FileHandle};
+use efc_cache::Inode;
+use foldhash::{HashMap, HashMapExt};
+
+/// Files of a directory that are asked for and were not opened, at most.
+const WINDOW_MAX: usize = 1024;
+/// What a file costs that was asked for in vain.
+const WASTE: i64 = 4;
+/// Who opens a file again after fewer opens of others is the same that has just opened it.
+const SAME_OPENS_MAX: u32 = 16;
+/// After so many opens it is worth while to list a directory whose files are not known.
+const OPENS_TO_LIST: i64 = 8;
+/// Files that are looked at after an open, to find those that are to be asked for.
+const STEPS_MAX: usize = 1024;
+/// Directories, by caller, that are known: of more, those that were used most lately.
+const VISITS_MAX: usize = 4096;
+
+/// A directory, and who visits it.
+pub type Visitor = (FileHandle, Cred);
+
+/// Where the listing goes on.
+enum Place {
+    /// At its first file.
+    Begin,
+    /// Behind this one.
+    Behind(Weak<Inode>),
+    /// Nowhere.
+    End,
+}
+
+/// What others know.
+pub struct Questions<'a> {
+    /// Is a file small?
+    pub is_small: fn(&Inode) -> bool,
+    /// Are the names of the directory known for certain?
+    pub knows_names: &'a dyn Fn() -> bool,
+}
+
+/// What is to be asked for.
+#[derive(Default)]
+pub struct Next {
+    pub files: Vec<Arc<Inode>>,
+    /// The directory is to be listed: what files it has is not known, or not for certain any more.
+    pub lists: bool,
+}
+
+/// What is known of a visitor.
+struct Visit {
+    /// Opens that may be paid with; negative: more was asked for in vain.
+    credit: i64,
+    window: usize,
+    /// Asked for, and not opened.
+    ahead: usize,
+    /// The place of its first open among all opens.
+    began: u32,
+    opened: u32,
+    /// Since this place all opens were of files that were opened in this visit: another one has begun, or somebody opens some twice.
+    again_since: Option<u32>,
+    place: Place,
+    /// It was to be listed, in this visit.
+    is_listed: bool,
+    is_used: bool,
+}
+
+impl Visit {
+    fn new(began: u32) -> Visit {
+        Visit {
+            credit: 0,
+            window: 0,
+            ahead: 0,
+            began,
+            opened: 0,
+            again_since: None,
+            place: Place::Begin,
+            is_listed: false,
+            is_used: true,
+        }
+    }
+
+    /// A file is opened, as the open of this place among all, and was opened before at the place `former`.
+    fn count(&mut self, former: u32, place: u32) {
+        let is_again = former != 0 && former >= self.began;
+        let since = self.again_since.filter(|_| is_again).unwrap_or(place);
+        self.again_since = is_again.then_some(since);
+        if is_again && place.saturating_sub(former) >= SAME_OPENS_MAX.min(self.opened) {
+            (self.began, self.opened, self.window) = (since, 0, 0);
+            (self.again_since, self.place, self.is_listed) = (None, Place::Begin, false);
+        }
+        self.opened += 1;
+        self.credit += 1;
+        self.is_used = true;
+    }
+
+    /// What is to be asked for after an open that was in no order.
+    fn advance(&mut self, directory: &Inode, questions: &Questions<'_>) -> Next {
+        self.window = if self.opened < 2 { 0 } else { WINDOW_MAX.min((self.window * 2).max(1)) };
+        let most = self.window.min(usize::try_from(self.credit).unwrap_or(0));
+        if matches!(self.place, Place::End) && self.ahead == 0 {
+            self.place = Place::Begin;
+        }
+        let is_unknown = matches!(self.place, Place::Begin) && directory.next_listed().is_none();
+        let lists = self.window > 0
+            && self.credit >= OPENS_TO_LIST
+            && !self.is_listed
+            && (is_unknown || !(questions.knows_names)());
+        self.is_listed |= lists;
+        if is_unknown {
+            return Next { files: Vec::new(), lists };
+        }
+        let mut files = Vec::new();
+        for _ in 0..STEPS_MAX {
+            if self.ahead >= most {
+                break;
+            }
+            let next = match &self.place {
+                Place::Begin => directory.next_listed(),
+                Place::Behind(last) => last.upgrade().and_then(|last| last.next_listed()),
+                Place::End => break,
+            };
+            self.place = next.as_ref().map_or(Place::End, |next| Place::Behind(Arc::downgrade(next)));
+            if let Some(file) = next.filter(|file| file.last_open() < self.began && (questions.is_small)(file)) {
+                self.ahead += 1;
+                files.push(file);
+            }
+        }
+        Next { files, lists }
+    }
+}
+
+/// All visitors.
+#[derive(Default)]
+pub struct Visits(HashMap<Visitor, Visit>);
+
+impl Visits {
+    /// A file of a directory is opened, in no order if there are `questions`. What is to be asked for now, and the place of the first open
+    /// of this visit among all opens.
+    pub fn opened(
+        &mut self,
+        (directory, visitor): (&Inode, &Visitor),
+        (former, place): (u32, u32),
+        questions: Option<&Questions<'_>>,
+    ) -> (Next, u32) {
+        if self.0.len() >= VISITS_MAX && !self.0.contains_key(visitor) {
+            self.make_room();
+        }
+        let visit = self.0.entry(visitor.clone()).or_insert_with(|| Visit::new(place));
+        visit.count(former, place);
+        let next = questions.map_or_else(Next::default, |questions| visit.advance(directory, questions));
+        (next, visit.began)
+    }
+
+    /// A file is not asked for any more: it was opened, or it need not be asked for.
+    pub fn settled(&mut self, visitor: &Visitor) {
+        if let Some(visit) = self.0.get_mut(visitor) {
+            visit.ahead = visit.ahead.saturating_sub(1);
+        }
+    }
+
+    /// A file was asked for in vain.
+    pub fn wasted(&mut self, visitor: &Visitor) {
+        if let Some(visit) = self.0.get_mut(visitor) {
+            visit.ahead = visit.ahead.saturating_sub(1);
+            visit.credit -= WASTE;
+            visit.window = 0;
+        }
+    }
+
+    fn make_room(&mut self) {
+        self.0.retain(|_, visit| std::mem::take(&mut visit.is_used));
+        if self.0.len() >= VISITS_MAX {
+            self.0 = HashMap::new();
+        }
+    }
+}
