@@ -39,7 +39,7 @@ quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses 
 check: setup .tools/bin/cargo-deny ## after every change: lint, unit and Rust tests that need no root
 	@$(SUITE) lint unit rust
 test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## check, and all below but bench; sanity, faults and the cluster in their short forms
-	@$(SUITE) lint unit rust rust-root tools cluster-short errors csi + sanity posix consistency integrity faults
+	@$(SUITE) lint unit rust rust-root tools errors csi + cluster-short posix faults + sanity consistency integrity
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
 unit rust rust-root csi errors consistency integrity: setup ## parts of test

@@ -44,8 +44,6 @@ SLOW_NAS_MBIT, FAST_NAS_MBIT, LINK_MBIT = 1600, 648 * MIB * 8 // 1_000_000, 5200
 #: Of four nodes that read at once from workers: little enough for a machine of two processors to serve them.
 SHORT_LINK_MBIT = 800
 ROUND_TRIP_US = 1000
-#: A contender.
-FILLING = "store and worker, empty"
 #: So many nodes read at once.
 CROWDS = (2, 3, 4)
 SMALL_MIN, SMALL_MAX, SMALL_PER_DIRECTORY = 4 << 10, 150 << 10, 100
@@ -74,7 +72,6 @@ class Reading(Amount):
 
     nas_bytes: int  # of READ
     workers_bytes: int
-    stored_bytes: int  # that local stores took in
     refused: int
     daemons_cpu_s: float
     seals_cpu_s: float  # of it, of threads that seal blocks and send them to workers
@@ -212,49 +209,7 @@ class Bench:
             case.notes.append(f"{contender}: {ratio:.2f} times the rate of the NAS alone")
         return case
 
-    def filling_by_link(self) -> Case:
-        """A first reading that fills a local store and a worker, over a link of 650 MB/s.
-
-        Aimed at, not gated: sealing alone costs half of what a reading without levels does.
-        """
-        case = self._filling("first reading, all levels empty, NAS's link 650 MB/s", nas_rate_mbit=LINK_MBIT)
-        of_link = case.median(FILLING, "mb_per_s") * 8 / LINK_MBIT
-        cpu = case.median(FILLING, "cpu_s_per_gib") / case.median("NAS alone", "cpu_s_per_gib")
-        case.gates += [
-            Gate(text="part of the link while levels are filled", value=of_link, limit=0.95, only_aimed_at=True),
-            Gate(text="daemon's CPU to that without levels", value=cpu, limit=1.15, at_most=True, only_aimed_at=True),
-        ]
-        return case
-
-    def filling_free_links(self) -> Case:
-        """The same without any limit."""
-        case = self._filling("first reading, all levels empty, links free", nas_rate_mbit=0)
-        ratio = case.median(FILLING, "mb_per_s") / case.median("NAS alone", "mb_per_s")
-        text = "throughput while levels are filled, to that without"
-        case.gates.append(Gate(text=text, value=ratio, limit=0.95, only_aimed_at=True))
-        return case
-
     # ------------------------------------------------------------ inside
-
-    def _filling(self, name: str, *, nas_rate_mbit: int) -> Case:
-        case = Case(name=name)
-        self.site.network.limit(self.site.nas_host, nas_rate_mbit)
-        host, shelf = self._hosts(2)
-        size_mib = 2 * self.sizes.data_bytes // MIB
-        for _ in range(self.rounds):
-            case.add("NAS alone", self._read([host]), self.console)
-            with (
-                self._worker(shelf) as worker,
-                tempfile.TemporaryDirectory(prefix="efc-bench-", dir="/var/tmp") as caches,
-            ):
-                options = (f"cache-dir={caches}", f"cache-size={size_mib}MiB", "cache-free=1")
-                case.add(FILLING, self._read([host], [worker], options=options), self.console)
-        stored = case.median(FILLING, "stored_bytes") / case.median(FILLING, "bytes")
-        seals = case.median(FILLING, "seals_cpu_s") / case.median(FILLING, "daemons_cpu_s")
-        case.notes.append(
-            f"the store took in {stored:.0%} of what was read; sealing was {seals:.0%} of the daemon's CPU"
-        )
-        return case
 
     def _pairs(
         self, case: Case, first: Host, second: Host, *, nas_rate_mbit: int, with_tls: bool = False,
@@ -335,11 +290,9 @@ class Bench:
         seals_cpu_s = sum(threads_cpu_s(pid, name=_SEALING_THREAD) for pid in daemons)
         status = [node.keeper.status(node.mount) for node in nodes]
         caches = [one["cache"] or {} for one in status]
-        stores = [one["store"] or {} for one in status]
         return _Costs(
             nas_bytes=sum(int(one["stats"]["nfs"]["bytes_read"]) for one in status),
             workers_bytes=sum(int(one.get("workers_bytes", 0)) for one in caches),
-            stored_bytes=sum(int(one.get("filled_bytes", 0)) for one in stores),
             refused=sum(int(one.get("workers_refused", 0)) for one in caches),
             daemons_cpu_s=daemons_cpu_s,
             seals_cpu_s=seals_cpu_s,
@@ -412,7 +365,6 @@ class _Costs:
 
     nas_bytes: int
     workers_bytes: int
-    stored_bytes: int
     refused: int
     daemons_cpu_s: float
     seals_cpu_s: float
@@ -459,7 +411,7 @@ def workshop(*, sizes: Sizes, rounds: int, console: Console) -> Iterator[Bench]:
         data = folder / "data"
         data.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90%,mode=755", "efc-bench", data], check=True, timeout=60)
-        stack.callback(subprocess.run, ["umount", data], check=True, timeout=60)
+        stack.callback(lambda: subprocess.run(["umount", data], check=True, timeout=60))
         _make_large_file(data / "big", sizes.data_bytes)
         site = stack.enter_context(Site.made(exports=[Export(path=data)]))
         bench = Bench(site=site, programs=programs, sizes=sizes, rounds=rounds, console=console)
@@ -472,8 +424,6 @@ CASES: dict[str, Callable[[Bench], Case]] = {
     "free links": Bench.free_links,
     "nodes at once": Bench.crowds,
     "small files": Bench.small_files,
-    "filling by link": Bench.filling_by_link,
-    "filling, free links": Bench.filling_free_links,
 }
 
 

@@ -140,6 +140,11 @@ def options_of_all(
         )
         for mount in mounts
     ]
+    if "small-files" in found[0]:
+        raise invalid(
+            "option 'small-files' says in whose name all is read, which a Dataset does not decide: mount the same "
+            "directory by a StorageClass or PersistentVolume"
+        )
     for place, words in zip(places_of(dataset), found, strict=True):
         for name in sorted({*words, *found[0]}):
             if words.get(name) != found[0].get(name):

@@ -565,6 +565,13 @@ def test_options_that_one_daemon_cannot_have_twice_are_refused() -> None:
     assert "option 'threads' of the mount at /b is not that of the first one" in said(decision, "Ready")["message"]
 
 
+def test_a_dataset_does_not_say_in_whose_name_all_is_read() -> None:
+    options = {"ro": "true", "consistency": "bounded", "small-files": "0:0"}
+    mounts = [{"mountPoint": "nfs://nas/x", "readOnly": True, "options": options}]
+    decision = decide(first(dataset=dataset(spec={"mounts": mounts})), SETTINGS)
+    assert "'small-files' says in whose name all is read" in said(decision, "Ready")["message"]
+
+
 def test_what_stands_in_secrets_reaches_nodes_and_no_object() -> None:
     option = {"name": "read-ahead", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
     mount = {"mountPoint": "nfs://nas:/data", "options": {"read-ahead": "1MiB"}, "encryptOptions": [option]}
