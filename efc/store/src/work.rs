@@ -83,7 +83,7 @@ impl Work {
         if fits && !jobs.is_ended {
             jobs.bytes = bytes;
             jobs.jobs.push_back(job);
-            self.changed.notify_one();
+            self.changed.notify_all(); // whoever waits for the end hears it as well
         }
         fits && !jobs.is_ended
     }
