@@ -72,3 +72,12 @@ pub(crate) fn write_all(disk: &impl Disk, file: BorrowedFd<'_>, from: &[u8], off
     }
     Ok(())
 }
+
+/// Does the error say that what was to be read will not be read later either?
+pub(crate) fn is_lost(error: Errno) -> bool {
+    // UCLEAN and BADMSG are what file systems say of damage that they have found.
+    matches!(
+        error,
+        Errno::IO | Errno::NOENT | Errno::UCLEAN | Errno::BADMSG | Errno::NODATA | Errno::LOOP | Errno::ISDIR
+    )
+}

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::basics::lock;
-use crate::disk::{Disk, read_all};
+use crate::disk::{Disk, is_lost, read_all};
 use crate::engine::Engine;
 use crate::figures::{add, count};
 use crate::index::{Place, Source, Used, file};
@@ -301,15 +301,6 @@ impl<D: Disk> Engine<D> {
 
 fn nothing(room: Buffer) -> Lookup {
     Lookup::Miss(Miss { room: Some(room), fill: None })
-}
-
-/// Does the error say that what was to be read will not be read later either?
-pub(crate) fn is_lost(error: Errno) -> bool {
-    // UCLEAN and BADMSG are what file systems say of damage that they have found.
-    matches!(
-        error,
-        Errno::IO | Errno::NOENT | Errno::UCLEAN | Errno::BADMSG | Errno::NODATA | Errno::LOOP | Errno::ISDIR
-    )
 }
 
 /// A place for a block that is not there.

@@ -11,10 +11,9 @@ use rustix::fs::Advice;
 use tokio::sync::oneshot;
 
 use crate::basics::lock;
-use crate::disk::{Disk, read_all};
+use crate::disk::{Disk, is_lost, read_all};
 use crate::engine::Engine;
 use crate::index::{Sample, Source};
-use crate::look_up::is_lost;
 use crate::opened::open_source;
 
 /// How often it is asked.

@@ -47,7 +47,12 @@ pub(super) struct Unopened {
     /// Guards what is noted of all nodes: two READs may end at once.
     notes: Mutex<()>,
     /// Files that a READ asks the server for, and who waits for the end of that.
-    asked: Mutex<Vec<(Arc<Inode>, Vec<oneshot::Sender<()>>)>>,
+    asked: Mutex<Vec<Question>>,
+}
+
+struct Question {
+    inode: Arc<Inode>,
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 /// A READ asks the server for a file until this is dropped: answered, or given up.
@@ -58,7 +63,7 @@ struct Asking<'a> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.unopened.asked().retain(|(inode, _)| !Arc::ptr_eq(inode, self.inode));
+        self.unopened.asked().retain(|question| !Arc::ptr_eq(&question.inode, self.inode));
     }
 }
 
@@ -68,7 +73,7 @@ impl Unopened {
         Unopened { cred, state, notes: Mutex::default(), asked: Mutex::default() }
     }
 
-    fn asked(&self) -> MutexGuard<'_, Vec<(Arc<Inode>, Vec<oneshot::Sender<()>>)>> {
+    fn asked(&self) -> MutexGuard<'_, Vec<Question>> {
         self.asked.lock().expect("asked lock")
     }
 
@@ -76,14 +81,14 @@ impl Unopened {
     async fn ask<'a>(&'a self, inode: &'a Arc<Inode>) -> Option<Asking<'a>> {
         let end = {
             let mut asked = self.asked();
-            match asked.iter_mut().find(|(other, _)| Arc::ptr_eq(other, inode)) {
-                Some((_, waiting)) => {
+            match asked.iter_mut().find(|question| Arc::ptr_eq(&question.inode, inode)) {
+                Some(question) => {
                     let (ends, end) = oneshot::channel();
-                    waiting.push(ends);
+                    question.waiting.push(ends);
                     end
                 }
                 None => {
-                    asked.push((inode.clone(), Vec::new()));
+                    asked.push(Question { inode: inode.clone(), waiting: Vec::new() });
                     return Some(Asking { unopened: self, inode });
                 }
             }
