@@ -7,9 +7,12 @@ success, 1 for what failed (with one line that says what, and how to mend it), 2
 import argparse
 import importlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from csi.base import driver
 from csi.base.errors import DriverError
@@ -52,6 +55,7 @@ def kubectl(arguments: Sequence[str] | None = None) -> int:
 def _run(module: str, parsed: argparse.Namespace) -> int:
     if module == "csi.cli.serve":
         _do_without_openssl()
+    _hear_interrupts()
     try:
         status = importlib.import_module(module).run(parsed)
         return int(status)
@@ -64,6 +68,22 @@ def _run(module: str, parsed: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _hear_interrupts() -> None:
+    """Has Ctrl-C end the command at once.
+
+    asyncio.run() puts a handler of its own in the place of Python's, which cancels what runs: an interrupt is lost that
+    comes as something ends that is waited for with a limit (asyncio.wait_for until Python 3.12). Another handler than
+    Python's it leaves alone.
+    """
+
+    def interrupted(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
 
 
 def _do_without_openssl() -> None:
