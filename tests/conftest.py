@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,9 @@ from tests.support.driver import Driver
 from tests.support.keeper import Keeper
 from tests.support.leaks import no_leaks, require_sandbox
 from tests.support.nas import Nas
+
+# Tests interrupt programs that they start; in the background of a shell these would inherit that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -45,13 +45,16 @@ def scraped_in_time(driver: Driver, limit_s: float = SCRAPE_S_MAX) -> Iterator[S
 
 
 def test_every_documented_metric_is_served(driver: Driver, nas: Nas, tmp_path: Path) -> None:
-    """Those of caches need a dataset that has workers, if they answer or not, and a local store."""
+    """Those of caches need a dataset that has workers, if they answer or not, and a local store; some need a read."""
     volume = driver.create("documented")
     target, with_caches = driver.target(), driver.target()
     driver.publish(volume, target)
     options = {"workers": "127.0.0.1:1", "workers-key": str(new_key(tmp_path)), "consistency": "sealed"}
     store = {"cache-dir": str(tmp_path), "cache-size": "64MiB"}
     driver.publish(static_volume("caches", nas.url, **options, **store), with_caches)
+    (target / "file").write_text("content")
+    (nas.export_folder() / "read").write_text("content")
+    assert (with_caches / "read").read_text() == "content"
     node, controller = (scrape(driver.metrics_ports[name]) for name in ("node", "controller"))
     assert families(node) == names(Section.DATASET, Section.NODE, Section.SERVICE, Section.PROCESS)
     assert families(controller) == names(Section.CONTROLLER, Section.SERVICE, Section.PROCESS)
