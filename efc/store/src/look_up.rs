@@ -4,10 +4,11 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use efc_buffer::{Buffer, Purpose};
 use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
-use efc_tasks::time::in_time;
+use efc_tasks::time::{in_time, now, since};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
@@ -144,7 +145,10 @@ impl<D: Disk> Engine<D> {
     async fn give(self: &Arc<Self>, folder: &Arc<Folder>, target: Target, mut room: Buffer) -> Lookup {
         match self.read_now(folder, &target, &mut room) {
             Came::Waits => self.read_later(folder, target, room).await,
-            came => self.settle(&target, came, room),
+            came => {
+                lock(&self.patience).in_time(target.part.len(), Duration::ZERO);
+                self.settle(&target, came, room)
+            }
         }
     }
 
@@ -197,10 +201,10 @@ impl<D: Disk> Engine<D> {
         if !self.reads.add(Box::new(read)) {
             return self.late(asked);
         }
-        let wait = lock(&self.patience).wait(target.part.len());
+        let (wait, begun) = (lock(&self.patience).wait(target.part.len()), now());
         match in_time(&mut answer, Some(wait)).await {
             Some(Ok((came, room))) => {
-                lock(&self.patience).in_time();
+                lock(&self.patience).in_time(target.part.len(), since(begun));
                 self.settle(&target, came, room)
             }
             _ => self.late(asked),

@@ -1,7 +1,8 @@
 //! How long an answer of the disk is waited for: not much longer than the backend would take, as somebody who waits for
 //! a level has not asked the backend yet. And whether the disk is asked at all: a few late answers in a row end that, and
-//! so do more than one of six, until one that nobody waits for has come in time. One of six that are waited for 1.2
-//! times as long as the backend takes cost all readers a fifth of what it takes.
+//! so do more than answers in time make up for, until one that nobody waits for has come in time. An answer in time makes
+//! up for what it came sooner than after 1.2 times as long as the backend takes, and for a fifth of a late one at least: so all readers
+//! together wait no longer than 1.2 times as long as for the backend, or than an answer of the disk takes.
 
 use std::time::Duration;
 
@@ -17,18 +18,18 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 const WAIT_FIRST: Duration = Duration::from_millis(50);
 /// How much one answer of the backend counts among those before it.
 const WEIGHT: f64 = 0.1;
-/// A late answer counts as much as so many in time, ...
-const LATE_WEIGHT: u32 = 5;
-/// ... and after so many more late ones than that nobody waits for any.
-const LATE_MAX: u32 = 4;
+/// An answer in time makes up for this part of a late one at least.
+const MADE_UP_MIN: f64 = 0.2;
+/// After so many late ones that nothing has made up for, nobody waits for any.
+const LATE_MAX: f64 = 4.0;
 
 /// What is known of the speed of backend and disk.
 #[derive(Clone, Debug, Default)]
 pub struct Patience {
     /// What the backend takes for small blocks, and for large ones.
     backend: [Option<Duration>; 2],
-    /// What late answers count, less those in time; no less than 0.
-    lateness: u32,
+    /// Late answers, less what those in time have made up for; no less than 0.
+    lateness: f64,
 }
 
 impl Patience {
@@ -44,28 +45,38 @@ impl Patience {
         usual.min(WAIT_MAX).mul_f64(PATIENCE).clamp(WAIT_MIN, WAIT_MAX)
     }
 
-    /// The disk has answered in time somebody who waited.
-    pub fn in_time(&mut self) {
+    /// An answer has come after so long, and in time, with a block of this length.
+    pub fn in_time(&mut self, length: usize, took: Duration) {
         if !self.is_slow() {
-            self.lateness = self.lateness.saturating_sub(1);
+            self.lateness = (self.lateness - self.made_up(length, took)).max(0.0);
         }
+    }
+
+    /// For how much of a late answer one makes up that took so long.
+    fn made_up(&self, length: usize, took: Duration) -> f64 {
+        let Some(usual) = self.backend[class(length)].map(|usual| usual.min(WAIT_MAX).as_secs_f64()) else {
+            return MADE_UP_MIN;
+        };
+        // Who has waited in vain asks the backend then.
+        let of_late = self.wait(length).as_secs_f64() + usual - PATIENCE * usual;
+        ((PATIENCE * usual - took.as_secs_f64()) / of_late).max(MADE_UP_MIN)
     }
 
     /// The disk has not answered in time. `true`: from now on nobody waits for it.
     pub fn late(&mut self) -> bool {
         let was_slow = self.is_slow();
-        self.lateness = (self.lateness + LATE_WEIGHT).min(LATE_MAX * LATE_WEIGHT);
+        self.lateness = (self.lateness + 1.0).min(LATE_MAX);
         self.is_slow() && !was_slow
     }
 
     /// Nobody waits for the disk.
     pub fn is_slow(&self) -> bool {
-        self.lateness >= LATE_MAX * LATE_WEIGHT
+        self.lateness >= LATE_MAX - 1e-6 // sums of fractions
     }
 
     /// It is in time again: it is waited for as if it had never been late.
     pub fn recovered(&mut self) {
-        self.lateness = 0;
+        self.lateness = 0.0;
     }
 }
 
@@ -96,29 +107,34 @@ mod tests {
         let mut patience = Patience::default();
         let late = |patience: &mut Patience, times| (0..times).map(|_| patience.late()).collect::<Vec<_>>();
         assert_eq!(late(&mut patience, 3), [false; 3]);
-        (0..15).for_each(|_| patience.in_time());
+        (0..15).for_each(|_| patience.in_time(4096, Duration::ZERO));
         assert_eq!(late(&mut patience, 3), [false; 3]);
         assert!(!patience.is_slow());
         assert_eq!(late(&mut patience, 2), [true, false], "it is said once");
-        patience.in_time(); // somebody who had begun to wait before
+        patience.in_time(4096, Duration::ZERO); // somebody who had begun to wait before
         assert!(patience.is_slow());
         patience.recovered();
         assert!(!patience.is_slow());
     }
 
-    /// Whatever the order: of all answers, one of six may be late for long.
+    /// Whatever the order: of all answers that take as long as the backend's, one of six may be late for long; of those that take no time, one
+    /// of two.
     #[test]
     fn late_answers_cost_a_fifth_of_what_the_backend_takes_at_most() {
-        let is_slow_after = |late: u32, in_time: u32| {
+        const BACKEND: Duration = Duration::from_millis(10);
+        let is_slow = |took: Duration, late: u32, in_time: u32| {
             let mut patience = Patience::default();
+            patience.backend_took(MIB, BACKEND);
             (0..1000).any(|_| {
                 (0..late).for_each(|_| _ = patience.late());
                 let is_slow = patience.is_slow();
-                (0..in_time).for_each(|_| patience.in_time());
+                (0..in_time).for_each(|_| patience.in_time(MIB, took));
                 is_slow
             })
         };
+        let is_slow_after = |late, in_time| is_slow(BACKEND, late, in_time);
         assert!(is_slow_after(3, 1) && is_slow_after(1, 1) && is_slow_after(1, 4));
         assert!(!is_slow_after(1, 5) && !is_slow_after(3, 15));
+        assert!(!is_slow(Duration::ZERO, 1, 1) && is_slow(Duration::ZERO, 3, 2));
     }
 }
