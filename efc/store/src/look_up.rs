@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use efc_buffer::{Buffer, Purpose};
 use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
@@ -198,23 +198,24 @@ impl<D: Disk> Engine<D> {
             drop((engine, folder)); // the one who waits goes on here
             let _ = answers.send((came, room)); // too late is too late
         };
+        let begun = now();
         if !self.reads.add(Box::new(read)) {
-            return self.late(asked);
+            return self.late(asked, begun);
         }
-        let (wait, begun) = (lock(&self.patience).wait(target.part.len()), now());
+        let wait = lock(&self.patience).wait(target.part.len());
         match in_time(&mut answer, Some(wait)).await {
             Some(Ok((came, room))) => {
                 lock(&self.patience).in_time(target.part.len(), since(begun));
                 self.settle(&target, came, room)
             }
-            _ => self.late(asked),
+            _ => self.late(asked, begun),
         }
     }
 
-    fn late(self: &Arc<Self>, asked: Asked) -> Lookup {
+    fn late(self: &Arc<Self>, asked: Asked, begun: Instant) -> Lookup {
         count(&self.tally.late);
         count(&self.tally.misses);
-        let is_too_late = lock(&self.patience).late();
+        let is_too_late = lock(&self.patience).late(begun, now());
         if is_too_late {
             probing::begin(self);
         }

@@ -4,7 +4,7 @@
 //! up for what it came sooner than after 1.2 times as long as the backend takes, and for a fifth of a late one at least: so all readers
 //! together wait no longer than 1.2 times as long as for the backend, or than an answer of the disk takes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Up to so many bytes a block counts as small: what it takes is mostly the way.
 const SMALL_MAX: usize = 64 << 10;
@@ -30,6 +30,8 @@ pub struct Patience {
     backend: [Option<Duration>; 2],
     /// Late answers, less what those in time have made up for; no less than 0.
     lateness: f64,
+    /// When one was late last. Whoever had begun to wait before that has waited for the same.
+    late_at: Option<Instant>,
 }
 
 impl Patience {
@@ -62,8 +64,12 @@ impl Patience {
         ((PATIENCE * usual - took.as_secs_f64()) / of_late).max(MADE_UP_MIN)
     }
 
-    /// The disk has not answered in time. `true`: from now on nobody waits for it.
-    pub fn late(&mut self) -> bool {
+    /// The disk has not answered in time somebody who has waited from then until now. `true`: from now on nobody waits for it.
+    pub fn late(&mut self, begun: Instant, at: Instant) -> bool {
+        if self.late_at.is_some_and(|late_at| begun < late_at) {
+            return false;
+        }
+        self.late_at = Some(at);
         let was_slow = self.is_slow();
         self.lateness = (self.lateness + 1.0).min(LATE_MAX);
         self.is_slow() && !was_slow
@@ -90,6 +96,19 @@ mod tests {
 
     const MIB: usize = 1 << 20;
 
+    fn is_late(patience: &mut Patience) -> bool {
+        patience.late(Instant::now(), Instant::now())
+    }
+
+    #[test]
+    fn many_who_wait_for_a_disk_that_stands_still_once_count_once() {
+        let (mut patience, begun) = (Patience::default(), Instant::now());
+        let wave = |patience: &mut Patience, begun| (0..8).any(|_| patience.late(begun, Instant::now()));
+        assert!(!wave(&mut patience, begun));
+        assert!(!wave(&mut patience, Instant::now()) && !wave(&mut patience, Instant::now()));
+        assert!(wave(&mut patience, Instant::now()));
+    }
+
     #[test]
     fn an_answer_is_waited_for_as_long_as_the_backend_takes_within_bounds() {
         let mut patience = Patience::default();
@@ -105,7 +124,7 @@ mod tests {
     #[test]
     fn four_late_answers_in_a_row_end_the_waiting_until_the_disk_is_in_time_again() {
         let mut patience = Patience::default();
-        let late = |patience: &mut Patience, times| (0..times).map(|_| patience.late()).collect::<Vec<_>>();
+        let late = |patience: &mut Patience, times| (0..times).map(|_| is_late(patience)).collect::<Vec<_>>();
         assert_eq!(late(&mut patience, 3), [false; 3]);
         (0..15).for_each(|_| patience.in_time(4096, Duration::ZERO));
         assert_eq!(late(&mut patience, 3), [false; 3]);
@@ -126,7 +145,7 @@ mod tests {
             let mut patience = Patience::default();
             patience.backend_took(MIB, BACKEND);
             (0..1000).any(|_| {
-                (0..late).for_each(|_| _ = patience.late());
+                (0..late).for_each(|_| _ = is_late(&mut patience));
                 let is_slow = patience.is_slow();
                 (0..in_time).for_each(|_| patience.in_time(MIB, took));
                 is_slow
