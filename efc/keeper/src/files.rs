@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,15 +87,19 @@ pub fn endpoints(cache: &CacheConfig) -> io::Result<Vec<u8>> {
 
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut contents = Vec::new();
-    open_regular(path)?.take(SIZE_MAX).read_to_end(&mut contents)?;
+    open_regular(rustix::fs::CWD, path, OFlags::empty())?.take(SIZE_MAX).read_to_end(&mut contents)?;
     Ok(contents)
 }
 
-/// Opens a regular file to read it. Nothing else is opened: a pipe would be waited for, and of a device that may do anything.
-fn open_regular(path: &Path) -> io::Result<File> {
-    let found = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+/// Opens a regular file to read it. Nothing else is opened: a pipe would be waited for, and of a device that may do anything. With
+/// `NOFOLLOW` in `links` a link is no regular file.
+///
+/// # Errors
+/// Those of openat(2); `InvalidData`: it is something else.
+pub fn open_regular(at: impl AsFd, path: &Path, links: OFlags) -> io::Result<File> {
+    let found = rustix::fs::openat(at, path, OFlags::PATH | OFlags::CLOEXEC | links, Mode::empty())?;
     if !FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode).is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
     }
     File::open(format!("/proc/self/fd/{}", found.as_raw_fd()))
 }
@@ -142,5 +146,6 @@ mod tests {
         assert_eq!([&file, &link].map(|path| contents(path).unwrap()), [b"key", b"key"]);
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR).unwrap();
         assert!([&pipe, directory.path(), Path::new("/dev/zero")].iter().all(|path| contents(path).is_err()));
+        assert!(open_regular(rustix::fs::CWD, &link, OFlags::NOFOLLOW).is_err());
     }
 }

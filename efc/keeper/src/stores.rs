@@ -13,6 +13,7 @@
 //! already, or a new one. What lies in a store is a daemon's, so names in it are opened for what they should be, or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,12 +22,11 @@ use std::time::Duration;
 
 use efc_proto::error::Code;
 use efc_proto::{CacheConfig, DaemonConfig, Error, Source};
-use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, mkdirat, openat, unlinkat,
-};
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, fchown, flock, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::failure::{failure, path_code};
+use crate::files;
 use crate::waiting::{HANGS, do_in_time};
 
 /// How long a disk is waited for.
@@ -271,6 +271,14 @@ fn former_name(former: &str, directory: &Path, source: &str) -> String {
 
 /// The store of this name, made if it is not there; `None` if it is of another source, in use by others, or no store.
 fn open_store(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Option<Opened>> {
+    match open_or_make(parent, name, wanted) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        opened => opened,
+    }
+}
+
+/// The same; `InvalidData`: it is no store.
+fn open_or_make(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Option<Opened>> {
     let is_new = match mkdirat(parent, name, Mode::RWXU) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
@@ -286,26 +294,18 @@ fn open_store(parent: &OwnedFd, name: &str, wanted: &Wanted) -> io::Result<Optio
         return Ok(None);
     }
     let Some(lock) = lock_for_keeper(parent, name)? else { return Ok(None) };
-    match source_of(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
-        found => match found? {
-            Some(source) if source != wanted.source => return Ok(None),
-            Some(_) => {}
-            None => write_source(&directory, &wanted.source)?,
-        },
+    match source_of(&directory)? {
+        Some(source) if source != wanted.source => return Ok(None),
+        Some(_) => {}
+        None => write_source(&directory, &wanted.source)?,
     }
     // Whoever has the former one still is of the same mount, and about to end.
     let is_own = is_its_users && wanted.former.as_deref() == Some(name);
-    match is_in_use(&directory) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
-        is_in_use => {
-            if is_in_use? && !is_own {
-                return Ok(None);
-            }
-        }
+    if is_in_use(&directory)? && !is_own {
+        return Ok(None);
     }
     // Of a read-only file system not even its owner can be set to what it is.
-    if rustix::process::geteuid().is_root() && fstat(&directory)?.st_uid != owner {
+    if !is_its_users {
         fchown(&directory, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))?;
     }
     Ok(Some(Opened { directory, _lock: lock }))
@@ -323,7 +323,7 @@ fn lock_for_keeper(parent: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> 
 fn source_of(directory: &OwnedFd) -> io::Result<Option<String>> {
     let Some(opened) = open_regular(directory, SOURCE)? else { return Ok(None) };
     let mut source = String::new();
-    std::fs::File::from(opened).take(SOURCE_BYTES_MAX).read_to_string(&mut source)?;
+    opened.take(SOURCE_BYTES_MAX).read_to_string(&mut source)?;
     // One that was being written when the node lost power says nothing.
     Ok(source.strip_suffix('\n').map(str::to_owned))
 }
@@ -336,23 +336,15 @@ fn write_source(directory: &OwnedFd, source: &str) -> io::Result<()> {
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = openat(directory, SOURCE, flags, Mode::from_raw_mode(0o644))?;
-    std::fs::File::from(file).write_all(format!("{source}\n").as_bytes())
+    File::from(file).write_all(format!("{source}\n").as_bytes())
 }
 
-/// A regular file of a store, open for reading; `None`: it is not there. Opening anything else might never end.
-///
-/// # Errors
-/// Those of openat(2); `InvalidData`: it is something else.
-fn open_regular(directory: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let is_no_file = || io::Error::new(io::ErrorKind::InvalidData, format!("{name} in a store is no file"));
-    let file = match openat(directory, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(None),
-        Err(Errno::LOOP | Errno::NXIO) => return Err(is_no_file()),
-        opened => opened?,
-    };
-    let is_file = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile;
-    if is_file { Ok(Some(file)) } else { Err(is_no_file()) }
+/// A regular file of a store, open for reading; `None`: it is not there. What lies there is a daemon's: see [`files::open_regular`].
+fn open_regular(directory: &OwnedFd, name: &str) -> io::Result<Option<File>> {
+    match files::open_regular(directory, Path::new(name), OFlags::NOFOLLOW) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 /// Does a daemon have it? One of another keeper, that is, or of one that has died.
@@ -385,6 +377,7 @@ fn name_of(source: &str, number: u32) -> String {
 mod tests {
     use super::*;
     use efc_proto::MountedSource;
+    use rustix::fs::FileType;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn user() -> User<'static> {
