@@ -221,8 +221,8 @@ impl Attachments {
             self.give_up_one(inner)?;
         }
         let attached = inner.all.sources.iter().map(|attached| attached.source.number);
-        let taken: Vec<u8> = attached.chain(inner.missing.iter().map(|missing| missing.number)).collect();
-        let taken = [taken, inner.connecting.clone()].concat();
+        let missing = inner.missing.iter().map(|missing| missing.number);
+        let taken: Vec<u8> = attached.chain(missing).chain(inner.connecting.iter().copied()).collect();
         let is_free = |number: &u8| taken.iter().all(|other| *other == 0 || place_of(*other) != place_of(*number));
         (next..=u8::MAX).find(is_free)
     }
