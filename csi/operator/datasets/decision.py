@@ -23,7 +23,18 @@ from csi.operator.cluster import Json
 from csi.operator.datasets import conditions, statuses, told
 from csi.operator.datasets.conditions import Said
 from csi.operator.datasets.preparing import is_stored, prepared
-from csi.operator.datasets.seen import FINALIZER, NORMAL, WARNING, Decision, Deletion, Event, No, Place, Seen
+from csi.operator.datasets.seen import (
+    FINALIZER,
+    NORMAL,
+    WARNING,
+    Decision,
+    Deletion,
+    Event,
+    No,
+    Place,
+    Seen,
+    if_owned,
+)
 from csi.operator.datasets.statuses import Part, Parts, Verdict
 from csi.operator.masters import Master
 from csi.operator.names import (
@@ -34,7 +45,6 @@ from csi.operator.names import (
     RUNTIME_KIND,
     Names,
     is_our_volume,
-    is_owned,
     owner_reference,
 )
 from csi.operator.objects.settings import Settings
@@ -329,10 +339,10 @@ class _Both:
         return self._prepared.no
 
     def _volume(self) -> Json | None:
-        return next((one for one in self._seen.volumes if self._is_ours(one)), None)
+        return self._seen.volume_of(self._names, driver=self._settings.driver)
 
     def _own(self, found: Json | None) -> Json | None:
-        return found if found is not None and is_owned(found["metadata"], self._runtime.metadata) else None
+        return if_owned(found, self._runtime.metadata)
 
     def _is_ours(self, volume: Json) -> bool:
         return is_our_volume(volume, self._names, driver=self._settings.driver)
@@ -504,8 +514,7 @@ class _Both:
         if self._wanted is None:
             return None
         seen = self._seen
-        claim = self._own(seen.claim)
-        volume = next((one for one in seen.volumes if self._is_ours(one)), None)
+        claim, volume = self._own(seen.claim), self._volume()
         if claim is None or volume is None:
             return No(reason="Preparing", message="claim and volume are being made")
         if (claim.get("status") or {}).get("phase") != "Bound":

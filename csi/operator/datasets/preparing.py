@@ -17,8 +17,8 @@ from csi.config.several import Sources, origin_of
 from csi.operator import pki
 from csi.operator.cluster import Json
 from csi.operator.datasets import told
-from csi.operator.datasets.seen import No, Place, Prepared, Seen
-from csi.operator.names import Names, is_our_volume, is_owned
+from csi.operator.datasets.seen import No, Place, Prepared, Seen, if_owned
+from csi.operator.names import Names
 from csi.operator.objects.options import mount_options
 from csi.operator.objects.settings import Known, Settings
 from csi.operator.objects.volume import SOURCES_ANNOTATION
@@ -57,8 +57,7 @@ def _identities(former: Prepared, seen: Seen) -> pki.Identities | None:
     wanted = former.wanted
     if wanted is None or (former.due is not None and seen.now >= former.due):
         return None
-    secrets = (wanted.authority, wanted.node_secret, wanted.master_secret, wanted.worker_secret)
-    for one, found, was_stored in zip(secrets, seen.secrets.all(), former.stored, strict=True):
+    for one, found, was_stored in zip(wanted.secrets(), seen.secrets.all(), former.stored, strict=True):
         if was_stored if found is None else not is_stored(one, found):
             return None
     return wanted.identities
@@ -131,17 +130,10 @@ class _Preparing:
             for one in given.mounted:
                 self._seen.allowed.check_listed(one.source, namespace=self._seen.name[0])
             return Place(source=given.canonical(), root=given.canonical())
-        volume = self._volume()
+        volume = self._seen.volume_of(self._names, driver=self._settings.driver)
         present = str(volume["spec"]["csi"]["volumeAttributes"].get("source", "")) if volume is not None else ""
         root = self._seen.allowed.root(given, namespace=self._seen.name[0], present=present)
         return Place(source=given.canonical(), root=root.canonical())
-
-    def _volume(self) -> Json | None:
-        ours = (one for one in self._seen.volumes if is_our_volume(one, self._names, driver=self._settings.driver))
-        return next(ours, None)
-
-    def _own(self, found: Json | None) -> Json | None:
-        return found if found is not None and is_owned(found["metadata"], self._runtime.metadata) else None
 
     def _known(self, place: Place) -> Known:
         seen = self._seen
@@ -155,15 +147,12 @@ class _Preparing:
             node_secret=seen.secrets.node,
             master_secret=seen.secrets.master,
             worker_secret=seen.secrets.worker,
-            service=self._own(seen.service),
-            volume=self._volume(),
-            claim=self._own(seen.claim),
+            service=if_owned(seen.service, self._runtime.metadata),
+            volume=seen.volume_of(self._names, driver=self._settings.driver),
+            claim=if_owned(seen.claim, self._runtime.metadata),
         )
 
 
 def _due(wanted: Wanted) -> datetime | None:
-    times = [
-        pki.renewal_time(secret)
-        for secret in (wanted.authority, wanted.node_secret, wanted.master_secret, wanted.worker_secret)
-    ]
+    times = [pki.renewal_time(secret) for secret in wanted.secrets()]
     return min((moment for moment in times if moment is not None), default=None)

@@ -6,12 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from csi._proto import dataset_pb2
+from csi.api.common import ObjectMeta
 from csi.api.dataset import Dataset
 from csi.api.efcruntime import EFCRuntime
 from csi.config.sources import Source
 from csi.operator.cluster import Json
 from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.masters import Master
+from csi.operator.names import Names, is_our_volume, is_owned
 from csi.operator.objects.wanted import Wanted
 from csi.operator.pki import Random
 from csi.operator.watching import Name
@@ -150,6 +152,15 @@ class Seen:
     crds_are_ours: bool = True
     #: What was prepared for a decision before this one.
     prepared: Prepared | None = None
+
+    def volume_of(self, names: Names, *, driver: str) -> Json | None:
+        """The Dataset's own, if there is one."""
+        return next((one for one in self.volumes if is_our_volume(one, names, driver=driver)), None)
+
+
+def if_owned(found: Json | None, owner: ObjectMeta) -> Json | None:
+    """The object, if it is there and belongs to ``owner``."""
+    return found if found is not None and is_owned(found["metadata"], owner) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,10 +39,20 @@ class Wanted:
     identities: pki.Identities
     needs_new_volume: tuple[str, ...] = ()
 
+    def secrets(self) -> tuple[dict[str, Any], ...]:
+        """Authority's, node's, master's, worker's."""
+        return self.authority, self.node_secret, self.master_secret, self.worker_secret
+
     def objects(self) -> list[dict[str, Any]]:
         """In the order in which they are to be applied."""
-        found = [self.authority, self.node_secret, self.master_secret, self.worker_secret, self.service]
-        return [*found, *([] if self.volume is None else [self.volume]), self.claim, self.master, self.workers]
+        return [
+            *self.secrets(),
+            self.service,
+            *([] if self.volume is None else [self.volume]),
+            self.claim,
+            self.master,
+            self.workers,
+        ]
 
 
 def wanted_objects(
