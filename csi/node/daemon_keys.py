@@ -56,6 +56,16 @@ def daemon_key(source: Source | Sources, options: MountOptions) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def session_config(source: Source | Sources, options: MountOptions) -> efc_pb2.DaemonConfig:
+    """How a session is mounted that volumes share.
+
+    Each bind mount is read-only or not by itself, so that both kinds share one daemon; `small-files` is for one kind.
+    """
+    config = options.daemon_config(source)
+    config.read_only = bool(options.small_files)
+    return config
+
+
 def _leaves(config: efc_pb2.DaemonConfig) -> Iterator[tuple[FieldDescriptor, object]]:
     for field, value in sorted(config.ListFields(), key=lambda pair: pair[0].number):
         if field.name not in _FIRST_FIELDS:

@@ -26,7 +26,7 @@ from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
 from csi.node import conditions
 from csi.node.conditions import Conditions, VolumeStatus
-from csi.node.daemon_keys import daemon_key
+from csi.node.daemon_keys import daemon_key, session_config
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts
@@ -75,9 +75,7 @@ class Publisher:
         second target of a single-writer volume, NOT_FOUND if the volume's directory does not exist, ABORTED while
         another call for the target is under way, and the errors of the keeper. On an error nothing is left behind.
         """
-        config = volume.options.daemon_config(volume.serving or volume.source)
-        # Each bind mount is read-only or not by itself, so that both kinds share one daemon. `small-files` is for one.
-        config.read_only = bool(volume.options.small_files)
+        config = session_config(volume.serving or volume.source, volume.options)
         wanted = Publication(
             volume_id=volume.id,
             target=target,

@@ -21,6 +21,7 @@ from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.options import MountOptions
 from csi.config.several import Sources, origin_of
+from csi.node.daemon_keys import session_config
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mounts
@@ -172,10 +173,9 @@ class Repairer:
     async def _mount_anew(self, publication: Publication) -> str:
         try:
             options = MountOptions(**publication.options)  # type: ignore[arg-type]
-            config = options.daemon_config(self._serving(publication.volume_id) or origin_of(publication.source))
+            config = session_config(self._serving(publication.volume_id) or origin_of(publication.source), options)
         except (TypeError, ValueError) as error:
             raise DriverError(Code.FAILED_PRECONDITION, f"its record is of another release: {error}") from None
-        config.read_only = bool(options.small_files)
         dataset = await self._daemons.acquire(publication.key, config=config, user=publication.target)
         if self._publications.get(publication.target) is None:
             self._daemons.give_up(publication.key, user=publication.target)
