@@ -64,6 +64,15 @@ static int visible(const struct dirent *entry)
     return entry->d_name[0] != '.';
 }
 
+/* Opens a directory and lists what is in it; returns its descriptor. */
+static int list(int at, const char *path, struct dirent ***entries, int *count)
+{
+    int directory = openat(at, path, O_RDONLY | O_DIRECTORY);
+    if (directory < 0 || (*count = scandirat(directory, ".", entries, visible, NULL)) < 0)
+        stop(path);
+    return directory;
+}
+
 static void report(double elapsed, long long bytes, long files)
 {
     struct rusage usage;
@@ -87,15 +96,10 @@ static void read_small(const char *path)
     struct dirent **subdirectories, **entries;
     long files = 0;
     long long bytes = 0;
-    int root = open(path, O_RDONLY | O_DIRECTORY);
-    int count = scandirat(root, ".", &subdirectories, visible, NULL);
-    if (root < 0 || count < 0)
-        stop(path);
+    int count, inside;
+    int root = list(AT_FDCWD, path, &subdirectories, &count);
     for (int i = 0; i < count; i++) {
-        int directory = openat(root, subdirectories[i]->d_name, O_RDONLY | O_DIRECTORY);
-        int inside = scandirat(directory, ".", &entries, visible, NULL);
-        if (directory < 0 || inside < 0)
-            stop(subdirectories[i]->d_name);
+        int directory = list(root, subdirectories[i]->d_name, &entries, &inside);
         for (int j = 0; j < inside && files < FILES_MAX; j++, files++) {
             directories[files] = directory;
             names[files] = entries[j]->d_name;
@@ -113,15 +117,10 @@ static void read_walking(const char *path)
     long files = 0;
     long long bytes = 0;
     double begin = seconds();
-    int root = open(path, O_RDONLY | O_DIRECTORY);
-    int count = scandirat(root, ".", &subdirectories, visible, NULL);
-    if (root < 0 || count < 0)
-        stop(path);
+    int count, inside;
+    int root = list(AT_FDCWD, path, &subdirectories, &count);
     for (int i = 0; i < count; i++) {
-        int directory = openat(root, subdirectories[i]->d_name, O_RDONLY | O_DIRECTORY);
-        int inside = scandirat(directory, ".", &entries, visible, NULL);
-        if (directory < 0 || inside < 0)
-            stop(subdirectories[i]->d_name);
+        int directory = list(root, subdirectories[i]->d_name, &entries, &inside);
         for (int j = 0; j < inside; j++, files++)
             bytes += read_all(directory, entries[j]->d_name, KEEPS);
         close(directory);
@@ -145,17 +144,15 @@ static void read_at_random(const char *names, const char *path, int is_mixed)
     struct dirent **subdirectories, **entries;
     long files = 0;
     long long bytes = 0;
-    int listed = open(names, O_RDONLY | O_DIRECTORY), root = open(path, O_RDONLY | O_DIRECTORY);
-    int count = scandirat(listed, ".", &subdirectories, visible, NULL);
-    if (root < 0 || count < 0)
+    int count, inside;
+    int listed = list(AT_FDCWD, names, &subdirectories, &count), root = open(path, O_RDONLY | O_DIRECTORY);
+    if (root < 0)
         stop(path);
     shuffle((char **)subdirectories, count);
     for (int i = 0; i < count; i++) {
         const char *directory = subdirectories[i]->d_name;
         long first = files;
-        int inside = scandirat(openat(listed, directory, O_RDONLY | O_DIRECTORY), ".", &entries, visible, NULL);
-        if (inside < 0)
-            stop(directory);
+        list(listed, directory, &entries, &inside);
         for (int j = 0; j < inside && files < FILES_MAX; j++, files++)
             if (asprintf(&all[files], "%s/%s", directory, entries[j]->d_name) < 0)
                 stop(directory);

@@ -10,13 +10,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.leaks import require_sandbox
 from tests.support.paths import ROOT
 from tests.support.processes import TimeLimitError, wait_until
 
@@ -244,6 +247,23 @@ class Cluster:
     def _exec(self, pod: str, script: str, *, namespace: str, limit_s: float) -> subprocess.CompletedProcess[str]:
         arguments = ("-n", namespace, "exec", pod, "--", "sh", "-c", script)
         return self.script("kubectl", *arguments, limit_s=limit_s, check=False)
+
+
+@contextmanager
+def cluster_of_session(*, nodes: int, within: AbstractContextManager[None] | None = None) -> Iterator[Cluster]:
+    """A cluster for all tests of a session, which lives `within` that; or the one in EFC_CLUSTER_DIR, which stays."""
+    if running := os.environ.get("EFC_CLUSTER_DIR"):
+        yield Cluster(folder=Path(running))
+        return
+    require_sandbox()
+    with within or nullcontext():
+        cluster = Cluster(folder=Path(tempfile.mkdtemp(prefix="cluster-")))
+        cluster.boot(nodes=nodes)
+        try:
+            yield cluster
+        finally:
+            cluster.end()
+            shutil.rmtree(cluster.folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import IMAGE, SCRIPTS, SYSTEM_NAMESPACE, Cluster, Namespace
-from tests.support.leaks import require_sandbox
+from tests.cluster.cluster import IMAGE, SCRIPTS, SYSTEM_NAMESPACE, Cluster, Namespace, cluster_of_session
 from tests.support.paths import RESULTS, ROOT
 from tests.support.processes import wait_until
 
@@ -26,16 +22,8 @@ _IDLE_GRACE_S = 3  # how long daemons outlive their last volume
 @pytest.fixture(scope="session")
 def bare_cluster() -> Iterator[Cluster]:
     """A cluster of its own, or the one in EFC_CLUSTER_DIR (`make cluster-up`) for those who work on the tests."""
-    if running := os.environ.get("EFC_CLUSTER_DIR"):
-        yield Cluster(folder=Path(running))
-        return
-    require_sandbox()
-    cluster = Cluster(folder=Path(tempfile.mkdtemp(prefix="cluster-")))
-    cluster.boot(nodes=NODES)
-    try:
+    with cluster_of_session(nodes=NODES) as cluster:
         yield cluster
-    finally:
-        cluster.end()
 
 
 @pytest.fixture(scope="session")

@@ -24,11 +24,11 @@ from typing import Any
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from tests.faults import block_reads, cached_reads, figures
-from tests.integrity.rested import REST_S
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.paths import ROOT
 from tests.support.processes import SLOWNESS, TimeLimitError, wait_until
+from tests.support.site import REST_S
 from tests.support.workers import Worker, new_key
 
 FILES, BLOCKS, SMALL_FILES = 6, 16, 100

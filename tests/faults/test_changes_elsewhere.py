@@ -31,7 +31,7 @@ from tests.support.nas import Nas
 from tests.support.nodes import Node
 from tests.support.processes import SLOWNESS
 from tests.support.scripted_nas import ScriptedNas
-from tests.support.site import CLOCK, REST_S
+from tests.support.site import CLOCK, REST_S, Turns
 from tests.support.workers import Worker, new_key
 
 _ROUNDS = int(os.environ.get("FAULTS_CHANGES", "2000" if IS_LONG else "12"))
@@ -119,7 +119,7 @@ class Real:
         self.files = [Changed(name=f"file-{number}") for number in range(min(_ROUNDS, 60))]
         for file in self.files:
             (self.folder / file.name).write_bytes(file.now)
-        self._turns = [(time.monotonic(), file) for file in self.files]
+        self._turns = Turns(self.files)
         self._number = 0
 
     def rest(self) -> None:
@@ -128,10 +128,7 @@ class Real:
 
     def next(self) -> Changed:
         """The one that has rested for longest."""
-        named, file = self._turns.pop(0)
-        time.sleep(max(named + REST_S - time.monotonic(), 0))
-        self._turns.append((time.monotonic(), file))
-        return file
+        return self._turns.next()
 
     def clock(self) -> str:
         """A new file, whose times tell what the clock shows."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from tests.support import scripted_nas
 from tests.support.nas import Nas
 from tests.support.nodes import Node
 from tests.support.scripted_nas import ScriptedNas
-from tests.support.site import CLOCK, REST_S
+from tests.support.site import CLOCK, Turns
 from tests.support.workers import Worker, new_key
 
 _ROUNDS = int(os.environ.get("FAULTS_WRITES", "20000" if IS_LONG else "60"))
@@ -78,7 +78,7 @@ class Real:
 
     nas: Nas
     url: str = ""
-    turns: list[tuple[float, str]] = field(default_factory=list)  # when a file was last named
+    turns: Turns[str]
     number: int = 0
 
     @classmethod
@@ -90,14 +90,11 @@ class Real:
             for name in names:
                 (nas.export_folder() / name).write_bytes(bytes(_SIZE))
                 os.utime(nas.export_folder() / name, ns=(_HOUR_NS, _HOUR_NS))  # as after each write
-            yield cls(nas=nas, url=nas.url, turns=[(time.monotonic(), name) for name in names])
+            yield cls(nas=nas, url=nas.url, turns=Turns(names))
 
     def next(self) -> str:
         """The one that has rested for longest."""
-        named, name = self.turns.pop(0)
-        time.sleep(max(named + REST_S - time.monotonic(), 0))
-        self.turns.append((time.monotonic(), name))
-        return name
+        return self.turns.next()
 
     def clock(self) -> str:
         """A new one: its name is asked for, and its times are seen."""

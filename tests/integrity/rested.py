@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.nas import Nas
-
-#: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put nowhere.
-REST_S = 12.0
+from tests.support.site import REST_S
 
 
 @contextmanager

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrity.rested import REST_S
 from tests.support.keeper import Keeper
 from tests.support.nas import Export, Nas
+from tests.support.site import REST_S
 
 _OWNER = 4711
 _OPTIONS = ("ro", "consistency=bounded", f"small-files={_OWNER}:{_OWNER}")

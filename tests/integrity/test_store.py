@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from tests.integrity.rested import REST_S, rested_datasets
+from tests.integrity.rested import rested_datasets
 from tests.integrity.test_workers import MIB, SMALL_SIZES, Reader, digest_of, files_of
 from tests.support.keeper import Keeper
 from tests.support.mounts import small_disk
 from tests.support.nas import Nas
 from tests.support.processes import wait_until
+from tests.support.site import REST_S
 from tests.support.workers import Worker, new_key
 
 _SIZE = 16 * MIB

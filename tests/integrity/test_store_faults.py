@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from csi._proto import efc_pb2
-from tests.integrity.rested import REST_S
 from tests.integrity.test_store import _SIZE, World, datasets, world  # noqa: F401 - the fixtures
 from tests.integrity.test_workers import MIB, Reader, digest_of
 from tests.support.keeper import Keeper
 from tests.support.processes import wait_until
 from tests.support.scripted_nas import Call, ScriptedNas
+from tests.support.site import REST_S
 
 _STATE = efc_pb2.StoreStats
 #: A daemon keeps blocks that it has just read for two seconds at most.

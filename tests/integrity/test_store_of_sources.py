@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integrity.rested import REST_S
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.processes import wait_until
 from tests.support.scripted_nas import ScriptedNas
+from tests.support.site import REST_S
 from tests.support.workers import Worker, new_key
 
 _HOURS_NS = 100 * 3600 * 10**9

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster, Namespace
+from tests.cluster.cluster import Cluster, Namespace, cluster_of_session
 from tests.operator.operators import Operator, account
-from tests.support.leaks import no_leaks, require_sandbox
+from tests.support.leaks import no_leaks
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
 
@@ -28,19 +25,8 @@ def nothing_left() -> None:
 @pytest.fixture(scope="session")
 def bare_cluster() -> Iterator[Cluster]:
     """A cluster without CRDs, or the one in EFC_CLUSTER_DIR for those who work on the tests."""
-    if running := os.environ.get("EFC_CLUSTER_DIR"):
-        yield Cluster(folder=Path(running))
-        return
-    require_sandbox()
-    with no_leaks():
-        folder = Path(tempfile.mkdtemp(prefix="cluster-"))
-        cluster = Cluster(folder=folder)
-        cluster.boot(nodes=1)
-        try:
-            yield cluster
-        finally:
-            cluster.end()
-            shutil.rmtree(folder, ignore_errors=True)
+    with cluster_of_session(nodes=1, within=no_leaks()) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,17 @@ def serves(keeper: Keeper, target: Path, release: str) -> None:
     )
 
 
+def await_passthrough(keeper: Keeper, target: Path, file: Path, content: bytes) -> None:
+    """Reads the file, which has this content, until an open of it is passed through."""
+
+    def is_passed() -> bool:
+        before = keeper.mount_status(target).stats.passthrough.opens
+        assert file.read_bytes() == content
+        return keeper.mount_status(target).stats.passthrough.opens > before
+
+    wait_until(is_passed, what="an open that is passed through", limit_s=60, interval_s=0.5)
+
+
 @pytest.fixture
 def keeper() -> Iterator[Keeper]:
     """Of this release, with its programs."""
@@ -100,12 +111,7 @@ def test_the_former_release_does_not_serve_what_the_kernel_reads_by_itself(stage
     file = next(target.glob("a-file*"))
     content = file.read_bytes()
 
-    def is_passed() -> bool:
-        before = keeper.mount_status(target).stats.passthrough.opens
-        assert file.read_bytes() == content
-        return keeper.mount_status(target).stats.passthrough.opens > before
-
-    wait_until(is_passed, what="an open that is passed through", limit_s=60, interval_s=0.5)
+    await_passthrough(keeper, target, file, content)
     with file.open("rb") as opened, subprocess.Popen(["sleep", "300"], stdin=opened) as holder:
         opened.close()
         try:
@@ -121,7 +127,7 @@ def test_the_former_release_does_not_serve_what_the_kernel_reads_by_itself(stage
     changed(keeper, target, "former")
     assert file.read_bytes() == content
     changed(keeper, target, "this")
-    wait_until(is_passed, what="an open that is passed through again", limit_s=60, interval_s=0.5)
+    await_passthrough(keeper, target, file, content)
     keeper.unmount(target)
 
 
@@ -135,12 +141,7 @@ def test_under_a_former_keeper_a_file_that_the_kernel_reads_can_be_read_or_not_b
     file, other, *_ = target.glob("a-file*")
     content = file.read_bytes()
 
-    def is_passed() -> bool:
-        before = keeper.mount_status(target).stats.passthrough.opens
-        assert file.read_bytes() == content
-        return keeper.mount_status(target).stats.passthrough.opens > before
-
-    wait_until(is_passed, what="an open that is passed through", limit_s=60, interval_s=0.5)
+    await_passthrough(keeper, target, file, content)
     with file.open("rb") as opened, subprocess.Popen(["sleep", "300"], stdin=opened) as holder:
         opened.close()
         try:

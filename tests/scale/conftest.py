@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster
-from tests.support.leaks import no_leaks, require_sandbox
+from tests.cluster.cluster import Cluster, cluster_of_session
+from tests.support.leaks import no_leaks
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,17 +22,7 @@ def cluster() -> Iterator[Cluster]:
 
     Kubernetes' own limits of 20 requests a second of each controller would be what is measured.
     """
-    if running := os.environ.get("EFC_CLUSTER_DIR"):
-        yield Cluster(folder=Path(running))
-        return
-    require_sandbox()
-    with no_leaks(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EFC_CLUSTER_REQUESTS_PER_SECOND", os.environ.get("EFC_CLUSTER_REQUESTS_PER_SECOND", "2000"))
-        folder = Path(tempfile.mkdtemp(prefix="cluster-"))
-        cluster = Cluster(folder=folder)
-        cluster.boot(nodes=0)
-        try:
+        with cluster_of_session(nodes=0, within=no_leaks()) as cluster:
             yield cluster
-        finally:
-            cluster.end()
-            shutil.rmtree(folder, ignore_errors=True)

@@ -10,10 +10,12 @@ Whatever is started in a block ends with it, also after a failure; the namespace
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from tests.support.delay import delayed
 from tests.support.nas import Export, Nas
@@ -21,10 +23,26 @@ from tests.support.netns import Host, Network
 from tests.support.nodes import Node
 from tests.support.workers import Worker, certificates, new_key
 
-#: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put at no worker.
+T = TypeVar("T")
+#: Blocks of files that have changed within ten seconds, by what is known of the NAS's clock, are put nowhere.
 REST_S = 12.0
 #: A file of the first export that is touched when the others have rested: whoever asks for it knows the NAS's clock.
 CLOCK = "clock"
+
+
+class Turns(Generic[T]):
+    """Files of a server, which have their turns one after the other, each when it has rested since its last."""
+
+    def __init__(self, files: Iterable[T]) -> None:
+        """They are named now for the first time."""
+        self._named = [(time.monotonic(), file) for file in files]
+
+    def next(self) -> T:
+        """The one that has rested for longest."""
+        named, file = self._named.pop(0)
+        time.sleep(max(named + REST_S - time.monotonic(), 0))
+        self._named.append((time.monotonic(), file))
+        return file
 
 
 @dataclass(frozen=True, kw_only=True)
