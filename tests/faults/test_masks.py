@@ -43,7 +43,7 @@ def test_nobody_notices(nas: Nas, mask: str, name: str) -> None:
 @pytest.mark.timeout(120 + 15 * KILLS)
 @pytest.mark.parametrize("mask", MASKS)
 def test_no_write_is_lost_or_executed_late(nas: Nas, mask: str) -> None:
-    outcome = block_storm(nas, mask, kills=KILLS, options=[f"fuse-features={mask}"])
+    outcome = block_storm(nas, mask, kills=KILLS, replays=MASKS[mask], options=[f"fuse-features={mask}"])
     assert outcome.errors == []
     assert outcome.turns > 0
     assert (REPLAYS in outcome.log) is MASKS[mask]
