@@ -101,7 +101,8 @@ class Conditions:
         volumes = [publication.read_only for publication in self._publications if publication.key == key]
         mount = status.mounts[0]
         suggestion = suggestion_of(mount, is_read_only=bool(volumes) and all(volumes))
-        return condition_of(mount), "; ".join(filter(None, (workers_of(mount), store_of(mount), suggestion)))
+        notes = (unknown_of(self._daemons.unknown_options(key)), workers_of(mount), store_of(mount), suggestion)
+        return condition_of(mount), "; ".join(filter(None, notes))
 
 
 def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
@@ -109,6 +110,16 @@ def suggestion_of(status: efc_pb2.MountStatus, *, is_read_only: bool) -> str:
     if not is_read_only or consistency_of(options_of(status)) != "cto":
         return ""
     return "nobody here writes to it: with consistency=bounded the NAS is asked less"
+
+
+def unknown_of(options: Sequence[str]) -> str:
+    """That these options of a dataset are not in force, and what to do; "" if all are."""
+    if not options:
+        return ""
+    return (
+        f"not in force: {', '.join(options)}, which the node's keeper, of an earlier release, does not know; delete "
+        "the keeper's pod, and they come with the dataset's next mount"
+    )
 
 
 def workers_of(status: efc_pb2.MountStatus) -> str:

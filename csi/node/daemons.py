@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.node.keeper import Keeper
+from csi.node.keeper import Keeper, options_unknown_to
 from csi.node.mounts import Mounts, top
 from csi.node.program import DaemonProgram
 from csi.node.rollout import Rollout
@@ -38,6 +38,7 @@ class _Daemon:
     launch: asyncio.Task[None] | None = None
     release: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
+    unknown_options: list[str] = field(default_factory=list)
 
 
 class Daemons:
@@ -90,6 +91,11 @@ class Daemons:
     def moved(self, key: str) -> str:
         """What has become of the directory that this daemon serves; "" if it is where it was, as far as is known."""
         return self._roots.moved(key)
+
+    def unknown_options(self, key: str) -> list[str]:
+        """Options of this dataset that are not in force, since the keeper that mounted it is of an earlier release."""
+        daemon = self._daemons.get(key)
+        return daemon.unknown_options if daemon is not None else []
 
     async def acquire(self, key: str, *, config: efc_pb2.DaemonConfig, user: str) -> str:
         """Makes sure that the daemon serves, and that it is kept for ``user``; returns where it is mounted.
@@ -204,6 +210,7 @@ class Daemons:
             _remove_directory(target)
             raise
         await self._sessions.hold(status)
+        self._daemons[key].unknown_options = options_unknown_to(status, asked=config)
         _LOGGER.debug("daemon %s serves, process %d", key, status.pid)
 
     async def _mount(self, target: str, config: efc_pb2.DaemonConfig) -> efc_pb2.MountStatus:

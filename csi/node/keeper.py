@@ -5,6 +5,7 @@ would hold up everybody else's. The socket is never blocking, so this needs no t
 """
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ from google.protobuf.message import DecodeError
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
+from csi.config.options import OPTIONS, settings_of
 from csi.config.several import origin_of_wire
 from csi.node.statistics import sort_by_subsystem
 
+_LOGGER = logging.getLogger(__name__)
 SOCKET_NAME = "keeper.sock"
 #: Largest message, as in efc/proto/src/transport.rs.
 MESSAGE_BYTES_MAX = 1 << 20
@@ -65,6 +68,12 @@ def options_of(mount: efc_pb2.MountStatus) -> efc_pb2.DaemonConfig:
     return mount.options if mount.HasField("options") else mount.config
 
 
+def options_unknown_to(mount: efc_pb2.MountStatus, *, asked: efc_pb2.DaemonConfig) -> list[str]:
+    """Options of ``asked`` that the keeper of ``mount`` has left out, since it is of an earlier release."""
+    unknown = settings_of(asked).keys() - settings_of(mount.config).keys()
+    return [name for name, option in OPTIONS.items() if option.field in unknown]
+
+
 class Keeper:
     """Asks the keeper at ``<run_dir>/keeper.sock``; raises what it reports, or KeeperUnreachableError."""
 
@@ -74,11 +83,17 @@ class Keeper:
     async def mount(
         self, *, target: str, config: efc_pb2.DaemonConfig, limit_seconds: float = MOUNT_SECONDS_MAX
     ) -> efc_pb2.MountStatus:
-        """Mounts a dataset, or finds it mounted with the same configuration; returns when it can be used."""
+        """Mounts a dataset, or finds it mounted with the same configuration; returns when it can be used.
+
+        A keeper of an earlier release mounts without the options that it does not know: a warning names them.
+        """
         request = efc_pb2.MountRequest(target=target, config=config, time_limit_ms=int(limit_seconds * 1000))
         # The keeper cleans up at its limit; it needs a moment for that before we give up on it.
         reply, _ = await self._ask(efc_pb2.KeeperRequest(mount=request), limit_seconds=limit_seconds + 5)
-        return _by_subsystem(reply.mount.status)
+        status = _by_subsystem(reply.mount.status)
+        if unknown := options_unknown_to(status, asked=config):
+            _LOGGER.warning("%s: the keeper is of an earlier release and knows no %s", target, ", ".join(unknown))
+        return status
 
     async def unmount(self, *, target: str, force: bool = False) -> None:
         """Unmounts and ends the daemon; FAILED_PRECONDITION if it is in use and not ``force``."""

@@ -84,7 +84,7 @@ def test_an_upgrade_whose_data_the_nas_does_not_take_is_taken_back(
         scene.nas.pause()
         with pytest.raises(subprocess.CalledProcessError) as refused:
             upgrade_to_former(scene, monkeypatch)
-        assert "release knows nothing" in refused.value.stderr
+        assert "the NAS has not taken written data in time" in refused.value.stderr
         scene.nas.resume()
         assert runs(scene.keeper.daemon_pid(scene.mount), "this")
         scene.write(writer, "log", -1, 99, 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,17 @@ def test_counters_go_on_under_a_keeper_of_this_release(
             counters.look()
             assert counters.last["bytes_written"] >= number << 16
         keeper.unmount(target)
+
+
+def test_what_the_keeper_does_not_know_is_said(nas: Nas, tmp_path: Path) -> None:
+    nas.export_folder()
+    with Keeper() as keeper:
+        is_former = os.environ["EFC_BIN_DIR"].rpartition("/")[2].startswith("former")
+        options = "consistency=sealed,prefetch=off,threads=2"
+        command = [FOLDERS["this"] / "efc", "mount", nas.url, tmp_path, "-o", options]
+        environment = dict(os.environ, RUN_DIR=str(keeper.run_dir))
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        keeper.efc("umount", str(tmp_path))
+    said, _, names = done.stderr.strip().partition("the keeper is of an earlier release and knows no ")
+    unknown = set(names.split(", ")) & {"consistency", "prefetch", "threads"}
+    assert (said, unknown) == ((f"{tmp_path}: ", {"consistency", "prefetch"}) if is_former else ("", set()))

@@ -18,12 +18,12 @@ from csi._proto import csi_pb2, efc_pb2
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.base.statvfs import Statvfs
-from csi.config.options import MountOptions
+from csi.config.options import MountOptions, parse, parse_list
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
-from csi.node.conditions import condition_of, suggestion_of, workers_of
+from csi.node.conditions import condition_of, suggestion_of, unknown_of, workers_of
 from csi.node.daemons import Daemons
-from csi.node.keeper import Keeper, KeeperStatus
+from csi.node.keeper import Keeper, KeeperStatus, options_unknown_to
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, top
 from csi.node.publishing import Publisher
 from csi.node.records import Publications
@@ -488,6 +488,17 @@ def test_workers_that_are_not_used_are_said() -> None:
     ready.workers_ready = 1
     assert workers_of(of(stats=efc_pb2.DaemonStats(cache=ready))).startswith("1 of 2 workers do not answer")
     assert "no key in /key" in workers_of(of(stats=keyless))
+
+
+def test_options_that_the_keeper_does_not_know_are_named() -> None:
+    options = parse(parse_list("cache-size=1GiB,cache-dir=/cache,attr-ttl=7s"), origin="a test")
+    asked = options.daemon_config(Source.parse("nfs://nas/d"))
+    taken = efc_pb2.MountStatus(config=asked)
+    taken.config.ClearField("cache")
+    assert options_unknown_to(taken, asked=asked) == ["cache-size", "cache-dir", "cache-free", "passthrough"]
+    assert options_unknown_to(efc_pb2.MountStatus(config=asked), asked=asked) == []
+    assert unknown_of(["cache-dir", "cache-size"]).startswith("not in force: cache-dir, cache-size, which")
+    assert unknown_of([]) == ""
 
 
 def test_every_state_has_a_condition() -> None:
