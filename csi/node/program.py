@@ -15,6 +15,7 @@ import logging
 import os
 import subprocess
 import time
+from dataclasses import dataclass
 
 from csi.base import programs
 from csi.base.errors import Code, DriverError
@@ -31,21 +32,33 @@ _SEAL_AGAIN_SECONDS = 0.02
 _LOOK_SECONDS = 1.0
 
 
-class DaemonProgram:
-    """The program ``efcd`` at ``path``, and which keeper has it."""
+@dataclass(frozen=True, kw_only=True)
+class SealedProgram:
+    """A program as memory that nobody can change any more, a descriptor, and its version as it prints it."""
 
-    def __init__(self, *, keeper: Keeper, path: str) -> None:
-        """Reads the program; raises FAILED_PRECONDITION if it cannot be run."""
+    version: str
+    memory: int
+
+    @classmethod
+    def read(cls, path: str) -> "SealedProgram":
+        """Reads the program at ``path``; raises FAILED_PRECONDITION if it cannot be run."""
+        return cls(version=_printed_version(path), memory=_sealed_memory(path))
+
+
+class DaemonProgram:
+    """The daemons' program, and which keeper has it."""
+
+    def __init__(self, *, keeper: Keeper, program: SealedProgram) -> None:
+        """It is given to ``keeper`` by :meth:`ensure`."""
         self._keeper = keeper
-        self._version = _printed_version(path)
-        self._memory = _sealed_memory(path)
+        self._program = program
         self._owner: tuple[int, ...] | None = None
         self._lock = asyncio.Lock()
 
     @classmethod
     def installed(cls, keeper: Keeper) -> "DaemonProgram":
-        """The program beside this interpreter."""
-        return cls(keeper=keeper, path=programs.find(programs.DAEMON))
+        """The program ``efcd`` beside this interpreter; raises FAILED_PRECONDITION if it cannot be run."""
+        return cls(keeper=keeper, program=SealedProgram.read(programs.find(programs.DAEMON)))
 
     async def ensure(self) -> None:
         """Gives the program to the keeper unless this one has been asked before; a refusal is logged, not raised.
@@ -62,15 +75,15 @@ class DaemonProgram:
                 _LOGGER.debug("the daemons' program is not handed over yet: %s", error.message)
                 return
             except DriverError as error:
-                _LOGGER.warning("daemons run the keeper's program, it refuses %s: %s", self._version, error.message)
+                _LOGGER.warning("daemons run the keeper's program, it refuses %s: %s", self.version, error.message)
             else:
-                _LOGGER.info("daemons run version %s from now on", self._version)
+                _LOGGER.info("daemons run version %s from now on", self.version)
             self._owner = owner
 
     @property
     def version(self) -> str:
         """The program's version, as it prints it."""
-        return self._version
+        return self._program.version
 
     def is_offered_to(self, owner: tuple[int, ...]) -> bool:
         """Whether the keeper of this identity has been given the program, taken or not."""
@@ -78,7 +91,7 @@ class DaemonProgram:
 
     async def install(self) -> None:
         """Gives the program to the keeper; raises the error that this reports."""
-        await self._keeper.install(version=self._version, memory=self._memory)
+        await self._keeper.install(version=self._program.version, memory=self._program.memory)
 
     async def watch(self) -> None:
         """Gives the program to each new keeper; never returns."""

@@ -20,6 +20,8 @@ def alternation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """The programs that the keeper, its first daemon and the node plugin run."""
     keeper, daemon = request.param
     monkeypatch.setenv("EFC_BIN_DIR", str(programs.mixed(keeper=keeper, daemon=daemon)))
+    for release in programs.FOLDERS:
+        programs.sealed(release)
     return Alternation(daemon)
 
 

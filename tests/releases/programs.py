@@ -7,13 +7,14 @@ of its programs.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from csi.node.keeper import Keeper
-from csi.node.program import DaemonProgram
+from csi.node.program import DaemonProgram, SealedProgram
 from tests.support.paths import ROOT
 
 _RELEASES = ROOT / ".tools" / "releases"
@@ -57,9 +58,19 @@ class Alternation:
     def next(self, run_dir: Path) -> str:
         """Has the keeper start its next daemons from the other release; its name."""
         self.current = "this" if self.current == "former" else "former"
-        program = DaemonProgram(keeper=Keeper(str(run_dir)), path=str(efcd(self.current)))
+        program = DaemonProgram(keeper=Keeper(str(run_dir)), program=sealed(self.current))
         asyncio.run(program.install())
         return self.current
+
+
+@functools.cache
+def sealed(release: str) -> SealedProgram:
+    """The daemon's program of a release, read once, and before a test has files open on a mount.
+
+    To read it starts a process, which closes what it inherits before it is another program. That waits for the NAS if
+    a file has data to be committed, and so for the proxy in this process, which waits for the interpreter's lock.
+    """
+    return SealedProgram.read(str(efcd(release)))
 
 
 def runs(pid: int, release: str) -> bool:
