@@ -12,7 +12,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-RELEASE, NEXT_RELEASE = "0.1.0", "0.9.9"
+from tests.support.releases import as_next_release
+
 _PROGRAM = "opt/efc/bin/efcd"
 
 
@@ -54,8 +55,7 @@ def _program(archive: tarfile.TarFile, layers: list[Any]) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(_read(archive, layer))) as files:
             if _PROGRAM in files.getnames():
                 content = _read(files, _PROGRAM)
-                assert RELEASE.encode() in content
-                return content.replace(RELEASE.encode(), NEXT_RELEASE.encode())
+                return as_next_release(content)
     raise LookupError(f"no layer of the image has {_PROGRAM}")
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from tests.cluster.cluster import IMAGE, SYSTEM_NAMESPACE, Cluster, Namespace
 from tests.cluster.machines import mounts_of
-from tests.cluster.releases import NEXT_RELEASE, RELEASE, write_next_release
+from tests.cluster.releases import write_next_release
 from tests.cluster.workload import HUNG_S, verified_load
 from tests.support.paths import ROOT
 from tests.support.processes import wait_until
+from tests.support.releases import NEXT_RELEASE, RELEASE
 
 _NODE = "n1"
 _NEXT_IMAGE = "docker.io/library/efc-csi:next"

@@ -15,8 +15,8 @@ from tests.support.driver import Driver, static_volume
 from tests.support.nas import Nas
 from tests.support.paths import program
 from tests.support.processes import wait_until
+from tests.support.releases import NEXT_RELEASE, RELEASE, as_next_release
 
-_RELEASE, _NEXT_RELEASE = b"0.1.0", b"0.9.9"
 #: The node plugin looks at the daemons more than once in this time.
 _LOOKS_S = 2.5
 #: A saved state begins with this number, as it stands in a program of this machine.
@@ -35,18 +35,18 @@ def rollout(nas: Nas, tmp_path: Path) -> Iterator[tuple[Driver, Path]]:
         yield driver, folder
 
 
-def version_of(pid: int) -> bytes:
+def version_of(pid: int) -> str:
     """The version in the program that a process runs; empty if it has ended."""
     try:
         content = Path(f"/proc/{pid}/exe").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return b""
-    return _NEXT_RELEASE if _NEXT_RELEASE in content else _RELEASE
+        return ""
+    return NEXT_RELEASE if NEXT_RELEASE.encode() in content else RELEASE
 
 
 def next_release(folder: Path) -> None:
     """The daemon's program with the next version in all places, where the file is only the node plugin's."""
-    replace_program(folder, program("efcd").read_bytes().replace(_RELEASE, _NEXT_RELEASE))
+    replace_program(folder, as_next_release(program("efcd").read_bytes()))
 
 
 def replace_program(folder: Path, content: bytes) -> None:
@@ -68,11 +68,10 @@ def publish_two(driver: Driver, nas: Nas) -> list[tuple[csi_pb2.Volume, Path]]:
 
 def test_a_rollout_upgrades_running_daemons(rollout: tuple[Driver, Path], nas: Nas) -> None:
     driver, folder = rollout
-    assert _RELEASE in program("efcd").read_bytes()
     volumes = publish_two(driver, nas)
     former = driver.daemons()
     assert [os.readlink(f"/proc/{daemon.pid}/exe") for daemon in former] == [_SEALED] * 2
-    assert [version_of(daemon.pid) for daemon in former] == [_RELEASE] * 2
+    assert [version_of(daemon.pid) for daemon in former] == [RELEASE] * 2
 
     target = volumes[0][1]
     with (target / "open").open("w", buffering=1) as file:
@@ -80,13 +79,15 @@ def test_a_rollout_upgrades_running_daemons(rollout: tuple[Driver, Path], nas: N
         next_release(folder)
         driver.crash("node")
         wait_until(
-            lambda: [version_of(daemon.pid) for daemon in driver.daemons()] == [_NEXT_RELEASE] * 2,
+            lambda: [version_of(daemon.pid) for daemon in driver.daemons()] == [NEXT_RELEASE] * 2,
             what="the daemons of the next release",
         )
         file.write("and after\n")
     assert (target / "open").read_text() == "before\nand after\n"
     time.sleep(_LOOKS_S)
-    assert driver.log("node").read_text().count("upgraded from 0.1.0 to 0.9.9") == 2, "each is upgraded once"
+    assert driver.log("node").read_text().count(f"upgraded from {RELEASE} to {NEXT_RELEASE}") == 2, (
+        "each is upgraded once"
+    )
     for volume, target in volumes:
         driver.unpublish(volume, target)
 
@@ -96,7 +97,7 @@ def test_a_release_that_cannot_take_over_is_refused_once(rollout: tuple[Driver, 
     driver, folder = rollout
     volumes = publish_two(driver, nas)
     former = [daemon.pid for daemon in driver.daemons()]
-    content = program("efcd").read_bytes().replace(_RELEASE, _NEXT_RELEASE)
+    content = as_next_release(program("efcd").read_bytes())
     assert _STATE_MAGIC in content
     replace_program(folder, content.replace(_STATE_MAGIC, b"ETATSXXX"))
     driver.crash("node")
@@ -117,7 +118,7 @@ def test_a_new_keeper_gets_the_program_before_it_starts_a_daemon(rollout: tuple[
     volume, target = static_volume(f"v-{uuid.uuid4()}", nas.url), driver.target()
     driver.publish(volume, target)
     (daemon,) = driver.daemons()
-    assert version_of(daemon.pid) == _NEXT_RELEASE
+    assert version_of(daemon.pid) == NEXT_RELEASE
     driver.unpublish(volume, target)
 
 
@@ -127,7 +128,7 @@ def test_a_program_that_does_not_run_stops_nothing(rollout: tuple[Driver, Path],
     driver.crash("keeper")
     (folder / "efcd").unlink()
     # Prints its version here, as a file; from sealed memory it is a script that nobody finds again.
-    (folder / "efcd").write_text(f"#!/bin/sh\necho {_NEXT_RELEASE.decode()}\n")
+    (folder / "efcd").write_text(f"#!/bin/sh\necho {NEXT_RELEASE}\n")
     (folder / "efcd").chmod(0o755)
     driver.crash("node")
     volume, target = static_volume(f"v-{uuid.uuid4()}", nas.url), driver.target()

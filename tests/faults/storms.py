@@ -29,6 +29,7 @@ from tests.support.mounts import remove_mounts
 from tests.support.nas import Nas
 from tests.support.paths import program
 from tests.support.processes import SLOWNESS, TimeLimitError, wait_until
+from tests.support.releases import NEXT_RELEASE, RELEASE, as_next_release
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "5"))
 #: `make faults`: what takes minutes, and gates on times.
@@ -115,24 +116,19 @@ def hang(driver: Driver, _number: int) -> None:
     )  # fmt: skip
 
 
-_RELEASE, _NEXT_RELEASE = b"0.1.0", b"0.9.9"
-
-
 def upgrade(driver: Driver, number: int) -> None:
     """To a daemon that says it is of the next release, or back to this one's."""
     folder = driver.folder / "next"
     if not folder.exists():
         folder.mkdir()
-        content = program("efcd").read_bytes()
-        assert _RELEASE in content
-        (folder / "efcd").write_bytes(content.replace(_RELEASE, _NEXT_RELEASE))
+        (folder / "efcd").write_bytes(as_next_release(program("efcd").read_bytes()))
         (folder / "efcd").chmod(0o755)
-    chosen, version = (folder, _NEXT_RELEASE) if number % 2 == 0 else (program("efcd").parent, _RELEASE)
+    chosen, version = (folder, NEXT_RELEASE) if number % 2 == 0 else (program("efcd").parent, RELEASE)
     command = [str(program("efc")), "upgrade", "--all", "--run-dir", str(driver.run_dir)]
     environment = {**os.environ, "EFC_BIN_DIR": str(chosen)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"-> {version.decode()}," in done.stdout, done.stdout
+    assert f"-> {version}," in done.stdout, done.stdout
 
 
 # ---------------------------------------------------------------- the storm
