@@ -103,7 +103,7 @@ def without_datasets(cluster: Cluster) -> Iterator[None]:
     install(cluster)
 
 
-def _keepers(cluster: Cluster) -> dict[str, tuple[str, int]]:
+def keepers_of(cluster: Cluster) -> dict[str, tuple[str, int]]:
     """Of each keeper's pod: its UID, and how often its container has started."""
     found = cluster.objects("pods", namespace=SYSTEM_NAMESPACE, selector="app.kubernetes.io/component=keeper")
     return {
@@ -118,7 +118,7 @@ def test_datasets_come_to_an_installation_in_use(
 ) -> None:
     """An upgrade brings operator and CRDs: who works on a volume notices nothing, and no keeper starts anew."""
     cluster = namespace.cluster
-    keepers = _keepers(cluster)
+    keepers = keepers_of(cluster)
     assert len(keepers) == len(cluster.nodes())
     with verified_load(namespace, claim=shared, node="n1") as report:
         daemons = cluster.daemons("n1")
@@ -133,7 +133,7 @@ def test_datasets_come_to_an_installation_in_use(
     figures["operator and CRDs come to an installation in use"] = vars(report)
     assert report.errors == 0, report
     assert report.longest_pause_s < HUNG_S, report
-    assert _keepers(cluster) == keepers
+    assert keepers_of(cluster) == keepers
 
 
 @pytest.mark.timeout(900)
