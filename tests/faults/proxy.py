@@ -72,6 +72,7 @@ class Proxy:
         self.calls: list[
             tuple[Procedure, int]
         ] = []  # in the order of their coming: procedure, xid; not those that only read
+        self.arrived = 0  # calls, all of them
         self._holds: list[Hold] = []
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -178,6 +179,7 @@ class Proxy:
                 held = (h for h in self._holds if h.is_reply and h.xid == xid)
                 return next((hold for hold in held if not (hold.is_aside and hold.reached.is_set())), None)
             number = struct.unpack(">I", record[24:28])[0]
+            self.arrived += 1
             if number not in _PROCEDURES:
                 return None
             if number not in _ONLY_READING:
