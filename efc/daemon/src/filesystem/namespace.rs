@@ -113,14 +113,26 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    async fn look_up_by_path(&self, caller: &Caller, parent: u64, name: &[u8]) -> Result<Counted<'_, B>, Errno> {
+    async fn look_up_by_path(
+        self: &Arc<Self>,
+        caller: &Caller,
+        parent: u64,
+        name: &[u8],
+    ) -> Result<Counted<'_, B>, Errno> {
         let directory = self.inode(parent)?;
         if let Some(found) = self.backend.own_name(directory.handle(), name) {
             return self.own_entry(&directory, found.map_err(|error| errno(&error))?);
         }
         let found = match self.look_up_without_asking(caller, &directory, name).await {
             Some(known) => known,
-            None => self.look_up(caller, &directory, name).await.map(|(entry, _)| entry),
+            None => {
+                let asked = self.look_up(caller, &directory, name).await.map(|(entry, _)| entry);
+                asked.inspect_err(|errno| {
+                    if *errno == Errno(libc::ENOENT) {
+                        self.missed(&directory, &caller.cred);
+                    }
+                })
+            }
         };
         if found.as_ref().err().is_none_or(|errno| *errno == Errno(libc::ENOENT)) {
             self.check_path(caller, parent).await?; // afterwards: whoever may not know gets the same error for both

@@ -10,10 +10,13 @@
 //! program whose files are in the kernel has nothing asked for. How many are asked for at once depends on how fast the server answers
 //! ([`pace`]), what their data takes is limited, and what is asked for in vain more often than not is asked for no more ([`trust`]).
 //!
+//! In each mode a directory is listed in which several names were looked up in vain, to know which others are not there ([`misses`]).
+//!
 //! Each question is in the name of the caller who is expected, and its answer is a verdict for that one alone. In close-to-open there is
 //! nothing to gain: an open asks for itself, and that brings the data of a small file.
 
 mod asked;
+mod misses;
 mod pace;
 mod scans;
 mod trust;
@@ -33,6 +36,7 @@ use efc_tasks::sync::{Mutex, MutexGuard};
 use super::Inner;
 use super::files::{OpenFile, fits_read_at_open};
 use asked::{AGE_MAX, Asked, Data, Lacking, Reason};
+use misses::Misses;
 use scans::Scans;
 use visits::{Next, Questions};
 
@@ -68,6 +72,7 @@ impl AheadSwitch {
 pub(super) struct Ahead {
     switch: Arc<AheadSwitch>,
     asked: Mutex<(Scans, Asked)>,
+    misses: Mutex<Misses>,
     /// Files in it: most reads find that there are none.
     count: AtomicUsize,
     /// Opens so far.
@@ -100,6 +105,7 @@ impl Ahead {
         Ahead {
             switch,
             asked: Mutex::new((Scans::default(), Asked::new(held_bytes_max))),
+            misses: Mutex::default(),
             count: AtomicUsize::new(0),
             opens: AtomicU32::new(0),
             is_sweeping: AtomicBool::new(false),
@@ -206,13 +212,25 @@ impl<B: Backend> Inner<B> {
         let visited = directory.as_deref().map(|directory| (directory, &knows_names as &dyn Fn() -> bool));
         let lists = self.ahead.follow((&file.inode, &file.cred), visited, places);
         if let Some(directory) = directory.filter(|_| lists) {
-            let (inner, cred) = (Arc::clone(self), file.cred.clone());
-            efc_tasks::spawn(async move { inner.list_ahead(&directory, cred).await });
+            self.spawn_listing(directory, &file.cred);
         }
         while let Some(begun) = self.begin_next() {
             let inner = Arc::clone(self);
             efc_tasks::spawn(async move { inner.ask_one_after_the_other(begun).await });
         }
+    }
+
+    /// A caller asked the server for a name that is not in the directory: lists it if that happens again and again.
+    pub(super) fn missed(self: &Arc<Self>, directory: &Arc<Inode>, cred: &Cred) {
+        let is_due = || self.ahead.misses.lock().expect("misses lock").add(directory.handle());
+        if self.ahead.switch.is_on() && is_due() && !self.knows_names(directory) {
+            self.spawn_listing(directory.clone(), cred);
+        }
+    }
+
+    fn spawn_listing(self: &Arc<Self>, directory: Arc<Inode>, cred: &Cred) {
+        let (inner, cred) = (Arc::clone(self), cred.clone());
+        efc_tasks::spawn(async move { inner.list_ahead(&directory, cred).await });
     }
 
     /// May names of the directory be told as they are known?

@@ -1,5 +1,6 @@
 //! What is known of names and listings: how many calls it saves, and what ends it. Each story is the shortest that shows its rule.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::{SetAttr as ServerSetAttr, Status};
@@ -10,6 +11,7 @@ use efc_tasks::spawn_local;
 
 use super::common::{self, calls, pass};
 use super::kernel::{Kernel, Task, settings};
+use crate::filesystem::{AheadSwitch, Settings};
 
 const TTL: Duration = Duration::from_secs(3);
 /// A listing that is kept over our own changes is read again by then.
@@ -143,21 +145,71 @@ fn a_file_that_another_node_has_put_under_a_known_name_is_not_lost_when_it_is_op
 fn in_a_directory_of_others_one_look_up_is_all_that_is_asked() {
     let (simulation, nas, kernel) = world(4);
     let task = Task::root();
-    nas.mkdir_outside("dir");
-    (0..20).for_each(|number| nas.write_outside(&format!("dir/file-{number}"), 0, b""));
+    for directory in ["dir", "other"] {
+        nas.mkdir_outside(directory);
+        (0..20).for_each(|number| nas.write_outside(&format!("{directory}/file-{number}"), 0, b""));
+    }
     simulation.run(async {
         kernel.stat(task, "dir").await.unwrap();
+        kernel.stat(task, "other").await.unwrap();
         let made = calls(&nas, create(&kernel, "dir/new")).await.0;
         let mkdir = calls(&nas, async { kernel.mkdir(task, "dir/sub").await.unwrap() }).await.0;
         let symlink = calls(&nas, async { kernel.symlink(task, "to", "dir/symlink").await.unwrap() }).await.0;
-        let link = calls(&nas, async { kernel.link(task, "dir/new", "dir/link").await.unwrap() }).await.0;
-        let rename = calls(&nas, async { kernel.rename(task, "dir/file-1", "dir/renamed").await.unwrap() }).await.0;
-        let unlink = calls(&nas, async { kernel.unlink(task, "dir/file-2").await.unwrap() }).await.0;
+        let link = calls(&nas, async { kernel.link(task, "dir/new", "other/link").await.unwrap() }).await.0;
+        let rename = calls(&nas, async { kernel.rename(task, "other/file-1", "other/renamed").await.unwrap() }).await.0;
+        let unlink = calls(&nas, async { kernel.unlink(task, "other/file-2").await.unwrap() }).await.0;
         // The names of what is renamed and removed are looked up by the kernel's walk.
         assert_eq!([made, mkdir, symlink, link, rename, unlink], [3, 2, 2, 2, 3, 2]);
         kernel.settled().await;
     });
     kernel.assert_nothing_leaked();
+}
+
+/// Look-ups and pages of listings, while so many names are looked up that are not there.
+async fn missed(nas: &Nas, kernel: &Kernel, names: std::ops::Range<usize>) -> [u64; 2] {
+    let executed = || [nas.executed(Procedure::Lookup), nas.executed(Procedure::Readdirplus)];
+    let before = executed();
+    for number in names {
+        assert!(!is_there(kernel, &format!("dir/absent-{number}")).await);
+        pause().await;
+    }
+    std::array::from_fn(|of| executed()[of] - before[of])
+}
+
+#[test]
+fn a_directory_in_which_names_are_missed_is_listed_and_then_says_so_itself() {
+    let (simulation, nas, kernel) = world(6);
+    nas.mkdir_outside("dir");
+    (0..20).for_each(|number| nas.write_outside(&format!("dir/file-{number}"), 0, b""));
+    simulation.run(async {
+        kernel.stat(Task::root(), "dir").await.unwrap();
+        assert_eq!(missed(&nas, &kernel, 0..20).await, [4, 1]);
+        // Known for as long as it may be trusted, not longer.
+        nas.write_outside("dir/absent-7", 0, b"");
+        pass(TTL).await;
+        assert!(is_there(&kernel, "dir/absent-7").await);
+        // Others change it all the time: no listing lasts, and the next but one is asked for after 64 names. The directory's own is asked for too.
+        let mut sum = [0, 0];
+        for round in 0..60 {
+            nas.write_outside(&format!("dir/other-{round}"), 0, b"");
+            pass(TTL).await;
+            let [lookups, pages] = missed(&nas, &kernel, 100 + round..101 + round).await;
+            sum = [sum[0] + lookups, sum[1] + pages];
+        }
+        assert_eq!(sum, [2 * 60, 1]);
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
+fn a_directory_that_is_not_to_be_listed_ahead_is_not() {
+    let off = Settings { ahead: Arc::new(AheadSwitch::new(false)), ..settings(TTL) };
+    let (simulation, nas, kernel) = common::world(7, Options::default(), off);
+    nas.mkdir_outside("dir");
+    simulation.run(async {
+        kernel.stat(Task::root(), "dir").await.unwrap();
+        assert_eq!(missed(&nas, &kernel, 0..20).await, [20, 0]);
+    });
 }
 
 #[test]
