@@ -218,7 +218,7 @@ def _verdict(
     arguments: argparse.Namespace, cases: list[Case], rows: Rows, judged: Sequence[Judged], console: Console
 ) -> int:
     """Says what holds, the last line in figures; 1 if something does not."""
-    everything: Sequence[Judged] = [*cases, *judged]
+    everything: Sequence[Judged] = [*cases, *rows.results, *judged]
     gates = [(case.name, gate) for case in everything for gate in case.gates]
     for name, one in gates:
         console.print(f"{name}: {one}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Reads beside native ext4 and our NFS client reading into memory without a mount (the bare client); their gates."""
+"""Reads, and a large write, beside native ext4 and our NFS client without a mount (the bare client); their gates."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.support.netns import netns_pair
 
 BIG_BYTES = 2 << 30
 SMALL_DIRECTORIES, SMALL_PER_DIRECTORY, SMALL_BYTES = 50, 100, 4096
+WRITTEN_MIB = 256
 LINK_BYTES_PER_S = 650_000_000
 JUMBO_FRAME_BYTES = 9000  # as storage networks have them: headers then take under 1 % of the link
 
@@ -107,7 +108,7 @@ class Bench:
     console: Console
 
     def loopback(self) -> Iterator[Case]:
-        """Reads without any limit, and the small files with and without a round trip."""
+        """Reads and a write without any limit, and the small files with and without a round trip."""
         with Nas(exports=[Export(path=self.data)]) as nas, Keeper() as keeper:
             case = self.compare("sequential, loopback", "read", "big", url=nas.url, keeper=keeper)
             case.gates.append(
@@ -124,6 +125,9 @@ class Bench:
                 case = self.compare("small files, 1 ms round trip", "small", "small", url=url, keeper=keeper)
                 case.gates.append(Gate(text="files/s to the bare client's", value=case.ratio(), limit=0.4))
                 yield case
+            case = self.compare_writes(url=nas.url, keeper=keeper)
+            case.gates.append(Gate(text="throughput to the bare client's", value=case.ratio(), limit=0.9))
+            yield case
 
     def link(self) -> Iterator[Case]:
         """Reads over a link of a given rate."""
@@ -170,6 +174,29 @@ class Bench:
                 MOUNT: on_mount,
             }
             return Case.run(name, figure=figure, runs=runs, rounds=self.rounds, console=self.console)
+
+    def compare_writes(self, *, url: str, keeper: Keeper) -> Case:
+        """A new file in each round, of blocks of 1 MiB, synced in the end. The mount is a fresh one each time."""
+        arguments = {NATIVE: (str(WRITTEN_MIB),), BARE: ("--count", str(WRITTEN_MIB)), MOUNT: (str(WRITTEN_MIB),)}
+
+        def new_file() -> str:
+            path = self.data / "written"
+            path.unlink(missing_ok=True)
+            path.touch()
+            return path.name
+
+        def on_mount() -> Round:
+            path = new_file()
+            with keeper.mounted(url) as mount:
+                return run_mount(self.programs, "write", mount, path, *arguments[MOUNT], keeper=keeper)
+
+        runs: dict[str, Run] = {
+            NATIVE: lambda: run_native(self.programs, "write", self.data / new_file(), *arguments[NATIVE]),
+            BARE: lambda: run_bare(self.programs, "write", url, new_file(), *arguments[BARE]),
+            MOUNT: on_mount,
+        }
+        name = f"{WRITTEN_MIB} MiB written and synced, loopback"
+        return Case.run(name, figure="mb_per_s", runs=runs, rounds=self.rounds, console=self.console)
 
 
 def show(cases: list[Case], console: Console) -> None:

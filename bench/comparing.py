@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import gate, memory
+from bench.bare import Gate
 from bench.clients import AGAINST, FAR, KERNEL, MOUNT, NATIVE, Contenders
 from bench.measuring import Round, can_run, make_data, run_round
-from bench.rows import Row
+from bench.rows import Promise, Row
 
 
 @dataclass(kw_only=True)
@@ -29,7 +30,7 @@ class Result:
 
     def rate(self, name: str) -> float:
         """Operations per second, the median."""
-        return statistics.median(one.operations / one.seconds for one in self.rounds[name])
+        return statistics.median(one.rate for one in self.rounds[name])
 
     def cpu_ratio(self, reference: str, figure: str = "client_cpu_s") -> gate.Ratio | None:
         """The mount's CPU to a contender's, by rounds; None where they are too few, or too little was used, to tell."""
@@ -38,6 +39,27 @@ class Result:
         if len(cpu) < gate.ROUNDS_MIN or min(other for _, other in cpu) < gate.CPU_S_MIN:
             return None
         return gate.Ratio.of([mine / other for mine, other in cpu])
+
+    @property
+    def name(self) -> str:
+        """The row's."""
+        return self.row.name
+
+    @property
+    def gates(self) -> list[Gate]:
+        """The row's promises, where both contenders took part."""
+        promises = [one for one in self.row.promises if {one.of, one.to} <= self.rounds.keys()]
+        return [self._gate(one) for one in promises]
+
+    def _gate(self, promise: Promise) -> Gate:
+        pairs = [*zip(self.rounds[promise.of], self.rounds[promise.to], strict=True)]
+        between = f"{promise.of} to {promise.to}"
+        if promise.cpu:
+            ratio = gate.Ratio.of([mine.client_cpu_s / other.client_cpu_s for mine, other in pairs])
+            limit = promise.cpu + ratio.noise
+            return Gate(text=f"CPU, {between}", value=ratio.median, limit=limit, at_most=True)
+        ratio = gate.Ratio.of([mine.rate / other.rate for mine, other in pairs])
+        return Gate(text=f"rate, {between}", value=ratio.median, limit=promise.rate - ratio.noise)
 
     def figures(self, name: str = MOUNT) -> dict[str, Any]:
         """What the baseline keeps of a contender."""

@@ -64,6 +64,11 @@ class Round:
         return Round(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
 
     @property
+    def rate(self) -> float:
+        """Operations per second."""
+        return self.operations / self.seconds
+
+    @property
     def client_cpu_s(self) -> float:
         """Of daemon and load."""
         return self.daemon_cpu_s + self.load_cpu_s

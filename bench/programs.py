@@ -1,4 +1,4 @@
-"""Rows of whole programs: tar, rm, git and SQLite, at what they do all day.
+"""Rows of whole programs: tar, rm, git, pip, cargo and SQLite, at what they do all day.
 
 What they unpack or clone is made on the machine's own disk first, in each round anew, and does not count.
 """
@@ -10,19 +10,23 @@ import os
 import random
 import sqlite3
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.rows import BEGIN, KIB, Load, Row
+from bench.rows import BEGIN, KIB, Load, Promise, Row
 
 #: Of the archive: a source tree's, 20 MiB in all.
 _FILES, _FILES_PER_FOLDER, _MEAN_BYTES, _BYTES_MAX = 5_000, 20, 4 * KIB, 64 * KIB
 #: Of the repository; another branch has a third of them otherwise.
 _TRACKED, _TRACKED_OTHERWISE = 2_000, 700
 _TRANSACTIONS = 200
+#: Of the Python package, and of the Rust workspace.
+_MODULES, _CRATES = 400, 12
 _GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
     "GIT_AUTHOR_NAME": "bench", "GIT_AUTHOR_EMAIL": "bench@localhost",
@@ -108,6 +112,13 @@ def _clone(target: Path) -> None:
         _run("git", "-C", target, "branch", "--quiet", "other", "origin/other")
 
 
+def _clone_all() -> Iterator[int]:
+    with _repository() as repository:
+        yield BEGIN
+        _run("git", "clone", "--quiet", "--no-local", repository, "clone")
+        yield _TRACKED
+
+
 def _checkout() -> Iterator[int]:
     _clone(Path("clone"))
     yield BEGIN
@@ -124,6 +135,47 @@ def _status() -> Iterator[int]:
 
 def _clone_on_server(folder: Path) -> None:
     _clone(folder / "clone")
+
+
+@contextmanager
+def _wheel() -> Iterator[Path]:
+    """A Python package of many modules, as pip installs it."""
+    with tempfile.TemporaryDirectory(prefix="efc-bench-") as folder:
+        path = Path(folder) / "bench_tree-1-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as wheel:
+            for number in range(_MODULES):
+                text = "".join(f"def function_{line}(value):\n    return value + {line}\n" for line in range(40))
+                wheel.writestr(f"bench_tree/part_{number // 20:02}/module_{number:03}.py", text)
+            about = {
+                "METADATA": "Metadata-Version: 2.1\nName: bench-tree\nVersion: 1\n",
+                "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+                "RECORD": "",
+            }
+            for name, text in about.items():
+                wheel.writestr(f"bench_tree-1.dist-info/{name}", text)
+        yield path
+
+
+def _install() -> Iterator[int]:
+    """Unpacks the package and compiles its modules."""
+    with _wheel() as wheel:
+        yield BEGIN
+        _run(sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", "site", wheel)
+        yield _MODULES
+
+
+def _build() -> Iterator[int]:
+    """A workspace of small crates; what it makes lies beside it, on the mount too."""
+    members = [f"part-{number}" for number in range(_CRATES)]
+    Path("Cargo.toml").write_text(f'[workspace]\nresolver = "2"\nmembers = {members}\n'.replace("'", '"'))
+    for member in members:
+        Path(member, "src").mkdir(parents=True)
+        Path(member, "Cargo.toml").write_text(f'[package]\nname = "{member}"\nversion = "1.0.0"\nedition = "2021"\n')
+        text = "".join(f"pub fn function_{line}(value: u64) -> u64 {{ value + {line} }}\n" for line in range(200))
+        Path(member, "src", "lib.rs").write_text(text)
+    yield BEGIN
+    _run("cargo", "build", "--quiet", "--offline", "--jobs", "1")
+    yield _CRATES
 
 
 def _transactions(mode: str) -> Load:
@@ -144,11 +196,29 @@ def _transactions(mode: str) -> Load:
     return load
 
 
+#: What is held back costs no program time.
+_NO_SLOWER = (Promise(rate=1),)
 ROWS = (
-    Row(name="untar 5,000 files", load=_untar, state="in a folder just made, empty", unit="file"),
-    Row(name="rm -r of 5,000 files", load=_remove_unpacked, state="just unpacked", unit="entry"),
-    Row(name="git checkout of 700 of 2,000 files", load=_checkout, state="just cloned", unit="file changed"),
+    Row(
+        name="untar 5,000 files", load=_untar, state="in a folder just made, empty", unit="file", promises=_NO_SLOWER
+    ),
+    Row(
+        name="rm -r of 5,000 files", load=_remove_unpacked, state="just unpacked", unit="entry", promises=_NO_SLOWER
+    ),
+    Row(name="git clone of 2,000 files", load=_clone_all, state="cold", unit="file", promises=_NO_SLOWER),
+    Row(
+        name="git checkout of 700 of 2,000 files", load=_checkout, state="just cloned", unit="file changed",
+        promises=_NO_SLOWER,
+    ),
     Row(name="git status of 2,000 files", load=_status, state="cold", unit="file", on_server=_clone_on_server),
-    Row(name="SQLite, journal_mode=delete", load=_transactions("delete"), state="a new base", unit="transaction"),
-    Row(name="SQLite, journal_mode=wal", load=_transactions("wal"), state="a new base", unit="transaction"),
+    Row(name="pip install of 400 modules", load=_install, state="cold", unit="module", promises=_NO_SLOWER),
+    Row(name="cargo build of 12 crates", load=_build, state="just written", unit="crate", promises=_NO_SLOWER),
+    Row(
+        name="SQLite, journal_mode=delete", load=_transactions("delete"), state="a new base", unit="transaction",
+        promises=_NO_SLOWER,
+    ),
+    Row(
+        name="SQLite, journal_mode=wal", load=_transactions("wal"), state="a new base", unit="transaction",
+        promises=_NO_SLOWER,
+    ),
 )  # fmt: skip

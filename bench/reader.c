@@ -1,4 +1,4 @@
-/* A reader that costs next to nothing itself: open, read, close. Prints one line of JSON as bare_client does.
+/* A reader, and a writer, that costs next to nothing itself: open, read, close. Prints one line of JSON as bare_client does.
  *
  *   reader read FILE     one file from front to back in reads of 1 MiB
  *   reader stream FILE   the same, and what was read is let go of the page cache, so that a large file costs little memory
@@ -7,6 +7,7 @@
  *   reader shuffled NAMES DIR SEED  every DIR/x/y once: x in random order, and in each x all y in random order. The names are those
  *                        of the directory NAMES, which looks like DIR; what was read is let go of the page cache
  *   reader mixed NAMES DIR SEED     the same, with all x/y in one random order
+ *   reader write FILE MIB           a file that is there, in writes of 1 MiB and an fsync
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -87,6 +88,21 @@ static void read_one(const char *path, int lets_go)
     double begin = seconds();
     long long bytes = read_all(AT_FDCWD, path, lets_go);
     report(seconds() - begin, bytes, 1);
+}
+
+static void write_one(const char *path, long mib)
+{
+    int file = open(path, O_WRONLY | O_TRUNC);
+    double begin = seconds();
+    if (file < 0)
+        stop(path);
+    memset(buffer, 0x5a, BLOCK);
+    for (long i = 0; i < mib; i++)
+        if (write(file, buffer, BLOCK) != BLOCK)
+            stop("write");
+    if (fsync(file) || close(file))
+        stop("fsync and close");
+    report(seconds() - begin, (long long)mib * BLOCK, 1);
 }
 
 static void read_small(const char *path)
@@ -172,6 +188,8 @@ int main(int count, char **arguments)
         read_one(arguments[2], KEEPS);
     else if (count == 3 && !strcmp(arguments[1], "stream"))
         read_one(arguments[2], LETS_GO);
+    else if (count == 4 && !strcmp(arguments[1], "write"))
+        write_one(arguments[2], atol(arguments[3]));
     else if (count == 3 && !strcmp(arguments[1], "small"))
         read_small(arguments[2]);
     else if (count == 3 && !strcmp(arguments[1], "walk"))
@@ -180,7 +198,7 @@ int main(int count, char **arguments)
         srandom(atoi(arguments[4]));
         read_at_random(arguments[2], arguments[3], !strcmp(arguments[1], "mixed"));
     } else {
-        fprintf(stderr, "usage: reader read FILE | stream FILE | small DIR | walk DIR | shuffled|mixed NAMES DIR SEED\n");
+        fprintf(stderr, "usage: reader read FILE | stream FILE | small DIR | walk DIR | shuffled|mixed NAMES DIR SEED | write FILE MIB\n");
         return 2;
     }
     return 0;

@@ -26,6 +26,16 @@ Load = Callable[[], Iterator[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What a contender's rate is to another's at least, or its CPU at most, beyond the noise."""
+
+    rate: float = 0.0
+    cpu: float = 0.0  # of daemon and load together
+    of: str = "mount"
+    to: str = "mount, write-behind=0s"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One row. Its mount is a fresh one in every round: cold is what the load has not touched before it begins."""
 
@@ -38,6 +48,7 @@ class Row:
     on_server: Callable[[Path], None] | None = None  # fills that fresh folder, natively: what another node has made
     kills_daemon: bool = False  # before each begin; for mounts that have one
     once: bool = False  # one round tells its counts, and more would take long
+    promises: tuple[Promise, ...] = ()  # beside counts and CPU, which every row has
 
 
 def fill(folder: Path, *, count: int, size: int = 0) -> None:

@@ -94,15 +94,15 @@ class Programs:
         return cls(reader=folder / "reader", bare_client=Path(executable))
 
 
-def run_native(programs: Programs, command: str, path: Path) -> Round:
-    """The reader on the server's own folder."""
-    found = _run([programs.reader, command, path])
+def run_native(programs: Programs, command: str, path: Path, *words: str) -> Round:
+    """The reader on the server's own folder; `words` follow the path."""
+    found = _run([programs.reader, command, path, *words])
     return _round(found, cpu=found["cpu_seconds"], memory_kib=found["rss_kib"])
 
 
-def run_bare(programs: Programs, command: str, url: str, path: str, *, prefix: Sequence[str] = ()) -> Round:
-    """The bare client: READs pipelined as the daemon does, small files one at a time."""
-    found = _run([*prefix, programs.bare_client, command, url, path])
+def run_bare(programs: Programs, command: str, url: str, path: str, *words: str, prefix: Sequence[str] = ()) -> Round:
+    """The bare client: READs and WRITEs pipelined as the daemon does, small files one at a time."""
+    found = _run([*prefix, programs.bare_client, command, url, path, *words])
     return _round(found, cpu=found["cpu_seconds"], memory_kib=found["rss_kib"])
 
 
@@ -112,10 +112,10 @@ def run_fresh_mount(programs: Programs, command: str, url: str, path: str, *, ke
         return run_mount(programs, command, mount, path, keeper=keeper)
 
 
-def run_mount(programs: Programs, command: str, mount: Path, path: str, *, keeper: Keeper) -> Round:
+def run_mount(programs: Programs, command: str, mount: Path, path: str, *words: str, keeper: Keeper) -> Round:
     """The reader on a mount, without anything of the file in the page cache."""
     drop_pages(mount / path)
-    return run_reader([programs.reader, command, mount / path], mount, keeper=keeper)
+    return run_reader([programs.reader, command, mount / path, *words], mount, keeper=keeper)
 
 
 def run_reader(command: Sequence[str | Path], mount: Path, *, keeper: Keeper) -> Round:

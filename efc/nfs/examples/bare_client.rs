@@ -3,6 +3,7 @@
 //! ```text
 //! bare_client read URL PATH [--connections N] [--depth D] [--size BYTES]   one file, sequential, D READs in flight
 //! bare_client small URL DIR [--connections N]                              LOOKUP and READ of DIR/*/*, one at a time
+//! bare_client write URL PATH [--connections N] [--depth D] --count N      N WRITEs of 1 MiB, D in flight, and COMMIT
 //! bare_client getattr URL PATH [--connections N] [--depth D] --count N     GETATTR, D in flight
 //! ```
 //! The work runs where replies arrive, on the connections' own threads, as in the daemon.
@@ -12,7 +13,8 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use efc_backend::{Cred, FileHandle, FileType};
+use bytes::Bytes;
+use efc_backend::{Cred, FileHandle, FileType, Stable, Written};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Sink};
 use efc_nfs::{Client, Config, url};
 use futures_lite::future::block_on;
@@ -60,7 +62,7 @@ fn options() -> Result<Options, Failure> {
         }
     }
     let [command, url, path] =
-        words.try_into().map_err(|_| "usage: bare_client read|small|getattr URL PATH [--...]")?;
+        words.try_into().map_err(|_| "usage: bare_client read|small|write|getattr URL PATH [--...]")?;
     if !(1..=PAYLOAD_MAX).contains(&options.size) || options.depth == 0 {
         return Err(format!("--size is 1 to {PAYLOAD_MAX}, --depth at least 1").into());
     }
@@ -149,24 +151,51 @@ async fn small(client: &Client, dir: FileHandle) -> Result<Done, Failure> {
     Ok(Done { elapsed: start.elapsed(), bytes, files: work.len() as u64 })
 }
 
-async fn getattr(client: &Client, object: FileHandle, options: &Options) -> Result<Done, Failure> {
-    let cred = Cred::root();
-    let start = Instant::now();
-    let mut in_flight: InFlight<'_, _> = VecDeque::new();
-    for made in 0..options.count + options.depth as u64 {
-        if made >= options.depth as u64
+/// Begins `count` calls, `depth` of them in flight, and takes in what each of them came to.
+async fn pipeline<'a, T: Send + 'a>(
+    options: &Options,
+    begin: impl Fn(u64) -> Running<'a, T>,
+    finish: impl Fn(T) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut in_flight: InFlight<'a, T> = VecDeque::new();
+    for number in 0..options.count + options.depth as u64 {
+        if number >= options.depth as u64
             && let Some(oldest) = in_flight.pop_front()
         {
-            oldest.await?;
+            finish(oldest.await)?;
         }
-        if made < options.count {
-            let mut next: Running<'_, _> = Box::pin(client.getattr(&cred, &object));
+        if number < options.count {
+            let mut next = begin(number);
+            // A future is sent when it is first polled.
             match futures_lite::future::poll_once(&mut next).await {
                 Some(done) => in_flight.push_back(Box::pin(std::future::ready(done))),
                 None => in_flight.push_back(next),
             }
         }
     }
+    Ok(())
+}
+
+async fn write(client: &Client, file: FileHandle, options: &Options) -> Result<Done, Failure> {
+    let (cred, size) = (Cred::root(), options.size);
+    let data = Bytes::from(vec![0x5a; size]);
+    let start = Instant::now();
+    let begin = |number| -> Running<'_, _> {
+        Box::pin(client.write(&cred, &file, number * size as u64, data.clone(), Stable::Unstable))
+    };
+    let finish = |written: efc_backend::Result<Written>| match written?.count as usize {
+        count if count == size => Ok(()),
+        count => Err(format!("{count} bytes of {size} were written").into()),
+    };
+    pipeline(options, begin, finish).await?;
+    client.commit(&cred, &file).await?;
+    Ok(Done { elapsed: start.elapsed(), bytes: options.count * size as u64, files: 1 })
+}
+
+async fn getattr(client: &Client, object: FileHandle, options: &Options) -> Result<Done, Failure> {
+    let cred = Cred::root();
+    let start = Instant::now();
+    pipeline(options, |_| Box::pin(client.getattr(&cred, &object)), |answer| Ok(answer.map(drop)?)).await?;
     Ok(Done { elapsed: start.elapsed(), bytes: 0, files: options.count })
 }
 
@@ -176,8 +205,9 @@ async fn perform(config: Config, options: Options) -> Result<Done, Failure> {
     match options.command.as_str() {
         "read" => read(&client, object, &options).await,
         "small" => small(&client, object).await,
+        "write" => write(&client, object, &options).await,
         "getattr" => getattr(&client, object, &options).await,
-        other => Err(format!("{other:?} is none of read, small, getattr").into()),
+        other => Err(format!("{other:?} is none of read, small, write, getattr").into()),
     }
 }
 

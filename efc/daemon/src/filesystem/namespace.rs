@@ -127,11 +127,10 @@ impl<B: Backend> Inner<B> {
             Some(known) => known,
             None => {
                 let asked = self.look_up(caller, &directory, name).await.map(|(entry, _)| entry);
-                asked.inspect_err(|errno| {
-                    if *errno == Errno(libc::ENOENT) {
-                        self.missed(&directory, &caller.cred);
-                    }
-                })
+                if asked.as_ref().is_err_and(|errno| *errno == Errno(libc::ENOENT)) {
+                    self.missed(&directory, &caller.cred).await;
+                }
+                asked
             }
         };
         if found.as_ref().err().is_none_or(|errno| *errno == Errno(libc::ENOENT)) {

@@ -45,6 +45,8 @@ pub use asked::Figures;
 /// Memory for data that waits for its reader: this part of that for all that nobody has asked for yet, and no more than so many bytes.
 const MEMORY_PART: u64 = 2;
 const MEMORY_MAX: u64 = 64 << 20;
+/// How long who looks up a name that is not there waits for a listing.
+const LISTING_WAIT_MAX: Duration = Duration::from_millis(50);
 /// How often it is looked for files that nobody has opened in time.
 const SWEEP_TIME: Duration = Duration::from_secs(1);
 
@@ -212,7 +214,8 @@ impl<B: Backend> Inner<B> {
         let visited = directory.as_deref().map(|directory| (directory, &knows_names as &dyn Fn() -> bool));
         let lists = self.ahead.follow((&file.inode, &file.cred), visited, places);
         if let Some(directory) = directory.filter(|_| lists) {
-            self.spawn_listing(directory, &file.cred);
+            let (inner, cred) = (Arc::clone(self), file.cred.clone());
+            efc_tasks::spawn(async move { inner.list_ahead(&directory, cred).await });
         }
         while let Some(begun) = self.begin_next() {
             let inner = Arc::clone(self);
@@ -221,16 +224,16 @@ impl<B: Backend> Inner<B> {
     }
 
     /// A caller asked the server for a name that is not in the directory: lists it if that happens again and again.
-    pub(super) fn missed(self: &Arc<Self>, directory: &Arc<Inode>, cred: &Cred) {
+    ///
+    /// The caller waits for it a little: he may be about to make what he has not found, and a directory that we change while it is listed
+    /// is not known whole.
+    pub(super) async fn missed(self: &Arc<Self>, directory: &Arc<Inode>, cred: &Cred) {
         let is_due = || self.ahead.misses.lock().expect("misses lock").add(directory.handle());
         if self.ahead.switch.is_on() && is_due() && !self.knows_names(directory) {
-            self.spawn_listing(directory.clone(), cred);
+            let (inner, directory, cred) = (Arc::clone(self), directory.clone(), cred.clone());
+            let listing = efc_tasks::detached(async move { inner.list_ahead(&directory, cred).await });
+            efc_tasks::time::in_time(listing.end(), Some(LISTING_WAIT_MAX)).await;
         }
-    }
-
-    fn spawn_listing(self: &Arc<Self>, directory: Arc<Inode>, cred: &Cred) {
-        let (inner, cred) = (Arc::clone(self), cred.clone());
-        efc_tasks::spawn(async move { inner.list_ahead(&directory, cred).await });
     }
 
     /// May names of the directory be told as they are known?
