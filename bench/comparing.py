@@ -16,6 +16,9 @@ from bench.clients import AGAINST, FAR, KERNEL, MOUNT, NATIVE, Contenders
 from bench.measuring import Round, can_run, make_data, run_round
 from bench.rows import Promise, Row
 
+#: Noise that a promise allows, as a part of what is promised.
+NOISE_MAX = 0.1
+
 
 @dataclass(kw_only=True)
 class Result:
@@ -56,10 +59,12 @@ class Result:
         between = f"{promise.of} to {promise.to}"
         if promise.cpu:
             ratio = gate.Ratio.of([mine.client_cpu_s / other.client_cpu_s for mine, other in pairs])
-            limit = promise.cpu + ratio.noise
+            limit = promise.cpu + min(ratio.noise, promise.cpu * NOISE_MAX)
             return Gate(text=f"CPU, {between}", value=ratio.median, limit=limit, at_most=True)
         ratio = gate.Ratio.of([mine.rate / other.rate for mine, other in pairs])
-        return Gate(text=f"rate, {between}", value=ratio.median, limit=promise.rate - ratio.noise)
+        return Gate(
+            text=f"rate, {between}", value=ratio.median, limit=promise.rate - min(ratio.noise, promise.rate * NOISE_MAX)
+        )
 
     def figures(self, name: str = MOUNT) -> dict[str, Any]:
         """What the baseline keeps of a contender."""

@@ -27,7 +27,7 @@ Load = Callable[[], Iterator[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a contender's rate is to another's at least, or its CPU at most, beyond the noise."""
+    """What a contender's rate is to another's at least, or its CPU at most, but for the noise."""
 
     rate: float = 0.0
     cpu: float = 0.0  # of daemon and load together
