@@ -46,7 +46,7 @@ pub use asked::Figures;
 const MEMORY_PART: u64 = 2;
 const MEMORY_MAX: u64 = 64 << 20;
 /// How long who looks up a name that is not there waits for a listing.
-const LISTING_WAIT_MAX: Duration = Duration::from_millis(50);
+const LISTING_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked for files that nobody has opened in time.
 const SWEEP_TIME: Duration = Duration::from_secs(1);
 
