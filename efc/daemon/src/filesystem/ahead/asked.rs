@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efc_backend::{Cred, FileHandle, Tick};
+use efc_backend::{Cred, FileHandle, Seen};
 use efc_buffer::Room;
 use efc_cache::{BeforeRead, Inode, Version};
 use foldhash::HashMap;
@@ -29,6 +29,8 @@ pub const AGE_MAX: Duration = Duration::from_secs(60);
 const GONE_MAX: usize = 1024;
 /// Memory is counted in pages.
 const PAGE: u64 = 4096;
+/// What the data of a small file is read into.
+pub const BUFFER_BYTES: u64 = efc_buffer::SMALL as u64;
 
 /// Why a file is asked for ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +75,7 @@ pub struct Wanted {
     /// Whose directory it is of, if that is why.
     pub visitor: Option<Visitor>,
     /// The place among all opens of the one after which it was wanted.
-    pub place: u32,
+    pub place: u64,
 }
 
 /// What of a file is not known.
@@ -90,16 +92,14 @@ pub struct Data {
     pub bytes: Box<[u8]>,
     pub _room: Room,
     pub before: BeforeRead,
-    pub version: Version,
-    pub asked: Tick,
+    /// What the server has shown with it.
+    pub version: Seen<Version>,
 }
 
 impl Data {
     /// May it be given, which must not be older than that?
     fn is_good(&self, inode: &Inode, data_ttl: Option<Duration>) -> bool {
-        let is_last_seen = || inode.last_seen().is_some_and(|attr| Version::of(&attr) == self.version);
-        let is_young = data_ttl.is_none_or(|ttl| efc_tasks::time::since(self.asked.at) < ttl);
-        is_young && inode.is_as_before(self.before) && is_last_seen()
+        inode.is_as_before(self.before) && inode.may_give(self.version.part(|version| version), data_ttl)
     }
 }
 
@@ -164,7 +164,7 @@ impl Asked {
     pub fn want(
         &mut self,
         files: Vec<Arc<Inode>>,
-        (cred, reason, place): (&Cred, Reason, u32),
+        (cred, reason, place): (&Cred, Reason, u64),
         visitor: Option<&Visitor>,
     ) {
         for inode in files {
@@ -182,11 +182,15 @@ impl Asked {
         if !self.pace.has_room() {
             return None;
         }
-        let has_memory = self.files.len() < FILES_MAX && self.held_bytes < self.held_bytes_max;
+        let has_memory = self.held_bytes + BUFFER_BYTES <= self.held_bytes_max;
+        if !has_memory && self.pace.is_busy() {
+            return None; // what ends gives most of its buffer back
+        }
+        let has_room = has_memory && self.files.len() < FILES_MAX;
         for reason in Reason::ALL {
             while let Some(wanted) = self.queues[reason as usize].pop_front() {
                 let is_late = wanted.inode.last_open() > wanted.place;
-                if has_memory && !is_late && !self.files.contains_key(wanted.inode.handle()) {
+                if has_room && !is_late && !self.files.contains_key(wanted.inode.handle()) {
                     self.pace.begin();
                     return Some(wanted);
                 }
@@ -194,6 +198,13 @@ impl Asked {
             }
         }
         None
+    }
+
+    /// Nothing more is to be asked for.
+    pub fn want_nothing(&mut self) {
+        for wanted in std::mem::take(&mut self.queues).into_iter().flatten() {
+            self.pass_over(&wanted);
+        }
     }
 
     /// A file need not be asked for, after all.
@@ -207,9 +218,10 @@ impl Asked {
         self.pass_over(wanted);
     }
 
-    /// It is asked for, as so much of it is not known, with data of that size; `false`: it is already, or there is no memory for that.
-    pub fn begin(&mut self, wanted: Wanted, lacking: Lacking, size: u64) -> bool {
-        let (handle, bytes) = (*wanted.inode.handle(), size.next_multiple_of(PAGE));
+    /// It is asked for, as so much of it is not known, into a buffer of so many bytes; `false`: it is already, or there is no memory for
+    /// that.
+    pub fn begin(&mut self, wanted: Wanted, lacking: Lacking, bytes: u64) -> bool {
+        let handle = *wanted.inode.handle();
         if self.files.contains_key(&handle) || self.held_bytes + bytes > self.held_bytes_max {
             self.give_up(&wanted);
             return false;
@@ -286,9 +298,11 @@ impl Asked {
         None
     }
 
-    /// Data was given, to the end of the file or not; `true`: only now it is known that it was of use.
-    pub fn given(&mut self, inode: &Inode, is_end: bool) -> bool {
-        let is_use = self.files.get(inode.handle()).is_some_and(|file| !file.is_used);
+    /// This data was given, to the end of the file or not; `true`: only now it is known that it was of use.
+    pub fn given(&mut self, inode: &Inode, data: &Arc<Data>, is_end: bool) -> bool {
+        let is_its = |file: &&File| matches!(&file.state, State::Answered(Some(held)) if Arc::ptr_eq(held, data));
+        let Some(file) = self.files.get(inode.handle()).filter(is_its) else { return false }; // it may be asked for anew by now
+        let is_use = !file.is_used;
         if is_use {
             self.used(inode.handle());
         }
@@ -335,5 +349,65 @@ impl Asked {
         if self.ages.len() > 2 * self.files.len() + GONE_MAX {
             self.ages.retain(|(handle, number)| self.files.get(handle).is_some_and(|file| file.number == *number));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use efc_backend::{Attr, FileType, Tick, Time};
+    use efc_buffer::{Budget, Purpose};
+    use efc_cache::{Inodes, Memory};
+
+    const TIME: Time = Time { seconds: 1, nanos: 0 };
+
+    fn attr() -> Attr {
+        let (kind, size, rdev) = (FileType::Regular, 4, (0, 0));
+        let (mode, nlink, uid, gid, fsid, fileid) = (0o644, 1, 0, 0, 1, 7);
+        Attr {
+            kind,
+            mode,
+            nlink,
+            uid,
+            gid,
+            size,
+            used: size,
+            rdev,
+            fsid,
+            fileid,
+            atime: TIME,
+            mtime: TIME,
+            ctime: TIME,
+        }
+    }
+
+    fn begin(asked: &mut Asked, inode: &Arc<Inode>) {
+        asked.want(vec![inode.clone()], (&Cred::root(), Reason::Order, 1), None);
+        let wanted = asked.next().expect("wanted");
+        assert!(asked.begin(wanted, Lacking::Verdict, 4096));
+    }
+
+    fn end(asked: &mut Asked, inode: &Arc<Inode>) -> Arc<Data> {
+        let shown = Seen { value: &attr(), asked: Tick::of_answer() };
+        inode.learn(shown);
+        let version = Seen { value: Version::of(shown.value), asked: shown.asked };
+        let room = Budget::default().take(Purpose::Ahead, 4).expect("no limit");
+        let data = Data { bytes: (*b"data").into(), _room: room, before: inode.before_read(), version };
+        drop(asked.end(inode.handle(), Some(Some(data))));
+        asked.data(inode, None).expect("there")
+    }
+
+    #[test]
+    fn what_is_given_of_former_data_is_no_end_of_a_question_that_is_under_way() {
+        let inode = Inodes::new(Arc::new(Memory::new(1 << 20))).of(&FileHandle::new(b"file").expect("short"));
+        let mut asked = Asked::new(1 << 20);
+        begin(&mut asked, &inode);
+        let data = end(&mut asked, &inode);
+        assert!(asked.given(&inode, &data, true) && asked.is_empty());
+        begin(&mut asked, &inode);
+        assert!(!asked.given(&inode, &data, true), "by another reader, who had it in hand");
+        assert!(asked.answer(&inode, &Cred::root()).is_some());
+        let again = end(&mut asked, &inode);
+        assert!(asked.given(&inode, &again, true) && asked.is_empty() && asked.figures().held_bytes == 0);
     }
 }

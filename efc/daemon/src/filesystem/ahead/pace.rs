@@ -38,6 +38,11 @@ impl Pace {
         self.under_way < self.limit as usize
     }
 
+    /// Is anything being asked for?
+    pub fn is_busy(&self) -> bool {
+        self.under_way > 0
+    }
+
     /// One is asked for.
     pub fn begin(&mut self) {
         self.under_way += 1;

@@ -4,7 +4,8 @@
 //! So whoever visits a directory for the first time has as many files asked for as were opened, and who has visited it before has
 //! all of them asked for, after a few opens: with each of them twice as many as before are.
 //!
-//! A *visit* ends when a file is opened once more that was opened in it. Files that were opened in this visit are not asked for.
+//! A *visit* ends when a file is opened once more that was opened in it. Files that were opened in this visit are not asked for. In each the
+//! directory is listed once, if its names are not known for certain; not again after a visit in which that has brought nothing to ask for.
 
 use std::sync::{Arc, Weak};
 
@@ -17,7 +18,7 @@ const WINDOW_MAX: usize = 1024;
 /// What a file costs that was asked for in vain.
 const WASTE: i64 = 4;
 /// Who opens a file again after fewer opens of others is the same that has just opened it.
-const SAME_OPENS_MAX: u32 = 16;
+const SAME_OPENS_MAX: u64 = 16;
 /// After so many opens it is worth while to list a directory whose files are not known.
 const OPENS_TO_LIST: i64 = 8;
 /// Files that are looked at after an open, to find those that are to be asked for.
@@ -62,18 +63,20 @@ struct Visit {
     /// Asked for, and not opened.
     ahead: usize,
     /// The place of its first open among all opens.
-    began: u32,
-    opened: u32,
+    began: u64,
+    opened: u64,
     /// Since this place all opens were of files that were opened in this visit: another one has begun, or somebody opens some twice.
-    again_since: Option<u32>,
+    again_since: Option<u64>,
     place: Place,
-    /// It was to be listed, in this visit.
+    /// It was to be listed, in this visit or in one before in which there was nothing to ask for.
     is_listed: bool,
+    /// There was, in this visit.
+    has_found: bool,
     is_used: bool,
 }
 
 impl Visit {
-    fn new(began: u32) -> Visit {
+    fn new(began: u64) -> Visit {
         Visit {
             credit: 0,
             window: 0,
@@ -83,18 +86,20 @@ impl Visit {
             again_since: None,
             place: Place::Begin,
             is_listed: false,
+            has_found: false,
             is_used: true,
         }
     }
 
     /// A file is opened, as the open of this place among all, and was opened before at the place `former`.
-    fn count(&mut self, former: u32, place: u32) {
+    fn count(&mut self, former: u64, place: u64) {
         let is_again = former != 0 && former >= self.began;
         let since = self.again_since.filter(|_| is_again).unwrap_or(place);
         self.again_since = is_again.then_some(since);
         if is_again && place.saturating_sub(former) >= SAME_OPENS_MAX.min(self.opened) {
             (self.began, self.opened, self.window) = (since, 0, 0);
-            (self.again_since, self.place, self.is_listed) = (None, Place::Begin, false);
+            (self.again_since, self.place) = (None, Place::Begin);
+            self.is_listed &= !std::mem::take(&mut self.has_found);
         }
         self.opened += 1;
         self.credit += 1;
@@ -133,6 +138,7 @@ impl Visit {
                 files.push(file);
             }
         }
+        self.has_found |= !files.is_empty();
         Next { files, lists }
     }
 }
@@ -147,9 +153,9 @@ impl Visits {
     pub fn opened(
         &mut self,
         (directory, visitor): (&Inode, &Visitor),
-        (former, place): (u32, u32),
+        (former, place): (u64, u64),
         questions: Option<&Questions<'_>>,
-    ) -> (Next, u32) {
+    ) -> (Next, u64) {
         if self.0.len() >= VISITS_MAX && !self.0.contains_key(visitor) {
             self.make_room();
         }
@@ -179,6 +185,38 @@ impl Visits {
         self.0.retain(|_, visit| std::mem::take(&mut visit.is_used));
         if self.0.len() >= VISITS_MAX {
             self.0 = HashMap::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use efc_cache::{Inodes, Memory};
+
+    #[test]
+    fn more_opens_than_32_bits_count_are_no_end_of_visits() {
+        let inodes = Inodes::new(Arc::new(Memory::new(1 << 20)));
+        let inode = |number: u64| inodes.of(&FileHandle::new(&number.to_le_bytes()).expect("short"));
+        let (directory, files) = (inode(0), (1..=50).map(inode).collect::<Vec<_>>());
+        std::iter::once(&directory).chain(&files).zip(&files).for_each(|(former, file)| file.is_listed_behind(former));
+        let visitor = (*directory.handle(), Cred::root());
+        let questions = Questions { is_small: |_| true, knows_names: &|| true };
+        let (mut visits, mut place) = (Visits::default(), u64::from(u32::MAX) - 70);
+        for visit in 0..4 {
+            let (mut asked, mut waiting) = (0, Vec::new());
+            for number in 0..files.len() {
+                let file = &files[(number * 7 + visit) % files.len()];
+                place += 1;
+                let former = file.note_open(place);
+                if waiting.contains(file.handle()) {
+                    visits.settled(&visitor);
+                }
+                let (next, _) = visits.opened((&directory, &visitor), (former, place), Some(&questions));
+                asked += next.files.len();
+                waiting.extend(next.files.iter().map(|file| *file.handle()));
+            }
+            assert!(visit == 0 || (20..=files.len()).contains(&asked), "{asked} in visit {visit}");
         }
     }
 }
