@@ -4,7 +4,7 @@
 //! Data may be given while the file is as it was when that was asked for, as far as this node knows, and no longer than the consistency mode
 //! lets it be given. It goes when the kernel has it, or with its age. Its memory is counted: where there is none, nothing is asked for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,10 @@ use super::visits::{Visitor, Visits};
 
 /// Files that are asked for and not opened, or whose data waits for its reader.
 const FILES_MAX: usize = 16_384;
-/// Files that are still to be asked for, for each reason.
+/// Files of a storage that are still to be asked for, for each reason.
 const QUEUE_MAX: usize = 4096;
+/// Storages that are known; of more, those of which nothing is asked for are forgotten.
+const WAYS_MAX: usize = 64;
 /// For how long a file waits to be opened.
 pub const AGE_MAX: Duration = Duration::from_secs(60);
 
@@ -39,10 +41,6 @@ pub enum Reason {
     Order,
     /// Others of its directory are opened.
     Directory,
-}
-
-impl Reason {
-    const ALL: [Reason; 2] = [Reason::Order, Reason::Directory];
 }
 
 /// What came of what was asked for ahead, in files.
@@ -70,6 +68,8 @@ pub struct Figures {
 /// A file that is to be asked for.
 pub struct Wanted {
     pub inode: Arc<Inode>,
+    /// Which storage it is of.
+    pub storage: u64,
     pub cred: Cred,
     pub reason: Reason,
     /// Whose directory it is of, if that is why.
@@ -120,6 +120,20 @@ struct File {
     is_used: bool,
 }
 
+/// The way to a storage, and what is still to be asked for there: nobody waits for another that is silent, or slow.
+#[derive(Default)]
+struct Way {
+    pace: Pace,
+    /// By reason, the first one first.
+    queues: [VecDeque<Wanted>; 2],
+}
+
+impl Way {
+    fn is_idle(&self) -> bool {
+        !self.pace.is_busy() && self.queues.iter().all(VecDeque::is_empty)
+    }
+}
+
 /// All of them.
 #[derive(Default)]
 pub struct Asked {
@@ -127,8 +141,8 @@ pub struct Asked {
     /// With their numbers, the oldest first; some have gone.
     ages: VecDeque<(FileHandle, u64)>,
     numbers: u64,
-    queues: [VecDeque<Wanted>; 2],
-    pace: Pace,
+    /// By storage.
+    ways: BTreeMap<u64, Way>,
     trust: [Trust; 2],
     outcomes: [Outcomes; 2],
     held_bytes: u64,
@@ -160,41 +174,45 @@ impl Asked {
         self.trust[reason as usize].allows(efc_tasks::time::now())
     }
 
-    /// These are to be asked for, after the open of this place among all.
+    /// These of a storage are to be asked for, after the open of this place among all.
     pub fn want(
         &mut self,
         files: Vec<Arc<Inode>>,
         (cred, reason, place): (&Cred, Reason, u64),
-        visitor: Option<&Visitor>,
+        (storage, visitor): (u64, Option<&Visitor>),
     ) {
+        if files.is_empty() {
+            return;
+        }
+        if self.ways.len() >= WAYS_MAX {
+            self.ways.retain(|_, way| !way.is_idle());
+        }
+        let queue = &mut self.ways.entry(storage).or_default().queues[reason as usize];
         for inode in files {
-            let wanted = Wanted { inode, cred: cred.clone(), reason, visitor: visitor.cloned(), place };
-            if self.queues[reason as usize].len() < QUEUE_MAX {
-                self.queues[reason as usize].push_back(wanted);
+            let wanted = Wanted { inode, storage, cred: cred.clone(), reason, visitor: visitor.cloned(), place };
+            if queue.len() < QUEUE_MAX {
+                queue.push_back(wanted);
             } else {
-                self.pass_over(&wanted);
+                pass_over(&mut self.visits, &wanted);
             }
         }
     }
 
     /// What is to be asked for next, if there is room for a question: it is under way from now on.
     pub fn next(&mut self) -> Option<Wanted> {
-        if !self.pace.has_room() {
-            return None;
-        }
         let has_memory = self.held_bytes + BUFFER_BYTES <= self.held_bytes_max;
-        if !has_memory && self.pace.is_busy() {
+        if !has_memory && self.ways.values().any(|way| way.pace.is_busy()) {
             return None; // what ends gives most of its buffer back
         }
         let has_room = has_memory && self.files.len() < FILES_MAX;
-        for reason in Reason::ALL {
-            while let Some(wanted) = self.queues[reason as usize].pop_front() {
+        for Way { pace, queues } in self.ways.values_mut().filter(|way| way.pace.has_room()) {
+            while let Some(wanted) = queues.iter_mut().find_map(VecDeque::pop_front) {
                 let is_late = wanted.inode.last_open() > wanted.place;
                 if has_room && !is_late && !self.files.contains_key(wanted.inode.handle()) {
-                    self.pace.begin();
+                    pace.begin();
                     return Some(wanted);
                 }
-                self.pass_over(&wanted);
+                pass_over(&mut self.visits, &wanted);
             }
         }
         None
@@ -202,20 +220,15 @@ impl Asked {
 
     /// Nothing more is to be asked for.
     pub fn want_nothing(&mut self) {
-        for wanted in std::mem::take(&mut self.queues).into_iter().flatten() {
-            self.pass_over(&wanted);
+        for wanted in self.ways.values_mut().flat_map(|way| std::mem::take(&mut way.queues)).flatten() {
+            pass_over(&mut self.visits, &wanted);
         }
-    }
-
-    /// A file need not be asked for, after all.
-    fn pass_over(&mut self, wanted: &Wanted) {
-        wanted.visitor.iter().for_each(|visitor| self.visits.settled(visitor));
     }
 
     /// What [`Asked::next`] has given need not be asked for.
     pub fn give_up(&mut self, wanted: &Wanted) {
-        self.pace.give_up();
-        self.pass_over(wanted);
+        self.ways.entry(wanted.storage).or_default().pace.give_up();
+        pass_over(&mut self.visits, wanted);
     }
 
     /// It is asked for, as so much of it is not known, into a buffer of so many bytes; `false`: it is already, or there is no memory for
@@ -240,7 +253,7 @@ impl Asked {
     pub fn end(&mut self, handle: &FileHandle, answer: Option<Option<Data>>) -> Vec<oneshot::Sender<()>> {
         let Some(file) = self.files.get_mut(handle) else { return Vec::new() };
         let now = efc_tasks::time::now();
-        self.pace.end(now.saturating_duration_since(file.begun), now);
+        self.ways.entry(file.wanted.storage).or_default().pace.end(now.saturating_duration_since(file.begun), now);
         let is_granted = answer.is_some();
         let data = answer.flatten().map(Arc::new);
         let bytes = data.as_ref().map_or(0, |data| data.bytes.len() as u64).next_multiple_of(PAGE);
@@ -352,6 +365,11 @@ impl Asked {
     }
 }
 
+/// A file need not be asked for, after all.
+fn pass_over(visits: &mut Visits, wanted: &Wanted) {
+    wanted.visitor.iter().for_each(|visitor| visits.settled(visitor));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,7 +400,7 @@ mod tests {
     }
 
     fn begin(asked: &mut Asked, inode: &Arc<Inode>) {
-        asked.want(vec![inode.clone()], (&Cred::root(), Reason::Order, 1), None);
+        asked.want(vec![inode.clone()], (&Cred::root(), Reason::Order, 1), (0, None));
         let wanted = asked.next().expect("wanted");
         assert!(asked.begin(wanted, Lacking::Verdict, 4096));
     }

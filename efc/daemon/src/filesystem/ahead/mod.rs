@@ -138,7 +138,7 @@ impl Ahead {
     /// to be listed, to know them.
     fn follow(
         &self,
-        (inode, cred): (&Arc<Inode>, &Cred),
+        (inode, storage, cred): (&Arc<Inode>, u64, &Cred),
         directory: Option<(&Inode, &dyn Fn() -> bool)>,
         places: Places,
     ) -> bool {
@@ -148,7 +148,7 @@ impl Ahead {
         let is_open_to_others = next.is_none() && asked.is_trusted(Reason::Directory);
         let (mut next, place) = (next.unwrap_or_default(), places.place);
         let Some((directory, knows_names)) = directory else {
-            asked.want(next, (cred, Reason::Order, place), None);
+            asked.want(next, (cred, Reason::Order, place), (storage, None));
             return false;
         };
         let visitor = (*directory.handle(), cred.clone());
@@ -157,8 +157,8 @@ impl Ahead {
         let (Next { files, lists }, began) =
             asked.visits.opened((directory, &visitor), (places.former, place), questions);
         next.retain(|file| file.last_open() < began); // two that are next to each other may be so by chance
-        asked.want(next, (cred, Reason::Order, place), None);
-        asked.want(files, (cred, Reason::Directory, place), Some(&visitor));
+        asked.want(next, (cred, Reason::Order, place), (storage, None));
+        asked.want(files, (cred, Reason::Directory, place), (storage, Some(&visitor)));
         lists
     }
 }
@@ -205,7 +205,8 @@ impl<B: Backend> Inner<B> {
         let directory = self.state.parent(file.node).and_then(|node| self.inode(node).ok());
         let knows_names = || directory.as_ref().is_some_and(|directory| self.knows_names(directory));
         let visited = directory.as_deref().map(|directory| (directory, &knows_names as &dyn Fn() -> bool));
-        let lists = self.ahead.follow((&file.inode, &file.cred), visited, places);
+        let (storage, _) = self.backend.shared_name(file.inode.handle());
+        let lists = self.ahead.follow((&file.inode, storage, &file.cred), visited, places);
         if let Some(directory) = directory.filter(|_| lists) {
             let (inner, cred) = (Arc::clone(self), file.cred.clone());
             efc_tasks::spawn(async move { inner.list_ahead(&directory, cred).await });

@@ -72,6 +72,8 @@ struct Visit {
     is_listed: bool,
     /// There was, in this visit.
     has_found: bool,
+    /// There was since the listing was begun, or it is another by now: it is worth while to look through it once more.
+    has_found_since_begin: bool,
     is_used: bool,
 }
 
@@ -87,6 +89,7 @@ impl Visit {
             place: Place::Begin,
             is_listed: false,
             has_found: false,
+            has_found_since_begin: false,
             is_used: true,
         }
     }
@@ -110,7 +113,7 @@ impl Visit {
     fn advance(&mut self, directory: &Inode, questions: &Questions<'_>) -> Next {
         self.window = if self.opened < 2 { 0 } else { WINDOW_MAX.min((self.window * 2).max(1)) };
         let most = self.window.min(usize::try_from(self.credit).unwrap_or(0));
-        if matches!(self.place, Place::End) && self.ahead == 0 {
+        if matches!(self.place, Place::End) && self.ahead == 0 && std::mem::take(&mut self.has_found_since_begin) {
             self.place = Place::Begin;
         }
         let is_unknown = matches!(self.place, Place::Begin) && directory.next_listed().is_none();
@@ -119,6 +122,7 @@ impl Visit {
             && !self.is_listed
             && (is_unknown || !(questions.knows_names)());
         self.is_listed |= lists;
+        self.has_found_since_begin |= lists;
         if is_unknown {
             return Next { files: Vec::new(), lists };
         }
@@ -139,6 +143,7 @@ impl Visit {
             }
         }
         self.has_found |= !files.is_empty();
+        self.has_found_since_begin |= !files.is_empty();
         Next { files, lists }
     }
 }
@@ -193,30 +198,63 @@ impl Visits {
 mod tests {
     use super::*;
     use efc_cache::{Inodes, Memory};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Somebody visits a directory, whose files are opened in a certain order.
+    struct World {
+        files: Vec<Arc<Inode>>,
+        directory: Arc<Inode>,
+        visitor: Visitor,
+        visits: Visits,
+        waiting: Vec<FileHandle>,
+        place: u64,
+    }
+
+    impl World {
+        fn new(files: u64, place: u64) -> World {
+            let inodes = Inodes::new(Arc::new(Memory::new(1 << 30)));
+            let inode = |number: u64| inodes.of(&FileHandle::new(&number.to_le_bytes()).expect("short"));
+            let (directory, files) = (inode(0), (1..=files).map(inode).collect::<Vec<_>>());
+            let formers = std::iter::once(&directory).chain(&files);
+            formers.zip(&files).for_each(|(former, file)| file.is_listed_behind(former));
+            let visitor = (*directory.handle(), Cred::root());
+            World { files, directory, visitor, visits: Visits::default(), waiting: Vec::new(), place }
+        }
+
+        /// Opens a file; how many others are to be asked for then.
+        fn open(&mut self, number: usize, is_small: fn(&Inode) -> bool) -> usize {
+            let file = &self.files[number % self.files.len()];
+            self.place += 1;
+            let places = (file.note_open(self.place), self.place);
+            if self.waiting.contains(file.handle()) {
+                self.visits.settled(&self.visitor);
+            }
+            let questions = Questions { is_small, knows_names: &|| true };
+            let (next, _) = self.visits.opened((&self.directory, &self.visitor), places, Some(&questions));
+            self.waiting.extend(next.files.iter().map(|file| *file.handle()));
+            next.files.len()
+        }
+    }
 
     #[test]
     fn more_opens_than_32_bits_count_are_no_end_of_visits() {
-        let inodes = Inodes::new(Arc::new(Memory::new(1 << 20)));
-        let inode = |number: u64| inodes.of(&FileHandle::new(&number.to_le_bytes()).expect("short"));
-        let (directory, files) = (inode(0), (1..=50).map(inode).collect::<Vec<_>>());
-        std::iter::once(&directory).chain(&files).zip(&files).for_each(|(former, file)| file.is_listed_behind(former));
-        let visitor = (*directory.handle(), Cred::root());
-        let questions = Questions { is_small: |_| true, knows_names: &|| true };
-        let (mut visits, mut place) = (Visits::default(), u64::from(u32::MAX) - 70);
+        let mut world = World::new(50, u64::from(u32::MAX) - 70);
         for visit in 0..4 {
-            let (mut asked, mut waiting) = (0, Vec::new());
-            for number in 0..files.len() {
-                let file = &files[(number * 7 + visit) % files.len()];
-                place += 1;
-                let former = file.note_open(place);
-                if waiting.contains(file.handle()) {
-                    visits.settled(&visitor);
-                }
-                let (next, _) = visits.opened((&directory, &visitor), (former, place), Some(&questions));
-                asked += next.files.len();
-                waiting.extend(next.files.iter().map(|file| *file.handle()));
-            }
-            assert!(visit == 0 || (20..=files.len()).contains(&asked), "{asked} in visit {visit}");
+            world.waiting.clear();
+            let asked: usize = (0..50).map(|number| world.open(number * 7 + visit, |_| true)).sum();
+            assert!(visit == 0 || (20..=50).contains(&asked), "{asked} in visit {visit}");
         }
+    }
+
+    #[test]
+    fn a_listing_in_which_there_is_nothing_to_ask_for_is_looked_through_once_in_a_visit() {
+        static LOOKED_AT: AtomicUsize = AtomicUsize::new(0);
+        let is_small = |_: &Inode| {
+            LOOKED_AT.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        let mut world = World::new(3000, 0);
+        (0..500).for_each(|number| assert_eq!(world.open(number * 7, is_small), 0));
+        assert!(LOOKED_AT.load(Ordering::Relaxed) <= 3000, "{LOOKED_AT:?} files");
     }
 }

@@ -428,7 +428,8 @@ fn a_directory_in_which_there_is_nothing_to_ask_for_is_not_listed_again_and_agai
         nas.mkdir_outside("large");
         (0..40).for_each(|file| nas.write_outside(&format!("large/{file:02}"), 0, &[7; 70_000]));
         pass(Duration::from_secs(10)).await;
-        for _ in 0..20 {
+        for round in 0..20 {
+            nas.write_outside(&format!("large/new{round}"), 0, &[7; 70_000]);
             for file in 0..20 {
                 whole(&kernel, task, &format!("large/{:02}", file * 7 % 40)).await;
             }
@@ -436,5 +437,39 @@ fn a_directory_in_which_there_is_nothing_to_ask_for_is_not_listed_again_and_agai
         }
         let listings = nas.executed(Procedure::Readdirplus);
         assert!((1..=2).contains(&listings), "{listings} listings");
+    });
+}
+
+#[test]
+fn a_source_that_is_silent_keeps_nobody_from_having_files_of_another_asked_for() {
+    let simulation = Simulation::new(1);
+    let nas = [1, 2].map(|seed| Nas::new(Options::default(), seed));
+    for (nas, delay_ms) in nas.iter().zip([50, 1]) {
+        nas.mkdir_outside("dir");
+        (0..3 * FILES).for_each(|number| nas.write_outside(&path(number), 0, b"small"));
+        nas.network().set_delay(Duration::from_millis(delay_ms)); // of some answers: so few are asked for at once
+    }
+    let kernel = Kernel::mount_several(&[("/one", &nas[0]), ("/two", &nas[1])], bounded(T), None);
+    let task = Task::new(7);
+    simulation.run(async {
+        pass(Duration::from_secs(10)).await;
+        let scan = async |source: &str, numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                assert_eq!(whole(&kernel, task, &format!("{source}/{}", path(number))).await, b"small");
+            }
+        };
+        kernel.list(task, "one/dir", 4096, true).await.unwrap();
+        scan("one", 0..FILES).await;
+        pass(Duration::from_secs(1)).await;
+        let hold = nas[0].hold(Procedure::Read);
+        scan("one", FILES..FILES + 20).await;
+        assert!(hold.held() > 3, "{} files are being asked for", hold.held());
+        let used = || kernel.efc().asked_ahead().order.used;
+        let before = used();
+        kernel.list(task, "two/dir", 4096, true).await.unwrap();
+        scan("two", 0..FILES).await;
+        assert!(used() > before + FILES as u64 / 2, "{} files were of use", used() - before);
+        drop(hold);
+        pass(Duration::from_secs(1)).await;
     });
 }
