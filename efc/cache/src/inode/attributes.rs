@@ -160,6 +160,17 @@ impl Inode {
         was_seen || self.shared.clock.is_past(&version, asked.at, rest)
     }
 
+    /// May data be given that was read under this version? While that is the last seen; and within a bound, if there is one. Then it is not what
+    /// the version stands for if that was shown again since, and was not settled before: another change of the same tick may have come between,
+    /// and whoever relies on the younger answer takes the data for what is there now.
+    pub fn may_give(&self, read: Seen<&Version>, data_ttl: Option<Duration>) -> bool {
+        let last = self.last_shown().filter(|last| Version::of(&last.value) == *read.value);
+        let (Some(last), Some(ttl)) = (last, data_ttl) else { return last.is_some() };
+        let is_shown_again = last.asked.at > read.asked.at;
+        let is_settled = || self.is_settled(Seen { value: &last.value, asked: read.asked });
+        efc_tasks::time::since(read.asked.at) < ttl && (!is_shown_again || is_settled())
+    }
+
     /// Can it be that somebody knows this version to be [at rest](Inode::is_at_rest)? A clock of this node that is wrong makes the answer
     /// wrong.
     pub fn may_be_at_rest(&self, seen: Seen<&Attr>, rest: Duration) -> bool {

@@ -58,6 +58,8 @@ pub(crate) struct KernelView {
     /// The place of the first READ since pages were dropped that no settled version stands for, and one more; 0: there is
     /// none.
     unsettled: u64,
+    /// The place among all answers at which the last such READ was noted.
+    unsettled_last: u64,
     /// Its pages are being dropped for a reader.
     is_dropping: bool,
 }
@@ -127,19 +129,23 @@ impl Inode {
         self.facts().kernel.sizes
     }
 
-    /// The kernel has dropped all pages, after the file had been seen to be `size` long.
-    pub fn dropped_pages(&self, size: u64) {
+    /// The kernel has dropped all pages since `begun`, after the file had been seen to be `size` long. Those that were filled meanwhile it may
+    /// have.
+    pub fn dropped_pages(&self, size: u64, begun: Tick) {
         // What a predecessor has told the kernel does not matter any more.
         let mut facts = self.facts();
         let sizes = facts.kernel.sizes.get_or_insert(Sizes { told: size, dropped_at: size });
         sizes.dropped_at = sizes.dropped_at.max(size);
-        facts.kernel.unsettled = 0;
+        if facts.kernel.unsettled_last < begun.order {
+            facts.kernel.unsettled = 0;
+        }
     }
 
     /// The kernel fills pages with what was asked for then and has been read now, under a version that was not settled.
     pub fn read_unsettled(&self, asked: Tick) {
         let mut facts = self.facts();
-        Tick::of_answer(); // which shows no attributes, maybe: all the same, whatever is asked for from now on is younger
+        // Its answer shows no attributes, maybe: all the same, whatever is asked for from now on is younger.
+        facts.kernel.unsettled_last = Tick::of_answer().order;
         if facts.kernel.unsettled == 0 {
             facts.kernel.unsettled = asked.order + 1;
         }
@@ -215,7 +221,12 @@ mod tests {
         assert!(!inode.has_unsettled_pages(), "nothing newer is known");
         inode.learn(Seen { value: &attr(1, 1), asked: tick() });
         assert!(inode.has_unsettled_pages(), "the first of them is older");
-        inode.dropped_pages(1);
+        let begun = Tick::of_answer();
+        inode.read_unsettled(tick());
+        inode.dropped_pages(1, begun);
+        inode.learn(Seen { value: &attr(1, 1), asked: tick() });
+        assert!(inode.has_unsettled_pages(), "read while pages were dropped");
+        inode.dropped_pages(1, Tick::of_answer());
         assert!(!inode.has_unsettled_pages());
     }
 

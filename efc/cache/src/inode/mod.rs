@@ -14,7 +14,7 @@ pub(crate) mod verdicts;
 pub(crate) mod whole_files;
 pub(crate) mod writes;
 
-use efc_tasks::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard, OnceLock};
 use std::sync::{Arc, Weak};
 
@@ -47,7 +47,7 @@ pub struct Inode {
     /// Opens and changes so far: what was asked for before the last of them is not kept for a reader.
     pub(crate) changes: AtomicU64,
     /// The place of the last open of it among all opens; 0: there was none.
-    opened: AtomicU32,
+    opened: AtomicU64,
     pub(crate) writes: OnceLock<Box<FileWrites>>,
 }
 
@@ -116,7 +116,7 @@ impl Inode {
             facts: Mutex::default(),
             busy: Mutex::default(),
             changes: AtomicU64::new(0),
-            opened: AtomicU32::new(0),
+            opened: AtomicU64::new(0),
             writes: OnceLock::new(),
         }
     }
@@ -138,12 +138,12 @@ impl Inode {
     }
 
     /// It is opened, as the open of this place among all. Answers the place of the one before.
-    pub fn note_open(&self, place: u32) -> u32 {
+    pub fn note_open(&self, place: u64) -> u64 {
         self.opened.swap(place, Ordering::Relaxed)
     }
 
     /// The place of the last open among all opens; 0: there was none.
-    pub fn last_open(&self) -> u32 {
+    pub fn last_open(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
     }
 

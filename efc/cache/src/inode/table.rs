@@ -23,7 +23,7 @@ use crate::memory::Memory;
 
 /// What an inode takes of memory while nothing is under way at it, with its places in the tables; in bytes. One that
 /// was written to takes half as much again.
-pub const INODE_BYTES: u64 = 544;
+pub const INODE_BYTES: u64 = 560;
 
 const SHARDS: usize = 16;
 /// Entries that one more entry looks at to make room: the hand goes on from there.

@@ -97,8 +97,7 @@ impl Inode {
         files.insert(*self.handle(), WholeFile { data, size, version, asked, read_at });
     }
 
-    /// Answers a read of `length` bytes at `offset`, if the data is there, of the last version seen, and not older than
-    /// `data_ttl` allows.
+    /// Answers a read of `length` bytes at `offset`, if the data is there and [may be given](Inode::may_give).
     pub fn read_whole(
         &self,
         offset: u64,
@@ -107,9 +106,8 @@ impl Inode {
     ) -> Option<Seen<(Buffer, Range<usize>)>> {
         let mut files = self.shared.whole_files.files();
         let whole = files.remove(self.handle())?;
-        let is_last_seen = self.last_seen().is_some_and(|attr| Version::of(&attr) == whole.version);
-        let is_old = |ttl| efc_tasks::time::since(whole.asked.at) >= ttl;
-        if efc_tasks::time::since(whole.read_at) >= TTL || data_ttl.is_some_and(is_old) || !is_last_seen {
+        let read = Seen { value: &whole.version, asked: whole.asked };
+        if efc_tasks::time::since(whole.read_at) >= TTL || !self.may_give(read, data_ttl) {
             return None;
         }
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.size);
@@ -192,6 +190,23 @@ mod tests {
         assert_eq!(all[0].shared.whole_files.files().len(), FILES_MAX);
         assert!(read(&all[FILES_MAX + 9]).is_some());
         assert!(read(&all[0]).is_none());
+    }
+
+    #[test]
+    fn data_that_was_read_before_its_version_was_settled_is_dropped_when_that_is_seen_again() {
+        let inode = inode(&crate::testing::inodes(), 7);
+        let now = efc_tasks::time::since_1970().as_secs() as u32;
+        let (fresh, asked) = (attr(4, now), tick());
+        let keep = || {
+            let version = Seen { value: Version::of(&fresh), asked };
+            inode.keep_whole(inode.drop_whole(), Buffer::new(4096).expect("memory"), 4, version);
+        };
+        inode.learn(Seen { value: &fresh, asked });
+        let bound = Some(Duration::from_secs(60));
+        keep();
+        assert!(inode.read_whole(1, 2, bound).is_some(), "nobody relies on what was seen later");
+        inode.learn(Seen { value: &fresh, asked: Tick { at: asked.at + Duration::from_secs(3), ..tick() } });
+        assert!(inode.read_whole(1, 2, bound).is_none());
     }
 
     #[test]

@@ -220,7 +220,7 @@ impl<B: Backend> Inner<B> {
             (Found::Shown(shown), Some(asked), true) => {
                 let (handle, attr) = &**shown;
                 // A name alone tells the kernel nothing.
-                let known = self.inodes.get(handle);
+                let known = self.maybe_open(handle);
                 let is_hidden = known.is_some_and(|inode| self.is_hidden(&inode, Seen { value: attr, asked }));
                 (!is_hidden).then(|| self.entry(&directory.inode, handle, Seen { value: attr, asked }))
             }

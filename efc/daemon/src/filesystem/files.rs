@@ -6,8 +6,8 @@
 //! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
 //! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
 
-use efc_tasks::sync::OnceLock;
-use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use efc_tasks::sync::atomic::{AtomicBool, Ordering};
+use efc_tasks::sync::{Mutex, OnceLock};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use efc_cache::{BeforeRead, Grant, Inode, Permit, Rights, Version};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
+use super::ahead::Places;
 use super::mutations::Objects;
 use super::passthrough::{Entered, Offered, Want};
 use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response};
@@ -48,8 +49,8 @@ pub struct OpenFile {
     dropped_for: OnceLock<Version>,
     /// That is noted.
     is_noted: AtomicBool,
-    /// Its place among all opens, for its first read ([`super::ahead`]); 0: that is of no interest.
-    pub(super) places: AtomicU64,
+    /// Its place among all opens, if that is of interest to its first read ([`super::ahead`]).
+    places: Mutex<Option<Places>>,
 }
 
 /// What the server has shown of a small file, and its data and size, if that is all of it.
@@ -72,8 +73,13 @@ impl<B: Backend> Drop for Opening<B> {
 
 impl OpenFile {
     pub(super) fn new(node: u64, inode: Arc<Inode>, cred: Cred, flags: u32) -> OpenFile {
-        let (dropped_for, is_noted, places) = (OnceLock::new(), AtomicBool::new(false), AtomicU64::new(0));
+        let (dropped_for, is_noted, places) = (OnceLock::new(), AtomicBool::new(false), Mutex::default());
         OpenFile { node, inode, cred, flags, dropped_for, is_noted, places }
+    }
+
+    /// Notes another place among all opens, or none; what that was.
+    pub(super) fn replace_places(&self, places: Option<Places>) -> Option<Places> {
+        std::mem::replace(&mut self.places.lock().expect("places lock"), places)
     }
 
     /// May it be written through?

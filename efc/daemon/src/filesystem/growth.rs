@@ -19,7 +19,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, FileHandle, FileType};
+use efc_backend::{Attr, Backend, FileHandle, FileType, Tick};
 use efc_cache::{Inode, Sizes};
 
 use super::Inner;
@@ -55,10 +55,14 @@ impl<B: Backend> Inner<B> {
         self.is_open(inode) && (self.hidden_growth(inode, attr, 1).is_some() || self.has_doubtful_pages(inode, attr))
     }
 
+    /// A file that may be open. What is open here is known here; where the kernel opens files by itself, nothing but the saved state need know of it.
+    pub(super) fn maybe_open(&self, handle: &FileHandle) -> Option<Arc<Inode>> {
+        if self.is_unopened() { Some(self.inodes.of(handle)) } else { self.inodes.get(handle) }
+    }
+
     /// [`Inner::drop_before_growth`] of a file that was looked up.
     pub(super) async fn drop_before_look_up(&self, handle: &FileHandle, attr: &Attr) {
-        let known = if self.is_unopened() { Some(self.inodes.of(handle)) } else { self.inodes.get(handle) };
-        if let Some(inode) = known.filter(|inode| self.is_open(inode)) {
+        if let Some(inode) = self.maybe_open(handle).filter(|inode| self.is_open(inode)) {
             self.drop_before_growth(&inode, attr).await;
         }
     }
@@ -94,10 +98,11 @@ impl<B: Backend> Inner<B> {
     /// Drops the kernel's pages of a file that has been seen to be `size` long. `false`: not all, or not in time.
     async fn drop_pages(&self, inode: &Inode, size: u64) -> bool {
         let Some(node) = self.node_in_kernel(inode) else { return false };
+        let begun = Tick::of_answer();
         let dropped = efc_tasks::time::in_time(self.notifier.drop_pages(node), Some(DROP_TIME_LIMIT));
         let are_dropped = self.note_drop(node, async { dropped.await.unwrap_or(false) }).await;
         if are_dropped {
-            inode.dropped_pages(size);
+            inode.dropped_pages(size, begun);
         }
         are_dropped
     }

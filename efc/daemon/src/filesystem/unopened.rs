@@ -22,6 +22,7 @@
 //! Not guaranteed: that there is memory for the note of an inode. Without one the kernel's own comparison is what is left. Directories are
 //! opened as ever: their listings go on from where they are by their handles.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Cred, FileType};
@@ -29,6 +30,7 @@ use efc_cache::{Inode, Version};
 use efc_fuse::Errno;
 use efc_state::{DataVersion, State};
 use efc_tasks::sync::{Mutex, MutexGuard};
+use foldhash::HashMap;
 use tokio::sync::oneshot;
 
 use super::files::{OpenFile, saved_version};
@@ -44,8 +46,8 @@ const DROPPING: DataVersion = DataVersion { mtime: 0, ctime: 0, size: u64::MAX -
 pub(super) struct Unopened {
     cred: Cred,
     state: Arc<State>,
-    /// Guards what is noted of all nodes: two READs may end at once.
-    notes: Mutex<()>,
+    /// Guards what is noted of all nodes: two READs may end at once. How often the pages of a node are being dropped, if they are.
+    drops: Mutex<HashMap<u64, u32>>,
     /// Files that a READ asks the server for, and who waits for the end of that.
     asked: Mutex<Vec<Question>>,
 }
@@ -70,7 +72,7 @@ impl Drop for Asking<'_> {
 impl Unopened {
     /// What predecessors have noted is in `state`.
     pub(super) fn new(cred: Cred, state: Arc<State>) -> Unopened {
-        Unopened { cred, state, notes: Mutex::default(), asked: Mutex::default() }
+        Unopened { cred, state, drops: Mutex::default(), asked: Mutex::default() }
     }
 
     fn asked(&self) -> MutexGuard<'_, Vec<Question>> {
@@ -103,7 +105,7 @@ impl Unopened {
 
     /// The kernel is about to fill pages of this version; `None`: of none that stands for them.
     fn note(&self, node: u64, version: Option<DataVersion>) {
-        let _guard = self.notes.lock().expect("notes lock");
+        let _guard = self.drops();
         let (noted, filled) = (self.noted(node), version.unwrap_or(DOUBTFUL));
         if noted != filled {
             self.state.set_page_version(node, if noted == NO_PAGES { filled } else { DOUBTFUL });
@@ -115,17 +117,38 @@ impl Unopened {
         ![NO_PAGES, version].contains(&self.noted(node))
     }
 
-    /// All pages of a node are dropped from now on, until [`Unopened::dropped`].
-    fn begin_drop(&self, node: u64) {
-        let _guard = self.notes.lock().expect("notes lock");
+    /// All pages of a node are dropped from now on, until this ends.
+    fn begin_drop(&self, node: u64) -> Dropping<'_> {
+        let mut drops = self.drops();
+        *drops.entry(node).or_default() += 1;
         self.state.set_page_version(node, DROPPING);
+        Dropping { unopened: self, node, are_gone: false }
     }
 
-    /// They are gone, but for those that were noted meanwhile; or they are not.
-    fn dropped(&self, node: u64, are_gone: bool) {
-        let _guard = self.notes.lock().expect("notes lock");
-        if self.noted(node) == DROPPING {
-            self.state.set_page_version(node, if are_gone { NO_PAGES } else { DOUBTFUL });
+    fn drops(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        self.drops.lock().expect("drops lock")
+    }
+}
+
+/// The pages of a node are being dropped until this is: then they are gone, but for those that were noted meanwhile, or they are not.
+struct Dropping<'a> {
+    unopened: &'a Unopened,
+    node: u64,
+    are_gone: bool,
+}
+
+impl Drop for Dropping<'_> {
+    fn drop(&mut self) {
+        let mut drops = self.unopened.drops();
+        let Entry::Occupied(mut under_way) = drops.entry(self.node) else { return };
+        *under_way.get_mut() -= 1;
+        let is_last = *under_way.get() == 0;
+        if is_last {
+            under_way.remove();
+        }
+        // Another one that is under way may have begun after pages were filled that this one has left there: it says what becomes of them.
+        if self.unopened.noted(self.node) == DROPPING && (is_last || !self.are_gone) {
+            self.unopened.state.set_page_version(self.node, if self.are_gone { NO_PAGES } else { DOUBTFUL });
         }
     }
 }
@@ -203,9 +226,52 @@ impl<B: Backend> Inner<B> {
     /// Notes what becomes of all pages of a node while `dropping` drops them.
     pub(super) async fn note_drop(&self, node: u64, dropping: impl Future<Output = bool>) -> bool {
         let Some(unopened) = &self.unopened else { return dropping.await };
-        unopened.begin_drop(node);
-        let are_gone = dropping.await;
-        unopened.dropped(node, are_gone);
-        are_gone
+        let mut noted = unopened.begin_drop(node);
+        noted.are_gone = dropping.await;
+        noted.are_gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use efc_state::Node;
+    use rustix::fs::{MemfdFlags, SealFlags};
+
+    fn unopened() -> (Unopened, u64) {
+        let memfd = rustix::fs::memfd_create("efc-test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK).unwrap();
+        let state = Arc::new(State::open(memfd).unwrap());
+        let node = state.lookup_node(&Node { handle: b"file".to_vec(), fileid: 7, kind: libc::S_IFREG }).unwrap();
+        (Unopened::new(Cred::root(), state), node)
+    }
+
+    fn version(ctime: u64) -> DataVersion {
+        DataVersion { mtime: 1, ctime, size: 1 }
+    }
+
+    #[test]
+    fn pages_that_were_filled_while_others_were_dropped_are_gone_with_a_later_drop_alone() {
+        for (first, second, expected) in [(true, true, NO_PAGES), (true, false, DOUBTFUL), (false, true, DOUBTFUL)] {
+            let (unopened, node) = unopened();
+            unopened.note(node, Some(version(1)));
+            let mut former = unopened.begin_drop(node);
+            unopened.note(node, Some(version(1)));
+            let mut later = unopened.begin_drop(node);
+            former.are_gone = first;
+            drop(former);
+            assert!(unopened.has_others(node, version(2)), "the later one is under way");
+            later.are_gone = second;
+            drop(later);
+            assert_eq!(unopened.noted(node), expected);
+            assert!(unopened.drops().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_drop_that_is_given_up_leaves_doubt() {
+        let (unopened, node) = unopened();
+        drop(unopened.begin_drop(node));
+        assert_eq!(unopened.noted(node), DOUBTFUL);
     }
 }

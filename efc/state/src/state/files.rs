@@ -91,9 +91,12 @@ impl State {
     }
 
     /// Notes of which version of the file its pages are that the kernel holds: none of them is older. Only when that is
-    /// so, for a successor believes it.
+    /// so, for a successor believes it. Of a node that is forgotten nothing is noted: it would take the place of what is noted of the next in its
+    /// slot.
     pub fn set_page_version(&self, id: u64, version: DataVersion) {
-        self.page_versions.set(id, version);
+        if self.nodes.kind(id).is_some() {
+            self.page_versions.set(id, version);
+        }
     }
 
     /// Returns the fh, never 0.

@@ -674,6 +674,9 @@ fn versions_of_pages_survive_the_daemon_and_belong_to_one_use_of_a_slot() {
     let next = second.lookup_node(&node(1000)).unwrap();
     assert_eq!(record::Id::from(next).slot, record::Id::from(nodes[150]).slot, "the slot is used again");
     assert_eq!(second.page_version(next), None);
+    second.set_page_version(next, version(8));
+    second.set_page_version(nodes[150], version(9)); // by somebody who has not heard that it is gone
+    assert_eq!((second.page_version(next), second.page_version(nodes[150])), (Some(version(8)), None));
 }
 
 #[test]

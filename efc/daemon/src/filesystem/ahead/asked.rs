@@ -4,11 +4,11 @@
 //! Data may be given while the file is as it was when that was asked for, as far as this node knows, and no longer than the consistency mode
 //! lets it be given. It goes when the kernel has it, or with its age. Its memory is counted: where there is none, nothing is asked for.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efc_backend::{Cred, FileHandle, Tick};
+use efc_backend::{Cred, FileHandle, Seen};
 use efc_buffer::Room;
 use efc_cache::{BeforeRead, Inode, Version};
 use foldhash::HashMap;
@@ -20,8 +20,10 @@ use super::visits::{Visitor, Visits};
 
 /// Files that are asked for and not opened, or whose data waits for its reader.
 const FILES_MAX: usize = 16_384;
-/// Files that are still to be asked for, for each reason.
+/// Files of a storage that are still to be asked for, for each reason.
 const QUEUE_MAX: usize = 4096;
+/// Storages that are known; of more, those of which nothing is asked for are forgotten.
+const WAYS_MAX: usize = 64;
 /// For how long a file waits to be opened.
 pub const AGE_MAX: Duration = Duration::from_secs(60);
 
@@ -29,6 +31,8 @@ pub const AGE_MAX: Duration = Duration::from_secs(60);
 const GONE_MAX: usize = 1024;
 /// Memory is counted in pages.
 const PAGE: u64 = 4096;
+/// What the data of a small file is read into.
+pub const BUFFER_BYTES: u64 = efc_buffer::SMALL as u64;
 
 /// Why a file is asked for ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +41,6 @@ pub enum Reason {
     Order,
     /// Others of its directory are opened.
     Directory,
-}
-
-impl Reason {
-    const ALL: [Reason; 2] = [Reason::Order, Reason::Directory];
 }
 
 /// What came of what was asked for ahead, in files.
@@ -68,12 +68,14 @@ pub struct Figures {
 /// A file that is to be asked for.
 pub struct Wanted {
     pub inode: Arc<Inode>,
+    /// Which storage it is of.
+    pub storage: u64,
     pub cred: Cred,
     pub reason: Reason,
     /// Whose directory it is of, if that is why.
     pub visitor: Option<Visitor>,
     /// The place among all opens of the one after which it was wanted.
-    pub place: u32,
+    pub place: u64,
 }
 
 /// What of a file is not known.
@@ -90,16 +92,14 @@ pub struct Data {
     pub bytes: Box<[u8]>,
     pub _room: Room,
     pub before: BeforeRead,
-    pub version: Version,
-    pub asked: Tick,
+    /// What the server has shown with it.
+    pub version: Seen<Version>,
 }
 
 impl Data {
     /// May it be given, which must not be older than that?
     fn is_good(&self, inode: &Inode, data_ttl: Option<Duration>) -> bool {
-        let is_last_seen = || inode.last_seen().is_some_and(|attr| Version::of(&attr) == self.version);
-        let is_young = data_ttl.is_none_or(|ttl| efc_tasks::time::since(self.asked.at) < ttl);
-        is_young && inode.is_as_before(self.before) && is_last_seen()
+        inode.is_as_before(self.before) && inode.may_give(self.version.part(|version| version), data_ttl)
     }
 }
 
@@ -120,6 +120,20 @@ struct File {
     is_used: bool,
 }
 
+/// The way to a storage, and what is still to be asked for there: nobody waits for another that is silent, or slow.
+#[derive(Default)]
+struct Way {
+    pace: Pace,
+    /// By reason, the first one first.
+    queues: [VecDeque<Wanted>; 2],
+}
+
+impl Way {
+    fn is_idle(&self) -> bool {
+        !self.pace.is_busy() && self.queues.iter().all(VecDeque::is_empty)
+    }
+}
+
 /// All of them.
 #[derive(Default)]
 pub struct Asked {
@@ -127,8 +141,8 @@ pub struct Asked {
     /// With their numbers, the oldest first; some have gone.
     ages: VecDeque<(FileHandle, u64)>,
     numbers: u64,
-    queues: [VecDeque<Wanted>; 2],
-    pace: Pace,
+    /// By storage.
+    ways: BTreeMap<u64, Way>,
     trust: [Trust; 2],
     outcomes: [Outcomes; 2],
     held_bytes: u64,
@@ -160,56 +174,67 @@ impl Asked {
         self.trust[reason as usize].allows(efc_tasks::time::now())
     }
 
-    /// These are to be asked for, after the open of this place among all.
+    /// These of a storage are to be asked for, after the open of this place among all.
     pub fn want(
         &mut self,
         files: Vec<Arc<Inode>>,
-        (cred, reason, place): (&Cred, Reason, u32),
-        visitor: Option<&Visitor>,
+        (cred, reason, place): (&Cred, Reason, u64),
+        (storage, visitor): (u64, Option<&Visitor>),
     ) {
+        if files.is_empty() {
+            return;
+        }
+        if self.ways.len() >= WAYS_MAX {
+            self.ways.retain(|_, way| !way.is_idle());
+        }
+        let queue = &mut self.ways.entry(storage).or_default().queues[reason as usize];
         for inode in files {
-            let wanted = Wanted { inode, cred: cred.clone(), reason, visitor: visitor.cloned(), place };
-            if self.queues[reason as usize].len() < QUEUE_MAX {
-                self.queues[reason as usize].push_back(wanted);
+            let wanted = Wanted { inode, storage, cred: cred.clone(), reason, visitor: visitor.cloned(), place };
+            if queue.len() < QUEUE_MAX {
+                queue.push_back(wanted);
             } else {
-                self.pass_over(&wanted);
+                pass_over(&mut self.visits, &wanted);
             }
         }
     }
 
     /// What is to be asked for next, if there is room for a question: it is under way from now on.
     pub fn next(&mut self) -> Option<Wanted> {
-        if !self.pace.has_room() {
-            return None;
+        let has_memory = self.held_bytes + BUFFER_BYTES <= self.held_bytes_max;
+        if !has_memory && self.ways.values().any(|way| way.pace.is_busy()) {
+            return None; // what ends gives most of its buffer back
         }
-        let has_memory = self.files.len() < FILES_MAX && self.held_bytes < self.held_bytes_max;
-        for reason in Reason::ALL {
-            while let Some(wanted) = self.queues[reason as usize].pop_front() {
+        let has_room = has_memory && self.files.len() < FILES_MAX;
+        for Way { pace, queues } in self.ways.values_mut().filter(|way| way.pace.has_room()) {
+            while let Some(wanted) = queues.iter_mut().find_map(VecDeque::pop_front) {
                 let is_late = wanted.inode.last_open() > wanted.place;
-                if has_memory && !is_late && !self.files.contains_key(wanted.inode.handle()) {
-                    self.pace.begin();
+                if has_room && !is_late && !self.files.contains_key(wanted.inode.handle()) {
+                    pace.begin();
                     return Some(wanted);
                 }
-                self.pass_over(&wanted);
+                pass_over(&mut self.visits, &wanted);
             }
         }
         None
     }
 
-    /// A file need not be asked for, after all.
-    fn pass_over(&mut self, wanted: &Wanted) {
-        wanted.visitor.iter().for_each(|visitor| self.visits.settled(visitor));
+    /// Nothing more is to be asked for.
+    pub fn want_nothing(&mut self) {
+        for wanted in self.ways.values_mut().flat_map(|way| std::mem::take(&mut way.queues)).flatten() {
+            pass_over(&mut self.visits, &wanted);
+        }
     }
 
     /// What [`Asked::next`] has given need not be asked for.
     pub fn give_up(&mut self, wanted: &Wanted) {
-        self.pace.give_up();
-        self.pass_over(wanted);
+        self.ways.entry(wanted.storage).or_default().pace.give_up();
+        pass_over(&mut self.visits, wanted);
     }
 
-    /// It is asked for, as so much of it is not known, with data of that size; `false`: it is already, or there is no memory for that.
-    pub fn begin(&mut self, wanted: Wanted, lacking: Lacking, size: u64) -> bool {
-        let (handle, bytes) = (*wanted.inode.handle(), size.next_multiple_of(PAGE));
+    /// It is asked for, as so much of it is not known, into a buffer of so many bytes; `false`: it is already, or there is no memory for
+    /// that.
+    pub fn begin(&mut self, wanted: Wanted, lacking: Lacking, bytes: u64) -> bool {
+        let handle = *wanted.inode.handle();
         if self.files.contains_key(&handle) || self.held_bytes + bytes > self.held_bytes_max {
             self.give_up(&wanted);
             return false;
@@ -228,7 +253,7 @@ impl Asked {
     pub fn end(&mut self, handle: &FileHandle, answer: Option<Option<Data>>) -> Vec<oneshot::Sender<()>> {
         let Some(file) = self.files.get_mut(handle) else { return Vec::new() };
         let now = efc_tasks::time::now();
-        self.pace.end(now.saturating_duration_since(file.begun), now);
+        self.ways.entry(file.wanted.storage).or_default().pace.end(now.saturating_duration_since(file.begun), now);
         let is_granted = answer.is_some();
         let data = answer.flatten().map(Arc::new);
         let bytes = data.as_ref().map_or(0, |data| data.bytes.len() as u64).next_multiple_of(PAGE);
@@ -286,9 +311,11 @@ impl Asked {
         None
     }
 
-    /// Data was given, to the end of the file or not; `true`: only now it is known that it was of use.
-    pub fn given(&mut self, inode: &Inode, is_end: bool) -> bool {
-        let is_use = self.files.get(inode.handle()).is_some_and(|file| !file.is_used);
+    /// This data was given, to the end of the file or not; `true`: only now it is known that it was of use.
+    pub fn given(&mut self, inode: &Inode, data: &Arc<Data>, is_end: bool) -> bool {
+        let is_its = |file: &&File| matches!(&file.state, State::Answered(Some(held)) if Arc::ptr_eq(held, data));
+        let Some(file) = self.files.get(inode.handle()).filter(is_its) else { return false }; // it may be asked for anew by now
+        let is_use = !file.is_used;
         if is_use {
             self.used(inode.handle());
         }
@@ -335,5 +362,70 @@ impl Asked {
         if self.ages.len() > 2 * self.files.len() + GONE_MAX {
             self.ages.retain(|(handle, number)| self.files.get(handle).is_some_and(|file| file.number == *number));
         }
+    }
+}
+
+/// A file need not be asked for, after all.
+fn pass_over(visits: &mut Visits, wanted: &Wanted) {
+    wanted.visitor.iter().for_each(|visitor| visits.settled(visitor));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use efc_backend::{Attr, FileType, Tick, Time};
+    use efc_buffer::{Budget, Purpose};
+    use efc_cache::{Inodes, Memory};
+
+    const TIME: Time = Time { seconds: 1, nanos: 0 };
+
+    fn attr() -> Attr {
+        let (kind, size, rdev) = (FileType::Regular, 4, (0, 0));
+        let (mode, nlink, uid, gid, fsid, fileid) = (0o644, 1, 0, 0, 1, 7);
+        Attr {
+            kind,
+            mode,
+            nlink,
+            uid,
+            gid,
+            size,
+            used: size,
+            rdev,
+            fsid,
+            fileid,
+            atime: TIME,
+            mtime: TIME,
+            ctime: TIME,
+        }
+    }
+
+    fn begin(asked: &mut Asked, inode: &Arc<Inode>) {
+        asked.want(vec![inode.clone()], (&Cred::root(), Reason::Order, 1), (0, None));
+        let wanted = asked.next().expect("wanted");
+        assert!(asked.begin(wanted, Lacking::Verdict, 4096));
+    }
+
+    fn end(asked: &mut Asked, inode: &Arc<Inode>) -> Arc<Data> {
+        let shown = Seen { value: &attr(), asked: Tick::of_answer() };
+        inode.learn(shown);
+        let version = Seen { value: Version::of(shown.value), asked: shown.asked };
+        let room = Budget::default().take(Purpose::Ahead, 4).expect("no limit");
+        let data = Data { bytes: (*b"data").into(), _room: room, before: inode.before_read(), version };
+        drop(asked.end(inode.handle(), Some(Some(data))));
+        asked.data(inode, None).expect("there")
+    }
+
+    #[test]
+    fn what_is_given_of_former_data_is_no_end_of_a_question_that_is_under_way() {
+        let inode = Inodes::new(Arc::new(Memory::new(1 << 20))).of(&FileHandle::new(b"file").expect("short"));
+        let mut asked = Asked::new(1 << 20);
+        begin(&mut asked, &inode);
+        let data = end(&mut asked, &inode);
+        assert!(asked.given(&inode, &data, true) && asked.is_empty());
+        begin(&mut asked, &inode);
+        assert!(!asked.given(&inode, &data, true), "by another reader, who had it in hand");
+        assert!(asked.answer(&inode, &Cred::root()).is_some());
+        let again = end(&mut asked, &inode);
+        assert!(asked.given(&inode, &again, true) && asked.is_empty() && asked.figures().held_bytes == 0);
     }
 }

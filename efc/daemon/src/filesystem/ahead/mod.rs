@@ -30,12 +30,12 @@ use efc_backend::{Backend, Cred, Seen};
 use efc_buffer::{Budget, Buffer, Purpose};
 use efc_cache::{Grant, Inode};
 use efc_fuse::Errno;
-use efc_tasks::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard};
 
 use super::Inner;
 use super::files::{OpenFile, fits_read_at_open};
-use asked::{AGE_MAX, Asked, Data, Lacking, Reason};
+use asked::{AGE_MAX, Asked, BUFFER_BYTES, Data, Lacking, Reason, Wanted};
 use misses::Misses;
 use scans::Scans;
 use visits::{Next, Questions};
@@ -78,26 +78,15 @@ pub(super) struct Ahead {
     /// Files in it: most reads find that there are none.
     count: AtomicUsize,
     /// Opens so far.
-    opens: AtomicU32,
+    opens: AtomicU64,
     is_sweeping: AtomicBool,
 }
 
 /// An open of a file, by its place among all opens, and the one before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Places {
-    former: u32,
-    place: u32,
-}
-
-impl Places {
-    /// In one word; 0 stands for none.
-    fn word(self) -> u64 {
-        u64::from(self.former) << 32 | u64::from(self.place)
-    }
-
-    fn of_word(word: u64) -> Option<Places> {
-        (word != 0).then_some(Places { former: (word >> 32) as u32, place: word as u32 })
-    }
+    former: u64,
+    place: u64,
 }
 
 impl Ahead {
@@ -109,7 +98,7 @@ impl Ahead {
             asked: Mutex::new((Scans::default(), Asked::new(held_bytes_max))),
             misses: Mutex::default(),
             count: AtomicUsize::new(0),
-            opens: AtomicU32::new(0),
+            opens: AtomicU64::new(0),
             is_sweeping: AtomicBool::new(false),
         }
     }
@@ -131,6 +120,19 @@ impl Ahead {
         result
     }
 
+    /// What is to be asked for next. Once it is turned off, nothing of what was wanted before.
+    fn next(&self) -> Option<Wanted> {
+        let is_on = self.switch.is_on();
+        self.with(|asked| {
+            if is_on {
+                asked.next()
+            } else {
+                asked.want_nothing();
+                None
+            }
+        })
+    }
+
     fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }
@@ -144,7 +146,7 @@ impl Ahead {
     /// to be listed, to know them.
     fn follow(
         &self,
-        (inode, cred): (&Arc<Inode>, &Cred),
+        (inode, storage, cred): (&Arc<Inode>, u64, &Cred),
         directory: Option<(&Inode, &dyn Fn() -> bool)>,
         places: Places,
     ) -> bool {
@@ -154,7 +156,7 @@ impl Ahead {
         let is_open_to_others = next.is_none() && asked.is_trusted(Reason::Directory);
         let (mut next, place) = (next.unwrap_or_default(), places.place);
         let Some((directory, knows_names)) = directory else {
-            asked.want(next, (cred, Reason::Order, place), None);
+            asked.want(next, (cred, Reason::Order, place), (storage, None));
             return false;
         };
         let visitor = (*directory.handle(), cred.clone());
@@ -163,8 +165,8 @@ impl Ahead {
         let (Next { files, lists }, began) =
             asked.visits.opened((directory, &visitor), (places.former, place), questions);
         next.retain(|file| file.last_open() < began); // two that are next to each other may be so by chance
-        asked.want(next, (cred, Reason::Order, place), None);
-        asked.want(files, (cred, Reason::Directory, place), Some(&visitor));
+        asked.want(next, (cred, Reason::Order, place), (storage, None));
+        asked.want(files, (cred, Reason::Directory, place), (storage, Some(&visitor)));
         lists
     }
 }
@@ -180,25 +182,24 @@ impl<B: Backend> Inner<B> {
         if !self.freshness.opens_unasked() || file.is_writable() || !self.ahead.switch.is_on() {
             return;
         }
-        let place = self.ahead.opens.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let place = self.ahead.opens.fetch_add(1, Ordering::Relaxed) + 1;
         let places = Places { former: file.inode.note_open(place), place };
         let opened = || self.ahead.with(|asked| asked.opened(&file.inode, &file.cred, is_asked));
         let is_use = !self.ahead.is_empty() && opened();
         if is_asked || is_use {
             self.follow(file, places);
         } else {
-            file.places.store(places.word(), Ordering::Relaxed); // its first read may have to wait
+            file.replace_places(Some(places)); // its first read may have to wait
         }
     }
 
     /// A file was read that had to be waited for, or would have had to: if it is small, and this is the first read of an open that did not
     /// wait, asks for those that its caller will open next.
     pub(super) fn read_ahead(self: &Arc<Self>, file: &OpenFile) {
-        if file.places.load(Ordering::Relaxed) == 0 {
-            return;
-        }
-        let is_small = is_small(&file.inode) && !self.has_levels();
-        if let Some(places) = Places::of_word(file.places.swap(0, Ordering::Relaxed)).filter(|_| is_small) {
+        if let Some(places) = file.replace_places(None)
+            && is_small(&file.inode)
+            && !self.has_levels()
+        {
             self.follow(file, places);
         }
     }
@@ -212,7 +213,8 @@ impl<B: Backend> Inner<B> {
         let directory = self.state.parent(file.node).and_then(|node| self.inode(node).ok());
         let knows_names = || directory.as_ref().is_some_and(|directory| self.knows_names(directory));
         let visited = directory.as_deref().map(|directory| (directory, &knows_names as &dyn Fn() -> bool));
-        let lists = self.ahead.follow((&file.inode, &file.cred), visited, places);
+        let (storage, _) = self.backend.shared_name(file.inode.handle());
+        let lists = self.ahead.follow((&file.inode, storage, &file.cred), visited, places);
         if let Some(directory) = directory.filter(|_| lists) {
             let (inner, cred) = (Arc::clone(self), file.cred.clone());
             efc_tasks::spawn(async move { inner.list_ahead(&directory, cred).await });
@@ -244,14 +246,14 @@ impl<B: Backend> Inner<B> {
 
     /// Takes the next file that is to be asked for, and that is not known.
     fn begin_next(&self) -> Option<(Arc<OpenFile>, Lacking)> {
-        while let Some(wanted) = self.ahead.with(Asked::next) {
+        while let Some(wanted) = self.ahead.next() {
             let (inode, cred) = (wanted.inode.clone(), wanted.cred.clone());
             let file = OpenFile::new(inode.node().unwrap_or(0), inode, cred, libc::O_RDONLY as u32);
             match self.lacking(&file, wanted.reason) {
                 None => self.ahead.with(|asked| asked.give_up(&wanted)),
                 Some(lacking) => {
-                    let size = file.inode.last_seen().filter(fits_read_at_open).map_or(0, |attr| attr.size);
-                    if self.ahead.with(|asked| asked.begin(wanted, lacking, size)) {
+                    let buffer_bytes = if is_small(&file.inode) { BUFFER_BYTES } else { 0 };
+                    if self.ahead.with(|asked| asked.begin(wanted, lacking, buffer_bytes)) {
                         return Some((Arc::new(file), lacking));
                     }
                 }
@@ -297,8 +299,8 @@ impl<B: Backend> Inner<B> {
         let (shown, data) = self.read_all(file, buffer).await?;
         let data = data.zip(shown).and_then(|((buffer, size), Seen { value: attr, asked })| {
             let room = self.buffers.take(Purpose::Ahead, size)?;
-            let version = efc_cache::Version::of(&attr);
-            Some(Data { bytes: buffer[..size].into(), _room: room, before, version, asked })
+            let version = Seen { value: efc_cache::Version::of(&attr), asked };
+            Some(Data { bytes: buffer[..size].into(), _room: room, before, version })
         });
         Ok(data)
     }
@@ -330,10 +332,10 @@ impl<B: Backend> Inner<B> {
         let end = size.min(start.saturating_add(length));
         let mut part = Buffer::new(end - start).ok()?; // for the moment until the kernel has it
         part[..end - start].copy_from_slice(&data.bytes[start..end]);
-        if self.ahead.with(|asked| asked.given(&file.inode, end == size)) {
+        if self.ahead.with(|asked| asked.given(&file.inode, &data, end == size)) {
             self.read_ahead(file);
         }
-        Some(Seen { value: (part, 0..end - start), asked: data.asked })
+        Some(Seen { value: (part, 0..end - start), asked: data.version.asked })
     }
 
     /// What an open may rely on: what is known, or is about to be.

@@ -1,4 +1,4 @@
-//! How many files are asked for ahead at once: as many as the server, and the network to it, take beside what applications ask for.
+//! How many files of a storage are asked for ahead at once: as many as the server, and the network to it, take beside what applications ask for.
 //!
 //! What is asked ahead must not stand before what somebody waits for. So the time that answers take is watched: while they come in about the
 //! time of the fastest of late, more are asked for at once; when they take longer, something queues, ours or another's, and fewer are.
@@ -36,6 +36,11 @@ impl Pace {
     /// May one more be asked for?
     pub fn has_room(&self) -> bool {
         self.under_way < self.limit as usize
+    }
+
+    /// Is anything being asked for?
+    pub fn is_busy(&self) -> bool {
+        self.under_way > 0
     }
 
     /// One is asked for.

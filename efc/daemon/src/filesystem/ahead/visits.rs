@@ -4,7 +4,8 @@
 //! So whoever visits a directory for the first time has as many files asked for as were opened, and who has visited it before has
 //! all of them asked for, after a few opens: with each of them twice as many as before are.
 //!
-//! A *visit* ends when a file is opened once more that was opened in it. Files that were opened in this visit are not asked for.
+//! A *visit* ends when a file is opened once more that was opened in it. Files that were opened in this visit are not asked for. In each the
+//! directory is listed once, if its names are not known for certain; not again after a visit in which that has brought nothing to ask for.
 
 use std::sync::{Arc, Weak};
 
@@ -17,7 +18,7 @@ const WINDOW_MAX: usize = 1024;
 /// What a file costs that was asked for in vain.
 const WASTE: i64 = 4;
 /// Who opens a file again after fewer opens of others is the same that has just opened it.
-const SAME_OPENS_MAX: u32 = 16;
+const SAME_OPENS_MAX: u64 = 16;
 /// After so many opens it is worth while to list a directory whose files are not known.
 const OPENS_TO_LIST: i64 = 8;
 /// Files that are looked at after an open, to find those that are to be asked for.
@@ -62,18 +63,22 @@ struct Visit {
     /// Asked for, and not opened.
     ahead: usize,
     /// The place of its first open among all opens.
-    began: u32,
-    opened: u32,
+    began: u64,
+    opened: u64,
     /// Since this place all opens were of files that were opened in this visit: another one has begun, or somebody opens some twice.
-    again_since: Option<u32>,
+    again_since: Option<u64>,
     place: Place,
-    /// It was to be listed, in this visit.
+    /// It was to be listed, in this visit or in one before in which there was nothing to ask for.
     is_listed: bool,
+    /// There was, in this visit.
+    has_found: bool,
+    /// There was since the listing was begun, or it is another by now: it is worth while to look through it once more.
+    has_found_since_begin: bool,
     is_used: bool,
 }
 
 impl Visit {
-    fn new(began: u32) -> Visit {
+    fn new(began: u64) -> Visit {
         Visit {
             credit: 0,
             window: 0,
@@ -83,18 +88,21 @@ impl Visit {
             again_since: None,
             place: Place::Begin,
             is_listed: false,
+            has_found: false,
+            has_found_since_begin: false,
             is_used: true,
         }
     }
 
     /// A file is opened, as the open of this place among all, and was opened before at the place `former`.
-    fn count(&mut self, former: u32, place: u32) {
+    fn count(&mut self, former: u64, place: u64) {
         let is_again = former != 0 && former >= self.began;
         let since = self.again_since.filter(|_| is_again).unwrap_or(place);
         self.again_since = is_again.then_some(since);
         if is_again && place.saturating_sub(former) >= SAME_OPENS_MAX.min(self.opened) {
             (self.began, self.opened, self.window) = (since, 0, 0);
-            (self.again_since, self.place, self.is_listed) = (None, Place::Begin, false);
+            (self.again_since, self.place) = (None, Place::Begin);
+            self.is_listed &= !std::mem::take(&mut self.has_found);
         }
         self.opened += 1;
         self.credit += 1;
@@ -105,7 +113,7 @@ impl Visit {
     fn advance(&mut self, directory: &Inode, questions: &Questions<'_>) -> Next {
         self.window = if self.opened < 2 { 0 } else { WINDOW_MAX.min((self.window * 2).max(1)) };
         let most = self.window.min(usize::try_from(self.credit).unwrap_or(0));
-        if matches!(self.place, Place::End) && self.ahead == 0 {
+        if matches!(self.place, Place::End) && self.ahead == 0 && std::mem::take(&mut self.has_found_since_begin) {
             self.place = Place::Begin;
         }
         let is_unknown = matches!(self.place, Place::Begin) && directory.next_listed().is_none();
@@ -114,6 +122,7 @@ impl Visit {
             && !self.is_listed
             && (is_unknown || !(questions.knows_names)());
         self.is_listed |= lists;
+        self.has_found_since_begin |= lists;
         if is_unknown {
             return Next { files: Vec::new(), lists };
         }
@@ -133,6 +142,8 @@ impl Visit {
                 files.push(file);
             }
         }
+        self.has_found |= !files.is_empty();
+        self.has_found_since_begin |= !files.is_empty();
         Next { files, lists }
     }
 }
@@ -147,9 +158,9 @@ impl Visits {
     pub fn opened(
         &mut self,
         (directory, visitor): (&Inode, &Visitor),
-        (former, place): (u32, u32),
+        (former, place): (u64, u64),
         questions: Option<&Questions<'_>>,
-    ) -> (Next, u32) {
+    ) -> (Next, u64) {
         if self.0.len() >= VISITS_MAX && !self.0.contains_key(visitor) {
             self.make_room();
         }
@@ -180,5 +191,70 @@ impl Visits {
         if self.0.len() >= VISITS_MAX {
             self.0 = HashMap::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use efc_cache::{Inodes, Memory};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Somebody visits a directory, whose files are opened in a certain order.
+    struct World {
+        files: Vec<Arc<Inode>>,
+        directory: Arc<Inode>,
+        visitor: Visitor,
+        visits: Visits,
+        waiting: Vec<FileHandle>,
+        place: u64,
+    }
+
+    impl World {
+        fn new(files: u64, place: u64) -> World {
+            let inodes = Inodes::new(Arc::new(Memory::new(1 << 30)));
+            let inode = |number: u64| inodes.of(&FileHandle::new(&number.to_le_bytes()).expect("short"));
+            let (directory, files) = (inode(0), (1..=files).map(inode).collect::<Vec<_>>());
+            let formers = std::iter::once(&directory).chain(&files);
+            formers.zip(&files).for_each(|(former, file)| file.is_listed_behind(former));
+            let visitor = (*directory.handle(), Cred::root());
+            World { files, directory, visitor, visits: Visits::default(), waiting: Vec::new(), place }
+        }
+
+        /// Opens a file; how many others are to be asked for then.
+        fn open(&mut self, number: usize, is_small: fn(&Inode) -> bool) -> usize {
+            let file = &self.files[number % self.files.len()];
+            self.place += 1;
+            let places = (file.note_open(self.place), self.place);
+            if self.waiting.contains(file.handle()) {
+                self.visits.settled(&self.visitor);
+            }
+            let questions = Questions { is_small, knows_names: &|| true };
+            let (next, _) = self.visits.opened((&self.directory, &self.visitor), places, Some(&questions));
+            self.waiting.extend(next.files.iter().map(|file| *file.handle()));
+            next.files.len()
+        }
+    }
+
+    #[test]
+    fn more_opens_than_32_bits_count_are_no_end_of_visits() {
+        let mut world = World::new(50, u64::from(u32::MAX) - 70);
+        for visit in 0..4 {
+            world.waiting.clear();
+            let asked: usize = (0..50).map(|number| world.open(number * 7 + visit, |_| true)).sum();
+            assert!(visit == 0 || (20..=50).contains(&asked), "{asked} in visit {visit}");
+        }
+    }
+
+    #[test]
+    fn a_listing_in_which_there_is_nothing_to_ask_for_is_looked_through_once_in_a_visit() {
+        static LOOKED_AT: AtomicUsize = AtomicUsize::new(0);
+        let is_small = |_: &Inode| {
+            LOOKED_AT.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        let mut world = World::new(3000, 0);
+        (0..500).for_each(|number| assert_eq!(world.open(number * 7, is_small), 0));
+        assert!(LOOKED_AT.load(Ordering::Relaxed) <= 3000, "{LOOKED_AT:?} files");
     }
 }

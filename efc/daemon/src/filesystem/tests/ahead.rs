@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use efc_backend::SetAttr;
-use efc_buffer::{Budget, BudgetLimits};
+use efc_buffer::{Budget, BudgetLimits, Purpose};
 use efc_model::{Nas, Options, Procedure};
 use efc_tasks::simulation::Simulation;
 
@@ -340,4 +340,136 @@ fn a_daemon_that_is_killed_while_files_are_asked_for_costs_no_error() {
         }
     });
     assert!(kernel.kills() > 5);
+}
+
+#[test]
+fn data_of_a_tick_in_which_the_file_may_still_change_does_not_stand_for_what_is_seen_after_it() {
+    let coarse = Options { granularity: 1_000_000_000, ..Options::default() };
+    let (simulation, nas, kernel) = common::world(1, coarse, bounded(T));
+    let task = Task::new(7);
+    simulation.run(async {
+        (0..4).for_each(|number| nas.write_outside(&format!("{number}"), 0, &[1; 5]));
+        kernel.list(task, "", 4096, true).await.unwrap();
+        for path in ["0", "1"] {
+            whole(&kernel, task, path).await;
+        }
+        pass(Duration::from_millis(1)).await;
+        assert!(kernel.efc().asked_ahead().held_bytes > 0);
+        let before = nas.attr("2").unwrap();
+        nas.write_outside("2", 0, &[2; 5]);
+        assert_eq!(nas.attr("2").unwrap(), before, "within the same tick");
+        pass(T / 2).await;
+        kernel.list(Task::new(8), "", 4096, true).await.unwrap(); // shows the version again, after its tick
+        common::head(&kernel, task, "2", 5).await.unwrap();
+        pass(T).await;
+        assert_eq!(common::head(&kernel, task, "2", 5).await.unwrap(), [2; 5]);
+    });
+}
+
+#[test]
+fn who_turns_it_off_has_nothing_asked_for_any_more() {
+    let ahead = Arc::new(AheadSwitch::new(true));
+    let (simulation, nas, kernel) = world(Settings { ahead: ahead.clone(), ..bounded(T) });
+    let task = Task::new(7);
+    simulation.run(async {
+        nas.mkdir_outside("many");
+        let paths: Vec<String> = (0..1000).map(|file| format!("many/{:03}", file * 37 % 1000)).collect();
+        paths.iter().for_each(|path| nas.write_outside(path, 0, b"small"));
+        let asked = || kernel.efc().asked_ahead().directory.asked;
+        for path in &paths {
+            whole(&kernel, task, path).await;
+        }
+        pass(T).await;
+        let before = asked();
+        for path in paths.iter().rev() {
+            whole(&kernel, task, path).await;
+            if asked() > before + 200 {
+                break;
+            }
+        }
+        ahead.set(false);
+        let before = asked();
+        pass(Duration::from_secs(1)).await;
+        assert_eq!(asked(), before);
+    });
+}
+
+#[test]
+fn what_is_being_asked_for_leaves_memory_to_those_who_wait() {
+    const AHEAD_BYTES: u64 = 2 << 20;
+    let buffers = Budget::new(BudgetLimits { ahead_bytes: AHEAD_BYTES, ..BudgetLimits::NONE });
+    let (simulation, nas, kernel) = world(Settings { buffers: buffers.clone(), ..bounded(T) });
+    let task = Task::new(7);
+    simulation.run(async {
+        nas.mkdir_outside("much");
+        (0..300).for_each(|file| nas.write_outside(&format!("much/{file:03}"), 0, b"small"));
+        pass(Duration::from_secs(10)).await;
+        kernel.list(task, "much", 4096, true).await.unwrap();
+        for file in 0..100 {
+            whole(&kernel, task, &format!("much/{file:03}")).await;
+        }
+        pass(Duration::from_secs(1)).await;
+        let hold = nas.hold(Procedure::Read);
+        for file in 100..150 {
+            whole(&kernel, task, &format!("much/{file:03}")).await;
+        }
+        assert!(hold.held() > 10, "{} files are being asked for", hold.held());
+        assert!(buffers.take(Purpose::Ahead, AHEAD_BYTES as usize / 2).is_some());
+        drop(hold);
+        pass(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn a_directory_in_which_there_is_nothing_to_ask_for_is_not_listed_again_and_again() {
+    let (simulation, nas, kernel) = world(bounded(Duration::from_secs(3)));
+    let task = Task::new(7);
+    simulation.run(async {
+        nas.mkdir_outside("large");
+        (0..40).for_each(|file| nas.write_outside(&format!("large/{file:02}"), 0, &[7; 70_000]));
+        pass(Duration::from_secs(10)).await;
+        for round in 0..20 {
+            nas.write_outside(&format!("large/new{round}"), 0, &[7; 70_000]);
+            for file in 0..20 {
+                whole(&kernel, task, &format!("large/{:02}", file * 7 % 40)).await;
+            }
+            pass(Duration::from_secs(3)).await;
+        }
+        let listings = nas.executed(Procedure::Readdirplus);
+        assert!((1..=2).contains(&listings), "{listings} listings");
+    });
+}
+
+#[test]
+fn a_source_that_is_silent_keeps_nobody_from_having_files_of_another_asked_for() {
+    let simulation = Simulation::new(1);
+    let nas = [1, 2].map(|seed| Nas::new(Options::default(), seed));
+    for (nas, delay_ms) in nas.iter().zip([50, 1]) {
+        nas.mkdir_outside("dir");
+        (0..3 * FILES).for_each(|number| nas.write_outside(&path(number), 0, b"small"));
+        nas.network().set_delay(Duration::from_millis(delay_ms)); // of some answers: so few are asked for at once
+    }
+    let kernel = Kernel::mount_several(&[("/one", &nas[0]), ("/two", &nas[1])], bounded(T), None);
+    let task = Task::new(7);
+    simulation.run(async {
+        pass(Duration::from_secs(10)).await;
+        let scan = async |source: &str, numbers: std::ops::Range<usize>| {
+            for number in numbers {
+                assert_eq!(whole(&kernel, task, &format!("{source}/{}", path(number))).await, b"small");
+            }
+        };
+        kernel.list(task, "one/dir", 4096, true).await.unwrap();
+        scan("one", 0..FILES).await;
+        pass(Duration::from_secs(1)).await;
+        let hold = nas[0].hold(Procedure::Read);
+        scan("one", FILES..FILES + 20).await;
+        assert!(hold.held() > 3, "{} files are being asked for", hold.held());
+        let used = || kernel.efc().asked_ahead().order.used;
+        let before = used();
+        kernel.list(task, "two/dir", 4096, true).await.unwrap();
+        scan("two", 0..FILES).await;
+        assert!(used() > before + FILES as u64 / 2, "{} files were of use", used() - before);
+        drop(hold);
+        pass(Duration::from_secs(1)).await;
+    });
 }

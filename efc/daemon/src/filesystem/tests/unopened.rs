@@ -155,3 +155,17 @@ fn of_many_reads_that_come_at_once_one_asks() {
         kernel.settled().await;
     });
 }
+
+#[test]
+fn a_listing_tells_nothing_new_of_a_file_of_which_nothing_but_its_pages_is_known() {
+    let (simulation, nas, kernel) = world(Settings { metadata_bytes_max: 0, ..bounded(T) });
+    (0..40).for_each(|number| nas.write_outside(&format!("other{number}"), 0, b"other"));
+    simulation.run(async {
+        read_until_known(&kernel, "small").await;
+        change_unseen(&nas, "small", b"SMALL");
+        pass(T).await;
+        kernel.list(Task::new(OWNER), "", 4096, true).await.unwrap();
+        assert_eq!(read(&kernel, "small").await.unwrap(), b"SMALL");
+        kernel.settled().await;
+    });
+}
