@@ -22,7 +22,7 @@ use efc_buffer::{Buffer, PAYLOAD_MAX, buffer_size};
 
 use crate::version::Version;
 
-pub use chain::{Absent, Chain, Fetched, Given, GivenBy};
+pub use chain::{Absent, Chain, Fetched, Given, GivenBy, Warmed};
 
 /// Bytes of a block. The last block of a file has what is left.
 pub const BLOCK_BYTES: usize = PAYLOAD_MAX;
