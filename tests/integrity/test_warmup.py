@@ -76,6 +76,8 @@ DATASETS: dict[str, Callable[[Path], object]] = {
     "test_a_frozen_nas_does_not_keep_it_from_ending": make_files(1, 64 * MIB),
     "test_two_of_the_same_are_not_run_at_once": make_files(1, 8 * MIB),
     "test_a_daemon_that_is_killed_costs_nothing": make_files(1, 40 * MIB),
+    "test_one_level_is_filled_alone": make_data,
+    "test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled": make_files(1, 40 * MIB),
 }
 
 
@@ -92,6 +94,15 @@ class World:
         node = self._stack.enter_context(Node.mounted(self.nas.url_of(str(below)), options=[*self._options, *options]))
         node.await_workers(1)
         return node
+
+    def with_store(self) -> Node:
+        """One more node, with a store of its own besides."""
+        caches = self._stack.enter_context(tempfile.TemporaryDirectory())
+        return self.node(f"cache-dir={caches}", "cache-size=64MiB", "cache-free=1")
+
+    def worker(self) -> Worker:
+        """Another worker, of which no node knows."""
+        return self._stack.enter_context(Worker())
 
 
 def start(node: Node, *arguments: str) -> subprocess.Popen[str]:
@@ -319,3 +330,59 @@ def test_a_daemon_that_is_killed_costs_nothing(world: World) -> None:
         out, err = process.communicate(timeout=_LIMIT_S)
     assert process.returncode == 0, err
     assert json.loads(out)["bytes"] == 40 * MIB
+
+
+def filled(node: Node) -> tuple[int, int]:
+    """How many bytes the node's daemons have put into its store, and onto workers."""
+    status = node.keeper.status(node.mount)
+    return status["store"]["filled_bytes"], status["cache"]["workers_filled_bytes"]
+
+
+@pytest.mark.timeout(400)
+def test_one_level_is_filled_alone(world: World) -> None:
+    """From whoever has the data: the NAS, the workers, the store."""
+    total = sum(number * 7_001 for number in range(_SMALL_COUNT)) + _LARGE
+    first = world.with_store()
+    done = warmup(first, str(first.mount), "--to=workers")
+    assert (done["to"], done["files"], done["bytes"], done["missing_bytes"][0]) == (
+        "workers", _SMALL_COUNT + 1, total, total,
+    )  # fmt: skip
+    assert done["missing_bytes"][-1] == 0
+    from_store, on_workers = filled(first)
+    assert (from_store, on_workers >= total) == (0, True)
+    assert resident_pages(first.mount / "large") == 0, "no data comes to the kernel"
+    again = warmup(first, str(first.mount), "--to=workers")
+    assert (again["passes"], again["missing_bytes"], again["levels"]["nas"]) == (1, [0], 0), "they have all of it"
+
+    second = world.with_store()
+    done = warmup(second, str(second.mount), "--to=local")
+    assert (done["missing_bytes"][-1], done["levels"]["nas"]) == (0, 0), "from the workers"
+    in_store, on_workers = filled(second)
+    assert (in_store >= total, on_workers) == (True, 0)
+
+    second.keeper.efc("upgrade", str(second.mount), "-o", f"workers={world.worker().endpoint}")
+    second.await_workers(1)
+    done = warmup(second, str(second.mount), "--to=workers")
+    assert (done["missing_bytes"][-1], done["levels"]["nas"]) == (0, 0), "from the store"
+    assert filled(second)[1] >= total
+    assert read_all(second.mount) == total + 7_001  # by both names
+
+    third = world.node()
+    with start(third, str(third.mount), "--to=local") as refused:
+        _, err = refused.communicate(timeout=_LIMIT_S)
+    assert (refused.returncode, err.count("\n")) == (2, 1)
+    assert "has no local store (options cache-dir, cache-size)" in err
+    assert third.keeper.status(third.mount)["stats"]["nfs"]["bytes_read"] == 0
+
+
+@pytest.mark.timeout(400)
+def test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled(world: World) -> None:
+    node = world.with_store()
+    with start(node, str(node.mount), "--to=workers", "--limit-rate=8MiB/s", "--json") as process:
+        wait_until(lambda: filled(node)[1] > 0, what="it to fill", limit_s=_LIMIT_S, interval_s=0.2)
+        node.keeper.replace_daemon(node.mount)
+        out, err = process.communicate(timeout=_LIMIT_S)
+    assert process.returncode == 0, err
+    done = json.loads(out)
+    assert (done["bytes"], done["missing_bytes"][-1]) == (40 * MIB, 0)
+    assert filled(node)[0] == 0

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from csi.base.errors import DriverError
 from csi.warming import warming as module
+from csi.warming.filling import Filled, Level
 from csi.warming.note import Note
 from csi.warming.pieces import BLOCK_BYTES
 from csi.warming.tally import Figures
@@ -19,9 +21,9 @@ from csi.warming.warming import Plan, Warming
 _LIMIT_S = 30.0
 
 
-def plan(*roots: Path, jobs: int = 4, budget_bytes: int = 0) -> Plan:
+def plan(*roots: Path, jobs: int = 4, budget_bytes: int = 0, level: Level | None = None) -> Plan:
     found = [Root(path=str(root), device=roots[0].stat().st_dev) for root in roots]
-    return Plan(roots=found, jobs=jobs, budget_bytes=budget_bytes, waits_for_rest=False)
+    return Plan(roots=found, jobs=jobs, budget_bytes=budget_bytes, waits_for_rest=False, level=level)
 
 
 def run(plan: Plan, *, note: Note | None = None) -> Figures:
@@ -153,4 +155,45 @@ def test_a_bug_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyP
     warming = Warming(plan(tmp_path))
     warming.start()
     with pytest.raises(ZeroDivisionError):
+        warming.wait(_LIMIT_S)
+
+
+def test_one_level_is_asked_for_each_block_and_says_what_it_lacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever answers in the daemon's place."""
+    for name in ("changing", "large", "shrunk"):
+        (tmp_path / name).write_bytes(bytes(2 * BLOCK_BYTES + 7))
+    there: set[tuple[int, int]] = set()
+
+    def fill(descriptor: int, offset: int, level: Level) -> Filled:
+        assert level is Level.WORKERS
+        file, size = Path(os.readlink(f"/proc/self/fd/{descriptor}")), os.fstat(descriptor).st_size
+        block = (os.fstat(descriptor).st_ino, offset)
+        was_there = block in there
+        there.add(block)
+        if file.name == "changing":
+            os.utime(file)
+        if file.name == "shrunk" and offset:
+            return Filled(length=0, was_there=True)
+        return Filled(length=min(BLOCK_BYTES, size - offset), was_there=was_there)
+
+    monkeypatch.setattr(module, "fill", fill)
+    monkeypatch.setattr(module, "OPEN_FLAGS", 0)  # not each file system of a test knows O_DIRECT
+    before = descriptors()
+    first, second = (run(plan(tmp_path, level=Level.WORKERS)) for _ in range(2))
+    assert (first.files_read, first.files_changed, first.bytes_read) == (3, 1, 5 * BLOCK_BYTES + 14)
+    assert first.bytes_lacking == 3 * BLOCK_BYTES + 7, "of the one that changes nothing is said"
+    assert first.bytes_settled == first.bytes_found
+    assert (second.bytes_read, second.bytes_lacking) == (first.bytes_read, 0)
+    assert descriptors() == before
+
+
+def test_a_file_system_that_cannot_fill_one_level_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a daemon does that knows nothing of this: the kernel refuses the ioctl of a file of this directory."""
+    monkeypatch.setattr(module, "OPEN_FLAGS", 0)
+    (tmp_path / "file").write_bytes(b"x")
+    warming = Warming(plan(tmp_path, level=Level.LOCAL))
+    warming.start()
+    with pytest.raises(DriverError, match="cannot fill one level alone"):
         warming.wait(_LIMIT_S)

@@ -142,7 +142,10 @@ mod tests {
         assert_eq!(Request::parse(&request.bytes()[1..]), None);
         assert_eq!(COMMAND, 0xc018_ef01, "as efc warmup has it");
         let asked = |level, outcome| Request { level, outcome, length: 0, ..request }.level_name();
-        assert_eq!([0, 1, 2, 3, u32::MAX].map(|level| asked(level, 0)), [None, Some("store"), Some("workers"), None, None]);
+        assert_eq!(
+            [0, 1, 2, 3, u32::MAX].map(|level| asked(level, 0)),
+            [None, Some("store"), Some("workers"), None, None]
+        );
         assert_eq!(asked(1, 1), None, "a later release may mean something by it");
     }
 
