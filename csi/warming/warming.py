@@ -12,6 +12,7 @@ import errno
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,13 +20,14 @@ from csi.warming.filling import OPEN_FLAGS, Level, fill
 from csi.warming.note import Note
 from csi.warming.pace import Pace
 from csi.warming.pieces import BLOCK_BYTES, FILES_WAITING_MAX, Piece, Pieces, settle
-from csi.warming.resting import ServerClock
+from csi.warming.resting import REST_SECONDS, ServerClock
 from csi.warming.tally import Figures, Tally
 from csi.warming.walking import File, Root, Walk, has_vanished
 
 #: Readers at most.
 JOBS_MAX = 256
 _PUT_SECONDS = 0.1
+_DAEMON_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,7 @@ class Warming:
         self._lock = threading.Lock()
         self._readers_left = plan.jobs
         self._crash: BaseException | None = None
+        self._daemon_knows_at: float | None = None
         self._server_clock = ServerClock()
         self._found: queue.Queue[File | None] = queue.Queue(FILES_WAITING_MAX)
         self._pieces = Pieces(
@@ -154,13 +157,26 @@ class Warming:
 
     def _count(self, descriptor: int, piece: Piece, buffer: memoryview) -> int:
         """Reads a block, or has it read; how many bytes there were of what is wanted."""
-        if self._plan.level is None:
+        if (level := self._plan.level) is None:
             return _read_block(descriptor, piece, buffer)
-        filled = fill(descriptor, piece.offset, self._plan.level)
+        filled = fill(descriptor, piece.offset, level)
+        while not filled.rests and self._waits_for_daemon():
+            filled = fill(descriptor, piece.offset, level)
         count = min(filled.length, piece.length)
         if not filled.was_there:
             piece.opened.lack(count)
         return count
+
+    def _waits_for_daemon(self) -> bool:
+        """Waits a little for the daemon to know that files rest; False if it has had the time, or this was stopped.
+
+        One that has come in the place of another knows less of the server's clock than the walk had it know, for so
+        long as it takes it to learn. What it takes for changed after that has changed.
+        """
+        with self._lock:
+            if self._daemon_knows_at is None:
+                self._daemon_knows_at = time.monotonic() + REST_SECONDS
+        return time.monotonic() < self._daemon_knows_at and not self._stop.wait(_DAEMON_POLL_SECONDS)
 
     def _failed(self, piece: Piece, error: OSError) -> None:
         opened = piece.opened

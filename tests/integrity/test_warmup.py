@@ -285,9 +285,10 @@ def test_what_the_nas_refuses_is_named(nothing_left: None) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_frozen_nas_does_not_keep_it_from_ending(world: World) -> None:
+@pytest.mark.parametrize("to", ["both", "workers"])
+def test_a_frozen_nas_does_not_keep_it_from_ending(world: World, to: str) -> None:
     node = world.node()
-    with start(node, str(node.mount), "--limit-rate=2MiB/s", "--passes=1") as process:
+    with start(node, str(node.mount), f"--to={to}", "--limit-rate=2MiB/s", "--passes=1") as process:
         wait_until(lambda: node.keeper.status(node.mount)["stats"]["nfs"]["bytes_read"] > 0, what="it to read",
                    limit_s=_LIMIT_S, interval_s=0.2)  # fmt: skip
         world.nas.pause()

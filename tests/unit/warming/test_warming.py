@@ -197,3 +197,25 @@ def test_a_file_system_that_cannot_fill_one_level_ends_it(tmp_path: Path, monkey
     warming.start()
     with pytest.raises(DriverError, match="cannot fill one level alone"):
         warming.wait(_LIMIT_S)
+
+
+@pytest.mark.parametrize(("asked_in_vain", "while_s"), [(3, _LIMIT_S), (1 << 30, 0.1)])
+def test_a_daemon_that_does_not_know_that_a_file_rests_is_asked_again_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_in_vain: int, while_s: float
+) -> None:
+    """A while is short here."""
+    (tmp_path / "file").write_bytes(bytes(BLOCK_BYTES))
+    asked = 0
+
+    def fill(_descriptor: int, _offset: int, _level: Level) -> Filled:
+        nonlocal asked
+        asked += 1
+        return Filled(length=BLOCK_BYTES, was_there=False, rests=asked > asked_in_vain)
+
+    monkeypatch.setattr(module, "fill", fill)
+    monkeypatch.setattr(module, "OPEN_FLAGS", 0)
+    monkeypatch.setattr(module, "_DAEMON_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(module, "REST_SECONDS", while_s)
+    figures = run(plan(tmp_path, level=Level.LOCAL))
+    assert (figures.files_read, figures.bytes_lacking) == (1, BLOCK_BYTES)
+    assert 1 < asked <= asked_in_vain + 1

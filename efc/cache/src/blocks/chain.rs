@@ -330,14 +330,14 @@ impl Chain {
         F: Future<Output = Result<Fetched, Absent>>,
     {
         let mut search = Search { filled, places: Vec::new(), found: None };
-        let mut patience = warming::patience(filled);
+        let mut patience = Duration::ZERO;
         let fetched = match self.search(&key, &mut search).await {
             Ok(block) => Ok((Arc::new(block), true)),
             Err(_) if search.is_in_vain() => Err(Absent::Unshared),
             Err(room) => {
                 let begun = efc_tasks::time::now();
                 let fetched = self.fetch_from_backend(&key, room, fetch).await;
-                patience = patience.max(efc_tasks::time::since(begun));
+                patience = efc_tasks::time::since(begun);
                 fetched.map(|Fetched { block, is_settled }| (Arc::new(block), is_settled))
             }
         };
@@ -349,12 +349,13 @@ impl Chain {
         let Search { places, found, .. } = search;
         let is_given = shared.is_ok() && !places.is_empty();
         if let Ok(block) = shared {
-            fill(places, &block, patience).await;
-            if let Filled::Only(level) = filled
-                && is_read
-            {
-                let above = 0..found.unwrap_or(self.levels.len());
-                self.fill_others(above.filter(|other| *other != level), &key, &block).await;
+            match filled {
+                Filled::Above => fill(places, &block, patience).await,
+                Filled::Only(level) => {
+                    warming::fill(places, &block).await;
+                    let above = 0..found.unwrap_or(self.levels.len());
+                    self.fill_others(above.filter(|other| is_read && *other != level), &key, &block).await;
+                }
             }
         }
         fetched.map(|(block, _)| Sought { block, found, is_given })
@@ -422,13 +423,15 @@ impl Chain {
     /// The end of a fetch. `true`: somebody reads the block.
     fn finish(self: &Arc<Self>, key: &BlockKey, shared: &Result<Arc<Block>, Absent>) -> bool {
         let mut blocks = self.blocks();
-        if let Ok(block) = shared {
-            blocks.keep(*key, block);
-        }
         let Fetch { waiting, is_read } = blocks.fetches.remove(key).expect("only its fetch ends it");
+        if let Ok(block) = shared
+            && is_read
+        {
+            blocks.keep(*key, block); // else whoever reads it next would have no level filled
+        }
         drop(blocks);
         waiting.into_iter().for_each(|waiter| drop(waiter.send(shared.clone())));
-        if shared.is_ok() {
+        if shared.is_ok() && is_read {
             self.sweep();
         }
         is_read

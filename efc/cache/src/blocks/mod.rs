@@ -122,6 +122,11 @@ pub trait Fill: Debug + Send {
         Box::pin(std::future::ready(()))
     }
 
+    /// The same for who only has the level filled: nobody waits for the block, so it may take longer until the level keeps what it takes.
+    fn unhurried_turn(&mut self) -> Turn<'_> {
+        self.turn()
+    }
+
     /// Takes the block in, later and elsewhere: this waits for nothing, and may come to nothing.
     fn fill(self: Box<Self>, block: &Arc<Block>);
 }

@@ -12,12 +12,13 @@
 
 use std::sync::Arc;
 
-use efc_backend::{Attr, Backend, FileType, Seen};
+use efc_backend::{Attr, Backend, Call, FileType, Seen};
 use efc_cache::blocks::{Absent, Chain, Warmed};
 use efc_fuse::{Errno, ioctl_answer};
 
 use super::files::OpenFile;
 use super::{Inner, Outcome, Response};
+use crate::errno::errno;
 
 /// Flags of an open for this: what is read past all caches is not read synchronously with anything.
 pub(super) const WARMING: i32 = libc::O_DIRECT | libc::O_SYNC;
@@ -35,7 +36,8 @@ pub struct Request {
     pub offset: u64,
     /// Of [`LEVELS`].
     pub level: u32,
-    /// Answered: 1 the level had the block, 2 it was given it, 3 it takes nothing now, or the file has changed lately; else 0.
+    /// Answered: 1 the level had the block, 2 it was given it, 3 it takes nothing now, 4 as far as this daemon knows the file may have
+    /// changed lately, so that nobody may be given the block; else 0. A daemon that has just started takes a while to know better.
     pub outcome: u32,
     /// Answered: bytes of the block, 0 behind the end of the file; else 0.
     pub length: u64,
@@ -95,18 +97,34 @@ impl<B: Backend> Inner<B> {
             return Err(Errno(libc::EBADF));
         }
         self.admit_read(&file, request.offset).await?;
-        let told = self.attributes(&file.cred, &file.inode).await?;
-        if told.attr.kind != FileType::Regular {
-            return Err(Errno(libc::EINVAL));
-        }
-        let seen = Seen { value: told.attr, asked: told.asked };
+        let seen = self.version_to_warm(&file).await?;
         let (warmed, length) = self.warm(chain, &file, seen, (level, request.offset)).await?;
         let outcome = match warmed {
             Warmed::WasThere => 1,
             Warmed::Given => 2,
-            Warmed::Refused => 3,
+            Warmed::Refused if file.inode.is_at_rest(seen.part(|attr| attr), self.rest) => 3,
+            Warmed::Refused => 4,
         };
         Ok(Response::Bytes(ioctl_answer(&Request { outcome, length, ..request }.bytes())).into())
+    }
+
+    /// The attributes of the version that is to be cached: as they are known, or asked for if it is not known to be at rest by these.
+    async fn version_to_warm(&self, file: &OpenFile) -> Result<Seen<Attr>, Errno> {
+        let inode = &file.inode;
+        let told = self.attributes(&file.cred, inode).await?;
+        if told.attr.kind != FileType::Regular {
+            return Err(Errno(libc::EINVAL));
+        }
+        let known = Seen { value: told.attr, asked: told.asked };
+        if inode.is_at_rest(known.part(|attr| attr), self.rest) {
+            return Ok(known);
+        }
+        let asked = self.backend.getattr(Call::of(&file.cred), inode.handle()).await.map_err(|error| errno(&error))?;
+        if !inode.is_plausible(&asked.value) {
+            return Err(Errno(libc::EIO));
+        }
+        inode.learn(asked.part(|attr| attr));
+        Ok(asked)
     }
 
     /// Fills a level with the block that has the byte `offset`; with the block's length.

@@ -273,7 +273,7 @@ fn warm(level: &str, index: u64) -> (Result<Warmed, Absent>, String) {
     let levels = [("near", None), ("middle", Some(7)), ("far", None)].map(|(name, has)| Told::level(name, has, &story));
     let chain = Chain::new(levels.to_vec(), Budget::default()).expect("levels");
     let level = chain.level(level).expect("a level of this name");
-    let warmed = simulation.run(chain.warm(key(index), level, async |room| whole(room, index != 9)));
+    let warmed = simulation.run(chain.warm(key(index), level, async move |room| whole(room, index != 9)));
     (warmed, told(&story))
 }
 
@@ -287,7 +287,7 @@ fn one_level_is_filled_and_no_other_from_whoever_has_the_block() {
     let asked = "near asked, near given up, middle asked, far asked, far given up, middle filled";
     assert_eq!(warm("middle", 8), given(asked), "from the backend");
     let (unsettled, story) = warm("near", 9);
-    assert_eq!(unsettled, Err(Absent::Unshared), "nobody may be given it");
+    assert_eq!(unsettled, Ok(Warmed::Refused), "nobody may be given it");
     assert!(story.ends_with("near given up"), "{story}");
 }
 
@@ -380,4 +380,17 @@ fn a_fetch_for_a_level_goes_on_without_the_one_who_began_it() {
         assert_eq!(told(&story), "near asked, near filled");
     });
     assert_eq!(amount(&chain, "backend"), 1);
+}
+
+#[test]
+fn a_block_that_was_fetched_for_one_level_is_not_kept_from_the_others() {
+    let (simulation, story) = (Simulation::new(12), Story::default());
+    let levels = vec![Told::level("near", None, &story), Told::level("far", None, &story)];
+    let chain = Chain::new(levels, Budget::default()).expect("levels");
+    simulation.run(async {
+        let warmed = chain.warm(key(1), 1, async |room| whole(room, true)).await;
+        assert_eq!((warmed, told(&story).contains("near filled")), (Ok(Warmed::Given), false));
+        assert!(get(&chain, 1).await.is_some());
+        assert_eq!(told(&story), "near asked, far asked, near filled, far filled", "whoever reads it next");
+    });
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use efc_buffer::Buffer;
 
-use super::{Absent, Chain, Fetched, Filled, Place, Sought, fill};
-use crate::blocks::{Block, BlockKey, Lookup, Miss};
+use super::{Absent, Chain, Fetched, Filled, Place, Sought};
+use crate::blocks::{Block, BlockKey, Fill, Lookup, Miss};
 
 /// How long a level may keep who fills it waiting: nobody waits for the data.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,9 +27,12 @@ pub enum Warmed {
     Refused,
 }
 
-/// How long levels may keep a fetch waiting at least, that fills these.
-pub(super) fn patience(filled: Filled) -> Duration {
-    if filled == Filled::Above { Duration::ZERO } else { PATIENCE }
+/// Gives a block that nobody waits for to levels that lack it.
+pub(super) async fn fill(places: Vec<Box<dyn Fill>>, block: &Arc<Block>) {
+    for mut place in places {
+        efc_tasks::time::in_time(place.unhurried_turn(), Some(PATIENCE)).await;
+        place.fill(block);
+    }
 }
 
 impl Chain {
@@ -93,7 +96,7 @@ impl Chain {
             Lookup::Hit { block, .. } if block.len() == key.length() => Warmed::WasThere,
             Lookup::Miss(Miss { room, fill: Some(place) }) => {
                 drop(room); // the level may need it
-                fill(vec![place], block, PATIENCE).await;
+                fill(vec![place], block).await;
                 Warmed::Given
             }
             Lookup::Hit { .. } | Lookup::Miss(_) => Warmed::Refused,

@@ -21,7 +21,7 @@ const STORE: u32 = 1;
 const WORKERS: u32 = 2;
 const WAS_THERE: u32 = 1;
 const GIVEN: u32 = 2;
-const REFUSED: u32 = 3;
+const UNRESTED: u32 = 4;
 
 /// A NAS with a large file and a small one, and the levels of a node that has seen both long before.
 struct World {
@@ -172,7 +172,7 @@ fn a_file_that_has_changed_lately_and_a_nas_that_refuses_are_told_and_fill_nothi
     let (simulation, world) = World::new(5, settings(SECOND));
     simulation.run(async {
         world.nas.write_outside("large", 0, b"new");
-        assert_eq!(world.warm("large", STORE).await, Ok(vec![REFUSED; 3]));
+        assert_eq!(world.warm("large", STORE).await, Ok(vec![UNRESTED; 3]));
         assert_eq!(world.figures(), (0, [0, 0]), "it would be read in vain");
         world.watch().await;
         world.nas.fault(Fault::Status(Procedure::Read, Status::Acces), 1);
