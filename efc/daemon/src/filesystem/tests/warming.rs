@@ -203,12 +203,16 @@ fn a_daemon_that_is_killed_meanwhile_and_a_caller_who_is_harm_nobody() {
         }
         drop(hold);
         for question in questions {
-            assert!([GIVEN, WAS_THERE].contains(&question.await.unwrap().outcome), "the next daemon was asked");
+            assert_eq!(question.await.unwrap().outcome, UNRESTED, "the next daemon was asked, and does not know that");
+        }
+        assert_eq!(ask(node, task, file, 0, WORKERS).await.unwrap().outcome, UNRESTED, "nor does the one after it");
+        pass(3 * SECOND).await;
+        for block in 0..3 {
+            assert_eq!(ask(node, task, file, block * BLOCK, WORKERS).await.unwrap().outcome, GIVEN);
         }
         node.close(task, file).await.unwrap();
         node.settled().await;
-        assert_eq!(world.store.filled(), 0, "what was wanted is known to it");
-        assert!(world.workers.filled() >= 2);
+        assert_eq!(world.figures().1, [0, 3], "which level is meant is known to it");
     });
     node.assert_nothing_leaked();
 }
