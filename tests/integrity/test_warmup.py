@@ -77,6 +77,7 @@ DATASETS: dict[str, Callable[[Path], object]] = {
     "test_two_of_the_same_are_not_run_at_once": make_files(1, 8 * MIB),
     "test_a_daemon_that_is_killed_costs_nothing": make_files(1, 40 * MIB),
     "test_one_level_is_filled_alone": make_data,
+    "test_one_level_is_filled_where_the_kernel_opens_files_by_itself": make_data,
     "test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled": make_files(1, 40 * MIB),
 }
 
@@ -95,10 +96,10 @@ class World:
         node.await_workers(1)
         return node
 
-    def with_store(self) -> Node:
+    def with_store(self, *options: str) -> Node:
         """One more node, with a store of its own besides."""
         caches = self._stack.enter_context(tempfile.TemporaryDirectory())
-        return self.node(f"cache-dir={caches}", "cache-size=64MiB", "cache-free=1")
+        return self.node(f"cache-dir={caches}", "cache-size=64MiB", "cache-free=1", *options)
 
     def worker(self) -> Worker:
         """Another worker, of which no node knows."""
@@ -387,3 +388,14 @@ def test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled(world: Worl
     done = json.loads(out)
     assert (done["bytes"], done["missing_bytes"][-1]) == (40 * MIB, 0)
     assert filled(node)[0] == 0
+
+
+@pytest.mark.timeout(400)
+def test_one_level_is_filled_where_the_kernel_opens_files_by_itself(world: World) -> None:
+    """The daemon hears of no open there: a question alone says what is wanted."""
+    total = sum(number * 7_001 for number in range(_SMALL_COUNT)) + _LARGE
+    node = world.with_store("ro", "consistency=bounded", "small-files=0:0")
+    done = warmup(node, str(node.mount), "--to=local")
+    assert (done["bytes"], done["missing_bytes"][-1]) == (total, 0)
+    in_store, on_workers = filled(node)
+    assert (in_store >= total, on_workers) == (True, 0)
