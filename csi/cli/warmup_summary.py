@@ -64,7 +64,12 @@ class Outcome:
     @property
     def exit_status(self) -> int:
         """Of the command."""
-        return _INTERRUPTED if self.is_interrupted else int(self.failed.files_failed > 0)
+        return _INTERRUPTED if self.is_interrupted else int(self.failed.files_failed > 0 or self.bytes_refused > 0)
+
+    @property
+    def bytes_refused(self) -> int:
+        """What the one level that was to be filled did not take, as of the last pass."""
+        return self.passes[-1].bytes_refused if self.passes else 0
 
     @property
     def bytes_per_second(self) -> float:
@@ -106,6 +111,7 @@ def described(outcome: Outcome) -> dict[str, object]:
         "levels": outcome.levels,
         "passes": len(outcome.passes),
         "missing_bytes": outcome.missing_bytes,
+        "bytes_refused": outcome.bytes_refused,
         "files_noted": first.files_noted,
         "bytes_noted": first.bytes_noted,
         "files_changed": max((figures.files_changed for figures in outcome.passes), default=0),
@@ -163,6 +169,8 @@ def _cached(outcome: Outcome) -> Iterator[str]:
             yield f"The last pass found {missing} that was not {where}."
     elif outcome.missing_bytes and outcome.to != "both":
         yield f"{size(outcome.missing_bytes[-1])} was not {where} before; only a further pass tells what stays there."
+    if outcome.bytes_refused:
+        yield f"{size(outcome.bytes_refused)} was not taken {where}: efc status says more."
     if outcome.room_bytes is not None and covered > outcome.room_bytes:
         yield f"{has_room} room for {size(outcome.room_bytes)}, less than was read."
 

@@ -20,8 +20,7 @@ OPEN_FLAGS = os.O_DIRECT | os.O_SYNC
 _REQUEST = struct.Struct("=QIIQ")
 #: _IOWR(0xef, 1, _REQUEST)
 _COMMAND = 3 << 30 | _REQUEST.size << 16 | 0xEF << 8 | 1
-_WAS_THERE = 1
-_UNRESTED = 4
+_WAS_THERE, _GIVEN, _UNRESTED = 1, 2, 4
 #: What a daemon says that knows nothing of this: as it does, and as the kernel puts it.
 _UNKNOWN = (errno.ENOSYS, errno.ENOTTY)
 
@@ -41,11 +40,13 @@ LEVEL_NAMES = {Level.LOCAL: "local store", Level.WORKERS: "workers"}
 class Filled:
     """What has come of a block: its bytes, 0 behind the end of the file, and whether the level had it before.
 
-    ``rests``: the daemon does not take the file for one that may have changed lately, of which no cache takes anything.
+    ``is_refused``: it had not, and was not given it. ``rests``: the daemon does not take the file for one that may have
+    changed lately, of which no cache takes anything.
     """
 
     length: int
     was_there: bool
+    is_refused: bool = False
     rests: bool = True
 
 
@@ -66,4 +67,9 @@ def fill(descriptor: int, offset: int, level: Level) -> Filled:
             raise DriverError(Code.FAILED_PRECONDITION, message) from None
         raise
     _, _, outcome, length = _REQUEST.unpack(request)
-    return Filled(length=length, was_there=outcome == _WAS_THERE, rests=outcome != _UNRESTED)
+    return Filled(
+        length=length,
+        was_there=outcome == _WAS_THERE,
+        is_refused=outcome not in (_WAS_THERE, _GIVEN),
+        rests=outcome != _UNRESTED,
+    )

@@ -46,6 +46,8 @@ class OpenFile:
         self.read_up_to = file.size
         #: What the one level that is filled had not got of it.
         self.bytes_lacking = 0
+        #: What it was not given of that.
+        self.bytes_refused = 0
         self._lock = threading.Lock()
         self._descriptor = -1
         self._error: OSError | None = None
@@ -79,10 +81,11 @@ class OpenFile:
             self.read_up_to = 0
             return is_first
 
-    def lack(self, count: int) -> None:
-        """The one level that is filled had not got so many bytes of it."""
+    def lack(self, count: int, *, is_refused: bool) -> None:
+        """The one level that is filled had not got so many bytes of it, and takes them not, or perhaps."""
         with self._lock:
             self.bytes_lacking += count
+            self.bytes_refused += count if is_refused else 0
 
     def cut(self, pieces: int, *, at: int = 0) -> bool:
         """So many pieces, from the offset ``at`` on, will not be read; whether there were no others, as of finish."""
@@ -118,7 +121,9 @@ def settle(opened: OpenFile, *, note: Note | None, tally: Tally) -> None:
     if opened.is_changed and opened.read_up_to:
         tally.add(files_changed=1, bytes_changed=file.size)
         return
-    tally.add(bytes_lacking=opened.bytes_lacking)
+    tally.add(bytes_lacking=opened.bytes_lacking, bytes_refused=opened.bytes_refused)
+    if opened.bytes_refused:
+        return  # the next run tries it again
     if note is not None and is_whole:
         note.add(file)
     elif note is not None and opened.read_up_to:

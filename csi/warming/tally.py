@@ -33,6 +33,7 @@ class Figures:
     bytes_noted: int = 0
     bytes_missed: int = 0  # of files that failed, vanished or became shorter
     bytes_lacking: int = 0  # of those read, what the one level that is filled had not got; without files that changed
+    bytes_refused: int = 0  # of these, what it was not given: it takes nothing now, or the daemon had not got it
     files_failed: int = 0  # directories count, too
     files_vanished: int = 0  # removed since their directory was listed
     files_changed: int = 0  # while they were waited for or read: no cache may keep what was read of them

@@ -164,7 +164,7 @@ class Warming:
             filled = fill(descriptor, piece.offset, level)
         count = min(filled.length, piece.length)
         if not filled.was_there:
-            piece.opened.lack(count)
+            piece.opened.lack(count, is_refused=filled.is_refused)
         return count
 
     def _waits_for_daemon(self) -> bool:

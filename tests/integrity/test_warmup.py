@@ -78,6 +78,7 @@ DATASETS: dict[str, Callable[[Path], object]] = {
     "test_a_daemon_that_is_killed_costs_nothing": make_files(1, 40 * MIB),
     "test_one_level_is_filled_alone": make_data,
     "test_one_level_is_filled_where_the_kernel_opens_files_by_itself": make_data,
+    "test_workers_that_do_not_answer_are_a_failure": make_files(3, MIB),
     "test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled": make_files(1, 40 * MIB),
 }
 
@@ -86,7 +87,7 @@ class World:
     """A NAS with a dataset, a worker, and nodes as they are asked for."""
 
     def __init__(self, nas: Nas, folder: Path, worker: Worker, key: Path, stack: ExitStack) -> None:
-        self.nas, self.folder, self._stack = nas, folder, stack
+        self.nas, self.folder, self.first_worker, self._stack = nas, folder, worker, stack
         self._options = (f"workers={worker.endpoint}", f"workers-key={key}")
 
     def node(self, *options: str) -> Node:
@@ -399,3 +400,18 @@ def test_one_level_is_filled_where_the_kernel_opens_files_by_itself(world: World
     assert (done["bytes"], done["missing_bytes"][-1]) == (total, 0)
     in_store, on_workers = filled(node)
     assert (in_store >= total, on_workers) == (True, 0)
+
+
+@pytest.mark.timeout(400)
+def test_workers_that_do_not_answer_are_a_failure(world: World) -> None:
+    node = world.with_store()
+    world.first_worker.kill()
+    node.await_workers(0)
+    done = warmup(node, str(node.mount), "--to=workers", status=1)
+    assert (done["files"], done["bytes_refused"]) == (3, 3 * MIB)
+    assert "workers do not answer" in done["stderr"]
+    assert (done["levels"]["nas"], filled(node)) == (0, (0, 0)), "the NAS is not asked in vain"
+    world.first_worker.start()
+    node.await_workers(1)
+    done = warmup(node, str(node.mount), "--to=workers")
+    assert (done["files_noted"], done["bytes_refused"], done["missing_bytes"][-1]) == (0, 0, 0)

@@ -212,3 +212,14 @@ def test_a_summary_is_about_what_was_filled(
     has_room = {"local": "The local store has", "workers": "The workers have", "both": "The caches have"}[to]
     assert lines[-2:] == [said, f"{has_room} room for 1.0 MiB, less than was read."]
     assert described(outcome)["to"] == to
+
+
+def test_what_the_level_does_not_take_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = Figures(files_read=1, bytes_read=3 << 20, bytes_lacking=3 << 20, bytes_refused=3 << 20)
+    taken = Figures(files_read=1, bytes_read=3 << 20, bytes_lacking=3 << 20)
+    outcome = Outcome(to="workers", passes=[taken, refused], seconds=1.0, missing_bytes=[3 << 20, 3 << 20])
+    print_summary(outcome, as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "3.0 MiB was not taken at the workers: efc status says more."
+    assert (outcome.exit_status, described(outcome)["bytes_refused"]) == (1, 3 << 20)
+    outcome.passes.reverse()
+    assert outcome.exit_status == 0, "a later pass had it taken"

@@ -32,8 +32,9 @@ def test_a_question_and_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [fill(3, 1 << 40, level) for level in (Level.LOCAL, Level.WORKERS, Level.LOCAL, Level.LOCAL)]
     assert asked == [(1 << 40, level, 0, 0) for level in (1, 2, 1, 1)]
     assert found == [
-        Filled(length=7, was_there=True), Filled(length=7, was_there=False), Filled(length=7, was_there=False),
-        Filled(length=7, was_there=False, rests=False),
+        Filled(length=7, was_there=True), Filled(length=7, was_there=False),
+        Filled(length=7, was_there=False, is_refused=True),
+        Filled(length=7, was_there=False, is_refused=True, rests=False),
     ]  # fmt: skip
 
 

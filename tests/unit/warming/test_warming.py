@@ -210,7 +210,8 @@ def test_a_daemon_that_does_not_know_that_a_file_rests_is_asked_again_for_a_whil
     def fill(_descriptor: int, _offset: int, _level: Level) -> Filled:
         nonlocal asked
         asked += 1
-        return Filled(length=BLOCK_BYTES, was_there=False, rests=asked > asked_in_vain)
+        rests = asked > asked_in_vain
+        return Filled(length=BLOCK_BYTES, was_there=False, is_refused=not rests, rests=rests)
 
     monkeypatch.setattr(module, "fill", fill)
     monkeypatch.setattr(module, "OPEN_FLAGS", 0)
@@ -218,4 +219,5 @@ def test_a_daemon_that_does_not_know_that_a_file_rests_is_asked_again_for_a_whil
     monkeypatch.setattr(module, "REST_SECONDS", while_s)
     figures = run(plan(tmp_path, level=Level.LOCAL))
     assert (figures.files_read, figures.bytes_lacking) == (1, BLOCK_BYTES)
+    assert figures.bytes_refused == (BLOCK_BYTES if asked_in_vain > 3 else 0)
     assert 1 < asked <= asked_in_vain + 1
