@@ -247,6 +247,12 @@ def _add_warmup(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument(
         "--no-resume", dest="resume", action="store_false", help="read also what an interrupted run has read"
     )
+    parser.add_argument(
+        "--to",
+        choices=("local", "workers", "both"),
+        default="both",
+        help="fill this node's local store alone, or the workers alone (%(default)s)",
+    )
     parser.add_argument("--force", action="store_true", help="also where there are no caches")
     parser.add_argument("--json", action="store_true", help="the summary as an object")
     parser.add_argument("--quiet", action="store_true", help="say only what failed")

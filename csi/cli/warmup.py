@@ -20,10 +20,11 @@ from csi.base.text import printable
 from csi.cli.on_mount import Place, Places, without_nested
 from csi.cli.warmup_progress import DRAW_SECONDS, Progress
 from csi.cli.warmup_summary import Outcome, print_failures, print_summary
-from csi.node.conditions import workers_of
+from csi.node.conditions import store_of, workers_of
 from csi.node.keeper import STATUS_SECONDS_MAX, Keeper, KeeperUnreachableError, options_of, source_of
 from csi.node.mounts import Mounts, parse_mountinfo
 from csi.node.statistics import CACHE_LEVELS, bytes_by_level
+from csi.warming.filling import Level
 from csi.warming.note import Note
 from csi.warming.pace import Pace
 from csi.warming.passes import PAUSE_SECONDS, is_another_worth_it, jobs_of_pass
@@ -45,13 +46,12 @@ def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc warmup``; what is refused touches nothing."""
     try:
         places = _places(parsed)
-        served = asyncio.run(_served(places, parsed.run_dir, is_forced=parsed.force))
+        served = asyncio.run(_served(places, parsed.run_dir, is_forced=parsed.force, level=_level(parsed)))
         note = _note(places, served, parsed)
+        outcome = _Warmup(places, served, note, parsed).run()
     except DriverError as error:
         print(f"efc: {printable(error.message)}", file=sys.stderr)
         return 2
-    warmup = _Warmup(places, served, note, parsed)
-    outcome = warmup.run()
     print_failures(outcome)
     if parsed.json or not parsed.quiet:
         print_summary(outcome, as_json=parsed.json)
@@ -59,6 +59,15 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 # ------------------------------------------------------------ before anything is read
+
+
+def _level(parsed: argparse.Namespace) -> Level | None:
+    """The one that is to be filled; None: all of them."""
+    level = {"local": Level.LOCAL, "workers": Level.WORKERS}.get(parsed.to)
+    if level is not None and parsed.force:
+        message = f"--force is for mounts without caches, and --to {parsed.to} needs one"
+        raise DriverError(Code.INVALID_ARGUMENT, message)
+    return level
 
 
 def _places(parsed: argparse.Namespace) -> list[Place]:
@@ -86,10 +95,10 @@ def _listed(name: str) -> list[str]:
     return [os.fsdecode(line) for line in text.split(b"\n") if line]
 
 
-async def _served(places: Iterable[Place], run_dir: str, *, is_forced: bool) -> Served:
+async def _served(places: Iterable[Place], run_dir: str, *, is_forced: bool, level: Level | None) -> Served:
     """What the keeper serves of these places; raises what is wrong with a mount, and FAILED_PRECONDITION.
 
-    ``is_forced``: neither a keeper nor caches are needed.
+    ``is_forced``: neither a keeper nor caches are needed. ``level`` is one that each mount must have.
     """
     mounts = {place.mount.device: place.mount for place in places}
     for mount in mounts.values():
@@ -106,15 +115,33 @@ async def _served(places: Iterable[Place], run_dir: str, *, is_forced: bool) -> 
         if device not in found:
             message = f"{mount.target} is of no keeper in {run_dir}: RUN_DIR or --run-dir names the right one"
             raise DriverError(Code.FAILED_PRECONDITION, message)
-        if not _has_caches(found[device]):
-            place = f"{source_of(found[device])} at {mount.target}"
-            message = f"{place} has no caches (options workers, cache-size): nothing would stay"
-            raise DriverError(Code.FAILED_PRECONDITION, f"{message}; --force reads it all the same")
+        if (lack := _lack(found[device], level)) is not None:
+            raise DriverError(Code.FAILED_PRECONDITION, f"{source_of(found[device])} at {mount.target} {lack}")
     served = {device: found[device] for device in mounts if device in found}
     for status in served.values():
-        if note := workers_of(status):
-            print(f"efc: {printable(note)}", file=sys.stderr)
+        _say_what_is_wrong(status, level)
     return served
+
+
+def _lack(mount: efc_pb2.MountStatus, level: Level | None) -> str | None:
+    """Which caches a mount lacks that are to be filled; None if it has them."""
+    cache = options_of(mount).cache
+    if level is None and not _has_caches(mount):
+        return "has no caches (options workers, cache-size): nothing would stay; --force reads it all the same"
+    if level is Level.LOCAL and not cache.store_mib:
+        return "has no local store (options cache-dir, cache-size) that --to local could fill"
+    if level is Level.LOCAL and mount.store_missing:
+        return f"has no local store that --to local could fill: {mount.store_missing}"
+    if level is Level.WORKERS and not cache.workers:
+        return "has no workers (options workers, workers-key) that --to workers could fill"
+    return None
+
+
+def _say_what_is_wrong(mount: efc_pb2.MountStatus, level: Level | None) -> None:
+    """Says why a level that is to be filled may not take all."""
+    for of, note in ((Level.WORKERS, workers_of(mount)), (Level.LOCAL, store_of(mount))):
+        if note and level in (None, of):
+            print(f"efc: {printable(note)}", file=sys.stderr)
 
 
 def _has_caches(mount: efc_pb2.MountStatus) -> bool:
@@ -129,7 +156,9 @@ def _note(places: Sequence[Place], served: Served, parsed: argparse.Namespace) -
         status = served.get(place.mount.device)
         keys += [source_of(status) if status else place.mount.source, place.path]
     try:
-        return Note.open(Path(parsed.run_dir) / "warmup", [*keys, "", *parsed.glob], is_new=not parsed.resume)
+        # What one level was filled with another one need not have.
+        keys += ["", parsed.to, *parsed.glob]
+        return Note.open(Path(parsed.run_dir) / "warmup", keys, is_new=not parsed.resume)
     except OSError as error:
         print(f"efc: an interruption will cost all: no note in {parsed.run_dir}: {error.strerror}", file=sys.stderr)
         return None
@@ -151,10 +180,11 @@ class _Warmup:
             budget_bytes=parsed.budget,
             pace=Pace(parsed.limit_rate),
             waits_for_rest=self._has_caches,
+            level=_level(parsed),
         )
         self._keeper = Keeper(parsed.run_dir)
         self._progress = Progress(None if parsed.quiet else sys.stderr)
-        self._outcome = Outcome()
+        self._outcome = Outcome(to=parsed.to)
 
     def run(self) -> Outcome:
         """Reads all of it, as often as it takes."""
@@ -163,7 +193,8 @@ class _Warmup:
             self._passes()
         except KeyboardInterrupt:
             self._outcome.is_interrupted = True
-        self._progress.clear()
+        finally:
+            self._progress.clear()
         outcome = self._outcome
         outcome.seconds = time.monotonic() - began
         limit = _LAST_STATUS_SECONDS_MAX if outcome.is_interrupted else STATUS_SECONDS_MAX
@@ -181,10 +212,13 @@ class _Warmup:
         while True:
             number = len(missing) + 1
             figures, given = self._pass(with_changes(plan, jobs=jobs_of_pass(number, jobs=plan.jobs)), note, number)
-            if given is None or not self._has_caches:
-                return
             covered = figures.bytes_read + figures.bytes_noted
-            missing.append(_missing(figures, given) if number > 1 else _missing_at_first(figures, given))
+            if plan.level is not None:
+                missing.append(figures.bytes_lacking + figures.bytes_noted)
+            elif given is None or not self._has_caches:
+                return
+            else:
+                missing.append(_missing(figures, given) if number > 1 else _missing_at_first(figures, given))
             if number == self._parsed.passes or not is_another_worth_it(missing) or not self._has_room(covered):
                 return
             # What an earlier run has read is looked at, too; a budget ends where it has ended before.
@@ -204,7 +238,8 @@ class _Warmup:
         finally:
             warming.stop()
             self._outcome.passes[-1] = figures = warming.figures()
-            self._outcome.is_over_budget |= warming.is_over_budget
+            # Later passes have a budget of what the first has covered, which a file that grows goes beyond.
+            self._outcome.is_over_budget |= number == 1 and warming.is_over_budget
         return figures, _difference(before, self._levels())
 
     def _levels(self, *, limit_seconds: float = STATUS_SECONDS_MAX) -> dict[str, int] | None:
@@ -226,11 +261,16 @@ class _Warmup:
 
     def _has_room(self, count: int) -> bool:
         """Whether so many bytes can be in caches at all: reading more only drives out what is there."""
-        # What one of them has room for need not be in the other.
         stats = [mount.stats for mount in self._served.values()]
-        capacities = [max(each.cache.workers_capacity_bytes, each.store.capacity_bytes) for each in stats]
+        capacities = [_capacity(each, self._plan.level) for each in stats]
         self._outcome.room_bytes = room = sum(capacities) if all(capacities) else None
         return room is None or count <= room
+
+
+def _capacity(stats: efc_pb2.DaemonStats, level: Level | None) -> int:
+    """Bytes that the level has room for; of all levels, the one that has most: each may have all."""
+    capacities = {Level.LOCAL: stats.store.capacity_bytes, Level.WORKERS: stats.cache.workers_capacity_bytes}
+    return max(capacities.values()) if level is None else capacities[level]
 
 
 def _device(text: str) -> int:

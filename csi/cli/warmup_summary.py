@@ -21,16 +21,27 @@ _WORDS = {
 }
 
 
+#: By what was filled: where data is then, and who has room.
+_PLACES = {
+    "both": ("in the caches", "The caches have"),
+    "local": ("in the local store", "The local store has"),
+    "workers": ("at the workers", "The workers have"),
+}
+
+
 @dataclass(kw_only=True)
 class Outcome:
     """How it ended; ``levels`` is where the bytes of all passes came from, None where nobody counts that."""
 
+    #: What was filled: local, workers or both.
+    to: str = "both"
     passes: list[Figures] = field(default_factory=list)
     seconds: float = 0.0
     levels: dict[str, int] | None = None
     #: Bytes that each pass did not find in caches, as far as that is known; of the first it is all or nothing.
+    #: Where one level was filled, it says so of each block.
     missing_bytes: list[int] = field(default_factory=list)
-    #: Of all workers, if that was asked for.
+    #: Of what was filled, if that was asked for.
     room_bytes: int | None = None
     is_interrupted: bool = False
     is_over_budget: bool = False
@@ -53,7 +64,12 @@ class Outcome:
     @property
     def exit_status(self) -> int:
         """Of the command."""
-        return _INTERRUPTED if self.is_interrupted else int(self.failed.files_failed > 0)
+        return _INTERRUPTED if self.is_interrupted else int(self.failed.files_failed > 0 or self.bytes_refused > 0)
+
+    @property
+    def bytes_refused(self) -> int:
+        """What the one level that was to be filled did not take, as of the last pass."""
+        return self.passes[-1].bytes_refused if self.passes else 0
 
     @property
     def bytes_per_second(self) -> float:
@@ -87,6 +103,7 @@ def described(outcome: Outcome) -> dict[str, object]:
     """As JSON. Keys are only ever added."""
     first, failed = outcome.first, outcome.failed
     return {
+        "to": outcome.to,
         "files": first.files_read,
         "bytes": first.bytes_read,
         "seconds": round(outcome.seconds, 3),
@@ -94,6 +111,7 @@ def described(outcome: Outcome) -> dict[str, object]:
         "levels": outcome.levels,
         "passes": len(outcome.passes),
         "missing_bytes": outcome.missing_bytes,
+        "bytes_refused": outcome.bytes_refused,
         "files_noted": first.files_noted,
         "bytes_noted": first.bytes_noted,
         "files_changed": max((figures.files_changed for figures in outcome.passes), default=0),
@@ -140,13 +158,21 @@ def _cached(outcome: Outcome) -> Iterator[str]:
     covered = outcome.first.bytes_read + outcome.first.bytes_noted
     if outcome.is_interrupted or not covered:
         return
+    where, has_room = _PLACES[outcome.to]
     if outcome.missing_bytes and outcome.missing_bytes[-1] == 0:
-        yield "All that was read is in the caches."
+        yield f"All that was read is {where}."
     elif len(outcome.missing_bytes) > 1:
         missing = size(outcome.missing_bytes[-1])
-        yield f"The last pass had {missing} from the NAS: it was not in the caches, or the NAS was quicker."
+        if outcome.to == "both":
+            yield f"The last pass had {missing} from the NAS: it was not in the caches, or the NAS was quicker."
+        else:
+            yield f"The last pass found {missing} that was not {where}."
+    elif outcome.missing_bytes and outcome.to != "both":
+        yield f"{size(outcome.missing_bytes[-1])} was not {where} before; only a further pass tells what stays there."
+    if outcome.bytes_refused:
+        yield f"{size(outcome.bytes_refused)} was not taken {where}: efc status says more."
     if outcome.room_bytes is not None and covered > outcome.room_bytes:
-        yield f"The workers have room for {size(outcome.room_bytes)}, less than was read."
+        yield f"{has_room} room for {size(outcome.room_bytes)}, less than was read."
 
 
 def _count(count: int, noun: str) -> str:

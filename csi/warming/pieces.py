@@ -37,13 +37,17 @@ def spans(size: int) -> Iterator[tuple[int, int]]:
 class OpenFile:
     """A file that is being read, by any number of threads."""
 
-    def __init__(self, file: File, *, pieces: int) -> None:
-        """``pieces`` of it are to be read."""
-        self.file = file
+    def __init__(self, file: File, *, pieces: int, flags: int = 0) -> None:
+        """``pieces`` of it are to be read; it is opened with these flags besides."""
+        self.file, self._flags = file, flags
         #: It is not as it was found.
         self.is_changed = False
         #: All before this offset in bytes is read when it is closed: less than its size if that is not to be.
         self.read_up_to = file.size
+        #: What the one level that is filled had not got of it.
+        self.bytes_lacking = 0
+        #: What it was not given of that.
+        self.bytes_refused = 0
         self._lock = threading.Lock()
         self._descriptor = -1
         self._error: OSError | None = None
@@ -59,7 +63,7 @@ class OpenFile:
             return self._descriptor
 
     def _open(self) -> None:
-        self._descriptor = os.open(self.file.path, _OPEN_FLAGS)
+        self._descriptor = os.open(self.file.path, _OPEN_FLAGS | self._flags)
         status = os.fstat(self._descriptor)
         if status.st_dev != self.file.device:
             raise OSError(EXDEV, os.strerror(EXDEV))
@@ -76,6 +80,12 @@ class OpenFile:
             self._error = self._error or error
             self.read_up_to = 0
             return is_first
+
+    def lack(self, count: int, *, is_refused: bool) -> None:
+        """The one level that is filled had not got so many bytes of it, and takes them not, or perhaps."""
+        with self._lock:
+            self.bytes_lacking += count
+            self.bytes_refused += count if is_refused else 0
 
     def cut(self, pieces: int, *, at: int = 0) -> bool:
         """So many pieces, from the offset ``at`` on, will not be read; whether there were no others, as of finish."""
@@ -110,7 +120,11 @@ def settle(opened: OpenFile, *, note: Note | None, tally: Tally) -> None:
         tally.add(files_read=1)
     if opened.is_changed and opened.read_up_to:
         tally.add(files_changed=1, bytes_changed=file.size)
-    elif note is not None and is_whole:
+        return
+    tally.add(bytes_lacking=opened.bytes_lacking, bytes_refused=opened.bytes_refused)
+    if opened.bytes_refused:
+        return  # the next run tries it again
+    if note is not None and is_whole:
         note.add(file)
     elif note is not None and opened.read_up_to:
         note.begin(file, read_up_to=opened.read_up_to)
@@ -128,7 +142,7 @@ class Piece:
 class Pieces:
     """Hands pieces out, until all files that a walk puts into ``found`` (None at its end) are, or the budget is used.
 
-    ``budget_bytes`` 0 is no limit. Without a ``server_clock`` no file is waited for.
+    ``budget_bytes`` 0 is no limit. Without a ``server_clock`` no file is waited for. ``flags`` are of open(2), besides.
     """
 
     def __init__(
@@ -140,8 +154,9 @@ class Pieces:
         budget_bytes: int,
         server_clock: ServerClock | None,
         is_stopped: Callable[[], bool],
+        flags: int = 0,
     ) -> None:
-        self._found, self._note, self._tally = found, note, tally
+        self._found, self._note, self._tally, self._flags = found, note, tally, flags
         self._bytes_left = budget_bytes or None
         self._server_clock, self._is_stopped = server_clock, is_stopped
         self._lock = threading.Lock()
@@ -205,7 +220,7 @@ class Pieces:
         begin = self._note.read_up_to(file) if self._note is not None else 0
         left = deque((offset, length) for offset, length in spans(file.size) if offset >= begin)
         self._tally.add(bytes_noted=file.size - sum(length for _, length in left))
-        return OpenFile(file, pieces=len(left)), left
+        return OpenFile(file, pieces=len(left), flags=self._flags), left
 
     def _rests(self, file: File) -> bool:
         """Waits until caches take it; False if it was stopped."""

@@ -32,6 +32,8 @@ class Figures:
     files_noted: int = 0  # were read by an earlier run, and have not changed
     bytes_noted: int = 0
     bytes_missed: int = 0  # of files that failed, vanished or became shorter
+    bytes_lacking: int = 0  # of those read, what the one level that is filled had not got; without files that changed
+    bytes_refused: int = 0  # of these, what it was not given: it takes nothing now, or the daemon had not got it
     files_failed: int = 0  # directories count, too
     files_vanished: int = 0  # removed since their directory was listed
     files_changed: int = 0  # while they were waited for or read: no cache may keep what was read of them

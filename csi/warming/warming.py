@@ -2,6 +2,7 @@
 
 What is read goes nowhere: reading it through the mount is what fills the caches. The node's own page cache is emptied
 of each block before it is read, so that the read reaches the daemon, and after, so that it holds what applications use.
+Where one level is to be filled and no other, nothing is read here: the daemon is asked to do that (:mod:`.filling`).
 
 A thread that waits for a NAS cannot be stopped. So whoever starts a pass never waits for its threads (they are
 daemons), and ends the process when he wants to: a read is killed with it.
@@ -11,19 +12,22 @@ import errno
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from csi.warming.filling import OPEN_FLAGS, Level, fill
 from csi.warming.note import Note
 from csi.warming.pace import Pace
 from csi.warming.pieces import BLOCK_BYTES, FILES_WAITING_MAX, Piece, Pieces, settle
-from csi.warming.resting import ServerClock
+from csi.warming.resting import REST_SECONDS, ServerClock
 from csi.warming.tally import Figures, Tally
 from csi.warming.walking import File, Root, Walk, has_vanished
 
 #: Readers at most.
 JOBS_MAX = 256
 _PUT_SECONDS = 0.1
+_DAEMON_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Plan:
     jobs: int = 16
     #: A file that caches may not take yet is waited for; False in a pass over what was read a moment ago.
     waits_for_rest: bool = True
+    #: The one that is filled; None: all of them.
+    level: Level | None = None
     budget_bytes: int = 0
     pace: Pace = field(default_factory=Pace)
 
@@ -50,6 +56,7 @@ class Warming:
         self._lock = threading.Lock()
         self._readers_left = plan.jobs
         self._crash: BaseException | None = None
+        self._daemon_knows_at: float | None = None
         self._server_clock = ServerClock()
         self._found: queue.Queue[File | None] = queue.Queue(FILES_WAITING_MAX)
         self._pieces = Pieces(
@@ -59,6 +66,7 @@ class Warming:
             budget_bytes=plan.budget_bytes,
             server_clock=self._server_clock if plan.waits_for_rest else None,
             is_stopped=self._stop.is_set,
+            flags=0 if plan.level is None else OPEN_FLAGS,
         )
 
     def start(self) -> None:
@@ -68,7 +76,10 @@ class Warming:
             self._thread(self._read_pieces, name=f"read-{number}")
 
     def wait(self, seconds: float) -> bool:
-        """Whether the pass has come to its end within this time. Raises what a thread has failed with, a bug."""
+        """Whether the pass has come to its end within this time.
+
+        Raises what a thread has failed with: FAILED_PRECONDITION if the level cannot be filled, all else is a bug.
+        """
         is_at_end = self._end.wait(seconds)
         if self._crash is not None:
             raise self._crash
@@ -137,12 +148,35 @@ class Warming:
     def _read(self, piece: Piece, buffer: memoryview) -> None:
         opened, count = piece.opened, 0
         try:
-            count = _read_block(opened.descriptor(), piece, buffer)
+            count = self._count(opened.descriptor(), piece, buffer)
         except OSError as error:
             self._failed(piece, error)
         self._tally.add(bytes_read=count, bytes_missed=piece.length - count)
         if opened.finish():
             settle(opened, note=self._note, tally=self._tally)
+
+    def _count(self, descriptor: int, piece: Piece, buffer: memoryview) -> int:
+        """Reads a block, or has it read; how many bytes there were of what is wanted."""
+        if (level := self._plan.level) is None:
+            return _read_block(descriptor, piece, buffer)
+        filled = fill(descriptor, piece.offset, level)
+        while not filled.rests and self._waits_for_daemon():
+            filled = fill(descriptor, piece.offset, level)
+        count = min(filled.length, piece.length)
+        if not filled.was_there:
+            piece.opened.lack(count, is_refused=filled.is_refused)
+        return count
+
+    def _waits_for_daemon(self) -> bool:
+        """Waits a little for the daemon to know that files rest; False if it has had the time, or this was stopped.
+
+        One that has come in the place of another knows less of the server's clock than the walk had it know, for so
+        long as it takes it to learn. What it takes for changed after that has changed.
+        """
+        with self._lock:
+            if self._daemon_knows_at is None:
+                self._daemon_knows_at = time.monotonic() + REST_SECONDS
+        return time.monotonic() < self._daemon_knows_at and not self._stop.wait(_DAEMON_POLL_SECONDS)
 
     def _failed(self, piece: Piece, error: OSError) -> None:
         opened = piece.opened

@@ -44,6 +44,9 @@ def test_what_is_refused(nas: Nas, keeper: Keeper, tmp_path: Path) -> None:
     assert "lies on no mount of EFC" in refused(keeper, "/")
     with keeper.mounted(nas.url) as mount:
         assert "has no caches (options workers, cache-size)" in refused(keeper, str(mount))
+        assert "has no local store (options cache-dir, cache-size)" in refused(keeper, str(mount), "--to=local")
+        assert "has no workers (options workers" in refused(keeper, str(mount), "--to=workers")
+        assert "--to workers needs one" in refused(keeper, str(mount), "--to=workers", "--force")
         assert "lies on no mount of EFC" in refused(keeper, str(mount), str(tmp_path / "x"))
         assert "lies on no mount of EFC" in refused(keeper, "--list", "-", text=f"{mount}\n/etc/passwd\n")
         assert "cannot read the list" in refused(keeper, "--list", str(tmp_path / "none"))

@@ -76,6 +76,10 @@ DATASETS: dict[str, Callable[[Path], object]] = {
     "test_a_frozen_nas_does_not_keep_it_from_ending": make_files(1, 64 * MIB),
     "test_two_of_the_same_are_not_run_at_once": make_files(1, 8 * MIB),
     "test_a_daemon_that_is_killed_costs_nothing": make_files(1, 40 * MIB),
+    "test_one_level_is_filled_alone": make_data,
+    "test_one_level_is_filled_where_the_kernel_opens_files_by_itself": make_data,
+    "test_workers_that_do_not_answer_are_a_failure": make_files(3, MIB),
+    "test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled": make_files(1, 40 * MIB),
 }
 
 
@@ -83,7 +87,7 @@ class World:
     """A NAS with a dataset, a worker, and nodes as they are asked for."""
 
     def __init__(self, nas: Nas, folder: Path, worker: Worker, key: Path, stack: ExitStack) -> None:
-        self.nas, self.folder, self._stack = nas, folder, stack
+        self.nas, self.folder, self.first_worker, self._stack = nas, folder, worker, stack
         self._options = (f"workers={worker.endpoint}", f"workers-key={key}")
 
     def node(self, *options: str) -> Node:
@@ -92,6 +96,15 @@ class World:
         node = self._stack.enter_context(Node.mounted(self.nas.url_of(str(below)), options=[*self._options, *options]))
         node.await_workers(1)
         return node
+
+    def with_store(self, *options: str) -> Node:
+        """One more node, with a store of its own besides."""
+        caches = self._stack.enter_context(tempfile.TemporaryDirectory())
+        return self.node(f"cache-dir={caches}", "cache-size=64MiB", "cache-free=1", *options)
+
+    def worker(self) -> Worker:
+        """Another worker, of which no node knows."""
+        return self._stack.enter_context(Worker())
 
 
 def start(node: Node, *arguments: str) -> subprocess.Popen[str]:
@@ -274,9 +287,10 @@ def test_what_the_nas_refuses_is_named(nothing_left: None) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_a_frozen_nas_does_not_keep_it_from_ending(world: World) -> None:
+@pytest.mark.parametrize("to", ["both", "workers"])
+def test_a_frozen_nas_does_not_keep_it_from_ending(world: World, to: str) -> None:
     node = world.node()
-    with start(node, str(node.mount), "--limit-rate=2MiB/s", "--passes=1") as process:
+    with start(node, str(node.mount), f"--to={to}", "--limit-rate=2MiB/s", "--passes=1") as process:
         wait_until(lambda: node.keeper.status(node.mount)["stats"]["nfs"]["bytes_read"] > 0, what="it to read",
                    limit_s=_LIMIT_S, interval_s=0.2)  # fmt: skip
         world.nas.pause()
@@ -319,3 +333,85 @@ def test_a_daemon_that_is_killed_costs_nothing(world: World) -> None:
         out, err = process.communicate(timeout=_LIMIT_S)
     assert process.returncode == 0, err
     assert json.loads(out)["bytes"] == 40 * MIB
+
+
+def filled(node: Node) -> tuple[int, int]:
+    """How many bytes the node's daemons have put into its store, and onto workers."""
+    status = node.keeper.status(node.mount)
+    return status["store"]["filled_bytes"], status["cache"]["workers_filled_bytes"]
+
+
+@pytest.mark.timeout(400)
+def test_one_level_is_filled_alone(world: World) -> None:
+    """From whoever has the data: the NAS, the workers, the store."""
+    total = sum(number * 7_001 for number in range(_SMALL_COUNT)) + _LARGE
+    first = world.with_store()
+    done = warmup(first, str(first.mount), "--to=workers")
+    assert (done["to"], done["files"], done["bytes"], done["missing_bytes"][0]) == (
+        "workers", _SMALL_COUNT + 1, total, total,
+    )  # fmt: skip
+    assert done["missing_bytes"][-1] == 0
+    from_store, on_workers = filled(first)
+    assert (from_store, on_workers >= total) == (0, True)
+    assert resident_pages(first.mount / "large") == 0, "no data comes to the kernel"
+    again = warmup(first, str(first.mount), "--to=workers")
+    assert (again["passes"], again["missing_bytes"], again["levels"]["nas"]) == (1, [0], 0), "they have all of it"
+
+    second = world.with_store()
+    done = warmup(second, str(second.mount), "--to=local")
+    assert (done["missing_bytes"][-1], done["levels"]["nas"]) == (0, 0), "from the workers"
+    in_store, on_workers = filled(second)
+    assert (in_store >= total, on_workers) == (True, 0)
+
+    second.keeper.efc("upgrade", str(second.mount), "-o", f"workers={world.worker().endpoint}")
+    second.await_workers(1)
+    done = warmup(second, str(second.mount), "--to=workers")
+    assert (done["missing_bytes"][-1], done["levels"]["nas"]) == (0, 0), "from the store"
+    assert filled(second)[1] >= total
+    assert read_all(second.mount) == total + 7_001  # by both names
+
+    third = world.node()
+    with start(third, str(third.mount), "--to=local") as refused:
+        _, err = refused.communicate(timeout=_LIMIT_S)
+    assert (refused.returncode, err.count("\n")) == (2, 1)
+    assert "has no local store (options cache-dir, cache-size)" in err
+    assert third.keeper.status(third.mount)["stats"]["nfs"]["bytes_read"] == 0
+
+
+@pytest.mark.timeout(400)
+def test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled(world: World) -> None:
+    node = world.with_store()
+    with start(node, str(node.mount), "--to=workers", "--limit-rate=8MiB/s", "--json") as process:
+        wait_until(lambda: filled(node)[1] > 0, what="it to fill", limit_s=_LIMIT_S, interval_s=0.2)
+        node.keeper.replace_daemon(node.mount)
+        out, err = process.communicate(timeout=_LIMIT_S)
+    assert process.returncode == 0, err
+    done = json.loads(out)
+    assert (done["bytes"], done["missing_bytes"][-1]) == (40 * MIB, 0)
+    assert filled(node)[0] == 0
+
+
+@pytest.mark.timeout(400)
+def test_one_level_is_filled_where_the_kernel_opens_files_by_itself(world: World) -> None:
+    """The daemon hears of no open there: a question alone says what is wanted."""
+    total = sum(number * 7_001 for number in range(_SMALL_COUNT)) + _LARGE
+    node = world.with_store("ro", "consistency=bounded", "small-files=0:0")
+    done = warmup(node, str(node.mount), "--to=local")
+    assert (done["bytes"], done["missing_bytes"][-1]) == (total, 0)
+    in_store, on_workers = filled(node)
+    assert (in_store >= total, on_workers) == (True, 0)
+
+
+@pytest.mark.timeout(400)
+def test_workers_that_do_not_answer_are_a_failure(world: World) -> None:
+    node = world.with_store()
+    world.first_worker.kill()
+    node.await_workers(0)
+    done = warmup(node, str(node.mount), "--to=workers", status=1)
+    assert (done["files"], done["bytes_refused"]) == (3, 3 * MIB)
+    assert "workers do not answer" in done["stderr"]
+    assert (done["levels"]["nas"], filled(node)) == (0, (0, 0)), "the NAS is not asked in vain"
+    world.first_worker.start()
+    node.await_workers(1)
+    done = warmup(node, str(node.mount), "--to=workers")
+    assert (done["files_noted"], done["bytes_refused"], done["missing_bytes"][-1]) == (0, 0, 0)

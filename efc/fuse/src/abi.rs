@@ -44,6 +44,7 @@ pub mod opcode {
     pub const CREATE: u32 = 35;
     pub const INTERRUPT: u32 = 36;
     pub const DESTROY: u32 = 38;
+    pub const IOCTL: u32 = 39;
     pub const NOTIFY_REPLY: u32 = 41;
     pub const BATCH_FORGET: u32 = 42;
     pub const READDIRPLUS: u32 = 44;
@@ -208,6 +209,10 @@ wire! {
     FsyncIn { fh: u64, flags: u32, padding: u32 }
     AccessIn { mask: u32, padding: u32 }
     InterruptIn { unique: u64 }
+    /// `in_size` bytes follow.
+    IoctlIn { fh: u64, flags: u32, command: u32, argument: u64, in_size: u32, out_size: u32 }
+    /// What the caller gets follows.
+    IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
     ForgetIn { lookups: u64 }
     BatchForgetIn { count: u32, unused: u32 }
     ForgetOne { node: u64, lookups: u64 }
@@ -243,5 +248,7 @@ const _: () = assert!(OpenOut::SIZE == 16);
 const _: () = assert!(TransferIn::SIZE == 40);
 const _: () = assert!(ReleaseIn::SIZE == 24);
 const _: () = assert!(FlushIn::SIZE == 24);
+const _: () = assert!(IoctlIn::SIZE == 32);
+const _: () = assert!(IoctlOut::SIZE == 16);
 const _: () = assert!(StatfsOut::SIZE + STATFS_SPARE == 80);
 const _: () = assert!(Dirent::SIZE == 24);

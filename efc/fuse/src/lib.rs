@@ -36,6 +36,6 @@ pub use directory::Directory;
 pub use filesystem::Filesystem;
 pub use negotiation::{Negotiated, maps_direct_io, passes_through};
 pub use notify::Notifier;
-pub use reply::{Reply, data_head};
+pub use reply::{Reply, data_head, ioctl_answer};
 pub use request::{Access, Attr, Entry, Errno, Name, OpenReply, Operation, Request, SetAttr, SetTime, Statfs, UNTOLD};
 pub use session::Session;

@@ -283,6 +283,14 @@ pub fn data_head(name: u64, length: u32) -> [u8; abi::OutHeader::SIZE] {
     head
 }
 
+/// The answer to an IOCTL that has succeeded with 0, for [`Reply::data`]: the caller gets these bytes, as many as the number says at most.
+pub fn ioctl_answer(data: &[u8]) -> Vec<u8> {
+    let mut answer = vec![0; abi::IoctlOut::SIZE];
+    abi::IoctlOut::default().put(&mut answer);
+    answer.extend_from_slice(data);
+    answer
+}
+
 fn is_unknown(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOENT)
 }

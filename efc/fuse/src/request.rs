@@ -143,6 +143,12 @@ pub enum Operation {
         umask: u32,
         flags: u32,
     },
+    /// ioctl(2) of an open file or directory; `data` is what its number says that comes with it. Answer with [`crate::ioctl_answer`].
+    Ioctl {
+        fh: u64,
+        command: u32,
+        data: Vec<u8>,
+    },
     /// Answer with `Reply::statx`.
     Statx {
         fh: Option<u64>,

@@ -113,6 +113,11 @@ impl Content<'_> {
         abi::WriteOut::get(self.0).map(|wire| wire.count)
     }
 
+    /// Of IOCTL.
+    pub fn ioctl(&self) -> Option<&[u8]> {
+        self.0.get(abi::IoctlOut::SIZE..)
+    }
+
     /// Of STATFS: free blocks.
     pub fn blocks_free(&self) -> Option<u64> {
         abi::StatfsOut::get(self.0).map(|wire| wire.blocks_free)

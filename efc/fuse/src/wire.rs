@@ -222,6 +222,11 @@ fn open_file(opcode: u32, body: &mut Body<'_>) -> Option<Operation> {
             let fsync: abi::FsyncIn = body.take()?;
             Operation::Fsync { fh: fsync.fh, datasync: fsync.flags & abi::FSYNC_DATASYNC != 0 }
         }
+        opcode::IOCTL => {
+            let ioctl: abi::IoctlIn = body.take()?;
+            let data = body.bytes.get(..ioctl.in_size as usize)?.to_vec();
+            Operation::Ioctl { fh: ioctl.fh, command: ioctl.command, data }
+        }
         opcode::FSYNCDIR => {
             let fsync: abi::FsyncIn = body.take()?;
             Operation::Fsyncdir { fh: fsync.fh, datasync: fsync.flags & abi::FSYNC_DATASYNC != 0 }
@@ -444,6 +449,10 @@ mod tests {
         let read = bytes_of(abi::TransferIn { fh: 5, offset: 6, size: 7, flags: 8, ..Default::default() });
         let read = operation_of(opcode::READ, &[&read]);
         assert!(matches!(read, Some(Operation::Read { fh: 5, offset: 6, size: 7, flags: 8 })));
+        let ioctl = |in_size| bytes_of(abi::IoctlIn { fh: 5, command: 6, in_size, ..Default::default() });
+        let asked = operation_of(opcode::IOCTL, &[&ioctl(4), b"data"]);
+        assert!(matches!(asked, Some(Operation::Ioctl { fh: 5, command: 6, data }) if data == b"data"));
+        assert!(operation_of(opcode::IOCTL, &[&ioctl(5), b"data"]).is_none());
         let symlink = operation_of(opcode::SYMLINK, &[b"name\0../target/x\0"]);
         assert!(matches!(symlink, Some(Operation::Symlink { target, .. }) if target == b"../target/x"));
         assert!(matches!(operation_of(999, &[b"anything"]), Some(Operation::Other { opcode: 999 })));

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use efc_buffer::{Buffer, Purpose};
-use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss};
-use efc_tasks::time::{in_time, now, since};
+use efc_buffer::{Buffer, LARGE, Purpose};
+use efc_cache::blocks::{Block, BlockKey, Fill, Lookup, Miss, Turn};
+use efc_tasks::time::{in_time, now, since, sleep};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
@@ -22,6 +22,9 @@ use crate::opened::open_source;
 use crate::probing;
 use crate::segments::{Record, read_record};
 use crate::work::Job;
+
+/// How often who has time looks whether there is room on the way to the disk.
+const TURN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a read has found.
 #[derive(Debug, PartialEq, Eq)]
@@ -316,6 +319,14 @@ struct Filling<D> {
 }
 
 impl<D: Disk> Fill for Filling<D> {
+    fn unhurried_turn(&mut self) -> Turn<'_> {
+        Box::pin(async {
+            while !self.engine.work.has_room(LARGE) {
+                sleep(TURN_INTERVAL).await;
+            }
+        })
+    }
+
     fn fill(self: Box<Self>, block: &Arc<Block>) {
         let Filling { engine, key } = *self;
         // The chain may have something else than it asked for.

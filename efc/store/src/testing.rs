@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use efc_backend::{FileHandle, Time};
@@ -92,6 +92,8 @@ pub(crate) struct Faults {
     pub(crate) read_error: AtomicI32,
     /// Errno of each write; 0: none.
     pub(crate) write_error: AtomicI32,
+    /// Writes wait as long as this holds.
+    pub(crate) are_writes_held: AtomicBool,
     /// Writes that have been tried.
     pub(crate) writes: AtomicU64,
 }
@@ -120,6 +122,7 @@ impl Disk for Arc<Faults> {
 
     fn write(&self, file: BorrowedFd<'_>, from: &[IoSlice<'_>], offset: u64) -> Result<usize> {
         self.writes.fetch_add(1, Ordering::Relaxed);
+        until("writes may go on", || !self.are_writes_held.load(Ordering::Relaxed));
         fails(&self.write_error)?;
         Device.write(file, from, offset)
     }

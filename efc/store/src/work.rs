@@ -88,6 +88,12 @@ impl Work {
         fits && !jobs.is_ended
     }
 
+    /// Would a block be taken now that takes so much memory?
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let jobs = lock(&self.jobs);
+        jobs.jobs.len() < JOBS_MAX && jobs.bytes + bytes <= self.filling_bytes_max
+    }
+
     /// The next one, or [`Next::Idle`] if there is none for so long.
     pub(crate) fn next(&self, limit: Duration) -> Next {
         let jobs = lock(&self.jobs);
@@ -137,7 +143,9 @@ mod tests {
         let taken = (0..100).take_while(|_| work.add(fill())).count();
         assert_eq!(taken, FILLING_BYTES_MAX as usize / block.room());
         assert!(work.add(Job::Look), "what has no bytes is taken");
+        assert!(!work.has_room(block.room()));
         assert!(matches!(work.next(Duration::ZERO), Next::Job(Job::Fill { .. })));
+        assert!(work.has_room(block.room()) && !work.has_room(block.room() + block.room()));
         assert!(work.add(fill()) && !work.add(fill()));
         work.end();
         assert!(!work.add(Job::Look) && matches!(work.next(Duration::ZERO), Next::End));

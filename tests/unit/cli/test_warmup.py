@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from csi.cli import main, parser, warmup
 from csi.cli.figures import duration, rate, size
@@ -16,6 +18,7 @@ from csi.cli.on_mount import Place, Places, without_nested
 from csi.cli.warmup_progress import Progress, Speed, line_of
 from csi.cli.warmup_summary import Outcome, described, print_summary
 from csi.node.mounts import Mount
+from csi.warming.filling import Level
 from csi.warming.tally import Failure, Figures
 
 
@@ -60,14 +63,14 @@ def test_what_lies_below_another_path_is_read_once() -> None:
     "arguments",
     [
         ["--jobs=0"], ["--jobs=257"], ["--limit-rate=5MiB"], ["--limit-rate=0MiB/s"], ["--budget=10"],
-        ["--budget=1e9GiB"], ["--passes=0"],
+        ["--budget=1e9GiB"], ["--passes=0"], ["--to=nowhere"],
     ],
 )  # fmt: skip
 def test_a_wrong_command_line(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["warmup", "/x", *arguments])
     assert ended.value.code == 2
-    assert "expected" in capsys.readouterr().err
+    assert re.search("expected|invalid choice", capsys.readouterr().err)
 
 
 def test_sizes_and_intervals() -> None:
@@ -157,3 +160,66 @@ def test_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(json.dumps(described(outcome)))["failures"][0]["errno"] == "EACCES"
     outcome.is_interrupted = True
     assert (outcome.exit_status, outcome.is_whole) == (130, False)
+
+
+def status(*, store_mib: int = 0, workers: str = "", store_missing: str = "") -> efc_pb2.MountStatus:
+    cache = efc_pb2.CacheConfig(store_mib=store_mib, workers=workers)
+    return efc_pb2.MountStatus(config=efc_pb2.DaemonConfig(cache=cache), store_missing=store_missing)
+
+
+def test_which_caches_a_mount_lacks_is_said_in_words() -> None:
+    assert "no caches (options workers, cache-size)" in (warmup._lack(status(), None) or "")
+    assert "no local store (options cache-dir, cache-size)" in (warmup._lack(status(workers="w:1"), Level.LOCAL) or "")
+    missing = warmup._lack(status(store_mib=64, store_missing="no directory is free"), Level.LOCAL)
+    assert "no directory is free" in (missing or "")
+    assert "no workers (options workers" in (warmup._lack(status(store_mib=64), Level.WORKERS) or "")
+    both = status(store_mib=64, workers="w:1")
+    assert [warmup._lack(both, level) for level in (None, *Level)] == [None] * 3
+
+
+def test_room_is_that_of_the_level_that_is_filled() -> None:
+    stats = efc_pb2.DaemonStats(
+        store=efc_pb2.StoreStats(capacity_bytes=64), cache=efc_pb2.CacheStats(workers_capacity_bytes=256)
+    )
+    assert [warmup._capacity(stats, level) for level in (Level.LOCAL, Level.WORKERS, None)] == [64, 256, 256]
+
+
+def test_one_level_and_no_caches_exclude_each_other() -> None:
+    parsed = parser().parse_args(["warmup", "/x", "--to=local", "--force"])
+    with pytest.raises(DriverError, match="--force is for mounts without caches"):
+        warmup._level(parsed)
+    assert [warmup._level(parser().parse_args(["warmup", "/x", f"--to={to}"])) for to in ("both", "workers")] == [
+        None, Level.WORKERS,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("to", "missing_bytes", "said"),
+    [
+        ("workers", [3 << 20, 0], "All that was read is at the workers."),
+        ("local", [3 << 20, 1 << 20], "The last pass found 1.0 MiB that was not in the local store."),
+        ("local", [3 << 20], "3.0 MiB was not in the local store before; only a further pass tells what stays there."),
+        ("both", [3 << 20, 0], "All that was read is in the caches."),
+    ],
+)  # fmt: skip
+def test_a_summary_is_about_what_was_filled(
+    to: str, missing_bytes: list[int], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes = [Figures(files_read=1, bytes_read=3 << 20)] * len(missing_bytes)
+    outcome = Outcome(to=to, passes=passes, seconds=1.0, missing_bytes=missing_bytes, room_bytes=1 << 20)
+    print_summary(outcome, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    has_room = {"local": "The local store has", "workers": "The workers have", "both": "The caches have"}[to]
+    assert lines[-2:] == [said, f"{has_room} room for 1.0 MiB, less than was read."]
+    assert described(outcome)["to"] == to
+
+
+def test_what_the_level_does_not_take_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    refused = Figures(files_read=1, bytes_read=3 << 20, bytes_lacking=3 << 20, bytes_refused=3 << 20)
+    taken = Figures(files_read=1, bytes_read=3 << 20, bytes_lacking=3 << 20)
+    outcome = Outcome(to="workers", passes=[taken, refused], seconds=1.0, missing_bytes=[3 << 20, 3 << 20])
+    print_summary(outcome, as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "3.0 MiB was not taken at the workers: efc status says more."
+    assert (outcome.exit_status, described(outcome)["bytes_refused"]) == (1, 3 << 20)
+    outcome.passes.reverse()
+    assert outcome.exit_status == 0, "a later pass had it taken"

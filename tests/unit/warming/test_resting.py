@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csi.warming.pace import Pace
@@ -49,6 +49,7 @@ def test_a_stamp_of_the_far_future_tells_nothing() -> None:
     assert seen.rest_delay(file(ctime=_NOW - 60)) == pytest.approx(REST_SECONDS)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=20), st.integers(1, 1 << 30))
 def test_a_pace_gives_each_as_long_as_his_bytes_take(lengths: list[int], rate: int) -> None:
     pace = Pace(rate, clock=lambda: 7.0)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from csi.base.errors import DriverError
 from csi.warming import warming as module
+from csi.warming.filling import Filled, Level
 from csi.warming.note import Note
 from csi.warming.pieces import BLOCK_BYTES
 from csi.warming.tally import Figures
@@ -19,9 +21,9 @@ from csi.warming.warming import Plan, Warming
 _LIMIT_S = 30.0
 
 
-def plan(*roots: Path, jobs: int = 4, budget_bytes: int = 0) -> Plan:
+def plan(*roots: Path, jobs: int = 4, budget_bytes: int = 0, level: Level | None = None) -> Plan:
     found = [Root(path=str(root), device=roots[0].stat().st_dev) for root in roots]
-    return Plan(roots=found, jobs=jobs, budget_bytes=budget_bytes, waits_for_rest=False)
+    return Plan(roots=found, jobs=jobs, budget_bytes=budget_bytes, waits_for_rest=False, level=level)
 
 
 def run(plan: Plan, *, note: Note | None = None) -> Figures:
@@ -154,3 +156,68 @@ def test_a_bug_in_a_thread_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyP
     warming.start()
     with pytest.raises(ZeroDivisionError):
         warming.wait(_LIMIT_S)
+
+
+def test_one_level_is_asked_for_each_block_and_says_what_it_lacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whatever answers in the daemon's place."""
+    for name in ("changing", "large", "shrunk"):
+        (tmp_path / name).write_bytes(bytes(2 * BLOCK_BYTES + 7))
+    there: set[tuple[int, int]] = set()
+
+    def fill(descriptor: int, offset: int, level: Level) -> Filled:
+        assert level is Level.WORKERS
+        file, size = Path(os.readlink(f"/proc/self/fd/{descriptor}")), os.fstat(descriptor).st_size
+        block = (os.fstat(descriptor).st_ino, offset)
+        was_there = block in there
+        there.add(block)
+        if file.name == "changing":
+            os.utime(file)
+        if file.name == "shrunk" and offset:
+            return Filled(length=0, was_there=True)
+        return Filled(length=min(BLOCK_BYTES, size - offset), was_there=was_there)
+
+    monkeypatch.setattr(module, "fill", fill)
+    monkeypatch.setattr(module, "OPEN_FLAGS", 0)  # not each file system of a test knows O_DIRECT
+    before = descriptors()
+    first, second = (run(plan(tmp_path, level=Level.WORKERS)) for _ in range(2))
+    assert (first.files_read, first.files_changed, first.bytes_read) == (3, 1, 5 * BLOCK_BYTES + 14)
+    assert first.bytes_lacking == 3 * BLOCK_BYTES + 7, "of the one that changes nothing is said"
+    assert first.bytes_settled == first.bytes_found
+    assert (second.bytes_read, second.bytes_lacking) == (first.bytes_read, 0)
+    assert descriptors() == before
+
+
+def test_a_file_system_that_cannot_fill_one_level_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a daemon does that knows nothing of this: the kernel refuses the ioctl of a file of this directory."""
+    monkeypatch.setattr(module, "OPEN_FLAGS", 0)
+    (tmp_path / "file").write_bytes(b"x")
+    warming = Warming(plan(tmp_path, level=Level.LOCAL))
+    warming.start()
+    with pytest.raises(DriverError, match="cannot fill one level alone"):
+        warming.wait(_LIMIT_S)
+
+
+@pytest.mark.parametrize(("asked_in_vain", "while_s"), [(3, _LIMIT_S), (1 << 30, 0.1)])
+def test_a_daemon_that_does_not_know_that_a_file_rests_is_asked_again_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_in_vain: int, while_s: float
+) -> None:
+    """A while is short here."""
+    (tmp_path / "file").write_bytes(bytes(BLOCK_BYTES))
+    asked = 0
+
+    def fill(_descriptor: int, _offset: int, _level: Level) -> Filled:
+        nonlocal asked
+        asked += 1
+        rests = asked > asked_in_vain
+        return Filled(length=BLOCK_BYTES, was_there=False, is_refused=not rests, rests=rests)
+
+    monkeypatch.setattr(module, "fill", fill)
+    monkeypatch.setattr(module, "OPEN_FLAGS", 0)
+    monkeypatch.setattr(module, "_DAEMON_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(module, "REST_SECONDS", while_s)
+    figures = run(plan(tmp_path, level=Level.LOCAL))
+    assert (figures.files_read, figures.bytes_lacking) == (1, BLOCK_BYTES)
+    assert figures.bytes_refused == (BLOCK_BYTES if asked_in_vain > 3 else 0)
+    assert 1 < asked <= asked_in_vain + 1

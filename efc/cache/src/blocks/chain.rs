@@ -4,6 +4,9 @@
 //! A block is fetched once at a time: whoever asks for it meanwhile waits for the first. The fetch is a task of its own, so it
 //! goes on when the one who began it is killed. What the levels above had not got they are given on the way back, but for
 //! what the backend does not show to be of a settled version: that is for the one who began the fetch alone.
+//!
+//! Who has one level filled and no other ([`Chain::warm`]) fetches in the same turn; a reader who waits for that fetch has the other levels
+//! filled all the same.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -18,6 +21,8 @@ use tokio::sync::oneshot;
 
 use super::{Block, BlockKey, Fill, Level, Lookup, Miss, room_of};
 use crate::histogram::{Histogram, Took};
+
+pub use warming::Warmed;
 
 /// Memory of blocks that were just read, in bytes: those who read in turn find them, and a reader whose reads end amid one.
 const RECENT_BYTES_MAX: usize = 32 << 20;
@@ -103,10 +108,56 @@ struct Recent {
     read_at: Instant,
 }
 
+/// Which levels are given a block that they lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filled {
+    /// Those above the one that has it: somebody reads it.
+    Above,
+    /// The one of this number.
+    Only(usize),
+}
+
+/// A fetch under way.
+struct Fetch {
+    waiting: Vec<Waiter>,
+    /// Somebody reads the block, not only has a level filled with it.
+    is_read: bool,
+}
+
+/// What the levels have answered to who looked for a block.
+struct Search {
+    filled: Filled,
+    /// Places for it at the levels that are to be filled.
+    places: Vec<Box<dyn Fill>>,
+    /// The level that has it; `None`: none.
+    found: Option<usize>,
+}
+
+impl Search {
+    fn add(&mut self, level: usize, place: Option<Box<dyn Fill>>) {
+        let is_wanted = [Filled::Above, Filled::Only(level)].contains(&self.filled);
+        // What is not wanted goes at once: other nodes may wait for what is to come there.
+        self.places.extend(place.filter(|_| is_wanted));
+    }
+
+    /// The level that is to be filled was asked, and takes nothing: the backend need not be asked for it.
+    fn is_in_vain(&self) -> bool {
+        self.filled != Filled::Above && self.places.is_empty()
+    }
+}
+
+/// A block that was fetched.
+struct Sought {
+    block: Arc<Block>,
+    /// The level that had it; `None`: the backend.
+    found: Option<usize>,
+    /// The only level that was to be filled was given it.
+    is_given: bool,
+}
+
 #[derive(Default)]
 struct Blocks {
-    /// Who waits for a block that is being read.
-    fetches: HashMap<BlockKey, Vec<Waiter>>,
+    fetches: HashMap<BlockKey, Fetch>,
     recent: HashMap<BlockKey, Recent>,
     /// Their keys, the oldest first.
     order: VecDeque<BlockKey>,
@@ -209,7 +260,7 @@ impl Chain {
         F: Future<Output = Result<Fetched, Absent>> + Send + 'static,
     {
         let begun = efc_tasks::time::now();
-        match self.place(&key) {
+        match self.place(&key, true) {
             Place::There(block) => {
                 self.from_recent.count_since(begun, block.len());
                 Ok(block)
@@ -221,7 +272,8 @@ impl Chain {
             }
             Place::First => {
                 let chain = self.clone();
-                efc_tasks::detached(async move { chain.fetch(key, fetch).await }).end().await
+                let fetched = efc_tasks::detached(async move { chain.fetch(key, Filled::Above, fetch).await });
+                fetched.end().await.map(|Sought { block, .. }| block)
             }
         }
     }
@@ -251,28 +303,37 @@ impl Chain {
         self.blocks.lock().expect("blocks lock")
     }
 
-    fn place(&self, key: &BlockKey) -> Place {
+    /// What who reads a block finds, or who only has a level filled with it.
+    fn place(&self, key: &BlockKey, is_read: bool) -> Place {
         let mut blocks = self.blocks();
         if let Some(recent) = blocks.recent.get(key) {
             return Place::There(recent.block.clone());
         }
-        if let Some(waiters) = blocks.fetches.get_mut(key) {
+        if let Some(fetch) = blocks.fetches.get_mut(key) {
             let (waiter, end) = oneshot::channel();
-            waiters.push(waiter);
+            fetch.waiting.push(waiter);
+            fetch.is_read |= is_read;
             return Place::Awaited(end);
         }
-        blocks.fetches.insert(*key, Vec::new());
+        blocks.fetches.insert(*key, Fetch { waiting: Vec::new(), is_read });
         Place::First
     }
 
-    /// Fetches a block, and gives it to all who wait for it.
-    async fn fetch<F>(self: &Arc<Self>, key: BlockKey, fetch: impl FnOnce(Buffer) -> F) -> Result<Arc<Block>, Absent>
+    /// Fetches a block, and gives it to all who wait for it, and to levels.
+    async fn fetch<F>(
+        self: &Arc<Self>,
+        key: BlockKey,
+        filled: Filled,
+        fetch: impl FnOnce(Buffer) -> F,
+    ) -> Result<Sought, Absent>
     where
         F: Future<Output = Result<Fetched, Absent>>,
     {
-        let (mut fills, mut patience) = (Vec::new(), Duration::ZERO);
-        let fetched = match self.search(&key, &mut fills).await {
+        let mut search = Search { filled, places: Vec::new(), found: None };
+        let mut patience = Duration::ZERO;
+        let fetched = match self.search(&key, &mut search).await {
             Ok(block) => Ok((Arc::new(block), true)),
+            Err(_) if search.is_in_vain() => Err(Absent::Unshared),
             Err(room) => {
                 let begun = efc_tasks::time::now();
                 let fetched = self.fetch_from_backend(&key, room, fetch).await;
@@ -284,11 +345,20 @@ impl Chain {
             Ok((block, is_settled)) => Some(block.clone()).filter(|_| *is_settled).ok_or(Absent::Unshared),
             Err(absent) => Err(*absent),
         };
-        self.finish(&key, &shared);
+        let is_read = self.finish(&key, &shared);
+        let Search { places, found, .. } = search;
+        let is_given = shared.is_ok() && !places.is_empty();
         if let Ok(block) = shared {
-            fill(fills, &block, patience).await;
+            match filled {
+                Filled::Above => fill(places, &block, patience).await,
+                Filled::Only(level) => {
+                    warming::fill(places, &block).await;
+                    let above = 0..found.unwrap_or(self.levels.len());
+                    self.fill_others(above.filter(|other| is_read && *other != level), &key, &block).await;
+                }
+            }
         }
-        fetched.map(|(block, _)| block)
+        fetched.map(|(block, _)| Sought { block, found, is_given })
     }
 
     async fn fetch_from_backend<F>(
@@ -326,15 +396,16 @@ impl Chain {
 
     /// Asks the levels, and collects the places at those that have not got the block; `Err`: none has it, and there may
     /// be memory for it.
-    async fn search(&self, key: &BlockKey, fills: &mut Vec<Box<dyn Fill>>) -> Result<Block, Option<Buffer>> {
+    async fn search(&self, key: &BlockKey, search: &mut Search) -> Result<Block, Option<Buffer>> {
         let mut room = self.room(key);
-        for (level, counter) in self.levels.iter().filter(|(level, _)| level.serves()) {
+        for (number, (level, counter)) in self.levels.iter().enumerate().filter(|(_, (level, _))| level.serves()) {
             let Some(given) = room.take().or_else(|| self.room(key)) else { break };
             let begun = efc_tasks::time::now();
             match level.get(*key, given).await {
                 Lookup::Hit { block, fill } if block.len() == key.length() => {
                     counter.count_since(begun, block.len());
-                    fills.extend(fill);
+                    search.add(number, fill);
+                    search.found = Some(number);
                     return Ok(block);
                 }
                 Lookup::Hit { block, .. } => {
@@ -342,25 +413,28 @@ impl Chain {
                 }
                 Lookup::Miss(Miss { room: left, fill }) => {
                     room = left;
-                    fills.extend(fill);
+                    search.add(number, fill);
                 }
             }
         }
         Err(room)
     }
 
-    /// The end of a fetch.
-    fn finish(self: &Arc<Self>, key: &BlockKey, shared: &Result<Arc<Block>, Absent>) {
+    /// The end of a fetch. `true`: somebody reads the block.
+    fn finish(self: &Arc<Self>, key: &BlockKey, shared: &Result<Arc<Block>, Absent>) -> bool {
         let mut blocks = self.blocks();
-        if let Ok(block) = shared {
-            blocks.keep(*key, block);
+        let Fetch { waiting, is_read } = blocks.fetches.remove(key).expect("only its fetch ends it");
+        if let Ok(block) = shared
+            && is_read
+        {
+            blocks.keep(*key, block); // else whoever reads it next would have no level filled
         }
-        let waiters = blocks.fetches.remove(key).unwrap_or_default();
         drop(blocks);
-        waiters.into_iter().for_each(|waiter| drop(waiter.send(shared.clone())));
-        if shared.is_ok() {
+        waiting.into_iter().for_each(|waiter| drop(waiter.send(shared.clone())));
+        if shared.is_ok() && is_read {
             self.sweep();
         }
+        is_read
     }
 
     /// Lets blocks go when they are old, as long as there are any.
@@ -385,14 +459,16 @@ impl Chain {
 
 /// Gives a block to those that lack it. Who has read it waits for their turn as long as the backend took, and no longer: what is
 /// read first takes twice as long at most for levels that are slower than the backend.
-async fn fill(fills: Vec<Box<dyn Fill>>, block: &Arc<Block>, patience: Duration) {
+async fn fill(places: Vec<Box<dyn Fill>>, block: &Arc<Block>, patience: Duration) {
     let begun = efc_tasks::time::now();
-    for mut fill in fills {
+    for mut place in places {
         let left = patience.saturating_sub(efc_tasks::time::since(begun));
-        efc_tasks::time::in_time(fill.turn(), Some(left)).await;
-        fill.fill(block);
+        efc_tasks::time::in_time(place.turn(), Some(left)).await;
+        place.fill(block);
     }
 }
+
+mod warming;
 
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ use efc_buffer::{Buffer, PAYLOAD_MAX, buffer_size};
 
 use crate::version::Version;
 
-pub use chain::{Absent, Chain, Fetched, Given, GivenBy};
+pub use chain::{Absent, Chain, Fetched, Given, GivenBy, Warmed};
 
 /// Bytes of a block. The last block of a file has what is left.
 pub const BLOCK_BYTES: usize = PAYLOAD_MAX;
@@ -120,6 +120,11 @@ pub trait Fill: Debug + Send {
     /// that what is read first comes no faster than levels can keep it; others do not.
     fn turn(&mut self) -> Turn<'_> {
         Box::pin(std::future::ready(()))
+    }
+
+    /// The same for who only has the level filled: nobody waits for the block, so it may take longer until the level keeps what it takes.
+    fn unhurried_turn(&mut self) -> Turn<'_> {
+        self.turn()
     }
 
     /// Takes the block in, later and elsewhere: this waits for nothing, and may come to nothing.

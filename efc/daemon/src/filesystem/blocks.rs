@@ -13,17 +13,20 @@
 //! cache, come without a question for attributes before them.
 
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use efc_backend::{Attr, Backend, Error, ErrorKind, FileType, Seen};
 use efc_buffer::{Buffer, Payload, SMALL, Sink};
 use efc_cache::blocks::{Absent, BLOCK_BYTES, Block, BlockKey, Chain, Fetched};
 use efc_cache::{Admission, Grant, Inode, Version};
+use efc_fuse::Errno;
 use efc_tasks::sync::OnceLock;
 use efc_tasks::sync::atomic::Ordering;
 
 use super::files::{OpenFile, PIPED_MIN};
 use super::{Answer, Inner, ReadRequest, Response};
+use crate::errno::errno;
 
 /// A block of so many bytes or less is read as a whole, however little of it is read.
 const SMALL_BLOCK_MAX: usize = SMALL;
@@ -32,6 +35,24 @@ const PARTS_MAX: usize = BLOCK_BYTES / PIPED_MIN as usize;
 
 /// A part of a block.
 pub(super) type Part = (Arc<Block>, Range<usize>);
+
+/// Reads a block from the server.
+type Fetching = Pin<Box<dyn Future<Output = Result<Fetched, Absent>> + Send>>;
+
+/// What the server has said to who fetches a block, if it was asked.
+#[derive(Default)]
+pub(super) struct Said {
+    /// It has shown these attributes with the last of the block.
+    shown: OnceLock<Seen<Attr>>,
+    error: OnceLock<Errno>,
+}
+
+impl Said {
+    /// It has refused, or did not answer.
+    pub(super) fn error(&self) -> Option<Errno> {
+        self.error.get().copied()
+    }
+}
 
 impl<B: Backend> Inner<B> {
     /// Answers a read from blocks.
@@ -63,7 +84,7 @@ impl<B: Backend> Inner<B> {
     }
 
     /// The block that has the file's byte `offset`.
-    fn key_of(&self, file: &OpenFile, version: Version, offset: u64) -> BlockKey {
+    pub(super) fn key_of(&self, file: &OpenFile, version: Version, offset: u64) -> BlockKey {
         let (storage, file) = self.backend.shared_name(file.inode.handle());
         BlockKey { storage, file, version, index: offset / BLOCK_BYTES as u64 }
     }
@@ -132,24 +153,36 @@ impl<B: Backend> Inner<B> {
         seen: Seen<Attr>,
         key: BlockKey,
     ) -> Result<(Arc<Block>, Option<Seen<Attr>>), Absent> {
+        let (fetch, said) = self.fetching(file, seen, key).ok_or(Absent::Unshared)?;
+        let block = chain.get(key, fetch).await?;
+        Ok((block, said.shown.get().copied()))
+    }
+
+    /// How the chain reads a block of the version `seen` from the server, and where it leaves what that has said; `None`: nobody can have put
+    /// the block anywhere, nor may we.
+    pub(super) fn fetching(
+        self: &Arc<Self>,
+        file: &Arc<OpenFile>,
+        seen: Seen<Attr>,
+        key: BlockKey,
+    ) -> Option<(impl FnOnce(Buffer) -> Fetching + Send + use<B>, Arc<Said>)> {
         let attr = seen.part(|attr| attr);
         if !file.inode.may_be_at_rest(attr, self.rest) {
-            return Err(Absent::Unshared); // nobody can have put it anywhere
+            return None;
         }
         let shows_versions = !self.reads_without_version.load(Ordering::Relaxed);
         let is_settled = shows_versions && file.inode.is_at_rest(attr, self.rest);
-        let shown = Arc::new(OnceLock::new());
-        let fetch = {
-            let (inner, file, shown) = (Arc::clone(self), Arc::clone(file), Arc::clone(&shown));
-            async move |room| {
-                if is_settled { inner.fetch_block(&file, key, room, &shown).await } else { Err(Absent::Unshared) }
-            }
+        let said = Arc::new(Said::default());
+        let (inner, file, kept) = (Arc::clone(self), Arc::clone(file), Arc::clone(&said));
+        let fetch = move |room| -> Fetching {
+            Box::pin(async move {
+                if is_settled { inner.fetch_block(&file, key, room, &kept).await } else { Err(Absent::Unshared) }
+            })
         };
-        let block = chain.get(key, fetch).await?;
-        Ok((block, shown.get().copied()))
+        Some((fetch, said))
     }
 
-    /// Reads a block from the server, which has `shown` these attributes with the last of it.
+    /// Reads a block from the server.
     ///
     /// # Errors
     /// That fails, or it has another version by now.
@@ -158,14 +191,14 @@ impl<B: Backend> Inner<B> {
         file: &OpenFile,
         key: BlockKey,
         mut buffer: Buffer,
-        shown: &OnceLock<Seen<Attr>>,
+        said: &Said,
     ) -> Result<Fetched, Absent> {
         let (mut filled, mut is_settled) = (0, true);
         while filled < key.length() {
             let end = key.length().min(filled + self.limits_of(&file.inode).read_max as usize);
             let (at, sink) = (key.offset() + filled as u64, Sink::Buffer(buffer, filled..end));
             let asked = self.read_once(file, at, sink).await;
-            let (payload, Seen { value: read, asked }) = asked.map_err(|error| absent(&error))?;
+            let (payload, Seen { value: read, asked }) = asked.map_err(|error| absent(&error, said))?;
             (buffer, _) = payload.and_then(Payload::into_buffer).ok_or(Absent::Unshared)?;
             if read.count == 0 || read.attr.is_some_and(|attr| Version::of(&attr) != key.version) {
                 return Err(Absent::Unshared);
@@ -174,7 +207,7 @@ impl<B: Backend> Inner<B> {
             is_settled &= read.attr.as_ref().is_some_and(is_at_rest);
             filled += read.count as usize;
             if let Some(attr) = read.attr.filter(|_| filled == key.length()) {
-                let _ = shown.set(Seen { value: attr, asked });
+                let _ = said.shown.set(Seen { value: attr, asked });
             }
         }
         Ok(Fetched { block: Block::new(buffer, filled), is_settled })
@@ -188,6 +221,7 @@ fn is_worth_a_block(key: &BlockKey, size: usize) -> bool {
 }
 
 /// What a failure of the server's leaves to whoever reads.
-fn absent(error: &Error) -> Absent {
+fn absent(error: &Error, said: &Said) -> Absent {
+    let _ = said.error.set(errno(error));
     if error.kind == ErrorKind::TimedOut { Absent::TimedOut } else { Absent::Unshared }
 }

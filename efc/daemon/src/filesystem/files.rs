@@ -21,6 +21,7 @@ use efc_state::{DataVersion, OpenHandle};
 use super::ahead::Places;
 use super::mutations::Objects;
 use super::passthrough::{Entered, Offered, Want};
+use super::warming::is_warming;
 use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response};
 use crate::errno::errno;
 
@@ -108,7 +109,12 @@ impl OpenFile {
 
     /// Is asking for all of its data a way to ask whether it may be opened?
     fn is_read_at_open(&self, attr: &Attr) -> bool {
-        !self.is_writable() && fits_read_at_open(attr)
+        !self.is_writable() && !self.is_warming() && fits_read_at_open(attr)
+    }
+
+    /// Is it opened to have one level of cache filled, and by no means others?
+    pub(super) fn is_warming(&self) -> bool {
+        is_warming(self.flags)
     }
 
     /// Is it opened to append?
@@ -421,7 +427,7 @@ impl<B: Backend> Inner<B> {
     }
 
     pub(super) async fn read(self: &Arc<Self>, file: Arc<OpenFile>, read: ReadRequest) -> Outcome {
-        self.admit_read(&file, &read).await?;
+        self.admit_read(&file, read.offset).await?;
         self.note_pages(&file);
         let size = (read.size as usize).min(PAYLOAD_MAX);
         if file.inode.has_unanswered() {

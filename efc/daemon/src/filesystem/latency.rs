@@ -69,6 +69,7 @@ impl Class {
             | Operation::Release { .. }
             | Operation::Releasedir { .. }
             | Operation::Access { .. }
+            | Operation::Ioctl { .. }
             | Operation::Other { .. } => Class::Other,
         }
     }

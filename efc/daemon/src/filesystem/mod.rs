@@ -33,6 +33,7 @@ mod passthrough;
 mod tests;
 mod unopened;
 mod walks;
+mod warming;
 mod writes;
 
 use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -629,6 +630,7 @@ impl<B: Backend> Inner<B> {
             // The server answers changes of a directory when they are on stable storage (RFC 1813, section 4.8).
             Operation::Fsyncdir { .. } => Ok(Response::Empty.into()),
             Operation::Statfs => self.statfs(&caller()?, node).await,
+            Operation::Ioctl { fh, command, data } => self.ioctl((node, fh), command, &data).await,
             // Access: `default_permissions` lets the kernel decide, and OPEN asks the server. The rest NFSv3 lacks:
             // extended attributes, fallocate, seeking holes, server-side copies.
             Operation::Access { .. } | Operation::Other { .. } => Err(Errno(libc::ENOSYS)),

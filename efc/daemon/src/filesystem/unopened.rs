@@ -172,17 +172,17 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// May a READ be answered through a file that the kernel has opened by itself? Asks as an open would. Of many that come at once, one asks.
+    /// May a READ at `offset` be answered through a file that the kernel has opened by itself? Asks as an open would. Of many that come at once, one asks.
     ///
     /// # Errors
     /// What the server says to an open.
-    pub(super) async fn admit_read(self: &Arc<Self>, file: &Arc<OpenFile>, read: &ReadRequest) -> Result<(), Errno> {
+    pub(super) async fn admit_read(self: &Arc<Self>, file: &Arc<OpenFile>, offset: u64) -> Result<(), Errno> {
         let Some(unopened) = &self.unopened else { return Ok(()) };
         let is_asked = self.open_with_what_is_known(file).await.is_none();
         if is_asked {
             self.ask_for_read(unopened, file).await?;
         }
-        if read.offset == 0 {
+        if offset == 0 {
             self.open_ahead(file, is_asked);
         }
         Ok(())

@@ -5,9 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use efc_cache::blocks::{BlockKey, Level, Lookup, Miss};
+use efc_tasks::block_on;
+use efc_tasks::time::in_time;
 use rustix::io::Errno;
 
-use crate::testing::{Faults, MIB, ask, close, hits, key, loaded, open, read, read_each, settings, until};
+use crate::testing::{
+    Faults, MIB, ask, block_of, close, hits, key, loaded, missed, open, read, read_each, settings, until,
+};
 use crate::{State, Store};
 
 fn faulty(path: &std::path::Path) -> (Arc<Faults>, Arc<Store<Arc<Faults>>>) {
@@ -62,6 +66,30 @@ fn reads_that_nobody_waits_for_any_more_give_their_memory_back() {
             .count()
     });
     assert!(rooms >= 12, "of 20 all but those that are being read into, {rooms}");
+}
+
+#[test]
+fn who_has_time_waits_until_what_is_on_the_way_to_a_disk_leaves_room() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (faults, store) = faulty(directory.path());
+    let before = faults.writes.load(Ordering::Relaxed);
+    faults.are_writes_held.store(true, Ordering::Relaxed);
+    let block = Arc::new(block_of(&vec![7; MIB as usize]));
+    let keys: Vec<BlockKey> = (0..100).map(|file| key(&format!("{file}"), MIB, 0)).collect();
+    let mut files = keys.iter();
+    while store.figures().refused_busy == 0 {
+        missed(&*store, files.next().expect("there is an end of room")).fill(&block);
+        until("the first is on its way", || faults.writes.load(Ordering::Relaxed) > before);
+    }
+    let mut place = missed(&*store, files.next().expect("one more"));
+    block_on(place.turn()); // readers do not wait for a disk
+    assert_eq!(block_on(in_time(place.unhurried_turn(), Some(Duration::from_millis(50)))), None);
+    faults.are_writes_held.store(false, Ordering::Relaxed);
+    block_on(place.unhurried_turn());
+    place.fill(&block);
+    let offered = keys.len() as u64 - files.len() as u64;
+    until("all but the one are written", || store.figures().fills == offered - 1);
+    assert_eq!(store.figures().refused, 1);
 }
 
 #[test]

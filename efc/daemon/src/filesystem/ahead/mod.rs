@@ -179,7 +179,8 @@ fn is_small(inode: &Inode) -> bool {
 impl<B: Backend> Inner<B> {
     /// A file was opened, which the server was asked for or not: asks for those that its caller will open next.
     pub(super) fn open_ahead(self: &Arc<Self>, file: &OpenFile, is_asked: bool) {
-        if !self.freshness.opens_unasked() || file.is_writable() || !self.ahead.switch.is_on() {
+        let is_of_interest = !file.is_writable() && !file.is_warming();
+        if !self.freshness.opens_unasked() || !is_of_interest || !self.ahead.switch.is_on() {
             return;
         }
         let place = self.ahead.opens.fetch_add(1, Ordering::Relaxed) + 1;

@@ -842,6 +842,13 @@ impl Kernel {
         self.ask(task, file.node, move || Operation::Read { fh, offset, size, flags: flags as u32 }).await
     }
 
+    /// ioctl(2) that takes and gives these bytes.
+    pub async fn ioctl(&self, task: Task, file: File, command: u32, data: &[u8]) -> Done<Vec<u8>> {
+        let (fh, data) = (file.fh, data.to_vec());
+        let answer = self.ask(task, file.node, move || Operation::Ioctl { fh, command, data: data.clone() }).await?;
+        Content(&answer).ioctl().map(<[u8]>::to_vec).ok_or(libc::EIO)
+    }
+
     async fn fill_page(&self, task: Task, file: File, page: u64) -> Done<Vec<u8>> {
         let (epoch, version) = {
             let mut tables = self.0.tables();

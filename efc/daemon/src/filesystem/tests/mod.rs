@@ -1,7 +1,7 @@
 //! The file system between a kernel and a NAS that are both played: without root, without a server, under whatever
 //! schedule a seed makes.
 //!
-//! [`behind`], [`blocks`], [`faults`], [`modes`], [`names`], [`passthrough`], [`several`] and [`unopened`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
+//! [`behind`], [`blocks`], [`faults`], [`modes`], [`names`], [`passthrough`], [`several`], [`unopened`] and [`warming`] have stories; [`trees`], [`histories`] and [`namings`] make random ones and
 //! compare with a reference. Each of these has a seed, which a
 //! failure prints: `EFC_MODEL_SEED=N cargo test -p efcd model` runs it again, `EFC_MODEL_RUNS=N` runs so many,
 //! `EFC_MODEL_LOG=debug` shows what the file system and its kernel say.
@@ -40,6 +40,8 @@ mod several;
 mod trees;
 #[cfg(not(feature = "shuttle"))]
 mod unopened;
+#[cfg(not(feature = "shuttle"))]
+mod warming;
 
 /// Runs `story` with seeds, or with the one that the environment names; a failure says which.
 #[cfg(not(feature = "shuttle"))]

@@ -21,6 +21,7 @@ struct Memory {
 /// The nodes' common memory. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Pool {
+    name: &'static str,
     memory: Arc<Mutex<Memory>>,
     is_reliable: bool,
     gives_parts: bool,
@@ -29,7 +30,12 @@ pub struct Pool {
 impl Pool {
     /// One that keeps all and answers at once.
     pub fn reliable() -> Pool {
-        Pool { memory: Arc::default(), is_reliable: true, gives_parts: false }
+        Pool { name: "pool", memory: Arc::default(), is_reliable: true, gives_parts: false }
+    }
+
+    /// The same, of this name.
+    pub fn named(name: &'static str) -> Pool {
+        Pool { name, ..Pool::reliable() }
     }
 
     /// One that gives parts of blocks, too.
@@ -39,7 +45,7 @@ impl Pool {
 
     /// One that does what it likes, but does not lie.
     pub fn whimsical() -> Pool {
-        Pool { memory: Arc::default(), is_reliable: false, gives_parts: true }
+        Pool { is_reliable: false, ..Pool::in_parts() }
     }
 
     /// A level of a node.
@@ -98,7 +104,7 @@ impl Pool {
 
 impl Level for Pool {
     fn name(&self) -> &'static str {
-        "pool"
+        self.name
     }
 
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
