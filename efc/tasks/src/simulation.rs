@@ -5,7 +5,7 @@
 //! waits when none is. Each task belongs to a *process*, that of the task which spawned it: a process can be killed.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -36,7 +36,8 @@ type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What runs on a thread in place of the real executor and the real clock.
 pub struct World {
-    tasks: RefCell<HashMap<u64, Task>>,
+    /// In the order in which they began: a process that is killed drops them so, and each seed has one story.
+    tasks: RefCell<BTreeMap<u64, Task>>,
     #[cfg_attr(feature = "shuttle", allow(dead_code))] // there the explorer has the tasks
     tasks_begun: Cell<u64>,
     ready: Arc<Mutex<Vec<u64>>>,
@@ -211,7 +212,19 @@ impl World {
         let killed: Vec<u64> = tasks.iter().filter(|(_, task)| task.process == process).map(|(id, _)| *id).collect();
         let killed: Vec<Option<Task>> = killed.iter().map(|id| tasks.remove(id)).collect();
         drop(tasks);
+        let before = self.ready.lock().expect("ready lock").len();
         in_process(process, || drop(killed));
+        self.forget_order_of_wakes(before);
+    }
+
+    /// What a process had in tables of hashes was dropped in any order, and whoever waited for it was woken so: each seed has one story.
+    fn forget_order_of_wakes(&self, before: usize) {
+        let tasks = self.tasks.borrow();
+        let mut ready = self.ready.lock().expect("ready lock");
+        let mut woken = ready.split_off(before);
+        woken.retain(|task| tasks.contains_key(task));
+        woken.sort_unstable();
+        ready.append(&mut woken);
     }
 
     /// How many tasks of a process have not ended.

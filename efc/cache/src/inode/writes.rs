@@ -17,6 +17,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use efc_backend::{Cred, FileHandle, Tick, Ticket, Verifier, WccAttr};
 use foldhash::HashMap;
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
 use tokio::sync::Notify;
 
 use crate::covered::Covered;
@@ -30,7 +32,8 @@ const SKIPPED_MAX: usize = 64;
 /// All files with uncommitted data.
 pub struct Writes {
     usage: Arc<Usage>,
-    files: Mutex<HashMap<FileHandle, Arc<Inode>>>,
+    /// In the order in which they came to be here, nearly: no table's order of hashes decides what is sent first.
+    files: Mutex<IndexMap<FileHandle, Arc<Inode>, RandomState>>,
 }
 
 /// What waits for COMMIT, and its limits.
@@ -695,7 +698,7 @@ impl Writes {
 
     fn unlist_if_settled(&self, file: &Inode, pending: &Pending) {
         if pending.chunks.is_empty() {
-            self.files.lock().expect("writes lock").remove(file.handle());
+            self.files.lock().expect("writes lock").swap_remove(file.handle());
         }
     }
 }
