@@ -1,4 +1,4 @@
-"""Who uses volumes, as an uninstallation asks; deploy/uninstall asks by kubectl, tests/tools/test_deploy.py."""
+"""Who uses volumes, as an uninstallation asks; deploy/uninstall asks by kubectl, tests/tools/test_uninstall.py."""
 
 from typing import Any
 
