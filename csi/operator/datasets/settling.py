@@ -43,6 +43,7 @@ class Settling:
         settled = (str(found["metadata"]["resourceVersion"]), wanted["metadata"]["annotations"][APPLIED_ANNOTATION])
         if notes.settled.get(label) == settled or is_as_wanted(found, wanted):
             notes.refused.pop(label, None)
+            notes.tried_at.pop(label, None)
             notes.settled[label] = settled
             return False
         mark = (_hash(wanted), str(found["metadata"]["resourceVersion"]))
@@ -87,6 +88,7 @@ class Settling:
             answer = found
         notes.refused.pop(label, None)
         notes.taken.pop(label, None)
+        notes.tried_at.pop(label, None)
         self._note_object(notes, seen, kind, answer)
         return True
 
