@@ -11,16 +11,17 @@ Value = TypeVar("Value")
 PARTS_MAX = 2048
 #: Parts by what they are made of: of texts and parts in them their address, which is theirs while the part is here.
 _parts: dict[tuple[object, ...], Any] = {}
+_BY_ADDRESS = frozenset((str, dict, list))
 
 
 def shared(value: Value) -> Value:
     """The same value, made of texts, objects and lists that others have as well; for one thread."""
     if isinstance(value, str):
-        return sys.intern(value)  # type: ignore[return-value]  # no class of somebody's: JSON has none
+        return sys.intern(value)  # type: ignore[return-value]  # JSON has no class of its own for texts
     made: Any
     if isinstance(value, dict):
         made = {sys.intern(name): shared(one) for name, one in value.items()}
-        key: tuple[object, ...] = (dict, *((name, _mark(one)) for name, one in made.items()))
+        key: tuple[object, ...] = (*made, dict, *map(_mark, made.values()))
     elif isinstance(value, list):
         made = [shared(one) for one in value]
         key = (list, *map(_mark, made))
@@ -33,4 +34,4 @@ def shared(value: Value) -> Value:
 
 def _mark(value: object) -> object:
     """What is equal of two values that are the same, and of no others: 1, 1.0 and true are equal in Python."""
-    return id(value) if isinstance(value, str | dict | list) else repr(value)
+    return id(value) if type(value) in _BY_ADDRESS else repr(value)
