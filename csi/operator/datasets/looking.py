@@ -109,11 +109,13 @@ class Looking:
         if not names or dataset is None:
             return {}
         if clock() - notes.options_at >= _USERS_SECONDS or not names <= {*notes.options}:
-            notes.options = {}
+            known, notes.options, notes.options_versions = notes.options_versions, {}, {}
             for name in sorted(names):
-                found = await self._cluster.get(paths.SECRET.path((dataset.metadata.namespace, name)))
+                path = paths.SECRET.path((dataset.metadata.namespace, name))
+                found = await self._cluster.get(path, not_older_than=known.get(name, ""))
                 if found is not None:
                     notes.options[name] = _decoded(found)
+                    notes.options_versions[name] = str(found["metadata"]["resourceVersion"])
             notes.options_at = clock()
         self._queue.add_later((dataset.metadata.namespace, dataset.metadata.name), _USERS_SECONDS + 1)
         return notes.options

@@ -18,6 +18,7 @@ class Notes:
     #: Users' Secrets, decoded, by name and key.
     options: dict[str, dict[str, str]] = field(default_factory=dict)
     options_at: float = float("-inf")
+    options_versions: dict[str, str] = field(default_factory=dict)
     mount_point: str | None = None
     #: The source in force, as last decided.
     source: str = ""

@@ -1,7 +1,7 @@
 """The Secrets of a Dataset that the operator makes: which there are, and reading them again.
 
-There is no right to list or watch Secrets, so they are read by their names, one Dataset's after the other's: how soon a
-change of somebody else's is seen depends on how many Datasets there are.
+There is no right to list or watch Secrets, so they are read by their names, one after the other: how soon a change by
+somebody else is seen depends on how many Datasets there are.
 """
 
 import asyncio
@@ -30,32 +30,42 @@ class OwnSecrets:
         self._cluster = cluster
 
     async def read(self, names: Names) -> Secrets:
-        """Those of one Dataset: what has the name without the Dataset's label is somebody else's."""
-        wanted = (names.authority, names.node_secret, names.master_secret, names.worker_secret)
-        found = await asyncio.gather(
-            *(self._cluster.get(paths.SECRET.path((names.namespace, name))) for name in wanted)
-        )
-        ours = [reduced(one) if one is not None and _is_labelled(one, names.uid) else None for one in found]
-        return Secrets(authority=ours[0], node=ours[1], master=ours[2], worker=ours[3])
+        """Those of one Dataset, as they are now."""
+        wanted = _names_of(names)
+        found = await asyncio.gather(*(self._read(names, name) for name in wanted.values()))
+        return Secrets(**dict(zip(wanted, found, strict=True)))
 
     async def read_again(self, all_notes: Mapping[Key, Notes], changed: Callable[[Key], None]) -> None:
-        """Reads those of all Datasets until cancelled; ``changed`` is called with a key whose Secrets have changed."""
+        """Reads those of all Datasets until cancelled, one in each turn; ``changed`` is called with a key whose did."""
         while True:
-            began = clock()
             for key, notes in list(all_notes.items()):
                 if notes.secrets is None or not notes.uid or clock() - notes.secrets_at < _SECONDS_MIN:
                     continue
-                try:
-                    read = await self.read(Names(namespace=key[0], name=key[1], uid=notes.uid))
-                except DriverError as error:
-                    _LOGGER.warning("%s", error.message)
-                    continue
                 notes.secrets_at = clock()
-                if _versions(read) != _versions(notes.secrets):
-                    notes.secrets = read
-                    changed(key)
-                await asyncio.sleep(4 / _PER_SECOND)
-            await asyncio.sleep(max(1.0, began + 1.0 - clock()))
+                for part, name in _names_of(Names(namespace=key[0], name=key[1], uid=notes.uid)).items():
+                    if await self._is_another(key, notes, part, name):
+                        changed(key)
+                    await asyncio.sleep(1 / _PER_SECOND)
+            await asyncio.sleep(1.0)
+
+    async def _is_another(self, key: Key, notes: Notes, part: str, name: str) -> bool:
+        """Reads one again and notes it; whether it is another than before."""
+        before = notes.secrets or Secrets()
+        known = _version(getattr(before, part))
+        try:
+            found = await self._read(Names(namespace=key[0], name=key[1], uid=notes.uid), name, not_older_than=known)
+        except DriverError as error:
+            _LOGGER.warning("%s", error.message)
+            return False
+        if notes.secrets is not before or _version(found) == known:
+            return False  # the same, or we have written one meanwhile, which this may be older than
+        notes.secrets = replace(before, **{part: found})
+        return True
+
+    async def _read(self, names: Names, name: str, *, not_older_than: str = "") -> Json | None:
+        """One, if it is there; what has the name without the Dataset's label is somebody else's."""
+        found = await self._cluster.get(paths.SECRET.path((names.namespace, name)), not_older_than=not_older_than)
+        return reduced(found) if found is not None and _is_labelled(found, names.uid) else None
 
 
 def secret_of(secrets: Secrets, name: str, seen: Seen) -> Json | None:
@@ -72,16 +82,21 @@ def with_secret(secrets: Secrets, found: Json, seen: Seen) -> Secrets:
 def _part_of(name: str, seen: Seen) -> str:
     uid = seen.dataset["metadata"]["uid"] if seen.dataset is not None else ""
     names = Names(namespace=seen.name[0], name=seen.name[1], uid=uid)
+    return next(part for part, known in _names_of(names).items() if known == name)
+
+
+def _names_of(names: Names) -> dict[str, str]:
+    """By the fields of :class:`Secrets`."""
     return {
-        names.authority: "authority",
-        names.node_secret: "node",
-        names.master_secret: "master",
-        names.worker_secret: "worker",
-    }[name]
+        "authority": names.authority,
+        "node": names.node_secret,
+        "master": names.master_secret,
+        "worker": names.worker_secret,
+    }
 
 
-def _versions(secrets: Secrets) -> list[str | None]:
-    return [one["metadata"]["resourceVersion"] if one else None for one in secrets.all()]
+def _version(secret: Json | None) -> str:
+    return str(secret["metadata"]["resourceVersion"]) if secret is not None else ""
 
 
 def _is_labelled(found: Json, uid: str) -> bool:
