@@ -27,8 +27,8 @@ _RETRY_SECONDS_MAX = 20.0
 #: A master that says nothing for so long is connected to anew; keepalive notices a dead connection.
 _KEEPALIVE_MS = 20_000
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-#: What makes a connection take 147 KiB of memory instead of 163: no notes for channelz, no copies of calls to be made
-#: again, which happens here, and TLS records of 1 KiB, since little is said.
+#: What makes a connection take a tenth less memory: no notes for channelz, no copies of calls to be made again, which
+#: is done here, and TLS records of 1 KiB, since little is said.
 _SMALL = (("grpc.enable_channelz", 0), ("grpc.enable_retries", 0), ("grpc.tsi.max_frame_size", 1024))
 
 
