@@ -18,7 +18,7 @@ from typing import Protocol
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
-from csi.config.options import parse, parse_list
+from csi.config.mount_options import parse, parse_list
 from csi.node import keeper
 from tests.support.delay import delayed
 from tests.support.keeper import Keeper

@@ -15,10 +15,12 @@ from csi.api.efcruntime import EFCRuntime
 from csi.api.ignored import CLOSED_OPTIONS, ignored_fields
 from csi.base.errors import Code, DriverError, invalid
 from csi.config import nfs_words
-from csi.config.options import OPTIONS, is_option, parse, unknown
+from csi.config.mount_options import is_option, parse
+from csi.config.options import OPTIONS
 from csi.config.paths import check_relative
 from csi.config.several import SOURCES_MAX, checked_path
 from csi.config.sources import Source
+from csi.config.unknown_names import unknown
 
 __all__ = [
     "ClaimSource",

@@ -132,10 +132,16 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _described(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+
 def _command(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser = _described(commands, name, text)
     parser.add_argument(
         "--run-dir",
         default=os.environ.get("RUN_DIR", _RUN_DIR),
@@ -181,7 +187,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 
 def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "umount", "unmount a target and end its daemon")
-    parser.add_argument("target", metavar="TARGET")
+    parser.add_argument("target", metavar="TARGET", help="where it is mounted")
     parser.add_argument("--force", action="store_true", help="also when it is in use or hangs: its users get errors")
 
 
@@ -202,7 +208,9 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="where stores are; may be repeated (where those of mounts are, and /var/cache/efc)",
     )
     actions = parser.add_subparsers(metavar="clear", dest="cache_command")
-    clear = actions.add_parser("clear", help="remove stores that no mount uses, instead")
+    clear = actions.add_parser(
+        "clear", help="remove stores that no mount uses, instead", description="Remove stores that no mount uses."
+    )
     which = clear.add_mutually_exclusive_group(required=True)
     which.add_argument("--unused", action="store_true", help="all of them")
     which.add_argument("stores", nargs="*", default=[], metavar="STORE", help="by directory or source")
@@ -279,7 +287,7 @@ def _add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "run memcached here as a worker, whose memory nodes share"
-    parser = commands.add_parser("worker", help=text, description=text[0].upper() + text[1:] + ".")
+    parser = _described(commands, "worker", text)
     parser.set_defaults(module="csi.cli.worker", worker_command=None)
     parser.add_argument(
         "--memory", type=_mebibytes, default=1024, metavar="SIZE", help="for what nodes put there (1GiB)"
@@ -314,7 +322,7 @@ def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _add_master(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "serve one Dataset: tell its nodes what to do, and the operator how they do"
-    parser = commands.add_parser("master", help=text, description=text[0].upper() + text[1:] + ".")
+    parser = _described(commands, "master", text)
     parser.add_argument("--listen", metavar="ADDRESS:PORT", default="[::]:9810", help="where (%(default)s)")
     parser.add_argument(
         "--tls", type=Path, metavar="DIR", required=True, help="folder with ca.crt, tls.crt and tls.key"
@@ -327,9 +335,7 @@ def _add_master(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _add_csi(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    services = commands.add_parser("csi", help="serve CSI to Kubernetes").add_subparsers(
-        metavar="SERVICE", required=True
-    )
+    services = _described(commands, "csi", "serve CSI to Kubernetes").add_subparsers(metavar="SERVICE", required=True)
     _add_csi_node(services)
     _add_csi_controller(services)
     _add_csi_probe(services)
@@ -394,7 +400,7 @@ def _add_metrics_address(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_csi_probe(services: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    probe = services.add_parser("probe", help="ask a CSI socket whether its process works")
+    probe = _described(services, "probe", "ask a CSI socket whether its process works")
     probe.add_argument("--endpoint", required=True, help="unix:///path of the socket")
     probe.add_argument("--alive", action="store_true", help="any answer will do, also that it is not ready")
     probe.add_argument(
@@ -404,9 +410,8 @@ def _add_csi_probe(services: "argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "operator", help="serve a cluster as a whole: Datasets and their runtimes, and startup taints of nodes"
-    )
+    text = "serve a cluster as a whole: Datasets and their runtimes, and startup taints of nodes"
+    parser = _described(commands, "operator", text)
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
     _add_metrics_address(parser)
@@ -449,12 +454,12 @@ def _add_operator(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _add_dataset(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "the Datasets of a cluster: status, top, where, mounts, adopt (also as kubectl efc)"
-    dataset_parser.add_commands(commands.add_parser("dataset", help=text, description=text[0].upper() + text[1:] + "."))
+    dataset_parser.add_commands(_described(commands, "dataset", text))
 
 
 def _add_webhook(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     text = "tell the API server which affinity new pods get to the workers of their Datasets"
-    parser = commands.add_parser("webhook", help=text, description=text[0].upper() + text[1:] + ".")
+    parser = _described(commands, "webhook", text)
     parser.add_argument("--listen", metavar="ADDRESS:PORT", default="[::]:9443", help="where (%(default)s)")
     parser.add_argument(
         "--certificate", type=Path, metavar="DIR", required=True, help="folder of tls.crt and tls.key; they may change"
@@ -464,7 +469,7 @@ def _add_webhook(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("in-use", help="fail while a cluster uses EFC, and say what does")
+    parser = _described(commands, "in-use", "fail while a cluster uses EFC, and say what does")
     parser.add_argument(
         "--again-after",
         type=_seconds,
@@ -476,7 +481,8 @@ def _add_in_use(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _add_clean_node(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("clean-node", help="remove what the driver leaves on a node, after its uninstallation")
+    text = "remove what the driver leaves on a node, after its uninstallation"
+    parser = _described(commands, "clean-node", text)
     parser.add_argument(
         "--run-dir", required=True, help="the node's run directory; its parent must be the node's as well"
     )

@@ -17,7 +17,7 @@ from csi._proto import efc_pb2
 from csi.base import programs
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError, invalid
-from csi.config.options import parse, parse_list
+from csi.config.mount_options import parse, parse_list
 from csi.config.several import MountedSource, Sources
 from csi.config.sources import Source
 from csi.node.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError

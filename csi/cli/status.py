@@ -13,7 +13,7 @@ from csi._proto import efc_pb2
 from csi.base.text import printable
 from csi.cli.figures import size
 from csi.cli.tables import print_table
-from csi.config.options import consistency_of, settings_of
+from csi.config.mount_options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
 from csi.node.conditions import missing_sources, passthrough_of, store_of, suggestion_of, workers_of

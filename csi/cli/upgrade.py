@@ -12,7 +12,7 @@ import asyncio
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.cli.mount import found_target, mounted_sources
-from csi.config.options import changed, parse_list
+from csi.config.mount_options import changed, parse_list
 from csi.config.several import Sources
 from csi.node.keeper import Keeper, options_of
 from csi.node.program import DaemonProgram

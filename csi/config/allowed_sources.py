@@ -17,8 +17,8 @@ from pathlib import Path
 
 from csi.base.errors import DriverError, invalid
 from csi.base.saved import DamagedError, decoded
-from csi.config.options import unknown
 from csi.config.sources import Source
+from csi.config.unknown_names import unknown
 
 #: Largest list in bytes: as large as a ConfigMap can be.
 _FILE_BYTES_MAX = 1 << 20

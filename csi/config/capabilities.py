@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from csi._proto import csi_pb2
 from csi.base.errors import invalid
-from csi.config.options import MountOptions, parse, parse_item
+from csi.config.mount_options import MountOptions, parse, parse_item
 
 _Mode = csi_pb2.VolumeCapability.AccessMode
 READ_ONLY_MODES = frozenset({_Mode.SINGLE_NODE_READER_ONLY, _Mode.MULTI_NODE_READER_ONLY})

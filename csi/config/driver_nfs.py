@@ -9,10 +9,12 @@ from collections.abc import Mapping
 
 from csi.base.errors import invalid
 from csi.config import nfs_words
+from csi.config.mount_options import is_option, parse_list
 from csi.config.nfs_words import Item
-from csi.config.options import OPTIONS, is_option, parse_list, unknown
+from csi.config.options import OPTIONS
 from csi.config.patterns import METADATA, filled_in
 from csi.config.sources import Source
+from csi.config.unknown_names import unknown
 
 _SERVER, _SHARE, _SUB_DIR = "server", "share", "subdir"
 _ON_DELETE, _MOUNT_PERMISSIONS, _MOUNT_OPTIONS = "ondelete", "mountpermissions", "mountoptions"

@@ -1,44 +1,30 @@
 """The mount options: one table, from which parsing, error messages and the documentation are made.
 
 The same words work everywhere: ``efc mount -o``, a PV's or StorageClass's ``mountOptions``, StorageClass parameters
-and volume attributes. It is an allow-list: what is not in the table is an error that says what is. An option is one
-name and one value; nothing inside a value is ever taken for another option (a comma, an equals sign or a newline in a
-value is an error), which is how other drivers were made to mount with options of an attacker's choice. Words of nfs(5)
-are taken beside them, and become options of the table (:mod:`csi.config.nfs_words`).
+and volume attributes; :mod:`csi.config.mount_options` reads them. Words of nfs(5) are taken beside them, and become
+options of the table (:mod:`csi.config.nfs_words`).
 
 ``python -m csi.config.options`` prints both tables for docs/CONFIGURATION.md.
 """
 
-import difflib
 import enum
-import ipaddress
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import cast
 
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
 
 from csi._proto import efc_pb2
-from csi.base.errors import DriverError, invalid
 from csi.config import nfs_words
-from csi.config.several import Sources, source_to_wire
-from csi.config.sources import Source
 
-Item = nfs_words.Item
-#: Longest word and value of an option that are looked at at all.
-WORD_LENGTH_MAX = 256
-VALUE_LENGTH_MAX = 4096
-_SHOWN_LENGTH_MAX = 64
 #: `network` unless it is given.
-_KEEPERS_NETWORK = "host"
+KEEPERS_NETWORK = "host"
 #: `consistency` unless it is given.
-_CLOSE_TO_OPEN = "cto"
+CLOSE_TO_OPEN = "cto"
 #: `fuse-features` unless it is given.
-_RUNNING_KERNELS = "running"
-_PASSTHROUGH = "auto"
-_PREFETCH = "auto"
+RUNNING_KERNELS = "running"
+PASSTHROUGH = "auto"
+PREFETCH = "auto"
 
 
 class Kind(enum.Enum):
@@ -203,9 +189,9 @@ _TABLE = (
         name="consistency",
         kind=Kind.CHOICE,
         field="consistency",
-        default=_CLOSE_TO_OPEN,
-        choices=(_CLOSE_TO_OPEN, "bounded", "sealed"),
-        synonyms=(("close-to-open", _CLOSE_TO_OPEN),),
+        default=CLOSE_TO_OPEN,
+        choices=(CLOSE_TO_OPEN, "bounded", "sealed"),
+        synonyms=(("close-to-open", CLOSE_TO_OPEN),),
         help="What one node sees of another's changes. `cto` (close-to-open): who opens a file sees all that was "
         "written before its last close; each open asks the NAS. `bounded`: what the NAS said within `attr-ttl` is "
         "given without asking, opens included; permissions that are taken away at the NAS (also by its exports and "
@@ -371,8 +357,8 @@ _TABLE = (
         name="passthrough",
         kind=Kind.CHOICE,
         field="passthrough",
-        default=_PASSTHROUGH,
-        choices=(_PASSTHROUGH, "off"),
+        default=PASSTHROUGH,
+        choices=(PASSTHROUGH, "off"),
         help="With `auto`, `consistency=sealed` and a local store, the kernel reads files of more than 64 KiB that lie "
         "there whole by itself, at the speed of its disk, whether a daemon runs or not; from Linux 6.9 on. Such a file "
         "cannot be written to while somebody reads it. `off` stops that for files that are opened from then on.",
@@ -381,8 +367,8 @@ _TABLE = (
         name="prefetch",
         kind=Kind.CHOICE,
         field="prefetch",
-        default=_PREFETCH,
-        choices=(_PREFETCH, "off"),
+        default=PREFETCH,
+        choices=(PREFETCH, "off"),
         help="With `auto` and `consistency=bounded` or `sealed`, files are asked for before a program opens them: the "
         "next ones in the order of the directory, with their data if they have up to 64 KiB, and where files of a "
         "directory are opened in another order, the other small ones of it. Wrong guesses end that. `off`: nothing is "
@@ -443,8 +429,8 @@ _TABLE = (
         name="fuse-features",
         kind=Kind.CHOICE,
         field="fuse_features",
-        default=_RUNNING_KERNELS,
-        choices=(_RUNNING_KERNELS, "5.10", "6.1", "6.18"),
+        default=RUNNING_KERNELS,
+        choices=(RUNNING_KERNELS, "5.10", "6.1", "6.18"),
         help="Uses nothing of the kernel's FUSE that came after this release of Linux, as if it ran there; `running` "
         "is the node's own. For tests, and to go around a fault of a newer kernel.",
     ),
@@ -452,324 +438,6 @@ _TABLE = (
 
 #: Every option, by name, in the order of the documentation.
 OPTIONS: Mapping[str, Option] = {option.name: option for option in _TABLE}
-
-
-@dataclass(frozen=True, kw_only=True)
-class MountOptions:
-    """Checked options. Zero for a port means: not given."""
-
-    read_only: bool = False
-    port: int = 0
-    mount_port: int = 0
-    connections: int = 4
-    soft: bool = False
-    timeout_ms: int = 30_000
-    consistency: str = _CLOSE_TO_OPEN
-    attr_ttl_ms: int = 3000
-    attr_ttl_max_ms: int = 60_000
-    entry_ttl_ms: int = 1000
-    small_files: str = ""
-    read_ahead_kib: int = 8192
-    uncommitted_mib: int = 64
-    metadata_mib: int = 128
-    memory_max_mib: int = 0
-    write_behind_ms: int = 1000
-    workers: str = ""
-    workers_key: str = ""
-    workers_tls: str = ""
-    store_mib: int = 0
-    store_dir: str = ""
-    store_free_percent: int = 15
-    passthrough: str = _PASSTHROUGH
-    prefetch: str = _PREFETCH
-    threads: int = 2
-    hang_limit_ms: int = 10_000
-    unprivileged_port: bool = False
-    idmap: bool = False
-    log_level: str = "info"
-    network: str = _KEEPERS_NETWORK
-    fuse_features: str = _RUNNING_KERNELS
-
-    def given(self) -> dict[str, bool | int | str]:
-        """Field name -> value of those that differ from the default, for records."""
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
-        }
-
-    def source_with_ports(self, source: Source) -> Source:
-        """``source`` with the ports that were given as options; INVALID_ARGUMENT if its URL has others."""
-        return source.with_ports(port=self.port, mount_port=self.mount_port)
-
-    def daemon_config(self, source: Source | Sources) -> efc_pb2.DaemonConfig:
-        """What the daemon of ``source`` is told, or of several sources."""
-        source = source.with_ports(port=self.port, mount_port=self.mount_port)
-        return efc_pb2.DaemonConfig(
-            source=source_to_wire(source) if isinstance(source, Source) else None,
-            sources=source.to_wire() if isinstance(source, Sources) else (),
-            connections=self.connections,
-            read_only=self.read_only,
-            soft=self.soft,
-            timeout_ms=self.timeout_ms if self.soft else 0,
-            attr_ttl_ms=self.attr_ttl_ms,
-            entry_ttl_ms=self.entry_ttl_ms,
-            read_ahead_kib=self.read_ahead_kib,
-            uncommitted_mib=self.uncommitted_mib,
-            metadata_mib=self.metadata_mib,
-            memory_max_mib=self.memory_max_mib,
-            threads=self.threads,
-            hang_limit_ms=self.hang_limit_ms,
-            unprivileged_port=self.unprivileged_port,
-            idmap=self.idmap,
-            log_level=self.log_level,
-            network="" if self.network == _KEEPERS_NETWORK else self.network,
-            fuse_features="" if self.fuse_features == _RUNNING_KERNELS else self.fuse_features,
-            freshness=efc_pb2.FreshnessConfig(
-                consistency="" if self.consistency == _CLOSE_TO_OPEN else self.consistency,
-                attr_ttl_max_ms=self.attr_ttl_max_ms,
-                small_files=self.small_files,
-            ),
-            writing=efc_pb2.WritingConfig(write_behind_ms=self.write_behind_ms),
-            cache=self._cache_config(),
-            prefetch="" if self.prefetch == _PREFETCH else self.prefetch,
-        )
-
-    def _cache_config(self) -> efc_pb2.CacheConfig | None:
-        if not self.workers_key and not self.store_mib:
-            return None
-        return efc_pb2.CacheConfig(
-            workers=self.workers,
-            workers_key=self.workers_key,
-            workers_tls=self.workers_tls,
-            store_mib=self.store_mib,
-            store_dir=self.store_dir,
-            store_free_percent=self.store_free_percent if self.store_mib else 0,
-            passthrough=self.passthrough if self.store_mib else "",
-        )
-
-
-def parse_list(text: str) -> list[tuple[str, str | None]]:
-    """The items of ``-o a=b,c``, unchecked; an empty text has none."""
-    return [parse_item(item) for item in text.split(",")] if text else []
-
-
-def parse_item(item: str) -> tuple[str, str | None]:
-    """One ``name=value`` or ``name`` (a mount flag of a PV, for example)."""
-    name, equals, value = item.partition("=")
-    return name, value if equals else None
-
-
-def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptions:
-    """Checks options; raises INVALID_ARGUMENT that names the option, the bad value and what is allowed.
-
-    ``origin`` says for the message where they come from. An option may come twice only with the same meaning.
-    """
-    given = nfs_words.own_options(items, origin=origin)
-    values = {option.field: value for option, value in _values(given, origin=origin)}
-    _check_timeout("timeout_ms" in values, is_soft=bool(values.get("soft")), origin=origin)
-    _check_caches(values, origin=origin)
-    _check_small_files(values, origin=origin)
-    return MountOptions(**values)  # type: ignore[arg-type]  # the table's fields and kinds are checked by a test
-
-
-def changed(
-    config: efc_pb2.DaemonConfig, items: Iterable[tuple[str, str | None]], *, origin: str
-) -> efc_pb2.DaemonConfig:
-    """``config`` with these options, and all others as they are.
-
-    Raises what :func:`parse` does, and INVALID_ARGUMENT for an option that a mounted dataset cannot change.
-    """
-    result = efc_pb2.DaemonConfig()
-    result.CopyFrom(config)
-    has_timeout = False
-    given = nfs_words.own_options(items, origin=origin, is_soft=config.soft)
-    for option, value in _values(given, origin=origin):
-        if option.change is Change.NEW_MOUNT:
-            raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
-        setattr(_holder(result, option.field), option.field, value)
-        has_timeout |= option.field == "timeout_ms"
-    _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
-    _check_caches(settings_of(result), origin=origin)
-    if not result.soft:
-        result.timeout_ms = 0
-    elif not result.timeout_ms:
-        result.timeout_ms = MountOptions().timeout_ms
-    return result
-
-
-def settings_of(config: efc_pb2.DaemonConfig) -> dict[str, bool | int | str]:
-    """Field name -> value of all that is set in ``config``, but for sources; those of messages within included."""
-    values: dict[str, bool | int | str] = {}
-    for descriptor, value in config.ListFields():
-        if descriptor.name in ("source", "sources"):
-            continue
-        within = value.ListFields() if isinstance(value, Message) else [(descriptor, value)]
-        values |= {inner.name: set_value for inner, set_value in within}
-    return values
-
-
-def consistency_of(config: efc_pb2.DaemonConfig) -> str:
-    """The consistency mode that ``config`` asks for, as it is written."""
-    return config.freshness.consistency or _CLOSE_TO_OPEN
-
-
-def _holder(config: efc_pb2.DaemonConfig, name: str) -> Message:
-    """``config`` itself, or the message in it that has the field."""
-    for descriptor in config.DESCRIPTOR.fields:
-        inner = descriptor.message_type
-        if inner is not None and not descriptor.is_repeated and name in inner.fields_by_name:
-            return getattr(config, descriptor.name)  # type: ignore[no-any-return]
-    return config
-
-
-def own_words(options: Mapping[str, str], *, origin: str) -> dict[str, str]:
-    """Options that came as a map, in words of the table only, for whoever knows no others: records, and older nodes.
-
-    Raises what :func:`parse` does. An empty value is a flag without one (``ro: ""``).
-    """
-    items = [(name, value or None) for name, value in options.items()]
-    parse(items, origin=origin)
-    given = nfs_words.own_options(items, origin=origin)
-    return {own.name: options.get(own.name, "true" if own.value is None else own.value) for own in given}
-
-
-def is_option(name: str) -> bool:
-    """Whether ``name`` is a word of the table, or one of nfs(5) about which something can be said."""
-    return name in OPTIONS or name in nfs_words.WORDS
-
-
-def _values(given: Iterable[nfs_words.OwnOption], *, origin: str) -> Iterator[tuple[Option, bool | int | str]]:
-    """Each option that is given, once, and its value."""
-    values: dict[str, tuple[str, Option, bool | int | str]] = {}
-    for own in given:
-        option = OPTIONS.get(own.name)
-        if not own.name:
-            raise invalid(f"there is an empty option in {origin}: a comma too many?")
-        if option is None:
-            raise unknown(own.name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin=origin)
-        value = _value(option, own.value, word=own.word, origin=origin)
-        before, _, former = values.setdefault(option.field, (own.word, option, value))
-        if former != value:
-            raise invalid(f"option {own.word!r} in {origin} contradicts {before!r} given before it")
-    for _, option, value in values.values():
-        yield option, value
-
-
-def _check_timeout(has_timeout: bool, *, is_soft: bool, origin: str) -> None:  # noqa: FBT001
-    if has_timeout and not is_soft:
-        raise invalid(f"option 'timeout' in {origin} needs 'soft': without it operations wait until the NAS is back")
-
-
-def _check_caches(values: Mapping[str, bool | int | str], *, origin: str) -> None:
-    if values.get("workers") and not values.get("workers_key"):
-        raise invalid(f"option 'workers' in {origin} needs 'workers-key': what lies at workers is sealed with a key")
-    if values.get("store_dir") and not values.get("store_mib"):
-        raise invalid(f"option 'cache-dir' in {origin} needs 'cache-size': without it there is no local store")
-
-
-def _check_small_files(values: Mapping[str, bool | int | str], *, origin: str) -> None:
-    if not values.get("small_files"):
-        return
-    if not values.get("read_only"):
-        raise invalid(f"option 'small-files' in {origin} needs 'ro': nobody may write through this mount; add ro")
-    if values.get("consistency", _CLOSE_TO_OPEN) == _CLOSE_TO_OPEN:
-        message = (
-            f"option 'small-files' in {origin} needs 'consistency=bounded' or 'consistency=sealed': "
-            "with cto each open asks the NAS, which small-files does without"
-        )
-        raise invalid(message)
-
-
-def unknown(name: str, *, known: Iterable[str], also: Iterable[str] = (), noun: str, origin: str) -> DriverError:
-    """INVALID_ARGUMENT for a name that is not in an allow-list, with the nearest that is.
-
-    ``also`` are names that may be the nearest, and are not listed.
-    """
-    names = sorted(known)
-    near = difflib.get_close_matches(name[:64].lower(), [*names, *sorted(also)], n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return invalid(f"unknown {noun} {_quoted(name)} in {origin}{hint}; known are: {', '.join(names)}")
-
-
-def _value(option: Option, text: str | None, *, word: str, origin: str) -> bool | int | str:
-    parsed = _parsed(option, text)
-    if parsed is None:
-        shown = "no value" if text is None else f"value {_quoted(text)}"
-        raise invalid(f"option {word!r} in {origin} has {shown}; allowed is {option.allowed()}")
-    return parsed
-
-
-def _parsed(option: Option, text: str | None) -> bool | int | str | None:
-    """The value, or None if ``text`` is not one."""
-    if option.kind is Kind.FLAG:
-        chosen = {None: True, "true": True, "false": False}.get(text)
-        return None if chosen is None else chosen is option.sets
-    if text is None or len(text) > VALUE_LENGTH_MAX:
-        return None
-    if option.kind is Kind.CHOICE:
-        text = dict(option.synonyms).get(text, text)
-        return text if text in option.choices else None
-    if option.kind is Kind.ENDPOINTS:
-        is_known = not text or _PATH.fullmatch(text) or all(_is_endpoint(part) for part in text.split("+"))
-        return text if is_known else None
-    if option.kind in (Kind.PATH, Kind.IDS):
-        is_right = _are_ids(text) if option.kind is Kind.IDS else _PATH.fullmatch(text) is not None
-        return text if is_right else None
-    number = _number(option, text)
-    return number if number is not None and option.minimum <= number <= option.maximum else None
-
-
-_PATH = re.compile(r"/[!-~]*")
-_ENDPOINT = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[([0-9A-Fa-f:.]+)\]):([0-9]{1,5})(?:\*([0-9]{1,7}))?")
-_IDS = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
-#: The next number means nobody.
-_ID_MAX = (1 << 32) - 2
-_PORT_MAX = 65_535
-_WEIGHT_MAX = 1_000_000
-
-
-def _is_endpoint(text: str) -> bool:
-    match = _ENDPOINT.fullmatch(text)
-    if match is None or (match[1] and not _is_ipv6(match[1])):
-        return False
-    port, weight = int(match[2]), int(match[3] or 1)
-    return 1 <= port <= _PORT_MAX and 1 <= weight <= _WEIGHT_MAX
-
-
-def _are_ids(text: str) -> bool:
-    match = _IDS.fullmatch(text)
-    return match is not None and all(int(one) <= _ID_MAX for one in match.groups())
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return True
-
-
-_UNITS = {
-    Kind.INTEGER: {"": 1},
-    Kind.DURATION: {"ms": 1, "s": 1000, "m": 60_000},
-    Kind.SIZE: {"KiB": 1, "MiB": 1024, "GiB": 1024 * 1024, "TiB": 1024 * 1024 * 1024},
-}
-
-
-def _number(option: Option, text: str) -> int | None:
-    match = re.fullmatch(r"([0-9]{1,10})([A-Za-z]*)", text)
-    factor = _UNITS[option.kind].get(match[2]) if match else None
-    if match is None or factor is None:
-        return None
-    number = int(match[1]) * factor
-    if option.unit == "MiB":
-        return number // 1024 if number % 1024 == 0 else None
-    return number
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN_LENGTH_MAX else text[:_SHOWN_LENGTH_MAX] + "...")
 
 
 def markdown() -> str:

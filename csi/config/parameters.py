@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from csi.base.errors import invalid
 from csi.config import driver_nfs
-from csi.config.options import OPTIONS, is_option, own_words, parse, unknown
+from csi.config.mount_options import is_option, own_words, parse
+from csi.config.options import OPTIONS
 from csi.config.patterns import METADATA, filled_in
 from csi.config.sources import Source
+from csi.config.unknown_names import unknown
 
 _ORIGIN = "the StorageClass's parameters"
 _KUBERNETES_PREFIX = "csi.storage.k8s.io/"

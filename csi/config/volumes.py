@@ -16,21 +16,15 @@ from csi.base.errors import Code, DriverError, invalid
 from csi.base.saved import DamagedError, checked, decoded
 from csi.config import datasets, driver_nfs, pods
 from csi.config.datasets import DatasetVolume
-from csi.config.options import (
-    OPTIONS,
-    VALUE_LENGTH_MAX,
-    WORD_LENGTH_MAX,
-    MountOptions,
-    is_option,
-    parse,
-    parse_item,
-    unknown,
-)
+from csi.config.mount_options import MountOptions, is_option, parse, parse_item
+from csi.config.option_values import VALUE_LENGTH_MAX, WORD_LENGTH_MAX
+from csi.config.options import OPTIONS
 from csi.config.parameters import OnDelete
 from csi.config.paths import check_relative
 from csi.config.pods import Pod
 from csi.config.several import Sources
 from csi.config.sources import Source
+from csi.config.unknown_names import unknown
 
 #: Longest volume id in characters. The CSI specification allows 128; static PVs of other drivers have longer ones.
 VOLUME_ID_LENGTH_MAX = 1024

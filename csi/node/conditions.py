@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from csi.base.statvfs import Statvfs
-from csi.config.options import consistency_of
+from csi.config.mount_options import consistency_of
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, options_of
 from csi.node.mounts import Mounts

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from csi._proto import efc_pb2
-from csi.config.options import MountOptions
+from csi.config.mount_options import MountOptions
 from csi.config.several import Sources
 from csi.config.sources import Source
 

@@ -15,7 +15,8 @@ from csi._proto import dataset_pb2, efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.config.adjusting import adjusted
 from csi.config.datasets import DatasetVolume
-from csi.config.options import OPTIONS, MountOptions, parse
+from csi.config.mount_options import MountOptions, parse
+from csi.config.options import OPTIONS
 from csi.config.several import MountedSource, Sources, checked_path, origin_of_wire
 from csi.config.sources import Source
 from csi.node.conditions import condition_of, store_of, workers_of

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.config.options import OPTIONS, settings_of
+from csi.config.mount_options import settings_of
+from csi.config.options import OPTIONS
 from csi.config.several import origin_of_wire
 from csi.node.statistics import sort_by_subsystem
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.config.options import MountOptions
+from csi.config.mount_options import MountOptions
 from csi.config.several import Sources, origin_of
 from csi.node.daemon_keys import session_config
 from csi.node.daemons import Daemons

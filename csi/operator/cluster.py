@@ -91,9 +91,14 @@ class Cluster:
 
     # ------------------------------------------------------------ reading
 
-    async def get(self, path: str) -> Json | None:
-        """The object at ``path`` of the API, or None."""
-        status, answer = await self._request("GET", path)
+    async def get(self, path: str, *, not_older_than: str = "") -> Json | None:
+        """The object at ``path`` of the API, or None.
+
+        As it is now; with the version of what is known of it, as the API server has it in memory by that version or a
+        later one, which costs no read of etcd.
+        """
+        query = f"?{urlencode({'resourceVersion': not_older_than})}" if not_older_than else ""
+        status, answer = await self._request("GET", f"{path}{query}")
         if status == _NOT_FOUND:
             return None
         return _successful(status, answer, what=f"GET {path}")

@@ -27,6 +27,9 @@ _RETRY_SECONDS_MAX = 20.0
 #: A master that says nothing for so long is connected to anew; keepalive notices a dead connection.
 _KEEPALIVE_MS = 20_000
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+#: What makes a connection take a tenth less memory: no notes for channelz, no copies of calls to be made again, which
+#: is done here, and TLS records of 1 KiB, since little is said.
+_SMALL = (("grpc.enable_channelz", 0), ("grpc.enable_retries", 0), ("grpc.tsi.max_frame_size", 1024))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +194,7 @@ class _Connection:
             ("grpc.enable_http_proxy", 0),
             # One connection for each channel: channels to one address would share a broken one otherwise.
             ("grpc.use_local_subchannel_pool", 1),
+            *_SMALL,
         ]
         return grpc.aio.secure_channel(self._address, credentials, options=options)
 

@@ -6,7 +6,6 @@ of which only those of Datasets count, and of which nothing is kept but what is 
 """
 
 import asyncio
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from csi.api.common import API_VERSION
 from csi.operator import names
 from csi.operator.cluster import Cluster, Json
+from csi.operator.sharing import shared
 from csi.operator.watching import Name, Resource, Watching, name_of
 
 Key = Name
@@ -24,8 +24,6 @@ DATASETS, RUNTIMES = "datasets", "efcruntimes"
 CLAIMS, VOLUMES, SERVICES, STATEFUL_SETS = "persistentvolumeclaims", "persistentvolumes", "services", "statefulsets"
 #: Fluid's controller of the same EFCRuntimes.
 RIVALS = "deployments"
-#: Longest text that is kept once for all objects that have it.
-_SHARED_LENGTH_MAX = 40
 #: Where Fluid is installed, by its own documents.
 FLUID_NAMESPACE = "fluid-system"
 RIVAL_LABEL = "control-plane=efcruntime-controller"
@@ -207,16 +205,7 @@ def _claim_of(volume: Json) -> Key:
 def reduced(found: Json) -> Json:
     """An object without the notes of who set which field, which are more than half of it."""
     metadata = {name: value for name, value in found["metadata"].items() if name != "managedFields"}
-    return dict(_shared({**found, "metadata": metadata}))
-
-
-def _shared(value: Any) -> Any:  # noqa: ANN401  # any part of an object
-    """The same, with its names and short words as strings that all objects share: half of its memory otherwise."""
-    if isinstance(value, dict):
-        return {sys.intern(name): _shared(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_shared(one) for one in value]
-    return sys.intern(value) if isinstance(value, str) and len(value) <= _SHARED_LENGTH_MAX else value
+    return shared({**found, "metadata": metadata})
 
 
 def _existence(found: Json) -> Json:
@@ -242,21 +231,25 @@ def _reduced_pod(pod: Json) -> Json | None:
     kept = {name: metadata[name] for name in ("name", "namespace", "uid", "resourceVersion") if name in metadata}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", {})
-    return {
-        "metadata": kept | {"labels": labels, "deletionTimestamp": metadata.get("deletionTimestamp")},
-        "claims": claims,
-        "node": spec.get("nodeName", ""),
-        "phase": status.get("phase", ""),
-        "address": status.get("podIP", ""),
-        "ready": conditions.get("Ready", {}).get("status") == "True",
-        "unschedulable": scheduled.get("message", "") if scheduled.get("status") == "False" else "",
-        "waiting": _waiting(status),
-        "ports": [
-            port["containerPort"] for container in spec.get("containers") or () for port in container.get("ports") or ()
-        ]
-        if labels
-        else [],
-    }
+    return shared(
+        {
+            "metadata": kept | {"labels": labels, "deletionTimestamp": metadata.get("deletionTimestamp")},
+            "claims": claims,
+            "node": spec.get("nodeName", ""),
+            "phase": status.get("phase", ""),
+            "address": status.get("podIP", ""),
+            "ready": conditions.get("Ready", {}).get("status") == "True",
+            "unschedulable": scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+            "waiting": _waiting(status),
+            "ports": [
+                port["containerPort"]
+                for container in spec.get("containers") or ()
+                for port in container.get("ports") or ()
+            ]
+            if labels
+            else [],
+        }
+    )
 
 
 def _claims(pod: str, spec: Json) -> Iterator[str]:

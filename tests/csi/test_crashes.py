@@ -20,7 +20,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from csi.config.options import MountOptions
+from csi.config.mount_options import MountOptions
 from csi.config.sources import Source
 from csi.node.daemon_keys import daemon_key
 from csi.node.keeper import Keeper

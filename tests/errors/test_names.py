@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -282,11 +281,10 @@ def test_a_silly_rename_that_was_not_executed_takes_no_link(nas: ScriptedNas, pl
         try:
             assert came.wait(LIMIT_S)
             unlinking.kill()
-            daemon = plain_keeper.daemon_pid(folder)
-            os.kill(daemon, signal.SIGKILL)
+            daemon = plain_keeper.kill_daemon(folder)
             unlinking.wait(LIMIT_S)
             nas.hook = lambda call: call.answer(u32(NOENT) + u32(0) * 4) if call.procedure == "RENAME" else call.reply
-            wait_until(lambda: plain_keeper.daemon_pid(folder) not in (0, daemon), what="the next daemon")
+            plain_keeper.await_successor(folder, daemon)
             assert os.fstat(file).st_nlink == 1
             assert (folder / "file").stat().st_nlink == 1
         finally:

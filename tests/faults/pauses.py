@@ -76,12 +76,9 @@ def saved_state(keeper: Keeper) -> Path:
     return next(link for link in links if "memfd:efc-state" in os.readlink(link))
 
 
-def kill_daemon(keeper: Keeper, _mount: Path) -> None:
-    """SIGKILL; returns when the next one is there."""
-    before = keeper.daemon_pids()
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: set(keeper.daemon_pids()) - set(before), what="the next daemon")
+def kill_daemon(keeper: Keeper, mount: Path) -> None:
+    """SIGKILL; returns when the next one serves."""
+    keeper.replace_daemon(mount)
 
 
 def upgrade_daemon(keeper: Keeper, mount: Path) -> None:
@@ -91,7 +88,7 @@ def upgrade_daemon(keeper: Keeper, mount: Path) -> None:
     assert not set(keeper.daemon_pids()) & set(before), "the daemon is the same"
 
 
-def fill(keeper: Keeper) -> str:
+def fill(keeper: Keeper, mount: Path) -> str:
     """Has the daemon's successor know a million nodes more. Returns what `fill_state` printed."""
     [daemon] = keeper.daemon_pids()
     os.kill(daemon, signal.SIGSTOP)  # nobody else may be at work on the state
@@ -99,7 +96,7 @@ def fill(keeper: Keeper) -> str:
         command = [str(ROOT / "target" / "release" / "examples" / "fill_state"), str(NODES)]
         filled = subprocess.run(command, stdin=memory, check=True, capture_output=True, text=True, timeout=60)
     os.kill(daemon, signal.SIGKILL)
-    wait_until(lambda: keeper.daemon_pids() not in ([], [daemon]), what="the next daemon")
+    keeper.await_successor(mount, daemon)
     return str(filled.stdout).strip()
 
 
@@ -108,7 +105,7 @@ def filled_mount(nas: Nas) -> Iterator[tuple[Keeper, Path]]:
     """A mount whose daemon knows many nodes, and a file to read there."""
     (nas.export_folder() / "file").write_bytes(os.urandom(256 * BLOCK))
     with Keeper() as keeper, keeper.mounted(nas.url) as target:
-        print(fill(keeper))
+        print(fill(keeper, target))
         yield keeper, target
 
 

@@ -9,7 +9,6 @@ on Linux 5.10, where it is replayed from the saved state.
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import threading
 import uuid
@@ -32,10 +31,11 @@ MASKS = ["running", "5.10"]
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A mount through a proxy, in a folder of the test's own, and the NAS's own view of that folder."""
+    """A folder of the test's own on a mount, `target`, through a proxy, and the NAS's own view of that folder."""
 
     keeper: Keeper
     proxy: Proxy
+    target: Path
     mount: Path
     behind: Path
     server: Nas
@@ -43,10 +43,7 @@ class Scene:
 
     def kill_daemon(self) -> None:
         """SIGKILL; returns when the next one serves."""
-        before = self.keeper.daemon_pids()
-        for pid in before:
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: set(self.keeper.daemon_pids()) - set(before), what="the next daemon")
+        self.keeper.replace_daemon(self.target)
 
     def dies_after(
         self,
@@ -127,6 +124,7 @@ def scene(server: Nas, request: pytest.FixtureRequest) -> Iterator[Scene]:
             yield Scene(
                 keeper=keeper,
                 proxy=proxy,
+                target=mount,
                 mount=mount / name,
                 behind=server.export_folder() / name,
                 server=server,

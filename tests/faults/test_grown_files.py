@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from contextlib import ExitStack
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
 
 #: Each is a chance: the kernel ignores a size that comes while its pages are being dropped.
 FILES = 50
@@ -31,10 +29,7 @@ def test_a_successor_does_not_believe_that_a_file_is_as_short_as_it_was(nas: Nas
                 stack.callback(os.close, file)
         assert {os.pread(first, 20, 0) for first, _ in pairs} == {b"1"}
         assert {os.pwrite(first, CONTENT, 0) for first, _ in pairs} == {len(CONTENT)}
-        before = keeper.daemon_pids()
-        for pid in before:
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: set(keeper.daemon_pids()) - set(before), what="the next daemon")
+        keeper.replace_daemon(mount)
         assert {os.pread(file, 20, 0) for pair in pairs for file in pair} == {CONTENT}
         assert {os.pwrite(second, MORE, len(CONTENT)) for _, second in pairs} == {len(MORE)}
         assert {os.pread(file, 20, 0) for pair in pairs for file in pair} == {CONTENT + MORE}

@@ -6,7 +6,6 @@ FAULTS_KILLS says how often in each storm (daemons die more often). Kills come a
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Sequence
 
 import pytest
@@ -15,7 +14,6 @@ from tests.faults import figures, load
 from tests.faults.storms import DAEMON_KILLS, HANG_LIMIT_S, KILLS, Strike, hang, kill, storm, upgrade
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
 
 STORMS: dict[str, tuple[Strike, int, Sequence[str]]] = {
     "daemon": (kill(daemons=True), DAEMON_KILLS, ()),
@@ -50,9 +48,6 @@ def test_a_listing_goes_on_where_its_daemon_was_killed(nas: Nas, keeper: Keeper)
             for entry in entries:
                 found.append(entry.name)
                 if len(found) in (1000, 4000, 7000):
-                    before = keeper.daemon_pids()
-                    for pid in before:
-                        os.kill(pid, signal.SIGKILL)
-                    wait_until(lambda: set(keeper.daemon_pids()) - set(before), what="the next daemon")  # noqa: B023
+                    keeper.replace_daemon(mount)
         load.remove(behind)
         assert sorted(found) == [f"entry-{number:05}" for number in range(load.LISTED)]

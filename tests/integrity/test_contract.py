@@ -13,7 +13,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,6 @@ from tests.integrity.disk import Disk, disk_that_loses_power
 from tests.integrity.storm import Blow, storm
 from tests.support.keeper import Keeper
 from tests.support.nas import Export, Nas
-from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.timeout(SECONDS * 3 + 240)
 
@@ -166,26 +164,24 @@ class Writers:
 # ---------------------------------------------------------------- the tests
 
 
-def kill_daemon(keeper: Keeper) -> None:
-    """SIGKILL; returns when another daemon runs."""
-    before = keeper.daemon_pids()
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: set(keeper.daemon_pids()) - set(before), what="the keeper to start another daemon", limit_s=10)
+def kill_daemon(scene: Scene) -> None:
+    """SIGKILL; returns when another daemon serves."""
+    scene.keeper.replace_daemon(scene.mount)
 
 
 def kill_both(scene: Scene) -> None:
     scene.nas.kill()
-    kill_daemon(scene.keeper)
+    killed = scene.keeper.kill_daemon(scene.mount)
     scene.nas.start()
+    scene.keeper.await_successor(scene.mount, killed)
 
 
 CASES = {
     "NAS killed": lambda scene: {"NAS killed": lambda: scene.nas.restart(crash=True)},
-    "daemon killed": lambda scene: {"daemon killed": lambda: kill_daemon(scene.keeper)},
+    "daemon killed": lambda scene: {"daemon killed": lambda: kill_daemon(scene)},
     "both killed": lambda scene: {
         "NAS killed": lambda: scene.nas.restart(crash=True),
-        "daemon killed": lambda: kill_daemon(scene.keeper),
+        "daemon killed": lambda: kill_daemon(scene),
         "both killed": lambda: kill_both(scene),
     },
 }

@@ -67,11 +67,11 @@ def test_a_store_that_is_removed_under_reads_is_said_and_the_next_daemon_has_ano
     assert store(node).state == _STATE.SERVING
     shutil.rmtree(world.caches)
     assert node.read() == digest
-    replace_daemon(node)
+    node.keeper.replace_daemon(node.mount)
     assert node.read() == digest
     assert "no local store" in node.keeper.efc("status")
     world.caches.mkdir(mode=0o755)
-    replace_daemon(node)
+    node.keeper.replace_daemon(node.mount)
     fill(node, digest)
 
 
@@ -102,7 +102,7 @@ def test_nobody_removes_a_store_whose_daemon_has_just_died(world: World) -> None
     directory = directory_of(node)
     with reading(node, digest):
         for _ in range(4):
-            replace_daemon(node)
+            node.keeper.replace_daemon(node.mount)
             said = node.keeper.efc("cache", "--directory", str(world.caches), "clear", "--unused")
             assert "Nothing to remove" in said
     assert directory_of(node) == directory
@@ -250,18 +250,6 @@ def read_from_store(node: Reader, digest: str) -> None:
         return given(node) - before >= _SIZE
 
     wait_until(is_from_store, what="all of it from the store", limit_s=60)
-
-
-def replace_daemon(node: Reader) -> None:
-    """SIGKILL; returns when the next one serves."""
-    killed = node.keeper.mount_status(node.mount).pid
-    os.kill(killed, signal.SIGKILL)
-
-    def next_serves() -> bool:
-        status = node.keeper.mount_status(node.mount)
-        return status.pid not in (0, killed) and status.state == efc_pb2.MountStatus.SERVING
-
-    wait_until(next_serves, what="the next daemon", limit_s=30)
 
 
 def forget_pages(directory: Path) -> None:

@@ -194,7 +194,7 @@ def test_the_requests_of_one_dataset(namespace: Namespace, operator: Operator) -
     asked = [
         event
         for event in requests(operator.cluster, since=since)
-        if event["verb"] != "watch" and event["objectRef"]["resource"] != "leases"
+        if event["verb"] != "watch" and "objectRef" in event and event["objectRef"]["resource"] != "leases"
         and (event["objectRef"].get("namespace") == namespace.name or "persistentvolume" in str(event["objectRef"]))
     ]  # fmt: skip
     assert len(asked) <= 30, [(event["verb"], event["objectRef"]["resource"]) for event in asked]

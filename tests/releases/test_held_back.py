@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 
 import pytest
@@ -58,11 +57,9 @@ def test_a_daemon_that_dies_is_followed_by_one_that_knows_of_it(
 ) -> None:
     with Writer(scene.mount) as writer:
         hold_back(scene, writer)
-        before = scene.keeper.daemon_pid(scene.mount)
         alternation.next(scene.keeper.run_dir)
         scene.nas.pause()
-        os.kill(before, signal.SIGKILL)
-        wait_until(lambda: scene.keeper.daemon_pid(scene.mount) not in (0, before), what="the next daemon")
+        scene.keeper.replace_daemon(scene.mount)
         assert runs(scene.keeper.daemon_pid(scene.mount), "this")
         scene.nas.resume()
         for name in scene.files:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from tests.faults.test_options import Counters
 from tests.releases.programs import FOLDERS, Alternation, mixed, runs
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
 
 KILLS = 4
 
@@ -21,8 +19,8 @@ KILLS = 4
 def kill(keeper: Keeper, target: Path, alternation: Alternation) -> None:
     """The next daemon is of the other release."""
     release = alternation.next(keeper.run_dir)
-    os.kill(keeper.daemon_pid(target), signal.SIGKILL)
-    wait_until(lambda: runs(keeper.daemon_pid(target), release), what=f"a daemon of {release} release")
+    keeper.replace_daemon(target)
+    assert runs(keeper.daemon_pid(target), release)
 
 
 def test_options_change_in_place_only_where_keeper_and_daemon_know_how(

@@ -10,7 +10,6 @@ import pytest
 from tests.faults.test_uncommitted import *  # noqa: F403 - the same tests, and their fixtures
 from tests.faults.test_uncommitted import Scene
 from tests.releases.programs import FOLDERS, Alternation, runs
-from tests.support.processes import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +17,8 @@ def deaths_change_the_release(alternation: Alternation, monkeypatch: pytest.Monk
     """Whenever a test kills a daemon or upgrades one, its successor is of the other release."""
 
     def becomes(scene: Scene, before: int, release: str) -> None:
-        def is_there() -> bool:
-            pid = scene.keeper.daemon_pid(scene.mount)
-            return pid not in (0, before) and runs(pid, release)
-
-        wait_until(is_there, what=f"a daemon of {release} release")
+        scene.keeper.await_successor(scene.mount, before)
+        assert runs(scene.keeper.daemon_pid(scene.mount), release)
 
     def daemon_dies(scene: Scene) -> None:
         before, release = scene.keeper.daemon_pid(scene.mount), alternation.next(scene.keeper.run_dir)

@@ -22,6 +22,8 @@ from tests.support.mounts import remove_mounts
 from tests.support.paths import program
 from tests.support.processes import SLOWNESS, end_process, processes, wait_until
 
+_SERVING = (efc_pb2.MountStatus.SERVING, efc_pb2.MountStatus.UNRESPONSIVE_NAS)
+
 
 @dataclass(kw_only=True)
 class Keeper:
@@ -160,14 +162,22 @@ class Keeper:
 
     def replace_daemon(self, target: Path) -> None:
         """SIGKILL to a mount's daemon; returns when the next one serves."""
-        killed = self.daemon_pid(target)
+        self.await_successor(target, self.kill_daemon(target))
+
+    def kill_daemon(self, target: Path) -> int:
+        """SIGKILL to a mount's daemon; its process id."""
+        killed = self.mount_status(target).pid
         os.kill(killed, signal.SIGKILL)
+        return killed
 
-        def next_serves() -> bool:
-            status = self.status(target)  # of one moment: its pid is known before it serves
-            return status["pid"] not in (None, killed) and status["state"] in ("serving", "unresponsive_nas")
+    def await_successor(self, target: Path, killed: int) -> None:
+        """Returns when another daemon serves a mount than the one that was killed: its pid is known before it does."""
 
-        wait_until(next_serves, what="the next daemon", limit_s=30)
+        def serves() -> bool:
+            status = self.mount_status(target)  # of one moment
+            return status.pid not in (0, killed) and status.state in _SERVING
+
+        wait_until(serves, what="the next daemon", limit_s=30)
 
     def daemon_pids(self) -> list[int]:
         """Process ids of all its children, from /proc: also when the keeper does not answer."""

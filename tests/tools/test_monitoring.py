@@ -14,7 +14,7 @@ from csi import cli
 from csi.base.addresses import parse_address
 from csi.observe.metrics import METRICS, Kind
 from tests.support.paths import ROOT
-from tests.tools.test_deploy import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
+from tests.tools.manifests import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
 
 DASHBOARDS = [json.loads(path.read_text()) for path in sorted((DEPLOY / "dashboards").glob("*.json"))]
 ALERTS = yaml.safe_load((DEPLOY / "chart" / "alerts.yaml").read_text())

@@ -1,10 +1,12 @@
 """Whether an object is as it is wanted: what is wanted has the hash of all of it in an annotation of the object.
 
 The hash says whether what was applied last is what is wanted now. That somebody else changed a field since is found by
-looking at each wanted field; the API server's own additions do not count, nor how a quantity is written.
+looking at each wanted field; the API server's own additions do not count, nor how a quantity is written. A
+status has no such hash: what differs in it is what is written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from csi.api import quantities
 from csi.base.errors import DriverError
@@ -47,3 +49,16 @@ def _quantity(written: object) -> object:
         return quantities.bytes_of(str(written))
     except DriverError:
         return written
+
+
+def merge_patch(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch (RFC 7386) that makes ``wanted`` of ``before``."""
+    patch: dict[str, Any] = {name: None for name in before if name not in wanted}
+    for name, value in wanted.items():
+        former = before.get(name)
+        if isinstance(value, Mapping) and isinstance(former, Mapping):
+            if inner := merge_patch(former, value):
+                patch[name] = inner
+        elif value != former:
+            patch[name] = value
+    return patch

@@ -12,7 +12,7 @@ from typing import Any
 from csi.api.dataset import Dataset
 from csi.api.efcruntime import EFCRuntime
 from csi.base.errors import Code, DriverError
-from csi.config.options import parse
+from csi.config.mount_options import parse
 from csi.config.several import Sources, origin_of
 from csi.operator import pki
 from csi.operator.cluster import Json

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,5 +123,6 @@ def _owned(wanted: dict[str, Any], owner: ObjectMeta) -> dict[str, Any]:
 
 def _marked(wanted: dict[str, Any]) -> dict[str, Any]:
     given = wanted["metadata"].get("annotations") or {}
-    wanted["metadata"]["annotations"] = {**given, APPLIED_ANNOTATION: applied_hash(wanted)}
+    # The object that is made of it, and what is remembered of it, have the same text.
+    wanted["metadata"]["annotations"] = {**given, APPLIED_ANNOTATION: sys.intern(applied_hash(wanted))}
     return wanted

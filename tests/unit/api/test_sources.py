@@ -22,7 +22,7 @@ from csi.api.sources import (
     source_of,
 )
 from csi.base.errors import Code, DriverError
-from csi.config.options import parse
+from csi.config.mount_options import parse
 from csi.config.sources import Source
 from tests.support.dataset_objects import dataset, runtime
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from csi.config.adjusting import adjusted
-from csi.config.options import parse, parse_list
+from csi.config.mount_options import parse, parse_list
 from csi.config.sources import Source
 
 SOURCE = Source.parse("nfs://nas/data")

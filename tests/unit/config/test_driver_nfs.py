@@ -12,7 +12,7 @@ from csi._proto import csi_pb2
 from csi.base import driver
 from csi.base.errors import Code, DriverError
 from csi.config.capabilities import flags
-from csi.config.options import MountOptions, parse, parse_list
+from csi.config.mount_options import MountOptions, parse, parse_list
 from csi.config.parameters import OnDelete, VolumeParameters
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume

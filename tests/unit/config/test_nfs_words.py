@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from csi.base.errors import Code, DriverError
 from csi.config import nfs_words
-from csi.config.options import OPTIONS, MountOptions, changed, own_words, parse, parse_list
+from csi.config.mount_options import MountOptions, changed, own_words, parse, parse_list
+from csi.config.options import OPTIONS
 from csi.config.sources import Source
 
 ORIGIN = "-o"

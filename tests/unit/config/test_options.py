@@ -9,19 +9,8 @@ from hypothesis import strategies as st
 
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
-from csi.config.options import (
-    OPTIONS,
-    Change,
-    Kind,
-    MountOptions,
-    changed,
-    consistency_of,
-    markdown,
-    parse,
-    parse_item,
-    parse_list,
-    settings_of,
-)
+from csi.config.mount_options import MountOptions, changed, consistency_of, parse, parse_item, parse_list, settings_of
+from csi.config.options import OPTIONS, Change, Kind, markdown
 from csi.config.sources import Source
 
 SOURCE = Source.parse("nfs://nas/data")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from csi.base.errors import DriverError
-from csi.config.options import MountOptions
+from csi.config.mount_options import MountOptions
 from csi.config.several import MountedSource, Sources, checked_path, described_place, origin_of, origin_of_wire
 from csi.config.sources import Source
 from csi.node.daemon_keys import daemon_key

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from csi.config.options import MountOptions, parse, parse_list
+from csi.config.mount_options import MountOptions, parse, parse_list
 from csi.config.sources import Source
 from csi.node import daemon_keys
 from csi.node.daemon_keys import daemon_key

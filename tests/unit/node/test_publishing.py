@@ -18,7 +18,7 @@ from csi._proto import csi_pb2, efc_pb2
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.base.statvfs import Statvfs
-from csi.config.options import MountOptions, parse, parse_list
+from csi.config.mount_options import MountOptions, parse, parse_list
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
 from csi.node.conditions import condition_of, suggestion_of, unknown_of, workers_of

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from csi.operator.datasets.differences import is_as_wanted
-from csi.operator.datasets.reconciler import _merging
+from csi.operator.datasets.differences import is_as_wanted, merge_patch
 from csi.operator.datasets.statuses import differs_in_figures_only
 from csi.operator.names import APPLIED_ANNOTATION
 
@@ -83,8 +82,8 @@ def test_more_or_fewer_of_a_list_and_another_quantity_are_differences() -> None:
 def test_a_merge_patch_makes_one_status_of_another() -> None:
     before = {"phase": "Bound", "ufsTotal": "1", "cacheStates": {"cached": "1", "cacheCapacity": "2"}, "mounts": [1]}
     after = {"phase": "NotBound", "cacheStates": {"cached": "1"}, "mounts": [1]}
-    assert _merging(before, after) == {"phase": "NotBound", "ufsTotal": None, "cacheStates": {"cacheCapacity": None}}
-    assert _merging(after, after) == {}
+    assert merge_patch(before, after) == {"phase": "NotBound", "ufsTotal": None, "cacheStates": {"cacheCapacity": None}}
+    assert merge_patch(after, after) == {}
 
 
 def test_which_changes_can_wait() -> None:

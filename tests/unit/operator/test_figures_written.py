@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from csi.api.status import DatasetStatus
-from csi.base.children import Children
 from csi.operator.cluster import Cluster, Json
-from csi.operator.datasets import paths, reconciler
-from csi.operator.datasets.reconciler import FIGURES_SECONDS, Reconciler
-from tests.unit.operator.samples import SETTINGS
+from csi.operator.datasets import paths, writing
+from csi.operator.datasets.notes import Notes
+from csi.operator.datasets.writing import FIGURES_SECONDS, Writing
+from csi.operator.store import Key, Store
+from csi.operator.work_queue import WorkQueue
 from tests.unit.operator.test_decision import dataset
 
 _FIELDS = {str(one.alias) for one in DatasetStatus.model_fields.values()}
@@ -35,16 +36,17 @@ class Api(Cluster):
 
 def test_figures_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(reconciler, "_clock", lambda: now)
+    monkeypatch.setattr(writing, "clock", lambda: now)
 
     async def story() -> None:
         nonlocal now
         api = Api()
-        working, notes = Reconciler(api, SETTINGS, children=Children()), reconciler._Notes()
+        queue: WorkQueue[Key] = WorkQueue()
+        written, notes = Writing(api, Store(lambda *_: None), queue), Notes()
 
         async def say(**status: str) -> None:
             wanted = {**api.found["status"], **status}
-            await working._write_status(notes, paths.DATASET, api.found, wanted=wanted, fields=_FIELDS)
+            await written.write_status(notes, paths.DATASET, api.found, wanted=wanted, fields=_FIELDS)
 
         for number in range(1, 50):
             await say(ufsTotal=f"{number}.00B")

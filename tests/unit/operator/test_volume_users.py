@@ -1,4 +1,4 @@
-"""Who uses volumes, as an uninstallation asks; deploy/uninstall asks by kubectl, tests/tools/test_deploy.py."""
+"""Who uses volumes, as an uninstallation asks; deploy/uninstall asks by kubectl, tests/tools/test_uninstall.py."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ class Api(Cluster):
         self.own = own
         self.looks = list(looks)
 
-    async def get(self, path: str) -> Json | None:
+    async def get(self, path: str, *, not_older_than: str = "") -> Json | None:
         kind, _, query = path.partition("?")
         if kind.startswith("/apis/data.fluid.io/"):
             found = self.own.get(kind.rpartition("/")[2])
