@@ -18,10 +18,10 @@ use efc_cache::{BeforeRead, Grant, Inode, Permit, Rights, Version};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
 use efc_state::{DataVersion, OpenHandle};
 
-use super::ahead::Places;
+use super::ahead::places::Places;
 use super::mutations::Objects;
 use super::passthrough::{Entered, Offered, Want};
-use super::warming::is_warming;
+use super::warming::request::is_warming;
 use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response};
 use crate::errno::errno;
 

@@ -18,6 +18,7 @@
 mod asked;
 mod misses;
 mod pace;
+pub(super) mod places;
 mod scans;
 mod trust;
 mod visits;
@@ -37,6 +38,7 @@ use super::Inner;
 use super::files::{OpenFile, fits_read_at_open};
 use asked::{AGE_MAX, Asked, BUFFER_BYTES, Data, Lacking, Reason, Wanted};
 use misses::Misses;
+use places::Places;
 use scans::Scans;
 use visits::{Next, Questions};
 
@@ -80,13 +82,6 @@ pub(super) struct Ahead {
     /// Opens so far.
     opens: AtomicU64,
     is_sweeping: AtomicBool,
-}
-
-/// An open of a file, by its place among all opens, and the one before it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Places {
-    former: u64,
-    place: u64,
 }
 
 impl Ahead {

@@ -11,7 +11,7 @@ use super::common::{pass, pause};
 use super::kernel::{Done, File, Kernel, Task, bounded, settings};
 use super::pool::Pool;
 use crate::filesystem::Settings;
-use crate::filesystem::warming::{COMMAND, Request, WARMING};
+use crate::filesystem::warming::request::{COMMAND, Request, WARMING};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Two blocks, and a bit.
