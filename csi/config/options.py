@@ -371,8 +371,9 @@ _TABLE = (
         choices=(PREFETCH, "off"),
         help="With `auto` and `consistency=bounded` or `sealed`, files are asked for before a program opens them: the "
         "next ones in the order of the directory, with their data if they have up to 64 KiB, and where files of a "
-        "directory are opened in another order, the other small ones of it. Wrong guesses end that. `off`: nothing is "
-        "asked for that nobody has opened.",
+        "directory are opened in another order, the other small ones of it. Wrong guesses end that. In each mode a "
+        "directory in which several names were looked up in vain is listed, to know which others are not there. `off`: "
+        "nothing is asked for that nobody has opened or looked up.",
     ),
     Option(
         name="threads",
