@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _FILES, _FILES_PER_FOLDER, _MEAN_BYTES, _BYTES_MAX = 5_000, 20, 4 * KIB, 64 * KI
 #: Of the repository; another branch has a third of them otherwise.
 _TRACKED, _TRACKED_OTHERWISE = 2_000, 700
 _TRANSACTIONS = 200
+#: Longer than times of files are apart at any server.
+_TICK_S = 1.1
 #: Of the Python package, and of the Rust workspace.
 _MODULES, _CRATES = 400, 12
 _GIT = {
@@ -110,6 +113,9 @@ def _clone(target: Path) -> None:
     with _repository() as repository:
         _run("git", "clone", "--quiet", "--no-local", repository, target)
         _run("git", "-C", target, "branch", "--quiet", "other", "origin/other")
+    # Files that are as young as git's index may have changed since, for all that git knows: it would read some of them.
+    time.sleep(_TICK_S)
+    _run("git", "-C", target, "update-index", "--refresh", "--force-write-index")
 
 
 def _clone_all() -> Iterator[int]:
