@@ -101,7 +101,7 @@ def test_a_release_that_cannot_take_over_is_refused_once(rollout: tuple[Driver, 
     assert _STATE_MAGIC in content
     replace_program(folder, content.replace(_STATE_MAGIC, b"ETATSXXX"))
     driver.crash("node")
-    wait_until(lambda: "no more daemons are upgraded to 0.9.9" in driver.log("node").read_text(), what="the refusal")
+    wait_until(lambda: f"no more daemons are upgraded to {NEXT_RELEASE}" in driver.log("node").read_text(), what="the refusal")
     time.sleep(_LOOKS_S)
     assert driver.log("node").read_text().count("the program cannot take") == 1
     assert [daemon.pid for daemon in driver.daemons()] == former
@@ -113,7 +113,7 @@ def test_a_new_keeper_gets_the_program_before_it_starts_a_daemon(rollout: tuple[
     driver, folder = rollout
     next_release(folder)
     driver.crash("node")
-    wait_until(lambda: "0.9.9 from now on" in driver.log("keeper").read_text(), what="the program's arrival")
+    wait_until(lambda: f"{NEXT_RELEASE} from now on" in driver.log("keeper").read_text(), what="the program's arrival")
     driver.crash("keeper")
     volume, target = static_volume(f"v-{uuid.uuid4()}", nas.url), driver.target()
     driver.publish(volume, target)
@@ -133,7 +133,7 @@ def test_a_program_that_does_not_run_stops_nothing(rollout: tuple[Driver, Path],
     driver.crash("node")
     volume, target = static_volume(f"v-{uuid.uuid4()}", nas.url), driver.target()
     driver.publish(volume, target)
-    assert "it refuses 0.9.9" in driver.log("node").read_text()
+    assert f"it refuses {NEXT_RELEASE}" in driver.log("node").read_text()
     driver.crash("keeper")
     driver.unpublish(volume, target)
     other = driver.target()

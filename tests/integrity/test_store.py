@@ -265,7 +265,7 @@ def test_a_store_can_be_had_and_given_up_later(world: World) -> None:
     assert node.keeper.status(node.mount)["store"] is None
     with (node.mount / "file").open("rb", buffering=0) as file:
         file.read(MIB)
-        node.keeper.efc("upgrade", str(node.mount), "-o", f"cache-dir={world.caches},cache-size=64MiB")
+        node.keeper.efc("upgrade", str(node.mount), "-o", f"cache-dir={world.caches},cache-size=64MiB,cache-free=1")
         file.read(MIB)
     fill(node, digest)
     node.keeper.efc("upgrade", str(node.mount), "-o", "cache-size=128MiB")

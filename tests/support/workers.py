@@ -112,11 +112,12 @@ class Worker:
         return int(self._stats()["cmd_get"])
 
     def spoil(self) -> int:
-        """Flips one bit in the middle of each value; how many there were."""
+        """Flips one bit in the middle of each value; how many there were. A marker, which is empty, stays."""
 
         def spoiled(value: bytes) -> bytes:
             data = bytearray(value)
-            data[len(data) // 2] ^= 1
+            if data:
+                data[len(data) // 2] ^= 1
             return bytes(data)
 
         return self.replace(spoiled)
