@@ -101,7 +101,8 @@ def test_a_release_that_cannot_take_over_is_refused_once(rollout: tuple[Driver, 
     assert _STATE_MAGIC in content
     replace_program(folder, content.replace(_STATE_MAGIC, b"ETATSXXX"))
     driver.crash("node")
-    wait_until(lambda: f"no more daemons are upgraded to {NEXT_RELEASE}" in driver.log("node").read_text(), what="the refusal")
+    refusal = f"no more daemons are upgraded to {NEXT_RELEASE}"
+    wait_until(lambda: refusal in driver.log("node").read_text(), what="the refusal")
     time.sleep(_LOOKS_S)
     assert driver.log("node").read_text().count("the program cannot take") == 1
     assert [daemon.pid for daemon in driver.daemons()] == former
