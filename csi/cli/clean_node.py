@@ -19,7 +19,7 @@ from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, parse_mountinfo
 
 #: In a run directory: files, and folders that hold files and empty folders of ours only.
 _FILES = ("keeper.sock", "keeper.lock", "keeper.log")
-_FOLDERS = ("csi", "mnt", "s", "network", "warmup")
+_FOLDERS = ("csi", "datasets", "mnt", "s", "network", "warmup")
 
 
 def run(parsed: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ NO_MOUNTS: list[Mount] = []
 def node(tmp_path: Path) -> tuple[Path, Path]:
     """A run directory and kubelet's, as the node parts leave them."""
     run_dir, kubelet = tmp_path / "run" / "efc", tmp_path / "kubelet"
-    for folder in ("csi/published", "csi/repaired", "mnt/0123456789abcdef", "s", "network"):
+    for folder in ("csi/published", "csi/repaired", "mnt/0123456789abcdef", "s", "network", "datasets", "warmup"):
         (run_dir / folder).mkdir(parents=True)
     for folder in (f"plugins/{driver.NAME}", "plugins/other", "plugins_registry"):
         (kubelet / folder).mkdir(parents=True)
