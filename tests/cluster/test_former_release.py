@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.cluster import IMAGE, SYSTEM_NAMESPACE, Cluster, Namespace, pod
-from tests.cluster.conftest import install
 from tests.cluster.machines import mounts_of
-from tests.cluster.test_installation import CRDS, helm, keepers_of, require_clean_nodes, settings, uninstall
+from tests.cluster.test_installation import helm, installed_by_helm, keepers_of, settings
 from tests.cluster.workload import HUNG_S, verified_load
 from tests.operator.objects import await_phase, dataset, runtime, source_of
 from tests.support.paths import ROOT
@@ -29,21 +28,12 @@ _CHART = ROOT / ".tools" / "releases" / _FORMER / "source" / "deploy" / "chart"
 @pytest.fixture
 def former_release(cluster: Cluster) -> Iterator[None]:
     """Release 0.1.0, installed by its own chart on nodes that the driver was removed from; in the end this one's."""
-    uninstall(cluster)
-    require_clean_nodes(cluster)
-    cluster.kubectl("delete", "-f", "-", stdin=CRDS.read_text(), limit_s=90)
     for node in cluster.nodes():
         cluster.on_node(node, "ctr", "-n", "k8s.io", "images", "import", str(_ARCHIVE), limit_s=120)
-    cluster.kubectl("create", "namespace", SYSTEM_NAMESPACE)
-    cluster.kubectl("label", "namespace", SYSTEM_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
-    helm(cluster, "install", "efc", str(_CHART), *settings(cluster, image=_FORMER_IMAGE))
-    cluster.await_driver("keeper", "node", "controller")
     try:
-        yield
+        with installed_by_helm(cluster, str(_CHART), *settings(cluster, image=_FORMER_IMAGE), with_crds=False):
+            yield
     finally:
-        helm(cluster, "uninstall", "efc", "--ignore-not-found", "--no-hooks")
-        cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--wait", limit_s=120)
-        install(cluster)
         for node in cluster.nodes():
             cluster.on_node(node, "ctr", "-n", "k8s.io", "images", "rm", _FORMER_IMAGE, limit_s=60)
 

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -70,37 +71,43 @@ def require_clean_nodes(cluster: Cluster) -> None:
         assert cluster.daemons(node) == []
 
 
+@contextmanager
+def installed_by_helm(cluster: Cluster, chart: str, *options: str, with_crds: bool = True) -> Iterator[str]:
+    """A chart's driver instead of the one that is there, on nodes that this was removed from; what helm said.
+
+    In the end, and if it cannot be installed, the driver is there again as the other tests have it.
+    """
+    try:
+        uninstall(cluster)
+        require_clean_nodes(cluster)
+        if not with_crds:
+            cluster.kubectl("delete", "-f", "-", stdin=CRDS.read_text(), limit_s=90)
+        cluster.kubectl("create", "namespace", SYSTEM_NAMESPACE)
+        cluster.kubectl("label", "namespace", SYSTEM_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
+        said = helm(cluster, "install", "efc", chart, *options)
+        cluster.await_driver("keeper", "node", "controller")
+        yield said
+    finally:
+        helm(cluster, "uninstall", "efc", "--ignore-not-found", "--no-hooks")
+        cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--ignore-not-found", "--wait", limit_s=120)
+        install(cluster)
+
+
 @pytest.fixture
 def by_helm(cluster: Cluster) -> Iterator[str]:
-    """The driver as docs/QUICKSTART.md installs it by Helm, on nodes that it was removed from; what helm said."""
-    uninstall(cluster)
-    require_clean_nodes(cluster)
-    cluster.kubectl("create", "namespace", SYSTEM_NAMESPACE)
-    cluster.kubectl("label", "namespace", SYSTEM_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
-    said = helm(cluster, "install", "efc", "deploy/chart", *settings(cluster, image=IMAGE))
-    cluster.await_driver("keeper", "node", "controller")
-    yield said
-    helm(cluster, "uninstall", "efc", "--ignore-not-found", "--no-hooks")
-    cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--wait", limit_s=120)
-    install(cluster)
+    """The driver as docs/QUICKSTART.md installs it by Helm; what helm said."""
+    with installed_by_helm(cluster, "deploy/chart", *settings(cluster, image=IMAGE)) as said:
+        yield said
 
 
 @pytest.fixture
 def without_datasets(cluster: Cluster) -> Iterator[None]:
     """The driver without operator, pod networks and CRDs, as release 0.1.0 was; in the end all of it again."""
-    uninstall(cluster)
-    require_clean_nodes(cluster)
-    cluster.kubectl("delete", "-f", "-", stdin=CRDS.read_text(), limit_s=90)
-    cluster.kubectl("create", "namespace", SYSTEM_NAMESPACE)
-    cluster.kubectl("label", "namespace", SYSTEM_NAMESPACE, "pod-security.kubernetes.io/enforce=privileged")
     off = ("operator.enabled=false", "dataset.enabled=false", "network.enabled=false", "crds.install=never")
     switched = [word for value in off for word in ("--set", value)]
-    helm(cluster, "install", "efc", "deploy/chart", *settings(cluster, image=IMAGE), *switched)
-    cluster.await_driver("keeper", "node", "controller")
-    yield
-    helm(cluster, "uninstall", "efc", "--ignore-not-found", "--no-hooks")
-    cluster.kubectl("delete", "namespace", SYSTEM_NAMESPACE, "--wait", limit_s=120)
-    install(cluster)
+    options = [*settings(cluster, image=IMAGE), *switched]
+    with installed_by_helm(cluster, "deploy/chart", *options, with_crds=False):
+        yield
 
 
 def keepers_of(cluster: Cluster) -> dict[str, tuple[str, int]]:
