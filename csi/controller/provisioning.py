@@ -33,7 +33,7 @@ from csi.controller.catalogue import (
     kept_name,
     record_path,
 )
-from csi.controller.nas import Nas
+from csi.controller.nas import Entry, Nas
 from csi.controller.trash import Trash
 
 _LOGGER = logging.getLogger(__name__)
@@ -136,38 +136,51 @@ class Provisioner:
         try:
             await catalogue.put(record)
         except DriverError as error:
-            await nas.remove(aside)
-            if error.code is not Code.ALREADY_EXISTS:
-                raise
-            raise DriverError(Code.ABORTED, f"another controller made volume {wanted.name!r}: try again") from None
+            if error.code is Code.ALREADY_EXISTS:
+                await nas.remove(aside)
+                raise DriverError(Code.ABORTED, f"another controller made volume {wanted.name!r}: try again") from None
+            if error.code is Code.RESOURCE_EXHAUSTED and await catalogue.get(wanted.id) is None:
+                await nas.remove(aside)
+            # Else the record may be there, or yet come, and then the next try finds the directory that it names.
+            raise
         return record
 
     async def _put_in_place(self, catalogue: Catalogue, record: VolumeRecord) -> None:
         nas, path = catalogue.nas, catalogue.path_of(record)
         present = await nas.stat(path)
-        if present is not None and present.fileid == record.fileid:
+        if _is_of(record, present):
             return
         aside = await nas.stat(aside_path(record))
-        if present is None and aside is not None and aside.fileid == record.fileid:
-            parent = path.rpartition("/")[0]
-            if parent:
-                await nas.make_directories(parent, mode=_PARENT_MODE)
-            try:
-                await nas.move(aside_path(record), path)
-                return
-            except DriverError as error:
-                if error.code is not Code.ALREADY_EXISTS:
-                    raise
+        if present is None and _is_of(record, aside) and await self._move_into_place(catalogue, record):
+            return
+        # Once more: the server may have executed only now what an earlier try had asked for.
+        present = await nas.stat(path)
+        if _is_of(record, present):
+            return
         if present is None and aside is None:
             raise DriverError(
                 Code.FAILED_PRECONDITION,
                 f"directory {record.path!r} of volume {record.name!r} is gone from {record.source}: delete the volume",
             )
-        if aside is not None and aside.fileid == record.fileid:
+        if _is_of(record, aside):
             # Somebody made a directory there in the meantime; ours was never handed out.
             await nas.remove(record_path(record.id))
             await nas.remove(aside_path(record))
         raise _foreign(record)
+
+    async def _move_into_place(self, catalogue: Catalogue, record: VolumeRecord) -> bool:
+        """Gives the directory its name; False if there is something of that name."""
+        nas, path = catalogue.nas, catalogue.path_of(record)
+        parent = path.rpartition("/")[0]
+        if parent:
+            await nas.make_directories(parent, mode=_PARENT_MODE)
+        try:
+            await nas.move(aside_path(record), path)
+        except DriverError as error:
+            if error.code is not Code.ALREADY_EXISTS:
+                raise
+            return False
+        return True
 
     async def delete(self, volume_id: str) -> None:
         """Deletes a volume as its onDelete says; an unknown one is success.
@@ -211,8 +224,11 @@ class Provisioner:
         return None
 
     async def _move_away(self, catalogue: Catalogue, record: VolumeRecord, to: str) -> None:
-        """Moves the volume's directory, wherever creation had got to; that it is gone already is success."""
-        for path in (catalogue.path_of(record), aside_path(record)):
+        """Moves the volume's directory, wherever creation had got to; that it is gone already is success.
+
+        Looks first where creation moves it from: a move that the server executes late is not missed between two looks.
+        """
+        for path in (aside_path(record), catalogue.path_of(record)):
             present = await catalogue.nas.stat(path)
             if present is None:
                 continue
@@ -292,6 +308,10 @@ class Provisioner:
             catalogue, source = self.catalogue_for(source)
             return (await catalogue.nas.sizes(catalogue.prefix_of(source))).bytes_available
         return max([(await catalogue.nas.sizes()).bytes_available for catalogue in self._catalogues])
+
+
+def _is_of(record: VolumeRecord, entry: Entry | None) -> bool:
+    return entry is not None and entry.fileid == record.fileid
 
 
 def _condition(record: VolumeRecord, fileid: int | None) -> str:

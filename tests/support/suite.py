@@ -6,7 +6,8 @@ each line of output begins with its part.
 Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
 kills everything that it started. Parts of `make check` need no root: any user can run them, then without a sandbox, and
 root runs them without root's privileges, so that one that comes to need them is noticed. A part's output passes through
-as it comes; at its end there is one line of figures, and results/PART.json. The last line sums all parts. A part fails
+as it comes; at its end there is one line of figures, and results/PART.json. At the end of all, the tests that failed are named
+again, and the last line sums all parts. A part fails
 when a test of it fails, when its command does, when it runs past its time limit, and when it ran no test at all. What
 cannot run here ends with status 77 after a line that says why; it counts as skipped, and the line is there again at the
 end.
@@ -182,13 +183,30 @@ class _Output:
         sys.stdout.flush()
 
 
-def run_part(name: str, part: Part, *, beside_others: bool = False) -> tuple[Figures, str]:
-    """Runs one part, prints its line of figures and writes results/NAME.json; why it was skipped, or ""."""
+def failed_in(printed: str) -> list[str]:
+    """The lines by which pytest and cargo name what failed."""
+    return re.findall(r"^(?:FAILED|ERROR) .+|^test .+ \.\.\. FAILED$", printed, flags=re.MULTILINE)
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What came of one part."""
+
+    figures: Figures
+    #: Lines that name what failed.
+    failed: list[str]
+    #: Or "".
+    why_skipped: str
+
+
+def run_part(name: str, part: Part, *, beside_others: bool = False) -> Outcome:
+    """Runs one part, prints its line of figures and writes results/NAME.json."""
     started = time.monotonic()
     output = _Output(prefix=f"{name}: " if beside_others else "")
     output.line(f"\n== {name}")
     _details_path(name).unlink(missing_ok=True)
     total = Figures()
+    failed: list[str] = []
     why_skipped = ""
     for command in part.commands:
         wrapped = [*_wrapper(needs_root=part.needs_root), *command]
@@ -200,6 +218,7 @@ def run_part(name: str, part: Part, *, beside_others: bool = False) -> tuple[Fig
         figures = part.read(status, printed)
         if status != 0:
             output.line(f"-- exit status {status}: {' '.join(command)}")
+            failed += failed_in(printed) or [f"exit status {status}: {' '.join(command)}"]
         total += figures
     if total == Figures(skipped=total.skipped) and not why_skipped:
         total += Figures(failed=1)
@@ -208,7 +227,7 @@ def run_part(name: str, part: Part, *, beside_others: bool = False) -> tuple[Fig
     output.line(f"== {name}: {total} in {duration_s:.0f} s")
     result = {"part": name, **dataclasses.asdict(total), "duration_s": round(duration_s, 1)}
     (RESULTS / f"{name}.json").write_text(json.dumps(result | _details(name), indent=2) + "\n")
-    return total, why_skipped
+    return Outcome(figures=total, failed=failed, why_skipped=why_skipped)
 
 
 def _details(name: str) -> dict[str, object]:
@@ -274,7 +293,8 @@ def _run(command: Sequence[str], *, limit_s: float, output: _Output) -> tuple[in
     with subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
-        env={**os.environ, "EFC_TEST_FOLDER": folder, "TMPDIR": folder},
+        # COLUMNS: pytest shortens what it says of a failure to a line's width.
+        env={**os.environ, "EFC_TEST_FOLDER": folder, "TMPDIR": folder, "COLUMNS": "200"},
     ) as process:  # fmt: skip
 
         def stop() -> None:
@@ -326,6 +346,7 @@ class _Lane:
     beside_others: bool
     total: Figures = Figures()
     durations: list[str] = dataclasses.field(default_factory=list)
+    failed: list[str] = dataclasses.field(default_factory=list)
     skipped: list[str] = dataclasses.field(default_factory=list)
     #: What the lane itself failed with, a fault of the suite.
     fault: BaseException | None = None
@@ -346,9 +367,10 @@ class _Lane:
             for leftover in Path(RESULTS).glob(f"{name}.*"):
                 leftover.unlink()
             started = time.monotonic()
-            figures, why_skipped = run_part(name, PARTS[name], beside_others=self.beside_others)
-            self.total += figures
-            self.skipped += [f"SKIPPED {name}: {why_skipped}"] if why_skipped else []
+            outcome = run_part(name, PARTS[name], beside_others=self.beside_others)
+            self.total += outcome.figures
+            self.failed += [f"{name}: {line}" for line in outcome.failed]
+            self.skipped += [f"SKIPPED {name}: {outcome.why_skipped}"] if outcome.why_skipped else []
             self.durations.append(f"{name} {time.monotonic() - started:.0f} s")
 
 
@@ -388,7 +410,7 @@ def main(words: Sequence[str]) -> int:
     _run_lanes(lanes)
     total = sum((lane.total for lane in lanes), Figures())
     print(f"\nDurations: {', '.join(duration for lane in lanes for duration in lane.durations)}")
-    for line in [line for lane in lanes for line in lane.skipped]:
+    for line in [line for lane in lanes for line in [*lane.skipped, *lane.failed]]:
         print(line)
     print(total, flush=True)
     return 1 if total.failed else 0

@@ -61,6 +61,19 @@ def test_a_part_that_cannot_run_says_so_at_the_end(status: int, ends_with: list[
     assert done.returncode == (0 if status == 77 else 1)
 
 
+@pytest.mark.parametrize(("prints", "named"), [
+    ("FAILED tests/a.py::test_a - assert 1 == 2", "FAILED tests/a.py::test_a - assert 1 == 2"),
+    ("ERROR tests/a.py::test_a", "ERROR tests/a.py::test_a"),
+    ("test tree::grows ... FAILED", "test tree::grows ... FAILED"),
+    ("nothing of use", "exit status 1: sh -c"),
+])  # fmt: skip
+def test_what_failed_is_named_again_at_the_end(prints: str, named: str, tmp_path: Path) -> None:
+    part = f"echo working; echo '{prints}'; echo 9 passed, 1 failed; exit 1"
+    command = [sys.executable, "-c", _SCRIPT, str(tmp_path / "results"), part]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines()[-2].startswith(f"sleeper: {named}")
+
+
 _TWO_LANES = """
 import sys
 from pathlib import Path

@@ -14,7 +14,7 @@ from csi.base.errors import Code, DriverError
 from csi.config.sources import Source
 from csi.controller.nas import Nas
 
-_CODES = {errno.ENOENT: Code.NOT_FOUND, errno.EEXIST: Code.ALREADY_EXISTS}
+_CODES = {errno.ENOENT: Code.NOT_FOUND, errno.EEXIST: Code.ALREADY_EXISTS, errno.ENOSPC: Code.RESOURCE_EXHAUSTED}
 
 
 class CrashError(Exception):
@@ -22,7 +22,7 @@ class CrashError(Exception):
 
 
 class LocalNas(Nas):
-    """``crash_at``: the number of the operation, from 0, before which (or, if ``after``, after which) all ends."""
+    """``crash_at``: the number of the operation, from 0, before which (or, if ``crash_after``, after which) ``crash``."""
 
     def __init__(self, folder: Path, url: str = "nfs://nas/data") -> None:
         super().__init__(Source.parse(url), children=Children())
@@ -30,6 +30,8 @@ class LocalNas(Nas):
         self.commands: list[str] = []
         self.crash_at: int | None = None
         self.crash_after = False
+        #: What its caller meets; efc-fs alone may be killed too, and the controller goes on.
+        self.crash: Exception = CrashError()
 
     async def _run(
         self,
@@ -42,16 +44,16 @@ class LocalNas(Nas):
         number = len(self.commands)
         self.commands.append(f"{command} {' '.join(paths)}")
         if number == self.crash_at and not self.crash_after:
-            raise CrashError
+            raise self.crash
         operation: Callable[..., object] = getattr(self, f"_{command}")
         try:
             result = operation(*[self.folder / path for path in paths], flags=flags or [], stdin=stdin)
         except OSError as error:
             if number == self.crash_at:
-                raise CrashError from None
+                raise self.crash from None
             raise DriverError(_CODES.get(error.errno or 0, Code.INTERNAL), str(error)) from error
         if number == self.crash_at:
-            raise CrashError
+            raise self.crash
         return result if isinstance(result, bytes) else json.dumps(result).encode()
 
     @staticmethod
