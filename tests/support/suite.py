@@ -6,11 +6,10 @@ each line of output begins with its part.
 Each command runs in a sandbox of its own, so that what one leaves or hangs in cannot disturb the next, and killing it
 kills everything that it started. Parts of `make check` need no root: any user can run them, then without a sandbox, and
 root runs them without root's privileges, so that one that comes to need them is noticed. A part's output passes through
-as it comes; at its end there is one line of figures, and results/PART.json. At the end of all, the tests that failed are named
-again, and the last line sums all parts. A part fails
-when a test of it fails, when its command does, when it runs past its time limit, and when it ran no test at all. What
-cannot run here ends with status 77 after a line that says why; it counts as skipped, and the line is there again at the
-end.
+as it comes; at its end there is one line of figures, and results/PART.json. At the end of all, the tests that failed
+are named again, and the last line sums all parts. A part fails when a test of it fails, when its command does, when it
+runs past its time limit, and when it ran no test at all. What cannot run here ends with status 77 after a line that
+says why; it counts as skipped, and the line is there again at the end.
 
 A suite that is told to end (SIGTERM, SIGINT, SIGHUP) takes the running sandbox and its folder with it, and ends with
 128 + the signal's number.

@@ -22,7 +22,7 @@ class CrashError(Exception):
 
 
 class LocalNas(Nas):
-    """``crash_at``: the number of the operation, from 0, before which (or, if ``crash_after``, after which) ``crash``."""
+    """``crash`` is raised before (or, if ``crash_after``, after) operation number ``crash_at``, which counts from 0."""
 
     def __init__(self, folder: Path, url: str = "nfs://nas/data") -> None:
         super().__init__(Source.parse(url), children=Children())
