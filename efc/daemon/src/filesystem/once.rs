@@ -103,7 +103,12 @@ pub fn noted(handle: &[u8]) -> Option<FileHandle> {
 
 /// The attributes of an object to be made.
 pub fn with_mark(mode: u32, mark: Time) -> SetAttr {
-    SetAttr { atime: SetTime::To(mark), ..super::namespace::with_mode(mode) }
+    SetAttr { atime: SetTime::To(mark), ..with_mode(mode) }
+}
+
+/// The same without a mark.
+pub fn with_mode(mode: u32) -> SetAttr {
+    SetAttr { mode: Some(mode & 0o7777), ..SetAttr::default() }
 }
 
 impl<B: Backend> Inner<B> {

@@ -1,0 +1,56 @@
+//! Names: [looking up](lookup), [making](making), [removing](removal), [renaming](renaming).
+//!
+//! A call that was sent twice (a lost connection, a restarted server, a request delivered again to a successor) may
+//! have succeeded the first time and fail the second. Then its error is not believed before the objects were compared:
+//! a directory that "exists" may be the one we made. How that is found out, and what is known from before, is in [`super::once`].
+
+mod counted;
+mod lookup;
+mod making;
+mod removal;
+mod renaming;
+
+use std::sync::Arc;
+
+use efc_backend::{Backend, Error, Seen, Status, Wcc};
+use efc_cache::{Inode, Mutation, Standing};
+use efc_fuse::Errno;
+
+use super::{Caller, Inner};
+
+pub use counted::Counted;
+
+/// How often a name is looked up that leads elsewhere each time.
+const SECOND_LOOKUPS_MAX: u32 = 16;
+
+/// A name in a directory.
+type Place<'a> = (&'a Arc<Inode>, &'a [u8]);
+
+impl<B: Backend> Inner<B> {
+    /// Nothing is begun of a call that no server could execute.
+    fn check_one_storage(&self, one: &Inode, other: &Inode) -> Result<(), Errno> {
+        let is_one = self.backend.is_one_storage(one.handle(), other.handle());
+        if is_one { Ok(()) } else { Err(Errno(libc::EXDEV)) }
+    }
+
+    /// Nothing is made at the server that the kernel could not be told of.
+    fn check_room_for_node(&self) -> Result<(), Errno> {
+        if self.state.has_room_for_node() { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
+    }
+
+    /// A change of a directory's names was answered: what is known of them stands on that. The caller may search the directory.
+    fn has_changed(&self, caller: &Caller, directory: &Arc<Inode>, change: Mutation, wcc: Seen<&Wcc>) -> Standing {
+        // The answer to a predecessor's call may be from then.
+        let standing = change.answered(wcc).doubted_if(caller.earlier.is_some());
+        directory.searched(&caller.cred, &standing);
+        standing
+    }
+
+    /// A change of a name has failed: was it not what it was known to be?
+    fn doubt_name(&self, directory: &Inode, name: &[u8], error: &Error) {
+        use Status::{Exist, IsDir, NoEnt, NotDir, Stale};
+        if error.status().is_none_or(|status| matches!(status, Exist | IsDir | NoEnt | NotDir | Stale)) {
+            self.names.forget(directory.handle(), name);
+        }
+    }
+}
