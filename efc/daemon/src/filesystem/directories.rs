@@ -29,6 +29,7 @@ use efc_tasks::Backoff;
 
 use super::listing::{History, Resumption};
 use super::namespace::Counted;
+use super::saved::saved_handle;
 use super::{Answer, Caller, Inner, Outcome, Response, attributes};
 use crate::errno::errno;
 
@@ -148,7 +149,7 @@ impl<B: Backend> Inner<B> {
         if let Err(Errno(libc::ESTALE)) = self.fetch_first(&directory).await {
             return Err(Errno(libc::ESTALE));
         }
-        let saved = super::files::saved_handle(caller.unique, node, flags, &caller.cred, true);
+        let saved = saved_handle(caller.unique, node, flags, &caller.cred, true);
         let fh = self.state.open_handle(&saved).map_err(|_| Errno(libc::ENOMEM))?;
         self.open.lock().expect("open files lock").directories.insert(fh, directory.into());
         Ok(Response::Open(OpenReply { fh, ..OpenReply::default() }).into())

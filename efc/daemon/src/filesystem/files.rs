@@ -11,16 +11,17 @@ use efc_tasks::sync::{Mutex, OnceLock};
 use std::ops::Range;
 use std::sync::Arc;
 
-use efc_backend::{Attr, Backend, Call, Cred, Error, FileType, Read, Seen, Time, access};
+use efc_backend::{Attr, Backend, Call, Cred, Error, FileType, Read, Seen, access};
 use efc_buffer::{Buffer, PAYLOAD_MAX, Payload, Purpose, Room, SMALL, Sink};
 use efc_cache::blocks::Absent;
 use efc_cache::{BeforeRead, Grant, Inode, Permit, Rights, Version};
 use efc_fuse::{Errno, OpenReply, maps_direct_io};
-use efc_state::{DataVersion, OpenHandle};
+use efc_state::OpenHandle;
 
 use super::ahead::places::Places;
 use super::mutations::Objects;
 use super::passthrough::{Entered, Offered, Want};
+use super::saved::{saved_handle, saved_version};
 use super::warming::request::is_warming;
 use super::{Answer, Caller, Inner, Outcome, ReadRequest, Response};
 use crate::errno::errno;
@@ -132,26 +133,6 @@ impl<B: Backend> Inner<B> {
     /// The open file of `fh`.
     pub(super) fn file(&self, fh: u64) -> Result<Arc<OpenFile>, Errno> {
         self.open.lock().expect("open files lock").files.get(&fh).cloned().ok_or(Errno(libc::EBADF))
-    }
-
-    /// Opens again what was open when a predecessor died.
-    pub(super) fn reopen(&self) {
-        let handles = self.state.handles();
-        let files = handles.iter().filter(|(_, opened)| !opened.directory);
-        self.modes.load(files.map(|(_, opened)| (opened.node, opened.backing)));
-        for (fh, opened) in handles {
-            let Ok(inode) = self.inode(opened.node) else { continue };
-            let cred = Cred { uid: opened.uid, gid: opened.gid, groups: opened.groups.into() };
-            let mut open = self.open.lock().expect("open files lock");
-            if opened.directory {
-                let directory =
-                    super::directories::OpenDirectory::new(opened.node, inode, cred, opened.cookie_verifier);
-                open.directories.insert(fh, Arc::new(directory));
-            } else {
-                inode.count(cred.uid == 0);
-                open.files.insert(fh, Arc::new(OpenFile::new(opened.node, inode, cred, opened.flags)));
-            }
-        }
     }
 
     /// Counts an open of the file from now on, while the server is asked.
@@ -626,27 +607,6 @@ impl<B: Backend> Inner<B> {
     }
 }
 
-/// A version as the saved state keeps it.
-pub(super) fn saved_version(version: &Version) -> DataVersion {
-    let word = |time: Time| u64::from(time.seconds) << 32 | u64::from(time.nanos);
-    DataVersion { mtime: word(version.mtime), ctime: word(version.ctime), size: version.size }
-}
-
 pub(super) fn fits_read_at_open(attr: &Attr) -> bool {
     attr.kind == FileType::Regular && (1..=READ_AT_OPEN_MAX).contains(&attr.size)
-}
-
-/// What the saved state holds of an open.
-pub(super) fn saved_handle(unique: u64, node: u64, flags: u32, cred: &Cred, directory: bool) -> OpenHandle {
-    OpenHandle {
-        node,
-        flags,
-        uid: cred.uid,
-        gid: cred.gid,
-        groups: cred.groups.iter().copied().take(Cred::GROUPS_MAX).collect(),
-        directory,
-        cookie_verifier: [0; 8],
-        unique,
-        backing: 0,
-    }
 }

@@ -29,6 +29,8 @@ mod once;
 mod orphans;
 mod outside;
 mod passthrough;
+mod reopening;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod unopened;

@@ -33,7 +33,8 @@ use efc_tasks::sync::{Mutex, MutexGuard};
 use foldhash::HashMap;
 use tokio::sync::oneshot;
 
-use super::files::{OpenFile, saved_version};
+use super::files::OpenFile;
+use super::saved::saved_version;
 use super::{Inner, ReadRequest};
 
 /// No file with pages has this version: it is that of an empty one of 1970.

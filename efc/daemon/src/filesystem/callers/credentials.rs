@@ -13,7 +13,6 @@
 //! left out: one credential stands for whoever asks.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use efc_backend::Cred;
 use efc_fuse::Errno;
 use foldhash::HashMap;
 
+use super::Unknown;
 use super::id_maps::IdMaps;
 use super::mapped_callers::MappedCallers;
 use crate::descriptors;
@@ -30,23 +30,6 @@ use crate::descriptors;
 const GROUPS_TTL: Duration = Duration::from_millis(500);
 /// Most callers remembered, if there are descriptors enough.
 const CALLERS_MAX: usize = 256;
-
-/// Why a caller's groups are not known.
-pub(super) enum Unknown {
-    /// It is a kernel thread, lives in another pid namespace, or is dead by now.
-    Caller,
-    /// This process or the node has no descriptor or no memory left to look.
-    NoDescriptor(io::Error),
-}
-
-impl From<io::Error> for Unknown {
-    fn from(error: io::Error) -> Unknown {
-        match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => Unknown::NoDescriptor(error),
-            _ => Unknown::Caller,
-        }
-    }
-}
 
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 struct Thread {

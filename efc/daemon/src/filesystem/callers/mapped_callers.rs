@@ -14,8 +14,9 @@ use efc_backend::Cred;
 use efc_fuse::{Errno, UNTOLD};
 use foldhash::HashMap;
 
-use super::credentials::Unknown;
-use super::id_maps::{IdMap, IdMaps};
+use super::Unknown;
+use super::id_map::IdMap;
+use super::id_maps::IdMaps;
 
 /// How long a living thread's mounts are believed.
 const MAP_TTL: Duration = Duration::from_millis(500);
@@ -147,7 +148,7 @@ fn parse_ids(status: &str) -> Option<Ids> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::id_maps::Extent;
+    use super::super::id_map::Extent;
     use super::*;
 
     fn ids() -> Ids {

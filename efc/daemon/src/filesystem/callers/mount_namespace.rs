@@ -5,7 +5,7 @@ use std::io;
 
 use efc_statmount::{Namespace, mask};
 
-use super::id_maps::{Extent, IdMap};
+use super::id_map::{Extent, IdMap};
 
 /// A namespace with so many mounts is not looked at, as it would hold up everybody else: its callers are refused.
 const MOUNTS_LIMIT: usize = 8192;
