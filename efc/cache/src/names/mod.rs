@@ -22,7 +22,6 @@ mod tests;
 use efc_tasks::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard};
 use std::sync::Arc;
-use std::time::Instant;
 
 use efc_backend::FileHandle;
 use foldhash::quality::RandomState;
@@ -32,7 +31,6 @@ use crate::freshness::NameProof;
 use crate::inode::Inode;
 use crate::inode::standing::Standing;
 use crate::memory::Memory;
-use crate::version::Version;
 
 use directory::{Directory, Now, Whole, long_bytes, pass};
 use filter::Filter;
