@@ -1,8 +1,11 @@
 use std::time::Duration;
 
+use std::time::Instant;
+
 use super::*;
 use crate::Inodes;
 use crate::testing::{attr, handle, inodes, seen, tick};
+use crate::version::Version;
 use efc_backend::{Attr, FileType, Tick, Wcc, WccAttr};
 
 /// The directory at a time that this node's clock takes for long ago: its version is settled.
