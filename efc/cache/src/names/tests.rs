@@ -1,12 +1,11 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use std::time::Instant;
+use efc_backend::{Attr, FileType, Tick, Wcc, WccAttr};
 
 use super::*;
 use crate::Inodes;
 use crate::testing::{attr, handle, inodes, seen, tick};
 use crate::version::Version;
-use efc_backend::{Attr, FileType, Tick, Wcc, WccAttr};
 
 /// The directory at a time that this node's clock takes for long ago: its version is settled.
 fn version(ctime: u32) -> Attr {
