@@ -25,7 +25,7 @@ from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.mounts import mounts_below
 from tests.support.nas import Nas
-from tests.support.processes import Process, processes, wait_until
+from tests.support.processes import Process, processes, stop_process, wait_until
 
 #: What ends each of these by itself takes ten minutes (hang-limit) or for ever, so the limits need not be short:
 #: an unpublish waits for nothing, `efc umount` for what the daemon may take to flush (5 s), with --force for nothing.
@@ -122,7 +122,7 @@ def not_answering(how: str, *, nas: Nas, daemon_pid: int, kill_all: Callable[[],
         kill_all()
         yield
     elif how == "daemon stopped":
-        os.kill(daemon_pid, signal.SIGSTOP)
+        stop_process(daemon_pid)
         try:
             yield
         finally:

@@ -20,7 +20,7 @@ from tests.support.environment import clean_environment
 from tests.support.metrics import Samples, families, parsed, scrape, total
 from tests.support.nas import Nas
 from tests.support.paths import program
-from tests.support.processes import wait_until
+from tests.support.processes import stop_process, wait_until
 from tests.support.workers import new_key
 
 MIB = 1 << 20
@@ -172,7 +172,7 @@ def test_nothing_that_hangs_stops_a_scrape() -> None:
 
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+    stop_process(pid)
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from tests.faults import figures
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
 from tests.support.paths import ROOT
-from tests.support.processes import wait_until
+from tests.support.processes import stop_process, wait_until
 
 NODES = int(os.environ.get("FAULTS_NODES", "1000000"))
 #: Between two kills: a daemon that dies as soon as it serves would have to wait after a few such deaths.
@@ -91,7 +91,7 @@ def upgrade_daemon(keeper: Keeper, mount: Path) -> None:
 def fill(keeper: Keeper, mount: Path) -> str:
     """Has the daemon's successor know a million nodes more. Returns what `fill_state` printed."""
     [daemon] = keeper.daemon_pids()
-    os.kill(daemon, signal.SIGSTOP)  # nobody else may be at work on the state
+    stop_process(daemon)  # nobody else may be at work on the state
     with saved_state(keeper).open("r+b") as memory:
         command = [str(ROOT / "target" / "release" / "examples" / "fill_state"), str(NODES)]
         filled = subprocess.run(command, stdin=memory, check=True, capture_output=True, text=True, timeout=60)

@@ -28,7 +28,7 @@ from tests.support.driver import Driver, static_volume
 from tests.support.mounts import remove_mounts
 from tests.support.nas import Nas
 from tests.support.paths import program
-from tests.support.processes import SLOWNESS, TimeLimitError, wait_until
+from tests.support.processes import SLOWNESS, TimeLimitError, stop_process, wait_until
 from tests.support.releases import NEXT_RELEASE, RELEASE, as_next_release
 
 KILLS = int(os.environ.get("FAULTS_KILLS", "5"))
@@ -109,7 +109,7 @@ def living_daemons(driver: Driver) -> list[int]:
 def hang(driver: Driver, _number: int) -> None:
     """Stops the daemon, and waits until another one is there. Raises TimeLimitError past its time."""
     [pid] = living_daemons(driver)
-    os.kill(pid, signal.SIGSTOP)
+    stop_process(pid)
     wait_until(
         lambda: [daemon.pid for daemon in driver.daemons()] not in ([], [pid]),
         what=f"a hung daemon's successor, which has {HANG_LIMIT_S} s", limit_s=HANG_LIMIT_S + 30,

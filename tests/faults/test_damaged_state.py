@@ -23,7 +23,7 @@ from csi.node import keeper as csi_keeper
 from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
+from tests.support.processes import stop_process, wait_until
 
 #: Ends a hang. What is waited for takes some milliseconds.
 LIMIT_S = 30
@@ -151,7 +151,7 @@ class Scene:
         if self.number % STRIKES == 0:
             time.sleep(YOUNG_S)
         former = self.status().pid
-        os.kill(former, signal.SIGSTOP)
+        stop_process(former)
         damage = Damage(self.keeper.pid)
         for word in words:
             damage.flip(word)
@@ -217,7 +217,7 @@ def test_a_published_volume_is_mounted_anew(nas: Nas) -> None:
         driver.publish(volume, target)
         [before] = driver.published()
         [daemon] = driver.daemons()
-        os.kill(daemon.pid, signal.SIGSTOP)
+        stop_process(daemon.pid)
         Damage(driver.pid("keeper")).flip(SESSION)
         os.kill(daemon.pid, signal.SIGKILL)
         keeper = csi_keeper.Keeper(str(driver.run_dir))

@@ -17,7 +17,7 @@ import pytest
 from tests.conformance.posix.test_stalled_nas import REQUESTS, ended, start
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
+from tests.support.processes import stop_process, wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -27,7 +27,7 @@ _END_LIMIT_S = 5.0
 
 def kill_caller_first(keeper: Keeper, mount: Path, caller: int) -> None:
     # Stopped, the daemon is not told in time to do anything about it: its successor has to.
-    os.kill(keeper.daemon_pid(mount), signal.SIGSTOP)
+    stop_process(keeper.daemon_pid(mount))
     os.kill(caller, signal.SIGKILL)
     keeper.replace_daemon(mount)
 

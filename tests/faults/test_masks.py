@@ -6,8 +6,6 @@ FAULTS_KILLS says how often in each storm.
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 
 import pytest
@@ -17,6 +15,7 @@ from tests.faults.block_storm import REPLAYS, block_storm
 from tests.faults.storms import DAEMON_KILLS, KILLS, Strike, kill, storm, upgrade
 from tests.support.keeper import Keeper
 from tests.support.nas import Nas
+from tests.support.processes import stop_process
 
 #: As on these kernels, and whether a killed daemon's requests have to be replayed there.
 MASKS = {"5.10": True, "6.1": True, "6.18": False}
@@ -62,7 +61,7 @@ def test_what_a_hung_daemon_holds_is_answered(nas: Nas, mask: str) -> None:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"open\n"
             (daemon,) = keeper.daemon_pids()
-            os.kill(daemon, signal.SIGSTOP)
+            stop_process(daemon)
             command = ["cat", mount / "file", mount / "nothing"]
             read = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
             holder.kill()

@@ -23,7 +23,7 @@ from tests.support.driver import Driver, static_volume
 from tests.support.keeper import Keeper
 from tests.support.mounts import remove_mounts
 from tests.support.nas import Nas
-from tests.support.processes import TimeLimitError, thread_states, wait_until
+from tests.support.processes import TimeLimitError, stop_process, thread_states, wait_until
 
 PAGE = 4096
 #: More than an open reads by itself.
@@ -154,7 +154,7 @@ def published(nas: Nas, port: int) -> Iterator[tuple[Driver, Path]]:
 def put_out_of_reach(driver: Driver) -> int:
     """The daemon hangs, and its keeper is replaced by one that does not know it. Returns its process id."""
     [daemon] = driver.daemons()
-    os.kill(daemon.pid, signal.SIGSTOP)
+    stop_process(daemon.pid)
     driver.kill("keeper")
     driver.start("keeper")
     return daemon.pid

@@ -28,7 +28,7 @@ from tests.integrity.test_workers import MIB
 from tests.support.keeper import Keeper
 from tests.support.mounts import mounts_below
 from tests.support.nas import Nas
-from tests.support.processes import wait_until
+from tests.support.processes import stop_process, wait_until
 
 _SIZE = 16 * MIB + 4711
 _DATASETS = 8
@@ -179,7 +179,7 @@ def test_readers_notice_no_death(dataset: Dataset) -> None:
         assert dataset.reader().communicate(timeout=60)[0]
     dataset.keeper.efc("upgrade", str(dataset.mount))
     daemon = dataset.keeper.daemon_pid(dataset.mount)
-    os.kill(daemon, signal.SIGSTOP)
+    stop_process(daemon)
     with pytest.raises(subprocess.TimeoutExpired):
         late.wait(0.5)  # it reads on
     os.kill(daemon, signal.SIGCONT)

@@ -6,7 +6,6 @@ import hashlib
 import mmap
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import pytest
 
 from tests.support.keeper import Keeper
 from tests.support.nas import Export, Nas
+from tests.support.processes import stop_process
 from tests.support.site import REST_S
 
 _OWNER = 4711
@@ -200,7 +200,7 @@ def test_readers_notice_no_death(nas: Nas, keeper: Keeper) -> None:
             keeper.replace_daemon(mount)
             time.sleep(0.2)
         keeper.efc("upgrade", str(mount))
-        os.kill(keeper.daemon_pid(mount), signal.SIGSTOP)
+        stop_process(keeper.daemon_pid(mount))
         time.sleep(3)  # the keeper ends it, and starts the next
         keeper.kill()
         time.sleep(0.5)

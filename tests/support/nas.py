@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.paths import RESULTS, SUPPORT
-from tests.support.processes import SLOWNESS, TimeLimitError, cpu_s, end_process, thread_states, wait_until
+from tests.support.processes import SLOWNESS, TimeLimitError, cpu_s, end_process, stop_process, wait_until
 
 NFS_PROGRAM = 100003
 MOUNT_PROGRAM = 100005
@@ -164,8 +164,7 @@ class Nas:
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open and nothing is answered. `stop` and `kill` work all the same."""
-        os.kill(self.pid, signal.SIGSTOP)
-        wait_until(lambda: all(state == "T" for state in thread_states(self.pid)), what="the NFS server to stop")
+        stop_process(self.pid)
 
     def resume(self) -> None:
         """SIGCONT."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +89,17 @@ def memory_bytes(pid: int) -> int:
 
 def thread_states(pid: int) -> list[str]:
     """States of a process's threads, as of proc(5)."""
-    stats = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat"))
-    return [stat.rpartition(")")[2].split()[0] for stat in stats]
+    states = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            states.append(path.read_text().rpartition(")")[2].split()[0])
+    return states
+
+
+def stop_process(pid: int) -> None:
+    """SIGSTOP, and returns when all threads have stopped: until then one of them may go on with its work."""
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: set(thread_states(pid)) == {"T"}, what=f"all threads of process {pid} to stop")
 
 
 def cpu_s(pid: int) -> float:

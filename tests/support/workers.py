@@ -21,7 +21,7 @@ from csi.cli.worker import write_key
 from tests.support.nas import free_ports
 from tests.support.netns import Host
 from tests.support.paths import program
-from tests.support.processes import end_process, processes, wait_until
+from tests.support.processes import end_process, processes, stop_process, wait_until
 
 _SECONDS_MAX = 20.0
 
@@ -90,7 +90,7 @@ class Worker:
     def freeze(self) -> None:
         """It goes on after :meth:`thaw`."""
         assert self._server is not None
-        self._server.send_signal(signal.SIGSTOP)
+        stop_process(self._server.pid)
 
     def thaw(self) -> None:
         """After :meth:`freeze`."""
