@@ -290,7 +290,7 @@ def kill_in_the_middle(report: Report, driver: Driver, pods: Pods, checksums: Ch
     before = {daemon.pid for daemon in driver.daemons()}
     reader = PatientReader(path=path, size=sizes[name], name=name if known else None)
     thread = reader.start()
-    killed = False
+    killed, read_before = False, 0
     with report.progress("reading, daemon killed", reader.size) as advance:
         shown = 0
         while thread.is_alive():
@@ -300,11 +300,12 @@ def kill_in_the_middle(report: Report, driver: Driver, pods: Pods, checksums: Ch
             if not killed and reader.done_bytes > reader.size // 4:
                 for pid in before:
                     os.kill(pid, signal.SIGKILL)
-                killed = True
+                killed, read_before = True, max(bytes_read(driver))
     report_the_cost(report, reader, killed=killed, checksum=checksums[name])
     after = {daemon.pid for daemon in driver.daemons()}
     report.must_hold("the keeper has started new daemons", bool(after) and not after & before)
-    read_bytes = max(bytes_read(driver))
+    # Counters go on from one daemon to the next, from the last report of the one that died.
+    read_bytes = max(bytes_read(driver)) - read_before
     text = f"a new daemon has read {read_bytes / 1e9:.2f} GB of it from the NAS"
     report.must_hold(text, not killed or read_bytes > reader.size // 2, otherwise="the page cache hid its death")
 
