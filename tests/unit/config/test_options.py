@@ -198,6 +198,10 @@ def test_the_table_and_the_protocol_agree() -> None:
         if option := options.get(name):
             assert option.change is Change[change]
             assert field.type == types.get(option.kind, FieldDescriptor.TYPE_UINT32)
+            # Of two words for one field the keeper says the one that sets it.
+            assert field.GetOptions().Extensions[efc_pb2.option_name] in {  # type: ignore[index]
+                option.name for option in OPTIONS.values() if option.field == name and option.sets
+            }
 
 
 def test_what_it_takes_to_change_an_option() -> None:
