@@ -163,8 +163,8 @@ def _full(status: efc_pb2.MountStatus) -> str:
     kept = store.disk_bytes // 100 * percent
     if store.disk_free_bytes < kept + store.disk_bytes // 100:
         return (
-            f"its file system has {free}, and cache-free={percent} leaves {kept >> 20:,} MiB ({percent} %) to others: it takes "
-            "nothing in; make room there, or name a smaller cache-free"
+            f"its file system has {free}, and cache-free={percent} leaves {kept >> 20:,} MiB ({percent} %) to others: "
+            "it takes nothing in; make room there, or name a smaller cache-free"
         )
     return f"its file system takes no more, by a quota for example, with {free}: it takes nothing in; make room there"
 

@@ -246,6 +246,37 @@ def test_workers_need_a_key_and_may_change() -> None:
     assert of_file.cache.workers == "/etc/efc/workers"
 
 
+def test_an_empty_value_takes_an_option_off_a_mounted_dataset() -> None:
+    plain = of("").daemon_config(SOURCE)
+    for name, option in OPTIONS.items():
+        if option.change is Change.NEW_MOUNT:
+            with pytest.raises(DriverError, match="cannot change while mounted"):
+                changed(plain, parse_list(f"{name}="), origin=ORIGIN)
+        else:
+            assert changed(plain, parse_list(f"{name}="), origin=ORIGIN) == plain, name
+    text = "soft,timeout=5s,connections=2,memory-max=1GiB,prefetch=off,log-level=warn,unprivileged-port"
+    given = of(text).daemon_config(SOURCE)
+    names = ",".join(f"{item.partition('=')[0]}=" for item in text.split(","))
+    assert changed(given, parse_list(names), origin=ORIGIN) == plain
+    with pytest.raises(DriverError, match="contradicts"):
+        changed(given, parse_list("connections=,connections=3"), origin=ORIGIN)
+    with pytest.raises(DriverError, match="allowed is"):
+        of("connections=")
+
+
+def test_caches_are_taken_off_with_what_belongs_to_them() -> None:
+    store = "cache-size=1GiB,cache-dir=/c,cache-free=5,passthrough=off"
+    both = of(f"workers=a:1,workers-key=/k,{store}").daemon_config(SOURCE)
+    without_store = changed(both, parse_list("cache-size="), origin=ORIGIN)
+    assert without_store == of("workers=a:1,workers-key=/k").daemon_config(SOURCE)
+    without_any = changed(without_store, parse_list("workers=,workers-key="), origin=ORIGIN)
+    assert without_any == of("").daemon_config(SOURCE)
+    with pytest.raises(DriverError, match="needs 'workers-key'"):
+        changed(both, parse_list("workers-key="), origin=ORIGIN)
+    with pytest.raises(DriverError, match="'cache-dir' in -o needs 'cache-size'"):
+        changed(both, parse_list("cache-size=,cache-dir=/d"), origin=ORIGIN)
+
+
 @pytest.mark.parametrize(
     "value",
     ["nas", "nas:0", "nas:65536", ":1", "a:1+", "+a:1", "a:1++b:1", "a b:1", "[10.0.0.1]:1", "fd00::7:1", "a:1*0",
