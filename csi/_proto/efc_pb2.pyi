@@ -20,6 +20,8 @@ NEW_DAEMON: Change
 NEW_MOUNT: Change
 CHANGE_FIELD_NUMBER: _ClassVar[int]
 change: _descriptor.FieldDescriptor
+OPTION_NAME_FIELD_NUMBER: _ClassVar[int]
+option_name: _descriptor.FieldDescriptor
 
 class KeeperRequest(_message.Message):
     __slots__ = ("mount", "unmount", "status", "hold", "adopt", "install", "upgrade", "find_root")
@@ -756,7 +758,7 @@ class PrefetchStats(_message.Message):
     def __init__(self, order_asked: _Optional[int] = ..., order_used: _Optional[int] = ..., order_wasted: _Optional[int] = ..., directory_asked: _Optional[int] = ..., directory_used: _Optional[int] = ..., directory_wasted: _Optional[int] = ..., held_bytes: _Optional[int] = ...) -> None: ...
 
 class StoreStats(_message.Message):
-    __slots__ = ("state", "capacity_bytes", "held_bytes", "files", "hits", "misses", "filled_bytes", "refused", "evicted_bytes", "damaged", "late", "refused_busy", "refused_disk")
+    __slots__ = ("state", "capacity_bytes", "held_bytes", "files", "hits", "misses", "filled_bytes", "refused", "evicted_bytes", "damaged", "late", "refused_busy", "refused_disk", "disk_bytes", "disk_free_bytes")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[StoreStats.State]
@@ -788,6 +790,8 @@ class StoreStats(_message.Message):
     LATE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_BUSY_FIELD_NUMBER: _ClassVar[int]
     REFUSED_DISK_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
     state: StoreStats.State
     capacity_bytes: int
     held_bytes: int
@@ -801,7 +805,9 @@ class StoreStats(_message.Message):
     late: int
     refused_busy: int
     refused_disk: int
-    def __init__(self, state: _Optional[_Union[StoreStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., files: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., filled_bytes: _Optional[int] = ..., refused: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., late: _Optional[int] = ..., refused_busy: _Optional[int] = ..., refused_disk: _Optional[int] = ...) -> None: ...
+    disk_bytes: int
+    disk_free_bytes: int
+    def __init__(self, state: _Optional[_Union[StoreStats.State, str]] = ..., capacity_bytes: _Optional[int] = ..., held_bytes: _Optional[int] = ..., files: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., filled_bytes: _Optional[int] = ..., refused: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., damaged: _Optional[int] = ..., late: _Optional[int] = ..., refused_busy: _Optional[int] = ..., refused_disk: _Optional[int] = ..., disk_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ...) -> None: ...
 
 class PassthroughStats(_message.Message):
     __slots__ = ("state", "opens", "files")

@@ -5,7 +5,7 @@ one name and one value; nothing inside a value is ever taken for another option 
 a value is an error), which is how other drivers were made to mount with options of an attacker's choice.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, fields
 
 from google.protobuf.message import Message
@@ -124,6 +124,9 @@ class MountOptions:
         )
 
 
+_DEFAULTS: Mapping[str, bool | int | str] = vars(MountOptions())
+
+
 def parse_list(text: str) -> list[tuple[str, str | None]]:
     """The items of ``-o a=b,c``, unchecked; an empty text has none."""
     return [parse_item(item) for item in text.split(",")] if text else []
@@ -151,26 +154,37 @@ def parse(items: Iterable[tuple[str, str | None]], *, origin: str) -> MountOptio
 def changed(
     config: efc_pb2.DaemonConfig, items: Iterable[tuple[str, str | None]], *, origin: str
 ) -> efc_pb2.DaemonConfig:
-    """``config`` with these options, and all others as they are.
+    """``config`` with these options, and all others as they are; ``NAME=`` takes an option off, back to its default.
 
     Raises what :func:`parse` does, and INVALID_ARGUMENT for an option that a mounted dataset cannot change.
     """
     result = efc_pb2.DaemonConfig()
     result.CopyFrom(config)
-    has_timeout = False
-    given = nfs_words.own_options(items, origin=origin, is_soft=config.soft)
-    for option, value in _values(given, origin=origin):
+    own = list(nfs_words.own_options(items, origin=origin, is_soft=config.soft))
+    for option, value in _values(own, origin=origin, may_be_taken_off=True):
         if option.change is Change.NEW_MOUNT:
             raise invalid(f"option {option.name!r} in {origin} cannot change while mounted: unmount, and mount with it")
         setattr(_holder(result, option.field), option.field, value)
-        has_timeout |= option.field == "timeout_ms"
-    _check_timeout(has_timeout, is_soft=result.soft, origin=origin)
-    _check_caches(settings_of(result), origin=origin)
+    given = {OPTIONS[one.name].field for one in own if one.value != ""}
+    _check_timeout("timeout_ms" in given, is_soft=result.soft, origin=origin)
     if not result.soft:
         result.timeout_ms = 0
     elif not result.timeout_ms:
         result.timeout_ms = MountOptions().timeout_ms
+    if result.prefetch == PREFETCH:
+        result.prefetch = ""
+    _leave_out_unused_caches(result, given)
+    _check_caches(settings_of(result), origin=origin)
     return result
+
+
+def _leave_out_unused_caches(config: efc_pb2.DaemonConfig, given: Set[str]) -> None:
+    """Takes away what says nothing without a local store, or without any cache, unless it was given just now."""
+    if not config.cache.store_mib:
+        for name in {"store_dir", "store_free_percent", "passthrough"} - given:
+            config.cache.ClearField(name)
+    if not config.cache.ListFields():
+        config.ClearField("cache")
 
 
 def settings_of(config: efc_pb2.DaemonConfig) -> dict[str, bool | int | str]:
@@ -214,8 +228,10 @@ def is_option(name: str) -> bool:
     return name in OPTIONS or name in nfs_words.WORDS
 
 
-def _values(given: Iterable[nfs_words.OwnOption], *, origin: str) -> Iterator[tuple[Option, bool | int | str]]:
-    """Each option that is given, once, and its value."""
+def _values(
+    given: Iterable[nfs_words.OwnOption], *, origin: str, may_be_taken_off: bool = False
+) -> Iterator[tuple[Option, bool | int | str]]:
+    """Each option that is given, once, and its value; if it may be taken off, an empty one is its default."""
     values: dict[str, tuple[str, Option, bool | int | str]] = {}
     for own in given:
         option = OPTIONS.get(own.name)
@@ -223,7 +239,8 @@ def _values(given: Iterable[nfs_words.OwnOption], *, origin: str) -> Iterator[tu
             raise invalid(f"there is an empty option in {origin}: a comma too many?")
         if option is None:
             raise unknown(own.name, known=OPTIONS, also=nfs_words.WORDS, noun="option", origin=origin)
-        value = value_of(option, own.value, word=own.word, origin=origin)
+        is_taken_off = may_be_taken_off and own.value == ""
+        value = _DEFAULTS[option.field] if is_taken_off else value_of(option, own.value, word=own.word, origin=origin)
         before, _, former = values.setdefault(option.field, (own.word, option, value))
         if former != value:
             raise invalid(f"option {own.word!r} in {origin} contradicts {before!r} given before it")

@@ -9,6 +9,7 @@ from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from csi.base.statvfs import Statvfs
 from csi.config.mount_options import consistency_of
+from csi.config.options import OPTIONS
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, options_of
 from csi.node.mounts import Mounts
@@ -134,12 +135,13 @@ def workers_of(status: efc_pb2.MountStatus) -> str:
 
 
 _STORE = efc_pb2.StoreStats
+#: `cache-free` unless it is given.
+_FREE_PERCENT_DEFAULT = int(OPTIONS["cache-free"].default)
 #: What it means that a local store is in this state.
 _STORE_STATES = {
     _STORE.WAITING: "another daemon has its directory still",
     _STORE.SLOW: "its disk is slower than the NAS, which is read instead",
     _STORE.READ_ONLY: "its file system is read-only: it takes nothing in",
-    _STORE.FULL: "its file system is full, or has no more free than 'cache-free' asks for: it takes nothing in",
     _STORE.FAILED: "its disk fails, or its directory has gone: the NAS is read instead (the daemon's log says more)",
 }
 
@@ -148,8 +150,23 @@ def store_of(status: efc_pb2.MountStatus) -> str:
     """Why a dataset's local store does not do all that it should, or "" if it does."""
     if status.store_missing:
         return f"it has no local store: {status.store_missing}"
-    problem = _STORE_STATES.get(status.stats.store.state)
+    store = status.stats.store
+    problem = _full(status) if store.state == _STORE.FULL else _STORE_STATES.get(store.state)
     return f"its local store {status.store}: {problem}" if problem else ""
+
+
+def _full(status: efc_pb2.MountStatus) -> str:
+    store, percent = status.stats.store, options_of(status).cache.store_free_percent or _FREE_PERCENT_DEFAULT
+    if not store.disk_bytes:
+        return "its file system is full, or has no more free than 'cache-free' asks for: it takes nothing in"
+    free = f"{store.disk_free_bytes >> 20:,} of {store.disk_bytes >> 20:,} MiB free"
+    kept = store.disk_bytes // 100 * percent
+    if store.disk_free_bytes < kept + store.disk_bytes // 100:
+        return (
+            f"its file system has {free}, and cache-free={percent} leaves {kept >> 20:,} MiB ({percent} %) to others: "
+            "it takes nothing in; make room there, or name a smaller cache-free"
+        )
+    return f"its file system takes no more, by a quota for example, with {free}: it takes nothing in; make room there"
 
 
 _PASSTHROUGH = efc_pb2.PassthroughStats

@@ -1,5 +1,5 @@
 //! Generates the messages of `proto/efc.proto` with a protobuf compiler written in Rust, so that no `protoc` is needed, and
-//! beside them what the option `change` of their fields says, which prost does not know.
+//! beside them what the options `change` and `option_name` of their fields say, which prost does not know.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -81,11 +81,14 @@ fn write_message(code: &mut String, pool: &DescriptorPool, message: &MessageDesc
         let _ = write!(merged, "\n        if wish.{field_name} != base.{field_name} {changed}");
     }
     let live = live_fields(pool, message);
+    let names = option_names(pool, message);
     let _ = write!(
         code,
         "impl {name} {{
     /// Numbers of the fields that a running daemon takes.
     pub const LIVE_FIELDS: &[u32] = &{live:?};
+    /// Number of each field, and what people call it.
+    pub const OPTION_NAMES: &[(u32, &str)] = &{names:?};
 
     /// Number of each field that is not the same in `other`, and what it takes to change it.
     pub fn differences(&self, other: &{name}) -> Vec<(u32, Change)> {{
@@ -111,6 +114,22 @@ fn live_fields(pool: &DescriptorPool, message: &MessageDescriptor) -> Vec<u32> {
         None => Vec::new(),
     };
     message.fields().flat_map(live).collect()
+}
+
+/// What people call each field: as the option that sets it, or as the field itself.
+fn option_names(pool: &DescriptorPool, message: &MessageDescriptor) -> Vec<(u32, String)> {
+    let option = pool.get_extension_by_name("efc.v1.option_name").expect("the option");
+    let names = |field: FieldDescriptor| match nested(&field) {
+        Some(inner) => {
+            let inner = option_names(pool, &inner).into_iter();
+            inner.map(|(number, name)| (field.number() * NESTED + number, name)).collect()
+        }
+        None => match field.options().get_extension(&option).as_str() {
+            Some(name) if !name.is_empty() => vec![(field.number(), name.to_owned())],
+            _ => vec![(field.number(), field.name().to_owned())],
+        },
+    };
+    message.fields().flat_map(names).collect()
 }
 
 /// The message that a field holds; a list of them is one value.

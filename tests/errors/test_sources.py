@@ -265,5 +265,5 @@ def test_who_cannot_be_mounted_is_named(keeper: Keeper, servers: tuple[Nas, Nas]
     assert len(keeper.efc("status").splitlines()) == 2
     with pytest.raises(subprocess.CalledProcessError) as refused:
         keeper.efc("mount", servers[0].url, str(target))
-    assert "is mounted with another source" in refused.value.stderr
+    assert "is mounted with another value of: source" in refused.value.stderr
     failing.rmdir()

@@ -100,6 +100,8 @@ pub fn figures(store: &Store) -> StoreStats {
         late: figures.late,
         refused_busy: figures.refused_busy,
         refused_disk: figures.refused_disk,
+        disk_bytes: figures.disk_bytes,
+        disk_free_bytes: figures.disk_free_bytes,
     }
 }
 

@@ -64,16 +64,35 @@ pub fn names_file(config: &DaemonConfig) -> bool {
     option(config).starts_with('/')
 }
 
-/// Where the workers listen, by the option, or by the `file` that it names. What names none is left out.
+/// Where the workers listen, by the option, or by the `file` that it names. What names none is left out, and the log says so once for each
+/// line.
 ///
 /// The file has them in lines, or between blanks or `+`; what follows a `#` in a line is for people.
 pub fn endpoints(config: &DaemonConfig, file: &[u8]) -> Vec<Endpoint> {
-    let file = String::from_utf8_lossy(file);
-    let text = if names_file(config) { &file } else { option(config) };
-    let parse = |name: &str| name.parse().inspect_err(|error| log::error!("workers: {error}")).ok();
-    let without_comments = text.lines().map(|line| line.split('#').next().unwrap_or_default());
-    let names = without_comments.flat_map(|line| line.split(|letter: char| letter == '+' || letter.is_whitespace()));
-    names.filter(|name| !name.is_empty()).filter_map(parse).collect()
+    let (found, wrong) = parsed(option(config), &String::from_utf8_lossy(file));
+    wrong.iter().for_each(|wrong| log::error!("workers: {wrong}"));
+    found
+}
+
+/// The endpoints, and what is wrong with each line that has something else, too.
+fn parsed(option: &str, file: &str) -> (Vec<Endpoint>, Vec<String>) {
+    let (mut found, mut wrong) = (Vec::new(), Vec::new());
+    let names_file = option.starts_with('/');
+    let text = if names_file { file } else { option };
+    for (line, number) in text.lines().zip(1..) {
+        let names = line.split('#').next().unwrap_or_default();
+        let names = names.split(|letter: char| letter == '+' || letter.is_whitespace());
+        let mut first_error = None;
+        for name in names.filter(|name| !name.is_empty()) {
+            match name.parse() {
+                Ok(endpoint) => found.push(endpoint),
+                Err(error) => drop(first_error.get_or_insert(error)),
+            }
+        }
+        let place = if names_file { format!("{option}, line {number} ({line:?}): ") } else { String::new() };
+        wrong.extend(first_error.map(|error: String| place + &error));
+    }
+    (found, wrong)
 }
 
 /// Adds what this node knows of the workers.
@@ -115,5 +134,14 @@ mod tests {
             "a:1 b:2*3 c:4 d:5 e:6"
         );
         assert_eq!((of("/file", ""), of("", "a:1")), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn a_bad_line_is_named_once_and_whole() {
+        let (found, wrong) = parsed("/etc/workers", "a:1\nthis is bad b:2\nc:3\n");
+        assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b:2", "c:3"]);
+        let expected = "/etc/workers, line 2 (\"this is bad b:2\"): this: it has no port; HOST:PORT or HOST:PORT*WEIGHT is expected";
+        assert_eq!(wrong, [expected]);
+        assert_eq!(parsed("nonsense", "").1, ["nonsense: it has no port; HOST:PORT or HOST:PORT*WEIGHT is expected"]);
     }
 }

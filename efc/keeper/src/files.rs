@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
-use efc_proto::{CacheConfig, DaemonConfig, WorkersSecrets};
+use efc_proto::{CacheConfig, DaemonConfig, Error, WorkersSecrets};
 use rustix::fs::{FileType, Mode, OFlags};
 
+use crate::failure::{failure, path_code};
 use crate::waiting::do_in_time;
 
 /// More of a file is not read, in bytes.
@@ -85,6 +86,22 @@ pub fn endpoints(cache: &CacheConfig) -> io::Result<Vec<u8>> {
     if cache.workers.starts_with('/') { contents(Path::new(&cache.workers)) } else { Ok(Vec::new()) }
 }
 
+/// Refuses a file of workers that is not there, or that nobody can read: a name that is misspelt would cost all of them, and nobody would
+/// notice. One whose disk does not answer is not refused; nor is one that goes later, as workers are where they were then.
+///
+/// # Errors
+/// NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION, with a sentence on what to do.
+pub fn check_workers(config: &DaemonConfig) -> Result<(), Error> {
+    let Some(cache) = config.cache.clone().filter(|cache| cache.workers.starts_with('/')) else { return Ok(()) };
+    let path = cache.workers.clone();
+    let Ok(Err(error)) = do_in_time("files", TIME_LIMIT, move || endpoints(&cache)) else { return Ok(()) };
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => "; make it, with HOST:PORT of one worker in each line, or a line `# none` for now",
+        _ => "",
+    };
+    Err(failure(path_code(&error), format!("workers: {path} cannot be read: {error}{remedy}")))
+}
+
 fn contents(path: &Path) -> io::Result<Vec<u8>> {
     let mut contents = Vec::new();
     open_regular(rustix::fs::CWD, path, OFlags::empty())?.take(SIZE_MAX).read_to_end(&mut contents)?;
@@ -106,6 +123,8 @@ pub fn open_regular(at: impl AsFd, path: &Path, links: OFlags) -> io::Result<Fil
 
 #[cfg(test)]
 mod tests {
+    use efc_proto::error::Code;
+
     use super::*;
 
     fn read(cache: CacheConfig) -> Option<OfWorkers> {
@@ -135,6 +154,24 @@ mod tests {
         );
         assert_eq!(with(path("none"), path("none"), String::new()), Some(OfWorkers::default()));
         assert_eq!((with("a:1".into(), String::new(), path("")), of_workers(&DaemonConfig::default())), (None, None));
+    }
+
+    #[test]
+    fn a_file_of_workers_has_to_be_there_at_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let [there, empty, none] = ["there", "empty", "none"].map(|name| folder.path().join(name));
+        std::fs::write(&there, "a:1\n").unwrap();
+        std::fs::write(&empty, "").unwrap();
+        let check = |workers: &Path| {
+            let cache = CacheConfig { workers: workers.to_str().unwrap().into(), ..Default::default() };
+            check_workers(&DaemonConfig { cache: Some(cache), ..Default::default() })
+        };
+        assert!([&there, &empty, Path::new("a:1")].iter().all(|workers| check(workers).is_ok()));
+        assert!(check_workers(&DaemonConfig::default()).is_ok());
+        let missing = check(&none).unwrap_err();
+        assert_eq!(missing.code(), Code::NotFound);
+        assert!(missing.message.contains(none.to_str().unwrap()) && missing.message.contains("make it"), "{missing:?}");
+        assert_eq!(check(folder.path()).unwrap_err().code(), Code::FailedPrecondition);
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn look(entry: &MountEntry, mounts: &Mounts, told: &mut Told) {
         return;
     }
     if let Err(error) = tell(entry, &options, &found) {
-        log::warn!("{}: workers are taken to be where they were: {error}", entry.target().display());
+        log::warn!("{}: its daemon knows of the workers that it was told of before: {error}", entry.target().display());
         if found.is_ok() {
             return; // the next look tells it
         }

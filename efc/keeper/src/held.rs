@@ -2,12 +2,14 @@
 //!
 //! `/dev/fuse` is the session; the state memfd is what its daemons know; the listener is where a later keeper meets the
 //! daemon. The listener's name lies in the run directory under `sessions`, one file a session, and is all that a keeper
-//! finds there when it starts: who does not answer at it has died, and his session is lost or in somebody else's hands.
+//! finds there when it starts: who does not answer at it has died, and his session is lost or in somebody else's hands. Beside it a
+//! file says where the session is mounted, for the log alone: of a daemon that is dead nobody else could tell.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +22,8 @@ use crate::socket;
 
 /// Below the run directory; as short as can be, since a socket's path has 108 bytes.
 const FOLDER: &str = "s";
+/// Ending of the file beside a listener that says where its session is mounted.
+const TARGET: &str = "target";
 /// How often a name that is taken is replaced by another.
 const NAMES_MAX: u32 = 8;
 
@@ -64,7 +68,7 @@ impl Held {
 
     /// The session is over: nobody shall look for its daemon.
     pub fn forget(&self) {
-        if let Err(error) = socket::remove_if_there(&self.name) {
+        if let Err(error) = remove(&self.name) {
             log::warn!("{} stays: {error}", self.name.display());
         }
     }
@@ -83,26 +87,35 @@ impl Listeners {
         }
     }
 
-    /// A session that did not exist before.
+    /// A session that did not exist before, to be mounted on `target`.
     ///
     /// # Errors
     /// Those of opening `/dev/fuse`, of memfd_create(2), and of a socket.
-    pub fn create(&self) -> io::Result<Held> {
-        self.hold(kernel::open_fuse()?, kernel::create_state()?)
+    pub fn create(&self, target: &Path) -> io::Result<Held> {
+        self.hold(kernel::open_fuse()?, kernel::create_state()?, target)
     }
 
-    /// A session that somebody else has held, and whose daemon is gone.
+    /// A session that somebody else has held, mounted on `target`, and whose daemon is gone.
     ///
     /// # Errors
     /// Those of a socket.
-    pub fn hold(&self, device: OwnedFd, state: OwnedFd) -> io::Result<Held> {
+    pub fn hold(&self, device: OwnedFd, state: OwnedFd, target: &Path) -> io::Result<Held> {
         let mut attempt = 1;
         loop {
             let mut random = [0; 4];
             getrandom(&mut random, GetRandomFlags::empty())?;
             let name = self.folder.join(format!("{:08x}", u32::from_ne_bytes(random)));
             match efc_proto::listen_at(&name, socket::BACKLOG) {
-                Ok(listener) => return Ok(Held { device, state, listener, name }),
+                Ok(listener) => {
+                    if let Err(error) = std::fs::write(name.with_extension(TARGET), target.as_os_str().as_bytes()) {
+                        log::warn!(
+                            "{}: its session is {}, which cannot be noted: {error}",
+                            target.display(),
+                            name.display()
+                        );
+                    }
+                    return Ok(Held { device, state, listener, name });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempt < NAMES_MAX => attempt += 1,
                 Err(error) => return Err(error),
             }
@@ -114,7 +127,19 @@ impl Listeners {
     /// # Errors
     /// Those of reading a directory.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
-        std::fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name())).collect()
+        let names = std::fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.file_name()));
+        names
+            .filter(|name| !name.as_ref().is_ok_and(|name| Path::new(name).extension() == Some(TARGET.as_ref())))
+            .collect()
+    }
+
+    /// Where the session of this name is mounted, if that was noted; and its name.
+    pub fn describe(&self, name: &OsString) -> String {
+        let noted = std::fs::read(self.folder.join(name).with_extension(TARGET)).unwrap_or_default();
+        match String::from_utf8_lossy(&noted).as_ref() {
+            "" => format!("session {}", name.display()),
+            target => format!("{target}: session {}", name.display()),
+        }
     }
 
     /// Meets the daemon of this name, which may take as long as the daemon hangs; `None`, and no name any more, if it has
@@ -126,7 +151,7 @@ impl Listeners {
         let name = self.folder.join(name);
         let control = match socket::connect(&name) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                socket::remove_if_there(&name)?;
+                remove(&name)?;
                 return Ok(None);
             }
             connected => connected?,
@@ -136,7 +161,7 @@ impl Listeners {
             received => received?,
         };
         let Some((ToKeeper { message }, descriptors)) = received else {
-            socket::remove_if_there(&name)?;
+            remove(&name)?;
             return Ok(None);
         };
         let invalid = || io::Error::new(io::ErrorKind::InvalidData, "it does not introduce itself as a daemon does");
@@ -144,5 +169,30 @@ impl Listeners {
         let [device, state, listener, process] = <[OwnedFd; 4]>::try_from(descriptors).map_err(|_| invalid())?;
         let pid = status.pid;
         Ok(Some((status, Held { device, state, listener, name }, TakenOver { control, process, pid })))
+    }
+}
+
+/// Removes a listener's name, and what is noted beside it.
+fn remove(name: &Path) -> io::Result<()> {
+    socket::remove_if_there(&name.with_extension(TARGET))?;
+    socket::remove_if_there(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_daemon_that_has_died_is_known_where_it_was_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let listeners = Listeners::new(folder.path()).unwrap();
+        let any = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let held = listeners.hold(any(), any(), Path::new("/mnt/data")).unwrap();
+        let [name] = <[OsString; 1]>::try_from(listeners.names().unwrap()).unwrap();
+        assert_eq!(listeners.describe(&name), format!("/mnt/data: session {}", name.display()));
+        drop(held);
+        assert!(listeners.meet(&name).unwrap().is_none());
+        assert_eq!(std::fs::read_dir(folder.path().join(FOLDER)).unwrap().count(), 0, "nothing is left of it");
+        assert_eq!(listeners.describe(&name), format!("session {}", name.display()));
     }
 }

@@ -101,7 +101,7 @@ impl Mounts {
             let status = if *entry.config() == config {
                 entry.wait_started(deadline + grace)?
             } else {
-                return Err(mounted_otherwise(&path, entry.config().change_to(&config)));
+                return Err(mounted_otherwise(&path, entry.config(), &config));
             };
             if is_new || self.check_still_there(&entry, &status)? {
                 return Ok(status);
@@ -307,7 +307,6 @@ impl Mounts {
     }
 }
 
-/// Why a dataset is not mounted where one is that it takes `change` to make the same.
 /// As many as one message holds, and the target of the last one if there are more.
 fn first_page(statuses: impl Iterator<Item = MountStatus>) -> (Vec<MountStatus>, String) {
     let (mut page, mut bytes) = (Vec::new(), 0);
@@ -324,12 +323,14 @@ fn first_page(statuses: impl Iterator<Item = MountStatus>) -> (Vec<MountStatus>,
     (page, last.unwrap_or_default())
 }
 
-fn mounted_otherwise(path: &Path, change: Option<Change>) -> Error {
-    let way = match change {
+/// Why a dataset is not mounted `wanted` where it is mounted as `found`. What the options are set to is not said: some are paths of secrets.
+fn mounted_otherwise(path: &Path, found: &DaemonConfig, wanted: &DaemonConfig) -> Error {
+    let way = match found.change_to(wanted) {
         Some(Change::NewMount) => "unmount it first",
         _ => "change its options by `efc upgrade -o`, or unmount it first",
     };
-    let message = format!("{} is mounted with another source or other options; {way}", path.display());
+    let differing = found.differing_options(wanted).join(", ");
+    let message = format!("{} is mounted with another value of: {differing}; {way}", path.display());
     failure(Code::AlreadyExists, message)
 }
 
@@ -389,6 +390,18 @@ mod tests {
         let (rest, end) = first_page(all.skip(page.len()).take(10));
         assert_eq!((rest.len(), end.as_str()), (10, ""));
         assert_eq!(first_page(std::iter::empty()), (Vec::new(), String::new()));
+    }
+
+    #[test]
+    fn who_mounts_otherwise_is_told_which_options_differ() {
+        let found = DaemonConfig { attr_ttl_ms: 7, ..Default::default() };
+        let other = |config: DaemonConfig| mounted_otherwise(Path::new("/mnt"), &found, &config).message;
+        assert_eq!(
+            other(DaemonConfig::default()),
+            "/mnt is mounted with another value of: attr-ttl; change its options by `efc upgrade -o`, or unmount it first"
+        );
+        let message = other(DaemonConfig { read_only: true, ..found.clone() });
+        assert_eq!(message, "/mnt is mounted with another value of: ro; unmount it first");
     }
 
     #[test]

@@ -125,7 +125,12 @@ impl Stores {
         opened.and_then(|opened| opened).map(Some).map_err(|error| {
             let is_hanging = error.kind() == io::ErrorKind::TimedOut;
             let code = if is_hanging { Code::DeadlineExceeded } else { path_code(&error) };
-            failure(code, format!("cache-dir {}: {error}", directory.display()))
+            let shown = directory.display();
+            let remedy = match error.kind() {
+                io::ErrorKind::NotFound => format!("; make it: mkdir -p {shown}"),
+                _ => String::new(),
+            };
+            failure(code, format!("cache-dir {shown}: {error}{remedy}"))
         })
     }
 
@@ -189,8 +194,7 @@ impl Stores {
         // What the keeper's command line names may be a directory of its container, which only that gets into.
         let is_named_by_mount = self.directories.is_empty();
         if is_named_by_mount && (found.st_uid != rustix::process::geteuid().as_raw() || found.st_mode & 0o022 != 0) {
-            let message =
-                "it must belong to root, and nobody else may write to it: whoever can changes what others read";
+            let message = "it must belong to root, and nobody else may write to it (chown root, chmod go-w; a tmpfs: mount -o mode=755): whoever can changes what others read";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         let names = (0..STORES_MAX).map(|number| name_of(&wanted.source, number));

@@ -16,6 +16,7 @@ use efc_proto::{Change, DaemonConfig, Error, MountStatus, UpgradeRequest};
 
 use crate::entry::MountEntry;
 use crate::failure::failure;
+use crate::files;
 use crate::held::Held;
 use crate::mounts::{Mounts, validated};
 use crate::session::Origin;
@@ -47,10 +48,15 @@ impl Mounts {
 
     /// Meets the daemon of that name, and serves its session from then on.
     fn meet(&self, name: &OsString, met: Sender<()>) {
+        let session = self.listeners().describe(name);
         let (status, held, taken) = match self.listeners().meet(name) {
             Ok(Some(met)) => met,
-            Ok(None) => return log::info!("the daemon of session {} has died", name.display()),
-            Err(error) => return log::error!("session {}: {error}", name.display()),
+            Ok(None) => {
+                return log::warn!(
+                    "{session}: its daemon has died with its keeper: it is lost, unless a client gives it back"
+                );
+            }
+            Err(error) => return log::error!("{session}: {error}"),
         };
         let target = status.target.clone();
         match self.inherit(status) {
@@ -97,6 +103,10 @@ impl Mounts {
                 format!("source, ro, idmap, network and fuse-features of {target} cannot change while it is mounted");
             return Err(failure(Code::InvalidArgument, message));
         }
+        let workers = |config: &DaemonConfig| config.cache.as_ref().map(|cache| cache.workers.clone());
+        if let Some(options) = options.as_ref().filter(|options| workers(options) != workers(&entry.options())) {
+            files::check_workers(options)?;
+        }
         entry.upgrade(Wish { options, base, in_place, workers_file: None }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
@@ -128,7 +138,7 @@ impl Mounts {
         let (entry, is_new) = self.inherit(status)?;
         if is_new {
             log::info!("{path}: given back by a client that held it");
-            let held = Arc::new(self.listeners().hold(device, state).map_err(internal)?);
+            let held = Arc::new(self.listeners().hold(device, state, entry.target()).map_err(internal)?);
             let (mounts, supervised) = (self.clone(), entry.clone());
             let supervise = move || mounts.supervise(&supervised, Origin::Orphaned(held));
             if let Err(error) = start_thread("session", supervise) {

@@ -207,6 +207,23 @@ struct Finder {
     machine: Machine,
 }
 
+/// A port of the server's, and from where it is known.
+#[derive(Clone, Copy)]
+struct Port {
+    number: u16,
+    origin: PortOrigin,
+}
+
+#[derive(Clone, Copy)]
+enum PortOrigin {
+    Given,
+    Rpcbind,
+    /// The usual one, as rpcbind names none.
+    Unnamed,
+    /// The usual one, as rpcbind cannot be reached.
+    Unasked,
+}
+
 /// Why MNT brought no handle.
 enum MountFailure {
     /// A `mountstat3`.
@@ -249,12 +266,17 @@ impl Finder {
     }
 
     /// The ports of NFS and MOUNT: as given, else from rpcbind, else the usual ones.
-    fn ports(&self, addresses: &[SocketAddr]) -> (u16, u16) {
-        let (nfs, mount) = (self.config.port, self.config.mount_port);
+    fn ports(&self, addresses: &[SocketAddr]) -> (Port, Port) {
+        let given = |number: Option<u16>| number.map(|number| Port { number, origin: PortOrigin::Given });
+        let (nfs, mount) = (given(self.config.port), given(self.config.mount_port));
         let mut rpcbind = if nfs.is_some() && mount.is_some() { None } else { self.reach_rpcbind(addresses) };
-        let mut ask = |program| rpcbind.as_mut().and_then(|exchange| self.ask_rpcbind(exchange, program));
-        let nfs = nfs.or_else(|| ask(rpc::NFS)).unwrap_or(NFS_PORT);
-        (nfs, mount.or_else(|| ask(rpc::MOUNT)).unwrap_or(nfs))
+        let usual = if rpcbind.is_some() { PortOrigin::Unnamed } else { PortOrigin::Unasked };
+        let mut ask = |program| {
+            let number = rpcbind.as_mut().and_then(|exchange| self.ask_rpcbind(exchange, program))?;
+            Some(Port { number, origin: PortOrigin::Rpcbind })
+        };
+        let nfs = nfs.or_else(|| ask(rpc::NFS)).unwrap_or(Port { number: NFS_PORT, origin: usual });
+        (nfs, mount.or_else(|| ask(rpc::MOUNT)).unwrap_or(Port { origin: usual, ..nfs }))
     }
 
     fn reach_rpcbind(&self, addresses: &[SocketAddr]) -> Option<Exchange> {
@@ -272,13 +294,12 @@ impl Finder {
         u16::try_from(port).ok().filter(|port| *port != 0)
     }
 
-    fn dial(&self, addresses: &[SocketAddr], port: u16, service: &str) -> Result<(TcpStream, SocketAddr)> {
-        connect_any(addresses, port, self.config.privileged_port, self.deadline).map_err(|error| {
-            let server = host_and_port(&self.config.host, port);
+    fn dial(&self, addresses: &[SocketAddr], port: Port, service: &str) -> Result<(TcpStream, SocketAddr)> {
+        let Port { number, origin } = port;
+        connect_any(addresses, number, self.config.privileged_port, self.deadline).map_err(|error| {
+            let server = host_and_port(&self.config.host, number);
             let message = match error.kind() {
-                io::ErrorKind::ConnectionRefused => format!(
-                    "{server} refuses TCP connections, so no {service} service listens there: start it, or give its port"
-                ),
+                io::ErrorKind::ConnectionRefused => refused(&server, service, origin),
                 io::ErrorKind::TimedOut => format!(
                     "{server} ({service}) does not answer within {}: check address, route and firewall",
                     seconds(self.config.connect_time_limit)
@@ -509,6 +530,18 @@ impl Exchange {
     }
 }
 
+/// That nobody listens at a port, why it was this one, and how another is given.
+fn refused(server: &str, service: &str, origin: PortOrigin) -> String {
+    let why = match origin {
+        PortOrigin::Given => "",
+        PortOrigin::Rpcbind => " (rpcbind, port 111 of the server, names this port)",
+        PortOrigin::Unnamed => " (rpcbind, port 111 of the server, names no other port)",
+        PortOrigin::Unasked => " (rpcbind, port 111 of the server, which would name another port, cannot be reached)",
+    };
+    let remedy = "start it, or give the ports: nfs://HOST:PORT/DIR?mountport=PORT";
+    format!("{server} refuses TCP connections, so no {service} service listens there{why}: {remedy}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -518,5 +551,17 @@ mod tests {
         assert_eq!(text("/größe/it's \"a\\b\"".as_bytes()), "/größe/it's \"a\\b\"");
         assert_eq!(text(b"/a\x1b[2J\n\xe2\x80\xa8\x7f"), "/a\\u{1b}[2J\\n\\u{2028}\\u{7f}");
         assert!(!text(b"\x00\x1b\r\n\xff").chars().any(char::is_control));
+    }
+
+    #[test]
+    fn who_is_refused_is_told_of_rpcbind_and_how_ports_are_given() {
+        let message = refused("nas:2049", "MOUNT", PortOrigin::Unasked);
+        let said = "(rpcbind, port 111 of the server, which would name another port, cannot be reached): start it";
+        assert!(
+            message.starts_with("nas:2049 refuses TCP connections, so no MOUNT service listens there"),
+            "{message}"
+        );
+        assert!(message.contains(said) && message.ends_with("nfs://HOST:PORT/DIR?mountport=PORT"), "{message}");
+        assert!(!refused("nas:2049", "NFS", PortOrigin::Given).contains("rpcbind"));
     }
 }

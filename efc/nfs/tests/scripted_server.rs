@@ -563,6 +563,14 @@ fn connect_mounts_a_parent_and_looks_the_rest_up() {
 }
 
 #[test]
+fn connect_says_how_another_port_is_given() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = run(Client::connect(&config(closed))).map(drop).unwrap_err().to_string();
+    let expected = format!("{closed} refuses TCP connections, so no MOUNT service listens there: start it, or give");
+    assert!(error.starts_with(&expected) && error.ends_with("nfs://HOST:PORT/DIR?mountport=PORT"), "{error}");
+}
+
+#[test]
 fn connect_names_the_exports_there_are() {
     let (address, server) = Server::start(|server| {
         let mut peer = server.accept();

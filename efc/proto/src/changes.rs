@@ -15,6 +15,19 @@ impl DaemonConfig {
     pub fn change_to(&self, other: &DaemonConfig) -> Option<Change> {
         self.differences(other).into_iter().map(|(_, change)| change).max()
     }
+
+    /// Names of the options that are not the same in `other`, each once; "source" is where the data is.
+    pub fn differing_options(&self, other: &DaemonConfig) -> Vec<&'static str> {
+        let differences = self.differences(other);
+        let differs = |number| differences.iter().any(|(differing, _)| *differing == number);
+        let mut names = Vec::new();
+        for (_, name) in Self::OPTION_NAMES.iter().filter(|(number, _)| differs(*number)) {
+            if !names.contains(name) {
+                names.push(*name);
+            }
+        }
+        names
+    }
 }
 
 #[cfg(test)]
@@ -54,6 +67,16 @@ mod tests {
         assert!([6, 12].iter().all(|number| DaemonConfig::LIVE_FIELDS.contains(number)));
         assert!(![1, 2, 3].iter().any(|number| DaemonConfig::LIVE_FIELDS.contains(number)));
         assert_eq!(Source::LIVE_FIELDS, &[] as &[u32]);
+    }
+
+    #[test]
+    fn what_differs_is_named_as_its_option() {
+        let cache = |store_mib| Some(CacheConfig { store_mib, workers_key: "/secret".into(), ..Default::default() });
+        let one = DaemonConfig { cache: cache(64), ..config() };
+        let mut other = DaemonConfig { cache: cache(128), attr_ttl_ms: 5, read_only: true, ..config() };
+        other.source = Some(Source { host: "other".into(), path: "/other".into(), ..Default::default() });
+        assert_eq!(one.differing_options(&other), ["source", "ro", "attr-ttl", "cache-size"]);
+        assert_eq!(one.differing_options(&one), [] as [&str; 0]);
     }
 
     #[test]

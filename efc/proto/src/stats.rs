@@ -164,6 +164,8 @@ impl DaemonStats {
             late: store.late.saturating_add(before.late),
             refused_busy: store.refused_busy.saturating_add(before.refused_busy),
             refused_disk: store.refused_disk.saturating_add(before.refused_disk),
+            disk_bytes: store.disk_bytes,
+            disk_free_bytes: store.disk_free_bytes,
         });
         let before = former.passthrough.unwrap_or_default();
         let passthrough = self.passthrough.map(|passthrough| PassthroughStats {

@@ -55,6 +55,10 @@ pub struct Figures {
     pub damaged: u64,
     /// Answers that were given up as the backend would have been sooner. Each counts as a miss, too.
     pub late: u64,
+    /// Size of the file system, when it was looked at last, in bytes; 0: it was not yet.
+    pub disk_bytes: u64,
+    /// Of these, what could be taken.
+    pub disk_free_bytes: u64,
 }
 
 impl Figures {
@@ -73,7 +77,7 @@ impl Figures {
 
 macro_rules! tally {
     ($($name:ident),+ $(,)?) => {
-        /// The counters of [`Figures`], which go on.
+        /// The counters of [`Figures`], which go on, and what the disk had last.
         #[derive(Debug, Default)]
         pub(crate) struct Tally { $(pub(crate) $name: AtomicU64),+ }
 
@@ -86,7 +90,7 @@ macro_rules! tally {
     };
 }
 
-tally! { hits, hit_bytes, misses, fills, fill_bytes, refused, refused_busy, refused_disk, evicted_bytes, damaged, late }
+tally! { hits, hit_bytes, misses, fills, fill_bytes, refused, refused_busy, refused_disk, evicted_bytes, damaged, late, disk_bytes, disk_free_bytes }
 
 pub(crate) fn count(counter: &AtomicU64) {
     add(counter, 1);

@@ -1,5 +1,6 @@
 //! What is counted at each worker, for status and metrics.
 
+use std::fmt::{self, Display, Formatter};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -39,6 +40,18 @@ pub enum WorkerState {
     Down(String),
     /// It cannot keep blocks as it is set up: why. It is looked at again.
     Unfit(String),
+}
+
+impl Display for WorkerState {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkerState::Connecting => formatter.write_str("is being connected to"),
+            WorkerState::Serving => formatter.write_str("is asked"),
+            WorkerState::Slow => formatter.write_str("answers too late and is not asked"),
+            WorkerState::Down(why) => write!(formatter, "does not answer and is tried again: {why}"),
+            WorkerState::Unfit(why) => write!(formatter, "is not used, and looked at again: {why}"),
+        }
+    }
 }
 
 macro_rules! counts {
@@ -104,4 +117,16 @@ pub(crate) fn count(counter: &AtomicU64) {
 
 pub(crate) fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_said_in_words() {
+        let refused = WorkerState::Down("Connection refused (os error 111)".into());
+        assert_eq!(refused.to_string(), "does not answer and is tried again: Connection refused (os error 111)");
+        assert_eq!(WorkerState::Slow.to_string(), "answers too late and is not asked");
+    }
 }

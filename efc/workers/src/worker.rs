@@ -376,7 +376,7 @@ impl Worker {
         };
         let mut links = lock(&self.links);
         if links.state != state {
-            log::warn!("worker {}: {state:?}", self.endpoint);
+            log::warn!("worker {} {state}", self.endpoint.address());
             links.state = state;
         }
     }
@@ -416,8 +416,8 @@ impl Worker {
         if let Some(why) = ended {
             count(&self.tally.broken_connections);
             if links.questions.is_empty() {
-                log::warn!("worker {}: {why}", self.endpoint);
                 links.state = WorkerState::Down(why);
+                log::warn!("worker {} {}", self.endpoint.address(), links.state);
             }
         }
         !links.questions.is_empty()

@@ -198,6 +198,10 @@ def test_the_table_and_the_protocol_agree() -> None:
         if option := options.get(name):
             assert option.change is Change[change]
             assert field.type == types.get(option.kind, FieldDescriptor.TYPE_UINT32)
+            # Of two words for one field the keeper says the one that sets it.
+            assert field.GetOptions().Extensions[efc_pb2.option_name] in {  # type: ignore[index]
+                option.name for option in OPTIONS.values() if option.field == name and option.sets
+            }
 
 
 def test_what_it_takes_to_change_an_option() -> None:
@@ -240,6 +244,37 @@ def test_workers_need_a_key_and_may_change() -> None:
     assert changed(config, parse_list("workers="), origin=ORIGIN).cache.workers == ""
     of_file = changed(config, parse_list("workers=/etc/efc/workers"), origin=ORIGIN)
     assert of_file.cache.workers == "/etc/efc/workers"
+
+
+def test_an_empty_value_takes_an_option_off_a_mounted_dataset() -> None:
+    plain = of("").daemon_config(SOURCE)
+    for name, option in OPTIONS.items():
+        if option.change is Change.NEW_MOUNT:
+            with pytest.raises(DriverError, match="cannot change while mounted"):
+                changed(plain, parse_list(f"{name}="), origin=ORIGIN)
+        else:
+            assert changed(plain, parse_list(f"{name}="), origin=ORIGIN) == plain, name
+    text = "soft,timeout=5s,connections=2,memory-max=1GiB,prefetch=off,log-level=warn,unprivileged-port"
+    given = of(text).daemon_config(SOURCE)
+    names = ",".join(f"{item.partition('=')[0]}=" for item in text.split(","))
+    assert changed(given, parse_list(names), origin=ORIGIN) == plain
+    with pytest.raises(DriverError, match="contradicts"):
+        changed(given, parse_list("connections=,connections=3"), origin=ORIGIN)
+    with pytest.raises(DriverError, match="allowed is"):
+        of("connections=")
+
+
+def test_caches_are_taken_off_with_what_belongs_to_them() -> None:
+    store = "cache-size=1GiB,cache-dir=/c,cache-free=5,passthrough=off"
+    both = of(f"workers=a:1,workers-key=/k,{store}").daemon_config(SOURCE)
+    without_store = changed(both, parse_list("cache-size="), origin=ORIGIN)
+    assert without_store == of("workers=a:1,workers-key=/k").daemon_config(SOURCE)
+    without_any = changed(without_store, parse_list("workers=,workers-key="), origin=ORIGIN)
+    assert without_any == of("").daemon_config(SOURCE)
+    with pytest.raises(DriverError, match="needs 'workers-key'"):
+        changed(both, parse_list("workers-key="), origin=ORIGIN)
+    with pytest.raises(DriverError, match="'cache-dir' in -o needs 'cache-size'"):
+        changed(both, parse_list("cache-size=,cache-dir=/d"), origin=ORIGIN)
 
 
 @pytest.mark.parametrize(

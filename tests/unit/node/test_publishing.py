@@ -21,7 +21,7 @@ from csi.base.statvfs import Statvfs
 from csi.config.mount_options import MountOptions, parse, parse_list
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
-from csi.node.conditions import condition_of, suggestion_of, unknown_of, workers_of
+from csi.node.conditions import condition_of, store_of, suggestion_of, unknown_of, workers_of
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperStatus, options_unknown_to
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, top
@@ -488,6 +488,22 @@ def test_workers_that_are_not_used_are_said() -> None:
     ready.workers_ready = 1
     assert workers_of(of(stats=efc_pb2.DaemonStats(cache=ready))).startswith("1 of 2 workers do not answer")
     assert "no key in /key" in workers_of(of(stats=keyless))
+
+
+def test_a_full_store_says_what_is_free_and_what_to_do() -> None:
+    options = efc_pb2.DaemonConfig(cache=efc_pb2.CacheConfig(store_mib=64, store_free_percent=20))
+
+    def said(**disk: int) -> str:
+        store = efc_pb2.StoreStats(state=efc_pb2.StoreStats.FULL, **disk)
+        return store_of(efc_pb2.MountStatus(config=options, store="/ssd/s", stats=efc_pb2.DaemonStats(store=store)))
+
+    few = said(disk_bytes=10_000 << 20, disk_free_bytes=1_900 << 20)
+    assert few.startswith("its local store /ssd/s: its file system has 1,900 of 10,000 MiB free,")
+    assert "cache-free=20 leaves 2,000 MiB" in few
+    assert "name a smaller cache-free" in few
+    enough = said(disk_bytes=10_000 << 20, disk_free_bytes=5_000 << 20)
+    assert "takes no more, by a quota for example, with 5,000 of 10,000 MiB free" in enough
+    assert "full, or has no more free than 'cache-free'" in said(), "of a daemon of an earlier release"
 
 
 def test_options_that_the_keeper_does_not_know_are_named() -> None:

@@ -18,6 +18,7 @@ use super::{END_TIME_LIMIT, Event, SessionRun};
 use crate::daemon::Daemon;
 use crate::entry::MountEntry;
 use crate::failure::{failure, path_code};
+use crate::files;
 use crate::held::{Held, TakenOver};
 use crate::isolation::Isolation;
 use crate::kernel;
@@ -67,7 +68,8 @@ impl<'a> SessionRun<'a> {
             };
             failure(path_code(&error), message)
         })?;
-        let held = programs.listeners.create().map_err(|error| internal("make a session", error))?;
+        files::check_workers(entry.config())?;
+        let held = programs.listeners.create(entry.target()).map_err(|error| internal("make a session", error))?;
         let isolation = Isolation::new(programs, entry)?;
         entry.update(|status| {
             isolation.describe(status);

@@ -7,7 +7,7 @@
 //! The kernel counts in a cgroup whom it has killed for want of memory. Such a daemon is replaced like any other, but it counts as
 //! one that died young for longer, so that kill does not follow kill.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use efc_proto::Error;
 
@@ -61,6 +61,12 @@ impl Deaths {
     }
 }
 
+/// The reason of a death with its time, in UTC: it is shown until the mount ends, which may be months.
+pub(super) fn dated(reason: &str, time: SystemTime) -> String {
+    // A clock beyond the year 9999 has no time that can be written.
+    jiff::Timestamp::try_from(time).map_or_else(|_| reason.to_owned(), |time| format!("{reason} at {time:.0}"))
+}
+
 impl SessionRun<'_> {
     /// A sentence on how the daemon ended.
     pub(super) fn reason_of(&self, ending: Ending) -> String {
@@ -87,5 +93,21 @@ impl SessionRun<'_> {
         Some(format!(
             "no daemon could go on with the saved state ({failure}), so the session was given up; unmount and mount again"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_death_has_its_time() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(1_796_008_327_999);
+        assert_eq!(
+            dated("the daemon was killed by signal 9", time),
+            "the daemon was killed by signal 9 at 2026-11-30T03:12:07Z"
+        );
+        let beyond = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 50);
+        assert_eq!(dated("it died", beyond), "it died");
     }
 }

@@ -18,7 +18,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use efc_proto::mount_status::State;
 use efc_proto::{Error, FindRoot, Ready, ReportRequest, Resend, Stop, to_daemon, to_keeper};
@@ -36,7 +36,7 @@ use crate::programs::Programs;
 use crate::stores::{Store, User};
 use crate::waiting::timespec;
 pub use beginning::Origin;
-use deaths::{Deaths, YOUNG_OF_MEMORY};
+use deaths::{Deaths, YOUNG_OF_MEMORY, dated};
 use heartbeat::{Heartbeat, Pulse};
 use upgrade::Upgrade;
 
@@ -276,7 +276,7 @@ impl<'a> SessionRun<'a> {
         };
         self.entry.update(|status| {
             status.pid = 0;
-            status.reason = reason + &waits;
+            status.reason = dated(&reason, SystemTime::now()) + &waits;
             status.set_state(State::Restarting);
         });
         self.deadline = Some(now + delay);

@@ -229,7 +229,7 @@ impl<D: Disk> Writer<D> {
         self.written = 0;
         self.closing.retain(|file| Arc::strong_count(file) > 1);
         let configured = self.engine.size_max.load(Ordering::Relaxed);
-        let space = self.folder.space();
+        let space = self.space();
         if space.is_ok_and(|space| space.is_read_only) {
             self.has_trouble(Trouble::ReadOnly);
             return;
@@ -253,13 +253,24 @@ impl<D: Disk> Writer<D> {
         self.shrink();
     }
 
+    /// What the file system has now, which is noted for the figures.
+    fn space(&self) -> Result<Space, Errno> {
+        let space = self.folder.space()?;
+        self.engine.tally.disk_bytes.store(space.size, Ordering::Relaxed);
+        self.engine.tally.disk_free_bytes.store(space.free, Ordering::Relaxed);
+        Ok(space)
+    }
+
     /// Notes what the file system said.
     fn refused(&self, unwritten: Unwritten) {
         count(&self.engine.tally.refused);
         let Unwritten::Failed(error) = unwritten else { return };
         count(&self.engine.tally.refused_disk);
         let trouble = match error {
-            Errno::NOSPC | Errno::DQUOT => Trouble::Full,
+            Errno::NOSPC | Errno::DQUOT => {
+                let _ = self.space(); // only the figures want it
+                Trouble::Full
+            }
             Errno::ROFS => Trouble::ReadOnly,
             _ => Trouble::Failed,
         };
