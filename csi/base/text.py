@@ -9,3 +9,8 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape", errors="replace").decode()
         for character in text
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what there is so many of, for example ``1 file`` or ``1,234 files``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

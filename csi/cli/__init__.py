@@ -45,7 +45,9 @@ def master(arguments: Sequence[str] | None = None) -> int:
 
 def kubectl(arguments: Sequence[str] | None = None) -> int:
     """Runs ``kubectl-efc ARGUMENTS``, kubectl's plugin, which is ``efc dataset ARGUMENTS``; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="kubectl efc", description="The Datasets of a cluster that EFC serves.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="kubectl efc", description="The Datasets of a cluster that EFC serves."
+    )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     dataset_parser.add_commands(parser)
     parsed = parser.parse_args(arguments)
@@ -96,6 +98,37 @@ def _do_without_openssl() -> None:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # documented: importing it fails
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser of a command, which says by itself what it does not know, with its own usage and not that of ``efc``."""
+
+    def parse_known_args(  # type: ignore[override]  # as argparse calls it for a subcommand
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse has it, but that nothing unknown is handed on. Exits with status 2."""
+        self._check_options(sys.argv[1:] if args is None else args)
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
+
+    def _check_options(self, arguments: Sequence[str]) -> None:
+        """Exits at an unknown option before a subcommand, for whose name argparse would take the option's value."""
+        # Only those of subcommands are a mapping, of their names to their parsers.
+        subcommands = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        for argument in arguments if subcommands else []:
+            if argument == "--" or any(argument in names for names in subcommands):
+                return
+            name = argument.partition("=")[0]
+            if name.startswith("--") and not any(known.startswith(name) for known in self._option_string_actions):
+                self.error(f"unrecognized arguments: {argument}")
+
+
+def _show_as_optional(parser: argparse.ArgumentParser, subcommand: str, form: str) -> None:
+    """Has the usage show the subcommand as one that there need not be. Called when the parser has all options."""
+    usage = parser.format_usage().removeprefix("usage: ").rstrip()
+    parser.usage = usage.replace(f"{subcommand} ...", f"[{form}]")
+
+
 class _Version(argparse.Action):
     """The action of ``--version``: looks the version up only when it is asked for."""
 
@@ -106,7 +139,7 @@ class _Version(argparse.Action):
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="efc", description="A NAS directory as a POSIX file system, and as Kubernetes volumes."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
@@ -186,8 +219,10 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _command(commands, "umount", "unmount a target and end its daemon")
-    parser.add_argument("target", metavar="TARGET", help="where it is mounted")
+    parser = _command(commands, "umount", "unmount targets and end their daemons")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("targets", metavar="TARGET", nargs="*", default=[], help="where it is mounted")
+    which.add_argument("--all", action="store_true", help="all that the keeper has mounted, where no pods use it")
     parser.add_argument("--force", action="store_true", help="also when it is in use or hangs: its users get errors")
 
 
@@ -219,10 +254,11 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     which = clear.add_mutually_exclusive_group(required=True)
     which.add_argument("--unused", action="store_true", help="all of them")
-    which.add_argument("stores", nargs="*", default=[], metavar="STORE", help="by directory or source")
+    which.add_argument("stores", nargs="*", default=[], metavar="STORE", help="by full path, name or source")
     clear.add_argument(
         "--days", type=_count, default=0, metavar="N", help="with --unused: those that nobody has used for so long"
     )
+    _show_as_optional(parser, "clear", "clear STORE ... | clear --unused")
 
 
 def _add_top(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -320,10 +356,10 @@ def _add_worker(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         ("ca", "the authority that signs the nodes' certificates"),
     ):
         parser.add_argument(f"--tls-{name}", type=Path, metavar="FILE", help=f"{what}; PEM")
-    key = parser.add_subparsers(metavar="key", dest="worker_command").add_parser(
-        "key", help="write a new key for a data set into a new file, instead"
-    )
+    actions = parser.add_subparsers(metavar="key", dest="worker_command")
+    key = actions.add_parser("key", help="write a new key for a data set into a new file, instead")
     key.add_argument("file", type=Path, metavar="FILE")
+    _show_as_optional(parser, "key", "key FILE")
 
 
 def _add_master(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -32,6 +32,8 @@ _DIRECTORY = Path("/var/cache/efc")
 #: More of a store's `source` is not read, in bytes.
 _SOURCE_BYTES_MAX = 8192
 _SOURCE_FIELDS = 5
+#: The keeper does not remember where stores of former mounts are.
+_ELSEWHERE = "those of former mounts with another cache-dir are found by efc cache --directory DIR"
 _COLUMNS = ("SOURCE", "STORE", "HELD", "LAST USED", "USED BY")
 _DAY_SECONDS = 86_400
 
@@ -51,13 +53,14 @@ class Store:
 def run(parsed: argparse.Namespace) -> int:
     """Lists the stores, or removes some."""
     mounts = _mounts(parsed.run_dir)
-    stores = found(_directories(parsed.directory, mounts), mounts)
+    directories = _directories(parsed.directory, mounts)
+    stores = found(directories, mounts)
     if parsed.cache_command == "clear":
-        return _clear(_chosen(stores, parsed))
+        return _clear(_chosen(stores, mounts, directories, parsed), directories)
     if parsed.json:
         print(json.dumps([_described(store) for store in stores], indent=2))
     elif not stores:
-        print("There are no local stores on this node.")
+        print(f"There are no local stores in {_names(directories)}; {_ELSEWHERE}")
     else:
         print_table(_COLUMNS, [_row(store) for store in stores])
     return 0
@@ -91,7 +94,7 @@ def found(directories: Sequence[Path], mounts: Sequence[efc_pb2.MountStatus]) ->
 def _folders(directory: Path) -> list[Path]:
     try:
         return sorted(path for path in directory.iterdir() if stat.S_ISDIR(path.lstat().st_mode))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -150,17 +153,31 @@ def _size_and_time(path: Path) -> tuple[int, float]:
     return held_bytes, used_at
 
 
-def _chosen(stores: Sequence[Store], parsed: argparse.Namespace) -> list[Store]:
+def _names(directories: Sequence[Path]) -> str:
+    return ", ".join(printable(str(directory)) for directory in directories)
+
+
+def _chosen(
+    stores: Sequence[Store],
+    mounts: Sequence[efc_pb2.MountStatus],
+    directories: Sequence[Path],
+    parsed: argparse.Namespace,
+) -> list[Store]:
     """What is to be removed; raises FAILED_PRECONDITION for what is in use, NOT_FOUND for what is no store."""
     if parsed.unused:
         oldest = time.time() - parsed.days * _DAY_SECONDS
         return [store for store in stores if not store.is_used and store.used_at <= oldest]
-    chosen = []
+    chosen: list[Store] = []
     for wanted in parsed.stores:
-        matching = [store for store in stores if wanted in (str(store.path), store.path.name, store.source)]
+        matching = [store for store in stores if wanted in (store.path.name, store.source)]
+        if not matching and os.path.isabs(wanted):
+            # Wherever it lies: that it is a store is seen by what is in it.
+            path = Path(os.path.normpath(wanted))
+            matching = [store for store in found([path.parent], mounts) if store.path == path]
         if not matching:
-            raise DriverError(Code.NOT_FOUND, f"{wanted!r} is no local store here: efc cache lists them")
-        chosen += matching
+            message = f"{wanted!r} is no local store in {_names(directories)}, nor the full path of one; {_ELSEWHERE}"
+            raise DriverError(Code.NOT_FOUND, message)
+        chosen += [store for store in matching if store not in chosen]
     for store in chosen:
         if store.is_used:
             by = f" by {store.used_by}" if store.used_by else ""
@@ -168,7 +185,7 @@ def _chosen(stores: Sequence[Store], parsed: argparse.Namespace) -> list[Store]:
     return chosen
 
 
-def _clear(stores: Sequence[Store]) -> int:
+def _clear(stores: Sequence[Store], directories: Sequence[Path]) -> int:
     for store in stores:
         with _locked(store.path) as is_ours:
             if not is_ours:
@@ -177,7 +194,7 @@ def _clear(stores: Sequence[Store]) -> int:
             shutil.rmtree(store.path)
         print(f"{printable(str(store.path))}: removed, {size(store.held_bytes)}")
     if not stores:
-        print("Nothing to remove.")
+        print(f"Nothing to remove in {_names(directories)}; {_ELSEWHERE}")
     return 0
 
 

@@ -20,17 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from csi._proto import efc_pb2
 from csi.base import programs
 from csi.base.errors import DriverError
 from csi.base.text import printable
 from csi.cli import node_checks
 from csi.cli.finding import Finding
+from csi.cli.mount_checks import check_mounts
 from csi.cli.node_checks import Container
-from csi.config.several import described_place, origin_of_wire
 from csi.config.sources import Source
 from csi.node.conditions import condition_of
-from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
+from csi.node.keeper import Keeper
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
 from csi.node.targets import KUBELET_ROOT, KubeletRoots
 
@@ -96,14 +95,14 @@ def _checks(run_dir: str, container: Container | None) -> Iterator[Callable[[], 
     if container is None:
         yield from _OF_MACHINE
         yield lambda: check_run_dir(run_dir)
-        yield lambda: check_mounts(run_dir)
+        yield lambda: check_mounts(run_dir, _own_mounts())
         return
     yield lambda: node_checks.check_container(container)
     if container.keeper_run_dir is not None:
         yield from _OF_MACHINE
     if (here := container.run_dir) is not None:
         # Mounts come first: a NAS or keeper that does not answer is the reason for much else.
-        yield lambda: check_mounts(here, in_cluster=True)
+        yield lambda: check_mounts(here, _own_mounts(), in_cluster=True)
         yield lambda: _check_shared_run_dir(here)
         if (plugin := container.plugin) is not None:
             yield lambda: _check_plugin(plugin)
@@ -139,6 +138,10 @@ def _conditions(run_dir: str) -> dict[str, str]:
 
 def _mounts() -> list[Mount]:
     return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+
+
+def _own_mounts() -> list[Mount]:
+    return [mount for mount in _mounts() if mount.file_system_type == FILE_SYSTEM_TYPE]
 
 
 def check_programs() -> Iterator[Finding]:
@@ -248,64 +251,6 @@ def check_run_dir(run_dir: str) -> Iterator[Finding]:
         yield Finding(check="run-dir", level="fail", message=f"others may write in {run_dir}", mend=mend)
     else:
         yield Finding(check="run-dir", level="ok", message=f"{run_dir} is its owner's alone")
-
-
-def check_mounts(run_dir: str, *, in_cluster: bool = False) -> Iterator[Finding]:
-    """The keeper answers, its daemons serve, and no mount of ours is without a keeper."""
-    ours = [mount for mount in _mounts() if mount.file_system_type == FILE_SYSTEM_TYPE]
-    try:
-        status = asyncio.run(Keeper(run_dir).status())
-    except KeeperUnreachableError as error:
-        if isinstance(error, KeeperForbiddenError):
-            yield Finding(check="keeper", level="fail", message=error.message, mend="sudo efc doctor")
-            return
-        if in_cluster:
-            mend = "the pod of efc-keeper on this node: kubectl describe, kubectl logs"
-            message = f"{error.message} Pods start no volume, and daemons that die have no successor"
-            yield Finding(check="keeper", level="fail", message=message, mend=mend)
-        elif ours:
-            mend = f"the next efc mount starts one, or efc-keeper --run-dir {run_dir}: it takes over what daemons serve"
-            yield Finding(check="keeper", level="fail", message=error.message, mend=mend)
-        else:
-            yield Finding(check="keeper", level="ok", message="none runs, and nothing is mounted; efc mount starts one")
-        status = KeeperStatus(pid=0, version="", mounts=[])
-    else:
-        yield Finding(
-            check="keeper",
-            level="ok",
-            message=f"process {status.pid}, version {status.version}, mounts: {len(status.mounts)}",
-        )
-    for served in status.mounts:
-        yield _of_mount(served, in_cluster=in_cluster)
-    yield from _without_keeper(ours, status, in_cluster=in_cluster)
-
-
-def _of_mount(served: efc_pb2.MountStatus, *, in_cluster: bool) -> Finding:
-    what = f"{source_of(served)} at {served.target}"
-    restarts = f", {served.restarts} restarts (the last daemon: {served.reason})" if served.restarts else ""
-    if not (reason := condition_of(served)):
-        return Finding(check="mounts", level="ok", message=f"{what}: process {served.pid} serves it{restarts}")
-    if served.state == efc_pb2.MountStatus.UNRESPONSIVE_NAS:
-        _, servers = described_place(origin_of_wire(options_of(served)), "")
-        mend = f"is {servers} up, and does it serve NFSv3 to this node? Its users wait, and go on by themselves"
-        return Finding(check="mounts", level="fail", message=f"{what}: {reason}", mend=mend)
-    log = "kubectl logs of efc-keeper's pod on this node" if in_cluster else "the keeper's log"
-    return Finding(check="mounts", level="warn", message=f"{what}: {reason}", mend=f"efc status; {log}")
-
-
-def _without_keeper(ours: Sequence[Mount], status: KeeperStatus, *, in_cluster: bool) -> Iterator[Finding]:
-    """Mounts whose keeper has gone: a daemon that lives serves them, and has no successor."""
-    served_devices = {mount.device for mount in ours if mount.target in {served.target for served in status.mounts}}
-    for mount in ours:
-        if mount.device not in served_devices:
-            message = f"{mount.target} is a mount of {mount.source} that this keeper does not serve"
-            mend = f"if no other keeper (RUN_DIR) does: umount -l {mount.target}"
-            if in_cluster:
-                mend = "if its pod sees errors, delete the pod: the next one gets a mount of this keeper's"
-            elif not status.pid:
-                message = f"{mount.target} is a mount of {mount.source}: if its daemon dies, nobody starts the next"
-                mend = f"start a keeper, as above; umount -l {mount.target} only if it gives errors even then"
-            yield Finding(check="mounts", level="warn", message=message, mend=mend)
 
 
 #: Checks of the place where mounts and daemons are made: a machine without Kubernetes, or the keeper's container.

@@ -6,7 +6,6 @@ running containers too (:mod:`csi.node.repair`).
 
 import argparse
 import asyncio
-import errno
 import os
 import stat
 import subprocess
@@ -17,6 +16,7 @@ from csi._proto import efc_pb2
 from csi.base import programs
 from csi.base.children import Children
 from csi.base.errors import Code, DriverError, invalid
+from csi.cli.unserved import says_dead
 from csi.config.mount_options import parse, parse_list
 from csi.config.several import MountedSource, Sources
 from csi.config.sources import Source
@@ -148,7 +148,7 @@ async def _is_lost(mount: Mount, *, keeper: Keeper, mounts: Mounts) -> bool:
     try:
         await mounts.statvfs(mount.target)
     except DriverError as error:
-        return any(os.strerror(number) in error.message for number in (errno.ENOTCONN, errno.ECONNABORTED))
+        return says_dead(error)
     return False
 
 

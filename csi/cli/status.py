@@ -5,24 +5,22 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from csi._proto import efc_pb2
 from csi.base.text import printable
 from csi.cli.figures import size
 from csi.cli.tables import print_table
+from csi.cli.unserved import Left, left_over, mount_command, nothing_is_mounted
 from csi.config.mount_options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
-from csi.node.conditions import missing_sources, passthrough_of, store_of, suggestion_of, workers_of
-from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperStatus, KeeperUnreachableError, options_of, source_of
-from csi.node.mounts import FILE_SYSTEM_TYPE, parse_mountinfo
+from csi.node.conditions import missing_sources, passthrough_of, silence_of, store_of, suggestion_of, workers_of
+from csi.node.keeper import Keeper, KeeperMissingError, KeeperStatus, options_of, source_of
 from csi.node.records import Publication, Publications
 from csi.node.reports import Reports
 
-MOUNTINFO = Path("/proc/self/mountinfo")
 #: As kubelet makes targets: the pod's uid, and the name of its volume (that of a PersistentVolume, or the pod's own).
 _KUBELETS_TARGET = re.compile(r"/pods/([^/]+)/volumes/[^/]+/([^/]+)/mount")
 _VOLUME_COLUMNS = ("VOLUME", "POD", "NAME", "SOURCE", "PATH", "ACCESS")
@@ -30,21 +28,18 @@ _COLUMNS = ("SOURCE", "TARGET", "STATE", "MODE", "PID", "RESTARTS", "READ", "WRI
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Without a keeper there is nothing to list, though daemons may serve on: that is said, on standard error."""
+    """Runs ``efc status``; returns 1 if there are mounts of ours that no keeper answers for: standard error names them.
+
+    Daemons may serve on without a keeper, whose mounts are not described then: nobody knows how they do.
+    """
     try:
         status = asyncio.run(Keeper(parsed.run_dir).status())
-    except KeeperForbiddenError:
-        raise
-    except KeeperUnreachableError:
+        left = left_over(parsed.run_dir, status.mounts)
+    except KeeperMissingError:
         status = KeeperStatus(pid=0, version="", mounts=[])
-        if left := _left_by_a_keeper(parsed.run_dir):
-            print(
-                f"efc: no keeper answers in {parsed.run_dir}, but mounted are: {', '.join(left)}. Daemons that live "
-                "serve on, and the next keeper takes them over (outside Kubernetes, the next efc mount starts one)",
-                file=sys.stderr,
-            )
-            if not parsed.json:
-                return 0
+        left = left_over(parsed.run_dir)
+    for line in _said_of(left, parsed.run_dir):
+        print(f"efc: {line}", file=sys.stderr)
     reports = Reports(parsed.run_dir)
     published = volumes(parsed.run_dir)
     mounts = [
@@ -54,25 +49,27 @@ def run(parsed: argparse.Namespace) -> int:
     ]
     if parsed.json:
         print(json.dumps(mounts, indent=2))
-    elif not mounts:
-        print(f"Nothing is mounted (run directory {parsed.run_dir}).")
-    else:
+    elif mounts:
         print_table(_COLUMNS, [_row(mount, reports, published.get(mount.target, [])) for mount in status.mounts])
         if rows := [_volume_row(volume) for mount in sorted(published) for volume in published[mount]]:
             print()
             print_table(_VOLUME_COLUMNS, rows)
-    return 0
+    elif not left:
+        print(nothing_is_mounted(parsed.run_dir))
+    return int(bool(left))
 
 
-def _left_by_a_keeper(run_dir: str) -> list[str]:
-    """Targets of mounts of ours, if this run directory has listeners of daemons that wait for a keeper."""
-    try:
-        if not any((Path(run_dir) / "s").iterdir()):
-            return []
-    except OSError:
-        return []
-    mounts = parse_mountinfo(MOUNTINFO.read_text(errors="surrogateescape"))
-    return [printable(mount.target) for mount in mounts if mount.file_system_type == FILE_SYSTEM_TYPE]
+def _said_of(left: Left, run_dir: str) -> Iterator[str]:
+    """What a person is to know of mounts without a keeper."""
+    if left.wait:
+        names = ", ".join(printable(mount.target) for mount in left.wait)
+        yield (
+            f"no keeper answers in {run_dir}, but mounted are: {names}. Daemons that live "
+            "serve on, and the next keeper takes them over (outside Kubernetes, the next efc mount starts one)"
+        )
+    for mount in left.dead:
+        target, command = printable(mount.target), printable(mount_command(mount))
+        yield f"{target} is dead: nobody holds its session any more; outside Kubernetes: {command}"
 
 
 def volumes(run_dir: str) -> dict[str, list[dict[str, object]]]:
@@ -167,4 +164,4 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[st
 
 
 def _reasons(mount: efc_pb2.MountStatus) -> tuple[str, ...]:
-    return mount.reason, *missing_sources(mount), workers_of(mount), store_of(mount)
+    return silence_of(mount), mount.reason, *missing_sources(mount), workers_of(mount), store_of(mount)

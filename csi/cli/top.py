@@ -20,6 +20,7 @@ from csi.base.text import printable
 from csi.cli.figures import duration, size
 from csi.cli.status import volumes
 from csi.cli.terminal import Screen
+from csi.cli.unserved import is_nothing_mounted, nothing_is_mounted
 from csi.node.keeper import Keeper, source_of
 from csi.node.rates import Rates, Sampler
 
@@ -33,6 +34,9 @@ View = dict[str, object]
 
 def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc top`` until q, Ctrl-C, or the end of the first interval with ``--once``."""
+    if is_nothing_mounted(parsed.run_dir):
+        print("[]" if parsed.json else nothing_is_mounted(parsed.run_dir))
+        return 0
     looks = _Looks(parsed.run_dir)
     looks.take()
     if parsed.once or parsed.json or not (sys.stdin.isatty() and sys.stdout.isatty()):

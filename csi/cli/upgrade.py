@@ -12,6 +12,7 @@ import asyncio
 from csi._proto import efc_pb2
 from csi.base.errors import Code, DriverError
 from csi.cli.mount import found_target, mounted_sources
+from csi.cli.unserved import is_nothing_mounted, nothing_is_mounted
 from csi.config.mount_options import changed, parse_list
 from csi.config.several import Sources
 from csi.node.keeper import Keeper, options_of
@@ -30,6 +31,9 @@ def run(parsed: argparse.Namespace) -> int:
     if mounted and not targets:
         raise DriverError(Code.INVALID_ARGUMENT, "sources are those of one TARGET: name it")
     sources = Sources.of(mounted).to_wire() if mounted else []
+    if parsed.all and is_nothing_mounted(parsed.run_dir):
+        print(nothing_is_mounted(parsed.run_dir))
+        return 0
     asyncio.run(_upgrade(Keeper(parsed.run_dir), targets, items, sources))
     return 0
 
@@ -48,7 +52,7 @@ async def _upgrade(
     mounts = {mount.target: mount for mount in (await keeper.status()).mounts}
     await DaemonProgram.installed(keeper).install()
     for target in targets or sorted(mounts):
-        before = mounts[target].version if target in mounts else ""
+        before = mounts.get(target)
         is_changed = bool(items or sources)
         base = options_of(mounts[target]) if is_changed and target in mounts else None
         options = changed(base, items, origin="-o") if base is not None else None
@@ -56,4 +60,12 @@ async def _upgrade(
             del options.sources[:]
             options.sources.extend(sources)
         status = await keeper.upgrade(target=target, options=options, base=base, in_place=is_changed)
-        print(f"{target}: {before} -> {status.version}, process {status.pid}")
+        print(_said_of(before, status, target=target))
+
+
+def _said_of(before: efc_pb2.MountStatus | None, after: efc_pb2.MountStatus, *, target: str) -> str:
+    """What has become of a mount's daemon."""
+    if before is not None and before.pid == after.pid:
+        return f"{target}: {after.version}, process {after.pid} stays and has taken the options"
+    former = "" if before is None else f"{before.version} (process {before.pid}) -> "
+    return f"{target}: {former}{after.version}, process {after.pid}"

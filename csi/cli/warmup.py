@@ -1,11 +1,13 @@
 """``efc warmup``: reads data once, so that it lies in the dataset's caches before anybody asks for it.
 
 What is done to the mount is done by :mod:`csi.warming`; here is where paths lie, what the keeper counts meanwhile, and
-what is said. Exit status: 0 if all was read, 1 if some was not, 2 for what is refused, 130 if it was interrupted.
+what is said. Exit status: 0 if all was read, 1 if some was not or much of it is in no cache, 2 for what is refused, 130
+if it was interrupted.
 """
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -18,16 +20,17 @@ from csi.base.children import Children
 from csi.base.errors import Code, DriverError
 from csi.base.text import printable
 from csi.cli.on_mount import Place, Places, without_nested
+from csi.cli.unserved import mount_command, says_dead
 from csi.cli.warmup_progress import DRAW_SECONDS, Progress
 from csi.cli.warmup_summary import Outcome, print_failures, print_summary
-from csi.node.conditions import store_of, workers_of
+from csi.node.conditions import silence_of, store_of, takes_nothing, workers_of
 from csi.node.keeper import STATUS_SECONDS_MAX, Keeper, KeeperUnreachableError, options_of, source_of
-from csi.node.mounts import Mounts, parse_mountinfo
+from csi.node.mounts import Mount, Mounts, parse_mountinfo
 from csi.node.statistics import CACHE_LEVELS, bytes_by_level
 from csi.warming.filling import Level
 from csi.warming.note import Note
 from csi.warming.pace import Pace
-from csi.warming.passes import PAUSE_SECONDS, is_another_worth_it, jobs_of_pass
+from csi.warming.passes import PAUSE_SECONDS, bytes_uncached, is_another_worth_it, jobs_of_pass
 from csi.warming.tally import Figures
 from csi.warming.walking import Root
 from csi.warming.warming import Plan, Warming
@@ -102,7 +105,7 @@ async def _served(places: Iterable[Place], run_dir: str, *, is_forced: bool, lev
     """
     mounts = {place.mount.device: place.mount for place in places}
     for mount in mounts.values():
-        await Mounts(children=Children()).statvfs(mount.target)
+        await _check_answers(mount, run_dir)
     try:
         found = {f"0:{one.connection}": one for one in (await Keeper(run_dir).status()).mounts}
     except KeeperUnreachableError:
@@ -121,6 +124,24 @@ async def _served(places: Iterable[Place], run_dir: str, *, is_forced: bool, lev
     for status in served.values():
         _say_what_is_wrong(status, level)
     return served
+
+
+async def _check_answers(mount: Mount, run_dir: str) -> None:
+    """Raises what keeps a mount from answering: a NAS that is silent, or that nobody serves it."""
+    try:
+        await Mounts(children=Children()).statvfs(mount.target)
+        return
+    except DriverError as error:
+        failure, reason = error, f"{mount.target}: {error.message}"
+    if says_dead(failure):
+        reason += f"; outside Kubernetes: {mount_command(mount)}"
+    elif failure.code is Code.DEADLINE_EXCEEDED:
+        reason = f"{mount.target} does not answer, nor does its NAS, it seems (efc status says more)"
+        with contextlib.suppress(DriverError):
+            found = (await Keeper(run_dir).status()).mounts
+            said = "".join(silence_of(one) for one in found if f"0:{one.connection}" == mount.device)
+            reason = f"{mount.target} does not answer: {said}" if said else reason
+    raise DriverError(failure.code, reason)
 
 
 def _lack(mount: efc_pb2.MountStatus, level: Level | None) -> str | None:
@@ -219,12 +240,26 @@ class _Warmup:
                 return
             else:
                 missing.append(_missing(figures, given) if number > 1 else _missing_at_first(figures, given))
-            if number == self._parsed.passes or not is_another_worth_it(missing) or not self._has_room(covered):
+            is_in_vain = self._is_in_vain(figures)
+            if plan.level is None and given is not None and (number > 1 or is_in_vain):
+                self._outcome.bytes_uncached = bytes_uncached(figures, given)
+            if number == self._parsed.passes or is_in_vain or not is_another_worth_it(missing):
+                return
+            if not self._has_room(covered):
                 return
             # What an earlier run has read is looked at, too; a budget ends where it has ended before.
             plan = with_changes(plan, waits_for_rest=False, budget_bytes=covered if plan.budget_bytes else 0)
             note = None
             time.sleep(PAUSE_SECONDS)
+
+    def _is_in_vain(self, figures: Figures) -> bool:
+        """Whether no level that is to be filled takes anything in now: reading once more would bring nothing."""
+        level = self._plan.level
+        if level is not None and figures.bytes_refused < figures.bytes_lacking:
+            return False
+        store, workers = level is not Level.WORKERS, level is not Level.LOCAL
+        mounts = self._mounts() or []
+        return bool(mounts) and all(takes_nothing(mount, store=store, workers=workers) for mount in mounts)
 
     def _pass(self, plan: Plan, note: Note | None, number: int) -> tuple[Figures, dict[str, int] | None]:
         """One of them: its figures, and how many bytes came from where."""
@@ -244,6 +279,17 @@ class _Warmup:
 
     def _levels(self, *, limit_seconds: float = STATUS_SECONDS_MAX) -> dict[str, int] | None:
         """How many bytes have come from where so far; None if the keeper does not say."""
+        mounts = self._mounts(limit_seconds=limit_seconds)
+        if not mounts:
+            return None
+        levels = dict.fromkeys(CACHE_LEVELS, 0)
+        for mount in mounts:
+            for level, count in bytes_by_level(mount.stats).items():
+                levels[level] += count
+        return levels
+
+    def _mounts(self, *, limit_seconds: float = STATUS_SECONDS_MAX) -> list[efc_pb2.MountStatus] | None:
+        """How the mounts are now; None if the keeper does not say so of all."""
         if not self._served:
             return None
         try:
@@ -251,20 +297,17 @@ class _Warmup:
         except DriverError:
             return None
         found = {f"0:{mount.connection}": mount for mount in mounts}
-        levels = dict.fromkeys(CACHE_LEVELS, 0)
-        for device in self._served:
-            if device not in found:
-                return None
-            for level, count in bytes_by_level(found[device].stats).items():
-                levels[level] += count
-        return levels
+        return [found[device] for device in self._served] if self._served.keys() <= found.keys() else None
 
     def _has_room(self, count: int) -> bool:
         """Whether so many bytes can be in caches at all: reading more only drives out what is there."""
         stats = [mount.stats for mount in self._served.values()]
         capacities = [_capacity(each, self._plan.level) for each in stats]
         self._outcome.room_bytes = room = sum(capacities) if all(capacities) else None
-        return room is None or count <= room
+        if room is None or count <= room:
+            return True
+        self._outcome.bytes_uncached = max(self._outcome.bytes_uncached or 0, count - room)
+        return False
 
 
 def _capacity(stats: efc_pb2.DaemonStats, level: Level | None) -> int:

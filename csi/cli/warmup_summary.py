@@ -7,8 +7,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from csi.base.text import printable
+from csi.base.text import counted, printable
 from csi.cli.figures import duration, rate, size
+from csi.warming.passes import is_much
 from csi.warming.tally import Failure, Figures
 
 _INTERRUPTED = 130
@@ -43,6 +44,8 @@ class Outcome:
     missing_bytes: list[int] = field(default_factory=list)
     #: Of what was filled, if that was asked for.
     room_bytes: int | None = None
+    #: Bytes that no cache that is to be filled has, at least; None if no pass has told.
+    bytes_uncached: int | None = None
     is_interrupted: bool = False
     is_over_budget: bool = False
 
@@ -64,7 +67,19 @@ class Outcome:
     @property
     def exit_status(self) -> int:
         """Of the command."""
-        return _INTERRUPTED if self.is_interrupted else int(self.failed.files_failed > 0 or self.bytes_refused > 0)
+        if self.is_interrupted:
+            return _INTERRUPTED
+        return int(self.failed.files_failed > 0 or self.bytes_refused > 0 or self.is_mostly_in_vain)
+
+    @property
+    def is_mostly_in_vain(self) -> bool:
+        """Much of what was read is in no cache all the same."""
+        return is_much(self.bytes_uncached or 0, covered=self.bytes_covered)
+
+    @property
+    def bytes_covered(self) -> int:
+        """What all this is about."""
+        return self.first.bytes_read + self.first.bytes_noted
 
     @property
     def bytes_refused(self) -> int:
@@ -72,9 +87,20 @@ class Outcome:
         return self.passes[-1].bytes_refused if self.passes else 0
 
     @property
+    def bytes_read(self) -> int:
+        """Of what the first pass has gone through; where one level is filled, that is what it has taken."""
+        return self.first.bytes_read if self.to == "both" else min(self._bytes_moved, self.first.bytes_read)
+
+    @property
     def bytes_per_second(self) -> float:
-        """Of all passes together."""
-        return sum(figures.bytes_read for figures in self.passes) / self.seconds if self.seconds else 0.0
+        """Of all that was read in all passes together."""
+        return self._bytes_moved / self.seconds if self.seconds else 0.0
+
+    @property
+    def _bytes_moved(self) -> int:
+        if self.to == "both":
+            return sum(figures.bytes_read for figures in self.passes)
+        return sum(figures.bytes_taken for figures in self.passes)
 
 
 def print_failures(outcome: Outcome) -> None:
@@ -84,6 +110,9 @@ def print_failures(outcome: Outcome) -> None:
         print(f"efc: {printable(failure.path)}: {_word(failure)}", file=sys.stderr)
     if (more := failed.files_failed - len(failed.failures)) > 0:
         print(f"efc: {more} more could not be read", file=sys.stderr)
+    if outcome.is_mostly_in_vain and not outcome.is_interrupted:
+        uncached, covered = size(outcome.bytes_uncached or 0), size(outcome.bytes_covered)
+        print(f"efc: {uncached} of {covered} is not {_PLACES[outcome.to][0]}: efc status says more", file=sys.stderr)
 
 
 def _word(failure: Failure) -> str:
@@ -105,13 +134,15 @@ def described(outcome: Outcome) -> dict[str, object]:
     return {
         "to": outcome.to,
         "files": first.files_read,
-        "bytes": first.bytes_read,
+        "bytes": outcome.bytes_read,
+        "bytes_looked_at": first.bytes_read,
         "seconds": round(outcome.seconds, 3),
         "bytes_per_second": round(outcome.bytes_per_second),
         "levels": outcome.levels,
         "passes": len(outcome.passes),
         "missing_bytes": outcome.missing_bytes,
         "bytes_refused": outcome.bytes_refused,
+        "bytes_uncached": outcome.bytes_uncached,
         "files_noted": first.files_noted,
         "bytes_noted": first.bytes_noted,
         "files_changed": max((figures.files_changed for figures in outcome.passes), default=0),
@@ -134,12 +165,9 @@ def described(outcome: Outcome) -> dict[str, object]:
 
 def _lines(outcome: Outcome) -> Iterator[str]:
     first = outcome.first
-    ending = "Interrupted: read" if outcome.is_interrupted else "Read"
-    ended = f"{ending} {_count(first.files_read, 'file')}, {size(first.bytes_read)}, in {duration(outcome.seconds)}"
-    passes = f", {len(outcome.passes)} passes" if len(outcome.passes) > 1 else ""
-    yield f"{ended} ({rate(outcome.bytes_per_second)}{passes})."
+    yield _ended(outcome)
     if first.files_noted:
-        yield f"Noted as read before, and not changed: {_count(first.files_noted, 'file')}, {size(first.bytes_noted)}."
+        yield f"Noted as read before, and not changed: {counted(first.files_noted, 'file')}, {size(first.bytes_noted)}."
     if outcome.levels is not None:
         parts = [f"{_name(level)} {size(count)}" for level, count in outcome.levels.items()]
         yield f"Through the mount meanwhile came from {', '.join(parts)}."
@@ -147,20 +175,33 @@ def _lines(outcome: Outcome) -> Iterator[str]:
         yield "The budget is used; the next run goes on from here."
     yield from _cached(outcome)
     if changed := max((figures.files_changed for figures in outcome.passes), default=0):
-        yield f"Changed too lately to be cached: {_count(changed, 'file')}."
+        yield f"Changed too lately to be cached: {counted(changed, 'file')}."
     if first.files_vanished:
-        yield f"Removed before they were read: {_count(first.files_vanished, 'file')}."
+        yield f"Removed before they were read: {counted(first.files_vanished, 'file')}."
     if outcome.failed.files_failed:
-        yield f"Not read: {_count(outcome.failed.files_failed, 'file')}."
+        yield f"Not read: {counted(outcome.failed.files_failed, 'file')}."
+
+
+def _ended(outcome: Outcome) -> str:
+    """What was gone through, and what of it was read."""
+    first, is_of_level = outcome.first, outcome.to != "both"
+    words = "looked at" if is_of_level else "read"
+    words = f"Interrupted: {words}" if outcome.is_interrupted else words.capitalize()
+    ended = f"{words} {counted(first.files_read, 'file')}, {size(first.bytes_read)}, in {duration(outcome.seconds)}"
+    passes = f", {len(outcome.passes)} passes" if len(outcome.passes) > 1 else ""
+    speed = rate(outcome.bytes_per_second)
+    if is_of_level:
+        return f"{ended}{passes}: {size(outcome.bytes_read)} was read and taken {_PLACES[outcome.to][0]} ({speed})."
+    return f"{ended} ({speed}{passes})."
 
 
 def _cached(outcome: Outcome) -> Iterator[str]:
-    covered = outcome.first.bytes_read + outcome.first.bytes_noted
+    covered = outcome.bytes_covered
     if outcome.is_interrupted or not covered:
         return
     where, has_room = _PLACES[outcome.to]
     if outcome.missing_bytes and outcome.missing_bytes[-1] == 0:
-        yield f"All that was read is {where}."
+        yield f"All that was {'read' if outcome.to == 'both' else 'looked at'} is {where}."
     elif len(outcome.missing_bytes) > 1:
         missing = size(outcome.missing_bytes[-1])
         if outcome.to == "both":
@@ -172,11 +213,7 @@ def _cached(outcome: Outcome) -> Iterator[str]:
     if outcome.bytes_refused:
         yield f"{size(outcome.bytes_refused)} was not taken {where}: efc status says more."
     if outcome.room_bytes is not None and covered > outcome.room_bytes:
-        yield f"{has_room} room for {size(outcome.room_bytes)}, less than was read."
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+        yield f"{has_room} room for {size(outcome.room_bytes)}, less than all of that."
 
 
 def _name(level: str) -> str:

@@ -29,6 +29,7 @@ from pathlib import Path
 from csi.base import workers
 from csi.base.addresses import joined_address, parse_address
 from csi.base.errors import Code, DriverError
+from csi.cli.figures import size as shown_size
 
 _THREADS_MAX = 8
 _KEY_BYTES = 32
@@ -128,7 +129,7 @@ def _disk_settings(disks: Sequence[tuple[int, int]], threads: int) -> list[str]:
 def _nameless_file(directory: Path, size: int) -> int:
     """The descriptor of a new file below ``directory`` that memcached, which inherits it, opens by that."""
     if size < workers.DISK_MIB_MIN:
-        message = f"--disk {directory}={size}MiB is too little: {workers.DISK_MIB_MIN}MiB or more"
+        message = f"--disk {directory}={_size(size)} is too little: {workers.DISK_MIB_MIN}MiB or more"
         raise DriverError(Code.INVALID_ARGUMENT, message)
     try:
         found = os.statvfs(directory)
@@ -138,7 +139,7 @@ def _nameless_file(directory: Path, size: int) -> int:
         raise _refuse(f"--disk {directory}: no file can be made there: {error.strerror}") from error
     free = found.f_bavail * found.f_frsize // workers.MIB
     if free < size:
-        raise _refuse(f"--disk {directory}={size}MiB: only {free} MiB are free there")
+        raise _refuse(f"--disk {directory}={_size(size)}: only {shown_size(free * workers.MIB)} are free there")
     if os.geteuid() == 0 and _may_change_user():
         os.fchown(descriptor, pwd.getpwnam(_unprivileged_user()).pw_uid, -1)
     os.set_inheritable(descriptor, True)  # noqa: FBT003  # it takes no keyword
@@ -226,17 +227,25 @@ def _help(program: str) -> str:
 
 def _check_memory(memory: int, *, disk: int) -> None:
     if memory < workers.MEMORY_MIB_MIN:
-        message = f"--memory {memory}MiB is too little: {workers.MEMORY_MIB_MIN}MiB or more"
+        message = f"--memory {_size(memory)} is too little: {workers.MEMORY_MIB_MIN}MiB or more"
         raise DriverError(Code.INVALID_ARGUMENT, message)
     needed = workers.process_memory_mib(memory, disk)
     there = min(_memory_limits())
     if needed > there:
-        with_disk = f" with --disk of {disk} MiB" if disk else ""
+        with_disk = f" with --disk of {_size(disk)}" if disk else ""
         message = (
-            f"--memory {memory}MiB{with_disk} needs {needed} MiB with what memcached takes beside values, "
-            f"and this machine or container has {there} MiB"
+            f"--memory {_size(memory)}{with_disk} needs {shown_size(needed * workers.MIB)} with what memcached takes "
+            f"beside values, and this machine or container has {shown_size(there * workers.MIB)}"
         )
         raise _refuse(message)
+
+
+def _size(mebibytes: int) -> str:
+    """As it is written on the command line: in the largest unit in which it is whole."""
+    for unit, mebibytes_each in (("TiB", 1 << 20), ("GiB", 1 << 10)):
+        if mebibytes and mebibytes % mebibytes_each == 0:
+            return f"{mebibytes // mebibytes_each}{unit}"
+    return f"{mebibytes}MiB"
 
 
 def _memory_limits() -> Iterator[int]:

@@ -63,6 +63,7 @@ class Word:
 _ONLY_V3 = "this driver speaks NFSv3, without a lock server; the NAS must export by it (`vers=3`, or leave it out)"
 _ONLY_TCP = "this driver speaks NFS over TCP only"
 _ONLY_SYS = "this driver calls with AUTH_SYS only; the NAS must allow it for this export (`sec=sys`, or leave it out)"
+_NO_BG = "a mount that fails says so at once here, and whoever wants it tries again, as kubelet does (leave it out)"
 _NO_NOEXEC = "volumes are always nosuid and nodev here, and never noexec (leave it out)"
 _ONLY_ENTRY_TTL = "names are trusted for `entry-ttl`; `entry-ttl=0s` asks the NAS for each"
 _ONLY_LOCAL = "locks hold among the processes of one node here, not between nodes (`nolock`, or leave it out)"
@@ -132,6 +133,15 @@ _TABLE = (
         "disk after `fsync(2)`.",
         becomes=(("attr-ttl", "0s"), ("entry-ttl", "0s")),
     ),
+    Word(
+        names=("sync",),
+        help="`write-behind=0s`: a write is on the NAS when `write(2)` returns; on its disk after `fsync(2)`, or with "
+        "`O_SYNC`.",
+        becomes=(("write-behind", "0s"),),
+    ),
+    Word(names=("async",), help="Nothing: see `write-behind`."),
+    Word(names=("fg",), help="Nothing: a mount that fails says so at once. `bg` is refused."),
+    Word(names=("bg",), help="", is_refused=True, refusal=_NO_BG),
     Word(
         names=("timeo",),
         is_number=True,

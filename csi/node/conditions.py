@@ -2,14 +2,17 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
 from csi.base.statvfs import Statvfs
+from csi.base.text import counted
 from csi.config.mount_options import consistency_of
 from csi.config.options import OPTIONS
+from csi.config.several import Sources, origin_of_wire
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, options_of
 from csi.node.mounts import Mounts
@@ -22,6 +25,8 @@ _LOGGER = logging.getLogger(__name__)
 UNRESPONSIVE_SECONDS = 5.3
 #: Longest wait for the keeper, so that a status never keeps the statistics waiting.
 _STATUS_SECONDS_MAX = 1.0
+#: As the alert EfcDaemonRestarting has it: so many daemons after the first, and how long ago they must be.
+_RESTARTS_OFTEN, _YOUNG_MS = 3, 15 * 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +149,8 @@ _STORE_STATES = {
     _STORE.READ_ONLY: "its file system is read-only: it takes nothing in",
     _STORE.FAILED: "its disk fails, or its directory has gone: the NAS is read instead (the daemon's log says more)",
 }
+#: In which it takes nothing in.
+_STORES_SHUT = (_STORE.READ_ONLY, _STORE.FULL, _STORE.FAILED)
 
 
 def store_of(status: efc_pb2.MountStatus) -> str:
@@ -196,17 +203,64 @@ def passthrough_of(status: efc_pb2.MountStatus) -> str:
     return "on" if stats.passthrough.state == _PASSTHROUGH.ON else _PASSTHROUGH_STATES[stats.passthrough.state]
 
 
+#: What a daemon begins its reason with: the source's path, and its place without a port.
+_NAME_IN_REASON = re.compile(r"\Asource /.*?\): ", re.DOTALL)
+
+
 def missing_sources(status: efc_pb2.MountStatus) -> list[str]:
     """Which of several sources are not there, and why; each in one sentence."""
     sources = status.stats.sources
-    missing = [f"source {one.path} is missing: {one.reason}" for one in sources if not one.attached]
+    origin = origin_of_wire(options_of(status)) if sources else None
+    places = {one.path: f" ({one.source})" for one in origin.mounted} if isinstance(origin, Sources) else {}
+    missing = [
+        f"source {one.path}{places.get(one.path, '')} is missing: {_NAME_IN_REASON.sub('', one.reason)}"
+        for one in sources
+        if not one.attached
+    ]
     return missing + [
         f"source {one.path}: its NAS does not answer" for one in sources if one.attached and not one.responding
     ]
 
 
+def replacements_of(status: efc_pb2.MountStatus) -> str:
+    """How often a mount's daemon was replaced, and why the last that died did; "" if it never was.
+
+    The keeper counts upgrades and deaths together, and gives a reason for deaths only.
+    """
+    if not status.restarts:
+        return ""
+    times = counted(status.restarts, "restart")
+    return f"{times} (the last that died: {status.reason})" if status.reason else f"{times}, by upgrades"
+
+
+def dies_again_and_again(status: efc_pb2.MountStatus) -> bool:
+    """Whether a mount's daemons have been replaced often, at least once by a death, and the present one is young."""
+    is_often = status.restarts >= _RESTARTS_OFTEN and bool(status.reason)
+    return is_often and status.stats.uptime_ms < _YOUNG_MS
+
+
+def takes_nothing(status: efc_pb2.MountStatus, *, store: bool, workers: bool) -> bool:
+    """Whether none of these levels of a dataset's caches that it has takes anything in now."""
+    cache = options_of(status).cache
+    store_takes = cache.store_mib and not status.store_missing and status.stats.store.state not in _STORES_SHUT
+    workers_take = (cache.workers or status.stats.cache.workers) and status.stats.cache.workers_ready
+    return not (store and store_takes) and not (workers and workers_take)
+
+
+def silence_of(status: efc_pb2.MountStatus) -> str:
+    """That the NAS does not answer, and for how long; "" if it does."""
+    if status.state != efc_pb2.MountStatus.UNRESPONSIVE_NAS:
+        return ""
+    return f"the NAS has not answered for {status.stats.nfs.oldest_call_ms // 1000} s"
+
+
 def condition_of(status: efc_pb2.MountStatus) -> str:
     """Why a daemon is not as it should be, in one sentence, or "" if it is."""
+    return state_of(status) or "; ".join([*missing_sources(status), *full_tables(status)])
+
+
+def state_of(status: efc_pb2.MountStatus) -> str:
+    """Why a daemon does not serve, in one sentence, or "" if it does."""
     states = efc_pb2.MountStatus
     reason = f": {status.reason}" if status.reason else ""
     if status.state == states.RESTARTING:
@@ -218,10 +272,11 @@ def condition_of(status: efc_pb2.MountStatus) -> str:
         return f"its FUSE connection was aborted{reason}; a published volume is mounted anew by itself, another by you"
     if status.state == states.STARTING:
         return f"the daemon is connecting to the NAS{reason}"
-    return "; ".join([*missing_sources(status), *_full_tables(status)])
+    return ""
 
 
-def _full_tables(status: efc_pb2.MountStatus) -> list[str]:
+def full_tables(status: efc_pb2.MountStatus) -> list[str]:
+    """Which tables of a daemon have no room, and what that means; each in one sentence."""
     state = status.stats.state
     if not state.nodes_max or state.nodes < state.nodes_max:
         return []

@@ -48,6 +48,10 @@ class KeeperForbiddenError(KeeperUnreachableError):
     """There may be a keeper, but not for us."""
 
 
+class KeeperMissingError(KeeperUnreachableError):
+    """No keeper runs here, as opposed to one that hangs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeeperStatus:
     """What the keeper serves."""
@@ -186,9 +190,9 @@ class Keeper:
             ) from None
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise KeeperUnreachableError(
-                f"no keeper answers at {self._path} ({reason}): is efc-keeper running?"
-            ) from None
+            is_missing = isinstance(error, FileNotFoundError | NotADirectoryError | ConnectionRefusedError)
+            kind = KeeperMissingError if is_missing else KeeperUnreachableError
+            raise kind(f"no keeper answers at {self._path} ({reason}): is efc-keeper running?") from None
         try:
             return _decoded(received, expected=request.WhichOneof("request")), beside
         except DriverError:

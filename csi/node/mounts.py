@@ -180,13 +180,17 @@ class Mounts:
                 return
         await self._helper([*arguments, "--detach"], target=target, deadline_seconds=UNMOUNT_SECONDS_MAX)
 
-    async def statvfs(self, target: str, *, beneath: str = "") -> Statvfs:
+    async def statvfs(
+        self, target: str, *, beneath: str = "", deadline_seconds: float = STATVFS_SECONDS_MAX
+    ) -> Statvfs:
         """Sizes of the file system at ``target``; DEADLINE_EXCEEDED if it does not answer.
 
         With a directory that it lies ``beneath``, a symbolic link between the two is refused.
         """
         arguments = ["statvfs", *_within(beneath), f"--target={target}"]
-        printed = await self._helper(arguments, target=target, deadline_seconds=STATVFS_SECONDS_MAX, slot="statvfs of ")
+        printed = await self._helper(
+            arguments, target=target, deadline_seconds=deadline_seconds, slot="statvfs of "
+        )  # fmt: skip
         return Statvfs.from_json(printed, origin=programs.MOUNT_HELPER)
 
     def is_asking(self, target: str) -> bool:

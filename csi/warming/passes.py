@@ -6,10 +6,14 @@ the NAS again was missing, and is put there again. So there are passes, each slo
 which the NAS gives nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from csi.warming.tally import Figures
 
 #: A daemon keeps what it has just read in its own memory for up to so long, and would answer from there.
 PAUSE_SECONDS = 4.5
+#: Of what was read, at most one part in so many may be in no cache for a warm-up to have done its work.
+_UNCACHED_PARTS = 10
 
 
 def jobs_of_pass(number: int, *, jobs: int) -> int:
@@ -24,3 +28,19 @@ def is_another_worth_it(missing: Sequence[int]) -> bool:
     pass has found nearly as much as the one before, caches do not keep it: they are too small, or the data changes.
     """
     return missing[-1] > 0 and (len(missing) == 1 or missing[-1] < missing[-2] * 3 // 4)
+
+
+def bytes_uncached(figures: Figures, given: Mapping[str, int]) -> int:
+    """Of a pass after the first: bytes that no cache gave, at least, by where its bytes came from.
+
+    The mount's counters have in them what others read meanwhile, so neither is believed alone: what came from the NAS,
+    nor what did not come from caches. Files that change are left out.
+    """
+    from_caches = sum(count for level, count in given.items() if level not in ("memory", "nas"))
+    covered = figures.bytes_read + figures.bytes_noted
+    return max(0, min(given["nas"], covered - from_caches) - figures.bytes_changed)
+
+
+def is_much(uncached: int, *, covered: int) -> bool:
+    """Whether so many of the bytes that a warm-up was about are more than may be in no cache."""
+    return uncached * _UNCACHED_PARTS > covered

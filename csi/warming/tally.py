@@ -28,7 +28,8 @@ class Figures:
     files_found: int = 0
     bytes_found: int = 0
     files_read: int = 0
-    bytes_read: int = 0
+    bytes_read: int = 0  # where one level is filled: looked at, whether it had them, took them or not
+    bytes_taken: int = 0  # of these, what the one level that is filled had not got, and has taken
     files_noted: int = 0  # were read by an earlier run, and have not changed
     bytes_noted: int = 0
     bytes_missed: int = 0  # of files that failed, vanished or became shorter

@@ -165,6 +165,7 @@ class Warming:
         count = min(filled.length, piece.length)
         if not filled.was_there:
             piece.opened.lack(count, is_refused=filled.is_refused)
+            self._tally.add(bytes_taken=0 if filled.is_refused else count)
         return count
 
     def _waits_for_daemon(self) -> bool:
