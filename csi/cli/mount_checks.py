@@ -117,7 +117,9 @@ def _of_service(
         mend = f"is {servers} up, and does it serve NFSv3 to this node? Its users wait, and go on by themselves"
         yield "fail", conditions.state_of(served), mend
     elif reason := conditions.state_of(served):
-        yield "warn", reason, f"efc status; {log}"
+        is_aborted = served.state == efc_pb2.MountStatus.ABORTED and not in_cluster
+        mend = f"efc mount once more at {served.target}, with the same source and options" if is_aborted else ""
+        yield "warn", reason, mend or f"efc status; {log}"
     if conditions.dies_again_and_again(served):
         message = f"{conditions.replacements_of(served)}, and the present daemon is not a quarter of an hour old"
         yield "warn", message, f"{log} says why each ended; applications wait each time"

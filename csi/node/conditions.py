@@ -213,7 +213,7 @@ def missing_sources(status: efc_pb2.MountStatus) -> list[str]:
     origin = origin_of_wire(options_of(status)) if sources else None
     places = {one.path: f" ({one.source})" for one in origin.mounted} if isinstance(origin, Sources) else {}
     missing = [
-        f"source {one.path}{places.get(one.path, '')} is missing: {_NAME_IN_REASON.sub('', one.reason)}"
+        f"source {one.path} is missing{places.get(one.path, '')}: {_NAME_IN_REASON.sub('', one.reason)}"
         for one in sources
         if not one.attached
     ]

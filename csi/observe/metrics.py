@@ -114,7 +114,11 @@ _TABLE = (
         "1 for the state that the daemon is in, 0 for the others.",
         labels=("state",),
     ),
-    _dataset("efc_daemon_restarts_total", Kind.COUNTER, "Daemons that were started after the mount's first."),
+    _dataset(
+        "efc_daemon_restarts_total",
+        Kind.COUNTER,
+        "Daemons that were started after the mount's first: after a death, and by each upgrade that replaces one.",
+    ),
     _dataset(
         "efc_mount_created_timestamp_seconds",
         Kind.GAUGE,

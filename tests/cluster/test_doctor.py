@@ -61,7 +61,7 @@ def test_a_daemon_that_died_is_mentioned(namespace: Namespace, shared: str) -> N
     (daemon,) = cluster.daemons(NODE)
     cluster.on_node(NODE, "kill", "-9", str(daemon))
     namespace.run("user", "ls /data")
-    wait_until(lambda: "1 restarts" in said(doctor(cluster, "keeper"), "mounts"), what="the restart to be told")
+    wait_until(lambda: "1 restart " in said(doctor(cluster, "keeper"), "mounts"), what="the restart to be told")
 
 
 def test_a_node_without_its_keeper(namespace: Namespace, shared: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from csi._proto import efc_pb2
+from csi.cli import cache, main
 from csi.cli.cache import found
 
 
@@ -62,3 +63,37 @@ def test_names_of_sources_are_whole_whatever_is_in_them(tmp_path: Path) -> None:
         "nfs://[fe80::1]/with blanks/and more?mountport=20048",
         "those at /mnt/all of them",
     ]
+
+
+def test_where_there_are_none_it_is_said_where_they_were_looked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_DIRECTORY", tmp_path / "usual")
+    run_dir = ["--run-dir", str(tmp_path)]
+    assert main(["cache", *run_dir]) == 0
+    assert main(["cache", *run_dir, "clear", "--unused"]) == 0
+    listed, cleared = capsys.readouterr().out.splitlines()
+    assert listed.startswith(f"There are no local stores in {tmp_path}/usual;")
+    assert cleared.startswith(f"Nothing to remove in {tmp_path}/usual;")
+    assert all("efc cache --directory DIR" in line for line in (listed, cleared))
+
+
+def test_a_store_is_removed_by_its_full_path_wherever_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_DIRECTORY", tmp_path / "usual")
+    store, other = make_store(tmp_path / "elsewhere", "a-0"), make_store(tmp_path / "elsewhere", "b-0")
+    (tmp_path / "elsewhere" / "no store").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(store)
+    clear = ["cache", "--run-dir", str(tmp_path), "clear"]
+    for wrong in ("no store", "link", "a-0/files", "a-0/source", "missing"):
+        assert main([*clear, f"{tmp_path}/elsewhere/{wrong}"]) == 1
+        assert "is no local store in" in capsys.readouterr().err
+    with open(store / "lock", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main([*clear, str(store)]) == 1
+        assert "is in use" in capsys.readouterr().err
+    assert main([*clear, f"{store}/", str(store)]) == 0
+    assert capsys.readouterr().out.startswith(f"{store}: removed")
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["b-0", "link", "no store"]
+    assert other.exists()

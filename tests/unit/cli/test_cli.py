@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from csi._proto import efc_pb2
 from csi.base import programs
 from csi.base.errors import Code, DriverError
-from csi.cli import doctor, main, status
+from csi.cli import doctor, main, unserved
 from csi.cli.doctor import check_kernel, check_run_dir
 from csi.cli.mount import found_target
 from csi.config.pods import Pod
@@ -57,15 +58,70 @@ def test_status_tells_of_mounts_whose_keeper_is_gone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "612 29 0:57 / /mnt/data rw,nosuid,nodev - fuse.efc nfs://nas/data rw\n"
-    monkeypatch.setattr(status, "MOUNTINFO", tmp_path / "mountinfo")
+    monkeypatch.setattr(unserved, "MOUNTINFO", tmp_path / "mountinfo")
     (tmp_path / "mountinfo").write_text(line)
     assert run(capsys, "status", "--run-dir", str(tmp_path))[1].startswith("Nothing is mounted"), "of another RUN_DIR"
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "4c610fdd").touch()
     code, out, err = run(capsys, "status", "--run-dir", str(tmp_path))
-    assert (code, out) == (0, "")
+    assert (code, out) == (1, "")
     assert "no keeper answers" in err
     assert "/mnt/data" in err
+    code, out, err = run(capsys, "status", "--json", "--run-dir", str(tmp_path))
+    assert (code, json.loads(out), "/mnt/data" in err) == (1, [], True), "programs can tell"
+
+
+@pytest.mark.parametrize("command", [["top", "--once"], ["upgrade", "--all"], ["umount", "--all"], ["status"]])
+def test_where_nothing_is_mounted_all_commands_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setattr(unserved, "MOUNTINFO", tmp_path / "mountinfo")
+    (tmp_path / "mountinfo").touch()
+    said = f"Nothing is mounted (run directory {tmp_path}).\n"
+    assert run(capsys, *command, "--run-dir", str(tmp_path)) == (0, said, "")
+    (tmp_path / "mountinfo").write_text("612 29 0:57 / /mnt/data rw,nosuid,nodev - fuse.efc nfs://nas/data rw\n")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "4c610fdd").touch()
+    code, out, err = run(capsys, *command, "--run-dir", str(tmp_path))
+    assert (code, out, "no keeper answers" in err) == (1, "", True)
+
+
+def test_a_keeper_that_hangs_is_no_missing_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Keeper.status, "__kwdefaults__", {"limit_seconds": 0.1})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "keeper.sock"))
+        listener.listen()
+        for command in (["status"], ["status", "--json"], ["top", "--once"], ["upgrade", "--all"]):
+            code, out, err = run(capsys, *command, "--run-dir", str(tmp_path))
+            assert (code, out, "did not answer within" in err) == (1, "", True), command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["worker", "--listn", "127.0.0.1:1"], "efc worker: error: unrecognized arguments: --listn"),
+        (["worker", "--listn=127.0.0.1:1"], "efc worker: error: unrecognized arguments: --listn=127.0.0.1:1"),
+        (["cache", "--dirs", "/x", "clear", "--unused"], "efc cache: error: unrecognized arguments: --dirs"),
+        (["cache", "clear", "--all"], "efc cache clear: error: "),
+        (["mount", "nfs://nas/x", "/x", "-ro"], "efc mount: error: unrecognized arguments: -ro"),
+        (["status", "more"], "efc status: error: unrecognized arguments: more"),
+        (["--loud", "status"], "efc: error: unrecognized arguments: --loud"),
+        (["umount"], "efc umount: error: one of the arguments TARGET --all is required"),
+        (["umount", "/x", "--all"], "efc umount: error: "),
+    ],
+)
+def test_the_command_that_is_wrong_says_so(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.startswith(f"usage: {said.partition(':')[0]} ")
+
+
+def test_what_there_need_not_be_is_shown_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "[key FILE]" in run(capsys, "worker", "--help")[1]
+    assert "[clear STORE ... | clear --unused]" in run(capsys, "cache", "--help")[1]
 
 
 @pytest.mark.parametrize("command", [["status"], ["mount", "nfs://nas/data", "{tmp}"]])

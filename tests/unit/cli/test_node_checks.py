@@ -8,8 +8,9 @@ import pytest
 
 from csi._proto import efc_pb2
 from csi.cli import doctor, main, node_checks
-from csi.cli.doctor import check_fusectl, check_mounts
+from csi.cli.doctor import check_fusectl
 from csi.cli.finding import Finding
+from csi.cli.mount_checks import check_mounts
 from csi.cli.node_checks import Container
 from csi.config.pods import Pod
 from csi.node import registration
@@ -218,7 +219,7 @@ def test_allowed_sources(tmp_path: Path, content: str | None, level: str, word: 
 
 
 def test_a_node_without_a_keeper_is_not_well(tmp_path: Path) -> None:
-    (finding,) = check_mounts(str(tmp_path), in_cluster=True)
+    (finding,) = check_mounts(str(tmp_path), [], in_cluster=True)
     assert finding.level == "fail"
     assert "efc-keeper" in finding.mend
 

@@ -16,7 +16,7 @@ from csi.cli import main, parser, warmup
 from csi.cli.figures import duration, rate, size
 from csi.cli.on_mount import Place, Places, without_nested
 from csi.cli.warmup_progress import Progress, Speed, line_of
-from csi.cli.warmup_summary import Outcome, described, print_summary
+from csi.cli.warmup_summary import Outcome, described, print_failures, print_summary
 from csi.node.mounts import Mount
 from csi.warming.filling import Level
 from csi.warming.tally import Failure, Figures
@@ -196,7 +196,7 @@ def test_one_level_and_no_caches_exclude_each_other() -> None:
 @pytest.mark.parametrize(
     ("to", "missing_bytes", "said"),
     [
-        ("workers", [3 << 20, 0], "All that was read is at the workers."),
+        ("workers", [3 << 20, 0], "All that was looked at is at the workers."),
         ("local", [3 << 20, 1 << 20], "The last pass found 1.0 MiB that was not in the local store."),
         ("local", [3 << 20], "3.0 MiB was not in the local store before; only a further pass tells what stays there."),
         ("both", [3 << 20, 0], "All that was read is in the caches."),
@@ -210,16 +210,51 @@ def test_a_summary_is_about_what_was_filled(
     print_summary(outcome, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     has_room = {"local": "The local store has", "workers": "The workers have", "both": "The caches have"}[to]
-    assert lines[-2:] == [said, f"{has_room} room for 1.0 MiB, less than was read."]
+    assert lines[-2:] == [said, f"{has_room} room for 1.0 MiB, less than all of that."]
     assert described(outcome)["to"] == to
 
 
 def test_what_the_level_does_not_take_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     refused = Figures(files_read=1, bytes_read=3 << 20, bytes_lacking=3 << 20, bytes_refused=3 << 20)
-    taken = Figures(files_read=1, bytes_read=3 << 20, bytes_lacking=3 << 20)
+    taken = Figures(files_read=1, bytes_read=3 << 20, bytes_lacking=3 << 20, bytes_taken=3 << 20)
     outcome = Outcome(to="workers", passes=[taken, refused], seconds=1.0, missing_bytes=[3 << 20, 3 << 20])
     print_summary(outcome, as_json=False)
     assert capsys.readouterr().out.splitlines()[-1] == "3.0 MiB was not taken at the workers: efc status says more."
     assert (outcome.exit_status, described(outcome)["bytes_refused"]) == (1, 3 << 20)
     outcome.passes.reverse()
     assert outcome.exit_status == 0, "a later pass had it taken"
+
+
+@pytest.mark.parametrize("to", ["local", "workers"])
+def test_bytes_are_those_that_a_level_has_taken(to: str, capsys: pytest.CaptureFixture[str]) -> None:
+    looked_at = Figures(files_read=2, bytes_read=8 << 20, bytes_lacking=8 << 20, bytes_refused=8 << 20)
+    outcome = Outcome(to=to, passes=[looked_at], seconds=2.0, missing_bytes=[8 << 20])
+    where = {"local": "in the local store", "workers": "at the workers"}[to]
+
+    def said() -> tuple[object, ...]:
+        print_summary(outcome, as_json=False)
+        found = described(outcome)
+        return capsys.readouterr().out.splitlines()[0], *map(
+            found.get, ("bytes", "bytes_looked_at", "bytes_per_second")
+        )
+
+    nothing = f"Looked at 2 files, 8.0 MiB, in 2 s: 0 B was read and taken {where} (0 B/s)."
+    assert said() == (nothing, 0, 8 << 20, 0)
+    outcome.passes[0].bytes_taken = 6 << 20
+    outcome.passes.append(Figures(bytes_read=8 << 20, bytes_taken=2 << 20))
+    some = f"Looked at 2 files, 8.0 MiB, in 2 s, 2 passes: 8.0 MiB was read and taken {where} (4.0 MiB/s)."
+    assert said() == (some, 8 << 20, 8 << 20, 4 << 20)
+
+
+@pytest.mark.parametrize(
+    ("uncached_mib", "status"), [(None, 0), (0, 0), (10, 0), (11, 1), (100, 1)]
+)  # fmt: skip
+def test_data_that_is_in_no_cache_is_a_failure(
+    uncached_mib: int | None, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passes = [Figures(files_read=1, bytes_read=100 << 20)] * 2
+    uncached = None if uncached_mib is None else uncached_mib << 20
+    outcome = Outcome(passes=passes, seconds=1.0, missing_bytes=[100 << 20] * 2, bytes_uncached=uncached)
+    assert (outcome.exit_status, described(outcome)["bytes_uncached"]) == (status, uncached)
+    print_failures(outcome)
+    assert ("is not in the caches: efc status says more" in capsys.readouterr().err) == bool(status)

@@ -133,6 +133,7 @@ def test_what_cannot_work_is_refused(
     assert "1000000000 MiB" not in (refused := _fails(capsys, *listen, "--memory", "900TiB"))
     assert "this machine or container has" in refused
     assert "too little" in _fails(capsys, *listen, "--memory", "63MiB")
+    assert "--memory 16TiB needs 16.3 TiB" in _fails(capsys, *listen, "--memory", "16TiB")
     for wrong in ("11211", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "a,b:1", "localhost:1"):
         assert "expected an IP address and a port" in _fails(capsys, "--listen", wrong)
     with socket.socket() as other:
@@ -191,7 +192,7 @@ def test_what_memory_has_no_room_for_is_in_a_file_without_a_name(tmp_path: Path)
 def test_a_file_that_cannot_be_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listen = ["--listen", f"127.0.0.1:{_free_port()}", "--memory", "64MiB"]
     assert "too little: 64MiB or more" in _fails(capsys, *listen, "--disk", f"{tmp_path}=63MiB")
-    assert "with --disk of 943718400 MiB needs" in _fails(capsys, *listen, "--disk", f"{tmp_path}=900TiB")
+    assert "with --disk of 900TiB needs" in _fails(capsys, *listen, "--disk", f"{tmp_path}=900TiB")
     more = (shutil.disk_usage(tmp_path).free >> 30) + 64
     assert "are free there" in _fails(capsys, *listen, "--disk", f"{tmp_path}={more}GiB")
     assert "no file can be made there: No such" in _fails(capsys, *listen, "--disk", f"{tmp_path}/none=64MiB")

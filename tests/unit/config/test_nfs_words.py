@@ -27,7 +27,7 @@ def test_no_word_hides_an_option() -> None:
     ["vers=3", "nfsvers=3", "v3", "proto=tcp", "tcp", "nolock", "local_lock=all", "noatime", "nodiratime", "relatime",
      "rsize=1048576", "wsize=1048576", "timeo=600", "retrans=2", "nconnect=4", "resvport", "ac", "acregmin=3",
      "acdirmin=30", "hard", "sec=sys", "_netdev", "mountvers=3", "mountproto=tcp", "noacl", "intr",
-     "nosuid", "nodev", "defaults", "nofail", "lookupcache=all", "defaults,nosuid,nodev,_netdev,nofail",
+     "nosuid", "nodev", "defaults", "nofail", "lookupcache=all", "fg", "async", "defaults,nosuid,nodev,_netdev,nofail",
      "vers=3,proto=tcp,hard,nolock,noatime,rsize=131072,wsize=131072,timeo=600,retrans=2,sec=sys,_netdev"],
 )  # fmt: skip
 def test_what_is_so_anyway_changes_nothing(text: str) -> None:
@@ -40,6 +40,7 @@ def test_what_is_so_anyway_changes_nothing(text: str) -> None:
         ("nconnect=8", "connections=8"),
         ("noresvport", "unprivileged-port"),
         ("noac", "attr-ttl=0s,entry-ttl=0s"),
+        ("sync", "write-behind=0s"),
         ("actimeo=30", "attr-ttl=30s,attr-ttl-max=30s,entry-ttl=30s"),
         ("actimeo=0", "attr-ttl=0s,attr-ttl-max=0s,entry-ttl=0s"),
         ("acregmax=120,acregmin=5", "attr-ttl=5s,attr-ttl-max=120s"),

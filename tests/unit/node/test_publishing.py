@@ -118,7 +118,7 @@ class MemoryMounts(Mounts):
         except OSError:
             raise DriverError(Code.FAILED_PRECONDITION, "it holds files that are not the volume's") from None
 
-    async def statvfs(self, target: str, *, beneath: str = "") -> Statvfs:
+    async def statvfs(self, target: str, *, beneath: str = "", deadline_seconds: float = 6.0) -> Statvfs:
         if self.failure is not None:
             raise self.failure
         return SIZES

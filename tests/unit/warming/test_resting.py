@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csi.warming.pace import Pace
-from csi.warming.passes import is_another_worth_it, jobs_of_pass
+from csi.warming.passes import bytes_uncached, is_another_worth_it, is_much, jobs_of_pass
 from csi.warming.resting import REST_SECONDS, SKEW_SECONDS_MAX, ServerClock
+from csi.warming.tally import Figures
 from csi.warming.walking import File
 
 _NOW = 2_000_000_000.0
@@ -76,3 +77,25 @@ def test_passes() -> None:
     assert is_another_worth_it([100, 74])
     assert not is_another_worth_it([100, 75]), "caches do not keep it"
     assert not is_another_worth_it([100, 30, 0])
+
+
+@pytest.mark.parametrize(
+    ("given", "uncached"),
+    [
+        ({"memory": 0, "store": 100, "workers": 0, "nas": 0}, 0),
+        ({"memory": 0, "store": 0, "workers": 0, "nas": 100}, 90),
+        ({"memory": 40, "store": 0, "workers": 0, "nas": 60}, 50),
+        ({"memory": 0, "store": 70, "workers": 20, "nas": 500}, 0),
+        ({"memory": 0, "store": 0, "workers": 60, "nas": 500}, 30),
+    ],
+    ids=["all cached", "nothing cached", "memory is no cache", "another reads, too", "another reads, and some is not"],
+)
+def test_what_no_cache_has_is_what_came_from_the_nas_and_from_no_cache(given: dict[str, int], uncached: int) -> None:
+    figures = Figures(bytes_read=100, bytes_changed=10)
+    assert bytes_uncached(figures, given) == uncached
+
+
+def test_a_tenth_may_be_in_no_cache() -> None:
+    assert not is_much(10, covered=100)
+    assert is_much(11, covered=100)
+    assert not is_much(0, covered=0)
