@@ -106,7 +106,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// A file that holds all of the one that `of` is a block of, of more than 64 KiB, open for reading by nobody else; `None`: the store
-    /// has not got all of it, or has not compared all blocks with their checksums in this life, which it does then for the next who
+    /// has not got all of it, or has not compared all blocks on the disk with their checksums in this life, which it does then for the next who
     /// asks. It ends when the disk has opened the file.
     pub async fn whole_file(&self, of: &BlockKey) -> Option<OwnedFd> {
         self.engine.whole_file(of).await

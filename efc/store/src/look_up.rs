@@ -69,7 +69,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn source(&self) -> Source {
+    pub(crate) fn source(&self) -> Source {
         match self.place {
             Place::Record(record) => Source::Segment(record.segment),
             Place::Block { life, .. } => Source::Data { key: file(&self.key), life },

@@ -14,6 +14,8 @@ struct Chunk {
     there: u64,
     /// A bit for each that was compared with its checksum.
     verified: u64,
+    /// A bit for each that was, when it was read from the disk itself.
+    confirmed: u64,
     /// Of those that are there.
     sums: Vec<u64>,
 }
@@ -44,6 +46,7 @@ impl Sums {
         let (chunk, bit) = (self.chunks.entry(index / CHUNK).or_default(), 1 << (index % CHUNK));
         let place = chunk.place(bit);
         chunk.verified &= !bit;
+        chunk.confirmed &= !bit;
         if chunk.there & bit != 0 {
             chunk.sums[place] = sum;
             return false;
@@ -76,10 +79,20 @@ impl Sums {
         }
     }
 
-    /// The first block that is there and was not compared with its checksum, and that.
-    pub(crate) fn first_unverified(&self) -> Option<(u64, u64)> {
-        let (number, chunk) = self.chunks.iter().find(|(_, chunk)| chunk.there != chunk.verified)?;
-        let bit = 1 << (chunk.there & !chunk.verified).trailing_zeros();
+    /// The block was found to have this checksum on the disk itself.
+    pub(crate) fn confirm(&mut self, index: u64, sum: u64) {
+        self.verify(index, sum);
+        if self.get(index) == Some((sum, true))
+            && let Some(chunk) = self.chunks.get_mut(&(index / CHUNK))
+        {
+            chunk.confirmed |= 1 << (index % CHUNK);
+        }
+    }
+
+    /// The first block that is there and was not found on the disk itself, and its checksum.
+    pub(crate) fn first_unconfirmed(&self) -> Option<(u64, u64)> {
+        let (number, chunk) = self.chunks.iter().find(|(_, chunk)| chunk.there & !chunk.confirmed != 0)?;
+        let bit = 1 << (chunk.there & !chunk.confirmed).trailing_zeros();
         Some((number * CHUNK + u64::from(u64::trailing_zeros(bit)), chunk.sums[chunk.place(bit)]))
     }
 
@@ -118,17 +131,25 @@ mod tests {
         };
         for _ in 0..20_000 {
             let (index, sum) = (draw(300), draw(5) + 1);
-            match draw(4) {
+            match draw(5) {
                 0 => assert_eq!(sums.clear(index), table.remove(&index).is_some()),
                 1 => {
                     sums.verify(index, sum);
-                    table.entry(index).and_modify(|(known, is_verified)| *is_verified |= *known == sum);
+                    table.entry(index).and_modify(|(known, is_verified, _)| *is_verified |= *known == sum);
                 }
-                _ => assert_eq!(sums.set(index, sum), table.insert(index, (sum, false)).is_none()),
+                2 => {
+                    sums.confirm(index, sum);
+                    let is_it = |known: &u64| *known == sum;
+                    table.entry(index).and_modify(|(known, is_verified, is_confirmed)| {
+                        (*is_verified, *is_confirmed) = (*is_verified | is_it(known), *is_confirmed | is_it(known));
+                    });
+                }
+                _ => assert_eq!(sums.set(index, sum), table.insert(index, (sum, false, false)).is_none()),
             }
-            assert_eq!((sums.get(index), sums.count()), (table.get(&index).copied(), table.len() as u64));
-            let unverified = table.iter().filter(|(_, (_, is_verified))| !is_verified);
-            assert_eq!(sums.first_unverified(), unverified.map(|(index, (sum, _))| (*index, *sum)).min());
+            let known = table.get(&index).map(|(sum, is_verified, _)| (*sum, *is_verified));
+            assert_eq!((sums.get(index), sums.count()), (known, table.len() as u64));
+            let unconfirmed = table.iter().filter(|(_, (_, _, is_confirmed))| !is_confirmed);
+            assert_eq!(sums.first_unconfirmed(), unconfirmed.map(|(index, (sum, ..))| (*index, *sum)).min());
         }
         let mut indexes: Vec<u64> = table.keys().copied().collect();
         indexes.sort_unstable();

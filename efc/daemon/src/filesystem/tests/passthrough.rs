@@ -131,6 +131,30 @@ fn who_would_change_it_is_told_that_it_is_busy_until_the_last_close() {
 }
 
 #[test]
+fn who_changes_it_right_after_the_last_close_is_not_told_that_it_is_busy() {
+    with_seeds(40, |seed| {
+        let (simulation, _nas, kernel, registry) = world(seed);
+        simulation.run(async {
+            let task = Task::root();
+            let shorter = SetAttr { size: Some(SIZE as u64 - 1), ..SetAttr::default() };
+            let read = async |path: &str| {
+                let file = kernel.open(task, path, READ).await.unwrap();
+                assert_eq!(passing(&kernel), 1);
+                kernel.close(task, file).await.unwrap(); // the daemon hears of it at some time
+            };
+            read("file").await;
+            let writer = kernel.open(task, "file", libc::O_WRONLY).await.unwrap();
+            read("other").await;
+            kernel.setattr(task, "other", shorter).await.unwrap();
+            close(&kernel, &[writer]).await;
+            assert_eq!(registry.left(), 0);
+        });
+        kernel.assert_nothing_left();
+        1
+    });
+}
+
+#[test]
 fn what_is_not_passed_through_is_read_as_ever() {
     let (simulation, nas, kernel, registry) = world(3);
     simulation.run(async {
