@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use efc_proto::{BackingClose, BackingOpen, BackingOpened, ToKeeper, to_keeper};
+use efc_proto::{BackingClose, BackingOpen, BackingOpened, BackingsKept, ToKeeper, to_keeper};
 use tokio::sync::oneshot;
 
 use crate::filesystem::{Backing, Backings};
@@ -37,6 +37,8 @@ struct Shared {
     asked: BTreeMap<u64, Question>,
     /// Numbers to be given back to the next keeper.
     unclosed: Vec<u32>,
+    /// Of those that predecessors were given, what no keeper was told yet to be in use: nothing is asked for before that.
+    kept: Option<Vec<u32>>,
     refused_at: Option<Instant>,
 }
 
@@ -78,6 +80,7 @@ impl Keeper {
     pub fn asks_for_report(&self, opens_backing: bool) {
         let mut shared = self.lock();
         shared.opens_backing = opens_backing;
+        shared.tell_kept();
         for id in std::mem::take(&mut shared.unclosed) {
             shared.close(id);
         }
@@ -111,6 +114,13 @@ impl Keeper {
         answered.await.ok()
     }
 
+    /// Of the numbers that predecessors were given, these are in use: the keeper takes all others back.
+    pub fn keep(&self, ids: Vec<u32>) {
+        let mut shared = self.lock();
+        shared.kept = Some(ids);
+        shared.tell_kept();
+    }
+
     /// Gives a number back, now or to the next keeper.
     pub fn close(&self, id: u32) {
         self.lock().close(id);
@@ -132,7 +142,7 @@ impl Shared {
     }
 
     fn ask(&mut self, file: &OwnedFd, owner: Arc<dyn Backings>) -> Option<oneshot::Receiver<Backing>> {
-        if self.registering() != Registering::On || self.asked.len() >= ASKED_MAX {
+        if self.registering() != Registering::On || self.kept.is_some() || self.asked.len() >= ASKED_MAX {
             return None;
         }
         self.tokens += 1;
@@ -146,10 +156,22 @@ impl Shared {
         Some(answered)
     }
 
-    fn close(&mut self, id: u32) {
-        let message = ToKeeper { message: Some(to_keeper::Message::BackingClose(BackingClose { id })) };
+    fn tell_kept(&mut self) {
+        let Some(ids) = self.kept.take() else { return };
+        if !self.tell(to_keeper::Message::BackingsKept(BackingsKept { ids: ids.clone() })) {
+            self.kept = Some(ids);
+        }
+    }
+
+    /// `false`: there is no keeper that does this, or no room in the socket.
+    fn tell(&self, message: to_keeper::Message) -> bool {
+        let message = ToKeeper { message: Some(message) };
         let keeper = self.socket.as_ref().filter(|_| self.opens_backing);
-        let is_told = keeper.is_some_and(|keeper| efc_proto::send_at_once(keeper, &message, &[]).is_ok());
+        keeper.is_some_and(|keeper| efc_proto::send_at_once(keeper, &message, &[]).is_ok())
+    }
+
+    fn close(&mut self, id: u32) {
+        let is_told = self.tell(to_keeper::Message::BackingClose(BackingClose { id }));
         if !is_told && self.unclosed.len() < UNCLOSED_MAX {
             self.unclosed.push(id);
         }
@@ -176,6 +198,10 @@ mod tests {
 
         fn close(&self, id: u32) {
             self.0.close(id);
+        }
+
+        fn keep(&self, ids: Vec<u32>) {
+            self.0.keep(ids);
         }
     }
 
@@ -267,6 +293,22 @@ mod tests {
         assert_eq!(next.told(), None, "not before it says that it does this");
         world.keeper.asks_for_report(true);
         assert_eq!(next.told(), closed(7));
+    }
+
+    #[test]
+    fn a_keeper_hears_what_predecessors_have_left_before_anything_is_asked_for() {
+        let world = world();
+        world.keeper.keep(vec![7, 8]);
+        world.keeper.close(8);
+        assert_eq!(world.told(), None, "not before it says that it does this");
+        world.keeper.asks_for_report(true);
+        let opening = world.open().unwrap();
+        let kept = Some(to_keeper::Message::BackingsKept(BackingsKept { ids: vec![7, 8] }));
+        assert_eq!([world.told(), world.told(), world.told(), world.told()], [kept, closed(8), asked(1), None]);
+        drop(opening);
+        (0..5000).for_each(|id| world.keeper.close(id));
+        world.keeper.keep(Vec::new());
+        assert!(matches!(world.open(), Err(None)), "the socket is full");
     }
 
     #[test]

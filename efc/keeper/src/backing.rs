@@ -5,7 +5,9 @@
 //! anew for whoever opens the session's, for writing too, with the keeper's rights and without looking at permissions. So it
 //! must be one that the daemon could write to by itself: a regular file that belongs to a daemon's user, where its store is.
 //!
-//! Numbers that a daemon had no time to note when it was killed stay registered until the session ends.
+//! A daemon that takes a session over says which numbers are in use; those of others before it go then ([`Backings::keep`]), or their files
+//! would take their room on the disk for as long as the session lives. What an earlier *keeper* has registered, and a daemon that was killed
+//! while there was none has not given back, stays until then.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -80,6 +82,20 @@ impl Backings {
         Ok(id)
     }
 
+    /// Gives back all numbers but these. Those that the kernel does not take back are forgotten.
+    pub fn keep(&mut self, device: impl AsFd, ids: &[u32]) {
+        let kept: BTreeSet<u32> = ids.iter().copied().collect();
+        let unused: Vec<u32> = self.0.difference(&kept).copied().collect();
+        if !unused.is_empty() {
+            log::info!("{} files that no daemon had given back are registered no longer", unused.len());
+        }
+        for id in unused {
+            if let Err(error) = self.close(&device, id) {
+                log::warn!("the kernel does not take back the backing {id}: {error}");
+            }
+        }
+    }
+
     /// Gives a number back, which an earlier keeper may have had registered. Files that are open by it stay open.
     ///
     /// # Errors
@@ -146,5 +162,8 @@ mod tests {
         assert!(backings.open(&device, &directory, &[], |_| true).is_err());
         assert!(backings.close(&device, 1).is_err());
         assert!(backings.0.is_empty());
+        let mut backings = Backings((1..7).collect());
+        backings.keep(&device, &[8, 5, 3, 8]);
+        assert!(backings.0.iter().eq(&[3, 5]), "{backings:?}");
     }
 }

@@ -9,8 +9,8 @@
 //!
 //! So an inode's *mode* is decided by its first open and stays until its last RELEASE. It is decided where nothing is waited for
 //! ([`Modes::enter`]), and the record of the open says it ([`efc_state::OpenHandle::backing`]): a record is made after its open counts here, and goes
-//! before it does not count any more, so a successor never finds two modes of one inode. A number whose record a SIGKILL has
-//! prevented stays registered until the session ends, and harms nobody.
+//! before it does not count any more, so a successor never finds two modes of one inode. All numbers that no record has it gives back: those of opens
+//! that a SIGKILL has prevented, and those whose last close its predecessor had no time to tell.
 //!
 //! A file that is open by passthrough is like a program that runs: whoever opens it for writing or truncates it gets ETXTBSY. The kernel would have
 //! him do it through the same number, and a shared mapping then write to the node's copy instead of the file. He waits a moment before: the kernel
@@ -143,11 +143,13 @@ impl Modes {
 
     /// What a predecessor has left open: nodes, and the numbers that their opens were answered with.
     pub fn load(&self, opens: impl Iterator<Item = (u64, u32)>) {
-        if self.are_kept() {
-            let mut table = self.table.lock().expect("modes lock");
-            opens.for_each(|(node, backing)| table.enter(node, backing));
-            self.state.set_passing_through(table.passing > 0);
-        }
+        let Some(backings) = &self.backings else { return };
+        let mut table = self.table.lock().expect("modes lock");
+        opens.for_each(|(node, backing)| table.enter(node, backing));
+        self.state.set_passing_through(table.passing > 0);
+        let used = table.modes.values().map(|mode| mode.backing).filter(|backing| *backing != 0).collect();
+        drop(table);
+        backings.keep(used);
     }
 
     /// How an open for `want` of this node is to be answered; it counts from now on. `offered` was asked for it: of use if that is the

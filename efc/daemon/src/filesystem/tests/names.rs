@@ -238,6 +238,29 @@ fn a_name_that_no_listing_shows_is_found_in_a_directory_whose_listing_is_known()
 }
 
 #[test]
+fn a_server_that_lists_nothing_has_few_directories_to_list_and_soon_nobody_waits_for_it() {
+    let (simulation, nas, kernel) = world(10);
+    (0..100).for_each(|number| nas.mkdir_outside(&format!("{number}")));
+    simulation.run(async {
+        let hold = nas.hold(Procedure::Readdirplus);
+        for directory in 0..100 {
+            for name in 0..4 {
+                assert!(!is_there(&kernel, &format!("{directory}/{name}")).await);
+            }
+        }
+        assert!((4..=16).contains(&hold.held()), "{} listings", hold.held());
+        let begun = efc_tasks::time::now();
+        for name in 4..100 {
+            assert!(!is_there(&kernel, &format!("99/{name}")).await);
+        }
+        assert!(efc_tasks::time::since(begun) < Duration::from_secs(1));
+        drop(hold);
+        pass(TTL).await;
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
 fn a_directory_that_is_not_to_be_listed_ahead_is_not() {
     let off = Settings { ahead: Arc::new(AheadSwitch::new(false)), ..settings(TTL) };
     let (simulation, nas, kernel) = common::world(7, Options::default(), off);
