@@ -207,15 +207,6 @@ impl Index {
         }
     }
 
-    /// The same, on the disk itself.
-    pub(crate) fn confirm_block(&mut self, hash: u64, index: u64, sum: u64, life: u64) {
-        if let Some(Entry::Large(large)) = self.entries.get_mut(&hash)
-            && large.life == life
-        {
-            large.sums.confirm(index, sum);
-        }
-    }
-
     fn change_sums<T>(&mut self, hash: u64, change: impl FnOnce(&mut Sums) -> T) -> Option<T> {
         let Some(Entry::Large(large)) = self.entries.get_mut(&hash) else { return None };
         let before = large.sums.memory();

@@ -12,10 +12,8 @@ const CHUNK_BYTES: u64 = 96;
 struct Chunk {
     /// A bit for each block that is there.
     there: u64,
-    /// A bit for each that was compared with its checksum.
+    /// A bit for each that was compared with its checksum when it had come to the disk.
     verified: u64,
-    /// A bit for each that was, when it was read from the disk itself.
-    confirmed: u64,
     /// Of those that are there.
     sums: Vec<u64>,
 }
@@ -46,7 +44,6 @@ impl Sums {
         let (chunk, bit) = (self.chunks.entry(index / CHUNK).or_default(), 1 << (index % CHUNK));
         let place = chunk.place(bit);
         chunk.verified &= !bit;
-        chunk.confirmed &= !bit;
         if chunk.there & bit != 0 {
             chunk.sums[place] = sum;
             return false;
@@ -79,20 +76,10 @@ impl Sums {
         }
     }
 
-    /// The block was found to have this checksum on the disk itself.
-    pub(crate) fn confirm(&mut self, index: u64, sum: u64) {
-        self.verify(index, sum);
-        if self.get(index) == Some((sum, true))
-            && let Some(chunk) = self.chunks.get_mut(&(index / CHUNK))
-        {
-            chunk.confirmed |= 1 << (index % CHUNK);
-        }
-    }
-
-    /// The first block that is there and was not found on the disk itself, and its checksum.
-    pub(crate) fn first_unconfirmed(&self) -> Option<(u64, u64)> {
-        let (number, chunk) = self.chunks.iter().find(|(_, chunk)| chunk.there & !chunk.confirmed != 0)?;
-        let bit = 1 << (chunk.there & !chunk.confirmed).trailing_zeros();
+    /// The first block that is there and was not compared with its checksum, and that.
+    pub(crate) fn first_unverified(&self) -> Option<(u64, u64)> {
+        let (number, chunk) = self.chunks.iter().find(|(_, chunk)| chunk.there != chunk.verified)?;
+        let bit = 1 << (chunk.there & !chunk.verified).trailing_zeros();
         Some((number * CHUNK + u64::from(u64::trailing_zeros(bit)), chunk.sums[chunk.place(bit)]))
     }
 
@@ -131,25 +118,17 @@ mod tests {
         };
         for _ in 0..20_000 {
             let (index, sum) = (draw(300), draw(5) + 1);
-            match draw(5) {
+            match draw(4) {
                 0 => assert_eq!(sums.clear(index), table.remove(&index).is_some()),
                 1 => {
                     sums.verify(index, sum);
-                    table.entry(index).and_modify(|(known, is_verified, _)| *is_verified |= *known == sum);
+                    table.entry(index).and_modify(|(known, is_verified)| *is_verified |= *known == sum);
                 }
-                2 => {
-                    sums.confirm(index, sum);
-                    let is_it = |known: &u64| *known == sum;
-                    table.entry(index).and_modify(|(known, is_verified, is_confirmed)| {
-                        (*is_verified, *is_confirmed) = (*is_verified | is_it(known), *is_confirmed | is_it(known));
-                    });
-                }
-                _ => assert_eq!(sums.set(index, sum), table.insert(index, (sum, false, false)).is_none()),
+                _ => assert_eq!(sums.set(index, sum), table.insert(index, (sum, false)).is_none()),
             }
-            let known = table.get(&index).map(|(sum, is_verified, _)| (*sum, *is_verified));
-            assert_eq!((sums.get(index), sums.count()), (known, table.len() as u64));
-            let unconfirmed = table.iter().filter(|(_, (_, _, is_confirmed))| !is_confirmed);
-            assert_eq!(sums.first_unconfirmed(), unconfirmed.map(|(index, (sum, ..))| (*index, *sum)).min());
+            assert_eq!((sums.get(index), sums.count()), (table.get(&index).copied(), table.len() as u64));
+            let unverified = table.iter().filter(|(_, (_, is_verified))| !is_verified);
+            assert_eq!(sums.first_unverified(), unverified.map(|(index, (sum, _))| (*index, *sum)).min());
         }
         let mut indexes: Vec<u64> = table.keys().copied().collect();
         indexes.sort_unstable();

@@ -1,19 +1,15 @@
 //! Large files that are there whole, for whoever reads them past the store: each block was compared with its checksum once in
-//! the life of this process, as the disk itself has it. What memory has of a file tells nothing of that: a disk may lose what it is
-//! given to write later (one that has less room than it says), and the file has zeros there as soon as memory lets it go. What is not compared yet is
-//! compared in the background, a block at a time between the reads that somebody waits for, and the file is given to the next who asks.
+//! the life of this process, after it had come to the disk. What is not yet is compared in the background, a block at a time between the reads that somebody
+//! waits for, and the file is given to the next who asks.
 //!
 //! What happens to the disk after that is noticed by nobody. A file that goes or is damaged is removed by its name; whoever has it open keeps
 //! it as it is.
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use efc_buffer::{Buffer, LARGE, Purpose};
 use efc_cache::blocks::BlockKey;
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::basics::lock;
@@ -25,17 +21,15 @@ use crate::layout::Folder;
 use crate::look_up::{Came, Target};
 use crate::opened::open_source;
 
-/// Files whose blocks are compared at a time: each keeps a thread waiting for the disk, and some are left to readers.
+/// Files whose blocks are compared at a time. Each has a thread wait for the disk, and some are for those who read.
 const VERIFYING_MAX: usize = 2;
-/// What is read from a disk past memory begins and ends with a multiple of this.
-const SECTOR: usize = 4096;
 
 /// What is there of a file.
 enum Extent {
     /// All of it.
     Whole(Source),
-    /// All, but this block was not compared with its checksum on the disk.
-    Unconfirmed { index: u64, sum: u64, life: u64 },
+    /// All, but this block was not compared with its checksum.
+    Unverified { index: u64, sum: u64, life: u64 },
 }
 
 fn extent(large: &Large) -> Option<Extent> {
@@ -44,8 +38,8 @@ fn extent(large: &Large) -> Option<Extent> {
     if large.sums.count() < blocks {
         return None;
     }
-    Some(match large.sums.first_unconfirmed() {
-        Some((index, sum)) => Extent::Unconfirmed { index, sum, life },
+    Some(match large.sums.first_unverified() {
+        Some((index, sum)) => Extent::Unverified { index, sum, life },
         None => Extent::Whole(Source::Data { key, life }),
     })
 }
@@ -58,7 +52,7 @@ impl<D: Disk> Engine<D> {
         let hash = folder.hasher.file(&key);
         match self.extent(hash, &key).filter(|_| !is_small(&key))? {
             Extent::Whole(source) => self.open_whole(folder.clone(), hash, key, source).await,
-            Extent::Unconfirmed { life, .. } => {
+            Extent::Unverified { life, .. } => {
                 self.begin_verifying(hash, key, life);
                 None
             }
@@ -125,17 +119,17 @@ impl<D: Disk> Engine<D> {
     /// `true`: there may be more of the file.
     fn verify_next(self: &Arc<Self>, hash: u64, key: &FileKey, of_life: u64) -> bool {
         let (Some(folder), Some(mut room)) = (self.folder.get(), self.room_to_verify()) else { return false };
-        let Some(Extent::Unconfirmed { index, sum, life }) = self.extent(hash, key).filter(|_| self.serves()) else {
+        let Some(Extent::Unverified { index, sum, life }) = self.extent(hash, key).filter(|_| self.serves()) else {
             return false;
         };
         let (key, place) = (block(key, index), Place::Block { sum, is_verified: false, life });
-        let target = Target { hash, key, place, part: 0..key.length() };
+        let target = Target { hash, key, place, part: 0..key.length(), is_verified_now: true };
         if life != of_life {
             return false; // another one that has come in its place, for whom somebody else asks
         }
-        match self.read_from_disk(folder, &target, sum, &mut room).unwrap_or_else(Came::Failed) {
+        match self.read(folder, &target, &mut room) {
             Came::Sound => {
-                lock(&self.index).confirm_block(hash, index, sum, life);
+                lock(&self.index).verify_block(hash, index, sum, life);
                 return true;
             }
             Came::Damaged => self.damaged(&target),
@@ -143,27 +137,6 @@ impl<D: Disk> Engine<D> {
             Came::Another | Came::Waits => {}
         }
         false
-    }
-
-    /// Reads a block of a large file from the disk itself, which has what was written of it come there first.
-    fn read_from_disk(&self, folder: &Folder, target: &Target, sum: u64, room: &mut Buffer) -> Result<Came, Errno> {
-        let source = target.source();
-        let file = open_source(folder, &source)?;
-        fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::DIRECT)?;
-        if !lock(&self.index).has_source(target.hash, &source) {
-            return Err(Errno::NOENT); // as for any other read
-        }
-        let (length, mut read) = (target.part.len(), 0);
-        while read < length {
-            let into = &mut room[read..length.next_multiple_of(SECTOR)];
-            match self.disk.read(file.as_fd(), &mut [IoSliceMut::new(into)], target.key.offset() + read as u64) {
-                Ok(0) => return Ok(Came::Damaged),
-                Ok(count) => read += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(if folder.hasher.data(&room[..length]) == sum { Came::Sound } else { Came::Damaged })
     }
 
     fn room_to_verify(&self) -> Option<Buffer> {

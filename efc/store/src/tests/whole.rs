@@ -1,17 +1,13 @@
 //! Files that are given whole, and those that are not.
 
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read};
-use std::os::fd::BorrowedFd;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use efc_tasks::block_on;
-use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::io::Result;
 
-use crate::disk::{Device, Disk};
-use crate::testing::{MIB, bytes_of, changed_key, close, hits, key, loaded, open, read_each, settings, until};
+use crate::disk::Disk;
+use crate::testing::{MIB, bytes_of, changed_key, close, hits, key, open, read_each, until};
 use crate::{Store, files};
 
 const SIZE: u64 = 3 * MIB + 70_000;
@@ -92,48 +88,6 @@ fn the_next_process_compares_anew_and_gives_nothing_that_was_damaged() {
     let mut read = Vec::new();
     wait_for_whole(&store, "spoilt").read_to_end(&mut read).unwrap();
     assert!(read == content("spoilt"), "mended");
-    close(store);
-}
-
-/// A disk that keeps nothing of what is written to it from some place of a file on, and says so to nobody: whoever reads what memory still
-/// has notices nothing.
-#[derive(Debug)]
-struct Forgetful {
-    from: u64,
-}
-
-impl Disk for Arc<Forgetful> {
-    fn read_now(&self, file: BorrowedFd<'_>, into: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
-        Device.read_now(file, into, offset)
-    }
-
-    fn read(&self, file: BorrowedFd<'_>, into: &mut [IoSliceMut<'_>], offset: u64) -> Result<usize> {
-        let read = Device.read(file, into, offset)?;
-        if offset >= self.from && fcntl_getfl(file)?.contains(OFlags::DIRECT) {
-            into.iter_mut().for_each(|part| part.fill(0));
-        }
-        Ok(read)
-    }
-
-    fn write(&self, file: BorrowedFd<'_>, from: &[IoSlice<'_>], offset: u64) -> Result<usize> {
-        Device.write(file, from, offset)
-    }
-}
-
-#[test]
-fn a_file_that_only_memory_has_is_not_given() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = loaded(settings(directory.path(), 100 * MIB), Arc::new(Forgetful { from: 2 * MIB }));
-    for name in ["file", "read before"] {
-        read_each(&store, &keys(name));
-    }
-    assert!(keys("read before").iter().all(|key| hits(&*store, key)));
-    for (name, damaged) in [("file", 1), ("read before", 2)] {
-        assert!(whole(&store, name).is_none());
-        until("the loss is found", || store.figures().damaged == damaged || whole(&store, name).is_some());
-        assert!(whole(&store, name).is_none(), "{name}");
-    }
-    assert!(!hits(&*store, &keys("file")[2]) && hits(&*store, &keys("file")[0]));
     close(store);
 }
 
