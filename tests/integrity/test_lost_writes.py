@@ -127,6 +127,6 @@ def test_files_that_the_kernel_reads_by_itself(
             if is_passed:
                 world.leave_to_the_disk()
             world.check(file, MIB, MIB)
-        return is_passed or world.stats()["store"]["damaged"] > 0
+        return bool(is_passed or world.stats()["store"]["damaged"] > 0)
 
     wait_until(is_decided, what="a file that is passed through, or a loss that is noticed", limit_s=60, interval_s=0.5)
