@@ -286,7 +286,7 @@ class ToDaemon(_message.Message):
     def __init__(self, start: _Optional[_Union[Start, _Mapping]] = ..., mounted: _Optional[_Union[Mounted, _Mapping]] = ..., report: _Optional[_Union[ReportRequest, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., resend: _Optional[_Union[Resend, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., find_root: _Optional[_Union[FindRoot, _Mapping]] = ..., configure: _Optional[_Union[Configure, _Mapping]] = ..., backing_opened: _Optional[_Union[BackingOpened, _Mapping]] = ...) -> None: ...
 
 class ToKeeper(_message.Message):
-    __slots__ = ("failed", "connected", "ready", "stats", "session", "root", "configured", "backing_open", "backing_close")
+    __slots__ = ("failed", "connected", "ready", "stats", "session", "root", "configured", "backing_open", "backing_close", "backings_kept")
     FAILED_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +296,7 @@ class ToKeeper(_message.Message):
     CONFIGURED_FIELD_NUMBER: _ClassVar[int]
     BACKING_OPEN_FIELD_NUMBER: _ClassVar[int]
     BACKING_CLOSE_FIELD_NUMBER: _ClassVar[int]
+    BACKINGS_KEPT_FIELD_NUMBER: _ClassVar[int]
     failed: Error
     connected: Connected
     ready: Ready
@@ -305,7 +306,8 @@ class ToKeeper(_message.Message):
     configured: Configured
     backing_open: BackingOpen
     backing_close: BackingClose
-    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., backing_open: _Optional[_Union[BackingOpen, _Mapping]] = ..., backing_close: _Optional[_Union[BackingClose, _Mapping]] = ...) -> None: ...
+    backings_kept: BackingsKept
+    def __init__(self, failed: _Optional[_Union[Error, _Mapping]] = ..., connected: _Optional[_Union[Connected, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., session: _Optional[_Union[MountStatus, _Mapping]] = ..., root: _Optional[_Union[FoundRoot, _Mapping]] = ..., configured: _Optional[_Union[Configured, _Mapping]] = ..., backing_open: _Optional[_Union[BackingOpen, _Mapping]] = ..., backing_close: _Optional[_Union[BackingClose, _Mapping]] = ..., backings_kept: _Optional[_Union[BackingsKept, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
     __slots__ = ("config", "uid", "session", "predecessor_remains", "memory_max_bytes", "workers", "workers_file", "has_store")
@@ -414,6 +416,12 @@ class BackingClose(_message.Message):
     ID_FIELD_NUMBER: _ClassVar[int]
     id: int
     def __init__(self, id: _Optional[int] = ...) -> None: ...
+
+class BackingsKept(_message.Message):
+    __slots__ = ("ids",)
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class FindRoot(_message.Message):
     __slots__ = ()

@@ -1,4 +1,6 @@
-"""A disk of the NAS whose power can fail: everything that the server did not sync is gone.
+"""Disks that lose what they took: one of the NAS whose power can fail, one of a node that has less room than it says.
+
+When the power of the first fails, everything that the server did not sync is gone.
 
 A killed server process loses no more than its requests in flight, because what it wrote stays in the kernel's page
 cache; so it cannot show a client that forgets to send unstable writes again. ext4 on a loop device can:
@@ -16,7 +18,7 @@ import os
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,3 +67,29 @@ def disk_that_loses_power(folder: Path, *, size_mib: int) -> Iterator[Disk]:
     finally:
         subprocess.run(["umount", folder], check=False, timeout=60)
         image.unlink()
+
+
+@contextmanager
+def disk_with_less_room_than_it_says(folder: Path, *, size_mib: int, room_mib: int) -> Iterator[Path]:
+    """A disk of `size_mib` at `folder`, as storage that is provided thinly may be.
+
+    What is written to it beyond `room_mib` gets lost when the kernel takes it there, long after write(2).
+    """
+    behind = folder.with_name(f"{folder.name}.behind")
+    for made in (folder, behind):
+        made.mkdir(parents=True, mode=0o700)
+    with ExitStack() as stack:
+        _mounted(stack, "-t", "tmpfs", "-o", f"size={room_mib}m", "none", behind)
+        image = behind / "image"
+        with image.open("wb") as file:
+            file.truncate(size_mib << 20)
+        # With a journal that it cannot write to either the file system ends, and tells whoever reads from it.
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", "-m", "0", image], check=True, timeout=60)
+        _mounted(stack, "-o", "loop", image, folder)
+        folder.chmod(0o700)
+        yield folder
+
+
+def _mounted(stack: ExitStack, *arguments: str | Path) -> None:
+    subprocess.run(["mount", *arguments], check=True, timeout=60)
+    stack.callback(subprocess.run, ["umount", arguments[-1]], check=False, timeout=60)

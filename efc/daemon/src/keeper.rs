@@ -2,15 +2,16 @@
 //! privileges that this process has not.
 //!
 //! Nobody waits here: a question that finds no room in the socket is not asked, and one that is not answered is given up by whoever
-//! asked; an answer that comes later is given back. Keepers come and go. One that does not say that it does this
+//! asked; an answer that comes later is given back. Keepers come and go, and with each something that it was told may get lost: so the next is told
+//! first which numbers are in use, and closes all others. One that does not say that it does this
 //! ([`efc_proto::ReportRequest`]) is not asked, for one of an earlier release would take the daemon for broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use efc_proto::{BackingClose, BackingOpen, BackingOpened, ToKeeper, to_keeper};
+use efc_proto::{BackingClose, BackingOpen, BackingOpened, BackingsKept, ToKeeper, to_keeper};
 use tokio::sync::oneshot;
 
 use crate::filesystem::{Backing, Backings};
@@ -35,7 +36,11 @@ struct Shared {
     opens_backing: bool,
     tokens: u64,
     asked: BTreeMap<u64, Question>,
-    /// Numbers to be given back to the next keeper.
+    /// Numbers that are in use, of this daemon and those before it.
+    used: BTreeSet<u32>,
+    /// The keeper was told these: nothing is asked for before that.
+    knows_used: bool,
+    /// Numbers that the keeper is still to be told to close.
     unclosed: Vec<u32>,
     refused_at: Option<Instant>,
 }
@@ -62,7 +67,8 @@ impl Keeper {
     pub fn begin(&self, socket: &OwnedFd) {
         let copy = socket.try_clone().inspect_err(|error| log::error!("the keeper is asked for nothing: {error}"));
         let mut shared = self.lock();
-        (shared.socket, shared.opens_backing) = (copy.ok(), false);
+        (shared.socket, shared.opens_backing, shared.knows_used) = (copy.ok(), false, false);
+        shared.unclosed.clear(); // they are not used
     }
 
     /// The keeper is gone: nothing that it was asked is answered.
@@ -78,6 +84,7 @@ impl Keeper {
     pub fn asks_for_report(&self, opens_backing: bool) {
         let mut shared = self.lock();
         shared.opens_backing = opens_backing;
+        shared.tell_used();
         for id in std::mem::take(&mut shared.unclosed) {
             shared.close(id);
         }
@@ -89,6 +96,9 @@ impl Keeper {
         let mut shared = self.lock();
         let question = shared.asked.remove(&token);
         shared.refused_at = (id == 0).then(Instant::now);
+        if id != 0 {
+            shared.used.insert(id);
+        }
         drop(shared); // whoever waits goes on here
         if id == 0 {
             log::warn!("the kernel does not read a file of the local store by itself: {error}");
@@ -109,6 +119,14 @@ impl Keeper {
         let answered = self.lock().ask(&file, owner)?;
         drop(file);
         answered.await.ok()
+    }
+
+    /// Of the numbers that predecessors were given, these are in use: the keeper takes all others back.
+    pub fn keep(&self, ids: Vec<u32>) {
+        let mut shared = self.lock();
+        shared.used.extend(ids);
+        shared.knows_used = false;
+        shared.tell_used();
     }
 
     /// Gives a number back, now or to the next keeper.
@@ -132,7 +150,7 @@ impl Shared {
     }
 
     fn ask(&mut self, file: &OwnedFd, owner: Arc<dyn Backings>) -> Option<oneshot::Receiver<Backing>> {
-        if self.registering() != Registering::On || self.asked.len() >= ASKED_MAX {
+        if self.registering() != Registering::On || !self.knows_used || self.asked.len() >= ASKED_MAX {
             return None;
         }
         self.tokens += 1;
@@ -146,10 +164,26 @@ impl Shared {
         Some(answered)
     }
 
-    fn close(&mut self, id: u32) {
-        let message = ToKeeper { message: Some(to_keeper::Message::BackingClose(BackingClose { id })) };
+    fn tell_used(&mut self) {
+        if !self.knows_used {
+            let ids = self.used.iter().copied().collect();
+            self.knows_used = self.tell(to_keeper::Message::BackingsKept(BackingsKept { ids }));
+        }
+    }
+
+    /// `false`: there is no keeper that does this, or no room in the socket.
+    fn tell(&self, message: to_keeper::Message) -> bool {
+        let message = ToKeeper { message: Some(message) };
         let keeper = self.socket.as_ref().filter(|_| self.opens_backing);
-        let is_told = keeper.is_some_and(|keeper| efc_proto::send_at_once(keeper, &message, &[]).is_ok());
+        keeper.is_some_and(|keeper| efc_proto::send_at_once(keeper, &message, &[]).is_ok())
+    }
+
+    fn close(&mut self, id: u32) {
+        self.used.remove(&id);
+        if !self.knows_used {
+            return; // it is not among those that the keeper will be told
+        }
+        let is_told = self.tell(to_keeper::Message::BackingClose(BackingClose { id }));
         if !is_told && self.unclosed.len() < UNCLOSED_MAX {
             self.unclosed.push(id);
         }
@@ -176,6 +210,10 @@ mod tests {
 
         fn close(&self, id: u32) {
             self.0.close(id);
+        }
+
+        fn keep(&self, ids: Vec<u32>) {
+            self.0.keep(ids);
         }
     }
 
@@ -224,12 +262,17 @@ mod tests {
         Some(to_keeper::Message::BackingClose(BackingClose { id }))
     }
 
+    fn used(ids: &[u32]) -> Option<to_keeper::Message> {
+        Some(to_keeper::Message::BackingsKept(BackingsKept { ids: ids.into() }))
+    }
+
     #[test]
     fn only_a_keeper_that_registers_files_is_asked() {
         let world = world();
         assert!(matches!(world.open(), Err(None)));
         assert_eq!((world.told(), world.keeper.registering()), (None, Registering::NoKeeper));
         world.keeper.asks_for_report(true);
+        assert_eq!(world.told(), used(&[]));
         let opening = world.open().unwrap();
         assert_eq!(world.told(), asked(1));
         world.answer(1, 7);
@@ -245,7 +288,7 @@ mod tests {
         world.keeper.asks_for_report(true);
         drop(world.open().unwrap());
         let answered_unheard = world.open().unwrap();
-        assert_eq!([world.told(), world.told()], [asked(1), asked(2)]);
+        assert_eq!([world.told(), world.told(), world.told()], [used(&[]), asked(1), asked(2)]);
         world.answer(1, 7);
         world.answer(2, 8);
         world.answer(3, 9);
@@ -255,18 +298,27 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_given_back_goes_to_the_next_keeper() {
+    fn each_keeper_hears_what_is_in_use_before_anything_is_asked_for() {
         let world = world();
+        world.keeper.keep(vec![7, 8]);
+        world.keeper.close(8);
+        assert_eq!(world.told(), None, "not before it says that it does this");
         world.keeper.asks_for_report(true);
-        let opening = world.open().unwrap();
+        let [opening, unanswered] = [(); 2].map(|()| world.open().unwrap());
+        world.answer(1, 9);
+        let backing = block_on(opening);
+        assert_eq!([world.told(), world.told(), world.told(), world.told()], [used(&[7]), asked(1), asked(2), None]);
         world.keeper.end();
-        assert!(block_on(opening).is_none(), "its keeper is gone");
+        assert!(block_on(unanswered).is_none(), "its keeper is gone");
         world.keeper.close(7);
         let next = self::world();
         world.keeper.begin(next.keeper.lock().socket.as_ref().unwrap());
-        assert_eq!(next.told(), None, "not before it says that it does this");
+        assert!(matches!(world.open(), Err(None)));
         world.keeper.asks_for_report(true);
-        assert_eq!(next.told(), closed(7));
+        world.keeper.asks_for_report(true);
+        assert_eq!([next.told(), next.told()], [used(&[9]), None]);
+        drop(backing);
+        assert_eq!([next.told(), next.told()], [closed(9), None]);
     }
 
     #[test]

@@ -82,4 +82,8 @@ impl Backings for Passthrough {
     fn close(&self, id: u32) {
         self.keeper.close(id);
     }
+
+    fn keep(&self, ids: Vec<u32>) {
+        self.keeper.keep(ids);
+    }
 }

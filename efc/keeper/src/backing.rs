@@ -5,7 +5,10 @@
 //! anew for whoever opens the session's, for writing too, with the keeper's rights and without looking at permissions. So it
 //! must be one that the daemon could write to by itself: a regular file that belongs to a daemon's user, where its store is.
 //!
-//! Numbers that a daemon had no time to note when it was killed stay registered until the session ends.
+//! Each daemon tells each keeper which numbers are in use. All others go then ([`Backings::keep`]): what a daemon had no time to give back when it was
+//! killed, and what it has told a keeper that was, or been given by it without hearing of that. Their files would take their room on the disk for
+//! as long as the session lives. What an earlier keeper has registered is not known, but numbers are given one after the other: so the first
+//! that this one is given says which others there may be.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -19,6 +22,8 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Setter, opcode};
 
 /// Files that a session may have registered at a time: each is open in the kernel.
 const FILES_MAX: usize = 4096;
+/// Numbers below the first that a keeper is given which may be those of an earlier one.
+const EARLIER_MAX: u32 = 1 << 18;
 /// The letter of ioctl(2) on `/dev/fuse` (FUSE_DEV_IOC_MAGIC of linux/fuse.h).
 const LETTER: u8 = 229;
 const OPEN: Opcode = opcode::write::<Map>(LETTER, 1);
@@ -52,7 +57,11 @@ unsafe impl Ioctl for Map {
 
 /// What one session has registered, as far as this keeper knows.
 #[derive(Debug, Default)]
-pub struct Backings(BTreeSet<u32>);
+pub struct Backings {
+    ids: BTreeSet<u32>,
+    /// The daemon has said what is in use, and no number was given since by which others could be found.
+    may_be_others: bool,
+}
 
 impl Backings {
     /// Registers a file that came with a message, for the session `device`. `store` is the directory of its store, and
@@ -70,14 +79,37 @@ impl Backings {
     ) -> io::Result<u32> {
         let [file] = files else { return Err(io::Error::other("one descriptor is to come with it")) };
         check(file, store, is_daemons)?;
-        if self.0.len() >= FILES_MAX {
+        if self.ids.len() >= FILES_MAX {
             return Err(io::Error::other(format!("{FILES_MAX} files are registered already")));
         }
         let map = Map { descriptor: file.as_raw_fd(), flags: 0, padding: 0 };
         // SAFETY: FUSE_DEV_IOC_BACKING_OPEN on /dev/fuse, as `Map` describes it; other devices refuse its number.
-        let id = unsafe { rustix::ioctl::ioctl(device, map) }?;
-        self.0.insert(id);
+        let id = unsafe { rustix::ioctl::ioctl(&device, map) }?;
+        self.ids.insert(id);
+        if std::mem::take(&mut self.may_be_others) {
+            self.close_others(&device, id);
+        }
         Ok(id)
+    }
+
+    /// Closes what earlier keepers have registered and nobody uses.
+    fn close_others(&self, device: impl AsFd, below: u32) {
+        let others = (below.saturating_sub(EARLIER_MAX).max(1)..below).filter(|id| !self.ids.contains(id));
+        let closed = others.filter(|id| close(&device, *id).is_ok()).count();
+        if closed > 0 {
+            log::info!("{closed} files that an earlier keeper had registered are so no longer");
+        }
+    }
+
+    /// Gives back all numbers but these.
+    pub fn keep(&mut self, device: impl AsFd, ids: &[u32]) {
+        let kept = ids.iter().copied().take(FILES_MAX).collect();
+        let unused = std::mem::replace(&mut self.ids, kept);
+        let closed = unused.difference(&self.ids).filter(|id| close(&device, **id).is_ok()).count();
+        if closed > 0 {
+            log::info!("{closed} files that no daemon has given back are registered no longer");
+        }
+        self.may_be_others = true;
     }
 
     /// Gives a number back, which an earlier keeper may have had registered. Files that are open by it stay open.
@@ -85,10 +117,14 @@ impl Backings {
     /// # Errors
     /// ENOENT if the kernel does not know it.
     pub fn close(&mut self, device: impl AsFd, id: u32) -> io::Result<()> {
-        self.0.remove(&id);
-        // SAFETY: FUSE_DEV_IOC_BACKING_CLOSE on /dev/fuse reads a u32.
-        Ok(unsafe { rustix::ioctl::ioctl(device, Setter::<CLOSE, u32>::new(id)) }?)
+        self.ids.remove(&id);
+        close(device, id)
     }
+}
+
+fn close(device: impl AsFd, id: u32) -> io::Result<()> {
+    // SAFETY: FUSE_DEV_IOC_BACKING_CLOSE on /dev/fuse reads a u32.
+    Ok(unsafe { rustix::ioctl::ioctl(device, Setter::<CLOSE, u32>::new(id)) }?)
 }
 
 fn check(file: &OwnedFd, store: impl AsFd, is_daemons: impl Fn(u32) -> bool) -> io::Result<()> {
@@ -145,6 +181,11 @@ mod tests {
         assert!(backings.open(&device, &directory, &[file()], |_| true).is_err());
         assert!(backings.open(&device, &directory, &[], |_| true).is_err());
         assert!(backings.close(&device, 1).is_err());
-        assert!(backings.0.is_empty());
+        assert!(backings.ids.is_empty());
+        backings.keep(&device, &[8, 5, 3, 8]);
+        assert!(backings.ids.iter().eq(&[3, 5, 8]), "{backings:?}");
+        let many: Vec<u32> = (1..10_000).collect();
+        backings.keep(&device, &many);
+        assert_eq!(backings.ids.len(), FILES_MAX);
     }
 }

@@ -28,6 +28,8 @@ pub struct Options {
     pub checks_cookie_verifiers: bool,
     /// Root is nobody.
     pub squashes_root: bool,
+    /// Directories have `.snapshot`, which no listing shows.
+    pub hides_snapshots: bool,
     /// Entries of a page of a listing.
     pub page_entries_max: usize,
     /// Bytes of a READ or WRITE.
@@ -45,6 +47,7 @@ impl Default for Options {
             has_attributes: true,
             checks_cookie_verifiers: false,
             squashes_root: false,
+            hides_snapshots: false,
             page_entries_max: 64,
             transfer_max: 1 << 20,
             reuses_numbers: true,
@@ -871,6 +874,8 @@ impl Server {
         let mut page = DirPage { dir_attr: Some(object.attr()), verifier: current, entries: Vec::new(), eof: true };
         let itself = [(1, &b"."[..], number), (2, &b".."[..], directory.parent)];
         let others = directory.entries.iter().map(|(cookie, (name, number))| (*cookie, name.as_slice(), *number));
+        let hides_snapshots = self.options.hides_snapshots;
+        let others = others.filter(|(_, name, _)| !hides_snapshots || *name != b".snapshot");
         let from = if is_circle { 0 } else { cookie };
         let mut bytes = 200;
         for (cookie, name, number) in itself.into_iter().chain(others).filter(|entry| entry.0 > from) {

@@ -2,9 +2,12 @@
 
 use std::fmt::Debug;
 use std::io::{IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use rustix::io::{Errno, Result};
+
+use crate::syscall;
 
 /// What does the reading and writing of a store.
 pub trait Disk: Debug + Send + Sync + 'static {
@@ -25,6 +28,12 @@ pub trait Disk: Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of pwritev(2).
     fn write(&self, file: BorrowedFd<'_>, from: &[IoSlice<'_>], offset: u64) -> Result<usize>;
+
+    /// Has what was written to this part of the file come to the disk, and waits for that: write(2) leaves it in memory.
+    ///
+    /// # Errors
+    /// Those of sync_file_range(2); each once, of all of the file: something that was written has got lost.
+    fn write_out(&self, file: BorrowedFd<'_>, part: Range<u64>) -> Result<()>;
 }
 
 /// The disk that is there.
@@ -42,6 +51,10 @@ impl Disk for Device {
 
     fn write(&self, file: BorrowedFd<'_>, from: &[IoSlice<'_>], offset: u64) -> Result<usize> {
         rustix::io::pwritev(file, from, offset)
+    }
+
+    fn write_out(&self, file: BorrowedFd<'_>, part: Range<u64>) -> Result<()> {
+        syscall::write_out(file, part)
     }
 }
 
@@ -71,6 +84,11 @@ pub(crate) fn write_all(disk: &impl Disk, file: BorrowedFd<'_>, from: &[u8], off
         }
     }
     Ok(())
+}
+
+/// Does the error of [`Disk::write_out`] say that something got lost?
+pub(crate) fn has_lost(error: Errno) -> bool {
+    matches!(error, Errno::IO | Errno::NOSPC | Errno::DQUOT)
 }
 
 /// Does the error say that what was to be read will not be read later either?

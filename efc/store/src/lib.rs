@@ -4,7 +4,8 @@
 //! [`Store`] is a [`Level`] of the chain of blocks. How it lies in its directory stands in `layout`. A directory is one
 //! process's at a time; a second store waits until the first is gone, and serves nothing meanwhile. Nothing in it is
 //! promised to be kept, nothing is synced, and nothing is believed without its checksum: a power cut, a full or broken
-//! disk or a damaged file costs misses, never an error or a wrong byte. What somebody with the right to write there
+//! disk or a damaged file costs misses, never an error or a wrong byte. What is given in other pieces than it has checksums of was compared
+//! before, after it had come to the disk: what memory has of it may get lost on the way. What somebody with the right to write there
 //! forges on purpose is believed.
 //!
 //! No thread that polls tasks waits for the disk: what the page cache has is read at once, all else by a few threads
@@ -27,6 +28,7 @@ mod probing;
 mod reads;
 mod segments;
 mod sums;
+mod syscall;
 #[cfg(test)]
 mod testing;
 mod whole;
@@ -106,7 +108,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// A file that holds all of the one that `of` is a block of, of more than 64 KiB, open for reading by nobody else; `None`: the store
-    /// has not got all of it, or has not compared all blocks with their checksums in this life, which it does then for the next who
+    /// has not got all of it, or has not compared all blocks on the disk with their checksums in this life, which it does then for the next who
     /// asks. It ends when the disk has opened the file.
     pub async fn whole_file(&self, of: &BlockKey) -> Option<OwnedFd> {
         self.engine.whole_file(of).await

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use crate::basics::lock;
-use crate::disk::{Disk, is_lost, read_all};
+use crate::disk::{Disk, has_lost, is_lost, read_all};
 use crate::engine::Engine;
 use crate::figures::{add, count};
 use crate::index::{Place, Source, Used, file};
@@ -66,6 +66,8 @@ pub(crate) struct Target {
     pub(crate) place: Place,
     /// All of it, unless it was compared with its checksum before.
     pub(crate) part: Range<usize>,
+    /// It is to come to the disk first, to be compared for those who read it in other pieces later.
+    pub(crate) is_verified_now: bool,
 }
 
 impl Target {
@@ -122,7 +124,7 @@ impl<D: Disk> Engine<D> {
         let Some(folder) = self.folder.get().filter(|_| key.length() > 0) else { return nothing(room) };
         let hash = folder.hasher.file(&file(&key));
         let Some(place) = lock(&self.index).find(hash, &key) else { return self.miss(key, room) };
-        self.give(folder, Target { hash, key, place, part: 0..key.length() }, room).await
+        self.give(folder, Target { hash, key, place, part: 0..key.length(), is_verified_now: false }, room).await
     }
 
     /// Gives a part of the block: alone if the block was compared with its checksum before, else by way of the whole of it.
@@ -131,11 +133,12 @@ impl<D: Disk> Engine<D> {
         let hash = folder.hasher.file(&file(&key));
         let Some(place) = lock(&self.index).find(hash, &key) else { return nothing(room) };
         if matches!(place, Place::Block { is_verified: true, .. }) {
-            return self.give(folder, Target { hash, key, place, part }, room).await;
+            return self.give(folder, Target { hash, key, place, part, is_verified_now: false }, room).await;
         }
         let whole = self.budget.take(Purpose::Ahead, key.length()).and_then(|whole| whole.buffer().ok());
         let Some(whole) = whole else { return nothing(room) };
-        match self.look_up(key, whole).await {
+        let target = Target { hash, key, place, part: 0..key.length(), is_verified_now: true };
+        match self.give(folder, target, whole).await {
             Lookup::Hit { block, .. } => {
                 let length = part.len();
                 room[..length].copy_from_slice(&block[part]);
@@ -146,7 +149,8 @@ impl<D: Disk> Engine<D> {
     }
 
     async fn give(self: &Arc<Self>, folder: &Arc<Folder>, target: Target, mut room: Buffer) -> Lookup {
-        match self.read_now(folder, &target, &mut room) {
+        let came = if target.is_verified_now { Came::Waits } else { self.read_now(folder, &target, &mut room) };
+        match came {
             Came::Waits => self.read_later(folder, target, room).await,
             came => {
                 lock(&self.patience).in_time(target.part.len(), Duration::ZERO);
@@ -172,6 +176,12 @@ impl<D: Disk> Engine<D> {
             Ok(from) => from,
             Err(error) => return Came::Failed(error),
         };
+        let begin = target.key.offset() + target.part.start as u64;
+        let bytes = begin..begin + target.part.len() as u64;
+        let is_out = if target.is_verified_now { self.disk.write_out(from.as_fd(), bytes) } else { Ok(()) };
+        if let Err(error) = is_out {
+            return Came::Failed(if has_lost(error) { Errno::IO } else { error });
+        }
         target.read(&self.disk, folder, from.as_fd(), room, true).unwrap_or_else(Came::Failed)
     }
 
@@ -246,12 +256,12 @@ impl<D: Disk> Engine<D> {
     }
 
     fn used(&self, target: &Target) {
-        let Target { hash, key, place, part } = target;
+        let Target { hash, key, place, part, is_verified_now } = target;
         count(&self.tally.hits);
         add(&self.tally.hit_bytes, part.len() as u64);
         let at_s = self.now_s();
         let mut index = lock(&self.index);
-        if let Place::Block { sum, is_verified: false, life } = place {
+        if let (Place::Block { sum, life, .. }, true) = (place, *is_verified_now) {
             index.verify_block(*hash, key.index, *sum, *life);
         }
         let used = index.used(*hash, key, at_s);

@@ -12,7 +12,7 @@ const CHUNK_BYTES: u64 = 96;
 struct Chunk {
     /// A bit for each block that is there.
     there: u64,
-    /// A bit for each that was compared with its checksum.
+    /// A bit for each that was compared with its checksum when it had come to the disk.
     verified: u64,
     /// Of those that are there.
     sums: Vec<u64>,

@@ -92,6 +92,8 @@ pub(crate) struct Faults {
     pub(crate) read_error: AtomicI32,
     /// Errno of each write; 0: none.
     pub(crate) write_error: AtomicI32,
+    /// Errno of what comes to the disk later than it was written; 0: none.
+    pub(crate) loss: AtomicI32,
     /// Writes wait as long as this holds.
     pub(crate) are_writes_held: AtomicBool,
     /// Writes that have been tried.
@@ -125,6 +127,11 @@ impl Disk for Arc<Faults> {
         until("writes may go on", || !self.are_writes_held.load(Ordering::Relaxed));
         fails(&self.write_error)?;
         Device.write(file, from, offset)
+    }
+
+    fn write_out(&self, file: BorrowedFd<'_>, part: Range<u64>) -> Result<()> {
+        fails(&self.loss)?;
+        Device.write_out(file, part)
     }
 }
 

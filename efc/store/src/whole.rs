@@ -1,5 +1,5 @@
 //! Large files that are there whole, for whoever reads them past the store: each block was compared with its checksum once in
-//! the life of this process. What is not yet is compared in the background, a block at a time between the reads that somebody
+//! the life of this process, after it had come to the disk. What is not yet is compared in the background, a block at a time between the reads that somebody
 //! waits for, and the file is given to the next who asks.
 //!
 //! What happens to the disk after that is noticed by nobody. A file that goes or is damaged is removed by its name; whoever has it open keeps
@@ -21,8 +21,8 @@ use crate::layout::Folder;
 use crate::look_up::{Came, Target};
 use crate::opened::open_source;
 
-/// Files whose blocks are compared at a time.
-const VERIFYING_MAX: usize = 4;
+/// Files whose blocks are compared at a time. Each has a thread wait for the disk, and some are for those who read.
+const VERIFYING_MAX: usize = 2;
 
 /// What is there of a file.
 enum Extent {
@@ -123,7 +123,7 @@ impl<D: Disk> Engine<D> {
             return false;
         };
         let (key, place) = (block(key, index), Place::Block { sum, is_verified: false, life });
-        let target = Target { hash, key, place, part: 0..key.length() };
+        let target = Target { hash, key, place, part: 0..key.length(), is_verified_now: true };
         if life != of_life {
             return false; // another one that has come in its place, for whom somebody else asks
         }

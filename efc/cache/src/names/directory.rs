@@ -168,7 +168,7 @@ impl Directory {
         }
         let entry = self.names.get(name);
         let known = entry.map_or(unknown, |entry| KnownName { named: entry.named(), proof: self.proof(entry, now) });
-        let Some((whole, proof)) = self.whole(now) else { return known };
+        let Some((whole, proof)) = self.whole(now).filter(|_| !may_be_hidden(name)) else { return known };
         // A name that the listing has is known by itself.
         let is_listed = entry.is_some_and(|entry| entry.object.is_some() && entry.order >= whole.order);
         let is_newer = known.proof.is_none_or(|known| known.asked < proof.asked);
@@ -191,7 +191,7 @@ impl Directory {
         let mut entry = Entry::new(object, standing, version);
         let Some(known) = self.names.get_mut(name) else {
             if object.is_some() && !standing.is_ours {
-                self.contradict();
+                self.contradict(name);
             }
             self.long_bytes += long_bytes(name);
             self.names.insert(Name::from_slice(name), entry);
@@ -212,13 +212,13 @@ impl Directory {
         let is_new = entry.object.is_some() && known.object.is_none();
         *known = Entry { is_used: true, ..entry };
         if is_new && !standing.is_ours {
-            self.contradict();
+            self.contradict(name);
         }
     }
 
     /// An answer shows a name that no answer had shown: what was whole lacks it.
-    pub(super) fn contradict(&mut self) {
-        self.whole = None;
+    pub(super) fn contradict(&mut self, name: &[u8]) {
+        self.whole = self.whole.filter(|_| may_be_hidden(name));
     }
 
     /// What is known is not all any more.
@@ -255,6 +255,12 @@ impl Directory {
     pub(super) fn is_empty(&self) -> bool {
         self.names.is_empty() && self.listing.is_none()
     }
+}
+
+/// Is it what servers call the directory of an object's snapshots (`.snapshot`, `.snap`, `~snapshot`, `.zfs`, `.ckpt`)? Many show that in no
+/// listing, and find it in each directory all the same.
+fn may_be_hidden(name: &[u8]) -> bool {
+    matches!(name, b".zfs" | b".ckpt") || name.windows(4).any(|part| part == b"snap")
 }
 
 /// What a directory takes beside its names, with its place in the table.

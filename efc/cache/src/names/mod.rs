@@ -6,7 +6,7 @@
 //! which one the kernel knows by a name that cannot be looked up now.
 //!
 //! All names of a directory are known when its listing was read from begin to end while nothing changed, or when this node
-//! has just made the directory; then there are no others. Our own changes are followed.
+//! has just made the directory; then there are no others, but for those that servers show in no listing. Our own changes are followed.
 //!
 //! An inode stays while names of it are known: it is what they are compared with.
 //!

@@ -162,6 +162,9 @@ impl<B: Backend> Inner<B> {
         if file.is_writable() && self.backend.is_read_only(inode.handle()) {
             return Err(Errno(libc::EROFS));
         }
+        if file.is_writable() {
+            self.modes.closed(node).await;
+        }
         let known = self.open_with_what_is_known(&file).await;
         let is_asked = known.is_none();
         let (seen, permit) = match known {
@@ -374,6 +377,9 @@ impl<B: Backend> Inner<B> {
             self.backend.getattr(Call::of(&caller.cred), inode.handle()).await.map_err(|error| errno(&error))?;
         }
         let file = Arc::new(OpenFile::new(entry.node, inode, caller.cred.clone(), flags));
+        if file.is_writable() {
+            self.modes.closed(entry.node).await;
+        }
         let reply = self.remember_open(caller.unique, file, false, None)?;
         let (entry, permit) = entry.give();
         Ok(Answer { body: Response::Create(entry, reply), permit })

@@ -24,8 +24,9 @@ use crate::errno::errno;
 
 /// What silly names begin with; the kernel's NFS client uses the same prefix, and administrators know it.
 const SILLY_PREFIX: &str = ".nfs";
-/// How long a directory's removal waits for the closes of files in it: the kernel sends them before, but without waiting.
-const CLOSE_ON_ITS_WAY_MAX: Duration = Duration::from_millis(500);
+/// How long who depends on it waits for a close that may be on its way: a directory's removal for those of files in it. The kernel sends
+/// them before, but without waiting.
+pub(super) const CLOSE_ON_ITS_WAY_MAX: Duration = Duration::from_millis(500);
 /// How long a directory's removal waits for removals in it that have begun.
 const REMOVALS_TIME_MAX: Duration = Duration::from_secs(30);
 

@@ -71,6 +71,8 @@ pub trait Backings: Send + Sync + 'static {
     fn open(self: Arc<Self>, of: BlockKey) -> Pin<Box<dyn Future<Output = Option<Backing>> + Send>>;
     /// No file is open by this number any more.
     fn close(&self, id: u32);
+    /// Of the numbers that predecessors were given, files are open by these. Said before the first is asked for.
+    fn keep(&self, ids: Vec<u32>);
 }
 
 /// A number of the kernel's for a file of the node, not 0. Dropped, it is given back.

@@ -9,16 +9,18 @@
 //!
 //! So an inode's *mode* is decided by its first open and stays until its last RELEASE. It is decided where nothing is waited for
 //! ([`Modes::enter`]), and the record of the open says it ([`efc_state::OpenHandle::backing`]): a record is made after its open counts here, and goes
-//! before it does not count any more, so a successor never finds two modes of one inode. A number whose record a SIGKILL has
-//! prevented stays registered until the session ends, and harms nobody.
+//! before it does not count any more, so a successor never finds two modes of one inode. All numbers that no record has it gives back: those of opens
+//! that a SIGKILL has prevented, and those whose last close its predecessor had no time to tell.
 //!
 //! A file that is open by passthrough is like a program that runs: whoever opens it for writing or truncates it gets ETXTBSY. The kernel would have
-//! him do it through the same number, and a shared mapping then write to the node's copy instead of the file.
+//! him do it through the same number, and a shared mapping then write to the node's copy instead of the file. He waits a moment before: the kernel
+//! sends closes without waiting for them, so the last one may be on its way.
 //!
 //! Not guaranteed: that a file which is opened a second time is passed through. The number is asked for at the first open alone,
 //! for a moment; who opens the file meanwhile waits for the outcome, or the first of a hundred would settle for pages for all of them.
 
 use std::collections::hash_map::Entry;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +32,9 @@ use efc_state::State;
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use foldhash::HashMap;
-use tokio::sync::{Mutex as Turns, OwnedMutexGuard};
+use tokio::sync::{Mutex as Turns, Notify, OwnedMutexGuard};
 
+use super::orphans::CLOSE_ON_ITS_WAY_MAX;
 use super::outside::{Backing, Backings};
 
 /// How long an open may wait for a number.
@@ -45,6 +48,8 @@ pub struct Modes {
     backings: Option<Arc<dyn Backings>>,
     state: Arc<State>,
     table: Mutex<Table>,
+    /// Nobody has some file open by passthrough any more.
+    closed: Notify,
     opens: AtomicU64,
 }
 
@@ -127,7 +132,8 @@ impl Drop for Turn<'_> {
 impl Modes {
     /// Nothing is open yet.
     pub fn new(backings: Option<Arc<dyn Backings>>, state: Arc<State>) -> Modes {
-        Modes { backings, state, table: Mutex::default(), opens: AtomicU64::new(0) }
+        let (table, closed, opens) = (Mutex::default(), Notify::new(), AtomicU64::new(0));
+        Modes { backings, state, table, closed, opens }
     }
 
     /// Whether it has to be known what is open in which mode.
@@ -137,11 +143,13 @@ impl Modes {
 
     /// What a predecessor has left open: nodes, and the numbers that their opens were answered with.
     pub fn load(&self, opens: impl Iterator<Item = (u64, u32)>) {
-        if self.are_kept() {
-            let mut table = self.table.lock().expect("modes lock");
-            opens.for_each(|(node, backing)| table.enter(node, backing));
-            self.state.set_passing_through(table.passing > 0);
-        }
+        let Some(backings) = &self.backings else { return };
+        let mut table = self.table.lock().expect("modes lock");
+        opens.for_each(|(node, backing)| table.enter(node, backing));
+        self.state.set_passing_through(table.passing > 0);
+        let used = table.modes.values().map(|mode| mode.backing).filter(|backing| *backing != 0).collect();
+        drop(table);
+        backings.keep(used);
     }
 
     /// How an open for `want` of this node is to be answered; it counts from now on. `offered` was asked for it: of use if that is the
@@ -178,11 +186,31 @@ impl Modes {
         Ok(Entered { backing: id, is_direct: id != 0 && want == Want::ReadDirect })
     }
 
+    /// Waits until nobody has the file open by passthrough, if that may be soon, for who wants to change data.
+    pub async fn closed(&self, node: u64) {
+        let is_passing = || {
+            let table = self.table.lock().expect("modes lock");
+            table.modes.get(&node).is_some_and(|mode| mode.backing != 0)
+        };
+        let closed = async {
+            loop {
+                let mut closed = pin!(self.closed.notified());
+                closed.as_mut().enable();
+                if !is_passing() {
+                    return;
+                }
+                closed.await;
+            }
+        };
+        efc_tasks::time::in_time(closed, Some(CLOSE_ON_ITS_WAY_MAX)).await;
+    }
+
     /// Counts a change of data that is made without an open file, as one that is open for writing.
     ///
     /// # Errors
     /// ETXTBSY.
-    pub fn begin_writing(&self, node: u64) -> Result<Writing<'_>, Errno> {
+    pub async fn begin_writing(&self, node: u64) -> Result<Writing<'_>, Errno> {
+        self.closed(node).await;
         self.enter(node, Want::Write, None)?;
         Ok(Writing { modes: self, node })
     }
@@ -196,7 +224,10 @@ impl Modes {
             self.state.set_passing_through(false);
         }
         drop(table);
-        closed.inspect(|id| backings.close(*id));
+        if let Some(id) = closed {
+            self.closed.notify_waiters();
+            backings.close(id);
+        }
     }
 
     /// Asks for a number for an open of this file, under the name that all who use its storage have for it, that is to be answered, if

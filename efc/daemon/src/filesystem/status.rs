@@ -108,7 +108,7 @@ impl<B: Backend> Inner<B> {
             self.check_path_or_open(caller, node).await?;
         }
         self.sent(&inode).await;
-        let writing = change.size.map(|_| self.modes.begin_writing(node)).transpose()?;
+        let writing = if change.size.is_some() { Some(self.modes.begin_writing(node).await?) } else { None };
         if change.size.is_some() {
             // Data kept for a resend must not make a shortened file long again.
             self.commit(&inode).await;

@@ -202,6 +202,7 @@ impl<'a> SessionRun<'a> {
             }
             to_keeper::Message::BackingOpen(asked) => self.open_backing(asked.token, descriptors),
             to_keeper::Message::BackingClose(closed) => self.close_backing(closed.id),
+            to_keeper::Message::BackingsKept(kept) => self.backings.keep(&self.held.device, &kept.ids),
             to_keeper::Message::Failed(error) => {
                 log::error!("{target}: the daemon cannot go on: {}", error.message);
                 self.deaths.failed(&error);

@@ -10,7 +10,7 @@ use efc_tasks::time::in_time;
 use rustix::io::Errno;
 
 use crate::testing::{
-    Faults, MIB, ask, block_of, close, hits, key, loaded, missed, open, read, read_each, settings, until,
+    Faults, MIB, ask, block_of, close, hits, hits_part, key, loaded, missed, open, read, read_each, settings, until,
 };
 use crate::{State, Store};
 
@@ -90,6 +90,44 @@ fn who_has_time_waits_until_what_is_on_the_way_to_a_disk_leaves_room() {
     let offered = keys.len() as u64 - files.len() as u64;
     until("all but the one are written", || store.figures().fills == offered - 1);
     assert_eq!(store.figures().refused, 1);
+}
+
+#[test]
+fn what_a_disk_has_taken_and_lost_is_given_to_nobody_in_other_pieces() {
+    const SIZE: u64 = 3 * MIB;
+    for error in [Errno::NOSPC, Errno::DQUOT, Errno::IO] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (faults, store) = faulty(directory.path());
+        store.backend_took(1 << 20, Duration::from_secs(10));
+        let keys = |name: &'static str| (0..3).map(move |index| key(name, SIZE, index)).collect::<Vec<BlockKey>>();
+        for name in ["part", "whole", "kept"] {
+            read_each(&*store, &keys(name));
+            assert!(keys(name).iter().all(|key| hits(&*store, key)), "memory has it still");
+        }
+        assert!(hits_part(&*store, &keys("kept")[1], 5..99));
+        faults.loss.store(error.raw_os_error(), Ordering::Relaxed);
+        assert!(!hits_part(&*store, &keys("part")[1], 5..99));
+        until("the loss is noticed", || store.figures().damaged == 1);
+        assert!(hits_part(&*store, &keys("kept")[1], 5..99), "it had come there");
+        let whole = || block_on(store.whole_file(&keys("whole")[0]));
+        assert!(whole().is_none());
+        until("the loss is noticed", || store.figures().damaged == 2);
+        until("the files are gone", || store.figures().files == 1);
+        faults.loss.store(0, Ordering::Relaxed);
+        read_each(&*store, &keys("whole"));
+        until("it is there again", || whole().is_some());
+        assert!(hits_part(&*store, &keys("whole")[1], 5..99));
+    }
+}
+
+#[test]
+fn a_file_system_that_cannot_tell_what_has_come_to_the_disk_loses_nothing_and_gives_no_pieces() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (faults, store) = faulty(directory.path());
+    let [large, _] = fill(&store, "file");
+    faults.loss.store(Errno::OPNOTSUPP.raw_os_error(), Ordering::Relaxed);
+    assert!(!hits_part(&*store, &large, 5..99) && hits(&*store, &large));
+    assert_eq!(store.figures().damaged, 0);
 }
 
 #[test]

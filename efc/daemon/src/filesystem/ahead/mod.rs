@@ -10,12 +10,14 @@
 //! program whose files are in the kernel has nothing asked for. How many are asked for at once depends on how fast the server answers
 //! ([`pace`]), what their data takes is limited, and what is asked for in vain more often than not is asked for no more ([`trust`]).
 //!
-//! In each mode a directory is listed in which several names were looked up in vain, to know which others are not there ([`misses`]).
+//! In each mode a directory is listed in which several names were looked up in vain, to know which others are not there ([`misses`]); few are at a
+//! time ([`listings`]).
 //!
 //! Each question is in the name of the caller who is expected, and its answer is a verdict for that one alone. In close-to-open there is
 //! nothing to gain: an open asks for itself, and that brings the data of a small file.
 
 mod asked;
+mod listings;
 mod misses;
 mod pace;
 pub(super) mod places;
@@ -37,6 +39,7 @@ use efc_tasks::sync::{Mutex, MutexGuard};
 use super::Inner;
 use super::files::{OpenFile, fits_read_at_open};
 use asked::{AGE_MAX, Asked, BUFFER_BYTES, Data, Lacking, Reason, Wanted};
+use listings::Listings;
 use misses::Misses;
 use places::Places;
 use scans::Scans;
@@ -77,6 +80,7 @@ pub(super) struct Ahead {
     switch: Arc<AheadSwitch>,
     asked: Mutex<(Scans, Asked)>,
     misses: Mutex<Misses>,
+    listings: Arc<Listings>,
     /// Files in it: most reads find that there are none.
     count: AtomicUsize,
     /// Opens so far.
@@ -92,6 +96,7 @@ impl Ahead {
             switch,
             asked: Mutex::new((Scans::default(), Asked::new(held_bytes_max))),
             misses: Mutex::default(),
+            listings: Arc::default(),
             count: AtomicUsize::new(0),
             opens: AtomicU64::new(0),
             is_sweeping: AtomicBool::new(false),
@@ -211,9 +216,9 @@ impl<B: Backend> Inner<B> {
         let visited = directory.as_deref().map(|directory| (directory, &knows_names as &dyn Fn() -> bool));
         let (storage, _) = self.backend.shared_name(file.inode.handle());
         let lists = self.ahead.follow((&file.inode, storage, &file.cred), visited, places);
-        if let Some(directory) = directory.filter(|_| lists) {
-            let (inner, cred) = (Arc::clone(self), file.cred.clone());
-            efc_tasks::spawn(async move { inner.list_ahead(&directory, cred).await });
+        if let Some(listing) = directory.filter(|_| lists).and_then(|directory| self.listing_of(&directory, &file.cred))
+        {
+            efc_tasks::spawn(listing);
         }
         while let Some(begun) = self.begin_next() {
             let inner = Arc::clone(self);
@@ -227,11 +232,28 @@ impl<B: Backend> Inner<B> {
     /// is not known whole.
     pub(super) async fn missed(self: &Arc<Self>, directory: &Arc<Inode>, cred: &Cred) {
         let is_due = || self.ahead.misses.lock().expect("misses lock").add(directory.handle());
-        if self.ahead.switch.is_on() && is_due() && !self.knows_names(directory) {
-            let (inner, directory, cred) = (Arc::clone(self), directory.clone(), cred.clone());
-            let listing = efc_tasks::detached(async move { inner.list_ahead(&directory, cred).await });
-            efc_tasks::time::in_time(listing.end(), Some(LISTING_WAIT_MAX)).await;
+        if self.ahead.switch.is_on()
+            && is_due()
+            && !self.knows_names(directory)
+            && let Some(listing) = self.listing_of(directory, cred)
+        {
+            efc_tasks::time::in_time(efc_tasks::detached(listing).end(), Some(LISTING_WAIT_MAX)).await;
         }
+    }
+
+    /// Lists a directory, if it is one of those that may be listed now.
+    fn listing_of(
+        self: &Arc<Self>,
+        directory: &Arc<Inode>,
+        cred: &Cred,
+    ) -> Option<impl Future<Output = ()> + Send + use<B>> {
+        let (storage, _) = self.backend.shared_name(directory.handle());
+        let turn = self.ahead.listings.begin(storage)?;
+        let (inner, directory, cred) = (Arc::clone(self), directory.clone(), cred.clone());
+        Some(async move {
+            inner.list_ahead(&directory, cred).await;
+            drop(turn);
+        })
     }
 
     /// May names of the directory be told as they are known?

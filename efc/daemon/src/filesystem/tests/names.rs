@@ -219,6 +219,48 @@ fn who_makes_files_in_a_large_directory_of_others_has_it_listed_between_two_of_t
 }
 
 #[test]
+fn a_name_that_no_listing_shows_is_found_in_a_directory_whose_listing_is_known() {
+    let (simulation, nas, kernel) = world_with(Options { hides_snapshots: true, ..Options::default() }, 9);
+    for directory in ["dir", "dir/.snapshot"] {
+        nas.mkdir_outside(directory);
+        nas.write_outside(&format!("{directory}/file"), 0, b"");
+    }
+    simulation.run(async {
+        kernel.stat(Task::root(), "dir").await.unwrap();
+        assert_eq!(missed(&nas, &kernel, 0..20).await, [4, 1]);
+        assert!(is_there(&kernel, "dir/.snapshot/file").await);
+        assert_eq!(missed(&nas, &kernel, 20..40).await, [0, 0], "what else is known of it stays so");
+        assert_eq!(kernel.list(Task::root(), "dir", 4096, true).await.unwrap(), ["file"]);
+        pass(TTL).await;
+        assert!(is_there(&kernel, "dir/.snapshot").await);
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
+fn a_server_that_lists_nothing_has_few_directories_to_list_and_soon_nobody_waits_for_it() {
+    let (simulation, nas, kernel) = world(10);
+    (0..100).for_each(|number| nas.mkdir_outside(&format!("{number}")));
+    simulation.run(async {
+        let hold = nas.hold(Procedure::Readdirplus);
+        for directory in 0..100 {
+            for name in 0..4 {
+                assert!(!is_there(&kernel, &format!("{directory}/{name}")).await);
+            }
+        }
+        assert!((4..=16).contains(&hold.held()), "{} listings", hold.held());
+        let begun = efc_tasks::time::now();
+        for name in 4..100 {
+            assert!(!is_there(&kernel, &format!("99/{name}")).await);
+        }
+        assert!(efc_tasks::time::since(begun) < Duration::from_secs(1));
+        drop(hold);
+        pass(TTL).await;
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
 fn a_directory_that_is_not_to_be_listed_ahead_is_not() {
     let off = Settings { ahead: Arc::new(AheadSwitch::new(false)), ..settings(TTL) };
     let (simulation, nas, kernel) = common::world(7, Options::default(), off);
