@@ -229,10 +229,10 @@ def _add_umount(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _add_status(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = _command(commands, "status", "show what is mounted, and how it does")
     parser.epilog = (
-        "STATE: serving; starting; restarting, a daemon is replaced; unresponsive nas, which does not answer; aborted, of no "
-        "use any more. READ and WRITTEN: bytes from and to the NAS since it was mounted, so what caches gave is in "
-        "neither (efc top shows that). RESTARTS: daemons that were replaced. REASON: what is not as it should be, and why "
-        "the last daemon died, until the mount ends."
+        "STATE: serving; starting; restarting, a daemon is replaced; unresponsive nas, which does not answer; aborted, "
+        "of no use any more. RESTARTS: daemons that were replaced. READ and WRITTEN: bytes from and to the NAS since "
+        "it was mounted, so what caches gave is in neither (efc top shows that). REASON: what is not as it should be, "
+        "and why the last daemon died, until the mount ends."
     )
     parser.add_argument("--json", action="store_true", help="as an array of objects")
 

@@ -301,8 +301,8 @@ _TABLE = (
         default="none",
         help="Workers (memcached) in whose memory the nodes share what they read, in blocks of 1 MiB: "
         "`HOST:PORT`, several with `+` between them, all nodes alike; `*WEIGHT` behind one gives it more than others. "
-        "Or the path of a file on the node, readable for root, with one in each line: what changes there is followed. "
-        "Needs `workers-key`.",
+        "Or the path of a file on the node, readable for root, with one in each line, which has to be there at the "
+        "mount: what changes there is followed. Needs `workers-key`.",
     ),
     Option(
         name="workers-key",
@@ -340,8 +340,8 @@ _TABLE = (
         field="store_dir",
         default="the node's",
         help="Directory of the node, of root's and writable for nobody else, for the local store: on an SSD, an HDD or "
-        "a tmpfs. Without it the first that the node has for caches (`efc-keeper --cache-dir`, chart value "
-        "`keeper.cacheDirs`), which also say what may be named here. Needs `cache-size`.",
+        "a tmpfs (mounted with `mode=755`). Without it the first that the node has for caches (`efc-keeper "
+        "--cache-dir`, chart value `keeper.cacheDirs`), which also say what may be named here. Needs `cache-size`.",
     ),
     Option(
         name="cache-free",

@@ -87,7 +87,7 @@ pub fn endpoints(cache: &CacheConfig) -> io::Result<Vec<u8>> {
 }
 
 /// Refuses a file of workers that is not there, or that nobody can read: a name that is misspelt would cost all of them, and nobody would
-/// notice. One whose disk does not answer is not refused; nor is one that goes later, as workers are where they were then.
+/// notice. One whose disk does not answer is not refused, nor is one that goes while the dataset is mounted: the daemon knows what was in it.
 ///
 /// # Errors
 /// NOT_FOUND, PERMISSION_DENIED or FAILED_PRECONDITION, with a sentence on what to do.

@@ -55,7 +55,7 @@ fn a_daemon_that_keeps_dying_is_given_time() {
     wait_until("the last death", || client.only().pid == 0);
     let status = client.only();
     assert_eq!(status.state(), State::Restarting);
-    assert!(status.reason.starts_with("the daemon exited with status 7, "), "{}", status.reason);
+    assert!(status.reason.starts_with("the daemon exited with status 7 at "), "{}", status.reason);
     assert!(status.reason.contains("times in a row as soon as it served; the next starts in"), "{}", status.reason);
     let before = status.restarts;
     std::thread::sleep(Duration::from_millis(300));
