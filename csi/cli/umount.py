@@ -80,7 +80,7 @@ async def _busy(keeper: Keeper, mount: Mount, message: str) -> str:
     with contextlib.suppress(DriverError):
         status = await keeper.status(mount.target)
         silence = "".join(silence_of(one) for one in status.mounts)
-    return f"{mount.target}: {silence}: {_by_force(mount)}" if silence else f"{message}: {_by_force(mount)}"
+    return f"{message}{silence and f'; {silence}'}: {_by_force(mount)}"
 
 
 def _by_force(mount: Mount) -> str:

@@ -7,7 +7,6 @@ if it was interrupted.
 
 import argparse
 import asyncio
-import contextlib
 import os
 import sys
 import time
@@ -40,6 +39,8 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 LIST_BYTES_MAX = 64 << 20
 #: For the counters after Ctrl-C.
 _LAST_STATUS_SECONDS_MAX = 0.5
+#: A daemon says that its NAS is silent after 5 s, and the keeper has that a little later.
+_SILENCE_LOOKS_MAX, _SILENCE_LOOK_SECONDS = 8, 0.25
 
 #: MAJOR:MINOR of a file system -> what the keeper says of it.
 Served = Mapping[str, efc_pb2.MountStatus]
@@ -136,12 +137,22 @@ async def _check_answers(mount: Mount, run_dir: str) -> None:
     if says_dead(failure):
         reason += f"; outside Kubernetes: {mount_command(mount)}"
     elif failure.code is Code.DEADLINE_EXCEEDED:
-        reason = f"{mount.target} does not answer, nor does its NAS, it seems (efc status says more)"
-        with contextlib.suppress(DriverError):
-            found = (await Keeper(run_dir).status()).mounts
-            said = "".join(silence_of(one) for one in found if f"0:{one.connection}" == mount.device)
-            reason = f"{mount.target} does not answer: {said}" if said else reason
+        silence = await _silence(mount, run_dir) or "nor does its NAS, it seems (efc status says more)"
+        reason = f"{mount.target} does not answer: {silence}"
     raise DriverError(failure.code, reason)
+
+
+async def _silence(mount: Mount, run_dir: str) -> str:
+    """What the mount's daemon says of a NAS that does not answer: soon, if it waits for it; "" otherwise."""
+    for _ in range(_SILENCE_LOOKS_MAX):
+        try:
+            found = (await Keeper(run_dir).status()).mounts
+        except DriverError:
+            return ""
+        if said := "".join(silence_of(one) for one in found if f"0:{one.connection}" == mount.device):
+            return said
+        await asyncio.sleep(_SILENCE_LOOK_SECONDS)
+    return ""
 
 
 def _lack(mount: efc_pb2.MountStatus, level: Level | None) -> str | None:

@@ -31,14 +31,15 @@ def is_another_worth_it(missing: Sequence[int]) -> bool:
 
 
 def bytes_uncached(figures: Figures, given: Mapping[str, int]) -> int:
-    """Of a pass after the first: bytes that no cache gave, at least, by where its bytes came from.
+    """Of a pass after the first, or that nothing takes in: bytes in no cache, at least, by where its bytes came from.
 
     The mount's counters have in them what others read meanwhile, so neither is believed alone: what came from the NAS,
-    nor what did not come from caches. Files that change are left out.
+    or from the daemon's memory, where it stays for moments; nor what did not come from caches, as what the kernel reads
+    by itself is not counted. Files that change are left out.
     """
     from_caches = sum(count for level, count in given.items() if level not in ("memory", "nas"))
     covered = figures.bytes_read + figures.bytes_noted
-    return max(0, min(given["nas"], covered - from_caches) - figures.bytes_changed)
+    return max(0, min(given["nas"] + given["memory"], covered - from_caches) - figures.bytes_changed)
 
 
 def is_much(uncached: int, *, covered: int) -> bool:

@@ -223,7 +223,9 @@ def test_one_that_is_not_there_is_waited_for_and_told_of(
     at = {"one": servers[0].url, "deep/a name": servers[1].url, "late": servers[1].url_of("export/late")}
     keeper.efc("upgrade", str(target), *sources(**at))
     wait_until(lambda: "late" in str(described(keeper, target)["/late"]["reason"]), what="the reason", limit_s=LIMIT_S)
-    assert "source /late is missing" in keeper.efc("status")
+    said = keeper.efc("status")
+    assert f"source /late is missing ({servers[1].url_of('export/late')}): " in said
+    assert said.count("/late (") == 0, "its name comes once"
     keeper.replace_daemon(target)
     assert sorted(os.listdir(target)) == ["deep", "one"]
     (servers[1].export_folder() / "late").mkdir()

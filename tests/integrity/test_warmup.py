@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pytest
 
 from csi.warming.resting import REST_SECONDS
 from tests.support.environment import clean_environment
+from tests.support.mounts import small_disk
 from tests.support.nas import Export, Nas
 from tests.support.nodes import Node
 from tests.support.paths import program
@@ -80,6 +81,7 @@ DATASETS: dict[str, Callable[[Path], object]] = {
     "test_one_level_is_filled_where_the_kernel_opens_files_by_itself": make_data,
     "test_workers_that_do_not_answer_are_a_failure": make_files(3, MIB),
     "test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled": make_files(1, 40 * MIB),
+    "test_a_store_that_takes_nothing_in_is_a_failure": make_files(3, MIB),
 }
 
 
@@ -101,6 +103,12 @@ class World:
         """One more node, with a store of its own besides."""
         caches = self._stack.enter_context(tempfile.TemporaryDirectory())
         return self.node(f"cache-dir={caches}", "cache-size=64MiB", "cache-free=1", *options)
+
+    def with_store_alone(self, caches: Path, *options: str) -> AbstractContextManager[Node]:
+        """One more node for the time of a block, which knows no worker and has its store there."""
+        below = self.folder.relative_to(self.nas.export_folder().parent)
+        options = (f"cache-dir={caches}", "cache-size=64MiB", *options)
+        return Node.mounted(self.nas.url_of(str(below)), options=options)
 
     def worker(self) -> Worker:
         """Another worker, of which no node knows."""
@@ -304,7 +312,7 @@ def test_a_frozen_nas_does_not_keep_it_from_ending(world: World, to: str) -> Non
         finally:
             world.nas.resume()
     assert process.returncode == 130, err
-    assert out.startswith("Interrupted: read 0 files, "), out
+    assert out.startswith(f"Interrupted: {'read' if to == 'both' else 'looked at'} 0 files, "), out
     assert "Traceback" not in err
     assert refused.returncode == 2, "a mount that does not answer is not walked"
     assert why.count("\n") == 1, why
@@ -356,6 +364,7 @@ def test_one_level_is_filled_alone(world: World) -> None:
     assert resident_pages(first.mount / "large") == 0, "no data comes to the kernel"
     again = warmup(first, str(first.mount), "--to=workers")
     assert (again["passes"], again["missing_bytes"], again["levels"]["nas"]) == (1, [0], 0), "they have all of it"
+    assert (again["bytes"], again["bytes_looked_at"]) == (0, total)
 
     second = world.with_store()
     done = warmup(second, str(second.mount), "--to=local")
@@ -408,10 +417,37 @@ def test_workers_that_do_not_answer_are_a_failure(world: World) -> None:
     world.first_worker.kill()
     node.await_workers(0)
     done = warmup(node, str(node.mount), "--to=workers", status=1)
-    assert (done["files"], done["bytes_refused"]) == (3, 3 * MIB)
+    assert (done["files"], done["bytes_looked_at"], done["bytes_refused"]) == (3, 3 * MIB, 3 * MIB)
+    assert (done["bytes"], done["bytes_per_second"]) == (0, 0), "nothing was read"
+    assert done["passes"] == 1, "they do not take it at a second time either"
     assert "workers do not answer" in done["stderr"]
     assert (done["levels"]["nas"], filled(node)) == (0, (0, 0)), "the NAS is not asked in vain"
     world.first_worker.start()
     node.await_workers(1)
     done = warmup(node, str(node.mount), "--to=workers")
     assert (done["files_noted"], done["bytes_refused"], done["missing_bytes"][-1]) == (0, 0, 0)
+
+
+@pytest.mark.timeout(400)
+def test_a_store_that_takes_nothing_in_is_a_failure(world: World, tmp_path: Path) -> None:
+    """A job that believes in its exit status does not take the data for cached."""
+    with small_disk(tmp_path / "caches", size_mib=24) as disk, ExitStack() as stack:
+        (disk / "ballast").write_bytes(bytes(12 * MIB))
+        node = stack.enter_context(world.with_store_alone(disk, "cache-free=60"))
+        done = warmup(node, str(node.mount), status=1)
+        assert (done["files"], done["bytes"], done["bytes_uncached"]) == (3, 3 * MIB, 3 * MIB)
+        assert "3.0 MiB of 3.0 MiB is not in the caches" in done["stderr"]
+
+        done = warmup(node, str(node.mount), "--to=local", status=1)
+        assert (done["bytes"], done["bytes_looked_at"], done["bytes_refused"]) == (0, 3 * MIB, 3 * MIB)
+        assert done["levels"]["nas"] == 0
+
+        (disk / "ballast").unlink()
+
+        def takes_all() -> bool:
+            with start(node, str(node.mount), "--quiet") as process:
+                return process.wait(_LIMIT_S) == 0
+
+        wait_until(takes_all, what="the store to take all", limit_s=_LIMIT_S)
+        store = node.keeper.status(node.mount)["store"]
+        assert store["held_bytes"] >= 3 * MIB

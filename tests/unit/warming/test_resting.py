@@ -84,11 +84,21 @@ def test_passes() -> None:
     [
         ({"memory": 0, "store": 100, "workers": 0, "nas": 0}, 0),
         ({"memory": 0, "store": 0, "workers": 0, "nas": 100}, 90),
-        ({"memory": 40, "store": 0, "workers": 0, "nas": 60}, 50),
+        ({"memory": 40, "store": 0, "workers": 0, "nas": 60}, 90),
+        ({"memory": 90, "store": 100, "workers": 0, "nas": 0}, 0),
+        ({"memory": 0, "store": 0, "workers": 0, "nas": 0}, 0),
         ({"memory": 0, "store": 70, "workers": 20, "nas": 500}, 0),
         ({"memory": 0, "store": 0, "workers": 60, "nas": 500}, 30),
     ],
-    ids=["all cached", "nothing cached", "memory is no cache", "another reads, too", "another reads, and some is not"],
+    ids=[
+        "all cached",
+        "nothing cached",
+        "memory is no cache",
+        "memory and store",
+        "read by the kernel",
+        "another reads, too",
+        "another reads, and some is not",
+    ],
 )
 def test_what_no_cache_has_is_what_came_from_the_nas_and_from_no_cache(given: dict[str, int], uncached: int) -> None:
     figures = Figures(bytes_read=100, bytes_changed=10)

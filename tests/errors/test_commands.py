@@ -1,0 +1,182 @@
+"""`efc status`, `doctor`, `umount` and `upgrade` where something is wrong: what they say is so, and programs can tell.
+
+Real keepers, daemons and NAS, all of the test's own: each is killed or stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.environment import clean_environment
+from tests.support.keeper import Keeper
+from tests.support.nas import Nas
+from tests.support.paths import program
+from tests.support.processes import wait_until
+from tests.support.workers import Worker, new_key
+
+_LIMIT_S = 60.0
+
+
+@pytest.fixture
+def keeper(nas: Nas) -> Iterator[Keeper]:
+    """One of the test's own."""
+    with Keeper() as running:
+        yield running
+
+
+def efc(keeper: Keeper, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program("efc"), *arguments], env=clean_environment(RUN_DIR=str(keeper.run_dir)), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=_LIMIT_S, check=False,
+    )  # fmt: skip
+
+
+def findings(keeper: Keeper, check: str = "mounts") -> list[dict[str, str]]:
+    """What the doctor says of mounts."""
+    found = json.loads(efc(keeper, "doctor", "--json").stdout)
+    return [finding for finding in found if finding["check"] == check]
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), what="the daemon to end", limit_s=_LIMIT_S)
+
+
+def test_the_doctor_says_that_workers_are_dead(nas: Nas, keeper: Keeper) -> None:
+    with Worker() as worker:
+        options = [f"workers={worker.endpoint}", f"workers-key={new_key(keeper.folder)}"]
+        with keeper.mounted(nas.url, options=options) as mount:
+
+            def levels() -> list[str]:
+                return [finding["level"] for finding in findings(keeper)]
+
+            wait_until(lambda: levels() == ["ok"], what="the worker to answer", limit_s=_LIMIT_S, interval_s=0.5)
+            worker.kill()
+            wait_until(lambda: levels() == ["warn"], what="the doctor to warn", limit_s=_LIMIT_S, interval_s=0.5)
+            (finding,) = findings(keeper)
+            assert f"{nas.url} at {mount}: 1 of 1 workers do not answer" in finding["message"]
+            assert finding["mend"]
+            assert efc(keeper, "doctor").stdout.splitlines()[-1].startswith("0 fail, ")
+            worker.start()  # its end is that of the block
+
+
+def test_the_doctor_says_that_daemons_die_again_and_again_and_upgrades_are_none(nas: Nas, keeper: Keeper) -> None:
+    with keeper.mounted(nas.url) as mount:
+        for _ in range(3):
+            efc(keeper, "upgrade", str(mount))
+        (finding,) = findings(keeper)
+        assert (finding["level"], "3 restarts, by upgrades" in finding["message"]) == ("ok", True), finding
+        for _ in range(3):
+            keeper.replace_daemon(mount)
+        (finding,) = findings(keeper)
+        assert (finding["level"], "killed by signal 9" in finding["message"]) == ("warn", True), finding
+
+
+def test_a_dead_mount_is_told_of_with_what_mends_it(nas: Nas, keeper: Keeper) -> None:
+    assert efc(keeper, "status").returncode == 0
+    mount, other = keeper.mount(nas.url), keeper.mount(nas.url, options=["ro"])
+    daemon = keeper.daemon_pid(mount)
+    keeper.kill()
+    done = efc(keeper, "status", "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (1, [])
+    assert f"but mounted are: {mount}, {other}. " in done.stderr
+    assert [finding["level"] for finding in findings(keeper)] == ["warn", "warn"]
+
+    kill(daemon)
+    done, command = efc(keeper, "status"), f"efc mount {shlex.quote(nas.url)} {mount}"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{mount} is dead" in done.stderr
+    assert command in done.stderr
+    assert f"but mounted are: {other}. " in done.stderr
+    dead, lives = findings(keeper)
+    assert (dead["level"], dead["mend"].startswith(command)) == ("fail", True), dead
+    assert (lives["level"], str(other) in lives["message"]) == ("warn", True), lives
+
+    keeper.start()
+    wait_until(lambda: str(other) in efc(keeper, "status").stdout, what="the other one to be taken over",
+               limit_s=_LIMIT_S, interval_s=0.2)  # fmt: skip
+    done = efc(keeper, "status")
+    assert (done.returncode, f"{mount} is dead" in done.stderr) == (1, True), "also when a keeper answers"
+    assert "no keeper answers" not in done.stderr
+    assert ("fail", command) in [(one["level"], one["mend"].partition(",")[0]) for one in findings(keeper)]
+    keeper.efc("mount", nas.url, str(mount))
+    assert os.listdir(mount) == os.listdir(other)
+    assert (efc(keeper, "status").returncode, efc(keeper, "status").stderr) == (0, "")
+    for target in (mount, other):
+        keeper.unmount(target)
+
+
+def test_a_keeper_that_hangs_is_a_failure(nas: Nas, keeper: Keeper) -> None:
+    os.kill(keeper.pid, signal.SIGSTOP)
+    try:
+        done = efc(keeper, "status", "--json")
+        assert (done.returncode, done.stdout, "did not answer" in done.stderr) == (1, "", True)
+        (finding,) = findings(keeper, "keeper")
+        assert (finding["level"], "did not answer" in finding["message"]) == ("fail", True), finding
+    finally:
+        os.kill(keeper.pid, signal.SIGCONT)
+
+
+def test_a_busy_mount_names_what_helps(nas: Nas, keeper: Keeper) -> None:
+    (nas.export_folder() / "file").touch()
+    with keeper.mounted(nas.url) as mount, (mount / "file").open():
+        done = efc(keeper, "umount", str(mount))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"efc umount --force {mount}" in done.stderr
+
+
+def test_a_mount_that_waits_for_its_nas_is_not_called_busy(paused_nas: Nas, keeper: Keeper) -> None:
+    mount = keeper.mount(paused_nas.url)
+    paused_nas.pause()
+    reader = subprocess.Popen(["cat", mount / "file"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: keeper.status(mount)["state"] == "unresponsive_nas", what="the NAS to be missed",
+                   limit_s=_LIMIT_S, interval_s=0.2)  # fmt: skip
+        assert "the NAS has not answered for" in efc(keeper, "status").stdout
+        done = efc(keeper, "umount", str(mount))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "the NAS has not answered for" in done.stderr
+        assert f"efc umount --force {mount}" in done.stderr
+        assert efc(keeper, "umount", "--force", str(mount)).returncode == 0
+    finally:
+        paused_nas.resume()
+        reader.wait(_LIMIT_S)
+    mount.rmdir()
+
+
+def test_several_are_unmounted_and_what_stays_is_said(nas: Nas, keeper: Keeper) -> None:
+    (nas.export_folder() / "file").touch()
+    first, second, busy = (keeper.mount(nas.url, options=[option]) for option in ("ro", "soft", "threads=1"))
+    with (busy / "file").open():
+        done = efc(keeper, "umount", str(first), str(busy), str(keeper.folder), str(second))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 2)
+        assert f"{str(keeper.folder)!r} is not a mount of EFC" in done.stderr
+        assert not os.path.ismount(first)
+        assert not os.path.ismount(second)
+        keeper.efc("mount", nas.url, str(first))
+        assert efc(keeper, "umount", "--all").returncode == 1
+        assert not os.path.ismount(first)
+    done = efc(keeper, "umount", "--all")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for target in (first, second, busy):
+        assert not os.path.ismount(target)
+        target.rmdir()
+
+
+def test_an_upgrade_says_whether_the_daemon_stayed(nas: Nas, keeper: Keeper) -> None:
+    with keeper.mounted(nas.url) as mount:
+        pid = keeper.daemon_pid(mount)
+        said = keeper.efc("upgrade", str(mount), "-o", "attr-ttl=5s")
+        assert f"process {pid} stays and has taken the options" in said
+        said = keeper.efc("upgrade", str(mount))
+        assert f"(process {pid}) -> " in said
+        assert said.rstrip().endswith(f", process {keeper.daemon_pid(mount)}")
+        assert keeper.daemon_pid(mount) != pid
