@@ -26,9 +26,10 @@ import pytest
 from tests.integrity.rested import rested_datasets
 from tests.integrity.test_workers import MIB
 from tests.support.keeper import Keeper
-from tests.support.mounts import mounts_below
+from tests.support.mounts import mounts_below, small_disk
 from tests.support.nas import Nas
-from tests.support.processes import stop_process, wait_until
+from tests.support.processes import stop_process, wait_until, wait_until
+from tests.support.site
 
 _SIZE = 16 * MIB + 4711
 _DATASETS = 8
@@ -191,6 +192,31 @@ def test_readers_notice_no_death(dataset: Dataset) -> None:
     assert all(stop(process) > 0 for process in (reader, late, during))
     wait_until(lambda: dataset.passing()[1] == 0, what="the last close")
     dataset.pass_through()
+
+
+def test_what_a_keeper_did_not_hear_any_more_takes_no_room(
+    datasets: tuple[Nas, list[Path]], tmp_path: Path, stack: ExitStack
+) -> None:
+    """A file is closed while the keeper hangs, which is killed then, and replaced in the store: its room comes back."""
+    nas, folders = datasets
+    stores = stack.enter_context(small_disk(tmp_path / "stores", size_mib=128))
+    dataset = mounted(nas, folders[0], stores, stack, "consistency=sealed", "cache-free=1")
+    dataset.pass_through()
+    wait_until(lambda: dataset.passing()[1] == 0, what="the last close")
+    with dataset.file.open("rb"):
+        os.kill(dataset.keeper.pid, signal.SIGSTOP)
+    time.sleep(0.5)  # the daemon tells the keeper, and nothing says when it has
+    dataset.keeper.kill()
+    dataset.keeper.start()
+    wait_until(lambda: dataset.status()["passthrough"] == "on", what="a keeper that registers files")
+    dataset.origin.write_bytes(os.urandom(_SIZE))
+    time.sleep(REST_S)
+    (dataset.origin.parent / "later").touch()
+    dataset.keeper.efc("upgrade", str(dataset.mount))
+    (dataset.mount / "later").stat()  # tells what the server's clock shows by now
+    dataset.pass_through()  # of the other content, which comes in its place
+    space = os.statvfs(stores)
+    assert (space.f_blocks - space.f_bfree) * space.f_frsize < 1.5 * _SIZE, "room of a file that has gone"
 
 
 def test_without_a_keeper_files_are_read_as_ever(dataset: Dataset) -> None:
