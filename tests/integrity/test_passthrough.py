@@ -28,8 +28,8 @@ from tests.integrity.test_workers import MIB
 from tests.support.keeper import Keeper
 from tests.support.mounts import mounts_below, small_disk
 from tests.support.nas import Nas
-from tests.support.processes import stop_process, wait_until, wait_until
-from tests.support.site
+from tests.support.processes import stop_process, wait_until
+from tests.support.site import REST_S
 
 _SIZE = 16 * MIB + 4711
 _DATASETS = 8
@@ -204,7 +204,7 @@ def test_what_a_keeper_did_not_hear_any_more_takes_no_room(
     dataset.pass_through()
     wait_until(lambda: dataset.passing()[1] == 0, what="the last close")
     with dataset.file.open("rb"):
-        os.kill(dataset.keeper.pid, signal.SIGSTOP)
+        stop_process(dataset.keeper.pid)
     time.sleep(0.5)  # the daemon tells the keeper, and nothing says when it has
     dataset.keeper.kill()
     dataset.keeper.start()
