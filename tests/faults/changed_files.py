@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PAGE = 4096
+#: What a page says again and again.
+_TEXT_BYTES = 32
 #: A block of a cache and a part of the next.
 SIZE = 1_300_000
 _SIZE_MIN = 300_000
@@ -29,7 +31,7 @@ def _text(file: str, change: int) -> bytes:
 
 def page(file: str, change: int, number: int) -> bytes:
     """What stands there."""
-    return (_text(file, change) + f"{number:>8}".encode()) * (PAGE // 32)
+    return (_text(file, change) + f"{number:>8}".encode()) * (PAGE // _TEXT_BYTES)
 
 
 def content(file: str, change: int, size: int) -> bytes:
@@ -42,9 +44,11 @@ def changes_in(file: str, data: bytes) -> set[int]:
     found = set()
     for number, place in enumerate(range(0, len(data), PAGE)):
         part = data[place : place + PAGE]
-        words = part[:32].split()
+        if len(part) < _TEXT_BYTES and any(part == page(file, change, number)[: len(part)] for change in found):
+            continue  # the file ends before this page says of which change it is
+        words = part[:_TEXT_BYTES].split()
         change = int(words[1]) if len(words) == 3 and words[1].isdigit() else -1
-        if part != page(file, change, number)[: len(part)] and len(part) >= 32:
+        if part != page(file, change, number)[: len(part)]:
             change = -1
         found.add(change)
     return found
