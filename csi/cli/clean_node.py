@@ -15,7 +15,7 @@ from pathlib import Path
 from csi.base import driver
 from csi.base.errors import Code, DriverError
 from csi.node import registration
-from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, parse_mountinfo
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, beneath, read_mounts
 
 #: In a run directory: files, and folders that hold files and empty folders of ours only.
 _FILES = ("keeper.sock", "keeper.lock", "keeper.log")
@@ -24,7 +24,7 @@ _FOLDERS = ("csi", "datasets", "mnt", "s", "network", "warmup")
 
 def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc clean-node``, and says which folders are left, which is no error."""
-    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    mounts = read_mounts()
     for path in clean(Path(parsed.run_dir), Path(parsed.kubelet_root), mounts=mounts):
         print(f"{path} stays: it is not empty")
     return 0

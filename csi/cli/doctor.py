@@ -27,10 +27,11 @@ from csi.cli import node_checks
 from csi.cli.finding import Finding
 from csi.cli.mount_checks import check_mounts
 from csi.cli.node_checks import Container
+from csi.cli.unserved import own_mounts
 from csi.config.sources import Source
 from csi.node.conditions import condition_of
 from csi.node.keeper import Keeper
-from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, parse_mountinfo
+from csi.node.mounts import read_mounts
 from csi.node.targets import KUBELET_ROOT, KubeletRoots
 
 _FUSE_DEVICE = (10, 229)
@@ -95,14 +96,14 @@ def _checks(run_dir: str, container: Container | None) -> Iterator[Callable[[], 
     if container is None:
         yield from _OF_MACHINE
         yield lambda: check_run_dir(run_dir)
-        yield lambda: check_mounts(run_dir, _own_mounts())
+        yield lambda: check_mounts(run_dir, own_mounts())
         return
     yield lambda: node_checks.check_container(container)
     if container.keeper_run_dir is not None:
         yield from _OF_MACHINE
     if (here := container.run_dir) is not None:
         # Mounts come first: a NAS or keeper that does not answer is the reason for much else.
-        yield lambda: check_mounts(here, _own_mounts(), in_cluster=True)
+        yield lambda: check_mounts(here, own_mounts(), in_cluster=True)
         yield lambda: _check_shared_run_dir(here)
         if (plugin := container.plugin) is not None:
             yield lambda: _check_plugin(plugin)
@@ -110,19 +111,19 @@ def _checks(run_dir: str, container: Container | None) -> Iterator[Callable[[], 
 
 def _check_shared_run_dir(run_dir: str) -> Iterator[Finding]:
     yield from check_run_dir(run_dir)
-    yield from node_checks.check_propagation(run_dir, _mounts(), who="the daemons' mounts do not reach pods")
+    yield from node_checks.check_propagation(run_dir, read_mounts(), who="the daemons' mounts do not reach pods")
 
 
 def _check_plugin(plugin: argparse.Namespace) -> Iterator[Finding]:
     roots = [f"{root}/pods" for root in KubeletRoots(plugin.kubelet_root or [KUBELET_ROOT]).resolved]
     for root in roots:
-        yield from node_checks.check_propagation(root, _mounts(), who="volumes do not reach pods")
+        yield from node_checks.check_propagation(root, read_mounts(), who="volumes do not reach pods")
     yield from node_checks.check_sockets(plugin)
-    if node_checks.unmounted(plugin.run_dir, _mounts()):
+    if node_checks.unmounted(plugin.run_dir, read_mounts()):
         # A volume that is being mounted is mounted by then, or its daemon says what it waits for.
         time.sleep(_UNRESPONSIVE_SECONDS)
     conditions = _conditions(plugin.run_dir)
-    yield from node_checks.check_records(plugin.run_dir, _mounts(), roots=roots, conditions=conditions)
+    yield from node_checks.check_records(plugin.run_dir, read_mounts(), roots=roots, conditions=conditions)
     yield from node_checks.check_allowed_sources(plugin.allowed_sources)
 
 
@@ -134,14 +135,6 @@ def _conditions(run_dir: str) -> dict[str, str]:
         return {}
     conditions = {os.path.basename(served.target): condition_of(served) for served in status.mounts}
     return {key: condition for key, condition in conditions.items() if condition}
-
-
-def _mounts() -> list[Mount]:
-    return parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
-
-
-def _own_mounts() -> list[Mount]:
-    return [mount for mount in _mounts() if mount.file_system_type == FILE_SYSTEM_TYPE]
 
 
 def check_programs() -> Iterator[Finding]:

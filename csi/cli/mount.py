@@ -21,7 +21,7 @@ from csi.config.mount_options import parse, parse_list
 from csi.config.several import MountedSource, Sources
 from csi.config.sources import Source
 from csi.node.keeper import SOCKET_NAME, Keeper, KeeperForbiddenError, KeeperUnreachableError
-from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo, top
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, read_mounts, top
 from csi.node.replacing import replace_everywhere
 from csi.node.reports import Reports, report_of
 
@@ -66,7 +66,7 @@ def found_target(text: str) -> tuple[str, Mount | None]:
 
     Where one is, nothing is looked at. Raises INVALID_ARGUMENT for a name that the keeper cannot be told.
     """
-    mounts = parse_mountinfo(Path("/proc/self/mountinfo").read_text(errors="surrogateescape"))
+    mounts = read_mounts()
     path = _leaf_path(text)
     for _ in range(_LINKS_MAX):
         mount = top(mounts, path)

@@ -17,9 +17,8 @@ from csi._proto import efc_pb2
 from csi.base.children import Children
 from csi.base.errors import DriverError
 from csi.node.keeper import Keeper, KeeperMissingError
-from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, parse_mountinfo
+from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, read_mounts
 
-MOUNTINFO = Path("/proc/self/mountinfo")
 #: A dead mount answers at once.
 _ANSWER_SECONDS_MAX = 2.0
 #: Most that are asked at once.
@@ -41,8 +40,7 @@ class Left:
 
 def own_mounts() -> list[Mount]:
     """All mounts of ours that are seen here."""
-    mounts = parse_mountinfo(MOUNTINFO.read_text(errors="surrogateescape"))
-    return [mount for mount in mounts if mount.file_system_type == FILE_SYSTEM_TYPE]
+    return [mount for mount in read_mounts() if mount.file_system_type == FILE_SYSTEM_TYPE]
 
 
 def left_over(run_dir: str, served: Sequence[efc_pb2.MountStatus] | None = None) -> Left:

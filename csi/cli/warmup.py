@@ -24,7 +24,7 @@ from csi.cli.warmup_progress import DRAW_SECONDS, Progress
 from csi.cli.warmup_summary import Outcome, print_failures, print_summary
 from csi.node.conditions import silence_of, store_of, takes_nothing, workers_of
 from csi.node.keeper import STATUS_SECONDS_MAX, Keeper, KeeperUnreachableError, options_of, source_of
-from csi.node.mounts import Mount, Mounts, parse_mountinfo
+from csi.node.mounts import Mount, Mounts, read_mounts
 from csi.node.statistics import CACHE_LEVELS, bytes_by_level
 from csi.warming.filling import Level
 from csi.warming.note import Note
@@ -34,7 +34,6 @@ from csi.warming.tally import Figures
 from csi.warming.walking import Root
 from csi.warming.warming import Plan, Warming
 
-MOUNTINFO = Path("/proc/self/mountinfo")
 #: Longest list of paths.
 LIST_BYTES_MAX = 64 << 20
 #: For the counters after Ctrl-C.
@@ -78,7 +77,7 @@ def _places(parsed: argparse.Namespace) -> list[Place]:
     texts = [*parsed.paths, *(_listed(parsed.list) if parsed.list else [])]
     if not texts:
         raise DriverError(Code.INVALID_ARGUMENT, "name a PATH, or a file of paths (--list)")
-    places = Places(parse_mountinfo(MOUNTINFO.read_text(errors="surrogateescape")))
+    places = Places(read_mounts())
     return without_nested(places.of(text) for text in texts)
 
 

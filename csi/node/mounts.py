@@ -20,6 +20,7 @@ from csi.base.statvfs import Statvfs
 
 #: Type of the file systems that the keeper mounts.
 FILE_SYSTEM_TYPE = "fuse.efc"
+MOUNTINFO = Path("/proc/self/mountinfo")
 BIND_SECONDS_MAX = 20.0
 UNMOUNT_SECONDS_MAX = 15.0
 #: Longest statvfs: more than the 5 s after which a daemon says that the NAS does not answer, so it can be asked why.
@@ -42,6 +43,17 @@ class Mount:
     file_system_type: str
     source: str
     is_shared: bool = False
+
+
+def read_mounts() -> list[Mount]:
+    """All mounts that this process sees, oldest first."""
+    return parse_mountinfo(_text_of(MOUNTINFO))
+
+
+def _text_of(mountinfo: Path) -> str:
+    # surrogateescape: a path is bytes, and one odd mount must not blind us to all others.
+    # Bytes, since the kernel ends lines by a newline only, and a text file by other characters too.
+    return mountinfo.read_bytes().decode(errors="surrogateescape")
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -131,18 +143,15 @@ class Mounts:
 
     def all(self) -> list[Mount]:
         """Every mount of this mount namespace, oldest first."""
-        return parse_mountinfo(self._read())
+        return parse_mountinfo(_text_of(self._mountinfo))
 
     def at(self, target: str) -> Mount | None:
         """The topmost mount at exactly ``target``."""
         # A node has hundreds of mounts, and only lines that name the target are worth being parsed.
         name = f" {escape(target)} "
-        return top(parse_mountinfo("\n".join(line for line in self._read().split("\n") if name in line)), target)
-
-    def _read(self) -> str:
-        # surrogateescape: a path is bytes, and one odd mount must not blind us to all others.
-        # Bytes, since the kernel ends lines by a newline only, and a text file by other characters too.
-        return self._mountinfo.read_bytes().decode(errors="surrogateescape")
+        return top(
+            parse_mountinfo("\n".join(line for line in _text_of(self._mountinfo).split("\n") if name in line)), target
+        )
 
     async def bind(self, *, root: str, path: str, beneath: str, target: str, read_only: bool) -> None:
         """Binds ``path`` beneath ``root`` to ``target``, which is made; NOT_FOUND if there is no such directory.

@@ -20,6 +20,7 @@ import pytest
 from tests.integrity.conftest import SECONDS, Scene
 from tests.integrity.storm import Storm, storm
 from tests.support.paths import ROOT
+from tests.support.processes import stop_process
 
 FORK = multiprocessing.get_context("fork")
 pytestmark = pytest.mark.timeout(SECONDS * 5 + 240)
@@ -42,7 +43,7 @@ def kill_nas_between_creates(scene: Scene) -> None:
     hundreds of files a second so.
     """
     daemon = scene.keeper.daemon_pid(scene.mount)
-    os.kill(daemon, signal.SIGSTOP)
+    stop_process(daemon)
     try:
         time.sleep(0.05)
         scene.nas.kill()

@@ -15,10 +15,11 @@ import pytest
 from csi._proto import efc_pb2
 from csi.base import programs
 from csi.base.errors import Code, DriverError
-from csi.cli import doctor, main, unserved
+from csi.cli import main
 from csi.cli.doctor import check_kernel, check_run_dir
 from csi.cli.mount import found_target
 from csi.config.pods import Pod
+from csi.node import mounts
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.records import Publication, Publications
 
@@ -58,7 +59,7 @@ def test_status_tells_of_mounts_whose_keeper_is_gone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = "612 29 0:57 / /mnt/data rw,nosuid,nodev - fuse.efc nfs://nas/data rw\n"
-    monkeypatch.setattr(unserved, "MOUNTINFO", tmp_path / "mountinfo")
+    monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
     (tmp_path / "mountinfo").write_text(line)
     assert run(capsys, "status", "--run-dir", str(tmp_path))[1].startswith("Nothing is mounted"), "of another RUN_DIR"
     (tmp_path / "s").mkdir()
@@ -75,7 +76,7 @@ def test_status_tells_of_mounts_whose_keeper_is_gone(
 def test_where_nothing_is_mounted_all_commands_say_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
-    monkeypatch.setattr(unserved, "MOUNTINFO", tmp_path / "mountinfo")
+    monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "mountinfo")
     (tmp_path / "mountinfo").touch()
     said = f"Nothing is mounted (run directory {tmp_path}).\n"
     assert run(capsys, *command, "--run-dir", str(tmp_path)) == (0, said, "")
@@ -279,7 +280,7 @@ def test_doctor_on_the_run_directory(tmp_path: Path) -> None:
 
 def test_doctor_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EFC_BIN_DIR", str(tmp_path))
-    monkeypatch.setattr(doctor, "_mounts", list)  # what this machine has mounted is not asked
+    monkeypatch.setattr(mounts, "MOUNTINFO", Path(os.devnull))  # what this machine has mounted is not asked
     status, output, _ = run(capsys, "doctor", "--json", "--run-dir", str(tmp_path))
     findings = json.loads(output)
     assert status == 1

@@ -1,6 +1,7 @@
 """`efc doctor` in a container of a cluster: whose container it is, and what it says about a node that is not well."""
 
 import json
+import os
 import socket
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from csi.cli.finding import Finding
 from csi.cli.mount_checks import check_mounts
 from csi.cli.node_checks import Container
 from csi.config.pods import Pod
-from csi.node import registration
+from csi.node import mounts, registration
 from csi.node.keeper import Keeper, KeeperStatus
 from csi.node.mounts import parse_mountinfo
 from csi.node.records import Publication, Publications
@@ -43,7 +44,7 @@ PODS = "/var/lib/kubelet/pods"
 @pytest.fixture(autouse=True)
 def nothing_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this machine has mounted is not asked."""
-    monkeypatch.setattr(doctor, "_mounts", list)
+    monkeypatch.setattr(mounts, "MOUNTINFO", Path(os.devnull))
 
 
 def levels(findings: list[Finding]) -> list[str]:
