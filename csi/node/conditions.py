@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -203,17 +202,13 @@ def passthrough_of(status: efc_pb2.MountStatus) -> str:
     return "on" if stats.passthrough.state == _PASSTHROUGH.ON else _PASSTHROUGH_STATES[stats.passthrough.state]
 
 
-#: What a daemon begins its reason with: the source's path, and its place without a port.
-_NAME_IN_REASON = re.compile(r"\Asource /.*?\): ", re.DOTALL)
-
-
 def missing_sources(status: efc_pb2.MountStatus) -> list[str]:
     """Which of several sources are not there, and why; each in one sentence."""
     sources = status.stats.sources
     origin = origin_of_wire(options_of(status)) if sources else None
     places = {one.path: f" ({one.source})" for one in origin.mounted} if isinstance(origin, Sources) else {}
     missing = [
-        f"source {one.path} is missing{places.get(one.path, '')}: {_NAME_IN_REASON.sub('', one.reason)}"
+        f"source {one.path} is missing{places.get(one.path, '')}: {one.reason}"
         for one in sources
         if not one.attached
     ]

@@ -104,7 +104,7 @@ def test_daemons_that_die_again_and_again(restarts: int, reason: str, uptime_ms:
 
 def test_a_missing_source_is_named_once_with_its_port() -> None:
     mounted = [efc_pb2.MountedSource(path="/d", source=SOURCE), efc_pb2.MountedSource(path="/e", source=SOURCE)]
-    reason = "source /d (nas:/data): no such directory (a): b"
+    reason = "no such directory (a): b"
     stats = efc_pb2.DaemonStats(
         sources=[
             efc_pb2.SourceStats(path="/d", reason=reason),

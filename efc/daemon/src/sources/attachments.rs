@@ -174,15 +174,10 @@ impl Attachments {
 
     /// Tries to reach a source until it is there, or wanted no more.
     fn reach(&self, id: u64) {
-        let mut said = String::new();
         while let Some(numbered) = self.number_for(id) {
             let connected = numbered.and_then(|numbered| self.connect(&numbered));
-            let Err(message) = connected.and_then(|found| self.attach(id, found)) else { return };
-            if message != said {
-                log::warn!("{message}");
-                said.clone_from(&message);
-            }
-            self.wait_to_retry(id, message);
+            let Err(reason) = connected.and_then(|found| self.attach(id, found)) else { return };
+            self.wait_to_retry(id, reason);
         }
     }
 
@@ -194,7 +189,7 @@ impl Attachments {
         if inner.missing[place].number == 0 {
             match self.free_number(&mut inner) {
                 Some(number) => inner.missing[place].number = number,
-                None => return Some(Err(format!("source {}: {NO_NUMBER}", name_of(&wanted)))),
+                None => return Some(Err(NO_NUMBER.to_owned())),
             }
         }
         let number = inner.missing[place].number;
@@ -246,12 +241,12 @@ impl Attachments {
         let Some(place) = inner.missing.iter().position(|missing| missing.id == id) else { return Ok(()) };
         let wanted = inner.missing[place].wanted.clone();
         let number = found.number;
-        let attached = attached(Found { wanted, ..found }).ok_or_else(|| format!("source {name}: no such path"))?;
+        let attached = attached(Found { wanted, ..found }).ok_or_else(|| "no such path".to_owned())?;
         let mut all = inner.all.clone();
         all.sources.push(attached);
         all.sources.sort_by_key(|attached| attached.source.number);
         all.last_number = all.last_number.max(number);
-        all.save(&self.state).map_err(|error| format!("source {name}: {error}"))?;
+        all.save(&self.state).map_err(|error| error.to_string())?;
         inner.all = all;
         inner.missing.remove(place);
         self.publish(&mut inner);
@@ -259,12 +254,13 @@ impl Attachments {
         Ok(())
     }
 
-    /// Notes why a source is missing, and waits a while, or until that is wanted no more.
-    fn wait_to_retry(&self, id: u64, message: String) {
+    /// Notes why a source is missing, says it once, and waits a while, or until the source is wanted no more.
+    fn wait_to_retry(&self, id: u64, reason: String) {
         let until = Instant::now() + RETRY_PAUSE;
         let mut inner = self.lock();
-        if let Some(missing) = inner.missing.iter_mut().find(|missing| missing.id == id) {
-            missing.reason = message;
+        if let Some(missing) = inner.missing.iter_mut().find(|missing| missing.id == id && missing.reason != reason) {
+            log::warn!("source {}: {reason}", name_of(&missing.wanted));
+            missing.reason = reason;
         }
         while inner.missing.iter().any(|missing| missing.id == id) {
             let left = until.saturating_duration_since(Instant::now());

@@ -123,13 +123,10 @@ pub fn check(wanted: &[MountedSource]) -> Result<(), Error> {
 /// Connects to one source.
 ///
 /// # Errors
-/// Why not, with its name.
+/// Why not, without its name.
 pub fn one(config: &DaemonConfig, wanted: &MountedSource, (number, state): (u8, &Arc<State>)) -> Result<Found, Error> {
     let connected = futures_lite::future::block_on(Client::connect(&config_of(config, wanted, (number, state))));
-    let (client, mounted) = connected.map_err(|error| {
-        let error = for_keeper(&error);
-        Error { message: format!("source {}: {}", name_of(wanted), error.message), ..error }
-    })?;
+    let (client, mounted) = connected.map_err(|error| for_keeper(&error))?;
     Ok(Found { wanted: wanted.clone(), number, client, mounted })
 }
 
@@ -143,6 +140,12 @@ pub fn all(config: &DaemonConfig, state: &Arc<State>) -> Result<Vec<Found>, Erro
         let numbered = (1u8..).zip(&config.sources);
         let asked: Vec<_> =
             numbered.map(|(number, wanted)| scope.spawn(move || one(config, wanted, (number, state)))).collect();
-        asked.into_iter().map(|found| found.join().expect("connecting does not panic")).collect()
+        let found = asked.into_iter().map(|found| found.join().expect("connecting does not panic"));
+        found.zip(&config.sources).map(|(found, wanted)| found.map_err(|error| named(wanted, error))).collect()
     })
+}
+
+/// An error of connecting, with the name of the source.
+fn named(wanted: &MountedSource, error: Error) -> Error {
+    Error { message: format!("source {}: {}", name_of(wanted), error.message), ..error }
 }
