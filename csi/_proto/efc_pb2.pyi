@@ -850,7 +850,7 @@ class NetworkOffer(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class SavedServer(_message.Message):
-    __slots__ = ("port", "read_max", "write_max", "root_fsid", "root", "root_fileid", "root_kind")
+    __slots__ = ("port", "read_max", "write_max", "root_fsid", "root", "root_fileid", "root_kind", "ignores_case")
     PORT_FIELD_NUMBER: _ClassVar[int]
     READ_MAX_FIELD_NUMBER: _ClassVar[int]
     WRITE_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -858,6 +858,7 @@ class SavedServer(_message.Message):
     ROOT_FIELD_NUMBER: _ClassVar[int]
     ROOT_FILEID_FIELD_NUMBER: _ClassVar[int]
     ROOT_KIND_FIELD_NUMBER: _ClassVar[int]
+    IGNORES_CASE_FIELD_NUMBER: _ClassVar[int]
     port: int
     read_max: int
     write_max: int
@@ -865,7 +866,8 @@ class SavedServer(_message.Message):
     root: bytes
     root_fileid: int
     root_kind: int
-    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ..., root: _Optional[bytes] = ..., root_fileid: _Optional[int] = ..., root_kind: _Optional[int] = ...) -> None: ...
+    ignores_case: bool
+    def __init__(self, port: _Optional[int] = ..., read_max: _Optional[int] = ..., write_max: _Optional[int] = ..., root_fsid: _Optional[int] = ..., root: _Optional[bytes] = ..., root_fileid: _Optional[int] = ..., root_kind: _Optional[int] = ..., ignores_case: _Optional[bool] = ...) -> None: ...
 
 class SavedSources(_message.Message):
     __slots__ = ("sources", "last_number", "changed_at_unix_ns")

@@ -516,6 +516,29 @@ def test_a_creation_that_fails_half_way_leaves_no_node(nas: ScriptedNas, plain_k
         assert nodes() == before
 
 
+# --- names in another case ---------------------------------------------------------------------------------------
+
+
+def test_a_name_in_another_case_is_found_where_the_nas_says_that_case_does_not_matter(
+    nas: ScriptedNas, plain_keeper: Keeper
+) -> None:
+    """Also by the daemon that comes after a killed one, which asks the NAS nothing of the kind."""
+    nas.ignores_case = True
+    theirs = nas.add(nas.root, "theirs", kind=DIRECTORY)
+    for number in range(20):
+        nas.add(theirs, f"File-{number}")
+    with plain_keeper.mounted(nas.url) as folder:
+        for life in range(2):
+            ours = folder / f"ours-{life}"
+            assert len(os.listdir(folder / "theirs")) == 20
+            assert all((folder / "theirs" / f"file-{number}").exists() for number in range(life * 10, life * 10 + 10))
+            ours.mkdir()
+            assert not (ours / "NEW").exists()
+            (ours / "new").touch()
+            assert (ours / "NEW").exists()
+            plain_keeper.kill_daemon(folder)
+
+
 # --- deep trees --------------------------------------------------------------------------------------------------
 
 

@@ -162,6 +162,7 @@ class ScriptedNas:
         self.verifier = b"VERIFIER"  # of WRITE and COMMIT
         self.cookie_verifier = bytes(8)
         self.checks_cookie_verifiers = False  # a directory's is its mtime then, and cookies die with each change of it
+        self.ignores_case = False  # names that differ in case only are one name, as PATHCONF says at mount
         self.page_entries = 64  # of a directory, per reply
         self.lock = threading.RLock()
         self._nodes = {self.root.handle: self.root}
@@ -279,6 +280,13 @@ class ScriptedNas:
     def _node(self, arguments: Arguments) -> Node | None:
         return self._nodes.get(arguments.opaque())
 
+    def _place(self, arguments: Arguments) -> tuple[Node | None, bytes]:
+        """A directory and a name in it, as it is written there."""
+        directory, name = self._node(arguments), arguments.opaque()
+        if directory is not None and self.ignores_case:
+            name = next((there for there in directory.children if there.lower() == name.lower()), name)
+        return directory, name
+
     def _getattr(self, arguments: Arguments) -> bytes:
         node = self._node(arguments)
         return u32(OK) + node.attributes() if node else u32(STALE)
@@ -291,7 +299,7 @@ class ScriptedNas:
         return u32(OK) + wcc(node)
 
     def _lookup(self, arguments: Arguments) -> bytes:
-        directory, name = self._node(arguments), arguments.opaque()
+        directory, name = self._place(arguments)
         if directory is None:
             return u32(STALE) + post(None)
         found = directory if name in (b".", b"..") else directory.children.get(name)
@@ -329,7 +337,7 @@ class ScriptedNas:
         return u32(OK) + wcc(node) + self.verifier if node else u32(STALE) + wcc(None)
 
     def _create(self, arguments: Arguments) -> bytes:
-        directory, name, how = self._node(arguments), arguments.opaque(), arguments.u32()
+        (directory, name), how = self._place(arguments), arguments.u32()
         if directory is None:
             return u32(STALE) + wcc(None)
         verifier = arguments.take(8) if how == 2 else b""
@@ -349,7 +357,7 @@ class ScriptedNas:
         return self._make(arguments, SYMLINK)
 
     def _make(self, arguments: Arguments, kind: int) -> bytes:
-        directory, name = self._node(arguments), arguments.opaque()
+        directory, name = self._place(arguments)
         if directory is None or name in directory.children:
             return u32(STALE if directory is None else EXIST) + wcc(directory)
         node = Node(fileid=0, fsid=directory.fsid, kind=kind, nlink=2 if kind == DIRECTORY else 1)
@@ -359,7 +367,7 @@ class ScriptedNas:
         return _made(directory, self._add(directory, name, node))
 
     def _mknod(self, arguments: Arguments) -> bytes:
-        directory, name, kind = self._node(arguments), arguments.opaque(), arguments.u32()
+        (directory, name), kind = self._place(arguments), arguments.u32()
         if directory is None or name in directory.children:
             return u32(STALE if directory is None else EXIST) + wcc(directory)
         node = Node(fileid=0, fsid=directory.fsid, kind=kind)
@@ -367,7 +375,7 @@ class ScriptedNas:
         return _made(directory, self._add(directory, name, node))
 
     def _remove(self, arguments: Arguments) -> bytes:
-        directory, name = self._node(arguments), arguments.opaque()
+        directory, name = self._place(arguments)
         if directory is None or name not in directory.children:
             return u32(STALE if directory is None else NOENT) + wcc(directory)
         node = directory.children[name]
@@ -387,8 +395,8 @@ class ScriptedNas:
             del self._nodes[node.handle]
 
     def _rename(self, arguments: Arguments) -> bytes:
-        source, old = self._node(arguments), arguments.opaque()
-        target, new = self._node(arguments), arguments.opaque()
+        source, old = self._place(arguments)
+        target, new = self._place(arguments)
         if source is None or target is None or old not in source.children:
             return u32(STALE if source is None or target is None else NOENT) + wcc(source) + wcc(target)
         node = source.children[old]
@@ -402,7 +410,7 @@ class ScriptedNas:
         return u32(OK) + wcc(source) + wcc(target)
 
     def _link(self, arguments: Arguments) -> bytes:
-        node, directory, name = self._node(arguments), self._node(arguments), arguments.opaque()
+        node, (directory, name) = self._node(arguments), self._place(arguments)
         if node is None or directory is None or name in directory.children:
             return u32(STALE if node is None or directory is None else EXIST) + post(node) + wcc(directory)
         directory.children[name] = node
@@ -446,7 +454,7 @@ class ScriptedNas:
         return u32(OK) + post(None) + transfer * 2 + u32(1 << 16) + u64(1 << 62) + u32(0) + u32(1) + u32(0x1B)
 
     def _pathconf(self, _arguments: Arguments) -> bytes:
-        return u32(OK) + post(None) + u32(32000) + u32(255) + u32(1) + u32(1) + u32(0) + u32(1)
+        return u32(OK) + post(None) + u32(32000) + u32(255) + u32(1) + u32(1) + u32(self.ignores_case) + u32(1)
 
 
 def post(node: Node | None) -> bytes:

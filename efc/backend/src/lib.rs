@@ -119,8 +119,8 @@ pub trait Backend: Send + Sync + 'static {
     /// A number that no other call has about this object, or about others of its storage.
     fn ticket(&self, object: &FileHandle) -> Ticket;
 
-    /// What one call about this object can carry; `None`: as much as one about any other.
-    fn limits(&self, _object: &FileHandle) -> Option<Limits> {
+    /// The properties of the storage of this object; `None`: those that all objects have.
+    fn properties(&self, _object: &FileHandle) -> Option<Properties> {
         None
     }
 

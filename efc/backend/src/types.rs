@@ -330,20 +330,15 @@ pub struct FsInfo {
     pub time_delta: Time,
 }
 
-/// What one call can carry: all that the file system needs to know of a storage, and all that is saved of it.
+/// What a storage says of itself once: all that the file system needs to know of it, and all that is saved of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct Properties {
     /// Largest READ, in bytes.
     pub read_max: u32,
     /// Largest WRITE, in bytes.
     pub write_max: u32,
-}
-
-impl FsInfo {
-    /// What one call can carry.
-    pub fn limits(&self) -> Limits {
-        Limits { read_max: self.read_max, write_max: self.write_max }
-    }
+    /// Names that differ in case only are one name: one that no answer has shown may lead to an object all the same.
+    pub ignores_case: bool,
 }
 
 /// Answer of PATHCONF, of NFSv3.
@@ -357,6 +352,8 @@ pub struct PathConf {
     pub no_trunc: bool,
     /// Only the superuser may give a file away.
     pub chown_restricted: bool,
+    /// Names that differ in case only are one name.
+    pub ignores_case: bool,
 }
 
 /// Rights; the bits are those of ACCESS (RFC 1813, section 3.3.4).

@@ -27,7 +27,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use efc_backend::Limits;
 use efc_buffer::Budget;
 use efc_fuse::Session;
 use efc_nfs::{Client, ConnectError, Mounted};
@@ -117,7 +116,7 @@ fn serve(control: Control) -> io::Result<()> {
     let settings = settings(&live, &parts, buffers, unopened);
     let (notifier, callers) = (Arc::new(session.notifier()), Arc::new(credentials));
     let watched = root.watched();
-    let efc = Arc::new(Efc::new(root.storage, root.limits, state.clone(), notifier, callers, settings));
+    let efc = Arc::new(Efc::new(root.storage, root.properties, state.clone(), notifier, callers, settings));
     control.send_ready()?;
     log::info!("{} session {:016x}", if is_successor { "resumed" } else { "serving" }, state.session_id());
 
@@ -255,7 +254,7 @@ fn connect(control: &Control, held: &mut control::Held, state: &Arc<State>) -> i
     saved_server::save(state, &mounted);
     control.send_connected(root.kind | mounted.attr.mode)?;
     control.receive_mounted(held)?;
-    Ok(Root::of_one(client, mounted.info.limits()))
+    Ok(Root::of_one(client, mounted.properties()))
 }
 
 /// The same for several sources, all of which must be there.
@@ -285,16 +284,16 @@ fn resume(config: &DaemonConfig, state: &Arc<State>) -> io::Result<Root> {
         let (client, mounted) = find_dataset(config, state).map_err(io::Error::other)?;
         state.set_root(&saved_server::root_of(&mounted));
         saved_server::save(state, &mounted);
-        return Ok(Root::of_one(client, mounted.info.limits()));
+        return Ok(Root::of_one(client, mounted.properties()));
     };
     if state.node(ROOT).is_none() {
         log::error!("the saved state has lost the dataset's root: it is made from its copy");
         state.set_root(&root);
     }
-    let limits = Limits { read_max: server.read_max, write_max: server.write_max };
+    let properties = saved_server::properties(&server);
     let port = u16::try_from(server.port).map_err(io::Error::other)?;
     if copy.as_ref() != Some(&root) {
         saved_server::save_with_root(state, server, &root);
     }
-    Ok(Root::of_one(Client::resume(&client_config(config, state), port), limits))
+    Ok(Root::of_one(Client::resume(&client_config(config, state), port), properties))
 }

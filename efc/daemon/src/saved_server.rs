@@ -2,6 +2,7 @@
 //!
 //! The dataset's root is there twice, in its node record and here: either is made anew from the other.
 
+use efc_backend::Properties;
 use efc_nfs::Mounted;
 use efc_proto::SavedServer;
 use efc_state::{Node, State};
@@ -22,6 +23,7 @@ pub fn save(state: &State, mounted: &Mounted) {
         read_max: mounted.info.read_max,
         write_max: mounted.info.write_max,
         root_fsid: Some(mounted.attr.fsid),
+        ignores_case: mounted.ignores_case,
         ..SavedServer::default()
     };
     save_with_root(state, server, &root_of(mounted));
@@ -31,6 +33,11 @@ pub fn save(state: &State, mounted: &Mounted) {
 pub fn save_with_root(state: &State, server: SavedServer, root: &Node) {
     let server = SavedServer { root: root.handle.clone(), root_fileid: root.fileid, root_kind: root.kind, ..server };
     state.save_blob(&server.encode_to_vec());
+}
+
+/// What the server says of itself, as a predecessor has saved it.
+pub fn properties(server: &SavedServer) -> Properties {
+    Properties { read_max: server.read_max, write_max: server.write_max, ignores_case: server.ignores_case }
 }
 
 /// What a predecessor has saved; `None` if that was lost.

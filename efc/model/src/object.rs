@@ -65,28 +65,42 @@ impl Content {
     }
 }
 
+/// The last cookie before those of names: what `.` and `..` have.
+const FIRST_COOKIE: u64 = 2;
+
 /// A directory: names by their cookies.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     pub entries: BTreeMap<u64, (Vec<u8>, u64)>,
     pub cookies: BTreeMap<Vec<u8>, u64>,
+    pub ignores_case: bool,
     pub last_cookie: u64,
     pub parent: u64,
 }
 
 impl Directory {
+    /// An empty one.
+    pub fn new(parent: u64, ignores_case: bool) -> Directory {
+        Directory { parent, ignores_case, last_cookie: FIRST_COOKIE, ..Directory::default() }
+    }
+
+    /// What a name is told from others by.
+    fn key(&self, name: &[u8]) -> Vec<u8> {
+        if self.ignores_case { name.to_ascii_lowercase() } else { name.to_vec() }
+    }
+
     pub fn get(&self, name: &[u8]) -> Option<u64> {
-        self.cookies.get(name).map(|cookie| self.entries[cookie].1)
+        self.cookies.get(&self.key(name)).map(|cookie| self.entries[cookie].1)
     }
 
     pub fn insert(&mut self, name: &[u8], object: u64) {
         self.last_cookie += 1;
-        self.cookies.insert(name.to_vec(), self.last_cookie);
+        self.cookies.insert(self.key(name), self.last_cookie);
         self.entries.insert(self.last_cookie, (name.to_vec(), object));
     }
 
     pub fn remove(&mut self, name: &[u8]) {
-        if let Some(cookie) = self.cookies.remove(name) {
+        if let Some(cookie) = self.cookies.remove(&self.key(name)) {
             self.entries.remove(&cookie);
         }
     }

@@ -30,6 +30,8 @@ pub struct Options {
     pub squashes_root: bool,
     /// Directories have `.snapshot`, which no listing shows.
     pub hides_snapshots: bool,
+    /// Names that differ in case only are one name.
+    pub ignores_case: bool,
     /// Entries of a page of a listing.
     pub page_entries_max: usize,
     /// Bytes of a READ or WRITE.
@@ -48,6 +50,7 @@ impl Default for Options {
             checks_cookie_verifiers: false,
             squashes_root: false,
             hides_snapshots: false,
+            ignores_case: false,
             page_entries_max: 64,
             transfer_max: 1 << 20,
             reuses_numbers: true,
@@ -93,8 +96,6 @@ struct NameChange {
 const ROOT: u64 = 2;
 const FSID: u64 = 77;
 const NAME_MAX: usize = 255;
-/// What the cookies of `.` and `..` are.
-const FIRST_COOKIE: u64 = 2;
 const NOBODY: u32 = 65534;
 const BYTES_TOTAL: u64 = 1 << 40;
 
@@ -120,7 +121,7 @@ impl Nas {
         let root = server.new_object(FileType::Directory, &Cred::root(), FSID);
         let object = server.objects.get_mut(&root).expect("made just now");
         (object.attr.mode, object.attr.nlink) = (0o777, 2);
-        object.body = Body::Directory(Directory { last_cookie: FIRST_COOKIE, parent: root, ..Directory::default() });
+        object.body = Body::Directory(Directory::new(root, options.ignores_case));
         Nas(Arc::new(Shared { server: Mutex::new(server), network: Network::new(seed) }))
     }
 
@@ -146,6 +147,11 @@ impl Nas {
     /// `times` calls go wrong so.
     pub fn fault(&self, fault: Fault, times: u32) {
         self.server().faults.push((fault, times));
+    }
+
+    /// As it was made.
+    pub fn options(&self) -> Options {
+        self.server().options
     }
 
     /// No more faults.
@@ -626,7 +632,7 @@ impl Server {
         object.attr.gid = inherited.unwrap_or(object.attr.gid);
         if kind == FileType::Directory {
             object.attr.nlink = 2;
-            object.body = Body::Directory(Directory { last_cookie: FIRST_COOKIE, parent: dir, ..Directory::default() });
+            object.body = Body::Directory(Directory::new(dir, self.options.ignores_case));
             self.objects.get_mut(&dir).expect("a directory that is there").attr.nlink += 1;
         }
         self.insert_name(dir, name, number);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, FileHandle, FsInfo};
+use efc_backend::{Attr, FileHandle, FsInfo, Properties};
 
 use crate::shared::Identity;
 
@@ -39,6 +39,15 @@ pub struct Mounted {
     pub attr: Attr,
     /// Limits of the server, already cut to what this client supports.
     pub info: FsInfo,
+    /// Names that differ in case only are one name there.
+    pub ignores_case: bool,
     /// The ports that were found.
     pub port: u16,
+}
+
+impl Mounted {
+    /// What the server says of itself.
+    pub fn properties(&self) -> Properties {
+        Properties { read_max: self.info.read_max, write_max: self.info.write_max, ignores_case: self.ignores_case }
+    }
 }

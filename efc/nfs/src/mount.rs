@@ -119,7 +119,13 @@ async fn open(config: &Config, client: &Client, handle: FileHandle, below: &[Vec
         return Err(not_a_directory(config));
     }
     let info = client.fsinfo(&cred, &root).await.map_err(refused)?;
-    Ok(Mounted { root, attr, info, port })
+    let ignores_case = match client.pathconf(&cred, &root).await {
+        Ok(path) => path.ignores_case,
+        // A server that knows no PATHCONF tells names apart as all do.
+        Err(error) if matches!(error.kind, ErrorKind::Status(_) | ErrorKind::Rejected(_)) => false,
+        Err(error) => return Err(refused(error)),
+    };
+    Ok(Mounted { root, attr, info, ignores_case, port })
 }
 
 /// Looks `below` up under the export's `handle`.

@@ -394,6 +394,7 @@ pub(crate) fn pathconf(decoder: &mut Decoder<'_>) -> Result<PathConf> {
         name_max: decoder.u32()?,
         no_trunc: decoder.bool()?,
         chown_restricted: decoder.bool()?,
+        ignores_case: decoder.bool()?,
     })
 }
 

@@ -378,5 +378,5 @@ fn the_file_system_tells_its_size_and_limits() {
     assert!(stat.bytes_total >= stat.bytes_free && stat.bytes_free >= stat.bytes_available && stat.bytes_total > 0);
     assert!(block_on(client.fsinfo(&cred, &scratch.dir)).unwrap().file_size_max > 1 << 32);
     let path = block_on(client.pathconf(&cred, &scratch.dir)).unwrap();
-    assert!(path.name_max >= 255 && path.link_max > 1);
+    assert!(path.name_max >= 255 && path.link_max > 1 && !path.ignores_case);
 }

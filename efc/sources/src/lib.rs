@@ -57,10 +57,10 @@ impl<B: Backend + Clone> Backend for Sources<B> {
         }
     }
 
-    fn limits(&self, object: &FileHandle) -> Option<Limits> {
+    fn properties(&self, object: &FileHandle) -> Option<Properties> {
         match self {
-            Sources::One(one) => one.limits(object),
-            Sources::Several(several) => several.limits(object),
+            Sources::One(one) => one.properties(object),
+            Sources::Several(several) => several.properties(object),
         }
     }
 

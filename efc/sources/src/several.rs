@@ -104,8 +104,8 @@ impl<B> Several<B> {
         }
     }
 
-    pub(crate) fn limits(&self, object: &FileHandle) -> Option<Limits> {
-        self.source(object, Status::IsDir).ok().map(|(source, _)| source.limits)
+    pub(crate) fn properties(&self, object: &FileHandle) -> Option<Properties> {
+        self.source(object, Status::IsDir).ok().map(|(source, _)| source.properties)
     }
 
     pub(crate) fn shared_name(&self, object: &FileHandle) -> (u64, FileHandle) {

@@ -65,8 +65,8 @@ pub struct Source<B> {
     pub is_read_only: bool,
     /// Its root, by the handle that its server has for it.
     pub root: FileHandle,
-    /// What one call can carry.
-    pub limits: Limits,
+    /// What it says of itself.
+    pub properties: Properties,
     /// Which server it is of, as all nodes know it; not 0.
     pub storage: u64,
     /// By which it is reached.
@@ -88,12 +88,12 @@ impl<B> Source<B> {
     pub fn new(
         (number, path): (u8, Path),
         (root, attr): (FileHandle, Attr),
-        (limits, is_read_only): (Limits, bool),
+        (properties, is_read_only): (Properties, bool),
         (storage, backend): (u64, B),
     ) -> Source<B> {
         let known = Arc::new(Mutex::new(Known { attr, sizes: None }));
         let space = path.hash();
-        Source { number, path: Some(path), is_read_only, root, limits, storage, backend, known, space }
+        Source { number, path: Some(path), is_read_only, root, properties, storage, backend, known, space }
     }
 
     /// The source at this path, or taken away.

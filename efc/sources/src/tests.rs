@@ -18,11 +18,11 @@ struct World {
 }
 
 fn source(number: u8, path: &str, nas: &Nas) -> Source<Client> {
-    let limits = Limits { read_max: 1 << 20, write_max: 1 << 20 };
+    let properties = Properties { read_max: 1 << 20, write_max: 1 << 20, ignores_case: false };
     let attr = nas.attr("").unwrap();
     let client = nas.client(u32::from(number), None);
     let path = Path::new(path.as_bytes()).unwrap();
-    Source::new((number, path), (nas.root(), attr), (limits, false), (u64::from(number), client))
+    Source::new((number, path), (nas.root(), attr), (properties, false), (u64::from(number), client))
 }
 
 fn world() -> World {
@@ -216,7 +216,7 @@ fn one_source_is_that_source() {
         let call = Call::of(&cred);
         let found = sources.lookup(call, &nas.root(), b"file").await.unwrap().value;
         assert_eq!((found.handle, found.attr), (nas.find("file").unwrap(), nas.attr("file")));
-        assert!(sources.own_name(&nas.root(), b"file").is_none() && sources.limits(&found.handle).is_none());
+        assert!(sources.own_name(&nas.root(), b"file").is_none() && sources.properties(&found.handle).is_none());
         assert_eq!(sources.shared_name(&found.handle), (0, found.handle));
     });
 }

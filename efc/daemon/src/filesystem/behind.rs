@@ -250,7 +250,7 @@ impl<B: Backend> Inner<B> {
             }
             self.writes.add(&file.inode, &mut pending, chunk);
             pending.wrote(end, appends);
-            let is_whole = pending.unsent_bytes() >= u64::from(self.limits_of(&file.inode).write_max);
+            let is_whole = pending.unsent_bytes() >= u64::from(self.properties_of(&file.inode).write_max);
             if is_whole {
                 pending.want_all();
             }
@@ -267,7 +267,7 @@ impl<B: Backend> Inner<B> {
     /// Sends what is to be sent now, as far as there is room for calls of this file.
     pub(super) fn pump(&self, inode: &Arc<Inode>) {
         loop {
-            let piece = inode.writes().pending().take_piece(self.limits_of(inode).write_max.into());
+            let piece = inode.writes().pending().take_piece(self.properties_of(inode).write_max.into());
             let Some(piece) = piece else { return };
             self.start_piece(inode, piece, Stable::Unstable, None);
         }
@@ -292,7 +292,7 @@ impl<B: Backend> Inner<B> {
             let mut pending = inode.writes().pending();
             let is_only = is_last && pending.is_all_unsent();
             let until = pending.want_all();
-            let first = if is_only { pending.take_piece(self.limits_of(inode).write_max.into()) } else { None };
+            let first = if is_only { pending.take_piece(self.properties_of(inode).write_max.into()) } else { None };
             let stable = if pending.unsent_bytes() == 0 { Stable::File } else { Stable::Unstable };
             (until, first.map(|piece| (piece, stable)))
         };

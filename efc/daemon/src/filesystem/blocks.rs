@@ -195,7 +195,7 @@ impl<B: Backend> Inner<B> {
     ) -> Result<Fetched, Absent> {
         let (mut filled, mut is_settled) = (0, true);
         while filled < key.length() {
-            let end = key.length().min(filled + self.limits_of(&file.inode).read_max as usize);
+            let end = key.length().min(filled + self.properties_of(&file.inode).read_max as usize);
             let (at, sink) = (key.offset() + filled as u64, Sink::Buffer(buffer, filled..end));
             let asked = self.read_once(file, at, sink).await;
             let (payload, Seen { value: read, asked }) = asked.map_err(|error| absent(&error, said))?;

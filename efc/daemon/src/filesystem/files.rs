@@ -404,7 +404,7 @@ impl<B: Backend> Inner<B> {
     /// Where the data of a read goes: the one place that decides between memory of ours, where it can be kept, and a pipe, through
     /// which it passes without a copy.
     fn sink_for(&self, file: &OpenFile, read: &ReadRequest, room: Room) -> Result<Sink, Errno> {
-        let one_call_max = self.limits_of(&file.inode).read_max.min(PAYLOAD_MAX as u32);
+        let one_call_max = self.properties_of(&file.inode).read_max.min(PAYLOAD_MAX as u32);
         if (PIPED_MIN..=one_call_max).contains(&read.size) {
             let (prefix, count) = (efc_fuse::data_head(read.name, read.size), read.size as usize);
             return Ok(Sink::Pipe { prefix, count, room });
@@ -515,7 +515,7 @@ impl<B: Backend> Inner<B> {
         let Range { start: mut filled, end: size } = missing;
         // A short answer would be the end of the file for the kernel: ask until the server says that it is.
         while filled < size {
-            let end = size.min(filled + self.limits_of(&file.inode).read_max as usize);
+            let end = size.min(filled + self.properties_of(&file.inode).read_max as usize);
             let at = offset + filled as u64;
             let sink = Sink::Buffer(buffer, filled..end);
             let asked = self.read_once(file, at, sink).await;

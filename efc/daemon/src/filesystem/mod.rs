@@ -46,7 +46,7 @@ use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use efc_backend::{Attr, Backend, Cred, FileHandle, FileType, Limits, Seen};
+use efc_backend::{Attr, Backend, Cred, FileHandle, FileType, Properties, Seen};
 use efc_buffer::Budget;
 use efc_cache::blocks::{Chain, GivenBy, Level};
 use efc_cache::{Admission, Freshness, Inode, Inodes, Memory, MemoryUse, Names, Permit, Took, Writes};
@@ -111,7 +111,7 @@ struct Inner<B: Backend> {
     /// This.
     own: Weak<Inner<B>>,
     backend: B,
-    limits: Limits,
+    properties: Properties,
     state: Arc<State>,
     notifier: Arc<dyn Notify>,
     /// Memory for data on its way to applications.
@@ -173,7 +173,7 @@ impl<B: Backend> Efc<B> {
     /// The file system over `backend`; with a resumed `state`, the files that were open are open again.
     pub fn new(
         backend: B,
-        limits: Limits,
+        properties: Properties,
         state: Arc<State>,
         notifier: Arc<dyn Notify>,
         callers: Arc<dyn Callers>,
@@ -186,7 +186,7 @@ impl<B: Backend> Efc<B> {
         let inner = Arc::new_cyclic(|own| Inner {
             own: own.clone(),
             backend,
-            limits,
+            properties,
             notifier,
             inodes: Inodes::new(memory.clone()),
             freshness: settings.freshness,
@@ -600,8 +600,8 @@ impl<B: Backend> Inner<B> {
     }
 
     /// What one call about this object can carry.
-    fn limits_of(&self, inode: &Inode) -> Limits {
-        self.backend.limits(inode.handle()).unwrap_or(self.limits)
+    fn properties_of(&self, inode: &Inode) -> Properties {
+        self.backend.properties(inode.handle()).unwrap_or(self.properties)
     }
 
     /// A number that no other silly name of this session has.

@@ -320,7 +320,7 @@ impl<B: Backend> Inner<B> {
         (offset, data): (u64, &Bytes),
         stable: Stable,
     ) -> Result<Written, Error> {
-        let part = data.slice(..data.len().min(self.limits_of(inode).write_max as usize));
+        let part = data.slice(..data.len().min(self.properties_of(inode).write_max as usize));
         let (length, mutation) = (part.len() as u32, inode.mutate());
         match self.backend.write(call, inode.handle(), offset, part, stable).await {
             Ok(written) if written.value.count > 0 => {

@@ -361,7 +361,7 @@ impl Inner {
 fn attached(found: Found) -> Option<Attached> {
     let Found { wanted, number, client, mounted } = found;
     let path = Path::new(wanted.path.as_bytes())?;
-    let about = (mounted.info.limits(), wanted.read_only);
+    let about = (mounted.properties(), wanted.read_only);
     let root = (mounted.root, mounted.attr);
     let source = Source::new((number, path), root, about, (storage_of(&wanted), client));
     Some(Attached { wanted, port: mounted.port, source, taken_away_at: Duration::ZERO })

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use efc_backend::Limits;
+use efc_backend::Properties;
 use efc_nfs::{Client, Config, Identity, Mounted};
 use efc_proto::error::Code;
 use efc_proto::{DaemonConfig, Error, MountedSource, Source};
@@ -13,8 +13,8 @@ use crate::configuration::client_config_of;
 use crate::failure::for_keeper;
 use crate::filesystem::SessionIdentity;
 
-/// What a call may carry about what is no source's: there is none.
-pub const LIMITS: Limits = Limits { read_max: 1 << 20, write_max: 1 << 20 };
+/// Of what is no source's. No call is made about that.
+pub const PROPERTIES: Properties = Properties { read_max: 1 << 20, write_max: 1 << 20, ignores_case: false };
 /// Most connections to one source.
 const CONNECTIONS_MAX: usize = 16;
 

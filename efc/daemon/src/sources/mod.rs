@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::Limits;
+use efc_backend::Properties;
 use efc_nfs::{Client, Config, Counters};
 use efc_proto::{DaemonConfig, Error, SourceStats};
 use efc_sources::Sources;
@@ -33,20 +33,20 @@ pub struct Root {
     /// From which it is served.
     pub storage: Storage,
     /// What one call can carry that says nothing of its own.
-    pub limits: Limits,
+    pub properties: Properties,
     /// Several sources, which come and go.
     pub attachments: Option<Arc<Attachments>>,
 }
 
 impl Root {
     /// The only source.
-    pub fn of_one(client: Client, limits: Limits) -> Root {
-        Root { storage: Sources::One(client), limits, attachments: None }
+    pub fn of_one(client: Client, properties: Properties) -> Root {
+        Root { storage: Sources::One(client), properties, attachments: None }
     }
 
     fn of_several(attachments: Arc<Attachments>) -> Root {
         let storage = Sources::Several(attachments.several().clone());
-        Root { storage, limits: connecting::LIMITS, attachments: Some(attachments) }
+        Root { storage, properties: connecting::PROPERTIES, attachments: Some(attachments) }
     }
 
     /// The root for whoever tells the keeper of it, or looks for it once more.

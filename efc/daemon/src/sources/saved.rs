@@ -4,14 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use efc_backend::{Attr, FileHandle, FileType, Limits, Time};
+use efc_backend::{Attr, FileHandle, FileType, Properties, Time};
 use efc_nfs::Client;
 use efc_proto::{DaemonConfig, MountedSource, SavedServer, SavedSource, SavedSources};
 use efc_sources::{OWN_FSID, Path, Source, own_root};
 use efc_state::{Node, SOURCES_BYTES_MAX, State};
 use prost::Message;
 
-use super::connecting::{LIMITS, config_of, storage_of};
+use super::connecting::{PROPERTIES, config_of, storage_of};
 use crate::filesystem::{ROOT, format_bits};
 use crate::saved_server;
 
@@ -88,8 +88,8 @@ impl AllAttached {
 pub fn save_root(state: &State) {
     let root = Node { handle: own_root().as_bytes().to_vec(), fileid: ROOT, kind: libc::S_IFDIR };
     state.set_root(&root);
-    let Limits { read_max, write_max } = LIMITS;
-    let server = SavedServer { read_max, write_max, root_fsid: Some(OWN_FSID), ..SavedServer::default() };
+    let Properties { read_max, write_max, ignores_case } = PROPERTIES;
+    let server = SavedServer { read_max, write_max, ignores_case, root_fsid: Some(OWN_FSID), ..SavedServer::default() };
     saved_server::save_with_root(state, server, &root);
 }
 
@@ -102,12 +102,13 @@ fn saved(attached: &Attached) -> SavedSource {
         taken_away: source.path.is_none(),
         server: Some(SavedServer {
             port: (*port).into(),
-            read_max: source.limits.read_max,
-            write_max: source.limits.write_max,
+            read_max: source.properties.read_max,
+            write_max: source.properties.write_max,
             root_fsid: Some(attr.fsid),
             root: source.root.as_bytes().to_vec(),
             root_fileid: attr.fileid,
             root_kind: format_bits(attr.kind),
+            ignores_case: source.properties.ignores_case,
         }),
         root_mode: attr.mode,
         root_uid: attr.uid,
@@ -123,7 +124,7 @@ fn resumed(config: &DaemonConfig, saved: &SavedSource, state: &Arc<State>) -> Op
     let (path, root) = (Path::new(wanted.path.as_bytes())?, FileHandle::new(&server.root)?);
     let port = u16::try_from(server.port).ok()?;
     let client = Client::resume(&config_of(config, &wanted, (number, state)), port);
-    let limits = Limits { read_max: server.read_max, write_max: server.write_max };
+    let properties = saved_server::properties(server);
     let attr = Attr {
         kind: FileType::Directory,
         mode: saved.root_mode,
@@ -139,7 +140,7 @@ fn resumed(config: &DaemonConfig, saved: &SavedSource, state: &Arc<State>) -> Op
         mtime: Time::default(),
         ctime: Time::default(),
     };
-    let about = (limits, wanted.read_only);
+    let about = (properties, wanted.read_only);
     let source = Source::new((number, path.clone()), (root, attr), about, (storage_of(&wanted), client));
     let source = source.shown_at((!saved.taken_away).then_some(path));
     Some(Attached { wanted, port, source, taken_away_at: Duration::from_nanos(saved.taken_away_unix_ns) })

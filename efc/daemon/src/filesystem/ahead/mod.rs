@@ -233,6 +233,7 @@ impl<B: Backend> Inner<B> {
     pub(super) async fn missed(self: &Arc<Self>, directory: &Arc<Inode>, cred: &Cred) {
         let is_due = || self.ahead.misses.lock().expect("misses lock").add(directory.handle());
         if self.ahead.switch.is_on()
+            && !self.properties_of(directory).ignores_case
             && is_due()
             && !self.knows_names(directory)
             && let Some(listing) = self.listing_of(directory, cred)

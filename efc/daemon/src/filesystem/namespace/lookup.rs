@@ -84,7 +84,7 @@ impl<B: Backend> Inner<B> {
             return None;
         }
         directory.search(&caller.cred, self.freshness.verdict_ttl())?;
-        let known = self.names.known(directory, name);
+        let known = self.known_name(directory, name);
         let granted = self.freshness.admit_name(directory, &known.proof?)?;
         match known.named {
             Named::Unknown => None,
@@ -106,7 +106,7 @@ impl<B: Backend> Inner<B> {
     /// The object that a name leads to for certain, as of not longer ago than attributes are trusted: what nobody on this node can
     /// have learned to be otherwise.
     pub(super) fn certain_name(&self, caller: &Caller, directory: &Arc<Inode>, name: &[u8]) -> Named {
-        let known = self.names.known(directory, name);
+        let known = self.known_name(directory, name);
         let proof = known.proof.filter(|_| caller.earlier.is_none());
         let proof = proof.map(|proof| NameProof { since: proof.asked, ..proof });
         match proof.and_then(|proof| self.freshness.admit_name(directory, &proof)) {

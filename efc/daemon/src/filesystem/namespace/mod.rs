@@ -13,7 +13,7 @@ mod renaming;
 use std::sync::Arc;
 
 use efc_backend::{Backend, Error, Seen, Status, Wcc};
-use efc_cache::{Inode, Mutation, Standing};
+use efc_cache::{Inode, KnownName, Mutation, Named, Standing};
 use efc_fuse::Errno;
 
 use super::{Caller, Inner};
@@ -36,6 +36,16 @@ impl<B: Backend> Inner<B> {
     /// Nothing is made at the server that the kernel could not be told of.
     fn check_room_for_node(&self) -> Result<(), Errno> {
         if self.state.has_room_for_node() { Ok(()) } else { Err(Errno(libc::ENOMEM)) }
+    }
+
+    /// What is known of a name. Where names that differ in case only are one name, a listing does not say which are missing, and one that
+    /// was missing may have been made by another name.
+    fn known_name(&self, directory: &Inode, name: &[u8]) -> KnownName {
+        let known = self.names.known(directory, name);
+        if known.named == Named::Absent && self.properties_of(directory).ignores_case {
+            return KnownName { named: Named::Unknown, proof: None };
+        }
+        known
     }
 
     /// A change of a directory's names was answered: what is known of them stands on that. The caller may search the directory.

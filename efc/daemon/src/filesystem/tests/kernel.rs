@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use efc_backend::{Cred, Limits, Time};
+use efc_backend::{Cred, Properties, Time};
 use efc_buffer::Budget;
 use efc_cache::{Bounded, CloseToOpen, Freshness, Sealed, Times};
 use efc_fuse::simulated::{Content, Listed, name_of_resent};
@@ -380,11 +380,11 @@ impl Shared {
         if self.several.is_empty() {
             return Sources::One(self.nas.client(self.number, self.time_limit));
         }
-        let limits = Limits { read_max: 1 << 17, write_max: 1 << 16 };
+        let properties = Properties { read_max: 1 << 17, write_max: 1 << 16, ignores_case: false };
         let source = |(number, (path, nas)): (u8, &(Path, Nas))| {
             let root = (nas.root(), nas.attr("").unwrap());
             let client = nas.client(self.number, self.time_limit);
-            Source::new((number, path.clone()), root, (limits, false), (number.into(), client))
+            Source::new((number, path.clone()), root, (properties, false), (number.into(), client))
         };
         let list = (1..).zip(&self.several).map(source).collect();
         Sources::Several(Several::new(list, Time::default(), self.time_limit))
@@ -480,10 +480,11 @@ impl Kernel {
                 kernel.is_some_and(|kernel| kernel.answered(name, error, content))
             };
             let session = Session::simulated(state.clone(), session_config, Box::new(tap)).unwrap();
-            let limits = Limits { read_max: 1 << 17, write_max: 1 << 17 };
+            let ignores_case = self.0.nas.options().ignores_case;
+            let properties = Properties { read_max: 1 << 17, write_max: 1 << 17, ignores_case };
             let client = self.0.storage();
             let (notify, callers) = (Arc::new(Notified(Arc::downgrade(&self.0))), self.0.callers.clone());
-            let efc = Arc::new(Efc::new(client, limits, state.clone(), notify, callers, self.0.settings.clone()));
+            let efc = Arc::new(Efc::new(client, properties, state.clone(), notify, callers, self.0.settings.clone()));
             if is_successor {
                 efc.reap_orphans();
                 drop_unclaimed(session.clone());

@@ -581,3 +581,53 @@ fn a_successor_knows_nothing_that_it_was_not_told() {
     });
     kernel.assert_nothing_leaked();
 }
+
+/// In a directory of others that has been listed, and in one that we have just made.
+#[test]
+fn where_names_in_another_case_are_one_name_none_is_missing_since_it_is_in_no_listing() {
+    let (simulation, nas, kernel) = world_with(Options { ignores_case: true, ..Options::default() }, 11);
+    nas.mkdir_outside("dir");
+    (0..20).for_each(|number| nas.write_outside(&format!("dir/File-{number}"), 0, b""));
+    simulation.run(async {
+        kernel.stat(Task::root(), "dir").await.unwrap();
+        let pages = nas.executed(Procedure::Readdirplus);
+        missed(&nas, &kernel, 0..10).await;
+        assert_eq!(nas.executed(Procedure::Readdirplus), pages, "a listing would tell nothing");
+        assert_eq!(kernel.list(Task::root(), "dir", 4096, true).await.unwrap().len(), 20);
+        assert!(is_there(&kernel, "dir/file-3").await);
+        kernel.mkdir(Task::root(), "ours").await.unwrap();
+        assert!(!is_there(&kernel, "ours/NEW").await);
+        create(&kernel, "ours/new").await;
+        assert!(is_there(&kernel, "ours/NEW").await);
+        assert!(is_there(&kernel, "Ours/new").await);
+    });
+    kernel.assert_nothing_leaked();
+}
+
+#[test]
+fn where_names_in_another_case_are_one_name_it_is_removed_and_renamed_with_them() {
+    let (simulation, nas, kernel) = world_with(Options { ignores_case: true, ..Options::default() }, 12);
+    simulation.run(async {
+        let task = Task::root();
+        kernel.mkdir(task, "dir").await.unwrap();
+        for name in ["gone", "moved", "kept"] {
+            create(&kernel, &format!("dir/{name}")).await;
+            assert!(is_there(&kernel, &format!("dir/{}", name.to_uppercase())).await);
+        }
+        kernel.unlink(task, "dir/gone").await.unwrap();
+        kernel.rename(task, "dir/moved", "dir/other").await.unwrap();
+        pass(TTL).await; // the kernel keeps a name for so long
+        for (name, is_left) in [("GONE", false), ("MOVED", false), ("OTHER", true), ("KEPT", true)] {
+            assert_eq!(is_there(&kernel, &format!("dir/{name}")).await, is_left, "{name}");
+        }
+        // What a rename replaces is found by the name that it has in another case: who has it open keeps it.
+        let open = kernel.open(task, "dir/kept", libc::O_RDWR).await.unwrap();
+        kernel.rename(task, "dir/other", "dir/KEPT").await.unwrap();
+        kernel.write(task, open, 0, b"still there").await.unwrap();
+        kernel.fsync(task, open).await.unwrap();
+        kernel.close(task, open).await.unwrap();
+        pass(TTL).await;
+        assert_eq!(nas.names("dir").len(), 1);
+    });
+    kernel.assert_nothing_leaked();
+}
