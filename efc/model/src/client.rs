@@ -10,8 +10,9 @@ use efc_buffer::{Payload, Sink};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::faults::Procedure;
+use crate::nas::Nas;
 use crate::network::Plan;
-use crate::server::{Nas, Server};
+use crate::server::Server;
 
 /// Calls that wait on their way, until this is dropped.
 pub struct Hold(Nas, Procedure, Arc<Semaphore>);

@@ -11,6 +11,7 @@
 mod client;
 mod dice;
 mod faults;
+mod nas;
 mod network;
 mod object;
 mod server;
@@ -19,5 +20,6 @@ mod tests;
 
 pub use client::{Client, Hold};
 pub use faults::{Fault, Procedure};
+pub use nas::Nas;
 pub use network::Network;
-pub use server::{Nas, Options};
+pub use server::Options;
