@@ -11,9 +11,9 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from csi import cli
 from csi.base import programs
 from csi.base.errors import DriverError
+from csi.cli import parsing
 from csi.cli.finding import Finding
 from csi.node import registration
 from csi.node.inline import AllowedSources
@@ -66,7 +66,7 @@ def _node_plugin(commands: Sequence[Sequence[str]]) -> argparse.Namespace | None
         for start in range(len(command) - 1):
             if tuple(command[start : start + 2]) == ("csi", "node"):
                 try:
-                    return cli.parser().parse_args(list(command[start:]))
+                    return parsing.parser().parse_args(list(command[start:]))
                 except SystemExit:  # of another release
                     return None
     return None

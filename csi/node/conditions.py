@@ -208,9 +208,7 @@ def missing_sources(status: efc_pb2.MountStatus) -> list[str]:
     origin = origin_of_wire(options_of(status)) if sources else None
     places = {one.path: f" ({one.source})" for one in origin.mounted} if isinstance(origin, Sources) else {}
     missing = [
-        f"source {one.path} is missing{places.get(one.path, '')}: {one.reason}"
-        for one in sources
-        if not one.attached
+        f"source {one.path} is missing{places.get(one.path, '')}: {one.reason}" for one in sources if not one.attached
     ]
     return missing + [
         f"source {one.path}: its NAS does not answer" for one in sources if one.attached and not one.responding

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csi import cli
 from csi.base import driver
+from csi.cli.parsing import parser
 from csi.config import allowed_sources
 from csi.config.parameters import VolumeParameters
 from tests.tools.manifests import DEPLOY, NAMESPACE, ROOT, committed, containers, one, pods, render, rendered
@@ -45,21 +45,21 @@ def test_allowed_sources_reach_the_node_part() -> None:
         text = one(objects, "ConfigMap", "efc-inline")["data"]["allowed-sources.json"]
         assert json.loads(text) == wanted
         assert len(allowed_sources.parse(text.encode())) == len(wanted)
-        parsed = cli.parser().parse_args(containers(objects)["node"]["args"])
+        parsed = parser().parse_args(containers(objects)["node"]["args"])
         assert parsed.allowed_sources == Path("/etc/efc/inline/allowed-sources.json")
     assert one(committed(), "CSIDriver", driver.NAME)["spec"]["podInfoOnMount"], "it says a pod's namespace"
 
 
 def test_allowed_sources_reach_the_operator(notes: Callable[..., str]) -> None:
     """Without a list all is allowed; an empty one allows nothing."""
-    assert cli.parser().parse_args(containers(committed())["operator"]["args"]).allowed_sources is None
+    assert parser().parse_args(containers(committed())["operator"]["args"]).allowed_sources is None
     for rules in ([], [{"namespaces": ["team-a", "build-*"], "sources": ["nfs://nas/data/team"]}]):
         objects = rendered("--set-json", f"dataset.allowedSources={json.dumps(rules)}")
         text = one(objects, "ConfigMap", "efc-datasets")["data"]["allowed-sources.json"]
         assert len(allowed_sources.parse(text.encode())) == len(rules)
         operator = containers(objects)["operator"]
         file = Path("/etc/efc/datasets/allowed-sources.json")
-        assert cli.parser().parse_args(operator["args"]).allowed_sources == file
+        assert parser().parse_args(operator["args"]).allowed_sources == file
         assert [mount["mountPath"] for mount in operator["volumeMounts"]] == [str(file.parent)]
         said = notes("--set-json", f"dataset.allowedSources={json.dumps(rules)}")
         assert f"({len(rules)} rules), and nothing else" in said

@@ -7,9 +7,9 @@ import tomllib
 import pytest
 import yaml
 
-from csi import cli
 from csi.api import crds
 from csi.base import driver
+from csi.cli.parsing import parser
 from csi.config.parameters import VolumeParameters
 from csi.operator.startup_taint import TAINT_KEY
 from csi.operator.store import OTHER_RUNTIMES
@@ -208,16 +208,16 @@ def test_everything_in_the_way_of_the_startup_taints_removal_tolerates_it() -> N
 
 
 def test_command_lines_are_ours() -> None:
-    assert cli.parser().parse_args(containers(committed())["operator"]["args"]).module == "csi.cli.operator"
+    assert parser().parse_args(containers(committed())["operator"]["args"]).module == "csi.cli.operator"
     for name in ("node", "controller"):
         container = containers(committed())[name]
-        parsed = cli.parser().parse_args(container["args"])
+        parsed = parser().parse_args(container["args"])
         assert parsed.service == name
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             if probe in container:
                 program, *arguments = container[probe]["exec"]["command"]
                 assert program == "efc"
-                assert cli.parser().parse_args(arguments).endpoint == parsed.endpoint
+                assert parser().parse_args(arguments).endpoint == parsed.endpoint
 
 
 def test_versions_are_the_releases() -> None:
@@ -256,9 +256,9 @@ def test_helm_uninstall_asks_first() -> None:
     assert job["backoffLimit"] == 0
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
-    parsed = cli.parser().parse_args(container["args"])
+    parsed = parser().parse_args(container["args"])
     assert parsed.module == "csi.cli.in_use"
-    grace = cli.parser().parse_args(containers(committed())["node"]["args"]).idle_grace
+    grace = parser().parse_args(containers(committed())["node"]["args"]).idle_grace
     assert grace < parsed.again_after < job["activeDeadlineSeconds"] - 60
     assert [(rule["resources"], rule["verbs"]) for rule in hooks[1]["rules"]] == [
         (["persistentvolumes", "pods"], ["list"]),
@@ -292,7 +292,7 @@ def test_the_documented_installation_by_helm() -> None:
     assert options[:2] == ["--namespace", NAMESPACE]
     objects = rendered(*options[2:])
     assert containers(objects)["node"]["image"] == "registry.example.com/efc-csi:dev"
-    assert cli.parser().parse_args(containers(objects)["controller"]["args"]).source == ["nfs://10.77.0.1/export"]
+    assert parser().parse_args(containers(objects)["controller"]["args"]).source == ["nfs://10.77.0.1/export"]
     label = one(committed(), "Namespace", NAMESPACE)["metadata"]["labels"]
     assert label == {"pod-security.kubernetes.io/enforce": "privileged"}
     assert f"kubectl label namespace {NAMESPACE} pod-security.kubernetes.io/enforce=privileged" in text

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from csi import cli
+from csi.cli.parsing import parser
 from csi.operator import pki
 from csi.operator.webhook import certificates, serving
 from csi.operator.webhook.affinity import OPT_OUT_LABEL, PLACED_LABEL, SIDECAR_LABEL
@@ -64,14 +64,14 @@ def test_the_webhook_may_read_datasets_and_sees_no_authority() -> None:
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
     }  # fmt: skip
-    parsed = cli.parser().parse_args(container["args"])
+    parsed = parser().parse_args(container["args"])
     assert parsed.module == "csi.cli.webhook"
     (mount,) = container["volumeMounts"]
     assert parsed.certificate == Path(mount["mountPath"])
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"] == {"path": serving.READY_PATH, "port": "https", "scheme": "HTTPS"}
-    assert cli.parser().parse_args(containers(objects)["operator"]["args"]).webhook
-    assert not cli.parser().parse_args(containers(committed())["operator"]["args"]).webhook
+    assert parser().parse_args(containers(objects)["operator"]["args"]).webhook
+    assert not parser().parse_args(containers(committed())["operator"]["args"]).webhook
 
 
 def test_the_operator_may_change_the_webhooks_configuration_and_no_other() -> None:

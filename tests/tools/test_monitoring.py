@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from csi import cli
 from csi.base.addresses import parse_address
+from csi.cli.parsing import parser
 from csi.observe.metrics import METRICS, Kind
 from tests.support.paths import ROOT
 from tests.tools.manifests import CLUSTER_WIDE, DEPLOY, NAMESPACE, containers, one, pods, render, rendered
@@ -76,7 +76,7 @@ def test_metrics_can_be_off() -> None:
     for name in _PORTS:
         assert "--metrics-address" not in arguments(objects, name)
         assert "metrics" not in [port["name"] for port in containers(objects)[name].get("ports", [])]
-        cli.parser().parse_args(containers(objects)[name]["args"])
+        parser().parse_args(containers(objects)[name]["args"])
 
 
 def test_no_port_is_one_of_the_nodes_or_of_kubernetes() -> None:

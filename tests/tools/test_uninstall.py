@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csi import cli
 from csi.base import driver
+from csi.cli.parsing import parser
 from tests.tools.manifests import DEPLOY, NAMESPACE, one, rendered
 
 #: In kubectl's place: what a cluster would answer to the script's questions, and a note of anything else.
@@ -100,7 +100,7 @@ def test_uninstall_cleans_the_nodes(
         assert pod[name] == template[name]
     (container,) = pod["initContainers"]
     assert container["image"] == template["containers"][0]["image"]
-    parsed = cli.parser().parse_args(container["args"])
+    parsed = parser().parse_args(container["args"])
     paths = {volume["name"]: volume["hostPath"]["path"] for volume in pod["volumes"]}
     assert paths == {
         "run": "/run",

@@ -12,9 +12,10 @@ import pytest
 
 from csi._proto import efc_pb2
 from csi.base.errors import DriverError
-from csi.cli import main, parser, warmup
+from csi.cli import main, warmup
 from csi.cli.figures import duration, rate, size
 from csi.cli.on_mount import Place, Places, without_nested
+from csi.cli.parsing import parser
 from csi.cli.warmup_progress import Progress, Speed, line_of
 from csi.cli.warmup_summary import Outcome, described, print_failures, print_summary
 from csi.node.mounts import Mount

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from csi.api.quantities import bytes_of
 from csi.base.errors import DriverError
 from csi.base.workers import process_memory_mib
-from csi.cli import parser
+from csi.cli.parsing import parser
 from csi.config.volumes import NodeVolume
 from csi.operator.names import APPLIED_ANNOTATION, LINE_ANNOTATION, Names
 from csi.operator.objects.pods import port_of

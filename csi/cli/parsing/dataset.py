@@ -1,6 +1,8 @@
-"""The command line of ``efc dataset`` and ``kubectl efc``: made for every command of ``efc``, so it imports nothing."""
+"""The command line of ``efc dataset`` and ``kubectl efc``: made for every command of ``efc``."""
 
 import argparse
+
+from csi.cli.parsing.base import Commands
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -23,9 +25,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     adopt.add_argument("names", metavar="NAME", nargs="+", help="of a Dataset, of its EFCRuntime, or of both")
 
 
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
-) -> argparse.ArgumentParser:
+def _add(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of the Dataset (the context's)")
     parser.add_argument("--context", metavar="NAME", help="of the kubeconfig (the current one)")
