@@ -154,14 +154,14 @@ def test_helm_installs_upgrades_and_removes_nothing_that_is_used(
     namespace.run("user", "echo content >/data/file")
 
     # An upgrade with another image names the pods that it does not replace by itself.
-    keepers = {name for name, part in parts(cluster).items() if part == "keeper"}
+    kept = {name for name, part in parts(cluster).items() if part in ("keeper", "network")}
     said = helm(cluster, "upgrade", "efc", "deploy/chart", *settings(cluster, image=OTHER_NAME))
     named = re.findall(rf"delete pod (\S+) # on n\d, runs {IMAGE}$", said, re.MULTILINE)
-    assert (set(named), len(named)) == (keepers, len(cluster.nodes()))
+    assert (set(named), len(named)) == (kept, 2 * len(cluster.nodes()))
     cluster.await_driver("node", "controller")
-    assert keepers < set(parts(cluster)), "each goes on until somebody deletes it"
+    assert kept < set(parts(cluster)), "each goes on until somebody deletes it"
     cluster.kubectl("-n", SYSTEM_NAMESPACE, "delete", "pod", *named, limit_s=90)
-    cluster.await_driver("keeper")
+    cluster.await_driver("keeper", "network")
     said = helm(cluster, "upgrade", "efc", "deploy/chart", *settings(cluster, image=OTHER_NAME))
     assert "delete pod" not in said
     assert namespace.run("user", "cat /data/file") == "content"

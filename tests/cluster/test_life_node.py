@@ -178,17 +178,21 @@ def test_a_node_is_lost(namespace: Namespace, shared: str, figures: dict[str, ob
 
 
 def _deployment(claim: str) -> Manifest:
-    """One pod that would rather be on the victim, and leaves a node as soon as that is not Ready."""
+    """One pod that would rather be on the victim than on the other, and leaves a node as soon as that is not Ready."""
     gone = [
         {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 0}
         for state in ("not-ready", "unreachable")
     ]  # fmt: skip
-    victim = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [_VICTIM]}]}
+    one_of = {
+        nodes: {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [*nodes]}]}
+        for nodes in ((_VICTIM,), (_VICTIM, _OTHER))
+    }
     spec = _journal_pod(claim)["spec"] | {
         "tolerations": gone, "terminationGracePeriodSeconds": 2,
-        "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-            {"weight": 100, "preference": victim},
-        ]}},
+        "affinity": {"nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [one_of[_VICTIM, _OTHER]]},
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": one_of[_VICTIM,]}],
+        }},
     }  # fmt: skip
     return {
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "journal"},

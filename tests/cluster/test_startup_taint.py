@@ -129,8 +129,8 @@ def test_it_goes_at_once_where_the_driver_is(cluster: Cluster, figures: dict[str
 
 def test_the_operator_survives_the_api_server(cluster: Cluster, figures: dict[str, object]) -> None:
     def restarts() -> int:
-        (found,) = cluster.objects("pods", namespace=SYSTEM_NAMESPACE, selector="app.kubernetes.io/component=operator")
-        return int(found["status"]["containerStatuses"][0]["restartCount"])
+        pods = cluster.objects("pods", namespace=SYSTEM_NAMESPACE, selector="app.kubernetes.io/component=operator")
+        return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in pods)
 
     restart_operator(cluster)
     before = patches(cluster)
@@ -173,7 +173,8 @@ def test_what_the_operator_takes(cluster: Cluster, figures: dict[str, object]) -
     """Its memory, and that it may do nothing but what it does."""
     for verb, resource, allowed in (
         ("patch", "nodes", True), ("list", "csinodes", True), ("update", "nodes", False), ("delete", "nodes", False),
-        ("get", "secrets", False), ("list", "pods", False), ("patch", "csinodes", False),
+        ("get", "secrets", True), ("list", "secrets", False), ("watch", "secrets", False), ("delete", "secrets", False),
+        ("list", "pods", True), ("create", "pods", False), ("delete", "pods", False), ("patch", "csinodes", False),
     ):  # fmt: skip
         answer = cluster.kubectl("auth", "can-i", verb, resource, f"--as={_OPERATOR}", check=False).strip()
         assert answer == ("yes" if allowed else "no"), f"{verb} {resource}"
