@@ -184,7 +184,7 @@ class FindRootReply(_message.Message):
     def __init__(self, root: _Optional[_Union[FoundRoot, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
-    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options", "live_fields", "store", "store_missing")
+    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options", "live_fields", "store", "store_missing", "upgrades")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[MountStatus.State]
@@ -215,6 +215,7 @@ class MountStatus(_message.Message):
     LIVE_FIELDS_FIELD_NUMBER: _ClassVar[int]
     STORE_FIELD_NUMBER: _ClassVar[int]
     STORE_MISSING_FIELD_NUMBER: _ClassVar[int]
+    UPGRADES_FIELD_NUMBER: _ClassVar[int]
     target: str
     config: DaemonConfig
     pid: int
@@ -231,7 +232,8 @@ class MountStatus(_message.Message):
     live_fields: _containers.RepeatedScalarFieldContainer[int]
     store: str
     store_missing: str
-    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., live_fields: _Optional[_Iterable[int]] = ..., store: _Optional[str] = ..., store_missing: _Optional[str] = ...) -> None: ...
+    upgrades: int
+    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., live_fields: _Optional[_Iterable[int]] = ..., store: _Optional[str] = ..., store_missing: _Optional[str] = ..., upgrades: _Optional[int] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message")

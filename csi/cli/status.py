@@ -132,6 +132,7 @@ def described(
         "keeper_version": status.version,
         "state": efc_pb2.MountStatus.State.Name(mount.state).lower(),
         "restarts": mount.restarts,
+        "upgrades": mount.upgrades,
         "reason": mount.reason or None,
         "cache": statistics.cache_of(mount.stats),
         "store": {"directory": mount.store, **(statistics.store_of(mount.stats) or {})} if mount.store else None,

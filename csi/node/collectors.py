@@ -110,6 +110,7 @@ def put_status(page: Page, status: KeeperStatus, *, run_dir: str) -> None:
         for name, state in _STATES:
             page.put("efc_daemon_state", state == mount.state, **labels, state=name.lower())
         page.put("efc_daemon_restarts_total", mount.restarts, **labels)
+        page.put("efc_daemon_upgrades_total", mount.upgrades, **labels)
         page.put("efc_mount_created_timestamp_seconds", mount.mounted_at_unix_ms / 1000, **labels)
         if mount.HasField("stats"):
             for name, field in _STATISTICS.items():

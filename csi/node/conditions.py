@@ -25,7 +25,7 @@ UNRESPONSIVE_SECONDS = 5.3
 #: Longest wait for the keeper, so that a status never keeps the statistics waiting.
 _STATUS_SECONDS_MAX = 1.0
 #: As the alert EfcDaemonRestarting has it: so many daemons after the first, and how long ago they must be.
-_RESTARTS_OFTEN, _YOUNG_MS = 3, 15 * 60_000
+_DEATHS_OFTEN, _YOUNG_MS = 3, 15 * 60_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,20 +216,17 @@ def missing_sources(status: efc_pb2.MountStatus) -> list[str]:
 
 
 def replacements_of(status: efc_pb2.MountStatus) -> str:
-    """How often a mount's daemon was replaced, and why the last that died did; "" if it never was.
-
-    The keeper counts upgrades and deaths together, and gives a reason for deaths only.
-    """
+    """How often a mount's daemon was replaced, and why the last that died did; "" if it never was."""
     if not status.restarts:
         return ""
-    times = counted(status.restarts, "restart")
-    return f"{times} (the last that died: {status.reason})" if status.reason else f"{times}, by upgrades"
+    upgrades = f", {status.upgrades} of them by upgrades" if status.upgrades else ""
+    died = f" (the last that died: {status.reason})" if status.reason else ""
+    return f"{counted(status.restarts, 'restart')}{upgrades}{died}"
 
 
 def dies_again_and_again(status: efc_pb2.MountStatus) -> bool:
-    """Whether a mount's daemons have been replaced often, at least once by a death, and the present one is young."""
-    is_often = status.restarts >= _RESTARTS_OFTEN and bool(status.reason)
-    return is_often and status.stats.uptime_ms < _YOUNG_MS
+    """Whether a mount's daemons have died often, and the present one is young."""
+    return status.restarts - status.upgrades >= _DEATHS_OFTEN and status.stats.uptime_ms < _YOUNG_MS
 
 
 def takes_nothing(status: efc_pb2.MountStatus, *, store: bool, workers: bool) -> bool:

@@ -120,6 +120,11 @@ _TABLE = (
         "Daemons that were started after the mount's first: after a death, and by each upgrade that replaces one.",
     ),
     _dataset(
+        "efc_daemon_upgrades_total",
+        Kind.COUNTER,
+        "Of these, those that were started by an upgrade; the others replaced one that had died or hung.",
+    ),
+    _dataset(
         "efc_mount_created_timestamp_seconds",
         Kind.GAUGE,
         "When the dataset was mounted on this node, in Unix time.",

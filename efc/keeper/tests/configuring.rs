@@ -53,6 +53,7 @@ fn a_running_daemon_takes_live_options_and_every_later_one_has_them() {
     // And back to the options that it was mounted with.
     let status = client.configure(&ground.target(), config("nas")).unwrap();
     assert_eq!((status.options, status.restarts, read_ahead(status.connection)), (None, 1, 8192));
+    assert_eq!(status.upgrades, 0, "the hung one was replaced");
     end(&ground, &client);
 }
 
@@ -70,7 +71,10 @@ fn where_one_option_is_not_live_the_daemon_is_replaced() {
     let status = client.configure(&ground.target(), longer.clone()).unwrap();
     assert_eq!((status.options, status.restarts, status.version.as_str()), (Some(longer.clone()), 2, OTHER));
     // And nothing but another daemon was asked for.
-    assert_eq!(client.upgrade_with(&ground.target(), Some(longer)).unwrap().restarts, 3);
+    let status = client.upgrade_with(&ground.target(), Some(longer)).unwrap();
+    assert_eq!((status.restarts, status.upgrades), (3, 3));
+    kill(status.pid, Signal::KILL);
+    assert_eq!(client.serving_after(4).upgrades, 3);
     end(&ground, &client);
 }
 

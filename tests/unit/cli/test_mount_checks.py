@@ -82,23 +82,25 @@ def test_a_silent_nas_is_a_failure_whatever_else_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("restarts", "reason", "uptime_ms", "levels"),
+    ("restarts", "upgrades", "uptime_ms", "levels"),
     [
-        (5, "the daemon was killed by signal 9", 3000, ["warn"]),
-        (3, "the daemon was killed by signal 9", 800_000, ["warn"]),
-        (5, "the daemon was killed by signal 9", 901_000, ["ok"]),
-        (2, "the daemon was killed by signal 9", 3000, ["ok"]),
-        (5, "", 3000, ["ok"]),
+        (5, 0, 3000, ["warn"]),
+        (3, 0, 800_000, ["warn"]),
+        (5, 0, 901_000, ["ok"]),
+        (2, 0, 3000, ["ok"]),
+        (5, 5, 3000, ["ok"]),
+        (5, 3, 3000, ["ok"]),
     ],
-    ids=["again and again", "a while ago", "long ago", "twice", "upgrades"],
+    ids=["again and again", "a while ago", "long ago", "twice", "upgrades", "twice beside upgrades"],
 )
-def test_daemons_that_die_again_and_again(restarts: int, reason: str, uptime_ms: int, levels: list[str]) -> None:
-    status = served(restarts=restarts, reason=reason, stats=efc_pb2.DaemonStats(uptime_ms=uptime_ms))
-    found = said(status)
+def test_daemons_that_die_again_and_again(restarts: int, upgrades: int, uptime_ms: int, levels: list[str]) -> None:
+    reason = "the daemon was killed by signal 9" if restarts > upgrades else ""
+    stats = efc_pb2.DaemonStats(uptime_ms=uptime_ms)
+    found = said(served(restarts=restarts, upgrades=upgrades, reason=reason, stats=stats))
     assert [level for level, _ in found] == levels
     assert f"{restarts} restarts" in found[0][1]
-    assert (reason or "by upgrades") in found[0][1]
-    assert replacements_of(served(restarts=1)) == "1 restart, by upgrades"
+    assert reason in found[0][1]
+    assert replacements_of(served(restarts=3, upgrades=2)) == "3 restarts, 2 of them by upgrades"
     assert replacements_of(served()) == ""
 
 

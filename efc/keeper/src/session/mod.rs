@@ -367,9 +367,10 @@ impl<'a> SessionRun<'a> {
     }
 
     fn spawn_program(&mut self, program: Arc<Program>, limit: Duration) -> io::Result<()> {
-        let is_successor = self.died_at.is_some();
+        let (is_successor, is_upgrade) = (self.died_at.is_some(), self.upgrade.is_some());
         self.entry.update(|status| {
             status.restarts += u32::from(is_successor);
+            status.upgrades += u32::from(is_successor && is_upgrade);
             status.live_fields.clear();
         });
         assert!(self.daemon.is_none(), "a session has one daemon at a time");
