@@ -36,7 +36,7 @@ _SHOWN_PATH_BYTES_MAX = 150
 #: Age of an unfinished directory after which its controller has certainly given up making the volume.
 _UNFINISHED_SECONDS_MAX = 3600
 #: Codes of errors that are not of one record alone: to go on without the record would be to go on without all.
-_OF_THE_NAS = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.NOT_FOUND)
+OF_THE_NAS = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.NOT_FOUND)
 _READS_AT_ONCE = 8
 
 
@@ -80,13 +80,22 @@ class Catalogue:
         if self._writes or not self._may_have_drafts:
             return
         self._may_have_drafts = False
-        for entry in await self.nas.entries(VOLUMES):
-            if _DRAFT.fullmatch(entry.name):
-                try:
-                    await self.nas.remove(f"{VOLUMES}/{entry.name}")
-                except DriverError as error:
-                    # Somebody made a directory of that name, for example: nobody's volume depends on it.
-                    _LOGGER.warning("%s/%s stays: %s", VOLUMES, entry.name, error.message)
+        try:
+            for entry in await self.nas.entries(VOLUMES):
+                if _DRAFT.fullmatch(entry.name):
+                    await self._remove_left_over(f"{VOLUMES}/{entry.name}")
+        except BaseException:
+            self._may_have_drafts = True
+            raise
+
+    async def _remove_left_over(self, path: str) -> None:
+        """Removes what no volume depends on; what cannot be removed, since somebody put files there, stays."""
+        try:
+            await self.nas.remove(path)
+        except DriverError as error:
+            if error.code in OF_THE_NAS:
+                raise
+            _LOGGER.warning("%s on %s stays: %s", path, self.nas.source, error.message)
 
     async def all(self) -> list[VolumeRecord]:
         """All records; one that is damaged or cannot be read is left out and logged."""
@@ -99,7 +108,7 @@ class Catalogue:
                 try:
                     record = record or await self.get(volume_id)
                 except DriverError as error:
-                    if error.code in _OF_THE_NAS:
+                    if error.code in OF_THE_NAS:
                         raise
                     _LOGGER.error("%s", error.message)
             if record is not None:
@@ -107,10 +116,13 @@ class Catalogue:
 
         entries = await self.nas.entries(VOLUMES)
         names = [(entry.name.removesuffix(".json"), entry.fileid) for entry in entries if entry.name.endswith(".json")]
-        async with asyncio.TaskGroup() as group:
-            for volume_id, fileid in names:
-                if is_own_id(volume_id):
-                    group.create_task(read(volume_id, fileid))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for volume_id, fileid in names:
+                    if is_own_id(volume_id):
+                        group.create_task(read(volume_id, fileid))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
         self._cache = found
         return list(found.values())
 
@@ -125,7 +137,36 @@ class Catalogue:
             is_old = created.isdecimal() and time.time_ns() - int(created) > _UNFINISHED_SECONDS_MAX * 10**9
             if is_own_id(volume_id) and is_old and entry.name not in kept:
                 # The directory is empty: nobody was ever given it.
-                await self.nas.remove(f"{NEW}/{entry.name}")
+                await self._remove_left_over(f"{NEW}/{entry.name}")
+
+    async def rubbish(self) -> list[str]:
+        """Paths in the trash that may be removed: of directories that no record names.
+
+        A move to the trash may be executed late, by the server or by a controller that stood still. Then it has caught
+        the directory of a later volume that has the same path, and that is given back.
+        """
+        entries = await self.nas.entries(TRASH)
+        if not entries:
+            return []
+        # Not by the path or the name: who was late took the one and gave the other.
+        by_fileid = {record.fileid: record for record in await self.all()}
+        paths: list[str] = []
+        for entry in entries:
+            path, record = f"{TRASH}/{entry.name}", by_fileid.get(entry.fileid)
+            if record is None:
+                paths.append(path)
+            elif entry.name != kept_name(record):  # else it is being deleted
+                await self._give_back(path, record)
+        return paths
+
+    async def _give_back(self, path: str, record: VolumeRecord) -> None:
+        _LOGGER.error("%s on %s is the directory of volume %r, which lives", path, self.nas.source, record.name)
+        try:
+            await self.nas.move(path, self.path_of(record))
+        except DriverError as error:
+            if error.code in OF_THE_NAS:
+                raise
+            _LOGGER.error("%s on %s stays: %s", path, self.nas.source, error.message)
 
     def path_of(self, record: VolumeRecord) -> str:
         """The volume's directory, relative to this source."""

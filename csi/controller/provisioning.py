@@ -22,6 +22,7 @@ from csi.config.volumes import VolumeRecord, is_own_id, volume_id_of
 from csi.controller.catalogue import (
     ARCHIVED,
     NEW,
+    OF_THE_NAS,
     OWN,
     OWN_MODE,
     RETAINED,
@@ -96,6 +97,8 @@ class Provisioner:
             record = await catalogue.get(volume_id)
             if record is None:
                 await self._refuse_overlap(catalogue, wanted)
+                if await catalogue.nas.stat(catalogue.path_of(wanted)) is not None:
+                    raise _foreign(wanted)
                 record = await self._write_record(catalogue, wanted)
             if not parameters.path:
                 # The default may have been another one when the volume was made.
@@ -109,14 +112,12 @@ class Provisioner:
         path = catalogue.path_of(wanted) + "/"
         for other in await catalogue.all():
             taken = catalogue.path_of(other) + "/"
-            if path.startswith(taken) or taken.startswith(path):
+            if other.id != wanted.id and (path.startswith(taken) or taken.startswith(path)):
                 raise DriverError(
                     Code.ALREADY_EXISTS,
                     f"directory {wanted.path!r} lies within volume {other.name!r} ({other.path!r}) or around it: "
                     "change 'pathPattern'",
                 )
-        if await catalogue.nas.stat(path.rstrip("/")) is not None:
-            raise _foreign(wanted)
 
     async def _write_record(self, catalogue: Catalogue, wanted: VolumeRecord) -> VolumeRecord:
         """Makes the directory aside, and the record that names it."""
@@ -151,8 +152,10 @@ class Provisioner:
         if _is_of(record, present):
             return
         aside = await nas.stat(aside_path(record))
-        if present is None and _is_of(record, aside) and await self._move_into_place(catalogue, record):
-            return
+        if present is None and _is_of(record, aside):
+            await self._yield_to_others(catalogue, record)
+            if await self._move_into_place(catalogue, record):
+                return
         # Once more: the server may have executed only now what an earlier try had asked for.
         present = await nas.stat(path)
         if _is_of(record, present):
@@ -163,10 +166,26 @@ class Provisioner:
                 f"directory {record.path!r} of volume {record.name!r} is gone from {record.source}: delete the volume",
             )
         if _is_of(record, aside):
-            # Somebody made a directory there in the meantime; ours was never handed out.
-            await nas.remove(record_path(record.id))
-            await nas.remove(aside_path(record))
+            # Somebody made a directory there in the meantime.
+            await self._withdraw(nas, record)
         raise _foreign(record)
+
+    async def _yield_to_others(self, catalogue: Catalogue, record: VolumeRecord) -> None:
+        """Refuses a volume beside whose making another was made, by this controller or by another.
+
+        Each looks for the other's record when its own is there, so one of them at least sees it.
+        """
+        try:
+            await self._refuse_overlap(catalogue, record)
+        except DriverError as error:
+            if error.code is Code.ALREADY_EXISTS:
+                await self._withdraw(catalogue.nas, record)
+            raise
+
+    async def _withdraw(self, nas: Nas, record: VolumeRecord) -> None:
+        """Takes back a volume that was not put in its place, and so never handed out."""
+        await nas.remove(record_path(record.id))
+        await nas.remove(aside_path(record))
 
     async def _move_into_place(self, catalogue: Catalogue, record: VolumeRecord) -> bool:
         """Gives the directory its name; False if there is something of that name."""
@@ -247,7 +266,7 @@ class Provisioner:
 
     async def _empty_trash(self, catalogue: Catalogue) -> None:
         await catalogue.remove_drafts()
-        await self._trash.empty(catalogue.nas)
+        await self._trash.remove(catalogue.nas, await catalogue.rubbish())
 
     def trash(self) -> Mapping[str, int]:
         """Source -> directories in its trash, as of the last look and what was removed since."""
@@ -289,15 +308,21 @@ class Provisioner:
 
     async def _conditions(self, catalogue: Catalogue, records: Sequence[VolumeRecord]) -> dict[str, str]:
         """Volume id -> why it is abnormal. Asks once per directory that holds volumes, not once per volume."""
-        parents = {catalogue.path_of(record).rpartition("/")[0] for record in records}
-        fileids: dict[str, int] = {}
-        for parent in sorted(parents):
+        by_parent: dict[str, list[VolumeRecord]] = {}
+        for record in records:
+            by_parent.setdefault(catalogue.path_of(record).rpartition("/")[0], []).append(record)
+        conditions: dict[str, str] = {}
+        for parent, children in sorted(by_parent.items()):
             try:
                 entries = await catalogue.nas.entries(parent or ".")
             except DriverError as error:
-                return {record.id: error.message for record in records}
-            fileids |= {joined(parent, entry.name): entry.fileid for entry in entries}
-        return {record.id: _condition(record, fileids.get(catalogue.path_of(record))) for record in records}
+                if error.code in OF_THE_NAS:
+                    return {record.id: error.message for record in records}
+                conditions |= {record.id: error.message for record in children}
+                continue
+            fileids = {joined(parent, entry.name): entry.fileid for entry in entries}
+            conditions |= {record.id: _condition(record, fileids.get(catalogue.path_of(record))) for record in children}
+        return conditions
 
     async def capacity(self, source: Source | None) -> int:
         """Bytes that new volumes can take at ``source``; without one, at the roomiest source.

@@ -1,8 +1,14 @@
 """Volumes on a NAS: idempotent, whenever the controller dies, and never somebody else's directory."""
 
+import asyncio
 import errno
+import itertools
 import json
+import os
+import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +17,7 @@ from csi.base.errors import Code, DriverError
 from csi.config.parameters import VolumeParameters
 from csi.config.volumes import VolumeRecord, volume_id_of
 from csi.controller.provisioning import Provisioner
+from csi.controller.trash import Trash
 from tests.unit.local_nas import CrashError, LocalNas
 
 GIB = 1 << 30
@@ -44,6 +51,46 @@ def own(nas: LocalNas, folder: str) -> list[str]:
 
 def visible(nas: LocalNas) -> list[str]:
     return sorted(str(path.relative_to(nas.folder)) for path in nas.folder.rglob("*") if ".efc" not in path.parts)
+
+
+#: How often others have a turn before an operation; now and then they can do all that they want.
+_TURNS = (0, 0, 1, 2, 3, 100)
+
+
+class MeanwhileNas(LocalNas):
+    """Others work between any two operations, and between the look and the RENAME that a move is at an NFSv3 server."""
+
+    def __init__(self, folder: Path, order: random.Random) -> None:
+        super().__init__(folder)
+        self._order = order
+
+    async def _run(self, command: str, *paths: str, **how: Any) -> bytes:
+        await self._others()
+        if command == "mv" and os.path.lexists(self.folder / paths[1]):
+            raise DriverError(Code.ALREADY_EXISTS, paths[1])
+        if command == "mv":
+            await self._others()
+        return await super()._run(command, *paths, **how)
+
+    async def _others(self) -> None:
+        for _ in range(self._order.choice(_TURNS)):
+            await asyncio.sleep(0)
+
+    @staticmethod
+    def _mv(old: Path, new: Path, **_: object) -> None:
+        old.rename(new)
+
+
+class LateNas(LocalNas):
+    """``meanwhile`` is what others do just before the first move."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def _run(self, command: str, *paths: str, **how: Any) -> bytes:
+        if command == "mv" and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return await super()._run(command, *paths, **how)
 
 
 async def refused(awaitable: object, code: Code) -> str:
@@ -210,6 +257,34 @@ async def test_a_replaced_directory_is_neither_used_nor_deleted(nas: LocalNas) -
     assert "replaced" in abnormal
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_late_deletion_costs_no_later_volume_its_data(tmp_path: Path, is_killed: bool) -> None:  # noqa: FBT001
+    """A controller stands still before a move, leads no more, and goes on when its volume's path is another's."""
+    late, nas = LateNas(tmp_path), LocalNas(tmp_path)
+    await create(nas, "first", **PATTERN)
+    later: list[VolumeRecord] = []
+
+    async def meanwhile() -> None:
+        await delete(nas, "first")
+        later.append(await create(nas, "later", **PATTERN))
+        (tmp_path / "team" / "data" / "precious").write_text("x")
+
+    late.meanwhile = meanwhile
+    if is_killed:
+        late.crash_at, late.crash_after = 5, True
+        with pytest.raises(CrashError):
+            await delete(late, "first")
+        assert late.commands[-1].startswith("mv ")
+        await Provisioner([nas]).collect()
+    else:
+        await delete(late, "first")
+    assert (tmp_path / later[0].path / "precious").read_text() == "x"
+    assert await create(nas, "later", **PATTERN) == later[0]
+    await delete(nas, "later")
+    assert visible(nas) == ["team"]
+    assert own(nas, "trash") == []
+
+
 async def test_a_path_that_cannot_be_leaves_no_record(nas: LocalNas) -> None:
     (nas.folder / "file").touch()
     with pytest.raises(DriverError):
@@ -222,6 +297,28 @@ async def test_volumes_never_lie_within_each_other(nas: LocalNas) -> None:
     for path in ("x/y", "x/y/z", "x"):
         await refused(create(nas, "b", pathPattern=path), Code.ALREADY_EXISTS)
     await create(nas, "c", pathPattern="x/yy")
+
+
+@pytest.mark.parametrize(("one", "other"), [("x", "x"), ("x", "x/y"), ("x/y", "x")])
+async def test_volumes_that_are_made_at_once_never_lie_within_each_other(tmp_path: Path, one: str, other: str) -> None:
+    """By two controllers as well: the one that leads no more may go on working for a while."""
+    for seed in range(200):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        order = random.Random(seed)
+        calls = [
+            create(MeanwhileNas(folder, order), name, pathPattern=path) for name, path in (("a", one), ("b", other))
+        ]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        made = [result for result in results if isinstance(result, VolumeRecord)]
+        failed = [result for result in results if isinstance(result, DriverError)]
+        assert len(made) + len(failed) == len(calls), results
+        assert len(made) <= 1, f"seed {seed}: two volumes share data"
+        assert all(error.code is Code.ALREADY_EXISTS for error in failed), failed
+        assert own(LocalNas(folder), "volumes") == [f"{record.id}.json" for record in made]
+        assert own(LocalNas(folder), "new") == []
+        for record in made:
+            assert (folder / record.path).stat().st_ino == record.fileid
 
 
 @pytest.mark.parametrize("path", [".efc", ".efc/volumes", ".efc/trash/x"])
@@ -299,6 +396,66 @@ async def test_a_damaged_record_hides_no_other(nas: LocalNas) -> None:
     listed, _ = await Provisioner([nas]).list(after="", count_max=0)
     assert [found.id for found, _ in listed] == [record.id]
     await refused(delete(nas, "w"), Code.INTERNAL)
+
+
+async def test_a_nas_that_goes_away_between_records_is_no_bug_of_ours(nas: LocalNas) -> None:
+    """INTERNAL would tell the CO that nothing was made, and that nothing has to be deleted."""
+    await create(nas, "w")
+
+    def silent(*_: object, **__: object) -> bytes:
+        raise DriverError(Code.UNAVAILABLE, "no answer")
+
+    reads = itertools.count()
+    read = nas._cat
+    nas._cat = lambda path, **_: silent() if next(reads) else read(path)  # type: ignore[method-assign,assignment]
+    await refused(create(nas), Code.UNAVAILABLE)
+    await refused(Provisioner([nas]).list(after="", count_max=0), Code.UNAVAILABLE)
+    await Provisioner([nas]).collect()
+
+
+async def test_a_directory_that_cannot_be_listed_makes_only_its_volumes_abnormal(nas: LocalNas) -> None:
+    for name in ("one", "two"):
+        await create(nas, name, pathPattern=f"{name}/volume")
+    (nas.folder / "one").rename(nas.folder / "moved")
+    (nas.folder / "one").touch()
+    listed, _ = await Provisioner([nas]).list(after="", count_max=0)
+    assert {record.name for record, abnormal in listed if abnormal} == {"one"}
+
+
+async def test_what_cannot_be_removed_keeps_no_other(nas: LocalNas) -> None:
+    new, trash = nas.folder / ".efc" / "new", nas.folder / ".efc" / "trash"
+    names = [f"{volume_id_of(name)}-1" for name in ("a", "b", "c")]
+    for name in names:
+        (new / name).mkdir(parents=True)
+    (trash / "left").mkdir(parents=True)
+    (new / names[1] / "somebodys").touch()
+    await Provisioner([nas]).collect()
+    assert own(nas, "new") == [names[1]]
+    assert own(nas, "trash") == []
+
+
+async def test_a_silent_nas_keeps_no_trash_of_another(tmp_path: Path) -> None:
+    silent, other = [LocalNas(tmp_path / host, f"nfs://{host}/data") for host in ("silent", "other")]
+    for one in (silent, other):
+        for name in "abc":
+            (one.folder / ".efc" / "trash" / name).mkdir(parents=True)
+
+    async def hangs(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    silent.remove_tree = hangs  # type: ignore[method-assign]
+    trash = Trash([silent, other])
+    emptying = [
+        asyncio.create_task(trash.remove(one, [f".efc/trash/{name}" for name in "abc"])) for one in (silent, other)
+    ]
+    try:
+        async with asyncio.timeout(5):
+            await emptying[1]
+    finally:
+        emptying[0].cancel()
+        await trash.close()
+    assert (len(own(silent, "trash")), own(other, "trash")) == (3, [])
+    assert trash.counts() == {"nfs://silent/data": 3, "nfs://other/data": 0}
 
 
 async def test_two_calls_for_one_volume(nas: LocalNas) -> None:
