@@ -162,7 +162,9 @@ class Daemons:
         if self._program is not None:
             rollout = Rollout(keeper=self._keeper, program=self._program, folder=self._folder)
             watches += [self._program.watch(), rollout.watch()]
-        await asyncio.gather(*watches)
+        async with asyncio.TaskGroup() as group:
+            for watch in watches:
+                group.create_task(watch)
 
     async def close(self) -> None:
         """Releases daemons without users, at the end: this process is there no more when their grace is over.
