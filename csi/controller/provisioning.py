@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from csi.base.errors import Code, DriverError, invalid
@@ -104,7 +105,8 @@ class Provisioner:
                 # The default may have been another one when the volume was made.
                 wanted = replace(wanted, path=record.path)
             _refuse_difference(record, wanted, required_bytes=required_bytes, limit_bytes=limit_bytes)
-            await self._put_in_place(catalogue, record)
+            with _nothing_final():
+                await self._put_in_place(catalogue, record)
         return record
 
     async def _refuse_overlap(self, catalogue: Catalogue, wanted: VolumeRecord) -> None:
@@ -134,16 +136,18 @@ class Provisioner:
         if made is None:
             raise DriverError(Code.INTERNAL, f"the new directory {aside!r} at {wanted.source} is gone again")
         record = replace(wanted, fileid=made.fileid)
-        try:
-            await catalogue.put(record)
-        except DriverError as error:
-            if error.code is Code.ALREADY_EXISTS:
-                await nas.remove(aside)
-                raise DriverError(Code.ABORTED, f"another controller made volume {wanted.name!r}: try again") from None
-            if error.code is Code.RESOURCE_EXHAUSTED and await catalogue.get(wanted.id) is None:
-                await nas.remove(aside)
-            # Else the record may be there, or yet come, and then the next try finds the directory that it names.
-            raise
+        with _nothing_final():
+            try:
+                await catalogue.put(record)
+            except DriverError as error:
+                if error.code is Code.ALREADY_EXISTS:
+                    await nas.remove(aside)
+                    message = f"another controller made volume {wanted.name!r}: try again"
+                    raise DriverError(Code.ABORTED, message) from None
+                if error.code is Code.RESOURCE_EXHAUSTED and await catalogue.get(wanted.id) is None:
+                    await nas.remove(aside)
+                # Else the record may be there, or yet come, and then the next try finds the directory that it names.
+                raise
         return record
 
     async def _put_in_place(self, catalogue: Catalogue, record: VolumeRecord) -> None:
@@ -333,6 +337,20 @@ class Provisioner:
             catalogue, source = self.catalogue_for(source)
             return (await catalogue.nas.sizes(catalogue.prefix_of(source))).bytes_available
         return max([(await catalogue.nas.sizes()).bytes_available for catalogue in self._catalogues])
+
+
+@contextmanager
+def _nothing_final() -> Iterator[None]:
+    """Makes UNAVAILABLE of what a NAS may say for a moment, where there may be a record already.
+
+    Other codes say that there is no volume: a CO that gives up then never asks for it to be deleted.
+    """
+    try:
+        yield
+    except DriverError as error:
+        if error.code in (Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.INTERNAL):
+            raise DriverError(Code.UNAVAILABLE, error.message) from None
+        raise
 
 
 def _is_of(record: VolumeRecord, entry: Entry | None) -> bool:

@@ -30,6 +30,8 @@ class LocalNas(Nas):
         self.commands: list[str] = []
         self.crash_at: int | None = None
         self.crash_after = False
+        #: Whether all later operations fail as well.
+        self.is_away_then = False
         #: What its caller meets; efc-fs alone may be killed too, and the controller goes on.
         self.crash: Exception = CrashError()
 
@@ -43,7 +45,8 @@ class LocalNas(Nas):
     ) -> bytes:
         number = len(self.commands)
         self.commands.append(f"{command} {' '.join(paths)}")
-        if number == self.crash_at and not self.crash_after:
+        is_away = self.is_away_then and self.crash_at is not None and number > self.crash_at
+        if is_away or (number == self.crash_at and not self.crash_after):
             raise self.crash
         operation: Callable[..., object] = getattr(self, f"_{command}")
         try:

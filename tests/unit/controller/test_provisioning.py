@@ -149,6 +149,28 @@ async def test_create_survives_a_crash_anywhere(
 
 
 @pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("code", [Code.PERMISSION_DENIED, Code.NOT_FOUND, Code.INTERNAL])
+async def test_an_error_says_nothing_final_of_a_volume_that_there_may_be(
+    tmp_path: Path,
+    code: Code,
+    after: bool,  # noqa: FBT001
+) -> None:
+    """Else a CO whose claim is deleted then deletes no volume: its record would keep the path from others for ever."""
+    for number in range(100):
+        nas = LocalNas(tmp_path / str(number))
+        nas.folder.mkdir()
+        nas.crash_at, nas.crash_after, nas.is_away_then = number, after, True
+        nas.crash = DriverError(code, "for a moment")
+        try:
+            await create(nas, **PATTERN)
+        except DriverError as error:
+            assert own(nas, "volumes") == [] or error.code is Code.UNAVAILABLE, f"{nas.commands[-1]}: {error.code}"
+        if number >= len(nas.commands):
+            return
+    pytest.fail("never ended")
+
+
+@pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("on_delete", ["delete", "retain", "archive"])
 async def test_delete_survives_a_crash_anywhere(tmp_path: Path, on_delete: str, after: bool) -> None:  # noqa: FBT001
     for number in range(100):
@@ -500,7 +522,7 @@ async def test_drafts_of_a_killed_program_are_removed(nas: LocalNas) -> None:
 
     nas._put = killed  # type: ignore[method-assign]
     call = provisioner.create("w", parameters=VolumeParameters.parse({}), required_bytes=0, limit_bytes=0)
-    await refused(call, Code.INTERNAL)
+    await refused(call, Code.UNAVAILABLE)
     # The directory stays: a record that names it may be there, or yet come.
     assert len(own(nas, "new")) == 1
     await provisioner.collect()
