@@ -12,6 +12,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Iterable
 
 from csi.base.errors import Code, DriverError
 from csi.base.saved import RECORD_BYTES_MAX
@@ -47,6 +48,7 @@ class Catalogue:
         self.nas = nas
         # Records by id and the inode of the file: a record never changes, but an id can come back with another one.
         self._cache: dict[tuple[str, int], VolumeRecord] = {}
+        self._reading = asyncio.Lock()
         self._writes = 0
         # The process that wrote before this one may have been killed.
         self._may_have_drafts = True
@@ -99,32 +101,36 @@ class Catalogue:
 
     async def all(self) -> list[VolumeRecord]:
         """All records; one that is damaged or cannot be read is left out and logged."""
-        found: dict[tuple[str, int], VolumeRecord] = {}
+        entries = await self.nas.entries(VOLUMES)
+        names = [(entry.name.removesuffix(".json"), entry.fileid) for entry in entries if entry.name.endswith(".json")]
+        wanted = [key for key in names if is_own_id(key[0])]
+        # What one call reads those that come meanwhile find: after a start all records have to be.
+        async with self._reading:
+            self._cache = {key: self._cache[key] for key in wanted if key in self._cache}
+            await self._read(key for key in wanted if key not in self._cache)
+            return list(self._cache.values())
+
+    async def _read(self, wanted: Iterable[tuple[str, int]]) -> None:
         gate = asyncio.Semaphore(_READS_AT_ONCE)
 
-        async def read(volume_id: str, fileid: int) -> None:
-            record = self._cache.get((volume_id, fileid))
+        async def read(key: tuple[str, int]) -> None:
             async with gate:
                 try:
-                    record = record or await self.get(volume_id)
+                    record = await self.get(key[0])
                 except DriverError as error:
                     if error.code in OF_THE_NAS:
                         raise
                     _LOGGER.error("%s", error.message)
+                    return
             if record is not None:
-                found[volume_id, fileid] = record
+                self._cache[key] = record
 
-        entries = await self.nas.entries(VOLUMES)
-        names = [(entry.name.removesuffix(".json"), entry.fileid) for entry in entries if entry.name.endswith(".json")]
         try:
             async with asyncio.TaskGroup() as group:
-                for volume_id, fileid in names:
-                    if is_own_id(volume_id):
-                        group.create_task(read(volume_id, fileid))
+                for key in wanted:
+                    group.create_task(read(key))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        self._cache = found
-        return list(found.values())
 
     async def remove_unfinished(self) -> None:
         """Removes directories that were made aside, but for which no record was written in time."""

@@ -435,6 +435,26 @@ async def test_a_nas_that_goes_away_between_records_is_no_bug_of_ours(nas: Local
     await Provisioner([nas]).collect()
 
 
+async def test_records_are_read_once_however_many_calls_come(tmp_path: Path) -> None:
+    """After a restart of the controller they all come at once, and there are only so many programs at a time."""
+    for number in range(20):
+        await create(LocalNas(tmp_path), f"v{number}")
+
+    class SlowNas(LocalNas):
+        async def _run(self, command: str, *paths: str, **how: Any) -> bytes:
+            await asyncio.sleep(0)
+            return await super()._run(command, *paths, **how)
+
+    nas = SlowNas(tmp_path)
+    provisioner = Provisioner([nas])
+    nas.crash_at, nas.crash = 10, DriverError(Code.UNAVAILABLE, "for a moment")
+    await refused(provisioner.list(after="", count_max=0), Code.UNAVAILABLE)
+    pages = await asyncio.gather(*[provisioner.list(after="", count_max=0) for _ in range(10)])
+    assert [len(page) for page, _ in pages] == [20] * 10
+    reads = [command for command in nas.commands if command.startswith("cat ")]
+    assert len(reads) < 30, "some again that were under way"
+
+
 async def test_a_directory_that_cannot_be_listed_makes_only_its_volumes_abnormal(nas: LocalNas) -> None:
     for name in ("one", "two"):
         await create(nas, name, pathPattern=f"{name}/volume")
