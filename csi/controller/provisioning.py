@@ -42,6 +42,8 @@ _LOGGER = logging.getLogger(__name__)
 #: Where what is left of a deleted volume is moved.
 _LEAVING = {OnDelete.DELETE: TRASH, OnDelete.ARCHIVE: ARCHIVED, OnDelete.RETAIN: RETAINED}
 _PARENT_MODE = 0o755
+#: Codes of a record that the NAS does not want, as opposed to one of which nobody knows whether it has it.
+_REFUSED = (Code.RESOURCE_EXHAUSTED, Code.PERMISSION_DENIED)
 
 
 class Provisioner:
@@ -144,7 +146,7 @@ class Provisioner:
                     await nas.remove(aside)
                     message = f"another controller made volume {wanted.name!r}: try again"
                     raise DriverError(Code.ABORTED, message) from None
-                if error.code is Code.RESOURCE_EXHAUSTED and await catalogue.get(wanted.id) is None:
+                if error.code in _REFUSED and await catalogue.get(wanted.id) is None:
                     await nas.remove(aside)
                 # Else the record may be there, or yet come, and then the next try finds the directory that it names.
                 raise

@@ -14,7 +14,10 @@ from csi.base.errors import Code, DriverError
 from csi.config.sources import Source
 from csi.controller.nas import Nas
 
-_CODES = {errno.ENOENT: Code.NOT_FOUND, errno.EEXIST: Code.ALREADY_EXISTS, errno.ENOSPC: Code.RESOURCE_EXHAUSTED}
+_CODES = {
+    errno.ENOENT: Code.NOT_FOUND, errno.EEXIST: Code.ALREADY_EXISTS, errno.ENOSPC: Code.RESOURCE_EXHAUSTED,
+    errno.EACCES: Code.PERMISSION_DENIED,
+}  # fmt: skip
 
 
 class CrashError(Exception):

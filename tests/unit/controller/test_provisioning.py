@@ -549,12 +549,17 @@ async def test_drafts_of_a_killed_program_are_removed(nas: LocalNas) -> None:
     assert own(nas, "volumes") == [strange]
 
 
-async def test_a_full_nas_is_not_filled_with_directories(nas: LocalNas) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, Code.RESOURCE_EXHAUSTED), (errno.EACCES, Code.UNAVAILABLE)]
+)
+async def test_a_nas_that_takes_no_record_is_not_filled_with_directories(
+    nas: LocalNas, number: int, code: Code
+) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
+        raise OSError(number, "full")
 
     nas._put = full  # type: ignore[method-assign]
-    await refused(create(nas), Code.RESOURCE_EXHAUSTED)
+    await refused(create(nas), code)
     assert own(nas, "new") == own(nas, "volumes") == []
 
 
