@@ -231,7 +231,7 @@ class Provisioner:
                 return
             await self._move_away(catalogue, record, f"{TRASH}/{kept}")
             await catalogue.nas.remove(record_file)
-        await self._empty_trash(catalogue)
+        await self._remove_left_over(catalogue)
 
     async def _find(self, volume_id: str) -> tuple[Catalogue, VolumeRecord] | None:
         """The record of a volume, from any source; a NAS that does not answer is an error unless another has it."""
@@ -270,8 +270,10 @@ class Provisioner:
         await nas.make_directories(new.rpartition("/")[0], mode=OWN_MODE)
         await nas.move(old, new)
 
-    async def _empty_trash(self, catalogue: Catalogue) -> None:
+    async def _remove_left_over(self, catalogue: Catalogue) -> None:
+        """Removes what no volume needs: of killed programs, of calls that were given up, and of deleted volumes."""
         await catalogue.remove_drafts()
+        await catalogue.remove_unfinished()
         await self._trash.remove(catalogue.nas, await catalogue.rubbish())
 
     def trash(self) -> Mapping[str, int]:
@@ -282,10 +284,9 @@ class Provisioner:
         """Removes, at start, what deletions before a crash or a restart have left."""
         for catalogue in self._catalogues:
             try:
-                await catalogue.remove_unfinished()
-                await self._empty_trash(catalogue)
+                await self._remove_left_over(catalogue)
             except DriverError as error:
-                _LOGGER.warning("the trash of %s is not emptied: %s", catalogue.nas.source, error.message)
+                _LOGGER.warning("what is left over on %s stays: %s", catalogue.nas.source, error.message)
 
     async def close(self) -> None:
         """Stops removals; what is left is removed at the next start."""

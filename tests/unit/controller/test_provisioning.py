@@ -512,13 +512,15 @@ async def test_foreign_ids_never_reach_the_nas(nas: LocalNas) -> None:
     assert nas.commands == []
 
 
-async def test_unfinished_directories_are_collected_when_old(nas: LocalNas) -> None:
+@pytest.mark.parametrize("is_start", [True, False], ids=["start", "deletion"])
+async def test_unfinished_directories_are_collected_when_old(nas: LocalNas, is_start: bool) -> None:  # noqa: FBT001
     new = nas.folder / ".efc" / "new"
     record = await create(nas)
+    await create(nas, "deleted")
     old, young, strange = f"{volume_id_of('w')}-1", f"{volume_id_of('w')}-9999999999999999999", "strange"
     for name in (old, young, strange):
         (new / name).mkdir(parents=True)
-    await Provisioner([nas]).collect()
+    await (Provisioner([nas]).collect() if is_start else delete(nas, "deleted"))
     assert own(nas, "new") == sorted([young, strange])
     assert (nas.folder / record.path).is_dir()
 
