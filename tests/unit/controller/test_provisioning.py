@@ -429,7 +429,7 @@ async def test_a_nas_that_goes_away_between_records_is_no_bug_of_ours(nas: Local
 
     reads = itertools.count()
     read = nas._cat
-    nas._cat = lambda path, **_: silent() if next(reads) else read(path)  # type: ignore[method-assign,assignment]
+    nas._cat = lambda path, **_: silent() if next(reads) else read(path)  # type: ignore[method-assign]
     await refused(create(nas), Code.UNAVAILABLE)
     await refused(Provisioner([nas]).list(after="", count_max=0), Code.UNAVAILABLE)
     await Provisioner([nas]).collect()

@@ -323,7 +323,7 @@ def test_a_volume_that_goes_while_its_dataset_is_mounted_ends_nothing(
         node.keeper.failure = failure
         asyncio.get_running_loop().call_later(0.01, gate.set)
         await node.repairer._look()
-        assert node.repairer._lost == node.reports.lost == {}
+        assert (node.repairer._lost, node.reports.lost) == ({}, {})
 
     asyncio.run(run())
 
