@@ -180,12 +180,18 @@ class Publisher:
                 "unpublish it first",
             )
         for other in self._publications.of_volume(wanted.volume_id):
-            if other.target != wanted.target and _SINGLE_WRITER in (other.access_mode, wanted.access_mode):
+            is_single = _SINGLE_WRITER in (other.access_mode, wanted.access_mode)
+            if is_single and other.target != wanted.target and self._is_there(other.target):
                 raise DriverError(
                     Code.FAILED_PRECONDITION,
                     f"volume {wanted.volume_id!r} is for a single writer (ReadWriteOncePod), and is published at "
                     f"{other.target!r} already",
                 )
+
+    def _is_there(self, target: str) -> bool:
+        """Whether ``target`` is mounted or may be in a moment: a record alone outlives what somebody has unmounted."""
+        may_be = self._locks.is_held(target) or self._mounts.is_working(target)
+        return may_be or self._mounts.at(target) is not None
 
     async def _mount(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
         dataset = await self._daemons.acquire(wanted.key, config=config, user=wanted.target)

@@ -220,6 +220,17 @@ async def test_single_writer(node: Node) -> None:
     await node.publish("b", mode=_Mode.SINGLE_NODE_SINGLE_WRITER)
 
 
+async def test_a_target_that_somebody_else_has_unmounted_is_no_writer(node: Node) -> None:
+    """As administrators do with what a deleted pod has left; kubelet unpublishes it later, or never."""
+    await node.publish("a", mode=_Mode.SINGLE_NODE_SINGLE_WRITER)
+    await node.mounts.remove(node.target("a"), beneath=str(node.folder))
+    await node.publish("b", mode=_Mode.SINGLE_NODE_SINGLE_WRITER)
+    await refused(node.publish("a", mode=_Mode.SINGLE_NODE_SINGLE_WRITER), Code.FAILED_PRECONDITION)
+    await node.unpublish("a")
+    await node.unpublish("b")
+    await node.require_nothing_left()
+
+
 async def test_two_first_publishes_of_a_single_writer_volume_at_once(node: Node) -> None:
     results = await asyncio.gather(
         *[node.publish(name, mode=_Mode.SINGLE_NODE_SINGLE_WRITER) for name in "abcdef"], return_exceptions=True
