@@ -32,6 +32,8 @@ OWN_MODE = 0o700
 _RECORD_MODE = 0o600
 #: What efc-fs calls a file that it has not finished (efc/fs/src/publish.rs).
 _DRAFT = re.compile(r"\.efc-[0-9a-f]{16}\.tmp")
+#: The end of a name that :func:`kept_name` makes: an id, and when it was made.
+_UNIQUE = re.compile(r"(efc-[0-9a-f]{32})-[0-9]+\Z")
 #: Longest part of a volume's path in the name of what is left of it: the whole is one name in a directory.
 _SHOWN_PATH_BYTES_MAX = 150
 #: Age of an unfinished directory after which its controller has certainly given up making the volume.
@@ -154,11 +156,11 @@ class Catalogue:
         entries = await self.nas.entries(TRASH)
         if not entries:
             return []
-        # Not by the path or the name: who was late took the one and gave the other.
-        by_fileid = {record.fileid: record for record in await self.all()}
+        # By the inode, and by the path that the name tells: an inode alone may have been another volume's before.
+        living = {(record.fileid, _shown_path(kept_name(record))): record for record in await self.all()}
         paths: list[str] = []
         for entry in entries:
-            path, record = f"{TRASH}/{entry.name}", by_fileid.get(entry.fileid)
+            path, record = f"{TRASH}/{entry.name}", living.get((entry.fileid, _shown_path(entry.name)))
             if record is None:
                 paths.append(path)
             elif entry.name != kept_name(record):  # else it is being deleted
@@ -215,3 +217,9 @@ def kept_name(record: VolumeRecord) -> str:
         return unique
     shown = record.path.replace("/", "-").encode()[:_SHOWN_PATH_BYTES_MAX].decode(errors="ignore")
     return f"{shown}-{unique}"
+
+
+def _shown_path(name: str) -> str:
+    """The path in a name that :func:`kept_name` has made; the id where that is the path."""
+    unique = _UNIQUE.search(name)
+    return name.removesuffix(unique[0]) or unique[1] if unique else name

@@ -7,6 +7,7 @@ import json
 import os
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,17 @@ async def test_a_late_deletion_costs_no_later_volume_its_data(tmp_path: Path, is
     await delete(nas, "later")
     assert visible(nas) == ["team"]
     assert own(nas, "trash") == []
+
+
+async def test_what_was_deleted_is_never_given_to_another_volume(nas: LocalNas) -> None:
+    """Servers use the inode number of a directory again, which somebody has removed though it is a volume's."""
+    lost, deleted = await create(nas, "lost", pathPattern="lost"), await create(nas, "deleted", pathPattern="deleted")
+    (nas.folder / "lost").rmdir()
+    record = nas.folder / ".efc" / "volumes" / f"{lost.id}.json"
+    record.write_bytes(replace(lost, fileid=deleted.fileid).to_json())
+    (nas.folder / "deleted" / "secret").touch()
+    await delete(nas, "deleted")
+    assert visible(nas) == own(nas, "trash") == []
 
 
 async def test_a_path_that_cannot_be_leaves_no_record(nas: LocalNas) -> None:
