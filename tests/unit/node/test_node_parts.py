@@ -563,6 +563,16 @@ async def test_a_failed_launch_leaves_nothing(tmp_path: Path) -> None:
     assert daemons.known() == set()
 
 
+async def test_a_run_directory_that_takes_no_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mnt").touch()
+    keeper = CountingKeeper()
+    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=60)
+    with pytest.raises(DriverError, match=f"cannot make {tmp_path}/mnt/k: Not a directory"):
+        await daemons.acquire("k", config=CONFIG, user="/a")
+    (tmp_path / "mnt").unlink()
+    await daemons.acquire("k", config=CONFIG, user="/a")
+
+
 async def test_a_failed_repetition_does_not_release_what_is_in_use(tmp_path: Path) -> None:
     keeper = CountingKeeper()
     daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=0)
