@@ -11,6 +11,7 @@ a publish costs about two milliseconds less. Input and output are memory files, 
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from csi.base.errors import Code, DriverError
 
 #: Most children at once, hung ones included; a limit that only a node in trouble reaches.
 CHILDREN_MAX = 256
+#: Errors that pass when the system has more to give: descriptors, processes, memory.
+_LACKS = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _OUTPUT_BYTES_MAX = 64 * 1024 * 1024
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
@@ -62,14 +65,15 @@ class Children:
         """Runs a program to its end.
 
         Raises DEADLINE_EXCEEDED after killing it when it takes longer, ABORTED when ``slot`` is taken by another,
-        RESOURCE_EXHAUSTED at the limit of children, INTERNAL if it cannot be started.
+        RESOURCE_EXHAUSTED at a limit of ours or of the system, INTERNAL if it cannot be started.
         """
         if slot is not None and slot in self._slots:
             raise DriverError(Code.ABORTED, f"an earlier operation on {slot} has not ended yet: try again")
         if self._count >= CHILDREN_MAX:
             raise DriverError(Code.RESOURCE_EXHAUSTED, f"{self._count} operations are under way already: try again")
-        descriptors = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
+        descriptors: list[int] = []
         try:
+            descriptors += map(_memory, ("stdin", "stdout", "stderr"))
             os.write(descriptors[0], stdin)
             os.lseek(descriptors[0], 0, os.SEEK_SET)
             process_id = _spawn(arguments, descriptors)
@@ -99,7 +103,13 @@ class Children:
         """A future of the exit status; slot and count are given back when the process is gone, whoever still waits."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[int] = loop.create_future()
-        descriptor = os.pidfd_open(process_id)
+        try:
+            descriptor = os.pidfd_open(process_id)
+        except OSError as error:
+            # Nobody would be told of its end.
+            _kill_group(process_id)
+            os.waitpid(process_id, 0)
+            raise _cannot_start("a program", error) from None
         self._count += 1
         if slot is not None:
             self._slots.add(slot)
@@ -130,7 +140,19 @@ def _spawn(arguments: Sequence[str], descriptors: Sequence[int]) -> int:
             setsigdef=[signal.SIGPIPE, signal.SIGINT, signal.SIGTERM],
         )
     except OSError as error:
-        raise DriverError(Code.INTERNAL, f"cannot start {arguments[0]}: {error.strerror}") from error
+        raise _cannot_start(arguments[0], error) from error
+
+
+def _memory(name: str) -> int:
+    try:
+        return os.memfd_create(name)
+    except OSError as error:
+        raise _cannot_start("a program", error) from None
+
+
+def _cannot_start(program: str, error: OSError) -> DriverError:
+    code = Code.RESOURCE_EXHAUSTED if error.errno in _LACKS else Code.INTERNAL
+    return DriverError(code, f"cannot start {program}: {error.strerror}")
 
 
 def _kill_group(process_id: int) -> None:

@@ -16,6 +16,10 @@ class KeyedLocks:
         self._noun = noun
         self._held: set[str] = set()
 
+    def is_held(self, key: str) -> bool:
+        """Whether somebody works on ``key``."""
+        return key in self._held
+
     @contextmanager
     def hold(self, key: str) -> Iterator[None]:
         """Holds ``key`` for the body; raises ABORTED at once if somebody does already."""

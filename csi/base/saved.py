@@ -121,8 +121,13 @@ class Folder:
         """Replaces the record of ``key``; raises OSError."""
         path = self.file_of(key)
         temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(record))
-        os.replace(temporary, path)
+        try:
+            temporary.write_text(json.dumps(record))
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
     def remove(self, key: str) -> None:
         """Removes the record of ``key``; that there is none is success."""

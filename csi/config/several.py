@@ -16,6 +16,8 @@ from csi.config.sources import PATH_LENGTH_MAX, Source
 
 #: As many as one daemon serves (SOURCES_MAX of efc/sources).
 SOURCES_MAX = 64
+#: Longest canonical form, and longest text that is read: twice that, as JSON within JSON may be, fits a record.
+SOURCES_BYTES_MAX = 64 * 1024
 _FORM = 'expected PATH=SOURCE, such as "/models=nfs://nas/models"'
 
 
@@ -75,7 +77,10 @@ class Sources:
                     raise invalid(f"sources at {one.path!r} and at {other.path!r}: none may lie at or inside another")
         if ordered[0].path == "/":
             raise invalid("a source at '/' is the only one: name it without a path")
-        return cls(mounted=ordered, identity=identity)
+        sources = cls(mounted=ordered, identity=identity)
+        if (length := len(sources.canonical())) > SOURCES_BYTES_MAX:
+            raise invalid(f"{len(ordered)} sources are {length} bytes, longer than the {SOURCES_BYTES_MAX} allowed")
+        return sources
 
     @classmethod
     def parse(cls, text: str, *, identity: str = "") -> Self:
@@ -83,7 +88,7 @@ class Sources:
         try:
             found = json.loads(text)
             mounted = [_mounted(one) for one in found]
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise invalid(
                 f'sources {text[:256]!r}: expected JSON such as [{{"path": "/a", "source": "nfs://nas/x"}}]'
             ) from None

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Iterable
 
 from csi.base.errors import Code, DriverError
 from csi.base.saved import RECORD_BYTES_MAX
@@ -31,12 +32,14 @@ OWN_MODE = 0o700
 _RECORD_MODE = 0o600
 #: What efc-fs calls a file that it has not finished (efc/fs/src/publish.rs).
 _DRAFT = re.compile(r"\.efc-[0-9a-f]{16}\.tmp")
+#: The end of a name that :func:`kept_name` makes: an id, and when it was made.
+_UNIQUE = re.compile(r"(efc-[0-9a-f]{32})-[0-9]+\Z")
 #: Longest part of a volume's path in the name of what is left of it: the whole is one name in a directory.
 _SHOWN_PATH_BYTES_MAX = 150
 #: Age of an unfinished directory after which its controller has certainly given up making the volume.
 _UNFINISHED_SECONDS_MAX = 3600
 #: Codes of errors that are not of one record alone: to go on without the record would be to go on without all.
-_OF_THE_NAS = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.NOT_FOUND)
+OF_THE_NAS = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.NOT_FOUND)
 _READS_AT_ONCE = 8
 
 
@@ -47,6 +50,7 @@ class Catalogue:
         self.nas = nas
         # Records by id and the inode of the file: a record never changes, but an id can come back with another one.
         self._cache: dict[tuple[str, int], VolumeRecord] = {}
+        self._reading = asyncio.Lock()
         self._writes = 0
         # The process that wrote before this one may have been killed.
         self._may_have_drafts = True
@@ -80,39 +84,55 @@ class Catalogue:
         if self._writes or not self._may_have_drafts:
             return
         self._may_have_drafts = False
-        for entry in await self.nas.entries(VOLUMES):
-            if _DRAFT.fullmatch(entry.name):
-                try:
-                    await self.nas.remove(f"{VOLUMES}/{entry.name}")
-                except DriverError as error:
-                    # Somebody made a directory of that name, for example: nobody's volume depends on it.
-                    _LOGGER.warning("%s/%s stays: %s", VOLUMES, entry.name, error.message)
+        try:
+            for entry in await self.nas.entries(VOLUMES):
+                if _DRAFT.fullmatch(entry.name):
+                    await self._remove_left_over(f"{VOLUMES}/{entry.name}")
+        except BaseException:
+            self._may_have_drafts = True
+            raise
+
+    async def _remove_left_over(self, path: str) -> None:
+        """Removes what no volume depends on; what cannot be removed, since somebody put files there, stays."""
+        try:
+            await self.nas.remove(path)
+        except DriverError as error:
+            if error.code in OF_THE_NAS:
+                raise
+            _LOGGER.warning("%s on %s stays: %s", path, self.nas.source, error.message)
 
     async def all(self) -> list[VolumeRecord]:
         """All records; one that is damaged or cannot be read is left out and logged."""
-        found: dict[tuple[str, int], VolumeRecord] = {}
-        gate = asyncio.Semaphore(_READS_AT_ONCE)
-
-        async def read(volume_id: str, fileid: int) -> None:
-            record = self._cache.get((volume_id, fileid))
-            async with gate:
-                try:
-                    record = record or await self.get(volume_id)
-                except DriverError as error:
-                    if error.code in _OF_THE_NAS:
-                        raise
-                    _LOGGER.error("%s", error.message)
-            if record is not None:
-                found[volume_id, fileid] = record
-
         entries = await self.nas.entries(VOLUMES)
         names = [(entry.name.removesuffix(".json"), entry.fileid) for entry in entries if entry.name.endswith(".json")]
-        async with asyncio.TaskGroup() as group:
-            for volume_id, fileid in names:
-                if is_own_id(volume_id):
-                    group.create_task(read(volume_id, fileid))
-        self._cache = found
-        return list(found.values())
+        wanted = [key for key in names if is_own_id(key[0])]
+        # What one call reads those that come meanwhile find: after a start all records have to be.
+        async with self._reading:
+            self._cache = {key: self._cache[key] for key in wanted if key in self._cache}
+            await self._read(key for key in wanted if key not in self._cache)
+            return list(self._cache.values())
+
+    async def _read(self, wanted: Iterable[tuple[str, int]]) -> None:
+        gate = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def read(key: tuple[str, int]) -> None:
+            async with gate:
+                try:
+                    record = await self.get(key[0])
+                except DriverError as error:
+                    if error.code in OF_THE_NAS:
+                        raise
+                    _LOGGER.error("%s", error.message)
+                    return
+            if record is not None:
+                self._cache[key] = record
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key in wanted:
+                    group.create_task(read(key))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
 
     async def remove_unfinished(self) -> None:
         """Removes directories that were made aside, but for which no record was written in time."""
@@ -125,7 +145,36 @@ class Catalogue:
             is_old = created.isdecimal() and time.time_ns() - int(created) > _UNFINISHED_SECONDS_MAX * 10**9
             if is_own_id(volume_id) and is_old and entry.name not in kept:
                 # The directory is empty: nobody was ever given it.
-                await self.nas.remove(f"{NEW}/{entry.name}")
+                await self._remove_left_over(f"{NEW}/{entry.name}")
+
+    async def rubbish(self) -> list[str]:
+        """Paths in the trash that may be removed: of directories that no record names.
+
+        A move to the trash may be executed late, by the server or by a controller that stood still. Then it has caught
+        the directory of a later volume that has the same path, and that is given back.
+        """
+        entries = await self.nas.entries(TRASH)
+        if not entries:
+            return []
+        # By the inode, and by the path that the name tells: an inode alone may have been another volume's before.
+        living = {(record.fileid, _shown_path(kept_name(record))): record for record in await self.all()}
+        paths: list[str] = []
+        for entry in entries:
+            path, record = f"{TRASH}/{entry.name}", living.get((entry.fileid, _shown_path(entry.name)))
+            if record is None:
+                paths.append(path)
+            elif entry.name != kept_name(record):  # else it is being deleted
+                await self._give_back(path, record)
+        return paths
+
+    async def _give_back(self, path: str, record: VolumeRecord) -> None:
+        _LOGGER.error("%s on %s is the directory of volume %r, which lives", path, self.nas.source, record.name)
+        try:
+            await self.nas.move(path, self.path_of(record))
+        except DriverError as error:
+            if error.code in OF_THE_NAS:
+                raise
+            _LOGGER.error("%s on %s stays: %s", path, self.nas.source, error.message)
 
     def path_of(self, record: VolumeRecord) -> str:
         """The volume's directory, relative to this source."""
@@ -168,3 +217,9 @@ def kept_name(record: VolumeRecord) -> str:
         return unique
     shown = record.path.replace("/", "-").encode()[:_SHOWN_PATH_BYTES_MAX].decode(errors="ignore")
     return f"{shown}-{unique}"
+
+
+def _shown_path(name: str) -> str:
+    """The path in a name that :func:`kept_name` has made; the id where that is the path."""
+    unique = _UNIQUE.search(name)
+    return name.removesuffix(unique[0]) or unique[1] if unique else name

@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from csi.base.errors import Code, DriverError, invalid
@@ -22,6 +23,7 @@ from csi.config.volumes import VolumeRecord, is_own_id, volume_id_of
 from csi.controller.catalogue import (
     ARCHIVED,
     NEW,
+    OF_THE_NAS,
     OWN,
     OWN_MODE,
     RETAINED,
@@ -40,6 +42,8 @@ _LOGGER = logging.getLogger(__name__)
 #: Where what is left of a deleted volume is moved.
 _LEAVING = {OnDelete.DELETE: TRASH, OnDelete.ARCHIVE: ARCHIVED, OnDelete.RETAIN: RETAINED}
 _PARENT_MODE = 0o755
+#: Codes of a record that the NAS does not want, as opposed to one of which nobody knows whether it has it.
+_REFUSED = (Code.RESOURCE_EXHAUSTED, Code.PERMISSION_DENIED)
 
 
 class Provisioner:
@@ -96,12 +100,15 @@ class Provisioner:
             record = await catalogue.get(volume_id)
             if record is None:
                 await self._refuse_overlap(catalogue, wanted)
+                if await catalogue.nas.stat(catalogue.path_of(wanted)) is not None:
+                    raise _foreign(wanted)
                 record = await self._write_record(catalogue, wanted)
             if not parameters.path:
                 # The default may have been another one when the volume was made.
                 wanted = replace(wanted, path=record.path)
             _refuse_difference(record, wanted, required_bytes=required_bytes, limit_bytes=limit_bytes)
-            await self._put_in_place(catalogue, record)
+            with _nothing_final():
+                await self._put_in_place(catalogue, record)
         return record
 
     async def _refuse_overlap(self, catalogue: Catalogue, wanted: VolumeRecord) -> None:
@@ -109,14 +116,12 @@ class Provisioner:
         path = catalogue.path_of(wanted) + "/"
         for other in await catalogue.all():
             taken = catalogue.path_of(other) + "/"
-            if path.startswith(taken) or taken.startswith(path):
+            if other.id != wanted.id and (path.startswith(taken) or taken.startswith(path)):
                 raise DriverError(
                     Code.ALREADY_EXISTS,
                     f"directory {wanted.path!r} lies within volume {other.name!r} ({other.path!r}) or around it: "
                     "change 'pathPattern'",
                 )
-        if await catalogue.nas.stat(path.rstrip("/")) is not None:
-            raise _foreign(wanted)
 
     async def _write_record(self, catalogue: Catalogue, wanted: VolumeRecord) -> VolumeRecord:
         """Makes the directory aside, and the record that names it."""
@@ -133,16 +138,18 @@ class Provisioner:
         if made is None:
             raise DriverError(Code.INTERNAL, f"the new directory {aside!r} at {wanted.source} is gone again")
         record = replace(wanted, fileid=made.fileid)
-        try:
-            await catalogue.put(record)
-        except DriverError as error:
-            if error.code is Code.ALREADY_EXISTS:
-                await nas.remove(aside)
-                raise DriverError(Code.ABORTED, f"another controller made volume {wanted.name!r}: try again") from None
-            if error.code is Code.RESOURCE_EXHAUSTED and await catalogue.get(wanted.id) is None:
-                await nas.remove(aside)
-            # Else the record may be there, or yet come, and then the next try finds the directory that it names.
-            raise
+        with _nothing_final():
+            try:
+                await catalogue.put(record)
+            except DriverError as error:
+                if error.code is Code.ALREADY_EXISTS:
+                    await nas.remove(aside)
+                    message = f"another controller made volume {wanted.name!r}: try again"
+                    raise DriverError(Code.ABORTED, message) from None
+                if error.code in _REFUSED and await catalogue.get(wanted.id) is None:
+                    await nas.remove(aside)
+                # Else the record may be there, or yet come, and then the next try finds the directory that it names.
+                raise
         return record
 
     async def _put_in_place(self, catalogue: Catalogue, record: VolumeRecord) -> None:
@@ -151,8 +158,10 @@ class Provisioner:
         if _is_of(record, present):
             return
         aside = await nas.stat(aside_path(record))
-        if present is None and _is_of(record, aside) and await self._move_into_place(catalogue, record):
-            return
+        if present is None and _is_of(record, aside):
+            await self._yield_to_others(catalogue, record)
+            if await self._move_into_place(catalogue, record):
+                return
         # Once more: the server may have executed only now what an earlier try had asked for.
         present = await nas.stat(path)
         if _is_of(record, present):
@@ -163,10 +172,26 @@ class Provisioner:
                 f"directory {record.path!r} of volume {record.name!r} is gone from {record.source}: delete the volume",
             )
         if _is_of(record, aside):
-            # Somebody made a directory there in the meantime; ours was never handed out.
-            await nas.remove(record_path(record.id))
-            await nas.remove(aside_path(record))
+            # Somebody made a directory there in the meantime.
+            await self._withdraw(nas, record)
         raise _foreign(record)
+
+    async def _yield_to_others(self, catalogue: Catalogue, record: VolumeRecord) -> None:
+        """Refuses a volume beside whose making another was made, by this controller or by another.
+
+        Each looks for the other's record when its own is there, so one of them at least sees it.
+        """
+        try:
+            await self._refuse_overlap(catalogue, record)
+        except DriverError as error:
+            if error.code is Code.ALREADY_EXISTS:
+                await self._withdraw(catalogue.nas, record)
+            raise
+
+    async def _withdraw(self, nas: Nas, record: VolumeRecord) -> None:
+        """Takes back a volume that was not put in its place, and so never handed out."""
+        await nas.remove(record_path(record.id))
+        await nas.remove(aside_path(record))
 
     async def _move_into_place(self, catalogue: Catalogue, record: VolumeRecord) -> bool:
         """Gives the directory its name; False if there is something of that name."""
@@ -206,7 +231,7 @@ class Provisioner:
                 return
             await self._move_away(catalogue, record, f"{TRASH}/{kept}")
             await catalogue.nas.remove(record_file)
-        await self._empty_trash(catalogue)
+        await self._remove_left_over(catalogue)
 
     async def _find(self, volume_id: str) -> tuple[Catalogue, VolumeRecord] | None:
         """The record of a volume, from any source; a NAS that does not answer is an error unless another has it."""
@@ -245,9 +270,11 @@ class Provisioner:
         await nas.make_directories(new.rpartition("/")[0], mode=OWN_MODE)
         await nas.move(old, new)
 
-    async def _empty_trash(self, catalogue: Catalogue) -> None:
+    async def _remove_left_over(self, catalogue: Catalogue) -> None:
+        """Removes what no volume needs: of killed programs, of calls that were given up, and of deleted volumes."""
         await catalogue.remove_drafts()
-        await self._trash.empty(catalogue.nas)
+        await catalogue.remove_unfinished()
+        await self._trash.remove(catalogue.nas, await catalogue.rubbish())
 
     def trash(self) -> Mapping[str, int]:
         """Source -> directories in its trash, as of the last look and what was removed since."""
@@ -257,10 +284,9 @@ class Provisioner:
         """Removes, at start, what deletions before a crash or a restart have left."""
         for catalogue in self._catalogues:
             try:
-                await catalogue.remove_unfinished()
-                await self._empty_trash(catalogue)
+                await self._remove_left_over(catalogue)
             except DriverError as error:
-                _LOGGER.warning("the trash of %s is not emptied: %s", catalogue.nas.source, error.message)
+                _LOGGER.warning("what is left over on %s stays: %s", catalogue.nas.source, error.message)
 
     async def close(self) -> None:
         """Stops removals; what is left is removed at the next start."""
@@ -289,15 +315,21 @@ class Provisioner:
 
     async def _conditions(self, catalogue: Catalogue, records: Sequence[VolumeRecord]) -> dict[str, str]:
         """Volume id -> why it is abnormal. Asks once per directory that holds volumes, not once per volume."""
-        parents = {catalogue.path_of(record).rpartition("/")[0] for record in records}
-        fileids: dict[str, int] = {}
-        for parent in sorted(parents):
+        by_parent: dict[str, list[VolumeRecord]] = {}
+        for record in records:
+            by_parent.setdefault(catalogue.path_of(record).rpartition("/")[0], []).append(record)
+        conditions: dict[str, str] = {}
+        for parent, children in sorted(by_parent.items()):
             try:
                 entries = await catalogue.nas.entries(parent or ".")
             except DriverError as error:
-                return {record.id: error.message for record in records}
-            fileids |= {joined(parent, entry.name): entry.fileid for entry in entries}
-        return {record.id: _condition(record, fileids.get(catalogue.path_of(record))) for record in records}
+                if error.code in OF_THE_NAS:
+                    return {record.id: error.message for record in records}
+                conditions |= {record.id: error.message for record in children}
+                continue
+            fileids = {joined(parent, entry.name): entry.fileid for entry in entries}
+            conditions |= {record.id: _condition(record, fileids.get(catalogue.path_of(record))) for record in children}
+        return conditions
 
     async def capacity(self, source: Source | None) -> int:
         """Bytes that new volumes can take at ``source``; without one, at the roomiest source.
@@ -308,6 +340,20 @@ class Provisioner:
             catalogue, source = self.catalogue_for(source)
             return (await catalogue.nas.sizes(catalogue.prefix_of(source))).bytes_available
         return max([(await catalogue.nas.sizes()).bytes_available for catalogue in self._catalogues])
+
+
+@contextmanager
+def _nothing_final() -> Iterator[None]:
+    """Makes UNAVAILABLE of what a NAS may say for a moment, where there may be a record already.
+
+    Other codes say that there is no volume: a CO that gives up then never asks for it to be deleted.
+    """
+    try:
+        yield
+    except DriverError as error:
+        if error.code in (Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.INTERNAL):
+            raise DriverError(Code.UNAVAILABLE, error.message) from None
+        raise
 
 
 def _is_of(record: VolumeRecord, entry: Entry | None) -> bool:

@@ -57,6 +57,7 @@ class Conditions:
         self._keeper = keeper
         self._reports = reports
         self._kubelet_roots = kubelet_roots
+        self._asking: dict[str, asyncio.Task[Statvfs | None]] = {}
 
     async def of_volume(self, publication: Publication) -> VolumeStatus:
         """Sizes and condition of a volume at its target."""
@@ -83,8 +84,15 @@ class Conditions:
         return VolumeStatus(sizes=sizes, abnormal=abnormal, note=note)
 
     async def _sizes(self, target: str) -> Statvfs | None:
-        if self._mounts.is_asking(target):
-            return None
+        """Sizes, or None if there is no answer; those who ask at the same time get the same."""
+        if target not in self._asking:
+            if self._mounts.is_asking(target):  # a program that was given up and hangs still
+                return None
+            self._asking[target] = asyncio.create_task(self._ask(target))
+            self._asking[target].add_done_callback(lambda _: self._asking.pop(target, None))
+        return await asyncio.shield(self._asking[target])
+
+    async def _ask(self, target: str) -> Statvfs | None:
         try:
             return await self._mounts.statvfs(target, beneath=root_of(target, roots=self._kubelet_roots))
         except DriverError as error:

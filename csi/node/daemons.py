@@ -162,7 +162,9 @@ class Daemons:
         if self._program is not None:
             rollout = Rollout(keeper=self._keeper, program=self._program, folder=self._folder)
             watches += [self._program.watch(), rollout.watch()]
-        await asyncio.gather(*watches)
+        async with asyncio.TaskGroup() as group:
+            for watch in watches:
+                group.create_task(watch)
 
     async def close(self) -> None:
         """Releases daemons without users, at the end: this process is there no more when their grace is over.
@@ -196,10 +198,7 @@ class Daemons:
 
     async def _launch(self, key: str, config: efc_pb2.DaemonConfig) -> None:
         target = self.mount_of(key)
-        os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-        # The target may be a dead mount, no directory to those who ask: the keeper knows what to do with it.
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(target, mode=0o700)
+        _make_directory(target)
         if self._program is not None:
             await self._program.ensure()
         try:
@@ -281,6 +280,18 @@ class Daemons:
 
 def _exists(path: str) -> bool:
     return os.path.lexists(path)
+
+
+def _make_directory(path: str) -> None:
+    """Makes a directory to be mounted at, unless there is something; raises INTERNAL if it cannot be made."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), mode=0o700)
+        # It may be a dead mount, no directory to those who ask: the keeper knows what to do with it.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, mode=0o700)
+    except OSError as error:
+        raise DriverError(Code.INTERNAL, f"cannot make {path}: {error.strerror}") from None
 
 
 def _remove_directory(path: str) -> None:

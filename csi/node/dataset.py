@@ -108,19 +108,19 @@ class Dataset:
 
     async def describe(self, volume: DatasetVolume, secrets: dataset_pb2.Secrets) -> None:
         """What a publish says of it, which may be news: other secrets, or another address of the master."""
-        former = self._record.volume
-        if former != volume:
+        if self._record.volume != volume:
+            # What could not be written is news at the next publish, too.
+            self._folder.put_record(replace(self._record, volume=volume))
             self._record.volume = volume
-            self._save()
             self._note_shortcomings()
         if self._orders is None or not _is_whole(self._orders.secrets) or not self._stream.is_connected:
             # While no master says newer ones, those that the API server has now are the latest.
             self._put_secrets(secrets)
             if self._orders is not None:
                 self._orders.ClearField("secrets")
-        if former.master != volume.master:
-            await self._stream.close()
-            self._stream = self._new_stream()
+        if self._stream.address != volume.master:
+            former, self._stream = self._stream, self._new_stream()
+            await former.close()
         self._stream.start()
 
     def options(self, options: MountOptions) -> MountOptions:

@@ -62,6 +62,11 @@ class DatasetStream:
         self.failure = "it is being connected to"
 
     @property
+    def address(self) -> str:
+        """Where the master is, or is looked for."""
+        return self._address
+
+    @property
     def is_connected(self) -> bool:
         """Whether the master is there."""
         return self._connected.is_set()

@@ -75,7 +75,7 @@ class Datasets:
                 if not self._publications.of_volume(VOLUME_ID_PREFIX + folder.name):
                     DatasetFolder(folder).remove()
                 continue
-            except DamagedError as error:
+            except (DamagedError, OSError) as error:
                 _LOGGER.warning("the Dataset in %s is let be: %s", folder, error)
                 continue
             self._made(record, is_new=False).start()

@@ -202,6 +202,10 @@ class Mounts:
         )  # fmt: skip
         return Statvfs.from_json(printed, origin=programs.MOUNT_HELPER)
 
+    def is_working(self, target: str) -> bool:
+        """Whether an earlier operation on ``target`` that was given up hangs still, and may yet be done."""
+        return self._children.is_busy(target)
+
     def is_asking(self, target: str) -> bool:
         """Whether an earlier :meth:`statvfs` of ``target`` hangs still."""
         return self._children.is_busy("statvfs of " + target)

@@ -1,7 +1,9 @@
 """The node plugin, put together: everything that the Node service needs, from the keeper's client to the repairer."""
 
 import asyncio
+import logging
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,10 @@ from csi.node.targets import KubeletRoots
 from csi.observe.exposition import Page, Recorder
 from csi.observe.process import counted_children, put_process
 
+_LOGGER = logging.getLogger(__name__)
 _PROBE_SECONDS_MAX = 1.0
+#: After a watch that has ended.
+_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,16 @@ class Settings:
     kubelet_roots: KubeletRoots
     idle_grace_seconds: float
     allowed_sources: Path | None
+
+
+async def watch_always(watch: Callable[[], Awaitable[None]]) -> None:
+    """Watches anew, in a moment, whatever has ended ``watch``: nobody else would notice. Never returns."""
+    while True:
+        try:
+            await watch()
+        except Exception:
+            _LOGGER.exception("%s has ended, and is begun anew", watch.__qualname__)
+        await asyncio.sleep(_AGAIN_SECONDS)
 
 
 class NodePlugin:
@@ -94,13 +109,14 @@ class NodePlugin:
     async def __aenter__(self) -> "NodePlugin":
         await self._publisher.recover()
         self._datasets.recover()
-        watches = (self._daemons.watch(), self._repairer.watch(), self._datasets.watch())
-        self._watches = [asyncio.create_task(watch) for watch in watches]
+        watches = (self._daemons.watch, self._repairer.watch, self._datasets.watch)
+        self._watches = [asyncio.create_task(watch_always(watch)) for watch in watches]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         for watch in self._watches:
             watch.cancel()
+        await self._publisher.finish()  # which may be of Datasets
         await self._datasets.close()
         await self._publisher.close()
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from csi._proto import csi_pb2, efc_pb2
@@ -68,25 +69,32 @@ class Publisher:
         self._locks = KeyedLocks("target")
         self._operations: set[asyncio.Task[None]] = set()
 
-    async def publish(self, volume: NodeVolume, *, target: str, read_only: bool, access_mode: int) -> None:
-        """Makes ``volume`` visible at ``target``; a repetition is success.
+    async def publish(
+        self, preparing: AbstractAsyncContextManager[NodeVolume], *, target: str, read_only: bool, access_mode: int
+    ) -> None:
+        """Makes the volume that ``preparing`` gives visible at ``target``, and leaves that; a repetition is success.
 
         Raises ALREADY_EXISTS if the target has another volume or the same in another way, FAILED_PRECONDITION for a
         second target of a single-writer volume, NOT_FOUND if the volume's directory does not exist, ABORTED while
         another call for the target is under way, and the errors of the keeper. On an error nothing is left behind.
         """
-        config = session_config(volume.serving or volume.source, volume.options)
-        wanted = Publication(
-            volume_id=volume.id,
-            target=target,
-            source=volume.source.canonical(),
-            path=volume.path,
-            key=daemon_key(volume.source, volume.options),
-            options=volume.options.given(),
-            read_only=read_only,
-            access_mode=access_mode,
-        )
-        await self._to_the_end(self._publish(wanted, config, volume.pod))
+
+        async def prepare_and_publish() -> None:
+            async with preparing as volume:
+                wanted = Publication(
+                    volume_id=volume.id,
+                    target=target,
+                    source=volume.source.canonical(),
+                    path=volume.path,
+                    key=daemon_key(volume.source, volume.options),
+                    options=volume.options.given(),
+                    read_only=read_only,
+                    access_mode=access_mode,
+                )
+                config = session_config(volume.serving or volume.source, volume.options)
+                await self._publish(wanted, config, volume.pod)
+
+        await self._to_the_end(prepare_and_publish())
 
     def as_published(self, volume: NodeVolume, *, target: str) -> NodeVolume | None:
         """The volume, divided into source and path as when it was published at ``target``; None if it was not."""
@@ -123,10 +131,14 @@ class Publisher:
         """The publications that are made, or are about to be."""
         return iter(self._publications)
 
-    async def close(self) -> None:
-        """Waits for all operations under way, and releases daemons that nobody uses; each has a deadline of its own."""
+    async def finish(self) -> None:
+        """Waits for all operations under way; each has a deadline of its own."""
         if self._operations:
             await asyncio.wait(self._operations)
+
+    async def close(self) -> None:
+        """Waits for all operations under way, and releases daemons that nobody uses."""
+        await self.finish()
         await self._daemons.close()
 
     async def _publish(self, wanted: Publication, config: efc_pb2.DaemonConfig, pod: Pod | None) -> None:
@@ -168,12 +180,18 @@ class Publisher:
                 "unpublish it first",
             )
         for other in self._publications.of_volume(wanted.volume_id):
-            if other.target != wanted.target and _SINGLE_WRITER in (other.access_mode, wanted.access_mode):
+            is_single = _SINGLE_WRITER in (other.access_mode, wanted.access_mode)
+            if is_single and other.target != wanted.target and self._is_there(other.target):
                 raise DriverError(
                     Code.FAILED_PRECONDITION,
                     f"volume {wanted.volume_id!r} is for a single writer (ReadWriteOncePod), and is published at "
                     f"{other.target!r} already",
                 )
+
+    def _is_there(self, target: str) -> bool:
+        """Whether ``target`` is mounted or may be in a moment: a record alone outlives what somebody has unmounted."""
+        may_be = self._locks.is_held(target) or self._mounts.is_working(target)
+        return may_be or self._mounts.at(target) is not None
 
     async def _mount(self, wanted: Publication, config: efc_pb2.DaemonConfig) -> None:
         dataset = await self._daemons.acquire(wanted.key, config=config, user=wanted.target)
@@ -210,10 +228,9 @@ class Publisher:
         """Leaves nothing of a failed publish. A step that fails is logged: its record stays for the next try."""
         try:
             await self._remove(wanted.target)
+            self._forget(wanted)
         except DriverError as error:
             _LOGGER.warning("what a failed publish left at %r is not removed: %s", wanted.target, error.message)
-            return
-        self._forget(wanted)
 
     def _forget(self, publication: Publication) -> None:
         self._publications.remove(publication.target)
@@ -257,8 +274,8 @@ class Publisher:
                 continue
             # A publish that was cut off, or a mount that somebody else removed: the CO publishes again.
             _LOGGER.info("removed the record of %r, which is not mounted", publication.target)
-            self._publications.remove(publication.target)
             try:
+                self._publications.remove(publication.target)
                 await self._mounts.remove(publication.target, beneath=self._root_of(publication.target))
             except DriverError as error:
                 _LOGGER.warning("%s", error.message)

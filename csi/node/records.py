@@ -185,9 +185,13 @@ class Publications:
         return Pod(namespace=saved.namespace, name=saved.name) if saved.target == target else None
 
     def remove(self, target: str) -> None:
-        """Forgets ``target``; that there is nothing is success."""
+        """Forgets ``target``; that there is nothing is success. Raises INTERNAL if the record cannot be removed."""
+        try:
+            self._folder.remove(target)
+        except OSError as error:
+            path = self._folder.file_of(target)
+            raise DriverError(Code.INTERNAL, f"cannot remove the record {path}: {error.strerror}") from error
         self._by_target.pop(target, None)
         self._unknown.pop(target, None)
-        self._folder.remove(target)
         with contextlib.suppress(OSError):
             self._pods.remove(target)

@@ -134,6 +134,8 @@ class Repairer:
         datasets = await self._launch({lost.key for lost in due.values()})
         roots: dict[str, str] = {}
         for device, lost in due.items():
+            if device not in self._lost:  # unpublished meanwhile
+                continue
             match datasets.get(lost.key):
                 case DriverError() as error:
                     self._postpone(device, error.message)

@@ -58,8 +58,8 @@ class NodeService:
             volume = self._publisher.as_published(volume, target=target) or self._allowed_sources.admit(volume)
         mode = capability.access_mode.mode
         read_only = request.readonly or volume.options.read_only or mode in capabilities.READ_ONLY_MODES
-        async with self._datasets.prepared(volume, request.secrets) as prepared:
-            await self._publisher.publish(prepared, target=target, read_only=read_only, access_mode=mode)
+        preparing = self._datasets.prepared(volume, request.secrets)
+        await self._publisher.publish(preparing, target=target, read_only=read_only, access_mode=mode)
         return csi_pb2.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(

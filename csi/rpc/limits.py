@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from csi._proto import csi_pb2
 from csi.base.errors import invalid
+from csi.config.several import SOURCES_BYTES_MAX
 from csi.config.volumes import KUBERNETES_PREFIXES
 
 #: Largest request in bytes, as gRPC receives it: room for tokens of service accounts beside all that is checked here.
@@ -28,6 +29,8 @@ _BYTES_MAX = {
     "node_id": 256,
     "mount_flags": _LIST_BYTES_MAX,
 }
+#: Values of maps that may be longer than a whole map, and do not count for it.
+_VALUE_BYTES_MAX = {"sources": SOURCES_BYTES_MAX}
 
 
 def check(message: Message) -> None:
@@ -47,8 +50,10 @@ def _check_field(field: FieldDescriptor, value: object) -> None:
     if isinstance(value, Message):
         check(value)
     elif isinstance(value, Mapping):
-        pairs = ((key, text) for key, text in value.items() if not str(key).startswith(KUBERNETES_PREFIXES))
-        texts = (text for pair in pairs for text in pair)
+        pairs = [(key, text) for key, text in value.items() if not str(key).startswith(KUBERNETES_PREFIXES)]
+        for key, text in pairs:
+            _require(field, _length([text]), _VALUE_BYTES_MAX.get(key, _MAP_BYTES_MAX))
+        texts = (text for pair in pairs if pair[0] not in _VALUE_BYTES_MAX for text in pair)
         _require(field, _length(texts), _MAP_BYTES_MAX)
     elif isinstance(value, str):
         _require(field, _length([value]), _BYTES_MAX.get(field.name, _STRING_BYTES_MAX))

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -236,6 +237,15 @@ def test_stats_and_condition(driver: Driver, nas: Nas) -> None:
             driver.stats(volume, Path("some/path"))
         with refused(grpc.StatusCode.NOT_FOUND):
             driver.stats(static_volume("another", nas.url), target)
+    driver.delete(volume.volume_id)
+
+
+def test_who_asks_at_the_same_time_is_told_the_same(driver: Driver) -> None:
+    volume = driver.create(unique("asked"))
+    with published(driver, volume) as target, ThreadPoolExecutor(16) as callers:
+        answers = list(callers.map(lambda _: driver.stats(volume, target), range(64)))
+        assert {answer.volume_condition.message for answer in answers if answer.volume_condition.abnormal} == set()
+        assert {len(answer.usage) for answer in answers} == {2}
     driver.delete(volume.volume_id)
 
 

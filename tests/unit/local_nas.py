@@ -14,7 +14,10 @@ from csi.base.errors import Code, DriverError
 from csi.config.sources import Source
 from csi.controller.nas import Nas
 
-_CODES = {errno.ENOENT: Code.NOT_FOUND, errno.EEXIST: Code.ALREADY_EXISTS, errno.ENOSPC: Code.RESOURCE_EXHAUSTED}
+_CODES = {
+    errno.ENOENT: Code.NOT_FOUND, errno.EEXIST: Code.ALREADY_EXISTS, errno.ENOSPC: Code.RESOURCE_EXHAUSTED,
+    errno.EACCES: Code.PERMISSION_DENIED,
+}  # fmt: skip
 
 
 class CrashError(Exception):
@@ -30,6 +33,8 @@ class LocalNas(Nas):
         self.commands: list[str] = []
         self.crash_at: int | None = None
         self.crash_after = False
+        #: Whether all later operations fail as well.
+        self.is_away_then = False
         #: What its caller meets; efc-fs alone may be killed too, and the controller goes on.
         self.crash: Exception = CrashError()
 
@@ -43,7 +48,8 @@ class LocalNas(Nas):
     ) -> bytes:
         number = len(self.commands)
         self.commands.append(f"{command} {' '.join(paths)}")
-        if number == self.crash_at and not self.crash_after:
+        is_away = self.is_away_then and self.crash_at is not None and number > self.crash_at
+        if is_away or (number == self.crash_at and not self.crash_after):
             raise self.crash
         operation: Callable[..., object] = getattr(self, f"_{command}")
         try:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from csi.base.errors import DriverError
 from csi.config.mount_options import MountOptions
-from csi.config.several import MountedSource, Sources, checked_path, described_place, origin_of, origin_of_wire
+from csi.config.several import (
+    SOURCES_MAX,
+    MountedSource,
+    Sources,
+    checked_path,
+    described_place,
+    origin_of,
+    origin_of_wire,
+)
 from csi.config.sources import Source
 from csi.node.daemon_keys import daemon_key
+from csi.node.records import Publication, Publications
 
 TEXT = '[{"path":"/a b","source":"nfs://nas/x=y"},{"path":"/deep/c","source":"nfs://other:2049/z","readOnly":true}]'
 
@@ -48,6 +59,35 @@ def test_the_form_survives_and_daemons_are_told_the_same() -> None:
 def test_what_cannot_be_is_refused(text: str, words: str) -> None:
     with pytest.raises(DriverError, match=words):
         Sources.parse(text)
+
+
+@pytest.mark.parametrize("letter", ["x", "\u4e2d", "\U0001f600", '"'])
+def test_as_much_as_there_may_be_fits_a_record(tmp_path: Path, letter: str) -> None:
+    """What is longer is refused before anything is made of it: nobody could read the record again."""
+
+    def sources(depth: int) -> Sources:
+        source = Source.parse("nfs://nas/" + "/".join([letter * 30] * depth))
+        return Sources.of(MountedSource(path=f"/{number}", source=source) for number in range(SOURCES_MAX))
+
+    longest = 0
+    with pytest.raises(DriverError, match="longer than"):
+        while True:
+            sources(longest + 1)
+            longest += 1
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(Publication(
+        volume_id="v" * 1024, target="/" + "\u4e2d" * 1364, source=sources(longest).canonical(), path="\u4e2d" * 341,
+        key="k", read_only=True,
+    ))  # fmt: skip
+    again = Publications(str(tmp_path), boot_id="b")
+    assert again.load() == []
+    assert len(list(again)) == 1
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(DriverError, match="expected JSON"):
+        Sources.parse("[" * 4000)
 
 
 def test_paths_that_only_look_alike_lie_beside_each_other() -> None:

@@ -1,8 +1,15 @@
 """Volumes on a NAS: idempotent, whenever the controller dies, and never somebody else's directory."""
 
+import asyncio
 import errno
+import itertools
 import json
+import os
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +18,7 @@ from csi.base.errors import Code, DriverError
 from csi.config.parameters import VolumeParameters
 from csi.config.volumes import VolumeRecord, volume_id_of
 from csi.controller.provisioning import Provisioner
+from csi.controller.trash import Trash
 from tests.unit.local_nas import CrashError, LocalNas
 
 GIB = 1 << 30
@@ -44,6 +52,46 @@ def own(nas: LocalNas, folder: str) -> list[str]:
 
 def visible(nas: LocalNas) -> list[str]:
     return sorted(str(path.relative_to(nas.folder)) for path in nas.folder.rglob("*") if ".efc" not in path.parts)
+
+
+#: How often others have a turn before an operation; now and then they can do all that they want.
+_TURNS = (0, 0, 1, 2, 3, 100)
+
+
+class MeanwhileNas(LocalNas):
+    """Others work between any two operations, and between the look and the RENAME that a move is at an NFSv3 server."""
+
+    def __init__(self, folder: Path, order: random.Random) -> None:
+        super().__init__(folder)
+        self._order = order
+
+    async def _run(self, command: str, *paths: str, **how: Any) -> bytes:
+        await self._others()
+        if command == "mv" and os.path.lexists(self.folder / paths[1]):
+            raise DriverError(Code.ALREADY_EXISTS, paths[1])
+        if command == "mv":
+            await self._others()
+        return await super()._run(command, *paths, **how)
+
+    async def _others(self) -> None:
+        for _ in range(self._order.choice(_TURNS)):
+            await asyncio.sleep(0)
+
+    @staticmethod
+    def _mv(old: Path, new: Path, **_: object) -> None:
+        old.rename(new)
+
+
+class LateNas(LocalNas):
+    """``meanwhile`` is what others do just before the first move."""
+
+    meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def _run(self, command: str, *paths: str, **how: Any) -> bytes:
+        if command == "mv" and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+        return await super()._run(command, *paths, **how)
 
 
 async def refused(awaitable: object, code: Code) -> str:
@@ -97,6 +145,28 @@ async def test_create_survives_a_crash_anywhere(
             assert own(nas, "volumes") == []
         else:
             assert number > 5
+            return
+    pytest.fail("never ended")
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("code", [Code.PERMISSION_DENIED, Code.NOT_FOUND, Code.INTERNAL])
+async def test_an_error_says_nothing_final_of_a_volume_that_there_may_be(
+    tmp_path: Path,
+    code: Code,
+    after: bool,  # noqa: FBT001
+) -> None:
+    """Else a CO whose claim is deleted then deletes no volume: its record would keep the path from others for ever."""
+    for number in range(100):
+        nas = LocalNas(tmp_path / str(number))
+        nas.folder.mkdir()
+        nas.crash_at, nas.crash_after, nas.is_away_then = number, after, True
+        nas.crash = DriverError(code, "for a moment")
+        try:
+            await create(nas, **PATTERN)
+        except DriverError as error:
+            assert own(nas, "volumes") == [] or error.code is Code.UNAVAILABLE, f"{nas.commands[-1]}: {error.code}"
+        if number >= len(nas.commands):
             return
     pytest.fail("never ended")
 
@@ -210,6 +280,45 @@ async def test_a_replaced_directory_is_neither_used_nor_deleted(nas: LocalNas) -
     assert "replaced" in abnormal
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_a_late_deletion_costs_no_later_volume_its_data(tmp_path: Path, is_killed: bool) -> None:  # noqa: FBT001
+    """A controller stands still before a move, leads no more, and goes on when its volume's path is another's."""
+    late, nas = LateNas(tmp_path), LocalNas(tmp_path)
+    await create(nas, "first", **PATTERN)
+    later: list[VolumeRecord] = []
+
+    async def meanwhile() -> None:
+        await delete(nas, "first")
+        later.append(await create(nas, "later", **PATTERN))
+        (tmp_path / "team" / "data" / "precious").write_text("x")
+
+    late.meanwhile = meanwhile
+    if is_killed:
+        late.crash_at, late.crash_after = 5, True
+        with pytest.raises(CrashError):
+            await delete(late, "first")
+        assert late.commands[-1].startswith("mv ")
+        await Provisioner([nas]).collect()
+    else:
+        await delete(late, "first")
+    assert (tmp_path / later[0].path / "precious").read_text() == "x"
+    assert await create(nas, "later", **PATTERN) == later[0]
+    await delete(nas, "later")
+    assert visible(nas) == ["team"]
+    assert own(nas, "trash") == []
+
+
+async def test_what_was_deleted_is_never_given_to_another_volume(nas: LocalNas) -> None:
+    """Servers use the inode number of a directory again, which somebody has removed though it is a volume's."""
+    lost, deleted = await create(nas, "lost", pathPattern="lost"), await create(nas, "deleted", pathPattern="deleted")
+    (nas.folder / "lost").rmdir()
+    record = nas.folder / ".efc" / "volumes" / f"{lost.id}.json"
+    record.write_bytes(replace(lost, fileid=deleted.fileid).to_json())
+    (nas.folder / "deleted" / "secret").touch()
+    await delete(nas, "deleted")
+    assert visible(nas) == own(nas, "trash") == []
+
+
 async def test_a_path_that_cannot_be_leaves_no_record(nas: LocalNas) -> None:
     (nas.folder / "file").touch()
     with pytest.raises(DriverError):
@@ -222,6 +331,28 @@ async def test_volumes_never_lie_within_each_other(nas: LocalNas) -> None:
     for path in ("x/y", "x/y/z", "x"):
         await refused(create(nas, "b", pathPattern=path), Code.ALREADY_EXISTS)
     await create(nas, "c", pathPattern="x/yy")
+
+
+@pytest.mark.parametrize(("one", "other"), [("x", "x"), ("x", "x/y"), ("x/y", "x")])
+async def test_volumes_that_are_made_at_once_never_lie_within_each_other(tmp_path: Path, one: str, other: str) -> None:
+    """By two controllers as well: the one that leads no more may go on working for a while."""
+    for seed in range(200):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        order = random.Random(seed)
+        calls = [
+            create(MeanwhileNas(folder, order), name, pathPattern=path) for name, path in (("a", one), ("b", other))
+        ]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        made = [result for result in results if isinstance(result, VolumeRecord)]
+        failed = [result for result in results if isinstance(result, DriverError)]
+        assert len(made) + len(failed) == len(calls), results
+        assert len(made) <= 1, f"seed {seed}: two volumes share data"
+        assert all(error.code is Code.ALREADY_EXISTS for error in failed), failed
+        assert own(LocalNas(folder), "volumes") == [f"{record.id}.json" for record in made]
+        assert own(LocalNas(folder), "new") == []
+        for record in made:
+            assert (folder / record.path).stat().st_ino == record.fileid
 
 
 @pytest.mark.parametrize("path", [".efc", ".efc/volumes", ".efc/trash/x"])
@@ -301,6 +432,86 @@ async def test_a_damaged_record_hides_no_other(nas: LocalNas) -> None:
     await refused(delete(nas, "w"), Code.INTERNAL)
 
 
+async def test_a_nas_that_goes_away_between_records_is_no_bug_of_ours(nas: LocalNas) -> None:
+    """INTERNAL would tell the CO that nothing was made, and that nothing has to be deleted."""
+    await create(nas, "w")
+
+    def silent(*_: object, **__: object) -> bytes:
+        raise DriverError(Code.UNAVAILABLE, "no answer")
+
+    reads = itertools.count()
+    read = nas._cat
+    nas._cat = lambda path, **_: silent() if next(reads) else read(path)  # type: ignore[method-assign]
+    await refused(create(nas), Code.UNAVAILABLE)
+    await refused(Provisioner([nas]).list(after="", count_max=0), Code.UNAVAILABLE)
+    await Provisioner([nas]).collect()
+
+
+async def test_records_are_read_once_however_many_calls_come(tmp_path: Path) -> None:
+    """After a restart of the controller they all come at once, and there are only so many programs at a time."""
+    for number in range(20):
+        await create(LocalNas(tmp_path), f"v{number}")
+
+    class SlowNas(LocalNas):
+        async def _run(self, command: str, *paths: str, **how: Any) -> bytes:
+            await asyncio.sleep(0)
+            return await super()._run(command, *paths, **how)
+
+    nas = SlowNas(tmp_path)
+    provisioner = Provisioner([nas])
+    nas.crash_at, nas.crash = 10, DriverError(Code.UNAVAILABLE, "for a moment")
+    await refused(provisioner.list(after="", count_max=0), Code.UNAVAILABLE)
+    pages = await asyncio.gather(*[provisioner.list(after="", count_max=0) for _ in range(10)])
+    assert [len(page) for page, _ in pages] == [20] * 10
+    reads = [command for command in nas.commands if command.startswith("cat ")]
+    assert len(reads) < 30, "some again that were under way"
+
+
+async def test_a_directory_that_cannot_be_listed_makes_only_its_volumes_abnormal(nas: LocalNas) -> None:
+    for name in ("one", "two"):
+        await create(nas, name, pathPattern=f"{name}/volume")
+    (nas.folder / "one").rename(nas.folder / "moved")
+    (nas.folder / "one").touch()
+    listed, _ = await Provisioner([nas]).list(after="", count_max=0)
+    assert {record.name for record, abnormal in listed if abnormal} == {"one"}
+
+
+async def test_what_cannot_be_removed_keeps_no_other(nas: LocalNas) -> None:
+    new, trash = nas.folder / ".efc" / "new", nas.folder / ".efc" / "trash"
+    names = [f"{volume_id_of(name)}-1" for name in ("a", "b", "c")]
+    for name in names:
+        (new / name).mkdir(parents=True)
+    (trash / "left").mkdir(parents=True)
+    (new / names[1] / "somebodys").touch()
+    await Provisioner([nas]).collect()
+    assert own(nas, "new") == [names[1]]
+    assert own(nas, "trash") == []
+
+
+async def test_a_silent_nas_keeps_no_trash_of_another(tmp_path: Path) -> None:
+    silent, other = [LocalNas(tmp_path / host, f"nfs://{host}/data") for host in ("silent", "other")]
+    for one in (silent, other):
+        for name in "abc":
+            (one.folder / ".efc" / "trash" / name).mkdir(parents=True)
+
+    async def hangs(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    silent.remove_tree = hangs  # type: ignore[method-assign]
+    trash = Trash([silent, other])
+    emptying = [
+        asyncio.create_task(trash.remove(one, [f".efc/trash/{name}" for name in "abc"])) for one in (silent, other)
+    ]
+    try:
+        async with asyncio.timeout(5):
+            await emptying[1]
+    finally:
+        emptying[0].cancel()
+        await trash.close()
+    assert (len(own(silent, "trash")), own(other, "trash")) == (3, [])
+    assert trash.counts() == {"nfs://silent/data": 3, "nfs://other/data": 0}
+
+
 async def test_two_calls_for_one_volume(nas: LocalNas) -> None:
     provisioner = Provisioner([nas])
     with provisioner._locks.hold(volume_id_of("v")):
@@ -313,13 +524,15 @@ async def test_foreign_ids_never_reach_the_nas(nas: LocalNas) -> None:
     assert nas.commands == []
 
 
-async def test_unfinished_directories_are_collected_when_old(nas: LocalNas) -> None:
+@pytest.mark.parametrize("is_start", [True, False], ids=["start", "deletion"])
+async def test_unfinished_directories_are_collected_when_old(nas: LocalNas, is_start: bool) -> None:  # noqa: FBT001
     new = nas.folder / ".efc" / "new"
     record = await create(nas)
+    await create(nas, "deleted")
     old, young, strange = f"{volume_id_of('w')}-1", f"{volume_id_of('w')}-9999999999999999999", "strange"
     for name in (old, young, strange):
         (new / name).mkdir(parents=True)
-    await Provisioner([nas]).collect()
+    await (Provisioner([nas]).collect() if is_start else delete(nas, "deleted"))
     assert own(nas, "new") == sorted([young, strange])
     assert (nas.folder / record.path).is_dir()
 
@@ -343,19 +556,24 @@ async def test_drafts_of_a_killed_program_are_removed(nas: LocalNas) -> None:
 
     nas._put = killed  # type: ignore[method-assign]
     call = provisioner.create("w", parameters=VolumeParameters.parse({}), required_bytes=0, limit_bytes=0)
-    await refused(call, Code.INTERNAL)
+    await refused(call, Code.UNAVAILABLE)
     # The directory stays: a record that names it may be there, or yet come.
     assert len(own(nas, "new")) == 1
     await provisioner.collect()
     assert own(nas, "volumes") == [strange]
 
 
-async def test_a_full_nas_is_not_filled_with_directories(nas: LocalNas) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, Code.RESOURCE_EXHAUSTED), (errno.EACCES, Code.UNAVAILABLE)]
+)
+async def test_a_nas_that_takes_no_record_is_not_filled_with_directories(
+    nas: LocalNas, number: int, code: Code
+) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "full")
+        raise OSError(number, "full")
 
     nas._put = full  # type: ignore[method-assign]
-    await refused(create(nas), Code.RESOURCE_EXHAUSTED)
+    await refused(create(nas), code)
     assert own(nas, "new") == own(nas, "volumes") == []
 
 

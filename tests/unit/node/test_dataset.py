@@ -62,6 +62,24 @@ async def test_a_publish_brings_newer_secrets_while_no_master_does(dataset: Data
     await dataset.close()
 
 
+async def test_another_master_is_connected_to_though_its_address_could_not_be_written(
+    dataset: Dataset, folder: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_record: object) -> None:
+        raise DriverError(Code.INTERNAL, "no space left")
+
+    moved = replace(described(), master="127.0.0.1:2")
+    await dataset.describe(described(), secrets("a"))
+    with monkeypatch.context() as broken:
+        broken.setattr(folder, "put_record", full)
+        with pytest.raises(DriverError):
+            await dataset.describe(moved, secrets("a"))
+    await dataset.describe(moved, secrets("a"))
+    assert folder.record().volume == moved
+    assert dataset._stream.address == moved.master
+    await dataset.close()
+
+
 async def test_the_masters_secrets_win_while_it_is_there(dataset: Dataset, folder: DatasetFolder) -> None:
     dataset._take(dataset_pb2.Orders(revision=1, secrets=secrets("b")))
     dataset._stream._connected.set()
@@ -112,6 +130,18 @@ def test_a_master_says_which_sources_there_are_only_where_the_volume_lets_it(
     sources = dataset.sources()
     assert sources is not None
     assert [str(one) for one in sources.mounted] == ["/x=nfs://nas/secret"]
+
+
+def test_what_is_no_folder_of_a_dataset_stops_nobody(folder: DatasetFolder, tmp_path: Path) -> None:
+    """The node plugin would not start any more."""
+    (tmp_path / "datasets" / "a-file").touch()
+    (tmp_path / "datasets" / "b-folder" / "dataset.json").mkdir(parents=True)
+    folder.put_secrets(secrets("a"))
+    nobody: Any = None
+    Datasets(
+        run_dir=str(tmp_path), node="n1", keeper=nobody, daemons=nobody, publications=cast("Any", NothingPublished())
+    ).recover()
+    assert not Path(folder.key).exists()
 
 
 def test_a_folder_whose_removal_was_cut_off_goes_at_the_next_start(folder: DatasetFolder, tmp_path: Path) -> None:

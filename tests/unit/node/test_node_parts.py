@@ -1,8 +1,11 @@
 """Records, locks, child processes, the keeper's client and the sharing of daemons."""
 
 import asyncio
+import contextlib
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import time
@@ -201,6 +204,41 @@ def test_a_record_counts_only_under_its_own_name(tmp_path: Path) -> None:
     assert len(publications.load()) == 1
 
 
+def test_a_full_disk_leaves_no_half_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+
+    def full(path: Path, text: str) -> None:
+        with path.open("w") as file:
+            file.write(text[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(DriverError, match="No space left"):
+            publications.put(publication())
+        publications.note_pod("/t", Pod(namespace="n", name="p"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_cannot_be_removed_is_not_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the next unpublish would not know which daemon has one user less."""
+    publications = Publications(str(tmp_path), boot_id="b")
+    publications.load()
+    publications.put(publication())
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        with pytest.raises(DriverError, match="Read-only"):
+            publications.remove("/t")
+    assert publications.get("/t") == publication()
+    publications.remove("/t")
+    assert publications.get("/t") is None
+
+
 def test_same_publication() -> None:
     assert publication().is_same(publication(key="other-release"))
     for name, value in {"read_only": True, "path": "q", "options": {}, "volume_id": "w", "access_mode": 5}.items():
@@ -286,6 +324,56 @@ async def test_a_hung_child_keeps_its_slot() -> None:
     assert children.is_busy("s")  # the reaper has not run yet
     await asyncio.sleep(0.2)
     assert not children.is_busy("s")
+
+
+async def test_a_lack_of_descriptors_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call that meets it gives back what it had got: else there would never be enough again."""
+    children, before = Children(), open_descriptors()
+    for spare in (0, 1, 2):
+        with few_descriptors(spare), pytest.raises(DriverError) as caught:
+            await children.run(["/bin/true"], deadline_seconds=5)
+        assert caught.value.code is Code.RESOURCE_EXHAUSTED
+        assert open_descriptors() == before
+
+    started: list[int] = []
+
+    def none_left(process_id: int) -> int:
+        started.append(process_id)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pidfd_open", none_left)
+        with pytest.raises(DriverError) as caught:
+            await children.run(["/bin/sleep", "4711"], deadline_seconds=5, slot="s")
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
+    assert (children.count, children.is_busy("s"), open_descriptors()) == (0, False, before)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(started[0], os.WNOHANG)  # noqa: ASYNC222 - waits for nothing
+    assert (await children.run(["/bin/true"], deadline_seconds=5, slot="s")).exit_status == 0
+
+
+@contextlib.contextmanager
+def few_descriptors(spare: int) -> Iterator[None]:
+    """Lets this process have so many more than it has, and no others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(open_descriptors()) + 1 + spare, hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(spare):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def open_descriptors() -> set[int]:
+    numbers = {int(name) for name in os.listdir("/proc/self/fd")}
+    return {number for number in numbers if os.path.lexists(f"/proc/self/fd/{number}")}
 
 
 @pytest.mark.parametrize(
@@ -473,6 +561,16 @@ async def test_a_failed_launch_leaves_nothing(tmp_path: Path) -> None:
     assert keeper.mounts == 1
     await asyncio.sleep(0.1)
     assert daemons.known() == set()
+
+
+async def test_a_run_directory_that_takes_no_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mnt").touch()
+    keeper = CountingKeeper()
+    daemons = Daemons(run_dir=str(tmp_path), keeper=keeper, mounts=Mounts(children=Children()), idle_grace_seconds=60)
+    with pytest.raises(DriverError, match=f"cannot make {tmp_path}/mnt/k: Not a directory"):
+        await daemons.acquire("k", config=CONFIG, user="/a")
+    (tmp_path / "mnt").unlink()
+    await daemons.acquire("k", config=CONFIG, user="/a")
 
 
 async def test_a_failed_repetition_does_not_release_what_is_in_use(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ had there at will.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -165,7 +166,8 @@ class Node:
         self, name: str = "t", *, volume: str = "v", path: str = "p", read_only: bool = False, mode: int = 1
     ) -> None:
         node_volume = NodeVolume.from_context(volume, {"source": "nfs://nas/data", "path": path}, mount_flags=[])
-        await self.publisher.publish(node_volume, target=self.target(name), read_only=read_only, access_mode=mode)
+        preparing = contextlib.nullcontext(node_volume)
+        await self.publisher.publish(preparing, target=self.target(name), read_only=read_only, access_mode=mode)
 
     async def unpublish(self, name: str = "t", *, volume: str = "v") -> None:
         await self.publisher.unpublish(volume, target=self.target(name))
@@ -218,6 +220,17 @@ async def test_single_writer(node: Node) -> None:
     await node.publish("b", mode=_Mode.SINGLE_NODE_SINGLE_WRITER)
 
 
+async def test_a_target_that_somebody_else_has_unmounted_is_no_writer(node: Node) -> None:
+    """As administrators do with what a deleted pod has left; kubelet unpublishes it later, or never."""
+    await node.publish("a", mode=_Mode.SINGLE_NODE_SINGLE_WRITER)
+    await node.mounts.remove(node.target("a"), beneath=str(node.folder))
+    await node.publish("b", mode=_Mode.SINGLE_NODE_SINGLE_WRITER)
+    await refused(node.publish("a", mode=_Mode.SINGLE_NODE_SINGLE_WRITER), Code.FAILED_PRECONDITION)
+    await node.unpublish("a")
+    await node.unpublish("b")
+    await node.require_nothing_left()
+
+
 async def test_two_first_publishes_of_a_single_writer_volume_at_once(node: Node) -> None:
     results = await asyncio.gather(
         *[node.publish(name, mode=_Mode.SINGLE_NODE_SINGLE_WRITER) for name in "abcdef"], return_exceptions=True
@@ -250,6 +263,26 @@ async def test_a_caller_that_goes_away_does_not_stop_the_work(node: Node) -> Non
     await node.publisher.close()
     await node.publish()
     assert node.mounts.binds == 1
+
+
+async def test_a_volume_is_prepared_until_the_work_ends(node: Node) -> None:
+    """Also when its caller has gone away: else what was prepared for it, a Dataset's folder, would go as well."""
+    steps: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def prepared() -> AsyncIterator[NodeVolume]:
+        yield NodeVolume.from_context("v", {"source": "nfs://nas/data", "path": "p"}, mount_flags=[])
+        steps.append("left")
+
+    node.mounts.gate = asyncio.Event()
+    call = asyncio.create_task(node.publisher.publish(prepared(), target=node.target(), read_only=False, access_mode=1))
+    await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.wait([call])
+    assert (node.mounts.binds, steps) == (1, [])
+    node.mounts.gate.set()
+    await node.publisher.close()
+    assert steps == ["left"]
 
 
 async def test_restart_at_any_moment(node: Node) -> None:

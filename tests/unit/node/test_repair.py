@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,7 +187,7 @@ class Node:
         self.table = [mounted(self.target, device=DEAD)]
         self.keeper = MemoryKeeper(self.table)
         self.mounts = NodeMounts(self.table, {OWN: [self.target], 55: ["/data"]})
-        publications = Publications(str(folder), boot_id="boot")
+        publications = self.publications = Publications(str(folder), boot_id="boot")
         publications.load()
         publications.put(Publication(
             volume_id="v", target=self.target, source="nfs://nas/x", path="", key="k", options={"attr_ttl_ms": 5000},
@@ -298,6 +299,33 @@ def test_a_number_that_lives_again_is_no_longer_lost(node: Node) -> None:
     asyncio.run(run())
     assert node.repairer._lost == {}
     assert node.reports.lost == {}
+
+
+@pytest.mark.parametrize("failure", [None, DriverError(Code.UNAVAILABLE, "the NAS does not answer")])
+def test_a_volume_that_goes_while_its_dataset_is_mounted_ends_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch, failure: DriverError | None
+) -> None:
+    monkeypatch.setattr(repair, "_LAUNCH_WAIT_SECONDS", 0.05)
+    node.keeper.living = {}
+
+    async def run() -> None:
+        gate, ready = asyncio.Event(), node.keeper.mount
+
+        async def slow(**how: Any) -> efc_pb2.MountStatus:
+            await gate.wait()
+            return await ready(**how)
+
+        monkeypatch.setattr(node.keeper, "mount", slow)
+        await node.repairer._look()
+        assert node.repairer._launches
+        # The pod goes, and then the NAS answers, while the next look waits.
+        node.publications.remove(node.target)
+        node.keeper.failure = failure
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+        await node.repairer._look()
+        assert (node.repairer._lost, node.reports.lost) == ({}, {})
+
+    asyncio.run(run())
 
 
 def test_a_record_that_is_not_understood_ends_nothing(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

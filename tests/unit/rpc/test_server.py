@@ -13,6 +13,8 @@ from google.protobuf.json_format import ParseDict
 
 from csi._proto import csi_pb2, csi_pb2_grpc
 from csi.base.errors import Code, DriverError
+from csi.config.several import SOURCES_BYTES_MAX, SOURCES_MAX, MountedSource, Sources
+from csi.config.sources import Source
 from csi.controller.provisioning import Provisioner
 from csi.controller.service import ControllerService
 from csi.node.inline import AllowedSources
@@ -186,6 +188,24 @@ async def test_fields_that_are_too_long_are_named_and_not_looked_at(tmp_path: Pa
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert repr(name) in message
     assert len(message) < 200
+
+
+async def test_as_many_sources_as_a_dataset_may_have_are_taken(tmp_path: Path) -> None:
+    """The operator makes a volume of them whose attributes nobody can change any more."""
+    mounted = [
+        MountedSource(path=f"/models-{number}", source=Source.parse(f"nfs://nas.example.com/exports/models-{number}"))
+        for number in range(SOURCES_MAX)
+    ]
+    sources = Sources.of(mounted).canonical()
+    assert len(sources) > 4096
+    request = csi_pb2.NodePublishVolumeRequest(volume_id="v", volume_context={"sources": sources, "a": "b" * 4000})
+    async with serving(tmp_path / "s", Service()) as channel:
+        code, _ = await status_of(csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request))
+        assert code is grpc.StatusCode.UNAVAILABLE, "the service was asked"
+        request.volume_context["sources"] = " " * (SOURCES_BYTES_MAX + 1)
+        code, message = await status_of(csi_pb2_grpc.NodeStub(channel).NodePublishVolume(request))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "volume_context" in message
 
 
 async def test_what_kubernetes_adds_does_not_count(tmp_path: Path) -> None:
