@@ -69,7 +69,7 @@ class Both:
             RUNTIME_KIND,
             self._runtime_json,
             finalizers=[FINALIZER],
-            owners=[dataset_reference(self._dataset)],
+            owners=[dataset_reference(self._dataset_json)],
         )
         # Of a Dataset of this name that was before, or of a claim that somebody has deleted.
         if seen.claim is None:

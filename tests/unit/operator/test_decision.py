@@ -452,6 +452,39 @@ def test_a_deletion_gives_idle_daemons_time_to_go_but_not_for_ever() -> None:
     assert [one.resource for one in decide(late, SETTINGS).deletions] == ["persistentvolumeclaims"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"mounts": "what a schema of before let pass"},
+        {"mounts": [{"mountPoint": "nfs://nas:/data"}], "owner": {"uid": -1}},
+    ],
+)
+def test_whatever_is_wrong_with_it_it_can_be_deleted(spec: dict[str, Any]) -> None:
+    """Nor would its namespace ever end."""
+    going = dataset(spec=spec, deletionTimestamp=DELETED, finalizers=[FINALIZER])
+    seen = settled(dataset=going, runtime=runtime(finalizers=[FINALIZER]))
+    assert [one.resource for one in decide(seen, SETTINGS).deletions] == ["persistentvolumeclaims"]
+    last = decide(replace(seen, claim=None, volumes=()), SETTINGS)
+    for applied in (last.dataset_metadata, last.runtime_metadata):
+        assert applied is not None
+        assert applied["metadata"]["finalizers"] == []
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 32, (1 << 63) - 1])
+def test_an_owner_that_no_nas_knows_is_said(number: int) -> None:
+    decision = decide(settled(dataset=dataset(spec={"owner": {"uid": 0, "gid": number}})), SETTINGS)
+    assert said(decision, "Ready")["reason"] == "InvalidSpec"
+    assert "spec.owner.gid" in said(decision, "Ready")["message"]
+
+
+def test_a_cache_of_many_levels_is_no_more_than_can_be_told() -> None:
+    disk = {"mediumtype": "SSD", "volumeType": "hostPath", "quota": "8Ei"}
+    levels = [{**disk, "path": f"/disk-{number}"} for number in range(12)]
+    master = decide(settled(runtime=runtime(spec={"tieredstore": {"levels": levels}})), SETTINGS).master
+    assert master is not None
+    assert master.configuration.workers[0].capacity_bytes == (1 << 63) - 1
+
+
 def test_only_volumes_of_ours_are_cleared_away() -> None:
     def volume(name: str, of: str) -> dict[str, Any]:
         return {"metadata": {"name": name, "uid": name}, "spec": {"csi": {"driver": of}}}
