@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -68,7 +68,9 @@ class Cluster:
     UNAVAILABLE (all else: try again).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_write: Callable[[], bool] = lambda: True) -> None:
+        """``may_write`` is asked in the moment in which a request that changes something goes: UNAVAILABLE if not."""
+        self._may_write = may_write
         self._login: kopf.ConnectionInfo | None = None
         self._arguments: Mapping[str, Any] = {}
         self._tls: ssl.SSLContext | bool = True
@@ -221,11 +223,13 @@ class Cluster:
         self.requests += 1
         session = self._opened()
         try:
-            async with (
-                self._turns,
-                session.request(method, self._url(path), data=data, headers=headers, timeout=timeout) as response,
-            ):
-                return response.status, await _decoded(response)
+            async with self._turns:
+                if method != "GET" and not self._may_write():
+                    raise DriverError(Code.UNAVAILABLE, f"{method} {path}: another operator may lead by now")
+                async with session.request(
+                    method, self._url(path), data=data, headers=headers, timeout=timeout
+                ) as response:
+                    return response.status, await _decoded(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DriverError(Code.UNAVAILABLE, f"{method} {path} at the API server: {error!r}") from None
 
