@@ -55,7 +55,8 @@ def _made_of(seen: Seen, settings: Settings, dataset: Json, runtime: Json) -> tu
 def _identities(former: Prepared, seen: Seen) -> pki.Identities | None:
     """Those that were wanted before, while they hold and nobody has changed or deleted a Secret of them."""
     wanted = former.wanted
-    if wanted is None or (former.due is not None and seen.now >= former.due):
+    # By a clock that was put back they may not have begun.
+    if wanted is None or seen.now < former.at or (former.due is not None and seen.now >= former.due):
         return None
     for one, found, was_stored in zip(wanted.secrets(), seen.secrets.all(), former.stored, strict=True):
         if was_stored if found is None else not is_stored(one, found):
@@ -93,8 +94,8 @@ class _Preparing:
         """All of it, with ``identities`` if they are known to be good."""
         ignored = tuple(told.ignored(self._dataset, self._runtime, self._settings))
         found: dict[str, Any] = {
-            "made_of": made_of, "stored": stored, "dataset": self._dataset, "runtime": self._runtime,
-            "ignored": ignored,
+            "made_of": made_of, "at": self._seen.now, "stored": stored,
+            "dataset": self._dataset, "runtime": self._runtime, "ignored": ignored,
         }  # fmt: skip
         seen, origin = self._seen, self._seen.origin
         problem, options = told.options(self._dataset, self._runtime, self._settings, secrets=seen.options)
