@@ -79,9 +79,13 @@ class Master:
             task.result()
 
     def _restore(self) -> None:
-        self._state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), self._state.open("rb") as file:
-            self._core.restore(file.read(_STATE_BYTES_MAX))
+        """What cannot be read is lost: whoever is told, and counts, begins anew."""
+        try:
+            self._state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError), self._state.open("rb") as file:
+                self._core.restore(file.read(_STATE_BYTES_MAX))
+        except OSError as error:
+            _LOGGER.warning("the state %s is not read: %s", self._state, error.strerror)
 
     async def _save_always(self) -> None:
         while True:

@@ -91,7 +91,8 @@ class No:
 class Prepared:
     """What a decision was prepared of: ``made_of``, by ``at``, while the Secrets were there that ``stored`` says.
 
-    ``due`` is when a certificate is to be renewed. Without ``wanted`` there is ``no``, and after ``again_seconds`` it may be otherwise.
+    ``due`` is when a certificate is to be renewed. Without ``wanted`` there is ``no``, and after ``again_seconds`` it
+    may be otherwise.
     """
 
     made_of: tuple[object, ...]
