@@ -44,6 +44,8 @@ class Core:
     configuration: dataset_pb2.Configuration | None = None
     totals: Totals = field(default_factory=Totals)
     source: dataset_pb2.Reachability = field(default_factory=dataset_pb2.Reachability)
+    #: How many watch the figures. While nobody does, the NAS is not asked: another master may lead by now.
+    watchers: int = 0
     _window: Window = field(default_factory=Window)
     _orders: dataset_pb2.Orders | None = None
     _nodes: dict[str, _Node] = field(default_factory=dict)
@@ -99,8 +101,11 @@ class Core:
         self._workers[name] = _Worker()
 
     def walk_due(self, now: float) -> float | None:
-        """When the mounts are to be walked, which may be in the past; None if there are none, or nobody has said so."""
-        if self.configuration is None:
+        """When the mounts are to be walked, which may be in the past; None if there are none, or nobody wants to know.
+
+        Here, and in all of :attr:`totals`, time is that of a clock that only goes forward.
+        """
+        if self.configuration is None or not self.watchers:
             return None
         return self.totals.due(every_seconds=self.configuration.walk_every_ms / 1000 or WALK_EVERY_SECONDS, now=now)
 

@@ -284,7 +284,7 @@ def test_a_walk_that_was_under_way_waits_for_the_configuration() -> None:
     core = Core()
     core.configure(configuration(1, ONE))
     core.totals.progress(core.totals.begin(0), Counted(bytes=1, checkpoint="p"), is_done=False, now=1)
-    later = Core()
+    later = Core(watchers=1)
     later.restore(core.saved())
     assert later.walk_due(2) is None
     later.configure(configuration(1, ONE))
@@ -370,7 +370,7 @@ def test_secrets_are_not_saved() -> None:
 
 
 def test_walks_are_as_often_as_it_is_said() -> None:
-    core = Core()
+    core = Core(watchers=1)
     assert core.walk_due(0) is None
     core.configure(configuration(1, ONE, walk_every_ms=5000))
     core.totals.progress(core.totals.begin(0), Counted(), is_done=True, now=10)
