@@ -19,7 +19,10 @@ _ENDED = ("Succeeded", "Failed")
 #: How a runtime's reference says what it is, as Fluid has it.
 _CATEGORY, _TYPE = "Accelerate", "efc"
 #: Fields of a status that are figures: a change of one of them can wait.
-_FIGURES = ("ufsTotal", "fileNum", "cacheStates", "workers")
+_FIGURES = ("ufsTotal", "fileNum", "cacheStates", "workers", "fuseReason")
+#: Conditions whose words are figures: how far a count has come, and what nodes say, how much a disk has free for
+#: example. They may be others each second, for ever.
+_WITH_FIGURES = (ConditionType.TOTALS_KNOWN, ConditionType.FUSES_READY)
 #: Of the figures the one that follows from what is ready: it cannot wait.
 _CAPACITY = "cacheCapacity"
 
@@ -267,9 +270,8 @@ def _without_figures(status: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in status.items() if name not in _FIGURES}
     rest[_CAPACITY] = (status.get("cacheStates") or {}).get(_CAPACITY)
     rest["conditions"] = [
-        # How far a count has come is a figure.
-        {**condition, "message": "", "lastUpdateTime": ""}
-        if condition.get("type") == ConditionType.TOTALS_KNOWN
+        {**condition, "message": "", "lastUpdateTime": "", "lastProbeTime": ""}
+        if condition.get("type") in _WITH_FIGURES
         else condition
         for condition in status.get("conditions") or ()
     ]

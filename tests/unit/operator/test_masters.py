@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from csi._proto import dataset_pb2
+from csi.master import serving
+from csi.master.service import MasterService
 from csi.operator import masters
 from csi.operator.masters import Master, Masters
 from tests.support.master import Authority, DatasetMaster
@@ -112,12 +114,57 @@ async def test_what_only_figures_changed_in_can_wait() -> None:
     told: list[bool] = []
     talking = Masters(lambda _, is_urgent: told.append(is_urgent))
     node = dataset_pb2.NodeFigures(node="n1", serving=True)
+    worded = dataset_pb2.NodeFigures(node="n1", serving=True, conditions=["its store has 17 MiB free"])
     for figures in (
         dataset_pb2.Figures(nodes=[node]),
         dataset_pb2.Figures(nodes=[node], read=dataset_pb2.ReadFigures(total=1)),
         dataset_pb2.Figures(nodes=[node], read=dataset_pb2.ReadFigures(total=1)),
+        dataset_pb2.Figures(nodes=[worded], read=dataset_pb2.ReadFigures(total=1)),
         dataset_pb2.Figures(nodes=[], read=dataset_pb2.ReadFigures(total=1)),
         dataset_pb2.Figures(totals=dataset_pb2.Totals(known=True)),
     ):
         talking.came("uid", figures)
-    assert told == [True, False, True, True]
+    assert told == [True, False, False, True, True]
+
+
+async def test_a_master_that_says_figures_without_end_is_listened_to_twice_a_second(
+    program: DatasetMaster, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else who has its certificate may do so."""
+    listened = 0
+    came = Masters.came
+
+    def count(self: Masters, uid: str, figures: dataset_pb2.Figures) -> None:
+        nonlocal listened
+        listened += 1
+        came(self, uid, figures)
+
+    async def flood(self: MasterService, _request: object, _context: object) -> AsyncIterator[dataset_pb2.Figures]:
+        del self
+        number = 0
+        while True:
+            number += 1
+            yield dataset_pb2.Figures(read=dataset_pb2.ReadFigures(total=number))
+
+    monkeypatch.setattr(Masters, "came", count)
+    monkeypatch.setattr(MasterService, "WatchFigures", flood)
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await real(0)
+
+    program.stop()
+    talking = Masters(lambda *_: None)
+    listen, state = f"127.0.0.1:{program.port}", program.folder / "flooding"
+    async with serving.Master(listen=listen, tls=authority.signed("master"), state=state):
+        talking.set(program.uid, wanted(program, authority, "w-0"))
+        await until(lambda: talking.is_connected(program.uid))
+        monkeypatch.setattr("csi.operator.masters.asyncio.sleep", pause)
+        before = listened
+        async with asyncio.timeout(20):
+            while listened < before + 100:
+                await real(0.01)
+        assert pauses.count(masters._FIGURES_SECONDS_MIN) >= listened - before - 1
+        talking.close()
