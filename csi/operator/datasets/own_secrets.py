@@ -80,6 +80,11 @@ def with_secret(secrets: Secrets, found: Json, seen: Seen) -> Secrets:
     return replace(secrets, **{_part_of(found["metadata"]["name"], seen): reduced(found)})
 
 
+def without_secret(secrets: Secrets, name: str, seen: Seen) -> Secrets:
+    """``secrets`` without the one of this name, which has gone."""
+    return replace(secrets, **{_part_of(name, seen): None})
+
+
 def _part_of(name: str, seen: Seen) -> str:
     uid = seen.dataset["metadata"]["uid"] if seen.dataset is not None else ""
     names = Names(namespace=seen.name[0], name=seen.name[1], uid=uid)

@@ -128,13 +128,16 @@ class Reconciler:
         return await self._looking.look(key, notes, allowed=self._allowed, prepared=self._prepared.get(key))
 
     def _noted(self, key: Key, dataset: Json | None, runtime: Json | None) -> Notes:
-        """The notes of this Dataset with this runtime: of others of the same name nothing is kept."""
-        uid = dataset["metadata"]["uid"] if dataset is not None else ""
+        """The notes of this Dataset with this runtime: of others of the same name nothing is kept.
+
+        Either may be made anew so soon that it was never seen to be gone.
+        """
+        uid, runtime_uid = (one["metadata"]["uid"] if one is not None else "" for one in (dataset, runtime))
         notes = self._notes.get(key)
-        if notes is None or notes.uid != uid or runtime is None:
+        if notes is None or (notes.uid, notes.runtime_uid) != (uid, runtime_uid) or runtime is None:
             if notes is not None:
                 self._forget(notes)
-            notes = self._notes[key] = Notes(uid=uid)
+            notes = self._notes[key] = Notes(uid=uid, runtime_uid=runtime_uid)
             if uid:
                 self._keys[uid] = key
         return notes
