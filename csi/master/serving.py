@@ -26,11 +26,11 @@ _STOP_SECONDS_MAX = 2.0
 #: Of a master's gRPC server.
 OPTIONS = (
     ("grpc.so_reuseport", 0),
-    # Nodes and operators find out by pings of their own that a master is gone. A master that hears nothing of a node
-    # takes it for gone before a ping would say so: these are for connections of those that died unseen, which cost
-    # memory alone, and rare, since an operator answers those of all masters.
-    ("grpc.keepalive_time_ms", 90_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # Nodes and operators find out by pings of their own that a master is gone. A master takes a node that says nothing
+    # for gone long before: its pings are for what those leave behind who died unseen, and rare, since an operator has
+    # to answer those of all masters.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),

@@ -30,7 +30,9 @@ _OPTIONS = (
     # Another Dataset's master may have had this address, or this one's another certificate.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 20_000),
+    # Of what is sent by TCP, and of a ping: each has a limit of its own.
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -125,6 +127,23 @@ async def test_what_only_figures_changed_in_can_wait() -> None:
     ):
         talking.came("uid", figures)
     assert told == [True, False, False, True, True]
+
+
+async def test_a_master_that_hangs_is_noticed_by_pings(
+    program: DatasetMaster, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masters, "_KEEPALIVE_MS", 5500)  # a master takes no more than one in 5 s
+    monkeypatch.setattr(masters, "_PING_MS_MAX", 500)
+    talking = Masters(lambda *_: None)
+    try:
+        talking.set(program.uid, wanted(program, authority))
+        await until(lambda: talking.is_connected(program.uid))
+        os.kill(program.pid, signal.SIGSTOP)
+        # gRPC's own limit for the answer to a ping is a minute.
+        await until(lambda: not talking.is_connected(program.uid), limit_s=40)
+    finally:
+        os.kill(program.pid, signal.SIGCONT)
+        talking.close()
 
 
 async def test_a_master_that_says_figures_without_end_is_listened_to_twice_a_second(
