@@ -35,7 +35,11 @@ class Events:
         posted = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": metadata["namespace"]},
+            # What is cut may end where no part of a name may.
+            "metadata": {
+                "name": f"{metadata['name'][:200].rstrip('-.')}.{digest}",
+                "namespace": metadata["namespace"],
+            },
             "involvedObject": {
                 "apiVersion": "data.fluid.io/v1alpha1",
                 "kind": event.kind,

@@ -138,6 +138,7 @@ async def test_a_master_that_hangs_is_noticed_by_pings(
     try:
         talking.set(program.uid, wanted(program, authority))
         await until(lambda: talking.is_connected(program.uid))
+        await asyncio.sleep(2)  # until nothing is said any more
         os.kill(program.pid, signal.SIGSTOP)
         # gRPC's own limit for the answer to a ping is a minute.
         await until(lambda: not talking.is_connected(program.uid), limit_s=40)
