@@ -33,6 +33,10 @@ _KEEPALIVE_MS = 90_000
 #: Longest wait for the answer to a ping, which gRPC's own keepalive timeout does not shorten.
 _PING_MS_MAX = 10_000
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+#: Of the figures that are kept of a Dataset, of which nodes' words are left out first. Its objects may be larger.
+_KEPT_BYTES_MAX = 1 << 20
+#: As proto/dataset.proto has it.
+_CHECKPOINT_BYTES_MAX = 64 << 10
 #: What makes a connection take a tenth less memory: no notes for channelz, no copies of calls to be made again, which
 #: is done here, and TLS records of 1 KiB, since little is said.
 _SMALL = (("grpc.enable_channelz", 0), ("grpc.enable_retries", 0), ("grpc.tsi.max_frame_size", 1024))
@@ -109,7 +113,19 @@ class Masters:
             self.set(uid, None)
 
     def came(self, uid: str, figures: dataset_pb2.Figures) -> None:
-        """Notes figures; what a worker held that does not answer just now it is taken to hold still."""
+        """Notes figures; what a worker held that does not answer just now it is taken to hold still.
+
+        Those of a master that passes all measure are not kept: they would take memory from all other Datasets.
+        """
+        if len(figures.totals.checkpoint) > _CHECKPOINT_BYTES_MAX:
+            figures.totals.ClearField("checkpoint")
+        if figures.ByteSize() > _KEPT_BYTES_MAX:
+            for node in figures.nodes:
+                node.ClearField("conditions")
+                node.ClearField("sources")
+        if figures.ByteSize() > _KEPT_BYTES_MAX:
+            _LOGGER.warning("master of %s: its figures are too large, and are not looked at", uid)
+            return
         held = {worker.name: worker.cached_bytes for worker in self.figures.get(uid, figures).workers}
         for worker in figures.workers:
             if not worker.reachable:
@@ -239,6 +255,10 @@ class _Connection:
     async def _listen(self, stub: dataset_pb2_grpc.MasterStub) -> None:
         async for figures in stub.WatchFigures(dataset_pb2.WatchFiguresRequest()):
             self._note(connected=True)
+            known = {worker.name for worker in self._wanted.workers}
+            workers = [worker for worker in figures.workers if worker.name in known]
+            del figures.workers[:]
+            figures.workers.extend(workers)
             self._owner.came(self._uid, figures)
             # A master says them once a second; whoever reads Secrets of its namespace can pass for one, and say more.
             await asyncio.sleep(_FIGURES_SECONDS_MIN)

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from csi.base.children import Children
+from csi.base.errors import Code, DriverError
 from csi.observe.exposition import Page
 from csi.operator import store as stores
 from csi.operator.cluster import Cluster, Json
@@ -20,7 +21,7 @@ from csi.operator.datasets.looking import Looking
 from csi.operator.datasets.notes import Notes, clock
 from csi.operator.datasets.preparing import PROBE_AGAIN_SECONDS
 from csi.operator.datasets.probing import Prober
-from csi.operator.datasets.seen import Decision, Place, Prepared, Probe, Seen
+from csi.operator.datasets.seen import Decision, Deletion, Place, Prepared, Probe, Seen
 from csi.operator.datasets.settling import Settling
 from csi.operator.datasets.writing import Writing
 from csi.operator.masters import Masters
@@ -197,8 +198,7 @@ class Reconciler:
         if decision.objects:
             changed |= await self._settling.settle(notes, seen, decision.objects)
         for deletion in decision.deletions:
-            path = paths.OF_RESOURCE[deletion.resource].path(deletion.name)
-            await self._cluster.delete(path, uid=deletion.uid)
+            await self._delete(seen, deletion)
         for name, labels in decision.labels:
             await self._writing.write_labels(name, labels)
         self._instruct(notes, decision)
@@ -210,6 +210,16 @@ class Reconciler:
                 await self._events.post(event)
             await self._writing.write_statuses(notes, seen, decision)
         return changed
+
+    async def _delete(self, seen: Seen, deletion: Deletion) -> None:
+        """Has an object deleted; that somebody's policy refuses it is said to those who wait for it."""
+        try:
+            path = paths.OF_RESOURCE[deletion.resource].path(deletion.name)
+            await self._cluster.delete(path, uid=deletion.uid)
+        except DriverError as error:
+            if error.code in (Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT):
+                await self._events.post_refusal(seen, error.message)
+            raise
 
     def _instruct(self, notes: Notes, decision: Decision) -> None:
         if not notes.uid:

@@ -380,6 +380,32 @@ def test_fuses_are_ready_where_no_pod_uses_it() -> None:
     assert (served["desiredFuseNumberScheduled"], served["fusePhase"]) == (0, "Ready")
 
 
+def test_what_thousands_of_nodes_say_fits_into_a_status() -> None:
+    """A NAS that is away is so for all of them; the API server takes no object of megabytes."""
+    names = [f"node-{number:04}" for number in range(5000)]
+    nodes = [dataset_pb2.NodeFigures(node=name, conditions=["the NAS does not answer" * 10]) for name in names]
+    users = tuple(user(f"app-{name}", node=name) for name in names)
+    seen = settled(users=users, figures=Figures(latest=dataset_pb2.Figures(nodes=nodes), connected=True))
+    status = decide(seen, SETTINGS).runtime_status
+    assert status is not None
+    assert len(status["fuseReason"]) <= 1024
+    some = dataset_pb2.Figures(nodes=[dataset_pb2.NodeFigures(node=name, conditions=["x"]) for name in names])
+    status = decide(replace(seen, figures=Figures(latest=some, connected=True)), SETTINGS).runtime_status
+    assert status is not None
+    assert status["fuseReason"].startswith("node-0000: x; ")
+    assert status["fuseReason"].endswith("and 4995 more nodes")
+    none = decide(replace(seen, figures=Figures(latest=dataset_pb2.Figures(), connected=True)), SETTINGS)
+    assert none.runtime_status is not None
+    assert none.runtime_status["fuseReason"].endswith("node-0004, and 4995 more nodes")
+
+
+def test_what_kubernetes_says_of_a_pod_fits_into_a_status() -> None:
+    pods = (pod("efc-demo-worker-0", WORKER_ROLE, ready=False, waiting="w" * 50_000),)
+    status = decide(settled(pods=pods), SETTINGS).runtime_status
+    assert status is not None
+    assert len(status["workerReason"]) == 1024
+
+
 def test_a_count_under_way_says_how_far_it_is_and_known_totals_stay_while_a_new_master_counts() -> None:
     counting = figures(bytes=5, files=2, directories_done=1)
     decision = decide(settled(figures=counting), SETTINGS)

@@ -129,6 +129,19 @@ async def test_what_only_figures_changed_in_can_wait() -> None:
     assert told == [True, False, False, True, True]
 
 
+async def test_figures_past_all_measure_take_no_memory() -> None:
+    """Whoever reads Secrets in a namespace can pass for the masters of all its Datasets."""
+    talking = Masters(lambda *_: None)
+    node = dataset_pb2.NodeFigures(node="n1", serving=True, conditions=["w" * (2 << 20)])
+    talking.came("uid", dataset_pb2.Figures(nodes=[node], totals=dataset_pb2.Totals(checkpoint=b"c" * (1 << 20))))
+    kept = talking.figures["uid"]
+    assert (kept.nodes[0].serving, kept.ByteSize() < 100) == (True, True)
+    assert talking.checkpoint("uid") == b""
+    endless = dataset_pb2.Figures(source=dataset_pb2.Reachability(known=True, reason="r" * (2 << 20)))
+    talking.came("uid", endless)
+    assert talking.figures["uid"] == kept
+
+
 async def test_a_master_that_hangs_is_noticed_by_pings(
     program: DatasetMaster, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +177,8 @@ async def test_a_master_that_says_figures_without_end_is_listened_to_twice_a_sec
         number = 0
         while True:
             number += 1
-            yield dataset_pb2.Figures(read=dataset_pb2.ReadFigures(total=number))
+            strangers = [dataset_pb2.WorkerFigures(name=name) for name in ("w-0", "nobody's")]
+            yield dataset_pb2.Figures(read=dataset_pb2.ReadFigures(total=number), workers=strangers)
 
     monkeypatch.setattr(Masters, "came", count)
     monkeypatch.setattr(MasterService, "WatchFigures", flood)
@@ -187,4 +201,5 @@ async def test_a_master_that_says_figures_without_end_is_listened_to_twice_a_sec
             while listened < before + 100:
                 await real(0.01)
         assert pauses.count(masters._FIGURES_SECONDS_MIN) >= listened - before - 1
+        assert workers_of(talking, program.uid) == ["w-0"]
         talking.close()
