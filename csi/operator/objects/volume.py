@@ -228,7 +228,10 @@ def clean_policy(runtime: EFCRuntime) -> str:
 
 
 def memory_max(runtime: EFCRuntime) -> int:
-    """Most bytes that a daemon may use, 0 without a limit; raises INVALID_ARGUMENT for one that is too low."""
+    """Most bytes that a daemon may use, 0 without a limit; raises INVALID_ARGUMENT for one that is too low.
+
+    One that is higher than any option can say is that of the option: no daemon comes near it.
+    """
     limit = (runtime.spec.fuse.resources.get("limits") or {}).get("memory")
     if limit is None:
         return 0
@@ -236,7 +239,7 @@ def memory_max(runtime: EFCRuntime) -> int:
     size = size_of(limit, field=where)
     if size < _DAEMON_MIB_MIN * MIB:
         raise invalid(f"{where} is {limit}: a daemon needs {_DAEMON_MIB_MIN}Mi or more")
-    return size
+    return min(size, OPTIONS["memory-max"].maximum * MIB)
 
 
 def _service_address(known: Known) -> str:
