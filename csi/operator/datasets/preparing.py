@@ -18,6 +18,7 @@ from csi.operator import pki
 from csi.operator.cluster import Json
 from csi.operator.datasets import told
 from csi.operator.datasets.seen import No, Place, Prepared, Seen, if_owned
+from csi.operator.datasets.steps import there
 from csi.operator.names import Names
 from csi.operator.objects.options import mount_options
 from csi.operator.objects.settings import Known, Settings
@@ -47,6 +48,7 @@ def _made_of(seen: Seen, settings: Settings, dataset: Json, runtime: Json) -> tu
         seen.options,
         seen.origin,
         seen.allowed,
+        _is_address_lost(seen),
         *(None if one is None else (_metadata(one), one["spec"]) for one in (seen.service, seen.claim)),
         *((_metadata(one), one["spec"]) for one in seen.volumes),
     )
@@ -62,6 +64,12 @@ def _identities(former: Prepared, seen: Seen) -> pki.Identities | None:
         if was_stored if found is None else not is_stored(one, found):
             return None
     return wanted.identities
+
+
+def _is_address_lost(seen: Seen) -> bool:
+    """Whether the API server has refused the Service for its address: somebody else's is there, or other ranges are."""
+    name = Names(namespace=seen.name[0], name=seen.name[1], uid=there(seen.dataset)["metadata"]["uid"]).master
+    return "spec.clusterIP" in seen.refused.get(f"Service/{name}", "")
 
 
 def is_stored(wanted: Json, found: Json | None) -> bool:
@@ -142,6 +150,7 @@ class _Preparing:
             source=place.root,
             path=place.path,
             are_listed=seen.allowed.rules is not None,
+            is_address_lost=_is_address_lost(seen),
             now=seen.now,
             random=seen.random,
             authority=seen.secrets.authority,

@@ -42,7 +42,10 @@ _FIELDS = {
 
 
 def service(dataset: Dataset, runtime: EFCRuntime, known: Known) -> dict[str, Any]:
-    """The master's Service: the pod that leads. A new one asks for the address that the volume has."""
+    """The master's Service: the pod that leads. A new one asks for the address that the volume has, if it can be had.
+
+    With another address it gets another volume (:func:`differences`).
+    """
     names = Names.of(dataset.metadata)
     spec: dict[str, Any] = {
         "type": "ClusterIP",
@@ -56,7 +59,7 @@ def service(dataset: Dataset, runtime: EFCRuntime, known: Known) -> dict[str, An
             }
         ],
     }
-    if known.volume is not None and known.service is None:
+    if known.volume is not None and known.service is None and not known.is_address_lost:
         endpoint = _attributes(known.volume).get(MASTER, "")
         if address := endpoint.rpartition(":")[0].strip("[]"):
             spec["clusterIP"] = address

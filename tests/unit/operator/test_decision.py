@@ -537,6 +537,32 @@ def test_another_source_waits_for_pods_and_is_refused_meanwhile() -> None:
     assert idle.dataset_status["phase"] == "Updating"
 
 
+def test_an_address_of_the_service_that_is_lost_is_asked_for_no_more() -> None:
+    """Another Service has got it, or the cluster has other ranges by now: it would be refused for ever."""
+    settled_before = settled(service=None)
+    (service,) = (one for one in decide(settled_before, SETTINGS).objects if one["kind"] == "Service")
+    assert service["spec"]["clusterIP"] == "10.96.0.7"
+    words = (
+        'Service "efc-demo-master" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.7"]: failed to allocate IP '
+        "10.96.0.7: provided IP is already allocated"
+    )
+    refused = replace(
+        settled_before, refused={"Service/efc-demo-master": words}, prepared=decide(settled_before, SETTINGS).prepared
+    )
+    (another,) = (one for one in decide(refused, SETTINGS).objects if one["kind"] == "Service")
+    assert "clusterIP" not in another["spec"]
+    there = with_identity({**another, "spec": {**another["spec"], "clusterIP": "10.96.0.8"}}, "service")
+    assert [one.resource for one in decide(settled(service=there), SETTINGS).deletions] == ["persistentvolumeclaims"]
+    used = decide(settled(service=there, users=(user(),)), SETTINGS)
+    assert not used.deletions
+    assert "the address of the master's Service" in said(used, "Updating")["message"]
+    quota = replace(
+        settled_before, refused={"Service/efc-demo-master": 'services "efc-demo-master" is forbidden: quota'}
+    )
+    (asked,) = (one for one in decide(quota, SETTINGS).objects if one["kind"] == "Service")
+    assert asked["spec"]["clusterIP"] == "10.96.0.7"
+
+
 def test_a_refused_source_is_not_the_one_that_is_looked_at() -> None:
     bound = dataset(status={"phase": "Bound", "conditions": [BOUND, {"type": "SourceReachable", "status": "True"}]})
     other = Origin(source="nfs://nas/other")
