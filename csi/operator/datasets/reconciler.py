@@ -239,7 +239,7 @@ class Reconciler:
 
         async def look() -> None:
             await asyncio.sleep(delay)
-            reason = await self._prober.reason(place)
+            reason = await self._prober.reason(place, namespace=key[0])
             notes.probe, notes.probe_at, notes.is_masters = Probe(source=place.source, reason=reason), clock(), False
             self._queue.add(key)
 
