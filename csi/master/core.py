@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from csi._proto import dataset_pb2
+from csi.config.several import short_form
 from csi.master.counters import told
 from csi.master.totals import WALK_EVERY_SECONDS, Totals
 from csi.master.window import Counts, Window
@@ -19,8 +20,7 @@ REMEMBERED_SECONDS = 300.0
 SILENT_SECONDS = 30.0
 #: Most nodes that are known: Kubernetes has 5,000. What a node says beyond that is not taken, which costs no order.
 NODES_MAX = 10_000
-#: Longest figures that an operator takes (4 MiB), with room to spare. Words of nodes are left out first, then which
-#: sources they have.
+#: Longest figures that an operator takes (4 MiB), with room to spare. Words of nodes are left out in longer ones.
 _FIGURES_BYTES_MAX = 3 << 20
 
 
@@ -124,10 +124,9 @@ class Core:
             nodes=[self._node_figures(name, now) for name in sorted(self._nodes)],
             source=self.source,
         )
-        for words in ("conditions", "sources"):
-            if figures.ByteSize() > _FIGURES_BYTES_MAX:
-                for node in figures.nodes:
-                    node.ClearField(words)
+        if figures.ByteSize() > _FIGURES_BYTES_MAX:
+            for node in figures.nodes:
+                node.ClearField("conditions")
         return figures
 
     def next_change(self, now: float) -> float | None:
@@ -184,5 +183,5 @@ class Core:
             serving=node.report.serving,
             connected=node.connection is not None and now - node.heard <= SILENT_SECONDS,
             conditions=node.report.conditions,
-            sources=node.report.sources,
+            sources=short_form(node.report.sources),
         )

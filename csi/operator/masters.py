@@ -34,7 +34,7 @@ _KEEPALIVE_MS = 90_000
 _PING_MS_MAX = 10_000
 _MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 #: Of the figures that are kept of a Dataset, of which nodes' words are left out first. Its objects may be larger.
-_KEPT_BYTES_MAX = 1 << 20
+_KEPT_BYTES_MAX = 2 << 20
 #: As proto/dataset.proto has it.
 _CHECKPOINT_BYTES_MAX = 64 << 10
 #: What makes a connection take a tenth less memory: no notes for channelz, no copies of calls to be made again, which
@@ -122,7 +122,6 @@ class Masters:
         if figures.ByteSize() > _KEPT_BYTES_MAX:
             for node in figures.nodes:
                 node.ClearField("conditions")
-                node.ClearField("sources")
         if figures.ByteSize() > _KEPT_BYTES_MAX:
             _LOGGER.warning("master of %s: its figures are too large, and are not looked at", uid)
             return

@@ -358,7 +358,7 @@ def test_figures_of_many_nodes_can_still_be_taken(said: dict[str, Any]) -> None:
     figures = core.figures(1)
     assert figures.ByteSize() < 4 << 20
     assert len(figures.nodes) == 1000
-    assert all(node.serving for node in figures.nodes)
+    assert all(node.serving and bool(node.sources) == ("sources" in said) for node in figures.nodes)
 
 
 def test_secrets_are_not_saved() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from csi._proto import dataset_pb2
 from csi.base import driver
-from csi.config.several import MountedSource, Sources
+from csi.config.several import MountedSource, Sources, short_form
 from csi.config.sources import Source
 from csi.operator.datasets.decision import RETIRE_SECONDS_MAX, decide
 from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Place, Probe, Secrets, Seen
@@ -590,7 +590,9 @@ def told(sources: str, **others: Any) -> Figures:
     return Figures(latest=dataset_pb2.Figures(nodes=[node], source=reachable), connected=True)
 
 
-def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
+@pytest.mark.parametrize("form", [str, short_form])
+def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told(form: Callable[[str], str]) -> None:
+    """Masters of a release before say all of a node's sources."""
     spec = {"mounts": [{"mountPoint": "nfs://nas/x", "path": "/a"}, {"mountPoint": "nfs://nas/y", "name": "b"}]}
     bound = dataset(spec=spec, status={"phase": "Bound", "conditions": [BOUND]})
     both = several(a="nfs://nas/x", b="nfs://nas/y")
@@ -598,7 +600,7 @@ def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
     attributes = seen.volumes[0]["spec"]["csi"]["volumeAttributes"]
     assert (attributes["sources"], "source" in attributes) == (both, False)
     more = several(a="nfs://nas/x", c="nfs://nas/z")
-    changed = replace(seen, origin=Origin(source=more), figures=told(both))
+    changed = replace(seen, origin=Origin(source=more), figures=told(form(both)))
     decision = decide(changed, SETTINGS)
     assert decision.dataset_status is not None
     assert (decision.dataset_status["phase"], decision.deletions) == ("Updating", [])
@@ -607,11 +609,11 @@ def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
     (volume,) = (one for one in decision.objects if one["kind"] == "PersistentVolume")
     assert volume["metadata"]["annotations"]["efc.data.fluid.io/sources"] == more
     assert volume["spec"]["csi"]["volumeAttributes"]["sources"] == both
-    done = decide(replace(changed, figures=told(more), volumes=(with_identity(volume, "volume"),)), SETTINGS)
+    done = decide(replace(changed, figures=told(form(more)), volumes=(with_identity(volume, "volume"),)), SETTINGS)
     assert done.dataset_status is not None
     assert done.dataset_status["phase"] == "Bound"
     # A node that is not there now, or has no daemon, is not waited for.
-    gone = told(both)
+    gone = told(form(both))
     assert gone.latest is not None
     gone.latest.nodes[0].connected = False
     decision = decide(replace(changed, figures=gone), SETTINGS)

@@ -132,12 +132,12 @@ async def test_what_only_figures_changed_in_can_wait() -> None:
 async def test_figures_past_all_measure_take_no_memory() -> None:
     """Whoever reads Secrets in a namespace can pass for the masters of all its Datasets."""
     talking = Masters(lambda *_: None)
-    node = dataset_pb2.NodeFigures(node="n1", serving=True, conditions=["w" * (2 << 20)])
+    node = dataset_pb2.NodeFigures(node="n1", serving=True, conditions=["w" * (3 << 20)])
     talking.came("uid", dataset_pb2.Figures(nodes=[node], totals=dataset_pb2.Totals(checkpoint=b"c" * (1 << 20))))
     kept = talking.figures["uid"]
     assert (kept.nodes[0].serving, kept.ByteSize() < 100) == (True, True)
     assert talking.checkpoint("uid") == b""
-    endless = dataset_pb2.Figures(source=dataset_pb2.Reachability(known=True, reason="r" * (2 << 20)))
+    endless = dataset_pb2.Figures(source=dataset_pb2.Reachability(known=True, reason="r" * (3 << 20)))
     talking.came("uid", endless)
     assert talking.figures["uid"] == kept
 
