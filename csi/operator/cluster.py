@@ -11,6 +11,7 @@ name is taken, and :meth:`Cluster.apply` (server-side apply) with the UID of the
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -37,6 +38,8 @@ PAGE_OBJECTS_MAX = 200
 WATCH_SECONDS_MAX = 300
 _WATCH_GRACE_SECONDS = 10.0
 _CONNECT_SECONDS_MAX = 10.0
+#: Of an answer that is none.
+_SHOWN_BYTES_MAX = 500
 _NOT_FOUND = 404
 _UNAUTHORIZED = 401
 #: One object of the API, or one operation of a JSON patch.
@@ -121,7 +124,9 @@ class Cluster:
             status, answer = await self._request("GET", f"{path}?{urlencode(query)}")
             page = _successful(status, answer, what=f"GET {path}")
             metadata = page.get("metadata") or {}
-            yield Listed(items=page.get("items") or (), resource_version=str(metadata.get("resourceVersion", "")))
+            if not metadata.get("resourceVersion"):
+                raise DriverError(Code.UNAVAILABLE, f"GET {path} was answered with something else than a list")
+            yield Listed(items=page.get("items") or (), resource_version=str(metadata["resourceVersion"]))
             if not metadata.get("continue"):
                 return
             query["continue"] = metadata["continue"]
@@ -270,13 +275,16 @@ def service_address(environment: Mapping[str, str]) -> str | None:
 
 
 async def _decoded(response: aiohttp.ClientResponse) -> Json:
-    """The answer; what a proxy says in its own words is a message as well."""
+    """The answer; of an error what a proxy says in its own words is a message as well. Raises ValueError."""
     body = await response.read()
-    try:
+    with contextlib.suppress(ValueError):
         answer = json.loads(body)
-    except ValueError:
-        return {"message": body[:500].decode(errors="replace")}
-    return answer if isinstance(answer, Mapping) else {}
+        if isinstance(answer, Mapping):
+            return answer
+    shown = body[:_SHOWN_BYTES_MAX].decode(errors="replace")
+    if response.status < 300:  # noqa: PLR2004
+        raise ValueError(f"no object of JSON: {shown}")  # and no empty list, by which all would be gone
+    return {"message": shown}
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
