@@ -53,6 +53,7 @@ def _of_dataset(dataset: Dataset, found: list[Problem]) -> Iterator[Problem]:
             yield from _unless_parsed(field, mount.mount_point, partial(sources.source_of, mount.mount_point))
     if all(not problem.field.startswith("spec.mounts") for problem in found):
         yield from _unless_parsed("spec.mounts", "", partial(sources.places_of, dataset))
+    yield from _unless_parsed("spec.mounts[].encryptOptions", "", partial(sources.secrets_of, dataset))
     modes = ", ".join(dataset.spec.access_modes)
     yield from _unless_parsed("spec.accessModes", modes, partial(sources.access_modes, dataset))
     size = dataset.metadata.annotations.get(sources.SIZE_ANNOTATION)

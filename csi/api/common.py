@@ -4,6 +4,7 @@ A model takes whatever the API server let through under CRDs of ours or of Fluid
 stays a text, and :mod:`csi.api.checks` says what is wrong with it.
 """
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -16,7 +17,16 @@ from csi.api.kubernetes import Json
 GROUP, VERSION = "data.fluid.io", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
-__all__ = ["API_VERSION", "GROUP", "VERSION", "Json", "Model", "NetworkMode", "ObjectMeta", "PodMetadata"]
+__all__ = [
+    "API_VERSION", "GROUP", "VERSION", "Json", "Model", "NetworkMode", "ObjectMeta", "PodMetadata", "is_object_name",
+]  # fmt: skip
+#: RFC 1123 subdomains: names of all objects that a Dataset names, or is made of.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+
+
+def is_object_name(text: str) -> bool:
+    """Whether an object of Kubernetes, or a namespace, may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 class Model(BaseModel):

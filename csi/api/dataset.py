@@ -110,9 +110,16 @@ class User(Model):
     """As whom the totals are counted."""
 
     uid: Annotated[
-        Int64 | None, Doc("User id as whom the source is walked for its totals, where root may not.", Change.LIVE)
+        Int64 | None,
+        Doc(
+            "User id as whom the source is walked for its totals, where root may not.",
+            Change.LIVE,
+            rules=(rules.OWNER_ID,),
+        ),
     ] = None
-    gid: Annotated[Int64 | None, Doc("Group id as whom the source is walked.", Change.LIVE)] = None
+    gid: Annotated[
+        Int64 | None, Doc("Group id as whom the source is walked.", Change.LIVE, rules=(rules.OWNER_ID,))
+    ] = None
     user: Annotated[str, Doc("A name means nothing to a NAS: the number `uid` counts.", Change.IGNORED)] = ""
     group: Annotated[str, Doc("A name means nothing to a NAS: the number `gid` counts.", Change.IGNORED)] = ""
 

@@ -209,6 +209,13 @@ REPLICAS = Rule(
     holds=lambda number: number >= 0,
     words="a number of workers cannot be negative: write 0 for none, or more",
 )
+#: Of AUTH_SYS (RFC 5531, appendix A): ids have 32 bits.
+OWNER_ID_MAX = (1 << 32) - 1
+OWNER_ID = Rule(
+    cel=f"self >= 0 && self <= {OWNER_ID_MAX}",
+    holds=lambda number: 0 <= number <= OWNER_ID_MAX,
+    words=f"no user or group of a NAS has this number: write one from 0 to {OWNER_ID_MAX}",
+)
 MASTER_DISABLED = Rule(
     cel="!has(self.disabled) || !self.disabled",
     holds=lambda master: not master.get("disabled", False),

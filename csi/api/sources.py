@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from csi.api.common import NetworkMode
+from csi.api.common import NetworkMode, is_object_name
 from csi.api.dataset import Dataset, EncryptOption, Mount
 from csi.api.efcruntime import EFCRuntime
 from csi.api.ignored import CLOSED_OPTIONS, ignored_fields
@@ -44,6 +44,8 @@ ACCESS_MODES: Mapping[str, bool] = {
 #: Of a Dataset: the size of its claim and volume, which mean nothing to a NAS but to a ResourceQuota.
 SIZE_ANNOTATION = "pvc.fluid.io/resources.requests.storage"
 SIZE_DEFAULT = "100Pi"
+#: Most Secrets of one Dataset's options: they are read again and again, and other Datasets wait meanwhile.
+SECRETS_MAX = 32
 #: Options that only the driver gives to a Dataset's volume.
 _OURS = ("workers", "workers-key", "workers-tls")
 
@@ -60,8 +62,6 @@ class ClaimSource:
     path: str = ""
 
 
-#: Names of claims (RFC 1123 subdomains).
-_CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 #: An authority with a colon behind it, as mount(8) writes it.
 _COLON = re.compile(r"(\[[^/\]]*\]|[^/:\[\]]*)(:[0-9]+)?:/")
 
@@ -74,7 +74,7 @@ def source_of(mount_point: str) -> Source | ClaimSource:
     scheme, _, rest = mount_point.partition("://")
     if scheme == "pvc":
         claim, _, path = rest.partition("/")
-        if not _CLAIM.fullmatch(claim):
+        if not is_object_name(claim):
             raise invalid(f"source {mount_point[:256]!r}: {claim[:64]!r} is no name of a claim")
         return ClaimSource(claim=claim, path=check_relative(path.rstrip("/"), noun="the directory"))
     if scheme in ("nfs", "cpfs"):
@@ -108,13 +108,20 @@ def is_writable(dataset: Dataset) -> bool:
 
 
 def secrets_of(dataset: Dataset) -> frozenset[str]:
-    """Names of the Secrets that the Dataset's options come from."""
+    """Names of the Secrets that the Dataset's options come from; INVALID_ARGUMENT for more than are read.
+
+    What is no name is left out: there is no Secret of it, and in a path of the API it would lead elsewhere.
+    """
     options = [*dataset.spec.shared_encrypt_options]
     for mount in dataset.spec.mounts:
         options += mount.encrypt_options
-    return frozenset(
-        option.value_from.secret_key_ref.name for option in options if option.value_from.secret_key_ref is not None
-    )
+    references = (option.value_from.secret_key_ref for option in options)
+    found = frozenset(one.name for one in references if one is not None and is_object_name(one.name))
+    if len(found) > SECRETS_MAX:
+        raise invalid(
+            f"options come out of {len(found)} Secrets, and no more than {SECRETS_MAX} are read: put them into fewer"
+        )
+    return found
 
 
 def options_of_all(

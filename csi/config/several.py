@@ -4,6 +4,7 @@ Their canonical form is JSON, in the order of their paths: ``[{"path": "/a", "so
 ``"readOnly": true`` where nobody changes anything. Like a source's URL it is what is compared, hashed and handed on.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,15 @@ from csi.config.sources import PATH_LENGTH_MAX, Source
 SOURCES_MAX = 64
 #: Longest canonical form, and longest text that is read: twice that, as JSON within JSON may be, fits a record.
 SOURCES_BYTES_MAX = 64 * 1024
+_SHORT_LENGTH_MAX = 64
 _FORM = 'expected PATH=SOURCE, such as "/models=nfs://nas/models"'
+
+
+def short_form(canonical: str) -> str:
+    """What a canonical form is known by among others, in no more than 64 characters; itself if it has no more."""
+    if len(canonical) <= _SHORT_LENGTH_MAX:
+        return canonical
+    return f"sha256:{hashlib.sha256(canonical.encode(errors='surrogateescape')).hexdigest()[:40]}"
 
 
 def checked_path(path: str) -> str:

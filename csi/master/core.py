@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from csi._proto import dataset_pb2
+from csi.config.several import short_form
+from csi.master.counters import told
 from csi.master.totals import WALK_EVERY_SECONDS, Totals
 from csi.master.window import Counts, Window
 
@@ -16,8 +18,10 @@ from csi.master.window import Counts, Window
 REMEMBERED_SECONDS = 300.0
 #: A node that has said nothing for so long is taken to be gone: each reports every 10 s.
 SILENT_SECONDS = 30.0
-#: What a message can say at most: nodes and workers may claim more between them.
-_UINT64_MAX = (1 << 64) - 1
+#: Most nodes that are known: Kubernetes has 5,000. What a node says beyond that is not taken, which costs no order.
+NODES_MAX = 10_000
+#: Longest figures that an operator takes (4 MiB), with room to spare. Words of nodes are left out in longer ones.
+_FIGURES_BYTES_MAX = 3 << 20
 
 
 @dataclass
@@ -40,6 +44,8 @@ class Core:
     configuration: dataset_pb2.Configuration | None = None
     totals: Totals = field(default_factory=Totals)
     source: dataset_pb2.Reachability = field(default_factory=dataset_pb2.Reachability)
+    #: How many watch the figures. While nobody does, the NAS is not asked: another master may lead by now.
+    watchers: int = 0
     _window: Window = field(default_factory=Window)
     _orders: dataset_pb2.Orders | None = None
     _nodes: dict[str, _Node] = field(default_factory=dict)
@@ -73,6 +79,8 @@ class Core:
 
     def report(self, report: dataset_pb2.NodeReport, connection: object, *, now: float) -> None:
         """A node's report over a connection, which may be another than that of its last one."""
+        if report.node not in self._nodes and len(self._nodes) >= NODES_MAX:
+            return
         self._nodes[report.node] = _Node(report, connection, now)
         counts = Counts(report.bytes_read, report.bytes_from_node, report.bytes_from_workers)
         self._window.count(report.node, report.daemon_session, counts, now=now)
@@ -86,15 +94,18 @@ class Core:
 
     def worker_answered(self, name: str, cached_bytes: int) -> None:
         """A worker has said how much it holds."""
-        self._workers[name] = _Worker(cached_bytes=min(max(cached_bytes, 0), _UINT64_MAX), is_reachable=True)
+        self._workers[name] = _Worker(cached_bytes=told(cached_bytes), is_reachable=True)
 
     def worker_silent(self, name: str) -> None:
         """A worker has not answered in time: what it held it may still hold, but nobody reads it there."""
         self._workers[name] = _Worker()
 
     def walk_due(self, now: float) -> float | None:
-        """When the mounts are to be walked, which may be in the past; None if there are none, or nobody has said so."""
-        if self.configuration is None:
+        """When the mounts are to be walked, which may be in the past; None if there are none, or nobody wants to know.
+
+        Here, and in all of :attr:`totals`, time is that of a clock that only goes forward.
+        """
+        if self.configuration is None or not self.watchers:
             return None
         return self.totals.due(every_seconds=self.configuration.walk_every_ms / 1000 or WALK_EVERY_SECONDS, now=now)
 
@@ -103,17 +114,20 @@ class Core:
         self._forget_gone(now)
         read = self._window.sum(now)
         configuration = self.configuration or dataset_pb2.Configuration()
-        return dataset_pb2.Figures(
+        figures = dataset_pb2.Figures(
             revision=configuration.revision,
             totals=self.totals.figures(),
             workers=[self._worker_figures(worker) for worker in configuration.workers],
             read=dataset_pb2.ReadFigures(
-                total=min(read.total, _UINT64_MAX), from_node=min(read.from_node, _UINT64_MAX),
-                from_workers=min(read.from_workers, _UINT64_MAX),
+                total=told(read.total), from_node=told(read.from_node), from_workers=told(read.from_workers)
             ),
             nodes=[self._node_figures(name, now) for name in sorted(self._nodes)],
             source=self.source,
-        )  # fmt: skip
+        )
+        if figures.ByteSize() > _FIGURES_BYTES_MAX:
+            for node in figures.nodes:
+                node.ClearField("conditions")
+        return figures
 
     def next_change(self, now: float) -> float | None:
         """When figures change by time alone; None if they do not."""
@@ -152,6 +166,7 @@ class Core:
             if node.connection is None and now - node.heard > REMEMBERED_SECONDS:
                 del self._nodes[name]
                 self._window.forget(name)
+                self.totals.forget_node(name)
 
     def _worker_figures(self, worker: dataset_pb2.Worker) -> dataset_pb2.WorkerFigures:
         seen = self._workers.get(worker.name, _Worker())
@@ -168,5 +183,5 @@ class Core:
             serving=node.report.serving,
             connected=node.connection is not None and now - node.heard <= SILENT_SECONDS,
             conditions=node.report.conditions,
-            sources=node.report.sources,
+            sources=short_form(node.report.sources),
         )

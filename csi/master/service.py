@@ -27,7 +27,6 @@ class MasterService:
     def __init__(self, core: Core, changes: Changes) -> None:
         self._core = core
         self._changes = changes
-        self._watchers = 0
         #: When the last one who watched figures went.
         self._unwatched_since = 0.0
 
@@ -46,12 +45,13 @@ class MasterService:
     ) -> AsyncIterator[dataset_pb2.Figures]:
         """Figures at once, and whenever they have changed."""
         await _require(context, OPERATOR)
-        self._watchers += 1
+        self._core.watchers += 1
+        self._changes.note()
         try:
             async for figures in self._figures():
                 yield figures
         finally:
-            self._watchers -= 1
+            self._core.watchers -= 1
             self._unwatched_since = time.monotonic()
 
     async def _figures(self) -> AsyncIterator[dataset_pb2.Figures]:
@@ -93,7 +93,7 @@ class MasterService:
     def _is_abandoned(self, began: float) -> bool:
         """Whether nobody has watched figures for long, since a connection ``began`` at least."""
         since = max(began, self._unwatched_since)
-        return self._watchers == 0 and time.monotonic() - since > _UNWATCHED_SECONDS_MAX
+        return self._core.watchers == 0 and time.monotonic() - since > _UNWATCHED_SECONDS_MAX
 
     async def _take(self, reports: AsyncIterator[dataset_pb2.NodeReport], connection: object) -> None:
         async for report in reports:

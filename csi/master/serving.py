@@ -26,9 +26,11 @@ _STOP_SECONDS_MAX = 2.0
 #: Of a master's gRPC server.
 OPTIONS = (
     ("grpc.so_reuseport", 0),
-    # Nodes and operators find out by pings that a master is gone, and a master that a node is.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    # Nodes and operators find out by pings of their own that a master is gone. A master takes a node that says nothing
+    # for gone long before: its pings are for what those leave behind who died unseen, and rare, since an operator has
+    # to answer those of all masters.
+    ("grpc.keepalive_time_ms", 300_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
@@ -79,9 +81,13 @@ class Master:
             task.result()
 
     def _restore(self) -> None:
-        self._state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), self._state.open("rb") as file:
-            self._core.restore(file.read(_STATE_BYTES_MAX))
+        """What cannot be read is lost: whoever is told, and counts, begins anew."""
+        try:
+            self._state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError), self._state.open("rb") as file:
+                self._core.restore(file.read(_STATE_BYTES_MAX))
+        except OSError as error:
+            _LOGGER.warning("the state %s is not read: %s", self._state, error.strerror)
 
     async def _save_always(self) -> None:
         while True:

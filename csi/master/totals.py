@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 from csi._proto import dataset_pb2
+from csi.master.counters import checked, told
 
 WALK_EVERY_SECONDS = 600.0
 #: After nodes have changed files: at the earliest so long after the last count, and so many times what it took.
@@ -79,7 +80,7 @@ class Totals:
             restored = (
                 None if known is None else _counted(known), [_counted(one) for one in finished], _counted(current)
             )  # fmt: skip
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return
         if len(restored[1]) < len(self.sources):
             self.known, self.finished, self.current = restored
@@ -102,6 +103,10 @@ class Totals:
         self._changes[node] = (session, changes)
         if former is not None and former != (session, changes) and changes:
             self._is_changed = True
+
+    def forget_node(self, node: str) -> None:
+        """The node is gone: when it comes again, its count says nothing new."""
+        self._changes.pop(node, None)
 
     def due(self, *, every_seconds: float, now: float) -> float | None:
         """When the next walk is to be made, which may be in the past; None without mounts."""
@@ -154,10 +159,10 @@ class Totals:
         shown = so_far if self.known is None else self.known
         checkpoint = self.saved()
         return dataset_pb2.Totals(
-            bytes=shown.bytes,
-            files=shown.files,
+            bytes=told(shown.bytes),
+            files=told(shown.files),
             known=self.known is not None,
-            directories_done=so_far.directories,
+            directories_done=told(so_far.directories),
             checkpoint=checkpoint if len(checkpoint) <= _CHECKPOINT_BYTES_MAX else b"",
             reason=self.reason or _incompleteness(shown),
         )
@@ -181,8 +186,8 @@ def _counted(saved: object) -> Counted:
     if not isinstance(saved, dict):
         raise TypeError
     return Counted(
-        bytes=int(saved["bytes"]), files=int(saved["files"]), directories=int(saved["directories"]),
-        skipped=int(saved.get("skipped", 0)), checkpoint=str(saved["checkpoint"]),
+        bytes=checked(saved["bytes"]), files=checked(saved["files"]), directories=checked(saved["directories"]),
+        skipped=checked(saved.get("skipped", 0)), checkpoint=str(saved["checkpoint"]),
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Walking:
     async def watch(self) -> None:
         """Walks whenever that is due; never returns."""
         while True:
-            count, now = self._changes.count, time.time()
+            count, now = self._changes.count, time.monotonic()
             due = self._core.walk_due(now)
             if due is not None and due <= now:
                 await self._walk(self._core.totals.begin(now))
@@ -51,7 +51,7 @@ class Walking:
         while True:
             count = self._changes.count
             configuration = self._core.configuration
-            if configuration is None or not configuration.mounts:
+            if configuration is None or not configuration.mounts or not self._core.watchers:
                 await self._changes.after(count)
                 continue
             found = await self._reachability(configuration)
@@ -114,7 +114,7 @@ class Walking:
     def _fail(self, walk: Walk, error: DriverError) -> None:
         _LOGGER.warning("counting %s goes on later: %s", walk.source, error.message)
         is_bad = error.code is Code.INVALID_ARGUMENT and bool(walk.checkpoint)
-        self._core.totals.fail(walk, error.message, is_checkpoint_bad=is_bad, now=time.time())
+        self._core.totals.fail(walk, error.message, is_checkpoint_bad=is_bad, now=time.monotonic())
         self._changes.note()
 
     async def _run(self, arguments: list[str], walk: Walk) -> None:
@@ -154,7 +154,7 @@ class Walking:
             except ValueError:
                 raise DriverError(Code.INTERNAL, f"{programs.NAS_CLIENT} walk printed what is no count") from None
             is_done = line.is_done
-            self._core.totals.progress(walk, line.counted, is_done=is_done, now=time.time())
+            self._core.totals.progress(walk, line.counted, is_done=is_done, now=time.monotonic())
             self._changes.note()
 
 

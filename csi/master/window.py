@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from csi.master.counters import checked
+
 WINDOW_SECONDS = 300.0
 #: What was read within so long is forgotten together.
 _BUCKET_SECONDS = 5.0
@@ -81,7 +83,7 @@ class Window:
         try:
             window._last = {str(node): (str(session), _counts(rest)) for node, (session, *rest) in _last_of(saved)}
             window._buckets = deque((float(at), _counts(rest)) for at, *rest in _buckets_of(saved))
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             return cls()
         return window
 
@@ -94,7 +96,7 @@ class Window:
 
 
 def _counts(values: Sequence[object]) -> Counts:
-    total, from_node, from_workers = (int(value) for value in values)  # type: ignore[call-overload]
+    total, from_node, from_workers = map(checked, values)
     return Counts(total, from_node, from_workers)
 
 

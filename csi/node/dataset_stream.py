@@ -21,6 +21,8 @@ _CONNECT_SECONDS_MAX = 5.0
 _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 1.0, 10.0
 #: A report goes at most so often, and at least so often.
 _REPORT_SECONDS, _REPORT_SECONDS_MAX = 1.0, 10.0
+#: Between two orders that are taken.
+_ORDERS_SECONDS_MIN = 0.2
 #: How long a publish waits for a connection, and then for orders.
 _CONNECTED_SECONDS, _ORDERS_SECONDS = 0.5, 1.0
 _OPTIONS = (
@@ -30,7 +32,9 @@ _OPTIONS = (
     # Another Dataset's master may have had this address, or this one's another certificate.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 20_000),
+    # Of what is sent by TCP, and of a ping: each has a limit of its own.
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
 )
 
@@ -152,6 +156,9 @@ class DatasetStream:
                         raise ValueError("it has sent orders that cannot be read")
                     self._take(orders)
                     self._settled.set()
+                    # Each costs files and a look at daemons; whoever reads Secrets of the Dataset's namespace can pass
+                    # for its master, and this process is that of all Datasets of the node.
+                    await asyncio.sleep(_ORDERS_SECONDS_MIN)
                 if (code := await call.code()) is not grpc.StatusCode.OK:
                     raise OSError(f"{code.name}: {await call.details()}")
             finally:

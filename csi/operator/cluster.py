@@ -11,11 +11,12 @@ name is taken, and :meth:`Cluster.apply` (server-side apply) with the UID of the
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -37,6 +38,8 @@ PAGE_OBJECTS_MAX = 200
 WATCH_SECONDS_MAX = 300
 _WATCH_GRACE_SECONDS = 10.0
 _CONNECT_SECONDS_MAX = 10.0
+#: Of an answer that is none.
+_SHOWN_BYTES_MAX = 500
 _NOT_FOUND = 404
 _UNAUTHORIZED = 401
 #: One object of the API, or one operation of a JSON patch.
@@ -68,7 +71,9 @@ class Cluster:
     UNAVAILABLE (all else: try again).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, may_write: Callable[[], bool] = lambda: True) -> None:
+        """``may_write`` is asked in the moment in which a request that changes something goes: UNAVAILABLE if not."""
+        self._may_write = may_write
         self._login: kopf.ConnectionInfo | None = None
         self._arguments: Mapping[str, Any] = {}
         self._tls: ssl.SSLContext | bool = True
@@ -119,7 +124,9 @@ class Cluster:
             status, answer = await self._request("GET", f"{path}?{urlencode(query)}")
             page = _successful(status, answer, what=f"GET {path}")
             metadata = page.get("metadata") or {}
-            yield Listed(items=page.get("items") or (), resource_version=str(metadata.get("resourceVersion", "")))
+            if not metadata.get("resourceVersion"):
+                raise DriverError(Code.UNAVAILABLE, f"GET {path} was answered with something else than a list")
+            yield Listed(items=page.get("items") or (), resource_version=str(metadata["resourceVersion"]))
             if not metadata.get("continue"):
                 return
             query["continue"] = metadata["continue"]
@@ -221,11 +228,13 @@ class Cluster:
         self.requests += 1
         session = self._opened()
         try:
-            async with (
-                self._turns,
-                session.request(method, self._url(path), data=data, headers=headers, timeout=timeout) as response,
-            ):
-                return response.status, await _decoded(response)
+            async with self._turns:
+                if method != "GET" and not self._may_write():
+                    raise DriverError(Code.UNAVAILABLE, f"{method} {path}: another operator may lead by now")
+                async with session.request(
+                    method, self._url(path), data=data, headers=headers, timeout=timeout
+                ) as response:
+                    return response.status, await _decoded(response)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DriverError(Code.UNAVAILABLE, f"{method} {path} at the API server: {error!r}") from None
 
@@ -266,13 +275,16 @@ def service_address(environment: Mapping[str, str]) -> str | None:
 
 
 async def _decoded(response: aiohttp.ClientResponse) -> Json:
-    """The answer; what a proxy says in its own words is a message as well."""
+    """The answer; of an error what a proxy says in its own words is a message as well. Raises ValueError."""
     body = await response.read()
-    try:
+    with contextlib.suppress(ValueError):
         answer = json.loads(body)
-    except ValueError:
-        return {"message": body[:500].decode(errors="replace")}
-    return answer if isinstance(answer, Mapping) else {}
+        if isinstance(answer, Mapping):
+            return answer
+    shown = body[:_SHOWN_BYTES_MAX].decode(errors="replace")
+    if response.status < 300:  # noqa: PLR2004
+        raise ValueError(f"no object of JSON: {shown}")  # and no empty list, by which all would be gone
+    return {"message": shown}
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

@@ -3,7 +3,8 @@
 Who leads writes its name and a time into the Lease again and again. The others never compare that time with their own
 clock: they watch the Lease, and take it over when it has not *changed* for its whole duration by their own clock. Who
 leads stops by itself when it could not renew for :data:`RENEW_SECONDS_MAX`, counted from when its last renewal was
-*sent*, which is earlier than anybody else takes over by more than a request of its own may last.
+*sent*, which is earlier than anybody else takes over by more than a request of its own may last. A process that was
+paused finds that out when it goes on: what it does as the leader asks :meth:`Leadership.leads` before each write.
 
 :class:`Election` decides, knows no clock and no network; :class:`Leadership` reads, writes and waits.
 """
@@ -120,6 +121,10 @@ class Leadership:
         self._election = Election(identity=identity)
         self._said = ""
 
+    def leads(self) -> bool:
+        """Whether this process leads now."""
+        return self._election.leads(now=asyncio.get_running_loop().time())
+
     async def run(self, duties: Callable[[], Awaitable[None]]) -> None:
         """Calls ``duties`` whenever this process has become the leader, and cancels them when it is no more.
 
@@ -138,7 +143,7 @@ class Leadership:
     async def _become_leader(self) -> None:
         while True:
             await self._look()
-            if self._leads():
+            if self.leads():
                 return
             await asyncio.sleep(PERIOD_SECONDS)
 
@@ -148,7 +153,7 @@ class Leadership:
 
         task = asyncio.create_task(all_duties())
         try:
-            while self._leads():
+            while self.leads():
                 done, _ = await asyncio.wait([task], timeout=min(PERIOD_SECONDS, self._left_seconds()))
                 if done:
                     task.result()
@@ -162,9 +167,6 @@ class Leadership:
 
     def _left_seconds(self) -> float:
         return self._election.left_seconds(now=asyncio.get_running_loop().time())
-
-    def _leads(self) -> bool:
-        return self._election.leads(now=asyncio.get_running_loop().time())
 
     async def _look(self) -> None:
         """One look at the Lease, and what follows from it."""
@@ -200,7 +202,7 @@ class Leadership:
 
     async def _give_up(self) -> None:
         """Lets the next one lead at once, unless another one does already."""
-        if not self._leads():
+        if not self.leads():
             return
         async with asyncio.timeout(REQUEST_SECONDS_MAX):
             path = f"{self._collection}/{self._name}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -34,6 +34,9 @@ OPERATOR, MASTER, WORKER, NODE = "operator", "master", "worker", "node"
 CERTIFICATE_DAYS, AUTHORITY_DAYS = 365, 3650
 #: A certificate begins so long before it is made: clocks differ.
 CLOCKS_DIFFER = timedelta(minutes=10)
+#: An authority that begins later than so long from now was made by a clock that went wrong: nobody believes it until
+#: then, so there is another one.
+_BEGINS_WITHIN = timedelta(hours=1)
 #: For how long everybody knows an authority before it signs: whoever is mounted gets it through the master.
 _KNOWN_BEFORE = timedelta(days=30)
 _HOSTS = {MASTER: MASTER_HOST, WORKER: WORKER_HOST}
@@ -143,7 +146,7 @@ def _block_key(present: Files, random: Random) -> bytes:
 def server_authority(present: Files, *, now: datetime, random: Random) -> Files:
     """``ca.crt`` and ``ca.key`` of a server alone: the present ones as long as they do; the newest one is first."""
     certificate, key = _certificate(present, AUTHORITY), _key(present, AUTHORITY_KEY)
-    whole = certificate is not None and key is not None and _same(certificate, key)
+    whole = certificate is not None and key is not None and _same(certificate, key) and _has_begun(certificate, now)
     if whole and certificate is not None and now < renewal(certificate):
         return {name: present[name] for name in (AUTHORITY, AUTHORITY_KEY)}
     made, new_key = _new_authority(now=now, random=random)
@@ -154,14 +157,19 @@ def server_authority(present: Files, *, now: datetime, random: Random) -> Files:
 def _authority(present: Files, *, now: datetime, random: Random) -> Files:
     """The authority's files; when it is due, with another that everybody gets to know before it signs."""
     certificate, key = _certificate(present, AUTHORITY), _key(present, AUTHORITY_KEY)
-    if certificate is None or key is None or not _same(certificate, key) or now >= certificate.not_valid_after_utc:
+    holds = certificate is not None and _has_begun(certificate, now) and now < certificate.not_valid_after_utc
+    if certificate is None or key is None or not _same(certificate, key) or not holds:
         made, new_key = _new_authority(now=now, random=random)
         return {AUTHORITY: _pem([made]), AUTHORITY_KEY: _key_pem(new_key), LINE: random(8).hex().encode()}
     line = {LINE: present.get(LINE) or random(8).hex().encode()}
     following, following_key = _certificate(present, NEXT), _key(present, NEXT_KEY)
     if now < renewal(certificate):
         return {AUTHORITY: present[AUTHORITY], AUTHORITY_KEY: present[AUTHORITY_KEY], **line}
-    if following is None or following_key is None or not _same(following, following_key):
+    if (
+        following is None
+        or following_key is None
+        or not (_same(following, following_key) and _has_begun(following, now))
+    ):
         following, following_key = _new_authority(now=now, random=random)
     elif now >= following.not_valid_before_utc + _KNOWN_BEFORE:
         return {AUTHORITY: _pem([following, certificate]), AUTHORITY_KEY: present[NEXT_KEY], **line}
@@ -203,7 +211,7 @@ class _Issuer:
             return False
         try:
             certificate.verify_directly_issued_by(self._authority)
-        except (InvalidSignature, TypeError, ValueError):
+        except (InvalidSignature, TypeError, UnsupportedAlgorithm, ValueError):
             return False
         in_time = certificate.not_valid_before_utc <= self._now < renewal(certificate)
         return in_time and certificate.subject == _name(name)
@@ -296,18 +304,31 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
+def certificates_of(pem: bytes) -> list[x509.Certificate]:
+    """The certificates of a file; none if one of them cannot be read, or is of a kind that there is not here."""
+    try:
+        found = x509.load_pem_x509_certificates(pem)
+        for one in found:
+            # They are read no further than one looks: what is wrong with a key is only noticed where it is used.
+            _ = one.public_key(), one.subject
+    except (UnsupportedAlgorithm, ValueError, x509.InvalidVersion):
+        return []
+    return found
+
+
 def _certificate(files: Files, name: str) -> x509.Certificate | None:
     """The first certificate of a file; None if it cannot be read."""
-    try:
-        return x509.load_pem_x509_certificates(files[name])[0]
-    except (KeyError, ValueError):
-        return None
+    return next(iter(certificates_of(files.get(name, b""))), None)
+
+
+def _has_begun(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now + _BEGINS_WITHIN
 
 
 def _key(files: Files, name: str) -> ec.EllipticCurvePrivateKey | None:
     try:
         key = serialization.load_pem_private_key(files[name], password=None)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, UnsupportedAlgorithm, ValueError):
         return None
     return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
 

@@ -110,6 +110,7 @@ def run(
         finally:
             ended.set()
             await _ended(beside)
+            await serving.of_datasets.close()
             await cluster.close()
             await watching
 
@@ -138,17 +139,23 @@ async def _ended(task: "asyncio.Task[None] | None") -> None:
 
 
 class _Serving:
-    """What serves Datasets in this process, while it leads; and its metrics."""
+    """What serves Datasets in this process, while it leads; and its metrics.
+
+    ``cluster`` is for the Lease, and for taints: neither waits for requests about Datasets, which have turns of their
+    own and may take half a minute each where an admission webhook hangs.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.children = cluster, Children()
+        self.of_datasets = Cluster(may_write=lambda: self.leadership is not None and self.leadership.leads())
+        self.leadership: Leadership | None = None
         self._recorder = Recorder()
         self._leading: Reconciler | None = None
 
     async def lead(self, datasets: Datasets) -> None:
         """Serves until cancelled."""
         self._leading = Reconciler(
-            self.cluster, datasets.settings, children=self.children, allowed_sources=datasets.allowed_sources
+            self.of_datasets, datasets.settings, children=self.children, allowed_sources=datasets.allowed_sources
         )
         try:
             await self._leading.run()
@@ -159,7 +166,7 @@ class _Serving:
         """The answer to a scrape; of Datasets only the leader knows anything."""
         page = Page()
         page.put("efc_operator_leads", self._leading is not None)
-        page.put("efc_operator_api_requests_total", self.cluster.requests)
+        page.put("efc_operator_api_requests_total", self.cluster.requests + self.of_datasets.requests)
         if self._leading is not None:
             self._leading.collect(page)
         put_process(page, recorder=self._recorder, children=self.children)
@@ -169,13 +176,15 @@ class _Serving:
 async def _serve_datasets(serving: _Serving, datasets: Datasets, ended: asyncio.Event) -> None:
     """Until cancelled; what it cannot get over sets ``ended``."""
     namespace = datasets.namespace or _namespace()
+    logged_in(serving.of_datasets)
     leadership = Leadership(serving.cluster, namespace=namespace, name=_LEASE, identity=_identity())
+    serving.leadership = leadership
 
     async def duties() -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(serving.lead(datasets))
             if datasets.has_webhook:
-                group.create_task(Certificates(serving.cluster, namespace=namespace).run())
+                group.create_task(Certificates(serving.of_datasets, namespace=namespace).run())
 
     try:
         await leadership.run(duties)

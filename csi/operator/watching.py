@@ -74,9 +74,9 @@ class Watching:
 
     async def run(self, cluster: Cluster) -> None:
         """Keeps in step until cancelled."""
-        delay = _RETRY_SECONDS_MIN
-        since = ""
+        loop, delay, since = asyncio.get_running_loop(), _RETRY_SECONDS_MIN, ""
         while True:
+            began = loop.time()
             try:
                 if not since:
                     since = await self._list(cluster)
@@ -85,7 +85,6 @@ class Watching:
                     delay = _RETRY_SECONDS_MIN
                     if kind != "BOOKMARK":
                         self.saw(found, deleted=kind == "DELETED")
-                await asyncio.sleep(0)  # a server that ends each watch at once
             except DriverError as error:
                 if error.code in (Code.OUT_OF_RANGE, Code.NOT_FOUND):
                     since = ""
@@ -94,8 +93,11 @@ class Watching:
                     continue
                 if error.code is not Code.OUT_OF_RANGE:
                     _LOGGER.warning("%s", error.message)
-                await asyncio.sleep(delay)
-                delay = min(_RETRY_SECONDS_MAX, delay * 2)
+            # Without an error, too: what stands before a server may end each watch as soon as it has begun.
+            if loop.time() - began > _RETRY_SECONDS_MAX:
+                delay = _RETRY_SECONDS_MIN
+            await asyncio.sleep(delay)
+            delay = min(_RETRY_SECONDS_MAX, delay * 2)
 
     def saw(self, found: Json, *, deleted: bool = False) -> None:
         """Notes an object that a watch or an answer to a request of ours has shown."""

@@ -16,7 +16,7 @@ import grpc
 import pytest
 
 from csi._proto import csi_pb2, dataset_pb2, efc_pb2
-from csi.config.several import MountedSource, Sources
+from csi.config.several import MountedSource, Sources, short_form
 from csi.config.sources import Source
 from csi.node.keeper import Keeper, options_of
 from tests.support.driver import MULTI_READER, Driver, refused
@@ -200,7 +200,8 @@ def test_mounts_come_and_go_under_a_pod(nas: Nas, world: World) -> None:
     def in_force(*paths: str) -> None:
         master.configure(mounts=mounts(*paths))
         master.await_figures(
-            lambda figures: [node.sources for node in figures.nodes] == [told(*paths)], what="nodes that have been told"
+            lambda figures: [node.sources for node in figures.nodes] == [short_form(told(*paths))],
+            what="nodes that have been told",
         )
 
     volume = master.volume("", sources=told("/a", "/b"), **{"live-sources": "true"})

@@ -73,7 +73,7 @@ def test_what_the_dataset_is_made_of_is_deleted(namespace: Namespace, kind: str)
         uids = [one["metadata"]["uid"] for one in found if one is not None]
         return len(uids) == len(names) and not {*uids} & {one["metadata"]["uid"] for one in before.values()}
 
-    wait_until(is_there, what=f"{names} to come again", limit_s=60, interval_s=0.3)
+    wait_until(is_there, what=f"{names} to come again", limit_s=90, interval_s=0.3)
     await_status(
         namespace, "dataset", "demo", lambda found: condition(found, "Ready")["status"] == "True", what="Ready",
         limit_s=60,

@@ -10,7 +10,7 @@ from typing import Any
 from csi.api.dataset import Phase
 from csi.api.status import CacheStates, ConditionType
 from csi.base.addresses import joined_address
-from csi.config.several import Sources, origin_of
+from csi.config.several import Sources, origin_of, short_form
 from csi.operator import pki, store
 from csi.operator.cluster import Json
 from csi.operator.datasets import conditions, statuses, told
@@ -69,7 +69,7 @@ class Both:
             RUNTIME_KIND,
             self._runtime_json,
             finalizers=[FINALIZER],
-            owners=[dataset_reference(self._dataset)],
+            owners=[dataset_reference(self._dataset_json)],
         )
         # Of a Dataset of this name that was before, or of a claim that somebody has deleted.
         if seen.claim is None:
@@ -201,7 +201,8 @@ class Both:
         figures, source = self._seen.figures.latest, self._place_in_force().source
         if self._updating is not None or figures is None or not source.startswith("["):
             return
-        late = [node.node for node in figures.nodes if node.connected and node.sources and node.sources != source]
+        has = ("", source, short_form(source))
+        late = [node.node for node in figures.nodes if node.connected and node.sources not in has]
         if late:
             message = f"nodes are being told of mounts that have come or gone: {', '.join(late[:_NODES_NAMED_MAX])}"
             self._updating = Said(type=ConditionType.UPDATING, status=True, reason="Mounts", message=message)

@@ -26,9 +26,10 @@ class Said:
             return ConditionStatus.UNKNOWN
         return ConditionStatus.TRUE if self.status else ConditionStatus.FALSE
 
-    def short_message(self) -> str:
-        """The message, not longer than is written."""
-        return self.message if len(self.message) <= MESSAGE_LENGTH_MAX else self.message[: MESSAGE_LENGTH_MAX - 1] + "…"
+
+def short(text: str) -> str:
+    """A text for people, not longer than is written."""
+    return text if len(text) <= MESSAGE_LENGTH_MAX else text[: MESSAGE_LENGTH_MAX - 1] + "…"
 
 
 def written_time(moment: datetime) -> str:
@@ -75,7 +76,7 @@ def _same(one: Said) -> dict[str, str]:
         "type": one.type,
         "status": one.written_status(),
         "reason": one.reason,
-        "message": one.short_message(),
+        "message": short(one.message),
     }
 
 

@@ -6,6 +6,7 @@ there, is said in the condition ``Ready``, and leaves what is there already as i
 taken from under them but by deletion, which waits for them.
 """
 
+import logging
 from datetime import datetime
 
 from csi.api.dataset import Dataset, Phase
@@ -32,6 +33,7 @@ from csi.operator.names import DATASET_KIND, RUNTIME_KIND
 from csi.operator.objects.settings import Settings
 from csi.operator.watching import name_of
 
+_LOGGER = logging.getLogger(__name__)
 #: How long a deletion waits for daemons that stay without pods.
 RETIRE_SECONDS_MAX = 10.0
 #: Within which an object that is alone may get what it belongs to without a warning.
@@ -72,7 +74,7 @@ def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
     daemons need not stay.
     """
     if seen.dataset is not None and seen.runtime is not None and seen.rival is None:
-        Both(seen, settings, decision).keep_up()
+        _keep_up(seen, settings, decision)
     users = [pod for pod in seen.users if not statuses.has_ended(pod)]
     claim = seen.claim
     if claim is not None and users:
@@ -95,11 +97,19 @@ def _delete(seen: Seen, settings: Settings, decision: Decision) -> None:
         decision.forget = dataset["metadata"]["uid"]
         decision.dataset_metadata = metadata_to_apply(DATASET_KIND, dataset, finalizers=[])
     if runtime is not None:
-        owners = [dataset_reference(_dataset(dataset))] if dataset is not None else []
+        owners = [dataset_reference(dataset)] if dataset is not None else []
         decision.runtime_metadata = metadata_to_apply(RUNTIME_KIND, runtime, finalizers=[], owners=owners)
         if is_deleting(dataset) and not is_deleting(runtime):
             uid = runtime["metadata"]["uid"]
             decision.deletions.append(Deletion(resource=store.RUNTIMES, name=name_of(runtime), uid=uid))
+
+
+def _keep_up(seen: Seen, settings: Settings, decision: Decision) -> None:
+    """Looks after what is there; whatever is wrong with it, it can be deleted, and its namespace with it."""
+    try:
+        Both(seen, settings, decision).keep_up()
+    except Exception:
+        _LOGGER.exception("%s/%s is being deleted, and is not looked after until then", *seen.name)
 
 
 def _daemons_serve(seen: Seen) -> bool:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from csi.base.errors import Code, DriverError
 from csi.operator.cluster import FIELD_MANAGER, Cluster
 from csi.operator.datasets import paths
-from csi.operator.datasets.seen import Event
+from csi.operator.datasets.seen import WARNING, Event, Seen
+from csi.operator.names import DATASET_KIND, RUNTIME_KIND
 
 _LOGGER = logging.getLogger(__name__)
 _MESSAGE_LENGTH_MAX = 1024
@@ -20,6 +21,14 @@ class Events:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._posted: set[str] = set()
+
+    async def post_refusal(self, seen: Seen, message: str) -> None:
+        """Posts that something that is to go cannot be deleted, about the Dataset and its runtime."""
+        for kind, found in ((DATASET_KIND, seen.dataset), (RUNTIME_KIND, seen.runtime)):
+            if found is not None:
+                await self.post(
+                    Event(about=found, kind=kind, type=WARNING, reason="ErrorDeleteDataset", message=message)
+                )
 
     async def post(self, event: Event) -> None:
         """Posts an event, once: its name is that of what it says."""
@@ -35,7 +44,11 @@ class Events:
         posted = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{metadata['name'][:200]}.{digest}", "namespace": metadata["namespace"]},
+            # What is cut may end where no part of a name may.
+            "metadata": {
+                "name": f"{metadata['name'][:200].rstrip('-.')}.{digest}",
+                "namespace": metadata["namespace"],
+            },
             "involvedObject": {
                 "apiVersion": "data.fluid.io/v1alpha1",
                 "kind": event.kind,

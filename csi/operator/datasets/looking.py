@@ -105,7 +105,10 @@ class Looking:
         return notes.secrets
 
     async def _options(self, notes: Notes, dataset: Dataset | None) -> dict[str, dict[str, str]]:
-        names = secrets_of(dataset) if dataset is not None else frozenset()
+        try:
+            names = secrets_of(dataset) if dataset is not None else frozenset()
+        except DriverError:
+            return {}  # the decision says so
         if not names or dataset is None:
             return {}
         if clock() - notes.options_at >= _USERS_SECONDS or not names <= {*notes.options}:

@@ -9,9 +9,10 @@ from csi.operator.datasets.seen import Origin, Probe, Secrets
 
 @dataclass(kw_only=True, slots=True)
 class Notes:
-    """Of one key; times are those of :func:`clock`, in seconds."""
+    """Of one Dataset with one runtime; times are those of :func:`clock`, in seconds."""
 
     uid: str = ""
+    runtime_uid: str = ""
     #: Ours, as last read or written; None before the first time.
     secrets: Secrets | None = None
     secrets_at: float = 0.0

@@ -18,8 +18,9 @@ from csi.operator.names import UID_LABEL, Names
 from csi.operator.store import Key, reduced
 
 _LOGGER = logging.getLogger(__name__)
-#: How many are read again in a second, over all Datasets, and how often each at most.
-_PER_SECOND = 3.0
+#: How many are read again in a second, over all Datasets, and how often each at most. At rest nothing else is asked of
+#: the API server. Only what somebody else does to a Secret of ours is seen by this; users' own are read elsewhere.
+_PER_SECOND = 1.0
 _SECONDS_MIN = 20.0
 
 
@@ -77,6 +78,11 @@ def secret_of(secrets: Secrets, name: str, seen: Seen) -> Json | None:
 def with_secret(secrets: Secrets, found: Json, seen: Seen) -> Secrets:
     """``secrets`` with one that was written."""
     return replace(secrets, **{_part_of(found["metadata"]["name"], seen): reduced(found)})
+
+
+def without_secret(secrets: Secrets, name: str, seen: Seen) -> Secrets:
+    """``secrets`` without the one of this name, which has gone."""
+    return replace(secrets, **{_part_of(name, seen): None})
 
 
 def _part_of(name: str, seen: Seen) -> str:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from csi.api.common import API_VERSION
+from csi.api.common import API_VERSION, is_object_name
+from csi.base.errors import invalid
 from csi.operator import store
 from csi.operator.cluster import Json
 from csi.operator.watching import Name
@@ -22,7 +23,10 @@ class Kind:
         return f"{self.base}/namespaces/{namespace}/{self.plural}" if self.namespaced else f"{self.base}/{self.plural}"
 
     def path(self, name: Name) -> str:
-        """The path of one object."""
+        """The path of one object; INVALID_ARGUMENT for what is no name, which could lead to another object."""
+        for part in name if self.namespaced else name[1:]:
+            if not is_object_name(part):
+                raise invalid(f"{part[:64]!r} is no name of an object")
         return f"{self.collection(name[0])}/{name[1]}"
 
 

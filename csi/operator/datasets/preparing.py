@@ -18,6 +18,7 @@ from csi.operator import pki
 from csi.operator.cluster import Json
 from csi.operator.datasets import told
 from csi.operator.datasets.seen import No, Place, Prepared, Seen, if_owned
+from csi.operator.datasets.steps import there
 from csi.operator.names import Names
 from csi.operator.objects.options import mount_options
 from csi.operator.objects.settings import Known, Settings
@@ -47,6 +48,7 @@ def _made_of(seen: Seen, settings: Settings, dataset: Json, runtime: Json) -> tu
         seen.options,
         seen.origin,
         seen.allowed,
+        _is_address_lost(seen),
         *(None if one is None else (_metadata(one), one["spec"]) for one in (seen.service, seen.claim)),
         *((_metadata(one), one["spec"]) for one in seen.volumes),
     )
@@ -55,12 +57,19 @@ def _made_of(seen: Seen, settings: Settings, dataset: Json, runtime: Json) -> tu
 def _identities(former: Prepared, seen: Seen) -> pki.Identities | None:
     """Those that were wanted before, while they hold and nobody has changed or deleted a Secret of them."""
     wanted = former.wanted
-    if wanted is None or (former.due is not None and seen.now >= former.due):
+    # By a clock that was put back they may not have begun.
+    if wanted is None or seen.now < former.at or (former.due is not None and seen.now >= former.due):
         return None
     for one, found, was_stored in zip(wanted.secrets(), seen.secrets.all(), former.stored, strict=True):
         if was_stored if found is None else not is_stored(one, found):
             return None
     return wanted.identities
+
+
+def _is_address_lost(seen: Seen) -> bool:
+    """Whether the API server has refused the Service for its address: somebody else's is there, or other ranges are."""
+    name = Names(namespace=seen.name[0], name=seen.name[1], uid=there(seen.dataset)["metadata"]["uid"]).master
+    return "spec.clusterIP" in seen.refused.get(f"Service/{name}", "")
 
 
 def is_stored(wanted: Json, found: Json | None) -> bool:
@@ -93,8 +102,8 @@ class _Preparing:
         """All of it, with ``identities`` if they are known to be good."""
         ignored = tuple(told.ignored(self._dataset, self._runtime, self._settings))
         found: dict[str, Any] = {
-            "made_of": made_of, "stored": stored, "dataset": self._dataset, "runtime": self._runtime,
-            "ignored": ignored,
+            "made_of": made_of, "at": self._seen.now, "stored": stored,
+            "dataset": self._dataset, "runtime": self._runtime, "ignored": ignored,
         }  # fmt: skip
         seen, origin = self._seen, self._seen.origin
         problem, options = told.options(self._dataset, self._runtime, self._settings, secrets=seen.options)
@@ -141,6 +150,7 @@ class _Preparing:
             source=place.root,
             path=place.path,
             are_listed=seen.allowed.rules is not None,
+            is_address_lost=_is_address_lost(seen),
             now=seen.now,
             random=seen.random,
             authority=seen.secrets.authority,

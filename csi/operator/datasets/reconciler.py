@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from csi.base.children import Children
+from csi.base.errors import Code, DriverError
 from csi.observe.exposition import Page
 from csi.operator import store as stores
 from csi.operator.cluster import Cluster, Json
@@ -20,7 +21,7 @@ from csi.operator.datasets.looking import Looking
 from csi.operator.datasets.notes import Notes, clock
 from csi.operator.datasets.preparing import PROBE_AGAIN_SECONDS
 from csi.operator.datasets.probing import Prober
-from csi.operator.datasets.seen import Decision, Place, Prepared, Probe, Seen
+from csi.operator.datasets.seen import Decision, Deletion, Place, Prepared, Probe, Seen
 from csi.operator.datasets.settling import Settling
 from csi.operator.datasets.writing import Writing
 from csi.operator.masters import Masters
@@ -128,13 +129,16 @@ class Reconciler:
         return await self._looking.look(key, notes, allowed=self._allowed, prepared=self._prepared.get(key))
 
     def _noted(self, key: Key, dataset: Json | None, runtime: Json | None) -> Notes:
-        """The notes of this Dataset with this runtime: of others of the same name nothing is kept."""
-        uid = dataset["metadata"]["uid"] if dataset is not None else ""
+        """The notes of this Dataset with this runtime: of others of the same name nothing is kept.
+
+        Either may be made anew so soon that it was never seen to be gone.
+        """
+        uid, runtime_uid = (one["metadata"]["uid"] if one is not None else "" for one in (dataset, runtime))
         notes = self._notes.get(key)
-        if notes is None or notes.uid != uid or runtime is None:
+        if notes is None or (notes.uid, notes.runtime_uid) != (uid, runtime_uid) or runtime is None:
             if notes is not None:
                 self._forget(notes)
-            notes = self._notes[key] = Notes(uid=uid)
+            notes = self._notes[key] = Notes(uid=uid, runtime_uid=runtime_uid)
             if uid:
                 self._keys[uid] = key
         return notes
@@ -194,8 +198,7 @@ class Reconciler:
         if decision.objects:
             changed |= await self._settling.settle(notes, seen, decision.objects)
         for deletion in decision.deletions:
-            path = paths.OF_RESOURCE[deletion.resource].path(deletion.name)
-            await self._cluster.delete(path, uid=deletion.uid)
+            await self._delete(seen, deletion)
         for name, labels in decision.labels:
             await self._writing.write_labels(name, labels)
         self._instruct(notes, decision)
@@ -207,6 +210,16 @@ class Reconciler:
                 await self._events.post(event)
             await self._writing.write_statuses(notes, seen, decision)
         return changed
+
+    async def _delete(self, seen: Seen, deletion: Deletion) -> None:
+        """Has an object deleted; that somebody's policy refuses it is said to those who wait for it."""
+        try:
+            path = paths.OF_RESOURCE[deletion.resource].path(deletion.name)
+            await self._cluster.delete(path, uid=deletion.uid)
+        except DriverError as error:
+            if error.code in (Code.PERMISSION_DENIED, Code.INVALID_ARGUMENT):
+                await self._events.post_refusal(seen, error.message)
+            raise
 
     def _instruct(self, notes: Notes, decision: Decision) -> None:
         if not notes.uid:
@@ -226,7 +239,7 @@ class Reconciler:
 
         async def look() -> None:
             await asyncio.sleep(delay)
-            reason = await self._prober.reason(place)
+            reason = await self._prober.reason(place, namespace=key[0])
             notes.probe, notes.probe_at, notes.is_masters = Probe(source=place.source, reason=reason), clock(), False
             self._queue.add(key)
 

@@ -89,12 +89,14 @@ class No:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """``made_of`` says of what, and ``stored`` which Secrets were there; ``due``: when a certificate is to be renewed.
+    """What a decision was prepared of: ``made_of``, by ``at``, while the Secrets were there that ``stored`` says.
 
-    Without ``wanted`` there is ``no``, and after ``again_seconds`` it may be otherwise.
+    ``due`` is when a certificate is to be renewed. Without ``wanted`` there is ``no``, and after ``again_seconds`` it
+    may be otherwise.
     """
 
     made_of: tuple[object, ...]
+    at: datetime
     stored: tuple[bool, ...]
     dataset: Dataset
     runtime: EFCRuntime

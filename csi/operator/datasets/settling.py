@@ -14,7 +14,7 @@ from csi.operator.cluster import FIELD_MANAGER, Cluster, Json
 from csi.operator.datasets import paths
 from csi.operator.datasets.differences import is_as_wanted
 from csi.operator.datasets.notes import Notes, clock
-from csi.operator.datasets.own_secrets import secret_of, with_secret
+from csi.operator.datasets.own_secrets import secret_of, with_secret, without_secret
 from csi.operator.datasets.preparing import PROBE_AGAIN_SECONDS
 from csi.operator.datasets.seen import Secrets, Seen
 from csi.operator.names import APPLIED_ANNOTATION, Names, is_our_volume, is_owned
@@ -49,12 +49,22 @@ class Settling:
         mark = (_hash(wanted), str(found["metadata"]["resourceVersion"]))
         if notes.tried.get(label) == mark or not self._is_turn(notes, label):
             return False  # the API server writes it otherwise than we do: once is enough
-        answer = await self._change(notes, label, kind, wanted, uid=found["metadata"]["uid"])
+        return await self._renew(notes, seen, kind, wanted, found)
+
+    async def _renew(self, notes: Notes, seen: Seen, kind: paths.Kind, wanted: Json, found: Json) -> bool:
+        """Changes an object that is otherwise than it is wanted; whether it is another one now."""
+        label, version = paths.label_of(wanted), str(found["metadata"]["resourceVersion"])
+        try:
+            answer = await self._change(notes, label, kind, wanted, uid=found["metadata"]["uid"])
+        except DriverError as error:
+            if error.code is not Code.ABORTED:
+                raise
+            return self._forget(notes, seen, kind, wanted)
         if answer is None:
             return False
-        notes.tried[label] = (mark[0], str(answer["metadata"]["resourceVersion"]))
+        notes.tried[label] = (_hash(wanted), str(answer["metadata"]["resourceVersion"]))
         self._note_object(notes, seen, kind, answer)
-        return bool(answer["metadata"]["resourceVersion"] != found["metadata"]["resourceVersion"])
+        return bool(answer["metadata"]["resourceVersion"] != version)
 
     def _present(self, notes: Notes, seen: Seen, kind: paths.Kind, wanted: Json) -> Json | None:
         if kind is paths.SECRET:
@@ -119,18 +129,19 @@ class Settling:
         return changed
 
     async def _change(self, notes: Notes, label: str, kind: paths.Kind, wanted: Json, *, uid: str) -> Json | None:
-        """Server-side apply, of what this program made by creation as well; None if it was refused."""
+        """Server-side apply, of what this program made by creation as well; None if it was refused.
+
+        Raises ABORTED if it is not there any more, or another one.
+        """
         path = kind.path((wanted["metadata"].get("namespace", ""), wanted["metadata"]["name"]))
         notes.tried_at[label] = clock()
         found = await self._cluster.get(path)
         if found is None or found["metadata"]["uid"] != uid:
-            return None
+            raise DriverError(Code.ABORTED, f"{label} has gone")
         await self._take_over_fields(path, found)
         try:
             return await self._cluster.apply(path, {**wanted, "metadata": {**wanted["metadata"], "uid": uid}})
         except DriverError as error:
-            if error.code is Code.ABORTED:
-                return None
             self._refused(notes, label, error)
             return None
 
@@ -164,6 +175,13 @@ class Settling:
             self._store.saw(kind.resource, answer)
             return
         notes.secrets = with_secret(notes.secrets or Secrets(), answer, seen)
+
+    def _forget(self, notes: Notes, seen: Seen, kind: paths.Kind, wanted: Json) -> bool:
+        """What is not there any more is no more known; whether that is news: of all but Secrets the watches say it."""
+        if kind is not paths.SECRET:
+            return False
+        notes.secrets = without_secret(notes.secrets or Secrets(), wanted["metadata"]["name"], seen)
+        return True
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,15 @@ from csi.operator.datasets.seen import Seen
 from csi.operator.names import MASTER_ROLE, ROLE_LABEL, WORKER_ROLE, Names
 
 _ENDED = ("Succeeded", "Failed")
+#: Nodes that the reason of fuses names.
+_NODES_NAMED_MAX = 5
 #: How a runtime's reference says what it is, as Fluid has it.
 _CATEGORY, _TYPE = "Accelerate", "efc"
 #: Fields of a status that are figures: a change of one of them can wait.
-_FIGURES = ("ufsTotal", "fileNum", "cacheStates", "workers")
+_FIGURES = ("ufsTotal", "fileNum", "cacheStates", "workers", "fuseReason")
+#: Conditions whose words are figures: how far a count has come, and what nodes say, how much a disk has free for
+#: example. They may be others each second, for ever.
+_WITH_FIGURES = (ConditionType.TOTALS_KNOWN, ConditionType.FUSES_READY)
 #: Of the figures the one that follows from what is ready: it cannot wait.
 _CAPACITY = "cacheCapacity"
 
@@ -105,10 +110,18 @@ def _fuses(seen: Seen) -> Part:
         ready = int(before.get("fuseNumberReady") or 0)
         return Part(desired=len(nodes), current=min(ready, len(nodes)), ready=min(ready, len(nodes)))
     serving = {node.node for node in figures.nodes if node.serving}
-    words = [f"{node.node}: {said}" for node in figures.nodes for said in node.conditions if node.node in nodes]
+    words = [
+        f"{node.node}: {'; '.join(node.conditions)}" for node in figures.nodes if node.conditions and node.node in nodes
+    ]
     missing = sorted(nodes - serving)
-    reason = "; ".join(words) or (f"no daemon serves yet on {', '.join(missing[:5])}" if missing else "")
+    reason = _some(words, "; ") or (f"no daemon serves yet on {_some(missing, ', ')}" if missing else "")
     return Part(desired=len(nodes), current=len(nodes), ready=len(nodes & serving), reason=reason)
+
+
+def _some(of_nodes: Sequence[str], between: str) -> str:
+    """What is said of the first nodes, and of how many more there is something to say: a NAS that is away is of all."""
+    more = f"{between}and {len(of_nodes) - _NODES_NAMED_MAX} more nodes" if len(of_nodes) > _NODES_NAMED_MAX else ""
+    return between.join(of_nodes[:_NODES_NAMED_MAX]) + more
 
 
 def figures_of(seen: Seen, *, quota_bytes: int, workers: Part) -> tuple[str, str, CacheStates, Said]:
@@ -220,11 +233,11 @@ def runtime_status(
     status = RuntimeStatus(
         observed_generation=runtime.metadata.generation,
         master_phase=master.phase,
-        master_reason=master.reason,
+        master_reason=conditions.short(master.reason),
         worker_phase=workers.phase,
-        worker_reason=workers.reason,
+        worker_reason=conditions.short(workers.reason),
         fuse_phase=fuses.phase,
-        fuse_reason=fuses.reason,
+        fuse_reason=conditions.short(fuses.reason),
         desired_master_number_scheduled=master.desired,
         current_master_number_scheduled=master.current,
         master_number_ready=master.ready,
@@ -267,9 +280,8 @@ def _without_figures(status: Mapping[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in status.items() if name not in _FIGURES}
     rest[_CAPACITY] = (status.get("cacheStates") or {}).get(_CAPACITY)
     rest["conditions"] = [
-        # How far a count has come is a figure.
-        {**condition, "message": "", "lastUpdateTime": ""}
-        if condition.get("type") == ConditionType.TOTALS_KNOWN
+        {**condition, "message": "", "lastUpdateTime": "", "lastProbeTime": ""}
+        if condition.get("type") in _WITH_FIGURES
         else condition
         for condition in status.get("conditions") or ()
     ]

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from csi.api.common import API_VERSION
-from csi.api.dataset import Dataset
+from csi.api.common import API_VERSION, ObjectMeta
 from csi.base import driver
 from csi.base.errors import Code, DriverError
 from csi.operator import store
@@ -49,9 +48,9 @@ def metadata_to_apply(
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": applied}
 
 
-def dataset_reference(dataset: Dataset) -> dict[str, Any]:
+def dataset_reference(dataset: Json) -> dict[str, Any]:
     """To the owner of a runtime, which may have a controller already: whatever made it for its user."""
-    return owner_reference(DATASET_KIND, dataset.metadata, is_controller=False)
+    return owner_reference(DATASET_KIND, ObjectMeta.model_validate(dataset["metadata"]), is_controller=False)
 
 
 def there(found: Json | None) -> Json:

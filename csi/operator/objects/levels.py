@@ -5,6 +5,7 @@ from typing import Any
 
 from csi.api.common import Json
 from csi.api.efcruntime import EFCRuntime, Level, MediumType, VolumeType
+from csi.api.quantities import BYTES_MAX
 from csi.base import workers
 from csi.base.errors import DriverError, invalid
 from csi.config.paths import check_components
@@ -42,8 +43,8 @@ class Cache:
 
     @property
     def quota_bytes(self) -> int:
-        """What counts as the worker's capacity."""
-        return (self.memory_mib + self.disk_mib) * MIB
+        """What counts as the worker's capacity; no more than a quantity can be, however many levels say so."""
+        return min((self.memory_mib + self.disk_mib) * MIB, BYTES_MAX)
 
 
 def cache_of(runtime: EFCRuntime) -> Cache:

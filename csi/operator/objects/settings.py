@@ -41,6 +41,7 @@ class Known:
     source: str
     path: str = ""
     are_listed: bool = False
+    is_address_lost: bool = False
     now: datetime
     random: Random
     authority: Object | None = None

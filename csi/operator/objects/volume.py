@@ -42,7 +42,10 @@ _FIELDS = {
 
 
 def service(dataset: Dataset, runtime: EFCRuntime, known: Known) -> dict[str, Any]:
-    """The master's Service: the pod that leads. A new one asks for the address that the volume has."""
+    """The master's Service: the pod that leads. A new one asks for the address that the volume has, if it can be had.
+
+    With another address it gets another volume (:func:`differences`).
+    """
     names = Names.of(dataset.metadata)
     spec: dict[str, Any] = {
         "type": "ClusterIP",
@@ -56,7 +59,7 @@ def service(dataset: Dataset, runtime: EFCRuntime, known: Known) -> dict[str, An
             }
         ],
     }
-    if known.volume is not None and known.service is None:
+    if known.volume is not None and known.service is None and not known.is_address_lost:
         endpoint = _attributes(known.volume).get(MASTER, "")
         if address := endpoint.rpartition(":")[0].strip("[]"):
             spec["clusterIP"] = address
@@ -228,7 +231,10 @@ def clean_policy(runtime: EFCRuntime) -> str:
 
 
 def memory_max(runtime: EFCRuntime) -> int:
-    """Most bytes that a daemon may use, 0 without a limit; raises INVALID_ARGUMENT for one that is too low."""
+    """Most bytes that a daemon may use, 0 without a limit; raises INVALID_ARGUMENT for one that is too low.
+
+    One that is higher than any option can say is that of the option: no daemon comes near it.
+    """
     limit = (runtime.spec.fuse.resources.get("limits") or {}).get("memory")
     if limit is None:
         return 0
@@ -236,7 +242,7 @@ def memory_max(runtime: EFCRuntime) -> int:
     size = size_of(limit, field=where)
     if size < _DAEMON_MIB_MIN * MIB:
         raise invalid(f"{where} is {limit}: a daemon needs {_DAEMON_MIB_MIN}Mi or more")
-    return size
+    return min(size, OPTIONS["memory-max"].maximum * MIB)
 
 
 def _service_address(known: Known) -> str:

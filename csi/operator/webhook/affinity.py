@@ -22,6 +22,8 @@ SIDECAR_LABEL = "serverless.fluid.io/inject"
 OPT_OUT_LABEL = "fluid.io/enable-injection"
 #: Of preferred terms; the most that a term may have.
 WEIGHT = 100
+#: Most claims of one pod: each is looked up, and other pods wait meanwhile.
+CLAIMS_MAX = 100
 
 _REQUIRED_LABEL_BEGIN, _REQUIRED_LABEL_END, _REQUIRED = "fluid.io/dataset.", ".sched", "required"
 #: What an object may be called (RFC 1123), 253 characters at most.
@@ -72,7 +74,13 @@ def mutate(pod: Json, datasets: Mapping[str, Names | None]) -> Admitted | Refuse
             reason=f"the label {SIDECAR_LABEL}: there are no sidecars here. Take the label away: each node mounts the"
             f" Dataset's claim for any pod. For pods at the Dataset's workers there is {PLACED_LABEL}"
         )
-    used = {name: datasets[name] for name in claims(pod) if name in datasets}
+    named = claims(pod)
+    if len(named) > CLAIMS_MAX:
+        return Refused(
+            reason=f"the label {PLACED_LABEL}: the pod has {len(named)} claims, and no more than {CLAIMS_MAX} are"
+            " looked up. Take the label away, or some of the claims"
+        )
+    used = {name: datasets[name] for name in named if name in datasets}
     required = {dataset for dataset in map(_required_by, labels.items()) if dataset}
     if missing := sorted(required - used.keys()):
         return Refused(

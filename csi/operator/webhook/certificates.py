@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from csi.base.errors import Code, DriverError
@@ -55,36 +55,29 @@ def step(present: pki.Files, bundle: bytes, *, host: str, now: datetime, random:
     ends with a certificate and the one authority that has made it.
     """
     authority = pki.server_authority(present, now=now, random=random)
-    signer = _certificates(authority[pki.AUTHORITY])[0]
-    known = _certificates(bundle)
+    signer = pki.certificates_of(authority[pki.AUTHORITY])[0]
+    known = pki.certificates_of(bundle)
     pair = {name: present[name] for name in (pki.CERTIFICATE, pki.PRIVATE_KEY) if name in present}
     if not pki.is_good_pair(pair, now=now):
         pair = {}
-    serving = _certificates(pair[pki.CERTIFICATE])[0] if pair else None
+    serving = pki.certificates_of(pair[pki.CERTIFICATE])[0] if pair else None
     is_first = not known and serving is None
     is_wanted = serving is None or not _is_of(serving, signer) or _is_due(serving, host, now)
     if is_wanted and (is_first or signer in known):
         pair = dict(pki.server_identity(authority, NAME, host, now=now, random=random))
-        serving = _certificates(pair[pki.CERTIFICATE])[0]
+        serving = pki.certificates_of(pair[pki.CERTIFICATE])[0]
     held = [signer]
     if serving is None or not _is_of(serving, signer) or now < _made(serving) + SERVED_AFTER:
-        others = (*_certificates(authority[pki.AUTHORITY]), *known)
+        others = (*pki.certificates_of(authority[pki.AUTHORITY]), *known)
         held += [one for one in others if one != signer and now < one.not_valid_after_utc]
     wanted = b"".join(one.public_bytes(Encoding.PEM) for one in dict.fromkeys(held))
     return Step(files={**authority, pki.AUTHORITY: wanted, **pair}, bundle=wanted)
 
 
-def _certificates(pem: bytes) -> Sequence[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError:
-        return ()
-
-
 def _is_of(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, TypeError, ValueError):
+    except (InvalidSignature, TypeError, UnsupportedAlgorithm, ValueError):
         return False
     return True
 

@@ -26,7 +26,7 @@ from csi.base.errors import DriverError
 from csi.operator import pki
 from csi.operator.cluster import Cluster, Json
 from csi.operator.names import Names
-from csi.operator.webhook.affinity import Admitted, Refused, claims, is_concerned, mutate
+from csi.operator.webhook.affinity import CLAIMS_MAX, Admitted, Refused, claims, is_concerned, mutate
 
 _LOGGER = logging.getLogger(__name__)
 PATH, READY_PATH = "/mutate", "/healthz"
@@ -117,8 +117,13 @@ async def answer(question: Json, objects: Objects) -> Json:
 
 
 async def _datasets(pod: Json, namespace: str, objects: Objects) -> Mapping[str, Names | None]:
-    """The Datasets that the pod uses; None for those of which another kind of runtime is there."""
+    """The Datasets that the pod uses; None for those of which another kind of runtime is there.
+
+    None at all for a pod that has too many claims: it is refused.
+    """
     named = claims(pod)
+    if len(named) > CLAIMS_MAX:
+        return {}
     paths = (f"/apis/{API_VERSION}/namespaces/{namespace}/datasets/{name}" for name in named)
     read = await asyncio.gather(*(objects.get(path) for path in paths))
     return {

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csi.api.checks import problems
 from csi.api.dataset import Dataset
 from csi.api.efcruntime import EFCRuntime
 from csi.api.rules import CLAIM, DIRECTORY, HOST, SCHEME, UPWARDS
 from csi.api.sources import (
+    SECRETS_MAX,
     ClaimSource,
     access_modes,
     is_writable,
@@ -254,3 +256,23 @@ def test_access_modes() -> None:
     assert is_writable(both)
     with pytest.raises(DriverError, match="did you mean 'ReadWriteMany'"):
         access_modes(Dataset.model_validate(dataset("nfs://nas/a", accessModes=["ReadWritMany"])))
+
+
+def _from_secrets(*names: str) -> Dataset:
+    options = [{"name": "attr-ttl", "valueFrom": {"secretKeyRef": {"name": name, "key": "k"}}} for name in names]
+    return Dataset.model_validate(dataset("nfs://nas/data", sharedEncryptOptions=options))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../other/secrets/token", "..", "", "a/b", "a?watch=1", "a%2Fb", "a\n", "A", "a" * 254]
+)
+def test_a_secret_of_no_name_is_not_looked_for(name: str) -> None:
+    """It would be one of another namespace."""
+    assert secrets_of(_from_secrets(name, "nas")) == {"nas"}
+
+
+def test_secrets_of_one_dataset_are_few() -> None:
+    assert len(secrets_of(_from_secrets(*(f"s{number}" for number in range(SECRETS_MAX))))) == SECRETS_MAX
+    many = _from_secrets(*(f"s{number}" for number in range(SECRETS_MAX + 1)))
+    (problem,) = problems(many)
+    assert "33 Secrets" in problem.message

@@ -284,7 +284,7 @@ def test_a_walk_that_was_under_way_waits_for_the_configuration() -> None:
     core = Core()
     core.configure(configuration(1, ONE))
     core.totals.progress(core.totals.begin(0), Counted(bytes=1, checkpoint="p"), is_done=False, now=1)
-    later = Core()
+    later = Core(watchers=1)
     later.restore(core.saved())
     assert later.walk_due(2) is None
     later.configure(configuration(1, ONE))
@@ -292,12 +292,73 @@ def test_a_walk_that_was_under_way_waits_for_the_configuration() -> None:
     assert later.totals.begin(2).checkpoint == "p"
 
 
-@pytest.mark.parametrize("saved", [b"", b"[]", b"{}", b"{", b'{"totals":"x"}', b'{"totals":"[]","window":3}'])
+def _saved_totals(**known: object) -> bytes:
+    counted = {"bytes": 0, "files": 0, "directories": 0, "skipped": 0, "checkpoint": ""} | known
+    totals = {"version": 1, "sources": [ONE], "known": counted, "finished": [], "current": counted}
+    return json.dumps({"totals": json.dumps(totals)}).encode()
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"{",
+        b'{"totals":"x"}',
+        b'{"totals":"[]","window":3}',
+        b'{"window":{"last":[],"buckets":[]}}',
+        b'{"window":{"last":{"a":["s",1e999,0,0]},"buckets":[]}}',
+        b'{"window":{"last":{},"buckets":[[1,-5,0,0]]}}',
+        b'{"window":{"last":{},"buckets":[[1,0,0,99999999999999999999]]}}',
+        _saved_totals(bytes=-1),
+        _saved_totals(files=1 << 64),
+        _saved_totals(bytes=1.5),
+    ],
+)
 def test_a_state_that_makes_no_sense_is_nothing(saved: bytes) -> None:
     core = Core()
     core.restore(saved)
     core.configure(configuration(1, ONE))
     assert core.figures(0).totals.bytes == 0
+
+
+def test_what_a_nas_claims_can_be_told() -> None:
+    """Of several mounts together it may be more than a message can say."""
+    core = Core()
+    core.configure(configuration(1, ONE, OTHER))
+    for _ in range(2):
+        core.totals.progress(core.totals.begin(0), Counted(bytes=(1 << 64) - 1, files=1), is_done=True, now=1)
+    assert core.figures(2).totals == dataset_pb2.Totals(
+        bytes=(1 << 64) - 1, files=2, known=True, checkpoint=core.totals.saved()
+    )
+
+
+def test_a_node_that_claims_to_be_many_costs_no_more_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csi.master.core.NODES_MAX", 3)
+    core = Core()
+    for number in range(10):
+        core.report(report(f"n{number}"), object(), now=0)
+    core.report(report("n0", volumes=7), object(), now=1)
+    nodes = core.figures(2).nodes
+    assert [node.node for node in nodes] == ["n0", "n1", "n2"]
+    assert nodes[0].volumes == 7
+    core.figures(SILENT_SECONDS + REMEMBERED_SECONDS + 2)
+    core.report(report("n9"), object(), now=1000)
+    assert [node.node for node in core.figures(1000).nodes] == ["n9"]
+    assert [*core.totals._changes] == ["n9"], "of a node that is gone nothing is kept"
+
+
+@pytest.mark.parametrize("said", [{"conditions": ["w" * 1000] * 8}, {"sources": "s" * 20_000}])
+def test_figures_of_many_nodes_can_still_be_taken(said: dict[str, Any]) -> None:
+    """An operator takes 4 MiB in one message: rather without words than not at all."""
+    core = Core()
+    for number in range(1000):
+        core.report(report(f"n{number}", volumes=1, serving=True, **said), object(), now=0)
+    figures = core.figures(1)
+    assert figures.ByteSize() < 4 << 20
+    assert len(figures.nodes) == 1000
+    assert all(node.serving and bool(node.sources) == ("sources" in said) for node in figures.nodes)
 
 
 def test_secrets_are_not_saved() -> None:
@@ -309,7 +370,7 @@ def test_secrets_are_not_saved() -> None:
 
 
 def test_walks_are_as_often_as_it_is_said() -> None:
-    core = Core()
+    core = Core(watchers=1)
     assert core.walk_due(0) is None
     core.configure(configuration(1, ONE, walk_every_ms=5000))
     core.totals.progress(core.totals.begin(0), Counted(), is_done=True, now=10)

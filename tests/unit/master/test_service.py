@@ -20,7 +20,9 @@ from csi._proto import dataset_pb2, dataset_pb2_grpc
 from csi.cli import main
 from csi.master.core import Core
 from csi.master.service import MasterService
+from csi.master.serving import Master
 from csi.master.signal import Changes
+from tests.support.driver import free_port
 from tests.support.master import Authority, DatasetMaster, channel_to
 
 
@@ -178,6 +180,17 @@ class Caller:
 
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"x509_common_name": [b"operator"]}
+
+
+async def test_a_disk_that_takes_nothing_costs_the_state_alone(authority: Authority, tmp_path: Path) -> None:
+    """A full one, for example: nodes are told all the same."""
+    full = tmp_path / "full"
+    full.write_bytes(b"")
+    listen = f"127.0.0.1:{free_port()}"
+    async with Master(listen=listen, tls=authority.signed("master"), state=full / "state") as master:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await master.failed()
 
 
 def test_its_state_is_written_when_it_ends(master: DatasetMaster) -> None:

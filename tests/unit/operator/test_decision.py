@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 
 from csi._proto import dataset_pb2
 from csi.base import driver
-from csi.config.several import MountedSource, Sources
+from csi.config.several import MountedSource, Sources, short_form
 from csi.config.sources import Source
 from csi.operator.datasets.decision import RETIRE_SECONDS_MAX, decide
 from csi.operator.datasets.seen import FINALIZER, Decision, Figures, Origin, Place, Probe, Secrets, Seen
@@ -380,6 +380,32 @@ def test_fuses_are_ready_where_no_pod_uses_it() -> None:
     assert (served["desiredFuseNumberScheduled"], served["fusePhase"]) == (0, "Ready")
 
 
+def test_what_thousands_of_nodes_say_fits_into_a_status() -> None:
+    """A NAS that is away is so for all of them; the API server takes no object of megabytes."""
+    names = [f"node-{number:04}" for number in range(5000)]
+    nodes = [dataset_pb2.NodeFigures(node=name, conditions=["the NAS does not answer" * 10]) for name in names]
+    users = tuple(user(f"app-{name}", node=name) for name in names)
+    seen = settled(users=users, figures=Figures(latest=dataset_pb2.Figures(nodes=nodes), connected=True))
+    status = decide(seen, SETTINGS).runtime_status
+    assert status is not None
+    assert len(status["fuseReason"]) <= 1024
+    some = dataset_pb2.Figures(nodes=[dataset_pb2.NodeFigures(node=name, conditions=["x"]) for name in names])
+    status = decide(replace(seen, figures=Figures(latest=some, connected=True)), SETTINGS).runtime_status
+    assert status is not None
+    assert status["fuseReason"].startswith("node-0000: x; ")
+    assert status["fuseReason"].endswith("and 4995 more nodes")
+    none = decide(replace(seen, figures=Figures(latest=dataset_pb2.Figures(), connected=True)), SETTINGS)
+    assert none.runtime_status is not None
+    assert none.runtime_status["fuseReason"].endswith("node-0004, and 4995 more nodes")
+
+
+def test_what_kubernetes_says_of_a_pod_fits_into_a_status() -> None:
+    pods = (pod("efc-demo-worker-0", WORKER_ROLE, ready=False, waiting="w" * 50_000),)
+    status = decide(settled(pods=pods), SETTINGS).runtime_status
+    assert status is not None
+    assert len(status["workerReason"]) == 1024
+
+
 def test_a_count_under_way_says_how_far_it_is_and_known_totals_stay_while_a_new_master_counts() -> None:
     counting = figures(bytes=5, files=2, directories_done=1)
     decision = decide(settled(figures=counting), SETTINGS)
@@ -452,6 +478,39 @@ def test_a_deletion_gives_idle_daemons_time_to_go_but_not_for_ever() -> None:
     assert [one.resource for one in decide(late, SETTINGS).deletions] == ["persistentvolumeclaims"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"mounts": "what a schema of before let pass"},
+        {"mounts": [{"mountPoint": "nfs://nas:/data"}], "owner": {"uid": -1}},
+    ],
+)
+def test_whatever_is_wrong_with_it_it_can_be_deleted(spec: dict[str, Any]) -> None:
+    """Nor would its namespace ever end."""
+    going = dataset(spec=spec, deletionTimestamp=DELETED, finalizers=[FINALIZER])
+    seen = settled(dataset=going, runtime=runtime(finalizers=[FINALIZER]))
+    assert [one.resource for one in decide(seen, SETTINGS).deletions] == ["persistentvolumeclaims"]
+    last = decide(replace(seen, claim=None, volumes=()), SETTINGS)
+    for applied in (last.dataset_metadata, last.runtime_metadata):
+        assert applied is not None
+        assert applied["metadata"]["finalizers"] == []
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 32, (1 << 63) - 1])
+def test_an_owner_that_no_nas_knows_is_said(number: int) -> None:
+    decision = decide(settled(dataset=dataset(spec={"owner": {"uid": 0, "gid": number}})), SETTINGS)
+    assert said(decision, "Ready")["reason"] == "InvalidSpec"
+    assert "spec.owner.gid" in said(decision, "Ready")["message"]
+
+
+def test_a_cache_of_many_levels_is_no_more_than_can_be_told() -> None:
+    disk = {"mediumtype": "SSD", "volumeType": "hostPath", "quota": "8Ei"}
+    levels = [{**disk, "path": f"/disk-{number}"} for number in range(12)]
+    master = decide(settled(runtime=runtime(spec={"tieredstore": {"levels": levels}})), SETTINGS).master
+    assert master is not None
+    assert master.configuration.workers[0].capacity_bytes == (1 << 63) - 1
+
+
 def test_only_volumes_of_ours_are_cleared_away() -> None:
     def volume(name: str, of: str) -> dict[str, Any]:
         return {"metadata": {"name": name, "uid": name}, "spec": {"csi": {"driver": of}}}
@@ -476,6 +535,32 @@ def test_another_source_waits_for_pods_and_is_refused_meanwhile() -> None:
     assert [one.resource for one in idle.deletions] == ["persistentvolumeclaims"]
     assert idle.dataset_status is not None
     assert idle.dataset_status["phase"] == "Updating"
+
+
+def test_an_address_of_the_service_that_is_lost_is_asked_for_no_more() -> None:
+    """Another Service has got it, or the cluster has other ranges by now: it would be refused for ever."""
+    settled_before = settled(service=None)
+    (service,) = (one for one in decide(settled_before, SETTINGS).objects if one["kind"] == "Service")
+    assert service["spec"]["clusterIP"] == "10.96.0.7"
+    words = (
+        'Service "efc-demo-master" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.7"]: failed to allocate IP '
+        "10.96.0.7: provided IP is already allocated"
+    )
+    refused = replace(
+        settled_before, refused={"Service/efc-demo-master": words}, prepared=decide(settled_before, SETTINGS).prepared
+    )
+    (another,) = (one for one in decide(refused, SETTINGS).objects if one["kind"] == "Service")
+    assert "clusterIP" not in another["spec"]
+    there = with_identity({**another, "spec": {**another["spec"], "clusterIP": "10.96.0.8"}}, "service")
+    assert [one.resource for one in decide(settled(service=there), SETTINGS).deletions] == ["persistentvolumeclaims"]
+    used = decide(settled(service=there, users=(user(),)), SETTINGS)
+    assert not used.deletions
+    assert "the address of the master's Service" in said(used, "Updating")["message"]
+    quota = replace(
+        settled_before, refused={"Service/efc-demo-master": 'services "efc-demo-master" is forbidden: quota'}
+    )
+    (asked,) = (one for one in decide(quota, SETTINGS).objects if one["kind"] == "Service")
+    assert asked["spec"]["clusterIP"] == "10.96.0.7"
 
 
 def test_a_refused_source_is_not_the_one_that_is_looked_at() -> None:
@@ -505,7 +590,9 @@ def told(sources: str, **others: Any) -> Figures:
     return Figures(latest=dataset_pb2.Figures(nodes=[node], source=reachable), connected=True)
 
 
-def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
+@pytest.mark.parametrize("form", [str, short_form])
+def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told(form: Callable[[str], str]) -> None:
+    """Masters of a release before say all of a node's sources."""
     spec = {"mounts": [{"mountPoint": "nfs://nas/x", "path": "/a"}, {"mountPoint": "nfs://nas/y", "name": "b"}]}
     bound = dataset(spec=spec, status={"phase": "Bound", "conditions": [BOUND]})
     both = several(a="nfs://nas/x", b="nfs://nas/y")
@@ -513,7 +600,7 @@ def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
     attributes = seen.volumes[0]["spec"]["csi"]["volumeAttributes"]
     assert (attributes["sources"], "source" in attributes) == (both, False)
     more = several(a="nfs://nas/x", c="nfs://nas/z")
-    changed = replace(seen, origin=Origin(source=more), figures=told(both))
+    changed = replace(seen, origin=Origin(source=more), figures=told(form(both)))
     decision = decide(changed, SETTINGS)
     assert decision.dataset_status is not None
     assert (decision.dataset_status["phase"], decision.deletions) == ("Updating", [])
@@ -522,11 +609,11 @@ def test_mounts_come_and_go_under_pods_until_all_nodes_have_been_told() -> None:
     (volume,) = (one for one in decision.objects if one["kind"] == "PersistentVolume")
     assert volume["metadata"]["annotations"]["efc.data.fluid.io/sources"] == more
     assert volume["spec"]["csi"]["volumeAttributes"]["sources"] == both
-    done = decide(replace(changed, figures=told(more), volumes=(with_identity(volume, "volume"),)), SETTINGS)
+    done = decide(replace(changed, figures=told(form(more)), volumes=(with_identity(volume, "volume"),)), SETTINGS)
     assert done.dataset_status is not None
     assert done.dataset_status["phase"] == "Bound"
     # A node that is not there now, or has no daemon, is not waited for.
-    gone = told(both)
+    gone = told(form(both))
     assert gone.latest is not None
     gone.latest.nodes[0].connected = False
     decision = decide(replace(changed, figures=gone), SETTINGS)

@@ -9,7 +9,7 @@ import pytest
 
 from csi.api.status import DatasetStatus
 from csi.operator.cluster import Cluster, Json
-from csi.operator.datasets import paths, writing
+from csi.operator.datasets import paths, statuses, writing
 from csi.operator.datasets.notes import Notes
 from csi.operator.datasets.writing import FIGURES_SECONDS, Writing
 from csi.operator.store import Key, Store
@@ -62,3 +62,15 @@ def test_figures_wait_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert api.written[2:] == [{"ufsTotal": "62.00B"}]
 
     asyncio.run(story())
+
+
+def _runtime_status(*, ready: bool, words: str) -> dict[str, Any]:
+    fuses = {"type": "FusesReady", "status": str(ready), "reason": "Ready" if ready else "NotReady"}
+    return {"fuseReason": words, "conditions": [{**fuses, "message": words, "lastProbeTime": f"when it was {words}"}]}
+
+
+def test_what_nodes_say_in_words_is_a_figure() -> None:
+    """How much room a full disk has is another number each second, for ever."""
+    before = _runtime_status(ready=True, words="n1: 17 MiB free")
+    assert statuses.differs_in_figures_only(before, _runtime_status(ready=True, words="n1: 18 MiB free"))
+    assert not statuses.differs_in_figures_only(before, _runtime_status(ready=False, words="n1: 17 MiB free"))

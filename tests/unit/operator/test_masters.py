@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
 from csi._proto import dataset_pb2
+from csi.master import serving
+from csi.master.service import MasterService
 from csi.operator import masters
 from csi.operator.masters import Master, Masters
 from tests.support.master import Authority, DatasetMaster
@@ -112,12 +116,90 @@ async def test_what_only_figures_changed_in_can_wait() -> None:
     told: list[bool] = []
     talking = Masters(lambda _, is_urgent: told.append(is_urgent))
     node = dataset_pb2.NodeFigures(node="n1", serving=True)
+    worded = dataset_pb2.NodeFigures(node="n1", serving=True, conditions=["its store has 17 MiB free"])
     for figures in (
         dataset_pb2.Figures(nodes=[node]),
         dataset_pb2.Figures(nodes=[node], read=dataset_pb2.ReadFigures(total=1)),
         dataset_pb2.Figures(nodes=[node], read=dataset_pb2.ReadFigures(total=1)),
+        dataset_pb2.Figures(nodes=[worded], read=dataset_pb2.ReadFigures(total=1)),
         dataset_pb2.Figures(nodes=[], read=dataset_pb2.ReadFigures(total=1)),
         dataset_pb2.Figures(totals=dataset_pb2.Totals(known=True)),
     ):
         talking.came("uid", figures)
-    assert told == [True, False, True, True]
+    assert told == [True, False, False, True, True]
+
+
+async def test_figures_past_all_measure_take_no_memory() -> None:
+    """Whoever reads Secrets in a namespace can pass for the masters of all its Datasets."""
+    talking = Masters(lambda *_: None)
+    node = dataset_pb2.NodeFigures(node="n1", serving=True, conditions=["w" * (3 << 20)])
+    talking.came("uid", dataset_pb2.Figures(nodes=[node], totals=dataset_pb2.Totals(checkpoint=b"c" * (1 << 20))))
+    kept = talking.figures["uid"]
+    assert (kept.nodes[0].serving, kept.ByteSize() < 100) == (True, True)
+    assert talking.checkpoint("uid") == b""
+    endless = dataset_pb2.Figures(source=dataset_pb2.Reachability(known=True, reason="r" * (3 << 20)))
+    talking.came("uid", endless)
+    assert talking.figures["uid"] == kept
+
+
+async def test_a_master_that_hangs_is_noticed_by_pings(
+    program: DatasetMaster, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masters, "_KEEPALIVE_MS", 5500)  # a master takes no more than one in 5 s
+    monkeypatch.setattr(masters, "_PING_MS_MAX", 500)
+    talking = Masters(lambda *_: None)
+    try:
+        talking.set(program.uid, wanted(program, authority))
+        await until(lambda: talking.is_connected(program.uid))
+        await asyncio.sleep(2)  # until nothing is said any more
+        os.kill(program.pid, signal.SIGSTOP)
+        # gRPC's own limit for the answer to a ping is a minute.
+        await until(lambda: not talking.is_connected(program.uid), limit_s=40)
+    finally:
+        os.kill(program.pid, signal.SIGCONT)
+        talking.close()
+
+
+async def test_a_master_that_says_figures_without_end_is_listened_to_twice_a_second(
+    program: DatasetMaster, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else who has its certificate may do so."""
+    listened = 0
+    came = Masters.came
+
+    def count(self: Masters, uid: str, figures: dataset_pb2.Figures) -> None:
+        nonlocal listened
+        listened += 1
+        came(self, uid, figures)
+
+    async def flood(self: MasterService, _request: object, _context: object) -> AsyncIterator[dataset_pb2.Figures]:
+        del self
+        number = 0
+        while True:
+            number += 1
+            strangers = [dataset_pb2.WorkerFigures(name=name) for name in ("w-0", "nobody's")]
+            yield dataset_pb2.Figures(read=dataset_pb2.ReadFigures(total=number), workers=strangers)
+
+    monkeypatch.setattr(Masters, "came", count)
+    monkeypatch.setattr(MasterService, "WatchFigures", flood)
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await real(0)
+
+    program.stop()
+    talking = Masters(lambda *_: None)
+    listen, state = f"127.0.0.1:{program.port}", program.folder / "flooding"
+    async with serving.Master(listen=listen, tls=authority.signed("master"), state=state):
+        talking.set(program.uid, wanted(program, authority, "w-0"))
+        await until(lambda: talking.is_connected(program.uid))
+        monkeypatch.setattr("csi.operator.masters.asyncio.sleep", pause)
+        before = listened
+        async with asyncio.timeout(20):
+            while listened < before + 100:
+                await real(0.01)
+        assert pauses.count(masters._FIGURES_SECONDS_MIN) >= listened - before - 1
+        assert workers_of(talking, program.uid) == ["w-0"]
+        talking.close()

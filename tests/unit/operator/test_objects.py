@@ -13,6 +13,7 @@ from csi.api.quantities import bytes_of
 from csi.base.errors import DriverError
 from csi.base.workers import process_memory_mib
 from csi.cli.parsing import parser
+from csi.config.mount_options import parse
 from csi.config.volumes import NodeVolume
 from csi.operator.names import APPLIED_ANNOTATION, LINE_ANNOTATION, Names
 from csi.operator.objects.pods import port_of
@@ -193,6 +194,17 @@ def test_pods_pass_restricted_and_can_write_nowhere() -> None:
         assert _container(stateful_set)["securityContext"]["readOnlyRootFilesystem"]
         assert _pod(stateful_set)["automountServiceAccountToken"] is False
         assert {"readinessProbe", "livenessProbe"} <= _container(stateful_set).keys()
+
+
+@pytest.mark.parametrize("limit", ["64Mi", "1Ti", "2Ti", "1Ei", "8Ei", "1e18"])
+def test_any_limit_of_memory_is_one_that_nodes_take(limit: str) -> None:
+    fuse = {"resources": {"limits": {"memory": limit}}}
+    volume = wanted_objects(dataset(), runtime(fuse=fuse), SETTINGS, known=known()).volume
+    assert volume is not None
+    csi = volume["spec"]["csi"]
+    published = NodeVolume.from_context(csi["volumeHandle"], csi["volumeAttributes"], mount_flags=[])
+    assert published.dataset is not None
+    parse([("memory-max", f"{published.dataset.memory_max >> 20}MiB")], origin="orders")
 
 
 def test_a_worker_is_ready_when_its_memory_is_set_aside_and_holds_nothing() -> None:

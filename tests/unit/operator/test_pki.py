@@ -147,6 +147,73 @@ def test_without_its_authority_everybody_gets_another(file: str) -> None:
         assert mended.node[pki.BLOCK_KEY] == made.node[pki.BLOCK_KEY]
 
 
+def test_an_authority_of_a_clock_that_went_ahead_is_replaced() -> None:
+    """Nobody believes it until it has begun: the Dataset would be without master and workers for so long."""
+    ahead = _made(now=NOW + 200 * _DAY)
+    mended = _made(ahead, seed=2)
+    (authority,) = _certificates(mended.authority, pki.AUTHORITY)
+    assert authority.not_valid_before_utc <= NOW
+    assert mended.authority[pki.LINE] != ahead.authority[pki.LINE]
+    soon = _made(now=NOW + datetime.timedelta(minutes=50))
+    assert _made(soon, seed=2).authority == soon.authority, "clocks differ a little"
+
+
+def test_an_authority_to_come_of_a_clock_that_went_ahead_is_replaced() -> None:
+    made, due = _made(), NOW + 2434 * _DAY
+    announced = _made(made, now=due + 400 * _DAY, seed=2)
+    mended = _made(announced, now=due, seed=3)
+    following = _certificates(mended.authority, pki.NEXT)[0]
+    assert following.not_valid_before_utc <= due
+
+
+def test_a_servers_authority_of_a_clock_that_went_ahead_is_replaced() -> None:
+    ahead = pki.server_authority({}, now=NOW + 200 * _DAY, random=pseudo_random(1))
+    mended = pki.server_authority(ahead, now=NOW, random=pseudo_random(2))
+    (authority,) = _certificates(mended, pki.AUTHORITY)
+    assert authority.not_valid_before_utc <= NOW
+
+
+def _strange(pem: bytes, what: str) -> bytes:
+    """A certificate or key of which one part is one that there is not."""
+    label = pem.split(b"-----")[1].removeprefix(b"BEGIN ")
+    der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    curve, algorithm = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06072a8648ce3d0201")
+    if what == "curve":
+        der = der.replace(curve, curve[:-1] + b"\x77")
+    elif what == "algorithm":
+        der = der.replace(algorithm, algorithm[:-1] + b"\x77")
+    elif what == "version":
+        der = der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020109"), 1)
+    else:
+        point = der.index(bytes.fromhex("03420004")) + 6
+        der = der[:point] + bytes(40) + der[point + 40 :]
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, base64.encodebytes(der), label)
+
+
+@pytest.mark.parametrize("what", ["curve", "algorithm", "version", "point"])
+@pytest.mark.parametrize(("part", "file"), [("authority", pki.AUTHORITY), ("node", pki.CERTIFICATE)])
+def test_a_certificate_of_a_kind_that_there_is_not_is_made_anew(part: str, file: str, what: str) -> None:
+    """Whoever may write Secrets in a namespace can put one there."""
+    made = _made()
+    files = getattr(made, part)
+    spoilt = {**files, file: _strange(files[file], what)}
+    assert spoilt != files
+    pki.renewal_time(_secret(spoilt))
+    assert not pki.is_good_pair(spoilt, now=NOW)
+    mended = _made(dataclasses.replace(made, **{part: spoilt}), seed=2)
+    (authority,) = _certificates(mended.authority, pki.AUTHORITY)
+    for one in (mended.master, mended.worker, mended.node):
+        _certificates(one)[0].verify_directly_issued_by(authority)
+
+
+@pytest.mark.parametrize("what", ["curve", "algorithm"])
+def test_a_key_of_a_kind_that_there_is_not_is_made_anew(what: str) -> None:
+    made = _made()
+    spoilt = {**made.node, pki.PRIVATE_KEY: _strange(made.node[pki.PRIVATE_KEY], what)}
+    mended = _made(dataclasses.replace(made, node=spoilt), seed=2)
+    assert pki.is_good_pair(mended.node, now=NOW)
+
+
 @pytest.mark.parametrize("key", [b"", b"0" * 63, b"g" * 64])
 def test_a_block_key_that_is_none_is_made_anew(key: bytes) -> None:
     made = _made()

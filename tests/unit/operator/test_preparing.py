@@ -11,8 +11,8 @@ import pytest
 from csi.config.allowed_sources import Rule
 from csi.operator.datasets.allowed import AllowedSources
 from csi.operator.datasets.decision import decide
-from csi.operator.datasets.seen import Decision, Origin, Prepared, Seen
-from tests.unit.operator.samples import SETTINGS
+from csi.operator.datasets.seen import Decision, Origin, Prepared, Secrets, Seen
+from tests.unit.operator.samples import NOW, SETTINGS
 from tests.unit.operator.test_decision import dataset, fresh, runtime, settled, with_identity
 
 
@@ -55,6 +55,20 @@ def _changes(seen: Seen) -> dict[str, Seen]:
         "a Secret": replace(seen, secrets=replace(secrets, worker=damaged)),
         "a certificate is due": replace(seen, now=seen.now + datetime.timedelta(days=300)),
     }  # fmt: skip
+
+
+def test_what_a_clock_made_that_went_wrong_is_looked_at_again() -> None:
+    ahead = replace(settled(), now=NOW + datetime.timedelta(days=200), secrets=Secrets())
+    (authority,) = (one for one in decide(ahead, SETTINGS).objects if one["kind"] == "Secret")
+    ahead = replace(ahead, secrets=Secrets(authority=with_identity(authority, "authority")))
+    prepared = _prepared(decide(ahead, SETTINGS))
+    put_back = replace(ahead, now=NOW)
+    mended = decide(put_back, SETTINGS)
+    assert [one["metadata"]["name"] for one in mended.objects if one["kind"] == "Secret"] == [
+        authority["metadata"]["name"]
+    ], "another authority, which signs nothing before it is stored"
+    again = decide(replace(put_back, prepared=prepared), SETTINGS)
+    assert len([one for one in again.objects if one["kind"] == "Secret"]) == 1
 
 
 @pytest.mark.parametrize("what", _changes(settled()))

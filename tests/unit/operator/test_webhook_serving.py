@@ -20,7 +20,7 @@ import pytest
 from csi.base.errors import Code, DriverError
 from csi.operator import pki
 from csi.operator.webhook import serving
-from csi.operator.webhook.affinity import PLACED_LABEL, SIDECAR_LABEL
+from csi.operator.webhook.affinity import CLAIMS_MAX, PLACED_LABEL, SIDECAR_LABEL
 from csi.operator.webhook.serving import Listening, answer, serve
 from tests.support.driver import free_port
 
@@ -87,6 +87,19 @@ async def test_a_refusal_has_the_reason() -> None:
     assert response["allowed"] is False
     assert "no sidecars" in response["status"]["message"]
     assert response["status"]["code"] == 403
+
+
+async def test_a_pod_of_more_claims_than_are_looked_up_is_refused_and_costs_no_request() -> None:
+    """Thousands fit into one pod, and the questions of all others would wait for theirs."""
+    objects = Datasets()
+    names = [f"c{number}" for number in range(CLAIMS_MAX + 1)]
+    assert (await answer(question({PLACED_LABEL: "true"}, *names[1:]), objects))["response"]["allowed"] is True
+    objects.asked.clear()
+    response = (await answer(question({PLACED_LABEL: "true"}, *names), objects))["response"]
+    assert response["allowed"] is False
+    assert "101 claims" in response["status"]["message"]
+    assert not objects.asked
+    assert (await answer(question({}, *names), objects))["response"]["allowed"] is True
 
 
 # ------------------------------------------------------------ over TLS
