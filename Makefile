@@ -104,7 +104,7 @@ releases: setup ## the former release, built from the git history, and this one 
 # --- a real Kubernetes cluster in namespaces of this machine --------------------------------------------------------
 CLUSTER := .tools/cluster
 
-cluster: setup $(CLUSTER)/ready .tools/bin/helm ## installs the driver on a real cluster of two nodes and tests it there (the first time takes 10 minutes)
+cluster: setup $(CLUSTER)/ready .tools/bin/helm ## installs the driver on a real cluster of three nodes and tests it there (the first time takes 10 minutes)
 	@! git cat-file -e '$(word 2,$(FORMER))^{commit}' 2>/dev/null || tests/releases/image $(FORMER)
 	@$(SUITE) cluster
 cluster-short: setup ## the same in four minutes, if Kubernetes can be built in ten; otherwise SKIPPED

@@ -22,6 +22,9 @@ def test_another_kubelet_root_and_run_directory_are_used_everywhere() -> None:
     assert "/var/lib/kubelet" not in done.stdout
     assert "/run/efc" not in done.stdout
     assert "--registration-dir=/data/kubelet/plugins_registry" in done.stdout
+    objects = list(yaml.safe_load_all(done.stdout))
+    for name in ("keeper", "node"):  # what `kubectl exec` runs there has no --run-dir
+        assert {"name": "RUN_DIR", "value": "/run/other"} in containers(objects)[name]["env"]
 
 
 def test_without_sources_there_is_no_controller() -> None:
@@ -206,10 +209,13 @@ def test_notes(notes: Callable[..., str]) -> None:
     assert "nas.example.com is a placeholder" in installed
     assert "placeholder" not in notes("--set", "controller.sources={nfs://10.0.0.1/export}")
     upgraded = notes("--is-upgrade", "--set", "image.tag=new")
-    assert "efc-keeper and efc-network are not rolled by itself" in upgraded
+    assert "Not rolled is efc-keeper, nor efc-network" in upgraded
+    assert "efc upgrade --all" in upgraded
     assert "efc-csi:new" in upgraded
     assert "component in (keeper,network)" in upgraded
-    assert "component in (keeper)" in notes("--is-upgrade", "--set", "network.enabled=false")
+    upgraded = notes("--is-upgrade", "--set", "network.enabled=false")
+    assert "component in (keeper)" in upgraded
+    assert "efc-network" not in upgraded
 
 
 @pytest.mark.parametrize(
