@@ -29,8 +29,8 @@ from csi.cli.mount_checks import check_mounts
 from csi.cli.node_checks import Container
 from csi.cli.unserved import own_mounts
 from csi.config.sources import Source
-from csi.node.conditions import condition_of
 from csi.node.keeper import Keeper
+from csi.node.mount_status import condition_of
 from csi.node.mounts import read_mounts
 from csi.node.targets import KUBELET_ROOT, KubeletRoots
 

@@ -14,7 +14,7 @@ from csi.cli.finding import Finding
 from csi.cli.unserved import dead_of, mount_command
 from csi.config.mount_options import MountOptions
 from csi.config.several import described_place, origin_of_wire
-from csi.node import conditions
+from csi.node import mount_status
 from csi.node.daemon_keys import session_config
 from csi.node.keeper import (
     Keeper,
@@ -102,7 +102,7 @@ def of_mount(served: efc_pb2.MountStatus, *, in_cluster: bool, unknown: Sequence
         is_well = False
         yield Finding(check="mounts", level=level, message=f"{what}: {message}", mend=mend)
     if is_well:
-        replaced = conditions.replacements_of(served)
+        replaced = mount_status.replacements_of(served)
         message = f"{what}: process {served.pid} serves it{replaced and f', {replaced}'}"
         yield Finding(check="mounts", level="ok", message=message)
 
@@ -115,24 +115,24 @@ def _of_service(
     if served.state == efc_pb2.MountStatus.UNRESPONSIVE_NAS:
         _, servers = described_place(origin_of_wire(options_of(served)), "")
         mend = f"is {servers} up, and does it serve NFSv3 to this node? Its users wait, and go on by themselves"
-        yield "fail", conditions.state_of(served), mend
-    elif reason := conditions.state_of(served):
+        yield "fail", mount_status.state_of(served), mend
+    elif reason := mount_status.state_of(served):
         is_aborted = served.state == efc_pb2.MountStatus.ABORTED and not in_cluster
         mend = f"efc mount once more at {served.target}, with the same source and options" if is_aborted else ""
         yield "warn", reason, mend or f"efc status; {log}"
-    if conditions.dies_again_and_again(served):
-        message = f"{conditions.replacements_of(served)}, and the present daemon is not a quarter of an hour old"
+    if mount_status.dies_again_and_again(served):
+        message = f"{mount_status.replacements_of(served)}, and the present daemon is not a quarter of an hour old"
         yield "warn", message, f"{log} says why each ended; applications wait each time"
-    for missing in conditions.missing_sources(served):
+    for missing in mount_status.missing_sources(served):
         yield "warn", missing, "is that server up, and does it export the directory to this node? It is tried again"
-    for full in conditions.full_tables(served):
+    for full in mount_status.full_tables(served):
         yield "warn", full, "raise --daemon-memory-max, or the option memory-max"
-    if lacking := conditions.workers_of(served):
+    if lacking := mount_status.workers_of(served):
         mend = "are they up, and does this node reach them? Reads go on from the NAS; a key is made by efc worker key"
         yield "warn", lacking, mend
-    if lacking := conditions.store_of(served):
+    if lacking := mount_status.store_of(served):
         yield "warn", lacking, f"look at its disk (df, dmesg); efc cache shows what stores hold; {log}"
-    if lacking := conditions.unknown_of(unknown):
+    if lacking := mount_status.unknown_of(unknown):
         yield "warn", lacking, "delete the pod of efc-keeper on this node when its pods can be mounted anew"
 
 

@@ -16,8 +16,8 @@ from csi.cli.unserved import Left, left_over, mount_command, nothing_is_mounted
 from csi.config.mount_options import consistency_of, settings_of
 from csi.config.pods import Pod
 from csi.node import statistics
-from csi.node.conditions import missing_sources, passthrough_of, silence_of, store_of, suggestion_of, workers_of
 from csi.node.keeper import Keeper, KeeperMissingError, KeeperStatus, options_of, source_of
+from csi.node.mount_status import missing_sources, passthrough_of, silence_of, store_of, suggestion_of, workers_of
 from csi.node.records import Publication, Publications
 from csi.node.reports import Reports
 

@@ -16,8 +16,8 @@ from csi.base.text import printable
 from csi.cli.mount import found_target
 from csi.cli.status import volumes
 from csi.cli.unserved import is_nothing_mounted, nothing_is_mounted
-from csi.node.conditions import silence_of
 from csi.node.keeper import Keeper, KeeperForbiddenError, KeeperUnreachableError
+from csi.node.mount_status import silence_of
 from csi.node.mounts import Mount, Mounts
 
 _BUSY = (Code.FAILED_PRECONDITION, Code.DEADLINE_EXCEEDED)

@@ -22,8 +22,8 @@ from csi.cli.on_mount import Place, Places, without_nested
 from csi.cli.unserved import mount_command, says_dead
 from csi.cli.warmup_progress import DRAW_SECONDS, Progress
 from csi.cli.warmup_summary import Outcome, print_failures, print_summary
-from csi.node.conditions import silence_of, store_of, takes_nothing, workers_of
 from csi.node.keeper import STATUS_SECONDS_MAX, Keeper, KeeperUnreachableError, options_of, source_of
+from csi.node.mount_status import silence_of, store_of, takes_nothing, workers_of
 from csi.node.mounts import Mount, Mounts, read_mounts
 from csi.node.statistics import CACHE_LEVELS, bytes_by_level
 from csi.warming.filling import Level

@@ -19,11 +19,11 @@ from csi.config.mount_options import MountOptions, parse
 from csi.config.options import OPTIONS
 from csi.config.several import MountedSource, Sources, checked_path, origin_of_wire
 from csi.config.sources import Source
-from csi.node.conditions import condition_of, store_of, workers_of
 from csi.node.daemons import Daemons
 from csi.node.dataset_folder import DatasetFolder, DatasetRecord
 from csi.node.dataset_stream import DatasetStream
 from csi.node.keeper import Keeper, KeeperUnreachableError, options_of
+from csi.node.mount_status import condition_of, store_of, workers_of
 from csi.node.records import Publication, Publications
 from csi.rpc.redaction import STRIPPED, redact_text
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from csi._proto import efc_pb2
-from csi.node.conditions import condition_of
+from csi.node.mount_status import condition_of
 from tests.support.keeper import Keeper
 from tests.support.processes import wait_until
 from tests.support.scripted_nas import DIRECTORY, Call, ScriptedNas, u32

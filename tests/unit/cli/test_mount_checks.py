@@ -12,7 +12,7 @@ from csi.base.errors import Code, DriverError
 from csi.cli.mount_checks import check_mounts, of_mount
 from csi.cli.status import _row as status_row
 from csi.cli.unserved import mount_command
-from csi.node.conditions import missing_sources, replacements_of, silence_of, takes_nothing
+from csi.node.mount_status import missing_sources, replacements_of, silence_of, takes_nothing
 from csi.node.mounts import Mount, Mounts
 from csi.node.reports import Reports
 

@@ -22,9 +22,9 @@ from csi.base.statvfs import Statvfs
 from csi.config.mount_options import MountOptions, parse, parse_list
 from csi.config.sources import Source
 from csi.config.volumes import NodeVolume
-from csi.node.conditions import condition_of, store_of, suggestion_of, unknown_of, workers_of
 from csi.node.daemons import Daemons
 from csi.node.keeper import Keeper, KeeperStatus, options_unknown_to
+from csi.node.mount_status import condition_of, store_of, suggestion_of, unknown_of, workers_of
 from csi.node.mounts import FILE_SYSTEM_TYPE, Mount, Mounts, top
 from csi.node.publishing import Publisher
 from csi.node.records import Publications
