@@ -21,6 +21,7 @@ const READ: u32 = 6;
 const WRITE: u32 = 7;
 const REMOVE: u32 = 12;
 const FSINFO: u32 = 19;
+const PATHCONF: u32 = 20;
 
 /// One side of the script: accepts connections, reads calls, writes replies.
 struct Server {
@@ -554,11 +555,35 @@ fn connect_mounts_a_parent_and_looks_the_rest_up() {
         peer.reply(call.xid, &[words(&[0]), attr(2, 50)].concat());
         let call = peer.expect(FSINFO);
         peer.reply(call.xid, &words(&[0, 0, 4 << 20, 1, 1, 65536, 1, 1, 0, 1, 0, 0, 1, 0]));
+        let call = peer.expect(PATHCONF);
+        peer.reply(call.xid, &words(&[0, 0, 32000, 255, 1, 1, 1, 1]));
     });
     let config = Config { path: b"/export/sub".to_vec(), ..config(address) };
     let (_client, mounted) = run(Client::connect(&config)).unwrap();
     assert_eq!((mounted.root.as_bytes(), mounted.attr.fileid, mounted.port), (&b"dir!"[..], 50, address.port()));
-    assert_eq!((mounted.info.read_max, mounted.info.write_max), (1 << 20, 65536));
+    assert_eq!((mounted.info.read_max, mounted.info.write_max, mounted.ignores_case), (1 << 20, 65536, true));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_server_that_knows_no_pathconf_tells_names_apart() {
+    let (address, server) = Server::start(|server| {
+        let mut peer = server.accept();
+        let call = peer.expect(MNT);
+        peer.reply(call.xid, &[&words(&[0, 4])[..], b"root", &words(&[1, 1])].concat());
+        peer.expect_end();
+        let mut peer = server.accept();
+        let call = peer.expect(GETATTR);
+        peer.reply(call.xid, &[words(&[0]), attr(2, 50)].concat());
+        let call = peer.expect(FSINFO);
+        peer.reply(call.xid, &words(&[0, 0, 4 << 20, 1, 1, 65536, 1, 1, 0, 1, 0, 0, 1, 0]));
+        let call = peer.expect(PATHCONF);
+        let no_such_procedure = words(&[call.xid, 1, 0, 0, 0, 3]);
+        peer.stream.write_all(&framed(&[&no_such_procedure])).unwrap();
+    });
+    let config = Config { path: b"/export".to_vec(), ..config(address) };
+    let (_client, mounted) = run(Client::connect(&config)).unwrap();
+    assert!(!mounted.ignores_case);
     server.join().unwrap();
 }
 
