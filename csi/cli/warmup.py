@@ -253,9 +253,9 @@ class _Warmup:
             is_in_vain = self._is_in_vain(figures)
             if plan.level is None and given is not None and (number > 1 or is_in_vain):
                 self._outcome.bytes_uncached = bytes_uncached(figures, given)
-            if number == self._parsed.passes or is_in_vain or not is_another_worth_it(missing):
+            if number == self._parsed.passes or is_in_vain:
                 return
-            if not self._has_room(covered):
+            if not is_another_worth_it(missing, bytes_taken=figures.bytes_taken) or not self._has_room(covered):
                 return
             # What an earlier run has read is looked at, too; a budget ends where it has ended before.
             plan = with_changes(plan, waits_for_rest=False, budget_bytes=covered if plan.budget_bytes else 0)

@@ -21,13 +21,16 @@ def jobs_of_pass(number: int, *, jobs: int) -> int:
     return max(1, jobs >> 2 * (number - 1))
 
 
-def is_another_worth_it(missing: Sequence[int]) -> bool:
+def is_another_worth_it(missing: Sequence[int], *, bytes_taken: int = 0) -> bool:
     """Whether reading once more would bring more of it into caches.
 
     ``missing`` says of each pass how many bytes were not in caches; of the first it is all that was read. If the last
     pass has found nearly as much as the one before, caches do not keep it: they are too small, or the data changes.
+    Unless they have taken ``bytes_taken`` of it in that pass, where that is known: the one before may have been cut
+    off.
     """
-    return missing[-1] > 0 and (len(missing) == 1 or missing[-1] < missing[-2] * 3 // 4)
+    left = missing[-1] - bytes_taken
+    return missing[-1] > 0 and (len(missing) == 1 or left < missing[-2] * 3 // 4)
 
 
 def bytes_uncached(figures: Figures, given: Mapping[str, int]) -> int:

@@ -394,7 +394,7 @@ def test_a_daemon_that_is_killed_amid_it_knows_which_level_is_filled(world: Worl
         wait_until(lambda: filled(node)[1] > 0, what="it to fill", limit_s=_LIMIT_S, interval_s=0.2)
         node.keeper.replace_daemon(node.mount)
         out, err = process.communicate(timeout=_LIMIT_S)
-    assert process.returncode == 0, err
+    assert process.returncode == 0, out + err
     done = json.loads(out)
     assert (done["bytes"], done["missing_bytes"][-1]) == (40 * MIB, 0)
     assert filled(node)[0] == 0

@@ -77,6 +77,8 @@ def test_passes() -> None:
     assert is_another_worth_it([100, 74])
     assert not is_another_worth_it([100, 75]), "caches do not keep it"
     assert not is_another_worth_it([100, 30, 0])
+    assert is_another_worth_it([100, 90], bytes_taken=80), "a daemon was killed in the first"
+    assert not is_another_worth_it([100, 90], bytes_taken=10)
 
 
 @pytest.mark.parametrize(
