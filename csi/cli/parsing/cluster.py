@@ -29,7 +29,7 @@ def _add_master(commands: Commands) -> None:
     parser.add_argument(
         "--state", type=Path, metavar="DIR", required=True, help="folder for what the next process goes on with"
     )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    _add_log_level(parser)
     parser.set_defaults(module="csi.cli.master")
 
 
@@ -86,8 +86,12 @@ def _add_csi_controller(services: Commands) -> None:
 def _add_serving(parser: argparse.ArgumentParser, *, service: str) -> None:
     parser.set_defaults(module="csi.cli.serve", service=service)
     parser.add_argument("--endpoint", required=True, help="unix:///path of the socket to serve")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    _add_log_level(parser)
     _add_metrics_address(parser)
+
+
+def _add_log_level(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
 
 
 def _add_metrics_address(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +115,7 @@ def _add_csi_probe(services: Commands) -> None:
 def _add_operator(commands: Commands) -> None:
     text = "serve a cluster as a whole: Datasets and their runtimes, and startup taints of nodes"
     parser = described(commands, "operator", text)
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    _add_log_level(parser)
     parser.add_argument("--liveness-address", metavar="ADDRESS:PORT", help="answer GET /healthz there")
     _add_metrics_address(parser)
     parser.add_argument("--image", metavar="IMAGE", help="of masters and workers; without it no Datasets are served")
@@ -163,7 +167,7 @@ def _add_webhook(commands: Commands) -> None:
     parser.add_argument(
         "--certificate", type=Path, metavar="DIR", required=True, help="folder of tls.crt and tls.key; they may change"
     )
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    _add_log_level(parser)
     parser.set_defaults(module="csi.cli.webhook")
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from csi.cli.parsing.base import Commands
+from csi.cli.parsing.base import Commands, described
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(commands: Commands, name: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser = described(commands, name, text)
     parser.add_argument("-n", "--namespace", metavar="NAMESPACE", help="of the Dataset (the context's)")
     parser.add_argument("--context", metavar="NAME", help="of the kubeconfig (the current one)")
     parser.add_argument("--kubeconfig", metavar="FILE", help="instead of KUBECONFIG and ~/.kube/config")

@@ -64,7 +64,7 @@ def mebibytes(text: str) -> int:
     """MiB, of a size such as 10GiB."""
     units = {"MiB": 1, "GiB": 1024, "TiB": 1024 * 1024}
     digits, unit = text[:-3], text[-3:]
-    if not (digits.isascii() and digits.isdecimal() and len(digits) < _DIGITS_MAX and unit in units):
+    if not (_is_number(digits) and unit in units):
         raise argparse.ArgumentTypeError("expected a whole number with unit MiB, GiB or TiB")
     return int(digits) * units[unit]
 
@@ -79,7 +79,7 @@ def disk(text: str) -> tuple[Path, int]:
 
 def count(text: str) -> int:
     """A number from 1 on."""
-    if not (text.isascii() and text.isdecimal() and len(text) < _DIGITS_MAX and int(text) > 0):
+    if not (_is_number(text) and int(text) > 0):
         raise argparse.ArgumentTypeError("expected a number from 1 on")
     return int(text)
 

@@ -536,6 +536,14 @@ fn the_last_clone_takes_the_connections_along() {
 const MNT: u32 = 1;
 const EXPORT: u32 = 5;
 
+/// What connecting asks of the directory, up to PATHCONF.
+fn answer_about_root(peer: &mut Peer) {
+    let call = peer.expect(GETATTR);
+    peer.reply(call.xid, &[words(&[0]), attr(2, 50)].concat());
+    let call = peer.expect(FSINFO);
+    peer.reply(call.xid, &words(&[0, 0, 4 << 20, 1, 1, 65536, 1, 1, 0, 1, 0, 0, 1, 0]));
+}
+
 #[test]
 fn connect_mounts_a_parent_and_looks_the_rest_up() {
     let (address, server) = Server::start(|server| {
@@ -551,10 +559,7 @@ fn connect_mounts_a_parent_and_looks_the_rest_up() {
         let call = peer.expect(LOOKUP);
         assert!(call.record.ends_with(b"\0\0\0\x04root\0\0\0\x03sub\0"));
         peer.reply(call.xid, &[&words(&[0, 4])[..], b"dir!", &words(&[0, 0])].concat());
-        let call = peer.expect(GETATTR);
-        peer.reply(call.xid, &[words(&[0]), attr(2, 50)].concat());
-        let call = peer.expect(FSINFO);
-        peer.reply(call.xid, &words(&[0, 0, 4 << 20, 1, 1, 65536, 1, 1, 0, 1, 0, 0, 1, 0]));
+        answer_about_root(&mut peer);
         let call = peer.expect(PATHCONF);
         peer.reply(call.xid, &words(&[0, 0, 32000, 255, 1, 1, 1, 1]));
     });
@@ -573,10 +578,7 @@ fn a_server_that_knows_no_pathconf_tells_names_apart() {
         peer.reply(call.xid, &[&words(&[0, 4])[..], b"root", &words(&[1, 1])].concat());
         peer.expect_end();
         let mut peer = server.accept();
-        let call = peer.expect(GETATTR);
-        peer.reply(call.xid, &[words(&[0]), attr(2, 50)].concat());
-        let call = peer.expect(FSINFO);
-        peer.reply(call.xid, &words(&[0, 0, 4 << 20, 1, 1, 65536, 1, 1, 0, 1, 0, 0, 1, 0]));
+        answer_about_root(&mut peer);
         let call = peer.expect(PATHCONF);
         let no_such_procedure = words(&[call.xid, 1, 0, 0, 0, 3]);
         peer.stream.write_all(&framed(&[&no_such_procedure])).unwrap();

@@ -132,23 +132,25 @@ def test_a_master_says_which_sources_there_are_only_where_the_volume_lets_it(
     assert [str(one) for one in sources.mounted] == ["/x=nfs://nas/secret"]
 
 
+def recover(run_dir: Path) -> None:
+    """What a node plugin does at its start, on a node without volumes."""
+    nobody: Any = None
+    Datasets(
+        run_dir=str(run_dir), node="n1", keeper=nobody, daemons=nobody, publications=cast("Any", NothingPublished())
+    ).recover()
+
+
 def test_what_is_no_folder_of_a_dataset_stops_nobody(folder: DatasetFolder, tmp_path: Path) -> None:
     """The node plugin would not start any more."""
     (tmp_path / "datasets" / "a-file").touch()
     (tmp_path / "datasets" / "b-folder" / "dataset.json").mkdir(parents=True)
     folder.put_secrets(secrets("a"))
-    nobody: Any = None
-    Datasets(
-        run_dir=str(tmp_path), node="n1", keeper=nobody, daemons=nobody, publications=cast("Any", NothingPublished())
-    ).recover()
+    recover(tmp_path)
     assert not Path(folder.key).exists()
 
 
 def test_a_folder_whose_removal_was_cut_off_goes_at_the_next_start(folder: DatasetFolder, tmp_path: Path) -> None:
     folder.put_secrets(secrets("a"))
-    nobody: Any = None
-    Datasets(
-        run_dir=str(tmp_path), node="n1", keeper=nobody, daemons=nobody, publications=cast("Any", NothingPublished())
-    ).recover()
+    recover(tmp_path)
     assert not Path(folder.key).exists()
     assert list((tmp_path / "datasets").iterdir()) == []

@@ -16,7 +16,7 @@ use efc_sources::{Path, SOURCES_MAX, Several, Source};
 use efc_state::State;
 
 use super::added;
-use super::connecting::{self, Found, config_of, name_of, place_of, storage_of};
+use super::connecting::{self, Found, config_of, name_of, named, place_of, storage_of};
 use super::saved::{AllAttached, Attached, save_root};
 
 /// Between two tries to reach a source.
@@ -327,8 +327,7 @@ impl Attachments {
                 Ok(())
             }
             Err(ConnectError { kind: ConnectErrorKind::NotFound, message }) => {
-                let message = format!("source {}: {message}", name_of(&attached.wanted));
-                Err(Error { code: Code::NotFound.into(), message })
+                Err(named(&attached.wanted, Error { code: Code::NotFound.into(), message }))
             }
             Err(_) => Ok(()),
         }

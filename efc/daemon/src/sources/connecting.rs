@@ -145,7 +145,7 @@ pub fn all(config: &DaemonConfig, state: &Arc<State>) -> Result<Vec<Found>, Erro
     })
 }
 
-/// An error of connecting, with the name of the source.
-fn named(wanted: &MountedSource, error: Error) -> Error {
+/// An error of a source, with its name.
+pub fn named(wanted: &MountedSource, error: Error) -> Error {
     Error { message: format!("source {}: {}", name_of(wanted), error.message), ..error }
 }

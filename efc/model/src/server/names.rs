@@ -4,7 +4,7 @@ use super::*;
 
 impl Server {
     /// A directory in which the caller may make and remove names, and its number.
-    pub(super) fn changeable(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Done<u64> {
+    fn changeable(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Done<u64> {
         let object = self.object(dir)?;
         object.directory()?;
         object.check(cred, WRITE | EXECUTE)?;
@@ -15,34 +15,34 @@ impl Server {
         }
     }
 
-    pub(super) fn directory_mut(&mut self, number: u64) -> &mut Directory {
+    fn directory_mut(&mut self, number: u64) -> &mut Directory {
         match &mut self.objects.get_mut(&number).expect("a directory that is there").body {
             Body::Directory(directory) => directory,
             _ => unreachable!("it was checked"),
         }
     }
 
-    pub(super) fn insert_name(&mut self, directory: u64, name: &[u8], object: u64) {
+    fn insert_name(&mut self, directory: u64, name: &[u8], object: u64) {
         self.directory_mut(directory).insert(name, object);
         self.log_name(directory, name, Some(object));
     }
 
-    pub(super) fn remove_name(&mut self, directory: u64, name: &[u8]) {
+    fn remove_name(&mut self, directory: u64, name: &[u8]) {
         self.directory_mut(directory).remove(name);
         self.log_name(directory, name, None);
     }
 
-    pub(super) fn log_name(&mut self, directory: u64, name: &[u8], object: Option<u64>) {
+    fn log_name(&mut self, directory: u64, name: &[u8], object: Option<u64>) {
         let fileid = object.map(|object| self.objects[&object].attr.fileid);
         self.names.push(NameChange { at: efc_tasks::time::now(), directory, name: name.to_vec(), fileid });
     }
 
-    pub(super) fn names_changed(&mut self, number: u64) {
+    fn names_changed(&mut self, number: u64) {
         let now = self.now();
         self.objects.get_mut(&number).expect("a directory that is there").data_changed(now);
     }
 
-    pub(super) fn created(&self, number: u64, before: WccAttr, dir: u64) -> Created {
+    fn created(&self, number: u64, before: WccAttr, dir: u64) -> Created {
         let (handle, attr) = (self.handle_of(number), self.objects[&number].attr());
         let has_attributes = self.options.has_attributes;
         Created {
@@ -105,7 +105,7 @@ impl Server {
     }
 
     /// Makes what is no file, if the name is free.
-    pub(super) fn make_other(
+    fn make_other(
         &mut self,
         cred: &Cred,
         (dir, name): (&FileHandle, &[u8]),
@@ -160,7 +160,7 @@ impl Server {
     }
 
     /// What a name that is to go leads to, if the caller may remove it.
-    pub(super) fn going(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Done<(u64, u64)> {
+    fn going(&self, cred: &Cred, dir: &FileHandle, name: &[u8]) -> Done<(u64, u64)> {
         let number = self.search(cred, dir)?.get(name).ok_or(Status::NoEnt)?;
         let parent = self.changeable(cred, dir, name)?;
         let (directory, object) = (&self.objects[&parent].attr, &self.objects[&number].attr);
@@ -171,7 +171,7 @@ impl Server {
     }
 
     /// One name of an object less.
-    pub(super) fn unlink(&mut self, parent: u64, name: &[u8], number: u64) {
+    fn unlink(&mut self, parent: u64, name: &[u8], number: u64) {
         let now = self.now();
         self.remove_name(parent, name);
         self.names_changed(parent);
@@ -255,7 +255,7 @@ impl Server {
     }
 
     /// Is this directory the other one, or somewhere below it?
-    pub(super) fn is_below(&self, mut directory: u64, above: u64) -> bool {
+    fn is_below(&self, mut directory: u64, above: u64) -> bool {
         loop {
             if directory == above {
                 return true;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A copy of the saved state as it is now: what a SIGKILL leaves.
-pub(super) fn copy(memfd: &OwnedFd) -> OwnedFd {
+fn copy(memfd: &OwnedFd) -> OwnedFd {
     let size = rustix::fs::fstat(memfd).unwrap().st_size as u64;
     let copied = memfd_new();
     rustix::fs::ftruncate(&copied, size).unwrap();
@@ -22,13 +22,13 @@ pub(super) fn copy(memfd: &OwnedFd) -> OwnedFd {
     copied
 }
 
-pub(super) fn memfd_new() -> OwnedFd {
+fn memfd_new() -> OwnedFd {
     rustix::fs::memfd_create("efc-model-test", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap()
 }
 
 impl Shared {
     /// What a daemon stands on.
-    pub(super) fn storage(&self) -> Sources<Client> {
+    fn storage(&self) -> Sources<Client> {
         if self.several.is_empty() {
             return Sources::One(self.nas.client(self.number, self.time_limit));
         }
@@ -66,7 +66,7 @@ impl Kernel {
         Kernel::mount_at_paths((several[0].1, several.iter().map(at_path).collect()), 1, settings, None, registry)
     }
 
-    pub(super) fn mount_at_paths(
+    fn mount_at_paths(
         (nas, several): (&Nas, Vec<(Path, Nas)>),
         number: u32,
         settings: Settings,
@@ -90,25 +90,15 @@ impl Kernel {
             kills: AtomicU32::new(0),
         }));
         let now = efc_tasks::time::now();
-        let root = Inode {
-            lookups: 1,
-            users: 1,
-            attr: Attr { mode: libc::S_IFDIR | 0o777, ..Attr::default() },
-            attr_until: now,
-            attr_version: 0,
-            pages: BTreeMap::new(),
-            epoch: 0,
-            reads: 0,
-            lock: Arc::default(),
-            mode: Mode::default(),
-        };
+        let attr = Attr { mode: libc::S_IFDIR | 0o777, ..Attr::default() };
+        let root = Inode { lookups: 1, users: 1, ..Inode::new(attr, now, 0) };
         kernel.0.tables().inodes.insert(ROOT, root);
         kernel.start(memfd_new());
         kernel
     }
 
     /// Starts a daemon with this saved state.
-    pub(super) fn start(&self, memfd: OwnedFd) {
+    fn start(&self, memfd: OwnedFd) {
         static PROCESSES: AtomicU32 = AtomicU32::new(1);
         let process = PROCESSES.fetch_add(1, Ordering::Relaxed);
         self.0.serving.store(process, Ordering::Relaxed);

@@ -47,7 +47,7 @@ impl Kernel {
     }
 
     /// An open that the daemon hears nothing of.
-    pub(super) fn open_unasked(&self, node: u64, flags: i32) -> File {
+    fn open_unasked(&self, node: u64, flags: i32) -> File {
         let mut tables = self.0.tables();
         tables.opens_unasked = true;
         if let Some(inode) = tables.inodes.get_mut(&node) {
@@ -57,7 +57,7 @@ impl Kernel {
     }
 
     /// `EEXIST` here also says that the name is known: the caller opens it.
-    pub(super) async fn create(&self, task: Task, path: &str, flags: i32) -> Done<File> {
+    async fn create(&self, task: Task, path: &str, flags: i32) -> Done<File> {
         self.in_directory(task, path, async |parent, name| {
             match self.walk_name(task, parent, name, false).await {
                 Ok(_) => return Err(libc::EEXIST),
@@ -97,7 +97,7 @@ impl Kernel {
         }
     }
 
-    pub(super) async fn ask_attributes(&self, task: Task, node: u64, file: Option<File>) -> Done<Attr> {
+    async fn ask_attributes(&self, task: Task, node: u64, file: Option<File>) -> Done<Attr> {
         let (version, fh) = (self.version(), file.map(|file| file.fh));
         let content = self.ask(task, node, move || Operation::Getattr { fh }).await?;
         let (attr, ttl) = Content(&content).attr().ok_or(libc::EIO)?;
@@ -169,7 +169,7 @@ impl Kernel {
         Content(&answer).ioctl().map(<[u8]>::to_vec).ok_or(libc::EIO)
     }
 
-    pub(super) async fn fill_page(&self, task: Task, file: File, page: u64) -> Done<Vec<u8>> {
+    async fn fill_page(&self, task: Task, file: File, page: u64) -> Done<Vec<u8>> {
         let (epoch, version) = {
             let mut tables = self.0.tables();
             let version = tables.attr_version;
@@ -234,14 +234,7 @@ impl Kernel {
         self.send_write(task, file, offset, data, 1).await
     }
 
-    pub(super) async fn send_write(
-        &self,
-        task: Task,
-        file: File,
-        offset: u64,
-        data: &[u8],
-        write_flags: u32,
-    ) -> Done<()> {
+    async fn send_write(&self, task: Task, file: File, offset: u64, data: &[u8], write_flags: u32) -> Done<()> {
         let (data, length) = (Bytes::copy_from_slice(data), data.len());
         let File { node, fh, flags, .. } = file;
         let write = move || Operation::Write { fh, offset, data: data.clone(), flags: flags as u32, write_flags };
@@ -278,7 +271,7 @@ impl Kernel {
         flushed
     }
 
-    pub(super) fn release(&self, file: File) {
+    fn release(&self, file: File) {
         let mut tables = self.0.tables();
         if file.fh == 0 {
             tables.inodes.get_mut(&file.node).into_iter().for_each(|inode| inode.users -= 1);
@@ -310,7 +303,7 @@ impl Kernel {
     }
 
     /// SETATTR, with the inode's lock held.
-    pub(super) async fn set(&self, task: Task, node: u64, change: SetAttr) -> Done<Attr> {
+    async fn set(&self, task: Task, node: u64, change: SetAttr) -> Done<Attr> {
         let lock = self.lock_of(node);
         let _locked = lock.write().await;
         let version = self.version();

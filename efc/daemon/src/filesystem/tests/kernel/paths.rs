@@ -4,7 +4,7 @@ use super::*;
 
 impl Kernel {
     /// LOOKUP, as a walk does for a name that is not trusted any more.
-    pub(super) async fn look_up(&self, task: Task, parent: u64, name: &[u8]) -> Done<u64> {
+    async fn look_up(&self, task: Task, parent: u64, name: &[u8]) -> Done<u64> {
         let (asked, version) = (name.to_vec(), self.version());
         let answer = self.ask(task, parent, move || Operation::Lookup { name: asked.clone() }).await;
         let mut tables = self.0.tables();
@@ -43,7 +43,7 @@ impl Kernel {
         Held { kernel: self.clone(), node }
     }
 
-    pub(super) async fn walk_once(&self, task: Task, path: &str, is_trusting: bool) -> Done<Held> {
+    async fn walk_once(&self, task: Task, path: &str, is_trusting: bool) -> Done<Held> {
         let mut held = self.hold(ROOT);
         for name in path.split('/').filter(|name| !name.is_empty()) {
             held = self.hold(self.walk_name(task, held.node, name, is_trusting).await?);

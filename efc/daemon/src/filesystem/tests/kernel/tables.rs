@@ -26,6 +26,24 @@ pub(super) struct Inode {
     pub(super) mode: Mode,
 }
 
+impl Inode {
+    /// One that nobody has looked up yet, with attributes that may be trusted for a while.
+    pub(super) fn new(attr: Attr, attr_until: Instant, attr_version: u64) -> Inode {
+        Inode {
+            lookups: 0,
+            users: 0,
+            attr,
+            attr_until,
+            attr_version,
+            pages: BTreeMap::new(),
+            epoch: 0,
+            reads: 0,
+            lock: Arc::default(),
+            mode: Mode::default(),
+        }
+    }
+}
+
 pub(super) struct Dentry {
     pub(super) node: u64,
     pub(super) until: Instant,
@@ -132,18 +150,8 @@ impl Tables {
     pub(super) fn take_entry(&mut self, parent: u64, name: &[u8], entry: &Entry, version: u64) {
         let now = efc_tasks::time::now();
         let first = self.next_version();
-        let inode = self.inodes.entry(entry.node).or_insert_with(|| Inode {
-            lookups: 0,
-            users: 0,
-            attr: entry.attr,
-            attr_until: now + entry.attr_ttl,
-            attr_version: first,
-            pages: BTreeMap::new(),
-            epoch: 0,
-            reads: 0,
-            lock: Arc::default(),
-            mode: Mode::default(),
-        });
+        let new = || Inode::new(entry.attr, now + entry.attr_ttl, first);
+        let inode = self.inodes.entry(entry.node).or_insert_with(new);
         inode.lookups += 1;
         self.take_attributes(entry.node, &entry.attr, entry.attr_ttl, version);
         self.dentries.insert((parent, name.to_vec()), Dentry { node: entry.node, until: now + entry.entry_ttl });
