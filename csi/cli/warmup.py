@@ -20,16 +20,16 @@ from csi.base.errors import Code, DriverError
 from csi.base.text import printable
 from csi.cli.on_mount import Place, Places, without_nested
 from csi.cli.unserved import mount_command, says_dead
+from csi.cli.warmup_counts import Counts
 from csi.cli.warmup_progress import DRAW_SECONDS, Progress
 from csi.cli.warmup_summary import Outcome, print_failures, print_summary
 from csi.node.keeper import STATUS_SECONDS_MAX, Keeper, KeeperUnreachableError, options_of, source_of
 from csi.node.mount_status import silence_of, store_of, takes_nothing, workers_of
 from csi.node.mounts import Mount, Mounts, read_mounts
-from csi.node.statistics import CACHE_LEVELS, bytes_by_level
 from csi.warming.filling import Level
 from csi.warming.note import Note
 from csi.warming.pace import Pace
-from csi.warming.passes import PAUSE_SECONDS, bytes_uncached, is_another_worth_it, jobs_of_pass
+from csi.warming.passes import PAUSE_SECONDS, Pass, bytes_uncached, is_another_worth_it, jobs_of_pass
 from csi.warming.tally import Figures
 from csi.warming.walking import Root
 from csi.warming.warming import Plan, Warming
@@ -219,7 +219,7 @@ class _Warmup:
 
     def run(self) -> Outcome:
         """Reads all of it, as often as it takes."""
-        began, before = time.monotonic(), self._levels()
+        began, before = time.monotonic(), self._counts()
         try:
             self._passes()
         except KeyboardInterrupt:
@@ -229,7 +229,8 @@ class _Warmup:
         outcome = self._outcome
         outcome.seconds = time.monotonic() - began
         limit = _LAST_STATUS_SECONDS_MAX if outcome.is_interrupted else STATUS_SECONDS_MAX
-        outcome.levels = _difference(before, self._levels(limit_seconds=limit))
+        counted = _since(before, self._counts(limit_seconds=limit))
+        outcome.levels = dict(counted.levels) if counted else None
         if self._note is not None and not outcome.is_interrupted:
             if outcome.is_whole:
                 self._note.remove()
@@ -238,42 +239,45 @@ class _Warmup:
         return outcome
 
     def _passes(self) -> None:
-        missing = self._outcome.missing_bytes
+        passes: list[Pass] = []
         plan, note = self._plan, self._note
         while True:
-            number = len(missing) + 1
-            figures, given = self._pass(with_changes(plan, jobs=jobs_of_pass(number, jobs=plan.jobs)), note, number)
-            covered = figures.bytes_read + figures.bytes_noted
-            if plan.level is not None:
-                missing.append(figures.bytes_lacking + figures.bytes_noted)
-            elif given is None or not self._has_caches:
+            number, began = len(passes) + 1, time.monotonic()
+            figures, counted = self._pass(with_changes(plan, jobs=jobs_of_pass(number, jobs=plan.jobs)), note, number)
+            if plan.level is None and (counted is None or not self._has_caches):
                 return
-            else:
-                missing.append(_missing(figures, given) if number > 1 else _missing_at_first(figures, given))
-            is_in_vain = self._is_in_vain(figures)
-            if plan.level is None and given is not None and (number > 1 or is_in_vain):
-                self._outcome.bytes_uncached = bytes_uncached(figures, given)
+            passes.append(_found(figures, counted, number=number, seconds=time.monotonic() - began, level=plan.level))
+            self._outcome.missing_bytes.append(passes[-1].bytes_missing)
+            is_in_vain = self._is_in_vain(figures, counted)
+            if plan.level is None and counted is not None and (number > 1 or is_in_vain):
+                self._outcome.bytes_uncached = bytes_uncached(figures, counted.levels)
+            covered = figures.bytes_read + figures.bytes_noted
             if number == self._parsed.passes or is_in_vain:
                 return
-            if not is_another_worth_it(missing, bytes_taken=figures.bytes_taken) or not self._has_room(covered):
+            if not is_another_worth_it(passes) or not self._has_room(covered):
                 return
             # What an earlier run has read is looked at, too; a budget ends where it has ended before.
             plan = with_changes(plan, waits_for_rest=False, budget_bytes=covered if plan.budget_bytes else 0)
             note = None
             time.sleep(PAUSE_SECONDS)
 
-    def _is_in_vain(self, figures: Figures) -> bool:
-        """Whether no level that is to be filled takes anything in now: reading once more would bring nothing."""
+    def _is_in_vain(self, figures: Figures, counted: Counts | None) -> bool:
+        """Whether no level that is to be filled takes anything in now: reading once more would bring nothing.
+
+        One that has taken or given something in this pass does, though it may be late just now.
+        """
         level = self._plan.level
         if level is not None and figures.bytes_refused < figures.bytes_lacking:
+            return False
+        if level is None and counted is not None and (counted.taken_bytes or counted.cached_bytes):
             return False
         store, workers = level is not Level.WORKERS, level is not Level.LOCAL
         mounts = self._mounts() or []
         return bool(mounts) and all(takes_nothing(mount, store=store, workers=workers) for mount in mounts)
 
-    def _pass(self, plan: Plan, note: Note | None, number: int) -> tuple[Figures, dict[str, int] | None]:
-        """One of them: its figures, and how many bytes came from where."""
-        before = self._levels()
+    def _pass(self, plan: Plan, note: Note | None, number: int) -> tuple[Figures, Counts | None]:
+        """One of them: its figures, and what the mounts have counted meanwhile."""
+        before = self._counts()
         warming = Warming(plan, note=note)
         self._outcome.passes.append(warming.figures())
         warming.start()
@@ -285,18 +289,12 @@ class _Warmup:
             self._outcome.passes[-1] = figures = warming.figures()
             # Later passes have a budget of what the first has covered, which a file that grows goes beyond.
             self._outcome.is_over_budget |= number == 1 and warming.is_over_budget
-        return figures, _difference(before, self._levels())
+        return figures, _since(before, self._counts())
 
-    def _levels(self, *, limit_seconds: float = STATUS_SECONDS_MAX) -> dict[str, int] | None:
-        """How many bytes have come from where so far; None if the keeper does not say."""
+    def _counts(self, *, limit_seconds: float = STATUS_SECONDS_MAX) -> Counts | None:
+        """What the mounts have counted so far; None if the keeper does not say."""
         mounts = self._mounts(limit_seconds=limit_seconds)
-        if not mounts:
-            return None
-        levels = dict.fromkeys(CACHE_LEVELS, 0)
-        for mount in mounts:
-            for level, count in bytes_by_level(mount.stats).items():
-                levels[level] += count
-        return levels
+        return Counts.of(mounts) if mounts else None
 
     def _mounts(self, *, limit_seconds: float = STATUS_SECONDS_MAX) -> list[efc_pb2.MountStatus] | None:
         """How the mounts are now; None if the keeper does not say so of all."""
@@ -331,21 +329,18 @@ def _device(text: str) -> int:
     return os.makedev(int(major), int(minor))
 
 
-def _difference(before: Mapping[str, int] | None, after: Mapping[str, int] | None) -> dict[str, int] | None:
-    """What was counted in between: never less than nothing, should a daemon have died before it reported."""
-    if before is None or after is None:
-        return None
-    return {level: max(0, count - before[level]) for level, count in after.items()}
+def _since(before: Counts | None, after: Counts | None) -> Counts | None:
+    return None if before is None or after is None else after.since(before)
 
 
-def _missing(figures: Figures, given: Mapping[str, int]) -> int:
-    """Bytes that were not in caches; those of files that change are left out."""
-    return max(0, given["nas"] - figures.bytes_changed)
-
-
-def _missing_at_first(figures: Figures, given: Mapping[str, int]) -> int:
-    """The same of the first pass: nothing if caches gave all, otherwise all that it was about."""
-    covered = figures.bytes_read + figures.bytes_noted
-    # What the daemon's memory gave may be what it has read a moment before, and put nowhere.
-    from_caches = sum(count for level, count in given.items() if level not in ("memory", "nas"))
-    return covered if _missing(figures, given) or from_caches < covered else 0
+def _found(figures: Figures, counted: Counts | None, *, number: int, seconds: float, level: Level | None) -> Pass:
+    """What a pass has found: by what the one level says that is filled, else by what the mounts have counted."""
+    if level is not None or counted is None:
+        missing = figures.bytes_lacking + figures.bytes_noted
+        return Pass(bytes_missing=missing, bytes_taken=figures.bytes_taken, seconds=seconds)
+    return Pass(
+        bytes_missing=counted.missing_bytes(figures) if number > 1 else counted.missing_bytes_at_first(figures),
+        bytes_taken=counted.taken_bytes,
+        bytes_unasked=counted.unasked_bytes,
+        seconds=seconds,
+    )

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -29,10 +29,12 @@ from tests.support.paths import program
 from tests.support.processes import wait_until
 from tests.support.workers import Worker, new_key
 
+T = TypeVar("T")
 MIB = 1 << 20
 _LARGE = 24 * MIB + 12_345
 _SMALL_COUNT = 40
 _LIMIT_S = 120.0
+_TRIES_MAX = 6
 
 
 def make_data(folder: Path) -> None:
@@ -127,7 +129,7 @@ def warmup(node: Node, *arguments: str, status: int = 0) -> dict[str, Any]:
     """Its summary, when it has ended with this status."""
     with start(node, *arguments, "--json") as process:
         out, err = process.communicate(timeout=_LIMIT_S)
-    assert process.returncode == status, err
+    assert process.returncode == status, f"{err}{out}"
     found: dict[str, Any] = json.loads(out)
     return found | {"stderr": err}
 
@@ -186,15 +188,30 @@ def test_another_node_asks_the_nas_for_nothing(world: World) -> None:
     assert resident_pages(first.mount / "large") == 0, "the page cache is left to applications"
     assert not list((first.keeper.run_dir / "warmup").iterdir()), "a run that is whole leaves no note"
 
-    second = world.node()
-    assert read_all(second.mount) == total + 7_001  # by both names
-    status = second.keeper.status(second.mount)
-    assert status["stats"]["nfs"]["bytes_read"] == 0
-    assert status["cache"]["workers_bytes"] >= total
+    another, count = node_that_workers_suffice(world, lambda node: read_all(node.mount))
+    assert count == total + 7_001, "by both names"
+    assert another.keeper.status(another.mount)["cache"]["workers_bytes"] >= total
 
-    third = world.node()
-    done = warmup(third, str(third.mount / "large"), str(third.mount / "d1"))
-    assert (done["passes"], done["missing_bytes"], done["levels"]["nas"]) == (1, [0], 0), "caches give all at once"
+    _, done = node_that_workers_suffice(
+        world, lambda node: warmup(node, str(node.mount / "large"), str(node.mount / "d1"))
+    )
+    assert (done["passes"], done["missing_bytes"]) == (1, [0]), "caches give all at once"
+
+
+def node_that_workers_suffice(world: World, read: Callable[[Node], T]) -> tuple[Node, T]:
+    """A new node that reads what all lies on workers, and asks the NAS for none of it; and what it has read.
+
+    A daemon does not wait for workers that are late, as any may be on a machine with much to do: then another node
+    tries. None is ever told by a worker that it has not got a block.
+    """
+    for _ in range(_TRIES_MAX):
+        node = world.node()
+        done = read(node)
+        stats = node.keeper.status(node.mount)["stats"]
+        assert stats["cache"]["workers_misses"] == 0
+        if stats["nfs"]["bytes_read"] == 0:
+            return node, done
+    raise AssertionError(f"{_TRIES_MAX} nodes have read from the NAS: {stats}")
 
 
 @pytest.mark.timeout(400)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csi.warming.pace import Pace
-from csi.warming.passes import bytes_uncached, is_another_worth_it, is_much, jobs_of_pass
+from csi.warming.passes import Pass, bytes_uncached, is_another_worth_it, is_much, jobs_of_pass
 from csi.warming.resting import REST_SECONDS, SKEW_SECONDS_MAX, ServerClock
 from csi.warming.tally import Figures
 from csi.warming.walking import File
@@ -72,13 +75,32 @@ def test_a_pace_saves_nothing_up() -> None:
 
 def test_passes() -> None:
     assert [jobs_of_pass(number, jobs=16) for number in (1, 2, 3, 4)] == [16, 4, 1, 1]
-    assert is_another_worth_it([100])
-    assert not is_another_worth_it([0])
-    assert is_another_worth_it([100, 74])
-    assert not is_another_worth_it([100, 75]), "caches do not keep it"
-    assert not is_another_worth_it([100, 30, 0])
-    assert is_another_worth_it([100, 90], bytes_taken=80), "a daemon was killed in the first"
-    assert not is_another_worth_it([100, 90], bytes_taken=10)
+
+
+def passes(*missing: int, **last: Any) -> list[Pass]:
+    """Passes that found so much missing; what else is said is of the last."""
+    found = [Pass(bytes_missing=count) for count in missing]
+    return [*found[:-1], replace(found[-1], **last)]
+
+
+@pytest.mark.parametrize(
+    ("found", "is_worth_it"),
+    [
+        pytest.param(passes(100), True, id="the first tells nothing"),
+        pytest.param(passes(0), False, id="all was there"),
+        pytest.param(passes(100, 74), True, id="less than before"),
+        pytest.param(passes(100, 75), False, id="caches do not keep it"),
+        pytest.param(passes(100, 30, 0), False, id="none is missing any more"),
+        pytest.param(passes(100, 90, bytes_taken=80), True, id="a daemon was killed in the first"),
+        pytest.param(passes(100, 90, bytes_taken=10), False, id="few of it was taken"),
+        pytest.param(passes(100, 90, bytes_unasked=80), True, id="workers were late for a moment"),
+        pytest.param(passes(100, 100, bytes_unasked=100, seconds=61.0), False, id="they were late for a minute"),
+        pytest.param(passes(100, 100, 100, 100, bytes_taken=100), True, id="for the third time"),
+        pytest.param(passes(100, 100, 100, 100, 100, bytes_taken=100), False, id="not for ever"),
+    ],
+)
+def test_another_pass_is_worth_it_while_it_brings_something(found: list[Pass], *, is_worth_it: bool) -> None:
+    assert is_another_worth_it(found) == is_worth_it
 
 
 @pytest.mark.parametrize(
