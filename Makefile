@@ -38,7 +38,7 @@ quickstart: setup ## the whole story in one command; SOURCE=nfs://HOST/DIR uses 
 
 check: setup .tools/bin/cargo-deny ## after every change: lint, unit and Rust tests that need no root
 	@$(SUITE) lint unit rust
-test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm $(FILL_STATE) ## check, and all below but bench; sanity, faults and the cluster in their short forms
+test: setup .tools/bin/cargo-deny .tools/bin/csi-sanity .tools/bin/pjdfstest .tools/bin/fsx .tools/bin/helm .tools/bin/promtool $(FILL_STATE) ## check, and all below but bench; sanity, faults and the cluster in their short forms
 	@$(SUITE) lint unit rust rust-root tools errors csi + cluster-short posix faults + sanity consistency integrity
 
 # The parts of `make test`, each with its own line of figures and results/NAME.json.
@@ -46,7 +46,7 @@ unit rust rust-root csi errors consistency integrity: setup ## parts of test
 	@$(SUITE) $@
 lint: setup .tools/bin/cargo-deny ## ruff, mypy, import-linter, rustfmt, clippy; licences and origins of the crates
 	@$(SUITE) $@
-tools: setup .tools/bin/helm ## the suite itself, and the chart
+tools: setup .tools/bin/helm .tools/bin/promtool ## the suite itself, and the chart
 	@$(SUITE) $@
 sanity: setup .tools/bin/csi-sanity ## CSI conformance, 20 seeds, nothing left out by a skip list
 	@SANITY_SEEDS=20 $(SUITE) $@
@@ -154,6 +154,14 @@ $(FILL_STATE): $(RUST_SOURCES)
 
 .tools/bin/helm:
 	GOBIN=$(CURDIR)/.tools/bin go install helm.sh/helm/v3/cmd/helm@$(HELM_VERSION)
+# Of Debian's package alone, which would start a server if it was installed.
+DOWNLOAD := apt-get download -qq -o APT::Sandbox::User=root prometheus
+.tools/bin/promtool:
+	@command -v apt-get >/dev/null || { echo "promtool of Prometheus 2.42 or newer is needed: put it into .tools/bin" >&2; exit 1; }
+	@mkdir -p .tools/bin && folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && cd "$$folder" && \
+	{ $(DOWNLOAD) 2>/dev/null || { apt-get update -qq && $(DOWNLOAD); }; } && \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar --extract --to-stdout ./usr/bin/promtool > promtool && \
+	install promtool $(CURDIR)/.tools/bin/promtool
 .tools/bin/csi-sanity:
 	@command -v go >/dev/null || { echo "csi-sanity needs Go 1.25 or newer: https://go.dev/dl" >&2; exit 1; }
 	GOBIN=$(CURDIR)/.tools/bin go install github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@$(CSI_SANITY_VERSION)
