@@ -129,9 +129,8 @@ _TABLE = (
     Word(names=("ac",), help="Nothing: attributes are trusted for `attr-ttl` to `attr-ttl-max`."),
     Word(
         names=("noac",),
-        help="`attr-ttl=0s` and `entry-ttl=0s`. A write is on the NAS when `write(2)` returns, as always here; on its "
-        "disk after `fsync(2)`.",
-        becomes=(("attr-ttl", "0s"), ("entry-ttl", "0s")),
+        help="`attr-ttl=0s`, `entry-ttl=0s` and `write-behind=0s`, as it implies `sync`.",
+        becomes=(("attr-ttl", "0s"), ("entry-ttl", "0s"), ("write-behind", "0s")),
     ),
     Word(
         names=("sync",),

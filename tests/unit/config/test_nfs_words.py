@@ -39,7 +39,7 @@ def test_what_is_so_anyway_changes_nothing(text: str) -> None:
     [
         ("nconnect=8", "connections=8"),
         ("noresvport", "unprivileged-port"),
-        ("noac", "attr-ttl=0s,entry-ttl=0s"),
+        ("noac", "attr-ttl=0s,entry-ttl=0s,write-behind=0s"),
         ("sync", "write-behind=0s"),
         ("actimeo=30", "attr-ttl=30s,attr-ttl-max=30s,entry-ttl=30s"),
         ("actimeo=0", "attr-ttl=0s,attr-ttl-max=0s,entry-ttl=0s"),
