@@ -204,7 +204,7 @@ fn a_read_dropped_while_its_pipe_fills_harms_nobody() {
 #[test]
 fn a_soft_client_gives_up_on_half_a_payload() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let client = client(listener.local_addr().unwrap(), Some(Duration::from_millis(200)));
+    let client = client(listener.local_addr().unwrap(), Some(Duration::from_secs(1)));
     efc_buffer::pipe::reserve(1).unwrap();
     let (given_up, go) = mpsc::channel();
     let server = thread::spawn(move || {

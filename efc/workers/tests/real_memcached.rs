@@ -198,8 +198,8 @@ fn questions_that_are_given_up_leave_the_others_whole() {
                 for index in (0..40).map(|step| step * 7 + thread) {
                     let mut given_up = pin!(node.workers.get(key(index), room()));
                     let _ = given_up.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-                    let found = node.bytes(key(index + 1));
-                    assert!(found == Some(bytes((index + 1) % 20, key(index + 1).length())));
+                    let found = until("a worker on a busy machine is in time", || node.bytes(key(index + 1)));
+                    assert!(found == bytes((index + 1) % 20, key(index + 1).length()));
                 }
             });
         }
