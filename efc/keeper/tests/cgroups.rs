@@ -113,7 +113,7 @@ fn each_daemon_has_a_cgroup_until_its_mount_is_gone() {
     let places = pids.map(|pid| place_of(pid, &name));
     assert!(places[0].starts_with(&format!("/{}/target-", name.name)), "{places:?}");
     assert!(places[1].starts_with(&format!("/{}/second-", name.name)), "{places:?}");
-    client.unmount(&second, false).unwrap();
+    client.unmount_soon(&second);
     assert_eq!(name.below().len(), name.roots.len(), "those of the first mount: {:?}", name.below());
 
     // The next daemon comes to the same place, even if somebody has taken it away.
@@ -122,7 +122,7 @@ fn each_daemon_has_a_cgroup_until_its_mount_is_gone() {
     file.read_exact_at(&mut [0; 13], 0).unwrap();
     assert_eq!(place_of(client.serving_after(1).pid, &name), places[0]);
     drop(file);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     assert_eq!(name.below(), Vec::<PathBuf>::new());
     ground.assert_nothing_left();
 }
@@ -148,7 +148,7 @@ fn the_end_of_the_keepers_container_ends_no_daemon() {
     assert!(!left_over.exists());
     assert_eq!(place_of(pid, &name), place);
     assert_serves(&ground);
-    ground.client().unmount(&ground.target(), false).unwrap();
+    ground.client().unmount_soon(&ground.target());
     wait_until("the daemon's end", || !is_running(pid));
     ground.signal(Signal::KILL);
     ground.wait_for_end();
@@ -277,7 +277,7 @@ fn the_unified_hierarchy_alone_is_enough() {
     assert_eq!(name.below().len(), 1, "nowhere else: {:?}", name.below());
     kill(pid, Signal::KILL);
     assert_eq!(unified_place(client.serving_after(1).pid), place);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     assert_eq!(name.below(), Vec::<PathBuf>::new());
     drop(ground);
     unmount(view.path(), UnmountFlags::DETACH).unwrap();

@@ -21,7 +21,7 @@ fn mount(ground: &Ground, host: &str) -> (Client, MountStatus) {
 }
 
 fn end(ground: &Ground, client: &Client) {
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 

@@ -38,7 +38,7 @@ fn a_killed_daemon_is_replaced_and_open_files_go_on() {
         pid = status.pid;
     }
     drop(file);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -184,7 +184,7 @@ fn a_stopped_daemon_is_replaced_in_its_time() {
     assert!(!is_running(pid));
     std::thread::sleep(Duration::from_millis(1_000));
     assert_eq!(client.only().restarts, 1, "an idle daemon that answers beats is left alone");
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -199,7 +199,7 @@ fn a_daemon_that_reads_no_requests_is_replaced_though_it_reports() {
     assert!(longest >= Duration::from_millis(300), "{longest:?}");
     assert!(client.only().reason.starts_with("the daemon hung for"), "{}", client.only().reason);
     assert!(!is_running(pid));
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -224,7 +224,7 @@ fn the_next_keeper_takes_over_the_daemon() {
     kill(before.pid, Signal::KILL);
     client.serving_after(1);
     assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -267,7 +267,7 @@ fn a_client_gives_back_what_keeper_and_daemon_have_lost() {
     client.serving_after(1);
     client.adopt(&status, &descriptors).unwrap();
     assert_eq!(client.only().restarts, 1, "a session that is here already stays as it is");
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     let error = client.adopt(&status, &descriptors).unwrap_err();
     assert_eq!(error.code(), Code::NotFound, "{}", error.message);
     ground.assert_nothing_left();
@@ -288,7 +288,7 @@ fn a_daemon_that_hangs_holds_up_no_later_keeper() {
     assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
     assert_ne!(client.only().pid, pid);
     kill(pid, Signal::KILL);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
 }
 
 #[test]
@@ -301,5 +301,5 @@ fn what_is_no_session_is_not_adopted() {
     descriptors.truncate(1);
     assert_eq!(client.adopt(&status, &descriptors).unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(client.adopt(&MountStatus::default(), &[]).unwrap_err().code(), Code::InvalidArgument);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
 }

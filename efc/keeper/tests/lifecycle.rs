@@ -100,7 +100,7 @@ fn a_status_that_one_message_does_not_hold_comes_in_several() {
         (after, pages) = (reply.last, pages + 1);
     }
     assert_eq!((found, pages), (targets.clone(), 2));
-    targets.iter().for_each(|target| client.unmount(target, false).unwrap());
+    targets.iter().for_each(|target| client.unmount_soon(target));
 }
 
 #[test]
@@ -123,11 +123,11 @@ fn sigterm_lets_mounts_end_first() {
     wait_until("the refusal of new mounts", || {
         let refused = client.mount(&ground.base.join("other"), config("nas"));
         let is_refused = refused.is_err_and(|error| error.code() == Code::Unavailable);
-        client.unmount(&ground.base.join("other"), false).unwrap();
+        client.unmount_soon(&ground.base.join("other"));
         is_refused
     });
     assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     assert!(ground.wait_for_end().success());
     assert!(!ground.base.join("run/keeper.sock").exists());
 }
@@ -160,7 +160,7 @@ fn an_idle_keeper_ends_if_asked_to() {
     client.mount(&ground.target(), config("nas")).unwrap();
     std::thread::sleep(Duration::from_millis(1_500));
     assert_eq!(ground.keeper.try_wait().unwrap(), None, "a mount is no idleness");
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     std::thread::sleep(Duration::from_millis(1_500));
     assert_eq!(ground.keeper.try_wait().unwrap(), None, "a client is no idleness");
     drop(client);
@@ -190,7 +190,7 @@ fn many_mounts_cost_little_memory() {
     println!("keeper: {empty_kib} KiB without mounts, {full_kib} KiB with {MOUNTS}");
     assert!(full_kib < 16 << 10, "{full_kib} KiB");
     for index in 0..MOUNTS {
-        client.unmount(&ground.base.join(format!("target{index}")), false).unwrap();
+        client.unmount_soon(&ground.base.join(format!("target{index}")));
     }
     ground.assert_nothing_left();
 }
@@ -215,6 +215,6 @@ fn a_daemon_that_does_not_say_where_its_root_is_goes_on() {
     let mounted = client.mount(&ground.target(), config("wordless")).unwrap();
     assert_eq!(client.find_root(&ground.target(), 100).unwrap_err().code(), Code::DeadlineExceeded);
     assert_eq!(client.status().mounts[0].pid, mounted.pid);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     assert_eq!(client.find_root(&ground.target(), 10_000).unwrap_err().code(), Code::NotFound);
 }

@@ -36,10 +36,10 @@ fn a_mount_serves_and_ends() {
 
     let stats = client.only().stats.unwrap();
     assert!(stats.fuse_requests > 0 && stats.nas_responding && !stats.resumed);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     assert!(!is_running(status.pid));
     ground.assert_nothing_left();
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn two_names_of_one_target_are_one_mount() {
     let first = client.mount(&alias, config("nas")).unwrap();
     assert_eq!(first.target, ground.target().to_str().unwrap());
     assert_eq!(client.mount(&ground.target(), config("nas")).unwrap().pid, first.pid);
-    client.unmount(&alias, false).unwrap();
+    client.unmount_soon(&alias);
     ground.assert_nothing_left();
 }
 
@@ -179,7 +179,7 @@ fn mounts_and_unmounts_that_race_end_in_one_of_two_states() {
         let client = ground.client();
         client.mount(&ground.target(), config("nas")).unwrap();
         assert!(ground.hello().exists(), "round {round}, mount {mounted:?}");
-        client.unmount(&ground.target(), false).unwrap();
+        client.unmount_soon(&ground.target());
         ground.assert_nothing_left();
     }
 }
@@ -250,7 +250,7 @@ fn a_mount_in_use_stays() {
     file.read_to_string(&mut content).unwrap();
     assert_eq!(content, "hello, world\n");
     drop(file);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -326,7 +326,7 @@ fn an_aborted_mount_stays_until_it_is_unmounted() {
     let error = client.mount(&ground.target(), config("nas")).unwrap_err();
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message.contains("aborted"), "{}", error.message);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
     client.mount(&ground.target(), config("nas")).unwrap();
     assert_eq!(fs::read_to_string(ground.hello()).unwrap(), "hello, world\n");

@@ -84,7 +84,7 @@ fn successors_stay_in_the_network_until_it_is_replaced() {
     assert_eq!(next_after(2), other.network(), "the network was replaced");
     other.end(Signal::TERM);
     assert!(!socket_of(&ground).exists());
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -102,7 +102,7 @@ fn the_next_keeper_finds_the_network_in_the_daemon() {
     assert_eq!(client.only().pid, pid, "taken over");
     kill(pid, Signal::KILL);
     assert_eq!(network_of(client.serving_after(1).pid as u32), network);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 

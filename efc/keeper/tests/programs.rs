@@ -47,11 +47,11 @@ fn the_next_daemon_runs_what_was_installed_and_the_running_one_stays() {
     assert_eq!(&buffer, b"hello, world\n");
     assert_eq!(fs::read(format!("/proc/{}/cmdline", successor.pid)).unwrap(), b"efcd\0");
     drop(file);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
 
     let third = client.mount(&ground.target(), config("nas")).unwrap();
     assert_eq!((third.version.as_str(), program_of(third.pid).as_str()), (OTHER, "/memfd:efcd (deleted)"));
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -83,7 +83,7 @@ fn what_could_change_or_cannot_run_is_refused() {
     assert_eq!(client.status().program_version, "");
     let status = client.mount(&ground.target(), config("nas")).unwrap();
     assert!(program_of(status.pid).ends_with("/smallest_daemon"));
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -108,7 +108,7 @@ fn a_running_daemon_is_upgraded_and_back_again() {
     assert_eq!(client.upgrade(&ground.target()).unwrap().version, OWN);
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
     drop(file);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     assert_eq!(client.upgrade(&ground.target()).unwrap_err().code(), Code::NotFound);
     ground.assert_nothing_left();
 }
@@ -123,7 +123,7 @@ fn a_program_that_cannot_take_the_state_over_touches_nothing() {
     assert_eq!(error.code(), Code::FailedPrecondition);
     assert!(error.message.contains("nobody understands this state"), "{}", error.message);
     assert_eq!((client.only().pid, client.only().restarts), (first.pid, 0));
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -150,7 +150,7 @@ fn a_program_of_a_release_without_passthrough_or_small_files_does_not_get_a_sess
     assert_eq!(client.serving_after(1).version, OWN, "the former program's successor");
     note(0);
     assert_eq!(client.upgrade(&ground.target()).unwrap().version, OTHER);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -169,7 +169,7 @@ fn after_a_death_the_former_program_goes_on_with_a_state_that_the_installed_one_
         install_other(&client);
         kill(first.pid, Signal::KILL);
         assert_eq!(client.serving_after(1).version, version, "layout {layout}");
-        client.unmount(&ground.target(), false).unwrap();
+        client.unmount_soon(&ground.target());
         client.install(OWN, &[memory(&smallest_daemon(), all_seals()).as_fd()]).unwrap();
     }
     ground.assert_nothing_left();
@@ -186,7 +186,7 @@ fn sources_at_the_root_and_below_it_are_two_kinds_of_mount() {
     assert_eq!(error.code(), Code::InvalidArgument);
     assert!(error.message.contains("one source at its root, or several below it"), "{}", error.message);
     assert_eq!(client.only().pid, first.pid);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -205,7 +205,7 @@ fn a_program_that_does_not_serve_gives_the_mount_back() {
     let mut buffer = [0; 13];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut buffer, 0).unwrap();
     drop(file);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -238,7 +238,7 @@ fn a_session_that_serves_gets_other_options_and_keeps_its_files() {
     // And back to the options that it was mounted with.
     let status = client.upgrade_with(&ground.target(), Some(config("nas"))).unwrap();
     assert_eq!((status.options, read_ahead(status.connection)), (None, 8192));
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -278,7 +278,7 @@ fn upgrades_that_are_asked_for_at_once_are_all_made() {
     }
     let expected = DaemonConfig { hang_limit_ms: 7_000, read_ahead_kib: 512, ..base };
     assert_eq!(client.only().options, Some(expected));
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -295,7 +295,7 @@ fn options_that_a_daemon_cannot_serve_with_are_taken_back() {
     assert_eq!((status.options.clone(), status.state(), read_ahead(status.connection)), (None, State::Serving, 8192));
     assert_ne!(status.pid, first.pid);
     assert_eq!(fs::read(ground.hello()).unwrap(), b"hello, world\n");
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -316,6 +316,6 @@ fn what_makes_a_session_cannot_change() {
         assert_eq!(error.code(), Code::InvalidArgument, "{}", error.message);
     }
     assert_eq!((client.only().pid, client.only().restarts), (first.pid, 0));
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }

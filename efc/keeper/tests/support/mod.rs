@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use efc_mount_helper::mountinfo::{self, Mount};
+use efc_proto::error::Code;
 use efc_proto::mount_status::State;
 use efc_proto::{
     AdoptRequest, DaemonConfig, DaemonStats, Error, FindRootRequest, FoundRoot, HoldRequest, InstallRequest,
@@ -277,6 +278,16 @@ impl Client {
         match self.call(Request::Mount(mount_request(target, config, limit_ms)))? {
             Reply::Mount(reply) => Ok(reply.status.unwrap()),
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Unmounts what is in use for a moment at most: a child of another test has this test's files open until it executes
+    /// a program.
+    pub fn unmount_soon(&self, target: &Path) {
+        let begin = Instant::now();
+        while let Err(error) = self.unmount(target, false) {
+            assert!(error.code() == Code::FailedPrecondition && begin.elapsed() < PATIENCE, "{}", error.message);
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 
