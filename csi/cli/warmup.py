@@ -267,7 +267,7 @@ class _Warmup:
         One that has taken or given something in this pass does, though it may be late just now.
         """
         level = self._plan.level
-        if level is not None and figures.bytes_refused < figures.bytes_lacking:
+        if level is not None and (figures.bytes_refused < figures.bytes_lacking or figures.bytes_held):
             return False
         if level is None and counted is not None and (counted.taken_bytes or counted.cached_bytes):
             return False
@@ -336,8 +336,12 @@ def _since(before: Counts | None, after: Counts | None) -> Counts | None:
 def _found(figures: Figures, counted: Counts | None, *, number: int, seconds: float, level: Level | None) -> Pass:
     """What a pass has found: by what the one level says that is filled, else by what the mounts have counted."""
     if level is not None or counted is None:
-        missing = figures.bytes_lacking + figures.bytes_noted
-        return Pass(bytes_missing=missing, bytes_taken=figures.bytes_taken, seconds=seconds)
+        return Pass(
+            bytes_missing=figures.bytes_lacking + figures.bytes_noted,
+            bytes_taken=figures.bytes_taken,
+            bytes_unasked=figures.bytes_refused if level is Level.WORKERS else 0,
+            seconds=seconds,
+        )
     return Pass(
         bytes_missing=counted.missing_bytes(figures) if number > 1 else counted.missing_bytes_at_first(figures),
         bytes_taken=counted.taken_bytes,

@@ -44,6 +44,11 @@ class Figures:
     failures: list[Failure] = field(default_factory=list)
 
     @property
+    def bytes_held(self) -> int:
+        """Of those read, what the one level that is filled had before."""
+        return max(0, self.bytes_read - self.bytes_lacking - self.bytes_changed)
+
+    @property
     def bytes_settled(self) -> int:
         """Bytes of which nothing more is to come."""
         return self.bytes_read + self.bytes_noted + self.bytes_missed

@@ -42,6 +42,10 @@ impl Fill for Filling {
         Box::pin(async { self.way = self.worker.turn(self.key.length()).await })
     }
 
+    fn unhurried_turn(&mut self) -> Turn<'_> {
+        Box::pin(async { self.way = self.worker.unhurried_turn(self.key.length()).await })
+    }
+
     fn fill(mut self: Box<Self>, block: &Arc<Block>) {
         let length = self.key.length();
         if block.len() != length {

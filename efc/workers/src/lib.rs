@@ -64,6 +64,9 @@ use crate::policy::course::FIRST;
 use crate::policy::placement::Seats;
 use crate::worker::Worker;
 
+/// How long an answer is waited for by who fills workers and has no reader waiting.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The workers of a data set.
 #[derive(Debug)]
 pub struct Workers {
@@ -133,13 +136,13 @@ impl Workers {
         self.current.read().expect("no panic under this lock").clone()
     }
 
-    async fn look_up(&self, key: BlockKey, room: Buffer) -> Lookup {
+    async fn look_up(&self, key: BlockKey, room: Buffer, patience: Option<Duration>) -> Lookup {
         if key.length() == 0 {
             return Lookup::Miss(Miss { room: Some(room), fill: None });
         }
         let (context, current) = (self.context.clone(), self.current());
         let name = context.keys.name(&key);
-        LookUp { context, current, key, name }.run(room).await
+        LookUp { context, current, key, name, patience }.run(room).await
     }
 }
 
@@ -162,7 +165,11 @@ impl Level for Workers {
     }
 
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
-        Box::pin(self.look_up(key, room))
+        Box::pin(self.look_up(key, room, None))
+    }
+
+    fn get_unhurried(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
+        Box::pin(self.look_up(key, room, Some(PATIENCE)))
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct LookUp {
     pub(crate) current: Arc<Current>,
     pub(crate) key: BlockKey,
     pub(crate) name: Name,
+    /// Each answer is waited for so long, however slow the worker is; `None`: as long as it is worth it.
+    pub(crate) patience: Option<Duration>,
 }
 
 /// What came of asking one worker once.
@@ -117,7 +119,7 @@ impl LookUp {
     }
 
     fn limit(&self) -> Instant {
-        now() + self.context.wait_max + (ASK_MAX - WAIT_MAX)
+        now() + self.patience.unwrap_or(self.context.wait_max) + (ASK_MAX - WAIT_MAX)
     }
 
     fn take(&self, first: &Arc<Worker>, found: Found, block: Block, cas: Cas) -> Lookup {
@@ -149,7 +151,7 @@ impl LookUp {
         let (gate, length) = (&self.context.gate, self.key.length());
         let left = || limit.saturating_duration_since(now());
         let Some(_passage) = gate.pass(length, TURN_MAX.min(left())).await else { return skipped(worker, room) };
-        match worker.advise(length, gate.load_max()) {
+        match self.patience.map_or_else(|| worker.advise(length, gate.load_max()), Advice::Ask) {
             Advice::Ask(deadline) => {
                 if deadline / 2 > left() {
                     return skipped(worker, room);

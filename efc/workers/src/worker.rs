@@ -288,7 +288,12 @@ impl Worker {
     /// The same when it is its turn; `None` if nobody should wait for the worker.
     pub(crate) async fn turn(self: &Arc<Self>, length: usize) -> Option<OnTheWay> {
         let is_slow = lock(&self.health).is_slow(length, &lock(&self.context.backend).usual);
-        if is_slow || lock(&self.links).questions.is_empty() {
+        if is_slow { None } else { self.unhurried_turn(length).await }
+    }
+
+    /// The same however slow the worker is; `None` if it is not there.
+    pub(crate) async fn unhurried_turn(self: &Arc<Self>, length: usize) -> Option<OnTheWay> {
+        if lock(&self.links).questions.is_empty() {
             return None;
         }
         let permit = self.ways.clone().acquire_many_owned(length as u32).await.ok()?;

@@ -242,6 +242,9 @@ fn a_stopped_worker_is_waited_for_a_few_times_and_a_dead_one_not_at_all() {
     let is_down = || matches!(node.figures()[0].state, WorkerState::Down(_)).then_some(());
     until("what it holds of this node's memory is free", is_down);
     server.signal(Signal::CONT);
+    let is_there = || matches!(node.figures()[0].state, WorkerState::Serving | WorkerState::Slow).then_some(());
+    until("it is there again", is_there);
+    assert!(node.unhurried_bytes(key(0)).is_some(), "whoever has no reader waiting asks it at once");
     until("it is asked again", || node.bytes(key(0)));
 
     let port = server.port;

@@ -401,7 +401,11 @@ impl Chain {
         for (number, (level, counter)) in self.levels.iter().enumerate().filter(|(_, (level, _))| level.serves()) {
             let Some(given) = room.take().or_else(|| self.room(key)) else { break };
             let begun = efc_tasks::time::now();
-            match level.get(*key, given).await {
+            let answer = match search.filled {
+                Filled::Only(filled) if filled == number => level.get_unhurried(*key, given),
+                _ => level.get(*key, given),
+            };
+            match answer.await {
                 Lookup::Hit { block, fill } if block.len() == key.length() => {
                     counter.count_since(begun, block.len());
                     search.add(number, fill);

@@ -157,6 +157,11 @@ pub trait Level: Debug + Send + Sync + 'static {
     /// a level that is slow says that it has not got the block. The future may be dropped at any time.
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_>;
 
+    /// The same for a caller that fills this level and has no reader waiting: it asks also a level that is slower than the backend.
+    fn get_unhurried(&self, key: BlockKey, room: Buffer) -> Answer<'_> {
+        self.get(key, room)
+    }
+
     /// Can it give a few bytes of a block without reading all of it?
     fn gives_parts(&self) -> bool {
         false

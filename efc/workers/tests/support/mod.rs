@@ -208,6 +208,14 @@ impl Node {
         }
     }
 
+    /// The same for who has no reader waiting.
+    pub fn unhurried_bytes(&self, key: BlockKey) -> Option<Vec<u8>> {
+        match block_on(self.workers.get_unhurried(key, Buffer::new(key.length() + 4096).expect("memory"))) {
+            Lookup::Hit { block, .. } => Some(block.to_vec()),
+            Lookup::Miss(_) => None,
+        }
+    }
+
     /// The place that a worker offers for a block that it has not got.
     pub fn place(&self, key: BlockKey) -> Box<dyn Fill> {
         match self.get(key) {

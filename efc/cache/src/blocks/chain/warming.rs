@@ -92,7 +92,7 @@ impl Chain {
     /// Asks a level for a block that is known, and gives it that if it lacks it.
     async fn offer(&self, level: usize, key: &BlockKey, block: &Arc<Block>) -> Warmed {
         let Some(room) = self.room(key) else { return Warmed::Refused };
-        match self.levels[level].0.get(*key, room).await {
+        match self.levels[level].0.get_unhurried(*key, room).await {
             Lookup::Hit { block, .. } if block.len() == key.length() => Warmed::WasThere,
             Lookup::Miss(Miss { room, fill: Some(place) }) => {
                 drop(room); // the level may need it
