@@ -8,7 +8,6 @@ which the NAS gives nothing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from csi.warming.tally import Figures
 
@@ -16,8 +15,6 @@ from csi.warming.tally import Figures
 PAUSE_SECONDS = 4.5
 #: Of what was read, at most one part in so many may be in no cache for a warm-up to have done its work.
 _UNCACHED_PARTS = 10
-#: So many passes of a warm-up may bring little and not be its last.
-_DOUBTFUL_MAX = 3
 #: A cache that was late in all of a pass that has lasted longer is not late for a moment.
 _LATE_SECONDS_MAX = 60.0
 
@@ -42,24 +39,13 @@ def is_another_worth_it(passes: Sequence[Pass]) -> bool:
 
     If the last pass has found nearly as much missing as the one before, caches do not keep it: they are too small, or
     the data changes. Unless they have taken it in that pass, as the one before may have been cut off; or it was a short
-    one in which they were not asked for it, as any cache is late for a moment. Both are believed a few times.
+    one in which they were not asked for it, as any cache is late for a moment.
     """
     last = passes[-1]
     if not last.bytes_missing or len(passes) == 1:
         return bool(last.bytes_missing)
-    if _has_brought_much(passes[-2], last):
-        return True
-    doubtful = sum(not _has_brought_much(before, after) for before, after in pairwise(passes))
     unasked = last.bytes_unasked if last.seconds < _LATE_SECONDS_MAX else 0
-    return doubtful <= _DOUBTFUL_MAX and _is_less(last.bytes_missing - last.bytes_taken - unasked, passes[-2])
-
-
-def _has_brought_much(before: Pass, after: Pass) -> bool:
-    return _is_less(after.bytes_missing, before)
-
-
-def _is_less(missing: int, before: Pass) -> bool:
-    return missing < before.bytes_missing * 3 // 4
+    return last.bytes_missing - last.bytes_taken - unasked < passes[-2].bytes_missing * 3 // 4
 
 
 def bytes_uncached(figures: Figures, given: Mapping[str, int]) -> int:

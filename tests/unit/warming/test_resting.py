@@ -95,8 +95,6 @@ def passes(*missing: int, **last: Any) -> list[Pass]:
         pytest.param(passes(100, 90, bytes_taken=10), False, id="few of it was taken"),
         pytest.param(passes(100, 90, bytes_unasked=80), True, id="workers were late for a moment"),
         pytest.param(passes(100, 100, bytes_unasked=100, seconds=61.0), False, id="they were late for a minute"),
-        pytest.param(passes(100, 100, 100, 100, bytes_taken=100), True, id="for the third time"),
-        pytest.param(passes(100, 100, 100, 100, 100, bytes_taken=100), False, id="not for ever"),
     ],
 )
 def test_another_pass_is_worth_it_while_it_brings_something(found: list[Pass], *, is_worth_it: bool) -> None:
