@@ -1,9 +1,10 @@
-//! The seam between the file system and what stores its data: a [`Backend`] executes calls, and says nothing of caches,
-//! of FUSE or of Kubernetes. The NFSv3 client is one; another storage is another.
+//! The interface between the file system and the storage behind it: a [`Backend`] executes calls, and knows nothing of
+//! caches, FUSE or Kubernetes. The NFSv3 client is one; another storage would be another.
 //!
-//! Handles name objects for as long as these live, whatever their names are. Methods have the names of the procedures
-//! of NFSv3, and their meaning (RFC 1813, section 3.3). A call that fails tells whether an earlier copy of it may have
-//! been executed ([`Error::replayed`]); one that goes on for a call of a dead process has its [`Ticket`].
+//! Handles identify objects for as long as these exist, whatever their names are. Methods have the names and the
+//! meaning of NFSv3's procedures (RFC 1813, section 3.3). The error of a failed call says whether an earlier
+//! transmission of it may have been executed ([`Error::replayed`]). A call that repeats one of a dead process carries
+//! the [`Ticket`] of that.
 //!
 //! Dispatch is static: the futures of the hot path are not boxed.
 

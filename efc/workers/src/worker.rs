@@ -1,8 +1,8 @@
-//! One worker: its connections, its state, and the task that looks after both.
+//! One worker: its connections, its state, and the task that manages both.
 //!
-//! The task connects, asks what the worker's settings are, and goes on trying with growing pauses while that fails: no
-//! read ever waits for it. A worker that has said nothing for as long as an answer may take is down at once, and with it
-//! all that waits for it; when it can be reached again, a question that nobody waits for is the first.
+//! The task connects and asks for the worker's settings, and retries with growing back-off while that fails: no read
+//! ever waits for it. A worker that sends nothing for as long as an answer may take is marked down at once, which
+//! releases everything that waits for it. When it can be reached again, a probe is the first question.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,12 +1,12 @@
-//! The data of files in blocks, and the levels of cache that may have them.
+//! File data in blocks, and the cache levels that may hold them.
 //!
-//! A block is named by the file's handle, the version of the file and its number in it ([`BlockKey`]): under another
-//! version it is another block, so nothing that a level keeps ever has to be taken back. Only a *settled* version names
-//! blocks (see [`Version`]): one that every later change of the file replaces.
+//! A block is named by the file's handle, the file's version and the block's number ([`BlockKey`]). Under another
+//! version it is another block, so the content of a level never has to be invalidated. Only a *settled* version (see
+//! [`Version`]) may name blocks: one that every later change of the file replaces.
 //!
-//! A [`Level`] is asked for a block, and either has it, or says where it would like to have it put ([`Fill`]) once another
-//! level or the backend has given it. Levels may fail, be slow or lie; what a level must do about that itself stands at
-//! [`Level::get`].
+//! A [`Level`] is asked for a block, and either has it, or offers a place for it ([`Fill`]) once another level or the
+//! backend has supplied it. Levels may fail, be slow or return garbage; [`Level::get`] says what a level must do about
+//! that itself.
 
 mod chain;
 

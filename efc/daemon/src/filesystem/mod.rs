@@ -1,15 +1,15 @@
 //! The file system: FUSE requests on one side, NFSv3 calls on the other.
 //!
 //! Each request is one task ([`efc_tasks::spawn`]). Operations are async functions that return a [`Response`] or an
-//! [`Errno`]; the one place that answers the kernel is [`Inner::serve`]. What must outlive this process (node ids, open
-//! handles with their credentials, open-unlinked files, data that waits for COMMIT) lives in the saved state; what is
-//! kept here can be lost at any moment: what is known of files, each at its [`Inode`], and directory pages.
+//! [`Errno`]; [`Inner::serve`] is the one place that answers the kernel. What must outlive this process (node ids, open
+//! handles with their credentials, open-unlinked files, data that waits for COMMIT) is in the saved state. What is kept
+//! here may be lost at any moment: what is known of files, each at its [`Inode`], and pages of directories.
 //!
-//! What may be answered without asking the server is decided by the consistency mode ([`Freshness`]). The permit that it gives goes with
-//! the [`Answer`], and is held until the kernel has that.
+//! The consistency mode ([`Freshness`]) decides what may be answered without asking the server. The permit that it
+//! grants travels with the [`Answer`], and is held until the kernel has that.
 //!
-//! What is written lies in the saved state when `write(2)` returns, and on the server's stable storage when `fsync(2)` or `close(2)`
-//! does ([`behind`]). Within one node all pods share this one session, so they see each other's writes at once.
+//! Written data is in the saved state when `write(2)` returns, and on the server's stable storage when `fsync(2)` or
+//! `close(2)` does ([`behind`]). All pods of a node share this one session, so they see each other's writes at once.
 
 mod ahead;
 mod answer;

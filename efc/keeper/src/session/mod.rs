@@ -1,12 +1,15 @@
 //! The life of one mount, on a thread of its own: how it begins, its daemons one after the other, its end.
 //!
-//! The thread holds the session, as others may, too: its daemon, and clients that asked for it. A daemon that dies or hangs
-//! is replaced on the same session, at once; only after several that died as soon as they served the next one is given
-//! time. Nobody waits for the death of a daemon that was sent SIGKILL: it executes nothing any more, even if the kernel
-//! does not let go of it until its successor has answered something; when it does, the successor asks once more for
-//! what it had taken. What is over is told from what is broken by asking the kernel: a session whose connection is over
-//! and whose mount is no longer listed was unmounted by somebody else, and ends; one that is still listed was aborted, and
-//! stays, so that its applications get errors and not the empty directory below.
+//! The thread holds the session, as others may too: its daemon, and clients that asked for it. A daemon that dies or
+//! hangs is replaced on the same session at once; only after several that died as soon as they served, the next one is
+//! delayed. Nobody waits for the death of a daemon that was sent SIGKILL. It executes nothing any more, even if the
+//! kernel does not release it until its successor has answered something; when it is gone, the successor asks once more
+//! for redelivery of what it had read.
+//!
+//! Whether a session has ended or is broken is found out by asking the kernel. If its connection has ended and its
+//! mount is no longer listed, somebody else unmounted it, and the session ends. If the mount is still listed, the
+//! connection was aborted; then the session stays, so that its applications get errors and do not see the empty
+//! directory below.
 
 mod backings;
 mod beginning;

@@ -1,10 +1,11 @@
-//! Copies of hot blocks: when there is one more, and how many a node knows of. A block that many read at once is not one
-//! worker's network card.
+//! Copies of hot blocks: when one is added, and how many a node knows of. They spread a block that many read at once
+//! over the network cards of several workers.
 //!
-//! The first copy of a block lies at the first worker of its order (`placement`), and says how many there are; the others lie
-//! at the next ones. Who has waited for the first copy more than twice as long as is usual, at a worker where that is no
-//! accident, puts one more at the next worker, and raises the number in the first then. A reader takes one of as many as the
-//! file's blocks were seen to have; where there is none, he takes the first: a wrong number costs one small question.
+//! The first copy of a block is at the first worker of its order (`placement`), and says how many copies there are; the
+//! others are at the next workers. A reader whose wait for the first copy was more than twice the usual one, at a
+//! worker where that is no accident, adds one more at the next worker, and then raises the number in the first. Readers
+//! use one of as many copies as the file's blocks were seen to have. If that one does not exist the reader uses the
+//! first: a wrong number costs one small question.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
-//! The course of one look-up: what is done next, decided from what came of the last step.
+//! The course of one look-up: decides the next step from the outcome of the last one.
 //!
-//! One of the block's copies is asked; if it is not there, the first. If there is none either, whoever is the first to find
-//! that fetches the block, and the others look again and again as long as his marker stands and the wait is worth it.
+//! First one of the block's copies is asked; if it is missing, the first copy. If that is missing too, the first node
+//! to find that out fetches the block, and the others poll for as long as its marker stands and waiting is worth it.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
-//! Whether a worker is worth asking, and for how long: decided from what its answers took beside those of the backend.
-//! Nothing here has a clock or a socket.
+//! Whether to ask a worker, and how long to wait for it: decided from the latencies of its answers compared with the
+//! backend's. Nothing here has a clock or a socket.
 //!
-//! Answers that come together share the network, so what an answer took says little by itself: what counts is the time
-//! that it would have taken alone, which is its part of all that was under way. Medians of the last answers are kept, as
-//! single ones may be anything.
+//! Answers in flight at the same time share the network, so a single latency says little. What counts is the time that
+//! an answer would have taken alone, which is its share of everything in flight. Single values may be outliers, so
+//! medians of the last answers are used.
 
 use std::time::{Duration, Instant};
 

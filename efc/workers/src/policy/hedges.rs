@@ -1,5 +1,5 @@
-//! How many look-ups are given up in favour of the backend before the longest wait: a worker that is late now and then
-//! costs less so, and a pool that is overloaded does not put its load on the backend.
+//! How many look-ups may be given up in favour of the backend before the longest wait. Hedging makes an occasional late
+//! answer cheaper; the limit keeps an overloaded pool of workers from shifting its load to the backend.
 
 /// One of so many look-ups may be given up early: what few nodes can do to a backend without harm, thousands cannot.
 const LOOK_UPS: u32 = 1000;

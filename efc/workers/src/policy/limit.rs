@@ -1,5 +1,5 @@
-//! How much a node asks of all workers at once: so much that answers come within a time that can be waited for, whatever
-//! the network gives.
+//! How much a node has in flight at all workers together: as much as still lets answers arrive in acceptable time,
+//! whatever the network's bandwidth.
 
 use std::time::Duration;
 

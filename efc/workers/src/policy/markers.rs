@@ -1,10 +1,10 @@
-//! Whether it is worth waiting for a block that another node fetches. Nothing here has a clock or a socket.
+//! Whether to wait for a block that another node is fetching. Nothing here has a clock or a socket.
 //!
-//! Who finds no block leaves a marker in its place and fetches it; who finds the marker waits for the block a little, by
-//! its own clock, once for each block. A marker is forgotten soon, but for one whose node renews it as it is still fetching:
-//! where the backend takes long, as thousands of nodes begin at once, who would not wait would only make it take longer. A
-//! node that does not fill what it has marked, because it died or because it lies, costs others that time: so a worker whose
-//! markers were waited for in vain too often has none for a while.
+//! A node that misses a block leaves a marker in its place and fetches it. A node that finds a marker waits for the
+//! block for a limited time, by its own clock, once for each block. A marker expires soon unless its node renews it
+//! because it is still fetching: when the backend is slow, as when thousands of nodes start at once, nodes that did not
+//! wait would only make it slower. A node that does not fill what it has marked, because it died or because it lies,
+//! costs others that time; so the markers of a worker at which too many waits were in vain are ignored for a while.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
