@@ -1,12 +1,13 @@
-//! The chain of levels through which blocks are read: what is being read or was just read, each [`Level`] in its order, and
-//! the backend last.
+//! The chain through which blocks are read: blocks being read or just read, then each [`Level`] in order, and the
+//! backend last.
 //!
-//! A block is fetched once at a time: whoever asks for it meanwhile waits for the first. The fetch is a task of its own, so it
-//! goes on when the one who began it is killed. What the levels above had not got they are given on the way back, but for
-//! what the backend does not show to be of a settled version: that is for the one who began the fetch alone.
+//! A block is fetched only once at a time: readers that ask for it meanwhile wait for that fetch. The fetch is a task
+//! of its own, so it continues if the reader that began it is killed. Levels that missed are given the block
+//! afterwards, unless the backend does not show it to be of a settled version; then it is only for the reader that
+//! began the fetch.
 //!
-//! Who has one level filled and no other ([`Chain::warm`]) fetches in the same turn; a reader who waits for that fetch has the other levels
-//! filled all the same.
+//! Filling one level only ([`Chain::warm`]) shares fetches with readers; if a reader waits for such a fetch, the other
+//! levels are filled all the same.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
