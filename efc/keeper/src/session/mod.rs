@@ -445,7 +445,8 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Sends a message to the daemon. An error is ignored: the daemon has died, which is noticed, or hangs, which has a deadline.
+    /// Sends a message to the daemon. An error is only logged: the daemon has died, which is noticed, or hangs, which has a
+    /// deadline.
     fn send(&self, message: to_daemon::Message) {
         if let Some(Err(error)) = self.daemon.as_ref().map(|daemon| daemon.send(message)) {
             log::warn!("{}: cannot tell the daemon: {error}", self.entry.target().display());
