@@ -1,5 +1,6 @@
 """The resources of ``data.fluid.io/v1alpha1`` that users write: Dataset and EFCRuntime, as models.
 
-The models are what the CRDs are generated from (``python -m csi.api.crds``), and what the operator reads objects into.
-They are supersets of Fluid's: its fields, enums and defaults under its names, so that manifests written for it apply.
+The CRDs are generated from the models (``python -m csi.api.crds``), and the operator parses objects into them. They are
+supersets of Fluid's, with its fields, enumerations and defaults under its names, so that manifests written for it
+apply.
 """

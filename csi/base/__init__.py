@@ -1,5 +1,5 @@
-"""What every other package of :mod:`csi` may use, and what itself uses none of them.
+"""Utilities that every other package of :mod:`csi` may import, and that import none of them.
 
-Errors and their codes, the names of the driver and of its programs, child processes, locks by key, saved JSON, and text
-that one line can show.
+Errors and their codes, the names of the driver and of its programs, child processes, locks by key, saved JSON, and
+printable text for one line.
 """

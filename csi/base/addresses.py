@@ -1,4 +1,4 @@
-"""Addresses that somebody listens at."""
+"""Addresses to listen at: ``HOST:PORT``, parsed and printed."""
 
 import contextlib
 import ipaddress

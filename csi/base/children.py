@@ -1,8 +1,8 @@
 """Short-lived child processes with a deadline, for everything that may hang.
 
-A system call on a network file system can block for ever, and a thread that blocks cannot be given up; a process can.
-Each child leads its own process group, which is killed when the deadline passes or the caller is cancelled. A child in
-uninterruptible sleep survives even SIGKILL until the kernel lets it go: it is left to a reaper, and its *slot* stays
+A system call on a network file system can block for ever, and a blocked thread cannot be abandoned; a process can. Each
+child leads its own process group, which is killed when the deadline passes or the caller is cancelled. A child in
+uninterruptible sleep survives even SIGKILL until the kernel releases it: it is left to a reaper, and its *slot* stays
 taken, so that a hung target never has more than one child waiting on it.
 
 posix_spawn (vfork) instead of asyncio's subprocesses: no thread, no pipes and no copy of this process's page tables;

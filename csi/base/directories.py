@@ -1,4 +1,4 @@
-"""Whether what ``efc-fs stat`` has found is a directory: it says of a link that it is one, and follows none."""
+"""Whether a path is a directory by ``efc-fs stat``, which reports a symbolic link as such, and follows none."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the driver is called, and which release it is."""
+"""The driver's name and release."""
 
 import re
 import sys

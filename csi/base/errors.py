@@ -12,13 +12,13 @@ PERMISSION_DENIED      the NAS refuses this client, or is read-only; a source th
 UNAVAILABLE            the NAS, the keeper or a daemon does not answer (yet): try again
 DEADLINE_EXCEEDED      it took longer than its limit and was stopped
 RESOURCE_EXHAUSTED     the NAS is full, or this node is at a limit
-OUT_OF_RANGE           a capacity that can not be had
-ABORTED                another call for the same object is under way, or a paging token means nothing
-UNIMPLEMENTED          not offered
+OUT_OF_RANGE           a capacity that cannot be provided
+ABORTED                another call for the same object is in progress, or a paging token is invalid
+UNIMPLEMENTED          not supported
 INTERNAL               a bug, or an answer that makes no sense
 =====================  ============================================================================================
 
-A message is one sentence for a person: it names the object, what was expected, and how to mend it.
+A message is one sentence for people: it names the object, what was expected, and how to fix it.
 """
 
 import enum

@@ -1,6 +1,6 @@
 """Keyed locks that are tried, never waited for (CSI: a second call for the same object may be answered ABORTED).
 
-Waiting would tie up a call, and its client's patience, behind one that may hang; a CO tries again anyway.
+Waiting would block a call, and use up its client's timeout, behind one that may hang; a CO retries anyway.
 """
 
 from collections.abc import Iterator

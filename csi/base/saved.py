@@ -1,10 +1,10 @@
-"""What this driver saved as JSON, read without trust: by size, by depth, and by the types of a dataclass's fields.
+"""Reads JSON that this driver has saved, without trust: checks size, depth, and the types of a dataclass's fields.
 
 A file may be damaged, may have been written by a release before or after this one, or (on the NAS) by anybody. So:
 
-- a key that is not known is no error: a later release knows it. Who writes a record again keeps such keys.
-- a key that is missing has the default of its field; without one the record is damaged.
-- whatever else is wrong is a :class:`DamagedError`, which concerns that one record and never the next.
+- an unknown key is no error, since a later release may know it. Whoever rewrites a record keeps such keys.
+- a missing key has the default of its field; if there is none, the record is damaged.
+- anything else that is wrong is a :class:`DamagedError`, which concerns that one record and never the next.
 """
 
 import contextlib

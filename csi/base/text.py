@@ -1,4 +1,4 @@
-"""Text for people: one line that shows what it is, whoever has chosen the names in it."""
+"""Makes text for people printable on one line, whoever has chosen the names in it."""
 
 
 def printable(text: str) -> str:

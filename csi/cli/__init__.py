@@ -1,7 +1,7 @@
 """The ``efc`` command.
 
-Each subcommand is a module that is imported when it is used: ``efc status`` must not pay for gRPC. Exit status: 0 for
-success, 1 for what failed (with one line that says what, and how to mend it), 2 for a wrong command line.
+Each subcommand is a module that is imported only when it is used: ``efc status`` must not pay for gRPC. Exit status: 0
+for success, 1 for a failure (with one line that says what failed, and how to fix it), 2 for a wrong command line.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What administrators and users write, read and checked: options, StorageClass parameters, sources, paths, volumes.
+"""Parses and checks what administrators and users configure: options, StorageClass parameters, sources, paths, volumes.
 
-Pure: text in, values out, and an error that names the culprit. Nothing here touches a node or a NAS.
+Pure: text in, values out, or an error that names the wrong part. Nothing here touches a node or a NAS.
 """

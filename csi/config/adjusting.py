@@ -1,4 +1,4 @@
-"""How a mounted dataset comes to be served as it is wanted: what can change while it is mounted, and what cannot."""
+"""Which options of a mounted dataset can be adjusted while it is mounted, and which cannot."""
 
 from collections.abc import Iterator
 from typing import cast

@@ -1,4 +1,4 @@
-"""An administrator's list of which namespaces may name which sources.
+"""The administrator's list of sources that each namespace may name.
 
 It is a file of JSON:
 

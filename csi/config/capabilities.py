@@ -1,4 +1,4 @@
-"""Which volume capabilities are served: any access mode, mounted, as no particular file system type."""
+"""The supported volume capabilities: any access mode, mounted, without a particular file system type."""
 
 from collections.abc import Iterable
 

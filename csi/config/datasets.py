@@ -1,8 +1,8 @@
-"""Volumes of Datasets: what their attributes say beside source and options, and what their Secret holds.
+"""Volumes of Datasets: their attributes beside source and options, and the contents of their Secret.
 
-The operator makes these PersistentVolumes. ``dataset`` is NAMESPACE/NAME, ``master`` where the Dataset's master is
-reached (HOST:PORT), ``clean-policy`` when its daemon goes, ``fuse-memory-max`` its limit in bytes, ``live-sources``
-whether the master may say that it has other sources by now. The volume's id is ``dataset-UID``. The Secret has the keys
+The operator makes these PersistentVolumes. ``dataset`` is NAMESPACE/NAME, ``master`` the address of the Dataset's
+master (HOST:PORT), ``clean-policy`` when its daemon ends, ``fuse-memory-max`` the daemon's limit in bytes,
+``live-sources`` whether the master may change the sources. The volume's id is ``dataset-UID``. The Secret has the keys
 below, and is only ever handed to the node plugin.
 """
 

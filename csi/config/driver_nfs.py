@@ -1,8 +1,8 @@
-"""What csi-driver-nfs calls things: StorageClasses and PersistentVolumes of it, in this driver's words.
+"""Translates StorageClasses and PersistentVolumes of csi-driver-nfs to this driver's options.
 
 Its StorageClass parameters and volume attributes are ``server``, ``share``, ``subDir``, ``onDelete``,
-``mountPermissions`` and ``mountOptions``, in capitals or not. They are known by ``server`` and ``share``; beside these
-the driver's own words go on meaning what they mean.
+``mountPermissions`` and ``mountOptions``, whatever their case. They are recognised by ``server`` and ``share``; beside
+these the driver's own options keep their meaning.
 """
 
 from collections.abc import Mapping

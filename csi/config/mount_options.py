@@ -1,8 +1,9 @@
-"""Mount options as they are given: text in, checked values out.
+"""Parses and checks mount options: text in, values out.
 
-It is an allow-list: what is not in the table (:mod:`csi.config.options`) is an error that says what is. An option is
-one name and one value; nothing inside a value is ever taken for another option (a comma, an equals sign or a newline in
-a value is an error), which is how other drivers were made to mount with options of an attacker's choice.
+It is an allow-list: an option that is not in the table (:mod:`csi.config.options`) is an error that lists those that
+are. An option is one name and one value; nothing inside a value is ever taken for another option (a comma, an equals
+sign or a newline in a value is an error), which is how other drivers were made to mount with options of an attacker's
+choice.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Set

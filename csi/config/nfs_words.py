@@ -1,9 +1,9 @@
-"""The mount options of nfs(5) that are taken too: one table of what each means here.
+"""The table of nfs(5) mount options that are understood, and their meaning here.
 
-Who comes from the kernel's NFS client or from csi-driver-nfs brings mount options along. A word that asks for what is
-so anyway is taken and changes nothing; a word with an equal in the driver's own table (:mod:`csi.config.options`)
-becomes that option; a word that asks for what cannot be had is refused with the reason. Nothing is taken that would be
-disregarded to somebody's harm.
+Users of the kernel's NFS client or of csi-driver-nfs bring their mount options along. One that asks for what is always
+the case is accepted and changes nothing; one with an equivalent in the driver's own table (:mod:`csi.config.options`)
+becomes that option; one that is not supported is refused with the reason. No option is accepted and ignored if that
+could do harm.
 """
 
 import re

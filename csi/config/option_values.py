@@ -1,4 +1,4 @@
-"""What an option's text says: a value of the kind that the table gives it, or none."""
+"""Parses the text of an option into a value of the kind that the table gives it."""
 
 import ipaddress
 import re

@@ -1,8 +1,8 @@
 """The mount options: one table, from which parsing, error messages and the documentation are made.
 
-The same words work everywhere: ``efc mount -o``, a PV's or StorageClass's ``mountOptions``, StorageClass parameters
-and volume attributes; :mod:`csi.config.mount_options` reads them. Words of nfs(5) are taken beside them, and become
-options of the table (:mod:`csi.config.nfs_words`).
+The same options work everywhere: ``efc mount -o``, a PV's or StorageClass's ``mountOptions``, StorageClass parameters
+and volume attributes; :mod:`csi.config.mount_options` parses them. Options of nfs(5) are accepted as well, and
+translated to options of the table (:mod:`csi.config.nfs_words`).
 
 ``python -m csi.config.options`` prints both tables for docs/CONFIGURATION.md.
 """

@@ -1,8 +1,8 @@
-"""StorageClass parameters: what a StorageClass may say about the volumes that are made for it.
+"""StorageClass parameters: the settings of the volumes that are made for a StorageClass.
 
-An allow-list like that of the mount options (:mod:`csi.config.options`), whose words are parameters too. A parameter
-that is not known is an error, since a misspelt ``onDelete: retian`` would cost somebody's data. Those of csi-driver-nfs
-are taken as well (:mod:`csi.config.driver_nfs`).
+An allow-list like that of the mount options (:mod:`csi.config.options`), all of which are parameters too. An unknown
+parameter is an error, since a misspelt ``onDelete: retian`` would cost somebody's data. Those of csi-driver-nfs
+are accepted as well (:mod:`csi.config.driver_nfs`).
 """
 
 import enum

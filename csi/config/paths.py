@@ -1,7 +1,7 @@
-"""Which paths are accepted of volumes below a source, and which components a path may have at all.
+"""Checks paths of volumes below a source, and the components that a path may have.
 
-The rule against traversal is to refuse, never to clean: a ``..`` is an error wherever a component could be, also when
-backslashes are taken for slashes, and whatever normalisation would make of it. The second line of defence is elsewhere:
+Against path traversal, paths are refused, never normalised: a ``..`` is an error wherever a component could be, also
+with backslashes for slashes, and whatever normalisation would make of it. The second line of defence is elsewhere:
 efc-mount-helper opens a volume's directory by openat2 beneath the dataset's root, without following links, and works on
 what it has opened.
 """

@@ -1,4 +1,4 @@
-"""Paths that name the claim: ``${pvc.namespace}/${pvc.name}``, filled in from what Kubernetes says of a volume."""
+"""Expands patterns in paths, such as ``${pvc.namespace}/${pvc.name}``, with what Kubernetes says of a volume."""
 
 import re
 from collections.abc import Mapping

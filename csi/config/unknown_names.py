@@ -1,4 +1,4 @@
-"""What is said of a name that an allow-list does not have: the list, and the nearest name in it."""
+"""The error for a name that an allow-list does not contain: the list, and the nearest name in it."""
 
 import difflib
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """What a volume is: its id, its record on the NAS, and the context that travels in its PV.
 
 A provisioned volume's id is derived from the name that the CO chose, so a repeated CreateVolume finds its own traces on
-the NAS without any other state. What an id means stands in a record beside the data. A static PV may have any
+the NAS without any other state. A record beside the data says what an id stands for. A static PV may have any
 ``volumeHandle``: on a node an id is a label, and never becomes part of a path or an option.
 """
 

@@ -1,1 +1,1 @@
-"""The controller: volumes as directories of a NAS, made and deleted by the program ``efc-fs``."""
+"""The CSI controller: makes and deletes volumes, which are directories of a NAS, by the program ``efc-fs``."""

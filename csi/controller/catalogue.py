@@ -1,11 +1,11 @@
-"""The driver's own directory at a configured source: the records of its volumes, and what is no volume (yet, any more).
+"""The driver's own directory at a configured source: records of volumes, and directories that are none yet or no more.
 
 ::
 
     .efc/volumes/<id>.json      one record per volume; the truth about what an id means
     .efc/new/<id>-<created>     a directory being made; it becomes the volume's by one rename
     .efc/trash/<path>-<id>-<created>   directories of deleted volumes, until they are removed
-    .efc/archived/, .efc/retained/     what onDelete says is kept, by the same names
+    .efc/archived/, .efc/retained/     what ``onDelete`` keeps, under the same names
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The controller's way to the NAS: the program ``efc-fs``, one short-lived process per operation, no mount.
+"""The controller's access to the NAS: the program ``efc-fs``, one short-lived process per operation, without a mount.
 
 A :class:`Nas` is one configured source; all paths are relative to it. The program refuses absolute paths and ``..``
 itself, and never follows symbolic links.

@@ -1,4 +1,4 @@
-"""The controller, put together: everything that the Controller service needs, over the sources that it may use."""
+"""Assembles the controller: everything that the Controller service needs, for the sources that it may use."""
 
 import asyncio
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""Provisioning: a directory per volume, and a record of it beside the data, all on the NAS.
+"""Provisioning: creates and deletes volumes. A volume is a directory on the NAS, with a record of it beside the data.
 
-Directories and records that are the driver's own are laid out in :mod:`csi.controller.catalogue`. Creating makes the
-directory under ``new``, writes the record with its inode number, and renames it into place; deleting renames into
-``trash`` (or ``archived``), removes the record, then the data. Each step is atomic and can be repeated, and names are
-derived from the volume, so a crash between any two is mended by the CO's next try. The inode number in the record is
-the marker: a directory at a volume's path with another number is somebody else's, and is never handed out, moved or
-deleted. Nothing is kept in this process but a cache of records, which never change once they are written.
+:mod:`csi.controller.catalogue` has the layout of the driver's own directories and records. Creating a volume makes its
+directory under ``new``, writes the record with its inode number, and renames the directory into place. Deleting renames
+it into ``trash`` (or ``archived``), removes the record, then the data. Each step is atomic and idempotent, and names
+are derived from the volume, so a crash between any two is repaired by the CO's next try. The inode number in the record
+identifies the directory: one at a volume's path with another number is somebody else's, and is never published, moved
+or deleted. The only state in this process is a cache of records, which never change once they are written.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Removing what deleted volumes have left in the trash of their sources; a large tree takes hours."""
+"""Removes the directories of deleted volumes from the trash of their sources; a large tree takes hours."""
 
 import asyncio
 import logging

@@ -1,1 +1,1 @@
-"""The master of one Dataset: the channel between the operator and its nodes (proto/dataset.proto)."""
+"""The master of one Dataset: relays between the operator and the Dataset's nodes, and keeps its figures."""

@@ -1,4 +1,4 @@
-"""The master's certificate, key and authority, read again when their files change (a mounted Secret is renewed)."""
+"""The master's certificate, key and CA, reloaded when their files change (a mounted Secret is renewed)."""
 
 import logging
 import ssl

@@ -1,7 +1,7 @@
-"""What a master knows, and what follows from it: orders for nodes, and figures for the operator.
+"""The state of a master, and what it derives from it: orders for nodes, and figures for the operator.
 
-Pure: everything comes in by methods, and time, in seconds since the epoch, is an argument. The edge is
-:mod:`csi.master.serving`.
+Pure: all input comes through methods, and time, in seconds since the epoch, is an argument. :mod:`csi.master.serving`
+connects it to clock, disk and network.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What others have counted, as it comes out of JSON or over the network: never more than a message can say."""
+"""Counters of others, as they come from JSON or the network, limited to what a message can hold."""
 
 #: Of a message's field: nodes and workers may claim more between them, and a NAS of its files.
 UINT64_MAX = (1 << 64) - 1

@@ -1,4 +1,4 @@
-"""The Master service (proto/dataset.proto): who calls is known by the common name of the certificate."""
+"""The Master service (proto/dataset.proto); callers are identified by the common name of their certificates."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A signal that something has changed, for any number of tasks that look after it."""
+"""A change notification for any number of waiting tasks."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""How large a Dataset is: when its mounts are counted, in order, and what is known meanwhile.
+"""The totals of a Dataset: when and in which order its mounts are counted, and what is known meanwhile.
 
 Pure: time is an argument, in seconds. Counting itself is ``efc-fs walk`` (:mod:`csi.master.walking`).
 """

@@ -1,4 +1,4 @@
-"""Counts what lies in a Dataset's mounts, and asks whether they can be reached: by ``efc-fs``, without a mount."""
+"""Counts the files of a Dataset's sources, and checks whether these can be reached: by ``efc-fs``, without a mount."""
 
 import asyncio
 import contextlib

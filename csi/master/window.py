@@ -1,8 +1,8 @@
 """Bytes that nodes have read within the last minutes, from counters that only grow.
 
-Pure: time is an argument, in seconds. A node's counters belong to a session of its daemon; those of another session
-started from 0. Of a node that is seen for the first time it is not known when it read what it has counted, so that is
-left out; a node without a daemon has a session as well, in which it counts nothing.
+Pure: time is an argument, in seconds. A node's counters belong to a session of its daemon; those of a new session start
+at 0. When a node is seen for the first time, it is unknown when it read the bytes counted so far, so they are left out.
+A node without a daemon has a session as well, in which it counts nothing.
 """
 
 from collections import deque

@@ -1,4 +1,4 @@
-"""Asks each worker how much it holds, and to read its certificates anew: memcached's ``stats``, over TLS.
+"""Asks each worker how much it holds (memcached's ``stats``), and to reload its certificates, over TLS.
 
 Each worker has a task of its own: none waits for one that hangs.
 """

@@ -1,1 +1,1 @@
-"""The node plugin: volumes as paths of this node, through the keeper and its daemons."""
+"""The node plugin: publishes volumes at paths of this node, through the keeper and its daemons."""

@@ -1,8 +1,8 @@
-"""What a scrape reads on a node: the keeper's report of its daemons, and what is published.
+"""The metrics of a node, collected at each scrape: the keeper's report of its daemons, and the publications.
 
-Nothing is sampled between scrapes. The keeper has a deadline; when it passes, the page says so (efc_keeper_reachable
-0) and has everything else. The keeper gives a daemon that hangs 200 ms to report (efc/keeper/src/mounts.rs); then its
-last report is served.
+Nothing is sampled between scrapes. If the keeper misses its deadline, the page says so (efc_keeper_reachable 0) and has
+everything else. The keeper waits 200 ms for the report of a daemon that hangs (efc/keeper/src/mounts.rs), and then
+passes on its last one.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How published volumes do: sizes, and why one is abnormal, in one sentence for a person."""
+"""Sizes and condition of published volumes; an abnormal condition has one sentence for people that says why."""
 
 import asyncio
 import logging

@@ -2,13 +2,13 @@
 
 A daemon's mount is ``<run-dir>/mnt/<identity key>``; volumes are bind mounts of directories in it. It is launched by
 its first user, kept while there is one, and for a grace period after the last, since pods are often replaced by others
-of the same volume. Publishes of one dataset that come side by side share one request to the keeper, and its outcome.
+of the same volume. Concurrent publishes of one dataset share one request to the keeper, and its outcome.
 
-A daemon is never released while its file system is mounted anywhere but at its own place, whatever is known of users:
-a record may be lost or damaged, and an unmounted daemon is ENOTCONN in a pod that runs.
+A daemon is never released while its file system is mounted anywhere but at its own place, even if no user is recorded:
+a record may be lost or damaged, and a running pod whose daemon was released would get ENOTCONN.
 
-The keeper is asked on every publish, also when the daemon is known to run: it answers at once, and so a mount that was
-forced away, or a keeper that lost everything, is noticed before something is bound to a dead directory.
+The keeper is asked at every publish, even if the daemon is known to run. It answers at once, and so a mount that was
+unmounted by force, or a keeper that lost its state, is noticed before a dead directory is bind-mounted.
 """
 
 import asyncio

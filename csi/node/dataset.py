@@ -1,8 +1,9 @@
 """One Dataset on this node: its files, its connection to the master, and its daemons as the master orders them.
 
-What is ordered is compared with what there is, again and again, and made so: workers in their file, which the keeper
-follows; options by the keeper's upgrade, in place where they are live; secrets in their files, and by a new daemon on
-the same session. None of it waits for a publish, and a failure is a condition in the next report, and tried again.
+The master's orders are reconciled with the present state in a loop: workers are written to their file, which the keeper
+follows; options are changed by the keeper's upgrade, without a new daemon if they are live; secrets are written to
+their files, and reach a new daemon on the same session. None of this waits for a publish. A failure is a condition in
+the next report, and is retried.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Files of one Dataset on this node, in ``<run-dir>/datasets/UID``, a tmpfs: only root may enter.
 
-``workers`` says where the workers are, and is followed by the keeper; ``key`` and ``tls`` are the secrets that daemons
-get; ``dataset.json`` says how this process goes on with the Dataset after a restart, and holds no secret. Each file is
-replaced at once.
+``workers`` lists the workers, and is followed by the keeper; ``key`` and ``tls`` are the secrets that daemons get;
+``dataset.json`` is what this process needs to continue with the Dataset after a restart, without secrets. Each file is
+replaced atomically.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
-"""The connection of a node to the master of one Dataset: reports go there, orders come back (proto/dataset.proto).
+"""The connection of a node to the master of one Dataset: sends reports and receives orders (proto/dataset.proto).
 
-It is made anew, after a pause that grows, for as long as it is wanted; nothing waits for it but a first publish, for a
-moment. Both sides show certificates of the Dataset's authority, and the master is known by a fixed name.
+It is re-established with exponential back-off for as long as it is needed. Nothing waits for it but a first publish,
+for a moment. Both sides authenticate with certificates of the Dataset's CA, and the master has a fixed name.
 """
 
 import asyncio

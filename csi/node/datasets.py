@@ -1,7 +1,7 @@
-"""The Datasets of this node: volumes that the operator makes, whose daemons a master gives orders to.
+"""The Datasets of this node: their volumes are made by the operator, and their daemons are configured by a master.
 
-All volumes of a Dataset here share its folder, its connection and its daemon (:mod:`csi.node.dataset`). After a restart
-of this process, everything is made again from folders and records: their Secrets come with publishes only.
+All volumes of a Dataset on this node share its folder, its connection and its daemon (:mod:`csi.node.dataset`). After a
+restart of this process all of it is restored from folders and records, because Secrets come only with publishes.
 """
 
 import asyncio

@@ -1,16 +1,16 @@
-"""Inline volumes: which pods may mount which sources by saying so in their own specification.
+"""Inline volumes: which pods may mount which sources by naming them in their own specification.
 
-With a PersistentVolume an administrator says what may be mounted; an inline volume is the word of whoever may make a
-pod. So none is allowed but what an administrator's list names (:mod:`csi.config.allowed_sources`).
+A PersistentVolume is made by an administrator; an inline volume is defined by whoever may create a pod. So only those
+sources are allowed that an administrator's list names (:mod:`csi.config.allowed_sources`).
 
-The file is read for every inline volume: a ConfigMap that changes is in force as soon as kubelet has written it to the
-node, without a restart. A file that does not parse allows nothing. What is published stays published whatever becomes
-of the list, so that a change never ends or blocks a pod that runs.
+The file is read for every inline volume: a changed ConfigMap takes effect as soon as kubelet has written it to the
+node, without a restart. A file that does not parse allows nothing. Published volumes stay published whatever becomes of
+the list, so that a change never ends or blocks a running pod.
 
 The daemon mounts the *listed* source, and the volume is a path beneath it, opened without following links.
 
-Nor does a pod say which workers its dataset has: `workers-key` is a file of the node, and `workers` is where the node
-connects to. Nor how much of the node's disk it takes for a local store, nor in whose name the NAS is asked.
+Options about the node are refused in a pod: `workers-key` names a file of the node, `workers` where the node connects
+to; others say how much of the node's disk a local store takes, or with which credentials the NAS is asked.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Client of the keeper, which mounts datasets and keeps their daemons running (proto/efc.proto).
 
 One connection per request: requests on one connection are answered in order, so a mount that waits for a slow NAS
-would hold up everybody else's. The socket is never blocking, so this needs no thread.
+would delay all others. The socket is non-blocking, so this needs no thread.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the status of a mount means: what is not as it should be and what follows from it, in sentences for a person."""
+"""Turns the status of a mount into sentences for people: what is wrong with it, and what follows from that."""
 
 from collections.abc import Sequence
 

@@ -1,9 +1,9 @@
-"""What is mounted on this node, and the operations that change or ask it.
+"""The mounts of this node, and operations on them.
 
-What is mounted is decided from /proc/self/mountinfo, never by stat of a path: on a dead FUSE mount stat fails, and
-os.path.ismount() and exists() both say False. Binding, unmounting, statvfs, and what reaches into other mount
-namespaces (:mod:`csi.node.repair`) run in ``efc-mount-helper``, one child process each (:mod:`csi.base.children`),
-since they can hang with the file system beneath.
+/proc/self/mountinfo says what is mounted, never stat of a path: on a dead FUSE mount stat fails, and os.path.ismount()
+and exists() both return False. Bind mounts, unmounts, statvfs, and operations in other mount namespaces
+(:mod:`csi.node.repair`) run in ``efc-mount-helper``, one child process each (:mod:`csi.base.children`), because they
+can hang with the file system below.
 """
 
 import json

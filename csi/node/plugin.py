@@ -1,4 +1,4 @@
-"""The node plugin, put together: everything that the Node service needs, from the keeper's client to the repairer."""
+"""Assembles the node plugin: everything that the Node service needs, from the keeper's client to the repairer."""
 
 import asyncio
 import logging

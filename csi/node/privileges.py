@@ -1,9 +1,9 @@
-"""What the node plugin may do: by itself nothing that an ordinary process may not.
+"""Drops the node plugin's privileges: what is left allows this process nothing that an ordinary one may not do.
 
-Its container has to be privileged, or Kubernetes would not let its bind mounts reach the node. So it gives up by itself
-all but what ``efc-mount-helper`` needs (capabilities(7)): these stay *permitted*, so that its children get them, and
-none is *effective* in this process. The bounding set and ``no_new_privs`` see to it that neither this process nor a
-child can ever have more. Files and kubelet's directories are root's, and so is this process.
+Its container has to be privileged, or Kubernetes would not propagate its bind mounts to the node. So it drops all
+capabilities (capabilities(7)) that ``efc-mount-helper`` does not need. The others stay *permitted*, so that its
+children get them, but none is *effective* in this process. The bounding set and ``no_new_privs`` guarantee that neither
+this process nor a child can ever gain more. It runs as root, to which its files and kubelet's directories belong.
 """
 
 import ctypes

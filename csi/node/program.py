@@ -1,11 +1,11 @@
-"""The daemon's program of this image, handed over to whichever keeper serves.
+"""Gives the ``efcd`` program of this image to the keeper.
 
-The keeper is replaced rarely, the node plugin with every release. So the plugin brings ``efcd`` along, as memory that
-nobody can change any more, and the keeper starts its next daemons from that: rolling out the node plugin changes what
-they run. A keeper that refuses the program, or an older one that does not know the request, starts its own: volumes
-must not wait for this.
+The keeper is replaced rarely, the node plugin with every release. So the plugin passes ``efcd`` to the keeper as sealed
+memory, and the keeper starts its next daemons from that: a rollout of the node plugin updates the daemons. A keeper
+that refuses the program, or an older one that does not know the request, starts its own: volumes must not wait for
+this.
 
-A keeper is told from the one before by its socket, which each makes anew.
+A new keeper is recognised by its socket, since each keeper makes its own.
 """
 
 import asyncio

@@ -1,14 +1,14 @@
 """Publishing volumes to target paths on this node, and undoing it.
 
-A publish is: record, daemon, target directory, bind mount; an unpublish the same backwards. Each step can be repeated,
-so a crash between any two is mended by the CO's next call, or by :meth:`Publisher.recover` at the next start. What is
-there is decided by mountinfo and records together; nothing here ever looks *into* a target, but to see that it is empty
-where nothing is mounted, and nothing is ever deleted but an empty directory (rmdir) that no mount covers. Targets are
-made, mounted on and removed by efc-mount-helper alone, by a descriptor of their parent: a path that was checked here
-may lead elsewhere the next moment.
+A publish makes record, daemon, target directory and bind mount, in this order; an unpublish undoes them in reverse.
+Each step is idempotent, so a crash between any two is repaired by the CO's next call, or by :meth:`Publisher.recover`
+at the next start. Mountinfo and records together say what exists. Nothing here ever looks *into* a target, except to
+check that it is empty when nothing is mounted there, and nothing is ever deleted but an empty directory (rmdir) that no
+mount covers. Only efc-mount-helper makes, mounts on and removes targets, by a descriptor of their parent, because a
+path that was checked here may lead elsewhere a moment later.
 
-An operation runs to its end also when its caller has gone away: half a publish would have to be undone anyway, and the
-caller's next try finds it finished. Operations on one target never overlap; those on different targets do.
+An operation runs to its end even if its caller has gone away: half a publish would have to be undone anyway, and the
+caller's retry finds it finished. Operations on one target never overlap; those on different targets may.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""What mounts do per second: differences of what the keeper reports of each, one report to a later one.
+"""Rates per second of each mount: differences between two of the keeper's reports.
 
-Counters are of the session and only grow, but a daemon that dies takes with it what it had not reported, and a target
-that is mounted anew begins at nothing. So a rate is never below 0, and of a new session there is none before its second
-report. A keeper that gets no report repeats the last; then the rates before stay.
+Counters belong to the session and only grow, but a daemon that dies loses what it had not reported, and a target that
+is mounted again starts at zero. So a rate is never below 0, and a new session has none before its second report. If a
+keeper gets no new report from a daemon it repeats the last one, and then the former rates stay.
 """
 
 from collections.abc import Iterable

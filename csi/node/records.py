@@ -1,16 +1,15 @@
 """Write-ahead records of what is published where on this node: one JSON file per target.
 
-They lie in ``<run-dir>/csi/published``. A record is written before the mount is made and removed after it is gone, so
-after any crash each mount of ours has a record, and :mod:`csi.node.publishing` settles by mountinfo which records have
-their mount. A record carries the boot_id: after a reboot no mount is left, and records of another boot are void.
+They are in ``<run-dir>/csi/published``. A record is written before the mount is made and removed after it is gone, so
+after any crash each mount of ours has a record, and :mod:`csi.node.publishing` finds out from mountinfo which records
+have a mount. A record contains the boot_id: after a reboot no mount is left, and records of another boot are void.
 
-Releases before and after this one read the same files (:mod:`csi.base.saved`). Release 0.1.0 throws a record with an
-unknown key away, so a key is added only where its feature is used, and there is no ``version`` as long as the form is
-the first one. A damaged record is set aside, not thrown away; its mount goes on (see
-:meth:`csi.node.daemons.Daemons.adopt`).
+Earlier and later releases read the same files (:mod:`csi.base.saved`). Release 0.1.0 discards a record with an unknown
+key, so a key is added only if its feature is used, and there is no ``version`` as long as the first format holds. A
+damaged record is set aside, not discarded, and its mount stays (see :meth:`csi.node.daemons.Daemons.adopt`).
 
-The pod of each target, which only people read, is therefore in a file of its own, in ``<run-dir>/csi/pods``. Without
-one, or with one that is damaged, the pod is not known by name.
+The pod of each target, which only people read, is therefore in a file of its own, in ``<run-dir>/csi/pods``. If that is
+missing or damaged, the pod's name is not known.
 """
 
 import contextlib

@@ -1,14 +1,14 @@
-"""Tells kubelet that this driver is here (``pluginregistration.v1``), in place of a sidecar.
+"""Registers the driver with kubelet (``pluginregistration.v1``), in place of a sidecar.
 
-kubelet watches a directory. At a socket that appears there it asks GetInfo, connects to the endpoint that it is told,
-asks NodeGetInfo, writes the node's CSINode object, and reports with NotifyRegistrationStatus what came of it. When
-kubelet restarts it does the same with every socket that it finds, so nothing here keeps watch; when the socket goes
-away, it forgets the driver.
+kubelet watches a directory. When a socket appears there, kubelet calls GetInfo on it, connects to the endpoint in the
+answer, calls NodeGetInfo, writes the node's CSINode object, and reports the result by NotifyRegistrationStatus. After a
+restart kubelet does the same with every socket that it finds, so nothing here watches kubelet. When the socket
+disappears, kubelet unregisters the driver.
 
-Hence the rules: the socket is made after Node serves; it bears a name with a leading dot, which kubelet ignores, until
-it listens (:class:`csi.rpc.server.Server`); it is removed first when this process ends, and only if it is still its
-own. A refused registration ends the process: kubelet does not try again by itself, and a pod that restarts is what an
-administrator sees.
+Hence the rules: the socket is made after Node serves; until it listens it has a name with a leading dot, which kubelet
+ignores (:class:`csi.rpc.server.Server`); it is the first thing to be removed when this process ends, and only if it is
+still its own. A refused registration ends the process, because kubelet does not retry by itself, and administrators
+notice a pod that restarts.
 """
 
 import asyncio

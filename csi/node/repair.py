@@ -1,15 +1,16 @@
-"""New mounts in place of dead ones, after all who held a dataset's session have died at once.
+"""Replaces dead mounts after all processes that held a dataset's session have died at once.
 
-A session that nobody holds is lost: its mounts answer ENOTCONN for ever. The dataset is mounted anew, and the new mount
-is put where the dead one was: in containers that run, at the published targets, wherever kubelet has bound it for a
-subPath. No pod needs HostToContainer for that; ``efc-mount-helper repair`` enters each mount namespace, one process
-each. New opens work from then on. Descriptors, mappings and working directories of the dead mount cannot be saved; who
-had some is counted, logged and told in the volume's condition (mappings are not looked for: their list can hang).
+A session that nobody holds is lost: its mounts return ENOTCONN for ever. The dataset is mounted again, and the new
+mount takes the place of the dead one: in running containers, at the published targets, and wherever kubelet has
+bind-mounted it for a subPath. No pod needs HostToContainer for that; ``efc-mount-helper repair`` enters each mount
+namespace, one process each. From then on new opens work. Descriptors, mappings and working directories of the dead
+mount cannot be saved; processes that had some are counted, logged and reported in the volume's condition (except for
+mappings: reading their list can hang).
 
-Lost is what is mounted at a published target and is none of the sessions that the keeper knows, once it has been given
-what this process holds, unless a daemon has it open still. Dead mounts themselves are never asked.
+A mount is lost if it is at a published target and is none of the keeper's sessions, once the keeper has been given what
+this process holds, unless a daemon still has it open. No dead mount is ever accessed.
 
-Publishes and unpublishes of the same targets may go on meanwhile: whoever comes second finds nothing to do.
+Publishes and unpublishes of the same targets may run at the same time: whichever comes second finds nothing to do.
 """
 
 import asyncio

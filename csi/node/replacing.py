@@ -1,7 +1,7 @@
-"""Replacing the mounts of lost file systems by ones of living datasets, in every mount namespace of the node.
+"""One repair pass: replaces mounts of lost file systems by mounts of live datasets, in every mount namespace.
 
-Containers come first, the node and this process's own mounts last: as long as a published target is dead, a node plugin
-that starts anew knows what is to be done. Containers that were being made in the meantime are found by later looks.
+Containers come first, the node's and this process's own mounts last: as long as a published target is dead, a restarted
+node plugin knows that work is left. Containers that were being created meanwhile are found by later passes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Reports of repairs: what the last repair of each dataset's mounts has come to, kept for people to read."""
+"""Reports of repairs: the result of the last repair of each dataset's mounts, kept for people to read."""
 
 import logging
 import time

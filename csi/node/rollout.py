@@ -1,9 +1,10 @@
-"""Running daemons follow a rollout of the node plugin: one after the other they are upgraded under their applications.
+"""Upgrades running daemons after a rollout of the node plugin, one after the other, under their applications.
 
-Once the keeper has this image's program, each daemon of another release is replaced by one of it (see the keeper's hot
-upgrade: checked first, drained, given back to the former program if the new one does not serve in time). The next one's
-turn comes when the one before serves; the first that is refused or goes back ends it for this keeper, so that a bad
-release costs one mount a pause. ``efc upgrade`` does the same by hand.
+Once the keeper has this image's program, each daemon of another release is replaced by one of this release, by the
+keeper's hot upgrade: the program is checked first, the daemon drained, and the session returned to the former program
+if the new one does not serve in time. The next daemon's turn comes when the one before serves. The first upgrade that
+is refused or rolled back ends the rollout with this keeper, so that a bad release costs one mount a pause. ``efc
+upgrade`` does the same manually.
 """
 
 import asyncio

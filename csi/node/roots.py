@@ -1,13 +1,13 @@
-"""Whether a daemon that runs serves the directory that its source names today.
+"""Checks whether a running daemon serves the directory that its source names today.
 
-A daemon holds on to the directory that was there when it was mounted. When that is replaced on the NAS (moved away,
-removed and made again), new pods of this node would get the old one and those of other nodes the new one, or every
-publish would fail with "Stale file handle". So before a daemon that runs gets a new user it is asked to look once more,
-over its own connections and its own way to the NAS. A dataset that has moved gets a daemon beside the old one, whose
-key has something of the new directory's handle behind it; one that has not keeps its key over releases of the driver.
+A daemon keeps the directory that was there when it was mounted. If that is replaced on the NAS (moved away, or removed
+and made again), new pods of this node would get the old directory and those of other nodes the new one, or every
+publish would fail with "Stale file handle". So before a running daemon gets a new user, it looks the directory up once
+more over its own connections. If the directory was replaced, a second daemon is started beside the old one, with a key
+that has a part of the new directory's handle appended; otherwise the key stays the same over releases of the driver.
 
-What has been found counts for a second, so that a hundred pods of one dataset cost one look. A keeper or a daemon of an
-older release says nothing: its datasets are taken for unmoved, as ever.
+The answer is reused for a second, so that a hundred pods of one dataset cost one lookup. A keeper or daemon of an older
+release gives no answer: its directories count as not replaced.
 """
 
 import asyncio

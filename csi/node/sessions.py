@@ -1,14 +1,14 @@
 """The sessions of this node's datasets, held by this process beside the keeper.
 
-A mount lives as long as anybody holds its session: ``/dev/fuse`` and the memory in which its daemons save what they
-know. The keeper does, and so does each daemon; when both die at once, as they do when somebody ends all of the keeper's
-processes, this process still has copies. It gives them to the next keeper, which starts the next daemons on them.
+A mount lives as long as any process holds its session: ``/dev/fuse`` and the memfd of the saved state. The keeper holds
+it, and so does each daemon. When both die at once, for example because all of the keeper's processes were killed, this
+process still has copies. It gives them to the next keeper, which starts the next daemons on them.
 
-Nothing is ever read from or written to these descriptors here, and they are not passed on to child processes. A mount
-that is unmounted goes, whoever holds its session.
+These descriptors are never read or written here, and not passed to child processes. They do not keep a mount from being
+unmounted.
 
-A keeper is told from the one before by its socket, which each makes anew; until a new one has been given what is held
-here, nobody here asks it to mount.
+A new keeper is recognised by its socket, since each keeper makes its own. Nobody here asks a new keeper to mount before
+it has been given the sessions held here.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What daemons report, by subsystem, whatever release's form it comes in (DaemonStats of proto/efc.proto).
+"""Statistics that daemons report, by subsystem, from the messages of any release (DaemonStats of proto/efc.proto).
 
 Release 0.1.0 has one flat message. Its names stay keys of ``efc status --json``, beside an object for each subsystem.
 """

@@ -1,7 +1,8 @@
-"""Target paths: which are accepted below kubelet's directory, and where it is.
+"""Target paths: where kubelet's directory is, and which paths below it are accepted.
 
-What leads out is refused, never cleaned (:mod:`csi.config.paths`). The second line of defence is efc-mount-helper: it
-opens a target's parent beneath kubelet's directory, without following links, and works on what it has opened.
+A path that leads out of it is refused, never normalised (:mod:`csi.config.paths`). The second line of defence is
+efc-mount-helper: it opens a target's parent beneath kubelet's directory, without following links, and works on what it
+has opened.
 """
 
 import os

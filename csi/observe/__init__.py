@@ -1,1 +1,1 @@
-"""Metrics: the table of all of them, what a process counts, Prometheus' text format, the HTTP server for scrapes."""
+"""Metrics: the table of all of them, a process's counters, Prometheus' text format, the HTTP server for scrapes."""

@@ -1,6 +1,7 @@
-"""What needs the Kubernetes API: one process per cluster, ``efc operator``.
+"""Everything that needs the Kubernetes API: ``efc operator``.
 
-Duties are modules here, each with a class that is attached to a registry of kopf's handlers
-(:mod:`csi.operator.running`). Nothing on a node imports this: node plugins have no way to the API, and kopf would cost
-each of them 20 MB.
+One or more processes of it run, of which a Lease elects one to serve Datasets. :mod:`csi.operator.running` puts its
+duties together: the startup taint of nodes, served by kopf, and Datasets, which have watches of their own. The webhook
+is a separate process. Nothing on a node imports this package: node plugins have no access to the API, and kopf would
+cost each of them 20 MB.
 """

@@ -1,8 +1,8 @@
-"""``efc dataset adopt``: takes off what a Fluid that is no more has left on Datasets and EFCRuntimes.
+"""``efc dataset adopt``: removes the finalizers that a removed Fluid has left on Datasets and EFCRuntimes.
 
 Fluid's controllers put a finalizer on each object that they serve. When Fluid is removed, the finalizers stay, and
-nobody is left who would take them off: such an object can never be deleted. Taking one off from under a Fluid that runs
-would cut its own clearing away short, so nothing is done while one of its controllers is there.
+nobody is left to remove them: such an object can never be deleted. Removing one while Fluid runs would cut its own
+cleanup short, so nothing is done while one of its controllers exists.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,13 +1,13 @@
 """The Kubernetes API beside kopf's watches: reading, writing and watching objects by their paths.
 
-kopf patches only the object whose event it handles, and keeps its notes in others' annotations and finalizers. Its
-watches know neither selectors nor when a list is complete, nor that an object went while the connection was away. So
-the duties that write objects of their own use this: one session with kept connections for all of them, credentials of
-the latest login, and a new login when the API server takes them no more (a service account's token is replaced every
-hour).
+kopf patches only the object whose event it handles, and keeps its state in annotations and finalizers of others'
+objects. Its watches support no selectors, do not tell when the initial list is complete, and miss objects that were
+deleted while the connection was down. So the duties that write objects of their own use this class: one HTTP session
+with kept connections for all of them, the credentials of the latest login, and a new login when the API server rejects
+them (a service account's token is replaced every hour).
 
-Objects are written in two ways that never touch what is somebody else's: :meth:`Cluster.create`, which fails when the
-name is taken, and :meth:`Cluster.apply` (server-side apply) with the UID of the object that is meant.
+Objects are written in two ways that never touch somebody else's: :meth:`Cluster.create`, which fails when the name is
+taken, and :meth:`Cluster.apply` (server-side apply) with the UID of the intended object.
 """
 
 import asyncio

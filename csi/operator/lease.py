@@ -1,12 +1,12 @@
-"""Leadership by a Lease of coordination.k8s.io: of several operators, one at a time reconciles.
+"""Leader election by a Lease of coordination.k8s.io: of several operators, one at a time reconciles.
 
-Who leads writes its name and a time into the Lease again and again. The others never compare that time with their own
-clock: they watch the Lease, and take it over when it has not *changed* for its whole duration by their own clock. Who
-leads stops by itself when it could not renew for :data:`RENEW_SECONDS_MAX`, counted from when its last renewal was
-*sent*, which is earlier than anybody else takes over by more than a request of its own may last. A process that was
-paused finds that out when it goes on: what it does as the leader asks :meth:`Leadership.leads` before each write.
+The leader keeps writing its name and a time into the Lease. The others never compare that time with their own clock:
+they watch the Lease, and take it over when it has not *changed* for its whole duration by their own clock. The leader
+resigns when it could not renew for :data:`RENEW_SECONDS_MAX`, counted from when its last renewal was *sent*; that is
+earlier than anybody else can take over, by more than one of its requests may last. A process that was paused notices
+that when it continues, because everything it does as the leader asks :meth:`Leadership.leads` before each write.
 
-:class:`Election` decides, knows no clock and no network; :class:`Leadership` reads, writes and waits.
+:class:`Election` decides, without clock or network; :class:`Leadership` reads, writes and waits.
 """
 
 import asyncio

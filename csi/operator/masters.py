@@ -1,8 +1,8 @@
-"""The operator's side of the channel to each Dataset's master, proto/dataset.proto: orders go there, figures come back.
+"""The operator's side of the channel to each Dataset's master (proto/dataset.proto): sends orders, receives figures.
 
-One task for each master that is to be talked to. It connects, says the configuration, watches figures, and says the
-configuration anew whenever it changed; when anything fails it begins again, later and later. Nothing waits for it: a
-master that is away costs the figures their freshness, and nodes go on with what they know.
+There is one task for each master. It connects, sends the configuration, watches figures, and sends the configuration
+again whenever that has changed; after any failure it starts over with back-off. Nothing waits for it: while a master is
+away the figures become stale, and nodes go on with what they know.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
-"""What the objects of a Dataset are called, and the labels by which they are found.
+"""Names of a Dataset's objects, and the labels by which they are found.
 
-A Dataset's name may have 253 characters and dots in it, its namespace 63. Where that is more than an object's name or a
-label may have, the Dataset's UID stands in its place: no name is cut, so that no two Datasets share one.
+A Dataset's name may have 253 characters, dots included, its namespace 63. Where that is more than an object's name or a
+label may have, the Dataset's UID takes its place: names are never truncated, so that no two Datasets share one.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
-"""Who is who in a Dataset: an authority of its own, and certificates for its master, workers, nodes, and the operator.
+"""The PKI of a Dataset: a CA of its own, and certificates for its master, workers, nodes, and the operator.
 
-Keys are ECDSA on P-256. A certificate holds a year and is renewed when a third of that is left, the authority holds ten
-years. Thirty days before another authority signs it is in everybody's ``ca.crt``, and the former stays there. Masters
-and workers are known by a fixed name, not by their addresses (:data:`csi.operator.names.MASTER_HOST`). Time and
-randomness are arguments; signatures have a random number of their own by OpenSSL.
+Keys are ECDSA on P-256. A certificate is valid for a year and renewed when a third of that is left; the CA is valid for
+ten years. A new CA is in everybody's ``ca.crt`` for thirty days before it signs, and the former one stays there.
+Masters and workers are authenticated by a fixed name, not by their addresses (:data:`csi.operator.names.MASTER_HOST`).
+Time and randomness are arguments, except for the random number in each signature, which is OpenSSL's.
 """
 
 import base64

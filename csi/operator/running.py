@@ -1,11 +1,11 @@
-"""Puts the operator's duties together, and runs them by kopf until SIGTERM.
+"""Assembles the operator's duties, and runs them with kopf until SIGTERM.
 
-kopf watches, connects again when the API server went away, and logs in anew when a token has expired. It is kept from
-all else that it would do: no peering, no Kubernetes events, no watching of CRDs and namespaces, which would need rights
-that no duty does. What it cannot get over ends the process; the pod's restart begins anew, with nothing lost.
+kopf watches, reconnects when the API server was away, and logs in again when a token has expired. Its other functions
+are turned off: no peering, no Kubernetes events, no watching of CRDs and namespaces, which would need rights that no
+duty needs. A failure that it cannot handle ends the process; the pod's restart starts over, and nothing is lost.
 
-Datasets have watches of their own (:mod:`csi.operator.watching`), and are served by one process of several, by a Lease.
-They need no CRD to be there yet, and nothing of theirs keeps taints on nodes.
+Datasets have watches of their own (:mod:`csi.operator.watching`), and one process of several serves them, elected by a
+Lease. Their CRDs need not exist yet, and no failure with them keeps taints on nodes.
 """
 
 import asyncio

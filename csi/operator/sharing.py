@@ -1,6 +1,6 @@
-"""Objects of the API in less memory: what is the same in several of them is kept once.
+"""Reduces the memory of API objects: parts that are equal in several of them are stored once.
 
-The objects of two Datasets differ in names and versions, hardly in anything else. Nobody may change what is shared.
+The objects of two Datasets differ in names and versions, and in hardly anything else. Shared parts must not be changed.
 """
 
 import sys

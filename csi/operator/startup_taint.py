@@ -1,17 +1,17 @@
 """The startup taint: keeps pods off a node until the driver works there.
 
-A pod that is scheduled to a new node before the node plugin has registered fails to mount, is tried again later and
-later, and starts late. So node pools may have their nodes register with the taint
+A pod that is scheduled to a new node before the node plugin has registered fails to mount, is retried with growing
+back-off, and starts late. So node pools may have their nodes register with the taint
 ``efc.csi.data.fluid.io/agent-not-ready:NoSchedule`` (kubelet's ``--register-with-taints``, or a field of the node
 pool), and it is removed here, whatever its effect, once the node's CSINode object lists the driver. Other drivers use
 taints of the same form.
 
-A taint is only ever removed. A node whose driver goes away later is not tainted again: its pods run on, and new ones
-wait there as they would without any taint. Who taints a node with the driver anew has it removed anew, once a minute at
-most, so that two programs that disagree do not load the API server.
+A taint is only ever removed. A node whose driver goes away later is not tainted again: its pods keep running, and new
+ones wait there as they would without a taint. If somebody taints a node with the driver again, the taint is removed
+again, once a minute at most, so that two programs that disagree do not load the API server.
 
-Events say where to look; what is removed is decided from both objects as they are in that moment, and the patch holds
-only for the taints that were read (JSON patch, ``test``).
+Events only tell which node to look at. The decision is made from the present state of both objects, and the patch
+applies only if the taints are still those that were read (JSON patch, ``test``).
 """
 
 import asyncio

@@ -1,8 +1,8 @@
-"""What the watches saw, by the Dataset that it is about: the only thing that decisions are made from.
+"""The cache of watched objects, indexed by the Dataset that they concern; decisions are made from nothing else.
 
-A *key* is the namespace and name that a Dataset and its EFCRuntime share. Every change of an object is told as the key
-that it concerns. Objects of ours carry the Dataset's UID as a label; users' pods are found by the claims that they use,
-of which only those of Datasets count, and of which nothing is kept but what is needed here.
+A *key* is the namespace and name that a Dataset and its EFCRuntime share. Every change of an object is reported as the
+key that it concerns. Our own objects have the Dataset's UID as a label. Users' pods are found by their claims; only
+pods with claims of Datasets are kept, and of these only the parts that are needed here.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What people ask of Datasets: how they do, where they are cached, who mounts them; from objects of the API alone.
+"""The views of ``efc dataset``: state of Datasets, where they are cached, who mounts them; from API objects alone.
 
 Pure functions from objects to dictionaries, which are what ``efc dataset --json`` prints: keys are only ever added.
 Figures are texts as the API has them ("10.00GiB", "99.5%"), None where there are none.

@@ -1,7 +1,7 @@
-"""What keeps the driver from being uninstalled: pods of a cluster that use its volumes, and its Datasets.
+"""Finds what forbids uninstalling the driver: pods of the cluster that use its volumes, and Datasets.
 
-Without the driver the volumes of pods could not be unmounted: the pods would hang in Terminating, for ever. Without the
-operator Datasets could not be deleted.
+Without the driver the volumes of these pods could not be unmounted, and the pods would hang in Terminating for ever.
+Without the operator Datasets could not be deleted.
 """
 
 import asyncio

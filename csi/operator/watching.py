@@ -1,7 +1,7 @@
-"""One collection of the API, kept in step: listed once, then watched, for as long as the process lives.
+"""List and watch of one API collection, for as long as the process lives.
 
-What a watch missed is found by listing anew and comparing, also that objects went. A resource that does not exist (its
-CRD is not installed) is an empty collection that is asked for again; nothing else waits for it.
+Events that a watch missed, deletions included, are found by listing again and comparing. A resource that does not exist
+(its CRD is not installed) counts as an empty collection and is retried; nothing else waits for it.
 """
 
 import asyncio

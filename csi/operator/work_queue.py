@@ -1,7 +1,7 @@
-"""A queue of keys: each is worked on by one worker at a time, and again when something came meanwhile.
+"""A work queue of keys: only one worker at a time processes a key, and again if the key was added meanwhile.
 
-A key that is added while it waits is still one; added while it is worked on, it is worked on once more. What fails is
-tried again later and later; what asks for it, at a given time. Of several times for one key the earliest holds.
+Adding a key that waits already changes nothing; adding one that is being processed has it processed once more. Failures
+are retried with growing back-off, others at a time that they ask for. Of several times for one key the earliest holds.
 """
 
 import asyncio

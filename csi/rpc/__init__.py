@@ -1,1 +1,1 @@
-"""The gRPC edge of both services: the server and its log, the limits of a request, the Identity service."""
+"""The gRPC side of both CSI services: the server and its request log, size limits of requests, the Identity service."""

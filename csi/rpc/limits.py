@@ -1,8 +1,8 @@
-"""Largest fields of a CSI request, checked before anything looks into them.
+"""Size limits of the fields of a CSI request, checked before anything else reads them.
 
-The CSI specification (section "Size Limits") allows a string 128 bytes and a map 4 KiB; what its fields override, and
-where Kubernetes is known to send more, stands in the table below. What Kubernetes adds to a map, and secrets, of which
-this driver uses none, count for the whole request only.
+The CSI specification (section "Size Limits") allows a string 128 bytes and a map 4 KiB. The table below has the fields
+that override this, and those in which Kubernetes is known to send more. Entries that Kubernetes adds to a map, and
+secrets, of which this driver uses none, count only towards the size of the whole request.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
-"""What of a message may be logged.
+"""Redacts messages for the log.
 
-Secrets are known by the specification's own mark (the field option ``csi_secret``), by the key under which kubelet puts
-service account tokens into a volume context, and by their place in a URL (user and password). Everything that the
+Secrets are recognised by the specification's own mark (the field option ``csi_secret``), by the key under which kubelet
+puts service account tokens into a volume context, and by their place in a URL (user and password). Everything that the
 services log goes through here; a test plants secrets in every request type and greps. A line of the log stays one line
 of printable characters, whatever a NAS or a pod has put into a name.
 """

@@ -1,8 +1,8 @@
-"""The gRPC edge: a unix socket, one log line per call, errors made into statuses, and an orderly end.
+"""The gRPC server: a unix socket, one log line per call, errors converted to statuses, and a graceful shutdown.
 
-The socket has mode 0600 and is made under a name of its own, then renamed into place: there is no moment without a
-socket, a stale one is replaced, and when this process ends it removes its own inode only, never its successor's. (gRPC
-itself unlinks by name; it knows only the first name.) Who may connect is decided by that mode and by the directory's:
+The socket has mode 0600. It is made under a temporary name, then renamed into place: there is no moment without a
+socket, a stale one is replaced, and when this process ends it removes only its own inode, never its successor's. (gRPC
+itself unlinks by name, and knows only the temporary one.) The modes of socket and directory decide who may connect:
 gRPC for Python gives no access to a connection's SO_PEERCRED.
 """
 

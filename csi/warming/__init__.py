@@ -1,4 +1,4 @@
-"""Reading data once so that it lies in a dataset's caches: what to read, in which order and pieces, and what was read.
+"""Cache warm-up, for ``efc warmup``: which data to read, in which order and pieces, and what has been read.
 
-For `efc warmup`. It knows directories and files, no mounts and no keeper: whoever uses it has looked where they lie.
+It knows directories and files, but neither mounts nor the keeper: its caller has found out which mount they are on.
 """

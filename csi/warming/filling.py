@@ -1,8 +1,8 @@
-"""Having a daemon fill one level of its caches with a block of a file, and no other level.
+"""Asks a daemon to fill one level of its caches with a block of a file, and no other level.
 
-The file is opened with flags by which the daemon knows that nothing of it is to be read yet, and asked by ioctl(2) for
-one block after the other (efc/daemon/src/filesystem/warming.rs). Each question says all that it takes, so a daemon that
-comes in the place of another one half way knows it, too. No data comes here, and none into the node's page cache.
+The file is opened with flags that tell the daemon not to read it yet, and then an ioctl(2) asks for one block after the
+other (efc/daemon/src/filesystem/warming/request.rs). Each request is self-contained, so a daemon that replaces another
+one half way can answer it. No data comes here, and none goes into the node's page cache.
 """
 
 import errno

@@ -1,9 +1,9 @@
-"""Which files a run has read, so that the next one of the same arguments skips them: a file that is only appended to.
+"""The note of a run: which files it has read, so that the next run with the same arguments skips them. Append-only.
 
-Each file has a line of JSON: path, size, mtime in ns; one that was read up to an offset has that in a line of another
-form. A crash costs what was not written, at most half a line. Nothing
-is synced, for a power failure costs no more than reading again, from caches above all. A note says that something was
-read, not that caches have it still, so one that is a day old is not used.
+Each file has a line of JSON: path, size, mtime in ns; a file that was read up to an offset has that in a line of
+another form. A crash costs what was not yet written, and at most half a line. Nothing is synced: a power failure costs
+only reading again, mostly from caches. A note says that a file was read, not that caches still have it, so one that is
+a day old is not used.
 """
 
 import contextlib

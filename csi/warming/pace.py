@@ -1,4 +1,4 @@
-"""How fast may be read: bytes per second, over all threads together, without bursts."""
+"""The rate limit of reads: bytes per second, for all threads together, without bursts."""
 
 import threading
 import time

@@ -1,9 +1,9 @@
-"""How often data is read until caches have all of it.
+"""How many passes are made until caches have all of the data.
 
-A daemon gives its readers what the NAS has sent, and puts it into caches beside that, as fast as those take it; what
-finds no room on that way is not kept. Nothing tells which data that was, but reading it once more does: what comes from
-the NAS again was missing, and is put there again. So there are passes, each slower than the one before, until one in
-which the NAS gives nothing.
+A daemon returns what the NAS has sent to its readers, and stores it in caches at the same time, as fast as those accept
+it; data that finds no room in their queues is not cached. Nothing records which data that was, but another pass finds
+out: whatever comes from the NAS again was missing, and is stored again. So there are passes, each slower than the one
+before, until one in which nothing comes from the NAS.
 """
 
 from collections.abc import Mapping, Sequence

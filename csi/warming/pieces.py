@@ -1,8 +1,8 @@
-"""From files that were found to the pieces that threads read: one piece after the other, of one file after the other.
+"""Divides the files that were found into pieces for the reading threads, piece by piece and file by file.
 
-Pieces are the blocks that caches keep. A file is opened by the first thread that reads of it and closed by the last, so
-no more files are open than threads read. A file of which caches may not know yet that it rests waits for that (and
-with it what was found later): read earlier, it would be kept nowhere.
+Pieces are the blocks that caches keep. The first thread that reads from a file opens it and the last one closes it, so
+no more files are open than there are threads. A file that caches may not accept yet, because it may still be changing,
+waits (and so do the files found after it): read earlier, it would not be cached.
 """
 
 import os

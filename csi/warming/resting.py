@@ -1,8 +1,8 @@
-"""When a file that was found may lie in caches: when a daemon knows that it has not changed for a while.
+"""When caches accept a file that was found: once a daemon knows that it has not changed for a while.
 
-Its rules are those of efc/cache/src/version.rs. The server's clock is known by its own stamps: it is past each ctime
-that was seen, and goes on as ours does. Only a file that has not changed for a day counts by our clock alone. What is
-read earlier than that is kept nowhere.
+The rules are those of efc/cache/src/version.rs. The server's clock is estimated from its own stamps: it is past each
+ctime that was seen, and advances as ours does. Only a file that has not changed for a day is judged by our clock alone.
+A file that is read earlier is not cached.
 """
 
 import time

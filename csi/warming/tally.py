@@ -1,7 +1,7 @@
-"""What a pass over the data has come to so far, counted by its threads, and a copy of it for whoever shows it.
+"""The counts of a pass so far, updated by its threads, and a snapshot of them for display.
 
 Each byte of a file that was found is once *read*, *noted* (by an earlier run) or *missed*, so their sum over the bytes
-found is how far the pass is.
+found is the progress of the pass.
 """
 
 import threading

@@ -1,8 +1,8 @@
-"""Which files there are: directories in the order of their listing, each before what lies in its own directories.
+"""Finds the files: walks directories in the order of their listings, the files of each before its subdirectories.
 
-Symbolic links are not followed, other file systems not entered, and of several names of one file only the first
-counts. That is remembered of :data:`LINKED_FILES_MAX` files, beyond which one is read under each of its names. What
-changes during a walk may be found or not, as with any listing.
+Symbolic links are not followed, other file systems not entered, and of several names of one file only the first counts.
+That is tracked for :data:`LINKED_FILES_MAX` files; further ones are read once under each of their names. Changes during
+a walk may be seen or not, as with any listing.
 """
 
 import errno

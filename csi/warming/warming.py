@@ -1,11 +1,11 @@
 """One pass over the data: a thread that walks, threads that read, and a bounded queue between them.
 
-What is read goes nowhere: reading it through the mount is what fills the caches. The node's own page cache is emptied
-of each block before it is read, so that the read reaches the daemon, and after, so that it holds what applications use.
-Where one level is to be filled and no other, nothing is read here: the daemon is asked to do that (:mod:`.filling`).
+The data that is read is discarded: reading it through the mount is what fills the caches. Each block is dropped from
+the node's own page cache before it is read, so that the read reaches the daemon, and after, to leave the page cache to
+applications. If only one level is to be filled, nothing is read here: the daemon is asked to do that (:mod:`.filling`).
 
-A thread that waits for a NAS cannot be stopped. So whoever starts a pass never waits for its threads (they are
-daemons), and ends the process when he wants to: a read is killed with it.
+A thread that waits for a NAS cannot be stopped. So a pass can be ended without waiting for its threads (they are daemon
+threads): the process exits, which kills their reads.
 """
 
 import errno

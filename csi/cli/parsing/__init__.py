@@ -1,4 +1,4 @@
-"""The parsers of the command lines. They are made for every command, so they import little."""
+"""The parsers of the command lines. Every command builds all of them, so they import little."""
 
 import argparse
 

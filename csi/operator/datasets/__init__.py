@@ -1,5 +1,5 @@
-"""What becomes of a Dataset and its EFCRuntime: pure functions decide, and :mod:`reconciler` does it.
+"""Reconciles Datasets with their EFCRuntimes: pure functions decide, and :mod:`reconciler` executes.
 
-Everything that is known of one key is a :class:`Seen`, of which :func:`decide` (:mod:`csi.operator.datasets.decision`)
-makes what is to be done, without clock, network or memory of its own.
+A :class:`Seen` has everything that was observed for one key. From it :func:`decide`
+(:mod:`csi.operator.datasets.decision`) computes what is to be done, without clock, network or memory of its own.
 """

@@ -1,7 +1,7 @@
-"""Which namespaces may name which sources in a Dataset: by an administrator's list, or all of them where there is none.
+"""Which namespaces may name which sources in a Dataset: those of an administrator's list; without a list, all.
 
-Of ``pvc://`` it is the directory that counts. A list that cannot be read allows nothing. What is mounted stays mounted
-whatever becomes of the list.
+For ``pvc://`` the directory of the volume counts. A list that cannot be read allows nothing. Mounted Datasets stay
+mounted whatever becomes of the list.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""What is to be done for a Dataset that has its runtime, none of them being deleted: the questions in their order.
+"""Decides what to do for a Dataset with its runtime when neither is being deleted, by a sequence of checks.
 
-Can what they say be done, are the objects there, can the source be reached, are claim and volume bound. An answer that
-is no is an obstacle, which is said in the condition ``Ready`` and leaves what is there already as it is.
+Are the specs valid, do the objects exist, can the source be reached, are claim and volume bound? A check that fails is
+an obstacle: it is reported in the condition ``Ready``, and existing objects are left as they are.
 """
 
 from collections.abc import Mapping

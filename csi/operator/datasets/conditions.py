@@ -1,4 +1,4 @@
-"""Conditions: what is said now, with the times of what was said before where nothing changed."""
+"""Conditions of a status: their present values, with the former transition times where nothing has changed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

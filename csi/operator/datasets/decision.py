@@ -1,9 +1,9 @@
-"""What is to be done for one key, from what is seen of it: a pure function.
+"""Decides what to do for one key, from what was observed of it: a pure function.
 
-The order of the questions is the order of the functions: is anything being deleted, are there both objects, does
-somebody else serve them; then come those about both (:mod:`csi.operator.datasets.both`). Each answer that is no stops
-there, is said in the condition ``Ready``, and leaves what is there already as it is: what users have mounted is never
-taken from under them but by deletion, which waits for them.
+The checks come in the order of the functions: is anything being deleted, do both objects exist, does somebody else
+serve them; then those about both (:mod:`csi.operator.datasets.both`). A check that fails ends the decision, is reported
+in the condition ``Ready``, and leaves existing objects as they are. What users have mounted is never taken away from
+them but by deletion, which waits for them.
 """
 
 import logging

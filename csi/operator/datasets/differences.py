@@ -1,8 +1,8 @@
-"""Whether an object is as it is wanted: what is wanted has the hash of all of it in an annotation of the object.
+"""Compares an object with its desired state, of which an annotation of the object has a hash.
 
-The hash says whether what was applied last is what is wanted now. That somebody else changed a field since is found by
-looking at each wanted field; the API server's own additions do not count, nor how a quantity is written. A
-status has no such hash: what differs in it is what is written.
+The hash tells whether the state applied last is the one desired now. A change by somebody else since is found by
+comparing each desired field; additions by the API server do not count, nor do different notations of a quantity. A
+status has no such hash: only its differences are written.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,6 @@
-"""Looks at one Dataset: what the watches show, and what is asked of the API server beside them.
+"""Observes one Dataset: what the watches show, and what has to be requested from the API server beside them.
 
-What is read by a request of its own is kept for a while in the Dataset's notes; the key is looked at again when that
-is too old.
+Results of such requests are kept for a while in the Dataset's notes; the key is queued again when they expire.
 """
 
 import base64

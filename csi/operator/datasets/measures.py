@@ -1,7 +1,7 @@
 """The metrics of Datasets (``efc_dataset_*``): what their columns print, as numbers.
 
-Phase, conditions and counts are those of the status. Figures are what the master told last, to the byte; those of a
-master that is away are the ones that the status kept of it, to two decimals.
+Phase, conditions and counts are those of the status. Figures are the master's last report, to the byte; while a master
+is away, they are those that the status has, to two decimals.
 """
 
 from collections.abc import Mapping

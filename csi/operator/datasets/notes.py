@@ -1,4 +1,4 @@
-"""What is remembered of one Dataset beside what the watches show; lost with the process, and found again."""
+"""The operator's memory of one Dataset beside the watched objects. It is lost with the process, and rebuilt."""
 
 import asyncio
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Where a Dataset's data is, in canonical form: for ``pvc://`` what the volume of that claim names."""
+"""The sources of a Dataset in canonical form; those of ``pvc://`` are resolved to the source of the claim's volume."""
 
 from csi.api.dataset import Dataset
 from csi.api.sources import ClaimSource, places_of, source_of

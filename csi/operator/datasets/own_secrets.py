@@ -1,7 +1,7 @@
-"""The Secrets of a Dataset that the operator makes: which there are, and reading them again.
+"""The Secrets of a Dataset that the operator makes: which ones exist, and reading them again.
 
-There is no right to list or watch Secrets, so they are read by their names, one after the other: how soon a change by
-somebody else is seen depends on how many Datasets there are.
+The operator has no right to list or watch Secrets, so it reads them by their names, one after the other: how soon it
+notices a change by somebody else depends on the number of Datasets.
 """
 
 import asyncio

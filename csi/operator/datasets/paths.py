@@ -1,4 +1,4 @@
-"""Where in the API the objects of a Dataset are."""
+"""API paths of the objects of a Dataset."""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
-"""What a Dataset and its runtime come to whatever their pods do: where the data is, its options, the wanted objects.
+"""The part of a decision that does not depend on pods: where the data is, its options, the desired objects.
 
-Pure, as the decision that goes on from it. It is most of a decision's work (certificates are verified, options parsed,
-objects built), and the same from one decision to the next, of which a Dataset sees a dozen until it is Bound: so it is
-made anew only when something that it is made of has changed, or a certificate is due.
+Pure, like the decision that continues from it. It is most of a decision's work (it verifies certificates, parses
+options and builds objects), and the same in each of the dozen decisions until a Dataset is Bound. So it is recomputed
+only when one of its inputs has changed, or a certificate is due.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""Whether a source can be reached: one run of ``efc-fs``, which mounts nothing, for each try.
+"""Checks whether a source can be reached: one run of ``efc-fs``, which mounts nothing, for each try.
 
-Before a Dataset is bound for the first time there may be no master yet, so the operator looks itself.
+Before a Dataset is bound for the first time there may be no master yet, so the operator checks by itself.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Carries decisions out: has each Dataset looked at when something changed, decided on, and what was decided done.
+"""Reconciles Datasets: has each observed when something has changed, decides, and executes the decision.
 
-Looking is :mod:`csi.operator.datasets.looking`; what is done is in :mod:`csi.operator.datasets.settling` (objects),
+:mod:`csi.operator.datasets.looking` observes; the actions are in :mod:`csi.operator.datasets.settling` (objects),
 :mod:`csi.operator.datasets.writing` (metadata, labels and statuses) and :mod:`csi.operator.datasets.events`.
 """
 

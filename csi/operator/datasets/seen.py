@@ -1,4 +1,4 @@
-"""What decisions are made from, and what they come to."""
+"""Input and output of decisions: the observed state of one key, and the actions decided on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""Makes the objects of a Dataset, and changes those that are otherwise than they are wanted.
+"""Creates the objects of a Dataset, and updates those that differ from their desired state.
 
-Nothing that is somebody else's is touched. A name that is taken, and what the API server refuses, is noted for the
-next decision, and tried again after a while.
+Objects of others are never touched. A name that is taken, and whatever the API server refuses, is noted for the next
+decision, and retried after a while.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The status of a Dataset and of its EFCRuntime, from what is known of them."""
+"""Computes the status of a Dataset and of its EFCRuntime from what is known of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

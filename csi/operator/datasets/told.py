@@ -1,4 +1,4 @@
-"""What Dataset and runtime say, checked, and as the master is told it."""
+"""The specs of Dataset and runtime, checked and in the form in which the master gets them."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Writes into objects that the operator does not make: metadata and status of Datasets and runtimes, labels of pods."""
+"""Writes to objects that the operator does not own: metadata and status of Datasets and runtimes, labels of pods."""
 
 import logging
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a Dataset and its EFCRuntime are made of in a cluster: pure functions, without clock and network.
+"""The desired objects of a Dataset and its EFCRuntime in a cluster: pure functions, without clock and network.
 
-:func:`csi.operator.objects.wanted.wanted_objects` has all of them.
+:func:`csi.operator.objects.wanted.wanted_objects` returns all of them.
 """

@@ -1,4 +1,4 @@
-"""How much cache a worker has, of what, and how much memory its pod needs for that."""
+"""The cache levels of a worker: their sizes and media, and the memory that its pod needs for them."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,8 +1,8 @@
 """The StatefulSets of a Dataset's master and workers.
 
-Their pods have no right that they do not use: no root, no capability, no file system to write to, no token for the
-Kubernetes API. They pass the Pod Security level `restricted`, but for workers with files in directories of their nodes,
-and for pods in the network of their node: these need `privileged`.
+Their pods have minimal privileges: no root, no capability, a read-only root file system, no token for the Kubernetes
+API. They pass the Pod Security level `restricted`, except workers with files in directories of their nodes, and pods in
+the network of their node, which need `privileged`.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the objects of a Dataset are made from beside the Dataset and its runtime."""
+"""Settings of the driver that the objects of a Dataset depend on, beside the Dataset and its runtime."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

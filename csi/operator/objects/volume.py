@@ -1,8 +1,8 @@
 """A Dataset's PersistentVolume and PersistentVolumeClaim, and the Service that the volume names.
 
-The API server lets next to nothing of a volume and a claim change. So what is there stays as it is, whatever the
-Dataset says by now; :func:`differences` says what would need a new volume. Options that can change while mounted reach
-nodes through the master, and so do sources that come and go: those in force stand in an annotation of the volume.
+The API server makes nearly all fields of a volume and a claim immutable. So existing ones stay as they are, whatever
+the Dataset says now; :func:`differences` tells what would need a new volume. Options that can change while mounted
+reach nodes through the master, and so do added and removed sources: those in force are in an annotation of the volume.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""All objects of a Dataset, as they are wanted: a pure function of what is said and what is there."""
+"""The desired state of all objects of a Dataset: a pure function of the specs and the existing objects."""
 
 import base64
 import hashlib

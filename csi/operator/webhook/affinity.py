@@ -1,9 +1,9 @@
-"""Which affinity a new pod gets to the workers of the Datasets that it uses, or why it is refused.
+"""The affinity that a new pod gets to the workers of the Datasets that it uses, or why the pod is refused.
 
-The affinity is one between pods, to the Dataset's workers: the scheduler looks where they are when it places the pod. A
-list of nodes, made when the pod is created, would be wrong as soon as a worker moves, and empty for a pod that is
-created together with its Dataset. A pod's own affinity stays to the letter: required terms of a pod affinity hold all
-together, beside those of a node affinity, so that one more takes nothing from the others.
+It is a pod affinity to the Dataset's workers: the scheduler finds their nodes when it places the pod. A node affinity,
+computed when the pod is created, would be wrong as soon as a worker moves, and empty for a pod that is created together
+with its Dataset. A pod's own affinity stays unchanged: all required terms of a pod affinity must hold, as must those of
+a node affinity, so that adding a term weakens no other.
 """
 
 import re

@@ -1,11 +1,11 @@
-"""What the API server knows the webhook by: an authority and a certificate, made here and renewed before they end.
+"""Makes and renews the webhook's CA and certificate, by which the API server authenticates the webhook.
 
-Both are in a Secret, of which the webhook's pods see the certificate and its key; the API server has the authority from
-the MutatingWebhookConfiguration (``caBundle``). The operator that leads keeps the two in step, in such an order that
-each request is answered at any time: a certificate is only made by an authority that was in the configuration when it
-was looked at, some seconds before; the former authority stays there until every pod must have the new certificate.
+Both are in a Secret, of which the webhook's pods mount the certificate and its key; the API server has the CA from the
+MutatingWebhookConfiguration (``caBundle``). The leading operator updates the two in an order in which the API server
+trusts every pod at any time: a certificate is issued only by a CA that was seen in the configuration some seconds
+before, and the former CA stays there until every pod must have the new certificate.
 
-:func:`step` decides; :class:`Certificates` reads, writes and waits. The Secret belongs to the configuration, and goes
+:func:`step` decides; :class:`Certificates` reads, writes and waits. The configuration owns the Secret, which is deleted
 with it.
 """
 

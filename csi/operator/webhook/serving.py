@@ -1,10 +1,10 @@
-"""Answers the API server's questions about new pods, until a signal: a process of its own, ``efc webhook``.
+"""The webhook's server, ``efc webhook``: answers the API server's reviews of new pods until it gets a signal.
 
-It knows nothing but what it asks for each pod: the Datasets of the names of the pod's claims, read from the API server,
-so that a Dataset made a moment before the pod is seen. What cannot be answered is refused: the API server, too, refuses
-pods when nobody answers (``failurePolicy: Fail``).
+It is stateless: for each pod it reads the Datasets that the pod's claims are named after from the API server, so that a
+Dataset created a moment before the pod is seen. A review that cannot be answered is refused; the API server, too,
+refuses pods when the webhook does not answer (``failurePolicy: Fail``).
 
-The certificate is read again every few seconds, and is in force for connections made from then on.
+The certificate is read again every few seconds, and used for connections made from then on.
 """
 
 import asyncio

@@ -1,9 +1,10 @@
-//! The seam between the file system and what stores its data: a [`Backend`] executes calls, and says nothing of caches,
-//! of FUSE or of Kubernetes. The NFSv3 client is one; another storage is another.
+//! The interface between the file system and the storage behind it: a [`Backend`] executes calls, and knows nothing of
+//! caches, FUSE or Kubernetes. The NFSv3 client is one; another storage would be another.
 //!
-//! Handles name objects for as long as these live, whatever their names are. Methods have the names of the procedures
-//! of NFSv3, and their meaning (RFC 1813, section 3.3). A call that fails tells whether an earlier copy of it may have
-//! been executed ([`Error::replayed`]); one that goes on for a call of a dead process has its [`Ticket`].
+//! Handles identify objects for as long as these exist, whatever their names are. Methods have the names and the
+//! meaning of NFSv3's procedures (RFC 1813, section 3.3). The error of a failed call says whether an earlier
+//! transmission of it may have been executed ([`Error::replayed`]). A call that repeats one of a dead process carries
+//! the [`Ticket`] of that.
 //!
 //! Dispatch is static: the futures of the hot path are not boxed.
 
@@ -20,20 +21,20 @@ pub use error::{Error, ErrorKind, Result, Status};
 pub use tick::Tick;
 pub use types::*;
 
-/// Who makes a call, and how.
+/// The caller of a call, and how the call is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Call<'a> {
-    /// In whose name.
+    /// The credential.
     pub cred: &'a Cred,
-    /// The number of the call, if it was reserved before.
+    /// The ticket of the call, if it was reserved before.
     pub ticket: Option<Ticket>,
-    /// The call waits for ever, also where others have a time limit: it changes something, and the caller must know
+    /// The call waits for ever, even where others have a time limit: it changes something, and the caller must know
     /// whether it did.
     pub is_patient: bool,
 }
 
 impl<'a> Call<'a> {
-    /// A call in the name of `cred`.
+    /// A call with the credential `cred`.
     pub fn of(cred: &'a Cred) -> Call<'a> {
         Call { cred, ticket: None, is_patient: false }
     }
@@ -43,7 +44,7 @@ impl<'a> Call<'a> {
         Call { is_patient: true, ..self }
     }
 
-    /// This call, under a number of its own.
+    /// This call, with a reserved ticket.
     pub fn under(self, ticket: Ticket) -> Call<'a> {
         Call { ticket: Some(ticket), ..self }
     }
@@ -55,46 +56,46 @@ impl<'a> From<&'a Cred> for Call<'a> {
     }
 }
 
-/// The number of one call: a server that remembers its replies by it executes copies of the call once.
+/// The identity of one call, by which a server's duplicate-request cache executes copies of the call once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// Of the call; saved by those who may have to repeat it.
+    /// The call's number (xid); saved by callers that may have to repeat the call.
     pub number: u32,
-    /// Which of the ways to the server a call takes that may take any: a server may know a call again on its way only.
-    /// Saved with the number.
+    /// The connection for a call that could use any: a server may recognise a repeated call only on the same one. Saved
+    /// with the number.
     pub way: Option<u8>,
     /// A process before this one may have sent the call.
     pub is_repeated: bool,
 }
 
 impl Ticket {
-    /// The ticket of a call that a process before this one may have sent, if it has but one way to take.
+    /// The ticket of a call that a process before this one may have sent, if the call has only one possible connection.
     pub fn again(number: u32) -> Ticket {
         Ticket { number, way: None, is_repeated: true }
     }
 
-    /// The ticket of a call that a process before this one may have sent, its way with it.
+    /// The ticket of a call that a process before this one may have sent, with its connection.
     pub fn repeated(self) -> Ticket {
         Ticket { is_repeated: true, ..self }
     }
 }
 
-/// An answer, with when it was asked for.
+/// An answer, with the time when it was asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<T> {
     /// The answer.
     pub value: T,
-    /// Taken before the call left: the answer shows a state of the object at that time or later.
+    /// Taken before the call was sent: the answer shows a state of the object at that time or later.
     pub asked: Tick,
 }
 
 impl<T> Seen<T> {
-    /// Makes `call`, and notes when.
+    /// Makes `call`, and records its time.
     pub async fn of(call: impl Future<Output = Result<T>>) -> Reply<T> {
         Seen::beside(async { ((), call.await) }).await.1
     }
 
-    /// Makes a `call` that gives something back beside its result, and notes when.
+    /// Makes a `call` that returns something beside its result, and records its time.
     pub async fn beside<P>(call: impl Future<Output = (P, Result<T>)>) -> (P, Reply<T>) {
         let asked = Tick::now();
         let (beside, result) = call.await;
@@ -111,36 +112,36 @@ impl<T> Seen<T> {
     }
 }
 
-/// What a call ends with.
+/// The outcome of a call.
 pub type Reply<T> = Result<Seen<T>>;
 
-/// A storage of files. Futures may be dropped at any point; whether the call is executed then is not known.
+/// A storage of files. Futures may be dropped at any point; then it is unknown whether the call is executed.
 pub trait Backend: Send + Sync + 'static {
-    /// A number that no other call has about this object, or about others of its storage.
+    /// Reserves a ticket that is unique among the calls about this object and others of its storage.
     fn ticket(&self, object: &FileHandle) -> Ticket;
 
-    /// The properties of the storage of this object; `None`: those that all objects have.
+    /// The properties of the storage of this object; `None`: those common to all objects.
     fn properties(&self, _object: &FileHandle) -> Option<Properties> {
         None
     }
 
-    /// May one call be about both objects, as RENAME and LINK are?
+    /// Whether one call can concern both objects, as RENAME and LINK do.
     fn is_one_storage(&self, _one: &FileHandle, _other: &FileHandle) -> bool {
         true
     }
 
-    /// Does everybody find that this object cannot be changed, whatever its server would say?
+    /// Whether the object is read-only for everybody, whatever its server would say.
     fn is_read_only(&self, _object: &FileHandle) -> bool {
         false
     }
 
-    /// What names the object for all who use its storage: which of several that is, 0 for the only one; and its handle there.
+    /// The name of the object that all users of its storage share: the number of the storage, 0 if it is the only one, and the object's handle there.
     fn shared_name(&self, object: &FileHandle) -> (u64, FileHandle) {
         (0, *object)
     }
 
-    /// Where a name leads of a directory that is no storage's but this backend's own; `None`: it is a storage's. This is known at once,
-    /// and the attributes are the last ones that were.
+    /// Looks a name up in a directory of this backend's own, above its storages, without a call; `None`: the directory is
+    /// a storage's. The attributes are the last known ones.
     fn own_name(&self, _dir: &FileHandle, _name: &[u8]) -> Option<Result<(FileHandle, Attr)>> {
         None
     }
@@ -154,7 +155,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Changes attributes.
     fn setattr(&self, call: Call<'_>, object: &FileHandle, to: &SetAttr) -> impl Future<Output = Reply<Wcc>> + Send;
 
-    /// What a name of a directory leads to.
+    /// Looks up a name in a directory.
     fn lookup(&self, call: Call<'_>, dir: &FileHandle, name: &[u8]) -> impl Future<Output = Reply<Lookup>> + Send;
 
     /// Which of the [rights](access) in `asked` are granted, and the object's attributes.
@@ -192,10 +193,10 @@ pub trait Backend: Send + Sync + 'static {
         stable: Stable,
     ) -> impl Future<Output = Reply<Written>> + Send;
 
-    /// Brings what was written to the file to stable storage.
+    /// Commits what was written to the file to stable storage.
     fn commit(&self, call: Call<'_>, file: &FileHandle) -> impl Future<Output = Reply<Committed>> + Send;
 
-    /// Makes a regular file.
+    /// Creates a regular file.
     fn create(
         &self,
         call: Call<'_>,
@@ -204,7 +205,7 @@ pub trait Backend: Send + Sync + 'static {
         how: CreateHow,
     ) -> impl Future<Output = Reply<Created>> + Send;
 
-    /// Makes a directory.
+    /// Creates a directory.
     fn mkdir(
         &self,
         call: Call<'_>,
@@ -213,7 +214,7 @@ pub trait Backend: Send + Sync + 'static {
         attr: &SetAttr,
     ) -> impl Future<Output = Reply<Created>> + Send;
 
-    /// Makes a symbolic link.
+    /// Creates a symbolic link.
     fn symlink(
         &self,
         call: Call<'_>,
@@ -223,7 +224,7 @@ pub trait Backend: Send + Sync + 'static {
         attr: &SetAttr,
     ) -> impl Future<Output = Reply<Created>> + Send;
 
-    /// Makes a device, a socket or a named pipe.
+    /// Creates a device, a socket or a named pipe.
     fn mknod(
         &self,
         call: Call<'_>,
@@ -239,7 +240,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Removes an empty directory.
     fn rmdir(&self, call: Call<'_>, dir: &FileHandle, name: &[u8]) -> impl Future<Output = Reply<Wcc>> + Send;
 
-    /// Renames; answers the two directories around the change.
+    /// Renames; returns the two directories' attributes around the change.
     fn rename(
         &self,
         call: Call<'_>,
@@ -247,7 +248,7 @@ pub trait Backend: Send + Sync + 'static {
         to: (&FileHandle, &[u8]),
     ) -> impl Future<Output = Reply<(Wcc, Wcc)>> + Send;
 
-    /// Gives a file another name; answers the file's attributes and the directory around the change.
+    /// Adds a name to a file (hard link); returns the file's attributes and the directory's around the change.
     fn link(
         &self,
         call: Call<'_>,

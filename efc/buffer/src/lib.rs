@@ -1,15 +1,15 @@
 //! Resident buffers for the data path.
 //!
-//! Everything that the daemon exchanges with `/dev/fuse` in bulk lives in memory that is populated and, where the
-//! limits allow, locked. The reason is recovery, not speed: a SIGKILL that hits a process inside a page fault of
-//! `read(2)` or `write(2)` on `/dev/fuse` ends that request with EIO in the application; with resident memory there
-//! is no page fault. The NFS client receives READ payloads straight into the same buffers, so a byte read from the
-//! NAS is copied once into our memory and once out of it. A large payload can go around our memory: see [`pipe`].
+//! All bulk data that the daemon exchanges with `/dev/fuse` lives in memory that is populated and, where the limits
+//! allow, locked. The reason is recovery, not speed: a SIGKILL that hits a process inside a page fault of `read(2)` or
+//! `write(2)` on `/dev/fuse` fails that request with EIO in the application; resident memory has no page faults. The
+//! NFS client receives READ payloads straight into the same buffers, so a byte read from the NAS is copied once into
+//! our memory and once out of it. A large payload can bypass our memory: see [`pipe`].
 //!
-//! Buffers come from a process-wide pool in two sizes and return to it on drop. Making one costs as much as filling it,
-//! so the pool keeps what is in steady use; what nobody has used for a second goes back to the system, but for a few of
-//! each size, so that an idle daemon stays small. How many may be in use is what a [`Budget`] says, for each purpose;
-//! making one fails when the system has no memory.
+//! Buffers come from a process-wide pool in two sizes and return to it on drop. Allocating one costs as much as filling
+//! it, so the pool keeps those in steady use. Buffers that nobody has used for a second are returned to the system,
+//! except for a few of each size, so that an idle daemon stays small. A [`Budget`] limits how many may be in use for
+//! each purpose; allocation fails if the system has no memory.
 
 mod budget;
 mod payload;

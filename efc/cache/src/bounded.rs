@@ -1,7 +1,8 @@
 //! Consistency within a bound: whatever was validated within a time T is given without asking, opens included.
 //!
-//! What is answered was true at the server at most T ago, through this node and through no other's cache. Changes of this
-//! node are known from their own answers. A caller is let in by its own verdict, which is as old as T at most.
+//! An answer was true at the server at most T ago; it comes from this node's own calls, never from another node's
+//! cache. Changes by this node are known from their own answers. A caller is admitted by its own verdict, which is at
+//! most T old.
 
 use std::sync::Arc;
 use std::time::Duration;

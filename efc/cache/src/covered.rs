@@ -1,4 +1,4 @@
-//! Which bytes of a file are covered already: for data that was written over by later data.
+//! The byte ranges of a file that newer data covers already.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

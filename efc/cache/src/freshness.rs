@@ -1,9 +1,10 @@
-//! What may be given without asking the server, and for how long the kernel may keep it: one place decides.
+//! Consistency modes: the one place that decides what may be given without asking the server, and how long the kernel
+//! may keep it.
 //!
-//! The rest of the cache only knows what it has learned and when that was asked for. A [`Freshness`] is a consistency
-//! mode: it says for each answer whether what is known will do. What it grants comes with a [`Permit`], which the
-//! answer carries until the kernel has it: a mode that may have to take something back knows by that which answers are
-//! still on their way.
+//! The rest of the cache only records what it has learnt and when that was asked for. A [`Freshness`] is a consistency
+//! mode: it decides for each answer whether what is known is sufficient. What it grants comes with a [`Permit`], which
+//! the answer carries until the kernel has it, so that a mode which must revoke something knows which answers are still
+//! on their way.
 
 use std::fmt::Debug;
 use std::future::Future;

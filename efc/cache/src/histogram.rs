@@ -1,4 +1,4 @@
-//! How long something took, many times: counted in fixed buckets, without a lock, for figures that go on.
+//! A latency histogram: durations counted in fixed buckets, without a lock, for counters that only grow.
 //!
 //! Not guaranteed: that the counts and the sum are of one moment. Each is read by itself while others count.
 

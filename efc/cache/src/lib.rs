@@ -1,16 +1,15 @@
-//! What a daemon knows of the files of its dataset, and until when that may be relied on. Nothing here knows FUSE, a
-//! protocol of the server, or where a process keeps what a later one must know.
+//! What a daemon knows of the files of its dataset, and how long it may rely on that. Nothing here knows FUSE, the
+//! server's protocol, or where a process keeps what its successor must know.
 //!
-//! An [`Inode`] is one object of the server, named by its handle. All that is known of it belongs to it: attributes and
-//! what the kernel was told of them, opens and removals, writes and mutations in flight, data that is not committed,
-//! verdicts on callers. [`Inodes`] is the table of them. [`Names`] says what names lead to.
+//! An [`Inode`] is one object of the server, named by its handle. Everything known of the object belongs to it:
+//! attributes and what the kernel was told of them, opens and removals, writes and mutations in flight, uncommitted
+//! data, verdicts on callers. [`Inodes`] is the table of them. [`Names`] says which objects names lead to.
 //!
 //! A change of an object begins with [`Inode::mutate`] and ends with its answer; a change that ends without an answer
-//! expires what is known. When something was asked is never said by a caller: it is part of the backend's answer
-//! ([`Seen`](efc_backend::Seen)).
+//! expires what is known of the object. The time of a call is never supplied by a caller: it is part of the backend's
+//! answer ([`Seen`](efc_backend::Seen)).
 //!
-//! What may be given without asking the server is decided by a [`Freshness`], the consistency mode, and by nothing
-//! else.
+//! A [`Freshness`], the consistency mode, decides what may be given without asking the server, and nothing else does.
 
 pub mod blocks;
 mod bounded;

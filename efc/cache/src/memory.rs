@@ -1,8 +1,9 @@
-//! The memory of everything that is known of a dataset's metadata: inodes, names and listings share one limit.
+//! The memory limit that inodes, names and listings share: everything that is known of a dataset's metadata.
 //!
-//! Each kind counts what it takes. When all together take more than the limit, those make room that have more than what
-//! is theirs in any case: half of the limit for inodes, a quarter for names and listings. So neither a walk of a large
-//! tree nor a flood of names that do not exist drives the other kind out, and what one kind does not use the other has.
+//! Each kind counts its memory. When all together exceed the limit, a kind evicts if it uses more than its guaranteed
+//! share: half of the limit for inodes, a quarter for names and listings together. So neither a walk of a large tree
+//! nor a flood of names that do not exist evicts the other kind, while memory that one does not use is available to the
+//! other.
 
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 

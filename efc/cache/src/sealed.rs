@@ -1,7 +1,8 @@
-//! Sealed: data that nobody changes. What was asked for once is given for as long as this process lives.
+//! Mode `sealed`, for data that nobody changes: what was asked for once is given for as long as this process lives.
 //!
-//! A successor asks again: that is how somebody who has changed such data after all has it seen. The kernel, which nobody
-//! could tell of that, keeps nothing for longer than `attr_ttl_max`, and then asks this process, which costs no call.
+//! A successor asks again, so a change of such data becomes visible by an upgrade or a restart. Nobody could tell the
+//! kernel of it, so the kernel keeps nothing longer than `attr_ttl_max`, and then asks this process, which costs no
+//! call.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The times of a consistency mode, which change while it is in force.
+//! The times of a consistency mode, which can be changed live.
 
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

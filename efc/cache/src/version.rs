@@ -1,12 +1,12 @@
-//! Versions of files: what tells two contents apart, and from when on that can be relied on.
+//! Versions of files: what tells one content from another, and when that can be relied on.
 //!
-//! A version is (mtime, ctime, size). A server's time stamps go in ticks, so two changes within one tick may have the
-//! same version. A version is *settled* once the server's clock is known to be past its tick: then a later change has
-//! another one, and what is read from then on under this version is what it stands for. What was read before that is
+//! A version is (mtime, ctime, size). A server's time stamps advance in ticks, so two changes within one tick may leave
+//! the same version. A version is *settled* once the server's clock is known to be past its tick: then a later change
+//! has another version, and what is read from then on under this version is its content. What was read before that is
 //! not relied on at a later open.
 //!
-//! The server's clock is known from its own stamps: one that a reply shows is not ahead of it, and it goes on as ours
-//! does ([`ServerClock`]). Only ctime is believed: every other time can be set by anybody.
+//! The server's clock is estimated from its own stamps: a stamp in a reply is not ahead of it, and it advances as ours
+//! does ([`ServerClock`]). Only ctime is used, because every other time can be set by anybody.
 
 use efc_tasks::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};

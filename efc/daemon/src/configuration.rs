@@ -1,4 +1,4 @@
-//! What a dataset's options and limits mean for the parts of this daemon.
+//! Turns a dataset's options and limits into the configurations of this daemon's parts.
 
 use std::io;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
-//! The daemon's side of its conversation with the keeper, and with the keepers that come after it.
+//! The daemon's side of its conversation with the keeper, and with later keepers.
 //!
-//! A keeper that goes away changes nothing for applications: this daemon holds the session, serves on, and waits at its
-//! listener for the next keeper. To that one it hands copies of everything that makes the session: `/dev/fuse`, the
-//! state memfd, the listener itself, and a pidfd by which to see and end this process. From then on the new keeper is
-//! the keeper. One at a time: the socket of the keeper before must have closed first.
+//! A keeper's death is invisible to applications: this daemon holds the session, keeps serving, and waits at its
+//! listener for the next keeper. It gives that one copies of everything that makes the session: `/dev/fuse`, the state
+//! memfd, the listener itself, and a pidfd by which to watch and kill this process. There is only one keeper at a time:
+//! the socket of the former must have closed first.
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! Limits of open files: this process takes all that it may have.
+//! The limit of open files: this process raises it to the maximum.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 

@@ -1,10 +1,11 @@
-//! What the daemon asks of its keeper from other threads than the one that talks with it: to register files with the kernel, which takes
-//! privileges that this process has not.
+//! Requests of the daemon to its keeper, from other threads than the one that talks with it: to register files with the
+//! kernel for passthrough, which takes privileges that this process does not have.
 //!
-//! Nobody waits here: a question that finds no room in the socket is not asked, and one that is not answered is given up by whoever
-//! asked; an answer that comes later is given back. Keepers come and go, and with each something that it was told may get lost: so the next is told
-//! first which numbers are in use, and closes all others. One that does not say that it does this
-//! ([`efc_proto::ReportRequest`]) is not asked, for one of an earlier release would take the daemon for broken.
+//! Nobody blocks here: a request that finds no room in the socket is not sent, and a request without an answer is given
+//! up by its caller; a late answer is given back. When a keeper is replaced, something that it was told may be lost, so
+//! the next one is told first which numbers are in use, and closes all others. A keeper that does not announce support
+//! for this ([`efc_proto::ReportRequest`]) is not asked, because one of an earlier release would take the daemon for
+//! broken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,7 +1,8 @@
 //! Options that change while this daemon serves: those that `proto/efc.proto` calls LIVE.
 //!
-//! Each is one atomic that whoever uses it reads anew; two of them changed at once are not seen at once. What the kernel was
-//! told under former ones stays as it was told. Read-ahead and the limit on hanging are the keeper's to change.
+//! Each is one atomic that its users read each time; two that are changed together may become visible one after the
+//! other. What the kernel was told under former values stays as it was told. The keeper applies read-ahead and the hang
+//! limit.
 
 use std::sync::Arc;
 use std::time::Duration;

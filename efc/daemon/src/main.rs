@@ -1,8 +1,8 @@
 //! `efcd`, the Elastic File Client daemon: serves one dataset through one FUSE session.
 //!
-//! It is started by the keeper, which holds the session: `/dev/fuse`, and a memfd with everything that must outlive a
-//! daemon. The first daemon of a session connects to the NAS and answers the kernel's INIT; a later one finds the
-//! session in the memfd and goes on where its predecessor was killed, without asking the NAS or the kernel anything.
+//! The keeper starts it, and holds the session: `/dev/fuse`, and a memfd with everything that must outlive a daemon.
+//! The first daemon of a session connects to the NAS and answers the kernel's INIT. A later one finds the session in
+//! the memfd and continues where its predecessor was killed, without having to ask the NAS or the kernel first.
 
 mod configuration;
 mod control;

@@ -1,8 +1,9 @@
-//! What a daemon may use of a memory limit (`--daemon-memory-max`), so that it ends with ENOMEM for a caller and not with a
-//! SIGKILL for itself: what filled its memory is in the saved state, and would be there for each successor, to be killed too.
+//! Divides the daemon's memory limit (`--daemon-memory-max` or `memory-max`), so that reaching it means ENOMEM for a
+//! caller and not SIGKILL for the daemon. What filled its memory is in the saved state, so each successor would be
+//! killed too.
 //!
-//! The parts add up to 30/32 of the limit at most; the rest is for the program and what is bounded by number. Buffers are counted
-//! one by one ([`efc_buffer::Budget`]).
+//! The parts add up to at most 30/32 of the limit; the rest is for the program and for what is limited by number.
+//! Buffers are counted one by one ([`efc_buffer::Budget`]).
 
 use efc_buffer::{BudgetLimits, LARGE, SMALL};
 

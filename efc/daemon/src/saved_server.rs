@@ -1,6 +1,6 @@
-//! What the saved state holds of the server, for the daemons that come after the one that has asked it.
+//! What the saved state holds of the server, for later daemons, which need not ask it again.
 //!
-//! The dataset's root is there twice, in its node record and here: either is made anew from the other.
+//! The dataset's root is stored twice, in its node record and here, and each is restored from the other.
 
 use efc_backend::Properties;
 use efc_nfs::Mounted;

@@ -1,4 +1,5 @@
-//! What this daemon tells its keeper of what it serves, and does at its word.
+//! What the keeper can ask of this daemon about its file system: statistics, finding the root again, draining, and the
+//! like.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};

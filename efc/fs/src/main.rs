@@ -1,8 +1,8 @@
-//! `efc-fs`: file operations on a NAS without a mount, for the CSI controller and for people.
+//! `efc-fs`: file operations on a NAS without a mount, for the CSI controller, the operator, masters and people.
 //!
-//! One process does one command and ends. It never follows symbolic links, never leaves the URL's directory, and gives up
-//! after its time limit instead of waiting for ever. Results are JSON on stdout (`cat` prints
-//! the file); a failure is exit status 1 and one line of JSON on stderr, a wrong command line exit status 2.
+//! One process executes one command and exits. It never follows symbolic links, never leaves the URL's directory, and
+//! gives up at its time limit instead of waiting for ever. Results are JSON on stdout (`cat` prints the file). A
+//! failure is exit status 1 and one line of JSON on stderr, a wrong command line exit status 2.
 
 mod commands;
 mod error;

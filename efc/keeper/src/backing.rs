@@ -1,14 +1,15 @@
 //! Files of a local store that the kernel reads in place of a session's own (FUSE passthrough): which ones a daemon may
 //! have registered, and how many. Beside `inheritance`, the only unsafe code of this crate.
 //!
-//! To register one takes CAP_SYS_ADMIN, and what is registered is more than its descriptor: the kernel opens that file
-//! anew for whoever opens the session's, for writing too, with the keeper's rights and without looking at permissions. So it
-//! must be one that the daemon could write to by itself: a regular file that belongs to a daemon's user, where its store is.
+//! Registering a file takes CAP_SYS_ADMIN, and gives more than its descriptor does: the kernel opens that file again
+//! for whoever opens the session's, for writing too, with the keeper's rights and without checking permissions. So the
+//! file must be one that the daemon could write to by itself: a regular file that belongs to a daemon's user, in its
+//! store.
 //!
-//! Each daemon tells each keeper which numbers are in use. All others go then ([`Backings::keep`]): what a daemon had no time to give back when it was
-//! killed, and what it has told a keeper that was, or been given by it without hearing of that. Their files would take their room on the disk for
-//! as long as the session lives. What an earlier keeper has registered is not known, but numbers are given one after the other: so the first
-//! that this one is given says which others there may be.
+//! Each daemon tells each keeper which numbers are in use, and all others are closed ([`Backings::keep`]): numbers that
+//! a killed daemon had no time to give back, or that were exchanged with a former keeper and lost. Otherwise their
+//! files would occupy the disk for as long as the session lives. Which numbers a former keeper has registered is not
+//! known, but they are assigned in sequence, so they are below the first one that this keeper gets.
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;

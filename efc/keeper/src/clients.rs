@@ -1,4 +1,4 @@
-//! Clients' connections: a thread each, a limit on all.
+//! Connections of clients: a thread for each, and a limit on their number.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,10 +1,10 @@
 //! One daemon process: started, or taken over from an earlier keeper; talked to, ended.
 //!
-//! It inherits standard error, its end of the control socket as descriptor 3, the directory of its local store as standard
-//! input, and nothing else: everything that the keeper opens is close-on-exec, the environment is empty, the working
-//! directory is `/`. It has a session of its
-//! own and a cgroup of its own where that is wanted, and outlives the keeper; the session's descriptors come over the
-//! socket. A daemon that another keeper has started is known by its pidfd only: how it ended is not for us to learn.
+//! It inherits standard error, its end of the control socket as descriptor 3, the directory of its local store as
+//! standard input, and nothing else: everything that the keeper opens is close-on-exec, the environment is empty, the
+//! working directory is `/`. It leads a Unix session of its own, has a cgroup of its own if configured, and outlives
+//! the keeper; the FUSE session's descriptors come over the socket. A daemon that another keeper has started is known
+//! by its pidfd only, so its exit status cannot be learnt.
 
 use std::cell::OnceCell;
 use std::io;

@@ -1,7 +1,7 @@
 //! One mount, as its supervising thread and the clients' threads share it.
 //!
-//! The supervising thread (`session.rs`) is the only one that changes what the mount is; clients' threads ask it to do
-//! something and wait. Nothing blocks while the lock is held, so a status is always answered, whatever hangs.
+//! Only the supervising thread (`session/`) changes what the mount is; clients' threads ask it to do something and
+//! wait. Nothing blocks while the lock is held, so a status is always answered, whatever hangs.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

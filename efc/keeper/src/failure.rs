@@ -1,4 +1,4 @@
-//! Failures in the terms of the protocol: a gRPC code and a sentence for a person.
+//! Failures in the terms of the protocol: a gRPC code and a sentence for people.
 
 use efc_proto::Error;
 use efc_proto::error::Code;

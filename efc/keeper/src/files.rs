@@ -1,7 +1,8 @@
-//! Files of the node whose contents go to daemons, which open none: what lies at workers is sealed with, and where workers are.
+//! Files of the node whose contents are passed to daemons, which open none: the workers' key and certificates, and the
+//! list of workers.
 //!
-//! Options name them, since options are written down and contents need not be. A file is read by a thread of its own, which nobody
-//! waits for any longer than a moment: its file system may hang.
+//! Options contain their names instead of their contents, because options are recorded. A file is read by a thread of
+//! its own, for which nobody waits longer than a moment, because its file system may hang.
 
 use std::fs::File;
 use std::io::{self, Read};

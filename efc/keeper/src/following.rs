@@ -1,7 +1,7 @@
-//! Follows the files that say where datasets' workers are: when one has changed, the daemon is told what it holds.
+//! Watches the files that list datasets' workers: when one has changed, its content is sent to the daemon.
 //!
-//! All of that is one thread of the keeper's. It hangs with the file system of such a file, and then no file is followed;
-//! nothing else waits for it.
+//! One thread of the keeper does all of that. If the file system of such a file hangs, the thread hangs and no file is
+//! watched; nothing else waits for it.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,9 +1,10 @@
-//! A session as it is held: the descriptors that keep its mount alive, whoever has copies of them.
+//! A held session: the descriptors that keep its mount alive, whoever has copies of them.
 //!
-//! `/dev/fuse` is the session; the state memfd is what its daemons know; the listener is where a later keeper meets the
-//! daemon. The listener's name lies in the run directory under `sessions`, one file a session, and is all that a keeper
-//! finds there when it starts: who does not answer at it has died, and his session is lost or in somebody else's hands. Beside it a
-//! file says where the session is mounted, for the log alone: of a daemon that is dead nobody else could tell.
+//! `/dev/fuse` is the session; the state memfd is its daemons' saved state; the listener is where a later keeper
+//! connects to the daemon. The listener's name lies in the run directory under `sessions`, one file per session, and is
+//! all that a keeper finds there when it starts. A daemon that does not answer there has died, and its session is lost
+//! or held by somebody else. A file beside it says where the session is mounted, only for the log: for a dead daemon
+//! nobody else could tell.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;

@@ -1,11 +1,11 @@
-//! A user and group of its own for each mount's daemons, so that those of two tenants can neither signal, trace nor read
-//! each other.
+//! A user and group of its own for each mount's daemons, so that those of two tenants can neither signal, trace nor
+//! read each other.
 //!
-//! The ids come from a range that the administrator gives, and that nobody else on the node uses. They are given out one
-//! after the other from a random place in it, so that an id is not used again soon. Daemons that outlive their keeper keep
-//! theirs: a new keeper looks once, when it starts, at which ids of the range processes run under, and leaves these alone
-//! until those processes have ended. Only the range tells such a process from others, so it must not overlap with that of
-//! another keeper on the node.
+//! The ids come from a range that the administrator reserves for this keeper. They are assigned in sequence from a
+//! random start in the range, so that an id is not reused soon. Daemons that outlive their keeper keep theirs: a new
+//! keeper looks once, when it starts, which ids of the range processes run under, and does not assign these until those
+//! processes have ended. Only the range identifies such processes, so it must not overlap with that of another keeper
+//! on the node.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,9 +1,9 @@
 //! What processes inherit: the keeper from whoever started it, and a daemon from the keeper. Beside `backing`, the only
 //! unsafe code of this crate.
 //!
-//! The keeper keeps no descriptor but the three standard ones, and makes standard error one that never blocks: behind a
-//! pipe is somebody, a container's runtime say, who may stop reading or go away, and neither keeper nor daemons may wait
-//! for him. A line that finds the pipe full or closed is lost.
+//! The keeper keeps only the three standard descriptors, and makes standard error non-blocking: the reader of the pipe,
+//! a container runtime for example, may stop reading or go away, and neither keeper nor daemons may wait for it. A line
+//! that finds the pipe full or closed is lost.
 #![allow(unsafe_code)]
 
 use std::io;

@@ -1,5 +1,5 @@
-//! What keeps one mount's daemons apart from the keeper, from the node's pods and from other mounts' daemons: a cgroup, a
-//! user and a network of their own, each where it is wanted. Successors get the same.
+//! Isolates one mount's daemons from the keeper, from the node's pods and from other mounts' daemons: a cgroup, a user
+//! and a network of their own, each if configured. Successors get the same.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

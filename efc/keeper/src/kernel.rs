@@ -1,7 +1,7 @@
-//! What the keeper asks of the kernel about FUSE: a session, its mount, its read-ahead, its end.
+//! FUSE operations on the kernel: making a session, its mount and read-ahead, ending it.
 //!
-//! Nothing here sends a request to a daemon: mount(2) of FUSE only queues INIT, and everything else is `/proc`, `/sys`
-//! or the session's own descriptor.
+//! Nothing here sends a request to a daemon: mount(2) of FUSE only queues INIT, and everything else uses `/proc`,
+//! `/sys` or the session's own descriptor.
 
 use std::ffi::CString;
 use std::io;

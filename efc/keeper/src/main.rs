@@ -1,11 +1,12 @@
 //! `efc-keeper`: mounts, holds each mount's FUSE session, and keeps a daemon running on it.
 //!
-//! The session outlives its daemons because the keeper holds it too. So the keeper does as little as it can: it opens no
-//! path below a mount of its own, has no working directory there, never waits for a daemon without a limit, and leaves
-//! what may hang (umount2) to a child process. Each client has a thread and each mount has one, and one follows files that options name.
+//! The session outlives its daemons because the keeper holds it too. So the keeper does as little as possible: it opens
+//! no path below a mount of its own, has no working directory there, never waits for a daemon without a limit, and
+//! leaves what may hang (umount2) to a child process. Each client and each mount has a thread of its own; one more
+//! thread watches files that options name.
 //!
-//! On the first SIGTERM or SIGINT it takes no new mounts and ends when the last one is gone; on the second it ends at
-//! once. Its daemons serve on without it, and the next keeper takes them over.
+//! At the first SIGTERM or SIGINT it accepts no new mounts and ends when the last one is gone; at the second it ends at
+//! once. Its daemons keep serving without it, and the next keeper takes them over.
 
 mod backing;
 mod cgroups;

@@ -1,9 +1,10 @@
-//! Networks other than the keeper's own, for daemons that shall reach the NAS from another address.
+//! Networks other than the keeper's own, for daemons that are to reach the NAS from another address.
 //!
-//! Whoever holds a network namespace, a small pod say, serves a socket `network/NAME.sock` in the run directory and sends
-//! the namespace's descriptor to whoever connects (`bin/efc-network.rs`). A mount keeps the descriptor, so its successors
-//! are in the same network also while that pod cannot be asked. A pod that hands out another namespace has been replaced,
-//! and with the one before it its network is gone: then the next daemon gets the new one. Running daemons are left alone.
+//! The holder of a network namespace, for example a small pod, serves a socket `network/NAME.sock` in the run directory
+//! and sends the namespace's descriptor to whoever connects (`bin/efc-network.rs`). A mount keeps the descriptor, so
+//! its successors are in the same network even while that pod cannot be reached. If a pod hands out another namespace,
+//! the former pod has been replaced and its network is gone; then the next daemon gets the new one. Running daemons are
+//! left alone.
 //!
 //! What comes over that socket is not trusted: it must be a network namespace, and not the keeper's own.
 

@@ -1,7 +1,7 @@
-//! What the keeper may do: the least with which it can mount, start daemons and end them.
+//! Drops the keeper's privileges to the least with which it can mount, start daemons and end them.
 //!
-//! Programs that it starts get no more than this either. The daemon drops most of its part before it opens its first
-//! connection (`efc/daemon/src/privileges.rs`), the unmount helper at once.
+//! Programs that it starts cannot get more than these. The daemon drops most of them before it opens its first
+//! connection (`efc/daemon/src/privileges.rs`), the mount helper at once.
 
 use std::io;
 

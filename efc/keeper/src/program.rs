@@ -1,12 +1,12 @@
 //! The program that daemons run: the one beside the keeper, or one that a client has handed over as sealed memory.
 //!
-//! The node plugin's image brings `efcd` too, so that rolling it out changes what the next daemons run while the keeper
-//! stays. The program comes as a memfd and is taken only if nobody can change it any more, whoever made it included; if
+//! The node plugin's image contains `efcd` too, so that its rollout changes what the next daemons run while the keeper
+//! stays. The program comes as a memfd and is accepted only if nobody, its maker included, can change it any more; if
 //! it is an ELF executable; and if it runs here and prints the version that it is said to have. So a program that needs
-//! another C library than this keeper's image has fails the hand-over, and not the next daemon.
+//! another C library than this keeper's image has fails at the hand-over, and not when the next daemon starts.
 //!
-//! Daemons that run go on with what they have. Who hands a program over is root already (`socket.rs`): the checks are
-//! against mistakes and later changes, not against that client.
+//! Running daemons keep the program they have. A client that hands a program over is root already (`socket.rs`): the
+//! checks are against mistakes and later changes, not against that client.
 
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! The programs that sessions run, and where: what the keeper's command line says, the same for all mounts.
+//! The programs that sessions run, and where: settings of the keeper's command line, the same for all mounts.
 
 use crate::cgroups::Cgroups;
 use crate::held::Listeners;

@@ -1,8 +1,8 @@
 //! The keeper's socket: made safely, and open to root and the keeper's own user only.
 //!
-//! A lock file says who the keeper of a run directory is; it is released by the kernel when that process ends, however
-//! it ends. Whoever holds it may replace the socket that an earlier keeper left behind. The socket is bound under another
-//! name and renamed, so that a client finds one that listens, or none.
+//! A lock file identifies the keeper of a run directory; the kernel releases the lock when that process ends, in
+//! whatever way. Its holder may replace the socket that an earlier keeper left behind. The socket is bound under a
+//! temporary name and renamed, so that a client finds either one that listens, or none.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};

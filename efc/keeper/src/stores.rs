@@ -1,16 +1,19 @@
-//! Directories of the node in which daemons keep what they have read: their local stores.
+//! Directories of the node for daemons' local stores.
 //!
-//! A store is a directory below one of the keeper's `--cache-dir`, or below the one that the mount names where the keeper has
-//! none. It belongs to one source, or to the several of one mount, which the file `source` in it says in full; its name begins with that source for people, and
-//! ends in a number, for several mounts of one source have a store each. The one with the lowest number that nobody uses is
-//! taken, so a dataset finds its store again after a reboot. The daemon gets the directory's descriptor and opens no path; it
-//! belongs to the daemon's user, of whom the next may be another: what lies in it is open to all who get into it, and
-//! that is its owner alone. Files in a store are the daemon's (`efc/store`), which has it to itself by a lock of its own.
+//! A store is a directory below one of the keeper's `--cache-dir`, or, if the keeper has none, below the one that the
+//! mount names. It belongs to one source, or to the several of one mount; the file `source` in it names them in full.
+//! Its name begins with the source, for people, and ends with a number, since each of several mounts of one source has
+//! a store of its own. A mount takes the unused one with the lowest number, so a dataset finds its store again after a
+//! reboot. The daemon gets the directory's descriptor and opens no path. The directory belongs to the daemon's user,
+//! which may be another one next time: its contents are accessible to everybody who can enter it, and only its owner
+//! can. Files in a store are the daemon's business (`efc/store`); a lock of its own gives it exclusive use.
 //!
-//! Disks may hang: each look at one is made by a thread that nobody waits for any longer than a moment, and few hang at a time.
+//! Disks may hang, so each access to one is made by a thread that nobody waits for longer than a moment, and the number
+//! of hanging threads is limited.
 //!
-//! What a daemon that was taken over says of its store, and of its configuration, is not believed: it gets a directory that is its user's
-//! already, or a new one. What lies in a store is a daemon's, so names in it are opened for what they should be, or not at all.
+//! What a taken-over daemon says of its store and its configuration is not believed: it gets a directory that already
+//! belongs to its user, or a new one. Contents of a store are under a daemon's control, so names in it are opened only
+//! as the type of file that they should be.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

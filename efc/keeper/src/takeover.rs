@@ -1,8 +1,9 @@
-//! Sessions that this keeper did not begin: met at its start, or given to it; and those that it shares with clients.
+//! Sessions that this keeper did not begin: found at its start, or given to it; and those that it shares with clients.
 //!
-//! A keeper that dies takes no mount with it. Its daemons serve on and wait at their listeners, so its successor meets
-//! them before it listens to any client. One that hangs is waited for on a thread of its own, as long as it takes. A
-//! session whose daemon has died as well lives on in whoever holds it, the node plugin for example, who brings it.
+//! A keeper that dies takes no mount with it. Its daemons keep serving and wait at their listeners, and its successor
+//! connects to them before it listens to any client. A thread of its own waits for one that hangs, as long as it takes.
+//! A session whose daemon has died as well lives on in whoever holds it, for example the node plugin, which gives it
+//! back.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;

@@ -1,8 +1,8 @@
-//! Finds a target without ever entering one of our own mounts.
+//! Resolves a target without ever entering one of our own mounts.
 //!
-//! A keeper that waits for its own daemon while it should start that daemon hangs for good. A path may lead into a
-//! mount of ours by a symbolic link, too, so the parent is walked step by step, and before each step the mount that it
-//! would enter is looked up in the kernel's list. That costs two small reads of `/proc` a step and no request to any
+//! A keeper that waits for its own daemon when it should start that daemon hangs for good. A path may also lead into a
+//! mount of ours by a symbolic link, so the parent is walked step by step, and before each step the mount that it would
+//! enter is looked up in the kernel's list. That costs two small reads of `/proc` per step and no request to any
 //! daemon.
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Waiting with a limit, and threads for what has none.
+//! Waiting with a time limit, and threads for operations that have none.
 //!
 //! The keeper never waits for a process or a descriptor without a limit. What may take for ever is left to a thread of
 //! its own, with a small stack.

@@ -1,7 +1,9 @@
-//! Upgrades of one mount that clients have asked for, done one after the other, each with an answer of its own.
+//! The queue of upgrades of one mount that clients have asked for: done one after the other, each with an answer of its
+//! own.
 //!
-//! A client makes the options that it wants from those that it has seen, and another's wish may have come in between. So a
-//! wish names what it was made from, and only what differs from that is changed in what is in force when its turn comes.
+//! A client derives the options that it wants from those that it has seen, and another client's upgrade may have come
+//! in between. So a request includes the options that it was derived from, and only the differences are applied to the
+//! options in force when its turn comes.
 
 use std::collections::{HashMap, VecDeque};
 

@@ -1,12 +1,13 @@
-//! A NAS in memory, as strict as a real one: what stands on [`efc_backend`] is tested against it, without root, without a
-//! server, under whatever schedule a test wants.
+//! A NAS in memory, as strict as a real one: code that builds on [`efc_backend`] is tested against it, without root,
+//! without a server, under any schedule that a test wants.
 //!
-//! - [`Nas`] is the server and its disk. Its methods are the outside: other clients, an administrator, a power failure.
-//! - [`Client`] is the way to it, a [`Backend`](efc_backend::Backend): calls take time there and back, overtake each other, are
-//!   executed though nobody waits for them any more, or twice.
-//! - [`Fault`] makes the server lie.
+//! - [`Nas`] is the server and its disk. Its methods act from outside: other clients, an administrator, a power
+//!   failure.
+//! - [`Client`] is the network to it, a [`Backend`](efc_backend::Backend): calls take time there and back, overtake
+//!   each other, and may be executed after their caller has given up, or twice.
+//! - [`Fault`] makes the server return wrong answers.
 //!
-//! What it lacks: quotas, locks, NFS4 attributes, JUKEBOX (which no backend shows).
+//! It lacks quotas, locks, NFSv4 attributes, and JUKEBOX (which no backend exposes).
 
 mod client;
 mod dice;

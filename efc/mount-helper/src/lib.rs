@@ -1,9 +1,9 @@
-//! What is mounted where, decided without touching what is mounted.
+//! Finds out what is mounted where, without touching any mount.
 //!
-//! A dead FUSE daemon makes every path below its mount hang or fail with ENOTCONN, its root included: `stat` of a mount
-//! point says nothing about whether something is mounted there. So two rules hold wherever this crate is used, by the
-//! program `efc-mount-helper` and by the keeper: the kernel's own list (`/proc/self/mountinfo`) is the truth, and of a
-//! target only the parent directory is ever resolved.
+//! A dead FUSE daemon makes every path below its mount hang or fail with ENOTCONN, the mount's root included, so `stat`
+//! of a mount point does not tell whether something is mounted there. Two rules therefore hold wherever this crate is
+//! used, in the program `efc-mount-helper` and in the keeper: the kernel's own list (`/proc/self/mountinfo`) is
+//! authoritative, and of a target only the parent directory is ever resolved.
 
 pub mod mountinfo;
 pub mod target;

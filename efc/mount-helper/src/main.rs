@@ -1,7 +1,8 @@
-//! `efc-mount-helper`: one operation on a mount, in a process of its own.
+//! `efc-mount-helper`: executes one operation on a mount, in a process of its own.
 //!
-//! Any of these may hang for as long as a file system does not answer. So whoever must not hang starts this program in
-//! a process group of its own, waits with a deadline, and kills the group past it. It keeps no state and takes no lock.
+//! Each of the operations may hang for as long as a file system does not answer. So a caller that must not hang starts
+//! this program in a process group of its own, waits with a deadline, and kills the group when it passes. The program
+//! keeps no state and takes no lock.
 //!
 //! Success is exit status 0. A failure is exit status 1 and one line of JSON on standard error, with the errno's name;
 //! a wrong command line is exit status 2 and a sentence.

@@ -1,4 +1,4 @@
-//! Listings whose cookies lead in a circle.
+//! Detects listings whose cookies form a loop.
 
 /// Notices a listing that goes in a circle (Brent's algorithm): places of pages are compared with one of them, which
 /// is a later one after 1, 2, 4, 8... pages.

@@ -1,4 +1,4 @@
-//! Where a dataset is, and what was found there.
+//! The address of a dataset, and what was found there.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,20 +1,20 @@
-//! One TCP connection that outlives its sockets: unanswered calls, sending, reconnecting, replaying.
+//! One TCP connection that outlives its sockets: unanswered calls, sending, reconnecting, retransmission.
 //!
 //! Two threads serve a connection. The *reader* connects, receives, completes calls (which may run the caller's tasks
-//! inline) and connects again when the socket breaks. It never waits for room to send: a full server that itself waits
-//! for us to read would wait for ever. Calls are sent by the thread that makes them, as far as the socket takes them at
-//! once; the rest is left to the *writer*, a thread that is started the first time this happens.
+//! inline) and reconnects when the socket breaks. It never waits for room to send, because a full server that itself
+//! waits for us to read would then wait for ever. Calls are sent by the thread that makes them, as much as the socket
+//! accepts at once; the rest is left to the *writer*, a thread that is started the first time this happens.
 //!
 //! A call stays in `pending` until it is answered or forgotten. A new socket gets every pending call again, in the
 //! order of their making and with their old xids, so that a server with a duplicate-request cache executes each once;
-//! calls that were sent before are marked as replayed, because not every server has one. A socket that brings nothing
-//! for a while though calls are unanswered is given up: a NAS that failed over may have forgotten it silently. A single
-//! call that is unanswered for as long, while others are answered, goes out once more.
+//! calls that were sent before are marked as replayed, because not every server has one. A socket that receives nothing
+//! for a while although calls are unanswered is given up: a NAS that failed over may have forgotten it silently. A
+//! single call that is unanswered for as long, while others are answered, is sent once more.
 //!
-//! A connection is *down* after it fell silent or could not be made anew. What never left, and what may be executed
-//! twice, moves to connections that stand. The rest waits for its own source port, by which a duplicate-request cache
-//! knows it; since the network may lose all packets of one port (a dead member of a bundle), or a firewall refuse that one alone,
-//! another port is tried too after a while.
+//! A connection is *down* after it fell silent or could not be re-established. Calls that were never sent, and those
+//! that may be executed twice, move to connections that stand. The rest waits for its own source port, by which a
+//! duplicate-request cache recognises it. Since the network may lose all packets of one port (a dead member of a link
+//! aggregation), or a firewall refuse only that port, another port is tried too after a while.
 //!
 //! Locks: `sender` before `pending` before a call's own; nothing of a caller's is dropped or woken under any of them.
 

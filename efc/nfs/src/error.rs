@@ -1,4 +1,4 @@
-//! Why a dataset cannot be reached, before there is a client.
+//! Why a dataset cannot be reached: errors before there is a client.
 
 use std::fmt;
 

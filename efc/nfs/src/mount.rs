@@ -1,10 +1,11 @@
 //! From a [`Config`] to a connected client: ports from rpcbind, the export's handle from the MOUNT protocol, the root's
 //! attributes and limits from NFS.
 //!
-//! The words before the first NFS call (name resolution, rpcbind, MOUNT, connecting) happen once, one after another and
+//! The steps before the first NFS call (name resolution, rpcbind, MOUNT, connecting) happen once, one after another and
 //! under one deadline: plain blocking code on a thread of its own, whose only product is a handle and a socket. Every
-//! failure becomes one sentence for a person. Some servers answer MNT only for an export itself, so a directory below
-//! one is found by mounting its nearest parent that can be, and looking the rest up; symbolic links are not followed.
+//! failure becomes one sentence for people. Some servers answer MNT only for an export itself, so a directory below one
+//! is found by mounting its nearest parent that can be mounted, and looking the rest up; symbolic links are not
+//! followed.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};

@@ -1,9 +1,9 @@
 //! The future that waits for a call.
 //!
-//! A call that is *repeated* may meet its earlier copy in the server: one that went out on a socket before, or that a
-//! predecessor of this process has sent. A server with a duplicate-request cache that still executes the first drops
-//! the second without a word, and answers the first, to a socket that is gone. So a repeated call goes out again now
-//! and then, until an answer comes out of that cache.
+//! A *repeated* call may meet its earlier copy in the server: one that was sent on a former socket, or by a predecessor
+//! of this process. A server with a duplicate-request cache that is still executing the first copy drops the second
+//! silently, and answers the first, to a socket that is gone. So a repeated call is sent again now and then, until an
+//! answer comes out of that cache.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! What all connections of a client share: whom they serve, who the client is to its server, the numbers of calls,
-//! counters.
+//! State that all connections of a client share: the export they serve, the client's identity to its server, the
+//! numbers of calls, counters.
 
 use std::fmt::Debug;
 use std::net::SocketAddr;

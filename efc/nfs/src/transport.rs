@@ -1,8 +1,8 @@
-//! The connections of one client, and which of them a call takes.
+//! The connections of one client, and which of them a call uses.
 //!
-//! Calls about one object share a connection, so that they keep their order there; READs and WRITEs spread over all,
-//! by the bytes that are outstanding, because one TCP connection is rarely enough for one large file. A connection is
-//! made when the first call takes it. While one cannot be made anew its calls take another, if one stands.
+//! Calls about one object share a connection, so that they keep their order there; READs and WRITEs are spread over
+//! all, by the bytes in flight, because one TCP connection is rarely enough for one large file. A connection is made
+//! when the first call uses it. While one cannot be re-established its calls use another, if one stands.
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;

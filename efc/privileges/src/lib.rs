@@ -1,10 +1,11 @@
-//! What a privileged process keeps, and that neither it nor a program that it starts can have more again.
+//! Drops the privileges of a process that it does not need, so that neither it nor a program that it starts can regain
+//! them.
 //!
-//! Kubernetes grants mounts that reach the node to privileged containers only, so the programs in these drop by
-//! themselves what they do not need: the bounding set limits what any program started from here can get, `no_new_privs`
-//! that it gets more than its starter has. ARCHITECTURE.md has the table of what each keeps.
+//! Kubernetes propagates mounts to the node from privileged containers only, so the programs in these drop by
+//! themselves what they do not need. The bounding set limits what any program started from here can get; `no_new_privs`
+//! keeps it from getting more than its parent has. ARCHITECTURE.md has the table of what each process keeps.
 //!
-//! The calls are per thread, and later threads inherit: call these before the first thread is started.
+//! The system calls act per thread, and later threads inherit: call these before the first thread is started.
 
 use std::io;
 

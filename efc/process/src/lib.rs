@@ -1,4 +1,4 @@
-//! What our long-lived processes share: a log whose rate is limited, and what `/proc` says of a thread.
+//! Shared by our long-lived processes: a rate-limited log, and what `/proc` says of a thread.
 
 mod limited_log;
 

@@ -1,14 +1,15 @@
 //! Several storages under one root: a [`Backend`] over backends.
 //!
-//! [`Sources::One`] is the one source itself: its handles, its calls and its answers are that source's, unchanged.
-//! [`Sources::Several`] has a root of its own, and directories down to the path of each source, which can be read by everybody and
-//! changed by nobody ([`Table`]). Below that everything is the source's: a handle is that of the source with its number behind it
-//! ([`handle`]), so that a call goes where its handle says, without a look at any table of names. What would be about two sources at
-//! once (RENAME, LINK) fails with XDEV, as between two mounts.
+//! [`Sources::One`] is a single source: its handles, calls and answers are that source's, unchanged.
+//! [`Sources::Several`] has a root of its own, and directories down to the path of each source, which everybody can
+//! read and nobody can change ([`Table`]). Everything below is the source's. A handle is the source's own with the
+//! source's number appended ([`handle`]), so that a call is routed by its handle, without any table of names.
+//! Operations that concern two sources (RENAME, LINK) fail with XDEV, as between two mounts.
 //!
-//! Sources come and go while all is served ([`Several::set`]). A number stands for one source for ever, so a handle of one that has gone
-//! never means anything else. Own directories are answered at once and ask no server: one that is silent holds up nobody who does
-//! not want something of it. Not guaranteed: that a change of the sources is seen by two callers at the same instant.
+//! Sources may be added and removed while others serve ([`Several::set`]). A number is never used for another source,
+//! so a handle of a removed source never means anything else. The root and the directories above sources are answered
+//! at once, without asking a server: a server that does not respond delays only those who access it. Not guaranteed:
+//! that two callers see a change of the sources at the same instant.
 
 mod backend;
 mod handle;

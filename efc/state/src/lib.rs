@@ -1,18 +1,18 @@
-//! The state that outlives a daemon, in a memfd that the keeper holds too.
+//! The saved state: what outlives a daemon, in a memfd that the keeper holds too.
 //!
-//! It holds what the kernel will hold the next daemon to: what node ids stand for and how often they were handed out,
-//! which files are open under which credential, what the session's ends agreed on; and what the next daemon must
-//! finish: requests that must not be executed twice, files removed while open, data written and not committed, the
-//! bytes of it included; and, for kernels that cannot deliver them again, the requests themselves ([`requests`]). It is
-//! memory, not storage: it survives a SIGKILL of the daemon at any instruction, but no reboot, which ends the mount
-//! too.
+//! It contains what the kernel expects of the next daemon: the objects behind node ids, and their lookup counts; open
+//! files with their credentials; what kernel and daemon negotiated. It also contains the work that the next daemon must
+//! finish: requests that must not be executed twice, files removed while open, written and uncommitted data with its
+//! bytes, and, for kernels that cannot redeliver them, the requests themselves ([`requests`]). It is memory, not
+//! storage: it survives a SIGKILL of the daemon at any instruction, but no reboot, which ends the mount too.
 //!
-//! Layout: a header page ([`layout`]) with a table of regions, then the regions, each a sparse array of equally large
-//! records ([`record`]). Space is mapped once for more than will ever be used, and backed by memory in chunks before it
-//! is touched, so a full machine shows as ENOMEM from the call that needed more, never as SIGBUS.
+//! Layout: a header page ([`layout`]) with a table of regions, then the regions, each a sparse array of records of
+//! equal size ([`record`]). Address space is mapped once, for more than will ever be used, and backed by memory in
+//! chunks before it is touched, so that a full machine returns ENOMEM from the call that needed more, and never sends
+//! SIGBUS.
 //!
-//! One daemon writes at a time: the keeper kills the last before it starts the next, and one that it could not reach
-//! finds out that it is superseded before it serves another request.
+//! One daemon writes at a time: the keeper kills the last one before it starts the next, and a daemon that the keeper
+//! could not reach finds out that it is superseded before it serves another request.
 
 mod arena;
 mod calls;

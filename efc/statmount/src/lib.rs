@@ -1,5 +1,6 @@
-//! `listmount(2)` and `statmount(2)` of `linux/mount.h`, which no library wraps yet: which mounts a mount namespace has, and
-//! what each is. Linux 6.11; ENOSYS before. Another process's namespace takes CAP_SYS_ADMIN, and CAP_SYS_PTRACE to find.
+//! `listmount(2)` and `statmount(2)` of `linux/mount.h`, which no library wraps yet: the mounts of a mount namespace,
+//! and their properties. They need Linux 6.11, and fail with ENOSYS before. For another process's namespace the caller
+//! needs CAP_SYS_ADMIN, and CAP_SYS_PTRACE to find it.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,4 @@
-//! Reading and writing, as a test may replace it: by a disk that is slow, full, or broken.
+//! Disk access, which tests can replace by a disk that is slow, full, or broken.
 
 use std::fmt::Debug;
 use std::io::{IoSlice, IoSliceMut};

@@ -1,4 +1,4 @@
-//! What the threads of a store share, and its state.
+//! The state that the threads of a store share.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;

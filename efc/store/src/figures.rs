@@ -1,4 +1,4 @@
-//! What is counted of the store, for status and metrics, and the words for people about the state that it is in.
+//! Counters of the store, for status and metrics, and descriptions of its state for people.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

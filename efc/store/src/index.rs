@@ -1,7 +1,7 @@
-//! What is known in memory of all that the store holds: which blocks, where, in which order they go.
+//! The in-memory index of everything that the store holds: which blocks, where, and in which order they are evicted.
 //!
-//! Of each file there is one version, by the hash of its handle. A file of the same hash is another one's enemy: each
-//! takes the other's place. For a large file the whole key is here; that of a small one stands before its data.
+//! There is one version of each file, indexed by the hash of its handle. Two files with the same hash replace each
+//! other. For a large file the whole key is here; that of a small one is stored before its data.
 
 use foldhash::HashMap;
 use foldhash::HashSet;

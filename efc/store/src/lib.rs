@@ -1,16 +1,17 @@
-//! The local store: a directory of the node, on tmpfs, SSD or HDD, in which blocks that were read stay for the next
-//! pod, the next epoch, and after restarts.
+//! The local store: a directory of the node, on tmpfs, SSD or HDD, that caches blocks for the next pod, the next epoch,
+//! and after restarts.
 //!
-//! [`Store`] is a [`Level`] of the chain of blocks. How it lies in its directory stands in `layout`. A directory is one
-//! process's at a time; a second store waits until the first is gone, and serves nothing meanwhile. Nothing in it is
-//! promised to be kept, nothing is synced, and nothing is believed without its checksum: a power cut, a full or broken
-//! disk or a damaged file costs misses, never an error or a wrong byte. What is given in other pieces than it has checksums of was compared
-//! before, after it had come to the disk: what memory has of it may get lost on the way. What somebody with the right to write there
-//! forges on purpose is believed.
+//! [`Store`] is a [`Level`] of the chain of blocks; `layout` describes its directory. Only one process uses a directory
+//! at a time; a second store waits until the first is gone, and serves nothing meanwhile. No content is guaranteed to
+//! stay, nothing is synced, and nothing is used whose checksum does not match: a power cut, a full or broken disk or a
+//! damaged file costs misses, never an error or a wrong byte. There are checksums of whole blocks only, so before parts
+//! of a block are served the whole was compared, after it had reached the disk: what is only in the page cache may be
+//! lost on the way there. There is no protection against somebody with write permission who forges content on purpose.
 //!
-//! No thread that polls tasks waits for the disk: what the page cache has is read at once, all else by a few threads
-//! (`reads`), for as long as the backend would take (`policy::patience`). One thread changes what is on the disk
-//! (`writer`), from a queue that refuses what does not fit. What is kept is decided by pure code (`policy::queues`).
+//! No thread that polls tasks waits for the disk: what the page cache has is read at once, everything else by a few
+//! threads (`reads`), which are waited for about as long as the backend would take (`policy::patience`). One thread
+//! changes the disk (`writer`), from a queue that refuses what does not fit. Pure code decides what is kept
+//! (`policy::queues`).
 
 mod basics;
 mod disk;

@@ -1,5 +1,5 @@
-//! Looking at what lies in the directory, on a thread of its own: what has been seen serves, while the rest is still
-//! being looked at, and blocks are put there. Segments come first, as they are few.
+//! Loads the index from the directory at the start, on a thread of its own: what has been loaded serves at once, and
+//! new blocks are accepted meanwhile. Segments come first, as they are few.
 
 use std::collections::HashSet;
 use std::sync::Arc;

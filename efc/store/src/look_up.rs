@@ -1,5 +1,5 @@
-//! Looking a block up: in memory at once, from the page cache at once, else from the disk, for as long as the backend
-//! would take.
+//! Looking a block up: at once in memory and in the page cache, otherwise on the disk, which is waited for about as
+//! long as the backend would take.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,4 @@
-//! The files of the store that are open for reading: opening one may have to wait for the disk.
+//! The files of the store that are open for reading; opening one may have to wait for the disk.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Asking a slow disk from time to time, with nobody waiting, whether it is in time again.
+//! Probes a slow disk from time to time, with nobody waiting, to find out whether it is fast enough again.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,4 @@
-//! Segments on the disk: small files one after the other, so that each costs one write and no file of its own.
+//! Segments on the disk: small files stored one after the other, so that each costs one write and no file of its own.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

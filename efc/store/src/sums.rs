@@ -1,4 +1,4 @@
-//! The checksums of the blocks of a large file that are there, in little memory however few they are.
+//! The checksums of those blocks of a large file that are present, in little memory if they are few.
 
 use std::collections::BTreeMap;
 

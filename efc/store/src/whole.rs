@@ -1,9 +1,10 @@
-//! Large files that are there whole, for whoever reads them past the store: each block was compared with its checksum once in
-//! the life of this process, after it had come to the disk. What is not yet is compared in the background, a block at a time between the reads that somebody
-//! waits for, and the file is given to the next who asks.
+//! Large files that are complete, for readers that bypass the store (passthrough): each block was compared with its
+//! checksum once in the life of this process, after it had reached the disk. Blocks that were not are compared in the
+//! background, one at a time between the reads that somebody waits for, and then the file is available to the next
+//! reader.
 //!
-//! What happens to the disk after that is noticed by nobody. A file that goes or is damaged is removed by its name; whoever has it open keeps
-//! it as it is.
+//! Damage on the disk after that is not noticed. A file that is evicted or damaged is removed by its name; whoever has
+//! it open keeps it as it is.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

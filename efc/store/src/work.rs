@@ -1,4 +1,4 @@
-//! What is to be written, in its turn: a queue of bounded length for the one thread that changes anything on the disk.
+//! The bounded queue of jobs for the one thread that changes the disk.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};

@@ -1,8 +1,9 @@
-//! Runs the tasks of the data plane, and gives them locks and time: nothing here knows what the tasks do.
+//! Runs the tasks of the data plane, and provides their locks and timers. Nothing here knows what the tasks do.
 //!
-//! Two features are for tests. With `simulation` a test may install a [`simulation::Simulation`] on its thread: tasks run there in
-//! an order that a seed decides, under a clock that goes on only when no task is ready. With `shuttle` the whole program runs
-//! in a schedule explorer, which also switches between tasks wherever they take a lock.
+//! Two features are for tests. With `simulation` a test may install a [`simulation::Simulation`] on its thread: tasks
+//! then run there in an order that a seed decides, with a clock that advances only when no task is ready. With
+//! `shuttle` the whole program runs in a schedule explorer, which also switches between tasks wherever they take a
+//! lock.
 
 mod backoff;
 mod detached;

@@ -1,13 +1,14 @@
-//! One connection to a worker: questions go out one behind the other, answers come back in that order.
+//! One connection to a worker: questions are sent one behind the other, and answers come back in that order.
 //!
-//! Whoever asks sends, as far as the socket takes it at once; the rest is sent by the thread that serves the connection
-//! (see [`crate::lanes`]), which also receives, and completes questions by running their tasks inline. Nobody waits for
-//! room to send. A question that nobody waits for any more is answered all the same, so that it holds no other up.
+//! The task that asks also sends, as much as the socket accepts at once; the rest is sent by the thread that serves the
+//! connection (see [`crate::lanes`]). That thread also receives, and completes questions by running their tasks inline.
+//! Nobody waits for room to send. A question that nobody waits for any more still gets its answer, so that it does not
+//! delay others.
 //!
-//! A connection ends by anything that a server should not do; all its questions are answered then, as lost.
+//! Anything that a server should not do ends the connection; all its questions are then answered as lost.
 //!
-//! Locks: `sender` before `questions`; nothing of a caller's is dropped or woken under either. `receiving` is taken by
-//! the connection's thread alone, which holds it while tasks run.
+//! Locks: `sender` before `questions`; nothing of a caller's is dropped or woken under either. `receiving` is taken
+//! only by the connection's thread, which holds it while tasks run.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, IoSlice};

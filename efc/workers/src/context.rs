@@ -1,4 +1,4 @@
-//! What all workers of a data set share.
+//! State that all workers of a data set share.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Where a worker is.
+//! The address of a worker, as an option or a file names it.
 
 use std::fmt;
 use std::net::IpAddr;

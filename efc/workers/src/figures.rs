@@ -1,4 +1,4 @@
-//! What is counted at each worker, for status and metrics.
+//! Counters of each worker, for status and metrics.
 
 use std::fmt::{self, Display, Formatter};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Blocks on their way to workers, sealed in memory that a budget counts.
+//! Blocks on their way to workers, sealed in memory of a budget.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! How much is asked of all workers at once: so much that answers come within a time that can be waited for, whatever
-//! the network gives. What would be more waits here for its turn, where it is no worker's fault.
+//! The limit of what is in flight at all workers together: as much as still lets answers arrive in acceptable time,
+//! whatever the network's bandwidth. Further questions wait here for their turn, where the wait does not count against
+//! a worker.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,5 @@
-//! Markers that this node has left, of blocks that it is fetching: they are renewed as long as that takes, so that others
-//! go on waiting, and go if no block comes.
+//! Markers that this node has set for blocks that it is fetching: they are renewed for as long as that takes, so that
+//! other nodes keep waiting, and removed if no block comes.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What comes from a worker: bytes in, answers out. Nothing here has a socket.
+//! Parses what comes from a worker: bytes in, answers out. Nothing here has a socket.
 //!
-//! A value goes where its asker wants it, without its header, which lies apart: [`Incoming::place`] says where the next
-//! bytes of it belong, so that they can be received right there. Whatever a server sends, this ends with an answer or
-//! with a [`Fault`], after which nothing that it sends is believed any more.
+//! A value goes where its asker wants it, without its header, which is stored separately: [`Incoming::place`] says
+//! where the next bytes of it belong, so that they can be received right there. Whatever a server sends, parsing ends
+//! with an answer or with a [`Fault`], after which nothing more from that server connection is believed.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
-//! What a data set's key gives: names that tell nothing, and a key of its own for the seal of each block.
+//! What is derived from a data set's key: names that reveal nothing, and a separate key for the seal of each block.
 //!
-//! Two keys are derived from the data set's by HKDF-SHA256, one for names and one for seals. memcached's key of a block is
-//! an HMAC of all that names the block, so neither handles nor sizes can be read there. A block is sealed under a key that
-//! is an HMAC of the same: whatever is ever sealed under it is the same block, so nonces, which are random, may meet.
+//! Two keys are derived from the data set's by HKDF-SHA256, one for names and one for seals. memcached's key of a block
+//! is an HMAC of everything that identifies the block, so neither handles nor sizes can be read from it. A block is
+//! sealed under a key that is an HMAC of the same data: everything ever sealed under that key is the same block, so its random nonces may collide.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
-//! The threads that serve the connections to workers: each connection is served by one of them, each of them serves many.
+//! The threads that serve the connections to workers: each connection is served by one thread, each thread serves many.
 //!
-//! A thread receives what comes, completes the questions that it answers and runs their tasks inline, as those of the
-//! NFS client do, and goes on sending where a socket was full. There are few, whatever the number of workers.
+//! A thread receives answers, completes their questions and runs their tasks inline, as those of the NFS client do, and
+//! continues sending where a socket was full. There are few threads, whatever the number of workers.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -1,7 +1,9 @@
-//! A place at a worker whose answer came too late for whoever asked: that answer still says whether the block is there.
+//! An answer that came too late for its reader still tells whether the worker has the block; if not, the block is
+//! stored there once it has been fetched.
 //!
-//! Without it such a block would stay away from the worker until it is read again, on a machine that stands still now and then
-//! some of each file; and a marker that the late answer brings would let other nodes wait for what nobody puts there.
+//! Without that the block would be missing at the worker until it is read again, and on a machine that stalls now and
+//! then that would be a part of each file. Also, a marker that the late answer has set would make other nodes wait for
+//! a block that nobody stores.
 
 use std::sync::Arc;
 

@@ -1,16 +1,18 @@
-//! Workers: memcached servers, unmodified, whose memory is one pool for the blocks that the nodes of a data set have read.
+//! Workers: unmodified memcached servers whose memory is a shared cache for the blocks that the nodes of a data set
+//! have read.
 //!
-//! [`Workers`] is a [`Level`] of the chain of blocks. Each block has its place at one worker (`policy::placement`), under a name
-//! that tells nothing (`keys`), sealed (`seal`): workers and what lies there are not trusted. What is believed of a worker
-//! beyond that is only how fast it is (`policy::health`): a worker may be away, slow, damaged, or somebody else's, and costs reads
-//! a bounded time once, never an error. Nothing here is promised to be kept: a worker evicts what it likes.
+//! [`Workers`] is a [`Level`] of the chain of blocks. Each block has its place at one worker (`policy::placement`),
+//! under a name that reveals nothing (`keys`), and is encrypted and authenticated (`seal`): workers and their content
+//! are not trusted. The only thing relied on is a worker's observed speed (`policy::health`): a worker may be
+//! unreachable, slow, damaged or hostile, which costs reads a bounded time once, never an error. No content is
+//! guaranteed to stay: a worker evicts what it likes.
 //!
-//! Of all nodes that want a block at once, one fetches it (`policy::markers`): who finds none leaves a marker, and the others
-//! wait a little for what that node puts in its place. A block that many want has copies at several workers
+//! Of all nodes that want a block at once, one fetches it (`policy::markers`): the first that misses leaves a marker,
+//! and the others wait for a limited time for the block. A block that many nodes want gets copies at several workers
 //! (`policy::copies`, `spreading`).
 //!
-//! Data goes one way without being copied: from the socket into the memory of the reader, opened there, and from the
-//! memory of a block, sealed into a buffer of the budget, to the socket.
+//! Data is not copied in between: an answer is received into the reader's memory and decrypted there in place; a block is
+//! encrypted from its memory into a buffer of the budget, which is sent.
 
 mod basics;
 mod connection;

@@ -1,4 +1,4 @@
-//! Looking a block up at the workers that may have it: what [`Course`] says, step by step.
+//! Looks a block up at the workers that may have it: executes what [`Course`] decides, step by step.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

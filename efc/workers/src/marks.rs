@@ -1,4 +1,4 @@
-//! The markers that this node has left at a worker, of blocks that it is fetching.
+//! The markers that this node has set at one worker, for blocks that it is fetching.
 
 use std::collections::HashMap;
 use std::time::Instant;

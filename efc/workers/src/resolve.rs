@@ -1,4 +1,4 @@
-//! Names of workers become addresses, on threads of their own: the C library blocks.
+//! Resolves names of workers to addresses, on threads of their own, because the C library blocks.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::thread;

@@ -1,8 +1,8 @@
-//! The form in which blocks lie on workers: sealed, so that only what somebody with the data set's key has put there under
-//! this very name is believed.
+//! The format of blocks at workers: sealed, so that only data is accepted that somebody with the data set's key has
+//! stored under this very name.
 //!
-//! A value is a header (format, number of further copies of the block, two zeros, nonce), the block's bytes encrypted by
-//! AES-256-GCM, and the tag, which also covers the header and all that names the block.
+//! A value is a header (format, number of further copies of the block, two zeros, nonce), the block's bytes encrypted
+//! by AES-256-GCM, and the tag, which also covers the header and everything that identifies the block.
 
 use efc_cache::blocks::{BLOCK_BYTES, BlockKey};
 use ring::aead;

@@ -1,15 +1,16 @@
 //! How memcached divides its memory, and what is done so that it keeps small blocks beside large ones.
 //!
-//! memcached has a class of memory for each size of values, and memory of a class stays there: a worker that is full of
-//! blocks of 1 MiB has next to none for others (of 2,500 files of 4 to 150 KiB it kept 421 in 512 MiB, without an error;
-//! with slab_automove=2 from 747 to 1,284 in three rounds of reading). Large values are chains of chunks, though, of
-//! `slab_chunk_max` bytes (memcached's help says kilobytes, and means bytes). With chunks of 16 KiB, and values padded so
-//! that their last chunk is a whole one too, all values are of one class: 2,500 of 2,500 were kept. What that costs: 2 % of
-//! the memory (503 values of 1 MiB instead of 510), at most 16 KiB for each small file, and no CPU that would show.
+//! memcached has a slab class for each size of values, and memory stays in its class: a worker that is full of blocks
+//! of 1 MiB has next to none for others (of 2,500 files of 4 to 150 KiB it kept 421 in 512 MiB, without an error; with
+//! slab_automove=2 from 747 to 1,284 in three rounds of reading). But large values are chains of chunks of
+//! `slab_chunk_max` bytes (memcached's help says kilobytes, but they are bytes). With chunks of 16 KiB, and values
+//! padded so that their last chunk is a whole one too, all values are of one class: 2,500 of 2,500 were kept. That
+//! costs 2 % of the memory (503 values of 1 MiB instead of 510), at most 16 KiB for each small file, and no measurable
+//! CPU time.
 //!
-//! The header of a value of several chunks is a small item of its own, for which a worker that was full of large values has
-//! memory for 6,900 more only, and then refuses what comes. So `efc worker` has memcached set aside half a percent for
-//! headers before anything else is there.
+//! The header of a value of several chunks is a small item of its own. A worker that was full of large values has
+//! memory for only 6,900 more headers, and then refuses new values. So `efc worker` has memcached reserve half a
+//! percent for headers before anything else is stored.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
-//! Further copies of a block that is hot: one is put at the next worker, and the first copy told of it then.
+//! Further copies of a hot block: one is stored at the next worker, and then the number in the first copy is raised.
 //!
-//! Of all nodes that want to put one there, one does: the one whose marker it is. A number in the first copy that promises a
-//! copy which is not there costs a small question, so nothing here is undone.
+//! Of all nodes that want to store one there, the one whose marker it is does so. If the first copy promises a copy
+//! that does not exist, that costs a small question, so nothing here is rolled back.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! One worker: its connections, its state, and the task that looks after both.
+//! One worker: its connections, its state, and the task that manages both.
 //!
-//! The task connects, asks what the worker's settings are, and goes on trying with growing pauses while that fails: no
-//! read ever waits for it. A worker that has said nothing for as long as an answer may take is down at once, and with it
-//! all that waits for it; when it can be reached again, a question that nobody waits for is the first.
+//! The task connects and asks for the worker's settings, and retries with growing back-off while that fails: no read
+//! ever waits for it. A worker that sends nothing for as long as an answer may take is marked down at once, which
+//! releases everything that waits for it. When it can be reached again, a probe is the first question.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -28,30 +28,30 @@ use crate::policy::placement::Seat;
 use crate::protocol::{self, Cas, Flags, Token};
 use crate::slabs::Slabs;
 
-/// Connections for questions, at most; there is one until that has too much to do.
+/// Maximum number of connections for questions; there is one until that is overloaded.
 const CONNECTIONS_MAX: usize = 3;
-/// With more than this under way on each, there is another connection ...
+/// With more bytes than this in flight on each, another connection is made ...
 const CROWDED: u64 = 4 << 20;
-/// ... to a worker whose large answers come in this time: on a slower network the first answers of a new connection, which
-/// TCP starts slowly, would come much too late beside those of others.
+/// ... to a worker whose large answers take no longer than this: on a slower network the first answers of a new
+/// connection, which TCP starts slowly, would come much too late.
 const GROWTH_LATENCY_MAX: Duration = Duration::from_millis(1);
-/// Blocks on their way to one worker, in bytes.
+/// Maximum of blocks on their way to one worker, in bytes.
 const FILLING_MAX: usize = 16 << 20;
-/// Connecting, and asking for the settings.
+/// Time limit for connecting and asking for the settings.
 const GREETING_MAX: Duration = Duration::from_secs(2);
 /// Pauses between attempts to connect.
 const RECONNECT: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(5));
-/// With as many connections as it gives, a worker is not asked for another one for so long.
+/// After a worker has refused another connection, none is tried for this long.
 const GROWTH_PAUSE: Duration = Duration::from_secs(5);
-/// How often connections are looked at while nothing happens.
+/// How often idle connections are checked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// A connection that has said nothing for so long is given up, whoever waits.
+/// A connection that has received nothing for this long is given up, even if somebody waits.
 const SILENCE_MAX: Duration = Duration::from_secs(3);
-/// How often the worker is asked what it holds.
+/// How often the worker is asked for its statistics.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(10);
-/// What is under way at a worker that leaves may go on for so long.
+/// How long requests in flight at a removed worker may take.
 const LEAVING_MAX: Duration = Duration::from_secs(1);
-/// What small questions weigh.
+/// The weight of small questions.
 const SMALL_WEIGHT: u64 = 1024;
 
 /// Why a worker is not used.
@@ -61,15 +61,15 @@ enum Trouble {
     Unfit(String),
 }
 
-/// What connects this node to a worker.
+/// The connections of this node to a worker.
 #[derive(Debug)]
 struct Links {
     questions: Vec<Arc<Connection>>,
-    /// For blocks that are put there: no question stands behind them.
+    /// For storing blocks, so that no question queues behind them.
     fills: Option<Arc<Connection>>,
     /// Another connection is wanted: for questions, for fills.
     wanted: (bool, bool),
-    /// There was none to be had.
+    /// The last attempt failed.
     refused: Option<Instant>,
     state: WorkerState,
 }
@@ -82,19 +82,19 @@ pub(crate) struct Worker {
     pub(crate) context: Arc<Context>,
     pub(crate) tally: Tally,
     pub(crate) markers: Mutex<Markers>,
-    /// Those that this node has left there.
+    /// The markers that this node has set there.
     pub(crate) marks: Mutex<Marks>,
     health: Mutex<Health>,
-    /// Why the worker could not take a block, the last time.
+    /// Why the worker last could not accept a block.
     fill_trouble: Mutex<Option<String>>,
     links: Mutex<Links>,
     capacity_bytes: AtomicU64,
     held_bytes: AtomicU64,
-    /// Bytes that may be put on their way still.
+    /// Bytes that may still be sent to be stored.
     ways: Arc<Semaphore>,
     slabs: Mutex<Slabs>,
     is_leaving: AtomicBool,
-    /// Something has changed that the task must see.
+    /// Wakes the task after a change.
     changed: Arc<Notify>,
 }
 
@@ -126,12 +126,12 @@ impl Worker {
         })
     }
 
-    /// Starts the task that looks after it until it leaves.
+    /// Starts the task that manages the worker until it is removed.
     pub(crate) fn start(self: &Arc<Self>) {
         efc_tasks::spawn(self.clone().look_after());
     }
 
-    /// It is not asked any more; its connections end after what is under way.
+    /// Removes the worker: it is not asked any more, and its connections end after the requests in flight.
     pub(crate) fn leave(&self) {
         self.is_leaving.store(true, Ordering::Relaxed);
         self.changed.notify_one();
@@ -161,7 +161,7 @@ impl Worker {
 
     // --- asking -----------------------------------------------------------------------------------------------------
 
-    /// Whether to ask for a block of `length` bytes while answers of the weight `load` are under way.
+    /// Whether to ask for a block of `length` bytes while answers of the weight `load` are in flight.
     pub(crate) fn advise(&self, length: usize, load: u64) -> Advice {
         if lock(&self.links).questions.is_empty() {
             return Advice::Skip;
@@ -203,7 +203,7 @@ impl Worker {
         self.changed.notify_one();
     }
 
-    /// The connection for questions with the least to do.
+    /// The least busy connection for questions.
     fn best(&self) -> Option<Arc<Connection>> {
         let mut links = lock(&self.links);
         let best = links.questions.iter().min_by_key(|connection| connection.outstanding())?.clone();
@@ -217,10 +217,10 @@ impl Worker {
         Some(best)
     }
 
-    /// Asks for a value, in this memory.
+    /// Asks for a value, which is received into this memory.
     ///
     /// # Errors
-    /// There is no connection that would take the question: the memory comes back.
+    /// No connection can take the question; the memory is returned.
     pub(crate) fn get(
         &self,
         name: &Name,
@@ -237,7 +237,7 @@ impl Worker {
         })
     }
 
-    /// Leaves a marker where nothing is; what stands there then, unless the worker does not say.
+    /// Sets a marker if nothing is there, and returns what is there then, if the worker answers.
     pub(crate) async fn claim(&self, name: &Name) -> Option<Flags> {
         match self.ask_flags(|opaque| protocol::claim(name, opaque))?.await {
             Ok(Reply::Flags(flags)) => Some(flags),
@@ -245,7 +245,7 @@ impl Worker {
         }
     }
 
-    /// Lets the marker of this number stand as long as a new one. What has come in its place meanwhile stays for ever.
+    /// Renews the marker of this number. A value that has replaced it meanwhile does not expire.
     pub(crate) fn renew(self: &Arc<Self>, name: &Name, cas: Cas) {
         let Some(answer) = self.ask_flags(|opaque| protocol::renew(name, opaque)) else { return };
         let (worker, name) = (self.clone(), *name);
@@ -265,7 +265,7 @@ impl Worker {
         connection.ask(opaque, [Piece::Line(line(opaque))], SMALL_WEIGHT, Expected::Flags).ok()
     }
 
-    /// Deletes this value, if it is still the same; what comes of it does not matter.
+    /// Deletes this value if it is still the same; the outcome does not matter.
     pub(crate) fn delete(&self, name: &Name, cas: Cas) {
         if let Some(connection) = self.best() {
             let opaque = connection.opaque();
@@ -276,7 +276,7 @@ impl Worker {
 
     // --- filling ----------------------------------------------------------------------------------------------------
 
-    /// Lets so many bytes be on their way to the worker; `None` if there are too many already, or if it is not there.
+    /// Reserves so many bytes to be sent to the worker; `None` if there are too many already, or if it is not connected.
     pub(crate) fn take(self: &Arc<Self>, length: usize) -> Option<OnTheWay> {
         if lock(&self.links).questions.is_empty() {
             return None;
@@ -285,7 +285,7 @@ impl Worker {
         Some(OnTheWay { worker: self.clone(), length: length as u64, _permit: permit })
     }
 
-    /// The same when it is its turn; `None` if nobody should wait for the worker.
+    /// The same after waiting for its turn; `None` if nobody should wait for the worker.
     pub(crate) async fn turn(self: &Arc<Self>, length: usize) -> Option<OnTheWay> {
         let is_slow = lock(&self.health).is_slow(length, &lock(&self.context.backend).usual);
         if is_slow { None } else { self.unhurried_turn(length).await }
@@ -300,7 +300,7 @@ impl Worker {
         Some(OnTheWay { worker: self.clone(), length: length as u64, _permit: permit })
     }
 
-    /// How its memory is divided.
+    /// How the worker's memory is divided.
     pub(crate) fn slabs(&self) -> Slabs {
         *lock(&self.slabs)
     }
@@ -364,7 +364,7 @@ impl Worker {
         self.drain().await;
     }
 
-    /// Waits, unless the worker leaves.
+    /// Waits, unless the worker is removed.
     async fn pause(&self, duration: Duration) {
         let begin = now();
         while !self.is_leaving.load(Ordering::Relaxed)
@@ -386,7 +386,7 @@ impl Worker {
         }
     }
 
-    /// Looks after the connections until there is none for questions, or the worker leaves.
+    /// Manages the connections until there is none for questions, or the worker is removed.
     async fn attend(self: &Arc<Self>, first: Arc<Connection>) {
         {
             let mut links = lock(&self.links);
@@ -405,7 +405,7 @@ impl Worker {
         }
     }
 
-    /// Lets go of connections that have ended or say nothing; `false` if there is none for questions any more.
+    /// Drops connections that have ended or receive nothing; `false` if there is none for questions any more.
     fn let_go(&self) -> bool {
         let mut links = lock(&self.links);
         let all: Vec<_> = links.questions.iter().chain(&links.fills).cloned().collect();
@@ -484,7 +484,7 @@ impl Worker {
         });
     }
 
-    /// Ends all connections after what is under way on them.
+    /// Ends all connections after the requests in flight.
     async fn drain(&self) {
         let begin = now();
         while since(begin) < LEAVING_MAX && self.is_busy() {
@@ -512,7 +512,7 @@ fn ask_statistics(connection: &Connection, kind: &str) -> Result<oneshot::Receiv
     connection.ask(connection.opaque(), line, SMALL_WEIGHT, statistics())
 }
 
-/// Waits until the connection stands, and looks whether the worker can keep blocks, and how.
+/// Waits until the connection is established, and checks whether the worker can keep blocks, and how.
 async fn greet(connection: &Arc<Connection>) -> Result<Slabs, Trouble> {
     let lost = || Trouble::Down(connection.why().unwrap_or("it has closed the connection").into());
     let answer = ask_statistics(connection, "settings").map_err(|_| lost())?;

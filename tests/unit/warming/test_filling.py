@@ -1,4 +1,4 @@
-"""What a daemon is asked to fill one level with: as efc/daemon/src/filesystem/warming.rs has it."""
+"""What a daemon is asked to fill one level with: as efc/daemon/src/filesystem/warming/request.rs has it."""
 
 from __future__ import annotations
 

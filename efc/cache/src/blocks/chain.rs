@@ -1,12 +1,13 @@
-//! The chain of levels through which blocks are read: what is being read or was just read, each [`Level`] in its order, and
-//! the backend last.
+//! The chain through which blocks are read: blocks being read or just read, then each [`Level`] in order, and the
+//! backend last.
 //!
-//! A block is fetched once at a time: whoever asks for it meanwhile waits for the first. The fetch is a task of its own, so it
-//! goes on when the one who began it is killed. What the levels above had not got they are given on the way back, but for
-//! what the backend does not show to be of a settled version: that is for the one who began the fetch alone.
+//! A block is fetched only once at a time: readers that ask for it meanwhile wait for that fetch. The fetch is a task
+//! of its own, so it continues if the reader that began it is killed. Levels that missed are given the block
+//! afterwards, unless the backend does not show it to be of a settled version; then it is only for the reader that
+//! began the fetch.
 //!
-//! Who has one level filled and no other ([`Chain::warm`]) fetches in the same turn; a reader who waits for that fetch has the other levels
-//! filled all the same.
+//! Filling one level only ([`Chain::warm`]) shares fetches with readers; if a reader waits for such a fetch, the other
+//! levels are filled all the same.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -24,35 +25,35 @@ use crate::histogram::{Histogram, Took};
 
 pub use warming::Warmed;
 
-/// Memory of blocks that were just read, in bytes: those who read in turn find them, and a reader whose reads end amid one.
+/// Memory for blocks that were just read, in bytes: for other readers of the same data, and for reads that end within a block.
 const RECENT_BYTES_MAX: usize = 32 << 20;
-/// How long it keeps one.
+/// How long such a block is kept.
 const RECENT_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// What the backend has given for a block.
+/// The backend's answer for a block.
 #[derive(Debug)]
 pub struct Fetched {
-    /// Where it lies.
+    /// The data.
     pub block: Block,
-    /// It is of the version that it was asked for under, and that is settled.
+    /// The data is of the version that was asked for, and that version is settled.
     pub is_settled: bool,
 }
 
-/// How often a level, or the backend, has given a block, how many bytes, and how long that took.
+/// Counters of the blocks that a level, or the backend, has supplied: number, bytes, latencies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Given {
     /// Blocks.
     pub blocks: u64,
     /// Bytes of them.
     pub bytes: u64,
-    /// Who waited for a block that another fetched is not among these: that wait is the fetch's.
+    /// Latencies. Readers that waited for another's fetch do not count: the fetch does.
     pub took: Took,
 }
 
-/// The same, of all of a chain.
+/// These counters for all of a chain.
 #[derive(Clone, Debug)]
 pub struct GivenBy {
-    /// What had just been read.
+    /// Blocks that had just been read.
     pub memory: Given,
     /// Each level, with its name.
     pub levels: Vec<(&'static str, Given)>,
@@ -61,7 +62,7 @@ pub struct GivenBy {
 }
 
 impl GivenBy {
-    /// What the level of this name has given.
+    /// The counters of the level of this name.
     pub fn level(&self, name: &str) -> Given {
         self.levels.iter().find(|(of, _)| *of == name).map(|(_, given)| *given).unwrap_or_default()
     }
@@ -80,7 +81,7 @@ impl Counter {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// Given since `begun`.
+    /// Counts a block that was supplied after a wait since `begun`.
     fn count_since(&self, begun: Instant, bytes: usize) {
         self.count(bytes);
         self.took.count(efc_tasks::time::since(begun));
@@ -95,7 +96,7 @@ impl Counter {
 /// Why there is no block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absent {
-    /// There is no memory for it, the backend gave nothing, or nothing that is good for those who have not asked it themselves.
+    /// There is no memory for it, the backend failed, or its answer may be used only by its own caller.
     Unshared,
     /// The backend has not answered within its time limit.
     TimedOut,
@@ -108,28 +109,28 @@ struct Recent {
     read_at: Instant,
 }
 
-/// Which levels are given a block that they lack.
+/// Which levels are filled with a block that they lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Filled {
-    /// Those above the one that has it: somebody reads it.
+    /// Those above the level that has it, since somebody reads it.
     Above,
-    /// The one of this number.
+    /// Only the level of this number.
     Only(usize),
 }
 
-/// A fetch under way.
+/// A fetch in flight.
 struct Fetch {
     waiting: Vec<Waiter>,
-    /// Somebody reads the block, not only has a level filled with it.
+    /// Somebody reads the block; otherwise a level is only filled with it.
     is_read: bool,
 }
 
-/// What the levels have answered to who looked for a block.
+/// The answers of the levels to a look-up.
 struct Search {
     filled: Filled,
-    /// Places for it at the levels that are to be filled.
+    /// Places for the block at the levels that are to be filled.
     places: Vec<Box<dyn Fill>>,
-    /// The level that has it; `None`: none.
+    /// The level that has the block; `None`: none has.
     found: Option<usize>,
 }
 
@@ -140,7 +141,7 @@ impl Search {
         self.places.extend(place.filter(|_| is_wanted));
     }
 
-    /// The level that is to be filled was asked, and takes nothing: the backend need not be asked for it.
+    /// The level that is to be filled accepts nothing, so the backend need not be asked.
     fn is_in_vain(&self) -> bool {
         self.filled != Filled::Above && self.places.is_empty()
     }
@@ -149,9 +150,9 @@ impl Search {
 /// A block that was fetched.
 struct Sought {
     block: Arc<Block>,
-    /// The level that had it; `None`: the backend.
+    /// The level that had the block; `None`: the backend.
     found: Option<usize>,
-    /// The only level that was to be filled was given it.
+    /// The one level that was to be filled was given the block.
     is_given: bool,
 }
 
@@ -195,10 +196,10 @@ impl Blocks {
     }
 }
 
-/// What somebody who asks for a block finds.
+/// The state of a block when somebody asks for it.
 enum Place {
     There(Arc<Block>),
-    /// Another fetches it.
+    /// Another task is fetching it.
     Awaited(oneshot::Receiver<Result<Arc<Block>, Absent>>),
     /// It is to be fetched.
     First,
@@ -236,21 +237,21 @@ impl Chain {
         }))
     }
 
-    /// Is there a level that would answer or take anything now? If not, reads are better off without the chain.
+    /// Whether any level would answer or accept anything now. If not, reads are better off without the chain.
     pub fn serves(&self) -> bool {
         self.levels.iter().any(|(level, _)| level.serves())
     }
 
-    /// What has come from where.
+    /// The counters of the chain.
     pub fn given(&self) -> GivenBy {
         let levels = self.levels.iter().map(|(level, counter)| (level.name(), counter.get())).collect();
         GivenBy { memory: self.from_recent.get(), levels, backend: self.from_backend.get() }
     }
 
-    /// The block of `key`, from whoever has it first; `fetch` reads it from the backend, into the memory that it is given.
+    /// The block of `key`, from the first level that has it; otherwise `fetch` reads it from the backend, into the memory that it is given.
     ///
     /// # Errors
-    /// [`Absent::Unshared`]: the reader asks the backend itself. [`Absent::TimedOut`]: it has waited for the backend.
+    /// [`Absent::Unshared`]: the reader must ask the backend itself. [`Absent::TimedOut`]: it has waited for the backend in vain.
     pub async fn get<F>(
         self: &Arc<Self>,
         key: BlockKey,
@@ -278,8 +279,8 @@ impl Chain {
         }
     }
 
-    /// The bytes `part` of the block of `key`, from whoever can give them without reading all of it, and where they are in what is given;
-    /// `None`: nobody can now.
+    /// The bytes `part` of the block of `key`, from a level that can return them without reading the whole block, and
+    /// their range in the result; `None`: no level can now.
     pub async fn get_part(&self, key: &BlockKey, part: Range<usize>) -> Option<(Arc<Block>, Range<usize>)> {
         let begun = efc_tasks::time::now();
         let recent = self.blocks().recent.get(key).map(|recent| recent.block.clone());
@@ -303,7 +304,7 @@ impl Chain {
         self.blocks.lock().expect("blocks lock")
     }
 
-    /// What who reads a block finds, or who only has a level filled with it.
+    /// The state of a block for a reader, or for filling a level only.
     fn place(&self, key: &BlockKey, is_read: bool) -> Place {
         let mut blocks = self.blocks();
         if let Some(recent) = blocks.recent.get(key) {
@@ -319,7 +320,7 @@ impl Chain {
         Place::First
     }
 
-    /// Fetches a block, and gives it to all who wait for it, and to levels.
+    /// Fetches a block, and gives it to all that wait for it, and to levels.
     async fn fetch<F>(
         self: &Arc<Self>,
         key: BlockKey,
@@ -384,7 +385,7 @@ impl Chain {
         self.room_for(key.length())
     }
 
-    /// Memory for so many bytes, if there is some now, or if the blocks that were just read can give it.
+    /// Memory for so many bytes, if there is some now, or if dropping recently read blocks frees it.
     fn room_for(&self, length: usize) -> Option<Buffer> {
         let room = || self.budget.take(Purpose::Ahead, room_of(length));
         let mut taken = room();
@@ -394,8 +395,8 @@ impl Chain {
         taken?.buffer().ok()
     }
 
-    /// Asks the levels, and collects the places at those that have not got the block; `Err`: none has it, and there may
-    /// be memory for it.
+    /// Asks the levels, and collects places at those that lack the block; `Err`: none has it, with the memory for it if
+    /// there is some.
     async fn search(&self, key: &BlockKey, search: &mut Search) -> Result<Block, Option<Buffer>> {
         let mut room = self.room(key);
         for (number, (level, counter)) in self.levels.iter().enumerate().filter(|(_, (level, _))| level.serves()) {
@@ -424,7 +425,7 @@ impl Chain {
         Err(room)
     }
 
-    /// The end of a fetch. `true`: somebody reads the block.
+    /// Ends a fetch. `true`: somebody reads the block.
     fn finish(self: &Arc<Self>, key: &BlockKey, shared: &Result<Arc<Block>, Absent>) -> bool {
         let mut blocks = self.blocks();
         let Fetch { waiting, is_read } = blocks.fetches.remove(key).expect("only its fetch ends it");
@@ -441,7 +442,7 @@ impl Chain {
         is_read
     }
 
-    /// Lets blocks go when they are old, as long as there are any.
+    /// Drops blocks by age, as long as there are any.
     fn sweep(self: &Arc<Self>) {
         if self.is_sweeping.swap(true, Ordering::AcqRel) {
             return;
@@ -461,8 +462,8 @@ impl Chain {
     }
 }
 
-/// Gives a block to those that lack it. Who has read it waits for their turn as long as the backend took, and no longer: what is
-/// read first takes twice as long at most for levels that are slower than the backend.
+/// Gives a block to the levels that lack it. Its reader waits for them as long as the backend took, and no longer: so levels
+/// that are slower than the backend at most double the time of first reads.
 async fn fill(places: Vec<Box<dyn Fill>>, block: &Arc<Block>, patience: Duration) {
     let begun = efc_tasks::time::now();
     for mut place in places {

@@ -1,12 +1,12 @@
-//! The data of files in blocks, and the levels of cache that may have them.
+//! File data in blocks, and the cache levels that may hold them.
 //!
-//! A block is named by the file's handle, the version of the file and its number in it ([`BlockKey`]): under another
-//! version it is another block, so nothing that a level keeps ever has to be taken back. Only a *settled* version names
-//! blocks (see [`Version`]): one that every later change of the file replaces.
+//! A block is named by the file's handle, the file's version and the block's number ([`BlockKey`]). Under another
+//! version it is another block, so the content of a level never has to be invalidated. Only a *settled* version (see
+//! [`Version`]) may name blocks: one that every later change of the file replaces.
 //!
-//! A [`Level`] is asked for a block, and either has it, or says where it would like to have it put ([`Fill`]) once another
-//! level or the backend has given it. Levels may fail, be slow or lie; what a level must do about that itself stands at
-//! [`Level::get`].
+//! A [`Level`] is asked for a block, and either has it, or offers a place for it ([`Fill`]) once another level or the
+//! backend has supplied it. Levels may fail, be slow or return garbage; [`Level::get`] says what a level must do about
+//! that itself.
 
 mod chain;
 
@@ -27,29 +27,29 @@ pub use chain::{Absent, Chain, Fetched, Given, GivenBy, Warmed};
 /// Bytes of a block. The last block of a file has what is left.
 pub const BLOCK_BYTES: usize = PAYLOAD_MAX;
 
-/// What a level may need beside a block, in the memory for it: a page.
+/// Extra memory that a level may need beside a block: a page.
 const BESIDE: usize = 4096;
 
-/// Bytes of the buffer for a block of `length`: all of it counts, whatever the block leaves.
+/// Bytes of the buffer for a block of `length`; all of it counts, even if the block does not fill it.
 fn room_of(length: usize) -> usize {
     buffer_size(length + BESIDE)
 }
 
-/// What names a block.
+/// The name of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockKey {
-    /// Which of several storages has the file; 0: the only one.
+    /// The storage that has the file, if there are several; 0: the only one.
     pub storage: u64,
-    /// Of the file, as all who use the storage know it.
+    /// The file's handle, which all users of the storage share.
     pub file: FileHandle,
-    /// A settled version of it.
+    /// A settled version of the file.
     pub version: Version,
-    /// The block begins with the file's byte `index * BLOCK_BYTES`.
+    /// The block's number: it begins with the file's byte `index * BLOCK_BYTES`.
     pub index: u64,
 }
 
 impl BlockKey {
-    /// The file's byte with which the block begins.
+    /// The offset in the file at which the block begins.
     pub fn offset(&self) -> u64 {
         self.index.saturating_mul(BLOCK_BYTES as u64)
     }
@@ -91,70 +91,70 @@ impl Deref for Block {
     }
 }
 
-/// What a level answers.
+/// The answer of a level.
 #[derive(Debug)]
 pub enum Lookup {
-    /// It has it.
+    /// The level has the block.
     Hit {
         /// [`BlockKey::length`] bytes.
         block: Block,
-        /// Takes the block for another place of the level, where it should lie, too.
+        /// Stores the block at a further place of the level, where it should be as well.
         fill: Option<Box<dyn Fill>>,
     },
-    /// It has not got it, or not in time.
+    /// The level does not have the block, or not in time.
     Miss(Miss),
 }
 
-/// A level has not got a block.
+/// A miss: a level does not have a block.
 #[derive(Debug, Default)]
 pub struct Miss {
-    /// The memory that it was given for it; `None` if that is still in use, for an answer that may come late.
+    /// The memory that it was given for the block; `None` if that is still in use, for a late answer.
     pub room: Option<Buffer>,
-    /// Takes the block for the level; `None` if the level does not want it.
+    /// Stores the block in the level; `None` if the level does not want it.
     pub fill: Option<Box<dyn Fill>>,
 }
 
-/// A place at a level for a block that is not there. Dropped without a block it gives the place up.
+/// A place for a block that a level lacks. Dropping it without a block gives the place up.
 pub trait Fill: Debug + Send {
-    /// Returns when the level can take the block in, which [`Fill::fill`] then does. Who has read the block waits for that a little, so
-    /// that what is read first comes no faster than levels can keep it; others do not.
+    /// Returns when the level can accept the block, which [`Fill::fill`] then stores. The reader of the block waits for
+    /// that for a limited time, so that first reads are no faster than levels can store; others do not wait.
     fn turn(&mut self) -> Turn<'_> {
         Box::pin(std::future::ready(()))
     }
 
-    /// The same for who only has the level filled: nobody waits for the block, so it may take longer until the level keeps what it takes.
+    /// The same for filling a level only: nobody waits for the block, so it may take until the level keeps what it accepts.
     fn unhurried_turn(&mut self) -> Turn<'_> {
         self.turn()
     }
 
-    /// Takes the block in, later and elsewhere: this waits for nothing, and may come to nothing.
+    /// Has the block stored, asynchronously: this never blocks, and storing may fail.
     fn fill(self: Box<Self>, block: &Arc<Block>);
 }
 
-/// Ends when a level can take a block in.
+/// Completes when a level can accept a block.
 pub type Turn<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// What a level gives back when it has answered.
+/// Completes with the answer of a level.
 pub type Answer<'a> = Pin<Box<dyn Future<Output = Lookup> + Send + 'a>>;
 
-/// A level of cache for blocks.
+/// A cache level for blocks.
 pub trait Level: Debug + Send + Sync + 'static {
-    /// Names the level in figures and logs.
+    /// The name of the level in metrics and logs.
     fn name(&self) -> &'static str;
 
-    /// Would it answer or take anything now?
+    /// Whether the level would answer or accept anything now.
     fn serves(&self) -> bool {
         true
     }
 
-    /// The backend took so long to give a block of `length` bytes: nobody should wait longer for a level.
+    /// Reports how long the backend took for a block of `length` bytes: nobody should wait longer for a level.
     fn backend_took(&self, _length: usize, _took: Duration) {}
 
     /// Gives the block of `key`, in the memory `room`, which has at least [`BlockKey::length`] bytes and a page more.
     ///
-    /// What a level gives, somebody once filled it with under the same key: it checks that by itself where its store is not
-    /// its own, and gives nothing in doubt. It answers in bounded time, and not much later than the backend would:
-    /// a level that is slow says that it has not got the block. The future may be dropped at any time.
+    /// A level returns only what it was once filled with under the same key. If others can write to its storage it
+    /// verifies that by itself, and returns nothing that is in doubt. It answers in bounded time, and not much later than
+    /// the backend would: a slow level reports a miss. The future may be dropped at any time.
     fn get(&self, key: BlockKey, room: Buffer) -> Answer<'_>;
 
     /// The same for a caller that fills this level and has no reader waiting: it asks also a level that is slower than the backend.
@@ -162,13 +162,13 @@ pub trait Level: Debug + Send + Sync + 'static {
         self.get(key, room)
     }
 
-    /// Can it give a few bytes of a block without reading all of it?
+    /// Whether the level can return a few bytes of a block without reading all of it.
     fn gives_parts(&self) -> bool {
         false
     }
 
-    /// Gives the bytes `part` of the block of `key`, as a block of that length, in the memory `room`, which has a page more. What is
-    /// said of [`Level::get`] holds here, too; a miss has no place for the block.
+    /// Returns the bytes `part` of the block of `key`, as a block of that length, in the memory `room`, which has a page
+    /// more. The rules of [`Level::get`] apply here too; a miss has no place for the block.
     fn get_part(&self, _key: BlockKey, _part: Range<usize>, room: Buffer) -> Answer<'_> {
         Box::pin(async { Lookup::Miss(Miss { room: Some(room), fill: None }) })
     }

@@ -1,9 +1,9 @@
-//! Mutations whose caller is gone: they go on until the server has answered, and later mutations of the same objects
-//! wait.
+//! Abandoned mutations, those whose caller is gone: they continue until the server has answered, and later mutations of
+//! the same objects wait for them.
 //!
-//! The server executes what it has received in an order of its own, and what a dead process has sent must not cover
-//! what a living one has written since. Abandoned mutations are few: while there are [`ABANDONED_MAX`], killed callers
-//! wait like living ones.
+//! The server executes the calls that it has received in an order of its own, and what a dead process has sent must not
+//! overwrite what a live one has written since. The number is limited: while there are [`ABANDONED_MAX`], further
+//! killed callers wait like live ones.
 
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicUsize, Ordering};

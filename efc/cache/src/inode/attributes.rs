@@ -1,12 +1,12 @@
 //! The attributes of an inode: what replies have shown, and what follows from that.
 //!
-//! Replies overtake each other: two writes in flight come back in any order, and the attributes of the earlier one must
-//! not make the file shorter again. The server's ctime decides; a tie between overlapping calls makes the attributes
-//! expire, so that the next question goes to the server. Attributes that [expire](Inode::expire) are not answered from,
-//! nor is any reply to a call that was sent before that.
+//! Replies overtake each other: two writes in flight are answered in any order, and the attributes of the earlier one
+//! must not shrink the file again. The server's ctime decides; a tie between overlapping calls expires the attributes,
+//! so that the next question goes to the server. Attributes that have [expired](Inode::expire) are not answered from,
+//! and neither is a reply to a call that was sent before they did.
 //!
-//! For how long attributes may be given is not decided here but by [`Freshness`](crate::Freshness): this module only
-//! says what is known and since when.
+//! [`Freshness`](crate::Freshness), not this module, decides how long attributes may be given; this module only says
+//! what is known and since when.
 
 use std::time::{Duration, Instant};
 

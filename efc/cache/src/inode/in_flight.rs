@@ -1,11 +1,11 @@
 //! Writes that the server has not answered: reads of the same bytes wait for them.
 //!
-//! The kernel puts what write(2) writes into its pages, then asks us to write it. If it drops those pages meanwhile,
-//! since a reply shows that the file has changed (another thread's write is enough), and another read fills them again
-//! before the server has executed the write, they hold the old bytes, and the write's own caller reads them. So a READ
-//! is sent when the WRITEs of its bytes that came before it have been answered.
+//! The kernel puts what write(2) writes into its pages, then sends us a WRITE. It may drop those pages meanwhile,
+//! because a reply shows that the file has changed (another thread's write is enough). If another read refills them
+//! before the server has executed the write, they hold the old bytes, and the write's own caller reads those. So a READ
+//! is sent only when the earlier WRITEs of its bytes have been answered.
 //!
-//! Who finds no write in flight pays a look at the inode.
+//! Where no write is in flight, this costs a look at the inode.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! What the kernel was told of an inode. It is void when the kernel forgets its node.
+//! What the kernel was told of an inode. It becomes void when the kernel forgets its node.
 //!
-//! When a file is opened and the server's version of it is another than the kernel was told last, the kernel's
-//! attributes must go. Which version its *pages* are of is another question, which the saved state answers: attributes
+//! If a file is opened and the server has another version of it than the kernel was told last, the kernel's attributes
+//! must be invalidated. The version of its *pages* is a separate question, which the saved state answers: attributes
 //! are told without a page being read.
 
 use efc_backend::{Attr, FileType, Seen, Tick};

@@ -1,14 +1,13 @@
-//! Who has changed an object: this node alone, or others too.
+//! Tells whether an object was changed by this node alone, or by others too.
 //!
-//! A change of our own is answered with the version that it found and the one that it has left (WCC data). If it found
-//! the version that the one before has left, nobody else has changed the object in between: whatever is cached of its
-//! content, and was changed along, stays valid with the new version. A version that no change of ours has left is the
-//! work of *others*.
+//! The answer to a change of our own has the versions before and after it (WCC data). If the version before is the one
+//! that our previous change has left, nobody else has changed the object in between: cached content that followed our
+//! changes stays valid with the new version. A version that no change of ours has left is the work of *others*.
 //!
-//! Replies to several changes in flight come in any order, so a change whose predecessor is not known yet waits for it
-//! while others are in flight. What cannot be told counts as the work of others: that costs a question, never wrong
-//! data. Servers take the version that was found from their own caches, so this is a hint: what is kept for long by it
-//! alone must be asked for now and then.
+//! Replies to several changes in flight arrive in any order, so a change whose predecessor is not known yet waits for
+//! it while others are in flight. What cannot be decided counts as the work of others: that costs a question, never
+//! wrong data. Servers may take the version before from their own caches, so this is a hint: content that is kept for
+//! long on its basis alone must be revalidated now and then.
 
 use crate::version::Version;
 

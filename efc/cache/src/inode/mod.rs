@@ -1,4 +1,4 @@
-//! An [`Inode`]: everything that this process knows of one file, directory or link of the server, in one place.
+//! An [`Inode`]: everything that this process knows of one file, directory or link of the server.
 
 pub(crate) mod abandoned;
 pub(crate) mod attributes;

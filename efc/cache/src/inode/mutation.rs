@@ -1,8 +1,9 @@
-//! Changes of an object by this node, each registered at its inode from before its call leaves until its answer is
-//! taken in.
+//! Mutations: changes of an object by this node, each registered at its inode from before its call is sent until its
+//! answer has been taken in.
 //!
-//! A mutation that ends without an answer expires the object's attributes: nobody has to think of that. When a mutation
-//! ends, however it ends, data of the file that was read before is gone ([`whole_files`](super::whole_files)).
+//! A mutation that ends without an answer expires the object's attributes, without any caller having to do so. When a
+//! mutation ends, in whatever way, data of the file that was read before is dropped
+//! ([`whole_files`](super::whole_files)).
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! Directories that the server lets a caller search, and since when that is known.
+//! Search verdicts: the directories that the server lets a caller search, and since when that is known.
 //!
-//! A verdict is of one credential and of the directory as it was: it is void when anybody else has changed the
-//! directory, for that may have been a change of its permissions, and when this node has changed these itself.
+//! A verdict is for one credential and for the directory as it was then. It becomes void when anybody else has changed
+//! the directory, since that may have been a change of its permissions, and when this node has changed these itself.
 
 use std::time::{Duration, Instant};
 

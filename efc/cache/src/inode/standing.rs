@@ -1,10 +1,11 @@
-//! What an answer says of the names of a directory, and for how long that stands.
+//! What an answer says of the names of a directory, and how long that remains true.
 //!
-//! A name that was looked up, a page that was listed, a change of ours: each is an answer about names. It holds from the
-//! moment when its call was sent. What comes after that is told by the directory's version: as long as nothing but our
-//! own changes has moved it, what was learned is not known to be wrong; as long as it has not moved at all, the answer is as good
-//! as one of now, *if* the version was settled when the question left ([`Inode::is_settled`]). Answers to questions that
-//! left while a change of ours was under way may be of before or after it: they are hints.
+//! A name that was looked up, a page that was listed, a change of ours: each is an answer about names. It is true from
+//! the moment when its call was sent. Later events show in the directory's version. As long as only our own changes
+//! have moved the version, what was learnt is not known to be wrong. As long as it has not moved at all, the answer is
+//! as good as one given now, *if* the version was settled when the question was sent ([`Inode::is_settled`]). Answers
+//! to questions that were sent while a change of ours was in flight may be of before or after that change: they are
+//! hints.
 
 use std::sync::Arc;
 

@@ -1,11 +1,10 @@
-//! The table of inodes: by handle, and by the node ids of the kernel, which point at them.
+//! The table of inodes, by handle and by the kernel's node ids, which point at them.
 //!
-//! An inode outlives the kernel's FORGET while somebody works with it or needs it: it is open, loses a name, has data
-//! that is not committed, or a mutation in flight. As a cache entry it stays as long as something is known of it that
-//! may be answered, and there is room: beyond a number of inodes those go that were not used for longest, nearly. A
-//! clock does that: it takes the first entry that was not used since its hand last came by. (The crate quick_cache has
-//! a better policy, but its entries cannot say that they are needed at a moment when nobody can begin to need them,
-//! which is what keeps two inodes of one file from ever existing.)
+//! An inode outlives the kernel's FORGET while somebody needs it: it is open, loses a name, has uncommitted data, or a
+//! mutation in flight. As a mere cache entry it stays as long as anything known of it may be answered from, and there
+//! is room: beyond a number of inodes, approximately the least recently used are evicted. A clock does that: it evicts
+//! the first entry that was not used since its hand last came by. (The crate quick_cache has a better policy, but its
+//! entries cannot declare atomically that they are needed, which is what keeps a file from ever having two inodes.)
 
 use efc_tasks::sync::atomic::Ordering;
 use efc_tasks::sync::{Mutex, MutexGuard};

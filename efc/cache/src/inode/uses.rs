@@ -1,11 +1,11 @@
 //! Which files are in use: how often each is open or being opened, and whether one of its names is being removed.
 //!
-//! A file's last name is removed only if the file is not open; otherwise it gets another name. Looking and removing
-//! must be one decision, or an open that comes in between gets a file that is gone. So an open counts before the server
-//! is asked for it ([`Inode::open`]), and a removal begins by taking the file ([`Inode::remove`]): of a file that
-//! nobody uses then, opens wait until the removal has ended, and find out from the server what is left. Of a file that
-//! is in use they go on. Removals of one file's names wait for each other, so that two of them do not each count on the
-//! name that the other takes.
+//! A file's last name is removed only if the file is not open; otherwise the file is renamed. Check and removal must be
+//! atomic, or an open in between gets a file that is gone. So an open counts before the server is asked for it
+//! ([`Inode::open`]), and a removal begins by claiming the file ([`Inode::remove`]). If nobody uses the file then,
+//! opens wait until the removal has ended, and find out from the server what is left. If it is in use, opens proceed.
+//! Removals of one file's names wait for each other, so that of two removals neither relies on the name that the other
+//! one removes.
 
 use efc_tasks::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::pin::pin;

@@ -1,8 +1,10 @@
-//! What the server lets callers do with a file, and since when that is known. (Of directories: [`searches`](super::searches).)
+//! Open verdicts: what the server lets callers do with a file, and since when that is known. (For directories:
+//! [`searches`](super::searches).)
 //!
-//! A verdict is of one credential, its groups included, and of the object as its ctime was then: it is void when another
-//! ctime is seen, unless a change of ours has left it that does not touch permissions. For how long a verdict holds is
-//! decided by a [`Freshness`](crate::Freshness). Attributes are no verdict, nor is an entry of a listing.
+//! A verdict is for one credential, its groups included, and for the object with its ctime then. It becomes void when
+//! another ctime is seen, unless that is the result of a change of ours that does not touch permissions. A
+//! [`Freshness`](crate::Freshness) decides how long a verdict holds. Attributes are no verdict, nor is an entry of a
+//! listing.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,10 @@
-//! Small files whose data was read when they were opened, until somebody reads it.
+//! The data of small files that was read at their open, until it is read.
 //!
-//! One per file: what a later open has read takes the place of what an earlier one had. The data goes when it was read
-//! as a whole, when the file is opened anew or changed by this daemon, when it is a second old, or when newer data
-//! needs its room. What was asked for before such a change and comes after it is not taken in ([`BeforeRead`]), so no read
-//! is answered with data that is older than the last open or write that this node has seen end.
+//! There is one per file: what a later open has read replaces that of an earlier one. The data is dropped when it was
+//! read as a whole, when the file is opened again or changed by this daemon, when it is a second old, or when newer
+//! data needs its room. Data that was asked for before such a change and arrives after it is not taken in
+//! ([`BeforeRead`]), so no read is answered with data that is older than the last open or write that this node has seen
+//! end.
 
 use efc_tasks::sync::atomic::Ordering;
 use efc_tasks::sync::{Mutex, MutexGuard};

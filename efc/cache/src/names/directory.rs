@@ -1,4 +1,4 @@
-//! What is known of the names of one directory, and what follows from that now.
+//! The known names of one directory, and what follows from them now.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! A set of names that takes little memory, and now and then holds one that was never put into it.
+//! A compact set of names with false positives now and then, and no false negatives: a Bloom filter.
 
 use std::hash::{BuildHasher, Hash};
 

@@ -1,7 +1,8 @@
-//! A listing as the server gave it, kept to be given again.
+//! A listing as the server gave it, kept to be served again.
 //!
-//! It holds what a page for the kernel needs beside handles and attributes: these are with the names and the inodes. Places in it
-//! are the server's cookies, so that a stream which begins here goes on at the server, also under another daemon.
+//! It has what a page for the kernel needs beside handles and attributes, which are with the names and the inodes.
+//! Positions in it are the server's cookies, so that a stream that begins here can continue at the server, even under
+//! another daemon.
 
 use std::sync::Arc;
 

@@ -1,17 +1,18 @@
-//! What names of directories lead to, as answers of the server have said: to an object, or to nothing; and listings.
+//! Which objects the names of directories lead to, by the server's answers: to an object, or to nothing; and listings.
 //!
-//! Each name has the answer that it is known by: when the question was sent, and what of the directory that answer stands
-//! on ([`Standing`]). [`Names::known`] says what follows from that now, as a [`NameProof`] that the consistency mode judges;
-//! what is not to be answered from is a hint, which tells without a call which object a removal or a rename may be about, and
-//! which one the kernel knows by a name that cannot be looked up now.
+//! Each name is stored with the answer it was learnt from: when the question was sent, and the state of the directory
+//! that the answer rests on ([`Standing`]). [`Names::known`] derives from that, as of now, a [`NameProof`], which the
+//! consistency mode judges. A name that may not be answered from is still a hint: without a call, it tells which object
+//! a removal or a rename may be about, and which one the kernel knows by a name that cannot be looked up at present.
 //!
-//! All names of a directory are known when its listing was read from begin to end while nothing changed, or when this node
-//! has just made the directory; then there are no others, but for those that servers show in no listing. Our own changes are followed.
+//! All names of a directory are known when its listing was read from beginning to end while nothing changed, or when
+//! this node has just created it; then there are no others, except for those that servers show in no listing. Our own
+//! changes are applied.
 //!
-//! An inode stays while names of it are known: it is what they are compared with.
+//! An inode stays while names of it are known, because names are compared with it.
 //!
-//! What was not used for longest makes room ([`Memory`]), name by name: a clock goes round through the names of a shard. A directory
-//! that loses a name to it is not known whole any more.
+//! The least recently used names are evicted ([`Memory`]), one by one: a clock hand goes round through the names of a
+//! shard. A directory that loses a name to eviction is no longer known completely.
 
 mod directory;
 mod filter;

@@ -1,4 +1,4 @@
-//! What operations answer, and what an answer follows from until the kernel has it.
+//! The answers of operations, with the permits that they rest on until the kernel has them.
 
 use std::ops::Range;
 use std::time::Duration;

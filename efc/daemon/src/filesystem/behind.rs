@@ -1,20 +1,22 @@
-//! Write-behind: `write(2)` is answered when its data lies in the saved state, and the server gets it later, in large pieces, several of
-//! them in flight.
+//! Write-behind: `write(2)` is answered when its data is in the saved state, and the server gets it later, in large
+//! pieces, several of them in flight.
 //!
-//! Data that is held back is sent when a piece's worth is together, when it is older than the option `write-behind`, when half of the
-//! memory for uncommitted data is used, at fsync and close, and *before* anything that must not come before it: a change of the
-//! file's attributes, a rename of it, a removal of a name of it, an open, a read that is not wholly of such data, and
-//! every answer that tells the kernel the file's size or times ([`Inner::sent`], [`Inner::shown`]): the kernel would take a size
-//! without that data for a truncation. Only a read(2) or lseek(2), which ask for attributes through their open file, are answered
-//! with the size that the file will have ([`Inner::attributes_with_unsent`]).
+//! Held data is sent when it makes up a piece, when it is older than the option `write-behind`, when half of the memory
+//! for uncommitted data is used, at fsync and close, and *before* anything that must not overtake it: a change of the
+//! file's attributes, a rename of it, a removal of a name of it, an open, a read that is not wholly of held data, and
+//! every answer that tells the kernel the file's size or times ([`Inner::sent`], [`Inner::shown`]), because the kernel
+//! would take a size without that data for a truncation. Only a read(2) or lseek(2), which ask for attributes through
+//! their open file, are answered with the size that the file will have ([`Inner::attributes_with_unsent`]).
 //!
-//! Not held back are pages of mappings, which nobody flushes; writes that ask for stable storage or for no caching (O_SYNC, O_DSYNC,
-//! O_DIRECT); those of a credential whose data the server had no room for lately; all on a soft mount, where an application hears
-//! within a time; and all in a state that an older release has made. A file's writes are either held back or go through: one that goes
-//! through begins when all that was held back is answered, and while it is under way nothing is held back.
+//! Not held back are: pages of mappings, which nobody flushes; writes that ask for stable storage or no caching
+//! (O_SYNC, O_DSYNC, O_DIRECT); those of a credential for whose data the server had no room lately; all on a soft
+//! mount, where an application expects an answer in time; and all in a state that an older release has made. Writes of
+//! a file are either held back or sent through: one that is sent through starts when all held data is answered, and
+//! while it is in flight nothing is held back.
 //!
-//! A piece that leaves is published with the number of its call, so that a successor sends it again under that number before
-//! anything newer of the same bytes. Data that the server refuses is dropped; who is told is in [`super::failures`].
+//! Before a piece is sent it is published with the number of its call, so that a successor sends it again under that
+//! number before anything newer of the same bytes. Data that the server refuses is dropped; [`super::failures`] reports
+//! it.
 
 use efc_tasks::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard};

@@ -1,16 +1,19 @@
 //! Reads by blocks, through the chain of caches ([`Chain`]).
 //!
-//! A read goes this way if there is a level that serves, and it is for a good part of its block, as the kernel's read-ahead is, or the
-//! block is that of a small file: a whole block for a few bytes of a large file would cost more than it saves. Such bytes come from a
-//! level that can give them alone, or from the server. A small file is looked for in
-//! the chain when it is opened, so that it costs its reader one call of the server's, of a few bytes if a level has the file. The block is that of the version which is known of
-//! the file. A level that has a block under a version has what that version will always stand for, so the version need not be settled
-//! for us to use it. The server is asked for a block only when the file has been unchanged for a while: nobody else
-//! could be given it otherwise, and so it is with a server whose answers to READ show no attributes.
+//! A read uses the chain if a level serves, and it covers a good part of its block, as the kernel's read-ahead does, or
+//! the block is that of a small file. Fetching a whole block for a few bytes of a large file would cost more than it
+//! saves: such bytes come from a level that can return them alone, or from the server. A small file is looked up in the
+//! chain when it is opened, so that it costs its reader one call to the server, and only a small one if a level has the
+//! file.
 //!
-//! Whatever is in doubt is read from the server, as without caches, and so is what is read through O_DIRECT. The version is in doubt
-//! when the consistency mode would not let its attributes be given any more: page faults of a mapping, and reads past the kernel's
-//! cache, come without a question for attributes before them.
+//! The block is that of the file's known version. A block that a level has under a version is what that version will
+//! always stand for, so the version need not be settled for us to use it. The server is asked for a whole block only if
+//! the file has been unchanged for a while, because otherwise nobody else could be given the block; nor is a server
+//! whose READ answers show no attributes.
+//!
+//! Whatever is in doubt is read from the server, as without caches, and so is what is read through O_DIRECT. The
+//! version is in doubt if the consistency mode would not allow its attributes to be given any more: page faults of a
+//! mapping, and reads past the kernel's cache, come without a preceding question for attributes.
 
 use std::ops::Range;
 use std::pin::Pin;

@@ -1,17 +1,19 @@
-//! Who is told that written data is lost: as Linux does it with local files (errseq_t), each open description once.
+//! Reports lost data as Linux does for local files (errseq_t): once to each open description.
 //!
-//! A failure belongs to its file, not to whom it happens to meet: a COMMIT in the background, or another's. It is noted before the
-//! data is forgotten. Each description that is open then hears of it once from its next write or fsync, and from every close of a
-//! descriptor before that, which takes nothing away: a descriptor may be a child's. So does the first one that is opened later, if nobody
-//! has heard before it. Truncation and the writes of others take nothing away, nor does the end of a process.
+//! A failure belongs to its file, not to the call that happens to find it, which may be a COMMIT in the background, or
+//! another caller's. It is recorded before the data is dropped. Each description that is open then gets the error once,
+//! from its next write or fsync; every close of a descriptor before that returns it too, without consuming it, since
+//! the descriptor may be a child's. The first description that is opened later also gets it, if nobody has been told
+//! before. Truncation, writes of others and the end of a process consume nothing.
 //!
-//! A file has a failure, the last, with its number among the file's failures; an open has the number of the last one that it has
-//! heard of, none if it has heard of none. Only opens of files with failures take part in that. Both are saved, so they outlive the
-//! daemon. That a description is told is published as an intent of its request first, so that a successor, which is
-//! delivered the request again, tells it and not the next.
+//! A file with failures has the last one, with its sequence number in the file; an open has the number of the last one
+//! that it was told, or none. Opens of files without failures take no part in this. Both are saved, so they outlive the
+//! daemon. Before a description is told, that is published as an intent of its request, so that a successor to which
+//! the request is redelivered tells the same description and not the next.
 //!
-//! In a state that an older release has made there is no place for this: there it holds as long as the daemon lives, and the next
-//! one only knows the file's mark (`State::set_lost`), if nobody has heard yet. The mark is made in every state, for older releases.
+//! A state made by an older release has no place for this: there it holds as long as the daemon lives, and the next one
+//! only knows the file's mark (`State::set_lost`), if nobody has been told yet. The mark is set in every state, for
+//! older releases.
 
 use efc_tasks::sync::atomic::{AtomicUsize, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard};

@@ -1,10 +1,10 @@
 //! Open files: opening, reading, closing.
 //!
-//! Opening asks the server, unless the consistency mode says that what is known will do: the attributes, and the caller's
-//! own verdict. Asking is the open half of close-to-open consistency, and it lets the server refuse
-//! a caller whom the mode bits alone would let through (root of a pod behind a root squash). For a small file opened
-//! for reading the question is a READ of the whole file: its success is the permission, its attributes are the
-//! validation, and its data answers the read that follows, so that the file costs one round trip instead of two.
+//! An open asks the server, unless the consistency mode accepts what is known: the attributes, and the caller's own
+//! verdict. That question is the open half of close-to-open consistency, and lets the server refuse a caller whom the
+//! mode bits alone would admit (root of a pod behind a root squash). For a small file opened for reading the question
+//! is a READ of the whole file: its success grants the permission, its attributes validate the cache, and its data
+//! answers the read that follows, so that the file costs one round trip instead of two.
 
 use efc_tasks::sync::atomic::{AtomicBool, Ordering};
 use efc_tasks::sync::{Mutex, OnceLock};

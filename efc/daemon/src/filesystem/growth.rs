@@ -1,20 +1,22 @@
 //! Files that grow elsewhere while they are read here.
 //!
-//! A cached page in which a file ends has zeros behind the end. When the kernel is told a larger size it first believes it, and
-//! then drops the pages: another reader sees the zeros for a while. So where a file that others have open here has grown elsewhere,
-//! the pages are dropped first, and the new size is told afterwards: pages that are read from then on reach at least as
-//! far ([`Sizes`]). The kernel ignores attributes in answers to questions from before the drop. That leaves two cases:
+//! A cached page in which a file ends has zeros behind the end. When the kernel is told a larger size, it first
+//! believes it, and drops the pages afterwards: meanwhile another reader sees the zeros. So if a file that others have
+//! open here has grown elsewhere, its pages are dropped first, and the new size is told afterwards: pages that are read
+//! from then on reach at least as far ([`Sizes`]). The kernel ignores attributes in answers to questions from before
+//! the drop. That leaves two cases:
 //!
-//! - stat(2), look-ups, and open(2): the drop is waited for, then the answer goes out. stat(2) shows the new size; what the kernel
-//!   itself believes it asks anew.
-//! - read(2), which asks with its open file: it would not see the growth that was waited for, and with a writer that is
-//!   quick enough never. It is told the size up to which pages were dropped last, and the next drop begins.
+//! - stat(2), lookups, and open(2): the answer waits for the drop. stat(2) shows the new size; the kernel asks again
+//!   for the attributes that it itself uses.
+//! - read(2), which asks with its open file: it would not see the growth that it waited for, and with a writer that is
+//!   fast enough never would. It is told the size up to which pages were dropped last, and the next drop begins.
 //!
-//! A successor does not know what its predecessors have told the kernel, nor what the kernel has written since: a size made up
-//! of that could be less than the kernel has, which would cut off pages with written data. There a reader waits for the drop, too.
+//! A successor does not know what its predecessors have told the kernel, nor what the kernel has written since: a size
+//! computed from that could be smaller than the kernel's, which would cut off pages with written data. There a reader
+//! waits for the drop, too.
 //!
-//! Where the kernel opens files by itself nobody knows which are open, but of which version the pages of each are ([`super::unopened`]): they are dropped
-//! before it is told of any other.
+//! Where the kernel opens files by itself it is unknown which ones are open, but known which version the pages of each
+//! have ([`super::unopened`]): they are dropped before the kernel is told of any other.
 
 use std::sync::Arc;
 use std::time::Duration;

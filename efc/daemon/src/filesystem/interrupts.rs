@@ -2,12 +2,12 @@
 //!
 //! A hard mount waits for its server, and file system calls are not interruptible: programs do not expect EINTR from
 //! `open(2)` or `read(2)` of a file (the Go runtime signals its own threads all the time). So a signal alone changes
-//! nothing, as with the kernel's NFS client. But a caller with SIGKILL pending will see no result, and must not stay
-//! in D state for as long as its server is away: its request is answered EINTR at once. A call that only asks is forgotten; one
-//! that changes something goes on without it ([`super::mutations`]) once it may be on the wire. Whether the server executes it
-//! is then as uncertain as for any process killed in a system call.
+//! nothing, as with the kernel's NFS client. But a caller with SIGKILL pending will see no result, and must not stay in
+//! D state for as long as its server is away: its request is answered EINTR at once. A call that only asks is dropped;
+//! one that changes something continues without its caller ([`super::mutations`]) once it may have been sent. Whether
+//! the server executes it is then as uncertain as for any process killed in a system call.
 //!
-//! The kernel says so only once, at the first signal, so interrupted requests are looked at again until they end.
+//! The kernel sends INTERRUPT only once, at the first signal, so interrupted requests are polled until they end.
 
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicBool, Ordering};

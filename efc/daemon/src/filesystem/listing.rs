@@ -1,9 +1,9 @@
-//! What a directory stream has given out: to go on where a server has given its cookies up.
+//! What a directory stream has already returned: to continue after the server has voided its cookies.
 //!
-//! A cookie says where a listing goes on, but a server may void it at any change of the directory (its cookie verifier
-//! is another then), and a reader that removes what it lists changes the directory with each page. Only names tell
-//! then what was given out already: the listing is read anew from its beginning, and names that are in the [`History`]
-//! are skipped.
+//! A cookie is a position in a listing, but a server may void it at any change of the directory (the cookie verifier
+//! changes then), and a reader that removes what it lists changes the directory with each page. Then only names tell
+//! what has been returned already: the listing is read again from its beginning, and names in the [`History`] are
+//! skipped.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

@@ -1,15 +1,15 @@
 //! The file system: FUSE requests on one side, NFSv3 calls on the other.
 //!
 //! Each request is one task ([`efc_tasks::spawn`]). Operations are async functions that return a [`Response`] or an
-//! [`Errno`]; the one place that answers the kernel is [`Inner::serve`]. What must outlive this process (node ids, open
-//! handles with their credentials, open-unlinked files, data that waits for COMMIT) lives in the saved state; what is
-//! kept here can be lost at any moment: what is known of files, each at its [`Inode`], and directory pages.
+//! [`Errno`]; [`Inner::serve`] is the one place that answers the kernel. What must outlive this process (node ids, open
+//! handles with their credentials, open-unlinked files, data that waits for COMMIT) is in the saved state. What is kept
+//! here may be lost at any moment: what is known of files, each at its [`Inode`], and pages of directories.
 //!
-//! What may be answered without asking the server is decided by the consistency mode ([`Freshness`]). The permit that it gives goes with
-//! the [`Answer`], and is held until the kernel has that.
+//! The consistency mode ([`Freshness`]) decides what may be answered without asking the server. The permit that it
+//! grants travels with the [`Answer`], and is held until the kernel has that.
 //!
-//! What is written lies in the saved state when `write(2)` returns, and on the server's stable storage when `fsync(2)` or `close(2)`
-//! does ([`behind`]). Within one node all pods share this one session, so they see each other's writes at once.
+//! Written data is in the saved state when `write(2)` returns, and on the server's stable storage when `fsync(2)` or
+//! `close(2)` does ([`behind`]). All pods of a node share this one session, so they see each other's writes at once.
 
 mod ahead;
 mod answer;
@@ -76,20 +76,20 @@ pub use callers::{Credentials, id_maps};
 pub use once::SessionIdentity;
 pub use outside::{Backing, Backings, Callers, Notify};
 
-/// How the file system behaves.
+/// Settings of the file system.
 #[derive(Clone)]
 pub struct Settings {
     /// The consistency mode.
     pub freshness: Arc<dyn Freshness>,
     /// For how long written data may be held back.
     pub write_behind: Arc<WriteBehind>,
-    /// Whether files are asked for before they are opened.
+    /// Whether files are prefetched before they are opened.
     pub ahead: Arc<AheadSwitch>,
     /// Memory for data that the server has not committed, in bytes.
     pub uncommitted_bytes_max: u64,
     /// Memory for what is known of inodes, names and directories, in bytes.
     pub metadata_bytes_max: u64,
-    /// Names that open directories remember to have given out.
+    /// How many returned names open directories may remember.
     pub listed_names_max: usize,
     /// Memory for data on its way to applications.
     pub buffers: Budget,
@@ -97,9 +97,9 @@ pub struct Settings {
     pub levels: Vec<Arc<dyn Level>>,
     /// For how long a file must have been unchanged before its blocks are read for others.
     pub rest: Duration,
-    /// Who has the kernel read files of the node by itself, in a session that has agreed on that.
+    /// Registers files of the node for passthrough, in a session that has negotiated it.
     pub backings: Option<Arc<dyn Backings>>,
-    /// The kernel opens files by itself, and all is asked in this name.
+    /// The kernel opens files by itself, and this credential is used for all calls.
     pub unopened: Option<Cred>,
 }
 
@@ -108,7 +108,7 @@ pub struct Efc<B: Backend>(Arc<Inner<B>>);
 
 /// Everything that tasks share.
 struct Inner<B: Backend> {
-    /// This.
+    /// A reference to itself, for [`Inner::arc`].
     own: Weak<Inner<B>>,
     backend: B,
     properties: Properties,
@@ -118,22 +118,22 @@ struct Inner<B: Backend> {
     buffers: Budget,
     /// Caches for blocks of data, if there are any.
     blocks: Option<Arc<Chain>>,
-    /// How long a file has been unchanged whose blocks are for others, too.
+    /// For how long a file must have been unchanged before its blocks are shared.
     rest: Duration,
-    /// The last READ has come without attributes: what is read is known to be of no version.
+    /// The last READ was answered without attributes, so the version of its data is unknown.
     reads_without_version: AtomicBool,
     /// All that is known of files, each at its inode.
     inodes: Inodes,
     /// The consistency mode: what of that may be given without asking.
     freshness: Arc<dyn Freshness>,
     names: Names,
-    /// What they take.
+    /// The memory of inodes and names.
     memory: Arc<Memory>,
     callers: Arc<dyn Callers>,
     interrupts: Arc<Interrupts>,
     open: Mutex<OpenFiles>,
     modes: Modes,
-    /// `None`: each open of a file comes here.
+    /// `None`: the kernel asks for each open of a file.
     unopened: Option<Unopened>,
     writes: Writes,
     behind: Behind,
@@ -145,7 +145,7 @@ struct Inner<B: Backend> {
     silly_names: AtomicU64,
     /// Calls that have changed something at the server.
     changes: AtomicU64,
-    /// The file system of the dataset's root; empty until a session that 0.1.0 has begun has asked for it.
+    /// The fsid of the dataset's root; in a session begun by 0.1.0 it is empty until the server was asked.
     root_fsid: OnceLock<u64>,
 }
 
@@ -156,12 +156,12 @@ struct OpenFiles {
     directories: HashMap<u64, Arc<directories::OpenDirectory>>,
 }
 
-/// Who asks, and whether the work may have been done already.
+/// The caller of a request, and whether the request may have been executed already.
 struct Caller {
     cred: Cred,
     tid: u32,
     unique: u64,
-    /// The kernel walks the path again, as what it found first was gone.
+    /// The kernel walks the path again after ESTALE.
     is_second_walk: bool,
     /// What a predecessor had begun for this request.
     earlier: Option<Intent>,
@@ -170,7 +170,7 @@ struct Caller {
 }
 
 impl<B: Backend> Efc<B> {
-    /// The file system over `backend`; with a resumed `state`, the files that were open are open again.
+    /// The file system over `backend`; with a resumed `state`, files that were open are reopened.
     pub fn new(
         backend: B,
         properties: Properties,
@@ -226,7 +226,7 @@ impl<B: Backend> Efc<B> {
         efc_tasks::spawn(async move { inner.reap_unopened_orphans().await });
     }
 
-    /// Sends what is uncommitted, waiting at most `limit`: the session ends.
+    /// At the end of the session: sends and commits what is uncommitted, waiting at most `limit`.
     pub fn finish(&self, limit: Duration) {
         let all = async {
             self.0.inodes.all_settled().await;
@@ -241,7 +241,7 @@ impl<B: Backend> Efc<B> {
         }
     }
 
-    /// Waits until the server has answered all that killed callers had asked it, at most for `limit`.
+    /// Waits until the server has answered all calls of killed callers, at most for `limit`.
     pub fn settle(&self, limit: Duration) {
         efc_tasks::block_on(efc_tasks::time::in_time(self.0.inodes.all_settled(), Some(limit)));
     }
@@ -251,17 +251,17 @@ impl<B: Backend> Efc<B> {
         self.0.open.lock().expect("open files lock").files.len() as u64
     }
 
-    /// Opens that were answered by passthrough, and files that are open so.
+    /// The number of opens answered by passthrough, and of files open by it now.
     pub fn passed_through(&self) -> (u64, u64) {
         self.0.modes.figures()
     }
 
-    /// Memory of what is known of inodes, names and directories.
+    /// Memory used for inodes, names and directories.
     pub fn metadata(&self) -> MemoryUse {
         self.0.memory.used()
     }
 
-    /// Holds no written data back from now on, and sends what is, waiting at most `limit`.
+    /// Holds back no more written data, and sends what was, waiting at most `limit`.
     pub fn stop_holding_back(&self, limit: Duration) {
         efc_tasks::block_on(efc_tasks::time::in_time(self.0.stop_holding_back(), Some(limit)));
     }
@@ -281,27 +281,27 @@ impl<B: Backend> Efc<B> {
         self.0.behind.append_overlaps()
     }
 
-    /// Calls that have changed something at the server: data, attributes or names.
+    /// The number of calls that have changed something at the server: data, attributes or names.
     pub fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::Relaxed)
     }
 
-    /// What came of files that were asked for before they were opened.
+    /// Counters of prefetched files.
     pub fn asked_ahead(&self) -> AheadFigures {
         self.0.ahead.figures()
     }
 
-    /// What each level of the chain of caches has given; `None`: there is no chain.
+    /// What each level of the chain of caches has supplied; `None`: there is no chain.
     pub fn given_blocks(&self) -> Option<GivenBy> {
         self.0.blocks.as_ref().map(|chain| chain.given())
     }
 
-    /// How long reads took that went past the chain of caches: from memory, and from the server.
+    /// Latencies of reads that bypassed the chain of caches: from memory, and from the server.
     pub fn read_latencies(&self) -> (Took, Took) {
         (self.0.latencies.memory.took(), self.0.latencies.backend.took())
     }
 
-    /// How long requests took, by class.
+    /// Latencies of requests, by class.
     pub fn operation_latencies(&self) -> impl Iterator<Item = (&'static str, Took)> {
         self.0.latencies.by_class()
     }
@@ -312,7 +312,7 @@ impl<B: Backend> Efc<B> {
     }
 }
 
-/// After a resume: drops what a predecessor had begun for requests that the kernel does not deliver again.
+/// After a resume: drops journal entries of a predecessor whose requests the kernel does not redeliver.
 pub fn drop_unclaimed(session: Session) {
     efc_tasks::spawn(async move {
         loop {
@@ -371,12 +371,12 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// This, for a task of its own.
+    /// A counted reference to itself, for a task of its own.
     fn arc(&self) -> Arc<Self> {
         self.own.upgrade().expect("whoever runs this holds it")
     }
 
-    /// Tells the kernel. The permit of the answer is held until the kernel has it.
+    /// Answers the kernel. The permit is held until the kernel has the answer.
     fn give(&self, reply: Reply, outcome: Outcome) {
         let Answer { body, permit } = match outcome {
             Ok(answer) => answer,
@@ -401,7 +401,7 @@ impl<B: Backend> Inner<B> {
         drop(permit);
     }
 
-    /// The kernel gives lookups of a node back, or was not told of them.
+    /// Takes back lookup counts of a node that the kernel has returned, or was never given.
     fn forget_lookups(&self, node: u64, lookups: u64) {
         if !self.writes.is_empty()
             && let Some(inode) = self.inodes.by_node(node)
@@ -466,7 +466,7 @@ impl<B: Backend> Inner<B> {
         outcome.map(|answer| answer.under(permit))
     }
 
-    /// Something has changed at the server.
+    /// Counts a change at the server.
     fn count_change(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
@@ -544,7 +544,7 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// What is known of the object that a node stands for.
+    /// The inode that a node stands for.
     fn inode(&self, node: u64) -> Result<Arc<Inode>, Errno> {
         if let Some(inode) = self.inodes.by_node(node) {
             return Ok(inode);
@@ -566,7 +566,7 @@ impl<B: Backend> Inner<B> {
         Ok(counted.described(told, entry_ttl, name_permit))
     }
 
-    /// Counts a lookup of an object that was seen in `directory`, and is like `attr` there.
+    /// Counts a lookup of an object that was seen in `directory` with these attributes.
     fn count_lookup(&self, directory: &Inode, inode: &Arc<Inode>, attr: &Attr) -> Result<Counted<'_, B>, Errno> {
         let (handle, kind) = (inode.handle().as_bytes().to_vec(), format_bits(attr.kind));
         let node = efc_state::Node { handle, fileid: attr.fileid, kind };
@@ -582,7 +582,7 @@ impl<B: Backend> Inner<B> {
         Ok(counted)
     }
 
-    /// Notes where the node was seen last.
+    /// Notes in which directory the node was seen last.
     fn note_parent(&self, node: u64, directory: &Inode, attr: &Attr) {
         if let Some(parent) = directory.node() {
             let has_other_names = attr.nlink > 1 && attr.kind != FileType::Directory;
@@ -590,7 +590,7 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// Before a call leaves that changes these objects, as far as they are known: what is held until it is answered.
+    /// The consistency mode's permit for a call that changes these objects, to be held until the call is answered.
     async fn before_change(&self, objects: Objects) -> Permit {
         let inodes: Vec<Arc<Inode>> = objects.nodes().filter_map(|node| self.inode(node).ok()).collect();
         match self.freshness.before_change(&inodes) {
@@ -599,23 +599,23 @@ impl<B: Backend> Inner<B> {
         }
     }
 
-    /// What one call about this object can carry.
+    /// The limits of a call about this object.
     fn properties_of(&self, inode: &Inode) -> Properties {
         self.backend.properties(inode.handle()).unwrap_or(self.properties)
     }
 
-    /// A number that no other silly name of this session has.
+    /// A number for a silly name, unique in this session.
     fn next_silly_number(&self) -> u64 {
         (self.state.daemon_number() << 32) | self.silly_names.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// Does it open something?
+/// Whether the operation opens a file or directory.
 fn opens(operation: &Operation) -> bool {
     matches!(operation, Operation::Open { .. } | Operation::Create { .. } | Operation::Opendir { .. })
 }
 
-/// Does its answer hold inode numbers?
+/// Whether the answer contains inode numbers.
 fn tells_attributes(operation: &Operation) -> bool {
     use Operation::{Create, Getattr, Link, Lookup, Mkdir, Mknod, Readdir, Readdirplus, Setattr, Statx, Symlink};
     matches!(
@@ -634,7 +634,7 @@ fn tells_attributes(operation: &Operation) -> bool {
     )
 }
 
-/// Does it need the node of a handle? The others are about nodes that the kernel names.
+/// Whether the operation looks nodes up by handle. The others are about nodes that the kernel names.
 fn finds_nodes(operation: &Operation) -> bool {
     matches!(
         operation,
@@ -650,7 +650,7 @@ fn finds_nodes(operation: &Operation) -> bool {
     )
 }
 
-/// A request that is delivered again has come by then.
+/// By then every request that is redelivered has arrived.
 const REDELIVERY_TIME_MAX: Duration = Duration::from_secs(30);
 /// The node id of the dataset's root.
 pub const ROOT: u64 = 1;

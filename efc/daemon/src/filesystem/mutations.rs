@@ -1,16 +1,17 @@
 //! Mutations whose caller is gone.
 //!
-//! A call that changes something at the server cannot be called back. If its caller is killed while it may be on the wire, or the
-//! time limit of a soft mount has passed, the caller is answered (EINTR or EIO), but the task goes on until the server
-//! has answered: the mutation is *abandoned*. Until then later mutations of the same object wait, because the server executes
-//! what it has received in an order of its own, and the dead process's bytes must not cover what a living one has written
-//! since. Objects are files for what changes their content or attributes, and directories for what changes names in them.
+//! A call that changes something at the server cannot be called back. If its caller is killed while it may have been
+//! sent, or the time limit of a soft mount has passed, the caller is answered (EINTR or EIO), but the task continues
+//! until the server has answered: the mutation is *abandoned*. Until then later mutations of the same object wait,
+//! because the server executes the calls that it has received in an order of its own, and the dead process's bytes must
+//! not overwrite what a live one has written since. The object is a file for changes of its content or attributes, and
+//! a directory for changes of the names in it.
 //!
-//! A write that is abandoned is saved for a successor until it is answered: should this daemon die before that, the next one asks for
-//! it again, under its old number, while later mutations of its file wait. Other mutations a successor does not know of.
+//! An abandoned write is saved for a successor until it is answered: if this daemon dies first, the next one sends it
+//! again, under its old number, while later mutations of its file wait. A successor does not know of other mutations.
 //!
-//! Who is abandoned, and who waits for whom, is kept at the inodes ([`efc_cache`]). Who finds nothing abandoned pays one load of
-//! an atomic.
+//! The inodes ([`efc_cache`]) record which mutations are abandoned, and who waits for them. Where nothing is abandoned,
+//! this costs one load of an atomic.
 
 use std::pin::Pin;
 use std::sync::Arc;

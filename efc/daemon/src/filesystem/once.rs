@@ -1,18 +1,20 @@
-//! Exactly once: requests that must not be executed twice, though the daemon that executed them is gone.
+//! Exactly-once semantics: requests that must not be executed twice, although the daemon that executed them is gone.
 //!
-//! Before such a call leaves, the saved state holds its *intent*: its xid, and what tells afterwards whether it was executed.
-//! The kernel delivers an unanswered request again. Then
+//! Before such a call is sent, the saved state holds its *intent*: its xid, and what will tell afterwards whether it
+//! was executed. The kernel redelivers an unanswered request. Then
 //!
-//! - an answer that was recorded is given, without a word to the server (`efc_fuse` does that);
-//! - without an intent nothing had left, and the request is as good as new;
-//! - otherwise the objects are compared, never an error alone believed. REMOVE, RMDIR and RENAME are judged by the handle that
-//!   the name led to: a newer file of that name is not touched. What was made is known by a mark: the verifier of an EXCLUSIVE
-//!   CREATE, a time of access that no other call sets (MKDIR, MKNOD, SYMLINK), the linked handle itself. An append goes to its old
-//!   place if that still ends the file or holds its bytes.
-//! - What turns out not to be executed, or is harmless to ask again, goes out under its old xid, from its old port, in the same
-//!   bytes: a copy of the dead daemon that is still on its way, or was executed since, meets the server's duplicate-request cache.
+//! - a recorded answer is given, without asking the server (`efc_fuse` does that);
+//! - without an intent nothing had been sent, and the request is treated as new;
+//! - otherwise the objects are compared; an error alone is never believed. REMOVE, RMDIR and RENAME are judged by the
+//!   handle that the name led to: a newer file of that name is not touched. What was created is recognised by a mark:
+//!   the verifier of an EXCLUSIVE CREATE, an access time that no other call sets (MKDIR, MKNOD, SYMLINK), the linked
+//!   handle itself. An append goes to its old place if that still ends the file or holds its bytes.
+//! - A call that turns out not to have been executed, or is harmless to repeat, is sent under its old xid, from its old
+//!   port, in the same bytes: if the dead daemon's copy is still on its way, or was executed since, the server's
+//!   duplicate-request cache recognises it.
 //!
-//! The handle behind a name comes from recent answers ([`Names`](efc_cache::Names)) and costs a call only if it has been forgotten.
+//! The handle behind a name comes from recent answers ([`Names`](efc_cache::Names)) and costs a call only if it has
+//! been forgotten.
 
 use std::sync::Arc;
 use std::time::Duration;

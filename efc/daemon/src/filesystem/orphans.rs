@@ -1,13 +1,15 @@
-//! Files that were unlinked while open.
+//! Orphans: files that were unlinked while open.
 //!
-//! NFSv3 has no open files: removing a file's last name frees it, whoever reads it still. So the last name of an open
-//! file is not removed but renamed to a *silly name* in the same directory, which readdir hides, and which goes when
-//! the file's last close comes. The list is part of the saved state, so that a successor of this daemon removes what
-//! this one could not. A directory that holds only such files looks empty, but the server will not remove it.
+//! NFSv3 has no open files: removing a file's last name frees it even while it is being read. So the last name of an
+//! open file is not removed but renamed to a *silly name* in the same directory, which readdir hides, and which is
+//! removed at the file's last close. The list of orphans is part of the saved state, so that a successor of this daemon
+//! removes what this one could not. A directory that holds only such files looks empty, but the server will not remove
+//! it.
 //!
-//! An entry is saved before the server is asked to give the name, so that no name is ever without one. Whether the file *has* the
-//! name is known only with the answer, and nothing is done by half before that: a last close that comes meanwhile leaves the
-//! removal to whoever gives the name. A successor does not know of an entry whether its name was given, and asks.
+//! An entry is saved before the server is asked for the rename, so that no silly name is ever without an entry. Whether
+//! the file *has* the name is known only with the answer, and nothing is half done before that: a last close that comes
+//! meanwhile leaves the removal to the renamer. A successor does not know whether an entry's name was given, and asks
+//! the server.
 
 use efc_tasks::sync::{Mutex, MutexGuard};
 use std::collections::HashMap;

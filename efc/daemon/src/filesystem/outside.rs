@@ -1,5 +1,5 @@
-//! What the file system needs of the kernel beside requests: notifications, what `/proc` says of callers, and files of the
-//! node that it reads by itself. Tests put a kernel of their own in their place.
+//! What the file system needs of the kernel beside requests: notifications, information about callers from `/proc`, and
+//! passthrough files. Tests replace it by a kernel of their own.
 
 use std::pin::Pin;
 use std::sync::Arc;

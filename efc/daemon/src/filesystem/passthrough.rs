@@ -1,5 +1,6 @@
-//! Files that the kernel reads by itself, from a file of the node that holds all of one (FUSE passthrough), and what follows for whoever
-//! opens the same file: the kernel fails an open with EIO that is answered otherwise than those before it, as long as one is left.
+//! FUSE passthrough: files that the kernel reads directly from a complete copy on the node, and the consequences for
+//! other opens of the same file. The kernel fails an open with EIO if it is answered with another mode than the file's
+//! earlier opens that are still there.
 //!
 //! | open | it may be answered |
 //! |---|---|
@@ -7,17 +8,20 @@
 //! | with pages, or for writing | with pages |
 //! | by passthrough | by passthrough with the same number; with FOPEN_DIRECT_IO besides, its reads come here |
 //!
-//! So an inode's *mode* is decided by its first open and stays until its last RELEASE. It is decided where nothing is waited for
-//! ([`Modes::enter`]), and the record of the open says it ([`efc_state::OpenHandle::backing`]): a record is made after its open counts here, and goes
-//! before it does not count any more, so a successor never finds two modes of one inode. All numbers that no record has it gives back: those of opens
-//! that a SIGKILL has prevented, and those whose last close its predecessor had no time to tell.
+//! So an inode's *mode* is decided by its first open and stays until its last RELEASE. The decision does not wait for
+//! anything ([`Modes::enter`]), and is stored in the record of the open ([`efc_state::OpenHandle::backing`]). A record
+//! is made after its open counts here, and is removed before it no longer does, so a successor never finds two modes of
+//! one inode. It gives back all numbers that no record has: those of opens that a SIGKILL has prevented, and those
+//! whose last close its predecessor had no time to report.
 //!
-//! A file that is open by passthrough is like a program that runs: whoever opens it for writing or truncates it gets ETXTBSY. The kernel would have
-//! him do it through the same number, and a shared mapping then write to the node's copy instead of the file. He waits a moment before: the kernel
-//! sends closes without waiting for them, so the last one may be on its way.
+//! A file that is open by passthrough is like a running program: opening it for writing or truncating it fails with
+//! ETXTBSY. The kernel would use the same number for that open, and a shared mapping would then write to the node's
+//! copy instead of the file. The error is delayed a moment: the kernel sends closes without waiting for them, so the
+//! last one may be on its way.
 //!
-//! Not guaranteed: that a file which is opened a second time is passed through. The number is asked for at the first open alone,
-//! for a moment; who opens the file meanwhile waits for the outcome, or the first of a hundred would settle for pages for all of them.
+//! Not guaranteed: that a file which is opened a second time is passed through. The number is asked for only at the
+//! first open, with a short time limit. Others that open the file meanwhile wait for the outcome, because otherwise the
+//! first of a hundred would settle on pages for all of them.
 
 use std::collections::hash_map::Entry;
 use std::pin::pin;

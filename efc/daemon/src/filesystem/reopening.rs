@@ -1,4 +1,4 @@
-//! A successor opens again what was open when its predecessor died.
+//! Reopens, in a successor, what was open when its predecessor died.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Attributes, asked for and changed, and figures of the file system.
+//! Attributes, asked for and changed, and statfs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,13 +1,15 @@
-//! Files that the kernel opens without asking (FUSE no_open), in a session with the option `small-files`: what an open would have done
-//! is done when a READ comes, and what it would have told the kernel is seen to before the kernel is told of another version.
+//! Files that the kernel opens without asking (FUSE no_open), in a session with the option `small-files`. What an open
+//! would have checked is checked when a READ comes; and stale pages are dropped before the kernel is told of another
+//! version.
 //!
-//! The first OPEN is answered with ENOSYS, and so is the first FLUSH. From then on the kernel opens and closes regular files by itself
-//! for as long as the session lives, whichever daemon serves it: READs come with the handle 0, about the node that they name. A read
-//! of what the kernel has in its pages comes here not at all. So a permission that the server takes away holds only for what has to
-//! be read anew; that is what the option is for, and why it names the one credential in which everything is asked.
+//! The first OPEN is answered with ENOSYS, and so is the first FLUSH. From then on the kernel opens and closes regular
+//! files by itself for as long as the session lives, whichever daemon serves it: READs come with the handle 0, for the
+//! node that they name. Reads that the kernel serves from its pages do not come here at all, so a revoked permission
+//! takes effect only for data that has to be read again. That is what the option is for, and why it names the one
+//! credential with which everything is asked.
 //!
-//! A READ that comes is let through as an open would be ([`Inner::admit_read`]): by what is known of the file within the mode's time, or by the
-//! server. What it was given is noted in the saved state ([`Unopened::note`]), for each inode one of these:
+//! A READ is admitted as an open would be ([`Inner::admit_read`]): by what is known of the file within the mode's time,
+//! or by the server. The saved state records for each inode which version its pages have ([`Unopened::note`]):
 //!
 //! | noted | its pages |
 //! |---|---|
@@ -16,11 +18,12 @@
 //! | [`DOUBTFUL`] | may be of several, or of one that others may share |
 //! | [`DROPPING`] | are being dropped |
 //!
-//! The kernel itself drops pages when it is told another size or modification time, and knows no time of change. So who tells it attributes
-//! has the pages dropped before, unless they are of just that version ([`super::growth`]). A successor finds all this where it was.
+//! The kernel itself drops pages only when it is told another size or modification time; it ignores ctime. So whoever
+//! tells it attributes has the pages dropped first, unless they are of exactly that version ([`super::growth`]). A
+//! successor finds all of this in the saved state.
 //!
-//! Not guaranteed: that there is memory for the note of an inode. Without one the kernel's own comparison is what is left. Directories are
-//! opened as ever: their listings go on from where they are by their handles.
+//! Not guaranteed: that there is memory for the note of an inode. Without one, only the kernel's own comparison
+//! remains. Directories are opened as usual, because their listings need handles.
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;

@@ -1,17 +1,19 @@
 //! What a thread's path walk carries from one of its requests to the next.
 //!
-//! `open("a/b")` is several requests of one thread: a LOOKUP of each name that the kernel no longer trusts, then OPEN. Two things
-//! must be known across them.
+//! `open("a/b")` is several requests of one thread: a LOOKUP of each name that the kernel no longer trusts, then OPEN.
+//! Two things must be known across them.
 //!
-//! A LOOKUP that fails for another reason than that the name is gone must not be answered with an error: the kernel would drop the
-//! name, and with it whatever is mounted on it, in every container ([`super::namespace`]). It is answered with what the kernel knows
-//! already; the error is this thread's next answer if it asks for that very object ([`Note::Refused`]).
+//! A LOOKUP that fails for another reason than that the name is gone must not be answered with an error: the kernel
+//! would drop the name, and with it whatever is mounted on it, in every container ([`super::namespace`]). It is
+//! answered with what the kernel knows already, and this thread gets the error at its next request if that is about the
+//! same object ([`Note::Refused`]).
 //!
-//! A file that was removed since the kernel looked it up is ESTALE, which makes the kernel walk the path once more, and look each name up
-//! anew. If the file that it finds then is removed in turn before the OPEN arrives, the application sees ESTALE, which no
-//! local file system gives. So a file that is looked up in such a second walk counts as open ([`Note::Held`]) until that OPEN. If
-//! it is gone nevertheless, by another node, it is as if it had never been there: ENOENT. So it is for a symbolic link that is gone
-//! when it is read in such a walk: it cannot be held.
+//! If a file was removed since the kernel looked it up, the answer is ESTALE, upon which the kernel walks the path once
+//! more and looks each name up again. If the file that it finds then is removed in turn before the OPEN arrives, the
+//! application would see ESTALE, which no local file system returns. So a file that is looked up in such a second walk
+//! counts as open ([`Note::Held`]) until that OPEN. If another node has removed it nevertheless, it is as if it had
+//! never existed: ENOENT. The same holds for a symbolic link that is gone when it is read in such a walk, because it
+//! cannot be held.
 
 use efc_tasks::sync::Mutex;
 use efc_tasks::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

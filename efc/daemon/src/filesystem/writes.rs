@@ -1,21 +1,22 @@
-//! Writing, and what it takes to lose nothing.
+//! Writing, without losing acknowledged data.
 //!
-//! `write(2)` returns when the server has the data, in its memory (WRITE with UNSTABLE); `fsync(2)` and `close(2)`
-//! return when it is on stable storage (COMMIT). In between a server that restarts may lose it, and says so by another
-//! write verifier: then everything since the last COMMIT is sent again, in order, while no new write of that file is
-//! under way, since an old write sent late must not cover a newer one. For this, data is kept until it is committed,
-//! within a budget for the whole daemon: at half of it files are committed in the background, at the whole of it
-//! writers wait.
+//! Unless a write is held back ([`super::behind`]), `write(2)` returns when the server has the data in its memory
+//! (WRITE with UNSTABLE); `fsync(2)` and `close(2)` return when it is on stable storage (COMMIT). In between a server
+//! that restarts may lose data, and reports that by another write verifier. Then everything since the last COMMIT is
+//! sent again, in order, while no new write of that file is in flight, since an old write sent late must not overwrite
+//! a newer one. For this, data is kept until it is committed, within a budget for the whole daemon: at half of it files
+//! are committed in the background, at the whole of it writers wait.
 //!
-//! What is kept lies in the saved state, and so does what it takes to send it: it outlives this daemon. A successor finds it
-//! ([`Inner::restore_writes`]) and goes on as if it had written it itself. Data is copied there before it is sent, described there
-//! before the application is answered, and forgotten, the oldest write first, when the server has committed it. What cannot be
-//! kept, for want of memory, is committed before the application is answered.
+//! The data and everything needed to send it again are in the saved state, so they outlive this daemon. A successor
+//! finds them ([`Inner::restore_writes`]) and continues as if it had written the data itself. Data is copied there
+//! before it is sent, described there before the application is answered, and dropped, oldest write first, when the
+//! server has committed it. Data that cannot be kept, for lack of memory, is committed before the application is
+//! answered.
 //!
-//! Some data is not kept though an application was told that it is written: in a state that an older release has made, after
-//! an older release has served for a while, and what a damaged record described. The saved state marks such files with the
-//! verifier of the first such write. As long as the server has that verifier nothing is lost; with another, it is (EIO). Who is
-//! told of what is lost is in [`super::failures`].
+//! Some data is not kept although the application was told that it is written: in a state that an older release has
+//! made, after an older release has served for a while, and where a record was damaged. The saved state marks such
+//! files with the verifier of the first such write. As long as the server has that verifier nothing is lost; otherwise
+//! the data is lost (EIO). [`super::failures`] reports lost data.
 
 use efc_tasks::sync::MutexGuard;
 use std::ops::Range;

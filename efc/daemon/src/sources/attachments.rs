@@ -1,8 +1,9 @@
-//! Several sources that come and go while they are served.
+//! Several sources that are added and removed while the daemon serves.
 //!
-//! What is configured is compared with what is attached. A source that is new is connected to by a thread of its own, again and again
-//! until it is there: one that is silent keeps no other from coming. One that is configured no more loses its name, and goes on for those
-//! who use it, until its room is needed for another one or the session ends. If it comes back meanwhile, it is the same one again.
+//! The configured sources are compared with those attached. A thread of its own connects to each new source, and
+//! retries until that succeeds: a source that does not respond does not delay another. A removed source loses its name,
+//! but keeps serving those who use it, until its place is needed for another one or the session ends. If it is added
+//! again meanwhile, it is the same source.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};

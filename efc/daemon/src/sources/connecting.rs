@@ -1,4 +1,4 @@
-//! The way to one of several sources: who it is, how it is called in messages, and what was found there.
+//! The connection to one of several sources: its identity, its name in messages, and what was found there.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! What the dataset is served from: one source, or several under one root that come and go.
+//! The sources that the dataset is served from: one, or several under one root, which may be added and removed.
 //!
-//! Of several, each has its own server, its own connections, and its own number for as long as the session lives
-//! ([`attachments`]). What a successor must know of them is saved before anybody can see it ([`saved`]): it serves all of them without
-//! asking a server anything.
+//! Each of several sources has its own server, its own connections, and a number of its own for as long as the session
+//! lives ([`attachments`]). What a successor must know of a source is saved before anybody can see it ([`saved`]), so
+//! that the successor serves all sources without asking a server anything.
 
 mod attachments;
 mod connecting;

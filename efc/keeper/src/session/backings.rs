@@ -1,4 +1,4 @@
-//! Files of the store that the daemon has the kernel read by itself: asked for at an open, which nobody lets wait long.
+//! Registers passthrough files for the daemon. That is asked for at an open, which must not be delayed for long.
 
 use std::os::fd::OwnedFd;
 

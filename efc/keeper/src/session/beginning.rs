@@ -1,8 +1,8 @@
 //! How a session begins: with a new mount, or with what an earlier keeper has left.
 //!
-//! A new mount is made between two words of its first daemon: the dataset's root is there, and the first request is
-//! served. On an error nothing is left of it. What an earlier keeper has left is taken as it is: a daemon that serves goes
-//! on serving, and where there is none the next one is started at once.
+//! A new mount is made between two messages of its first daemon: that the dataset's root was found, and that the first
+//! request was served. After an error nothing is left of it. What an earlier keeper has left is taken over as it is: a
+//! running daemon keeps serving, and if there is none the next one is started at once.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,11 +1,11 @@
-//! Deaths that the next daemon would share: of a damaged state, and of a limit of memory.
+//! Deaths that the next daemon would repeat: because of a damaged state, or of the memory limit.
 //!
-//! A daemon that can do nothing with the saved state says so by its exit status. No other could, so after a second opinion the
-//! session is given up: its connection is aborted, applications get errors instead of waiting for ever, and whoever made the
-//! mount makes it anew (of published volumes, the node plugin).
+//! A daemon that cannot use the saved state says so by its exit status. Another daemon could not either, so after a
+//! second one has confirmed it the session is given up: its connection is aborted, so that applications get errors
+//! instead of waiting for ever, and whoever made the mount makes it again (for published volumes, the node plugin).
 //!
-//! The kernel counts in a cgroup whom it has killed for want of memory. Such a daemon is replaced like any other, but it counts as
-//! one that died young for longer, so that kill does not follow kill.
+//! The kernel counts the out-of-memory kills in a cgroup. A daemon killed that way is replaced like any other, but for
+//! a longer time it counts as one that died young, so that kill does not follow kill.
 
 use std::time::{Duration, SystemTime};
 

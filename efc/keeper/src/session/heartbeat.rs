@@ -1,13 +1,13 @@
-//! Whether a daemon is alive in both ways that matter: it answers its keeper, and it takes requests.
+//! Whether a daemon is alive in both ways that matter: it answers its keeper, and it reads requests.
 //!
-//! A *beat* asks for both. The daemon's control thread is asked for a report, which a process that is stopped does not
-//! give. And a message without meaning (FUSE_NOTIFY_RETRIEVE of nothing) is put into the kernel's queue, between the
-//! requests of applications; the thread that reads it notes its number in the state memfd, where the keeper looks. That
-//! one is missed by a daemon whose threads have locked each other up or read no more. Neither says anything about the
-//! NAS, and neither enters the mount. At most one beat is on the way at a time.
+//! A *beat* checks both. The daemon's control thread is asked for a report, which a stopped process does not give. And
+//! a no-op message (FUSE_NOTIFY_RETRIEVE of nothing) is put into the kernel's queue, between the requests of
+//! applications; the thread that reads it notes its number in the state memfd, where the keeper looks. A daemon whose
+//! threads are deadlocked, or no longer read, misses that one. Neither depends on the NAS, and neither enters the
+//! mount. At most one beat is in flight at a time.
 //!
-//! The kernel sends such a message only about a regular file that it knows, so the daemon notes one that was used lately
-//! in the state, too. Where the kernel has forgotten that one, nobody has a file open, and the report alone must do.
+//! The kernel sends such a message only about a regular file that it knows, so the daemon also notes one that was used
+//! lately in the state. If the kernel has forgotten that file, nobody has a file open, and the report alone must do.
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -1,12 +1,15 @@
 //! The life of one mount, on a thread of its own: how it begins, its daemons one after the other, its end.
 //!
-//! The thread holds the session, as others may, too: its daemon, and clients that asked for it. A daemon that dies or hangs
-//! is replaced on the same session, at once; only after several that died as soon as they served the next one is given
-//! time. Nobody waits for the death of a daemon that was sent SIGKILL: it executes nothing any more, even if the kernel
-//! does not let go of it until its successor has answered something; when it does, the successor asks once more for
-//! what it had taken. What is over is told from what is broken by asking the kernel: a session whose connection is over
-//! and whose mount is no longer listed was unmounted by somebody else, and ends; one that is still listed was aborted, and
-//! stays, so that its applications get errors and not the empty directory below.
+//! The thread holds the session, as others may too: its daemon, and clients that asked for it. A daemon that dies or
+//! hangs is replaced on the same session at once; only after several that died as soon as they served, the next one is
+//! delayed. Nobody waits for the death of a daemon that was sent SIGKILL. It executes nothing any more, even if the
+//! kernel does not release it until its successor has answered something; when it is gone, the successor asks once more
+//! for redelivery of what it had read.
+//!
+//! Whether a session has ended or is broken is found out by asking the kernel. If its connection has ended and its
+//! mount is no longer listed, somebody else unmounted it, and the session ends. If the mount is still listed, the
+//! connection was aborted; then the session stays, so that its applications get errors and do not see the empty
+//! directory below.
 
 mod backings;
 mod beginning;
@@ -40,33 +43,33 @@ use deaths::{Deaths, YOUNG_OF_MEMORY, dated};
 use heartbeat::{Heartbeat, Pulse};
 use upgrade::Upgrade;
 
-/// A daemon that dies within this time of being ready, or before, has died young.
+/// A daemon that dies before it is ready, or within this time after, has died young.
 const YOUNG: Duration = Duration::from_millis(300);
-/// Daemons that may die young, one after the other, before the next has to wait.
+/// The number of daemons in a row that may die young before the next one is delayed.
 const YOUNG_DEATHS_MAX: u32 = 4;
-/// The first wait; it doubles with every further young death ...
+/// The first delay; it doubles with every further young death ...
 const BACK_OFF_MIN: Duration = Duration::from_millis(100);
 /// ... up to this.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
-/// How long a successor, which asks nobody anything, may take to be ready.
+/// Time limit for a successor to be ready; it need not ask anybody.
 const RESUME_TIME_LIMIT: Duration = Duration::from_secs(10);
-/// How long a daemon may take to flush what is left after an unmount.
+/// Time limit for a daemon to flush after an unmount.
 const FLUSH_TIME_LIMIT: Duration = Duration::from_secs(5);
-/// How long a daemon may take to end when there is nothing to flush.
+/// Time limit for a daemon to end when there is nothing to flush.
 const END_TIME_LIMIT: Duration = Duration::from_millis(500);
-/// Why a mount is of no use any more, if somebody else ended its connection.
+/// The reason shown for a mount whose connection somebody else has ended.
 const ABORTED: &str = "the FUSE connection was aborted; unmount and mount again";
-/// How often an aborted mount is looked at, to see whether somebody has unmounted it.
+/// How often to check whether somebody has unmounted an aborted mount.
 const ABORTED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A session that holds its descriptors.
+/// A running session, with its descriptors.
 struct SessionRun<'a> {
     entry: &'a MountEntry,
     programs: &'a Programs,
     isolation: Isolation<'a>,
     held: Arc<Held>,
     daemon: Option<Daemon>,
-    /// Daemons that were killed, and that the kernel has not let go yet.
+    /// Daemons that were killed and have not ended yet.
     predecessors: Vec<Daemon>,
     /// Since when the daemon serves.
     ready_at: Option<Instant>,
@@ -79,9 +82,9 @@ struct SessionRun<'a> {
     deadline: Option<Instant>,
     /// The program that the daemon runs.
     program: Arc<Program>,
-    /// Where daemons keep what they have read.
+    /// The daemons' local store.
     store: Option<Store>,
-    /// Files in it that the kernel reads by itself.
+    /// Files of the store that the kernel reads by passthrough.
     backings: Backings,
     upgrade: Option<Upgrade>,
 }
@@ -92,15 +95,15 @@ enum Event {
     /// With the descriptors beside it.
     Message(Box<to_keeper::Message>, Vec<OwnedFd>),
     Died(Ending),
-    /// A predecessor has ended; by its place in the list.
+    /// A predecessor has ended, given by its index in the list.
     Gone(usize),
     /// It is time for a beat.
     Beat,
     Deadline,
 }
 
-/// Serves a session until its mount is gone. Clients follow this through `entry`; `forget` is called when nothing is
-/// left, before they are told.
+/// Runs a session until its mount is gone. Clients observe it through `entry`; `forget` is called when nothing is left,
+/// before they are told.
 pub fn supervise(entry: &Arc<MountEntry>, programs: &Programs, origin: Origin, forget: impl FnOnce()) {
     let error = match SessionRun::begin(entry, programs, origin) {
         Ok(mut session) => {
@@ -144,7 +147,7 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Serves until the session shall end or has ended; says why.
+    /// Runs until the session is to end or has ended, and returns why.
     fn serve(&mut self) -> &'static str {
         loop {
             self.begin_upgrades();
@@ -181,7 +184,7 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Takes a serving or resuming daemon's message.
+    /// Handles a message of a serving or resuming daemon.
     fn handle(&mut self, message: to_keeper::Message, descriptors: &[OwnedFd]) {
         let target = self.entry.target().display();
         match message {
@@ -236,7 +239,7 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Looks whether the daemon still takes requests, and replaces it if not.
+    /// Checks whether the daemon still reads requests, and replaces it if not.
     fn beat(&mut self) {
         if self.heartbeat.has_lost_requests(&self.held).is_ok_and(|has| has) {
             log::info!("{}: a predecessor has found that it has a successor", self.entry.target().display());
@@ -257,14 +260,14 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// The daemon is gone: an upgrade goes on with another program, and any other death has its successor.
+    /// The daemon is gone: an upgrade continues with another program; after any other death a successor is started.
     fn replace(&mut self, reason: String) {
         if !self.go_on_with_upgrade(&reason) {
             self.died(reason);
         }
     }
 
-    /// Notes a death, and when to start the next daemon.
+    /// Records a death, and when to start the next daemon.
     fn died(&mut self, reason: String) {
         let now = Instant::now();
         self.died_at = self.died_at.or(Some(now));
@@ -283,7 +286,7 @@ impl<'a> SessionRun<'a> {
         self.deadline = Some(now + delay);
     }
 
-    /// The kernel has let a predecessor go: what it had taken meanwhile is asked for once more.
+    /// A predecessor has ended: the requests that it had read meanwhile are redelivered once more.
     fn predecessor_gone(&mut self, index: usize) {
         let mut gone = self.predecessors.swap_remove(index);
         log::info!("{}: the daemon {} has ended at last", self.entry.target().display(), gone.pid());
@@ -291,13 +294,13 @@ impl<'a> SessionRun<'a> {
         self.resend();
     }
 
-    /// A daemon that is not ready yet finds it when it is.
+    /// Tells the daemon to ask for redelivery. One that is not ready yet reads this when it is.
     fn resend(&self) {
         let predecessor_remains = !self.predecessors.is_empty();
         self.send(to_daemon::Message::Resend(Resend { predecessor_remains }));
     }
 
-    /// The connection is over: ended by an unmount, or only by an abort.
+    /// The connection has ended, by an unmount or only by an abort.
     fn disconnected(&mut self, reason: String) -> &'static str {
         let connection = self.entry.status().connection;
         // An unreadable list proves nothing: look again.
@@ -322,8 +325,8 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Starts the next daemon, with the program that is installed now; with the former one as long as there is something that only that
-    /// knows of, and where only that can read the state.
+    /// Starts the next daemon with the program that is installed now; or with the former one, if the state or something in
+    /// it is known only to that.
     fn spawn(&mut self) -> io::Result<()> {
         let next = self.programs.daemon.get();
         let can_take = self.can_go_on(&next) && self.can_take_layout(&next);
@@ -331,8 +334,8 @@ impl<'a> SessionRun<'a> {
         self.spawn_program(program, RESUME_TIME_LIMIT)
     }
 
-    /// Can daemons of this program go on with what 0.1.0 knows nothing of, if there is any: data of which applications were told before
-    /// the NAS has it, files that the kernel reads or opens by itself?
+    /// Whether daemons of this program can continue with features that 0.1.0 does not know, if the state uses any: held
+    /// data, and files that the kernel reads or opens by itself.
     pub(super) fn can_go_on(&self, program: &Arc<Program>) -> bool {
         if self.holdings() == 0 || Arc::ptr_eq(program, &self.program) {
             return true;
@@ -347,12 +350,12 @@ impl<'a> SessionRun<'a> {
         can_take
     }
 
-    /// What of that there is, as bits.
+    /// Which of these features the state uses, as bits.
     pub(super) fn holdings(&self) -> u64 {
         kernel::read_note(&self.held.state, efc_proto::HOLDING_OFFSET).unwrap_or(0)
     }
 
-    /// Can daemons of this program read the state, if that is not of the form which those of every release can?
+    /// Whether daemons of this program can read the state, if its layout is not the one that every release reads.
     fn can_take_layout(&self, program: &Arc<Program>) -> bool {
         let layout = kernel::read_note(&self.held.state, efc_proto::LAYOUT_OFFSET).unwrap_or_default();
         if u64::from(layout as u32) <= efc_proto::LAYOUT_OF_ONE_SOURCE || Arc::ptr_eq(program, &self.program) {
@@ -389,10 +392,10 @@ impl<'a> SessionRun<'a> {
         Ok(())
     }
 
-    /// Has the store that the options ask for.
+    /// Acquires the store that the options ask for.
     ///
     /// # Errors
-    /// Why there is none. A mount that serves goes on without.
+    /// The reason why there is none. A serving mount continues without one.
     fn have_store(&mut self) -> Result<(), Error> {
         let (options, stores) = (self.entry.options(), &self.programs.stores);
         if self.store.as_ref().is_some_and(|store| stores.serves(store, &options)) {
@@ -412,7 +415,7 @@ impl<'a> SessionRun<'a> {
         Ok(())
     }
 
-    /// Finds the store that the daemon of an earlier keeper has.
+    /// Finds the store that a daemon of an earlier keeper uses.
     fn find_store(&mut self) {
         let path = self.entry.status().store;
         if !path.is_empty() {
@@ -420,7 +423,7 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// The store that the options ask for, the former one if it can be had.
+    /// The store that the options ask for, if possible the former one.
     fn take_store(&self) -> Result<Option<Store>, Error> {
         let user = User { target: self.entry.target(), uid: self.isolation.uid() };
         self.programs.stores.take(&self.entry.options(), user, &self.entry.status().store)
@@ -442,7 +445,8 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// A daemon that cannot be told something has died, which is noticed by itself, or hangs, which has a deadline.
+    /// Sends a message to the daemon. An error is only logged: the daemon has died, which is noticed, or hangs, which has a
+    /// deadline.
     fn send(&self, message: to_daemon::Message) {
         if let Some(Err(error)) = self.daemon.as_ref().map(|daemon| daemon.send(message)) {
             log::warn!("{}: cannot tell the daemon: {error}", self.entry.target().display());
@@ -463,7 +467,7 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Waits for what happens next. A message comes before the death of the daemon that sent it.
+    /// Waits for the next event. A message comes before the death of the daemon that sent it.
     fn next_event(&mut self) -> Event {
         loop {
             let mut descriptors = vec![PollFd::new(self.entry.waker(), PollFlags::IN)];
@@ -518,7 +522,7 @@ impl<'a> SessionRun<'a> {
         self.bury(if is_doomed { Duration::ZERO } else { END_TIME_LIMIT }).map(Event::Died)
     }
 
-    /// Takes the daemon away, which has `time_limit` to end by itself, and counts its death.
+    /// Waits for the daemon to end by itself for `time_limit`, kills it otherwise, and counts its death.
     fn bury(&mut self, time_limit: Duration) -> Option<Ending> {
         let mut daemon = self.daemon.take()?;
         self.heartbeat.stop();
@@ -536,7 +540,7 @@ impl<'a> SessionRun<'a> {
     }
 }
 
-/// How long the next daemon waits after so many young deaths in a row.
+/// The delay of the next daemon after so many young deaths in a row.
 fn back_off(young_deaths: u32) -> Duration {
     match young_deaths.checked_sub(YOUNG_DEATHS_MAX + 1) {
         None => Duration::ZERO,

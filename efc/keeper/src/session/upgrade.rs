@@ -1,17 +1,17 @@
-//! Another program for a session that serves: hot upgrade, and the way back.
+//! Hot upgrade: another program for a session that serves, and the rollback.
 //!
-//! First the new program is asked whether it can take over what the daemon has saved; one that cannot is refused, and
-//! nothing was touched. Then the daemon drains: it begins nothing more, answers what it has begun, and ends. The new one
-//! goes on like any successor, so an application waits for as long as that takes. If it is not ready in time, or dies
-//! before it is, the former program gets the session back and keeps it until the next upgrade or death. So it does if the new one is of
-//! a release that knows nothing of data that is held back, and the NAS has not taken all of that when the daemon is drained. Such a
-//! program is refused at once where the kernel reads open files by itself, which ends when applications close them, and where it opens files without
-//! asking, which ends with the mount.
+//! First the new program is asked whether it can take over what the daemon has saved; if not, the upgrade is refused
+//! and nothing was touched. Then the daemon drains: it begins nothing more, answers what it has begun, and exits. The
+//! new one continues like any successor, so applications wait only that long. If it is not ready in time, or dies
+//! before, the former program gets the session back and keeps it until the next upgrade or death. The same happens if
+//! the new program's release does not know write-behind, and the NAS has not accepted all held data when the daemon is
+//! drained. Such a program is refused at once while files are open by passthrough, which ends when applications close
+//! them, and if the kernel opens files without asking, which ends with the mount.
 //!
-//! Other options for a session that serves go the same way: they are what the next daemon is started with, and the former
-//! ones are what the way back leads to. Where the client lets it stay, and it can take all that changes, the daemon is told of
-//! them instead. One that does not take them is replaced after all. Upgrades that several clients ask for at once are made one
-//! after the other.
+//! Option changes take the same way: the next daemon is started with the new options, and the rollback restores the
+//! former ones. If the client allows the daemon to stay, and the daemon can change all of these options live, they are
+//! sent to it instead; a daemon that does not accept them is replaced after all. Concurrent upgrades of several clients
+//! are done one after the other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The server: executes one call after the other on what lies on its disk.
+//! The model's server: executes calls, one after the other, on the objects of its disk.
 
 mod files;
 mod names;

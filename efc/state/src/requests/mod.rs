@@ -1,15 +1,15 @@
-//! Requests that were read and not answered, for kernels that do not deliver them again (no RESEND: before Linux 6.9).
+//! Requests that were read and not yet answered, for kernels that do not redeliver them (no RESEND: before Linux 6.9).
 //!
-//! What a daemon has read is gone from the kernel's queue, and if the daemon dies, its callers wait for ever. So on
-//! such a kernel requests live here from the moment they are read: a successor finds them, executes them under the
-//! names that they have, and goes on.
+//! A request that a daemon has read is gone from the kernel's queue; if the daemon dies, its caller waits for ever. So
+//! on such a kernel requests live here from the moment they are read: a successor finds them, executes them under their
+//! original numbers, and goes on.
 //!
-//! A *slot* stands for one request. An *area* is memory that one message of any size fits in, resident (in memory, and
-//! locked there). A thread *arms* a slot with an area whose first word it has zeroed, and reads straight into that. The
-//! kernel writes a message with its length in front, so wherever a SIGKILL hits, an armed area holds a message if its
-//! first word is not zero. A small message is then copied into a slot of its own and the area armed again; a large one
-//! stays where it is, and the data of a WRITE is sent from there. Only then is it executed: what is armed has never
-//! been.
+//! A *slot* stands for one request. An *area* is resident (populated and locked) memory with room for a message of any
+//! size. A thread *arms* a slot with an area whose first word it has zeroed, and reads straight into that. The kernel
+//! writes a message with its length in front, so at whatever moment a SIGKILL hits, an armed area holds a message if
+//! its first word is not zero. A small message is then copied into a slot of its own and the area armed again; a large
+//! one stays where it is, and the data of a WRITE is sent from there. Only after that is the request executed: a
+//! message in an armed area has never been executed.
 //!
 //! | word | of a slot |
 //! |---|---|
@@ -19,23 +19,22 @@
 //! | 3.. | the answer |
 //! | 24.. | the message, if it is small |
 //!
-//! **Answers.** Between "the kernel has taken the answer" and "the slot is freed" a SIGKILL leaves a request that
-//! nobody waits for any more. To execute that again could cover what was written since. So every small answer, and all
-//! of requests that change something are small, is saved before it is given, and a successor gives that one. Only a
-//! READ, READLINK, READDIR or STATX may be executed again for nobody; a READDIRPLUS of that kind leaves its nodes'
-//! counts too high. A slot is freed before the journal's entry ends, or a successor would have the request without its
-//! entry.
+//! **Answers.** A SIGKILL between "the kernel has taken the answer" and "the slot is freed" leaves a request that
+//! nobody waits for any more. Executing it again could overwrite what was written since. So every small answer is saved
+//! before it is given, and a successor repeats that; all answers to requests that change something are small. Only a
+//! READ, READLINK, READDIR or STATX may be executed again in vain; a READDIRPLUS of that kind leaves the lookup counts
+//! of its nodes too high. A slot is freed before the journal's entry ends, because otherwise a successor could find the
+//! request without its entry.
 //!
-//! **Daemons.** Each daemon uses slots and areas of its own, and later ones use them again when that one has ended with
-//! all its threads ([`Mapping::is_used_by_others`]). A daemon that was sent SIGKILL may still be ending: its slots that
-//! are held are taken over at once, as nothing of it runs any more, but its threads in read(2) may just be filling
-//! their areas. So an armed area with a message is left until that daemon has ended, or the message has been there for
-//! 100 ms.
+//! **Daemons.** Each daemon uses slots and areas of its own; later ones reuse them when all threads of that daemon have
+//! ended ([`Mapping::is_used_by_others`]). A daemon that was sent SIGKILL may still be ending. Its held slots are taken
+//! over at once, since it executes nothing any more, but its threads in read(2) may just be filling their areas. So an
+//! armed area with a message is left alone until that daemon has ended, or the message has been there for 100 ms.
 //!
 //! **Bounds.** When all slots or areas are taken, reading threads wait until a request is answered, and requests wait
-//! in the kernel's queue, where nothing is lost. Who answers never waits for one who reads.
+//! in the kernel's queue, where nothing is lost. Threads that answer never wait for threads that read.
 //!
-//! Not kept: INIT (a daemon that dies in it fails the mount), and FORGETs and INTERRUPTs of a dying daemon.
+//! Not saved: INIT (a daemon that dies during it fails the mount), and FORGETs and INTERRUPTs of a dying daemon.
 
 mod message;
 mod predecessors;

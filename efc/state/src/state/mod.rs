@@ -1,4 +1,4 @@
-//! The saved state as a whole: all that is kept, behind one value.
+//! The saved state as a whole: everything that is kept, as one value.
 
 mod files;
 mod work;

@@ -1,4 +1,4 @@
-//! How a store lies in its directory. Layout 1:
+//! The on-disk layout of a store's directory. Layout 1:
 //!
 //! ```text
 //! lock                      flock(2)ed by the process that uses the directory
@@ -9,13 +9,13 @@
 //! ```
 //!
 //! `NAME` is 32 hex digits of two hashes, of the file's handle and of handle and version; `XX` are its first two.
-//! `NUMBER` is 16 hex digits. A header has 128 bytes ([`header`]), with all of the key that it stands for; numbers are
-//! little-endian, checksums XXH3 with the seed. The time of the last change of a map, or of a segment, is about when
-//! something of it was last used. What a store holds is the sum of what `du` says of `files` and `segments`.
+//! `NUMBER` is 16 hex digits. A header has 128 bytes ([`header`]), with the whole key that it stands for; numbers are
+//! little-endian, checksums XXH3 with the seed. The modification time of a map, or of a segment, is approximately the
+//! time of its last use. The size of a store is the sum of what `du` says of `files` and `segments`.
 //!
-//! Nothing is ever synced: after a power cut any page of any file may be what it was before. So nothing is believed
-//! without its checksum, and what has a wrong one is not there. A layout of another number is left alone; a directory
-//! without one, or with a damaged one, is begun anew.
+//! Nothing is ever synced: after a power cut any page of any file may have its former content. So nothing is used whose
+//! checksum does not match; it counts as missing. A layout with another number is left alone; a directory without a
+//! layout, or with a damaged one, is initialised again.
 
 pub(crate) mod header;
 pub(crate) mod index;

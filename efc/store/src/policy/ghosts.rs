@@ -1,4 +1,5 @@
-//! What was let go or turned away lately, and how long ago: what comes back soon is worth more than what was read once.
+//! Ghosts: entries without data of what was evicted or refused lately, and how long ago. What is read again soon is
+//! worth more than what was read once.
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;

@@ -1,5 +1,5 @@
-//! What is decided about the store: pure code, events in and decisions out. Nothing here has a clock, a file or a
-//! thread, so that what is kept and what goes can be played through with any number of files.
+//! Decisions about the store, as pure code: events in, decisions out. Nothing here has a clock, a file or a thread, so
+//! eviction can be simulated with any number of files.
 
 pub mod ghosts;
 pub mod patience;

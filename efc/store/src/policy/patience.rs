@@ -1,8 +1,10 @@
-//! How long an answer of the disk is waited for: not much longer than the backend would take, as somebody who waits for
-//! a level has not asked the backend yet. And whether the disk is asked at all: a few late answers in a row end that, and
-//! so do more than answers in time make up for, until one that nobody waits for has come in time. An answer in time makes
-//! up for what it came sooner than after 1.2 times as long as the backend takes, and for a fifth of a late one at least: so all readers
-//! together wait no longer than 1.2 times as long as for the backend, or than an answer of the disk takes.
+//! How long to wait for the disk: not much longer than the backend would take, because a reader that waits for a level
+//! has not asked the backend yet. Also, whether to ask the disk at all: a few late answers in a row end that, and so do
+//! late answers that outweigh those in time, until a probe was answered in time.
+//!
+//! An answer in time makes up for the time by which it came sooner than 1.2 times the backend's time, and for a fifth
+//! of a late answer at least. So all readers together wait no longer than 1.2 times as long as for the backend, or than
+//! an answer of the disk takes.
 
 use std::time::{Duration, Instant};
 

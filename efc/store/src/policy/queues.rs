@@ -1,17 +1,19 @@
-//! What the store keeps, and what goes for what comes.
+//! The eviction policy: what the store keeps, and what is evicted for new data.
 //!
-//! What is kept or goes is a [`Unit`], a large file or a segment of small ones, in one of two queues. *Again* is for
-//! what was read again, up to nine tenths of the size; *once* has the rest, and what is new passes through it. So a
-//! scan can flush *once* only. What comes while *again* is not full belongs to it at once, as nothing has to go for it.
+//! A [`Unit`], a large file or a segment of small ones, is kept or evicted as a whole. It is in one of two queues.
+//! *Again* is for units that were read again, up to nine tenths of the size; *once* has the rest, and new data passes
+//! through it. So a scan can flush only *once*. Units that arrive while *again* is not full go there at once, since
+//! nothing has to be evicted for them.
 //!
-//! What returns, from *once* or from among the [`Ghosts`], comes to *again* if it does so much sooner than the oldest
-//! there was last used ago, and if that one has not come back for longer than it usually takes. All that is measured in
-//! bytes that were used meanwhile, by which all files of a data set that is read over and over are equally far from
-//! their next use. There nothing changes its place then, and each pass finds all of *again*, where the last recently
-//! used going first would find nothing. (The idea is that of LIRS.)
+//! A unit that is read again, from *once* or from among the [`Ghosts`], moves to *again* if the time since its last use
+//! is much shorter than that of the oldest unit there, and if that one has not been read for longer than its usual
+//! interval. All intervals are measured in bytes that were used meanwhile; by that measure, all files of a data set
+//! that is read over and over are equally far from their next use. Then nothing changes its place, and each pass hits
+//! all of *again*, where LRU would hit nothing. (The idea is that of LIRS.)
 //!
-//! One new file in [`LOT`] is let in as if it had returned from not far off: a data set so large that no ghost of it is
-//! left when it is read again replaces another of which nobody reads anything any more, in some passes.
+//! One new file in [`LOT`] is admitted as if it had been read again soon. Without that, a data set so large that none
+//! of its ghosts are left when it is read again could never replace another one that nobody reads any more; with it,
+//! that takes some passes.
 
 use std::collections::BTreeSet;
 

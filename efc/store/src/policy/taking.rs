@@ -1,4 +1,4 @@
-//! When blocks are offered a place, after the file system has refused some.
+//! When blocks are accepted again after the file system has refused some.
 
 use std::time::{Duration, Instant};
 

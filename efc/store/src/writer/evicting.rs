@@ -1,5 +1,4 @@
-//! Letting go what has to go: large files by themselves, small ones with their segment, but for those that were read
-//! again.
+//! Eviction: large files by themselves, small ones with their segment, except for those that were read again.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The thread that changes what is on the disk: it writes blocks, and lets go what has to go for them. As there is one,
-//! nothing of what it does can meet anything else that it does.
+//! The thread that changes the disk: it writes blocks, and evicts others to make room for them. Since there is only
+//! one, its operations never conflict with each other.
 
 mod evicting;
 mod filling;

@@ -1,10 +1,11 @@
-//! Copies of hot blocks: when there is one more, and how many a node knows of. A block that many read at once is not one
-//! worker's network card.
+//! Copies of hot blocks: when one is added, and how many a node knows of. They spread a block that many read at once
+//! over the network cards of several workers.
 //!
-//! The first copy of a block lies at the first worker of its order (`placement`), and says how many there are; the others lie
-//! at the next ones. Who has waited for the first copy more than twice as long as is usual, at a worker where that is no
-//! accident, puts one more at the next worker, and raises the number in the first then. A reader takes one of as many as the
-//! file's blocks were seen to have; where there is none, he takes the first: a wrong number costs one small question.
+//! The first copy of a block is at the first worker of its order (`placement`), and says how many copies there are; the
+//! others are at the next workers. A reader whose wait for the first copy was more than twice the usual one, at a
+//! worker where that is no accident, adds one more at the next worker, and then raises the number in the first. Readers
+//! use one of as many copies as the file's blocks were seen to have. If that one does not exist the reader uses the
+//! first: a wrong number costs one small question.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -14,14 +15,14 @@ use efc_backend::FileHandle;
 /// Copies of a block, at most: from eight workers a thousand nodes read a block in the time of 125, and it takes the memory
 /// of seven others.
 pub const COPIES_MAX: u8 = 8;
-/// A wait is long that is so many times the median of all workers' answers ...
+/// A wait is long if it is more than this many times the median of all workers' answers ...
 const LONG: u32 = 2;
-/// ... and longer than that by this: less is no network's load.
+/// ... and longer than that by this: smaller differences do not come from network load.
 const LONG_MIN: Duration = Duration::from_millis(1);
-/// Of so many long waits of a node one adds a copy: those who wait at the same time should not all do, before any of it is
-/// felt. A block that is hot is waited for often.
+/// One of this many long waits of a node adds a copy, so that not all that wait at the same time do, before any copy takes
+/// effect. A hot block is waited for often.
 const LONG_WAITS: u32 = 16;
-/// How long the number of copies of a file's blocks is believed.
+/// How long the known number of copies of a file's blocks is used.
 const BELIEVED_FOR: Duration = Duration::from_secs(10);
 /// Files whose blocks have copies, and are remembered. Of others the first copies are read.
 const FILES_MAX: usize = 1024;
@@ -29,18 +30,18 @@ const FILES_MAX: usize = 1024;
 /// A wait for a block.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
-    /// What it took.
+    /// Its duration.
     pub took: Duration,
-    /// What it would have taken alone.
+    /// The duration that it would have had alone.
     pub alone: Duration,
-    /// What the same worker's last answers have taken alone, their median, this one among them.
+    /// The median that the same worker's last answers, this one included, have taken alone.
     pub worker: Duration,
-    /// What those of all workers have.
+    /// The same median for all workers.
     pub pool: Duration,
 }
 
 impl Wait {
-    /// The worker has more to do than others, and this reader has felt it: what he has read should lie elsewhere, too.
+    /// Whether the worker is busier than others and this reader was delayed by it: then the block needs another copy.
     pub fn is_long(&self) -> bool {
         let usual = self.took.mul_f64(self.pool.as_secs_f64() / self.alone.as_secs_f64().max(1e-9));
         let limit = self.pool * LONG;
@@ -51,7 +52,7 @@ impl Wait {
 /// What a node knows of copies.
 #[derive(Clone, Debug, Default)]
 pub struct Copies {
-    /// How many the blocks of files have, as far as it has seen.
+    /// The number of copies that blocks of files were seen to have.
     known: HashMap<FileHandle, (u8, Instant)>,
     long_waits: u32,
 }
@@ -64,13 +65,13 @@ impl Copies {
         is_long && self.long_waits % LONG_WAITS == 1
     }
 
-    /// The most copies of a block of this file that were seen of late.
+    /// The largest number of copies of a block of this file that was seen lately.
     pub fn known(&self, file: &FileHandle, at: Instant) -> u8 {
         let known = self.known.get(file).filter(|known| is_believed(known, at));
         known.map_or(1, |known| known.0)
     }
 
-    /// A block of this file says that it has so many.
+    /// Records the number of copies that a block of this file says it has.
     pub fn saw(&mut self, file: &FileHandle, copies: u8, at: Instant) {
         if copies <= 1 || copies < self.known(file, at) {
             return;

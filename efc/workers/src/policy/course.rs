@@ -1,22 +1,22 @@
-//! The course of one look-up: what is done next, decided from what came of the last step.
+//! The course of one look-up: decides the next step from the outcome of the last one.
 //!
-//! One of the block's copies is asked; if it is not there, the first. If there is none either, whoever is the first to find
-//! that fetches the block, and the others look again and again as long as his marker stands and the wait is worth it.
+//! First one of the block's copies is asked; if it is missing, the first copy. If that is missing too, the first node
+//! to find that out fetches the block, and the others poll for as long as its marker stands and waiting is worth it.
 
 use std::time::{Duration, Instant};
 
 use super::copies::COPIES_MAX;
 use super::markers::{Backend, Markers};
 
-/// The first pause between looks at a block that another node fetches; each is twice as long as the one before, ...
+/// The first pause between polls for a block that another node is fetching; each is twice as long as the one before, ...
 const PAUSE_MIN: Duration = Duration::from_millis(4);
-/// ... but no longer than this, or than this part of what was waited already.
+/// ... but no longer than this, or than this part of the time waited already.
 const PAUSE_MAX: Duration = Duration::from_millis(40);
 const PAUSE_PART: u32 = 4;
-/// The copy that knows how many there are, and at whose place markers are left.
+/// The copy that has the number of copies, and in whose place markers are set.
 pub const FIRST: u8 = 1;
 
-/// What came of asking once.
+/// The outcome of one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The block.
@@ -26,28 +26,28 @@ pub enum Outcome {
         /// The wait for it was long.
         was_long: bool,
     },
-    /// It is not there. Of the first copy: the marker is this node's, or there are no markers.
+    /// A miss. For the first copy: the marker is this node's, or there are no markers.
     Missing,
-    /// Another node fetches it.
+    /// Another node is fetching it.
     Awaited,
     /// The worker was not asked, or could not answer.
     Unasked,
 }
 
-/// What is done next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Ask the worker that has the copy of this number.
     Ask(u8),
-    /// Look at the first copy after this time.
+    /// Poll the first copy after this time.
     Pause(Duration),
-    /// The block is here.
+    /// The block was found.
     Take(Found),
-    /// There is none: the first copy's worker is given it, once it was fetched.
+    /// There is none: fetch the block, and store it at the first copy's worker.
     Fetch,
-    /// There is none, or it comes too late, and nothing is given to anybody.
+    /// There is none, or it comes too late: fetch the block, and store it nowhere.
     GiveUp {
-        /// Another node's fetch was waited for in vain.
+        /// Waited for another node's fetch in vain.
         waited: bool,
     },
 }
@@ -57,9 +57,9 @@ pub enum Step {
 pub struct Found {
     /// How many copies it says that it has.
     pub copies: u8,
-    /// The copy that is to be put at its worker.
+    /// The copy that is to be stored at its worker.
     pub add: Option<u8>,
-    /// It was waited for, while another node fetched it.
+    /// Another node was fetching it, and this one waited.
     pub waited: bool,
 }
 

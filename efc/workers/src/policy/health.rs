@@ -1,46 +1,46 @@
-//! Whether a worker is worth asking, and for how long: decided from what its answers took beside those of the backend.
-//! Nothing here has a clock or a socket.
+//! Whether to ask a worker, and how long to wait for it: decided from the latencies of its answers compared with the
+//! backend's. Nothing here has a clock or a socket.
 //!
-//! Answers that come together share the network, so what an answer took says little by itself: what counts is the time
-//! that it would have taken alone, which is its part of all that was under way. Medians of the last answers are kept, as
-//! single ones may be anything.
+//! Answers in flight at the same time share the network, so a single latency says little. What counts is the time that
+//! an answer would have taken alone, which is its share of everything in flight. Single values may be outliers, so
+//! medians of the last answers are used.
 
 use std::time::{Duration, Instant};
 
 use super::copies::Wait;
 
-/// Answers that a median is of.
+/// The number of answers that a median is taken of.
 const SAMPLES: usize = 15;
-/// Fewer say nothing yet.
+/// With fewer there is no median yet.
 const SAMPLES_MIN: usize = 8;
-/// Up to so many bytes an answer counts as small: what it takes is mostly the way.
+/// Up to this many bytes an answer is small: its latency is mostly the round trip.
 const SMALL_MAX: usize = 64 << 10;
-/// What any answer costs beside its bytes, counted in bytes.
+/// The fixed cost of any answer, in bytes.
 const SURCHARGE: u64 = 64 << 10;
-/// An answer is waited for so many times as long as it should take ...
+/// An answer is waited for this many times its expected time ...
 const PATIENCE: u32 = 4;
-/// ... but not more than this, unless it is set otherwise, ...
+/// ... but not longer than this, unless configured otherwise, ...
 pub const WAIT_MAX: Duration = Duration::from_millis(150);
-/// ... nor less than this part of the most, as any machine stands still for 30 ms now and then. ...
+/// ... nor shorter than this part of the maximum, since any machine stalls for 30 ms now and then. ...
 const WAIT_MIN_PART: f64 = 0.2;
-/// ... As long as nothing is known, it is this part of the most. With no answer in time for so long, nobody waits for the
-/// worker before there is one again.
+/// ... As long as nothing is known, it is this part of the maximum. If no answer was in time for that long, nobody waits
+/// for the worker until one is again.
 const WAIT_FIRST_PART: f64 = 0.5;
-/// A worker that nobody waits for is asked so often.
+/// The interval of probes of a worker that nobody waits for.
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How much an answer of `length` bytes asks of a network, in bytes.
+/// The load of an answer of `length` bytes on the network, in bytes.
 pub fn weight(length: usize) -> u64 {
     length as u64 + SURCHARGE
 }
 
-/// What an answer of `length` bytes would have taken alone that took so long while answers of the weight `load` were under
-/// way, itself among them.
+/// The time that an answer of `length` bytes would have taken alone, if it took so long while answers of the weight `load`
+/// were in flight, itself included.
 pub fn alone(length: usize, took: Duration, load: u64) -> Duration {
     took.mul_f64(weight(length) as f64 / load.max(weight(length)) as f64)
 }
 
-/// The last times of something, in microseconds: every worker has two of these.
+/// A window of the last latencies, in microseconds: every worker has two of these.
 #[derive(Clone, Debug, Default)]
 struct Window {
     last: [u32; SAMPLES],
@@ -74,28 +74,28 @@ fn micros(count: u32) -> Duration {
     Duration::from_micros(count.into())
 }
 
-/// What answers take that come alone, small ones and large ones apart.
+/// Expected latencies of answers that come alone, separately for small and large ones.
 #[derive(Clone, Debug, Default)]
 pub struct Usual([Window; 2]);
 
 impl Usual {
-    /// An answer of `length` bytes took so long, while answers of the weight `load` were under way, itself among them.
+    /// Adds an answer of `length` bytes that took so long while answers of the weight `load` were in flight, itself included.
     pub fn add(&mut self, length: usize, took: Duration, load: u64) {
         self.window_mut(length).add(alone(length, took, load));
     }
 
-    /// What one of this length takes alone, once enough is known.
+    /// The expected latency of an answer of this length alone, once enough is known.
     pub fn alone(&self, length: usize) -> Option<Duration> {
         let window = self.window(length);
         if window.known() < SAMPLES_MIN { None } else { window.median() }
     }
 
-    /// What the slowest of the last ones took alone, small or large.
+    /// The latency of the slowest of the last answers alone, small or large.
     pub fn slowest(&self) -> Option<Duration> {
         self.0.iter().filter_map(Window::longest).max()
     }
 
-    /// What a large one takes alone, once enough is known.
+    /// The expected latency of a large answer alone, once enough is known.
     pub fn large_alone(&self) -> Option<Duration> {
         self.alone(usize::MAX)
     }
@@ -114,13 +114,13 @@ impl Usual {
 pub enum Advice {
     /// Ask it, and wait for so long.
     Ask(Duration),
-    /// Ask it, but let nobody wait: an answer within this time says that it is well again.
+    /// Probe it, with nobody waiting: an answer within this time shows that it has recovered.
     Probe(Duration),
-    /// Leave it alone.
+    /// Do not ask it.
     Skip,
 }
 
-/// What is known of one worker's speed.
+/// The health of one worker.
 #[derive(Clone, Debug)]
 pub struct Health {
     wait_max: Duration,
@@ -137,8 +137,8 @@ impl Health {
         Health { wait_max, usual: Usual::default(), late_since: None, is_late: false, probed: None }
     }
 
-    /// What to do about a block of `length` bytes, with answers of the weight `load` under way before this one has ended,
-    /// itself among them, and a backend that usually takes so long.
+    /// What to do for a block of `length` bytes, with answers of the weight `load` in flight until this one has arrived,
+    /// itself included, and a backend that usually takes so long.
     pub fn advise(&mut self, at: Instant, length: usize, load: u64, backend: &Usual) -> Advice {
         let deadline = self.deadline(length, load);
         if !self.is_slow(length, backend) {
@@ -151,7 +151,7 @@ impl Health {
         Advice::Probe(deadline)
     }
 
-    /// Nobody should wait for it: it was late too often, or takes longer than the backend.
+    /// Whether nobody should wait for it: it was late too often, or takes longer than the backend.
     pub fn is_slow(&self, length: usize, backend: &Usual) -> bool {
         let is_behind = match (self.usual.alone(length), backend.alone(length)) {
             (Some(own), Some(backend)) => own > backend.mul_f64(1.5) + Duration::from_micros(500),
@@ -190,7 +190,7 @@ impl Health {
         self.is_late.then_some(since)
     }
 
-    /// It has said nothing at all: nobody waits for it before it has answered in time.
+    /// It has sent nothing at all: nobody waits for it until it has answered in time.
     pub fn silent(&mut self) {
         self.is_late = true;
     }

@@ -1,16 +1,16 @@
-//! How many look-ups are given up in favour of the backend before the longest wait: a worker that is late now and then
-//! costs less so, and a pool that is overloaded does not put its load on the backend.
+//! How many look-ups may be given up in favour of the backend before the longest wait. Hedging makes an occasional late
+//! answer cheaper; the limit keeps an overloaded pool of workers from shifting its load to the backend.
 
-/// One of so many look-ups may be given up early: what few nodes can do to a backend without harm, thousands cannot.
+/// One of this many look-ups may be given up early: a few nodes could do more without harm to the backend, thousands could not.
 const LOOK_UPS: u32 = 1000;
-/// So many may be given up one after the other. More that wait for a worker that has died need none: it is down before they
-/// have waited for the longest time (`health`).
+/// This many may be given up in a row. Further look-ups at a worker that has died need no hedge: it is marked down before
+/// they have waited for the longest time (`health`).
 const BURST: u32 = 2;
 
-/// What may be given up still.
+/// The remaining credit for hedges.
 #[derive(Clone, Debug)]
 pub struct Hedges {
-    /// In look-ups.
+    /// Counted in look-ups.
     credit: u32,
 }
 

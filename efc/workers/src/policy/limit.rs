@@ -1,18 +1,18 @@
-//! How much a node asks of all workers at once: so much that answers come within a time that can be waited for, whatever
-//! the network gives.
+//! How much a node has in flight at all workers together: as much as still lets answers arrive in acceptable time,
+//! whatever the network's bandwidth.
 
 use std::time::Duration;
 
-/// What is under way should be answered within this time.
+/// Everything in flight should be answered within this time.
 const TARGET: Duration = Duration::from_millis(50);
-/// What a large block weighs.
+/// The weight of a large block.
 pub const LARGE: u64 = (1 << 20) + (64 << 10);
-/// Weights that may be under way: at least a few large blocks, ...
+/// The limit of the weight in flight: at least a few large blocks, ...
 pub const LIMIT_MIN: u64 = 4 * LARGE;
 /// ... at most what the fastest networks need.
 pub const LIMIT_MAX: u64 = 64 * LARGE;
 
-/// What is under way, and may be.
+/// The weight in flight, and its limit.
 #[derive(Clone, Debug)]
 pub struct Limit {
     load: u64,
@@ -41,13 +41,13 @@ impl Limit {
         self.load -= weight;
     }
 
-    /// A large block takes so long when it comes alone.
+    /// Adapts the limit to the time that a large block takes alone.
     pub fn adjust(&mut self, alone: Duration) {
         let blocks = TARGET.as_nanos() / alone.as_nanos().max(1);
         self.limit = u64::try_from(blocks).unwrap_or(u64::MAX).saturating_mul(LARGE).clamp(LIMIT_MIN, LIMIT_MAX);
     }
 
-    /// The weight of what is under way.
+    /// The weight in flight.
     pub fn load(&self) -> u64 {
         self.load
     }

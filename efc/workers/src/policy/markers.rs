@@ -1,40 +1,40 @@
-//! Whether it is worth waiting for a block that another node fetches. Nothing here has a clock or a socket.
+//! Whether to wait for a block that another node is fetching. Nothing here has a clock or a socket.
 //!
-//! Who finds no block leaves a marker in its place and fetches it; who finds the marker waits for the block a little, by
-//! its own clock, once for each block. A marker is forgotten soon, but for one whose node renews it as it is still fetching:
-//! where the backend takes long, as thousands of nodes begin at once, who would not wait would only make it take longer. A
-//! node that does not fill what it has marked, because it died or because it lies, costs others that time: so a worker whose
-//! markers were waited for in vain too often has none for a while.
+//! A node that misses a block leaves a marker in its place and fetches it. A node that finds a marker waits for the
+//! block for a limited time, by its own clock, once for each block. A marker expires soon unless its node renews it
+//! because it is still fetching: when the backend is slow, as when thousands of nodes start at once, nodes that did not
+//! wait would only make it slower. A node that does not fill what it has marked, because it died or because it lies,
+//! costs others that time; so the markers of a worker at which too many waits were in vain are ignored for a while.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::health::{Usual, weight};
 
-/// A block that another fetches is waited for so long, if the backend is not slower; ...
+/// A block that another node is fetching is waited for this long, if the backend is not slower; ...
 pub const WAIT_MIN: Duration = Duration::from_millis(100);
-/// ... else so many times as long as the slowest of its last answers took, ...
+/// ... otherwise this many times as long as the slowest of the backend's last answers took, ...
 const PATIENCE: u32 = 2;
-/// ... but not longer than this, nor, before the backend has answered at all, than a marker stands that nobody renews.
+/// ... but not longer than this, nor, before the backend has answered at all, longer than an unrenewed marker stands.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
 const WAIT_FIRST: Duration = LIFE;
-/// memcached forgets a marker after so long. Its clock goes in seconds.
+/// memcached expires a marker after this time. Its clock ticks in seconds.
 pub const LIFE: Duration = Duration::from_secs(2);
-/// As long as its block is being fetched a marker is renewed this often: it may stand for hardly more than a second.
+/// The interval of renewing a marker during the fetch; with memcached's coarse clock it may last hardly more than a second.
 pub const RENEWAL: Duration = Duration::from_millis(500);
-/// Waits in vain, one after the other, after which a worker's markers are ignored ...
+/// After this many waits in vain in a row a worker's markers are ignored ...
 const VAIN_MAX: u32 = 8;
-/// ... for so long.
+/// ... for this long.
 const IGNORED_FOR: Duration = Duration::from_secs(10);
 /// Blocks that were waited for in vain and are remembered.
 const REMEMBERED: usize = 64;
 
-/// What is known of the backend: whether one would be served sooner there than by a node that is asking it already.
+/// The backend's latencies: they tell whether it would answer sooner than a node that is asking it already.
 #[derive(Clone, Debug, Default)]
 pub struct Backend {
-    /// What its answers take.
+    /// The expected latencies of its answers.
     pub usual: Usual,
-    /// A wait was given up in its favour then, and nothing that was asked since has been answered.
+    /// When a wait was last given up in its favour, if nothing asked since has been answered.
     tried: Option<Instant>,
 }
 
@@ -45,14 +45,14 @@ impl Backend {
         self.tried.take_if(|tried| at.checked_sub(took).is_some_and(|asked| asked >= *tried));
     }
 
-    /// How long a block that another node fetches is waited for.
+    /// How long to wait for a block that another node is fetching.
     pub fn patience(&self) -> Duration {
         let slowest = self.usual.slowest();
         slowest.map_or(WAIT_FIRST, |slowest| slowest.saturating_mul(PATIENCE).clamp(WAIT_MIN, WAIT_MAX))
     }
 
-    /// Whether a wait may be given up that has lasted for so long, longer than it seemed worth: one at a time, until the backend
-    /// has shown by an answer that it is no slower than the other node.
+    /// Whether a wait that has exceeded its time may be given up: one at a time, until the backend has shown by an answer
+    /// that it is no slower than the other node.
     fn is_tried(&mut self, at: Instant, waited: Duration) -> bool {
         let may = waited >= WAIT_MAX || self.tried.is_none();
         if may {
@@ -72,7 +72,7 @@ impl Backend {
     }
 }
 
-/// What came of waiting at one worker.
+/// The outcomes of waits at one worker.
 #[derive(Clone, Debug, Default)]
 pub struct Markers {
     vain_in_row: u32,

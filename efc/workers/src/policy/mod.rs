@@ -1,5 +1,5 @@
-//! What is decided about workers and blocks: pure code, events in and decisions out. Nothing here has a clock, a socket, a
-//! thread or memory for blocks, so that what a node decides can be tested, and played with thousands of nodes.
+//! Decisions about workers and blocks, as pure code: events in, decisions out. Nothing here has a clock, a socket, a
+//! thread or memory for blocks, so decisions of a node can be tested, and simulated with thousands of nodes.
 
 pub mod copies;
 pub mod course;

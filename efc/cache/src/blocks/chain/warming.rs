@@ -1,8 +1,8 @@
-//! Filling one level of a chain and no other, for who wants a block to lie there before anybody reads it.
+//! Fills one level of a chain and no other with a block, before anybody reads it.
 //!
-//! The block comes from whoever has it, the levels first. A fetch for this is the turn of readers, too, and one of theirs is waited for
-//! here; what is filled for them is their matter, so nothing is kept from them. That a level was given a block does not say that it keeps
-//! it: who asks again is told whether it was there.
+//! The block comes from whoever has it, levels first. Fetches are shared with readers in both directions; levels filled
+//! on behalf of readers are filled as usual. That a level was given a block does not mean that it keeps it: asking
+//! again tells whether the block is there.
 
 use std::future::Future;
 use std::sync::Arc;

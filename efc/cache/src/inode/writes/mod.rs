@@ -1,12 +1,13 @@
-//! Written data that the server has not committed: what of it each file has, and how much there is of it altogether.
+//! Written data that the server has not committed: which of it each file has, and how much there is in total.
 //!
-//! A [`Chunk`] is one write. It may be held back ([`Stage::Unsent`]), be in flight, or be answered and wait for COMMIT. The chunks
-//! of a file have one order, that of their ids: of bytes that were written twice the later chunk's count. What is held back
-//! is gathered when it is sent ([`Pending::take_piece`]): a [`Piece`] is adjacent data of one credential, as much as one call
-//! carries. Data is never sent before older data of the same bytes, nor while older data of these is in flight.
+//! A [`Chunk`] is one write. It may be held back ([`Stage::Unsent`]), in flight, or answered and waiting for COMMIT.
+//! The chunks of a file are ordered by their ids: of bytes that were written twice, the later chunk's count. Held
+//! chunks are gathered when they are sent ([`Pending::take_piece`]): a [`Piece`] is adjacent data of one credential, as
+//! much as one call carries. Data is never sent before older data of the same bytes, nor while older data of these is
+//! in flight.
 //!
-//! Where the data lies and how it is described for a later process is the matter of whoever keeps it; here a chunk has the
-//! number of its record and nothing more. A file with such data stays, whatever the kernel forgets.
+//! Where the data is stored, and how it is described for a later process, is the caller's matter; here a chunk has only
+//! the number of its record. An inode with such data stays, whatever the kernel forgets.
 
 mod chunk;
 mod pending;

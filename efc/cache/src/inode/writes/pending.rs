@@ -1,4 +1,4 @@
-//! What waits for COMMIT of one file, and the pieces in which it is sent.
+//! The data of one file that waits for COMMIT, and the pieces in which it is sent.
 
 use std::ops::Range;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! How much waits for COMMIT of all files together, of each user, and what there is room for.
+//! How much data waits for COMMIT, in all files and of each user, and how much room is left.
 
 use efc_tasks::sync::atomic::{AtomicU64, Ordering};
 use efc_tasks::sync::{Mutex, MutexGuard};

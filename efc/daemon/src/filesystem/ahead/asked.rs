@@ -1,8 +1,9 @@
-//! Files that were asked for ahead and are not open yet, with the data of the small ones; those that are still to be asked for; and what
-//! came of all of them.
+//! Prefetched files that are not open yet, with the data of the small ones; the queue of files still to be prefetched;
+//! and the outcomes.
 //!
-//! Data may be given while the file is as it was when that was asked for, as far as this node knows, and no longer than the consistency mode
-//! lets it be given. It goes when the kernel has it, or with its age. Its memory is counted: where there is none, nothing is asked for.
+//! The data may be used as long as the file has not changed since it was asked for, as far as this node knows, and only
+//! as long as the consistency mode allows. It is dropped when the kernel has it, or by age. Its memory is counted:
+//! where there is none, nothing is prefetched.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

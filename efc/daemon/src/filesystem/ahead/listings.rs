@@ -1,5 +1,5 @@
-//! How many directories are listed at a time for nobody: few of each storage, so that one which is slow at that has no more and more to do, and
-//! one that is silent keeps nobody from having directories of another listed.
+//! Limits the directory listings that are made ahead, for each storage: so that a slow one does not accumulate work,
+//! and one that does not respond does not block the listings of others.
 
 use std::sync::Arc;
 

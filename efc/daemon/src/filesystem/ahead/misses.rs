@@ -1,8 +1,8 @@
-//! Names that are asked for and are not there: a directory with several of them is listed, and the next ones are known to be missing.
+//! Negative lookups: a directory with several of them is listed, after which further missing names are known.
 //!
-//! The kernel looks each name up that is to be made, or that something is renamed to, and programs look for files along search paths. A page
-//! of a listing costs one call and tells a thousand names. A directory whose listing came to nothing, since it is large, changes all the time
-//! or may not be read by this caller, is listed again after four times as many names.
+//! The kernel looks up each name that is to be created or renamed to, and programs look for files along search paths. A
+//! page of a listing costs one call and shows a thousand names. If a listing came to nothing, because the directory is
+//! large, changes all the time or may not be read by this caller, the next one is made after four times as many names.
 
 use std::collections::hash_map::Entry;
 

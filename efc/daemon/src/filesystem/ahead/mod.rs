@@ -1,20 +1,21 @@
-//! Opening ahead: what a program will open next is asked for before it does.
+//! Opening ahead: prefetches the files that a program is expected to open next.
 //!
-//! A program that opens the files of a directory, one after the other, waits for the server at each: in a mode in which an open may rely
-//! on what is known, the first open of each file by each caller still asks whether that caller may; where the verdicts hold longer than the
-//! kernel keeps the data, the first read asks. So a file that is expected is asked for as if it were opened: that brings the verdict on the
-//! caller, and the data of a small file.
+//! A program that opens the files of a directory one after the other waits for the server at each. In a mode in which
+//! an open may rely on what is known, the first open of each file by each caller still asks whether that caller may;
+//! and if verdicts hold longer than the kernel keeps the data, the first read asks. So a file that is expected to be
+//! opened is asked for as if it were: that brings the verdict on the caller, and the data of a small file.
 //!
-//! Expected are the files behind one that was opened in the order of the listing ([`scans`]), and small files of a directory in which
-//! others are opened in no order that is known ([`visits`]). Only opens and reads count that had to wait for the server, or would have had to: a
-//! program whose files are in the kernel has nothing asked for. How many are asked for at once depends on how fast the server answers
-//! ([`pace`]), what their data takes is limited, and what is asked for in vain more often than not is asked for no more ([`trust`]).
+//! Expected are the next files in the order of the listing after some were opened in that order ([`scans`]), and small
+//! files of a directory in which others are opened in no known order ([`visits`]). Only opens and reads count that had
+//! to wait for the server, or would have without the prefetch: a program whose files are in the kernel causes no
+//! prefetches. The number in flight adapts to the server's latency ([`pace`]), the memory for the data is limited, and
+//! prefetching pauses when more of it was in vain than was used ([`trust`]).
 //!
-//! In each mode a directory is listed in which several names were looked up in vain, to know which others are not there ([`misses`]); few are at a
-//! time ([`listings`]).
+//! In every mode, a directory is listed after several negative lookups in it, to learn which other names do not exist
+//! ([`misses`]); few listings run at a time ([`listings`]).
 //!
-//! Each question is in the name of the caller who is expected, and its answer is a verdict for that one alone. In close-to-open there is
-//! nothing to gain: an open asks for itself, and that brings the data of a small file.
+//! Each question uses the credential of the expected caller, and its answer is a verdict for that caller alone. In
+//! close-to-open there is nothing to gain: an open asks by itself, and that brings the data of a small file.
 
 mod asked;
 mod listings;

@@ -1,7 +1,9 @@
-//! How many files of a storage are asked for ahead at once: as many as the server, and the network to it, take beside what applications ask for.
+//! How many prefetches of a storage may be in flight: as many as server and network can handle beside what applications
+//! ask for.
 //!
-//! What is asked ahead must not stand before what somebody waits for. So the time that answers take is watched: while they come in about the
-//! time of the fastest of late, more are asked for at once; when they take longer, something queues, ours or another's, and fewer are.
+//! Prefetches must not delay requests that somebody waits for. So latency is watched: while answers take about as long
+//! as the fastest one recently, the limit grows; when they take longer, something is queueing, be it our calls or
+//! others', and the limit shrinks.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Where an open stands among all opens of this daemon, from which follow visits of directories.
+//! The position of an open in the order of all opens of this daemon, from which visits of directories are derived.
 
 /// An open of a file, by its place among all opens, and the one of that file before it.
 #[derive(Clone, Copy, Debug)]

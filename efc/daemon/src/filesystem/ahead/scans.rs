@@ -1,7 +1,7 @@
-//! Programs that open the files of a directory in the order of its listing, one after the other.
+//! Detects programs that open the files of a directory in the order of its listing, one after the other.
 //!
-//! With each open in order one more file is asked for ahead, up to a limit, and with the first that is not in order nothing more
-//! is. So what was asked for in vain is never more than what was opened in order.
+//! With each open in order one more file is prefetched, up to a limit; after the first open out of order, none. So
+//! never more is prefetched in vain than was opened in order.
 
 use std::sync::{Arc, Weak};
 

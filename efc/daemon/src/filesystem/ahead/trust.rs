@@ -1,4 +1,4 @@
-//! Whether asking ahead has been of use lately: when more was asked for in vain than was used, nothing is asked ahead for a while.
+//! Whether opening ahead has been useful lately: if more prefetches were in vain than were used, it pauses for a while.
 
 use std::time::{Duration, Instant};
 

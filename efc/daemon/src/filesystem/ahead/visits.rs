@@ -1,11 +1,12 @@
-//! Programs that open the files of a directory in no order that is known: its small files are asked for ahead all together.
+//! Detects programs that open the files of a directory in no known order, and prefetches all its small files.
 //!
-//! Each open in a directory is a credit for one file of it that is asked for ahead, and each file that was asked for in vain costs four.
-//! So whoever visits a directory for the first time has as many files asked for as were opened, and who has visited it before has
-//! all of them asked for, after a few opens: with each of them twice as many as before are.
+//! Each open in a directory earns a credit for one prefetch there, and each prefetch in vain costs four. So on the
+//! first visit of a directory as many files are prefetched as were opened; on later visits all of them are, after a few
+//! opens, doubling with each.
 //!
-//! A *visit* ends when a file is opened once more that was opened in it. Files that were opened in this visit are not asked for. In each the
-//! directory is listed once, if its names are not known for certain; not again after a visit in which that has brought nothing to ask for.
+//! A *visit* ends when a file that was opened in it is opened once more. Files that were opened in this visit are not
+//! prefetched. The directory is listed once per visit if its names are not known for certain, but not again after a
+//! visit in which the listing brought nothing to prefetch.
 
 use std::sync::{Arc, Weak};
 

@@ -1,7 +1,8 @@
-//! Who asks, and what the server lets them reach.
+//! The callers of requests, and what the server lets them reach.
 //!
-//! [`credentials`] says in whose name calls go out; [`mapped_callers`], [`id_maps`], [`id_map`] and [`mount_namespace`] find that out where mounts may
-//! be id-mapped; [`signals`] sees callers that end; [`permissions`] checks the paths of root, whom the kernel does not stop.
+//! [`credentials`] determines the ids and groups that calls carry; [`mapped_callers`], [`id_maps`], [`id_map`] and
+//! [`mount_namespace`] do so where mounts may be id-mapped. [`signals`] detects callers that are being killed.
+//! [`permissions`] checks the paths of root, which the kernel does not check.
 
 mod credentials;
 mod id_map;

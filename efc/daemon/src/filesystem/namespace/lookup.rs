@@ -1,4 +1,4 @@
-//! Looking up a name, and what the kernel is told where that fails.
+//! Looking up a name, and the answer to the kernel when that fails.
 
 use std::sync::Arc;
 use std::time::Duration;

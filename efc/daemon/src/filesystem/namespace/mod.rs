@@ -1,8 +1,8 @@
-//! Names: [looking up](lookup), [making](making), [removing](removal), [renaming](renaming).
+//! Operations on names: [lookup], [creation](making), [removal], [renaming].
 //!
-//! A call that was sent twice (a lost connection, a restarted server, a request delivered again to a successor) may
-//! have succeeded the first time and fail the second. Then its error is not believed before the objects were compared:
-//! a directory that "exists" may be the one we made. How that is found out, and what is known from before, is in [`super::once`].
+//! A call that was sent twice (after a lost connection, a restart of the server, or redelivery to a successor) may have
+//! succeeded the first time and fail the second. So its error is not believed before the objects were compared: a
+//! directory that "exists" may be the one we made. [`super::once`] does that.
 
 mod counted;
 mod lookup;

@@ -1,14 +1,15 @@
-//! Filling one level of cache and no other with blocks of a file, for `efc warmup --to`.
+//! Fills one cache level, and no other, with blocks of a file: for `efc warmup --to`.
 //!
-//! Who wants that opens the file with [`WARMING`] and asks by ioctl(2) for one block after the other ([`Request`]). A question says
-//! all that it takes, so nothing of it has to outlive this daemon: a successor is delivered it again, and the flags of the open are
-//! saved like those of any. No data goes to the caller, nor into the kernel's pages, and the answer says whether the level had the block.
+//! The client opens the file with the flags [`WARMING`] and asks by ioctl(2) for one block after the other
+//! ([`Request`]). A request is self-contained, so this daemon needs to remember nothing: a successor gets it
+//! redelivered, and the flags of the open are saved like those of any. No data goes to the caller, nor into the
+//! kernel's pages, and the answer says whether the level had the block.
 //!
-//! An open with these flags lets its file be read by whoever opens it so, as any open for reading does; but it brings no data, and has nothing
-//! asked for ahead, which would fill all levels. Without the ioctl that harms nobody. A release that does not know the ioctl
-//! refuses it, and its opens with O_DIRECT fill no level.
+//! An open with these flags admits its opener to the file as any open for reading does, but it reads no data and
+//! triggers no opening ahead, since both would fill all levels. Without the ioctl such an open is harmless. A release
+//! that does not know the ioctl refuses it, and its opens with O_DIRECT fill no level.
 //!
-//! Not guaranteed: that a level keeps what it was given. Who asks again is told.
+//! Not guaranteed: that a level keeps what it was given. The client can ask again to find out.
 
 pub mod request;
 

@@ -1,4 +1,4 @@
-//! What `efc warmup` asks of an open file: the flags of the open, and the ioctl(2) with its bytes.
+//! The protocol of `efc warmup`: the flags of the open, and the ioctl(2) with its bytes.
 
 /// Flags of an open to warm a file: what is read past all caches is not read synchronously with anything.
 pub const WARMING: i32 = libc::O_DIRECT | libc::O_SYNC;
