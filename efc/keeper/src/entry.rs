@@ -58,6 +58,8 @@ struct Shared {
     end: Option<End>,
     report_wanted: bool,
     upgrades: Wishes,
+    /// What is the matter with the daemon's network; "": nothing.
+    network_trouble: String,
     /// Reports that the daemon has made.
     reports: u64,
     /// The last report of the daemon before this one: its counters are those of all before.
@@ -115,6 +117,7 @@ impl MountEntry {
             end: None,
             report_wanted: false,
             upgrades: Wishes::default(),
+            network_trouble: String::new(),
             reports: 0,
             former: DaemonStats::default(),
             root_wanted: false,
@@ -143,13 +146,19 @@ impl MountEntry {
 
     /// What is known now, without asking anybody. A report that says so turns SERVING into UNRESPONSIVE_NAS.
     pub fn status(&self) -> MountStatus {
-        let mut status = self.lock().status.clone();
+        let shared = self.lock();
+        let (mut status, network_trouble) = (shared.status.clone(), shared.network_trouble.clone());
+        drop(shared);
         let nfs = status.stats.as_ref().and_then(|stats| stats.nfs);
         if let Some(nfs) = nfs.filter(|nfs| !nfs.responding)
             && status.state() == State::Serving
         {
             status.reason = format!("the NAS has not answered the oldest call for {} ms", nfs.oldest_call_ms);
             status.set_state(State::UnresponsiveNas);
+        }
+        if !network_trouble.is_empty() {
+            let separator = if status.reason.is_empty() { "" } else { "; " };
+            status.reason = format!("{network_trouble}{separator}{}", status.reason);
         }
         status
     }
@@ -247,8 +256,24 @@ impl MountEntry {
     /// that serves, or that ends, RESOURCE_EXHAUSTED if too many wait already, DEADLINE_EXCEEDED at `deadline`: an upgrade
     /// that was begun goes on.
     pub fn upgrade(&self, wish: Wish, deadline: Instant) -> Result<MountStatus, Error> {
+        self.wait_upgraded(self.ask_upgrade(wish)?, deadline)
+    }
+
+    /// The number of an upgrade to be waited for by [`MountEntry::wait_upgraded`].
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if too many wait already.
+    pub fn ask_upgrade(&self, wish: Wish) -> Result<u64, Error> {
         let number = self.lock().upgrades.add(wish)?;
         kernel::wake(&self.waker);
+        Ok(number)
+    }
+
+    /// Waits for an upgrade's turn and its end.
+    ///
+    /// # Errors
+    /// Those of [`MountEntry::upgrade`].
+    pub fn wait_upgraded(&self, number: u64, deadline: Instant) -> Result<MountStatus, Error> {
         let is_over = |shared: &Shared| {
             shared.upgrades.is_answered(number) || !matches!(shared.phase, Phase::Starting | Phase::Mounted)
         };
@@ -263,6 +288,11 @@ impl MountEntry {
         }
         let what = if never_began { "waits for earlier ones, and was given up" } else { "does not come to its end" };
         Err(failure(Code::DeadlineExceeded, format!("the upgrade of {target} {what}")))
+    }
+
+    /// Notes what is the matter with the daemon's network, for its status; "": nothing.
+    pub fn note_network(&self, trouble: String) {
+        self.lock().network_trouble = trouble;
     }
 
     /// What keeps the mount alive, while there is one.

@@ -2,7 +2,8 @@
 //!
 //! The session outlives its daemons because the keeper holds it too. So the keeper does as little as it can: it opens no
 //! path below a mount of its own, has no working directory there, never waits for a daemon without a limit, and leaves
-//! what may hang (umount2) to a child process. Each client has a thread and each mount has one, and one follows files that options name.
+//! what may hang (umount2) to a child process. Each client has a thread and each mount has one, one follows files that options name,
+//! and one the networks that daemons are in.
 //!
 //! On the first SIGTERM or SIGINT it takes no new mounts and ends when the last one is gone; on the second it ends at
 //! once. Its daemons serve on without it, and the next keeper takes them over.
@@ -22,6 +23,7 @@ mod inheritance;
 mod isolation;
 mod kernel;
 mod mounts;
+mod moving;
 mod network;
 mod privileges;
 mod program;
@@ -183,8 +185,9 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     mounts.take_over(TAKE_OVER_TIME_LIMIT)?;
     let listener = place.listen()?;
     log::info!("serving {}", arguments.run_dir.display());
-    let followed = Arc::downgrade(&mounts);
+    let (followed, moved) = (Arc::downgrade(&mounts), Arc::downgrade(&mounts));
     waiting::start_thread("following", move || following::follow(&followed))?;
+    waiting::start_thread("moving", move || moving::follow(&moved))?;
     let clients = Clients::new(mounts.clone());
     let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
     keeper.serve(&mut signals)?;

@@ -322,13 +322,17 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Starts the next daemon, with the program that is installed now; with the former one as long as there is something that only that
-    /// knows of, and where only that can read the state.
+    /// Starts the next daemon.
     fn spawn(&mut self) -> io::Result<()> {
+        self.spawn_program(self.next_program(), RESUME_TIME_LIMIT)
+    }
+
+    /// The program that is installed now; the former one as long as there is something that only that knows of, and where only that
+    /// can read the state.
+    fn next_program(&self) -> Arc<Program> {
         let next = self.programs.daemon.get();
         let can_take = self.can_go_on(&next) && self.can_take_layout(&next);
-        let program = if can_take { next } else { self.program.clone() };
-        self.spawn_program(program, RESUME_TIME_LIMIT)
+        if can_take { next } else { self.program.clone() }
     }
 
     /// Can daemons of this program go on with what 0.1.0 knows nothing of, if there is any: data of which applications were told before
