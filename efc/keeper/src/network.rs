@@ -78,6 +78,7 @@ impl Networks {
     /// # Errors
     /// Nobody answers, or with what is no network for daemons.
     pub fn offered(&self, name: &str) -> io::Result<String> {
+        check_name(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.message))?;
         identity(&self.ask(name)?)
     }
 
