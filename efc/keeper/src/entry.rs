@@ -58,8 +58,6 @@ struct Shared {
     end: Option<End>,
     report_wanted: bool,
     upgrades: Wishes,
-    /// What is the matter with the daemon's network; "": nothing.
-    network_trouble: String,
     /// Reports that the daemon has made.
     reports: u64,
     /// The last report of the daemon before this one: its counters are those of all before.
@@ -117,7 +115,6 @@ impl MountEntry {
             end: None,
             report_wanted: false,
             upgrades: Wishes::default(),
-            network_trouble: String::new(),
             reports: 0,
             former: DaemonStats::default(),
             root_wanted: false,
@@ -146,19 +143,13 @@ impl MountEntry {
 
     /// What is known now, without asking anybody. A report that says so turns SERVING into UNRESPONSIVE_NAS.
     pub fn status(&self) -> MountStatus {
-        let shared = self.lock();
-        let (mut status, network_trouble) = (shared.status.clone(), shared.network_trouble.clone());
-        drop(shared);
+        let mut status = self.lock().status.clone();
         let nfs = status.stats.as_ref().and_then(|stats| stats.nfs);
         if let Some(nfs) = nfs.filter(|nfs| !nfs.responding)
             && status.state() == State::Serving
         {
             status.reason = format!("the NAS has not answered the oldest call for {} ms", nfs.oldest_call_ms);
             status.set_state(State::UnresponsiveNas);
-        }
-        if !network_trouble.is_empty() {
-            let separator = if status.reason.is_empty() { "" } else { "; " };
-            status.reason = format!("{network_trouble}{separator}{}", status.reason);
         }
         status
     }
@@ -288,11 +279,6 @@ impl MountEntry {
         }
         let what = if never_began { "waits for earlier ones, and was given up" } else { "does not come to its end" };
         Err(failure(Code::DeadlineExceeded, format!("the upgrade of {target} {what}")))
-    }
-
-    /// Notes what is the matter with the daemon's network, for its status; "": nothing.
-    pub fn note_network(&self, trouble: String) {
-        self.lock().network_trouble = trouble;
     }
 
     /// What keeps the mount alive, while there is one.

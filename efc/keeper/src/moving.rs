@@ -93,7 +93,7 @@ fn look(mounts: &Mounts, name: &str, entries: &[Arc<MountEntry>], pace: &mut Pac
             let trouble = format!(
                 "nobody hands out the network {name:?} now ({error}): when somebody does, daemons are moved to it"
             );
-            return entries.iter().for_each(|entry| entry.note_network(trouble.clone()));
+            return entries.iter().for_each(|entry| note(entry, &trouble));
         }
     };
     let is_elsewhere = |entry: &&Arc<MountEntry>| {
@@ -101,19 +101,24 @@ fn look(mounts: &Mounts, name: &str, entries: &[Arc<MountEntry>], pace: &mut Pac
         status.state() != State::Starting && network::of_process(status.pid).is_some_and(|present| present != offered)
     };
     let (elsewhere, there): (Vec<_>, Vec<_>) = entries.iter().partition(is_elsewhere);
-    there.iter().for_each(|entry| entry.note_network(String::new()));
+    there.iter().for_each(|entry| note(entry, ""));
     if elsewhere.is_empty() {
         return pace.settled(Instant::now());
     }
     let wait = pace.wait(&offered, Instant::now());
     let trouble =
         format!("the network {name:?} was replaced: the daemon is moved to the new one in {} s", wait.as_secs());
-    elsewhere.iter().for_each(|entry| entry.note_network(trouble.clone()));
+    elsewhere.iter().for_each(|entry| note(entry, &trouble));
     if wait.is_zero() {
         log::warn!("the network {name:?} was replaced: {} daemons are moved to the new one", elsewhere.len());
         elsewhere.chunks(AT_ONCE).for_each(|some| move_to(&offered, some));
         pace.moved(Instant::now());
     }
+}
+
+/// Has the mount's status say what is the matter with its network.
+fn note(entry: &MountEntry, trouble: &str) {
+    entry.update(|status| trouble.clone_into(&mut status.network_trouble));
 }
 
 /// Has these daemons replaced at once, and waits for that. Those that stay have their turn again.
@@ -124,7 +129,7 @@ fn move_to(offered: &str, entries: &[&Arc<MountEntry>]) {
     let asked: Vec<_> = entries.iter().map(ask).collect();
     for (entry, number) in entries.iter().zip(asked) {
         match number.and_then(|number| entry.wait_upgraded(number, deadline)) {
-            Ok(_) => entry.note_network(String::new()),
+            Ok(_) => note(entry, ""),
             Err(error) => log::warn!("{}: the move to another network: {}", entry.target().display(), error.message),
         }
     }

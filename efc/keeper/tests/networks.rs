@@ -152,21 +152,23 @@ fn running_daemons_are_moved_when_the_network_was_replaced() {
     let first = client.mount(&ground.target(), in_pod_network()).unwrap();
     let reader = Reader::start(&ground);
     holder.end(Signal::KILL);
-    wait_until("the status to say so", || client.only().reason.starts_with("nobody hands out the network \"pod\" now"));
+    wait_until("the status to say so", || {
+        client.only().network_trouble.starts_with("nobody hands out the network \"pod\" now")
+    });
     assert_eq!(client.only().pid, first.pid, "there is no other network");
     let mut other = Holder::start(&ground);
     let moved = in_network(&client, &other.network());
     assert_eq!((moved.restarts, moved.upgrades), (1, 1), "no daemon has died");
     reader.stop();
-    wait_until("the status to say no more", || client.only().reason.is_empty());
+    wait_until("the status to say no more", || client.only().network_trouble.is_empty());
 
     // The container is started anew in the same pod: somebody else hands the same network out.
     let prefix = format!("nsenter --net=/proc/{}/ns/net", moved.pid);
     other.end(Signal::KILL);
-    wait_until("the status to say so", || client.only().reason.starts_with("nobody hands out"));
+    wait_until("the status to say so", || client.only().network_trouble.starts_with("nobody hands out"));
     let same = Holder::start_by(&ground, &prefix);
     assert_eq!(same.network(), network_of(moved.pid as u32));
-    wait_until("the status to say no more", || client.only().reason.is_empty());
+    wait_until("the status to say no more", || client.only().network_trouble.is_empty());
     assert_eq!(client.only().pid, moved.pid);
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
@@ -223,7 +225,7 @@ fn who_upgrades_a_daemon_moves_it_too() {
     let upgraded = client.upgrade(&ground.target()).unwrap();
     assert_eq!(network_of(upgraded.pid as u32), holder.network());
     holder.end(Signal::KILL);
-    wait_until("a look", || client.only().reason.starts_with("nobody hands out"));
+    wait_until("a look", || client.only().network_trouble.starts_with("nobody hands out"));
     assert_eq!(client.only().pid, upgraded.pid);
     client.unmount(&ground.target(), false).unwrap();
     ground.assert_nothing_left();
