@@ -290,6 +290,19 @@ fn the_next_keeper_finds_the_network_in_the_daemon() {
 }
 
 #[test]
+fn a_holder_that_ends_late_leaves_its_successors_socket() {
+    let ground = Ground::new();
+    let client = ground.client();
+    let mut first = Holder::start(&ground);
+    let second = Holder::start(&ground);
+    first.end(Signal::TERM);
+    let mounted = client.mount(&ground.target(), in_pod_network()).unwrap();
+    assert_eq!(network_of(mounted.pid as u32), second.network());
+    client.unmount(&ground.target(), false).unwrap();
+    ground.assert_nothing_left();
+}
+
+#[test]
 fn a_network_that_is_not_there_says_how_to_get_it() {
     let ground = Ground::new();
     let client = ground.client();
