@@ -184,7 +184,7 @@ class FindRootReply(_message.Message):
     def __init__(self, root: _Optional[_Union[FoundRoot, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
-    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options", "live_fields", "store", "store_missing", "upgrades")
+    __slots__ = ("target", "config", "pid", "version", "state", "restarts", "reason", "connection", "mounted_at_unix_ms", "stats", "cgroup", "uid", "options", "live_fields", "store", "store_missing", "upgrades", "network_trouble")
     class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         STATE_UNSPECIFIED: _ClassVar[MountStatus.State]
@@ -216,6 +216,7 @@ class MountStatus(_message.Message):
     STORE_FIELD_NUMBER: _ClassVar[int]
     STORE_MISSING_FIELD_NUMBER: _ClassVar[int]
     UPGRADES_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_TROUBLE_FIELD_NUMBER: _ClassVar[int]
     target: str
     config: DaemonConfig
     pid: int
@@ -233,7 +234,8 @@ class MountStatus(_message.Message):
     store: str
     store_missing: str
     upgrades: int
-    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., live_fields: _Optional[_Iterable[int]] = ..., store: _Optional[str] = ..., store_missing: _Optional[str] = ..., upgrades: _Optional[int] = ...) -> None: ...
+    network_trouble: str
+    def __init__(self, target: _Optional[str] = ..., config: _Optional[_Union[DaemonConfig, _Mapping]] = ..., pid: _Optional[int] = ..., version: _Optional[str] = ..., state: _Optional[_Union[MountStatus.State, str]] = ..., restarts: _Optional[int] = ..., reason: _Optional[str] = ..., connection: _Optional[int] = ..., mounted_at_unix_ms: _Optional[int] = ..., stats: _Optional[_Union[DaemonStats, _Mapping]] = ..., cgroup: _Optional[str] = ..., uid: _Optional[int] = ..., options: _Optional[_Union[DaemonConfig, _Mapping]] = ..., live_fields: _Optional[_Iterable[int]] = ..., store: _Optional[str] = ..., store_missing: _Optional[str] = ..., upgrades: _Optional[int] = ..., network_trouble: _Optional[str] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("code", "message")

@@ -134,6 +134,7 @@ def described(
         "restarts": mount.restarts,
         "upgrades": mount.upgrades,
         "reason": mount.reason or None,
+        "network_trouble": mount.network_trouble or None,
         "cache": statistics.cache_of(mount.stats),
         "store": {"directory": mount.store, **(statistics.store_of(mount.stats) or {})} if mount.store else None,
         "passthrough": passthrough_of(mount),
@@ -165,4 +166,5 @@ def _row(mount: efc_pb2.MountStatus, reports: Reports, volumes: Sequence[dict[st
 
 
 def _reasons(mount: efc_pb2.MountStatus) -> tuple[str, ...]:
-    return silence_of(mount), mount.reason, *missing_sources(mount), workers_of(mount), store_of(mount)
+    troubles = (*missing_sources(mount), mount.network_trouble, workers_of(mount), store_of(mount))
+    return silence_of(mount), mount.reason, *troubles

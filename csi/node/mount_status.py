@@ -149,6 +149,10 @@ def silence_of(status: efc_pb2.MountStatus) -> str:
 
 def condition_of(status: efc_pb2.MountStatus) -> str:
     """Why a daemon is not as it should be, in one sentence, or "" if it is."""
+    return "; ".join(filter(None, [_own_condition_of(status), status.network_trouble]))
+
+
+def _own_condition_of(status: efc_pb2.MountStatus) -> str:
     return state_of(status) or "; ".join([*missing_sources(status), *full_tables(status)])
 
 

@@ -122,7 +122,8 @@ _TABLE = (
     _dataset(
         "efc_daemon_upgrades_total",
         Kind.COUNTER,
-        "Of these, those that were started by an upgrade; the others replaced one that had died or hung.",
+        "Of these, those that were started by an upgrade, or because the network was replaced; the others came after a "
+        "death or a hang.",
     ),
     _dataset(
         "efc_mount_created_timestamp_seconds",

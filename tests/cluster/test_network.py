@@ -1,10 +1,11 @@
-"""Daemons in the network of a pod: the NAS sees that pod's address, and so it stays whatever dies but the pod."""
+"""Daemons in the network of a pod: the NAS sees that pod's address, and when it is replaced that of the next pod."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.cluster.cluster import SYSTEM_NAMESPACE, Namespace, pod
+from tests.cluster.workload import verified_load
 from tests.support.processes import wait_until
 
 _NODE = "n1"
@@ -27,6 +28,18 @@ def _holder(namespace: Namespace) -> int:
         if f"{_address(namespace)}/" in listing:
             return int(pid)
     raise AssertionError("no efc-network runs there")
+
+
+def _network_of(namespace: Namespace, pid: int) -> str:
+    return namespace.cluster.on_node(_NODE, "readlink", f"/proc/{pid}/ns/net").strip()
+
+
+def _has_daemon(namespace: Namespace) -> bool:
+    """Whether there is one in the network of the present pod."""
+    try:
+        return bool(_daemon(namespace))
+    except ValueError:
+        return False
 
 
 def _has_holder(namespace: Namespace) -> bool:
@@ -77,6 +90,23 @@ def test_the_nas_sees_the_pods_address(namespace: Namespace, elsewhere: str) -> 
     assert successor != first
     assert address == _address(namespace)
     assert address in _clients_of_nas(namespace)
+
+
+@pytest.mark.timeout(400)
+def test_daemons_are_moved_when_the_pod_is_replaced(
+    namespace: Namespace, elsewhere: str, figures: dict[str, object]
+) -> None:
+    cluster = namespace.cluster
+    wait_until(lambda: not cluster.daemon_mounts(_NODE), what="earlier daemons to be released", limit_s=60)
+    with verified_load(namespace, claim=elsewhere, node=_NODE) as report:
+        address, network = _address(namespace), _network_of(namespace, _daemon(namespace))
+        cluster.restart("network", node=_NODE)
+        assert _address(namespace) != address
+        assert _network_of(namespace, _holder(namespace)) != network
+        wait_until(lambda: _has_daemon(namespace), what="the keeper to move the daemon", limit_s=60)
+        wait_until(lambda: _address(namespace) in _clients_of_nas(namespace), what="a connection", limit_s=60)
+    figures["network pod replaced"] = vars(report)
+    assert report.errors == 0, report
 
 
 def test_without_the_pod_the_events_say_how_to_get_it(namespace: Namespace, elsewhere: str) -> None:

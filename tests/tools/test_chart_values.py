@@ -210,7 +210,7 @@ def test_notes(notes: Callable[..., str]) -> None:
     assert "placeholder" not in notes("--set", "controller.sources={nfs://10.0.0.1/export}")
     upgraded = notes("--is-upgrade", "--set", "image.tag=new")
     assert "Not rolled is efc-keeper, nor efc-network" in upgraded
-    assert "efc upgrade --all" in upgraded
+    assert "Replace efc-keeper first" in upgraded
     assert "efc-csi:new" in upgraded
     assert "component in (keeper,network)" in upgraded
     upgraded = notes("--is-upgrade", "--set", "network.enabled=false")

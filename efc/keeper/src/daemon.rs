@@ -102,7 +102,7 @@ impl Daemon {
         let mapping = FdMapping { parent_fd: theirs, child_fd: CONTROL_FD };
         let mut command = program.command();
         command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
-        inheritance::start_session(&mut command, isolation.network());
+        inheritance::start_session(&mut command, isolation.network()?);
         if let Some(store) = store {
             command.stdin(store.directory().try_clone()?); // where releases that know of none take no notice
         }

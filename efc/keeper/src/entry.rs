@@ -247,8 +247,24 @@ impl MountEntry {
     /// that serves, or that ends, RESOURCE_EXHAUSTED if too many wait already, DEADLINE_EXCEEDED at `deadline`: an upgrade
     /// that was begun goes on.
     pub fn upgrade(&self, wish: Wish, deadline: Instant) -> Result<MountStatus, Error> {
+        self.wait_upgraded(self.ask_upgrade(wish)?, deadline)
+    }
+
+    /// The number of an upgrade to be waited for by [`MountEntry::wait_upgraded`].
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if too many wait already.
+    pub fn ask_upgrade(&self, wish: Wish) -> Result<u64, Error> {
         let number = self.lock().upgrades.add(wish)?;
         kernel::wake(&self.waker);
+        Ok(number)
+    }
+
+    /// Waits for an upgrade's turn and its end.
+    ///
+    /// # Errors
+    /// Those of [`MountEntry::upgrade`].
+    pub fn wait_upgraded(&self, number: u64, deadline: Instant) -> Result<MountStatus, Error> {
         let is_over = |shared: &Shared| {
             shared.upgrades.is_answered(number) || !matches!(shared.phase, Phase::Starting | Phase::Mounted)
         };

@@ -58,6 +58,7 @@ fn look(entry: &MountEntry, mounts: &Mounts, told: &mut Told) {
 
 fn tell(entry: &MountEntry, options: &DaemonConfig, found: &Result<Vec<u8>, String>) -> Result<(), String> {
     let workers_file = Some(found.clone()?);
-    let wish = Wish { options: Some(options.clone()), base: Some(options.clone()), in_place: true, workers_file };
+    let (options, base) = (Some(options.clone()), Some(options.clone()));
+    let wish = Wish { options, base, in_place: true, workers_file, ..Wish::default() };
     entry.upgrade(wish, Instant::now() + TIME_LIMIT).map(drop).map_err(|error| error.message)
 }

@@ -1,6 +1,7 @@
 //! Isolates one mount's daemons from the keeper, from the node's pods and from other mounts' daemons: a cgroup, a user
 //! and a network of their own, each if configured. Successors get the same.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -119,7 +120,10 @@ impl<'a> Isolation<'a> {
     }
 
     /// The network namespace of a daemon that is started now; none: the keeper's.
-    pub fn network(&self) -> Option<Arc<OwnedFd>> {
-        self.network.as_ref().map(Network::namespace)
+    ///
+    /// # Errors
+    /// Those of [`Network::namespace`].
+    pub fn network(&self) -> io::Result<Option<Arc<OwnedFd>>> {
+        self.network.as_ref().map(Network::namespace).transpose()
     }
 }

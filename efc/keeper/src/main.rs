@@ -3,7 +3,7 @@
 //! The session outlives its daemons because the keeper holds it too. So the keeper does as little as possible: it opens
 //! no path below a mount of its own, has no working directory there, never waits for a daemon without a limit, and
 //! leaves what may hang (umount2) to a child process. Each client and each mount has a thread of its own; one more
-//! thread watches files that options name.
+//! thread watches files that options name, and one the networks that daemons are in.
 //!
 //! At the first SIGTERM or SIGINT it accepts no new mounts and ends when the last one is gone; at the second it ends at
 //! once. Its daemons keep serving without it, and the next keeper takes them over.
@@ -23,6 +23,7 @@ mod inheritance;
 mod isolation;
 mod kernel;
 mod mounts;
+mod moving;
 mod network;
 mod privileges;
 mod program;
@@ -184,8 +185,9 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     mounts.take_over(TAKE_OVER_TIME_LIMIT)?;
     let listener = place.listen()?;
     log::info!("serving {}", arguments.run_dir.display());
-    let followed = Arc::downgrade(&mounts);
+    let (followed, moved) = (Arc::downgrade(&mounts), Arc::downgrade(&mounts));
     waiting::start_thread("following", move || following::follow(&followed))?;
+    waiting::start_thread("moving", move || moving::follow(&moved))?;
     let clients = Clients::new(mounts.clone());
     let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
     keeper.serve(&mut signals)?;

@@ -3,8 +3,8 @@
 //! The holder of a network namespace, for example a small pod, serves a socket `network/NAME.sock` in the run directory
 //! and sends the namespace's descriptor to whoever connects (`bin/efc-network.rs`). A mount keeps the descriptor, so
 //! its successors are in the same network even while that pod cannot be reached. If a pod hands out another namespace,
-//! the former pod has been replaced and its network is gone; then the next daemon gets the new one. Running daemons are
-//! left alone.
+//! the former pod has been replaced and its network is gone; then the next daemon gets the new one, and running daemons
+//! are moved to it (`moving.rs`).
 //!
 //! What comes over that socket is not trusted: it must be a network namespace, and not the keeper's own.
 
@@ -38,7 +38,8 @@ pub struct Networks {
 pub struct Network<'a> {
     networks: &'a Networks,
     name: String,
-    namespace: Mutex<Arc<OwnedFd>>,
+    /// None: whoever had it is gone, and nobody hands it out.
+    namespace: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 impl Networks {
@@ -52,10 +53,7 @@ impl Networks {
     /// # Errors
     /// INVALID_ARGUMENT for what is no name; FAILED_PRECONDITION if nobody hands out such a network.
     pub fn find(&self, name: &str) -> Result<Network<'_>, Error> {
-        let is_plain = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
-        if name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.bytes().all(is_plain) {
-            return Err(failure(Code::InvalidArgument, format!("{name:?} is not the name of a network")));
-        }
+        check_name(name)?;
         let namespace = self.ask(name).map_err(|error| {
             let message = format!(
                 "this node has no network {name:?} for daemons ({error}): let the chart install efc-network \
@@ -63,20 +61,30 @@ impl Networks {
             );
             failure(Code::FailedPrecondition, message)
         })?;
-        Ok(Network { networks: self, name: name.to_owned(), namespace: Mutex::new(Arc::new(namespace)) })
+        Ok(self.network(name, Some(namespace)))
     }
 
-    /// The network of an earlier keeper's daemon `pid`, 0 if none runs: that which the process is in, else as [`Networks::find`].
+    /// The network of an earlier keeper's daemon `pid`, 0 if none runs: that which the process is in, else that which is handed out
+    /// when the next daemon starts.
     ///
     /// # Errors
-    /// As [`Networks::find`].
+    /// INVALID_ARGUMENT for what is no name.
     pub fn former(&self, name: &str, pid: i32) -> Result<Network<'_>, Error> {
-        match namespace_of_daemon(pid) {
-            Some(namespace) => {
-                Ok(Network { networks: self, name: name.to_owned(), namespace: Mutex::new(Arc::new(namespace)) })
-            }
-            None => self.find(name),
-        }
+        check_name(name)?;
+        Ok(self.network(name, namespace_of_daemon(pid)))
+    }
+
+    /// Which namespace is handed out now, as [`of_process`] says it.
+    ///
+    /// # Errors
+    /// Nobody answers, or with what is no network for daemons.
+    pub fn offered(&self, name: &str) -> io::Result<String> {
+        check_name(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.message))?;
+        identity(&self.ask(name)?)
+    }
+
+    fn network(&self, name: &str, namespace: Option<OwnedFd>) -> Network<'_> {
+        Network { networks: self, name: name.to_owned(), namespace: Mutex::new(namespace.map(Arc::new)) }
     }
 
     fn ask(&self, name: &str) -> io::Result<OwnedFd> {
@@ -104,18 +112,41 @@ impl Networks {
 
 impl Network<'_> {
     /// The namespace for a daemon that is started now.
-    pub fn namespace(&self) -> Arc<OwnedFd> {
+    ///
+    /// # Errors
+    /// Nobody hands it out, and there is none from before.
+    pub fn namespace(&self) -> io::Result<Arc<OwnedFd>> {
         let mut held = self.namespace.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.networks.ask(&self.name) {
-            Ok(offered) if identity(&offered).ok() != identity(&held).ok() => {
-                log::warn!("the network {:?} was replaced; the next daemon uses the new one", self.name);
-                *held = Arc::new(offered);
+        match (self.networks.ask(&self.name), held.clone()) {
+            (Ok(offered), former) => {
+                if former.is_some_and(|former| identity(&former).ok() != identity(&offered).ok()) {
+                    log::warn!("the network {:?} was replaced; the next daemon uses the new one", self.name);
+                }
+                let offered = Arc::new(offered);
+                *held = Some(offered.clone());
+                Ok(offered)
             }
-            Ok(_) => {}
-            Err(error) => log::warn!("the network {:?} cannot be asked ({error}); it is kept", self.name),
+            (Err(error), Some(former)) => {
+                log::warn!("the network {:?} cannot be asked ({error}); it is kept", self.name);
+                Ok(former)
+            }
+            (Err(error), None) => Err(error),
         }
-        held.clone()
     }
+}
+
+/// The network namespace that a process is in, as /proc names it; `None` if it has ended. No two that exist have the same name.
+pub fn of_process(pid: i32) -> Option<String> {
+    let target = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+    Some(target.to_string_lossy().into_owned())
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    let is_plain = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == b'-';
+    if name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.bytes().all(is_plain) {
+        return Err(failure(Code::InvalidArgument, format!("{name:?} is not the name of a network")));
+    }
+    Ok(())
 }
 
 /// The namespace of a process, if that is a daemon in another network than ours.

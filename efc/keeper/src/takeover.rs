@@ -26,7 +26,7 @@ use crate::wishes::Wish;
 use crate::{kernel, target};
 
 /// More than an upgrade and the way back may take, and some that wait for their turn before.
-const UPGRADE_TIME_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const UPGRADE_TIME_LIMIT: Duration = Duration::from_secs(15);
 
 impl Mounts {
     /// Takes over from an earlier keeper; returns when all its daemons have answered, or after `limit`.
@@ -108,7 +108,7 @@ impl Mounts {
         if let Some(options) = options.as_ref().filter(|options| workers(options) != workers(&entry.options())) {
             files::check_workers(options)?;
         }
-        entry.upgrade(Wish { options, base, in_place, workers_file: None }, Instant::now() + UPGRADE_TIME_LIMIT)
+        entry.upgrade(Wish { options, base, in_place, ..Wish::default() }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
     fn mounted(&self, path: &str) -> Result<Arc<MountEntry>, Error> {

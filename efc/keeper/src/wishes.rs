@@ -29,6 +29,8 @@ pub struct Wish {
     pub in_place: bool,
     /// What the file holds that says where workers are, if it has been read.
     pub workers_file: Option<Vec<u8>>,
+    /// The network that the daemon shall be in, as [`crate::network::of_process`] says it, and nothing else: one that is there stays.
+    pub network: Option<String>,
 }
 
 impl Wish {
@@ -120,7 +122,7 @@ mod tests {
     }
 
     fn wish(options: DaemonConfig, base: DaemonConfig) -> Wish {
-        Wish { options: Some(options), base: Some(base), in_place: true, workers_file: None }
+        Wish { options: Some(options), base: Some(base), in_place: true, ..Default::default() }
     }
 
     #[test]

@@ -208,6 +208,7 @@ mod tests {
             reason: "r".repeat(160),
             store: format!("/var/cache/efc/{index:0>64}"),
             store_missing: String::new(),
+            network_trouble: String::new(),
             upgrades: 0,
             connection: u32::MAX,
             mounted_at_unix_ms: u64::MAX,

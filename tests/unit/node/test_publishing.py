@@ -556,6 +556,13 @@ def test_every_state_has_a_condition() -> None:
     assert healthy == {"STATE_UNSPECIFIED", "SERVING"}
 
 
+def test_what_is_the_matter_with_a_daemons_network_is_said() -> None:
+    lost = efc_pb2.MountStatus(state=efc_pb2.MountStatus.SERVING, network_trouble="nobody hands it out")
+    assert condition_of(lost) == "nobody hands it out"
+    lost.state = efc_pb2.MountStatus.UNRESPONSIVE_NAS
+    assert condition_of(lost) == "the NAS does not answer; nobody hands it out"
+
+
 async def test_a_nas_that_does_not_answer_is_named(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the helper that waited for it; the daemon is asked before that is stopped: it waits for nothing then."""
 

@@ -325,13 +325,17 @@ impl<'a> SessionRun<'a> {
         }
     }
 
-    /// Starts the next daemon with the program that is installed now; or with the former one, if the state or something in
-    /// it is known only to that.
+    /// Starts the next daemon.
     fn spawn(&mut self) -> io::Result<()> {
+        self.spawn_program(self.next_program(), RESUME_TIME_LIMIT)
+    }
+
+    /// The program that is installed now; the former one as long as there is something that only that knows of, and where only that
+    /// can read the state.
+    fn next_program(&self) -> Arc<Program> {
         let next = self.programs.daemon.get();
         let can_take = self.can_go_on(&next) && self.can_take_layout(&next);
-        let program = if can_take { next } else { self.program.clone() };
-        self.spawn_program(program, RESUME_TIME_LIMIT)
+        if can_take { next } else { self.program.clone() }
     }
 
     /// Whether daemons of this program can continue with features that 0.1.0 does not know, if the state uses any: held

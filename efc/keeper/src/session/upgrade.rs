@@ -12,6 +12,10 @@
 //! former ones. If the client allows the daemon to stay, and the daemon can change all of these options live, they are
 //! sent to it instead; a daemon that does not accept them is replaced after all. Concurrent upgrades of several clients
 //! are done one after the other.
+//!
+//! A daemon whose network was replaced is moved to the new one (`moving.rs`) in the same way: the next daemon starts there. It
+//! runs the program that the successor of a dead daemon would run, so a program that cannot take over does not prevent the
+//! move. A daemon that cannot drain, because the NAS is silent in its old network, is killed when the time limit for that is over.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +27,7 @@ use super::SessionRun;
 use crate::failure::failure;
 use crate::files;
 use crate::kernel;
+use crate::network;
 use crate::program::Program;
 use crate::wishes::Wish;
 
@@ -46,6 +51,7 @@ const UNOPENED: &str = "its release knows nothing of the option small-files, wit
 #[derive(Debug)]
 pub struct Upgrade {
     former: Arc<Program>,
+    next: Arc<Program>,
     former_options: Option<DaemonConfig>,
     began_at: Instant,
     step: Step,
@@ -79,12 +85,20 @@ impl SessionRun<'_> {
             let message = format!("{target} has no daemon that serves now; try again when it has one");
             return Err(failure(Code::Unavailable, message));
         }
+        if let Some(network) = &wish.network {
+            if network::of_process(self.entry.status().pid).as_ref() != Some(network) {
+                return self.begin_replacing(None, self.next_program());
+            }
+            self.entry.upgraded(Ok(()));
+            return Ok(());
+        }
+        let installed = self.programs.daemon.get();
         match wish.options_over(&self.entry.options()) {
             Some(options) if wish.in_place && self.can_take(&options) => {
                 self.configure(options, wish.workers_file);
                 Ok(())
             }
-            options => self.begin_replacing(options),
+            options => self.begin_replacing(options, installed),
         }
     }
 
@@ -98,7 +112,7 @@ impl SessionRun<'_> {
 
     /// Tells the daemon of its options, and of what the file of workers holds, which is read if nobody has.
     fn configure(&mut self, options: DaemonConfig, workers_file: Option<Vec<u8>>) {
-        self.note_upgrade(Step::Configuring(Box::new(options.clone())));
+        self.note_upgrade(Step::Configuring(Box::new(options.clone())), self.programs.daemon.get());
         self.deadline = Some(Instant::now() + CONFIGURE_TIME_LIMIT);
         let read = || files::of_workers(&options).unwrap_or_default().endpoints;
         let workers_file = workers_file.unwrap_or_else(read);
@@ -112,17 +126,17 @@ impl SessionRun<'_> {
 
     /// The daemon serves with the options that it was told of, or does not, for this reason.
     pub(super) fn configured(&mut self, failure: Option<String>) {
-        let Some(Upgrade { former, former_options, began_at, step }) = self.upgrade.take() else { return };
-        let Step::Configuring(options) = step else {
+        let Some(upgrade) = self.upgrade.take() else { return };
+        let Step::Configuring(options) = upgrade.step else {
             // A late answer, of a daemon that is being replaced.
-            self.upgrade = Some(Upgrade { former, former_options, began_at, step });
+            self.upgrade = Some(upgrade);
             return;
         };
         self.deadline = None;
         let target = self.entry.target().display();
         if let Some(why) = failure {
             log::warn!("{target}: the daemon does not take other options ({why}) and is replaced");
-            if let Err(error) = self.begin_replacing(Some(*options)) {
+            if let Err(error) = self.begin_replacing(Some(*options), self.programs.daemon.get()) {
                 self.entry.upgraded(Err(error));
             }
             return;
@@ -132,24 +146,25 @@ impl SessionRun<'_> {
         self.entry.upgraded(Ok(()));
     }
 
-    fn note_upgrade(&mut self, step: Step) {
+    fn note_upgrade(&mut self, step: Step, next: Arc<Program>) {
         assert!(self.upgrade.is_none(), "upgrades are made one after the other");
         self.upgrade = Some(Upgrade {
             former: self.program.clone(),
+            next,
             former_options: self.entry.status().options,
             began_at: Instant::now(),
             step,
         });
     }
 
-    /// Has the daemon drain, and the next one serve with these options, or as before.
-    fn begin_replacing(&mut self, options: Option<DaemonConfig>) -> Result<(), Error> {
+    /// Has the daemon drain, and the next one, of this program, serve with these options, or as before.
+    fn begin_replacing(&mut self, options: Option<DaemonConfig>, next: Arc<Program>) -> Result<(), Error> {
         let target = self.entry.target().display();
         let refused = |why: &dyn std::fmt::Display| {
             let message = format!("the program cannot take {target} over: {why}; the daemon goes on with its own");
             failure(Code::FailedPrecondition, message)
         };
-        let knows_all = self.programs.daemon.get().check_state(&self.held.state).map_err(|error| refused(&error))?;
+        let knows_all = next.check_state(&self.held.state).map_err(|error| refused(&error))?;
         for (bit, why) in [(efc_proto::HOLDS_PASSTHROUGH, PASSING_THROUGH), (efc_proto::HOLDS_UNOPENED, UNOPENED)] {
             if !knows_all && self.holdings() & bit != 0 {
                 return Err(refused(&why));
@@ -159,7 +174,7 @@ impl SessionRun<'_> {
             self.isolation.check_memory(options, self.held.saved_bytes())?;
         }
         log::info!("{target}: upgrading{}", if options.is_some() { ", with other options" } else { "" });
-        self.note_upgrade(Step::Draining);
+        self.note_upgrade(Step::Draining, next);
         if options.is_some() {
             self.serve_with(options);
         }
@@ -171,10 +186,11 @@ impl SessionRun<'_> {
 
     /// The daemon has gone: starts the next one, if that is what the upgrade wants.
     pub(super) fn go_on_with_upgrade(&mut self, how: &str) -> bool {
-        let next = self.programs.daemon.get();
-        let is_drained = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.step == Step::Draining);
-        let has_data = is_drained && !self.can_go_on(&next);
+        let is_drained = |upgrade: &Upgrade| upgrade.step == Step::Draining;
+        let has_data =
+            self.upgrade.as_ref().is_some_and(|upgrade| is_drained(upgrade) && !self.can_go_on(&upgrade.next));
         let Some(upgrade) = &mut self.upgrade else { return false };
+        let next = upgrade.next.clone();
         let program = match &upgrade.step {
             // Killed while it was told: the next one is started with them.
             Step::Configuring(options) => {
