@@ -27,7 +27,7 @@ from tests.support.site import REST_S
 from tests.support.workers import Worker, new_key
 
 _SIZE = 16 * MIB
-_DATASETS = 19
+_DATASETS = 20
 #: A daemon keeps blocks that it has just read for two seconds at most.
 _RECENT_S = 2.0
 
@@ -270,6 +270,21 @@ def test_a_store_can_be_had_and_given_up_later(world: World) -> None:
     fill(node, digest)
     node.keeper.efc("upgrade", str(node.mount), "-o", "cache-size=128MiB")
     read_from_store(node, digest)
+
+
+def test_a_store_moves_to_another_directory(world: World) -> None:
+    """By the option that says where it is alone; what lay in the former stays there, and is found again."""
+    node, digest = world.node(), digest_of(world.folder / "file")
+    fill(node, digest)
+    other = world.caches.parent / "other"
+    other.mkdir(mode=0o755)
+    node.keeper.efc("upgrade", str(node.mount), "-o", f"cache-dir={other}")
+    fill(node, digest)
+    assert Path(store(node)["directory"]).parent == other
+    node.keeper.efc("upgrade", str(node.mount), "-o", f"cache-dir={world.caches},cache-free=2")
+    assert Path(store(node)["directory"]).parent == world.caches
+    read_from_store(node, digest)
+    node.keeper.efc("upgrade", str(node.mount), "-o", "cache-free=1")
 
 
 def test_what_is_in_the_store_is_not_read_from_workers(world: World) -> None:
