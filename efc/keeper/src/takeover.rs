@@ -107,6 +107,9 @@ impl Mounts {
         if let Some(options) = options.as_ref().filter(|options| workers(options) != workers(&entry.options())) {
             files::check_workers(options)?;
         }
+        if let Some(options) = &options {
+            self.stores().check_move(base.as_ref().unwrap_or(&entry.options()), options)?;
+        }
         entry.upgrade(Wish { options, base, in_place, workers_file: None }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 
