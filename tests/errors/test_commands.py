@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.environment import clean_environment
 from tests.support.keeper import Keeper
+from tests.support.mounts import small_disk
 from tests.support.nas import Nas
 from tests.support.paths import program
 from tests.support.processes import wait_until
@@ -180,3 +181,43 @@ def test_an_upgrade_says_whether_the_daemon_stayed(nas: Nas, keeper: Keeper) -> 
         assert f"(process {pid}) -> " in said
         assert said.rstrip().endswith(f", process {keeper.daemon_pid(mount)}")
         assert keeper.daemon_pid(mount) != pid
+
+
+def test_a_full_run_directory_keeps_no_keeper_from_its_mounts(nas: Nas, keeper: Keeper) -> None:
+    """`/run` is a file system that many share."""
+    (nas.export_folder() / "file").write_text("here")
+    keeper.kill()
+    with small_disk(keeper.run_dir, size_mib=1):
+        with (
+            pytest.raises(OSError, match="No space left"),
+            (keeper.run_dir / "filler").open("wb", buffering=0) as filler,
+        ):
+            while True:
+                filler.write(bytes(4096))
+        keeper.start()
+        mount = keeper.mount(nas.url)
+        keeper.kill()
+        keeper.start()
+        keeper.replace_daemon(mount)
+        assert (mount / "file").read_text() == "here"
+        keeper.unmount(mount)
+        keeper.kill()
+
+
+def test_the_log_of_a_keeper_that_was_started_by_a_mount_stays_short(nas: Nas, keeper: Keeper) -> None:
+    """It lies in the run directory, which is in memory."""
+    keeper.kill()
+    mount, log = keeper.mount(nas.url), keeper.run_dir / "keeper.log"
+    before = log.read_bytes()
+    assert b"mounted, connection" in before
+    with log.open("ab") as as_a_daemon:
+        as_a_daemon.write(b"a line of a daemon that is told to log all\n" * 500_000)
+        as_a_daemon.write(b"the last line\n")
+    wait_until(lambda: log.stat().st_size < 2 << 20, what="the log to be cut", limit_s=_LIMIT_S)
+    keeper.efc("upgrade", str(mount))
+    lines = log.read_bytes().splitlines()
+    assert lines[0] == b"a line of a daemon that is told to log all"
+    assert b"the last line" in lines
+    assert any(b"upgraded in" in line for line in lines)
+    keeper.unmount(mount)
+    wait_until(lambda: not (keeper.run_dir / "keeper.sock").exists(), what="the keeper to end", limit_s=_LIMIT_S)

@@ -21,6 +21,7 @@ mod identity;
 mod inheritance;
 mod isolation;
 mod kernel;
+mod log_file;
 mod mounts;
 mod network;
 mod privileges;
@@ -185,6 +186,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     log::info!("serving {}", arguments.run_dir.display());
     let followed = Arc::downgrade(&mounts);
     waiting::start_thread("following", move || following::follow(&followed))?;
+    let run_dir = place.run_dir().to_owned();
+    waiting::start_thread("log", move || log_file::keep_short(&run_dir))?;
     let clients = Clients::new(mounts.clone());
     let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
     keeper.serve(&mut signals)?;

@@ -52,9 +52,10 @@ impl RunDir {
             let message = format!("a keeper (pid {}) serves {} already", pid.trim(), run_dir.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
-        lock.set_len(0)?;
-        lock.rewind()?;
-        writeln!(lock, "{}", std::process::id())?;
+        // It is for people alone. A full file system, which others share, is no reason to leave mounts without a keeper.
+        if let Err(error) = write_pid(&mut lock) {
+            log::warn!("keeper.lock does not say who the keeper is: {error}");
+        }
         Ok(RunDir { run_dir, _lock: lock })
     }
 
@@ -98,6 +99,12 @@ impl RunDir {
     fn hidden_path(&self) -> PathBuf {
         self.run_dir.join("keeper.new")
     }
+}
+
+fn write_pid(lock: &mut File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
 }
 
 /// Connects to the socket at `path`.
