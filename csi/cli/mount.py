@@ -6,10 +6,13 @@ running containers too (:mod:`csi.node.repair`).
 
 import argparse
 import asyncio
+import contextlib
+import fcntl
 import os
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,14 +152,34 @@ async def _mount(wanted: _Wanted, *, starts_keeper: bool) -> None:
 
 
 async def _mount_by(keeper: Keeper, wanted: _Wanted) -> None:
-    target, present, mounts = wanted.target, wanted.present, Mounts(children=Children())
-    if present is None or not await _is_lost(present, keeper=keeper, mounts=mounts):
-        await keeper.mount(target=target, config=wanted.config)
-        return
+    mounts = Mounts(children=Children())
+    if wanted.present is not None and await _is_lost(wanted.present, keeper=keeper, mounts=mounts):
+        with _one_at_a_time(wanted.run_dir):
+            # Who was here before us has mounted it anew, and what is there now is in use.
+            present = top(read_mounts(), wanted.target)
+            if present is not None and await _is_lost(present, keeper=keeper, mounts=mounts):
+                await _mount_anew(keeper, wanted, lost=present, mounts=mounts)
+                return
+    await keeper.mount(target=wanted.target, config=wanted.config)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(run_dir: str) -> Iterator[None]:
+    """No other ``efc mount`` of this run directory is in such a block; whoever is killed in it is out of it, too."""
+    directory = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+async def _mount_anew(keeper: Keeper, wanted: _Wanted, *, lost: Mount, mounts: Mounts) -> None:
+    target = wanted.target
     await keeper.unmount(target=target, force=True)
     status = await keeper.mount(target=target, config=wanted.config)
-    outcome = await replace_everywhere(mounts, roots={present.device: target})
-    report = report_of(outcome, target=target, old=[present.device], new=f"0:{status.connection}")
+    outcome = await replace_everywhere(mounts, roots={lost.device: target})
+    report = report_of(outcome, target=target, old=[lost.device], new=f"0:{status.connection}")
     Reports(wanted.run_dir).put(report)
     if report.failed:
         raise DriverError(Code.FAILED_PRECONDITION, f"{target!r} is mounted anew, but {report.failure()}")

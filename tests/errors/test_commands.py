@@ -115,6 +115,36 @@ def test_a_dead_mount_is_told_of_with_what_mends_it(nas: Nas, keeper: Keeper) ->
         keeper.unmount(target)
 
 
+def test_several_that_mount_a_dead_mount_anew_at_once_have_one(nas: Nas, keeper: Keeper) -> None:
+    """None takes from the others what they have mounted, and maybe use."""
+    mount = keeper.mount(nas.url)
+    for round_ in range(1, 6):
+        daemon = keeper.daemon_pid(mount)
+        keeper.kill()
+        kill(daemon)
+        keeper.start()
+        os.kill(keeper.pid, signal.SIGSTOP)
+        mounting = [begin_efc(keeper, "mount", nas.url, str(mount)) for _ in range(3)]
+        wait_until(lambda: all(map(asks_keeper, mounting)), what="them to ask the keeper", limit_s=_LIMIT_S)  # noqa: B023
+        os.kill(keeper.pid, signal.SIGCONT)
+        assert [process.communicate(timeout=_LIMIT_S)[1] for process in mounting] == [""] * 3
+        assert keeper.log.read_text().count("mounted, connection") == 1 + round_
+    keeper.unmount(mount)
+
+
+def begin_efc(keeper: Keeper, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(program("efc")), *arguments], env=clean_environment(RUN_DIR=str(keeper.run_dir)),
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def asks_keeper(process: subprocess.Popen[str]) -> bool:
+    """Whether it has a socket beside the two by which asyncio wakes itself up."""
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    return sum("socket:" in os.path.realpath(each) for each in descriptors.iterdir()) > 2
+
+
 def test_a_keeper_that_hangs_is_a_failure(nas: Nas, keeper: Keeper) -> None:
     os.kill(keeper.pid, signal.SIGSTOP)
     try:
