@@ -80,8 +80,11 @@ def mounted_sources(parsed: argparse.Namespace) -> list[MountedSource]:
 def found_target(text: str) -> tuple[str, Mount | None]:
     """The absolute path that ``text`` leads to, links followed, and the mount of ours that is there already.
 
-    Where one is, nothing is looked at. Raises INVALID_ARGUMENT for a name that the keeper cannot be told.
+    Where one is, nothing is looked at. Raises INVALID_ARGUMENT for a name that the keeper cannot be told, and for
+    none: as a path, that would be the working directory.
     """
+    if not text:
+        raise invalid("TARGET is empty")
     mounts = read_mounts()
     path = _leaf_path(text)
     for _ in range(_LINKS_MAX):

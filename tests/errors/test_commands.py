@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,3 +252,14 @@ def test_the_log_of_a_keeper_that_was_started_by_a_mount_stays_short(nas: Nas, k
     assert any(b"upgraded in" in line for line in lines)
     keeper.unmount(mount)
     wait_until(lambda: not (keeper.run_dir / "keeper.sock").exists(), what="the keeper to end", limit_s=_LIMIT_S)
+
+
+def test_a_keeper_closes_no_directory_that_the_system_needs() -> None:
+    """`/run` or `/` in place of `/run/efc`: other users would be locked out of it. This one is the sandbox's own."""
+    with small_disk(Path("/mnt"), size_mib=1) as directory:
+        for run_dir in ("/mnt", "/mnt/../mnt/."):
+            command = [program("efc-keeper"), "--run-dir", run_dir]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+            assert (done.returncode, "/mnt is everybody's" in done.stderr) == (1, True), done.stderr
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+        assert list(directory.iterdir()) == []

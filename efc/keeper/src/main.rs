@@ -127,7 +127,8 @@ fn start_logging() {
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -> Result<Arguments, lexopt::Error> {
-    let run_dir = run_dir.map_or_else(|| PathBuf::from("/run/efc"), PathBuf::from);
+    let run_dir = run_dir.filter(|run_dir| !run_dir.is_empty()).unwrap_or_else(|| "/run/efc".into());
+    let run_dir = PathBuf::from(run_dir);
     let mut parsed = Arguments { run_dir, ..Arguments::default() };
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -325,6 +326,7 @@ mod tests {
         let defaults = Arguments { run_dir: "/run/efc".into(), ..Arguments::default() };
         assert_eq!(parse_line("", None), Ok(defaults));
         assert_eq!(parse_line("", Some("/r")).unwrap().run_dir, Path::new("/r"));
+        assert_eq!(parse_line("", Some("")).unwrap().run_dir, Path::new("/run/efc"));
         let all = Arguments {
             run_dir: "/a".into(),
             daemon: Some("d".into()),
