@@ -6,10 +6,14 @@ running containers too (:mod:`csi.node.repair`).
 
 import argparse
 import asyncio
+import contextlib
+import fcntl
 import os
 import stat
 import subprocess
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from csi._proto import efc_pb2
@@ -30,6 +34,16 @@ _KEEPER_START_SECONDS_MAX = 10.0
 _LINKS_MAX = 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What shall be mounted where, and the mount of ours that is there already."""
+
+    run_dir: str
+    target: str
+    config: efc_pb2.DaemonConfig
+    present: Mount | None
+
+
 def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc mount``: returns when the mount can be used; silent like mount(8)."""
     options = parse(parse_list(",".join(parsed.options)), origin="-o")
@@ -38,9 +52,11 @@ def run(parsed: argparse.Namespace) -> int:
     path, mount = found_target(target)
     # A mount of ours is not looked at: it may be dead.
     if mount is None:
+        if parsed.mkdir:
+            _make_directory(path, text=target)
         check_directory(path, text=target)
-    keeper = Keeper(parsed.run_dir)
-    asyncio.run(_mount(keeper, run_dir=parsed.run_dir, target=path, config=config, present=mount))
+    wanted = _Wanted(run_dir=parsed.run_dir, target=path, config=config, present=mount)
+    asyncio.run(_mount(wanted, starts_keeper=not parsed.running_keeper))
     return 0
 
 
@@ -64,8 +80,11 @@ def mounted_sources(parsed: argparse.Namespace) -> list[MountedSource]:
 def found_target(text: str) -> tuple[str, Mount | None]:
     """The absolute path that ``text`` leads to, links followed, and the mount of ours that is there already.
 
-    Where one is, nothing is looked at. Raises INVALID_ARGUMENT for a name that the keeper cannot be told.
+    Where one is, nothing is looked at. Raises INVALID_ARGUMENT for a name that the keeper cannot be told, and for
+    none: as a path, that would be the working directory.
     """
+    if not text:
+        raise invalid("TARGET is empty")
     mounts = read_mounts()
     path = _leaf_path(text)
     for _ in range(_LINKS_MAX):
@@ -112,30 +131,59 @@ def check_directory(path: str, *, text: str) -> None:
         raise DriverError(Code.FAILED_PRECONDITION, f"target {text!r} is no directory")
 
 
-async def _mount(
-    keeper: Keeper, *, run_dir: str, target: str, config: efc_pb2.DaemonConfig, present: Mount | None
-) -> None:
+def _make_directory(path: str, *, text: str) -> None:
+    """Makes ``path``, which was given as ``text``, with what is missing above it; whatever is there stays as it is."""
     try:
-        await _mount_by(keeper, run_dir=run_dir, target=target, config=config, present=present)
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:
+        return
+    except OSError as error:
+        message = f"target {text!r} cannot be made: {error.strerror}"
+        raise DriverError(Code.FAILED_PRECONDITION, message) from None
+
+
+async def _mount(wanted: _Wanted, *, starts_keeper: bool) -> None:
+    keeper = Keeper(wanted.run_dir)
+    try:
+        await _mount_by(keeper, wanted)
     except KeeperForbiddenError:
         raise
     except KeeperUnreachableError:
-        await _start_keeper(keeper, run_dir=run_dir)
-        await _mount_by(keeper, run_dir=run_dir, target=target, config=config, present=present)
+        process = _start_keeper(wanted.run_dir) if starts_keeper else None
+        await _await_keeper(keeper, process, run_dir=wanted.run_dir)
+        await _mount_by(keeper, wanted)
 
 
-async def _mount_by(
-    keeper: Keeper, *, run_dir: str, target: str, config: efc_pb2.DaemonConfig, present: Mount | None
-) -> None:
+async def _mount_by(keeper: Keeper, wanted: _Wanted) -> None:
     mounts = Mounts(children=Children())
-    if present is None or not await _is_lost(present, keeper=keeper, mounts=mounts):
-        await keeper.mount(target=target, config=config)
-        return
+    if wanted.present is not None and await _is_lost(wanted.present, keeper=keeper, mounts=mounts):
+        with _one_at_a_time(wanted.run_dir):
+            # Who was here before us has mounted it anew, and what is there now is in use.
+            present = top(read_mounts(), wanted.target)
+            if present is not None and await _is_lost(present, keeper=keeper, mounts=mounts):
+                await _mount_anew(keeper, wanted, lost=present, mounts=mounts)
+                return
+    await keeper.mount(target=wanted.target, config=wanted.config)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(run_dir: str) -> Iterator[None]:
+    """No other ``efc mount`` of this run directory is in such a block; whoever is killed in it is out of it, too."""
+    directory = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+async def _mount_anew(keeper: Keeper, wanted: _Wanted, *, lost: Mount, mounts: Mounts) -> None:
+    target = wanted.target
     await keeper.unmount(target=target, force=True)
-    status = await keeper.mount(target=target, config=config)
-    outcome = await replace_everywhere(mounts, roots={present.device: target})
-    report = report_of(outcome, target=target, old=[present.device], new=f"0:{status.connection}")
-    Reports(run_dir).put(report)
+    status = await keeper.mount(target=target, config=wanted.config)
+    outcome = await replace_everywhere(mounts, roots={lost.device: target})
+    report = report_of(outcome, target=target, old=[lost.device], new=f"0:{status.connection}")
+    Reports(wanted.run_dir).put(report)
     if report.failed:
         raise DriverError(Code.FAILED_PRECONDITION, f"{target!r} is mounted anew, but {report.failure()}")
 
@@ -152,13 +200,13 @@ async def _is_lost(mount: Mount, *, keeper: Keeper, mounts: Mounts) -> bool:
     return False
 
 
-async def _start_keeper(keeper: Keeper, *, run_dir: str) -> None:
-    """Starts a keeper that outlives us and ends with its last mount; raises UNAVAILABLE if none answers soon."""
+def _start_keeper(run_dir: str) -> subprocess.Popen[bytes]:
+    """Starts a keeper that outlives us and ends with its last mount."""
     folder = Path(run_dir)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / "keeper.log").open("ab") as log:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 [programs.find(programs.KEEPER), "--run-dir", str(folder), "--exit-when-idle"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -170,15 +218,22 @@ async def _start_keeper(keeper: Keeper, *, run_dir: str) -> None:
         raise DriverError(
             Code.FAILED_PRECONDITION, f"cannot start a keeper in {run_dir!r}: {error.strerror} (are you root?)"
         ) from None
+
+
+async def _await_keeper(keeper: Keeper, process: subprocess.Popen[bytes] | None, *, run_dir: str) -> None:
+    """Returns when a keeper answers: ``process``, or that of somebody else; raises UNAVAILABLE if none does soon."""
+    folder = Path(run_dir)
     deadline = time.monotonic() + _KEEPER_START_SECONDS_MAX
     while True:
         try:
             await keeper.status()
             return
-        except KeeperUnreachableError:
-            ended = process.poll()
+        except KeeperUnreachableError as error:
+            ended = process.poll() if process is not None else None
             # Ended at once: another one may just have been started by somebody else, so its socket gets a chance.
             if time.monotonic() > deadline or (ended not in (None, 0) and not (folder / SOCKET_NAME).exists()):
+                if process is None:
+                    raise DriverError(Code.UNAVAILABLE, error.message) from None
                 what = "does not answer" if ended is None else f"ended with status {ended}"
                 raise DriverError(Code.UNAVAILABLE, f"the keeper {what}: see {folder / 'keeper.log'}") from None
         await asyncio.sleep(0.01)

@@ -34,6 +34,8 @@ class Places:
 
     def of(self, text: str) -> Place:
         """Where ``text`` lies; raises INVALID_ARGUMENT unless that is a mount of EFC."""
+        if not text:
+            raise DriverError(Code.INVALID_ARGUMENT, "a path is empty")
         path = os.path.abspath(text)
         directory = os.path.dirname(path)
         if directory not in self._known:

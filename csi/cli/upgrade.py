@@ -18,6 +18,9 @@ from csi.config.several import Sources
 from csi.node.keeper import Keeper, options_of
 from csi.node.program import DaemonProgram
 
+#: With all that some option needs.
+_ANY_MOUNT = efc_pb2.DaemonConfig(soft=True, cache=efc_pb2.CacheConfig(workers_key="/", store_mib=64))
+
 
 def run(parsed: argparse.Namespace) -> int:
     """Runs ``efc upgrade``, which stops at the first mount that is not upgraded: the others keep their daemons."""
@@ -25,8 +28,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise DriverError(Code.INVALID_ARGUMENT, "name one TARGET, or say --all")
     targets = [_mount_point(parsed.target)] if parsed.target else []
     items = parse_list(",".join(parsed.options))
-    any_mount = efc_pb2.DaemonConfig(soft=True, cache=efc_pb2.CacheConfig(workers_key="/"))
-    changed(any_mount, items, origin="-o")  # what is wrong in itself, before anything is touched
+    changed(_ANY_MOUNT, items, origin="-o")  # what is wrong in itself, before anything is touched
     mounted = mounted_sources(parsed)
     if mounted and not targets:
         raise DriverError(Code.INVALID_ARGUMENT, "sources are those of one TARGET: name it")

@@ -226,7 +226,7 @@ def own_words(options: Mapping[str, str], *, origin: str) -> dict[str, str]:
 
 def is_option(name: str) -> bool:
     """Whether ``name`` is a word of the table, or one of nfs(5) about which something can be said."""
-    return name in OPTIONS or name in nfs_words.WORDS
+    return name in OPTIONS or nfs_words.word_of(name) is not None
 
 
 def _values(

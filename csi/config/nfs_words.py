@@ -20,6 +20,8 @@ _RETRANS = 2
 _ATTR_TTL_SECONDS = 3
 #: Longest `attr-ttl`, `entry-ttl` and `timeout`.
 _SECONDS_MAX = 3600
+#: Stands for all words of mount(8) that begin so.
+_OF_OTHERS = "x-*"
 _NUMBER = re.compile(r"[0-9]{1,10}")
 
 
@@ -27,15 +29,17 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 class Word:
     """One row: ``names`` that mean the same, the values that may follow, and what becomes of them.
 
-    ``choices`` are the values that there are; without any, ``is_number`` says whether a number must follow. ``becomes``
-    are the own options that it sets, in which ``{value}`` and ``{seconds}`` stand for the number. ``refusal`` says why
-    another value cannot be had, or, of a word that ``is_refused``, the word itself.
+    ``choices`` are the values that there are; without any, ``is_number`` says whether a number must follow, and
+    ``is_any`` that anything may. ``becomes`` are the own options that it sets, in which ``{value}`` and ``{seconds}``
+    stand for the number. ``refusal`` says why another value cannot be had, or, of a word that ``is_refused``, the word
+    itself.
     """
 
     names: tuple[str, ...]
     help: str
     choices: tuple[str, ...] = ()
     is_number: bool = False
+    is_any: bool = False
     is_refused: bool = False
     becomes: tuple[Item, ...] = ()
     refusal: str = ""
@@ -57,7 +61,7 @@ class Word:
             return value in self.choices
         if self.is_number:
             return value is not None and _NUMBER.fullmatch(value) is not None
-        return value in (None, "true")
+        return self.is_any or value in (None, "true")
 
 
 _ONLY_V3 = "this driver speaks NFSv3, without a lock server; the NAS must export by it (`vers=3`, or leave it out)"
@@ -65,6 +69,8 @@ _ONLY_TCP = "this driver speaks NFS over TCP only"
 _ONLY_SYS = "this driver calls with AUTH_SYS only; the NAS must allow it for this export (`sec=sys`, or leave it out)"
 _NO_BG = "a mount that fails says so at once here, and whoever wants it tries again, as kubelet does (leave it out)"
 _NO_NOEXEC = "volumes are always nosuid and nodev here, and never noexec (leave it out)"
+_ONLY_ROOT = "only root mounts here (leave it out)"
+_NO_REMOUNT = "options of a mount change by `efc upgrade TARGET -o`, without an interruption"
 _ONLY_ENTRY_TTL = "names are trusted for `entry-ttl`; `entry-ttl=0s` asks the NAS for each"
 _ONLY_LOCAL = "locks hold among the processes of one node here, not between nodes (`nolock`, or leave it out)"
 
@@ -162,11 +168,19 @@ _TABLE = (
     # Words of mount(8), which stand beside those of nfs(5) in every fstab and many a StorageClass.
     Word(names=("nosuid", "nodev"), help="Nothing: every mount is so. `noexec` is refused."),
     Word(names=("noexec",), help="", is_refused=True, refusal=_NO_NOEXEC),
-    Word(names=("defaults", "nofail"), help="Nothing."),
+    Word(names=("defaults", "nofail", "auto", "noauto", "nouser", "exec"), help="Nothing."),
+    Word(names=("user", "users", "owner", "group"), help="", is_refused=True, refusal=_ONLY_ROOT),
+    Word(names=("remount",), help="", is_refused=True, refusal=_NO_REMOUNT),
+    Word(names=(_OF_OTHERS,), is_any=True, help="Nothing: it is for other readers of `/etc/fstab`, such as systemd."),
 )
 
 #: Every word, by each of its names.
 WORDS: Mapping[str, Word] = {name: word for word in _TABLE for name in word.names}
+
+
+def word_of(name: str) -> Word | None:
+    """The word of this name, if there is one."""
+    return WORDS[_OF_OTHERS] if name.startswith(_OF_OTHERS.removesuffix("*")) else WORDS.get(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +202,7 @@ def own_options(items: Iterable[Item], *, origin: str, is_soft: bool = False) ->
     for name, value in items:
         if name in ("soft", "hard") and value in (None, "true", "false"):
             is_soft = (name == "soft") is (value != "false")
-        word = WORDS.get(name)
+        word = word_of(name)
         if word is None:
             yield OwnOption(word=name, name=name, value=value)
             continue

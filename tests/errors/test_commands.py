@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from tests.support.environment import clean_environment
 from tests.support.keeper import Keeper
+from tests.support.mounts import small_disk
 from tests.support.nas import Nas
 from tests.support.paths import program
 from tests.support.processes import wait_until
@@ -114,6 +116,36 @@ def test_a_dead_mount_is_told_of_with_what_mends_it(nas: Nas, keeper: Keeper) ->
         keeper.unmount(target)
 
 
+def test_several_that_mount_a_dead_mount_anew_at_once_have_one(nas: Nas, keeper: Keeper) -> None:
+    """None takes from the others what they have mounted, and maybe use."""
+    mount = keeper.mount(nas.url)
+    for round_ in range(1, 6):
+        daemon = keeper.daemon_pid(mount)
+        keeper.kill()
+        kill(daemon)
+        keeper.start()
+        os.kill(keeper.pid, signal.SIGSTOP)
+        mounting = [begin_efc(keeper, "mount", nas.url, str(mount)) for _ in range(3)]
+        wait_until(lambda: all(map(asks_keeper, mounting)), what="them to ask the keeper", limit_s=_LIMIT_S)  # noqa: B023
+        os.kill(keeper.pid, signal.SIGCONT)
+        assert [process.communicate(timeout=_LIMIT_S)[1] for process in mounting] == [""] * 3
+        assert keeper.log.read_text().count("mounted, connection") == 1 + round_
+    keeper.unmount(mount)
+
+
+def begin_efc(keeper: Keeper, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(program("efc")), *arguments], env=clean_environment(RUN_DIR=str(keeper.run_dir)),
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def asks_keeper(process: subprocess.Popen[str]) -> bool:
+    """Whether it has a socket beside the two by which asyncio wakes itself up."""
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    return sum("socket:" in os.path.realpath(each) for each in descriptors.iterdir()) > 2
+
+
 def test_a_keeper_that_hangs_is_a_failure(nas: Nas, keeper: Keeper) -> None:
     os.kill(keeper.pid, signal.SIGSTOP)
     try:
@@ -180,3 +212,54 @@ def test_an_upgrade_says_whether_the_daemon_stayed(nas: Nas, keeper: Keeper) -> 
         assert f"(process {pid}) -> " in said
         assert said.rstrip().endswith(f", process {keeper.daemon_pid(mount)}")
         assert keeper.daemon_pid(mount) != pid
+
+
+def test_a_full_run_directory_keeps_no_keeper_from_its_mounts(nas: Nas, keeper: Keeper) -> None:
+    """`/run` is a file system that many share."""
+    (nas.export_folder() / "file").write_text("here")
+    keeper.kill()
+    with small_disk(keeper.run_dir, size_mib=1):
+        with (
+            pytest.raises(OSError, match="No space left"),
+            (keeper.run_dir / "filler").open("wb", buffering=0) as filler,
+        ):
+            while True:
+                filler.write(bytes(4096))
+        keeper.start()
+        mount = keeper.mount(nas.url)
+        keeper.kill()
+        keeper.start()
+        keeper.replace_daemon(mount)
+        assert (mount / "file").read_text() == "here"
+        keeper.unmount(mount)
+        keeper.kill()
+
+
+def test_the_log_of_a_keeper_that_was_started_by_a_mount_stays_short(nas: Nas, keeper: Keeper) -> None:
+    """It lies in the run directory, which is in memory."""
+    keeper.kill()
+    mount, log = keeper.mount(nas.url), keeper.run_dir / "keeper.log"
+    before = log.read_bytes()
+    assert b"mounted, connection" in before
+    with log.open("ab") as as_a_daemon:
+        as_a_daemon.write(b"a line of a daemon that is told to log all\n" * 500_000)
+        as_a_daemon.write(b"the last line\n")
+    wait_until(lambda: log.stat().st_size < 2 << 20, what="the log to be cut", limit_s=_LIMIT_S)
+    keeper.efc("upgrade", str(mount))
+    lines = log.read_bytes().splitlines()
+    assert lines[0] == b"a line of a daemon that is told to log all"
+    assert b"the last line" in lines
+    assert any(b"upgraded in" in line for line in lines)
+    keeper.unmount(mount)
+    wait_until(lambda: not (keeper.run_dir / "keeper.sock").exists(), what="the keeper to end", limit_s=_LIMIT_S)
+
+
+def test_a_keeper_closes_no_directory_that_the_system_needs() -> None:
+    """`/run` or `/` in place of `/run/efc`: other users would be locked out of it. This one is the sandbox's own."""
+    with small_disk(Path("/mnt"), size_mib=1) as directory:
+        for run_dir in ("/mnt", "/mnt/../mnt/."):
+            command = [program("efc-keeper"), "--run-dir", run_dir]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=False)
+            assert (done.returncode, "/mnt is everybody's" in done.stderr) == (1, True), done.stderr
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o755
+        assert list(directory.iterdir()) == []

@@ -63,11 +63,19 @@ def command(commands: Commands, name: str, text: str) -> argparse.ArgumentParser
     parser = described(commands, name, text)
     parser.add_argument(
         "--run-dir",
-        default=os.environ.get("RUN_DIR", _RUN_DIR),
+        type=_run_dir,
+        default=os.environ.get("RUN_DIR") or _RUN_DIR,
         help="where the keeper's socket is (environment: RUN_DIR; %(default)s)",
     )
     parser.set_defaults(module=f"csi.cli.{name}")
     return parser
+
+
+def _run_dir(text: str) -> str:
+    """Absolute: a keeper that is started works elsewhere."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return os.path.abspath(text)
 
 
 def add_options(parser: argparse.ArgumentParser, text: str) -> None:

@@ -24,10 +24,13 @@ def add_commands(commands: Commands) -> None:
 
 def _add_mount(commands: Commands) -> None:
     parser = command(commands, "mount", "mount a directory of a NAS; returns when it can be used")
-    parser.usage = "efc mount [SOURCE] TARGET [--source PATH=SOURCE ...] [-o OPTIONS]"
-    places = "nfs://HOST[:PORT]/PATH[?mountport=PORT], unless it is given by --source; and an existing directory"
+    parser.usage = "efc mount [SOURCE] TARGET [--source PATH=SOURCE ...] [-o OPTIONS] [--mkdir] [--running-keeper]"
+    places = "nfs://HOST[:PORT]/PATH[?mountport=PORT], unless it is given by --source; and a directory"
     parser.add_argument("places", metavar="[SOURCE] TARGET", nargs="+", help=places)
     _add_sources(parser)
+    parser.add_argument("--mkdir", action="store_true", help="make TARGET if it is missing, as mount(8) does")
+    text = "start no keeper, but wait for one, 10 s at most: a service manager starts it (docs/HOST.md)"
+    parser.add_argument("--running-keeper", action="store_true", help=text)
     add_options(parser, "mount options (see docs/CONFIGURATION.md)")
 
 

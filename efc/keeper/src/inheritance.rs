@@ -1,9 +1,9 @@
 //! What processes inherit: the keeper from whoever started it, and a daemon from the keeper. Beside `backing`, the only
 //! unsafe code of this crate.
 //!
-//! The keeper keeps only the three standard descriptors, and makes standard error non-blocking: the reader of the pipe,
-//! a container runtime for example, may stop reading or go away, and neither keeper nor daemons may wait for it. A line
-//! that finds the pipe full or closed is lost.
+//! The keeper keeps only the three standard descriptors, and makes standard error non-blocking: the reader of a pipe or
+//! socket, a container runtime or systemd's journal for example, may stop reading or go away, and neither keeper nor
+//! daemons may wait for it. A line that finds it full or closed is lost.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -13,6 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::io::ioctl_fionbio;
 use rustix::stdio::{dup2_stderr, stderr};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -31,17 +32,20 @@ pub unsafe fn close_inherited_descriptors() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Opens standard error anew, without blocking, if it is a pipe. O_NONBLOCK on the one that is there would be everybody
-/// else's too.
+/// Keeps standard error from blocking. A pipe is opened anew, since O_NONBLOCK on the one that is there would be everybody else's too.
+/// A socket cannot be opened anew; systemd gives each process that it starts one of its own.
 ///
 /// # Errors
-/// ENXIO if nobody reads: then it is broken, which blocks nobody either. Those of open(2).
+/// ENXIO if nobody reads a pipe: then it is broken, which blocks nobody either. Those of open(2).
 pub fn unblock_stderr() -> io::Result<()> {
-    if FileType::from_raw_mode(fstat(stderr())?.st_mode) != FileType::Fifo {
-        return Ok(());
+    match FileType::from_raw_mode(fstat(stderr())?.st_mode) {
+        FileType::Fifo => {
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            Ok(dup2_stderr(open("/proc/self/fd/2", flags, Mode::empty())?)?)
+        }
+        FileType::Socket => Ok(ioctl_fionbio(stderr(), true)?),
+        _ => Ok(()),
     }
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    Ok(dup2_stderr(open("/proc/self/fd/2", flags, Mode::empty())?)?)
 }
 
 /// Makes the command's process the leader of a session and process group of its own, which no terminal's hang-up and no

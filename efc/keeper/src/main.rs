@@ -22,6 +22,7 @@ mod identity;
 mod inheritance;
 mod isolation;
 mod kernel;
+mod log_file;
 mod mounts;
 mod moving;
 mod network;
@@ -128,7 +129,8 @@ fn start_logging() {
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>, run_dir: Option<OsString>) -> Result<Arguments, lexopt::Error> {
-    let run_dir = run_dir.map_or_else(|| PathBuf::from("/run/efc"), PathBuf::from);
+    let run_dir = run_dir.filter(|run_dir| !run_dir.is_empty()).unwrap_or_else(|| "/run/efc".into());
+    let run_dir = PathBuf::from(run_dir);
     let mut parsed = Arguments { run_dir, ..Arguments::default() };
     let mut parser = lexopt::Parser::from_args(arguments);
     while let Some(argument) = parser.next()? {
@@ -188,6 +190,8 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     let (followed, moved) = (Arc::downgrade(&mounts), Arc::downgrade(&mounts));
     waiting::start_thread("following", move || following::follow(&followed))?;
     waiting::start_thread("moving", move || moving::follow(&moved))?;
+    let run_dir = place.run_dir().to_owned();
+    waiting::start_thread("log", move || log_file::keep_short(&run_dir))?;
     let clients = Clients::new(mounts.clone());
     let keeper = Keeper { place, listener, mounts, clients, exit_when_idle: arguments.exit_when_idle };
     keeper.serve(&mut signals)?;
@@ -325,6 +329,7 @@ mod tests {
         let defaults = Arguments { run_dir: "/run/efc".into(), ..Arguments::default() };
         assert_eq!(parse_line("", None), Ok(defaults));
         assert_eq!(parse_line("", Some("/r")).unwrap().run_dir, Path::new("/r"));
+        assert_eq!(parse_line("", Some("")).unwrap().run_dir, Path::new("/run/efc"));
         let all = Arguments {
             run_dir: "/a".into(),
             daemon: Some("d".into()),

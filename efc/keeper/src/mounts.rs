@@ -21,6 +21,7 @@ use crate::failure::failure;
 use crate::held::Listeners;
 use crate::programs::Programs;
 use crate::session::{self, Origin};
+use crate::stores::Stores;
 use crate::waiting::start_thread;
 use crate::{kernel, target};
 
@@ -246,6 +247,10 @@ impl Mounts {
 
     pub(crate) fn listeners(&self) -> &Listeners {
         &self.programs.listeners
+    }
+
+    pub(crate) fn stores(&self) -> &Stores {
+        &self.programs.stores
     }
 
     /// Whether a mount that was found in the table is really at its target. It is not after an abort, and after somebody

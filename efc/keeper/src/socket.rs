@@ -17,6 +17,9 @@ use rustix::process::getuid;
 /// Connections that may wait to be accepted.
 pub const BACKLOG: i32 = 128;
 
+/// Components of the path of `/` and of directories such as `/run`, which all programs of the machine need.
+const COMPONENTS_OF_SYSTEM: usize = 2;
+
 /// The place of one keeper: at most one process has it.
 #[derive(Debug)]
 pub struct RunDir {
@@ -29,10 +32,17 @@ impl RunDir {
     /// Takes `run_dir`, made if need be.
     ///
     /// # Errors
-    /// `AddrInUse` if a keeper has it already; `PermissionDenied` if others could write there.
+    /// `AddrInUse` if a keeper has it already; `PermissionDenied` if others could write there, or need it.
     pub fn take(run_dir: &Path) -> io::Result<RunDir> {
         DirBuilder::new().recursive(true).mode(0o700).create(run_dir)?;
         let run_dir = run_dir.canonicalize()?;
+        if run_dir.components().count() <= COMPONENTS_OF_SYSTEM {
+            let message = format!(
+                "{} is everybody's, and a run directory is closed to others: name one below",
+                run_dir.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
         let metadata = run_dir.metadata()?;
         let is_ours = metadata.uid() == 0 || metadata.uid() == getuid().as_raw();
         if !is_ours || metadata.mode() & 0o022 != 0 {
@@ -52,9 +62,10 @@ impl RunDir {
             let message = format!("a keeper (pid {}) serves {} already", pid.trim(), run_dir.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
-        lock.set_len(0)?;
-        lock.rewind()?;
-        writeln!(lock, "{}", std::process::id())?;
+        // It is for people alone. A full file system, which others share, is no reason to leave mounts without a keeper.
+        if let Err(error) = write_pid(&mut lock) {
+            log::warn!("keeper.lock does not say who the keeper is: {error}");
+        }
         Ok(RunDir { run_dir, _lock: lock })
     }
 
@@ -98,6 +109,12 @@ impl RunDir {
     fn hidden_path(&self) -> PathBuf {
         self.run_dir.join("keeper.new")
     }
+}
+
+fn write_pid(lock: &mut File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
 }
 
 /// Connects to the socket at `path`.

@@ -125,16 +125,21 @@ impl Stores {
         let wanted = Wanted { directory: directory.clone(), source, uid: user.uid, former };
         let stores = self.clone();
         let opened = self.look(&directory, move || stores.open(&wanted));
-        opened.and_then(|opened| opened).map(Some).map_err(|error| {
-            let is_hanging = error.kind() == io::ErrorKind::TimedOut;
-            let code = if is_hanging { Code::DeadlineExceeded } else { path_code(&error) };
-            let shown = directory.display();
-            let remedy = match error.kind() {
-                io::ErrorKind::NotFound => format!("; make it: mkdir -p {shown}"),
-                _ => String::new(),
-            };
-            failure(code, format!("cache-dir {shown}: {error}{remedy}"))
-        })
+        opened.and_then(|opened| opened).map(Some).map_err(|error| unusable(&directory, &error))
+    }
+
+    /// Refuses a directory that cannot be used for a store where that shall come from `current` to be elsewhere, or to be at all: who
+    /// mounts so is refused, too. One that goes later costs the store, not the mount.
+    ///
+    /// # Errors
+    /// Those of [`Stores::take`].
+    pub fn check_move(&self, current: &DaemonConfig, wanted: &DaemonConfig) -> Result<(), Error> {
+        let place = |config| with_store(config).map(|cache: &CacheConfig| cache.store_dir.clone());
+        let Some(cache) = with_store(wanted).filter(|_| place(wanted) != place(current)) else { return Ok(()) };
+        let directory = self.directory(cache)?.to_owned();
+        let (stores, parent) = (self.clone(), directory.clone());
+        let opened = self.look(&directory, move || stores.open_parent(&parent).map(drop));
+        opened.and_then(|opened| opened).map_err(|error| unusable(&directory, &error))
     }
 
     /// Whether `store` is there, and one that this configuration would be given, too.
@@ -188,9 +193,10 @@ impl Stores {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, wanted: &Wanted) -> io::Result<Store> {
-        let parent = open_directory(rustix::fs::CWD, &wanted.directory).map_err(|error| {
-            let is_link = wanted.directory.symlink_metadata().is_ok_and(|found| found.is_symlink());
+    /// The directory that stores lie in, if it may be used for that.
+    fn open_parent(&self, directory: &Path) -> io::Result<OwnedFd> {
+        let parent = open_directory(rustix::fs::CWD, directory).map_err(|error| {
+            let is_link = directory.symlink_metadata().is_ok_and(|found| found.is_symlink());
             if is_link { io::Error::other("it is a symbolic link: name the directory that it leads to") } else { error }
         })?;
         let found = fstat(&parent)?;
@@ -200,6 +206,11 @@ impl Stores {
             let message = "it must belong to root, and nobody else may write to it (chown root, chmod go-w; a tmpfs: mount -o mode=755): whoever can changes what others read";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
+        Ok(parent)
+    }
+
+    fn open(&self, wanted: &Wanted) -> io::Result<Store> {
+        let parent = self.open_parent(&wanted.directory)?;
         let names = (0..STORES_MAX).map(|number| name_of(&wanted.source, number));
         let former = wanted.former.iter().filter(|name| !name.is_empty()).cloned();
         for name in former.chain(names) {
@@ -257,6 +268,17 @@ impl Drop for Claim {
     fn drop(&mut self) {
         self.stores.used().remove(&self.path);
     }
+}
+
+fn unusable(directory: &Path, error: &io::Error) -> Error {
+    let is_hanging = error.kind() == io::ErrorKind::TimedOut;
+    let code = if is_hanging { Code::DeadlineExceeded } else { path_code(error) };
+    let shown = directory.display();
+    let remedy = match error.kind() {
+        io::ErrorKind::NotFound => format!("; make it: mkdir -p {shown}"),
+        _ => String::new(),
+    };
+    failure(code, format!("cache-dir {shown}: {error}{remedy}"))
 }
 
 /// How the configuration's caches are, if a local store is one of them.

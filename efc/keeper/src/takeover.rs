@@ -108,6 +108,9 @@ impl Mounts {
         if let Some(options) = options.as_ref().filter(|options| workers(options) != workers(&entry.options())) {
             files::check_workers(options)?;
         }
+        if let Some(options) = &options {
+            self.stores().check_move(base.as_ref().unwrap_or(&entry.options()), options)?;
+        }
         entry.upgrade(Wish { options, base, in_place, ..Wish::default() }, Instant::now() + UPGRADE_TIME_LIMIT)
     }
 

@@ -5,7 +5,9 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -284,18 +286,29 @@ fn the_unified_hierarchy_alone_is_enough() {
 }
 
 #[test]
-fn nobody_has_to_read_what_is_logged() {
+fn nobody_has_to_read_what_is_logged_to_a_pipe() {
     let (reader, writer) = std::io::pipe().unwrap();
+    nobody_has_to_read(reader, OwnedFd::from(writer));
+}
+
+/// As systemd gives a service, whose journal may stop.
+#[test]
+fn nobody_has_to_read_what_is_logged_to_a_socket() {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    nobody_has_to_read(reader, OwnedFd::from(writer));
+}
+
+fn nobody_has_to_read<R>(reader: R, writer: OwnedFd) {
     let mut ground = Ground::with_stderr(&[], writer.into());
     let client = ground.client();
     let pid = client.mount(&ground.target(), config("talkative")).unwrap().pid;
-    // Several times what a pipe holds: the daemon has logged a line of 1 KiB for each.
+    // Several times what a pipe or a socket holds: the daemon has logged a line of 1 KiB for each.
     let file = fs::File::open(ground.hello()).unwrap();
-    let read_often = || (0..300).for_each(|_| file.read_exact_at(&mut [0; 13], 0).unwrap());
+    let read_often = || (0..600).for_each(|_| file.read_exact_at(&mut [0; 13], 0).unwrap());
     read_often();
     drop(reader);
     read_often();
-    assert!(client.only().stats.unwrap().fuse_requests > 600);
+    assert!(client.only().stats.unwrap().fuse_requests > 1200);
     ground.signal(Signal::KILL);
     ground.wait_for_end();
     read_often();

@@ -253,6 +253,29 @@ def test_targets_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
             assert command[0] != "mount" or words in error
 
 
+def test_an_empty_path_is_not_the_working_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script has it whose variable is not set: nothing is mounted on, unmounted or read where it runs."""
+    monkeypatch.chdir(tmp_path)
+    for command in (["mount", "nfs://nas/x", ""], ["umount", "--force", ""], ["warmup", ""]):
+        status, _, error = run(capsys, *command, "--run-dir", str(tmp_path / "run"))
+        assert (status != 0, "is empty" in error) == (True, True), (command, error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_directory_is_absolute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `/`, where a keeper works that is started, `run` is another one, which the keeper would close to others."""
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = run(capsys, "status", "--run-dir", "run")
+    assert (status, out) == (0, f"Nothing is mounted (run directory {tmp_path / 'run'}).\n")
+    assert run(capsys, "status", "--run-dir", "")[0] == 2
+    monkeypatch.setenv("RUN_DIR", "")
+    assert "RUN_DIR; /run/efc)" in " ".join(run(capsys, "status", "--help")[1].split())
+
+
 @pytest.mark.parametrize(
     ("release", "levels"),
     [

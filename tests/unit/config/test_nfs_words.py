@@ -28,6 +28,7 @@ def test_no_word_hides_an_option() -> None:
      "rsize=1048576", "wsize=1048576", "timeo=600", "retrans=2", "nconnect=4", "resvport", "ac", "acregmin=3",
      "acdirmin=30", "hard", "sec=sys", "_netdev", "mountvers=3", "mountproto=tcp", "noacl", "intr",
      "nosuid", "nodev", "defaults", "nofail", "lookupcache=all", "fg", "async", "defaults,nosuid,nodev,_netdev,nofail",
+     "noauto,x-systemd.automount,x-systemd.idle-timeout=5min",
      "vers=3,proto=tcp,hard,nolock,noatime,rsize=131072,wsize=131072,timeo=600,retrans=2,sec=sys,_netdev"],
 )  # fmt: skip
 def test_what_is_so_anyway_changes_nothing(text: str) -> None:
@@ -79,6 +80,8 @@ def test_what_has_an_equal_becomes_it(text: str, same: str) -> None:
         ("lock", ["processes of one node", "nolock"]),
         ("local_lock=none", ["processes of one node"]),
         ("noexec", ["'noexec'", "never noexec"]),
+        ("user", ["'user'", "only root"]),
+        ("ro,remount", ["'remount'", "efc upgrade"]),
         ("lookupcache=none", ["'lookupcache=none'", "entry-ttl=0s"]),
         ("ro,", ["empty option", "comma"]),
         ("rsize=big", ["'rsize=big'", "a whole number"]),

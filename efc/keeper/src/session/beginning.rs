@@ -198,7 +198,7 @@ fn refuse_mounted(target: &Target) -> Result<(), Error> {
     let Some(mount) = mounted else { return Ok(()) };
     let path = target.path().display();
     let message = if mount.filesystem == kernel::FILESYSTEM {
-        format!("{path} is an EFC mount whose session nobody has any more; unmount it first")
+        format!("{path} is an EFC mount of another keeper, or one whose session nobody has any more; unmount it first")
     } else {
         format!("something else ({}) is mounted on {path}", mount.filesystem)
     };
