@@ -3,7 +3,7 @@
 //! The session outlives its daemons because the keeper holds it too. So the keeper does as little as possible: it opens
 //! no path below a mount of its own, has no working directory there, never waits for a daemon without a limit, and
 //! leaves what may hang (umount2) to a child process. Each client and each mount has a thread of its own; one more
-//! thread watches files that options name, and one the networks that daemons are in.
+//! thread each watches files that options name, the networks that daemons are in, and the size of the log.
 //!
 //! At the first SIGTERM or SIGINT it accepts no new mounts and ends when the last one is gone; at the second it ends at
 //! once. Its daemons keep serving without it, and the next keeper takes them over.
