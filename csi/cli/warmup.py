@@ -29,7 +29,7 @@ from csi.node.mounts import Mount, Mounts, read_mounts
 from csi.warming.filling import Level
 from csi.warming.note import Note
 from csi.warming.pace import Pace
-from csi.warming.passes import PAUSE_SECONDS, Pass, bytes_uncached, is_another_worth_it, jobs_of_pass
+from csi.warming.passes import PAUSE_SECONDS, Pass, bytes_cached, bytes_uncached, is_another_worth_it, jobs_of_pass
 from csi.warming.tally import Figures
 from csi.warming.walking import Root
 from csi.warming.warming import Plan, Warming
@@ -269,7 +269,7 @@ class _Warmup:
         level = self._plan.level
         if level is not None and (figures.bytes_refused < figures.bytes_lacking or figures.bytes_held):
             return False
-        if level is None and counted is not None and (counted.taken_bytes or counted.cached_bytes):
+        if level is None and counted is not None and (counted.taken_bytes or bytes_cached(counted.levels)):
             return False
         store, workers = level is not Level.WORKERS, level is not Level.LOCAL
         mounts = self._mounts() or []

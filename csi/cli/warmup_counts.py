@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from csi._proto import efc_pb2
 from csi.node.keeper import options_of
 from csi.node.statistics import CACHE_LEVELS, bytes_by_level
+from csi.warming.passes import bytes_cached
 from csi.warming.tally import Figures
 
 
@@ -42,7 +43,7 @@ class Counts:
     def since(self, before: Counts) -> Counts:
         """What was added since: never less than nothing, should a daemon have died before it reported."""
         return Counts(
-            levels=difference(before.levels, self.levels),
+            levels={level: max(0, count - before.levels[level]) for level, count in self.levels.items()},
             nas_blocks=max(0, self.nas_blocks - before.nas_blocks),
             nas_bytes=max(0, self.nas_bytes - before.nas_bytes),
             missed_blocks=max(0, self.missed_blocks - before.missed_blocks),
@@ -54,11 +55,6 @@ class Counts:
         """What the NAS gave without every cache having said that it has not got it: one was late, or away."""
         return self.nas_bytes * max(0, self.nas_blocks - self.missed_blocks) // max(1, self.nas_blocks)
 
-    @property
-    def cached_bytes(self) -> int:
-        """What caches gave. What the daemon's memory did may be what it has read a moment before, and put nowhere."""
-        return sum(count for level, count in self.levels.items() if level not in ("memory", "nas"))
-
     def missing_bytes(self, figures: Figures) -> int:
         """Bytes that were not in caches; those of files that change are left out."""
         return max(0, self.levels["nas"] - figures.bytes_changed)
@@ -66,12 +62,7 @@ class Counts:
     def missing_bytes_at_first(self, figures: Figures) -> int:
         """The same of the first pass: nothing if caches gave all, otherwise all that it was about."""
         covered = figures.bytes_read + figures.bytes_noted
-        return covered if self.missing_bytes(figures) or self.cached_bytes < covered else 0
-
-
-def difference(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """What was counted in between, by the same names: never less than nothing."""
-    return {name: max(0, count - before[name]) for name, count in after.items()}
+        return covered if self.missing_bytes(figures) or bytes_cached(self.levels) < covered else 0
 
 
 def _missed_blocks(mount: efc_pb2.MountStatus) -> int:

@@ -55,9 +55,13 @@ def bytes_uncached(figures: Figures, given: Mapping[str, int]) -> int:
     or from the daemon's memory, where it stays for moments; nor what did not come from caches, as what the kernel reads
     by itself is not counted. Files that change are left out.
     """
-    from_caches = sum(count for level, count in given.items() if level not in ("memory", "nas"))
     covered = figures.bytes_read + figures.bytes_noted
-    return max(0, min(given["nas"] + given["memory"], covered - from_caches) - figures.bytes_changed)
+    return max(0, min(given["nas"] + given["memory"], covered - bytes_cached(given)) - figures.bytes_changed)
+
+
+def bytes_cached(given: Mapping[str, int]) -> int:
+    """What caches gave. What the daemon's memory did may be what it has read a moment before, and put nowhere."""
+    return sum(count for level, count in given.items() if level not in ("memory", "nas"))
 
 
 def is_much(uncached: int, *, covered: int) -> bool:

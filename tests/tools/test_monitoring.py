@@ -248,6 +248,7 @@ def test_expressions_name_what_is_served(where: str, expression: str) -> None:
     bare = re.sub(r'"[^"]*"', '""', expression)
     for word in re.findall(r"[a-z_]{2,}(?![a-z_]*\()", re.sub(r"\$__[a-z_]+|\$[a-z]+|\[[^]]*\]", "", bare)):
         assert word in known_names() | _LABELS | _WORDS, f"{where}: {word}"
+    assert bare.count("(") == bare.count(")")
     assert any(name in bare for name in METRICS), f"{where} shows nothing of ours"
     # Only counters and histograms may be differentiated.
     for name in re.findall(r"(?:rate|increase)\(([a-z_]+)", bare):

@@ -170,7 +170,7 @@ fn running_daemons_are_moved_when_the_network_was_replaced() {
     assert_eq!(same.network(), network_of(moved.pid as u32));
     wait_until("the status to say no more", || client.only().network_trouble.is_empty());
     assert_eq!(client.only().pid, moved.pid);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -190,7 +190,7 @@ fn a_network_that_is_replaced_again_and_again_moves_daemons_seldom() {
     reader.stop();
     let moves = client.only().restarts;
     assert!((1..=3).contains(&moves), "{moves} moves");
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -209,7 +209,7 @@ fn a_mount_may_end_while_its_daemon_is_moved() {
             assert!(Instant::now() < limit, "no move {moves}");
             std::thread::sleep(Duration::from_millis(1));
         }
-        client.unmount(&ground.target(), false).unwrap();
+        client.unmount_soon(&ground.target());
         ground.assert_nothing_left();
     }
 }
@@ -227,7 +227,7 @@ fn who_upgrades_a_daemon_moves_it_too() {
     holder.end(Signal::KILL);
     wait_until("a look", || client.only().network_trouble.starts_with("nobody hands out"));
     assert_eq!(client.only().pid, upgraded.pid);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -244,7 +244,7 @@ fn the_next_keeper_moves_daemons_too() {
     let client = ground.client();
     assert_eq!(client.only().pid, pid, "taken over");
     in_network(&client, &other.network());
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -267,7 +267,7 @@ fn without_any_network_the_next_daemon_waits_for_one() {
     let other = Holder::start(&ground);
     in_network(&client, &other.network());
     drop(descriptors);
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 
@@ -298,7 +298,7 @@ fn a_holder_that_ends_late_leaves_its_successors_socket() {
     first.end(Signal::TERM);
     let mounted = client.mount(&ground.target(), in_pod_network()).unwrap();
     assert_eq!(network_of(mounted.pid as u32), second.network());
-    client.unmount(&ground.target(), false).unwrap();
+    client.unmount_soon(&ground.target());
     ground.assert_nothing_left();
 }
 

@@ -12,7 +12,7 @@ use super::super::journal::ANSWER_MAX;
 use super::super::layout::Header;
 use super::super::mapping::WORD;
 use super::super::regions::{Format, REGIONS};
-use super::super::tests::planned;
+use super::super::tests::{planned, random, retag};
 use super::predecessors::unique_of;
 use super::slots::{ANSWER_HEAD, IDLE_TIME_MAX, KEPT_AREAS, SMALL_MAX};
 use super::*;
@@ -260,8 +260,7 @@ fn areas_that_are_not_needed_give_their_memory_back() {
 fn a_state_without_a_place_for_requests_is_taken_over() {
     let memfd = memfd();
     drop(open(&memfd, REGIONS));
-    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
-    header.retag_for_test(REQUESTS, 200);
+    retag(&memfd, REQUESTS, 200);
     State::check(memfd.try_clone().unwrap()).unwrap();
     assert!(State::open(memfd).unwrap().requests().is_none());
 }
@@ -273,13 +272,7 @@ fn requests_behave_like_a_map() {
     let mut model: BTreeMap<u64, (Vec<u8>, Option<Vec<u8>>)> = BTreeMap::new();
     let mut held: BTreeMap<u64, u32> = BTreeMap::new(); // unique -> slot
     let mut inbox = None;
-    let mut seed = 88_172_645_463_325_252_u64;
-    let mut random = move |below: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    };
+    let mut random = random(88_172_645_463_325_252);
     let mut kills = 0;
     for unique in (2..20_000).step_by(2) {
         match random(8) {

@@ -1,9 +1,8 @@
 //! Tests of the record of lost data: which files have lost some, and which opens have been told.
 
-use super::super::layout::Header;
-use super::super::regions::{FAILURES, REGIONS};
+use super::super::regions::FAILURES;
 use super::super::*;
-use super::{memfd, open};
+use super::{memfd, open, retag};
 
 #[test]
 fn failures_survive_and_are_replaced_and_dropped() {
@@ -26,8 +25,7 @@ fn failures_survive_and_are_replaced_and_dropped() {
 fn a_state_without_failures_does_without() {
     let memfd = memfd();
     drop(open(&memfd).unwrap());
-    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
-    header.retag_for_test(FAILURES, 200);
+    retag(&memfd, FAILURES, 200);
     let state = open(&memfd).unwrap();
     state.set_failure(FailureOf::File(7), 1).unwrap();
     state.remove_failure(FailureOf::File(7));

@@ -2,10 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use super::super::layout::Header;
-use super::super::regions::{JOURNAL, REGIONS};
+use super::super::regions::JOURNAL;
 use super::super::*;
-use super::{handle, intent, memfd, open};
+use super::{handle, intent, memfd, open, place_of, retag};
 
 /// The words of the journal's first record.
 fn first_intent(memfd: &OwnedFd) -> Vec<u8> {
@@ -15,8 +14,7 @@ fn first_intent(memfd: &OwnedFd) -> Vec<u8> {
 }
 
 fn journal_start(memfd: &OwnedFd) -> u64 {
-    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
-    (header.place(&JOURNAL).unwrap().base * mapping::WORD) as u64
+    place_of(memfd, &JOURNAL) as u64
 }
 
 #[test]
@@ -97,9 +95,7 @@ fn a_torn_update_of_the_journal_counts_as_none() {
 fn a_state_without_a_journal_is_taken_over_and_one_with_more_is_too() {
     let memfd = memfd();
     drop(open(&memfd).unwrap());
-    // As another release would have made it: the row of the journal has a tag that we do not know.
-    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
-    header.retag_for_test(JOURNAL, 200);
+    retag(&memfd, JOURNAL, 200);
     let state = open(&memfd).unwrap();
     assert!(!state.has_journal());
     state.begin(2, &intent()).unwrap();

@@ -15,6 +15,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::MemfdFlags;
 
+use super::layout::Header;
 use super::regions::{Format, HANDLES, NODES, ORPHANS, REGIONS};
 use super::*;
 
@@ -57,6 +58,30 @@ pub fn handle(node: u64) -> OpenHandle {
 
 pub fn intent() -> Intent {
     Intent { xid: 7, place: 9, object: vec![5; 64], other: vec![6; 17], made: Vec::new() }
+}
+
+/// Random numbers below a limit; a seed replays them.
+pub fn random(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    }
+}
+
+pub fn header(memfd: &OwnedFd) -> Header {
+    Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap()
+}
+
+/// Where a region begins in the memfd, in bytes.
+pub fn place_of(memfd: &OwnedFd, format: &Format) -> usize {
+    header(memfd).place(format).unwrap().base * mapping::WORD
+}
+
+/// Gives the row of a region another tag. With one that we do not know, it is as another release would have made it.
+pub fn retag(memfd: &OwnedFd, format: Format, tag: u8) {
+    header(memfd).retag_for_test(format, tag);
 }
 
 pub fn damage(memfd: &OwnedFd, offset: usize) {

@@ -4,10 +4,8 @@ use std::collections::HashMap;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use super::super::layout::Header;
-use super::super::regions::REGIONS;
 use super::super::*;
-use super::{memfd, node, open};
+use super::{header, memfd, node, open, random};
 
 #[test]
 fn an_id_never_names_another_file() {
@@ -56,13 +54,7 @@ fn nodes_behave_like_a_map() {
     let mut state = open(&memfd).unwrap();
     state.set_root(&node(0));
     let mut model: HashMap<u64, (u64, u64)> = HashMap::new(); // number -> id, count
-    let mut seed = 88_172_645_463_325_252_u64;
-    let mut random = move |below: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    };
+    let mut random = random(88_172_645_463_325_252);
     for step in 0..400_000 {
         let number = 1 + random(100_000);
         match random(5) {
@@ -141,7 +133,7 @@ fn forgets_beside_the_scan_free_each_slot_once() {
     let state = open(&memfd).unwrap();
     let ids: Vec<u64> = (0..COUNT).map(|number| state.lookup_node(&node(number)).unwrap()).collect();
     drop(state);
-    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+    let header = header(&memfd);
     let nodes = nodes::Nodes::open(&header).unwrap();
     let ids = &ids[..];
     assert!(nodes.forget(ids[0], 1).is_some(), "before the scan");

@@ -10,24 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::super::arena::{Arena, Buddies, ORDER_MAX, TOP, order_of};
-use super::super::layout::Header;
-use super::super::regions::{ARENA, Format, PAGE, REGIONS, WRITES};
+use super::super::regions::{ARENA, Format, PAGE, WRITES};
 use super::super::*;
-use super::{damage, memfd, node, planned};
+use super::{damage, memfd, node, place_of, planned, random, retag};
 
 /// Room for 64 MiB. Only the first for a memfd has a say.
 fn open(memfd: &OwnedFd) -> io::Result<State> {
     State::open_with(memfd.try_clone().unwrap(), &planned(&[(ARENA, 64 * TOP)]))
-}
-
-/// A seed replays it.
-fn random(mut seed: u64) -> impl FnMut(u64) -> u64 {
-    move |below| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
-    }
 }
 
 fn bytes(seed: u64, length: usize) -> Vec<u8> {
@@ -67,11 +56,6 @@ fn saved(memfd: &OwnedFd) -> (State, Vec<SavedWrite>) {
 
 fn arena(state: &State) -> &Arc<Arena> {
     state.payloads.as_ref().unwrap().arena()
-}
-
-fn place_of(memfd: &OwnedFd, format: &Format) -> usize {
-    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
-    header.place(format).unwrap().base * mapping::WORD
 }
 
 #[test]
@@ -313,13 +297,12 @@ fn what_was_kept_before_another_release_served_is_dropped_and_distrusted() {
     [id, other].iter().for_each(|id| state.set_uncommitted(*id, Some([7; 8])));
     drop(state);
     // A release that does not know the regions.
-    let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
-    header.retag_for_test(ARENA, 200);
+    retag(&memfd, ARENA, 200);
     let unaware = open(&memfd).unwrap();
     assert!(!unaware.keeps_payloads() && unaware.keep(b"data").is_err());
     assert_eq!(unaware.unkept(id), Some([7; 8]), "any mark has this meaning to it");
     drop(unaware);
-    header.retag_for_test(Format { tag: 200, ..ARENA }, ARENA.tag);
+    retag(&memfd, Format { tag: 200, ..ARENA }, ARENA.tag);
     let (back, found) = saved(&memfd);
     assert_eq!((found.len(), back.damaged_records()), (0, 0));
     assert_eq!((back.unkept(id), back.unkept(other)), (Some([7; 8]), None));

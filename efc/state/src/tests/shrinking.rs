@@ -5,12 +5,11 @@ use std::os::fd::OwnedFd;
 
 use super::super::floor::{BASE, FLOOR_MAX};
 use super::super::free::GROUP;
-use super::super::layout::Header;
 use super::super::record::Id;
 use super::super::region::KEPT_GROUPS;
-use super::super::regions::{HEAD, NODES, PAGE, REGIONS};
+use super::super::regions::{HEAD, NODES, PAGE};
 use super::super::*;
-use super::{memfd, node, open};
+use super::{header, memfd, node, open};
 
 const COUNT: u64 = 40_000;
 
@@ -92,7 +91,7 @@ fn the_first_release_gives_no_id_again_and_its_own_keep_their_memory() {
     drop(state);
     let mut seen: HashSet<u64> = ids.into_iter().collect();
     let former = {
-        let header = Header::open(memfd.try_clone().unwrap(), REGIONS).unwrap();
+        let header = header(&memfd);
         let region = header.region(&NODES).unwrap();
         let mut live = 0;
         region.scan(|_, _| {
