@@ -98,66 +98,74 @@ _TABLE = (
         name="efc_keeper_reachable",
         kind=Kind.GAUGE,
         section=Section.DATASET,
-        help="1 if the keeper answered this scrape, else 0; then there are no metrics of datasets.",
+        help="1 if the keeper answered this scrape, else 0. Without an answer there are no metrics of datasets.",
     ),
     Metric(
         name="efc_keeper_info",
         kind=Kind.GAUGE,
         section=Section.DATASET,
         labels=("version",),
-        help="Always 1; the keeper's release.",
+        help="Always 1; the label `version` is the keeper's release.",
     ),
-    _dataset("efc_daemon_info", Kind.GAUGE, "Always 1; the daemon's release.", labels=("version",)),
+    _dataset(
+        "efc_daemon_info", Kind.GAUGE, "Always 1; the label `version` is the daemon's release.", labels=("version",)
+    ),
     _dataset(
         "efc_daemon_state",
         Kind.GAUGE,
-        "1 for the state that the daemon is in, 0 for the others.",
+        "1 for the state that the daemon is in, 0 for the others: `starting`, `serving`, `restarting`, "
+        "`unresponsive_nas`, `aborted`.",
         labels=("state",),
     ),
     _dataset(
         "efc_daemon_restarts_total",
         Kind.COUNTER,
-        "Daemons that were started after the mount's first: after a death, and by each upgrade that replaces one.",
+        "Daemons that were started for the mount after its first one: after a death or a hang, and by each upgrade "
+        "that replaced the daemon.",
     ),
     _dataset(
         "efc_daemon_upgrades_total",
         Kind.COUNTER,
-        "Of these, those that were started by an upgrade, or because the network was replaced; the others came after a "
-        "death or a hang.",
+        "Those daemons of `efc_daemon_restarts_total` that were started by an upgrade, or because the network was "
+        "replaced. The difference of the two counts deaths and hangs.",
     ),
     _dataset(
         "efc_mount_created_timestamp_seconds",
         Kind.GAUGE,
-        "When the dataset was mounted on this node, in Unix time.",
+        "Time at which the dataset was mounted on this node, in Unix time.",
         unit="seconds",
     ),
-    _dataset("efc_daemon_uptime_seconds", Kind.GAUGE, "How long this daemon has served.", unit="seconds"),
-    _dataset("efc_fuse_requests_total", Kind.COUNTER, "Requests of the kernel that were taken."),
-    _dataset("efc_nfs_calls_total", Kind.COUNTER, "Calls sent to the NAS."),
+    _dataset("efc_daemon_uptime_seconds", Kind.GAUGE, "Time for which the present daemon has served.", unit="seconds"),
+    _dataset("efc_fuse_requests_total", Kind.COUNTER, "FUSE requests that the daemon has taken from the kernel."),
+    _dataset("efc_nfs_calls_total", Kind.COUNTER, "NFS calls sent to the NAS, without retransmissions."),
     _dataset(
-        "efc_nfs_retransmits_total", Kind.COUNTER, "Calls that were sent again because their connection was lost."
+        "efc_nfs_retransmits_total",
+        Kind.COUNTER,
+        "NFS calls that were sent again, because their connection or their answer was lost.",
     ),
-    _dataset("efc_nfs_reconnects_total", Kind.COUNTER, "Connections to the NAS that were lost and made anew."),
+    _dataset("efc_nfs_reconnects_total", Kind.COUNTER, "Connections to the NAS that were lost and established again."),
     _dataset("efc_nfs_read_bytes_total", Kind.COUNTER, "Data read from the NAS.", unit="bytes"),
     _dataset("efc_nfs_written_bytes_total", Kind.COUNTER, "Data written to the NAS.", unit="bytes"),
     _dataset(
         "efc_nfs_spliced_bytes_total",
         Kind.COUNTER,
-        "Of the data read, what went around the daemon's memory.",
+        "Data of `efc_nfs_read_bytes_total` that went from the NAS to the kernel through pipes (splice), past the "
+        "daemon's memory.",
         unit="bytes",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_nfs_pipe_misfits_total",
         Kind.COUNTER,
-        "Large reads whose data did not fit a pipe and went through the daemon's memory after all.",
+        "Large reads whose data did not fit a pipe, and went through the daemon's memory instead.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_latency_operation_seconds",
         Kind.HISTOGRAM,
-        "How long requests of the kernel took that succeeded, by what they were: `lookup`, `attributes`, `open`, "
-        "`list`, `read`, `write`, `sync`, `change` (of names and attributes), `other`. Those of which there were any.",
+        "Duration of FUSE requests that succeeded, by kind: `lookup`, `attributes`, `open`, `list`, `read`, "
+        "`write`, `sync`, `change` (of names and attributes), `other`. A kind has series once there was a request "
+        "of it.",
         unit="seconds",
         labels=("operation",),
         stability=Stability.BETA,
@@ -165,44 +173,49 @@ _TABLE = (
     _dataset(
         "efc_latency_read_seconds",
         Kind.HISTOGRAM,
-        "How long it took to read data, by what gave it: `memory`, the local `store`, `workers`, or the `nas`; those "
-        "that gave any. A read that waits for what another fetches is that one's. What the kernel has in its own "
-        "pages, or reads by itself, no daemon sees.",
+        "Duration of reads of data, by the level that the data came from: the daemon's `memory`, the local "
+        "`store`, `workers`, or the `nas`. A level has series once it gave data. A read that waits for data that "
+        "another read fetches counts for the level of that one. Reads from the kernel's page cache and by "
+        "passthrough are not counted, since no daemon sees them.",
         unit="seconds",
         labels=("level",),
         stability=Stability.BETA,
     ),
-    _dataset("efc_inodes", Kind.GAUGE, "Inodes that the kernel knows, and the daemon with it."),
+    _dataset("efc_inodes", Kind.GAUGE, "Inodes that the kernel knows, and therefore the daemon."),
     _dataset(
         "efc_state_inodes_max",
         Kind.GAUGE,
-        "Most inodes that the kernel may know, by the daemon's memory limit; 0 if there is none.",
+        "Maximum of `efc_inodes`, which follows from the daemon's memory limit; 0 without a limit.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_state_inode_bytes",
         Kind.GAUGE,
-        "Memory for the inodes that the kernel knows, which outlives the daemon.",
+        "Memory of the saved state for the inodes that the kernel knows. It outlives the daemon, and is not part "
+        "of `efc_metadata_max_bytes`.",
         unit="bytes",
         stability=Stability.BETA,
     ),
     *(
         _dataset(f"efc_metadata_{name}_bytes", Kind.GAUGE, text, unit="bytes", stability=Stability.BETA)
         for name, text in {
-            "max": "Memory for what the daemon knows of inodes, names and directories (`metadata-memory`).",
-            "inode": "Of that memory, what inodes take.",
-            "name": "Of that memory, what names take.",
-            "listing": "Of that memory, what listings take.",
+            "max": "Limit of the memory for cached inodes, names and listings together (`metadata-memory`).",
+            "inode": "Memory that cached inodes use.",
+            "name": "Memory that cached names use.",
+            "listing": "Memory that cached listings of directories use.",
         }.items()
     ),
-    _dataset("efc_open_files", Kind.GAUGE, "Files that are open."),
+    _dataset("efc_open_files", Kind.GAUGE, "Files that are open now."),
     _dataset(
-        "efc_uncommitted_bytes", Kind.GAUGE, "Data written that the NAS has not put on stable storage.", unit="bytes"
+        "efc_uncommitted_bytes",
+        Kind.GAUGE,
+        "Written data that the NAS has not yet put on stable storage (COMMIT).",
+        unit="bytes",
     ),
     _dataset(
         "efc_writing_unsent_bytes",
         Kind.GAUGE,
-        "Data written that the NAS has not answered: held back by `write-behind`, or in flight.",
+        "Written data that the NAS has not acknowledged: held back by `write-behind`, or in flight.",
         unit="bytes",
         stability=Stability.BETA,
     ),
@@ -216,21 +229,23 @@ _TABLE = (
     _dataset(
         "efc_writing_append_overlaps_total",
         Kind.COUNTER,
-        "Appends that met another node's append to the same file, so that they may have overwritten each other.",
+        "Appends that collided with an append of another node to the same file, so that one may have overwritten "
+        "the other.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_writing_changes_total",
         Kind.COUNTER,
-        "Calls that have changed something at the NAS: written, truncated, set attributes, made, removed or renamed.",
+        "NFS calls that have changed something at the NAS: wrote, truncated, set attributes, created, removed or "
+        "renamed.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_cache_read_bytes_total",
         Kind.COUNTER,
-        "Bytes of blocks that were read through the caches, by what gave them: `memory` had just read them, the local "
-        "`store`, `workers`, or the `nas`. Only of datasets with workers or a local store, as are the other "
-        "`efc_cache` metrics.",
+        "Bytes of blocks that were read through the caches, by the level that they came from: the daemon's "
+        "`memory` (just read), the local `store`, `workers`, or the `nas`. Like all `efc_cache` metrics it exists "
+        "only for datasets with workers or a local store.",
         unit="bytes",
         labels=("level",),
         stability=Stability.BETA,
@@ -238,148 +253,167 @@ _TABLE = (
     _dataset(
         "efc_cache_read_blocks_total",
         Kind.COUNTER,
-        "The blocks that these bytes are of: the hits of each level.",
+        "Blocks that were read through the caches, by the level that they came from: the hits of each level.",
         labels=("level",),
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_cache_workers_misses_total",
         Kind.COUNTER,
-        "Blocks that workers had not got, those that another node was fetching among them.",
+        "Blocks that were asked of workers and not there, including those that another node was fetching.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_cache_workers_filled_bytes_total",
         Kind.COUNTER,
-        "What this node put at workers.",
+        "Data that this node has stored at workers.",
         unit="bytes",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_cache_workers_unfilled_blocks_total",
         Kind.COUNTER,
-        "Blocks that it did not put there: another node had done so (`overtaken`), the worker had no room (`full`), "
-        "this node had no memory to seal them in (`memory`), or too many were on their way (`busy`).",
+        "Blocks that this node did not store at workers, by reason: another node had stored the block before "
+        "(`overtaken`), the worker had no room (`full`), this node had no memory to encrypt it in (`memory`), or "
+        "too many blocks were on their way (`busy`).",
         labels=("reason",),
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_cache_refused_blocks_total",
         Kind.COUNTER,
-        "Blocks at workers that were not what they should be (damaged, or put there by others), and so were not used.",
+        "Blocks from workers that were not used, because they were damaged or stored by somebody without the key.",
         stability=Stability.BETA,
     ),
-    _dataset("efc_cache_workers", Kind.GAUGE, "Workers that the dataset has.", stability=Stability.BETA),
+    _dataset("efc_cache_workers", Kind.GAUGE, "Workers that the dataset's options name.", stability=Stability.BETA),
     _dataset(
         "efc_cache_workers_ready",
         Kind.GAUGE,
-        "Workers that answer this node in time.",
+        "Workers of the dataset that answer this node in time.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_cache_workers_capacity_bytes",
         Kind.GAUGE,
-        "Memory for blocks at the workers that answer this node, for all who use them.",
+        "Total memory for blocks of the workers that answer this node, shared by all datasets that use these workers.",
         unit="bytes",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_cache_workers_held_bytes",
         Kind.GAUGE,
-        "What lies in that memory, of all who use it.",
+        "Used part of `efc_cache_workers_capacity_bytes`, by all datasets together.",
         unit="bytes",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_store_state",
         Kind.GAUGE,
-        "1 for the state that the local store is in: `loading` and `serving` are well. Only of datasets with one, as "
-        "are the other `efc_store` metrics.",
+        "1 for the state that the local store is in, 0 for the others: `loading` and `serving` are healthy; "
+        "`waiting`: another process still uses the directory; `slow`: slower than the NAS, and not asked; "
+        "`read_only` and `full`: accepts no data; `failed`: the disk fails. Like all `efc_store` metrics it exists "
+        "only for datasets with a local store.",
         labels=("state",),
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_store_capacity_bytes",
         Kind.GAUGE,
-        "What the local store may hold.",
+        "Size that the local store may reach.",
         unit="bytes",
         stability=Stability.BETA,
     ),
-    _dataset("efc_store_held_bytes", Kind.GAUGE, "What it holds.", unit="bytes", stability=Stability.BETA),
-    _dataset("efc_store_files", Kind.GAUGE, "Files of which it holds something.", stability=Stability.BETA),
-    _dataset("efc_store_hits_total", Kind.COUNTER, "Blocks that it gave.", stability=Stability.BETA),
-    _dataset("efc_store_misses_total", Kind.COUNTER, "Blocks that it had not got.", stability=Stability.BETA),
+    _dataset("efc_store_held_bytes", Kind.GAUGE, "Data in the local store.", unit="bytes", stability=Stability.BETA),
+    _dataset("efc_store_files", Kind.GAUGE, "Files of which the local store has any data.", stability=Stability.BETA),
+    _dataset(
+        "efc_store_hits_total", Kind.COUNTER, "Blocks that were read from the local store.", stability=Stability.BETA
+    ),
+    _dataset(
+        "efc_store_misses_total",
+        Kind.COUNTER,
+        "Blocks that were asked of the local store and not there.",
+        stability=Stability.BETA,
+    ),
     _dataset(
         "efc_store_filled_bytes_total",
         Kind.COUNTER,
-        "What it took in.",
+        "Data that was put into the local store.",
         unit="bytes",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_store_refused_blocks_total",
         Kind.COUNTER,
-        "Blocks that it did not take in: too much was on its way to the disk (`busy`), the disk is full, read-only or "
-        "fails (`disk`), or what the store has is read more often (`room`).",
+        "Blocks that were not put into the local store, by reason: too much was on its way to the disk (`busy`), "
+        "the disk is full, read-only or fails (`disk`), or what the store has is read more often (`room`).",
         labels=("reason",),
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_store_evicted_bytes_total",
         Kind.COUNTER,
-        "What gave way to other files.",
+        "Data that the local store evicted to make room for other files.",
         unit="bytes",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_store_damaged_blocks_total",
         Kind.COUNTER,
-        "Blocks that were not what had been put there, and so were read elsewhere: its disk, or somebody, changes "
-        "them.",
+        "Blocks of the local store that failed their checksum, and were read from another level instead: the disk "
+        "damages data, or somebody changes the store's files.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_store_late_answers_total",
         Kind.COUNTER,
-        "Reads that did not wait for its disk any longer, since the NAS would have answered earlier.",
+        "Reads that gave the local store's disk up and went to another level, because the NAS would have answered "
+        "earlier.",
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_passthrough_opens_total",
         Kind.COUNTER,
-        "Opens of files that the kernel reads from the local store by itself: what is read so, no other metric "
-        "counts. Only of datasets with `consistency=sealed` and a local store, as is `efc_passthrough_files`.",
+        "Opens that were answered with FUSE passthrough: the kernel reads these files from the local store "
+        "directly, and no other metric counts these reads. Like `efc_passthrough_files` it exists only for "
+        "datasets with `consistency=sealed` and a local store.",
         stability=Stability.BETA,
     ),
-    _dataset("efc_passthrough_files", Kind.GAUGE, "Files that are open so.", stability=Stability.BETA),
+    _dataset(
+        "efc_passthrough_files", Kind.GAUGE, "Files that are open with FUSE passthrough now.", stability=Stability.BETA
+    ),
     _dataset(
         "efc_prefetch_files_total",
         Kind.COUNTER,
-        "Files that were asked for before they were opened, and what came of them: `asked` for, `used` (opened or read "
-        "then), `wasted` (not in time, or changed by then). `reason` is `order` for those that are next in the order "
-        "of a listing, `directory` for others of a directory in which files are opened in another order.",
+        "Files that were prefetched before anybody opened them, by outcome: `asked` (all of them), `used` (opened "
+        "or read afterwards), `wasted` (not opened in time, or changed by then). `reason` is `order` for files "
+        "that are next in the order of a listing, `directory` for other files of a directory in which files are "
+        "opened in another order.",
         labels=("reason", "outcome"),
         stability=Stability.BETA,
     ),
     _dataset(
         "efc_prefetch_held_bytes",
         Kind.GAUGE,
-        "Memory of data that was asked for so and that nobody has read yet.",
+        "Memory for prefetched data that nobody has read yet.",
         unit="bytes",
         stability=Stability.BETA,
     ),
-    _dataset("efc_nas_responding", Kind.GAUGE, "1 if the NAS answers, 0 if calls to it wait for longer than usual."),
+    _dataset(
+        "efc_nas_responding",
+        Kind.GAUGE,
+        "1 if the NAS answers, 0 if a call has waited for its answer for 5 s or longer.",
+    ),
     _dataset(
         "efc_nfs_oldest_call_age_seconds",
         Kind.GAUGE,
-        "Age of the oldest call that the NAS has not answered; 0 if there is none.",
+        "Age of the oldest NFS call without an answer; 0 if there is none.",
         unit="seconds",
     ),
     Metric(
         name="efc_publications",
         kind=Kind.GAUGE,
         section=Section.NODE,
-        help="Target paths at which volumes are published: one for each pod and volume.",
+        help="Target paths at which volumes are published on this node, one for each pod and volume.",
     ),
     Metric(
         name="efc_volume_publications",
@@ -387,13 +421,15 @@ _TABLE = (
         section=Section.NODE,
         labels=("dataset", "volume_id"),
         stability=Stability.BETA,
-        help="The same by volume; it also says which dataset, and so which daemon, a volume uses.",
+        help="Target paths at which a volume is published on this node. The label `dataset` says which dataset, and so "
+        "which daemon, the volume uses.",
     ),
     Metric(
         name="efc_operations_in_flight",
         kind=Kind.GAUGE,
         section=Section.NODE,
-        help="Publishes and unpublishes under way, those whose caller has given up included.",
+        help="NodePublishVolume and NodeUnpublishVolume operations in progress, including those whose caller has given "
+        "up.",
     ),
     Metric(
         name="efc_dead_mounts_total",
@@ -401,14 +437,15 @@ _TABLE = (
         section=Section.NODE,
         labels=("result",),
         stability=Stability.BETA,
-        help="Mounts that nobody served any more, in containers and on the node: `replaced`, and tries that `failed`.",
+        help="Dead mounts (without any process that serves them) in containers and on the node: mounts that were "
+        "`replaced`, and attempts that `failed`.",
     ),
     Metric(
         name="efc_nas_operations_total",
         kind=Kind.COUNTER,
         section=Section.CONTROLLER,
         labels=("operation", "code"),
-        help="Steps of provisioning on the NAS (commands of efc-fs) that ended, by gRPC status code.",
+        help="Completed steps of provisioning on the NAS (commands of efc-fs), by gRPC status code.",
     ),
     Metric(
         name="efc_nas_operation_duration_seconds",
@@ -417,64 +454,79 @@ _TABLE = (
         unit="seconds",
         labels=("operation",),
         buckets=_CALL_SECONDS,
-        help="How long they took.",
+        help="Duration of steps of provisioning on the NAS.",
     ),
     Metric(
         name="efc_trash_entries",
         kind=Kind.GAUGE,
         section=Section.CONTROLLER,
         labels=("source",),
-        help="Directories of deleted volumes that wait for their removal, as of the last deletion or start.",
+        help="Directories of deleted volumes that wait for removal, as counted at the last deletion or at the "
+        "controller's start.",
     ),
     Metric(
         name="efc_operator_leads",
         kind=Kind.GAUGE,
         section=Section.OPERATOR,
         stability=Stability.BETA,
-        help="1 if this operator serves Datasets and all below are its; 0 if it waits until the leading one ends.",
+        help="1 if this operator is the leader: it serves Datasets, and has the metrics of Datasets below. 0 if it "
+        "waits for the leader to end.",
     ),
     Metric(
         name="efc_operator_api_requests_total",
         kind=Kind.COUNTER,
         section=Section.OPERATOR,
         stability=Stability.BETA,
-        help="Requests to the Kubernetes API for Datasets, their watches and the Lease included.",
+        help="Requests of this operator to the Kubernetes API for Datasets, including watches and the Lease.",
     ),
     _object(
         "phase",
         "1 for the phase that the Dataset is in (`NotBound`, `Bound`, `Updating`, `Failed`), 0 for the others.",
         labels=("phase",),
     ),
-    _object("ready", "1 if condition Ready holds: pods can use the Dataset."),
-    _object("source_reachable", "1 if the NAS has what the Dataset names; not there while nobody has looked."),
+    _object("ready", "1 if the condition Ready is True: pods can use the Dataset."),
+    _object(
+        "source_reachable",
+        "1 if the driver can reach the NAS and open the directories that the Dataset names, else 0; missing until "
+        "that was first checked.",
+    ),
     _object(
         "size_bytes",
-        "Sum of the sizes of all regular files, column UFS TOTAL SIZE; so far, while not `efc_dataset_size_known`.",
+        "Sum of the sizes of all regular files, column UFS TOTAL SIZE. While `efc_dataset_size_known` is 0 it is "
+        "the sum so far.",
         unit="bytes",
     ),
-    _object("size_known", "1 if all files were counted once, condition TotalsKnown."),
+    _object("size_known", "1 once all files have been counted, condition TotalsKnown."),
     _object("files", "Number of regular files, column TOTAL FILES."),
-    _object("cached_bytes", "Blocks of the Dataset at its workers, column CACHED.", unit="bytes"),
-    _object("worker_cached_bytes", "The same of each worker.", unit="bytes", labels=("worker",)),
-    _object("cache_capacity_bytes", "Quota of the workers that are ready, column CACHE CAPACITY.", unit="bytes"),
+    _object("cached_bytes", "Bytes of the Dataset at its workers, column CACHED.", unit="bytes"),
+    _object("worker_cached_bytes", "Bytes of the Dataset at one worker.", unit="bytes", labels=("worker",)),
+    _object(
+        "cache_capacity_bytes", "Sum of the quotas of the workers that are ready, column CACHE CAPACITY.", unit="bytes"
+    ),
     _object(
         "cached_ratio",
-        "Cached part of the size, from 0 to 1; column CACHED PERCENTAGE. Not there before the size is known.",
+        "Cached share of the size, from 0 to 1; column CACHED PERCENTAGE. Missing until the size is known.",
     ),
     _object(
         "cache_hit_ratio",
-        "Of the bytes that were read in the last 5 minutes, the part from any cache, from 0 to 1; column CACHE HIT "
+        "Share, from 0 to 1, of the bytes read in the last 5 minutes that came from any cache; column CACHE HIT "
         "RATIO. 0 if nothing was read.",
     ),
-    _object("cache_local_hit_ratio", "The part from caches of the node that read."),
-    _object("cache_remote_hit_ratio", "The part from workers."),
+    _object(
+        "cache_local_hit_ratio",
+        "Share, from 0 to 1, of the bytes read in the last 5 minutes that came from a cache of the node that read "
+        "them.",
+    ),
+    _object(
+        "cache_remote_hit_ratio", "Share, from 0 to 1, of the bytes read in the last 5 minutes that came from workers."
+    ),
     *(
         _object(f"{part}_{what}", text)
         for part, where in (("masters", "Masters"), ("workers", "Workers"), ("fuses", "Nodes"))
         for what, text in {
             "desired": f"{where} on which pods use the Dataset."
             if part == "fuses"
-            else f"{where} that there shall be.",
+            else f"Desired number of {where.lower()}.",
             "ready": f"{where} whose daemon serves the Dataset." if part == "fuses" else f"{where} that are ready.",
         }.items()
     ),
@@ -483,7 +535,7 @@ _TABLE = (
         kind=Kind.COUNTER,
         section=Section.SERVICE,
         labels=("method", "code"),
-        help="gRPC calls that ended, by status code.",
+        help="Completed gRPC calls, by method and status code.",
     ),
     Metric(
         name="efc_csi_call_duration_seconds",
@@ -492,47 +544,47 @@ _TABLE = (
         unit="seconds",
         labels=("method",),
         buckets=_CALL_SECONDS,
-        help="How long they took.",
+        help="Duration of gRPC calls, by method.",
     ),
     Metric(
         name="efc_csi_calls_in_flight",
         kind=Kind.GAUGE,
         section=Section.SERVICE,
-        help="gRPC calls under way.",
+        help="gRPC calls in progress.",
     ),
     Metric(
         name="efc_children",
         kind=Kind.GAUGE,
         section=Section.PROCESS,
-        help="Child processes that exist, hung ones included.",
+        help="Child processes of this process that exist, including hung ones.",
     ),
     Metric(
         name="efc_children_killed_total",
         kind=Kind.COUNTER,
         section=Section.PROCESS,
         labels=("program",),
-        help="Child processes that were killed at their deadline.",
+        help="Child processes of this process that were killed at their deadline.",
     ),
     Metric(
         name="efc_build_info",
         kind=Kind.GAUGE,
         section=Section.PROCESS,
         labels=("version",),
-        help="Always 1; this process's release.",
+        help="Always 1; the label `version` is the release of this process.",
     ),
     Metric(
         name="process_start_time_seconds",
         kind=Kind.GAUGE,
         section=Section.PROCESS,
         unit="seconds",
-        help="When this process started, in Unix time.",
+        help="Time at which this process started, in Unix time.",
     ),
     Metric(
         name="process_cpu_seconds_total",
         kind=Kind.COUNTER,
         section=Section.PROCESS,
         unit="seconds",
-        help="User and system CPU time of this process; its children's and the daemons' are their own.",
+        help="User and system CPU time of this process, without that of its children and of the daemons.",
     ),
     Metric(
         name="process_resident_memory_bytes",
